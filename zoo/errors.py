@@ -1,0 +1,30 @@
+"""What can go wrong that a user can cause or cure. Every message is one sentence: what, where, expected, what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class EpsoptError(Exception):
+    """Something that epsopt could not do; the command line ends with exit status 1."""
+
+
+class UsageError(EpsoptError):
+    """What was asked for makes no sense as it stands; the command line ends with exit status 2."""
+
+
+class CatalogueError(EpsoptError):
+    """The database cannot be opened, is damaged, or was written by another version."""
+
+
+class EmptyCatalogue(EpsoptError):
+    """The catalogue holds nothing that the request could work on."""
+
+
+class UnreadableCheckpoint(EpsoptError):
+    """A file that is not, or not safely, a checkpoint."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason

@@ -1,0 +1,360 @@
+"""Fingerprints: what is kept of a checkpoint's weights, tens of kilobytes whatever the model's size (D2).
+
+A fingerprint is a table with one row per *block* (a floating-point tensor of the state dict) and a fixed number
+of columns, plus one linear sketch of the whole weight vector. The columns are, in this order:
+
+``SHAPE``      log-sizes of the block;
+``VALUES``     moments, quantiles, row and column norms and leading singular values of the block
+               (Unterthiner et al. 2020, "Predicting Neural Network Accuracy from Weights", extended);
+``DELTA``      the same of the block minus the lineage's reference, and its cosine with it (D3);
+``PRODUCT``    the product of the chain of consecutive weight matrices that ends in the block, seen from the chain's
+               input: no permutation of hidden units changes it (FACTS.md: the best single view of what a network does);
+``RESPONSE``   what the chain, run as a network with a generic activation, answers to fixed probe inputs (in the spirit
+               of ProbeGen, Kahana et al. 2025); hidden layers are summarised by quantiles over their units.
+
+Everything is streamed: one tensor is looked at at a time, and of the earlier ones only (rows x 16) products are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from epsopt.zoo.errors import CatalogueError
+
+FORMAT = 1
+"""Raised with every change of the columns, so that an old fingerprint is never mixed with a new one."""
+
+SKETCH = 2048
+_WIDTH = 16  # chain inputs, probes and (at most) outputs that PRODUCT and RESPONSE keep
+_SINGULAR = 8
+_QUANTILES = np.array([0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0])
+_NORM_QUANTILES = np.array([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
+_SAMPLE = 1 << 17  # values that quantiles are read from when a tensor has more
+_SIGN_PERIOD = 65_521  # prime, so that it never lines up with a power-of-two row length
+
+_N_SHAPE = 4
+_N_STATS = 6 + len(_QUANTILES) + 2 * len(_NORM_QUANTILES) + _SINGULAR + 1
+_N_DELTA = _N_STATS + 2
+_N_MAP = _WIDTH * _WIDTH
+
+SECTIONS: dict[str, slice] = {}
+_start = 0
+for _name, _size in (
+    ("SHAPE", _N_SHAPE),
+    ("VALUES", _N_STATS),
+    ("DELTA", _N_DELTA),
+    ("PRODUCT", _N_MAP),
+    ("RESPONSE", _N_MAP),
+):
+    SECTIONS[_name] = slice(_start, _start + _size)
+    _start += _size
+FEATURES = _start
+"""Number of columns of :attr:`Fingerprint.features`."""
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Fingerprint:
+    """What is kept of one checkpoint's weights.
+
+    Attributes:
+        names: tensor names, one per block, in state-dict order.
+        shapes: tensor shapes, one per block.
+        features: ``(blocks, FEATURES)`` float32, finite.
+        sketch: ``(SKETCH,)`` float32; linear in the weights, so distances between checkpoints of one signature are
+            distances between their sketches (a count sketch: Charikar et al. 2002), and the sketch of a weighted sum
+            of checkpoints is the weighted sum of their sketches.
+        n_parameters: number of floating-point values in the checkpoint.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    features: Array
+    sketch: Array
+    n_parameters: int
+
+    @property
+    def signature(self) -> str:
+        """Digest of names and shapes: checkpoints of one signature can be compared tensor by tensor."""
+        listing = json.dumps([self.names, self.shapes], separators=(",", ":"))
+        return hashlib.sha256(listing.encode()).hexdigest()[:16]
+
+    def to_bytes(self) -> bytes:
+        """Return the fingerprint as bytes: a JSON header and two compressed float32 arrays; no pickle."""
+        header = json.dumps(
+            {"format": FORMAT, "names": self.names, "shapes": self.shapes, "n_parameters": self.n_parameters}
+        ).encode()
+        body = self.features.astype("<f4").tobytes() + self.sketch.astype("<f4").tobytes()
+        return struct.pack("<I", len(header)) + header + zlib.compress(body, 1)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Fingerprint:
+        """Read what :meth:`to_bytes` wrote.
+
+        Raises:
+            CatalogueError: the bytes are damaged or of another format version.
+        """
+        try:
+            (length,) = struct.unpack_from("<I", data)
+            header = json.loads(data[4 : 4 + length])
+            if header["format"] != FORMAT:
+                raise CatalogueError(
+                    f"a fingerprint in the catalogue has format {header['format']}, expected {FORMAT}: "
+                    "ingest the runs again into a new catalogue"
+                )
+            values = np.frombuffer(zlib.decompress(data[4 + length :]), dtype="<f4")
+            names = tuple(header["names"])
+            split = len(names) * FEATURES
+            if len(values) != split + SKETCH:
+                raise ValueError(f"{len(values)} values, expected {split + SKETCH}")
+            return cls(
+                names=names,
+                shapes=tuple(tuple(s) for s in header["shapes"]),
+                features=values[:split].reshape(len(names), FEATURES).astype(np.float32),
+                sketch=values[split:].astype(np.float32),
+                n_parameters=int(header["n_parameters"]),
+            )
+        except (struct.error, ValueError, KeyError, TypeError, zlib.error) as error:
+            raise CatalogueError(
+                f"a fingerprint in the catalogue is damaged ({error}): ingest the runs again into a new catalogue"
+            ) from error
+
+
+def fingerprint(
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    reference: Callable[[str], torch.Tensor | None] | None = None,
+) -> Fingerprint:
+    """Fingerprint a checkpoint, streaming over its tensors.
+
+    Args:
+        tensors: ``(name, tensor)`` pairs in state-dict order; tensors that hold no floating-point values are skipped.
+            NaN and infinite weights count as zero (a diverged run still gets a fingerprint).
+        reference: returns the same tensor of the lineage's reference checkpoint, or ``None`` where it has none.
+            Without it the checkpoint is its own reference: its ``DELTA`` columns are zero.
+
+    Returns:
+        The fingerprint; finite whatever the weights.
+    """
+    names: list[str] = []
+    shapes: list[tuple[int, ...]] = []
+    rows: list[Array] = []
+    sketch = np.zeros(SKETCH, dtype=np.float64)
+    chain = _Chain()
+    n_parameters = 0
+    for name, tensor in tensors:
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            continue
+        values = _finite(tensor)
+        names.append(name)
+        shapes.append(tuple(tensor.shape))
+        n_parameters += values.size
+        sketch += _sketch(name, values.reshape(-1))
+        row = np.zeros(FEATURES, dtype=np.float32)
+        matrix = values.reshape(values.shape[0], -1) if values.ndim > 1 else values.reshape(1, -1)
+        row[SECTIONS["SHAPE"]] = [np.log1p(values.size), values.ndim, np.log1p(len(matrix)), np.log1p(matrix.shape[1])]
+        row[SECTIONS["VALUES"]] = _statistics(matrix)
+        base = reference(name) if reference is not None else None
+        if base is not None and base.shape == tensor.shape:
+            row[SECTIONS["DELTA"]] = _delta(matrix, _finite(base).reshape(matrix.shape))
+        maps = chain.add(name, values)
+        if maps is not None:
+            row[SECTIONS["PRODUCT"]], row[SECTIONS["RESPONSE"]] = maps
+        rows.append(np.nan_to_num(row, posinf=1e6, neginf=-1e6))
+    features = np.stack(rows) if rows else np.zeros((0, FEATURES), dtype=np.float32)
+    return Fingerprint(tuple(names), tuple(shapes), features, sketch.astype(np.float32), n_parameters)
+
+
+def sketch_distance(a: Array, b: Array) -> float:
+    """Relative distance of two checkpoints of one signature, from their sketches.
+
+    Args:
+        a: ``(SKETCH,)`` sketch of the first.
+        b: ``(SKETCH,)`` sketch of the second.
+
+    Returns:
+        ``|a - b| / max(|a|, |b|)``: about 1.4 for independent initialisations, far below 1 for fine-tunes of one base.
+    """
+    scale = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)), 1e-12)
+    return float(np.linalg.norm(a - b)) / scale
+
+
+def _finite(tensor: torch.Tensor) -> Array:
+    values: Array = tensor.detach().to(torch.float32).numpy()
+    return values if np.isfinite(values).all() else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _squash(x: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Signed logarithm, linear near zero: keeps features of weights of any scale comparable."""
+    return np.sign(x) * np.log1p(np.abs(x))
+
+
+def _at_quantiles(sorted_values: Array, quantiles: NDArray[np.float64]) -> Array:
+    # The nearest order statistic: sixteen times faster than np.quantile on small arrays, and exact at both ends.
+    return sorted_values[np.rint(quantiles * (sorted_values.shape[-1] - 1)).astype(np.int64)]
+
+
+def _statistics(matrix: Array) -> Array:
+    flat = matrix.reshape(-1)
+    mean = float(flat.mean())
+    centred = flat - mean
+    std = float(np.sqrt(np.mean(centred * centred)))
+    scaled = centred / (std + 1e-12)
+    cubes = scaled * scaled * scaled
+    moments = [mean, std, np.log(std + 1e-8), float(np.abs(flat).mean()), float(cubes.mean()), float((cubes * scaled).mean())]
+    moments[4:] = _squash(np.array(moments[4:])).tolist()
+    sample = flat if flat.size <= _SAMPLE else flat[:: flat.size // _SAMPLE + 1]
+    squares = matrix * matrix
+    row_norms = np.sort(np.sqrt(squares.sum(axis=1)))
+    column_norms = np.sort(np.sqrt(squares.sum(axis=0)))
+    singular = _singular_values(matrix)
+    energy = float(squares.sum())
+    # Participation ratio of the leading spectrum: how many directions carry the block.
+    effective = float(np.sum(singular) ** 2 / (np.sum(singular * singular) + 1e-12))
+    leading = np.zeros(_SINGULAR)
+    leading[: len(singular)] = np.log(singular / (np.sqrt(energy) + 1e-12) + 1e-4) if energy > 0 else 0.0
+    return np.concatenate(
+        [
+            moments,
+            _at_quantiles(np.sort(sample), _QUANTILES),
+            np.log(_at_quantiles(row_norms, _NORM_QUANTILES) + 1e-6),
+            np.log(_at_quantiles(column_norms, _NORM_QUANTILES) + 1e-6),
+            leading,
+            [effective],
+        ]
+    ).astype(np.float32)
+
+
+def _delta(matrix: Array, base: Array) -> Array:
+    difference = matrix - base
+    norm, base_norm = float(np.linalg.norm(difference)), float(np.linalg.norm(base))
+    cosine = float(np.vdot(matrix, base)) / (float(np.linalg.norm(matrix)) * base_norm + 1e-12)
+    relative = np.log(norm / (base_norm + 1e-12) + 1e-6)
+    return np.concatenate([[relative, cosine], _statistics(difference)]).astype(np.float32)
+
+
+def _singular_values(matrix: Array) -> Array:
+    """Leading singular values, descending, at most eight; from a seeded range finder when the matrix is large."""
+    if min(matrix.shape) == 1:
+        return np.array([np.linalg.norm(matrix)], dtype=np.float32)
+    small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    if small.shape[0] > 256:  # Halko, Martinsson and Tropp 2011, with one power iteration
+        probe = np.random.default_rng(0).standard_normal((small.shape[1], 24), dtype=np.float32)
+        basis, _ = np.linalg.qr(small @ (small.T @ (small @ probe)))
+        small = basis.T @ small
+    eigenvalues = np.linalg.eigvalsh(small @ small.T)[::-1][:_SINGULAR]
+    return np.sqrt(np.maximum(eigenvalues, 0.0)).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _signs() -> Array:
+    return np.random.default_rng(20_250_101).choice(np.array([-1.0, 1.0], dtype=np.float32), _SIGN_PERIOD)
+
+
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+
+
+def _sketch(name: str, flat: Array) -> NDArray[np.float64]:
+    """Add each weight, with a random sign, to one of SKETCH buckets; linear, and norm-preserving in expectation."""
+    seed = _digest(name)
+    signs = np.roll(_signs(), seed % _SIGN_PERIOD)
+    out = np.zeros(SKETCH, dtype=np.float64)
+    step = _SIGN_PERIOD * SKETCH
+    for start in range(0, flat.size, step):
+        part = flat[start : start + step]
+        signed = part * np.resize(signs, part.size)
+        length = -(-part.size // SKETCH)  # weights per bucket, rounded up
+        edges = np.arange(0, part.size, length)
+        out[: len(edges)] += np.add.reduceat(signed, edges, dtype=np.float64)
+    return np.roll(out, seed % SKETCH)
+
+
+class _Chain:
+    """Follows consecutive weight matrices through a state dict and multiplies them up.
+
+    The predecessor of a matrix is the nearest earlier one, in the same top-level module if there is one, whose
+    number of outputs is its number of inputs. A bias belongs to the matrix just before it.
+    """
+
+    def __init__(self) -> None:
+        self._outputs: list[tuple[str, Array, Array]] = []  # (module, product, hidden state), each (units, 16)
+
+    def add(self, name: str, values: Array) -> tuple[Array, Array] | None:
+        module = name.split(".", 1)[0]
+        if values.ndim == 1:
+            return self._bias(module, values)
+        if values.ndim < 2:
+            return None
+        # A convolution acts on a constant input as the sum over its kernel does.
+        matrix = values if values.ndim == 2 else values.reshape(*values.shape[:2], -1).sum(axis=2)
+        before = self._predecessor(module, matrix.shape[1])
+        if before is None:
+            product, state = _inputs(matrix.shape[1])
+        else:
+            _, product, hidden = self._outputs[before]
+            state = _activate(hidden)
+        product, state = matrix @ product, matrix @ state
+        scale = max(float(np.sqrt(np.mean(product * product))), 1e-12)
+        if scale > 1e3:  # an exploding chain says so in its norm columns; here it must only stay finite
+            product = product * (1e3 / scale)
+        self._outputs.append((module, product, state))
+        return _summary(product), _summary(state)
+
+    def _bias(self, module: str, bias: Array) -> tuple[Array, Array] | None:
+        if not self._outputs or self._outputs[-1][0] != module or len(self._outputs[-1][1]) != len(bias):
+            return None
+        _, product, state = self._outputs[-1]
+        state = state + bias[:, None]
+        # The same product through units that are open at zero input: W2 diag(act'(b1)) W1.
+        self._outputs[-1] = (module, product, state)
+        return _summary(product * _slope(bias)[:, None]), _summary(state)
+
+    def _predecessor(self, module: str, inputs: int) -> int | None:
+        fitting = [i for i, (_, product, _) in enumerate(self._outputs) if len(product) == inputs]
+        same = [i for i in fitting if self._outputs[i][0] == module]
+        return same[-1] if same else None
+
+
+def _inputs(width: int) -> tuple[Array, Array]:
+    """Basis (for products) and probe inputs (for responses) of a chain with `width` inputs, both (width, 16)."""
+    rng = np.random.default_rng(width)
+    basis = np.zeros((width, _WIDTH), dtype=np.float32)
+    if width <= _WIDTH:
+        basis[:, :width] = np.eye(width, dtype=np.float32)
+    else:
+        basis = rng.standard_normal((width, _WIDTH), dtype=np.float32) / np.float32(np.sqrt(_WIDTH))
+    probes = rng.standard_normal((width, _WIDTH), dtype=np.float32)
+    probes[:, 0] = 0.0  # what the biases alone do
+    return basis, probes
+
+
+def _activate(x: Array) -> Array:
+    """SiLU, a stand-in for whichever activation the network has, kept within a sane range."""
+    x = np.clip(x, -30.0, 30.0)
+    return (x / (1.0 + np.exp(-x))).astype(np.float32)
+
+
+def _slope(bias: Array) -> Array:
+    return (1.0 / (1.0 + np.exp(-4.0 * np.clip(bias, -7.0, 7.0)))).astype(np.float32)
+
+
+def _summary(columns: Array) -> Array:
+    """(units, 16) -> 256 numbers: the values where units are few (outputs), else quantiles over the hidden units."""
+    units = len(columns)
+    out = np.zeros((_WIDTH, _WIDTH), dtype=np.float32)
+    if units <= _WIDTH:
+        out[:units] = columns
+    else:
+        out[:] = np.sort(columns, axis=0)[np.rint(np.linspace(0, units - 1, _WIDTH)).astype(np.int64)]
+    return _squash(out).reshape(-1).astype(np.float32)
