@@ -283,15 +283,15 @@ def _sketch(name: str, flat: Array) -> NDArray[np.float64]:
 class _Chain:
     """Follows consecutive weight matrices through a state dict and multiplies them up.
 
-    The predecessor of a matrix is the nearest earlier one, in the same top-level module if there is one, whose
-    number of outputs is its number of inputs. A bias belongs to the matrix just before it.
+    The predecessor of a matrix is the nearest earlier one under the same parent module whose number of outputs is
+    its number of inputs; without one, a chain starts at the matrix. A bias belongs to its own module's matrix.
     """
 
     def __init__(self) -> None:
-        self._outputs: list[tuple[str, Array, Array]] = []  # (module, product, hidden state), each (units, 16)
+        self._outputs: list[tuple[list[str], Array, Array]] = []  # (module path, product, state), each (units, 16)
 
     def add(self, name: str, values: Array) -> tuple[Array, Array] | None:
-        module = name.split(".", 1)[0]
+        module = name.split(".")[:-1]
         if values.ndim == 1:
             return self._bias(module, values)
         if values.ndim < 2:
@@ -311,7 +311,7 @@ class _Chain:
         self._outputs.append((module, product, state))
         return _summary(product), _summary(state)
 
-    def _bias(self, module: str, bias: Array) -> tuple[Array, Array] | None:
+    def _bias(self, module: list[str], bias: Array) -> tuple[Array, Array] | None:
         if not self._outputs or self._outputs[-1][0] != module or len(self._outputs[-1][1]) != len(bias):
             return None
         _, product, state = self._outputs[-1]
@@ -320,10 +320,14 @@ class _Chain:
         self._outputs[-1] = (module, product, state)
         return _summary(product * _slope(bias)[:, None]), _summary(state)
 
-    def _predecessor(self, module: str, inputs: int) -> int | None:
-        fitting = [i for i, (_, product, _) in enumerate(self._outputs) if len(product) == inputs]
-        same = [i for i in fitting if self._outputs[i][0] == module]
-        return same[-1] if same else None
+    def _predecessor(self, module: list[str], inputs: int) -> int | None:
+        parent = module[:-1]
+        fitting = [
+            i
+            for i, (path, product, _) in enumerate(self._outputs)
+            if len(product) == inputs and path[: len(parent)] == parent
+        ]
+        return fitting[-1] if fitting else None
 
 
 def _inputs(width: int) -> tuple[Array, Array]:

@@ -1,0 +1,91 @@
+"""The `epsopt` command: one subcommand per file, loaded only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+# Name -> one line for --help. The modules are imported on use, so that `epsopt --help` answers at once (D11).
+COMMANDS = {
+    "init": "Write epsopt.toml from a scan of a runs folder.",
+    "ingest": "Read the checkpoints of a runs folder into the catalogue.",
+    "fit": "Learn the map (the Epsilon-VAE) from the catalogue and validate it on held-out runs.",
+    "predict": "Predict the metrics of checkpoint files, with intervals.",
+    "search": "Search the map for the trade-offs that meet your targets.",
+    "pareto": "Show the measured checkpoints that no other one beats.",
+    "nearest": "Show the catalogue's checkpoints nearest to one.",
+    "propose": "Propose the next training configs.",
+    "dashboard": "Open the Optuna dashboard on the project's studies.",
+    "demo": "Run the whole promise on a small zoo that is trained for real.",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"epsopt.cli.{cmd_name}").command
+        return command if isinstance(command, click.Command) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "'epsopt --help' lists the commands"
+            raise click.UsageError(f"there is no command {name!r}: {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88})
+@click.version_option(package_name="epsopt")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def group(ctx: click.Context, debug: bool) -> None:
+    """A Pareto optimiser that learns from checkpoints, not only from scores.
+
+    Start in a folder of training runs with `epsopt init RUNS`, then `ingest`, `fit` and `search`.
+    """
+    ctx.obj = {"debug": debug}
+
+
+def main() -> None:
+    """Run the command line; exit status 0, 1 (could not do it) or 2 (bad usage), one sentence per error (D11)."""
+    from epsopt.zoo.errors import EpsoptError, UsageError
+
+    debug = "--debug" in sys.argv
+    try:
+        group(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\nepsopt: stopped; what was finished is kept", err=True)
+        sys.exit(130)
+    except EpsoptError as error:
+        if debug:
+            raise
+        click.echo(f"epsopt: {error}", err=True)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(
+            f"epsopt: unexpected {type(error).__name__}: {error} (this is a defect; 'epsopt --debug ...' shows where)",
+            err=True,
+        )
+        sys.exit(1)

@@ -1,0 +1,82 @@
+"""What every fit is shown beside: predictors that need no map at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lightgbm
+import numpy as np
+from numpy.typing import NDArray
+
+from epsopt.surrogate.dataset import TrainingSet
+from epsopt.zoo.fingerprint import SECTIONS, Fingerprint
+
+_VALUES = SECTIONS["VALUES"]
+# Mean, standard deviation and the quantiles 0, .25, .5, .75 and 1: what Unterthiner et al. take of each tensor.
+_UNTERTHINER = [_VALUES.start + i for i in (0, 1, 6, 10, 11, 12, 16)]
+
+
+def median_baseline(train: TrainingSet, test: TrainingSet) -> NDArray[np.float64]:
+    """Predict the median of the training set for everything; returns ``(len(test), metrics)``."""
+    medians = [_median(column) for column in train.metrics.T]
+    return np.tile(np.array(medians), (len(test), 1))
+
+
+def statistics_baseline(train: TrainingSet, test: TrainingSet, *, seed: int = 0) -> NDArray[np.float64]:
+    """Per-tensor statistics of the weights and gradient boosting (Unterthiner et al. 2020, arXiv:2002.11448).
+
+    Args:
+        train: what to learn from.
+        test: what to predict.
+        seed: of the boosting.
+
+    Returns:
+        ``(len(test), metrics)``; a metric measured on fewer than ten training checkpoints gets its median.
+    """
+    columns = _columns(train.fingerprints)
+    x_train, x_test = _table(train.fingerprints, columns), _table(test.fingerprints, columns)
+    out = median_baseline(train, test)
+    for j in range(len(train.metric_names)):
+        known = np.isfinite(train.metrics[:, j])
+        if known.sum() < 10 or len(test) == 0:
+            continue
+        model = lightgbm.train(
+            {
+                "objective": "regression",
+                "learning_rate": 0.06,
+                "num_leaves": 15,
+                "min_data_in_leaf": 5,
+                "feature_fraction": 0.5,
+                "bagging_fraction": 0.8,
+                "bagging_freq": 1,
+                "seed": seed,
+                "verbose": -1,
+                "num_threads": 2,
+                "deterministic": True,
+                "force_row_wise": True,
+            },
+            lightgbm.Dataset(x_train[known], train.metrics[known, j]),
+            num_boost_round=200,
+        )
+        out[:, j] = model.predict(x_test, num_threads=2)
+    return out
+
+
+def _median(column: NDArray[np.float64]) -> float:
+    finite = column[np.isfinite(column)]
+    return float(np.median(finite)) if len(finite) else 0.0
+
+
+def _columns(fingerprints: Sequence[Fingerprint]) -> dict[str, int]:
+    names = sorted({name for f in fingerprints for name in f.names})
+    return {name: i for i, name in enumerate(names)}
+
+
+def _table(fingerprints: Sequence[Fingerprint], columns: dict[str, int]) -> NDArray[np.float64]:
+    """(n, tensors * 7); NaN, which LightGBM takes as missing, for tensors that a checkpoint does not have."""
+    table = np.full((len(fingerprints), len(columns), len(_UNTERTHINER)), np.nan)
+    for i, fingerprint in enumerate(fingerprints):
+        for row, name in enumerate(fingerprint.names):
+            if name in columns:
+                table[i, columns[name]] = fingerprint.features[row, _UNTERTHINER]
+    return table.reshape(len(fingerprints), -1)

@@ -1,0 +1,100 @@
+"""What a surrogate learns from: fingerprints, the metrics measured on them, and which run each came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epsopt.zoo.errors import UsageError
+from epsopt.zoo.fingerprint import Fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Checkpoints as arrays.
+
+    Attributes:
+        keys: one stable identity per checkpoint (its sha256), ``n`` of them.
+        fingerprints: ``n`` fingerprints; architectures may be mixed.
+        runs: ``(n,)`` int64, which run each checkpoint belongs to. Validation always holds out whole runs.
+        lineages: ``(n,)`` int64, which lineage (weights comparable one by one) each belongs to.
+        metric_names: ``m`` names, in the order of the columns of ``metrics``.
+        metrics: ``(n, m)`` float64; NaN where a metric was not measured.
+        embeddings: ``(n, anchors, dim)`` float32 with NaN rows where there is none, or ``None``.
+    """
+
+    keys: tuple[str, ...]
+    fingerprints: tuple[Fingerprint, ...]
+    runs: NDArray[np.int64]
+    lineages: NDArray[np.int64]
+    metric_names: tuple[str, ...]
+    metrics: NDArray[np.float64]
+    embeddings: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.fingerprints)
+        lengths = {
+            "keys": len(self.keys),
+            "runs": len(self.runs),
+            "lineages": len(self.lineages),
+            "metrics": len(self.metrics),
+            "embeddings": n if self.embeddings is None else len(self.embeddings),
+        }
+        for name, length in lengths.items():
+            if length != n:
+                raise UsageError(f"{name} has {length} rows, expected one for each of the {n} fingerprints")
+        if self.metrics.shape != (n, len(self.metric_names)):
+            raise UsageError(
+                f"metrics has shape {self.metrics.shape}, expected ({n}, {len(self.metric_names)}): "
+                "one column per metric name"
+            )
+
+    def __len__(self) -> int:
+        return len(self.fingerprints)
+
+    @property
+    def n_runs(self) -> int:
+        """Number of different runs."""
+        return len(np.unique(self.runs))
+
+    @property
+    def digest(self) -> str:
+        """What identifies this training set: the same checkpoints with the same values have the same digest."""
+        content = hashlib.sha256(json.dumps([self.keys, self.metric_names]).encode())
+        for array in (self.runs, self.lineages, self.metrics, self.embeddings):
+            content.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        return content.hexdigest()[:16]
+
+    def take(self, rows: NDArray[np.int64] | Sequence[int]) -> TrainingSet:
+        """Return the given rows as a training set of their own."""
+        index = np.asarray(rows, dtype=np.int64)
+        return TrainingSet(
+            keys=tuple(self.keys[i] for i in index),
+            fingerprints=tuple(self.fingerprints[i] for i in index),
+            runs=self.runs[index],
+            lineages=self.lineages[index],
+            metric_names=self.metric_names,
+            metrics=self.metrics[index],
+            embeddings=None if self.embeddings is None else self.embeddings[index],
+        )
+
+
+def run_folds(runs: NDArray[np.int64], folds: int, seed: int) -> list[NDArray[np.int64]]:
+    """Split checkpoints into folds, whole runs together.
+
+    Args:
+        runs: ``(n,)`` run of each checkpoint.
+        folds: how many folds; at most as many as there are runs.
+        seed: shuffles the runs.
+
+    Returns:
+        The held-out rows of each fold, ascending; every row is in exactly one fold.
+    """
+    names = np.random.default_rng(seed).permutation(np.unique(runs))
+    parts = np.array_split(names, min(folds, len(names)))
+    return [np.flatnonzero(np.isin(runs, part)) for part in parts]

@@ -1,0 +1,142 @@
+"""Training one Epsilon-VAE on tokens, metrics, embeddings and sketches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from epsopt.surrogate.network import EpsilonVAE
+from epsopt.surrogate.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an :class:`EpsilonVAE` is trained; the defaults were chosen on inner folds (docs/decisions.md).
+
+    Attributes:
+        steps: optimiser steps.
+        batch: checkpoints per step.
+        learning_rate: peak of the one-cycle schedule.
+        weight_decay: of AdamW.
+        noise: standard deviation of the noise added to tokens (in units of their own deviation).
+        kl: weight of the KL divergence (the seeds' beta).
+        embeddings: weight of the embedding head's loss.
+        weights: weight of the recombination head's loss.
+    """
+
+    steps: int = 700
+    batch: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    noise: float = 0.1
+    kl: float = 3e-3
+    embeddings: float = 1.0
+    weights: float = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Tensors of one training set, on the model's scales.
+
+    Attributes:
+        tokens: ``n`` checkpoints.
+        metrics: ``(n, m)``; NaN where not measured.
+        embeddings: ``(n, anchors, dim)`` with NaN rows where there is none, or ``None``.
+        sketches: ``(n, sketch)`` of the weights minus the lineage's mean, each lineage scaled to unit mean square.
+        runs: ``(n,)`` int64.
+        lineages: ``(n,)`` int64.
+    """
+
+    tokens: Tokens
+    metrics: Tensor
+    embeddings: Tensor | None
+    sketches: Tensor
+    runs: Tensor
+    lineages: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def train_network(
+    network: EpsilonVAE,
+    examples: Examples,
+    recipe: Recipe,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Train a network in place.
+
+    Args:
+        network: what to train.
+        examples: what to train it on; batches draw runs evenly, so that a long run does not outweigh a short one.
+        recipe: how.
+        seed: of batches, dropout, token noise and the latent's sampling.
+        progress: called as ``progress(step, steps)``.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    decay = [p for p in network.parameters() if p.ndim > 1]
+    rest = [p for p in network.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.15
+    )
+    share = _row_weights(examples.runs.numpy())
+    size = min(recipe.batch, len(examples))
+    network.train()
+    for step in range(recipe.steps):
+        rows = torch.from_numpy(rng.choice(len(examples), size=size, replace=False, p=share))
+        loss = _loss(network, examples, rows, recipe)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if progress is not None:
+            progress(step + 1, recipe.steps)
+    network.eval()
+
+
+def _row_weights(runs: np.ndarray) -> np.ndarray:
+    # Between "every checkpoint counts the same" and "every run counts the same": the square root of the run's size.
+    _, inverse, counts = np.unique(runs, return_inverse=True, return_counts=True)
+    weight = 1.0 / np.sqrt(counts[inverse])
+    return np.asarray(weight / weight.sum())
+
+
+def _loss(network: EpsilonVAE, examples: Examples, rows: Tensor, recipe: Recipe) -> Tensor:
+    tokens = examples.tokens.take(rows)
+    noise = recipe.noise * torch.randn_like(tokens.values)
+    mean, log_variance = network.encode(Tokens(tokens.values + noise, tokens.kinds, tokens.present))
+    z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+    loss = recipe.kl * (-0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)).mean()
+    measured = examples.metrics[rows]
+    loss = loss + _masked(nn.functional.smooth_l1_loss, network.decode_metrics(z), measured)
+    if examples.embeddings is not None and network.embedding_head is not None:
+        loss = loss + recipe.embeddings * _masked(
+            nn.functional.mse_loss, network.decode_embeddings(z), examples.embeddings[rows]
+        )
+    # Other runs of the lineage only: a neighbour epoch of the same run would make the task trivial.
+    runs, lineages, sketches = examples.runs[rows], examples.lineages[rows], examples.sketches[rows]
+    allowed = (runs[:, None] != runs[None, :]) & (lineages[:, None] == lineages[None, :])
+    usable = allowed.any(dim=1)
+    if bool(usable.any()):
+        coefficients = network.recombination(z[usable], mean, allowed[usable])
+        error = (coefficients @ sketches - sketches[usable]).square().sum(1)
+        loss = loss + recipe.weights * error.mean()
+    return loss
+
+
+def _masked(function: Callable[..., Tensor], predicted: Tensor, target: Tensor) -> Tensor:
+    known = torch.isfinite(target)
+    if not bool(known.any()):
+        return predicted.sum() * 0.0
+    return function(predicted[known], target[known])
