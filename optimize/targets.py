@@ -1,0 +1,103 @@
+"""What the user asks for: objectives with a direction, and targets that mean "at least this good" (D7)."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from epsopt.zoo.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric that counts, and whether more of it is better."""
+
+    name: str
+    maximize: bool
+
+
+@dataclass(frozen=True)
+class Target:
+    """At least this good in the objective's own direction: >= for a maximised metric, <= for a minimised."""
+
+    name: str
+    value: float
+
+
+def parse_targets(
+    pairs: Mapping[str, float],
+    known: Sequence[Objective],
+    observed: Mapping[str, tuple[float, float]],
+    bounds: Mapping[str, tuple[float, float]],
+) -> list[Target]:
+    """Check targets against what is known of the metrics.
+
+    Args:
+        pairs: metric name to wanted value, in the metric's own unit.
+        known: the metrics that can be asked for, with their directions.
+        observed: lowest and highest measured value of a metric, only to say what there is; may lack metrics.
+        bounds: lowest and highest possible value of a metric; a metric without bounds takes any finite value.
+
+    Returns:
+        One target a pair, in the order given. A target that is possible but was never measured is none of
+        this function's business: the search answers it.
+
+    Raises:
+        UsageError: an unknown name, NaN or infinity, or a value that the metric cannot take.
+    """
+    directions = {objective.name: objective.maximize for objective in known}
+    targets = []
+    for name, value in pairs.items():
+        if name not in directions:
+            raise UsageError(_unknown(name, list(directions)))
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise UsageError(f"target {name}: expected a finite number, got {value!r}")
+        if name in bounds:
+            low, high = bounds[name]
+            if not low <= value <= high:
+                raise UsageError(
+                    f"target {name}: {value:g} is impossible, {name} lies between {low:g} and {high:g}"
+                    f"{_seen(name, observed, directions[name])}",
+                )
+        targets.append(Target(name, float(value)))
+    return targets
+
+
+def meets(values: Mapping[str, float], targets: Sequence[Target], objectives: Sequence[Objective]) -> bool:
+    """Say whether metrics reach all targets; a metric that is missing or NaN does not.
+
+    Args:
+        values: metric name to measured or predicted value.
+        targets: what is wanted; none at all is always met.
+        objectives: the directions of the targets' metrics.
+
+    Raises:
+        UsageError: a target without an objective of its name.
+    """
+    directions = {objective.name: objective.maximize for objective in objectives}
+    for target in targets:
+        if target.name not in directions:
+            raise UsageError(_unknown(target.name, list(directions)))
+        value = values.get(target.name, math.nan)
+        reached = value >= target.value if directions[target.name] else value <= target.value
+        if not reached:
+            return False
+    return True
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    if not known:
+        return f"target {name}: no metric is known yet, ingest checkpoints with metrics first"
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    others = ", ".join(sorted(known))
+    hint = f"did you mean {nearest[0]}? Known metrics: {others}" if nearest else f"known metrics: {others}"
+    return f"target {name}: there is no such metric, {hint}"
+
+
+def _seen(name: str, observed: Mapping[str, tuple[float, float]], maximize: bool) -> str:
+    if name not in observed:
+        return ""
+    best = observed[name][1] if maximize else observed[name][0]
+    return f"; the best measured so far is {best:g}"
