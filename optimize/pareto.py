@@ -1,9 +1,9 @@
 """Exact Pareto fronts and hypervolumes for any directions, with NaN and infinities handled.
 
 moocore's C code does the sorting. It is exact on finite doubles, but (0.3.2, measured) it crashes the process
-on infinities with three objectives, answers wrongly on them with four or more, and knows nothing of NaN. So it
-sees only finite doubles here: rows with NaN leave first, and where values are infinite or too long for a double,
-ranks take their place, which dominance cannot tell from the values.
+on infinities with three objectives, answers wrongly on them with four or more, and knows nothing of NaN. So
+it sees only finite doubles here: rows with NaN leave first, and where values are infinite or too long for a
+double, ranks take their place, which dominance cannot tell from the values.
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ def _checked(values: ArrayLike, maximize: Sequence[bool]) -> tuple[NDArray[Any],
         raise UsageError(f"values: expected shape (points, objectives), got {points.shape}")
     columns = points.shape[1]
     if columns != len(directions):
-        raise UsageError(
-            f"maximize: expected a flag for each of {columns} columns, got {len(directions)} flags"
-        )
+        raise UsageError(f"maximize: expected one flag for each of {columns} columns, got {len(directions)}")
     if not 1 <= len(directions) <= MOST_OBJECTIVES:
         raise UsageError(f"values: expected 1 to {MOST_OBJECTIVES} objectives, got {len(directions)}")
     return points, directions

@@ -133,7 +133,7 @@ def test_a_read_only_array_is_fine():
     ("values", "maximize", "words"),
     [
         ([1.0, 2.0], [True, True], ["values", "(points, objectives)", "(2,)"]),
-        ([[1.0, 2.0]], [True], ["maximize", "2 columns", "got 1 flags"]),
+        ([[1.0, 2.0]], [True], ["maximize", "2 columns", "got 1"]),
         (np.empty((3, 0)), [], ["values", "got 0"]),
         (np.ones((2, 300)), [True] * 300, ["values", "254", "300"]),
         ([["a", "b"]], [True, True], ["values", "numbers"]),
