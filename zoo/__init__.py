@@ -1,1 +1,72 @@
-"""Placeholder."""
+"""The zoo: safe reading of checkpoint files, their fingerprints, and the catalogue of runs, checkpoints and lineages.
+
+Takes folders of training runs and a database URL; gives runs, checkpoints, metrics, fingerprints and embeddings.
+Files are never trusted, copied or changed; it knows nothing of models, optimisers or Optuna.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from epsopt.zoo.errors import (
+    CatalogueError,
+    EmptyCatalogue,
+    EpsoptError,
+    HookError,
+    UnreadableCheckpoint,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from epsopt.zoo.catalogue import Catalogue
+    from epsopt.zoo.fingerprint import Fingerprint, sketch_distance
+    from epsopt.zoo.ingest import IngestReport, read_fingerprints
+    from epsopt.zoo.reader import CheckpointContents
+    from epsopt.zoo.records import Checkpoint, Failure, Lineage, Run
+    from epsopt.zoo.source import Limits
+    from epsopt.zoo.weights import load_weights
+
+__all__ = [
+    "Catalogue",
+    "CatalogueError",
+    "Checkpoint",
+    "CheckpointContents",
+    "EmptyCatalogue",
+    "EpsoptError",
+    "Failure",
+    "Fingerprint",
+    "HookError",
+    "IngestReport",
+    "Limits",
+    "Lineage",
+    "Run",
+    "UnreadableCheckpoint",
+    "UsageError",
+    "load_weights",
+    "read_fingerprints",
+    "sketch_distance",
+]
+
+# The functions ingest() and fingerprint() stay in the modules of the same name: one name cannot be both.
+# torch and SQLAlchemy take a second or two to import: only who asks for what needs them pays.
+_LATER = {
+    "Catalogue": "catalogue",
+    "Checkpoint": "records",
+    "CheckpointContents": "reader",
+    "Failure": "records",
+    "Fingerprint": "fingerprint",
+    "IngestReport": "ingest",
+    "Limits": "source",
+    "Lineage": "records",
+    "Run": "records",
+    "load_weights": "weights",
+    "read_fingerprints": "ingest",
+    "sketch_distance": "fingerprint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -28,3 +28,7 @@ class UnreadableCheckpoint(EpsoptError):
         super().__init__(f"{path}: {reason}")
         self.path = Path(path)
         self.reason = reason
+
+
+class HookError(EpsoptError):
+    """The user's own hook (``package.module:function``) could not be imported, raised, or returned nonsense."""

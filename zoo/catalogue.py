@@ -1,0 +1,200 @@
+"""The catalogue of runs, checkpoints and lineages, and of what was learned from them, behind one database URL (D1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Table, delete, insert, select
+from sqlalchemy.exc import DBAPIError
+
+from epsopt.zoo.database import cause, open_database, reading, writing
+from epsopt.zoo.errors import CatalogueError
+from epsopt.zoo.records import Checkpoint, Failure, Lineage, Run
+from epsopt.zoo.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, runs
+from epsopt.zoo.wire import unpack
+
+if TYPE_CHECKING:
+    from epsopt.zoo.fingerprint import Fingerprint
+
+_Parsed = TypeVar("_Parsed")
+_CHUNK = 500  # ids per query: SQLite's oldest limit is 999 variables
+
+
+class Catalogue:
+    """One database of runs and checkpoints; any number of processes may use it at once.
+
+    Args:
+        url: SQLAlchemy URL: ``sqlite:///FILE.db``, or ``postgresql+psycopg://...`` when many machines share it.
+
+    Raises:
+        CatalogueError: it cannot be opened, or was written by a newer version.
+    """
+
+    def __init__(self, url: str = "sqlite:///epsopt.db") -> None:
+        self.url = url
+        self._engine = open_database(url)
+
+    def __enter__(self) -> Catalogue:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database; nothing is left to be written."""
+        self._engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a transaction that reads; what the database refuses becomes a CatalogueError."""
+        with self._explained(), reading(self._engine) as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Open a transaction as the only writer; what the database refuses becomes a CatalogueError."""
+        with self._explained(), writing(self._engine) as connection:
+            yield connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            shown = self._engine.url.render_as_string(hide_password=True)
+            raise CatalogueError(f"{shown}: {cause(error)}") from error
+
+    def runs(self) -> list[Run]:
+        """Return all runs, by name."""
+        with self.reading() as connection:
+            rows = connection.execute(select(runs).order_by(runs.c.name, runs.c.path)).all()
+        return [Run(r.id, r.name, r.path, json.loads(r.hyperparameters)) for r in rows]
+
+    def checkpoints(self, *, signature: str | None = None) -> list[Checkpoint]:
+        """Return all checkpoints, or those of one signature, ordered by run name, epoch (unknown first) and path."""
+        query = select(
+            checkpoints, runs.c.name.label("run"), runs.c.hyperparameters.label("run_hyperparameters")
+        ).join(runs)
+        if signature is not None:
+            query = query.where(checkpoints.c.signature == signature)
+        with self.reading() as connection:
+            rows = connection.execute(query).all()
+        parsed: dict[str, dict[str, Any]] = {}
+        found = [
+            Checkpoint(
+                id=r.id,
+                run_id=r.run_id,
+                run=r.run,
+                path=r.path,
+                sha256=r.sha256,
+                epoch=r.epoch,
+                metrics=json.loads(r.metrics),
+                hyperparameters=dict(_parse_once(parsed, r.run_hyperparameters)),
+                signature=r.signature,
+                lineage_id=r.lineage_id,
+                n_parameters=r.n_parameters,
+            )
+            for r in rows
+        ]
+        # Sorted here: databases collate text differently.
+        return sorted(found, key=lambda c: (c.run, -1 if c.epoch is None else c.epoch, c.path))
+
+    def metric_names(self) -> list[str]:
+        """Return the metrics that have at least one finite value, sorted."""
+        with self.reading() as connection:
+            rows = connection.execute(select(checkpoints.c.metrics)).scalars().all()
+        return sorted({name for row in rows for name, value in json.loads(row).items() if value is not None})
+
+    def failures(self) -> list[Failure]:
+        """Return the files that could not be read, by path."""
+        query = select(files.c.path, files.c.reason).where(files.c.reason.is_not(None))
+        with self.reading() as connection:
+            rows = connection.execute(query).all()
+        return sorted((Failure(r.path, r.reason) for r in rows), key=lambda f: f.path)
+
+    def lineages(self) -> list[Lineage]:
+        """Return all lineages, oldest first."""
+        columns = (lineages.c.id, lineages.c.signature, lineages.c.reference_path, lineages.c.declared)
+        with self.reading() as connection:
+            rows = connection.execute(select(*columns).order_by(lineages.c.id)).all()
+        return [Lineage(*r) for r in rows]
+
+    def aliases(self) -> dict[str, str]:
+        """Return the files whose content another path holds too: their path, and the checkpoint's path."""
+        query = select(files.c.path, checkpoints.c.path.label("checkpoint")).join(checkpoints)
+        with self.reading() as connection:
+            rows = connection.execute(query.where(files.c.path != checkpoints.c.path)).all()
+        return dict(sorted((r.path, r.checkpoint) for r in rows))
+
+    def fingerprints(self, ids: Sequence[int]) -> list[Fingerprint]:
+        """Return the fingerprints of these checkpoints, in the order of `ids`.
+
+        Raises:
+            CatalogueError: an id is unknown, or a fingerprint is damaged.
+        """
+        from epsopt.zoo.fingerprint import Fingerprint
+
+        found = self._blobs(fingerprints, ids, Fingerprint.from_bytes)
+        missing = [i for i in ids if i not in found]
+        if missing:
+            raise CatalogueError(f"the catalogue {self.url} has no checkpoint with id {missing[0]}")
+        return [found[i] for i in ids]
+
+    def embeddings(self, ids: Sequence[int]) -> list[NDArray[np.float32] | None]:
+        """Return the embeddings of these checkpoints, each (anchors, dimensions), None where there is none."""
+        found = self._blobs(embeddings, ids, unpack)
+        return [found.get(i) for i in ids]
+
+    def _blobs(
+        self, table: Table, ids: Iterable[int], parse: Callable[[bytes], _Parsed]
+    ) -> dict[int, _Parsed]:
+        wanted = sorted(set(ids))
+        found: dict[int, _Parsed] = {}
+        with self.reading() as connection:
+            for start in range(0, len(wanted), _CHUNK):
+                chunk = wanted[start : start + _CHUNK]
+                query = select(table.c.checkpoint_id, table.c.data).where(table.c.checkpoint_id.in_(chunk))
+                found.update((r.checkpoint_id, parse(r.data)) for r in connection.execute(query))
+        return found
+
+    def put_artifact(self, kind: str, key: str, data: bytes, meta: dict[str, Any]) -> None:
+        """Keep bytes with their description, as the newest of their kind; the same kind and key replaces."""
+        text = json.dumps(meta, sort_keys=True)
+        same = (artifacts.c.kind == kind) & (artifacts.c.key == key)
+        with self.writing() as connection:
+            newest = connection.execute(
+                select(artifacts.c.id, artifacts.c.key, artifacts.c.meta, artifacts.c.data)
+                .where(artifacts.c.kind == kind)
+                .order_by(artifacts.c.id.desc())
+                .limit(1)
+            ).first()
+            if newest is not None and (newest.key, newest.meta, bytes(newest.data)) == (key, text, data):
+                return
+            highest = (
+                connection.execute(select(artifacts.c.id).order_by(artifacts.c.id.desc()).limit(1)).scalar()
+                or 0
+            )
+            connection.execute(delete(artifacts).where(same))
+            connection.execute(
+                insert(artifacts).values(id=highest + 1, kind=kind, key=key, data=data, meta=text)
+            )
+
+    def get_artifact(self, kind: str, key: str | None = None) -> tuple[bytes, dict[str, Any]] | None:
+        """Return the artifact with this key, or the newest of its kind; None when there is none."""
+        query = select(artifacts.c.data, artifacts.c.meta).where(artifacts.c.kind == kind)
+        if key is not None:
+            query = query.where(artifacts.c.key == key)
+        with self.reading() as connection:
+            row = connection.execute(query.order_by(artifacts.c.id.desc()).limit(1)).first()
+        return None if row is None else (bytes(row.data), json.loads(row.meta))
+
+
+def _parse_once(parsed: dict[str, dict[str, Any]], text: str) -> dict[str, Any]:
+    if text not in parsed:
+        parsed[text] = json.loads(text)
+    return parsed[text]

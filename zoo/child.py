@@ -1,0 +1,298 @@
+"""The program of a reader's child process: reads one file after the other within its limits, answers in JSON and bytes.
+
+Nothing that a checkpoint holds leaves this process but numbers and text. Started by pool.py, never by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import resource
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from epsopt.zoo.errors import HookError, UnreadableCheckpoint
+from epsopt.zoo.fingerprint import FEATURES, SKETCH, Fingerprint, _finite, _sketch, fingerprint
+from epsopt.zoo.layouts.plain import interpret
+from epsopt.zoo.layouts.reading import Reading
+from epsopt.zoo.lineage import KnownLineage, LineageBook
+from epsopt.zoo.source import ChangedWhileReadError, Identity, Limits, identity_of
+from epsopt.zoo.tensors import OpenCheckpoint
+from epsopt.zoo.weights import open_checkpoint
+from epsopt.zoo.wire import decode, encode, pack, unpack
+
+Sketch = NDArray[np.float32]
+Answer = tuple[dict[str, Any], list[bytes]]
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+_KEPT = 4  # reference checkpoints held in memory, if they are small
+_RECENT = 2.0  # seconds: a file this young that fails to parse gets a second look
+_LOOK_AGAIN = 0.05
+
+
+class _Reference:
+    """The checkpoint that a lineage's deltas are taken from."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.path = path
+        with open_checkpoint(path, limits) as checkpoint:
+            self.identity = checkpoint.source.identity
+            self.sha256 = checkpoint.source.sha256()
+            self.weights = interpret(checkpoint).weights
+            self.signature = _signature(self.weights)
+            self.sketch = _sketch_of(checkpoint, self.weights)
+            small = self.identity.size <= limits.at_once
+            self._held = {n: checkpoint.read(n, t) for n, t in self.weights.items()} if small else None
+
+    @contextlib.contextmanager
+    def tensors(self, limits: Limits) -> Iterator[Callable[[str], torch.Tensor | None]]:
+        """Give the function that returns a tensor by name, None where the reference has none."""
+        if self._held is not None:
+            yield self._held.get
+            return
+        with open_checkpoint(self.path, limits) as checkpoint:
+            weights = interpret(checkpoint).weights
+            yield lambda name: checkpoint.read(name, weights[name]) if name in weights else None
+
+
+class Child:
+    """What a child keeps from one file to the next: lineages on offer, references, the imported hook."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.book = LineageBook()
+        self._references: OrderedDict[Path, _Reference] = OrderedDict()
+
+    def answer(self, request: dict[str, Any], blobs: list[bytes]) -> Answer | None:
+        """Obey one message; lineages offered are only remembered."""
+        if request["kind"] == "forget":
+            self.book = LineageBook()
+            return None
+        if request["kind"] == "lineage":
+            fields = {
+                k: request[k] for k in ("id", "signature", "reference_path", "reference_sha256", "declared")
+            }
+            self.book.add(KnownLineage(sketch=unpack(blobs[0]), **fields))
+            return None
+        path = Path(request["path"])
+        try:
+            return self._read(path, request.get("embed"))
+        except ChangedWhileReadError:
+            return {"status": "waiting"}, []
+        except HookError as error:
+            return {"status": "hook", "reason": str(error)}, []
+        except UnreadableCheckpoint as error:
+            # A damaged reference is the reference's fault, and is handled where it is read; here it is this file.
+            return ({"status": "waiting"}, []) if _still_growing(path) else _failed(error.reason)
+        except MemoryError:
+            return _failed(
+                f"needs more than the {self.limits.memory >> 20:,} MB of memory that a reader may take"
+            )
+        except RecursionError:
+            return _failed("nested deeper than any checkpoint needs")
+        except Exception as error:  # noqa: BLE001 - whatever a hostile file provokes is that file's failure
+            return _failed(f"cannot be read ({type(error).__name__}: {str(error)[:200]})")
+
+    def _read(self, path: Path, hook: str | None) -> Answer:
+        function = load_hook(hook) if hook else None
+        with open_checkpoint(path, self.limits) as checkpoint:
+            reading = interpret(checkpoint)
+            signature = _signature(reading.weights)
+            base = self._declared(path, reading.base)
+            blobs: list[bytes] = []
+            declared = None
+            lineage: int | None = None
+            gone: list[int] = []
+            reference: _Reference | None = base
+            if base is None and self.book.open_for(signature):
+                lineage, reference, gone = self._found(signature, _sketch_of(checkpoint, reading.weights))
+            own = reference is None or _is(reference, checkpoint)
+            with (
+                contextlib.nullcontext()
+                if own or reference is None
+                else reference.tensors(self.limits) as lookup
+            ):
+                kept = fingerprint(_stream(checkpoint, reading.weights), lookup)
+            blobs = [kept.to_bytes(), pack(kept.sketch)]
+            if base is not None:
+                declared = {"path": str(base.path), "sha256": base.sha256}
+                blobs.append(pack(base.sketch if base.signature == signature else kept.sketch))
+            if function is not None:
+                blobs.append(pack(_embed(function, str(hook), checkpoint, reading)))
+            header = {
+                "status": "read",
+                "sha256": checkpoint.source.sha256(),
+                "identity": _listed(checkpoint.source.identity),
+                "signature": signature,
+                "n_parameters": kept.n_parameters,
+                "hyperparameters": reading.hyperparameters,
+                "metrics": reading.metrics,
+                "epoch": reading.epoch,
+                "lineage": lineage,
+                "declared": declared,
+                "gone": gone,
+                "embedded": function is not None,
+            }
+        return header, blobs
+
+    def _found(self, signature: str, sketch: Sketch) -> tuple[int | None, _Reference | None, list[int]]:
+        gone: list[int] = []
+        while (known := self.book.nearest(signature, sketch)) is not None:
+            reference = self._reference(Path(known.reference_path))
+            if reference is not None and reference.sha256 == known.reference_sha256:
+                return known.id, reference, gone
+            self.book.close(known.id)
+            gone.append(known.id)
+        return None, None, gone
+
+    def _declared(self, path: Path, base: str | None) -> _Reference | None:
+        """Return the base that a run says it started from, if that is a checkpoint we can read."""
+        if base is None or not base.lower().endswith(SUFFIXES):
+            return None
+        for candidate in (path.parent / base, Path(base)):
+            with contextlib.suppress(OSError, ValueError):
+                if candidate.is_file() and not candidate.samefile(path):
+                    return self._reference(candidate.resolve())
+        return None
+
+    def _reference(self, path: Path) -> _Reference | None:
+        held = self._references.pop(path, None)
+        try:
+            if held is None or held.identity != identity_of(path.stat()):
+                held = _Reference(path, self.limits)
+        except (OSError, UnreadableCheckpoint, ChangedWhileReadError):
+            return None
+        self._references[path] = held
+        while len(self._references) > _KEPT:
+            self._references.popitem(last=False)
+        return held
+
+
+def _is(reference: _Reference, checkpoint: OpenCheckpoint) -> bool:
+    """Tell whether a checkpoint is its own reference; its deltas are then left at zero, as those of a founder are."""
+    same_size = reference.identity.size == checkpoint.source.size
+    return same_size and reference.sha256 == checkpoint.source.sha256()
+
+
+def _listed(identity: Identity) -> list[int]:
+    return [identity.size, identity.mtime_ns, identity.inode]
+
+
+def _failed(reason: str) -> Answer:
+    return {"status": "failed", "reason": reason}, []
+
+
+def _still_growing(path: Path) -> bool:
+    """Look twice at a file that was written to a moment ago: a writer between two pieces is no damage."""
+    try:
+        before = path.stat()
+        if abs(time.time() - before.st_mtime) > _RECENT:
+            return False
+        time.sleep(_LOOK_AGAIN)
+        return identity_of(path.stat()) != identity_of(before)
+    except OSError:
+        return False
+
+
+def _stream(
+    checkpoint: OpenCheckpoint, weights: dict[str, torch.Tensor]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, described in weights.items():
+        if described.is_floating_point():
+            yield name, checkpoint.read(name, described)
+
+
+def _sketch_of(checkpoint: OpenCheckpoint, weights: dict[str, torch.Tensor]) -> Sketch:
+    # The same sum as fingerprint() makes, without the statistics, to choose the reference before they are taken.
+    total = np.zeros(SKETCH, dtype=np.float64)
+    for name, tensor in _stream(checkpoint, weights):
+        if tensor.numel():
+            total += _sketch(name, _finite(tensor).reshape(-1))
+    return total.astype(np.float32)
+
+
+def _signature(weights: dict[str, torch.Tensor]) -> str:
+    blocks = [(n, tuple(t.shape)) for n, t in weights.items() if t.is_floating_point() and t.numel()]
+    names, shapes = tuple(n for n, _ in blocks), tuple(s for _, s in blocks)
+    empty = np.zeros((0, FEATURES), dtype=np.float32)
+    return Fingerprint(names, shapes, empty, empty[0:0].reshape(-1), 0).signature
+
+
+_HOOKS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {}
+
+
+def load_hook(spec: str) -> Callable[[dict[str, torch.Tensor]], Any]:
+    """Import the user's function, given as ``package.module:function``; once per child.
+
+    Raises:
+        HookError: the form is wrong, or the import fails.
+    """
+    if spec not in _HOOKS:
+        module, _, name = spec.partition(":")
+        if not module or not name:
+            raise HookError(f"the embed hook {spec!r} has the wrong form: expected 'package.module:function'")
+        try:
+            _HOOKS[spec] = getattr(importlib.import_module(module), name)
+        except Exception as error:
+            raise HookError(
+                f"the embed hook {spec!r} cannot be imported ({type(error).__name__}: {error}): "
+                "install its package or run from the folder that holds it"
+            ) from error
+    return _HOOKS[spec]
+
+
+def _embed(
+    function: Callable[[dict[str, torch.Tensor]], Any],
+    spec: str,
+    checkpoint: OpenCheckpoint,
+    reading: Reading,
+) -> NDArray[np.float32]:
+    path = checkpoint.source.path
+    state = {n: checkpoint.read(n, t) for n, t in reading.weights.items()}
+    try:
+        with torch.inference_mode(False):
+            result = function(state)
+        raw = result.detach().cpu().numpy() if isinstance(result, torch.Tensor) else result
+        embedding = np.asarray(raw, dtype=np.float32)
+    except Exception as error:
+        raise HookError(
+            f"the embed hook {spec!r} failed on {path}: {type(error).__name__}: {error}"
+        ) from error
+    if embedding.ndim != 2 or embedding.size == 0:
+        raise HookError(
+            f"the embed hook {spec!r} returned shape {embedding.shape} on {path}: expected (anchors, dimensions)"
+        )
+    return embedding
+
+
+def _limit_memory(extra: int) -> None:
+    """Cap the address space at what is taken now plus `extra` bytes; without /proc (macOS) only time is limited."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        limit = pages * os.sysconf("SC_PAGE_SIZE") + extra
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def main(descriptor: int) -> None:
+    """Serve requests from the pipe until the other end closes."""
+    torch.set_num_threads(1)
+    connection = Connection(descriptor)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        hello, _ = decode(connection.recv_bytes())
+        limits = Limits(**hello["limits"])
+        _limit_memory(limits.memory)
+        child = Child(limits)
+        connection.send_bytes(encode({"status": "ready"}))
+        while True:
+            answer = child.answer(*decode(connection.recv_bytes()))
+            if answer is not None:
+                connection.send_bytes(encode(*answer))

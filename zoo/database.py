@@ -1,0 +1,151 @@
+"""Open the database behind one SQLAlchemy URL, SQLite or PostgreSQL, so that many processes can write to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+
+from epsopt.zoo.errors import CatalogueError
+from epsopt.zoo.tables import SCHEMA_VERSION, meta, metadata
+
+_BUSY_SECONDS = 60
+_WRITER_LOCK = 0x6570736F7074  # "epsopt": PostgreSQL's advisory lock that stands in for SQLite's one writer
+
+
+def open_database(url: str) -> Engine:
+    """Connect, and create the tables where they are missing.
+
+    Raises:
+        CatalogueError: a bad URL, a missing driver or folder, a file that cannot be written, a server that does not
+            answer, or a database of a newer version.
+    """
+    parsed = _parse(url)
+    shown = parsed.render_as_string(hide_password=True)
+    try:
+        engine = create_engine(parsed, **_options(parsed))
+    except ModuleNotFoundError as error:
+        raise CatalogueError(
+            f"{shown}: the database driver {error.name!r} is not installed: pip install 'epsopt[postgresql]' "
+            "brings the one for postgresql+psycopg:// URLs"
+        ) from error
+    if parsed.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+    try:
+        with writing(engine) as connection:
+            _create(connection, shown)
+    except DBAPIError as error:
+        engine.dispose()
+        raise CatalogueError(f"{shown}: the database cannot be opened: {cause(error)}") from error
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ValueError, TypeError) as error:
+        raise CatalogueError(
+            f"{url!r} is not a database URL: expected sqlite:///FILE.db or postgresql+psycopg://USER@HOST/NAME"
+        ) from error
+    except ModuleNotFoundError:  # said better when the engine is made
+        pass
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise CatalogueError(
+            f"{parsed.get_backend_name()} databases are not supported: use SQLite or PostgreSQL"
+        )
+    if parsed.get_backend_name() == "sqlite":
+        _check_file(parsed)
+    return parsed
+
+
+def _check_file(url: URL) -> None:
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        return
+    file = Path(url.database)
+    if not file.parent.is_dir():
+        raise CatalogueError(
+            f"the folder {file.parent} of the database {file} does not exist: create it first"
+        )
+    if file.is_dir():
+        raise CatalogueError(
+            f"the database {file} is a folder: expected a file, such as {file / 'epsopt.db'}"
+        )
+
+
+def _options(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": _BUSY_SECONDS}}
+    return {
+        "pool_pre_ping": True,
+        "connect_args": {"connect_timeout": 10} if "psycopg" in url.drivername else {},
+    }
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    # The driver would begin transactions by itself, deferred; two of those that both want to write then fail at once
+    # with "database is locked", whatever the timeout. So it begins none, and writing() says BEGIN IMMEDIATE.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
+    try:
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute(
+            "PRAGMA synchronous = NORMAL"
+        )  # safe with WAL: a power cut may lose the last batch, not the file
+        cursor.execute("PRAGMA foreign_keys = ON")
+    finally:
+        cursor.close()
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction as the only writer of the catalogue; it commits at the end or leaves no trace."""
+    with engine.connect() as connection:
+        with connection.begin():
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITER_LOCK})
+            yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Open a connection for queries that see one state of the database."""
+    with engine.connect() as connection, connection.begin():
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")
+        yield connection
+
+
+def _create(connection: Connection, shown: str) -> None:
+    if inspect(connection).has_table(meta.name):
+        found = connection.execute(select(meta.c.value).where(meta.c.key == "schema_version")).scalar()
+        if found is not None and int(found) == SCHEMA_VERSION:
+            return
+        if found is not None and int(found) > SCHEMA_VERSION:
+            raise CatalogueError(
+                f"{shown} was written by a newer epsopt (catalogue version {found}, this one knows {SCHEMA_VERSION}): "
+                "update epsopt"
+            )
+    metadata.create_all(connection)
+    connection.execute(insert(meta).values(key="schema_version", value=str(SCHEMA_VERSION)))
+
+
+def cause(error: DBAPIError) -> str:
+    """Return the first line of what the database driver said, with what to do where that is known."""
+    said = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+    if isinstance(error, OperationalError) and "readonly" in said:
+        return f"{said}: make the file and its folder writable"
+    if "file is not a database" in said:
+        return f"{said}: the file holds something else, choose another name"
+    return said

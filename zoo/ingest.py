@@ -1,0 +1,189 @@
+"""Ingest: bring the catalogue up to date with folders of runs; what has not changed is not opened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.lineage import LineageBook
+from epsopt.zoo.pool import shared_pool
+from epsopt.zoo.reader import CheckpointContents, Outcome, Waiting, read_files
+from epsopt.zoo.recorder import (
+    KnownFile,
+    Recorder,
+    forget_failures,
+    known_files,
+    known_lineages,
+    record_failures,
+)
+from epsopt.zoo.records import Failure
+from epsopt.zoo.scan import Found, scan, within
+from epsopt.zoo.source import Limits
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What one pass over the folders came to: found = added + unchanged + aliases + waiting + failed.
+
+    Attributes:
+        found: checkpoint files under the folders.
+        added: checkpoints that are new, or whose content changed.
+        unchanged: files already in the catalogue, aliases among them.
+        aliases: files new to the catalogue whose content it has under another path.
+        waiting: files that somebody wrote to while they were read; the next pass takes them.
+        failed: files that cannot be read, also those that failed before and have not changed since.
+        seconds: duration.
+        runs: folders that hold checkpoint files.
+    """
+
+    found: int
+    added: int
+    unchanged: int
+    aliases: int
+    waiting: int
+    failed: list[Failure]
+    seconds: float
+    runs: int
+
+
+def ingest(
+    catalogue: Catalogue,
+    folder: Path | Sequence[Path],
+    *,
+    embed: str | None = None,
+    jobs: int = 2,
+    progress: Progress | None = None,
+    limits: Limits | None = None,
+) -> IngestReport:
+    """Read the checkpoints under folders that the catalogue does not know yet, or that changed.
+
+    It may be killed at any moment and run again, also by several processes at once: each checkpoint goes in once.
+
+    Args:
+        catalogue: where to.
+        folder: one folder or several; each folder below that directly holds checkpoint files is a run.
+        embed: hook ``package.module:function`` from a state dict to an array (anchors, dimensions); it runs in the
+            reading process. Checkpoints that lack this hook's embedding are read again for it.
+        jobs: reading processes.
+        progress: called with (files done, files to read).
+        limits: what one file may cost; the defaults when None.
+
+    Returns:
+        The report; unreadable files are in it and in ``catalogue.failures()``.
+
+    Raises:
+        UsageError: a folder does not exist.
+        HookError: the hook cannot be imported or failed; what was read before stays.
+        CatalogueError: the database refuses.
+    """
+    started = time.monotonic()
+    folders = [folder] if isinstance(folder, str | Path) else list(folder)
+    seen = scan(folders)
+    known = known_files(catalogue)
+    fresh = [f for f in seen.files if not _is_current(known.get(str(f.path)), f, embed)]
+    opened = {str(f.path) for f in fresh}
+    current = {str(f.path): known[str(f.path)] for f in seen.files if str(f.path) not in opened}
+    present = {str(f.path) for f in seen.files} | {f.path for f in seen.failures}
+    forget_failures(
+        catalogue,
+        (p for p, k in known.items() if k.reason is not None and p not in present and within(p, folders)),
+    )
+    record_failures(
+        catalogue, [f for f in seen.failures if (k := known.get(f.path)) is None or k.reason != f.reason]
+    )
+    failed = seen.failures + [Failure(p, k.reason) for p, k in current.items() if k.reason is not None]
+    unchanged = sum(1 for k in current.values() if k.reason is None)
+    waiting = 0
+    book = known_lineages(catalogue) if fresh else LineageBook()
+    recorder = Recorder(catalogue, book, embed)
+
+    def handle(index: int, outcome: Outcome) -> bool:
+        nonlocal waiting
+        if isinstance(outcome, CheckpointContents):
+            if not recorder.accept(fresh[index], outcome):
+                return False
+        elif isinstance(outcome, Waiting):
+            waiting += 1
+        else:
+            recorder.fail(fresh[index], outcome)
+            failed.append(outcome)
+        if progress is not None:
+            progress(index + 1, len(fresh))
+        return True
+
+    if fresh:
+        try:
+            files = [(f.path, f.identity.size) for f in fresh]
+            read_files(shared_pool(jobs, limits), files, book, handle, embed=embed)
+        finally:
+            recorder.flush()
+    found = len(seen.files) + len(seen.failures)
+    unchanged += found - unchanged - recorder.added - recorder.aliases - waiting - len(failed)
+    return IngestReport(
+        found=found,
+        added=recorder.added,
+        unchanged=unchanged,
+        aliases=recorder.aliases,
+        waiting=waiting,
+        failed=sorted(failed, key=lambda f: f.path),
+        seconds=time.monotonic() - started,
+        runs=len({f.run_path for f in seen.files}),
+    )
+
+
+def _is_current(known: KnownFile | None, found: Found, embed: str | None) -> bool:
+    if known is None or known.identity != found.identity:
+        return False
+    return known.reason is not None or embed is None or known.embedded_by == embed
+
+
+def read_fingerprints(
+    paths: Sequence[Path],
+    catalogue: Catalogue | None = None,
+    *,
+    embed: str | None = None,
+    jobs: int = 2,
+    progress: Progress | None = None,
+    limits: Limits | None = None,
+) -> list[CheckpointContents | Failure]:
+    """Read files without recording them, their deltas taken from the catalogue's lineages where one fits.
+
+    Args:
+        paths: checkpoint files.
+        catalogue: whose lineages are offered; None for none.
+        embed: as for :func:`ingest`.
+        jobs: reading processes.
+        progress: called with (files done, files in all).
+        limits: what one file may cost; the defaults when None.
+
+    Returns:
+        One result per path, in their order. ``lineage`` is None where no known lineage fits.
+    """
+    book = known_lineages(catalogue) if catalogue is not None else LineageBook()
+    results: list[CheckpointContents | Failure] = []
+
+    def handle(index: int, outcome: Outcome) -> bool:
+        if isinstance(outcome, Waiting):
+            outcome = Failure(
+                str(outcome.path), "was written to while it was read: try again when it is complete"
+            )
+        results.append(outcome)
+        if progress is not None:
+            progress(index + 1, len(paths))
+        return True
+
+    files = [(Path(p), _size(Path(p))) for p in paths]
+    read_files(shared_pool(jobs, limits), files, book, handle, embed=embed)
+    return results
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

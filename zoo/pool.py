@@ -1,0 +1,214 @@
+"""A reusable pool of child processes that read files: each has limits, one that dies is replaced, its file is a failure."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from socket import socketpair
+from typing import Any
+
+from epsopt.zoo.errors import EpsoptError
+from epsopt.zoo.lineage import KnownLineage, LineageBook
+from epsopt.zoo.source import Limits
+from epsopt.zoo.wire import MAX_MESSAGE, decode, encode, pack
+
+_BYTES_PER_SECOND = 20e6  # added to a file's time limit: no disk is slower
+_START = 120.0  # seconds for a child to import torch, on a busy machine
+_PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from epsopt.zoo.child import main; main(int(sys.argv[1]))"
+
+Message = tuple[dict[str, Any], list[bytes]]
+
+
+class _Worker:
+    """One child process and the file it is busy with."""
+
+    def __init__(self, limits: Limits) -> None:
+        ours, theirs = socketpair()
+        with ours, theirs:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            # A plain program on a pipe, not multiprocessing: nothing is pickled, and a user's script that calls ingest
+            # needs no `if __name__ == "__main__"`. Its output goes to standard error: ours may be a JSON document.
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), *sys.path, os.getcwd()],  # noqa: PTH109
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                env=environment,
+            )
+            self.connection = Connection(ours.detach())
+        self.ready = False
+        self.ticket: int | None = None
+        self.deadline = time.monotonic() + _START
+        self.seconds = 0.0
+        self.queued: list[bytes] = []
+        self.offered: dict[int, KnownLineage] = {}
+        self.book: LineageBook | None = None
+        self.connection.send_bytes(encode({"limits": dataclasses.asdict(limits)}))
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
+
+    def fate(self) -> str:
+        """Say how the process ended; it has closed its end of the pipe."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=5)
+        code = self.process.returncode
+        if code is None:
+            return "the process that read it stopped answering"
+        if code == -signal.SIGKILL:
+            return "the process that read it was killed, most likely because memory ran out"
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        return f"the process that read it died of it ({how})"
+
+
+class ReaderPool:
+    """Children that read one file each at a time.
+
+    Args:
+        jobs: children at most; they start when there is something to read.
+        limits: what one file may cost.
+    """
+
+    def __init__(self, jobs: int = 2, limits: Limits | None = None) -> None:
+        self.jobs = max(1, jobs)
+        self.limits = limits or Limits()
+        self._workers: list[_Worker] = []
+        self._dead: list[tuple[int, Message]] = []
+
+    def start(self, expected: int) -> None:
+        """Start children for that many files, all at once: importing torch takes each of them a second or two."""
+        wanted = 1 if expected < 8 else self.jobs
+        while len(self._workers) < min(wanted, self.jobs):
+            self._workers.append(_Worker(self.limits))
+
+    def has_room(self) -> bool:
+        """Tell whether a child is free."""
+        return any(w.ticket is None for w in self._workers)
+
+    def send(self, ticket: int, path: Path, size: int, header: dict[str, Any], book: LineageBook) -> None:
+        """Give a file to a free child, after the lineages it does not know yet."""
+        worker = next(w for w in self._workers if w.ticket is None)
+        messages = _offers(worker, book)
+        messages.append(encode({"kind": "read", "path": str(path), **header}))
+        worker.ticket = ticket
+        worker.seconds = self.limits.seconds + size / _BYTES_PER_SECOND
+        if worker.ready:
+            worker.deadline = time.monotonic() + worker.seconds
+            self._deliver(worker, messages)
+        else:
+            worker.queued = messages
+
+    def receive(self) -> list[tuple[int, Message]]:
+        """Wait for answers; a child that died or took too long answers with a failure and is replaced.
+
+        Raises:
+            EpsoptError: a child could not even start.
+        """
+        if self._dead:
+            answers, self._dead = self._dead, []
+            return answers
+        busy = {w.connection: w for w in self._workers if w.ticket is not None or not w.ready}
+        if not busy:
+            return []
+        patience = max(0.0, min(w.deadline for w in busy.values()) - time.monotonic())
+        answers = []
+        for connection in wait(list(busy), timeout=min(patience, 1.0)):
+            worker = busy[connection]  # type: ignore[index]
+            answer = self._take(worker)
+            if answer is not None:
+                answers.append(answer)
+        for worker in list(busy.values()):
+            if worker in self._workers and time.monotonic() > worker.deadline:
+                answers.extend(self._bury(worker, f"took longer than {worker.seconds:.0f} seconds to read"))
+        return answers
+
+    def _take(self, worker: _Worker) -> tuple[int, Message] | None:
+        try:
+            header, blobs = decode(worker.connection.recv_bytes(MAX_MESSAGE))
+        except (EOFError, OSError, ValueError):
+            buried = self._bury(worker, worker.fate())
+            return buried[0] if buried else None
+        if not worker.ready:
+            worker.ready = True
+            worker.deadline = time.monotonic() + worker.seconds
+            queued, worker.queued = worker.queued, []
+            self._deliver(worker, queued)
+            return None
+        ticket, worker.ticket = worker.ticket, None
+        worker.deadline = float("inf")
+        return None if ticket is None else (ticket, (header, blobs))
+
+    def _deliver(self, worker: _Worker, messages: list[bytes]) -> None:
+        try:
+            for message in messages:
+                worker.connection.send_bytes(message)
+        except OSError:
+            self._dead.extend(self._bury(worker, worker.fate()))
+
+    def _bury(self, worker: _Worker, reason: str) -> list[tuple[int, Message]]:
+        worker.stop()
+        self._workers.remove(worker)
+        if not worker.ready:
+            self.close()
+            raise EpsoptError(
+                f"a process to read checkpoints could not start ({reason}): check that "
+                f"'{sys.executable} -c \"import torch\"' works and that memory is free"
+            )
+        self._workers.append(_Worker(self.limits))
+        return (
+            [] if worker.ticket is None else [(worker.ticket, ({"status": "failed", "reason": reason}, []))]
+        )
+
+    def reset(self) -> None:
+        """Stop children that are still busy, after a caller gave up half-way."""
+        for worker in [w for w in self._workers if w.ticket is not None]:
+            worker.stop()
+            self._workers.remove(worker)
+        self._dead = []
+
+    def close(self) -> None:
+        """Stop all children."""
+        for worker in self._workers:
+            worker.stop()
+        self._workers = []
+
+
+def _offers(worker: _Worker, book: LineageBook) -> list[bytes]:
+    messages = []
+    if worker.book is not book:
+        worker.book, worker.offered = book, {}
+        messages.append(encode({"kind": "forget"}))
+    for known in book:
+        if worker.offered.get(known.id) is not known:
+            worker.offered[known.id] = known
+            fields = {k: v for k, v in vars(known).items() if k != "sketch"}
+            messages.append(encode({"kind": "lineage", **fields}, [pack(known.sketch)]))
+    return messages
+
+
+_SHARED: dict[tuple[int, int, Limits], ReaderPool] = {}
+
+
+def shared_pool(jobs: int, limits: Limits | None = None) -> ReaderPool:
+    """Return this process's pool of that size: children start once, not once per call."""
+    key = (os.getpid(), jobs, limits or Limits())
+    if key not in _SHARED:
+        _SHARED[key] = ReaderPool(jobs, limits)
+    return _SHARED[key]
+
+
+@atexit.register
+def _close_shared() -> None:
+    for (pid, _, _), pool in _SHARED.items():
+        if pid == os.getpid():
+            pool.close()

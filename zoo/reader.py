@@ -1,0 +1,182 @@
+"""Read many checkpoint files in child processes, results in the order of the files whatever the order of the answers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epsopt.zoo.errors import EpsoptError, HookError
+from epsopt.zoo.lineage import LineageBook
+from epsopt.zoo.pool import Message, ReaderPool
+from epsopt.zoo.records import Failure
+from epsopt.zoo.source import Identity
+from epsopt.zoo.wire import unpack
+
+if TYPE_CHECKING:
+    from epsopt.zoo.fingerprint import Fingerprint
+
+_ATTEMPTS = 20
+_WINDOW = 64  # files that may be answered ahead of the one whose turn it is
+
+
+@dataclass(frozen=True)
+class DeclaredBase:
+    """The file that a run says it started from, with its content hash and sketch."""
+
+    path: str
+    sha256: str
+    sketch: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class CheckpointContents:
+    """What a child found in one file.
+
+    Attributes:
+        path: of the file.
+        sha256: of its content.
+        size: bytes.
+        hyperparameters: flattened with dots.
+        metrics: by name; None where the file says NaN or infinity.
+        epoch: epoch or step, None when nothing says it.
+        embedding: (anchors, dimensions) float32 from the embed hook, None without one.
+        lineage: id of the known lineage whose reference the fingerprint's deltas are taken from; None: of none.
+        fingerprint_bytes: the fingerprint as it is stored.
+        sketch: the fingerprint's sketch.
+        signature: digest of tensor names and shapes.
+        n_parameters: floating-point values in it.
+        declared: its declared base, None without one.
+        identity: size, time and inode while it was read.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+    hyperparameters: dict[str, str | int | float | bool | None]
+    metrics: dict[str, float | None]
+    epoch: int | None
+    embedding: NDArray[np.float32] | None
+    lineage: int | None
+    fingerprint_bytes: bytes
+    sketch: NDArray[np.float32]
+    signature: str
+    n_parameters: int
+    declared: DeclaredBase | None
+    identity: Identity
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """The fingerprint; parsed when asked for, so that ingesting needs no torch in this process."""
+        from epsopt.zoo.fingerprint import Fingerprint
+
+        return Fingerprint.from_bytes(self.fingerprint_bytes)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A file that somebody wrote to while it was read."""
+
+    path: Path
+
+
+Outcome = CheckpointContents | Failure | Waiting
+
+
+def read_files(
+    pool: ReaderPool,
+    files: Sequence[tuple[Path, int]],
+    book: LineageBook,
+    handle: Callable[[int, Outcome], bool],
+    *,
+    embed: str | None = None,
+) -> None:
+    """Read files and hand over each result, in the order of `files`.
+
+    Args:
+        pool: the children.
+        files: (path, size in bytes) of each.
+        book: lineages on offer; `handle` may add to it.
+        handle: takes the index of a file and what came of it; returns False to have the file read again, because
+            it belongs to a lineage that was founded after it was sent.
+        embed: hook ``package.module:function`` that children apply to the weights.
+
+    Raises:
+        HookError: the hook failed; it names the path and the exception.
+    """
+    header = {"embed": embed}
+    pool.start(len(files))
+    fresh = deque(range(len(files)))
+    again: deque[int] = deque()
+    ready: dict[int, Message] = {}
+    turn = attempts = 0
+    try:
+        while turn < len(files):
+            while pool.has_room() and (again or (fresh and fresh[0] < turn + _WINDOW)):
+                index = again.popleft() if again else fresh.popleft()
+                pool.send(index, *files[index], header, book)
+            if turn in ready:
+                outcome = _parse(files[turn][0], ready.pop(turn), book)
+                if handle(turn, outcome):
+                    turn, attempts = turn + 1, 0
+                else:
+                    attempts += 1
+                    if attempts > _ATTEMPTS:
+                        raise EpsoptError(
+                            f"{files[turn][0]}: its lineage changed {attempts} times: please report this"
+                        )
+                    again.append(turn)
+                continue
+            ready.update(pool.receive())
+    finally:
+        pool.reset()
+
+
+def _parse(path: Path, message: Message, book: LineageBook) -> Outcome:
+    header, blobs = message
+    if header["status"] == "failed":
+        return Failure(str(path), header["reason"])
+    if header["status"] == "waiting":
+        return Waiting(path)
+    if header["status"] == "hook":
+        raise HookError(header["reason"])
+    for lineage_id in header["gone"]:
+        book.close(lineage_id)
+    try:
+        return _contents(path, header, blobs)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise EpsoptError(
+            f"{path}: its reader gave a damaged answer ({error}): please report this"
+        ) from error
+
+
+def _contents(path: Path, header: dict[str, Any], blobs: list[bytes]) -> CheckpointContents:
+    parts = deque(blobs)
+    kept, sketch = parts.popleft(), unpack(parts.popleft())
+    declared = None
+    if header["declared"] is not None:
+        declared = DeclaredBase(
+            header["declared"]["path"], header["declared"]["sha256"], unpack(parts.popleft())
+        )
+    return CheckpointContents(
+        path=path,
+        sha256=header["sha256"],
+        size=header["identity"][0],
+        hyperparameters=header["hyperparameters"],
+        metrics=header["metrics"],
+        epoch=header["epoch"],
+        embedding=unpack(parts.popleft()) if header["embedded"] else None,
+        lineage=header["lineage"],
+        fingerprint_bytes=kept,
+        sketch=sketch,
+        signature=header["signature"],
+        n_parameters=header["n_parameters"],
+        declared=declared,
+        identity=Identity(*header["identity"]),
+    )

@@ -1,0 +1,112 @@
+"""Read the header of a .safetensors file; the library itself would memory-map the file (see source.py)."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from typing import Any
+
+import torch
+
+from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.source import Limits, Source
+from epsopt.zoo.tensors import OpenCheckpoint
+
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+
+
+def open_safetensors(source: Source, limits: Limits) -> OpenCheckpoint:
+    """Open a .safetensors file: 8 bytes of header length, a JSON header, then the tensors without gaps.
+
+    Raises:
+        UnreadableCheckpoint: the header is damaged or over budget, or does not describe the file exactly.
+    """
+    if source.size < 8:
+        raise _corrupt(source, "truncated: shorter than its header length")
+    (length,) = struct.unpack("<Q", source.read(0, 8))
+    if length > limits.pickle:
+        raise _corrupt(
+            source, f"corrupt: a header of {length:,} bytes, more than the {limits.pickle:,} allowed"
+        )
+    if 8 + length > source.size:
+        raise _corrupt(source, f"truncated: a header of {length:,} bytes in a file of {source.size:,}")
+    try:
+        header = json.loads(source.read(8, length), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise _corrupt(source, f"corrupt header: {error}") from error
+    if not isinstance(header, dict):
+        raise _corrupt(source, "corrupt header: not a JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise _corrupt(source, "corrupt header: __metadata__ is not an object of strings")
+    if len(header) > limits.entries:
+        raise _corrupt(source, f"{len(header):,} tensors, more than the {limits.entries:,} allowed")
+    tree, records = _describe(source, header, 8 + length)
+    return OpenCheckpoint(source, tree, records, {str(k): str(v) for k, v in metadata.items()})
+
+
+def _describe(
+    source: Source, header: dict[str, Any], data: int
+) -> tuple[dict[str, torch.Tensor], dict[int, int]]:
+    tree: dict[str, torch.Tensor] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    for name, entry in header.items():
+        try:
+            dtype = _DTYPES[entry["dtype"]]
+            shape = [int(n) for n in entry["shape"]]
+            begin, end = (int(n) for n in entry["data_offsets"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _corrupt(
+                source, f"corrupt header: tensor {name!r} is described by {str(entry)[:100]!r}"
+            ) from error
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != end - begin or begin < 0:
+            raise _corrupt(
+                source, f"corrupt header: tensor {name!r} of shape {shape} in bytes {begin} to {end}"
+            )
+        meta = torch.empty(shape, dtype=dtype, device="meta")
+        meta.untyped_storage()._checkpoint_offset = data + begin  # type: ignore[attr-defined]  # as torch.load does
+        tree[name], spans[name] = meta, (begin, end)
+    at = 0
+    for begin, end in sorted(spans.values()):
+        if begin != at:
+            raise _corrupt(source, f"corrupt header: a gap or overlap at byte {min(at, begin)}")
+        at = end
+    if data + at != source.size:
+        word = "truncated" if data + at > source.size else "corrupt"
+        raise _corrupt(
+            source, f"{word}: the header describes {data + at:,} bytes, the file has {source.size:,}"
+        )
+    # An empty tensor starts where the next one does: the longer record wins.
+    records: dict[int, int] = {}
+    for begin, end in spans.values():
+        records[data + begin] = max(end - begin, records.get(data + begin, 0))
+    return tree, records
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key appears twice")
+    return found
+
+
+def _corrupt(source: Source, reason: str) -> UnreadableCheckpoint:
+    return UnreadableCheckpoint(source.path, reason)

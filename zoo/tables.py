@@ -1,0 +1,106 @@
+"""The catalogue's tables, in the same database as Optuna's (D1); their names begin with ``epsopt_``."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+meta = Table(
+    "epsopt_meta",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+runs = Table(
+    "epsopt_runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("path", Text, nullable=False, unique=True),
+    Column("hyperparameters", Text, nullable=False),  # JSON: of the run's newest checkpoint
+)
+
+lineages = Table(
+    "epsopt_lineages",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("signature", String(64), nullable=False),
+    Column("reference_path", Text, nullable=False),
+    Column("reference_sha256", String(64), nullable=False),
+    Column("declared", Boolean, nullable=False),
+    Column("sketch", LargeBinary, nullable=False),
+    UniqueConstraint("signature", "reference_sha256"),
+)
+
+checkpoints = Table(
+    "epsopt_checkpoints",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", ForeignKey("epsopt_runs.id"), nullable=False, index=True),
+    Column("path", Text, nullable=False, unique=True),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("epoch", BigInteger),
+    Column("metrics", Text, nullable=False),  # JSON
+    Column(
+        "hyperparameters", Text, nullable=False
+    ),  # JSON: what this file says; the run's are those of its newest
+    Column("signature", String(64), nullable=False, index=True),
+    Column("lineage_id", ForeignKey("epsopt_lineages.id"), nullable=False, index=True),
+    Column("n_parameters", BigInteger, nullable=False),
+)
+
+# Blobs apart from the rows that every command lists.
+fingerprints = Table(
+    "epsopt_fingerprints",
+    metadata,
+    Column("checkpoint_id", ForeignKey("epsopt_checkpoints.id"), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+embeddings = Table(
+    "epsopt_embeddings",
+    metadata,
+    Column("checkpoint_id", ForeignKey("epsopt_checkpoints.id"), primary_key=True),
+    Column("hook", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+# Every file that was looked at: a checkpoint, an alias of one (the checkpoint has another path), or a failure.
+files = Table(
+    "epsopt_files",
+    metadata,
+    Column("path", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("inode", Text, nullable=False),  # text: unsigned 64 bits do not fit a BIGINT
+    Column("checkpoint_id", ForeignKey("epsopt_checkpoints.id"), index=True),
+    Column("reason", Text),
+    Column("reader", Integer, nullable=False),
+)
+
+artifacts = Table(
+    "epsopt_artifacts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(64), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("meta", Text, nullable=False),  # JSON
+    Column("data", LargeBinary, nullable=False),
+    UniqueConstraint("kind", "key"),
+)

@@ -1,0 +1,98 @@
+"""An opened checkpoint: its structure with tensors that are only described, and the way to read one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.source import Source
+
+EXPANSION = 4
+"""Tensors may claim this many times the file's bytes: tied weights count twice or more, bombs by the thousand."""
+
+
+@dataclass(frozen=True)
+class OpenCheckpoint:
+    """What a file holds.
+
+    Attributes:
+        source: the open file.
+        tree: dictionaries, lists and plain values; tensors on the ``meta`` device are descriptions, whose storage
+            carries ``_checkpoint_offset``, the place of its bytes in the file.
+        records: where the data of each tensor storage starts in the file, and its length (empty: held in memory).
+        metadata: the strings of a ``.safetensors`` header, else None.
+    """
+
+    source: Source
+    tree: Any
+    records: dict[int, int]
+    metadata: dict[str, str] | None = None
+
+    def check(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Refuse tensors that claim more than the file can hold, before any of them is touched.
+
+        Raises:
+            UnreadableCheckpoint: names the tensor and the numbers.
+        """
+        total = 0
+        for name, tensor in tensors.items():
+            total += self._require_plain(name, tensor)
+        if total > EXPANSION * self.source.size + (1 << 20):
+            raise UnreadableCheckpoint(
+                self.source.path, f"its tensors claim {total:,} bytes, the file has {self.source.size:,}"
+            )
+
+    def _require_plain(self, name: str, tensor: torch.Tensor) -> int:
+        kind = type(tensor)
+        if (
+            kind not in (torch.Tensor, torch.nn.Parameter)
+            or tensor.layout is not torch.strided
+            or tensor.is_quantized
+        ):
+            raise UnreadableCheckpoint(
+                self.source.path,
+                f"tensor {name!r} is not a plain dense tensor ({kind.__name__}, {tensor.layout}): "
+                "save it dense and unquantised",
+            )
+        held = tensor.untyped_storage().nbytes()
+        claimed = tensor.numel() * tensor.element_size()
+        if claimed == 0:
+            return 0
+        if claimed > held or _end(tensor) * tensor.element_size() > held:
+            raise UnreadableCheckpoint(
+                self.source.path,
+                f"tensor {name!r} of shape {tuple(tensor.shape)} claims {claimed:,} bytes, its storage has {held:,}",
+            )
+        if tensor.is_meta and self.records.get(self._offset(name, tensor), -1) < held:
+            raise UnreadableCheckpoint(
+                self.source.path,
+                f"corrupt: tensor {name!r} claims {held:,} bytes that no record of the file holds",
+            )
+        return claimed
+
+    def _offset(self, name: str, tensor: torch.Tensor) -> int:
+        offset: int | None = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+        if offset is None or offset < 0:
+            raise UnreadableCheckpoint(self.source.path, f"tensor {name!r} has no data in the file")
+        return offset
+
+    def read(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the tensor with its values; only its own bytes are read. Call :meth:`check` first."""
+        if not tensor.is_meta:
+            return tensor.detach()
+        if tensor.numel() == 0:
+            return torch.empty(tensor.shape, dtype=tensor.dtype)
+        size = tensor.element_size()
+        begin = tensor.storage_offset() * size
+        data = self.source.read(self._offset(name, tensor) + begin, _end(tensor) * size - begin)
+        values = torch.frombuffer(data, dtype=torch.uint8).view(tensor.dtype)
+        return values.as_strided(tensor.shape, tensor.stride())
+
+
+def _end(tensor: torch.Tensor) -> int:
+    """Index, in elements of its storage, just past the last element that a non-empty tensor refers to."""
+    reach = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.storage_offset() + reach + 1

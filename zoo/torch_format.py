@@ -1,0 +1,136 @@
+"""Read the structure of a torch.save file: always weights_only, and for zip files without touching a tensor."""
+
+from __future__ import annotations
+
+import re
+import struct
+import warnings
+import zipfile
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.source import Limits, Source
+from epsopt.zoo.tensors import OpenCheckpoint
+
+_GLOBAL = re.compile(r"(?:GLOBAL |function <\w+ |but got <class ')([\w.]+)")
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
+
+
+def open_torch(source: Source, limits: Limits) -> OpenCheckpoint:
+    """Open what torch.save wrote, in the zip format or the older one.
+
+    Zip files (PyTorch 1.6 and later) are loaded onto the ``meta`` device: the pickled structure is read, the tensors are
+    only described. The older format cannot be streamed and is loaded whole, within the budget.
+
+    Raises:
+        UnreadableCheckpoint: not such a file, damaged, over a budget, or it refers to something that is not data; a
+            refused global is named.
+    """
+    allow_numpy_scalars()
+    magic = bytes(source.read(0, min(4, source.size)))
+    if magic.startswith(b"PK"):
+        records = _checked_records(source, limits)
+        return OpenCheckpoint(source, _load(source, "meta"), records)
+    if magic[:1] != b"\x80":
+        _refuse(source, "not a checkpoint: neither a zip file nor a pickle, as torch.save writes them")
+    if source.size > limits.memory // 2:
+        _refuse(
+            source,
+            f"{source.size:,} bytes in torch.save's format of before 1.6, which cannot be read in pieces: "
+            "load it and save it again",
+        )
+    return OpenCheckpoint(source, _load(source, "cpu"))
+
+
+@cache
+def allow_numpy_scalars() -> None:
+    """Let weights_only accept numpy numbers, which metrics often are; they are data, not code."""
+    types = [type(np.dtype(code)) for code in "?bhilqBHILQefdFD"]
+    scalar: Any = np._core.multiarray.scalar  # type: ignore[attr-defined]  # noqa: SLF001 - what pickles refer to
+    torch.serialization.add_safe_globals(
+        [
+            np.dtype,
+            *types,
+            (scalar, "numpy._core.multiarray.scalar"),
+            (scalar, "numpy.core.multiarray.scalar"),
+        ]
+    )
+
+
+def _refuse(source: Source, reason: str) -> Any:
+    raise UnreadableCheckpoint(source.path, reason)
+
+
+def _checked_records(source: Source, limits: Limits) -> dict[int, int]:
+    """Check the zip directory against the budgets; return where each record's data starts and its length."""
+    try:
+        with zipfile.ZipFile(source.file) as archive:
+            records = archive.infolist()
+            order = [
+                archive.read(r)
+                for r in records[:100]
+                if r.filename.endswith("/byteorder") and r.file_size < 10
+            ]
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error) as error:
+        _refuse(source, f"truncated or corrupt: {error}")
+    names = [r.filename.partition("/")[2] for r in records]
+    if "data.pkl" not in names:
+        _refuse(source, "a zip file, but not one that torch.save wrote (no data.pkl in it)")
+    if "constants.pkl" in names:
+        _refuse(source, "a TorchScript archive, which is a program: save the state_dict instead")
+    if len(records) > limits.entries:
+        _refuse(source, f"{len(records):,} records, more than the {limits.entries:,} allowed")
+    if len(set(names)) != len(names):
+        _refuse(source, "corrupt: two zip records have one name")
+    for record, name in zip(records, names, strict=True):
+        if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
+            _refuse(source, f"zip record {name!r} is compressed, which torch.save never does")
+        if name == "data.pkl" and record.file_size > limits.pickle:
+            _refuse(source, f"{record.file_size:,} bytes of pickle, more than the {limits.pickle:,} allowed")
+    total = sum(r.file_size for r in records)
+    if total > source.size:
+        _refuse(source, f"corrupt: zip records claim {total:,} bytes, the file has {source.size:,}")
+    if order and order[0] != b"little":
+        _refuse(source, "saved on a big-endian machine, which is not supported")
+    return {_data_start(source, r): r.file_size for r in records}
+
+
+def _data_start(source: Source, record: zipfile.ZipInfo) -> int:
+    header = source.read(record.header_offset, _LOCAL_HEADER.size)
+    signature, name, extra = _LOCAL_HEADER.unpack(header)
+    if signature != b"PK\x03\x04":
+        _refuse(source, f"corrupt: no zip record where {record.filename!r} should begin")
+    return int(record.header_offset + _LOCAL_HEADER.size + name + extra)
+
+
+def _load(source: Source, device: str) -> Any:
+    source.file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(source.file, map_location=device, weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything
+        return _refuse(source, reason_of(error))
+
+
+def reason_of(error: Exception) -> str:
+    """Put what torch.load said into one sentence; name the global that was refused."""
+    text = str(error)
+    if "allocate memory" in text or "not enough memory" in text:
+        raise MemoryError(text) from error
+    if "WeightsUnpickler error" in text:
+        text = text.partition("WeightsUnpickler error:")[2].strip()
+        found = _GLOBAL.search(text)
+        if found:
+            return (
+                f"refers to {found[1]}, which is code and not data, so it is not loaded: "
+                "save plain dictionaries, lists, numbers, strings and tensors (vars(args), not args)"
+            )
+    first = text.strip().splitlines()[0] if text.strip() else ""
+    return f"truncated or corrupt: {first[:200] or type(error).__name__} ({type(error).__name__})"

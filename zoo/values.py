@@ -1,0 +1,98 @@
+"""Turn what a checkpoint says about itself into flat, plain, storable values; hostile nesting ends in a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+Plain = str | int | float | bool | None
+_DEPTH = 32
+_VALUES = 10_000
+_TEXT = 4_096
+
+
+def clean(text: str) -> str:
+    """Make text that every database stores: no NUL, no lone surrogates, not endless."""
+    printable = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+    return printable if len(printable) <= _TEXT else printable[:_TEXT] + "…"
+
+
+def plain(value: Any, scalar: Callable[[torch.Tensor], Any]) -> Plain:
+    """Return a value as it is if it is plain, a one-element tensor or numpy number as its number, the rest as text."""
+    if value is None or isinstance(value, bool | float | int):
+        return _number(value)
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, torch.Tensor):
+        if value.numel() == 1:
+            return plain(scalar(value), scalar)
+        return f"tensor of shape {tuple(value.shape)}"
+    if hasattr(value, "item") and getattr(value, "size", 0) == 1:  # a numpy scalar
+        return plain(value.item(), scalar)
+    if isinstance(value, bytes | bytearray):
+        return clean(value[:_TEXT].decode("utf-8", "backslashreplace"))
+    if isinstance(value, list | tuple):
+        return clean("[" + ", ".join(str(plain(v, scalar)) for v in value) + "]")
+    if isinstance(value, torch.dtype | torch.device | torch.Size | complex):
+        return str(value)
+    return f"<{type(value).__name__}>"
+
+
+def _number(value: float | bool | None) -> Plain:
+    if isinstance(value, int) and value.bit_length() > 1024:
+        return f"<an integer of {value.bit_length()} bits>"
+    return value
+
+
+def flatten(tree: Any, scalar: Callable[[torch.Tensor], Any]) -> dict[str, Plain]:
+    """Flatten nested mappings and lists into ``{"optimizer.lr": 0.1}``.
+
+    A short list of plain values stays one value, written as text. Each container is visited once, so that a
+    self-reference ends; depth and number of values are bounded.
+    """
+    out: dict[str, Plain] = {}
+    visited: set[int] = set()
+    stack: list[tuple[str, Any, int]] = [("", tree, 0)]
+    while stack and len(out) < _VALUES:
+        key, value, depth = stack.pop()
+        items = _items(value)
+        if items is None:
+            out[key] = plain(value, scalar)
+        elif id(value) not in visited and depth < _DEPTH:
+            visited.add(id(value))
+            prefix = f"{key}." if key else ""
+            stack.extend((prefix + clean(str(plain(k, scalar))), v, depth + 1) for k, v in reversed(items))
+    return out
+
+
+def _items(value: Any) -> list[tuple[Any, Any]] | None:
+    if isinstance(value, Mapping):
+        return list(value.items())[:_VALUES]
+    if isinstance(value, list | tuple):
+        nested = any(isinstance(v, Mapping | list | tuple | set) for v in value)
+        return list(enumerate(value))[:_VALUES] if nested or len(value) > 64 else None
+    return None
+
+
+def metrics_of(tree: Any, scalar: Callable[[torch.Tensor], Any]) -> dict[str, float | None]:
+    """Return the numbers of a metrics mapping, flat; NaN and infinite ones as None, text left out."""
+    out: dict[str, float | None] = {}
+    for key, value in flatten(tree, scalar).items():
+        if isinstance(value, bool | int | float):
+            try:
+                number = float(value)
+            except OverflowError:
+                number = math.inf
+            out[key] = number if math.isfinite(number) else None
+    return out
+
+
+def without_prefixes(names: list[str]) -> list[str]:
+    """Strip what wrappers add to tensor names: ``module.`` in front of all (DDP) and ``_orig_mod.`` (torch.compile)."""
+    stripped = [name.replace("_orig_mod.", "") for name in names]
+    while stripped and all(name.startswith("module.") for name in stripped):
+        stripped = [name.removeprefix("module.") for name in stripped]
+    return stripped if len(set(stripped)) == len(names) and all(stripped) else names

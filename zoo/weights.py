@@ -1,0 +1,56 @@
+"""Open a checkpoint of any suffix, and read its weights for those who need the tensors themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.layouts.plain import interpret
+from epsopt.zoo.safetensors_format import open_safetensors
+from epsopt.zoo.source import ChangedWhileReadError, Limits, open_source
+from epsopt.zoo.tensors import OpenCheckpoint
+from epsopt.zoo.torch_format import open_torch
+
+
+@contextmanager
+def open_checkpoint(path: Path, limits: Limits) -> Iterator[OpenCheckpoint]:
+    """Open a checkpoint file by its suffix; see open_source, open_torch and open_safetensors for what is refused."""
+    with open_source(path, limits) as source:
+        opener = open_safetensors if path.suffix.lower() == ".safetensors" else open_torch
+        yield opener(source, limits)
+
+
+def load_weights(
+    path: Path | str, names: Collection[str] | None = None, *, limits: Limits | None = None
+) -> dict[str, torch.Tensor]:
+    """Read tensors of one checkpoint into this process, with the same checks as the reader's children make.
+
+    Args:
+        path: a checkpoint file, best one that was ingested before and so was read in a child process first.
+        names: the tensors wanted, None for all; prefixes of wrappers (``module.``) are stripped.
+        limits: budgets; the defaults when None.
+
+    Returns:
+        Tensors by name, in state-dict order, dtypes as saved.
+
+    Raises:
+        UnreadableCheckpoint: not, or not safely, a checkpoint; or it lacks one of the names.
+    """
+    path = Path(path)
+    try:
+        with open_checkpoint(path, limits or Limits()) as checkpoint:
+            weights = interpret(checkpoint).weights
+            missing = [n for n in names or () if n not in weights]
+            if missing:
+                raise UnreadableCheckpoint(
+                    path, f"has no tensor {missing[0]!r}; its first is {next(iter(weights))!r}"
+                )
+            return {n: checkpoint.read(n, t) for n, t in weights.items() if names is None or n in names}
+    except ChangedWhileReadError:
+        raise UnreadableCheckpoint(
+            path, "was written to while it was read: try again when it is complete"
+        ) from None
