@@ -144,8 +144,10 @@ def _create(connection: Connection, shown: str) -> None:
 def cause(error: DBAPIError) -> str:
     """Return the first line of what the database driver said, with what to do where that is known."""
     said = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
-    if isinstance(error, OperationalError) and "readonly" in said:
+    if isinstance(error, OperationalError) and ("readonly" in said or "unable to open" in said):
         return f"{said}: make the file and its folder writable"
+    if "disk is full" in said:
+        return f"{said}: free some space and run the command again, nothing is lost"
     if "file is not a database" in said:
         return f"{said}: the file holds something else, choose another name"
     return said

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -82,6 +83,7 @@ class ReaderPool:
     def __init__(self, jobs: int = 2, limits: Limits | None = None) -> None:
         self.jobs = max(1, jobs)
         self.limits = limits or Limits()
+        self.in_use = threading.Lock()
         self._workers: list[_Worker] = []
         self._dead: list[tuple[int, Message]] = []
 

@@ -110,6 +110,17 @@ def read_files(
     Raises:
         HookError: the hook failed; it names the path and the exception.
     """
+    with pool.in_use:
+        _read_files(pool, files, book, handle, embed)
+
+
+def _read_files(
+    pool: ReaderPool,
+    files: Sequence[tuple[Path, int]],
+    book: LineageBook,
+    handle: Callable[[int, Outcome], bool],
+    embed: str | None,
+) -> None:
     header = {"embed": embed}
     pool.start(len(files))
     fresh = deque(range(len(files)))

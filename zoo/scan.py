@@ -11,7 +11,7 @@ from pathlib import Path
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Failure
 from epsopt.zoo.source import Identity, identity_of, not_a_file, refusal
-from epsopt.zoo.values import clean
+from epsopt.zoo.text import clean
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 _IN_THE_MAKING = (".tmp", ".part", ".partial", "~")

@@ -73,7 +73,8 @@ class Source:
     def sha256(self) -> str:
         """Hash the whole content."""
         self.file.seek(0)
-        return hashlib.file_digest(self.file, "sha256").hexdigest()
+        digest = hashlib.file_digest(self.file, "sha256")  # type: ignore[arg-type]  # its files do have readinto
+        return digest.hexdigest()
 
 
 def identity_of(status: os.stat_result) -> Identity:

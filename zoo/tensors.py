@@ -86,7 +86,7 @@ class OpenCheckpoint:
         if tensor.numel() == 0:
             return torch.empty(tensor.shape, dtype=tensor.dtype)
         size = tensor.element_size()
-        begin = tensor.storage_offset() * size
+        begin = int(tensor.storage_offset()) * size
         data = self.source.read(self._offset(name, tensor) + begin, _end(tensor) * size - begin)
         values = torch.frombuffer(data, dtype=torch.uint8).view(tensor.dtype)
         return values.as_strided(tensor.shape, tensor.stride())
@@ -95,4 +95,4 @@ class OpenCheckpoint:
 def _end(tensor: torch.Tensor) -> int:
     """Index, in elements of its storage, just past the last element that a non-empty tensor refers to."""
     reach = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.storage_offset() + reach + 1
+    return int(tensor.storage_offset()) + int(reach) + 1

@@ -43,7 +43,7 @@ def open_torch(source: Source, limits: Limits) -> OpenCheckpoint:
             f"{source.size:,} bytes in torch.save's format of before 1.6, which cannot be read in pieces: "
             "load it and save it again",
         )
-    return OpenCheckpoint(source, _load(source, "cpu"))
+    return OpenCheckpoint(source, _load(source, "cpu"), {})
 
 
 @cache
@@ -124,13 +124,13 @@ def reason_of(error: Exception) -> str:
     text = str(error)
     if "allocate memory" in text or "not enough memory" in text:
         raise MemoryError(text) from error
-    if "WeightsUnpickler error" in text:
-        text = text.partition("WeightsUnpickler error:")[2].strip()
+    if text.startswith("Weights only load failed"):  # advice that we do not give surrounds what was wrong
+        text = text.partition("WeightsUnpickler error:")[2] or text.partition("\n")[2]
         found = _GLOBAL.search(text)
         if found:
             return (
                 f"refers to {found[1]}, which is code and not data, so it is not loaded: "
                 "save plain dictionaries, lists, numbers, strings and tensors (vars(args), not args)"
             )
-    first = text.strip().splitlines()[0] if text.strip() else ""
-    return f"truncated or corrupt: {first[:200] or type(error).__name__} ({type(error).__name__})"
+    first = next(iter(text.strip().splitlines()), "")
+    return f"truncated or corrupt: {first[:200] or 'it ends too early'} ({type(error).__name__})"

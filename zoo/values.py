@@ -8,16 +8,11 @@ from typing import Any
 
 import torch
 
+from epsopt.zoo.text import LONGEST, clean
+
 Plain = str | int | float | bool | None
 _DEPTH = 32
 _VALUES = 10_000
-_TEXT = 4_096
-
-
-def clean(text: str) -> str:
-    """Make text that every database stores: no NUL, no lone surrogates, not endless."""
-    printable = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
-    return printable if len(printable) <= _TEXT else printable[:_TEXT] + "…"
 
 
 def plain(value: Any, scalar: Callable[[torch.Tensor], Any]) -> Plain:
@@ -33,7 +28,7 @@ def plain(value: Any, scalar: Callable[[torch.Tensor], Any]) -> Plain:
     if hasattr(value, "item") and getattr(value, "size", 0) == 1:  # a numpy scalar
         return plain(value.item(), scalar)
     if isinstance(value, bytes | bytearray):
-        return clean(value[:_TEXT].decode("utf-8", "backslashreplace"))
+        return clean(value[:LONGEST].decode("utf-8", "backslashreplace"))
     if isinstance(value, list | tuple):
         return clean("[" + ", ".join(str(plain(v, scalar)) for v in value) + "]")
     if isinstance(value, torch.dtype | torch.device | torch.Size | complex):

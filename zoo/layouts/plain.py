@@ -14,7 +14,8 @@ import torch
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.layouts.reading import Reading
 from epsopt.zoo.tensors import OpenCheckpoint
-from epsopt.zoo.values import clean, flatten, metrics_of, without_prefixes
+from epsopt.zoo.text import clean
+from epsopt.zoo.values import flatten, metrics_of, without_prefixes
 
 WEIGHTS = ("model_state_dict", "state_dict", "model", "model_state")
 HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams")
@@ -92,7 +93,7 @@ def _tensors(tree: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
         elif isinstance(value, Mapping) and id(value) not in visited and depth < _DEPTH:
             visited.add(id(value))
             prefix = f"{name}." if name else ""
-            stack.extend((prefix + k, v, depth + 1) for k, v in reversed(value.items()) if isinstance(k, str))
+            stack.extend((prefix + k, v, depth + 1) for k, v in reversed(list(value.items())) if isinstance(k, str))
     return out
 
 

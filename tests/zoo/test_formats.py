@@ -1,0 +1,163 @@
+"""Every suffix and the ways in which people fill them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.ingest import ingest, read_fingerprints
+from epsopt.zoo.layouts.plain import interpret
+from epsopt.zoo.source import Limits
+from epsopt.zoo.weights import load_weights, open_checkpoint
+
+WEIGHTS = {"l.weight": torch.arange(12.0).reshape(3, 4), "l.bias": torch.ones(3)}
+
+
+def read(path: Path):
+    with open_checkpoint(path, Limits()) as checkpoint:
+        return interpret(checkpoint)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".PT"])
+@pytest.mark.parametrize("key", ["model_state_dict", "state_dict", "model", "model_state", None])
+def test_torch_files_give_back_their_weights_bit_by_bit(tmp_path, suffix, key):
+    path = tmp_path / f"epoch_3{suffix}"
+    torch.save(WEIGHTS if key is None else {key: WEIGHTS, "optimizer": {"state": {}}}, path)
+    loaded = load_weights(path)
+    assert list(loaded) == list(WEIGHTS)
+    assert all(torch.equal(loaded[n], WEIGHTS[n]) for n in WEIGHTS)
+
+
+def test_all_four_suffixes_go_into_the_catalogue(tmp_path, catalogue, save):
+    for i, suffix in enumerate((".pt", ".pth", ".ckpt")):
+        save(tmp_path / "run" / f"epoch_{i}{suffix}", i)
+    save_file({"a.weight": torch.rand(4, 4)}, tmp_path / "run" / "last.safetensors")
+    report = ingest(catalogue, tmp_path)
+    assert (report.added, report.failed) == (4, [])
+    assert {Path(c.path).suffix for c in catalogue.checkpoints()} == {".pt", ".pth", ".ckpt", ".safetensors"}
+
+
+def test_only_the_asked_tensors_are_read_and_an_unknown_name_is_an_error(tmp_path):
+    path = tmp_path / "m.pt"
+    torch.save(WEIGHTS, path)
+    assert list(load_weights(path, ["l.bias"])) == ["l.bias"]
+    with pytest.raises(UnreadableCheckpoint, match=r"no tensor 'nonsense'; its first is 'l.weight'"):
+        load_weights(path, ["nonsense"])
+
+
+def test_files_too_large_to_hold_are_streamed_with_the_same_result(tmp_path):
+    path = tmp_path / "m.pt"
+    torch.save({"model": WEIGHTS}, path)
+    streamed = load_weights(path, limits=Limits(at_once=0))
+    assert all(torch.equal(streamed[n], WEIGHTS[n]) for n in WEIGHTS)
+
+
+def test_views_ties_transposes_and_small_floats_are_read_as_saved(tmp_path):
+    big = torch.arange(100.0)
+    weights = {
+        "view": big[10:20],
+        "tied": big[10:20],
+        "transposed": torch.arange(6.0).reshape(2, 3).t(),
+        "half": torch.ones(5, dtype=torch.bfloat16),
+        "empty": torch.zeros(0, 3),
+        "scalar": torch.tensor(2.5),
+        "count": torch.tensor(7),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+    }
+    path = tmp_path / "m.pt"
+    torch.save(weights, path)
+    loaded = load_weights(path)
+    assert all(torch.equal(loaded[n], w) and loaded[n].dtype == w.dtype for n, w in weights.items())
+
+
+def test_the_format_of_before_2020_is_read_too(tmp_path):
+    path = tmp_path / "old.pt"
+    torch.save({"state_dict": WEIGHTS, "epoch": 4}, path, _use_new_zipfile_serialization=False)
+    reading = read(path)
+    assert torch.equal(reading.weights["l.weight"], WEIGHTS["l.weight"])
+    assert reading.epoch == 4
+
+
+def test_wrappers_prefixes_are_stripped_from_tensor_names(tmp_path):
+    path = tmp_path / "m.pt"
+    torch.save({"model": {f"module._orig_mod.{n}": w for n, w in WEIGHTS.items()}}, path)
+    assert list(load_weights(path)) == list(WEIGHTS)
+
+
+def test_a_prefix_that_not_all_names_have_is_part_of_the_name(tmp_path):
+    path = tmp_path / "m.pt"
+    torch.save({"module.weight": torch.ones(2, 2), "head.weight": torch.ones(2, 2)}, path)
+    assert list(load_weights(path)) == ["module.weight", "head.weight"]
+
+
+def test_numpy_numbers_tensors_and_nested_configs_become_plain_values(tmp_path):
+    path = tmp_path / "m.pt"
+    config = {"lr": np.float64(0.1), "opt": {"name": "adam", "betas": (0.9, 0.99)}, "seed": 3, "flag": True, "n": None}
+    metrics = {"coverage": torch.tensor(0.5), "loss": np.float32(2.0), "bad": float("nan"), "inf": float("inf")}
+    torch.save({"model": WEIGHTS, "config": config, "metrics": metrics | {"note": "text"}, "epoch": np.int64(5)}, path)
+    reading = read(path)
+    assert reading.hyperparameters == {
+        "lr": 0.1,
+        "opt.name": "adam",
+        "opt.betas": "[0.9, 0.99]",
+        "seed": 3,
+        "flag": True,
+        "n": None,
+    }
+    assert reading.metrics == {"coverage": 0.5, "loss": 2.0, "bad": None, "inf": None}
+    assert reading.epoch == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "epoch"),
+    [
+        ("epoch_010.pt", {}, 10),
+        ("epoch=3-step=400.ckpt", {}, 3),
+        ("model_v2_17.pt", {}, 17),
+        ("best.pt", {}, None),
+        ("best.pt", {"step": 8}, 8),
+        ("epoch_1.pt", {"epoch": 9}, 9),
+        ("epoch_1.pt", {"epoch": float("nan")}, 1),
+    ],
+)
+def test_the_epoch_comes_from_the_file_or_else_from_its_name(tmp_path, name, said, epoch):
+    torch.save({"model": WEIGHTS, **said}, tmp_path / name)
+    assert read(tmp_path / name).epoch == epoch
+
+
+def test_safetensors_metadata_holds_json_of_the_same_keys(tmp_path):
+    path = tmp_path / "m.safetensors"
+    about = {"config": json.dumps({"lr": 0.1}), "metrics": json.dumps({"coverage": 0.9}), "epoch": "7"}
+    save_file(WEIGHTS, path, metadata=about)
+    reading = read(path)
+    assert torch.equal(load_weights(path)["l.weight"], WEIGHTS["l.weight"])
+    assert (reading.hyperparameters, reading.metrics, reading.epoch) == ({"lr": 0.1}, {"coverage": 0.9}, 7)
+
+
+def test_safetensors_without_metadata_take_config_and_metrics_from_beside(tmp_path):
+    save_file(WEIGHTS, tmp_path / "m.safetensors")
+    (tmp_path / "config.json").write_text('{"lr": 0.2}')
+    (tmp_path / "metrics.json").write_text('{"coverage": 0.8}')
+    reading = read(tmp_path / "m.safetensors")
+    assert (reading.hyperparameters, reading.metrics) == ({"lr": 0.2}, {"coverage": 0.8})
+
+
+def test_a_checkpoint_without_config_or_metrics_is_still_a_checkpoint(tmp_path, catalogue):
+    torch.save(WEIGHTS, tmp_path / "weights.pt")
+    assert ingest(catalogue, tmp_path).added == 1
+    (checkpoint,) = catalogue.checkpoints()
+    assert (checkpoint.metrics, checkpoint.hyperparameters, checkpoint.epoch) == ({}, {}, None)
+
+
+def test_files_can_be_fingerprinted_without_a_catalogue(tmp_path, save):
+    good = save(tmp_path / "epoch_1.pt", 1)
+    read_ones = read_fingerprints([good, tmp_path / "missing.pt"])
+    assert read_ones[0].fingerprint.n_parameters == sum(w.numel() for w in load_weights(good).values())
+    assert read_ones[0].metrics["coverage"] == 0.01
+    assert "not there" in read_ones[1].reason
