@@ -38,7 +38,7 @@ class NetworkShape:
     metrics: int
     anchors: tuple[int, int] | None
     latent: int = 64
-    width: int = 96
+    width: int = 64
     heads: int = 4
     layers: int = 1
     dropout: float = 0.1
@@ -70,7 +70,7 @@ class EpsilonVAE(nn.Module):
         self.kind = nn.Embedding(1 + shape.kinds, width)
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, shape.heads, 2 * width, shape.dropout, "gelu", batch_first=True, norm_first=True
+                width, shape.heads, width, 0.0, "gelu", batch_first=True, norm_first=True
             )
             for _ in range(shape.layers)
         )
@@ -82,7 +82,7 @@ class EpsilonVAE(nn.Module):
         self.embedding_head: nn.Module | None = None
         if shape.anchors is not None:
             self.embedding_head = nn.Sequential(
-                nn.Linear(latent, 256), nn.GELU(), nn.Linear(256, shape.anchors[0] * shape.anchors[1])
+                nn.Linear(latent, 128), nn.GELU(), nn.Linear(128, shape.anchors[0] * shape.anchors[1])
             )
         self.recombination = Recombination(latent)
 
@@ -95,24 +95,26 @@ class EpsilonVAE(nn.Module):
         Returns:
             Mean and log-variance of z, each ``(n, latent)``.
         """
-        x = self.shared(tokens.values) + self.kind(tokens.kinds) + self._by_kind(tokens)
-        present = tokens.present.unsqueeze(-1)
+        kinds, present = tokens.kinds.clamp(min=0), (tokens.kinds >= 0)[tokens.layouts]
+        mask = present.unsqueeze(-1).to(tokens.values.dtype)
+        x = self.shared(tokens.values) + self.kind(kinds)[tokens.layouts] + self._by_kind(tokens, kinds)
+        count = mask.sum(1).clamp(min=1)
         # The pooled raw tokens skip the attention: alone they are what a plain network on all features would see.
-        first = (x * present).sum(1) / present.sum(1).clamp(min=1) ** 0.5
+        first = (x * mask).sum(1) / count.sqrt()
+        padding = None if bool(present.all()) else ~present
         for block in self.blocks:
-            x = block(x, src_key_padding_mask=~tokens.present)
-        last = (x * present).sum(1) / present.sum(1).clamp(min=1)
+            x = block(x, src_key_padding_mask=padding)
+        last = (x * mask).sum(1) / count
         mean, log_variance = self.to_latent(self.pool(torch.cat([first, last], dim=1))).chunk(2, dim=1)
         return mean, log_variance.clamp(-8.0, 4.0)
 
-    def _by_kind(self, tokens: Tokens) -> Tensor:
-        rows, which = torch.unique(tokens.kinds, dim=0, return_inverse=True)
-        if len(rows) == 1:  # one architecture: a single batched product
-            return torch.einsum("nbc,bcw->nbw", tokens.values, self.per_kind[rows[0]])
+    def _by_kind(self, tokens: Tokens, kinds: Tensor) -> Tensor:
+        if len(kinds) == 1:  # one architecture: a single batched product
+            return torch.einsum("nbc,bcw->nbw", tokens.values, self.per_kind[kinds[0]])
         out = tokens.values.new_zeros(*tokens.values.shape[:2], self.shape.width)
-        for i, row in enumerate(rows):
-            mine = which == i
-            out[mine] = torch.einsum("nbc,bcw->nbw", tokens.values[mine], self.per_kind[row])
+        for layout in torch.unique(tokens.layouts).tolist():
+            mine = tokens.layouts == layout
+            out[mine] = torch.einsum("nbc,bcw->nbw", tokens.values[mine], self.per_kind[kinds[layout]])
         return out
 
     def decode_metrics(self, z: Tensor) -> Tensor:

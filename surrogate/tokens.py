@@ -21,20 +21,20 @@ class Tokens:
 
     Attributes:
         values: ``(n, blocks, components)`` float32, zero in the padding.
-        kinds: ``(n, blocks)`` int64; which known kind of block each token is, 0 = none of them.
-        present: ``(n, blocks)`` bool; false in the padding.
+        layouts: ``(n,)`` int64; which row of ``kinds`` each checkpoint's blocks follow.
+        kinds: ``(layouts, blocks)`` int64; which known kind each block is, 0 = none of them, -1 = padding.
     """
 
     values: torch.Tensor
+    layouts: torch.Tensor
     kinds: torch.Tensor
-    present: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.values)
 
     def take(self, rows: torch.Tensor) -> Tokens:
         """Return the given rows."""
-        return Tokens(self.values[rows], self.kinds[rows], self.present[rows])
+        return Tokens(self.values[rows], self.layouts[rows], self.kinds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,22 +65,22 @@ class Tokenizer:
         index = {name: i + 1 for i, name in enumerate(self.kinds)}
         blocks = max((len(f.names) for f in fingerprints), default=0)
         n = len(fingerprints)
-        kinds = np.zeros((n, blocks), dtype=np.int64)
-        present = np.zeros((n, blocks), dtype=bool)
+        kinds = np.full((n, blocks), -1, dtype=np.int64)
         values = np.zeros((n, blocks, self.components), dtype=np.float32)
         places: dict[int, list[tuple[int, int]]] = {}
         for row, fingerprint in enumerate(fingerprints):
             for column, name in enumerate(_kinds(fingerprint)):
                 kind = index.get(name, 0)
                 kinds[row, column] = kind
-                present[row, column] = True
                 places.setdefault(kind, []).append((row, column))
         for kind, where in places.items():
             rows, columns = np.array(where).T
             raw = np.stack([fingerprints[r].features[c] for r, c in where])
             standard = np.clip((raw - self.mean[kind]) / self.scale[kind], -_CLIP, _CLIP)
             values[rows, columns] = standard @ self.basis[kind]
-        return Tokens(torch.from_numpy(values), torch.from_numpy(kinds), torch.from_numpy(present))
+        # Few architectures, many checkpoints: the kinds are kept once per architecture.
+        layouts, which = np.unique(kinds, axis=0, return_inverse=True)
+        return Tokens(torch.from_numpy(values), torch.from_numpy(which.reshape(-1)), torch.from_numpy(layouts))
 
 
 def fit_tokenizer(fingerprints: Sequence[Fingerprint]) -> Tokenizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,11 +28,11 @@ class Recipe:
         weights: weight of the recombination head's loss.
     """
 
-    steps: int = 700
+    steps: int = 300
     batch: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 0.05
-    noise: float = 0.1
+    noise: float = 0.3
     kl: float = 3e-3
     embeddings: float = 1.0
     weights: float = 0.1
@@ -85,6 +85,7 @@ def train_network(
     optimizer = torch.optim.AdamW(
         [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}],
         lr=recipe.learning_rate,
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.15
@@ -115,7 +116,7 @@ def _row_weights(runs: np.ndarray) -> np.ndarray:
 def _loss(network: EpsilonVAE, examples: Examples, rows: Tensor, recipe: Recipe) -> Tensor:
     tokens = examples.tokens.take(rows)
     noise = recipe.noise * torch.randn_like(tokens.values)
-    mean, log_variance = network.encode(Tokens(tokens.values + noise, tokens.kinds, tokens.present))
+    mean, log_variance = network.encode(replace(tokens, values=tokens.values + noise))
     z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
     loss = recipe.kl * (-0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)).mean()
     measured = examples.metrics[rows]
@@ -136,7 +137,7 @@ def _loss(network: EpsilonVAE, examples: Examples, rows: Tensor, recipe: Recipe)
 
 
 def _masked(function: Callable[..., Tensor], predicted: Tensor, target: Tensor) -> Tensor:
+    # Multiplying by the mask instead of indexing with it: a quarter of a step's time on a CPU.
     known = torch.isfinite(target)
-    if not bool(known.any()):
-        return predicted.sum() * 0.0
-    return function(predicted[known], target[known])
+    error = function(predicted, torch.where(known, target, 0.0), reduction="none") * known
+    return error.sum() / known.sum().clamp(min=1)

@@ -1,0 +1,264 @@
+"""Fitting: one network per fold of held-out runs (validation and calibration), then one on everything (the map)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from epsopt.surrogate.baselines import median_baseline, statistics_baseline
+from epsopt.surrogate.dataset import TrainingSet, run_folds
+from epsopt.surrogate.head import (
+    Fold,
+    HeadSettings,
+    HeldOut,
+    choose,
+    conformal_factor,
+    held_out,
+    standardised,
+    thin,
+)
+from epsopt.surrogate.network import EpsilonVAE, NetworkShape
+from epsopt.surrogate.surrogate import Memory, Surrogate
+from epsopt.surrogate.tokens import Tokenizer, fit_tokenizer
+from epsopt.surrogate.training import Examples, Recipe, train_network
+from epsopt.surrogate.transforms import MetricTransform, fit_transform
+from epsopt.surrogate.validation import MetricValidation, Validation, grouped_width
+from epsopt.zoo.errors import EmptyCatalogue, UsageError
+
+FEWEST_RUNS = 3
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    tokenizer: Tokenizer
+    transforms: tuple[MetricTransform, ...]
+    network: EpsilonVAE
+    examples: Examples
+    embedding_scale: tuple[torch.Tensor, torch.Tensor] | None
+
+    def encode(self, part: TrainingSet) -> torch.Tensor:
+        with torch.no_grad():
+            return self.network.encode(self.tokenizer(part.fingerprints))[0]
+
+    def scaled(self, part: TrainingSet) -> NDArray[np.float64]:
+        return np.stack([t.forward(part.metrics[:, j]) for j, t in enumerate(self.transforms)], axis=1)
+
+
+def fit(
+    train: TrainingSet,
+    *,
+    seed: int = 0,
+    folds: int = 5,
+    level: float = 0.9,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    recipe: Recipe | None = None,
+    progress: Progress | None = None,
+) -> tuple[Surrogate, Validation]:
+    """Fit the Epsilon-VAE to a zoo and validate it on held-out runs.
+
+    Args:
+        train: checkpoints of at least three runs.
+        seed: of everything random; the same seed gives the same predictions on the same machine.
+        folds: folds of whole runs for validation and calibration.
+        level: nominal coverage of the reported intervals.
+        bounds: declared lowest and highest value of metrics by name.
+        recipe: how to train.
+        progress: called as ``progress(what, share done)``.
+
+    Returns:
+        The surrogate, trained on everything, and what the folds said about it.
+
+    Raises:
+        EmptyCatalogue: too few runs or no measured metric.
+        UsageError: a bound names no metric.
+    """
+    started = time.monotonic()
+    recipe, bounds = recipe or Recipe(), bounds or {}
+    _check(train, bounds)
+    parts = run_folds(train.runs, folds, seed)
+    total = len(parts) + 1
+
+    def report(stage: int, what: str) -> Callable[[int, int], None]:
+        def inner(step: int, steps: int) -> None:
+            if progress is not None and (step % 20 == 0 or step == steps):
+                progress(what, (stage + step / steps) / total)
+
+        return inner
+
+    with torch.random.fork_rng(devices=[]):
+        fold_parts: list[tuple[TrainingSet, TrainingSet, _Fitted, Fold]] = []
+        for k, rows in enumerate(parts):
+            inside = train.take(np.setdiff1d(np.arange(len(train)), rows))
+            outside = train.take(rows)
+            fitted = _train(inside, bounds, recipe, seed, report(k, f"validating on held-out runs {k + 1}/{len(parts)}"))
+            chosen = thin(inside.runs)
+            fold = Fold(
+                z_train=fitted.encode(inside).double().numpy()[chosen],
+                y_train=fitted.scaled(inside)[chosen],
+                z_held=fitted.encode(outside).double().numpy(),
+                y_held=fitted.scaled(outside),
+                runs_held=outside.runs,
+            )
+            fold_parts.append((inside, outside, fitted, fold))
+        final = _train(train, bounds, recipe, seed, report(len(parts), "learning the map from all runs"))
+    held = [[held_out(fold, j) for *_, fold in fold_parts] for j in range(len(train.metric_names))]
+    settings, scores = [], []
+    for per_fold in held:
+        place, chosen_settings = choose(per_fold)
+        settings.append(chosen_settings)
+        scores.append(torch.from_numpy(np.stack(standardised(per_fold, place, chosen_settings))).float())
+    surrogate = Surrogate(
+        metric_names=train.metric_names,
+        transforms=final.transforms,
+        tokenizer=final.tokenizer,
+        network=final.network.requires_grad_(requires_grad=False),
+        memory=Memory(
+            keys=train.keys,
+            latents=final.encode(train),
+            metrics=final.examples.metrics,
+            runs=torch.from_numpy(train.runs),
+            lineages=torch.from_numpy(train.lineages),
+            head_rows=torch.from_numpy(thin(train.runs)),
+        ),
+        settings=tuple(settings),
+        scores=tuple(scores),
+        embedding_scale=final.embedding_scale,
+        trained_on=f"{train.digest}-{seed}",
+    )
+    metrics = tuple(_validate(j, fold_parts, held[j], level, seed) for j in range(len(train.metric_names)))
+    r2, cosine = _validate_embeddings(fold_parts)
+    return surrogate, Validation(
+        metrics, level, len(parts), train.n_runs, len(train), r2, cosine, time.monotonic() - started
+    )
+
+
+def _check(train: TrainingSet, bounds: Mapping[str, tuple[float, float]]) -> None:
+    if train.n_runs < FEWEST_RUNS:
+        raise EmptyCatalogue(
+            f"the catalogue holds {train.n_runs} run{'' if train.n_runs == 1 else 's'} with measured checkpoints, "
+            f"a map needs at least {FEWEST_RUNS} (validation holds out whole runs): ingest more runs"
+        )
+    unknown = sorted(set(bounds) - set(train.metric_names))
+    if unknown:
+        raise UsageError(f"bounds are declared for {unknown[0]!r}, known metrics: {', '.join(train.metric_names)}")
+
+
+def _train(
+    train: TrainingSet,
+    bounds: Mapping[str, tuple[float, float]],
+    recipe: Recipe,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> _Fitted:
+    tokenizer = fit_tokenizer(train.fingerprints)
+    transforms = tuple(
+        fit_transform(train.metrics[:, j], bounds.get(name)) for j, name in enumerate(train.metric_names)
+    )
+    scaled = np.stack([t.forward(train.metrics[:, j]) for j, t in enumerate(transforms)], axis=1)
+    embedding_scale = None
+    embeddings = None
+    if train.embeddings is not None and np.isfinite(train.embeddings).any():
+        mean = torch.from_numpy(np.nanmean(train.embeddings, axis=0))
+        scale = torch.tensor(max(float(np.nanstd(train.embeddings - mean.numpy())), 1e-6))
+        embedding_scale = (mean, scale)
+        embeddings = (torch.from_numpy(train.embeddings) - mean) / scale
+    examples = Examples(
+        tokens=tokenizer(train.fingerprints),
+        metrics=torch.from_numpy(scaled).float(),
+        embeddings=embeddings,
+        sketches=_sketches(train),
+        runs=torch.from_numpy(train.runs),
+        lineages=torch.from_numpy(train.lineages),
+    )
+    torch.manual_seed(seed)
+    anchors = None if embeddings is None else (int(embeddings.shape[1]), int(embeddings.shape[2]))
+    network = EpsilonVAE(NetworkShape(tokenizer.components, len(tokenizer.kinds), len(transforms), anchors))
+    train_network(network, examples, recipe, seed, progress)
+    return _Fitted(tokenizer, transforms, network, examples, embedding_scale)
+
+
+def _sketches(train: TrainingSet) -> torch.Tensor:
+    """Sketches minus their lineage's mean, each lineage scaled to unit mean square."""
+    out = np.stack([f.sketch for f in train.fingerprints]).astype(np.float32)
+    for lineage in np.unique(train.lineages):
+        mine = train.lineages == lineage
+        centred = out[mine] - out[mine].mean(axis=0)
+        out[mine] = centred / max(float(np.sqrt((centred**2).sum(axis=1).mean())), 1e-9)
+    return torch.from_numpy(out)
+
+
+def _validate(
+    j: int,
+    fold_parts: list[tuple[TrainingSet, TrainingSet, _Fitted, Fold]],
+    held: list[HeldOut],
+    level: float,
+    seed: int,
+) -> MetricValidation:
+    truth, point, low, high, median, statistics = [], [], [], [], [], []
+    for k, (inside, outside, fitted, _) in enumerate(fold_parts):
+        # What is reported on a fold was chosen and calibrated on the others.
+        others = [h for i, h in enumerate(held) if i != k]
+        place, settings = choose(others)
+        factor = conformal_factor(*standardised(others, place, settings), level)
+        deviation = np.sqrt(held[k].unit_variance[place] * settings.variance)
+        mean = held[k].mean[place]
+        transform = fitted.transforms[j]
+
+        def back(values: NDArray[np.float64], t: MetricTransform = transform) -> NDArray[np.float64]:
+            return np.asarray(t.backward(torch.from_numpy(values)).numpy())
+
+        truth.append(outside.metrics[:, j])
+        point.append(back(mean))
+        low.append(back(mean - factor * deviation))
+        high.append(back(mean + factor * deviation))
+        one = TrainingSet(
+            inside.keys, inside.fingerprints, inside.runs, inside.lineages,
+            (inside.metric_names[j],), inside.metrics[:, j : j + 1],
+        )  # fmt: skip
+        median.append(median_baseline(one, outside)[:, 0])
+        statistics.append(statistics_baseline(one, outside, seed=seed)[:, 0])
+    y, p, lo, hi, m, s = (np.concatenate(x) for x in (truth, point, low, high, median, statistics))
+    known = np.isfinite(y)
+    y, p, lo, hi, m, s = y[known], p[known], lo[known], hi[known], m[known], s[known]
+    n = len(y)
+    return MetricValidation(
+        name=fold_parts[0][0].metric_names[j],
+        error=float(np.abs(p - y).mean()) if n else 0.0,
+        median_error=float(np.abs(m - y).mean()) if n else 0.0,
+        statistics_error=float(np.abs(s - y).mean()) if n else 0.0,
+        coverage=float(((y >= lo) & (y <= hi)).mean()) if n else 0.0,
+        width=float((hi - lo).mean()) if n else 0.0,
+        median_width=grouped_width(y, float(np.median(y)), level) if n else 0.0,
+        n=n,
+    )
+
+
+def _validate_embeddings(
+    fold_parts: list[tuple[TrainingSet, TrainingSet, _Fitted, Fold]],
+) -> tuple[float | None, float | None]:
+    error = spread = 0.0
+    cosines = []
+    for _, outside, fitted, _ in fold_parts:
+        if fitted.embedding_scale is None or outside.embeddings is None:
+            continue
+        known = np.isfinite(outside.embeddings).all(axis=(1, 2))
+        real = outside.embeddings[known].astype(np.float64)
+        mean, scale = fitted.embedding_scale
+        with torch.no_grad():
+            predicted = (fitted.network.decode_embeddings(fitted.encode(outside)[torch.from_numpy(known)]) * scale + mean)
+        guess = predicted.double().numpy()
+        error += float(((guess - real) ** 2).sum())
+        spread += float(((mean.numpy() - real) ** 2).sum())
+        norm = np.linalg.norm(guess, axis=2) * np.linalg.norm(real, axis=2)
+        cosines.append(((guess * real).sum(axis=2) / np.maximum(norm, 1e-12)).mean(axis=1))
+    if not cosines or spread == 0.0:
+        return None, None
+    return 1.0 - error / spread, float(np.concatenate(cosines).mean())
+
+

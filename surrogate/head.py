@@ -1,0 +1,223 @@
+"""The metric head that answers: Gaussian processes over z, with hyperparameters chosen on held-out runs.
+
+The network's own metric head shapes z while it trains. What is reported comes from an exact Gaussian process on z per
+metric: it honours measurements where there are some, grows unsure away from them, and was the better predictor on
+unseen runs (docs/decisions.md). Its length scale and noise must not be fitted to the training rows, whose z has already
+seen their labels: they are chosen by the predictive density on held-out runs, and the residuals there make the
+intervals (split conformal prediction grouped by run; Dunn et al. 2022, Barber et al. 2021).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from botorch.models import ModelListGP, SingleTaskGP
+from gpytorch.kernels import MaternKernel, ScaleKernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.means import ZeroMean
+from numpy.typing import NDArray
+from torch import Tensor
+
+_LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.5, 5.0)  # in units of the median distance between encoded checkpoints
+_NOISES = (1e-3, 1e-2, 0.05, 0.2, 0.8)  # in units of the signal variance
+MAX_ROWS = 1500
+"""Rows an exact Gaussian process is given; a larger zoo is thinned evenly, run by run."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """Hyperparameters of one metric's Gaussian process.
+
+    Attributes:
+        length: length scale in units of the median distance between encoded checkpoints.
+        noise: noise variance in units of the signal variance.
+        variance: signal variance on the model's scale; positive.
+    """
+
+    length: float
+    noise: float
+    variance: float
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One fold as the head sees it: a network that never saw the held-out runs encoded both parts.
+
+    Attributes:
+        z_train: ``(n, latent)``.
+        y_train: ``(n, m)`` on the model's scale; NaN where not measured.
+        z_held: ``(k, latent)``.
+        y_held: ``(k, m)``.
+        runs_held: ``(k,)``.
+    """
+
+    z_train: Floats
+    y_train: Floats
+    z_held: Floats
+    y_held: Floats
+    runs_held: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Predictions of one metric on one fold's held-out rows, for every setting of the grid.
+
+    Attributes:
+        mean: ``(settings, k)``.
+        unit_variance: ``(settings, k)`` predictive variance for signal variance 1.
+        residual: ``(settings, k)``; NaN where not measured.
+        weight: ``(k,)`` so that every run counts the same.
+    """
+
+    mean: Floats
+    unit_variance: Floats
+    residual: Floats
+    weight: Floats
+
+
+def grid() -> list[tuple[float, float]]:
+    """Return the ``(length, noise)`` pairs that are tried."""
+    return list(itertools.product(_LENGTHS, _NOISES))
+
+
+def held_out(fold: Fold, metric: int) -> HeldOut:
+    """Predict one metric of a fold's held-out rows with every setting of the grid."""
+    known = np.flatnonzero(np.isfinite(fold.y_train[:, metric]))
+    z, y = fold.z_train[known], fold.y_train[known, metric]
+    between, across = _distances(z, z), _distances(fold.z_held, z)
+    unit = median_distance(fold.z_train)
+    means, variances = [], []
+    for length in _LENGTHS:
+        covariance, cross = _matern(between / (length * unit)), _matern(across / (length * unit))
+        # One eigendecomposition serves all noise levels.
+        values, vectors = np.linalg.eigh(covariance)
+        projected, target = cross @ vectors, vectors.T @ y
+        for noise in _NOISES:
+            inverse = 1.0 / (np.maximum(values, 0.0) + noise)
+            means.append(projected @ (inverse * target))
+            variances.append(np.maximum(1.0 - (projected**2) @ inverse, 1e-6) + noise)
+    mean = np.stack(means)
+    _, which, counts = np.unique(fold.runs_held, return_inverse=True, return_counts=True)
+    return HeldOut(mean, np.stack(variances), fold.y_held[:, metric] - mean, 1.0 / counts[which])
+
+
+def choose(parts: list[HeldOut]) -> tuple[int, HeadSettings]:
+    """Choose the setting with the best predictive density on held-out rows.
+
+    Args:
+        parts: one metric's held-out predictions, fold by fold.
+
+    Returns:
+        Its place in :func:`grid` and the settings, signal variance included.
+    """
+    residual = np.concatenate([p.residual for p in parts], axis=1)
+    variance = np.concatenate([p.unit_variance for p in parts], axis=1)
+    weight = np.concatenate([p.weight for p in parts])
+    known = np.isfinite(residual[0])
+    if not known.any():
+        length, noise = grid()[0]
+        return 0, HeadSettings(length, noise, 1.0)
+    residual, variance = residual[:, known], variance[:, known]
+    share = weight[known] / weight[known].sum()
+    scale = np.maximum((residual**2 / variance) @ share, 1e-8)
+    density = -0.5 * np.log(scale) - 0.5 * np.log(variance) @ share
+    # Mean error decides as well: a density alone prefers a vague head over a sharp one with a few outliers.
+    score = density - np.log(np.maximum(np.abs(residual) @ share, 1e-9))
+    best = int(np.argmax(score))
+    length, noise = grid()[best]
+    return best, HeadSettings(length, noise, float(scale[best]))
+
+
+def standardised(parts: list[HeldOut], place: int, settings: HeadSettings) -> tuple[Floats, Floats]:
+    """Return ``|residual| / standard deviation`` of the held-out rows and their weights, measured rows only."""
+    residual = np.concatenate([p.residual[place] for p in parts])
+    variance = np.concatenate([p.unit_variance[place] for p in parts]) * settings.variance
+    weight = np.concatenate([p.weight for p in parts])
+    known = np.isfinite(residual)
+    return np.abs(residual[known]) / np.sqrt(variance[known]), weight[known]
+
+
+def conformal_factor(scores: Floats, weights: Floats, level: float) -> float:
+    """How many standard deviations an interval needs on either side to cover ``level`` of held-out rows.
+
+    Args:
+        scores: ``(k,)`` standardised absolute residuals.
+        weights: ``(k,)`` weights (every run counts the same).
+        level: wanted coverage, between 0 and 1.
+
+    Returns:
+        The weighted quantile, at the level raised for the finite number of runs (the weight of one more run).
+    """
+    if len(scores) == 0:
+        return float("inf")
+    order = np.argsort(scores)
+    runs = max(float(weights.sum()), 1.0)
+    cumulative = np.cumsum(weights[order]) / weights.sum()
+    place = int(np.searchsorted(cumulative, min(level * (1.0 + 1.0 / runs), 1.0)))
+    return float(scores[order][min(place, len(scores) - 1)])
+
+
+def build_model(z: Tensor, y: Tensor, settings: list[HeadSettings]) -> ModelListGP:
+    """Build the BoTorch model: one exact Gaussian process per metric, hyperparameters fixed.
+
+    Args:
+        z: ``(n, latent)`` encoded checkpoints.
+        y: ``(n, m)`` metrics on the model's scale; NaN rows of a metric are left out of its process.
+        settings: one per metric.
+
+    Returns:
+        The model, in float64 and evaluation mode; ``posterior(X)`` takes ``(..., q, latent)``.
+    """
+    z, unit = z.double(), median_distance(z.double().numpy())
+    models = []
+    for j, chosen in enumerate(settings):
+        known = torch.isfinite(y[:, j])
+        kernel = ScaleKernel(MaternKernel(nu=2.5))
+        likelihood = GaussianLikelihood()
+        model = SingleTaskGP(
+            z[known],
+            y[known, j : j + 1].double(),
+            covar_module=kernel,
+            mean_module=ZeroMean(),
+            likelihood=likelihood,
+            outcome_transform=None,
+        )
+        kernel.base_kernel.lengthscale = chosen.length * unit
+        kernel.outputscale = chosen.variance
+        likelihood.noise = max(chosen.noise * chosen.variance, 1.1e-4)
+        models.append(model.double())
+    out = ModelListGP(*models).eval()
+    out.requires_grad_(requires_grad=False)
+    return out
+
+
+def median_distance(z: Floats) -> float:
+    """Median distance between rows, the unit of length scales; 1 when there are fewer than two."""
+    rows = z if len(z) <= 500 else z[np.linspace(0, len(z) - 1, 500).astype(np.int64)]
+    distances = _distances(rows, rows)[np.triu_indices(len(rows), 1)]
+    positive = distances[distances > 0]
+    return float(np.median(positive)) if len(positive) else 1.0
+
+
+def thin(runs: NDArray[np.int64], limit: int = MAX_ROWS) -> NDArray[np.int64]:
+    """Return at most ``limit`` rows, spread evenly over rows sorted by run."""
+    order = np.argsort(runs, kind="stable")
+    if len(order) <= limit:
+        return np.arange(len(runs))
+    return np.sort(order[np.linspace(0, len(order) - 1, limit).astype(np.int64)])
+
+
+def _distances(a: Floats, b: Floats) -> Floats:
+    squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2.0 * a @ b.T
+    return np.asarray(np.sqrt(np.maximum(squared, 0.0)))
+
+
+def _matern(r: Floats) -> Floats:
+    """Matérn 5/2."""
+    scaled = np.sqrt(5.0) * r
+    return np.asarray((1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled))

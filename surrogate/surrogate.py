@@ -1,0 +1,286 @@
+"""The fitted surrogate: encode checkpoints, predict metrics and embeddings, decode weights as recombinations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from botorch.models import ModelListGP
+from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from epsopt.surrogate.head import HeadSettings, build_model, conformal_factor
+from epsopt.surrogate.network import EpsilonVAE, NetworkShape
+from epsopt.surrogate.tokens import Tokenizer
+from epsopt.surrogate.transforms import MetricTransform
+from epsopt.zoo.errors import CatalogueError, UsageError
+from epsopt.zoo.fingerprint import FORMAT as FINGERPRINT_FORMAT
+from epsopt.zoo.fingerprint import Fingerprint
+
+FORMAT = 1
+_CHUNK = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Predicted metrics of ``n`` points.
+
+    Attributes:
+        metric_names: ``m`` names.
+        point: ``(n, m)`` medians, in the metrics' own units.
+        low: ``(n, m)`` lower ends of the intervals.
+        high: ``(n, m)`` upper ends of the intervals.
+        level: share of held-out checkpoints that the intervals were calibrated to cover.
+    """
+
+    metric_names: tuple[str, ...]
+    point: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    level: float
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """The real checkpoints that the surrogate was trained on, encoded.
+
+    Attributes:
+        keys: ``n`` identities (sha256).
+        latents: ``(n, latent)``.
+        metrics: ``(n, m)`` on the model's scale; NaN where not measured.
+        runs: ``(n,)`` int64.
+        lineages: ``(n,)`` int64.
+        head_rows: rows that the Gaussian processes use.
+    """
+
+    keys: tuple[str, ...]
+    latents: Tensor
+    metrics: Tensor
+    runs: Tensor
+    lineages: Tensor
+    head_rows: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Surrogate:
+    """A fitted Epsilon-VAE with calibrated heads; made by :func:`epsopt.surrogate.fit`.
+
+    Attributes:
+        metric_names: ``m`` names.
+        transforms: one per metric.
+        tokenizer: fingerprints to tokens.
+        network: encoder and heads.
+        memory: what it was trained on.
+        settings: one Gaussian process's hyperparameters per metric.
+        scores: per metric, the standardised absolute residuals on held-out runs and their weights, ``(2, k)``.
+        embedding_scale: ``(mean (anchors, dim), scale ())`` or ``None``.
+        trained_on: digest of the training set.
+    """
+
+    metric_names: tuple[str, ...]
+    transforms: tuple[MetricTransform, ...]
+    tokenizer: Tokenizer
+    network: EpsilonVAE
+    memory: Memory
+    settings: tuple[HeadSettings, ...]
+    scores: tuple[Tensor, ...]
+    embedding_scale: tuple[Tensor, Tensor] | None
+    trained_on: str
+
+    @property
+    def latent(self) -> int:
+        """Length of z."""
+        return self.network.shape.latent
+
+    @cached_property
+    def model(self) -> ModelListGP:
+        """The metrics as a BoTorch model of z, on the model's scale (see :meth:`to_metrics`).
+
+        Its variances are scaled so that 90 % intervals cover 90 % of held-out runs' checkpoints.
+        """
+        widened = []
+        for chosen, (scores, weights) in zip(self.settings, self.scores, strict=True):
+            factor = conformal_factor(scores.double().numpy(), weights.double().numpy(), 0.9)
+            widening = (factor / 1.6449) ** 2 if np.isfinite(factor) else 1.0
+            widened.append(HeadSettings(chosen.length, chosen.noise, chosen.variance * max(widening, 1e-6)))
+        rows = self.memory.head_rows
+        return build_model(self.memory.latents[rows], self.memory.metrics[rows], widened)
+
+    def encode(self, fingerprints: Sequence[Fingerprint]) -> Tensor:
+        """Encode checkpoints: ``n`` fingerprints to ``(n, latent)`` float32 means of z."""
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(fingerprints), _CHUNK):
+                parts.append(self.network.encode(self.tokenizer(fingerprints[start : start + _CHUNK]))[0])
+        return torch.cat(parts) if parts else torch.zeros(0, self.latent)
+
+    def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictive mean and standard deviation on the model's scale, measurement noise included.
+
+        Args:
+            z: ``(n, latent)``; gradients flow back to it.
+
+        Returns:
+            ``(n, m)`` means and ``(n, m)`` standard deviations, float64.
+        """
+        means, deviations = [], []
+        for start in range(0, len(z), _CHUNK):
+            posterior = self.model.posterior(z[start : start + _CHUNK].double(), observation_noise=True)
+            means.append(posterior.mean)
+            deviations.append(posterior.variance.clamp(min=1e-10).sqrt())
+        if not means:
+            empty = torch.zeros(0, len(self.metric_names), dtype=torch.float64)
+            return empty, empty
+        return torch.cat(means), torch.cat(deviations)
+
+    def predict(self, z: Tensor, level: float = 0.9) -> Prediction:
+        """Predict the metrics of points of the latent space.
+
+        Args:
+            z: ``(n, latent)``.
+            level: coverage of the intervals, in (0, 1); calibrated on held-out runs.
+
+        Returns:
+            Points and intervals in the metrics' own units.
+
+        Raises:
+            UsageError: the level is not between 0 and 1.
+        """
+        if not 0.0 < level < 1.0:
+            raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
+        with torch.no_grad():
+            mean, deviation = self.moments(z)
+        # The model's deviations are calibrated at 90 %; other levels take their factor from the same residuals.
+        factors = torch.tensor(
+            [
+                1.6449
+                * conformal_factor(s.double().numpy(), w.double().numpy(), level)
+                / conformal_factor(s.double().numpy(), w.double().numpy(), 0.9)
+                if len(s)
+                else 10.0
+                for s, w in self.scores
+            ],
+            dtype=torch.float64,
+        )
+        return Prediction(
+            self.metric_names,
+            self.to_metrics(mean).numpy(),
+            self.to_metrics(mean - factors * deviation).numpy(),
+            self.to_metrics(mean + factors * deviation).numpy(),
+            level,
+        )
+
+    def to_metrics(self, values: Tensor) -> Tensor:
+        """Map ``(..., m)`` values from the model's scale to the metrics' own units; monotone, differentiable."""
+        return torch.stack([t.backward(values[..., j]) for j, t in enumerate(self.transforms)], dim=-1)
+
+    def to_scale(self, name: str, value: float) -> float:
+        """Map one metric's value to the model's scale."""
+        return float(self.transforms[self.metric_names.index(name)].forward(np.array([value]))[0])
+
+    def decode_embeddings(self, z: Tensor) -> Tensor:
+        """Predict anchor embeddings: ``(n, latent)`` to ``(n, anchors, dim)`` in the embeddings' own units.
+
+        Raises:
+            UsageError: the zoo had no embeddings to learn from.
+        """
+        if self.embedding_scale is None:
+            raise UsageError(
+                "this map has no embedding head, because no checkpoint has anchor embeddings: "
+                "set hooks.embed in epsopt.toml, then run 'epsopt ingest' and 'epsopt fit' again"
+            )
+        mean, scale = self.embedding_scale
+        with torch.no_grad():
+            return self.network.decode_embeddings(z.float()) * scale + mean
+
+    def recombine(self, z: Tensor, lineage: int, parents: int = 8) -> list[list[tuple[str, float]]]:
+        """Decode weights as recombinations of real checkpoints of one lineage (D5).
+
+        Args:
+            z: ``(n, latent)``.
+            lineage: whose checkpoints may be used.
+            parents: at most so many per point; their coefficients sum to one.
+
+        Returns:
+            For each point its parents as ``(key, coefficient)``, largest first: the decoded weights are
+            ``base + sum c_i (w_i - base)``, which is ``sum c_i w_i``.
+
+        Raises:
+            UsageError: the lineage has no checkpoint in the map.
+        """
+        allowed = self.memory.lineages == lineage
+        if not bool(allowed.any()):
+            raise UsageError(f"the map holds no checkpoint of lineage {lineage}")
+        with torch.no_grad():
+            c = self.network.recombination(z.float(), self.memory.latents, allowed.expand(len(z), -1))
+            values, places = c.topk(min(parents, int(allowed.sum())), dim=1)
+            values = values / values.sum(dim=1, keepdim=True)
+        return [
+            [(self.memory.keys[i], float(v)) for i, v in zip(where.tolist(), row.tolist(), strict=True) if v > 1e-6]
+            for where, row in zip(places, values, strict=True)
+        ]
+
+    def to_bytes(self) -> tuple[bytes, dict[str, Any]]:
+        """Return the surrogate as a safetensors document and JSON values; no pickle."""
+        tensors = {f"network.{k}": v.cpu().contiguous() for k, v in self.network.state_dict().items()}
+        for name in ("mean", "scale", "basis"):
+            tensors[f"tokenizer.{name}"] = torch.from_numpy(getattr(self.tokenizer, name)).contiguous()
+        for name in ("latents", "metrics", "runs", "lineages", "head_rows"):
+            tensors[f"memory.{name}"] = getattr(self.memory, name).contiguous()
+        for i, scores in enumerate(self.scores):
+            tensors[f"scores.{i}"] = scores.contiguous()
+        if self.embedding_scale is not None:
+            tensors["embeddings.mean"], tensors["embeddings.scale"] = (t.contiguous() for t in self.embedding_scale)
+        meta = {
+            "format": FORMAT,
+            "fingerprint_format": FINGERPRINT_FORMAT,
+            "trained_on": self.trained_on,
+            "metrics": list(self.metric_names),
+            "transforms": [asdict(t) for t in self.transforms],
+            "settings": [asdict(s) for s in self.settings],
+            "shape": self.network.shape.to_json(),
+            "kinds": list(self.tokenizer.kinds),
+            "keys": list(self.memory.keys),
+        }
+        return save_tensors(tensors, metadata={"epsopt": json.dumps(meta)}), meta
+
+    @classmethod
+    def from_bytes(cls, data: bytes, meta: dict[str, Any]) -> Surrogate:
+        """Read what :meth:`to_bytes` returned.
+
+        Raises:
+            CatalogueError: written by another version of epsopt; run 'epsopt fit' again.
+        """
+        if meta.get("format") != FORMAT or meta.get("fingerprint_format") != FINGERPRINT_FORMAT:
+            raise CatalogueError("the fitted map was written by another version of epsopt: run 'epsopt fit' again")
+        tensors = load_tensors(data)
+        network = EpsilonVAE(NetworkShape.from_json(meta["shape"]))
+        network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
+        network.eval()
+        network.requires_grad_(requires_grad=False)
+        table = {n: tensors[f"tokenizer.{n}"].numpy() for n in ("mean", "scale", "basis")}
+        memory = {n: tensors[f"memory.{n}"] for n in ("latents", "metrics", "runs", "lineages", "head_rows")}
+        embedding = (
+            (tensors["embeddings.mean"], tensors["embeddings.scale"]) if "embeddings.mean" in tensors else None
+        )
+        return cls(
+            metric_names=tuple(meta["metrics"]),
+            transforms=tuple(
+                MetricTransform(None if t["bounds"] is None else tuple(t["bounds"]), t["centre"], t["scale"])
+                for t in meta["transforms"]
+            ),
+            tokenizer=Tokenizer(tuple(meta["kinds"]), **table),
+            network=network,
+            memory=Memory(keys=tuple(meta["keys"]), **memory),
+            settings=tuple(HeadSettings(**s) for s in meta["settings"]),
+            scores=tuple(tensors[f"scores.{i}"] for i in range(len(meta["metrics"]))),
+            embedding_scale=embedding,
+            trained_on=meta["trained_on"],
+        )

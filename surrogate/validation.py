@@ -1,0 +1,89 @@
+"""How far a fit can be trusted: errors and interval coverage on runs it has never seen, beside the baselines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class MetricValidation:
+    """One metric on held-out runs. Errors are mean absolute errors in the metric's own units.
+
+    Attributes:
+        name: the metric.
+        error: of the surrogate.
+        median_error: of the training median.
+        statistics_error: of per-tensor statistics + LightGBM.
+        coverage: share of held-out checkpoints inside the intervals.
+        width: mean width of the intervals.
+        median_width: width of an interval that covers as much around the training median.
+        n: held-out checkpoints with a measurement.
+    """
+
+    name: str
+    error: float
+    median_error: float
+    statistics_error: float
+    coverage: float
+    width: float
+    median_width: float
+    n: int
+
+    @property
+    def skill(self) -> float:
+        """``1 - error / median_error``: 0 is no better than a constant, 1 is perfect."""
+        return 1.0 - self.error / self.median_error if self.median_error > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What `epsopt fit` ends with.
+
+    Attributes:
+        metrics: one entry per metric.
+        level: nominal coverage of the intervals.
+        folds: how many folds; whole runs were held out together.
+        n_runs: runs in the zoo.
+        n_checkpoints: checkpoints in the zoo.
+        embedding_r2: of predicted anchor embeddings over the mean embedding; ``None`` without embeddings.
+        embedding_cosine: mean cosine of predicted and real embeddings, as in the seeds; ``None`` without.
+        seconds: what the fit took.
+    """
+
+    metrics: tuple[MetricValidation, ...]
+    level: float
+    folds: int
+    n_runs: int
+    n_checkpoints: int
+    embedding_r2: float | None
+    embedding_cosine: float | None
+    seconds: float
+
+    def warnings(self) -> list[str]:
+        """Say in plain words where the surrogate should not be trusted."""
+        out = []
+        if self.n_runs < 20:
+            out.append(
+                f"only {self.n_runs} runs: intervals are calibrated on whole held-out runs and need about 20 of them"
+            )
+        for metric in self.metrics:
+            if metric.n == 0:
+                out.append(f"{metric.name}: never measured on a held-out run, so nothing is known about its predictions")
+            elif metric.median_error <= 1e-4 * max(1.0, abs(metric.width)):
+                out.append(f"{metric.name}: hardly varies in this zoo, so there was nothing to learn")
+            elif metric.skill < 0.1:
+                out.append(f"{metric.name}: no better than the median on unseen runs; do not trust its predictions")
+            elif metric.error > 1.05 * metric.statistics_error:
+                out.append(
+                    f"{metric.name}: statistics + LightGBM predicts it better "
+                    f"({metric.statistics_error:.3g} against {metric.error:.3g})"
+                )
+        return out
+
+
+def grouped_width(values: np.ndarray, centre: float, level: float) -> float:
+    """Width of the smallest interval around a constant that covers a share ``level`` of the values."""
+    finite = values[np.isfinite(values)]
+    return 2.0 * float(np.quantile(np.abs(finite - centre), level)) if len(finite) else 0.0
