@@ -1,0 +1,83 @@
+"""The train command: an argument list with {name} holes, never a shell line (D13)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from epsopt.zoo.errors import UsageError
+
+# An item is one argument, or a list of arguments that stays or goes together.
+Command = tuple[str | tuple[str, ...], ...]
+
+OWN_HOLES = (
+    "out",
+    "python",
+)  # filled by epsopt itself: the run's folder, and the interpreter that runs epsopt
+_HOLE = re.compile(r"\{\{|\}\}|\{([^\s{}\"':,]+)\}")  # {{ and }} stand for plain braces
+
+
+def holes(item: str | tuple[str, ...]) -> list[str]:
+    """Return the names of the holes of a command item, in order."""
+    texts = [item] if isinstance(item, str) else item
+    return [match[1] for text in texts for match in _HOLE.finditer(text) if match[1] is not None]
+
+
+def render_command(command: Command, params: Mapping[str, Any], out: Path | str) -> list[str]:
+    """Fill the holes of a train command.
+
+    ``{out}`` becomes the run's folder, ``{python}`` the interpreter that runs epsopt, ``{name}`` the value of
+    a
+    hyperparameter: numbers in full precision, truth values as ``true`` and ``false``. A value stays inside
+        its
+    argument, whatever it holds. An item that is a list (a flag and its value) is dropped as a whole when a
+    hyperparameter that it needs is inactive, that is absent from params or None.
+
+    Args:
+        command: the items, from the project file.
+        params: the active hyperparameters of one run.
+        out: where the run is to write.
+
+    Returns:
+        The arguments, for ``subprocess.run`` without a shell.
+
+    Raises:
+        UsageError: a single argument needs a hyperparameter that is not there, or a value that no argument
+            can hold.
+    """
+    values = {name: value for name, value in params.items() if value is not None}
+    values.update(out=str(out), python=sys.executable)
+    arguments: list[str] = []
+    for item in command:
+        missing = [name for name in holes(item) if name not in values]
+        if not missing:
+            arguments += [_fill(text, values) for text in ([item] if isinstance(item, str) else item)]
+        elif isinstance(item, str):
+            raise UsageError(
+                f'train.command: "{item}" needs {missing[0]}, which this configuration does not have: '
+                "put the argument and its flag into a list of their own if it may be inactive"
+            )
+    return arguments
+
+
+def _fill(text: str, values: Mapping[str, Any]) -> str:
+    def put(match: re.Match[str]) -> str:
+        return match[0][0] if match[1] is None else _text(match[1], values[match[1]])
+
+    return _HOLE.sub(put, text)  # one pass: a value that looks like a hole is not filled again
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str | int | float):
+        raise UsageError(
+            f"train.command: {name} holds {value!r:.80}, expected a text, a number or true/false"
+        )
+    text = str(value)
+    if "\0" in text:
+        raise UsageError(f"train.command: {name} holds a NUL character, which no argument can")
+    return text

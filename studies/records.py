@@ -1,0 +1,308 @@
+"""Keep what was measured and what was found as Optuna studies (wish 1, D1).
+
+``<project>/measured`` holds one trial a measured checkpoint, ``<project>/search/<key>`` one a predicted point
+of a search, and ``<project>/front`` both fronts side by side, for the dashboard. Recording twice adds
+nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from epsopt.optimize.targets import Objective, Target
+from epsopt.studies.distributions import fits, infer_distributions
+from epsopt.studies.figure import complete_values, measured_front, pareto_figure
+from epsopt.studies.kinds import Answer, Measured
+from epsopt.studies.notes import front_note, measured_note, search_note, write_note
+from epsopt.studies.trials import add_new, known_distributions, known_keys
+from epsopt.zoo.errors import EpsoptError, UsageError
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+NOT_EVALUATED = "predicted, not evaluated"
+CONTENT = "epsopt:content"  # system attribute of the front study: digest of what it shows
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What recording did.
+
+    Attributes:
+        study: the study's name.
+        added: trials that are new in it.
+        known: what was in it before.
+        left_out: checkpoints that lack an objective, and so cannot be compared.
+    """
+
+    study: str
+    added: int
+    known: int
+    left_out: int
+
+
+def record_measured(
+    storage: RDBStorage, project: str, objectives: Sequence[Objective], checkpoints: Sequence[Measured]
+) -> Recorded:
+    """Record every measured checkpoint as a finished trial of the study ``<project>/measured``.
+
+    The hyperparameters of its run are the trial's parameters where Optuna can hold them as such, else user
+    attributes ``hyperparameter.NAME``. Checkpoints are told apart by their sha256. When the project's
+    objectives have changed, the study is built anew: everything in it comes from the catalogue.
+    """
+    name = f"{project}/measured"
+    study = open_study(storage, name, objectives, rebuild=True)
+    study_id = storage.get_study_id_from_name(name)
+    known = known_keys(storage, study_id, "sha256")
+    complete = [c for c in checkpoints if complete_values(objectives, c.metrics) is not None]
+    fresh = [c for c in complete if c.sha256 not in known]
+    added = 0
+    if fresh:
+        before = known_distributions(storage, study_id)
+        distributions = infer_distributions([c.hyperparameters for c in complete], before)
+        trials = [_measured_trial(objectives, c, distributions) for c in fresh]
+        added = add_new(storage, study_id, trials, "sha256")
+        write_note(study, measured_note(project, objectives))
+    return Recorded(name, added, len(known), len(checkpoints) - len(complete))
+
+
+def record_search(
+    storage: RDBStorage,
+    project: str,
+    objectives: Sequence[Objective],
+    answers: Sequence[Answer],
+    query: Mapping[str, Any],
+    *,
+    checkpoints: Sequence[Measured] = (),
+    targets: Sequence[Target] = (),
+) -> str:
+    """Record the answers of a search, one finished trial each, in a study of its own.
+
+    Args:
+        storage: as open_storage gives it.
+        project: the project's name.
+        objectives: named and directed; a trial's values are the predicted ones.
+        answers: the predicted frontier, each with intervals and its nearest real checkpoints.
+        query: everything that decides the answers (targets, engine, seed, key of the surrogate), as JSON
+            values. The same query is the same study, and a second recording of it changes nothing.
+        checkpoints: measured ones, for the picture.
+        targets: for the picture.
+
+    Returns:
+        The study's name, ``<project>/search/<first 8 hex digits of a hash of the query>``.
+    """
+    key = _digest([[o.name, o.maximize] for o in objectives], query)[:8]
+    name = f"{project}/search/{key}"
+    distributions = infer_distributions([_nearest_params(answer) for answer in answers], {})
+    trials = [_predicted_trial(objectives, i, answer, distributions) for i, answer in enumerate(answers)]
+    study = open_study(storage, name, objectives)
+    add_new(storage, storage.get_study_id_from_name(name), trials, "answer")
+    if (
+        "query" not in study.user_attrs
+    ):  # said last: whatever stopped before this is finished by the next call
+        _save_figure(study, objectives, checkpoints, answers, targets)
+        write_note(study, search_note(project, objectives, answers, query))
+        study.set_user_attr("query", dict(query))
+    return name
+
+
+def record_front(
+    storage: RDBStorage,
+    project: str,
+    objectives: Sequence[Objective],
+    checkpoints: Sequence[Measured],
+    answers: Sequence[Answer],
+    targets: Sequence[Target] = (),
+) -> str:
+    """Show both fronts in one study, ``<project>/front``: for the dashboard's Pareto view.
+
+    Its trials are the measured checkpoints that no other dominates and the predicted points; the user
+    attribute ``kind`` says which is which. The study is a view: when it would show something else, it is
+    built anew.
+
+    Returns:
+        The study's name.
+    """
+    name = f"{project}/front"
+    front, _ = measured_front(objectives, checkpoints)
+    predicted = [_predicted_trial(objectives, i, answer) for i, answer in enumerate(answers)]
+    shown = [[*t.values, t.user_attrs] for t in predicted]
+    digest = _digest(
+        [[o.name, o.maximize] for o in objectives],
+        [c.sha256 for c in checkpoints],
+        shown,
+        [[t.name, t.value] for t in targets],
+    )
+    study = open_study(storage, name, objectives, rebuild=True)
+    study_id = storage.get_study_id_from_name(name)
+    if storage.get_study_system_attrs(study_id).get(CONTENT) == digest:
+        return name
+    if study.get_trials(deepcopy=False):
+        delete_study(storage, name)
+        study = open_study(storage, name, objectives)
+    study_id = storage.get_study_id_from_name(name)
+    distributions = infer_distributions([c.hyperparameters for c in front], {})
+    measured = [_measured_trial(objectives, c, distributions) for c in front]
+    add_new(storage, study_id, measured, "sha256")
+    add_new(storage, study_id, predicted, "answer")
+    _save_figure(study, objectives, checkpoints, answers, targets)
+    write_note(study, front_note(project, objectives, len(front), len(checkpoints), answers, targets))
+    storage.set_study_system_attr(study_id, CONTENT, digest)
+    return name
+
+
+def open_study(
+    storage: RDBStorage, name: str, objectives: Sequence[Objective], *, rebuild: bool = False
+) -> optuna.Study:
+    """Load or create a study with these objectives.
+
+    Args:
+        storage: as open_storage gives it.
+        name: the study's name.
+        objectives: one direction and one metric name each.
+        rebuild: whether a study of that name with other objectives gives way to an empty one.
+
+    Raises:
+        UsageError: no objective, or a study of that name has other ones.
+    """
+    if not objectives:
+        raise UsageError("no objective is named: add [objectives.NAME] tables to epsopt.toml")
+    names = [o.name for o in objectives]
+    directions = [StudyDirection.MAXIMIZE if o.maximize else StudyDirection.MINIMIZE for o in objectives]
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    known = study.metric_names
+    if study.directions == directions and known in (None, names):
+        if known is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(names)
+        return study
+    if not rebuild:
+        raise UsageError(
+            f"the study {name} has other objectives ({', '.join(known or [])}) than the project "
+            f"({', '.join(names)}): give the project another name in epsopt.toml"
+        )
+    delete_study(storage, name)
+    return open_study(storage, name, objectives)
+
+
+def delete_study(storage: RDBStorage, name: str) -> None:
+    """Delete a study; that another process has just done so is as good."""
+    with contextlib.suppress(KeyError):
+        optuna.delete_study(study_name=name, storage=storage)
+
+
+def predicted_attributes(predicted: Any) -> dict[str, Any]:
+    """Return what is recorded of predicted metrics: intervals, and the probability of meeting the targets."""
+    attributes: dict[str, Any] = {
+        f"interval.{name}": [float(predicted.low[name]), float(predicted.high[name])]
+        for name in predicted.point
+        if name in predicted.low and name in predicted.high
+    }
+    if predicted.probability is not None:
+        attributes["probability"] = float(predicted.probability)
+    return attributes
+
+
+def _measured_trial(
+    objectives: Sequence[Objective], checkpoint: Measured, distributions: Mapping[str, BaseDistribution]
+) -> FrozenTrial:
+    given = {n: v for n, v in checkpoint.hyperparameters.items() if v is not None}
+    params = {n: v for n, v in given.items() if n in distributions and fits(distributions[n], v)}
+    attributes: dict[str, Any] = {
+        "kind": "measured",
+        "path": checkpoint.path,
+        "run": checkpoint.run,
+        "epoch": checkpoint.epoch,
+        "sha256": checkpoint.sha256,
+    }
+    attributes |= {f"hyperparameter.{n}": _plain(v) for n, v in given.items() if n not in params}
+    names = {o.name for o in objectives}
+    attributes |= {
+        f"metric.{n}": v for n, v in checkpoint.metrics.items() if n not in names and v is not None
+    }
+    values = complete_values(objectives, checkpoint.metrics)
+    return _trial(values, params, distributions, attributes, checkpoint.epoch or 0)
+
+
+def _nearest_params(answer: Answer) -> dict[str, Any]:
+    """Name the hyperparameters of the nearest checkpoint as such: a predicted point has none of its own."""
+    return {f"nearest.{n}": v for n, v in answer.nearest[0].hyperparameters.items()} if answer.nearest else {}
+
+
+def _predicted_trial(
+    objectives: Sequence[Objective],
+    number: int,
+    answer: Answer,
+    distributions: Mapping[str, BaseDistribution] | None = None,
+) -> FrozenTrial:
+    values = complete_values(objectives, answer.point)
+    if values is None:
+        raise EpsoptError(
+            f"answer {number} has no finite prediction of every objective: fit the surrogate again"
+        )
+    attributes: dict[str, Any] = {"kind": "predicted", "provenance": NOT_EVALUATED}
+    attributes |= predicted_attributes(answer)
+    if answer.nearest:
+        nearest = answer.nearest[0]
+        attributes |= {
+            "nearest_path": nearest.path,
+            "latent_distance": float(nearest.distance),
+            "nearest_metrics": dict(nearest.metrics),
+            "nearest_hyperparameters": {n: _plain(v) for n, v in nearest.hyperparameters.items()},
+            "nearest": [
+                {"path": n.path, "run": n.run, "epoch": n.epoch, "distance": float(n.distance)}
+                for n in answer.nearest
+            ],
+        }
+    # The key holds the content too: a later, other answer of the same number is not mistaken for this one.
+    attributes["answer"] = f"{number}-{_digest(values, attributes)[:8]}"
+    if distributions is None:
+        return optuna.create_trial(values=values, user_attrs=attributes)
+    return _trial(values, _nearest_params(answer), distributions, attributes, number)
+
+
+def _trial(
+    values: Sequence[float] | None,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+    attributes: dict[str, Any],
+    position: int,
+) -> FrozenTrial:
+    held = {n: v for n, v in params.items() if n in distributions and fits(distributions[n], v)}
+    if not held:  # the dashboard (0.21) divides by zero on a study without any parameter
+        held, distributions = {"position": position}, {"position": IntDistribution(0, max(position, 1))}
+    return optuna.create_trial(
+        values=values, params=held, distributions={n: distributions[n] for n in held}, user_attrs=attributes
+    )
+
+
+def _save_figure(
+    study: optuna.Study,
+    objectives: Sequence[Objective],
+    checkpoints: Sequence[Measured],
+    answers: Sequence[Answer],
+    targets: Sequence[Target],
+) -> None:
+    figure = pareto_figure(objectives, checkpoints, answers, targets)
+    if figure is not None:
+        from optuna_dashboard import save_plotly_graph_object
+
+        save_plotly_graph_object(study, figure, graph_object_id="pareto")
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def _digest(*parts: Any) -> str:
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,137 @@
+"""The shape of epsopt.toml (D10): what each key may hold, as far as one table alone can tell."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+
+HOOK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def _name(text: str) -> str:
+    if not text or len(text) > 100 or "/" in text or not text.isprintable():
+        raise ValueError("expected 1 to 100 printable characters without a slash")
+    return text
+
+
+def _hook(text: str) -> str:
+    if not HOOK.fullmatch(text):
+        raise ValueError('expected "package.module:function"')
+    return text
+
+
+def _scalar(value: object) -> object:
+    if not isinstance(value, str | bool | int | float):
+        raise ValueError("expected a text, a number or true/false")  # noqa: TRY004 - pydantic collects ValueErrors
+    return value
+
+
+def _interval(pair: tuple[float, float]) -> tuple[float, float]:
+    if not pair[0] < pair[1] or not all(math.isfinite(end) for end in pair):
+        raise ValueError("expected [low, high] with low below high, both finite")
+    return pair
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Hook = Annotated[str, AfterValidator(_hook)]
+# Strict types, so that neither 1 becomes true nor "1" a number.
+Number = Annotated[float, Field(strict=True)]
+Value = Annotated[StrictStr | StrictBool | StrictInt | StrictFloat, BeforeValidator(_scalar)]
+Interval = Annotated[tuple[Number, Number], AfterValidator(_interval)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ProjectTable(_Table):
+    """[project]: what it is called, where its runs lie, where its records are kept."""
+
+    name: Name | None = None
+    runs: str = "runs"
+    storage: str = "sqlite:///epsopt.db"
+
+
+class ObjectiveTable(_Table):
+    """[objectives.NAME]: a metric that counts, its direction, and what it can be at all."""
+
+    direction: Literal["maximize", "minimize"]
+    bounds: Interval | None = None
+
+
+class ConditionTable(_Table):
+    """active_when: the parent parameter and the values of it that switch this one on."""
+
+    param: str
+    values: list[Value] = Field(min_length=1)
+
+
+class ParameterTable(_Table):
+    """[space.NAME]: what a hyperparameter may be."""
+
+    type: Literal["float", "int", "categorical"]
+    low: Number | None = None
+    high: Number | None = None
+    log: StrictBool = False
+    choices: list[Value] | None = Field(default=None, min_length=1)
+    active_when: ConditionTable | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        if self.type == "categorical":
+            if self.choices is None:
+                raise ValueError("a categorical parameter needs choices")
+            if self.low is not None or self.high is not None or self.log:
+                raise ValueError("a categorical parameter takes choices, not low, high or log")
+            if len(set(self.choices)) < len(self.choices):
+                raise ValueError("two of the choices are equal")
+            return self
+        if self.choices is not None:
+            raise ValueError('choices belong to type = "categorical"')
+        if self.low is None or self.high is None:
+            raise ValueError(f"a parameter of type {self.type} needs low and high")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise ValueError(f"expected finite low <= high, got {self.low:g} and {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic parameter needs low above 0, got {self.low:g}")
+        if self.type == "int" and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"an int parameter needs whole low and high, got {self.low:g} and {self.high:g}")
+        return self
+
+
+class TrainTable(_Table):
+    """[train]: how one training run is launched."""
+
+    command: list[str | list[str]] = Field(min_length=1)
+    cwd: str = "."
+
+
+class HooksTable(_Table):
+    """[hooks]: the user's own evaluate(state_dict) -> metrics and embed(state_dict) -> (anchors, dim)."""
+
+    evaluate: Hook | None = None
+    embed: Hook | None = None
+
+
+class ProjectFile(_Table):
+    """The whole file."""
+
+    project: ProjectTable = ProjectTable()
+    objectives: dict[Name, ObjectiveTable] = {}
+    space: dict[str, ParameterTable] = {}
+    train: TrainTable | None = None
+    hooks: HooksTable = HooksTable()

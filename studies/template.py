@@ -1,0 +1,190 @@
+"""Write a commented epsopt.toml, as `epsopt init` leaves it for the user to edit."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.targets import Objective
+from epsopt.studies.command import Command
+from epsopt.zoo.errors import UsageError
+from tomlkit.items import InlineTable, Table
+
+
+def write_project(
+    path: Path,
+    *,
+    name: str,
+    runs: str,
+    objectives: Sequence[Objective],
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    space: Space | None = None,
+    command: Command | None = None,
+    storage: str = "sqlite:///epsopt.db",
+    evaluate: str | None = None,
+    embed: str | None = None,
+    overwrite: bool = False,
+) -> bool:
+    """Write a project file with a comment for everything that can be said in it.
+
+    Args:
+        path: the file to write; appears whole or not at all.
+        name: the project's name.
+        runs: folder of the runs, absolute or relative to the file.
+        objectives: the metrics that count.
+        bounds: possible values of objectives, where known.
+        space: what is searched; None leaves it to be inferred, with an example in a comment.
+        command: the train command; None leaves a proposal in a comment.
+        storage: database URL.
+        evaluate: hook "package.module:function".
+        embed: hook "package.module:function".
+        overwrite: whether another file of that name may be replaced.
+
+    Returns:
+        Whether the file changed; writing the same again changes nothing.
+
+    Raises:
+        UsageError: another file is there already, or the folder cannot be written to.
+    """
+    document = tomlkit.document()
+    document.add(tomlkit.comment("epsopt.toml: what a command of epsopt would otherwise ask each time."))
+    document.add(tomlkit.comment("Relative paths start at this file."))
+    document.add(tomlkit.nl())
+    document["project"] = _project(name, runs, storage)
+    document["objectives"] = _objectives(objectives, bounds or {})
+    if space is not None:
+        document["space"] = _space(space)
+    text = tomlkit.dumps(document).rstrip("\n") + "\n"
+    if space is None:
+        text += _NO_SPACE
+    text += _train(command, space) + _hooks(evaluate, embed)
+    return _replace(path, text, overwrite)
+
+
+_NO_SPACE = """
+# The search space is inferred from the hyperparameters of past runs. To say it yourself:
+# [space.lr]
+# type = "float"                      # float, int or categorical
+# low = 1e-5
+# high = 1e-2
+# log = true
+# [space.momentum]
+# type = "float"
+# low = 0.5
+# high = 0.99
+# active_when = { param = "optimizer", values = ["sgd"] }
+"""
+
+
+def _project(name: str, runs: str, storage: str) -> Table:
+    table = tomlkit.table()
+    table["name"] = name
+    table["runs"] = runs
+    table["storage"] = storage
+    table["name"].comment("first part of the names of its Optuna studies")
+    table["runs"].comment("the folder that holds the run folders")
+    table["storage"].comment("catalogue and studies; postgresql+psycopg://... to share them")
+    return table
+
+
+def _objectives(objectives: Sequence[Objective], bounds: Mapping[str, tuple[float, float]]) -> Table:
+    tables = tomlkit.table(is_super_table=True)
+    for i, objective in enumerate(objectives):
+        table = tomlkit.table()
+        if i == 0:
+            table.comment("a metric that counts; bounds = [low, high] says what it can be at all")
+        table["direction"] = "maximize" if objective.maximize else "minimize"
+        if objective.name in bounds:
+            table["bounds"] = list(bounds[objective.name])
+        tables[objective.name] = table
+    return tables
+
+
+def _space(space: Space) -> Table:
+    tables = tomlkit.table(is_super_table=True)
+    for i, parameter in enumerate(space.parameters):
+        table = tomlkit.table()
+        if i == 0:
+            table.comment(
+                "what a run may be launched with; remove all of [space...] to infer it from past runs"
+            )
+        for key, value in _parameter(parameter).items():
+            table[key] = value
+        tables[parameter.name] = table
+    return tables
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    entries: dict[str, Any] = {"type": parameter.kind}
+    if parameter.kind == "categorical":
+        entries["choices"] = list(parameter.choices)
+    else:
+        whole = parameter.kind == "int"
+        entries["low"] = int(parameter.low) if whole else float(parameter.low)
+        entries["high"] = int(parameter.high) if whole else float(parameter.high)
+        if parameter.log:
+            entries["log"] = True
+    if parameter.active_when is not None:
+        condition: InlineTable = tomlkit.inline_table()
+        condition["param"] = parameter.active_when[0]
+        condition["values"] = list(parameter.active_when[1])
+        entries["active_when"] = condition
+    return entries
+
+
+def _train(command: Command | None, space: Space | None) -> str:
+    about = (
+        "\n# How one run is launched: an argument list, never a shell. {out} is the run's folder, {python}\n"
+        "# this interpreter, {name} a hyperparameter. A list inside the list is dropped as a whole while a\n"
+        "# hyperparameter in it is inactive.\n"
+    )
+    if command is not None:
+        return about + "[train]\n" + _array(command) + '# cwd = "."\n'
+    guess: list[str | tuple[str, ...]] = ["{python}", "train.py", "--out", "{out}"]
+    for p in space.parameters if space is not None else (Parameter("lr", "float"),):
+        flag = (f"--{p.name.replace('_', '-')}", f"{{{p.name}}}")
+        guess += [flag] if p.active_when is not None else list(flag)
+    lines = ["[train]", *_array(tuple(guess)).splitlines(), 'cwd = "."']
+    return about + "".join(f"# {line}\n" for line in lines)
+
+
+def _array(command: Command) -> str:
+    lines = [
+        f"    {tomlkit.item(item if isinstance(item, str) else list(item)).as_string()},\n"
+        for item in command
+    ]
+    return "command = [\n" + "".join(lines) + "]\n"
+
+
+def _hooks(evaluate: str | None, embed: str | None) -> str:
+    said = [(key, hook) for key, hook in (("evaluate", evaluate), ("embed", embed)) if hook is not None]
+    table = "".join(f"{key} = {tomlkit.item(hook).as_string()}\n" for key, hook in said)
+    mark = "" if said else "# "
+    text = "\n# Your own Python, as package.module:function.\n" + f"{mark}[hooks]\n{table}"
+    if evaluate is None:
+        text += '# evaluate = "package.module:function"  # (state_dict) -> {metric: value}\n'
+    if embed is None:
+        text += '# embed = "package.module:function"     # (state_dict) -> array (anchors, dim)\n'
+    return text
+
+
+def _replace(path: Path, text: str, overwrite: bool) -> bool:
+    try:
+        if path.exists():
+            if path.read_text(encoding="utf-8", errors="replace") == text:
+                return False
+            if not overwrite:
+                raise UsageError(f"{path}: there is a project file already: edit it, or remove it first")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return True

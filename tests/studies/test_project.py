@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.targets import Objective
+from epsopt.studies import load_project, render_command, write_project
+from epsopt.zoo.errors import UsageError
+from hypothesis import given
+from hypothesis import strategies as st
+
+WHOLE = """
+[project]
+name = "ternary"
+runs = "my runs"
+storage = "sqlite:///records/epsopt.db"
+
+[objectives.coverage]
+direction = "maximize"
+bounds = [0, 1]
+[objectives.rad_hier]
+direction = "minimize"
+
+[space.encoder_lr_scale]
+type = "float"
+low = 0.001
+high = 1
+log = true
+active_when = { param = "encoder", values = ["full"] }
+[space.encoder]
+type = "categorical"
+choices = ["frozen", "full"]
+[space.epochs]
+type = "int"
+low = 1
+high = 10
+
+[train]
+command = ["{python}", "-m", "train", "--out", "{out}", "--encoder={encoder}", "--epochs", "{epochs}",
+           ["--encoder-lr-scale", "{encoder_lr_scale}"]]
+cwd = "code"
+
+[hooks]
+evaluate = "mine.hooks:evaluate"
+"""
+
+
+def project_from(folder: Path, text: str):
+    (folder / "epsopt.toml").write_text(text)
+    return load_project(folder)
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        project_from(folder, text)
+    message = str(caught.value)
+    assert str(folder / "epsopt.toml") in message
+    assert "\n" not in message
+    return message
+
+
+def test_a_whole_file_is_read_with_paths_relative_to_it(tmp_path):
+    project = project_from(tmp_path, WHOLE)
+    assert project.name == "ternary"
+    assert project.runs == tmp_path / "my runs"
+    assert project.storage == f"sqlite:///{tmp_path}/records/epsopt.db"
+    assert project.cwd == tmp_path / "code"
+    assert project.objectives == (Objective("coverage", True), Objective("rad_hier", False))
+    assert project.bounds == {"coverage": (0.0, 1.0)}
+    assert project.evaluate == "mine.hooks:evaluate"
+    assert project.embed is None
+
+
+def test_parents_come_before_children_whatever_their_order_in_the_file(tmp_path):
+    space = project_from(tmp_path, WHOLE).space
+    names = [p.name for p in space.parameters]
+    assert names.index("encoder") < names.index("encoder_lr_scale")
+    assert space.active({"encoder": "frozen", "epochs": 1}) == [
+        p for p in space.parameters if p.name != "encoder_lr_scale"
+    ]
+
+
+def test_an_empty_file_is_a_project_with_defaults(tmp_path):
+    project = project_from(tmp_path, "")
+    assert (project.name, project.runs) == (tmp_path.name, tmp_path / "runs")
+    assert project.storage == f"sqlite:///{tmp_path}/epsopt.db"
+    assert (project.objectives, project.space, project.command) == ((), None, None)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////data/all.db", "postgresql+psycopg://me@host/runs", "sqlite:///:memory:"]
+)
+def test_an_absolute_database_stays_where_it_is(tmp_path, url):
+    assert project_from(tmp_path, f'[project]\nstorage = "{url}"').storage == url
+
+
+def test_the_file_is_found_from_a_folder_below_it(tmp_path, monkeypatch):
+    (tmp_path / "epsopt.toml").write_text(WHOLE)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert load_project().file == tmp_path / "epsopt.toml"
+
+
+def test_without_a_file_the_error_says_how_to_write_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="epsopt init"):
+        load_project()
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_project(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[project]\nrun = 'x'", ["project.run", "did you mean runs?"]),
+        ("[projct]\nname = 'x'", ["projct", "did you mean project?"]),
+        (
+            "[objectives.a]\ndirection = 'max'",
+            ["objectives.a.direction", "'maximize' or 'minimize'", "'max'"],
+        ),
+        ("[objectives.a]", ["objectives.a.direction", "required"]),
+        (
+            "[objectives.a]\ndirection = 'maximize'\nbound = [0, 1]",
+            ["objectives.a.bound", "did you mean bounds?"],
+        ),
+        (
+            "[objectives.a]\ndirection = 'maximize'\nbounds = [1, 0]",
+            ["objectives.a.bounds", "low below high"],
+        ),
+        ("[objectives.a]\ndirection = 'maximize'\nbounds = [nan, 1]", ["objectives.a.bounds", "finite"]),
+        ("[space.x]\ntype = 'float'\nlow = '1e-3'\nhigh = 1", ["space.x.low", "number", "1e-3"]),
+        ("[space.x]\ntype = 'float'\nlow = 1", ["space.x", "needs low and high"]),
+        ("[space.x]\ntype = 'float'\nlow = 2\nhigh = 1", ["space.x", "low <= high"]),
+        ("[space.x]\ntype = 'float'\nlow = 0\nhigh = 1\nlog = true", ["space.x", "above 0"]),
+        ("[space.x]\ntype = 'int'\nlow = 0.5\nhigh = 1", ["space.x", "whole"]),
+        ("[space.x]\ntype = 'categorical'", ["space.x", "needs choices"]),
+        ("[space.x]\ntype = 'categorical'\nchoices = [1, true]", ["space.x", "equal"]),
+        ("[space.x]\ntype = 'categorical'\nchoices = [[1]]", ["space.x.choices", "expected a text"]),
+        ("[space.x]\ntype = 'loat'\nlow = 0\nhigh = 1", ["space.x.type", "'float', 'int' or 'categorical'"]),
+        (
+            "[space.x]\ntype='float'\nlow=0\nhigh=1\nactive_when = {param = 'y', values = [1]}",
+            ["space.x.active_when.param", "'y'"],
+        ),
+        (
+            "\n".join(
+                f"[space.{a}]\ntype='int'\nlow=0\nhigh=1\nactive_when={{param='{b}', values=[1]}}"
+                for a, b in ("xy", "yx")
+            ),
+            ["depends on it in turn"],
+        ),
+        (
+            """[space.x]\ntype='float'\nlow=0\nhigh=1\nactive_when={param='y', values=['c']}
+[space.y]\ntype='categorical'\nchoices=['a', 'b']""",
+            ["space.x.active_when.values", "'c'", "y"],
+        ),
+        ("[train]\ncommand = 'python train.py'", ["train.command", "list"]),
+        ("[train]\ncommand = []", ["train.command", "at least 1"]),
+        ("[hooks]\nevaluate = 'no function'", ["hooks.evaluate", "package.module:function"]),
+        ("[project]\nname = 'a/b'", ["project.name", "slash"]),
+        ("[project\n", ["TOML", "line 1"]),
+    ],
+)
+def test_an_error_names_the_file_the_key_and_what_was_expected(tmp_path, text, words):
+    message = refusal(tmp_path, text)
+    assert all(word in message for word in words), message
+
+
+def test_a_hole_that_no_parameter_fills_is_found_when_the_file_is_read(tmp_path):
+    message = refusal(tmp_path, WHOLE.replace("{epochs}", "{epoch}"))
+    assert "{epoch}" in message
+    assert "did you mean {epochs}?" in message
+
+
+def test_a_parameter_that_training_would_never_see_is_found_when_the_file_is_read(tmp_path):
+    assert "{epochs}" in refusal(tmp_path, WHOLE.replace('"--epochs", "{epochs}",', ""))
+
+
+def test_a_conditional_parameter_must_stand_in_a_list_that_can_be_dropped(tmp_path):
+    bare = WHOLE.replace('["--encoder-lr-scale", "{encoder_lr_scale}"]', '"--scale={encoder_lr_scale}"')
+    assert "list of their own" in refusal(tmp_path, bare)
+
+
+def test_bytes_that_are_no_text_are_an_error_not_a_traceback(tmp_path):
+    (tmp_path / "epsopt.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        load_project(tmp_path)
+
+
+def test_a_list_is_dropped_as_a_whole_while_its_parameter_is_inactive(tmp_path):
+    command = project_from(tmp_path, WHOLE).command
+    frozen = render_command(command, {"encoder": "frozen", "epochs": 3}, tmp_path / "out")
+    assert frozen == [
+        sys.executable,
+        "-m",
+        "train",
+        "--out",
+        f"{tmp_path}/out",
+        "--encoder=frozen",
+        "--epochs",
+        "3",
+    ]
+    full = render_command(command, {"encoder": "full", "epochs": 3, "encoder_lr_scale": 1e-3}, "out")
+    assert full[-2:] == ["--encoder-lr-scale", "0.001"]
+    assert (
+        render_command(command, {"encoder": "full", "epochs": 3, "encoder_lr_scale": None}, "out")[-1] == "3"
+    )
+
+
+def test_values_keep_their_precision_and_truth_is_lower_case():
+    command = ("{a}", "{b}", "{c}", "{{a}}", '{"json": 1}')
+    assert render_command(command, {"a": 0.1 + 0.2, "b": True, "c": 2}, "o") == [
+        "0.30000000000000004", "true", "2", "{a}", '{"json": 1}',
+    ]  # fmt: skip
+
+
+@given(st.text().filter(lambda t: "\0" not in t and t.isprintable()))
+def test_a_hostile_value_stays_one_argument(value):
+    assert render_command(("train", "--name={x}", "end"), {"x": value}, "o") == [
+        "train",
+        f"--name={value}",
+        "end",
+    ]
+
+
+def test_a_hostile_value_reaches_the_program_as_it_is(tmp_path):
+    value = "$(touch pwned); `touch pwned` && {out} 'x' \"y\"\n--flag"
+    arguments = render_command(
+        ("{python}", "-c", "import sys; print(repr(sys.argv[1:]))", "{x}"), {"x": value}, "o"
+    )
+    shown = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert shown.strip() == repr([value])
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_missing_value_or_one_that_no_argument_holds_is_named():
+    with pytest.raises(UsageError, match="needs lr"):
+        render_command(("--lr={lr}",), {}, "o")
+    with pytest.raises(UsageError, match="NUL"):
+        render_command(("{x}",), {"x": "a\0b"}, "o")
+    with pytest.raises(UsageError, match="expected a text"):
+        render_command(("{x}",), {"x": [1, 2]}, "o")
+
+
+SPACE = Space(
+    (
+        Parameter("lr", "float", 1e-5, 1e-2, log=True),
+        Parameter("optim.name", "categorical", choices=("sgd", 'a "quoted" one', True)),
+        Parameter("momentum", "float", 0.0, 0.9, active_when=("optim.name", ("sgd",))),
+        Parameter("layers", "int", 1, 4),
+    )
+)
+COMMAND = ("{python}", "t.py", "{lr}", "{optim.name}", "{layers}", "--out", "{out}", ("--m", "{momentum}"))
+
+
+@pytest.mark.parametrize("space", [None, SPACE])
+@pytest.mark.parametrize("command", [None, COMMAND])
+def test_what_is_written_is_read_back(tmp_path, space, command):
+    file = tmp_path / "epsopt.toml"
+    objectives = [Objective("coverage", True), Objective("val.loss x", False)]
+    said = {
+        "name": 'my "project"', "runs": "../runs", "objectives": objectives,
+        "bounds": {"coverage": (0.0, 1.0)},
+        "space": space, "command": command, "embed": "a.b:c",
+    }  # fmt: skip
+    assert write_project(file, **said)
+    project = load_project(file)
+    assert (project.name, project.runs) == ('my "project"', tmp_path.parent / "runs")
+    assert project.objectives == tuple(objectives)
+    assert project.bounds == {"coverage": (0.0, 1.0)}
+    assert (project.space, project.command, project.embed) == (space, command, "a.b:c")
+    assert not write_project(file, **said)
+    with pytest.raises(UsageError, match="already"):
+        write_project(file, **{**said, "name": "other"})
+    assert write_project(file, **{**said, "name": "other"}, overwrite=True)
+
+
+def test_the_proposed_train_command_is_valid_once_its_comment_marks_are_removed(tmp_path):
+    file = tmp_path / "epsopt.toml"
+    write_project(file, name="p", runs="r", objectives=[Objective("c", True)], space=SPACE)
+    before, after = file.read_text().split("# [train]\n")
+    block, rest = after.split("\n\n", 1)
+    file.write_text(
+        before + "[train]\n" + "\n".join(x.removeprefix("# ") for x in block.splitlines()) + "\n\n" + rest
+    )
+    project = load_project(file)
+    config = {"lr": 0.1, "optim.name": "sgd", "layers": 2, "momentum": 0.5}
+    rendered = render_command(project.command, config, "o")
+    assert rendered[rendered.index("--momentum") + 1] == "0.5"
+    assert "--momentum" not in render_command(project.command, {**config, "momentum": None}, "o")
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_project(tmp_path / "none" / "epsopt.toml", name="p", runs="r", objectives=[])
+
+
+def test_a_hole_takes_any_name_that_a_config_may_have():
+    assert render_command(
+        ("{optim/lr}", "{3x}", "{a.b-c}"), {"optim/lr": 1, "3x": 2, "a.b-c": 3}, "o"
+    ) == list("123")
