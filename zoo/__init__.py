@@ -1,6 +1,6 @@
-"""The zoo: safe reading of checkpoint files, their fingerprints, and the catalogue of runs, checkpoints and lineages.
+"""The zoo: safe reading of checkpoint files, their fingerprints, and the catalogue of runs and lineages.
 
-Takes folders of training runs and a database URL; gives runs, checkpoints, metrics, fingerprints and embeddings.
+Takes folders of runs and a database URL; gives runs, checkpoints, metrics, fingerprints and embeddings.
 Files are never trusted, copied or changed; it knows nothing of models, optimisers or Optuna.
 """
 

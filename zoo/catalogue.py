@@ -1,11 +1,11 @@
-"""The catalogue of runs, checkpoints and lineages, and of what was learned from them, behind one database URL (D1)."""
+"""The catalogue of runs, checkpoints and lineages, and what was learned from them, in one database (D1)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ class Catalogue:
     """One database of runs and checkpoints; any number of processes may use it at once.
 
     Args:
-        url: SQLAlchemy URL: ``sqlite:///FILE.db``, or ``postgresql+psycopg://...`` when many machines share it.
+        url: SQLAlchemy URL: ``sqlite:///FILE.db``, or ``postgresql+psycopg://...`` when many machines share
+            it.
 
     Raises:
         CatalogueError: it cannot be opened, or was written by a newer version.
@@ -39,7 +40,7 @@ class Catalogue:
         self.url = url
         self._engine = open_database(url)
 
-    def __enter__(self) -> Catalogue:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,7 +77,7 @@ class Catalogue:
         return [Run(r.id, r.name, r.path, json.loads(r.hyperparameters)) for r in rows]
 
     def checkpoints(self, *, signature: str | None = None) -> list[Checkpoint]:
-        """Return all checkpoints, or those of one signature, ordered by run name, epoch (unknown first) and path."""
+        """Return all checkpoints, or those of one signature, by run name, epoch (unknown first) and path."""
         query = select(
             checkpoints, runs.c.name.label("run"), runs.c.hyperparameters.label("run_hyperparameters")
         ).join(runs)
@@ -146,7 +147,7 @@ class Catalogue:
         return [found[i] for i in ids]
 
     def embeddings(self, ids: Sequence[int]) -> list[NDArray[np.float32] | None]:
-        """Return the embeddings of these checkpoints, each (anchors, dimensions), None where there is none."""
+        """Return these checkpoints' embeddings, each (anchors, dimensions), None where there is none."""
         found = self._blobs(embeddings, ids, unpack)
         return [found.get(i) for i in ids]
 

@@ -1,4 +1,4 @@
-"""The program of a reader's child process: reads one file after the other within its limits, answers in JSON and bytes.
+"""The program of a reader's child process: reads files within its limits, answers in JSON and bytes.
 
 Nothing that a checkpoint holds leaves this process but numbers and text. Started by pool.py, never by hand.
 """
@@ -93,7 +93,7 @@ class Child:
         except HookError as error:
             return {"status": "hook", "reason": str(error)}, []
         except UnreadableCheckpoint as error:
-            # A damaged reference is the reference's fault, and is handled where it is read; here it is this file.
+            # A damaged reference is handled where it is read; here it is this file.
             return ({"status": "waiting"}, []) if _still_growing(path) else _failed(error.reason)
         except MemoryError:
             return _failed(
@@ -142,13 +142,15 @@ class Child:
         self, checkpoint: OpenCheckpoint, reading: Reading, reference: _Reference | None
     ) -> Fingerprint:
         own = reference is None or _is(reference, checkpoint)
-        with contextlib.nullcontext() if own or reference is None else reference.tensors(self.limits) as lookup:
+        with (
+            contextlib.nullcontext() if own or reference is None else reference.tensors(self.limits) as lookup
+        ):
             return fingerprint(_stream(checkpoint, reading.weights), lookup)
 
     def _fingerprint_in_lineage(
         self, checkpoint: OpenCheckpoint, reading: Reading, signature: str
     ) -> tuple[Fingerprint, int | None, list[int]]:
-        """Fingerprint against the nearest lineage on offer; also return its id and the ids whose reference is gone."""
+        """Fingerprint against the nearest lineage; also return its id and those whose reference is gone."""
         gone: list[int] = []
         sketch: Sketch | None = None
         if self.book.open_for(signature):
@@ -203,7 +205,7 @@ class Child:
 
 
 def _is(reference: _Reference, checkpoint: OpenCheckpoint) -> bool:
-    """Tell whether a checkpoint is its own reference; its deltas are then left at zero, as those of a founder are."""
+    """Tell whether a checkpoint is its own reference; its deltas stay at zero, as a founder's do."""
     same_size = reference.identity.size == checkpoint.source.size
     return same_size and reference.sha256 == checkpoint.source.sha256()
 
@@ -237,7 +239,7 @@ def _stream(
 
 
 def _sketch_of(checkpoint: OpenCheckpoint, weights: dict[str, torch.Tensor]) -> Sketch:
-    # The same sum as fingerprint() makes, without the statistics, to choose the reference before they are taken.
+    # The same sum as fingerprint() makes, to choose the reference before the statistics are taken.
     total = np.zeros(SKETCH, dtype=np.float64)
     for name, tensor in _stream(checkpoint, weights):
         if tensor.numel():
@@ -294,13 +296,14 @@ def _embed(
         ) from error
     if embedding.ndim != 2 or embedding.size == 0:
         raise HookError(
-            f"the embed hook {spec!r} returned shape {embedding.shape} on {path}: expected (anchors, dimensions)"
+            f"the embed hook {spec!r} returned shape {embedding.shape} on {path}: "
+            "expected (anchors, dimensions)"
         )
     return embedding
 
 
 def _limit_memory(extra: int) -> None:
-    """Cap the address space at what is taken now plus `extra` bytes; without /proc (macOS) only time is limited."""
+    """Cap the address space at what is taken now plus `extra`; without /proc only time is limited."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError, ValueError):
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
@@ -311,7 +314,7 @@ def _limit_memory(extra: int) -> None:
 def main(descriptor: int) -> None:
     """Serve requests from the pipe until the other end closes."""
     torch.set_num_threads(1)
-    # A diverged run overflows, which its fingerprint says; standard error belongs to the parent's progress bar.
+    # A diverged run overflows, as its fingerprint says; standard error is for the parent's progress bar.
     warnings.simplefilter("ignore")
     connection = Connection(descriptor)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):

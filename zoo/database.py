@@ -1,4 +1,4 @@
-"""Open the database behind one SQLAlchemy URL, SQLite or PostgreSQL, so that many processes can write to it."""
+"""Open the database behind one SQLAlchemy URL, SQLite or PostgreSQL, for many writing processes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def open_database(url: str) -> Engine:
     """Connect, and create the tables where they are missing.
 
     Raises:
-        CatalogueError: a bad URL, a missing driver or folder, a file that cannot be written, a server that does not
-            answer, or a database of a newer version.
+        CatalogueError: a bad URL, a missing driver or folder, a file that cannot be written, a server that
+            does not answer, or a database of a newer version.
     """
     parsed = _parse(url)
     shown = parsed.render_as_string(hide_password=True)
@@ -91,8 +91,9 @@ def _options(url: URL) -> dict[str, Any]:
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
-    # The driver would begin transactions by itself, deferred; two of those that both want to write then fail at once
-    # with "database is locked", whatever the timeout. So it begins none, and writing() says BEGIN IMMEDIATE.
+    # The driver would begin transactions by itself, deferred; two of those that both want to write then fail
+    # at once with "database is locked", whatever the timeout. So it begins none, and writing() says BEGIN
+    # IMMEDIATE.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
@@ -109,13 +110,12 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """Open a transaction as the only writer of the catalogue; it commits at the end or leaves no trace."""
-    with engine.connect() as connection:
-        with connection.begin():
-            if engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITER_LOCK})
-            yield connection
+    with engine.connect() as connection, connection.begin():
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITER_LOCK})
+        yield connection
 
 
 @contextmanager
@@ -134,8 +134,8 @@ def _create(connection: Connection, shown: str) -> None:
             return
         if found is not None and int(found) > SCHEMA_VERSION:
             raise CatalogueError(
-                f"{shown} was written by a newer epsopt (catalogue version {found}, this one knows {SCHEMA_VERSION}): "
-                "update epsopt"
+                f"{shown} was written by a newer epsopt "
+                f"(catalogue version {found}, this one knows {SCHEMA_VERSION}): update epsopt"
             )
     metadata.create_all(connection)
     connection.execute(insert(meta).values(key="schema_version", value=str(SCHEMA_VERSION)))

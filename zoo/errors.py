@@ -1,4 +1,4 @@
-"""What can go wrong that a user can cause or cure. Every message is one sentence: what, where, expected, what to do."""
+"""What a user can cause or cure. Every message is one sentence: what, where, expected, what to do."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class CatalogueError(EpsoptError):
     """The database cannot be opened, is damaged, or was written by another version."""
 
 
-class EmptyCatalogue(EpsoptError):
+class EmptyCatalogue(EpsoptError):  # noqa: N818 - it says what is so
     """The catalogue holds nothing that the request could work on."""
 
 
-class UnreadableCheckpoint(EpsoptError):
+class UnreadableCheckpoint(EpsoptError):  # noqa: N818 - it says what the file is
     """A file that is not, or not safely, a checkpoint."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
@@ -31,4 +31,4 @@ class UnreadableCheckpoint(EpsoptError):
 
 
 class HookError(EpsoptError):
-    """The user's own hook (``package.module:function``) could not be imported, raised, or returned nonsense."""
+    """The user's own hook (``package.module:function``) cannot be imported, raised, or returned nonsense."""

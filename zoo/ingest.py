@@ -62,13 +62,14 @@ def ingest(
 ) -> IngestReport:
     """Read the checkpoints under folders that the catalogue does not know yet, or that changed.
 
-    It may be killed at any moment and run again, also by several processes at once: each checkpoint goes in once.
+    It may be killed at any moment and run again, also by several processes at once: each checkpoint goes in
+    once.
 
     Args:
         catalogue: where to.
         folder: one folder or several; each folder below that directly holds checkpoint files is a run.
-        embed: hook ``package.module:function`` from a state dict to an array (anchors, dimensions); it runs in the
-            reading process. Checkpoints that lack this hook's embedding are read again for it.
+        embed: hook ``package.module:function`` from a state dict to an array (anchors, dimensions); it runs
+            in the reading process. Checkpoints that lack this hook's embedding are read again for it.
         jobs: reading processes.
         progress: called with (files done, files to read).
         limits: what one file may cost; the defaults when None.

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEAR = 0.7
-"""Relative sketch distance below which checkpoints are one lineage: fine-tunes of one base stay far below, independent
-initialisations are about 1.4 apart (sketch_distance)."""
+"""Relative sketch distance below which checkpoints are one lineage: fine-tunes of one base stay far below,
+independent initialisations are about 1.4 apart (sketch_distance)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class LineageBook:
         return len(self._stack(signature)[0]) > 0
 
     def nearest(self, signature: str, sketch: NDArray[np.float32]) -> KnownLineage | None:
-        """Return the nearest lineage of one signature, None when none is within NEAR; of equals the oldest."""
+        """Return the nearest lineage of a signature, None when none is within NEAR; of equals the oldest."""
         ids, sketches = self._stack(signature)
         if not ids:
             return None

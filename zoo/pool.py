@@ -1,4 +1,4 @@
-"""A reusable pool of child processes that read files: each has limits, one that dies is replaced, its file is a failure."""
+"""A reusable pool of child processes that read files within limits; one that dies is replaced."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ class _Worker:
         ours, theirs = socketpair()
         with ours, theirs:
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-            # A plain program on a pipe, not multiprocessing: nothing is pickled, and a user's script that calls ingest
-            # needs no `if __name__ == "__main__"`. Its output goes to standard error: ours may be a JSON document.
+            # A plain program on a pipe, not multiprocessing: nothing is pickled, and a user's script that
+            # calls ingest needs no `if __name__ == "__main__"`. Its output goes to standard error: ours may
+            # be a JSON document.
+            path = [*sys.path, str(Path.cwd())]
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), *sys.path, os.getcwd()],  # noqa: PTH109
+                [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), *path],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
@@ -88,7 +90,7 @@ class ReaderPool:
         self._dead: list[tuple[int, Message]] = []
 
     def start(self, expected: int) -> None:
-        """Start children for that many files, all at once: importing torch takes each of them a second or two."""
+        """Start children for that many files, all at once: importing torch takes each a second or two."""
         wanted = 1 if expected < 8 else self.jobs
         while len(self._workers) < min(wanted, self.jobs):
             self._workers.append(_Worker(self.limits))

@@ -1,4 +1,4 @@
-"""Read many checkpoint files in child processes, results in the order of the files whatever the order of the answers."""
+"""Read many checkpoint files in child processes; results come in the order of the files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class CheckpointContents:
         metrics: by name; None where the file says NaN or infinity.
         epoch: epoch or step, None when nothing says it.
         embedding: (anchors, dimensions) float32 from the embed hook, None without one.
-        lineage: id of the known lineage whose reference the fingerprint's deltas are taken from; None: of none.
+        lineage: id of the known lineage whose reference the fingerprint's deltas are taken from; None: of
+            none.
         fingerprint_bytes: the fingerprint as it is stored.
         sketch: the fingerprint's sketch.
         signature: digest of tensor names and shapes.
@@ -103,8 +104,8 @@ def read_files(
         pool: the children.
         files: (path, size in bytes) of each.
         book: lineages on offer; `handle` may add to it.
-        handle: takes the index of a file and what came of it; returns False to have the file read again, because
-            it belongs to a lineage that was founded after it was sent.
+        handle: takes the index of a file and what came of it; returns False to have the file read again,
+            because it belongs to a lineage that was founded after it was sent.
         embed: hook ``package.module:function`` that children apply to the weights.
 
     Raises:

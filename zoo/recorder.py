@@ -1,4 +1,4 @@
-"""Write what an ingest finds into the catalogue: in small transactions, each of which leaves a valid database."""
+"""Write what an ingest finds into the catalogue, in small transactions that leave it valid."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class KnownFile:
 
 
 def known_files(catalogue: Catalogue) -> dict[str, KnownFile]:
-    """Return every file the catalogue has seen, by path; failures of older readers are left out, to be tried again."""
+    """Return every file the catalogue has seen, by path, but failures of older readers: try those again."""
     query = select(files, embeddings.c.hook).outerjoin(
         embeddings, files.c.checkpoint_id == embeddings.c.checkpoint_id
     )
@@ -84,7 +84,7 @@ class Recorder:
         self.aliases = 0
 
     def accept(self, found: Found, contents: CheckpointContents) -> bool:
-        """Take one readable checkpoint, or return False: its lineage exists by now, read it again with that offered."""
+        """Take one readable checkpoint, or return False: read it again, its lineage was founded meanwhile."""
         lineage_id = self._lineage_of_known(contents.sha256)
         if lineage_id is None:
             lineage = self._lineage_of(contents)
@@ -137,8 +137,8 @@ class Recorder:
     def _found_lineage(self, contents: CheckpointContents) -> None:
         """Write a new lineage unless another process wrote one that fits; what is pending goes first.
 
-        So a lineage is never in the database without the checkpoints that were read before it, and an ingest that was
-        killed and resumed comes to the same lineages.
+        So a lineage is never in the database without the checkpoints that were read before it, and an ingest
+        that was killed and resumed comes to the same lineages.
         """
         with self._catalogue.writing() as connection:
             self._write(connection)
@@ -242,7 +242,7 @@ def record_failures(catalogue: Catalogue, failures: Sequence[Failure]) -> None:
 
 
 def _deltas_fit(lineage: KnownLineage, contents: CheckpointContents) -> bool:
-    """Tell whether a fingerprint's deltas were taken from its lineage's reference (a founder's: from itself)."""
+    """Tell whether deltas were taken from the lineage's reference (a founder's: from itself)."""
     if contents.declared is not None or contents.lineage == lineage.id:
         return True
     return contents.lineage is None and lineage.reference_sha256 == contents.sha256
@@ -357,7 +357,7 @@ def _release(connection: Connection, checkpoint_id: int, path: str) -> set[int]:
 
 
 def _refresh_run(connection: Connection, run_id: int) -> None:
-    """Give a run the hyperparameters of its newest checkpoint that has any; a run without checkpoints goes."""
+    """Give a run the hyperparameters of its newest checkpoint that has any; an empty run goes."""
     rows = connection.execute(
         select(checkpoints.c.epoch, checkpoints.c.path, checkpoints.c.hyperparameters).where(
             checkpoints.c.run_id == run_id

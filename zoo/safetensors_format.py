@@ -82,7 +82,7 @@ def _describe(
                 source, f"corrupt header: tensor {name!r} of shape {shape} in bytes {begin} to {end}"
             )
         meta = torch.empty(shape, dtype=dtype, device="meta")
-        meta.untyped_storage()._checkpoint_offset = data + begin  # as torch.load does
+        meta.untyped_storage()._checkpoint_offset = data + begin  # noqa: SLF001 - as torch.load does
         tree[name], spans[name] = meta, (begin, end)
     at = 0
     for begin, end in sorted(spans.values()):

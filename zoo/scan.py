@@ -43,9 +43,8 @@ def scan(folders: Path | Sequence[Path]) -> Scan:
     """
     found = Scan()
     seen: set[tuple[int, int]] = set()
-    paths: set[str] = set()
     for folder in [folders] if isinstance(folders, str | Path) else folders:
-        root = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would rename runs that are reached by a link
+        root = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow links
         if not os.path.lexists(root):
             raise UsageError(f"{folder} does not exist: expected a folder of training runs")
         if root.is_dir():
@@ -56,12 +55,12 @@ def scan(folders: Path | Sequence[Path]) -> Scan:
             raise UsageError(
                 f"{folder} is not a folder of runs, nor a file that ends in {', '.join(SUFFIXES)}"
             )
-    unique = [f for f in found.files if not (str(f.path) in paths or paths.add(str(f.path)))]  # type: ignore[func-returns-value]
-    return Scan(unique, found.failures)
+    unique = {str(f.path): f for f in reversed(found.files)}
+    return Scan(list(unique.values())[::-1], found.failures)
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Tell whether a name is that of a finished checkpoint: a known suffix, and no sign of a file still in the making."""
+    """Tell whether a name is that of a finished checkpoint: a known suffix, not in the making."""
     stem, dot, suffix = name.lower().rpartition(".")
     return (
         dot + suffix in SUFFIXES

@@ -73,7 +73,7 @@ class Source:
     def sha256(self) -> str:
         """Hash the whole content."""
         self.file.seek(0)
-        digest = hashlib.file_digest(self.file, "sha256")  # type: ignore[arg-type]  # its files do have readinto
+        digest = hashlib.file_digest(self.file, "sha256")  # type: ignore[arg-type]
         return digest.hexdigest()
 
 
@@ -105,8 +105,8 @@ def not_a_file(mode: int) -> str | None:
 def open_source(path: Path, limits: Limits) -> Iterator[Source]:
     """Open a file for reading; on leaving, make sure that nobody wrote to it meanwhile.
 
-    Small files are held in memory, so that what was hashed is what was parsed. Nothing is memory-mapped: a mapped
-    file that is truncated kills its reader (FACTS.md).
+    Small files are held in memory, so that what was hashed is what was parsed. Nothing is memory-mapped: a
+    mapped file that is truncated kills its reader (FACTS.md).
 
     Raises:
         UnreadableCheckpoint: not a regular file, empty, or refused by the system.

@@ -81,7 +81,7 @@ embeddings = Table(
     Column("data", LargeBinary, nullable=False),
 )
 
-# Every file that was looked at: a checkpoint, an alias of one (the checkpoint has another path), or a failure.
+# Every file that was looked at: a checkpoint, an alias (its checkpoint has another path), or a failure.
 files = Table(
     "epsopt_files",
     metadata,

@@ -1,4 +1,4 @@
-"""An opened checkpoint: its structure with tensors that are only described, and the way to read one of them."""
+"""An opened checkpoint: its structure, in which tensors are only described, and the way to read one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.source import Source
 
 EXPANSION = 4
-"""Tensors may claim this many times the file's bytes: tied weights count twice or more, bombs by the thousand."""
+"""Tensors may claim this many times the file's bytes: tied weights count twice, bombs by the thousand."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,10 @@ class OpenCheckpoint:
 
     Attributes:
         source: the open file.
-        tree: dictionaries, lists and plain values; tensors on the ``meta`` device are descriptions, whose storage
-            carries ``_checkpoint_offset``, the place of its bytes in the file.
-        records: where the data of each tensor storage starts in the file, and its length (empty: held in memory).
+        tree: dictionaries, lists and plain values; tensors on the ``meta`` device are descriptions, whose
+            storage carries ``_checkpoint_offset``, the place of its bytes in the file.
+        records: where the data of each tensor storage starts in the file, and its length (empty: held in
+            memory).
         metadata: the strings of a ``.safetensors`` header, else None.
     """
 
@@ -64,7 +65,8 @@ class OpenCheckpoint:
         if claimed > held or _end(tensor) * tensor.element_size() > held:
             raise UnreadableCheckpoint(
                 self.source.path,
-                f"tensor {name!r} of shape {tuple(tensor.shape)} claims {claimed:,} bytes, its storage has {held:,}",
+                f"tensor {name!r} of shape {tuple(tensor.shape)} claims {claimed:,} bytes, "
+                f"its storage has {held:,}",
             )
         if tensor.is_meta and self.records.get(self._offset(name, tensor), -1) < held:
             raise UnreadableCheckpoint(

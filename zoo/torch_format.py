@@ -1,4 +1,4 @@
-"""Read the structure of a torch.save file: always weights_only, and for zip files without touching a tensor."""
+"""Read the structure of a torch.save file: always weights_only, of zip files without any tensor."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name,
 def open_torch(source: Source, limits: Limits) -> OpenCheckpoint:
     """Open what torch.save wrote, in the zip format or the older one.
 
-    Zip files (PyTorch 1.6 and later) are loaded onto the ``meta`` device: the pickled structure is read, the tensors are
-    only described. The older format cannot be streamed and is loaded whole, within the budget.
+    Zip files (PyTorch 1.6 and later) are loaded onto the ``meta`` device: the pickled structure is read, the
+    tensors are only described. The older format cannot be streamed and is loaded whole, within the budget.
 
     Raises:
-        UnreadableCheckpoint: not such a file, damaged, over a budget, or it refers to something that is not data; a
-            refused global is named.
+        UnreadableCheckpoint: not such a file, damaged, over a budget, or it refers to something that is not
+            data; a refused global is named.
     """
     allow_numpy_scalars()
     magic = bytes(source.read(0, min(4, source.size)))
@@ -50,7 +50,7 @@ def open_torch(source: Source, limits: Limits) -> OpenCheckpoint:
 def allow_numpy_scalars() -> None:
     """Let weights_only accept numpy numbers, which metrics often are; they are data, not code."""
     types = [type(np.dtype(code)) for code in "?bhilqBHILQefdFD"]
-    scalar: Any = np._core.multiarray.scalar  # type: ignore[attr-defined]  # noqa: SLF001 - what pickles refer to
+    scalar: Any = np._core.multiarray.scalar  # type: ignore[attr-defined]  # noqa: SLF001
     torch.serialization.add_safe_globals(
         [
             np.dtype,

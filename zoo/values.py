@@ -1,4 +1,4 @@
-"""Turn what a checkpoint says about itself into flat, plain, storable values; hostile nesting ends in a budget."""
+"""Turn what a checkpoint says about itself into flat, plain values; hostile nesting ends in a budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VALUES = 10_000
 
 
 def plain(value: Any, scalar: Callable[[torch.Tensor], Any]) -> Plain:
-    """Return a value as it is if it is plain, a one-element tensor or numpy number as its number, the rest as text."""
+    """Return a plain value as it is, a one-element tensor or numpy number as its number, the rest as text."""
     if value is None or isinstance(value, bool | float | int):
         return _number(value)
     if isinstance(value, str):
@@ -86,7 +86,7 @@ def metrics_of(tree: Any, scalar: Callable[[torch.Tensor], Any]) -> dict[str, fl
 
 
 def without_prefixes(names: list[str]) -> list[str]:
-    """Strip what wrappers add to tensor names: ``module.`` in front of all (DDP) and ``_orig_mod.`` (torch.compile)."""
+    """Strip what wrappers add to tensor names: ``module.`` (DDP) and ``_orig_mod.`` (torch.compile)."""
     stripped = [name.replace("_orig_mod.", "") for name in names]
     while stripped and all(name.startswith("module.") for name in stripped):
         stripped = [name.removeprefix("module.") for name in stripped]

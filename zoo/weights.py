@@ -18,7 +18,7 @@ from epsopt.zoo.torch_format import open_torch
 
 @contextmanager
 def open_checkpoint(path: Path, limits: Limits) -> Iterator[OpenCheckpoint]:
-    """Open a checkpoint file by its suffix; see open_source, open_torch and open_safetensors for what is refused."""
+    """Open a checkpoint by its suffix; open_source, open_torch and open_safetensors say what is refused."""
     with open_source(path, limits) as source:
         opener = open_safetensors if path.suffix.lower() == ".safetensors" else open_torch
         yield opener(source, limits)

@@ -1,4 +1,4 @@
-"""The catalogue's own promises: errors that say what to do, artifacts, versions, PostgreSQL as well as SQLite."""
+"""The catalogue's own promises: errors that say what to do, artifacts, versions, PostgreSQL and SQLite."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path):
     Catalogue(f"sqlite:///{path}").close()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE epsopt_meta SET value = '99' WHERE key = 'schema_version'")
-    with pytest.raises(CatalogueError, match=r"newer epsopt \(catalogue version 99, this one knows 1\): update epsopt"):
+    with pytest.raises(
+        CatalogueError, match=r"newer epsopt \(catalogue version 99, this one knows 1\): update epsopt"
+    ):
         Catalogue(f"sqlite:///{path}")
 
 

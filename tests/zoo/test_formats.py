@@ -98,9 +98,23 @@ def test_a_prefix_that_not_all_names_have_is_part_of_the_name(tmp_path):
 
 def test_numpy_numbers_tensors_and_nested_configs_become_plain_values(tmp_path):
     path = tmp_path / "m.pt"
-    config = {"lr": np.float64(0.1), "opt": {"name": "adam", "betas": (0.9, 0.99)}, "seed": 3, "flag": True, "n": None}
-    metrics = {"coverage": torch.tensor(0.5), "loss": np.float32(2.0), "bad": float("nan"), "inf": float("inf")}
-    torch.save({"model": WEIGHTS, "config": config, "metrics": metrics | {"note": "text"}, "epoch": np.int64(5)}, path)
+    config = {
+        "lr": np.float64(0.1),
+        "opt": {"name": "adam", "betas": (0.9, 0.99)},
+        "seed": 3,
+        "flag": True,
+        "n": None,
+    }
+    metrics = {
+        "coverage": torch.tensor(0.5),
+        "loss": np.float32(2.0),
+        "bad": float("nan"),
+        "inf": float("inf"),
+    }
+    torch.save(
+        {"model": WEIGHTS, "config": config, "metrics": metrics | {"note": "text"}, "epoch": np.int64(5)},
+        path,
+    )
     reading = read(path)
     assert reading.hyperparameters == {
         "lr": 0.1,

@@ -47,7 +47,12 @@ def test_a_folder_of_runs_goes_in_with_metrics_epochs_and_hyperparameters(catalo
     assert (report.found, report.added, report.runs, report.failed) == (4, 4, 2, [])
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [(r.name, r.hyperparameters["lr"]) for r in catalogue.runs()] == [("one", 0.1), ("two", 0.2)]
-    assert [(c.run, c.epoch) for c in catalogue.checkpoints()] == [("one", 11), ("one", 12), ("two", 21), ("two", 22)]
+    assert [(c.run, c.epoch) for c in catalogue.checkpoints()] == [
+        ("one", 11),
+        ("one", 12),
+        ("two", 21),
+        ("two", 22),
+    ]
     first = catalogue.checkpoints()[0]
     assert first.metrics == {"coverage": 0.11, "dist_corr": 0.5}
     assert first.hyperparameters == {"lr": 0.1}
@@ -60,7 +65,9 @@ def test_the_kept_fingerprint_is_that_of_the_weights_against_the_lineages_refere
     checkpoints = catalogue.checkpoints()
     (lineage,) = catalogue.lineages()
     reference = load_weights(lineage.reference_path)
-    for checkpoint, kept in zip(checkpoints, catalogue.fingerprints([c.id for c in checkpoints]), strict=True):
+    for checkpoint, kept in zip(
+        checkpoints, catalogue.fingerprints([c.id for c in checkpoints]), strict=True
+    ):
         own = checkpoint.path == lineage.reference_path
         expected = fingerprint(load_weights(checkpoint.path).items(), None if own else reference.get)
         assert np.array_equal(kept.features, expected.features)
@@ -185,7 +192,7 @@ def test_an_empty_folder_is_no_error(catalogue, tmp_path):
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, save):
     path = save(tmp_path / "a.pt", 1)
-    with pytest.raises(ChangedWhileReadError), open_source(path, Limits()) as opened:
+    with pytest.raises(ChangedWhileReadError), open_source(path, Limits()) as opened:  # noqa: PT012
         with path.open("ab") as writer:
             writer.write(b"more")
         opened.read(0, 4)
@@ -256,7 +263,9 @@ def test_the_embed_hook_gives_embeddings_and_is_not_run_twice(catalogue, runs, h
 
 def test_a_hook_that_fails_is_one_error_with_path_hook_and_exception(catalogue, runs, hooks):
     first = runs / "one" / "epoch_001.pt"
-    with pytest.raises(HookError, match=rf"'{hooks}:fails' failed on .*one/epoch_001.pt: KeyError: 'no such layer'"):
+    with pytest.raises(
+        HookError, match=rf"'{hooks}:fails' failed on .*one/epoch_001.pt: KeyError: 'no such layer'"
+    ):
         ingest(catalogue, first, embed=f"{hooks}:fails")
     with pytest.raises(HookError, match=r"returned shape \(2,\).*expected \(anchors, dimensions\)"):
         ingest(catalogue, first, embed=f"{hooks}:flat")
@@ -279,7 +288,10 @@ def test_a_source_that_cannot_be_opened_says_why(tmp_path, monkeypatch, save):
 
 
 def test_weights_that_are_not_finite_still_get_a_finite_fingerprint(catalogue, tmp_path):
-    torch.save({"model": {"w": torch.full((4, 4), float("nan")), "v": torch.full((3, 3), float("inf"))}}, tmp_path / "a.pt")
+    torch.save(
+        {"model": {"w": torch.full((4, 4), float("nan")), "v": torch.full((3, 3), float("inf"))}},
+        tmp_path / "a.pt",
+    )
     report = ingest(catalogue, tmp_path)
     assert (report.added, report.failed) == (1, [])
     (kept,) = catalogue.fingerprints([catalogue.checkpoints()[0].id])

@@ -1,4 +1,4 @@
-"""The plain layout: a run is a folder that directly holds checkpoint files; the file says the rest about itself."""
+"""The plain layout: a run is a folder that directly holds checkpoint files, which say the rest."""
 
 from __future__ import annotations
 
@@ -93,12 +93,14 @@ def _tensors(tree: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
         elif isinstance(value, Mapping) and id(value) not in visited and depth < _DEPTH:
             visited.add(id(value))
             prefix = f"{name}." if name else ""
-            stack.extend((prefix + k, v, depth + 1) for k, v in reversed(list(value.items())) if isinstance(k, str))
+            stack.extend(
+                (prefix + k, v, depth + 1) for k, v in reversed(list(value.items())) if isinstance(k, str)
+            )
     return out
 
 
 def _about_safetensors(checkpoint: OpenCheckpoint) -> dict[str, Any]:
-    """Return what a .safetensors header says as JSON strings, completed by config.json and metrics.json beside it."""
+    """Return what a .safetensors header says in JSON strings, else config.json and metrics.json beside it."""
     about: dict[str, Any] = {}
     for key, text in (checkpoint.metadata or {}).items():
         try:

@@ -14,7 +14,8 @@ class Reading:
     """One checkpoint, interpreted.
 
     Attributes:
-        weights: tensors by name, in state-dict order, prefixes of wrappers stripped; possibly only described (meta).
+        weights: tensors by name, in state-dict order, prefixes of wrappers stripped; possibly only described
+            (meta).
         hyperparameters: flattened with dots.
         metrics: flattened with dots; None where the value is NaN or infinite.
         epoch: epoch or step, None when nothing says it.
