@@ -65,8 +65,11 @@ def _outcomes(plans: list[Plan], jobs: int) -> Iterator[tuple[Plan, dict[str, fl
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(plans)), mp_context=spawn) as pool:
         futures = {pool.submit(_train, plan): plan for plan in plans}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:  # interrupted: what has not begun is left for the next call
+            pool.shutdown(cancel_futures=True)
 
 
 def _train(plan: Plan) -> dict[str, float] | DemoError:
