@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-
 from epsopt.zoo.errors import UsageError
+from numpy.typing import NDArray
 
 Value = str | int | float | bool
 Config = dict[str, Value]
@@ -183,7 +182,7 @@ class Space:
 def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> Space:
     """Infer a search space from the hyperparameters of past runs (D10).
 
-    A number that varies is searched over the range seen, logarithmically when it spans more than a factor of 20; text
+    A number that varies is searched over the range seen, logarithmically when it spans a factor of ten or more; text
     and truth values that vary are categories; what never varies is fixed. A parameter that is absent from some runs
     is conditional when another category tells exactly when it is there. Seeds and paths are bookkeeping, not
     hyperparameters.
@@ -220,7 +219,21 @@ def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -
 
 def _bookkeeping(name: str, values: list[Any]) -> bool:
     last = name.rsplit(".", 1)[-1].lower()
-    if last in {"seed", "out", "output", "output_dir", "out_dir", "save_dir", "run", "run_name", "run_id", "name", "device", "init_from", "base"}:
+    if last in {
+        "seed",
+        "out",
+        "output",
+        "output_dir",
+        "out_dir",
+        "save_dir",
+        "run",
+        "run_name",
+        "run_id",
+        "name",
+        "device",
+        "init_from",
+        "base",
+    }:
         return True
     texts = [v for v in values if isinstance(v, str)]
     # Free text (a different one for nearly every run) and paths name things; they are not choices.
@@ -238,7 +251,7 @@ def _infer(name: str, values: list[Any]) -> Parameter:
     if whole and len(distinct) <= min(4, len(values) // 3):
         # A few whole numbers that return again and again (batch sizes) were chosen from a list: 300 may not be on it.
         return Parameter(name, "categorical", choices=tuple(distinct))
-    return Parameter(name, "int" if whole else "float", low, high, log=low > 0 and high / low > 20)
+    return Parameter(name, "int" if whole else "float", low, high, log=low > 0 and high / low >= 10)
 
 
 def _condition(

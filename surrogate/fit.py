@@ -8,13 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.dataset import TrainingSet, run_folds
 from epsopt.surrogate.head import (
     Fold,
-    HeadSettings,
     HeldOut,
     choose,
     conformal_factor,
@@ -29,6 +26,7 @@ from epsopt.surrogate.training import Examples, Recipe, train_network
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 from epsopt.surrogate.validation import MetricValidation, Validation, grouped_width
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
+from numpy.typing import NDArray
 
 FEWEST_RUNS = 3
 Progress = Callable[[str, float], None]
@@ -96,7 +94,9 @@ def fit(
         for k, rows in enumerate(parts):
             inside = train.take(np.setdiff1d(np.arange(len(train)), rows))
             outside = train.take(rows)
-            fitted = _train(inside, bounds, recipe, seed, report(k, f"validating on held-out runs {k + 1}/{len(parts)}"))
+            fitted = _train(
+                inside, bounds, recipe, seed, report(k, f"validating on held-out runs {k + 1}/{len(parts)}")
+            )
             chosen = thin(inside.runs)
             fold = Fold(
                 z_train=fitted.encode(inside).double().numpy()[chosen],
@@ -251,7 +251,7 @@ def _validate_embeddings(
         real = outside.embeddings[known].astype(np.float64)
         mean, scale = fitted.embedding_scale
         with torch.no_grad():
-            predicted = (fitted.network.decode_embeddings(fitted.encode(outside)[torch.from_numpy(known)]) * scale + mean)
+            predicted = fitted.network.decode_embeddings(fitted.encode(outside)[torch.from_numpy(known)]) * scale + mean
         guess = predicted.double().numpy()
         error += float(((guess - real) ** 2).sum())
         spread += float(((mean.numpy() - real) ** 2).sum())
@@ -260,5 +260,3 @@ def _validate_embeddings(
     if not cosines or spread == 0.0:
         return None, None
     return 1.0 - error / spread, float(np.concatenate(cosines).mean())
-
-

@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from epsopt.surrogate.tokens import Tokens
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -64,17 +63,15 @@ class EpsilonVAE(nn.Module):
         # One linear map for every kind of block on top of a shared one: a block of an unknown kind (another
         # architecture) still gets a sensible token from the shared map.
         self.shared = nn.Linear(shape.components, width)
-        self.per_kind = nn.Parameter(
-            torch.randn(1 + shape.kinds, shape.components, width) / shape.components**0.5
-        )
+        self.per_kind = nn.Parameter(torch.randn(1 + shape.kinds, shape.components, width) / shape.components**0.5)
         self.kind = nn.Embedding(1 + shape.kinds, width)
         self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                width, shape.heads, width, 0.0, "gelu", batch_first=True, norm_first=True
-            )
+            nn.TransformerEncoderLayer(width, shape.heads, width, 0.0, "gelu", batch_first=True, norm_first=True)
             for _ in range(shape.layers)
         )
-        self.pool = nn.Sequential(nn.LayerNorm(2 * width), nn.Dropout(shape.dropout), nn.Linear(2 * width, 2 * width), nn.GELU())
+        self.pool = nn.Sequential(
+            nn.LayerNorm(2 * width), nn.Dropout(shape.dropout), nn.Linear(2 * width, 2 * width), nn.GELU()
+        )
         self.to_latent = nn.Linear(2 * width, 2 * latent)
         self.metric_head = nn.Sequential(
             nn.Linear(latent, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, shape.metrics)

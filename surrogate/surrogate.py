@@ -11,11 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from botorch.models import ModelListGP
-from numpy.typing import NDArray
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
-
 from epsopt.surrogate.head import HeadSettings, build_model, conformal_factor
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape
 from epsopt.surrogate.tokens import Tokenizer
@@ -23,6 +18,10 @@ from epsopt.surrogate.transforms import MetricTransform
 from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.fingerprint import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprint import Fingerprint
+from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 FORMAT = 1
 _CHUNK = 512
@@ -112,6 +111,43 @@ class Surrogate:
             widened.append(HeadSettings(chosen.length, chosen.noise, chosen.variance * max(widening, 1e-6)))
         rows = self.memory.head_rows
         return build_model(self.memory.latents[rows], self.memory.metrics[rows], widened)
+
+    @cached_property
+    def _mean_weights(self) -> list[tuple[float, Tensor]]:
+        """Per metric its length scale and ``(rows,)`` weights: the mean at z is ``matern(z, rows) @ weights``."""
+        out = []
+        rows = self.memory.head_rows
+        for j, process in enumerate(self.model.models):
+            with torch.no_grad():
+                inside, targets = process.train_inputs[0], process.train_targets
+                covariance = process.covar_module(inside).to_dense()
+                solved = torch.linalg.solve(covariance + process.likelihood.noise * torch.eye(len(inside)), targets)
+            weights = torch.zeros(len(rows))
+            known = torch.isfinite(self.memory.metrics[rows, j])
+            weights[known] = (process.covar_module.outputscale * solved).float()
+            out.append((float(process.covar_module.base_kernel.lengthscale), weights))
+        return out
+
+    def means(self, z: Tensor) -> Tensor:
+        """Predictive means alone, at a fraction of :meth:`moments`' cost; for samplers that ask for very many.
+
+        Args:
+            z: ``(..., latent)``; gradients flow back to it.
+
+        Returns:
+            ``(..., m)`` on the model's scale, float64 computed in float32.
+        """
+        flat = z.reshape(-1, z.shape[-1]).float()
+        rows = self.memory.latents[self.memory.head_rows].float()
+        parts = []
+        for piece in flat.split(8192):
+            distance = torch.cdist(piece, rows) * 5.0**0.5
+            columns = []
+            for length, weights in self._mean_weights:
+                r = distance / length
+                columns.append(((1.0 + r + r.square() / 3.0) * torch.exp(-r)) @ weights)  # Matérn 5/2
+            parts.append(torch.stack(columns, dim=-1))
+        return torch.cat(parts).reshape(*z.shape[:-1], -1).double()
 
     def encode(self, fingerprints: Sequence[Fingerprint]) -> Tensor:
         """Encode checkpoints: ``n`` fingerprints to ``(n, latent)`` float32 means of z."""
@@ -267,9 +303,7 @@ class Surrogate:
         network.requires_grad_(requires_grad=False)
         table = {n: tensors[f"tokenizer.{n}"].numpy() for n in ("mean", "scale", "basis")}
         memory = {n: tensors[f"memory.{n}"] for n in ("latents", "metrics", "runs", "lineages", "head_rows")}
-        embedding = (
-            (tensors["embeddings.mean"], tensors["embeddings.scale"]) if "embeddings.mean" in tensors else None
-        )
+        embedding = (tensors["embeddings.mean"], tensors["embeddings.scale"]) if "embeddings.mean" in tensors else None
         return cls(
             metric_names=tuple(meta["metrics"]),
             transforms=tuple(

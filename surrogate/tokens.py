@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-
 from epsopt.zoo.fingerprint import FEATURES, Fingerprint
+from numpy.typing import NDArray
 
 _CLIP = 6.0  # standard deviations: a block unlike any seen before must not throw the network off
 _COMPONENTS = 32  # per block; the rest of its columns' variance is noise at a few hundred checkpoints
@@ -106,8 +105,7 @@ def fit_tokenizer(fingerprints: Sequence[Fingerprint]) -> Tokenizer:
 
 def _kinds(fingerprint: Fingerprint) -> list[str]:
     return [
-        f"{name}:{'x'.join(map(str, shape))}"
-        for name, shape in zip(fingerprint.names, fingerprint.shapes, strict=True)
+        f"{name}:{'x'.join(map(str, shape))}" for name, shape in zip(fingerprint.names, fingerprint.shapes, strict=True)
     ]
 
 

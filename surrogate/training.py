@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from epsopt.surrogate.network import EpsilonVAE
 from epsopt.surrogate.tokens import Tokens
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,9 @@ class Validation:
             )
         for metric in self.metrics:
             if metric.n == 0:
-                out.append(f"{metric.name}: never measured on a held-out run, so nothing is known about its predictions")
+                out.append(
+                    f"{metric.name}: never measured on a held-out run, so nothing is known about its predictions"
+                )
             elif metric.median_error <= 1e-4 * max(1.0, abs(metric.width)):
                 out.append(f"{metric.name}: hardly varies in this zoo, so there was nothing to learn")
             elif metric.skill < 0.1:

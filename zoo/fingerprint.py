@@ -27,9 +27,8 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-
 from epsopt.zoo.errors import CatalogueError
+from numpy.typing import NDArray
 
 FORMAT = 1
 """Raised with every change of the columns, so that an old fingerprint is never mixed with a new one."""
@@ -162,7 +161,12 @@ def fingerprint(
         sketch += _sketch(name, values.reshape(-1))
         row = np.zeros(FEATURES, dtype=np.float32)
         matrix = values.reshape(values.shape[0], -1) if values.ndim > 1 else values.reshape(1, -1)
-        row[SECTIONS["SHAPE"]] = [np.log1p(values.size), values.ndim, np.log1p(len(matrix)), np.log1p(matrix.shape[1])]
+        row[SECTIONS["SHAPE"]] = [
+            np.log1p(values.size),
+            values.ndim,
+            np.log1p(len(matrix)),
+            np.log1p(matrix.shape[1]),
+        ]
         row[SECTIONS["VALUES"]] = _statistics(matrix)
         base = reference(name) if reference is not None else None
         if base is not None and base.shape == tensor.shape:
@@ -211,7 +215,14 @@ def _statistics(matrix: Array) -> Array:
     std = float(np.sqrt(np.mean(centred * centred)))
     scaled = centred / (std + 1e-12)
     cubes = scaled * scaled * scaled
-    moments = [mean, std, np.log(std + 1e-8), float(np.abs(flat).mean()), float(cubes.mean()), float((cubes * scaled).mean())]
+    moments = [
+        mean,
+        std,
+        np.log(std + 1e-8),
+        float(np.abs(flat).mean()),
+        float(cubes.mean()),
+        float((cubes * scaled).mean()),
+    ]
     moments[4:] = _squash(np.array(moments[4:])).tolist()
     sample = flat if flat.size <= _SAMPLE else flat[:: flat.size // _SAMPLE + 1]
     squares = matrix * matrix

@@ -1,0 +1,153 @@
+"""Where hyperparameters lead: a distribution over the z that a run ends at, and through the map over its metrics."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import SingleTaskGP
+from epsopt.optimize.space import Space
+from epsopt.surrogate.surrogate import Surrogate
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from numpy.typing import NDArray
+from torch import Tensor
+
+_COMPONENTS = 6
+_EXPLAINED = 0.95
+_SAMPLES = 256
+
+
+class FinishedRun(Protocol):
+    """What the forecast needs of a past run."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Hyperparameters."""
+
+    @property
+    def z(self) -> Tensor:
+        """``(latent,)`` of the last checkpoint."""
+
+    @property
+    def metrics(self) -> Mapping[str, float | None]:
+        """Measured metrics of the last checkpoint."""
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """``h``: hyperparameters -> components of the final z, and ``g`` after it.
+
+    Attributes:
+        model: BoTorch model; input ``(..., q, width)`` encoded configurations, output ``(..., q, components)``.
+        centre: ``(latent,)`` mean final z.
+        directions: ``(components, latent)``, scaled to unit variance of the components.
+        surrogate: the map (``g``).
+        space: encodes configurations.
+        bias: ``(m,)`` mean of measured minus predicted, leave-one-out, on the model's scale.
+        spread: ``(m,)`` standard deviation that the samples lack to cover the leave-one-out residuals.
+    """
+
+    model: SingleTaskGP
+    centre: Tensor
+    directions: Tensor
+    surrogate: Surrogate
+    space: Space
+    bias: Tensor
+    spread: Tensor
+
+    def metrics(self, components: Tensor) -> Tensor:
+        """``g``: ``(..., components)`` -> ``(..., m)`` on the model's scale, bias corrected."""
+        return self.surrogate.means(components @ self.directions + self.centre) + self.bias
+
+    def predict(
+        self, config: Mapping[str, Any], level: float, seed: int
+    ) -> tuple[Tensor, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Predict the final metrics of a run.
+
+        Args:
+            config: its hyperparameters.
+            level: coverage of the interval.
+            seed: of the samples.
+
+        Returns:
+            ``(samples, m)`` samples, and the interval's lower ends, medians and upper ends ``(m,)``, in the metrics'
+            own units.
+        """
+        x = torch.from_numpy(self.space.encode([config]))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            posterior = self.model.posterior(x, observation_noise=True)
+            noise = torch.randn(_SAMPLES, len(self.directions), generator=generator, dtype=torch.float64)
+            components = posterior.mean + posterior.variance.sqrt() * noise
+            scaled = self.metrics(components)
+            scaled = scaled + self.spread * torch.randn(scaled.shape, generator=generator, dtype=torch.float64)
+            samples = self.surrogate.to_metrics(scaled)
+        low, middle, high = (np.quantile(samples.numpy(), q, axis=0) for q in ((1 - level) / 2, 0.5, (1 + level) / 2))
+        return samples, low, middle, high
+
+
+def fit_forecast(surrogate: Surrogate, space: Space, runs: Sequence[FinishedRun], seed: int) -> Forecast:
+    """Fit ``h`` to past runs.
+
+    Args:
+        surrogate: the map that encoded the runs' last checkpoints.
+        space: encodes their configurations; inactive conditional parameters are masked.
+        runs: at least a handful.
+        seed: of the fit's restarts.
+
+    Returns:
+        The forecast, its bias and spread taken from leave-one-out residuals of the whole chain ``g(h(x))``.
+    """
+    x = torch.from_numpy(space.encode([r.config for r in runs]))
+    z = torch.stack([r.z for r in runs]).double()
+    centre = z.mean(dim=0)
+    _, singular, right = torch.linalg.svd(z - centre, full_matrices=False)
+    share = singular.square().cumsum(0) / singular.square().sum().clamp(min=1e-12)
+    k = min(_COMPONENTS, int((share < _EXPLAINED).sum()) + 1, len(singular))
+    scale = (singular[:k] / len(z) ** 0.5).clamp(min=1e-6)
+    directions = right[:k] * scale[:, None]
+    components = (z - centre) @ (right[:k] / scale[:, None]).T
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(seed)
+        warnings.simplefilter("ignore")  # BoTorch warns of retries that it then recovers from
+        model = SingleTaskGP(x, components, outcome_transform=None)
+        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+    model.eval()
+    model.requires_grad_(requires_grad=False)
+    mean, variance = _leave_one_out(model, x, components)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(64, len(x), k, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        samples = surrogate.means((mean + variance.sqrt() * noise) @ directions + centre)
+    predicted, deviation = samples.mean(dim=0), samples.std(dim=0)
+    measured = torch.tensor(
+        [
+            [
+                surrogate.to_scale(n, v) if (v := r.metrics.get(n)) is not None else np.nan
+                for n in surrogate.metric_names
+            ]
+            for r in runs
+        ],
+        dtype=torch.float64,
+    )
+    residual = measured - predicted
+    bias = residual.nanmean(dim=0).nan_to_num(0.0)
+    missing = (residual - bias).square().nanmean(dim=0) - deviation.square().mean(dim=0)
+    return Forecast(model, centre, directions, surrogate, space, bias, missing.nan_to_num(0.0).clamp(min=1e-6).sqrt())
+
+
+def _leave_one_out(model: SingleTaskGP, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave-one-out means and variances of the components (Rasmussen and Williams 2006, equations 5.12)."""
+    with torch.no_grad():
+        prior = model.forward(x.unsqueeze(0).expand(y.shape[1], -1, -1))
+        covariance = prior.covariance_matrix + model.likelihood.noise.reshape(-1, 1, 1) * torch.eye(len(x)).double()
+        inverse = torch.linalg.inv(covariance)
+        diagonal = inverse.diagonal(dim1=1, dim2=2)
+        centred = y.T - prior.mean
+        mean = y.T - (inverse @ centred.unsqueeze(-1)).squeeze(-1) / diagonal
+        return mean.T, (1.0 / diagonal).T

@@ -1,0 +1,67 @@
+"""From a point of the latent space back to real checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from epsopt.zoo.records import Checkpoint
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A real checkpoint near a point.
+
+    Attributes:
+        path: its file.
+        run: its run's name.
+        epoch: its epoch or step, if known.
+        distance: latent distance from the point.
+        metrics: its *measured* metrics.
+        hyperparameters: its run's.
+        sha256: of its file.
+    """
+
+    path: str
+    run: str
+    epoch: int | None
+    distance: float
+    metrics: dict[str, float | None]
+    hyperparameters: dict[str, Any]
+    sha256: str
+
+
+def nearest(
+    z: Tensor, latents: Tensor, checkpoints: Sequence[Checkpoint], k: int = 3, *, one_per_run: bool = False
+) -> list[list[Neighbour]]:
+    """Find the nearest real checkpoints of each point.
+
+    Args:
+        z: ``(b, latent)`` points.
+        latents: ``(n, latent)`` encoded checkpoints.
+        checkpoints: the same ``n`` checkpoints.
+        k: how many.
+        one_per_run: only the nearest checkpoint of each run.
+
+    Returns:
+        For each point at most ``k`` neighbours, nearest first.
+    """
+    # Not by matrix products: they would turn a distance of exactly zero into a small positive one.
+    distances = torch.cdist(z.double(), latents.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    out = []
+    for row in distances:
+        found: list[Neighbour] = []
+        runs: set[int] = set()
+        for i in row.argsort(stable=True).tolist():
+            c = checkpoints[i]
+            if one_per_run and c.run_id in runs:
+                continue
+            runs.add(c.run_id)
+            found.append(Neighbour(c.path, c.run, c.epoch, float(row[i]), c.metrics, c.hyperparameters, c.sha256))
+            if len(found) == k:
+                break
+        out.append(found)
+    return out

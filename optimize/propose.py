@@ -1,0 +1,259 @@
+"""Proposals: the next training runs, as hyperparameters (D8).
+
+``h`` maps hyperparameters to the z that a run ends at: Gaussian processes on the leading principal components of the
+past runs' final z, seeing inactive conditional parameters masked. ``g`` is the map's own z -> metrics. The batch
+maximises qLogNEHVI through ``g(h(x))`` (composite Bayesian optimisation, Astudillo and Frazier 2019; qLogNEHVI: Daulton
+et al. 2021, Ament et al. 2023) over valid configurations only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
+from botorch.optim import optimize_acqf_discrete
+from botorch.sampling import SobolQMCNormalSampler
+from epsopt.optimize.forecast import Forecast, fit_forecast
+from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.scoring import Scorer, measured_table
+from epsopt.optimize.space import Config, Space
+from epsopt.optimize.targets import Objective, Target
+from epsopt.surrogate.surrogate import Surrogate
+from epsopt.zoo.errors import EmptyCatalogue, UsageError
+from numpy.typing import NDArray
+from torch import Tensor
+
+_RANDOM = 384
+_LOCAL = 256
+_SAMPLES = 64
+_FEWEST_RUNS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class PastRun:
+    """A finished run to learn from.
+
+    Attributes:
+        name: the run's name.
+        config: its hyperparameters.
+        z: ``(latent,)`` of its last checkpoint.
+        metrics: measured metrics of its last checkpoint.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    z: Tensor
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A run to launch next.
+
+    Attributes:
+        params: the searched hyperparameters, active ones only.
+        fixed: constants of the past runs that it should get besides.
+        point: predicted final metrics by name.
+        low: lower ends of their intervals.
+        high: upper ends.
+        probability: that all targets are met; ``None`` without targets.
+        joins_front: probability that no measured final checkpoint dominates it.
+        nearest_runs: past runs with the most similar hyperparameters, ``(name, distance)``, nearest first.
+        reason: why it was chosen, in one line.
+    """
+
+    params: Config
+    fixed: Mapping[str, Any]
+    point: dict[str, float]
+    low: dict[str, float]
+    high: dict[str, float]
+    probability: float | None
+    joins_front: float
+    nearest_runs: tuple[tuple[str, float], ...]
+    reason: str
+
+
+def propose(
+    surrogate: Surrogate,
+    space: Space,
+    past: Sequence[PastRun],
+    objectives: Sequence[Objective],
+    targets: Sequence[Target] = (),
+    *,
+    n: int = 8,
+    level: float = 0.9,
+    seed: int = 0,
+    progress: Callable[[str, float], None] | None = None,
+) -> list[Proposal]:
+    """Propose the next training runs.
+
+    Args:
+        surrogate: the fitted map (``g``).
+        space: what may be launched.
+        past: finished runs; at least eight whose configuration lies in the space.
+        objectives: what to push.
+        targets: become constraints.
+        n: how many proposals.
+        level: coverage of the intervals.
+        seed: the same seed proposes the same.
+        progress: called as ``progress(what, share done)``.
+
+    Returns:
+        ``n`` different valid configurations that no past run had, the most valuable first.
+
+    Raises:
+        EmptyCatalogue: too few usable past runs.
+        UsageError: ``n`` below one, or a space too small to hold ``n`` new configurations.
+    """
+    if n < 1:
+        raise UsageError(f"the number of proposals is {n}, expected at least 1")
+    usable = [r for r in past if any(p.name in r.config for p in space.parameters)]
+    if len(usable) < _FEWEST_RUNS:
+        raise EmptyCatalogue(
+            f"proposals learn from past runs: {len(usable)} of the catalogue's runs have hyperparameters of the search "
+            f"space, at least {_FEWEST_RUNS} are needed; ingest more runs, or start with a random sweep"
+        )
+    say = progress or (lambda _what, _share: None)
+    scorer = Scorer(surrogate, tuple(objectives), tuple(targets))
+    rng = np.random.default_rng(seed)
+    say("learning where hyperparameters lead", 0.0)
+    forecast = fit_forecast(surrogate, space, usable, seed)
+    say("weighing candidates", 0.5)
+    candidates = _candidates(space, usable, scorer, n, rng)
+    if len(candidates) < n:
+        raise UsageError(
+            f"the search space holds only {len(candidates)} configurations that were not run yet, {n} were asked for"
+        )
+    picked = _pick(forecast, scorer, space, usable, candidates, n, seed)
+    say("weighing candidates", 1.0)
+    return [_explain(c, forecast, scorer, space, usable, level, seed) for c in picked]
+
+
+def _candidates(
+    space: Space, past: Sequence[PastRun], scorer: Scorer, n: int, rng: np.random.Generator
+) -> list[Config]:
+    """Random configurations and neighbours of the measured front's, all valid, none of them run before."""
+    table = measured_table([r.metrics for r in past], scorer.objectives)
+    front = non_dominated(table, [o.maximize for o in scorer.objectives]).indices
+    parents = [past[i].config for i in front] or [r.config for r in past]
+    pool = space.sample(max(_RANDOM, 8 * n), rng)
+    pool += [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL)]
+    seen = {_key(space, r.config) for r in past}
+    out = []
+    for config in pool:
+        key = _key(space, config)
+        if key not in seen:
+            seen.add(key)
+            out.append(config)
+    return out
+
+
+def _key(space: Space, config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    def rounded(value: Any) -> Any:
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(f"{value:.3g}") if numeric else value
+
+    return tuple((p.name, rounded(config.get(p.name))) for p in space.active(config))
+
+
+def _pick(
+    forecast: Forecast,
+    scorer: Scorer,
+    space: Space,
+    past: Sequence[PastRun],
+    candidates: list[Config],
+    n: int,
+    seed: int,
+) -> list[Config]:
+    signs, thresholds, columns = scorer.signs, scorer.thresholds, scorer.columns
+
+    def objective(samples: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001, N803 - BoTorch's interface
+        return forecast.metrics(samples)[..., columns] * signs
+
+    def below(place: int) -> Callable[[Tensor], Tensor]:
+        return lambda samples: thresholds[place] - signs[place] * forecast.metrics(samples)[..., columns[place]]
+
+    constraints = [below(i) for i, t in enumerate(thresholds.tolist()) if np.isfinite(t)]
+    x_past = torch.from_numpy(space.encode([r.config for r in past]))
+    x_new = torch.from_numpy(space.encode(candidates))
+    table = (
+        np.stack(
+            [
+                [
+                    scorer.surrogate.to_scale(o.name, v) if np.isfinite(v) else np.nan
+                    for o, v in zip(scorer.objectives, row, strict=True)
+                ]
+                for row in measured_table([r.metrics for r in past], scorer.objectives)
+            ]
+        )
+        * signs.numpy()
+    )
+    low, high = np.nanmin(table, axis=0), np.nanmax(table, axis=0)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # BoTorch suggests input scaling that is already done
+        acquisition = qLogNoisyExpectedHypervolumeImprovement(
+            model=forecast.model,
+            ref_point=(low - 0.1 * np.maximum(high - low, 1e-6)).tolist(),
+            X_baseline=x_past,
+            sampler=SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed),
+            objective=GenericMCMultiOutputObjective(objective),
+            constraints=constraints or None,
+            prune_baseline=True,
+            cache_root=False,
+        )
+        chosen, _ = optimize_acqf_discrete(acquisition, q=n, choices=x_new, max_batch_size=64, unique=True)
+    places = torch.cdist(chosen.double(), x_new).argmin(dim=1).tolist()
+    return [candidates[i] for i in places]
+
+
+def _explain(
+    config: Config,
+    forecast: Forecast,
+    scorer: Scorer,
+    space: Space,
+    past: Sequence[PastRun],
+    level: float,
+    seed: int,
+) -> Proposal:
+    names = scorer.surrogate.metric_names
+    samples, low, point, high = forecast.predict(config, level, seed)
+    values = samples[:, scorer.columns].numpy()  # in the metrics' own units
+    maximize = np.array([1.0 if o.maximize else -1.0 for o in scorer.objectives])
+    measured = measured_table([r.metrics for r in past], scorer.objectives)
+    front = measured[non_dominated(measured, [o.maximize for o in scorer.objectives]).indices] * maximize
+    turned = values * maximize
+    dominated = (front[None] >= turned[:, None]).all(axis=2).any(axis=1)
+    joins = float(1.0 - dominated.mean())
+    met: NDArray[np.bool_] | None = None
+    if scorer.targets:
+        wanted = {t.name: t.value for t in scorer.targets}
+        limits = np.array([wanted.get(o.name, -np.inf if o.maximize else np.inf) for o in scorer.objectives])
+        met = (turned >= limits * maximize).all(axis=1)
+    distance = np.linalg.norm(space.encode([config]) - space.encode([r.config for r in past]), axis=1)
+    order = np.argsort(distance, kind="stable")[:3]
+    near = tuple((past[i].name, float(distance[i])) for i in order)
+    return Proposal(
+        params=config,
+        fixed=dict(space.fixed),
+        point=dict(zip(names, point.tolist(), strict=True)),
+        low=dict(zip(names, low.tolist(), strict=True)),
+        high=dict(zip(names, high.tolist(), strict=True)),
+        probability=None if met is None else float(met.mean()),
+        joins_front=joins,
+        nearest_runs=near,
+        reason=_reason(joins, distance[order[0]], past[order[0]].name, space),
+    )
+
+
+def _reason(joins: float, distance: float, run: str, space: Space) -> str:
+    typical = 0.35 * np.sqrt(len(space.parameters))
+    where = f"a variation of {run}" if distance < typical else f"far from every past run (nearest: {run})"
+    if joins >= 0.5:
+        return f"likely to join the front ({joins:.0%}), {where}"
+    return f"may widen the front ({joins:.0%}) where little is known, {where}"
