@@ -38,7 +38,7 @@ class Scorer:
         for objective in self.objectives:
             if objective.name not in known:
                 raise UsageError(
-                    f"the map was not trained on {objective.name!r} (it knows {', '.join(known)}): run 'epsopt fit' again"
+                    f"the map was not trained on {objective.name!r}, it knows {', '.join(known)}: run 'epsopt fit'"
                 )
         names = [o.name for o in self.objectives]
         for target in self.targets:
@@ -80,7 +80,8 @@ class Scorer:
         if not bool(have.any()):
             return mean.new_zeros(len(mean))
         standard = (mean[:, have] - self.thresholds[have]) / deviation[:, have]
-        return torch.special.log_ndtr(standard).sum(dim=1)
+        log_probabilities: Tensor = torch.special.log_ndtr(standard)
+        return log_probabilities.sum(dim=1)
 
     def cautious(self, mean: Tensor, deviation: Tensor) -> NDArray[np.float64]:
         """``(b, objectives)`` moments -> lower confidence bounds in the metrics' own units.

@@ -103,7 +103,7 @@ def search(
         The front over lower confidence bounds, with everything an answer must carry (D6).
 
     Raises:
-        UsageError: unknown engine, no objective, a limit below one, or the map and the catalogue have nothing in common.
+        UsageError: unknown engine, no objective, a limit below one, or the map knows none of the checkpoints.
     """
     started = time.monotonic()
     candidates_of = _engine(engine)

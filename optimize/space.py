@@ -169,8 +169,8 @@ class Space:
             fresh = start is None or (p.kind == "categorical" and start not in p.choices)
             if p.kind == "categorical":
                 move = fresh or rng.random() < scale
-                config[p.name] = p.choices[int(rng.integers(len(p.choices)))] if move else start
-            elif fresh:
+                config[p.name] = p.choices[int(rng.integers(len(p.choices)))] if move or start is None else start
+            elif start is None:
                 config[p.name] = p.from_unit(float(rng.random()))
             else:
                 # Half of the numbers stay put: good neighbours differ in a few parameters.

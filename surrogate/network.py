@@ -124,7 +124,7 @@ class EpsilonVAE(nn.Module):
         if self.embedding_head is None or self.shape.anchors is None:
             raise RuntimeError("this network was built without an embedding head")
         out: Tensor = self.embedding_head(z)
-        return out.unflatten(1, self.shape.anchors)
+        return out.reshape(len(z), *self.shape.anchors)
 
 
 class Recombination(nn.Module):

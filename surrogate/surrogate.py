@@ -140,7 +140,7 @@ class Surrogate:
         flat = z.reshape(-1, z.shape[-1]).float()
         rows = self.memory.latents[self.memory.head_rows].float()
         parts = []
-        for piece in flat.split(8192):
+        for piece in torch.split(flat, 8192):
             distance = torch.cdist(piece, rows) * 5.0**0.5
             columns = []
             for length, weights in self._mean_weights:
@@ -151,10 +151,11 @@ class Surrogate:
 
     def encode(self, fingerprints: Sequence[Fingerprint]) -> Tensor:
         """Encode checkpoints: ``n`` fingerprints to ``(n, latent)`` float32 means of z."""
-        parts = []
         with torch.no_grad():
-            for start in range(0, len(fingerprints), _CHUNK):
-                parts.append(self.network.encode(self.tokenizer(fingerprints[start : start + _CHUNK]))[0])
+            parts = [
+                self.network.encode(self.tokenizer(fingerprints[start : start + _CHUNK]))[0]
+                for start in range(0, len(fingerprints), _CHUNK)
+            ]
         return torch.cat(parts) if parts else torch.zeros(0, self.latent)
 
     def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,21 +108,15 @@ class Fingerprint:
         try:
             (length,) = struct.unpack_from("<I", data)
             header = json.loads(data[4 : 4 + length])
-            if header["format"] != FORMAT:
-                raise CatalogueError(
-                    f"a fingerprint in the catalogue has format {header['format']}, expected {FORMAT}: "
-                    "ingest the runs again into a new catalogue"
-                )
+            _check_format(header["format"])
             values = np.frombuffer(zlib.decompress(data[4 + length :]), dtype="<f4")
             names = tuple(header["names"])
             split = len(names) * FEATURES
-            if len(values) != split + SKETCH:
-                raise ValueError(f"{len(values)} values, expected {split + SKETCH}")
             return cls(
                 names=names,
                 shapes=tuple(tuple(s) for s in header["shapes"]),
                 features=values[:split].reshape(len(names), FEATURES).astype(np.float32),
-                sketch=values[split:].astype(np.float32),
+                sketch=values[split:].reshape(SKETCH).astype(np.float32),
                 n_parameters=int(header["n_parameters"]),
             )
         except (struct.error, ValueError, KeyError, TypeError, zlib.error) as error:
@@ -193,19 +188,28 @@ def sketch_distance(a: Array, b: Array) -> float:
     return float(np.linalg.norm(a - b)) / scale
 
 
+def _check_format(found: object) -> None:
+    if found != FORMAT:
+        raise CatalogueError(
+            f"a fingerprint in the catalogue has format {found}, expected {FORMAT}: "
+            "ingest the runs again into a new catalogue"
+        )
+
+
 def _finite(tensor: torch.Tensor) -> Array:
     values: Array = tensor.detach().to(torch.float32).numpy()
     return values if np.isfinite(values).all() else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _squash(x: NDArray[np.floating]) -> NDArray[np.floating]:
+def _squash(x: NDArray[Any]) -> NDArray[Any]:
     """Signed logarithm, linear near zero: keeps features of weights of any scale comparable."""
-    return np.sign(x) * np.log1p(np.abs(x))
+    return np.asarray(np.sign(x) * np.log1p(np.abs(x)))
 
 
 def _at_quantiles(sorted_values: Array, quantiles: NDArray[np.float64]) -> Array:
     # The nearest order statistic: sixteen times faster than np.quantile on small arrays, and exact at both ends.
-    return sorted_values[np.rint(quantiles * (sorted_values.shape[-1] - 1)).astype(np.int64)]
+    at: Array = sorted_values[np.rint(quantiles * (sorted_values.shape[-1] - 1)).astype(np.int64)]
+    return at
 
 
 def _statistics(matrix: Array) -> Array:
@@ -264,7 +268,7 @@ def _singular_values(matrix: Array) -> Array:
         basis, _ = np.linalg.qr(small @ (small.T @ (small @ probe)))
         small = basis.T @ small
     eigenvalues = np.linalg.eigvalsh(small @ small.T)[::-1][:_SINGULAR]
-    return np.sqrt(np.maximum(eigenvalues, 0.0)).astype(np.float32)
+    return np.asarray(np.sqrt(np.maximum(eigenvalues, 0.0)), dtype=np.float32)
 
 
 @lru_cache(maxsize=1)
@@ -357,11 +361,11 @@ def _inputs(width: int) -> tuple[Array, Array]:
 def _activate(x: Array) -> Array:
     """SiLU, a stand-in for whichever activation the network has, kept within a sane range."""
     x = np.clip(x, -30.0, 30.0)
-    return (x / (1.0 + np.exp(-x))).astype(np.float32)
+    return np.asarray(x / (1.0 + np.exp(-x)), dtype=np.float32)
 
 
 def _slope(bias: Array) -> Array:
-    return (1.0 / (1.0 + np.exp(-4.0 * np.clip(bias, -7.0, 7.0)))).astype(np.float32)
+    return np.asarray(1.0 / (1.0 + np.exp(-4.0 * np.clip(bias, -7.0, 7.0))), dtype=np.float32)
 
 
 def _summary(columns: Array) -> Array:

@@ -50,7 +50,7 @@ def gradient_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> Tenso
         begin[anywhere] = torch.randint(n, (int(anywhere.sum()),), generator=generator)
         noise = torch.randn(_STARTS, region.centres.shape[1], generator=generator)
         z = region.project(region.centres[begin] + 0.3 * region.radius * torch.nn.functional.normalize(noise, dim=1))
-    z = z.clone().requires_grad_(requires_grad=True)
+    z = z.clone().requires_grad_()
     optimizer = torch.optim.Adam([z], lr=0.1 * region.radius / z.shape[1] ** 0.5)
     for _ in range(_STEPS):
         optimizer.zero_grad(set_to_none=True)
