@@ -78,9 +78,9 @@ class Catalogue:
 
     def checkpoints(self, *, signature: str | None = None) -> list[Checkpoint]:
         """Return all checkpoints, or those of one signature, by run name, epoch (unknown first) and path."""
-        query = select(
-            checkpoints, runs.c.name.label("run"), runs.c.hyperparameters.label("run_hyperparameters")
-        ).join(runs)
+        query = select(checkpoints, runs.c.name.label("run"), runs.c.hyperparameters.label("run_hyperparameters")).join(
+            runs
+        )
         if signature is not None:
             query = query.where(checkpoints.c.signature == signature)
         with self.reading() as connection:
@@ -151,9 +151,7 @@ class Catalogue:
         found = self._blobs(embeddings, ids, unpack)
         return [found.get(i) for i in ids]
 
-    def _blobs(
-        self, table: Table, ids: Iterable[int], parse: Callable[[bytes], _Parsed]
-    ) -> dict[int, _Parsed]:
+    def _blobs(self, table: Table, ids: Iterable[int], parse: Callable[[bytes], _Parsed]) -> dict[int, _Parsed]:
         wanted = sorted(set(ids))
         found: dict[int, _Parsed] = {}
         with self.reading() as connection:
@@ -176,14 +174,9 @@ class Catalogue:
             ).first()
             if newest is not None and (newest.key, newest.meta, bytes(newest.data)) == (key, text, data):
                 return
-            highest = (
-                connection.execute(select(artifacts.c.id).order_by(artifacts.c.id.desc()).limit(1)).scalar()
-                or 0
-            )
+            highest = connection.execute(select(artifacts.c.id).order_by(artifacts.c.id.desc()).limit(1)).scalar() or 0
             connection.execute(delete(artifacts).where(same))
-            connection.execute(
-                insert(artifacts).values(id=highest + 1, kind=kind, key=key, data=data, meta=text)
-            )
+            connection.execute(insert(artifacts).values(id=highest + 1, kind=kind, key=key, data=data, meta=text))
 
     def get_artifact(self, kind: str, key: str | None = None) -> tuple[bytes, dict[str, Any]] | None:
         """Return the artifact with this key, or the newest of its kind; None when there is none."""

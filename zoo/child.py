@@ -6,7 +6,6 @@ Nothing that a checkpoint holds leaves this process but numbers and text. Starte
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import resource
 import time
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.errors import HookError, UnreadableCheckpoint
 from epsopt.zoo.fingerprint import FEATURES, SKETCH, Fingerprint, _finite, _sketch, fingerprint
+from epsopt.zoo.hooks import embed, load_hook
 from epsopt.zoo.layouts.plain import interpret
 from epsopt.zoo.layouts.reading import Reading
 from epsopt.zoo.lineage import KnownLineage, LineageBook
@@ -80,9 +80,7 @@ class Child:
             self._guesses = {}
             return None
         if request["kind"] == "lineage":
-            fields = {
-                k: request[k] for k in ("id", "signature", "reference_path", "reference_sha256", "declared")
-            }
+            fields = {k: request[k] for k in ("id", "signature", "reference_path", "reference_sha256", "declared")}
             self.book.add(KnownLineage(sketch=unpack(blobs[0]), **fields))
             return None
         path = Path(request["path"])
@@ -96,9 +94,7 @@ class Child:
             # A damaged reference is handled where it is read; here it is this file.
             return ({"status": "waiting"}, []) if _still_growing(path) else _failed(error.reason)
         except MemoryError:
-            return _failed(
-                f"needs more than the {self.limits.memory >> 20:,} MB of memory that a reader may take"
-            )
+            return _failed(f"needs more than the {self.limits.memory >> 20:,} MB of memory that a reader may take")
         except RecursionError:
             return _failed("nested deeper than any checkpoint needs")
         except Exception as error:  # noqa: BLE001 - whatever a hostile file provokes is that file's failure
@@ -108,6 +104,7 @@ class Child:
         function = load_hook(hook) if hook else None
         with open_checkpoint(path, self.limits) as checkpoint:
             reading = interpret(checkpoint)
+            checkpoint.verify()
             signature = _signature(reading.weights)
             base = self._declared(path, reading.base)
             gone: list[int] = []
@@ -121,7 +118,7 @@ class Child:
             if base is not None:
                 blobs.append(pack(base.sketch if base.signature == signature else kept.sketch))
             if function is not None:
-                blobs.append(pack(_embed(function, str(hook), checkpoint, reading)))
+                blobs.append(pack(embed(function, str(hook), checkpoint, reading)))
             header = {
                 "status": "read",
                 "sha256": checkpoint.source.sha256(),
@@ -138,13 +135,9 @@ class Child:
             }
         return header, blobs
 
-    def _fingerprint(
-        self, checkpoint: OpenCheckpoint, reading: Reading, reference: _Reference | None
-    ) -> Fingerprint:
+    def _fingerprint(self, checkpoint: OpenCheckpoint, reading: Reading, reference: _Reference | None) -> Fingerprint:
         own = reference is None or _is(reference, checkpoint)
-        with (
-            contextlib.nullcontext() if own or reference is None else reference.tensors(self.limits) as lookup
-        ):
+        with contextlib.nullcontext() if own or reference is None else reference.tensors(self.limits) as lookup:
             return fingerprint(_stream(checkpoint, reading.weights), lookup)
 
     def _fingerprint_in_lineage(
@@ -230,9 +223,7 @@ def _still_growing(path: Path) -> bool:
         return False
 
 
-def _stream(
-    checkpoint: OpenCheckpoint, weights: dict[str, torch.Tensor]
-) -> Iterator[tuple[str, torch.Tensor]]:
+def _stream(checkpoint: OpenCheckpoint, weights: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
     for name, described in weights.items():
         if described.is_floating_point():
             yield name, checkpoint.read(name, described)
@@ -252,54 +243,6 @@ def _signature(weights: dict[str, torch.Tensor]) -> str:
     names, shapes = tuple(n for n, _ in blocks), tuple(s for _, s in blocks)
     empty = np.zeros((0, FEATURES), dtype=np.float32)
     return Fingerprint(names, shapes, empty, empty[0:0].reshape(-1), 0).signature
-
-
-_HOOKS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {}
-
-
-def load_hook(spec: str) -> Callable[[dict[str, torch.Tensor]], Any]:
-    """Import the user's function, given as ``package.module:function``; once per child.
-
-    Raises:
-        HookError: the form is wrong, or the import fails.
-    """
-    if spec not in _HOOKS:
-        module, _, name = spec.partition(":")
-        if not module or not name:
-            raise HookError(f"the embed hook {spec!r} has the wrong form: expected 'package.module:function'")
-        try:
-            _HOOKS[spec] = getattr(importlib.import_module(module), name)
-        except Exception as error:
-            raise HookError(
-                f"the embed hook {spec!r} cannot be imported ({type(error).__name__}: {error}): "
-                "install its package or run from the folder that holds it"
-            ) from error
-    return _HOOKS[spec]
-
-
-def _embed(
-    function: Callable[[dict[str, torch.Tensor]], Any],
-    spec: str,
-    checkpoint: OpenCheckpoint,
-    reading: Reading,
-) -> NDArray[np.float32]:
-    path = checkpoint.source.path
-    state = {n: checkpoint.read(n, t) for n, t in reading.weights.items()}
-    try:
-        with torch.inference_mode(False):
-            result = function(state)
-        raw = result.detach().cpu().numpy() if isinstance(result, torch.Tensor) else result
-        embedding = np.asarray(raw, dtype=np.float32)
-    except Exception as error:
-        raise HookError(
-            f"the embed hook {spec!r} failed on {path}: {type(error).__name__}: {error}"
-        ) from error
-    if embedding.ndim != 2 or embedding.size == 0:
-        raise HookError(
-            f"the embed hook {spec!r} returned shape {embedding.shape} on {path}: "
-            "expected (anchors, dimensions)"
-        )
-    return embedding
 
 
 def _limit_memory(extra: int) -> None:

@@ -59,9 +59,7 @@ def _parse(url: str) -> URL:
     except ModuleNotFoundError:  # said better when the engine is made
         pass
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise CatalogueError(
-            f"{parsed.get_backend_name()} databases are not supported: use SQLite or PostgreSQL"
-        )
+        raise CatalogueError(f"{parsed.get_backend_name()} databases are not supported: use SQLite or PostgreSQL")
     if parsed.get_backend_name() == "sqlite":
         _check_file(parsed)
     return parsed
@@ -72,13 +70,9 @@ def _check_file(url: URL) -> None:
         return
     file = Path(url.database)
     if not file.parent.is_dir():
-        raise CatalogueError(
-            f"the folder {file.parent} of the database {file} does not exist: create it first"
-        )
+        raise CatalogueError(f"the folder {file.parent} of the database {file} does not exist: create it first")
     if file.is_dir():
-        raise CatalogueError(
-            f"the database {file} is a folder: expected a file, such as {file / 'epsopt.db'}"
-        )
+        raise CatalogueError(f"the database {file} is a folder: expected a file, such as {file / 'epsopt.db'}")
 
 
 def _options(url: URL) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from epsopt.zoo.catalogue import Catalogue
@@ -18,6 +18,7 @@ from epsopt.zoo.recorder import (
     known_files,
     known_lineages,
     record_failures,
+    relocate_references,
 )
 from epsopt.zoo.records import Failure
 from epsopt.zoo.scan import Found, scan, within
@@ -94,12 +95,12 @@ def ingest(
         catalogue,
         (p for p, k in known.items() if k.reason is not None and p not in present and within(p, folders)),
     )
-    record_failures(
-        catalogue, [f for f in seen.failures if (k := known.get(f.path)) is None or k.reason != f.reason]
-    )
+    record_failures(catalogue, [f for f in seen.failures if (k := known.get(f.path)) is None or k.reason != f.reason])
     failed = seen.failures + [Failure(p, k.reason) for p, k in current.items() if k.reason is not None]
     unchanged = sum(1 for k in current.values() if k.reason is None)
     waiting = 0
+    if fresh:
+        relocate_references(catalogue)
     book = known_lineages(catalogue) if fresh else LineageBook()
     recorder = Recorder(catalogue, book, embed)
 
@@ -170,9 +171,10 @@ def read_fingerprints(
 
     def handle(index: int, outcome: Outcome) -> bool:
         if isinstance(outcome, Waiting):
-            outcome = Failure(
-                str(outcome.path), "was written to while it was read: try again when it is complete"
-            )
+            outcome = Failure(str(outcome.path), "was written to while it was read: try again when it is complete")
+        elif isinstance(outcome, CheckpointContents) and outcome.declared is not None:
+            known = book.of_reference(outcome.signature, outcome.declared.sha256)
+            outcome = replace(outcome, lineage=known.id if known is not None else None)
         results.append(outcome)
         if progress is not None:
             progress(index + 1, len(paths))

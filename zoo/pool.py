@@ -169,9 +169,7 @@ class ReaderPool:
                 f"'{sys.executable} -c \"import torch\"' works and that memory is free"
             )
         self._workers.append(_Worker(self.limits))
-        return (
-            [] if worker.ticket is None else [(worker.ticket, ({"status": "failed", "reason": reason}, []))]
-        )
+        return [] if worker.ticket is None else [(worker.ticket, ({"status": "failed", "reason": reason}, []))]
 
     def reset(self) -> None:
         """Stop children that are still busy, after a caller gave up half-way."""

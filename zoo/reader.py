@@ -140,9 +140,7 @@ def _read_files(
                 else:
                     attempts += 1
                     if attempts > _ATTEMPTS:
-                        raise EpsoptError(
-                            f"{files[turn][0]}: its lineage changed {attempts} times: please report this"
-                        )
+                        raise EpsoptError(f"{files[turn][0]}: its lineage changed {attempts} times: please report this")
                     again.append(turn)
                 continue
             ready.update(pool.receive())
@@ -163,9 +161,7 @@ def _parse(path: Path, message: Message, book: LineageBook) -> Outcome:
     try:
         return _contents(path, header, blobs)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise EpsoptError(
-            f"{path}: its reader gave a damaged answer ({error}): please report this"
-        ) from error
+        raise EpsoptError(f"{path}: its reader gave a damaged answer ({error}): please report this") from error
 
 
 def _contents(path: Path, header: dict[str, Any], blobs: list[bytes]) -> CheckpointContents:
@@ -173,9 +169,7 @@ def _contents(path: Path, header: dict[str, Any], blobs: list[bytes]) -> Checkpo
     kept, sketch = parts.popleft(), unpack(parts.popleft())
     declared = None
     if header["declared"] is not None:
-        declared = DeclaredBase(
-            header["declared"]["path"], header["declared"]["sha256"], unpack(parts.popleft())
-        )
+        declared = DeclaredBase(header["declared"]["path"], header["declared"]["sha256"], unpack(parts.popleft()))
     return CheckpointContents(
         path=path,
         sha256=header["sha256"],

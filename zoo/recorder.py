@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.lineage import KnownLineage, LineageBook
 from epsopt.zoo.reader import CheckpointContents
 from epsopt.zoo.records import Failure
+from epsopt.zoo.rows import (
+    READER,
+    insert_checkpoint,
+    insert_lineage,
+    lineage_of_row,
+    put_file,
+    refresh_run,
+    release_checkpoint,
+    run_id_of,
+)
 from epsopt.zoo.scan import Found
-from epsopt.zoo.source import Identity
-from epsopt.zoo.tables import checkpoints, embeddings, files, fingerprints, lineages, runs
-from epsopt.zoo.wire import pack, unpack
-
-READER = 1
-"""Raised when files that failed should be tried again because the reader has learned something."""
+from epsopt.zoo.source import Identity, identity_of
+from epsopt.zoo.tables import checkpoints, embeddings, files, lineages
+from epsopt.zoo.wire import pack
 
 _BATCH = 64
 _SECONDS = 1.0
@@ -39,9 +44,7 @@ class KnownFile:
 
 def known_files(catalogue: Catalogue) -> dict[str, KnownFile]:
     """Return every file the catalogue has seen, by path, but failures of older readers: try those again."""
-    query = select(files, embeddings.c.hook).outerjoin(
-        embeddings, files.c.checkpoint_id == embeddings.c.checkpoint_id
-    )
+    query = select(files, embeddings.c.hook).outerjoin(embeddings, files.c.checkpoint_id == embeddings.c.checkpoint_id)
     with catalogue.reading() as connection:
         rows = connection.execute(query).all()
     return {
@@ -54,7 +57,41 @@ def known_files(catalogue: Catalogue) -> dict[str, KnownFile]:
 def known_lineages(catalogue: Catalogue) -> LineageBook:
     """Return the lineages of the catalogue, to be offered to readers."""
     with catalogue.reading() as connection:
-        return LineageBook(map(_lineage, connection.execute(select(lineages).order_by(lineages.c.id))))
+        return LineageBook(map(lineage_of_row, connection.execute(select(lineages).order_by(lineages.c.id))))
+
+
+def relocate_references(catalogue: Catalogue) -> None:
+    """Point lineages whose reference file changed or went to another file that still has its content, if one does."""
+    query = (
+        select(lineages.c.id, lineages.c.reference_path, files.c.path, files.c.size, files.c.mtime_ns, files.c.inode)
+        .join(checkpoints, checkpoints.c.sha256 == lineages.c.reference_sha256)
+        .join(files, files.c.checkpoint_id == checkpoints.c.id)
+        .order_by(lineages.c.id, files.c.path)
+    )
+    with catalogue.reading() as connection:
+        rows = connection.execute(query).all()
+    intact: dict[int, list[str]] = {}
+    for row in rows:
+        if _identity_now(row.path) == Identity(row.size, row.mtime_ns, int(row.inode)):
+            intact.setdefault(row.id, []).append(row.path)
+    known = {r.path for r in rows}
+    # A declared base may lie outside the runs: it stays the reference as long as it is there.
+    lost = {r.id for r in rows if r.reference_path in known or _identity_now(r.reference_path) is None}
+    moved = {
+        r.id: intact[r.id][0] for r in rows if r.id in intact.keys() & lost and r.reference_path not in intact[r.id]
+    }
+    if moved:
+        with catalogue.writing() as connection:
+            for lineage_id, path in sorted(moved.items()):
+                same = lineages.c.id == lineage_id
+                connection.execute(update(lineages).where(same).values(reference_path=path))
+
+
+def _identity_now(path: str) -> Identity | None:
+    try:
+        return identity_of(Path(path).stat())
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -144,12 +181,12 @@ class Recorder:
             self._write(connection)
             self._refresh_book(connection)
             if self._lineage_of(contents) is None:
-                self._book.add(_insert_lineage(connection, contents))
+                self._book.add(insert_lineage(connection, contents))
         self._pending = []
 
     def _refresh_book(self, connection: Connection) -> None:
         for row in connection.execute(select(lineages).order_by(lineages.c.id)):
-            new, old = _lineage(row), self._book.get(row.id)
+            new, old = lineage_of_row(row), self._book.get(row.id)
             if old is None or (old.declared, old.reference_path) != (new.declared, new.reference_path):
                 self._book.add(new)
 
@@ -163,17 +200,15 @@ class Recorder:
             else:
                 moved |= self._write_checkpoint(connection, pending.found, pending.result, touched)
         for run_id in sorted(touched):
-            _refresh_run(connection, run_id)
+            refresh_run(connection, run_id)
         return moved
 
-    def _write_failure(
-        self, connection: Connection, found: Found, failure: Failure, touched: set[int]
-    ) -> None:
+    def _write_failure(self, connection: Connection, found: Found, failure: Failure, touched: set[int]) -> None:
         path = str(found.path)
         old = connection.execute(select(files.c.checkpoint_id).where(files.c.path == path)).scalar()
-        _put_file(connection, path, found.identity, checkpoint_id=None, reason=failure.reason)
+        put_file(connection, path, found.identity, checkpoint_id=None, reason=failure.reason)
         if old is not None:
-            touched |= _release(connection, old, path)
+            touched |= release_checkpoint(connection, old, path)
 
     def _write_checkpoint(
         self, connection: Connection, found: Found, contents: CheckpointContents, touched: set[int]
@@ -191,30 +226,25 @@ class Recorder:
             if same.path != path and not Path(same.path).exists():
                 # The file moved: the checkpoint goes with it.
                 touched.add(same.run_id)
-                run_id = _run(connection, found)
+                run_id = run_id_of(connection, found)
                 values = {"path": path, "run_id": run_id, "epoch": contents.epoch}
                 connection.execute(delete(files).where(files.c.path == same.path))
                 connection.execute(update(checkpoints).where(checkpoints.c.id == same.id).values(values))
                 touched.add(run_id)
-                former = (lineages.c.reference_path == same.path) & (
-                    lineages.c.reference_sha256 == contents.sha256
-                )
-                moved = (
-                    connection.execute(update(lineages).where(former).values(reference_path=path)).rowcount
-                    > 0
-                )
+                former = (lineages.c.reference_path == same.path) & (lineages.c.reference_sha256 == contents.sha256)
+                moved = connection.execute(update(lineages).where(former).values(reference_path=path)).rowcount > 0
             elif same.path != path and old != same.id:
                 self.aliases += 1
         else:
             if old is not None:
                 # Let go of the former content first: paths are unique.
-                _put_file(connection, path, contents.identity, checkpoint_id=None, reason="being replaced")
-                touched |= _release(connection, old, path)
-            checkpoint_id = _insert_checkpoint(connection, found, contents, touched)
+                put_file(connection, path, contents.identity, checkpoint_id=None, reason="being replaced")
+                touched |= release_checkpoint(connection, old, path)
+            checkpoint_id = insert_checkpoint(connection, found, contents, touched)
             self.added += 1
-        _put_file(connection, path, contents.identity, checkpoint_id=checkpoint_id, reason=None)
+        put_file(connection, path, contents.identity, checkpoint_id=checkpoint_id, reason=None)
         if same is not None and old is not None and old != same.id:
-            touched |= _release(connection, old, path)
+            touched |= release_checkpoint(connection, old, path)
         if contents.embedding is not None:
             connection.execute(delete(embeddings).where(embeddings.c.checkpoint_id == checkpoint_id))
             row = {"checkpoint_id": checkpoint_id, "hook": self._embed, "data": pack(contents.embedding)}
@@ -236,9 +266,7 @@ def record_failures(catalogue: Catalogue, failures: Sequence[Failure]) -> None:
     if failures:
         with catalogue.writing() as connection:
             for failure in failures:
-                _put_file(
-                    connection, failure.path, Identity(0, 0, 0), checkpoint_id=None, reason=failure.reason
-                )
+                put_file(connection, failure.path, Identity(0, 0, 0), checkpoint_id=None, reason=failure.reason)
 
 
 def _deltas_fit(lineage: KnownLineage, contents: CheckpointContents) -> bool:
@@ -246,126 +274,3 @@ def _deltas_fit(lineage: KnownLineage, contents: CheckpointContents) -> bool:
     if contents.declared is not None or contents.lineage == lineage.id:
         return True
     return contents.lineage is None and lineage.reference_sha256 == contents.sha256
-
-
-def _lineage(row: Row[Any]) -> KnownLineage:
-    return KnownLineage(
-        row.id,
-        row.signature,
-        row.reference_path,
-        row.reference_sha256,
-        row.declared,
-        unpack(bytes(row.sketch)),
-    )
-
-
-def _next_id(connection: Connection, table: Table) -> int:
-    return (connection.execute(select(func.max(table.c.id))).scalar() or 0) + 1
-
-
-def _insert_lineage(connection: Connection, contents: CheckpointContents) -> KnownLineage:
-    base = contents.declared
-    sha256 = base.sha256 if base else contents.sha256
-    same = (lineages.c.signature == contents.signature) & (lineages.c.reference_sha256 == sha256)
-    if base is not None:
-        # The base may have founded a lineage as an ordinary checkpoint before a run declared it.
-        connection.execute(update(lineages).where(same).values(declared=True, reference_path=base.path))
-    row = connection.execute(select(lineages).where(same)).first()
-    if row is None:
-        values = {
-            "id": _next_id(connection, lineages),
-            "signature": contents.signature,
-            "reference_path": base.path if base else str(contents.path),
-            "reference_sha256": sha256,
-            "declared": base is not None,
-            "sketch": pack(base.sketch if base else contents.sketch),
-        }
-        connection.execute(insert(lineages).values(values))
-        row = connection.execute(select(lineages).where(same)).one()
-    return _lineage(row)
-
-
-def _run(connection: Connection, found: Found) -> int:
-    run_id = connection.execute(select(runs.c.id).where(runs.c.path == found.run_path)).scalar()
-    if run_id is None:
-        run_id = _next_id(connection, runs)
-        row = {"id": run_id, "name": found.run_name, "path": found.run_path, "hyperparameters": "{}"}
-        connection.execute(insert(runs).values(row))
-    return int(run_id)
-
-
-def _insert_checkpoint(
-    connection: Connection, found: Found, contents: CheckpointContents, touched: set[int]
-) -> int:
-    checkpoint_id, run_id = _next_id(connection, checkpoints), _run(connection, found)
-    row = {
-        "id": checkpoint_id,
-        "run_id": run_id,
-        "path": str(found.path),
-        "sha256": contents.sha256,
-        "epoch": contents.epoch,
-        "metrics": json.dumps(contents.metrics, sort_keys=True),
-        "hyperparameters": json.dumps(contents.hyperparameters),
-        "signature": contents.signature,
-        "lineage_id": contents.lineage,
-        "n_parameters": contents.n_parameters,
-    }
-    connection.execute(insert(checkpoints).values(row))
-    blob = {"checkpoint_id": checkpoint_id, "data": contents.fingerprint_bytes}
-    connection.execute(insert(fingerprints).values(blob))
-    touched.add(run_id)
-    return checkpoint_id
-
-
-def _put_file(
-    connection: Connection, path: str, identity: Identity, *, checkpoint_id: int | None, reason: str | None
-) -> None:
-    values = {
-        "size": identity.size,
-        "mtime_ns": identity.mtime_ns,
-        "inode": str(identity.inode),
-        "checkpoint_id": checkpoint_id,
-        "reason": reason,
-        "reader": READER,
-    }
-    changed = connection.execute(update(files).where(files.c.path == path).values(values))
-    if changed.rowcount == 0:
-        connection.execute(insert(files).values({"path": path, **values}))
-
-
-def _release(connection: Connection, checkpoint_id: int, path: str) -> set[int]:
-    """Deal with a checkpoint whose file holds something else now: an alias takes its place, or it goes."""
-    row = connection.execute(
-        select(checkpoints.c.path, checkpoints.c.run_id).where(checkpoints.c.id == checkpoint_id)
-    ).first()
-    if row is None or row.path != path:
-        return set()
-    heir = connection.execute(
-        select(files.c.path).where(files.c.checkpoint_id == checkpoint_id).order_by(files.c.path).limit(1)
-    ).scalar()
-    if heir is None:
-        for table in (fingerprints, embeddings):
-            connection.execute(delete(table).where(table.c.checkpoint_id == checkpoint_id))
-        connection.execute(delete(checkpoints).where(checkpoints.c.id == checkpoint_id))
-        return {row.run_id}
-    folder = Path(heir).parent
-    run_id = _run(connection, Found(Path(heir), Identity(0, 0, 0), str(folder), folder.name))
-    connection.execute(
-        update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(path=heir, run_id=run_id)
-    )
-    return {row.run_id, run_id}
-
-
-def _refresh_run(connection: Connection, run_id: int) -> None:
-    """Give a run the hyperparameters of its newest checkpoint that has any; an empty run goes."""
-    rows = connection.execute(
-        select(checkpoints.c.epoch, checkpoints.c.path, checkpoints.c.hyperparameters).where(
-            checkpoints.c.run_id == run_id
-        )
-    ).all()
-    if not rows:
-        connection.execute(delete(runs).where(runs.c.id == run_id))
-        return
-    telling = [r for r in rows if r.hyperparameters != "{}"] or rows
-    newest = max(telling, key=lambda r: (-1 if r.epoch is None else r.epoch, r.path))
-    connection.execute(update(runs).where(runs.c.id == run_id).values(hyperparameters=newest.hyperparameters))

@@ -43,9 +43,7 @@ def open_safetensors(source: Source, limits: Limits) -> OpenCheckpoint:
         raise _corrupt(source, "truncated: shorter than its header length")
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > limits.pickle:
-        raise _corrupt(
-            source, f"corrupt: a header of {length:,} bytes, more than the {limits.pickle:,} allowed"
-        )
+        raise _corrupt(source, f"corrupt: a header of {length:,} bytes, more than the {limits.pickle:,} allowed")
     if 8 + length > source.size:
         raise _corrupt(source, f"truncated: a header of {length:,} bytes in a file of {source.size:,}")
     try:
@@ -60,12 +58,11 @@ def open_safetensors(source: Source, limits: Limits) -> OpenCheckpoint:
     if len(header) > limits.entries:
         raise _corrupt(source, f"{len(header):,} tensors, more than the {limits.entries:,} allowed")
     tree, records = _describe(source, header, 8 + length)
-    return OpenCheckpoint(source, tree, records, {str(k): str(v) for k, v in metadata.items()})
+    strings = {str(k): str(v) for k, v in metadata.items()}
+    return OpenCheckpoint(source, tree, records, metadata=strings)
 
 
-def _describe(
-    source: Source, header: dict[str, Any], data: int
-) -> tuple[dict[str, torch.Tensor], dict[int, int]]:
+def _describe(source: Source, header: dict[str, Any], data: int) -> tuple[dict[str, torch.Tensor], dict[int, int]]:
     tree: dict[str, torch.Tensor] = {}
     spans: dict[str, tuple[int, int]] = {}
     for name, entry in header.items():
@@ -74,13 +71,9 @@ def _describe(
             shape = [int(n) for n in entry["shape"]]
             begin, end = (int(n) for n in entry["data_offsets"])
         except (KeyError, TypeError, ValueError) as error:
-            raise _corrupt(
-                source, f"corrupt header: tensor {name!r} is described by {str(entry)[:100]!r}"
-            ) from error
+            raise _corrupt(source, f"corrupt header: tensor {name!r} is described by {str(entry)[:100]!r}") from error
         if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != end - begin or begin < 0:
-            raise _corrupt(
-                source, f"corrupt header: tensor {name!r} of shape {shape} in bytes {begin} to {end}"
-            )
+            raise _corrupt(source, f"corrupt header: tensor {name!r} of shape {shape} in bytes {begin} to {end}")
         meta = torch.empty(shape, dtype=dtype, device="meta")
         meta.untyped_storage()._checkpoint_offset = data + begin  # noqa: SLF001 - as torch.load does
         tree[name], spans[name] = meta, (begin, end)
@@ -91,9 +84,7 @@ def _describe(
         at = end
     if data + at != source.size:
         word = "truncated" if data + at > source.size else "corrupt"
-        raise _corrupt(
-            source, f"{word}: the header describes {data + at:,} bytes, the file has {source.size:,}"
-        )
+        raise _corrupt(source, f"{word}: the header describes {data + at:,} bytes, the file has {source.size:,}")
     # An empty tensor starts where the next one does: the longer record wins.
     records: dict[int, int] = {}
     for begin, end in spans.values():

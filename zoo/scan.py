@@ -52,9 +52,7 @@ def scan(folders: Path | Sequence[Path]) -> Scan:
         elif is_checkpoint_name(root.name):
             _look(root, root.parent, found)
         else:
-            raise UsageError(
-                f"{folder} is not a folder of runs, nor a file that ends in {', '.join(SUFFIXES)}"
-            )
+            raise UsageError(f"{folder} is not a folder of runs, nor a file that ends in {', '.join(SUFFIXES)}")
     unique = {str(f.path): f for f in reversed(found.files)}
     return Scan(list(unique.values())[::-1], found.failures)
 
@@ -62,11 +60,7 @@ def scan(folders: Path | Sequence[Path]) -> Scan:
 def is_checkpoint_name(name: str) -> bool:
     """Tell whether a name is that of a finished checkpoint: a known suffix, not in the making."""
     stem, dot, suffix = name.lower().rpartition(".")
-    return (
-        dot + suffix in SUFFIXES
-        and not stem.startswith((".", "~", "#"))
-        and not stem.endswith(_IN_THE_MAKING)
-    )
+    return dot + suffix in SUFFIXES and not stem.startswith((".", "~", "#")) and not stem.endswith(_IN_THE_MAKING)
 
 
 def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]]) -> int:

@@ -57,9 +57,7 @@ checkpoints = Table(
     Column("sha256", String(64), nullable=False, unique=True),
     Column("epoch", BigInteger),
     Column("metrics", Text, nullable=False),  # JSON
-    Column(
-        "hyperparameters", Text, nullable=False
-    ),  # JSON: what this file says; the run's are those of its newest
+    Column("hyperparameters", Text, nullable=False),  # JSON: what this file says; the run's are those of its newest
     Column("signature", String(64), nullable=False, index=True),
     Column("lineage_id", ForeignKey("epsopt_lineages.id"), nullable=False, index=True),
     Column("n_parameters", BigInteger, nullable=False),

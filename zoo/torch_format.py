@@ -14,7 +14,7 @@ import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.source import Limits, Source
-from epsopt.zoo.tensors import OpenCheckpoint
+from epsopt.zoo.tensors import OpenCheckpoint, Record
 
 _GLOBAL = re.compile(r"(?:GLOBAL |function <\w+ |but got <class ')([\w.]+)")
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
@@ -34,7 +34,7 @@ def open_torch(source: Source, limits: Limits) -> OpenCheckpoint:
     magic = bytes(source.read(0, min(4, source.size)))
     if magic.startswith(b"PK"):
         records = _checked_records(source, limits)
-        return OpenCheckpoint(source, _load(source, "meta"), records)
+        return OpenCheckpoint(source, _load(source, "meta"), {r.start: r.length for r in records}, records)
     if magic[:1] != b"\x80":
         _refuse(source, "not a checkpoint: neither a zip file nor a pickle, as torch.save writes them")
     if source.size > limits.memory // 2:
@@ -65,16 +65,11 @@ def _refuse(source: Source, reason: str) -> Any:
     raise UnreadableCheckpoint(source.path, reason)
 
 
-def _checked_records(source: Source, limits: Limits) -> dict[int, int]:
-    """Check the zip directory against the budgets; return where each record's data starts and its length."""
+def _checked_records(source: Source, limits: Limits) -> list[Record]:
+    """Check the zip directory against the budgets; return its records."""
     try:
         with zipfile.ZipFile(source.file) as archive:
             records = archive.infolist()
-            order = [
-                archive.read(r)
-                for r in records[:100]
-                if r.filename.endswith("/byteorder") and r.file_size < 10
-            ]
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error) as error:
         _refuse(source, f"truncated or corrupt: {error}")
     names = [r.filename.partition("/")[2] for r in records]
@@ -94,9 +89,11 @@ def _checked_records(source: Source, limits: Limits) -> dict[int, int]:
     total = sum(r.file_size for r in records)
     if total > source.size:
         _refuse(source, f"corrupt: zip records claim {total:,} bytes, the file has {source.size:,}")
-    if order and order[0] != b"little":
-        _refuse(source, "saved on a big-endian machine, which is not supported")
-    return {_data_start(source, r): r.file_size for r in records}
+    found = [Record(n, _data_start(source, r), r.file_size, r.CRC) for r, n in zip(records, names, strict=True)]
+    order = next((r for r in found if r.name == "byteorder"), None)
+    if order is not None and source.read(order.start, min(order.length, 8)) != b"little":
+        _refuse(source, "corrupt, or saved on a big-endian machine, which is not supported")
+    return found
 
 
 def _data_start(source: Source, record: zipfile.ZipInfo) -> int:

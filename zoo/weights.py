@@ -46,11 +46,7 @@ def load_weights(
             weights = interpret(checkpoint).weights
             missing = [n for n in names or () if n not in weights]
             if missing:
-                raise UnreadableCheckpoint(
-                    path, f"has no tensor {missing[0]!r}; its first is {next(iter(weights))!r}"
-                )
+                raise UnreadableCheckpoint(path, f"has no tensor {missing[0]!r}; its first is {next(iter(weights))!r}")
             return {n: checkpoint.read(n, t) for n, t in weights.items() if names is None or n in names}
     except ChangedWhileReadError:
-        raise UnreadableCheckpoint(
-            path, "was written to while it was read: try again when it is complete"
-        ) from None
+        raise UnreadableCheckpoint(path, "was written to while it was read: try again when it is complete") from None

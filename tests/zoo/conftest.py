@@ -27,9 +27,7 @@ BASE = state_dict(1_000_000)
 def save() -> Callable[..., Path]:
     """Write one checkpoint in the plain layout: save(path, seed) is a fine-tune of one common base."""
 
-    def write(
-        path: Path, seed: int, *, weights: dict[str, torch.Tensor] | None = None, **config: Any
-    ) -> Path:
+    def write(path: Path, seed: int, *, weights: dict[str, torch.Tensor] | None = None, **config: Any) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "model_state_dict": state_dict(seed, BASE) if weights is None else weights,

@@ -181,6 +181,25 @@ def test_records_that_lie_about_their_place_are_refused(tmp_path):
     assert "no record" in refusal(repacked(path, **{"0": b"short"}))
 
 
+def test_one_flipped_bit_in_a_weight_is_told_by_its_checksum(tmp_path, catalogue, save):
+    path = save(tmp_path / "m.pt", 1)
+    data = bytearray(path.read_bytes())
+    weight = load_weights(path)["a.weight"].numpy().tobytes()
+    data[data.index(weight) + 5] ^= 1
+    path.write_bytes(data)
+    assert ingest(catalogue, tmp_path).failed[0].reason == "corrupt: the checksum of record 'data/0' is wrong"
+
+
+def test_a_file_that_was_saved_without_checksums_is_no_damaged_file(tmp_path, catalogue, save):
+    torch.serialization.set_crc32_options(False)
+    try:
+        save(tmp_path / "m.pt", 1)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    report = ingest(catalogue, tmp_path)
+    assert (report.added, report.failed) == (1, [])
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

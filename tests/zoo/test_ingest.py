@@ -65,9 +65,7 @@ def test_the_kept_fingerprint_is_that_of_the_weights_against_the_lineages_refere
     checkpoints = catalogue.checkpoints()
     (lineage,) = catalogue.lineages()
     reference = load_weights(lineage.reference_path)
-    for checkpoint, kept in zip(
-        checkpoints, catalogue.fingerprints([c.id for c in checkpoints]), strict=True
-    ):
+    for checkpoint, kept in zip(checkpoints, catalogue.fingerprints([c.id for c in checkpoints]), strict=True):
         own = checkpoint.path == lineage.reference_path
         expected = fingerprint(load_weights(checkpoint.path).items(), None if own else reference.get)
         assert np.array_equal(kept.features, expected.features)
@@ -120,6 +118,8 @@ def test_when_last_pt_moves_on_its_former_content_lives_on_under_its_other_name(
         "epoch_002.pt",
     }
     assert catalogue.aliases() == {}
+    (lineage,) = catalogue.lineages()
+    assert lineage.reference_path == str(folder / "epoch_001.pt")
 
 
 def test_a_touched_file_is_read_again_but_nothing_is_added(catalogue, runs):
@@ -263,9 +263,7 @@ def test_the_embed_hook_gives_embeddings_and_is_not_run_twice(catalogue, runs, h
 
 def test_a_hook_that_fails_is_one_error_with_path_hook_and_exception(catalogue, runs, hooks):
     first = runs / "one" / "epoch_001.pt"
-    with pytest.raises(
-        HookError, match=rf"'{hooks}:fails' failed on .*one/epoch_001.pt: KeyError: 'no such layer'"
-    ):
+    with pytest.raises(HookError, match=rf"'{hooks}:fails' failed on .*one/epoch_001.pt: KeyError: 'no such layer'"):
         ingest(catalogue, first, embed=f"{hooks}:fails")
     with pytest.raises(HookError, match=r"returned shape \(2,\).*expected \(anchors, dimensions\)"):
         ingest(catalogue, first, embed=f"{hooks}:flat")

@@ -89,11 +89,20 @@ def test_a_declared_base_is_the_reference_of_its_lineage(catalogue, tmp_path, sa
     (lineage,) = catalogue.lineages()
     assert lineage.declared
     assert lineage.reference_path == str(tmp_path / "base.pt")
-    deltas = [
-        f.features[:, SECTIONS["DELTA"]]
-        for f in catalogue.fingerprints([c.id for c in catalogue.checkpoints()])
-    ]
+    deltas = [f.features[:, SECTIONS["DELTA"]] for f in catalogue.fingerprints([c.id for c in catalogue.checkpoints()])]
     assert all(np.any(d != 0) for d in deltas)
+
+
+def test_a_file_outside_the_catalogue_that_declares_its_base_is_of_that_bases_lineage(catalogue, tmp_path, save):
+    base = other_base(1)
+    torch.save({"model_state_dict": base}, tmp_path / "base.pt")
+    for name in ("inside", "outside"):
+        save(tmp_path / name / "epoch_1.pt", 1, weights=near(base, 3), init_from="../base.pt", name=name)
+    ingest(catalogue, tmp_path / "inside")
+    (read,) = read_fingerprints([tmp_path / "outside" / "epoch_1.pt"], catalogue)
+    assert read.lineage == catalogue.lineages()[0].id
+    (unknown,) = read_fingerprints([tmp_path / "outside" / "epoch_1.pt"])
+    assert unknown.lineage is None
 
 
 def test_a_base_that_was_ingested_first_becomes_declared_when_a_run_names_it(catalogue, tmp_path, save):
@@ -106,9 +115,7 @@ def test_a_base_that_was_ingested_first_becomes_declared_when_a_run_names_it(cat
     assert [line.declared for line in catalogue.lineages()] == [True]
 
 
-def test_a_declared_base_with_fewer_tensors_is_still_the_reference_for_those_it_has(
-    catalogue, tmp_path, save
-):
+def test_a_declared_base_with_fewer_tensors_is_still_the_reference_for_those_it_has(catalogue, tmp_path, save):
     base = other_base(1)
     torch.save({n: w for n, w in base.items() if n.startswith("a.")}, tmp_path / "base.pt")
     save(tmp_path / "one" / "epoch_1.pt", 1, weights=near(base, 3), init_from=str(tmp_path / "base.pt"))
@@ -116,18 +123,14 @@ def test_a_declared_base_with_fewer_tensors_is_still_the_reference_for_those_it_
     ingest(catalogue, tmp_path / "one")
     (lineage,) = catalogue.lineages()
     kept = catalogue.fingerprints([c.id for c in catalogue.checkpoints()])[0]
-    has_delta = {
-        n: bool(np.any(row)) for n, row in zip(kept.names, kept.features[:, SECTIONS["DELTA"]], strict=True)
-    }
+    has_delta = {n: bool(np.any(row)) for n, row in zip(kept.names, kept.features[:, SECTIONS["DELTA"]], strict=True)}
     assert has_delta == {"a.weight": True, "a.bias": True, "b.weight": False, "b.bias": False}
     assert {c.lineage_id for c in catalogue.checkpoints()} == {lineage.id}
 
 
 def test_a_base_that_is_no_file_or_no_checkpoint_declares_nothing(catalogue, tmp_path, save):
     (tmp_path / "notes.pt").write_text("no")
-    for i, base in enumerate(
-        ("bert-base", "/etc/passwd", "..", "gone.pt", str(tmp_path / "notes.pt"), "a\0b.pt")
-    ):
+    for i, base in enumerate(("bert-base", "/etc/passwd", "..", "gone.pt", str(tmp_path / "notes.pt"), "a\0b.pt")):
         save(tmp_path / "runs" / f"r{i}" / "epoch_1.pt", i, base=base)
     report = ingest(catalogue, tmp_path / "runs")
     assert (report.added, report.failed) == (6, [])

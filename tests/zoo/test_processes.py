@@ -44,9 +44,7 @@ def many(tmp_path, save) -> Path:
             noise = torch.randn(64, 64, generator=torch.Generator().manual_seed(100 * run + epoch))
             weights = {"w": base["w"] + 0.05 * noise}
             save(tmp_path / "runs" / f"run_{run}" / f"epoch_{epoch}.pt", epoch, weights=weights, run=run)
-    (tmp_path / "runs" / "run_3" / "best.pt").write_bytes(
-        (tmp_path / "runs" / "run_3" / "epoch_5.pt").read_bytes()
-    )
+    (tmp_path / "runs" / "run_3" / "best.pt").write_bytes((tmp_path / "runs" / "run_3" / "epoch_5.pt").read_bytes())
     (tmp_path / "runs" / "run_4" / "broken.pt").write_text("no")
     return tmp_path / "runs"
 
@@ -57,10 +55,7 @@ def state(catalogue: Catalogue) -> tuple:
     checkpoints = catalogue.checkpoints()
     kept = catalogue.fingerprints([c.id for c in checkpoints])
     return (
-        [
-            (c.path, c.run, c.sha256, c.metrics, c.hyperparameters, references[c.lineage_id])
-            for c in checkpoints
-        ],
+        [(c.path, c.run, c.sha256, c.metrics, c.hyperparameters, references[c.lineage_id]) for c in checkpoints],
         [f.to_bytes() for f in kept],
         catalogue.failures(),
         catalogue.aliases(),
@@ -129,9 +124,7 @@ def small_pool():
     pool.close()
 
 
-def test_a_child_that_dies_or_hangs_is_replaced_and_its_file_is_the_failure(
-    tmp_path, save, small_pool, monkeypatch
-):
+def test_a_child_that_dies_or_hangs_is_replaced_and_its_file_is_the_failure(tmp_path, save, small_pool, monkeypatch):
     good = save(tmp_path / "good.pt", 1)
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "epsopt_bad_hooks.py").write_text(
@@ -156,9 +149,7 @@ def test_a_child_that_dies_or_hangs_is_replaced_and_its_file_is_the_failure(
     assert read(small_pool, [good])[0].metrics["coverage"] == 0.01
 
 
-def test_a_file_that_needs_more_memory_than_allowed_is_a_failure_and_the_next_goes_in(
-    tmp_path, save, small_pool
-):
+def test_a_file_that_needs_more_memory_than_allowed_is_a_failure_and_the_next_goes_in(tmp_path, save, small_pool):
     good = save(tmp_path / "good.pt", 1)
     big = tmp_path / "big.pt"
     torch.save({"model": {"w": torch.empty(100_000_000)}}, big)

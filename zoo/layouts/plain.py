@@ -64,9 +64,7 @@ def _weights(checkpoint: OpenCheckpoint) -> dict[str, torch.Tensor]:
             checkpoint.source.path,
             f"holds a {type(tree).__name__}, expected a dictionary with a state dict in it",
         )
-    candidates = (
-        [tree[k] for k in WEIGHTS if isinstance(tree.get(k), Mapping)] if checkpoint.metadata is None else []
-    )
+    candidates = [tree[k] for k in WEIGHTS if isinstance(tree.get(k), Mapping)] if checkpoint.metadata is None else []
     found = next((w for w in map(_tensors, candidates) if w), None)
     found = found or {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
     if not any(t.is_floating_point() and t.numel() for t in found.values()):
@@ -93,9 +91,7 @@ def _tensors(tree: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
         elif isinstance(value, Mapping) and id(value) not in visited and depth < _DEPTH:
             visited.add(id(value))
             prefix = f"{name}." if name else ""
-            stack.extend(
-                (prefix + k, v, depth + 1) for k, v in reversed(list(value.items())) if isinstance(k, str)
-            )
+            stack.extend((prefix + k, v, depth + 1) for k, v in reversed(list(value.items())) if isinstance(k, str))
     return out
 
 

@@ -1,0 +1,145 @@
+"""The single steps of an ingest in the catalogue's tables; each takes an open transaction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
+
+from epsopt.zoo.lineage import KnownLineage
+from epsopt.zoo.reader import CheckpointContents
+from epsopt.zoo.scan import Found
+from epsopt.zoo.source import Identity
+from epsopt.zoo.tables import checkpoints, embeddings, files, fingerprints, lineages, runs
+from epsopt.zoo.wire import pack, unpack
+
+READER = 1
+"""Raised when files that failed should be tried again because the reader has learned something."""
+
+
+def lineage_of_row(row: Row[Any]) -> KnownLineage:
+    """Turn a row of the lineages into what members are compared with."""
+    return KnownLineage(
+        row.id,
+        row.signature,
+        row.reference_path,
+        row.reference_sha256,
+        row.declared,
+        unpack(bytes(row.sketch)),
+    )
+
+
+def next_id(connection: Connection, table: Table) -> int:
+    """Return the next free id; the caller is the only writer."""
+    return (connection.execute(select(func.max(table.c.id))).scalar() or 0) + 1
+
+
+def insert_lineage(connection: Connection, contents: CheckpointContents) -> KnownLineage:
+    """Found a lineage on a checkpoint's declared base, or on itself; an existing one becomes declared."""
+    base = contents.declared
+    sha256 = base.sha256 if base else contents.sha256
+    same = (lineages.c.signature == contents.signature) & (lineages.c.reference_sha256 == sha256)
+    if base is not None:
+        # The base may have founded a lineage as an ordinary checkpoint before a run declared it.
+        connection.execute(update(lineages).where(same).values(declared=True, reference_path=base.path))
+    row = connection.execute(select(lineages).where(same)).first()
+    if row is None:
+        values = {
+            "id": next_id(connection, lineages),
+            "signature": contents.signature,
+            "reference_path": base.path if base else str(contents.path),
+            "reference_sha256": sha256,
+            "declared": base is not None,
+            "sketch": pack(base.sketch if base else contents.sketch),
+        }
+        connection.execute(insert(lineages).values(values))
+        row = connection.execute(select(lineages).where(same)).one()
+    return lineage_of_row(row)
+
+
+def run_id_of(connection: Connection, found: Found) -> int:
+    """Return the id of the run that a file belongs to, a new one if need be."""
+    run_id = connection.execute(select(runs.c.id).where(runs.c.path == found.run_path)).scalar()
+    if run_id is None:
+        run_id = next_id(connection, runs)
+        row = {"id": run_id, "name": found.run_name, "path": found.run_path, "hyperparameters": "{}"}
+        connection.execute(insert(runs).values(row))
+    return int(run_id)
+
+
+def insert_checkpoint(connection: Connection, found: Found, contents: CheckpointContents, touched: set[int]) -> int:
+    """Add a checkpoint with its fingerprint; return its id and note its run as touched."""
+    checkpoint_id, run_id = next_id(connection, checkpoints), run_id_of(connection, found)
+    row = {
+        "id": checkpoint_id,
+        "run_id": run_id,
+        "path": str(found.path),
+        "sha256": contents.sha256,
+        "epoch": contents.epoch,
+        "metrics": json.dumps(contents.metrics, sort_keys=True),
+        "hyperparameters": json.dumps(contents.hyperparameters),
+        "signature": contents.signature,
+        "lineage_id": contents.lineage,
+        "n_parameters": contents.n_parameters,
+    }
+    connection.execute(insert(checkpoints).values(row))
+    blob = {"checkpoint_id": checkpoint_id, "data": contents.fingerprint_bytes}
+    connection.execute(insert(fingerprints).values(blob))
+    touched.add(run_id)
+    return checkpoint_id
+
+
+def put_file(
+    connection: Connection, path: str, identity: Identity, *, checkpoint_id: int | None, reason: str | None
+) -> None:
+    """Write what is known of a file, in place of what was known before."""
+    values = {
+        "size": identity.size,
+        "mtime_ns": identity.mtime_ns,
+        "inode": str(identity.inode),
+        "checkpoint_id": checkpoint_id,
+        "reason": reason,
+        "reader": READER,
+    }
+    changed = connection.execute(update(files).where(files.c.path == path).values(values))
+    if changed.rowcount == 0:
+        connection.execute(insert(files).values({"path": path, **values}))
+
+
+def release_checkpoint(connection: Connection, checkpoint_id: int, path: str) -> set[int]:
+    """Deal with a checkpoint whose file holds something else now: an alias takes its place, or it goes."""
+    columns = (checkpoints.c.path, checkpoints.c.run_id, checkpoints.c.sha256)
+    row = connection.execute(select(*columns).where(checkpoints.c.id == checkpoint_id)).first()
+    if row is None or row.path != path:
+        return set()
+    heir = connection.execute(
+        select(files.c.path).where(files.c.checkpoint_id == checkpoint_id).order_by(files.c.path).limit(1)
+    ).scalar()
+    if heir is None:
+        for table in (fingerprints, embeddings):
+            connection.execute(delete(table).where(table.c.checkpoint_id == checkpoint_id))
+        connection.execute(delete(checkpoints).where(checkpoints.c.id == checkpoint_id))
+        return {row.run_id}
+    folder = Path(heir).parent
+    run_id = run_id_of(connection, Found(Path(heir), Identity(0, 0, 0), str(folder), folder.name))
+    connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(path=heir, run_id=run_id))
+    reference = (lineages.c.reference_path == path) & (lineages.c.reference_sha256 == row.sha256)
+    connection.execute(update(lineages).where(reference).values(reference_path=heir))
+    return {row.run_id, run_id}
+
+
+def refresh_run(connection: Connection, run_id: int) -> None:
+    """Give a run the hyperparameters of its newest checkpoint that has any; an empty run goes."""
+    rows = connection.execute(
+        select(checkpoints.c.epoch, checkpoints.c.path, checkpoints.c.hyperparameters).where(
+            checkpoints.c.run_id == run_id
+        )
+    ).all()
+    if not rows:
+        connection.execute(delete(runs).where(runs.c.id == run_id))
+        return
+    telling = [r for r in rows if r.hyperparameters != "{}"] or rows
+    newest = max(telling, key=lambda r: (-1 if r.epoch is None else r.epoch, r.path))
+    connection.execute(update(runs).where(runs.c.id == run_id).values(hyperparameters=newest.hyperparameters))
