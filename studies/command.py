@@ -74,9 +74,7 @@ def _text(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str | int | float):
-        raise UsageError(
-            f"train.command: {name} holds {value!r:.80}, expected a text, a number or true/false"
-        )
+        raise UsageError(f"train.command: {name} holds {value!r:.80}, expected a text, a number or true/false")
     text = str(value)
     if "\0" in text:
         raise UsageError(f"train.command: {name} holds a NUL character, which no argument can")

@@ -67,14 +67,10 @@ def dashboard_server(
     application = guard(optuna_dashboard.wsgi(open_storage(storage_url, create=False)), host)
     kind = _DashboardServer6 if ":" in host else DashboardServer
     try:
-        server = make_server(
-            host.strip("[]"), port, application, server_class=kind, handler_class=_QuietHandler
-        )
+        server = make_server(host.strip("[]"), port, application, server_class=kind, handler_class=_QuietHandler)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise EpsoptError(
-                f"port {port} on {host} is in use: choose another one, or 0 for any free one"
-            ) from error
+            raise EpsoptError(f"port {port} on {host} is in use: choose another one, or 0 for any free one") from error
         raise EpsoptError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
     return server
 

@@ -32,9 +32,7 @@ def measured_front(
     )
 
 
-def complete_values(
-    objectives: Sequence[Objective], metrics: Mapping[str, float | None]
-) -> list[float] | None:
+def complete_values(objectives: Sequence[Objective], metrics: Mapping[str, float | None]) -> list[float] | None:
     """Return the objectives' values in order, or None when one is missing or no finite number."""
     values = [metrics.get(o.name) for o in objectives]
     found = [float(v) for v in values if v is not None and math.isfinite(v)]
@@ -150,8 +148,7 @@ def _plane(
             extra = {"line": {"color": FRONT, "width": 1.5, "shape": shape}}
         elif name.startswith("predicted"):
             extra = {
-                f"error_{axis}": _whiskers(objective, answers)
-                for axis, objective in zip("xy", objectives, strict=True)
+                f"error_{axis}": _whiskers(objective, answers) for axis, objective in zip("xy", objectives, strict=True)
             }
         mode = "markers+lines" if name == "measured front" else "markers"
         figure.add_trace(

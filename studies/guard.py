@@ -72,13 +72,7 @@ def _is_ours(host: str, names: set[str], port: str, *, loopback: bool) -> bool:
         name, given = parts.hostname, parts.port
     except ValueError:
         return False
-    if (
-        not name
-        or parts.netloc != host
-        or parts.username is not None
-        or parts.path
-        or str(given or 80) != port
-    ):
+    if not name or parts.netloc != host or parts.username is not None or parts.path or str(given or 80) != port:
         return False
     if name in names:
         return True

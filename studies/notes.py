@@ -52,9 +52,7 @@ def front_note(
 ) -> str:
     """Say what the study that shows both fronts holds."""
     directed = {o.name: o.maximize for o in objectives}
-    wanted = ", ".join(
-        f"{_code(t.name)} {'≥' if directed.get(t.name, True) else '≤'} {t.value:g}" for t in targets
-    )
+    wanted = ", ".join(f"{_code(t.name)} {'≥' if directed.get(t.name, True) else '≤'} {t.value:g}" for t in targets)
     return (
         f"# {_code(project)}: measured and predicted front\n\n"
         f"- `kind` = `measured`: the {on_front} of {measured} checkpoints that "
@@ -74,8 +72,7 @@ def _table(objectives: Sequence[Objective], answers: Sequence[Answer]) -> str:
     for number, answer in enumerate(answers, 1):
         cells = [str(number)]
         cells += [
-            f"{answer.point[o.name]:.3f} ({answer.low[o.name]:.3f} to {answer.high[o.name]:.3f})"
-            for o in objectives
+            f"{answer.point[o.name]:.3f} ({answer.low[o.name]:.3f} to {answer.high[o.name]:.3f})" for o in objectives
         ]
         near = answer.nearest[0] if answer.nearest else None
         cells += [_code(near.path), f"{near.distance:.3f}"] if near else ["", ""]

@@ -107,8 +107,7 @@ def _resolved(file: Path, parsed: ProjectFile) -> Project:
         runs=(folder / Path(parsed.project.runs).expanduser()).resolve(),
         storage=_absolute_url(parsed.project.storage, folder),
         objectives=tuple(
-            Objective(name, maximize=table.direction == "maximize")
-            for name, table in parsed.objectives.items()
+            Objective(name, maximize=table.direction == "maximize") for name, table in parsed.objectives.items()
         ),
         bounds={name: table.bounds for name, table in parsed.objectives.items() if table.bounds is not None},
         space=space,
@@ -155,8 +154,7 @@ def _parameter(file: Path, name: str, table: ParameterTable, parents: Mapping[st
         for value in table.active_when.values:
             if not parent.contains(value):
                 raise UsageError(
-                    f"{file}: space.{name}.active_when.values: {value!r} is no value that {parent.name} "
-                    "can take"
+                    f"{file}: space.{name}.active_when.values: {value!r} is no value that {parent.name} can take"
                 )
         condition = (parent.name, tuple(table.active_when.values))
     choices = tuple(table.choices or ())
@@ -178,9 +176,7 @@ def _check_holes(file: Path, command: Command, space: Space | None) -> None:
             raise UsageError(f"{file}: train.command: {{{hole}}} is no parameter of [space], {hint}")
     for name, parameter in named.items():
         if name not in found:
-            raise UsageError(
-                f"{file}: train.command: expected a hole {{{name}}}, since [space.{name}] is searched"
-            )
+            raise UsageError(f"{file}: train.command: expected a hole {{{name}}}, since [space.{name}] is searched")
         if parameter.active_when is not None:
             bare = [item for item in command if isinstance(item, str) and name in holes(item)]
             if bare:
@@ -224,8 +220,6 @@ def _keys_at(place: list[Any]) -> list[str]:
             continue
         annotation: Any = model.model_fields[part].annotation
         named = get_origin(annotation) is dict
-        tables = [
-            t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)
-        ]
+        tables = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
         model = tables[-1]
     return list(model.model_fields)

@@ -15,8 +15,8 @@ from epsopt.studies.distributions import distribution_of
 from epsopt.studies.figure import complete_values
 from epsopt.studies.kinds import Proposal
 from epsopt.studies.records import NOT_EVALUATED, open_study, predicted_attributes
+from epsopt.studies.trials import next_waiting
 from epsopt.zoo.errors import EpsoptError, UsageError
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -80,26 +80,21 @@ def take_proposal(storage: RDBStorage, project: str, space: Space, number: int |
         UsageError: the queued configuration is not one of the search space; the trial fails.
     """
     study = _load(storage, project)
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    for frozen in waiting:
-        if number is not None and frozen.number != number:
+    study_id = storage.get_study_id_from_name(study.study_name)
+    while (trial_id := next_waiting(storage, study_id, number)) is not None:
+        if not _claim(storage, trial_id):
             continue
-        trial_id = frozen._trial_id  # noqa: SLF001 - Optuna's own name for it in every storage call
-        try:
-            mine = storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            continue
-        if not mine:
-            continue
+        frozen = storage.get_trial(trial_id)
         params = dict(frozen.system_attrs.get("fixed_params", {}))
         try:
             _check(space, params)
         except UsageError:
             storage.set_trial_state_values(trial_id, TrialState.FAIL)
             raise
-        trial = optuna.trial.Trial(study, trial_id)
         for parameter in space.active(params):
-            _suggest(trial, parameter.name, distribution_of(parameter))
+            distribution = distribution_of(parameter)
+            value = distribution.to_internal_repr(params[parameter.name])
+            storage.set_trial_param(trial_id, parameter.name, value, distribution)
         return Taken(frozen.number, params)
     return None
 
@@ -139,9 +134,7 @@ def record_outcome(
     if frozen.state.is_finished():
         if frozen.state == state and (values is None or frozen.values == values):
             return
-        raise EpsoptError(
-            f"proposal {number} of {project} has its outcome already: {frozen.state.name.lower()}"
-        )
+        raise EpsoptError(f"proposal {number} of {project} has its outcome already: {frozen.state.name.lower()}")
     trial_id = frozen._trial_id  # noqa: SLF001
     for name, value in (metrics or {}).items():
         storage.set_trial_user_attr(trial_id, f"measured.{name}", value)
@@ -149,6 +142,13 @@ def record_outcome(
         storage.set_trial_user_attr(trial_id, "path", path)
     storage.set_trial_user_attr(trial_id, "provenance", "measured" if values else "training failed")
     storage.set_trial_state_values(trial_id, state, values)
+
+
+def _claim(storage: RDBStorage, trial_id: int) -> bool:
+    try:
+        return storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return False
 
 
 def _load(storage: RDBStorage, project: str) -> optuna.Study:
@@ -172,23 +172,10 @@ def _check(space: Space, params: Mapping[str, Any]) -> None:
         if name not in params:
             raise UsageError(f"a proposal lacks {name}, which is active in it: {dict(params)}")
         if not parameter.contains(params[name]):
-            span = (
-                list(parameter.choices)
-                if parameter.kind == "categorical"
-                else [parameter.low, parameter.high]
-            )
+            span = list(parameter.choices) if parameter.kind == "categorical" else [parameter.low, parameter.high]
             raise UsageError(f"a proposal has {name} = {params[name]!r}, expected a value of {span}")
     for name, value in params.items():
         if name in declared and name not in active:
             raise UsageError(f"a proposal sets {name}, which is inactive in it: leave it out")
         if name not in declared and space.fixed.get(name) != value:
             raise UsageError(f"a proposal sets {name}, which the search space does not have")
-
-
-def _suggest(trial: optuna.Trial, name: str, distribution: Any) -> None:
-    if isinstance(distribution, CategoricalDistribution):
-        trial.suggest_categorical(name, distribution.choices)
-    elif isinstance(distribution, IntDistribution):
-        trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
-    elif isinstance(distribution, FloatDistribution):
-        trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)

@@ -105,9 +105,7 @@ def record_search(
     trials = [_predicted_trial(objectives, i, answer, distributions) for i, answer in enumerate(answers)]
     study = open_study(storage, name, objectives)
     add_new(storage, storage.get_study_id_from_name(name), trials, "answer")
-    if (
-        "query" not in study.user_attrs
-    ):  # said last: whatever stopped before this is finished by the next call
+    if "query" not in study.user_attrs:  # said last: whatever stopped before this is finished by the next call
         _save_figure(study, objectives, checkpoints, answers, targets)
         write_note(study, search_note(project, objectives, answers, query))
         study.set_user_attr("query", dict(query))
@@ -226,9 +224,7 @@ def _measured_trial(
     }
     attributes |= {f"hyperparameter.{n}": _plain(v) for n, v in given.items() if n not in params}
     names = {o.name for o in objectives}
-    attributes |= {
-        f"metric.{n}": v for n, v in checkpoint.metrics.items() if n not in names and v is not None
-    }
+    attributes |= {f"metric.{n}": v for n, v in checkpoint.metrics.items() if n not in names and v is not None}
     values = complete_values(objectives, checkpoint.metrics)
     return _trial(values, params, distributions, attributes, checkpoint.epoch or 0)
 
@@ -245,9 +241,9 @@ def _predicted_trial(
     distributions: Mapping[str, BaseDistribution] | None = None,
 ) -> FrozenTrial:
     values = complete_values(objectives, answer.point)
-    if values is None:
+    if values is None or any(complete_values(objectives, end) is None for end in (answer.low, answer.high)):
         raise EpsoptError(
-            f"answer {number} has no finite prediction of every objective: fit the surrogate again"
+            f"answer {number} has no finite prediction and interval of every objective: fit the surrogate again"
         )
     attributes: dict[str, Any] = {"kind": "predicted", "provenance": NOT_EVALUATED}
     attributes |= predicted_attributes(answer)
@@ -259,8 +255,7 @@ def _predicted_trial(
             "nearest_metrics": dict(nearest.metrics),
             "nearest_hyperparameters": {n: _plain(v) for n, v in nearest.hyperparameters.items()},
             "nearest": [
-                {"path": n.path, "run": n.run, "epoch": n.epoch, "distance": float(n.distance)}
-                for n in answer.nearest
+                {"path": n.path, "run": n.run, "epoch": n.epoch, "distance": float(n.distance)} for n in answer.nearest
             ],
         }
     # The key holds the content too: a later, other answer of the same number is not mistaken for this one.

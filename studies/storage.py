@@ -34,9 +34,7 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
     open_database(url).dispose()  # says clearly what is wrong with a URL, a folder, a file or a server
     shown = make_url(url).render_as_string(hide_password=True)
     sqlite = make_url(url).get_backend_name() == "sqlite"
-    options: dict[str, Any] = (
-        {"connect_args": {"timeout": BUSY_SECONDS}} if sqlite else {"pool_pre_ping": True}
-    )
+    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}} if sqlite else {"pool_pre_ping": True}
     try:
         storage = RDBStorage(url, engine_kwargs=options)
     except RuntimeError as error:  # what Optuna raises about its schema's version

@@ -110,9 +110,7 @@ def _space(space: Space) -> Table:
     for i, parameter in enumerate(space.parameters):
         table = tomlkit.table()
         if i == 0:
-            table.comment(
-                "what a run may be launched with; remove all of [space...] to infer it from past runs"
-            )
+            table.comment("what a run may be launched with; remove all of [space...] to infer it from past runs")
         for key, value in _parameter(parameter).items():
             table[key] = value
         tables[parameter.name] = table
@@ -154,10 +152,7 @@ def _train(command: Command | None, space: Space | None) -> str:
 
 
 def _array(command: Command) -> str:
-    lines = [
-        f"    {tomlkit.item(item if isinstance(item, str) else list(item)).as_string()},\n"
-        for item in command
-    ]
+    lines = [f"    {tomlkit.item(item if isinstance(item, str) else list(item)).as_string()},\n" for item in command]
     return "command = [\n" + "".join(lines) + "]\n"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, insert, select
 
 
@@ -51,6 +51,17 @@ def known_keys(storage: RDBStorage, study_id: int, key: str) -> set[str]:
     """Return the values of a user attribute over a study's trials, without reading the trials."""
     with storage.engine.begin() as connection:
         return _known(connection, study_id, key)
+
+
+def next_waiting(storage: RDBStorage, study_id: int, number: int | None = None) -> int | None:
+    """Return the id of a study's first waiting trial, or of a certain one if it waits; reads no other."""
+    trial = models.TrialModel.__table__
+    query = select(trial.c.trial_id).where(trial.c.study_id == study_id, trial.c.state == TrialState.WAITING)
+    if number is not None:
+        query = query.where(trial.c.number == number)
+    with storage.engine.begin() as connection:
+        found: int | None = connection.scalar(query.order_by(trial.c.number).limit(1))
+        return found
 
 
 def known_distributions(storage: RDBStorage, study_id: int) -> dict[str, BaseDistribution]:

@@ -67,9 +67,7 @@ def test_nothing_of_the_front_depends_on_the_order_of_the_rows():
     values = rng.integers(0, 9, (200, 3)).astype(float)
     order = rng.permutation(200)
     front = {tuple(values[i]) for i in non_dominated(values, [True, False, True]).indices}
-    assert front == {
-        tuple(values[order][i]) for i in non_dominated(values[order], [True, False, True]).indices
-    }
+    assert front == {tuple(values[order][i]) for i in non_dominated(values[order], [True, False, True]).indices}
 
 
 def test_an_all_nan_first_row_does_not_swallow_a_front_as_it_does_in_botorch():
@@ -151,9 +149,7 @@ def cells_dominated(values: np.ndarray, reference: list[int], maximize: list[boo
     signed = [[v if up else -v for v, up in zip(row, maximize, strict=True)] for row in values.tolist()]
     corner = [r if up else -r for r, up in zip(reference, maximize, strict=True)]
     cells = itertools.product(*(range(c, c + 8) for c in corner))
-    return sum(
-        any(all(p >= c + 1 for p, c in zip(row, cell, strict=True)) for row in signed) for cell in cells
-    )
+    return sum(any(all(p >= c + 1 for p, c in zip(row, cell, strict=True)) for row in signed) for cell in cells)
 
 
 @settings(max_examples=150, deadline=None)
@@ -161,9 +157,7 @@ def cells_dominated(values: np.ndarray, reference: list[int], maximize: list[boo
 def test_hypervolume_is_the_number_of_covered_grid_cells(data):
     m = data.draw(st.integers(1, 4))
     maximize = data.draw(st.lists(st.booleans(), min_size=m, max_size=m))
-    values = data.draw(
-        arrays(np.int64, st.tuples(st.integers(0, 6), st.just(m)), elements=st.integers(-4, 4))
-    )
+    values = data.draw(arrays(np.int64, st.tuples(st.integers(0, 6), st.just(m)), elements=st.integers(-4, 4)))
     reference = data.draw(st.lists(st.integers(-4, 4), min_size=m, max_size=m))
     assert hypervolume(values, reference, maximize) == cells_dominated(values, reference, maximize)
 

@@ -97,9 +97,7 @@ def make_answers(zoo: list[FakeCheckpoint], n: int = 4) -> list[FakeAnswer]:
                 high={name: value + 0.03 for name, value in point.items()},
                 probability=0.8 - 0.1 * i,
                 nearest=[
-                    FakeNeighbour(
-                        near.path, near.run, near.epoch, 0.1 + 0.1 * i, near.metrics, near.hyperparameters
-                    )
+                    FakeNeighbour(near.path, near.run, near.epoch, 0.1 + 0.1 * i, near.metrics, near.hyperparameters)
                 ],
             )
         )

@@ -90,9 +90,7 @@ def test_an_empty_file_is_a_project_with_defaults(tmp_path):
     assert (project.objectives, project.space, project.command) == ((), None, None)
 
 
-@pytest.mark.parametrize(
-    "url", ["sqlite:////data/all.db", "postgresql+psycopg://me@host/runs", "sqlite:///:memory:"]
-)
+@pytest.mark.parametrize("url", ["sqlite:////data/all.db", "postgresql+psycopg://me@host/runs", "sqlite:///:memory:"])
 def test_an_absolute_database_stays_where_it_is(tmp_path, url):
     assert project_from(tmp_path, f'[project]\nstorage = "{url}"').storage == url
 
@@ -204,9 +202,7 @@ def test_a_list_is_dropped_as_a_whole_while_its_parameter_is_inactive(tmp_path):
     ]
     full = render_command(command, {"encoder": "full", "epochs": 3, "encoder_lr_scale": 1e-3}, "out")
     assert full[-2:] == ["--encoder-lr-scale", "0.001"]
-    assert (
-        render_command(command, {"encoder": "full", "epochs": 3, "encoder_lr_scale": None}, "out")[-1] == "3"
-    )
+    assert render_command(command, {"encoder": "full", "epochs": 3, "encoder_lr_scale": None}, "out")[-1] == "3"
 
 
 def test_values_keep_their_precision_and_truth_is_lower_case():
@@ -227,9 +223,7 @@ def test_a_hostile_value_stays_one_argument(value):
 
 def test_a_hostile_value_reaches_the_program_as_it_is(tmp_path):
     value = "$(touch pwned); `touch pwned` && {out} 'x' \"y\"\n--flag"
-    arguments = render_command(
-        ("{python}", "-c", "import sys; print(repr(sys.argv[1:]))", "{x}"), {"x": value}, "o"
-    )
+    arguments = render_command(("{python}", "-c", "import sys; print(repr(sys.argv[1:]))", "{x}"), {"x": value}, "o")
     shown = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert shown.strip() == repr([value])
     assert not (tmp_path / "pwned").exists()
@@ -282,9 +276,7 @@ def test_the_proposed_train_command_is_valid_once_its_comment_marks_are_removed(
     write_project(file, name="p", runs="r", objectives=[Objective("c", True)], space=SPACE)
     before, after = file.read_text().split("# [train]\n")
     block, rest = after.split("\n\n", 1)
-    file.write_text(
-        before + "[train]\n" + "\n".join(x.removeprefix("# ") for x in block.splitlines()) + "\n\n" + rest
-    )
+    file.write_text(before + "[train]\n" + "\n".join(x.removeprefix("# ") for x in block.splitlines()) + "\n\n" + rest)
     project = load_project(file)
     config = {"lr": 0.1, "optim.name": "sgd", "layers": 2, "momentum": 0.5}
     rendered = render_command(project.command, config, "o")
@@ -298,6 +290,4 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
 
 
 def test_a_hole_takes_any_name_that_a_config_may_have():
-    assert render_command(
-        ("{optim/lr}", "{3x}", "{a.b-c}"), {"optim/lr": 1, "3x": 2, "a.b-c": 3}, "o"
-    ) == list("123")
+    assert render_command(("{optim/lr}", "{3x}", "{a.b-c}"), {"optim/lr": 1, "3x": 2, "a.b-c": 3}, "o") == list("123")

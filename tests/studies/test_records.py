@@ -102,9 +102,7 @@ def test_no_objective_says_what_to_add_to_the_project_file(storage):
 def test_threads_that_record_at_once_add_each_checkpoint_once(url):
     zoo = make_zoo()
     open_storage(url)
-    threads = [
-        threading.Thread(target=lambda: record_measured(open_storage(url), "p", TWO, zoo)) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: record_measured(open_storage(url), "p", TWO, zoo)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -174,9 +172,7 @@ def test_the_same_query_is_the_same_study_and_another_one_is_not(storage):
 def test_a_recording_that_was_cut_off_is_finished_by_the_next(storage, monkeypatch):
     answers = make_answers(make_zoo())
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "epsopt.studies.records.write_note", lambda *_: (_ for _ in ()).throw(OSError("power cut"))
-        )
+        patch.setattr("epsopt.studies.records.write_note", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
         with pytest.raises(OSError, match="power cut"):
             record_search(storage, "p", TWO, answers, QUERY)
     study = load(storage, record_search(storage, "p", TWO, answers, QUERY))
@@ -185,9 +181,11 @@ def test_a_recording_that_was_cut_off_is_finished_by_the_next(storage, monkeypat
 
 
 def test_a_point_without_a_finite_prediction_is_refused(storage):
-    answer = FakeAnswer({"coverage": math.nan, "dist_corr": 1.0}, {}, {}, None)
-    with pytest.raises(EpsoptError, match="finite prediction"):
-        record_search(storage, "p", TWO, [answer], QUERY)
+    whole, broken = {"coverage": 1.0, "dist_corr": 1.0}, {"coverage": math.nan, "dist_corr": 1.0}
+    for answer in (FakeAnswer(broken, whole, whole, None), FakeAnswer(whole, {}, whole, None)):
+        with pytest.raises(EpsoptError, match="finite prediction and interval"):
+            record_search(storage, "p", TWO, [answer], QUERY)
+    assert optuna.get_all_study_names(storage) == []
 
 
 def test_the_front_study_holds_both_kinds_and_says_so(storage):
@@ -259,3 +257,13 @@ def test_names_are_text_in_pictures_and_notes_never_markup(storage):
     assert "<img" not in pareto_figure([hostile, DIST_CORR], zoo, []).to_json()
     name = record_front(storage, "p", [hostile, DIST_CORR], zoo, [])
     assert "`a<b>'\\|`" in get_note(load(storage, name))
+
+
+def test_a_study_without_any_hyperparameter_still_has_a_parameter_for_the_dashboard(storage):
+    zoo = make_zoo(1, 2)
+    for checkpoint in zoo:
+        checkpoint.hyperparameters = {}
+    record_measured(storage, "p", TWO, zoo)
+    point = {"coverage": 1.0, "dist_corr": 1.0}
+    name = record_search(storage, "p", TWO, [FakeAnswer(point, point, point, None)], QUERY)
+    assert all(t.params for study in ("p/measured", name) for t in load(storage, study).trials)

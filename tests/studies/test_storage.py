@@ -16,30 +16,38 @@ from .fakes import COVERAGE, DIST_CORR, FakeProposal
 
 SPACE = Space((Parameter("lr", "float", 0.0, 1.0),))
 
+QUEUED = 60
 TAKE_ALL = """
 import json, sys, optuna
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage, take_proposal
 storage, taken = open_storage(sys.argv[1]), []
+print("ready", flush=True)
+sys.stdin.readline()
 while (proposal := take_proposal(storage, "p", Space((Parameter("lr", "float", 0.0, 1.0),)))) is not None:
     taken.append(proposal.number)
 print(json.dumps(taken))
 """
 
 
-def test_three_processes_take_each_queued_trial_exactly_once(url):
-    storage = open_storage(url)
-    record_proposals(
-        storage, "p", [COVERAGE, DIST_CORR], SPACE, [FakeProposal({"lr": i / 40}) for i in range(40)]
-    )
+def test_three_processes_that_start_together_take_each_queued_trial_exactly_once(url):
+    proposals = [FakeProposal({"lr": i / QUEUED}) for i in range(QUEUED)]
+    record_proposals(open_storage(url), "p", [COVERAGE, DIST_CORR], SPACE, proposals)
     workers = [
-        subprocess.Popen([sys.executable, "-c", TAKE_ALL, url], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", TAKE_ALL, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(3)
     ]
+    for worker in workers:
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
     outputs = [worker.communicate(timeout=120)[0] for worker in workers]
     taken = Counter(number for output in outputs for number in json.loads(output))
-    assert taken == dict.fromkeys(range(40), 1)
+    assert taken == dict.fromkeys(range(QUEUED), 1)
 
 
 def test_every_transaction_on_sqlite_takes_the_write_lock_at_once(storage):
