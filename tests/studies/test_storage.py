@@ -16,7 +16,7 @@ from .fakes import COVERAGE, DIST_CORR, FakeProposal
 
 SPACE = Space((Parameter("lr", "float", 0.0, 1.0),))
 
-QUEUED = 60
+QUEUED = 40
 TAKE_ALL = """
 import json, sys, optuna
 optuna.logging.set_verbosity(optuna.logging.WARNING)
