@@ -10,6 +10,7 @@ import sys
 import pytest
 import sqlalchemy
 
+from epsopt.zoo import database
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import CatalogueError
 from epsopt.zoo.ingest import ingest
@@ -88,6 +89,22 @@ def optuna_tables() -> set[str]:
     from optuna.storages._rdb.models import BaseModel
 
     return set(BaseModel.metadata.tables) | {"alembic_version"}
+
+
+def test_a_locked_file_is_waited_for_while_it_is_switched_to_wal():
+    class Cursor:
+        def __init__(self, refusals: list[str]) -> None:
+            self.refusals = refusals
+
+        def execute(self, _statement: str) -> None:
+            if self.refusals:
+                raise sqlite3.OperationalError(self.refusals.pop())
+
+    cursor = Cursor(["database is locked"] * 3)
+    database._use_wal(cursor)
+    assert cursor.refusals == []
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        database._use_wal(Cursor(["attempt to write a readonly database"]))
 
 
 def test_an_empty_catalogue_answers_with_empty_lists(catalogue):
