@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from epsopt.optimize.region import distances
 from epsopt.zoo.records import Checkpoint
 from torch import Tensor
 
@@ -49,10 +49,8 @@ def nearest(
     Returns:
         For each point at most ``k`` neighbours, nearest first.
     """
-    # Not by matrix products: they would turn a distance of exactly zero into a small positive one.
-    distances = torch.cdist(z.double(), latents.double(), compute_mode="donot_use_mm_for_euclid_dist")
     out = []
-    for row in distances:
+    for row in distances(z, latents):
         found: list[Neighbour] = []
         runs: set[int] = set()
         for i in row.argsort(stable=True).tolist():

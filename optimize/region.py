@@ -37,7 +37,7 @@ class TrustRegion:
             ``(b, latent)`` points, each at most one radius from some centre; points inside are returned unchanged.
             Differentiable in ``z`` (the choice of centre is held fixed).
         """
-        nearest = torch.cdist(z.detach(), self.centres).argmin(dim=1)
+        nearest = distances(z.detach(), self.centres).argmin(dim=1)
         centre = self.centres[nearest]
         offset = z - centre
         length = offset.norm(dim=1, keepdim=True)
@@ -47,11 +47,19 @@ class TrustRegion:
 
     def distance(self, z: Tensor) -> Tensor:
         """(b, latent) -> (b,) distance to the nearest centre."""
-        return torch.cdist(z, self.centres).min(dim=1).values
+        return distances(z, self.centres).min(dim=1).values
 
     def contains(self, z: Tensor) -> Tensor:
         """(b, latent) -> (b,) whether each point lies in the region."""
         return self.distance(z) <= self.radius
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """``(n, latent)`` and ``(k, latent)`` -> ``(n, k)`` Euclidean distances, exactly zero between equal rows.
+
+    Not by matrix products, as PyTorch would for more than 25 rows: their rounding is as large as small distances are.
+    """
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def trust_region(latents: Tensor, runs: NDArray[np.int64]) -> TrustRegion:
@@ -67,7 +75,7 @@ def trust_region(latents: Tensor, runs: NDArray[np.int64]) -> TrustRegion:
     Returns:
         The region; with a single run, the median distance to the nearest other checkpoint is its radius.
     """
-    distance = torch.cdist(latents, latents)
+    distance = distances(latents, latents)
     same = torch.from_numpy(runs[:, None] == runs[None, :])
     if bool(same.all()):
         same = torch.eye(len(latents), dtype=torch.bool)

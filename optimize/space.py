@@ -7,6 +7,7 @@ masked, not filled with a made-up value (FACTS.md: the largest single effect in 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -197,6 +198,7 @@ def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -
     Raises:
         UsageError: no hyperparameter varies.
     """
+    runs = _of_one_kind(runs)
     names = sorted({name for run in runs for name in run} - set(ignore))
     present = {n: [r[n] for r in runs if r.get(n) is not None] for n in names}
     kept = [n for n in names if not _bookkeeping(n, present[n])]
@@ -217,23 +219,22 @@ def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -
     return Space(tuple(parameters), fixed)
 
 
+def _of_one_kind(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out runs of another kind, such as the base that the others start from: they lack what the others share."""
+    counts = Counter(name for run in runs for name, value in run.items() if value is not None)
+    common = {n for n, count in counts.items() if count > 0.8 * len(runs)}
+    return [run for run in runs if 2 * sum(run.get(n) is not None for n in common) >= len(common)]
+
+
+# Names that say where a run is kept or which one it is; a seed is noise, not a choice.
+_BOOKKEEPING = frozenset({
+    "seed", "device", "name", "run", "run_name", "run_id", "init_from", "base",
+    "out", "output", "output_dir", "out_dir", "save_dir",
+})  # fmt: skip
+
+
 def _bookkeeping(name: str, values: list[Any]) -> bool:
-    last = name.rsplit(".", 1)[-1].lower()
-    if last in {
-        "seed",
-        "out",
-        "output",
-        "output_dir",
-        "out_dir",
-        "save_dir",
-        "run",
-        "run_name",
-        "run_id",
-        "name",
-        "device",
-        "init_from",
-        "base",
-    }:
+    if name.rsplit(".", 1)[-1].lower() in _BOOKKEEPING:
         return True
     texts = [v for v in values if isinstance(v, str)]
     # Free text (a different one for nearly every run) and paths name things; they are not choices.

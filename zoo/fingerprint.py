@@ -40,6 +40,7 @@ _SINGULAR = 8
 _QUANTILES = np.array([0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0])
 _NORM_QUANTILES = np.array([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
 _SAMPLE = 1 << 17  # values that quantiles are read from when a tensor has more
+_LARGEST = 1e9  # larger weights count as this: their squares must stay within float32
 _SIGN_PERIOD = 65_521  # prime, so that it never lines up with a power-of-two row length
 
 _N_SHAPE = 4
@@ -198,7 +199,9 @@ def _check_format(found: object) -> None:
 
 def _finite(tensor: torch.Tensor) -> Array:
     values: Array = tensor.detach().to(torch.float32).numpy()
-    return values if np.isfinite(values).all() else np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    if np.isfinite(values).all() and float(np.abs(values).max()) <= _LARGEST:
+        return values
+    return np.clip(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), -_LARGEST, _LARGEST)
 
 
 def _squash(x: NDArray[Any]) -> NDArray[Any]:

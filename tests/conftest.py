@@ -1,0 +1,75 @@
+"""A small synthetic zoo whose truth is known, for tests of the map and the search; real zoos: tests marked slow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from epsopt.surrogate import Recipe, Surrogate, TrainingSet, Validation, fit
+from epsopt.zoo.fingerprint import Fingerprint, fingerprint
+from epsopt.zoo.records import Checkpoint
+
+RUNS, EPOCHS = 14, 5
+QUICK = Recipe(steps=120, batch=32)
+
+
+def network_weights(seed: int) -> dict[str, torch.Tensor]:
+    """A tiny encoder, 5-12-4."""
+    g = torch.Generator().manual_seed(seed)
+    return {
+        "net.0.weight": torch.randn(12, 5, generator=g) / 5**0.5,
+        "net.0.bias": torch.randn(12, generator=g) * 0.1,
+        "net.2.weight": torch.randn(4, 12, generator=g) / 12**0.5,
+        "net.2.bias": torch.randn(4, generator=g) * 0.1,
+    }
+
+
+def strength(run: int) -> float:
+    """What a run's learning rate makes of it: spread over [0, 1], in no order."""
+    return float((run * 0.618034) % 1.0)
+
+
+def synthetic(run: int, epoch: int) -> tuple[dict[str, torch.Tensor], dict[str, float], np.ndarray]:
+    """Weights that move from a base along one direction; the metrics are functions of how far they moved."""
+    base, direction = network_weights(0), network_weights(1)
+    far = strength(run) * epoch / EPOCHS
+    noise = network_weights(100 + run)
+    weights = {k: base[k] + far * direction[k] + 0.05 * noise[k] for k in base}
+    metrics = {"coverage": float(1 / (1 + np.exp(12 * (far - 0.5)))), "structure": float(far**0.5)}
+    embedding = far * np.ones((6, 2), dtype=np.float32) + np.arange(12, dtype=np.float32).reshape(6, 2) / 12
+    return weights, metrics, embedding
+
+
+@pytest.fixture(scope="session")
+def zoo() -> tuple[TrainingSet, list[Checkpoint]]:
+    """70 checkpoints of 14 runs with coverage (falls with strength) and structure (rises)."""
+    base = network_weights(0)
+    prints: list[Fingerprint] = []
+    rows, embeddings, checkpoints = [], [], []
+    for run in range(RUNS):
+        config = {"lr": 10 ** (-4 + 2 * strength(run)), "mode": "a" if run % 2 else "b", "seed": run}
+        for epoch in range(1, EPOCHS + 1):
+            weights, metrics, embedding = synthetic(run, epoch)
+            prints.append(fingerprint(weights.items(), base.get))
+            rows.append([metrics["coverage"], metrics["structure"]])
+            embeddings.append(embedding)
+            key = f"{run:02d}-{epoch}"
+            checkpoints.append(
+                Checkpoint(len(rows), run, f"run_{run:02d}", f"/zoo/{key}.pt", key, epoch, dict(metrics), config,
+                           prints[-1].signature, 1, 130)
+            )  # fmt: skip
+    train = TrainingSet(
+        keys=tuple(c.sha256 for c in checkpoints),
+        fingerprints=tuple(prints),
+        runs=np.array([c.run_id for c in checkpoints]),
+        lineages=np.ones(len(checkpoints), dtype=np.int64),
+        metric_names=("coverage", "structure"),
+        metrics=np.array(rows),
+        embeddings=np.stack(embeddings),
+    )
+    return train, checkpoints
+
+
+@pytest.fixture(scope="session")
+def fitted(zoo: tuple[TrainingSet, list[Checkpoint]]) -> tuple[Surrogate, Validation]:
+    return fit(zoo[0], recipe=QUICK, folds=4)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from epsopt.optimize.space import Parameter, Space, infer_space
+from epsopt.zoo.errors import UsageError
+from hypothesis import given
+from hypothesis import strategies as st
+
+SPACE = Space(
+    (
+        Parameter("lr", "float", 1e-4, 1e-1, log=True),
+        Parameter("layers", "int", 1, 6),
+        Parameter("encoder", "categorical", choices=("frozen", "top", "full")),
+        Parameter("scale", "float", 1e-3, 1.0, log=True, active_when=("encoder", ("top", "full"))),
+        Parameter("flag", "categorical", choices=(False, True), active_when=("encoder", ("full",))),
+    )
+)
+seeds = st.integers(0, 10_000)
+
+
+@given(seeds)
+def test_samples_and_their_neighbours_are_valid(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    (config,) = SPACE.sample(1, rng)
+    assert SPACE.contains(config)
+    for _ in range(3):
+        config = SPACE.perturb(config, rng, 0.4)
+        assert SPACE.contains(config)
+
+
+@given(seeds)
+def test_inactive_parameters_are_absent_and_masked(seed: int) -> None:
+    (config,) = SPACE.sample(1, np.random.default_rng(seed))
+    row = SPACE.encode([config])[0]
+    assert row.shape == (SPACE.width,)
+    assert ((row >= 0) & (row <= 1)).all()
+    assert ("scale" in config) == (config["encoder"] != "frozen")
+    assert row[6] == float(config["encoder"] != "frozen")
+    if config["encoder"] == "frozen":
+        assert row[5] == 0.5
+        assert not row[7:].any()
+
+
+@given(st.floats(0, 1))
+def test_a_unit_value_comes_back_within_the_digits_that_are_shown(unit: float) -> None:
+    for parameter in SPACE.parameters[:1]:
+        value = parameter.from_unit(unit)
+        assert parameter.contains(value)
+        assert parameter.to_unit(value) == pytest.approx(unit, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "valid"),
+    [
+        ("lr", 1e-3, True), ("lr", 1.0, False), ("lr", float("nan"), False), ("lr", True, False), ("lr", "1e-3", False),
+        ("layers", 3, True), ("layers", 2.5, False), ("encoder", "top", True), ("encoder", "none", False),
+        ("flag", True, True), ("flag", 1, False),
+    ],
+)  # fmt: skip
+def test_values_are_checked_against_kind_and_range(name: str, value: object, valid: bool) -> None:
+    (parameter,) = [p for p in SPACE.parameters if p.name == name]
+    assert parameter.contains(value) is valid  # type: ignore[arg-type]
+
+
+def test_a_configuration_with_an_inactive_or_missing_parameter_is_invalid() -> None:
+    assert not SPACE.contains({"lr": 1e-3, "layers": 2, "encoder": "frozen", "scale": 0.1})
+    assert not SPACE.contains({"lr": 1e-3, "layers": 2, "encoder": "top"})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ([Parameter("a", "float", 2, 1)], "low <= high"),
+        ([Parameter("a", "float", 0, 1, log=True)], "above 0"),
+        ([Parameter("a", "categorical")], "no choices"),
+        ([Parameter("a", "int", 0, 1), Parameter("a", "int", 0, 1)], "twice"),
+        ([Parameter("a", "int", 0, 1, active_when=("b", (1,)))], "'b'"),
+    ],
+)
+def test_an_impossible_space_is_refused_by_name(parameters: list[Parameter], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Space(tuple(parameters))
+
+
+def runs(n: int = 24) -> list[dict[str, object]]:
+    rng = np.random.default_rng(0)
+    return [{**SPACE.sample(1, rng)[0], "seed": i, "out": f"runs/{i}", "epochs": 10, "batch": [64, 128][i % 2]}
+            for i in range(n)]  # fmt: skip
+
+
+def test_an_inferred_space_has_the_ranges_kinds_and_conditions_of_the_runs() -> None:
+    past = runs()
+    found = infer_space(past)
+    by_name = {p.name: p for p in found.parameters}
+    assert set(by_name) == {"lr", "layers", "encoder", "scale", "flag", "batch"}
+    assert by_name["lr"].log
+    assert by_name["lr"].low == min(r["lr"] for r in past)
+    assert (by_name["layers"].kind, by_name["batch"].kind, by_name["flag"].kind) == (
+        "int",
+        "categorical",
+        "categorical",
+    )
+    assert by_name["batch"].choices == (64, 128)
+    assert by_name["scale"].active_when == ("encoder", ("full", "top"))
+    assert by_name["flag"].active_when == ("encoder", ("full",))
+    assert found.fixed == {"epochs": 10}
+
+
+def test_a_base_with_hyperparameters_of_its_own_does_not_disturb_the_inference() -> None:
+    assert infer_space([{"stage": "base", "base_lr": 0.1, "seed": 0}, *runs()]) == infer_space(runs())
+
+
+def test_nothing_to_search_says_where_to_declare_it() -> None:
+    with pytest.raises(UsageError, match=r"\[space.NAME\]"):
+        infer_space([{"lr": 1.0}, {"lr": 1.0}])
