@@ -14,8 +14,9 @@ from functools import partial
 
 import moocore
 import numpy as np
-from epsopt.optimize.pareto import non_dominated
 from numpy.typing import NDArray
+
+from epsopt.optimize.pareto import non_dominated
 
 REPEATS = 25
 

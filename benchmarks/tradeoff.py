@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from epsopt.demo.base import base_path, ensure_base
 from epsopt.demo.files import checkpoint_path, load
 from epsopt.demo.run import Plan
@@ -57,9 +58,7 @@ def _tell_regimes(regimes: Mapping[str, Plan]) -> bool:
     print(f"{'regime':<21}{'coverage':>9}{'dist_corr':>10}{'rad_hier':>10}")
     found = {name: load(plan.last())["metrics"] for name, plan in regimes.items()}
     for name, metrics in found.items():
-        print(
-            f"{name:<21}{metrics['coverage']:>9.3f}{metrics['dist_corr']:>10.3f}{metrics['rad_hier']:>10.3f}"
-        )
+        print(f"{name:<21}{metrics['coverage']:>9.3f}{metrics['dist_corr']:>10.3f}{metrics['rad_hier']:>10.3f}")
     frozen, tiny, aggressive = found.values()
     return bool(
         frozen["coverage"] > 0.999

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import nn
+
 from epsopt.demo.errors import BadOptionError
 from epsopt.demo.files import checkpoint_path, load, save
 from epsopt.demo.metrics import measure
 from epsopt.demo.model import TernaryVAE, divergence
 from epsopt.demo.space import Value
 from epsopt.demo.ternary import N_OPERATIONS, N_TRITS, operations
-from torch import nn
 
 BASE_EPOCHS = 60
 BASE_SEED = 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from epsopt.demo.errors import BadOptionError
 from epsopt.demo.model import TernaryVAE
 from epsopt.demo.space import Value
@@ -16,9 +17,7 @@ def checkpoint_path(folder: Path, epoch: int) -> Path:
     return folder / f"epoch_{epoch:03d}.pt"
 
 
-def save(
-    path: Path, model: TernaryVAE, metrics: Mapping[str, float], config: Mapping[str, Value], epoch: int
-) -> None:
+def save(path: Path, model: TernaryVAE, metrics: Mapping[str, float], config: Mapping[str, Value], epoch: int) -> None:
     """Write one checkpoint under a temporary name, then move it into place: readers never see half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from epsopt.demo.errors import DemoError
 from epsopt.demo.metrics import measure, valuations
 from epsopt.demo.model import TernaryVAE, divergence, poincare_distance
 from epsopt.demo.space import Value
 from epsopt.demo.ternary import N_OPERATIONS, N_TRITS, operations, partners, target_distance
-from torch import Tensor, nn
 
 # What an epoch sees: a third of the operations, so that ten epochs stay within a few seconds on one core.
 OPERATIONS_PER_EPOCH = N_OPERATIONS // 3
@@ -23,9 +24,7 @@ class DivergedError(DemoError):
     """The loss stopped being a number."""
 
 
-def finetune(
-    model: TernaryVAE, config: Mapping[str, Value], epochs: int, seed: int
-) -> Iterator[dict[str, float]]:
+def finetune(model: TernaryVAE, config: Mapping[str, Value], epochs: int, seed: int) -> Iterator[dict[str, float]]:
     """Train `model` in place and yield its metrics after each epoch.
 
     Args:
@@ -95,9 +94,7 @@ def _batches(size: int, rng: np.random.Generator) -> Iterator[Tensor]:
 
 def _structure_loss(points: Tensor, batch: Tensor, config: Mapping[str, Value]) -> Tensor:
     distance = float(config["dist_weight"]) * _distance_loss(points, batch)
-    return distance + float(config["radial_weight"]) * _radial_loss(
-        points, batch, float(config["max_radius"])
-    )
+    return distance + float(config["radial_weight"]) * _radial_loss(points, batch, float(config["max_radius"]))
 
 
 def _distance_loss(points: Tensor, batch: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from epsopt.demo.metrics import measure
-from epsopt.demo.model import TernaryVAE
-from epsopt.demo.ternary import anchors, operations
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
+
+from epsopt.demo.metrics import measure
+from epsopt.demo.model import TernaryVAE
+from epsopt.demo.ternary import anchors, operations
 
 
 def evaluate(state_dict: Mapping[str, Tensor]) -> dict[str, float]:

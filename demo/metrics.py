@@ -7,10 +7,11 @@ must show the tree through the posterior's own spread. The same state dict alway
 import functools
 
 import torch
-from epsopt.demo.model import LATENT, TernaryVAE, poincare_distance
-from epsopt.demo.ternary import N_OPERATIONS, fixed_pairs, operations, valuation
 from scipy.stats import spearmanr
 from torch import Tensor
+
+from epsopt.demo.model import LATENT, TernaryVAE, poincare_distance
+from epsopt.demo.ternary import N_OPERATIONS, fixed_pairs, operations, valuation
 
 # Spearman's correlation of the valuations with any strictly decreasing radius: ties hold it above -1.
 # sqrt(1 - sum of cubed shares) with shares 2/3, 2/9, ... of the valuations.

@@ -11,8 +11,9 @@ import math
 from collections.abc import Mapping
 
 import torch
-from epsopt.demo.ternary import N_TRITS
 from torch import Tensor, nn
+
+from epsopt.demo.ternary import N_TRITS
 
 LATENT = 16
 # Mean codes lie on a sphere of this radius: making low trits louder makes high trits quieter.

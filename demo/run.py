@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
 from epsopt.demo.errors import BadOptionError
 from epsopt.demo.files import checkpoint_path, load, save
 from epsopt.demo.finetune import finetune

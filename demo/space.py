@@ -59,9 +59,7 @@ _UNFROZEN: Mapping[str, tuple[Value, ...]] = {"encoder": ("top", "full")}
 # The ranges are such that of random runs a bit over half keep a coverage above .9 and the others spread below
 # (benchmarks/results/tradeoff.txt).
 SPACE: tuple[Hyperparameter, ...] = (
-    Hyperparameter(
-        "lr", "float", 3e-3, "learning rate of the projections", 1e-3, 1e-2, log=True, limits=(1e-9, 1.0)
-    ),
+    Hyperparameter("lr", "float", 3e-3, "learning rate of the projections", 1e-3, 1e-2, log=True, limits=(1e-9, 1.0)),
     Hyperparameter("batch_size", "categorical", 128, "operations per step", choices=(64, 128, 256)),
     Hyperparameter(
         "encoder",

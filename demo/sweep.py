@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from epsopt.demo.base import BASE_EPOCHS, base_path, ensure_base
 from epsopt.demo.errors import DemoError
 from epsopt.demo.options import Parser, complain, positive, whole
@@ -82,16 +83,10 @@ def _train(plan: Plan) -> dict[str, float] | DemoError:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = Parser(
-        prog="python -m epsopt.demo.sweep", description="Train many runs with random hyperparameters."
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="RUNS", help="folder for the runs and their base"
-    )
+    parser = Parser(prog="python -m epsopt.demo.sweep", description="Train many runs with random hyperparameters.")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUNS", help="folder for the runs and their base")
     parser.add_argument("--runs", type=positive, default=40, help="how many runs (default %(default)s)")
-    parser.add_argument(
-        "--jobs", type=positive, default=2, help="processes, one thread each (default %(default)s)"
-    )
+    parser.add_argument("--jobs", type=positive, default=2, help="processes, one thread each (default %(default)s)")
     parser.add_argument("--seed", type=whole, default=0, help="same seed, same runs (default %(default)s)")
     parser.add_argument("--epochs", type=positive, default=10, help="per run (default %(default)s)")
     parser.add_argument("--base-epochs", type=positive, help=f"of the base (default {BASE_EPOCHS})")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 from epsopt.demo.base import BASE_EPOCHS, BASE_SEED, base_path, ensure_base
 from epsopt.demo.errors import BadOptionError, DemoError
 from epsopt.demo.options import Parser, complain, positive, whole
@@ -35,9 +36,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     for parameter in SPACE:
         if parameter.name in given and not parameter.is_active(values):
             switch = next(iter(parameter.active_when))
-            _tell(
-                f"note: {_flag(parameter.name)} has no effect with {_flag(switch)} {values[switch]}; left out"
-            )
+            _tell(f"note: {_flag(parameter.name)} has no effect with {_flag(switch)} {values[switch]}; left out")
     if options.init_from is None:
         init_from: Path = options.base or base_path(options.out.resolve().parent)
         ensure_base(init_from, options.base_epochs, options.base_seed, report=_tell)
@@ -57,9 +56,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m epsopt.demo.train", description="Fine-tune the ternary model from its base."
-    )
+    parser = Parser(prog="python -m epsopt.demo.train", description="Fine-tune the ternary model from its base.")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for the checkpoints")
     parser.add_argument("--epochs", type=positive, default=10, help="how many to train (default %(default)s)")
     parser.add_argument("--seed", type=whole, default=0, help="same seed, same run (default %(default)s)")
@@ -71,16 +68,10 @@ def _parser() -> Parser:
         help="epochs between checkpoints (default %(default)s)",
     )
     start = parser.add_argument_group("where the run starts")
-    start.add_argument(
-        "--base", type=Path, metavar="FILE", help="the base (default: base/epoch_000.pt beside RUN)"
-    )
-    start.add_argument(
-        "--base-epochs", type=positive, metavar="N", help=f"of the base (default {BASE_EPOCHS})"
-    )
+    start.add_argument("--base", type=Path, metavar="FILE", help="the base (default: base/epoch_000.pt beside RUN)")
+    start.add_argument("--base-epochs", type=positive, metavar="N", help=f"of the base (default {BASE_EPOCHS})")
     start.add_argument("--base-seed", type=whole, metavar="N", help=f"of the base (default {BASE_SEED})")
-    start.add_argument(
-        "--init-from", type=Path, metavar="FILE", help="start at this checkpoint, not at the base"
-    )
+    start.add_argument("--init-from", type=Path, metavar="FILE", help="start at this checkpoint, not at the base")
     start.add_argument(
         "--projection",
         choices=("base", "fresh"),

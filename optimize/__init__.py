@@ -6,7 +6,7 @@ knows no files, servers or terminals.
 
 from epsopt.optimize.nearest import Neighbour, nearest
 from epsopt.optimize.pareto import Front, hypervolume, non_dominated
-from epsopt.optimize.propose import PastRun, Proposal, propose
+from epsopt.optimize.propose import PastRun, Proposal, past_runs, propose
 from epsopt.optimize.search import ENGINES, Answer, SearchResult, search
 from epsopt.optimize.space import Parameter, Space, infer_space
 from epsopt.optimize.targets import Objective, Target, meets, parse_targets
@@ -29,6 +29,7 @@ __all__ = [
     "nearest",
     "non_dominated",
     "parse_targets",
+    "past_runs",
     "propose",
     "search",
 ]

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
-from epsopt.optimize.space import Space
-from epsopt.surrogate.surrogate import Surrogate
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from numpy.typing import NDArray
 from torch import Tensor
+
+from epsopt.optimize.space import Space
+from epsopt.surrogate.surrogate import Surrogate
 
 _COMPONENTS = 6
 _EXPLAINED = 0.95

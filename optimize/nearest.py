@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from epsopt.optimize.region import distances
 from epsopt.zoo.records import Checkpoint
-from torch import Tensor
 
 
 @dataclass(frozen=True)

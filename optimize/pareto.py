@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from epsopt.zoo.errors import UsageError
 from numpy.typing import ArrayLike, NDArray
+
+from epsopt.zoo.errors import UsageError
 
 MOST_OBJECTIVES = 254  # moocore counts objectives in one byte
 EXACT_INTEGER = 2**53  # up to here every integer is a double of its own

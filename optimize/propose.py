@@ -19,15 +19,18 @@ from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolu
 from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
 from botorch.optim import optimize_acqf_discrete
 from botorch.sampling import SobolQMCNormalSampler
+from epsopt.zoo.records import Checkpoint
+from numpy.typing import NDArray
+from torch import Tensor
+
 from epsopt.optimize.forecast import Forecast, fit_forecast
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.scoring import Scorer, measured_table
+from epsopt.optimize.search import known_latents
 from epsopt.optimize.space import Config, Space
 from epsopt.optimize.targets import Objective, Target
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
-from numpy.typing import NDArray
-from torch import Tensor
 
 _RANDOM = 384
 _LOCAL = 256
@@ -50,6 +53,26 @@ class PastRun:
     config: Mapping[str, Any]
     z: Tensor
     metrics: dict[str, float | None]
+
+
+def past_runs(surrogate: Surrogate, checkpoints: Sequence[Checkpoint]) -> list[PastRun]:
+    """Return what each run ended at: its last checkpoint (highest epoch) that the map knows.
+
+    Args:
+        surrogate: the fitted map.
+        checkpoints: the catalogue's, ordered by run and epoch as it gives them.
+
+    Returns:
+        One past run for each run, in the order of the checkpoints.
+
+    Raises:
+        UsageError: the map knows none of the checkpoints.
+    """
+    latents, known = known_latents(surrogate, checkpoints)
+    last = {c.run_id: i for i, c in enumerate(known)}
+    return [
+        PastRun(known[i].run, known[i].hyperparameters, latents[i], known[i].metrics) for i in sorted(last.values())
+    ]
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from epsopt.optimize.targets import Objective, Target
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.errors import UsageError
-from numpy.typing import NDArray
-from torch import Tensor
 
 CAUTION = 1.645
 """Standard deviations that a lower bound lies below the mean: the lower end of the 90 % intervals (D6)."""

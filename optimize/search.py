@@ -9,6 +9,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from epsopt.optimize.nearest import Neighbour, nearest
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.region import TrustRegion, trust_region
@@ -17,8 +20,6 @@ from epsopt.optimize.targets import Objective, Target, meets
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
-from numpy.typing import NDArray
-from torch import Tensor
 
 Engine = Literal["gradient", "botorch", "optuna"]
 ENGINES: tuple[Engine, ...] = ("gradient", "botorch", "optuna")

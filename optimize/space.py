@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from epsopt.zoo.errors import UsageError
 from numpy.typing import NDArray
+
+from epsopt.zoo.errors import UsageError
 
 Value = str | int | float | bool
 Config = dict[str, Value]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from epsopt.optimize.space import Parameter
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -14,6 +13,8 @@ from optuna.distributions import (
     IntDistribution,
     check_distribution_compatibility,
 )
+
+from epsopt.optimize.space import Parameter
 
 MOST_CHOICES = 50  # more different texts than this are names or paths, not categories
 

@@ -7,9 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.fit import fit
 from epsopt.surrogate.surrogate import Surrogate
+from epsopt.surrogate.training import Recipe
 from epsopt.surrogate.validation import MetricValidation, Validation
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import EmptyCatalogue
@@ -58,6 +60,7 @@ def fit_map(
     seed: int = 0,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     again: bool = False,
+    recipe: Recipe | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> tuple[Surrogate, Validation, bool]:
     """Fit the map to everything in the catalogue and keep it there.
@@ -67,6 +70,7 @@ def fit_map(
         seed: of the fit.
         bounds: declared bounds of metrics.
         again: fit even if the kept map was trained on exactly this.
+        recipe: how to train, if not by the default.
         progress: called as ``progress(what, share done)``.
 
     Returns:
@@ -74,12 +78,12 @@ def fit_map(
     """
     train = training_set(catalogue)
     known = {name: limits for name, limits in (bounds or {}).items() if name in train.metric_names}
-    key = f"{train.digest}-{seed}-{sorted(known.items())}"
+    key = f"{train.digest}-{seed}-{sorted(known.items())}" + ("" if recipe is None else f"-{recipe}")
     kept = None if again else catalogue.get_artifact(_KIND, key)
     if kept is not None:
         data, meta = kept
         return Surrogate.from_bytes(data, meta), _validation(meta["validation"]), False
-    surrogate, validation = fit(train, seed=seed, bounds=known, progress=progress)
+    surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, progress=progress)
     data, meta = surrogate.to_bytes()
     catalogue.put_artifact(_KIND, key, data, {**meta, "validation": asdict(validation)})
     return surrogate, validation, True

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+
 from epsopt.optimize.targets import Objective, Target
 from epsopt.studies.kinds import Answer
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from pydantic import BaseModel, ValidationError
+
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
 from epsopt.studies.command import OWN_HOLES, Command, holes
 from epsopt.studies.schema import ParameterTable, ProjectFile
 from epsopt.zoo.errors import UsageError
-from pydantic import BaseModel, ValidationError
 
 FILE_NAME = "epsopt.toml"
 

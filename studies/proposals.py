@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
 from epsopt.studies.distributions import distribution_of
@@ -17,8 +20,6 @@ from epsopt.studies.kinds import Proposal
 from epsopt.studies.records import NOT_EVALUATED, open_study, predicted_attributes
 from epsopt.studies.trials import next_waiting
 from epsopt.zoo.errors import EpsoptError, UsageError
-from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
 from epsopt.optimize.targets import Objective, Target
 from epsopt.studies.distributions import fits, infer_distributions
 from epsopt.studies.figure import complete_values, measured_front, pareto_figure
@@ -23,10 +28,6 @@ from epsopt.studies.kinds import Answer, Measured
 from epsopt.studies.notes import front_note, measured_note, search_note, write_note
 from epsopt.studies.trials import add_new, known_distributions, known_keys
 from epsopt.zoo.errors import EpsoptError, UsageError
-from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 
 NOT_EVALUATED = "predicted, not evaluated"
 CONTENT = "epsopt:content"  # system attribute of the front study: digest of what it shows

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from epsopt.zoo.database import open_database
-from epsopt.zoo.errors import CatalogueError
 from optuna.storages import RDBStorage
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
+
+from epsopt.zoo.database import open_database
+from epsopt.zoo.errors import CatalogueError
 
 BUSY_SECONDS = 60
 

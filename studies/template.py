@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomlkit
+from tomlkit.items import InlineTable, Table
+
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
 from epsopt.studies.command import Command
 from epsopt.zoo.errors import UsageError
-from tomlkit.items import InlineTable, Table
 
 
 def write_project(
@@ -28,6 +29,8 @@ def write_project(
     storage: str = "sqlite:///epsopt.db",
     evaluate: str | None = None,
     embed: str | None = None,
+    guessed: Collection[str] = (),
+    undecided: Sequence[str] = (),
     overwrite: bool = False,
 ) -> bool:
     """Write a project file with a comment for everything that can be said in it.
@@ -43,6 +46,8 @@ def write_project(
         storage: database URL.
         evaluate: hook "package.module:function".
         embed: hook "package.module:function".
+        guessed: objectives whose direction nobody stated; the file says so beside it.
+        undecided: metrics whose direction nobody knows; they become comments to be filled in.
         overwrite: whether another file of that name may be replaced.
 
     Returns:
@@ -56,10 +61,11 @@ def write_project(
     document.add(tomlkit.comment("Relative paths start at this file."))
     document.add(tomlkit.nl())
     document["project"] = _project(name, runs, storage)
-    document["objectives"] = _objectives(objectives, bounds or {})
+    document["objectives"] = _objectives(objectives, bounds or {}, guessed)
     if space is not None:
         document["space"] = _space(space)
     text = tomlkit.dumps(document).rstrip("\n") + "\n"
+    text += _undecided(undecided)
     if space is None:
         text += _NO_SPACE
     text += _train(command, space) + _hooks(evaluate, embed)
@@ -92,17 +98,30 @@ def _project(name: str, runs: str, storage: str) -> Table:
     return table
 
 
-def _objectives(objectives: Sequence[Objective], bounds: Mapping[str, tuple[float, float]]) -> Table:
+def _objectives(
+    objectives: Sequence[Objective], bounds: Mapping[str, tuple[float, float]], guessed: Collection[str]
+) -> Table:
     tables = tomlkit.table(is_super_table=True)
     for i, objective in enumerate(objectives):
         table = tomlkit.table()
         if i == 0:
             table.comment("a metric that counts; bounds = [low, high] says what it can be at all")
         table["direction"] = "maximize" if objective.maximize else "minimize"
+        if objective.name in guessed:
+            table["direction"].comment("guessed from its name: check it")
         if objective.name in bounds:
             table["bounds"] = list(bounds[objective.name])
         tables[objective.name] = table
     return tables
+
+
+def _undecided(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    tables = "".join(
+        f'# [objectives.{tomlkit.key(name).as_string()}]\n# direction = "minimize"  # or "maximize"\n' for name in names
+    )
+    return "\n# Measured too, but their names do not tell which way is better:\n" + tables
 
 
 def _space(space: Space) -> Table:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import lightgbm
 import numpy as np
+from numpy.typing import NDArray
+
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.zoo.fingerprint import SECTIONS, Fingerprint
-from numpy.typing import NDArray
 
 _VALUES = SECTIONS["VALUES"]
 # Mean, standard deviation and the quantiles 0, .25, .5, .75 and 1: what Unterthiner et al. take of each tensor.

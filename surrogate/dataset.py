@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprint import Fingerprint
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.dataset import TrainingSet, run_folds
 from epsopt.surrogate.head import (
@@ -26,7 +28,6 @@ from epsopt.surrogate.training import Examples, Recipe, train_network
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 from epsopt.surrogate.validation import MetricValidation, Validation, grouped_width
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
-from numpy.typing import NDArray
 
 FEWEST_RUNS = 3
 Progress = Callable[[str, float], None]

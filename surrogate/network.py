@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from epsopt.surrogate.tokens import Tokens
 from torch import Tensor, nn
+
+from epsopt.surrogate.tokens import Tokens
 
 
 @dataclass(frozen=True)

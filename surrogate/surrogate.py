@@ -11,6 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from botorch.models import ModelListGP
+from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
 from epsopt.surrogate.head import HeadSettings, build_model, conformal_factor
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape
 from epsopt.surrogate.tokens import Tokenizer
@@ -18,10 +23,6 @@ from epsopt.surrogate.transforms import MetricTransform
 from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.fingerprint import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprint import Fingerprint
-from numpy.typing import NDArray
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
 
 FORMAT = 1
 _CHUNK = 512

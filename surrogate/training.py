@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from epsopt.surrogate.network import EpsilonVAE
 from epsopt.surrogate.tokens import Tokens
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from epsopt.surrogate import Recipe, Surrogate, TrainingSet, Validation, fit
 from epsopt.zoo.fingerprint import Fingerprint, fingerprint
 from epsopt.zoo.records import Checkpoint

@@ -28,8 +28,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from epsopt.zoo.errors import CatalogueError
 from numpy.typing import NDArray
+
+from epsopt.zoo.errors import CatalogueError
 
 FORMAT = 1
 """Raised with every change of the columns, so that an old fingerprint is never mixed with a new one."""

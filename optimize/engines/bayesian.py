@@ -14,10 +14,11 @@ from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputOb
 from botorch.exceptions.warnings import BotorchWarning
 from botorch.optim import optimize_acqf
 from botorch.sampling import SobolQMCNormalSampler
+from torch import Tensor
+
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.region import TrustRegion
 from epsopt.optimize.scoring import Scorer
-from torch import Tensor
 
 _PICKS = 8
 _SAMPLES = 32

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import optuna
 import torch
+from torch import Tensor
+
 from epsopt.optimize.region import TrustRegion
 from epsopt.optimize.scoring import CAUTION, Scorer
-from torch import Tensor
 
 _DIRECTIONS = 8
 _GENERATIONS = 12

@@ -7,9 +7,10 @@ scalarisation of the lower bounds with random weights, so that the starts spread
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from epsopt.optimize.region import TrustRegion
 from epsopt.optimize.scoring import CAUTION, Scorer
-from torch import Tensor
 
 _STARTS = 96
 _STEPS = 40

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from epsopt.demo.base import base_path, ensure_base
 
 

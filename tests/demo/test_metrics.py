@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from epsopt.demo.hooks import embed, evaluate
 from epsopt.demo.metrics import RAD_HIER_FLOOR, coverage, dist_corr, rad_hier, valuations
 from epsopt.demo.model import TernaryVAE
@@ -20,9 +21,7 @@ def test_a_perfect_tree_has_a_dist_corr_of_about_one():
 
 
 def test_an_inverted_tree_or_noise_has_no_such_correlation():
-    assert (
-        abs(dist_corr(0.1 * torch.randn(N_OPERATIONS, 16, generator=torch.Generator().manual_seed(0)))) < 0.05
-    )
+    assert abs(dist_corr(0.1 * torch.randn(N_OPERATIONS, 16, generator=torch.Generator().manual_seed(0)))) < 0.05
     assert dist_corr(torch.cat([perfect_tree()[:, 24:], perfect_tree()[:, :3] * 1e-6], dim=1)) < 0.7
 
 

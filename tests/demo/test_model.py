@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from epsopt.demo.model import CODE_RADIUS, SMALLEST_STD, TernaryVAE, poincare_distance
 from epsopt.demo.ternary import operations
 
@@ -29,9 +30,7 @@ def test_every_weight_matrix_of_the_branches_moves_codes_or_embeddings(model):
     mu, logvar = model.encode(trits)
     codes = mu + torch.exp(0.5 * logvar)
     (model.embed(codes).sum() + model.decode(codes).square().sum()).backward()
-    assert all(
-        weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.weight_matrices().values()
-    )
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.weight_matrices().values())
 
 
 def test_codes_keep_their_radius_and_their_least_spread(model):
@@ -48,9 +47,7 @@ def test_embeddings_lie_inside_the_ball_even_for_wild_codes(model):
 
 def test_poincare_distance_agrees_with_the_textbook_formula():
     torch.manual_seed(1)
-    left, right = (
-        torch.nn.functional.normalize(torch.randn(2, 50, 3), dim=-1) * torch.rand(2, 50, 1)
-    ).double()
+    left, right = (torch.nn.functional.normalize(torch.randn(2, 50, 3), dim=-1) * torch.rand(2, 50, 1)).double()
     gap = (left - right).square().sum(-1)
     textbook = torch.acosh(1 + 2 * gap / ((1 - left.square().sum(-1)) * (1 - right.square().sum(-1))))
     assert torch.allclose(poincare_distance(left, right), textbook, atol=1e-5)

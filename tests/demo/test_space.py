@@ -1,4 +1,5 @@
 import numpy as np
+
 from epsopt.demo.space import SPACE, active, draw
 
 ONLY_UNFROZEN = {"encoder_lr_scale", "unfreeze_epoch", "recon_weight", "kl_weight"}

@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 import torch
+
 from epsopt.demo.base import base_path
 from epsopt.demo.sweep import main, plan_runs
 
@@ -15,9 +16,7 @@ def runs(tmp_path, quick_base):
 
 
 def sweep(out, runs, *more):
-    return main(
-        ["--out", str(out), "--runs", str(runs), "--jobs", "1", "--epochs", "1", "--base-epochs", "1", *more]
-    )
+    return main(["--out", str(out), "--runs", str(runs), "--jobs", "1", "--epochs", "1", "--base-epochs", "1", *more])
 
 
 def test_the_same_seed_plans_the_same_runs_and_a_longer_sweep_extends_a_shorter_one(tmp_path):
@@ -56,9 +55,7 @@ def test_a_folder_of_another_sweep_is_refused(runs, capsys):
 
 def test_several_jobs_train_the_runs_that_one_would(runs, capsys):
     assert sweep(runs, 2, "--jobs", "2") == 0
-    metrics = [
-        torch.load(plan.last(), weights_only=True)["metrics"] for plan in plan_runs(runs, 2, 0, epochs=1)
-    ]
+    metrics = [torch.load(plan.last(), weights_only=True)["metrics"] for plan in plan_runs(runs, 2, 0, epochs=1)]
     shutil.rmtree(runs / "run_001")
     assert sweep(runs, 2) == 0
     assert torch.load(runs / "run_001" / "epoch_001.pt", weights_only=True)["metrics"] == metrics[1]

@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from epsopt.demo.ternary import (
     N_OPERATIONS,
     anchors,

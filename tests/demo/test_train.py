@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+
 from epsopt.demo.finetune import DivergedError
 from epsopt.demo.hooks import evaluate
 from epsopt.demo.run import Plan
@@ -60,9 +61,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path, qui
 
 
 def test_checkpoints_are_written_every_n_epochs_and_at_the_end(tmp_path, quick_base):
-    assert (
-        train(tmp_path / "run", quick_base, "--epochs", "3", "--save-every", "2", "--encoder", "frozen") == 0
-    )
+    assert train(tmp_path / "run", quick_base, "--epochs", "3", "--save-every", "2", "--encoder", "frozen") == 0
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["epoch_002.pt", "epoch_003.pt"]
 
 
@@ -114,9 +113,7 @@ def test_projections_start_at_the_base_or_afresh(tmp_path, quick_base):
     for projection in ("base", "fresh"):
         arguments = ["--projection", projection, "--encoder", "frozen", "--lr", "1e-6"]
         assert train(tmp_path / projection, quick_base, *arguments) == 0
-        far[projection] = float(
-            (read(tmp_path / projection / "epoch_001.pt")["model_state_dict"][name] - base).norm()
-        )
+        far[projection] = float((read(tmp_path / projection / "epoch_001.pt")["model_state_dict"][name] - base).norm())
     assert far["base"] < 0.01 < 1 < far["fresh"]
 
 
@@ -147,9 +144,7 @@ def test_a_base_of_other_making_is_refused(tmp_path, quick_base, capsys):
     assert "was trained with base_epochs 1, not 2" in capsys.readouterr().err
 
 
-def test_a_folder_that_holds_another_run_is_refused_and_the_same_run_is_repeated(
-    tmp_path, quick_base, capsys
-):
+def test_a_folder_that_holds_another_run_is_refused_and_the_same_run_is_repeated(tmp_path, quick_base, capsys):
     assert train(tmp_path / "run", quick_base) == 0
     first = read(tmp_path / "run" / "epoch_002.pt")
     assert train(tmp_path / "run", quick_base) == 0

@@ -5,11 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from epsopt.optimize.pareto import hypervolume, non_dominated
-from epsopt.zoo.errors import UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from epsopt.optimize.pareto import hypervolume, non_dominated
+from epsopt.zoo.errors import UsageError
 
 TIED = st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 1.0, 1.0000000000000002, math.inf])
 NAN_RIDDEN = st.one_of(TIED, st.just(math.nan))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from epsopt.optimize import Objective, PastRun, Target, infer_space, propose
 from epsopt.optimize.forecast import _leave_one_out, fit_forecast
 from epsopt.optimize.space import Parameter, Space

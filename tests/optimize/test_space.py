@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from epsopt.optimize.space import Parameter, Space, infer_space
-from epsopt.zoo.errors import UsageError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from epsopt.optimize.space import Parameter, Space, infer_space
+from epsopt.zoo.errors import UsageError
 
 SPACE = Space(
     (

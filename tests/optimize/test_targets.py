@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from epsopt.optimize.targets import Objective, Target, meets, parse_targets
 from epsopt.zoo.errors import UsageError
 

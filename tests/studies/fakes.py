@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from epsopt.optimize.targets import Objective
 
 COVERAGE = Objective("coverage", maximize=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+
 from epsopt.optimize.targets import Target
 from epsopt.studies import dashboard_server, open_storage, record_front, record_measured, serve
 from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError

@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
 from epsopt.studies import load_project, render_command, write_project
 from epsopt.zoo.errors import UsageError
-from hypothesis import given
-from hypothesis import strategies as st
 
 WHOLE = """
 [project]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import optuna
 import pytest
+
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import record_outcome, record_proposals, take_proposal
 from epsopt.zoo.errors import EpsoptError, UsageError

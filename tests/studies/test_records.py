@@ -5,12 +5,13 @@ import threading
 
 import optuna
 import pytest
+from optuna_dashboard._note import get_note
+
 from epsopt.optimize.targets import Objective, Target
 from epsopt.studies import open_storage, record_front, record_measured, record_search
 from epsopt.studies.figure import pareto_figure
 from epsopt.studies.trials import add_new
 from epsopt.zoo.errors import EpsoptError, UsageError
-from optuna_dashboard._note import get_note
 
 from .fakes import COVERAGE, DIST_CORR, RAD_HIER, FakeAnswer, make_answers, make_zoo
 

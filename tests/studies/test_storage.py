@@ -7,6 +7,7 @@ from collections import Counter
 
 import optuna
 import pytest
+
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage, record_proposals
 from epsopt.zoo.catalogue import Catalogue

@@ -7,6 +7,7 @@ import pytest
 import torch
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
 from botorch.acquisition.multi_objective.parego import qLogNParEGO
+
 from epsopt.surrogate import Recipe, Surrogate, TrainingSet, Validation, fit, run_folds
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
 from epsopt.zoo.fingerprint import fingerprint

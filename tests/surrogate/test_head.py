@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from epsopt.surrogate.head import Fold, HeadSettings, build_model, choose, conformal_factor, grid, held_out, thin
 
 

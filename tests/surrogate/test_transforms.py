@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from epsopt.surrogate.transforms import fit_transform, likely_bounds
 from hypothesis import given
 from hypothesis import strategies as st
+
+from epsopt.surrogate.transforms import fit_transform, likely_bounds
 
 share = st.floats(0, 1)
 
