@@ -29,10 +29,8 @@ def holes(item: str | tuple[str, ...]) -> list[str]:
 def render_command(command: Command, params: Mapping[str, Any], out: Path | str) -> list[str]:
     """Fill the holes of a train command.
 
-    ``{out}`` becomes the run's folder, ``{python}`` the interpreter that runs epsopt, ``{name}`` the value of
-    a
-    hyperparameter: numbers in full precision, truth values as ``true`` and ``false``. A value stays inside
-        its
+    ``{out}`` becomes the run's folder, ``{python}`` the interpreter that runs epsopt, ``{name}`` the value of a
+    hyperparameter: numbers in full precision, truth values as ``true`` and ``false``. A value stays inside its
     argument, whatever it holds. An item that is a list (a flag and its value) is dropped as a whole when a
     hyperparameter that it needs is inactive, that is absent from params or None.
 
