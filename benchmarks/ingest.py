@@ -20,8 +20,8 @@ from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.fingerprint import fingerprint
 from epsopt.zoo.ingest import ingest
 from epsopt.zoo.lineage import LineageBook
-from epsopt.zoo.pool import shared_pool
-from epsopt.zoo.reader import read_files
+from epsopt.zoo.reading.pool import shared_pool
+from epsopt.zoo.reading.reader import read_files
 from epsopt.zoo.scan import scan
 
 LAYERS = [(256, 9), (128, 256), (64, 128), (16, 64), (16, 64)] * 2 + [

@@ -34,7 +34,9 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, eq=False)
-class _Fitted:
+class TrainedNetwork:
+    """One trained network with the scales it was trained on; a fold's, or the final one's."""
+
     tokenizer: Tokenizer
     transforms: tuple[MetricTransform, ...]
     network: EpsilonVAE
@@ -42,10 +44,12 @@ class _Fitted:
     embedding_scale: tuple[torch.Tensor, torch.Tensor] | None
 
     def encode(self, part: TrainingSet) -> torch.Tensor:
+        """Encode ``n`` checkpoints as ``(n, latent)``."""
         with torch.no_grad():
             return self.network.encode(self.tokenizer(part.fingerprints))[0]
 
     def scaled(self, part: TrainingSet) -> NDArray[np.float64]:
+        """``(n, m)`` measured metrics on the model's scale."""
         return np.stack([t.forward(part.metrics[:, j]) for j, t in enumerate(self.transforms)], axis=1)
 
 
@@ -91,11 +95,11 @@ def fit(
         return inner
 
     with torch.random.fork_rng(devices=[]):
-        fold_parts: list[tuple[TrainingSet, TrainingSet, _Fitted, Fold]] = []
+        fold_parts: list[tuple[TrainingSet, TrainingSet, TrainedNetwork, Fold]] = []
         for k, rows in enumerate(parts):
             inside = train.take(np.setdiff1d(np.arange(len(train)), rows))
             outside = train.take(rows)
-            fitted = _train(
+            fitted = train_one(
                 inside, bounds, recipe, seed, report(k, f"validating on held-out runs {k + 1}/{len(parts)}")
             )
             chosen = thin(inside.runs)
@@ -107,7 +111,7 @@ def fit(
                 runs_held=outside.runs,
             )
             fold_parts.append((inside, outside, fitted, fold))
-        final = _train(train, bounds, recipe, seed, report(len(parts), "learning the map from all runs"))
+        final = train_one(train, bounds, recipe, seed, report(len(parts), "learning the map from all runs"))
     held = [[held_out(fold, j) for *_, fold in fold_parts] for j in range(len(train.metric_names))]
     settings, scores = [], []
     for per_fold in held:
@@ -150,13 +154,15 @@ def _check(train: TrainingSet, bounds: Mapping[str, tuple[float, float]]) -> Non
         raise UsageError(f"bounds are declared for {unknown[0]!r}, known metrics: {', '.join(train.metric_names)}")
 
 
-def _train(
+def train_one(
     train: TrainingSet,
     bounds: Mapping[str, tuple[float, float]],
     recipe: Recipe,
     seed: int,
-    progress: Callable[[int, int], None],
-) -> _Fitted:
+    progress: Callable[[int, int], None] | None = None,
+    **shape: int,
+) -> TrainedNetwork:
+    """Train one network on everything it is given; ``shape`` overrides sizes of :class:`NetworkShape`."""
     tokenizer = fit_tokenizer(train.fingerprints)
     transforms = tuple(
         fit_transform(train.metrics[:, j], bounds.get(name)) for j, name in enumerate(train.metric_names)
@@ -179,9 +185,9 @@ def _train(
     )
     torch.manual_seed(seed)
     anchors = None if embeddings is None else (int(embeddings.shape[1]), int(embeddings.shape[2]))
-    network = EpsilonVAE(NetworkShape(tokenizer.components, len(tokenizer.kinds), len(transforms), anchors))
+    network = EpsilonVAE(NetworkShape(tokenizer.components, len(tokenizer.kinds), len(transforms), anchors, **shape))
     train_network(network, examples, recipe, seed, progress)
-    return _Fitted(tokenizer, transforms, network, examples, embedding_scale)
+    return TrainedNetwork(tokenizer, transforms, network, examples, embedding_scale)
 
 
 def _sketches(train: TrainingSet) -> torch.Tensor:
@@ -196,7 +202,7 @@ def _sketches(train: TrainingSet) -> torch.Tensor:
 
 def _validate(
     j: int,
-    fold_parts: list[tuple[TrainingSet, TrainingSet, _Fitted, Fold]],
+    fold_parts: list[tuple[TrainingSet, TrainingSet, TrainedNetwork, Fold]],
     held: list[HeldOut],
     level: float,
     seed: int,
@@ -241,7 +247,7 @@ def _validate(
 
 
 def _validate_embeddings(
-    fold_parts: list[tuple[TrainingSet, TrainingSet, _Fitted, Fold]],
+    fold_parts: list[tuple[TrainingSet, TrainingSet, TrainedNetwork, Fold]],
 ) -> tuple[float | None, float | None]:
     error = spread = 0.0
     cosines = []

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from epsopt.zoo.catalogue import Catalogue
     from epsopt.zoo.fingerprint import Fingerprint, sketch_distance
     from epsopt.zoo.ingest import IngestReport, read_fingerprints
-    from epsopt.zoo.reader import CheckpointContents
+    from epsopt.zoo.reading.reader import CheckpointContents
+    from epsopt.zoo.reading.source import Limits
+    from epsopt.zoo.reading.weights import load_weights
     from epsopt.zoo.records import Checkpoint, Failure, Lineage, Run
-    from epsopt.zoo.source import Limits
-    from epsopt.zoo.weights import load_weights
 
 __all__ = [
     "Catalogue",
@@ -53,14 +53,14 @@ __all__ = [
 _LATER = {
     "Catalogue": "catalogue",
     "Checkpoint": "records",
-    "CheckpointContents": "reader",
+    "CheckpointContents": "reading.reader",
     "Failure": "records",
     "Fingerprint": "fingerprint",
     "IngestReport": "ingest",
-    "Limits": "source",
+    "Limits": "reading.source",
     "Lineage": "records",
     "Run": "records",
-    "load_weights": "weights",
+    "load_weights": "reading.weights",
     "read_fingerprints": "ingest",
     "sketch_distance": "fingerprint",
 }

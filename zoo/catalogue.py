@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 
 from epsopt.zoo.database import cause, open_database, reading, writing
 from epsopt.zoo.errors import CatalogueError
+from epsopt.zoo.reading.wire import unpack
 from epsopt.zoo.records import Checkpoint, Failure, Lineage, Run
 from epsopt.zoo.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, runs
-from epsopt.zoo.wire import unpack
 
 if TYPE_CHECKING:
     from epsopt.zoo.fingerprint import Fingerprint

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.lineage import LineageBook
-from epsopt.zoo.pool import shared_pool
-from epsopt.zoo.reader import CheckpointContents, Outcome, Waiting, read_files
+from epsopt.zoo.reading.pool import shared_pool
+from epsopt.zoo.reading.reader import CheckpointContents, Outcome, Waiting, read_files
+from epsopt.zoo.reading.source import Limits
 from epsopt.zoo.recorder import (
     KnownFile,
     Recorder,
@@ -22,7 +23,6 @@ from epsopt.zoo.recorder import (
 )
 from epsopt.zoo.records import Failure
 from epsopt.zoo.scan import Found, scan, within
-from epsopt.zoo.source import Limits
 
 Progress = Callable[[int, int], None]
 

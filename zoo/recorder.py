@@ -11,7 +11,9 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.lineage import KnownLineage, LineageBook
-from epsopt.zoo.reader import CheckpointContents
+from epsopt.zoo.reading.reader import CheckpointContents
+from epsopt.zoo.reading.source import Identity, identity_of
+from epsopt.zoo.reading.wire import pack
 from epsopt.zoo.records import Failure
 from epsopt.zoo.rows import (
     READER,
@@ -24,9 +26,7 @@ from epsopt.zoo.rows import (
     run_id_of,
 )
 from epsopt.zoo.scan import Found
-from epsopt.zoo.source import Identity, identity_of
 from epsopt.zoo.tables import checkpoints, embeddings, files, lineages
-from epsopt.zoo.wire import pack
 
 _BATCH = 64
 _SECONDS = 1.0

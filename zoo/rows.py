@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
 
 from epsopt.zoo.lineage import KnownLineage
-from epsopt.zoo.reader import CheckpointContents
+from epsopt.zoo.reading.reader import CheckpointContents
+from epsopt.zoo.reading.source import Identity
+from epsopt.zoo.reading.wire import pack, unpack
 from epsopt.zoo.scan import Found
-from epsopt.zoo.source import Identity
 from epsopt.zoo.tables import checkpoints, embeddings, files, fingerprints, lineages, runs
-from epsopt.zoo.wire import pack, unpack
 
 READER = 1
 """Raised when files that failed should be tried again because the reader has learned something."""

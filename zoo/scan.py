@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from epsopt.zoo.errors import UsageError
+from epsopt.zoo.reading.source import Identity, identity_of, not_a_file, refusal
+from epsopt.zoo.reading.text import clean
 from epsopt.zoo.records import Failure
-from epsopt.zoo.source import Identity, identity_of, not_a_file, refusal
-from epsopt.zoo.text import clean
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 _IN_THE_MAKING = (".tmp", ".part", ".partial", "~")

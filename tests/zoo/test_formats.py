@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.ingest import ingest, read_fingerprints
 from epsopt.zoo.layouts.plain import interpret
-from epsopt.zoo.source import Limits
-from epsopt.zoo.weights import load_weights, open_checkpoint
+from epsopt.zoo.reading.source import Limits
+from epsopt.zoo.reading.weights import load_weights, open_checkpoint
 
 WEIGHTS = {"l.weight": torch.arange(12.0).reshape(3, 4), "l.bias": torch.ones(3)}
 

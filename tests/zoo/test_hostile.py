@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.ingest import ingest
-from epsopt.zoo.source import Limits, open_source
-from epsopt.zoo.weights import load_weights
+from epsopt.zoo.reading.source import Limits, open_source
+from epsopt.zoo.reading.weights import load_weights
 
 WEIGHTS = {"w": torch.rand(64, 64)}
 

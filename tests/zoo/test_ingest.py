@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from epsopt.zoo import ingest as ingest_module
-from epsopt.zoo import source
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import HookError, UnreadableCheckpoint, UsageError
 from epsopt.zoo.fingerprint import fingerprint
 from epsopt.zoo.ingest import ingest, read_fingerprints
-from epsopt.zoo.source import ChangedWhileReadError, Limits, open_source
-from epsopt.zoo.weights import load_weights
+from epsopt.zoo.reading import source
+from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
+from epsopt.zoo.reading.weights import load_weights
 
 
 def contents(catalogue: Catalogue) -> list[str]:
@@ -243,7 +243,7 @@ def hooks(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / f"{name}.py").write_text(HOOKS)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "code")])
-    monkeypatch.setattr("epsopt.zoo.pool._SHARED", {})  # children that know this path
+    monkeypatch.setattr("epsopt.zoo.reading.pool._SHARED", {})  # children that know this path
     return name
 
 

@@ -16,10 +16,10 @@ from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.ingest import ingest
 from epsopt.zoo.lineage import LineageBook
-from epsopt.zoo.pool import ReaderPool
-from epsopt.zoo.reader import read_files
+from epsopt.zoo.reading.pool import ReaderPool
+from epsopt.zoo.reading.reader import read_files
+from epsopt.zoo.reading.source import Limits
 from epsopt.zoo.records import Failure
-from epsopt.zoo.source import Limits
 
 PROGRAM = """
 import sys
@@ -175,7 +175,7 @@ def test_children_that_cannot_start_are_one_clear_error(tmp_path, save, monkeypa
 
 def test_children_end_with_their_parent(tmp_path, save):
     save(tmp_path / "runs" / "a.pt", 1)
-    program = PROGRAM + "\nimport os, time\nfrom epsopt.zoo import pool\n"
+    program = PROGRAM + "\nimport os, time\nfrom epsopt.zoo.reading import pool\n"
     program += "print([w.process.pid for p in pool._SHARED.values() for w in p._workers], flush=True)\n"
     program += "time.sleep(60)"
     process = subprocess.Popen(

@@ -13,9 +13,9 @@ import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.layouts.reading import Reading
-from epsopt.zoo.tensors import OpenCheckpoint
-from epsopt.zoo.text import clean
-from epsopt.zoo.values import flatten, metrics_of, without_prefixes
+from epsopt.zoo.reading.tensors import OpenCheckpoint
+from epsopt.zoo.reading.text import clean
+from epsopt.zoo.reading.values import flatten, metrics_of, without_prefixes
 
 WEIGHTS = ("model_state_dict", "state_dict", "model", "model_state")
 HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams")

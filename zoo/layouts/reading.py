@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from epsopt.zoo.values import Plain
+from epsopt.zoo.reading.values import Plain
 
 
 @dataclass(frozen=True)

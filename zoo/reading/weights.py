@@ -10,10 +10,10 @@ import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.layouts.plain import interpret
-from epsopt.zoo.safetensors_format import open_safetensors
-from epsopt.zoo.source import ChangedWhileReadError, Limits, open_source
-from epsopt.zoo.tensors import OpenCheckpoint
-from epsopt.zoo.torch_format import open_torch
+from epsopt.zoo.reading.safetensors_format import open_safetensors
+from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
+from epsopt.zoo.reading.tensors import OpenCheckpoint
+from epsopt.zoo.reading.torch_format import open_torch
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.source import Source
+from epsopt.zoo.reading.source import Source
 
 _CHUNK = 4 << 20
 EXPANSION = 4

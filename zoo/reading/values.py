@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from epsopt.zoo.text import LONGEST, clean
+from epsopt.zoo.reading.text import LONGEST, clean
 
 Plain = str | int | float | bool | None
 _DEPTH = 32

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.source import Limits, Source
-from epsopt.zoo.tensors import OpenCheckpoint
+from epsopt.zoo.reading.source import Limits, Source
+from epsopt.zoo.reading.tensors import OpenCheckpoint
 
 _DTYPES = {
     "BOOL": torch.bool,

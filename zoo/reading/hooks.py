@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.errors import HookError
 from epsopt.zoo.layouts.reading import Reading
-from epsopt.zoo.tensors import OpenCheckpoint
+from epsopt.zoo.reading.tensors import OpenCheckpoint
 
 _HOOKS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {}
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.source import Limits, Source
-from epsopt.zoo.tensors import OpenCheckpoint, Record
+from epsopt.zoo.reading.source import Limits, Source
+from epsopt.zoo.reading.tensors import OpenCheckpoint, Record
 
 _GLOBAL = re.compile(r"(?:GLOBAL |function <\w+ |but got <class ')([\w.]+)")
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field

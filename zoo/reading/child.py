@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.errors import HookError, UnreadableCheckpoint
 from epsopt.zoo.fingerprint import FEATURES, SKETCH, Fingerprint, _finite, _sketch, fingerprint
-from epsopt.zoo.hooks import embed, load_hook
 from epsopt.zoo.layouts.plain import interpret
 from epsopt.zoo.layouts.reading import Reading
 from epsopt.zoo.lineage import KnownLineage, LineageBook
-from epsopt.zoo.source import ChangedWhileReadError, Identity, Limits, identity_of
-from epsopt.zoo.tensors import OpenCheckpoint
-from epsopt.zoo.weights import open_checkpoint
-from epsopt.zoo.wire import decode, encode, pack, unpack
+from epsopt.zoo.reading.hooks import embed, load_hook
+from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_of
+from epsopt.zoo.reading.tensors import OpenCheckpoint
+from epsopt.zoo.reading.weights import open_checkpoint
+from epsopt.zoo.reading.wire import decode, encode, pack, unpack
 
 Sketch = NDArray[np.float32]
 Answer = tuple[dict[str, Any], list[bytes]]

@@ -18,12 +18,12 @@ from typing import Any
 
 from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.lineage import KnownLineage, LineageBook
-from epsopt.zoo.source import Limits
-from epsopt.zoo.wire import MAX_MESSAGE, decode, encode, pack
+from epsopt.zoo.reading.source import Limits
+from epsopt.zoo.reading.wire import MAX_MESSAGE, decode, encode, pack
 
 _BYTES_PER_SECOND = 20e6  # added to a file's time limit: no disk is slower
 _START = 120.0  # seconds for a child to import torch, on a busy machine
-_PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from epsopt.zoo.child import main; main(int(sys.argv[1]))"
+_PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from epsopt.zoo.reading.child import main; main(int(sys.argv[1]))"
 
 Message = tuple[dict[str, Any], list[bytes]]
 

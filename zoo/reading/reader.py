@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.errors import EpsoptError, HookError
 from epsopt.zoo.lineage import LineageBook
-from epsopt.zoo.pool import Message, ReaderPool
+from epsopt.zoo.reading.pool import Message, ReaderPool
+from epsopt.zoo.reading.source import Identity
+from epsopt.zoo.reading.wire import unpack
 from epsopt.zoo.records import Failure
-from epsopt.zoo.source import Identity
-from epsopt.zoo.wire import unpack
 
 if TYPE_CHECKING:
     from epsopt.zoo.fingerprint import Fingerprint
