@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -61,6 +62,15 @@ def group(ctx: click.Context, debug: bool) -> None:
     ctx.obj = {"debug": debug}
 
 
+def _sentence(error: click.ClickException) -> str:
+    """Say what click found wrong in one sentence, as every other error of ours."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "epsopt"
+    message = error.format_message().strip().rstrip(".").replace("\n", " ").replace(". (", " (")
+    hint = f" ('{path} --help' tells more)" if isinstance(error, click.UsageError) else ""
+    return f"{path}: {message[:1].lower()}{message[1:]}{hint}"
+
+
 def main() -> None:
     """Run the command line; exit status 0, 1 (could not do it) or 2 (bad usage), one sentence per error (D11)."""
     from epsopt.zoo.errors import EpsoptError, UsageError
@@ -71,7 +81,7 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        error.show()
+        click.echo(_sentence(error), err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("\nepsopt: stopped; what was finished is kept", err=True)
@@ -81,6 +91,9 @@ def main() -> None:
             raise
         click.echo(f"epsopt: {error}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except BrokenPipeError:  # the reader of our output has seen enough: `epsopt pareto | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         if debug:
             raise

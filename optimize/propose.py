@@ -19,7 +19,6 @@ from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolu
 from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
 from botorch.optim import optimize_acqf_discrete
 from botorch.sampling import SobolQMCNormalSampler
-from epsopt.zoo.records import Checkpoint
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from epsopt.optimize.space import Config, Space
 from epsopt.optimize.targets import Objective, Target
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
+from epsopt.zoo.records import Checkpoint
 
 _RANDOM = 384
 _LOCAL = 256

@@ -1,0 +1,41 @@
+"""`epsopt dashboard`: the Optuna dashboard on the project's studies, for this machine only."""
+
+from __future__ import annotations
+
+import click
+
+from epsopt.cli.options import Options, common
+
+
+@click.command("dashboard")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes any free one.")
+@click.option("--allow-remote", is_flag=True, help="Let other machines in; there is no password.")
+@common
+def command(options: Options, host: str, port: int, allow_remote: bool) -> None:
+    """Open the Optuna dashboard on the project's studies; Ctrl-C ends it."""
+    from epsopt.cli.output import line, note, print_json
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import open_workspace
+
+    with working("opening the studies"):
+        workspace = open_workspace(options)
+        with workspace.catalogue() as catalogue:
+            checkpoints = catalogue.checkpoints()
+        from epsopt.studies import record_measured, serve
+
+        storage = workspace.studies()
+        project = workspace.project
+        if project is not None and project.objectives and checkpoints:
+            record_measured(storage, project.name, project.objectives, checkpoints)
+        names = storage.get_all_studies()
+    if not names:
+        note("there are no studies yet: 'epsopt search' records them")
+
+    def announce(url: str) -> None:
+        if options.json:
+            print_json({"url": url, "storage": workspace.shown, "studies": sorted(s.study_name for s in names)})
+        else:
+            line(f"dashboard of {workspace.shown}: {url}  (Ctrl-C ends it)")
+
+    serve(workspace.storage, host, port, allow_remote=allow_remote, announce=announce)

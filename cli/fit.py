@@ -1,0 +1,108 @@
+"""`epsopt fit`: learn the map from the catalogue, and show how far it can be trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from epsopt.cli.options import Options, common, seed_option
+
+if TYPE_CHECKING:
+    from epsopt.surrogate.validation import Validation
+
+
+@click.command("fit")
+@click.option("--again", is_flag=True, help="Fit even if the kept map is current.")
+@seed_option
+@common
+def command(options: Options, seed: int, again: bool) -> None:
+    """Learn the map (the Epsilon-VAE) from the catalogue and validate it on held-out runs.
+
+    All checkpoints of a run are held out together. Errors are mean absolute errors in the metric's own units.
+    """
+    from epsopt.cli.output import print_json
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import measured, open_workspace
+
+    with working("loading the catalogue") as progress:
+        workspace = open_workspace(options)
+        with workspace.catalogue() as catalogue:
+            measured(catalogue)
+            from epsopt.studies.maps import fit_map
+
+            bounds = workspace.project.bounds if workspace.project else None
+            surrogate, validation, fitted = fit_map(catalogue, seed=seed, bounds=bounds, again=again, progress=progress)
+    if options.json:
+        print_json(
+            {
+                "fitted": fitted,
+                "trained_on": surrogate.trained_on,
+                "seed": seed,
+                "n_runs": validation.n_runs,
+                "n_checkpoints": validation.n_checkpoints,
+                "level": validation.level,
+                "folds": validation.folds,
+                "seconds": validation.seconds,
+                "metrics": [
+                    {
+                        "name": m.name,
+                        "error": m.error,
+                        "median_error": m.median_error,
+                        "statistics_error": m.statistics_error,
+                        "skill": m.skill,
+                        "coverage": m.coverage,
+                        "width": m.width,
+                        "median_width": m.median_width,
+                        "n": m.n,
+                    }
+                    for m in validation.metrics
+                ],
+                "embedding_r2": validation.embedding_r2,
+                "embedding_cosine": validation.embedding_cosine,
+                "warnings": validation.warnings(),
+            }
+        )
+    else:
+        _show(validation, fitted)
+
+
+def _show(validation: Validation, fitted: bool) -> None:
+    from epsopt.cli.output import Head, Rows, metric_head, print_table, say
+
+    seen = f"{validation.n_checkpoints} checkpoints of {validation.n_runs} runs"
+    if fitted:
+        say(f"Learned the map from {seen} in {validation.seconds:.0f} s.")
+    else:
+        say(f"The kept map is current: it was learned from these {seen}. --again learns it anew.")
+    say()
+    say(f"Mean absolute error on held-out runs ({validation.folds} folds of whole runs):")
+    say()
+    heads = [
+        Head("metric", "left"),
+        Head("map"),
+        Head("train\nmedian"),
+        Head("stats +\nLightGBM"),
+        Head("\nskill"),
+        Head("\ncovers"),
+        Head("interval\nwidth"),
+        Head("median's\nwidth"),
+    ]
+    rows = []
+    for m in validation.metrics:
+        errors = [f"{e:.3g}" for e in (m.error, m.median_error, m.statistics_error)]
+        shares = [f"{m.skill:.2f}", f"{m.coverage:.0%}".replace("%", " %")]
+        rows.append(Rows([[metric_head(m.name).text, *errors, *shares, f"{m.width:.3g}", f"{m.median_width:.3g}"]]))
+    print_table(heads, rows)
+    say()
+    say(
+        f"Skill: 0 is the train median, 1 is perfect. Intervals are made to cover {validation.level:.0%} of unseen "
+        "checkpoints; an interval about the median that covers as much has the last column's width."
+    )
+    if validation.embedding_r2 is not None and validation.embedding_cosine is not None:
+        say(
+            f"Anchor embeddings on held-out runs: R² {validation.embedding_r2:.2f} over the mean embedding, "
+            f"mean cosine {validation.embedding_cosine:.3f}."
+        )
+    for warning in validation.warnings():
+        say(f"Careful: {warning}.")

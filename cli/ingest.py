@@ -1,0 +1,85 @@
+"""`epsopt ingest`: read the checkpoints of a runs folder into the catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from epsopt.cli.options import Options, common
+from epsopt.zoo.errors import EmptyCatalogue, UsageError
+
+
+@click.command("ingest")
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
+@click.option("--jobs", "-j", type=click.IntRange(min=1), default=2, show_default=True, help="Reading processes.")
+@common
+def command(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
+    """Read checkpoints into the catalogue: from PATH... or else from the project's runs.
+
+    What has not changed is not read again. A file that cannot be read is listed, and the rest goes in.
+    """
+    from epsopt.cli.describe import failure_json
+    from epsopt.cli.output import Head, Rows, failures, line, print_json, print_table, say
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import open_workspace
+
+    with working("looking for checkpoints") as progress:
+        from epsopt.zoo.catalogue import Catalogue
+        from epsopt.zoo.ingest import ingest
+
+        workspace = open_workspace(options)
+        project = workspace.project
+        folders = list(paths) or ([project.runs] if project else [])
+        if not folders:
+            raise UsageError("which folder holds the runs? 'epsopt ingest RUNS', or 'epsopt init RUNS' first")
+        for folder in folders:  # before a database is made
+            if not folder.exists():
+                raise UsageError(f"{folder} does not exist: expected a folder of training runs")
+        with Catalogue(workspace.storage) as catalogue:
+            report = ingest(
+                catalogue,
+                folders,
+                embed=project.embed if project else None,
+                jobs=jobs,
+                progress=lambda done, total: progress(f"reading checkpoint {done} of {total}", done / total),
+            )
+            checkpoints, metrics, runs = catalogue.checkpoints(), catalogue.metric_names(), len(catalogue.runs())
+    if options.json:
+        print_json(
+            {
+                "storage": workspace.shown,
+                "runs": report.runs,
+                "found": report.found,
+                "added": report.added,
+                "unchanged": report.unchanged,
+                "aliases": report.aliases,
+                "waiting": report.waiting,
+                "failed": failure_json(report.failed),
+                "seconds": report.seconds,
+                "catalogue": {"runs": runs, "checkpoints": len(checkpoints), "metrics": metrics},
+            }
+        )
+    else:
+        counted = [
+            ("new or changed", report.added),
+            ("unchanged", report.unchanged),
+            ("same content as another file", report.aliases),
+            ("still being written", report.waiting),
+            ("could not be read", len(report.failed)),
+        ]
+        rows = [Rows([[name, str(n)]]) for name, n in counted if n or name == "new or changed"]
+        print_table([Head("checkpoint files", "left"), Head(str(report.found))], rows)
+        if report.failed:
+            say()
+            say("Could not be read, and are left out:")
+            failures(report.failed)
+        say()
+        line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
+        say(f"Metrics: {', '.join(metrics) or 'none'}.")
+    if not report.found:
+        raise EmptyCatalogue(
+            f"no checkpoint file (.pt, .pth, .ckpt, .safetensors) under {', '.join(str(f) for f in folders)}"
+        )
+    if len(report.failed) == report.found:
+        raise EmptyCatalogue("none of the files could be read")

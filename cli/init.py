@@ -1,0 +1,181 @@
+"""`epsopt init RUNS`: write epsopt.toml from a scan of a runs folder."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epsopt.cli.options import Options, common
+from epsopt.zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from epsopt.optimize.space import Space
+    from epsopt.optimize.targets import Objective
+
+
+@click.command("init")
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--minimize", multiple=True, metavar="METRIC", help="Less of this metric is better.")
+@click.option("--maximize", multiple=True, metavar="METRIC", help="More of this metric is better.")
+@click.option("--name", help="The project's name; the folder's when not said.")
+@click.option("--embed", metavar="HOOK", help="Your function from a state dict to anchor embeddings, package.mod:fn.")
+@click.option("--evaluate", metavar="HOOK", help="Your function from a state dict to metrics, package.mod:fn.")
+@click.option("--force", is_flag=True, help="Replace a project file that is there already.")
+@common
+def command(
+    options: Options,
+    runs: Path,
+    minimize: tuple[str, ...],
+    maximize: tuple[str, ...],
+    name: str | None,
+    embed: str | None,
+    evaluate: str | None,
+    force: bool,
+) -> None:
+    """Write epsopt.toml from a scan of the folder RUNS.
+
+    The newest checkpoint of each run tells metrics and hyperparameters. Which way a metric is better is guessed from
+    its name unless --minimize or --maximize says so.
+    """
+    from epsopt.cli.output import print_json
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import DEFAULT_STORAGE
+
+    with working("reading the newest checkpoint of each run") as say:
+        from epsopt.optimize.space import infer_space
+        from epsopt.studies.guess import guess_bounds
+        from epsopt.studies.project import FILE_NAME, load_project
+        from epsopt.studies.survey import survey
+        from epsopt.studies.template import write_project
+
+        seen = survey(runs, lambda done, total: say("reading the newest checkpoint of each run", done / total))
+    objectives, guessed, undecided = _objectives(sorted(seen.metrics), minimize, maximize)
+    bounds = {o.name: b for o in objectives if (b := guess_bounds(o.name, seen.metrics[o.name])) is not None}
+    space: Space | None = None
+    with contextlib.suppress(UsageError):  # nothing varies: the file shows how to say it
+        space = infer_space(seen.hyperparameters)
+    file = options.project or Path(FILE_NAME)
+    file = (file / FILE_NAME if file.is_dir() else file).resolve()
+    try:
+        changed = write_project(
+            file,
+            name=name or file.parent.name or "project",
+            runs=_from(file.parent, runs),
+            objectives=objectives,
+            bounds=bounds,
+            space=space,
+            storage=options.storage or DEFAULT_STORAGE,
+            evaluate=evaluate,
+            embed=embed,
+            guessed=guessed,
+            undecided=undecided,
+            overwrite=force,
+        )
+    except UsageError as error:
+        hint = " (--force replaces it)" if file.exists() and not force else ""
+        raise UsageError(f"{error}{hint}") from error
+    load_project(file)  # what was written must be what every other command takes
+    document = {
+        "file": str(file),
+        "changed": changed,
+        "runs": str(runs.resolve()),
+        "n_runs": seen.n_runs,
+        "n_checkpoints": seen.n_checkpoints,
+        "n_read": seen.n_read,
+        "objectives": [
+            {
+                "name": o.name,
+                "direction": "maximize" if o.maximize else "minimize",
+                "guessed": o.name in guessed,
+                "bounds": bounds.get(o.name),
+            }
+            for o in objectives
+        ],
+        "undecided": undecided,
+        "space": None if space is None else [p.name for p in space.parameters],
+        "failed": [{"path": f.path, "reason": f.reason} for f in seen.failed],
+    }
+    if options.json:
+        print_json(document)
+    else:
+        _show(document, file, seen.failed)
+
+
+def _objectives(
+    metrics: list[str], minimize: tuple[str, ...], maximize: tuple[str, ...]
+) -> tuple[list[Objective], list[str], list[str]]:
+    """Return the objectives, the names of those whose direction was guessed, and the metrics left undecided."""
+    import difflib
+
+    from epsopt.optimize.targets import Objective
+    from epsopt.studies.guess import guess_maximize
+
+    for option, names in (("--minimize", minimize), ("--maximize", maximize)):
+        for name in names:
+            if name not in metrics:
+                close = difflib.get_close_matches(name, metrics, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(metrics) or 'none'}"
+                raise UsageError(f"{option} {name}: no checkpoint has this metric, {hint}")
+    if both := sorted({*minimize} & {*maximize}):
+        raise UsageError(f"{both[0]} cannot be both minimized and maximized")
+    objectives, guessed, undecided = [], [], []
+    for name in metrics:
+        said = False if name in minimize else True if name in maximize else None
+        better = guess_maximize(name) if said is None else said
+        if better is None:
+            undecided.append(name)
+            continue
+        objectives.append(Objective(name, better))
+        if said is None:
+            guessed.append(name)
+    return objectives, guessed, undecided
+
+
+def _from(folder: Path, runs: Path) -> str:
+    """Name the runs folder relative to the project file when it lies below it: the project may then move."""
+    absolute = runs.resolve()
+    return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
+
+
+def _show(document: dict[str, Any], file: Path, failed: list[Any]) -> None:
+    from epsopt.cli.describe import short_path
+    from epsopt.cli.output import Head, Rows, failures, line, print_table, say
+
+    read = document["n_read"]
+    say(
+        f"{document['n_checkpoints']} checkpoints in {document['n_runs']} runs; "
+        f"judged by the newest checkpoint of {read} run{'s' if read != 1 else ''}."
+    )
+    if failed:
+        say(f"{len(failed)} could not be read:")
+        failures(failed)
+    rows = [
+        Rows([[
+            o["name"],
+            o["direction"],
+            "guessed from its name" if o["guessed"] else "as you said",
+            "[{:g}, {:g}]".format(*o["bounds"]) if o["bounds"] else "none known",
+        ]])
+        for o in document["objectives"]
+    ]  # fmt: skip
+    if rows:
+        say()
+        heads = [Head("objective", "left"), Head("direction", "left"), Head("", "left"), Head("bounds", "left")]
+        print_table(heads, rows)
+        say()
+    for name in document["undecided"]:
+        say(
+            f"{name}: its name does not tell which way is better, so it is left out until you say so, in the file "
+            f"or with --minimize {name} or --maximize {name}."
+        )
+    if not (rows or document["undecided"]):
+        say("The checkpoints carry no metrics: nothing can be predicted before they do.")
+    if document["space"]:
+        say(f"Search space from past runs: {', '.join(document['space'])}.")
+    else:
+        say("No hyperparameter varies between the runs: declare [space.NAME] before you ask for proposals.")
+    line(f"{'wrote' if document['changed'] else 'unchanged:'} {short_path(file)}")
+    say("Next: check it, then 'epsopt ingest' and 'epsopt fit'.")

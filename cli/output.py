@@ -1,0 +1,196 @@
+"""Tables that read well at 80 columns, and JSON that every parser takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LABEL = 22
+"""Widest label of a row: beside it, three metrics with their intervals fit into 80 columns."""
+TARGETS_HOLD = " P: probability that all targets hold."
+_NAME = 16
+_GAP = 2
+_MISSING = "-"
+_LISTED = 20
+
+
+class Head(NamedTuple):
+    """A column's header and alignment."""
+
+    text: str
+    align: Literal["left", "right"] = "right"
+
+
+class Rows(NamedTuple):
+    """Rows of a table that belong together, one text per column; ``dim`` rows recede."""
+
+    rows: Sequence[Sequence[str]]
+    dim: frozenset[int] = frozenset()
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one document on standard output; NaN and infinities become null."""
+    sys.stdout.write(json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def finite(value: Any) -> Any:
+    """Return JSON values with null for every number that JSON cannot say."""
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, str) or value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Iterable):
+        return [finite(v) for v in value]
+    return str(value)
+
+
+def say(text: str = "") -> None:
+    """Print a sentence of the result, wrapped to the terminal."""
+    console = _console()
+    for line in textwrap.wrap(plain(text), console.width, break_on_hyphens=False, break_long_words=False) or [""]:
+        console.print(line, soft_wrap=True)
+
+
+def line(text: str) -> None:
+    """Print one line as it is: paths and commands are copied, so they are never wrapped."""
+    _console().print(plain(text), soft_wrap=True)
+
+
+def listed(text: str, indent: str = "  ") -> None:
+    """Print a comma-separated list, indented, broken at its commas."""
+    pieces = text.replace(" ", "\0").replace(",\0", ", ")  # so that "name value" stays together
+    width = _console().width
+    wrapped = textwrap.wrap(pieces, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    for part in wrapped:
+        line(part.replace("\0", " "))
+
+
+def note(text: str) -> None:
+    """Tell the user something besides the result, on standard error."""
+    from rich.console import Console
+
+    width = Console(stderr=True).width
+    lines = textwrap.wrap(f"note: {plain(text)}", width, break_on_hyphens=False, break_long_words=False)
+    sys.stderr.write("\n".join(lines) + "\n")
+
+
+def failures(failed: Sequence[Any]) -> None:
+    """List files that could not be read, with their reasons."""
+    for failure in failed[:_LISTED]:
+        line(f"  {failure.path}: {failure.reason}")
+    if len(failed) > _LISTED:
+        line(f"  and {len(failed) - _LISTED} more (--json lists them all)")
+
+
+def print_table(heads: Sequence[Head], groups: Sequence[Rows], keep: int = 1) -> None:
+    """Print a table; columns that the terminal cannot hold follow in further tables below.
+
+    Args:
+        heads: one per column.
+        groups: rows; with several rows to a group, groups are set apart.
+        keep: how many leading columns every part repeats.
+    """
+    from rich.cells import cell_len
+
+    console = _console()
+    rows = [row for group in groups for row in group.rows]
+
+    def width(j: int) -> int:
+        cells = [*heads[j].text.split("\n"), *(row[j] for row in rows)]
+        return max(cell_len(plain(c)) for c in cells)
+
+    taken = sum(width(j) + _GAP for j in range(keep))
+    parts: list[list[int]] = [[]]
+    room = console.width - taken
+    for j in range(keep, len(heads)):
+        needed = width(j) + (_GAP if parts[-1] else 0)
+        if parts[-1] and needed > room:
+            parts.append([])
+            room, needed = console.width - taken, width(j)
+        parts[-1].append(j)
+        room -= needed
+    for i, part in enumerate(parts):
+        if i:
+            console.print()
+        _print_part(console, heads, groups, [*range(keep), *part])
+
+
+def _print_part(console: Console, heads: Sequence[Head], groups: Sequence[Rows], columns: Sequence[int]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for j in columns:
+        table.add_column(Text(plain(heads[j].text)), justify=heads[j].align, no_wrap=True, vertical="bottom")
+    spaced = any(len(group.rows) > 1 for group in groups)
+    for g, group in enumerate(groups):
+        if spaced and g:
+            table.add_row()
+        for r, row in enumerate(group.rows):
+            table.add_row(*(Text(plain(row[j])) for j in columns), style="dim" if r in group.dim else "")
+    console.print(table)
+
+
+def formatter(values: Iterable[float | None]) -> Callable[[float | None], str]:
+    """Return how to write the values of one metric, so that their decimal points stand below each other."""
+    known = [abs(v) for v in values if v is not None and math.isfinite(v)]
+    largest = max(known, default=0.0)
+    decimals = 3 if largest < 10 else max(0, 4 - len(str(int(largest))))
+    plainly = not known or (sorted(known)[len(known) // 2] >= 0.01 and largest < 1e6) or largest == 0.0
+
+    def text(value: float | None) -> str:
+        if value is None or math.isnan(value):
+            return _MISSING
+        return f"{round(value, decimals) + 0.0:.{decimals}f}" if plainly else f"{value:.3g}"  # no "-0.000"
+
+    return text
+
+
+def value(raw: Any) -> str:
+    """Write a hyperparameter's value with at most four significant digits."""
+    if isinstance(raw, bool):
+        return "true" if raw else "false"
+    return f"{raw:.4g}" if isinstance(raw, float) else plain(str(raw))
+
+
+def middle(text: str, width: int) -> str:
+    """Shorten a name in its middle: both ends of a run's name tell it from others."""
+    if len(text) <= width:
+        return text
+    left = (width - 1) // 2
+    return f"{text[:left]}…{text[len(text) - (width - 1 - left) :]}"
+
+
+def label(run: str, epoch: int | None, width: int = LABEL) -> str:
+    """Name a checkpoint as ``RUN:EPOCH``, which `epsopt nearest` takes too."""
+    end = "" if epoch is None else f":{epoch}"
+    return middle(run, max(width - len(end), 4)) + end
+
+
+def metric_head(name: str, second: str = "") -> Head:
+    """Return the header of a metric's column, with a second line where the table has one."""
+    return Head(middle(name, _NAME) + (f"\n{second}" if second else ""))
+
+
+def plain(text: str) -> str:
+    """Make text from a stranger's file safe for a terminal: no control characters."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    if (reconfigure := getattr(sys.stdout, "reconfigure", None)) is not None:
+        reconfigure(errors="replace")  # a terminal without "≥" shows "?", not a traceback
+    return Console(highlight=False, markup=False, emoji=False)

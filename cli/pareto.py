@@ -1,0 +1,91 @@
+"""`epsopt pareto`: the measured checkpoints that no other one beats."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from epsopt.cli.options import Options, common
+from epsopt.zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from epsopt.optimize.targets import Objective
+    from epsopt.studies.project import Project
+
+_MOST_RUNS = 8  # whose files and hyperparameters are listed below the table
+
+
+@click.command("pareto")
+@click.option("--objective", "chosen", multiple=True, metavar="NAME", help="Only these objectives; may be repeated.")
+@click.option("--all-metrics", is_flag=True, help="Every metric of the catalogue, directions guessed where undeclared.")
+@common
+def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> None:
+    """Show the measured checkpoints that no other one beats in every objective."""
+    from epsopt.cli.describe import checkpoint_json, checkpoint_table, list_runs, objective_json, varying
+    from epsopt.cli.output import print_json, say
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import check_objectives, measured, open_workspace
+
+    if chosen and all_metrics:
+        raise UsageError("--objective and --all-metrics exclude each other")
+    with working("loading the catalogue"):
+        workspace = open_workspace(options)
+        project = workspace.needed()
+        from epsopt.optimize.pareto import non_dominated
+        from epsopt.optimize.scoring import measured_table
+
+        with workspace.catalogue() as catalogue:
+            checkpoints, metrics = measured(catalogue), catalogue.metric_names()
+        objectives = _choose(check_objectives(project, metrics), chosen, metrics if all_metrics else (), project)
+        table = measured_table([c.metrics for c in checkpoints], objectives)
+        found = non_dominated(table, [o.maximize for o in objectives])
+        order = sorted(found.indices.tolist(), key=lambda i: -table[i, 0] if objectives[0].maximize else table[i, 0])
+        front = [checkpoints[i] for i in order]
+    if options.json:
+        print_json(
+            {
+                "objectives": objective_json(objectives),
+                "front": [checkpoint_json(c) for c in front],
+                "n_checkpoints": len(checkpoints),
+                "n_left_out": found.n_nan,
+            }
+        )
+        return
+    if front:
+        checkpoint_table(front, [o.name for o in objectives], objectives)
+        say()
+    say(f"{len(front)} of {len(checkpoints)} measured checkpoints are beaten by no other in all objectives at once.")
+    if found.n_nan:
+        say(f"{found.n_nan} lack an objective (not measured, or NaN) and are left out.")
+    if not front:
+        return
+    if len({c.run_id for c in front}) > _MOST_RUNS:
+        say("--json names their files and hyperparameters.")
+        return
+    say()
+    list_runs(front, varying(checkpoints))
+
+
+def _choose(
+    objectives: tuple[Objective, ...], chosen: tuple[str, ...], metrics: tuple[str, ...] | list[str], project: Project
+) -> list[Objective]:
+    from epsopt.optimize.targets import Objective
+    from epsopt.studies.guess import guess_maximize
+
+    known = {o.name: o for o in objectives}
+    for name in chosen:
+        if name not in known:
+            raise UsageError(f"--objective {name}: {project.file} names no such objective, known: {', '.join(known)}")
+    if chosen:
+        return [known[name] for name in dict.fromkeys(chosen)]
+    for name in metrics:
+        if name not in known:
+            better = guess_maximize(name)
+            if better is None:
+                raise UsageError(
+                    f"which way is {name} better? Add [objectives.{name}] with direction = "
+                    f'"maximize" or "minimize" to {project.file}'
+                )
+            known[name] = Objective(name, better)
+    return list(known.values())

@@ -1,0 +1,126 @@
+"""`epsopt predict`: the metrics of checkpoint files, whether the catalogue has them or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from epsopt.cli.options import Options, common, level_option
+from epsopt.zoo.errors import CatalogueError, EpsoptError
+
+if TYPE_CHECKING:
+    from epsopt.optimize.assess import Assessment
+    from epsopt.zoo.reading.reader import CheckpointContents
+
+
+@click.command("predict")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@level_option
+@common
+def command(options: Options, paths: tuple[Path, ...], level: float) -> None:
+    """Predict the metrics of checkpoint files (or of all files in folders), with intervals.
+
+    Nothing is recorded. A file that lies far from all checkpoints that the map knows is named as such: there the
+    intervals mean little.
+    """
+    from epsopt.cli.describe import failure_json, neighbour_json, predicted_json
+    from epsopt.cli.output import failures, note, print_json
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import measured, open_workspace
+
+    with working("loading the map") as progress:
+        workspace = open_workspace(options)
+        from epsopt.zoo.ingest import read_fingerprints
+        from epsopt.zoo.records import Failure
+        from epsopt.zoo.scan import scan
+
+        seen = scan(list(paths))
+        with workspace.catalogue() as catalogue:
+            checkpoints = measured(catalogue)
+            from epsopt.optimize.assess import assess
+            from epsopt.studies.maps import load_map
+
+            surrogate, _ = load_map(catalogue)
+            files = [f.path for f in seen.files]
+            results = read_fingerprints(
+                files, catalogue, progress=lambda done, total: progress("reading checkpoints", done / total)
+            )
+        read = [r for r in results if not isinstance(r, Failure)]
+        failed = seen.failures + [r for r in results if isinstance(r, Failure)]
+        if not (read or failed):
+            raise CatalogueError(f"no checkpoint file under {', '.join(str(p) for p in paths)}")
+        found = assess(surrogate, checkpoints, [r.fingerprint for r in read], level=level) if read else []
+    if options.json:
+        print_json(
+            {
+                "level": level,
+                "trained_on": surrogate.trained_on,
+                "predictions": [
+                    {
+                        "path": str(r.path),
+                        "epoch": r.epoch,
+                        "sha256": r.sha256,
+                        "predicted": predicted_json(a),
+                        "measured": dict(r.metrics),
+                        "nearest": neighbour_json(a.nearest),
+                        "in_trust_region": a.trusted,
+                        "trust_radius": a.radius,
+                        "known_architecture": a.known_architecture,
+                        "known_lineage": r.lineage is not None,
+                    }
+                    for r, a in zip(read, found, strict=True)
+                ],
+                "failed": failure_json(failed),
+            }
+        )
+    else:
+        if read:
+            _show(read, found, surrogate.metric_names, level)
+        if failed:
+            note(f"{len(failed)} could not be read:")
+            failures(failed)
+    if not read:
+        raise EpsoptError("none of the files could be read")
+
+
+def _show(read: list[CheckpointContents], found: list[Assessment], names: tuple[str, ...], level: float) -> None:
+    from epsopt.cli.describe import (
+        formatters,
+        measured_row,
+        metric_heads,
+        near_label,
+        predicted_rows,
+        short_path,
+    )
+    from epsopt.cli.output import Head, Rows, line, print_table, say
+
+    values = [
+        m for r, a in zip(read, found, strict=True) for m in (r.metrics, a.point, a.low, a.high, a.nearest.metrics)
+    ]
+    texts = formatters(names, values)
+    groups = []
+    for i, (r, a) in enumerate(zip(read, found, strict=True), 1):
+        rows, dim = predicted_rows(a, names, texts, "predicted", level)
+        lines = [[str(i), *rows[0]], ["", *rows[1]]]
+        if any(r.metrics.get(n) is not None for n in names):
+            lines.append(["", *measured_row("measured in the file", r.metrics, names, texts)])
+        lines.append(["", *measured_row(near_label(a.nearest), a.nearest.metrics, names, texts)])
+        groups.append(Rows(lines, dim))
+    print_table([Head("#"), Head("", "left"), *metric_heads(names, ())], groups, keep=2)
+    say()
+    say("The last row of each is the nearest checkpoint that the map knows (its latent distance) as it was measured.")
+    say("Predicted values are predicted, not evaluated.")
+    say()
+    for i, (r, a) in enumerate(zip(read, found, strict=True), 1):
+        line(f"{i}  {short_path(r.path)}")
+        if not a.known_architecture:
+            say("   Careful: its architecture is none of the map's; do not trust the prediction.")
+        elif not a.trusted:
+            say(
+                f"   Careful: far from all known checkpoints (latent distance {a.nearest.distance:.2f}, "
+                f"trusted up to {a.radius:.2f}); the intervals mean little there."
+            )
+        elif r.lineage is None:
+            say("   Careful: it belongs to no known lineage; its distance from a base is taken as zero.")

@@ -1,0 +1,156 @@
+"""`epsopt search`: the trade-offs that meet the targets, and the real checkpoints nearest to them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
+
+if TYPE_CHECKING:
+    from epsopt.optimize.search import Engine, SearchResult
+    from epsopt.zoo.records import Checkpoint
+
+_ENGINES = ("gradient", "botorch", "optuna")  # optimize.ENGINES, which takes torch to import
+
+
+@click.command("search", cls=TargetCommand)
+@click.option("--engine", type=click.Choice(_ENGINES), default="gradient", show_default=True, help="What searches.")
+@click.option("--answers", "-n", type=click.IntRange(min=1), default=8, show_default=True, help="At most so many.")
+@click.option("--neighbours", type=click.IntRange(min=1), default=3, show_default=True, help="Named in --json.")
+@level_option
+@seed_option
+@click.option("--no-record", is_flag=True, help="Do not keep the search as an Optuna study.")
+@common
+def command(
+    options: Options,
+    wanted: dict[str, float],
+    engine: Engine,
+    answers: int,
+    neighbours: int,
+    level: float,
+    seed: int,
+    no_record: bool,
+) -> None:
+    """Search the map for the trade-offs that meet your targets.
+
+    Each answer names the nearest real checkpoint, what was measured on it, its file and its hyperparameters. The
+    other objectives are pushed as far as they go once the targets hold.
+    """
+    from epsopt.cli.describe import checkpoint_json, neighbour_json, objective_json, predicted_json, target_json
+    from epsopt.cli.output import note, print_json
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import check_objectives, measured, open_workspace, resolve_targets
+
+    with working("loading the map") as progress:
+        workspace = open_workspace(options)
+        project = workspace.needed()
+        with workspace.catalogue() as catalogue:
+            checkpoints = measured(catalogue)
+            from epsopt.optimize import search
+            from epsopt.studies.maps import load_map, unseen
+
+            objectives = check_objectives(project, catalogue.metric_names())
+            surrogate, _ = load_map(catalogue)
+            n_unseen = unseen(catalogue, surrogate)
+        targets = resolve_targets(wanted, project, checkpoints, surrogate)
+        progress("searching the map", None)
+        result = search(
+            surrogate, checkpoints, objectives, targets,
+            engine=engine, limit=answers, neighbours=neighbours, level=level, seed=seed,
+        )  # fmt: skip
+        study = front = None
+        if not no_record:
+            progress("recording the studies", None)
+            from epsopt.studies import record_front, record_measured, record_search
+
+            storage = workspace.studies()
+            query = {
+                "targets": {t.name: t.value for t in targets},
+                "engine": engine,
+                "answers": answers,
+                "neighbours": neighbours,
+                "level": level,
+                "seed": seed,
+                "map": surrogate.trained_on,
+            }
+            record_measured(storage, project.name, objectives, checkpoints)
+            study = record_search(
+                storage, project.name, objectives, result.answers, query, checkpoints=checkpoints, targets=targets
+            )
+            front = record_front(storage, project.name, objectives, checkpoints, result.answers, targets)
+    if n_unseen:
+        note(f"{n_unseen} checkpoints of the catalogue are not on the map yet: 'epsopt fit' learns them")
+    if options.json:
+        print_json(
+            {
+                "engine": engine,
+                "seed": seed,
+                "level": level,
+                "objectives": objective_json(objectives),
+                "targets": target_json(targets),
+                "met": result.met,
+                "answers": [
+                    {
+                        "predicted": predicted_json(a),
+                        "probability": a.probability,
+                        "nearest": [neighbour_json(n) for n in a.nearest],
+                    }
+                    for a in result.answers
+                ],
+                "measured_meeting": [checkpoint_json(c) for c in result.measured_meeting],
+                "n_candidates": result.n_candidates,
+                "n_checkpoints": len(checkpoints),
+                "n_unseen": n_unseen,
+                "trained_on": surrogate.trained_on,
+                "study": study,
+                "front_study": front,
+                "seconds": result.seconds,
+            }
+        )
+    else:
+        _show(result, checkpoints, study)
+
+
+def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None) -> None:
+    from epsopt.cli.describe import (
+        formatters,
+        list_runs,
+        measured_row,
+        metric_heads,
+        near_label,
+        predicted_rows,
+        varying,
+    )
+    from epsopt.cli.output import TARGETS_HOLD, Head, Rows, label, print_table, say
+
+    names = [o.name for o in result.objectives]
+    values = [m for a in result.answers for m in (a.point, a.low, a.high, a.nearest[0].metrics)]
+    texts = formatters(names, values)
+    groups = []
+    for i, a in enumerate(result.answers, 1):
+        title = "predicted" if a.probability is None else f"predicted, P {a.probability:.2f}"
+        rows, dim = predicted_rows(a, names, texts, title, result.level)
+        near = measured_row(near_label(a.nearest[0]), a.nearest[0].metrics, names, texts)
+        groups.append(Rows([[str(i), *rows[0]], ["", *rows[1]], ["", *near]], dim))
+    print_table([Head("#"), Head("", "left"), *metric_heads(names, result.objectives, result.targets)], groups, keep=2)
+    say()
+    say(
+        "Predicted values are predicted, not evaluated. The last row of each answer is the nearest real checkpoint "
+        "(its latent distance) as it was measured." + (TARGETS_HOLD if result.targets else "")
+    )
+    say()
+    list_runs([a.nearest[0] for a in result.answers], varying(checkpoints))
+    say()
+    if result.targets:
+        if not result.met:
+            say("No answer is more likely than not to meet all targets; these come nearest.")
+        meeting = result.measured_meeting
+        if meeting:
+            best = label(meeting[0].run, meeting[0].epoch, 60)
+            say(f"{len(meeting)} of {len(checkpoints)} measured checkpoints meet all targets, {best} among the best.")
+        else:
+            say("The data holds no measured checkpoint that meets all targets.")
+    if study is not None:
+        say(f"Recorded as the Optuna study {study}: 'epsopt dashboard' shows it.")

@@ -1,0 +1,162 @@
+"""What a command works on: the project file, the catalogue and the fitted map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+    from epsopt.cli.options import Options
+    from epsopt.optimize.targets import Objective, Target
+    from epsopt.studies.project import Project
+    from epsopt.surrogate.surrogate import Surrogate
+    from epsopt.zoo.catalogue import Catalogue
+    from epsopt.zoo.records import Checkpoint
+
+DEFAULT_STORAGE = "sqlite:///epsopt.db"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The project, if there is one, and the database.
+
+    Attributes:
+        project: what epsopt.toml says, or None.
+        storage: database URL of the catalogue and the studies.
+    """
+
+    project: Project | None
+    storage: str
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password."""
+        from sqlalchemy.engine import make_url
+
+        return make_url(self.storage).render_as_string(hide_password=True)
+
+    def needed(self) -> Project:
+        """Return the project, for commands that must know what is better.
+
+        Raises:
+            UsageError: there is no project file, or it names no objective.
+        """
+        from epsopt.studies import load_project
+
+        project = self.project or load_project()
+        if not project.objectives:
+            raise UsageError(
+                f"{project.file}: no objective is named: add a table [objectives.NAME] with "
+                'direction = "maximize" or "minimize"'
+            )
+        return project
+
+    def catalogue(self) -> Catalogue:
+        """Open the catalogue, which must be there already: nothing that only reads makes a database file.
+
+        Raises:
+            EmptyCatalogue: it is not.
+            CatalogueError: it cannot be opened.
+        """
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        from epsopt.zoo.catalogue import Catalogue
+
+        try:
+            database = make_url(self.storage).database if self.storage.startswith("sqlite") else None
+        except ArgumentError:
+            database = None  # Catalogue says what is wrong with it
+        if database and not database.startswith((":memory:", "file:")) and not Path(database).exists():
+            raise EmptyCatalogue(f"there is no catalogue at {database} yet: read your runs with 'epsopt ingest RUNS'")
+        return Catalogue(self.storage)
+
+    def studies(self) -> RDBStorage:
+        """Open the Optuna studies beside the catalogue.
+
+        Raises:
+            CatalogueError: the database cannot be opened.
+        """
+        import optuna
+
+        from epsopt.studies import open_storage
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # what a command did, it says itself
+        return open_storage(self.storage, create=False)
+
+
+def open_workspace(options: Options) -> Workspace:
+    """Find the project file, unless there is none, and the database.
+
+    Raises:
+        UsageError: the project file is missing where it was named, or wrong.
+        CatalogueError: the database URL holds nothing.
+    """
+    if options.storage is not None and not options.storage.strip():
+        raise CatalogueError("--storage is empty: expected a URL such as sqlite:///epsopt.db")
+    from epsopt.studies import find_project, load_project
+
+    file = options.project or find_project()
+    project = load_project(file) if file is not None else None
+    return Workspace(project, options.storage or (project.storage if project else DEFAULT_STORAGE))
+
+
+def measured(catalogue: Catalogue) -> list[Checkpoint]:
+    """Return the catalogue's checkpoints.
+
+    Raises:
+        EmptyCatalogue: there is none.
+    """
+    checkpoints = catalogue.checkpoints()
+    if not checkpoints:
+        raise EmptyCatalogue("the catalogue is empty: read your runs with 'epsopt ingest RUNS' first")
+    return checkpoints
+
+
+def check_objectives(project: Project, metrics: Sequence[str]) -> tuple[Objective, ...]:
+    """Return the project's objectives, all of them metrics that the catalogue has.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    for objective in project.objectives:
+        if objective.name not in metrics:
+            raise UsageError(
+                f"{project.file}: [objectives.{objective.name}] names a metric that no checkpoint in the catalogue "
+                f"has, known: {', '.join(metrics) or 'none'}"
+            )
+    return project.objectives
+
+
+def resolve_targets(
+    wanted: dict[str, float], project: Project, checkpoints: Sequence[Checkpoint], surrogate: Surrogate
+) -> list[Target]:
+    """Turn ``--target-NAME VALUE`` into targets.
+
+    Raises:
+        UsageError: no such metric, no direction for it, or a value that it cannot take.
+    """
+    from epsopt.cli.options import named_targets
+    from epsopt.optimize.targets import parse_targets
+
+    observed: dict[str, tuple[float, float]] = {}
+    for name in sorted({n for c in checkpoints for n in c.metrics}):
+        values = [v for c in checkpoints if (v := c.metrics.get(name)) is not None]
+        if values:
+            observed[name] = min(values), max(values)
+    pairs = named_targets(wanted, list(observed))
+    directed = {o.name for o in project.objectives}
+    for name in pairs:
+        if name not in directed:
+            raise UsageError(
+                f"which way is {name} better? Add [objectives.{name}] with direction = "
+                f'"maximize" or "minimize" to {project.file}'
+            )
+    found = {n: t.bounds for n, t in zip(surrogate.metric_names, surrogate.transforms, strict=True) if t.bounds}
+    return parse_targets(pairs, project.objectives, observed, {**found, **project.bounds})

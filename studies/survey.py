@@ -1,0 +1,83 @@
+"""Look at a folder of runs without recording anything: what `epsopt init` writes the project file from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from epsopt.zoo.errors import EmptyCatalogue
+from epsopt.zoo.ingest import read_fingerprints
+from epsopt.zoo.records import Failure
+from epsopt.zoo.scan import Found, scan
+
+MOST_RUNS = 200
+"""Runs that are opened: two hundred tell the range of hyperparameters, and take a few seconds."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder of runs holds, judged by the newest checkpoint of each run.
+
+    Attributes:
+        n_runs: folders that hold checkpoints.
+        n_checkpoints: checkpoint files.
+        n_read: runs that were opened and could be read.
+        metrics: finite values by metric name.
+        hyperparameters: of each run that was read.
+        failed: checkpoints that could not be read.
+    """
+
+    n_runs: int
+    n_checkpoints: int
+    n_read: int
+    metrics: dict[str, list[float]]
+    hyperparameters: list[dict[str, Any]]
+    failed: list[Failure]
+
+
+def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Survey:
+    """Open the newest checkpoint of each run (by its name), of at most 200 runs spread evenly.
+
+    Args:
+        runs: folder of the runs.
+        progress: called as ``progress(done, total)``.
+
+    Raises:
+        UsageError: there is no such folder.
+        EmptyCatalogue: it holds no checkpoint that can be read.
+    """
+    seen = scan(runs)
+    last: dict[str, Found] = {}
+    for found in seen.files:
+        known = last.get(found.run_path)
+        if known is None or _order(found) >= _order(known):
+            last[found.run_path] = found
+    chosen = sorted(last.values(), key=lambda f: f.run_name)
+    if len(chosen) > MOST_RUNS:
+        chosen = [chosen[i * len(chosen) // MOST_RUNS] for i in range(MOST_RUNS)]
+    results = read_fingerprints([f.path for f in chosen], progress=progress) if chosen else []
+    contents = [r for r in results if not isinstance(r, Failure)]
+    failed = seen.failures + [r for r in results if isinstance(r, Failure)]
+    if not contents:
+        why = f": {failed[0].path}: {failed[0].reason}" if failed else " (.pt, .pth, .ckpt or .safetensors)"
+        raise EmptyCatalogue(f"{runs} holds no checkpoint that can be read{why}")
+    metrics: dict[str, list[float]] = {}
+    for content in contents:
+        for name, value in content.metrics.items():
+            if value is not None:
+                metrics.setdefault(name, []).append(value)
+    return Survey(
+        n_runs=len(last),
+        n_checkpoints=len(seen.files),
+        n_read=len(contents),
+        metrics=dict(sorted(metrics.items())),
+        hyperparameters=[dict(c.hyperparameters) for c in contents],
+        failed=failed,
+    )
+
+
+def _order(found: Found) -> tuple[int, str]:
+    # "epoch_10" comes after "epoch_9": by length first.
+    return len(found.path.name), found.path.name
