@@ -77,7 +77,7 @@ def main() -> None:
 
     debug = "--debug" in sys.argv
     try:
-        group(standalone_mode=False)
+        group(prog_name="epsopt", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:

@@ -50,7 +50,9 @@ def common(function: Callback) -> Callback:
 def level_option(function: Callback) -> Callback:
     """Add ``--level``."""
     text = "Share of unseen checkpoints that the intervals shall cover."
-    return click.option("--level", type=float, default=0.9, show_default=True, help=text)(function)
+    return click.option("--level", type=click.FloatRange(0, 1, True, True), default=0.9, show_default=True, help=text)(
+        function
+    )
 
 
 def seed_option(function: Callback) -> Callback:

@@ -26,7 +26,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float) -> None:
     intervals mean little.
     """
     from epsopt.cli.describe import failure_json, neighbour_json, predicted_json
-    from epsopt.cli.output import failures, note, print_json
+    from epsopt.cli.output import failures, print_json, say
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
 
@@ -79,7 +79,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float) -> None:
         if read:
             _show(read, found, surrogate.metric_names, level)
         if failed:
-            note(f"{len(failed)} could not be read:")
+            say("Could not be read:")
             failures(failed)
     if not read:
         raise EpsoptError("none of the files could be read")
@@ -116,11 +116,11 @@ def _show(read: list[CheckpointContents], found: list[Assessment], names: tuple[
     for i, (r, a) in enumerate(zip(read, found, strict=True), 1):
         line(f"{i}  {short_path(r.path)}")
         if not a.known_architecture:
-            say("   Careful: its architecture is none of the map's; do not trust the prediction.")
+            say("Careful: its architecture is none of the map's; do not trust the prediction.")
         elif not a.trusted:
             say(
-                f"   Careful: far from all known checkpoints (latent distance {a.nearest.distance:.2f}, "
+                f"Careful: far from all known checkpoints (latent distance {a.nearest.distance:.2f}, "
                 f"trusted up to {a.radius:.2f}); the intervals mean little there."
             )
         elif r.lineage is None:
-            say("   Careful: it belongs to no known lineage; its distance from a base is taken as zero.")
+            say("Careful: it belongs to no known lineage; its distance from a base is taken as zero.")

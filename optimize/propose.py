@@ -132,10 +132,12 @@ def propose(
 
     Raises:
         EmptyCatalogue: too few usable past runs.
-        UsageError: ``n`` below one, or a space too small to hold ``n`` new configurations.
+        UsageError: ``n`` below one, a level outside (0, 1), or a space too small to hold ``n`` new configurations.
     """
     if n < 1:
         raise UsageError(f"the number of proposals is {n}, expected at least 1")
+    if not 0.0 < level < 1.0:
+        raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
     usable = [r for r in past if any(p.name in r.config for p in space.parameters)]
     if len(usable) < _FEWEST_RUNS:
         raise EmptyCatalogue(

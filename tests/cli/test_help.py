@@ -1,0 +1,75 @@
+"""--help answers at once: nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from epsopt.cli.main import COMMANDS
+
+from .conftest import call
+
+START = "import sys; from epsopt.cli.main import main"
+HEAVY = ("torch", "optuna", "rich", "numpy", "sqlalchemy", "pydantic", "pandas", "botorch")
+
+
+def test_importing_the_commands_imports_nothing_heavy():
+    modules = ["epsopt.cli.main", *(f"epsopt.cli.{name}" for name in COMMANDS)]
+    program = f"import {', '.join(modules)}, sys; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_answers_at_once():
+    program = [sys.executable, "-c", f"{START}; sys.argv = ['epsopt', '--help']; main()"]
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        subprocess.run(program, check=True, capture_output=True)
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 0.3
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself(tmp_path, command):
+    result = call(tmp_path, command, "--help")
+    assert result.status == 0
+    assert result.out.startswith(f"Usage: epsopt {command} ")
+    assert "--json" in result.out or command == "demo"
+    assert all(len(line) <= 88 for line in result.out.splitlines())
+
+
+def test_a_misspelt_command_is_guessed(tmp_path):
+    result = call(tmp_path, "serch")
+    assert result.status == 2
+    assert "did you mean 'search'?" in result.err
+
+
+def test_the_dashboard_ends_with_status_0_on_ctrl_c(project):
+    import json
+    import signal
+    import urllib.request
+
+    from .conftest import check
+
+    program = f"{START}; sys.argv = ['epsopt', 'dashboard', '--port', '0', '--json']; main()"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=project.folder, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        text = ""
+        while not text.endswith("\n}\n"):
+            line = process.stdout.readline()
+            assert line, "it ended before it listened"
+            text += line
+        document = json.loads(text)
+        check("dashboard", document)
+        with urllib.request.urlopen(document["url"], timeout=20) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,88 @@
+"""Numbers, names and tables as a person reads them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import pytest
+
+from epsopt.cli.options import named_targets, spelling
+from epsopt.cli.output import Head, Rows, finite, formatter, label, middle, plain, print_table, value
+from epsopt.zoo.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0.98765, 1.0, -0.01], ["0.988", "1.000", "-0.010"]),
+        ([12.3456, 3.0], ["12.35", "3.00"]),
+        ([1234.5, 20.0], ["1234", "20"]),
+        ([1e-5, 2.344e-4], ["1e-05", "0.000234"]),
+        ([3.2e7, 1.0e6], ["3.2e+07", "1e+06"]),
+        ([None, float("nan"), 0.5], ["-", "-", "0.500"]),
+        ([-0.0001, 0.5, 0.6], ["0.000", "0.500", "0.600"]),
+        ([0.0, 0.0], ["0.000", "0.000"]),
+    ],
+)
+def test_numbers_have_three_or_four_significant_digits(values, texts):
+    text = formatter(values)
+    assert [text(v) for v in values] == texts
+
+
+def test_names_keep_both_ends():
+    assert middle("run_012", 10) == "run_012"
+    short = middle("experiment_2024_lr_0.003_seed_17", 14)
+    assert len(short) == 14
+    assert short.startswith("experi")
+    assert short.endswith("seed_17"[-6:])
+    assert label("a" * 50, 12, 20).endswith(":12")
+    assert len(label("a" * 50, 12, 20)) == 20
+
+
+def test_hostile_names_cannot_reach_the_terminal():
+    assert plain("run\x1b[31m\r") == "run\\x1b[31m\\x0d"
+
+
+def test_json_has_no_nan():
+    assert finite({"a": [float("nan"), float("inf"), 1.5, True, None]}) == {"a": [None, None, 1.5, True, None]}
+
+
+def test_values_are_short():
+    assert [value(v) for v in (True, 0.00123456, 128, "adam")] == ["true", "0.001235", "128", "adam"]
+
+
+def printed(heads, rows, keep):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        print_table(heads, rows, keep)
+    return out.getvalue()
+
+
+def test_columns_that_do_not_fit_follow_below(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    heads = [Head("run", "left"), *(Head(f"metric_{i}") for i in range(9))]
+    text = printed(heads, [Rows([["run_1", *(f"0.{i}00" for i in range(9))]])], 1)
+    assert all(len(line) <= 40 for line in text.splitlines())
+    assert all(f"metric_{i}" in text and f"0.{i}00" in text for i in range(9))
+    assert text.count("run_1") == 3
+
+
+def test_markup_in_names_is_text(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = printed([Head("[red]acc[/red]")], [Rows([["[bold]x"]])], 1)
+    assert "[red]acc[/red]" in text
+    assert "[bold]x" in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "option"), [("dist_corr", "dist-corr"), ("val/acc top1", "val-acc-top1"), ("f1.5", "f1.5")]
+)
+def test_metrics_are_spelt_as_options(metric, option):
+    assert spelling(metric) == option
+
+
+def test_a_spelling_of_two_metrics_asks_which():
+    with pytest.raises(UsageError, match="may mean val/acc or val_acc"):
+        named_targets({"val-acc": 1.0}, ["val/acc", "val_acc"])
+    assert named_targets({"val_acc": 1.0}, ["val/acc", "val_acc"]) == {"val_acc": 1.0}

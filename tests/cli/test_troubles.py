@@ -1,0 +1,158 @@
+"""What is missing or wrong gets one sentence that says what to do, and leaves no trace."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from .conftest import call
+
+STORAGE = "sqlite:///none.db"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["fit"], ["predict", "x.pt"], ["search"], ["pareto"], ["nearest", "x"], ["propose"], ["dashboard"]],
+    ids=lambda a: a[0],
+)
+def test_a_missing_catalogue_names_the_first_command_and_is_not_made(fresh, tmp_path, arguments):
+    (tmp_path / "x.pt").write_bytes(b"")
+    shutil.copy(fresh.folder / "epsopt.toml", tmp_path)
+    result = call(tmp_path, *arguments)
+    assert result.status == 1
+    assert "epsopt ingest" in result.err
+    assert not list(tmp_path.glob("*.db*"))
+
+
+def test_an_empty_catalogue_names_the_first_command(fresh, tmp_path):
+    shutil.copy(fresh.folder / "epsopt.toml", tmp_path)
+    (tmp_path / "empty").mkdir()
+    result = call(tmp_path, "ingest", "empty")
+    assert result.status == 1
+    assert "no checkpoint file" in result.err
+    for command in ("fit", "search", "pareto", "propose"):
+        result = call(tmp_path, command)
+        assert result.status == 1
+        assert "epsopt ingest" in result.err
+
+
+@pytest.mark.parametrize("arguments", [["search"], ["propose"], ["nearest", "run_000"], ["predict", "."]])
+def test_a_catalogue_without_a_map_names_fit(fresh, arguments):
+    if arguments[0] == "predict":
+        arguments = ["predict", fresh.runs / "run_000"]
+    result = fresh(*arguments)
+    assert result.status == 1
+    assert "epsopt fit" in result.err
+
+
+@pytest.mark.parametrize("command", ["search", "pareto", "propose"])
+def test_without_a_project_file_init_is_named(fresh, tmp_path, command):
+    result = call(tmp_path, command, "--storage", f"sqlite:///{fresh.folder / 'epsopt.db'}")
+    assert result.status == 2
+    assert "epsopt init" in result.err
+
+
+def test_nearest_and_predict_need_no_project_file(project, tmp_path):
+    storage = f"sqlite:///{project.folder / 'epsopt.db'}"
+    assert call(tmp_path, "nearest", "run_000", "--storage", storage).status == 0
+    assert call(tmp_path, "predict", project.runs / "run_000", "--storage", storage).status == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("[project\n", "not valid TOML"), ("[projct]\n", "did you mean project?"), ("[project]\n", "no objective")],
+)
+def test_a_bad_project_file_is_named_with_the_key(fresh, tmp_path, text, said):
+    (tmp_path / "epsopt.toml").write_text(text)
+    result = call(tmp_path, "pareto", "--storage", f"sqlite:///{fresh.folder / 'epsopt.db'}")
+    assert result.status == 2
+    assert "epsopt.toml" in result.err
+    assert said in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["init", "nothere"], ["ingest", "nothere"], ["predict", "nothere.pt"], ["nearest", "nothere"],
+     ["pareto", "--project", "nothere.toml"]],
+    ids=lambda a: a[0],
+)  # fmt: skip
+def test_a_missing_path_is_named(project, arguments):
+    result = project(*arguments)
+    assert result.status == 2
+    assert "nothere" in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://host/name", "sqlite:////no/such/folder/x.db"])
+def test_a_bad_storage_url_gets_one_sentence(tmp_path, runs, url):
+    result = call(tmp_path, "ingest", runs, "--storage", url)
+    assert result.status == 1
+    assert len(result.err.strip().splitlines()) == 1
+
+
+def test_an_unreadable_file_is_listed_and_the_rest_goes_in(runs, tmp_path):
+    shutil.copytree(runs / "run_000", tmp_path / "runs" / "good")
+    (tmp_path / "runs" / "good" / "epoch_009.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    result = call(tmp_path, "ingest", "runs")
+    assert result.status == 0
+    assert "epoch_009.pt: " in result.out
+    document = call(tmp_path, "ingest", "runs", "--json").document
+    assert document["unchanged"] == 3
+    assert document["failed"][0]["path"].endswith("epoch_009.pt")
+    assert document["failed"][0]["reason"]
+    assert document["catalogue"]["checkpoints"] == 3
+
+
+def test_when_nothing_can_be_read_the_status_says_so(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    for command in ("ingest", "init"):
+        result = call(tmp_path, command, "runs")
+        assert result.status == 1
+        assert result.err.strip()
+
+
+def test_unseen_checkpoints_are_pointed_out(project, copy, tmp_path):
+    import torch
+
+    mine = copy(project)
+    content = torch.load(project.runs / "run_000" / "epoch_003.pt", weights_only=True)
+    content["epoch"] = 4
+    (tmp_path / "new").mkdir()
+    torch.save(content, tmp_path / "new" / "epoch_004.pt")
+    assert mine("ingest", tmp_path / "new").status == 0
+    result = mine("search", "--no-record", "--json")
+    assert result.document["n_unseen"] == 1
+    assert "epsopt fit" in result.err
+
+
+def test_the_direction_of_a_metric_can_be_said(runs, tmp_path):
+    guessed = call(tmp_path, "init", runs, "--json").document
+    assert guessed["undecided"] == ["rad_hier"]
+    assert all(o["guessed"] for o in guessed["objectives"])
+    text = (tmp_path / "epsopt.toml").read_text()
+    assert "guessed" in text
+    assert "# [objectives.rad_hier]" in text
+    said = call(tmp_path, "init", runs, "--minimize", "rad_hier", "--force", "--json").document
+    assert {"name": "rad_hier", "direction": "minimize", "guessed": False, "bounds": None} in said["objectives"]
+    wrong = call(tmp_path, "init", runs, "--minimize", "rad_heir")
+    assert wrong.status == 2
+    assert "rad_hier" in wrong.err
+    both = call(tmp_path, "init", runs, "--minimize", "coverage", "--maximize", "coverage")
+    assert both.status == 2
+
+
+def test_a_traceback_comes_only_with_debug(project, monkeypatch):
+    from epsopt.optimize import pareto
+
+    def broken(*_):
+        raise RuntimeError("something broke")
+
+    monkeypatch.setattr(pareto, "non_dominated", broken)
+    result = project("pareto")
+    assert result.status == 1
+    assert "something broke" in result.err
+    assert "Traceback" not in result.err
+    with pytest.raises(RuntimeError, match="something broke"):
+        project("pareto", "--debug")
