@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from epsopt.surrogate.head import (
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape
 from epsopt.surrogate.surrogate import Memory, Surrogate
 from epsopt.surrogate.tokens import Tokenizer, fit_tokenizer
-from epsopt.surrogate.training import Examples, Recipe, train_network
+from epsopt.surrogate.training import Examples, Recipe, train_many
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 from epsopt.surrogate.validation import MetricValidation, Validation, grouped_width
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
@@ -85,33 +85,19 @@ def fit(
     recipe, bounds = recipe or Recipe(), bounds or {}
     _check(train, bounds)
     parts = run_folds(train.runs, folds, seed)
-    total = len(parts) + 1
+    inside = [train.take(np.setdiff1d(np.arange(len(train)), rows)) for rows in parts]
+    outside = [train.take(rows) for rows in parts]
 
-    def report(stage: int, what: str) -> Callable[[int, int], None]:
-        def inner(step: int, steps: int) -> None:
-            if progress is not None and (step % 20 == 0 or step == steps):
-                progress(what, (stage + step / steps) / total)
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"training network {min(done + 1, total)} of {total}", done / total)
 
-        return inner
-
-    with torch.random.fork_rng(devices=[]):
-        fold_parts: list[tuple[TrainingSet, TrainingSet, TrainedNetwork, Fold]] = []
-        for k, rows in enumerate(parts):
-            inside = train.take(np.setdiff1d(np.arange(len(train)), rows))
-            outside = train.take(rows)
-            fitted = train_one(
-                inside, bounds, recipe, seed, report(k, f"validating on held-out runs {k + 1}/{len(parts)}")
-            )
-            chosen = thin(inside.runs)
-            fold = Fold(
-                z_train=fitted.encode(inside).double().numpy()[chosen],
-                y_train=fitted.scaled(inside)[chosen],
-                z_held=fitted.encode(outside).double().numpy(),
-                y_held=fitted.scaled(outside),
-                runs_held=outside.runs,
-            )
-            fold_parts.append((inside, outside, fitted, fold))
-        final = train_one(train, bounds, recipe, seed, report(len(parts), "learning the map from all runs"))
+    report(0, len(parts) + 1)
+    *fold_networks, final = train_all([*inside, train], bounds, recipe, seed, report)
+    fold_parts = [
+        (kept, left, trained, _as_fold(kept, left, trained))
+        for kept, left, trained in zip(inside, outside, fold_networks, strict=True)
+    ]
     held = [[held_out(fold, j) for *_, fold in fold_parts] for j in range(len(train.metric_names))]
     settings, scores = [], []
     for per_fold in held:
@@ -154,15 +140,33 @@ def _check(train: TrainingSet, bounds: Mapping[str, tuple[float, float]]) -> Non
         raise UsageError(f"bounds are declared for {unknown[0]!r}, known metrics: {', '.join(train.metric_names)}")
 
 
-def train_one(
-    train: TrainingSet,
+def train_all(
+    parts: Sequence[TrainingSet],
     bounds: Mapping[str, tuple[float, float]],
     recipe: Recipe,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
     **shape: int,
-) -> TrainedNetwork:
-    """Train one network on everything it is given; ``shape`` overrides sizes of :class:`NetworkShape`."""
+) -> list[TrainedNetwork]:
+    """Train one network on each training set; ``shape`` overrides sizes of :class:`NetworkShape`."""
+    prepared = [_prepare(part, bounds, shape) for part in parts]
+    networks = train_many([(p.shape, p.examples) for p in prepared], recipe, seed, progress)
+    return [
+        TrainedNetwork(p.tokenizer, p.transforms, network, p.examples, p.embedding_scale)
+        for p, network in zip(prepared, networks, strict=True)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    tokenizer: Tokenizer
+    transforms: tuple[MetricTransform, ...]
+    shape: NetworkShape
+    examples: Examples
+    embedding_scale: tuple[torch.Tensor, torch.Tensor] | None
+
+
+def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], shape: Mapping[str, int]) -> _Prepared:
     tokenizer = fit_tokenizer(train.fingerprints)
     transforms = tuple(
         fit_transform(train.metrics[:, j], bounds.get(name)) for j, name in enumerate(train.metric_names)
@@ -183,11 +187,20 @@ def train_one(
         runs=torch.from_numpy(train.runs),
         lineages=torch.from_numpy(train.lineages),
     )
-    torch.manual_seed(seed)
     anchors = None if embeddings is None else (int(embeddings.shape[1]), int(embeddings.shape[2]))
-    network = EpsilonVAE(NetworkShape(tokenizer.components, len(tokenizer.kinds), len(transforms), anchors, **shape))
-    train_network(network, examples, recipe, seed, progress)
-    return TrainedNetwork(tokenizer, transforms, network, examples, embedding_scale)
+    sizes = NetworkShape(tokenizer.components, len(tokenizer.kinds), len(transforms), anchors, **shape)
+    return _Prepared(tokenizer, transforms, sizes, examples, embedding_scale)
+
+
+def _as_fold(inside: TrainingSet, outside: TrainingSet, trained: TrainedNetwork) -> Fold:
+    rows = thin(inside.runs)
+    return Fold(
+        z_train=trained.encode(inside).double().numpy()[rows],
+        y_train=trained.scaled(inside)[rows],
+        z_held=trained.encode(outside).double().numpy(),
+        y_held=trained.scaled(outside),
+        runs_held=outside.runs,
+    )
 
 
 def _sketches(train: TrainingSet) -> torch.Tensor:

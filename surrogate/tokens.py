@@ -32,6 +32,10 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.values)
 
+    def to(self, device: torch.device) -> Tokens:
+        """Return the same tokens on a device."""
+        return Tokens(self.values.to(device), self.layouts.to(device), self.kinds.to(device))
+
     def take(self, rows: torch.Tensor) -> Tokens:
         """Return the given rows."""
         return Tokens(self.values[rows], self.layouts[rows], self.kinds)

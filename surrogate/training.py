@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import joblib
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from epsopt.surrogate.network import EpsilonVAE
+from epsopt.surrogate.network import EpsilonVAE, NetworkShape
 from epsopt.surrogate.tokens import Tokens
 
 
@@ -28,13 +30,13 @@ class Recipe:
         weights: weight of the recombination head's loss.
     """
 
-    steps: int = 300
+    steps: int = 450
     batch: int = 64
     learning_rate: float = 4e-3
     weight_decay: float = 0.05
     noise: float = 0.3
     kl: float = 3e-3
-    embeddings: float = 1.0
+    embeddings: float = 0.1
     weights: float = 0.1
 
 
@@ -61,13 +63,75 @@ class Examples:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def to(self, device: torch.device) -> Examples:
+        """Return the same examples on a device."""
+        return Examples(
+            self.tokens.to(device),
+            self.metrics.to(device),
+            None if self.embeddings is None else self.embeddings.to(device),
+            self.sketches.to(device),
+            self.runs.to(device),
+            self.lineages.to(device),
+        )
+
+
+def train_many(
+    jobs: Sequence[tuple[NetworkShape, Examples]],
+    recipe: Recipe,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[EpsilonVAE]:
+    """Train networks side by side: one process a core, or one after another on a GPU if there is one.
+
+    Args:
+        jobs: shape and examples of each network.
+        recipe: how to train them.
+        seed: of each; the result does not depend on how many cores there are.
+        progress: called as ``progress(done, total)``.
+
+    Returns:
+        The trained networks, in the order given, on the CPU and in evaluation mode.
+    """
+    if torch.cuda.is_available():
+        states = (_trained(i, shape, examples, recipe, seed, "cuda") for i, (shape, examples) in enumerate(jobs))
+    else:
+        # Processes, because batches are too small for a second thread to help; loky's, because they do not run the
+        # caller's script again. Each gets tokens, not fingerprints: a few MB.
+        workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(jobs)), return_as="generator_unordered")
+        states = workers(
+            joblib.delayed(_trained)(i, shape, examples, recipe, seed, "cpu")
+            for i, (shape, examples) in enumerate(jobs)
+        )
+    networks: dict[int, EpsilonVAE] = {}
+    for done, (i, state) in enumerate(states, 1):
+        networks[i] = EpsilonVAE(jobs[i][0])
+        networks[i].load_state_dict(state)
+        networks[i].eval()
+        if progress is not None:
+            progress(done, len(jobs))
+    return [networks[i] for i in range(len(jobs))]
+
+
+def _trained(
+    place: int, shape: NetworkShape, examples: Examples, recipe: Recipe, seed: int, device: str
+) -> tuple[int, dict[str, Tensor]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = EpsilonVAE(shape).to(device)
+            train_network(network, examples.to(torch.device(device)), recipe, seed)
+    finally:
+        torch.set_num_threads(threads)
+    return place, {name: value.cpu() for name, value in network.state_dict().items()}
+
 
 def train_network(
     network: EpsilonVAE,
     examples: Examples,
     recipe: Recipe,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Train a network in place.
 
@@ -76,7 +140,6 @@ def train_network(
         examples: what to train it on; batches draw runs evenly, so that a long run does not outweigh a short one.
         recipe: how.
         seed: of batches, dropout, token noise and the latent's sampling.
-        progress: called as ``progress(step, steps)``.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -90,19 +153,17 @@ def train_network(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.15
     )
-    share = _row_weights(examples.runs.numpy())
+    share = _row_weights(examples.runs.cpu().numpy())
     size = min(recipe.batch, len(examples))
     network.train()
-    for step in range(recipe.steps):
-        rows = torch.from_numpy(rng.choice(len(examples), size=size, replace=False, p=share))
+    for _ in range(recipe.steps):
+        rows = torch.from_numpy(rng.choice(len(examples), size=size, replace=False, p=share)).to(examples.runs.device)
         loss = _loss(network, examples, rows, recipe)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if progress is not None:
-            progress(step + 1, recipe.steps)
     network.eval()
 
 
