@@ -108,7 +108,7 @@ def fit(
         metric_names=train.metric_names,
         transforms=final.transforms,
         tokenizer=final.tokenizer,
-        network=final.network.requires_grad_(requires_grad=False),
+        network=final.network,
         memory=Memory(
             keys=train.keys,
             latents=final.encode(train),

@@ -8,6 +8,7 @@ inventing weights (D5).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,6 +127,15 @@ class EpsilonVAE(nn.Module):
             raise RuntimeError("this network was built without an embedding head")
         out: Tensor = self.embedding_head(z)
         return out.reshape(len(z), *self.shape.anchors)
+
+
+def load_network(shape: NetworkShape, state: Mapping[str, Tensor]) -> EpsilonVAE:
+    """Build a trained network from its weights, in evaluation mode; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        network = EpsilonVAE(shape)
+    network.load_state_dict(dict(state))
+    network.requires_grad_(requires_grad=False)
+    return network.eval()
 
 
 class Recombination(nn.Module):

@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from epsopt.surrogate.head import HeadSettings, build_model, conformal_factor
-from epsopt.surrogate.network import EpsilonVAE, NetworkShape
+from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.tokens import Tokenizer
 from epsopt.surrogate.transforms import MetricTransform
 from epsopt.zoo.errors import CatalogueError, UsageError
@@ -299,10 +299,8 @@ class Surrogate:
         if meta.get("format") != FORMAT or meta.get("fingerprint_format") != FINGERPRINT_FORMAT:
             raise CatalogueError("the fitted map was written by another version of epsopt: run 'epsopt fit' again")
         tensors = load_tensors(data)
-        network = EpsilonVAE(NetworkShape.from_json(meta["shape"]))
-        network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
-        network.eval()
-        network.requires_grad_(requires_grad=False)
+        state = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+        network = load_network(NetworkShape.from_json(meta["shape"]), state)
         table = {n: tensors[f"tokenizer.{n}"].numpy() for n in ("mean", "scale", "basis")}
         memory = {n: tensors[f"memory.{n}"] for n in ("latents", "metrics", "runs", "lineages", "head_rows")}
         embedding = (tensors["embeddings.mean"], tensors["embeddings.scale"]) if "embeddings.mean" in tensors else None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from epsopt.surrogate.network import EpsilonVAE, NetworkShape
+from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.tokens import Tokens
 
 
@@ -104,9 +104,7 @@ def train_many(
         )
     networks: dict[int, EpsilonVAE] = {}
     for done, (i, state) in enumerate(states, 1):
-        networks[i] = EpsilonVAE(jobs[i][0])
-        networks[i].load_state_dict(state)
-        networks[i].eval()
+        networks[i] = load_network(jobs[i][0], state)
         if progress is not None:
             progress(done, len(jobs))
     return [networks[i] for i in range(len(jobs))]
