@@ -25,6 +25,8 @@ Engine = Literal["gradient", "botorch", "optuna"]
 ENGINES: tuple[Engine, ...] = ("gradient", "botorch", "optuna")
 LIKELY = 0.5
 """An answer counts as meeting the targets when it is more likely than not."""
+SURE = 0.8
+"""Answers this sure of the targets are ordered by the other objectives, the rest by their probability."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,7 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        answers: the predicted front, most probable first.
+        answers: the predicted front; those sure of the targets first, by how far they push the other objectives.
         objectives: what was searched for.
         targets: what had to be met.
         engine: which engine searched.
@@ -142,7 +144,8 @@ def search(
         for r, i in enumerate(chosen)
     ]
     if targets:
-        answers.sort(key=lambda a: -(a.probability or 0.0))
+        order = _best_first(bounds[chosen], probability[chosen], scorer)
+        answers = [answers[i] for i in order]
     return SearchResult(
         tuple(answers), scorer.objectives, scorer.targets, engine, level, met, len(candidates),
         tuple(meeting), time.monotonic() - started,
@@ -193,6 +196,16 @@ def _front(
         picked.append(int(np.argmax(distance)))
         distance = np.minimum(distance, np.linalg.norm(scaled - scaled[picked[-1]], axis=1))
     return [int(front[i]) for i in picked], met
+
+
+def _best_first(bounds: NDArray[np.float64], probability: NDArray[np.float64], scorer: Scorer) -> list[int]:
+    """Order answers: first those sure of the targets, the one that pushes the other objectives furthest on top."""
+    wanted = {t.name for t in scorer.targets}
+    others = [j for j, o in enumerate(scorer.objectives) if o.name not in wanted]
+    turned = bounds[:, others] * np.where([scorer.objectives[j].maximize for j in others], 1.0, -1.0)
+    push = (turned / np.maximum(np.ptp(turned, axis=0), 1e-12)).sum(axis=1) if others else probability
+    sure = probability >= SURE
+    return sorted(range(len(bounds)), key=lambda i: (not sure[i], -push[i] if sure[i] else -probability[i]))
 
 
 def _measured_meeting(known: Sequence[Checkpoint], scorer: Scorer) -> list[Checkpoint]:
