@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.fingerprint import fingerprint
-from epsopt.zoo.ingest import ingest
+from epsopt.zoo.fingerprints import fingerprint
+from epsopt.zoo.ingestion import ingest
 from epsopt.zoo.lineage import LineageBook
 from epsopt.zoo.reading.pool import shared_pool
 from epsopt.zoo.reading.reader import read_files

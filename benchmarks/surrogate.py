@@ -20,10 +20,10 @@ import torch
 from epsopt.studies.maps import training_set
 from epsopt.surrogate import Recipe, TrainingSet, fit, run_folds
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
-from epsopt.surrogate.fit import TrainedNetwork, train_all
+from epsopt.surrogate.fitting import TrainedNetwork, train_all
 from epsopt.surrogate.head import Fold, choose, held_out
 from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.ingest import ingest
+from epsopt.zoo.ingestion import ingest
 
 OUT = Path(__file__).parent / "out"
 

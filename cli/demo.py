@@ -141,7 +141,7 @@ def _train(jobs: int) -> None:
     from epsopt.studies import load_project
     from epsopt.studies.loop import settle, train_waiting
     from epsopt.zoo.catalogue import Catalogue
-    from epsopt.zoo.ingest import ingest
+    from epsopt.zoo.ingestion import ingest
 
     project = load_project(Path("epsopt.toml"))
     if project.space is None:

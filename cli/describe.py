@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from epsopt.cli.output import LABEL, Head, Rows, formatter, label, line, listed, metric_head, print_table, value
 
 if TYPE_CHECKING:
-    from epsopt.optimize.nearest import Neighbour
+    from epsopt.optimize.neighbours import Neighbour
     from epsopt.optimize.targets import Objective, Target
     from epsopt.zoo.records import Checkpoint
 

@@ -26,7 +26,7 @@ def command(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
 
     with working("looking for checkpoints") as progress:
         from epsopt.zoo.catalogue import Catalogue
-        from epsopt.zoo.ingest import ingest
+        from epsopt.zoo.ingestion import ingest
 
         workspace = open_workspace(options)
         project = workspace.project

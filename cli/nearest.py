@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from epsopt.zoo.catalogue import Catalogue
-    from epsopt.zoo.fingerprint import Fingerprint
+    from epsopt.zoo.fingerprints import Fingerprint
     from epsopt.zoo.records import Checkpoint
 
 
@@ -36,8 +36,8 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
-            from epsopt.optimize.nearest import nearest
-            from epsopt.optimize.search import known_latents
+            from epsopt.optimize.latent_search import known_latents
+            from epsopt.optimize.neighbours import nearest
             from epsopt.studies.maps import load_map
 
             title, sha256, fingerprint = _find(what, catalogue, checkpoints)
@@ -64,7 +64,7 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
 def _find(what: str, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -> tuple[str, str, Fingerprint]:
     """Return the name, content hash and fingerprint of the checkpoint that is meant."""
     from epsopt.cli.describe import short_path
-    from epsopt.zoo.ingest import read_fingerprints
+    from epsopt.zoo.ingestion import read_fingerprints
     from epsopt.zoo.records import Failure
 
     path = Path(what)

@@ -32,7 +32,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float) -> None:
 
     with working("loading the map") as progress:
         workspace = open_workspace(options)
-        from epsopt.zoo.ingest import read_fingerprints
+        from epsopt.zoo.ingestion import read_fingerprints
         from epsopt.zoo.records import Failure
         from epsopt.zoo.scan import scan
 

@@ -14,7 +14,7 @@ from epsopt.zoo.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from epsopt.optimize.propose import Proposal
+    from epsopt.optimize.proposals import Proposal
     from epsopt.optimize.space import Parameter, Space
     from epsopt.optimize.targets import Objective, Target
     from epsopt.studies.project import Project

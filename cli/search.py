@@ -9,7 +9,7 @@ import click
 from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
 
 if TYPE_CHECKING:
-    from epsopt.optimize.search import Engine, SearchResult
+    from epsopt.optimize.latent_search import Engine, SearchResult
     from epsopt.zoo.records import Checkpoint
 
 _ENGINES = ("gradient", "botorch", "optuna")  # optimize.ENGINES, which takes torch to import

@@ -4,12 +4,18 @@ Takes a surrogate and records of checkpoints, gives answers that name real check
 knows no files, servers or terminals.
 """
 
-from epsopt.optimize.nearest import Neighbour, nearest
-from epsopt.optimize.pareto import Front, hypervolume, non_dominated
-from epsopt.optimize.propose import PastRun, Proposal, past_runs, propose
-from epsopt.optimize.search import ENGINES, Answer, SearchResult, search
-from epsopt.optimize.space import Parameter, Space, infer_space
-from epsopt.optimize.targets import Objective, Target, meets, parse_targets
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from epsopt.optimize.latent_search import ENGINES, Answer, SearchResult, search
+    from epsopt.optimize.neighbours import Neighbour, nearest
+    from epsopt.optimize.pareto import Front, hypervolume, non_dominated
+    from epsopt.optimize.proposals import PastRun, Proposal, past_runs, propose
+    from epsopt.optimize.space import Parameter, Space, infer_space
+    from epsopt.optimize.targets import Objective, Target, meets, parse_targets
 
 __all__ = [
     "ENGINES",
@@ -33,3 +39,33 @@ __all__ = [
     "propose",
     "search",
 ]
+
+# Loaded when first used (PEP 562): torch and BoTorch take seconds to import, and most commands need neither.
+_HOMES = {
+    "Answer": "latent_search",
+    "ENGINES": "latent_search",
+    "Front": "pareto",
+    "Neighbour": "neighbours",
+    "Objective": "targets",
+    "Parameter": "space",
+    "PastRun": "proposals",
+    "Proposal": "proposals",
+    "SearchResult": "latent_search",
+    "Space": "space",
+    "Target": "targets",
+    "hypervolume": "pareto",
+    "infer_space": "space",
+    "meets": "targets",
+    "nearest": "neighbours",
+    "non_dominated": "pareto",
+    "parse_targets": "targets",
+    "past_runs": "proposals",
+    "propose": "proposals",
+    "search": "latent_search",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

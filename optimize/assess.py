@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from epsopt.optimize.nearest import Neighbour, nearest
+from epsopt.optimize.latent_search import known_latents
+from epsopt.optimize.neighbours import Neighbour, nearest
 from epsopt.optimize.region import trust_region
-from epsopt.optimize.search import known_latents
 from epsopt.surrogate.surrogate import Surrogate
-from epsopt.zoo.fingerprint import Fingerprint
+from epsopt.zoo.fingerprints import Fingerprint
 from epsopt.zoo.records import Checkpoint
 
 

@@ -184,7 +184,7 @@ class Space:
 def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> Space:
     """Infer a search space from the hyperparameters of past runs (D10).
 
-    A number that varies is searched over the range seen, logarithmically when it spans a factor of ten or more; text
+    A number that varies is searched over the range seen, logarithmically when it spans a factor of five or more; text
     and truth values that vary are categories; what never varies is fixed. A parameter that is absent from some runs
     is conditional when another category tells exactly when it is there. Seeds and paths are bookkeeping, not
     hyperparameters.
@@ -253,7 +253,17 @@ def _infer(name: str, values: list[Any]) -> Parameter:
     if whole and len(distinct) <= min(4, len(values) // 3):
         # A few whole numbers that return again and again (batch sizes) were chosen from a list: 300 may not be on it.
         return Parameter(name, "categorical", choices=tuple(distinct))
-    return Parameter(name, "int" if whole else "float", low, high, log=low > 0 and high / low >= 10)
+    if not whole:
+        low, high = _inside(low, high)
+    return Parameter(name, "int" if whole else "float", low, high, log=low > 0 and high / low >= 5)
+
+
+def _inside(low: float, high: float) -> tuple[float, float]:
+    """Round a range to three significant digits, never beyond what was seen."""
+    digits = [2 - math.floor(math.log10(abs(v))) if v else 0 for v in (low, high)]
+    up, down = math.ceil(low * 10.0 ** digits[0]), math.floor(high * 10.0 ** digits[1])
+    rounded = (float(f"{up * 10.0 ** -digits[0]:.3g}"), float(f"{down * 10.0 ** -digits[1]:.3g}"))
+    return rounded if low <= rounded[0] < rounded[1] <= high else (low, high)
 
 
 def _condition(

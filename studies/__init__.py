@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from epsopt.studies.command import render_command
     from epsopt.studies.dashboard import dashboard_server, serve
     from epsopt.studies.figure import pareto_figure
+    from epsopt.studies.maps import fit_map, load_map, training_set
     from epsopt.studies.project import Project, find_project, load_project
     from epsopt.studies.proposals import Taken, record_outcome, record_proposals, take_proposal
     from epsopt.studies.records import Recorded, record_front, record_measured, record_search
@@ -26,6 +27,8 @@ _HOMES = {
     "Taken": "proposals",
     "dashboard_server": "dashboard",
     "find_project": "project",
+    "fit_map": "maps",
+    "load_map": "maps",
     "load_project": "project",
     "open_storage": "storage",
     "pareto_figure": "figure",
@@ -37,6 +40,7 @@ _HOMES = {
     "render_command": "command",
     "serve": "dashboard",
     "take_proposal": "proposals",
+    "training_set": "maps",
     "write_project": "template",
 }
 
@@ -46,6 +50,8 @@ __all__ = [
     "Taken",
     "dashboard_server",
     "find_project",
+    "fit_map",
+    "load_map",
     "load_project",
     "open_storage",
     "pareto_figure",
@@ -57,6 +63,7 @@ __all__ = [
     "render_command",
     "serve",
     "take_proposal",
+    "training_set",
     "write_project",
 ]
 

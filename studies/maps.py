@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from epsopt.surrogate.dataset import TrainingSet
-from epsopt.surrogate.fit import fit
+from epsopt.surrogate.fitting import fit
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.training import Recipe
 from epsopt.surrogate.validation import MetricValidation, Validation

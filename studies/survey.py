@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from epsopt.zoo.errors import EmptyCatalogue
-from epsopt.zoo.ingest import read_fingerprints
+from epsopt.zoo.ingestion import read_fingerprints
 from epsopt.zoo.records import Failure
 from epsopt.zoo.scan import Found, scan
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.surrogate.dataset import TrainingSet
-from epsopt.zoo.fingerprint import SECTIONS, Fingerprint
+from epsopt.zoo.fingerprints import SECTIONS, Fingerprint
 
 _VALUES = SECTIONS["VALUES"]
 # Mean, standard deviation and the quantiles 0, .25, .5, .75 and 1: what Unterthiner et al. take of each tensor.
@@ -33,6 +32,8 @@ def statistics_baseline(train: TrainingSet, test: TrainingSet, *, seed: int = 0)
     Returns:
         ``(len(test), metrics)``; a metric measured on fewer than ten training checkpoints gets its median.
     """
+    import lightgbm  # takes a second to import, and only a fit needs it
+
     columns = _columns(train.fingerprints)
     x_train, x_test = _table(train.fingerprints, columns), _table(test.fingerprints, columns)
     out = median_baseline(train, test)

@@ -21,8 +21,8 @@ from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.tokens import Tokenizer
 from epsopt.surrogate.transforms import MetricTransform
 from epsopt.zoo.errors import CatalogueError, UsageError
-from epsopt.zoo.fingerprint import FORMAT as FINGERPRINT_FORMAT
-from epsopt.zoo.fingerprint import Fingerprint
+from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
+from epsopt.zoo.fingerprints import Fingerprint
 
 FORMAT = 1
 _CHUNK = 512
@@ -70,7 +70,7 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A fitted Epsilon-VAE with calibrated heads; made by :func:`epsopt.surrogate.fit`.
+    """A fitted Epsilon-VAE with calibrated heads; made by :func:`epsopt.surrogate.fitting`.
 
     Attributes:
         metric_names: ``m`` names.

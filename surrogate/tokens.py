@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epsopt.zoo.fingerprint import FEATURES, Fingerprint
+from epsopt.zoo.fingerprints import FEATURES, Fingerprint
 
 _CLIP = 6.0  # standard deviations: a block unlike any seen before must not throw the network off
 _COMPONENTS = 32  # per block; the rest of its columns' variance is noise at a few hundred checkpoints

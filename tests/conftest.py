@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from epsopt.surrogate import Recipe, Surrogate, TrainingSet, Validation, fit
-from epsopt.zoo.fingerprint import Fingerprint, fingerprint
+from epsopt.zoo.fingerprints import Fingerprint, fingerprint
 from epsopt.zoo.records import Checkpoint
 
 RUNS, EPOCHS = 14, 5

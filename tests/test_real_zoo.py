@@ -21,9 +21,9 @@ from epsopt.optimize import (
 from epsopt.optimize.scoring import measured_table
 from epsopt.studies.maps import fit_map, load_map
 from epsopt.surrogate import Recipe, Surrogate, Validation
-from epsopt.zoo import Catalogue, Checkpoint
-from epsopt.zoo.ingest import ingest
+from epsopt.zoo import Catalogue, Checkpoint, ingest
 
+QUICK = Recipe(steps=200)
 pytestmark = pytest.mark.slow
 
 OBJECTIVES = (
@@ -46,7 +46,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
 
 @pytest.fixture(scope="module")
 def fitted(catalogue: Catalogue) -> tuple[Surrogate, Validation]:
-    surrogate, validation, _ = fit_map(catalogue, recipe=Recipe(steps=200))
+    surrogate, validation, _ = fit_map(catalogue, recipe=QUICK)
     return surrogate, validation
 
 
@@ -104,7 +104,7 @@ def test_a_second_ingest_and_a_second_fit_change_nothing(catalogue, fitted, chec
     folder = Path(checkpoints[0].path).parents[1]
     report = ingest(catalogue, folder, embed="epsopt.demo.hooks:embed")
     assert (report.added, report.unchanged) == (0, 221)
-    again, _, now = fit_map(catalogue)
+    again, _, now = fit_map(catalogue, recipe=QUICK)
     assert not now
     kept, _ = load_map(catalogue)
     z = fitted[0].memory.latents

@@ -20,8 +20,8 @@ from epsopt.zoo.errors import (
 
 if TYPE_CHECKING:
     from epsopt.zoo.catalogue import Catalogue
-    from epsopt.zoo.fingerprint import Fingerprint, sketch_distance
-    from epsopt.zoo.ingest import IngestReport, read_fingerprints
+    from epsopt.zoo.fingerprints import Fingerprint, fingerprint, sketch_distance
+    from epsopt.zoo.ingestion import IngestReport, ingest, read_fingerprints
     from epsopt.zoo.reading.reader import CheckpointContents
     from epsopt.zoo.reading.source import Limits
     from epsopt.zoo.reading.weights import load_weights
@@ -43,26 +43,29 @@ __all__ = [
     "Run",
     "UnreadableCheckpoint",
     "UsageError",
+    "fingerprint",
+    "ingest",
     "load_weights",
     "read_fingerprints",
     "sketch_distance",
 ]
 
-# The functions ingest() and fingerprint() stay in the modules of the same name: one name cannot be both.
 # torch and SQLAlchemy take a second or two to import: only who asks for what needs them pays.
 _LATER = {
     "Catalogue": "catalogue",
     "Checkpoint": "records",
     "CheckpointContents": "reading.reader",
     "Failure": "records",
-    "Fingerprint": "fingerprint",
-    "IngestReport": "ingest",
+    "Fingerprint": "fingerprints",
+    "fingerprint": "fingerprints",
+    "IngestReport": "ingestion",
     "Limits": "reading.source",
     "Lineage": "records",
     "Run": "records",
     "load_weights": "reading.weights",
-    "read_fingerprints": "ingest",
-    "sketch_distance": "fingerprint",
+    "read_fingerprints": "ingestion",
+    "ingest": "ingestion",
+    "sketch_distance": "fingerprints",
 }
 
 

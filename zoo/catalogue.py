@@ -19,7 +19,7 @@ from epsopt.zoo.records import Checkpoint, Failure, Lineage, Run
 from epsopt.zoo.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, runs
 
 if TYPE_CHECKING:
-    from epsopt.zoo.fingerprint import Fingerprint
+    from epsopt.zoo.fingerprints import Fingerprint
 
 _Parsed = TypeVar("_Parsed")
 _CHUNK = 500  # ids per query: SQLite's oldest limit is 999 variables
@@ -138,7 +138,7 @@ class Catalogue:
         Raises:
             CatalogueError: an id is unknown, or a fingerprint is damaged.
         """
-        from epsopt.zoo.fingerprint import Fingerprint
+        from epsopt.zoo.fingerprints import Fingerprint
 
         found = self._blobs(fingerprints, ids, Fingerprint.from_bytes)
         missing = [i for i in ids if i not in found]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from epsopt.optimize.assess import assess
-from epsopt.optimize.propose import past_runs
-from epsopt.zoo.fingerprint import fingerprint
+from epsopt.optimize.proposals import past_runs
+from epsopt.zoo.fingerprints import fingerprint
 
 
 def test_a_known_checkpoint_is_trusted_and_its_own_nearest(fitted, zoo):

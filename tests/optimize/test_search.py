@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from epsopt.optimize import ENGINES, Objective, Target, nearest, search
+from epsopt.optimize.latent_search import known_latents
 from epsopt.optimize.region import TrustRegion, trust_region
 from epsopt.optimize.scoring import Scorer
-from epsopt.optimize.search import known_latents
 from epsopt.zoo.errors import UsageError
 
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))

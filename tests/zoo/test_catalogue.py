@@ -13,7 +13,7 @@ import sqlalchemy
 from epsopt.zoo import database
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import CatalogueError
-from epsopt.zoo.ingest import ingest
+from epsopt.zoo.ingestion import ingest
 
 
 @pytest.mark.parametrize(

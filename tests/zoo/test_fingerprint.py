@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epsopt.zoo.errors import CatalogueError
-from epsopt.zoo.fingerprint import FEATURES, SECTIONS, Fingerprint, fingerprint, sketch_distance
+from epsopt.zoo.fingerprints import FEATURES, SECTIONS, Fingerprint, fingerprint, sketch_distance
 
 
 def mlp(seed: int, hidden: int = 40) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.ingest import ingest, read_fingerprints
+from epsopt.zoo.ingestion import ingest, read_fingerprints
 from epsopt.zoo.layouts.plain import interpret
 from epsopt.zoo.reading.source import Limits
 from epsopt.zoo.reading.weights import load_weights, open_checkpoint

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.ingest import ingest
+from epsopt.zoo.ingestion import ingest
 from epsopt.zoo.reading.source import Limits, open_source
 from epsopt.zoo.reading.weights import load_weights
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from epsopt.zoo import ingest as ingest_module
+from epsopt.zoo import ingestion as ingest_module
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import HookError, UnreadableCheckpoint, UsageError
-from epsopt.zoo.fingerprint import fingerprint
-from epsopt.zoo.ingest import ingest, read_fingerprints
+from epsopt.zoo.fingerprints import fingerprint
+from epsopt.zoo.ingestion import ingest, read_fingerprints
 from epsopt.zoo.reading import source
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
 from epsopt.zoo.reading.weights import load_weights

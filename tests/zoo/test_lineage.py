@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.fingerprint import SECTIONS, sketch_distance
-from epsopt.zoo.ingest import ingest, read_fingerprints
+from epsopt.zoo.fingerprints import SECTIONS, sketch_distance
+from epsopt.zoo.ingestion import ingest, read_fingerprints
 from epsopt.zoo.lineage import KnownLineage, LineageBook
 
 

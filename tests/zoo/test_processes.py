@@ -14,7 +14,7 @@ import torch
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import EpsoptError
-from epsopt.zoo.ingest import ingest
+from epsopt.zoo.ingestion import ingest
 from epsopt.zoo.lineage import LineageBook
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import read_files
@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from epsopt.zoo import recorder
 from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.ingest import ingest
+from epsopt.zoo.ingestion import ingest
 recorder._BATCH = 5
 with Catalogue(sys.argv[1]) as catalogue:
     print("ready", flush=True)

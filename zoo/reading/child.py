@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from epsopt.zoo.errors import HookError, UnreadableCheckpoint
-from epsopt.zoo.fingerprint import FEATURES, SKETCH, Fingerprint, _finite, _sketch, fingerprint
+from epsopt.zoo.fingerprints import FEATURES, SKETCH, Fingerprint, _finite, _sketch, fingerprint
 from epsopt.zoo.layouts.plain import interpret
 from epsopt.zoo.layouts.reading import Reading
 from epsopt.zoo.lineage import KnownLineage, LineageBook

@@ -20,7 +20,7 @@ from epsopt.zoo.reading.wire import unpack
 from epsopt.zoo.records import Failure
 
 if TYPE_CHECKING:
-    from epsopt.zoo.fingerprint import Fingerprint
+    from epsopt.zoo.fingerprints import Fingerprint
 
 _ATTEMPTS = 20
 _WINDOW = 64  # files that may be answered ahead of the one whose turn it is
@@ -75,7 +75,7 @@ class CheckpointContents:
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """The fingerprint; parsed when asked for, so that ingesting needs no torch in this process."""
-        from epsopt.zoo.fingerprint import Fingerprint
+        from epsopt.zoo.fingerprints import Fingerprint
 
         return Fingerprint.from_bytes(self.fingerprint_bytes)
 

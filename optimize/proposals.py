@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epsopt.optimize.forecast import Forecast, fit_forecast
+from epsopt.optimize.latent_search import known_latents
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.scoring import Scorer, measured_table
-from epsopt.optimize.search import known_latents
 from epsopt.optimize.space import Config, Space
 from epsopt.optimize.targets import Objective, Target
 from epsopt.surrogate.surrogate import Surrogate
@@ -35,6 +35,8 @@ from epsopt.zoo.records import Checkpoint
 _RANDOM = 384
 _LOCAL = 256
 _SAMPLES = 64
+_ROUGH_SAMPLES = 16
+_SHORTLIST = 96
 _FEWEST_RUNS = 8
 
 
@@ -220,21 +222,31 @@ def _pick(
         * signs.numpy()
     )
     low, high = np.nanmin(table, axis=0), np.nanmax(table, axis=0)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # BoTorch suggests input scaling that is already done
-        acquisition = qLogNoisyExpectedHypervolumeImprovement(
+
+    def acquisition(samples: int) -> qLogNoisyExpectedHypervolumeImprovement:
+        return qLogNoisyExpectedHypervolumeImprovement(
             model=forecast.model,
             ref_point=(low - 0.1 * np.maximum(high - low, 1e-6)).tolist(),
             X_baseline=x_past,
-            sampler=SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed),
+            sampler=SobolQMCNormalSampler(torch.Size([samples]), seed=seed),
             objective=GenericMCMultiOutputObjective(objective),
             constraints=constraints or None,
             prune_baseline=True,
             cache_root=False,
         )
-        chosen, _ = optimize_acqf_discrete(acquisition, q=n, choices=x_new, max_batch_size=64, unique=True)
-    places = torch.cdist(chosen.double(), x_new).argmin(dim=1).tolist()
-    return [candidates[i] for i in places]
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # BoTorch suggests input scaling that is already done
+        # A rough look at all candidates, then a thorough one at the best: the batch is chosen one by one, and every
+        # choice weighs every candidate again.
+        rough = acquisition(_ROUGH_SAMPLES)
+        values = torch.cat([rough(part.unsqueeze(1)) for part in torch.split(x_new, 64)])
+        short = values.topk(min(max(_SHORTLIST, 4 * n), len(candidates))).indices
+        chosen, _ = optimize_acqf_discrete(
+            acquisition(_SAMPLES), q=n, choices=x_new[short], max_batch_size=64, unique=True
+        )
+    places = torch.cdist(chosen.double(), x_new[short]).argmin(dim=1)
+    return [candidates[i] for i in short[places].tolist()]
 
 
 def _explain(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epsopt.optimize.nearest import Neighbour, nearest
+from epsopt.optimize.neighbours import Neighbour, nearest
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.region import TrustRegion, trust_region
 from epsopt.optimize.scoring import Scorer, measured_table
