@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epsopt.optimize.space import Space
+from epsopt.surrogate.head import conformal_factor
 from epsopt.surrogate.surrogate import Surrogate
 
 _COMPONENTS = 6
@@ -50,7 +51,9 @@ class Forecast:
         surrogate: the map (``g``).
         space: encodes configurations.
         bias: ``(m,)`` mean of measured minus predicted, leave-one-out, on the model's scale.
-        spread: ``(m,)`` standard deviation that the samples lack to cover the leave-one-out residuals.
+        spread: ``(m,)`` standard deviation that the samples lack to cover the leave-one-out residuals on average.
+        stretch: ``(m,)`` what their distance from the median is multiplied by so that 90 % intervals cover 90 % of the
+            past runs, each left out in turn; at least 1.
     """
 
     model: SingleTaskGP
@@ -60,6 +63,7 @@ class Forecast:
     space: Space
     bias: Tensor
     spread: Tensor
+    stretch: Tensor
 
     def metrics(self, components: Tensor) -> Tensor:
         """``g``: ``(..., components)`` -> ``(..., m)`` on the model's scale, bias corrected."""
@@ -87,7 +91,8 @@ class Forecast:
             components = posterior.mean + posterior.variance.sqrt() * noise
             scaled = self.metrics(components)
             scaled = scaled + self.spread * torch.randn(scaled.shape, generator=generator, dtype=torch.float64)
-            samples = self.surrogate.to_metrics(scaled)
+            centre = scaled.median(dim=0).values
+            samples = self.surrogate.to_metrics(centre + self.stretch * (scaled - centre))
         low, middle, high = (np.quantile(samples.numpy(), q, axis=0) for q in ((1 - level) / 2, 0.5, (1 + level) / 2))
         return samples, low, middle, high
 
@@ -102,7 +107,7 @@ def fit_forecast(surrogate: Surrogate, space: Space, runs: Sequence[FinishedRun]
         seed: of the fit's restarts.
 
     Returns:
-        The forecast, its bias and spread taken from leave-one-out residuals of the whole chain ``g(h(x))``.
+        The forecast; bias, spread and stretch come from leave-one-out residuals of the whole chain ``g(h(x))``.
     """
     x = torch.from_numpy(space.encode([r.config for r in runs]))
     z = torch.stack([r.z for r in runs]).double()
@@ -139,7 +144,14 @@ def fit_forecast(surrogate: Surrogate, space: Space, runs: Sequence[FinishedRun]
     residual = measured - predicted
     bias = residual.nanmean(dim=0).nan_to_num(0.0)
     missing = (residual - bias).square().nanmean(dim=0) - deviation.square().mean(dim=0)
-    return Forecast(model, centre, directions, surrogate, space, bias, missing.nan_to_num(0.0).clamp(min=1e-6).sqrt())
+    spread = missing.nan_to_num(0.0).clamp(min=1e-6).sqrt()
+    standard = ((residual - bias).abs() / (deviation.square() + spread.square()).sqrt()).numpy()
+    factors = [
+        conformal_factor(column[known], np.ones(int(known.sum())), 0.9) / 1.6449
+        for column, known in ((c, np.isfinite(c)) for c in standard.T)
+    ]
+    stretch = torch.tensor([max(f, 1.0) if np.isfinite(f) else 1.0 for f in factors], dtype=torch.float64)
+    return Forecast(model, centre, directions, surrogate, space, bias, spread, stretch)
 
 
 def _leave_one_out(model: SingleTaskGP, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

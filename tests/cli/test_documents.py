@@ -20,7 +20,7 @@ def test_schemas_are_valid_and_strict(path):
 def test_every_command_has_a_schema():
     from epsopt.cli.main import COMMANDS
 
-    assert {p.stem for p in SCHEMAS.glob("*.json")} >= set(COMMANDS) - {"demo"}
+    assert {p.stem for p in SCHEMAS.glob("*.json")} == set(COMMANDS)
 
 
 def cases(project):

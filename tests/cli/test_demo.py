@@ -1,0 +1,52 @@
+"""`epsopt demo`, small but whole: every stage runs for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from epsopt.surrogate import fitting
+
+from .conftest import QUICK, call, check, quick_baseline
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("demo")
+    with quick_baseline(), mock.patch.object(fitting, "Recipe", return_value=QUICK):
+        return folder, call(folder, "demo", "--runs", "10", "--proposals", "1", "--jobs", "2")
+
+
+@pytest.mark.slow
+def test_the_demo_trains_searches_proposes_and_says_what_came_of_it(finished) -> None:
+    folder, result = finished
+    assert (result.status, result.err.count("Traceback")) == (0, 0)
+    for text in ("epsopt search --target-coverage 0.95", "proposal_000: trained", "Hypervolume of the measured front"):
+        assert text in result.out
+    named = [line.split()[-1] for line in result.out.splitlines() if line.strip().endswith(".pt")]
+    assert named
+    assert all((folder / "demo-out" / path).is_file() for path in named)
+    assert max(map(len, result.out.splitlines())) <= 81
+
+
+@pytest.mark.slow
+def test_a_second_demo_trains_nothing_and_its_document_fits_the_schema(finished) -> None:
+    folder = finished[0]
+    before = sorted((p, p.stat().st_mtime_ns) for p in (folder / "demo-out" / "runs").rglob("*"))
+    document = call(folder, "demo", "--json").document
+    check("demo", document)
+    assert document["proposals"][0]["state"] == "complete"
+    assert Path(document["proposals"][0]["path"]).is_file()
+    assert sorted((p, p.stat().st_mtime_ns) for p in (folder / "demo-out" / "runs").rglob("*")) == before
+
+
+def test_the_demo_never_touches_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "months.pt").write_text("of work")
+    for options in ([], ["--fresh"]):
+        result = call(tmp_path, "demo", "--out", ".", *options)
+        assert result.status == 2
+        assert "left alone" in result.err
+    assert (tmp_path / "runs" / "months.pt").read_text() == "of work"
