@@ -59,7 +59,7 @@ def _story(runs: int, proposals: int, jobs: int, seed: int) -> None:
     )
     _stage(1, "train a zoo", f"python -m epsopt.demo.sweep --out runs --runs {runs} --jobs {jobs} --seed {seed}")
     sweep = [sys.executable, "-m", "epsopt.demo.sweep", "--out", "runs", "--runs", str(runs), "--jobs", str(jobs)]
-    if subprocess.run([*sweep, "--seed", str(seed)], check=False, stdout=sys.stderr).returncode:
+    if subprocess.run([*sweep, "--seed", str(seed)], check=False, stdout=2).returncode:
         raise EpsoptError("the sweep failed, see above; a second 'epsopt demo' resumes it")
     _write_project()
     line("")
