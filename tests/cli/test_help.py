@@ -55,7 +55,9 @@ def test_the_dashboard_ends_with_status_0_on_ctrl_c(project):
 
     from .conftest import check
 
-    program = f"{START}; sys.argv = ['epsopt', 'dashboard', '--port', '0', '--json']; main()"
+    # A background job inherits an ignored Ctrl-C; a user at a terminal does not.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heard}; {START}; sys.argv = ['epsopt', 'dashboard', '--port', '0', '--json']; main()"
     process = subprocess.Popen([sys.executable, "-c", program], cwd=project.folder, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -46,6 +46,15 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
         launch_all([Launch(("no-such-program",), tmp_path, tmp_path / "log")], cwd=tmp_path)
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C as a terminal delivers it: a background job inherits an ignored one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_an_interrupt_leaves_no_run_behind(tmp_path: Path) -> None:
     code = "import os, time, pathlib; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(60)"
 
