@@ -36,6 +36,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/pareto.py
 	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/surrogate.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/tradeoff.py
 

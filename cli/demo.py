@@ -27,7 +27,9 @@ _MARK = ".epsopt-demo"  # tells a folder that the demo may start over in from on
     "--proposals", type=click.IntRange(min=1), default=6, show_default=True, help="Runs to propose and train."
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default=True, help="At a time.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sweep, the map and the search.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sweep, the map and the search."
+)
 @click.option("--fresh", is_flag=True, help="Start over if the folder holds a demo already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (docs/schemas); the story on stderr.")
 def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: bool, as_json: bool) -> None:
@@ -45,12 +47,13 @@ def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: b
                 say(f"{out} holds a finished demo (--fresh starts over); this is what it found:")
         else:
             with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-                _story(runs, proposals, jobs, seed)
-            Path("done").touch()
+                study = _story(runs, proposals, jobs, seed)
+            Path("done").write_text(study)
         _summary(as_json=as_json)
 
 
-def _story(runs: int, proposals: int, jobs: int, seed: int) -> None:
+def _story(runs: int, proposals: int, jobs: int, seed: int) -> str:
+    """Tell it, and return the name of the search's study."""
     from epsopt.cli.output import line, say
 
     say(
@@ -66,9 +69,23 @@ def _story(runs: int, proposals: int, jobs: int, seed: int) -> None:
     line("epsopt.toml says what is better, what may be searched, and how a run is launched.")
     _epsopt(2, "read every checkpoint", "ingest")
     _epsopt(3, "learn the map", "fit", "--seed", str(seed))
+    before = _searches()
     _epsopt(4, "search it for a target", "search", "--target-coverage", str(TARGET), "-n", "4", "--seed", str(seed))
+    (study,) = _searches() - before or before
     _epsopt(5, "propose runs that widen the front", "propose", "-n", str(proposals), "--seed", str(seed))
     _train(jobs)
+    return study
+
+
+def _searches() -> set[str]:
+    """Names of the studies of searches so far."""
+    import optuna
+
+    from epsopt.studies import load_project, open_storage
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    names = optuna.get_all_study_names(open_storage(load_project(Path("epsopt.toml")).storage))
+    return {name for name in names if name.startswith("demo/search/")}
 
 
 def _prepare(out: Path, fresh: bool) -> None:
@@ -182,7 +199,7 @@ def _summary(*, as_json: bool) -> None:
     _stage(7, "what came of it")
     line(f"Target: coverage >= {TARGET:g}, then as much dist_corr as it goes.")
     line("")
-    show_answers(project, storage)
+    show_answers(Path("done").read_text(), project.objectives, storage)
     show_proposals(report, project.objectives)
     show_gain(report, project.objectives, target)
     line("")

@@ -12,18 +12,16 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from epsopt.optimize.targets import Objective, Target
-    from epsopt.studies.project import Project
     from epsopt.studies.report import LoopReport
     from epsopt.zoo.records import Checkpoint
 
 
-def show_answers(project: Project, storage: RDBStorage) -> None:
-    """Show the answers of the project's last search, as its study kept them."""
+def show_answers(study: str, objectives: Sequence[Objective], storage: RDBStorage) -> None:
+    """Show the answers of a search, as its study kept them."""
     import optuna
 
-    names = [n for n in optuna.get_all_study_names(storage) if n.startswith(f"{project.name}/search/")]
-    trials = optuna.load_study(study_name=names[-1], storage=storage).get_trials(deepcopy=False)
-    metrics = [o.name for o in project.objectives]
+    trials = optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
+    metrics = [o.name for o in objectives]
     texts = formatters(metrics, [dict(zip(metrics, t.values, strict=True)) for t in trials])
     groups, paths = [], []
     for i, trial in enumerate(trials, 1):
@@ -64,7 +62,7 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
     print_table([Head("#"), Head("", "left"), *(Head(n) for n in names)], groups, keep=2)
     line("")
     for p in report.proposals:
-        line(f"proposal_{p.number:03d}")
+        line(f"{p.number}:")
         listed(", ".join(f"{n} {value(v)}" for n, v in p.params.items()))
     line("")
     for a in report.accuracy:

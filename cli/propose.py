@@ -119,8 +119,9 @@ def _command(project: Project, proposal: Proposal, number: int) -> list[str] | N
 
     if project.command is None:
         return None
-    out = project.runs / f"proposal_{number:04d}"
-    return render_command(project.command, {**proposal.fixed, **proposal.params}, out)
+    from epsopt.studies.loop import proposal_folder
+
+    return render_command(project.command, {**proposal.fixed, **proposal.params}, proposal_folder(project, number))
 
 
 def _parameter(p: Parameter) -> dict[str, Any]:

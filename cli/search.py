@@ -149,7 +149,10 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
         meeting = result.measured_meeting
         if meeting:
             best = label(meeting[0].run, meeting[0].epoch, 60)
-            say(f"{len(meeting)} of {len(checkpoints)} measured checkpoints meet all targets, {best} among the best.")
+            say(
+                f"{len(meeting)} of the {len(checkpoints)} checkpoints measurably meet all targets, "
+                f"{best} among the best."
+            )
         else:
             say("The data holds no measured checkpoint that meets all targets.")
     if study is not None:

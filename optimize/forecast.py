@@ -53,7 +53,7 @@ class Forecast:
         bias: ``(m,)`` mean of measured minus predicted, leave-one-out, on the model's scale.
         spread: ``(m,)`` standard deviation that the samples lack to cover the leave-one-out residuals on average.
         stretch: ``(m,)`` what their distance from the median is multiplied by so that 90 % intervals cover 90 % of the
-            past runs, each left out in turn; at least 1.
+            past runs, each left out of ``h`` in turn (``g`` has seen all of them); at least 1.
     """
 
     model: SingleTaskGP
@@ -107,7 +107,8 @@ def fit_forecast(surrogate: Surrogate, space: Space, runs: Sequence[FinishedRun]
         seed: of the fit's restarts.
 
     Returns:
-        The forecast; bias, spread and stretch come from leave-one-out residuals of the whole chain ``g(h(x))``.
+        The forecast; bias, spread and stretch come from residuals of the chain ``g(h(x))``
+        with each run left out of ``h``; ``g`` has seen them all, so they are still a little optimistic.
     """
     x = torch.from_numpy(space.encode([r.config for r in runs]))
     z = torch.stack([r.z for r in runs]).double()

@@ -123,8 +123,10 @@ def search(
         probability = scorer.log_probability(mean, deviation).exp().numpy()
         bounds = scorer.cautious(mean, deviation)
     chosen, met = _front(bounds, probability, scorer, limit)
-    meeting = _measured_meeting(known, scorer)
-    chosen = _with_proof(chosen, candidates, latents, known, meeting, limit)
+    meeting = _measured_meeting(checkpoints, scorer)
+    on_map = {c.sha256 for c in known}
+    proofs = [c for c in meeting if c.sha256 in on_map]
+    chosen = _with_proof(chosen, candidates, latents, known, proofs, limit)
     prediction = surrogate.predict(candidates[chosen], level)
     near = nearest(candidates[chosen], latents, known, neighbours)
     names = surrogate.metric_names
@@ -208,18 +210,19 @@ def _best_first(bounds: NDArray[np.float64], probability: NDArray[np.float64], s
     return sorted(range(len(bounds)), key=lambda i: (not sure[i], -push[i] if sure[i] else -probability[i]))
 
 
-def _measured_meeting(known: Sequence[Checkpoint], scorer: Scorer) -> list[Checkpoint]:
+def _measured_meeting(checkpoints: Sequence[Checkpoint], scorer: Scorer) -> list[Checkpoint]:
     """Real checkpoints that meet all targets by measurement: the non-dominated ones first."""
     if not scorer.targets:
         return []
     meeting = [
         c
-        for c in known
+        for c in checkpoints
         if meets({k: v for k, v in c.metrics.items() if v is not None}, scorer.targets, scorer.objectives)
     ]
     table = measured_table([c.metrics for c in meeting], scorer.objectives)
     front = non_dominated(table, [o.maximize for o in scorer.objectives]).indices.tolist() if meeting else []
-    return [meeting[i] for i in front] + [c for i, c in enumerate(meeting) if i not in set(front)]
+    on_front = set(front)
+    return [meeting[i] for i in front] + [c for i, c in enumerate(meeting) if i not in on_front]
 
 
 def _with_proof(

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
-from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
+from botorch.acquisition import AcquisitionFunction
 from botorch.optim import optimize_acqf_discrete
-from botorch.sampling import SobolQMCNormalSampler
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epsopt.optimize.acquisition import noisy_improvement
 from epsopt.optimize.forecast import Forecast, fit_forecast
 from epsopt.optimize.latent_search import known_latents
 from epsopt.optimize.pareto import non_dominated
@@ -140,12 +139,18 @@ def propose(
         raise UsageError(f"the number of proposals is {n}, expected at least 1")
     if not 0.0 < level < 1.0:
         raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
-    usable = [r for r in past if any(p.name in r.config for p in space.parameters)]
+    usable = [r for r in past if space.describes(r.config)]
     if len(usable) < _FEWEST_RUNS:
         raise EmptyCatalogue(
-            f"proposals learn from past runs: {len(usable)} of the catalogue's runs have hyperparameters of the search "
-            f"space, at least {_FEWEST_RUNS} are needed; ingest more runs, or start with a random sweep"
+            f"proposals learn from past runs: {len(usable)} of the catalogue's runs have every hyperparameter of "
+            f"the search space, at least {_FEWEST_RUNS} are needed; ingest more runs, or start with a random sweep"
         )
+    for objective in objectives:
+        if all(r.metrics.get(objective.name) is None for r in usable):
+            raise EmptyCatalogue(
+                f"no run's last checkpoint has a measured {objective.name}, so nothing is known of where runs end: "
+                "measure it there, or leave it out of the objectives in epsopt.toml"
+            )
     say = progress or (lambda _what, _share: None)
     scorer = Scorer(surrogate, tuple(objectives), tuple(targets))
     rng = np.random.default_rng(seed)
@@ -155,7 +160,7 @@ def propose(
     candidates = _candidates(space, usable, scorer, n, rng)
     if len(candidates) < n:
         raise UsageError(
-            f"the search space holds only {len(candidates)} configurations that were not run yet, {n} were asked for"
+            f"found only {len(candidates)} configurations of the search space that were not run yet, {n} were asked for"
         )
     picked = _pick(forecast, scorer, space, usable, candidates, n, seed)
     say("weighing candidates", 1.0)
@@ -182,11 +187,11 @@ def _candidates(
 
 
 def _key(space: Space, config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    def rounded(value: Any) -> Any:
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(f"{value:.3g}") if numeric else value
-
-    return tuple((p.name, rounded(config.get(p.name))) for p in space.active(config))
+    """What makes two configurations the same: floats within a thousandth of their range, the rest exactly."""
+    return tuple(
+        (p.name, round(p.to_unit(config[p.name]), 3) if p.kind == "float" else config[p.name])
+        for p in space.active(config)
+    )
 
 
 def _pick(
@@ -200,7 +205,7 @@ def _pick(
 ) -> list[Config]:
     signs, thresholds, columns = scorer.signs, scorer.thresholds, scorer.columns
 
-    def objective(samples: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001, N803 - BoTorch's interface
+    def objective(samples: Tensor) -> Tensor:
         return forecast.metrics(samples)[..., columns] * signs
 
     def below(place: int) -> Callable[[Tensor], Tensor]:
@@ -223,17 +228,9 @@ def _pick(
     )
     low, high = np.nanmin(table, axis=0), np.nanmax(table, axis=0)
 
-    def acquisition(samples: int) -> qLogNoisyExpectedHypervolumeImprovement:
-        return qLogNoisyExpectedHypervolumeImprovement(
-            model=forecast.model,
-            ref_point=(low - 0.1 * np.maximum(high - low, 1e-6)).tolist(),
-            X_baseline=x_past,
-            sampler=SobolQMCNormalSampler(torch.Size([samples]), seed=seed),
-            objective=GenericMCMultiOutputObjective(objective),
-            constraints=constraints or None,
-            prune_baseline=True,
-            cache_root=False,
-        )
+    def acquisition(samples: int) -> AcquisitionFunction:
+        reference = (low - 0.1 * np.maximum(high - low, 1e-6)).tolist()
+        return noisy_improvement(forecast.model, x_past, objective, reference, constraints, samples=samples, seed=seed)
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # BoTorch suggests input scaling that is already done

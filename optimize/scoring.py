@@ -61,14 +61,20 @@ class Scorer:
         """``(objectives,)`` targets; minus infinity for an objective without one."""
         values = {t.name: t.value for t in self.targets}
         return torch.tensor(
-            [
-                (1.0 if o.maximize else -1.0) * self.surrogate.to_scale(o.name, values[o.name])
-                if o.name in values
-                else -np.inf
-                for o in self.objectives
-            ],
+            [self._threshold(o, values[o.name]) if o.name in values else -np.inf for o in self.objectives],
             dtype=torch.float64,
         )
+
+    def _threshold(self, objective: Objective, value: float) -> float:
+        bounds = self.surrogate.transforms[self.surrogate.metric_names.index(objective.name)].bounds
+        if bounds is not None:
+            worst, best = bounds if objective.maximize else bounds[::-1]
+            if value == worst:
+                return -np.inf  # cannot be missed
+            if value == best:
+                # A continuous model gives the end itself no probability: what counts as there is the last half percent.
+                value = best + 0.005 * (worst - best)
+        return (1.0 if objective.maximize else -1.0) * self.surrogate.to_scale(objective.name, value)
 
     def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """``(b, latent)`` -> means and standard deviations, each ``(b, objectives)``; differentiable."""

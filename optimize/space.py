@@ -68,6 +68,12 @@ class Parameter:
         # Four significant digits: what a person would type, and what the next run's command line shows.
         return min(max(float(f"{value:.4g}"), low), high)
 
+    def takes(self, value: object) -> bool:
+        """Whether a value is of this parameter's kind; a number may lie outside the range."""
+        if self.kind == "categorical":
+            return value in self.choices
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
     def contains(self, value: Value) -> bool:
         """Whether a value is valid for this parameter."""
         if self.kind == "categorical":
@@ -120,6 +126,10 @@ class Space:
                 out.append(p)
                 on.add(p.name)
         return out
+
+    def describes(self, config: Mapping[str, Any]) -> bool:
+        """Whether a past run's configuration can be encoded: every active parameter has a value of its kind."""
+        return all(p.takes(config.get(p.name)) for p in self.active(config))
 
     def encode(self, configs: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
         """Encode configurations as ``(n, width)`` numbers in [0, 1].

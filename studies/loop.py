@@ -58,22 +58,33 @@ def train_waiting(
 
     Raises:
         UsageError: the project has no train command.
+        EpsoptError: it could not be started. Then, or when interrupted, the study is told that all of them failed.
     """
     if project.command is None:
         raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
     taken = []
     while (proposal := take_proposal(storage, project.name, space)) is not None:
         taken.append(proposal)
-    launches = []
-    for proposal in taken:
-        out = project.runs / f"proposal_{proposal.number:03d}"
-        arguments = render_command(project.command, {**space.fixed, **proposal.params}, out)
-        launches.append(Launch(tuple(arguments), out, project.runs.parent / "logs" / f"{out.name}.log"))
-    finished = launch_all(launches, cwd=project.cwd, jobs=jobs, progress=progress)
+    try:
+        launches = []
+        for proposal in taken:
+            out = proposal_folder(project, proposal.number)
+            arguments = render_command(project.command, {**space.fixed, **proposal.params}, out)
+            launches.append(Launch(tuple(arguments), out, project.runs.parent / "logs" / f"{out.name}.log"))
+        finished = launch_all(launches, cwd=project.cwd, jobs=jobs, progress=progress)
+    except BaseException:  # also Ctrl-C: nothing may be left running in the study that no process runs
+        for proposal in taken:
+            record_outcome(storage, project.name, project.objectives, space, proposal.number, None)
+        raise
     return [
         Trained(p.number, p.params, f.launch.out, f"exit status {f.status}: {f.last_line()}" if f.status else None)
         for p, f in zip(taken, finished, strict=True)
     ]
+
+
+def proposal_folder(project: Project, number: int) -> Path:
+    """Return the run folder of a proposal, by its trial's number."""
+    return project.runs / f"proposal_{number:03d}"
 
 
 def settle(
@@ -98,7 +109,7 @@ def settle(
     last: dict[int, Checkpoint] = {}
     for proposal in trained:
         folder = proposal.out.resolve()
-        mine = [c for c in checkpoints if Path(c.path).parent == folder]
+        mine = [c for c in checkpoints if folder in Path(c.path).parents]
         end = max(mine, key=lambda c: (c.epoch is not None, c.epoch or 0, c.path), default=None)
         metrics = None if end is None or proposal.failure is not None else end.metrics
         record_outcome(

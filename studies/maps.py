@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from epsopt.surrogate.dataset import TrainingSet
-from epsopt.surrogate.fitting import fit
+from epsopt.surrogate.fitting import fit, fit_key
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.training import Recipe
 from epsopt.surrogate.validation import MetricValidation, Validation
@@ -39,10 +39,12 @@ def training_set(catalogue: Catalogue) -> TrainingSet:
     shapes = [e.shape for e in embeddings if e is not None]
     stacked = None
     if shapes:
-        # One shape per map: the most frequent one; checkpoints with another count as having none.
+        # One shape per map, the most frequent one; another one, or one that is not finite, counts as none.
         shape = max(set(shapes), key=shapes.count)
         blank = np.full(shape, np.nan, dtype=np.float32)
-        stacked = np.stack([e if e is not None and e.shape == shape else blank for e in embeddings]).astype(np.float32)
+        usable = [e is not None and e.shape == shape and np.isfinite(e).all() for e in embeddings]
+        stacked = np.stack([e if ok and e is not None else blank for e, ok in zip(embeddings, usable, strict=True)])
+        stacked = stacked.astype(np.float32)
     return TrainingSet(
         keys=tuple(c.sha256 for c in checkpoints),
         fingerprints=tuple(catalogue.fingerprints(ids)),
@@ -78,10 +80,11 @@ def fit_map(
     """
     train = training_set(catalogue)
     known = {name: limits for name, limits in (bounds or {}).items() if name in train.metric_names}
-    key = f"{train.digest}-{seed}-{sorted(known.items())}" + ("" if recipe is None else f"-{recipe}")
+    key = fit_key(train, seed=seed, bounds=known, recipe=recipe)
     kept = None if again else catalogue.get_artifact(_KIND, key)
     if kept is not None:
         data, meta = kept
+        catalogue.put_artifact(_KIND, key, data, meta)  # the newest is the one that every other command loads
         return Surrogate.from_bytes(data, meta), _validation(meta["validation"]), False
     surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, progress=progress)
     data, meta = surrogate.to_bytes()

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.optimize.outcome import Accuracy, FrontGain, accuracy, front_gain
 from epsopt.optimize.scoring import measured_table
+from epsopt.studies.loop import proposal_folder
 from epsopt.studies.project import Project
 from epsopt.zoo.errors import EmptyCatalogue
 from epsopt.zoo.records import Checkpoint
@@ -78,12 +80,12 @@ def loop_report(project: Project, storage: RDBStorage, checkpoints: Sequence[Che
     except KeyError as error:
         raise EmptyCatalogue(f"{project.name} has no proposals yet: run 'epsopt propose' first") from error
     proposals = tuple(_outcome(t) for t in study.get_trials(deepcopy=False))
-    folders = {str(Path(p.path).parent) for p in proposals if p.path is not None}
-    new = tuple(c for c in checkpoints if str(Path(c.path).parent) in folders)
-    old = tuple(c for c in checkpoints if str(Path(c.path).parent) not in folders)
+    folders = {proposal_folder(project, p.number).resolve() for p in proposals}
+    new = tuple(c for c in checkpoints if not folders.isdisjoint(Path(c.path).parents))
+    old = tuple(c for c in checkpoints if folders.isdisjoint(Path(c.path).parents))
     before = measured_table([c.metrics for c in old], project.objectives)
-    if not len(before):
-        raise EmptyCatalogue("no earlier run was measured, so there is no front to compare with")
+    if np.isnan(before).any(axis=1).all():
+        raise EmptyCatalogue("no earlier checkpoint has every objective measured, so there is no front to compare with")
     done = [p for p in proposals if p.measured is not None]
     names = sorted({name for p in done for name in p.point})
     return LoopReport(

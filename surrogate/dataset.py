@@ -66,7 +66,9 @@ class TrainingSet:
     def digest(self) -> str:
         """What identifies this training set: the same checkpoints with the same values have the same digest."""
         content = hashlib.sha256(json.dumps([self.keys, self.metric_names]).encode())
-        for array in (self.runs, self.lineages, self.metrics, self.embeddings):
+        # Which rows share a run matters, not the number that a database gave the run.
+        groups = [np.unique(ids, return_inverse=True)[1] for ids in (self.runs, self.lineages)]
+        for array in (*groups, self.metrics, self.embeddings):
             content.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         return content.hexdigest()[:16]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -22,12 +24,14 @@ from epsopt.surrogate.head import (
     thin,
 )
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape
+from epsopt.surrogate.surrogate import FORMAT as SURROGATE_FORMAT
 from epsopt.surrogate.surrogate import Memory, Surrogate
 from epsopt.surrogate.tokens import Tokenizer, fit_tokenizer
 from epsopt.surrogate.training import Examples, Recipe, train_many
-from epsopt.surrogate.transforms import MetricTransform, fit_transform
-from epsopt.surrogate.validation import MetricValidation, Validation, grouped_width
+from epsopt.surrogate.transforms import MetricTransform, fit_transform, likely_bounds
+from epsopt.surrogate.validation import MetricValidation, Validation, constant_width
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
+from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
 
 FEWEST_RUNS = 3
 Progress = Callable[[str, float], None]
@@ -83,7 +87,10 @@ def fit(
     """
     started = time.monotonic()
     recipe, bounds = recipe or Recipe(), bounds or {}
-    _check(train, bounds)
+    _check(train, bounds, folds, level)
+    # Guessed once on everything: folds that guessed for themselves would learn on different scales.
+    scales = {name: limits for j, name in enumerate(train.metric_names)
+              if (limits := bounds.get(name) or likely_bounds(train.metrics[:, j])) is not None}  # fmt: skip
     parts = run_folds(train.runs, folds, seed)
     inside = [train.take(np.setdiff1d(np.arange(len(train)), rows)) for rows in parts]
     outside = [train.take(rows) for rows in parts]
@@ -93,7 +100,7 @@ def fit(
             progress(f"training network {min(done + 1, total)} of {total}", done / total)
 
     report(0, len(parts) + 1)
-    *fold_networks, final = train_all([*inside, train], bounds, recipe, seed, report)
+    *fold_networks, final = train_all([*inside, train], scales, recipe, seed, report)
     fold_parts = [
         (kept, left, trained, _as_fold(kept, left, trained))
         for kept, left, trained in zip(inside, outside, fold_networks, strict=True)
@@ -120,7 +127,7 @@ def fit(
         settings=tuple(settings),
         scores=tuple(scores),
         embedding_scale=final.embedding_scale,
-        trained_on=f"{train.digest}-{seed}",
+        trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe),
     )
     metrics = tuple(_validate(j, fold_parts, held[j], level, seed) for j in range(len(train.metric_names)))
     r2, cosine = _validate_embeddings(fold_parts)
@@ -129,7 +136,25 @@ def fit(
     )
 
 
-def _check(train: TrainingSet, bounds: Mapping[str, tuple[float, float]]) -> None:
+def fit_key(
+    train: TrainingSet,
+    *,
+    seed: int,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    recipe: Recipe | None = None,
+) -> str:
+    """Identify a fit before it is made: the same key, the same map. Other versions of the formats have other keys."""
+    settings = [SURROGATE_FORMAT, FINGERPRINT_FORMAT, seed, sorted((bounds or {}).items()), asdict(recipe or Recipe())]
+    return f"{train.digest}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
+
+
+def _check(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], folds: int, level: float) -> None:
+    if folds < 2:
+        raise UsageError(f"the number of folds is {folds}, expected at least 2")
+    if not 0.0 < level < 1.0:
+        raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
+    if not train.metric_names:
+        raise EmptyCatalogue("no checkpoint has a measured metric, so there is nothing to learn")
     if train.n_runs < FEWEST_RUNS:
         raise EmptyCatalogue(
             f"the catalogue holds {train.n_runs} run{'' if train.n_runs == 1 else 's'} with measured checkpoints, "
@@ -254,7 +279,7 @@ def _validate(
         statistics_error=float(np.abs(s - y).mean()) if n else 0.0,
         coverage=float(((y >= lo) & (y <= hi)).mean()) if n else 0.0,
         width=float((hi - lo).mean()) if n else 0.0,
-        median_width=grouped_width(y, float(np.median(y)), level) if n else 0.0,
+        median_width=constant_width(y, float(np.median(y)), level) if n else 0.0,
         n=n,
     )
 

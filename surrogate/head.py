@@ -23,6 +23,7 @@ from torch import Tensor
 
 _LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.5, 5.0)  # in units of the median distance between encoded checkpoints
 _NOISES = (1e-3, 1e-2, 0.05, 0.2, 0.8)  # in units of the signal variance
+_UNKNOWN = 10.0  # standard deviations, for a metric without a single held-out measurement
 MAX_ROWS = 1500
 """Rows an exact Gaussian process is given; a larger zoo is thinned evenly, run by run."""
 
@@ -154,7 +155,7 @@ def conformal_factor(scores: Floats, weights: Floats, level: float) -> float:
         The weighted quantile, at the level raised for the finite number of runs (the weight of one more run).
     """
     if len(scores) == 0:
-        return float("inf")
+        return _UNKNOWN
     order = np.argsort(scores)
     runs = max(float(weights.sum()), 1.0)
     cumulative = np.cumsum(weights[order]) / weights.sum()

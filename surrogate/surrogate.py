@@ -26,6 +26,7 @@ from epsopt.zoo.fingerprints import Fingerprint
 
 FORMAT = 1
 _CHUNK = 512
+_NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A fitted Epsilon-VAE with calibrated heads; made by :func:`epsopt.surrogate.fitting`.
+    """A fitted Epsilon-VAE with calibrated heads; made by :func:`epsopt.surrogate.fit`.
 
     Attributes:
         metric_names: ``m`` names.
@@ -108,7 +109,7 @@ class Surrogate:
         widened = []
         for chosen, (scores, weights) in zip(self.settings, self.scores, strict=True):
             factor = conformal_factor(scores.double().numpy(), weights.double().numpy(), 0.9)
-            widening = (factor / 1.6449) ** 2 if np.isfinite(factor) else 1.0
+            widening = (factor / _NORMAL_90) ** 2
             widened.append(HeadSettings(chosen.length, chosen.noise, chosen.variance * max(widening, 1e-6)))
         rows = self.memory.head_rows
         return build_model(self.memory.latents[rows], self.memory.metrics[rows], widened)
@@ -195,18 +196,7 @@ class Surrogate:
             raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
         with torch.no_grad():
             mean, deviation = self.moments(z)
-        # The model's deviations are calibrated at 90 %; other levels take their factor from the same residuals.
-        factors = torch.tensor(
-            [
-                1.6449
-                * conformal_factor(s.double().numpy(), w.double().numpy(), level)
-                / conformal_factor(s.double().numpy(), w.double().numpy(), 0.9)
-                if len(s)
-                else 10.0
-                for s, w in self.scores
-            ],
-            dtype=torch.float64,
-        )
+        factors = torch.tensor([self._factor(j, level) for j in range(len(self.metric_names))], dtype=torch.float64)
         return Prediction(
             self.metric_names,
             self.to_metrics(mean).numpy(),
@@ -214,6 +204,12 @@ class Surrogate:
             self.to_metrics(mean + factors * deviation).numpy(),
             level,
         )
+
+    def _factor(self, metric: int, level: float) -> float:
+        """Deviations on either side of an interval: the model's are calibrated at 90 %, other levels follow suit."""
+        scores, weights = (t.double().numpy() for t in self.scores[metric])
+        calibrated = conformal_factor(scores, weights, 0.9)
+        return _NORMAL_90 * conformal_factor(scores, weights, level) / calibrated if calibrated > 0.0 else _NORMAL_90
 
     def to_metrics(self, values: Tensor) -> Tensor:
         """Map ``(..., m)`` values from the model's scale to the metrics' own units; monotone, differentiable."""

@@ -56,12 +56,11 @@ def fit_transform(values: NDArray[np.float64], bounds: tuple[float, float] | Non
 
     Args:
         values: ``(n,)`` measured values; NaN is ignored.
-        bounds: declared bounds; when ``None``, they are looked for with :func:`likely_bounds`.
+        bounds: lowest and highest possible value; ``None`` for an unbounded metric (see :func:`likely_bounds`).
 
     Returns:
         The transform; identity-like when fewer than two different values were measured.
     """
-    bounds = bounds if bounds is not None else likely_bounds(values)
     raw = MetricTransform(bounds, 0.0, 1.0).forward(values)
     finite = raw[np.isfinite(raw)]
     scale = float(finite.std()) if len(finite) else 0.0
@@ -70,8 +69,10 @@ def fit_transform(values: NDArray[np.float64], bounds: tuple[float, float] | Non
 
 
 def likely_bounds(values: NDArray[np.float64]) -> tuple[float, float] | None:
-    """Guess whether a metric is a share: all values within [0, 1] and some of them at (or next to) an end."""
+    """Guess whether a metric is a share: within [0, 1], and either exactly at an end or near both of them."""
     finite = values[np.isfinite(values)]
-    if len(finite) and finite.min() >= 0.0 and finite.max() <= 1.0 and (finite.min() <= 0.01 or finite.max() >= 0.99):
-        return (0.0, 1.0)
-    return None
+    if not len(finite) or finite.min() < 0.0 or finite.max() > 1.0:
+        return None
+    at_an_end = finite.min() == 0.0 or finite.max() == 1.0
+    near_both = finite.min() <= 0.01 and finite.max() >= 0.99
+    return (0.0, 1.0) if at_an_end or near_both else None

@@ -18,7 +18,7 @@ class MetricValidation:
         statistics_error: of per-tensor statistics + LightGBM.
         coverage: share of held-out checkpoints inside the intervals.
         width: mean width of the intervals.
-        median_width: width of an interval that covers as much around the training median.
+        median_width: width of an interval around the median of all measurements that covers as much of them.
         n: held-out checkpoints with a measurement.
     """
 
@@ -73,8 +73,8 @@ class Validation:
                 out.append(
                     f"{metric.name}: never measured on a held-out run, so nothing is known about its predictions"
                 )
-            elif metric.median_error <= 1e-4 * max(1.0, abs(metric.width)):
-                out.append(f"{metric.name}: hardly varies in this zoo, so there was nothing to learn")
+            elif metric.median_error == 0.0:
+                out.append(f"{metric.name}: does not vary in this zoo, so there was nothing to learn")
             elif metric.skill < 0.1:
                 out.append(f"{metric.name}: no better than the median on unseen runs; do not trust its predictions")
             elif metric.error > 1.05 * metric.statistics_error:
@@ -85,7 +85,7 @@ class Validation:
         return out
 
 
-def grouped_width(values: np.ndarray, centre: float, level: float) -> float:
+def constant_width(values: np.ndarray, centre: float, level: float) -> float:
     """Width of the smallest interval around a constant that covers a share ``level`` of the values."""
     finite = values[np.isfinite(values)]
     return 2.0 * float(np.quantile(np.abs(finite - centre), level)) if len(finite) else 0.0

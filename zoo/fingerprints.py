@@ -88,8 +88,8 @@ class Fingerprint:
 
     @property
     def signature(self) -> str:
-        """Digest of names and shapes: checkpoints of one signature can be compared tensor by tensor."""
-        listing = json.dumps([self.names, self.shapes], separators=(",", ":"))
+        """Digest of names and shapes, in any order: checkpoints of one signature can be compared tensor by tensor."""
+        listing = json.dumps(sorted(zip(self.names, self.shapes, strict=True)), separators=(",", ":"))
         return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
     def to_bytes(self) -> bytes:

@@ -9,13 +9,11 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
-from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
 from botorch.exceptions.warnings import BotorchWarning
 from botorch.optim import optimize_acqf
-from botorch.sampling import SobolQMCNormalSampler
 from torch import Tensor
 
+from epsopt.optimize.acquisition import noisy_improvement
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.region import TrustRegion
 from epsopt.optimize.scoring import Scorer
@@ -62,7 +60,7 @@ def bayesian_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> Tenso
     wide = TrustRegion(region.centres.double(), region.radius)
     columns, signs, thresholds = scorer.columns, scorer.signs, scorer.thresholds
 
-    def objective(samples: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001, N803 - BoTorch's interface
+    def objective(samples: Tensor) -> Tensor:
         return samples[..., columns] * signs
 
     def below(column: int, sign: Tensor, threshold: Tensor) -> Callable[[Tensor], Tensor]:
@@ -78,19 +76,10 @@ def bayesian_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> Tenso
         baseline = wide.centres[chosen]
         spread = mean.std(dim=0).clamp(min=1e-6) if len(mean) > 1 else torch.ones(mean.shape[1])
         reference = mean[chosen].min(dim=0).values - 0.1 * spread
-    acquisition = _Inside(
-        qLogNoisyExpectedHypervolumeImprovement(
-            model=scorer.surrogate.model,
-            ref_point=reference.tolist(),
-            X_baseline=baseline,
-            sampler=SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed),
-            objective=GenericMCMultiOutputObjective(objective),
-            constraints=constraints or None,
-            prune_baseline=True,
-            cache_root=False,
-        ),
-        wide,
+    improvement = noisy_improvement(
+        scorer.surrogate.model, baseline, objective, reference.tolist(), constraints, samples=_SAMPLES, seed=seed
     )
+    acquisition = _Inside(improvement, wide)
     bounds = torch.stack([wide.centres.min(dim=0).values, wide.centres.max(dim=0).values])
     bounds = bounds + region.radius * torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)

@@ -17,8 +17,8 @@ _POPULATION = 40
 def evolutionary_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> Tensor:
     """Evolve points for the lower bounds of their objectives; targets are constraints.
 
-    A trial is a real checkpoint (which is where the population starts) and a step from it along the map's leading
-    principal directions, projected into the region.
+    A trial is a real checkpoint and a step from it along the map's leading principal directions, projected into the
+    region.
 
     Args:
         scorer: what to maximise.

@@ -75,7 +75,7 @@ def test_too_little_to_learn_from_or_to_choose_from_is_said(past, fitted) -> Non
     with pytest.raises(UsageError, match="at least 1"):
         propose(fitted[0], space, past, OBJECTIVES, n=0)
     tiny = Space((Parameter("mode", "categorical", choices=("a", "b", "c")),))
-    with pytest.raises(UsageError, match="holds only 1 configuration"):
+    with pytest.raises(UsageError, match="only 1 configuration"):
         propose(fitted[0], tiny, past, OBJECTIVES, n=2)
 
 
@@ -84,3 +84,18 @@ def test_runs_without_some_metric_are_still_learned_from(past, fitted) -> None:
     space = infer_space([r.config for r in past])
     (proposal,) = propose(fitted[0], space, broken, OBJECTIVES, n=1)
     assert np.isfinite(list(proposal.point.values())).all()
+
+
+def test_one_objective_is_enough(past, fitted) -> None:
+    space = infer_space([r.config for r in past])
+    (proposal,) = propose(fitted[0], space, past, OBJECTIVES[1:], n=1)
+    assert proposal.point["structure"] > 0.6
+
+
+def test_runs_whose_values_are_no_numbers_or_an_objective_that_no_run_ends_with_are_said(past, fitted) -> None:
+    space = infer_space([r.config for r in past])
+    odd = [PastRun("odd", {"lr": "auto", "mode": "a"}, past[0].z, past[0].metrics), *past]
+    assert propose(fitted[0], space, odd, OBJECTIVES, n=1)
+    unmeasured = [PastRun(r.name, r.config, r.z, {"coverage": r.metrics["coverage"]}) for r in past]
+    with pytest.raises(EmptyCatalogue, match="measured structure"):
+        propose(fitted[0], space, unmeasured, OBJECTIVES, n=1)

@@ -67,6 +67,10 @@ class TestEveryEngine:
         assert not result.measured_meeting
         assert result.answers
 
+    def test_one_objective_is_enough(self, engine, zoo, fitted) -> None:
+        result = search(fitted[0], zoo[1], OBJECTIVES[1:], engine=engine, limit=3)
+        assert max(a.point["structure"] for a in result.answers) > 0.9
+
     def test_a_minimised_objective_is_pushed_down(self, engine, zoo, fitted) -> None:
         goal = (Objective("coverage", maximize=True), Objective("structure", maximize=False))
         result = search(fitted[0], zoo[1], goal, [Target("structure", 0.3)], engine=engine)
@@ -114,3 +118,17 @@ def test_unknown_engines_objectives_and_foreign_catalogues_are_refused(zoo, fitt
         search(fitted[0], [], OBJECTIVES)
     with pytest.raises(UsageError, match="at least 1"):
         search(fitted[0], zoo[1], OBJECTIVES, limit=0)
+
+
+def test_a_target_at_the_end_of_a_share_can_be_met(zoo, fitted) -> None:
+    assert search(fitted[0], zoo[1], OBJECTIVES, [Target("coverage", 0.0)]).answers[0].probability == 1.0
+    scorer = Scorer(fitted[0], OBJECTIVES, (Target("coverage", 1.0),))
+    assert float(scorer.thresholds[0]) < fitted[0].to_scale("coverage", 1.0)
+
+
+def test_a_measured_checkpoint_that_the_map_has_not_seen_still_counts(zoo, fitted) -> None:
+    from dataclasses import replace
+
+    new = replace(zoo[1][0], sha256="new", path="/zoo/new.pt", metrics={"coverage": 0.99, "structure": 0.99})
+    result = search(fitted[0], [*zoo[1], new], OBJECTIVES, [Target("coverage", 0.95), Target("structure", 0.95)])
+    assert [c.path for c in result.measured_meeting] == ["/zoo/new.pt"]

@@ -173,3 +173,22 @@ def test_too_few_runs_and_unknown_bounds_are_refused_in_one_sentence(zoo) -> Non
 def test_arrays_of_different_lengths_are_refused(zoo) -> None:
     with pytest.raises(UsageError, match="runs has 3 rows"):
         replace(zoo[0], runs=np.arange(3))
+
+
+def test_a_metric_that_never_varies_can_be_predicted(zoo) -> None:
+    train = zoo[0]
+    constant = replace(train, metric_names=("three",), metrics=np.full((len(train), 1), 3.0))
+    surrogate, validation = fit(constant, recipe=Recipe(steps=5), folds=2)
+    prediction = surrogate.predict(surrogate.encode(train.fingerprints[:3]), 0.5)
+    np.testing.assert_allclose(prediction.point, 3.0, atol=1e-3)
+    assert any("does not vary" in text for text in validation.warnings())
+
+
+def test_nonsense_folds_levels_and_an_empty_set_of_metrics_are_refused(zoo) -> None:
+    with pytest.raises(UsageError, match="folds is 1"):
+        fit(zoo[0], folds=1)
+    with pytest.raises(UsageError, match="level is 2"):
+        fit(zoo[0], level=2.0)
+    nothing = replace(zoo[0], metric_names=(), metrics=np.zeros((len(zoo[0]), 0)))
+    with pytest.raises(EmptyCatalogue, match="no checkpoint has a measured metric"):
+        fit(nothing)

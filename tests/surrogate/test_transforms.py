@@ -42,7 +42,15 @@ def test_a_constant_metric_has_a_finite_transform() -> None:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0.0, 0.4], (0.0, 1.0)), ([0.5, 1.0], (0.0, 1.0)), ([0.3, 0.6], None), ([-0.1, 1.0], None), ([0.0, 2.0], None)],
+    [
+        ([0.0, 0.4], (0.0, 1.0)),
+        ([0.5, 1.0], (0.0, 1.0)),
+        ([0.004, 0.995], (0.0, 1.0)),
+        ([0.3, 0.6], None),
+        ([0.004, 0.9], None),
+        ([-0.1, 1.0], None),
+        ([0.0, 2.0], None),
+    ],
 )
 def test_a_share_is_recognised_by_its_ends(values: list[float], expected: tuple[float, float] | None) -> None:
     assert likely_bounds(np.array(values)) == expected

@@ -141,3 +141,24 @@ def test_damaged_bytes_say_what_to_do(cut: int) -> None:
 def test_a_fingerprint_is_tens_of_kilobytes_whatever_the_size() -> None:
     big = {"w.0.weight": torch.zeros(2000, 1500).normal_(), "w.1.weight": torch.zeros(2000, 2000).normal_()}
     assert len(fingerprint(big.items()).to_bytes()) < 64_000
+
+
+def test_a_safetensors_file_has_the_fingerprint_of_the_same_pt_file(tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    from epsopt.zoo import CheckpointContents, read_fingerprints
+
+    g = torch.Generator().manual_seed(0)
+    sizes = [(8, 4), *[(8, 8)] * 10, (3, 8)]
+    weights = {}
+    for i, size in enumerate(sizes):  # layer 10 comes before layer 2 in the alphabet, a bias before its weight
+        weights[f"layers.{i}.weight"] = torch.randn(size, generator=g)
+        weights[f"layers.{i}.bias"] = torch.randn(size[0], generator=g)
+    torch.save(weights, tmp_path / "a.pt")
+    save_file(weights, tmp_path / "b.safetensors")
+    one, two = read_fingerprints([tmp_path / "a.pt", tmp_path / "b.safetensors"])
+    assert isinstance(one, CheckpointContents)
+    assert isinstance(two, CheckpointContents)
+    assert one.fingerprint.names == two.fingerprint.names
+    assert one.fingerprint.signature == two.fingerprint.signature
+    np.testing.assert_array_equal(one.fingerprint.features, two.fingerprint.features)

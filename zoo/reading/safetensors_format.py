@@ -89,7 +89,15 @@ def _describe(source: Source, header: dict[str, Any], data: int) -> tuple[dict[s
     records: dict[int, int] = {}
     for begin, end in spans.values():
         records[data + begin] = max(end - begin, records.get(data + begin, 0))
-    return tree, records
+    return {name: tree[name] for name in sorted(tree, key=_place)}, records
+
+
+def _place(name: str) -> list[tuple[int, int, str]]:
+    """Sort tensors about as a state dict has them (layer 2 before 10, a weight before its bias): the file does not."""
+    *modules, last = name.split(".")
+    order = {"weight": 0, "bias": 1}
+    places = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in modules]
+    return [*places, (1, order.get(last, 2), last)]
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
