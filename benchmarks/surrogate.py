@@ -22,6 +22,7 @@ from epsopt.surrogate import Recipe, TrainingSet, fit, run_folds
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.fitting import TrainedNetwork, train_all
 from epsopt.surrogate.head import Fold, choose, held_out
+from epsopt.surrogate.transforms import likely_bounds
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.ingestion import ingest
 
@@ -46,9 +47,11 @@ def errors(train: TrainingSet, recipe: Recipe, seed: int, **shape: int) -> dict[
     """Mean absolute errors of the network's own head and of the Gaussian processes on its z, on held-out runs."""
     rows = run_folds(train.runs, 5, seed)
     inside = [train.take(np.setdiff1d(np.arange(len(train)), r)) for r in rows]
+    scales = {name: likely_bounds(train.metrics[:, j]) for j, name in enumerate(train.metric_names)}
+    bounded = {name: limits for name, limits in scales.items() if limits is not None}  # as `fit` does
     folds, parts = [], []
     for kept, out, network in zip(
-        inside, map(train.take, rows), train_all(inside, {}, recipe, seed, **shape), strict=True
+        inside, map(train.take, rows), train_all(inside, bounded, recipe, seed, **shape), strict=True
     ):
         z_held = network.encode(out)
         with torch.no_grad():
