@@ -66,7 +66,7 @@ def _story(runs: int, proposals: int, jobs: int, seed: int) -> str:
         raise EpsoptError("the sweep failed, see above; a second 'epsopt demo' resumes it")
     _write_project()
     line("")
-    line("epsopt.toml says what is better, what may be searched, and how a run is launched.")
+    say("epsopt.toml says what is better, what may be searched, and how a run is launched.")
     _epsopt(2, "read every checkpoint", "ingest")
     _epsopt(3, "learn the map", "fit", "--seed", str(seed))
     before = _searches()
@@ -138,7 +138,7 @@ def _stage(number: int, title: str, shown: str | None = None) -> None:
     from epsopt.cli.output import line
 
     line("")
-    line(f"── {number}. {title} " + "─" * max(0, 74 - len(title)))
+    line(f"── {number}. {title} " + "─" * max(0, 72 - len(title)))
     if shown is not None:
         line(f"$ {shown}")
 
@@ -164,7 +164,7 @@ def _train(jobs: int) -> None:
         raise UsageError(f"{project.file} declares no search space: add [space.NAME] tables")
     storage = Workspace(project, project.storage).studies()
     _stage(6, "train them")
-    line("The train command of epsopt.toml, once for each proposal; their output is in logs/.")
+    line("The train command of epsopt.toml, once for each; their output is in logs/.")
     with working("training the proposals") as progress:
         trained = train_waiting(
             project, storage, project.space, jobs=jobs,

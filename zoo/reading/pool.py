@@ -54,7 +54,8 @@ class _Worker:
         self.queued: list[bytes] = []
         self.offered: dict[int, KnownLineage] = {}
         self.book: LineageBook | None = None
-        self.connection.send_bytes(encode({"limits": dataclasses.asdict(limits)}))
+        with contextlib.suppress(OSError):  # it may be dead already; whoever waits for it is told how it ended
+            self.connection.send_bytes(encode({"limits": dataclasses.asdict(limits)}))
 
     def stop(self) -> None:
         self.connection.close()
