@@ -11,13 +11,14 @@ from epsopt.cli.output import LABEL, Head, Rows, formatter, label, line, listed,
 if TYPE_CHECKING:
     from epsopt.optimize.neighbours import Neighbour
     from epsopt.optimize.targets import Objective, Target
+    from epsopt.studies.kinds import Measured
     from epsopt.zoo.records import Checkpoint
 
 Texts = dict[str, Callable[[float | None], str]]
 
 
 class Predicted(Protocol):
-    """Predicted metrics with intervals."""
+    """Predicted metrics with intervals; unlike what studies record, they need no probability of meeting targets."""
 
     @property
     def point(self) -> Mapping[str, float]:
@@ -30,34 +31,6 @@ class Predicted(Protocol):
     @property
     def high(self) -> Mapping[str, float]:
         """Upper ends."""
-
-
-class Real(Protocol):
-    """A checkpoint that exists."""
-
-    @property
-    def run(self) -> str:
-        """Its run's name."""
-
-    @property
-    def epoch(self) -> int | None:
-        """Its epoch, if known."""
-
-    @property
-    def path(self) -> str:
-        """Its file."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the file."""
-
-    @property
-    def metrics(self) -> Mapping[str, float | None]:
-        """Measured metrics."""
-
-    @property
-    def hyperparameters(self) -> Mapping[str, Any]:
-        """Its run's hyperparameters."""
 
 
 def formatters(names: Sequence[str], shown: Iterable[Mapping[str, float | None]]) -> Texts:
@@ -114,9 +87,9 @@ def varying(checkpoints: Sequence[Checkpoint]) -> list[str]:
     return [p.name for p in space.parameters]
 
 
-def list_runs(checkpoints: Iterable[Real], names: Sequence[str]) -> None:
+def list_runs(checkpoints: Iterable[Measured], names: Sequence[str]) -> None:
     """Print the hyperparameters that set each checkpoint's run apart, and the checkpoints' files; nothing twice."""
-    runs: dict[str, list[Real]] = {}
+    runs: dict[str, list[Measured]] = {}
     for c in {c.sha256: c for c in checkpoints}.values():
         runs.setdefault(str(Path(c.path).parent), []).append(c)
     for members in runs.values():
@@ -139,7 +112,7 @@ def short_path(path: str | Path) -> str:
 
 
 def checkpoint_table(
-    checkpoints: Sequence[Real],
+    checkpoints: Sequence[Measured],
     names: Sequence[str],
     objectives: Sequence[Objective],
     extra: tuple[str, Sequence[str]] | None = None,
@@ -169,7 +142,7 @@ def predicted_json(predicted: Predicted) -> dict[str, Any]:
     return {n: {"value": v, "low": predicted.low[n], "high": predicted.high[n]} for n, v in predicted.point.items()}
 
 
-def checkpoint_json(checkpoint: Real) -> dict[str, Any]:
+def checkpoint_json(checkpoint: Measured) -> dict[str, Any]:
     """Return a checkpoint as JSON values."""
     return {
         "run": checkpoint.run,
