@@ -32,7 +32,9 @@ from epsopt.surrogate import TrainingSet
 from epsopt.zoo import Catalogue, ingest
 
 OUT = Path(__file__).resolve().parent / "out" / "zoos"
-BASES = 4
+TERNARY_RUNS, TERNARY_EPOCHS = 64, 20
+BASES, BASE_RUNS, BASE_EPOCHS = 4, 12, 10
+DIGITS_RUNS = 64
 NAMES = ("ternary", "bases", "digits")
 _HOOKS = {"ternary": "epsopt.demo.hooks:embed", "bases": "epsopt.demo.hooks:embed", "digits": "digits:embed"}
 
@@ -80,13 +82,13 @@ def make(name: str, seed: int, out: Path = OUT, jobs: int = 2) -> None:
     """Train what is missing of a zoo; a finished zoo is left as it is."""
     folder = out / f"{name}-{seed}"
     if name == "ternary":
-        _make_ternary(folder, 64, 20, seed, base_seed=0, jobs=jobs)
+        _make_ternary(folder, TERNARY_RUNS, TERNARY_EPOCHS, seed, base_seed=0, jobs=jobs)
     elif name == "bases":
         for k in range(BASES):
             number = seed * BASES + k
-            _make_ternary(folder / f"base_{k}", 12, 10, number, base_seed=number, jobs=jobs)
+            _make_ternary(folder / f"base_{k}", BASE_RUNS, BASE_EPOCHS, number, base_seed=number, jobs=jobs)
     else:
-        sweep_digits(folder, 64, seed, jobs)
+        sweep_digits(folder, DIGITS_RUNS, seed, jobs)
 
 
 def load(name: str, seed: int, out: Path = OUT, jobs: int = 2) -> Zoo:
