@@ -180,9 +180,7 @@ def statistics_tables(train: TrainingSet, test: TrainingSet, sections: Sequence[
     names = sorted({name for f in train.fingerprints for name in f.names})
     columns = np.concatenate([np.arange(SECTIONS[s].start, SECTIONS[s].stop) for s in sections])
     tables = [_table(part.fingerprints, names, columns) for part in (train, test)]
-    filled = np.isfinite(tables[0]).any(axis=0)
-    varies = np.zeros(len(filled), dtype=bool)
-    varies[filled] = np.nanmax(tables[0][:, filled], axis=0) > np.nanmin(tables[0][:, filled], axis=0)
+    varies = np.fmax.reduce(tables[0], axis=0) > np.fmin.reduce(tables[0], axis=0)  # fmax and fmin pass NaN over
     return tables[0][:, varies], tables[1][:, varies]
 
 

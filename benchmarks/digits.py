@@ -164,7 +164,7 @@ def train(folder: Path, config: Mapping[str, Any]) -> dict[str, float]:
         model = Classifier(*(config[k] for k in ("arch", "width", "depth", "activation", "dropout")))
         with torch.no_grad():
             for layer in model.layers:
-                layer.weight.mul_(config["init_scale"])  # type: ignore[operator, union-attr]
+                layer.weight.mul_(config["init_scale"])  # type: ignore[operator]
         optimizer = _optimizer(model, config)
         for epoch in range(1, EPOCHS + 1):
             model.train()

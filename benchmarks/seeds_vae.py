@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,7 +170,7 @@ def train_and_predict(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
         for epoch in range(1, epochs + 1):
             total = 0.0
-            for batch in rows[torch.randperm(len(rows))].split(BATCH):
+            for batch in torch.split(rows[torch.randperm(len(rows))], BATCH):
                 loss = model.loss(model([b[batch] for b in blocks]), embeddings[batch], metrics[batch])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -183,7 +184,7 @@ def train_and_predict(
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
     model.eval()
     with torch.no_grad():
-        parts = [model([b[batch] for b in blocks]) for batch in torch.from_numpy(outside).split(BATCH)]
+        parts = [model([b[batch] for b in blocks]) for batch in torch.split(torch.from_numpy(outside), BATCH)]
     guesses = [p[2] for p in parts if p[2] is not None]
     return Predictions(
         rows=outside,
@@ -224,7 +225,7 @@ def keep_predictions(zoo: Zoo, kind: str, split: str, found: Predictions, cache:
     path = _path(zoo, kind, split, found.epochs, cache)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-    arrays = {
+    arrays: dict[str, Any] = {
         "digest": np.array(zoo.train.digest),
         "rows": found.rows,
         "metrics": found.metrics,
