@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import joblib
 import numpy as np
@@ -28,10 +28,10 @@ from epsopt.surrogate.head import (
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape
 from epsopt.surrogate.surrogate import FORMAT as SURROGATE_FORMAT
 from epsopt.surrogate.surrogate import Memory, Surrogate
-from epsopt.surrogate.views import Tokenizer, fit_tokenizer
 from epsopt.surrogate.training import Examples, Recipe, train_many
 from epsopt.surrogate.transforms import MetricTransform, fit_transform, likely_bounds
 from epsopt.surrogate.validation import MetricValidation, Validation, constant_width
+from epsopt.surrogate.views import Tokenizer, fit_tokenizer
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
 
@@ -57,6 +57,21 @@ class TrainedNetwork:
     def scaled(self, part: TrainingSet) -> NDArray[np.float64]:
         """``(n, m)`` measured metrics on the model's scale."""
         return np.stack([t.forward(part.metrics[:, j]) for j, t in enumerate(self.transforms)], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutPredictions:
+    """Every checkpoint as predicted by networks, settings and intervals that never saw its run.
+
+    Attributes:
+        point: ``(n, m)`` in the metrics' own units, in the order of the training set.
+        low: ``(n, m)`` lower ends of the intervals.
+        high: ``(n, m)`` upper ends.
+    """
+
+    point: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
 def fit(
@@ -90,6 +105,24 @@ def fit(
         EmptyCatalogue: too few runs or no measured metric.
         UsageError: a bound names no metric.
     """
+    surrogate, validation, _ = fit_and_predict(
+        train, seed=seed, folds=folds, level=level, bounds=bounds, recipe=recipe, probes=probes, progress=progress
+    )
+    return surrogate, validation
+
+
+def fit_and_predict(
+    train: TrainingSet,
+    *,
+    seed: int = 0,
+    folds: int = 5,
+    level: float = 0.9,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    recipe: Recipe | None = None,
+    probes: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Surrogate, Validation, HeldOutPredictions]:
+    """Do what :func:`fit` does, and give the predictions that the validation is made of; same arguments and errors."""
     started = time.monotonic()
     recipe, bounds = recipe or Recipe(), bounds or {}
     _check(train, bounds, folds, level)
@@ -136,11 +169,12 @@ def fit(
         embedding_scale=final.embedding_scale,
         trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe, probes=probes),
     )
-    metrics = tuple(_validate(j, fold_parts, held[j], level, seed) for j in range(len(train.metric_names)))
+    predictions = _held_out_predictions(parts, fold_parts, held, level)
+    metrics = tuple(_validate(j, parts, train, predictions, level, seed) for j in range(len(train.metric_names)))
     r2, cosine = _validate_embeddings(fold_parts)
-    return surrogate, Validation(
-        metrics, level, len(parts), train.n_runs, len(train), r2, cosine, time.monotonic() - started, probes
-    )
+    seconds = time.monotonic() - started
+    validation = Validation(metrics, level, len(parts), train.n_runs, len(train), r2, cosine, seconds, probes)
+    return surrogate, validation, predictions
 
 
 def fit_key(
@@ -261,47 +295,54 @@ def _sketches(train: TrainingSet) -> torch.Tensor:
     return torch.from_numpy(out)
 
 
+def _held_out_predictions(
+    parts: Sequence[NDArray[np.int64]],
+    fold_parts: Sequence[tuple[TrainingSet, TrainingSet, TrainedNetwork, Fold]],
+    held: Sequence[Sequence[HeldOut]],
+    level: float,
+) -> HeldOutPredictions:
+    shape = (sum(len(rows) for rows in parts), len(held))
+    point, low, high = np.empty(shape), np.empty(shape), np.empty(shape)
+    for j, of_metric in enumerate(held):
+        for k, (rows, (_, _, trained, _)) in enumerate(zip(parts, fold_parts, strict=True)):
+            # What is reported on a fold was chosen and calibrated on the others.
+            others = [h for i, h in enumerate(of_metric) if i != k]
+            place, settings = choose(others)
+            factor = conformal_factor(*standardised(others, place, settings), level)
+            deviation = np.sqrt(of_metric[k].unit_variance[place] * settings.variance)
+            mean, back = of_metric[k].mean[place], trained.transforms[j].backward
+            for out, values in (
+                (point, mean), (low, mean - factor * deviation), (high, mean + factor * deviation),
+            ):  # fmt: skip
+                out[rows, j] = back(torch.from_numpy(values)).numpy()
+    return HeldOutPredictions(point, low, high)
+
+
 def _validate(
     j: int,
-    fold_parts: list[tuple[TrainingSet, TrainingSet, TrainedNetwork, Fold]],
-    held: list[HeldOut],
+    parts: Sequence[NDArray[np.int64]],
+    train: TrainingSet,
+    predictions: HeldOutPredictions,
     level: float,
     seed: int,
 ) -> MetricValidation:
-    truth, point, low, high, median, statistics = [], [], [], [], [], []
-    for k, (inside, outside, fitted, _) in enumerate(fold_parts):
-        # What is reported on a fold was chosen and calibrated on the others.
-        others = [h for i, h in enumerate(held) if i != k]
-        place, settings = choose(others)
-        factor = conformal_factor(*standardised(others, place, settings), level)
-        deviation = np.sqrt(held[k].unit_variance[place] * settings.variance)
-        mean = held[k].mean[place]
-        transform = fitted.transforms[j]
-
-        def back(values: NDArray[np.float64], t: MetricTransform = transform) -> NDArray[np.float64]:
-            return np.asarray(t.backward(torch.from_numpy(values)).numpy())
-
-        truth.append(outside.metrics[:, j])
-        point.append(back(mean))
-        low.append(back(mean - factor * deviation))
-        high.append(back(mean + factor * deviation))
-        one = TrainingSet(
-            inside.keys, inside.fingerprints, inside.runs, inside.lineages,
-            (inside.metric_names[j],), inside.metrics[:, j : j + 1],
-        )  # fmt: skip
-        median.append(median_baseline(one, outside)[:, 0])
-        statistics.append(statistics_baseline(one, outside, seed=seed)[:, 0])
-    y, p, lo, hi, m, s = (np.concatenate(x) for x in (truth, point, low, high, median, statistics))
-    known = np.isfinite(y)
-    y, p, lo, hi, m, s = y[known], p[known], lo[known], hi[known], m[known], s[known]
+    one = replace(train, metric_names=(train.metric_names[j],), metrics=train.metrics[:, j : j + 1])
+    median, statistics = np.empty(len(train)), np.empty(len(train))
+    for rows in parts:
+        inside, outside = one.take(np.setdiff1d(np.arange(len(train)), rows)), one.take(rows)
+        median[rows] = median_baseline(inside, outside)[:, 0]
+        statistics[rows] = statistics_baseline(inside, outside, seed=seed)[:, 0]
+    known = np.isfinite(one.metrics[:, 0])
+    y = one.metrics[known, 0]
+    point, low, high = (values[known, j] for values in (predictions.point, predictions.low, predictions.high))
     n = len(y)
     return MetricValidation(
-        name=fold_parts[0][0].metric_names[j],
-        error=float(np.abs(p - y).mean()) if n else 0.0,
-        median_error=float(np.abs(m - y).mean()) if n else 0.0,
-        statistics_error=float(np.abs(s - y).mean()) if n else 0.0,
-        coverage=float(((y >= lo) & (y <= hi)).mean()) if n else 0.0,
-        width=float((hi - lo).mean()) if n else 0.0,
+        name=train.metric_names[j],
+        error=float(np.abs(point - y).mean()) if n else 0.0,
+        median_error=float(np.abs(median[known] - y).mean()) if n else 0.0,
+        statistics_error=float(np.abs(statistics[known] - y).mean()) if n else 0.0,
+        coverage=float(((y >= low) & (y <= high)).mean()) if n else 0.0,
+        width=float((high - low).mean()) if n else 0.0,
         median_width=constant_width(y, float(np.median(y)), level) if n else 0.0,
         n=n,
     )

@@ -52,9 +52,7 @@ class RunSampler:
         rng: what to draw with.
     """
 
-    def __init__(
-        self, runs: NDArray[np.int64], usable: NDArray[np.bool_], rows: int, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, runs: NDArray[np.int64], usable: NDArray[np.bool_], rows: int, rng: np.random.Generator) -> None:
         places = np.flatnonzero(usable)
         self._rng = rng
         self._runs = [places[runs[places] == run] for run in np.unique(runs[places])]
@@ -94,9 +92,7 @@ def held_out_loss(covariance: Tensor, y: Tensor, runs: int) -> Tensor:
     return 0.5 * (residual.square() / variance + variance.log()).mean()
 
 
-def learn_relevance(
-    views: Sequence[Tensor], y: Tensor, runs: NDArray[np.int64], rng: np.random.Generator
-) -> Relevance:
+def learn_relevance(views: Sequence[Tensor], y: Tensor, runs: NDArray[np.int64], rng: np.random.Generator) -> Relevance:
     """Learn the weights of views.
 
     Args:

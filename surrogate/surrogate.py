@@ -18,9 +18,9 @@ from torch import Tensor
 
 from epsopt.surrogate.head import HeadSettings, build_model, conformal_factor
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
-from epsopt.surrogate.views import Tokenizer, View
 from epsopt.surrogate.relevance import matern
 from epsopt.surrogate.transforms import MetricTransform
+from epsopt.surrogate.views import Tokenizer, View
 from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprints import Fingerprint
@@ -113,9 +113,7 @@ class Surrogate:
             widening = (factor / _NORMAL_90) ** 2
             widened.append(HeadSettings(chosen.length, chosen.noise, chosen.variance * max(widening, 1e-6)))
         rows = self.memory.head_rows
-        return build_model(
-            self.memory.latents[rows], self.memory.metrics[rows], widened, self.network.inverse_lengths
-        )
+        return build_model(self.memory.latents[rows], self.memory.metrics[rows], widened, self.network.inverse_lengths)
 
     @cached_property
     def _mean_weights(self) -> list[tuple[Tensor, Tensor]]:
@@ -157,9 +155,7 @@ class Surrogate:
         """Whether checkpoints are read with their anchor embeddings; otherwise weights are all that is looked at."""
         return self.tokenizer.probes
 
-    def encode(
-        self, fingerprints: Sequence[Fingerprint], embeddings: NDArray[np.float32] | None = None
-    ) -> Tensor:
+    def encode(self, fingerprints: Sequence[Fingerprint], embeddings: NDArray[np.float32] | None = None) -> Tensor:
         """Encode checkpoints.
 
         Args:

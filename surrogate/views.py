@@ -8,6 +8,7 @@ blocks).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -65,7 +66,7 @@ class Tokenizer:
     def slices(self) -> tuple[slice, ...]:
         """Which columns of :meth:`__call__`'s result belong to which view."""
         edges = np.cumsum([0, *(v.basis.shape[1] for v in self.views)])
-        return tuple(slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True))
+        return tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(edges))
 
     @property
     def probes(self) -> bool:
@@ -243,14 +244,14 @@ def _standardise(table: Floats, mean: Floats, scale: Floats) -> Floats:
 
 def _principal(table: Floats, components: int) -> Floats:
     """(n, columns) -> (columns, components): leading directions, half-way between raw and whitened."""
-    matrix = torch.from_numpy(np.ascontiguousarray(table))
-    wanted = min(components, *matrix.shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        _, values, directions = torch.svd_lowrank(matrix, q=min(wanted + 10, *matrix.shape), niter=2)
-    values, directions = values[:wanted], directions[:, :wanted]
-    keep = values > 1e-4 * values[0].clamp(min=1e-12)
-    values, directions = values[keep], directions[:, keep]
-    basis = directions / (values * values[0]).sqrt()
-    spread = (matrix @ basis).square().sum(dim=1).mean().sqrt()
-    return np.asarray((basis / spread.clamp(min=1e-12)).numpy())
+    wanted = min(components, *table.shape)
+    # A seeded range finder with two power iterations (Halko, Martinsson and Tropp 2011).
+    probe = np.random.default_rng(0).standard_normal((table.shape[1], min(wanted + 10, *table.shape)))
+    basis, _ = np.linalg.qr(table @ probe.astype(np.float32))
+    for _ in range(2):
+        basis, _ = np.linalg.qr(table @ (table.T @ basis))
+    _, values, directions = np.linalg.svd(basis.T @ table, full_matrices=False)
+    keep = np.flatnonzero(values[:wanted] > 1e-4 * max(float(values[0]), 1e-12))
+    scaled = directions[keep].T / np.sqrt(values[keep] * values[0])
+    spread = np.sqrt(((table @ scaled) ** 2).sum(axis=1).mean())
+    return np.asarray(scaled / max(float(spread), 1e-12), dtype=np.float32)

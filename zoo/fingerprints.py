@@ -10,8 +10,8 @@ of columns, plus one linear sketch of the whole weight vector. The columns are, 
 ``PRODUCT``    the product of the chain of consecutive weight matrices that ends in the block, seen from the chain's
                input: no permutation of hidden units changes it (FACTS.md: the best single view of what a network does);
 ``RESPONSE``   what the chain, run as a network with a generic activation, answers to 64 fixed probe inputs (in the
-               spirit of ProbeGen, Kahana et al. 2025): the values of up to 16 outputs, quantiles over the units of wider
-               layers. A layer with a bias has them once, in the bias's row.
+               spirit of ProbeGen, Kahana et al. 2025): the values of up to 16 outputs, of wider layers quantiles over
+               the units. A layer with a bias has them once, in the bias's row.
 
 Everything is streamed: one tensor is looked at at a time, and of the earlier ones only (rows x 80) products are kept.
 """
@@ -378,7 +378,7 @@ class _Chain:
         return _summary(last.product * _slope(bias)[:, None]), _summary(state)
 
     def _fed_by(self, path: list[str], inputs: int) -> tuple[int, bool]:
-        """Place of the matrix that feeds one of `inputs` inputs at `path` (-1: none), and whether modules are crossed."""
+        """Place of the matrix that feeds one at `path` (-1: none), and whether another module lies between."""
         for depth in range(len(path) - 1, -1, -1):
             inside = [i for i, o in enumerate(self._outputs) if o.path[:depth] == path[:depth] and len(o.path) > depth]
             for i in inside:
@@ -406,7 +406,7 @@ def _stem(name: str) -> str:
 
 
 def _inputs(width: int) -> tuple[Array, Array]:
-    """Basis (for products) and probe inputs (for responses) of a chain with `width` inputs, (width, 16) and (width, 64)."""
+    """Basis (width, 16) for products and probe inputs (width, 64) for responses, of a chain of `width` inputs."""
     rng = np.random.default_rng(width)
     basis = np.zeros((width, _WIDTH), dtype=np.float32)
     if width <= _WIDTH:

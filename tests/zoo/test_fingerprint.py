@@ -43,7 +43,7 @@ def test_product_of_the_last_block_is_the_product_of_the_chain() -> None:
     product = weights["net.4.weight"] @ weights["net.2.weight"] @ weights["net.0.weight"]
     last = section(fingerprint(weights.items()), "PRODUCT")[4].reshape(16, 16)
     expected = torch.sign(product) * torch.log1p(product.abs())
-    np.testing.assert_allclose(last[:4, :9], expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(last[:4, :9], expected.numpy(), atol=2e-3)
     assert not last[4:].any()
     assert not last[:, 9:].any()
 
