@@ -145,7 +145,7 @@ class _Raw:
         if self._kinds:
             yield from (section.lower() for section in _STATISTICS)
         if mixed:
-            yield from ("last answers", "last values", "first values", "blocks")
+            yield from ("sizes", "last answers", "last values", "first values", "blocks")
         if self._embeddings is not None:
             yield from (f"probes {name}" for name in ("points", "norms", "ranks", "distances"))
             known = self._embeddings[np.isfinite(self._embeddings).all(axis=(1, 2))]
@@ -208,10 +208,11 @@ def _of_any(name: str, fingerprint: Fingerprint) -> Floats:
     own = np.concatenate([features[:, SECTIONS[k]] for k in ("SHAPE", "VALUES", "DELTA")], axis=1)
     if name in {"first values", "last values"}:
         return np.asarray(own[matrices[0 if name == "first values" else -1]] if len(matrices) else own[0])
+    if name == "sizes":
+        return np.array([len(features), len(matrices), np.log1p(fingerprint.n_parameters)], dtype=np.float32)
     weights = own[matrices] if len(matrices) else own
-    sizes = [len(features), len(matrices), np.log1p(fingerprint.n_parameters)]
     summary = [weights.mean(axis=0), weights.std(axis=0), weights.min(axis=0), weights.max(axis=0)]
-    return np.concatenate([*summary, own.mean(axis=0), sizes]).astype(np.float32)
+    return np.concatenate([*summary, own.mean(axis=0)]).astype(np.float32)
 
 
 def _width(*sections: str) -> int:
@@ -219,7 +220,13 @@ def _width(*sections: str) -> int:
 
 
 _OWN = _width("SHAPE", "VALUES", "DELTA")
-_WIDTHS = {"last answers": _width("RESPONSE"), "first values": _OWN, "last values": _OWN, "blocks": 5 * _OWN + 3}
+_WIDTHS = {
+    "sizes": 3,
+    "last answers": _width("RESPONSE"),
+    "first values": _OWN,
+    "last values": _OWN,
+    "blocks": 5 * _OWN,
+}
 
 
 def _fit_view(name: str, table: Floats, rows: NDArray[np.int64]) -> View | None:
