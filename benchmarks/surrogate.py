@@ -39,6 +39,7 @@ def main() -> int:
                         choices=["ternary", "bases", "digits", "seeds"])  # fmt: skip
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--ablations", action="store_true", help="variants of the map instead of the baselines")
+    parser.add_argument("--map-only", action="store_true", help="no baselines; for its time on an idle machine")
     options = parser.parse_args()
     print(f"$ python benchmarks/surrogate.py {' '.join(sys.argv[1:])}".rstrip())
     for name in options.zoos:
@@ -48,20 +49,20 @@ def main() -> int:
         elif options.ablations:
             _ablations(load(name, options.seed))
         else:
-            _five_folds(load(name, options.seed))
+            _five_folds(load(name, options.seed), map_only=options.map_only)
     return 0
 
 
-def _five_folds(zoo: Zoo) -> None:
+def _five_folds(zoo: Zoo, *, map_only: bool) -> None:
     folds = folds_of(zoo)
     _head(
         f"{zoo.name}, seed {zoo.seed}: {len(zoo)} checkpoints of {zoo.train.n_runs} runs, five folds of whole runs", zoo
     )
     constant = held_out(zoo, median, folds)
     everything = np.arange(len(zoo))
-    for title, predictor in BASELINES.items():
+    for title, predictor in BASELINES.items() if not map_only else ():
         _row(title, zoo, everything, held_out(zoo, predictor, folds), constant)
-    for kind in MODELS:
+    for kind in MODELS if not map_only else ():
         found = [f for k in range(len(folds)) if (f := load_predictions(zoo, kind, f"fold{k}")) is not None]
         if found:
             rows = np.concatenate([f.rows for f in found])
@@ -73,14 +74,17 @@ def _five_folds(zoo: Zoo) -> None:
             print(f"    a network: {took:.0f} s, {ran:.0f} s of processor time, one thread")
     for probes in (False, True):
         started = time.monotonic()
-        _, validation, predicted = fit_and_predict(zoo.train, probes=probes)
+        surrogate, validation, predicted = fit_and_predict(zoo.train, probes=probes)
         took = time.monotonic() - started
         _row(f"epsopt, {'with probes' if probes else 'weights only'}", zoo, everything, predicted.point, constant)
         _intervals(zoo, everything, predicted.low, predicted.high, constant)
         if not probes and validation.embedding_r2 is not None:
             r2, cosine = validation.embedding_r2, validation.embedding_cosine
             print(f"    embeddings: R2 {r2:.3f} over the mean, cosine {cosine:.3f}")
-        print(f"    five folds, calibration and the final map: {took:.0f} s")
+        started = time.monotonic()
+        surrogate.predict(surrogate.encode(zoo.train.fingerprints, zoo.train.embeddings))
+        each = 1000.0 * (time.monotonic() - started) / len(zoo)
+        print(f"    five folds, calibration and the final map: {took:.0f} s; a prediction: {each:.2f} ms of a batch")
 
 
 def _seeds_protocol(zoo: Zoo) -> None:
