@@ -12,6 +12,7 @@ import pytest
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.ingestion import ingest, read_fingerprints
 from epsopt.zoo.reading.weights import load_weights
+from epsopt.zoo.verification import verify
 
 from .attacks import ATTACKS
 from .mutants import MANIFEST, form_of, manifest, mutants, seed, truncations
@@ -107,3 +108,22 @@ def test_every_truncation_is_called_truncated_or_corrupt(tmp_path, canary):
         report = ingest(catalogue, tmp_path)
     assert (report.found, len(report.failed)) == (188, 188)
     assert [f for f in report.failed if "truncated" not in f.reason and "corrupt" not in f.reason] == []
+
+
+def test_every_mutant_of_a_catalogued_file_is_named_by_verify_whatever_its_time_says(tmp_path, canary):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name, _ in mutants():
+        (folder / name).write_bytes(seed(form_of(name)))
+    with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
+        report = ingest(catalogue, folder)
+        assert (report.added, report.aliases) == (3, 197)
+        for name, content in mutants():
+            before = (folder / name).stat()
+            with (folder / name).open("r+b") as file:
+                file.write(content)
+                file.truncate()
+            os.utime(folder / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+        verified = verify(catalogue)
+    assert {f.path for f in verified.troubled} == {str(folder / name) for name, _ in mutants()}
+    assert all(f.reason for f in verified.troubled)
