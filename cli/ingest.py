@@ -18,7 +18,8 @@ from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
 def command(options: Options, paths: tuple[Path, ...], jobs: int, verify: bool) -> None:
     """Read checkpoints into the catalogue: from PATH... or else from the project's runs.
 
-    What has not changed is not read again. A file that cannot be read is listed, and the rest goes in.
+    A PATH may be a URL such as s3://bucket/runs. What has not changed is not read again. A file that cannot be read
+    is listed, and the rest goes in.
 
     With --verify, the files that the catalogue knows (those under PATH..., or else all) are compared with the SHA-256
     of their first reading; the exit status is 1 when one of them changed or vanished.
@@ -38,10 +39,11 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
     with working("looking for checkpoints") as progress:
         from epsopt.zoo.catalogue import Catalogue
         from epsopt.zoo.ingestion import ingest
+        from epsopt.zoo.reading.remote import location
 
         workspace = open_workspace(options)
         project = workspace.project
-        folders = list(paths) or ([project.runs] if project else [])
+        folders = [location(p) for p in paths] or ([project.runs] if project else [])
         if not folders:
             raise UsageError("which folder holds the runs? 'epsopt ingest RUNS', or 'epsopt init RUNS' first")
         for folder in folders:  # before a database is made

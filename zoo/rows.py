@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
 
 from epsopt.zoo.lineage import KnownLineage
 from epsopt.zoo.reading.reader import CheckpointContents
+from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity
 from epsopt.zoo.reading.wire import pack, unpack
 from epsopt.zoo.scan import Found
@@ -122,8 +122,8 @@ def release_checkpoint(connection: Connection, checkpoint_id: int, path: str) ->
             connection.execute(delete(table).where(table.c.checkpoint_id == checkpoint_id))
         connection.execute(delete(checkpoints).where(checkpoints.c.id == checkpoint_id))
         return {row.run_id}
-    folder = Path(heir).parent
-    run_id = run_id_of(connection, Found(Path(heir), Identity(0, 0, 0), str(folder), folder.name))
+    folder = location(heir).parent
+    run_id = run_id_of(connection, Found(location(heir), Identity(0, 0, 0), str(folder), folder.name))
     connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(path=heir, run_id=run_id))
     reference = (lineages.c.reference_path == path) & (lineages.c.reference_sha256 == row.sha256)
     connection.execute(update(lineages).where(reference).values(reference_path=heir))

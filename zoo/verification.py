@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,8 +12,10 @@ from sqlalchemy import select
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
 from epsopt.zoo.records import Failure
+from epsopt.zoo.scan import within
 from epsopt.zoo.tables import checkpoints, files, lineages
 
 Progress = Callable[[int, int], None]
@@ -66,7 +67,7 @@ def verify(
     wanted = dict(sorted(_kept(catalogue).items()))
     if folder is not None:
         roots = [folder] if isinstance(folder, str | Path) else list(folder)
-        wanted = {path: sha256 for path, sha256 in wanted.items() if _lies_under(path, roots)}
+        wanted = {path: sha256 for path, sha256 in wanted.items() if within(path, roots)}
     troubled: list[Failure] = []
     for done, (path, reason) in enumerate(_outcomes(wanted, jobs), start=1):
         if reason is not None:
@@ -85,13 +86,9 @@ def _kept(catalogue: Catalogue) -> dict[str, str]:
     return {row[0]: row[1] for row in (*bases, *read)}  # a base that was read as a run, too, counts as read
 
 
-def _lies_under(path: str, roots: Sequence[Path]) -> bool:
-    return any(Path(path).is_relative_to(os.path.abspath(r)) for r in roots)  # noqa: PTH100 - as in scan
-
-
 def _outcomes(wanted: dict[str, str], jobs: int) -> Iterator[tuple[str, str | None]]:
     with ThreadPoolExecutor(max(1, jobs)) as threads:
-        futures = {threads.submit(_trouble, Path(path), sha256): path for path, sha256 in wanted.items()}
+        futures = {threads.submit(_trouble, location(path), sha256): path for path, sha256 in wanted.items()}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -104,7 +101,7 @@ def _trouble(path: Path, sha256: str) -> str | None:
         with open_source(path, _LIMITS) as source:
             found = source.sha256()
     except UnreadableCheckpoint as error:
-        return f"vanished: {error.reason}" if not os.path.lexists(path) else error.reason
+        return f"vanished: {error.reason}" if not (path.is_symlink() or path.exists()) else error.reason
     except ChangedWhileReadError:
         return "was written to while it was checked: try again when it is complete"
     if found != sha256:

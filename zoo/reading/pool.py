@@ -18,10 +18,12 @@ from typing import Any
 
 from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.lineage import KnownLineage, LineageBook
+from epsopt.zoo.reading.remote import RemotePath
 from epsopt.zoo.reading.source import Limits
 from epsopt.zoo.reading.wire import MAX_MESSAGE, decode, encode, pack
 
 _BYTES_PER_SECOND = 20e6  # added to a file's time limit: no disk is slower
+_BYTES_PER_SECOND_FROM_AFAR = 1e6  # no network that is worth reading from is slower
 _START = 120.0  # seconds for a child to import torch, on a busy machine
 _PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from epsopt.zoo.reading.child import main; main(int(sys.argv[1]))"
 
@@ -106,7 +108,8 @@ class ReaderPool:
         messages = _offers(worker, book)
         messages.append(encode({"kind": "read", "path": str(path), **header}))
         worker.ticket = ticket
-        worker.seconds = self.limits.seconds + size / _BYTES_PER_SECOND
+        speed = _BYTES_PER_SECOND_FROM_AFAR if isinstance(path, RemotePath) else _BYTES_PER_SECOND
+        worker.seconds = self.limits.seconds + size / speed
         if worker.ready:
             worker.deadline = time.monotonic() + worker.seconds
             self._deliver(worker, messages)
