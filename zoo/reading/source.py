@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -74,7 +75,11 @@ class Source:
         return data
 
     def sha256(self) -> str:
-        """Hash the whole content."""
+        """Hash the whole content, once."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         self.file.seek(0)
         digest = hashlib.file_digest(self.file, "sha256")  # type: ignore[arg-type]
         return digest.hexdigest()
