@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,25 +14,36 @@ if TYPE_CHECKING:
 
 @click.command("fit")
 @click.option("--again", is_flag=True, help="Fit even if the kept map is current.")
+@click.option(
+    "--probes/--no-probes",
+    default=None,
+    help="Also fit a map that reads anchor embeddings (hooks.embed) beside the weights; default: if there are any.",
+)
 @seed_option
 @common
-def command(options: Options, seed: int, again: bool) -> None:
+def command(options: Options, seed: int, again: bool, probes: bool | None) -> None:
     """Learn the map (the Epsilon-VAE) from the catalogue and validate it on held-out runs.
 
     All checkpoints of a run are held out together. Errors are mean absolute errors in the metric's own units.
     """
-    from epsopt.cli.output import print_json
+    from epsopt.cli.output import print_json, say
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
 
+    probed = None
     with working("loading the catalogue") as progress:
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             measured(catalogue)
-            from epsopt.studies.maps import fit_map
+            from epsopt.studies.maps import fit_map, has_embeddings
 
             bounds = workspace.project.bounds if workspace.project else None
             surrogate, validation, fitted = fit_map(catalogue, seed=seed, bounds=bounds, again=again, progress=progress)
+            if probes or (probes is None and has_embeddings(catalogue)):
+                probed = fit_map(
+                    catalogue, seed=seed, bounds=bounds, again=again, probes=True,
+                    progress=lambda what, share: progress(f"with probes: {what}", share),
+                )  # fmt: skip
     if options.json:
         print_json(
             {
@@ -43,32 +54,46 @@ def command(options: Options, seed: int, again: bool) -> None:
                 "n_checkpoints": validation.n_checkpoints,
                 "level": validation.level,
                 "folds": validation.folds,
-                "seconds": validation.seconds,
-                "metrics": [
-                    {
-                        "name": m.name,
-                        "error": m.error,
-                        "median_error": m.median_error,
-                        "statistics_error": m.statistics_error,
-                        "skill": m.skill,
-                        "coverage": m.coverage,
-                        "width": m.width,
-                        "median_width": m.median_width,
-                        "n": m.n,
-                    }
-                    for m in validation.metrics
-                ],
+                **_report(validation),
                 "embedding_r2": validation.embedding_r2,
                 "embedding_cosine": validation.embedding_cosine,
-                "warnings": validation.warnings(),
+                "with_probes": None if probed is None else _report(probed[1]),
             }
         )
-    else:
-        _show(validation, fitted)
+        return
+    _show(validation, fitted)
+    if probed is not None:
+        say()
+        say("With probes, that is, where hooks.embed ran the model on the anchors ('epsopt predict' uses it):")
+        say()
+        _table(probed[1])
+        for warning in probed[1].warnings():
+            say(f"Careful, even with probes: {warning}.")
+
+
+def _report(validation: Validation) -> dict[str, Any]:
+    return {
+        "seconds": validation.seconds,
+        "metrics": [
+            {
+                "name": m.name,
+                "error": m.error,
+                "median_error": m.median_error,
+                "statistics_error": m.statistics_error,
+                "skill": m.skill,
+                "coverage": m.coverage,
+                "width": m.width,
+                "median_width": m.median_width,
+                "n": m.n,
+            }
+            for m in validation.metrics
+        ],
+        "warnings": validation.warnings(),
+    }
 
 
 def _show(validation: Validation, fitted: bool) -> None:
-    from epsopt.cli.output import Head, Rows, metric_head, print_table, say
+    from epsopt.cli.output import say
 
     seen = f"{validation.n_checkpoints} checkpoints of {validation.n_runs} runs"
     if fitted:
@@ -76,8 +101,26 @@ def _show(validation: Validation, fitted: bool) -> None:
     else:
         say(f"The kept map is current: it was learned from these {seen}. --again learns it anew.")
     say()
-    say(f"Mean absolute error on held-out runs ({validation.folds} folds of whole runs):")
+    say(f"Mean absolute error on held-out runs ({validation.folds} folds of whole runs), from weights only:")
     say()
+    _table(validation)
+    say()
+    say(
+        f"Skill: 0 is the train median, 1 is perfect. Intervals are made to cover {validation.level:.0%} of unseen "
+        "checkpoints; an interval about the median that covers as much has the last column's width."
+    )
+    if validation.embedding_r2 is not None and validation.embedding_cosine is not None:
+        say(
+            f"Anchor embeddings on held-out runs: R² {validation.embedding_r2:.2f} over the mean embedding, "
+            f"mean cosine {validation.embedding_cosine:.3f}."
+        )
+    for warning in validation.warnings():
+        say(f"Careful: {warning}.")
+
+
+def _table(validation: Validation) -> None:
+    from epsopt.cli.output import Head, Rows, metric_head, print_table
+
     heads = [
         Head("metric", "left"),
         Head("map"),
@@ -94,15 +137,3 @@ def _show(validation: Validation, fitted: bool) -> None:
         shares = [f"{m.skill:.2f}", f"{m.coverage:.0%}".replace("%", " %")]
         rows.append(Rows([[metric_head(m.name).text, *errors, *shares, f"{m.width:.3g}", f"{m.median_width:.3g}"]]))
     print_table(heads, rows)
-    say()
-    say(
-        f"Skill: 0 is the train median, 1 is perfect. Intervals are made to cover {validation.level:.0%} of unseen "
-        "checkpoints; an interval about the median that covers as much has the last column's width."
-    )
-    if validation.embedding_r2 is not None and validation.embedding_cosine is not None:
-        say(
-            f"Anchor embeddings on held-out runs: R² {validation.embedding_r2:.2f} over the mean embedding, "
-            f"mean cosine {validation.embedding_cosine:.3f}."
-        )
-    for warning in validation.warnings():
-        say(f"Careful: {warning}.")

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 @click.command("predict")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.option("--weights-only", is_flag=True, help="Do not run the project's embed hook on the files.")
 @level_option
 @common
-def command(options: Options, paths: tuple[Path, ...], level: float) -> None:
+def command(options: Options, paths: tuple[Path, ...], level: float, weights_only: bool) -> None:
     """Predict the metrics of checkpoint files (or of all files in folders), with intervals.
+
+    Where the project has an embed hook, it runs on each file: the anchors' embeddings tell more than weights do.
 
     Nothing is recorded. A file that lies far from all checkpoints that the map knows is named as such: there the
     intervals mean little.
@@ -40,23 +43,28 @@ def command(options: Options, paths: tuple[Path, ...], level: float) -> None:
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
             from epsopt.optimize.assess import assess
-            from epsopt.studies.maps import load_map
+            from epsopt.studies.maps import load_map, load_map_with_probes
 
-            surrogate, _ = load_map(catalogue)
+            embed = workspace.project.embed if workspace.project and not weights_only else None
+            probed = load_map_with_probes(catalogue) if embed is not None else None
+            surrogate = probed or load_map(catalogue)[0]
             files = [f.path for f in seen.files]
             results = read_fingerprints(
-                files, catalogue, progress=lambda done, total: progress("reading checkpoints", done / total)
-            )
+                files, catalogue, embed=embed if probed else None,
+                progress=lambda done, total: progress("reading checkpoints", done / total),
+            )  # fmt: skip
         read = [r for r in results if not isinstance(r, Failure)]
         failed = seen.failures + [r for r in results if isinstance(r, Failure)]
         if not (read or failed):
             raise CatalogueError(f"no checkpoint file under {', '.join(str(p) for p in paths)}")
-        found = assess(surrogate, checkpoints, [r.fingerprint for r in read], level=level) if read else []
+        prints, points = [r.fingerprint for r in read], [r.embedding for r in read]
+        found = assess(surrogate, checkpoints, prints, embeddings=points, level=level) if read else []
     if options.json:
         print_json(
             {
                 "level": level,
                 "trained_on": surrogate.trained_on,
+                "probes": surrogate.probes,
                 "predictions": [
                     {
                         "path": str(r.path),

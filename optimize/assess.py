@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from epsopt.optimize.latent_search import known_latents
 from epsopt.optimize.neighbours import Neighbour, nearest
@@ -43,6 +44,7 @@ def assess(
     checkpoints: Sequence[Checkpoint],
     fingerprints: Sequence[Fingerprint],
     *,
+    embeddings: Sequence[NDArray[np.float32] | None] | None = None,
     level: float = 0.9,
 ) -> list[Assessment]:
     """Predict checkpoints and say how far from known ones they lie.
@@ -51,6 +53,7 @@ def assess(
         surrogate: the fitted map.
         checkpoints: the catalogue's.
         fingerprints: of the checkpoints to assess, known to the catalogue or not.
+        embeddings: anchor embeddings of the checkpoints, each (anchors, dim) or None, for a map with probes.
         level: coverage of the intervals.
 
     Returns:
@@ -62,7 +65,7 @@ def assess(
     latents, known = known_latents(surrogate, checkpoints)
     region = trust_region(latents, np.array([c.run_id for c in known]))
     signatures = {c.signature for c in known}
-    z = surrogate.encode(fingerprints)
+    z = surrogate.encode(fingerprints, _stacked(embeddings or ()))
     prediction = surrogate.predict(z, level)
     names = surrogate.metric_names
     out = []
@@ -75,3 +78,12 @@ def assess(
         trusted = near[0].distance <= region.radius
         out.append(Assessment(point, low, high, near[0], region.radius, trusted, seen))
     return out
+
+
+def _stacked(embeddings: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    """(n, anchors, dim) with NaN where there is none or one of another shape; None without any."""
+    shapes = [e.shape for e in embeddings if e is not None]
+    if not shapes:
+        return None
+    blank = np.full(max(set(shapes), key=shapes.count), np.nan, dtype=np.float32)
+    return np.stack([blank if e is None or e.shape != blank.shape else e for e in embeddings])

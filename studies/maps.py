@@ -16,7 +16,7 @@ from epsopt.surrogate.validation import MetricValidation, Validation
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import EmptyCatalogue
 
-_KIND = "surrogate"
+_KINDS = {False: "surrogate", True: "surrogate-with-probes"}
 
 
 def training_set(catalogue: Catalogue) -> TrainingSet:
@@ -63,6 +63,7 @@ def fit_map(
     bounds: Mapping[str, tuple[float, float]] | None = None,
     again: bool = False,
     recipe: Recipe | None = None,
+    probes: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> tuple[Surrogate, Validation, bool]:
     """Fit the map to everything in the catalogue and keep it there.
@@ -73,6 +74,7 @@ def fit_map(
         bounds: declared bounds of metrics.
         again: fit even if the kept map was trained on exactly this.
         recipe: how to train, if not by the default.
+        probes: read checkpoints with their anchor embeddings too; such a map is kept beside the one of weights only.
         progress: called as ``progress(what, share done)``.
 
     Returns:
@@ -80,30 +82,45 @@ def fit_map(
     """
     train = training_set(catalogue)
     known = {name: limits for name, limits in (bounds or {}).items() if name in train.metric_names}
-    key = fit_key(train, seed=seed, bounds=known, recipe=recipe)
-    kept = None if again else catalogue.get_artifact(_KIND, key)
+    key = fit_key(train, seed=seed, bounds=known, recipe=recipe, probes=probes)
+    kept = None if again else catalogue.get_artifact(_KINDS[probes], key)
     if kept is not None:
         data, meta = kept
-        catalogue.put_artifact(_KIND, key, data, meta)  # the newest is the one that every other command loads
+        catalogue.put_artifact(_KINDS[probes], key, data, meta)  # the newest is the one that every other command loads
         return Surrogate.from_bytes(data, meta), _validation(meta["validation"]), False
-    surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, progress=progress)
+    surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress)
     data, meta = surrogate.to_bytes()
-    catalogue.put_artifact(_KIND, key, data, {**meta, "validation": asdict(validation)})
+    catalogue.put_artifact(_KINDS[probes], key, data, {**meta, "validation": asdict(validation)})
     return surrogate, validation, True
 
 
+def has_embeddings(catalogue: Catalogue) -> bool:
+    """Whether any measured checkpoint was read with its anchor embedding."""
+    ids = [c.id for c in catalogue.checkpoints() if any(v is not None for v in c.metrics.values())]
+    return any(e is not None for e in catalogue.embeddings(ids))
+
+
 def load_map(catalogue: Catalogue) -> tuple[Surrogate, Validation]:
-    """Load the newest map kept in the catalogue.
+    """Load the newest map of weights only that is kept in the catalogue.
 
     Raises:
         EmptyCatalogue: there is none; names the command to run first.
     """
-    kept = catalogue.get_artifact(_KIND)
+    kept = catalogue.get_artifact(_KINDS[False])
     if kept is None:
         training_set(catalogue)  # says 'ingest first' when that is what is missing
         raise EmptyCatalogue("the catalogue has no fitted map yet: learn it with 'epsopt fit' first")
     data, meta = kept
     return Surrogate.from_bytes(data, meta), _validation(meta["validation"])
+
+
+def load_map_with_probes(catalogue: Catalogue) -> Surrogate | None:
+    """Load the map that reads anchor embeddings too, if there is one of the same checkpoints as the newest map."""
+    plain, probed = catalogue.get_artifact(_KINDS[False]), catalogue.get_artifact(_KINDS[True])
+    if plain is None or probed is None:
+        return None
+    same = [meta["trained_on"].partition("-")[0] for _, meta in (plain, probed)]
+    return Surrogate.from_bytes(*probed) if same[0] == same[1] else None
 
 
 def unseen(catalogue: Catalogue, surrogate: Surrogate) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,10 +28,10 @@ from epsopt.surrogate.head import (
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape
 from epsopt.surrogate.surrogate import FORMAT as SURROGATE_FORMAT
 from epsopt.surrogate.surrogate import Memory, Surrogate
-from epsopt.surrogate.tokens import Tokenizer, fit_tokenizer
 from epsopt.surrogate.training import Examples, Recipe, train_many
 from epsopt.surrogate.transforms import MetricTransform, fit_transform, likely_bounds
 from epsopt.surrogate.validation import MetricValidation, Validation, constant_width
+from epsopt.surrogate.views import Tokenizer, fit_tokenizer
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
 
@@ -50,11 +52,26 @@ class TrainedNetwork:
     def encode(self, part: TrainingSet) -> torch.Tensor:
         """Encode ``n`` checkpoints as ``(n, latent)``."""
         with torch.no_grad():
-            return self.network.encode(self.tokenizer(part.fingerprints))[0]
+            return self.network.encode(self.tokenizer(part.fingerprints, part.embeddings))[0]
 
     def scaled(self, part: TrainingSet) -> NDArray[np.float64]:
         """``(n, m)`` measured metrics on the model's scale."""
         return np.stack([t.forward(part.metrics[:, j]) for j, t in enumerate(self.transforms)], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutPredictions:
+    """Every checkpoint as predicted by networks, settings and intervals that never saw its run.
+
+    Attributes:
+        point: ``(n, m)`` in the metrics' own units, in the order of the training set.
+        low: ``(n, m)`` lower ends of the intervals.
+        high: ``(n, m)`` upper ends.
+    """
+
+    point: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
 def fit(
@@ -65,6 +82,7 @@ def fit(
     level: float = 0.9,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     recipe: Recipe | None = None,
+    probes: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Surrogate, Validation]:
     """Fit the Epsilon-VAE to a zoo and validate it on held-out runs.
@@ -76,6 +94,8 @@ def fit(
         level: nominal coverage of the reported intervals.
         bounds: declared lowest and highest value of metrics by name.
         recipe: how to train.
+        probes: read checkpoints with their anchor embeddings (which somebody ran the model for); otherwise embeddings
+            are only learned from, and weights are enough to predict.
         progress: called as ``progress(what, share done)``.
 
     Returns:
@@ -85,9 +105,29 @@ def fit(
         EmptyCatalogue: too few runs or no measured metric.
         UsageError: a bound names no metric.
     """
+    surrogate, validation, _ = fit_and_predict(
+        train, seed=seed, folds=folds, level=level, bounds=bounds, recipe=recipe, probes=probes, progress=progress
+    )
+    return surrogate, validation
+
+
+def fit_and_predict(
+    train: TrainingSet,
+    *,
+    seed: int = 0,
+    folds: int = 5,
+    level: float = 0.9,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    recipe: Recipe | None = None,
+    probes: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Surrogate, Validation, HeldOutPredictions]:
+    """Do what :func:`fit` does, and give the predictions that the validation is made of; same arguments and errors."""
     started = time.monotonic()
     recipe, bounds = recipe or Recipe(), bounds or {}
     _check(train, bounds, folds, level)
+    if probes and (train.embeddings is None or not np.isfinite(train.embeddings).any()):
+        raise UsageError("no checkpoint has anchor embeddings to probe with: set hooks.embed, then ingest again")
     # Guessed once on everything: folds that guessed for themselves would learn on different scales.
     scales = {name: limits for j, name in enumerate(train.metric_names)
               if (limits := bounds.get(name) or likely_bounds(train.metrics[:, j])) is not None}  # fmt: skip
@@ -100,12 +140,12 @@ def fit(
             progress(f"training network {min(done + 1, total)} of {total}", done / total)
 
     report(0, len(parts) + 1)
-    *fold_networks, final = train_all([*inside, train], scales, recipe, seed, report)
+    *fold_networks, final = train_all([*inside, train], scales, recipe, seed, report, probes=probes)
     fold_parts = [
         (kept, left, trained, _as_fold(kept, left, trained))
         for kept, left, trained in zip(inside, outside, fold_networks, strict=True)
     ]
-    held = [[held_out(fold, j) for *_, fold in fold_parts] for j in range(len(train.metric_names))]
+    held = predict_held_out([fold for *_, fold in fold_parts], len(train.metric_names))
     settings, scores = [], []
     for per_fold in held:
         place, chosen_settings = choose(per_fold)
@@ -127,13 +167,14 @@ def fit(
         settings=tuple(settings),
         scores=tuple(scores),
         embedding_scale=final.embedding_scale,
-        trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe),
+        trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe, probes=probes),
     )
-    metrics = tuple(_validate(j, fold_parts, held[j], level, seed) for j in range(len(train.metric_names)))
+    predictions = _held_out_predictions(parts, fold_parts, held, level)
+    metrics = tuple(_validate(j, parts, train, predictions, level, seed) for j in range(len(train.metric_names)))
     r2, cosine = _validate_embeddings(fold_parts)
-    return surrogate, Validation(
-        metrics, level, len(parts), train.n_runs, len(train), r2, cosine, time.monotonic() - started
-    )
+    seconds = time.monotonic() - started
+    validation = Validation(metrics, level, len(parts), train.n_runs, len(train), r2, cosine, seconds, probes)
+    return surrogate, validation, predictions
 
 
 def fit_key(
@@ -142,9 +183,11 @@ def fit_key(
     seed: int,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     recipe: Recipe | None = None,
+    probes: bool = False,
 ) -> str:
     """Identify a fit before it is made: the same key, the same map. Other versions of the formats have other keys."""
-    settings = [SURROGATE_FORMAT, FINGERPRINT_FORMAT, seed, sorted((bounds or {}).items()), asdict(recipe or Recipe())]
+    formats = [SURROGATE_FORMAT, FINGERPRINT_FORMAT]
+    settings = [formats, seed, sorted((bounds or {}).items()), asdict(recipe or Recipe()), probes]
     return f"{train.digest}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
 
 
@@ -171,10 +214,13 @@ def train_all(
     recipe: Recipe,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
-    **shape: int,
+    *,
+    probes: bool = False,
 ) -> list[TrainedNetwork]:
-    """Train one network on each training set; ``shape`` overrides sizes of :class:`NetworkShape`."""
-    prepared = [_prepare(part, bounds, shape) for part in parts]
+    """Train one network on each training set."""
+    # Threads: most of it is in libraries that let go of the interpreter, and fingerprints are too large to hand around.
+    workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(parts)), prefer="threads")
+    prepared = workers(joblib.delayed(_prepare)(part, bounds, probes) for part in parts)
     networks = train_many([(p.shape, p.examples) for p in prepared], recipe, seed, progress)
     return [
         TrainedNetwork(p.tokenizer, p.transforms, network, p.examples, p.embedding_scale)
@@ -191,8 +237,17 @@ class _Prepared:
     embedding_scale: tuple[torch.Tensor, torch.Tensor] | None
 
 
-def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], shape: Mapping[str, int]) -> _Prepared:
-    tokenizer = fit_tokenizer(train.fingerprints)
+def predict_held_out(folds: Sequence[Fold], n_metrics: int) -> list[list[HeldOut]]:
+    """Predict every metric of every fold's held-out rows, with every setting of the head; ``[metric][fold]``."""
+    jobs = [(fold, j) for j in range(n_metrics) for fold in folds]
+    workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(jobs)))
+    found = workers(joblib.delayed(held_out)(fold, j) for fold, j in jobs)
+    return [found[j * len(folds) : (j + 1) * len(folds)] for j in range(n_metrics)]
+
+
+def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], probes: bool) -> _Prepared:
+    seen = train.embeddings if probes else None
+    tokenizer = fit_tokenizer(train.fingerprints, train.runs, seen)
     transforms = tuple(
         fit_transform(train.metrics[:, j], bounds.get(name)) for j, name in enumerate(train.metric_names)
     )
@@ -205,7 +260,8 @@ def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], shap
         embedding_scale = (mean, scale)
         embeddings = (torch.from_numpy(train.embeddings) - mean) / scale
     examples = Examples(
-        tokens=tokenizer(train.fingerprints),
+        tokens=tokenizer(train.fingerprints, seen),
+        slices=tokenizer.slices,
         metrics=torch.from_numpy(scaled).float(),
         embeddings=embeddings,
         sketches=_sketches(train),
@@ -213,7 +269,7 @@ def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], shap
         lineages=torch.from_numpy(train.lineages),
     )
     anchors = None if embeddings is None else (int(embeddings.shape[1]), int(embeddings.shape[2]))
-    sizes = NetworkShape(tokenizer.components, len(tokenizer.kinds), len(transforms), anchors, **shape)
+    sizes = NetworkShape(tokenizer.slices[-1].stop, len(transforms), anchors)
     return _Prepared(tokenizer, transforms, sizes, examples, embedding_scale)
 
 
@@ -225,6 +281,7 @@ def _as_fold(inside: TrainingSet, outside: TrainingSet, trained: TrainedNetwork)
         z_held=trained.encode(outside).double().numpy(),
         y_held=trained.scaled(outside),
         runs_held=outside.runs,
+        inverse_lengths=trained.network.inverse_lengths.double().numpy(),
     )
 
 
@@ -238,47 +295,54 @@ def _sketches(train: TrainingSet) -> torch.Tensor:
     return torch.from_numpy(out)
 
 
+def _held_out_predictions(
+    parts: Sequence[NDArray[np.int64]],
+    fold_parts: Sequence[tuple[TrainingSet, TrainingSet, TrainedNetwork, Fold]],
+    held: Sequence[Sequence[HeldOut]],
+    level: float,
+) -> HeldOutPredictions:
+    shape = (sum(len(rows) for rows in parts), len(held))
+    point, low, high = np.empty(shape), np.empty(shape), np.empty(shape)
+    for j, of_metric in enumerate(held):
+        for k, (rows, (_, _, trained, _)) in enumerate(zip(parts, fold_parts, strict=True)):
+            # What is reported on a fold was chosen and calibrated on the others.
+            others = [h for i, h in enumerate(of_metric) if i != k]
+            place, settings = choose(others)
+            factor = conformal_factor(*standardised(others, place, settings), level)
+            deviation = np.sqrt(of_metric[k].unit_variance[place] * settings.variance)
+            mean, back = of_metric[k].mean[place], trained.transforms[j].backward
+            for out, values in (
+                (point, mean), (low, mean - factor * deviation), (high, mean + factor * deviation),
+            ):  # fmt: skip
+                out[rows, j] = back(torch.from_numpy(values)).numpy()
+    return HeldOutPredictions(point, low, high)
+
+
 def _validate(
     j: int,
-    fold_parts: list[tuple[TrainingSet, TrainingSet, TrainedNetwork, Fold]],
-    held: list[HeldOut],
+    parts: Sequence[NDArray[np.int64]],
+    train: TrainingSet,
+    predictions: HeldOutPredictions,
     level: float,
     seed: int,
 ) -> MetricValidation:
-    truth, point, low, high, median, statistics = [], [], [], [], [], []
-    for k, (inside, outside, fitted, _) in enumerate(fold_parts):
-        # What is reported on a fold was chosen and calibrated on the others.
-        others = [h for i, h in enumerate(held) if i != k]
-        place, settings = choose(others)
-        factor = conformal_factor(*standardised(others, place, settings), level)
-        deviation = np.sqrt(held[k].unit_variance[place] * settings.variance)
-        mean = held[k].mean[place]
-        transform = fitted.transforms[j]
-
-        def back(values: NDArray[np.float64], t: MetricTransform = transform) -> NDArray[np.float64]:
-            return np.asarray(t.backward(torch.from_numpy(values)).numpy())
-
-        truth.append(outside.metrics[:, j])
-        point.append(back(mean))
-        low.append(back(mean - factor * deviation))
-        high.append(back(mean + factor * deviation))
-        one = TrainingSet(
-            inside.keys, inside.fingerprints, inside.runs, inside.lineages,
-            (inside.metric_names[j],), inside.metrics[:, j : j + 1],
-        )  # fmt: skip
-        median.append(median_baseline(one, outside)[:, 0])
-        statistics.append(statistics_baseline(one, outside, seed=seed)[:, 0])
-    y, p, lo, hi, m, s = (np.concatenate(x) for x in (truth, point, low, high, median, statistics))
-    known = np.isfinite(y)
-    y, p, lo, hi, m, s = y[known], p[known], lo[known], hi[known], m[known], s[known]
+    one = replace(train, metric_names=(train.metric_names[j],), metrics=train.metrics[:, j : j + 1])
+    median, statistics = np.empty(len(train)), np.empty(len(train))
+    for rows in parts:
+        inside, outside = one.take(np.setdiff1d(np.arange(len(train)), rows)), one.take(rows)
+        median[rows] = median_baseline(inside, outside)[:, 0]
+        statistics[rows] = statistics_baseline(inside, outside, seed=seed)[:, 0]
+    known = np.isfinite(one.metrics[:, 0])
+    y = one.metrics[known, 0]
+    point, low, high = (values[known, j] for values in (predictions.point, predictions.low, predictions.high))
     n = len(y)
     return MetricValidation(
-        name=fold_parts[0][0].metric_names[j],
-        error=float(np.abs(p - y).mean()) if n else 0.0,
-        median_error=float(np.abs(m - y).mean()) if n else 0.0,
-        statistics_error=float(np.abs(s - y).mean()) if n else 0.0,
-        coverage=float(((y >= lo) & (y <= hi)).mean()) if n else 0.0,
-        width=float((hi - lo).mean()) if n else 0.0,
+        name=train.metric_names[j],
+        error=float(np.abs(point - y).mean()) if n else 0.0,
+        median_error=float(np.abs(median[known] - y).mean()) if n else 0.0,
+        statistics_error=float(np.abs(statistics[known] - y).mean()) if n else 0.0,
+        coverage=float(((y >= low) & (y <= high)).mean()) if n else 0.0,
+        width=float((high - low).mean()) if n else 0.0,
         median_width=constant_width(y, float(np.median(y)), level) if n else 0.0,
         n=n,
     )

@@ -21,10 +21,10 @@ from gpytorch.means import ZeroMean
 from numpy.typing import NDArray
 from torch import Tensor
 
-_LENGTHS = (0.15, 0.3, 0.6, 1.2, 2.5, 5.0)  # in units of the median distance between encoded checkpoints
-_NOISES = (1e-3, 1e-2, 0.05, 0.2, 0.8)  # in units of the signal variance
+_LENGTHS = (0.5, 0.7, 1.0, 1.5, 2.5)  # multiples of the lengths that the network learned
+_NOISES = (1e-3, 3e-3, 1e-2, 0.05, 0.2, 0.8)  # in units of the signal variance
 _UNKNOWN = 10.0  # standard deviations, for a metric without a single held-out measurement
-MAX_ROWS = 1500
+MAX_ROWS = 800
 """Rows an exact Gaussian process is given; a larger zoo is thinned evenly, run by run."""
 
 Floats = NDArray[np.float64]
@@ -35,7 +35,7 @@ class HeadSettings:
     """Hyperparameters of one metric's Gaussian process.
 
     Attributes:
-        length: length scale in units of the median distance between encoded checkpoints.
+        length: multiple of the length scales that the network learned for the metric.
         noise: noise variance in units of the signal variance.
         variance: signal variance on the model's scale; positive.
     """
@@ -55,6 +55,7 @@ class Fold:
         z_held: ``(k, latent)``.
         y_held: ``(k, m)``.
         runs_held: ``(k,)``.
+        inverse_lengths: ``(m, latent)`` of the network.
     """
 
     z_train: Floats
@@ -62,6 +63,7 @@ class Fold:
     z_held: Floats
     y_held: Floats
     runs_held: NDArray[np.int64]
+    inverse_lengths: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +91,11 @@ def grid() -> list[tuple[float, float]]:
 def held_out(fold: Fold, metric: int) -> HeldOut:
     """Predict one metric of a fold's held-out rows with every setting of the grid."""
     known = np.flatnonzero(np.isfinite(fold.y_train[:, metric]))
-    z, y = fold.z_train[known], fold.y_train[known, metric]
-    between, across = _distances(z, z), _distances(fold.z_held, z)
-    unit = median_distance(fold.z_train)
+    z, y = fold.z_train[known] * fold.inverse_lengths[metric], fold.y_train[known, metric]
+    between, across = _distances(z, z), _distances(fold.z_held * fold.inverse_lengths[metric], z)
     means, variances = [], []
     for length in _LENGTHS:
-        covariance, cross = _matern(between / (length * unit)), _matern(across / (length * unit))
+        covariance, cross = _matern(between / length), _matern(across / length)
         # One eigendecomposition serves all noise levels.
         values, vectors = np.linalg.eigh(covariance)
         projected, target = cross @ vectors, vectors.T @ y
@@ -163,22 +164,23 @@ def conformal_factor(scores: Floats, weights: Floats, level: float) -> float:
     return float(scores[order][min(place, len(scores) - 1)])
 
 
-def build_model(z: Tensor, y: Tensor, settings: list[HeadSettings]) -> ModelListGP:
+def build_model(z: Tensor, y: Tensor, settings: list[HeadSettings], inverse_lengths: Tensor) -> ModelListGP:
     """Build the BoTorch model: one exact Gaussian process per metric, hyperparameters fixed.
 
     Args:
         z: ``(n, latent)`` encoded checkpoints.
         y: ``(n, m)`` metrics on the model's scale; NaN rows of a metric are left out of its process.
         settings: one per metric.
+        inverse_lengths: ``(m, latent)`` of the network.
 
     Returns:
         The model, in float64 and evaluation mode; ``posterior(X)`` takes ``(..., q, latent)``.
     """
-    z, unit = z.double(), median_distance(z.double().numpy())
+    z = z.double()
     models = []
     for j, chosen in enumerate(settings):
         known = torch.isfinite(y[:, j])
-        kernel = ScaleKernel(MaternKernel(nu=2.5))
+        kernel = ScaleKernel(MaternKernel(nu=2.5, ard_num_dims=z.shape[1]))
         likelihood = GaussianLikelihood()
         model = SingleTaskGP(
             z[known],
@@ -188,21 +190,13 @@ def build_model(z: Tensor, y: Tensor, settings: list[HeadSettings]) -> ModelList
             likelihood=likelihood,
             outcome_transform=None,
         )
-        kernel.base_kernel.lengthscale = chosen.length * unit
+        kernel.base_kernel.lengthscale = chosen.length / inverse_lengths[j].double().clamp(min=1e-6)
         kernel.outputscale = chosen.variance
         likelihood.noise = max(chosen.noise * chosen.variance, 1.1e-4)
         models.append(model.double())
     out = ModelListGP(*models).eval()
     out.requires_grad_(requires_grad=False)
     return out
-
-
-def median_distance(z: Floats) -> float:
-    """Median distance between rows, the unit of length scales; 1 when there are fewer than two."""
-    rows = z if len(z) <= 500 else z[np.linspace(0, len(z) - 1, 500).astype(np.int64)]
-    distances = _distances(rows, rows)[np.triu_indices(len(rows), 1)]
-    positive = distances[distances > 0]
-    return float(np.median(positive)) if len(positive) else 1.0
 
 
 def thin(runs: NDArray[np.int64], limit: int = MAX_ROWS) -> NDArray[np.int64]:

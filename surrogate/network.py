@@ -1,9 +1,9 @@
-"""The Epsilon-VAE: a set of weight blocks -> latent z -> anchor embeddings, metrics and recombined weights.
+"""The Epsilon-VAE: views of a checkpoint -> latent z -> anchor embeddings, metrics and recombined weights.
 
-Architecture of seeds/sideways_vae.md ("attention over weight blocks") and seeds/epsilon_vae.md (the hybrid of embedding
-decoder and metric predictor), with two changes that the figures in docs/decisions.md asked for: tokens are
-fingerprints of blocks instead of raw weights (D4), and the weight decoder recombines real checkpoints instead of
-inventing weights (D5).
+The hybrid of seeds/epsilon_vae.md (embedding decoder and metric predictor on one latent) over the blocks of
+seeds/sideways_vae.md, with three changes that figures asked for (docs/surrogate.md): tokens are fingerprints of blocks
+instead of raw weights (D4); attention over them is a learned relevance of each view instead of self-attention, which
+overfits a few dozen runs; and the weight decoder recombines real checkpoints instead of inventing weights (D5).
 """
 
 from __future__ import annotations
@@ -15,34 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epsopt.surrogate.tokens import Tokens
-
 
 @dataclass(frozen=True)
 class NetworkShape:
     """Sizes of an :class:`EpsilonVAE`.
 
     Attributes:
-        components: length of a token's vector.
-        kinds: number of known kinds of block.
+        columns: columns of a checkpoint's tokens.
         metrics: number of metrics.
         anchors: ``(anchors, dim)`` of the embedding head, ``None`` without one.
         latent: length of z.
-        width: width of the token stream.
-        heads: attention heads.
-        layers: attention layers.
-        dropout: share of activations dropped while training.
     """
 
-    components: int
-    kinds: int
+    columns: int
     metrics: int
     anchors: tuple[int, int] | None
     latent: int = 64
-    width: int = 64
-    heads: int = 4
-    layers: int = 1
-    dropout: float = 0.1
 
     def to_json(self) -> dict[str, Any]:
         """Return the sizes as JSON values."""
@@ -56,28 +44,23 @@ class NetworkShape:
 
 
 class EpsilonVAE(nn.Module):
-    """Encoder and three heads; see the module's docstring."""
+    """Encoder and heads; see the module's docstring. Metrics are answered by Gaussian processes on z (``head.py``)."""
+
+    relevance: Tensor
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         self.shape = shape
-        width, latent = shape.width, shape.latent
-        # One linear map for every kind of block on top of a shared one: a block of an unknown kind (another
-        # architecture) still gets a sensible token from the shared map.
-        self.shared = nn.Linear(shape.components, width)
-        self.per_kind = nn.Parameter(torch.randn(1 + shape.kinds, shape.components, width) / shape.components**0.5)
-        self.kind = nn.Embedding(1 + shape.kinds, width)
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, shape.heads, width, 0.0, "gelu", batch_first=True, norm_first=True)
-            for _ in range(shape.layers)
-        )
-        self.pool = nn.Sequential(
-            nn.LayerNorm(2 * width), nn.Dropout(shape.dropout), nn.Linear(2 * width, 2 * width), nn.GELU()
-        )
-        self.to_latent = nn.Linear(2 * width, 2 * latent)
-        self.metric_head = nn.Sequential(
-            nn.Linear(latent, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, shape.metrics)
-        )
+        latent = shape.latent
+        self.register_buffer("relevance", torch.ones(shape.columns))
+        self.to_mean = nn.Linear(shape.columns, latent)
+        self.to_log_variance = nn.Linear(shape.columns, latent)
+        nn.init.zeros_(self.to_log_variance.weight)
+        nn.init.constant_(self.to_log_variance.bias, -4.0)
+        # How fast each metric changes along each latent dimension, and its Gaussian process's amplitude and noise.
+        self.log_inverse_lengths = nn.Parameter(torch.zeros(shape.metrics, latent))
+        self.log_amplitude = nn.Parameter(torch.zeros(shape.metrics))
+        self.log_noise = nn.Parameter(torch.full((shape.metrics,), -3.0))
         self.embedding_head: nn.Module | None = None
         if shape.anchors is not None:
             self.embedding_head = nn.Sequential(
@@ -85,41 +68,22 @@ class EpsilonVAE(nn.Module):
             )
         self.recombination = Recombination(latent)
 
-    def encode(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Encode ``n`` checkpoints.
 
         Args:
-            tokens: the checkpoints' blocks.
+            tokens: ``(n, columns)``.
 
         Returns:
             Mean and log-variance of z, each ``(n, latent)``.
         """
-        kinds, present = tokens.kinds.clamp(min=0), (tokens.kinds >= 0)[tokens.layouts]
-        mask = present.unsqueeze(-1).to(tokens.values.dtype)
-        x = self.shared(tokens.values) + self.kind(kinds)[tokens.layouts] + self._by_kind(tokens, kinds)
-        count = mask.sum(1).clamp(min=1)
-        # The pooled raw tokens skip the attention: alone they are what a plain network on all features would see.
-        first = (x * mask).sum(1) / count.sqrt()
-        padding = None if bool(present.all()) else ~present
-        for block in self.blocks:
-            x = block(x, src_key_padding_mask=padding)
-        last = (x * mask).sum(1) / count
-        mean, log_variance = self.to_latent(self.pool(torch.cat([first, last], dim=1))).chunk(2, dim=1)
-        return mean, log_variance.clamp(-8.0, 4.0)
+        weighed = tokens * self.relevance
+        return self.to_mean(weighed), self.to_log_variance(weighed).clamp(-8.0, 2.0)
 
-    def _by_kind(self, tokens: Tokens, kinds: Tensor) -> Tensor:
-        if len(kinds) == 1:  # one architecture: a single batched product
-            return torch.einsum("nbc,bcw->nbw", tokens.values, self.per_kind[kinds[0]])
-        out = tokens.values.new_zeros(*tokens.values.shape[:2], self.shape.width)
-        for layout in torch.unique(tokens.layouts).tolist():
-            mine = tokens.layouts == layout
-            out[mine] = torch.einsum("nbc,bcw->nbw", tokens.values[mine], self.per_kind[kinds[layout]])
-        return out
-
-    def decode_metrics(self, z: Tensor) -> Tensor:
-        """(..., latent) -> (..., metrics) on the model's (standardised) scale."""
-        out: Tensor = self.metric_head(z)
-        return out
+    @property
+    def inverse_lengths(self) -> Tensor:
+        """``(metrics, latent)``: metrics' distances are those of ``z * inverse_lengths[j]``."""
+        return self.log_inverse_lengths.exp()
 
     def decode_embeddings(self, z: Tensor) -> Tensor:
         """(n, latent) -> (n, anchors, dim) on the model's (standardised) scale; needs an embedding head."""

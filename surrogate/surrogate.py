@@ -18,13 +18,14 @@ from torch import Tensor
 
 from epsopt.surrogate.head import HeadSettings, build_model, conformal_factor
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
-from epsopt.surrogate.tokens import Tokenizer
+from epsopt.surrogate.relevance import matern
 from epsopt.surrogate.transforms import MetricTransform
+from epsopt.surrogate.views import Tokenizer, View
 from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprints import Fingerprint
 
-FORMAT = 1
+FORMAT = 2
 _CHUNK = 512
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
 
@@ -112,11 +113,11 @@ class Surrogate:
             widening = (factor / _NORMAL_90) ** 2
             widened.append(HeadSettings(chosen.length, chosen.noise, chosen.variance * max(widening, 1e-6)))
         rows = self.memory.head_rows
-        return build_model(self.memory.latents[rows], self.memory.metrics[rows], widened)
+        return build_model(self.memory.latents[rows], self.memory.metrics[rows], widened, self.network.inverse_lengths)
 
     @cached_property
-    def _mean_weights(self) -> list[tuple[float, Tensor]]:
-        """Per metric its length scale and ``(rows,)`` weights: the mean at z is ``matern(z, rows) @ weights``."""
+    def _mean_weights(self) -> list[tuple[Tensor, Tensor]]:
+        """Per metric ``(latent,)`` scales and ``(rows,)`` weights: the mean at z is ``matern(z, rows) @ weights``."""
         out = []
         rows = self.memory.head_rows
         for j, process in enumerate(self.model.models):
@@ -127,7 +128,7 @@ class Surrogate:
             weights = torch.zeros(len(rows))
             known = torch.isfinite(self.memory.metrics[rows, j])
             weights[known] = (process.covar_module.outputscale * solved).float()
-            out.append((float(process.covar_module.base_kernel.lengthscale), weights))
+            out.append((1.0 / process.covar_module.base_kernel.lengthscale.reshape(-1).float(), weights))
         return out
 
     def means(self, z: Tensor) -> Tensor:
@@ -143,19 +144,36 @@ class Surrogate:
         rows = self.memory.latents[self.memory.head_rows].float()
         parts = []
         for piece in torch.split(flat, 8192):
-            distance = torch.cdist(piece, rows) * 5.0**0.5
-            columns = []
-            for length, weights in self._mean_weights:
-                r = distance / length
-                columns.append(((1.0 + r + r.square() / 3.0) * torch.exp(-r)) @ weights)  # Matérn 5/2
+            columns = [
+                matern(torch.cdist(piece * scales, rows * scales)) @ weights for scales, weights in self._mean_weights
+            ]
             parts.append(torch.stack(columns, dim=-1))
         return torch.cat(parts).reshape(*z.shape[:-1], -1).double()
 
-    def encode(self, fingerprints: Sequence[Fingerprint]) -> Tensor:
-        """Encode checkpoints: ``n`` fingerprints to ``(n, latent)`` float32 means of z."""
+    @property
+    def probes(self) -> bool:
+        """Whether checkpoints are read with their anchor embeddings; otherwise weights are all that is looked at."""
+        return self.tokenizer.probes
+
+    def encode(self, fingerprints: Sequence[Fingerprint], embeddings: NDArray[np.float32] | None = None) -> Tensor:
+        """Encode checkpoints.
+
+        Args:
+            fingerprints: ``n`` fingerprints.
+            embeddings: ``(n, anchors, dim)`` real anchor embeddings, NaN where there are none; a map without probes
+                does not look at them.
+
+        Returns:
+            ``(n, latent)`` float32 means of z.
+        """
         with torch.no_grad():
             parts = [
-                self.network.encode(self.tokenizer(fingerprints[start : start + _CHUNK]))[0]
+                self.network.encode(
+                    self.tokenizer(
+                        fingerprints[start : start + _CHUNK],
+                        None if embeddings is None else embeddings[start : start + _CHUNK],
+                    )
+                )[0]
                 for start in range(0, len(fingerprints), _CHUNK)
             ]
         return torch.cat(parts) if parts else torch.zeros(0, self.latent)
@@ -264,8 +282,9 @@ class Surrogate:
     def to_bytes(self) -> tuple[bytes, dict[str, Any]]:
         """Return the surrogate as a safetensors document and JSON values; no pickle."""
         tensors = {f"network.{k}": v.cpu().contiguous() for k, v in self.network.state_dict().items()}
-        for name in ("mean", "scale", "basis"):
-            tensors[f"tokenizer.{name}"] = torch.from_numpy(getattr(self.tokenizer, name)).contiguous()
+        for i, view in enumerate(self.tokenizer.views):
+            for name in ("mean", "scale", "basis"):
+                tensors[f"view.{i}.{name}"] = torch.from_numpy(np.ascontiguousarray(getattr(view, name)))
         for name in ("latents", "metrics", "runs", "lineages", "head_rows"):
             tensors[f"memory.{name}"] = getattr(self.memory, name).contiguous()
         for i, scores in enumerate(self.scores):
@@ -281,6 +300,7 @@ class Surrogate:
             "settings": [asdict(s) for s in self.settings],
             "shape": self.network.shape.to_json(),
             "kinds": list(self.tokenizer.kinds),
+            "views": [view.name for view in self.tokenizer.views],
             "keys": list(self.memory.keys),
         }
         return save_tensors(tensors, metadata={"epsopt": json.dumps(meta)}), meta
@@ -297,7 +317,10 @@ class Surrogate:
         tensors = load_tensors(data)
         state = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
         network = load_network(NetworkShape.from_json(meta["shape"]), state)
-        table = {n: tensors[f"tokenizer.{n}"].numpy() for n in ("mean", "scale", "basis")}
+        views = tuple(
+            View(name, *(tensors[f"view.{i}.{part}"].numpy() for part in ("mean", "scale", "basis")))
+            for i, name in enumerate(meta["views"])
+        )
         memory = {n: tensors[f"memory.{n}"] for n in ("latents", "metrics", "runs", "lineages", "head_rows")}
         embedding = (tensors["embeddings.mean"], tensors["embeddings.scale"]) if "embeddings.mean" in tensors else None
         return cls(
@@ -306,7 +329,7 @@ class Surrogate:
                 MetricTransform(None if t["bounds"] is None else tuple(t["bounds"]), t["centre"], t["scale"])
                 for t in meta["transforms"]
             ),
-            tokenizer=Tokenizer(tuple(meta["kinds"]), **table),
+            tokenizer=Tokenizer(tuple(meta["kinds"]), views),
             network=network,
             memory=Memory(keys=tuple(meta["keys"]), **memory),
             settings=tuple(HeadSettings(**s) for s in meta["settings"]),

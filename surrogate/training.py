@@ -1,43 +1,50 @@
-"""Training one Epsilon-VAE on tokens, metrics, embeddings and sketches."""
+"""Training one Epsilon-VAE: the views' relevance first, then z and its heads together."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import joblib
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
-from epsopt.surrogate.tokens import Tokens
+from epsopt.surrogate.relevance import Relevance, RunSampler, held_out_loss, learn_relevance, matern
+
+_METRIC_EVERY = 3  # steps from one look at the metrics' held-out density to the next: it costs most of the time
+_JITTER = 1e-5
+_SMALLEST_INVERSE = 1e-3
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an :class:`EpsilonVAE` is trained; the defaults were chosen on inner folds (docs/decisions.md).
+    """How an :class:`EpsilonVAE` is trained; the defaults were chosen on other zoos than are reported on.
 
     Attributes:
         steps: optimiser steps.
-        batch: checkpoints per step.
-        learning_rate: peak of the one-cycle schedule.
-        weight_decay: of AdamW.
-        noise: standard deviation of the noise added to tokens (in units of their own deviation).
+        batch: checkpoints per step (the metrics' density looks at more, see ``relevance.ROWS``).
+        learning_rate: peak of the heads' one-cycle schedule; the encoder's is relative to its own weights.
+        encoder_rate: relative step of the encoder's weights.
+        weight_decay: of the heads.
         kl: weight of the KL divergence (the seeds' beta).
         embeddings: weight of the embedding head's loss.
         weights: weight of the recombination head's loss.
+        finetune: whether the metrics' held-out density also trains the encoder.
     """
 
-    steps: int = 450
+    steps: int = 240
     batch: int = 64
     learning_rate: float = 4e-3
+    encoder_rate: float = 0.02
     weight_decay: float = 0.05
-    noise: float = 0.3
-    kl: float = 3e-3
+    kl: float = 1e-4
     embeddings: float = 0.1
     weights: float = 0.1
+    finetune: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +52,8 @@ class Examples:
     """Tensors of one training set, on the model's scales.
 
     Attributes:
-        tokens: ``n`` checkpoints.
+        tokens: ``(n, columns)``.
+        slices: which columns belong to which view.
         metrics: ``(n, m)``; NaN where not measured.
         embeddings: ``(n, anchors, dim)`` with NaN rows where there is none, or ``None``.
         sketches: ``(n, sketch)`` of the weights minus the lineage's mean, each lineage scaled to unit mean square.
@@ -53,7 +61,8 @@ class Examples:
         lineages: ``(n,)`` int64.
     """
 
-    tokens: Tokens
+    tokens: Tensor
+    slices: tuple[slice, ...]
     metrics: Tensor
     embeddings: Tensor | None
     sketches: Tensor
@@ -67,6 +76,7 @@ class Examples:
         """Return the same examples on a device."""
         return Examples(
             self.tokens.to(device),
+            self.slices,
             self.metrics.to(device),
             None if self.embeddings is None else self.embeddings.to(device),
             self.sketches.to(device),
@@ -125,47 +135,122 @@ def _trained(
     return place, {name: value.cpu() for name, value in network.state_dict().items()}
 
 
-def train_network(
-    network: EpsilonVAE,
-    examples: Examples,
-    recipe: Recipe,
-    seed: int,
-) -> None:
+def train_network(network: EpsilonVAE, examples: Examples, recipe: Recipe, seed: int) -> None:
     """Train a network in place.
 
     Args:
         network: what to train.
         examples: what to train it on; batches draw runs evenly, so that a long run does not outweigh a short one.
         recipe: how.
-        seed: of batches, dropout, token noise and the latent's sampling.
+        seed: of batches and of the latent's sampling.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    decay = [p for p in network.parameters() if p.ndim > 1]
-    rest = [p for p in network.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-        fused=True,
+    runs = examples.runs.cpu().numpy()
+    relevance = learn_relevance(
+        [examples.tokens[:, s].cpu() for s in examples.slices], examples.metrics.cpu(), runs, rng
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.15
-    )
-    share = _row_weights(examples.runs.cpu().numpy())
+    start_from(network, examples, relevance)
+    optimizer = _optimizer(network, recipe)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=max(recipe.steps, 2), pct_start=0.15)
+    share = _row_weights(runs)
     size = min(recipe.batch, len(examples))
+    density = _HeldOutDensity(examples, runs, rng)
     network.train()
-    for _ in range(recipe.steps):
+    for step in range(recipe.steps):
         rows = torch.from_numpy(rng.choice(len(examples), size=size, replace=False, p=share)).to(examples.runs.device)
         loss = _loss(network, examples, rows, recipe)
+        if recipe.finetune and step % _METRIC_EVERY == 0:
+            loss = loss + _METRIC_EVERY * density(network)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(network.parameters(), 10.0)
         optimizer.step()
         schedule.step()
     network.eval()
 
 
-def _row_weights(runs: np.ndarray) -> np.ndarray:
+@torch.no_grad()
+def start_from(network: EpsilonVAE, examples: Examples, relevance: Relevance) -> None:
+    """Start z as the leading components of the tokens, each view weighed by its relevance to all metrics together.
+
+    Distances in z then are what the metrics' Gaussian processes see, as far as so many dimensions can hold it.
+    """
+    device = examples.tokens.device
+    columns = torch.zeros(examples.tokens.shape[1], len(relevance.weights), dtype=torch.float64)
+    for view, place in enumerate(examples.slices):
+        columns[place] = relevance.weights[:, view]
+    tokens = examples.tokens.cpu().double()
+    tokens = tokens - tokens.mean(dim=0)
+    # Each metric's weighed tokens have the same total variance: none outshouts another.
+    spread = (tokens.square().mean(dim=0)[:, None] * columns).sum(dim=0).clamp(min=1e-12)
+    gain = (columns / spread).sum(dim=1).sqrt()
+    weighed = tokens * gain
+    _, _, directions = torch.linalg.svd(weighed, full_matrices=False)
+    latent = network.shape.latent
+    directions = directions[:latent]
+    z = weighed @ directions.T
+    scale = 1.0 / z.square().mean().sqrt().clamp(min=1e-12)
+    network.relevance.copy_(gain.float())
+    network.to_mean.weight.zero_()
+    network.to_mean.weight[: len(directions)] = (directions * scale).float().to(device)
+    network.to_mean.bias.copy_(-(network.to_mean.weight @ (examples.tokens.mean(dim=0) * network.relevance)))
+    for j, own in enumerate(columns.T):
+        # The linear map from z to the metric's own weighed tokens; its diagonal is how fast the metric varies.
+        back = torch.linalg.pinv(directions) * (own.sqrt() / gain.clamp(min=1e-12))[:, None] / scale
+        lengths = torch.full((latent,), _SMALLEST_INVERSE, dtype=torch.float64)
+        lengths[: len(directions)] = back.square().sum(dim=0).sqrt().clamp(min=_SMALLEST_INVERSE)
+        network.log_inverse_lengths[j] = lengths.log().float().to(device)
+    network.log_amplitude.copy_(relevance.amplitude.log().float())
+    network.log_noise.copy_(relevance.noise.log().float())
+
+
+def _optimizer(network: EpsilonVAE, recipe: Recipe) -> torch.optim.Optimizer:
+    size = float(network.to_mean.weight.detach().square().mean().sqrt())
+    heads = [*network.recombination.parameters()]
+    if network.embedding_head is not None:
+        heads += [*network.embedding_head.parameters()]
+    return torch.optim.AdamW(
+        [
+            {"params": [network.to_mean.weight], "lr": recipe.encoder_rate * size, "weight_decay": 0.0},
+            {"params": [network.log_inverse_lengths, network.log_amplitude, network.log_noise],
+             "lr": 0.05, "weight_decay": 0.0},
+            {"params": [network.to_mean.bias, *network.to_log_variance.parameters()], "lr": 1e-3, "weight_decay": 0.0},
+            {"params": heads, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay},
+        ]
+    )  # fmt: skip
+
+
+class _HeldOutDensity:
+    """The metrics' part of the loss: how unlikely each run is, given z and metrics of all other runs."""
+
+    def __init__(self, examples: Examples, runs: NDArray[np.int64], rng: np.random.Generator) -> None:
+        self._examples = examples
+        known = torch.isfinite(examples.metrics).cpu().numpy()
+        from_runs = [RunSampler(runs, known[:, j], _DENSITY_ROWS, rng) for j in range(known.shape[1])]
+        self._samplers = {j: s for j, s in enumerate(from_runs) if s.n_runs >= 2}
+
+    def __call__(self, network: EpsilonVAE) -> Tensor:
+        total = torch.zeros((), device=self._examples.tokens.device)
+        for j, sampler in self._samplers.items():
+            rows = torch.from_numpy(sampler.draw().reshape(-1)).to(self._examples.tokens.device)
+            z, _ = network.encode(self._examples.tokens[rows])
+            scaled = (z * network.inverse_lengths[j]).double()
+            norms = scaled.square().sum(dim=1)
+            squared = (norms[:, None] + norms[None, :] - 2.0 * scaled @ scaled.T).clamp(min=0.0)
+            eye = torch.eye(len(rows), dtype=torch.float64, device=z.device)
+            noise = network.log_noise[j].double().exp() + _JITTER
+            covariance = network.log_amplitude[j].double().exp() * matern((squared + 1e-9).sqrt()) + noise * eye
+            y = self._examples.metrics[rows, j].double()
+            total = total + held_out_loss(covariance, y, sampler.n_runs).float()
+        return total
+
+
+_DENSITY_ROWS = 208
+
+
+def _row_weights(runs: NDArray[np.int64]) -> NDArray[np.float64]:
     # Between "every checkpoint counts the same" and "every run counts the same": the square root of the run's size.
     _, inverse, counts = np.unique(runs, return_inverse=True, return_counts=True)
     weight = 1.0 / np.sqrt(counts[inverse])
@@ -173,17 +258,11 @@ def _row_weights(runs: np.ndarray) -> np.ndarray:
 
 
 def _loss(network: EpsilonVAE, examples: Examples, rows: Tensor, recipe: Recipe) -> Tensor:
-    tokens = examples.tokens.take(rows)
-    noise = recipe.noise * torch.randn_like(tokens.values)
-    mean, log_variance = network.encode(replace(tokens, values=tokens.values + noise))
+    mean, log_variance = network.encode(examples.tokens[rows])
     z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
     loss = recipe.kl * (-0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)).mean()
-    measured = examples.metrics[rows]
-    loss = loss + _masked(nn.functional.smooth_l1_loss, network.decode_metrics(z), measured)
     if examples.embeddings is not None and network.embedding_head is not None:
-        loss = loss + recipe.embeddings * _masked(
-            nn.functional.mse_loss, network.decode_embeddings(z), examples.embeddings[rows]
-        )
+        loss = loss + recipe.embeddings * _masked_error(network.decode_embeddings(z), examples.embeddings[rows])
     # Other runs of the lineage only: a neighbour epoch of the same run would make the task trivial.
     runs, lineages, sketches = examples.runs[rows], examples.lineages[rows], examples.sketches[rows]
     allowed = (runs[:, None] != runs[None, :]) & (lineages[:, None] == lineages[None, :])
@@ -195,8 +274,8 @@ def _loss(network: EpsilonVAE, examples: Examples, rows: Tensor, recipe: Recipe)
     return loss
 
 
-def _masked(function: Callable[..., Tensor], predicted: Tensor, target: Tensor) -> Tensor:
+def _masked_error(predicted: Tensor, target: Tensor) -> Tensor:
     # Multiplying by the mask instead of indexing with it: a quarter of a step's time on a CPU.
     known = torch.isfinite(target)
-    error = function(predicted, torch.where(known, target, 0.0), reduction="none") * known
+    error = (predicted - torch.where(known, target, 0.0)).square() * known
     return error.sum() / known.sum().clamp(min=1)

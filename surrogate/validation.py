@@ -50,6 +50,7 @@ class Validation:
         embedding_r2: of predicted anchor embeddings over the mean embedding; ``None`` without embeddings.
         embedding_cosine: mean cosine of predicted and real embeddings, as in the seeds; ``None`` without.
         seconds: what the fit took.
+        probes: whether checkpoints were read with their anchor embeddings, or by their weights only.
     """
 
     metrics: tuple[MetricValidation, ...]
@@ -60,6 +61,7 @@ class Validation:
     embedding_r2: float | None
     embedding_cosine: float | None
     seconds: float
+    probes: bool = False
 
     def warnings(self) -> list[str]:
         """Say in plain words where the surrogate should not be trusted."""

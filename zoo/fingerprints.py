@@ -9,10 +9,11 @@ of columns, plus one linear sketch of the whole weight vector. The columns are, 
 ``DELTA``      the same of the block minus the lineage's reference, and its cosine with it (D3);
 ``PRODUCT``    the product of the chain of consecutive weight matrices that ends in the block, seen from the chain's
                input: no permutation of hidden units changes it (FACTS.md: the best single view of what a network does);
-``RESPONSE``   what the chain, run as a network with a generic activation, answers to fixed probe inputs (in the spirit
-               of ProbeGen, Kahana et al. 2025); hidden layers are summarised by quantiles over their units.
+``RESPONSE``   what the chain, run as a network with a generic activation, answers to 64 fixed probe inputs (in the
+               spirit of ProbeGen, Kahana et al. 2025): the values of up to 16 outputs, of wider layers quantiles over
+               the units. A layer with a bias has them once, in the bias's row.
 
-Everything is streamed: one tensor is looked at at a time, and of the earlier ones only (rows x 16) products are kept.
+Everything is streamed: one tensor is looked at at a time, and of the earlier ones only (rows x 80) products are kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import json
 import struct
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -32,11 +33,12 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.errors import CatalogueError
 
-FORMAT = 1
+FORMAT = 2
 """Raised with every change of the columns, so that an old fingerprint is never mixed with a new one."""
 
 SKETCH = 2048
-_WIDTH = 16  # chain inputs, probes and (at most) outputs that PRODUCT and RESPONSE keep
+_WIDTH = 16  # chain inputs and (at most) outputs that PRODUCT keeps
+_PROBES = 64  # four times as many as inputs kept: a third of rad_hier's error went with them (docs/surrogate.md)
 _SINGULAR = 8
 _QUANTILES = np.array([0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0])
 _NORM_QUANTILES = np.array([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
@@ -47,7 +49,8 @@ _SIGN_PERIOD = 65_521  # prime, so that it never lines up with a power-of-two ro
 _N_SHAPE = 4
 _N_STATS = 6 + len(_QUANTILES) + 2 * len(_NORM_QUANTILES) + _SINGULAR + 1
 _N_DELTA = _N_STATS + 2
-_N_MAP = _WIDTH * _WIDTH
+_N_PRODUCT = _WIDTH * _WIDTH
+_N_RESPONSE = _WIDTH * _PROBES
 
 SECTIONS: dict[str, slice] = {}
 _start = 0
@@ -55,13 +58,14 @@ for _name, _size in (
     ("SHAPE", _N_SHAPE),
     ("VALUES", _N_STATS),
     ("DELTA", _N_DELTA),
-    ("PRODUCT", _N_MAP),
-    ("RESPONSE", _N_MAP),
+    ("PRODUCT", _N_PRODUCT),
+    ("RESPONSE", _N_RESPONSE),
 ):
     SECTIONS[_name] = slice(_start, _start + _size)
     _start += _size
 FEATURES = _start
 """Number of columns of :attr:`Fingerprint.features`."""
+_MAPS = slice(SECTIONS["PRODUCT"].start, FEATURES)  # kept in half precision: they are squashed, and many
 
 Array = NDArray[np.float32]
 
@@ -93,11 +97,12 @@ class Fingerprint:
         return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
     def to_bytes(self) -> bytes:
-        """Return the fingerprint as bytes: a JSON header and two compressed float32 arrays; no pickle."""
+        """Return the fingerprint as bytes: a JSON header and compressed arrays; no pickle."""
         header = json.dumps(
             {"format": FORMAT, "names": self.names, "shapes": self.shapes, "n_parameters": self.n_parameters}
         ).encode()
-        body = self.features.astype("<f4").tobytes() + self.sketch.astype("<f4").tobytes()
+        statistics, maps = self.features[:, : _MAPS.start], self.features[:, _MAPS]
+        body = statistics.astype("<f4").tobytes() + maps.astype("<f2").tobytes() + self.sketch.astype("<f4").tobytes()
         return struct.pack("<I", len(header)) + header + zlib.compress(body, 1)
 
     @classmethod
@@ -111,14 +116,17 @@ class Fingerprint:
             (length,) = struct.unpack_from("<I", data)
             header = json.loads(data[4 : 4 + length])
             _check_format(header["format"])
-            values = np.frombuffer(zlib.decompress(data[4 + length :]), dtype="<f4")
+            body = zlib.decompress(data[4 + length :])
             names = tuple(header["names"])
-            split = len(names) * FEATURES
+            n = len(names)
+            first, second = 4 * n * _MAPS.start, 4 * n * _MAPS.start + 2 * n * (FEATURES - _MAPS.start)
+            statistics = np.frombuffer(body[:first], dtype="<f4").reshape(n, _MAPS.start)
+            maps = np.frombuffer(body[first:second], dtype="<f2").reshape(n, FEATURES - _MAPS.start)
             return cls(
                 names=names,
                 shapes=tuple(tuple(s) for s in header["shapes"]),
-                features=values[:split].reshape(len(names), FEATURES).astype(np.float32),
-                sketch=values[split:].reshape(SKETCH).astype(np.float32),
+                features=np.concatenate([statistics, maps.astype(np.float32)], axis=1),
+                sketch=np.frombuffer(body[second:], dtype="<f4").reshape(SKETCH).astype(np.float32),
                 n_parameters=int(header["n_parameters"]),
             )
         except (struct.error, ValueError, KeyError, TypeError, zlib.error) as error:
@@ -171,7 +179,11 @@ def fingerprint(
         maps = chain.add(name, values)
         if maps is not None:
             row[SECTIONS["PRODUCT"]], row[SECTIONS["RESPONSE"]] = maps
-        rows.append(np.nan_to_num(row, posinf=1e6, neginf=-1e6))
+            if values.ndim == 1:  # the answer with the bias replaces the one without
+                rows[-1][SECTIONS["RESPONSE"]] = 0.0
+        row = np.nan_to_num(row, posinf=1e6, neginf=-1e6)
+        row[_MAPS] = row[_MAPS].astype(np.float16)
+        rows.append(row)
     features = np.stack(rows) if rows else np.zeros((0, FEATURES), dtype=np.float32)
     return Fingerprint(tuple(names), tuple(shapes), features, sketch.astype(np.float32), n_parameters)
 
@@ -299,67 +311,116 @@ def _sketch(name: str, flat: Array) -> NDArray[np.float64]:
     return np.roll(out, seed % SKETCH)
 
 
+@dataclass(frozen=True, eq=False)
+class _Output:
+    """One matrix as the chain sees it.
+
+    Attributes:
+        path: its module's path.
+        source: place of the matrix that it is fed by; -1: fresh probes.
+        crossed: whether `source` lies in another module, so that no activation is assumed between them.
+        inputs: how many inputs it has.
+        product: ``(units, 16)`` product of the chain up to here.
+        state: ``(units, 64)`` answers to the probes, before any activation.
+    """
+
+    path: list[str]
+    source: int
+    crossed: bool
+    inputs: int
+    product: Array
+    state: Array
+
+
 class _Chain:
     """Follows consecutive weight matrices through a state dict and multiplies them up.
 
-    The predecessor of a matrix is the nearest earlier one under the same parent module whose number of outputs is
-    its number of inputs; without one, a chain starts at the matrix. A bias belongs to its own module's matrix.
+    Who feeds whom is not in a state dict; it is guessed from names and sizes, from the innermost module outwards. A
+    matrix that takes as many inputs as a differently named earlier sibling (``mu`` and ``logvar``, ``q`` and ``k``) is
+    fed like it; otherwise by the nearest earlier matrix with as many outputs (of parallel ones, the first); and when
+    there is none, by fresh probes. A bias belongs to its own module's matrix. A wrong guess is still a fixed function
+    of the weights, the same for every checkpoint of an architecture.
     """
 
     def __init__(self) -> None:
-        self._outputs: list[tuple[list[str], Array, Array]] = []  # (module path, product, state), each (units, 16)
+        self._outputs: list[_Output] = []
 
     def add(self, name: str, values: Array) -> tuple[Array, Array] | None:
-        module = name.split(".")[:-1]
+        path = name.split(".")[:-1]
         if values.ndim == 1:
-            return self._bias(module, values)
+            return self._bias(path, values)
         if values.ndim < 2:
             return None
         # A convolution acts on a constant input as the sum over its kernel does.
         matrix = values if values.ndim == 2 else values.reshape(*values.shape[:2], -1).sum(axis=2)
-        before = self._predecessor(module, matrix.shape[1])
-        if before is None:
-            product, state = _inputs(matrix.shape[1])
+        inputs = matrix.shape[1]
+        source, crossed = self._fed_by(path, inputs)
+        if source < 0:
+            product, state = _inputs(inputs)
         else:
-            _, product, hidden = self._outputs[before]
-            state = _activate(hidden)
+            before = self._outputs[source]
+            product = before.product
+            state = _normalise(before.state) if crossed else _activate(before.state)
         product, state = matrix @ product, matrix @ state
         scale = max(float(np.sqrt(np.mean(product * product))), 1e-12)
         if scale > 1e3:  # an exploding chain says so in its norm columns; here it must only stay finite
             product = product * (1e3 / scale)
-        self._outputs.append((module, product, state))
+        self._outputs.append(_Output(path, source, crossed, inputs, product, state))
         return _summary(product), _summary(state)
 
-    def _bias(self, module: list[str], bias: Array) -> tuple[Array, Array] | None:
-        if not self._outputs or self._outputs[-1][0] != module or len(self._outputs[-1][1]) != len(bias):
+    def _bias(self, path: list[str], bias: Array) -> tuple[Array, Array] | None:
+        if not self._outputs or self._outputs[-1].path != path or len(self._outputs[-1].product) != len(bias):
             return None
-        _, product, state = self._outputs[-1]
-        state = state + bias[:, None]
+        last = self._outputs[-1]
+        state = last.state + bias[:, None]
         # The same product through units that are open at zero input: W2 diag(act'(b1)) W1.
-        self._outputs[-1] = (module, product, state)
-        return _summary(product * _slope(bias)[:, None]), _summary(state)
+        self._outputs[-1] = replace(last, state=state)
+        return _summary(last.product * _slope(bias)[:, None]), _summary(state)
 
-    def _predecessor(self, module: list[str], inputs: int) -> int | None:
-        parent = module[:-1]
-        fitting = [
-            i
-            for i, (path, product, _) in enumerate(self._outputs)
-            if len(product) == inputs and path[: len(parent)] == parent
-        ]
-        return fitting[-1] if fitting else None
+    def _fed_by(self, path: list[str], inputs: int) -> tuple[int, bool]:
+        """Place of the matrix that feeds one at `path` (-1: none), and whether another module lies between."""
+        for depth in range(len(path) - 1, -1, -1):
+            inside = [i for i, o in enumerate(self._outputs) if o.path[:depth] == path[:depth] and len(o.path) > depth]
+            for i in inside:
+                other = self._outputs[i]
+                enters = other.source < 0 or other.source not in _under(self._outputs, other.path[: depth + 1])
+                if other.inputs == inputs and enters and _stem(other.path[depth]) != _stem(path[depth]):
+                    return other.source, other.crossed
+            fitting = [i for i in inside if len(self._outputs[i].product) == inputs]
+            if fitting:
+                nearest = self._outputs[fitting[-1]]
+                alike = [i for i in fitting if self._outputs[i].source == nearest.source
+                         and self._outputs[i].inputs == nearest.inputs
+                         and self._outputs[i].path[:-1] == nearest.path[:-1]]  # fmt: skip
+                return (alike[0] if nearest.source >= 0 else fitting[-1]), depth < len(path) - 1
+        return -1, False
+
+
+def _under(outputs: list[_Output], prefix: list[str]) -> set[int]:
+    return {i for i, o in enumerate(outputs) if o.path[: len(prefix)] == prefix}
+
+
+def _stem(name: str) -> str:
+    """A module's name without its number: ``fc1`` and ``fc2`` follow each other, ``mu`` and ``logvar`` do not."""
+    return name.rstrip("0123456789")
 
 
 def _inputs(width: int) -> tuple[Array, Array]:
-    """Basis (for products) and probe inputs (for responses) of a chain with `width` inputs, both (width, 16)."""
+    """Basis (width, 16) for products and probe inputs (width, 64) for responses, of a chain of `width` inputs."""
     rng = np.random.default_rng(width)
     basis = np.zeros((width, _WIDTH), dtype=np.float32)
     if width <= _WIDTH:
         basis[:, :width] = np.eye(width, dtype=np.float32)
     else:
         basis = rng.standard_normal((width, _WIDTH), dtype=np.float32) / np.float32(np.sqrt(_WIDTH))
-    probes = rng.standard_normal((width, _WIDTH), dtype=np.float32)
+    probes = rng.standard_normal((width, _PROBES), dtype=np.float32)
     probes[:, 0] = 0.0  # what the biases alone do
     return basis, probes
+
+
+def _normalise(x: Array) -> Array:
+    """Every probe's answer scaled to unit mean square: what one module hands another is of sane size."""
+    return np.asarray(x / np.sqrt(np.mean(x * x, axis=0, keepdims=True) + 1e-12), dtype=np.float32)
 
 
 def _activate(x: Array) -> Array:
@@ -373,9 +434,9 @@ def _slope(bias: Array) -> Array:
 
 
 def _summary(columns: Array) -> Array:
-    """(units, 16) -> 256 numbers: the values where units are few (outputs), else quantiles over the hidden units."""
-    units = len(columns)
-    out = np.zeros((_WIDTH, _WIDTH), dtype=np.float32)
+    """(units, k) -> 16 k numbers: the values where units are few (outputs), else quantiles over the hidden units."""
+    units, k = columns.shape
+    out = np.zeros((_WIDTH, k), dtype=np.float32)
     if units <= _WIDTH:
         out[:units] = columns
     else:

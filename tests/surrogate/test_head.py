@@ -10,7 +10,7 @@ from epsopt.surrogate.head import Fold, HeadSettings, build_model, choose, confo
 def fold(rng: np.random.Generator, noise: float, k: int = 60) -> Fold:
     z = rng.normal(size=(120, 3))
     y = np.sin(z[:, :1]) + noise * rng.normal(size=(120, 1))
-    return Fold(z[:k], y[:k], z[k:], y[k:], np.arange(120 - k) // 6)
+    return Fold(z[:k], y[:k], z[k:], y[k:], np.arange(120 - k) // 6, np.ones((1, 3)))
 
 
 def test_held_out_predictions_are_those_of_the_model_that_is_built() -> None:
@@ -19,7 +19,10 @@ def test_held_out_predictions_are_those_of_the_model_that_is_built() -> None:
     length, noise = grid()[place]
     found = held_out(part, 0)
     model = build_model(
-        torch.from_numpy(part.z_train), torch.from_numpy(part.y_train), [HeadSettings(length, noise, 1.0)]
+        torch.from_numpy(part.z_train),
+        torch.from_numpy(part.y_train),
+        [HeadSettings(length, noise, 1.0)],
+        torch.from_numpy(part.inverse_lengths),
     )
     posterior = model.posterior(torch.from_numpy(part.z_held), observation_noise=True)
     np.testing.assert_allclose(found.mean[place], posterior.mean[:, 0].detach().numpy(), atol=1e-5)
@@ -36,7 +39,9 @@ def test_noisier_metrics_get_a_noisier_head() -> None:
 
 def test_a_metric_that_was_never_measured_still_has_settings() -> None:
     part = fold(np.random.default_rng(0), 0.1)
-    empty = Fold(part.z_train, part.y_train, part.z_held, np.full_like(part.y_held, np.nan), part.runs_held)
+    empty = Fold(
+        part.z_train, part.y_train, part.z_held, np.full_like(part.y_held, np.nan), part.runs_held, part.inverse_lengths
+    )
     assert choose([held_out(empty, 0)])[1].variance > 0
 
 

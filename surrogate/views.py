@@ -1,0 +1,264 @@
+"""Fingerprints as tokens: several views of a checkpoint, each standardised and reduced to its principal components.
+
+One token is one view: what one block answers to its probes, the statistics of all blocks, how far they moved from the
+lineage's base, and so on. Which of them matter is learned afterwards (``relevance.py``). Blocks are known by name and
+shape; a zoo of mixed architectures has in addition views that every network has (its last layer, averages over its
+blocks).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from epsopt.zoo.fingerprints import SECTIONS, Fingerprint
+
+COMPONENTS = 16
+"""Principal components of a view; 64 overfit a few dozen runs, 8 lost ``rad_hier`` (docs/surrogate.md)."""
+PROBE_COMPONENTS = 24
+
+_CLIP = 6.0  # standard deviations: a block unlike any seen before must not throw the map off
+_ROWS = 768  # checkpoints that the components are computed from
+_SHARE_OF_RUNS = 0.2  # a kind of block that fewer runs have gets no view of its own
+_PAIRED_ANCHORS = 128  # anchors whose distances are looked at
+_STATISTICS = ("VALUES", "DELTA", "PRODUCT")
+
+Floats = NDArray[np.float32]
+Embeddings = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """How one view is standardised and reduced.
+
+    Attributes:
+        name: what is looked at; ``answers <block>``, ``values``, ``last answers``, ``probes distances`` and so on.
+        mean: ``(columns,)`` over the training set.
+        scale: ``(columns,)`` standard deviation; infinite for columns that never vary.
+        basis: ``(columns, components)``; the components' total variance is one.
+    """
+
+    name: str
+    mean: Floats
+    scale: Floats
+    basis: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """All views of a zoo.
+
+    Attributes:
+        kinds: blocks (name and shape) that a good share of the runs has.
+        views: in the order of the tokens.
+    """
+
+    kinds: tuple[str, ...]
+    views: tuple[View, ...]
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """Which columns of :meth:`__call__`'s result belong to which view."""
+        edges = np.cumsum([0, *(v.basis.shape[1] for v in self.views)])
+        return tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(edges))
+
+    @property
+    def probes(self) -> bool:
+        """Whether embeddings are among the views."""
+        return any(v.name.startswith("probes ") for v in self.views)
+
+    def __call__(self, fingerprints: Sequence[Fingerprint], embeddings: Embeddings | None = None) -> torch.Tensor:
+        """Turn ``n`` checkpoints into ``(n, columns)`` float32, view beside view; zero where a view has nothing to see.
+
+        Args:
+            fingerprints: ``n`` fingerprints.
+            embeddings: ``(n, anchors, dim)`` with NaN where there is none; used only if :attr:`probes`.
+        """
+        out = np.zeros((len(fingerprints), self.slices[-1].stop), dtype=np.float32)
+        raw = _Raw(self.kinds, fingerprints, embeddings)
+        for view, place in zip(self.views, self.slices, strict=True):
+            table = raw.table(view.name)
+            if table is not None:
+                out[:, place] = _standardise(table, view.mean, view.scale) @ view.basis
+        return torch.from_numpy(out)
+
+
+def fit_tokenizer(
+    fingerprints: Sequence[Fingerprint], runs: NDArray[np.int64], embeddings: Embeddings | None = None
+) -> Tokenizer:
+    """Learn the views of a zoo.
+
+    Args:
+        fingerprints: ``n`` fingerprints.
+        runs: ``(n,)`` run of each.
+        embeddings: ``(n, anchors, dim)``, NaN where there is none; given, they become views as well.
+    """
+    seen: dict[str, set[int]] = {}
+    for fingerprint, run in zip(fingerprints, runs.tolist(), strict=True):
+        for kind in kinds_of(fingerprint):
+            seen.setdefault(kind, set()).add(run)
+    needed = _SHARE_OF_RUNS * len(np.unique(runs))
+    kinds = tuple(kind for kind, where in seen.items() if len(where) >= needed)
+    raw = _Raw(kinds, fingerprints, embeddings)
+    rows = np.arange(len(fingerprints))
+    if len(rows) > _ROWS:
+        rows = np.linspace(0, len(rows) - 1, _ROWS).astype(np.int64)
+    views = [
+        view
+        for name in raw.names(mixed=len(kinds) < len(seen))
+        if (view := _fit_view(name, raw.table(name), rows)) is not None
+    ]
+    if not views:  # all checkpoints are alike: one empty column keeps what follows simple
+        columns = raw.table("blocks").shape[1]
+        nothing = np.zeros(columns, dtype=np.float32)
+        views = [View("blocks", nothing, nothing + np.inf, np.zeros((columns, 1), dtype=np.float32))]
+    return Tokenizer(kinds, tuple(views))
+
+
+def kinds_of(fingerprint: Fingerprint) -> list[str]:
+    """Name and shape of each block."""
+    return [
+        f"{name}:{'x'.join(map(str, shape))}" for name, shape in zip(fingerprint.names, fingerprint.shapes, strict=True)
+    ]
+
+
+class _Raw:
+    """The views' tables before any standardisation; rows of NaN where a checkpoint lacks what a view looks at."""
+
+    def __init__(
+        self, kinds: Sequence[str], fingerprints: Sequence[Fingerprint], embeddings: Embeddings | None
+    ) -> None:
+        self._kinds = tuple(kinds)
+        self._fingerprints = fingerprints
+        self._embeddings = embeddings
+        self._places = [{kind: i for i, kind in enumerate(kinds_of(f))} for f in fingerprints]
+
+    def names(self, *, mixed: bool) -> Iterable[str]:
+        """All views that these checkpoints could have; `mixed`: architectures differ."""
+        yield from (f"answers {kind}" for kind in self._kinds)
+        if self._kinds:
+            yield from (section.lower() for section in _STATISTICS)
+        if mixed:
+            yield from ("sizes", "last answers", "last values", "first values", "blocks")
+        if self._embeddings is not None:
+            yield from (f"probes {name}" for name in ("points", "norms", "ranks", "distances"))
+            known = self._embeddings[np.isfinite(self._embeddings).all(axis=(1, 2))]
+            if len(known) and float(np.linalg.norm(known, axis=2).max()) < 1.0:
+                yield from ("probes ball radii", "probes ball distances")
+
+    def table(self, name: str) -> Floats:
+        """(n, columns) of one view."""
+        if name.startswith("answers "):
+            return self._of_kind(name.removeprefix("answers "), SECTIONS["RESPONSE"])
+        if name.startswith("probes "):
+            return self._probes(name.removeprefix("probes "))
+        if name.upper() in _STATISTICS:
+            return np.concatenate([self._of_kind(kind, SECTIONS[name.upper()]) for kind in self._kinds], axis=1)
+        return np.stack([_of_any(name, f) for f in self._fingerprints])
+
+    def _of_kind(self, kind: str, columns: slice) -> Floats:
+        blank = np.full(columns.stop - columns.start, np.nan, dtype=np.float32)
+        return np.stack(
+            [
+                f.features[places[kind], columns] if kind in places else blank
+                for f, places in zip(self._fingerprints, self._places, strict=True)
+            ]
+        )
+
+    def _probes(self, name: str) -> Floats:
+        if self._embeddings is None:  # a map with probes, asked about a checkpoint without them
+            return np.full((len(self._fingerprints), 1), np.nan, dtype=np.float32)
+        points = np.asarray(self._embeddings, dtype=np.float32)
+        norms = np.linalg.norm(points, axis=2)
+        if name == "points":
+            return points.reshape(len(points), -1)
+        if name == "norms":
+            return np.asarray(np.log(norms + 1e-6))
+        if name == "ranks":
+            ranks = rankdata(norms, axis=1, nan_policy="propagate") / norms.shape[1]
+            return np.asarray(ranks, dtype=np.float32)
+        if name == "ball radii":
+            return np.asarray(np.arctanh(np.minimum(norms, 1.0 - 1e-6)))
+        some = points[:, :: max(1, points.shape[1] // _PAIRED_ANCHORS)]
+        left, right = np.triu_indices(some.shape[1], 1)
+        gaps = np.linalg.norm(some[:, left] - some[:, right], axis=2)
+        if name == "distances":  # in units of the checkpoint's own: only the pattern
+            gaps = gaps / np.maximum(gaps.mean(axis=1, keepdims=True), 1e-9)
+            return np.asarray(gaps, dtype=np.float32)
+        room = np.maximum(1.0 - (some**2).sum(axis=2), 1e-6)
+        return np.asarray(np.arcsinh(gaps / np.sqrt(room[:, left] * room[:, right])), dtype=np.float32)
+
+
+def _of_any(name: str, fingerprint: Fingerprint) -> Floats:
+    """A view that checkpoints of every architecture have."""
+    features = fingerprint.features
+    if len(features) == 0:
+        return np.full(_WIDTHS[name], np.nan, dtype=np.float32)
+    answers = features[:, SECTIONS["RESPONSE"]]
+    matrices = np.flatnonzero(features[:, SECTIONS["SHAPE"]][:, 1] > 1)
+    if name == "last answers":
+        speaking = np.flatnonzero(np.abs(answers).max(axis=1) > 0)
+        return np.asarray(answers[speaking[-1]] if len(speaking) else np.zeros(answers.shape[1]), dtype=np.float32)
+    own = np.concatenate([features[:, SECTIONS[k]] for k in ("SHAPE", "VALUES", "DELTA")], axis=1)
+    if name in {"first values", "last values"}:
+        return np.asarray(own[matrices[0 if name == "first values" else -1]] if len(matrices) else own[0])
+    if name == "sizes":
+        return np.array([len(features), len(matrices), np.log1p(fingerprint.n_parameters)], dtype=np.float32)
+    weights = own[matrices] if len(matrices) else own
+    summary = [weights.mean(axis=0), weights.std(axis=0), weights.min(axis=0), weights.max(axis=0)]
+    return np.concatenate([*summary, own.mean(axis=0)]).astype(np.float32)
+
+
+def _width(*sections: str) -> int:
+    return sum(SECTIONS[s].stop - SECTIONS[s].start for s in sections)
+
+
+_OWN = _width("SHAPE", "VALUES", "DELTA")
+_WIDTHS = {
+    "sizes": 3,
+    "last answers": _width("RESPONSE"),
+    "first values": _OWN,
+    "last values": _OWN,
+    "blocks": 5 * _OWN,
+}
+
+
+def _fit_view(name: str, table: Floats, rows: NDArray[np.int64]) -> View | None:
+    known = np.isfinite(table).all(axis=1)
+    if not known.any():
+        return None
+    mean, std = table[known].mean(axis=0), table[known].std(axis=0)
+    # Relative to the column's size: rounding noise in a constant column must not be blown up to unit variance.
+    scale = np.where(std > 1e-5 * (1.0 + np.abs(mean)), std, np.inf).astype(np.float32)
+    if not np.isfinite(scale).any():
+        return None
+    standard = _standardise(table[rows], mean, scale)
+    components = PROBE_COMPONENTS if name.startswith("probes ") else COMPONENTS
+    return View(name, mean.astype(np.float32), scale, _principal(standard, components))
+
+
+def _standardise(table: Floats, mean: Floats, scale: Floats) -> Floats:
+    if table.shape[1] != len(mean):
+        return np.zeros((len(table), len(mean)), dtype=np.float32)
+    return np.nan_to_num(np.clip((table - mean) / scale, -_CLIP, _CLIP), nan=0.0)
+
+
+def _principal(table: Floats, components: int) -> Floats:
+    """(n, columns) -> (columns, components): leading directions, half-way between raw and whitened."""
+    wanted = min(components, *table.shape)
+    # A seeded range finder with two power iterations (Halko, Martinsson and Tropp 2011).
+    probe = np.random.default_rng(0).standard_normal((table.shape[1], min(wanted + 10, *table.shape)))
+    basis, _ = np.linalg.qr(table @ probe.astype(np.float32))
+    for _ in range(2):
+        basis, _ = np.linalg.qr(table @ (table.T @ basis))
+    _, values, directions = np.linalg.svd(basis.T @ table, full_matrices=False)
+    keep = np.flatnonzero(values[:wanted] > 1e-4 * max(float(values[0]), 1e-12))
+    scaled = directions[keep].T / np.sqrt(values[keep] * values[0])
+    spread = np.sqrt(((table @ scaled) ** 2).sum(axis=1).mean())
+    return np.asarray(scaled / max(float(spread), 1e-12), dtype=np.float32)
