@@ -1,10 +1,11 @@
 """How many checkpoints a second `ingest` takes in: safe reading, fingerprint and database included.
 
-    python benchmarks/ingest.py [FOLDER] [--jobs 2] [--files 400]
+    python benchmarks/ingest.py [FOLDER] [--jobs 2] [--files 1000]
 
-Without a folder, demo-like checkpoints (about 100,000 weights, 20 runs of one base) are made first.
-Prints the rate with and without the start-up of the reading processes, and beside it what plain
-torch.load(weights_only=True) and the fingerprint cost in one process: the price of safety.
+Without a folder, demo-like checkpoints (about 100,000 weights, 20 to a run, one base) are made first.
+Prints the rate with and without the start-up of the reading processes; and then the price of safety: the same files
+by plain torch.load(weights_only=True) and the fingerprint in one process, and by ingest with one reading process, in
+blocks by turns, so that whatever else the machine does weighs on both.
 """
 
 from __future__ import annotations
@@ -13,15 +14,13 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import torch
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.fingerprints import fingerprint
 from epsopt.zoo.ingestion import ingest
-from epsopt.zoo.lineage import LineageBook
-from epsopt.zoo.reading.pool import shared_pool
-from epsopt.zoo.reading.reader import read_files
 from epsopt.zoo.scan import scan
 
 LAYERS = [(256, 9), (128, 256), (64, 128), (16, 64), (16, 64)] * 2 + [
@@ -30,6 +29,7 @@ LAYERS = [(256, 9), (128, 256), (64, 128), (16, 64), (16, 64)] * 2 + [
     (32, 16),
     (1, 32),
 ] * 2
+_BLOCK = 100  # files read in one way before the other has its turn
 DECODER = [(32, 16), (64, 32), (27, 64)]
 
 
@@ -57,24 +57,45 @@ def make(folder: Path, files: int) -> None:
         torch.save(content, run / f"epoch_{i % 20:03d}.pt")
 
 
-def plain(paths: list[Path]) -> float:
+def plain(paths: list[Path], reference: dict[str, torch.Tensor]) -> float:
     """Return the seconds that loading and fingerprinting take without any protection, in one process."""
-    torch.set_num_threads(1)
-    reference: dict[str, torch.Tensor] = {}
     started = time.perf_counter()
     for path in paths:
         content = torch.load(path, weights_only=True)
         weights = content.get("model_state_dict", content)
         fingerprint(weights.items(), reference.get if reference else None)
-        reference = reference or weights
+        if not reference:
+            reference.update(weights)
     return time.perf_counter() - started
+
+
+def price(paths: list[Path], url: str) -> None:
+    """Print the rate of plain loading and of ingesting, both in one process at a time, and their ratio."""
+    torch.set_num_threads(1)
+    reference: dict[str, torch.Tensor] = {}
+    unprotected = protected = 0.0
+    ratios: list[float] = []
+    with Catalogue(url) as catalogue:
+        ingest(catalogue, paths[:1], jobs=1)  # starts the child
+        plain(paths[:1], reference)
+        for start in range(1, len(paths), _BLOCK):
+            block = paths[start : start + _BLOCK]
+            once = plain(block, reference)
+            report = ingest(catalogue, block, jobs=1)
+            if report.added + report.aliases != len(block):
+                raise SystemExit(f"not all were read: {report}")
+            unprotected, protected = unprotected + once, protected + report.seconds
+            ratios.append(once / report.seconds)
+    files = len(paths) - 1
+    print(f"one process, {files} files: {files / unprotected:.1f}/s unprotected, {files / protected:.1f}/s ingested")
+    print(f"safe reading runs at {unprotected / protected:.0%} of that (median of blocks {median(ratios):.0%})")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--files", type=int, default=400, help="how many to make when no folder is given")
+    parser.add_argument("--files", type=int, default=1000, help="how many to read, or to make without a folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch) / "runs"
@@ -86,15 +107,9 @@ def main() -> None:
             rate = report.added / report.seconds
             print(f"{start} start: {report.added} checkpoints in {report.seconds:.1f} s, {rate:.0f}/s")
         files = scan(folder).files
-        sample = [f.path for f in files if f.path.suffix != ".safetensors"][:100]
-        if sample:
-            seconds = plain(sample)
-            pool = shared_pool(1)
-            read_files(pool, [(sample[0], 0)], LineageBook(), lambda *_: True)  # starts the child
-            with Catalogue(f"sqlite:///{scratch}/one.db") as catalogue:
-                report = ingest(catalogue, sample, jobs=1)
-            protected = report.added / report.seconds
-            print(f"one process: {len(sample) / seconds:.0f}/s unprotected, {protected:.0f}/s ingested")
+        price(
+            [f.path for f in files if f.path.suffix != ".safetensors"][: options.files], f"sqlite:///{scratch}/one.db"
+        )
 
 
 if __name__ == "__main__":

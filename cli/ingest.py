@@ -1,4 +1,4 @@
-"""`epsopt ingest`: read the checkpoints of a runs folder into the catalogue."""
+"""`epsopt ingest`: read the checkpoints of a runs folder into the catalogue, or check that they are still the same."""
 
 from __future__ import annotations
 
@@ -7,18 +7,30 @@ from pathlib import Path
 import click
 
 from epsopt.cli.options import Options, common
-from epsopt.zoo.errors import EmptyCatalogue, UsageError
+from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
 
 
 @click.command("ingest")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @click.option("--jobs", "-j", type=click.IntRange(min=1), default=2, show_default=True, help="Reading processes.")
+@click.option("--verify", is_flag=True, help="Read nothing; hash the catalogued files again and name what changed.")
 @common
-def command(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
+def command(options: Options, paths: tuple[Path, ...], jobs: int, verify: bool) -> None:
     """Read checkpoints into the catalogue: from PATH... or else from the project's runs.
 
-    What has not changed is not read again. A file that cannot be read is listed, and the rest goes in.
+    A PATH may be a URL such as s3://bucket/runs. What has not changed is not read again. A file that cannot be read
+    is listed, and the rest goes in.
+
+    With --verify, the files that the catalogue knows (those under PATH..., or else all) are compared with the SHA-256
+    of their first reading; the exit status is 1 when one of them changed or vanished.
     """
+    if verify:
+        _verify(options, paths, jobs)
+    else:
+        _ingest(options, paths, jobs)
+
+
+def _ingest(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
     from epsopt.cli.describe import failure_json
     from epsopt.cli.output import Head, Rows, failures, line, print_json, print_table, say
     from epsopt.cli.progress import working
@@ -27,10 +39,11 @@ def command(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
     with working("looking for checkpoints") as progress:
         from epsopt.zoo.catalogue import Catalogue
         from epsopt.zoo.ingestion import ingest
+        from epsopt.zoo.reading.remote import location
 
         workspace = open_workspace(options)
         project = workspace.project
-        folders = list(paths) or ([project.runs] if project else [])
+        folders = [location(p) for p in paths] or ([project.runs] if project else [])
         if not folders:
             raise UsageError("which folder holds the runs? 'epsopt ingest RUNS', or 'epsopt init RUNS' first")
         for folder in folders:  # before a database is made
@@ -83,3 +96,38 @@ def command(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
         )
     if len(report.failed) == report.found:
         raise EmptyCatalogue("none of the files could be read")
+
+
+def _verify(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
+    from epsopt.cli.describe import failure_json
+    from epsopt.cli.output import failures, line, print_json, say
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import open_workspace
+
+    with working("looking for the catalogue") as progress:
+        from epsopt.zoo.verification import verify
+
+        workspace = open_workspace(options)
+        with workspace.catalogue() as catalogue:
+            report = verify(
+                catalogue,
+                paths or None,
+                jobs=jobs,
+                progress=lambda done, total: progress(f"checking file {done} of {total}", done / total),
+            )
+    if not report.checked:
+        where = f" under {', '.join(map(str, paths))}" if paths else ""
+        raise EmptyCatalogue(f"the catalogue knows no file{where}: read your runs with 'epsopt ingest RUNS' first")
+    if options.json:
+        verified = {"checked": report.checked, "intact": report.intact, "troubled": failure_json(report.troubled)}
+        print_json({"storage": workspace.shown, "verified": verified, "seconds": report.seconds})
+    else:
+        line(f"{report.intact} of {report.checked} files are what they were when they were read")
+        if report.troubled:
+            say()
+            failures(report.troubled)
+    if report.troubled:
+        raise CatalogueError(
+            f"{len(report.troubled)} of {report.checked} files are not what was catalogued: "
+            "restore them, or take them as they are now with 'epsopt ingest'"
+        )

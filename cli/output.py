@@ -87,7 +87,7 @@ def note(text: str) -> None:
 def failures(failed: Sequence[Any]) -> None:
     """List files that could not be read, with their reasons."""
     for failure in failed[:_LISTED]:
-        line(f"  {failure.path}: {failure.reason}")
+        line(f"  {failure.path}: {failure.reason}".replace("\n", "\\x0a"))  # a name may hold one
     if len(failed) > _LISTED:
         line(f"  and {len(failed) - _LISTED} more (--json lists them all)")
 

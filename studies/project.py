@@ -16,6 +16,7 @@ from epsopt.optimize.targets import Objective
 from epsopt.studies.command import OWN_HOLES, Command, holes
 from epsopt.studies.schema import ParameterTable, ProjectFile
 from epsopt.zoo.errors import UsageError
+from epsopt.zoo.reading.remote import is_url, location
 
 FILE_NAME = "epsopt.toml"
 
@@ -105,7 +106,7 @@ def _resolved(file: Path, parsed: ProjectFile) -> Project:
     return Project(
         name=parsed.project.name or folder.name or "project",
         file=file,
-        runs=(folder / Path(parsed.project.runs).expanduser()).resolve(),
+        runs=_absolute_runs(parsed.project.runs, folder),
         storage=_absolute_url(parsed.project.storage, folder),
         objectives=tuple(
             Objective(name, maximize=table.direction == "maximize") for name, table in parsed.objectives.items()
@@ -117,6 +118,10 @@ def _resolved(file: Path, parsed: ProjectFile) -> Project:
         evaluate=parsed.hooks.evaluate,
         embed=parsed.hooks.embed,
     )
+
+
+def _absolute_runs(runs: str, folder: Path) -> Path:
+    return location(runs) if is_url(runs) else (folder / Path(runs).expanduser()).resolve()
 
 
 def _absolute_url(url: str, folder: Path) -> str:

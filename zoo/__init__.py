@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from epsopt.zoo.reading.source import Limits
     from epsopt.zoo.reading.weights import load_weights
     from epsopt.zoo.records import Checkpoint, Failure, Lineage, Run
+    from epsopt.zoo.verification import Verification, verify
 
 __all__ = [
     "Catalogue",
@@ -43,11 +44,13 @@ __all__ = [
     "Run",
     "UnreadableCheckpoint",
     "UsageError",
+    "Verification",
     "fingerprint",
     "ingest",
     "load_weights",
     "read_fingerprints",
     "sketch_distance",
+    "verify",
 ]
 
 # torch and SQLAlchemy take a second or two to import: only who asks for what needs them pays.
@@ -66,6 +69,8 @@ _LATER = {
     "read_fingerprints": "ingestion",
     "ingest": "ingestion",
     "sketch_distance": "fingerprints",
+    "Verification": "verification",
+    "verify": "verification",
 }
 
 

@@ -161,6 +161,11 @@ def cause(error: DBAPIError) -> str:
         return f"{said}: make the file and its folder writable"
     if "disk is full" in said:
         return f"{said}: free some space and run the command again, nothing is lost"
+    if "disk I/O error" in said:
+        return (
+            f"{said}: check the disk's space, your quota and the disk itself, "
+            "and run the command again: what was finished is kept"
+        )
     if "file is not a database" in said:
         return f"{said}: the file holds something else, choose another name"
     return said

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.lineage import KnownLineage, LineageBook
 from epsopt.zoo.reading.reader import CheckpointContents
+from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity, identity_of
 from epsopt.zoo.reading.wire import pack
 from epsopt.zoo.records import Failure
@@ -89,7 +89,7 @@ def relocate_references(catalogue: Catalogue) -> None:
 
 def _identity_now(path: str) -> Identity | None:
     try:
-        return identity_of(Path(path).stat())
+        return identity_of(location(path).stat())
     except OSError:
         return None
 
@@ -223,7 +223,7 @@ class Recorder:
         ).first()
         if same is not None:
             checkpoint_id = same.id
-            if same.path != path and not Path(same.path).exists():
+            if same.path != path and not location(same.path).exists():
                 # The file moved: the checkpoint goes with it.
                 touched.add(same.run_id)
                 run_id = run_id_of(connection, found)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, delete, func, insert, select, update
 
 from epsopt.zoo.lineage import KnownLineage
 from epsopt.zoo.reading.reader import CheckpointContents
+from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity
 from epsopt.zoo.reading.wire import pack, unpack
 from epsopt.zoo.scan import Found
 from epsopt.zoo.tables import checkpoints, embeddings, files, fingerprints, lineages, runs
+
+# Values are given when a statement is executed, not when it is built: building is half of what a small one costs.
+_UPDATE_FILE = update(files).where(files.c.path == bindparam("the_path"))
 
 READER = 1
 """Raised when files that failed should be tried again because the reader has learned something."""
@@ -65,7 +68,7 @@ def run_id_of(connection: Connection, found: Found) -> int:
     if run_id is None:
         run_id = next_id(connection, runs)
         row = {"id": run_id, "name": found.run_name, "path": found.run_path, "hyperparameters": "{}"}
-        connection.execute(insert(runs).values(row))
+        connection.execute(insert(runs), row)
     return int(run_id)
 
 
@@ -84,9 +87,9 @@ def insert_checkpoint(connection: Connection, found: Found, contents: Checkpoint
         "lineage_id": contents.lineage,
         "n_parameters": contents.n_parameters,
     }
-    connection.execute(insert(checkpoints).values(row))
+    connection.execute(insert(checkpoints), row)
     blob = {"checkpoint_id": checkpoint_id, "data": contents.fingerprint_bytes}
-    connection.execute(insert(fingerprints).values(blob))
+    connection.execute(insert(fingerprints), blob)
     touched.add(run_id)
     return checkpoint_id
 
@@ -103,9 +106,9 @@ def put_file(
         "reason": reason,
         "reader": READER,
     }
-    changed = connection.execute(update(files).where(files.c.path == path).values(values))
+    changed = connection.execute(_UPDATE_FILE, {"the_path": path, **values})
     if changed.rowcount == 0:
-        connection.execute(insert(files).values({"path": path, **values}))
+        connection.execute(insert(files), {"path": path, **values})
 
 
 def release_checkpoint(connection: Connection, checkpoint_id: int, path: str) -> set[int]:
@@ -122,8 +125,8 @@ def release_checkpoint(connection: Connection, checkpoint_id: int, path: str) ->
             connection.execute(delete(table).where(table.c.checkpoint_id == checkpoint_id))
         connection.execute(delete(checkpoints).where(checkpoints.c.id == checkpoint_id))
         return {row.run_id}
-    folder = Path(heir).parent
-    run_id = run_id_of(connection, Found(Path(heir), Identity(0, 0, 0), str(folder), folder.name))
+    folder = location(heir).parent
+    run_id = run_id_of(connection, Found(location(heir), Identity(0, 0, 0), str(folder), folder.name))
     connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(path=heir, run_id=run_id))
     reference = (lineages.c.reference_path == path) & (lineages.c.reference_sha256 == row.sha256)
     connection.execute(update(lineages).where(reference).values(reference_path=heir))

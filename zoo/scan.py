@@ -6,9 +6,10 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from epsopt.zoo.errors import UsageError
+from epsopt.zoo.reading.remote import RemotePath, is_url, list_remote, location
 from epsopt.zoo.reading.source import Identity, identity_of, not_a_file, refusal
 from epsopt.zoo.reading.text import clean
 from epsopt.zoo.records import Failure
@@ -36,7 +37,7 @@ class Scan:
 
 
 def scan(folders: Path | Sequence[Path]) -> Scan:
-    """Walk the folders; links to folders are followed once, after the folders themselves.
+    """Walk the folders, or list what lies under URLs; links to folders are followed once, after the folders themselves.
 
     Raises:
         UsageError: a folder does not exist or is a file that is not a checkpoint.
@@ -44,10 +45,12 @@ def scan(folders: Path | Sequence[Path]) -> Scan:
     found = Scan()
     seen: set[tuple[int, int]] = set()
     for folder in [folders] if isinstance(folders, str | Path) else folders:
-        root = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow links
-        if not os.path.lexists(root):
+        root = _absolute(folder)
+        if isinstance(root, RemotePath):
+            _list(root, found)
+        elif not os.path.lexists(root):
             raise UsageError(f"{folder} does not exist: expected a folder of training runs")
-        if root.is_dir():
+        elif root.is_dir():
             _walk(root, root, found, seen)
         elif is_checkpoint_name(root.name):
             _look(root, root.parent, found)
@@ -55,6 +58,21 @@ def scan(folders: Path | Sequence[Path]) -> Scan:
             raise UsageError(f"{folder} is not a folder of runs, nor a file that ends in {', '.join(SUFFIXES)}")
     unique = {str(f.path): f for f in reversed(found.files)}
     return Scan(list(unique.values())[::-1], found.failures)
+
+
+def _absolute(folder: Path | str) -> Path:
+    # resolve() would follow links
+    return location(folder) if is_url(str(folder)) else Path(os.path.abspath(folder))  # noqa: PTH100
+
+
+def _list(root: RemotePath, found: Scan) -> None:
+    """Add what lies under a URL: a store has no links, pipes or closed folders, only names."""
+    for path, status in list_remote(str(root)):
+        inside = path.relative_to(root)
+        if is_checkpoint_name(path.name) and not any(part.startswith(".") for part in inside.parts[:-1]):
+            folder = path.parent
+            name = root.name if folder == root or not inside.parts else str(PurePosixPath(*inside.parts[:-1]))
+            found.files.append(Found(path, identity_of(status), str(folder), name))
 
 
 def is_checkpoint_name(name: str) -> bool:
@@ -116,4 +134,4 @@ def _look(path: Path, root: Path, found: Scan) -> None:
 
 def within(path: str, folders: Iterable[Path]) -> bool:
     """Tell whether a path lies under one of these folders."""
-    return any(Path(path).is_relative_to(os.path.abspath(f)) for f in folders)  # noqa: PTH100 - as in scan
+    return any(location(path).is_relative_to(_absolute(f)) for f in folders)

@@ -116,22 +116,33 @@ def test_many_names_for_one_storage_are_refused_by_what_they_claim_together(tmp_
     assert "its tensors claim 80,000,000 bytes" in refusal(path)
 
 
-def test_self_reference_and_exponential_nesting_end(tmp_path, catalogue):
+def test_a_structure_that_contains_itself_or_unfolds_without_end_is_refused(tmp_path):
+    path = tmp_path / "a.pt"
     loop: dict = {"lr": 0.1}
     loop["self"] = loop
-    nest: list = []
-    for _ in range(40):
-        nest = [nest, nest]
-    deep: list = []
-    for _ in range(100_000):
-        deep = [deep]
-    torch.save({"model": WEIGHTS, "config": {"loop": loop, "nest": nest}}, tmp_path / "a.pt")
     weights: dict = dict(WEIGHTS)
     weights["self"] = weights
-    torch.save({"model": weights}, tmp_path / "b.pt")
+    nest: list = []
+    for _ in range(100):
+        nest = [nest, nest]
+    for content, reason in (
+        ({"model": WEIGHTS, "config": loop}, "contains itself"),
+        ({"model": weights}, "contains itself"),
+        ({"model": WEIGHTS, "optimizer": [nest]}, "unfold into more than 10^30"),
+    ):
+        torch.save(content, path)
+        assert reason in refusal(path)
+
+
+def test_deep_nesting_and_parts_that_stand_in_two_places_are_data(tmp_path, catalogue):
+    deep: list = []
+    for _ in range(200):
+        deep = [deep]
+    shared = {"lr": 0.1}
+    torch.save({"model": WEIGHTS, "config": {"first": shared, "second": shared, "deep": deep}}, tmp_path / "a.pt")
     report = ingest(catalogue, tmp_path)
-    assert (report.added, report.failed) == (2, [])
-    assert catalogue.runs()[0].hyperparameters.get("loop.lr", 0.1) == 0.1
+    assert (report.added, report.failed) == (1, [])
+    assert catalogue.runs()[0].hyperparameters == {"first.lr": 0.1, "second.lr": 0.1}
 
 
 def test_a_pickle_over_its_budget_is_refused_before_it_is_read(tmp_path):

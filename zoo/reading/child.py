@@ -26,6 +26,7 @@ from epsopt.zoo.layouts.plain import interpret
 from epsopt.zoo.layouts.reading import Reading
 from epsopt.zoo.lineage import KnownLineage, LineageBook
 from epsopt.zoo.reading.hooks import embed, load_hook
+from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_of
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 from epsopt.zoo.reading.weights import open_checkpoint
@@ -83,7 +84,7 @@ class Child:
             fields = {k: request[k] for k in ("id", "signature", "reference_path", "reference_sha256", "declared")}
             self.book.add(KnownLineage(sketch=unpack(blobs[0]), **fields))
             return None
-        path = Path(request["path"])
+        path = location(request["path"])
         try:
             return self._read(path, request.get("embed"))
         except ChangedWhileReadError:
@@ -167,7 +168,7 @@ class Child:
         return self._fingerprint(checkpoint, reading, None), None, gone
 
     def _reference_of(self, known: KnownLineage, gone: list[int]) -> _Reference | None:
-        reference = self._reference(Path(known.reference_path))
+        reference = self._reference(location(known.reference_path))
         if reference is not None and reference.sha256 == known.reference_sha256:
             return reference
         self.book.close(known.id)

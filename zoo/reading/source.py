@@ -10,10 +10,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.reading.remote import RemotePath, open_remote
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Limits:
         pickle: bytes of the pickled structure (not the tensors); torch.save writes about 100 per tensor.
         entries: tensors, zip records or values in one file.
         at_once: files up to this many bytes are read in one go, larger ones tensor by tensor.
+        remote: bytes of a file behind a URL, which is copied to the temporary folder while it is read.
     """
 
     memory: int = 2 << 30
@@ -33,6 +36,7 @@ class Limits:
     pickle: int = 64 << 20
     entries: int = 200_000
     at_once: int = 32 << 20
+    remote: int = 16 << 30
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Source:
     """An open, regular, non-empty file."""
 
     path: Path
-    file: BinaryIO
+    file: IO[bytes]
     identity: Identity
 
     @property
@@ -71,7 +75,11 @@ class Source:
         return data
 
     def sha256(self) -> str:
-        """Hash the whole content."""
+        """Hash the whole content, once."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         self.file.seek(0)
         digest = hashlib.file_digest(self.file, "sha256")  # type: ignore[arg-type]
         return digest.hexdigest()
@@ -106,33 +114,37 @@ def open_source(path: Path, limits: Limits) -> Iterator[Source]:
     """Open a file for reading; on leaving, make sure that nobody wrote to it meanwhile.
 
     Small files are held in memory, so that what was hashed is what was parsed. Nothing is memory-mapped: a
-    mapped file that is truncated kills its reader (FACTS.md).
+    mapped file that is truncated kills its reader (FACTS.md). A remote file is copied first (remote.py).
 
     Raises:
         UnreadableCheckpoint: not a regular file, empty, or refused by the system.
         ChangedWhileReadError: size, time or inode differ before and after.
     """
     try:
-        reason = not_a_file(path.stat().st_mode)
-        if reason:
-            raise UnreadableCheckpoint(path, reason)
-        # O_NONBLOCK: should a pipe take the file's place just now, opening it must not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        file, status = open_remote(path, limits.remote) if isinstance(path, RemotePath) else _open_local(path)
     except OSError as error:
         raise UnreadableCheckpoint(path, refusal(error)) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
+    with file:
         reason = not_a_file(status.st_mode) or (None if status.st_size else "empty (0 bytes)")
         if reason:
             raise UnreadableCheckpoint(path, reason)
         before = identity_of(status)
         try:
-            opened: BinaryIO = io.BytesIO(file.read(before.size)) if before.size <= limits.at_once else file
+            opened: IO[bytes] = io.BytesIO(file.read(before.size)) if before.size <= limits.at_once else file
             yield Source(path, opened, before)
         except OSError as error:
             raise UnreadableCheckpoint(path, refusal(error)) from error
         finally:
             _require_unchanged(path, before)
+
+
+def _open_local(path: Path) -> tuple[IO[bytes], os.stat_result]:
+    reason = not_a_file(path.stat().st_mode)
+    if reason:
+        raise UnreadableCheckpoint(path, reason)
+    # O_NONBLOCK: should a pipe take the file's place just now, opening it must not wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return os.fdopen(descriptor, "rb"), os.fstat(descriptor)
 
 
 def _require_unchanged(path: Path, before: Identity) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickletools
 import re
 import struct
 import warnings
@@ -15,8 +16,10 @@ import torch
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.reading.source import Limits, Source
 from epsopt.zoo.reading.tensors import OpenCheckpoint, Record
+from epsopt.zoo.reading.tree import check_tree
 
 _GLOBAL = re.compile(r"(?:GLOBAL |function <\w+ |but got <class ')([\w.]+)")
+_OPCODES = 1_000_000  # looked at to tell a cut from an attack
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
 
 
@@ -27,14 +30,17 @@ def open_torch(source: Source, limits: Limits) -> OpenCheckpoint:
     tensors are only described. The older format cannot be streamed and is loaded whole, within the budget.
 
     Raises:
-        UnreadableCheckpoint: not such a file, damaged, over a budget, or it refers to something that is not
-            data; a refused global is named.
+        UnreadableCheckpoint: not such a file, damaged, over a budget, contains itself, or it refers to something
+            that is not data; a refused global is named.
     """
     allow_numpy_scalars()
     magic = bytes(source.read(0, min(4, source.size)))
+    if source.size < 4 and b"PK\x03\x04".startswith(magic):
+        _refuse(source, f"truncated: {source.size} bytes")
     if magic.startswith(b"PK"):
         records = _checked_records(source, limits)
-        return OpenCheckpoint(source, _load(source, "meta"), {r.start: r.length for r in records}, records)
+        tree = _load(source, limits, "meta")
+        return OpenCheckpoint(source, tree, {r.start: r.length for r in records}, records)
     if magic[:1] != b"\x80":
         _refuse(source, "not a checkpoint: neither a zip file nor a pickle, as torch.save writes them")
     if source.size > limits.memory // 2:
@@ -43,7 +49,7 @@ def open_torch(source: Source, limits: Limits) -> OpenCheckpoint:
             f"{source.size:,} bytes in torch.save's format of before 1.6, which cannot be read in pieces: "
             "load it and save it again",
         )
-    return OpenCheckpoint(source, _load(source, "cpu"), {})
+    return OpenCheckpoint(source, _load(source, limits, "cpu"), {})
 
 
 @cache
@@ -104,16 +110,35 @@ def _data_start(source: Source, record: zipfile.ZipInfo) -> int:
     return int(record.header_offset + _LOCAL_HEADER.size + name + extra)
 
 
-def _load(source: Source, device: str) -> Any:
+def _load(source: Source, limits: Limits, device: str) -> Any:
     source.file.seek(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(source.file, map_location=device, weights_only=True)
+            tree = torch.load(source.file, map_location=device, weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything
-        return _refuse(source, reason_of(error))
+        reason = reason_of(error)
+        cut = not reason.startswith("truncated") and _ends_within_a_pickle(source)
+        return _refuse(source, "truncated: it ends within its pickle" if cut else reason)
+    check_tree(source.path, tree, limits.entries)
+    return tree
+
+
+def _ends_within_a_pickle(source: Source) -> bool:
+    """Tell whether the file ends before its pickles do: half the name of a harmless global is refused, too."""
+    source.file.seek(0)
+    opcodes = 0
+    try:
+        for _ in range(5):  # as many as the older format has before its values
+            for _opcode in pickletools.genops(source.file):
+                opcodes += 1
+                if opcodes > _OPCODES:
+                    return False
+    except Exception:  # noqa: BLE001 - a damaged pickle can raise anything
+        return source.file.tell() >= source.size
+    return False
 
 
 def reason_of(error: Exception) -> str:

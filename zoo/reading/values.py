@@ -13,6 +13,7 @@ from epsopt.zoo.reading.text import LONGEST, clean
 Plain = str | int | float | bool | None
 _DEPTH = 32
 _VALUES = 10_000
+_STEPS = 10 * _VALUES
 
 
 def plain(value: Any, scalar: Callable[[torch.Tensor], Any]) -> Plain:
@@ -45,21 +46,22 @@ def _number(value: float | bool | None) -> Plain:
 def flatten(tree: Any, scalar: Callable[[torch.Tensor], Any]) -> dict[str, Plain]:
     """Flatten nested mappings and lists into ``{"optimizer.lr": 0.1}``.
 
-    A short list of plain values stays one value, written as text. Each container is visited once, so that a
-    self-reference ends; depth and number of values are bounded.
+    A short list of plain values stays one value, written as text. A container inside itself ends there; one that
+    stands in two places is written twice. Depth, number of values and steps are bounded.
     """
     out: dict[str, Plain] = {}
-    visited: set[int] = set()
-    stack: list[tuple[str, Any, int]] = [("", tree, 0)]
-    while stack and len(out) < _VALUES:
-        key, value, depth = stack.pop()
+    stack: list[tuple[str, Any, tuple[int, ...]]] = [("", tree, ())]
+    steps = 0
+    while stack and len(out) < _VALUES and steps < _STEPS:
+        steps += 1
+        key, value, around = stack.pop()
         items = _items(value)
         if items is None:
             out[key] = plain(value, scalar)
-        elif id(value) not in visited and depth < _DEPTH:
-            visited.add(id(value))
+        elif id(value) not in around and len(around) < _DEPTH:
             prefix = f"{key}." if key else ""
-            stack.extend((prefix + clean(str(plain(k, scalar))), v, depth + 1) for k, v in reversed(items))
+            inside = (*around, id(value))
+            stack.extend((prefix + clean(str(plain(k, scalar))), v, inside) for k, v in reversed(items))
     return out
 
 

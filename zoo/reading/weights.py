@@ -10,6 +10,7 @@ import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.layouts.plain import interpret
+from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.safetensors_format import open_safetensors
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
 from epsopt.zoo.reading.tensors import OpenCheckpoint
@@ -30,7 +31,7 @@ def load_weights(
     """Read tensors of one checkpoint into this process, with the same checks as the reader's children make.
 
     Args:
-        path: a checkpoint file, best one that was ingested before and so was read in a child process first.
+        path: a checkpoint file or its URL, best one that was ingested before and so was read in a child process first.
         names: the tensors wanted, None for all; prefixes of wrappers (``module.``) are stripped.
         limits: budgets; the defaults when None.
 
@@ -40,7 +41,7 @@ def load_weights(
     Raises:
         UnreadableCheckpoint: not, or not safely, a checkpoint; or it lacks one of the names.
     """
-    path = Path(path)
+    path = location(path)
     try:
         with open_checkpoint(path, limits or Limits()) as checkpoint:
             weights = interpret(checkpoint).weights
