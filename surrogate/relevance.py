@@ -71,7 +71,8 @@ class RunSampler:
 def matern(distance: Tensor) -> Tensor:
     """Matérn 5/2 at a scaled distance."""
     r = distance * 5.0**0.5
-    return (1.0 + r + r.square() / 3.0) * torch.exp(-r)
+    out: Tensor = (1.0 + r + r.square() / 3.0) * torch.exp(-r)
+    return out
 
 
 def held_out_loss(covariance: Tensor, y: Tensor, runs: int) -> Tensor:
@@ -89,7 +90,8 @@ def held_out_loss(covariance: Tensor, y: Tensor, runs: int) -> Tensor:
     within = torch.linalg.inv(blocks)
     residual = (within @ (inverse @ y).reshape(runs, each, 1)).squeeze(2)
     variance = torch.diagonal(within, dim1=1, dim2=2)
-    return 0.5 * (residual.square() / variance + variance.log()).mean()
+    loss: Tensor = 0.5 * (residual.square() / variance + variance.log()).mean()
+    return loss
 
 
 def learn_relevance(views: Sequence[Tensor], y: Tensor, runs: NDArray[np.int64], rng: np.random.Generator) -> Relevance:

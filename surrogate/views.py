@@ -246,7 +246,7 @@ def _fit_view(name: str, table: Floats, rows: NDArray[np.int64]) -> View | None:
 def _standardise(table: Floats, mean: Floats, scale: Floats) -> Floats:
     if table.shape[1] != len(mean):
         return np.zeros((len(table), len(mean)), dtype=np.float32)
-    return np.nan_to_num(np.clip((table - mean) / scale, -_CLIP, _CLIP), nan=0.0)
+    return np.asarray(np.nan_to_num(np.clip((table - mean) / scale, -_CLIP, _CLIP), nan=0.0))
 
 
 def _principal(table: Floats, components: int) -> Floats:
