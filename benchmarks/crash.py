@@ -45,11 +45,11 @@ FIT = """
 import sys
 import torch
 from epsopt.studies.maps import fit_map
-from epsopt.surrogate import Recipe, fitting
+from epsopt.surrogate import Recipe, cross_validation
 from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo.catalogue import Catalogue
 torch.set_num_threads(1)
-fitting.statistics_baseline = lambda inside, outside, **_: median_baseline(inside, outside)
+cross_validation.statistics_baseline = lambda inside, outside, **_: median_baseline(inside, outside)
 print("ready", flush=True)
 with Catalogue(sys.argv[1]) as catalogue:
     keep = catalogue.put_artifact
