@@ -30,23 +30,8 @@ _PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from epsopt.zoo.reading.chil
 Message = tuple[dict[str, Any], list[bytes]]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """One file to read."""
-
-    ticket: int
-    path: Path
-    size: int
-    header: dict[str, Any]
-    book: LineageBook
-
-    def seconds(self, limits: Limits) -> float:
-        speed = _BYTES_PER_SECOND_FROM_AFAR if isinstance(self.path, RemotePath) else _BYTES_PER_SECOND
-        return limits.seconds + self.size / speed
-
-
 class _Worker:
-    """One child process, the file it is busy with, and the one it has ahead."""
+    """One child process and the file it is busy with."""
 
     def __init__(self, limits: Limits) -> None:
         ours, theirs = socketpair()
@@ -66,7 +51,6 @@ class _Worker:
             self.connection = Connection(ours.detach())
         self.ready = False
         self.ticket: int | None = None
-        self.ahead: tuple[_Request, list[bytes]] | None = None  # with the messages that are still to be delivered
         self.deadline = time.monotonic() + _START
         self.seconds = 0.0
         self.queued: list[bytes] = []
@@ -115,29 +99,17 @@ class ReaderPool:
             self._workers.append(_Worker(self.limits))
 
     def has_room(self) -> bool:
-        """Tell whether a child is free, or may have one more file ahead."""
-        return any(w.ticket is None or (w.ready and w.ahead is None) for w in self._workers)
+        """Tell whether a child is free."""
+        return any(w.ticket is None for w in self._workers)
 
     def send(self, ticket: int, path: Path, size: int, header: dict[str, Any], book: LineageBook) -> None:
-        """Give a file to a free child, after the lineages it does not know yet; or to a busy one, ahead.
-
-        A child that has its next file in the pipe need not wait for this process between two.
-        """
-        request = _Request(ticket, path, size, header, book)
-        free = next((w for w in self._workers if w.ticket is None), None)
-        if free is not None:
-            self._begin(free, request, _messages(free, request))
-            return
-        worker = next(w for w in self._workers if w.ready and w.ahead is None)
-        messages = _messages(worker, request)
-        worker.ahead = request, messages
-        if len(messages) == 1:  # lineages wait: were both sides to write much at once, each would wait for the other
-            worker.ahead = request, []
-            self._deliver(worker, messages)
-
-    def _begin(self, worker: _Worker, request: _Request, messages: list[bytes]) -> None:
-        worker.ticket = request.ticket
-        worker.seconds = request.seconds(self.limits)
+        """Give a file to a free child, after the lineages it does not know yet."""
+        worker = next(w for w in self._workers if w.ticket is None)
+        messages = _offers(worker, book)
+        messages.append(encode({"kind": "read", "path": str(path), **header}))
+        worker.ticket = ticket
+        speed = _BYTES_PER_SECOND_FROM_AFAR if isinstance(path, RemotePath) else _BYTES_PER_SECOND
+        worker.seconds = self.limits.seconds + size / speed
         if worker.ready:
             worker.deadline = time.monotonic() + worker.seconds
             self._deliver(worker, messages)
@@ -182,9 +154,6 @@ class ReaderPool:
             return None
         ticket, worker.ticket = worker.ticket, None
         worker.deadline = float("inf")
-        ahead, worker.ahead = worker.ahead, None
-        if ahead is not None:
-            self._begin(worker, *ahead)
         return None if ticket is None else (ticket, (header, blobs))
 
     def _deliver(self, worker: _Worker, messages: list[bytes]) -> None:
@@ -204,9 +173,6 @@ class ReaderPool:
                 f"'{sys.executable} -c \"import torch\"' works and that memory is free"
             )
         self._workers.append(_Worker(self.limits))
-        if worker.ahead is not None:
-            request, _ = worker.ahead
-            self._begin(self._workers[-1], request, _messages(self._workers[-1], request))
         return [] if worker.ticket is None else [(worker.ticket, ({"status": "failed", "reason": reason}, []))]
 
     def reset(self) -> None:
@@ -221,12 +187,6 @@ class ReaderPool:
         for worker in self._workers:
             worker.stop()
         self._workers = []
-
-
-def _messages(worker: _Worker, request: _Request) -> list[bytes]:
-    """Return the lineages that a child does not know yet, and last the order to read a file."""
-    read = encode({"kind": "read", "path": str(request.path), **request.header})
-    return [*_offers(worker, request.book), read]
 
 
 def _offers(worker: _Worker, book: LineageBook) -> list[bytes]:
