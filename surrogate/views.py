@@ -17,14 +17,15 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from epsopt.zoo.fingerprints import SECTIONS, Fingerprint
+from epsopt.zoo.fingerprints import FEATURES, SECTIONS, Fingerprint
 
 COMPONENTS = 16
 """Principal components of a view; 64 overfit a few dozen runs, 8 lost ``rad_hier`` (docs/surrogate.md)."""
 PROBE_COMPONENTS = 24
 
 _CLIP = 6.0  # standard deviations: a block unlike any seen before must not throw the map off
-_ROWS = 768  # checkpoints that the components are computed from
+_ROWS = 768  # checkpoints that a view is learned from
+_TOGETHER = 256  # checkpoints that are looked at together
 _SHARE_OF_RUNS = 0.2  # a kind of block that fewer runs have gets no view of its own
 _PAIRED_ANCHORS = 128  # anchors whose distances are looked at
 _STATISTICS = ("VALUES", "DELTA", "PRODUCT")
@@ -81,11 +82,11 @@ class Tokenizer:
             embeddings: ``(n, anchors, dim)`` with NaN where there is none; used only if :attr:`probes`.
         """
         out = np.zeros((len(fingerprints), self.slices[-1].stop), dtype=np.float32)
-        raw = _Raw(self.kinds, fingerprints, embeddings)
-        for view, place in zip(self.views, self.slices, strict=True):
-            table = raw.table(view.name)
-            if table is not None:
-                out[:, place] = _standardise(table, view.mean, view.scale) @ view.basis
+        for start in range(0, len(fingerprints), _TOGETHER):
+            part = slice(start, start + _TOGETHER)
+            raw = _Raw(self.kinds, fingerprints[part], None if embeddings is None else embeddings[part])
+            for view, place in zip(self.views, self.slices, strict=True):
+                out[part, place] = _standardise(raw.table(view.name), view.mean, view.scale) @ view.basis
         return torch.from_numpy(out)
 
 
@@ -105,14 +106,14 @@ def fit_tokenizer(
             seen.setdefault(kind, set()).add(run)
     needed = _SHARE_OF_RUNS * len(np.unique(runs))
     kinds = tuple(kind for kind, where in seen.items() if len(where) >= needed)
-    raw = _Raw(kinds, fingerprints, embeddings)
     rows = np.arange(len(fingerprints))
     if len(rows) > _ROWS:
         rows = np.linspace(0, len(rows) - 1, _ROWS).astype(np.int64)
+    raw = _Raw(kinds, [fingerprints[i] for i in rows], None if embeddings is None else embeddings[rows])
     views = [
         view
         for name in raw.names(mixed=len(kinds) < len(seen))
-        if (view := _fit_view(name, raw.table(name), rows)) is not None
+        if (view := _fit_view(name, raw.table(name))) is not None
     ]
     if not views:  # all checkpoints are alike: one empty column keeps what follows simple
         columns = raw.table("blocks").shape[1]
@@ -137,7 +138,13 @@ class _Raw:
         self._kinds = tuple(kinds)
         self._fingerprints = fingerprints
         self._embeddings = embeddings
-        self._places = [{kind: i for i, kind in enumerate(kinds_of(f))} for f in fingerprints]
+        self._index = {kind: k for k, kind in enumerate(self._kinds)}
+        self._blocks = np.full((len(fingerprints), len(self._kinds), FEATURES), np.nan, dtype=np.float32)
+        for row, fingerprint in enumerate(fingerprints):
+            found = [(self._index[kind], i) for i, kind in enumerate(kinds_of(fingerprint)) if kind in self._index]
+            if found:
+                places, blocks = zip(*found, strict=True)
+                self._blocks[row, list(places)] = fingerprint.features[list(blocks)]
 
     def names(self, *, mixed: bool) -> Iterable[str]:
         """All views that these checkpoints could have; `mixed`: architectures differ."""
@@ -155,21 +162,12 @@ class _Raw:
     def table(self, name: str) -> Floats:
         """(n, columns) of one view."""
         if name.startswith("answers "):
-            return self._of_kind(name.removeprefix("answers "), SECTIONS["RESPONSE"])
+            return self._blocks[:, self._index[name.removeprefix("answers ")], SECTIONS["RESPONSE"]]
         if name.startswith("probes "):
             return self._probes(name.removeprefix("probes "))
         if name.upper() in _STATISTICS:
-            return np.concatenate([self._of_kind(kind, SECTIONS[name.upper()]) for kind in self._kinds], axis=1)
+            return self._blocks[:, :, SECTIONS[name.upper()]].reshape(len(self._fingerprints), -1)
         return np.stack([_of_any(name, f) for f in self._fingerprints])
-
-    def _of_kind(self, kind: str, columns: slice) -> Floats:
-        blank = np.full(columns.stop - columns.start, np.nan, dtype=np.float32)
-        return np.stack(
-            [
-                f.features[places[kind], columns] if kind in places else blank
-                for f, places in zip(self._fingerprints, self._places, strict=True)
-            ]
-        )
 
     def _probes(self, name: str) -> Floats:
         if self._embeddings is None:  # a map with probes, asked about a checkpoint without them
@@ -229,7 +227,7 @@ _WIDTHS = {
 }
 
 
-def _fit_view(name: str, table: Floats, rows: NDArray[np.int64]) -> View | None:
+def _fit_view(name: str, table: Floats) -> View | None:
     known = np.isfinite(table).all(axis=1)
     if not known.any():
         return None
@@ -238,7 +236,7 @@ def _fit_view(name: str, table: Floats, rows: NDArray[np.int64]) -> View | None:
     scale = np.where(std > 1e-5 * (1.0 + np.abs(mean)), std, np.inf).astype(np.float32)
     if not np.isfinite(scale).any():
         return None
-    standard = _standardise(table[rows], mean, scale)
+    standard = _standardise(table, mean, scale)
     components = PROBE_COMPONENTS if name.startswith("probes ") else COMPONENTS
     return View(name, mean.astype(np.float32), scale, _principal(standard, components))
 
@@ -246,7 +244,10 @@ def _fit_view(name: str, table: Floats, rows: NDArray[np.int64]) -> View | None:
 def _standardise(table: Floats, mean: Floats, scale: Floats) -> Floats:
     if table.shape[1] != len(mean):
         return np.zeros((len(table), len(mean)), dtype=np.float32)
-    return np.asarray(np.nan_to_num(np.clip((table - mean) / scale, -_CLIP, _CLIP), nan=0.0))
+    out = (table - mean) / scale
+    np.clip(out, -_CLIP, _CLIP, out=out)
+    out[np.isnan(out)] = 0.0
+    return out
 
 
 def _principal(table: Floats, components: int) -> Floats:
