@@ -9,7 +9,7 @@ blocks).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from epsopt.zoo.fingerprints import FEATURES, SECTIONS, Fingerprint
-
-Floats = NDArray[np.float32]
-Embeddings = NDArray[np.float32]
 
 COMPONENTS = 16
 """Principal components of a view; 64 overfit a few dozen runs, 8 lost ``rad_hier`` (docs/surrogate.md)."""
@@ -32,8 +29,9 @@ _TOGETHER = 256  # checkpoints that are looked at together
 _SHARE_OF_RUNS = 0.2  # a kind of block that fewer runs have gets no view of its own
 _PAIRED_ANCHORS = 128  # anchors whose distances are looked at
 _STATISTICS = ("VALUES", "DELTA", "PRODUCT")
-# What a checkpoint of any architecture has: statistics of its weight matrices, over all of them.
-_SUMMARIES: dict[str, Callable[..., Floats]] = {"mean": np.mean, "spread": np.std, "least": np.min, "most": np.max}
+
+Floats = NDArray[np.float32]
+Embeddings = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +116,9 @@ def fit_tokenizer(
         if (view := _fit_view(name, raw.table(name))) is not None
     ]
     if not views:  # all checkpoints are alike: one empty column keeps what follows simple
-        columns = raw.table("sizes").shape[1]
+        columns = raw.table("blocks").shape[1]
         nothing = np.zeros(columns, dtype=np.float32)
-        views = [View("sizes", nothing, nothing + np.inf, np.zeros((columns, 1), dtype=np.float32))]
+        views = [View("blocks", nothing, nothing + np.inf, np.zeros((columns, 1), dtype=np.float32))]
     return Tokenizer(kinds, tuple(views))
 
 
@@ -154,8 +152,7 @@ class _Raw:
         if self._kinds:
             yield from (section.lower() for section in _STATISTICS)
         if mixed:
-            yield from ("sizes", "last answers", "last block", "first block")
-            yield from (f"{how} {section.lower()}" for how in _SUMMARIES for section in ("VALUES", "DELTA"))
+            yield from ("sizes", "last answers", "last values", "first values", "blocks")
         if self._embeddings is not None:
             yield from (f"probes {name}" for name in ("points", "norms", "ranks", "distances"))
             known = self._embeddings[np.isfinite(self._embeddings).all(axis=(1, 2))]
@@ -206,26 +203,27 @@ def _of_any(name: str, fingerprint: Fingerprint) -> Floats:
     if name == "last answers":
         speaking = np.flatnonzero(np.abs(answers).max(axis=1) > 0)
         return np.asarray(answers[speaking[-1]] if len(speaking) else np.zeros(answers.shape[1]), dtype=np.float32)
+    own = np.concatenate([features[:, SECTIONS[k]] for k in ("SHAPE", "VALUES", "DELTA")], axis=1)
+    if name in {"first values", "last values"}:
+        return np.asarray(own[matrices[0 if name == "first values" else -1]] if len(matrices) else own[0])
     if name == "sizes":
         return np.array([len(features), len(matrices), np.log1p(fingerprint.n_parameters)], dtype=np.float32)
-    weights = features[matrices] if len(matrices) else features
-    if name in {"first block", "last block"}:
-        return np.asarray(weights[0 if name == "first block" else -1, : SECTIONS["PRODUCT"].start])
-    how, _, section = name.partition(" ")
-    summary = _SUMMARIES[how](weights[:, SECTIONS[section.upper()]], axis=0)
-    return np.asarray(summary, dtype=np.float32)
+    weights = own[matrices] if len(matrices) else own
+    summary = [weights.mean(axis=0), weights.std(axis=0), weights.min(axis=0), weights.max(axis=0)]
+    return np.concatenate([*summary, own.mean(axis=0)]).astype(np.float32)
 
 
 def _width(*sections: str) -> int:
     return sum(SECTIONS[s].stop - SECTIONS[s].start for s in sections)
 
 
+_OWN = _width("SHAPE", "VALUES", "DELTA")
 _WIDTHS = {
     "sizes": 3,
     "last answers": _width("RESPONSE"),
-    "first block": _width("SHAPE", "VALUES", "DELTA"),
-    "last block": _width("SHAPE", "VALUES", "DELTA"),
-    **{f"{how} {section.lower()}": _width(section) for how in _SUMMARIES for section in ("VALUES", "DELTA")},
+    "first values": _OWN,
+    "last values": _OWN,
+    "blocks": 5 * _OWN,
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from epsopt.surrogate import Recipe, fit
+from epsopt.surrogate import fit
 from epsopt.surrogate.views import fit_tokenizer
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprints import fingerprint
@@ -39,7 +39,7 @@ def test_mixed_architectures_are_seen_by_what_all_of_them_have() -> None:
     prints = [fingerprint(network(s, 10 + s)) for s in range(12)]
     tokenizer = fit_tokenizer(prints, np.arange(12))
     names = [v.name for v in tokenizer.views]
-    assert {"sizes", "last answers", "mean values"} <= set(names)
+    assert {"sizes", "last answers", "blocks"} <= set(names)
     assert "answers hidden.weight:10x5" not in names
     unseen = tokenizer([fingerprint(network(99, 50))])
     assert torch.isfinite(unseen).all()
@@ -71,7 +71,7 @@ def test_checkpoints_that_are_all_alike_still_have_tokens() -> None:
 
 def test_with_probes_the_embedding_is_looked_at(zoo) -> None:
     train = zoo[0]
-    plain, probed = (fit(train, folds=2, probes=p, recipe=Recipe(steps=30))[0] for p in (False, True))
+    plain, probed = (fit(train, folds=2, probes=p)[0] for p in (False, True))
     assert (plain.probes, probed.probes) == (False, True)
     other = train.embeddings[::-1].copy()
     assert torch.equal(plain.encode(train.fingerprints, other), plain.encode(train.fingerprints))
