@@ -2,7 +2,9 @@
 
 Free Gaussian z plus a network's mean is the classic failure of latent optimisation (Tripp et al. 2020; LOL-BO, Maus et
 al. 2022): the optimiser finds the places where the network is wrong. Here the region is the union of balls around
-encoded real checkpoints, so every candidate has a real checkpoint within one radius.
+encoded real checkpoints, so every candidate has a real checkpoint within one radius; and along no dimension does it
+leave that checkpoint further than checkpoints of different runs typically lie apart, since z has dimensions in which
+checkpoints hardly differ, and a step of one radius along those leads out of the data.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ class TrustRegion:
     Attributes:
         centres: ``(n, latent)`` encoded real checkpoints.
         radius: of every ball, in latent units.
+        reach: ``(latent,)`` furthest step from a centre along each dimension; None: only the radius limits it.
     """
 
     centres: Tensor
     radius: float
+    reach: Tensor | None = None
 
     def project(self, z: Tensor) -> Tensor:
         """Move points outside the region to the surface of the nearest ball.
@@ -34,16 +38,18 @@ class TrustRegion:
             z: ``(b, latent)`` points.
 
         Returns:
-            ``(b, latent)`` points, each at most one radius from some centre; points inside are returned unchanged.
+            ``(b, latent)`` points, each at most one radius from some centre; points inside stay (but for rounding).
             Differentiable in ``z`` (the choice of centre is held fixed).
         """
         nearest = distances(z.detach(), self.centres).argmin(dim=1)
         centre = self.centres[nearest]
         offset = z - centre
+        if self.reach is not None:
+            offset = offset.clamp(-self.reach, self.reach)
         length = offset.norm(dim=1, keepdim=True)
         # A hair inside, so that rounding never leaves a projected point outside.
         limit = self.radius * (1.0 - 1e-5)
-        return torch.where(length > limit, centre + offset * (limit / length.clamp(min=1e-12)), z)
+        return torch.where(length > limit, centre + offset * (limit / length.clamp(min=1e-12)), centre + offset)
 
     def distance(self, z: Tensor) -> Tensor:
         """(b, latent) -> (b,) distance to the nearest centre."""
@@ -73,12 +79,18 @@ def trust_region(latents: Tensor, runs: NDArray[np.int64]) -> TrustRegion:
         runs: ``(n,)`` the run of each.
 
     Returns:
-        The region; with a single run, the median distance to the nearest other checkpoint is its radius.
+        The region; with a single run, the median distance to the nearest other checkpoint is its radius. Its reach is
+        the root mean square, dimension by dimension, of the steps to those nearest checkpoints.
     """
     distance = distances(latents, latents)
     same = torch.from_numpy(runs[:, None] == runs[None, :])
     if bool(same.all()):
         same = torch.eye(len(latents), dtype=torch.bool)
-    nearest = torch.where(same, torch.inf, distance).min(dim=1).values
-    finite = nearest[torch.isfinite(nearest)]
-    return TrustRegion(latents, float(finite.median()) if len(finite) else 1.0)
+    nearest, which = torch.where(same, torch.inf, distance).min(dim=1)
+    finite = torch.isfinite(nearest)
+    if not bool(finite.any()):
+        return TrustRegion(latents, 1.0)
+    radius = float(nearest[finite].median())
+    near = nearest <= radius
+    reach = (latents[near] - latents[which[near]]).square().mean(dim=0).sqrt()
+    return TrustRegion(latents, radius, reach)

@@ -57,7 +57,8 @@ def bayesian_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> Tenso
     Returns:
         ``(b, latent)`` candidates inside the region, float32.
     """
-    wide = TrustRegion(region.centres.double(), region.radius)
+    reach = None if region.reach is None else region.reach.double()
+    wide = TrustRegion(region.centres.double(), region.radius, reach)
     columns, signs, thresholds = scorer.columns, scorer.signs, scorer.thresholds
 
     def objective(samples: Tensor) -> Tensor:
