@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from epsopt.zoo.fingerprints import FEATURES, SECTIONS, Fingerprint
 
 COMPONENTS = 16
-"""Principal components of a view; 64 overfit a few dozen runs, 8 lost ``rad_hier`` (docs/surrogate.md)."""
+"""Principal components of a view; 32 or 64 were no better on the development zoo (docs/surrogate.md)."""
 PROBE_COMPONENTS = 24
 
 _CLIP = 6.0  # standard deviations: a block unlike any seen before must not throw the map off

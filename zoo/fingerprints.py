@@ -38,7 +38,7 @@ FORMAT = 2
 
 SKETCH = 2048
 _WIDTH = 16  # chain inputs and (at most) outputs that PRODUCT keeps
-_PROBES = 64  # four times as many as inputs kept: a third of rad_hier's error went with them (docs/surrogate.md)
+_PROBES = 64  # 16 told much less (docs/surrogate.md)
 _SINGULAR = 8
 _QUANTILES = np.array([0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0])
 _NORM_QUANTILES = np.array([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])
