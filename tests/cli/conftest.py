@@ -76,7 +76,8 @@ def call(folder: Path, *arguments: str | Path) -> Result:
 def quick_baseline() -> contextlib.AbstractContextManager[Any]:
     """LightGBM takes 20 s for a baseline that these tests do not look at."""
     return mock.patch(
-        "epsopt.surrogate.cross_validation.statistics_baseline", lambda inside, outside, **_: median_baseline(inside, outside)
+        "epsopt.surrogate.cross_validation.statistics_baseline",
+        lambda inside, outside, **_: median_baseline(inside, outside),
     )
 
 
