@@ -109,7 +109,7 @@ def fit_tokenizer(
     rows = np.arange(len(fingerprints))
     if len(rows) > _ROWS:
         rows = np.linspace(0, len(rows) - 1, _ROWS).astype(np.int64)
-    raw = _Raw(kinds, [fingerprints[i] for i in rows], None if embeddings is None else embeddings[rows])
+    raw = _Raw(kinds, [fingerprints[i] for i in rows.tolist()], None if embeddings is None else embeddings[rows])
     views = [
         view
         for name in raw.names(mixed=len(kinds) < len(seen))
