@@ -175,8 +175,9 @@ def _gram(matrix: Array, base: Array | None) -> Array:
     """Products of all rows, or of all columns, whichever are fewer."""
     rows, columns = matrix.shape
     if base is None or matrix.size <= _MULTIPLIED:
-        whole = matrix if base is None else matrix - base
-        return whole.T @ whole if rows > columns else whole @ whole.T
+        whole: Array = matrix if base is None else matrix - base
+        direct: Array = whole.T @ whole if rows > columns else whole @ whole.T
+        return direct
     gram = np.zeros((min(rows, columns),) * 2, dtype=np.float32)
     if rows > columns:
         for _, piece in _pieces(matrix, base):
