@@ -98,6 +98,10 @@ class ReaderPool:
         while len(self._workers) < min(wanted, self.jobs):
             self._workers.append(_Worker(self.limits))
 
+    def processes(self) -> list[int]:
+        """Return the process ids of the children that are there now."""
+        return [w.process.pid for w in self._workers]
+
     def has_room(self) -> bool:
         """Tell whether a child is free."""
         return any(w.ticket is None for w in self._workers)
