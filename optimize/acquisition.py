@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import botorch.acquisition.multi_objective.logei as _logei
 import torch
 from botorch.acquisition import AcquisitionFunction
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
@@ -13,6 +14,11 @@ from botorch.acquisition.objective import GenericMCObjective
 from botorch.models.model import Model
 from botorch.sampling import SobolQMCNormalSampler
 from torch import Tensor
+
+# BoTorch 0.18 would compile a C++ kernel when qLogNEHVI is first used: half a minute, a compiler that few machines
+# have, and a lock that makes every later process wait for ever if that one is killed meanwhile. Its Python path does
+# the same.
+_logei._load_attempted = True  # noqa: SLF001
 
 
 def noisy_improvement(
