@@ -22,8 +22,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from zoos import Zoo
 
 from epsopt.surrogate import TrainingSet, run_folds
-from epsopt.surrogate.baselines import median_baseline, statistics_baseline
-from epsopt.zoo.fingerprints import SECTIONS, Fingerprint
+from epsopt.surrogate.baselines import feature_table, median_baseline, statistics_baseline
+from epsopt.zoo.fingerprints import SECTIONS
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -179,19 +179,9 @@ def statistics_tables(train: TrainingSet, test: TrainingSet, sections: Sequence[
     """
     names = sorted({name for f in train.fingerprints for name in f.names})
     columns = np.concatenate([np.arange(SECTIONS[s].start, SECTIONS[s].stop) for s in sections])
-    tables = [_table(part.fingerprints, names, columns) for part in (train, test)]
+    tables = [feature_table(part.fingerprints, names, columns) for part in (train, test)]
     varies = np.fmax.reduce(tables[0], axis=0) > np.fmin.reduce(tables[0], axis=0)  # fmax and fmin pass NaN over
     return tables[0][:, varies], tables[1][:, varies]
-
-
-def _table(fingerprints: Sequence[Fingerprint], names: Sequence[str], columns: Rows) -> Array:
-    place = {name: i for i, name in enumerate(names)}
-    table = np.full((len(fingerprints), len(names), len(columns)), np.nan)
-    for i, fingerprint in enumerate(fingerprints):
-        for row, name in enumerate(fingerprint.names):
-            if name in place:
-                table[i, place[name]] = fingerprint.features[row, columns]
-    return table.reshape(len(fingerprints), -1)
 
 
 def _neighbour_means(x_train: Array, y_train: Array, x_test: Array) -> Array:

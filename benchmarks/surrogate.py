@@ -23,8 +23,8 @@ from scores import collapse_auroc, interval_score, metric_score
 from seeds_vae import MODELS, load_predictions
 from zoos import Zoo, load, seeds_split
 
-from epsopt.surrogate import Recipe, fit
-from epsopt.surrogate.fitting import fit_and_predict
+from epsopt.surrogate import Recipe, Validation, fit
+from epsopt.surrogate.validation import HeldOutPredictions
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -74,8 +74,9 @@ def _five_folds(zoo: Zoo, *, map_only: bool) -> None:
             print(f"    a network: {took:.0f} s, {ran:.0f} s of processor time, one thread")
     for probes in (False, True):
         started = time.monotonic()
-        surrogate, validation, predicted = fit_and_predict(zoo.train, probes=probes)
+        surrogate, validation = fit(zoo.train, probes=probes)
         took = time.monotonic() - started
+        predicted = _predicted(validation)
         _row(f"epsopt, {'with probes' if probes else 'weights only'}", zoo, everything, predicted.point, constant)
         _intervals(zoo, everything, predicted.low, predicted.high, constant)
         if not probes and validation.embedding_r2 is not None:
@@ -121,8 +122,13 @@ def _ablations(zoo: Zoo) -> None:
         "KL weight .01 instead of .0001": (zoo, replace(recipe, kl=0.01)),
     }
     for title, (data, how) in variants.items():
-        _, _, predicted = fit_and_predict(data.train, recipe=how)
-        _row(title, zoo, everything, predicted.point, constant)
+        _, validation = fit(data.train, recipe=how)
+        _row(title, zoo, everything, _predicted(validation).point, constant)
+
+
+def _predicted(validation: Validation) -> HeldOutPredictions:
+    assert validation.held_out is not None  # only a validation that was kept and read again lacks them
+    return validation.held_out
 
 
 def _head(title: str, zoo: Zoo) -> None:

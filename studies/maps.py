@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,9 @@ def fit_map(
         return Surrogate.from_bytes(data, meta), _validation(meta["validation"]), False
     surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress)
     data, meta = surrogate.to_bytes()
-    catalogue.put_artifact(_KINDS[probes], key, data, {**meta, "validation": asdict(validation)})
+    catalogue.put_artifact(
+        _KINDS[probes], key, data, {**meta, "validation": asdict(replace(validation, held_out=None))}
+    )
     return surrogate, validation, True
 
 

@@ -34,8 +34,8 @@ def statistics_baseline(train: TrainingSet, test: TrainingSet, *, seed: int = 0)
     """
     import lightgbm  # takes a second to import, and only a fit needs it
 
-    columns = _columns(train.fingerprints)
-    x_train, x_test = _table(train.fingerprints, columns), _table(test.fingerprints, columns)
+    names = sorted({name for f in train.fingerprints for name in f.names})
+    x_train, x_test = (feature_table(part.fingerprints, names, _UNTERTHINER) for part in (train, test))
     out = median_baseline(train, test)
     for j in range(len(train.metric_names)):
         known = np.isfinite(train.metrics[:, j])
@@ -63,21 +63,28 @@ def statistics_baseline(train: TrainingSet, test: TrainingSet, *, seed: int = 0)
     return out
 
 
+def feature_table(
+    fingerprints: Sequence[Fingerprint], names: Sequence[str], columns: Sequence[int] | NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Lay feature columns of named tensors side by side, one row a checkpoint.
+
+    Args:
+        fingerprints: ``n`` checkpoints.
+        names: tensors; those that are not among them are left out.
+        columns: which of a tensor's features.
+
+    Returns:
+        ``(n, len(names) * len(columns))``; NaN, which LightGBM takes as missing, for tensors that a checkpoint lacks.
+    """
+    place = {name: i for i, name in enumerate(names)}
+    table = np.full((len(fingerprints), len(names), len(columns)), np.nan)
+    for i, fingerprint in enumerate(fingerprints):
+        for row, name in enumerate(fingerprint.names):
+            if name in place:
+                table[i, place[name]] = fingerprint.features[row, columns]
+    return table.reshape(len(fingerprints), -1)
+
+
 def _median(column: NDArray[np.float64]) -> float:
     finite = column[np.isfinite(column)]
     return float(np.median(finite)) if len(finite) else 0.0
-
-
-def _columns(fingerprints: Sequence[Fingerprint]) -> dict[str, int]:
-    names = sorted({name for f in fingerprints for name in f.names})
-    return {name: i for i, name in enumerate(names)}
-
-
-def _table(fingerprints: Sequence[Fingerprint], columns: dict[str, int]) -> NDArray[np.float64]:
-    """(n, tensors * 7); NaN, which LightGBM takes as missing, for tensors that a checkpoint does not have."""
-    table = np.full((len(fingerprints), len(columns), len(_UNTERTHINER)), np.nan)
-    for i, fingerprint in enumerate(fingerprints):
-        for row, name in enumerate(fingerprint.names):
-            if name in columns:
-                table[i, columns[name]] = fingerprint.features[row, _UNTERTHINER]
-    return table.reshape(len(fingerprints), -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -15,22 +15,7 @@ from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.head import Fold, HeldOut, choose, conformal_factor, held_out, standardised, thin
 from epsopt.surrogate.trained import TrainedNetwork
-from epsopt.surrogate.validation import MetricValidation, constant_width
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOutPredictions:
-    """Every checkpoint as predicted by networks, settings and intervals that never saw its run.
-
-    Attributes:
-        point: ``(n, m)`` in the metrics' own units, in the order of the training set.
-        low: ``(n, m)`` lower ends of the intervals.
-        high: ``(n, m)`` upper ends.
-    """
-
-    point: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+from epsopt.surrogate.validation import HeldOutPredictions, MetricValidation, constant_width
 
 
 def as_fold(inside: TrainingSet, outside: TrainingSet, trained: TrainedNetwork) -> Fold:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from epsopt.surrogate.cross_validation import (
-    HeldOutPredictions,
     as_fold,
     held_out_predictions,
     predict_held_out,
@@ -59,30 +58,12 @@ def fit(
         progress: called as ``progress(what, share done)``.
 
     Returns:
-        The surrogate, trained on everything, and what the folds said about it.
+        The surrogate, trained on everything, and what the folds said about it, their predictions included.
 
     Raises:
         EmptyCatalogue: too few runs or no measured metric.
         UsageError: a bound names no metric.
     """
-    surrogate, validation, _ = fit_and_predict(
-        train, seed=seed, folds=folds, level=level, bounds=bounds, recipe=recipe, probes=probes, progress=progress
-    )
-    return surrogate, validation
-
-
-def fit_and_predict(
-    train: TrainingSet,
-    *,
-    seed: int = 0,
-    folds: int = 5,
-    level: float = 0.9,
-    bounds: Mapping[str, tuple[float, float]] | None = None,
-    recipe: Recipe | None = None,
-    probes: bool = False,
-    progress: Progress | None = None,
-) -> tuple[Surrogate, Validation, HeldOutPredictions]:
-    """Do what :func:`fit` does, and give the predictions that the validation is made of; same arguments and errors."""
     started = time.monotonic()
     recipe, bounds = recipe or Recipe(), bounds or {}
     _check(train, bounds, folds, level)
@@ -133,8 +114,8 @@ def fit_and_predict(
     metrics = tuple(validate(j, parts, train, predictions, level, seed) for j in range(len(train.metric_names)))
     r2, cosine = validate_embeddings(fold_parts)
     seconds = time.monotonic() - started
-    validation = Validation(metrics, level, len(parts), train.n_runs, len(train), r2, cosine, seconds, probes)
-    return surrogate, validation, predictions
+    sizes = (len(parts), train.n_runs, len(train))
+    return surrogate, Validation(metrics, level, *sizes, r2, cosine, seconds, probes, predictions)
 
 
 def fit_key(

@@ -19,14 +19,27 @@ from epsopt.surrogate.views import Tokenizer, fit_tokenizer
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedNetwork:
-    """One trained network with the scales it was trained on; a fold's, or the final one's."""
+class Prepared:
+    """A training set as a network takes it: its views, its scales, and itself on them."""
 
     tokenizer: Tokenizer
     transforms: tuple[MetricTransform, ...]
-    network: EpsilonVAE
     examples: Examples
     embedding_scale: tuple[torch.Tensor, torch.Tensor] | None
+
+    @property
+    def shape(self) -> NetworkShape:
+        """Of the network that learns from it."""
+        embeddings = self.examples.embeddings
+        anchors = None if embeddings is None else (int(embeddings.shape[1]), int(embeddings.shape[2]))
+        return NetworkShape(self.tokenizer.slices[-1].stop, len(self.transforms), anchors)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork(Prepared):
+    """A network and what it was trained on; a fold's, or the final one's."""
+
+    network: EpsilonVAE
 
     def encode(self, part: TrainingSet) -> torch.Tensor:
         """Encode ``n`` checkpoints as ``(n, latent)``."""
@@ -52,22 +65,10 @@ def train_all(
     workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(parts)), prefer="threads")
     prepared = workers(joblib.delayed(_prepare)(part, bounds, probes) for part in parts)
     networks = train_many([(p.shape, p.examples) for p in prepared], recipe, seed, progress)
-    return [
-        TrainedNetwork(p.tokenizer, p.transforms, network, p.examples, p.embedding_scale)
-        for p, network in zip(prepared, networks, strict=True)
-    ]
+    return [TrainedNetwork(**vars(p), network=network) for p, network in zip(prepared, networks, strict=True)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    tokenizer: Tokenizer
-    transforms: tuple[MetricTransform, ...]
-    shape: NetworkShape
-    examples: Examples
-    embedding_scale: tuple[torch.Tensor, torch.Tensor] | None
-
-
-def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], probes: bool) -> _Prepared:
+def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], probes: bool) -> Prepared:
     seen = train.embeddings if probes else None
     tokenizer = fit_tokenizer(train.fingerprints, train.runs, seen)
     transforms = tuple(
@@ -90,9 +91,7 @@ def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], prob
         runs=torch.from_numpy(train.runs),
         lineages=torch.from_numpy(train.lineages),
     )
-    anchors = None if embeddings is None else (int(embeddings.shape[1]), int(embeddings.shape[2]))
-    sizes = NetworkShape(tokenizer.slices[-1].stop, len(transforms), anchors)
-    return _Prepared(tokenizer, transforms, sizes, examples, embedding_scale)
+    return Prepared(tokenizer, transforms, examples, embedding_scale)
 
 
 def _sketches(train: TrainingSet) -> torch.Tensor:

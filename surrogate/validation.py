@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,21 @@ class MetricValidation:
         return 1.0 - self.error / self.median_error if self.median_error > 0 else 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class HeldOutPredictions:
+    """Every checkpoint as predicted by networks, settings and intervals that never saw its run.
+
+    Attributes:
+        point: ``(n, m)`` in the metrics' own units, in the order of the training set.
+        low: ``(n, m)`` lower ends of the intervals.
+        high: ``(n, m)`` upper ends.
+    """
+
+    point: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Validation:
     """What `epsopt fit` ends with.
@@ -51,6 +67,7 @@ class Validation:
         embedding_cosine: mean cosine of predicted and real embeddings, as in the seeds; ``None`` without.
         seconds: what the fit took.
         probes: whether checkpoints were read with their anchor embeddings, or by their weights only.
+        held_out: the predictions that the errors are of; ``None`` in a validation that was kept and read again.
     """
 
     metrics: tuple[MetricValidation, ...]
@@ -62,6 +79,7 @@ class Validation:
     embedding_cosine: float | None
     seconds: float
     probes: bool = False
+    held_out: HeldOutPredictions | None = field(default=None, compare=False, repr=False)
 
     def warnings(self) -> list[str]:
         """Say in plain words where the surrogate should not be trusted."""
