@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -22,8 +21,8 @@ def as_fold(inside: TrainingSet, outside: TrainingSet, trained: TrainedNetwork) 
     """Encode both parts of a fold with the network that never saw `outside`."""
     rows = thin(inside.runs)
     return Fold(
-        z_train=trained.encode(inside).double().numpy()[rows],
-        y_train=trained.scaled(inside)[rows],
+        z_train=trained.latents.double().numpy()[rows],
+        y_train=trained.examples.metrics.double().numpy()[rows],
         z_held=trained.encode(outside).double().numpy(),
         y_held=trained.scaled(outside),
         runs_held=outside.runs,
@@ -70,29 +69,55 @@ def held_out_predictions(
 
 
 def validate(
-    j: int,
     parts: Sequence[NDArray[np.int64]],
     train: TrainingSet,
+    fold_parts: Sequence[tuple[TrainingSet, TrainingSet, TrainedNetwork, Fold]],
     predictions: HeldOutPredictions,
     level: float,
     seed: int,
+) -> tuple[MetricValidation, ...]:
+    """Score every metric on held-out rows, beside the train median and statistics + LightGBM on the same folds.
+
+    Args:
+        parts: held-out rows of each fold.
+        train: everything.
+        fold_parts: training part and held-out part of each fold, and what was made of them.
+        predictions: of the map.
+        level: nominal coverage of its intervals.
+        seed: of the boosting.
+    """
+    # Threads: LightGBM lets go of the interpreter.
+    workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(parts)), prefer="threads")
+    boosted = workers(
+        joblib.delayed(statistics_baseline)(inside, outside, seed=seed) for inside, outside, *_ in fold_parts
+    )
+    median, statistics = np.empty_like(train.metrics), np.empty_like(train.metrics)
+    for rows, (inside, outside, *_), guess in zip(parts, fold_parts, boosted, strict=True):
+        median[rows], statistics[rows] = median_baseline(inside, outside), guess
+    return tuple(_score(train, j, predictions, median, statistics, level) for j in range(len(train.metric_names)))
+
+
+def _score(
+    train: TrainingSet,
+    j: int,
+    predictions: HeldOutPredictions,
+    median_of_others: NDArray[np.float64],
+    statistics_of_others: NDArray[np.float64],
+    level: float,
 ) -> MetricValidation:
-    """Score metric `j` on held-out rows, beside the train median and statistics + LightGBM on the same folds."""
-    one = replace(train, metric_names=(train.metric_names[j],), metrics=train.metrics[:, j : j + 1])
-    median, statistics = np.empty(len(train)), np.empty(len(train))
-    for rows in parts:
-        inside, outside = one.take(np.setdiff1d(np.arange(len(train)), rows)), one.take(rows)
-        median[rows] = median_baseline(inside, outside)[:, 0]
-        statistics[rows] = statistics_baseline(inside, outside, seed=seed)[:, 0]
-    known = np.isfinite(one.metrics[:, 0])
-    y = one.metrics[known, 0]
-    point, low, high = (values[known, j] for values in (predictions.point, predictions.low, predictions.high))
+    known = np.isfinite(train.metrics[:, j])
+    y, median, statistics, point, low, high = (
+        values[known, j]
+        for values in (
+            train.metrics, median_of_others, statistics_of_others, predictions.point, predictions.low, predictions.high,
+        )
+    )  # fmt: skip
     n = len(y)
     return MetricValidation(
         name=train.metric_names[j],
         error=float(np.abs(point - y).mean()) if n else 0.0,
-        median_error=float(np.abs(median[known] - y).mean()) if n else 0.0,
-        statistics_error=float(np.abs(statistics[known] - y).mean()) if n else 0.0,
+        median_error=float(np.abs(median - y).mean()) if n else 0.0,
+        statistics_error=float(np.abs(statistics - y).mean()) if n else 0.0,
         coverage=float(((y >= low) & (y <= high)).mean()) if n else 0.0,
         width=float((high - low).mean()) if n else 0.0,
         median_width=constant_width(y, float(np.median(y)), level) if n else 0.0,
@@ -106,14 +131,15 @@ def validate_embeddings(
     """Return R2 over the mean embedding and mean cosine of predicted embeddings; None without any."""
     error = spread = 0.0
     cosines = []
-    for _, outside, fitted, _ in fold_parts:
+    for _, outside, fitted, fold in fold_parts:
         if fitted.embedding_scale is None or outside.embeddings is None:
             continue
         known = np.isfinite(outside.embeddings).all(axis=(1, 2))
         real = outside.embeddings[known].astype(np.float64)
         mean, scale = fitted.embedding_scale
         with torch.no_grad():
-            predicted = fitted.network.decode_embeddings(fitted.encode(outside)[torch.from_numpy(known)]) * scale + mean
+            z = torch.from_numpy(fold.z_held[known]).float()
+            predicted = fitted.network.decode_embeddings(z) * scale + mean
         guess = predicted.double().numpy()
         error += float(((guess - real) ** 2).sum())
         spread += float(((mean.numpy() - real) ** 2).sum())

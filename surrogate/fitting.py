@@ -99,7 +99,7 @@ def fit(
         network=final.network,
         memory=Memory(
             keys=train.keys,
-            latents=final.encode(train),
+            latents=final.latents,
             metrics=final.examples.metrics,
             runs=torch.from_numpy(train.runs),
             lineages=torch.from_numpy(train.lineages),
@@ -111,7 +111,7 @@ def fit(
         trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe, probes=probes),
     )
     predictions = held_out_predictions(parts, fold_parts, held, level)
-    metrics = tuple(validate(j, parts, train, predictions, level, seed) for j in range(len(train.metric_names)))
+    metrics = validate(parts, train, fold_parts, predictions, level, seed)
     r2, cosine = validate_embeddings(fold_parts)
     seconds = time.monotonic() - started
     sizes = (len(parts), train.n_runs, len(train))

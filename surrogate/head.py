@@ -21,6 +21,8 @@ from gpytorch.means import ZeroMean
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epsopt.surrogate.relevance import matern
+
 _LENGTHS = (0.5, 0.7, 1.0, 1.5, 2.5)  # multiples of the lengths that the network learned
 _NOISES = (1e-3, 3e-3, 1e-2, 0.05, 0.2, 0.8)  # in units of the signal variance
 _UNKNOWN = 10.0  # standard deviations, for a metric without a single held-out measurement
@@ -197,6 +199,56 @@ def build_model(z: Tensor, y: Tensor, settings: list[HeadSettings], inverse_leng
     out = ModelListGP(*models).eval()
     out.requires_grad_(requires_grad=False)
     return out
+
+
+@dataclass(frozen=True, eq=False)
+class SolvedProcess:
+    """A process of :func:`build_model` with its linear system solved.
+
+    BoTorch's posterior is joint over the points it is asked for and solves the system again for each batch; point by
+    point, the same moments take a tenth of the time.
+
+    Attributes:
+        rows: ``(n, latent)`` training inputs in units of the length scales.
+        inverse_lengths: ``(latent,)``.
+        weights: ``(n,)`` the mean at z is ``matern(z, rows) @ weights``.
+        cholesky: ``(n, n)`` lower factor of the training covariance, noise included.
+        variance: signal variance.
+        noise: noise variance.
+    """
+
+    rows: Tensor
+    inverse_lengths: Tensor
+    weights: Tensor
+    cholesky: Tensor
+    variance: float
+    noise: float
+
+    def mean(self, z: Tensor) -> Tensor:
+        """``(k, latent)`` to ``(k,)`` predictive means, computed in z's precision; differentiable."""
+        return self._correlation(z) @ self.weights.to(z.dtype)
+
+    def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """``(k, latent)`` float64 to ``(k,)`` predictive means and variances, noise included; differentiable."""
+        correlation = self._correlation(z)
+        half = torch.linalg.solve_triangular(self.cholesky, self.variance * correlation.T, upper=False)
+        return correlation @ self.weights, self.variance + self.noise - half.square().sum(dim=0)
+
+    def _correlation(self, z: Tensor) -> Tensor:
+        return matern(torch.cdist(z * self.inverse_lengths.to(z.dtype), self.rows.to(z.dtype)))
+
+
+def solve(process: SingleTaskGP) -> SolvedProcess:
+    """Solve one process of :func:`build_model`."""
+    with torch.no_grad():
+        inputs, kernel = process.train_inputs[0], process.covar_module
+        inverse_lengths = 1.0 / kernel.base_kernel.lengthscale.reshape(-1)
+        variance, noise = float(kernel.outputscale), float(process.likelihood.noise)
+        rows = inputs * inverse_lengths
+        covariance = variance * matern(torch.cdist(rows, rows)) + noise * torch.eye(len(rows), dtype=rows.dtype)
+        cholesky = torch.linalg.cholesky(covariance)
+        weights = torch.cholesky_solve(process.train_targets[:, None], cholesky).squeeze(1)
+    return SolvedProcess(rows, inverse_lengths, variance * weights, cholesky, variance, noise)
 
 
 def thin(runs: NDArray[np.int64], limit: int = MAX_ROWS) -> NDArray[np.int64]:

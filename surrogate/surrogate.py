@@ -16,9 +16,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from epsopt.surrogate.head import HeadSettings, build_model, conformal_factor
+from epsopt.surrogate.head import HeadSettings, SolvedProcess, build_model, conformal_factor, solve
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
-from epsopt.surrogate.relevance import matern
 from epsopt.surrogate.transforms import MetricTransform
 from epsopt.surrogate.views import Tokenizer, View
 from epsopt.zoo.errors import CatalogueError, UsageError
@@ -26,7 +25,6 @@ from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprints import Fingerprint
 
 FORMAT = 2
-_CHUNK = 512
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
 
 
@@ -116,20 +114,9 @@ class Surrogate:
         return build_model(self.memory.latents[rows], self.memory.metrics[rows], widened, self.network.inverse_lengths)
 
     @cached_property
-    def _mean_weights(self) -> list[tuple[Tensor, Tensor]]:
-        """Per metric ``(latent,)`` scales and ``(rows,)`` weights: the mean at z is ``matern(z, rows) @ weights``."""
-        out = []
-        rows = self.memory.head_rows
-        for j, process in enumerate(self.model.models):
-            with torch.no_grad():
-                inside, targets = process.train_inputs[0], process.train_targets
-                covariance = process.covar_module(inside).to_dense()
-                solved = torch.linalg.solve(covariance + process.likelihood.noise * torch.eye(len(inside)), targets)
-            weights = torch.zeros(len(rows))
-            known = torch.isfinite(self.memory.metrics[rows, j])
-            weights[known] = (process.covar_module.outputscale * solved).float()
-            out.append((1.0 / process.covar_module.base_kernel.lengthscale.reshape(-1).float(), weights))
-        return out
+    def _solved(self) -> tuple[SolvedProcess, ...]:
+        """The model's processes, solved once for all predictions."""
+        return tuple(solve(process) for process in self.model.models)
 
     def means(self, z: Tensor) -> Tensor:
         """Predictive means alone, at a fraction of :meth:`moments`' cost; for samplers that ask for very many.
@@ -141,13 +128,7 @@ class Surrogate:
             ``(..., m)`` on the model's scale, float64 computed in float32.
         """
         flat = z.reshape(-1, z.shape[-1]).float()
-        rows = self.memory.latents[self.memory.head_rows].float()
-        parts = []
-        for piece in torch.split(flat, 8192):
-            columns = [
-                matern(torch.cdist(piece * scales, rows * scales)) @ weights for scales, weights in self._mean_weights
-            ]
-            parts.append(torch.stack(columns, dim=-1))
+        parts = [torch.stack([p.mean(piece) for p in self._solved], dim=-1) for piece in torch.split(flat, 8192)]
         return torch.cat(parts).reshape(*z.shape[:-1], -1).double()
 
     @property
@@ -167,16 +148,7 @@ class Surrogate:
             ``(n, latent)`` float32 means of z.
         """
         with torch.no_grad():
-            parts = [
-                self.network.encode(
-                    self.tokenizer(
-                        fingerprints[start : start + _CHUNK],
-                        None if embeddings is None else embeddings[start : start + _CHUNK],
-                    )
-                )[0]
-                for start in range(0, len(fingerprints), _CHUNK)
-            ]
-        return torch.cat(parts) if parts else torch.zeros(0, self.latent)
+            return self.network.encode(self.tokenizer(fingerprints, embeddings))[0]
 
     def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Predictive mean and standard deviation on the model's scale, measurement noise included.
@@ -188,13 +160,10 @@ class Surrogate:
             ``(n, m)`` means and ``(n, m)`` standard deviations, float64.
         """
         means, deviations = [], []
-        for start in range(0, len(z), _CHUNK):
-            posterior = self.model.posterior(z[start : start + _CHUNK].double(), observation_noise=True)
-            means.append(posterior.mean)
-            deviations.append(posterior.variance.clamp(min=1e-10).sqrt())
-        if not means:
-            empty = torch.zeros(0, len(self.metric_names), dtype=torch.float64)
-            return empty, empty
+        for piece in torch.split(z.double(), 8192):
+            of_metrics = [process.moments(piece) for process in self._solved]
+            means.append(torch.stack([mean for mean, _ in of_metrics], dim=-1))
+            deviations.append(torch.stack([variance.clamp(min=1e-10).sqrt() for _, variance in of_metrics], dim=-1))
         return torch.cat(means), torch.cat(deviations)
 
     def predict(self, z: Tensor, level: float = 0.9) -> Prediction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import joblib
 import numpy as np
@@ -41,14 +42,22 @@ class TrainedNetwork(Prepared):
 
     network: EpsilonVAE
 
+    @cached_property
+    def latents(self) -> torch.Tensor:
+        """``(n, latent)`` encodings of what it was trained on."""
+        return self._encode(self.examples.tokens)
+
     def encode(self, part: TrainingSet) -> torch.Tensor:
-        """Encode ``n`` checkpoints as ``(n, latent)``."""
+        """Encode ``n`` other checkpoints as ``(n, latent)``."""
+        return self._encode(self.tokenizer(part.fingerprints, part.embeddings))
+
+    def _encode(self, tokens: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return self.network.encode(self.tokenizer(part.fingerprints, part.embeddings))[0]
+            return self.network.encode(tokens)[0]
 
     def scaled(self, part: TrainingSet) -> NDArray[np.float64]:
         """``(n, m)`` measured metrics on the model's scale."""
-        return np.stack([t.forward(part.metrics[:, j]) for j, t in enumerate(self.transforms)], axis=1)
+        return _scaled(self.transforms, part)
 
 
 def train_all(
@@ -74,7 +83,6 @@ def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], prob
     transforms = tuple(
         fit_transform(train.metrics[:, j], bounds.get(name)) for j, name in enumerate(train.metric_names)
     )
-    scaled = np.stack([t.forward(train.metrics[:, j]) for j, t in enumerate(transforms)], axis=1)
     embedding_scale = None
     embeddings = None
     if train.embeddings is not None and np.isfinite(train.embeddings).any():
@@ -85,13 +93,17 @@ def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], prob
     examples = Examples(
         tokens=tokenizer(train.fingerprints, seen),
         slices=tokenizer.slices,
-        metrics=torch.from_numpy(scaled).float(),
+        metrics=torch.from_numpy(_scaled(transforms, train)).float(),
         embeddings=embeddings,
         sketches=_sketches(train),
         runs=torch.from_numpy(train.runs),
         lineages=torch.from_numpy(train.lineages),
     )
     return Prepared(tokenizer, transforms, examples, embedding_scale)
+
+
+def _scaled(transforms: Sequence[MetricTransform], part: TrainingSet) -> NDArray[np.float64]:
+    return np.stack([t.forward(part.metrics[:, j]) for j, t in enumerate(transforms)], axis=1)
 
 
 def _sketches(train: TrainingSet) -> torch.Tensor:

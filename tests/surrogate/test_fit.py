@@ -107,9 +107,14 @@ def test_doubt_grows_away_from_the_data(zoo, fitted) -> None:
     assert (far > 1.5 * near).all()
 
 
-def test_fast_means_are_the_posterior_means(zoo, fitted) -> None:
-    z = fitted[0].encode(zoo[0].fingerprints[:20]) + 0.1
-    torch.testing.assert_close(fitted[0].means(z), fitted[0].moments(z)[0], atol=5e-3, rtol=5e-3)
+def test_fast_moments_are_the_posterior_s(zoo, fitted) -> None:
+    surrogate = fitted[0]
+    z = torch.cat([surrogate.encode(zoo[0].fingerprints[:7]), 3.0 * torch.randn(5, surrogate.latent)])
+    posterior = surrogate.model.posterior(z.double(), observation_noise=True)
+    mean, deviation = surrogate.moments(z)
+    torch.testing.assert_close(mean, posterior.mean, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(deviation, posterior.variance.sqrt(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(surrogate.means(z[:, None, :])[:, 0], mean, atol=1e-3, rtol=1e-3)
 
 
 def test_the_posterior_is_batched_and_differentiable_and_serves_botorch(zoo, fitted) -> None:
