@@ -224,7 +224,7 @@ def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -
     parameters = [_infer(n, present[n]) for n in always]
     parents = [p for p in parameters if p.kind == "categorical"]
     for name in [n for n in varying if n not in always]:
-        condition = _condition(name, runs, parents)
+        condition = condition_of(name, runs, parents)
         inferred = _infer(name, present[name])
         parameters.append(Parameter(**{**inferred.__dict__, "active_when": condition}))
     return Space(tuple(parameters), fixed)
@@ -276,9 +276,10 @@ def _inside(low: float, high: float) -> tuple[float, float]:
     return rounded if low <= rounded[0] < rounded[1] <= high else (low, high)
 
 
-def _condition(
+def condition_of(
     name: str, runs: Sequence[Mapping[str, Any]], parents: Sequence[Parameter]
 ) -> tuple[str, tuple[Value, ...]] | None:
+    """Find the categorical parameter whose values tell exactly which runs have a parameter; ``None`` if none does."""
     for parent in parents:
         on = {r.get(parent.name) for r in runs if r.get(name) is not None}
         off = {r.get(parent.name) for r in runs if r.get(name) is None}

@@ -56,7 +56,8 @@ class RunSampler:
         places = np.flatnonzero(usable)
         self._rng = rng
         self._runs = [places[runs[places] == run] for run in np.unique(runs[places])]
-        self.per_run = int(np.clip(rows // max(len(self._runs), 1), 1, 8))
+        longest = max((len(some) for some in self._runs), default=1)
+        self.per_run = int(np.clip(rows // max(len(self._runs), 1), 1, min(8, longest)))
         self.n_runs = min(len(self._runs), rows // self.per_run)
 
     def draw(self) -> NDArray[np.int64]:

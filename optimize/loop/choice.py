@@ -1,0 +1,257 @@
+"""What to run next: the candidate whose whole run is expected to widen the front most, per epoch that it costs.
+
+Expected hypervolume improvement of all checkpoints that a run will leave, jointly (a run counts for the front at every
+one of them), over the front that is measured: qEHVI (Daulton et al. 2020) with a run's checkpoints in the place of a
+batch. Candidates are whole configurations, always valid ones: random ones, and neighbours of what the
+front was reached with, refined in rounds.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from botorch.acquisition import AcquisitionFunction
+from botorch.acquisition.monte_carlo import qExpectedImprovement
+from botorch.acquisition.multi_objective.monte_carlo import qExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
+from botorch.acquisition.objective import GenericMCObjective
+from botorch.sampling import SobolQMCNormalSampler
+from botorch.utils.multi_objective.box_decompositions.non_dominated import FastNondominatedPartitioning
+from numpy.typing import NDArray
+from torch import Tensor
+
+from epsopt.optimize.loop.curves import CurveModel
+from epsopt.optimize.pareto import non_dominated
+
+Floats = NDArray[np.float64]
+_RANDOM = 384
+_NEIGHBOURS = 256
+_REFINED = 96
+_ROUNDS = (0.15, 0.08, 0.04)
+_SAMPLES = 64
+_LOOKS = 3  # checkpoints of a run that are looked at
+_EXACT_UP_TO = 4  # objectives
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A checkpoint that a run may start from.
+
+    Attributes:
+        key: what the caller knows it by.
+        values: ``(m,)`` its measured objectives.
+    """
+
+    key: str
+    values: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A run that may be launched.
+
+    Attributes:
+        config: active hyperparameters.
+        start: the checkpoint to start from; ``None``: nothing is known of where runs start.
+        epochs: how long it is.
+        run: its place among the curves, if it has begun.
+        done: epochs that it has behind it.
+    """
+
+    config: Mapping[str, Any]
+    start: Start | None
+    epochs: float
+    run: int | None = None
+    done: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """Epochs that are still to be paid for."""
+        return self.epochs - self.done
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What was chosen, and what is expected of it.
+
+    Attributes:
+        candidate: the run.
+        improvement: expected hypervolume improvement of its checkpoints, in the product of the objectives' units.
+    """
+
+    candidate: Candidate
+    improvement: float
+
+
+def choose_runs(
+    model: CurveModel,
+    running: Sequence[Candidate] = (),
+    *,
+    n: int = 1,
+    starts: Sequence[Start] = (),
+    origin: Start | None = None,
+    branch_epochs: float | None = None,
+    reference: Floats | None = None,
+    allowed: Callable[[Mapping[str, Any]], bool] | None = None,
+    rng: np.random.Generator,
+) -> list[Choice]:
+    """Choose the next runs, one after another; each knows what the ones before it are expected to reach.
+
+    Args:
+        model: of all runs so far; their measured feasible checkpoints are the front.
+        running: launched and not finished.
+        n: how many to choose.
+        starts: checkpoints that a run may start from instead of where runs start.
+        origin: where runs start, if that was measured.
+        branch_epochs: how long a run from one of them is; ``None``: as long as any.
+        reference: ``(m,)`` the objectives' values that are just not good enough, in their own units; by default a
+            tenth of their range beyond the worst measured.
+        allowed: tells which configurations may be launched.
+        rng: draws candidates; seeds the Monte-Carlo samples.
+    """
+    busy = list(running)
+    out = []
+    seed = int(rng.integers(2**31))
+    for _ in range(n):
+        value = _improvement(model, reference, busy, seed)
+        pool = _candidates(model, starts, origin, branch_epochs, allowed, rng)
+        scores = value(pool)
+        for scale in _ROUNDS:
+            best = [pool[i] for i in np.argsort(-scores, kind="stable")[:8]]
+            more = [
+                Candidate(model.space.perturb(c.config, rng, scale), c.start, c.epochs)
+                for c in best
+                for _ in range(_REFINED // 8)
+            ]
+            more = [c for c in more if allowed is None or allowed(c.config)]
+            if more:
+                pool, scores = [*pool, *more], np.concatenate([scores, value(more)])
+        best_place = int(np.argmax(scores))
+        chosen = pool[best_place]
+        out.append(Choice(chosen, float(scores[best_place]) * chosen.cost))
+        busy.append(chosen)
+    return out
+
+
+def _improvement(
+    model: CurveModel, reference: Floats | None, busy: Sequence[Candidate], seed: int
+) -> Callable[[Sequence[Candidate]], Floats]:
+    """Expected improvement per epoch, beside what is under way."""
+    first_run = len(model.curves)
+    pending = [_trajectory(model, [c], first_run + i)[0] for i, c in enumerate(busy)]
+    acquisition = _acquisition(model, reference, torch.cat(pending) if pending else None, seed)
+
+    def value(candidates: Sequence[Candidate]) -> Floats:
+        x = _trajectory(model, candidates, first_run + len(busy))
+        with torch.no_grad():
+            parts = [acquisition(part) for part in torch.split(x, 128)]
+        return np.asarray(torch.cat(parts).numpy() / np.array([c.cost for c in candidates]))
+
+    return value
+
+
+def _acquisition(model: CurveModel, reference: Floats | None, pending: Tensor | None, seed: int) -> AcquisitionFunction:
+    measured, n = model.measured(), len(model.objectives)
+    if reference is not None:
+        corner = np.asarray(reference) * model.signs.numpy()
+    elif len(measured):
+        low, high = measured.min(axis=0), measured.max(axis=0)
+        corner = low - 0.1 * np.maximum(high - low, 1e-9)
+    else:
+        corner = np.full(n, -1e3)  # nothing feasible yet: whatever is, is worth finding
+    common = {
+        "model": model.model,
+        "sampler": SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed),
+        "constraints": model.constraints or None,
+        "X_pending": pending,
+    }
+    with warnings.catch_warnings():
+        # BoTorch recommends the logarithm, for the sake of gradients; candidates are compared here, not climbed.
+        warnings.simplefilter("ignore")
+        if 1 < n <= _EXACT_UP_TO:
+            front = measured[non_dominated(measured, [True] * n).indices] if len(measured) else measured
+            return qExpectedHypervolumeImprovement(
+                ref_point=corner.tolist(),
+                partitioning=FastNondominatedPartitioning(torch.from_numpy(corner), torch.from_numpy(front)),
+                objective=GenericMCMultiOutputObjective(lambda samples, X=None: model.gains(samples)),  # noqa: ARG005, N803
+                **common,
+            )
+        # Hypervolumes of many objectives are too costly: a random scalarisation stands for them (ParEGO, Knowles 2006).
+        spread = np.maximum(measured.max(axis=0) - corner, 1e-9) if len(measured) else np.ones(n)
+        weights = np.random.default_rng(seed).dirichlet(np.ones(n)) if n > 1 else np.ones(1)
+
+        def scalar(gains: Tensor) -> Tensor:
+            parts = (gains - torch.from_numpy(corner)) / torch.from_numpy(spread) * torch.from_numpy(weights)
+            return parts.min(dim=-1).values + 0.05 * parts.sum(dim=-1)
+
+        best = float(scalar(torch.from_numpy(measured)).max()) if len(measured) else 0.0
+        return qExpectedImprovement(
+            best_f=best,
+            objective=GenericMCObjective(lambda samples, X=None: scalar(model.gains(samples))),  # noqa: ARG005, N803
+            **common,
+        )
+
+
+def _trajectory(model: CurveModel, candidates: Sequence[Candidate], first_run: int) -> Tensor:
+    """``(n, looks, width)``: checkpoints along each candidate's run. All candidates may count as the same new run."""
+    # Where only the ends of runs were ever measured, nothing is known of the way there.
+    looks = min(_LOOKS, int(np.median([len(c.steps) for c in model.curves])))
+    parts = []
+    for c in candidates:
+        steps = c.done + np.linspace(c.cost / looks, c.cost, looks)
+        run = first_run if c.run is None else c.run
+        parts.append(model.inputs([c.config], steps, [None if c.start is None else c.start.values], run))
+    return torch.cat(parts)
+
+
+def _candidates(
+    model: CurveModel,
+    starts: Sequence[Start],
+    origin: Start | None,
+    branch_epochs: float | None,
+    allowed: Callable[[Mapping[str, Any]], bool] | None,
+    rng: np.random.Generator,
+) -> list[Candidate]:
+    """Random runs and neighbours of those that the front came from; with `starts`, half of them from a checkpoint."""
+    space, curves = model.space, model.curves
+    owner = np.concatenate([np.full(len(c.values), i) for i, c in enumerate(curves)])
+    values = np.concatenate([c.values for c in curves])[:, : len(model.objectives)]
+    front = non_dominated(values, [o.maximize for o in model.objectives]).indices
+    good = sorted(set(owner[front].tolist())) or [0]
+    configs = space.sample(_RANDOM, rng)
+    configs += [space.perturb(curves[good[int(rng.integers(len(good)))]].config, rng) for _ in range(_NEIGHBOURS)]
+    configs = [c for c in configs if allowed is None or allowed(c)]
+    out = []
+    for i, config in enumerate(configs):
+        if starts and i % 2:
+            out.append(Candidate(config, starts[int(rng.integers(len(starts)))], branch_epochs or model.length))
+        else:
+            out.append(Candidate(config, origin, model.length))
+    return out
+
+
+def continuing(model: CurveModel, run: int, epochs: float, *, reference: Floats | None = None, seed: int = 0) -> float:
+    """Tell what the epochs that a run still has before it are expected to bring, each.
+
+    Args:
+        model: given all runs so far, the unfinished one among them.
+        run: its place among the model's curves.
+        epochs: how long it will be.
+        reference: ``(m,)`` as in :func:`choose_runs`.
+        seed: of the Monte-Carlo samples.
+
+    Returns:
+        Expected hypervolume improvement per epoch, 0 when none is left.
+    """
+    curve = model.curves[run]
+    done = float(curve.steps[-1])
+    if done >= epochs:
+        return 0.0
+    start = None if curve.start is None else Start("", curve.start)
+    value = _improvement(model, reference, [], seed)
+    return float(value([Candidate(curve.config, start, epochs, run, done)])[0])

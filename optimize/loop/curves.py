@@ -1,0 +1,381 @@
+"""Whole runs as curves: Gaussian processes over hyperparameters, where a run started, and how far it has come.
+
+Every checkpoint of every run is learned from, not only the last one. What is learned is the change since the checkpoint
+that a run started from, which grows from nothing: a run from a checkpoint of the front begins on the front. Inactive
+conditional hyperparameters are masked (:meth:`epsopt.optimize.space.Space.encode`), bounded metrics are learned as
+logits. What one run has and its hyperparameters do not explain (its random seed) is a process of its own, shared by the
+checkpoints of that run.
+
+How much each hyperparameter matters is learned by predicting every run from all *other* runs, in closed form, as the
+map learns its views (:mod:`epsopt.surrogate.relevance`): the marginal likelihood would be content to predict an epoch
+from its neighbours in the same run. On unseen runs of the demo that halves the error (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from botorch.models.model import Model
+from botorch.posteriors import GPyTorchPosterior
+from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
+from numpy.typing import NDArray
+from torch import Tensor
+
+from epsopt.optimize.space import Space
+from epsopt.optimize.targets import Objective
+from epsopt.surrogate.relevance import ROWS, RunSampler, held_out_loss, matern
+from epsopt.surrogate.transforms import MetricTransform, fit_transform, likely_bounds
+
+MAX_ROWS = 400
+"""Checkpoints that predictions build on; of more, each run keeps the last and others spread over it."""
+
+_STEPS = 80
+_RATE = 0.1
+_PRIOR = 0.2
+_SPARSE = 0.02
+_JITTER = 1e-6
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The measured checkpoints of one run.
+
+    Attributes:
+        config: its hyperparameters, active ones only.
+        steps: ``(k,)`` epochs since it started, positive.
+        values: ``(k, m)`` objectives in their own units, constraints after them; NaN where not measured.
+        start: what was measured, like a row of `values`, on the checkpoint that it started from; ``None`` when there
+            was none, or nothing is known of it.
+    """
+
+    config: Mapping[str, Any]
+    steps: Floats
+    values: Floats
+    start: Floats | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CurveModel:
+    """What :func:`fit_curves` learned.
+
+    Attributes:
+        processes: one per objective and constraint, on the model's scale.
+        curves: what predictions build on.
+        space: encodes configurations.
+        transforms: one per objective and constraint.
+        objectives: in the order of the outputs; what comes after them are constraints, met at zero or below.
+        length: epochs of a whole run.
+    """
+
+    processes: tuple[Process, ...]
+    curves: tuple[Curve, ...]
+    space: Space
+    transforms: tuple[MetricTransform, ...]
+    objectives: tuple[Objective, ...]
+    length: float
+
+    @cached_property
+    def model(self) -> CurveProcesses:
+        """BoTorch model; one output per objective on the model's scale, inputs as :meth:`inputs` makes them."""
+        layout = Layout.of(self.space, len(self.transforms))
+        return CurveProcesses(
+            self.processes, layout, *_rows(layout, self.space, self.curves, self.transforms, self.length)
+        )
+
+    def given(self, curves: Sequence[Curve]) -> CurveModel:
+        """Build on other runs with what was learned from those it was fitted to: milliseconds, not seconds."""
+        return replace(self, curves=tuple(curves))
+
+    def inputs(
+        self, configs: Sequence[Mapping[str, Any]], steps: Floats, starts: Sequence[Floats | None], first_run: int
+    ) -> Tensor:
+        """Make the model's inputs of runs that are not begun.
+
+        Args:
+            configs: ``n`` configurations.
+            steps: ``(q,)`` epochs to look at, of each.
+            starts: ``n`` values of the checkpoint that each starts from.
+            first_run: number of the first of them; each is a run of its own.
+
+        Returns:
+            ``(n, q, width)`` float64.
+        """
+        layout = Layout.of(self.space, len(self.transforms))
+        heads = _heads(self.space, configs, starts, self.transforms)
+        rows = [layout.rows(head, steps / self.length, first_run + i) for i, head in enumerate(heads)]
+        return torch.from_numpy(np.stack(rows))
+
+    @cached_property
+    def signs(self) -> Tensor:
+        """``(m,)`` +1 to maximise, -1 to minimise."""
+        return torch.tensor([1.0 if o.maximize else -1.0 for o in self.objectives], dtype=torch.float64)
+
+    def gains(self, outputs: Tensor) -> Tensor:
+        """Map ``(..., outputs)`` to ``(..., m)`` objectives in their own units, larger is better; differentiable."""
+        columns = [t.backward(outputs[..., j]) for j, t in enumerate(self.transforms[: len(self.objectives)])]
+        return torch.stack(columns, dim=-1) * self.signs
+
+    @property
+    def constraints(self) -> list[Callable[[Tensor], Tensor]]:
+        """One function of ``(..., outputs)`` for each constraint, met at zero or below."""
+        first = len(self.objectives)
+
+        def at(place: int, transform: MetricTransform) -> Callable[[Tensor], Tensor]:
+            return lambda outputs: transform.backward(outputs[..., place])
+
+        return [at(first + i, t) for i, t in enumerate(self.transforms[first:])]
+
+    def measured(self) -> Floats:
+        """``(k, m)`` objectives of every feasible checkpoint, larger is better."""
+        values = np.concatenate([c.values for c in self.curves])
+        m = len(self.objectives)
+        kept = np.isfinite(values).all(axis=1) & (values[:, m:] <= 0.0).all(axis=1)
+        return np.asarray(values[kept, :m] * self.signs.numpy())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of an input say what: the configuration, where the run started, when, which run.
+
+    Attributes:
+        parameters: columns of each hyperparameter, the one that says whether it is active included.
+        known: column that is 1 if something is known of where the run started.
+        start: first column of what was measured there, one per output, 0 if nothing was.
+    """
+
+    parameters: tuple[slice, ...]
+    known: int
+    start: int
+    outputs: int
+
+    @staticmethod
+    def of(space: Space, outputs: int) -> Layout:
+        """Lay out the inputs of a model over a space."""
+        edges = np.cumsum([0, *(p.width + (p.active_when is not None) for p in space.parameters)]).tolist()
+        return Layout(tuple(slice(a, b) for a, b in pairwise(edges)), edges[-1], edges[-1] + 1, outputs)
+
+    @property
+    def views(self) -> tuple[slice, ...]:
+        """What distances are weighed by: each hyperparameter, and the start as a whole."""
+        return (*self.parameters, slice(self.known, self.start + self.outputs))
+
+    def rows(self, head: Floats, share: Floats, run: int) -> Floats:
+        """``(q, width)`` inputs of one run at `share` of a whole run's length; `head` ends before the time."""
+        when = np.log1p(9.0 * share) / math.log(10.0)  # early epochs change more than late ones
+        return np.column_stack([np.tile(head, (len(share), 1)), when, np.full(len(share), float(run))])
+
+
+@dataclass(frozen=True, eq=False)
+class Process:
+    """Covariance of one output's change since the start of the run: how far it has grown, times time, times run.
+
+    Attributes:
+        weights: ``(views,)`` of squared distances.
+        common: variance that all runs share.
+        explained: variance that hyperparameters and start explain.
+        own: variance between runs of the same configuration.
+        noise: variance of a measurement.
+        time: length scale of time.
+    """
+
+    weights: Tensor
+    common: Tensor
+    explained: Tensor
+    own: Tensor
+    noise: Tensor
+    time: Tensor
+
+    @staticmethod
+    def of(log: Tensor) -> Process:
+        """Take apart a vector of logarithms: weights first, then the scalars in the order of the attributes."""
+        values = log.exp()
+        return Process(values[:-5], *values[-5:])
+
+    def covariance(self, parts: Parts) -> Tensor:
+        """Measurement noise not included."""
+        distance = (torch.einsum("v,v...->...", self.weights, parts.squared) + 1e-9).sqrt()
+        between = self.common + self.explained * matern(distance) + self.own * parts.same
+        return parts.grown * matern(parts.time / self.time) * between
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What covariances of two sets of inputs are made of, ``(..., n, k)`` each.
+
+    Attributes:
+        squared: ``(views, ..., n, k)`` squared distances.
+        time: absolute difference in time.
+        same: 1 for the same run, else 0.
+        grown: product of how far both may have changed since their start.
+    """
+
+    squared: Tensor
+    time: Tensor
+    same: Tensor
+    grown: Tensor
+
+    @staticmethod
+    def of(layout: Layout, a: Tensor, b: Tensor) -> Parts:
+        """Compare ``(..., n, width)`` with ``(..., k, width)``."""
+        squared = torch.stack([torch.cdist(a[..., v], b[..., v]).square() for v in layout.views])
+        when, run = -2, -1
+        grown = [torch.where(x[..., layout.known] > 0, x[..., when].clamp(min=0.0).sqrt(), 1.0) for x in (a, b)]
+        return Parts(
+            squared,
+            (a[..., :, None, when] - b[..., None, :, when]).abs(),
+            (a[..., :, None, run] == b[..., None, :, run]).to(a),
+            grown[0][..., :, None] * grown[1][..., None, :],
+        )
+
+
+class CurveProcesses(Model):  # type: ignore[misc]
+    """The processes as a BoTorch model, solved once for everything that is asked.
+
+    Args:
+        processes: one per output.
+        layout: of the inputs.
+        x: ``(n, width)`` inputs.
+        y: ``(n, outputs)``; NaN where not measured.
+    """
+
+    def __init__(self, processes: Sequence[Process], layout: Layout, x: Tensor, y: Tensor) -> None:
+        super().__init__()
+        self._processes, self._layout = tuple(processes), layout
+        self._inputs, self._roots, self._weights = [], [], []
+        for j, process in enumerate(processes):
+            inputs = x[torch.isfinite(y[:, j])]
+            change = y[torch.isfinite(y[:, j]), j] - inputs[:, layout.start + j]
+            covariance = process.covariance(Parts.of(layout, inputs, inputs))
+            root = torch.linalg.cholesky(covariance + (process.noise + _JITTER) * torch.eye(len(inputs)).to(x))
+            self._inputs.append(inputs)
+            self._roots.append(root)
+            self._weights.append(torch.cholesky_solve(change[:, None], root).squeeze(1))
+
+    @property
+    def num_outputs(self) -> int:
+        """How many metrics."""
+        return len(self._processes)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """None: one model."""
+        return torch.Size([])
+
+    def posterior(self, X: Tensor, *_: Any, **__: Any) -> GPyTorchPosterior:  # noqa: N803
+        """``(..., q, width)`` to the joint posterior of ``q`` checkpoints, measurement noise left out."""
+        found = []
+        flat = X.reshape(-1, X.shape[-1])
+        among = Parts.of(self._layout, X, X)
+        for j, process in enumerate(self._processes):
+            cross = process.covariance(Parts.of(self._layout, flat, self._inputs[j]))
+            half = torch.linalg.solve_triangular(self._roots[j], cross.T, upper=False).T.reshape(*X.shape[:-1], -1)
+            covariance = process.covariance(among) - half @ half.mT + _JITTER * torch.eye(X.shape[-2]).to(X)
+            mean = (cross @ self._weights[j]).reshape(X.shape[:-1]) + X[..., self._layout.start + j]
+            found.append(MultivariateNormal(mean, covariance))
+        return GPyTorchPosterior(
+            MultitaskMultivariateNormal.from_independent_mvns(found) if len(found) > 1 else found[0]
+        )
+
+
+def fit_curves(
+    space: Space,
+    objectives: Sequence[Objective],
+    curves: Sequence[Curve],
+    *,
+    length: float,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    seed: int = 0,
+) -> CurveModel:
+    """Learn where runs go.
+
+    Args:
+        space: encodes configurations.
+        objectives: ``m`` of them; further columns of the curves' values are constraints.
+        curves: at least two runs with measurements.
+        length: epochs of a whole run.
+        bounds: declared bounds of objectives; others are guessed from the measurements.
+        seed: of the checkpoints that are looked at.
+    """
+    values = np.concatenate([c.values for c in curves])
+    names, declared = [o.name for o in objectives], bounds or {}
+    transforms = tuple(
+        fit_transform(column, None if j >= len(names) else declared.get(names[j]) or likely_bounds(column))
+        for j, column in enumerate(values.T)
+    )
+    layout = Layout.of(space, len(transforms))
+    x, y = _rows(layout, space, curves, transforms, length)
+    rng = np.random.default_rng(seed)
+    processes = tuple(_learn(layout, x, y[:, j], j, rng) for j in range(y.shape[1]))
+    return CurveModel(processes, tuple(curves), space, transforms, tuple(objectives), length)
+
+
+def _learn(layout: Layout, x: Tensor, y: Tensor, output: int, rng: np.random.Generator) -> Process:
+    """Ascend the density of every run given all others, from a guess that it is held near to."""
+    views = len(layout.views)
+    guess = torch.full((views + 5,), math.log(4.0 / views), dtype=torch.float64)
+    guess[views:] = torch.tensor([1.0, 1.0, 0.1, 0.003, 1.0]).log()
+    sampler = RunSampler(x[:, -1].numpy().astype(np.int64), torch.isfinite(y).numpy(), ROWS, rng)
+    if sampler.n_runs < 2:
+        return Process.of(guess)
+    rows = torch.from_numpy(sampler.draw().reshape(-1))
+    parts = Parts.of(layout, x[rows], x[rows])
+    change = y[rows] - x[rows, layout.start + output]
+    eye = torch.eye(len(rows), dtype=torch.float64)
+    log = guess.clone().requires_grad_()
+    optimizer = torch.optim.Adam([log], lr=_RATE)
+    for _ in range(_STEPS):
+        process = Process.of(log)
+        covariance = process.covariance(parts) + (process.noise + _JITTER) * eye
+        loss = len(rows) * held_out_loss(covariance, change, sampler.n_runs)
+        loss = loss + _PRIOR * (log - guess).square().sum() + _SPARSE * process.weights.sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        with torch.no_grad():
+            log.clamp_(-9.0, 5.0)
+    return Process.of(log.detach())
+
+
+def _rows(
+    layout: Layout, space: Space, curves: Sequence[Curve], transforms: Sequence[MetricTransform], length: float
+) -> tuple[Tensor, Tensor]:
+    """Inputs ``(n, width)`` and outputs ``(n, m)`` of the checkpoints that are learned from."""
+    heads = _heads(space, [c.config for c in curves], [c.start for c in curves], transforms)
+    x, y = [], []
+    for i, curve in enumerate(curves):
+        kept = _spread(curve.steps, max(MAX_ROWS // len(curves), 2))
+        x.append(layout.rows(heads[i], curve.steps[kept] / length, i))
+        y.append(np.column_stack([t.forward(curve.values[kept, j]) for j, t in enumerate(transforms)]))
+    return torch.from_numpy(np.concatenate(x)), torch.from_numpy(np.concatenate(y))
+
+
+def _heads(
+    space: Space,
+    configs: Sequence[Mapping[str, Any]],
+    starts: Sequence[Floats | None],
+    transforms: Sequence[MetricTransform],
+) -> Floats:
+    """``(n, width)``: configuration, whether something is known of the start, and what was measured there."""
+    about = np.zeros((len(configs), 1 + len(transforms)))
+    for i, start in enumerate(starts):
+        if start is not None and np.isfinite(start).all():
+            about[i, 0] = 1.0
+            about[i, 1:] = [float(t.forward(np.array([v]))[0]) for t, v in zip(transforms, start, strict=True)]
+    return np.concatenate([space.encode(configs), about], axis=1)
+
+
+def _spread(steps: Floats, most: int) -> NDArray[np.int64]:
+    """At most so many places of ascending steps, the last one always, evenly on the logarithmic scale."""
+    if len(steps) <= most:
+        return np.arange(len(steps))
+    wanted = np.geomspace(max(steps[0], 1e-9), steps[-1], most)
+    return np.unique(np.abs(np.log(steps[:, None]) - np.log(wanted[None, :])).argmin(axis=0))

@@ -1,0 +1,212 @@
+"""An Optuna sampler that learns from whole runs: one line in anyone's script.
+
+    study = optuna.create_study(directions=["maximize", "maximize"], sampler=EpsilonSampler())
+
+With a catalogue of earlier runs it starts knowing them: their hyperparameters, and the measured curve of every one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from epsopt.optimize.loop.choice import Candidate, choose_runs
+from epsopt.optimize.loop.curves import Curve, fit_curves
+from epsopt.optimize.space import Parameter, Space, condition_of
+from epsopt.optimize.targets import Objective
+from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.errors import UsageError
+
+_MOST_TRIALS = 200
+"""Runs that are learned from; of more, the newest and those on the front."""
+
+
+class EpsilonSampler(BaseSampler):
+    """Suggests whole configurations by expected hypervolume improvement over curves of earlier runs.
+
+    Works for one objective or several, with constraints (``trial.set_constraint``), with conditional parameters (an
+    inactive one is masked, not guessed), and beside other workers (what they run counts as under way). Parameters that
+    nothing is known of yet are drawn at random.
+
+    Args:
+        catalogue: earlier runs to start from; a :class:`~epsopt.zoo.Catalogue` or its URL.
+        metrics: names of the objectives in the catalogue, in the study's order; by default ``study.metric_names``.
+        n_startup_trials: random trials before a model is asked; runs of the catalogue count as well.
+        reference: the objectives' values that are just not good enough, in the study's order; by default a tenth of
+            their range beyond the worst.
+        bounds: lowest and highest possible value of metrics by name.
+        seed: of everything random.
+
+    Raises:
+        UsageError: at the first suggestion, if there is a catalogue and nothing says what the objectives are called.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue | str | None = None,
+        metrics: Sequence[str] | None = None,
+        n_startup_trials: int = 8,
+        reference: Sequence[float] | None = None,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._catalogue = Catalogue(catalogue) if isinstance(catalogue, str) else catalogue
+        self._metrics = None if metrics is None else tuple(metrics)
+        self._n_startup = n_startup_trials
+        self._reference = None if reference is None else np.asarray(reference, dtype=np.float64)
+        self._bounds = dict(bounds or {})
+        self._rng = np.random.default_rng(seed)
+        self._random = RandomSampler(seed=seed)
+
+    def reseed_rng(self) -> None:
+        """Draw new random numbers: Optuna calls this in each parallel worker."""
+        self._rng = np.random.default_rng()
+        self._random.reseed_rng()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        """Return every parameter that some finished trial had, as long as its distribution did not change since."""
+        found: dict[str, BaseDistribution] = {}
+        changed: set[str] = set()
+        for past in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+            for name, distribution in past.distributions.items():
+                if found.setdefault(name, distribution) != distribution:
+                    changed.add(name)
+        return {n: d for n, d in sorted(found.items()) if n not in changed and not d.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Choose a configuration; see Optuna's ``BaseSampler``."""
+        if not search_space:
+            return {}
+        objectives = self._objectives(study)
+        trials = study.get_trials(deepcopy=False)
+        done = [t for t in trials if t.state is TrialState.COMPLETE]
+        running = [t for t in trials if t.state is TrialState.RUNNING and t.number != trial.number]
+        space = space_of(search_space, [t.params for t in done])
+        curves = self._curves(space, objectives, done)
+        if len(curves) < max(self._n_startup, 2):
+            return {n: _snap(v, search_space[n]) for n, v in space.sample(1, self._rng)[0].items()}
+        length = float(max(c.steps[-1] for c in curves))
+        model = fit_curves(
+            space, objectives, curves, length=length, bounds=self._bounds, seed=int(self._rng.integers(2**31))
+        )
+        under_way = [Candidate(t.params, None, length) for t in running if space.describes(t.params)]
+        (choice,) = choose_runs(model, under_way, reference=self._reference, rng=self._rng)
+        return {name: _snap(value, search_space[name]) for name, value in choice.candidate.config.items()}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw a parameter at random that nothing is known of."""
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def _objectives(self, study: Study) -> list[Objective]:
+        names = self._metrics or (None if study.metric_names is None else tuple(study.metric_names))
+        if names is None:
+            if self._catalogue is not None:
+                raise UsageError(
+                    "the catalogue's runs have many metrics and the study does not say which are its objectives: "
+                    "call study.set_metric_names([...]), or give EpsilonSampler(metrics=[...])"
+                )
+            names = tuple(f"objective {i}" for i in range(len(study.directions)))
+        if len(names) != len(study.directions):
+            raise UsageError(
+                f"{len(names)} metrics are named ({', '.join(names)}), but the study has {len(study.directions)} "
+                "objectives: name each of them, in the study's order"
+            )
+        return [
+            Objective(name, maximize=direction is StudyDirection.MAXIMIZE)
+            for name, direction in zip(names, study.directions, strict=True)
+        ]
+
+    def _curves(self, space: Space, objectives: Sequence[Objective], trials: Sequence[FrozenTrial]) -> list[Curve]:
+        """What is known: the catalogue's runs with all their checkpoints, and the study's trials with their ends."""
+        curves = self._past_runs(space, objectives)
+        length = float(max((c.steps[-1] for c in curves), default=1.0))
+        seen = {_identity(space, c.config) for c in curves}
+        names = sorted({name for t in trials for name in t.constraints})
+        if names:  # the catalogue knows nothing of the study's constraints
+            curves = [_with_constraints(c, len(names)) for c in curves]
+        for t in trials[-_MOST_TRIALS:]:
+            if not space.describes(t.params) or _identity(space, t.params) in seen:
+                continue
+            values = [v if math.isfinite(v) else math.nan for v in t.values]
+            limits = [t.constraints.get(name, math.nan) for name in names]
+            curves.append(Curve(t.params, np.array([length]), np.array([[*values, *limits]])))
+        return [c for c in curves if np.isfinite(c.values).any()]
+
+    def _past_runs(self, space: Space, objectives: Sequence[Objective]) -> list[Curve]:
+        if self._catalogue is None:
+            return []
+        found: dict[int, list[Any]] = {}
+        for checkpoint in self._catalogue.checkpoints():
+            if checkpoint.epoch is not None and checkpoint.epoch > 0 and space.describes(checkpoint.hyperparameters):
+                found.setdefault(checkpoint.run_id, []).append(checkpoint)
+        curves = []
+        for checkpoints in found.values():
+            ordered = sorted({c.epoch: c for c in checkpoints}.values(), key=lambda c: c.epoch)
+            table = [[math.nan if (v := c.metrics.get(o.name)) is None else v for o in objectives] for c in ordered]
+            if np.isfinite(table).any():
+                on = {p.name: ordered[0].hyperparameters[p.name] for p in space.active(ordered[0].hyperparameters)}
+                curves.append(Curve(on, np.array([float(c.epoch) for c in ordered]), np.array(table)))
+        return curves[-_MOST_TRIALS:]
+
+
+def space_of(distributions: Mapping[str, BaseDistribution], seen: Sequence[Mapping[str, Any]]) -> Space:
+    """Make a search space of Optuna's distributions; what trials did not have tells what is conditional.
+
+    Args:
+        distributions: by name; of a parameter that is sometimes absent without a categorical parameter that says when,
+            nothing can be made, and it is left out.
+        seen: parameters of finished trials.
+    """
+    always = [n for n in distributions if all(n in params for params in seen)]
+    parameters = [_parameter(n, distributions[n]) for n in always]
+    waiting = [n for n in distributions if n not in always]
+    while True:
+        parents = [p for p in parameters if p.kind == "categorical"]
+        resolved = {n: c for n in waiting if (c := condition_of(n, seen, parents)) is not None}
+        if not resolved:
+            return Space(tuple(parameters))
+        parameters += [_parameter(n, distributions[n], condition) for n, condition in resolved.items()]
+        waiting = [n for n in waiting if n not in resolved]
+
+
+def _parameter(
+    name: str, distribution: BaseDistribution, condition: tuple[str, tuple[Any, ...]] | None = None
+) -> Parameter:
+    if isinstance(distribution, CategoricalDistribution):
+        return Parameter(name, "categorical", choices=tuple(distribution.choices), active_when=condition)  # type: ignore[arg-type]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    kind = "int" if isinstance(distribution, IntDistribution) else "float"
+    low, high = float(distribution.low), float(distribution.high)
+    return Parameter(name, kind, low, high, distribution.log, active_when=condition)  # type: ignore[arg-type]
+
+
+def _snap(value: Any, distribution: BaseDistribution) -> Any:
+    """Put a value on the distribution's grid, if it has one, and within its range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.step is not None and not distribution.log:
+        value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
+    value = min(max(value, distribution.low), distribution.high)
+    return int(value) if isinstance(distribution, IntDistribution) else float(value)
+
+
+def _with_constraints(curve: Curve, n: int) -> Curve:
+    values = np.column_stack([curve.values, np.full((len(curve.values), n), math.nan)])
+    return Curve(curve.config, curve.steps, values, curve.start)
+
+
+def _identity(space: Space, config: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(config.get(p.name) for p in space.active(config))

@@ -1,0 +1,148 @@
+"""Early stopping for any number of objectives (D9): is this run still going to join the front?
+
+At each new checkpoint the run's own curve so far, and what hyperparameters did to the curves of all other runs, give
+the joint distribution of the checkpoints that are still to come (:mod:`epsopt.optimize.loop.curves`). The run is
+stopped when the probability that any of them joins the front is below a threshold. A share of runs is left to finish
+whatever is expected of them: without these audits nobody would learn where the forecasts are wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
+from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.space import Space
+from epsopt.optimize.targets import Objective, Target
+from epsopt.zoo.errors import UsageError
+
+FEWEST_RUNS = 5
+_SAMPLES = 256
+_LOOKS = 6
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to stop a run.
+
+    Attributes:
+        stop: whether.
+        probability: that a checkpoint still to come joins the front, or meets the targets; NaN when it is too early.
+        reason: one sentence.
+    """
+
+    stop: bool
+    probability: float
+    reason: str
+
+
+class Stopper:
+    """Decides at each checkpoint whether a run should go on; give it every finished run.
+
+    Args:
+        space: of the hyperparameters.
+        objectives: what counts.
+        length: epochs of a whole run.
+        targets: if given, a run is also worth its epochs while it may meet all of them.
+        threshold: a run whose probability is below is stopped.
+        grace: epochs that every run is given: what unfreezes, warms up or decays later has not shown itself before.
+        audit: share of runs that are left to finish, chosen by their names.
+        bounds: declared bounds of objectives.
+        seed: of the samples.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        objectives: Sequence[Objective],
+        length: float,
+        *,
+        targets: Sequence[Target] = (),
+        threshold: float = 0.05,
+        grace: float = 2.0,
+        audit: float = 0.1,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not 0.0 <= threshold < 1.0:
+            raise UsageError(f"the threshold of early stopping is {threshold}, expected at least 0 and below 1")
+        if not 0.0 <= audit <= 1.0:
+            raise UsageError(f"the share of audit runs is {audit}, expected between 0 and 1")
+        self._space, self._objectives, self._length = space, tuple(objectives), float(length)
+        self._targets = {t.name: t.value for t in targets}
+        self._threshold, self._grace, self._audit, self._bounds, self._seed = threshold, grace, audit, bounds, seed
+        self._past: tuple[Curve, ...] = ()
+        self._model: CurveModel | None = None
+
+    def learn(self, curves: Sequence[Curve]) -> None:
+        """Take note of all runs so far, finished, stopped or failed after some checkpoints; seconds with many."""
+        self._past = tuple(c for c in curves if len(c.steps))
+        self._model = None
+        if len(self._past) >= FEWEST_RUNS:
+            self._model = fit_curves(
+                self._space, self._objectives, self._past, length=self._length, bounds=self._bounds, seed=self._seed
+            )
+
+    def should_stop(self, run: str, so_far: Curve) -> Decision:
+        """Decide on a run.
+
+        Args:
+            run: its name; decides, with nothing else, whether it is an audit run.
+            so_far: its checkpoints.
+        """
+        if not len(so_far.steps) or so_far.steps[-1] < self._grace:
+            return Decision(stop=False, probability=float("nan"), reason=f"within its first {self._grace:g} epochs")
+        if so_far.steps[-1] >= self._length:
+            return Decision(stop=False, probability=float("nan"), reason="at its end")
+        if self._model is None:
+            return Decision(
+                stop=False,
+                probability=float("nan"),
+                reason=f"only {len(self._past)} earlier runs: at least {FEWEST_RUNS} are needed to judge one",
+            )
+        probability = self._probability(so_far)
+        worth = "join the front or meet the targets" if self._targets else "join the front"
+        what = f"{probability:.0%} likely to {worth} in its remaining {self._length - so_far.steps[-1]:g} epochs"
+        if probability >= self._threshold:
+            return Decision(stop=False, probability=probability, reason=what)
+        if is_audit(run, self._audit):
+            return Decision(stop=False, probability=probability, reason=f"{what}, but it is an audit run")
+        return Decision(stop=True, probability=probability, reason=what)
+
+    def _probability(self, so_far: Curve) -> float:
+        assert self._model is not None
+        model = self._model.given([*self._past, so_far])
+        done = float(so_far.steps[-1])
+        steps = np.unique(np.linspace(done, self._length, _LOOKS + 1)[1:])
+        x = model.inputs([so_far.config], steps, [so_far.start], len(self._past))
+        with torch.no_grad():
+            posterior = model.model.posterior(x)
+            generator = torch.Generator().manual_seed(self._seed)
+            mean, root = posterior.mean[0], torch.linalg.cholesky(posterior.distribution.covariance_matrix[0])
+            noise = torch.randn(_SAMPLES, root.shape[-1], generator=generator, dtype=root.dtype)
+            # MultitaskMultivariateNormal interleaves: all outputs of a step, step after step.
+            outputs = mean + (noise @ root.T).reshape(_SAMPLES, *mean.shape)
+            gains = model.gains(outputs).numpy()
+        measured = model.measured()
+        front = measured[non_dominated(measured, [True] * measured.shape[1]).indices]
+        beaten = (front[None, None] >= gains[:, :, None]).all(axis=3).any(axis=2)
+        good = (~beaten).any(axis=1)
+        if self._targets:
+            wanted = np.array([
+                (1.0 if o.maximize else -1.0) * self._targets.get(o.name, -np.inf if o.maximize else np.inf)
+                for o in self._objectives
+            ])  # fmt: skip
+            good |= (gains >= wanted).all(axis=2).any(axis=1)
+        return float(good.mean())
+
+
+def is_audit(run: str, share: float) -> bool:
+    """Tell whether a run is left to finish: by a hash of its name, so that every process says the same."""
+    return int.from_bytes(hashlib.sha256(run.encode()).digest()[:8]) < share * 2**64

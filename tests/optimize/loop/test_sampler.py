@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
+
+from epsopt.optimize.loop.sampler import EpsilonSampler, space_of
+from epsopt.optimize.pareto import hypervolume
+from epsopt.zoo.errors import UsageError
+from epsopt.zoo.records import Checkpoint
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class TestOptunasOwnConformance(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: EpsilonSampler(seed=0)
+
+
+def trade_off(trial: optuna.Trial) -> tuple[float, float]:
+    """Half a circle that only one kind can reach; the other kind has a parameter of its own."""
+    kind = trial.suggest_categorical("kind", ["round", "flat"])
+    x = trial.suggest_float("x", 0.0, 1.0)
+    lr = trial.suggest_float("lr", 1e-4, 1.0, log=True)
+    loss = abs(np.log10(lr) + 2.0) / 2.0
+    if kind == "flat":
+        return 0.3 * trial.suggest_float("height", 0.0, 1.0), 0.3
+    angle = x * np.pi / 2
+    return float(np.cos(angle) * (1 - 0.5 * loss)), float(np.sin(angle) * (1 - 0.5 * loss))
+
+
+def reached(sampler: BaseSampler, trials: int = 18) -> float:
+    study = optuna.create_study(directions=["maximize", "maximize"], sampler=sampler)
+    study.optimize(trade_off, n_trials=trials)
+    return hypervolume(np.array([t.values for t in study.trials]), np.zeros(2), [True, True])
+
+
+def test_it_beats_random_search_on_a_conditional_trade_off() -> None:
+    ours = reached(EpsilonSampler(seed=0))
+    random = np.mean([reached(optuna.samplers.RandomSampler(seed=s)) for s in range(6)])
+    assert ours > random + 0.05
+
+
+def test_a_parameter_that_only_one_kind_has_is_conditional() -> None:
+    space = space_of(
+        {
+            "kind": CategoricalDistribution(["a", "b"]),
+            "depth": IntDistribution(1, 4),
+            "x": FloatDistribution(0.0, 1.0),
+            "whim": FloatDistribution(0.0, 1.0),
+        },
+        [
+            {"kind": "a", "depth": 1},
+            {"kind": "b", "x": 0.5, "depth": 2, "whim": 0.1},
+            {"kind": "b", "x": 0.1, "depth": 3},
+        ],
+    )
+    assert {p.name: p.active_when for p in space.parameters} == {
+        "kind": None,
+        "depth": None,
+        "x": ("kind", ("b",)),
+    }
+
+
+def test_a_parameter_of_a_conditional_choice_depends_on_that_choice() -> None:
+    space = space_of(
+        {n: CategoricalDistribution([0, 1]) for n in ("a", "b")} | {"c": FloatDistribution(0.0, 1.0)},
+        [{"a": 0}, {"a": 1, "b": 0}, {"a": 1, "b": 1, "c": 0.5}],
+    )
+    assert [p.active_when for p in space.parameters] == [None, ("a", (1,)), ("b", (1,))]
+
+
+def test_constraints_are_kept_to() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        trial.set_constraint("below half", x - 0.5)
+        return x
+
+    study = optuna.create_study(direction="maximize", sampler=EpsilonSampler(seed=0))
+    study.optimize(objective, n_trials=18)
+    later = [t.params["x"] for t in study.trials[10:]]
+    assert np.mean([x <= 0.55 for x in later]) > 0.7
+    assert max(x for x in later if x <= 0.5) > 0.4
+
+
+def test_what_other_workers_run_is_not_suggested_again() -> None:
+    study = optuna.create_study(direction="maximize", sampler=EpsilonSampler(seed=0))
+    study.optimize(lambda t: -((t.suggest_float("x", 0.0, 1.0) - 0.3) ** 2), n_trials=10)
+    under_way = [study.ask({"x": FloatDistribution(0.0, 1.0)}).params["x"] for _ in range(4)]
+    assert len({round(x, 3) for x in under_way}) == 4
+
+
+def test_the_same_seed_suggests_the_same() -> None:
+    def run() -> list[float]:
+        study = optuna.create_study(direction="minimize", sampler=EpsilonSampler(seed=3))
+        study.optimize(lambda t: t.suggest_float("x", 0.0, 1.0), n_trials=10)
+        return [t.params["x"] for t in study.trials]
+
+    assert run() == run()
+
+
+def test_a_study_of_six_objectives_is_served() -> None:
+    study = optuna.create_study(directions=["minimize"] * 6, sampler=EpsilonSampler(seed=0))
+    study.optimize(lambda t: [(t.suggest_float("x", 0.0, 1.0) - i / 6) ** 2 for i in range(6)], n_trials=10)
+    assert len(study.trials) == 10
+
+
+def test_failed_trials_are_passed_over() -> None:
+    study = optuna.create_study(direction="minimize", sampler=EpsilonSampler(seed=0, n_startup_trials=2))
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        return float("nan") if trial.number % 2 else x
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study.optimize(objective, n_trials=8)
+    assert sum(t.state is optuna.trial.TrialState.COMPLETE for t in study.trials) == 4
+
+
+class Runs:
+    """A catalogue of ten runs of five epochs, whose values grow with lr and fall with width."""
+
+    def checkpoints(self) -> list[Checkpoint]:
+        rng = np.random.default_rng(0)
+        out = []
+        for run in range(10):
+            config = {"lr": float(10 ** rng.uniform(-3, -1)), "width": float(rng.uniform(0, 1)), "note": "x"}
+            for epoch in range(1, 6):
+                grown = 1 - 0.5**epoch
+                metrics = {"fit": grown * (3 + np.log10(config["lr"])) / 2, "speed": 1 - config["width"] * grown}
+                path, key = f"/runs/{run}/{epoch}.pt", f"{run}-{epoch}"
+                out.append(Checkpoint(run, run, f"run {run}", path, key, epoch, metrics, config, "s", 1, 10))
+        return out
+
+
+SPACE = {"lr": FloatDistribution(1e-3, 1e-1, log=True), "width": FloatDistribution(0.0, 1.0)}
+
+
+def test_earlier_runs_of_a_catalogue_are_known_from_the_first_trial() -> None:
+    study = optuna.create_study(directions=["maximize"] * 2, sampler=EpsilonSampler(catalogue=Runs(), seed=0))
+    study.set_metric_names(["fit", "speed"])
+    study.add_trial(optuna.create_trial(params={"lr": 0.01, "width": 0.5}, distributions=SPACE, values=[0.5, 0.5]))
+    suggested = study.ask(SPACE).params
+    assert suggested["lr"] > 0.05
+    assert suggested["width"] < 0.3
+
+
+def test_a_catalogue_without_names_of_the_objectives_is_refused_in_one_sentence() -> None:
+    study = optuna.create_study(directions=["maximize"] * 2, sampler=EpsilonSampler(catalogue=Runs()))
+    study.add_trial(optuna.create_trial(params={"lr": 0.01, "width": 0.5}, distributions=SPACE, values=[0.5, 0.5]))
+    with pytest.raises(UsageError, match="set_metric_names"):
+        study.ask(SPACE)
+
+
+def test_names_that_are_too_few_are_refused_in_one_sentence() -> None:
+    study = optuna.create_study(directions=["maximize"] * 2, sampler=EpsilonSampler(metrics=["fit"]))
+    study.add_trial(optuna.create_trial(params={"lr": 0.01, "width": 0.5}, distributions=SPACE, values=[0.5, 0.5]))
+    with pytest.raises(UsageError, match="2 objectives"):
+        study.ask(SPACE)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from epsopt.optimize.loop.curves import Curve, fit_curves
+from epsopt.optimize.loop.stopping import Stopper, is_audit
+from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.targets import Objective, Target
+from epsopt.zoo.errors import UsageError
+
+SPACE = Space((Parameter("a", "float", 0.0, 1.0), Parameter("b", "float", 0.0, 1.0)))
+OBJECTIVES = (Objective("gain", maximize=True), Objective("cost", maximize=False))
+STEPS = np.arange(1.0, 11.0)
+
+
+def curve(a: float, b: float, epochs: int = 10) -> Curve:
+    """The gain grows towards a and the cost towards 1 - a; b spoils both."""
+    grown = 1 - np.exp(-STEPS[:epochs] / 3)
+    values = np.stack([grown * (a - b), 2 - grown * (1 - a - b)], axis=1)
+    return Curve({"a": a, "b": b}, STEPS[:epochs], values)
+
+
+@pytest.fixture(scope="module")
+def past() -> list[Curve]:
+    rng = np.random.default_rng(0)
+    front = [curve(a, 0.0) for a in np.linspace(0.05, 0.95, 7)]
+    return front + [curve(*rng.uniform(0, 1, 2)) for _ in range(9)]
+
+
+@pytest.fixture(scope="module")
+def stopper(past: list[Curve]) -> Stopper:
+    out = Stopper(SPACE, OBJECTIVES, 10, audit=0.0)
+    out.learn(past)
+    return out
+
+
+def test_a_hopeless_run_is_stopped_and_a_promising_one_is_not(stopper: Stopper) -> None:
+    hopeless = stopper.should_stop("bad", curve(0.5, 0.9, 4))
+    assert hopeless.stop
+    assert hopeless.probability < 0.05
+    promising = stopper.should_stop("good", curve(0.35, 0.0, 4))
+    assert not promising.stop
+    assert promising.probability > 0.2
+    assert "join the front" in promising.reason
+
+
+def test_no_run_is_stopped_within_its_grace_nor_at_its_end(stopper: Stopper) -> None:
+    assert not stopper.should_stop("bad", curve(0.5, 0.9, 1)).stop
+    assert not stopper.should_stop("bad", curve(0.5, 0.9, 10)).stop
+
+
+def test_too_few_earlier_runs_stop_nothing_and_say_so(past: list[Curve]) -> None:
+    young = Stopper(SPACE, OBJECTIVES, 10)
+    young.learn(past[:3])
+    decision = young.should_stop("bad", curve(0.5, 0.9, 5))
+    assert not decision.stop
+    assert "only 3 earlier runs" in decision.reason
+
+
+def test_an_audit_run_is_left_to_finish(past: list[Curve]) -> None:
+    auditor = Stopper(SPACE, OBJECTIVES, 10, audit=1.0)
+    auditor.learn(past)
+    decision = auditor.should_stop("bad", curve(0.5, 0.9, 5))
+    assert not decision.stop
+    assert "audit" in decision.reason
+
+
+def test_about_the_asked_share_of_names_is_audited() -> None:
+    assert 0.05 < np.mean([is_audit(f"run {i}", 0.1) for i in range(1000)]) < 0.15
+
+
+def test_a_run_that_may_meet_the_targets_goes_on_though_it_is_dominated(past: list[Curve]) -> None:
+    easy = Stopper(SPACE, OBJECTIVES, 10, targets=[Target("gain", 0.1)], audit=0.0)
+    easy.learn(past)
+    dominated = curve(0.5, 0.25, 5)
+    assert easy.should_stop("meets", dominated).probability > 0.9
+
+
+def test_nonsense_is_refused() -> None:
+    with pytest.raises(UsageError, match="threshold"):
+        Stopper(SPACE, OBJECTIVES, 10, threshold=2.0)
+    with pytest.raises(UsageError, match="audit"):
+        Stopper(SPACE, OBJECTIVES, 10, audit=-1.0)
+
+
+def test_forecasts_of_unseen_runs_are_better_than_a_median_and_cover(past: list[Curve]) -> None:
+    rng = np.random.default_rng(1)
+    unseen = [curve(*rng.uniform(0, 1, 2)) for _ in range(20)]
+    model = fit_curves(SPACE, OBJECTIVES, past, length=10)
+    x = model.inputs([c.config for c in unseen], np.array([10.0]), [None] * 20, len(past))
+    gains = model.gains(model.model.posterior(x).mean)[:, 0].detach().numpy()
+    truth = np.stack([c.values[-1] * [1, -1] for c in unseen])
+    median = np.median([c.values[-1] * [1, -1] for c in past], axis=0)
+    assert (np.abs(gains - truth).mean(axis=0) < 0.3 * np.abs(median - truth).mean(axis=0)).all()
+
+
+def test_a_run_that_starts_at_a_checkpoint_begins_there(past: list[Curve]) -> None:
+    start = np.array([0.4, 1.2])
+    model = fit_curves(
+        SPACE, OBJECTIVES, [Curve(c.config, c.steps, c.values, np.array([0.0, 2.0])) for c in past], length=10
+    )
+    x = model.inputs([{"a": 0.4, "b": 0.0}], np.array([0.01, 10.0]), [start], len(past))
+    posterior = model.model.posterior(x)
+    np.testing.assert_allclose(model.gains(posterior.mean)[0, 0].numpy(), start * [1, -1], atol=0.05)
+    assert (posterior.variance[0, 0] < 0.2 * posterior.variance[0, 1]).all()
