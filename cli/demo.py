@@ -155,7 +155,7 @@ def _train(jobs: int) -> None:
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import Workspace
     from epsopt.studies import load_project
-    from epsopt.studies.loop import settle, train_waiting
+    from epsopt.studies.loop.training import settle, train_waiting
     from epsopt.zoo.catalogue import Catalogue
     from epsopt.zoo.ingestion import ingest
 
@@ -183,7 +183,7 @@ def _summary(*, as_json: bool) -> None:
     from epsopt.cli.workspace import Workspace
     from epsopt.optimize.targets import Target
     from epsopt.studies import load_project, record_measured
-    from epsopt.studies.report import loop_report
+    from epsopt.studies.loop.report import loop_report
     from epsopt.zoo.catalogue import Catalogue
 
     project = load_project(Path("epsopt.toml"))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from epsopt.optimize.targets import Objective, Target
-    from epsopt.studies.report import LoopReport
+    from epsopt.studies.loop.report import LoopReport
     from epsopt.zoo.records import Checkpoint
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from epsopt.optimize.proposals import Proposal
     from epsopt.optimize.space import Parameter, Space
     from epsopt.optimize.targets import Objective, Target
-    from epsopt.studies.project import Project
+    from epsopt.studies.project.file import Project
 
 
 @click.command("propose", cls=TargetCommand)
@@ -119,7 +119,7 @@ def _command(project: Project, proposal: Proposal, number: int) -> list[str] | N
 
     if project.command is None:
         return None
-    from epsopt.studies.loop import proposal_folder
+    from epsopt.studies.loop.training import proposal_folder
 
     return render_command(project.command, {**proposal.fixed, **proposal.params}, proposal_folder(project, number))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from epsopt.cli.options import Options
     from epsopt.optimize.targets import Objective, Target
-    from epsopt.studies.project import Project
+    from epsopt.studies.project.file import Project
     from epsopt.surrogate.surrogate import Surrogate
     from epsopt.zoo.catalogue import Catalogue
     from epsopt.zoo.records import Checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from epsopt.studies.launch import Launch, launch_all
+from epsopt.studies.loop.launch import Launch, launch_all
 from epsopt.zoo.errors import EpsoptError
 
 

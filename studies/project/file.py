@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
-from epsopt.studies.command import OWN_HOLES, Command, holes
-from epsopt.studies.schema import ParameterTable, ProjectFile
+from epsopt.studies.project.command import OWN_HOLES, Command, holes
+from epsopt.studies.project.schema import ParameterTable, ProjectFile
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.reading.remote import is_url, location
 

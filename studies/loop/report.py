@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.optimize.outcome import Accuracy, FrontGain, accuracy, front_gain
 from epsopt.optimize.scoring import measured_table
-from epsopt.studies.loop import proposal_folder
-from epsopt.studies.project import Project
+from epsopt.studies.loop.training import proposal_folder
+from epsopt.studies.project.file import Project
 from epsopt.zoo.errors import EmptyCatalogue
 from epsopt.zoo.records import Checkpoint
 

@@ -14,11 +14,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
-from epsopt.studies.distributions import distribution_of
-from epsopt.studies.figure import complete_values
 from epsopt.studies.kinds import Proposal
-from epsopt.studies.records import NOT_EVALUATED, open_study, predicted_attributes
-from epsopt.studies.trials import next_waiting
+from epsopt.studies.records.distributions import distribution_of
+from epsopt.studies.records.recording import NOT_EVALUATED, predicted_attributes
+from epsopt.studies.records.study import open_study
+from epsopt.studies.records.trials import next_waiting
+from epsopt.studies.show.figure import complete_values
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 

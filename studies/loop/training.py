@@ -10,10 +10,10 @@ from typing import Any
 from optuna.storages import RDBStorage
 
 from epsopt.optimize.space import Space
-from epsopt.studies.command import render_command
-from epsopt.studies.launch import Launch, launch_all
-from epsopt.studies.project import Project
-from epsopt.studies.proposals import record_outcome, take_proposal
+from epsopt.studies.loop.launch import Launch, launch_all
+from epsopt.studies.loop.queue import record_outcome, take_proposal
+from epsopt.studies.project.command import render_command
+from epsopt.studies.project.file import Project
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
 

@@ -13,7 +13,7 @@ from tomlkit.items import InlineTable, Table
 
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
-from epsopt.studies.command import Command
+from epsopt.studies.project.command import Command
 from epsopt.zoo.errors import UsageError
 
 
