@@ -124,8 +124,7 @@ def _write_project() -> None:
             "epsopt.demo.train",
             "--out",
             "{out}",
-            "--base",
-            "runs/base/epoch_000.pt",
+            ("--init-from", "{init_from}"),
             *arguments,
         ),
         evaluate="epsopt.demo.hooks:evaluate",
@@ -151,30 +150,12 @@ def _epsopt(number: int, title: str, *arguments: str) -> None:
 
 
 def _train(jobs: int) -> None:
+    from epsopt.cli.main import group
     from epsopt.cli.output import line
-    from epsopt.cli.progress import working
-    from epsopt.cli.workspace import Workspace
-    from epsopt.studies import load_project
-    from epsopt.studies.loop.training import settle, train_waiting
-    from epsopt.zoo.catalogue import Catalogue
-    from epsopt.zoo.ingestion import ingest
 
-    project = load_project(Path("epsopt.toml"))
-    if project.space is None:
-        raise UsageError(f"{project.file} declares no search space: add [space.NAME] tables")
-    storage = Workspace(project, project.storage).studies()
-    _stage(6, "train them")
-    line("The train command of epsopt.toml, once for each; their output is in logs/.")
-    with working("training the proposals") as progress:
-        trained = train_waiting(
-            project, storage, project.space, jobs=jobs,
-            progress=lambda done, total: progress("training the proposals", done / total),
-        )  # fmt: skip
-        with Catalogue(project.storage) as catalogue:
-            ingest(catalogue, project.runs, embed=project.embed)
-            settle(project, storage, project.space, trained, catalogue.checkpoints())
-    for run in trained:
-        line(f"{run.out.name}: {'trained' if run.failure is None else run.failure}")
+    _stage(6, "train them", f"epsopt work --jobs {jobs} --learn-after 0")
+    line("The train command of epsopt.toml, once for each; their output is in runs/proposal_*/stdout.txt.")
+    group.main(args=["work", "--jobs", str(jobs), "--learn-after", "0"], prog_name="epsopt", standalone_mode=False)
 
 
 def _summary(*, as_json: bool) -> None:

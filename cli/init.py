@@ -45,7 +45,7 @@ def command(
     from epsopt.cli.workspace import DEFAULT_STORAGE
 
     with working("reading the newest checkpoint of each run") as say:
-        from epsopt.optimize.space import infer_space
+        from epsopt.optimize.inference import infer_space
         from epsopt.studies.project.file import FILE_NAME, load_project
         from epsopt.studies.project.guess import guess_bounds
         from epsopt.studies.project.survey import survey
