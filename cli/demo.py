@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ import click
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 TARGET = 0.95
-_MARK = ".epsopt-demo"  # tells a folder that the demo may start over in from one that it must not touch
+_MARK = (
+    ".epsopt-demo"  # tells a folder that the demo may start over in from one that it must not touch; holds its options
+)
 
 
 @click.command("demo")
@@ -40,7 +43,7 @@ def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: b
     """
     from epsopt.cli.output import say
 
-    _prepare(out, fresh)
+    _prepare(out, fresh, {"runs": runs, "proposals": proposals, "seed": seed})
     with contextlib.chdir(out):
         if Path("done").exists():
             if not as_json:
@@ -88,14 +91,23 @@ def _searches() -> set[str]:
     return {name for name in names if name.startswith("demo/search/")}
 
 
-def _prepare(out: Path, fresh: bool) -> None:
-    """Make the demo's folder; one that holds anything else is never used, let alone cleared."""
-    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+def _prepare(out: Path, fresh: bool, asked: dict[str, int]) -> None:
+    """Make the demo's folder; one that holds anything else, or a demo of other options, is left alone."""
+    mark = out / _MARK
+    if out.exists() and any(out.iterdir()) and not mark.exists():
         raise UsageError(f"{out} holds files that are not a demo's, so it is left alone: name another --out")
     if fresh and out.exists():
         shutil.rmtree(out)
+    elif mark.exists():
+        begun = json.loads(mark.read_text() or "{}")
+        for name, value in asked.items():
+            if begun.get(name, value) != value:
+                raise UsageError(
+                    f"{out} holds a demo with --{name} {begun[name]}, not {value}: ask for the same, "
+                    "start over with --fresh, or name another --out"
+                )
     out.mkdir(parents=True, exist_ok=True)
-    (out / _MARK).touch()
+    mark.write_text(json.dumps(asked))
 
 
 def _write_project() -> None:
@@ -159,7 +171,7 @@ def _train(jobs: int) -> None:
 
 
 def _summary(*, as_json: bool) -> None:
-    from epsopt.cli.outcome import outcome_json, show_answers, show_gain, show_proposals
+    from epsopt.cli.outcome import outcome_json, show_accuracy, show_answers, show_gain, show_proposals
     from epsopt.cli.output import line, print_json, say
     from epsopt.cli.workspace import Workspace
     from epsopt.optimize.targets import Target
@@ -181,7 +193,9 @@ def _summary(*, as_json: bool) -> None:
     line(f"Target: coverage >= {TARGET:g}, then as much dist_corr as it goes.")
     line("")
     show_answers(Path("done").read_text(), project.objectives, storage)
+    line("")
     show_proposals(report, project.objectives)
+    show_accuracy(report)
     show_gain(report, project.objectives, target)
     line("")
     say(f"The Optuna studies of all this are in {Path.cwd().name}/epsopt.db. See them with")

@@ -46,8 +46,8 @@ class Branch:
         """Say in one line why it is proposed."""
         place = self.start.run if self.start.epoch is None else f"{self.start.run}:{self.start.epoch}"
         return (
-            f"starts from {place} of the front, not from scratch ({joins:.0%} to join the front, if it ends between there "
-            "and where its hyperparameters lead)"
+            f"starts from {place} of the front ({joins:.0%} to join the front, if it ends between there and where its "
+            "hyperparameters lead from scratch)"
         )
 
 

@@ -21,13 +21,8 @@ from epsopt.studies.project.file import Project
 from epsopt.zoo.errors import EmptyCatalogue
 from epsopt.zoo.records import Checkpoint
 
-STATES = {
-    TrialState.WAITING: "waiting",
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "stopped early",
-    TrialState.FAIL: "failed",
-}
+WORDS = {"complete": "trained", "pruned": "stopped early", "fail": "failed"}
+"""What states of trials are called where people read them."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class ProposalOutcome:
         level: what share of measurements the intervals are meant to hold.
         measured: metrics of the last checkpoint of a run that ended by itself; ``None`` while it has none.
         path: that checkpoint's file.
-        state: ``waiting``, ``running``, ``complete``, ``stopped early`` or ``failed``.
+        state: ``waiting``, ``running``, ``complete``, ``pruned`` or ``fail``.
         init_from: the checkpoint that it started from; ``None`` from scratch.
         retry_of: number of the proposal that it repeats, because the worker of that one was lost.
         why: why it failed or was stopped, in one line.
@@ -177,7 +172,7 @@ def _outcome(trial: FrozenTrial) -> ProposalOutcome:
         level=float(attributes.get("level", 0.9)),
         measured=measured if trial.state == TrialState.COMPLETE else None,
         path=attributes.get("path"),
-        state=STATES[trial.state],
+        state=trial.state.name.lower(),
         init_from=attributes.get("init_from"),
         retry_of=attributes.get("retry_of"),
         why=attributes.get("failure") or attributes.get("stopped.reason"),

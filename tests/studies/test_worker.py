@@ -23,7 +23,7 @@ from epsopt.zoo.errors import EpsoptError, UsageError
 
 from .fakes import COVERAGE, DIST_CORR, FakeProposal
 
-PROGRAM = Path(__file__).parent / "fake_training.py"
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "fake_training.py"
 SPACE = Space(
     (
         Parameter("lr", "float", 0.0, 1.0),

@@ -2,8 +2,9 @@
 
 python -I -S fake_training.py --out RUN --lr X [--epochs N] [--seconds AN_EPOCH] [--mode ok|fail|deaf|unmeasured]
 """
-# ruff: noqa: PTH - pathlib takes longer to import than all the rest to run
 
+# pathlib takes longer to import than all the rest to run.
+# ruff: noqa: PTH118, PTH119, PTH123, PTH104
 import json
 import os
 import signal
@@ -28,7 +29,9 @@ for epoch in range(1, int(given.get("--epochs", "1")) + 1):
     time.sleep(float(given.get("--seconds", "0")))
     # Unlike any other checkpoint, or it would be an alias of that one.
     weights = struct.pack("<4f", 1.0 + lr, 2.0, 3.0 + 0.001 * epoch, float(os.getpid()))
-    metrics = {} if mode == "unmeasured" else {"coverage": 1.0 - lr * epoch / 10, "dist_corr": lr * epoch / 10}
+    metrics = {"coverage": 1.0 - lr * epoch / 10, "dist_corr": lr * epoch / 10, "rad_hier": -lr}
+    if mode == "unmeasured":
+        metrics = {}
     about = {"config": {"lr": lr, "who": os.path.basename(out)}, "metrics": metrics, "epoch": epoch}
     header = json.dumps(
         {
