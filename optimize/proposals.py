@@ -37,7 +37,8 @@ _LOCAL = 256
 _SAMPLES = 64
 _ROUGH_SAMPLES = 16
 _SHORTLIST = 96
-_FEWEST_RUNS = 8
+FEWEST_RUNS = 8
+"""With fewer, a Gaussian process over a dozen hyperparameters says nothing."""
 _MOST_PENDING = 32
 
 
@@ -150,10 +151,10 @@ def propose(
     if not 0.0 < level < 1.0:
         raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
     usable = [r for r in past if space.describes(r.config)]
-    if len(usable) < _FEWEST_RUNS:
+    if len(usable) < FEWEST_RUNS:
         raise EmptyCatalogue(
             f"proposals learn from past runs: {len(usable)} of the catalogue's runs have every hyperparameter of "
-            f"the search space, at least {_FEWEST_RUNS} are needed; ingest more runs, or start with a random sweep"
+            f"the search space, at least {FEWEST_RUNS} are needed; ingest more runs, or start with a random sweep"
         )
     for objective in objectives:
         if all(r.metrics.get(objective.name) is None for r in usable):

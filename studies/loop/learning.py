@@ -18,13 +18,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from sqlalchemy import delete, insert, select
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.tables import meta
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
 
 LEASE = "learning"
 LEASE_SECONDS = 3600.0
@@ -104,15 +107,14 @@ class BackgroundLearner:
 
 
 def learn(task: Task) -> None:
-    """Fit the map if there is something new, and queue proposals if asked.
+    """Fit the map if there is something new, and queue proposals if asked: random ones while there are too few runs.
 
     Raises:
         EpsoptError: there is too little to learn from, or the project or its database cannot be read.
     """
     import optuna
 
-    from epsopt.studies.loop.proposing import propose_next
-    from epsopt.studies.loop.queue import proposed_trials
+    from epsopt.studies.loop.proposing import propose_next, queue_random, too_few
     from epsopt.studies.maps import fit_map, load_map, unseen
     from epsopt.studies.project.file import load_project
     from epsopt.studies.storage import open_storage
@@ -124,6 +126,10 @@ def learn(task: Task) -> None:
     with Catalogue(task.storage) as catalogue, _lease(catalogue, wait=bool(task.propose)) as ours:
         if not ours:
             return
+        if project.space is not None and too_few(project.space, catalogue.checkpoints()):
+            if task.propose and not _is_queued(storage, project.name):
+                queue_random(project, storage, project.space, task.propose, task.seed)
+            return
         try:
             surrogate, _ = load_map(catalogue)
             stale = bool(unseen(catalogue, surrogate))
@@ -131,12 +137,18 @@ def learn(task: Task) -> None:
             stale = True
         if stale:
             surrogate, _, _ = fit_map(catalogue, seed=task.seed, bounds=project.bounds)
-        queued = any(t.state.name == "WAITING" for t in proposed_trials(storage, project.name))
-        if task.propose and not queued:
+        if task.propose and not _is_queued(storage, project.name):
             propose_next(
                 project, storage, surrogate, catalogue.checkpoints(), project.objectives,
                 n=task.propose, seed=task.seed, reuse=task.reuse,
             )  # fmt: skip
+
+
+def _is_queued(storage: RDBStorage, project: str) -> bool:
+    """Whether a proposal waits already: another worker asked meanwhile."""
+    from epsopt.studies.loop.queue import proposed_trials
+
+    return any(t.state.name == "WAITING" for t in proposed_trials(storage, project))
 
 
 @contextlib.contextmanager

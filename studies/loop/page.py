@@ -95,7 +95,7 @@ def _predicted_against_measured(figure: go.Figure, report: LoopReport, name: str
 def _coverage(figure: go.Figure, report: LoopReport, objectives: Sequence[Objective]) -> None:
     import plotly.graph_objects as go
 
-    colours = (FRONT, PREDICTED, "#2e8b57", "#8e6bbf", "#c09020")
+    colours = ("#2e8b57", "#8e6bbf", "#c09020", "#5f6b7a")  # none of them says inside or outside above
     for i, objective in enumerate(objectives):
         steps = [next((a for a in step if a.name == objective.name), None) for step in report.over_time]
         shares = [None if a is None or not a.n else a.inside / a.n for a in steps]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from optuna.storages import RDBStorage
 
 from epsopt.optimize.inference import infer_space
 from epsopt.optimize.pareto import non_dominated
-from epsopt.optimize.proposals import Proposal, past_runs, propose
+from epsopt.optimize.proposals import FEWEST_RUNS, Proposal, past_runs, propose
 from epsopt.optimize.scoring import measured_table
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective, Target
@@ -101,6 +103,35 @@ def propose_next(
     else:
         numbers = list(range(len(trials), len(trials) + len(proposals)))
     return Proposed(tuple(proposals), tuple(numbers), space, len(past))
+
+
+@dataclass(frozen=True)
+class _Unpredicted:
+    """A configuration of which nothing is known yet."""
+
+    params: Mapping[str, Any]
+    point: Mapping[str, float] = field(default_factory=dict)
+    low: Mapping[str, float] = field(default_factory=dict)
+    high: Mapping[str, float] = field(default_factory=dict)
+    probability: float | None = None
+    init_from: str | None = None
+
+
+def too_few(space: Space, checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether there are too few runs to learn proposals from."""
+    configs = {c.run_id: c.hyperparameters for c in checkpoints if any(v is not None for v in c.metrics.values())}
+    return sum(space.describes(config) for config in configs.values()) < FEWEST_RUNS
+
+
+def queue_random(project: Project, storage: RDBStorage, space: Space, n: int, seed: int = 0) -> list[int]:
+    """Queue random configurations, with nothing predicted of them: what a search begins with.
+
+    Returns:
+        Their trials' numbers.
+    """
+    begun = len(proposed_trials(storage, project.name))  # the next ones differ from those before
+    configs = [_Unpredicted(c) for c in space.sample(n, np.random.default_rng([seed, begun]))]
+    return record_proposals(storage, project.name, project.objectives, space, configs)
 
 
 def front_checkpoints(

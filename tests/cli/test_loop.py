@@ -159,6 +159,18 @@ def test_a_learner_learns_what_came_back_and_queues_what_was_asked_for_once(copy
     assert (len(fits), len(trials(other)) - before) == (1, 2)
 
 
+def test_a_project_without_runs_begins_with_random_ones(copy, mine):
+    from epsopt.studies.loop.learning import Task, learn
+
+    other = copy(mine)
+    url = f"sqlite:///{other.folder / 'new.db'}"
+    Catalogue(url).close()
+    learn(Task(str(other.folder / "epsopt.toml"), url, propose=4))
+    worked = other("work", "-n", "4", "--storage", url, "--json", "--learn-after", "0")
+    assert [r["state"] for r in worked.document["runs"]] == ["complete"] * 4
+    assert len({json.dumps(r["params"]) for r in worked.document["runs"]}) == 4
+
+
 def test_one_learner_works_at_a_time_and_a_dead_one_blocks_nobody(copy, mine):
     from epsopt.studies.loop.learning import _lease, _take_lease
 
