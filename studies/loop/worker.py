@@ -28,7 +28,7 @@ from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
 BEATS = 4
 """Heartbeats within the time after which a worker counts as lost: three may fail."""
 
-EventKind = Literal["started", "ended", "lost", "refused", "asking", "waiting"]
+EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning"]
 
 
 @dataclass(frozen=True)
@@ -147,14 +147,12 @@ class Worker:
             try:
                 while self._patiently(heart):
                     time.sleep(min(0.1, self.orders.watch) if self._runs else self.orders.watch)
+                self._learn(1)
+                while self.learner is not None and self.learner.busy():
+                    time.sleep(0.1)
             except BaseException:
                 self._abandon(heart)
                 raise
-        if self.learner is not None:
-            if len(self._ended) > self._learned and self.orders.learn_after:
-                self.learner.start(0)
-            while self.learner.busy():
-                time.sleep(0.1)
         return self._ended
 
     def _patiently(self, heart: Heartbeat) -> bool:
@@ -185,7 +183,7 @@ class Worker:
                 f"{self._failures} runs in a row failed, the last one: {self._ended[-1].failure}; the worker stops, "
                 "what is queued stays queued"
             )
-        self._learn()
+        self._learn(self.orders.learn_after)
         more = self._fill(heart)
         return bool(self._runs) or more
 
@@ -270,11 +268,13 @@ class Worker:
         # Another worker may die yet, and what it ran would be queued again.
         return study_id is not None and any(unfinished(self.storage, study_id))
 
-    def _learn(self) -> None:
-        due = self.orders.learn_after and len(self._ended) - self._learned >= self.orders.learn_after
+    def _learn(self, runs: int) -> None:
+        """Have the learner learn if so many runs ended since it last did."""
+        due = self.orders.learn_after > 0 and len(self._ended) - self._learned >= runs
         if due and self.learner is not None and not self.learner.busy():
             self._learned = len(self._ended)
             self.learner.start(0)
+            self.tell(Event("learning", "learning from what came back, in the background"))
 
     def _settle(self, ended: Ended) -> None:
         self._ended.append(ended)
