@@ -296,8 +296,10 @@ def run(kind: str, options: argparse.Namespace) -> bool:
         (hostile,) = all_trials.repeat("hostile", 1, all_trials.hostile)
         rounds = [min(KILLS_A_ROUND, options.kills - done) for done in range(0, options.kills, KILLS_A_ROUND)]
         a_round = all_trials.killed_workers(rounds[0], min(QUEUED_A_ROUND, 8 * rounds[0]))
-        killed = all_trials.repeat("kills", len(rounds), a_round)
-        many = all_trials.repeat("queue", options.repeats, all_trials.many_workers(options.queued))
+        many_workers = all_trials.many_workers(options.queued)
+        for i in range(1, max(len(rounds), options.repeats) + 1):  # in turn, so that a broken-off benchmark has both
+            many = all_trials.repeat("queue", min(i, options.repeats), many_workers)
+            killed = all_trials.repeat("kills", min(i, len(rounds)), a_round)
     total = {name: sum(found[name] for found in killed) for name in killed[0]}
     print(f"{kind}:")
     print(

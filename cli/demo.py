@@ -43,19 +43,22 @@ def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: b
     """
     from epsopt.cli.output import say
 
-    _prepare(out, fresh, {"runs": runs, "proposals": proposals, "seed": seed})
+    options = {"runs": runs, "proposals": proposals, "seed": seed}
+    told = click.get_current_context().get_parameter_source
+    given = {n: v for n, v in options.items() if told(n) is click.core.ParameterSource.COMMANDLINE}
+    options = _prepare(out, fresh, options, given)
     with contextlib.chdir(out):
         if Path("done").exists():
             if not as_json:
                 say(f"{out} holds a finished demo (--fresh starts over); this is what it found:")
         else:
             with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-                study = _story(runs, proposals, jobs, seed)
+                study = _story(jobs=jobs, **options)
             Path("done").write_text(study)
         _summary(as_json=as_json)
 
 
-def _story(runs: int, proposals: int, jobs: int, seed: int) -> str:
+def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     """Tell it, and return the name of the search's study."""
     from epsopt.cli.output import line, say
 
@@ -91,23 +94,35 @@ def _searches() -> set[str]:
     return {name for name in names if name.startswith("demo/search/")}
 
 
-def _prepare(out: Path, fresh: bool, asked: dict[str, int]) -> None:
-    """Make the demo's folder; one that holds anything else, or a demo of other options, is left alone."""
+def _prepare(out: Path, fresh: bool, options: dict[str, int], given: dict[str, int]) -> dict[str, int]:
+    """Make the demo's folder; one that holds anything else, or a demo of other options, is left alone.
+
+    Args:
+        out: the folder.
+        fresh: whether a demo in it gives way.
+        options: what the demo is to be made with.
+        given: those of them that were asked for; a demo that has begun keeps its own where nothing was.
+
+    Returns:
+        The options of the demo in the folder.
+    """
     mark = out / _MARK
     if out.exists() and any(out.iterdir()) and not mark.exists():
         raise UsageError(f"{out} holds files that are not a demo's, so it is left alone: name another --out")
     if fresh and out.exists():
         shutil.rmtree(out)
-    elif mark.exists():
-        begun = json.loads(mark.read_text() or "{}")
-        for name, value in asked.items():
-            if begun.get(name, value) != value:
+    if mark.exists():
+        begun = {**options, **json.loads(mark.read_text() or "{}")}
+        for name, value in given.items():
+            if begun[name] != value:
                 raise UsageError(
                     f"{out} holds a demo with --{name} {begun[name]}, not {value}: ask for the same, "
                     "start over with --fresh, or name another --out"
                 )
+        options = begun
     out.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps(asked))
+    mark.write_text(json.dumps(options))
+    return options
 
 
 def _write_project() -> None:

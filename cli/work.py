@@ -138,12 +138,11 @@ def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json
     import shlex
 
     from epsopt.cli.output import line, print_json, say
-    from epsopt.studies.loop.queue import recorded_space
+    from epsopt.studies.loop.queue import recorded_space, waiting
     from epsopt.studies.loop.run import run_folder
-    from epsopt.studies.loop.worker import waiting
     from epsopt.studies.project.command import render_command
 
-    queued = waiting(storage, project)[:runs]
+    queued = waiting(storage, project.name)[:runs]
     fixed = project.space.fixed if project.space else recorded_space(storage, project.name).fixed if queued else {}
     planned = []
     for taken in queued:

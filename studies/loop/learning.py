@@ -146,9 +146,9 @@ def learn(task: Task) -> None:
 
 def _is_queued(storage: RDBStorage, project: str) -> bool:
     """Whether a proposal waits already: another worker asked meanwhile."""
-    from epsopt.studies.loop.queue import proposed_trials
+    from epsopt.studies.loop.queue import waiting
 
-    return any(t.state.name == "WAITING" for t in proposed_trials(storage, project))
+    return bool(waiting(storage, project))
 
 
 @contextlib.contextmanager

@@ -134,6 +134,15 @@ def config_of(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.system_attrs.get("fixed_params") or trial.params)
 
 
+def waiting(storage: RDBStorage, project: str) -> list[Taken]:
+    """Return what is queued, in the order in which it would be taken; takes nothing."""
+    return [
+        Taken(t.number, config_of(t), t.user_attrs.get("init_from"), attributes=t.user_attrs)
+        for t in proposed_trials(storage, project)
+        if t.state == TrialState.WAITING
+    ]
+
+
 def take_proposal(
     storage: RDBStorage,
     project: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -19,7 +19,7 @@ from epsopt.studies.kinds import Stopper
 from epsopt.studies.loop.claims import Lost, give_back, reap, unfinished
 from epsopt.studies.loop.heartbeat import Heartbeat
 from epsopt.studies.loop.launch import stop_all
-from epsopt.studies.loop.queue import Taken, config_of, proposed_trials, recorded_space, study_name, take_proposal
+from epsopt.studies.loop.queue import Taken, recorded_space, study_name, take_proposal
 from epsopt.studies.loop.run import Ended, Run, prepare
 from epsopt.studies.project.file import Project
 from epsopt.zoo.catalogue import Catalogue
@@ -297,12 +297,3 @@ class Worker:
 def _lost(lost: Lost) -> str:
     after = f"queued again as proposal {lost.retry}" if lost.retry is not None else "it was retried before: given up"
     return f"proposal {lost.number}: its worker {lost.worker} stopped answering; {after}"
-
-
-def waiting(storage: RDBStorage, project: Project) -> Sequence[Taken]:
-    """Return what is queued, in the order in which it would be taken; takes nothing."""
-    return [
-        Taken(t.number, config_of(t), t.user_attrs.get("init_from"), attributes=t.user_attrs)
-        for t in proposed_trials(storage, project.name)
-        if t.state.name == "WAITING"
-    ]

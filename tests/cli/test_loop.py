@@ -229,6 +229,18 @@ def test_a_demo_of_other_options_is_not_silently_taken_for_this_one(tmp_path):
     result = call(tmp_path, "demo", "--out", "d", "--seed", "3")
     assert result.status == 2
     assert "--seed 0, not 3" in result.err
+    assert (tmp_path / "d" / ".epsopt-demo").read_text() == '{"runs": 36, "proposals": 6, "seed": 0}'
+
+
+def test_a_demo_keeps_the_options_that_it_was_begun_with(tmp_path):
+    from epsopt.cli.demo import _prepare
+
+    options = {"runs": 10, "proposals": 1, "seed": 2}
+    assert _prepare(tmp_path / "d", False, options, options) == options
+    others = {"runs": 36, "proposals": 6, "seed": 0}
+    assert _prepare(tmp_path / "d", False, others, {}) == options
+    assert _prepare(tmp_path / "d", False, others, {"seed": 2}) == options
+    assert _prepare(tmp_path / "d", True, others, {}) == others
 
 
 HOSTILE = [
