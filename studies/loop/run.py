@@ -164,6 +164,7 @@ class Run:
     def __post_init__(self) -> None:
         self._seen: frozenset[tuple[str, object]] = frozenset()
         self._looked = time.monotonic()
+        self._stopping = False
 
     @property
     def number(self) -> int:
@@ -200,14 +201,17 @@ class Run:
             self.training.close()
             self._read()
             return self._tell(status, lost=lost)
+        if self._stopping:
+            return None
         if lost:
+            self._stopping = True
             self.training.stop()
-        elif self.decision is None and time.monotonic() - self._looked >= self.watch:
+        elif time.monotonic() - self._looked >= self.watch:
             self._looked = time.monotonic()
             if self._read() and self.checkpoints and stopper is not None:
                 decision = stopper.should_stop(self, self.checkpoints)
                 if decision.stop:
-                    self.decision = decision
+                    self.decision, self._stopping = decision, True
                     self.training.stop()
         return None
 

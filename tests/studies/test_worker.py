@@ -16,6 +16,7 @@ import pytest
 
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage, record_proposals
+from epsopt.studies.loop.claims import reap
 from epsopt.studies.loop.worker import Orders, Worker
 from epsopt.studies.project.file import Project
 from epsopt.zoo import Catalogue
@@ -142,6 +143,28 @@ def test_a_hopeless_run_is_stopped_and_what_it_measured_is_kept(loop, mode):
     assert trial.user_attrs["measured.coverage"] == pytest.approx(1 - 0.05 * ended.n_checkpoints)
     assert len(loop.trials("p/measured")) == ended.n_checkpoints
     optuna.load_study(study_name="p/proposals", storage=loop.storage).ask({})  # samplers can live with it
+
+
+def test_a_worker_that_was_taken_for_dead_stops_its_run_gently_and_tells_nothing(loop):
+    loop.queue({"epochs": 100, "seconds": 0.15})
+    told: list[str] = []
+
+    def give_away() -> None:  # as another worker does that has not heard of this one for too long
+        while not (loop.project.runs / "proposal_000" / "epoch_001.safetensors").exists():
+            time.sleep(0.02)
+        storage = loop.storage
+        with storage.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
+        reap(storage, storage.get_study_id_from_name("p/proposals"), 600)
+
+    thread = threading.Thread(target=give_away)
+    thread.start()
+    (ended,) = loop.work(replace(ORDERS, lost_after=2, runs=1), tell=lambda event: told.append(event.text))
+    thread.join()
+    assert ended.state == "lost"
+    assert told[-1] == "proposal_000: given to another worker meanwhile; stopped"
+    assert loop.states() == ["FAIL", "WAITING"]
+    assert "measured.coverage" not in loop.trials()[0].user_attrs
 
 
 def test_a_run_may_start_from_a_checkpoint(loop):
