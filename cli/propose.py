@@ -159,7 +159,7 @@ def _show(
     print_table([Head("#"), Head("", "left"), *metric_heads(names, objectives, targets)], groups, keep=2)
     say()
     for number, p in zip(numbers, proposals, strict=True):
-        line(f"{number}  {p.reason}")
+        say(f"{number}  {p.reason}")
         listed(", ".join(f"{q.name} {value(p.params[q.name])}" for q in space.parameters if q.name in p.params), "   ")
         if p.init_from is not None:
             line(f"   init_from {short_path(p.init_from)}")
