@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ import click
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 TARGET = 0.95
-_MARK = ".epsopt-demo"  # tells a folder that the demo may start over in from one that it must not touch
+_MARK = (
+    ".epsopt-demo"  # tells a folder that the demo may start over in from one that it must not touch; holds its options
+)
 
 
 @click.command("demo")
@@ -40,19 +43,22 @@ def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: b
     """
     from epsopt.cli.output import say
 
-    _prepare(out, fresh)
+    options = {"runs": runs, "proposals": proposals, "seed": seed}
+    told = click.get_current_context().get_parameter_source
+    given = {n: v for n, v in options.items() if told(n) is click.core.ParameterSource.COMMANDLINE}
+    options = _prepare(out, fresh, options, given)
     with contextlib.chdir(out):
         if Path("done").exists():
             if not as_json:
                 say(f"{out} holds a finished demo (--fresh starts over); this is what it found:")
         else:
             with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-                study = _story(runs, proposals, jobs, seed)
+                study = _story(jobs=jobs, **options)
             Path("done").write_text(study)
         _summary(as_json=as_json)
 
 
-def _story(runs: int, proposals: int, jobs: int, seed: int) -> str:
+def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     """Tell it, and return the name of the search's study."""
     from epsopt.cli.output import line, say
 
@@ -88,14 +94,35 @@ def _searches() -> set[str]:
     return {name for name in names if name.startswith("demo/search/")}
 
 
-def _prepare(out: Path, fresh: bool) -> None:
-    """Make the demo's folder; one that holds anything else is never used, let alone cleared."""
-    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+def _prepare(out: Path, fresh: bool, options: dict[str, int], given: dict[str, int]) -> dict[str, int]:
+    """Make the demo's folder; one that holds anything else, or a demo of other options, is left alone.
+
+    Args:
+        out: the folder.
+        fresh: whether a demo in it gives way.
+        options: what the demo is to be made with.
+        given: those of them that were asked for; a demo that has begun keeps its own where nothing was.
+
+    Returns:
+        The options of the demo in the folder.
+    """
+    mark = out / _MARK
+    if out.exists() and any(out.iterdir()) and not mark.exists():
         raise UsageError(f"{out} holds files that are not a demo's, so it is left alone: name another --out")
     if fresh and out.exists():
         shutil.rmtree(out)
+    if mark.exists():
+        begun = {**options, **json.loads(mark.read_text() or "{}")}
+        for name, value in given.items():
+            if begun[name] != value:
+                raise UsageError(
+                    f"{out} holds a demo with --{name} {begun[name]}, not {value}: ask for the same, "
+                    "start over with --fresh, or name another --out"
+                )
+        options = begun
     out.mkdir(parents=True, exist_ok=True)
-    (out / _MARK).touch()
+    mark.write_text(json.dumps(options))
+    return options
 
 
 def _write_project() -> None:
@@ -124,8 +151,7 @@ def _write_project() -> None:
             "epsopt.demo.train",
             "--out",
             "{out}",
-            "--base",
-            "runs/base/epoch_000.pt",
+            ("--init-from", "{init_from}"),
             *arguments,
         ),
         evaluate="epsopt.demo.hooks:evaluate",
@@ -151,39 +177,21 @@ def _epsopt(number: int, title: str, *arguments: str) -> None:
 
 
 def _train(jobs: int) -> None:
+    from epsopt.cli.main import group
     from epsopt.cli.output import line
-    from epsopt.cli.progress import working
-    from epsopt.cli.workspace import Workspace
-    from epsopt.studies import load_project
-    from epsopt.studies.loop import settle, train_waiting
-    from epsopt.zoo.catalogue import Catalogue
-    from epsopt.zoo.ingestion import ingest
 
-    project = load_project(Path("epsopt.toml"))
-    if project.space is None:
-        raise UsageError(f"{project.file} declares no search space: add [space.NAME] tables")
-    storage = Workspace(project, project.storage).studies()
-    _stage(6, "train them")
-    line("The train command of epsopt.toml, once for each; their output is in logs/.")
-    with working("training the proposals") as progress:
-        trained = train_waiting(
-            project, storage, project.space, jobs=jobs,
-            progress=lambda done, total: progress("training the proposals", done / total),
-        )  # fmt: skip
-        with Catalogue(project.storage) as catalogue:
-            ingest(catalogue, project.runs, embed=project.embed)
-            settle(project, storage, project.space, trained, catalogue.checkpoints())
-    for run in trained:
-        line(f"{run.out.name}: {'trained' if run.failure is None else run.failure}")
+    _stage(6, "train them", f"epsopt work --jobs {jobs} --learn-after 0")
+    line("The train command of epsopt.toml, once for each; their output is in runs/proposal_*/stdout.txt.")
+    group.main(args=["work", "--jobs", str(jobs), "--learn-after", "0"], prog_name="epsopt", standalone_mode=False)
 
 
 def _summary(*, as_json: bool) -> None:
-    from epsopt.cli.outcome import outcome_json, show_answers, show_gain, show_proposals
+    from epsopt.cli.outcome import outcome_json, show_accuracy, show_answers, show_gain, show_proposals
     from epsopt.cli.output import line, print_json, say
     from epsopt.cli.workspace import Workspace
     from epsopt.optimize.targets import Target
     from epsopt.studies import load_project, record_measured
-    from epsopt.studies.report import loop_report
+    from epsopt.studies.loop.report import loop_report
     from epsopt.zoo.catalogue import Catalogue
 
     project = load_project(Path("epsopt.toml"))
@@ -200,7 +208,9 @@ def _summary(*, as_json: bool) -> None:
     line(f"Target: coverage >= {TARGET:g}, then as much dist_corr as it goes.")
     line("")
     show_answers(Path("done").read_text(), project.objectives, storage)
+    line("")
     show_proposals(report, project.objectives)
+    show_accuracy(report)
     show_gain(report, project.objectives, target)
     line("")
     say(f"The Optuna studies of all this are in {Path.cwd().name}/epsopt.db. See them with")

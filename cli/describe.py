@@ -77,7 +77,7 @@ def near_label(neighbour: Neighbour) -> str:
 
 def varying(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Return the hyperparameters that differ between runs; seeds and paths are none."""
-    from epsopt.optimize.space import infer_space
+    from epsopt.optimize.inference import infer_space
     from epsopt.zoo.errors import UsageError
 
     try:

@@ -45,11 +45,11 @@ def command(
     from epsopt.cli.workspace import DEFAULT_STORAGE
 
     with working("reading the newest checkpoint of each run") as say:
-        from epsopt.optimize.space import infer_space
-        from epsopt.studies.guess import guess_bounds
-        from epsopt.studies.project import FILE_NAME, load_project
-        from epsopt.studies.survey import survey
-        from epsopt.studies.template import write_project
+        from epsopt.optimize.inference import infer_space
+        from epsopt.studies.project.file import FILE_NAME, load_project
+        from epsopt.studies.project.guess import guess_bounds
+        from epsopt.studies.project.survey import survey
+        from epsopt.studies.project.template import write_project
 
         seen = survey(runs, lambda done, total: say("reading the newest checkpoint of each run", done / total))
     objectives, guessed, undecided = _objectives(sorted(seen.metrics), minimize, maximize)
@@ -111,7 +111,7 @@ def _objectives(
     import difflib
 
     from epsopt.optimize.targets import Objective
-    from epsopt.studies.guess import guess_maximize
+    from epsopt.studies.project.guess import guess_maximize
 
     for option, names in (("--minimize", minimize), ("--maximize", maximize)):
         for name in names:

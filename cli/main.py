@@ -18,6 +18,8 @@ COMMANDS = {
     "pareto": "Show the measured checkpoints that no other one beats.",
     "nearest": "Show the catalogue's checkpoints nearest to one.",
     "propose": "Propose the next training configs.",
+    "work": "Train what was proposed, watch it, and tell the study.",
+    "report": "Show predicted against measured, and how far the intervals hold.",
     "dashboard": "Open the Optuna dashboard on the project's studies.",
     "demo": "Run the whole promise on a small zoo that is trained for real.",
 }

@@ -11,8 +11,9 @@ from epsopt.cli.output import Head, Rows, label, line, listed, print_table, say,
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
+    from epsopt.optimize.outcome import Accuracy
     from epsopt.optimize.targets import Objective, Target
-    from epsopt.studies.report import LoopReport
+    from epsopt.studies.loop.report import LoopReport
     from epsopt.zoo.records import Checkpoint
 
 
@@ -45,25 +46,33 @@ def _with_interval(text: Callable[[float | None], str], point: float, low: float
 
 
 def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
-    """Show every proposal as it was predicted and as it was measured, and how far the two were apart."""
+    """Show every proposal as it was predicted and as it was measured."""
+    from epsopt.studies.loop.report import WORDS
+
     names = [o.name for o in objectives]
     shown = [m for p in report.proposals for m in (p.point, p.low, p.high, p.measured or {})]
     texts = formatters(names, shown)
     groups = []
     for p in report.proposals:
-        predicted = [_with_interval(texts[n], p.point[n], p.low[n], p.high[n]) for n in names]
+        predicted = [_with_interval(texts[n], p.point[n], p.low[n], p.high[n]) if n in p.point else "" for n in names]
         if p.measured is None:
-            measured = [p.state, *("" for _ in names[1:])]
+            measured = [WORDS.get(p.state, p.state), *("" for _ in names[1:])]
         else:
             measured = [texts[n](p.measured.get(n)) for n in names]
         groups.append(Rows([[str(p.number), "predicted", *predicted], ["", "measured", *measured]]))
-    line("")
     line("The proposed runs, predicted before they were trained and measured after:")
     print_table([Head("#"), Head("", "left"), *(Head(n) for n in names)], groups, keep=2)
     line("")
     for p in report.proposals:
-        line(f"{p.number}:")
+        again = "" if p.retry_of is None else f" proposal {p.retry_of} once more"
+        line(f"{p.number}:{again}" + ("" if p.why is None else f" {WORDS.get(p.state, p.state)}, {p.why}"))
         listed(", ".join(f"{n} {value(v)}" for n, v in p.params.items()))
+        if p.init_from is not None:
+            line(f"  from {short_path(p.init_from)}")
+
+
+def show_accuracy(report: LoopReport) -> None:
+    """Say how far predictions and measurements were apart."""
     line("")
     for a in report.accuracy:
         line(f"{a.name}: {a.inside} of {a.n} measurements inside their 90 % intervals, mean error {a.error:.3f}")
@@ -107,22 +116,41 @@ def outcome_json(report: LoopReport, target: Target) -> dict[str, Any]:
     """Return a round of proposals as one JSON document (docs/schemas/demo.json)."""
     return {
         "target": {"metric": target.name, "value": target.value},
-        "proposals": [
-            {
-                "number": p.number,
-                "state": p.state,
-                "params": dict(p.params),
-                "predicted": {n: {"point": p.point[n], "low": p.low[n], "high": p.high[n]} for n in p.point},
-                "measured": None if p.measured is None else dict(p.measured),
-                "path": p.path,
-            }
-            for p in report.proposals
-        ],
-        "accuracy": [{"metric": a.name, "error": a.error, "inside": a.inside, "n": a.n} for a in report.accuracy],
-        "hypervolume": {
-            "before": report.gain.before,
-            "after": report.gain.after,
-            "reference": list(report.gain.reference),
-            "joined": [report.new[i].path for i in report.gain.joined],
-        },
+        "proposals": proposals_json(report),
+        "accuracy": accuracy_json(report.accuracy),
+        "hypervolume": hypervolume_json(report),
+    }
+
+
+def proposals_json(report: LoopReport) -> list[dict[str, Any]]:
+    """Return all proposals as JSON values."""
+    return [
+        {
+            "number": p.number,
+            "state": p.state,
+            "params": dict(p.params),
+            "init_from": p.init_from,
+            "retry_of": p.retry_of,
+            "predicted": {n: {"point": p.point[n], "low": p.low[n], "high": p.high[n]} for n in p.point},
+            "level": p.level,
+            "measured": None if p.measured is None else dict(p.measured),
+            "path": p.path,
+            "why": p.why,
+        }
+        for p in report.proposals
+    ]
+
+
+def accuracy_json(accuracy: Sequence[Accuracy]) -> list[dict[str, Any]]:
+    """Return predictions against measurements as JSON values."""
+    return [{"metric": a.name, "error": a.error, "inside": a.inside, "n": a.n} for a in accuracy]
+
+
+def hypervolume_json(report: LoopReport) -> dict[str, Any]:
+    """Return how the front moved as JSON values."""
+    return {
+        "before": report.gain.before,
+        "after": report.gain.after,
+        "reference": list(report.gain.reference),
+        "joined": [report.new[i].path for i in report.gain.joined],
     }

@@ -11,7 +11,7 @@ from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from epsopt.optimize.targets import Objective
-    from epsopt.studies.project import Project
+    from epsopt.studies.project.file import Project
 
 _MOST_RUNS = 8  # whose files and hyperparameters are listed below the table
 
@@ -71,7 +71,7 @@ def _choose(
     objectives: tuple[Objective, ...], chosen: tuple[str, ...], metrics: tuple[str, ...] | list[str], project: Project
 ) -> list[Objective]:
     from epsopt.optimize.targets import Objective
-    from epsopt.studies.guess import guess_maximize
+    from epsopt.studies.project.guess import guess_maximize
 
     known = {o.name: o for o in objectives}
     for name in chosen:

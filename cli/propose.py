@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,140 +12,143 @@ from epsopt.zoo.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from epsopt.cli.workspace import Opened
     from epsopt.optimize.proposals import Proposal
-    from epsopt.optimize.space import Parameter, Space
     from epsopt.optimize.targets import Objective, Target
-    from epsopt.studies.project import Project
+    from epsopt.studies.loop.proposing import Proposed
+    from epsopt.studies.project.file import Project
+
+FORMATS = ("table", "json", "yaml", "csv", "hydra", "shell", "optuna")
 
 
 @click.command("propose", cls=TargetCommand)
 @click.option("--count", "-n", type=click.IntRange(min=1), default=8, show_default=True, help="How many.")
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "shell"]),
-    default="table",
-    help="shell prints the train command lines.",
-)
+    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
+    help="hydra: overrides for -m, one line a run. shell: train commands. optuna: the study and its trials.",
+)  # fmt: skip
+@click.option("--reuse", is_flag=True, help="Let half of them start from checkpoints of the front ({init_from}).")
 @level_option
 @seed_option
 @click.option("--no-record", is_flag=True, help="Do not queue them as an Optuna study.")
 @common
 def command(
-    options: Options, wanted: dict[str, float], count: int, form: str, level: float, seed: int, no_record: bool
+    options: Options,
+    wanted: dict[str, float],
+    count: int,
+    form: str,
+    reuse: bool,
+    level: float,
+    seed: int,
+    no_record: bool,
 ) -> None:
-    """Propose the next training configs, and predict what they reach.
+    """Propose the next training configs, predict what they reach, and queue them for `epsopt work`.
 
-    They are learned from all past runs and queued as an Optuna study. The search space is the project file's, else
-    it is inferred from past runs.
+    They are learned from all past runs; what ran, runs or waits is not proposed again. The search space is the
+    project file's, else it is inferred from past runs.
     """
-    from epsopt.cli.describe import objective_json, predicted_json, target_json
-    from epsopt.cli.output import line, note, print_json
+    from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
-    from epsopt.cli.workspace import check_objectives, measured, open_workspace, resolve_targets
+    from epsopt.cli.workspace import open_map
+    from epsopt.studies.loop.queue import study_name
 
     form = "json" if options.json else form
+    if form == "optuna" and no_record:
+        raise UsageError("--format optuna queues the proposals: leave --no-record out")
     with working("loading the map") as progress:
-        workspace = open_workspace(options)
-        project = workspace.needed()
+        opened = open_map(options, wanted)
+        project = opened.project
         if form == "shell" and project.command is None:
             raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
-        with workspace.catalogue() as catalogue:
-            checkpoints = measured(catalogue)
-            from epsopt.optimize import infer_space, past_runs, propose
-            from epsopt.studies.maps import load_map, unseen
+        from epsopt.studies.loop.proposing import propose_next
 
-            objectives = check_objectives(project, catalogue.metric_names())
-            surrogate, _ = load_map(catalogue)
-            n_unseen = unseen(catalogue, surrogate)
-        targets = resolve_targets(wanted, project, checkpoints, surrogate)
-        past = past_runs(surrogate, checkpoints)
-        space = project.space or infer_space([r.config for r in past])
-        proposals = propose(
-            surrogate, space, past, objectives, targets, n=count, level=level, seed=seed, progress=progress
-        )
-        numbers: list[int] = []
-        if not no_record:
-            from epsopt.studies import record_proposals
-
-            progress("recording the studies", None)
-            numbers = record_proposals(workspace.studies(), project.name, objectives, space, proposals)
-    if n_unseen:
-        note(f"{n_unseen} checkpoints of the catalogue are not on the map yet: 'epsopt fit' learns them")
-    shown = numbers or list(range(len(proposals)))
-    commands = [_command(project, p, number) for p, number in zip(proposals, shown, strict=True)]
-    study = f"{project.name}/proposals" if numbers else None
+        proposed = propose_next(
+            project, opened.workspace.studies(), opened.surrogate, opened.checkpoints, opened.objectives,
+            opened.targets, n=count, level=level, seed=seed, reuse=reuse, record=not no_record, progress=progress,
+        )  # fmt: skip
+    opened.tell_unseen()
+    study = None if no_record else study_name(project.name)
+    commands = [_command(project, p, number) for p, number in zip(proposed.proposals, proposed.numbers, strict=True)]
     if form == "json":
-        print_json(
-            {
-                "objectives": objective_json(objectives),
-                "targets": target_json(targets),
-                "level": level,
-                "seed": seed,
-                "space": {"inferred": project.space is None, "parameters": [_parameter(p) for p in space.parameters]},
-                "proposals": [
-                    {
-                        "number": number if numbers else None,
-                        "params": dict(p.params),
-                        "fixed": dict(p.fixed),
-                        "predicted": predicted_json(p),
-                        "probability": p.probability,
-                        "joins_front": p.joins_front,
-                        "nearest_runs": [{"run": run, "distance": distance} for run, distance in p.nearest_runs],
-                        "reason": p.reason,
-                        "command": arguments,
-                    }
-                    for p, number, arguments in zip(proposals, shown, commands, strict=True)
-                ],
-                "n_past_runs": len(past),
-                "n_unseen": n_unseen,
-                "trained_on": surrogate.trained_on,
-                "study": study,
-            }
-        )
-    elif form == "shell":
-        for arguments in commands:
-            text = shlex.join(arguments or [])
-            line(text if project.cwd == Path.cwd() else f"(cd {shlex.quote(str(project.cwd))} && {text})")
+        print_json({**_document(opened, proposed, commands, study), "level": level, "seed": seed})
+    elif form == "table":
+        _show(proposed, opened.objectives, opened.targets, level)
+        _tell(proposed, project, study)
     else:
-        _show(proposals, shown, space, objectives, targets, level)
-        _tell(space, len(past), project, study)
+        print(_formatted(form, proposed, commands, project, study), end="")  # noqa: T201 - as it is, for other programs
 
 
-def _command(project: Project, proposal: Proposal, number: int) -> list[str] | None:
-    from epsopt.studies import render_command
+def _formatted(
+    form: str, proposed: Proposed, commands: list[list[str] | None], project: Project, study: str | None
+) -> str:
+    from epsopt.studies.loop.formats import as_csv, as_hydra, as_shell, as_yaml
 
-    if project.command is None:
-        return None
-    from epsopt.studies.loop import proposal_folder
+    numbers = [None if study is None else n for n in proposed.numbers]
+    if form == "yaml":
+        return as_yaml(proposed.proposals, numbers)
+    if form == "csv":
+        return as_csv(proposed.proposals, numbers)
+    if form == "hydra":
+        return as_hydra(proposed.proposals)
+    if form == "shell":
+        return as_shell([c for c in commands if c is not None], project.cwd)
+    return "".join(f"{study}\t{n}\n" for n in numbers)
 
-    return render_command(project.command, {**proposal.fixed, **proposal.params}, proposal_folder(project, number))
 
+def _document(
+    opened: Opened, proposed: Proposed, commands: list[list[str] | None], study: str | None
+) -> dict[str, Any]:
+    from epsopt.cli.describe import objective_json, predicted_json, target_json
 
-def _parameter(p: Parameter) -> dict[str, Any]:
-    numeric = p.kind != "categorical"
     return {
-        "name": p.name,
-        "type": p.kind,
-        "low": p.low if numeric else None,
-        "high": p.high if numeric else None,
-        "log": p.log,
-        "choices": None if numeric else list(p.choices),
-        "active_when": None if p.active_when is None else {"param": p.active_when[0], "values": list(p.active_when[1])},
+        "objectives": objective_json(opened.objectives),
+        "targets": target_json(opened.targets),
+        "space": {
+            "inferred": opened.project.space is None,
+            "parameters": [p.as_json() for p in proposed.space.parameters],
+        },
+        "proposals": [
+            {
+                "number": None if study is None else number,
+                "params": dict(p.params),
+                "fixed": dict(p.fixed),
+                "init_from": p.init_from,
+                "predicted": predicted_json(p),
+                "probability": p.probability,
+                "joins_front": p.joins_front,
+                "nearest_runs": [{"run": run, "distance": distance} for run, distance in p.nearest_runs],
+                "reason": p.reason,
+                "command": arguments,
+            }
+            for p, number, arguments in zip(proposed.proposals, proposed.numbers, commands, strict=True)
+        ],
+        "n_past_runs": proposed.n_past,
+        "n_unseen": opened.n_unseen,
+        "trained_on": opened.surrogate.trained_on,
+        "study": study,
     }
 
 
+def _command(project: Project, proposal: Proposal, number: int) -> list[str] | None:
+    if project.command is None:
+        return None
+    from epsopt.studies import render_command
+    from epsopt.studies.loop.run import run_folder
+
+    params = {**proposal.fixed, **proposal.params}
+    return render_command(project.command, params, run_folder(project, number), proposal.init_from)
+
+
 def _show(
-    proposals: Sequence[Proposal],
-    numbers: Sequence[int],
-    space: Space,
+    proposed: Proposed,
     objectives: Sequence[Objective],
     targets: Sequence[Target],
     level: float,
 ) -> None:
-    from epsopt.cli.describe import formatters, metric_heads, predicted_rows
+    from epsopt.cli.describe import formatters, metric_heads, predicted_rows, short_path
     from epsopt.cli.output import TARGETS_HOLD, Head, Rows, line, listed, print_table, say, value
 
+    proposals, numbers, space = proposed.proposals, proposed.numbers, proposed.space
     names = [o.name for o in objectives]
     texts = formatters(names, [m for p in proposals for m in (p.point, p.low, p.high)])
     groups = []
@@ -158,18 +159,24 @@ def _show(
     print_table([Head("#"), Head("", "left"), *metric_heads(names, objectives, targets)], groups, keep=2)
     say()
     for number, p in zip(numbers, proposals, strict=True):
-        line(f"{number}  {p.reason}")
+        say(f"{number}  {p.reason}")
         listed(", ".join(f"{q.name} {value(p.params[q.name])}" for q in space.parameters if q.name in p.params), "   ")
+        if p.init_from is not None:
+            line(f"   init_from {short_path(p.init_from)}")
+        listed("nearest runs: " + ", ".join(f"{run} ({distance:.2f})" for run, distance in p.nearest_runs), "   ")
     say()
     say("Predicted values are predicted, not evaluated." + (TARGETS_HOLD if targets else ""))
 
 
-def _tell(space: Space, n_past: int, project: Project, study: str | None) -> None:
+def _tell(proposed: Proposed, project: Project, study: str | None) -> None:
     from epsopt.cli.output import line, say
 
     if project.space is None:
-        say(f"The search space is inferred from {n_past} past runs; correct it with [space.NAME] in epsopt.toml:")
-        for p in space.parameters:
+        say(
+            f"The search space is inferred from {proposed.n_past} past runs; correct it with [space.NAME] in "
+            "epsopt.toml:"
+        )
+        for p in proposed.space.parameters:
             if p.kind == "categorical":
                 text = f"one of {', '.join(map(str, p.choices))}"
             else:
@@ -180,4 +187,6 @@ def _tell(space: Space, n_past: int, project: Project, study: str | None) -> Non
     if study is not None:
         say(f"Queued as the Optuna study {study}: 'epsopt dashboard' shows it.")
     if project.command is None:
-        say("With [train] in epsopt.toml, --format shell prints the command lines.")
+        say("With [train] in epsopt.toml, 'epsopt work' trains them, and --format shell prints the command lines.")
+    elif study is not None:
+        say("'epsopt work' trains them.")

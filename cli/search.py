@@ -39,22 +39,16 @@ def command(
     other objectives are pushed as far as they go once the targets hold.
     """
     from epsopt.cli.describe import checkpoint_json, neighbour_json, objective_json, predicted_json, target_json
-    from epsopt.cli.output import note, print_json
+    from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
-    from epsopt.cli.workspace import check_objectives, measured, open_workspace, resolve_targets
+    from epsopt.cli.workspace import open_map
 
     with working("loading the map") as progress:
-        workspace = open_workspace(options)
-        project = workspace.needed()
-        with workspace.catalogue() as catalogue:
-            checkpoints = measured(catalogue)
-            from epsopt.optimize import search
-            from epsopt.studies.maps import load_map, unseen
+        opened = open_map(options, wanted)
+        project, objectives, targets = opened.project, opened.objectives, opened.targets
+        checkpoints, surrogate = opened.checkpoints, opened.surrogate
+        from epsopt.optimize import search
 
-            objectives = check_objectives(project, catalogue.metric_names())
-            surrogate, _ = load_map(catalogue)
-            n_unseen = unseen(catalogue, surrogate)
-        targets = resolve_targets(wanted, project, checkpoints, surrogate)
         progress("searching the map", None)
         result = search(
             surrogate, checkpoints, objectives, targets,
@@ -65,7 +59,7 @@ def command(
             progress("recording the studies", None)
             from epsopt.studies import record_front, record_measured, record_search
 
-            storage = workspace.studies()
+            storage = opened.workspace.studies()
             query = {
                 "targets": {t.name: t.value for t in targets},
                 "engine": engine,
@@ -80,8 +74,7 @@ def command(
                 storage, project.name, objectives, result.answers, query, checkpoints=checkpoints, targets=targets
             )
             front = record_front(storage, project.name, objectives, checkpoints, result.answers, targets)
-    if n_unseen:
-        note(f"{n_unseen} checkpoints of the catalogue are not on the map yet: 'epsopt fit' learns them")
+    opened.tell_unseen()
     if options.json:
         print_json(
             {
@@ -102,7 +95,7 @@ def command(
                 "measured_meeting": [checkpoint_json(c) for c in result.measured_meeting],
                 "n_candidates": result.n_candidates,
                 "n_checkpoints": len(checkpoints),
-                "n_unseen": n_unseen,
+                "n_unseen": opened.n_unseen,
                 "trained_on": surrogate.trained_on,
                 "study": study,
                 "front_study": front,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from epsopt.cli.options import Options
     from epsopt.optimize.targets import Objective, Target
-    from epsopt.studies.project import Project
+    from epsopt.studies.project.file import Project
     from epsopt.surrogate.surrogate import Surrogate
     from epsopt.zoo.catalogue import Catalogue
     from epsopt.zoo.records import Checkpoint
@@ -105,6 +105,57 @@ def open_workspace(options: Options) -> Workspace:
     file = options.project or find_project()
     project = load_project(file) if file is not None else None
     return Workspace(project, options.storage or (project.storage if project else DEFAULT_STORAGE))
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A project with its map, as `search` and `propose` need it.
+
+    Attributes:
+        workspace: the project and the database.
+        project: what epsopt.toml says; it names objectives.
+        objectives: they, all known to the catalogue.
+        checkpoints: the catalogue's.
+        surrogate: the newest map.
+        n_unseen: measured checkpoints that it was not trained on.
+        targets: what ``--target-NAME`` asked for.
+    """
+
+    workspace: Workspace
+    project: Project
+    objectives: tuple[Objective, ...]
+    checkpoints: list[Checkpoint]
+    surrogate: Surrogate
+    n_unseen: int
+    targets: list[Target]
+
+    def tell_unseen(self) -> None:
+        """Tell the user of checkpoints that the map does not know."""
+        from epsopt.cli.output import note
+
+        if self.n_unseen:
+            note(f"{self.n_unseen} checkpoints of the catalogue are not on the map yet: 'epsopt fit' learns them")
+
+
+def open_map(options: Options, wanted: dict[str, float]) -> Opened:
+    """Open the project, its catalogue and its map, and understand the targets.
+
+    Raises:
+        UsageError: no project file, no objectives, or a target that makes no sense.
+        EmptyCatalogue: no checkpoint, or no map yet.
+        CatalogueError: the database cannot be opened.
+    """
+    workspace = open_workspace(options)
+    project = workspace.needed()
+    with workspace.catalogue() as catalogue:
+        checkpoints = measured(catalogue)
+        from epsopt.studies.maps import load_map, unseen
+
+        objectives = check_objectives(project, catalogue.metric_names())
+        surrogate, _ = load_map(catalogue)
+        n_unseen = unseen(catalogue, surrogate)
+    targets = resolve_targets(wanted, project, checkpoints, surrogate)
+    return Opened(workspace, project, objectives, checkpoints, surrogate, n_unseen, targets)
 
 
 def measured(catalogue: Catalogue) -> list[Checkpoint]:

@@ -10,11 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from epsopt.optimize.inference import infer_space
     from epsopt.optimize.latent_search import ENGINES, Answer, SearchResult, search
     from epsopt.optimize.neighbours import Neighbour, nearest
     from epsopt.optimize.pareto import Front, hypervolume, non_dominated
     from epsopt.optimize.proposals import PastRun, Proposal, past_runs, propose
-    from epsopt.optimize.space import Parameter, Space, infer_space
+    from epsopt.optimize.space import Parameter, Space
     from epsopt.optimize.targets import Objective, Target, meets, parse_targets
 
 __all__ = [
@@ -54,7 +55,7 @@ _HOMES = {
     "Space": "space",
     "Target": "targets",
     "hypervolume": "pareto",
-    "infer_space": "space",
+    "infer_space": "inference",
     "meets": "targets",
     "nearest": "neighbours",
     "non_dominated": "pareto",

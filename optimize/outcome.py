@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import beta
 
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.targets import Objective
@@ -103,3 +104,11 @@ def accuracy(
         inside = sum(low <= value <= high for _, low, high, value in rows)
         out.append(Accuracy(name, float(np.mean(errors)) if errors else float("nan"), inside, len(rows)))
     return out
+
+
+def share_interval(inside: int, n: int, level: float = 0.9) -> tuple[float, float]:
+    """Return the exact binomial interval of a share, ``inside`` of ``n`` (Clopper and Pearson 1934)."""
+    tail = (1.0 - level) / 2.0
+    low = float(beta.ppf(tail, inside, n - inside + 1)) if inside else 0.0
+    high = float(beta.ppf(1.0 - tail, inside + 1, n - inside)) if inside < n else 1.0
+    return low, high

@@ -24,6 +24,7 @@ from epsopt.optimize.acquisition import noisy_improvement
 from epsopt.optimize.forecast import Forecast, fit_forecast
 from epsopt.optimize.latent_search import known_latents
 from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.reuse import Branch, best_branches, predict_branch
 from epsopt.optimize.scoring import Scorer, measured_table
 from epsopt.optimize.space import Config, Space
 from epsopt.optimize.targets import Objective, Target
@@ -36,7 +37,9 @@ _LOCAL = 256
 _SAMPLES = 64
 _ROUGH_SAMPLES = 16
 _SHORTLIST = 96
-_FEWEST_RUNS = 8
+FEWEST_RUNS = 8
+"""With fewer, a Gaussian process over a dozen hyperparameters says nothing."""
+_MOST_PENDING = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +93,7 @@ class Proposal:
         joins_front: probability that no measured final checkpoint dominates it.
         nearest_runs: past runs with the most similar hyperparameters, ``(name, distance)``, nearest first.
         reason: why it was chosen, in one line.
+        init_from: path of the checkpoint that it starts from; ``None`` starts from scratch.
     """
 
     params: Config
@@ -101,6 +105,7 @@ class Proposal:
     joins_front: float
     nearest_runs: tuple[tuple[str, float], ...]
     reason: str
+    init_from: str | None = None
 
 
 def propose(
@@ -113,6 +118,9 @@ def propose(
     n: int = 8,
     level: float = 0.9,
     seed: int = 0,
+    avoid: Sequence[Mapping[str, Any]] = (),
+    pending: Sequence[Mapping[str, Any]] = (),
+    starts: Sequence[Checkpoint] = (),
     progress: Callable[[str, float], None] | None = None,
 ) -> list[Proposal]:
     """Propose the next training runs.
@@ -126,6 +134,9 @@ def propose(
         n: how many proposals.
         level: coverage of the intervals.
         seed: the same seed proposes the same.
+        avoid: configurations besides those of past runs that shall not be proposed again.
+        pending: configurations that run or wait, whose outcome is unknown: the batch keeps its distance from them.
+        starts: checkpoints that half of the runs may start from; the map knows them.
         progress: called as ``progress(what, share done)``.
 
     Returns:
@@ -140,10 +151,10 @@ def propose(
     if not 0.0 < level < 1.0:
         raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
     usable = [r for r in past if space.describes(r.config)]
-    if len(usable) < _FEWEST_RUNS:
+    if len(usable) < FEWEST_RUNS:
         raise EmptyCatalogue(
             f"proposals learn from past runs: {len(usable)} of the catalogue's runs have every hyperparameter of "
-            f"the search space, at least {_FEWEST_RUNS} are needed; ingest more runs, or start with a random sweep"
+            f"the search space, at least {FEWEST_RUNS} are needed; ingest more runs, or start with a random sweep"
         )
     for objective in objectives:
         if all(r.metrics.get(objective.name) is None for r in usable):
@@ -157,26 +168,42 @@ def propose(
     say("learning where hyperparameters lead", 0.0)
     forecast = fit_forecast(surrogate, space, usable, seed)
     say("weighing candidates", 0.5)
-    candidates = _candidates(space, usable, scorer, n, rng)
-    if len(candidates) < n:
+    candidates = _candidates(space, usable, scorer, n, rng, avoid)
+    branches = best_branches(forecast, scorer, space, starts, candidates, measured_front(usable, scorer), (n + 1) // 2)
+    left = n - len(branches)
+    if len(candidates) < left:
         raise UsageError(
             f"found only {len(candidates)} configurations of the search space that were not run yet, {n} were asked for"
         )
-    picked = _pick(forecast, scorer, space, usable, candidates, n, seed)
+    outstanding = [c for c in pending if space.describes(c)]
+    picked = _pick(forecast, scorer, space, usable, candidates, outstanding, left, seed) if left else []
     say("weighing candidates", 1.0)
-    return [_explain(c, forecast, scorer, space, usable, level, seed) for c in picked]
+    return [_explain(c, None, forecast, scorer, space, usable, level, seed) for c in picked] + [
+        _explain(b.config, b, forecast, scorer, space, usable, level, seed) for b in branches
+    ]
+
+
+def measured_front(past: Sequence[PastRun], scorer: Scorer) -> NDArray[np.float64]:
+    """What past runs ended at and no other dominates: ``(k, objectives)`` in the metrics' own units."""
+    table = measured_table([r.metrics for r in past], scorer.objectives)
+    return np.asarray(table[non_dominated(table, [o.maximize for o in scorer.objectives]).indices])
 
 
 def _candidates(
-    space: Space, past: Sequence[PastRun], scorer: Scorer, n: int, rng: np.random.Generator
+    space: Space,
+    past: Sequence[PastRun],
+    scorer: Scorer,
+    n: int,
+    rng: np.random.Generator,
+    avoid: Sequence[Mapping[str, Any]],
 ) -> list[Config]:
-    """Random configurations and neighbours of the measured front's, all valid, none of them run before."""
+    """Random configurations and neighbours of the measured front's, all valid, none of them run or queued before."""
     table = measured_table([r.metrics for r in past], scorer.objectives)
     front = non_dominated(table, [o.maximize for o in scorer.objectives]).indices
     parents = [past[i].config for i in front] or [r.config for r in past]
     pool = space.sample(max(_RANDOM, 8 * n), rng)
     pool += [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL)]
-    seen = {_key(space, r.config) for r in past}
+    seen = {_key(space, config) for config in (*(r.config for r in past), *avoid) if space.describes(config)}
     out = []
     for config in pool:
         key = _key(space, config)
@@ -200,6 +227,7 @@ def _pick(
     space: Space,
     past: Sequence[PastRun],
     candidates: list[Config],
+    pending: Sequence[Mapping[str, Any]],
     n: int,
     seed: int,
 ) -> list[Config]:
@@ -230,7 +258,10 @@ def _pick(
 
     def acquisition(samples: int) -> AcquisitionFunction:
         reference = (low - 0.1 * np.maximum(high - low, 1e-6)).tolist()
-        return noisy_improvement(forecast.model, x_past, objective, reference, constraints, samples=samples, seed=seed)
+        found = noisy_improvement(forecast.model, x_past, objective, reference, constraints, samples=samples, seed=seed)
+        if pending:
+            found.set_X_pending(torch.from_numpy(space.encode(pending[-_MOST_PENDING:])))
+        return found
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # BoTorch suggests input scaling that is already done
@@ -248,6 +279,7 @@ def _pick(
 
 def _explain(
     config: Config,
+    branch: Branch | None,
     forecast: Forecast,
     scorer: Scorer,
     space: Space,
@@ -256,11 +288,12 @@ def _explain(
     seed: int,
 ) -> Proposal:
     names = scorer.surrogate.metric_names
-    samples, low, point, high = forecast.predict(config, level, seed)
+    samples, low, point, high = (
+        forecast.predict(config, level, seed) if branch is None else predict_branch(forecast, branch, level, seed)
+    )
     values = samples[:, scorer.columns].numpy()  # in the metrics' own units
     maximize = np.array([1.0 if o.maximize else -1.0 for o in scorer.objectives])
-    measured = measured_table([r.metrics for r in past], scorer.objectives)
-    front = measured[non_dominated(measured, [o.maximize for o in scorer.objectives]).indices] * maximize
+    front = measured_front(past, scorer) * maximize
     turned = values * maximize
     dominated = (front[None] >= turned[:, None]).all(axis=2).any(axis=1)
     joins = float(1.0 - dominated.mean())
@@ -281,7 +314,8 @@ def _explain(
         probability=None if met is None else float(met.mean()),
         joins_front=joins,
         nearest_runs=near,
-        reason=_reason(joins, distance[order[0]], past[order[0]].name, space),
+        reason=_reason(joins, distance[order[0]], past[order[0]].name, space) if branch is None else branch.why(joins),
+        init_from=None if branch is None else branch.start.path,
     )
 
 

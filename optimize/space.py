@@ -7,7 +7,6 @@ masked, not filled with a made-up value (FACTS.md: the largest single effect in 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -81,6 +80,34 @@ class Parameter:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False
         return self.low <= value <= self.high and (self.kind == "float" or float(value).is_integer())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the parameter as JSON values; what its kind does not have is None."""
+        numeric = self.kind != "categorical"
+        condition = None if self.active_when is None else dict(zip(("param", "values"), self.active_when, strict=True))
+        return {
+            "name": self.name,
+            "type": self.kind,
+            "low": self.low if numeric else None,
+            "high": self.high if numeric else None,
+            "log": self.log,
+            "choices": None if numeric else list(self.choices),
+            "active_when": condition and {**condition, "values": list(condition["values"])},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Parameter:
+        """Return the parameter that as_json described."""
+        condition = data["active_when"]
+        return cls(
+            data["name"],
+            data["type"],
+            0.0 if data["low"] is None else data["low"],
+            1.0 if data["high"] is None else data["high"],
+            data["log"],
+            tuple(data["choices"] or ()),
+            None if condition is None else (condition["param"], tuple(condition["values"])),
+        )
 
 
 @dataclass(frozen=True)
@@ -166,11 +193,36 @@ class Space:
 
     def contains(self, config: Mapping[str, Any]) -> bool:
         """Whether a configuration has exactly the active parameters, each with a valid value."""
-        on = {p.name: p for p in self.active(config)}
-        known = {p.name for p in self.parameters}
-        return all(name in config and p.contains(config[name]) for name, p in on.items()) and not any(
-            name in known and name not in on for name in config
-        )
+        return self.trouble(config) is None
+
+    def trouble(self, config: Mapping[str, Any]) -> str | None:
+        """Say what keeps a configuration from being one of this space; None when nothing does.
+
+        It must have exactly the active parameters, each with a valid value. What the space fixes may be repeated.
+        """
+        active = {p.name: p for p in self.active(config)}
+        declared = {p.name for p in self.parameters}
+        for name, parameter in active.items():
+            if name not in config:
+                return f"lacks {name}, which is active in it: {dict(config)}"
+            if not parameter.contains(config[name]):
+                span = list(parameter.choices) if parameter.kind == "categorical" else [parameter.low, parameter.high]
+                return f"has {name} = {config[name]!r}, expected a value of {span}"
+        for name, value in config.items():
+            if name in declared and name not in active:
+                return f"sets {name}, which is inactive in it: leave it out"
+            if name not in declared and (name not in self.fixed or self.fixed[name] != value):
+                return f"sets {name}, which the search space does not have"
+        return None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the space as JSON values."""
+        return {"parameters": [p.as_json() for p in self.parameters], "fixed": dict(self.fixed)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Space:
+        """Return the space that as_json described."""
+        return cls(tuple(Parameter.from_json(p) for p in data["parameters"]), dict(data["fixed"]))
 
     def _draw(self, origin: Mapping[str, Any], rng: np.random.Generator, scale: float) -> Config:
         config: Config = {}
@@ -189,100 +241,3 @@ class Space:
                 step = float(rng.normal(0.0, scale)) if rng.random() < 0.5 else 0.0
                 config[p.name] = p.from_unit(min(max(p.to_unit(start) + step, 0.0), 1.0))
         return config
-
-
-def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> Space:
-    """Infer a search space from the hyperparameters of past runs (D10).
-
-    A number that varies is searched over the range seen, logarithmically when it spans a factor of five or more; text
-    and truth values that vary are categories; what never varies is fixed. A parameter that is absent from some runs
-    is conditional when another category tells exactly when it is there. Seeds and paths are bookkeeping, not
-    hyperparameters.
-
-    Args:
-        runs: one mapping per run.
-        ignore: names to leave out besides.
-
-    Returns:
-        The space.
-
-    Raises:
-        UsageError: no hyperparameter varies.
-    """
-    runs = _of_one_kind(runs)
-    names = sorted({name for run in runs for name in run} - set(ignore))
-    present = {n: [r[n] for r in runs if r.get(n) is not None] for n in names}
-    kept = [n for n in names if not _bookkeeping(n, present[n])]
-    varying = [n for n in kept if len({repr(v) for v in present[n]}) > 1]
-    fixed = {n: present[n][0] for n in kept if len(present[n]) == len(runs) and n not in varying}
-    if not varying:
-        raise UsageError(
-            f"no hyperparameter varies over the {len(runs)} runs, so there is nothing to search: "
-            "declare [space.NAME] tables in epsopt.toml"
-        )
-    always = [n for n in varying if len(present[n]) == len(runs)]
-    parameters = [_infer(n, present[n]) for n in always]
-    parents = [p for p in parameters if p.kind == "categorical"]
-    for name in [n for n in varying if n not in always]:
-        condition = condition_of(name, runs, parents)
-        inferred = _infer(name, present[name])
-        parameters.append(Parameter(**{**inferred.__dict__, "active_when": condition}))
-    return Space(tuple(parameters), fixed)
-
-
-def _of_one_kind(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Leave out runs of another kind, such as the base that the others start from: they lack what the others share."""
-    counts = Counter(name for run in runs for name, value in run.items() if value is not None)
-    common = {n for n, count in counts.items() if count > 0.8 * len(runs)}
-    return [run for run in runs if 2 * sum(run.get(n) is not None for n in common) >= len(common)]
-
-
-# Names that say where a run is kept or which one it is; a seed is noise, not a choice.
-_BOOKKEEPING = frozenset({
-    "seed", "device", "name", "run", "run_name", "run_id", "init_from", "base",
-    "out", "output", "output_dir", "out_dir", "save_dir",
-})  # fmt: skip
-
-
-def _bookkeeping(name: str, values: list[Any]) -> bool:
-    if name.rsplit(".", 1)[-1].lower() in _BOOKKEEPING:
-        return True
-    texts = [v for v in values if isinstance(v, str)]
-    # Free text (a different one for nearly every run) and paths name things; they are not choices.
-    return bool(texts) and (any("/" in t or "\\" in t for t in texts) or len(set(texts)) > max(12, len(values) // 2))
-
-
-def _infer(name: str, values: list[Any]) -> Parameter:
-    if any(isinstance(v, str | bool) for v in values):
-        choices = tuple(sorted({v for v in values if isinstance(v, str | bool)}, key=str))
-        return Parameter(name, "categorical", choices=choices)
-    numbers = [float(v) for v in values if math.isfinite(float(v))]
-    low, high = min(numbers), max(numbers)
-    whole = all(isinstance(v, int) for v in values)
-    distinct = sorted(set(values))
-    if whole and len(distinct) <= min(4, len(values) // 3):
-        # A few whole numbers that return again and again (batch sizes) were chosen from a list: 300 may not be on it.
-        return Parameter(name, "categorical", choices=tuple(distinct))
-    if not whole:
-        low, high = _inside(low, high)
-    return Parameter(name, "int" if whole else "float", low, high, log=low > 0 and high / low >= 5)
-
-
-def _inside(low: float, high: float) -> tuple[float, float]:
-    """Round a range to three significant digits, never beyond what was seen."""
-    digits = [2 - math.floor(math.log10(abs(v))) if v else 0 for v in (low, high)]
-    up, down = math.ceil(low * 10.0 ** digits[0]), math.floor(high * 10.0 ** digits[1])
-    rounded = (float(f"{up * 10.0 ** -digits[0]:.3g}"), float(f"{down * 10.0 ** -digits[1]:.3g}"))
-    return rounded if low <= rounded[0] < rounded[1] <= high else (low, high)
-
-
-def condition_of(
-    name: str, runs: Sequence[Mapping[str, Any]], parents: Sequence[Parameter]
-) -> tuple[str, tuple[Value, ...]] | None:
-    """Find the categorical parameter whose values tell exactly which runs have a parameter; ``None`` if none does."""
-    for parent in parents:
-        on = {r.get(parent.name) for r in runs if r.get(name) is not None}
-        off = {r.get(parent.name) for r in runs if r.get(name) is None}
-        if not on & off:
-            return parent.name, tuple(c for c in parent.choices if c in on)
-    return None

@@ -10,38 +10,38 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from epsopt.studies.command import render_command
-    from epsopt.studies.dashboard import dashboard_server, serve
-    from epsopt.studies.figure import pareto_figure
+    from epsopt.studies.loop.queue import Taken, record_outcome, record_proposals, take_proposal
     from epsopt.studies.maps import fit_map, load_map, training_set
-    from epsopt.studies.project import Project, find_project, load_project
-    from epsopt.studies.proposals import Taken, record_outcome, record_proposals, take_proposal
-    from epsopt.studies.records import Recorded, record_front, record_measured, record_search
+    from epsopt.studies.project.command import render_command
+    from epsopt.studies.project.file import Project, find_project, load_project
+    from epsopt.studies.project.template import write_project
+    from epsopt.studies.records.recording import Recorded, record_front, record_measured, record_search
+    from epsopt.studies.show.dashboard import dashboard_server, serve
+    from epsopt.studies.show.figure import pareto_figure
     from epsopt.studies.storage import open_storage
-    from epsopt.studies.template import write_project
 
 # Loaded when first used (PEP 562): `epsopt --help` reads project files but must not wait for Optuna.
 _HOMES = {
-    "Project": "project",
-    "Recorded": "records",
-    "Taken": "proposals",
-    "dashboard_server": "dashboard",
-    "find_project": "project",
+    "Project": "project.file",
+    "Recorded": "records.recording",
+    "Taken": "loop.queue",
+    "dashboard_server": "show.dashboard",
+    "find_project": "project.file",
     "fit_map": "maps",
     "load_map": "maps",
-    "load_project": "project",
+    "load_project": "project.file",
     "open_storage": "storage",
-    "pareto_figure": "figure",
-    "record_front": "records",
-    "record_measured": "records",
-    "record_outcome": "proposals",
-    "record_proposals": "proposals",
-    "record_search": "records",
-    "render_command": "command",
-    "serve": "dashboard",
-    "take_proposal": "proposals",
+    "pareto_figure": "show.figure",
+    "record_front": "records.recording",
+    "record_measured": "records.recording",
+    "record_outcome": "loop.queue",
+    "record_proposals": "loop.queue",
+    "record_search": "records.recording",
+    "render_command": "project.command",
+    "serve": "show.dashboard",
+    "take_proposal": "loop.queue",
     "training_set": "maps",
-    "write_project": "template",
+    "write_project": "project.template",
 }
 
 __all__ = [

@@ -96,3 +96,50 @@ class Proposal(Predicted, Protocol):
     @property
     def params(self) -> Mapping[str, Any]:
         """Active hyperparameters by name."""
+
+    @property
+    def init_from(self) -> str | None:
+        """The checkpoint that the run starts from, None from scratch."""
+
+
+class Decision(Protocol):
+    """Whether to stop a run, and why."""
+
+    @property
+    def stop(self) -> bool:
+        """Whether it should stop."""
+
+    @property
+    def probability(self) -> float:
+        """Probability that the run is worth its remaining epochs."""
+
+    @property
+    def reason(self) -> str:
+        """Why, in one line."""
+
+
+class ActiveRun(Protocol):
+    """A training run in progress."""
+
+    @property
+    def number(self) -> int:
+        """Of its trial."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder, and so of the run in the catalogue."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Active hyperparameters by name."""
+
+    @property
+    def init_from(self) -> str | None:
+        """The checkpoint that it started from, None from scratch."""
+
+
+class Stopper(Protocol):
+    """Decides at each new checkpoint of a run whether it goes on (D9)."""
+
+    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Measured]) -> Decision:
+        """Decide; the checkpoints are the run's own, measured, oldest first."""

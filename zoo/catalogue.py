@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
@@ -76,13 +77,19 @@ class Catalogue:
             rows = connection.execute(select(runs).order_by(runs.c.name, runs.c.path)).all()
         return [Run(r.id, r.name, r.path, json.loads(r.hyperparameters)) for r in rows]
 
-    def checkpoints(self, *, signature: str | None = None) -> list[Checkpoint]:
-        """Return all checkpoints, or those of one signature, by run name, epoch (unknown first) and path."""
+    def checkpoints(self, *, signature: str | None = None, within: Path | None = None) -> list[Checkpoint]:
+        """Return all checkpoints, or those of one signature, or of the runs in one folder.
+
+        They come by run name, epoch (unknown first) and path.
+        """
         query = select(checkpoints, runs.c.name.label("run"), runs.c.hyperparameters.label("run_hyperparameters")).join(
             runs
         )
         if signature is not None:
             query = query.where(checkpoints.c.signature == signature)
+        if within is not None:
+            below = runs.c.path.startswith(f"{within}/", autoescape=True)
+            query = query.where((runs.c.path == str(within)) | below)
         with self.reading() as connection:
             rows = connection.execute(query).all()
         parsed: dict[str, dict[str, Any]] = {}

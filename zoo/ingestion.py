@@ -56,6 +56,7 @@ def ingest(
     catalogue: Catalogue,
     folder: Path | Sequence[Path],
     *,
+    root: Path | None = None,
     embed: str | None = None,
     jobs: int = 2,
     progress: Progress | None = None,
@@ -69,6 +70,7 @@ def ingest(
     Args:
         catalogue: where to.
         folder: one folder or several; each folder below that directly holds checkpoint files is a run.
+        root: the folder above them that runs are named from; None names them from the folders themselves.
         embed: hook ``package.module:function`` from a state dict to an array (anchors, dimensions); it runs
             in the reading process. Checkpoints that lack this hook's embedding are read again for it.
         jobs: reading processes.
@@ -85,7 +87,7 @@ def ingest(
     """
     started = time.monotonic()
     folders = [folder] if isinstance(folder, str | Path) else list(folder)
-    seen = scan(folders)
+    seen = scan(folders, root)
     known = known_files(catalogue)
     fresh = [f for f in seen.files if not _is_current(known.get(str(f.path)), f, embed)]
     opened = {str(f.path) for f in fresh}

@@ -36,8 +36,12 @@ class Scan:
     failures: list[Failure] = field(default_factory=list)
 
 
-def scan(folders: Path | Sequence[Path]) -> Scan:
+def scan(folders: Path | Sequence[Path], root: Path | None = None) -> Scan:
     """Walk the folders, or list what lies under URLs; links to folders are followed once, after the folders themselves.
+
+    Args:
+        folders: where to look.
+        root: the folder above them that runs are named from; None names them from the folders themselves.
 
     Raises:
         UsageError: a folder does not exist or is a file that is not a checkpoint.
@@ -45,15 +49,15 @@ def scan(folders: Path | Sequence[Path]) -> Scan:
     found = Scan()
     seen: set[tuple[int, int]] = set()
     for folder in [folders] if isinstance(folders, str | Path) else folders:
-        root = _absolute(folder)
-        if isinstance(root, RemotePath):
-            _list(root, found)
-        elif not os.path.lexists(root):
+        start = _absolute(folder)
+        if isinstance(start, RemotePath):
+            _list(start, found)
+        elif not os.path.lexists(start):
             raise UsageError(f"{folder} does not exist: expected a folder of training runs")
-        elif root.is_dir():
-            _walk(root, root, found, seen)
-        elif is_checkpoint_name(root.name):
-            _look(root, root.parent, found)
+        elif start.is_dir():
+            _walk(start, start if root is None else _absolute(root), found, seen)
+        elif is_checkpoint_name(start.name):
+            _look(start, start.parent, found)
         else:
             raise UsageError(f"{folder} is not a folder of runs, nor a file that ends in {', '.join(SUFFIXES)}")
     unique = {str(f.path): f for f in reversed(found.files)}

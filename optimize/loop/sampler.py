@@ -17,9 +17,10 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from epsopt.optimize.inference import condition_of
 from epsopt.optimize.loop.choice import Candidate, choose_runs
 from epsopt.optimize.loop.curves import Curve, fit_curves
-from epsopt.optimize.space import Parameter, Space, condition_of
+from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import UsageError

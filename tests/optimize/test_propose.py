@@ -6,6 +6,7 @@ import torch
 
 from epsopt.optimize import Objective, PastRun, Target, infer_space, propose
 from epsopt.optimize.forecast import _leave_one_out, fit_forecast
+from epsopt.optimize.reuse import Branch, predict_branch
 from epsopt.optimize.space import Parameter, Space
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 
@@ -99,3 +100,37 @@ def test_runs_whose_values_are_no_numbers_or_an_objective_that_no_run_ends_with_
     unmeasured = [PastRun(r.name, r.config, r.z, {"coverage": r.metrics["coverage"]}) for r in past]
     with pytest.raises(EmptyCatalogue, match="measured structure"):
         propose(fitted[0], space, unmeasured, OBJECTIVES, n=1)
+
+
+def test_what_is_queued_is_not_proposed_again(past, fitted) -> None:
+    space = Space((Parameter("mode", "categorical", choices=tuple("abcde")),))
+    avoid = [{"mode": "c"}, {"mode": "d"}]
+    (proposal,) = propose(fitted[0], space, past, OBJECTIVES, n=1, avoid=avoid, pending=avoid[:1])
+    assert proposal.params == {"mode": "e"}
+    assert proposal.init_from is None
+    with pytest.raises(UsageError, match="only 1 configuration"):
+        propose(fitted[0], space, past, OBJECTIVES, n=2, avoid=avoid)
+
+
+def test_half_of_the_runs_may_start_from_checkpoints_each_from_another_one(zoo, past, fitted) -> None:
+    space = infer_space([r.config for r in past])
+    starts = [c for c in zoo[1] if c.epoch in (2, 3)][:8]
+    proposals = propose(fitted[0], space, past, OBJECTIVES, n=4, starts=starts)
+    assert [p.init_from is None for p in proposals] == [True, True, False, False]
+    reused = [p.init_from for p in proposals if p.init_from is not None]
+    assert len(set(reused)) == 2
+    assert set(reused) <= {c.path for c in starts}
+    assert all(space.contains(p.params) for p in proposals)
+
+
+def test_a_run_from_a_checkpoint_is_predicted_between_it_and_where_its_hyperparameters_lead(zoo, past, fitted) -> None:
+    space = infer_space([r.config for r in past])
+    forecast = fit_forecast(fitted[0], space, past, seed=0)
+    column = fitted[0].metric_names.index("structure")
+    strong = {"lr": 8e-3, "mode": "a"}
+    start = min((c for c in zoo[1] if c.epoch == 1), key=lambda c: c.metrics["structure"])
+    z = fitted[0].memory.latents[[c.sha256 for c in zoo[1]].index(start.sha256)]
+    _, low, point, high = predict_branch(forecast, Branch(start, z, strong), 0.9, 0)
+    alone = forecast.predict(strong, 0.9, 0)
+    assert start.metrics["structure"] < point[column] < alone[2][column]
+    assert high[column] - low[column] > alone[3][column] - alone[1][column], "not knowing how far it gets widens it"

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epsopt.optimize.space import Parameter, Space, infer_space
+from epsopt.optimize.inference import infer_space
+from epsopt.optimize.space import Parameter, Space
 from epsopt.zoo.errors import UsageError
 
 SPACE = Space(
@@ -117,3 +118,27 @@ def test_a_base_with_hyperparameters_of_its_own_does_not_disturb_the_inference()
 def test_nothing_to_search_says_where_to_declare_it() -> None:
     with pytest.raises(UsageError, match=r"\[space.NAME\]"):
         infer_space([{"lr": 1.0}, {"lr": 1.0}])
+
+
+def test_a_condition_below_a_conditional_category_is_found() -> None:
+    runs = []
+    for i in range(24):
+        run: dict[str, object] = {"lr": 1e-3 * (i + 1), "optimizer": ("sgd", "adam")[i % 2]}
+        if run["optimizer"] == "sgd":
+            run["schedule"] = ("step", "none")[i // 2 % 2]
+            if run["schedule"] == "step":
+                run["every"] = i + 1
+        runs.append(run)
+    space = infer_space(runs)
+    conditions = {p.name: p.active_when for p in space.parameters}
+    assert conditions["schedule"] == ("optimizer", ("sgd",))
+    assert conditions["every"] == ("schedule", ("step",))
+    assert all(space.contains(run) for run in runs)
+    assert [p.name for p in space.active({"optimizer": "adam", "schedule": "step"})] == ["lr", "optimizer"]
+
+
+def test_a_space_comes_back_from_json_as_it_was() -> None:
+    import json
+
+    space = Space(SPACE.parameters, {"epochs": 10, "name": "a"})
+    assert Space.from_json(json.loads(json.dumps(space.as_json()))) == space

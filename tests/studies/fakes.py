@@ -50,6 +50,7 @@ class FakeProposal:
     low: dict[str, float] = field(default_factory=lambda: {"coverage": 0.8, "dist_corr": 0.7})
     high: dict[str, float] = field(default_factory=lambda: {"coverage": 1.0, "dist_corr": 0.9})
     probability: float | None = 0.7
+    init_from: str | None = None
 
 
 def make_zoo(runs: int = 6, epochs: int = 5, seed: int = 0) -> list[FakeCheckpoint]:

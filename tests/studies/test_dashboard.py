@@ -144,7 +144,7 @@ def test_serve_announces_its_address_and_ends_quietly_when_interrupted(recorded,
     def interrupted(_server):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("epsopt.studies.dashboard.DashboardServer.serve_forever", interrupted)
+    monkeypatch.setattr("epsopt.studies.show.dashboard.DashboardServer.serve_forever", interrupted)
     said: list[str] = []
     serve(recorded, port=0, announce=said.append)
     assert len(said) == 1

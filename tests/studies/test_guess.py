@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from epsopt.studies.guess import guess_bounds, guess_maximize
+from epsopt.studies.project.guess import guess_bounds, guess_maximize
 
 
 @pytest.mark.parametrize(

@@ -2,69 +2,139 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from epsopt.studies.launch import Launch, launch_all
-from epsopt.zoo.errors import EpsoptError
+from epsopt.studies.loop.launch import Launch, Training, last_words, stop_all
+
+PID = "import os, time, pathlib; pathlib.Path('pid').write_text(str(os.getpid())); "
 
 
-def launch(folder: Path, name: str, code: str, *arguments: str) -> Launch:
-    return Launch((sys.executable, "-c", code, *arguments), folder / name, folder / "logs" / f"{name}.log")
+def start(folder: Path, code: str, *arguments: str, grace: float = 20.0) -> Training:
+    out = folder / f"run_{len(list(folder.glob('run_*')))}"
+    out.mkdir()
+    return Training(Launch((sys.executable, "-I", "-S", "-c", code, *arguments), out, folder, grace=grace))
 
 
-def test_runs_end_in_the_order_given_with_their_status_and_output(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    finished = launch_all(
-        [
-            launch(tmp_path, "slow", "import time; time.sleep(.5); print('slow')"),
-            launch(tmp_path, "bad", "import sys; print('why'); sys.exit(3)"),
-        ],
-        cwd=tmp_path,
-        jobs=2,
-        progress=lambda done, total: seen.append((done, total)),
-    )
-    assert [f.status for f in finished] == [0, 3]
-    assert [f.last_line() for f in finished] == ["slow", "why"]
-    assert seen == [(1, 2), (2, 2)]
+def pid(folder: Path) -> int:
+    file = folder / "pid"
+    while not file.exists() or not file.read_text():
+        time.sleep(0.01)
+    return int(file.read_text())
 
 
-def test_hostile_values_stay_one_argument_and_run_nothing(tmp_path: Path) -> None:
-    hostile = ["; touch X", "$(touch X)", "a b", "--flag", "line\nbreak", "`touch X`", "'\""]
-    code = "import sys, pathlib; pathlib.Path('got').write_bytes('\\0'.join(sys.argv[1:]).encode())"
-    launch_all([launch(tmp_path, "one", code, *hostile)], cwd=tmp_path)
-    assert (tmp_path / "got").read_bytes() == "\0".join(hostile).encode()
+def is_gone(process: int) -> bool:
+    for _ in range(500):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{process}/stat").exists() and ") Z " in Path(f"/proc/{process}/stat").read_text():
+            return True  # nobody has asked how it ended yet
+        time.sleep(0.01)
+    return False
+
+
+def test_a_run_ends_with_its_own_status_and_its_output_is_kept(tmp_path):
+    training = start(tmp_path, "import sys; print('said'); sys.stderr.write('why\\n'); sys.exit(3)")
+    assert training.close() == 3
+    assert (training.launch.out / "stdout.txt").read_text() == "said\n"
+    assert training.failure(3) == "exit status 3: why"
+    killed = start(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert killed.failure(killed.close()) == "ended by SIGKILL: it printed nothing"
+
+
+def test_the_reason_of_a_failure_is_what_python_says_last(tmp_path):
+    training = start(tmp_path, "def f():\n    raise ValueError('lr is no good')\nf()")
+    assert training.failure(training.close()) == "exit status 1: ValueError: lr is no good"
+
+
+HOSTILE = [
+    "; touch X", "$(touch X)", "`touch X`", "a b", "--flag", "-", "--", "", "line\nbreak", "'\"", "\\", "*", "~", "é🎉",
+    "{lr}", "{{", "%s", "&& touch X", "| touch X", "> X", "\t", "\x01", "$HOME", "!!", "#", "\r\n", "=", "\ud800",
+]  # fmt: skip
+
+
+def test_hostile_values_stay_one_argument_and_run_nothing(tmp_path):
+    values = [v for v in HOSTILE if v != "\ud800"]
+    code = "import sys; open('got', 'wb').write('\\0'.join(sys.argv[1:]).encode(errors='surrogateescape'))"
+    assert start(tmp_path, code, *values).close() == 0
+    assert (tmp_path / "got").read_bytes() == "\0".join(values).encode()
     assert not (tmp_path / "X").exists()
 
 
-def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EpsoptError, match=r"no-such-program.*train\.command"):
-        launch_all([Launch(("no-such-program",), tmp_path, tmp_path / "log")], cwd=tmp_path)
+def test_a_program_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "out").mkdir()
+    training = Training(Launch(("no-such-program",), tmp_path / "out", tmp_path))
+    assert "could not be started: no-such-program: No such file" in training.failure(training.close())
+    assert "train.command" in training.failure(127)
 
 
-@pytest.fixture
-def heard():
-    """Ctrl-C as a terminal delivers it: a background job inherits an ignored one."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+def test_a_stopped_program_gets_sigterm_and_may_end_well(tmp_path):
+    code = PID + "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(0))); "
+    training = start(tmp_path, code.replace("pathlib.Path('pid')", "0 or pathlib.Path('pid')") + "time.sleep(60)")
+    pid(tmp_path)
+    time.sleep(0.2)
+    training.stop()
+    assert training.close() == 0
+    assert last_words(training.launch.out) == "saved"
 
 
-@pytest.mark.usefixtures("heard")
-def test_an_interrupt_leaves_no_run_behind(tmp_path: Path) -> None:
-    code = "import os, time, pathlib; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(60)"
+def test_what_ignores_sigterm_is_killed_after_the_grace_time_with_all_that_it_started(tmp_path):
+    child = "import time; time.sleep(60)"
+    code = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"c = subprocess.Popen([sys.executable, '-I', '-S', '-c', {child!r}]); "
+        "open('pid', 'w').write(str(c.pid)); time.sleep(60)"
+    )
+    training = start(tmp_path, code, grace=0.3)
+    grandchild = pid(tmp_path)
+    training.stop()
+    assert training.close() == -signal.SIGKILL
+    assert is_gone(grandchild)
 
-    def interrupt() -> None:
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        launch_all([launch(tmp_path, "long", code), launch(tmp_path, "next", "")], cwd=tmp_path)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+def test_a_second_stop_does_not_wait(tmp_path):
+    training = start(
+        tmp_path,
+        PID.replace("import os", "import signal; signal.signal(15, signal.SIG_IGN); import os") + "time.sleep(60)",
+        grace=600,
+    )
+    pid(tmp_path)
+    training.stop()
+    training.stop()
+    assert training.close() == -signal.SIGKILL
+
+
+def test_no_program_outlives_a_worker_that_is_killed(tmp_path):
+    (tmp_path / "out").mkdir()
+    code = PID + "time.sleep(60)"
+    worker = f"""
+import sys, time
+from pathlib import Path
+from epsopt.studies.loop.launch import Launch, Training
+folder = Path(sys.argv[1])
+Training(Launch((sys.executable, "-I", "-S", "-c", {code!r}), folder / "out", folder, grace=5))
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", worker, str(tmp_path)])
+    training = pid(tmp_path)
+    process.kill()
+    process.wait()
+    assert is_gone(training)
+
+
+def test_stopping_all_waits_for_all(tmp_path):
+    trainings = [start(tmp_path, "import time; time.sleep(60)") for _ in range(3)]
+    stop_all(trainings)
+    assert [t.poll() for t in trainings] == [-signal.SIGTERM] * 3
+
+
+@pytest.mark.parametrize("name", ["stdout.txt", "stderr.txt"])
+def test_output_in_no_encoding_is_no_trouble(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\xff\xfe broken\n\n")
+    assert "broken" in last_words(tmp_path)

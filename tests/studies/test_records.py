@@ -9,8 +9,8 @@ from optuna_dashboard._note import get_note
 
 from epsopt.optimize.targets import Objective, Target
 from epsopt.studies import open_storage, record_front, record_measured, record_search
-from epsopt.studies.figure import pareto_figure
-from epsopt.studies.trials import add_new
+from epsopt.studies.records.trials import add_new
+from epsopt.studies.show.figure import pareto_figure
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 from .fakes import COVERAGE, DIST_CORR, RAD_HIER, FakeAnswer, make_answers, make_zoo
@@ -173,7 +173,9 @@ def test_the_same_query_is_the_same_study_and_another_one_is_not(storage):
 def test_a_recording_that_was_cut_off_is_finished_by_the_next(storage, monkeypatch):
     answers = make_answers(make_zoo())
     with monkeypatch.context() as patch:
-        patch.setattr("epsopt.studies.records.write_note", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+        patch.setattr(
+            "epsopt.studies.records.recording.write_note", lambda *_: (_ for _ in ()).throw(OSError("power cut"))
+        )
         with pytest.raises(OSError, match="power cut"):
             record_search(storage, "p", TWO, answers, QUERY)
     study = load(storage, record_search(storage, "p", TWO, answers, QUERY))

@@ -93,6 +93,25 @@ def test_a_declared_base_is_the_reference_of_its_lineage(catalogue, tmp_path, sa
     assert all(np.any(d != 0) for d in deltas)
 
 
+def test_a_run_that_starts_from_another_run_is_of_the_lineage_that_both_come_from(catalogue, tmp_path, save):
+    base = other_base(1)
+    torch.save({"model_state_dict": base}, tmp_path / "base.pt")
+    first = near(base, 3)
+    save(tmp_path / "runs" / "one" / "epoch_1.pt", 1, weights=first, init_from="../../base.pt")
+    save(tmp_path / "runs" / "two" / "epoch_1.pt", 2, weights=near(first, 4), init_from="../one/epoch_1.pt")
+    save(tmp_path / "runs" / "three" / "epoch_1.pt", 3, weights=near(first, 5), init_from="../two/epoch_1.pt")
+    ingest(catalogue, tmp_path / "runs")
+    (lineage,) = catalogue.lineages()
+    assert lineage.reference_path == str(tmp_path / "base.pt")
+
+
+def test_runs_that_name_each_other_as_their_base_are_read_all_the_same(catalogue, tmp_path, save):
+    base = other_base(1)
+    save(tmp_path / "runs" / "one" / "epoch_1.pt", 1, weights=near(base, 3), init_from="../two/epoch_1.pt")
+    save(tmp_path / "runs" / "two" / "epoch_1.pt", 2, weights=near(base, 4), init_from="../one/epoch_1.pt")
+    assert ingest(catalogue, tmp_path / "runs").added == 2
+
+
 def test_a_file_outside_the_catalogue_that_declares_its_base_is_of_that_bases_lineage(catalogue, tmp_path, save):
     base = other_base(1)
     torch.save({"model_state_dict": base}, tmp_path / "base.pt")

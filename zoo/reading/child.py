@@ -38,6 +38,7 @@ SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 _KEPT = 4  # reference checkpoints held in memory, if they are small
 _RECENT = 2.0  # seconds: a file this young that fails to parse gets a second look
 _LOOK_AGAIN = 0.05
+_GENERATIONS = 32  # of runs that start from one another; a circle of files ends here too
 
 
 class _Reference:
@@ -48,7 +49,8 @@ class _Reference:
         with open_checkpoint(path, limits) as checkpoint:
             self.identity = checkpoint.source.identity
             self.sha256 = checkpoint.source.sha256()
-            self.weights = interpret(checkpoint).weights
+            reading = interpret(checkpoint)
+            self.weights, self.base = reading.weights, reading.base
             self.signature = _signature(self.weights)
             self.sketch = _sketch_of(checkpoint, self.weights)
             small = self.identity.size <= limits.at_once
@@ -176,7 +178,20 @@ class Child:
         return None
 
     def _declared(self, path: Path, base: str | None) -> _Reference | None:
-        """Return the base that a run says it started from, if that is a checkpoint we can read."""
+        """Return the base that a run says it started from, if that is a checkpoint we can read.
+
+        A base that is itself a fine-tune of another one belongs to that one's lineage, and so do runs from it.
+        """
+        found = self._named(path, base)
+        for _ in range(_GENERATIONS):
+            former = None if found is None else self._named(found.path, found.base)
+            if found is None or former is None or former.signature != found.signature:
+                break
+            found = former
+        return found
+
+    def _named(self, path: Path, base: str | None) -> _Reference | None:
+        """Return the checkpoint that a file names as its base."""
         if base is None or not base.lower().endswith(SUFFIXES):
             return None
         for candidate in (path.parent / base, Path(base)):

@@ -13,10 +13,8 @@ from epsopt.zoo.errors import UsageError
 # An item is one argument, or a list of arguments that stays or goes together.
 Command = tuple[str | tuple[str, ...], ...]
 
-OWN_HOLES = (
-    "out",
-    "python",
-)  # filled by epsopt itself: the run's folder, and the interpreter that runs epsopt
+# Filled by epsopt itself: the run's folder, the interpreter that runs epsopt, the checkpoint that the run starts from.
+OWN_HOLES = ("out", "python", "init_from")
 _HOLE = re.compile(r"\{\{|\}\}|\{([^\s{}\"':,]+)\}")  # {{ and }} stand for plain braces
 
 
@@ -26,28 +24,45 @@ def holes(item: str | tuple[str, ...]) -> list[str]:
     return [match[1] for text in texts for match in _HOLE.finditer(text) if match[1] is not None]
 
 
-def render_command(command: Command, params: Mapping[str, Any], out: Path | str) -> list[str]:
+def takes_start(command: Command) -> bool:
+    """Whether a run can be told which checkpoint to start from: some argument holds ``{init_from}``."""
+    return any("init_from" in holes(item) for item in command)
+
+
+def render_command(
+    command: Command, params: Mapping[str, Any], out: Path | str, init_from: str | None = None
+) -> list[str]:
     """Fill the holes of a train command.
 
     ``{out}`` becomes the run's folder, ``{python}`` the interpreter that runs epsopt, ``{name}`` the value of a
     hyperparameter: numbers in full precision, truth values as ``true`` and ``false``. A value stays inside its
-    argument, whatever it holds. An item that is a list (a flag and its value) is dropped as a whole when a
-    hyperparameter that it needs is inactive, that is absent from params or None.
+    argument, whatever it holds. ``{init_from}`` becomes the checkpoint that the run starts from. An item that is a list
+    (a flag and its value) is dropped as a whole when a hyperparameter that it needs is inactive, that is absent from
+    params or None, or when the run starts from scratch and it holds ``{init_from}``.
 
     Args:
         command: the items, from the project file.
         params: the active hyperparameters of one run.
         out: where the run is to write.
+        init_from: the checkpoint to start from; None starts from scratch.
 
     Returns:
         The arguments, for ``subprocess.run`` without a shell.
 
     Raises:
-        UsageError: a single argument needs a hyperparameter that is not there, or a value that no argument
-            can hold.
+        UsageError: a single argument needs a hyperparameter that is not there, a value that no argument can hold, or
+            a checkpoint to start from and no place for it.
     """
     values = {name: value for name, value in params.items() if value is not None}
     values.update(out=str(out), python=sys.executable)
+    values.pop("init_from", None)
+    if init_from is not None:
+        if not takes_start(command):
+            raise UsageError(
+                f"train.command has no place for the checkpoint {init_from} that the run shall start from: "
+                'add a list of its own, such as ["--init-from", "{init_from}"]'
+            )
+        values["init_from"] = init_from
     arguments: list[str] = []
     for item in command:
         missing = [name for name in holes(item) if name not in values]

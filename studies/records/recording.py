@@ -7,10 +7,8 @@ nothing.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +16,16 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from epsopt.optimize.targets import Objective, Target
-from epsopt.studies.distributions import fits, infer_distributions
-from epsopt.studies.figure import complete_values, measured_front, pareto_figure
 from epsopt.studies.kinds import Answer, Measured
-from epsopt.studies.notes import front_note, measured_note, search_note, write_note
-from epsopt.studies.trials import add_new, known_distributions, known_keys
-from epsopt.zoo.errors import EpsoptError, UsageError
+from epsopt.studies.records.distributions import fits, infer_distributions
+from epsopt.studies.records.study import delete_study, open_study
+from epsopt.studies.records.trials import add_new, known_distributions, known_keys
+from epsopt.studies.show.figure import complete_values, measured_front, pareto_figure
+from epsopt.studies.show.notes import front_note, measured_note, search_note, write_note
+from epsopt.zoo.errors import EpsoptError
 
 NOT_EVALUATED = "predicted, not evaluated"
 CONTENT = "epsopt:content"  # system attribute of the front study: digest of what it shows
@@ -156,47 +154,6 @@ def record_front(
     write_note(study, front_note(project, objectives, len(front), len(checkpoints), answers, targets))
     storage.set_study_system_attr(study_id, CONTENT, digest)
     return name
-
-
-def open_study(
-    storage: RDBStorage, name: str, objectives: Sequence[Objective], *, rebuild: bool = False
-) -> optuna.Study:
-    """Load or create a study with these objectives.
-
-    Args:
-        storage: as open_storage gives it.
-        name: the study's name.
-        objectives: one direction and one metric name each.
-        rebuild: whether a study of that name with other objectives gives way to an empty one.
-
-    Raises:
-        UsageError: no objective, or a study of that name has other ones.
-    """
-    if not objectives:
-        raise UsageError("no objective is named: add [objectives.NAME] tables to epsopt.toml")
-    names = [o.name for o in objectives]
-    directions = [StudyDirection.MAXIMIZE if o.maximize else StudyDirection.MINIMIZE for o in objectives]
-    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-    known = study.metric_names
-    if study.directions == directions and known in (None, names):
-        if known is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names(names)
-        return study
-    if not rebuild:
-        raise UsageError(
-            f"the study {name} has other objectives ({', '.join(known or [])}) than the project "
-            f"({', '.join(names)}): give the project another name in epsopt.toml"
-        )
-    delete_study(storage, name)
-    return open_study(storage, name, objectives)
-
-
-def delete_study(storage: RDBStorage, name: str) -> None:
-    """Delete a study; that another process has just done so is as good."""
-    with contextlib.suppress(KeyError):
-        optuna.delete_study(study_name=name, storage=storage)
 
 
 def predicted_attributes(predicted: Any) -> dict[str, Any]:

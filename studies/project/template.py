@@ -13,7 +13,7 @@ from tomlkit.items import InlineTable, Table
 
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
-from epsopt.studies.command import Command
+from epsopt.studies.project.command import Command
 from epsopt.zoo.errors import UsageError
 
 
@@ -158,7 +158,8 @@ def _train(command: Command | None, space: Space | None) -> str:
     about = (
         "\n# How one run is launched: an argument list, never a shell. {out} is the run's folder, {python}\n"
         "# this interpreter, {name} a hyperparameter. A list inside the list is dropped as a whole while a\n"
-        "# hyperparameter in it is inactive.\n"
+        '# hyperparameter in it is inactive. With ["--init-from", "{init_from}"] a run can start from a checkpoint\n'
+        "# ('epsopt propose --reuse'); it is dropped for runs that start from scratch.\n"
     )
     if command is not None:
         return about + "[train]\n" + _array(command) + '# cwd = "."\n'

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
-from epsopt.studies.command import OWN_HOLES, Command, holes
-from epsopt.studies.schema import ParameterTable, ProjectFile
+from epsopt.studies.project.command import OWN_HOLES, Command, holes
+from epsopt.studies.project.schema import ParameterTable, ProjectFile
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.reading.remote import is_url, location
 
@@ -171,6 +171,12 @@ def _parameter(file: Path, name: str, table: ParameterTable, parents: Mapping[st
 
 def _check_holes(file: Path, command: Command, space: Space | None) -> None:
     """A hole without a parameter is never filled, a parameter without a hole never reaches training."""
+    bare = next((item for item in command if isinstance(item, str) and "init_from" in holes(item)), None)
+    if bare is not None:
+        raise UsageError(
+            f'{file}: train.command: "{bare}" holds {{init_from}}, but most runs start from scratch: put the argument '
+            'and its flag into a list of their own, such as ["--init-from", "{init_from}"], which is dropped as a whole'
+        )
     if space is None:
         return
     named = {p.name: p for p in space.parameters}

@@ -1,4 +1,4 @@
-"""Add many finished trials at once, each only once.
+"""Add many trials at once, each only once.
 
 Optuna's ``Study.add_trials`` takes some 20 ms a trial with 14 parameters, half a minute for a zoo of a
 thousand checkpoints, and cannot see to it that two processes do not add the same one. This writes the same
@@ -15,7 +15,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, insert, select
 
 
@@ -25,17 +25,14 @@ def add_new(storage: RDBStorage, study_id: int, trials: Sequence[FrozenTrial], k
     Args:
         storage: as open_storage gives it.
         study_id: the study's id.
-        trials: finished ones, from ``optuna.create_trial``, with no intermediate values.
+        trials: from ``optuna.create_trial``, finished or waiting, with no intermediate values.
         key: name of the user attribute that tells trials apart; every trial has it, a text.
 
     Returns:
         How many were added.
     """
     with storage.engine.begin() as connection:
-        study = models.StudyModel.__table__
-        # One writer a study: trial numbers count up without gaps. (SQLite is locked already, BEGIN
-        # IMMEDIATE.)
-        connection.execute(select(study.c.study_id).where(study.c.study_id == study_id).with_for_update())
+        lock_study(connection, study_id)
         fresh: dict[str, FrozenTrial] = {}
         known = _known(connection, study_id, key)
         for trial in trials:
@@ -43,25 +40,33 @@ def add_new(storage: RDBStorage, study_id: int, trials: Sequence[FrozenTrial], k
             if name not in known:
                 fresh.setdefault(name, trial)
         if fresh:
-            _insert(connection, study_id, list(fresh.values()))
+            insert_trials(connection, study_id, list(fresh.values()))
         return len(fresh)
+
+
+def lock_study(connection: Connection, study_id: int) -> None:
+    """Become a study's one writer, so that trial numbers count up without gaps (SQLite is locked already)."""
+    study = models.StudyModel.__table__
+    connection.execute(select(study.c.study_id).where(study.c.study_id == study_id).with_for_update())
+
+
+def numbers_by(storage: RDBStorage, study_id: int, key: str) -> dict[str, int]:
+    """Return the number of the newest trial for each value of a user attribute."""
+    trial, attribute = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
+    query = (
+        select(attribute.c.value_json, trial.c.number)
+        .join(trial, trial.c.trial_id == attribute.c.trial_id)
+        .where(trial.c.study_id == study_id, attribute.c.key == key)
+        .order_by(trial.c.number)
+    )
+    with storage.engine.begin() as connection:
+        return {json.loads(text): number for text, number in connection.execute(query)}
 
 
 def known_keys(storage: RDBStorage, study_id: int, key: str) -> set[str]:
     """Return the values of a user attribute over a study's trials, without reading the trials."""
     with storage.engine.begin() as connection:
         return _known(connection, study_id, key)
-
-
-def next_waiting(storage: RDBStorage, study_id: int, number: int | None = None) -> int | None:
-    """Return the id of a study's first waiting trial, or of a certain one if it waits; reads no other."""
-    trial = models.TrialModel.__table__
-    query = select(trial.c.trial_id).where(trial.c.study_id == study_id, trial.c.state == TrialState.WAITING)
-    if number is not None:
-        query = query.where(trial.c.number == number)
-    with storage.engine.begin() as connection:
-        found: int | None = connection.scalar(query.order_by(trial.c.number).limit(1))
-        return found
 
 
 def known_distributions(storage: RDBStorage, study_id: int) -> dict[str, BaseDistribution]:
@@ -87,7 +92,8 @@ def _known(connection: Connection, study_id: int, key: str) -> set[str]:
     return {json.loads(text) for text in connection.scalars(query)}
 
 
-def _insert(connection: Connection, study_id: int, trials: Sequence[FrozenTrial]) -> None:
+def insert_trials(connection: Connection, study_id: int, trials: Sequence[FrozenTrial]) -> list[int]:
+    """Write trials into a study that is locked; return their numbers."""
     trial = models.TrialModel.__table__
     last = connection.scalar(
         select(trial.c.number).where(trial.c.study_id == study_id).order_by(trial.c.number.desc()).limit(1)
@@ -110,7 +116,7 @@ def _insert(connection: Connection, study_id: int, trials: Sequence[FrozenTrial]
     user: list[dict[str, Any]] = []
     system: list[dict[str, Any]] = []
     for trial_id, t in zip(ids, trials, strict=True):
-        for objective, value in enumerate(t.values):
+        for objective, value in enumerate(t.values or ()):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)
             values.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
         for name, value in t.params.items():
@@ -135,3 +141,4 @@ def _insert(connection: Connection, study_id: int, trials: Sequence[FrozenTrial]
     ):
         if some:
             connection.execute(insert(model.__table__), some)
+    return [row["number"] for row in rows]

@@ -10,7 +10,7 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from epsopt.studies.guard import guard, is_loopback
+from epsopt.studies.show.guard import guard, is_loopback
 from epsopt.studies.storage import open_storage
 from epsopt.zoo.errors import EpsoptError, UsageError
 

@@ -1,0 +1,45 @@
+"""A training program for tests of the loop: writes tiny checkpoints, fast. Imports nothing that takes time.
+
+python -I -S fake_training.py --out RUN --lr X [--epochs N] [--seconds AN_EPOCH] [--mode ok|fail|deaf|unmeasured]
+"""
+
+# pathlib takes longer to import than all the rest to run.
+# ruff: noqa: PTH118, PTH119, PTH123, PTH104
+import json
+import os
+import signal
+import struct
+import sys
+import time
+
+given = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+out, lr, mode = given["--out"], float(given["--lr"]), given.get("--mode", "ok")
+with open(os.path.join(out, "attempts"), "a") as file:
+    file.write(f"{os.getpid()}\n")
+with open(os.path.join(out, "argv"), "wb") as file:
+    file.write("\0".join(sys.argv).encode(errors="surrogateescape"))
+if mode == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if mode == "fail":
+    sys.stderr.write("Traceback (most recent call last):\nValueError: lr is no good\n")
+    sys.exit(3)
+sys.stdout.write("training\n")
+sys.stdout.flush()
+for epoch in range(1, int(given.get("--epochs", "1")) + 1):
+    time.sleep(float(given.get("--seconds", "0")))
+    # Unlike any other checkpoint, or it would be an alias of that one.
+    weights = struct.pack("<4f", 1.0 + lr, 2.0, 3.0 + 0.001 * epoch, float(os.getpid()))
+    metrics = {"coverage": 1.0 - lr * epoch / 10, "dist_corr": lr * epoch / 10, "rad_hier": -lr}
+    if mode == "unmeasured":
+        metrics = {}
+    about = {"config": {"lr": lr, "who": os.path.basename(out)}, "metrics": metrics, "epoch": epoch}
+    header = json.dumps(
+        {
+            "__metadata__": {name: json.dumps(value) for name, value in about.items()},
+            "weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+        }
+    ).encode()
+    path = os.path.join(out, f"epoch_{epoch:03d}.safetensors")
+    with open(path + ".tmp", "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header + weights)
+    os.rename(path + ".tmp", path)

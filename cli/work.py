@@ -1,0 +1,177 @@
+"""`epsopt work`: train what was proposed, watch it, tell the study."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epsopt.cli.options import Options, common
+from epsopt.zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from optuna.storages import RDBStorage
+
+    from epsopt.studies.loop.run import Ended
+    from epsopt.studies.loop.worker import Event
+    from epsopt.studies.project.file import Project
+
+
+@click.command("work")
+@click.option("--runs", "-n", type=click.IntRange(min=1), help="Train so many; asks for proposals when none is queued.")
+@click.option("--until-idle", is_flag=True, help="Only what is queued; this is so without -n or --forever.")
+@click.option("--forever", is_flag=True, help="Never end; asks for proposals when none is queued.")
+@click.option("--jobs", "-j", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@click.option(
+    "--grace", type=click.FloatRange(min=0), default=30.0, show_default=True,
+    help="Seconds between SIGTERM and SIGKILL when a run is stopped.",
+)  # fmt: skip
+@click.option(
+    "--lost-after", type=click.FloatRange(min=4), default=120.0, show_default=True,
+    help="Seconds of silence after which a worker counts as dead; the same for all workers.",
+)  # fmt: skip
+@click.option(
+    "--max-failures", type=click.IntRange(min=1), default=3, show_default=True, help="Give up after so many in a row."
+)
+@click.option(
+    "--learn-after", type=click.IntRange(min=0), default=8, show_default=True,
+    help="Refit the map in the background after so many runs; 0 never does.",
+)  # fmt: skip
+@click.option("--reuse", is_flag=True, help="Let runs that are asked for start from checkpoints of the front.")
+@click.option("--dry-run", is_flag=True, help="Print what would be run, in order, and run nothing.")
+@common
+def command(
+    options: Options,
+    runs: int | None,
+    until_idle: bool,
+    forever: bool,
+    jobs: int,
+    grace: float,
+    lost_after: float,
+    max_failures: int,
+    learn_after: int,
+    reuse: bool,
+    dry_run: bool,
+) -> None:
+    """Train the queued proposals with the train command of epsopt.toml, each into a folder of its own.
+
+    Checkpoints are read as they are written. Any number of workers, on any number of machines, may share a database;
+    what a dead one leaves behind is trained by another. Ctrl-C stops the running programs and queues their
+    proposals again.
+    """
+    if until_idle and forever:
+        raise UsageError("--until-idle and --forever contradict each other: give one of them")
+    from epsopt.cli.output import line, print_json
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import open_workspace
+    from epsopt.zoo.catalogue import Catalogue
+
+    with working("opening the studies"):
+        workspace = open_workspace(options)
+        project = workspace.needed()
+        if project.command is None:
+            raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
+        from epsopt.studies.loop.learning import BackgroundLearner
+        from epsopt.studies.loop.worker import Orders, Worker
+
+        Catalogue(workspace.storage).close()  # a first run needs no catalogue from before
+        storage = workspace.studies()
+    if dry_run:
+        _dry_run(project, storage, runs, as_json=options.json)
+        return
+    asks = not until_idle and (forever or runs is not None)
+    orders = Orders(
+        jobs=jobs, runs=runs, ask=8 if asks else 0, forever=forever, learn_after=learn_after, grace=grace,
+        lost_after=lost_after, most_failures=max_failures,
+    )  # fmt: skip
+    lost: list[str] = []
+
+    def tell(event: Event) -> None:
+        if event.kind in ("lost", "refused"):
+            lost.append(event.text)
+        if not options.json:
+            line(event.text + (f" ({_figures(project, event.ended)})" if event.ended and event.ended.metrics else ""))
+
+    learner = BackgroundLearner(project.file, workspace.storage, reuse=reuse)
+    with Catalogue(workspace.storage) as catalogue, _ends_on_sigterm():
+        ended = Worker(project, storage, catalogue, orders, learner=learner, tell=tell).work()
+    if options.json:
+        print_json({"runs": [_run_json(e) for e in ended], "lost": lost})
+    else:
+        _sum_up(ended)
+
+
+def _figures(project: Project, ended: Ended) -> str:
+    metrics = ended.metrics or {}
+    known = [f"{o.name} {v:.4g}" for o in project.objectives if (v := metrics.get(o.name)) is not None]
+    return ", ".join([*known, f"{ended.seconds:.0f} s"])
+
+
+def _sum_up(ended: list[Ended]) -> None:
+    from epsopt.cli.output import say
+
+    counts = {state: sum(e.state == state for e in ended) for state in ("complete", "pruned", "fail", "lost")}
+    words = {"complete": "trained", "pruned": "stopped early", "fail": "failed", "lost": "given to other workers"}
+    told = ", ".join(f"{n} {words[s]}" for s, n in counts.items() if n) or "nothing was queued"
+    say(f"{told[:1].upper()}{told[1:]}." + (" 'epsopt report' shows what came of them." if ended else ""))
+
+
+def _run_json(ended: Ended) -> dict[str, Any]:
+    return {
+        "number": ended.number,
+        "run": ended.name,
+        "folder": str(ended.out),
+        "state": ended.state,
+        "params": dict(ended.params),
+        "metrics": None if ended.metrics is None else dict(ended.metrics),
+        "path": ended.path,
+        "checkpoints": ended.n_checkpoints,
+        "failure": ended.failure,
+        "seconds": ended.seconds,
+    }
+
+
+def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json: bool) -> None:
+    import shlex
+
+    from epsopt.cli.output import line, print_json, say
+    from epsopt.studies.loop.queue import recorded_space, waiting
+    from epsopt.studies.loop.run import run_folder
+    from epsopt.studies.project.command import render_command
+
+    queued = waiting(storage, project.name)[:runs]
+    fixed = project.space.fixed if project.space else recorded_space(storage, project.name).fixed if queued else {}
+    planned = []
+    for taken in queued:
+        out = run_folder(project, taken.number)
+        planned.append((taken, render_command(project.command or (), {**fixed, **taken.params}, out, taken.init_from)))
+    if as_json:
+        print_json({"would_run": [{"number": t.number, "command": arguments} for t, arguments in planned]})
+        return
+    for taken, arguments in planned:
+        line(f"{taken.number}: {shlex.join(arguments)}")
+    if not planned:
+        say("Nothing is queued: 'epsopt propose' queues proposals, and 'epsopt work -n 8' asks for them.")
+
+
+@contextmanager
+def _ends_on_sigterm() -> Iterator[None]:
+    """Take SIGTERM, with which clusters end jobs, for Ctrl-C."""
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

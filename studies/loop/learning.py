@@ -1,0 +1,212 @@
+"""Learn from what came back in a process of its own, so that no launch waits for it.
+
+``python -m epsopt.studies.loop.learning`` takes one JSON document on standard input: fits the map again if the
+catalogue has checkpoints that it does not know, and queues proposals if asked and nothing is queued. Of all workers of
+a database one learns at a time: a lease in the catalogue says who.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from sqlalchemy import delete, insert, select
+
+from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.errors import EpsoptError
+from epsopt.zoo.tables import meta
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+LEASE = "learning"
+LEASE_SECONDS = 3600.0
+"""After so long a learner that did not give its lease back counts as dead; fits take minutes."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a learner is to do.
+
+    Attributes:
+        project: the project file.
+        storage: database URL.
+        propose: proposals to queue when none is queued.
+        seed: of map and proposals.
+        reuse: whether proposals may start from checkpoints.
+    """
+
+    project: str
+    storage: str
+    propose: int = 0
+    seed: int = 0
+    reuse: bool = False
+
+
+class BackgroundLearner:
+    """Starts learners, one at a time.
+
+    Args:
+        project: the project file.
+        storage: database URL.
+        seed: of map and proposals.
+        reuse: whether proposals may start from checkpoints.
+    """
+
+    def __init__(self, project: Path, storage: str, *, seed: int = 0, reuse: bool = False) -> None:
+        self._task = Task(str(project), storage, seed=seed, reuse=reuse)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
+
+    def busy(self) -> bool:
+        """Whether one is at it."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, propose: int) -> None:
+        """Begin to learn, then queue so many proposals; does nothing while one is at it."""
+        if self.busy():
+            return
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the learner that writes to it
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "epsopt.studies.loop.learning"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._said,
+            env=environment,
+            start_new_session=True,  # a terminal's Ctrl-C is the worker's to hear
+        )
+        if self._process.stdin is not None:
+            # Not as arguments: a database URL may hold a password, and anybody can list the arguments of a process.
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+                pipe.write(json.dumps({**asdict(self._task), "propose": propose}).encode())
+
+    def trouble(self) -> str | None:
+        """Say why the last one failed; None if it did not, or has not ended."""
+        if self._process is None or self._said is None or not self._process.poll():
+            return None
+        self._said.seek(0)
+        lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else f"learning from the runs ended with status {self._process.returncode}"
+
+    def stop(self) -> None:
+        """End it; the next one starts from what is in the database."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+def learn(task: Task) -> None:
+    """Fit the map if there is something new, and queue proposals if asked: random ones while there are too few runs.
+
+    Raises:
+        EpsoptError: there is too little to learn from, or the project or its database cannot be read.
+    """
+    import optuna
+
+    from epsopt.studies.loop.proposing import propose_next, queue_random, too_few
+    from epsopt.studies.maps import fit_map, load_map, unseen
+    from epsopt.studies.project.file import load_project
+    from epsopt.studies.storage import open_storage
+    from epsopt.zoo.errors import EmptyCatalogue
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    project = load_project(task.project)
+    storage = open_storage(task.storage, create=False)
+    with Catalogue(task.storage) as catalogue, _lease(catalogue, wait=bool(task.propose)) as ours:
+        if not ours:
+            return
+        if project.space is not None and too_few(project.space, catalogue.checkpoints()):
+            if task.propose and not _is_queued(storage, project.name):
+                queue_random(project, storage, project.space, task.propose, task.seed)
+            return
+        try:
+            surrogate, _ = load_map(catalogue)
+            stale = bool(unseen(catalogue, surrogate))
+        except EmptyCatalogue:
+            stale = True
+        if stale:
+            surrogate, _, _ = fit_map(catalogue, seed=task.seed, bounds=project.bounds)
+        if task.propose and not _is_queued(storage, project.name):
+            propose_next(
+                project, storage, surrogate, catalogue.checkpoints(), project.objectives,
+                n=task.propose, seed=task.seed, reuse=task.reuse,
+            )  # fmt: skip
+
+
+def _is_queued(storage: RDBStorage, project: str) -> bool:
+    """Whether a proposal waits already: another worker asked meanwhile."""
+    from epsopt.studies.loop.queue import waiting
+
+    return bool(waiting(storage, project))
+
+
+@contextlib.contextmanager
+def _lease(catalogue: Catalogue, *, wait: bool) -> Iterator[bool]:
+    """Be the only learner of a database; yields False when another one is, unless we wait for it."""
+    mine = f"{socket.gethostname()}:{os.getpid()}"
+    while not _take_lease(catalogue, mine):
+        if not wait:
+            yield False
+            return
+        time.sleep(1.0)
+    try:
+        yield True
+    finally:
+        with catalogue.writing() as connection:
+            held = connection.execute(select(meta.c.value).where(meta.c.key == LEASE)).scalar()
+            if held is not None and json.loads(held)["who"] == mine:
+                connection.execute(delete(meta).where(meta.c.key == LEASE))
+
+
+def _take_lease(catalogue: Catalogue, mine: str) -> bool:
+    now = time.time()
+    with catalogue.writing() as connection:
+        held = connection.execute(select(meta.c.value).where(meta.c.key == LEASE)).scalar()
+        if held is not None and not _has_ended(json.loads(held), now):
+            return False
+        connection.execute(delete(meta).where(meta.c.key == LEASE))
+        connection.execute(insert(meta).values(key=LEASE, value=json.dumps({"who": mine, "since": now})))
+        return True
+
+
+def _has_ended(held: dict[str, str | float], now: float) -> bool:
+    """Whether a lease is free again: too old, or its process on this machine is gone."""
+    if now - float(held["since"]) > LEASE_SECONDS:
+        return True
+    host, _, process = str(held["who"]).rpartition(":")
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def main() -> int:
+    """Do what standard input says; returns the exit status."""
+    with contextlib.suppress(OSError):
+        os.nice(10)  # training comes first
+    try:
+        learn(Task(**json.load(sys.stdin)))
+    except EpsoptError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

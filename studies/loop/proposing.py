@@ -1,0 +1,152 @@
+"""Propose what to train next from all that a catalogue and a study know, and queue it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.storages import RDBStorage
+
+from epsopt.optimize.inference import infer_space
+from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.proposals import FEWEST_RUNS, Proposal, past_runs, propose
+from epsopt.optimize.scoring import measured_table
+from epsopt.optimize.space import Space
+from epsopt.optimize.targets import Objective, Target
+from epsopt.studies.loop.queue import config_of, proposed_trials, record_proposals
+from epsopt.studies.loop.run import folder_of
+from epsopt.studies.project.command import takes_start
+from epsopt.studies.project.file import Project
+from epsopt.surrogate.surrogate import Surrogate
+from epsopt.zoo.errors import UsageError
+from epsopt.zoo.records import Checkpoint
+
+MOST_STARTS = 12
+"""Front checkpoints that are weighed as starts; a larger front is thinned evenly."""
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """What was proposed.
+
+    Attributes:
+        proposals: the most valuable first.
+        numbers: of their trials; where they were not queued, those that they would have got.
+        space: what was searched.
+        n_past: finished runs that were learned from.
+    """
+
+    proposals: tuple[Proposal, ...]
+    numbers: tuple[int, ...]
+    space: Space
+    n_past: int
+
+
+def propose_next(
+    project: Project,
+    storage: RDBStorage,
+    surrogate: Surrogate,
+    checkpoints: Sequence[Checkpoint],
+    objectives: Sequence[Objective],
+    targets: Sequence[Target] = (),
+    *,
+    n: int = 8,
+    level: float = 0.9,
+    seed: int = 0,
+    reuse: bool = False,
+    record: bool = True,
+    progress: Callable[[str, float], None] | None = None,
+) -> Proposed:
+    """Propose the next training runs, none of which ran, runs or waits already, and queue them.
+
+    Args:
+        project: the space, unless it is to be inferred, and the train command.
+        storage: where the study of proposals is.
+        surrogate: the fitted map.
+        checkpoints: the catalogue's.
+        objectives: what to push.
+        targets: become constraints.
+        n: how many.
+        level: coverage of the intervals.
+        seed: the same seed proposes the same, until something changes.
+        reuse: whether some may start from a checkpoint of the measured front.
+        record: whether to queue them.
+        progress: called as ``progress(what, share done)``.
+
+    Raises:
+        UsageError: ``reuse`` without a place for the start in the train command; or as :func:`propose`.
+        EmptyCatalogue: as :func:`propose`.
+    """
+    if reuse and (project.command is None or not takes_start(project.command)):
+        raise UsageError(
+            f"{project.file}: reuse needs a train command that takes the checkpoint to start from: add a list such as "
+            '["--init-from", "{init_from}"] to train.command'
+        )
+    trials = proposed_trials(storage, project.name)
+    # A run that started from another's checkpoint says little of where its hyperparameters alone lead.
+    reused = {folder_of(project, t) for t in trials if "init_from" in t.user_attrs}
+    scratch = [c for c in checkpoints if reused.isdisjoint(Path(c.path).parents)]
+    past = past_runs(surrogate, scratch)
+    space = project.space or infer_space([r.config for r in past])
+    before = [config_of(t) for t in trials if "init_from" not in t.user_attrs]
+    pending = [config_of(t) for t in trials if not t.state.is_finished() and "init_from" not in t.user_attrs]
+    starts = front_checkpoints(surrogate, checkpoints, objectives) if reuse else []
+    proposals = propose(
+        surrogate, space, past, objectives, targets,
+        n=n, level=level, seed=seed, avoid=before, pending=pending, starts=starts, progress=progress,
+    )  # fmt: skip
+    if record:
+        numbers = record_proposals(storage, project.name, objectives, space, proposals, level=level)
+    else:
+        numbers = list(range(len(trials), len(trials) + len(proposals)))
+    return Proposed(tuple(proposals), tuple(numbers), space, len(past))
+
+
+@dataclass(frozen=True)
+class _Unpredicted:
+    """A configuration of which nothing is known yet."""
+
+    params: Mapping[str, Any]
+    point: Mapping[str, float] = field(default_factory=dict)
+    low: Mapping[str, float] = field(default_factory=dict)
+    high: Mapping[str, float] = field(default_factory=dict)
+    probability: float | None = None
+    init_from: str | None = None
+
+
+def too_few(space: Space, checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether there are too few runs to learn proposals from."""
+    configs = {c.run_id: c.hyperparameters for c in checkpoints if any(v is not None for v in c.metrics.values())}
+    return sum(space.describes(config) for config in configs.values()) < FEWEST_RUNS
+
+
+def queue_random(project: Project, storage: RDBStorage, space: Space, n: int, seed: int = 0) -> list[int]:
+    """Queue random configurations, with nothing predicted of them: what a search begins with.
+
+    Returns:
+        Their trials' numbers.
+    """
+    begun = len(proposed_trials(storage, project.name))  # the next ones differ from those before
+    configs = [_Unpredicted(c) for c in space.sample(n, np.random.default_rng([seed, begun]))]
+    return record_proposals(storage, project.name, project.objectives, space, configs)
+
+
+def front_checkpoints(
+    surrogate: Surrogate, checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]
+) -> list[Checkpoint]:
+    """Return checkpoints of the measured front that the map knows, at most MOST_STARTS, spread over the front."""
+    known = set(surrogate.memory.keys)
+    mapped = [c for c in checkpoints if c.sha256 in known and Path(c.path).is_file()]
+    table = measured_table([c.metrics for c in mapped], objectives)
+    front = [mapped[i] for i in non_dominated(table, [o.maximize for o in objectives]).indices]
+    front.sort(key=lambda c: _first(c.metrics, objectives))
+    if len(front) <= MOST_STARTS:
+        return front
+    return [front[round(i * (len(front) - 1) / (MOST_STARTS - 1))] for i in range(MOST_STARTS)]
+
+
+def _first(metrics: Mapping[str, float | None], objectives: Sequence[Objective]) -> float:
+    return float(metrics[objectives[0].name] or 0.0)

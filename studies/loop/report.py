@@ -1,0 +1,181 @@
+"""What the proposals of a project came to: predicted against measured, and how far the front moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from epsopt.optimize.outcome import Accuracy, FrontGain, accuracy, front_gain
+from epsopt.optimize.pareto import hypervolume
+from epsopt.optimize.scoring import measured_table
+from epsopt.studies.loop.queue import config_of, proposed_trials
+from epsopt.studies.loop.run import folder_of
+from epsopt.studies.project.file import Project
+from epsopt.zoo.errors import EmptyCatalogue
+from epsopt.zoo.records import Checkpoint
+
+WORDS = {"complete": "trained", "pruned": "stopped early", "fail": "failed"}
+"""What states of trials are called where people read them."""
+
+
+@dataclass(frozen=True)
+class ProposalOutcome:
+    """A proposal, what was predicted of it before it ran, and what it measured.
+
+    Attributes:
+        number: of its trial.
+        params: its hyperparameters.
+        point: predicted metrics.
+        low: lower ends of their intervals.
+        high: upper ends.
+        level: what share of measurements the intervals are meant to hold.
+        measured: metrics of the last checkpoint of a run that ended by itself; ``None`` while it has none.
+        path: that checkpoint's file.
+        state: ``waiting``, ``running``, ``complete``, ``pruned`` or ``fail``.
+        init_from: the checkpoint that it started from; ``None`` from scratch.
+        retry_of: number of the proposal that it repeats, because the worker of that one was lost.
+        why: why it failed or was stopped, in one line.
+        finished: when.
+        checkpoints: how many it wrote.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    point: Mapping[str, float]
+    low: Mapping[str, float]
+    high: Mapping[str, float]
+    level: float
+    measured: Mapping[str, float | None] | None
+    path: str | None
+    state: str
+    init_from: str | None
+    retry_of: int | None
+    why: str | None
+    finished: datetime | None
+    checkpoints: int
+
+
+@dataclass(frozen=True)
+class LoopReport:
+    """How the rounds of proposals went.
+
+    Attributes:
+        proposals: every proposal, in order.
+        gain: how the measured front moved, counting every checkpoint of the proposed runs.
+        accuracy: predictions against measurements of final checkpoints, one entry per predicted metric.
+        over_time: the same after each run that ended, in the order in which they ended.
+        hypervolumes: of the measured front after each of them, as ``gain`` measures it.
+        old: checkpoints of earlier runs.
+        new: checkpoints of proposed runs.
+    """
+
+    proposals: tuple[ProposalOutcome, ...]
+    gain: FrontGain
+    accuracy: tuple[Accuracy, ...]
+    over_time: tuple[tuple[Accuracy, ...], ...]
+    hypervolumes: tuple[float, ...]
+    old: tuple[Checkpoint, ...]
+    new: tuple[Checkpoint, ...]
+
+    def measured(self) -> list[ProposalOutcome]:
+        """Return the proposals whose runs ended by themselves, in the order in which they ended."""
+        done = [p for p in self.proposals if p.measured is not None]
+        return sorted(done, key=lambda p: (p.finished or datetime.min, p.number))  # noqa: DTZ901 - as Optuna's
+
+
+def loop_report(project: Project, storage: RDBStorage, checkpoints: Sequence[Checkpoint]) -> LoopReport:
+    """Put together what was proposed and what it came to.
+
+    A run that was stopped early counts for the front, with what it measured, but not for the accuracy: predictions are
+    of where runs end.
+
+    Args:
+        project: names the study and the objectives.
+        storage: where the study is.
+        checkpoints: the catalogue's.
+
+    Raises:
+        EmptyCatalogue: nothing was proposed yet, or no earlier run was measured.
+    """
+    trials = proposed_trials(storage, project.name)
+    if not trials:
+        raise EmptyCatalogue(f"{project.name} has no proposals yet: run 'epsopt propose' first")
+    proposals = tuple(_outcome(t) for t in trials)
+    folders = {folder_of(project, t).resolve(): t.number for t in trials}
+    proposed = {c.id: n for c in checkpoints if (n := _owner(folders, c)) is not None}
+    new = tuple(c for c in checkpoints if c.id in proposed)
+    old = tuple(c for c in checkpoints if c.id not in proposed)
+    before = measured_table([c.metrics for c in old], project.objectives)
+    if np.isnan(before).any(axis=1).all():
+        raise EmptyCatalogue("no earlier checkpoint has every objective measured, so there is no front to compare with")
+    gain = front_gain(before, measured_table([c.metrics for c in new], project.objectives), project.objectives)
+    report = LoopReport(proposals, gain, (), (), (), old, new)
+    done = report.measured()
+    names = sorted({name for p in done for name in p.point})
+    steps = tuple(tuple(_accuracy(done[: i + 1], names)) for i in range(len(done)))
+    return LoopReport(
+        proposals=proposals,
+        gain=gain,
+        accuracy=steps[-1] if steps else (),
+        over_time=steps,
+        hypervolumes=_hypervolumes(project, report, proposed),
+        old=old,
+        new=new,
+    )
+
+
+def _owner(folders: Mapping[Path, int], checkpoint: Checkpoint) -> int | None:
+    return next((folders[f] for f in Path(checkpoint.path).parents if f in folders), None)
+
+
+def _accuracy(done: Sequence[ProposalOutcome], names: Sequence[str]) -> list[Accuracy]:
+    known = [[(p.point, p.low, p.high) for p in done if name in p.point] for name in names]
+    measured = [[p.measured or {} for p in done if name in p.point] for name in names]
+    return [accuracy(k, m, [name])[0] for name, k, m in zip(names, known, measured, strict=True)]
+
+
+def _hypervolumes(project: Project, report: LoopReport, proposed: Mapping[int, int]) -> tuple[float, ...]:
+    """Hypervolume of all that was measured after each proposed run, stopped and failed ones too."""
+    ended = [p for p in report.proposals if p.finished is not None and p.checkpoints]
+    ended.sort(key=lambda p: (p.finished or datetime.min, p.number))  # noqa: DTZ901 - as Optuna's
+    maximize = [o.maximize for o in project.objectives]
+    tables = [
+        measured_table([c.metrics for c in group], project.objectives)
+        for group in [
+            report.old,
+            *([c for c in report.new if proposed[c.id] == p.number] for p in ended),
+        ]
+    ]
+    known = [table[~np.isnan(table).any(axis=1)] for table in tables]
+    reference = np.array(report.gain.reference)
+    return tuple(hypervolume(np.vstack(known[: i + 1]), reference, maximize) for i in range(len(known)))
+
+
+def _outcome(trial: FrozenTrial) -> ProposalOutcome:
+    attributes = trial.user_attrs
+    point = {k.removeprefix("predicted."): float(v) for k, v in attributes.items() if k.startswith("predicted.")}
+    ends = {k.removeprefix("interval."): v for k, v in attributes.items() if k.startswith("interval.")}
+    measured = {k.removeprefix("measured."): v for k, v in attributes.items() if k.startswith("measured.")}
+    return ProposalOutcome(
+        number=trial.number,
+        params=config_of(trial),
+        point=point,
+        low={name: float(low) for name, (low, _) in ends.items()},
+        high={name: float(high) for name, (_, high) in ends.items()},
+        level=float(attributes.get("level", 0.9)),
+        measured=measured if trial.state == TrialState.COMPLETE else None,
+        path=attributes.get("path"),
+        state=trial.state.name.lower(),
+        init_from=attributes.get("init_from"),
+        retry_of=attributes.get("retry_of"),
+        why=attributes.get("failure") or attributes.get("stopped.reason"),
+        finished=trial.datetime_complete,
+        checkpoints=len(attributes.get("checkpoints", ())),
+    )

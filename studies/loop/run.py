@@ -1,0 +1,290 @@
+"""One training run under a worker's eyes: its folder, its program, its checkpoints, its outcome."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from epsopt.optimize.space import Space
+from epsopt.studies.kinds import Decision, Stopper
+from epsopt.studies.loop.claims import finish
+from epsopt.studies.loop.launch import Launch, Training
+from epsopt.studies.loop.queue import Taken, outcome_attributes
+from epsopt.studies.project.command import render_command
+from epsopt.studies.project.file import Project
+from epsopt.studies.records.recording import record_measured
+from epsopt.studies.show.figure import complete_values
+from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.errors import EpsoptError
+from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.records import Checkpoint
+from epsopt.zoo.scan import scan
+
+State = Literal["complete", "pruned", "fail", "lost"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that ended.
+
+    Attributes:
+        number: of its trial.
+        name: of its folder.
+        out: its folder.
+        params: its hyperparameters.
+        state: of the trial: ``complete``; ``pruned`` when the stopper ended it; ``fail``; or ``lost``, when others had
+            taken this worker for dead.
+        metrics: measured on its last checkpoint, None without one.
+        path: that checkpoint.
+        n_checkpoints: how many it wrote.
+        failure: why it failed or was stopped, in one line.
+        seconds: how long it took.
+    """
+
+    number: int
+    name: str
+    out: Path
+    params: Mapping[str, Any]
+    state: State
+    metrics: Mapping[str, float | None] | None
+    path: str | None
+    n_checkpoints: int
+    failure: str | None
+    seconds: float
+
+    def sentence(self) -> str:
+        """Say it in one line."""
+        if self.state == "complete":
+            return f"{self.name}: trained"
+        if self.state == "pruned":
+            return f"{self.name}: stopped after {self.n_checkpoints} checkpoints, {self.failure}"
+        if self.state == "lost":
+            return f"{self.name}: given to another worker meanwhile; stopped"
+        return f"{self.name}: failed, {self.failure}"
+
+
+class Terms(Protocol):
+    """How runs are started and watched (a worker's orders)."""
+
+    @property
+    def jobs(self) -> int:
+        """Runs at a time."""
+
+    @property
+    def grace(self) -> float:
+        """Seconds between SIGTERM and SIGKILL."""
+
+    @property
+    def watch(self) -> float:
+        """Seconds between looks at the folder."""
+
+
+def run_folder(project: Project, number: int) -> Path:
+    """Return where a proposal's run goes, by its trial's number, if nothing is there yet."""
+    return project.runs / f"proposal_{number:03d}"
+
+
+def folder_of(project: Project, trial: FrozenTrial) -> Path:
+    """Return the folder of a proposal's run: where it went, or else where it would go."""
+    folder: Any = trial.user_attrs.get("folder")
+    return Path(folder) if isinstance(folder, str) else run_folder(project, trial.number)
+
+
+def prepare(
+    project: Project, storage: RDBStorage, catalogue: Catalogue, space: Space, taken: Taken, terms: Terms
+) -> Run | Ended:
+    """Make the folder of a run and start its program; what cannot be started has ended."""
+    out = _new_folder(project, taken.number)
+    _say(storage, taken, "folder", str(out))
+    try:
+        arguments = render_command(project.command or (), {**space.fixed, **taken.params}, out, taken.init_from)
+        threads = max(1, _cores() // max(terms.jobs, 1))
+        training = Training(Launch(tuple(arguments), out, project.cwd, threads, terms.grace))
+    except EpsoptError as error:
+        finish(storage, taken.trial_id, TrialState.FAIL, None, {"failure": str(error), "provenance": "training failed"})
+        return Ended(taken.number, out.name, out, taken.params, "fail", None, None, 0, str(error), 0.0)
+    return Run(project, storage, catalogue, taken, training, terms.watch)
+
+
+def _new_folder(project: Project, number: int) -> Path:
+    """Make a folder that no other run, of this database or of a former one, has written to."""
+    project.runs.mkdir(parents=True, exist_ok=True)
+    first = run_folder(project, number)
+    for out in (first, *(first.with_name(f"{first.name}-{i}") for i in range(2, 10_000))):
+        try:
+            out.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise EpsoptError(f"{out}: the run's folder cannot be made: {error.strerror or error}") from error
+        return out
+    raise EpsoptError(f"{first}: there are 10,000 folders of that name: clear the runs of former databases")
+
+
+def _say(storage: RDBStorage, taken: Taken, name: str, value: Any) -> None:
+    with contextlib.suppress(UpdateFinishedTrialError):  # given to others meanwhile: the next heartbeat tells
+        storage.set_trial_user_attr(taken.trial_id, name, value)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class Run:
+    """A training program that runs for a claimed trial.
+
+    Attributes:
+        project: names the objectives and the hook that embeds checkpoints.
+        storage: where the trial is.
+        catalogue: takes the checkpoints.
+        taken: the proposal.
+        training: the program.
+        watch: seconds between looks at its folder.
+    """
+
+    project: Project
+    storage: RDBStorage
+    catalogue: Catalogue
+    taken: Taken
+    training: Training
+    watch: float = 1.0
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    decision: Decision | None = None
+
+    def __post_init__(self) -> None:
+        self._seen: frozenset[tuple[str, object]] = frozenset()
+        self._looked = time.monotonic()
+        self._stopping = False
+
+    @property
+    def number(self) -> int:
+        """Of its trial."""
+        return self.taken.number
+
+    @property
+    def name(self) -> str:
+        """Of its folder, and so of the run in the catalogue."""
+        return self.training.launch.out.name
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Active hyperparameters by name."""
+        return self.taken.params
+
+    @property
+    def init_from(self) -> str | None:
+        """The checkpoint that it started from, None from scratch."""
+        return self.taken.init_from
+
+    def look(self, stopper: Stopper | None, *, lost: bool) -> Ended | None:
+        """See whether it has ended or written checkpoints, and whether it should go on.
+
+        Args:
+            stopper: decides at each new checkpoint.
+            lost: whether the trial is no longer this worker's.
+
+        Returns:
+            How it ended; None while it runs.
+        """
+        status = self.training.poll()
+        if status is not None:
+            self.training.close()
+            self._read()
+            return self._tell(status, lost=lost)
+        if self._stopping:
+            return None
+        if lost:
+            self._stopping = True
+            self.training.stop()
+        elif time.monotonic() - self._looked >= self.watch:
+            self._looked = time.monotonic()
+            if self._read() and self.checkpoints and stopper is not None:
+                decision = stopper.should_stop(self, self.checkpoints)
+                if decision.stop:
+                    self.decision, self._stopping = decision, True
+                    self.training.stop()
+        return None
+
+    def _read(self) -> bool:
+        """Take new checkpoints into the catalogue and tell the study of them; whether there was anything new."""
+        out = self.training.launch.out
+        seen = frozenset((str(f.path), f.identity) for f in scan(out).files)
+        if seen == self._seen:
+            return False
+        report = ingest(self.catalogue, out, root=self.project.runs, embed=self.project.embed, jobs=1)
+        if not report.waiting:  # what is still being written is looked at again
+            self._seen = seen
+        found = self.catalogue.checkpoints(within=out)
+        if [c.sha256 for c in found] == [c.sha256 for c in self.checkpoints]:
+            return False
+        self.checkpoints = sorted(found, key=lambda c: (c.epoch is not None, c.epoch or 0, c.path))
+        if self.training.poll() is None:
+            _say(self.storage, self.taken, "checkpoints", self._curve())
+        return True
+
+    def _curve(self) -> list[dict[str, Any]]:
+        names = [o.name for o in self.project.objectives]
+        return [
+            {"epoch": c.epoch, "path": c.path, "metrics": {n: c.metrics.get(n) for n in names}}
+            for c in self.checkpoints
+        ]
+
+    def _tell(self, status: int, *, lost: bool) -> Ended:
+        last = self.checkpoints[-1] if self.checkpoints else None
+        metrics = None if last is None else last.metrics
+        values = None if metrics is None else complete_values(self.project.objectives, metrics)
+        state, failure = TrialState.COMPLETE, None
+        said: dict[str, Any] = {}
+        if self.decision is not None:
+            # Optuna takes no values with PRUNED; what was measured is in the attributes, and every checkpoint is a
+            # trial of the study of measurements.
+            state, values, failure = TrialState.PRUNED, None, self.decision.reason
+            said = {"stopped.probability": float(self.decision.probability), "stopped.reason": self.decision.reason}
+        elif status != 0:
+            state, values, failure = TrialState.FAIL, None, self.training.failure(status)
+        elif values is None:
+            state, failure = TrialState.FAIL, self._nothing_measured(last)
+        provenance = "training failed" if state == TrialState.FAIL else "measured"
+        said |= outcome_attributes(metrics, None if last is None else last.path, provenance)
+        if state == TrialState.FAIL:
+            said["failure"] = failure
+        said["checkpoints"] = self._curve()
+        if self.checkpoints:  # before the trial ends: whoever is cut off here does both again
+            record_measured(self.storage, self.project.name, self.project.objectives, self.checkpoints)
+        if lost or not finish(self.storage, self.taken.trial_id, state, values, said):
+            state = TrialState.RUNNING  # somebody else's now
+        ended: dict[TrialState, State] = {
+            TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "fail",
+        }  # fmt: skip
+        return Ended(
+            number=self.number,
+            name=self.name,
+            out=self.training.launch.out,
+            params=self.params,
+            state=ended.get(state, "lost"),
+            metrics=metrics,
+            path=None if last is None else last.path,
+            n_checkpoints=len(self.checkpoints),
+            failure=failure,
+            seconds=time.monotonic() - self.training.started,
+        )
+
+    def _nothing_measured(self, last: Checkpoint | None) -> str:
+        if last is None:
+            failed = {f.path: f.reason for f in self.catalogue.failures()}
+            mine = [f"{p}: {r}" for p, r in failed.items() if Path(p).is_relative_to(self.training.launch.out)]
+            return f"it ended well but left no checkpoint that can be read in {self.training.launch.out}" + (
+                f" ({mine[0]})" if mine else ""
+            )
+        lacking = [o.name for o in self.project.objectives if last.metrics.get(o.name) is None]
+        return f"its last checkpoint has no finite {', '.join(lacking)}: {last.path}"

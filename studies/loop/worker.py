@@ -1,0 +1,299 @@
+"""A worker: takes proposals, trains them, watches their checkpoints, stops what is hopeless, tells the study."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
+
+from epsopt.optimize.space import Space
+from epsopt.studies.kinds import Stopper
+from epsopt.studies.loop.claims import Lost, give_back, reap, unfinished
+from epsopt.studies.loop.heartbeat import Heartbeat
+from epsopt.studies.loop.launch import stop_all
+from epsopt.studies.loop.queue import Taken, recorded_space, study_name, take_proposal
+from epsopt.studies.loop.run import Ended, Run, prepare
+from epsopt.studies.project.file import Project
+from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
+
+BEATS = 4
+"""Heartbeats within the time after which a worker counts as lost: three may fail."""
+
+EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a worker tells while it works.
+
+    Attributes:
+        kind: what happened.
+        text: the same in one line.
+        ended: the run that ended, if one did.
+    """
+
+    kind: EventKind
+    text: str
+    ended: Ended | None = None
+
+
+class Learner(Protocol):
+    """Learns in the background, and queues more proposals when asked (learning.py)."""
+
+    def busy(self) -> bool:
+        """Whether it is at it."""
+
+    def start(self, propose: int) -> None:
+        """Begin to learn from what came back, then queue so many proposals; does nothing while it is busy."""
+
+    def trouble(self) -> str | None:
+        """Say why the last one failed; None if it did not."""
+
+    def stop(self) -> None:
+        """End it."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """How a worker works.
+
+    Attributes:
+        jobs: runs at a time.
+        runs: how many runs in all; None sets no limit.
+        ask: proposals to ask the learner for when none is queued; 0 never asks.
+        forever: whether to wait for more when nothing is queued and nobody is asked.
+        learn_after: finished runs after which the learner learns from them; 0 never does.
+        grace: seconds between SIGTERM and SIGKILL when a run is stopped.
+        lost_after: seconds without a heartbeat after which another worker's run is given to others; the same for all
+            workers of a study.
+        watch: seconds between looks at the folders of running programs.
+        most_failures: failed runs in a row after which the worker gives up.
+    """
+
+    jobs: int = 1
+    runs: int | None = None
+    ask: int = 0
+    forever: bool = False
+    learn_after: int = 0
+    grace: float = 30.0
+    lost_after: float = 120.0
+    watch: float = 1.0
+    most_failures: int = 3
+
+
+@dataclass
+class Worker:
+    """One process that trains proposals; any number of them may share a database.
+
+    Attributes:
+        project: names the study, the objectives, the train command, and the folder of runs.
+        storage: where the study is.
+        catalogue: takes the checkpoints.
+        orders: how to work.
+        stopper: decides at each new checkpoint whether its run goes on; None lets all runs end.
+        learner: learns in the background; None never learns or asks.
+        tell: given every event.
+        name: who this is: machine and process.
+    """
+
+    project: Project
+    storage: RDBStorage
+    catalogue: Catalogue
+    orders: Orders = field(default_factory=Orders)
+    stopper: Stopper | None = None
+    learner: Learner | None = None
+    tell: Callable[[Event], None] = lambda _event: None
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
+
+    def __post_init__(self) -> None:
+        self._runs: list[Run] = []
+        self._ended: list[Ended] = []
+        self._launched = 0
+        self._learned = 0  # of the runs that ended, those that were learned from
+        self._failures = 0  # in a row
+        self._reaped = -float("inf")
+        self._space: Space | None = None
+        self._nothing_at = -float("inf")  # when the queue was last found empty
+        self._refused_since: float | None = None
+
+    def work(self) -> list[Ended]:
+        """Work until the orders are carried out.
+
+        A run that fails is told to the study with the reason, and the next one is taken. When this is interrupted,
+        running programs are stopped and their proposals queued again.
+
+        Returns:
+            The runs that ended, in that order.
+
+        Raises:
+            UsageError: the project has no train command, or runs where no program can write.
+            EpsoptError: nothing was ever proposed and nobody is asked; too many failures in a row; or the learner
+                could not propose. Nothing runs any more then.
+        """
+        if self.project.command is None:
+            raise UsageError(f"{self.project.file} has no train command: add [train] with command = [...]")
+        if not isinstance(self.project.runs, type(Path())):
+            raise UsageError(f"{self.project.file}: runs = {self.project.runs}: training needs a folder, not a URL")
+        with Heartbeat(self.storage, self.orders.lost_after / BEATS) as heart:
+            try:
+                while self._patiently(heart):
+                    time.sleep(min(0.1, self.orders.watch) if self._runs else self.orders.watch)
+                self._learn(1)
+                while self.learner is not None and self.learner.busy():
+                    time.sleep(0.1)
+            except BaseException:
+                self._abandon(heart)
+                raise
+        return self._ended
+
+    def _patiently(self, heart: Heartbeat) -> bool:
+        """Step; while programs run, a database that does not answer for a while is waited for."""
+        try:
+            more = self._step(heart)
+        except (SQLAlchemyError, StorageInternalError, CatalogueError) as error:
+            self._refused_since = self._refused_since or time.monotonic()
+            if not self._runs or time.monotonic() - self._refused_since > self.orders.lost_after:
+                raise CatalogueError(f"the database does not answer: {str(error).splitlines()[0]}") from error
+            return True
+        self._refused_since = None
+        return more
+
+    def _step(self, heart: Heartbeat) -> bool:
+        """Do what there is to do now; False when there is nothing left."""
+        self._reap()
+        for run in list(self._runs):
+            ended = run.look(self.stopper, lost=heart.has_lost(run.taken.trial_id))
+            if ended is not None:
+                self._runs.remove(run)
+                heart.release(run.taken.trial_id)
+                self._settle(ended)
+        if self._failures >= self.orders.most_failures:
+            if self._runs:
+                return True
+            raise EpsoptError(
+                f"{self._failures} runs in a row failed, the last one: {self._ended[-1].failure}; the worker stops, "
+                "what is queued stays queued"
+            )
+        self._learn(self.orders.learn_after)
+        more = self._fill(heart)
+        return bool(self._runs) or more
+
+    def _reap(self) -> None:
+        if time.monotonic() - self._reaped < self.orders.lost_after / BEATS:
+            return
+        self._reaped = time.monotonic()
+        study_id = self._study_id()
+        for lost in [] if study_id is None else reap(self.storage, study_id, self.orders.lost_after):
+            self.tell(Event("lost", _lost(lost)))
+
+    def _study_id(self) -> int | None:
+        try:
+            return self.storage.get_study_id_from_name(study_name(self.project.name))
+        except KeyError:
+            return None
+
+    def _fill(self, heart: Heartbeat) -> bool:
+        """Start runs while there is room; False when no more will come."""
+        while len(self._runs) < self.orders.jobs:
+            if self.orders.runs is not None and self._launched >= self.orders.runs:
+                return False
+            if self._runs and time.monotonic() - self._nothing_at < self.orders.watch:
+                return True
+            taken = self._take()
+            if taken is None:
+                self._nothing_at = time.monotonic()
+                return self._wait_for_more()
+            self._launched += 1
+            heart.hold(taken.trial_id)
+            try:
+                prepared = prepare(self.project, self.storage, self.catalogue, self._known_space(), taken, self.orders)
+            except BaseException:
+                heart.release(taken.trial_id)  # so that it is taken for lost, and queued again
+                raise
+            if isinstance(prepared, Ended):
+                heart.release(taken.trial_id)
+                self._settle(prepared)
+                if self._failures >= self.orders.most_failures:
+                    return True
+            else:
+                self._runs.append(prepared)
+                start = f" from {taken.init_from}" if taken.init_from else ""
+                self.tell(Event("started", f"{prepared.name}: started{start}"))
+        return True
+
+    def _take(self) -> Taken | None:
+        if self._study_id() is None:
+            if self.orders.ask or self.orders.forever:
+                return None
+            raise EpsoptError(f"{self.project.name} has no proposals yet: run 'epsopt propose' first")
+        while True:
+            try:
+                return take_proposal(self.storage, self.project.name, self._known_space(), worker=self.name)
+            except UsageError as error:  # queued by somebody who did not check; its trial says so too
+                self.tell(Event("refused", str(error)))
+
+    def _known_space(self) -> Space:
+        if self.project.space is not None:
+            return self.project.space
+        if self._space is None or not self._runs:  # inferred: it grows with the runs
+            self._space = recorded_space(self.storage, self.project.name)
+        return self._space
+
+    def _wait_for_more(self) -> bool:
+        """Nothing is queued: ask for more, or wait for those that others may leave behind."""
+        if self.orders.ask and self.learner is not None:
+            trouble = self.learner.trouble()
+            if trouble is not None and not self._runs:
+                raise EpsoptError(trouble)
+            if not self.learner.busy() and trouble is None:
+                room = self.orders.ask
+                if self.orders.runs is not None:
+                    room = min(room, self.orders.runs - self._launched)
+                self._learned = len(self._ended)
+                self.learner.start(room)
+                self.tell(Event("asking", f"nothing is queued: asking for {room} proposals"))
+            return True
+        if self.orders.forever:
+            return True
+        study_id = self._study_id()
+        # Another worker may die yet, and what it ran would be queued again.
+        return study_id is not None and any(unfinished(self.storage, study_id))
+
+    def _learn(self, runs: int) -> None:
+        """Have the learner learn if so many runs ended since it last did."""
+        due = self.orders.learn_after > 0 and len(self._ended) - self._learned >= runs
+        if due and self.learner is not None and not self.learner.busy():
+            self._learned = len(self._ended)
+            self.learner.start(0)
+            self.tell(Event("learning", "learning from what came back, in the background"))
+
+    def _settle(self, ended: Ended) -> None:
+        self._ended.append(ended)
+        self._failures = self._failures + 1 if ended.state == "fail" else 0
+        self.tell(Event("ended", ended.sentence(), ended))
+
+    def _abandon(self, heart: Heartbeat) -> None:
+        """Stop everything; what ran is queued again, whatever its number of retries."""
+        if self.learner is not None:
+            self.learner.stop()
+        stop_all([run.training for run in self._runs])
+        study_id = self._study_id()
+        for run in self._runs if study_id is not None else []:
+            heart.release(run.taken.trial_id)
+            number = give_back(self.storage, study_id or 0, run.taken.trial_id, "its worker was interrupted")
+            if number is not None:
+                self.tell(Event("lost", f"{run.name}: stopped; queued again as proposal {number}"))
+
+
+def _lost(lost: Lost) -> str:
+    after = f"queued again as proposal {lost.retry}" if lost.retry is not None else "it was retried before: given up"
+    return f"proposal {lost.number}: its worker {lost.worker} stopped answering; {after}"

@@ -1,0 +1,1 @@
+"""Optuna studies of what was measured and what was found."""

@@ -1,0 +1,292 @@
+"""A worker with a fake training program: every way in which a run can end, and how workers make up for each other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from epsopt.optimize.space import Parameter, Space
+from epsopt.studies import open_storage, record_proposals
+from epsopt.studies.loop.claims import reap
+from epsopt.studies.loop.worker import Orders, Worker
+from epsopt.studies.project.file import Project
+from epsopt.zoo import Catalogue
+from epsopt.zoo.errors import EpsoptError, UsageError
+
+from .fakes import COVERAGE, DIST_CORR, FakeProposal
+
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "fake_training.py"
+SPACE = Space(
+    (
+        Parameter("lr", "float", 0.0, 1.0),
+        Parameter("mode", "categorical", choices=("ok", "fail", "deaf", "unmeasured")),
+        Parameter("epochs", "int", 1, 100),
+        Parameter("seconds", "float", 0.0, 10.0),
+    )
+)
+COMMAND = (
+    "{python}", "-I", "-S", str(PROGRAM), "--out", "{out}", "--lr", "{lr}", "--mode", "{mode}", "--epochs", "{epochs}",
+    "--seconds", "{seconds}", ("--init-from", "{init_from}"),
+)  # fmt: skip
+ORDERS = Orders(watch=0.03, lost_after=60, grace=5)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A project with a queue."""
+
+    project: Project
+
+    @property
+    def storage(self):
+        return open_storage(self.project.storage)
+
+    def queue(self, *configs: dict, init_from: str | None = None) -> None:
+        defaults = {"lr": 0.5, "mode": "ok", "epochs": 1, "seconds": 0.0}
+        proposals = [
+            FakeProposal({**defaults, "lr": 0.5 + i / 100, **c}, init_from=init_from) for i, c in enumerate(configs)
+        ]
+        record_proposals(self.storage, "p", self.project.objectives, SPACE, proposals)
+
+    def work(self, orders: Orders = ORDERS, **more):
+        with Catalogue(self.project.storage) as catalogue:
+            return Worker(self.project, self.storage, catalogue, orders, **more).work()
+
+    def trials(self, study: str = "p/proposals"):
+        return optuna.load_study(study_name=study, storage=self.storage).trials
+
+    def states(self) -> list[str]:
+        return [t.state.name for t in self.trials()]
+
+
+@pytest.fixture
+def loop(tmp_path, url) -> Loop:
+    return Loop(
+        Project(
+            "p", tmp_path / "epsopt.toml", tmp_path / "runs", url, (COVERAGE, DIST_CORR), {}, SPACE, COMMAND, tmp_path
+        )
+    )
+
+
+def test_a_run_becomes_a_finished_trial_and_all_its_checkpoints_are_measured(loop):
+    loop.queue({"epochs": 3}, {"epochs": 2})
+    ended = loop.work(replace(ORDERS, jobs=2))
+    assert sorted((e.number, e.state, e.n_checkpoints) for e in ended) == [(0, "complete", 3), (1, "complete", 2)]
+    trial = loop.trials()[0]
+    assert trial.values == pytest.approx([0.85, 0.15])
+    assert [c["epoch"] for c in trial.user_attrs["checkpoints"]] == [1, 2, 3]
+    assert trial.user_attrs["path"].endswith("proposal_000/epoch_003.safetensors")
+    assert Path(trial.user_attrs["folder"], "stdout.txt").read_text() == "training\n"
+    with Catalogue(loop.project.storage) as catalogue:
+        assert [(c.run, c.epoch) for c in catalogue.checkpoints()] == [
+            ("proposal_000", 1), ("proposal_000", 2), ("proposal_000", 3), ("proposal_001", 1), ("proposal_001", 2),
+        ]  # fmt: skip
+    assert len(loop.trials("p/measured")) == 5
+
+
+def test_a_run_that_fails_says_why_and_the_worker_goes_on(loop):
+    loop.queue({"mode": "fail"}, {"mode": "unmeasured"}, {})
+    ended = sorted(loop.work(), key=lambda e: e.number)
+    assert [e.state for e in ended] == ["fail", "fail", "complete"]
+    assert ended[0].failure == "exit status 3: ValueError: lr is no good"
+    assert "no finite coverage, dist_corr" in ended[1].failure
+    assert loop.trials()[0].user_attrs["failure"] == ended[0].failure
+    assert loop.states() == ["FAIL", "FAIL", "COMPLETE"]
+
+
+def test_failures_in_a_row_end_the_worker_with_a_sentence_and_leave_the_queue(loop):
+    loop.queue(*({"mode": "fail"} for _ in range(5)))
+    with pytest.raises(EpsoptError, match="3 runs in a row failed, the last one: exit status 3: ValueError"):
+        loop.work()
+    assert loop.states() == ["FAIL"] * 3 + ["WAITING"] * 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    stop: bool
+    probability: float
+    reason: str
+
+
+class StopsAt:
+    """A stopper that has seen enough at some epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.seen: list[tuple[str, int]] = []
+
+    def should_stop(self, run, checkpoints_so_far) -> Verdict:
+        self.seen.append((run.name, len(checkpoints_so_far)))
+        assert [c.epoch for c in checkpoints_so_far] == list(range(1, len(checkpoints_so_far) + 1))
+        return Verdict(len(checkpoints_so_far) >= self.epoch, 0.02, "it joins the front with probability 0.02")
+
+
+@pytest.mark.parametrize("mode", ["ok", "deaf"])
+def test_a_hopeless_run_is_stopped_and_what_it_measured_is_kept(loop, mode):
+    loop.queue({"epochs": 100, "seconds": 0.15, "mode": mode})
+    stopper = StopsAt(2)
+    (ended,) = loop.work(replace(ORDERS, grace=0.2), stopper=stopper)
+    assert ended.state == "pruned"
+    assert 2 <= ended.n_checkpoints < 90
+    trial = loop.trials()[0]
+    assert (trial.state.name, trial.values) == ("PRUNED", None)
+    assert trial.user_attrs["stopped.probability"] == 0.02
+    assert trial.user_attrs["measured.coverage"] == pytest.approx(1 - 0.05 * ended.n_checkpoints)
+    assert len(loop.trials("p/measured")) == ended.n_checkpoints
+    optuna.load_study(study_name="p/proposals", storage=loop.storage).ask({})  # samplers can live with it
+
+
+def test_a_worker_that_was_taken_for_dead_stops_its_run_gently_and_tells_nothing(loop):
+    loop.queue({"epochs": 100, "seconds": 0.15})
+    told: list[str] = []
+
+    def give_away() -> None:  # as another worker does that has not heard of this one for too long
+        while not (loop.project.runs / "proposal_000" / "epoch_001.safetensors").exists():
+            time.sleep(0.02)
+        storage = loop.storage
+        with storage.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
+        reap(storage, storage.get_study_id_from_name("p/proposals"), 600)
+
+    thread = threading.Thread(target=give_away)
+    thread.start()
+    (ended,) = loop.work(replace(ORDERS, lost_after=2, runs=1), tell=lambda event: told.append(event.text))
+    thread.join()
+    assert ended.state == "lost"
+    assert told[-1] == "proposal_000: given to another worker meanwhile; stopped"
+    assert loop.states() == ["FAIL", "WAITING"]
+    assert "measured.coverage" not in loop.trials()[0].user_attrs
+
+
+def test_a_run_may_start_from_a_checkpoint(loop):
+    loop.queue({}, init_from="/zoo/best model.pt")
+    loop.queue({})
+    loop.work()
+    given = [(Path(t.user_attrs["folder"]) / "argv").read_bytes().split(b"\0") for t in loop.trials()]
+    assert given[0][-2:] == [b"--init-from", b"/zoo/best model.pt"]
+    assert b"--init-from" not in given[1]
+
+
+def test_a_folder_that_a_former_database_left_is_not_written_to(loop):
+    loop.queue({})
+    (loop.project.runs / "proposal_000").mkdir(parents=True)
+    (ended,) = loop.work()
+    assert ended.name == "proposal_000-2"
+    assert not any((loop.project.runs / "proposal_000").iterdir())
+
+
+def test_a_number_of_runs_is_kept_to(loop):
+    loop.queue({}, {}, {})
+    assert len(loop.work(replace(ORDERS, runs=2, jobs=2))) == 2
+    assert loop.states() == ["COMPLETE", "COMPLETE", "WAITING"]
+
+
+def test_without_a_train_command_or_a_queue_the_worker_says_what_to_do(loop):
+    with pytest.raises(EpsoptError, match="epsopt propose"):
+        loop.work()
+    with pytest.raises(UsageError, match=r"\[train\]"):
+        Loop(replace(loop.project, command=None)).work()
+
+
+class FakeLearner:
+    """Queues what it is asked for, as a learner does in its own process."""
+
+    def __init__(self, loop: Loop, most: int) -> None:
+        self.loop, self.left, self.asked = loop, most, []
+
+    def busy(self) -> bool:
+        return False
+
+    def start(self, propose: int) -> None:
+        self.asked.append(propose)
+        new = [{"lr": 0.001 * self.left + 0.01 * i} for i in range(min(propose, self.left))]
+        self.left -= len(new)
+        self.loop.queue(*new)
+
+    def trouble(self) -> str | None:
+        return None if self.left or not self.asked else "nothing can be proposed"
+
+    def stop(self) -> None:
+        pass
+
+
+def test_a_worker_asks_for_proposals_when_none_is_queued_and_learns_after_each_batch(loop):
+    learner = FakeLearner(loop, 10)
+    ended = loop.work(replace(ORDERS, runs=5, ask=3, learn_after=3), learner=learner)
+    assert len(ended) == 5
+    assert [a for a in learner.asked if a] == [3, 2]
+    assert learner.asked[-1] == 0, "it learns from the last ones too"
+
+
+def test_what_keeps_a_learner_from_proposing_ends_the_worker(loop):
+    with pytest.raises(EpsoptError, match="nothing can be proposed"):
+        loop.work(replace(ORDERS, runs=5, ask=3), learner=FakeLearner(loop, 2))
+    assert loop.states() == ["COMPLETE", "COMPLETE"]
+
+
+@pytest.fixture
+def heard():
+    """Ctrl-C as a terminal delivers it: a background job inherits an ignored one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
+def test_ctrl_c_stops_the_programs_and_queues_their_proposals_again(loop):
+    loop.queue({"seconds": 5.0, "epochs": 100}, {"seconds": 5.0, "epochs": 100}, {})
+    attempts = [loop.project.runs / f"proposal_00{i}" / "attempts" for i in range(2)]
+
+    def interrupt() -> None:
+        while not all(a.exists() and a.read_text() for a in attempts):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        loop.work(replace(ORDERS, jobs=2))
+    assert loop.states() == ["FAIL", "FAIL", "WAITING", "WAITING", "WAITING"]
+    for attempt in attempts:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(attempt.read_text()), 0)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.studies.test_worker import COMMAND, ORDERS, SPACE, Loop
+from tests.studies.fakes import COVERAGE, DIST_CORR
+from epsopt.studies.project.file import Project
+folder, url = Path(sys.argv[2]), sys.argv[3]
+two = (COVERAGE, DIST_CORR)
+Loop(Project("p", folder / "epsopt.toml", folder / "runs", url, two, {}, SPACE, COMMAND, folder)).work()
+"""
+
+
+def test_what_a_killed_worker_ran_is_run_by_another_one(loop, tmp_path):
+    loop.queue({"seconds": 1.0, "epochs": 3})
+    root = Path(__file__).parents[2]
+    worker = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(tmp_path), loop.project.storage])
+    attempts = loop.project.runs / "proposal_000" / "attempts"
+    while not attempts.exists() or not attempts.read_text():
+        assert worker.poll() is None
+        time.sleep(0.05)
+    worker.kill()
+    worker.wait()
+    told: list[str] = []
+    # The retry takes as long, so it is stopped at its first checkpoint.
+    orders = replace(ORDERS, lost_after=2, watch=0.2)
+    (ended,) = loop.work(orders, stopper=StopsAt(1), tell=lambda event: told.append(event.text))
+    assert (ended.number, ended.state) == (1, "pruned")
+    assert "stopped answering; queued again as proposal 1" in told[0]
+    assert loop.states() == ["FAIL", "PRUNED"]
