@@ -18,8 +18,9 @@ from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
 def command(options: Options, paths: tuple[Path, ...], jobs: int, verify: bool) -> None:
     """Read checkpoints into the catalogue: from PATH... or else from the project's runs.
 
-    A PATH may be a URL such as s3://bucket/runs. What has not changed is not read again. A file that cannot be read
-    is listed, and the rest goes in.
+    It recognises how the runs are kept, and says so: plain PyTorch, Lightning, Hydra, Hugging Face, MLflow, W&B,
+    TensorBoard; alone or together. A PATH may be a URL such as s3://bucket/runs. What has not changed is not read
+    again. A file that cannot be read is listed, and the rest goes in.
 
     With --verify, the files that the catalogue knows (those under PATH..., or else all) are compared with the SHA-256
     of their first reading; the exit status is 1 when one of them changed or vanished.
@@ -69,6 +70,10 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
                 "aliases": report.aliases,
                 "waiting": report.waiting,
                 "failed": failure_json(report.failed),
+                "left_alone": report.left_alone,
+                "layouts": report.layouts,
+                "retold": report.retold,
+                "troubles": failure_json(report.troubles),
                 "seconds": report.seconds,
                 "catalogue": {"runs": runs, "checkpoints": len(checkpoints), "metrics": metrics},
             }
@@ -80,13 +85,22 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
             ("same content as another file", report.aliases),
             ("still being written", report.waiting),
             ("could not be read", len(report.failed)),
+            ("not counted: states of optimisers and the like", report.left_alone),
         ]
         rows = [Rows([[name, str(n)]]) for name, n in counted if n or name == "new or changed"]
         print_table([Head("checkpoint files", "left"), Head(str(report.found))], rows)
+        if report.layouts:
+            say()
+            kinds = [Rows([[name, str(n)]]) for name, n in report.layouts.items()]
+            print_table([Head("layout", "left"), Head("runs")], kinds)
         if report.failed:
             say()
             say("Could not be read, and are left out:")
             failures(report.failed)
+        if report.troubles:
+            say()
+            say("Files beside checkpoints that could not be read; the checkpoints are in without what they tell:")
+            failures(report.troubles)
         say()
         line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
         say(f"Metrics: {', '.join(metrics) or 'none'}.")

@@ -10,7 +10,7 @@ from typing import Any
 from epsopt.zoo.errors import EmptyCatalogue
 from epsopt.zoo.ingestion import read_fingerprints
 from epsopt.zoo.records import Failure
-from epsopt.zoo.scan import Found, scan
+from epsopt.zoo.scan import Found, order, scan
 
 MOST_RUNS = 200
 """Runs that are opened: two hundred tell the range of hyperparameters, and take a few seconds."""
@@ -38,7 +38,7 @@ class Survey:
 
 
 def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Survey:
-    """Open the newest checkpoint of each run (by its name), of at most 200 runs spread evenly.
+    """Open the newest checkpoint of each run (by its numbers), of at most 200 runs spread evenly.
 
     Args:
         runs: folder of the runs.
@@ -52,7 +52,7 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Su
     last: dict[str, Found] = {}
     for found in seen.files:
         known = last.get(found.run_path)
-        if known is None or _order(found) >= _order(known):
+        if known is None or order(found.path) >= order(known.path):
             last[found.run_path] = found
     chosen = sorted(last.values(), key=lambda f: f.run_name)
     if len(chosen) > MOST_RUNS:
@@ -76,8 +76,3 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Su
         hyperparameters=[dict(c.hyperparameters) for c in contents],
         failed=failed,
     )
-
-
-def _order(found: Found) -> tuple[int, str]:
-    # "epoch_10" comes after "epoch_9": by length first.
-    return len(found.path.name), found.path.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from epsopt.zoo.catalogue import Catalogue
@@ -15,6 +15,7 @@ from epsopt.zoo.reading.source import Limits
 from epsopt.zoo.recorder import (
     KnownFile,
     Recorder,
+    adopt,
     forget_failures,
     known_files,
     known_lineages,
@@ -22,6 +23,7 @@ from epsopt.zoo.recorder import (
     relocate_references,
 )
 from epsopt.zoo.records import Failure
+from epsopt.zoo.retelling import tell_files, tell_runs
 from epsopt.zoo.scan import Found, scan, within
 
 Progress = Callable[[int, int], None]
@@ -40,6 +42,10 @@ class IngestReport:
         failed: files that cannot be read, also those that failed before and have not changed since.
         seconds: duration.
         runs: folders that hold checkpoint files.
+        layouts: how many runs are kept in which layout, by its name; several that combine as ``hydra + lightning``.
+        troubles: files beside the checkpoints that cannot be read; the checkpoints are in all the same.
+        left_alone: files that are named like checkpoints and known to be none: states of optimisers and the like.
+        retold: runs whose side files were read now, because they or the checkpoints they speak of changed.
     """
 
     found: int
@@ -50,6 +56,10 @@ class IngestReport:
     failed: list[Failure]
     seconds: float
     runs: int
+    layouts: dict[str, int] = field(default_factory=dict)
+    troubles: list[Failure] = field(default_factory=list)
+    left_alone: int = 0
+    retold: int = 0
 
 
 def ingest(
@@ -68,7 +78,7 @@ def ingest(
 
     Args:
         catalogue: where to.
-        folder: one folder or several; each folder below that directly holds checkpoint files is a run.
+        folder: one folder or several; which folders below are runs is what their layouts say (docs/layouts.md).
         embed: hook ``package.module:function`` from a state dict to an array (anchors, dimensions); it runs
             in the reading process. Checkpoints that lack this hook's embedding are read again for it.
         jobs: reading processes.
@@ -90,6 +100,7 @@ def ingest(
     fresh = [f for f in seen.files if not _is_current(known.get(str(f.path)), f, embed)]
     opened = {str(f.path) for f in fresh}
     current = {str(f.path): known[str(f.path)] for f in seen.files if str(f.path) not in opened}
+    adopt(catalogue, seen.files)
     present = {str(f.path) for f in seen.files} | {f.path for f in seen.failures}
     forget_failures(
         catalogue,
@@ -124,6 +135,7 @@ def ingest(
             read_files(shared_pool(jobs, limits), files, book, handle, embed=embed)
         finally:
             recorder.flush()
+    answered = tell_runs(catalogue, seen, shared_pool(jobs, limits))
     found = len(seen.files) + len(seen.failures)
     unchanged += found - unchanged - recorder.added - recorder.aliases - waiting - len(failed)
     return IngestReport(
@@ -135,6 +147,10 @@ def ingest(
         failed=sorted(failed, key=lambda f: f.path),
         seconds=time.monotonic() - started,
         runs=len({f.run_path for f in seen.files}),
+        layouts=answered.layouts,
+        troubles=answered.troubles,
+        left_alone=len(seen.left_alone),
+        retold=answered.retold,
     )
 
 
@@ -181,8 +197,9 @@ def read_fingerprints(
         return True
 
     files = [(Path(p), _size(Path(p))) for p in paths]
-    read_files(shared_pool(jobs, limits), files, book, handle, embed=embed)
-    return results
+    pool = shared_pool(jobs, limits)
+    read_files(pool, files, book, handle, embed=embed)
+    return tell_files(results, pool, catalogue.renamed if catalogue is not None else None)
 
 
 def _size(path: Path) -> int:

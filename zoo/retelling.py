@@ -1,0 +1,127 @@
+"""Bring what side files tell up to date: of runs in the catalogue, or of files that are only looked at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.known import shown
+from epsopt.zoo.layouts.reading import Position
+from epsopt.zoo.reading.pool import ReaderPool
+from epsopt.zoo.reading.reader import CheckpointContents
+from epsopt.zoo.reading.remote import location
+from epsopt.zoo.recorder import forget_told, put_told, runs_by_path
+from epsopt.zoo.records import Failure
+from epsopt.zoo.scan import Found, Scan, is_checkpoint_name, order, whose
+from epsopt.zoo.telling import Answer, Beside, ask_beside, beside
+
+_BATCH = 64  # runs whose answers are written together
+
+
+@dataclass
+class Retold:
+    """What came of it.
+
+    Attributes:
+        layouts: runs by the name of their layout.
+        troubles: side files that cannot be read.
+        retold: runs whose side files were read.
+    """
+
+    layouts: dict[str, int]
+    troubles: list[Failure]
+    retold: int = 0
+
+
+def tell_runs(catalogue: Catalogue, seen: Scan, pool: ReaderPool) -> Retold:
+    """Read the side files of the runs that were seen, where they changed or speak of other checkpoints than before.
+
+    It rests on what is written alone, so an ingest that was killed before it comes to the same when run again.
+    """
+    members: dict[str, list[Found]] = {}
+    for found in seen.files:
+        members.setdefault(found.run_path, []).append(found)
+    known = runs_by_path(catalogue)
+    counted: Counter[str] = Counter()
+    out = Retold({}, [])
+    stale: list[tuple[int, str, Beside, Sequence[Position]]] = []
+    for path, files in members.items():
+        sides = beside(location(path), list(dict.fromkeys(f.path.parent for f in files)), seen.folders)
+        run = known.get(path)
+        formats = run.layouts if run is not None else frozenset()
+        counted[shown({files[0].layout, *sides.files, *formats})] += 1
+        if run is None or not run.positions:
+            continue  # none of its files could be read
+        if not sides.files:
+            if run.state is not None:
+                with catalogue.writing() as connection:
+                    forget_told(connection, run.id)
+            continue
+        state = sides.state(run.positions)
+        if state == run.state:
+            out.troubles += run.troubles
+        else:
+            stale.append((run.id, state, sides, run.positions))
+    for start in range(0, len(stale), _BATCH):
+        batch = stale[start : start + _BATCH]
+        answers = ask_beside(pool, [(sides, positions) for _, _, sides, positions in batch])
+        with catalogue.writing() as connection:
+            for (run_id, state, sides, _), answer in zip(batch, answers, strict=True):
+                # Written to a moment ago, and already damaged: it is half of something. Ask again the next time.
+                unsure = answer.troubles and sides.young()
+                put_told(connection, run_id, "unsure" if unsure else state, answer)
+                out.troubles += answer.troubles
+    out.layouts = dict(sorted(counted.items()))
+    out.troubles = sorted(set(out.troubles), key=lambda f: f.path)
+    out.retold = len(stale)
+    return out
+
+
+def tell_files(
+    results: Sequence[CheckpointContents | Failure],
+    pool: ReaderPool,
+    renamed: Callable[[dict[str, float | None]], dict[str, float | None]] | None = None,
+) -> list[CheckpointContents | Failure]:
+    """Add to each checkpoint what the files beside it tell; what it says itself counts.
+
+    Args:
+        results: as they were read.
+        pool: the children.
+        renamed: gives metrics the names that the catalogue has for them.
+    """
+    folders = Folders()
+    members: dict[str, list[tuple[int, CheckpointContents]]] = {}
+    for i, result in enumerate(results):
+        if isinstance(result, CheckpointContents):
+            members.setdefault(whose(result.path, folders).run_path, []).append((i, result))
+    asked = []
+    for path, read in members.items():
+        held = list(dict.fromkeys(c.path.parent for _, c in read))
+        positions = [Position(str(i), str(c.path), c.epoch, c.step) for i, c in read]
+        asked.append((beside(location(path), held, folders), [*positions, *_later(read, folders)]))
+    answers: list[Answer] = (
+        ask_beside(pool, asked) if any(sides.files for sides, _ in asked) else [Answer()] * len(asked)
+    )
+    out = list(results)
+    for answer, read in zip(answers, members.values(), strict=True):
+        for i, c in read:
+            metrics = {**answer.metrics.get(str(i), {}), **c.metrics}
+            out[i] = replace(
+                c,
+                metrics=renamed(metrics) if renamed is not None else metrics,
+                hyperparameters={**answer.hyperparameters, **c.hyperparameters},
+            )
+    return out
+
+
+def _later(read: Sequence[tuple[int, CheckpointContents]], folders: Folders) -> list[Position]:
+    """Stand in for a newer checkpoint that nobody asked about: metrics of the run's end belong to that one."""
+    newest = max((c.path for _, c in read), key=order)
+    names = [Path(name) for name in folders.names(newest.parent) if is_checkpoint_name(name)]
+    if all(order(name) <= order(Path(newest.name)) for name in names):
+        return []
+    return [Position("", "", 2**60, None)]
