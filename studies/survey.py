@@ -49,15 +49,18 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Su
         EmptyCatalogue: it holds no checkpoint that can be read.
     """
     seen = scan(runs)
-    last: dict[str, Found] = {}
-    for found in seen.files:
-        known = last.get(found.run_path)
-        if known is None or order(found.path) >= order(known.path):
-            last[found.run_path] = found
-    chosen = sorted(last.values(), key=lambda f: f.run_name)
+    members: dict[str, list[Found]] = {}
+    for found in sorted(seen.files, key=lambda f: order(f.path), reverse=True):
+        members.setdefault(found.run_path, []).append(found)
+    chosen = sorted(members.values(), key=lambda files: files[0].run_name)
     if len(chosen) > MOST_RUNS:
         chosen = [chosen[i * len(chosen) // MOST_RUNS] for i in range(MOST_RUNS)]
-    results = read_fingerprints([f.path for f in chosen], progress=progress) if chosen else []
+    results = read_fingerprints([files[0].path for files in chosen], progress=progress) if chosen else []
+    # A copy of the weights under a name of its own ("final") is often the newest, and says nothing.
+    silent = [i for i, r in enumerate(results) if len(chosen[i]) > 1 and not (isinstance(r, Failure) or r.metrics)]
+    for i, second in zip(silent, read_fingerprints([chosen[i][1].path for i in silent]) if silent else [], strict=True):
+        if not isinstance(second, Failure):
+            results[i] = second
     contents = [r for r in results if not isinstance(r, Failure)]
     failed = seen.failures + [r for r in results if isinstance(r, Failure)]
     if not contents:
@@ -69,7 +72,7 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Su
             if value is not None:
                 metrics.setdefault(name, []).append(value)
     return Survey(
-        n_runs=len(last),
+        n_runs=len(members),
         n_checkpoints=len(seen.files),
         n_read=len(contents),
         metrics=dict(sorted(metrics.items())),

@@ -11,7 +11,8 @@ from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.lineage import LineageBook
 from epsopt.zoo.reading.pool import shared_pool
 from epsopt.zoo.reading.reader import CheckpointContents, Outcome, Waiting, read_files
-from epsopt.zoo.reading.source import Limits
+from epsopt.zoo.reading.remote import location
+from epsopt.zoo.reading.source import Limits, identity_at
 from epsopt.zoo.recorder import (
     KnownFile,
     Recorder,
@@ -204,6 +205,6 @@ def read_fingerprints(
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return identity_at(location(path)).size
     except OSError:
         return 0

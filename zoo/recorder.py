@@ -14,7 +14,7 @@ from epsopt.zoo.layouts.reading import Position
 from epsopt.zoo.lineage import KnownLineage, LineageBook
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.reading.source import Identity, identity_of
+from epsopt.zoo.reading.source import Identity, identity_at
 from epsopt.zoo.reading.wire import pack
 from epsopt.zoo.records import Failure
 from epsopt.zoo.rows import (
@@ -92,7 +92,7 @@ def relocate_references(catalogue: Catalogue) -> None:
 
 def _identity_now(path: str) -> Identity | None:
     try:
-        return identity_of(location(path).stat())
+        return identity_at(location(path))
     except OSError:
         return None
 
@@ -274,12 +274,13 @@ def adopt(catalogue: Catalogue, seen: Iterable[Found]) -> None:
 
 @dataclass(frozen=True)
 class RunInCatalogue:
-    """A run as those who ask its side files need it."""
+    """A run as those who ask its side files need it: what is kept of it, and the layouts of its files and side files."""
 
     id: int
     state: str | None
     troubles: list[Failure]
     positions: list[Position]
+    formats: frozenset[str]
     layouts: frozenset[str]
 
 
@@ -288,20 +289,21 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
     columns = (checkpoints.c.run_id, checkpoints.c.sha256, checkpoints.c.path, checkpoints.c.epoch, checkpoints.c.step)
     with catalogue.reading() as connection:
         rows = connection.execute(select(*columns, checkpoints.c.layout).order_by(checkpoints.c.path)).all()
-        query = select(runs.c.id, runs.c.path, told.c.state, told.c.troubles).outerjoin(told)
+        query = select(runs.c.id, runs.c.path, told.c.state, told.c.troubles, told.c.layouts).outerjoin(told)
         known = connection.execute(query).all()
     members: dict[int, list[Position]] = {}
-    layouts: dict[int, set[str]] = {}
+    formats: dict[int, set[str]] = {}
     for r in rows:
         members.setdefault(r.run_id, []).append(Position(r.sha256, r.path, r.epoch, r.step))
-        layouts.setdefault(r.run_id, set()).add(r.layout or "plain")
+        formats.setdefault(r.run_id, set()).add(r.layout or "plain")
     return {
         r.path: RunInCatalogue(
             r.id,
             r.state,
             [Failure(path, reason) for path, reason in json.loads(r.troubles or "[]")],
             members.get(r.id, []),
-            frozenset(layouts.get(r.id, ())),
+            frozenset(formats.get(r.id, ())),
+            frozenset(json.loads(r.layouts or "[]")),
         )
         for r in known
     }
@@ -314,6 +316,7 @@ def put_told(connection: Connection, run_id: int, state: str, answer: Answer) ->
         "hyperparameters": json.dumps(answer.hyperparameters, sort_keys=True),
         "metrics": json.dumps(answer.metrics, sort_keys=True),
         "troubles": json.dumps([[f.path, f.reason] for f in answer.troubles]),
+        "layouts": json.dumps(sorted(answer.layouts)),
     }
     if connection.execute(select(runs.c.id).where(runs.c.id == run_id)).first() is None:
         return  # another ingest found the run empty meanwhile

@@ -14,7 +14,7 @@ from epsopt.zoo.layouts.reading import Position
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.recorder import forget_told, put_told, runs_by_path
+from epsopt.zoo.recorder import RunInCatalogue, forget_told, put_told, runs_by_path
 from epsopt.zoo.records import Failure
 from epsopt.zoo.scan import Found, Scan, is_checkpoint_name, order, whose
 from epsopt.zoo.telling import Answer, Beside, ask_beside, beside
@@ -48,33 +48,36 @@ def tell_runs(catalogue: Catalogue, seen: Scan, pool: ReaderPool) -> Retold:
     known = runs_by_path(catalogue)
     counted: Counter[str] = Counter()
     out = Retold({}, [])
-    stale: list[tuple[int, str, Beside, Sequence[Position]]] = []
+    stale: list[tuple[RunInCatalogue, str, Beside, set[str]]] = []
     for path, files in members.items():
         sides = beside(location(path), list(dict.fromkeys(f.path.parent for f in files)), seen.folders)
         run = known.get(path)
-        formats = run.layouts if run is not None else frozenset()
-        counted[shown({files[0].layout, *sides.files, *formats})] += 1
-        if run is None or not run.positions:
-            continue  # none of its files could be read
-        if not sides.files:
-            if run.state is not None:
-                with catalogue.writing() as connection:
-                    forget_told(connection, run.id)
+        names = {files[0].layout}
+        if run is None or not run.positions:  # none of its files could be read
+            counted[shown(names)] += 1
             continue
-        state = sides.state(run.positions)
-        if state == run.state:
+        names |= run.formats
+        state = sides.state(run.positions) if sides.files else None
+        if state is not None and state != run.state:
+            stale.append((run, state, sides, names))
+            continue
+        if state is None and run.state is not None:
+            with catalogue.writing() as connection:
+                forget_told(connection, run.id)
+        elif state is not None:
             out.troubles += run.troubles
-        else:
-            stale.append((run.id, state, sides, run.positions))
+            names |= run.layouts
+        counted[shown(names)] += 1
     for start in range(0, len(stale), _BATCH):
         batch = stale[start : start + _BATCH]
-        answers = ask_beside(pool, [(sides, positions) for _, _, sides, positions in batch])
+        answers = ask_beside(pool, [(sides, run.positions) for run, _, sides, _ in batch])
         with catalogue.writing() as connection:
-            for (run_id, state, sides, _), answer in zip(batch, answers, strict=True):
+            for (run, state, sides, names), answer in zip(batch, answers, strict=True):
                 # Written to a moment ago, and already damaged: it is half of something. Ask again the next time.
                 unsure = answer.troubles and sides.young()
-                put_told(connection, run_id, "unsure" if unsure else state, answer)
+                put_told(connection, run.id, "unsure" if unsure else state, answer)
                 out.troubles += answer.troubles
+                counted[shown(names | answer.layouts)] += 1
     out.layouts = dict(sorted(counted.items()))
     out.troubles = sorted(set(out.troubles), key=lambda f: f.path)
     out.retold = len(stale)

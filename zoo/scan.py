@@ -13,12 +13,15 @@ from epsopt.zoo.errors import UsageError
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.known import left_alone, place
 from epsopt.zoo.reading.remote import RemotePath, is_url, list_remote, location
+from epsopt.zoo.reading.shards import shards, together
 from epsopt.zoo.reading.source import Identity, identity_of, not_a_file, refusal
 from epsopt.zoo.reading.text import clean
 from epsopt.zoo.records import Failure
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 _DIGITS = re.compile(r"(\d{1,18})")
+NAMES = ("pytorch_model.bin", "adapter_model.bin")
+"""Checkpoints by their whole name; of other files that end in .bin nothing is known."""
 _IN_THE_MAKING = (".tmp", ".part", ".partial", "~")
 
 
@@ -102,6 +105,8 @@ def _list(root: RemotePath, found: Scan) -> None:
 def is_checkpoint_name(name: str) -> bool:
     """Tell whether a name is that of a finished checkpoint: a known suffix, not in the making."""
     stem, dot, suffix = name.lower().rpartition(".")
+    if name in NAMES:
+        return True
     return dot + suffix in SUFFIXES and not stem.startswith((".", "~", "#")) and not stem.endswith(_IN_THE_MAKING)
 
 
@@ -159,6 +164,12 @@ def _add(path: Path, identity: Identity, root: Path, found: Scan) -> None:
     if left_alone(path, found.folders):
         found.left_alone.append(str(path))
         return
+    parts = shards(path)
+    if len(parts) > 1:  # one checkpoint, found at its first shard; the others are no files of their own
+        here = found.folders.those(path.parent, (p.name for p in parts))
+        if path.name != here[0].name:
+            return
+        identity = together([i for p in here if (i := found.folders.identity(p)) is not None] or [identity])
     layout, run = place(path, found.folders)
     name = str(PurePosixPath(*run.relative_to(root).parts)) if run.is_relative_to(root) else "."
     found.files.append(Found(path, identity, str(run), run.name if name == "." else name, layout))

@@ -74,6 +74,7 @@ told = Table(
     Column("hyperparameters", Text, nullable=False),  # JSON
     Column("metrics", Text, nullable=False),  # JSON: by the checkpoint's SHA-256
     Column("troubles", Text, nullable=False),  # JSON: [[path, reason], ...]
+    Column("layouts", Text, nullable=False),  # JSON: names of those that had something to say
 )
 
 # Blobs apart from the rows that every command lists.

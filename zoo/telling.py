@@ -57,11 +57,13 @@ class Answer:
         hyperparameters: flattened with dots.
         metrics: by the key of the checkpoint.
         troubles: files that could not be read, and why.
+        layouts: those that had something to say, or files that should have.
     """
 
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     troubles: list[Failure] = field(default_factory=list)
+    layouts: set[str] = field(default_factory=set)
 
 
 def beside(run: Path, held: Sequence[Path], folders: Folders) -> Beside:
@@ -107,7 +109,10 @@ def ask_beside(
         if said["status"] != "told":
             reason = said.get("reason", "was written to while it was read: the next ingest takes it")
             answer.troubles.append(Failure(question["files"][0], reason))
+            answer.layouts.add(question["layout"])
             continue
+        if said["hyperparameters"] or said["metrics"] or said["troubles"]:
+            answer.layouts.add(question["layout"])
         answer.hyperparameters = {**said["hyperparameters"], **answer.hyperparameters}
         for key, metrics in said["metrics"].items():
             answer.metrics[key] = {**metrics, **answer.metrics.get(key, {})}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epsopt.zoo.layouts import hydra, lightning, plain
+from epsopt.zoo.layouts import hugging_face, hydra, lightning, mlflow, plain, tensorboard, wandb
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.reading import Reading
@@ -14,7 +14,15 @@ from epsopt.zoo.layouts.reading import Reading
 if TYPE_CHECKING:
     from epsopt.zoo.reading.tensors import OpenCheckpoint
 
-LAYOUTS: tuple[Layout, ...] = (lightning.LAYOUT, hydra.LAYOUT, plain.LAYOUT)
+LAYOUTS: tuple[Layout, ...] = (
+    mlflow.LAYOUT,
+    wandb.LAYOUT,
+    hugging_face.LAYOUT,
+    lightning.LAYOUT,
+    hydra.LAYOUT,
+    plain.LAYOUT,
+    tensorboard.LAYOUT,
+)
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
 
 

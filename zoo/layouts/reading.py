@@ -82,6 +82,9 @@ class Told:
 def joined(told: Told, positions: Sequence[Position]) -> dict[str, dict[str, float | None]]:
     """Match the rows to checkpoints, by epoch or else by step; return the metrics of those that have any, by key.
 
+    Where a log has steps alone they are those of the optimiser if any checkpoint stands at one of them. If none does,
+    they count epochs; but not if checkpoints say both and the log runs far beyond their epochs.
+
     Nothing is interpolated: a metric that was not logged at a checkpoint's epoch or step is not measured on it. Of
     several rows the last one that is not later than the checkpoint counts.
     """
@@ -92,9 +95,19 @@ def joined(told: Told, positions: Sequence[Position]) -> dict[str, dict[str, flo
             by_epoch.setdefault(row.epoch, []).append(row)
         if row.step is not None:
             by_step.setdefault(row.step, []).append(row)
+    counted = any(p.step in by_step for p in positions if p.step is not None)
+    last_epoch = max((p.epoch for p in positions if p.epoch is not None), default=-1)
+    beyond = max(by_step, default=0) > last_epoch + 1
     out = {}
     for position in positions:
-        found = _matching(position, by_epoch, by_step)
+        if position.epoch is not None and position.epoch in by_epoch:
+            found = _not_later(by_epoch[position.epoch], position.step)
+        elif counted:
+            found = by_step.get(position.step, []) if position.step is not None else []
+        elif position.epoch is not None and not (beyond and position.step is not None):
+            found = by_step.get(position.epoch, [])
+        else:
+            found = []
         metrics: dict[str, float | None] = {}
         for row in found:
             metrics.update(row.metrics)
@@ -106,14 +119,6 @@ def joined(told: Told, positions: Sequence[Position]) -> dict[str, dict[str, flo
     return out
 
 
-def _matching(position: Position, by_epoch: dict[int, list[Row]], by_step: dict[int, list[Row]]) -> list[Row]:
-    if position.epoch is not None and position.epoch in by_epoch:
-        same = by_epoch[position.epoch]
-        step = position.step
-        if step is None:
-            return same
-        return [r for r in same if r.step is None or r.step <= step] or same
-    for step in (position.step, position.epoch):
-        if step is not None and step in by_step:
-            return by_step[step]
-    return []
+def _not_later(rows: list[Row], step: int | None) -> list[Row]:
+    """Leave out what was logged after a step; if that is all there is, the step counts something else."""
+    return [r for r in rows if step is None or r.step is None or r.step <= step] or rows

@@ -10,7 +10,7 @@ from epsopt.zoo.layouts.reading import Row
 from epsopt.zoo.reading.values import flatten, metrics_of, no_tensor, number_or_text
 
 EPOCH = ("epoch", "epochs", "Epoch")
-STEP = ("step", "global_step", "iteration", "iter", "_step", "trainer/global_step", "Step")
+STEP = ("step", "global_step", "iteration", "iter", "trainer/global_step", "_step", "Step")
 TIMES = frozenset("time timestamp _timestamp _runtime runtime wall_time date".split())
 """Columns that say when a row was written: no quality of a model."""
 

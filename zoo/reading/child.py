@@ -27,7 +27,7 @@ from epsopt.zoo.layouts.reading import Reading
 from epsopt.zoo.lineage import KnownLineage, LineageBook
 from epsopt.zoo.reading.hooks import embed, load_hook
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_of
+from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_at, identity_of
 from epsopt.zoo.reading.telling import tell
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 from epsopt.zoo.reading.weights import open_checkpoint
@@ -193,7 +193,7 @@ class Child:
     def _reference(self, path: Path) -> _Reference | None:
         held = self._references.pop(path, None)
         try:
-            if held is None or held.identity != identity_of(path.stat()):
+            if held is None or held.identity != identity_at(path):
                 held = _Reference(path, self.limits)
         except (OSError, UnreadableCheckpoint, ChangedWhileReadError):
             return None

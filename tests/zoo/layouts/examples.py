@@ -6,13 +6,16 @@ that is not installed skips its tests and says so.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +213,192 @@ def hydra(folder: Path) -> Example:
     )
 
 
+def hugging_face(folder: Path) -> Example:
+    """A Trainer's run of four steps with its final model; a model in three shards; an adapter."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+
+    config = BertConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=8,
+    )
+    model = BertForSequenceClassification(config)
+    row = {"input_ids": torch.arange(5), "attention_mask": torch.ones(5, dtype=torch.long)}
+    data = [{**row, "labels": torch.tensor(i % 2)} for i in range(8)]
+    accuracies = iter((0.25, 0.5, 0.75, 1.0))
+    arguments = TrainingArguments(
+        str(folder / "trained"),
+        num_train_epochs=2,
+        per_device_train_batch_size=4,
+        eval_strategy="steps",
+        eval_steps=1,
+        logging_steps=1,
+        save_steps=1,
+        report_to=[],
+        use_cpu=True,
+        learning_rate=0.001,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        eval_dataset=data,
+        compute_metrics=lambda _: {"acc": next(accuracies)},
+    )
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        trainer.train()
+        trainer.save_model(str(folder / "trained" / "final"))
+        model.save_pretrained(folder / "sharded", max_shard_size="2KB")
+    shape = {"hidden_size": 8, "model_type": "bert"}
+    told: dict[str, dict[str, Any]] = {
+        "trained": {**shape, "learning_rate": 0.001, "num_train_epochs": 2},
+        "sharded": shape,
+    }
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    tuned = peft.get_peft_model(model, peft.LoraConfig(r=2, lora_alpha=4, target_modules=["query"]))
+    tuned.save_pretrained(folder / "adapted")
+    told["adapted"] = {"r": 2, "lora_alpha": 4}
+    newest = folder / "trained" / "checkpoint-4"
+    return Example(
+        folder,
+        {"hugging-face": 3},
+        told,
+        {("trained", step): {"eval_acc": step / 4} for step in (1, 2, 3, 4)},
+        (newest / "trainer_state.json", newest / "config.json", folder / "adapted" / "adapter_config.json"),
+        aliases=1,
+    )
+
+
+def _mlflow(folder: Path, uri: str, **artifacts: str) -> Example:
+    """Two runs of three steps, their checkpoints logged as artifacts."""
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # MLflow 3 asks for it; people's folders of earlier ones are there
+    import logging
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("tuning", **artifacts)
+    told: dict[str, dict[str, Any]] = {}
+    expected: dict[tuple[str, int | None], dict[str, float]] = {}
+    for i, lr in enumerate((0.5, 0.125)):
+        run = client.create_run(experiment).info.run_id
+        name = f"mlruns/{experiment}/{run}"
+        client.log_param(run, "lr", lr)
+        client.log_param(run, "optimizer/name", "adam")
+        told[name] = {"lr": lr, "optimizer/name": "adam"}
+        for step in (1, 2, 3):
+            client.log_metric(run, "val/acc", step / 4 + lr, step=step)
+            client.log_metric(run, "loss", 1 / step, step=step)
+            file = folder.parent / f"epoch_{step}.pt"
+            torch.save({"model": weights(10 * i + step), "epoch": step}, file)
+            client.log_artifact(run, str(file), "checkpoints")
+            expected[name, step] = {"val/acc": step / 4 + lr, "loss": 1 / step}
+        client.set_terminated(run)
+    return Example(folder, {"mlflow": 2}, told, expected)
+
+
+def mlflow(folder: Path) -> Example:
+    """The file store, as MLflow wrote it by default before version 3.7."""
+    example = _mlflow(folder, str(folder / "mlruns"))
+    first = next(iter(example.hyperparameters))
+
+    def grow(root: Path) -> dict[tuple[str, int | None], dict[str, float]]:
+        with (root / first / "metrics" / "loss").open("a") as file:
+            file.write("1800000000000 0.0625 3\n")
+        return {**example.metrics, (first, 3): {"loss": 0.0625}}
+
+    sides = (folder / first / "params" / "lr", folder / first / "metrics" / "val" / "acc")
+    return replace(example, sides=sides[1:], grow=grow)
+
+
+def mlflow_database(folder: Path) -> Example:
+    """SQLite, which is MLflow's default since."""
+    artifacts = (folder / "mlruns" / "1").as_uri()
+    example = _mlflow(folder, f"sqlite:///{folder / 'mlflow.db'}", artifact_location=artifacts)
+    first = next(iter(example.hyperparameters))
+
+    def grow(root: Path) -> dict[tuple[str, int | None], dict[str, float]]:
+        with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+            row = ("loss", 0.0625, 1_900_000_000_000, Path(first).name, 3, False)
+            columns = "key, value, timestamp, run_uuid, step, is_nan"
+            database.execute(f"INSERT INTO metrics ({columns}) VALUES (?, ?, ?, ?, ?, ?)", row)
+        return {**example.metrics, (first, 3): {"loss": 0.0625}}
+
+    return replace(example, sides=(folder / "mlflow.db",), grow=grow)
+
+
+def wandb(folder: Path) -> Example:
+    """An offline run with checkpoints among its files, and one whose checkpoints lie beside W&B's folder."""
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    expected: dict[tuple[str, int | None], dict[str, float]] = {}
+    told: dict[str, dict[str, Any]] = {}
+    sides = []
+    for i, lr in enumerate((0.5, 0.125)):
+        place = folder / f"job_{i}"
+        place.mkdir()
+        settings = wandb.Settings(mode="offline", silent=True, console="off", x_disable_stats=True)
+        run = wandb.init(project="p", config={"lr": lr, "opt": {"name": "adam"}}, dir=place, settings=settings)
+        files = Path(run.dir) if i == 0 else place
+        name = str((files.parent if i == 0 else place).relative_to(folder))
+        sides.append(*Path(run.dir).parent.glob("*.wandb"))
+        for epoch in (1, 2, 3):
+            run.log({"val/acc": epoch / 4 + lr, "epoch": epoch, "note": "text"})
+            torch.save({"model": weights(10 * i + epoch), "epoch": epoch}, files / f"epoch_{epoch}.pt")
+            expected[name, epoch] = {"val/acc": epoch / 4 + lr}
+        run.finish()
+        told[name] = {"lr": lr, "opt.name": "adam"}
+    return Example(folder, {"plain + wandb": 2}, told, expected, tuple(sides))
+
+
+def tensorboard(folder: Path) -> Example:
+    """Scalars and hyperparameters that PyTorch's writer put beside the checkpoints, or into a folder of logs."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from torch.utils.tensorboard import SummaryWriter
+
+    expected: dict[tuple[str, int | None], dict[str, float]] = {}
+    told: dict[str, dict[str, Any]] = {}
+    for i, lr in enumerate((0.5, 0.125)):
+        run = folder / f"run_{i}"
+        run.mkdir()
+        with SummaryWriter(run if i == 0 else run / "logs") as writer:
+            for epoch in (1, 2, 3):
+                writer.add_scalar("val/acc", epoch / 4 + lr, epoch)
+                writer.add_scalar("diverged", float("nan"), epoch)
+                torch.save(
+                    {"model": weights(10 * i + epoch), "epoch": epoch, "step": 100 * epoch}, run / f"e{epoch}.pt"
+                )
+                expected[run.name, epoch] = {"val/acc": epoch / 4 + lr}
+            writer.add_hparams({"lr": lr, "optimizer": "adam"}, {})
+        told[run.name] = {"lr": lr, "optimizer": "adam"}
+    side = next((folder / "run_0").glob("events.*"))
+
+    def grow(root: Path) -> dict[tuple[str, int | None], dict[str, float]]:
+        with SummaryWriter(root / "run_0") as writer:
+            writer.add_scalar("late", 7.0, 3)
+        return {**expected, ("run_0", 3): {"late": 7.0, "val/acc": 1.25}}
+
+    return Example(folder, {"plain + tensorboard": 2}, told, expected, (side,), grow)
+
+
 WRITERS: dict[str, Callable[[Path], Example]] = {
     "plain": plain_with_files,
     "lightning": lightning,
     "hydra": hydra,
+    "hugging-face": hugging_face,
+    "mlflow": mlflow,
+    "mlflow-database": mlflow_database,
+    "wandb": wandb,
+    "tensorboard": tensorboard,
 }
