@@ -66,6 +66,28 @@ class ProjectTable(_Table):
     storage: str = "sqlite:///epsopt.db"
 
 
+class RunsTable(_Table):
+    """[runs]: what else tells of the runs: a CSV table with its columns, an Optuna study of before."""
+
+    table: str | None = None
+    params: list[str] = []
+    metrics: list[str] = []
+    study: str | None = None
+
+
+class MetricsTable(_Table):
+    """[metrics]: what runs call a metric, and what it is called here."""
+
+    rename: dict[str, Name] = {}
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        chained = next((new for new in self.rename.values() if new in self.rename), None)
+        if chained is not None:
+            raise ValueError(f"rename leads to {chained!r}, which is renamed in turn: name the last one at once")
+        return self
+
+
 class ObjectiveTable(_Table):
     """[objectives.NAME]: a metric that counts, its direction, and what it can be at all."""
 
@@ -131,6 +153,8 @@ class ProjectFile(_Table):
     """The whole file."""
 
     project: ProjectTable = ProjectTable()
+    runs: RunsTable = RunsTable()
+    metrics: MetricsTable = MetricsTable()
     objectives: dict[Name, ObjectiveTable] = {}
     space: dict[str, ParameterTable] = {}
     train: TrainTable | None = None

@@ -26,6 +26,7 @@ from epsopt.zoo.recorder import (
 from epsopt.zoo.records import Failure
 from epsopt.zoo.retelling import tell_files, tell_runs
 from epsopt.zoo.scan import Found, scan, within
+from epsopt.zoo.sheets import Sheet
 
 Progress = Callable[[int, int], None]
 
@@ -47,6 +48,7 @@ class IngestReport:
         troubles: files beside the checkpoints that cannot be read; the checkpoints are in all the same.
         left_alone: files that are named like checkpoints and known to be none: states of optimisers and the like.
         retold: runs whose side files were read now, because they or the checkpoints they speak of changed.
+        unmatched: rows of tables of runs that belong to none of the runs found, by the table's name.
     """
 
     found: int
@@ -61,6 +63,7 @@ class IngestReport:
     troubles: list[Failure] = field(default_factory=list)
     left_alone: int = 0
     retold: int = 0
+    unmatched: dict[str, int] = field(default_factory=dict)
 
 
 def ingest(
@@ -71,6 +74,7 @@ def ingest(
     jobs: int = 2,
     progress: Progress | None = None,
     limits: Limits | None = None,
+    sheets: Sequence[Sheet] = (),
 ) -> IngestReport:
     """Read the checkpoints under folders that the catalogue does not know yet, or that changed.
 
@@ -85,6 +89,7 @@ def ingest(
         jobs: reading processes.
         progress: called with (files done, files to read).
         limits: what one file may cost; the defaults when None.
+        sheets: tables of runs that tell hyperparameters and metrics, too; what they say counts more than side files.
 
     Returns:
         The report; unreadable files are in it and in ``catalogue.failures()``.
@@ -136,7 +141,7 @@ def ingest(
             read_files(shared_pool(jobs, limits), files, book, handle, embed=embed)
         finally:
             recorder.flush()
-    answered = tell_runs(catalogue, seen, shared_pool(jobs, limits))
+    answered = tell_runs(catalogue, seen, shared_pool(jobs, limits), sheets, folders)
     found = len(seen.files) + len(seen.failures)
     unchanged += found - unchanged - recorder.added - recorder.aliases - waiting - len(failed)
     return IngestReport(
@@ -152,6 +157,7 @@ def ingest(
         troubles=answered.troubles,
         left_alone=len(seen.left_alone),
         retold=answered.retold,
+        unmatched=answered.unmatched,
     )
 
 

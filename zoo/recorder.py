@@ -28,6 +28,7 @@ from epsopt.zoo.rows import (
     run_id_of,
 )
 from epsopt.zoo.scan import Found
+from epsopt.zoo.sheets import Given
 from epsopt.zoo.tables import checkpoints, embeddings, files, lineages, runs, told
 from epsopt.zoo.telling import Answer
 
@@ -274,7 +275,7 @@ def adopt(catalogue: Catalogue, seen: Iterable[Found]) -> None:
 
 @dataclass(frozen=True)
 class RunInCatalogue:
-    """A run as those who ask its side files need it: what is kept of it, and the layouts of its files and side files."""
+    """A run as those who ask its side files need it: what is kept of it, and the layouts of its files and sides."""
 
     id: int
     state: str | None
@@ -282,15 +283,23 @@ class RunInCatalogue:
     positions: list[Position]
     formats: frozenset[str]
     layouts: frozenset[str]
+    given: Given
 
 
 def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
     """Return all runs with their checkpoints' positions, by the run's folder."""
-    columns = (checkpoints.c.run_id, checkpoints.c.sha256, checkpoints.c.path, checkpoints.c.epoch, checkpoints.c.step)
+    members_of = select(
+        checkpoints.c.run_id,
+        checkpoints.c.sha256,
+        checkpoints.c.path,
+        checkpoints.c.epoch,
+        checkpoints.c.step,
+        checkpoints.c.layout,
+    )
     with catalogue.reading() as connection:
-        rows = connection.execute(select(*columns, checkpoints.c.layout).order_by(checkpoints.c.path)).all()
-        query = select(runs.c.id, runs.c.path, told.c.state, told.c.troubles, told.c.layouts).outerjoin(told)
-        known = connection.execute(query).all()
+        rows = connection.execute(members_of.order_by(checkpoints.c.path)).all()
+        columns = (runs.c.id, runs.c.path, told.c.state, told.c.troubles, told.c.layouts, told.c.given)
+        known = connection.execute(select(*columns).outerjoin(told)).all()
     members: dict[int, list[Position]] = {}
     formats: dict[int, set[str]] = {}
     for r in rows:
@@ -304,6 +313,7 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
             members.get(r.id, []),
             frozenset(formats.get(r.id, ())),
             frozenset(json.loads(r.layouts or "[]")),
+            json.loads(r.given or "{}"),
         )
         for r in known
     }
@@ -317,6 +327,7 @@ def put_told(connection: Connection, run_id: int, state: str, answer: Answer) ->
         "metrics": json.dumps(answer.metrics, sort_keys=True),
         "troubles": json.dumps([[f.path, f.reason] for f in answer.troubles]),
         "layouts": json.dumps(sorted(answer.layouts)),
+        "given": json.dumps(answer.given, sort_keys=True),
     }
     if connection.execute(select(runs.c.id).where(runs.c.id == run_id)).first() is None:
         return  # another ingest found the run empty meanwhile

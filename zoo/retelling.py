@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from epsopt.zoo.catalogue import Catalogue
@@ -17,6 +17,7 @@ from epsopt.zoo.reading.remote import location
 from epsopt.zoo.recorder import RunInCatalogue, forget_told, put_told, runs_by_path
 from epsopt.zoo.records import Failure
 from epsopt.zoo.scan import Found, Scan, is_checkpoint_name, order, whose
+from epsopt.zoo.sheets import Given, Sheet, match
 from epsopt.zoo.telling import Answer, Beside, ask_beside, beside
 
 _BATCH = 64  # runs whose answers are written together
@@ -30,15 +31,21 @@ class Retold:
         layouts: runs by the name of their layout.
         troubles: side files that cannot be read.
         retold: runs whose side files were read.
+        unmatched: rows of tables that belong to no run found, by the table's name.
     """
 
     layouts: dict[str, int]
     troubles: list[Failure]
     retold: int = 0
+    unmatched: dict[str, int] = field(default_factory=dict)
 
 
-def tell_runs(catalogue: Catalogue, seen: Scan, pool: ReaderPool) -> Retold:
+def tell_runs(
+    catalogue: Catalogue, seen: Scan, pool: ReaderPool, sheets: Sequence[Sheet] = (), roots: Sequence[Path] = ()
+) -> Retold:
     """Read the side files of the runs that were seen, where they changed or speak of other checkpoints than before.
+
+    Tables of runs are matched to them; what an earlier ingest was given by a table that is not here now stays.
 
     It rests on what is written alone, so an ingest that was killed before it comes to the same when run again.
     """
@@ -48,7 +55,10 @@ def tell_runs(catalogue: Catalogue, seen: Scan, pool: ReaderPool) -> Retold:
     known = runs_by_path(catalogue)
     counted: Counter[str] = Counter()
     out = Retold({}, [])
-    stale: list[tuple[RunInCatalogue, str, Beside, set[str]]] = []
+    stale: list[tuple[RunInCatalogue, str, Beside, set[str], Given]] = []
+    found_runs = {path: run.positions for path in members if (run := known.get(path)) is not None}
+    matched = match(sheets, found_runs, roots)
+    out.unmatched = matched.unmatched
     for path, files in members.items():
         sides = beside(location(path), list(dict.fromkeys(f.path.parent for f in files)), seen.folders)
         run = known.get(path)
@@ -57,9 +67,11 @@ def tell_runs(catalogue: Catalogue, seen: Scan, pool: ReaderPool) -> Retold:
             counted[shown(names)] += 1
             continue
         names |= run.formats
-        state = sides.state(run.positions) if sides.files else None
+        kept = {name: said for name, said in run.given.items() if name not in {s.name for s in sheets}}
+        given = {**kept, **matched.given.get(path, {})}
+        state = sides.state(run.positions, given) if sides.files or given else None
         if state is not None and state != run.state:
-            stale.append((run, state, sides, names))
+            stale.append((run, state, sides, names, given))
             continue
         if state is None and run.state is not None:
             with catalogue.writing() as connection:
@@ -70,11 +82,12 @@ def tell_runs(catalogue: Catalogue, seen: Scan, pool: ReaderPool) -> Retold:
         counted[shown(names)] += 1
     for start in range(0, len(stale), _BATCH):
         batch = stale[start : start + _BATCH]
-        answers = ask_beside(pool, [(sides, run.positions) for run, _, sides, _ in batch])
+        answers = ask_beside(pool, [(sides, run.positions) for run, _, sides, _, _ in batch])
         with catalogue.writing() as connection:
-            for (run, state, sides, names), answer in zip(batch, answers, strict=True):
+            for (run, state, sides, names, given), answer in zip(batch, answers, strict=True):
+                answer.give(given)
                 # Written to a moment ago, and already damaged: it is half of something. Ask again the next time.
-                unsure = answer.troubles and sides.young()
+                unsure = answer.unfinished or (answer.troubles and sides.young())
                 put_told(connection, run.id, "unsure" if unsure else state, answer)
                 out.troubles += answer.troubles
                 counted[shown(names | answer.layouts)] += 1

@@ -75,6 +75,7 @@ told = Table(
     Column("metrics", Text, nullable=False),  # JSON: by the checkpoint's SHA-256
     Column("troubles", Text, nullable=False),  # JSON: [[path, reason], ...]
     Column("layouts", Text, nullable=False),  # JSON: names of those that had something to say
+    Column("given", Text, nullable=False),  # JSON: what tables of runs say, by table; part of the above, too
 )
 
 # Blobs apart from the rows that every command lists.

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from epsopt.zoo.errors import UsageError
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.known import sources
 from epsopt.zoo.layouts.reading import Position
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import ask
-from epsopt.zoo.reading.source import Identity
+from epsopt.zoo.reading.source import Identity, refusal
 from epsopt.zoo.records import Failure
+from epsopt.zoo.sheets import Entry, Given, merged
 
 TELLER = 1
 """Raised when side files should be read again because a layout has learned something."""
@@ -36,11 +38,11 @@ class Beside:
     run: Path
     files: Mapping[str, Sequence[tuple[Path, Identity]]]
 
-    def state(self, positions: Sequence[Position]) -> str:
+    def state(self, positions: Sequence[Position], given: Given) -> str:
         """Return a digest of all that the answer depends on: as long as it is the same, nobody need ask again."""
         listed = {name: [(str(p), vars(i)) for p, i in files] for name, files in self.files.items()}
         places = sorted((p.key, p.path, p.epoch, p.step) for p in positions)
-        text = json.dumps([TELLER, listed, places], default=str, sort_keys=True)
+        text = json.dumps([TELLER, listed, places, given], default=str, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def young(self) -> bool:
@@ -58,12 +60,24 @@ class Answer:
         metrics: by the key of the checkpoint.
         troubles: files that could not be read, and why.
         layouts: those that had something to say, or files that should have.
+        unfinished: a file ends in a line that somebody is writing.
+        given: what tables of runs say; it is in hyperparameters and metrics, too, and counts more than side files.
     """
 
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     troubles: list[Failure] = field(default_factory=list)
     layouts: set[str] = field(default_factory=set)
+    unfinished: bool = False
+    given: Given = field(default_factory=dict)
+
+    def give(self, given: Given) -> None:
+        """Add what tables of runs say."""
+        hyperparameters, metrics = merged(given)
+        self.given = given
+        self.hyperparameters.update(hyperparameters)
+        for key, values in metrics.items():
+            self.metrics[key] = {**self.metrics.get(key, {}), **values}
 
 
 def beside(run: Path, held: Sequence[Path], folders: Folders) -> Beside:
@@ -80,6 +94,25 @@ def beside(run: Path, held: Sequence[Path], folders: Folders) -> Beside:
         if known:
             found[name] = known
     return Beside(run, found)
+
+
+def read_table(
+    pool: ReaderPool, path: Path, params: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> tuple[Entry, ...]:
+    """Have a CSV table of runs read by a child.
+
+    Raises:
+        UsageError: it cannot be read, or has no column that names its runs.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UsageError(f"{path}: the table of runs is {refusal(error)}") from error
+    header = {"kind": "table", "params": list(params), "metrics": list(metrics)}
+    (said,) = ask(pool, [(path, size, header)])
+    if said["status"] != "table":
+        raise UsageError(f"{path}: the table of runs cannot be read: {said.get('reason', 'it is being written')}")
+    return tuple(Entry(tuple(e.pop("names")), **e) for e in said["entries"])
 
 
 def ask_beside(
@@ -113,6 +146,7 @@ def ask_beside(
             continue
         if said["hyperparameters"] or said["metrics"] or said["troubles"]:
             answer.layouts.add(question["layout"])
+        answer.unfinished |= said["unfinished"]
         answer.hyperparameters = {**said["hyperparameters"], **answer.hyperparameters}
         for key, metrics in said["metrics"].items():
             answer.metrics[key] = {**metrics, **answer.metrics.get(key, {})}

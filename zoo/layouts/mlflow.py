@@ -11,6 +11,7 @@ import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from epsopt.zoo.reading.remote import RemotePath
 from epsopt.zoo.reading.side import SideError, Sides
 from epsopt.zoo.reading.source import open_source
 from epsopt.zoo.reading.text import clean
-from epsopt.zoo.reading.values import number_or_text
+from epsopt.zoo.reading.values import Plain, number_or_text
 
 DATABASE = "mlflow.db"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -34,9 +35,9 @@ _ROWS = 1_000_000
 def run_of(file: Path, folders: Folders) -> Path | None:
     """Return the folder that is named by a run's id, or holds its meta.yaml, and has the file below it."""
     for folder in file.parents[:_ABOVE]:
-        if "artifacts" in folders.names(folder):
-            if {"meta.yaml", "metrics"} <= folders.names(folder) or _RUN_ID.fullmatch(folder.name):
-                return folder
+        here = folders.names(folder)
+        if "artifacts" in here and ({"meta.yaml", "metrics"} <= here or _RUN_ID.fullmatch(folder.name)):
+            return folder
     return None
 
 
@@ -66,29 +67,35 @@ def tell(sides: Sides) -> Told:
     """Read parameters and the history of metrics, by step."""
     told = Told(troubles=sides.troubles)
     for file in sides.files:
-        if file == sides.run.joinpath(DATABASE) or file.name == DATABASE:
+        if file.name == DATABASE:
             sides.attempt(file, lambda path: _tell_database(told, path, sides))
             continue
-        kind, name = file.relative_to(sides.run).parts[0], "/".join(file.relative_to(sides.run).parts[1:])
-        text = sides.attempt(file, lambda path: sides.text(path, _VALUE_BYTES, lines=kind == "metrics"))
-        if text is None:
-            continue
-        if kind == "params":
-            told.hyperparameters[clean(name)] = number_or_text(text)
-        else:
-            told.rows += sides.attempt(file, lambda _: list(_history(clean(name), text))) or []
+        kind, *parts = file.relative_to(sides.run).parts
+        name = clean("/".join(parts))
+        read = _history if kind == "metrics" else _parameter
+        found = sides.attempt(file, partial(read, name, sides))
+        if isinstance(found, list):
+            told.rows += found
+        elif found is not None:
+            told.hyperparameters.update(found)
     return told
 
 
-def _history(name: str, text: str) -> Iterator[Row]:
+def _parameter(name: str, sides: Sides, file: Path) -> dict[str, Plain]:
+    return {name: number_or_text(sides.text(file, _VALUE_BYTES))}
+
+
+def _history(name: str, sides: Sides, file: Path) -> list[Row]:
     """Read lines of timestamp, value and step (and, since MLflow 3, what the metric was measured on)."""
-    for number, line in enumerate(text.splitlines(), start=1):
+    rows = []
+    for number, line in enumerate(sides.text(file, _VALUE_BYTES, lines=True).splitlines(), start=1):
         parts = line.split()
         try:
             value, step = float(parts[1]), int(parts[2]) if len(parts) > 2 else 0
         except (IndexError, ValueError) as error:
             raise SideError(f"line {number:,} is not a timestamp, a value and a step") from error
-        yield Row(None, step, {name: value if math.isfinite(value) else None})
+        rows.append(Row(None, step, {name: value if math.isfinite(value) else None}))
+    return rows
 
 
 def _tell_database(told: Told, path: Path, sides: Sides) -> None:

@@ -1,4 +1,4 @@
-"""TensorBoard: scalars in ``events.out.tfevents.*``, for metrics that live only there; combines with every other layout.
+"""TensorBoard: scalars in ``events.out.tfevents.*``, for metrics that live only there; combines with all layouts.
 
 The files are read by the ``tensorboard`` package, which is an optional part of epsopt.
 """

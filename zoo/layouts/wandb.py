@@ -1,8 +1,8 @@
 """Weights & Biases' local folders: ``wandb/run-DATE-ID/{run-ID.wandb, files/{config.yaml, wandb-summary.json}}``.
 
-Checkpoints under ``files`` belong to that run. Those of another layout belong to it if the folder ``wandb`` lies in their
-run's folder and holds one run, or if a run in a folder ``wandb`` above has the name of their run's folder as its id (as
-Lightning's WandbLogger does it).
+Checkpoints under ``files`` belong to that run. Those of another layout belong to it if the folder ``wandb`` lies in
+their run's folder and holds one run, or if a run in a folder ``wandb`` above has the name of their run's folder as its
+id (as Lightning's WandbLogger does it).
 """
 
 from __future__ import annotations

@@ -42,12 +42,14 @@ class Sides:
         files: that the layout named.
         limits: as for checkpoints.
         troubles: (path, reason) of those that could not be read.
+        unfinished: a last line was left out because somebody seems to be writing it.
     """
 
     run: Path
     files: Sequence[Path]
     limits: Limits = field(default_factory=Limits)
     troubles: list[tuple[str, str]] = field(default_factory=list)
+    unfinished: bool = False
 
     def named(self, *names: str) -> list[Path]:
         """Return the files of these names, in the order of the names."""
@@ -87,9 +89,9 @@ class Sides:
         """Return what a JSON or YAML file holds, by its suffix."""
         return self.json(path) if path.suffix.lower() == ".json" else self.yaml(path)
 
-    def table(self, path: Path) -> list[dict[str, str]]:
+    def table(self, path: Path, *, growing: bool = True) -> list[dict[str, str]]:
         """Return the rows of a CSV file by column, cells as text; rows shorter than the header lack what is missing."""
-        return self.attempt(path, lambda p: parse_csv(self.text(p, TABLE_BYTES, lines=True))) or []
+        return self.attempt(path, lambda p: parse_csv(self.text(p, TABLE_BYTES, lines=growing))) or []
 
     def json_lines(self, path: Path) -> list[dict[str, Any]]:
         """Return the objects of a file with one JSON object on each line."""
@@ -115,6 +117,7 @@ class Sides:
             raise
         if lines and young and not data.endswith(b"\n"):
             data = data[: data.rfind(b"\n") + 1]
+            self.unfinished = True
         try:
             return data.decode("utf-8-sig")
         except UnicodeDecodeError as error:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.layouts.known import BY_NAME
 from epsopt.zoo.layouts.reading import Position, joined
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.side import Sides
 from epsopt.zoo.reading.source import Limits
+from epsopt.zoo.sheets import PATHS, entries_of
 
 
 def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
@@ -21,4 +24,22 @@ def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         "hyperparameters": told.hyperparameters,
         "metrics": joined(told, positions),
         "troubles": told.troubles,
+        "unfinished": sides.unfinished,
     }
+
+
+def read_table(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """Read a CSV table of runs.
+
+    Raises:
+        UnreadableCheckpoint: it cannot be read, or no column names the runs.
+    """
+    path = location(request["path"])
+    sides = Sides(path.parent, [path], limits)
+    records = sides.table(path, growing=False)
+    if sides.troubles:
+        raise UnreadableCheckpoint(path, sides.troubles[0][1])
+    entries = entries_of(records, request["params"], request["metrics"])
+    if not entries:
+        raise UnreadableCheckpoint(path, f"no row names its run: expected a column {' or '.join(PATHS[:4])}")
+    return {"status": "table", "entries": [asdict(entry) for entry in entries]}

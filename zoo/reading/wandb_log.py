@@ -1,9 +1,8 @@
 """Read the log that W&B keeps of a run (``run-ID.wandb``), the only thing that an offline run leaves behind.
 
-Blocks as in LevelDB's log format (https://github.com/google/leveldb/blob/main/doc/log_format.md) after a header of seven
-bytes, with zlib's CRC-32; in them protocol buffers of W&B's ``wandb_internal.proto``. W&B's own reader is private and
-changes from release to release; what is read here has been the same since 2020. A last record that is being written
-ends the log.
+Blocks as in LevelDB's log format (https://github.com/google/leveldb/blob/main/doc/log_format.md) after a header of
+seven bytes, with zlib's CRC-32; in them protocol buffers of W&B's ``wandb_internal.proto``. W&B's own reader is
+private, and release 0.31 has none in Python. A last record that is being written ends the log.
 """
 
 from __future__ import annotations
