@@ -24,6 +24,7 @@ YAML_BYTES = 1 << 20
 """YAML is parsed in Python, at about 40 KB a second; no configuration that a person wrote comes near this."""
 JSON_BYTES = 64 << 20
 TABLE_BYTES = 256 << 20
+_MERGED = 100_000
 _CELLS = 5_000_000  # of one table
 _YOUNG = 10.0  # seconds: a last line without its end is taken for half-written in a file that is younger
 _Parsed = TypeVar("_Parsed")
@@ -160,7 +161,15 @@ def _constructor() -> Any:
     from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
     class Plain(SafeConstructor):
-        pass
+        merged = 0
+
+        def flatten_mapping(self, node: Any) -> Any:
+            """Merge what ``<<`` names into a mapping; ten merges of ten merges of ten are a bomb."""
+            flattened = super().flatten_mapping(node)
+            self.merged += len(node.value)
+            if self.merged > _MERGED:
+                raise SideError(f"its merge keys unfold into more than {_MERGED:,} entries")
+            return flattened
 
     def data(self: Any, node: Any) -> Any:
         if isinstance(node, ScalarNode):
