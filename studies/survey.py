@@ -55,10 +55,16 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Su
     chosen = sorted(members.values(), key=lambda files: files[0].run_name)
     if len(chosen) > MOST_RUNS:
         chosen = [chosen[i * len(chosen) // MOST_RUNS] for i in range(MOST_RUNS)]
-    results = read_fingerprints([files[0].path for files in chosen], progress=progress) if chosen else []
+    results = (
+        read_fingerprints([files[0].path for files in chosen], progress=progress, folders=seen.folders)
+        if chosen
+        else []
+    )
     # A copy of the weights under a name of its own ("final") is often the newest, and says nothing.
     silent = [i for i, r in enumerate(results) if len(chosen[i]) > 1 and not (isinstance(r, Failure) or r.metrics)]
-    for i, second in zip(silent, read_fingerprints([chosen[i][1].path for i in silent]) if silent else [], strict=True):
+    before = [chosen[i][1].path for i in silent]
+    seconds = read_fingerprints(before, folders=seen.folders) if before else []
+    for i, second in zip(silent, seconds, strict=True):
         if not isinstance(second, Failure):
             results[i] = second
     contents = [r for r in results if not isinstance(r, Failure)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.lineage import LineageBook
 from epsopt.zoo.reading.pool import shared_pool
 from epsopt.zoo.reading.reader import CheckpointContents, Outcome, Waiting, read_files
@@ -175,6 +176,7 @@ def read_fingerprints(
     jobs: int = 2,
     progress: Progress | None = None,
     limits: Limits | None = None,
+    folders: Folders | None = None,
 ) -> list[CheckpointContents | Failure]:
     """Read files without recording them, their deltas taken from the catalogue's lineages where one fits.
 
@@ -185,6 +187,7 @@ def read_fingerprints(
         jobs: reading processes.
         progress: called with (files done, files in all).
         limits: what one file may cost; the defaults when None.
+        folders: of the scan that found the files; without it, nothing is known of what lies beside files behind URLs.
 
     Returns:
         One result per path, in their order. ``lineage`` is None where no known lineage fits.
@@ -206,7 +209,7 @@ def read_fingerprints(
     files = [(Path(p), _size(Path(p))) for p in paths]
     pool = shared_pool(jobs, limits)
     read_files(pool, files, book, handle, embed=embed)
-    return tell_files(results, pool, catalogue.renamed if catalogue is not None else None)
+    return tell_files(results, pool, folders or Folders(), catalogue.renamed if catalogue is not None else None)
 
 
 def _size(path: Path) -> int:

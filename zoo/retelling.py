@@ -100,6 +100,7 @@ def tell_runs(
 def tell_files(
     results: Sequence[CheckpointContents | Failure],
     pool: ReaderPool,
+    folders: Folders,
     renamed: Callable[[dict[str, float | None]], dict[str, float | None]] | None = None,
 ) -> list[CheckpointContents | Failure]:
     """Add to each checkpoint what the files beside it tell; what it says itself counts.
@@ -107,9 +108,9 @@ def tell_files(
     Args:
         results: as they were read.
         pool: the children.
+        folders: what lies where.
         renamed: gives metrics the names that the catalogue has for them.
     """
-    folders = Folders()
     members: dict[str, list[tuple[int, CheckpointContents]]] = {}
     for i, result in enumerate(results):
         if isinstance(result, CheckpointContents):

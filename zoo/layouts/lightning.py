@@ -32,7 +32,8 @@ def run_of(file: Path, _folders: Folders) -> Path | None:
 
 def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return what the loggers wrote beside ``checkpoints``."""
-    if any(folder.parent == run and folder.name == "checkpoints" for folder in held):
+    ours = [folder for folder in held if folder.parent == run and folder.name == "checkpoints"]
+    if any(name.endswith(".ckpt") for folder in ours for name in folders.names(folder)):
         return folders.those(run, ("hparams.yaml", "metrics.csv"))
     return []
 
