@@ -197,7 +197,7 @@ def test_what_lies_beside_checkpoints_in_a_bucket_is_read_too(bucket, catalogue,
 
     from epsopt.studies.survey import survey
 
-    put, url, _ = bucket
+    put, url, drop = bucket
     torch.save({"model": {"w": torch.eye(3)}, "epoch": 1}, tmp_path / "e.pt")
     put("runs/job/checkpoints/epoch_1.pt", (tmp_path / "e.pt").read_bytes())
     put("runs/job/.hydra/config.yaml", b"lr: 1e-3\n")
@@ -208,6 +208,8 @@ def test_what_lies_beside_checkpoints_in_a_bucket_is_read_too(bucket, catalogue,
     assert [f.path for f in report.troubles] == [f"{url}/job/hparams.yaml"]
     (checkpoint,) = catalogue.checkpoints()
     assert (checkpoint.run, checkpoint.metrics, checkpoint.hyperparameters) == ("job", {"acc": 0.5}, {"lr": 0.001})
+    drop("runs/job/hparams.yaml")
+    assert ingest(catalogue, location(url)).troubles == []
     assert ingest(catalogue, location(url)).retold == 0
     put("runs/job/metrics.csv", b"epoch,acc\n1,0.75\n")
     assert ingest(catalogue, location(url)).retold == 1
