@@ -206,7 +206,7 @@ def read_fingerprints(
             progress(index + 1, len(paths))
         return True
 
-    files = [(Path(p), _size(Path(p))) for p in paths]
+    files = [(location(p), _size(location(p))) for p in paths]
     pool = shared_pool(jobs, limits)
     read_files(pool, files, book, handle, embed=embed)
     return tell_files(results, pool, folders or Folders(), catalogue.renamed if catalogue is not None else None)
