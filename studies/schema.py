@@ -28,6 +28,12 @@ def _name(text: str) -> str:
     return text
 
 
+def _metric(text: str) -> str:
+    if not text or len(text) > 100 or not text.isprintable():
+        raise ValueError("expected 1 to 100 printable characters")
+    return text
+
+
 def _hook(text: str) -> str:
     if not HOOK.fullmatch(text):
         raise ValueError('expected "package.module:function"')
@@ -47,6 +53,7 @@ def _interval(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+Metric = Annotated[str, AfterValidator(_metric)]  # "val/acc" is a common one
 Hook = Annotated[str, AfterValidator(_hook)]
 # Strict types, so that neither 1 becomes true nor "1" a number.
 Number = Annotated[float, Field(strict=True)]
@@ -78,7 +85,7 @@ class RunsTable(_Table):
 class MetricsTable(_Table):
     """[metrics]: what runs call a metric, and what it is called here."""
 
-    rename: dict[str, Name] = {}
+    rename: dict[str, Metric] = {}
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -155,7 +162,7 @@ class ProjectFile(_Table):
     project: ProjectTable = ProjectTable()
     runs: RunsTable = RunsTable()
     metrics: MetricsTable = MetricsTable()
-    objectives: dict[Name, ObjectiveTable] = {}
+    objectives: dict[Metric, ObjectiveTable] = {}
     space: dict[str, ParameterTable] = {}
     train: TrainTable | None = None
     hooks: HooksTable = HooksTable()

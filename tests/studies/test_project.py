@@ -254,7 +254,7 @@ COMMAND = ("{python}", "t.py", "{lr}", "{optim.name}", "{layers}", "--out", "{ou
 @pytest.mark.parametrize("command", [None, COMMAND])
 def test_what_is_written_is_read_back(tmp_path, space, command):
     file = tmp_path / "epsopt.toml"
-    objectives = [Objective("coverage", True), Objective("val.loss x", False)]
+    objectives = [Objective("coverage", True), Objective("val.loss x", False), Objective("val/acc", True)]
     said = {
         "name": 'my "project"', "runs": "../runs", "objectives": objectives,
         "bounds": {"coverage": (0.0, 1.0)},
