@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from epsopt.cli.options import Options, common
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
 
+if TYPE_CHECKING:
+    from epsopt.studies.project.file import Project
+    from epsopt.zoo.sheets import Sheet
+
 
 @click.command("ingest")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @click.option("--jobs", "-j", type=click.IntRange(min=1), default=2, show_default=True, help="Reading processes.")
+@click.option("--table", type=click.Path(path_type=Path), metavar="CSV", help="A table of the runs.")
+@click.option("--study", metavar="URL#NAME", help="An Optuna study that these runs were trials of.")
 @click.option("--verify", is_flag=True, help="Read nothing; hash the catalogued files again and name what changed.")
 @common
-def command(options: Options, paths: tuple[Path, ...], jobs: int, verify: bool) -> None:
+def command(
+    options: Options, paths: tuple[Path, ...], jobs: int, table: Path | None, study: str | None, verify: bool
+) -> None:
     """Read checkpoints into the catalogue: from PATH... or else from the project's runs.
 
-    A PATH may be a URL such as s3://bucket/runs. What has not changed is not read again. A file that cannot be read
-    is listed, and the rest goes in.
+    It recognises how the runs are kept, and says so: plain PyTorch, Lightning, Hydra, Hugging Face, MLflow, W&B,
+    TensorBoard; alone or together. A PATH may be a URL such as s3://bucket/runs. What has not changed is not read
+    again. A file that cannot be read is listed, and the rest goes in.
 
     With --verify, the files that the catalogue knows (those under PATH..., or else all) are compared with the SHA-256
     of their first reading; the exit status is 1 when one of them changed or vanished.
@@ -27,10 +37,29 @@ def command(options: Options, paths: tuple[Path, ...], jobs: int, verify: bool) 
     if verify:
         _verify(options, paths, jobs)
     else:
-        _ingest(options, paths, jobs)
+        _ingest(options, paths, jobs, table, study)
 
 
-def _ingest(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
+def _sheets(project: Project | None, jobs: int, table: Path | None, study: str | None) -> list[Sheet]:
+    """Return the tables of runs that the command or else the project names."""
+    from epsopt.zoo.reading.pool import shared_pool
+    from epsopt.zoo.sheets import Sheet
+    from epsopt.zoo.telling import read_table
+
+    sheets = []
+    file = table.absolute() if table is not None else project.table if project else None
+    if file is not None:
+        columns = (project.table_params, project.table_metrics) if project else ((), ())
+        sheets.append(Sheet(f"table {file}", file.parent, read_table(shared_pool(jobs), file, *columns)))
+    source = study or (project.study if project else None)
+    if source is not None:
+        from epsopt.studies.past import study_sheet
+
+        sheets.append(study_sheet(source, project.folder if project and study is None else Path.cwd()))
+    return sheets
+
+
+def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | None, study: str | None) -> None:
     from epsopt.cli.describe import failure_json
     from epsopt.cli.output import Head, Rows, failures, line, print_json, print_table, say
     from epsopt.cli.progress import working
@@ -49,10 +78,12 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
         for folder in folders:  # before a database is made
             if not folder.exists():
                 raise UsageError(f"{folder} does not exist: expected a folder of training runs")
-        with Catalogue(workspace.storage) as catalogue:
+        sheets = _sheets(project, jobs, table, study)
+        with Catalogue(workspace.storage, project.rename if project else None) as catalogue:
             report = ingest(
                 catalogue,
                 folders,
+                sheets=sheets,
                 embed=project.embed if project else None,
                 jobs=jobs,
                 progress=lambda done, total: progress(f"reading checkpoint {done} of {total}", done / total),
@@ -69,6 +100,11 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
                 "aliases": report.aliases,
                 "waiting": report.waiting,
                 "failed": failure_json(report.failed),
+                "left_alone": report.left_alone,
+                "layouts": report.layouts,
+                "retold": report.retold,
+                "troubles": failure_json(report.troubles),
+                "unmatched": report.unmatched,
                 "seconds": report.seconds,
                 "catalogue": {"runs": runs, "checkpoints": len(checkpoints), "metrics": metrics},
             }
@@ -80,13 +116,25 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
             ("same content as another file", report.aliases),
             ("still being written", report.waiting),
             ("could not be read", len(report.failed)),
+            ("not counted: states of optimisers and the like", report.left_alone),
         ]
         rows = [Rows([[name, str(n)]]) for name, n in counted if n or name == "new or changed"]
         print_table([Head("checkpoint files", "left"), Head(str(report.found))], rows)
+        if report.layouts:
+            say()
+            kinds = [Rows([[name, str(n)]]) for name, n in report.layouts.items()]
+            print_table([Head("layout", "left"), Head("runs")], kinds)
         if report.failed:
             say()
             say("Could not be read, and are left out:")
             failures(report.failed)
+        if report.troubles:
+            say()
+            say("Files beside checkpoints that could not be read; the checkpoints are in without what they tell:")
+            failures(report.troubles)
+        for name, rows_left in report.unmatched.items():
+            say()
+            say(f"{rows_left} row{'s' if rows_left > 1 else ''} of {name} belong to none of the runs found.")
         say()
         line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
         say(f"Metrics: {', '.join(metrics) or 'none'}.")

@@ -50,7 +50,9 @@ def command(
         from epsopt.studies.project.guess import guess_bounds
         from epsopt.studies.project.survey import survey
         from epsopt.studies.project.template import write_project
+        from epsopt.zoo.reading.remote import location
 
+        runs = location(runs)
         seen = survey(runs, lambda done, total: say("reading the newest checkpoint of each run", done / total))
     objectives, guessed, undecided = _objectives(sorted(seen.metrics), minimize, maximize)
     bounds = {o.name: b for o in objectives if (b := guess_bounds(o.name, seen.metrics[o.name])) is not None}

@@ -75,7 +75,7 @@ class Workspace:
             database = None  # Catalogue says what is wrong with it
         if database and not database.startswith((":memory:", "file:")) and not Path(database).exists():
             raise EmptyCatalogue(f"there is no catalogue at {database} yet: read your runs with 'epsopt ingest RUNS'")
-        return Catalogue(self.storage)
+        return Catalogue(self.storage, self.project.rename if self.project else None)
 
     def studies(self) -> RDBStorage:
         """Open the Optuna studies beside the catalogue.

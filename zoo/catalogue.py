@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -17,7 +17,7 @@ from epsopt.zoo.database import cause, open_database, reading, writing
 from epsopt.zoo.errors import CatalogueError
 from epsopt.zoo.reading.wire import unpack
 from epsopt.zoo.records import Checkpoint, Failure, Lineage, Run
-from epsopt.zoo.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, runs
+from epsopt.zoo.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, runs, told
 
 if TYPE_CHECKING:
     from epsopt.zoo.fingerprints import Fingerprint
@@ -32,13 +32,16 @@ class Catalogue:
     Args:
         url: SQLAlchemy URL: ``sqlite:///FILE.db``, or ``postgresql+psycopg://...`` when many machines share
             it.
+        rename: metrics by the name that some runs give them, to the name that they are to have here. It is applied
+            to what is read from the database, never to what is kept: another map needs no other ingest.
 
     Raises:
         CatalogueError: it cannot be opened, or was written by a newer version.
     """
 
-    def __init__(self, url: str = "sqlite:///epsopt.db") -> None:
+    def __init__(self, url: str = "sqlite:///epsopt.db", rename: Mapping[str, str] | None = None) -> None:
         self.url = url
+        self.rename = dict(rename or {})
         self._engine = open_database(url)
 
     def __enter__(self) -> Self:
@@ -92,6 +95,7 @@ class Catalogue:
             query = query.where((runs.c.path == str(within)) | below)
         with self.reading() as connection:
             rows = connection.execute(query).all()
+            beside = _metrics_beside(connection)
         parsed: dict[str, dict[str, Any]] = {}
         found = [
             Checkpoint(
@@ -101,7 +105,7 @@ class Catalogue:
                 path=r.path,
                 sha256=r.sha256,
                 epoch=r.epoch,
-                metrics=json.loads(r.metrics),
+                metrics=self.renamed({**beside.get((r.run_id, r.sha256), {}), **json.loads(r.metrics)}),
                 hyperparameters=dict(_parse_once(parsed, r.run_hyperparameters)),
                 signature=r.signature,
                 lineage_id=r.lineage_id,
@@ -115,8 +119,26 @@ class Catalogue:
     def metric_names(self) -> list[str]:
         """Return the metrics that have at least one finite value, sorted."""
         with self.reading() as connection:
-            rows = connection.execute(select(checkpoints.c.metrics)).scalars().all()
-        return sorted({name for row in rows for name, value in json.loads(row).items() if value is not None})
+            rows = connection.execute(select(checkpoints.c.run_id, checkpoints.c.sha256, checkpoints.c.metrics)).all()
+            beside = _metrics_beside(connection)
+        said = ({**beside.get((r.run_id, r.sha256), {}), **json.loads(r.metrics)} for r in rows)
+        return sorted({name for row in said for name, value in self.renamed(row).items() if value is not None})
+
+    def renamed(self, metrics: dict[str, float | None]) -> dict[str, float | None]:
+        """Return metrics under the names that they are to have; one that has its name already is kept over others."""
+        if not self.rename or self.rename.keys().isdisjoint(metrics):
+            return metrics
+        out = {name: value for name, value in metrics.items() if name not in self.rename}
+        for old, new in self.rename.items():
+            if old in metrics and out.get(new) is None:
+                out[new] = metrics[old]
+        return out
+
+    def troubles(self) -> list[Failure]:
+        """Return the side files that could not be read, by path; the checkpoints beside them are in the catalogue."""
+        with self.reading() as connection:
+            rows = connection.execute(select(told.c.troubles).where(told.c.troubles != "[]")).scalars().all()
+        return sorted({Failure(path, reason) for row in rows for path, reason in json.loads(row)}, key=lambda f: f.path)
 
     def failures(self) -> list[Failure]:
         """Return the files that could not be read, by path."""
@@ -193,6 +215,12 @@ class Catalogue:
         with self.reading() as connection:
             row = connection.execute(query.order_by(artifacts.c.id.desc()).limit(1)).first()
         return None if row is None else (bytes(row.data), json.loads(row.meta))
+
+
+def _metrics_beside(connection: Connection) -> dict[tuple[int, str], dict[str, float | None]]:
+    """Return what side files tell of checkpoints, by run and SHA-256."""
+    rows = connection.execute(select(told.c.run_id, told.c.metrics).where(told.c.metrics != "{}")).all()
+    return {(r.run_id, sha): metrics for r in rows for sha, metrics in json.loads(r.metrics).items()}
 
 
 def _parse_once(parsed: dict[str, dict[str, Any]], text: str) -> dict[str, Any]:

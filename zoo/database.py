@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
 from epsopt.zoo.errors import CatalogueError
-from epsopt.zoo.tables import SCHEMA_VERSION, meta, metadata
+from epsopt.zoo.tables import SCHEMA_VERSION, checkpoints, meta, metadata, told
 
 _BUSY_SECONDS = 60
 _WRITER_LOCK = 0x6570736F7074  # "epsopt": PostgreSQL's advisory lock that stands in for SQLite's one writer
@@ -144,6 +144,7 @@ def _create(connection: Connection, shown: str) -> None:
     if inspect(connection).has_table(meta.name):
         found = connection.execute(select(meta.c.value).where(meta.c.key == "schema_version")).scalar()
         if found is not None and int(found) == SCHEMA_VERSION:
+            _extend(connection)
             return
         if found is not None and int(found) > SCHEMA_VERSION:
             raise CatalogueError(
@@ -152,6 +153,19 @@ def _create(connection: Connection, shown: str) -> None:
             )
     metadata.create_all(connection)
     connection.execute(insert(meta).values(key="schema_version", value=str(SCHEMA_VERSION)))
+
+
+def _extend(connection: Connection) -> None:
+    """Add what has come to this version since a database was made; a version of epsopt from before is not disturbed."""
+    known = inspect(connection)
+    if known.has_table(told.name):
+        return
+    metadata.create_all(connection)
+    present = {column["name"] for column in known.get_columns(checkpoints.name)}
+    for column in checkpoints.columns:
+        if column.name not in present:
+            kind = column.type.compile(connection.dialect)
+            connection.execute(text(f"ALTER TABLE {checkpoints.name} ADD COLUMN {column.name} {kind}"))
 
 
 def cause(error: DBAPIError) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.lineage import LineageBook
 from epsopt.zoo.reading.pool import shared_pool
 from epsopt.zoo.reading.reader import CheckpointContents, Outcome, Waiting, read_files
-from epsopt.zoo.reading.source import Limits
+from epsopt.zoo.reading.remote import location
+from epsopt.zoo.reading.source import Limits, identity_at
 from epsopt.zoo.recorder import (
     KnownFile,
     Recorder,
+    adopt,
     forget_failures,
     known_files,
     known_lineages,
@@ -22,7 +25,9 @@ from epsopt.zoo.recorder import (
     relocate_references,
 )
 from epsopt.zoo.records import Failure
+from epsopt.zoo.retelling import tell_files, tell_runs
 from epsopt.zoo.scan import Found, scan, within
+from epsopt.zoo.sheets import Sheet
 
 Progress = Callable[[int, int], None]
 
@@ -40,6 +45,11 @@ class IngestReport:
         failed: files that cannot be read, also those that failed before and have not changed since.
         seconds: duration.
         runs: folders that hold checkpoint files.
+        layouts: how many runs are kept in which layout, by its name; several that combine as ``hydra + lightning``.
+        troubles: files beside the checkpoints that cannot be read; the checkpoints are in all the same.
+        left_alone: files that are named like checkpoints and known to be none: states of optimisers and the like.
+        retold: runs whose side files were read now, because they or the checkpoints they speak of changed.
+        unmatched: rows of tables of runs that belong to none of the runs found, by the table's name.
     """
 
     found: int
@@ -50,6 +60,11 @@ class IngestReport:
     failed: list[Failure]
     seconds: float
     runs: int
+    layouts: dict[str, int] = field(default_factory=dict)
+    troubles: list[Failure] = field(default_factory=list)
+    left_alone: int = 0
+    retold: int = 0
+    unmatched: dict[str, int] = field(default_factory=dict)
 
 
 def ingest(
@@ -61,6 +76,7 @@ def ingest(
     jobs: int = 2,
     progress: Progress | None = None,
     limits: Limits | None = None,
+    sheets: Sequence[Sheet] = (),
 ) -> IngestReport:
     """Read the checkpoints under folders that the catalogue does not know yet, or that changed.
 
@@ -69,13 +85,14 @@ def ingest(
 
     Args:
         catalogue: where to.
-        folder: one folder or several; each folder below that directly holds checkpoint files is a run.
+        folder: one folder or several; which folders below are runs is what their layouts say (docs/layouts.md).
         root: the folder above them that runs are named from; None names them from the folders themselves.
         embed: hook ``package.module:function`` from a state dict to an array (anchors, dimensions); it runs
             in the reading process. Checkpoints that lack this hook's embedding are read again for it.
         jobs: reading processes.
         progress: called with (files done, files to read).
         limits: what one file may cost; the defaults when None.
+        sheets: tables of runs that tell hyperparameters and metrics, too; what they say counts more than side files.
 
     Returns:
         The report; unreadable files are in it and in ``catalogue.failures()``.
@@ -92,6 +109,7 @@ def ingest(
     fresh = [f for f in seen.files if not _is_current(known.get(str(f.path)), f, embed)]
     opened = {str(f.path) for f in fresh}
     current = {str(f.path): known[str(f.path)] for f in seen.files if str(f.path) not in opened}
+    adopt(catalogue, seen.files)
     present = {str(f.path) for f in seen.files} | {f.path for f in seen.failures}
     forget_failures(
         catalogue,
@@ -126,6 +144,7 @@ def ingest(
             read_files(shared_pool(jobs, limits), files, book, handle, embed=embed)
         finally:
             recorder.flush()
+    answered = tell_runs(catalogue, seen, shared_pool(jobs, limits), sheets, folders)
     found = len(seen.files) + len(seen.failures)
     unchanged += found - unchanged - recorder.added - recorder.aliases - waiting - len(failed)
     return IngestReport(
@@ -137,6 +156,11 @@ def ingest(
         failed=sorted(failed, key=lambda f: f.path),
         seconds=time.monotonic() - started,
         runs=len({f.run_path for f in seen.files}),
+        layouts=answered.layouts,
+        troubles=answered.troubles,
+        left_alone=len(seen.left_alone),
+        retold=answered.retold,
+        unmatched=answered.unmatched,
     )
 
 
@@ -154,6 +178,7 @@ def read_fingerprints(
     jobs: int = 2,
     progress: Progress | None = None,
     limits: Limits | None = None,
+    folders: Folders | None = None,
 ) -> list[CheckpointContents | Failure]:
     """Read files without recording them, their deltas taken from the catalogue's lineages where one fits.
 
@@ -164,6 +189,7 @@ def read_fingerprints(
         jobs: reading processes.
         progress: called with (files done, files in all).
         limits: what one file may cost; the defaults when None.
+        folders: of the scan that found the files; without it, nothing is known of what lies beside files behind URLs.
 
     Returns:
         One result per path, in their order. ``lineage`` is None where no known lineage fits.
@@ -182,13 +208,14 @@ def read_fingerprints(
             progress(index + 1, len(paths))
         return True
 
-    files = [(Path(p), _size(Path(p))) for p in paths]
-    read_files(shared_pool(jobs, limits), files, book, handle, embed=embed)
-    return results
+    files = [(location(p), _size(location(p))) for p in paths]
+    pool = shared_pool(jobs, limits)
+    read_files(pool, files, book, handle, embed=embed)
+    return tell_files(results, pool, folders or Folders(), catalogue.renamed if catalogue is not None else None)
 
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return identity_at(location(path)).size
     except OSError:
         return 0

@@ -12,8 +12,8 @@ from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity
 from epsopt.zoo.reading.wire import pack, unpack
-from epsopt.zoo.scan import Found
-from epsopt.zoo.tables import checkpoints, embeddings, files, fingerprints, lineages, runs
+from epsopt.zoo.scan import Found, whose
+from epsopt.zoo.tables import checkpoints, embeddings, files, fingerprints, lineages, runs, told
 
 # Values are given when a statement is executed, not when it is built: building is half of what a small one costs.
 _UPDATE_FILE = update(files).where(files.c.path == bindparam("the_path"))
@@ -86,6 +86,8 @@ def insert_checkpoint(connection: Connection, found: Found, contents: Checkpoint
         "signature": contents.signature,
         "lineage_id": contents.lineage,
         "n_parameters": contents.n_parameters,
+        "step": contents.step,
+        "layout": contents.layout,
     }
     connection.execute(insert(checkpoints), row)
     blob = {"checkpoint_id": checkpoint_id, "data": contents.fingerprint_bytes}
@@ -125,8 +127,7 @@ def release_checkpoint(connection: Connection, checkpoint_id: int, path: str) ->
             connection.execute(delete(table).where(table.c.checkpoint_id == checkpoint_id))
         connection.execute(delete(checkpoints).where(checkpoints.c.id == checkpoint_id))
         return {row.run_id}
-    folder = location(heir).parent
-    run_id = run_id_of(connection, Found(location(heir), Identity(0, 0, 0), str(folder), folder.name))
+    run_id = run_id_of(connection, whose(location(heir)))
     connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(path=heir, run_id=run_id))
     reference = (lineages.c.reference_path == path) & (lineages.c.reference_sha256 == row.sha256)
     connection.execute(update(lineages).where(reference).values(reference_path=heir))
@@ -134,15 +135,22 @@ def release_checkpoint(connection: Connection, checkpoint_id: int, path: str) ->
 
 
 def refresh_run(connection: Connection, run_id: int) -> None:
-    """Give a run the hyperparameters of its newest checkpoint that has any; an empty run goes."""
+    """Give a run the hyperparameters of its newest checkpoint with any, and of its side files; an empty run goes."""
     rows = connection.execute(
         select(checkpoints.c.epoch, checkpoints.c.path, checkpoints.c.hyperparameters).where(
             checkpoints.c.run_id == run_id
         )
     ).all()
     if not rows:
+        connection.execute(delete(told).where(told.c.run_id == run_id))
         connection.execute(delete(runs).where(runs.c.id == run_id))
         return
     telling = [r for r in rows if r.hyperparameters != "{}"] or rows
     newest = max(telling, key=lambda r: (-1 if r.epoch is None else r.epoch, r.path))
-    connection.execute(update(runs).where(runs.c.id == run_id).values(hyperparameters=newest.hyperparameters))
+    beside = connection.execute(select(told.c.hyperparameters).where(told.c.run_id == run_id)).scalar()
+    both = newest.hyperparameters if beside in (None, "{}") else _merged(beside, newest.hyperparameters)
+    connection.execute(update(runs).where(runs.c.id == run_id).values(hyperparameters=both))
+
+
+def _merged(beside: str, said: str) -> str:
+    return json.dumps({**json.loads(beside), **json.loads(said)})

@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from epsopt.zoo.errors import UsageError
+from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.known import left_alone, place
 from epsopt.zoo.reading.remote import RemotePath, is_url, list_remote, location
+from epsopt.zoo.reading.shards import shards, together
 from epsopt.zoo.reading.source import Identity, identity_of, not_a_file, refusal
 from epsopt.zoo.reading.text import clean
 from epsopt.zoo.records import Failure
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+_DIGITS = re.compile(r"(\d{1,18})")
+NAMES = ("pytorch_model.bin", "adapter_model.bin")
+"""Checkpoints by their whole name; of other files that end in .bin nothing is known."""
 _IN_THE_MAKING = (".tmp", ".part", ".partial", "~")
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file to read: its path, what it looks like from outside, and the run (folder) that it belongs to."""
+    """A file to read: its path, what it looks like from outside, and the run (folder) that it belongs to.
+
+    Attributes:
+        path: of the file.
+        identity: size, time and inode.
+        run_path: the folder of its run, as the layout that recognises the place says it.
+        run_name: that folder, seen from the folder that was scanned.
+        layout: the name of that layout.
+    """
 
     path: Path
     identity: Identity
     run_path: str
     run_name: str
+    layout: str = "plain"
 
 
 @dataclass
 class Scan:
-    """What lies under the folders: files to read in a stable order, and what cannot even be looked at."""
+    """What lies under the folders: files to read in a stable order, and what cannot even be looked at.
+
+    Attributes:
+        files: to read.
+        failures: what cannot be looked at.
+        left_alone: files that are named like checkpoints and known to be something else.
+        folders: the names seen on the way.
+    """
 
     files: list[Found] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    left_alone: list[str] = field(default_factory=list)
+    folders: Folders = field(default_factory=Folders)
 
 
 def scan(folders: Path | Sequence[Path], root: Path | None = None) -> Scan:
@@ -61,7 +86,8 @@ def scan(folders: Path | Sequence[Path], root: Path | None = None) -> Scan:
         else:
             raise UsageError(f"{folder} is not a folder of runs, nor a file that ends in {', '.join(SUFFIXES)}")
     unique = {str(f.path): f for f in reversed(found.files)}
-    return Scan(list(unique.values())[::-1], found.failures)
+    found.files = list(unique.values())[::-1]
+    return found
 
 
 def _absolute(folder: Path | str) -> Path:
@@ -71,17 +97,20 @@ def _absolute(folder: Path | str) -> Path:
 
 def _list(root: RemotePath, found: Scan) -> None:
     """Add what lies under a URL: a store has no links, pipes or closed folders, only names."""
-    for path, status in list_remote(str(root)):
+    listed = [(path, identity_of(status)) for path, status in list_remote(str(root))]
+    for path, identity in listed:
+        found.folders.put_remote(path, identity, root)
+    for path, identity in listed:
         inside = path.relative_to(root)
         if is_checkpoint_name(path.name) and not any(part.startswith(".") for part in inside.parts[:-1]):
-            folder = path.parent
-            name = root.name if folder == root or not inside.parts else str(PurePosixPath(*inside.parts[:-1]))
-            found.files.append(Found(path, identity_of(status), str(folder), name))
+            _add(path, identity, root if inside.parts else root.parent, found)
 
 
 def is_checkpoint_name(name: str) -> bool:
     """Tell whether a name is that of a finished checkpoint: a known suffix, not in the making."""
     stem, dot, suffix = name.lower().rpartition(".")
+    if name in NAMES:
+        return True
     return dot + suffix in SUFFIXES and not stem.startswith((".", "~", "#")) and not stem.endswith(_IN_THE_MAKING)
 
 
@@ -96,6 +125,7 @@ def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]]) -> 
     except OSError as error:
         found.failures.append(Failure(clean(str(folder)), refusal(error)))
         return 0
+    found.folders.put(folder, (e.name for e in entries))
     held = 0
     for entry in entries:
         if is_checkpoint_name(entry.name) and not _is_folder(entry):
@@ -131,9 +161,33 @@ def _look(path: Path, root: Path, found: Scan) -> None:
     if not stat.S_ISREG(status.st_mode):
         found.failures.append(Failure(str(path), not_a_file(status.st_mode) or "not a file"))
         return
-    folder = path.parent
-    name = str(folder.relative_to(root))
-    found.files.append(Found(path, identity_of(status), str(folder), root.name if name == "." else name))
+    _add(path, identity_of(status), root, found)
+
+
+def _add(path: Path, identity: Identity, root: Path, found: Scan) -> None:
+    if left_alone(path, found.folders):
+        found.left_alone.append(str(path))
+        return
+    parts = shards(path)
+    if len(parts) > 1:  # one checkpoint, found at its first shard; the others are no files of their own
+        here = found.folders.those(path.parent, (p.name for p in parts))
+        if path.name != here[0].name:
+            return
+        identity = together([i for p in here if (i := found.folders.identity(p)) is not None] or [identity])
+    layout, run = place(path, found.folders)
+    name = str(PurePosixPath(*run.relative_to(root).parts)) if run.is_relative_to(root) else "."
+    found.files.append(Found(path, identity, str(run), run.name if name == "." else name, layout))
+
+
+def whose(path: Path, folders: Folders | None = None) -> Found:
+    """Return a file as a scan of its run's own folder would find it; its identity is left open."""
+    layout, run = place(path, folders or Folders())
+    return Found(path, Identity(0, 0, 0), str(run), run.name, layout)
+
+
+def order(path: Path) -> tuple[tuple[int, int, str], ...]:
+    """Sort paths as people number them: ``epoch_10`` after ``epoch_9``."""
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(str(path)))
 
 
 def within(path: str, folders: Iterable[Path]) -> bool:

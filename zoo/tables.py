@@ -61,6 +61,21 @@ checkpoints = Table(
     Column("signature", String(64), nullable=False, index=True),
     Column("lineage_id", ForeignKey("epsopt_lineages.id"), nullable=False, index=True),
     Column("n_parameters", BigInteger, nullable=False),
+    Column("step", BigInteger),  # this and the next one: since side files are read
+    Column("layout", String(32)),
+)
+
+# What the files beside a run's checkpoints tell. It is added when the catalogue is read: what a checkpoint says counts.
+told = Table(
+    "epsopt_told",
+    metadata,
+    Column("run_id", ForeignKey("epsopt_runs.id"), primary_key=True),
+    Column("state", String(64), nullable=False),  # digest of the files' identities and the checkpoints they speak of
+    Column("hyperparameters", Text, nullable=False),  # JSON
+    Column("metrics", Text, nullable=False),  # JSON: by the checkpoint's SHA-256
+    Column("troubles", Text, nullable=False),  # JSON: [[path, reason], ...]
+    Column("layouts", Text, nullable=False),  # JSON: names of those that had something to say
+    Column("given", Text, nullable=False),  # JSON: what tables of runs say, by table; part of the above, too
 )
 
 # Blobs apart from the rows that every command lists.

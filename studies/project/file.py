@@ -37,6 +37,11 @@ class Project:
         cwd: folder that the train command starts in.
         evaluate: hook "package.module:function", or None.
         embed: hook "package.module:function", or None.
+        rename: metrics by the name that some runs give them, to their name here.
+        table: CSV table of runs, or None.
+        table_params: columns of it without a prefix that are hyperparameters.
+        table_metrics: columns of it without a prefix that are metrics.
+        study: an Optuna study that tells of the runs, as URL#NAME, or None.
     """
 
     name: str
@@ -50,6 +55,11 @@ class Project:
     cwd: Path = Path()
     evaluate: str | None = None
     embed: str | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
+    table: Path | None = None
+    table_params: tuple[str, ...] = ()
+    table_metrics: tuple[str, ...] = ()
+    study: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -117,6 +127,11 @@ def _resolved(file: Path, parsed: ProjectFile) -> Project:
         cwd=(folder / (parsed.train.cwd if parsed.train else ".")).resolve(),
         evaluate=parsed.hooks.evaluate,
         embed=parsed.hooks.embed,
+        rename=parsed.metrics.rename,
+        table=None if parsed.runs.table is None else _absolute_runs(parsed.runs.table, folder),
+        table_params=tuple(parsed.runs.params),
+        table_metrics=tuple(parsed.runs.metrics),
+        study=parsed.runs.study,
     )
 
 

@@ -28,6 +28,12 @@ def _name(text: str) -> str:
     return text
 
 
+def _metric(text: str) -> str:
+    if not text or len(text) > 100 or not text.isprintable():
+        raise ValueError("expected 1 to 100 printable characters")
+    return text
+
+
 def _hook(text: str) -> str:
     if not HOOK.fullmatch(text):
         raise ValueError('expected "package.module:function"')
@@ -47,6 +53,7 @@ def _interval(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+Metric = Annotated[str, AfterValidator(_metric)]  # "val/acc" is a common one
 Hook = Annotated[str, AfterValidator(_hook)]
 # Strict types, so that neither 1 becomes true nor "1" a number.
 Number = Annotated[float, Field(strict=True)]
@@ -64,6 +71,28 @@ class ProjectTable(_Table):
     name: Name | None = None
     runs: str = "runs"
     storage: str = "sqlite:///epsopt.db"
+
+
+class RunsTable(_Table):
+    """[runs]: what else tells of the runs: a CSV table with its columns, an Optuna study of before."""
+
+    table: str | None = None
+    params: list[str] = []
+    metrics: list[str] = []
+    study: str | None = None
+
+
+class MetricsTable(_Table):
+    """[metrics]: what runs call a metric, and what it is called here."""
+
+    rename: dict[str, Metric] = {}
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        chained = next((new for new in self.rename.values() if new in self.rename), None)
+        if chained is not None:
+            raise ValueError(f"rename leads to {chained!r}, which is renamed in turn: name the last one at once")
+        return self
 
 
 class ObjectiveTable(_Table):
@@ -131,7 +160,9 @@ class ProjectFile(_Table):
     """The whole file."""
 
     project: ProjectTable = ProjectTable()
-    objectives: dict[Name, ObjectiveTable] = {}
+    runs: RunsTable = RunsTable()
+    metrics: MetricsTable = MetricsTable()
+    objectives: dict[Metric, ObjectiveTable] = {}
     space: dict[str, ParameterTable] = {}
     train: TrainTable | None = None
     hooks: HooksTable = HooksTable()

@@ -10,7 +10,7 @@ from typing import Any
 from epsopt.zoo.errors import EmptyCatalogue
 from epsopt.zoo.ingestion import read_fingerprints
 from epsopt.zoo.records import Failure
-from epsopt.zoo.scan import Found, scan
+from epsopt.zoo.scan import Found, order, scan
 
 MOST_RUNS = 200
 """Runs that are opened: two hundred tell the range of hyperparameters, and take a few seconds."""
@@ -38,7 +38,7 @@ class Survey:
 
 
 def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Survey:
-    """Open the newest checkpoint of each run (by its name), of at most 200 runs spread evenly.
+    """Open the newest checkpoint of each run (by its numbers), of at most 200 runs spread evenly.
 
     Args:
         runs: folder of the runs.
@@ -49,15 +49,24 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Su
         EmptyCatalogue: it holds no checkpoint that can be read.
     """
     seen = scan(runs)
-    last: dict[str, Found] = {}
-    for found in seen.files:
-        known = last.get(found.run_path)
-        if known is None or _order(found) >= _order(known):
-            last[found.run_path] = found
-    chosen = sorted(last.values(), key=lambda f: f.run_name)
+    members: dict[str, list[Found]] = {}
+    for found in sorted(seen.files, key=lambda f: order(f.path), reverse=True):
+        members.setdefault(found.run_path, []).append(found)
+    chosen = sorted(members.values(), key=lambda files: files[0].run_name)
     if len(chosen) > MOST_RUNS:
         chosen = [chosen[i * len(chosen) // MOST_RUNS] for i in range(MOST_RUNS)]
-    results = read_fingerprints([f.path for f in chosen], progress=progress) if chosen else []
+    results = (
+        read_fingerprints([files[0].path for files in chosen], progress=progress, folders=seen.folders)
+        if chosen
+        else []
+    )
+    # A copy of the weights under a name of its own ("final") is often the newest, and says nothing.
+    silent = [i for i, r in enumerate(results) if len(chosen[i]) > 1 and not (isinstance(r, Failure) or r.metrics)]
+    before = [chosen[i][1].path for i in silent]
+    seconds = read_fingerprints(before, folders=seen.folders) if before else []
+    for i, second in zip(silent, seconds, strict=True):
+        if not isinstance(second, Failure):
+            results[i] = second
     contents = [r for r in results if not isinstance(r, Failure)]
     failed = seen.failures + [r for r in results if isinstance(r, Failure)]
     if not contents:
@@ -69,15 +78,10 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Su
             if value is not None:
                 metrics.setdefault(name, []).append(value)
     return Survey(
-        n_runs=len(last),
+        n_runs=len(members),
         n_checkpoints=len(seen.files),
         n_read=len(contents),
         metrics=dict(sorted(metrics.items())),
         hyperparameters=[dict(c.hyperparameters) for c in contents],
         failed=failed,
     )
-
-
-def _order(found: Found) -> tuple[int, str]:
-    # "epoch_10" comes after "epoch_9": by length first.
-    return len(found.path.name), found.path.name

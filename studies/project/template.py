@@ -68,7 +68,7 @@ def write_project(
     text += _undecided(undecided)
     if space is None:
         text += _NO_SPACE
-    text += _train(command, space) + _hooks(evaluate, embed)
+    text += _train(command, space) + _hooks(evaluate, embed) + _MORE
     return _replace(path, text, overwrite)
 
 
@@ -84,6 +84,18 @@ _NO_SPACE = """
 # low = 0.5
 # high = 0.99
 # active_when = { param = "optimizer", values = ["sgd"] }
+"""
+
+
+_MORE = """
+# What else tells of the runs: a CSV table (path, param.X, metric.X), an Optuna study of before.
+# [runs]
+# table = "runs.csv"
+# study = "sqlite:///old.db#name"
+
+# One name for what runs call differently; it needs no new ingest.
+# [metrics.rename]
+# "val/acc" = "accuracy"
 """
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.ingestion import ingest, read_fingerprints
+from epsopt.zoo.reading.source import Limits
 from epsopt.zoo.reading.weights import load_weights
 from epsopt.zoo.verification import verify
 
@@ -42,7 +43,8 @@ def ingested(tmp_path_factory, canary):
     for name, content in mutants():
         (folder / name).write_bytes(content)
     with Catalogue(f"sqlite:///{folder.parent / 'epsopt.db'}") as catalogue:
-        yield catalogue, folder, ingest(catalogue, folder)
+        # A reader that needs more than five seconds for one of them is killed, and its reason says so.
+        yield catalogue, folder, ingest(catalogue, folder, limits=Limits(seconds=5.0))
 
 
 def contents(path: Path):
@@ -82,7 +84,7 @@ def test_every_mutant_has_a_row_and_every_refused_one_a_reason(ingested):
     assert all(f.reason and "\n" not in f.reason for f in failures)
 
 
-def test_no_mutant_takes_its_reader_with_it(ingested):
+def test_no_mutant_takes_its_reader_with_it_or_more_than_five_seconds(ingested):
     _, _, report = ingested
     assert not [f for f in report.failed if "the process that read it" in f.reason or "took longer" in f.reason]
 

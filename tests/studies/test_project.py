@@ -254,7 +254,7 @@ COMMAND = ("{python}", "t.py", "{lr}", "{optim.name}", "{layers}", "--out", "{ou
 @pytest.mark.parametrize("command", [None, COMMAND])
 def test_what_is_written_is_read_back(tmp_path, space, command):
     file = tmp_path / "epsopt.toml"
-    objectives = [Objective("coverage", True), Objective("val.loss x", False)]
+    objectives = [Objective("coverage", True), Objective("val.loss x", False), Objective("val/acc", True)]
     said = {
         "name": 'my "project"', "runs": "../runs", "objectives": objectives,
         "bounds": {"coverage": (0.0, 1.0)},
@@ -292,3 +292,43 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
 
 def test_a_hole_takes_any_name_that_a_config_may_have():
     assert render_command(("{optim/lr}", "{3x}", "{a.b-c}"), {"optim/lr": 1, "3x": 2, "a.b-c": 3}, "o") == list("123")
+
+
+def test_tables_of_runs_and_names_of_metrics_are_read(tmp_path):
+    file = tmp_path / "epsopt.toml"
+    file.write_text(
+        '[runs]\ntable = "runs.csv"\nparams = ["lr"]\nstudy = "sqlite:///old.db#a"\n'
+        '[metrics.rename]\n"val/acc" = "accuracy"\n'
+    )
+    project = load_project(file)
+    assert (project.table, project.table_params, project.study) == (
+        tmp_path / "runs.csv",
+        ("lr",),
+        "sqlite:///old.db#a",
+    )
+    assert project.rename == {"val/acc": "accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[metrics.rename]\na = "b"\nb = "c"\n', "renamed in turn"),
+        ('[metrics.rename]\na = ""\n', "printable"),
+        ('[runs]\ntabel = "x"\n', "did you mean table"),
+    ],
+)
+def test_what_is_wrong_with_them_is_said(tmp_path, text, said):
+    (tmp_path / "epsopt.toml").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        load_project(tmp_path)
+
+
+def test_the_commented_tables_of_a_new_file_are_valid(tmp_path):
+    file = tmp_path / "epsopt.toml"
+    write_project(file, name="p", runs="r", objectives=[])
+    before, after = file.read_text().split("# [runs]\n")
+    lines = [
+        line.removeprefix("# ") for line in after.splitlines() if line.startswith(("# [", '# "', "# table", "# st"))
+    ]
+    file.write_text(before + "[runs]\n" + "\n".join(lines))
+    assert load_project(file).rename == {"val/acc": "accuracy"}

@@ -158,8 +158,8 @@ def test_safetensors_without_metadata_take_config_and_metrics_from_beside(tmp_pa
     save_file(WEIGHTS, tmp_path / "m.safetensors")
     (tmp_path / "config.json").write_text('{"lr": 0.2}')
     (tmp_path / "metrics.json").write_text('{"coverage": 0.8}')
-    reading = read(tmp_path / "m.safetensors")
-    assert (reading.hyperparameters, reading.metrics) == ({"lr": 0.2}, {"coverage": 0.8})
+    (contents,) = read_fingerprints([tmp_path / "m.safetensors"])
+    assert (contents.hyperparameters, contents.metrics) == ({"lr": 0.2}, {"coverage": 0.8})
 
 
 def test_a_checkpoint_without_config_or_metrics_is_still_a_checkpoint(tmp_path, catalogue):

@@ -190,3 +190,29 @@ def test_a_path_joined_to_a_url_does_not_lead_out_of_the_store():
     assert not outside.exists()
     assert not outside.is_file()
     assert str((RemotePath("s3://bucket/run") / "../../../x.pt").resolve()) == "s3://x.pt"
+
+
+def test_what_lies_beside_checkpoints_in_a_bucket_is_read_too(bucket, catalogue, tmp_path):
+    import torch
+
+    from epsopt.studies.project.survey import survey
+
+    put, url, drop = bucket
+    torch.save({"model": {"w": torch.eye(3)}, "epoch": 1}, tmp_path / "e.pt")
+    put("runs/job/checkpoints/epoch_1.pt", (tmp_path / "e.pt").read_bytes())
+    put("runs/job/.hydra/config.yaml", b"lr: 1e-3\n")
+    put("runs/job/metrics.csv", b"epoch,acc\n1,0.5\n")
+    put("runs/job/hparams.yaml", b"a: 1\na: 2\n")
+    report = ingest(catalogue, location(url))
+    assert report.layouts == {"hydra + plain": 1}
+    assert [f.path for f in report.troubles] == [f"{url}/job/hparams.yaml"]
+    (checkpoint,) = catalogue.checkpoints()
+    assert (checkpoint.run, checkpoint.metrics, checkpoint.hyperparameters) == ("job", {"acc": 0.5}, {"lr": 0.001})
+    drop("runs/job/hparams.yaml")
+    assert ingest(catalogue, location(url)).troubles == []
+    assert ingest(catalogue, location(url)).retold == 0
+    put("runs/job/metrics.csv", b"epoch,acc\n1,0.75\n")
+    assert ingest(catalogue, location(url)).retold == 1
+    assert catalogue.checkpoints()[0].metrics == {"acc": 0.75}
+    seen = survey(location(url))
+    assert (seen.metrics, seen.hyperparameters) == ({"acc": [0.75]}, [{"lr": 0.001}])

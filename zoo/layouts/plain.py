@@ -1,29 +1,97 @@
-"""The plain layout: a run is a folder that directly holds checkpoint files, which say the rest."""
+"""The plain layout: a run is a folder that directly holds checkpoint files, which say the rest, or files beside them.
+
+It is the last one asked: whatever no other layout recognises is plain.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.layouts.reading import Reading
-from epsopt.zoo.reading.tensors import OpenCheckpoint
+from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.layout import Layout
+from epsopt.zoo.layouts.reading import Reading, Told
+from epsopt.zoo.layouts.rows import EPOCH as EPOCH_COLUMNS
+from epsopt.zoo.layouts.rows import STEP as STEP_COLUMNS
+from epsopt.zoo.layouts.rows import flat, rows_of
+from epsopt.zoo.reading.side import Sides
 from epsopt.zoo.reading.text import clean
 from epsopt.zoo.reading.values import flatten, metrics_of, without_prefixes
 
+if TYPE_CHECKING:
+    import torch
+
+    from epsopt.zoo.reading.tensors import OpenCheckpoint
+
 WEIGHTS = ("model_state_dict", "state_dict", "model", "model_state")
-HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams")
+HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams", "hyper_parameters")
 METRICS = ("metrics", "val_metrics")
-EPOCH = ("epoch", "step")
+EPOCH = ("epoch", "step", "global_step")
+STEP = ("global_step", "step")
 BASE = ("init_from", "base")
+CONFIGS = tuple(
+    f"{stem}.{suffix}"
+    for stem in ("config", "hparams", "args", "params", "hyperparameters")
+    for suffix in ("yaml", "yml", "json")
+)
+LOGS = tuple(f"{stem}.{suffix}" for stem in ("metrics", "log", "logs") for suffix in ("csv", "jsonl", "json"))
+HOLDERS = frozenset("checkpoint checkpoints ckpt ckpts weights models snapshots".split())
+_NO_MODEL = re.compile(r"(optim(izer)?|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE)
 _DEPTH = 16
-_BESIDE = 1 << 20  # bytes of a config.json or metrics.json that are read at most
+
+
+def run_of(file: Path, folders: Folders) -> Path:
+    """Return the folder that holds the file, or the one above a folder ``checkpoints`` if that one says more."""
+    folder = file.parent
+    if folder.name.lower() in HOLDERS and folders.those(folder.parent, CONFIGS + LOGS):
+        return folder.parent
+    return folder
+
+
+def leaves_alone(file: Path, _folders: Folders) -> bool:
+    """Tell the state of an optimiser, scheduler or random generator that was saved beside a model."""
+    return _NO_MODEL.fullmatch(file.name) is not None
+
+
+def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
+    """Return configurations and logs in the run's folder, or beside its checkpoints."""
+    return [file for folder in dict.fromkeys((run, *held)) for file in folders.those(folder, CONFIGS + LOGS)]
+
+
+def tell(sides: Sides) -> Told:
+    """Read hyperparameters from configurations and metrics from logs; where two say the same, the first file counts."""
+    told = Told(troubles=sides.troubles)
+    for file in sides.files:
+        if file.name in CONFIGS:
+            told.hyperparameters = {**flat(sides.structure(file)), **told.hyperparameters}
+        elif file.suffix == ".csv":
+            told.rows += rows_of(sides.table(file))
+        elif file.suffix == ".jsonl":
+            told.rows += rows_of(sides.json_lines(file))
+        else:
+            _tell_json(told, sides.json(file))
+    return told
+
+
+def _tell_json(told: Told, tree: Any) -> None:
+    """Take a metrics.json: a list of records, columns of equal length, or the values of the run's end."""
+    if isinstance(tree, list):
+        told.rows += rows_of([r for r in tree if isinstance(r, Mapping)])
+    elif isinstance(tree, Mapping):
+        columns = {k: v for k, v in tree.items() if isinstance(v, list)}
+        if columns and len(columns) == len(tree):
+            length = min(map(len, columns.values()))
+            told.rows += rows_of({k: v[i] for k, v in columns.items()} for i in range(length))
+        elif any(name in tree for name in EPOCH_COLUMNS + STEP_COLUMNS):
+            told.rows += rows_of([tree])
+        else:
+            for row in rows_of([tree]):
+                told.final.update(row.metrics)
 
 
 def interpret(checkpoint: OpenCheckpoint) -> Reading:
@@ -37,7 +105,7 @@ def interpret(checkpoint: OpenCheckpoint) -> Reading:
         checkpoint.check({"a number": tensor})
         return checkpoint.read("a number", tensor).reshape(()).item()
 
-    about = checkpoint.tree if checkpoint.metadata is None else _about_safetensors(checkpoint)
+    about = checkpoint.tree if checkpoint.metadata is None else _about_safetensors(checkpoint.metadata)
     if not isinstance(about, Mapping):
         about = {}
     weights = _weights(checkpoint)
@@ -48,8 +116,9 @@ def interpret(checkpoint: OpenCheckpoint) -> Reading:
         weights=weights,
         hyperparameters=hyperparameters,
         metrics=metrics_of(_first(about, METRICS) or {}, scalar),
-        epoch=_epoch(flatten({k: about[k] for k in EPOCH if k in about}, scalar), checkpoint.source.path),
+        epoch=epoch_of(said := flatten({k: about[k] for k in EPOCH if k in about}, scalar), checkpoint.source.path),
         base=str(declared) if declared else None,
+        step=_whole(next((said[k] for k in STEP if k in said), None)),
     )
 
 
@@ -66,6 +135,8 @@ def _weights(checkpoint: OpenCheckpoint) -> dict[str, torch.Tensor]:
         )
     candidates = [tree[k] for k in WEIGHTS if isinstance(tree.get(k), Mapping)] if checkpoint.metadata is None else []
     found = next((w for w in map(_tensors, candidates) if w), None)
+    import torch  # in the child only: whoever looks at names needs none of it
+
     found = found or {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
     if not any(t.is_floating_point() and t.numel() for t in found.values()):
         keys = ", ".join(clean(str(k))[:40] for k in list(tree)[:8] if isinstance(k, str | int))
@@ -81,6 +152,8 @@ def _weights(checkpoint: OpenCheckpoint) -> dict[str, torch.Tensor]:
 
 def _tensors(tree: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
     """Collect the tensors of a state dict, nested ones by dotted names, each container once."""
+    import torch
+
     out: dict[str, torch.Tensor] = {}
     visited: set[int] = set()
     stack: list[tuple[str, Any, int]] = [("", tree, 0)]
@@ -95,36 +168,32 @@ def _tensors(tree: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
     return out
 
 
-def _about_safetensors(checkpoint: OpenCheckpoint) -> dict[str, Any]:
-    """Return what a .safetensors header says in JSON strings, else config.json and metrics.json beside it."""
+def _about_safetensors(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a .safetensors header says in JSON strings."""
     about: dict[str, Any] = {}
-    for key, text in (checkpoint.metadata or {}).items():
+    for key, text in metadata.items():
         try:
             about[key] = json.loads(text)
         except (ValueError, RecursionError):
             about[key] = text
-    folder = checkpoint.source.path.parent
-    for keys, name in ((HYPERPARAMETERS, "config.json"), (METRICS, "metrics.json")):
-        if _first(about, keys) is None:
-            about[keys[0]] = _json_beside(folder / name)
     return about
 
 
-def _json_beside(path: Path) -> Any:
-    try:
-        if path.is_file() and path.stat().st_size <= _BESIDE:
-            return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        pass  # a stray file that is not ours to judge: the checkpoint itself is readable
+def _whole(value: Any) -> int | None:
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value[:18])
+    if isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**53:
+        return int(value)
     return None
 
 
-def _epoch(said: Mapping[str, Any], path: Path) -> int | None:
+def epoch_of(said: Mapping[str, Any], path: Path) -> int | None:
+    """Return the epoch (or step) that the file says, or else that its name tells."""
     for key in EPOCH:
-        value = said.get(key)
-        if isinstance(value, str) and value.strip().isdecimal():
-            value = int(value[:18])
-        if isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**53:
-            return int(value)
+        if (value := _whole(said.get(key))) is not None:
+            return value
     named = re.search(r"epoch[=_-]?(\d{1,15})", path.stem) or re.search(r"(\d{1,15})(?!.*\d)", path.stem)
     return int(named[1]) if named else None
+
+
+LAYOUT = Layout("plain", run_of, leaves_alone, beside, interpret, tell)

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.errors import HookError, UnreadableCheckpoint
 from epsopt.zoo.fingerprints import FEATURES, SKETCH, Fingerprint, _finite, _sketch, fingerprint
-from epsopt.zoo.layouts.plain import interpret
+from epsopt.zoo.layouts.known import interpret
 from epsopt.zoo.layouts.reading import Reading
 from epsopt.zoo.lineage import KnownLineage, LineageBook
 from epsopt.zoo.reading.hooks import embed, load_hook
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_of
+from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_at, identity_of
+from epsopt.zoo.reading.telling import read_table, tell
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 from epsopt.zoo.reading.weights import open_checkpoint
 from epsopt.zoo.reading.wire import decode, encode, pack, unpack
@@ -88,6 +89,10 @@ class Child:
             return None
         path = location(request["path"])
         try:
+            if request["kind"] == "tell":
+                return tell(request, self.limits), []
+            if request["kind"] == "table":
+                return read_table(request, self.limits), []
             return self._read(path, request.get("embed"))
         except ChangedWhileReadError:
             return {"status": "waiting"}, []
@@ -131,6 +136,8 @@ class Child:
                 "hyperparameters": reading.hyperparameters,
                 "metrics": reading.metrics,
                 "epoch": reading.epoch,
+                "step": reading.step,
+                "layout": reading.layout,
                 "lineage": lineage,
                 "declared": declared,
                 "gone": gone,
@@ -203,7 +210,7 @@ class Child:
     def _reference(self, path: Path) -> _Reference | None:
         held = self._references.pop(path, None)
         try:
-            if held is None or held.identity != identity_of(path.stat()):
+            if held is None or held.identity != identity_at(path):
                 held = _Reference(path, self.limits)
         except (OSError, UnreadableCheckpoint, ChangedWhileReadError):
             return None

@@ -55,6 +55,8 @@ class CheckpointContents:
         n_parameters: floating-point values in it.
         declared: its declared base, None without one.
         identity: size, time and inode while it was read.
+        step: optimiser steps, None when nothing says it.
+        layout: the layout that knows its keys.
     """
 
     path: Path
@@ -71,6 +73,8 @@ class CheckpointContents:
     n_parameters: int
     declared: DeclaredBase | None
     identity: Identity
+    step: int | None = None
+    layout: str = "plain"
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -148,6 +152,36 @@ def _read_files(
         pool.reset()
 
 
+def ask(
+    pool: ReaderPool,
+    questions: Sequence[tuple[Path, int, dict[str, Any]]],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Put other questions than for checkpoints to the children; return the headers of their answers, in order.
+
+    Args:
+        pool: the children.
+        questions: (path that it is about, bytes to be read, header with its kind) of each.
+        progress: called with (answers, questions).
+    """
+    answers: dict[int, dict[str, Any]] = {}
+    fresh = deque(enumerate(questions))
+    book = LineageBook()
+    with pool.in_use:
+        pool.start(len(questions))
+        try:
+            while len(answers) < len(questions):
+                while fresh and pool.has_room():
+                    ticket, (path, size, header) = fresh.popleft()
+                    pool.send(ticket, path, size, header, book)
+                answers.update((ticket, header) for ticket, (header, _) in pool.receive())
+                if progress is not None:
+                    progress(len(answers), len(questions))
+        finally:
+            pool.reset()
+    return [answers[i] for i in range(len(questions))]
+
+
 def _parse(path: Path, message: Message, book: LineageBook) -> Outcome:
     header, blobs = message
     if header["status"] == "failed":
@@ -185,4 +219,6 @@ def _contents(path: Path, header: dict[str, Any], blobs: list[bytes]) -> Checkpo
         n_parameters=header["n_parameters"],
         declared=declared,
         identity=Identity(*header["identity"]),
+        step=header["step"],
+        layout=header["layout"],
     )

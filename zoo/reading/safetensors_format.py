@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import struct
-from typing import Any
+from dataclasses import replace
+from typing import IO, Any, cast
 
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.reading.shards import Window
 from epsopt.zoo.reading.source import Limits, Source
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 
@@ -39,6 +41,8 @@ def open_safetensors(source: Source, limits: Limits) -> OpenCheckpoint:
     Raises:
         UnreadableCheckpoint: the header is damaged or over budget, or does not describe the file exactly.
     """
+    if source.parts:
+        return _open_parts(source, limits)
     if source.size < 8:
         raise _corrupt(source, "truncated: shorter than its header length")
     (length,) = struct.unpack("<Q", source.read(0, 8))
@@ -60,6 +64,29 @@ def open_safetensors(source: Source, limits: Limits) -> OpenCheckpoint:
     tree, records = _describe(source, header, 8 + length)
     strings = {str(k): str(v) for k, v in metadata.items()}
     return OpenCheckpoint(source, tree, records, metadata=strings)
+
+
+def _open_parts(source: Source, limits: Limits) -> OpenCheckpoint:
+    """Open each shard as the file that it is, and put what they describe together."""
+    tree: dict[str, torch.Tensor] = {}
+    records: dict[int, int] = {}
+    metadata: dict[str, str] = {}
+    for start, length in source.parts:
+        window = Window(source.file, start, length)
+        identity = replace(source.identity, size=length)
+        part = open_safetensors(Source(source.path, cast("IO[bytes]", window), identity), limits)
+        for name, tensor in part.tree.items():
+            if name in tree:
+                raise _corrupt(source, f"corrupt: tensor {name!r} is in two of its {len(source.parts)} shards")
+            storage = tensor.untyped_storage()
+            storage._checkpoint_offset += start  # noqa: SLF001 - as torch.load does
+            tree[name] = tensor
+        for offset, held in part.records.items():
+            records[start + offset] = max(held, records.get(start + offset, 0))
+        metadata = {**(part.metadata or {}), **metadata}
+    if len(tree) > limits.entries:
+        raise _corrupt(source, f"{len(tree):,} tensors, more than the {limits.entries:,} allowed")
+    return OpenCheckpoint(source, {n: tree[n] for n in sorted(tree, key=_place)}, records, metadata=metadata)
 
 
 def _describe(source: Source, header: dict[str, Any], data: int) -> tuple[dict[str, torch.Tensor], dict[int, int]]:

@@ -8,14 +8,16 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.reading.remote import RemotePath, open_remote
+from epsopt.zoo.reading.shards import Joined, shards, together
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,19 @@ class ChangedWhileReadError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """An open, regular, non-empty file."""
+    """An open, regular, non-empty file; or several that are one checkpoint, one after the other.
+
+    Attributes:
+        path: of the file, or of the first one.
+        file: to read from.
+        identity: size, time and inode when it was opened.
+        parts: (start, length) of each file, where there are several.
+    """
 
     path: Path
     file: IO[bytes]
     identity: Identity
+    parts: tuple[tuple[int, int], ...] = ()
 
     @property
     def size(self) -> int:
@@ -109,9 +119,45 @@ def not_a_file(mode: int) -> str | None:
     return f"a {kinds.get(stat.S_IFMT(mode), 'device')}, not a file"
 
 
+def identity_at(path: Path) -> Identity:
+    """Return the identity of the file at a path; of all shards, where it is one of several.
+
+    Raises:
+        OSError: it is not there, or not to be reached.
+    """
+    return together([identity_of(part.stat()) for part in shards(path)])
+
+
 @contextmanager
 def open_source(path: Path, limits: Limits) -> Iterator[Source]:
-    """Open a file for reading; on leaving, make sure that nobody wrote to it meanwhile.
+    """Open a file for reading, with the shards that belong to it; on leaving, make sure that nobody wrote to it.
+
+    Raises:
+        UnreadableCheckpoint: not a regular file, empty, or refused by the system; a shard is missing.
+        ChangedWhileReadError: size, time or inode differ before and after.
+    """
+    files = shards(path)
+    if len(files) == 1:
+        with _open_one(path, limits) as source:
+            yield source
+        return
+    for file in files:
+        if not (file.exists() or file.is_symlink()):
+            raise UnreadableCheckpoint(path, f"one of {len(files)} shards, and {file.name} is not there")
+    with ExitStack() as stack:
+        whole = together([identity_of(f.stat()) for f in files if f.exists()])
+        each = limits if whole.size <= limits.at_once else replace(limits, at_once=0)
+        sources = [stack.enter_context(_open_one(file, each)) for file in files]
+        sizes = [s.size for s in sources]
+        joined = cast("IO[bytes]", Joined([s.file for s in sources], sizes))
+        starts = [0, *accumulate(sizes)]
+        identity = together([s.identity for s in sources])
+        yield Source(path, joined, identity, tuple(zip(starts, sizes, strict=False)))
+
+
+@contextmanager
+def _open_one(path: Path, limits: Limits) -> Iterator[Source]:
+    """Open one file.
 
     Small files are held in memory, so that what was hashed is what was parsed. Nothing is memory-mapped: a
     mapped file that is truncated kills its reader (FACTS.md). A remote file is copied first (remote.py).

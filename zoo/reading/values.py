@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.reading.text import LONGEST, clean
+
+if TYPE_CHECKING:
+    import torch
 
 Plain = str | int | float | bool | None
 _DEPTH = 32
@@ -22,6 +23,8 @@ def plain(value: Any, scalar: Callable[[torch.Tensor], Any]) -> Plain:
         return _number(value)
     if isinstance(value, str):
         return clean(value)
+    import torch  # by now something asks for it; the texts and numbers of side files do not
+
     if isinstance(value, torch.Tensor):
         if value.numel() == 1:
             return plain(scalar(value), scalar)
@@ -93,3 +96,21 @@ def without_prefixes(names: list[str]) -> list[str]:
     while stripped and all(name.startswith("module.") for name in stripped):
         stripped = [name.removeprefix("module.") for name in stripped]
     return stripped if len(set(stripped)) == len(names) and all(stripped) else names
+
+
+def number_or_text(text: str) -> Plain:
+    """Return what a text of a table or a parameter file stands for: a whole or other number, true or false, or text."""
+    stripped = text.strip()
+    if len(stripped) <= 40:
+        for kind in (int, float):
+            try:
+                return kind(stripped)
+            except ValueError:
+                pass
+    known: dict[str, Plain] = {"true": True, "false": False, "none": None, "null": None, "": None}
+    return known[stripped.lower()] if stripped.lower() in known else clean(text)
+
+
+def no_tensor(tensor: torch.Tensor) -> Any:
+    """Stand in for a reader of tensors where there can be none."""
+    raise TypeError(f"a tensor of shape {tuple(tensor.shape)} in a text file")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.layouts.plain import interpret
+from epsopt.zoo.layouts.known import interpret
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.safetensors_format import open_safetensors
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source

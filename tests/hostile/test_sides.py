@@ -1,0 +1,88 @@
+"""A hostile file beside a checkpoint is named or read as data; the checkpoint goes in, and nothing runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.ingestion import ingest
+
+from .sides import TOLD, TROUBLES, write
+
+
+@pytest.fixture(scope="module")
+def canary(tmp_path_factory):
+    """The file that a fired canary writes to; readers start after this, and inherit it."""
+    from epsopt.zoo.reading import pool
+
+    file = tmp_path_factory.mktemp("canary") / "fired"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EPSOPT_CANARY", str(file))
+        patch.setattr(pool, "_SHARED", {})
+        yield file
+        for shared in pool._SHARED.values():
+            shared.close()
+
+
+def ingested(tmp_path: Path, files: dict[str, tuple[str, bytes]]):
+    """A run with one checkpoint for each file; what the catalogue says then, by the name of the run."""
+    sides = {}
+    for i, (what, (name, content)) in enumerate(files.items()):
+        run = tmp_path / "runs" / what
+        # a Trainer's state counts beside a model of that name, everything else beside any
+        sides[what] = write(run, name, content)
+        generator = torch.Generator().manual_seed(i)
+        if name == "trainer_state.json":
+            from safetensors.torch import save_file
+
+            save_file({"w": torch.randn(3, 3, generator=generator)}, run / "model.safetensors")
+        else:
+            torch.save({"model": {"w": torch.randn(3, 3, generator=generator)}, "epoch": 1}, run / "epoch_1.pt")
+        os.utime(sides[what], (1_700_000_000, 1_700_000_000))
+    with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
+        report = ingest(catalogue, tmp_path / "runs")
+        again = ingest(catalogue, tmp_path / "runs")
+        assert (again.added, again.retold, again.troubles) == (0, 0, report.troubles)
+        assert (report.added, report.failed) == (len(files), [])
+        return report, sides, {r.name: r.hyperparameters for r in catalogue.runs()}
+
+
+def test_a_file_that_cannot_be_read_is_named_and_its_checkpoint_goes_in(tmp_path, canary):
+    report, sides, _ = ingested(tmp_path, {what: (name, content) for what, (name, content, _) in TROUBLES.items()})
+    reasons = {f.path: f.reason for f in report.troubles}
+    for what, (_, _, part) in TROUBLES.items():
+        path = str(sides[what])
+        assert part in reasons.get(path, "" if not part else "nothing was said"), what
+        assert "\n" not in reasons.get(path, ""), what
+    assert not [r for r in reasons.values() if "the process that read it" in r or "took longer" in r]
+    assert not canary.exists()
+
+
+def test_what_is_odd_but_data_is_read_as_data(tmp_path, canary):
+    report, _, told = ingested(tmp_path, {what: (name, content) for what, (name, content, _) in TOLD.items()})
+    assert report.troubles == []
+    for what, (_, _, expected) in TOLD.items():
+        assert {k: told[what].get(k) for k in expected} == expected, what
+    assert all(len(str(v)) <= 5_000 for values in told.values() for v in values.values())
+    assert not canary.exists()
+
+
+def test_a_side_file_of_20_gb_a_pipe_and_a_loop_cost_nothing(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    torch.save({"model": {"w": torch.eye(3)}}, run / "a.pt")
+    with (run / "config.yaml").open("wb") as file:
+        file.truncate(20 * 10**9)
+    os.mkfifo(run / "metrics.csv")
+    (run / "hparams.yaml").symlink_to("hparams.yaml")
+    (run / "args.json").symlink_to("/dev/zero")
+    with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
+        report = ingest(catalogue, run)
+    assert (report.added, report.failed) == (1, [])
+    assert [(Path(f.path).name, f.reason) for f in report.troubles] == [
+        ("config.yaml", "20,000,000,000 bytes, more than the 1,048,576 that are read of such a file")
+    ]

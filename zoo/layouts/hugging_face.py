@@ -1,0 +1,121 @@
+"""Hugging Face's Trainer: ``RUN/checkpoint-N/{model.safetensors, trainer_state.json, config.json}``; N counts steps.
+
+Sharded models are one checkpoint, and adapters (``adapter_model.safetensors``) are the weights that were trained. The
+arguments of the training lie in ``training_args.bin``, a pickle that is never opened: what trainer_state.json and
+config.json repeat of them has to do, and the learning rate is the highest one that was logged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from epsopt.zoo.layouts import plain
+from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.layout import Layout
+from epsopt.zoo.layouts.reading import Reading, Told
+from epsopt.zoo.layouts.rows import flat, rows_of
+from epsopt.zoo.reading.shards import shards
+from epsopt.zoo.reading.side import Sides
+
+if TYPE_CHECKING:
+    from epsopt.zoo.reading.tensors import OpenCheckpoint
+
+MODELS = frozenset(
+    "model.safetensors adapter_model.safetensors pytorch_model.bin adapter_model.bin pytorch_model.safetensors".split()
+)
+STATE, CONFIG, ADAPTER = "trainer_state.json", "config.json", "adapter_config.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d{1,15})")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
+_NO_MODEL = re.compile(r"(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth|training_args\.bin")
+# How the Trainer itself was set, as far as its state repeats it; the rest of the state is its progress.
+_ARGUMENTS = ("num_train_epochs", "max_steps", "train_batch_size", "eval_steps", "logging_steps", "save_steps")
+_NO_METRIC = re.compile(r"(eval_|train_)?(runtime|samples_per_second|steps_per_second)|total_flos|learning_rate")
+# Names, versions and labels: nothing of it is a choice that a training run makes.
+_NO_HYPERPARAMETER = re.compile(
+    r"(_name_or_path|architectures|transformers_version|id2label|label2id)(\..*)?|.*_token_id"
+)
+
+
+def run_of(file: Path, folders: Folders) -> Path | None:
+    """Return the folder above ``checkpoint-N``; for a model beside its config.json, the Trainer's output folder."""
+    folder = file.parent
+    if whole_name(file) not in MODELS:
+        return None
+    if _CHECKPOINT.fullmatch(folder.name):
+        return folder.parent
+    if not {CONFIG, ADAPTER} & folders.names(folder):
+        return None
+    above = folder.parent
+    return above if _checkpoints(above, folders) and not _checkpoints(folder, folders) else folder
+
+
+def _checkpoints(run: Path, folders: Folders) -> list[Path]:
+    """Return the folders ``checkpoint-N`` of a run, the newest first."""
+    found = [(int(m[1]), name) for name in folders.names(run) if (m := _CHECKPOINT.fullmatch(name))]
+    return [run / name for _, name in sorted(found, reverse=True)]
+
+
+def leaves_alone(file: Path, folders: Folders) -> bool:
+    """Tell the pickles that the Trainer needs to go on: they are never opened."""
+    if _NO_MODEL.fullmatch(file.name) is None:
+        return False
+    return _CHECKPOINT.fullmatch(file.parent.name) is not None or CONFIG in folders.names(file.parent)
+
+
+def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
+    """Return states and configurations, the newest first: its history holds all earlier ones."""
+    ours = [folder for folder in held if any(whole_name(Path(name)) in MODELS for name in folders.names(folder))]
+    newest = dict.fromkeys([*_checkpoints(run, folders), *ours]) if ours else {}
+    return [file for name in (STATE, CONFIG, ADAPTER) for folder in newest for file in folders.those(folder, (name,))]
+
+
+def interpret(checkpoint: OpenCheckpoint) -> Reading | None:
+    """Read the tensors; the number of the folder is the step, and stands for the epoch."""
+    path = checkpoint.source.path
+    if whole_name(path) not in MODELS:
+        return None
+    folder = _CHECKPOINT.fullmatch(path.parent.name)
+    reading = plain.interpret(checkpoint)
+    if folder is not None:
+        return replace(reading, epoch=int(folder[1]), step=int(folder[1]), layout="hugging-face")
+    return replace(reading, epoch=reading.step)  # the number of a shard is none
+
+
+def whole_name(path: Path) -> str:
+    """Return the name that a file has, or would have if the model were in one file."""
+    return path.name if len(shards(path)) == 1 else _SHARD.sub("", path.name)
+
+
+def tell(sides: Sides) -> Told:
+    """Read the newest history of metrics that can be read, and what is repeated of the arguments."""
+    told = Told(troubles=sides.troubles)
+    for name in (CONFIG, ADAPTER):
+        found = flat(_first(sides, name)).items()
+        told.hyperparameters.update((k, v) for k, v in found if not _NO_HYPERPARAMETER.fullmatch(k))
+    state = _first(sides, STATE)
+    if state is not None:
+        _tell_state(told, state)
+    return told
+
+
+def _first(sides: Sides, name: str) -> Mapping[str, Any] | None:
+    return next((tree for file in sides.named(name) if isinstance(tree := sides.json(file), Mapping)), None)
+
+
+def _tell_state(told: Told, state: Mapping[str, Any]) -> None:
+    log = state.get("log_history")
+    history = [entry for entry in log if isinstance(entry, Mapping)] if isinstance(log, list) else []
+    told.hyperparameters.update({k: v for k, v in flat({a: state.get(a) for a in _ARGUMENTS}).items() if v is not None})
+    told.hyperparameters.update(flat(state.get("trial_params")))
+    rates = [rate for entry in history if isinstance(rate := entry.get("learning_rate"), int | float)]
+    if rates:
+        told.hyperparameters["learning_rate"] = max(rates)
+    kept = [{k: v for k, v in entry.items() if not _NO_METRIC.fullmatch(str(k))} for entry in history]
+    told.rows = rows_of(kept, by_step=True)
+
+
+LAYOUT = Layout("hugging-face", run_of, leaves_alone, beside, interpret, tell)

@@ -1,0 +1,66 @@
+"""The contract that every layout keeps: where a run's files lie, and what they say.
+
+The first half (``run_of``, ``leaves_alone``, ``beside``) looks at names only, in the parent process. The second half
+(``interpret``, ``tell``) reads what strangers wrote, in a child process with limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.reading import Reading, Told
+from epsopt.zoo.reading.side import Sides
+
+if TYPE_CHECKING:
+    from epsopt.zoo.reading.tensors import OpenCheckpoint
+
+
+def _nowhere(_file: Path, _folders: Folders) -> Path | None:
+    return None
+
+
+def _never(_file: Path, _folders: Folders) -> bool:
+    return False
+
+
+def _nothing(_run: Path, _held: Sequence[Path], _folders: Folders) -> list[Path]:
+    return []
+
+
+def _unknown(_checkpoint: OpenCheckpoint) -> Reading | None:
+    return None
+
+
+def _silent(_sides: Sides) -> Told:
+    return Told()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which people keep runs. Every part has a default that recognises nothing.
+
+    Attributes:
+        name: as `epsopt ingest` shows it.
+        run_of: ``(checkpoint file, folders)`` to the folder of the run that it belongs to, None when this layout does
+            not recognise the place.
+        leaves_alone: ``(file, folders)``: whether a file that is named like a checkpoint is something else (the state
+            of an optimiser) and is not to be read or complained about.
+        beside: ``(run's folder, folders that hold its checkpoints, folders)`` to the files that tell more about it.
+            ``tell`` is asked only about runs where there are some.
+        interpret: what a checkpoint says; None when it is not one of this layout.
+        tell: what the files that ``beside`` named say. A file that cannot be read is a trouble in the answer, never
+            an exception.
+        combines: it says something about runs of other layouts and is shown beside them.
+    """
+
+    name: str
+    run_of: Callable[[Path, Folders], Path | None] = _nowhere
+    leaves_alone: Callable[[Path, Folders], bool] = _never
+    beside: Callable[[Path, Sequence[Path], Folders], list[Path]] = _nothing
+    interpret: Callable[[OpenCheckpoint], Reading | None] = _unknown
+    tell: Callable[[Sides], Told] = _silent
+    combines: bool = False

@@ -1,0 +1,151 @@
+"""MLflow: runs in a file store (``mlruns/EXPERIMENT/RUN/{params, metrics, artifacts}``) or in ``mlflow.db`` (SQLite).
+
+Checkpoints lie under ``artifacts``; or anywhere, if a parameter or a tag of the run names their folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.layout import Layout
+from epsopt.zoo.layouts.reading import Row, Told
+from epsopt.zoo.reading.remote import RemotePath
+from epsopt.zoo.reading.side import SideError, Sides
+from epsopt.zoo.reading.source import open_source
+from epsopt.zoo.reading.text import clean
+from epsopt.zoo.reading.values import Plain, number_or_text
+
+DATABASE = "mlflow.db"
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_ABOVE = 6
+_FILES = 2_000  # parameters and metrics of one run
+_VALUE_BYTES = 64 << 20
+_ROWS = 1_000_000
+
+
+def run_of(file: Path, folders: Folders) -> Path | None:
+    """Return the folder that is named by a run's id, or holds its meta.yaml, and has the file below it."""
+    for folder in file.parents[:_ABOVE]:
+        here = folders.names(folder)
+        if "artifacts" in here and ({"meta.yaml", "metrics"} <= here or _RUN_ID.fullmatch(folder.name)):
+            return folder
+    return None
+
+
+def beside(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
+    """Return the files of parameters and metrics, or the database of whose runs this may be one."""
+    if "meta.yaml" in folders.names(run) and "artifacts" in folders.names(run):
+        return [*_below(run / "params", folders), *_below(run / "metrics", folders)]
+    above = [run, *run.parents[:_ABOVE]]
+    return next(([folder / DATABASE] for folder in above if DATABASE in folders.names(folder)), [])
+
+
+def _below(folder: Path, folders: Folders) -> list[Path]:
+    """Return the files below a folder; a name with slashes in it is a path of folders."""
+    found: list[Path] = []
+    waiting = [folder]
+    while waiting and len(found) < _FILES:
+        here = waiting.pop()
+        for name in sorted(folders.names(here)):
+            if folders.identity(here / name) is not None:
+                found.append(here / name)
+            elif len(here.parts) < len(folder.parts) + _ABOVE:
+                waiting.append(here / name)
+    return sorted(found)
+
+
+def tell(sides: Sides) -> Told:
+    """Read parameters and the history of metrics, by step."""
+    told = Told(troubles=sides.troubles)
+    for file in sides.files:
+        if file.name == DATABASE:
+            sides.attempt(file, lambda path: _tell_database(told, path, sides))
+            continue
+        kind, *parts = file.relative_to(sides.run).parts
+        name = clean("/".join(parts))
+        read = _history if kind == "metrics" else _parameter
+        found = sides.attempt(file, partial(read, name, sides))
+        if isinstance(found, list):
+            told.rows += found
+        elif found is not None:
+            told.hyperparameters.update(found)
+    return told
+
+
+def _parameter(name: str, sides: Sides, file: Path) -> dict[str, Plain]:
+    return {name: number_or_text(sides.text(file, _VALUE_BYTES))}
+
+
+def _history(name: str, sides: Sides, file: Path) -> list[Row]:
+    """Read lines of timestamp, value and step (and, since MLflow 3, what the metric was measured on)."""
+    rows = []
+    for number, line in enumerate(sides.text(file, _VALUE_BYTES, lines=True).splitlines(), start=1):
+        parts = line.split()
+        try:
+            value, step = float(parts[1]), int(parts[2]) if len(parts) > 2 else 0
+        except (IndexError, ValueError) as error:
+            raise SideError(f"line {number:,} is not a timestamp, a value and a step") from error
+        rows.append(Row(None, step, {name: value if math.isfinite(value) else None}))
+    return rows
+
+
+def _tell_database(told: Told, path: Path, sides: Sides) -> None:
+    with _opened(path, sides) as database:
+        run = _run_in(database, sides.run)
+        if run is None:
+            return
+        params = database.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)).fetchmany(_FILES)
+        told.hyperparameters = {clean(str(key)): number_or_text(str(value)) for key, value in params}
+        query = "SELECT key, value, step, is_nan FROM metrics WHERE run_uuid = ? ORDER BY timestamp, step"
+        for key, value, step, is_nan in database.execute(query, (run,)).fetchmany(_ROWS):
+            known = isinstance(value, int | float) and math.isfinite(value) and not is_nan
+            told.rows.append(Row(None, int(step), {clean(str(key)): float(value) if known else None}))
+
+
+def _run_in(database: sqlite3.Connection, folder: Path) -> str | None:
+    """Return the id of the run whose folder this is: by its name, its artifacts, or what a parameter or tag says."""
+    query = "SELECT run_uuid FROM runs WHERE run_uuid = ?"
+    found = database.execute(query, (folder.name,)).fetchone() if _RUN_ID.fullmatch(folder.name) else None
+    if found is None:
+        names = [str(folder), f"{folder}/", f"file://{folder}", f"{folder}/artifacts"]
+        marks = ", ".join("?" * len(names))
+        query = (
+            f"SELECT run_uuid FROM runs WHERE artifact_uri IN ({marks})"  # noqa: S608 - question marks alone
+            f" UNION SELECT run_uuid FROM params WHERE value IN ({marks})"
+            f" UNION SELECT run_uuid FROM tags WHERE value IN ({marks}) LIMIT 2"
+        )
+        rows = database.execute(query, names * 3).fetchall()
+        found = rows[0] if len(rows) == 1 else None  # of two runs that name one folder neither is the one
+    return None if found is None else str(found[0])
+
+
+@contextlib.contextmanager
+def _opened(path: Path, sides: Sides) -> Iterator[sqlite3.Connection]:
+    """Open a database as a file that nobody changes: SQLite then writes nothing beside it, neither locks nor logs."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.is_file() and log.stat().st_size:
+        sides.trouble(path, "its newest values are in its write-ahead log: they come when MLflow has closed it")
+    with open_source(path, replace(sides.limits, at_once=0)) as source:
+        there = f"/proc/self/fd/{source.file.fileno()}" if isinstance(path, RemotePath) else str(path)
+        database = sqlite3.connect(f"file:{quote(there)}?mode=ro&immutable=1", uri=True)
+        try:
+            # What a database holds is data: none of its own functions, views or triggers is to do anything.
+            database.execute("PRAGMA trusted_schema = OFF")
+            database.execute("PRAGMA cell_size_check = ON")
+            yield database
+        except sqlite3.Error as error:
+            raise SideError(f"not a database that MLflow wrote: {error}") from error
+        finally:
+            database.close()
+
+
+LAYOUT = Layout("mlflow", run_of=run_of, beside=beside, tell=tell)

@@ -1,0 +1,82 @@
+"""Weights & Biases' local folders: ``wandb/run-DATE-ID/{run-ID.wandb, files/{config.yaml, wandb-summary.json}}``.
+
+Checkpoints under ``files`` belong to that run. Those of another layout belong to it if the folder ``wandb`` lies in
+their run's folder and holds one run, or if a run in a folder ``wandb`` above has the name of their run's folder as its
+id (as Lightning's WandbLogger does it).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.layout import Layout
+from epsopt.zoo.layouts.reading import Told
+from epsopt.zoo.layouts.rows import flat, rows_of
+from epsopt.zoo.reading.remote import location
+from epsopt.zoo.reading.side import TABLE_BYTES, SideError, Sides
+from epsopt.zoo.reading.source import open_source
+from epsopt.zoo.reading.wandb_log import RunLog, parse
+
+_RUN = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-(.+)")
+_ABOVE = 3
+
+
+def run_of(file: Path, _folders: Folders) -> Path | None:
+    """Return the folder of the run that holds the file."""
+    return next((folder for folder in file.parents if _RUN.fullmatch(folder.name)), None)
+
+
+def beside(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
+    """Return the log of the run, and what an online run leaves beside it."""
+    found = run if _RUN.fullmatch(run.name) else _logged(run, folders)
+    if found is None:
+        return []
+    logs = [found / name for name in sorted(folders.names(found)) if name.endswith(".wandb")]
+    return [*logs, *folders.those(found / "files", ("config.yaml", "wandb-summary.json"))]
+
+
+def _logged(run: Path, folders: Folders) -> Path | None:
+    """Return W&B's folder of a run whose checkpoints lie elsewhere."""
+    for folder in (run, *run.parents[:_ABOVE]):
+        if "wandb" not in folders.names(folder):
+            continue
+        known = {name: m[1] for name in folders.names(folder / "wandb") if (m := _RUN.fullmatch(name))}
+        named = [name for name, ident in known.items() if ident == run.name]
+        ours = named or (list(known) if folder == run else [])
+        if len(ours) == 1:
+            return folder / "wandb" / ours[0]
+    return None
+
+
+def tell(sides: Sides) -> Told:
+    """Read configuration and history from the log; from the other files what the log does not say."""
+    told = Told(troubles=sides.troubles)
+    log = RunLog()
+    for file in sides.files:
+        if file.suffix == ".wandb":
+            log = sides.attempt(file, lambda path: parse(_bytes(path, sides))) or log
+        elif file.name == "config.yaml":
+            tree = sides.yaml(file)
+            values = {k: v.get("value") for k, v in tree.items() if isinstance(v, Mapping)} if tree else {}
+            log.config = {**values, **log.config}
+        else:
+            log.summary = {**(flat(sides.json(file))), **log.summary}
+    told.hyperparameters = flat({k: v for k, v in log.config.items() if not str(k).startswith("_wandb")})
+    told.rows = rows_of(log.history)
+    if not told.rows:  # the summary is the history's last row
+        for row in rows_of([{k: v for k, v in log.summary.items() if not str(k).startswith("_")}]):
+            told.final = row.metrics
+    return told
+
+
+def _bytes(path: Path, sides: Sides) -> bytes:
+    with open_source(location(path), sides.limits) as source:
+        if source.size > TABLE_BYTES:
+            raise SideError(f"{source.size:,} bytes, more than the {TABLE_BYTES:,} that are read of a log")
+        return bytes(source.read(0, source.size))
+
+
+LAYOUT = Layout("wandb", run_of=run_of, beside=beside, tell=tell, combines=True)

@@ -1,0 +1,45 @@
+"""The child's answer to what the files beside a run's checkpoints tell."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.layouts.known import BY_NAME
+from epsopt.zoo.layouts.reading import Position, joined
+from epsopt.zoo.reading.remote import location
+from epsopt.zoo.reading.side import Sides
+from epsopt.zoo.reading.source import Limits
+from epsopt.zoo.sheets import PATHS, entries_of
+
+
+def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """Ask one layout about one run; only what concerns its checkpoints goes back to the parent."""
+    sides = Sides(location(request["path"]), [location(f) for f in request["files"]], limits)
+    told = BY_NAME[request["layout"]].tell(sides)
+    positions = [Position(*position) for position in request["positions"]]
+    return {
+        "status": "told",
+        "hyperparameters": told.hyperparameters,
+        "metrics": joined(told, positions),
+        "troubles": told.troubles,
+        "unfinished": sides.unfinished,
+    }
+
+
+def read_table(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """Read a CSV table of runs.
+
+    Raises:
+        UnreadableCheckpoint: it cannot be read, or no column names the runs.
+    """
+    path = location(request["path"])
+    sides = Sides(path.parent, [path], limits)
+    records = sides.table(path, growing=False)
+    if sides.troubles:
+        raise UnreadableCheckpoint(path, sides.troubles[0][1])
+    entries = entries_of(records, request["params"], request["metrics"])
+    if not entries:
+        raise UnreadableCheckpoint(path, f"no row names its run: expected a column {' or '.join(PATHS[:4])}")
+    return {"status": "table", "entries": [asdict(entry) for entry in entries]}
