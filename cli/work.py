@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
     from optuna.storages import RDBStorage
 
+    from epsopt.studies.kinds import Stopper
     from epsopt.studies.loop.run import Ended
     from epsopt.studies.loop.worker import Event
     from epsopt.studies.project.file import Project
+    from epsopt.zoo.catalogue import Catalogue
 
 
 @click.command("work")
@@ -40,6 +42,10 @@ if TYPE_CHECKING:
     "--learn-after", type=click.IntRange(min=0), default=8, show_default=True,
     help="Refit the map in the background after so many runs; 0 never does.",
 )  # fmt: skip
+@click.option(
+    "--stop-below", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, metavar="P",
+    help="Stop a run whose remaining checkpoints join the front with less than this probability; 0 stops none.",
+)  # fmt: skip
 @click.option("--reuse", is_flag=True, help="Let runs that are asked for start from checkpoints of the front.")
 @click.option("--dry-run", is_flag=True, help="Print what would be run, in order, and run nothing.")
 @common
@@ -53,6 +59,7 @@ def command(
     lost_after: float,
     max_failures: int,
     learn_after: int,
+    stop_below: float,
     reuse: bool,
     dry_run: bool,
 ) -> None:
@@ -97,11 +104,20 @@ def command(
 
     learner = BackgroundLearner(project.file, workspace.storage, reuse=reuse)
     with Catalogue(workspace.storage) as catalogue, _ends_on_sigterm():
-        ended = Worker(project, storage, catalogue, orders, learner=learner, tell=tell).work()
+        stopper = _stopper(project, storage, catalogue, stop_below) if stop_below else None
+        ended = Worker(project, storage, catalogue, orders, stopper, learner, tell).work()
     if options.json:
         print_json({"runs": [_run_json(e) for e in ended], "lost": lost})
     else:
         _sum_up(ended)
+
+
+def _stopper(project: Project, storage: RDBStorage, catalogue: Catalogue, threshold: float) -> Stopper:
+    from epsopt.studies.loop.queue import recorded_space
+    from epsopt.studies.loop.stopping import CatalogueStopper
+
+    space = project.space or recorded_space(storage, project.name)
+    return CatalogueStopper(catalogue, space, project.objectives, threshold=threshold)
 
 
 def _figures(project: Project, ended: Ended) -> str:

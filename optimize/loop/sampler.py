@@ -20,13 +20,14 @@ from optuna.trial import FrozenTrial, TrialState
 from epsopt.optimize.inference import condition_of
 from epsopt.optimize.loop.choice import Candidate, choose_runs
 from epsopt.optimize.loop.curves import Curve, fit_curves
+from epsopt.optimize.loop.history import past_curves
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import UsageError
 
-_MOST_TRIALS = 200
-"""Runs that are learned from; of more, the newest and those on the front."""
+_MOST_RUNS = 200
+"""Runs of the catalogue, and trials of the study, that are learned from: the newest."""
 
 
 class EpsilonSampler(BaseSampler):
@@ -131,35 +132,20 @@ class EpsilonSampler(BaseSampler):
 
     def _curves(self, space: Space, objectives: Sequence[Objective], trials: Sequence[FrozenTrial]) -> list[Curve]:
         """What is known: the catalogue's runs with all their checkpoints, and the study's trials with their ends."""
-        curves = self._past_runs(space, objectives)
+        past = {} if self._catalogue is None else past_curves(self._catalogue.checkpoints(), space, objectives)
+        curves = list(past.values())[-_MOST_RUNS:]
         length = float(max((c.steps[-1] for c in curves), default=1.0))
         seen = {_identity(space, c.config) for c in curves}
         names = sorted({name for t in trials for name in t.constraints})
         if names:  # the catalogue knows nothing of the study's constraints
             curves = [_with_constraints(c, len(names)) for c in curves]
-        for t in trials[-_MOST_TRIALS:]:
+        for t in trials[-_MOST_RUNS:]:
             if not space.describes(t.params) or _identity(space, t.params) in seen:
                 continue
             values = [v if math.isfinite(v) else math.nan for v in t.values]
             limits = [t.constraints.get(name, math.nan) for name in names]
             curves.append(Curve(t.params, np.array([length]), np.array([[*values, *limits]])))
         return [c for c in curves if np.isfinite(c.values).any()]
-
-    def _past_runs(self, space: Space, objectives: Sequence[Objective]) -> list[Curve]:
-        if self._catalogue is None:
-            return []
-        found: dict[int, list[Any]] = {}
-        for checkpoint in self._catalogue.checkpoints():
-            if checkpoint.epoch is not None and checkpoint.epoch > 0 and space.describes(checkpoint.hyperparameters):
-                found.setdefault(checkpoint.run_id, []).append(checkpoint)
-        curves = []
-        for checkpoints in found.values():
-            ordered = sorted({c.epoch: c for c in checkpoints}.values(), key=lambda c: c.epoch)
-            table = [[math.nan if (v := c.metrics.get(o.name)) is None else v for o in objectives] for c in ordered]
-            if np.isfinite(table).any():
-                on = {p.name: ordered[0].hyperparameters[p.name] for p in space.active(ordered[0].hyperparameters)}
-                curves.append(Curve(on, np.array([float(c.epoch) for c in ordered]), np.array(table)))
-        return curves[-_MOST_TRIALS:]
 
 
 def space_of(distributions: Mapping[str, BaseDistribution], seen: Sequence[Mapping[str, Any]]) -> Space:

@@ -132,14 +132,14 @@ class Stopper:
             gains = model.gains(outputs).numpy()
         measured = model.measured()
         front = measured[non_dominated(measured, [True] * measured.shape[1]).indices]
-        beaten = (front[None, None] >= gains[:, :, None]).all(axis=3).any(axis=2)
-        good = (~beaten).any(axis=1)
+        beaten = np.any(np.all(front[None, None] >= gains[:, :, None], axis=3), axis=2)
+        good: NDArray[np.bool_] = np.any(~beaten, axis=1)
         if self._targets:
             wanted = np.array([
                 (1.0 if o.maximize else -1.0) * self._targets.get(o.name, -np.inf if o.maximize else np.inf)
                 for o in self._objectives
             ])  # fmt: skip
-            good |= (gains >= wanted).all(axis=2).any(axis=1)
+            good |= np.any(np.all(gains >= wanted, axis=2), axis=1)
         return float(good.mean())
 
 

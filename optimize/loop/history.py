@@ -1,0 +1,51 @@
+"""What a catalogue knows of whole runs, as curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from epsopt.optimize.loop.curves import Curve, Floats
+from epsopt.optimize.space import Space
+from epsopt.optimize.targets import Objective
+from epsopt.zoo.records import Checkpoint
+
+STARTS = ("init_from", "base")
+"""Hyperparameters under which a run says which checkpoint it started from."""
+
+
+def past_curves(checkpoints: Sequence[Checkpoint], space: Space, objectives: Sequence[Objective]) -> dict[str, Curve]:
+    """Return the curve of every run that the space describes and that has a measured checkpoint after its start.
+
+    Args:
+        checkpoints: of any number of runs.
+        space: of the hyperparameters.
+        objectives: what curves are of.
+
+    Returns:
+        Curves by the run's name. What was measured where a run started is known if the checkpoint that it names is
+        among the checkpoints.
+    """
+    measured = {c.path: values_of(c.metrics, objectives) for c in checkpoints}
+    runs: dict[str, dict[int, Checkpoint]] = {}
+    for c in checkpoints:
+        if c.epoch is not None and c.epoch > 0 and space.describes(c.hyperparameters):
+            runs.setdefault(c.run, {})[c.epoch] = c
+    curves = {}
+    for name, by_epoch in runs.items():
+        epochs = sorted(by_epoch)
+        config = by_epoch[epochs[-1]].hyperparameters
+        values = np.stack([measured[by_epoch[e].path] for e in epochs])
+        if np.isfinite(values).any():
+            start = next((measured[str(config[s])] for s in STARTS if str(config.get(s)) in measured), None)
+            active = {p.name: config[p.name] for p in space.active(config)}
+            curves[name] = Curve(active, np.array(epochs, dtype=np.float64), values, start)
+    return curves
+
+
+def values_of(metrics: Mapping[str, Any], objectives: Sequence[Objective]) -> Floats:
+    """``(m,)`` measured objectives; NaN where not measured."""
+    return np.array([math.nan if (v := metrics.get(o.name)) is None else float(v) for o in objectives])
