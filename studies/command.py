@@ -16,7 +16,8 @@ Command = tuple[str | tuple[str, ...], ...]
 OWN_HOLES = (
     "out",
     "python",
-)  # filled by epsopt itself: the run's folder, and the interpreter that runs epsopt
+    "init_from",
+)  # filled by epsopt itself: the run's folder, the interpreter that runs epsopt, the checkpoint that a run starts at
 _HOLE = re.compile(r"\{\{|\}\}|\{([^\s{}\"':,]+)\}")  # {{ and }} stand for plain braces
 
 
@@ -29,7 +30,8 @@ def holes(item: str | tuple[str, ...]) -> list[str]:
 def render_command(command: Command, params: Mapping[str, Any], out: Path | str) -> list[str]:
     """Fill the holes of a train command.
 
-    ``{out}`` becomes the run's folder, ``{python}`` the interpreter that runs epsopt, ``{name}`` the value of a
+    ``{out}`` becomes the run's folder, ``{python}`` the interpreter that runs epsopt, ``{init_from}`` the checkpoint
+    that the run starts at (``params["init_from"]``, inactive where it starts as usual), ``{name}`` the value of a
     hyperparameter: numbers in full precision, truth values as ``true`` and ``false``. A value stays inside its
     argument, whatever it holds. An item that is a list (a flag and its value) is dropped as a whole when a
     hyperparameter that it needs is inactive, that is absent from params or None.
