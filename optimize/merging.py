@@ -8,33 +8,22 @@ improvement of the hypervolume (qLogEHVI, Ament et al. 2023) over what is alread
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 
 import numpy as np
-import torch
-from botorch.acquisition.multi_objective.logei import qLogExpectedHypervolumeImprovement
-from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
-from botorch.fit import fit_gpytorch_mll
-from botorch.models import ModelListGP, SingleTaskGP
-from botorch.sampling import SobolQMCNormalSampler
-from botorch.utils.multi_objective.box_decompositions.non_dominated import FastNondominatedPartitioning
-from gpytorch.kernels import MaternKernel, PolynomialKernel, ScaleKernel
-from gpytorch.mlls import ExactMarginalLogLikelihood
 from numpy.typing import NDArray
 
+from epsopt.optimize.merge_model import next_mixture, signs_of
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.targets import Objective
-from epsopt.surrogate.transforms import MetricTransform, fit_transform
 from epsopt.zoo.errors import UsageError
 
 Floats = NDArray[np.float64]
 Evaluate = Callable[[Floats], Mapping[str, float | None]]
 MOST_PARENTS = 5
-_CANDIDATES = 1024
-_SAMPLES = 128
-_INTERVAL = 1.6449  # standard deviations on either side of a 90 % interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +106,9 @@ def merge(
         _tell(progress, done, budget)
     reference = _reference(done[:parents], others, objectives)
     while len(done) < budget:
-        found = _next(done, others, objectives, bounds or {}, reference, parents, groups, reach, seed, rng)
+        tried = np.stack([e.coefficients for e in done])
+        table = _table(done, objectives)
+        found = next_mixture(tried, table, others, objectives, bounds or {}, reference, reach, seed, rng)
         if found is None:
             break
         coefficients, predicted = found
@@ -156,7 +147,7 @@ def choose_parents(
     if len(front) <= count:
         return front.tolist()
     worst = table[front].min(axis=0), table[front].max(axis=0)
-    corner = np.where(maximize, *worst) - 0.05 * _signs(objectives) * (worst[1] - worst[0])
+    corner = np.where(maximize, *worst) - 0.05 * signs_of(objectives) * (worst[1] - worst[0])
     corner = corner if reference is None else reference
     chosen: list[int] = []
     for _ in range(count):
@@ -167,9 +158,6 @@ def choose_parents(
 
 def simplex_grid(parents: int, least: int) -> Floats:
     """Return the coarsest uniform grid over the simplex with at least so many points: ``(n, parents)``."""
-    from itertools import combinations
-    from math import comb
-
     steps = next(s for s in range(1, 10_000) if comb(s + parents - 1, parents - 1) >= least)
     bars = np.array(list(combinations(range(steps + parents - 1), parents - 1)))
     edges = np.hstack([np.full((len(bars), 1), -1), bars, np.full((len(bars), 1), steps + parents - 1)])
@@ -187,106 +175,6 @@ def _design(parents: int, groups: int, budget: int, rng: np.random.Generator) ->
     while groups > 1 and len(out) < budget // 3:
         out.append((rng.dirichlet(np.ones(parents), size=groups), "random mixture"))
     return out
-
-
-def _next(
-    done: Sequence[Evaluation],
-    others: Floats,
-    objectives: Sequence[Objective],
-    bounds: Mapping[str, tuple[float, float]],
-    reference: Floats,
-    parents: int,
-    groups: int,
-    reach: float,
-    seed: int,
-    rng: np.random.Generator,
-) -> tuple[Floats, dict[str, dict[str, float]]] | None:
-    """Fit the model to what was measured and return the mixture expected to gain most, with its prediction."""
-    candidates = _candidates(done, objectives, parents, groups, reach, rng)
-    table = _table(done, objectives)
-    x = torch.from_numpy(_free(np.stack([e.coefficients for e in done])))
-    pool = torch.from_numpy(_free(candidates))
-    pool_of = torch.cdist(pool, x).min(dim=1).values > 1e-3  # nothing twice
-    if not bool(pool_of.any()):
-        return None
-    candidates, pool = candidates[pool_of.numpy()], pool[pool_of]
-    transforms = [fit_transform(table[:, j], bounds.get(o.name)) for j, o in enumerate(objectives)]
-    model = _fit(x, table, transforms, seed)
-    signs = torch.from_numpy(_signs(objectives))
-
-    def turned(samples: torch.Tensor, X: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG001, N803
-        return torch.stack([t.backward(samples[..., j]) for j, t in enumerate(transforms)], dim=-1) * signs
-
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        outcomes = torch.from_numpy(np.vstack([others, table[np.isfinite(table).all(axis=1)]])) * signs
-        corner = torch.from_numpy(reference) * signs
-        acquisition = qLogExpectedHypervolumeImprovement(
-            model=model,
-            ref_point=corner,
-            partitioning=FastNondominatedPartitioning(corner, outcomes),
-            sampler=SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed),
-            objective=GenericMCMultiOutputObjective(turned),
-        )
-        values = torch.cat([acquisition(part.unsqueeze(1)) for part in torch.split(pool, 256)])
-        best = int(values.argmax())
-        posterior = model.posterior(pool[best : best + 1])
-        mean, spread = posterior.mean[0], posterior.variance[0].clamp(min=0.0).sqrt()
-    predicted = {}
-    for j, o in enumerate(objectives):
-        ends = [float(transforms[j].backward(mean[j] + k * spread[j])) for k in (0.0, -_INTERVAL, _INTERVAL)]
-        predicted[o.name] = {"value": ends[0], "low": ends[1], "high": ends[2]}
-    return candidates[best], predicted
-
-
-def _fit(x: torch.Tensor, table: Floats, transforms: Sequence[MetricTransform], seed: int) -> ModelListGP:
-    """One Gaussian process for each objective: quadratic and Matern parts, each with its own weight."""
-    models = []
-    for j, transform in enumerate(transforms):
-        rows = np.isfinite(table[:, j])
-        y = torch.from_numpy(transform.forward(table[rows, j]))[:, None]
-        width = x.shape[1]
-        kernel = ScaleKernel(PolynomialKernel(power=2)) + ScaleKernel(MaternKernel(nu=2.5, ard_num_dims=width))
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            torch.manual_seed(seed)
-            warnings.simplefilter("ignore")  # of retries that BoTorch recovers from
-            single = SingleTaskGP(x[torch.from_numpy(rows)], y, covar_module=kernel, outcome_transform=None)
-            single.likelihood.noise = 1e-4  # the same weights measure the same
-            single.likelihood.requires_grad_(requires_grad=False)
-            fit_gpytorch_mll(ExactMarginalLogLikelihood(single.likelihood, single))
-        models.append(single)
-    return ModelListGP(*models).eval()
-
-
-def _candidates(
-    done: Sequence[Evaluation],
-    objectives: Sequence[Objective],
-    parents: int,
-    groups: int,
-    reach: float,
-    rng: np.random.Generator,
-) -> Floats:
-    """Random mixtures, even and lopsided, and neighbours of the best so far: ``(n, groups, parents)``."""
-    shape = (_CANDIDATES // 4, groups)
-    even = rng.dirichlet(np.ones(parents), size=shape)
-    lopsided = rng.dirichlet(np.full(parents, 0.4), size=shape)
-    same = np.repeat(rng.dirichlet(np.ones(parents), size=(_CANDIDATES // 4, 1)), groups, axis=1)
-    spread = np.concatenate([even, lopsided, same])
-    spread = 1.0 / parents + (1.0 + reach) * (spread - 1.0 / parents)
-    table = _table(done, objectives)
-    front = non_dominated(table, [o.maximize for o in objectives]).indices
-    around = np.stack([done[i].coefficients for i in rng.choice(front, size=_CANDIDATES // 2)])
-    step = rng.normal(0.0, 1.0, size=around.shape) * 10.0 ** rng.uniform(-2.0, -0.7, size=(len(around), 1, 1))
-    near = around + step - step.mean(axis=2, keepdims=True)
-    low = -reach / parents
-    near = np.maximum(near, low)
-    near = low + (near - low) * (1.0 - parents * low) / (near - low).sum(axis=2, keepdims=True)
-    return np.concatenate([spread, near])
-
-
-def _free(coefficients: Floats) -> Floats:
-    """``(n, groups, parents)`` -> ``(n, groups * (parents - 1))``: the last coefficient follows from the others."""
-    return np.ascontiguousarray(coefficients[:, :, :-1].reshape(len(coefficients), -1))
 
 
 def _measured(evaluate: Evaluate, coefficients: Floats, objectives: Sequence[Objective]) -> Mapping[str, float | None]:

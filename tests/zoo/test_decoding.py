@@ -1,4 +1,4 @@
-"""Decoded weights are exactly the mixture that was asked for, in files that every reader takes, and bounded in memory."""
+"""Decoded weights are the mixture that was asked for, in files that every reader takes, with memory bounded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epsopt.zoo import Catalogue, ingest, load_weights
+from epsopt.zoo import ingest, load_weights
 from epsopt.zoo.decoding.child import _mix
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance, labels
@@ -225,7 +225,11 @@ def test_coefficients_that_make_no_mixture_are_refused(parents, rows, groups, re
 
 def test_a_hook_that_fails_is_named(parents, decoder):
     decoded = decoder.decode(recombination(parents[:1], [[1.0]]))
-    for hook, reason in (("some_hooks:broken", "no such layer"), ("some_hooks:silly", "'high'"), ("nowhere:x", "import")):
+    for hook, reason in (
+        ("some_hooks:broken", "no such layer"),
+        ("some_hooks:silly", "'high'"),
+        ("nowhere:x", "import"),
+    ):
         with WeightDecoder(hook) as other, pytest.raises(HookError, match=reason) as error:
             other.measure(decoded)
         assert hook in str(error.value)
@@ -244,7 +248,9 @@ recombine(warm_up, Limits())  # what torch needs to read any file
 gc.collect()
 # The most that this process ever held, forgotten now: what comes is decoding's.
 Path("/proc/self/clear_refs").write_text("5")
-peak = lambda: int(next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM")).split()[1])
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 before = peak()
 recombine(request, Limits())
 print(peak() - before)
