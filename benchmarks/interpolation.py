@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from zoos import OUT as ZOOS
 
 from epsopt.optimize.interpolation import linear_metrics, shares, straight
+from epsopt.studies.mixtures import decode_points
 from epsopt.surrogate import Surrogate
 from epsopt.zoo import Catalogue, read_fingerprints
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -128,6 +129,9 @@ def decoding(bench: Bench) -> None:
         mixed = [recombination([by_key[k] for k, _ in p], [[c for _, c in p]]) for p in map(normal, parts)]
         measured, _ = bench.measure(mixed)
         show(f"{name}", np.abs(measured - truth))
+    corrected = decode_points(bench.decoder, bench.catalogue, bench.checkpoints, surrogate, z, wanted[0].lineage_id)
+    measured, _ = bench.measure([m.recombination for m in corrected])
+    show("the same, looked at and corrected", np.abs(measured - truth))
     show("(map's prediction from z, nothing decoded)", np.abs(surrogate.predict(z).point - truth))
     show("(median of the map's checkpoints)", np.abs(np.median([[c.metrics[n] for n in names] for c in bench.checkpoints
          if c.run_id not in bench.left_out], axis=0) - truth))  # fmt: skip

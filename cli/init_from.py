@@ -13,10 +13,13 @@ from epsopt.cli.options import Options, TargetCommand, common, level_option, see
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from epsopt.optimize.initialisation import Plan
+    from epsopt.optimize.initialisation import Plan, Start
     from epsopt.optimize.space import Space
     from epsopt.optimize.targets import Objective, Target
+    from epsopt.studies.mixtures import Mixture
     from epsopt.studies.project import Project
+    from epsopt.zoo.decoding.decoder import WeightDecoder
+    from epsopt.zoo.records import Checkpoint
 
 
 @click.command("init-from", cls=TargetCommand)
@@ -42,7 +45,6 @@ def command(
     With [train] in epsopt.toml and a hole {init_from} in its command, each answer carries the command to launch.
     """
     from epsopt.cli.describe import objective_json, target_json
-    from epsopt.cli.mixed import free_files, suffix_for
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import check_objectives, measured, open_workspace, resolve_targets
@@ -74,7 +76,7 @@ def command(
             )  # fmt: skip
             base = next((p for p in plans if p.start.kind == "base"), None)
             plans = plans[:count]
-            files = _saved(plans, mixed, decoder, project, save, free_files, suffix_for)
+            files = _saved(plans, mixed, decoder, project, save)
     if base is not None and base not in plans:
         plans.append(base)
     paths = [_path(p, files) for p in plans]
@@ -102,9 +104,13 @@ def command(
         _show(plans, paths, commands, objectives, targets, space, length, level, project)
 
 
-def _usual_length(checkpoints: Sequence[Any]) -> int:
+def _usual_length(checkpoints: Sequence[Checkpoint]) -> int:
+    from epsopt.zoo.decoding.recombination import is_recombined
+
     last: dict[int, int] = {}
     for c in checkpoints:
+        if is_recombined(c):
+            continue
         last[c.run_id] = max(last.get(c.run_id, 0), c.epoch or 0)
     lengths = sorted(v for v in last.values() if v > 0)
     if not lengths:
@@ -114,29 +120,20 @@ def _usual_length(checkpoints: Sequence[Any]) -> int:
 
 def _saved(
     plans: Sequence[Plan],
-    mixed: Sequence[tuple[Any, Any]],
-    decoder: Any,
+    mixed: Sequence[tuple[Start, Mixture]],
+    decoder: WeightDecoder,
     project: Project,
     save: Path | None,
-    free_files: Any,
-    suffix_for: Any,
 ) -> dict[int, Path]:
     """Save the mixtures that are shown; return their files by the identity of their starts."""
     from epsopt.cli.describe import predicted_json
+    from epsopt.cli.mixed import free_files, new_folder, suffix_for
     from epsopt.zoo.decoding.provenance import Provenance, labels
-    from epsopt.zoo.reading.remote import RemotePath
 
     shown = [(s, m) for s, m in mixed if any(p.start is s for p in plans)]
     if not shown:
         return {}
-    folder = save
-    if folder is None:
-        if isinstance(project.runs, RemotePath):
-            raise UsageError(f"the runs lie behind a URL ({project.runs}): say with --save where mixtures go")
-        number = 1
-        while (project.runs / f"init_{number:03d}").exists():
-            number += 1
-        folder = project.runs / f"init_{number:03d}"
+    folder = save or new_folder(project.runs, "init")
     parents = [[c for c, _ in s.mixture] for s, _ in shown]
     names = [f"mixture_{i:03d}{suffix_for(None, p)}" for i, p in enumerate(parents)]
     files = free_files(folder, names)
@@ -159,12 +156,10 @@ def _command(project: Project, plan: Plan, path: str) -> list[str] | None:
 
     if project.command is None or not any("init_from" in holes(item) for item in project.command):
         return None
-    number = 1
-    while (project.runs / f"from_{number:03d}").exists():
-        number += 1
-    return render_command(
-        project.command, {**plan.fixed, **plan.params, "init_from": path}, project.runs / f"from_{number:03d}"
-    )
+    from epsopt.cli.mixed import new_folder
+
+    out = new_folder(project.runs, "from")
+    return render_command(project.command, {**plan.fixed, **plan.params, "init_from": path}, out)
 
 
 def _plan_json(plan: Plan, path: str, arguments: list[str] | None) -> dict[str, Any]:

@@ -107,18 +107,13 @@ def _known(what: str, checkpoints: Sequence[Any]) -> str:
 
 
 def _folder(save: Path | None, project: Project) -> Path:
-    from epsopt.zoo.reading.remote import RemotePath
+    from epsopt.cli.mixed import new_folder
 
     if save is not None:
         if save.exists() and (not save.is_dir() or any(save.iterdir())):
             raise UsageError(f"{save} is there already: name a new folder, nothing is written over")
         return save
-    if isinstance(project.runs, RemotePath):
-        raise UsageError(f"the runs lie behind a URL ({project.runs}): say with --save where merged checkpoints go")
-    number = 1
-    while (project.runs / f"merge_{number:03d}").exists():
-        number += 1
-    return project.runs / f"merge_{number:03d}"
+    return new_folder(project.runs, "merge")
 
 
 def _document(

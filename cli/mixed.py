@@ -35,6 +35,22 @@ def free_files(folder: Path, names: Sequence[str]) -> list[Path]:
     return files
 
 
+def new_folder(runs: Path, name: str) -> Path:
+    """Return the first folder ``NAME_001``, ``NAME_002``, ... in a runs folder that is not there yet.
+
+    Raises:
+        UsageError: the runs lie behind a URL, where nothing is written.
+    """
+    from epsopt.zoo.reading.remote import RemotePath
+
+    if isinstance(runs, RemotePath):
+        raise UsageError(f"the runs lie behind a URL ({runs}): say with --save where checkpoints are written")
+    number = 1
+    while (runs / f"{name}_{number:03d}").exists():
+        number += 1
+    return runs / f"{name}_{number:03d}"
+
+
 def recombination_json(recombination: Recombination, labels: Mapping[str, str]) -> dict[str, Any]:
     """Return parents, coefficients and groups as JSON values."""
     return {

@@ -44,7 +44,7 @@ def interpolation(data: list[dict[str, Any]]) -> go.Figure:
             ends = [e[j] for e in pair["end_metrics"]]
             band = [r[j] for r in pair["high"]] + [r[j] for r in reversed(pair["low"])]
             traces = [
-                go.Scatter(x=[*x, *reversed(x)], y=band, fill="toself", fillcolor=LIGHT, line_width=0,
+                go.Scatter(x=[*x, *reversed(x)], y=band, mode="lines", fill="toself", fillcolor=LIGHT, line_width=0,
                            name="predicted, 90 % interval", showlegend=first, legendrank=2),
                 go.Scatter(x=[0, 1], y=ends, mode="lines", line={"color": ORANGE, "dash": "dash", "width": 1.5},
                            name="straight line between the ends", showlegend=first, legendrank=4),

@@ -25,6 +25,7 @@ from epsopt.optimize.scoring import measured_table
 from epsopt.optimize.space import Config, Space
 from epsopt.optimize.targets import Objective, Target
 from epsopt.surrogate.surrogate import Surrogate
+from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 from epsopt.zoo.records import Checkpoint
 
@@ -153,7 +154,7 @@ def learn_continuation(
     directions = right[:_COMPONENTS].T
     place = ((latents - centre) @ directions).numpy()
     scaled = _scaled(surrogate, [c.metrics for c in known])
-    pairs, groups = _segments(known, scaled, space, surrogate)
+    pairs, groups = _segments(known, scaled, space)
     if len(set(groups.tolist())) < _FEWEST_RUNS:
         raise EmptyCatalogue(
             f"where training leads is learned from past runs: {len(set(groups.tolist()))} have two measured "
@@ -248,14 +249,11 @@ def plan_runs(
     return [plan for _, plan in plans[:limit]]
 
 
-def _segments(
-    known: Sequence[Checkpoint], scaled: Floats, space: Space, surrogate: Surrogate
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _segments(known: Sequence[Checkpoint], scaled: Floats, space: Space) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """``(n, 3)`` rows of start, end and epochs between, and the run of each; all metrics measured at both ends."""
-    del surrogate
     by_run: dict[int, list[int]] = {}
     for i, c in enumerate(known):
-        if c.epoch is not None and np.isfinite(scaled[i]).all():
+        if c.epoch is not None and np.isfinite(scaled[i]).all() and not is_recombined(c):
             by_run.setdefault(c.run_id, []).append(i)
     places = {c.path: i for i, c in enumerate(known)}
     pairs, groups = [], []

@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from epsopt.demo.hooks import evaluate
+from epsopt.studies import load_map, load_project
+from epsopt.studies.mixtures import decode_mixtures, decode_points
 from epsopt.zoo import Catalogue, load_weights
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.recombination import recombination
 
 from .conftest import check
 
@@ -28,6 +32,16 @@ def mine(project, copy):
 def set_runs(made, folder):
     file = made.folder / "epsopt.toml"
     file.write_text(re.sub(r"^runs = .*$", f'runs = "{folder}"', file.read_text(), flags=re.MULTILINE))
+
+
+def add_train_command(made):
+    """The demo's training program, with a hole for every parameter of the search space and one for the start."""
+    space = load_project(made.folder).space
+    pairs = ", ".join(f'["--{p.name.replace("_", "-")}", "{{{p.name}}}"]' for p in space.parameters)
+    start = '["--init-from", "{init_from}"]'
+    with (made.folder / "epsopt.toml").open("a") as file:
+        program = '"{python}", "-m", "epsopt.demo.train", "--out", "{out}"'
+        file.write(f"\n[train]\ncommand = [{program}, {start}, {pairs}]\n")
 
 
 def close(a, b):
@@ -139,10 +153,7 @@ def test_a_merge_shows_its_table_and_leaves_other_folders_alone(mine, tmp_path):
 
 def test_init_from_names_a_start_a_forecast_and_a_command(mine, tmp_path):
     set_runs(mine, tmp_path / "runs")
-    command = '\n[train]\ncommand = ["{python}", "-m", "epsopt.demo.train", "--out", "{out}", '
-    command += '["--init-from", "{init_from}"], "--lr", "{lr}"]\n'
-    with (mine.folder / "epsopt.toml").open("a") as file:
-        file.write(command)
+    add_train_command(mine)
     result = mine("init-from", "--target-coverage", "0.5", "--json")
     assert result.status == 0, result.err
     document = result.document
@@ -159,3 +170,30 @@ def test_init_from_names_a_start_a_forecast_and_a_command(mine, tmp_path):
     assert shown.status == 0, shown.err
     assert "predicted, not evaluated" in " ".join(shown.out.split())
     assert "--init-from" in shown.out
+
+
+def test_points_of_the_map_are_decoded_into_weights_that_answer_as_asked(mine):
+    with (
+        Catalogue(f"sqlite:///{mine.folder / 'epsopt.db'}") as catalogue,
+        WeightDecoder("epsopt.demo.hooks:evaluate") as decoder,
+    ):
+        surrogate, _ = load_map(catalogue)
+        checkpoints = catalogue.checkpoints()
+        by_key = {c.sha256: c for c in checkpoints}
+        latents = surrogate.memory.latents
+        lineage = int(surrogate.memory.lineages[0])
+        points = torch.stack([latents[4], latents[20], (latents[4] + latents[20]) / 2])
+        found = decode_points(decoder, catalogue, checkpoints, surrogate, points, lineage, evaluate=True)
+        # A checkpoint's own z gives that checkpoint back, and what it measures.
+        for place, mixture in zip((4, 20), found, strict=False):
+            (parent,) = mixture.recombination.parents
+            assert parent.sha256 == surrogate.memory.keys[place]
+            assert mixture.measured == pytest.approx(by_key[parent.sha256].metrics)
+        assert len(found[2].recombination.parents) <= 8
+        # Looking and correcting is never worse, by the map's own judgement, than the first reconstruction.
+        part = surrogate.recombine(points[2:], lineage)[0]
+        first = recombination([by_key[k] for k, _ in part], [[c for _, c in part]])
+        (plain,) = decode_mixtures(decoder, catalogue, checkpoints, surrogate, [first])
+        wanted = surrogate.moments(points[2:])[0]
+        miss = [float((surrogate.moments(m.z[None])[0] - wanted).abs().sum()) for m in (found[2], plain)]
+        assert miss[0] <= miss[1] + 1e-6

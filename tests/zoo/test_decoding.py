@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -20,7 +21,7 @@ from epsopt.zoo import ingest, load_weights
 from epsopt.zoo.decoding.child import _mix
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance, labels
-from epsopt.zoo.decoding.recombination import Parent, Recombination, recombination
+from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined, recombination
 from epsopt.zoo.errors import EpsoptError, HookError, UsageError
 from epsopt.zoo.records import Checkpoint
 
@@ -144,6 +145,22 @@ def test_saved_checkpoints_load_everywhere_and_say_where_they_come_from(decoder,
     assert record["measured"]["nothing"] is None
 
 
+def test_bare_state_dicts_stay_bare_and_their_origin_lies_beside_them(decoder, tmp_path):
+    parents = []
+    for k in range(2):
+        path = tmp_path / f"bare_{k}.pt"
+        torch.save({f"module.{n}": t for n, t in state_dict(k, BASE).items()}, path)
+        parents.append(Parent(str(path), hashlib.sha256(path.read_bytes()).hexdigest()))
+    decoded = decoder.decode(Recombination(tuple(parents), ((0.5, 0.5),)))
+    assert list(decoded.types) == list(BASE)
+    decoder.save(decoded, tmp_path / "new.pt", Provenance("merge", None, {"coverage": 0.5}))
+    found = torch.load(tmp_path / "new.pt", weights_only=True)
+    assert list(found) == [f"module.{n}" for n in BASE]
+    beside = json.loads((tmp_path / "new.json").read_text())
+    assert beside["metrics"] == {"coverage": 0.5}
+    assert [p["path"] for p in beside["epsopt"]["parents"]] == [p.path for p in parents]
+
+
 def test_saved_checkpoints_are_ingested_into_their_parents_lineage(decoder, parents, runs, catalogue):
     decoded = decoder.decode(recombination(parents[:2], [[0.5, 0.5]]))
     decoder.save(decoded, runs / "merged" / "m_1.pt", Provenance("merge"))
@@ -151,6 +168,7 @@ def test_saved_checkpoints_are_ingested_into_their_parents_lineage(decoder, pare
                  Provenance("merge", None, {"coverage": 0.5}))  # fmt: skip
     assert not ingest(catalogue, runs, jobs=1).failed
     merged = [c for c in catalogue.checkpoints() if c.run == "merged"]
+    assert [is_recombined(c) for c in catalogue.checkpoints()] == [c.run == "merged" for c in catalogue.checkpoints()]
     assert {c.lineage_id for c in merged} == {parents[0].lineage_id}
     assert {c.signature for c in merged} == {parents[0].signature}
     assert [c.metrics for c in merged] == [{}, {"coverage": 0.5}]
@@ -191,8 +209,6 @@ def test_a_hostile_parent_is_refused_in_the_child(decoder, parents, tmp_path):
 
     path = tmp_path / "attack.pt"
     torch.save({"model_state_dict": state_dict(1), "x": Attack()}, path)
-    import hashlib
-
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     mixture = Recombination((Parent(parents[0].path, parents[0].sha256), Parent(str(path), digest)), ((0.5, 0.5),))
     with pytest.raises(EpsoptError, match="refers to"):
@@ -260,8 +276,6 @@ print(peak() - before)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to measure a process's memory")
 def test_memory_is_bounded_by_a_few_tensors_whatever_the_model(tmp_path):
     """Four parents of six tensors of 8 MB: 192 MB in files, and at most one tensor of each parent in memory."""
-    import hashlib
-
     rows, tensors, n_parents = 2_000_000, 6, 4
 
     def request(name: str, length: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from epsopt.zoo.reading.weights import open_checkpoint
 _PIECE = 1 << 18  # values that are mixed at a time
 _LONGEST = 1 << 20  # characters of the hyperparameters that are carried over
 _DEPTH = 8
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Parents whose content was compared with the catalogue before, by path: thirty evaluations hash them once.
 _COMPARED: dict[str, tuple[Identity, str]] = {}
@@ -50,8 +52,15 @@ def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
         _require_alike(opened)
         first = opened[0][1].weights
         types = {name: TensorType(t.dtype, tuple(t.shape)) for name, t in first.items()}
-        with Path(request["to"]).open("wb") as file:
-            write_tensors(file, types, _mixed(mixture, opened, types), {})
+        try:
+            with Path(request["to"]).open("wb") as file:
+                write_tensors(file, types, _mixed(mixture, opened, types), {})
+        except OSError as error:
+            if error.errno in _NO_ROOM:  # no fault of the parents'
+                raise UnreadableCheckpoint(
+                    request["to"], "no space left for decoded weights: let TMPDIR name a folder that has room"
+                ) from error
+            raise
         layout = _layout(opened)
     return {
         "status": "recombined",
@@ -148,6 +157,7 @@ def _layout(opened: Sequence[tuple[OpenCheckpoint, Reading]]) -> dict[str, Any]:
         kept = {}
     return {
         "weights": key,
+        "bare": key is None and checkpoint.metadata is None,
         # A state dict of state dicts is written flat, under its dotted names.
         "names": dict(zip(names, written, strict=True)) if len(written) == len(names) else {n: n for n in names},
         "about": kept,

@@ -12,11 +12,12 @@ from typing import Any, Self
 import torch
 
 from epsopt.zoo.decoding.provenance import Provenance
-from epsopt.zoo.decoding.recombination import Recombination
+from epsopt.zoo.decoding.recombination import RECOMBINED, Recombination
 from epsopt.zoo.decoding.tensor_file import TensorType, mapped_tensors, new_file, write_tensors
 from epsopt.zoo.errors import EpsoptError, HookError, UnreadableCheckpoint, UsageError
 from epsopt.zoo.lineage import LineageBook
 from epsopt.zoo.reading.pool import ReaderPool
+from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
 
 FORMATS = ("safetensors", "pt")
@@ -78,7 +79,7 @@ class WeightDecoder:
         to = Path(self._folder.name) / f"decoded_{self._count:05d}.safetensors"
         size = sum(_size(parent.path) for parent in recombination.parents)
         request = {"kind": "recombine", "recombination": recombination.to_json(), "to": str(to)}
-        first = Path(recombination.parents[0].path)
+        first = location(recombination.parents[0].path)
         answer = _ask(self._reading, first, size, request)
         if answer["status"] == "waiting":
             raise UnreadableCheckpoint(first, "it or another parent was written to while it was read: try again")
@@ -116,7 +117,8 @@ class WeightDecoder:
         """Write decoded weights as a checkpoint that says where it comes from; whole or not at all.
 
         A ``.pt`` is laid out as its parents: the same key for the weights, the same names, and those hyperparameters
-        on which all parents agree. Only measured metrics are written as metrics.
+        on which all parents agree. Where parents are bare state dicts so is it, and its origin lies beside it, in a
+        file of its name that ends in .json. Only measured metrics are written as metrics.
 
         Args:
             decoded: what to write.
@@ -128,8 +130,8 @@ class WeightDecoder:
             EpsoptError: it cannot be written.
         """
         tensors = mapped_tensors(decoded.path, decoded.types)
-        about = {k: {**v, "recombined": True} for k, v in decoded.layout["about"].items()}
-        about = about or {"config": {"recombined": True}}
+        about = {k: {**v, RECOMBINED: True} for k, v in decoded.layout["about"].items()}
+        about = about or {"config": {RECOMBINED: True}}
         record = provenance.to_json(decoded.recombination)
         measured = {k: v for k, v in (provenance.measured or {}).items() if v is not None}
         if path.suffix == ".safetensors":
@@ -141,9 +143,14 @@ class WeightDecoder:
         elif path.suffix == ".pt":
             names = decoded.layout["names"]
             weights = {names[n]: t for n, t in tensors.items()}
-            content = {decoded.layout["weights"] or "state_dict": weights, **about}
+            beside = {**about, "metrics": measured, "epsopt": record}
+            if decoded.layout["bare"]:
+                with new_file(path.with_suffix(".json")) as file:
+                    file.write(json.dumps(beside, indent=2).encode())
+                beside = {}
             with new_file(path) as file:
-                torch.save({**content, "metrics": measured, "epsopt": record}, file)
+                key = decoded.layout["weights"] or "state_dict"
+                torch.save(weights if decoded.layout["bare"] else {key: weights, **beside}, file)
         else:
             raise UsageError(f"{path} ends in {path.suffix or 'nothing'}, expected .safetensors or .pt")
 
@@ -162,6 +169,6 @@ def _ask(pool: ReaderPool, path: Path, size: int, request: Mapping[str, Any]) ->
 
 def _size(path: str | Path) -> int:
     try:
-        return Path(path).stat().st_size
+        return location(str(path)).stat().st_size
     except OSError:
         return 0

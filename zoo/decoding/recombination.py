@@ -11,6 +11,8 @@ from typing import Any
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
 
+RECOMBINED = "recombined"
+"""Hyperparameter that tells a decoded checkpoint from one that was trained."""
 _ROUNDING = 1e-6
 
 
@@ -102,6 +104,11 @@ def recombination(
         coefficients=tuple(tuple(float(row[i]) for i in kept) for row in rows),
         groups=tuple(groups),
     )
+
+
+def is_recombined(checkpoint: Checkpoint) -> bool:
+    """Tell whether a checkpoint was decoded: its run was never trained, and teaches nothing about training."""
+    return bool(checkpoint.hyperparameters.get(RECOMBINED))
 
 
 def require_one_lineage(parents: Sequence[Checkpoint]) -> None:
