@@ -77,7 +77,8 @@ def path_of(plan: Plan, mixed: Sequence[Any], decoder: WeightDecoder, seed: int)
 def describe(plan: Plan) -> str:
     kind = "measured" if plan.start.measured else "predicted"
     values = ", ".join(f"{n} {plan.start.metrics[n]:.3f}" for n in NAMES)
-    return f"{plan.start.kind} {plan.start.label} ({kind}: {values}); P(targets) {plan.probability:.2f}"
+    what = "the mixture of " if plan.start.kind == "mixture" else ""
+    return f"{what}{plan.start.label} ({kind}: {values}); P(targets) {plan.probability:.2f}"
 
 
 def judge(plan: Plan, rows: Array) -> None:
@@ -118,7 +119,7 @@ def main() -> None:
         f"Forecasts were learned from {continuation.n_segments} segments of runs; error on held-out runs, beside that "
         "of\nsaying that nothing changes: " + ", ".join(f"{n} {e:.3f} ({c:.3f})" for n, e, c in errors)
     )
-    print(f"\nnamed: {describe(guided)}\nbase:  {describe(from_base)}")
+    print(f"\nnamed: {describe(guided)}\nbeside: {describe(from_base)}")
 
     def repeated(key: str, origin: Path, config: Mapping[str, Any]) -> Array:
         full = {**guided.fixed, **config}

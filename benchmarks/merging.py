@@ -2,7 +2,7 @@
 
     python benchmarks/merging.py [--seed 100]
 
-Fronts: that of the whole ternary zoo, and those of four random quarters of its runs, as a user with fewer runs has
+Fronts: that of the whole ternary zoo, and those of two random quarters of its runs, as a user with fewer runs has
 them. Three parents each, chosen as `epsopt merge` does. Beside 30 evaluations of `merge` (three seeds on the whole
 zoo): a uniform grid of 210 mixtures, the uniform soup, WiSE-FT's line (base to each parent, 30 evaluations in all),
 and 30 random mixtures. Every mixture is measured with the demo's own hook. About ten minutes on one core; resumable.
@@ -30,7 +30,7 @@ from epsopt.zoo.records import Checkpoint
 
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("dist_corr", maximize=True))
 MAXIMIZE = [True, True]
-PARENTS, GRID, BUDGET, SEEDS, QUARTERS = 3, 200, 30, 3, 4
+PARENTS, GRID, BUDGET, SEEDS = 3, 200, 30, 3
 Array = NDArray[np.float64]
 
 
@@ -125,9 +125,10 @@ def report(front: Front, seeds: int) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Merging toward the front, against a grid and simpler merges.")
     parser.add_argument("--seed", type=int, default=100, help="of the ternary zoo")
+    parser.add_argument("--quarters", type=int, default=2, choices=range(5), help="how many smaller fronts")
     parser.add_argument("--zoos", type=Path, default=ZOOS, help="folder of the zoos")
     options = parser.parse_args()
-    title(["benchmarks/merging.py", "--seed", str(options.seed)])
+    title(["benchmarks/merging.py", "--seed", str(options.seed), "--quarters", str(options.quarters)])
     torch.set_num_threads(1)
     memory = Memory(f"merging-{options.seed}")
     with catalogue_of("ternary", options.seed, options.zoos) as catalogue, WeightDecoder(HOOK) as decoder:
@@ -135,7 +136,7 @@ def main() -> None:
         runs = sorted({c.run for c in checkpoints} - {"base"})
         shuffled = np.random.default_rng(0).permutation(runs)
         figures = [report(Front("the whole zoo", checkpoints, decoder, memory), SEEDS)]
-        for i, part in enumerate(np.array_split(shuffled, QUARTERS), 1):
+        for i, part in enumerate(np.array_split(shuffled, 4)[: options.quarters], 1):
             own = [c for c in checkpoints if c.run in {*part.tolist(), "base"}]
             figures.append(report(Front(f"quarter {i} of the runs", own, decoder, memory), 1))
     gains, shares, grids = np.array(figures).T

@@ -194,7 +194,6 @@ def plan_runs(
     targets: Sequence[Target] = (),
     *,
     epochs: int,
-    limit: int = 3,
     level: float = 0.9,
     seed: int = 0,
 ) -> list[Plan]:
@@ -207,13 +206,12 @@ def plan_runs(
         objectives: what to push.
         targets: what must hold at the end.
         epochs: how long the run may train.
-        limit: at most so many plans, each from another start.
         level: coverage of the intervals.
         seed: of the configurations that are tried.
 
     Returns:
-        The best plan of each of the best starts: those most likely to end where all targets hold and no measured
-        checkpoint is better in everything.
+        The best plan of each start; first the one most likely to end where all targets hold and no measured checkpoint
+        is better in everything.
 
     Raises:
         UsageError: no start, no objective, or a level outside (0, 1).
@@ -246,7 +244,7 @@ def plan_runs(
         plan = Plan(start, configs[best], dict(space.fixed), epochs, *named, chance, float(free[best].mean()))
         plans.append((float(score[best]), plan))
     plans.sort(key=lambda pair: -pair[0])
-    return [plan for _, plan in plans[:limit]]
+    return [plan for _, plan in plans]
 
 
 def _segments(known: Sequence[Checkpoint], scaled: Floats, space: Space) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

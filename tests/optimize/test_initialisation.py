@@ -43,9 +43,8 @@ def test_longer_training_with_a_strong_configuration_leads_further(learned, star
 
 
 def test_plans_carry_a_valid_configuration_and_ordered_intervals(learned, starts, zoo):
-    plans = plan_runs(learned, starts[::7], zoo[1], OBJECTIVES, [Target("coverage", 0.9)], epochs=2, limit=4)
-    assert len(plans) == 4
-    assert len({p.start.label for p in plans}) == 4
+    plans = plan_runs(learned, starts[::7], zoo[1], OBJECTIVES, [Target("coverage", 0.9)], epochs=2)
+    assert len(plans) == len({p.start.label for p in plans}) == 10
     for plan in plans:
         assert learned.space.contains(plan.params)
         assert 0.0 <= plan.probability <= 1.0
@@ -55,7 +54,7 @@ def test_plans_carry_a_valid_configuration_and_ordered_intervals(learned, starts
 
 def test_a_target_decides_where_to_start(learned, starts, zoo):
     """Coverage only falls with training, so a run that must keep it cannot start where it is lost."""
-    plans = plan_runs(learned, starts, zoo[1], OBJECTIVES, [Target("coverage", 0.9)], epochs=1, limit=len(starts))
+    plans = plan_runs(learned, starts, zoo[1], OBJECTIVES, [Target("coverage", 0.9)], epochs=1)
     first, last = plans[:10], plans[-10:]
     assert min(p.start.metrics["coverage"] for p in first) > 0.8
     assert np.mean([p.probability for p in first]) > np.mean([p.probability for p in last])
