@@ -292,3 +292,11 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
 
 def test_a_hole_takes_any_name_that_a_config_may_have():
     assert render_command(("{optim/lr}", "{3x}", "{a.b-c}"), {"optim/lr": 1, "3x": 2, "a.b-c": 3}, "o") == list("123")
+
+
+def test_a_start_is_filled_in_where_there_is_one_and_left_out_where_not():
+    command = ("{python}", "train.py", "--out", "{out}", ("--init-from", "{init_from}"), "--lr", "{lr}")
+    plain = render_command(command, {"lr": 0.1}, "runs/a")
+    assert plain[1:] == ["train.py", "--out", "runs/a", "--lr", "0.1"]
+    started = render_command(command, {"lr": 0.1, "init_from": "/zoo/run one/epoch_3.pt"}, "runs/a")
+    assert started[1:] == ["train.py", "--out", "runs/a", "--init-from", "/zoo/run one/epoch_3.pt", "--lr", "0.1"]
