@@ -2,8 +2,8 @@
 
     python benchmarks/merging.py [--seed 100]
 
-Fronts: that of the whole ternary zoo, and those of two random quarters of its runs, as a user with fewer runs has
-them. Three parents each, chosen as `epsopt merge` does. Beside 30 evaluations of `merge` (three seeds on the whole
+Fronts: that of the whole ternary zoo, and that of a random quarter of its runs (--quarters: of more of them), as a user
+with fewer runs has it. Three parents each, chosen as `epsopt merge` does. Beside 30 evaluations of `merge` (three seeds on the whole
 zoo): a uniform grid of 210 mixtures, the uniform soup, WiSE-FT's line (base to each parent, 30 evaluations in all),
 and 30 random mixtures. Every mixture is measured with the demo's own hook. About ten minutes on one core; resumable.
 """
@@ -125,7 +125,7 @@ def report(front: Front, seeds: int) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Merging toward the front, against a grid and simpler merges.")
     parser.add_argument("--seed", type=int, default=100, help="of the ternary zoo")
-    parser.add_argument("--quarters", type=int, default=2, choices=range(5), help="how many smaller fronts")
+    parser.add_argument("--quarters", type=int, default=1, choices=range(5), help="how many smaller fronts")
     parser.add_argument("--zoos", type=Path, default=ZOOS, help="folder of the zoos")
     options = parser.parse_args()
     title(["benchmarks/merging.py", "--seed", str(options.seed), "--quarters", str(options.quarters)])
