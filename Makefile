@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ROOMS := zoo surrogate optimize studies cli demo
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types check bench bench-surrogate clean
+.PHONY: demo test lint types check bench bench-surrogate bench-weights clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,6 +42,12 @@ bench: $(READY)
 # The seeds' own models take hours (benchmarks/seeds_vae.py, resumable); the table shows those of their splits that are done.
 bench-surrogate: $(READY)
 	$(BIN)/python benchmarks/surrogate.py
+
+# Real weights: mixed, measured and trained on; resumable.
+bench-weights: $(READY)
+	$(BIN)/python benchmarks/interpolation.py
+	$(BIN)/python benchmarks/merging.py
+	$(BIN)/python benchmarks/initialisation.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

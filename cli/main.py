@@ -17,7 +17,10 @@ COMMANDS = {
     "search": "Search the map for the trade-offs that meet your targets.",
     "pareto": "Show the measured checkpoints that no other one beats.",
     "nearest": "Show the catalogue's checkpoints nearest to one.",
+    "interpolate": "Walk from one checkpoint to another: predicted, mixed and measured.",
+    "merge": "Mix checkpoints of one lineage so that the measured front widens.",
     "propose": "Propose the next training configs.",
+    "init-from": "Name the checkpoint that the next run should start from.",
     "work": "Train what was proposed, watch it, and tell the study.",
     "report": "Show predicted against measured, and how far the intervals hold.",
     "dashboard": "Open the Optuna dashboard on the project's studies.",
@@ -32,7 +35,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"epsopt.cli.{cmd_name}").command
+        command = importlib.import_module(f"epsopt.cli.{cmd_name.replace('-', '_')}").command
         return command if isinstance(command, click.Command) else None
 
     def resolve_command(

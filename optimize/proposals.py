@@ -29,6 +29,7 @@ from epsopt.optimize.scoring import Scorer, measured_table
 from epsopt.optimize.space import Config, Space
 from epsopt.optimize.targets import Objective, Target
 from epsopt.surrogate.surrogate import Surrogate
+from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 from epsopt.zoo.records import Checkpoint
 
@@ -67,13 +68,13 @@ def past_runs(surrogate: Surrogate, checkpoints: Sequence[Checkpoint]) -> list[P
         checkpoints: the catalogue's, ordered by run and epoch as it gives them.
 
     Returns:
-        One past run for each run, in the order of the checkpoints.
+        One past run for each run that was trained, in the order of the checkpoints.
 
     Raises:
         UsageError: the map knows none of the checkpoints.
     """
     latents, known = known_latents(surrogate, checkpoints)
-    last = {c.run_id: i for i, c in enumerate(known)}
+    last = {c.run_id: i for i, c in enumerate(known) if not is_recombined(c)}
     return [
         PastRun(known[i].run, known[i].hyperparameters, latents[i], known[i].metrics) for i in sorted(last.values())
     ]

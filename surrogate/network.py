@@ -103,11 +103,12 @@ def load_network(shape: NetworkShape, state: Mapping[str, Tensor]) -> EpsilonVAE
 
 
 class Recombination(nn.Module):
-    """The weight decoder: coefficients of real checkpoints, as attention from z to the checkpoints' own z (D5).
+    """Teaches z about weights: coefficients of real checkpoints, as attention from z to the checkpoints' own z (D5).
 
     Decoded weights are ``base + sum_i c_i(z) (w_i - base)`` with ``c`` non-negative and summing to one. Trained through
     the linear sketches of the fingerprints, so that no weights are touched: the sketch of the recombination is the
-    recombination of the sketches.
+    recombination of the sketches. Its coefficients spread too evenly to decode with: that is done by local
+    reconstruction (``recombination.py``; figures in benchmarks/results/interpolation.txt).
     """
 
     def __init__(self, latent: int) -> None:

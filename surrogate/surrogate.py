@@ -18,6 +18,7 @@ from torch import Tensor
 
 from epsopt.surrogate.head import HeadSettings, SolvedProcess, build_model, conformal_factor, solve
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
+from epsopt.surrogate.recombination import reconstruct
 from epsopt.surrogate.transforms import MetricTransform
 from epsopt.surrogate.views import Tokenizer, View
 from epsopt.zoo.errors import CatalogueError, UsageError
@@ -221,8 +222,18 @@ class Surrogate:
         with torch.no_grad():
             return self.network.decode_embeddings(z.float()) * scale + mean
 
+    @property
+    def relevance(self) -> Tensor:
+        """``(latent,)`` how much each dimension of z tells about the metrics, all of them alike; mean square one."""
+        per_metric = self.network.inverse_lengths.detach().square()
+        share = (per_metric / per_metric.sum(dim=1, keepdim=True)).mean(dim=0)
+        return (share / share.mean()).sqrt()
+
     def recombine(self, z: Tensor, lineage: int, parents: int = 8) -> list[list[tuple[str, float]]]:
         """Decode weights as recombinations of real checkpoints of one lineage (D5).
+
+        Checkpoints are sought whose mixture has the same z, dimensions that tell about the metrics counting more
+        (:mod:`epsopt.surrogate.recombination`); what z says is not what the decoded weights will measure.
 
         Args:
             z: ``(n, latent)``.
@@ -234,19 +245,20 @@ class Surrogate:
             ``base + sum c_i (w_i - base)``, which is ``sum c_i w_i``.
 
         Raises:
-            UsageError: the lineage has no checkpoint in the map.
+            UsageError: the lineage has no checkpoint in the map, or no parent is allowed.
         """
-        allowed = self.memory.lineages == lineage
-        if not bool(allowed.any()):
+        rows = torch.nonzero(self.memory.lineages == lineage).flatten()
+        if len(rows) == 0:
             raise UsageError(f"the map holds no checkpoint of lineage {lineage}")
-        with torch.no_grad():
-            c = self.network.recombination(z.float(), self.memory.latents, allowed.expand(len(z), -1))
-            values, places = c.topk(min(parents, int(allowed.sum())), dim=1)
-            values = values / values.sum(dim=1, keepdim=True)
-        return [
-            [(self.memory.keys[i], float(v)) for i, v in zip(where.tolist(), row.tolist(), strict=True) if v > 1e-6]
-            for where, row in zip(places, values, strict=True)
-        ]
+        if parents < 1:
+            raise UsageError(f"a point is decoded from {parents} parents, expected at least 1")
+        found = reconstruct(z.float() * self.relevance, self.memory.latents[rows] * self.relevance, parents)
+        out = []
+        for row in found:
+            places = torch.nonzero(row).flatten()
+            places = places[row[places].argsort(descending=True)]
+            out.append([(self.memory.keys[int(rows[i])], float(row[i])) for i in places.tolist()])
+        return out
 
     def to_bytes(self) -> tuple[bytes, dict[str, Any]]:
         """Return the surrogate as a safetensors document and JSON values; no pickle."""

@@ -332,3 +332,11 @@ def test_the_commented_tables_of_a_new_file_are_valid(tmp_path):
     ]
     file.write_text(before + "[runs]\n" + "\n".join(lines))
     assert load_project(file).rename == {"val/acc": "accuracy"}
+
+
+def test_a_start_is_filled_in_where_there_is_one_and_left_out_where_not():
+    command = ("{python}", "train.py", "--out", "{out}", ("--init-from", "{init_from}"), "--lr", "{lr}")
+    plain = render_command(command, {"lr": 0.1}, "runs/a")
+    assert plain[1:] == ["train.py", "--out", "runs/a", "--lr", "0.1"]
+    started = render_command(command, {"lr": 0.1}, "runs/a", "/zoo/run one/epoch_3.pt")
+    assert started[1:] == ["train.py", "--out", "runs/a", "--init-from", "/zoo/run one/epoch_3.pt", "--lr", "0.1"]

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from epsopt.zoo.decoding.child import evaluate, recombine
 from epsopt.zoo.errors import HookError, UnreadableCheckpoint
 from epsopt.zoo.fingerprints import FEATURES, SKETCH, Fingerprint, _finite, _sketch, fingerprint
 from epsopt.zoo.layouts.known import interpret
@@ -93,6 +94,10 @@ class Child:
                 return tell(request, self.limits), []
             if request["kind"] == "table":
                 return read_table(request, self.limits), []
+            if request["kind"] == "recombine":
+                return recombine(request, self.limits), []
+            if request["kind"] == "evaluate":
+                return evaluate(path, request, self.limits), []
             return self._read(path, request.get("embed"))
         except ChangedWhileReadError:
             return {"status": "waiting"}, []
@@ -100,6 +105,8 @@ class Child:
             return {"status": "hook", "reason": str(error)}, []
         except UnreadableCheckpoint as error:
             # A damaged reference is handled where it is read; here it is this file.
+            if request["kind"] == "recombine":
+                return _failed(str(error))  # which of the parents
             return ({"status": "waiting"}, []) if _still_growing(path) else _failed(error.reason)
         except MemoryError:
             return _failed(f"needs more than the {self.limits.memory >> 20:,} MB of memory that a reader may take")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,12 @@ from epsopt.zoo.reading.tensors import OpenCheckpoint
 _HOOKS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {}
 
 
-def load_hook(spec: str) -> Callable[[dict[str, torch.Tensor]], Any]:
+def load_hook(spec: str, kind: str = "embed") -> Callable[[dict[str, torch.Tensor]], Any]:
     """Import the user's function, given as ``package.module:function``; once per child.
+
+    Args:
+        spec: what to import.
+        kind: which hook it is, for the error.
 
     Raises:
         HookError: the form is wrong, or the import fails.
@@ -26,12 +31,12 @@ def load_hook(spec: str) -> Callable[[dict[str, torch.Tensor]], Any]:
     if spec not in _HOOKS:
         module, _, name = spec.partition(":")
         if not module or not name:
-            raise HookError(f"the embed hook {spec!r} has the wrong form: expected 'package.module:function'")
+            raise HookError(f"the {kind} hook {spec!r} has the wrong form: expected 'package.module:function'")
         try:
             _HOOKS[spec] = getattr(importlib.import_module(module), name)
         except Exception as error:
             raise HookError(
-                f"the embed hook {spec!r} cannot be imported ({type(error).__name__}: {error}): "
+                f"the {kind} hook {spec!r} cannot be imported ({type(error).__name__}: {error}): "
                 "install its package or run from the folder that holds it"
             ) from error
     return _HOOKS[spec]
@@ -62,3 +67,32 @@ def embed(
             f"the embed hook {spec!r} returned shape {embedding.shape} on {path}: expected (anchors, dimensions)"
         )
     return embedding
+
+
+def measure(
+    function: Callable[[dict[str, torch.Tensor]], Any], spec: str, state: dict[str, torch.Tensor], title: str
+) -> dict[str, float | None]:
+    """Apply the user's evaluate function to weights; return metrics by name, None for NaN and infinity.
+
+    Raises:
+        HookError: it raised, or returned something else than numbers by name; names hook, checkpoint and exception.
+    """
+    try:
+        with torch.inference_mode(False):
+            result = function(state)
+        pairs = dict(result.items())
+    except Exception as error:
+        raise HookError(f"the evaluate hook {spec!r} failed on {title}: {type(error).__name__}: {error}") from error
+    metrics: dict[str, float | None] = {}
+    for name, value in pairs.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            number = None
+        if number is None or not isinstance(name, str):
+            raise HookError(
+                f"the evaluate hook {spec!r} returned {name!r}: {str(value)[:60]!r} on {title}: "
+                "expected a dictionary from metric names to numbers"
+            )
+        metrics[name] = number if math.isfinite(number) else None
+    return metrics

@@ -15,7 +15,9 @@ from epsopt.zoo.reading.shards import Window
 from epsopt.zoo.reading.source import Limits, Source
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 
-_DTYPES = {
+ORDER = "tensor_order"
+"""Key of the header's metadata under which this program keeps the order of the state dict, as a JSON list of names."""
+DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
@@ -63,7 +65,18 @@ def open_safetensors(source: Source, limits: Limits) -> OpenCheckpoint:
         raise _corrupt(source, f"{len(header):,} tensors, more than the {limits.entries:,} allowed")
     tree, records = _describe(source, header, 8 + length)
     strings = {str(k): str(v) for k, v in metadata.items()}
-    return OpenCheckpoint(source, tree, records, metadata=strings)
+    return OpenCheckpoint(source, _ordered(tree, strings), records, metadata=strings)
+
+
+def _ordered(tree: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Restore the order of the state dict: as the file says it (ORDER), else as names suggest."""
+    try:
+        said = json.loads(metadata.get(ORDER, ""))
+    except (ValueError, RecursionError):
+        said = None
+    if isinstance(said, list) and all(isinstance(n, str) for n in said) and sorted(said) == sorted(tree):
+        return {name: tree[name] for name in said}
+    return {name: tree[name] for name in sorted(tree, key=_place)}
 
 
 def _open_parts(source: Source, limits: Limits) -> OpenCheckpoint:
@@ -94,7 +107,7 @@ def _describe(source: Source, header: dict[str, Any], data: int) -> tuple[dict[s
     spans: dict[str, tuple[int, int]] = {}
     for name, entry in header.items():
         try:
-            dtype = _DTYPES[entry["dtype"]]
+            dtype = DTYPES[entry["dtype"]]
             shape = [int(n) for n in entry["shape"]]
             begin, end = (int(n) for n in entry["data_offsets"])
         except (KeyError, TypeError, ValueError) as error:
@@ -116,11 +129,11 @@ def _describe(source: Source, header: dict[str, Any], data: int) -> tuple[dict[s
     records: dict[int, int] = {}
     for begin, end in spans.values():
         records[data + begin] = max(end - begin, records.get(data + begin, 0))
-    return {name: tree[name] for name in sorted(tree, key=_place)}, records
+    return tree, records
 
 
 def _place(name: str) -> list[tuple[int, int, str]]:
-    """Sort tensors about as a state dict has them (layer 2 before 10, a weight before its bias): the file does not."""
+    """Sort tensors about as a state dict has them (layer 2 before 10, a weight before its bias)."""
     *modules, last = name.split(".")
     order = {"weight": 0, "bias": 1}
     places = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in modules]

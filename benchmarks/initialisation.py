@@ -1,0 +1,157 @@
+"""Runs from the start that `epsopt init-from` names, against runs from the base: real training, same budget.
+
+    python benchmarks/initialisation.py [--seed 100]
+
+The map knows 48 of the 64 runs of the ternary zoo. Asked for coverage >= .95 and dist_corr >= .85 after ten more
+epochs, it names a start with hyperparameters. Trained for real: eight runs of that plan, eight from the base with the
+same hyperparameters, eight of the best plan for the base; and twelve random configurations from each of both starts.
+All runs of a group differ in their seed (or their configuration) only. A few minutes on one core; resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from held_out import HOOK, OUT, Memory, catalogue_of, keep_for_picture, map_without_runs, title
+from numpy.typing import NDArray
+from zoos import OUT as ZOOS
+
+from epsopt.demo.files import load as load_checkpoint
+from epsopt.demo.run import Plan as Training
+from epsopt.demo.run import train
+from epsopt.demo.space import draw
+from epsopt.optimize import Objective, Target, infer_space, past_runs
+from epsopt.optimize.initialisation import Plan, learn_continuation, plan_runs
+from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.scoring import measured_table
+from epsopt.studies.starts import mixed_starts, real_starts
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.provenance import Provenance
+
+OBJECTIVES = (Objective("coverage", maximize=True), Objective("dist_corr", maximize=True))
+TARGETS = (Target("coverage", 0.95), Target("dist_corr", 0.85))
+EPOCHS, REPEATS, CONFIGS = 10, 8, 12
+NAMES = ("coverage", "dist_corr", "rad_hier")
+Array = NDArray[np.float64]
+
+
+def trained(memory: Memory, key: str, start: Path, config: Mapping[str, Any], seed: int) -> list[float]:
+    """Final metrics of one run; NaN if it diverged."""
+    folder = OUT / "runs" / key
+
+    def now() -> list[float]:
+        plan = Training(folder, start, config, EPOCHS, seed, save_every=EPOCHS)
+        found = load_checkpoint(plan.last())["metrics"] if plan.last().exists() else train(plan)
+        return [found[n] for n in NAMES]
+
+    return memory(key, now)
+
+
+def show(name: str, rows: Array, front: Array) -> None:
+    met = ((rows[:, 0] >= TARGETS[0].value) & (rows[:, 1] >= TARGETS[1].value)).sum()
+    beaten = (front[None] >= rows[:, None, :2]).all(axis=2).any(axis=1)
+    cells = "".join(f"{f'{m:.3f} ± {s:.3f}':>16}" for m, s in zip(rows.mean(axis=0), rows.std(axis=0), strict=True))
+    print(f"{name:46}{len(rows):5d}{cells}{met:9d}{(~beaten).sum():14d}")
+
+
+def head(what: str) -> None:
+    print(f"\n{what}\n\n{'':46}{'runs':>5}" + "".join(f"{n:>16}" for n in NAMES) + f"{'targets':>9}{'join front':>14}")
+
+
+def path_of(plan: Plan, mixed: Sequence[Any], decoder: WeightDecoder, seed: int) -> Path:
+    """The file to start from; a mixture is saved as `epsopt init-from` saves it."""
+    if plan.start.checkpoint is not None:
+        return Path(plan.start.checkpoint.path)
+    file = OUT / f"start-{seed}.pt"
+    if not file.exists():
+        mixture = next(m for s, m in mixed if s is plan.start)
+        decoder.save(mixture.decoded, file, Provenance("init-from", None, mixture.measured, decoder.hook))
+    return file
+
+
+def describe(plan: Plan) -> str:
+    kind = "measured" if plan.start.measured else "predicted"
+    values = ", ".join(f"{n} {plan.start.metrics[n]:.3f}" for n in NAMES)
+    what = "the mixture of " if plan.start.kind == "mixture" else ""
+    return f"{what}{plan.start.label} ({kind}: {values}); P(targets) {plan.probability:.2f}"
+
+
+def judge(plan: Plan, rows: Array) -> None:
+    for j, n in enumerate(NAMES):
+        inside = ((plan.low[n] <= rows[:, j]) & (rows[:, j] <= plan.high[n])).sum()
+        print(f"  {n:12} forecast {plan.point[n]:.3f} [{plan.low[n]:.3f}, {plan.high[n]:.3f}], "
+              f"measured {rows[:, j].mean():.3f} ± {rows[:, j].std():.3f}, {inside} of {len(rows)} inside")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Guided initialisation, trained for real.")
+    parser.add_argument("--seed", type=int, default=100, help="of the ternary zoo")
+    parser.add_argument("--zoos", type=Path, default=ZOOS, help="folder of the zoos")
+    options = parser.parse_args()
+    title(["benchmarks/initialisation.py", "--seed", str(options.seed)])
+    torch.set_num_threads(1)
+    memory = Memory(f"initialisation-{options.seed}")
+    with catalogue_of("ternary", options.seed, options.zoos) as catalogue, WeightDecoder(HOOK) as decoder:
+        surrogate, left_out = map_without_runs(catalogue, f"ternary-{options.seed}")
+        checkpoints = [c for c in catalogue.checkpoints() if c.run_id not in left_out]
+        space = infer_space([r.config for r in past_runs(surrogate, checkpoints)])
+        continuation = learn_continuation(surrogate, checkpoints, space)
+        starts = real_starts(surrogate, catalogue, OBJECTIVES)
+        mixed = mixed_starts(decoder, catalogue, surrogate, OBJECTIVES)
+        plans = plan_runs(
+            continuation, [*starts, *(s for s, _ in mixed)], checkpoints, OBJECTIVES, TARGETS, epochs=EPOCHS
+        )
+        guided = plans[0]
+        from_base = next(p for p in plans if p.start.kind == "base")
+        start, base = path_of(guided, mixed, decoder, options.seed), Path(str(from_base.start.checkpoint.path))
+    table = measured_table([c.metrics for c in checkpoints], OBJECTIVES)
+    front = table[non_dominated(table, [True, True]).indices]
+    met = (table[:, 0] >= TARGETS[0].value) & (table[:, 1] >= TARGETS[1].value)
+    n_runs = len({c.run_id for c in checkpoints})
+    print(f"\n{len(checkpoints)} checkpoints of {n_runs} runs, {met.sum()} of them meet both targets.")
+    errors = zip(surrogate.metric_names, continuation.error, continuation.carried, strict=True)
+    print(
+        f"Forecasts were learned from {continuation.n_segments} segments of runs; error on held-out runs, beside that "
+        "of\nsaying that nothing changes: " + ", ".join(f"{n} {e:.3f} ({c:.3f})" for n, e, c in errors)
+    )
+    print(f"\nnamed: {describe(guided)}\nbeside: {describe(from_base)}")
+
+    def repeated(key: str, origin: Path, config: Mapping[str, Any]) -> Array:
+        full = {**guided.fixed, **config}
+        return np.array([trained(memory, f"{key}-{s}", origin, full, 1000 + s) for s in range(REPEATS)])
+
+    head(f"{EPOCHS} epochs from each start, runs that differ in their seed (mean ± standard deviation at the end)")
+    named = repeated("guided", start, guided.params)
+    show("the plan that init-from names", named, front)
+    show("the base, same hyperparameters", repeated("base-same", base, guided.params), front)
+    of_base = repeated("base-own", base, from_base.params)
+    show("the base, the best plan for it", of_base, front)
+    configs = [draw(np.random.default_rng([options.seed, 77, i])) for i in range(CONFIGS)]
+    head(f"{EPOCHS} epochs of {CONFIGS} random configurations, the same from both")
+    both = []
+    for name, key, origin in (
+        ("from the start that init-from names", "r-guided", start),
+        ("from the base", "r-base", base),
+    ):
+        both.append(np.array([trained(memory, f"{key}-{i}", origin, c, 2000 + i) for i, c in enumerate(configs)]))
+        show(name, both[-1], front)
+    keep_for_picture("initialisation", {
+        "front": front.tolist(), "targets": [t.value for t in TARGETS],
+        "start": [guided.start.metrics[n] for n in NAMES], "base": [from_base.start.metrics[n] for n in NAMES],
+        "named": named.tolist(), "of_base": of_base.tolist(), "random": [rows.tolist() for rows in both],
+    })  # fmt: skip
+    print("\nwhat was forecast, and what came of it")
+    print("the plan that init-from names")
+    judge(guided, named)
+    print("the base, the best plan for it")
+    judge(from_base, of_base)
+    print("\nThe start has been trained before: from the base, a run has that many epochs fewer behind it.")
+
+
+if __name__ == "__main__":
+    main()

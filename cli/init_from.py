@@ -1,0 +1,231 @@
+"""`epsopt init-from`: the checkpoint that the next run should start from, and the command that starts there."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
+from epsopt.zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from epsopt.optimize.initialisation import Plan, Start
+    from epsopt.optimize.space import Space
+    from epsopt.optimize.targets import Objective, Target
+    from epsopt.studies.mixtures import Mixture
+    from epsopt.studies.project.file import Project
+    from epsopt.zoo.decoding.decoder import WeightDecoder
+    from epsopt.zoo.records import Checkpoint
+
+
+@click.command("init-from", cls=TargetCommand)
+@click.option("--count", "-n", type=click.IntRange(min=1), default=3, show_default=True, help="Starts to show.")
+@click.option("--epochs", type=click.IntRange(min=1), help="How long the run trains; as past runs if not said.")
+@click.option("--real-only", is_flag=True, help="Checkpoints only, no mixtures of them.")
+@click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Where mixtures that are shown are saved.")
+@level_option
+@seed_option
+@common
+def command(
+    options: Options,
+    wanted: dict[str, float],
+    count: int,
+    epochs: int | None,
+    real_only: bool,
+    save: Path | None,
+    level: float,
+    seed: int,
+) -> None:
+    """Name the best checkpoint to start the next run from, real or mixed, and what training from it may reach.
+
+    With [train] in epsopt.toml and a hole {init_from} in its command, each answer carries the command to launch.
+    """
+    from epsopt.cli.describe import objective_json, target_json
+    from epsopt.cli.output import print_json
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import check_objectives, measured, open_workspace, resolve_targets
+    from epsopt.zoo.decoding.decoder import WeightDecoder
+
+    with working("loading the map") as progress:
+        workspace = open_workspace(options)
+        project = workspace.needed()
+        with workspace.catalogue() as catalogue, WeightDecoder(project.evaluate) as decoder:
+            checkpoints = measured(catalogue)
+            from epsopt.optimize import infer_space, past_runs
+            from epsopt.optimize.initialisation import learn_continuation, plan_runs
+            from epsopt.studies.maps import load_map
+            from epsopt.studies.starts import mixed_starts, real_starts
+
+            objectives = check_objectives(project, catalogue.metric_names())
+            surrogate, _ = load_map(catalogue)
+            targets = resolve_targets(wanted, project, checkpoints, surrogate)
+            space = project.space or infer_space([r.config for r in past_runs(surrogate, checkpoints)])
+            progress("learning where training leads", None)
+            continuation = learn_continuation(surrogate, checkpoints, space, seed=seed)
+            starts = real_starts(surrogate, catalogue, objectives)
+            mixed = [] if real_only else mixed_starts(decoder, catalogue, surrogate, objectives, progress=progress)
+            progress("weighing starts", None)
+            length = epochs or _usual_length(checkpoints)
+            plans = plan_runs(
+                continuation, [*starts, *(s for s, _ in mixed)], checkpoints, objectives, targets,
+                epochs=length, level=level, seed=seed,
+            )  # fmt: skip
+            base = next((p for p in plans if p.start.kind == "base"), None)
+            plans = plans[:count]
+            files = _saved(plans, mixed, decoder, project, save)
+    if base is not None and base not in plans:
+        plans.append(base)
+    paths = [_path(p, files) for p in plans]
+    commands = [_command(project, p, path) for p, path in zip(plans, paths, strict=True)]
+    if options.json:
+        print_json(
+            {
+                "objectives": objective_json(objectives),
+                "targets": target_json(targets),
+                "level": level,
+                "seed": seed,
+                "epochs": length,
+                "plans": [_plan_json(p, path, argv) for p, path, argv in zip(plans, paths, commands, strict=True)],
+                "forecast": {
+                    "n_segments": continuation.n_segments,
+                    "error": dict(zip(surrogate.metric_names, continuation.error.tolist(), strict=True)),
+                    "error_if_nothing_changed": dict(
+                        zip(surrogate.metric_names, continuation.carried.tolist(), strict=True)
+                    ),
+                },
+                "trained_on": surrogate.trained_on,
+            }
+        )
+    else:
+        _show(plans, paths, commands, objectives, targets, space, length, level, project)
+
+
+def _usual_length(checkpoints: Sequence[Checkpoint]) -> int:
+    from epsopt.zoo.decoding.recombination import is_recombined
+
+    last: dict[int, int] = {}
+    for c in checkpoints:
+        if is_recombined(c):
+            continue
+        last[c.run_id] = max(last.get(c.run_id, 0), c.epoch or 0)
+    lengths = sorted(v for v in last.values() if v > 0)
+    if not lengths:
+        raise UsageError("no checkpoint says its epoch, so say with --epochs how long the run trains")
+    return lengths[len(lengths) // 2]
+
+
+def _saved(
+    plans: Sequence[Plan],
+    mixed: Sequence[tuple[Start, Mixture]],
+    decoder: WeightDecoder,
+    project: Project,
+    save: Path | None,
+) -> dict[int, Path]:
+    """Save the mixtures that are shown; return their files by the identity of their starts."""
+    from epsopt.cli.describe import predicted_json
+    from epsopt.cli.mixed import free_files, new_folder, suffix_for
+    from epsopt.zoo.decoding.provenance import Provenance, labels
+
+    shown = [(s, m) for s, m in mixed if any(p.start is s for p in plans)]
+    if not shown:
+        return {}
+    folder = save or new_folder(project.runs, "init")
+    parents = [[c for c, _ in s.mixture] for s, _ in shown]
+    names = [f"mixture_{i:03d}{suffix_for(None, p)}" for i, p in enumerate(parents)]
+    files = free_files(folder, names)
+    for (_, mixture), own, file in zip(shown, parents, files, strict=True):
+        predicted = predicted_json(mixture.assessment)
+        decoder.save(
+            mixture.decoded, file, Provenance("init-from", predicted, mixture.measured, decoder.hook, labels(own))
+        )
+    return {id(s): file.resolve() for (s, _), file in zip(shown, files, strict=True)}
+
+
+def _path(plan: Plan, files: dict[int, Path]) -> str:
+    return plan.start.checkpoint.path if plan.start.checkpoint is not None else str(files[id(plan.start)])
+
+
+def _command(project: Project, plan: Plan, path: str) -> list[str] | None:
+    """Fill the train command; None where there is none, or where it cannot be told where to start."""
+    from epsopt.studies import render_command
+
+    if project.command is None or not takes_start(project.command):
+        return None
+    from epsopt.cli.mixed import new_folder
+
+    out = new_folder(project.runs, "from")
+    return render_command(project.command, {**plan.fixed, **plan.params}, out, path)
+
+
+def _plan_json(plan: Plan, path: str, arguments: list[str] | None) -> dict[str, Any]:
+    from epsopt.cli.describe import predicted_json
+
+    start = plan.start
+    parts = start.mixture or ((start.checkpoint, 1.0),)
+    return {
+        "start": {
+            "label": start.label,
+            "kind": start.kind,
+            "path": path,
+            "parents": [
+                {"path": c.path, "sha256": c.sha256, "coefficient": weight} for c, weight in parts if c is not None
+            ],
+            "metrics": dict(start.metrics),
+            "metrics_are": "measured" if start.measured else "predicted",
+        },
+        "params": dict(plan.params),
+        "fixed": dict(plan.fixed),
+        "predicted": predicted_json(plan),
+        "probability": plan.probability,
+        "joins_front": plan.joins_front,
+        "command": arguments,
+    }
+
+
+def _show(
+    plans: Sequence[Plan],
+    paths: Sequence[str],
+    commands: Sequence[list[str] | None],
+    objectives: Sequence[Objective],
+    targets: Sequence[Target],
+    space: Space,
+    epochs: int,
+    level: float,
+    project: Project,
+) -> None:
+    from epsopt.cli.describe import formatters, measured_row, metric_heads, predicted_rows, short_path
+    from epsopt.cli.output import TARGETS_HOLD, Head, Rows, line, listed, print_table, say, value
+
+    names = [o.name for o in objectives]
+    texts = formatters(names, [m for p in plans for m in (p.point, p.low, p.high, dict(p.start.metrics))])
+    groups = []
+    for i, p in enumerate(plans, 1):
+        said = "start, measured" if p.start.measured else "start, predicted"
+        title = "forecast" if p.probability is None else f"forecast, P {p.probability:.2f}"
+        rows, dim = predicted_rows(p, names, texts, title, level)
+        own = measured_row(said, dict(p.start.metrics), names, texts)
+        groups.append(Rows([[str(i), *own], ["", *rows[0]], ["", *rows[1]]], frozenset(d + 1 for d in dim)))
+    print_table([Head("#"), Head("", "left"), *metric_heads(names, objectives, targets)], groups, keep=2)
+    say()
+    say(
+        f"Forecasts are of a run of {epochs} epochs from there: predicted, not evaluated, and learned from runs that "
+        "went on with their own hyperparameters." + (TARGETS_HOLD if targets else "")
+    )
+    say()
+    for i, (p, path) in enumerate(zip(plans, paths, strict=True), 1):
+        joins = f"joins the front with P {p.joins_front:.2f}"
+        what = {"base": "the base", "mixture": "a mixture of "}.get(p.start.kind, "")
+        line(f"{i}  from {what if p.start.kind == 'base' else what + p.start.label}, {joins}")
+        line(f"   {short_path(path)}")
+        listed(", ".join(f"{q.name} {value(p.params[q.name])}" for q in space.parameters if q.name in p.params), "   ")
+    say()
+    if commands[0] is not None:
+        line(shlex.join(commands[0]))
+    elif project.command is not None:
+        say('To launch from there, add ["--init-from", "{init_from}"] (or your program\'s option) to train.command.')
+    else:
+        say("With [train] in epsopt.toml and {init_from} in its command, the command to launch is printed.")

@@ -1,0 +1,199 @@
+"""Commands that mix weights, on runs that the demo trained for real: what they say is what the hook measures."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from epsopt.demo.hooks import evaluate
+from epsopt.studies import load_map, load_project
+from epsopt.studies.mixtures import decode_mixtures, decode_points
+from epsopt.zoo import Catalogue, load_weights
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.recombination import recombination
+
+from .conftest import check
+
+HOOKS = '\n[hooks]\nevaluate = "epsopt.demo.hooks:evaluate"\n'
+
+
+@pytest.fixture
+def mine(project, copy):
+    """A project of its own, with the demo's evaluate hook and a train command that can start anywhere."""
+    made = copy(project)
+    file = made.folder / "epsopt.toml"
+    text = re.sub(r"\n# \[hooks\].*", "", file.read_text(), flags=re.DOTALL)
+    file.write_text(text + HOOKS)
+    return made
+
+
+def set_runs(made, folder):
+    file = made.folder / "epsopt.toml"
+    file.write_text(re.sub(r"^runs = .*$", f'runs = "{folder}"', file.read_text(), flags=re.MULTILINE))
+
+
+def add_train_command(made):
+    """The demo's training program, with a hole for every parameter of the search space and one for the start."""
+    space = load_project(made.folder).space
+    pairs = ", ".join(f'["--{p.name.replace("_", "-")}", "{{{p.name}}}"]' for p in space.parameters)
+    start = '["--init-from", "{init_from}"]'
+    with (made.folder / "epsopt.toml").open("a") as file:
+        program = '"{python}", "-m", "epsopt.demo.train", "--out", "{out}"'
+        file.write(f"\n[train]\ncommand = [{program}, {start}, {pairs}]\n")
+
+
+def close(a, b):
+    return a == pytest.approx(b, abs=1e-6)
+
+
+def test_interpolation_predicts_mixes_measures_and_saves(mine, tmp_path):
+    out = tmp_path / "way"
+    result = mine("interpolate", "run_000", "run_001:2", "--steps", "3", "--evaluate", "--save", out, "--json")
+    assert result.status == 0, result.err
+    document = result.document
+    check("interpolate", document)
+    first, middle, last = document["steps"]
+    assert [s["share"] for s in document["steps"]] == [0.0, 0.5, 1.0]
+    # The ends are the checkpoints themselves; the middle is what its file measures.
+    assert first["measured"] == document["from"]["metrics"]
+    assert last["measured"] == document["to"]["metrics"]
+    assert close(evaluate(load_weights(middle["saved"])), middle["measured"])
+    content = torch.load(middle["saved"], weights_only=True)
+    assert content["epsopt"]["measured"] == middle["measured"]
+    assert content["epsopt"]["predicted"] == middle["predicted"]
+    assert [p["coefficients"] for p in content["epsopt"]["parents"]] == [[0.5], [0.5]]
+    for name in ("coverage", "dist_corr", "rad_hier"):
+        half = (first["measured"][name] + last["measured"][name]) / 2
+        assert middle["linear"][name] == pytest.approx(half)
+    again = mine("interpolate", "run_000", "run_001:2", "--steps", "3", "--save", out)
+    assert again.status == 2
+    assert "is there already" in again.err
+
+
+def test_interpolation_without_evaluation_says_that_it_predicts(mine):
+    result = mine("interpolate", "run_000", "run_001", "--steps", "2")
+    assert result.status == 0, result.err
+    assert "not evaluated" in result.out
+    assert "measured" not in result.out
+    assert all(len(line) <= 80 for line in result.out.splitlines())
+
+
+def test_across_lineages_there_are_only_predictions_and_a_reason(mine, tmp_path):
+    stranger = tmp_path / "stranger.pt"
+    torch.manual_seed(5)
+    content = torch.load(mine.runs / "run_000" / "epoch_003.pt", weights_only=True)
+    content["model_state_dict"] = {k: torch.randn_like(v) for k, v in content["model_state_dict"].items()}
+    del content["config"]
+    torch.save(content, stranger)
+    result = mine("interpolate", "run_000", stranger, "--steps", "3", "--json")
+    assert result.status == 0, result.err
+    check("interpolate", result.document)
+    assert not result.document["decoded"]
+    assert "initialisation" in result.document["reason"]
+    assert all(s["weights"] is None and s["measured"] is None for s in result.document["steps"])
+    shown = mine("interpolate", "run_000", stranger, "--steps", "2")
+    assert "Predictions only" in shown.out
+    refused = mine("interpolate", "run_000", stranger, "--evaluate")
+    assert refused.status == 2
+    assert "initialisation" in refused.err
+
+
+def test_measuring_needs_a_hook_and_two_ends(project, mine):
+    assert "evaluate hook" in project("interpolate", "run_000", "run_001", "--evaluate").err
+    assert "the same checkpoint" in mine("interpolate", "run_000", "run_000:3").err
+    assert "needs a hook" in project("merge").err
+
+
+def test_a_merge_saves_what_it_measured_and_ingest_takes_it(mine, tmp_path):
+    result = mine("merge", "run_000", "run_003", "--budget", "7", "--save", tmp_path / "merged", "--json")
+    assert result.status == 0, result.err
+    document = result.document
+    check("merge", document)
+    assert len(document["evaluations"]) == 7
+    saved = [e for e in document["evaluations"] if e["saved"]]
+    assert [e["joined"] for e in saved] == [True] * len(saved)
+    for e in saved:
+        assert close(evaluate(load_weights(e["saved"])), e["measured"])
+    assert document["hypervolume"]["after"] >= document["hypervolume"]["before"]
+    parents = document["evaluations"][:2]
+    assert [e["measured"] for e in parents] == [p["metrics"] for p in document["parents"]]
+    assert document["disagreements"] == []
+    if saved:
+        assert mine("ingest", tmp_path / "merged").status == 0
+        with Catalogue(f"sqlite:///{mine.folder / 'epsopt.db'}") as catalogue:
+            known = {c.path: c for c in catalogue.checkpoints()}
+            merged = known[saved[0]["saved"]]
+        assert merged.metrics == pytest.approx(saved[0]["measured"])
+        assert merged.lineage_id == next(c.lineage_id for c in known.values() if c.run == "run_000")
+
+
+def test_groups_of_tensors_are_merged_each_on_its_own(mine, tmp_path):
+    arguments = ["run_000", "run_003", "--budget", "6", "--groups", "*.encoder.*", "--reach", "0.1"]
+    result = mine("merge", *arguments, "--save", tmp_path / "merged", "--json")
+    assert result.status == 0, result.err
+    check("merge", result.document)
+    rows = [p["coefficients"] for e in result.document["evaluations"] for p in e["weights"]["parents"]]
+    assert {len(row) for row in rows} == {2}
+    assert any(row[0] != row[1] for row in rows)
+
+
+def test_a_merge_shows_its_table_and_leaves_other_folders_alone(mine, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    refused = mine("merge", "--save", tmp_path / "full")
+    assert refused.status == 2
+    assert "nothing is written over" in refused.err
+    result = mine("merge", "-n", "2", "--budget", "4", "--save", tmp_path / "new")
+    assert result.status == 0, result.err
+    assert "measured" in result.out
+    assert all(len(line) <= 80 for line in result.out.splitlines() if "saved in" not in line)
+
+
+def test_init_from_names_a_start_a_forecast_and_a_command(mine, tmp_path):
+    set_runs(mine, tmp_path / "runs")
+    add_train_command(mine)
+    result = mine("init-from", "--target-coverage", "0.5", "--json")
+    assert result.status == 0, result.err
+    document = result.document
+    check("init-from", document)
+    assert document["epochs"] == 3
+    assert any(p["start"]["kind"] == "base" for p in document["plans"])
+    for plan in document["plans"]:
+        argv = plan["command"]
+        assert argv[argv.index("--init-from") + 1] == plan["start"]["path"]
+        assert plan["start"]["metrics_are"] == "measured"
+        assert close(evaluate(load_weights(plan["start"]["path"])), plan["start"]["metrics"])
+        assert all(v["low"] <= v["value"] <= v["high"] for v in plan["predicted"].values())
+    shown = mine("init-from", "--target-coverage", "0.5", "--real-only")
+    assert shown.status == 0, shown.err
+    assert "predicted, not evaluated" in " ".join(shown.out.split())
+    assert "--init-from" in shown.out
+
+
+def test_points_of_the_map_are_decoded_into_weights_that_answer_as_asked(mine):
+    with (
+        Catalogue(f"sqlite:///{mine.folder / 'epsopt.db'}") as catalogue,
+        WeightDecoder("epsopt.demo.hooks:evaluate") as decoder,
+    ):
+        surrogate, _ = load_map(catalogue)
+        checkpoints = catalogue.checkpoints()
+        by_key = {c.sha256: c for c in checkpoints}
+        latents = surrogate.memory.latents
+        lineage = int(surrogate.memory.lineages[0])
+        points = torch.stack([latents[4], latents[20], (latents[4] + latents[20]) / 2])
+        found = decode_points(decoder, catalogue, checkpoints, surrogate, points, lineage, evaluate=True)
+        # A checkpoint's own z gives that checkpoint back, and what it measures.
+        for place, mixture in zip((4, 20), found, strict=False):
+            (parent,) = mixture.recombination.parents
+            assert parent.sha256 == surrogate.memory.keys[place]
+            assert mixture.measured == pytest.approx(by_key[parent.sha256].metrics)
+        assert len(found[2].recombination.parents) <= 8
+        # Looking and correcting is never worse, by the map's own judgement, than the first reconstruction.
+        part = surrogate.recombine(points[2:], lineage)[0]
+        first = recombination([by_key[k] for k, _ in part], [[c for _, c in part]])
+        (plain,) = decode_mixtures(decoder, catalogue, checkpoints, surrogate, [first])
+        wanted = surrogate.moments(points[2:])[0]
+        miss = [float((surrogate.moments(m.z[None])[0] - wanted).abs().sum()) for m in (found[2], plain)]
+        assert miss[0] <= miss[1] + 1e-6

@@ -1,0 +1,130 @@
+"""What a decoded checkpoint is made of: real checkpoints of one lineage and their coefficients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from epsopt.zoo.errors import UsageError
+from epsopt.zoo.records import Checkpoint
+
+RECOMBINED = "recombined"
+"""Hyperparameter that tells a decoded checkpoint from one that was trained."""
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A real checkpoint in a recombination: its file and that file's content hash."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Recombination:
+    """``base + sum_i c_i (w_i - base)``, written as ``sum_i c_i w_i`` with coefficients that sum to one.
+
+    Attributes:
+        parents: ``k`` different checkpoints of one lineage; the base may be one of them.
+        coefficients: ``k`` numbers for each group of tensors, one row per group; each row sums to one. A negative one
+            extrapolates.
+        groups: patterns of tensor names (``*.encoder.*``), one for each row but the last, which is for all tensors
+            that no pattern fits; of several that fit, the first counts.
+    """
+
+    parents: tuple[Parent, ...]
+    coefficients: tuple[tuple[float, ...], ...]
+    groups: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.parents:
+            raise UsageError("a recombination needs at least one parent")
+        if len({p.sha256 for p in self.parents}) < len(self.parents):
+            raise UsageError("a recombination names the same checkpoint twice: add its coefficients up")
+        if len(self.coefficients) != len(self.groups) + 1:
+            raise UsageError(
+                f"a recombination has {len(self.coefficients)} rows of coefficients, expected {len(self.groups) + 1}: "
+                "one for each group of tensors, and one for the rest"
+            )
+        for row in self.coefficients:
+            if len(row) != len(self.parents) or not all(math.isfinite(c) for c in row):
+                raise UsageError(f"coefficients are {list(row)}, expected {len(self.parents)} finite numbers")
+            if abs(sum(row) - 1.0) > _ROUNDING * max(1.0, *map(abs, row)):
+                raise UsageError(f"coefficients sum to {sum(row):.6g}, expected 1")
+
+    def row(self, tensor: str) -> tuple[float, ...]:
+        """Return the coefficients of a tensor, by its name."""
+        for pattern, row in zip(self.groups, self.coefficients, strict=False):
+            if fnmatchcase(tensor, pattern):
+                return row
+        return self.coefficients[-1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "parents": [{"path": p.path, "sha256": p.sha256} for p in self.parents],
+            "coefficients": [list(row) for row in self.coefficients],
+            "groups": list(self.groups),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recombination:
+        """Read what :meth:`to_json` returned."""
+        return cls(
+            parents=tuple(Parent(p["path"], p["sha256"]) for p in data["parents"]),
+            coefficients=tuple(tuple(map(float, row)) for row in data["coefficients"]),
+            groups=tuple(data["groups"]),
+        )
+
+
+def recombination(
+    parents: Sequence[Checkpoint], coefficients: Sequence[Sequence[float]], groups: Sequence[str] = ()
+) -> Recombination:
+    """Recombine checkpoints of the catalogue; parents without any weight are left out.
+
+    Args:
+        parents: ``k`` checkpoints.
+        coefficients: one row of ``k`` for each group of tensors.
+        groups: see :class:`Recombination`.
+
+    Raises:
+        UsageError: the checkpoints are not of one lineage (D3), or the coefficients do not fit them.
+    """
+    require_one_lineage(parents)
+    rows = [list(row) for row in coefficients]
+    if any(len(row) != len(parents) for row in rows):
+        raise UsageError(f"coefficients have {[len(r) for r in rows]} columns, expected one for each of {len(parents)}")
+    kept = [i for i in range(len(parents)) if any(row[i] != 0.0 for row in rows)]
+    return Recombination(
+        parents=tuple(Parent(parents[i].path, parents[i].sha256) for i in kept),
+        coefficients=tuple(tuple(float(row[i]) for i in kept) for row in rows),
+        groups=tuple(groups),
+    )
+
+
+def is_recombined(checkpoint: Checkpoint) -> bool:
+    """Tell whether a checkpoint was decoded: its run was never trained, and teaches nothing about training."""
+    return bool(checkpoint.hyperparameters.get(RECOMBINED))
+
+
+def require_one_lineage(parents: Sequence[Checkpoint]) -> None:
+    """Refuse weights that cannot be compared one by one.
+
+    Raises:
+        UsageError: names two checkpoints of different lineages, and says why that matters.
+    """
+    for other in parents[1:]:
+        first = parents[0]
+        if other.signature != first.signature:
+            raise UsageError(
+                f"{first.path} and {other.path} have tensors of other names or shapes, so their weights cannot be mixed"
+            )
+        if other.lineage_id != first.lineage_id:
+            raise UsageError(
+                f"{first.path} and {other.path} do not share an initialisation: weight 17 of the one has nothing to do "
+                "with weight 17 of the other, so a mixture of them is no network (name checkpoints of one lineage)"
+            )
