@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
-from gpytorch.mlls import ExactMarginalLogLikelihood
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epsopt.optimize.gaussian import fit_process, leave_one_out
 from epsopt.optimize.space import Space
 from epsopt.surrogate.head import conformal_factor
 from epsopt.surrogate.surrogate import Surrogate
@@ -119,14 +117,8 @@ def fit_forecast(surrogate: Surrogate, space: Space, runs: Sequence[FinishedRun]
     scale = (singular[:k] / len(z) ** 0.5).clamp(min=1e-6)
     directions = right[:k] * scale[:, None]
     components = (z - centre) @ (right[:k] / scale[:, None]).T
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        torch.manual_seed(seed)
-        warnings.simplefilter("ignore")  # BoTorch warns of retries that it then recovers from
-        model = SingleTaskGP(x, components, outcome_transform=None)
-        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
-    model.eval()
-    model.requires_grad_(requires_grad=False)
-    mean, variance = _leave_one_out(model, x, components)
+    model = fit_process(x, components, seed)
+    mean, variance = leave_one_out(model, x, components)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(64, len(x), k, generator=generator, dtype=torch.float64)
     with torch.no_grad():
@@ -153,15 +145,3 @@ def fit_forecast(surrogate: Surrogate, space: Space, runs: Sequence[FinishedRun]
     ]
     stretch = torch.tensor([max(f, 1.0) if np.isfinite(f) else 1.0 for f in factors], dtype=torch.float64)
     return Forecast(model, centre, directions, surrogate, space, bias, spread, stretch)
-
-
-def _leave_one_out(model: SingleTaskGP, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Leave-one-out means and variances of the components (Rasmussen and Williams 2006, equations 5.12)."""
-    with torch.no_grad():
-        prior = model.forward(x.unsqueeze(0).expand(y.shape[1], -1, -1))
-        covariance = prior.covariance_matrix + model.likelihood.noise.reshape(-1, 1, 1) * torch.eye(len(x)).double()
-        inverse = torch.linalg.inv(covariance)
-        diagonal = inverse.diagonal(dim1=1, dim2=2)
-        centred = y.T - prior.mean
-        mean = y.T - (inverse @ centred.unsqueeze(-1)).squeeze(-1) / diagonal
-        return mean.T, (1.0 / diagonal).T
