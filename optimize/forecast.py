@@ -51,7 +51,8 @@ class Forecast:
         bias: ``(m,)`` mean of measured minus predicted, leave-one-out, on the model's scale.
         spread: ``(m,)`` standard deviation that the samples lack to cover the leave-one-out residuals on average.
         stretch: ``(m,)`` what their distance from the median is multiplied by so that 90 % intervals cover 90 % of the
-            past runs, each left out of ``h`` in turn (``g`` has seen all of them); at least 1.
+            past runs, each left out of ``h`` in turn (``g`` has seen all of them, its own error comes on top); at
+            least 1.
     """
 
     model: SingleTaskGP
@@ -90,7 +91,11 @@ class Forecast:
             scaled = self.metrics(components)
             scaled = scaled + self.spread * torch.randn(scaled.shape, generator=generator, dtype=torch.float64)
             centre = scaled.median(dim=0).values
-            samples = self.surrogate.to_metrics(centre + self.stretch * (scaled - centre))
+            # The past runs that spread and stretch come from are known to g; this run is not, and g errs on it as it
+            # did on the runs that were held out of it.
+            _, unseen = self.surrogate.moments(posterior.mean @ self.directions + self.centre)
+            error = unseen * torch.randn(scaled.shape, generator=generator, dtype=torch.float64)
+            samples = self.surrogate.to_metrics(centre + self.stretch * (scaled - centre) + error)
         low, middle, high = (np.quantile(samples.numpy(), q, axis=0) for q in ((1 - level) / 2, 0.5, (1 + level) / 2))
         return samples, low, middle, high
 
@@ -105,8 +110,8 @@ def fit_forecast(surrogate: Surrogate, space: Space, runs: Sequence[FinishedRun]
         seed: of the fit's restarts.
 
     Returns:
-        The forecast; bias, spread and stretch come from residuals of the chain ``g(h(x))``
-        with each run left out of ``h``; ``g`` has seen them all, so they are still a little optimistic.
+        The forecast; bias, spread and stretch come from residuals of the chain ``g(h(x))`` with each run left out of
+        ``h``. ``g`` has seen them all: its error on runs that it has not is added when a run is predicted.
     """
     x = torch.from_numpy(space.encode([r.config for r in runs]))
     z = torch.stack([r.z for r in runs]).double()

@@ -73,16 +73,38 @@ def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], prob
     transforms = tuple(
         fit_transform(train.metrics[:, j], bounds.get(name)) for j, name in enumerate(train.metric_names)
     )
-    scaled = np.stack([t.forward(train.metrics[:, j]) for j, t in enumerate(transforms)], axis=1)
     embedding_scale = None
-    embeddings = None
     if train.embeddings is not None and np.isfinite(train.embeddings).any():
         mean = torch.from_numpy(np.nanmean(train.embeddings, axis=0))
         scale = torch.tensor(max(float(np.nanstd(train.embeddings - mean.numpy())), 1e-6))
         embedding_scale = (mean, scale)
-        embeddings = (torch.from_numpy(train.embeddings) - mean) / scale
-    examples = Examples(
-        tokens=tokenizer(train.fingerprints, seen),
+    examples = as_examples(train, tokenizer, transforms, embedding_scale)
+    embeddings = examples.embeddings
+    anchors = None if embeddings is None else (int(embeddings.shape[1]), int(embeddings.shape[2]))
+    sizes = NetworkShape(tokenizer.slices[-1].stop, len(transforms), anchors)
+    return _Prepared(tokenizer, transforms, sizes, examples, embedding_scale)
+
+
+def as_examples(
+    train: TrainingSet,
+    tokenizer: Tokenizer,
+    transforms: Sequence[MetricTransform],
+    embedding_scale: tuple[torch.Tensor, torch.Tensor] | None,
+) -> Examples:
+    """Put a training set on given scales.
+
+    Args:
+        train: ``n`` checkpoints.
+        tokenizer: fingerprints to tokens; embeddings too, if it looks at them.
+        transforms: one per metric.
+        embedding_scale: mean ``(anchors, dim)`` and scale of embeddings; None leaves them out.
+    """
+    embeddings = None
+    if embedding_scale is not None and train.embeddings is not None:
+        embeddings = (torch.from_numpy(train.embeddings) - embedding_scale[0]) / embedding_scale[1]
+    scaled = np.stack([t.forward(train.metrics[:, j]) for j, t in enumerate(transforms)], axis=1)
+    return Examples(
+        tokens=tokenizer(train.fingerprints, train.embeddings if tokenizer.probes else None),
         slices=tokenizer.slices,
         metrics=torch.from_numpy(scaled).float(),
         embeddings=embeddings,
@@ -90,9 +112,6 @@ def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], prob
         runs=torch.from_numpy(train.runs),
         lineages=torch.from_numpy(train.lineages),
     )
-    anchors = None if embeddings is None else (int(embeddings.shape[1]), int(embeddings.shape[2]))
-    sizes = NetworkShape(tokenizer.slices[-1].stop, len(transforms), anchors)
-    return _Prepared(tokenizer, transforms, sizes, examples, embedding_scale)
 
 
 def _sketches(train: TrainingSet) -> torch.Tensor:
