@@ -40,7 +40,7 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
             from epsopt.optimize.neighbours import nearest
             from epsopt.studies.maps import load_map
 
-            title, sha256, fingerprint = _find(what, catalogue, checkpoints)
+            title, sha256, fingerprint = find(what, catalogue, checkpoints)
             surrogate, _ = load_map(catalogue)
         latents, known = known_latents(surrogate, checkpoints)
         others = [i for i, c in enumerate(known) if c.sha256 != sha256]
@@ -61,7 +61,7 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
     list_runs(found, varying(checkpoints))
 
 
-def _find(what: str, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -> tuple[str, str, Fingerprint]:
+def find(what: str, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -> tuple[str, str, Fingerprint]:
     """Return the name, content hash and fingerprint of the checkpoint that is meant."""
     from epsopt.cli.describe import short_path
     from epsopt.zoo.ingestion import read_fingerprints

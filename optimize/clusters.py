@@ -30,6 +30,7 @@ _MOST = 8  # groups that are tried: more cannot be told apart by eye
 _SUBSAMPLES = 40
 _SHARE = 0.8
 _FEWEST = 6
+_ALONE = 8.0  # median absolute deviations
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Clustering:
 
     Attributes:
         groups: the groups.
+        loners: rows that lie far from all others and belong to no group.
         silhouette: mean silhouette; below about .25 there is hardly any structure.
         redundant: sets of rows that end nearer to each other than a run moves in its last step.
         threshold: that distance.
@@ -75,6 +77,7 @@ class Clustering:
     """
 
     groups: tuple[Group, ...]
+    loners: tuple[int, ...]
     silhouette: float
     redundant: tuple[tuple[int, ...], ...]
     threshold: float
@@ -110,30 +113,40 @@ def cluster(
         raise EmptyCatalogue(f"there are {n} runs on the map, at least {_FEWEST} are needed to group them")
     if groups is not None and not 2 <= groups <= n // 2:
         raise UsageError(f"the number of groups is {groups}, expected 2 to {n // 2} for {n} runs")
-    tried = [groups] if groups is not None else list(range(2, min(_MOST, n // 3) + 1))
-    found = {k: _means(points, k, seed) for k in tried}
-    scores = {k: float(silhouette_score(points, labels)) for k, labels in found.items()}
+    between = np.linalg.norm(points[:, None] - points[None], axis=2)
+    near = _not_alone(between)
+    inner = points[near]
+    tried = [groups] if groups is not None else list(range(2, min(_MOST, len(near) // 3) + 1))
+    found = {k: _means(inner, k, seed) for k in tried}
+    scores = {k: float(silhouette_score(inner, labels)) for k, labels in found.items()}
     best = max(scores, key=scores.__getitem__)
     labels = found[best]
-    stability = _stability(points, labels, best, seed)
-    between = np.linalg.norm(points[:, None] - points[None], axis=2)
+    stability = _stability(inner, labels, best, seed)
     made = []
     for k in range(best):
-        rows = np.flatnonzero(labels == k)
+        rows = near[labels == k]
         medoid = int(rows[between[np.ix_(rows, rows)].mean(axis=1).argmin()])
         members = rows[np.argsort(between[medoid, rows], kind="stable")]
         made.append(Group(tuple(members.tolist()), medoid, stability[k]))
     made.sort(key=lambda g: (-len(g.members), g.medoid))
-    order = np.empty(n, dtype=np.int64)
-    for number, group in enumerate(made):
-        order[list(group.members)] = number
+    number = {i: k for k, group in enumerate(made) for i in group.members}
+    labels = np.array([number[i] for i in near.tolist()])
     return Clustering(
         tuple(made),
+        tuple(sorted(set(range(n)) - set(near.tolist()))),
         scores[best],
         _redundant(points, last_step),
         last_step,
-        _differences(order, configs, space) if space is not None else (),
+        _differences(labels, [configs[i] for i in near.tolist()], space) if space is not None else (),
     )
+
+
+def _not_alone(between: Floats) -> NDArray[np.int64]:
+    """Rows whose second nearest neighbour is not much further than usual: K-means makes groups of lone points."""
+    gap = np.sort(between, axis=1)[:, 2]
+    middle = np.median(gap)
+    alone = gap > middle + _ALONE * max(float(np.median(np.abs(gap - middle))), 1e-9)
+    return np.flatnonzero(~alone) if alone.sum() <= len(gap) // 4 else np.arange(len(gap))
 
 
 def _means(points: Floats, k: int, seed: int) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from sklearn.manifold import TSNE
 
 Floats = NDArray[np.float64]
 
+_RIM = 1.0 - 1e-5
 _NEIGHBOURS = 30.0  # t-SNE's perplexity, where there are enough anchors for it
 
 
@@ -29,7 +30,8 @@ class Preview:
         real: ``(anchors, dim)``, or None.
         pca: ``(anchors, 2)`` of each that there is, by ``"predicted"`` and ``"real"``.
         tsne: likewise.
-        disc: likewise, in the unit disc; None when the embeddings do not lie in a ball.
+        disc: likewise, in the unit disc: directions by two components, radii as in the ball; None when the embeddings
+            do not lie in a ball.
         explained: share of the variance that the two principal components hold.
         cosine: mean cosine of predicted and real point; None without real ones.
         distance_correlation: Spearman's correlation of their pairwise distances; None without real ones.
@@ -61,8 +63,8 @@ def preview(predicted: Floats, real: Floats | None = None, *, ball: bool = False
     flat, explained = _principal(sets)
     disc = None
     if ball:
-        tangents, _ = _principal({name: _to_tangent(points) for name, points in sets.items()})
-        disc = {name: _to_disc(points) for name, points in tangents.items()}
+        tangents, _ = _principal({name: _to_tangent(points) for name, points in sets.items()}, centred=False)
+        disc = {name: _to_disc(tangents[name], points) for name, points in sets.items()}
     stacked = np.concatenate(list(sets.values()))
     perplexity = min(_NEIGHBOURS, (len(stacked) - 1) / 3.0)
     placed = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(stacked)
@@ -75,8 +77,11 @@ def preview(predicted: Floats, real: Floats | None = None, *, ball: bool = False
     return Preview(predicted, real, flat, tsne, disc, explained, cosine, correlation)
 
 
-def _principal(sets: dict[str, Floats]) -> tuple[dict[str, Floats], float]:
+def _principal(sets: dict[str, Floats], *, centred: bool = True) -> tuple[dict[str, Floats], float]:
     first = next(iter(sets.values()))
+    if not centred:
+        directions = np.linalg.svd(first, full_matrices=False)[2][:2]
+        return {name: points @ directions.T for name, points in sets.items()}, float("nan")
     fitted = PCA(2).fit(first)
     return {name: fitted.transform(points) for name, points in sets.items()}, float(
         fitted.explained_variance_ratio_.sum()
@@ -86,10 +91,11 @@ def _principal(sets: dict[str, Floats]) -> tuple[dict[str, Floats], float]:
 def _to_tangent(points: Floats) -> Floats:
     """Logarithmic map of the Poincare ball at its centre (up to a factor of two)."""
     norms = np.linalg.norm(points, axis=1, keepdims=True)
-    return np.asarray(points / np.maximum(norms, 1e-12) * np.arctanh(np.minimum(norms, 1.0 - 1e-5)))
+    return np.asarray(points / np.maximum(norms, 1e-12) * np.arctanh(np.minimum(norms, _RIM)))
 
 
-def _to_disc(tangents: Floats) -> Floats:
-    """Exponential map at the centre: the inverse of :func:`_to_tangent` in two dimensions."""
-    norms = np.linalg.norm(tangents, axis=1, keepdims=True)
-    return np.asarray(tangents / np.maximum(norms, 1e-12) * np.tanh(norms))
+def _to_disc(plane: Floats, points: Floats) -> Floats:
+    """The direction of the plane's points, at the radius that the points have in the ball."""
+    lengths = np.linalg.norm(plane, axis=1, keepdims=True)
+    radii = np.minimum(np.linalg.norm(points, axis=1, keepdims=True), _RIM)
+    return np.asarray(plane / np.maximum(lengths, 1e-12) * radii)

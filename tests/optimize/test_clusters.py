@@ -40,6 +40,14 @@ def test_groups_that_are_there_are_found_and_stable() -> None:
         assert rows[int(mean.argmin())] == g.medoid == rows[0]
 
 
+def test_a_lone_run_is_no_group() -> None:
+    points, configs = three_groups()
+    points = np.vstack([points, np.full(4, 60.0)])
+    found = cluster(points, [*configs, {}], SPACE, last_step=0.1)
+    assert found.loners == (27,)
+    assert [len(g.members) for g in found.groups] == [12, 9, 6]
+
+
 def test_groups_that_are_not_there_are_unstable() -> None:
     points = np.random.default_rng(0).standard_normal((40, 16))
     found = cluster(points, [{}] * 40, None, last_step=0.0, groups=5)

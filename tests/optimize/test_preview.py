@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from epsopt.optimize.preview import _to_disc, _to_tangent, preview
+from epsopt.optimize.preview import preview
 
 
 def in_ball(n: int = 40, dim: int = 5) -> np.ndarray:
@@ -31,13 +31,18 @@ def test_a_wrong_prediction_is_seen_in_the_figures() -> None:
     assert found.disc is None
 
 
-def test_the_disc_holds_everything_and_keeps_hyperbolic_radii() -> None:
-    found = preview(in_ball() * 1.5, in_ball(), ball=True)  # some predicted points lie beyond the ball
+def test_the_disc_holds_everything_at_its_own_radius() -> None:
+    real = in_ball()
+    found = preview(real * 1.5, real, ball=True)  # some predicted points lie beyond the ball
     assert found.disc is not None
-    assert max(np.linalg.norm(p, axis=1).max() for p in found.disc.values()) < 1.0
+    radii = {name: np.linalg.norm(points, axis=1) for name, points in found.disc.items()}
+    np.testing.assert_allclose(radii["real"], np.linalg.norm(real, axis=1))
+    assert radii["predicted"].max() < 1.0
+    # In two dimensions nothing is lost but a rotation.
     plane = in_ball(dim=2)
-    np.testing.assert_allclose(_to_disc(_to_tangent(plane)), plane)
-    assert preview(plane, ball=True).explained == pytest.approx(1.0)
+    flat = preview(plane, ball=True).disc
+    assert flat is not None
+    np.testing.assert_allclose(flat["predicted"] @ flat["predicted"].T, plane @ plane.T, atol=1e-9)
 
 
 def test_without_real_embeddings_only_the_predicted_ones_are_drawn() -> None:
