@@ -184,17 +184,26 @@ def _file(zoo: Zoo, fold: int, folds: int) -> Path:
     return OUT / f"{zoo.name}-{zoo.seed}-{fold}of{folds}.safetensors"
 
 
-def _map(zoo: Zoo, held: NDArray[np.int64], fold: int, folds: int) -> Surrogate:
-    """Return the map that never saw a fold's runs, fitted at most once."""
+def map_of_fold(zoo: Zoo, fold: int, folds: int) -> Surrogate | None:
+    """Return the map that never saw a fold's runs, if it is fitted already."""
     file = _file(zoo, fold, folds)
     if not file.exists():
-        inside = zoo.train.take(np.setdiff1d(np.arange(len(zoo)), held))
-        surrogate, _ = fit(inside, folds=INNER_FOLDS)
-        data, meta = surrogate.to_bytes()
-        OUT.mkdir(parents=True, exist_ok=True)
-        file.with_suffix(".json").write_text(json.dumps(meta), encoding="utf-8")
-        file.write_bytes(data)
+        return None
     return Surrogate.from_bytes(file.read_bytes(), json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
+
+
+def _map(zoo: Zoo, held: NDArray[np.int64], fold: int, folds: int) -> Surrogate:
+    """Return the map that never saw a fold's runs, fitted at most once."""
+    if (kept := map_of_fold(zoo, fold, folds)) is not None:
+        return kept
+    inside = zoo.train.take(np.setdiff1d(np.arange(len(zoo)), held))
+    surrogate, _ = fit(inside, folds=INNER_FOLDS)
+    data, meta = surrogate.to_bytes()
+    file = _file(zoo, fold, folds)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".json").write_text(json.dumps(meta), encoding="utf-8")
+    file.write_bytes(data)
+    return surrogate
 
 
 if __name__ == "__main__":

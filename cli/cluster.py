@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -155,12 +155,13 @@ def _typical(values: list[object]) -> object:
     return statistics.median(numbers) if len(numbers) == len(values) else statistics.mode(values)
 
 
-def _draw(file: Path, points: object, shown: list[Checkpoint], found: Clustering) -> None:
+def _draw(file: Path, points: Any, shown: list[Checkpoint], found: Clustering) -> None:
     from sklearn.decomposition import PCA
 
     from epsopt.studies.pictures import groups_figure, save_picture
 
-    places = PCA(2).fit_transform(points)
+    grouped = [i for g in found.groups for i in g.members]
+    places = PCA(2).fit(points[grouped]).transform(points)
     of = {i: k for k, g in enumerate(found.groups) for i in g.members} | dict.fromkeys(found.loners, -1)
     labels = [f"group {k}: {len(g.members)} runs, stability {g.stability:.2f}" for k, g in enumerate(found.groups, 1)]
     figure = groups_figure(

@@ -30,6 +30,7 @@ _MOST = 8  # groups that are tried: more cannot be told apart by eye
 _SUBSAMPLES = 40
 _SHARE = 0.8
 _FEWEST = 6
+_SMALLEST = 3  # runs: fewer are no group, but lie apart from the others
 _ALONE = 8.0  # median absolute deviations
 
 
@@ -115,12 +116,17 @@ def cluster(
         raise UsageError(f"the number of groups is {groups}, expected 2 to {n // 2} for {n} runs")
     between = np.linalg.norm(points[:, None] - points[None], axis=2)
     near = _not_alone(between)
-    inner = points[near]
-    tried = [groups] if groups is not None else list(range(2, min(_MOST, len(near) // 3) + 1))
-    found = {k: _means(inner, k, seed) for k in tried}
-    scores = {k: float(silhouette_score(inner, labels)) for k, labels in found.items()}
-    best = max(scores, key=scores.__getitem__)
-    labels = found[best]
+    while True:
+        inner = points[near]
+        tried = [groups] if groups is not None else list(range(2, min(_MOST, len(near) // 3) + 1))
+        found = {k: _means(inner, k, seed) for k in tried}
+        scores = {k: float(silhouette_score(inner, labels)) for k, labels in found.items()}
+        best = max(scores, key=scores.__getitem__)
+        labels = found[best]
+        large = np.bincount(labels, minlength=best)[labels] >= _SMALLEST
+        if groups is not None or large.all() or large.sum() < _FEWEST:
+            break
+        near = near[large]
     stability = _stability(inner, labels, best, seed)
     made = []
     for k in range(best):

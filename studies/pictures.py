@@ -159,8 +159,12 @@ def groups_figure(
                 text=[texts[i] for i in rows], hoverinfo="text",
             )
         )  # fmt: skip
-    figure.update_xaxes(title_text="first principal component of z")
-    figure.update_yaxes(title_text="second principal component of z")
+    inside = places[[i for i, g in enumerate(groups) if g >= 0]]
+    low, high = inside.min(axis=0), inside.max(axis=0)
+    margin = 0.08 * (high - low) + 1e-6
+    # Runs in no group may lie so far away that the others would shrink to a point.
+    figure.update_xaxes(title_text="first principal component of z", range=[low[0] - margin[0], high[0] + margin[0]])
+    figure.update_yaxes(title_text="second principal component of z", range=[low[1] - margin[1], high[1] + margin[1]])
     figure.update_layout(title={"text": "Where runs end on the map; the large point of a group is its medoid"})
     return _dressed(figure, 480)
 
