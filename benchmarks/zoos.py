@@ -117,8 +117,13 @@ def load(name: str, seed: int, out: Path = OUT, jobs: int = 2) -> Zoo:
         report = ingest(catalogue, folder, embed=_HOOKS[name], jobs=jobs)
         if report.failed:
             print(f"{len(report.failed)} files of {folder} could not be read: {report.failed[0]}", file=sys.stderr)
-        train = training_set(catalogue)
-        found = {c.sha256: c for c in catalogue.checkpoints()}
+        return as_arrays(catalogue, name, seed)
+
+
+def as_arrays(catalogue: Catalogue, name: str, seed: int) -> Zoo:
+    """Give a catalogue as arrays, without a look at its files."""
+    train = training_set(catalogue)
+    found = {c.sha256: c for c in catalogue.checkpoints()}
     rows = [found[key] for key in train.keys]
     return Zoo(
         name=name,

@@ -9,11 +9,12 @@ import click
 from epsopt.cli.options import Options, common, seed_option
 
 if TYPE_CHECKING:
+    from epsopt.studies.maps import Made
     from epsopt.surrogate.validation import Validation
 
 
 @click.command("fit")
-@click.option("--again", is_flag=True, help="Fit even if the kept map is current.")
+@click.option("--from-scratch", is_flag=True, help="Fit anew, even where the kept map is current or can be refined.")
 @click.option(
     "--probes/--no-probes",
     default=None,
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 )
 @seed_option
 @common
-def command(options: Options, seed: int, again: bool, probes: bool | None) -> None:
+def command(options: Options, seed: int, from_scratch: bool, probes: bool | None) -> None:
     """Learn the map (the Epsilon-VAE) from the catalogue and validate it on held-out runs.
+
+    A map that is there already is refined with what is new, in a fraction of the time, and keeps its orientation; new
+    runs are predicted before they are learned from. Once the runs have doubled it is fitted anew.
 
     All checkpoints of a run are held out together. Errors are mean absolute errors in the metric's own units.
     """
@@ -38,16 +42,25 @@ def command(options: Options, seed: int, again: bool, probes: bool | None) -> No
             from epsopt.studies.maps import fit_map, has_embeddings
 
             bounds = workspace.project.bounds if workspace.project else None
-            surrogate, validation, fitted = fit_map(catalogue, seed=seed, bounds=bounds, again=again, progress=progress)
+            surrogate, validation, made = fit_map(
+                catalogue, seed=seed, bounds=bounds, again=from_scratch, progress=progress
+            )
             if probes or (probes is None and has_embeddings(catalogue)):
                 probed = fit_map(
-                    catalogue, seed=seed, bounds=bounds, again=again, probes=True,
+                    catalogue, seed=seed, bounds=bounds, again=from_scratch, probes=True,
                     progress=lambda what, share: progress(f"with probes: {what}", share),
                 )  # fmt: skip
     if options.json:
         print_json(
             {
-                "fitted": fitted,
+                "fitted": made.how != "current",
+                "refined": None
+                if made.change is None
+                else {
+                    "new_runs": made.change.new_runs,
+                    "new_checkpoints": made.change.new_checkpoints,
+                    "drift": made.change.drift,
+                },
                 "trained_on": surrogate.trained_on,
                 "seed": seed,
                 "n_runs": validation.n_runs,
@@ -61,7 +74,7 @@ def command(options: Options, seed: int, again: bool, probes: bool | None) -> No
             }
         )
         return
-    _show(validation, fitted)
+    _show(validation, made)
     if probed is not None:
         say()
         say("With probes, that is, where hooks.embed ran the model on the anchors ('epsopt predict' uses it):")
@@ -92,16 +105,26 @@ def _report(validation: Validation) -> dict[str, Any]:
     }
 
 
-def _show(validation: Validation, fitted: bool) -> None:
+def _show(validation: Validation, made: Made) -> None:
     from epsopt.cli.output import say
 
     seen = f"{validation.n_checkpoints} checkpoints of {validation.n_runs} runs"
-    if fitted:
+    held_out = f"{validation.folds} folds of whole runs"
+    if made.change is not None:
+        say(
+            f"Refined the map with {made.change.new_checkpoints} new checkpoints, {made.change.new_runs} new runs "
+            f"among them, in {validation.seconds:.0f} s; it now knows {seen}. Checkpoints that it knew before moved by "
+            f"{made.change.drift:.0%} of their spread. --from-scratch fits it anew."
+        )
+        held_out += ", and new runs before they were learned from"
+    elif made.how == "fitted":
         say(f"Learned the map from {seen} in {validation.seconds:.0f} s.")
+        if made.reason is not None:
+            say(f"The kept map was not refined: {made.reason}.")
     else:
-        say(f"The kept map is current: it was learned from these {seen}. --again learns it anew.")
+        say(f"The kept map is current: it was learned from these {seen}. --from-scratch learns it anew.")
     say()
-    say(f"Mean absolute error on held-out runs ({validation.folds} folds of whole runs), from weights only:")
+    say(f"Mean absolute error on held-out runs ({held_out}), from weights only:")
     say()
     _table(validation)
     say()

@@ -152,6 +152,7 @@ def _path(plan: Plan, files: dict[int, Path]) -> str:
 def _command(project: Project, plan: Plan, path: str) -> list[str] | None:
     """Fill the train command; None where there is none, or where it cannot be told where to start."""
     from epsopt.studies import render_command
+    from epsopt.studies.project.command import takes_start
 
     if project.command is None or not takes_start(project.command):
         return None

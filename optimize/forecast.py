@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
-from gpytorch.mlls import ExactMarginalLogLikelihood
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epsopt.optimize.gaussian import fit_process, leave_one_out
 from epsopt.optimize.space import Space
 from epsopt.surrogate.head import conformal_factor
 from epsopt.surrogate.surrogate import Surrogate
@@ -53,7 +51,8 @@ class Forecast:
         bias: ``(m,)`` mean of measured minus predicted, leave-one-out, on the model's scale.
         spread: ``(m,)`` standard deviation that the samples lack to cover the leave-one-out residuals on average.
         stretch: ``(m,)`` what their distance from the median is multiplied by so that 90 % intervals cover 90 % of the
-            past runs, each left out of ``h`` in turn (``g`` has seen all of them); at least 1.
+            past runs, each left out of ``h`` in turn (``g`` has seen all of them, its own error comes on top); at
+            least 1.
     """
 
     model: SingleTaskGP
@@ -92,7 +91,11 @@ class Forecast:
             scaled = self.metrics(components)
             scaled = scaled + self.spread * torch.randn(scaled.shape, generator=generator, dtype=torch.float64)
             centre = scaled.median(dim=0).values
-            samples = self.surrogate.to_metrics(centre + self.stretch * (scaled - centre))
+            # The past runs that spread and stretch come from are known to g; this run is not, and g errs on it as it
+            # did on the runs that were held out of it.
+            _, unseen = self.surrogate.moments(posterior.mean @ self.directions + self.centre)
+            error = unseen * torch.randn(scaled.shape, generator=generator, dtype=torch.float64)
+            samples = self.surrogate.to_metrics(centre + self.stretch * (scaled - centre) + error)
         low, middle, high = (np.quantile(samples.numpy(), q, axis=0) for q in ((1 - level) / 2, 0.5, (1 + level) / 2))
         return samples, low, middle, high
 
@@ -107,8 +110,8 @@ def fit_forecast(surrogate: Surrogate, space: Space, runs: Sequence[FinishedRun]
         seed: of the fit's restarts.
 
     Returns:
-        The forecast; bias, spread and stretch come from residuals of the chain ``g(h(x))``
-        with each run left out of ``h``; ``g`` has seen them all, so they are still a little optimistic.
+        The forecast; bias, spread and stretch come from residuals of the chain ``g(h(x))`` with each run left out of
+        ``h``. ``g`` has seen them all: its error on runs that it has not is added when a run is predicted.
     """
     x = torch.from_numpy(space.encode([r.config for r in runs]))
     z = torch.stack([r.z for r in runs]).double()
@@ -119,14 +122,8 @@ def fit_forecast(surrogate: Surrogate, space: Space, runs: Sequence[FinishedRun]
     scale = (singular[:k] / len(z) ** 0.5).clamp(min=1e-6)
     directions = right[:k] * scale[:, None]
     components = (z - centre) @ (right[:k] / scale[:, None]).T
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        torch.manual_seed(seed)
-        warnings.simplefilter("ignore")  # BoTorch warns of retries that it then recovers from
-        model = SingleTaskGP(x, components, outcome_transform=None)
-        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
-    model.eval()
-    model.requires_grad_(requires_grad=False)
-    mean, variance = _leave_one_out(model, x, components)
+    model = fit_process(x, components, seed)
+    mean, variance = leave_one_out(model, x, components)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(64, len(x), k, generator=generator, dtype=torch.float64)
     with torch.no_grad():
@@ -153,15 +150,3 @@ def fit_forecast(surrogate: Surrogate, space: Space, runs: Sequence[FinishedRun]
     ]
     stretch = torch.tensor([max(f, 1.0) if np.isfinite(f) else 1.0 for f in factors], dtype=torch.float64)
     return Forecast(model, centre, directions, surrogate, space, bias, spread, stretch)
-
-
-def _leave_one_out(model: SingleTaskGP, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Leave-one-out means and variances of the components (Rasmussen and Williams 2006, equations 5.12)."""
-    with torch.no_grad():
-        prior = model.forward(x.unsqueeze(0).expand(y.shape[1], -1, -1))
-        covariance = prior.covariance_matrix + model.likelihood.noise.reshape(-1, 1, 1) * torch.eye(len(x)).double()
-        inverse = torch.linalg.inv(covariance)
-        diagonal = inverse.diagonal(dim1=1, dim2=2)
-        centred = y.T - prior.mean
-        mean = y.T - (inverse @ centred.unsqueeze(-1)).squeeze(-1) / diagonal
-        return mean.T, (1.0 / diagonal).T

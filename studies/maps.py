@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.fitting import fit, fit_key
+from epsopt.surrogate.refinement import GROWTH, Refinement, refinable, refine
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.training import Recipe
 from epsopt.surrogate.validation import MetricValidation, Validation
 from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.errors import EmptyCatalogue
+from epsopt.zoo.errors import CatalogueError, EmptyCatalogue
 
 _KINDS = {False: "surrogate", True: "surrogate-with-probes"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a map came about.
+
+    Attributes:
+        how: ``current``: it was kept, and nothing is new; ``refined``; ``fitted`` from scratch.
+        change: of a refined one.
+        reason: why a fitted one was not refined, where one might have expected it.
+    """
+
+    how: Literal["current", "refined", "fitted"]
+    change: Refinement | None = None
+    reason: str | None = None
 
 
 def training_set(catalogue: Catalogue) -> TrainingSet:
@@ -65,20 +81,20 @@ def fit_map(
     recipe: Recipe | None = None,
     probes: bool = False,
     progress: Callable[[str, float], None] | None = None,
-) -> tuple[Surrogate, Validation, bool]:
-    """Fit the map to everything in the catalogue and keep it there.
+) -> tuple[Surrogate, Validation, Made]:
+    """Fit the map to everything in the catalogue and keep it there; refine the kept one where that is enough.
 
     Args:
         catalogue: what to learn from, and where the map is kept.
         seed: of the fit.
         bounds: declared bounds of metrics.
-        again: fit even if the kept map was trained on exactly this.
+        again: fit from scratch, even if the kept map was trained on exactly this or could be refined.
         recipe: how to train, if not by the default.
         probes: read checkpoints with their anchor embeddings too; such a map is kept beside the one of weights only.
         progress: called as ``progress(what, share done)``.
 
     Returns:
-        The map, its validation on held-out runs, and whether it was fitted now (``False``: the kept one is current).
+        The map, its validation on runs that were held out or not learned yet, and how it came about.
     """
     train = training_set(catalogue)
     known = {name: limits for name, limits in (bounds or {}).items() if name in train.metric_names}
@@ -87,13 +103,44 @@ def fit_map(
     if kept is not None:
         data, meta = kept
         catalogue.put_artifact(_KINDS[probes], key, data, meta)  # the newest is the one that every other command loads
-        return Surrogate.from_bytes(data, meta), _validation(meta["validation"]), False
-    surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress)
+        return Surrogate.from_bytes(data, meta), _validation(meta["validation"]), Made("current")
+    newest = None if again else catalogue.get_artifact(_KINDS[probes])
+    reason, old = _refinable(newest, key, train)
+    if newest is not None and old is not None:
+        if progress is not None:
+            progress("refining the map", 0.0)
+        before = newest[1]
+        surrogate, validation, change = refine(
+            old, _validation(before["validation"]), train, trained_on=key, seed=seed, recipe=recipe
+        )
+        fitted_runs, made = _fitted_runs(before), Made("refined", change)
+    else:
+        surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress)
+        fitted_runs, made = train.n_runs, Made("fitted", reason=reason)
     data, meta = surrogate.to_bytes()
-    catalogue.put_artifact(
-        _KINDS[probes], key, data, {**meta, "validation": asdict(replace(validation, held_out=None))}
-    )
-    return surrogate, validation, True
+    meta = {**meta, "validation": asdict(replace(validation, held_out=None)), "fitted_runs": fitted_runs}
+    catalogue.put_artifact(_KINDS[probes], key, data, meta)
+    return surrogate, validation, made
+
+
+def _refinable(
+    newest: tuple[bytes, dict[str, Any]] | None, key: str, train: TrainingSet
+) -> tuple[str | None, Surrogate | None]:
+    """Return the kept map if it can be refined; otherwise why not (None: there is none, or other settings)."""
+    if newest is None or newest[1]["trained_on"].partition("-")[2] != key.partition("-")[2]:
+        return None, None
+    if train.n_runs >= GROWTH * _fitted_runs(newest[1]):
+        return "the runs have doubled since it was last fitted", None
+    try:
+        old = Surrogate.from_bytes(*newest)
+    except CatalogueError:
+        return "it was written by another version", None
+    reason = refinable(old, train)
+    return reason, None if reason else old
+
+
+def _fitted_runs(meta: Mapping[str, Any]) -> int:
+    return int(meta.get("fitted_runs", meta["validation"]["n_runs"]))
 
 
 def has_embeddings(catalogue: Catalogue) -> bool:

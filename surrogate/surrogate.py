@@ -107,12 +107,16 @@ class Surrogate:
         Its variances are scaled so that 90 % intervals cover 90 % of held-out runs' checkpoints.
         """
         widened = []
-        for chosen, (scores, weights) in zip(self.settings, self.scores, strict=True):
-            factor = conformal_factor(scores.double().numpy(), weights.double().numpy(), 0.9)
-            widening = (factor / _NORMAL_90) ** 2
-            widened.append(HeadSettings(chosen.length, chosen.noise, chosen.variance * max(widening, 1e-6)))
+        for j, chosen in enumerate(self.settings):
+            widening = max(self.widening(j) ** 2, 1e-6)
+            widened.append(HeadSettings(chosen.length, chosen.noise, chosen.variance * widening))
         rows = self.memory.head_rows
         return build_model(self.memory.latents[rows], self.memory.metrics[rows], widened, self.network.inverse_lengths)
+
+    def widening(self, metric: int) -> float:
+        """What a metric's standard deviations are multiplied by so that a normal's 90 % interval covers 90 %."""
+        scores, weights = (t.double().numpy() for t in self.scores[metric])
+        return conformal_factor(scores, weights, 0.9) / _NORMAL_90
 
     @cached_property
     def _solved(self) -> tuple[SolvedProcess, ...]:

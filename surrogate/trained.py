@@ -84,14 +84,33 @@ def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], prob
         fit_transform(train.metrics[:, j], bounds.get(name)) for j, name in enumerate(train.metric_names)
     )
     embedding_scale = None
-    embeddings = None
     if train.embeddings is not None and np.isfinite(train.embeddings).any():
         mean = torch.from_numpy(np.nanmean(train.embeddings, axis=0))
         scale = torch.tensor(max(float(np.nanstd(train.embeddings - mean.numpy())), 1e-6))
         embedding_scale = (mean, scale)
-        embeddings = (torch.from_numpy(train.embeddings) - mean) / scale
-    examples = Examples(
-        tokens=tokenizer(train.fingerprints, seen),
+    examples = as_examples(train, tokenizer, transforms, embedding_scale)
+    return Prepared(tokenizer, transforms, examples, embedding_scale)
+
+
+def as_examples(
+    train: TrainingSet,
+    tokenizer: Tokenizer,
+    transforms: Sequence[MetricTransform],
+    embedding_scale: tuple[torch.Tensor, torch.Tensor] | None,
+) -> Examples:
+    """Put a training set on given scales.
+
+    Args:
+        train: ``n`` checkpoints.
+        tokenizer: fingerprints to tokens; embeddings too, if it looks at them.
+        transforms: one per metric.
+        embedding_scale: mean ``(anchors, dim)`` and scale of embeddings; None leaves them out.
+    """
+    embeddings = None
+    if embedding_scale is not None and train.embeddings is not None:
+        embeddings = (torch.from_numpy(train.embeddings) - embedding_scale[0]) / embedding_scale[1]
+    return Examples(
+        tokens=tokenizer(train.fingerprints, train.embeddings if tokenizer.probes else None),
         slices=tokenizer.slices,
         metrics=torch.from_numpy(_scaled(transforms, train)).float(),
         embeddings=embeddings,
@@ -99,7 +118,6 @@ def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], prob
         runs=torch.from_numpy(train.runs),
         lineages=torch.from_numpy(train.lineages),
     )
-    return Prepared(tokenizer, transforms, examples, embedding_scale)
 
 
 def _scaled(transforms: Sequence[MetricTransform], part: TrainingSet) -> NDArray[np.float64]:

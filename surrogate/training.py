@@ -135,7 +135,7 @@ def _trained(
     return place, {name: value.cpu() for name, value in network.state_dict().items()}
 
 
-def train_network(network: EpsilonVAE, examples: Examples, recipe: Recipe, seed: int) -> None:
+def train_network(network: EpsilonVAE, examples: Examples, recipe: Recipe, seed: int, *, trained: bool = False) -> None:
     """Train a network in place.
 
     Args:
@@ -143,14 +143,14 @@ def train_network(network: EpsilonVAE, examples: Examples, recipe: Recipe, seed:
         examples: what to train it on; batches draw runs evenly, so that a long run does not outweigh a short one.
         recipe: how.
         seed: of batches and of the latent's sampling.
+        trained: go on from the weights that it has, instead of learning the views' relevance and starting z anew.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     runs = examples.runs.cpu().numpy()
-    relevance = learn_relevance(
-        [examples.tokens[:, s].cpu() for s in examples.slices], examples.metrics.cpu(), runs, rng
-    )
-    start_from(network, examples, relevance)
+    if not trained:
+        views = [examples.tokens[:, s].cpu() for s in examples.slices]
+        start_from(network, examples, learn_relevance(views, examples.metrics.cpu(), runs, rng))
     optimizer = _optimizer(network, recipe)
     rates = [group["lr"] for group in optimizer.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=max(recipe.steps, 2), pct_start=0.15)

@@ -23,6 +23,9 @@ def test_every_command_has_a_schema():
     assert {p.stem for p in SCHEMAS.glob("*.json")} == set(COMMANDS)
 
 
+NAMES = ("init", "ingest", "predict", "search", "pareto", "nearest", "propose", "trajectory", "cluster", "sample")
+
+
 def cases(project):
     file = project.runs / "run_000" / "epoch_003.pt"
     return {
@@ -33,10 +36,13 @@ def cases(project):
         "pareto": ["pareto"],
         "nearest": ["nearest", "run_000:2"],
         "propose": ["propose", "-n", "2", "--target-dist-corr", "0.5"],
+        "trajectory": ["trajectory", "run_000", "--first", "2"],
+        "cluster": ["cluster", "-k", "2"],
+        "sample": ["sample", "--target-coverage", "0.5", "-n", "5"],
     }
 
 
-@pytest.mark.parametrize("command", ["init", "ingest", "predict", "search", "pareto", "nearest", "propose"])
+@pytest.mark.parametrize("command", NAMES)
 def test_the_document_fits_its_schema(project, command):
     result = project(*cases(project)[command], "--json")
     assert result.status == 0, result.err

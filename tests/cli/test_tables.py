@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from .test_documents import cases
+from .test_documents import NAMES, cases
 
 
-@pytest.mark.parametrize("command", ["init", "ingest", "predict", "search", "pareto", "nearest", "propose"])
+@pytest.mark.parametrize("command", NAMES)
 def test_tables_fit_into_80_columns(project, command):
     result = project(*cases(project)[command])
     assert result.status == 0, result.err

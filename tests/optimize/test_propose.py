@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from epsopt.optimize import Objective, PastRun, Target, infer_space, propose
-from epsopt.optimize.forecast import _leave_one_out, fit_forecast
+from epsopt.optimize.forecast import fit_forecast
+from epsopt.optimize.gaussian import leave_one_out
 from epsopt.optimize.reuse import Branch, predict_branch
 from epsopt.optimize.space import Parameter, Space
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
@@ -59,7 +60,7 @@ def test_leave_one_out_is_what_leaving_each_run_out_gives() -> None:
     x = torch.rand(9, 3, generator=g, dtype=torch.float64)
     y = torch.randn(9, 2, generator=g, dtype=torch.float64)
     model = SingleTaskGP(x, y, outcome_transform=None).eval()
-    mean, variance = _leave_one_out(model, x, y)
+    mean, variance = leave_one_out(model, x, y)
     for i in range(9):
         rest = [k for k in range(9) if k != i]
         other = SingleTaskGP(x[rest], y[rest], outcome_transform=None)

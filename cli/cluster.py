@@ -1,0 +1,170 @@
+"""`epsopt cluster`: groups of runs that behave alike, and what tells them apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epsopt.cli.options import Options, common, seed_option
+
+if TYPE_CHECKING:
+    from epsopt.optimize.clusters import Clustering
+    from epsopt.zoo.records import Checkpoint
+
+_REDUNDANT = 8
+
+
+@click.command("cluster")
+@click.option("--groups", "-k", type=click.IntRange(min=2), help="How many; by default what separates best.")
+@click.option("--save", type=click.Path(path_type=Path), help="Picture to write: .html, .png or .svg.")
+@seed_option
+@common
+def command(options: Options, groups: int | None, save: Path | None, seed: int) -> None:
+    """Group runs by where they end on the map.
+
+    Each group has a stability (how surely it is found again when a fifth of the runs is left out) and a medoid, its
+    most typical run. Runs that end nearer to each other than a run moves in its last step are named as redundant.
+    """
+    from epsopt.cli.describe import checkpoint_json
+    from epsopt.cli.output import print_json
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import measured, open_workspace
+    from epsopt.zoo.errors import UsageError
+
+    with working("loading the map") as progress:
+        workspace = open_workspace(options)
+        with workspace.catalogue() as catalogue:
+            checkpoints = measured(catalogue)
+            import numpy as np
+
+            from epsopt.optimize.clusters import cluster
+            from epsopt.optimize.latent_search import known_latents
+            from epsopt.optimize.space import infer_space
+            from epsopt.studies.maps import load_map
+
+            surrogate, _ = load_map(catalogue)
+        latents, known = known_latents(surrogate, checkpoints)
+        rows: dict[int, list[int]] = {}
+        for i, c in enumerate(known):
+            rows.setdefault(c.run_id, []).append(i)
+        ends = [r[-1] for r in rows.values()]
+        steps = [float((latents[r[-1]] - latents[r[-2]]).norm()) for r in rows.values() if len(r) > 1]
+        shown = [known[i] for i in ends]
+        configs = [c.hyperparameters for c in shown]
+        try:
+            space = infer_space(configs)
+        except UsageError:
+            space = None
+        progress("grouping runs", None)
+        last_step = float(np.median(steps)) if steps else 0.0
+        points = latents[ends].double().numpy()
+        found = cluster(points, configs, space, last_step=last_step, groups=groups, seed=seed)
+        if save is not None:
+            _draw(save, points, shown, found)
+    if options.json:
+        print_json(
+            {
+                "seed": seed,
+                "n_runs": len(shown),
+                "silhouette": found.silhouette,
+                "groups": [
+                    {
+                        "stability": g.stability,
+                        "medoid": checkpoint_json(shown[g.medoid]),
+                        "runs": [shown[i].run for i in g.members],
+                    }
+                    for g in found.groups
+                ],
+                "loners": [shown[i].run for i in found.loners],
+                "redundant": [[shown[i].run for i in rows] for rows in found.redundant],
+                "redundant_within": found.threshold,
+                "differences": [
+                    {"name": d.name, "effect": d.effect, "p_value": d.p_value} for d in found.differences
+                ],
+                "trained_on": surrogate.trained_on,
+            }
+        )  # fmt: skip
+        return
+    _show(found, shown, surrogate.metric_names)
+    if save is not None:
+        from epsopt.cli.output import say
+
+        say()
+        say(f"The picture is in {save}.")
+
+
+def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...]) -> None:
+    from epsopt.cli.describe import formatters, value
+    from epsopt.cli.output import Head, Rows, label, listed, metric_head, print_table, say
+    from epsopt.optimize.clusters import DOUBTFUL, STABLE
+
+    texts = formatters(names, [c.metrics for c in shown])
+    heads = [Head("group"), Head("runs"), Head("stability"), Head("medoid", "left"), *(metric_head(n) for n in names)]
+    rows = []
+    for k, g in enumerate(found.groups, 1):
+        medoid = shown[g.medoid]
+        cells = [str(k), str(len(g.members)), f"{g.stability:.2f}", label(medoid.run, medoid.epoch)]
+        rows.append(Rows([[*cells, *(texts[n](medoid.metrics.get(n)) for n in names)]]))
+    print_table(heads, rows)
+    say()
+    loose = ": there is hardly any structure" if found.silhouette < 0.25 else ""
+    say(
+        f"Metrics are the medoid's, measured. Stability above {STABLE:g}: the group is there; below {DOUBTFUL:g}: do "
+        f"not believe it. Mean silhouette {found.silhouette:.2f}{loose}."
+    )
+    for k, g in enumerate(found.groups, 1):
+        say()
+        say(f"Group {k}, most typical first:")
+        listed(", ".join(shown[i].run for i in g.members))
+    if found.loners:
+        say()
+        say("Unlike all others, and in no group:")
+        listed(", ".join(shown[i].run for i in found.loners))
+    say()
+    if found.differences:
+        say("Hyperparameters that tell the groups apart, by group the median or most frequent value:")
+        say()
+        heads = [Head("hyperparameter", "left"), *(Head(f"group {k}") for k in range(1, len(found.groups) + 1))]
+        rows = []
+        for d in found.differences:
+            cells = [d.name]
+            for g in found.groups:
+                values = [v for i in g.members if (v := shown[i].hyperparameters.get(d.name)) is not None]
+                cells.append(value(_typical(values)) if values else "-")
+            rows.append(Rows([[*cells, f"{d.effect:.2f}", f"{d.p_value:.1g}"]]))
+        print_table([*heads, Head("effect"), Head("p")], rows)
+    else:
+        say("No hyperparameter tells the groups apart beyond chance.")
+    say()
+    if found.redundant:
+        say("Redundant runs (they end nearer to each other than a run moves in its last step):")
+        for rows_ in found.redundant[:_REDUNDANT]:
+            listed(", ".join(shown[i].run for i in rows_))
+        if len(found.redundant) > _REDUNDANT:
+            say(f"  and {len(found.redundant) - _REDUNDANT} more sets (--json lists them all)")
+    else:
+        say("No two runs end nearer to each other than a run moves in its last step.")
+
+
+def _typical(values: list[object]) -> object:
+    import statistics
+
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return statistics.median(numbers) if len(numbers) == len(values) else statistics.mode(values)
+
+
+def _draw(file: Path, points: Any, shown: list[Checkpoint], found: Clustering) -> None:
+    from sklearn.decomposition import PCA
+
+    from epsopt.studies.pictures import groups_figure, save_picture
+
+    grouped = [i for g in found.groups for i in g.members]
+    places = PCA(2).fit(points[grouped]).transform(points)
+    of = {i: k for k, g in enumerate(found.groups) for i in g.members} | dict.fromkeys(found.loners, -1)
+    labels = [f"group {k}: {len(g.members)} runs, stability {g.stability:.2f}" for k, g in enumerate(found.groups, 1)]
+    figure = groups_figure(
+        places, [of[i] for i in range(len(shown))], [g.medoid for g in found.groups], [c.run for c in shown], labels
+    )
+    save_picture(figure, file)

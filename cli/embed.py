@@ -1,0 +1,119 @@
+"""`epsopt embed`: a checkpoint's anchor embeddings, predicted and real, as a picture and as arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epsopt.cli.options import Options, common, seed_option
+from epsopt.zoo.errors import EpsoptError, UnreadableCheckpoint, UsageError
+
+if TYPE_CHECKING:
+    from epsopt.optimize.preview import Preview
+
+
+@click.command("embed")
+@click.argument("what", metavar="PATH|RUN[:EPOCH]|SHA256")
+@click.option("--save", type=click.Path(path_type=Path), help="Picture to write: .html, .png or .svg.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Arrays to write: .npz.")
+@click.option("--weights-only", is_flag=True, help="Do not run the project's embed hook on a file.")
+@seed_option
+@common
+def command(options: Options, what: str, save: Path | None, output: Path | None, weights_only: bool, seed: int) -> None:
+    """Preview a checkpoint's anchor embeddings: what the map predicts from its weights, beside the real ones.
+
+    Real embeddings come from the catalogue, or for a file that is not in it from the project's embed hook.
+    """
+    from epsopt.cli.output import print_json, say
+    from epsopt.cli.progress import working
+    from epsopt.cli.which import locate
+    from epsopt.cli.workspace import measured, open_workspace
+
+    if output is not None and output.suffix != ".npz":
+        raise UsageError(f"{output}: arrays are written as .npz")
+    with working("loading the map") as progress:
+        workspace = open_workspace(options)
+        with workspace.catalogue() as catalogue:
+            checkpoints = measured(catalogue)
+            import numpy as np
+
+            from epsopt.optimize.preview import preview
+            from epsopt.studies.maps import load_map
+            from epsopt.zoo.ingestion import read_fingerprints
+            from epsopt.zoo.records import Failure
+
+            surrogate, _ = load_map(catalogue)
+            located = locate(what, catalogue, checkpoints)
+            meant = located.checkpoint if located.checkpoint.id else None
+            real: Any = None
+            if meant is not None:
+                (real,) = catalogue.embeddings([meant.id])
+            elif workspace.project is not None and workspace.project.embed is not None and not weights_only:
+                (read,) = read_fingerprints([Path(what)], catalogue, embed=workspace.project.embed)
+                if isinstance(read, Failure):
+                    raise UnreadableCheckpoint(read.path, read.reason)
+                real = read.embedding
+            known = [e for e in catalogue.embeddings([c.id for c in checkpoints[:: max(1, len(checkpoints) // 64)]])
+                     if e is not None]  # fmt: skip
+        progress("drawing", None)
+        predicted = surrogate.decode_embeddings(surrogate.encode([located.fingerprint]))[0].double().numpy()
+        if real is not None and (real.shape != predicted.shape or not np.isfinite(real).all()):
+            real = None
+        ball = bool(known) and max(float(np.nanmax(np.linalg.norm(e, axis=1))) for e in known) < 1.0
+        shown = preview(predicted, real, ball=ball, seed=seed)
+        if output is not None:
+            _write(output, shown)
+        if save is not None:
+            from epsopt.studies.pictures import preview_figure, save_picture
+
+            save_picture(preview_figure(f"Anchor embeddings of {located.title}", shown), save)
+    if options.json:
+        print_json(
+            {
+                "of": located.title,
+                "sha256": located.checkpoint.sha256,
+                "anchors": len(shown.predicted),
+                "dimensions": shown.predicted.shape[1],
+                "ball": ball,
+                "real": shown.real is not None,
+                "cosine": shown.cosine,
+                "distance_correlation": shown.distance_correlation,
+                "explained": shown.explained,
+                "picture": None if save is None else str(save),
+                "arrays": None if output is None else str(output),
+                "trained_on": surrogate.trained_on,
+            }
+        )
+        return
+    space = "the Poincaré ball" if ball else "Euclidean space"
+    say(f"{located.title}: {len(shown.predicted)} anchors in {shown.predicted.shape[1]} dimensions ({space})")
+    if shown.real is None:
+        say("Only predicted embeddings: the real ones are not known (hooks.embed gives them when runs are ingested).")
+    else:
+        say(
+            f"Predicted from its weights, against the real ones: mean cosine {shown.cosine:.3f}, rank correlation of "
+            f"the distances between anchors {shown.distance_correlation:.3f}."
+        )
+        if meant is not None and meant.sha256 in surrogate.memory.keys:
+            say("Careful: the map has learned from this very checkpoint, so its prediction is better than on new ones.")
+    for kind, file in (("picture", save), ("arrays", output)):
+        if file is not None:
+            say(f"The {kind} {'are' if kind == 'arrays' else 'is'} in {file}.")
+    if save is None and output is None:
+        say("--save FILE.png draws them, --output FILE.npz writes them.")
+
+
+def _write(file: Path, shown: Preview) -> None:
+    import numpy as np
+
+    arrays = {"predicted": shown.predicted}
+    if shown.real is not None:
+        arrays["real"] = shown.real
+    for name, sets in (("pca", shown.pca), ("tsne", shown.tsne), ("disc", shown.disc or {})):
+        arrays |= {f"{name}_{kind}": points for kind, points in sets.items()}
+    try:
+        np.savez(file, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise EpsoptError(f"{file}: could not be written: {error.strerror or error}") from error

@@ -1,0 +1,231 @@
+"""`epsopt trajectory`: the path of a run over the map, and where it will end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from epsopt.cli.options import Options, common, level_option, seed_option
+from epsopt.zoo.errors import EmptyCatalogue, UsageError
+
+if TYPE_CHECKING:
+    from epsopt.optimize.outlook import Outlook, RunForecast
+    from epsopt.optimize.trajectory import Motion, RunPath
+
+
+@click.command("trajectory")
+@click.argument("run", metavar="RUN")
+@click.option("--first", "-n", type=click.IntRange(min=0), help="Only its first N checkpoints, 0: none of them.")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Epochs that it will have.")
+@click.option("--save", type=click.Path(path_type=Path), help="Picture to write: .html, .png or .svg.")
+@level_option
+@seed_option
+@common
+def command(
+    options: Options,
+    run: str,
+    first: int | None,
+    epochs: float | None,
+    save: Path | None,
+    level: float,
+    seed: int,
+) -> None:
+    """Show a run's path over the map, and forecast its final metrics from its checkpoints so far.
+
+    With --first 0 its hyperparameters alone are asked. The forecast learns from the other finished runs; where a plain
+    baseline was better on runs left out, that one answers, and the output says which.
+    """
+    from epsopt.cli.output import note, print_json, say
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import measured, open_workspace
+
+    with working("loading the map") as progress:
+        workspace = open_workspace(options)
+        with workspace.catalogue() as catalogue:
+            checkpoints = measured(catalogue)
+            from epsopt.optimize.outlook import fit_outlook
+            from epsopt.optimize.space import infer_space
+            from epsopt.optimize.trajectory import median_speed, motion, run_paths
+            from epsopt.studies.maps import load_map
+
+            surrogate, _ = load_map(catalogue)
+            latents = surrogate.encode(catalogue.fingerprints([c.id for c in checkpoints]))
+        paths = run_paths(surrogate, checkpoints, latents)
+        whole = _named(run, paths)
+        so_far = whole if first is None else whole.first(first)
+        others = [p for p in paths if p.name != whole.name]
+        moved = motion(so_far, median_speed(others)) if len(so_far) else None
+        outlook = forecast = reason = None
+        progress("learning from the other runs", None)
+        try:
+            space = workspace.project.space if workspace.project and workspace.project.space else None
+            outlook = fit_outlook(
+                surrogate, space or infer_space([p.config for p in others if len(p) > 1]), others, seed
+            )
+        except (EmptyCatalogue, UsageError) as error:
+            reason = str(error)
+        if outlook is not None:
+            forecast = outlook.forecast(so_far, total=epochs, level=level, seed=seed)
+        if save is not None:
+            _draw(save, so_far, whole, latents, surrogate.metric_names, forecast)
+    if options.json:
+        print_json(_document(so_far, whole, moved, forecast, outlook, surrogate.metric_names, level, reason))
+        return
+    _show(so_far, moved)
+    if forecast is None or outlook is None:
+        note(f"there is no forecast: {reason}")
+    else:
+        _show_forecast(forecast, outlook, so_far, whole, level)
+    if save is not None:
+        say()
+        say(f"The picture is in {save}.")
+
+
+def _named(run: str, paths: list[RunPath]) -> RunPath:
+    import difflib
+
+    for path in paths:
+        if path.name == run.rstrip("/"):
+            return path
+    close = difflib.get_close_matches(run, [p.name for p in paths], n=1)
+    hint = f"did you mean {close[0]}?" if close else "'epsopt pareto --json' names runs"
+    raise UsageError(f"the catalogue has no run {run}: {hint}")
+
+
+def _document(
+    path: RunPath,
+    whole: RunPath,
+    moved: Motion | None,
+    forecast: RunForecast | None,
+    outlook: Outlook | None,
+    names: tuple[str, ...],
+    level: float,
+    reason: str | None,
+) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "run": path.name,
+        "epochs": path.epochs.tolist(),
+        "n_left_out": len(whole) - len(path),
+        "level": level,
+        "motion": None,
+        "forecast": None,
+        "no_forecast_because": reason,
+    }
+    if moved is not None:
+        out["motion"] = {
+            "length": moved.length,
+            "displacement": moved.displacement,
+            "straightness": moved.straightness,
+            "direction": moved.direction.tolist(),
+            "speed": moved.speed.tolist(),
+            "turning": moved.turning.tolist(),
+            "curvature": moved.curvature.tolist(),
+            "relative_speed": moved.relative_speed,
+            "stagnant_since": moved.stagnant_since,
+        }
+    if forecast is not None and outlook is not None:
+        stage = min(outlook.errors, key=lambda e: abs(e.progress - forecast.progress))
+        out["forecast"] = {
+            "epochs": forecast.total,
+            "progress": forecast.progress,
+            "metrics": [
+                {
+                    "name": name,
+                    "value": forecast.point[j],
+                    "low": forecast.low[j],
+                    "high": forecast.high[j],
+                    "answered_by": forecast.answered_by[name],
+                    "weights": forecast.weights[name],
+                    "errors": stage.errors[name],
+                    "measured": whole.metrics[-1, j] if len(whole) > len(path) else None,
+                }
+                for j, name in enumerate(names)
+            ],
+        }
+    return out
+
+
+def _show(path: RunPath, moved: Motion | None) -> None:
+    from epsopt.cli.output import say
+
+    if moved is None:
+        say(f"{path.name}, not begun: its hyperparameters alone.")
+        return
+    say(f"{path.name}: {len(path)} checkpoints, epochs {path.epochs[0]:g} to {path.epochs[-1]:g}")
+    if len(path) < 2:
+        return
+    say()
+    say(
+        f"Path on the map: length {moved.length:.2f}, from end to end {moved.displacement:.2f} "
+        f"(straightness {moved.straightness:.2f}); latest speed {moved.speed[-1]:.3f} an epoch, "
+        f"{moved.relative_speed:.2g} times the median of the other runs' steps."
+    )
+    if len(moved.turning) and moved.turning[-1] == moved.turning[-1]:
+        say(f"It last turned by {moved.turning[-1] * 57.2958:.0f} degrees (curvature {moved.curvature[-1]:.2g}).")
+    if moved.stagnant_since is not None:
+        say(f"It stands still: since epoch {moved.stagnant_since:g} it has hardly moved.")
+
+
+def _show_forecast(forecast: RunForecast, outlook: Outlook, path: RunPath, whole: RunPath, level: float) -> None:
+    from epsopt.cli.describe import formatters
+    from epsopt.cli.output import Head, Rows, print_table, say
+
+    names = outlook.metric_names
+    now = path.metrics[-1] if len(path) else [float("nan")] * len(names)
+    truth = whole.metrics[-1] if len(whole) > len(path) else None
+    shown = [dict(zip(names, map(float, v), strict=True)) for v in (forecast.low, forecast.point, forecast.high, now)]
+    texts = formatters(names, shown)
+    heads = [Head("metric", "left"), Head("now"), Head("forecast"), Head(f"{level:.0%} interval".replace("%", " %"))]
+    if truth is not None:
+        heads.append(Head("measured\nlater"))
+    heads += [Head("error on\nruns left out"), Head("answered by", "left")]
+    stage = min(outlook.errors, key=lambda e: abs(e.progress - forecast.progress))
+    rows = []
+    for j, name in enumerate(names):
+        text = texts[name]
+        row = [
+            name,
+            text(float(now[j])),
+            text(forecast.point[j]),
+            f"[{text(forecast.low[j])}, {text(forecast.high[j])}]",
+        ]
+        if truth is not None:
+            row.append(text(float(truth[j])))
+        row += [text(stage.errors[name][forecast.answered_by[name]]), forecast.answered_by[name]]
+        rows.append(Rows([row]))
+    say()
+    say(f"At epoch {forecast.total:g}, {forecast.progress:.0%} of which are done (forecast, not measured):")
+    say()
+    print_table(heads, rows)
+    say()
+    for name in names:
+        if forecast.answered_by[name] == "stack":
+            parts = sorted(forecast.weights[name].items(), key=lambda w: -w[1])
+            say(f"{name}: " + ", ".join(f"{part} {weight:.0%}" for part, weight in parts))
+
+
+def _draw(
+    file: Path,
+    path: RunPath,
+    whole: RunPath,
+    latents: Any,
+    names: tuple[str, ...],
+    forecast: RunForecast | None,
+) -> None:
+    from sklearn.decomposition import PCA
+
+    from epsopt.studies.pictures import path_figure, save_picture
+
+    plane = PCA(2).fit(latents.numpy())
+    places = plane.transform((path if len(path) else whole.first(1)).z.numpy())
+    curves = {n: (path.epochs.tolist(), path.metrics[:, j].tolist()) for j, n in enumerate(names)}
+    ends = {} if forecast is None else {
+        n: (forecast.total, float(forecast.low[j]), float(forecast.point[j]), float(forecast.high[j]))
+        for j, n in enumerate(names)
+    }  # fmt: skip
+    figure = path_figure(
+        path.name, plane.transform(latents.numpy()), places, path.epochs.tolist() or [0.0], curves, ends
+    )
+    save_picture(figure, file)

@@ -1,0 +1,215 @@
+"""Continual learning: new checkpoints refine a fitted map instead of starting over.
+
+Encoder and heads go on from where they are, on old and new checkpoints together, so that nothing is forgotten; views,
+scales and the encoder's start stay, so that z keeps its orientation and yesterday's picture is still right. New runs
+are predicted *before* they are learned from: the test on held-out runs, and what intervals are recalibrated with.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from epsopt.surrogate.baselines import median_baseline, statistics_baseline
+from epsopt.surrogate.dataset import TrainingSet
+from epsopt.surrogate.head import thin
+from epsopt.surrogate.network import load_network
+from epsopt.surrogate.surrogate import Memory, Prediction, Surrogate
+from epsopt.surrogate.trained import as_examples
+from epsopt.surrogate.training import Recipe, train_network
+from epsopt.surrogate.validation import MetricValidation, Validation, constant_width
+from epsopt.surrogate.views import kinds_of
+from epsopt.zoo.errors import UsageError
+
+STEPS = 80
+"""Optimiser steps of a refinement: a third of a fit's (benchmarks/refine.py)."""
+_RATE = 0.3  # of the fit's learning rates: it starts near where it will end
+GROWTH = 2.0
+"""A zoo that has grown by this factor since its last fit is fitted anew: its views and scales were chosen on too
+little."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What a refinement changed.
+
+    Attributes:
+        new_runs: runs that the old map had not seen.
+        new_checkpoints: checkpoints that it had not seen.
+        drift: how far the old checkpoints moved in the latent space, root mean square, as a share of their spread
+            around their mean.
+        seconds: what it took.
+    """
+
+    new_runs: int
+    new_checkpoints: int
+    drift: float
+    seconds: float
+
+
+def refinable(old: Surrogate, train: TrainingSet) -> str | None:
+    """Say why a map cannot be refined with a training set; None: it can.
+
+    Args:
+        old: the fitted map.
+        train: everything known now.
+    """
+    known = dict(zip(old.memory.keys, old.memory.metrics, strict=True))
+    rows = {key: i for i, key in enumerate(train.keys)}
+    if old.metric_names != train.metric_names:
+        return "the metrics are not the same"
+    if any(key not in rows for key in known):
+        return "some of its checkpoints are gone"
+    shared = [rows[key] for key in known]
+    scaled = np.stack([t.forward(train.metrics[:, j]) for j, t in enumerate(old.transforms)], axis=1)[shared]
+    before = torch.stack(list(known.values())).numpy()
+    if not np.allclose(scaled, before, atol=1e-4, equal_nan=True):
+        return "metrics of its checkpoints have changed"
+    kinds = set(old.tokenizer.kinds)
+    if any(not kinds.intersection(kinds_of(f)) for key, f in zip(train.keys, train.fingerprints, strict=True)
+           if key not in known):  # fmt: skip
+        return "there are checkpoints of another architecture"
+    embedded = train.embeddings is not None and bool(np.isfinite(train.embeddings).any())
+    if embedded != (old.embedding_scale is not None) or (
+        old.embedding_scale is not None
+        and train.embeddings is not None
+        and train.embeddings.shape[1:] != tuple(old.embedding_scale[0].shape)
+    ):
+        return "its anchor embeddings are not the same"
+    return None
+
+
+def refine(
+    old: Surrogate,
+    validation: Validation,
+    train: TrainingSet,
+    *,
+    trained_on: str,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+) -> tuple[Surrogate, Validation, Refinement]:
+    """Refine a fitted map with what is new.
+
+    Args:
+        old: the fitted map.
+        validation: what it was validated with.
+        train: everything known now, the old map's checkpoints among it.
+        trained_on: identity of the result (:func:`epsopt.surrogate.fitting.fit_key`).
+        seed: of batches.
+        recipe: how the map was trained; steps and rates are lowered here.
+
+    Returns:
+        The refined map; its validation, in which every run was predicted by a map that had not seen it (the old runs by
+        the folds of the last fit, the new ones by the old map); and what changed.
+
+    Raises:
+        UsageError: :func:`refinable` says why not.
+    """
+    started = time.monotonic()
+    if (reason := refinable(old, train)) is not None:
+        raise UsageError(f"the map cannot be refined: {reason}; fit it from scratch")
+    recipe = recipe or Recipe()
+    shorter = replace(
+        recipe,
+        steps=max(recipe.steps * STEPS // Recipe().steps, 1),
+        learning_rate=recipe.learning_rate * _RATE,
+        encoder_rate=recipe.encoder_rate * _RATE,
+    )
+    known = set(old.memory.keys)
+    seen = np.array([key in known for key in train.keys])
+    fresh = np.flatnonzero(~seen & ~np.isin(train.runs, train.runs[seen]))
+    scores, validation = _predict_before_learning(old, validation, train, fresh, seed)
+    examples = as_examples(train, old.tokenizer, old.transforms, old.embedding_scale)
+    with torch.random.fork_rng():
+        network = load_network(old.network.shape, old.network.state_dict())
+        network.requires_grad_(requires_grad=True)
+        train_network(network, examples, shorter, seed, trained=True)
+        network.requires_grad_(requires_grad=False)
+    with torch.no_grad():
+        latents = network.encode(examples.tokens)[0]
+    memory = Memory(
+        keys=train.keys,
+        latents=latents,
+        metrics=examples.metrics,
+        runs=torch.from_numpy(train.runs),
+        lineages=torch.from_numpy(train.lineages),
+        head_rows=torch.from_numpy(thin(train.runs)),
+    )
+    refined = replace(old, network=network, memory=memory, scores=scores, trained_on=trained_on)
+    seconds = time.monotonic() - started
+    change = Refinement(len(np.unique(train.runs[fresh])), int((~seen).sum()), drift(old, refined), seconds)
+    return refined, replace(validation, seconds=seconds), change
+
+
+def drift(old: Surrogate, new: Surrogate) -> float:
+    """How far checkpoints that both maps know moved, root mean square, as a share of their spread; NaN without any."""
+    places = {key: i for i, key in enumerate(new.memory.keys)}
+    pairs = [(i, places[key]) for i, key in enumerate(old.memory.keys) if key in places]
+    if not pairs:
+        return float("nan")
+    before, after = (m.memory.latents[[p[k] for p in pairs]].double() for k, m in enumerate((old, new)))
+    spread = (before - before.mean(dim=0)).square().sum(dim=1).mean()
+    return float(((after - before).square().sum(dim=1).mean() / spread.clamp(min=1e-12)).sqrt())
+
+
+def _predict_before_learning(
+    old: Surrogate, validation: Validation, train: TrainingSet, fresh: NDArray[np.int64], seed: int
+) -> tuple[tuple[torch.Tensor, ...], Validation]:
+    """Scores for the intervals, and the validation, with the runs that the old map has not seen."""
+    seen = train.take(np.setdiff1d(np.arange(len(train)), fresh))
+    both = replace(validation, n_runs=train.n_runs, n_checkpoints=len(train))
+    if len(fresh) == 0:
+        return old.scores, both
+    part = train.take(fresh)
+    z = old.encode(part.fingerprints, part.embeddings)
+    predicted = old.predict(z, validation.level)
+    with torch.no_grad():
+        mean, deviation = (t.numpy() for t in old.moments(z))
+    _, which, counts = np.unique(part.runs, return_inverse=True, return_counts=True)
+    weights = 1.0 / counts[which]
+    scores = []
+    for j, (transform, before) in enumerate(zip(old.transforms, old.scores, strict=True)):
+        # moments() is widened so that 1.645 deviations cover 90 %: back to the deviations that scores are counted in.
+        residual = np.abs(transform.forward(part.metrics[:, j]) - mean[:, j])
+        known = np.isfinite(residual)
+        added = np.stack([(residual / deviation[:, j] * old.widening(j))[known], weights[known]])
+        scores.append(torch.cat([before, torch.from_numpy(added).float()], dim=1))
+    metrics = tuple(_pooled(m, j, seen, part, predicted, seed) for j, m in enumerate(validation.metrics))
+    return tuple(scores), replace(both, metrics=metrics)
+
+
+def _pooled(
+    before: MetricValidation, j: int, seen: TrainingSet, part: TrainingSet, predicted: Prediction, seed: int
+) -> MetricValidation:
+    """One metric's validation over the old map's held-out rows and the new runs' together."""
+    y = part.metrics[:, j]
+    known = np.isfinite(y)
+    n = int(known.sum())
+    if n == 0:
+        return before
+    one, other = (
+        replace(p, metric_names=p.metric_names[j : j + 1], metrics=p.metrics[:, j : j + 1]) for p in (seen, part)
+    )
+    low, high = predicted.low[known, j], predicted.high[known, j]
+    median = median_baseline(one, other)[known, 0]
+    share = n / (n + before.n)
+
+    def both(old: float, new: float) -> float:
+        return (1.0 - share) * old + share * float(new)
+
+    return MetricValidation(
+        name=before.name,
+        error=both(before.error, np.abs(predicted.point[known, j] - y[known]).mean()),
+        median_error=both(before.median_error, np.abs(median - y[known]).mean()),
+        statistics_error=both(
+            before.statistics_error, np.abs(statistics_baseline(one, other, seed=seed)[known, 0] - y[known]).mean()
+        ),
+        coverage=both(before.coverage, ((y[known] >= low) & (y[known] <= high)).mean()),
+        width=both(before.width, (high - low).mean()),
+        median_width=both(before.median_width, constant_width(y[known], float(np.median(y[known])), predicted.level)),
+        n=n + before.n,
+    )

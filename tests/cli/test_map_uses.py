@@ -1,0 +1,111 @@
+"""What a person sees of trajectories, groups, samples and embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from epsopt.studies import maps
+from epsopt.surrogate import fit
+from epsopt.zoo import Catalogue
+
+from .conftest import QUICK, check, quick_baseline
+
+
+def test_a_trajectory_says_what_is_forecast_and_what_was_measured(project):
+    document = project("trajectory", "run_000", "--first", "2", "--json").document
+    assert document["epochs"] == [1.0, 2.0]
+    assert document["n_left_out"] == 1
+    assert len(document["motion"]["speed"]) == 1
+    measured = {m["name"]: m["measured"] for m in document["forecast"]["metrics"]}
+    front = project("nearest", "run_001:3", "-k", "40", "--json").document["nearest"]
+    assert measured == next(n["metrics"] for n in front if (n["run"], n["epoch"]) == ("run_000", 3))
+    for m in document["forecast"]["metrics"]:
+        assert m["low"] <= m["value"] <= m["high"]
+        assert m["errors"][m["answered_by"]] == min(m["errors"].values())
+    assert "forecast, not measured" in project("trajectory", "run_000", "--first", "2").out
+
+
+def test_hyperparameters_alone_are_forecast_too(project):
+    document = project("trajectory", "run_003", "--first", "0", "--json").document
+    check("trajectory", document)
+    assert document["motion"] is None
+    assert document["forecast"]["progress"] == 0.0
+    assert {m["answered_by"] for m in document["forecast"]["metrics"]} <= {
+        "hyperparameters", "stack", "carry-forward", "linear extrapolation", "curve",
+    }  # fmt: skip
+
+
+def test_a_forecast_learns_nothing_from_the_run_itself(project):
+    whole = project("trajectory", "run_002", "--first", "1", "--json").document["forecast"]
+    assert whole["epochs"] == 3.0
+    assert len({m["measured"] for m in whole["metrics"]} & {m["value"] for m in whole["metrics"]}) == 0
+
+
+def test_an_unknown_run_is_named_with_the_nearest_one(project):
+    result = project("trajectory", "run_00")
+    assert result.status == 2
+    assert "did you mean run_00" in result.err
+
+
+def test_pictures_are_drawn_by_themselves(project, tmp_path):
+    for name, arguments in {"path": ["trajectory", "run_000"], "groups": ["cluster", "-k", "2"]}.items():
+        file = tmp_path / f"{name}.html"
+        assert project(*arguments, "--save", file).status == 0
+        text = file.read_text(encoding="utf-8")
+        assert "run_000" in text
+        assert "<script src" not in text
+    result = project("cluster", "-k", "2", "--save", tmp_path / "groups.gif")
+    assert result.status == 2
+    assert ".html, .png or .svg" in result.err
+
+
+def test_groups_name_every_run_once(project):
+    document = project("cluster", "-k", "2", "--json").document
+    named = [run for g in document["groups"] for run in g["runs"]] + document["loners"]
+    assert len(named) == len(set(named)) == document["n_runs"]
+    for g in document["groups"]:
+        assert g["runs"][0] == g["medoid"]["run"]
+    assert project("cluster", "-k", "40").status == 2
+
+
+def test_samples_say_that_they_are_predicted_and_targets_are_needed(project):
+    assert "Predicted, not evaluated" in " ".join(project("sample", "--target-coverage", "0.3").out.split())
+    none = project("sample", "--target-rad-hier", "-7", "--target-coverage", "1")
+    assert none.status == 0
+    assert "No point of the trust region" in none.out
+    bare = project("sample")
+    assert bare.status == 2
+    assert "--target-coverage" in bare.err
+
+
+@pytest.fixture
+def embedded(project, copy):
+    """The project with a map that has an embedding head of made-up embeddings: only their shape matters here."""
+    mine = copy(project)
+    with Catalogue(f"sqlite:///{mine.folder / 'epsopt.db'}") as catalogue, quick_baseline():
+        train = maps.training_set(catalogue)
+        ball = 0.9 * np.random.default_rng(0).uniform(-0.5, 0.5, (1, 20, 4)).astype(np.float32)
+        surrogate, validation = fit(replace(train, embeddings=np.repeat(ball, len(train), 0)), recipe=QUICK, folds=2)
+        data, meta = surrogate.to_bytes()
+        catalogue.put_artifact("surrogate", "embedded", data, {**meta, "validation": asdict(validation)})
+    return mine
+
+
+def test_embeddings_are_previewed_even_where_only_predicted_ones_are_known(embedded, tmp_path):
+    arrays = tmp_path / "embedding.npz"
+    result = embedded("embed", "run_000:2", "--output", arrays, "--save", tmp_path / "e.html", "--json")
+    assert result.status == 0, result.err
+    check("embed", result.document)
+    assert (result.document["anchors"], result.document["dimensions"], result.document["real"]) == (20, 4, False)
+    assert np.load(arrays)["pca_predicted"].shape == (20, 2)
+    assert "Only predicted embeddings" in embedded("embed", "run_000:2").out
+    assert embedded("embed", "run_000", "--output", tmp_path / "e.csv").status == 2
+
+
+def test_a_map_without_embeddings_says_how_to_get_them(project):
+    result = project("embed", "run_000:2")
+    assert result.status == 2
+    assert "hooks.embed" in result.err
