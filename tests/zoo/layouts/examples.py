@@ -440,3 +440,14 @@ WRITERS: dict[str, Callable[[Path], Example]] = {
     "wandb": wandb,
     "tensorboard": tensorboard,
 }
+
+_WRITTEN: dict[str, Example] = {}
+
+
+def written(name: str, factory: pytest.TempPathFactory) -> Example:
+    """Have a framework write its folder, once for all tests; it is not to be written to."""
+    if name not in _WRITTEN:
+        folder = factory.mktemp(name) / "work"
+        folder.mkdir()
+        _WRITTEN[name] = WRITERS[name](folder)
+    return _WRITTEN[name]
