@@ -89,9 +89,9 @@ def varying(checkpoints: Sequence[Checkpoint]) -> list[str]:
 
 def list_runs(checkpoints: Iterable[Measured], names: Sequence[str]) -> None:
     """Print the hyperparameters that set each checkpoint's run apart, and the checkpoints' files; nothing twice."""
-    runs: dict[str, list[Measured]] = {}
+    runs: dict[tuple[str, str], list[Measured]] = {}
     for c in {c.sha256: c for c in checkpoints}.values():
-        runs.setdefault(str(Path(c.path).parent), []).append(c)
+        runs.setdefault((c.run, repr(sorted(c.hyperparameters.items()))), []).append(c)
     for members in runs.values():
         known = [
             f"{n} {value(v)}" for n in names if (v := members[0].hyperparameters.get(n)) is not None

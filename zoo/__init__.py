@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from epsopt.zoo.reading.source import Limits
     from epsopt.zoo.reading.weights import load_weights
     from epsopt.zoo.records import Checkpoint, Failure, Lineage, Run
+    from epsopt.zoo.sheets import Entry, Sheet
     from epsopt.zoo.verification import Verification, verify
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointContents",
     "EmptyCatalogue",
+    "Entry",
     "EpsoptError",
     "Failure",
     "Fingerprint",
@@ -42,6 +44,7 @@ __all__ = [
     "Limits",
     "Lineage",
     "Run",
+    "Sheet",
     "UnreadableCheckpoint",
     "UsageError",
     "Verification",
@@ -65,6 +68,8 @@ _LATER = {
     "Limits": "reading.source",
     "Lineage": "records",
     "Run": "records",
+    "Entry": "sheets",
+    "Sheet": "sheets",
     "load_weights": "reading.weights",
     "read_fingerprints": "ingestion",
     "ingest": "ingestion",

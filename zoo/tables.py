@@ -69,7 +69,8 @@ checkpoints = Table(
 told = Table(
     "epsopt_told",
     metadata,
-    Column("run_id", ForeignKey("epsopt_runs.id"), primary_key=True),
+    # Cascading, since versions from before this table delete runs without a thought of it.
+    Column("run_id", ForeignKey("epsopt_runs.id", ondelete="CASCADE"), primary_key=True),
     Column("state", String(64), nullable=False),  # digest of the files' identities and the checkpoints they speak of
     Column("hyperparameters", Text, nullable=False),  # JSON
     Column("metrics", Text, nullable=False),  # JSON: by the checkpoint's SHA-256

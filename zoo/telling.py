@@ -128,7 +128,7 @@ def ask_beside(
     questions, whose = [], []
     for i, (found, positions) in enumerate(runs):
         for layout, files in found.files.items():
-            header = {
+            header: dict[str, Any] = {
                 "kind": "tell",
                 "layout": layout,
                 "files": [str(path) for path, _ in files],

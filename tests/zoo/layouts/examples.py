@@ -89,14 +89,14 @@ def plain_with_files(folder: Path) -> Example:
     )
 
 
-def lightning(folder: Path) -> Example:
-    """Two versions of three epochs with the CSV logger, every epoch kept, and last.ckpt."""
+def _fit(lr: float, logger: Any) -> Any:
+    """Train three epochs with Lightning and any logger, every epoch kept, and last.ckpt; return the Trainer."""
     pl = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
     import logging
 
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     from pytorch_lightning.callbacks import ModelCheckpoint
-    from pytorch_lightning.loggers import CSVLogger
 
     class Model(pl.LightningModule):
         def __init__(self, lr: float, width: int = 4) -> None:
@@ -116,22 +116,35 @@ def lightning(folder: Path) -> Example:
             return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
 
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(8, 3)), batch_size=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = pl.Trainer(
+            max_epochs=3,
+            logger=logger,
+            callbacks=[ModelCheckpoint(save_top_k=-1, save_last=True)],
+            accelerator="cpu",
+            log_every_n_steps=2,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(Model(lr), data, data)
+    return trainer
+
+
+def _accuracies(run: str, lr: float) -> dict[tuple[str, int | None], dict[str, float]]:
+    return {(run, epoch): {"val/acc": 0.25 * (epoch + 1) + lr} for epoch in range(3)}
+
+
+def lightning(folder: Path) -> Example:
+    """Two versions with the CSV logger."""
+    pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
+    from pytorch_lightning.loggers import CSVLogger
+
+    names = {f"lightning_logs/version_{v}": lr for v, lr in enumerate((0.5, 0.125))}
     expected: dict[tuple[str, int | None], dict[str, float]] = {}
-    for version, lr in enumerate((0.5, 0.125)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trainer = pl.Trainer(
-                max_epochs=3,
-                logger=CSVLogger(folder),
-                callbacks=[ModelCheckpoint(save_top_k=-1, save_last=True)],
-                accelerator="cpu",
-                log_every_n_steps=2,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
-            trainer.fit(Model(lr), data, data)
-        for epoch in range(3):
-            expected[f"lightning_logs/version_{version}", epoch] = {"val/acc": 0.25 * (epoch + 1) + lr}
+    for name, lr in names.items():
+        _fit(lr, CSVLogger(folder))
+        expected |= _accuracies(name, lr)
     first = folder / "lightning_logs" / "version_0"
 
     def grow(root: Path) -> dict[tuple[str, int | None], dict[str, float]]:
@@ -143,15 +156,38 @@ def lightning(folder: Path) -> Example:
         file.write_text("\n".join([header, *rows, ",".join(row.get(c, "") for c in columns)]) + "\n")
         return {**expected, ("lightning_logs/version_0", 2): {"val/acc": 0.875}}
 
-    return Example(
-        folder,
-        {"lightning": 2},
-        {f"lightning_logs/version_{v}": {"lr": lr, "width": 4} for v, lr in enumerate((0.5, 0.125))},
-        expected,
-        (first / "hparams.yaml", first / "metrics.csv"),
-        grow,
-        aliases=2,
-    )
+    told = {name: {"lr": lr, "width": 4} for name, lr in names.items()}
+    sides = (first / "hparams.yaml", first / "metrics.csv")
+    return Example(folder, {"lightning": 2}, told, expected, sides, grow, aliases=2)
+
+
+def lightning_tensorboard(folder: Path) -> Example:
+    """One version with the TensorBoard logger, which Lightning takes by itself where it finds TensorBoard."""
+    pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    _fit(0.5, TensorBoardLogger(folder))
+    name = "lightning_logs/version_0"
+    side = next((folder / name).glob("events.*"))
+    told = {name: {"lr": 0.5, "width": 4}}
+    return Example(folder, {"lightning + tensorboard": 1}, told, _accuracies(name, 0.5), (side,), aliases=1)
+
+
+def lightning_wandb(folder: Path) -> Example:
+    """One offline run with W&B's logger: checkpoints in PROJECT/ID, everything else in wandb/…-ID."""
+    pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    from pytorch_lightning.loggers import WandbLogger
+
+    settings = wandb.Settings(silent=True, console="off", x_disable_stats=True)
+    logger = WandbLogger(project="p", save_dir=folder, offline=True, settings=settings)
+    name = f"p/{logger.experiment.id}"
+    _fit(0.5, logger)
+    wandb.finish()
+    (side,) = folder.glob("wandb/offline-run-*/*.wandb")
+    told = {name: {"lr": 0.5, "width": 4}}
+    return Example(folder, {"lightning + wandb": 1}, told, _accuracies(name, 0.5), (side,), aliases=1)
 
 
 HYDRA = """
@@ -395,6 +431,8 @@ def tensorboard(folder: Path) -> Example:
 WRITERS: dict[str, Callable[[Path], Example]] = {
     "plain": plain_with_files,
     "lightning": lightning,
+    "lightning-tensorboard": lightning_tensorboard,
+    "lightning-wandb": lightning_wandb,
     "hydra": hydra,
     "hugging-face": hugging_face,
     "mlflow": mlflow,
@@ -402,3 +440,14 @@ WRITERS: dict[str, Callable[[Path], Example]] = {
     "wandb": wandb,
     "tensorboard": tensorboard,
 }
+
+_WRITTEN: dict[str, Example] = {}
+
+
+def written(name: str, factory: pytest.TempPathFactory) -> Example:
+    """Have a framework write its folder, once for all tests; it is not to be written to."""
+    if name not in _WRITTEN:
+        folder = factory.mktemp(name) / "work"
+        folder.mkdir()
+        _WRITTEN[name] = WRITERS[name](folder)
+    return _WRITTEN[name]

@@ -17,17 +17,7 @@ from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.ingestion import ingest, read_fingerprints
 from epsopt.zoo.layouts.known import BY_NAME
 
-from .examples import WRITERS, Example
-
-_WRITTEN: dict[str, Example] = {}
-
-
-def written(name: str, factory: pytest.TempPathFactory) -> Example:
-    if name not in _WRITTEN:
-        folder = factory.mktemp(name) / "work"
-        folder.mkdir()
-        _WRITTEN[name] = WRITERS[name](folder)
-    return _WRITTEN[name]
+from .examples import WRITERS, Example, written
 
 
 @pytest.fixture(params=WRITERS)
