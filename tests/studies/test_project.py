@@ -292,3 +292,18 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
 
 def test_a_hole_takes_any_name_that_a_config_may_have():
     assert render_command(("{optim/lr}", "{3x}", "{a.b-c}"), {"optim/lr": 1, "3x": 2, "a.b-c": 3}, "o") == list("123")
+
+
+def test_the_checkpoint_to_start_from_has_an_argument_that_can_be_left_out():
+    command = ("train", "{out}", ("--init-from", "{init_from}"))
+    assert render_command(command, {}, "run") == ["train", "run"]
+    assert render_command(command, {}, "run", "/a b.pt") == ["train", "run", "--init-from", "/a b.pt"]
+    assert render_command(command, {"init_from": "/past.pt"}, "run") == ["train", "run"]
+    with pytest.raises(UsageError, match="no place for the checkpoint"):
+        render_command(("train",), {}, "run", "/a.pt")
+
+
+def test_an_argument_for_the_start_that_cannot_be_left_out_is_refused(tmp_path):
+    (tmp_path / "epsopt.toml").write_text('[train]\ncommand = ["train", "--init-from={init_from}"]\n')
+    with pytest.raises(UsageError, match=r'"--init-from=\{init_from\}" holds \{init_from\}.*dropped as a whole'):
+        load_project(tmp_path)
