@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -289,41 +290,59 @@ def databases(kind: str, out: Path) -> Iterator[Callable[[str, Path], str]]:
         server.cleanup()
 
 
-def run(kind: str, options: argparse.Namespace) -> bool:
-    """Do all trials on one kind of database and print what was found."""
+WRONG = ("completed lost", "completed twice", "left running", "wrong retries", "failed otherwise", "programs left")
+
+
+def run(kind: str, options: argparse.Namespace) -> None:
+    """Do what is not done yet of all trials on one kind of database."""
     with databases(kind, options.out) as url:
-        all_trials = Trials(kind, url, options.out)
-        (hostile,) = all_trials.repeat("hostile", 1, all_trials.hostile)
-        rounds = [min(KILLS_A_ROUND, options.kills - done) for done in range(0, options.kills, KILLS_A_ROUND)]
-        a_round = all_trials.killed_workers(rounds[0], min(QUEUED_A_ROUND, 8 * rounds[0]))
-        many_workers = all_trials.many_workers(options.queued)
-        for i in range(1, max(len(rounds), options.repeats) + 1):  # in turn, so that a broken-off benchmark has both
-            many = all_trials.repeat("queue", min(i, options.repeats), many_workers)
-            killed = all_trials.repeat("kills", min(i, len(rounds)), a_round)
-    total = {name: sum(found[name] for found in killed) for name in killed[0]}
+        trials_of = Trials(kind, url, options.out)
+        trials_of.repeat("hostile", 1, trials_of.hostile)
+        rounds = math.ceil(options.kills / KILLS_A_ROUND)
+        kills = min(KILLS_A_ROUND, options.kills)
+        a_round = trials_of.killed_workers(kills, min(QUEUED_A_ROUND, 8 * kills))
+        for i in range(1, max(rounds, options.repeats) + 1):  # in turn, so that a broken-off benchmark has some of both
+            trials_of.repeat("queue", min(i, options.repeats), trials_of.many_workers(options.queued))
+            trials_of.repeat("kills", min(i, rounds), a_round)
+
+
+def show(kind: str, out: Path) -> bool:
+    """Print what is done on one kind of database; return whether all of it is as it should be."""
+    log = out / "faults.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    done: dict[str, list[dict[str, Any]]] = {"queue": [], "kills": [], "hostile": []}
+    for line in map(json.loads, lines):
+        trial, _, where = line["trial"].partition(" on ")
+        if where == kind:
+            done[trial].append(line["found"])
     print(f"{kind}:")
-    print(
-        f"  {len(many)} times {many[0]['queued']} queued trials and {WORKERS} workers: "
-        f"{sum(m['complete'] for m in many)} complete, {sum(m['twice'] for m in many)} run twice"
-    )
-    print(
-        f"  {total['kills']} workers killed, {total['holding']} of them while a trial was theirs; "
-        f"{total['queued']} queued: {total['complete']} complete"
-    )
-    wrong = ("completed lost", "completed twice", "left running", "wrong retries", "failed otherwise", "programs left")
-    print("    " + ", ".join(f"{name} {total[name]}" for name in wrong))
-    print(
-        f"    {total['lost trials']} trials lost their worker; each was queued again exactly once, but for the "
-        f"{total['given up']} that lost a second one and were given up"
-    )
-    print(
-        f"  {hostile['values']} hostile values: {hostile['byte-equal']} reached the program byte for byte, "
-        f"{hostile['executed']} executed anything; NUL refused {hostile['NUL refused']} of 2 times",
-        flush=True,
-    )
-    good = all(m["complete"] == m["queued"] and m["twice"] == 0 for m in many)
-    good &= not any(total[name] for name in wrong) and total["complete"] + total["given up"] == total["queued"]
-    return good and (hostile["byte-equal"], hostile["executed"], hostile["NUL refused"]) == (hostile["values"], 0, 2)
+    good = True
+    if many := done["queue"]:
+        good &= all(m["complete"] == m["queued"] and m["twice"] == 0 for m in many)
+        print(
+            f"  {WORKERS} workers on {many[0]['queued']} queued trials, {len(many)} times: "
+            f"{sum(m['complete'] for m in many)} complete, {sum(m['twice'] for m in many)} run twice"
+        )
+    if done["kills"]:
+        total = {name: sum(found[name] for found in done["kills"]) for name in done["kills"][0]}
+        good &= not any(total[name] for name in WRONG) and total["complete"] + total["given up"] == total["queued"]
+        print(
+            f"  {total['kills']} times kill -9 among {WORKERS} workers on {total['queued']} queued trials, "
+            f"{total['holding']} of them while a trial was theirs: {total['complete']} complete"
+        )
+        print(
+            f"    {total['lost trials']} trials lost their worker: "
+            f"{total['lost trials'] - total['given up'] - total['wrong retries']} queued again exactly once, "
+            f"{total['given up']} given up at their second loss"
+        )
+        print("    " + ", ".join(f"{name} {total[name]}" for name in WRONG))
+    for hostile in done["hostile"]:
+        good &= (hostile["byte-equal"], hostile["executed"], hostile["NUL refused"]) == (hostile["values"], 0, 2)
+        print(
+            f"  {hostile['values']} hostile values: {hostile['byte-equal']} reached the program byte for byte, "
+            f"{hostile['executed']} executed anything; NUL refused {hostile['NUL refused']} of 2 times"
+        )
+    return good
 
 
 def main() -> None:
@@ -335,17 +354,21 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--queued", type=int, default=500)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--show", action="store_true", help="only print what is done so far")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "faults")
     options = parser.parse_args()
     options.out = options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     signal.signal(signal.SIGTERM, interrupt)
+    kinds = options.database or ["sqlite", "postgresql"]
     try:
-        good = [run(kind, options) for kind in options.database or ["sqlite", "postgresql"]]
+        for kind in [] if options.show else kinds:
+            run(kind, options)
     finally:
         for worker in STARTED:
             worker.kill()
+    good = [show(kind, options.out) for kind in kinds]
     sys.exit(not all(good))
 
 

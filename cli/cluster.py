@@ -41,7 +41,7 @@ def command(options: Options, groups: int | None, save: Path | None, seed: int) 
 
             from epsopt.optimize.clusters import cluster
             from epsopt.optimize.latent_search import known_latents
-            from epsopt.optimize.space import infer_space
+            from epsopt.optimize.inference import infer_space
             from epsopt.studies.maps import load_map
 
             surrogate, _ = load_map(catalogue)

@@ -23,12 +23,12 @@ from sqlalchemy import Connection, Row, Table, delete, func, insert, select, upd
 from epsopt.studies.records.distributions import fits
 from epsopt.studies.records.trials import insert_trials, lock_study
 
-_TRIAL: Table = models.TrialModel.__table__  # type: ignore[assignment]
-_PARAM: Table = models.TrialParamModel.__table__  # type: ignore[assignment]
-_VALUE: Table = models.TrialValueModel.__table__  # type: ignore[assignment]
-_USER: Table = models.TrialUserAttributeModel.__table__  # type: ignore[assignment]
-_SYSTEM: Table = models.TrialSystemAttributeModel.__table__  # type: ignore[assignment]
-_BEAT: Table = models.TrialHeartbeatModel.__table__  # type: ignore[assignment]
+_TRIAL: Table = models.TrialModel.__table__
+_PARAM: Table = models.TrialParamModel.__table__
+_VALUE: Table = models.TrialValueModel.__table__
+_USER: Table = models.TrialUserAttributeModel.__table__
+_SYSTEM: Table = models.TrialSystemAttributeModel.__table__
+_BEAT: Table = models.TrialHeartbeatModel.__table__
 
 MOST_RETRIES = 1
 """How often a trial whose worker died is queued again: what kills two workers would kill a third."""

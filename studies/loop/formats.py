@@ -48,7 +48,7 @@ def as_yaml(proposals: Sequence[Config], numbers: Sequence[int | None]) -> str:
     """
     import yaml
 
-    class Dumper(yaml.SafeDumper):
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML ships no types
         def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
             super().increase_indent(flow, False)
 
@@ -70,7 +70,7 @@ def as_yaml(proposals: Sequence[Config], numbers: Sequence[int | None]) -> str:
         }
         for p, number in zip(proposals, numbers, strict=True)
     ]
-    return yaml.dump(documents, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return str(yaml.dump(documents, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
 _WORDS = frozenset({"no", "on", "yes", "true", "off", "false", "null", "nan", "inf"})

@@ -87,7 +87,7 @@ class LoopReport:
     def measured(self) -> list[ProposalOutcome]:
         """Return the proposals whose runs ended by themselves, in the order in which they ended."""
         done = [p for p in self.proposals if p.measured is not None]
-        return sorted(done, key=lambda p: (p.finished or datetime.min, p.number))  # noqa: DTZ901 - as Optuna's
+        return sorted(done, key=_when)
 
 
 def loop_report(project: Project, storage: RDBStorage, checkpoints: Sequence[Checkpoint]) -> LoopReport:
@@ -102,7 +102,7 @@ def loop_report(project: Project, storage: RDBStorage, checkpoints: Sequence[Che
         checkpoints: the catalogue's.
 
     Raises:
-        EmptyCatalogue: nothing was proposed yet, or no earlier run was measured.
+        EmptyCatalogue: nothing was proposed yet, or nothing was measured.
     """
     trials = proposed_trials(storage, project.name)
     if not trials:
@@ -110,11 +110,19 @@ def loop_report(project: Project, storage: RDBStorage, checkpoints: Sequence[Che
     proposals = tuple(_outcome(t) for t in trials)
     folders = {folder_of(project, t).resolve(): t.number for t in trials}
     proposed = {c.id: n for c in checkpoints if (n := _owner(folders, c)) is not None}
-    new = tuple(c for c in checkpoints if c.id in proposed)
     old = tuple(c for c in checkpoints if c.id not in proposed)
+    if not _complete(project, old):  # a project that began with proposals: the first that was measured is the start
+        measured = {proposed[c.id] for c in checkpoints if c.id in proposed and _complete(project, [c])}
+        ended = sorted((p for p in proposals if p.number in measured), key=_when)
+        first = ended[0].number if ended else None
+        if first is None:
+            raise EmptyCatalogue(
+                "nothing is measured yet with every objective: train what is queued with 'epsopt work'"
+            )
+        old += tuple(c for c in checkpoints if proposed.get(c.id) == first)
+    known = {c.id for c in old}
+    new = tuple(c for c in checkpoints if c.id not in known)
     before = measured_table([c.metrics for c in old], project.objectives)
-    if np.isnan(before).any(axis=1).all():
-        raise EmptyCatalogue("no earlier checkpoint has every objective measured, so there is no front to compare with")
     gain = front_gain(before, measured_table([c.metrics for c in new], project.objectives), project.objectives)
     report = LoopReport(proposals, gain, (), (), (), old, new)
     done = report.measured()
@@ -131,6 +139,16 @@ def loop_report(project: Project, storage: RDBStorage, checkpoints: Sequence[Che
     )
 
 
+def _when(proposal: ProposalOutcome) -> tuple[datetime, int]:
+    return proposal.finished or datetime.max, proposal.number  # noqa: DTZ901 - Optuna's have no time zone either
+
+
+def _complete(project: Project, checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether any checkpoint has every objective measured."""
+    table = measured_table([c.metrics for c in checkpoints], project.objectives)
+    return bool((~np.isnan(table).any(axis=1)).any())
+
+
 def _owner(folders: Mapping[Path, int], checkpoint: Checkpoint) -> int | None:
     return next((folders[f] for f in Path(checkpoint.path).parents if f in folders), None)
 
@@ -144,7 +162,7 @@ def _accuracy(done: Sequence[ProposalOutcome], names: Sequence[str]) -> list[Acc
 def _hypervolumes(project: Project, report: LoopReport, proposed: Mapping[int, int]) -> tuple[float, ...]:
     """Hypervolume of all that was measured after each proposed run, stopped and failed ones too."""
     ended = [p for p in report.proposals if p.finished is not None and p.checkpoints]
-    ended.sort(key=lambda p: (p.finished or datetime.min, p.number))  # noqa: DTZ901 - as Optuna's
+    ended.sort(key=_when)
     maximize = [o.maximize for o in project.objectives]
     tables = [
         measured_table([c.metrics for c in group], project.objectives)

@@ -186,10 +186,10 @@ def _parameter(file: Path, name: str, table: ParameterTable, parents: Mapping[st
 
 def _check_holes(file: Path, command: Command, space: Space | None) -> None:
     """A hole without a parameter is never filled, a parameter without a hole never reaches training."""
-    bare = next((item for item in command if isinstance(item, str) and "init_from" in holes(item)), None)
-    if bare is not None:
+    loose = next((item for item in command if isinstance(item, str) and "init_from" in holes(item)), None)
+    if loose is not None:
         raise UsageError(
-            f'{file}: train.command: "{bare}" holds {{init_from}}, but most runs start from scratch: put the argument '
+            f'{file}: train.command: "{loose}" holds {{init_from}}, but most runs start from scratch: put the argument '
             'and its flag into a list of their own, such as ["--init-from", "{init_from}"], which is dropped as a whole'
         )
     if space is None:

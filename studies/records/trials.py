@@ -141,4 +141,4 @@ def insert_trials(connection: Connection, study_id: int, trials: Sequence[Frozen
     ):
         if some:
             connection.execute(insert(model.__table__), some)
-    return [row["number"] for row in rows]
+    return [first + i for i in range(len(trials))]

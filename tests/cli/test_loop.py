@@ -169,6 +169,11 @@ def test_a_project_without_runs_begins_with_random_ones(copy, mine):
     worked = other("work", "-n", "4", "--storage", url, "--json", "--learn-after", "0")
     assert [r["state"] for r in worked.document["runs"]] == ["complete"] * 4
     assert len({json.dumps(r["params"]) for r in worked.document["runs"]}) == 4
+    report = other("report", "--storage", url, "--json").document
+    check("report", report)
+    assert [p["predicted"] for p in report["proposals"]] == [{}] * 4
+    assert report["hypervolume"]["over_time"][-1] == report["hypervolume"]["after"]
+    assert other("report", "--storage", url).status == 0
 
 
 def test_one_learner_works_at_a_time_and_a_dead_one_blocks_nobody(copy, mine):

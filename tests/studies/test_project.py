@@ -334,9 +334,16 @@ def test_the_commented_tables_of_a_new_file_are_valid(tmp_path):
     assert load_project(file).rename == {"val/acc": "accuracy"}
 
 
-def test_a_start_is_filled_in_where_there_is_one_and_left_out_where_not():
-    command = ("{python}", "train.py", "--out", "{out}", ("--init-from", "{init_from}"), "--lr", "{lr}")
-    plain = render_command(command, {"lr": 0.1}, "runs/a")
-    assert plain[1:] == ["train.py", "--out", "runs/a", "--lr", "0.1"]
-    started = render_command(command, {"lr": 0.1}, "runs/a", "/zoo/run one/epoch_3.pt")
-    assert started[1:] == ["train.py", "--out", "runs/a", "--init-from", "/zoo/run one/epoch_3.pt", "--lr", "0.1"]
+def test_the_checkpoint_to_start_from_has_an_argument_that_can_be_left_out():
+    command = ("train", "{out}", ("--init-from", "{init_from}"))
+    assert render_command(command, {}, "run") == ["train", "run"]
+    assert render_command(command, {}, "run", "/a b.pt") == ["train", "run", "--init-from", "/a b.pt"]
+    assert render_command(command, {"init_from": "/past.pt"}, "run") == ["train", "run"]
+    with pytest.raises(UsageError, match="no place for the checkpoint"):
+        render_command(("train",), {}, "run", "/a.pt")
+
+
+def test_an_argument_for_the_start_that_cannot_be_left_out_is_refused(tmp_path):
+    (tmp_path / "epsopt.toml").write_text('[train]\ncommand = ["train", "--init-from={init_from}"]\n')
+    with pytest.raises(UsageError, match=r'"--init-from=\{init_from\}" holds \{init_from\}.*dropped as a whole'):
+        load_project(tmp_path)
