@@ -14,11 +14,11 @@ from epsopt.zoo.layouts.reading import Position
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.recorder import RunInCatalogue, forget_told, put_told, runs_by_path
 from epsopt.zoo.records import Failure
 from epsopt.zoo.scan import Found, Scan, is_checkpoint_name, order, whose
 from epsopt.zoo.sheets import Given, Sheet, match
 from epsopt.zoo.telling import Answer, Beside, ask_beside, beside
+from epsopt.zoo.told import RunInCatalogue, forget_told, put_told, runs_by_path
 
 _BATCH = 64  # runs whose answers are written together
 

@@ -9,7 +9,7 @@ import contextlib
 import math
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -72,13 +72,10 @@ def tell(sides: Sides) -> Told:
             continue
         kind, *parts = file.relative_to(sides.run).parts
         name = clean("/".join(parts))
-        read: Callable[[str, Sides, Path], list[Row] | dict[str, Plain]]
-        read = _history if kind == "metrics" else _parameter
-        found = sides.attempt(file, partial(read, name, sides))
-        if isinstance(found, list):
-            told.rows += found
-        elif found is not None:
-            told.hyperparameters.update(found)
+        if kind == "metrics":
+            told.rows += sides.attempt(file, partial(_history, name, sides)) or []
+        else:
+            told.hyperparameters.update(sides.attempt(file, partial(_parameter, name, sides)) or {})
     return told
 
 
