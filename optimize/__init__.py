@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from epsopt.optimize.inference import infer_space
     from epsopt.optimize.latent_search import ENGINES, Answer, SearchResult, search
+    from epsopt.optimize.loop.curves import Curve
+    from epsopt.optimize.loop.sampler import EpsilonSampler
+    from epsopt.optimize.loop.stopping import Decision, Stopper
     from epsopt.optimize.neighbours import Neighbour, nearest
     from epsopt.optimize.pareto import Front, hypervolume, non_dominated
     from epsopt.optimize.proposals import PastRun, Proposal, past_runs, propose
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINES",
     "Answer",
+    "Curve",
+    "Decision",
+    "EpsilonSampler",
     "Front",
     "Neighbour",
     "Objective",
@@ -29,6 +35,7 @@ __all__ = [
     "Proposal",
     "SearchResult",
     "Space",
+    "Stopper",
     "Target",
     "hypervolume",
     "infer_space",
@@ -44,7 +51,10 @@ __all__ = [
 # Loaded when first used (PEP 562): torch and BoTorch take seconds to import, and most commands need neither.
 _HOMES = {
     "Answer": "latent_search",
+    "Curve": "loop.curves",
+    "Decision": "loop.stopping",
     "ENGINES": "latent_search",
+    "EpsilonSampler": "loop.sampler",
     "Front": "pareto",
     "Neighbour": "neighbours",
     "Objective": "targets",
@@ -53,6 +63,7 @@ _HOMES = {
     "Proposal": "proposals",
     "SearchResult": "latent_search",
     "Space": "space",
+    "Stopper": "loop.stopping",
     "Target": "targets",
     "hypervolume": "pareto",
     "infer_space": "inference",
