@@ -96,7 +96,7 @@ def initialisation(data: dict[str, Any]) -> go.Figure:
     front = np.array(data["front"])
     front = front[np.argsort(front[:, 0])]
     named, of_base = np.array(data["named"]), np.array(data["of_base"])
-    guided, plain = (np.array(rows) for rows in data["random"])
+    guided, plain = (np.array(rows) for rows in data["random"] or [[], []])
     coverage, structure = data["targets"]
     figure = go.Figure()
     figure.add_shape(
@@ -105,11 +105,14 @@ def initialisation(data: dict[str, Any]) -> go.Figure:
     figure.add_scatter(x=front[:, 0], y=front[:, 1], mode="lines", name="front of the trained checkpoints",
                        line={"color": GREY, "shape": "vh"})  # fmt: skip
     for rows, name, colour, symbol in (
-        (plain, "base, 12 random configurations", ORANGE, "circle-open"),
-        (guided, "named start, the same 12", BLUE, "circle-open"),
+        (plain, f"base, {len(plain)} random configurations", ORANGE, "circle-open"),
+        (guided, f"named start, the same {len(guided)}", BLUE, "circle-open"),
+        (np.array(data["same"]), "base, the named plan, 8 seeds", ORANGE, "diamond"),
         (of_base, "base, the best plan for it, 8 seeds", ORANGE, "circle"),
         (named, "named start and plan, 8 seeds", BLUE, "circle"),
     ):
+        if not len(rows):
+            continue
         figure.add_scatter(x=rows[:, 0], y=rows[:, 1], mode="markers", name=name,
                            marker={"color": colour, "size": 9, "symbol": symbol, "line_width": 1.5})  # fmt: skip
     for point, name, colour in ((data["base"], "the base", ORANGE), (data["start"], "the named start", BLUE)):
