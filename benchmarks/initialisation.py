@@ -4,7 +4,7 @@
 
 The map knows 48 of the 64 runs of the ternary zoo. Asked for coverage >= .95 and dist_corr >= .85 after ten more
 epochs, it names a start with hyperparameters. Trained for real: eight runs of that plan, eight from the base with the
-same hyperparameters, eight of the best plan for the base; and twelve random configurations from each of both starts.
+same hyperparameters, eight of the best plan for the base; with --configs, random configurations from both starts too.
 All runs of a group differ in their seed (or their configuration) only. A few minutes on one core; resumable.
 """
 
@@ -35,7 +35,7 @@ from epsopt.zoo.decoding.provenance import Provenance
 
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("dist_corr", maximize=True))
 TARGETS = (Target("coverage", 0.95), Target("dist_corr", 0.85))
-EPOCHS, REPEATS, CONFIGS = 10, 8, 12
+EPOCHS, REPEATS = 10, 8
 NAMES = ("coverage", "dist_corr", "rad_hier")
 Array = NDArray[np.float64]
 
@@ -136,7 +136,7 @@ def judge(plan: Mapping[str, Any], rows: Array) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Guided initialisation, trained for real.")
     parser.add_argument("--seed", type=int, default=100, help="of the ternary zoo")
-    parser.add_argument("--configs", type=int, default=CONFIGS, help="random configurations from each start")
+    parser.add_argument("--configs", type=int, default=0, help="random configurations from each start")
     parser.add_argument("--zoos", type=Path, default=ZOOS, help="folder of the zoos")
     options = parser.parse_args()
     title(["benchmarks/initialisation.py", "--seed", str(options.seed), "--configs", str(options.configs)])
