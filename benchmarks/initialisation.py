@@ -4,7 +4,7 @@
 
 The map knows 48 of the 64 runs of the ternary zoo. Asked for coverage >= .95 and dist_corr >= .85 after ten more
 epochs, it names a start with hyperparameters. Trained for real: eight runs of that plan, eight from the base with the
-same hyperparameters, eight of the best plan for the base; and twelve random configurations from each of both starts.
+same hyperparameters, eight of the best plan for the base; with --configs, random configurations from both starts too.
 All runs of a group differ in their seed (or their configuration) only. A few minutes on one core; resumable.
 """
 
@@ -35,7 +35,7 @@ from epsopt.zoo.decoding.provenance import Provenance
 
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("dist_corr", maximize=True))
 TARGETS = (Target("coverage", 0.95), Target("dist_corr", 0.85))
-EPOCHS, REPEATS, CONFIGS = 10, 8, 12
+EPOCHS, REPEATS = 10, 8
 NAMES = ("coverage", "dist_corr", "rad_hier")
 Array = NDArray[np.float64]
 
@@ -74,79 +74,110 @@ def path_of(plan: Plan, mixed: Sequence[Any], decoder: WeightDecoder, seed: int)
     return file
 
 
-def describe(plan: Plan) -> str:
-    kind = "measured" if plan.start.measured else "predicted"
-    values = ", ".join(f"{n} {plan.start.metrics[n]:.3f}" for n in NAMES)
-    what = "the mixture of " if plan.start.kind == "mixture" else ""
-    return f"{what}{plan.start.label} ({kind}: {values}); P(targets) {plan.probability:.2f}"
-
-
-def judge(plan: Plan, rows: Array) -> None:
-    for j, n in enumerate(NAMES):
-        inside = ((plan.low[n] <= rows[:, j]) & (rows[:, j] <= plan.high[n])).sum()
-        print(f"  {n:12} forecast {plan.point[n]:.3f} [{plan.low[n]:.3f}, {plan.high[n]:.3f}], "
-              f"measured {rows[:, j].mean():.3f} ± {rows[:, j].std():.3f}, {inside} of {len(rows)} inside")  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Guided initialisation, trained for real.")
-    parser.add_argument("--seed", type=int, default=100, help="of the ternary zoo")
-    parser.add_argument("--zoos", type=Path, default=ZOOS, help="folder of the zoos")
-    options = parser.parse_args()
-    title(["benchmarks/initialisation.py", "--seed", str(options.seed)])
-    torch.set_num_threads(1)
-    memory = Memory(f"initialisation-{options.seed}")
-    with catalogue_of("ternary", options.seed, options.zoos) as catalogue, WeightDecoder(HOOK) as decoder:
-        surrogate, left_out = map_without_runs(catalogue, f"ternary-{options.seed}")
+def planned(zoos: Path, seed: int) -> dict[str, Any]:
+    """What `epsopt init-from` answers, as JSON values: the best plan, and the best one for the base."""
+    with catalogue_of("ternary", seed, zoos) as catalogue, WeightDecoder(HOOK) as decoder:
+        surrogate, left_out = map_without_runs(catalogue, f"ternary-{seed}")
         checkpoints = [c for c in catalogue.checkpoints() if c.run_id not in left_out]
         space = infer_space([r.config for r in past_runs(surrogate, checkpoints)])
         continuation = learn_continuation(surrogate, checkpoints, space)
         starts = real_starts(surrogate, catalogue, OBJECTIVES)
         mixed = mixed_starts(decoder, catalogue, surrogate, OBJECTIVES)
-        plans = plan_runs(
-            continuation, [*starts, *(s for s, _ in mixed)], checkpoints, OBJECTIVES, TARGETS, epochs=EPOCHS
-        )
-        guided = plans[0]
+        everywhere = [*starts, *(s for s, _ in mixed)]
+        plans = plan_runs(continuation, everywhere, checkpoints, OBJECTIVES, TARGETS, epochs=EPOCHS)
         from_base = next(p for p in plans if p.start.kind == "base")
-        start, base = path_of(guided, mixed, decoder, options.seed), Path(str(from_base.start.checkpoint.path))
-    table = measured_table([c.metrics for c in checkpoints], OBJECTIVES)
-    front = table[non_dominated(table, [True, True]).indices]
-    met = (table[:, 0] >= TARGETS[0].value) & (table[:, 1] >= TARGETS[1].value)
-    n_runs = len({c.run_id for c in checkpoints})
-    print(f"\n{len(checkpoints)} checkpoints of {n_runs} runs, {met.sum()} of them meet both targets.")
-    errors = zip(surrogate.metric_names, continuation.error, continuation.carried, strict=True)
+
+        def said(plan: Plan) -> dict[str, Any]:
+            return {
+                "path": str(path_of(plan, mixed, decoder, seed)),
+                "label": ("the mixture of " if plan.start.kind == "mixture" else "") + plan.start.label,
+                "metrics": [plan.start.metrics[n] for n in NAMES],
+                "measured": plan.start.measured,
+                "config": {**plan.fixed, **plan.params},
+                "probability": plan.probability,
+                **{end: [getattr(plan, end)[n] for n in NAMES] for end in ("point", "low", "high")},
+            }
+
+        table = measured_table([c.metrics for c in checkpoints], OBJECTIVES)
+        met = (table[:, 0] >= TARGETS[0].value) & (table[:, 1] >= TARGETS[1].value)
+        return {
+            "guided": said(plans[0]),
+            "base": said(from_base),
+            "checkpoints": len(checkpoints),
+            "runs": len({c.run_id for c in checkpoints}),
+            "met": int(met.sum()),
+            "front": table[non_dominated(table, [True, True]).indices].tolist(),
+            "segments": continuation.n_segments,
+            "errors": [
+                [n, e, c]
+                for n, e, c in zip(
+                    surrogate.metric_names, continuation.error.tolist(), continuation.carried.tolist(), strict=True
+                )
+            ],
+        }
+
+
+def describe(plan: Mapping[str, Any]) -> str:
+    kind = "measured" if plan["measured"] else "predicted"
+    values = ", ".join(f"{n} {v:.3f}" for n, v in zip(NAMES, plan["metrics"], strict=True))
+    return f"{plan['label']} ({kind}: {values}); P(targets) {plan['probability']:.2f}"
+
+
+def judge(plan: Mapping[str, Any], rows: Array) -> None:
+    for j, n in enumerate(NAMES):
+        point, low, high = (plan[end][j] for end in ("point", "low", "high"))
+        inside = ((low <= rows[:, j]) & (rows[:, j] <= high)).sum()
+        print(
+            f"  {n:12} forecast {point:.3f} [{low:.3f}, {high:.3f}], "
+            f"measured {rows[:, j].mean():.3f} ± {rows[:, j].std():.3f}, {inside} of {len(rows)} inside"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Guided initialisation, trained for real.")
+    parser.add_argument("--seed", type=int, default=100, help="of the ternary zoo")
+    parser.add_argument("--configs", type=int, default=0, help="random configurations from each start")
+    parser.add_argument("--zoos", type=Path, default=ZOOS, help="folder of the zoos")
+    options = parser.parse_args()
+    title(["benchmarks/initialisation.py", "--seed", str(options.seed), "--configs", str(options.configs)])
+    torch.set_num_threads(1)
+    memory = Memory(f"initialisation-{options.seed}")
+    plans = memory("plans", lambda: planned(options.zoos, options.seed))
+    guided, from_base, front = plans["guided"], plans["base"], np.array(plans["front"])
+    start, base = Path(guided["path"]), Path(from_base["path"])
+    print(f"\n{plans['checkpoints']} checkpoints of {plans['runs']} runs, {plans['met']} of them meet both targets.")
     print(
-        f"Forecasts were learned from {continuation.n_segments} segments of runs; error on held-out runs, beside that "
-        "of\nsaying that nothing changes: " + ", ".join(f"{n} {e:.3f} ({c:.3f})" for n, e, c in errors)
+        f"Forecasts were learned from {plans['segments']} segments of runs; error on held-out runs, beside that of\n"
+        "saying that nothing changes: " + ", ".join(f"{n} {e:.3f} ({c:.3f})" for n, e, c in plans["errors"])
     )
-    print(f"\nnamed: {describe(guided)}\nbeside: {describe(from_base)}")
+    print(f"\nnamed:  {describe(guided)}\nbeside: {describe(from_base)}")
 
     def repeated(key: str, origin: Path, config: Mapping[str, Any]) -> Array:
-        full = {**guided.fixed, **config}
-        return np.array([trained(memory, f"{key}-{s}", origin, full, 1000 + s) for s in range(REPEATS)])
+        return np.array([trained(memory, f"{key}-{s}", origin, config, 1000 + s) for s in range(REPEATS)])
 
     head(f"{EPOCHS} epochs from each start, runs that differ in their seed (mean ± standard deviation at the end)")
-    named = repeated("guided", start, guided.params)
+    named = repeated("guided", start, guided["config"])
     show("the plan that init-from names", named, front)
-    show("the base, same hyperparameters", repeated("base-same", base, guided.params), front)
-    of_base = repeated("base-own", base, from_base.params)
+    same = repeated("base-same", base, guided["config"])
+    show("the base, same hyperparameters", same, front)
+    of_base = repeated("base-own", base, from_base["config"])
     show("the base, the best plan for it", of_base, front)
-    configs = [draw(np.random.default_rng([options.seed, 77, i])) for i in range(CONFIGS)]
-    head(f"{EPOCHS} epochs of {CONFIGS} random configurations, the same from both")
+    configs = [draw(np.random.default_rng([options.seed, 77, i])) for i in range(options.configs)]
     both = []
-    for name, key, origin in (
-        ("from the start that init-from names", "r-guided", start),
-        ("from the base", "r-base", base),
-    ):
-        both.append(np.array([trained(memory, f"{key}-{i}", origin, c, 2000 + i) for i, c in enumerate(configs)]))
-        show(name, both[-1], front)
-    keep_for_picture("initialisation", {
-        "front": front.tolist(), "targets": [t.value for t in TARGETS],
-        "start": [guided.start.metrics[n] for n in NAMES], "base": [from_base.start.metrics[n] for n in NAMES],
-        "named": named.tolist(), "of_base": of_base.tolist(), "random": [rows.tolist() for rows in both],
-    })  # fmt: skip
-    print("\nwhat was forecast, and what came of it")
-    print("the plan that init-from names")
+    if configs:
+        head(f"{EPOCHS} epochs of {len(configs)} random configurations, the same from both")
+        for name, key, origin in (("the start that init-from names", "r-guided", start), ("the base", "r-base", base)):
+            both.append(np.array([trained(memory, f"{key}-{i}", origin, c, 2000 + i) for i, c in enumerate(configs)]))
+            show(name, both[-1], front)
+    keep_for_picture(
+        "initialisation",
+        {
+            "front": front.tolist(), "targets": [t.value for t in TARGETS], "start": guided["metrics"],
+            "base": from_base["metrics"], "named": named.tolist(), "same": same.tolist(), "of_base": of_base.tolist(),
+            "random": [rows.tolist() for rows in both],
+        },
+    )  # fmt: skip
+    print("\nwhat was forecast, and what came of it\nthe plan that init-from names")
     judge(guided, named)
     print("the base, the best plan for it")
     judge(from_base, of_base)

@@ -3,10 +3,9 @@
     python benchmarks/merging.py [--seed 100]
 
 Fronts: that of the whole ternary zoo, and that of a random quarter of its runs (--quarters: of more of them), as a user
-with fewer runs has it. Three parents each, chosen as `epsopt merge` does. Beside 30 evaluations of `merge` (three
-seeds on the whole
-zoo): a uniform grid of 210 mixtures, the uniform soup, WiSE-FT's line (base to each parent, 30 evaluations in all),
-and 30 random mixtures. Every mixture is measured with the demo's own hook. About ten minutes on one core; resumable.
+with fewer runs has it. Three parents each, chosen as `epsopt merge` does. Beside 30 evaluations of `merge` (three seeds
+on the whole zoo): a uniform grid of 210 mixtures, the uniform soup, WiSE-FT's line (base to each parent, 30 evaluations
+in all), and 30 random mixtures. Every mixture is measured with the demo's own hook. Some minutes a front; resumable.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def command(options: Options, groups: int | None, save: Path | None, seed: int) 
             import numpy as np
 
             from epsopt.optimize.clusters import cluster
-            from epsopt.optimize.latent_search import known_latents
             from epsopt.optimize.inference import infer_space
+            from epsopt.optimize.latent_search import known_latents
             from epsopt.studies.maps import load_map
 
             surrogate, _ = load_map(catalogue)

@@ -88,7 +88,8 @@ def command(
 
                 z = stack([m.z for m in mixtures])
             else:
-                z = straight(*surrogate.encode([e.fingerprint for e in ends]), steps)
+                codes = surrogate.encode([e.fingerprint for e in ends])
+                z = straight(codes[0], codes[1], steps)
             way = along(surrogate, checkpoints, z, level)
             named = labels([start, end])
             from epsopt.cli.describe import predicted_json
@@ -154,7 +155,8 @@ def _show(
     from epsopt.cli.output import Head, Rows, line, print_table, say
 
     measurements = [m.measured or {} for m in mixtures]
-    texts = formatters(names, [m for s in way for m in (s.point, s.low, s.high)] + measurements)
+    shown: list[Mapping[str, float | None]] = [m for s in way for m in (s.point, s.low, s.high)]
+    texts = formatters(names, [*shown, *measurements])
     groups = []
     for i, step in enumerate(way):
         rows, dim = predicted_rows(step, names, texts, "predicted", level)

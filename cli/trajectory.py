@@ -45,8 +45,8 @@ def command(
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
-            from epsopt.optimize.outlook import fit_outlook
             from epsopt.optimize.inference import infer_space
+            from epsopt.optimize.outlook import fit_outlook
             from epsopt.optimize.trajectory import median_speed, motion, run_paths
             from epsopt.studies.maps import load_map
 

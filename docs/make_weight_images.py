@@ -96,7 +96,7 @@ def initialisation(data: dict[str, Any]) -> go.Figure:
     front = np.array(data["front"])
     front = front[np.argsort(front[:, 0])]
     named, of_base = np.array(data["named"]), np.array(data["of_base"])
-    guided, plain = (np.array(rows) for rows in data["random"])
+    guided, plain = (np.array(rows) for rows in data["random"] or [[], []])
     coverage, structure = data["targets"]
     figure = go.Figure()
     figure.add_shape(
@@ -105,18 +105,26 @@ def initialisation(data: dict[str, Any]) -> go.Figure:
     figure.add_scatter(x=front[:, 0], y=front[:, 1], mode="lines", name="front of the trained checkpoints",
                        line={"color": GREY, "shape": "vh"})  # fmt: skip
     for rows, name, colour, symbol in (
-        (plain, "base, 12 random configurations", ORANGE, "circle-open"),
-        (guided, "named start, the same 12", BLUE, "circle-open"),
+        (plain, f"base, {len(plain)} random configurations", ORANGE, "circle-open"),
+        (guided, f"named start, the same {len(guided)}", BLUE, "circle-open"),
+        (np.array(data["same"]), "base, the named plan, 8 seeds", ORANGE, "diamond"),
         (of_base, "base, the best plan for it, 8 seeds", ORANGE, "circle"),
         (named, "named start and plan, 8 seeds", BLUE, "circle"),
     ):
+        if not len(rows):
+            continue
         figure.add_scatter(x=rows[:, 0], y=rows[:, 1], mode="markers", name=name,
                            marker={"color": colour, "size": 9, "symbol": symbol, "line_width": 1.5})  # fmt: skip
-    for point, name, colour in ((data["base"], "the base", ORANGE), (data["start"], "the named start", BLUE)):
+    base = f"the base ({data['base'][0]:.3f}, {data['base'][1]:.3f})"
+    for point, name, colour in ((data["base"], base, ORANGE), (data["start"], "the named start", BLUE)):
         star = {"color": colour, "size": 13, "symbol": "star", "line": {"color": "black", "width": 1}}
         figure.add_scatter(x=[point[0]], y=[point[1]], mode="markers", name=name, marker=star)
-    figure.update_xaxes(title_text="coverage after ten epochs (measured)", range=[-0.03, 1.03])
-    figure.update_yaxes(title_text="dist_corr after ten epochs (measured)")
+    wide = len(guided) > 0  # random configurations end anywhere; plans end near the targets
+    highest = max(rows[:, 1].max() for rows in (named, of_base, front))
+    figure.update_xaxes(title_text="coverage after ten epochs (measured)",
+                        range=[-0.03, 1.03] if wide else [coverage - 0.02, 1.004])  # fmt: skip
+    figure.update_yaxes(title_text="dist_corr after ten epochs (measured)",
+                        range=None if wide else [structure - 0.02, min(highest, named[:, 1].max() + 0.01)])  # fmt: skip
     figure.update_layout(legend={"x": 0.02, "y": 0.02, "bgcolor": "rgba(255,255,255,0.8)"})
     return figure
 

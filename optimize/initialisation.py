@@ -233,15 +233,26 @@ def plan_runs(
         turned = surrogate.to_metrics(torch.from_numpy(draws)).numpy()[..., columns] * signs
         met = (turned >= limits).all(axis=2)
         free = np.ones(met.shape, dtype=bool)
-        for point in front:  # one by one: all at once would take gigabytes
-            free &= ~(point >= turned).all(axis=2)
+        for known in front:  # one by one: all at once would take gigabytes
+            free &= ~(known >= turned).all(axis=2)
         score = (met & free).mean(axis=1) + 1e-3 * met.mean(axis=1) + 1e-4 * free.mean(axis=1)
         best = int(np.argmax(score))
         values = surrogate.to_metrics(torch.from_numpy(draws[best])).numpy()
-        low, point_, high = (np.quantile(values, q, axis=0) for q in ((1 - level) / 2, 0.5, (1 + level) / 2))
-        named = [dict(zip(surrogate.metric_names, map(float, v), strict=True)) for v in (point_, low, high)]
-        chance = float(met[best].mean()) if targets else None
-        plan = Plan(start, configs[best], dict(space.fixed), epochs, *named, chance, float(free[best].mean()))
+        low, point, high = (
+            dict(zip(surrogate.metric_names, np.quantile(values, q, axis=0).tolist(), strict=True))
+            for q in ((1 - level) / 2, 0.5, (1 + level) / 2)
+        )
+        plan = Plan(
+            start=start,
+            params=configs[best],
+            fixed=dict(space.fixed),
+            epochs=epochs,
+            point=point,
+            low=low,
+            high=high,
+            probability=float(met[best].mean()) if targets else None,
+            joins_front=float(free[best].mean()),
+        )
         plans.append((float(score[best]), plan))
     plans.sort(key=lambda pair: -pair[0])
     return [plan for _, plan in plans]

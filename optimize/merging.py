@@ -145,7 +145,7 @@ def choose_parents(
     maximize = [o.maximize for o in objectives]
     front = non_dominated(table, maximize).indices
     if len(front) <= count:
-        return front.tolist()
+        return [int(i) for i in front]
     worst = table[front].min(axis=0), table[front].max(axis=0)
     corner = np.where(maximize, *worst) - 0.05 * signs_of(objectives) * (worst[1] - worst[0])
     corner = corner if reference is None else reference
@@ -198,7 +198,7 @@ def _reference(parents: Sequence[Evaluation], others: Floats, objectives: Sequen
     table = table[np.isfinite(table).all(axis=1)]
     if not len(table):
         raise UsageError("no parent has a finite value for every objective: choose other parents")
-    return np.where([o.maximize for o in objectives], table.min(axis=0), table.max(axis=0))
+    return np.asarray(np.where([o.maximize for o in objectives], table.min(axis=0), table.max(axis=0)))
 
 
 def _signs(objectives: Sequence[Objective]) -> Floats:
