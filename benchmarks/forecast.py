@@ -52,10 +52,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--fit-only", type=int, default=None, metavar="N", help="fit N missing maps, then stop")
+    parser.add_argument("--as-is", action="store_true", help="report on the folds that are fitted already")
     options = parser.parse_args()
     zoo = load(options.zoo, options.seed)
     parts = run_folds(zoo.train.runs, options.folds, 0)
-    missing = [k for k in range(len(parts)) if not _file(zoo, k, len(parts)).exists()]
+    missing = [] if options.as_is else [k for k in range(len(parts)) if not _file(zoo, k, len(parts)).exists()]
     for k in missing[: options.fit_only]:
         _map(zoo, parts[k], k, len(parts))
     if options.fit_only is not None and options.fit_only < len(missing):
@@ -70,7 +71,9 @@ def _report(zoo: Zoo, parts: list[NDArray[np.int64]]) -> None:
     answered: dict[float, list[str]] = {s: [] for s in SHARES}
     fit_seconds, ask_seconds = [], []
     for k, rows in enumerate(parts):
-        surrogate = _map(zoo, rows, k, len(parts))
+        surrogate = map_of_fold(zoo, k, len(parts))
+        if surrogate is None:
+            continue
         held = set(zoo.train.runs[rows].tolist())
         past = [p for run, p in _paths(zoo, surrogate) if run not in held and len(p) > 1]
         new = [p for run, p in _paths(zoo, surrogate) if run in held and len(p) > 1]
@@ -95,17 +98,20 @@ def _report(zoo: Zoo, parts: list[NDArray[np.int64]]) -> None:
                     _tell(told, share, "h, then g", *chained(path), truth)
                     middle = np.median([p.metrics[-1] for p in past], axis=0)
                     _tell(told, share, "train median", middle, middle, middle, truth)
-    _print(zoo, told, answered)
+    if not fit_seconds:
+        print("no fold is fitted yet")
+        return
+    _print(zoo, told, answered, f"{len(fit_seconds)} of {len(parts)} folds")
     print(
         f"the outlook is fitted in {np.median(fit_seconds):.1f} s and asked in {1000 * np.median(ask_seconds):.0f} ms "
         "(medians, one thread, a busy machine)"
     )
 
 
-def _print(zoo: Zoo, told: dict[tuple[float, str], Told], answered: dict[float, list[str]]) -> None:
+def _print(zoo: Zoo, told: dict[tuple[float, str], Told], answered: dict[float, list[str]], folds: str) -> None:
     names = zoo.train.metric_names
     n = len(told[SHARES[0], "outlook"].truth)
-    print(f"{zoo.name}, seed {zoo.seed}: the end of {n} runs, held out whole, five folds")
+    print(f"{zoo.name}, seed {zoo.seed}: the end of {n} runs, held out whole, {folds}")
     print("mean absolute error ± its standard error over runs; 90 % intervals: share inside, mean width")
     for share in SHARES:
         print()

@@ -173,9 +173,12 @@ def _show_forecast(forecast: RunForecast, outlook: Outlook, path: RunPath, whole
     from epsopt.cli.output import Head, Rows, print_table, say
 
     names = outlook.metric_names
-    now = path.metrics[-1] if len(path) else [float("nan")] * len(names)
+    now = path.metrics[-1].tolist() if len(path) else [float("nan")] * len(names)
     truth = whole.metrics[-1] if len(whole) > len(path) else None
-    shown = [dict(zip(names, map(float, v), strict=True)) for v in (forecast.low, forecast.point, forecast.high, now)]
+    shown = [
+        dict(zip(names, map(float, v), strict=True))
+        for v in (forecast.low.tolist(), forecast.point.tolist(), forecast.high.tolist(), now)
+    ]
     texts = formatters(names, shown)
     heads = [Head("metric", "left"), Head("now"), Head("forecast"), Head(f"{level:.0%} interval".replace("%", " %"))]
     if truth is not None:

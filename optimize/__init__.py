@@ -10,47 +10,62 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from epsopt.optimize.clusters import Clustering, cluster
     from epsopt.optimize.inference import infer_space
     from epsopt.optimize.latent_search import ENGINES, Answer, SearchResult, search
     from epsopt.optimize.loop.curves import Curve
     from epsopt.optimize.loop.sampler import EpsilonSampler
     from epsopt.optimize.loop.stopping import Decision, Stopper
     from epsopt.optimize.neighbours import Neighbour, nearest
+    from epsopt.optimize.outlook import Outlook, RunForecast, fit_outlook
     from epsopt.optimize.pareto import Front, hypervolume, non_dominated
     from epsopt.optimize.proposals import PastRun, Proposal, past_runs, propose
+    from epsopt.optimize.sampling import RegionSample, sample_region
     from epsopt.optimize.space import Parameter, Space
     from epsopt.optimize.targets import Objective, Target, meets, parse_targets
+    from epsopt.optimize.trajectory import RunPath, motion, run_paths
 
 __all__ = [
     "ENGINES",
     "Answer",
+    "Clustering",
     "Curve",
     "Decision",
     "EpsilonSampler",
     "Front",
     "Neighbour",
     "Objective",
+    "Outlook",
     "Parameter",
     "PastRun",
     "Proposal",
+    "RegionSample",
+    "RunForecast",
+    "RunPath",
     "SearchResult",
     "Space",
     "Stopper",
     "Target",
+    "cluster",
+    "fit_outlook",
     "hypervolume",
     "infer_space",
     "meets",
+    "motion",
     "nearest",
     "non_dominated",
     "parse_targets",
     "past_runs",
     "propose",
+    "run_paths",
+    "sample_region",
     "search",
 ]
 
 # Loaded when first used (PEP 562): torch and BoTorch take seconds to import, and most commands need neither.
 _HOMES = {
     "Answer": "latent_search",
+    "Clustering": "clusters",
     "Curve": "loop.curves",
     "Decision": "loop.stopping",
     "ENGINES": "latent_search",
@@ -58,21 +73,30 @@ _HOMES = {
     "Front": "pareto",
     "Neighbour": "neighbours",
     "Objective": "targets",
+    "Outlook": "outlook",
     "Parameter": "space",
     "PastRun": "proposals",
     "Proposal": "proposals",
+    "RegionSample": "sampling",
+    "RunForecast": "outlook",
+    "RunPath": "trajectory",
     "SearchResult": "latent_search",
     "Space": "space",
     "Stopper": "loop.stopping",
     "Target": "targets",
+    "cluster": "clusters",
+    "fit_outlook": "outlook",
     "hypervolume": "pareto",
     "infer_space": "inference",
     "meets": "targets",
+    "motion": "trajectory",
     "nearest": "neighbours",
     "non_dominated": "pareto",
     "parse_targets": "targets",
     "past_runs": "proposals",
     "propose": "proposals",
+    "run_paths": "trajectory",
+    "sample_region": "sampling",
     "search": "latent_search",
 }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from epsopt.optimize.latent_search import LIKELY, Answer, known_latents
@@ -100,13 +101,12 @@ def sample_region(
     told = surrogate.predict(points, level)
     names = surrogate.metric_names
     near = nearest(points, latents, known, neighbours)
+
+    def named(values: NDArray[np.float64]) -> dict[str, float]:
+        return dict(zip(names, map(float, values), strict=True))
+
     answers = tuple(
-        Answer(
-            points[i],
-            *(dict(zip(names, map(float, values[i]), strict=True)) for values in (told.point, told.low, told.high)),
-            float(odds[i]),
-            tuple(near[i]),
-        )
+        Answer(points[i], named(told.point[i]), named(told.low[i]), named(told.high[i]), float(odds[i]), tuple(near[i]))
         for i in range(len(points))
     )
     between = distances(points, points).fill_diagonal_(torch.inf).min(dim=1).values

@@ -119,7 +119,12 @@ def choose_runs(
     seed = int(rng.integers(2**31))
     for _ in range(n):
         value = _improvement(model, reference, busy, seed)
-        pool = _candidates(model, starts, origin, branch_epochs, allowed, rng)
+        known = _Known(model, busy)
+        pool = [
+            c
+            for c in _candidates(model, starts, origin, branch_epochs, rng)
+            if c not in known and (allowed is None or allowed(c.config))
+        ]
         scores = value(pool)
         for scale in _ROUNDS:
             best = [pool[i] for i in np.argsort(-scores, kind="stable")[:8]]
@@ -128,7 +133,7 @@ def choose_runs(
                 for c in best
                 for _ in range(_REFINED // 8)
             ]
-            more = [c for c in more if allowed is None or allowed(c.config)]
+            more = [c for c in more if c not in known and (allowed is None or allowed(c.config))]
             if more:
                 pool, scores = [*pool, *more], np.concatenate([scores, value(more)])
         best_place = int(np.argmax(scores))
@@ -197,6 +202,22 @@ def _acquisition(model: CurveModel, reference: Floats | None, pending: Tensor | 
         )
 
 
+class _Known:
+    """What ran, runs, or was just chosen: numbers within a hundredth of their range are the same."""
+
+    def __init__(self, model: CurveModel, busy: Sequence[Candidate]) -> None:
+        self._space = model.space
+        self._keys = {self._key(c.config, c.start) for c in model.curves}
+        self._keys |= {self._key(c.config, None if c.start is None else c.start.values) for c in busy}
+
+    def __contains__(self, candidate: Candidate) -> bool:
+        return self._key(candidate.config, None if candidate.start is None else candidate.start.values) in self._keys
+
+    def _key(self, config: Mapping[str, Any], start: Floats | None) -> tuple[bytes, bytes]:
+        rounded = np.round(100 * self._space.encode([config])).astype(np.int8)
+        return rounded.tobytes(), b"" if start is None else start.tobytes()
+
+
 def _trajectory(model: CurveModel, candidates: Sequence[Candidate], first_run: int) -> Tensor:
     """``(n, looks, width)``: checkpoints along each candidate's run. All candidates may count as the same new run."""
     # Where only the ends of runs were ever measured, nothing is known of the way there.
@@ -214,7 +235,6 @@ def _candidates(
     starts: Sequence[Start],
     origin: Start | None,
     branch_epochs: float | None,
-    allowed: Callable[[Mapping[str, Any]], bool] | None,
     rng: np.random.Generator,
 ) -> list[Candidate]:
     """Random runs and neighbours of those that the front came from; with `starts`, half of them from a checkpoint."""
@@ -225,7 +245,6 @@ def _candidates(
     good = sorted(set(owner[front].tolist())) or [0]
     configs = space.sample(_RANDOM, rng)
     configs += [space.perturb(curves[good[int(rng.integers(len(good)))]].config, rng) for _ in range(_NEIGHBOURS)]
-    configs = [c for c in configs if allowed is None or allowed(c)]
     out = []
     for i, config in enumerate(configs):
         if starts and i % 2:
