@@ -12,7 +12,7 @@ random       configurations drawn as the demo's sweep draws them
 tpe, nsga2   Optuna's samplers, conditional parameters as a define-by-run script asks for them
 gp           Optuna's GPSampler, inactive conditional parameters masked (set to one value); without, see gp-unmasked
 nehvi        BoTorch's qLogNEHVI over masked hyperparameters and final values
-epsopt       whole curves, branching from checkpoints of the front, stopping; -branch and -stop leave one out
+epsopt       whole curves, branching from checkpoints of the front; -branch without that, +stop with early stopping
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class Epsopt:
     """
 
     branch: bool = True
-    stop: float = 0.3
+    stop: float = 0.0
     first: int = FIRST
 
     def __call__(self, trainer: Trainer, seed: int) -> None:
@@ -302,8 +302,7 @@ METHODS: Mapping[str, Method] = {
     "nehvi": nehvi,
     "epsopt": Epsopt(),
     "epsopt-branch": Epsopt(branch=False),
-    "epsopt-stop": Epsopt(stop=0.0),
-    "epsopt-branch-stop": Epsopt(branch=False, stop=0.0),
+    "epsopt+stop": Epsopt(stop=0.3),
 }
 
 

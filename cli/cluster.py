@@ -97,8 +97,7 @@ def command(options: Options, groups: int | None, save: Path | None, seed: int) 
 
 def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...]) -> None:
     from epsopt.cli.describe import formatters
-    from epsopt.cli.output import value
-    from epsopt.cli.output import Head, Rows, label, listed, metric_head, print_table, say
+    from epsopt.cli.output import Head, Rows, label, listed, metric_head, print_table, say, value
     from epsopt.optimize.clusters import DOUBTFUL, STABLE
 
     texts = formatters(names, [c.metrics for c in shown])
