@@ -363,16 +363,36 @@ def main() -> int:
 
 
 def table(methods: Sequence[str], seeds: Sequence[int], epochs: int, results: Path) -> None:
-    """Print hypervolume by epochs, and epochs that the best peer needs for its own final over ours."""
+    """Print hypervolume by epochs, and how many epochs the best peer takes for each one of ours."""
     found = {(r["method"], r["seed"]): r for r in read(results) if r["epochs"] == epochs}
-    looks = [e for e in (50, 100, 150, 200, 250, 300) if e <= epochs]
-    print(f"{'method':20}{'seeds':>6}" + "".join(f"{e:>8}" for e in looks) + "   deciding")
+    complete = [s for s in seeds if all((m, s) in found for m in methods)]
+    print(f"$ python benchmarks/loop.py {' '.join(sys.argv[1:])}")
+    print(f"\nhypervolume of coverage and dist_corr, mean of {len(complete)} seeds: {' '.join(map(str, complete))}")
+    if not complete:
+        return
+    looks = [e for e in range(epochs // 6, epochs + 1, epochs // 6)]
+    print(f"{'epochs trained':16}" + "".join(f"{e:>8}" for e in looks) + "   deciding")
+    curves = {m: np.stack([volumes(found[m, s]["values"]) for s in complete]) for m in methods}
     for name in methods:
-        some = [found[name, s] for s in seeds if (name, s) in found]
-        if some:
-            curves = np.stack([volumes(r["values"]) for r in some])
-            mean = "".join(f"{curves[:, e - 1].mean():8.3f}" for e in looks)
-            print(f"{name:20}{len(some):>6}{mean}{np.mean([r['deciding'] for r in some]):9.0f} s")
+        mean = "".join(f"{curves[name][:, e - 1].mean():8.3f}" for e in looks)
+        deciding = np.mean([found[name, s]["deciding"] for s in complete])
+        print(f"{name:16}{mean}{deciding:9.0f} s")
+    peers = [m for m in methods if not m.startswith("epsopt")]
+    best = max(peers, key=lambda m: float(curves[m][:, -1].mean()))
+    print(f"\nepochs that {best} takes to a share of its own final hypervolume / epochs to the same hypervolume")
+    print(f"{'':16}{'share':>7}{'median':>8}   by seed (- not reached within {epochs})")
+    for name in (m for m in methods if m.startswith("epsopt")):
+        for share in (0.95, 0.99, 1.0):
+            ratios = [_ratio(curves[best][i], curves[name][i], share) for i in range(len(complete))]
+            shown = "".join("     -" if r == 0 else f"{r:6.2f}" for r in ratios)
+            print(f"{name:16}{share:7.0%}{np.median(ratios):8.2f}   {shown}")
+
+
+def _ratio(peer: Floats, ours: Floats, share: float) -> float:
+    """0 if ours never gets there."""
+    goal = share * peer[-1] - 1e-12
+    reached = np.flatnonzero(ours >= goal)
+    return float((np.flatnonzero(peer >= goal)[0] + 1) / (reached[0] + 1)) if len(reached) else 0.0
 
 
 if __name__ == "__main__":

@@ -45,27 +45,20 @@ def command(
     from epsopt.cli.describe import neighbour_json, objective_json, predicted_json, target_json
     from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
-    from epsopt.cli.workspace import check_objectives, measured, open_workspace, resolve_targets
+    from epsopt.cli.workspace import open_map
 
     with working("loading the map") as progress:
-        workspace = open_workspace(options)
-        project = workspace.needed()
-        with workspace.catalogue() as catalogue:
-            checkpoints = measured(catalogue)
-            from epsopt.optimize.sampling import sample_region
-            from epsopt.studies.maps import load_map, unseen
+        opened = open_map(options, wanted)
+        from epsopt.optimize.sampling import sample_region
 
-            objectives = check_objectives(project, catalogue.metric_names())
-            surrogate, _ = load_map(catalogue)
-            n_unseen = unseen(catalogue, surrogate)
-        targets = resolve_targets(wanted, project, checkpoints, surrogate)
+        surrogate, objectives, targets = opened.surrogate, opened.objectives, opened.targets
         progress("sampling the map", None)
         found = sample_region(
-            surrogate, checkpoints, objectives, targets,
+            surrogate, opened.checkpoints, objectives, targets,
             n=count, neighbours=neighbours, probability=probability, level=level, seed=seed,
         )  # fmt: skip
-    if n_unseen:
-        note(f"{n_unseen} checkpoints of the catalogue are not on the map yet: 'epsopt fit' learns them")
+    if opened.n_unseen:
+        note(f"{opened.n_unseen} checkpoints of the catalogue are not on the map yet: 'epsopt fit' learns them")
     if options.json:
         print_json(
             {
@@ -91,7 +84,7 @@ def command(
             }
         )
     else:
-        _show(found, objectives, targets, checkpoints, count, probability)
+        _show(found, objectives, targets, opened.checkpoints, count, probability)
 
 
 def _show(

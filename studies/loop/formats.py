@@ -10,35 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from epsopt.studies.kinds import Proposal
 from epsopt.zoo.errors import UsageError
 
 
-class Config(Protocol):
-    """A proposed run."""
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """Searched hyperparameters, active ones only."""
+class Config(Proposal, Protocol):
+    """A proposed run and what it should get besides its searched hyperparameters."""
 
     @property
     def fixed(self) -> Mapping[str, Any]:
-        """What it should get besides."""
-
-    @property
-    def point(self) -> Mapping[str, float]:
-        """Predicted metrics."""
-
-    @property
-    def low(self) -> Mapping[str, float]:
-        """Lower ends of their intervals."""
-
-    @property
-    def high(self) -> Mapping[str, float]:
-        """Upper ends."""
-
-    @property
-    def init_from(self) -> str | None:
-        """The checkpoint that it starts from, None from scratch."""
+        """Constants of the past runs."""
 
 
 def as_yaml(proposals: Sequence[Config], numbers: Sequence[int | None]) -> str:
