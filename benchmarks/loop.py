@@ -370,7 +370,7 @@ def table(methods: Sequence[str], seeds: Sequence[int], epochs: int, results: Pa
     print(f"\nhypervolume of coverage and dist_corr, mean of {len(complete)} seeds: {' '.join(map(str, complete))}")
     if not complete:
         return
-    looks = [e for e in range(epochs // 6, epochs + 1, epochs // 6)]
+    looks = list(range(epochs // 6, epochs + 1, epochs // 6))
     print(f"{'epochs trained':16}" + "".join(f"{e:>8}" for e in looks) + "   deciding")
     curves = {m: np.stack([volumes(found[m, s]["values"]) for s in complete]) for m in methods}
     for name in methods:
