@@ -61,10 +61,13 @@ def command(
         if form == "shell" and project.command is None:
             raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
         from epsopt.studies.loop.proposing import propose_next
+        from epsopt.studies.storage import has_studies
 
+        workspace = opened.workspace
+        storage = workspace.studies() if not no_record or has_studies(workspace.storage) else None
         proposed = propose_next(
-            project, opened.workspace.studies(), opened.surrogate, opened.checkpoints, opened.objectives,
-            opened.targets, n=count, level=level, seed=seed, reuse=reuse, record=not no_record, progress=progress,
+            project, storage, opened.surrogate, opened.checkpoints, opened.objectives, opened.targets,
+            n=count, level=level, seed=seed, reuse=reuse, record=not no_record, progress=progress,
         )  # fmt: skip
     opened.tell_unseen()
     study = None if no_record else study_name(project.name)

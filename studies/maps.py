@@ -77,6 +77,7 @@ def fit_map(
     *,
     seed: int = 0,
     bounds: Mapping[str, tuple[float, float]] | None = None,
+    refined: bool = False,
     again: bool = False,
     recipe: Recipe | None = None,
     probes: bool = False,
@@ -88,6 +89,7 @@ def fit_map(
         catalogue: what to learn from, and where the map is kept.
         seed: of the fit.
         bounds: declared bounds of metrics.
+        refined: refine the newest map with what is new, where it can be; otherwise fit anew.
         again: fit from scratch, even if the kept map was trained on exactly this or could be refined.
         recipe: how to train, if not by the default.
         probes: read checkpoints with their anchor embeddings too; such a map is kept beside the one of weights only.
@@ -104,7 +106,7 @@ def fit_map(
         data, meta = kept
         catalogue.put_artifact(_KINDS[probes], key, data, meta)  # the newest is the one that every other command loads
         return Surrogate.from_bytes(data, meta), _validation(meta["validation"]), Made("current")
-    newest = None if again else catalogue.get_artifact(_KINDS[probes])
+    newest = catalogue.get_artifact(_KINDS[probes]) if refined and not again else None
     reason, old = _refinable(newest, key, train)
     if newest is not None and old is not None:
         if progress is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
@@ -50,6 +50,15 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
         event.listen(storage.engine, "begin", begin_immediate)
         storage.engine.dispose()  # so that no connection from before the listeners is used again
     return storage
+
+
+def has_studies(url: str) -> bool:
+    """Whether the database behind a URL has Optuna's tables: opening the studies makes them."""
+    engine = open_database(url)
+    try:
+        return inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
 
 
 def _check_exists(url: str) -> None:

@@ -120,11 +120,10 @@ def choose_runs(
     for _ in range(n):
         value = _improvement(model, reference, busy, seed)
         known = _Known(model, busy)
-        pool = [
-            c
-            for c in _candidates(model, starts, origin, branch_epochs, rng)
-            if c not in known and (allowed is None or allowed(c.config))
+        drawn = [
+            c for c in _candidates(model, starts, origin, branch_epochs, rng) if allowed is None or allowed(c.config)
         ]
+        pool = [c for c in drawn if c not in known] or drawn  # a small space may be known to its end
         scores = value(pool)
         for scale in _ROUNDS:
             best = [pool[i] for i in np.argsort(-scores, kind="stable")[:8]]

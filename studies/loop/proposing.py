@@ -47,7 +47,7 @@ class Proposed:
 
 def propose_next(
     project: Project,
-    storage: RDBStorage,
+    storage: RDBStorage | None,
     surrogate: Surrogate,
     checkpoints: Sequence[Checkpoint],
     objectives: Sequence[Objective],
@@ -64,7 +64,7 @@ def propose_next(
 
     Args:
         project: the space, unless it is to be inferred, and the train command.
-        storage: where the study of proposals is.
+        storage: where the study of proposals is; None: nothing was ever proposed, and nothing is recorded.
         surrogate: the fitted map.
         checkpoints: the catalogue's.
         objectives: what to push.
@@ -85,7 +85,7 @@ def propose_next(
             f"{project.file}: reuse needs a train command that takes the checkpoint to start from: add a list such as "
             '["--init-from", "{init_from}"] to train.command'
         )
-    trials = proposed_trials(storage, project.name)
+    trials = [] if storage is None else proposed_trials(storage, project.name)
     # A run that started from another's checkpoint says little of where its hyperparameters alone lead.
     reused = {folder_of(project, t) for t in trials if "init_from" in t.user_attrs}
     scratch = [c for c in checkpoints if reused.isdisjoint(Path(c.path).parents)]
@@ -98,7 +98,7 @@ def propose_next(
         surrogate, space, past, objectives, targets,
         n=n, level=level, seed=seed, avoid=before, pending=pending, starts=starts, progress=progress,
     )  # fmt: skip
-    if record:
+    if record and storage is not None:
         numbers = record_proposals(storage, project.name, objectives, space, proposals, level=level)
     else:
         numbers = list(range(len(trials), len(trials) + len(proposals)))

@@ -34,7 +34,6 @@ def test_init_refuses_to_replace_another_file(runs, tmp_path):
         ["search", "--target-coverage", "0.5"],
         ["pareto"],
         ["nearest", "run_001"],
-        ["propose", "-n", "2"],
     ],
     ids=lambda a: a[0],
 )

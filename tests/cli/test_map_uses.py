@@ -72,7 +72,9 @@ def test_groups_name_every_run_once(project):
 
 
 def test_samples_say_that_they_are_predicted_and_targets_are_needed(project):
-    assert "Predicted, not evaluated" in " ".join(project("sample", "--target-coverage", "0.3").out.split())
+    assert "Predicted, not evaluated" in " ".join(
+        project("sample", "--target-coverage", "0.3", "--probability", "0.05").out.split()
+    )
     none = project("sample", "--target-rad-hier", "-7", "--target-coverage", "1")
     assert none.status == 0
     assert "No point of the trust region" in none.out
@@ -90,7 +92,9 @@ def embedded(project, copy):
         ball = 0.9 * np.random.default_rng(0).uniform(-0.5, 0.5, (1, 20, 4)).astype(np.float32)
         surrogate, validation = fit(replace(train, embeddings=np.repeat(ball, len(train), 0)), recipe=QUICK, folds=2)
         data, meta = surrogate.to_bytes()
-        catalogue.put_artifact("surrogate", "embedded", data, {**meta, "validation": asdict(validation)})
+        catalogue.put_artifact(
+            "surrogate", "embedded", data, {**meta, "validation": asdict(replace(validation, held_out=None))}
+        )
     return mine
 
 
