@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from epsopt.optimize import Objective, Parameter, Space
+from epsopt.studies.loop.stopping import CatalogueStopper
+from epsopt.zoo.records import Checkpoint
+
+SPACE = Space((Parameter("a", "float", 0.0, 1.0), Parameter("b", "float", 0.0, 1.0)))
+OBJECTIVES = (Objective("gain", maximize=True), Objective("cost", maximize=False))
+
+
+def checkpoints(run: int, a: float, b: float, epochs: int = 10, start: str | None = None) -> list[Checkpoint]:
+    """The gain grows towards a, the cost falls towards 1 + a; b spoils both."""
+    config: dict[str, Any] = {"a": a, "b": b} | ({} if start is None else {"init_from": start})
+    out = []
+    for epoch in range(1, epochs + 1):
+        grown = 1 - np.exp(-epoch / 3)
+        metrics = {"gain": grown * (a - b), "cost": 2 - grown * (1 - a - b)}
+        out.append(
+            Checkpoint(
+                run, run, f"run {run}", f"/{run}/{epoch}.pt", f"{run}:{epoch}", epoch, metrics, config, "s", 1, 9
+            )
+        )
+    return out
+
+
+@dataclass
+class Runs:
+    known: list[Checkpoint] = field(default_factory=list)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        return self.known
+
+
+@dataclass
+class Active:
+    name: str
+    params: dict[str, float]
+    number: int = 0
+    init_from: str | None = None
+
+
+def past() -> list[Checkpoint]:
+    rng = np.random.default_rng(0)
+    configs = [(a, 0.0) for a in np.linspace(0.05, 0.95, 7)] + rng.uniform(0, 1, (9, 2)).tolist()
+    return [c for i, (a, b) in enumerate(configs) for c in checkpoints(i, a, b)]
+
+
+def test_a_worker_s_hopeless_run_is_stopped_by_what_the_catalogue_knows_and_a_good_one_is_not() -> None:
+    stopper = CatalogueStopper(Runs(past()), SPACE, OBJECTIVES, audit=0.0)
+    bad = stopper.should_stop(Active("bad", {"a": 0.5, "b": 0.9}), checkpoints(99, 0.5, 0.9, 4))
+    assert bad.stop
+    assert bad.probability < 0.05
+    assert not stopper.should_stop(Active("good", {"a": 0.35, "b": 0.0}), checkpoints(98, 0.35, 0.0, 4)).stop
+
+
+def test_the_run_itself_is_not_among_those_that_it_is_judged_by() -> None:
+    runs = Runs([*past(), *checkpoints(99, 0.35, 0.0, 4)])
+    stopper = CatalogueStopper(runs, SPACE, OBJECTIVES, audit=0.0)
+    assert not stopper.should_stop(Active("run 99", {"a": 0.35, "b": 0.0}), checkpoints(99, 0.35, 0.0, 4)).stop
+
+
+def test_without_earlier_runs_or_epochs_nothing_is_stopped() -> None:
+    active = Active("a", {"a": 0.5, "b": 0.9})
+    alone = CatalogueStopper(Runs(), SPACE, OBJECTIVES).should_stop(active, checkpoints(1, 0.5, 0.9, 4))
+    assert (alone.stop, alone.reason) == (False, "no earlier run is known")
+    base = Checkpoint(1, 1, "r", "/r/0.pt", "x", None, {"gain": 0.0, "cost": 2.0}, {}, "s", 1, 9)
+    assert not CatalogueStopper(Runs(past()), SPACE, OBJECTIVES).should_stop(active, [base]).stop
+
+
+def test_what_more_runs_show_is_learned() -> None:
+    runs = Runs(past()[:30])
+    stopper = CatalogueStopper(runs, SPACE, OBJECTIVES, audit=0.0)
+    active = Active("bad", {"a": 0.5, "b": 0.9})
+    assert "only 3 earlier runs" in stopper.should_stop(active, checkpoints(99, 0.5, 0.9, 4)).reason
+    runs.known = past()
+    assert stopper.should_stop(active, checkpoints(99, 0.5, 0.9, 4)).stop
+
+
+def test_where_a_run_started_is_known_if_that_checkpoint_was_measured() -> None:
+    from epsopt.optimize.loop.history import past_curves
+
+    first = checkpoints(1, 0.5, 0.0)
+    curves = past_curves([*first, *checkpoints(2, 0.4, 0.0, start=first[3].path)], SPACE, OBJECTIVES)
+    assert curves["run 1"].start is None
+    np.testing.assert_allclose(curves["run 2"].start, [first[3].metrics["gain"], first[3].metrics["cost"]])
