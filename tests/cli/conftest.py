@@ -116,13 +116,15 @@ def project(tmp_path_factory, fresh) -> Project:
     shutil.copytree(fresh.folder, folder)
     with Catalogue(f"sqlite:///{folder / 'epsopt.db'}") as catalogue, quick_baseline():
         fit_map(catalogue, bounds={"coverage": (0.0, 1.0)}, recipe=QUICK)
+    shutil.copytree(folder, folder.with_name("untouched"))  # what copies are made of, whatever tests do to this one
     return Project(folder, fresh.runs)
 
 
 @pytest.fixture
 def copy(tmp_path) -> Callable[[Project], Project]:
     def made(of: Project) -> Project:
-        shutil.copytree(of.folder, tmp_path / "project")
+        untouched = of.folder.with_name("untouched")
+        shutil.copytree(untouched if untouched.exists() else of.folder, tmp_path / "project")
         return Project(tmp_path / "project", of.runs)
 
     return made

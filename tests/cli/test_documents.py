@@ -47,7 +47,7 @@ def cases(project):
 def used(tmp_path_factory, project):
     """A copy of the project: proposals are recorded in it."""
     folder = tmp_path_factory.mktemp("documents") / "project"
-    shutil.copytree(project.folder, folder)
+    shutil.copytree(project.folder.with_name("untouched"), folder)
     return Project(folder, project.runs)
 
 

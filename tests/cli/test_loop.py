@@ -32,7 +32,7 @@ START = ["--init-from", "{init_from}"]
 def mine(tmp_path_factory, project) -> Project:
     """A project of this module's own that can train, into a runs folder of its own."""
     folder = tmp_path_factory.mktemp("loop") / "project"
-    shutil.copytree(project.folder, folder)
+    shutil.copytree(project.folder.with_name("untouched"), folder)
     text = (folder / "epsopt.toml").read_text()
     kept = text[: text.index("# How one run is launched")]
     runs = f"runs = {json.dumps(str(project.runs))}"
