@@ -9,14 +9,13 @@ measured, or predicted for runs that the map had never seen. Needs Debian's chro
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from playwright.sync_api import sync_playwright
 from plotly.subplots import make_subplots
+from screenshot import draw
 
 from epsopt.optimize import non_dominated
 
@@ -129,26 +128,6 @@ def initialisation(data: dict[str, Any]) -> go.Figure:
     return figure
 
 
-def draw(figure: go.Figure, name: str, width: int, height: int) -> None:
-    figure.update_layout(template="plotly_white", font_size=13, margin={"l": 60, "r": 20, "t": 40, "b": 50})
-    figure.update_annotations(font_size=13)
-    out = HERE / "images" / f"{name}.png"
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as browsers:
-        page_file = Path(folder) / "figure.html"
-        figure.write_html(page_file, include_plotlyjs=True, config={"displayModeBar": False})
-        browser = browsers.chromium.launch(
-            executable_path="/usr/bin/chromium",
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
-        )
-        page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=1.5)
-        page.goto(page_file.as_uri())
-        page.wait_for_selector(".main-svg")
-        page.wait_for_timeout(500)
-        page.screenshot(path=str(out))
-        browser.close()
-    print(f"wrote {out.name}")
-
-
 def main() -> None:
     for name, make, width, height in (
         ("interpolation", interpolation, 980, 720),
@@ -157,7 +136,10 @@ def main() -> None:
     ):
         kept = DATA / f"{name}.picture.json"
         if kept.exists():
-            draw(make(json.loads(kept.read_text())), name, width, height)
+            figure = make(json.loads(kept.read_text()))
+            figure.update_layout(template="plotly_white", font_size=13, margin={"l": 60, "r": 20, "t": 40, "b": 50})
+            figure.update_annotations(font_size=13)
+            draw(figure, HERE / "images" / f"{name}.png", width, height)
         else:
             print(f"no {kept.name}: run 'python benchmarks/{name}.py' first")
 

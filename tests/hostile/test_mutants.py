@@ -22,20 +22,6 @@ SUFFIX = {"zip": ".pt", "legacy": ".pt", "safetensors": ".safetensors"}
 
 
 @pytest.fixture(scope="module")
-def canary(tmp_path_factory):
-    """The file that a fired canary writes to; readers start after this, and inherit it."""
-    from epsopt.zoo.reading import pool
-
-    file = tmp_path_factory.mktemp("canary") / "fired"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EPSOPT_CANARY", str(file))
-        patch.setattr(pool, "_SHARED", {})
-        yield file
-        for shared in pool._SHARED.values():
-            shared.close()
-
-
-@pytest.fixture(scope="module")
 def ingested(tmp_path_factory, canary):
     """The 200 mutants, read into a catalogue of their own."""
     folder = tmp_path_factory.mktemp("mutants") / "run"

@@ -5,27 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
 import torch
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.ingestion import ingest
 
 from .sides import TOLD, TROUBLES, write
-
-
-@pytest.fixture(scope="module")
-def canary(tmp_path_factory):
-    """The file that a fired canary writes to; readers start after this, and inherit it."""
-    from epsopt.zoo.reading import pool
-
-    file = tmp_path_factory.mktemp("canary") / "fired"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EPSOPT_CANARY", str(file))
-        patch.setattr(pool, "_SHARED", {})
-        yield file
-        for shared in pool._SHARED.values():
-            shared.close()
 
 
 def ingested(tmp_path: Path, files: dict[str, tuple[str, bytes]]):

@@ -41,14 +41,10 @@ def together(identities: Sequence[Identity]) -> Identity:
     )
 
 
-class Joined(io.RawIOBase):
-    """Files one after the other, as one file to read from."""
+class _Placed(io.RawIOBase):
+    """A file to read from that knows where it is."""
 
-    def __init__(self, files: Sequence[IO[bytes]], sizes: Sequence[int]) -> None:
-        super().__init__()
-        self._files = files
-        self._starts = [0, *accumulate(sizes)]
-        self._at = 0
+    _at = 0
 
     def readable(self) -> bool:
         """It is."""
@@ -64,6 +60,15 @@ class Joined(io.RawIOBase):
             raise io.UnsupportedOperation("counted from the start only")
         self._at = offset
         return offset
+
+
+class Joined(_Placed):
+    """Files one after the other, as one file to read from."""
+
+    def __init__(self, files: Sequence[IO[bytes]], sizes: Sequence[int]) -> None:
+        super().__init__()
+        self._files = files
+        self._starts = [0, *accumulate(sizes)]
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer as far as the files reach."""
@@ -82,19 +87,12 @@ class Joined(io.RawIOBase):
         return done
 
 
-class Window(io.RawIOBase):
+class Window(_Placed):
     """A part of a file, as a file to read from."""
 
     def __init__(self, file: IO[bytes], start: int, length: int) -> None:
         super().__init__()
-        self._file, self._start, self._length, self._at = file, start, length, 0
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place in the part; counted from its start only."""
-        if whence != io.SEEK_SET:
-            raise io.UnsupportedOperation("counted from the start only")
-        self._at = offset
-        return offset
+        self._file, self._start, self._length = file, start, length
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer as far as the part reaches."""
