@@ -97,7 +97,6 @@ def choose_runs(
     origin: Start | None = None,
     branch_epochs: float | None = None,
     reference: Floats | None = None,
-    allowed: Callable[[Mapping[str, Any]], bool] | None = None,
     rng: np.random.Generator,
 ) -> list[Choice]:
     """Choose the next runs, one after another; each knows what the ones before it are expected to reach.
@@ -111,7 +110,6 @@ def choose_runs(
         branch_epochs: how long a run from one of them is; ``None``: as long as any.
         reference: ``(m,)`` the objectives' values that are just not good enough, in their own units; by default a
             tenth of their range beyond the worst measured.
-        allowed: tells which configurations may be launched.
         rng: draws candidates; seeds the Monte-Carlo samples.
     """
     busy = list(running)
@@ -120,9 +118,7 @@ def choose_runs(
     for _ in range(n):
         value = _improvement(model, reference, busy, seed)
         known = _Known(model, busy)
-        drawn = [
-            c for c in _candidates(model, starts, origin, branch_epochs, rng) if allowed is None or allowed(c.config)
-        ]
+        drawn = _candidates(model, starts, origin, branch_epochs, rng)
         pool = [c for c in drawn if c not in known] or drawn  # a small space may be known to its end
         scores = value(pool)
         for scale in _ROUNDS:
@@ -132,7 +128,7 @@ def choose_runs(
                 for c in best
                 for _ in range(_REFINED // 8)
             ]
-            more = [c for c in more if c not in known and (allowed is None or allowed(c.config))]
+            more = [c for c in more if c not in known]
             if more:
                 pool, scores = [*pool, *more], np.concatenate([scores, value(more)])
         best_place = int(np.argmax(scores))
