@@ -115,7 +115,9 @@ class Trainer:
         stop: Callable[[Floats], bool] | None = None,
     ) -> Floats:
         """Train one run, as far as the budget goes; ``(epochs, 2)`` measured objectives, nothing after a divergence."""
-        model = TernaryVAE.from_state_dict(self.states[start] if start else self._base)
+        # A model uses the tensors it is given, and training changes them in place.
+        origin = self.states[start] if start else self._base
+        model = TernaryVAE.from_state_dict({name: tensor.clone() for name, tensor in origin.items()})
         number = len(self.ledger.notes)
         values: list[list[float]] = []
         stopped = False
