@@ -31,7 +31,7 @@ types: $(READY)
 	MYPYPATH=build/shipped $(BIN)/mypy --strict $(ROOMS:%=-p epsopt.%)
 
 check: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: $(READY)
 	$(BIN)/python benchmarks/pareto.py

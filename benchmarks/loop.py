@@ -125,7 +125,9 @@ class Trainer:
         try:
             # The whole length is announced, as a program would be told: what is cut off by the budget is only not run.
             for epoch, metrics in enumerate(finetune(model, config, epochs, self._seed * 100_000 + number), start=1):
-                values.append([metrics[o.name] for o in OBJECTIVES])
+                values.append(
+                    np.nan_to_num([metrics[o.name] for o in OBJECTIVES]).tolist()
+                )  # not measurable: worthless
                 self.ledger.values.append(values[-1])
                 self.states[f"{number}/{epoch}"] = {k: v.clone() for k, v in model.state_dict().items()}
                 stopped = stop is not None and epoch < allowed and stop(np.array(values))

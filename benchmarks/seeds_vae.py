@@ -40,6 +40,7 @@ from zoos import NAMES, OUT, Zoo, load, seeds_split
 CACHE = OUT.parent / "seeds"
 MODELS = ("hybrid", "metrics")
 EPOCHS = 40
+AUTHORS_EPOCHS = 200  # what their script trains unless told otherwise
 BATCH = 32
 Array = NDArray[np.float32]
 Heads = tuple[Tensor, Tensor, Tensor | None, Tensor]  # mu, logvar, embeddings, metrics
