@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     "--stop-below", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, metavar="P",
     help="Stop a run whose remaining checkpoints join the front with less than this probability; 0 stops none.",
 )  # fmt: skip
+@click.option(
+    "--stop-worth", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, metavar="SHARE",
+    help="Stop a run whose epochs are expected to bring less than this share of a new run's, each; 0 stops none.",
+)  # fmt: skip
 @click.option("--reuse", is_flag=True, help="Let runs that are asked for start from checkpoints of the front.")
 @click.option("--dry-run", is_flag=True, help="Print what would be run, in order, and run nothing.")
 @common
@@ -60,6 +64,7 @@ def command(
     max_failures: int,
     learn_after: int,
     stop_below: float,
+    stop_worth: float,
     reuse: bool,
     dry_run: bool,
 ) -> None:
@@ -71,6 +76,8 @@ def command(
     """
     if until_idle and forever:
         raise UsageError("--until-idle and --forever contradict each other: give one of them")
+    if stop_below and stop_worth:
+        raise UsageError("--stop-below and --stop-worth are two rules for the same decision: give one of them")
     from epsopt.cli.output import line, print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
@@ -104,7 +111,7 @@ def command(
 
     learner = BackgroundLearner(project.file, workspace.storage, reuse=reuse)
     with Catalogue(workspace.storage) as catalogue, _ends_on_sigterm():
-        stopper = _stopper(project, storage, catalogue, stop_below) if stop_below else None
+        stopper = _stopper(project, storage, catalogue, stop_below, stop_worth)
         ended = Worker(project, storage, catalogue, orders, stopper, learner, tell).work()
     if options.json:
         print_json({"runs": [_run_json(e) for e in ended], "lost": lost})
@@ -112,12 +119,17 @@ def command(
         _sum_up(ended)
 
 
-def _stopper(project: Project, storage: RDBStorage, catalogue: Catalogue, threshold: float) -> Stopper:
-    from epsopt.studies.loop.queue import recorded_space
+def _stopper(project: Project, storage: RDBStorage, catalogue: Catalogue, below: float, worth: float) -> Stopper | None:
+    if not below and not worth:
+        return None
+    from epsopt.studies.loop.queue import proposed_trials, recorded_space
     from epsopt.studies.loop.stopping import CatalogueStopper
 
-    space = project.space or recorded_space(storage, project.name)
-    return CatalogueStopper(catalogue, space, project.objectives, threshold=threshold)
+    space = project.space
+    if space is None and proposed_trials(storage, project.name):
+        space = recorded_space(storage, project.name)
+    how = {"worth": worth} if worth else {"threshold": below}
+    return CatalogueStopper(catalogue, space, project.objectives, **how)
 
 
 def _figures(project: Project, ended: Ended) -> str:

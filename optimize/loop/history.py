@@ -11,6 +11,7 @@ import numpy as np
 from epsopt.optimize.loop.curves import Curve, Floats
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
+from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.records import Checkpoint
 
 STARTS = ("init_from", "base")
@@ -26,13 +27,13 @@ def past_curves(checkpoints: Sequence[Checkpoint], space: Space, objectives: Seq
         objectives: what curves are of.
 
     Returns:
-        Curves by the run's name. What was measured where a run started is known if the checkpoint that it names is
-        among the checkpoints.
+        Curves by the run's name; none of checkpoints that were decoded instead of trained. What was measured where a
+        run started is known if the checkpoint that it names is among the checkpoints.
     """
     measured = {c.path: values_of(c.metrics, objectives) for c in checkpoints}
     runs: dict[str, dict[int, Checkpoint]] = {}
     for c in checkpoints:
-        if c.epoch is not None and c.epoch > 0 and space.describes(c.hyperparameters):
+        if c.epoch is not None and c.epoch > 0 and not is_recombined(c) and space.describes(c.hyperparameters):
             runs.setdefault(c.run, {})[c.epoch] = c
     curves = {}
     for name, by_epoch in runs.items():

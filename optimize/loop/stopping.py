@@ -2,8 +2,10 @@
 
 At each new checkpoint the run's own curve so far, and what hyperparameters did to the curves of all other runs, give
 the joint distribution of the checkpoints that are still to come (:mod:`epsopt.optimize.loop.curves`). The run is
-stopped when the probability that any of them joins the front is below a threshold. A share of runs is left to finish
-whatever is expected of them: without these audits nobody would learn where the forecasts are wrong.
+stopped when the probability that any of them joins the front is below a threshold; or, with `worth`, when its epochs
+are expected to widen the front less, each, than those of a new run would: what an epoch is worth depends on what else
+it could be spent on. A share of runs is left to finish whatever is expected of them: without these audits nobody would
+learn where the forecasts are wrong.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from epsopt.optimize.loop.choice import choose_runs, continuing
 from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.space import Space
@@ -52,8 +55,13 @@ class Stopper:
         length: epochs of a whole run.
         targets: if given, a run is also worth its epochs while it may meet all of them.
         threshold: a run whose probability is below is stopped.
+        worth: if given, the rule instead of `threshold`: a run is stopped when an epoch of it is expected to bring less
+            than this share of what an epoch of the best new run would, in hypervolume.
+        probes: so many first runs are stopped after their grace whatever they look like: of a space that nobody knows,
+            many short runs teach more than a few long ones.
         grace: epochs that every run is given: what unfreezes, warms up or decays later has not shown itself before.
         audit: share of runs that are left to finish, chosen by their names.
+        reference: ``(m,)`` for `worth`: the objectives' values that are just not good enough, in their own units.
         bounds: declared bounds of objectives.
         seed: of the samples.
     """
@@ -66,61 +74,96 @@ class Stopper:
         *,
         targets: Sequence[Target] = (),
         threshold: float = 0.05,
+        worth: float | None = None,
+        probes: int = 0,
         grace: float = 2.0,
-        audit: float = 0.1,
+        audit: float = 0.05,
+        reference: Floats | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         seed: int = 0,
     ) -> None:
         if not 0.0 <= threshold < 1.0:
             raise UsageError(f"the threshold of early stopping is {threshold}, expected at least 0 and below 1")
+        if worth is not None and not 0.0 < worth < 1.0:
+            raise UsageError(f"an epoch's worth is {worth} of a new run's, expected above 0 and below 1")
         if not 0.0 <= audit <= 1.0:
             raise UsageError(f"the share of audit runs is {audit}, expected between 0 and 1")
         self._space, self._objectives, self._length = space, tuple(objectives), float(length)
         self._targets = {t.name: t.value for t in targets}
-        self._threshold, self._grace, self._audit, self._bounds, self._seed = threshold, grace, audit, bounds, seed
+        self._threshold, self._worth, self._probes = threshold, worth, probes
+        self._grace, self._audit, self._reference = grace, audit, reference
+        self._bounds, self._seed = bounds, seed
         self._past: tuple[Curve, ...] = ()
         self._model: CurveModel | None = None
+        self._rate = 0.0
 
-    def learn(self, curves: Sequence[Curve]) -> None:
-        """Take note of all runs so far, finished, stopped or failed after some checkpoints; seconds with many."""
+    def learn(self, curves: Sequence[Curve], *, model: CurveModel | None = None, new_run: float | None = None) -> None:
+        """Take note of all runs so far, finished, stopped or failed after some checkpoints; seconds with many.
+
+        Args:
+            curves: of these runs.
+            model: of these curves, where the caller has it already.
+            new_run: hypervolume that each epoch of the best new run is expected to bring, where the caller knows it.
+        """
         self._past = tuple(c for c in curves if len(c.steps))
-        self._model = None
-        if len(self._past) >= FEWEST_RUNS:
+        self._model, self._rate = model, new_run or 0.0
+        if self._model is None and len(self._past) >= FEWEST_RUNS:
             self._model = fit_curves(
                 self._space, self._objectives, self._past, length=self._length, bounds=self._bounds, seed=self._seed
             )
+        if self._model is not None and self._worth is not None and new_run is None:
+            rng = np.random.default_rng(self._seed)
+            (choice,) = choose_runs(self._model, reference=self._reference, rng=rng)
+            self._rate = choice.improvement / choice.candidate.cost
 
-    def should_stop(self, run: str, so_far: Curve) -> Decision:
+    def should_stop(self, run: str, so_far: Curve, *, length: float | None = None) -> Decision:
         """Decide on a run.
 
         Args:
             run: its name; decides, with nothing else, whether it is an audit run.
             so_far: its checkpoints.
+            length: epochs of this run, if it is not as long as any.
         """
+        end = length or self._length
         if not len(so_far.steps) or so_far.steps[-1] < self._grace:
             return Decision(stop=False, probability=float("nan"), reason=f"within its first {self._grace:g} epochs")
-        if so_far.steps[-1] >= self._length:
+        if so_far.steps[-1] >= end:
             return Decision(stop=False, probability=float("nan"), reason="at its end")
+        if len(self._past) < self._probes:
+            reason = f"one of the first {self._probes} runs, which only look around"
+            return Decision(stop=True, probability=float("nan"), reason=reason)
         if self._model is None:
             return Decision(
                 stop=False,
                 probability=float("nan"),
                 reason=f"only {len(self._past)} earlier runs: at least {FEWEST_RUNS} are needed to judge one",
             )
-        probability = self._probability(so_far)
+        probability = self._probability(so_far, end)
         worth = "join the front or meet the targets" if self._targets else "join the front"
-        what = f"{probability:.0%} likely to {worth} in its remaining {self._length - so_far.steps[-1]:g} epochs"
-        if probability >= self._threshold:
+        what = f"{probability:.0%} likely to {worth} in its remaining {end - so_far.steps[-1]:g} epochs"
+        if self._worth is None:
+            hopeless = probability < self._threshold
+        else:
+            expected = self._expected(so_far, end)
+            hopeless = expected < self._worth * self._rate
+            what += f"; an epoch of it is expected to bring {expected:.2g}, of a new run {self._rate:.2g}"
+        if not hopeless:
             return Decision(stop=False, probability=probability, reason=what)
         if is_audit(run, self._audit):
             return Decision(stop=False, probability=probability, reason=f"{what}, but it is an audit run")
         return Decision(stop=True, probability=probability, reason=what)
 
-    def _probability(self, so_far: Curve) -> float:
+    def _expected(self, so_far: Curve, end: float) -> float:
+        """Hypervolume that each remaining epoch is expected to bring."""
+        assert self._model is not None
+        model = self._model.given([*self._past, so_far])
+        return continuing(model, len(self._past), end, reference=self._reference, seed=self._seed)
+
+    def _probability(self, so_far: Curve, end: float) -> float:
         assert self._model is not None
         model = self._model.given([*self._past, so_far])
         done = float(so_far.steps[-1])
-        steps = np.unique(np.linspace(done, self._length, _LOOKS + 1)[1:])
+        steps = np.unique(np.linspace(done, end, _LOOKS + 1)[1:])
         x = model.inputs([so_far.config], steps, [so_far.start], len(self._past))
         with torch.no_grad():
             posterior = model.model.posterior(x)

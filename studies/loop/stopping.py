@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from epsopt.optimize.inference import infer_space
 from epsopt.optimize.loop.curves import Curve
 from epsopt.optimize.loop.history import past_curves, values_of
 from epsopt.optimize.loop.stopping import Decision
 from epsopt.optimize.loop.stopping import Stopper as RunStopper
 from epsopt.optimize.space import Space
-from epsopt.optimize.targets import Objective, Target
+from epsopt.optimize.targets import Objective
 from epsopt.studies.kinds import ActiveRun, Measured
 from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
 
 
@@ -21,31 +25,29 @@ class CatalogueStopper:
     """Stops a run that will hardly join the front; learns again when more runs are known.
 
     Args:
-        catalogue: of all runs; read when a decision is asked for.
-        space: of the hyperparameters.
+        catalogue: of all runs.
+        space: of the hyperparameters; None: what varies among the catalogue's runs.
         objectives: what counts.
-        targets: a run that may meet all of them goes on as well.
-        threshold: a run whose probability is below is stopped.
-        grace: epochs that every run is given.
-        audit: share of runs that are left to finish.
+        read_again: seconds for which what was read from the catalogue is believed.
+        options: of :class:`epsopt.optimize.loop.stopping.Stopper`.
     """
 
     def __init__(
         self,
         catalogue: Catalogue,
-        space: Space,
+        space: Space | None,
         objectives: Sequence[Objective],
         *,
-        targets: Sequence[Target] = (),
-        threshold: float = 0.05,
-        grace: float = 2.0,
-        audit: float = 0.1,
+        read_again: float = 30.0,
+        **options: Any,
     ) -> None:
         self._catalogue, self._space, self._objectives = catalogue, space, tuple(objectives)
-        self._options = {"targets": tuple(targets), "threshold": threshold, "grace": grace, "audit": audit}
+        self._read_again, self._options = read_again, options
+        self._read_at = float("-inf")
+        self._checkpoints: list[Checkpoint] = []
+        self._starts: dict[str, Checkpoint] = {}
         self._learned_from = -1
         self._stopper: RunStopper | None = None
-        self._starts: dict[str, Checkpoint] = {}
 
     def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Measured]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""
@@ -66,15 +68,28 @@ class CatalogueStopper:
 
     def _learn(self, but: str) -> RunStopper | None:
         """Learn from all other runs, when there are a tenth more of them than last time."""
-        checkpoints = self._catalogue.checkpoints()
-        self._starts = {c.path: c for c in checkpoints}
-        curves = past_curves(checkpoints, self._space, self._objectives)
-        curves.pop(but, None)
-        if self._stopper is None or len(curves) > 1.1 * self._learned_from:
-            if not curves:
+        if time.monotonic() - self._read_at > self._read_again:
+            self._checkpoints = self._catalogue.checkpoints()
+            self._starts = {c.path: c for c in self._checkpoints}
+            self._read_at = time.monotonic()
+        others = [c for c in self._checkpoints if c.run != but]
+        known = len({c.run for c in others})
+        if known and (self._stopper is None or known > 1.1 * self._learned_from):
+            space = self._space or _inferred(others)
+            if space is None:
                 return None
-            length = float(np.median([c.steps[-1] for c in curves.values()]))
-            self._stopper = RunStopper(self._space, self._objectives, length, **self._options)  # type: ignore[arg-type]
-            self._stopper.learn(list(curves.values()))
-            self._learned_from = len(curves)
+            curves = list(past_curves(others, space, self._objectives).values())
+            if curves:
+                length = float(np.median([c.steps[-1] for c in curves]))
+                self._stopper = RunStopper(space, self._objectives, length, **self._options)
+                self._stopper.learn(curves)
+                self._learned_from = known
         return self._stopper
+
+
+def _inferred(checkpoints: Sequence[Checkpoint]) -> Space | None:
+    """What varies among runs; None if nothing does yet."""
+    try:
+        return infer_space(list({c.run: c.hyperparameters for c in checkpoints}.values()))
+    except UsageError:
+        return None

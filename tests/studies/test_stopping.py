@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def test_without_earlier_runs_or_epochs_nothing_is_stopped() -> None:
 
 def test_what_more_runs_show_is_learned() -> None:
     runs = Runs(past()[:30])
-    stopper = CatalogueStopper(runs, SPACE, OBJECTIVES, audit=0.0)
+    stopper = CatalogueStopper(runs, SPACE, OBJECTIVES, audit=0.0, read_again=0.0)
     active = Active("bad", {"a": 0.5, "b": 0.9})
     assert "only 3 earlier runs" in stopper.should_stop(active, checkpoints(99, 0.5, 0.9, 4)).reason
     runs.known = past()
@@ -88,3 +88,20 @@ def test_where_a_run_started_is_known_if_that_checkpoint_was_measured() -> None:
     curves = past_curves([*first, *checkpoints(2, 0.4, 0.0, start=first[3].path)], SPACE, OBJECTIVES)
     assert curves["run 1"].start is None
     np.testing.assert_allclose(curves["run 2"].start, [first[3].metrics["gain"], first[3].metrics["cost"]])
+
+
+def test_without_a_declared_space_what_varies_is_the_space() -> None:
+    stopper = CatalogueStopper(Runs(past()), None, OBJECTIVES, audit=0.0)
+    assert stopper.should_stop(Active("bad", {"a": 0.5, "b": 0.9}), checkpoints(99, 0.5, 0.9, 4)).stop
+    one = CatalogueStopper(Runs(checkpoints(1, 0.5, 0.5)), None, OBJECTIVES)
+    assert one.should_stop(Active("bad", {"a": 0.5, "b": 0.9}), checkpoints(99, 0.5, 0.9, 4)).reason == (
+        "no earlier run is known"
+    )
+
+
+def test_decoded_checkpoints_are_no_runs() -> None:
+    from epsopt.optimize.loop.history import past_curves
+    from epsopt.zoo.decoding.recombination import RECOMBINED
+
+    mixed = [replace(c, hyperparameters=c.hyperparameters | {RECOMBINED: True}) for c in checkpoints(7, 0.5, 0.5)]
+    assert list(past_curves([*checkpoints(1, 0.5, 0.0), *mixed], SPACE, OBJECTIVES)) == ["run 1"]

@@ -77,7 +77,39 @@ def test_a_run_that_may_meet_the_targets_goes_on_though_it_is_dominated(past: li
     assert easy.should_stop("meets", dominated).probability > 0.9
 
 
+def test_what_a_new_run_would_bring_decides_where_worth_is_asked(past: list[Curve]) -> None:
+    def expensive(new_run: float) -> Stopper:
+        out = Stopper(SPACE, OBJECTIVES, 10, worth=0.5, audit=0.0)
+        out.learn(past, new_run=new_run)
+        return out
+
+    good = curve(0.35, 0.0, 4)
+    assert not expensive(0.0).should_stop("good", good).stop
+    decision = expensive(1e3).should_stop("good", good)
+    assert decision.stop
+    assert "of a new run 1e+03" in decision.reason
+    itself = Stopper(SPACE, OBJECTIVES, 10, worth=0.5, audit=0.0)
+    itself.learn(past)  # finds out on its own
+    assert itself.should_stop("bad", curve(0.5, 0.9, 4)).stop
+
+
+def test_the_first_runs_only_look_around() -> None:
+    young = Stopper(SPACE, OBJECTIVES, 10, probes=3, grace=3)
+    young.learn([curve(0.1, 0.1, 3)])
+    assert not young.should_stop("second", curve(0.3, 0.0, 2)).stop
+    assert young.should_stop("second", curve(0.3, 0.0, 3)).stop
+    young.learn([curve(0.1, 0.1, 3)] * 3)
+    assert not young.should_stop("fourth", curve(0.3, 0.0, 3)).stop
+
+
+def test_a_shorter_run_is_judged_by_its_own_end(stopper: Stopper) -> None:
+    assert stopper.should_stop("bad", curve(0.5, 0.9, 4)).stop
+    assert stopper.should_stop("bad", curve(0.5, 0.9, 4), length=4).reason == "at its end"
+
+
 def test_nonsense_is_refused() -> None:
+    with pytest.raises(UsageError, match="worth"):
+        Stopper(SPACE, OBJECTIVES, 10, worth=1.5)
     with pytest.raises(UsageError, match="threshold"):
         Stopper(SPACE, OBJECTIVES, 10, threshold=2.0)
     with pytest.raises(UsageError, match="audit"):
