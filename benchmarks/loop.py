@@ -171,12 +171,12 @@ class Trainer:
     def train(
         self,
         config: Config,
-        epochs: int = LENGTH,
+        epochs: int | None = None,
         start: Start | None = None,
         stop: Callable[[Run], bool] | None = None,
     ) -> Run:
         """Train one run, as far as the budget goes; it has no values after a divergence in its first epoch."""
-        start = start or self.base
+        start, epochs = start or self.base, epochs or LENGTH
         name = f"{self._seed}/{len(self.ledger.notes)}"
         run = Run(config, np.empty((0, 2)), (), start)
         stopped = diverged = False
