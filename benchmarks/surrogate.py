@@ -41,7 +41,9 @@ def main() -> int:
                         choices=["ternary", "bases", "digits", "seeds"])  # fmt: skip
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--ablations", action="store_true", help="variants of the map instead of the baselines")
-    parser.add_argument("--map-only", action="store_true", help="no baselines; for its time on an idle machine")
+    parser.add_argument(
+        "--map-only", action="store_true", help="no baselines but the seeds'; for its time on an idle machine"
+    )
     options = parser.parse_args()
     print(f"$ python benchmarks/surrogate.py {' '.join(sys.argv[1:])}".rstrip())
     for name in options.zoos:
@@ -64,18 +66,16 @@ def _five_folds(zoo: Zoo, *, map_only: bool) -> None:
     everything = np.arange(len(zoo))
     for title, predictor in BASELINES.items() if not map_only else ():
         _row(title, zoo, everything, held_out(zoo, predictor, folds), constant)
-    seeds: dict[str, float] = {}  # title to processor seconds of five folds and a final network
+    seeds: dict[str, tuple[float, Rows]] = {}  # title to processor seconds of five folds and a final network; its rows
     for kind, epochs in product(MODELS, (EPOCHS, AUTHORS_EPOCHS)):
         found = [f for k in range(len(folds)) if (f := load_predictions(zoo, kind, f"fold{k}", epochs)) is not None]
         if found:
             title = f"seeds' {kind} VAE, {epochs} epochs"
             ran = np.mean([f.cpu_seconds for f in found])
-            seeds[title] = (len(folds) + 1) * float(ran)
-            if map_only:
-                continue
             if len(found) < len(folds):
                 title += f", {len(found)} of {len(folds)} folds"
             rows = np.concatenate([f.rows for f in found])
+            seeds[title] = (len(folds) + 1) * float(ran), rows
             _row(title, zoo, rows, np.concatenate([f.metrics for f in found]), constant[rows])
             print(f"    a network: {ran:.0f} s of processor time, one thread")
     for probes in (False, True):
@@ -85,6 +85,9 @@ def _five_folds(zoo: Zoo, *, map_only: bool) -> None:
         predicted = _predicted(validation)
         _row(f"epsopt, {'with probes' if probes else 'weights only'}", zoo, everything, predicted.point, constant)
         _intervals(zoo, everything, predicted.low, predicted.high, constant)
+        for title, (_, rows) in seeds.items():
+            if len(rows) < len(zoo):  # a fair comparison has the same checkpoints
+                _row(f"    on those of {title}"[:44], zoo, rows, predicted.point[rows], constant[rows])
         if not probes and validation.embedding_r2 is not None:
             r2, cosine = validation.embedding_r2, validation.embedding_cosine
             print(f"    embeddings: R2 {r2:.3f} over the mean, cosine {cosine:.3f}")
@@ -95,8 +98,8 @@ def _five_folds(zoo: Zoo, *, map_only: bool) -> None:
             f"    five folds, calibration and the final map: {took:.0f} s, {ran:.0f} s of processor time; "
             f"a prediction: {each:.2f} ms of a batch"
         )
-        for title, theirs in seeds.items() if not probes else ():
-            print(f"    {title}: {theirs:.0f} s of processor time for as many networks, {theirs / ran:.0f} times ours")
+        for title, (theirs, _) in seeds.items() if not probes else ():
+            print(f"    {title}: {theirs:.0f} s for as many networks, {theirs / ran:.0f} times ours")
 
 
 def _processor_seconds() -> float:
