@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,9 @@ def _make(
     data, meta = surrogate.to_bytes()
     OUT.mkdir(parents=True, exist_ok=True)
     file = _file(zoo, kind, share)
-    file.with_suffix(".json").write_text(json.dumps([meta, asdict(validation), took]), encoding="utf-8")
+    file.with_suffix(".json").write_text(
+        json.dumps([meta, asdict(replace(validation, held_out=None)), took]), encoding="utf-8"
+    )
     file.write_bytes(data)
     return surrogate, validation, took
 
