@@ -26,7 +26,7 @@ def command(options: Options, seed: int, from_scratch: bool, probes: bool | None
     """Learn the map (the Epsilon-VAE) from the catalogue and validate it on held-out runs.
 
     A map that is there already goes on from where it is: it learns what is new in a fraction of the time and keeps its
-    orientation; new runs are predicted before they are learned from. Once the runs have doubled it is fitted anew.
+    orientation; new runs are predicted before they are learned from. With half as many runs again it is fitted anew.
 
     All checkpoints of a run are held out together. Errors are mean absolute errors in the metric's own units.
     """

@@ -113,7 +113,7 @@ def _weights(told: Told, stage: int) -> Floats:
         size = float(np.linalg.norm(root))
         heavy = 1e3 * size  # this row makes the weights sum to one
         left = [root[:, None] * some.scaled[:, :heard, j], np.full((1, heard), heavy), _PULL * size * np.eye(heard)]
-        right = [root * some.final[:, j], [heavy], _PULL * size * prior]
+        right = [root * some.final[:, j], np.array([heavy]), _PULL * size * prior]
         solved = nnls(np.vstack(left), np.concatenate(right))[0]
         solved[solved < 0.005 * solved.sum()] = 0.0
         out[j, :heard] = solved / solved.sum()

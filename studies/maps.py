@@ -130,7 +130,7 @@ def _refinable(
     if newest is None or newest[1]["trained_on"].partition("-")[2] != key.partition("-")[2]:
         return None, None
     if train.n_runs >= GROWTH * _fitted_runs(newest[1]):
-        return "the runs have doubled since it was last fitted", None
+        return "there are half as many runs again as when it was last fitted", None
     try:
         old = Surrogate.from_bytes(*newest)
     except CatalogueError:

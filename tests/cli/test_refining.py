@@ -64,5 +64,5 @@ def test_fit_says_what_a_refinement_did_and_why_there_was_none(growing, monkeypa
     grow()
     monkeypatch.setattr(maps, "GROWTH", 1.0)
     told = project("fit").out
-    assert "was not refined: the runs have doubled" in " ".join(told.split())
+    assert "was not refined: there are half as many runs again" in " ".join(told.split())
     assert call(project.folder, "fit").out.count("current") == 1
