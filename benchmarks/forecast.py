@@ -4,7 +4,8 @@
 
 Whole runs are held out of everything: of the map that encodes them, of the forecast and its calibration. The maps
 are kept in benchmarks/out/forecast/, so that a second call goes on where the first stopped. "h, then g" is the
-forecast behind `epsopt propose` (hyperparameters -> final z -> metrics). The outlook is what `epsopt trajectory` shows.
+forecast behind `epsopt propose` (hyperparameters -> final z -> metrics).
+The outlook is what `epsopt trajectory` shows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from zoos import Zoo, load
 
-from epsopt.optimize.evidence import BASELINES, EXPERTS, expert_table
-from epsopt.optimize.forecast import fit_forecast
-from epsopt.optimize.outlook import STACK, Outlook, fit_outlook
-from epsopt.optimize.proposals import PastRun
-from epsopt.optimize.space import Space, infer_space
+from epsopt.optimize.experts import BASELINES, BEFORE, EXPERTS
+from epsopt.optimize.inference import infer_space
+from epsopt.optimize.outlook import Outlook, fit_outlook
+from epsopt.optimize.stacking import STACK
 from epsopt.optimize.trajectory import RunPath
 from epsopt.surrogate import Surrogate, fit, run_folds
 
@@ -82,7 +81,6 @@ def _report(zoo: Zoo, parts: list[NDArray[np.int64]]) -> None:
         started = time.perf_counter()
         outlook = fit_outlook(surrogate, space, past)
         fit_seconds.append(time.perf_counter() - started)
-        chained = _chained(surrogate, space, past)
         for path in new:
             truth = path.metrics[-1]
             for share in SHARES:
@@ -95,7 +93,6 @@ def _report(zoo: Zoo, parts: list[NDArray[np.int64]]) -> None:
                 for name, point in _single(outlook, so_far).items():
                     _tell(told, share, name, point, point, point, truth)
                 if share == 0.0:
-                    _tell(told, share, "h, then g", *chained(path), truth)
                     middle = np.median([p.metrics[-1] for p in past], axis=0)
                     _tell(told, share, "train median", middle, middle, middle, truth)
     if not fit_seconds:
@@ -129,10 +126,10 @@ def _print(zoo: Zoo, told: dict[tuple[float, str], Told], answered: dict[float, 
             cells = []
             for j in range(len(names)):
                 cell = f"{error[:, j].mean():.4f} ± {error[:, j].std() / len(error) ** 0.5:.4f}"
-                if title in {"outlook", "h, then g"}:
+                if title == "outlook":
                     inside = ((truth[:, j] >= low[:, j]) & (truth[:, j] <= high[:, j])).mean()
                     cell += f"  {inside:4.0%} {(high - low)[:, j].mean():6.3f}"
-                cells.append(f"{cell:>36}" if title in {"outlook", "h, then g"} else f"{cell + ' ' * 13:>36}")
+                cells.append(f"{cell:>36}" if title == "outlook" else f"{cell + ' ' * 13:>36}")
             print(f"{title:24}" + "".join(cells))
         counts = {name: answered[share].count(name) / len(answered[share]) for name in (STACK, *BASELINES)}
         print("answered by: " + ", ".join(f"{name} {part:.0%}" for name, part in counts.items() if part))
@@ -151,27 +148,9 @@ def _single(outlook: Outlook, path: RunPath) -> dict[str, Array]:
     """What each of the weighed forecasts says by itself."""
     import torch
 
-    moment = outlook.reader.moment(path.epochs, outlook.reader.curves(path), outlook.epochs_of(path.config))
-    promised, late = outlook.promise([path.config])
-    table = expert_table([moment], promised, late, outlook.trees, outlook.limits)[0]
+    table, _ = outlook.told(path, outlook.epochs_of(path.config))
     values = outlook.reader.surrogate.to_metrics(torch.from_numpy(table)).numpy()
-    if moment.state is None:
-        return {name: values[EXPERTS.index(name)] for name in ("hyperparameters", "late average")}
-    return dict(zip(EXPERTS, values, strict=True))
-
-
-def _chained(
-    surrogate: Surrogate, space: Space, past: list[RunPath]
-) -> Callable[[RunPath], tuple[Array, Array, Array]]:
-    names = surrogate.metric_names
-    runs = [PastRun(p.name, p.config, p.z[-1], dict(zip(names, p.metrics[-1].tolist(), strict=True))) for p in past]
-    forecast = fit_forecast(surrogate, space, runs, seed=0)
-
-    def ask(path: RunPath) -> tuple[Array, Array, Array]:
-        _, low, point, high = forecast.predict(path.config, 0.9, 0)
-        return point, low, high
-
-    return ask
+    return dict(zip(EXPERTS, values, strict=False)) if len(path) else dict(zip(EXPERTS[:BEFORE], values, strict=False))
 
 
 def _paths(zoo: Zoo, surrogate: Surrogate) -> list[tuple[int, RunPath]]:

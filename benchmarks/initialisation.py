@@ -26,7 +26,8 @@ from epsopt.demo.run import Plan as Training
 from epsopt.demo.run import train
 from epsopt.demo.space import draw
 from epsopt.optimize import Objective, Target, infer_space, past_runs
-from epsopt.optimize.initialisation import Plan, learn_continuation, plan_runs
+from epsopt.optimize.continuation import learn_continuation
+from epsopt.optimize.initialisation import Plan, plan_runs
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.scoring import measured_table
 from epsopt.studies.starts import mixed_starts, real_starts

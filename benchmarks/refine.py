@@ -14,7 +14,8 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--at-most", type=int, default=None, metavar="N", help="make N missing maps, then stop")
+    parser.add_argument("--as-is", action="store_true", help="report on the steps that are made already")
     options = parser.parse_args()
     zoo = load("ternary", options.seed)
     rows = run_folds(zoo.train.runs, 5, 0)[0]
@@ -50,14 +52,17 @@ def main() -> int:
                 maps[kind, share] = maps["scratch", share]
                 continue
             found = _kept(zoo, kind, share)
+            if found is None and options.as_is:
+                break
             if found is None:
                 if budget == 0:
                     return 0
                 budget -= 1
                 found = _make(zoo, kind, share, part, maps.get(("refined", SHARES[k - 1])))
             maps[kind, share] = found
+    made = [share for share in SHARES if ("refined", share) in maps]
     print(f"$ python benchmarks/refine.py {' '.join(sys.argv[1:])}".rstrip())
-    _report(zoo, held, maps)
+    _report(zoo, held, maps, made)
     return 0
 
 
@@ -73,7 +78,9 @@ def _make(
     data, meta = surrogate.to_bytes()
     OUT.mkdir(parents=True, exist_ok=True)
     file = _file(zoo, kind, share)
-    file.with_suffix(".json").write_text(json.dumps([meta, asdict(validation), took]), encoding="utf-8")
+    file.with_suffix(".json").write_text(
+        json.dumps([meta, asdict(replace(validation, held_out=None)), took]), encoding="utf-8"
+    )
     file.write_bytes(data)
     return surrogate, validation, took
 
@@ -91,27 +98,34 @@ def _file(zoo: Zoo, kind: str, share: float) -> Path:
     return OUT / f"{zoo.name}-{zoo.seed}-{kind}-{share:.0%}.safetensors".replace("%", "")
 
 
-def _report(zoo: Zoo, held: TrainingSet, maps: dict[tuple[str, float], tuple[Surrogate, Validation, float]]) -> None:
+def _report(
+    zoo: Zoo,
+    held: TrainingSet,
+    maps: dict[tuple[str, float], tuple[Surrogate, Validation, float]],
+    made: Sequence[float],
+) -> None:
     names = zoo.train.metric_names
     print(
         f"ternary, seed {zoo.seed}: {held.n_runs} runs held out; mean absolute error on them, 90 % intervals' coverage"
+        f"; {len(made)} of {len(SHARES)} steps"
     )
     print(f"{'runs':>5}  {'':8}" + "".join(f"{name:>20}" for name in names) + f"{'seconds':>10}{'drift':>8}")
-    for k, share in enumerate(SHARES):
+    for k, share in enumerate(made):
         for kind in ("scratch", "refined") if k else ("scratch",):
             surrogate, _, took = maps[kind, share]
             error, inside = _errors(surrogate, held)
             cells = "".join(f"{e:13.4f} {c:5.0%} " for e, c in zip(error.mean(axis=0), inside, strict=True))
-            moved = "" if k == 0 else f"{_moved(maps[kind, SHARES[k - 1]][0], surrogate, kind):8.3f}"
+            moved = "" if k == 0 else f"{_moved(maps[kind, made[k - 1]][0], surrogate, kind):8.3f}"
             runs = len(torch.unique(surrogate.memory.runs))
             print(f"{runs:5}  {kind:8}{cells}{took:10.1f}{moved}")
-    scratch, refined = (_errors(maps[kind, SHARES[-1]][0], held)[0] for kind in ("scratch", "refined"))
-    per_run = np.stack([(refined - scratch)[held.runs == run].mean(axis=0) for run in np.unique(held.runs)])
-    print("refined minus scratch at the end, mean over held-out runs ± its standard error: " + ", ".join(
-        f"{n} {d:+.4f} ± {s:.4f}"
-        for n, d, s in zip(names, per_run.mean(0), per_run.std(0) / len(per_run) ** 0.5, strict=True)
-    ))  # fmt: skip
-    first, last = maps["scratch", SHARES[0]][0], maps["refined", SHARES[-1]][0]
+    for share in made[1:]:
+        scratch, refined = (_errors(maps[kind, share][0], held)[0] for kind in ("scratch", "refined"))
+        per_run = np.stack([(refined - scratch)[held.runs == run].mean(axis=0) for run in np.unique(held.runs)])
+        print(f"refined minus scratch at {share:.0%}, mean over held-out runs ± its standard error: " + ", ".join(
+            f"{n} {d:+.4f} ± {s:.4f}"
+            for n, d, s in zip(names, per_run.mean(0), per_run.std(0) / len(per_run) ** 0.5, strict=True)
+        ))  # fmt: skip
+    first, last = maps["scratch", made[0]][0], maps["refined", made[-1]][0]
     print(f"drift from the first map to the last refined one: {drift(first, last):.3f}")
     print("seconds: wall clock on a busy machine, validation included")
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epsopt.cli.options import Options, common, seed_option
-from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from epsopt.studies.maps import Made
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command("fit")
-@click.option("--refine", is_flag=True, help="Go on from the kept map with what is new; keeps its orientation.")
-@click.option("--from-scratch", is_flag=True, help="Fit anew, even where the kept map is current.")
+@click.option("--from-scratch", is_flag=True, help="Start over, even where the kept map is current or can go on.")
 @click.option(
     "--probes/--no-probes",
     default=None,
@@ -24,16 +22,14 @@ if TYPE_CHECKING:
 )
 @seed_option
 @common
-def command(options: Options, seed: int, refine: bool, from_scratch: bool, probes: bool | None) -> None:
+def command(options: Options, seed: int, from_scratch: bool, probes: bool | None) -> None:
     """Learn the map (the Epsilon-VAE) from the catalogue and validate it on held-out runs.
 
-    With --refine a map that is there already learns what is new in a fraction of the time, and keeps its orientation;
-    new runs are predicted before they are learned from. Once the runs have doubled it is fitted anew.
+    A map that is there already goes on from where it is: it learns what is new in a fraction of the time and keeps its
+    orientation; new runs are predicted before they are learned from. With half as many runs again it is fitted anew.
 
     All checkpoints of a run are held out together. Errors are mean absolute errors in the metric's own units.
     """
-    if refine and from_scratch:
-        raise UsageError("--refine and --from-scratch contradict each other: give one of them")
     from epsopt.cli.output import print_json, say
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
@@ -47,11 +43,11 @@ def command(options: Options, seed: int, refine: bool, from_scratch: bool, probe
 
             bounds = workspace.project.bounds if workspace.project else None
             surrogate, validation, made = fit_map(
-                catalogue, seed=seed, bounds=bounds, refined=refine, again=from_scratch, progress=progress
+                catalogue, seed=seed, bounds=bounds, again=from_scratch, progress=progress
             )
             if probes or (probes is None and has_embeddings(catalogue)):
                 probed = fit_map(
-                    catalogue, seed=seed, bounds=bounds, refined=refine, again=from_scratch, probes=True,
+                    catalogue, seed=seed, bounds=bounds, again=from_scratch, probes=True,
                     progress=lambda what, share: progress(f"with probes: {what}", share),
                 )  # fmt: skip
     if options.json:
@@ -118,7 +114,7 @@ def _show(validation: Validation, made: Made) -> None:
         say(
             f"Refined the map with {made.change.new_checkpoints} new checkpoints, {made.change.new_runs} new runs "
             f"among them, in {validation.seconds:.0f} s; it now knows {seen}. Checkpoints that it knew before moved by "
-            f"{made.change.drift:.0%} of their spread. Without --refine it is fitted anew."
+            f"{made.change.drift:.0%} of their spread; --from-scratch starts over."
         )
         held_out += ", and new runs before they were learned from"
     elif made.how == "fitted":

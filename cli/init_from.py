@@ -13,7 +13,8 @@ from epsopt.cli.options import Options, TargetCommand, common, level_option, see
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from epsopt.optimize.initialisation import Plan, Start
+    from epsopt.optimize.continuation import Start
+    from epsopt.optimize.initialisation import Plan
     from epsopt.optimize.space import Space
     from epsopt.optimize.targets import Objective, Target
     from epsopt.studies.mixtures import Mixture
@@ -56,7 +57,8 @@ def command(
         with workspace.catalogue() as catalogue, WeightDecoder(project.evaluate) as decoder:
             checkpoints = measured(catalogue)
             from epsopt.optimize import infer_space, past_runs
-            from epsopt.optimize.initialisation import learn_continuation, plan_runs
+            from epsopt.optimize.continuation import learn_continuation
+            from epsopt.optimize.initialisation import plan_runs
             from epsopt.studies.maps import load_map
             from epsopt.studies.starts import mixed_starts, real_starts
 
@@ -183,6 +185,7 @@ def _plan_json(plan: Plan, path: str, arguments: list[str] | None) -> dict[str, 
         "predicted": predicted_json(plan),
         "probability": plan.probability,
         "joins_front": plan.joins_front,
+        "beyond": plan.beyond,
         "command": arguments,
     }
 
@@ -222,6 +225,8 @@ def _show(
         what = {"base": "the base", "mixture": "a mixture of "}.get(p.start.kind, "")
         line(f"{i}  from {what if p.start.kind == 'base' else what + p.start.label}, {joins}")
         line(f"   {short_path(path)}")
+        if p.beyond is not None:
+            line(f"   {p.beyond} epochs of training in all: no past run had as many, so this is extrapolated")
         listed(", ".join(f"{q.name} {value(p.params[q.name])}" for q in space.parameters if q.name in p.params), "   ")
     say()
     if commands[0] is not None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
+from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from epsopt.cli.workspace import Opened
+    from epsopt.optimize.latent_search import Answer
     from epsopt.optimize.sampling import RegionSample
-    from epsopt.optimize.targets import Objective, Target
-    from epsopt.zoo.records import Checkpoint
+    from epsopt.studies.mixtures import Mixture
 
 _SHOWN = 10
 
@@ -26,6 +30,9 @@ _SHOWN = 10
     show_default=True,
     help="That all targets are met, at least.",
 )
+@click.option("--decode", is_flag=True, help="Mix real checkpoints into weights for each, and predict those.")
+@click.option("--evaluate", is_flag=True, help="Measure decoded weights with the project's evaluate hook.")
+@click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Write decoded weights as checkpoints.")
 @level_option
 @seed_option
 @common
@@ -35,67 +42,144 @@ def command(
     count: int,
     neighbours: int,
     probability: float,
+    decode: bool,
+    evaluate: bool,
+    save: Path | None,
     level: float,
     seed: int,
 ) -> None:
     """Sample hypothetical checkpoints that meet your targets, far apart, close to real ones.
 
-    Everything about them is predicted, not evaluated; each names the real checkpoints nearest to it.
+    Everything about them is predicted, not evaluated; each names the real checkpoints nearest to it. With --decode,
+    --evaluate or --save each becomes real weights, out of checkpoints of the lineage that is nearest to it: what those
+    weights are predicted to reach, or measured to, is said beside what the point promised.
     """
-    from epsopt.cli.describe import neighbour_json, objective_json, predicted_json, target_json
-    from epsopt.cli.output import note, print_json
+    from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_map
 
     with working("loading the map") as progress:
         opened = open_map(options, wanted)
+        if evaluate and opened.project.evaluate is None:
+            raise UsageError(
+                "--evaluate needs an evaluate hook: name it in epsopt.toml, as "
+                '[hooks] evaluate = "package.module:function"'
+            )
+        if save is not None and save.exists() and (not save.is_dir() or any(save.iterdir())):
+            raise UsageError(f"{save} is there already: name another folder, nothing is written over")
         from epsopt.optimize.sampling import sample_region
 
-        surrogate, objectives, targets = opened.surrogate, opened.objectives, opened.targets
         progress("sampling the map", None)
         found = sample_region(
-            surrogate, opened.checkpoints, objectives, targets,
+            opened.surrogate, opened.checkpoints, opened.objectives, opened.targets,
             n=count, neighbours=neighbours, probability=probability, level=level, seed=seed,
         )  # fmt: skip
-    if opened.n_unseen:
-        note(f"{opened.n_unseen} checkpoints of the catalogue are not on the map yet: 'epsopt fit' learns them")
+        mixtures: list[Mixture | None] = []
+        files: list[Path | None] = []
+        if found.points and (decode or evaluate or save is not None):
+            mixtures, files = _decode(opened, found.points, save, level, progress, evaluate=evaluate)
+    opened.tell_unseen()
     if options.json:
-        print_json(
-            {
-                "seed": seed,
-                "level": level,
-                "least_probability": probability,
-                "objectives": objective_json(objectives),
-                "targets": target_json(targets),
-                "share": found.share,
-                "spacing": found.spacing,
-                "trust_radius": found.radius,
-                "best_probability": found.best,
-                "trained_on": surrogate.trained_on,
-                "samples": [
-                    {
-                        "z": p.z.tolist(),
-                        "predicted": predicted_json(p),
-                        "probability": p.probability,
-                        "nearest": [neighbour_json(n) for n in p.nearest],
-                    }
-                    for p in found.points
-                ],
-            }
-        )
+        print_json(_document(opened, found, mixtures, files, seed, level, probability))
     else:
-        _show(found, objectives, targets, opened.checkpoints, count, probability)
+        _show(opened, found, mixtures, count, probability)
+        if save is not None and any(files):
+            from epsopt.cli.output import line
+
+            line(f"saved: {sum(f is not None for f in files)} checkpoints in {save}")
+
+
+def _decode(
+    opened: Opened,
+    points: Sequence[Answer],
+    save: Path | None,
+    level: float,
+    progress: Callable[[str, float | None], None],
+    *,
+    evaluate: bool,
+) -> tuple[list[Mixture | None], list[Path | None]]:
+    from epsopt.cli.describe import predicted_json
+    from epsopt.cli.mixed import suffix_for
+    from epsopt.studies.mixtures import decode_samples
+    from epsopt.zoo.decoding.decoder import WeightDecoder
+    from epsopt.zoo.decoding.provenance import Provenance, labels
+
+    hook = opened.project.evaluate
+    by_key = {c.sha256: c for c in opened.checkpoints}
+    with opened.workspace.catalogue() as catalogue, WeightDecoder(hook) as decoder:
+        mixtures = decode_samples(
+            decoder, catalogue, opened.checkpoints, opened.surrogate, points,
+            level=level, evaluate=evaluate, progress=progress,
+        )  # fmt: skip
+        files: list[Path | None] = []
+        for i, mixture in enumerate(mixtures, 1):
+            if mixture is None or save is None:
+                files.append(None)
+                continue
+            parents = [by_key[p.sha256] for p in mixture.recombination.parents]
+            file = save / f"sample_{i:03d}{suffix_for(None, parents)}"
+            origin = Provenance("sample", predicted_json(mixture.assessment), mixture.measured, hook, labels(parents))
+            decoder.save(mixture.decoded, file, origin)
+            files.append(file)
+    return mixtures, files
+
+
+def _document(
+    opened: Opened,
+    found: RegionSample,
+    mixtures: Sequence[Mixture | None],
+    files: Sequence[Path | None],
+    seed: int,
+    level: float,
+    probability: float,
+) -> dict[str, Any]:
+    from epsopt.cli.describe import neighbour_json, objective_json, predicted_json, target_json
+    from epsopt.cli.mixed import recombination_json
+    from epsopt.zoo.decoding.provenance import labels
+
+    named = labels(opened.checkpoints) if mixtures else {}
+
+    def decoded(i: int) -> dict[str, Any] | None:
+        mixture = mixtures[i] if mixtures else None
+        if mixture is None:
+            return None
+        file = files[i]
+        return {
+            "weights": recombination_json(mixture.recombination, named),
+            "z": mixture.z.tolist(),
+            "predicted": predicted_json(mixture.assessment),
+            "measured": mixture.measured,
+            "saved": None if file is None else str(file.resolve()),
+        }
+
+    return {
+        "seed": seed,
+        "level": level,
+        "least_probability": probability,
+        "objectives": objective_json(opened.objectives),
+        "targets": target_json(opened.targets),
+        "share": found.share,
+        "spacing": found.spacing,
+        "trust_radius": found.radius,
+        "best_probability": found.best,
+        "trained_on": opened.surrogate.trained_on,
+        "samples": [
+            {
+                "z": p.z.tolist(),
+                "predicted": predicted_json(p),
+                "probability": p.probability,
+                "nearest": [neighbour_json(n) for n in p.nearest],
+                "decoded": decoded(i),
+            }
+            for i, p in enumerate(found.points)
+        ],
+    }
 
 
 def _show(
-    found: RegionSample,
-    objectives: tuple[Objective, ...],
-    targets: list[Target],
-    checkpoints: list[Checkpoint],
-    count: int,
-    probability: float,
+    opened: Opened, found: RegionSample, mixtures: Sequence[Mixture | None], count: int, probability: float
 ) -> None:
-    from epsopt.cli.describe import formatters, list_runs, metric_heads, near_label, varying
+    from epsopt.cli.describe import formatters, list_runs, measured_row, metric_heads, near_label, varying
     from epsopt.cli.output import Head, Rows, print_table, say
 
     if not found.points:
@@ -104,26 +188,54 @@ def _show(
             f"{found.best:.2g}. Ask for less, or sample with a lower --probability."
         )
         return
-    names = [o.name for o in objectives]
+    names = [o.name for o in opened.objectives]
     shown = found.points[:_SHOWN]
-    texts = formatters(names, [p.point for p in shown])
-    heads = [Head("#"), Head("P"), *metric_heads(names, objectives, targets), Head("nearest real checkpoint", "left")]
-    rows = [
-        Rows(
-            [[str(i), f"{p.probability or 0.0:.2f}", *(texts[n](p.point[n]) for n in names), near_label(p.nearest[0])]]
-        )
-        for i, p in enumerate(shown, 1)
-    ]
-    print_table(heads, rows)
+    made = [mixtures[i] if mixtures else None for i in range(len(shown))]
+    values: list[Mapping[str, float | None]] = [p.point for p in shown]
+    values += [m.measured or m.assessment.point for m in made if m is not None]
+    texts = formatters(names, values)
+    heads = [Head("#"), Head("P"), *([Head("", "left")] if mixtures else [])]
+    heads += [*metric_heads(names, opened.objectives, opened.targets), Head("nearest real checkpoint", "left")]
+    groups = []
+    for i, (point, mixture) in enumerate(zip(shown, made, strict=True), 1):
+        title, *told = measured_row("at the point, predicted", point.point, names, texts)
+        begin = [str(i), f"{point.probability or 0.0:.2f}", *([title] if mixtures else [])]
+        rows = [[*begin, *told, near_label(point.nearest[0])]]
+        if mixture is not None:
+            rows.append(
+                ["", "", *measured_row("decoded, predicted", mixture.assessment.point, names, texts), ""]
+                if mixture.measured is None
+                else ["", "", *measured_row("decoded, measured", mixture.measured, names, texts), ""]
+            )
+        groups.append(Rows(rows))
+    print_table(heads, groups, keep=3 if mixtures else 1)
     say()
     more = f"; the first {_SHOWN} are shown, --json has all" if len(found.points) > _SHOWN else ""
     few = (
         " (fewer than asked for: the region holds no more of the proposed points)" if len(found.points) < count else ""
     )
-    say(f"{len(found.points)} hypothetical checkpoints{few}{more}. Predicted, not evaluated.")
+    say(f"{len(found.points)} hypothetical checkpoints{few}{more}. {_standing(opened, found, mixtures)}")
     say(
         f"{found.share:.0%} of the points proposed inside the trust region meet the targets. Samples lie "
         f"{found.spacing:.2f} apart (median), the trust region reaches {found.radius:.2f} from real checkpoints."
     )
     say()
-    list_runs([p.nearest[0] for p in shown], varying(checkpoints))
+    list_runs([p.nearest[0] for p in shown], varying(opened.checkpoints))
+
+
+def _standing(opened: Opened, found: RegionSample, mixtures: Sequence[Mixture | None]) -> str:
+    """Say whether what is shown was predicted or measured."""
+    made = [m for m in mixtures if m is not None]
+    alone = f" {len(found.points) - len(made)} belong to no lineage and cannot be decoded." if mixtures else ""
+    alone = alone if len(made) < len(found.points) else ""
+    if not made:
+        return f"Predicted, not evaluated.{alone}"
+    if made[0].measured is None:
+        return f"All of it is predicted, not evaluated: --evaluate measures the decoded weights.{alone}"
+    signs = {o.name: 1.0 if o.maximize else -1.0 for o in opened.objectives}
+    met = sum(
+        all((v := (m.measured or {}).get(t.name)) is not None and (v - t.value) * signs[t.name] >= 0.0
+            for t in opened.targets)
+        for m in made
+    )  # fmt: skip
+    return f"Measured on their decoded weights, {met} of {len(made)} meet the targets.{alone}"

@@ -35,7 +35,7 @@ def command(
     """Show a run's path over the map, and forecast its final metrics from its checkpoints so far.
 
     With --first 0 its hyperparameters alone are asked. The forecast learns from the other finished runs; where a plain
-    baseline was better on runs left out, that one answers, and the output says which.
+    baseline was clearly better on runs left out, that one answers, and the output says which.
     """
     from epsopt.cli.output import note, print_json, say
     from epsopt.cli.progress import working
@@ -126,10 +126,10 @@ def _document(
             "stagnant_since": moved.stagnant_since,
         }
     if forecast is not None and outlook is not None:
-        stage = min(outlook.errors, key=lambda e: abs(e.progress - forecast.progress))
         out["forecast"] = {
             "epochs": forecast.total,
             "progress": forecast.progress,
+            "longest": forecast.longest,
             "metrics": [
                 {
                     "name": name,
@@ -138,7 +138,7 @@ def _document(
                     "high": forecast.high[j],
                     "answered_by": forecast.answered_by[name],
                     "weights": forecast.weights[name],
-                    "errors": stage.errors[name],
+                    "errors": forecast.stage.errors[name],
                     "measured": whole.metrics[-1, j] if len(whole) > len(path) else None,
                 }
                 for j, name in enumerate(names)
@@ -184,7 +184,6 @@ def _show_forecast(forecast: RunForecast, outlook: Outlook, path: RunPath, whole
     if truth is not None:
         heads.append(Head("measured\nlater"))
     heads += [Head("error on\nruns left out"), Head("answered by", "left")]
-    stage = min(outlook.errors, key=lambda e: abs(e.progress - forecast.progress))
     rows = []
     for j, name in enumerate(names):
         text = texts[name]
@@ -196,13 +195,18 @@ def _show_forecast(forecast: RunForecast, outlook: Outlook, path: RunPath, whole
         ]
         if truth is not None:
             row.append(text(float(truth[j])))
-        row += [text(stage.errors[name][forecast.answered_by[name]]), forecast.answered_by[name]]
+        row += [text(forecast.stage.errors[name][forecast.answered_by[name]]), forecast.answered_by[name]]
         rows.append(Rows([row]))
     say()
     say(f"At epoch {forecast.total:g}, {forecast.progress:.0%} of which are done (forecast, not measured):")
     say()
     print_table(heads, rows)
     say()
+    if forecast.longest is not None:
+        say(
+            f"Careful: no past run went beyond epoch {forecast.longest:g}. From there on this is extrapolated, and the "
+            "intervals know nothing of it."
+        )
     for name in names:
         if forecast.answered_by[name] == "stack":
             parts = sorted(forecast.weights[name].items(), key=lambda w: -w[1])

@@ -27,7 +27,7 @@ class Made:
     Attributes:
         how: ``current``: it was kept, and nothing is new; ``refined``; ``fitted`` from scratch.
         change: of a refined one.
-        reason: why a fitted one was not refined, where one might have expected it.
+        reason: why a fitted one was not refined, where there was one to refine.
     """
 
     how: Literal["current", "refined", "fitted"]
@@ -77,7 +77,6 @@ def fit_map(
     *,
     seed: int = 0,
     bounds: Mapping[str, tuple[float, float]] | None = None,
-    refined: bool = False,
     again: bool = False,
     recipe: Recipe | None = None,
     probes: bool = False,
@@ -89,7 +88,6 @@ def fit_map(
         catalogue: what to learn from, and where the map is kept.
         seed: of the fit.
         bounds: declared bounds of metrics.
-        refined: refine the newest map with what is new, where it can be; otherwise fit anew.
         again: fit from scratch, even if the kept map was trained on exactly this or could be refined.
         recipe: how to train, if not by the default.
         probes: read checkpoints with their anchor embeddings too; such a map is kept beside the one of weights only.
@@ -106,7 +104,7 @@ def fit_map(
         data, meta = kept
         catalogue.put_artifact(_KINDS[probes], key, data, meta)  # the newest is the one that every other command loads
         return Surrogate.from_bytes(data, meta), _validation(meta["validation"]), Made("current")
-    newest = catalogue.get_artifact(_KINDS[probes]) if refined and not again else None
+    newest = None if again else catalogue.get_artifact(_KINDS[probes])
     reason, old = _refinable(newest, key, train)
     if newest is not None and old is not None:
         if progress is not None:
@@ -132,7 +130,7 @@ def _refinable(
     if newest is None or newest[1]["trained_on"].partition("-")[2] != key.partition("-")[2]:
         return None, None
     if train.n_runs >= GROWTH * _fitted_runs(newest[1]):
-        return "the runs have doubled since it was last fitted", None
+        return "there are half as many runs again as when it was last fitted", None
     try:
         old = Surrogate.from_bytes(*newest)
     except CatalogueError:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from epsopt.optimize.assess import Assessment, assess
+from epsopt.optimize.latent_search import Answer
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.decoding.decoder import Decoded, WeightDecoder
@@ -158,3 +159,47 @@ def decode_points(
         if attempt > 0:
             aim = aim + _STRIDE * (z - reached)
     return _measured(decoder, best, progress) if evaluate else best
+
+
+def decode_samples(
+    decoder: WeightDecoder,
+    catalogue: Catalogue,
+    checkpoints: Sequence[Checkpoint],
+    surrogate: Surrogate,
+    points: Sequence[Answer],
+    *,
+    level: float = 0.9,
+    evaluate: bool = False,
+    progress: Progress | None = None,
+) -> list[Mixture | None]:
+    """Decode sampled points, each out of the lineage of the real checkpoint nearest to it.
+
+    Args:
+        decoder: decodes, and measures with the project's hook.
+        catalogue: its lineages give the fingerprints their reference.
+        checkpoints: the catalogue's.
+        surrogate: the fitted map.
+        points: each with at least one neighbour.
+        level: coverage of the intervals.
+        evaluate: measure them as well.
+        progress: called as ``progress(what, share done)``.
+
+    Returns:
+        One mixture for each point; None where the nearest checkpoint belongs to no lineage.
+
+    Raises:
+        UnreadableCheckpoint: a parent is gone or has changed.
+        HookError: the evaluate hook failed.
+    """
+    lineage_of = {c.sha256: c.lineage_id for c in checkpoints}
+    lineages = [lineage_of[p.nearest[0].sha256] for p in points]
+    out: list[Mixture | None] = [None] * len(points)
+    for lineage in sorted(set(lineages) - {0}):
+        rows = [i for i, own in enumerate(lineages) if own == lineage]
+        mixtures = decode_points(
+            decoder, catalogue, checkpoints, surrogate, torch.stack([points[i].z for i in rows]), lineage,
+            level=level, evaluate=evaluate, progress=progress,
+        )  # fmt: skip
+        for i, mixture in zip(rows, mixtures, strict=True):
+            out[i] = mixture
+    return out

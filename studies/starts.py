@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from epsopt.optimize.initialisation import Start
+from epsopt.optimize.continuation import Start
 from epsopt.optimize.latent_search import known_latents
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.scoring import measured_table

@@ -38,12 +38,12 @@ def growing(tmp_path, runs, monkeypatch):
         yield project, grow
 
 
-def test_fit_refines_what_is_there_when_told_to(growing) -> None:
+def test_fit_goes_on_from_the_map_that_is_there(growing) -> None:
     project, grow = growing
     first = project("fit", "--json").document
     assert first["refined"] is None
     grow()
-    result = project("fit", "--refine", "--json")
+    result = project("fit", "--json")
     check("fit", result.document)
     refined = result.document
     assert refined["fitted"]
@@ -63,6 +63,6 @@ def test_fit_says_what_a_refinement_did_and_why_there_was_none(growing, monkeypa
     assert project("fit").status == 0
     grow()
     monkeypatch.setattr(maps, "GROWTH", 1.0)
-    told = project("fit", "--refine").out
-    assert "was not refined: the runs have doubled" in " ".join(told.split())
+    told = project("fit").out
+    assert "was not refined: there are half as many runs again" in " ".join(told.split())
     assert call(project.folder, "fit").out.count("current") == 1

@@ -197,3 +197,23 @@ def test_points_of_the_map_are_decoded_into_weights_that_answer_as_asked(mine):
         wanted = surrogate.moments(points[2:])[0]
         miss = [float((surrogate.moments(m.z[None])[0] - wanted).abs().sum()) for m in (found[2], plain)]
         assert miss[0] <= miss[1] + 1e-6
+
+
+def test_samples_are_decoded_measured_and_saved_on_request(mine, tmp_path):
+    asked = ["sample", "--target-coverage", "0.05", "--probability", "0.05", "-n", "2"]
+    result = mine(*asked, "--evaluate", "--save", tmp_path / "new", "--json")
+    assert result.status == 0, result.err
+    check("sample", result.document)
+    for sample in result.document["samples"]:
+        decoded = sample["decoded"]
+        assert close(evaluate(load_weights(decoded["saved"])), decoded["measured"])
+        content = torch.load(decoded["saved"], weights_only=True)
+        assert content["epsopt"]["made_by"] == "epsopt sample"
+        assert content["epsopt"]["predicted"] == decoded["predicted"]
+    assert "decoded, measured" in mine(*asked, "--evaluate").out
+    plain = mine(*asked, "--decode").out
+    assert "decoded, predicted" in plain
+    assert "measured" not in plain.replace("measures", "")
+    refused = mine(*asked, "--save", tmp_path / "new")
+    assert refused.status == 2
+    assert "nothing is written over" in refused.err

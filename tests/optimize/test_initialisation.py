@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from epsopt.optimize import Objective, Target, infer_space
-from epsopt.optimize.initialisation import Start, learn_continuation, plan_runs
+from epsopt.optimize.continuation import Start, learn_continuation
+from epsopt.optimize.initialisation import plan_runs
 from epsopt.optimize.latent_search import known_latents
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 
