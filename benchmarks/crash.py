@@ -40,15 +40,18 @@ with Catalogue(sys.argv[1]) as catalogue:
     ingest(catalogue, Path(sys.argv[2]), jobs=1)
 """
 
-# A short training without the LightGBM baseline: what is tried here is the keeping, not the map.
+# A short training in one process, without the LightGBM baseline: what is tried here is the keeping, not the map.
 FIT = """
+import os
 import sys
 import torch
 from epsopt.studies.maps import fit_map
-from epsopt.surrogate import Recipe, cross_validation
+from epsopt.surrogate import Recipe, cross_validation, relevance
 from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo.catalogue import Catalogue
 torch.set_num_threads(1)
+os.cpu_count = lambda: 1
+relevance._STEPS = 4
 cross_validation.statistics_baseline = lambda inside, outside, **_: median_baseline(inside, outside)
 print("ready", flush=True)
 with Catalogue(sys.argv[1]) as catalogue:
