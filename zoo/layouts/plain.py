@@ -159,9 +159,7 @@ def _require_no_object(value: Any, name: str, path: Path) -> None:
     from epsopt.zoo.reading.inert import Recovered
 
     if isinstance(value, Recovered) and _tensors(dict(value), path):
-        reason = (
-            f"tensor {name!r} is inside an object of {value.title}, which is code: save it as a plain tensor"
-        )
+        reason = f"tensor {name!r} is inside an object of {value.title}, which is code: save it as a plain tensor"
         raise UnreadableCheckpoint(path, reason)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.reading.inert import recovered, stand_ins
+from epsopt.zoo.reading.parts import open_parts
 from epsopt.zoo.reading.source import Limits, Source
 from epsopt.zoo.reading.tensors import OpenCheckpoint, Record
 from epsopt.zoo.reading.tree import check_tree
@@ -35,6 +36,8 @@ def open_torch(source: Source, limits: Limits) -> OpenCheckpoint:
             that is not data; a refused global is named. In a zip file, whose checksums tell damage, objects of classes
             are no reason: they are read as what they hold (inert.py).
     """
+    if source.parts:
+        return open_parts(source, limits, open_torch)
     allow_numpy_scalars()
     magic = bytes(source.read(0, min(4, source.size)))
     if source.size < 4 and b"PK\x03\x04".startswith(magic):
