@@ -58,7 +58,7 @@ for name in sys.argv[2:]:
 
 FITTED = 100  # checkpoints that the killed fits learn from
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["torch", "epsopt.studies.maps", "epsopt.surrogate.cross_validation"])
+FORKED.set_forkserver_preload(["torch", "torch._dynamo", "epsopt.studies.maps", "epsopt.surrogate.cross_validation"])
 
 
 def fit(url: str, said: Connection) -> None:

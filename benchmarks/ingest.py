@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.fingerprints import fingerprint
@@ -81,7 +82,6 @@ def processor() -> float:
 
 def price(paths: list[Path], url: str) -> None:
     """Print what a file costs by plain loading and by ingesting, one file at a time, and the ratio."""
-    torch.set_num_threads(1)
     reference: dict[str, torch.Tensor] = {}
     walls: list[tuple[float, float]] = []
     processors: list[tuple[float, float]] = []
@@ -121,15 +121,14 @@ def main() -> None:
         folder = options.folder or Path(scratch) / "runs"
         if options.folder is None:
             make(folder, options.files)
+        files = [f.path for f in scan(folder).files if f.path.suffix != ".safetensors"][: options.files]
         for start in ("cold", "warm"):
             with Catalogue(f"sqlite:///{scratch}/{start}.db") as catalogue:
-                report = ingest(catalogue, folder, jobs=options.jobs)
+                report = ingest(catalogue, files, jobs=options.jobs)
             rate = report.added / report.seconds
             print(f"{start} start: {report.added} checkpoints in {report.seconds:.1f} s, {rate:.0f}/s")
-        files = scan(folder).files
-        price(
-            [f.path for f in files if f.path.suffix != ".safetensors"][: options.files], f"sqlite:///{scratch}/one.db"
-        )
+        with threadpool_limits(1):  # as in a reading process; numpy's own threads too
+            price(files, f"sqlite:///{scratch}/one.db")
 
 
 if __name__ == "__main__":
