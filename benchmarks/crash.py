@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -21,6 +22,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +43,6 @@ with Catalogue(sys.argv[1]) as catalogue:
     ingest(catalogue, Path(sys.argv[2]), jobs=1)
 """
 
-# A short training without the LightGBM baseline: what is tried here is the keeping, not the map.
-FIT = """
-import sys
-import torch
-from epsopt.studies.maps import fit_map
-from epsopt.surrogate import Recipe, cross_validation
-from epsopt.surrogate.baselines import median_baseline
-from epsopt.zoo.catalogue import Catalogue
-torch.set_num_threads(1)
-cross_validation.statistics_baseline = lambda inside, outside, **_: median_baseline(inside, outside)
-print("ready", flush=True)
-with Catalogue(sys.argv[1]) as catalogue:
-    keep = catalogue.put_artifact
-    def said(*arguments):
-        print("keeping", flush=True)
-        keep(*arguments)
-    catalogue.put_artifact = said
-    fit_map(catalogue, recipe=Recipe(steps=30, batch=16))
-"""
-
 WRITER = """
 import sys, time
 from pathlib import Path
@@ -71,6 +54,56 @@ for name in sys.argv[2:]:
             time.sleep(0.005)
     print(name, flush=True)
 """
+
+
+FITTED = 100  # checkpoints that the killed fits learn from
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["torch", "torch._dynamo", "epsopt.studies.maps", "epsopt.surrogate.cross_validation"])
+
+
+def fit(url: str, said: Connection) -> None:
+    """Fit a map in a process of its own; say when it begins, and when the map is about to be kept.
+
+    A short training in one process, without the LightGBM baseline: what is tried here is the keeping, not the map.
+    """
+    from epsopt.studies.maps import fit_map
+    from epsopt.surrogate import Recipe, cross_validation, relevance
+    from epsopt.surrogate.baselines import median_baseline
+
+    torch.set_num_threads(1)
+    os.cpu_count = lambda: 1
+    relevance._STEPS = 4  # noqa: SLF001
+    cross_validation.statistics_baseline = lambda inside, outside, **_: median_baseline(inside, outside)
+    with Catalogue(url) as catalogue:
+        keep = catalogue.put_artifact
+
+        def kept(*arguments: Any) -> None:
+            said.send("keeping")
+            keep(*arguments)
+
+        catalogue.put_artifact = kept  # type: ignore[method-assign]
+        said.send("ready")
+        fit_map(catalogue, recipe=Recipe(steps=30, batch=16))
+
+
+def start_fit(url: str) -> tuple[ForkServerProcess, Connection]:
+    """Start to fit; return when it is ready."""
+    ours, theirs = FORKED.Pipe(duplex=False)
+    process = FORKED.Process(target=fit, args=(url, theirs))
+    process.start()
+    theirs.close()
+    ours.recv()
+    return process, ours
+
+
+def finish_fit(url: str) -> float:
+    """Fit to the end; return the seconds from its being ready."""
+    process, _ = start_fit(url)
+    began = time.monotonic()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"an undisturbed fit ended with {process.exitcode}")
+    return time.monotonic() - began
 
 
 def start(program: str, *arguments: str | Path) -> subprocess.Popen[str]:
@@ -153,7 +186,7 @@ class Trials:
         out.mkdir(parents=True, exist_ok=True)
         make(self.runs, files)
         self.scratch = Path(tempfile.mkdtemp(dir=out))
-        self.reference = self.scratch / "reference.db"
+        self.reference, self.few = self.scratch / "reference.db", self.scratch / "few.db"
         self.expected = self.expected_fit = ""
 
     def prepare_ingest(self) -> None:
@@ -164,10 +197,11 @@ class Trials:
 
     def prepare_fit(self) -> None:
         """Fit undisturbed, to know the time and the map."""
-        self.prepare_ingest()
         if not self.expected_fit:
+            with Catalogue(self.url(self.few)) as catalogue:
+                ingest(catalogue, sorted(self.runs.glob("run_*"))[: FITTED // 10], jobs=1)
             url = self.copy(self.scratch / "fitted.db")
-            self.fit_seconds = finish(FIT, url)
+            self.fit_seconds = finish_fit(url)
             self.expected_fit = digest(url)
 
     @staticmethod
@@ -235,26 +269,26 @@ class Trials:
         return f"ok {kept}" if digest(url) == self.expected else f"differs after {kept}"
 
     def copy(self, file: Path) -> str:
-        """Copy the undisturbed catalogue; return the copy's URL."""
-        file.write_bytes(self.reference.read_bytes())
+        """Copy the catalogue that is fitted; return the copy's URL."""
+        file.write_bytes(self.few.read_bytes())
         return self.url(file)
 
     def killed_fit(self, rng: random.Random, work: Path) -> str:
         """Kill a fit, run it again."""
         self.prepare_fit()
         url = self.copy(work / "killed.db")
-        process = start(FIT, url)
-        assert process.stdout is not None
-        process.stdout.readline()
+        process, said = start_fit(url)
         if rng.random() < 0.5:  # anywhere
             time.sleep(rng.uniform(0, self.fit_seconds))
         else:  # while the map is written, which takes milliseconds
-            process.stdout.readline()
+            with contextlib.suppress(EOFError):
+                said.recv()
             time.sleep(rng.uniform(0, 0.03))
-        kill(process)
+        process.kill()
+        process.join()
         with Catalogue(url) as catalogue:
             kept = catalogue.get_artifact("surrogate") is not None
-        finish(FIT, url)
+        finish_fit(url)
         return f"ok {int(kept)}" if digest(url) == self.expected_fit else f"differs, kept {kept}"
 
     def killed_writer(self, rng: random.Random, work: Path) -> str:

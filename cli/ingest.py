@@ -61,7 +61,7 @@ def _sheets(project: Project | None, jobs: int, table: Path | None, study: str |
 
 def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | None, study: str | None) -> None:
     from epsopt.cli.describe import failure_json
-    from epsopt.cli.output import Head, Rows, failures, line, print_json, print_table, say
+    from epsopt.cli.output import Head, Rows, failures, line, print_json, print_table, say, troubles
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
 
@@ -128,10 +128,7 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
             say()
             say("Could not be read, and are left out:")
             failures(report.failed)
-        if report.troubles:
-            say()
-            say("Files beside checkpoints that could not be read; the checkpoints are in without what they tell:")
-            failures(report.troubles)
+        troubles(report.troubles)
         for name, rows_left in report.unmatched.items():
             say()
             say(f"{rows_left} row{'s' if rows_left > 1 else ''} of {name} belong to none of the runs found.")

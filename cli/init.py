@@ -14,6 +14,7 @@ from epsopt.zoo.errors import UsageError
 if TYPE_CHECKING:
     from epsopt.optimize.space import Space
     from epsopt.optimize.targets import Objective
+    from epsopt.zoo.records import Failure
 
 
 @click.command("init")
@@ -40,6 +41,7 @@ def command(
     The newest checkpoint of each run tells metrics and hyperparameters. Which way a metric is better is guessed from
     its name unless --minimize or --maximize says so.
     """
+    from epsopt.cli.describe import failure_json
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import DEFAULT_STORAGE
@@ -98,12 +100,13 @@ def command(
         ],
         "undecided": undecided,
         "space": None if space is None else [p.name for p in space.parameters],
-        "failed": [{"path": f.path, "reason": f.reason} for f in seen.failed],
+        "failed": failure_json(seen.failed),
+        "troubles": failure_json(seen.troubles),
     }
     if options.json:
         print_json(document)
     else:
-        _show(document, file, seen.failed)
+        _show(document, file, seen.failed, seen.troubles)
 
 
 def _objectives(
@@ -142,9 +145,9 @@ def _from(folder: Path, runs: Path) -> str:
     return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
 
 
-def _show(document: dict[str, Any], file: Path, failed: list[Any]) -> None:
+def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled: list[Failure]) -> None:
     from epsopt.cli.describe import short_path
-    from epsopt.cli.output import Head, Rows, failures, line, print_table, say
+    from epsopt.cli.output import Head, Rows, failures, line, print_table, say, troubles
 
     read = document["n_read"]
     say(
@@ -154,6 +157,7 @@ def _show(document: dict[str, Any], file: Path, failed: list[Any]) -> None:
     if failed:
         say(f"{len(failed)} could not be read:")
         failures(failed)
+    troubles(troubled)
     rows = [
         Rows([[
             o["name"],

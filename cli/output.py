@@ -92,6 +92,14 @@ def failures(failed: Sequence[Any]) -> None:
         line(f"  and {len(failed) - _LISTED} more (--json lists them all)")
 
 
+def troubles(beside: Sequence[Any]) -> None:
+    """List files beside checkpoints that could not be read, if there are any."""
+    if beside:
+        say()
+        say("Files beside checkpoints that could not be read; the checkpoints are in without what they tell:")
+        failures(beside)
+
+
 def print_table(heads: Sequence[Head], groups: Sequence[Rows], keep: int = 1) -> None:
     """Print a table; columns that the terminal cannot hold follow in further tables below.
 

@@ -29,7 +29,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
     intervals mean little.
     """
     from epsopt.cli.describe import failure_json, neighbour_json, predicted_json
-    from epsopt.cli.output import failures, print_json, say
+    from epsopt.cli.output import failures, print_json, say, troubles
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
 
@@ -49,9 +49,11 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
             probed = load_map_with_probes(catalogue) if embed is not None else None
             surrogate = probed or load_map(catalogue)[0]
             files = [f.path for f in seen.files]
+            beside: list[Failure] = []
             results = read_fingerprints(
                 files, catalogue, embed=embed if probed else None,
                 progress=lambda done, total: progress("reading checkpoints", done / total), folders=seen.folders,
+                trouble=beside.append,
             )  # fmt: skip
         read = [r for r in results if not isinstance(r, Failure)]
         failed = seen.failures + [r for r in results if isinstance(r, Failure)]
@@ -81,6 +83,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
                     for r, a in zip(read, found, strict=True)
                 ],
                 "failed": failure_json(failed),
+                "troubles": failure_json(beside),
             }
         )
     else:
@@ -89,6 +92,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         if failed:
             say("Could not be read:")
             failures(failed)
+        troubles(beside)
     if not read:
         raise EpsoptError("none of the files could be read")
 

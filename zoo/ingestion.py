@@ -179,6 +179,7 @@ def read_fingerprints(
     progress: Progress | None = None,
     limits: Limits | None = None,
     folders: Folders | None = None,
+    trouble: Callable[[Failure], None] | None = None,
 ) -> list[CheckpointContents | Failure]:
     """Read files without recording them, their deltas taken from the catalogue's lineages where one fits.
 
@@ -190,6 +191,7 @@ def read_fingerprints(
         progress: called with (files done, files in all).
         limits: what one file may cost; the defaults when None.
         folders: of the scan that found the files; without it, nothing is known of what lies beside files behind URLs.
+        trouble: called with each file beside them that cannot be read.
 
     Returns:
         One result per path, in their order. ``lineage`` is None where no known lineage fits.
@@ -211,7 +213,8 @@ def read_fingerprints(
     files = [(location(p), _size(location(p))) for p in paths]
     pool = shared_pool(jobs, limits)
     read_files(pool, files, book, handle, embed=embed)
-    return tell_files(results, pool, folders or Folders(), catalogue.renamed if catalogue is not None else None)
+    renamed = catalogue.renamed if catalogue is not None else None
+    return tell_files(results, pool, folders or Folders(), renamed, trouble)
 
 
 def _size(path: Path) -> int:

@@ -102,6 +102,7 @@ def tell_files(
     pool: ReaderPool,
     folders: Folders,
     renamed: Callable[[dict[str, float | None]], dict[str, float | None]] | None = None,
+    trouble: Callable[[Failure], None] | None = None,
 ) -> list[CheckpointContents | Failure]:
     """Add to each checkpoint what the files beside it tell; what it says itself counts.
 
@@ -110,6 +111,7 @@ def tell_files(
         pool: the children.
         folders: what lies where.
         renamed: gives metrics the names that the catalogue has for them.
+        trouble: called with each side file that cannot be read.
     """
     members: dict[str, list[tuple[int, CheckpointContents]]] = {}
     for i, result in enumerate(results):
@@ -124,6 +126,9 @@ def tell_files(
         ask_beside(pool, asked) if any(sides.files for sides, _ in asked) else [Answer()] * len(asked)
     )
     out = list(results)
+    for failure in sorted({f for answer in answers for f in answer.troubles}, key=lambda f: f.path):
+        if trouble is not None:
+            trouble(failure)
     for answer, read in zip(answers, members.values(), strict=True):
         for i, c in read:
             metrics = {**answer.metrics.get(str(i), {}), **c.metrics}

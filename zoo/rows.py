@@ -18,7 +18,7 @@ from epsopt.zoo.tables import checkpoints, embeddings, files, fingerprints, line
 # Values are given when a statement is executed, not when it is built: building is half of what a small one costs.
 _UPDATE_FILE = update(files).where(files.c.path == bindparam("the_path"))
 
-READER = 1
+READER = 2
 """Raised when files that failed should be tried again because the reader has learned something."""
 
 

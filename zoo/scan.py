@@ -19,9 +19,10 @@ from epsopt.zoo.reading.text import clean
 from epsopt.zoo.records import Failure
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.bin$)")
 _DIGITS = re.compile(r"(\d{1,18})")
 NAMES = ("pytorch_model.bin", "adapter_model.bin")
-"""Checkpoints by their whole name; of other files that end in .bin nothing is known."""
+"""Checkpoints by their whole name (or a shard's); of other files that end in .bin nothing is known."""
 _IN_THE_MAKING = (".tmp", ".part", ".partial", "~")
 
 
@@ -109,7 +110,7 @@ def _list(root: RemotePath, found: Scan) -> None:
 def is_checkpoint_name(name: str) -> bool:
     """Tell whether a name is that of a finished checkpoint: a known suffix, not in the making."""
     stem, dot, suffix = name.lower().rpartition(".")
-    if name in NAMES:
+    if _SHARD.sub("", name) in NAMES:
         return True
     return dot + suffix in SUFFIXES and not stem.startswith((".", "~", "#")) and not stem.endswith(_IN_THE_MAKING)
 

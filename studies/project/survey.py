@@ -9,6 +9,7 @@ from typing import Any
 
 from epsopt.zoo.errors import EmptyCatalogue
 from epsopt.zoo.ingestion import read_fingerprints
+from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.records import Failure
 from epsopt.zoo.scan import Found, order, scan
 
@@ -27,6 +28,7 @@ class Survey:
         metrics: finite values by metric name.
         hyperparameters: of each run that was read.
         failed: checkpoints that could not be read.
+        troubles: files beside them that could not be read.
     """
 
     n_runs: int
@@ -35,6 +37,7 @@ class Survey:
     metrics: dict[str, list[float]]
     hyperparameters: list[dict[str, Any]]
     failed: list[Failure]
+    troubles: list[Failure]
 
 
 def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Survey:
@@ -55,15 +58,16 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Su
     chosen = sorted(members.values(), key=lambda files: files[0].run_name)
     if len(chosen) > MOST_RUNS:
         chosen = [chosen[i * len(chosen) // MOST_RUNS] for i in range(MOST_RUNS)]
-    results = (
-        read_fingerprints([files[0].path for files in chosen], progress=progress, folders=seen.folders)
-        if chosen
-        else []
-    )
+    troubles: list[Failure] = []
+
+    def read(paths: list[Path], tell: Callable[[int, int], None] | None = None) -> list[CheckpointContents | Failure]:
+        return read_fingerprints(paths, progress=tell, folders=seen.folders, trouble=troubles.append) if paths else []
+
+    results = read([files[0].path for files in chosen], progress)
     # A copy of the weights under a name of its own ("final") is often the newest, and says nothing.
     silent = [i for i, r in enumerate(results) if len(chosen[i]) > 1 and not (isinstance(r, Failure) or r.metrics)]
     before = [chosen[i][1].path for i in silent]
-    seconds = read_fingerprints(before, folders=seen.folders) if before else []
+    seconds = read(before)
     for i, second in zip(silent, seconds, strict=True):
         if not isinstance(second, Failure):
             results[i] = second
@@ -84,4 +88,5 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Su
         metrics=dict(sorted(metrics.items())),
         hyperparameters=[dict(c.hyperparameters) for c in contents],
         failed=failed,
+        troubles=sorted(set(troubles), key=lambda f: f.path),
     )

@@ -104,6 +104,18 @@ def test_an_unreadable_file_is_listed_and_the_rest_goes_in(runs, tmp_path):
     assert document["catalogue"]["checkpoints"] == 3
 
 
+def test_a_broken_file_beside_checkpoints_is_named_by_whoever_reads_them(project, tmp_path):
+    shutil.copytree(project.runs / "run_000", tmp_path / "runs" / "good")
+    (tmp_path / "runs" / "good" / "config.yaml").write_text("a: [")
+    for command in (["init"], ["ingest"], ["predict", "--storage", f"sqlite:///{project.folder / 'epsopt.db'}"]):
+        result = call(tmp_path, *command, "runs")
+        assert result.status == 0, result.err
+        assert "config.yaml: not valid YAML" in result.out, command
+        (tmp_path / "epsopt.toml").unlink(missing_ok=True)
+        document = call(tmp_path, *command, "runs", "--json").document
+        assert [f["path"] for f in document["troubles"]] == [str(tmp_path / "runs" / "good" / "config.yaml")]
+
+
 def test_when_nothing_can_be_read_the_status_says_so(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "a.pt").write_bytes(b"PK\x03\x04 not a checkpoint")

@@ -51,9 +51,12 @@ TROUBLES: dict[str, tuple[str, bytes, str]] = {
     "no JSON in a line": ("metrics.jsonl", b'{"epoch": 1}\nnonsense\n', "line 2 is not valid JSON"),
     "a Trainer's state cut": ("trainer_state.json", b'{"log_history": [', "not valid JSON"),
     "a database of zeros": ("mlflow.db", bytes(4096), "not a database"),
-    "an event of an exabyte": ("e.tfevents.1", EVENTS[:37] + struct.pack("<Q", 2**60) + bytes(100), ""),
     "no events": ("e.tfevents.1", b"hello", "not an event file"),
-    "a wrong checksum": ("wandb/run-20260101_000000-a/a.wandb", WANDB + bytes([1]) * 20, ""),
+    "a wrong checksum": (
+        "wandb/run-20260101_000000-a/a.wandb",
+        WANDB + b"\0\0\0\1" + wandb_record(1, b"x")[4:] + bytes(40),
+        "the checksum of the record before byte 15 is wrong",
+    ),
     "no message": ("wandb/run-20260101_000000-a/a.wandb", WANDB + wandb_record(1, b"\x12\xff\xff\x01"), "damaged"),
     "a JSON that is none": (
         "wandb/run-20260101_000000-a/a.wandb",
@@ -61,8 +64,7 @@ TROUBLES: dict[str, tuple[str, bytes, str]] = {
         "damaged",
     ),
 }
-"""By what it is: the file, its content, and a part of the sentence that names it (empty: it may also pass for a log
-that is being written)."""
+"""By what it is: the file, its content, and a part of the sentence that names it."""
 
 TOLD: dict[str, tuple[str, bytes, dict[str, Any]]] = {
     "YAML 1.1": (
@@ -82,6 +84,13 @@ TOLD: dict[str, tuple[str, bytes, dict[str, Any]]] = {
         ".hydra/config.yaml",
         b"a: ${b}\nb: ${a}\nc: ${oc.env:HOME}\nd: ${nothing}\n",
         {"c": "${oc.env:HOME}", "d": "${nothing}"},
+    ),
+    # What claims more than the file holds is where a killed run's log ends.
+    "an event of an exabyte": ("e.tfevents.1", EVENTS[:37] + struct.pack("<Q", 2**60) + bytes(100), {"lr": None}),
+    "a record past the end": (
+        "wandb/run-20260101_000000-a/a.wandb",
+        WANDB + wandb_record(1, b"\x2a\x0a\x0a\x08\x0a\x02lr\x82\x01\x010") + bytes([1]) * 20,
+        {"lr": 0},
     ),
     "names of the terminal": ("config.json", b'{"\\u001b[2J": "\\u0000x", "lr": 1}', {"lr": 1, "\x1b[2J": "\\x00x"}),
 }

@@ -175,3 +175,54 @@ def test_files_can_be_fingerprinted_without_a_catalogue(tmp_path, save):
     assert read_ones[0].fingerprint.n_parameters == sum(w.numel() for w in load_weights(good).values())
     assert read_ones[0].metrics["coverage"] == 0.01
     assert "not there" in read_ones[1].reason
+
+
+def test_shards_of_pytorch_are_one_checkpoint_as_those_of_safetensors_are(tmp_path, catalogue):
+    huggingface_hub = pytest.importorskip("huggingface_hub", reason="transformers is not installed")
+    generator = torch.Generator().manual_seed(0)
+    state = {f"{i}.{n}": torch.randn(s, generator=generator) for i in range(3) for n, s in (("w", (8, 8)), ("b", (8,)))}
+    for format_, safe in (("new", True), ("old", False)):
+        (tmp_path / format_).mkdir()
+        (tmp_path / format_ / "config.json").write_text('{"hidden_size": 8}')
+        huggingface_hub.save_torch_state_dict(state, tmp_path / format_, safe_serialization=safe, max_shard_size=300)
+    old = tmp_path / "old" / "pytorch_model-00001-of-00003.bin"
+    assert (tmp_path / "old" / "pytorch_model.bin.index.json").exists()
+    for limits in (Limits(), Limits(at_once=0)):
+        loaded = load_weights(old, limits=limits)
+        assert list(loaded) == list(state)
+        assert all(torch.equal(loaded[n], state[n]) for n in state)
+    report = ingest(catalogue, tmp_path)
+    assert (report.found, report.added, report.failed) == (2, 2, [])
+    fingerprints = catalogue.fingerprints([c.id for c in catalogue.checkpoints()])
+    assert len({f.signature for f in fingerprints}) == 1
+    assert np.allclose(fingerprints[0].sketch, fingerprints[1].sketch)
+    second = old.with_name("pytorch_model-00002-of-00003.bin")
+    whole = second.read_bytes()
+    data = bytearray(whole)
+    at = whole.index(state["1.w"].numpy().tobytes())
+    data[at] ^= 1
+    second.write_bytes(data)
+    assert "the checksum of record" in ingest(catalogue, tmp_path).failed[0].reason
+    second.unlink()
+    assert f"one of 3 shards, and {second.name} is not there" in ingest(catalogue, tmp_path).failed[0].reason
+    second.write_bytes(whole)
+    assert ingest(catalogue, tmp_path).failed == []
+    second.write_bytes(old.read_bytes())
+    with pytest.raises(UnreadableCheckpoint, match="in two of its 3 shards"):
+        load_weights(old)
+
+
+def test_other_files_in_bin_are_no_checkpoints(tmp_path, catalogue):
+    torch.save(WEIGHTS, tmp_path / "training_args.bin")
+    torch.save(WEIGHTS, tmp_path / "mine-00001-of-00002.bin")
+    assert ingest(catalogue, tmp_path).found == 0
+
+
+def test_tied_weights_in_a_shard_are_read_from_one_place(tmp_path):
+    tied = torch.arange(6.0).reshape(2, 3)
+    torch.save({"a": torch.ones(5)}, tmp_path / "pytorch_model-00001-of-00002.bin")
+    torch.save({"b": tied, "c": tied, "d": tied[1:]}, tmp_path / "pytorch_model-00002-of-00002.bin")
+    loaded = load_weights(tmp_path / "pytorch_model-00001-of-00002.bin")
+    assert torch.equal(loaded["b"], tied)
+    assert torch.equal(loaded["c"], tied)
+    assert torch.equal(loaded["d"], tied[1:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import pickle
@@ -63,14 +62,6 @@ def test_a_bare_pickle_that_runs_a_program_is_refused(tmp_path):
     path.write_bytes(pickle.dumps(Canary(canary)))
     refusal(path)
     assert not canary.exists()
-
-
-def test_an_argparse_namespace_is_named_and_the_reason_says_what_to_save_instead(tmp_path):
-    path = tmp_path / "m.pt"
-    torch.save({"model": WEIGHTS, "args": argparse.Namespace(lr=0.1)}, path)
-    reason = refusal(path)
-    assert "argparse.Namespace" in reason
-    assert "vars(args)" in reason
 
 
 def test_a_whole_module_is_named(tmp_path):
@@ -159,7 +150,7 @@ def test_a_file_cut_anywhere_is_called_truncated_or_corrupt(tmp_path, zipped):
     path = tmp_path / "cut.pt"
     for length in [1, 2, 3, 5, 30, 100, 500, len(data) // 2, len(data) - 100, len(data) - 1]:
         path.write_bytes(data[:length])
-        assert any(word in refusal(path) for word in ("truncated", "corrupt", "not a checkpoint")), length
+        assert any(word in refusal(path) for word in ("truncated", "corrupt")), length
 
 
 def test_a_safetensors_file_cut_anywhere_or_with_a_false_header_is_refused(tmp_path):

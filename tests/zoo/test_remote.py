@@ -216,3 +216,37 @@ def test_what_lies_beside_checkpoints_in_a_bucket_is_read_too(bucket, catalogue,
     assert catalogue.checkpoints()[0].metrics == {"acc": 0.75}
     seen = survey(location(url))
     assert (seen.metrics, seen.hyperparameters) == ({"acc": [0.75]}, [{"lr": 0.001}])
+
+
+def test_event_files_in_a_bucket_are_read_too(bucket, catalogue, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+
+    put, url, _ = bucket
+    with SummaryWriter(tmp_path / "run") as writer:
+        writer.add_scalar("val/acc", 0.75, 1)
+        writer.add_hparams({"lr": 0.5}, {})
+    torch.save({"model": {"w": torch.eye(3)}, "epoch": 1}, tmp_path / "run" / "e.pt")
+    for path in sorted(p for p in (tmp_path / "run").rglob("*") if p.is_file()):
+        put(f"runs/job/{path.relative_to(tmp_path / 'run')}", path.read_bytes())
+    report = ingest(catalogue, location(url))
+    assert (report.layouts, report.troubles) == ({"plain + tensorboard": 1}, [])
+    (checkpoint,) = catalogue.checkpoints()
+    assert checkpoint.metrics["val/acc"] == 0.75
+    assert checkpoint.hyperparameters == {"lr": 0.5}
+
+
+def test_init_and_what_follows_take_a_url(filled, tmp_path):
+    _, url, _ = filled
+
+    def epsopt(*arguments):
+        command = [sys.executable, "-c", "from epsopt.cli.main import main; main()", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    epsopt("init", url)
+    assert f'runs = "{url}"' in (tmp_path / "epsopt.toml").read_text()
+    assert "4" in epsopt("ingest").stdout
+    assert "[objectives.coverage]" in (tmp_path / "epsopt.toml").read_text()

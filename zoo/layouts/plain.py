@@ -134,10 +134,14 @@ def _weights(checkpoint: OpenCheckpoint) -> dict[str, torch.Tensor]:
             f"holds a {type(tree).__name__}, expected a dictionary with a state dict in it",
         )
     candidates = [tree[k] for k in WEIGHTS if isinstance(tree.get(k), Mapping)] if checkpoint.metadata is None else []
-    found = next((w for w in map(_tensors, candidates) if w), None)
+    path = checkpoint.source.path
+    found = next((w for c in candidates if (w := _tensors(c, path))), None)
     import torch  # in the child only: whoever looks at names needs none of it
 
-    found = found or {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+    if not found:
+        found = {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+        for name, value in tree.items() if found else ():
+            _require_no_object(value, clean(str(name)), path)
     if not any(t.is_floating_point() and t.numel() for t in found.values()):
         keys = ", ".join(clean(str(k))[:40] for k in list(tree)[:8] if isinstance(k, str | int))
         raise UnreadableCheckpoint(
@@ -150,7 +154,16 @@ def _weights(checkpoint: OpenCheckpoint) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _tensors(tree: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
+def _require_no_object(value: Any, name: str, path: Path) -> None:
+    """Refuse what an object of a foreign class holds of the weights: without its class, nobody knows what it means."""
+    from epsopt.zoo.reading.inert import Recovered
+
+    if isinstance(value, Recovered) and _tensors(dict(value), path):
+        reason = f"tensor {name!r} is inside an object of {value.title}, which is code: save it as a plain tensor"
+        raise UnreadableCheckpoint(path, reason)
+
+
+def _tensors(tree: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor]:
     """Collect the tensors of a state dict, nested ones by dotted names, each container once."""
     import torch
 
@@ -162,6 +175,7 @@ def _tensors(tree: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
         if isinstance(value, torch.Tensor):
             out[clean(name)] = value
         elif isinstance(value, Mapping) and id(value) not in visited and depth < _DEPTH:
+            _require_no_object(value, clean(name) or "model", path)
             visited.add(id(value))
             prefix = f"{name}." if name else ""
             stack.extend((prefix + k, v, depth + 1) for k, v in reversed(list(value.items())) if isinstance(k, str))

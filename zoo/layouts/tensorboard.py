@@ -6,7 +6,10 @@ The files are read by the ``tensorboard`` package, which is an optional part of 
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from epsopt.zoo.layouts.reading import Told
 from epsopt.zoo.layouts.rows import rows_of
 from epsopt.zoo.reading.remote import RemotePath
 from epsopt.zoo.reading.side import SideError, Sides
-from epsopt.zoo.reading.source import open_source
+from epsopt.zoo.reading.source import Source, open_source
 from epsopt.zoo.reading.text import clean
 
 _MARK = ".tfevents."
@@ -53,8 +56,6 @@ def tell(sides: Sides) -> Told:
 
 
 def _tell_events(told: Told, steps: dict[int, dict[str, float]], path: Path, sides: Sides) -> None:
-    if isinstance(path, RemotePath):
-        raise SideError("event files are read from local folders only: copy it beside its checkpoints")
     try:
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     except ImportError as error:
@@ -64,15 +65,29 @@ def _tell_events(told: Told, steps: dict[int, dict[str, float]], path: Path, sid
             raise SideError(f"{source.size:,} bytes, more than the {_BYTES:,} that are read of an event file")
         if _VERSION not in source.read(0, min(256, source.size)):  # the loader takes garbage for an empty file
             raise SideError("not an event file: its first record does not say so")
-        for number, event in enumerate(EventFileLoader(str(path)).Load()):
-            if number > _EVENTS:
-                raise SideError(f"more than {_EVENTS:,} events")
-            for value in event.summary.value:
-                plugin = value.metadata.plugin_data
-                if plugin.plugin_name == "hparams":
-                    told.hyperparameters.update(_hparams(plugin.content))
-                elif (scalar := _scalar(value)) is not None:
-                    steps.setdefault(int(event.step), {})[clean(value.tag)] = scalar
+        with _named(path, source) as name:
+            for number, event in enumerate(EventFileLoader(name).Load()):
+                if number > _EVENTS:
+                    raise SideError(f"more than {_EVENTS:,} events")
+                for value in event.summary.value:
+                    plugin = value.metadata.plugin_data
+                    if plugin.plugin_name == "hparams":
+                        told.hyperparameters.update(_hparams(plugin.content))
+                    elif (scalar := _scalar(value)) is not None:
+                        steps.setdefault(int(event.step), {})[clean(value.tag)] = scalar
+
+
+@contextmanager
+def _named(path: Path, source: Source) -> Iterator[str]:
+    """Give the name of a local file for the loader, which opens its files itself: of a remote one, that of a copy."""
+    if not isinstance(path, RemotePath):
+        yield str(path)
+        return
+    with tempfile.NamedTemporaryFile() as copy:
+        source.file.seek(0)
+        shutil.copyfileobj(source.file, copy)
+        copy.flush()
+        yield copy.name
 
 
 def _scalar(value: Any) -> float | None:

@@ -6,12 +6,12 @@ import json
 import math
 import struct
 from dataclasses import replace
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.reading.shards import Window
+from epsopt.zoo.reading.parts import open_parts
 from epsopt.zoo.reading.source import Limits, Source
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 
@@ -44,7 +44,8 @@ def open_safetensors(source: Source, limits: Limits) -> OpenCheckpoint:
         UnreadableCheckpoint: the header is damaged or over budget, or does not describe the file exactly.
     """
     if source.parts:
-        return _open_parts(source, limits)
+        whole = open_parts(source, limits, open_safetensors)
+        return replace(whole, tree={n: whole.tree[n] for n in sorted(whole.tree, key=_place)})
     if source.size < 8:
         raise _corrupt(source, "truncated: shorter than its header length")
     (length,) = struct.unpack("<Q", source.read(0, 8))
@@ -77,29 +78,6 @@ def _ordered(tree: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[st
     if isinstance(said, list) and all(isinstance(n, str) for n in said) and sorted(said) == sorted(tree):
         return {name: tree[name] for name in said}
     return {name: tree[name] for name in sorted(tree, key=_place)}
-
-
-def _open_parts(source: Source, limits: Limits) -> OpenCheckpoint:
-    """Open each shard as the file that it is, and put what they describe together."""
-    tree: dict[str, torch.Tensor] = {}
-    records: dict[int, int] = {}
-    metadata: dict[str, str] = {}
-    for start, length in source.parts:
-        window = Window(source.file, start, length)
-        identity = replace(source.identity, size=length)
-        part = open_safetensors(Source(source.path, cast("IO[bytes]", window), identity), limits)
-        for name, tensor in part.tree.items():
-            if name in tree:
-                raise _corrupt(source, f"corrupt: tensor {name!r} is in two of its {len(source.parts)} shards")
-            storage = tensor.untyped_storage()
-            storage._checkpoint_offset += start  # noqa: SLF001 - as torch.load does
-            tree[name] = tensor
-        for offset, held in part.records.items():
-            records[start + offset] = max(held, records.get(start + offset, 0))
-        metadata = {**(part.metadata or {}), **metadata}
-    if len(tree) > limits.entries:
-        raise _corrupt(source, f"{len(tree):,} tensors, more than the {limits.entries:,} allowed")
-    return OpenCheckpoint(source, {n: tree[n] for n in sorted(tree, key=_place)}, records, metadata=metadata)
 
 
 def _describe(source: Source, header: dict[str, Any], data: int) -> tuple[dict[str, torch.Tensor], dict[int, int]]:

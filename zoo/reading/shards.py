@@ -1,4 +1,7 @@
-"""Several files that are one checkpoint: ``model-00001-of-00003.safetensors`` and its neighbours, read as one."""
+"""Several files that are one checkpoint: ``model-00001-of-00003.safetensors`` and its neighbours, read as one.
+
+So are ``pytorch_model-00001-of-00003.bin`` and ``adapter_model-….bin``; of other files in ``.bin`` nothing is known.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from epsopt.zoo.reading.source import Identity
 
-_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.safetensors)")
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
 _MOST = 10_000
 
 
@@ -24,6 +27,8 @@ def shards(path: Path) -> list[Path]:
     if found is None:
         return [path]
     stem, number, total, suffix = found[1], int(found[2]), int(found[3]), found[4]
+    if suffix == ".bin" and stem not in ("pytorch_model", "adapter_model"):
+        return [path]
     if not 1 <= number <= total <= _MOST:
         return [path]
     return [path.with_name(f"{stem}-{i:05d}-of-{total:05d}{suffix}") for i in range(1, total + 1)]
@@ -45,6 +50,7 @@ class _Placed(io.RawIOBase):
     """A file to read from that knows where it is."""
 
     _at = 0
+    _length = 0
 
     def readable(self) -> bool:
         """It is."""
@@ -55,11 +61,9 @@ class _Placed(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place; counted from the start only."""
-        if whence != io.SEEK_SET:
-            raise io.UnsupportedOperation("counted from the start only")
-        self._at = offset
-        return offset
+        """Go to a place, counted from the start, from here or from the end."""
+        self._at = max(0, offset + (0, self._at, self._length)[whence])
+        return self._at
 
 
 class Joined(_Placed):
@@ -69,6 +73,7 @@ class Joined(_Placed):
         super().__init__()
         self._files = files
         self._starts = [0, *accumulate(sizes)]
+        self._length = self._starts[-1]
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer as far as the files reach."""

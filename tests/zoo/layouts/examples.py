@@ -250,11 +250,12 @@ def hydra(folder: Path) -> Example:
 
 
 def hugging_face(folder: Path) -> Example:
-    """A Trainer's run of four steps with its final model; a model in three shards; an adapter."""
+    """A Trainer's run of four steps with its final model; a model in shards of both formats; an adapter."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     pytest.importorskip("accelerate", reason="accelerate is not installed")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    import huggingface_hub
     from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
     config = BertConfig(
@@ -294,10 +295,15 @@ def hugging_face(folder: Path) -> Example:
         trainer.train()
         trainer.save_model(str(folder / "trained" / "final"))
         model.save_pretrained(folder / "sharded", max_shard_size="2KB")
+        # Transformers 5 writes safetensors alone; the library under it still writes the shards of earlier versions.
+        config.save_pretrained(folder / "older")
+        state, shards = model.state_dict(), {"safe_serialization": False, "max_shard_size": "2KB"}
+        huggingface_hub.save_torch_state_dict(state, folder / "older", **shards)
     shape = {"hidden_size": 8, "model_type": "bert"}
     told: dict[str, dict[str, Any]] = {
         "trained": {**shape, "learning_rate": 0.001, "num_train_epochs": 2},
         "sharded": shape,
+        "older": shape,
     }
     peft = pytest.importorskip("peft", reason="peft is not installed")
     tuned = peft.get_peft_model(model, peft.LoraConfig(r=2, lora_alpha=4, target_modules=["query"]))
@@ -306,7 +312,7 @@ def hugging_face(folder: Path) -> Example:
     newest = folder / "trained" / "checkpoint-4"
     return Example(
         folder,
-        {"hugging-face": 3},
+        {"hugging-face": 4},
         told,
         {("trained", step): {"eval_acc": step / 4} for step in (1, 2, 3, 4)},
         (newest / "trainer_state.json", newest / "config.json", folder / "adapted" / "adapter_config.json"),
