@@ -11,10 +11,16 @@ from playwright.sync_api import sync_playwright
 
 def draw(figure: go.Figure, out: Path, width: int, height: int) -> None:
     """Write a PNG of so many CSS pixels, at one and a half times the resolution."""
-    out.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as browsers:
+    with tempfile.TemporaryDirectory() as folder:
         page_file = Path(folder) / "figure.html"
         figure.write_html(page_file, include_plotlyjs=True, config={"displayModeBar": False})
+        shoot(page_file, out, width, height)
+
+
+def shoot(page_file: Path, out: Path, width: int, height: int) -> None:
+    """Write a PNG of a page that holds a Plotly figure."""
+    out.parent.mkdir(exist_ok=True)
+    with sync_playwright() as browsers:
         browser = browsers.chromium.launch(
             executable_path="/usr/bin/chromium",
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
