@@ -109,7 +109,7 @@ def refining() -> go.Figure:
 
     figure = make_subplots(
         rows=1, cols=2, shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.04,
-        subplot_titles=["refined three times, as it is", "fitted anew, after the best rotation"],
+        subplot_titles=["refined four times, as it is", "fitted anew, after the best rotation"],
     )  # fmt: skip
     for column, (later, place) in enumerate([(refined, plain), (anew, rotated)], 1):
         new = np.stack([z for k, z in later.items() if k not in first])
@@ -126,6 +126,7 @@ def refining() -> go.Figure:
                 go.Scatter(x=points[:, 0], y=points[:, 1], name=name, showlegend=column == 1, **look), row=1, col=column
             )
         figure.update_xaxes(title_text="first principal component of z", row=1, col=column)
+    figure.update_xaxes(matches="x")
     figure.update_yaxes(title_text="second", row=1, col=1)
     figure.update_layout(
         template="simple_white", legend={"orientation": "h", "y": -0.16, "x": 0.5, "xanchor": "center"},
