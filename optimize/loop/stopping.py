@@ -138,13 +138,14 @@ class Stopper:
                 probability=float("nan"),
                 reason=f"only {len(self._past)} earlier runs: at least {FEWEST_RUNS} are needed to judge one",
             )
-        probability = self._probability(so_far, end)
+        model = self._model.given([*self._past, so_far])
+        probability = self._probability(model, so_far, end)
         worth = "join the front or meet the targets" if self._targets else "join the front"
         what = f"{probability:.0%} likely to {worth} in its remaining {end - so_far.steps[-1]:g} epochs"
         if self._worth is None:
             hopeless = probability < self._threshold
         else:
-            expected = self._expected(so_far, end)
+            expected = continuing(model, len(self._past), end, reference=self._reference, seed=self._seed)
             hopeless = expected < self._worth * self._rate
             what += f"; an epoch of it is expected to bring {expected:.2g}, of a new run {self._rate:.2g}"
         if not hopeless:
@@ -153,15 +154,7 @@ class Stopper:
             return Decision(stop=False, probability=probability, reason=f"{what}, but it is an audit run")
         return Decision(stop=True, probability=probability, reason=what)
 
-    def _expected(self, so_far: Curve, end: float) -> float:
-        """Hypervolume that each remaining epoch is expected to bring."""
-        assert self._model is not None
-        model = self._model.given([*self._past, so_far])
-        return continuing(model, len(self._past), end, reference=self._reference, seed=self._seed)
-
-    def _probability(self, so_far: Curve, end: float) -> float:
-        assert self._model is not None
-        model = self._model.given([*self._past, so_far])
+    def _probability(self, model: CurveModel, so_far: Curve, end: float) -> float:
         done = float(so_far.steps[-1])
         steps = np.unique(np.linspace(done, end, _LOOKS + 1)[1:])
         x = model.inputs([so_far.config], steps, [so_far.start], len(self._past))
