@@ -1,0 +1,114 @@
+"""Tables of the loop's benchmark, from the lines of its results."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from loop_workloads import WORKLOADS, Floats
+
+from epsopt.optimize.pareto import hypervolume, non_dominated
+
+Line = Mapping[str, Any]
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the lines of a results file, if there is one; those of before there were workloads are of the ternary."""
+    if path.exists():
+        for line in path.read_text().splitlines():
+            yield {"workload": "ternary", **json.loads(line)}
+
+
+def volumes(line: Line) -> Floats:
+    """Hypervolume after each epoch."""
+    directions = [o.maximize for o in WORKLOADS[line["workload"]].objectives]
+    earlier, reference = line["earlier"], np.array(line["reference"])
+    table = np.array([*earlier, *line["values"]])
+    front = table[:0]
+    out = []
+    for row in range(len(table)):
+        front = np.vstack([front, table[row]])
+        front = front[non_dominated(front, directions).indices]
+        out.append(hypervolume(front, reference, directions))
+    return np.array(out[len(earlier) :])
+
+
+def table(
+    workload: str, methods: Sequence[str], seeds: Sequence[int], epochs: int, found: Mapping[tuple[str, int], Line]
+) -> None:
+    """Print hypervolume by epochs, how many epochs the best peer takes for each one of ours, and epochs to a target."""
+    complete = [s for s in seeds if all((m, s) in found for m in methods)]
+    print(f"$ python benchmarks/loop.py {' '.join(sys.argv[1:])}")
+    names = " and ".join(o.name for o in WORKLOADS[workload].objectives)
+    print(f"\nhypervolume of {names}, mean of {len(complete)} seeds: {' '.join(map(str, complete))}")
+    if not complete:
+        return
+    looks = list(range(epochs // 8, epochs + 1, epochs // 8))
+    print(f"{'epochs trained':16}" + "".join(f"{e:>8}" for e in looks) + "   deciding")
+    curves = {m: np.stack([volumes(found[m, s]) for s in complete]) for m in methods}
+    for name in methods:
+        mean = "".join(f"{curves[name][:, e - 1].mean():8.3f}" for e in looks)
+        deciding = np.mean([found[name, s]["deciding"] for s in complete])
+        print(f"{name:16}{mean}{deciding:9.0f} s")
+    peers = [m for m in methods if not m.startswith("epsopt")]
+    if peers:
+        best = max(peers, key=lambda m: float(curves[m][:, -1].mean()))
+        print(f"\nepochs that {best} takes to a share of its own final hypervolume / epochs to the same hypervolume")
+        print(f"{'':16}{'share':>7}{'median':>8}   by seed (- not reached within {epochs})")
+        for name in (m for m in methods if m.startswith("epsopt")):
+            for share in (0.95, 0.99, 1.0):
+                ratios = [_ratio(curves[best][i], curves[name][i], share) for i in range(len(complete))]
+                shown = "".join("     -" if r == 0 else f"{r:6.2f}" for r in ratios)
+                print(f"{name:16}{share:7.0%}{np.median(ratios):8.2f}   {shown}")
+    if "random" in methods:
+        _target_table(workload, methods, [[found[m, s] for s in complete] for m in methods], epochs)
+
+
+def _ratio(peer: Floats, ours: Floats, share: float) -> float:
+    """0 if ours never gets there."""
+    goal = share * peer[-1] - 1e-12
+    reached = np.flatnonzero(ours >= goal)
+    return float((np.flatnonzero(peer >= goal)[0] + 1) / (reached[0] + 1)) if len(reached) else 0.0
+
+
+def _target_table(workload: str, methods: Sequence[str], lines: Sequence[Sequence[Line]], epochs: int) -> None:
+    """Epochs to enough of the first objective and so much of the second, beside it, as few random runs reach."""
+    about = WORKLOADS[workload]
+    first, second = about.objectives
+    signs = np.array([1.0 if o.maximize else -1.0 for o in about.objectives])
+    enough = signs[0] * about.enough
+
+    def gains(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+        return [(signs * row).tolist() for row in np.asarray(rows)]
+
+    best = [
+        max((b for a, b in gains(run) if a >= enough), default=signs[1] * about.failed[1])
+        for line in lines[methods.index("random")]
+        for run in _runs(line)
+    ]
+    level = float(np.quantile(best, 0.95, method="higher"))
+    asked = f"{first.name} {'>=' if first.maximize else '<='} {about.enough} and {second.name} "
+    asked += f"{'>' if second.maximize else '<'} {signs[1] * level:.3f}"
+    print(f"\nepochs to {asked}: 5 % of {len(best)} random runs get beyond")
+    print(f"{'':16}{'median':>8}   by seed (- not reached within {epochs})")
+    for name, of_method in zip(methods, lines, strict=True):
+        taken = []
+        for line in of_method:
+            there = [i for i, (a, b) in enumerate(gains(line["values"]), 1) if a >= enough and b > level]
+            taken.append(there[0] if there else math.inf)
+        shown = "".join("     -" if math.isinf(t) else f"{t:6.0f}" for t in taken)
+        middle = float(np.median(taken))
+        print(f"{name:16}{'-' if math.isinf(middle) else f'{middle:.0f}':>8}   {shown}")
+
+
+def _runs(line: Line) -> Iterator[list[list[float]]]:
+    """The rows of each run."""
+    rows = iter(line["values"])
+    for epochs, _, _, diverged in line["runs"]:
+        yield list(islice(rows, epochs + diverged))

@@ -1,0 +1,172 @@
+"""Trains the runs of the loop's benchmark and keeps the books."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from loop_workloads import Floats, State, Workload
+
+from epsopt.demo.finetune import DivergedError
+from epsopt.optimize.loop.choice import Start
+from epsopt.optimize.loop.curves import Curve
+from epsopt.optimize.space import Config
+
+EARLIER = 24  # random runs that everybody is given with --zoo
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What is known of a run.
+
+    Attributes:
+        config: its hyperparameters.
+        values: ``(epochs, 2)`` measured objectives.
+        keys: of its checkpoints.
+        start: what it started from; ``None``: weights of its own.
+    """
+
+    config: Config
+    values: Floats
+    keys: tuple[str, ...]
+    start: Start | None
+
+    @property
+    def curve(self) -> Curve:
+        """What the curves' model sees of it."""
+        steps = np.arange(1.0, len(self.values) + 1)
+        return Curve(self.config, steps, self.values, None if self.start is None else self.start.values)
+
+
+@dataclass
+class Ledger:
+    """What was paid and what came of it.
+
+    Attributes:
+        values: objectives after each epoch that was trained, in order.
+        seconds: spent on deciding, not on training.
+        notes: one per run: epochs, whether it branched, whether it was stopped, whether it diverged (one more epoch).
+    """
+
+    values: list[list[float]] = field(default_factory=list)
+    seconds: float = 0.0
+    notes: list[list[int]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains runs and keeps the books; the weights of every checkpoint stay at hand to start from.
+
+    Args:
+        workload: what is trained.
+        budget: epochs in all.
+        seed: of the method; with the number of a run it decides how that run trains.
+        zoo: begin with runs from before, which cost nothing.
+
+    Attributes:
+        workload: what is trained.
+        ledger: what was paid.
+        base: where runs start; ``None``: each draws its own weights.
+        runs: all that is known.
+        reference: ``(2,)`` the objectives' values that are just not good enough.
+    """
+
+    def __init__(self, workload: Workload, budget: int, seed: int, *, zoo: bool = False) -> None:
+        self.workload, self.ledger, self.reference = workload, Ledger(), workload.reference
+        self._budget, self._seed = budget, seed
+        self._states: dict[str, State] = {}
+        self.base: Start | None = None
+        if workload.origin is not None:
+            self._states[""] = workload.origin
+            self.base = Start("", workload.evaluate(workload.origin))
+        self.runs: list[Run] = self._earlier() if zoo else []
+
+    @property
+    def left(self) -> int:
+        """Epochs that may still be trained."""
+        return self._budget - len(self.ledger.values)
+
+    def state(self, key: str) -> State:
+        """Weights of a checkpoint, not to be changed; that of the base is ''."""
+        return self._states[key]
+
+    def final(self, run: Run) -> list[float]:
+        """What those see of a run who see one row per run."""
+        return [float(v) for v in (run.values[-1] if len(run.values) else self.workload.failed)]
+
+    def train(
+        self,
+        config: Config,
+        epochs: int | None = None,
+        start: Start | None = None,
+        stop: Callable[[Run], bool] | None = None,
+    ) -> Run:
+        """Train one run, as far as the budget goes; it has no values after a divergence in its first epoch.
+
+        Args:
+            config: its hyperparameters.
+            epochs: how many it is told to train; by default as many as any.
+            start: the checkpoint that it starts from; by default where runs start.
+            stop: asked after each epoch but the last.
+        """
+        start, epochs = start or self.base, epochs or self.workload.length
+        name = f"{self._seed}/{len(self.ledger.notes)}"
+        run = self._begun(config, start)
+        stopped = diverged = False
+        allowed = min(epochs, self.left)
+        try:
+            # The whole length is announced, as a program would be told: what is cut off is only not run.
+            seed = self._seed * 100_000 + len(self.ledger.notes)
+            for known, state in self._epochs(run, name, seed, epochs):
+                run = known
+                self.ledger.values.append(run.values[-1].tolist())
+                self._states[run.keys[-1]] = state
+                done = len(run.values)
+                stopped = stop is not None and done < allowed and stop(run)
+                if stopped or done == allowed:
+                    break
+        except DivergedError:
+            diverged = True
+            self.ledger.values.append(list(self.workload.failed))  # paid for
+        branched = start is not None and bool(start.key)
+        self.ledger.notes.append([len(run.values), int(branched), int(stopped), int(diverged)])
+        self.runs.append(run)
+        return run
+
+    def _begun(self, config: Config, start: Start | None) -> Run:
+        return Run(config, np.empty((0, len(self.workload.objectives))), (), start)
+
+    def _epochs(self, run: Run, name: str, seed: int, epochs: int) -> Iterator[tuple[Run, State]]:
+        before = None if run.start is None else self._states[run.start.key]
+        for epoch, (row, state) in enumerate(self.workload.epochs(run.config, before, epochs, seed), start=1):
+            run = Run(run.config, np.vstack([run.values, row]), (*run.keys, f"{name}/{epoch}"), run.start)
+            yield run, state
+
+    def _earlier(self) -> list[Run]:
+        """Random runs that everybody is given; kept, because all methods of a seed ask for them."""
+        path = self.workload.cache / f"zoo-{self.workload.name}-{self._seed}.pt"
+        if not path.exists():
+            rng, states, kept = np.random.default_rng([self._seed, 1]), {}, []
+            seed = self._seed * 100_000 + 50_000
+            for number, config in enumerate(self.workload.space.sample(EARLIER, rng)):
+                run = self._begun(config, self.base)
+                with contextlib.suppress(DivergedError):
+                    for known, state in self._epochs(run, f"zoo/{number}", seed + number, self.workload.length):
+                        run = known
+                        states[run.keys[-1]] = state
+                kept.append((run.config, run.values.tolist(), run.keys))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"runs": kept, "states": states}, path)
+        found = torch.load(path, weights_only=True)
+        self._states |= found["states"]
+        return [Run(c, np.array(v).reshape(-1, 2), tuple(k), self.base) for c, v, k in found["runs"]]
+
+
+class Method(Protocol):
+    """Spends the budget of a trainer."""
+
+    def __call__(self, trainer: Trainer, seed: int) -> None:
+        """Launch runs until no epoch is left."""

@@ -1,0 +1,141 @@
+"""What the loop's benchmark trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from zoos import OUT
+
+from epsopt.demo.base import base_path, ensure_base
+from epsopt.demo.files import load as load_checkpoint
+from epsopt.demo.finetune import finetune
+from epsopt.demo.metrics import measure
+from epsopt.demo.model import TernaryVAE
+from epsopt.demo.space import SPACE
+from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.targets import Objective
+
+CACHE = OUT.parent / "loop"
+WIDE = {
+    "lr": (1e-5, 0.1),
+    "encoder_lr_scale": (1e-3, 1.0),
+    "recon_weight": (1e-5, 1.0),
+    "kl_weight": (1e-5, 1.0),
+    "dist_weight": (1e-2, 10.0),
+    "radial_weight": (1e-2, 10.0),
+    "weight_decay": (1e-6, 1.0),
+    "max_radius": (0.3, 0.97),
+    "grad_clip": (1e-2, 10.0),
+}
+Floats = NDArray[np.float64]
+State = dict[str, torch.Tensor]
+
+
+class Workload(Protocol):
+    """A training program, its space, and what counts.
+
+    Attributes:
+        name: as on the command line and in the results.
+        space: of the hyperparameters.
+        objectives: what counts, in the order of all values.
+        length: epochs of a run.
+        failed: what an epoch counts as that diverged, and a run that left nothing.
+        enough: value of the first objective that a target asks for; what of the second, random runs say.
+        cache: folder of what is made once and used again.
+    """
+
+    name: str
+    space: Space
+    objectives: tuple[Objective, Objective]
+    length: int
+    failed: tuple[float, float]
+    enough: float
+    cache: Path
+
+    @property
+    def origin(self) -> State | None:
+        """Weights that runs start from; None: each draws its own."""
+
+    @property
+    def reference(self) -> Floats:
+        """``(2,)`` the objectives' values that are just not good enough."""
+
+    def epochs(self, config: Mapping[str, Any], state: State | None, epochs: int, seed: int) -> Iterator[Trained]:
+        """Train from a copy of `state` and yield what each epoch measured and left; the same with the same seed.
+
+        Raises:
+            DivergedError: the weights are worthless; the epoch counts all the same.
+        """
+
+    def evaluate(self, state: State) -> Floats:
+        """Measure the objectives, ``(2,)``, of weights that nobody trained (mixed, decoded)."""
+
+
+Trained = tuple[Floats, State]
+
+
+def wide_space() -> Space:
+    """The demo's hyperparameters, ranges that reach decades beyond what works."""
+    return Space(tuple(
+        Parameter(p.name, p.kind, *WIDE.get(p.name, (p.low, p.high)), p.log, p.choices,
+                  next(iter(p.active_when.items()), None))
+        for p in SPACE
+    ))  # fmt: skip
+
+
+class Ternary:
+    """The demo's program, from one base, in the wide space.
+
+    Args:
+        cache: where the base lies.
+    """
+
+    name = "ternary"
+    space: ClassVar[Space] = wide_space()
+    objectives = (Objective("coverage", maximize=True), Objective("dist_corr", maximize=True))
+    length = 10
+    failed = (0.0, 0.0)
+    enough = 0.95
+
+    def __init__(self, cache: Path = CACHE) -> None:
+        self.cache = cache
+
+    @cached_property
+    def origin(self) -> State:
+        """The base; trained first if it is not there."""
+        path = base_path(self.cache)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ensure_base(path)
+        found: State = load_checkpoint(path)["model_state_dict"]
+        return found
+
+    @cached_property
+    def reference(self) -> Floats:
+        """What the base has, without its coverage."""
+        return np.array([0.0, self.evaluate(self.origin)[1]])
+
+    def epochs(self, config: Mapping[str, Any], state: State | None, epochs: int, seed: int) -> Iterator[Trained]:
+        """See Workload."""
+        # A model uses the tensors it is given, and training changes them in place.
+        model = TernaryVAE.from_state_dict(_copy(self.origin if state is None else state))
+        for metrics in finetune(model, config, epochs, seed):
+            # What cannot be measured (weights beyond all bounds) is worth nothing.
+            yield np.nan_to_num([metrics[o.name] for o in self.objectives]), _copy(model.state_dict())
+
+    def evaluate(self, state: State) -> Floats:
+        """See Workload."""
+        metrics = measure(TernaryVAE.from_state_dict(_copy(state)))
+        return np.nan_to_num([metrics[o.name] for o in self.objectives])
+
+
+def _copy(state: Mapping[str, torch.Tensor]) -> State:
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+WORKLOADS = {Ternary.name: Ternary}
