@@ -16,7 +16,7 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,13 @@ def measure(model: Classifier) -> dict[str, float]:
         "accuracy": float(right.mean()),
         "calibration_error": float(gap.abs().sum() / len(y)),
         "noisy_accuracy": float(noisy.mean()),
-        "log10_parameters": math.log10(sum(p.numel() for p in model.parameters())),
+        "log10_parameters": size(model),
     }
+
+
+def size(model: Classifier) -> float:
+    """Log10 of the number of weights."""
+    return math.log10(sum(p.numel() for p in model.parameters()))
 
 
 def draw(rng: np.random.Generator) -> dict[str, Any]:
@@ -152,21 +157,49 @@ def draw(rng: np.random.Generator) -> dict[str, Any]:
 
 def train(folder: Path, config: Mapping[str, Any]) -> dict[str, float]:
     """Train one run and write `folder`/epoch_001.pt and so on; returns the metrics of the last."""
+    metrics: dict[str, float] = {}
+    for epoch, (model, metrics) in enumerate(epochs(config, EPOCHS), start=1):
+        _save(folder / f"epoch_{epoch:03d}.pt", model, metrics, config, epoch)
+    return metrics
+
+
+def epochs(
+    config: Mapping[str, Any], length: int, state_dict: Mapping[str, Tensor] | None = None
+) -> Iterator[tuple[Classifier, dict[str, float]]]:
+    """Train one run and yield the network and its metrics after each epoch; the same with the same seed.
+
+    Args:
+        config: hyperparameters and `seed`.
+        length: how many epochs.
+        state_dict: weights of the same architecture to go on from; by default they are drawn.
+
+    Raises:
+        FloatingPointError: weights are no longer numbers.
+        RuntimeError: the given weights are of another architecture.
+    """
     seed = int(config["seed"])
     rng = np.random.default_rng(seed)
     chosen = torch.from_numpy(rng.permutation(TRAINING_IMAGES)[: config["train_size"]])
     x, y = images()[0][chosen], images()[1][chosen].clone()
     wrong = torch.from_numpy(rng.random(len(y)) < config["label_noise"])
     y[wrong] = torch.from_numpy(rng.integers(0, 10, int(wrong.sum())))
-    metrics: dict[str, float] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(*(config[k] for k in ("arch", "width", "depth", "activation", "dropout")))
+        randomness = torch.get_rng_state()
+    if state_dict is not None:
+        model.load_state_dict(state_dict)
+        if int(model.activation) != config["activation"]:
+            raise RuntimeError(f"the weights are of activation {int(model.activation)}, not {config['activation']}")
+    else:
         with torch.no_grad():
             for layer in model.layers:
                 layer.weight.mul_(config["init_scale"])  # type: ignore[operator]
-        optimizer = _optimizer(model, config)
-        for epoch in range(1, EPOCHS + 1):
+    optimizer = _optimizer(model, config)
+    for _ in range(length):
+        # Whoever takes the epochs may draw random numbers between them: neither side sees the other's.
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(randomness)
             model.train()
             for _ in range(STEPS_PER_EPOCH):
                 batch = torch.from_numpy(rng.integers(0, len(y), config["batch_size"]))
@@ -175,9 +208,10 @@ def train(folder: Path, config: Mapping[str, Any]) -> dict[str, float]:
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(model.parameters(), 5.0)
                 optimizer.step()
-            metrics = measure(model)
-            _save(folder / f"epoch_{epoch:03d}.pt", model, metrics, config, epoch)
-    return metrics
+            randomness = torch.get_rng_state()
+        if not all(bool(p.isfinite().all()) for p in model.parameters()):
+            raise FloatingPointError("weights are no longer numbers: try a smaller learning rate")
+        yield model, measure(model)
 
 
 def _optimizer(model: Classifier, config: Mapping[str, Any]) -> torch.optim.Optimizer:

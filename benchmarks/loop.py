@@ -12,6 +12,9 @@ ternary      runs of the demo's program (10 epochs each, from one base), maximis
              wide: the demo's twelve hyperparameters in ranges of somebody who does not know the program, so that few
              random runs are any good. The base is the hypervolume's reference: coverage 0, and the dist_corr that it
              begins with
+digits       small classifiers of digits.py (10 epochs each, from weights of their own), maximising accuracy under pixel
+             noise, minimising the logarithm of their size. The architecture is searched too, and a run that starts from
+             a checkpoint keeps it. Reference: chance, and the largest network of the space
 
 random       configurations drawn at random
 tpe, nsga2   Optuna's samplers, conditional parameters as a define-by-run script asks for them

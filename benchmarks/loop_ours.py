@@ -65,10 +65,8 @@ class Epsopt:
 
 
 def _front(trainer: Trainer) -> list[Start]:
-    values = np.concatenate([run.values for run in trainer.runs])
-    keys = [key for run in trainer.runs for key in run.keys]
-    directions = [o.maximize for o in trainer.workload.objectives]
-    return [Start(keys[i], values[i]) for i in non_dominated(values, directions).indices]
+    starts, directions = trainer.starts(), [o.maximize for o in trainer.workload.objectives]
+    return [starts[i] for i in non_dominated(np.stack([s.values for s in starts]), directions).indices]
 
 
 OURS: Mapping[str, Method] = {

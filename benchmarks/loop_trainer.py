@@ -97,6 +97,14 @@ class Trainer:
         """What those see of a run who see one row per run."""
         return [float(v) for v in (run.values[-1] if len(run.values) else self.workload.failed)]
 
+    def starts(self) -> list[Start]:
+        """Every checkpoint of every run as a start of another one, run after run."""
+        return [
+            Start(key, values, {n: run.config[n] for n in self.workload.fixed if n in run.config})
+            for run in self.runs
+            for key, values in zip(run.keys, run.values, strict=True)
+        ]
+
     def train(
         self,
         config: Config,

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import digits
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from zoos import OUT
 
 from epsopt.demo.base import base_path, ensure_base
 from epsopt.demo.files import load as load_checkpoint
-from epsopt.demo.finetune import finetune
+from epsopt.demo.finetune import DivergedError, finetune
 from epsopt.demo.metrics import measure
 from epsopt.demo.model import TernaryVAE
 from epsopt.demo.space import SPACE
@@ -33,6 +34,8 @@ WIDE = {
     "max_radius": (0.3, 0.97),
     "grad_clip": (1e-2, 10.0),
 }
+WIDEST = {"mlp": 128, "cnn": 32}
+DEEPEST = 3
 Floats = NDArray[np.float64]
 State = dict[str, torch.Tensor]
 
@@ -45,6 +48,7 @@ class Workload(Protocol):
         space: of the hyperparameters.
         objectives: what counts, in the order of all values.
         length: epochs of a run.
+        fixed: hyperparameters that a run must share with the run whose checkpoint it starts from.
         failed: what an epoch counts as that diverged, and a run that left nothing.
         enough: value of the first objective that a target asks for; what of the second, random runs say.
         cache: folder of what is made once and used again.
@@ -54,6 +58,7 @@ class Workload(Protocol):
     space: Space
     objectives: tuple[Objective, Objective]
     length: int
+    fixed: tuple[str, ...]
     failed: tuple[float, float]
     enough: float
     cache: Path
@@ -100,6 +105,7 @@ class Ternary:
     space: ClassVar[Space] = wide_space()
     objectives = (Objective("coverage", maximize=True), Objective("dist_corr", maximize=True))
     length = 10
+    fixed = ()
     failed = (0.0, 0.0)
     enough = 0.95
 
@@ -134,8 +140,76 @@ class Ternary:
         return np.nan_to_num([metrics[o.name] for o in self.objectives])
 
 
+def digits_space() -> Space:
+    """What `digits.draw` draws from, as a space; what depends on the kind of network or optimiser is conditional."""
+    return Space((
+        Parameter("arch", "categorical", choices=("mlp", "cnn")),
+        Parameter("width_mlp", "int", 6, WIDEST["mlp"], log=True, active_when=("arch", ("mlp",))),
+        Parameter("width_cnn", "int", 6, WIDEST["cnn"], log=True, active_when=("arch", ("cnn",))),
+        Parameter("depth", "int", 1, DEEPEST),
+        Parameter("activation", "categorical", choices=tuple(range(len(digits.ACTIVATIONS)))),
+        Parameter("init_scale", "float", 0.5, 3.0, log=True),
+        Parameter("optimizer", "categorical", choices=("sgd", "adam")),
+        Parameter("lr_sgd", "float", 1e-2, 1.0, log=True, active_when=("optimizer", ("sgd",))),
+        Parameter("momentum", "float", 0.0, 0.95, active_when=("optimizer", ("sgd",))),
+        Parameter("lr_adam", "float", 5e-4, 3e-2, log=True, active_when=("optimizer", ("adam",))),
+        Parameter("batch_size", "categorical", choices=(16, 32, 64)),
+        Parameter("weight_decay", "float", 1e-6, 2e-2, log=True),
+        Parameter("dropout", "float", 0.0, 0.5),
+        Parameter("label_noise", "float", 0.0, 0.6),
+        Parameter("train_size", "int", 50, digits.TRAINING_IMAGES, log=True),
+    ))  # fmt: skip
+
+
+def _size(arch: str) -> float:
+    """Log10 of the weights of the largest network of a kind."""
+    with torch.device("meta"):  # draws no weights
+        return digits.size(digits.Classifier(arch, WIDEST[arch], DEEPEST))
+
+
 def _copy(state: Mapping[str, torch.Tensor]) -> State:
     return {name: tensor.clone() for name, tensor in state.items()}
 
 
-WORKLOADS = {Ternary.name: Ternary}
+class Digits:
+    """Small classifiers of handwritten digits: right under noise, and small; the architecture is searched too.
+
+    Runs start from weights of their own. The space is that of the zoo `digits` (digits.py), in which a checkpoint says
+    little about networks of other shapes; the size is known before a run begins.
+
+    Args:
+        cache: where runs from before are kept.
+    """
+
+    name = "digits"
+    space: ClassVar[Space] = digits_space()
+    objectives = (Objective("noisy_accuracy", maximize=True), Objective("log10_parameters", maximize=False))
+    length = digits.EPOCHS
+    # How the weights were first drawn is not a restart's to choose either.
+    fixed = ("arch", "depth", "activation", "init_scale", "width_mlp", "width_cnn")
+    enough = 0.6  # one random run in six gets there
+    origin = None
+    # Chance, and the largest network of the space.
+    reference = np.array([0.1, max(map(_size, WIDEST))])
+    failed = (float(reference[0]), float(reference[1]))
+
+    def __init__(self, cache: Path = CACHE) -> None:
+        self.cache = cache
+
+    def epochs(self, config: Mapping[str, Any], state: State | None, epochs: int, seed: int) -> Iterator[Trained]:
+        """See Workload."""
+        plain = {name.removesuffix(f"_{config['arch']}").removesuffix(f"_{config['optimizer']}"): value
+                 for name, value in config.items()}  # fmt: skip
+        try:
+            for model, metrics in digits.epochs({**plain, "seed": seed}, epochs, state):
+                yield np.array([metrics[o.name] for o in self.objectives]), _copy(model.state_dict())
+        except FloatingPointError as error:
+            raise DivergedError(str(error)) from error
+
+    def evaluate(self, state: State) -> Floats:
+        """See Workload."""
+        metrics = digits.measure(digits.Classifier.from_state_dict(state))
+        return np.array([metrics[o.name] for o in self.objectives])
+
+
+WORKLOADS = {Ternary.name: Ternary, Digits.name: Digits}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from torch import Tensor
 
 from epsopt.optimize.loop.curves import CurveModel
 from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.space import Config, Space
+from epsopt.zoo.errors import UsageError
 
 Floats = NDArray[np.float64]
 _RANDOM = 384
@@ -45,10 +47,13 @@ class Start:
     Attributes:
         key: what the caller knows it by.
         values: ``(m,)`` its measured objectives.
+        fixed: hyperparameters that every run from it must have, such as those of its architecture: its weights fit
+            into no other.
     """
 
     key: str
     values: Floats
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +116,17 @@ def choose_runs(
         reference: ``(m,)`` the objectives' values that are just not good enough, in their own units; by default a
             tenth of their range beyond the worst measured.
         rng: draws candidates; seeds the Monte-Carlo samples.
+
+    Raises:
+        UsageError: a start fixes what the space does not have.
     """
+    for start in starts:
+        for name, value in start.fixed.items():
+            if not any(p.name == name and p.takes(value) for p in model.space.parameters):
+                raise UsageError(
+                    f"the start {start.key!r} fixes {name} = {value!r}, expected a parameter of the search space and a "
+                    "value of its kind"
+                )
     busy = list(running)
     out = []
     seed = int(rng.integers(2**31))
@@ -124,7 +139,9 @@ def choose_runs(
         for scale in _ROUNDS:
             best = [pool[i] for i in np.argsort(-scores, kind="stable")[:8]]
             more = [
-                Candidate(model.space.perturb(c.config, rng, scale), c.start, c.epochs)
+                Candidate(
+                    _keep(model.space, model.space.perturb(c.config, rng, scale), c.start, rng), c.start, c.epochs
+                )
                 for c in best
                 for _ in range(_REFINED // 8)
             ]
@@ -243,10 +260,19 @@ def _candidates(
     out = []
     for i, config in enumerate(configs):
         if starts and i % 2:
-            out.append(Candidate(config, starts[int(rng.integers(len(starts)))], branch_epochs or model.length))
+            start = starts[int(rng.integers(len(starts)))]
+            out.append(Candidate(_keep(space, config, start, rng), start, branch_epochs or model.length))
         else:
             out.append(Candidate(config, origin, model.length))
     return out
+
+
+def _keep(space: Space, config: Config, start: Start | None, rng: np.random.Generator) -> Config:
+    """The configuration with what its start has fixed; parameters are drawn that this switches on."""
+    if start is None or not start.fixed:
+        return config
+    kept = {**space.perturb({**config, **start.fixed}, rng, 0.0), **start.fixed}
+    return {p.name: kept[p.name] for p in space.active(kept)}
 
 
 def continuing(model: CurveModel, run: int, epochs: float, *, reference: Floats | None = None, seed: int = 0) -> float:

@@ -6,10 +6,12 @@ import loop_workloads
 import numpy as np
 import pytest
 import torch
+from digits import draw as draw_digits
+from digits import train as train_digits
 from loop import METHODS
 from loop_table import read, table, volumes
 from loop_trainer import Trainer
-from loop_workloads import Ternary, wide_space
+from loop_workloads import Digits, Ternary, wide_space
 
 from epsopt.demo.files import save
 from epsopt.demo.model import TernaryVAE
@@ -82,3 +84,80 @@ def test_methods_spend_their_budget_once_and_their_table_is_printed(ternary, tmp
 
 def test_ours_and_the_ablations_are_there():
     assert {"epsopt", "epsopt-branch", "epsopt-stop"} <= set(METHODS)
+
+
+@pytest.fixture
+def digits(tmp_path) -> Trainer:
+    """30 epochs of small classifiers to spend."""
+    return Trainer(Digits(tmp_path), 30, seed=1)
+
+
+def test_a_digits_run_is_the_one_that_the_zoo_would_train(digits, tmp_path):
+    config = Digits.space.sample(1, np.random.default_rng(3))[0]
+    run = digits.train(config)
+    plain = {n.removesuffix(f"_{config['arch']}").removesuffix(f"_{config['optimizer']}"): v for n, v in config.items()}
+    last = train_digits(tmp_path, {**plain, "seed": 100_000})
+    np.testing.assert_allclose(run.values[-1], [last["noisy_accuracy"], last["log10_parameters"]])
+    np.testing.assert_allclose(digits.workload.evaluate(digits.state(run.keys[-1])), run.values[-1])
+
+
+def test_every_zoo_run_of_digits_lies_in_the_workloads_space():
+    for i in range(200):
+        config = draw_digits(np.random.default_rng(i))
+        arch, optimizer = config["arch"], config["optimizer"]
+        config[f"width_{arch}"], config[f"lr_{optimizer}"] = config.pop("width"), config.pop("lr")
+        assert Digits.space.trouble(config) is None
+
+
+def test_a_digits_branch_keeps_the_architecture_and_the_size(digits):
+    first = digits.train(Digits.space.sample(1, np.random.default_rng(0))[0], 2)
+    start = digits.starts()[-1]
+    assert {"arch", "depth", "activation", f"width_{first.config['arch']}"} <= set(start.fixed)
+    branch = digits.train({**first.config, "dropout": 0.0}, 2, start)
+    assert branch.values[0, 1] == first.values[0, 1]
+    np.testing.assert_array_equal(branch.curve.start, first.values[-1])
+    with pytest.raises(RuntimeError, match="activation"):
+        digits.train({**first.config, "activation": (first.config["activation"] + 1) % 3}, 2, start)
+
+
+def test_the_books_know_that_digits_starts_from_nothing_and_no_network_is_beyond_the_reference(digits):
+    run = digits.train(Digits.space.sample(1, np.random.default_rng(0))[0], 1)
+    assert digits.base is None
+    assert run.curve.start is None
+    assert digits.ledger.notes == [[1, 0, 0, 0]]
+    largest = {"arch": "mlp", "width_mlp": 128, "depth": 3}
+    at_the_edge = digits.train({**Digits.space.sample(1, np.random.default_rng(1))[0], **largest}, 1)
+    assert at_the_edge.values[0, 1] <= digits.reference[1] + 1e-12
+
+
+def test_a_smaller_network_widens_the_front_of_digits_and_a_larger_one_does_not():
+    line = {
+        "workload": "digits",
+        "earlier": [],
+        "reference": [0.1, 4.0],
+        "values": [[0.5, 3.0], [0.5, 3.5], [0.5, 2.0]],
+    }
+    np.testing.assert_allclose(volumes(line), [0.4, 0.4, 0.8])
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_spends_its_budget_on_digits(method, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Digits, "length", 1)  # so that models are asked after ten epochs
+    out = tmp_path / "loop.jsonl"
+    loop.run(Digits(tmp_path), [method], [1], 13, out, zoo=False)
+    (line,) = read(out)
+    assert line["workload"] == "digits"
+    assert len(line["values"]) == 13
+    table("digits", [method], [1], 13, {(method, 1): line})
+    assert "noisy_accuracy and log10_parameters" in capsys.readouterr().out
+
+
+def test_the_target_of_digits_is_a_smaller_network(capsys):
+    rows = [[0.7, 3.0 + i / 100] for i in range(40)]
+    line = {"workload": "digits", "earlier": [], "reference": [0.1, 4.0], "deciding": 0.0, "values": rows,
+            "runs": [[1, 0, 0, 0]] * 40}  # fmt: skip
+    quick = {**line, "values": [[0.5, 2.0], [0.7, 2.5], *rows[2:]]}
+    table("digits", ["random", "gp"], [1], 40, {("random", 1): line, ("gp", 1): quick})
+    told = capsys.readouterr().out
+    assert "noisy_accuracy >= 0.6 and log10_parameters < 3.01" in told
+    assert told.splitlines()[-1].split() == ["gp", "2", "2"]
