@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
@@ -64,18 +63,9 @@ class Workspace:
             EmptyCatalogue: it is not.
             CatalogueError: it cannot be opened.
         """
-        from sqlalchemy.engine import make_url
-        from sqlalchemy.exc import ArgumentError
-
         from epsopt.zoo.catalogue import Catalogue
 
-        try:
-            database = make_url(self.storage).database if self.storage.startswith("sqlite") else None
-        except ArgumentError:
-            database = None  # Catalogue says what is wrong with it
-        if database and not database.startswith((":memory:", "file:")) and not Path(database).exists():
-            raise EmptyCatalogue(f"there is no catalogue at {database} yet: read your runs with 'epsopt ingest RUNS'")
-        return Catalogue(self.storage, self.project.rename if self.project else None)
+        return Catalogue.existing(self.storage, self.project.rename if self.project else None)
 
     def studies(self) -> RDBStorage:
         """Open the Optuna studies beside the catalogue.
