@@ -176,9 +176,9 @@ def check_objectives(project: Project, metrics: Sequence[str]) -> tuple[Objectiv
 
 
 def resolve_targets(
-    wanted: dict[str, float], project: Project, checkpoints: Sequence[Checkpoint], surrogate: Surrogate
+    wanted: dict[str, float], project: Project, checkpoints: Sequence[Checkpoint], surrogate: Surrogate | None = None
 ) -> list[Target]:
-    """Turn ``--target-NAME VALUE`` into targets.
+    """Turn ``--target-NAME VALUE`` into targets: for what was measured, and for objectives that were not yet.
 
     Raises:
         UsageError: no such metric, no direction for it, or a value that it cannot take.
@@ -191,7 +191,7 @@ def resolve_targets(
         values = [v for c in checkpoints if (v := c.metrics.get(name)) is not None]
         if values:
             observed[name] = min(values), max(values)
-    pairs = named_targets(wanted, list(observed))
+    pairs = named_targets(wanted, [*observed, *(o.name for o in project.objectives if o.name not in observed)])
     directed = {o.name for o in project.objectives}
     for name in pairs:
         if name not in directed:
@@ -199,5 +199,6 @@ def resolve_targets(
                 f"which way is {name} better? Add [objectives.{name}] with direction = "
                 f'"maximize" or "minimize" to {project.file}'
             )
-    found = {n: t.bounds for n, t in zip(surrogate.metric_names, surrogate.transforms, strict=True) if t.bounds}
+    scales = [] if surrogate is None else zip(surrogate.metric_names, surrogate.transforms, strict=True)
+    found = {n: t.bounds for n, t in scales if t.bounds}
     return parse_targets(pairs, project.objectives, observed, {**found, **project.bounds})

@@ -217,9 +217,14 @@ class Run:
             if self._read() and self.checkpoints and stopper is not None:
                 decision = stopper.should_stop(self, self.checkpoints)
                 if decision.stop:
-                    self.decision, self._stopping = decision, True
-                    self.training.stop()
+                    self.stop(decision)
         return None
+
+    def stop(self, decision: Decision) -> None:
+        """Ask the program to end, once; its trial will say why."""
+        if not self._stopping:
+            self.decision, self._stopping = decision, True
+            self.training.stop()
 
     def _read(self) -> bool:
         """Take new checkpoints into the catalogue and tell the study of them; whether there was anything new."""
