@@ -77,7 +77,7 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
             raise UsageError("which folder holds the runs? 'epsopt ingest RUNS', or 'epsopt init RUNS' first")
         for folder in folders:  # before a database is made
             if not folder.exists():
-                raise UsageError(f"{folder} does not exist: expected a folder of training runs")
+                raise UsageError(f"{folder} does not exist: expected a folder of training runs or a checkpoint file")
         sheets = _sheets(project, jobs, table, study)
         with Catalogue(workspace.storage, project.rename if project else None) as catalogue:
             report = ingest(

@@ -7,25 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, common
-from epsopt.zoo.errors import UsageError
+from epsopt.cli.options import Options, TargetCommand, common
+from epsopt.zoo.errors import EpsoptError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from optuna.storages import RDBStorage
 
+    from epsopt.optimize.targets import Target
     from epsopt.studies.kinds import Stopper
     from epsopt.studies.loop.run import Ended
     from epsopt.studies.loop.worker import Event
     from epsopt.studies.project.file import Project
     from epsopt.zoo.catalogue import Catalogue
+    from epsopt.zoo.records import Checkpoint
 
 
-@click.command("work")
+@click.command("work", cls=TargetCommand)
 @click.option("--runs", "-n", type=click.IntRange(min=1), help="Train so many; asks for proposals when none is queued.")
 @click.option("--until-idle", is_flag=True, help="Only what is queued; this is so without -n or --forever.")
 @click.option("--forever", is_flag=True, help="Never end; asks for proposals when none is queued.")
+@click.option(
+    "--until-reached", is_flag=True,
+    help="End when a measured checkpoint meets all targets; without -n, ask for proposals until then.",
+)  # fmt: skip
 @click.option("--jobs", "-j", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
 @click.option(
     "--grace", type=click.FloatRange(min=0), default=30.0, show_default=True,
@@ -55,9 +61,11 @@ if TYPE_CHECKING:
 @common
 def command(
     options: Options,
+    wanted: dict[str, float],
     runs: int | None,
     until_idle: bool,
     forever: bool,
+    until_reached: bool,
     jobs: int,
     grace: float,
     lost_after: float,
@@ -73,14 +81,18 @@ def command(
     Checkpoints are read as they are written. Any number of workers, on any number of machines, may share a database;
     what a dead one leaves behind is trained by another. Ctrl-C stops the running programs and queues their
     proposals again.
+
+    With targets, proposals that are asked for shall meet them, and no run is stopped early that may still do so.
     """
     if until_idle and forever:
         raise UsageError("--until-idle and --forever contradict each other: give one of them")
     if stop_below and stop_worth:
         raise UsageError("--stop-below and --stop-worth are two rules for the same decision: give one of them")
+    if until_reached and not wanted:
+        raise UsageError("--until-reached needs something to reach: --target-NAME VALUE")
     from epsopt.cli.output import line, print_json
     from epsopt.cli.progress import working
-    from epsopt.cli.workspace import open_workspace
+    from epsopt.cli.workspace import open_workspace, resolve_targets
     from epsopt.zoo.catalogue import Catalogue
 
     with working("opening the studies"):
@@ -88,15 +100,18 @@ def command(
         project = workspace.needed()
         if project.command is None:
             raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
+        from epsopt.studies.loop.goal import Goal
         from epsopt.studies.loop.learning import BackgroundLearner
         from epsopt.studies.loop.worker import Orders, Worker
 
-        Catalogue(workspace.storage).close()  # a first run needs no catalogue from before
+        # A first run needs no catalogue from before.
+        with Catalogue(workspace.storage, project.rename) as catalogue:
+            targets = resolve_targets(wanted, project, catalogue.checkpoints()) if wanted else []
         storage = workspace.studies()
     if dry_run:
         _dry_run(project, storage, runs, as_json=options.json)
         return
-    asks = not until_idle and (forever or runs is not None)
+    asks = not until_idle and (forever or until_reached or runs is not None)
     orders = Orders(
         jobs=jobs, runs=runs, ask=8 if asks else 0, forever=forever, learn_after=learn_after, grace=grace,
         lost_after=lost_after, most_failures=max_failures,
@@ -109,27 +124,72 @@ def command(
         if not options.json:
             line(event.text + (f" ({_figures(project, event.ended)})" if event.ended and event.ended.metrics else ""))
 
-    learner = BackgroundLearner(project.file, workspace.storage, reuse=reuse)
-    with Catalogue(workspace.storage) as catalogue, _ends_on_sigterm():
-        stopper = _stopper(project, storage, catalogue, stop_below, stop_worth)
-        ended = Worker(project, storage, catalogue, orders, stopper, learner, tell).work()
+    learner = BackgroundLearner(project.file, workspace.storage, reuse=reuse, targets=targets)
+    with Catalogue(workspace.storage, project.rename) as catalogue, _ends_on_sigterm():
+        stopper = _stopper(project, storage, catalogue, targets, stop_below, stop_worth)
+        goal = Goal(catalogue, project.objectives, targets) if until_reached else None
+        worker = Worker(project, storage, catalogue, orders, stopper, learner, tell, goal)
+        ended = worker.work()
+    reached = worker.reached
     if options.json:
-        print_json({"runs": [_run_json(e) for e in ended], "lost": lost})
+        from epsopt.cli.describe import checkpoint_json, target_json
+
+        print_json(
+            {
+                "runs": [_run_json(e) for e in ended],
+                "lost": lost,
+                "targets": target_json(targets),
+                "reached": None if reached is None else checkpoint_json(reached),
+            }
+        )
     else:
-        _sum_up(ended)
+        if reached is not None:
+            _show_reached(project, reached)
+        _sum_up(ended, reached)
+    if until_reached and reached is None:
+        raise EpsoptError(f"no measured checkpoint meets {_wanted(targets)} yet")
 
 
-def _stopper(project: Project, storage: RDBStorage, catalogue: Catalogue, below: float, worth: float) -> Stopper | None:
+def _show_reached(project: Project, reached: Checkpoint) -> None:
+    from epsopt.cli.describe import short_path
+    from epsopt.cli.output import label, line, listed, say, value
+
+    measured = [f"{o.name} {v:.4g}" for o in project.objectives if (v := reached.metrics.get(o.name)) is not None]
+    say(f"The targets are reached by {label(reached.run, reached.epoch, 60)}, as measured: {', '.join(measured)}.")
+    line(f"  {short_path(reached.path)}")
+    listed(", ".join(f"{n} {value(v)}" for n, v in reached.hyperparameters.items()), "  ")
+
+
+def _wanted(targets: Sequence[Target]) -> str:
+    return (
+        "all of " + ", ".join(f"{t.name} {t.value:g}" for t in targets)
+        if len(targets) > 1
+        else (f"{targets[0].name} {targets[0].value:g}")
+    )
+
+
+def _stopper(
+    project: Project,
+    storage: RDBStorage,
+    catalogue: Catalogue,
+    targets: Sequence[Target],
+    below: float,
+    worth: float,
+) -> Stopper | None:
     if not below and not worth:
         return None
     from epsopt.studies.loop.queue import proposed_trials, recorded_space
+    from epsopt.studies.loop.run import cut_off
     from epsopt.studies.loop.stopping import CatalogueStopper
 
     space = project.space
     if space is None and proposed_trials(storage, project.name):
         space = recorded_space(storage, project.name)
     how = {"worth": worth} if worth else {"threshold": below}
-    return CatalogueStopper(catalogue, space, project.objectives, **how)
+    return CatalogueStopper(
+        catalogue, space, project.objectives, targets=targets, bounds=project.bounds,
+        unfinished=lambda: cut_off(project, proposed_trials(storage, project.name)), **how,
+    )  # fmt: skip
 
 
 def _figures(project: Project, ended: Ended) -> str:
@@ -138,12 +198,13 @@ def _figures(project: Project, ended: Ended) -> str:
     return ", ".join([*known, f"{ended.seconds:.0f} s"])
 
 
-def _sum_up(ended: list[Ended]) -> None:
+def _sum_up(ended: list[Ended], reached: Checkpoint | None) -> None:
     from epsopt.cli.output import say
 
     counts = {state: sum(e.state == state for e in ended) for state in ("complete", "pruned", "fail", "lost")}
     words = {"complete": "trained", "pruned": "stopped early", "fail": "failed", "lost": "given to other workers"}
-    told = ", ".join(f"{n} {words[s]}" for s, n in counts.items() if n) or "nothing was queued"
+    nothing = "nothing was queued" if reached is None else "nothing was left to do"
+    told = ", ".join(f"{n} {words[s]}" for s, n in counts.items() if n) or nothing
     say(f"{told[:1].upper()}{told[1:]}." + (" 'epsopt report' shows what came of them." if ended else ""))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
@@ -64,18 +63,9 @@ class Workspace:
             EmptyCatalogue: it is not.
             CatalogueError: it cannot be opened.
         """
-        from sqlalchemy.engine import make_url
-        from sqlalchemy.exc import ArgumentError
-
         from epsopt.zoo.catalogue import Catalogue
 
-        try:
-            database = make_url(self.storage).database if self.storage.startswith("sqlite") else None
-        except ArgumentError:
-            database = None  # Catalogue says what is wrong with it
-        if database and not database.startswith((":memory:", "file:")) and not Path(database).exists():
-            raise EmptyCatalogue(f"there is no catalogue at {database} yet: read your runs with 'epsopt ingest RUNS'")
-        return Catalogue(self.storage, self.project.rename if self.project else None)
+        return Catalogue.existing(self.storage, self.project.rename if self.project else None)
 
     def studies(self) -> RDBStorage:
         """Open the Optuna studies beside the catalogue.
@@ -186,9 +176,9 @@ def check_objectives(project: Project, metrics: Sequence[str]) -> tuple[Objectiv
 
 
 def resolve_targets(
-    wanted: dict[str, float], project: Project, checkpoints: Sequence[Checkpoint], surrogate: Surrogate
+    wanted: dict[str, float], project: Project, checkpoints: Sequence[Checkpoint], surrogate: Surrogate | None = None
 ) -> list[Target]:
-    """Turn ``--target-NAME VALUE`` into targets.
+    """Turn ``--target-NAME VALUE`` into targets: for what was measured, and for objectives that were not yet.
 
     Raises:
         UsageError: no such metric, no direction for it, or a value that it cannot take.
@@ -201,7 +191,7 @@ def resolve_targets(
         values = [v for c in checkpoints if (v := c.metrics.get(name)) is not None]
         if values:
             observed[name] = min(values), max(values)
-    pairs = named_targets(wanted, list(observed))
+    pairs = named_targets(wanted, [*observed, *(o.name for o in project.objectives if o.name not in observed)])
     directed = {o.name for o in project.objectives}
     for name in pairs:
         if name not in directed:
@@ -209,5 +199,6 @@ def resolve_targets(
                 f"which way is {name} better? Add [objectives.{name}] with direction = "
                 f'"maximize" or "minimize" to {project.file}'
             )
-    found = {n: t.bounds for n, t in zip(surrogate.metric_names, surrogate.transforms, strict=True) if t.bounds}
+    scales = [] if surrogate is None else zip(surrogate.metric_names, surrogate.transforms, strict=True)
+    found = {n: t.bounds for n, t in scales if t.bounds}
     return parse_targets(pairs, project.objectives, observed, {**found, **project.bounds})

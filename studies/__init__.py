@@ -10,7 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from epsopt.studies.loop.lightning import StopHopeless
     from epsopt.studies.loop.queue import Taken, record_outcome, record_proposals, take_proposal
+    from epsopt.studies.loop.stopping import CatalogueStopper
     from epsopt.studies.maps import fit_map, load_map, training_set
     from epsopt.studies.project.command import render_command
     from epsopt.studies.project.file import Project, find_project, load_project
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 
 # Loaded when first used (PEP 562): `epsopt --help` reads project files but must not wait for Optuna.
 _HOMES = {
+    "CatalogueStopper": "loop.stopping",
     "Project": "project.file",
     "Recorded": "records.recording",
+    "StopHopeless": "loop.lightning",
     "Taken": "loop.queue",
     "dashboard_server": "show.dashboard",
     "find_project": "project.file",
@@ -45,8 +49,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "CatalogueStopper",
     "Project",
     "Recorded",
+    "StopHopeless",
     "Taken",
     "dashboard_server",
     "find_project",

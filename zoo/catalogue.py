@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Table, delete, insert, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Table, delete, insert, make_url, select
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from epsopt.zoo.database import cause, open_database, reading, writing
-from epsopt.zoo.errors import CatalogueError
+from epsopt.zoo.errors import CatalogueError, EmptyCatalogue
 from epsopt.zoo.reading.wire import unpack
 from epsopt.zoo.records import Checkpoint, Failure, Lineage, Run
 from epsopt.zoo.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, runs, told
@@ -43,6 +43,26 @@ class Catalogue:
         self.url = url
         self.rename = dict(rename or {})
         self._engine = open_database(url)
+
+    @classmethod
+    def existing(cls, url: str = "sqlite:///epsopt.db", rename: Mapping[str, str] | None = None) -> Self:
+        """Open a catalogue that must be there already: nothing that only reads makes a database file.
+
+        Args:
+            url: as of the class.
+            rename: as of the class.
+
+        Raises:
+            EmptyCatalogue: there is no such SQLite file.
+            CatalogueError: it cannot be opened.
+        """
+        try:
+            file = make_url(url).database if url.startswith("sqlite") else None
+        except ArgumentError:
+            file = None  # said better when it is opened
+        if file and not file.startswith((":memory:", "file:")) and not Path(file).exists():
+            raise EmptyCatalogue(f"there is no catalogue at {file} yet: read your runs with 'epsopt ingest RUNS'")
+        return cls(url, rename)
 
     def __enter__(self) -> Self:
         return self

@@ -70,7 +70,7 @@ def scan(folders: Path | Sequence[Path], root: Path | None = None) -> Scan:
         root: the folder above them that runs are named from; None names them from the folders themselves.
 
     Raises:
-        UsageError: a folder does not exist or is a file that is not a checkpoint.
+        UsageError: what is named does not exist, or is a file that is not a checkpoint.
     """
     found = Scan()
     seen: set[tuple[int, int]] = set()
@@ -79,7 +79,7 @@ def scan(folders: Path | Sequence[Path], root: Path | None = None) -> Scan:
         if isinstance(start, RemotePath):
             _list(start, found)
         elif not os.path.lexists(start):
-            raise UsageError(f"{folder} does not exist: expected a folder of training runs")
+            raise UsageError(f"{folder} does not exist: expected a folder of training runs or a checkpoint file")
         elif start.is_dir():
             _walk(start, start if root is None else _absolute(root), found, seen)
         elif is_checkpoint_name(start.name):

@@ -47,6 +47,7 @@ class EpsilonSampler(BaseSampler):
         seed: of everything random.
 
     Raises:
+        EmptyCatalogue: there is no catalogue at that URL.
         UsageError: at the first suggestion, if there is a catalogue and nothing says what the objectives are called.
     """
 
@@ -60,7 +61,7 @@ class EpsilonSampler(BaseSampler):
         bounds: Mapping[str, tuple[float, float]] | None = None,
         seed: int | None = None,
     ) -> None:
-        self._catalogue = Catalogue(catalogue) if isinstance(catalogue, str) else catalogue
+        self._catalogue = Catalogue.existing(catalogue) if isinstance(catalogue, str) else catalogue
         self._metrics = None if metrics is None else tuple(metrics)
         self._n_startup = n_startup_trials
         self._reference = None if reference is None else np.asarray(reference, dtype=np.float64)

@@ -39,11 +39,13 @@ class Decision:
         stop: whether.
         probability: that a checkpoint still to come joins the front, or meets the targets; NaN when it is too early.
         reason: one sentence.
+        audit: whether it would be stopped, if it were not one of those that are left to finish.
     """
 
     stop: bool
     probability: float
     reason: str
+    audit: bool = False
 
 
 class Stopper:
@@ -56,7 +58,8 @@ class Stopper:
         targets: if given, a run is also worth its epochs while it may meet all of them.
         threshold: a run whose probability is below is stopped.
         worth: if given, the rule instead of `threshold`: a run is stopped when an epoch of it is expected to bring less
-            than this share of what an epoch of the best new run would, in hypervolume.
+            than this share of what an epoch of the best new run would, in hypervolume; not while it meets the targets
+            with at least the probability `threshold`.
         probes: so many first runs are stopped after their grace whatever they look like: of a space that nobody knows,
             many short runs teach more than a few long ones.
         grace: epochs that every run is given: what unfreezes, warms up or decays later has not shown itself before.
@@ -88,6 +91,10 @@ class Stopper:
             raise UsageError(f"an epoch's worth is {worth} of a new run's, expected above 0 and below 1")
         if not 0.0 <= audit <= 1.0:
             raise UsageError(f"the share of audit runs is {audit}, expected between 0 and 1")
+        known = [o.name for o in objectives]
+        for target in targets:
+            if target.name not in known:
+                raise UsageError(f"target {target.name}: there is no such objective, known are {', '.join(known)}")
         self._space, self._objectives, self._length = space, tuple(objectives), float(length)
         self._targets = {t.name: t.value for t in targets}
         self._threshold, self._worth, self._probes = threshold, worth, probes
@@ -96,6 +103,16 @@ class Stopper:
         self._past: tuple[Curve, ...] = ()
         self._model: CurveModel | None = None
         self._rate = 0.0
+
+    @property
+    def space(self) -> Space:
+        """Of the hyperparameters."""
+        return self._space
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What counts."""
+        return self._objectives
 
     def learn(self, curves: Sequence[Curve], *, model: CurveModel | None = None, new_run: float | None = None) -> None:
         """Take note of all runs so far, finished, stopped or failed after some checkpoints; seconds with many.
@@ -121,8 +138,11 @@ class Stopper:
 
         Args:
             run: its name; decides, with nothing else, whether it is an audit run.
-            so_far: its checkpoints.
+            so_far: its checkpoints; NaN where an objective was not measured.
             length: epochs of this run, if it is not as long as any.
+
+        Returns:
+            The decision, with its reason; the same for the same checkpoints.
         """
         end = length or self._length
         if not len(so_far.steps) or so_far.steps[-1] < self._grace:
@@ -138,23 +158,28 @@ class Stopper:
                 probability=float("nan"),
                 reason=f"only {len(self._past)} earlier runs: at least {FEWEST_RUNS} are needed to judge one",
             )
+        if not self._space.describes(so_far.config):
+            config = so_far.config
+            lacking = ", ".join(p.name for p in self._space.active(config) if not p.takes(config.get(p.name)))
+            return Decision(stop=False, probability=float("nan"), reason=f"nothing usable is known of its {lacking}")
         model = self._model.given([*self._past, so_far])
-        probability = self._probability(model, so_far, end)
+        probability, meets = self._probabilities(model, so_far, end)
         worth = "join the front or meet the targets" if self._targets else "join the front"
         what = f"{probability:.0%} likely to {worth} in its remaining {end - so_far.steps[-1]:g} epochs"
         if self._worth is None:
             hopeless = probability < self._threshold
         else:
             expected = continuing(model, len(self._past), end, reference=self._reference, seed=self._seed)
-            hopeless = expected < self._worth * self._rate
+            hopeless = expected < self._worth * self._rate and not meets >= max(self._threshold, 1e-9)
             what += f"; an epoch of it is expected to bring {expected:.2g}, of a new run {self._rate:.2g}"
         if not hopeless:
             return Decision(stop=False, probability=probability, reason=what)
         if is_audit(run, self._audit):
-            return Decision(stop=False, probability=probability, reason=f"{what}, but it is an audit run")
+            return Decision(stop=False, probability=probability, reason=f"{what}, but it is an audit run", audit=True)
         return Decision(stop=True, probability=probability, reason=what)
 
-    def _probability(self, model: CurveModel, so_far: Curve, end: float) -> float:
+    def _probabilities(self, model: CurveModel, so_far: Curve, end: float) -> tuple[float, float]:
+        """That a checkpoint to come joins the front or meets the targets; and that one meets them, 0 without any."""
         done = float(so_far.steps[-1])
         steps = np.unique(np.linspace(done, end, _LOOKS + 1)[1:])
         x = model.inputs([so_far.config], steps, [so_far.start], len(self._past))
@@ -170,13 +195,14 @@ class Stopper:
         front = measured[non_dominated(measured, [True] * measured.shape[1]).indices]
         beaten = np.any(np.all(front[None, None] >= gains[:, :, None], axis=3), axis=2)
         good: NDArray[np.bool_] = np.any(~beaten, axis=1)
+        met = np.zeros_like(good)
         if self._targets:
             wanted = np.array([
                 (1.0 if o.maximize else -1.0) * self._targets.get(o.name, -np.inf if o.maximize else np.inf)
                 for o in self._objectives
             ])  # fmt: skip
-            good |= np.any(np.all(gains >= wanted, axis=2), axis=1)
-        return float(good.mean())
+            met = np.any(np.all(gains >= wanted, axis=2), axis=1)
+        return float((good | met).mean()), float(met.mean())
 
 
 def is_audit(run: str, share: float) -> bool:

@@ -15,13 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from sqlalchemy import delete, insert, select
 
+from epsopt.optimize.targets import Target
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.tables import meta
@@ -44,6 +45,7 @@ class Task:
         propose: proposals to queue when none is queued.
         seed: of map and proposals.
         reuse: whether proposals may start from checkpoints.
+        targets: what proposals shall meet, by metric.
     """
 
     project: str
@@ -51,6 +53,7 @@ class Task:
     propose: int = 0
     seed: int = 0
     reuse: bool = False
+    targets: Mapping[str, float] = field(default_factory=dict)
 
 
 class BackgroundLearner:
@@ -61,10 +64,13 @@ class BackgroundLearner:
         storage: database URL.
         seed: of map and proposals.
         reuse: whether proposals may start from checkpoints.
+        targets: what proposals shall meet.
     """
 
-    def __init__(self, project: Path, storage: str, *, seed: int = 0, reuse: bool = False) -> None:
-        self._task = Task(str(project), storage, seed=seed, reuse=reuse)
+    def __init__(
+        self, project: Path, storage: str, *, seed: int = 0, reuse: bool = False, targets: Sequence[Target] = ()
+    ) -> None:
+        self._task = Task(str(project), storage, seed=seed, reuse=reuse, targets={t.name: t.value for t in targets})
         self._process: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] | None = None
 
@@ -123,7 +129,7 @@ def learn(task: Task) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     project = load_project(task.project)
     storage = open_storage(task.storage, create=False)
-    with Catalogue(task.storage) as catalogue, _lease(catalogue, wait=bool(task.propose)) as ours:
+    with Catalogue(task.storage, project.rename) as catalogue, _lease(catalogue, wait=bool(task.propose)) as ours:
         if not ours:
             return
         if project.space is not None and too_few(project.space, catalogue.checkpoints()):
@@ -140,6 +146,7 @@ def learn(task: Task) -> None:
         if task.propose and not _is_queued(storage, project.name):
             propose_next(
                 project, storage, surrogate, catalogue.checkpoints(), project.objectives,
+                [Target(name, value) for name, value in task.targets.items()],
                 n=task.propose, seed=task.seed, reuse=task.reuse,
             )  # fmt: skip
 

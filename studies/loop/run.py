@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -97,6 +97,12 @@ def folder_of(project: Project, trial: FrozenTrial) -> Path:
     """Return the folder of a proposal's run: where it went, or else where it would go."""
     folder: Any = trial.user_attrs.get("folder")
     return Path(folder) if isinstance(folder, str) else run_folder(project, trial.number)
+
+
+def cut_off(project: Project, trials: Sequence[FrozenTrial]) -> set[Path]:
+    """Return the folders of the runs that did not end by themselves: stopped early, failed, lost, or still training."""
+    whole = (TrialState.COMPLETE, TrialState.WAITING)
+    return {folder_of(project, t) for t in trials if t.state not in whole}
 
 
 def prepare(
@@ -211,9 +217,14 @@ class Run:
             if self._read() and self.checkpoints and stopper is not None:
                 decision = stopper.should_stop(self, self.checkpoints)
                 if decision.stop:
-                    self.decision, self._stopping = decision, True
-                    self.training.stop()
+                    self.stop(decision)
         return None
+
+    def stop(self, decision: Decision) -> None:
+        """Ask the program to end, once; its trial will say why."""
+        if not self._stopping:
+            self.decision, self._stopping = decision, True
+            self.training.stop()
 
     def _read(self) -> bool:
         """Take new checkpoints into the catalogue and tell the study of them; whether there was anything new."""

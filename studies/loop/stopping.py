@@ -1,9 +1,10 @@
-"""Early stopping for workers: what the catalogue knows of earlier runs decides about the ones that train now."""
+"""Early stopping for workers and training loops: what the catalogue knows of earlier runs decides about new ones."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from epsopt.optimize.inference import infer_space
 from epsopt.optimize.loop.curves import Curve
 from epsopt.optimize.loop.history import past_curves, values_of
-from epsopt.optimize.loop.stopping import Decision
+from epsopt.optimize.loop.stopping import FEWEST_RUNS, Decision
 from epsopt.optimize.loop.stopping import Stopper as RunStopper
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
@@ -29,6 +30,8 @@ class CatalogueStopper:
         space: of the hyperparameters; None: what varies among the catalogue's runs.
         objectives: what counts.
         read_again: seconds for which what was read from the catalogue is believed.
+        unfinished: gives the folders of runs that were cut off (stopped, failed, still training). They are learned
+            from, but how long they lasted says nothing of how long runs are.
         options: of :class:`epsopt.optimize.loop.stopping.Stopper`.
     """
 
@@ -39,57 +42,120 @@ class CatalogueStopper:
         objectives: Sequence[Objective],
         *,
         read_again: float = 30.0,
+        unfinished: Callable[[], Collection[Path]] = tuple,
         **options: Any,
     ) -> None:
         self._catalogue, self._space, self._objectives = catalogue, space, tuple(objectives)
-        self._read_again, self._options = read_again, options
+        self._read_again, self._unfinished, self._options = read_again, unfinished, options
+        RunStopper(space or Space(()), objectives, 1.0, **options)  # refuses nonsense now, not after hours
         self._read_at = float("-inf")
         self._checkpoints: list[Checkpoint] = []
         self._starts: dict[str, Checkpoint] = {}
         self._learned_from = -1
         self._stopper: RunStopper | None = None
+        self._length_name: str | None = None
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What counts."""
+        return self._objectives
 
     def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Measured]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""
         steps = [c for c in checkpoints_so_far if c.epoch is not None and c.epoch > 0]
         if not steps:
             return Decision(stop=False, probability=float("nan"), reason="its checkpoints do not say which epoch")
-        stopper = self._learn(run.name)
-        if stopper is None:
-            return Decision(stop=False, probability=float("nan"), reason="no earlier run is known")
-        start = None if run.init_from is None else self._starts.get(run.init_from)
         so_far = Curve(
             run.params,
             np.array([float(c.epoch or 0) for c in steps]),
             np.stack([values_of(c.metrics, self._objectives) for c in steps]),
-            None if start is None else values_of(start.metrics, self._objectives),
         )
-        return stopper.should_stop(run.name, so_far)
+        return self.judge(run.name, so_far, init_from=run.init_from)
 
-    def _learn(self, but: str) -> RunStopper | None:
+    def judge(
+        self,
+        run: str,
+        so_far: Curve,
+        *,
+        length: float | None = None,
+        init_from: str | None = None,
+        own: Collection[Path] = (),
+    ) -> Decision:
+        """Decide on a run of which only the measured curve is known.
+
+        Args:
+            run: its name; a run of that name is not among those that it is judged by.
+            so_far: its checkpoints.
+            length: epochs that it will have; None: what its hyperparameters say, or else as many as others had.
+            init_from: path of the checkpoint that it started from.
+            own: checkpoints of it, and folders that hold nothing else: a run with one of these is not among those that
+                it is judged by either.
+        """
+        stopper = self._learn(run, frozenset(own))
+        if stopper is None:
+            return Decision(stop=False, probability=float("nan"), reason="no earlier run is known")
+        start = None if init_from is None else self._starts.get(init_from)
+        if start is not None:
+            so_far = Curve(so_far.config, so_far.steps, so_far.values, values_of(start.metrics, self._objectives))
+        if length is None and self._length_name is not None:
+            length = _number(so_far.config.get(self._length_name))
+        return stopper.should_stop(run, so_far, length=length)
+
+    def _learn(self, but: str, own: frozenset[Path]) -> RunStopper | None:
         """Learn from all other runs, when there are a tenth more of them than last time."""
         if time.monotonic() - self._read_at > self._read_again:
             self._checkpoints = self._catalogue.checkpoints()
             self._starts = {c.path: c for c in self._checkpoints}
             self._read_at = time.monotonic()
-        others = [c for c in self._checkpoints if c.run != but]
+        mine = {but, *(c.run for c in self._checkpoints if own and not own.isdisjoint(_within(c)))}
+        others = [c for c in self._checkpoints if c.run not in mine]
         known = len({c.run for c in others})
         if known and (self._stopper is None or known > 1.1 * self._learned_from):
             space = self._space or _inferred(others)
             if space is None:
                 return None
-            curves = list(past_curves(others, space, self._objectives).values())
+            curves = past_curves(others, space, self._objectives)
             if curves:
-                length = float(np.median([c.steps[-1] for c in curves]))
+                cut = frozenset(self._unfinished())
+                short = {c.run for c in others if not cut.isdisjoint(_within(c))}
+                whole = [c for name, c in curves.items() if name not in short] or list(curves.values())
+                self._length_name = planned_length(whole)
+                length = float(np.median([c.steps[-1] for c in whole]))
                 self._stopper = RunStopper(space, self._objectives, length, **self._options)
-                self._stopper.learn(curves)
+                self._stopper.learn(list(curves.values()))
                 self._learned_from = known
         return self._stopper
 
 
+def _within(checkpoint: Checkpoint) -> tuple[Path, ...]:
+    """The file and every folder that it lies in."""
+    path = Path(checkpoint.path)
+    return (path, *path.parents)
+
+
+def planned_length(curves: Sequence[Curve]) -> str | None:
+    """Name the hyperparameter that says how many epochs a run has: its value is the last epoch of nine runs in ten.
+
+    Args:
+        curves: of whole runs; few may agree by chance.
+    """
+    if len(curves) < FEWEST_RUNS:
+        return None
+    for name in sorted(set[str].intersection(*(set(c.config) for c in curves))):
+        values = [_number(c.config[name]) for c in curves]
+        if sum(v == c.steps[-1] for v, c in zip(values, curves, strict=True)) >= 0.9 * len(curves):
+            return name
+    return None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+
+
 def _inferred(checkpoints: Sequence[Checkpoint]) -> Space | None:
     """What varies among runs; None if nothing does yet."""
+    configs: list[Mapping[str, Any]] = list({c.run: c.hyperparameters for c in checkpoints}.values())
     try:
-        return infer_space(list({c.run: c.hyperparameters for c in checkpoints}.values()))
+        return infer_space(configs)
     except UsageError:
         return None

@@ -14,9 +14,11 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
+from epsopt.optimize.loop.stopping import Decision
 from epsopt.optimize.space import Space
 from epsopt.studies.kinds import Stopper
 from epsopt.studies.loop.claims import Lost, give_back, reap, unfinished
+from epsopt.studies.loop.goal import Goal
 from epsopt.studies.loop.heartbeat import Heartbeat
 from epsopt.studies.loop.launch import stop_all
 from epsopt.studies.loop.queue import Taken, recorded_space, study_name, take_proposal
@@ -24,11 +26,12 @@ from epsopt.studies.loop.run import Ended, Run, prepare
 from epsopt.studies.project.file import Project
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
+from epsopt.zoo.records import Checkpoint
 
 BEATS = 4
 """Heartbeats within the time after which a worker counts as lost: three may fail."""
 
-EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning"]
+EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "reached"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,9 @@ class Worker:
         stopper: decides at each new checkpoint whether its run goes on; None lets all runs end.
         learner: learns in the background; None never learns or asks.
         tell: given every event.
+        goal: what ends the work before the orders are carried out; None: nothing does.
         name: who this is: machine and process.
+        reached: the checkpoint that reached the goal.
     """
 
     project: Project
@@ -112,7 +117,9 @@ class Worker:
     stopper: Stopper | None = None
     learner: Learner | None = None
     tell: Callable[[Event], None] = lambda _event: None
+    goal: Goal | None = None
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
+    reached: Checkpoint | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._runs: list[Run] = []
@@ -126,10 +133,11 @@ class Worker:
         self._refused_since: float | None = None
 
     def work(self) -> list[Ended]:
-        """Work until the orders are carried out.
+        """Work until the orders are carried out, or the goal is reached.
 
         A run that fails is told to the study with the reason, and the next one is taken. When this is interrupted,
-        running programs are stopped and their proposals queued again.
+        running programs are stopped and their proposals queued again. So they are when the goal is reached; the run
+        that reached it counts as stopped early.
 
         Returns:
             The runs that ended, in that order.
@@ -176,6 +184,12 @@ class Worker:
                 self._runs.remove(run)
                 heart.release(run.taken.trial_id)
                 self._settle(ended)
+            if self.goal is not None and self.reached is None:
+                self._arrive(self.goal.met_by(run.checkpoints), heart)
+        if self.goal is not None and self.reached is None:
+            self._arrive(self.goal.reached(), heart)
+        if self.reached is not None:
+            return bool(self._runs)
         if self._failures >= self.orders.most_failures:
             if self._runs:
                 return True
@@ -186,6 +200,21 @@ class Worker:
         self._learn(self.orders.learn_after)
         more = self._fill(heart)
         return bool(self._runs) or more
+
+    def _arrive(self, reached: Checkpoint | None, heart: Heartbeat) -> None:
+        """Stop what runs if the goal is reached: the run that reached it is told to end, others are queued again."""
+        if reached is None:
+            return
+        self.reached = reached
+        place = reached.run if reached.epoch is None else f"{reached.run}:{reached.epoch}"
+        self.tell(Event("reached", f"{place} meets the targets: {reached.path}"))
+        others = []
+        for run in self._runs:
+            if any(c.path == reached.path for c in run.checkpoints):
+                run.stop(Decision(stop=True, probability=1.0, reason="since it meets the targets"))
+            else:
+                others.append(run)
+        self._hand_back(others, heart, "another run reached the targets")
 
     def _reap(self) -> None:
         if time.monotonic() - self._reaped < self.orders.lost_after / BEATS:
@@ -285,13 +314,18 @@ class Worker:
         """Stop everything; what ran is queued again, whatever its number of retries."""
         if self.learner is not None:
             self.learner.stop()
-        stop_all([run.training for run in self._runs])
+        self._hand_back(list(self._runs), heart, "its worker was interrupted")
+
+    def _hand_back(self, runs: list[Run], heart: Heartbeat, why: str) -> None:
+        """Stop programs and queue their proposals again."""
+        stop_all([run.training for run in runs])
         study_id = self._study_id()
-        for run in self._runs if study_id is not None else []:
+        for run in runs if study_id is not None else []:
             heart.release(run.taken.trial_id)
-            number = give_back(self.storage, study_id or 0, run.taken.trial_id, "its worker was interrupted")
+            number = give_back(self.storage, study_id or 0, run.taken.trial_id, why)
             if number is not None:
                 self.tell(Event("lost", f"{run.name}: stopped; queued again as proposal {number}"))
+        self._runs = [run for run in self._runs if run not in runs]
 
 
 def _lost(lost: Lost) -> str:

@@ -84,6 +84,12 @@ def test_a_missing_path_is_named(project, arguments):
     assert len(result.err.strip().splitlines()) == 1
 
 
+def test_a_missing_file_is_not_asked_for_as_a_folder(project):
+    assert "nothere.pt does not exist: expected a folder of training runs or a checkpoint file" in (
+        project("predict", "nothere.pt").err
+    )
+
+
 @pytest.mark.parametrize("url", ["nonsense", "mysql://host/name", "sqlite:////no/such/folder/x.db"])
 def test_a_bad_storage_url_gets_one_sentence(tmp_path, runs, url):
     result = call(tmp_path, "ingest", runs, "--storage", url)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from epsopt.optimize import Objective, Parameter, Space
+from epsopt.optimize import Objective, Parameter, Space, Target
 from epsopt.studies.loop.stopping import CatalogueStopper
+from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
 
 SPACE = Space((Parameter("a", "float", 0.0, 1.0), Parameter("b", "float", 0.0, 1.0)))
@@ -88,6 +91,34 @@ def test_where_a_run_started_is_known_if_that_checkpoint_was_measured() -> None:
     curves = past_curves([*first, *checkpoints(2, 0.4, 0.0, start=first[3].path)], SPACE, OBJECTIVES)
     assert curves["run 1"].start is None
     np.testing.assert_allclose(curves["run 2"].start, [first[3].metrics["gain"], first[3].metrics["cost"]])
+
+
+def test_runs_that_were_cut_off_do_not_make_runs_look_short() -> None:
+    rng = np.random.default_rng(1)
+    known = [*past(), *(c for i in range(40) for c in checkpoints(100 + i, *rng.uniform(0, 1, 2).tolist(), epochs=3))]
+    cut = {Path(f"/{100 + i}") for i in range(40)}
+    bad = Active("bad", {"a": 0.5, "b": 0.9}), checkpoints(99, 0.5, 0.9, 4)
+    assert CatalogueStopper(Runs(known), SPACE, OBJECTIVES, audit=0.0).should_stop(*bad).reason == "at its end"
+    assert CatalogueStopper(Runs(known), SPACE, OBJECTIVES, audit=0.0, unfinished=lambda: cut).should_stop(*bad).stop
+
+
+def test_a_hyperparameter_may_say_how_long_a_run_is() -> None:
+    space = Space((*SPACE.parameters, Parameter("epochs", "int", 2, 30)))
+    rng = np.random.default_rng(0)
+    known: list[Checkpoint] = []
+    for i, epochs in enumerate([10, 20] * 6):
+        of_run = checkpoints(i, *rng.uniform(0, 1, 2).tolist(), epochs=epochs)
+        known += [replace(c, hyperparameters={**c.hyperparameters, "epochs": epochs}) for c in of_run]
+    stopper = CatalogueStopper(Runs(known), space, OBJECTIVES, audit=0.0)
+    short, long = (Active(f"{n}", {"a": 0.5, "b": 0.9, "epochs": n}) for n in (12, 30))
+    so_far = checkpoints(99, 0.5, 0.9, 12)
+    assert stopper.should_stop(short, so_far).reason == "at its end"
+    assert "remaining 18 epochs" in stopper.should_stop(long, so_far).reason
+
+
+def test_nonsense_is_refused_at_once() -> None:
+    with pytest.raises(UsageError, match="there is no such objective, known are gain, cost"):
+        CatalogueStopper(Runs(), None, OBJECTIVES, targets=[Target("loss", 1.0)])
 
 
 def test_without_a_declared_space_what_varies_is_the_space() -> None:

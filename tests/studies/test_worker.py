@@ -15,8 +15,10 @@ import optuna
 import pytest
 
 from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.targets import Target
 from epsopt.studies import open_storage, record_proposals
 from epsopt.studies.loop.claims import reap
+from epsopt.studies.loop.goal import Goal
 from epsopt.studies.loop.worker import Orders, Worker
 from epsopt.studies.project.file import Project
 from epsopt.zoo import Catalogue
@@ -231,6 +233,39 @@ def test_what_keeps_a_learner_from_proposing_ends_the_worker(loop):
     with pytest.raises(EpsoptError, match="nothing can be proposed"):
         loop.work(replace(ORDERS, runs=5, ask=3), learner=FakeLearner(loop, 2))
     assert loop.states() == ["COMPLETE", "COMPLETE"]
+
+
+def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is_queued_again(loop):
+    # Coverage falls by lr / 10 with each epoch, structure grows by as much: the third epoch of lr 1 has both.
+    loop.queue({"lr": 0.1, "epochs": 100, "seconds": 0.2}, {"lr": 1.0, "epochs": 100, "seconds": 0.2}, {})
+    told: list[tuple[str, str]] = []
+    with Catalogue(loop.project.storage) as catalogue:
+        goal = Goal(catalogue, loop.project.objectives, [Target("dist_corr", 0.3), Target("coverage", 0.6)])
+        worker = Worker(
+            loop.project, loop.storage, catalogue, replace(ORDERS, jobs=2), goal=goal,
+            tell=lambda event: told.append((event.kind, event.text)),
+        )  # fmt: skip
+        (ended,) = worker.work()
+    assert (worker.reached.run, worker.reached.epoch) == ("proposal_001", 3)
+    assert (ended.name, ended.state) == ("proposal_001", "pruned")
+    assert loop.states() == ["FAIL", "PRUNED", "WAITING", "WAITING"]
+    assert loop.trials()[1].user_attrs["stopped.reason"] == "since it meets the targets"
+    assert loop.trials()[0].user_attrs["failure"] == "another run reached the targets"
+    assert ("reached", f"proposal_001:3 meets the targets: {worker.reached.path}") in told
+
+
+def test_what_reached_the_targets_before_ends_the_work_before_it_begins(loop):
+    loop.queue({"epochs": 2})
+    loop.work()
+    loop.queue({"lr": 0.7})
+    with Catalogue(loop.project.storage) as catalogue:
+        goal = Goal(catalogue, loop.project.objectives, [Target("dist_corr", 0.1)])
+        worker = Worker(loop.project, loop.storage, catalogue, ORDERS, goal=goal)
+        assert worker.work() == []
+        assert (worker.reached.run, worker.reached.epoch) == ("proposal_000", 2)
+        with pytest.raises(UsageError, match="there is no such metric"):
+            Goal(catalogue, loop.project.objectives, [Target("accuracy", 0.1)])
+    assert loop.states() == ["COMPLETE", "WAITING"]
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def list_remote(url: str) -> Iterator[tuple[RemotePath, os.stat_result]]:
     except Exception as error:
         raise EpsoptError(f"{url} cannot be listed: {_said(error)}") from error
     if not found:
-        raise UsageError(f"{url} does not exist or is empty: expected a folder of training runs")
+        raise UsageError(f"{url} does not exist or is empty: expected a folder of training runs or a checkpoint file")
     for name, info in sorted(found.items()):
         yield RemotePath(f"{scheme}://{name.lstrip('/')}"), _status(info)
 

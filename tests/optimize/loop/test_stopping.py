@@ -62,7 +62,7 @@ def test_an_audit_run_is_left_to_finish(past: list[Curve]) -> None:
     auditor = Stopper(SPACE, OBJECTIVES, 10, audit=1.0)
     auditor.learn(past)
     decision = auditor.should_stop("bad", curve(0.5, 0.9, 5))
-    assert not decision.stop
+    assert (decision.stop, decision.audit) == (False, True)
     assert "audit" in decision.reason
 
 
@@ -93,6 +93,20 @@ def test_what_a_new_run_would_bring_decides_where_worth_is_asked(past: list[Curv
     assert itself.should_stop("bad", curve(0.5, 0.9, 4)).stop
 
 
+def test_a_run_that_may_meet_the_targets_is_worth_its_epochs(past: list[Curve]) -> None:
+    dominated = curve(0.5, 0.25, 5)
+    for targets, stop in (([], True), ([Target("gain", 0.1)], False), ([Target("gain", 0.9)], True)):
+        asked = Stopper(SPACE, OBJECTIVES, 10, worth=0.5, targets=targets, audit=0.0)
+        asked.learn(past, new_run=1e3)
+        assert asked.should_stop("dominated", dominated).stop is stop
+
+
+def test_a_run_of_which_something_is_unknown_goes_on(stopper: Stopper) -> None:
+    bad = curve(0.5, 0.9, 5)
+    decision = stopper.should_stop("bad", Curve({"a": 0.5}, bad.steps, bad.values))
+    assert (decision.stop, decision.reason) == (False, "nothing usable is known of its b")
+
+
 def test_the_first_runs_only_look_around() -> None:
     young = Stopper(SPACE, OBJECTIVES, 10, probes=3, grace=3)
     young.learn([curve(0.1, 0.1, 3)])
@@ -112,6 +126,8 @@ def test_nonsense_is_refused() -> None:
         Stopper(SPACE, OBJECTIVES, 10, worth=1.5)
     with pytest.raises(UsageError, match="threshold"):
         Stopper(SPACE, OBJECTIVES, 10, threshold=2.0)
+    with pytest.raises(UsageError, match="known are gain, cost"):
+        Stopper(SPACE, OBJECTIVES, 10, targets=[Target("loss", 1.0)])
     with pytest.raises(UsageError, match="audit"):
         Stopper(SPACE, OBJECTIVES, 10, audit=-1.0)
 

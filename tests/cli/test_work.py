@@ -1,0 +1,122 @@
+"""`epsopt work` with targets, in a project that begins with no runs at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+
+from epsopt.zoo import Catalogue
+
+from .conftest import Result, call, check
+
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "fake_training.py"
+FILE = f"""
+[project]
+name = "young"
+runs = "runs"
+[objectives.coverage]
+direction = "maximize"
+bounds = [0.0, 1.0]
+[objectives.dist_corr]
+direction = "maximize"
+[space.lr]
+type = "float"
+low = 0.0
+high = 10.0
+[train]
+command = ["{{python}}", "-I", "-S", {json.dumps(str(PROGRAM))}, "--out", "{{out}}", "--lr", "{{lr}}"]
+"""
+
+
+@pytest.fixture
+def young(tmp_path):
+    """A project of which nothing was trained yet; coverage is 1 - lr / 10, dist_corr the rest."""
+    (tmp_path / "epsopt.toml").write_text(FILE)
+
+    def run(*arguments: str) -> Result:
+        return call(tmp_path, *arguments)
+
+    return run
+
+
+def states(folder: Path) -> list[str]:
+    study = optuna.load_study(study_name="young/proposals", storage=f"sqlite:///{folder / 'epsopt.db'}")
+    return [t.state.name for t in study.trials]
+
+
+def test_work_ends_when_the_targets_are_reached_and_says_by_which_checkpoint(young, tmp_path):
+    asked = ("work", "-n", "8", "--learn-after", "0", "--until-reached", "--target-coverage", "0.3")
+    result = young(*asked, "--target-dist-corr", "0.4", "--json")
+    assert result.status == 0, result.err
+    check("work", result.document)
+    document = result.document
+    reached = document["reached"]
+    assert document["targets"] == [{"name": "coverage", "value": 0.3}, {"name": "dist_corr", "value": 0.4}]
+    assert reached["metrics"]["coverage"] >= 0.3
+    assert reached["metrics"]["dist_corr"] >= 0.4
+    assert Path(reached["path"]).is_file()
+    assert reached["run"] == document["runs"][-1]["run"]
+    assert len(document["runs"]) < 8
+    assert "WAITING" in states(tmp_path), "what was not needed stays queued"
+    again = young(*asked)
+    assert again.status == 0
+    assert f"The targets are reached by {reached['run']}:1, as measured: coverage" in again.out
+    assert "Nothing was left to do." in again.out
+
+
+def test_targets_that_are_not_reached_are_an_error_after_the_work(young):
+    result = young("work", "-n", "2", "--learn-after", "0", "--until-reached", "--target-dist-corr", "5", "--json")
+    assert result.status == 1
+    check("work", result.document)
+    assert result.document["reached"] is None
+    assert len(result.document["runs"]) == 2
+    assert "no measured checkpoint meets dist_corr 5 yet" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--target-accuracy", "0.9"], ["known are --target-coverage, --target-dist-corr"]),
+        (["--target-covrage", "0.9"], ["did you mean --target-coverage?"]),
+        (["--target-coverage", "1.5"], ["1.5 is impossible"]),
+        (["--until-reached"], ["--target-NAME"]),
+    ],
+)
+def test_a_target_that_makes_no_sense_trains_nothing(young, tmp_path, arguments, words):
+    result = young("work", "-n", "1", *arguments)
+    assert result.status == 2
+    assert all(word in " ".join(result.err.split()) for word in words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_targets_are_told_to_the_learner_and_to_the_stopper(young, tmp_path, monkeypatch):
+    from epsopt.studies.loop import learning, stopping, worker
+
+    told = {}
+    monkeypatch.setattr(worker.Worker, "work", lambda self: told.update(worker=self) or [])
+    assert young("work", "-n", "1", "--stop-below", "0.05", "--target-coverage", "0.9").status == 0
+    learner, stopper = told["worker"].learner, told["worker"].stopper
+    assert isinstance(learner, learning.BackgroundLearner)
+    assert learner._task.targets == {"coverage": 0.9}
+    assert isinstance(stopper, stopping.CatalogueStopper)
+    assert [(t.name, t.value) for t in stopper._options["targets"]] == [("coverage", 0.9)]
+    assert told["worker"].goal is None
+
+
+def test_what_the_learner_is_told_becomes_constraints_of_the_proposals(young, tmp_path, monkeypatch):
+    from epsopt.studies import maps
+    from epsopt.studies.loop import proposing
+    from epsopt.studies.loop.learning import Task, learn
+
+    asked = []
+    assert young("work", "--dry-run").status == 0
+    Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}").close()
+    monkeypatch.setattr(proposing, "too_few", lambda *_: False)
+    monkeypatch.setattr(maps, "load_map", lambda _: ("map", None))
+    monkeypatch.setattr(maps, "unseen", lambda *_: 0)
+    monkeypatch.setattr(proposing, "propose_next", lambda *a, **_: asked.extend(a[5]))
+    learn(Task(str(tmp_path / "epsopt.toml"), f"sqlite:///{tmp_path / 'epsopt.db'}", 2, targets={"coverage": 0.9}))
+    assert [(t.name, t.value) for t in asked] == [("coverage", 0.9)]
