@@ -31,8 +31,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epsopt.zoo.blocks import DELTA, STATISTICS, delta, statistics
+from epsopt.zoo.blocks import DELTA, STATISTICS, Workspace, delta, statistics
 from epsopt.zoo.errors import CatalogueError
+from epsopt.zoo.order import order_statistics
+from epsopt.zoo.products import times
 
 FORMAT = 2
 """Raised with every change of the columns, so that an old fingerprint is never mixed with a new one."""
@@ -151,6 +153,7 @@ def fingerprint(
     rows: list[Array] = []
     sketch = np.zeros(SKETCH, dtype=np.float64)
     chain = _Chain()
+    workspace = Workspace()
     n_parameters = 0
     for name, tensor in tensors:
         if not tensor.is_floating_point() or tensor.numel() == 0:
@@ -171,7 +174,7 @@ def fingerprint(
         row[SECTIONS["VALUES"]] = statistics(matrix)
         base = reference(name) if reference is not None else None
         if base is not None and base.shape == tensor.shape:
-            row[SECTIONS["DELTA"]] = delta(matrix, _finite(base).reshape(matrix.shape))
+            row[SECTIONS["DELTA"]] = delta(matrix, _finite(base).reshape(matrix.shape), workspace)
         maps = chain.add(name, values)
         if maps is not None:
             row[SECTIONS["PRODUCT"]], row[SECTIONS["RESPONSE"]] = maps
@@ -252,8 +255,9 @@ def _sketch(name: str, flat: Array) -> NDArray[np.float64]:
         for bucket in range(0, full, together):
             n, at = min(together, full - bucket), bucket * length
             sign = (first + at) % _SIGN_PERIOD
-            signed = part[at : at + n * length] * signs[sign : sign + n * length]
-            out[bucket : bucket + n] += signed.reshape(n, length).sum(axis=1)
+            weights = part[at : at + n * length].reshape(n, 1, length)
+            # As products of a row and a column each: BLAS takes a third of the time of multiplying, then adding up.
+            out[bucket : bucket + n] += (weights @ signs[sign : sign + n * length].reshape(n, length, 1))[:, 0, 0]
         rest = part[full * length :]
         if rest.size:
             sign = (first + full * length) % _SIGN_PERIOD
@@ -311,7 +315,7 @@ class _Chain:
             before = self._outputs[source]
             product = before.product
             state = _normalise(before.state) if crossed else _activate(before.state)
-        answered = matrix @ np.concatenate([product, state], axis=1)
+        answered = times(matrix, np.concatenate([product, state], axis=1))
         product, state = answered[:, :_WIDTH], answered[:, _WIDTH:]
         scale = max(float(np.sqrt(np.mean(product * product))), 1e-12)
         if scale > 1e3:  # an exploding chain says so in its norm columns; here it must only stay finite
@@ -391,5 +395,6 @@ def _summary(columns: Array) -> Array:
     if units <= _WIDTH:
         out[:units] = columns
     else:
-        out[:] = np.sort(columns, axis=0)[np.rint(np.linspace(0, units - 1, _WIDTH)).astype(np.int64)]
+        places = np.rint(np.linspace(0, units - 1, _WIDTH)).astype(np.int64)
+        out[:] = order_statistics(np.ascontiguousarray(columns.T), places).T
     return _squash(out).reshape(-1).astype(np.float32)
