@@ -8,6 +8,7 @@ is needed that grows with them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -29,6 +30,7 @@ DELTA = STATISTICS + 2
 """Length of what :func:`delta` returns."""
 
 _SAMPLE = 1 << 17  # values that quantiles are read from when a block has more
+_LOOKED = 1 << 17  # values of a piece that is looked at and multiplied
 _MULTIPLIED = 1 << 19  # values of a piece that is multiplied with a few columns: two megabytes
 _WHOLE = 1 << 24  # values of a difference that may be held whole
 _PROBES = 24  # columns of the range finder
@@ -74,32 +76,45 @@ def delta(matrix: Array, base: Array, workspace: Workspace | None = None) -> Arr
     Returns:
         ``(DELTA,)``.
     """
-    rows, columns = matrix.shape
-    own = former = product = 0.0
-    for start, piece in _pieces(matrix, None, CACHED):
-        reference = base[start : start + len(piece)]
-        own += float(np.vdot(piece, piece))
-        former += float(np.vdot(reference, reference))
-        product += float(np.vdot(piece, reference))
-    whole = (workspace or Workspace()).matrix(rows, columns) if matrix.size <= _WHOLE else None
-    described, energy = _statistics(matrix, base, whole)
-    cosine = product / (np.sqrt(own) * np.sqrt(former) + 1e-12)
-    relative = np.log(np.sqrt(energy) / (np.sqrt(former) + 1e-12) + 1e-6)
+    products = _Products()
+    whole = (workspace or Workspace()).matrix(*matrix.shape) if matrix.size <= _WHOLE else None
+    described, energy = _statistics(matrix, base, whole, products)
+    cosine = products.across / (np.sqrt(products.own) * np.sqrt(products.base) + 1e-12)
+    relative = np.log(np.sqrt(energy) / (np.sqrt(products.base) + 1e-12) + 1e-6)
     return np.concatenate([[relative, cosine], described]).astype(np.float32)
 
 
-def _statistics(matrix: Array, base: Array | None = None, whole: Array | None = None) -> tuple[Array, float]:
+@dataclass
+class _Products:
+    """Scalar products of a block with itself, of its reference with itself, and of the two."""
+
+    own: float = 0.0
+    base: float = 0.0
+    across: float = 0.0
+
+    def add(self, piece: Array, base: Array) -> None:
+        self.own += float(np.vdot(piece, piece))
+        self.base += float(np.vdot(base, base))
+        self.across += float(np.vdot(piece, base))
+
+
+def _statistics(
+    matrix: Array, base: Array | None = None, whole: Array | None = None, products: _Products | None = None
+) -> tuple[Array, float]:
     """Return the statistics of ``matrix - base``, which is left in `whole`, and the sum of all squares."""
-    moments = Moments()
-    row_squares = np.empty(len(matrix), dtype=np.float32)
-    column_squares = np.zeros(matrix.shape[1], dtype=np.float64)
-    for start, piece in _pieces(matrix, base, CACHED, whole):
-        row_squares[start : start + len(piece)], of_columns = moments.add(piece)
-        column_squares += of_columns
+    rows, columns = matrix.shape
+    moments, finder = Moments(), _RangeFinder(rows, columns) if min(rows, columns) > _DIRECT else None
+    row_squares, column_squares = np.empty(rows, dtype=np.float32), np.zeros(columns, dtype=np.float64)
+    for start, piece in _pieces(matrix, base, _LOOKED, whole, products):
+        for at, part in _pieces(piece, None, CACHED):
+            row_squares[start + at : start + at + len(part)], of_columns = moments.add(part)
+            column_squares += of_columns
+        if finder is not None:
+            finder.begin(start, piece)
     if whole is not None:
         matrix, base = whole, None
     energy = float(row_squares.sum(dtype=np.float64))
-    singular = _singular_values(matrix, base, energy)
+    singular = _singular_values(matrix, base, energy, finder)
     # Participation ratio of the leading spectrum: how many directions carry the block.
     effective = float(np.sum(singular) ** 2 / (np.sum(singular * singular) + 1e-12))
     leading = np.zeros(SINGULAR)
@@ -119,7 +134,11 @@ def _statistics(matrix: Array, base: Array | None = None, whole: Array | None = 
 
 
 def _pieces(
-    matrix: Array, base: Array | None, size: int = _MULTIPLIED, whole: Array | None = None
+    matrix: Array,
+    base: Array | None,
+    size: int = _MULTIPLIED,
+    whole: Array | None = None,
+    products: _Products | None = None,
 ) -> Iterator[tuple[int, Array]]:
     """Give what is looked at, about `size` values in whole rows at a time, each with the number of its first row.
 
@@ -131,7 +150,10 @@ def _pieces(
         piece = matrix[start : start + height]
         if base is not None:
             room = buffer[: len(piece)] if buffer is not None else whole[start : start + height]
-            piece = np.subtract(piece, base[start : start + height], out=room)
+            reference = base[start : start + height]
+            if products is not None:
+                products.add(piece, reference)
+            piece = np.subtract(piece, reference, out=room)
         yield start, piece
 
 
@@ -160,22 +182,36 @@ def _probe(height: int) -> Array:
     return _probes(1 << (height - 1).bit_length())[:height]
 
 
-def _singular_values(matrix: Array, base: Array | None, energy: float) -> Array:
-    """Leading singular values, descending, at most eight; from a seeded range finder when the matrix is large."""
-    rows, columns = matrix.shape
-    if min(rows, columns) == 1:
-        return np.array([np.sqrt(energy)], dtype=np.float32)
-    if min(rows, columns) <= _DIRECT:
-        gram = _gram(matrix, base)
-    else:  # Halko, Martinsson and Tropp 2011, with one power iteration
-        probe = _probe(max(rows, columns))
-        if rows <= columns:
-            basis, _ = np.linalg.qr(_times(matrix, base, _there_and_back(matrix, base, probe)))
-            small = _transposed_times(matrix, base, basis)
-        else:
-            basis, _ = np.linalg.qr(_there_and_back(matrix, base, _transposed_times(matrix, base, probe)))
+class _RangeFinder:
+    """Leading singular values from 24 probes and one power iteration (Halko, Martinsson and Tropp 2011)."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self._tall = rows > columns
+        self._probe = _probe(max(rows, columns))
+        self._begun = np.zeros((columns, _PROBES), dtype=np.float32)
+
+    def begin(self, start: int, piece: Array) -> None:
+        """Take in rows from `start` on, as every row must be once."""
+        answered = self._probe[start : start + len(piece)] if self._tall else times(piece, self._probe)
+        add_transposed(self._begun, piece, answered)
+
+    def gram(self, matrix: Array, base: Array | None) -> Array:
+        """Return the matrix whose leading eigenvalues are the squares of the leading singular values."""
+        if self._tall:
+            basis, _ = np.linalg.qr(_there_and_back(matrix, base, self._begun))
             small = _times(matrix, base, basis)
-        gram = small.T @ small
+        else:
+            basis, _ = np.linalg.qr(_times(matrix, base, self._begun))
+            small = _transposed_times(matrix, base, basis)
+        gram: Array = small.T @ small
+        return gram
+
+
+def _singular_values(matrix: Array, base: Array | None, energy: float, finder: _RangeFinder | None) -> Array:
+    """Leading singular values, descending, at most eight; exact where the matrix is small."""
+    if min(matrix.shape) == 1:
+        return np.array([np.sqrt(energy)], dtype=np.float32)
+    gram = _gram(matrix, base) if finder is None else finder.gram(matrix, base)
     eigenvalues = np.linalg.eigvalsh(gram)[::-1][:SINGULAR]
     return np.asarray(np.sqrt(np.maximum(eigenvalues, 0.0)), dtype=np.float32)
 
