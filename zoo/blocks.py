@@ -30,7 +30,8 @@ DELTA = STATISTICS + 2
 """Length of what :func:`delta` returns."""
 
 _SAMPLE = 1 << 17  # values that quantiles are read from when a block has more
-_LOOKED = 1 << 17  # values of a piece that is looked at and multiplied
+_LOOKED = 1 << 17  # values of a piece that is looked at and multiplied, if that is rows enough
+_ROWS = 128  # of it: with fewer, adding up the transposed products takes longer than multiplying
 _MULTIPLIED = 1 << 19  # values of a piece that is multiplied with a few columns: two megabytes
 _WHOLE = 1 << 24  # values of a difference that may be held whole
 _PROBES = 24  # columns of the range finder
@@ -105,7 +106,8 @@ def _statistics(
     rows, columns = matrix.shape
     moments, finder = Moments(), _RangeFinder(rows, columns) if min(rows, columns) > _DIRECT else None
     row_squares, column_squares = np.empty(rows, dtype=np.float32), np.zeros(columns, dtype=np.float64)
-    for start, piece in _pieces(matrix, base, _LOOKED, whole, products):
+    looked = min(max(_LOOKED, _ROWS * columns), _MULTIPLIED)
+    for start, piece in _pieces(matrix, base, looked, whole, products):
         for at, part in _pieces(piece, None, CACHED):
             row_squares[start + at : start + at + len(part)], of_columns = moments.add(part)
             column_squares += of_columns
