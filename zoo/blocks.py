@@ -53,69 +53,87 @@ class Workspace:
         return self._held[: rows * columns].reshape(rows, columns)
 
 
-def statistics(matrix: Array) -> Array:
+def statistics(matrix: Array, most: float = np.inf) -> tuple[Array, float]:
     """Return moments, quantiles, quantiles of row and column norms, leading singular values, effective rank.
 
     Args:
-        matrix: ``(rows, columns)``, finite, none empty.
+        matrix: ``(rows, columns)``, none empty; anything but finite numbers only with `most`.
+        most: what the sum of squares may be. The first look at a block tells it, so no look is taken only to check.
 
     Returns:
         ``(STATISTICS,)``: mean, standard deviation and its logarithm, mean magnitude, skewness and kurtosis (signed
-        logarithms); then as above.
+        logarithms); then as above. And the sum of squares.
+
+    Raises:
+        OverflowError: the sum of squares is above `most`, or not a number.
     """
-    return _statistics(matrix)[0]
+    return _statistics(matrix, most)
 
 
-def delta(matrix: Array, base: Array, workspace: Workspace | None = None) -> Array:
+def delta(
+    matrix: Array, squares: float, base: Array, workspace: Workspace | None = None, most: float = np.inf
+) -> Array:
     """Return how far a block is from its reference: relative distance, cosine, and the difference's statistics.
 
     Args:
         matrix: ``(rows, columns)``, finite.
-        base: the reference, of the same shape.
+        squares: sum of its squares.
+        base: the reference, of the same shape; anything but finite numbers only with `most`.
         workspace: what the difference of the block before was formed in; new memory when None.
+        most: what the reference's sum of squares may be.
 
     Returns:
         ``(DELTA,)``.
+
+    Raises:
+        OverflowError: the reference's sum of squares is above `most`, or not a number.
     """
     products = _Products()
     whole = (workspace or Workspace()).matrix(*matrix.shape) if matrix.size <= _WHOLE else None
-    described, energy = _statistics(matrix, base, whole, products)
-    cosine = products.across / (np.sqrt(products.own) * np.sqrt(products.base) + 1e-12)
-    relative = np.log(np.sqrt(energy) / (np.sqrt(products.base) + 1e-12) + 1e-6)
+    described, energy = _statistics(matrix, most, base, whole, products)
+    former = np.sqrt(products.base)
+    cosine = products.across / (np.sqrt(squares) * former + 1e-12)
+    relative = np.log(np.sqrt(energy) / (former + 1e-12) + 1e-6)
     return np.concatenate([[relative, cosine], described]).astype(np.float32)
 
 
 @dataclass
 class _Products:
-    """Scalar products of a block with itself, of its reference with itself, and of the two."""
+    """Scalar products of a reference with itself, and with a block."""
 
-    own: float = 0.0
     base: float = 0.0
     across: float = 0.0
 
     def add(self, piece: Array, base: Array) -> None:
-        self.own += float(np.vdot(piece, piece))
         self.base += float(np.vdot(base, base))
         self.across += float(np.vdot(piece, base))
 
 
 def _statistics(
-    matrix: Array, base: Array | None = None, whole: Array | None = None, products: _Products | None = None
+    matrix: Array,
+    most: float,
+    base: Array | None = None,
+    whole: Array | None = None,
+    products: _Products | None = None,
 ) -> tuple[Array, float]:
     """Return the statistics of ``matrix - base``, which is left in `whole`, and the sum of all squares."""
     rows, columns = matrix.shape
     moments, finder = Moments(), _RangeFinder(rows, columns) if min(rows, columns) > _DIRECT else None
     row_squares, column_squares = np.empty(rows, dtype=np.float32), np.zeros(columns, dtype=np.float64)
     looked = min(max(_LOOKED, _ROWS * columns), _MULTIPLIED)
-    for start, piece in _pieces(matrix, base, looked, whole, products):
-        for at, part in _pieces(piece, None, CACHED):
-            row_squares[start + at : start + at + len(part)], of_columns = moments.add(part)
-            column_squares += of_columns
-        if finder is not None:
-            finder.begin(start, piece)
+    with np.errstate(over="ignore", invalid="ignore"):  # of weights that are too large, as the sum of squares tells
+        for start, piece in _pieces(matrix, base, looked, whole, products):
+            for at, part in _pieces(piece, None, CACHED):
+                row_squares[start + at : start + at + len(part)], of_columns = moments.add(part)
+                column_squares += of_columns
+            if finder is not None:
+                finder.begin(start, piece)
+        energy = float(row_squares.sum(dtype=np.float64))
+    squares = energy if products is None else products.base
+    if not squares <= most:
+        raise OverflowError(f"the sum of a block's squares is {squares:.3g}, expected at most {most:.3g}")
     if whole is not None:
         matrix, base = whole, None
-    energy = float(row_squares.sum(dtype=np.float64))
     singular = _singular_values(matrix, base, energy, finder)
     # Participation ratio of the leading spectrum: how many directions carry the block.
     effective = float(np.sum(singular) ** 2 / (np.sum(singular * singular) + 1e-12))
@@ -147,15 +165,15 @@ def _pieces(
     Pieces of a difference are left in `whole`; without it, the next piece overwrites the one before.
     """
     height = min(len(matrix), max(1, size // matrix.shape[1]))
-    buffer = None if base is None or whole is not None else np.empty((height, matrix.shape[1]), dtype=np.float32)
+    buffer = np.empty((height, matrix.shape[1]), dtype=np.float32) if base is not None and whole is None else None
     for start in range(0, len(matrix), height):
         piece = matrix[start : start + height]
         if base is not None:
-            room = buffer[: len(piece)] if buffer is not None else whole[start : start + height]
+            room = whole[start : start + height] if whole is not None else buffer
             reference = base[start : start + height]
             if products is not None:
                 products.add(piece, reference)
-            piece = np.subtract(piece, reference, out=room)
+            piece = np.subtract(piece, reference, out=None if room is None else room[: len(piece)])
         yield start, piece
 
 
@@ -167,7 +185,8 @@ def _sample(matrix: Array, base: Array | None) -> Array:
 
 def _at_quantiles(values: Array, quantiles: _Wide) -> Array:
     # The nearest order statistic: sixteen times faster than np.quantile on small arrays, and exact at both ends.
-    return order_statistics(values[None], np.rint(quantiles * (len(values) - 1)).astype(np.int64))[0]
+    at: Array = order_statistics(values[None], np.rint(quantiles * (len(values) - 1)).astype(np.int64))[0]
+    return at
 
 
 @lru_cache(maxsize=8)

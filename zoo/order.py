@@ -20,7 +20,7 @@ def order_statistics(rows: Array, places: NDArray[np.int64]) -> Array:
     sort is slow (Zen 4; on others they are about equal).
 
     Args:
-        rows: ``(rows, n)``, finite.
+        rows: ``(rows, n)``; NaN stands last.
         places: ``(k,)`` whole numbers from 0 to n - 1.
 
     Returns:
@@ -38,8 +38,9 @@ def _select(rows: Array, places: NDArray[np.int64]) -> Array:
     if n <= _SORTED:
         return _sorted(rows, places)
     low, high = rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True)
-    span = high - low
-    if not (span > _BINS * np.finfo(np.float32).tiny).all():  # a row of one value, or almost
+    with np.errstate(over="ignore", invalid="ignore"):
+        span = high - low
+    if not ((span > _BINS * np.finfo(np.float32).tiny) & np.isfinite(span)).all():  # a row of one value, or an infinite
         return _sorted(rows, places)
     # Rounding never turns an order round, so whatever is in an earlier bin is smaller.
     scaled = rows - low
