@@ -1,15 +1,22 @@
 """The statistics of one block, or of its difference from a reference (Unterthiner et al. 2020, extended).
 
-A matrix is gone through in pieces that fit the processor's cache: a difference is never held whole, and beside the
-matrices themselves little is needed that grows with them.
+A matrix is gone through in pieces that fit the processor's cache. A difference of up to 64 MB is formed once, in memory
+that is kept from one block to the next; a larger one is never held whole, so that beside the matrices themselves little
+is needed that grows with them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from epsopt.zoo.moments import CACHED, Moments
+from epsopt.zoo.order import order_statistics
+from epsopt.zoo.products import add_transposed, times
 
 Array = NDArray[np.float32]
 _Wide = NDArray[np.float64]
@@ -23,57 +30,111 @@ DELTA = STATISTICS + 2
 """Length of what :func:`delta` returns."""
 
 _SAMPLE = 1 << 17  # values that quantiles are read from when a block has more
-_CACHED = 1 << 16  # values of a piece that is looked at one by one: a quarter of a megabyte
-_MULTIPLIED = 1 << 18  # values of a piece that is multiplied with a few columns: a megabyte
-_WHOLE = 1 << 21  # values of a difference that may be held whole
-_ONES = np.ones(_CACHED, dtype=np.float32)
+_LOOKED = 1 << 17  # values of a piece that is looked at and multiplied, if that is rows enough
+_ROWS = 128  # of it: with fewer, adding up the transposed products takes longer than multiplying
+_MULTIPLIED = 1 << 19  # values of a piece that is multiplied with a few columns: two megabytes
+_WHOLE = 1 << 24  # values of a difference that may be held whole
 _PROBES = 24  # columns of the range finder
+_KEPT_PROBES = 1 << 16  # rows of probes that are kept for the next block: 6 MB
 _DIRECT = 256  # up to this many rows (or columns) the spectrum is exact
 
 
-def statistics(matrix: Array, base: Array | None = None) -> Array:
+class Workspace:
+    """Memory that differences are formed in, for one block after the other: fresh memory costs as much as they do."""
+
+    def __init__(self) -> None:
+        self._held = np.empty(0, dtype=np.float32)
+
+    def matrix(self, rows: int, columns: int) -> Array:
+        """Return a matrix of any content, good until the next is asked for."""
+        if self._held.size < rows * columns:
+            self._held = np.empty(0, dtype=np.float32)  # goes before the larger one comes
+            self._held = np.empty(rows * columns, dtype=np.float32)
+        return self._held[: rows * columns].reshape(rows, columns)
+
+
+def statistics(matrix: Array, most: float = np.inf) -> tuple[Array, float]:
     """Return moments, quantiles, quantiles of row and column norms, leading singular values, effective rank.
 
     Args:
-        matrix: ``(rows, columns)``, finite, none empty.
-        base: of the same shape; then all is said of ``matrix - base``.
+        matrix: ``(rows, columns)``, none empty; anything but finite numbers only with `most`.
+        most: what the sum of squares may be. The first look at a block tells it, so no look is taken only to check.
 
     Returns:
         ``(STATISTICS,)``: mean, standard deviation and its logarithm, mean magnitude, skewness and kurtosis (signed
-        logarithms); then as above.
+        logarithms); then as above. And the sum of squares.
+
+    Raises:
+        OverflowError: the sum of squares is above `most`, or not a number.
     """
-    return _statistics(matrix, base)[0]
+    return _statistics(matrix, most)
 
 
-def delta(matrix: Array, base: Array) -> Array:
+def delta(
+    matrix: Array, squares: float, base: Array, workspace: Workspace | None = None, most: float = np.inf
+) -> Array:
     """Return how far a block is from its reference: relative distance, cosine, and the difference's statistics.
 
     Args:
         matrix: ``(rows, columns)``, finite.
-        base: the reference, of the same shape.
+        squares: sum of its squares.
+        base: the reference, of the same shape; anything but finite numbers only with `most`.
+        workspace: what the difference of the block before was formed in; new memory when None.
+        most: what the reference's sum of squares may be.
 
     Returns:
         ``(DELTA,)``.
+
+    Raises:
+        OverflowError: the reference's sum of squares is above `most`, or not a number.
     """
-    described, energy = _statistics(matrix, base)
-    own, base_norm = np.sqrt(_dot(matrix, matrix)), np.sqrt(_dot(base, base))
-    cosine = _dot(matrix, base) / (own * base_norm + 1e-12)
-    relative = np.log(np.sqrt(energy) / (base_norm + 1e-12) + 1e-6)
+    products = _Products()
+    whole = (workspace or Workspace()).matrix(*matrix.shape) if matrix.size <= _WHOLE else None
+    described, energy = _statistics(matrix, most, base, whole, products)
+    former = np.sqrt(products.base)
+    cosine = products.across / (np.sqrt(squares) * former + 1e-12)
+    relative = np.log(np.sqrt(energy) / (former + 1e-12) + 1e-6)
     return np.concatenate([[relative, cosine], described]).astype(np.float32)
 
 
-def _statistics(matrix: Array, base: Array | None) -> tuple[Array, float]:
-    """Return the statistics, and the sum of all squares."""
+@dataclass
+class _Products:
+    """Scalar products of a reference with itself, and with a block."""
+
+    base: float = 0.0
+    across: float = 0.0
+
+    def add(self, piece: Array, base: Array) -> None:
+        self.base += float(np.vdot(base, base))
+        self.across += float(np.vdot(piece, base))
+
+
+def _statistics(
+    matrix: Array,
+    most: float,
+    base: Array | None = None,
+    whole: Array | None = None,
+    products: _Products | None = None,
+) -> tuple[Array, float]:
+    """Return the statistics of ``matrix - base``, which is left in `whole`, and the sum of all squares."""
     rows, columns = matrix.shape
-    moments = _Moments()
+    moments, finder = Moments(), _RangeFinder(rows, columns) if min(rows, columns) > _DIRECT else None
     row_squares, column_squares = np.empty(rows, dtype=np.float32), np.zeros(columns, dtype=np.float64)
-    for start, piece in _pieces(matrix, base, _CACHED):
-        moments.add(piece)
-        squares = piece * piece
-        row_squares[start : start + len(piece)] = _row_sums(squares)
-        column_squares += _row_sums(squares.T)
-    energy = float(row_squares.sum(dtype=np.float64))
-    singular = _singular_values(matrix, base, energy)
+    looked = min(max(_LOOKED, _ROWS * columns), _MULTIPLIED)
+    with np.errstate(over="ignore", invalid="ignore"):  # of weights that are too large, as the sum of squares tells
+        for start, piece in _pieces(matrix, base, looked, whole, products):
+            for at, part in _pieces(piece, None, CACHED):
+                row_squares[start + at : start + at + len(part)], of_columns = moments.add(part)
+                column_squares += of_columns
+            if finder is not None:
+                finder.begin(start, piece)
+        energy = float(row_squares.sum(dtype=np.float64))
+    squares = energy if products is None else products.base
+    if not squares <= most:
+        raise OverflowError(f"the sum of a block's squares is {squares:.3g}, expected at most {most:.3g}")
+    if whole is not None:
+        matrix, base = whole, None
+    singular = _singular_values(matrix, base, energy, finder)
     # Participation ratio of the leading spectrum: how many directions carry the block.
     effective = float(np.sum(singular) ** 2 / (np.sum(singular * singular) + 1e-12))
     leading = np.zeros(SINGULAR)
@@ -92,99 +153,86 @@ def _statistics(matrix: Array, base: Array | None) -> tuple[Array, float]:
     return described.astype(np.float32), energy
 
 
-def _pieces(matrix: Array, base: Array | None, size: int = _MULTIPLIED) -> Iterator[tuple[int, Array]]:
+def _pieces(
+    matrix: Array,
+    base: Array | None,
+    size: int = _MULTIPLIED,
+    whole: Array | None = None,
+    products: _Products | None = None,
+) -> Iterator[tuple[int, Array]]:
     """Give what is looked at, about `size` values in whole rows at a time, each with the number of its first row.
 
-    A difference lies in one buffer, which the next piece overwrites.
+    Pieces of a difference are left in `whole`; without it, the next piece overwrites the one before.
     """
     height = min(len(matrix), max(1, size // matrix.shape[1]))
-    buffer = None if base is None else np.empty((height, matrix.shape[1]), dtype=np.float32)
+    buffer = np.empty((height, matrix.shape[1]), dtype=np.float32) if base is not None and whole is None else None
     for start in range(0, len(matrix), height):
         piece = matrix[start : start + height]
-        if base is not None and buffer is not None:
-            piece = np.subtract(piece, base[start : start + height], out=buffer[: len(piece)])
+        if base is not None:
+            room = whole[start : start + height] if whole is not None else buffer
+            reference = base[start : start + height]
+            if products is not None:
+                products.add(piece, reference)
+            piece = np.subtract(piece, reference, out=None if room is None else room[: len(piece)])
         yield start, piece
-
-
-def _sum(flat: Array) -> float:
-    # BLAS adds up twice as fast as numpy's sum.
-    return float(np.dot(flat, _ONES[: flat.size]) if flat.size <= _CACHED else flat.sum())
-
-
-def _row_sums(piece: Array) -> Array:
-    rows: Array = piece @ _ONES[: piece.shape[1]] if piece.shape[1] <= _CACHED else piece.sum(axis=1)
-    return rows
-
-
-class _Moments:
-    """Central moments, merged piece by piece (Pébay 2008, "Formulas for robust, one-pass parallel computation")."""
-
-    def __init__(self) -> None:
-        self._n = 0
-        self._mean = self._m2 = self._m3 = self._m4 = self._magnitude = 0.0
-
-    def add(self, piece: Array) -> None:
-        flat = piece.reshape(-1)
-        n = flat.size
-        mean = _sum(flat) / n
-        centred = flat - np.float32(mean)
-        squares = centred * centred
-        m2, m3, m4 = _sum(squares), float(np.vdot(squares, centred)), float(np.vdot(squares, squares))
-        self._magnitude += _sum(np.abs(flat, out=centred))
-        if not self._n:
-            self._n, self._mean, self._m2, self._m3, self._m4 = n, mean, m2, m3, m4
-            return
-        a, total, d = self._n, self._n + n, mean - self._mean
-        self._m4 += m4 + d**4 * a * n * (a * a - a * n + n * n) / total**3
-        self._m4 += 6 * d * d * (a * a * m2 + n * n * self._m2) / total**2 + 4 * d * (a * m3 - n * self._m3) / total
-        self._m3 += m3 + d**3 * a * n * (a - n) / total**2 + 3 * d * (a * m2 - n * self._m2) / total
-        self._m2 += m2 + d * d * a * n / total
-        self._mean += d * n / total
-        self._n = total
-
-    def summary(self) -> list[float]:
-        variance = self._m2 / self._n
-        std = float(np.sqrt(variance))
-        scale = std + 1e-12
-        skewness, kurtosis = self._m3 / self._n / scale**3, self._m4 / self._n / scale**4
-        logs = [float(np.sign(x) * np.log1p(abs(x))) for x in (skewness, kurtosis)]
-        return [self._mean, std, float(np.log(std + 1e-8)), self._magnitude / self._n, *logs]
-
-
-def _dot(a: Array, b: Array) -> float:
-    return sum(float(np.vdot(piece, b[i : i + len(piece)])) for i, piece in _pieces(a, None, _CACHED))
 
 
 def _sample(matrix: Array, base: Array | None) -> Array:
     flat = matrix.reshape(-1)
     step = 1 if flat.size <= _SAMPLE else flat.size // _SAMPLE + 1
-    return flat[::step] if base is None else flat[::step] - base.reshape(-1)[::step]
+    return np.ascontiguousarray(flat[::step]) if base is None else flat[::step] - base.reshape(-1)[::step]
 
 
 def _at_quantiles(values: Array, quantiles: _Wide) -> Array:
     # The nearest order statistic: sixteen times faster than np.quantile on small arrays, and exact at both ends.
-    places = np.rint(quantiles * (len(values) - 1)).astype(np.int64)
-    ordered = np.sort(values) if len(values) < 4_096 else np.partition(values, places)
-    at: Array = ordered[places]
+    at: Array = order_statistics(values[None], np.rint(quantiles * (len(values) - 1)).astype(np.int64))[0]
     return at
 
 
-def _singular_values(matrix: Array, base: Array | None, energy: float) -> Array:
-    """Leading singular values, descending, at most eight; from a seeded range finder when the matrix is large."""
-    rows, columns = matrix.shape
-    if min(rows, columns) == 1:
-        return np.array([np.sqrt(energy)], dtype=np.float32)
-    if min(rows, columns) <= _DIRECT:
-        gram = _gram(matrix, base)
-    else:  # Halko, Martinsson and Tropp 2011, with one power iteration
-        probe = np.random.default_rng(0).standard_normal((max(rows, columns), _PROBES), dtype=np.float32)
-        if rows <= columns:
-            basis, _ = np.linalg.qr(_times(matrix, base, _there_and_back(matrix, base, probe)))
-            small = _transposed_times(matrix, base, basis)
-        else:
-            basis, _ = np.linalg.qr(_there_and_back(matrix, base, _transposed_times(matrix, base, probe)))
+@lru_cache(maxsize=8)
+def _probes(height: int) -> Array:
+    """Return ``(height, _PROBES)`` random numbers: the first rows of any more."""
+    probes = np.random.default_rng(0).standard_normal((height, _PROBES), dtype=np.float32)
+    probes.setflags(write=False)
+    return probes
+
+
+def _probe(height: int) -> Array:
+    if height > _KEPT_PROBES:
+        return _probes.__wrapped__(height)
+    return _probes(1 << (height - 1).bit_length())[:height]
+
+
+class _RangeFinder:
+    """Leading singular values from 24 probes and one power iteration (Halko, Martinsson and Tropp 2011)."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self._tall = rows > columns
+        self._probe = _probe(max(rows, columns))
+        self._begun = np.zeros((columns, _PROBES), dtype=np.float32)
+
+    def begin(self, start: int, piece: Array) -> None:
+        """Take in rows from `start` on, as every row must be once."""
+        answered = self._probe[start : start + len(piece)] if self._tall else times(piece, self._probe)
+        add_transposed(self._begun, piece, answered)
+
+    def gram(self, matrix: Array, base: Array | None) -> Array:
+        """Return the matrix whose leading eigenvalues are the squares of the leading singular values."""
+        if self._tall:
+            basis, _ = np.linalg.qr(_there_and_back(matrix, base, self._begun))
             small = _times(matrix, base, basis)
-        gram = small.T @ small
+        else:
+            basis, _ = np.linalg.qr(_times(matrix, base, self._begun))
+            small = _transposed_times(matrix, base, basis)
+        gram: Array = small.T @ small
+        return gram
+
+
+def _singular_values(matrix: Array, base: Array | None, energy: float, finder: _RangeFinder | None) -> Array:
+    """Leading singular values, descending, at most eight; exact where the matrix is small."""
+    if min(matrix.shape) == 1:
+        return np.array([np.sqrt(energy)], dtype=np.float32)
+    gram = _gram(matrix, base) if finder is None else finder.gram(matrix, base)
     eigenvalues = np.linalg.eigvalsh(gram)[::-1][:SINGULAR]
     return np.asarray(np.sqrt(np.maximum(eigenvalues, 0.0)), dtype=np.float32)
 
@@ -192,16 +240,15 @@ def _singular_values(matrix: Array, base: Array | None, energy: float) -> Array:
 def _gram(matrix: Array, base: Array | None) -> Array:
     """Products of all rows, or of all columns, whichever are fewer."""
     rows, columns = matrix.shape
-    if base is None or matrix.size <= _WHOLE:
-        whole: Array = matrix if base is None else matrix - base
-        direct: Array = whole.T @ whole if rows > columns else whole @ whole.T
+    if base is None:
+        direct: Array = matrix.T @ matrix if rows > columns else matrix @ matrix.T
         return direct
     gram = np.zeros((min(rows, columns),) * 2, dtype=np.float32)
     if rows > columns:
         for _, piece in _pieces(matrix, base):
             gram += piece.T @ piece
         return gram
-    width = max(1, _WHOLE // rows)
+    width = max(1, _MULTIPLIED // rows)
     for start in range(0, columns, width):
         piece = matrix[:, start : start + width] - base[:, start : start + width]
         gram += piece @ piece.T
@@ -209,23 +256,19 @@ def _gram(matrix: Array, base: Array | None) -> Array:
 
 
 def _times(matrix: Array, base: Array | None, right: Array) -> Array:
-    if base is None:
-        return matrix @ right
-    return np.concatenate([piece @ right for _, piece in _pieces(matrix, base)])
+    return np.concatenate([times(piece, right) for _, piece in _pieces(matrix, base)])
 
 
 def _transposed_times(matrix: Array, base: Array | None, left: Array) -> Array:
-    if base is None:
-        return (left.T @ matrix).T
-    out = np.zeros((left.shape[1], matrix.shape[1]), dtype=np.float32)
+    out = np.zeros((matrix.shape[1], left.shape[1]), dtype=np.float32)
     for start, piece in _pieces(matrix, base):
-        out += left[start : start + len(piece)].T @ piece
-    return out.T
+        add_transposed(out, piece, left[start : start + len(piece)])
+    return out
 
 
 def _there_and_back(matrix: Array, base: Array | None, right: Array) -> Array:
     """Return ``M.T @ (M @ right)`` for ``M = matrix - base``, in one pass."""
-    out = np.zeros(right.shape[::-1], dtype=np.float32)
+    out = np.zeros(right.shape, dtype=np.float32)
     for _, piece in _pieces(matrix, base):
-        out += (piece @ right).T @ piece
-    return out.T
+        add_transposed(out, piece, times(piece, right))
+    return out

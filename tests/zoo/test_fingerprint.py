@@ -119,6 +119,9 @@ def test_nan_and_infinite_weights_still_give_finite_columns() -> None:
     found = fingerprint(weights.items())
     assert np.isfinite(found.features).all()
     assert np.isfinite(found.sketch).all()
+    against = fingerprint(mlp(8).items(), weights.get)  # a reference that has them
+    assert np.isfinite(against.features).all()
+    assert section(against, "DELTA").any(axis=1).all()
 
 
 def test_tensors_are_read_one_at_a_time() -> None:
