@@ -45,6 +45,7 @@ _PROBES = 64  # 16 told much less (docs/surrogate.md)
 _LARGEST = 1e9  # larger weights count as this: their squares must stay within float32
 _SIGN_PERIOD = 65_521  # prime, so that it never lines up with a power-of-two row length
 _KEPT_INPUTS = 1 << 13  # inputs of a chain up to which its probes are kept for the next: 3 MB
+_LONG = 32  # weights of a bucket from which on BLAS adds them up faster
 _SIGNED = 1 << 16  # weights that are given their signs at a time
 
 _N_SHAPE = 4
@@ -278,9 +279,11 @@ def _sketch(name: str, flat: Array) -> NDArray[np.float64]:
         for bucket in range(0, full, together):
             n, at = min(together, full - bucket), bucket * length
             sign = (first + at) % _SIGN_PERIOD
-            weights = part[at : at + n * length].reshape(n, 1, length)
-            # As products of a row and a column each: BLAS takes a third of the time of multiplying, then adding up.
-            out[bucket : bucket + n] += (weights @ signs[sign : sign + n * length].reshape(n, length, 1))[:, 0, 0]
+            weights, signed = part[at : at + n * length], signs[sign : sign + n * length]
+            if length < _LONG:
+                out[bucket : bucket + n] += (weights * signed).reshape(n, length).sum(axis=1)
+            else:  # products of a row and a column: BLAS takes a third of the time of multiplying, then adding up
+                out[bucket : bucket + n] += (weights.reshape(n, 1, -1) @ signed.reshape(n, -1, 1))[:, 0, 0]
         rest = part[full * length :]
         if rest.size:
             sign = (first + full * length) % _SIGN_PERIOD
