@@ -7,16 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from loop_trainer import Method, Run, Trainer
+from loop_workloads import Floats, State
 
 from epsopt.optimize.loop.choice import Candidate, Start, choose_runs
-from epsopt.optimize.loop.curves import fit_curves
+from epsopt.optimize.loop.credit import Credit, worth_staying
+from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
+from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
 from epsopt.optimize.loop.stopping import Stopper
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.pareto import hypervolume, non_dominated
 
-BRANCH = 3
+BRANCH = 3  # epochs of a run from a checkpoint
+LOOK = 6  # epochs of a run that only looks around
 GRACE = 2
-FIRST = 8  # random runs before a model is asked
+FIRST = 4  # runs before a model of runs is asked
 WORTH = 0.5  # of what an epoch of a new run is expected to bring
 
 
@@ -27,50 +32,202 @@ class Epsopt:
     Attributes:
         branch: start runs from checkpoints of the front as well.
         stop: stop a run when an epoch of it is expected to bring less than this share of what a new run's would.
+        mix: measure mixtures of checkpoints, where runs share a base.
     """
 
     branch: bool = True
     stop: bool = True
+    mix: bool = True
 
     def __call__(self, trainer: Trainer, seed: int) -> None:
-        """Launch runs until no epoch is left."""
-        workload = trainer.workload
-        rng, space, objectives, length = (
-            np.random.default_rng(seed), workload.space, workload.objectives, workload.length
+        """Take steps until no epoch is left."""
+        _Search(self, trainer, seed).run()
+
+
+class _Search:
+    def __init__(self, how: Epsopt, trainer: Trainer, seed: int) -> None:
+        self._how, self._trainer, self._seed = how, trainer, seed
+        self._workload, self._rng = trainer.workload, np.random.default_rng(seed)
+        self._credit, self._looks = Credit(), 0
+        self._made: dict[str, dict[str, float]] = {}  # what is in each mixture, by checkpoint
+        self._weights = _Weights(trainer) if how.mix and trainer.base is not None else None
+        self._stopper = Stopper(
+            self._workload.space, self._workload.objectives, self._workload.length, worth=WORTH, grace=GRACE,
+            reference=trainer.reference,
         )  # fmt: skip
-        stopper = Stopper(
-            space, objectives, length, worth=WORTH, probes=FIRST, grace=GRACE, reference=trainer.reference
-        )
+
+    def run(self) -> None:
+        """Take the step that promises most for each epoch; where none promises enough, look elsewhere."""
+        trainer = self._trainer
         while trainer.left:
             began = time.perf_counter()
-            curves = [run.curve for run in trainer.runs if len(run.values)]
-            candidate, model, rate = Candidate(space.sample(1, rng)[0], trainer.base, length), None, None
-            if len(curves) >= FIRST:
-                model = fit_curves(space, objectives, curves, length=length, seed=seed)
-                (choice,) = choose_runs(
-                    model, starts=_front(trainer) if self.branch else [], origin=trainer.base, branch_epochs=BRANCH,
-                    reference=trainer.reference, rng=rng,
-                )  # fmt: skip
-                candidate, rate = choice.candidate, choice.improvement / choice.candidate.cost
-            stopper.learn(curves, model=model, new_run=rate)
+            before = self._volume()
+            enough = worth_staying(before, len(trainer.ledger.values))
+            model, launch, run_worth = self._best_run(before)
+            mixture, mixture_worth = self._best_mixture(before)
+            look = self._look() if max(run_worth, mixture_worth) <= enough else None
             trainer.ledger.seconds += time.perf_counter() - began
+            if look is not None:
+                self._train(look)
+            elif mixture is not None and mixture_worth >= run_worth and self._weights is not None:
+                shares = self._weights.shares(mixture.coefficients)
+                made = trainer.mix(self._weights.mixed(mixture.coefficients))
+                self._made[made.key] = shares
+                self._credit.learn("mixture", mixture.improvement, self._volume() - before)
+            elif launch is not None:
+                candidate, improvement = launch
+                self._stopper.learn(self._curves(), model=model, new_run=improvement / candidate.cost)
+                self._train(candidate, stop=self._how.stop)
+                self._credit.learn("run", improvement, self._volume() - before)
 
-            def stop(run: Run, length: float = candidate.epochs) -> bool:
-                began = time.perf_counter()
-                decision = stopper.should_stop(f"{seed}/{len(trainer.runs)}", run.curve, length=length)
-                trainer.ledger.seconds += time.perf_counter() - began
-                return decision.stop
+    def _best_run(self, volume: float) -> tuple[CurveModel | None, tuple[Candidate, float] | None, float]:
+        """The model, what to launch with its promise, and what that is worth for each epoch."""
+        curves = self._curves()
+        if len(curves) < FIRST:
+            return None, None, 0.0
+        model = fit_curves(
+            self._workload.space, self._workload.objectives, curves, length=self._workload.length,
+            others=self._mixed_values(), seed=self._seed,
+        )  # fmt: skip
+        (choice,) = choose_runs(
+            model, starts=self._front() if self._how.branch else [], origin=self._trainer.base, branch_epochs=BRANCH,
+            reference=self._trainer.reference, rng=self._rng,
+        )  # fmt: skip
+        trusted = choice.improvement * self._credit.trust("run", volume)
+        return model, (choice.candidate, choice.improvement), trusted / choice.candidate.cost
 
-            trainer.train(dict(candidate.config), int(candidate.epochs), candidate.start, stop if self.stop else None)
+    def _best_mixture(self, volume: float) -> tuple[Mixture | None, float]:
+        """What to measure, and what that is worth."""
+        if self._weights is None:
+            return None, 0.0
+        space, values = self._weights.known()
+        base = self._trainer.base
+        mixture = choose_mixture(
+            space, values, self._workload.objectives, base=None if base is None else base.values,
+            reference=self._trainer.reference, rng=self._rng,
+        )  # fmt: skip
+        if mixture is None:
+            return None, 0.0
+        return mixture, mixture.improvement * self._credit.trust("mixture", volume)
+
+    def _look(self) -> Candidate:
+        """By turns somewhere new from where runs start, and near what made a checkpoint of the front, from there."""
+        self._looks += 1
+        space = self._workload.space
+        if self._how.branch and len(self._curves()) >= FIRST and self._looks % 2 == 0:
+            start = self._widest()
+            kept = {**space.perturb({**self._maker(start), **start.fixed}, self._rng), **start.fixed}
+            config = {p.name: kept[p.name] for p in space.active(kept)}
+            return Candidate(config, start, BRANCH)
+        (config,) = space.spread(1, self._seed, self._looks - 1)
+        return Candidate(config, self._trainer.base, LOOK)
+
+    def _widest(self) -> Start:
+        """A checkpoint of the front; those that much of it hangs on more often."""
+        front = self._front()
+        values = np.stack([s.values for s in front])
+        whole = self._hypervolume(values)
+        share = np.array([whole - self._hypervolume(np.delete(values, i, axis=0)) for i in range(len(front))])
+        weights = np.cbrt(np.maximum(share, 0.0) + 1e-6)
+        return front[int(self._rng.choice(len(front), p=weights / weights.sum()))]
+
+    def _maker(self, start: Start) -> Mapping[str, object]:
+        """Hyperparameters of a run that made a checkpoint, or part of it."""
+        owners = {key: run for run in self._trainer.runs for key in run.keys}
+        key = start.key
+        while key not in owners:
+            shares = self._made[key]
+            sizes = np.array(list(shares.values()))
+            key = list(shares)[int(self._rng.choice(len(sizes), p=sizes / sizes.sum()))]
+        return owners[key].config
+
+    def _train(self, candidate: Candidate, *, stop: bool = False) -> None:
+        trainer = self._trainer
+
+        def hopeless(run: Run) -> bool:
+            began = time.perf_counter()
+            decision = self._stopper.should_stop(
+                f"{self._seed}/{len(trainer.runs)}", run.curve, length=candidate.epochs
+            )
+            trainer.ledger.seconds += time.perf_counter() - began
+            return decision.stop
+
+        trainer.train(dict(candidate.config), int(candidate.epochs), candidate.start, hopeless if stop else None)
+
+    def _curves(self) -> list[Curve]:
+        return [run.curve for run in self._trainer.runs if len(run.values)]
+
+    def _mixed_values(self) -> Floats | None:
+        return np.stack([s.values for s in self._trainer.mixed]) if self._trainer.mixed else None
+
+    def _front(self) -> list[Start]:
+        starts, directions = self._trainer.starts(), [o.maximize for o in self._workload.objectives]
+        return [starts[i] for i in non_dominated(np.stack([s.values for s in starts]), directions).indices]
+
+    def _volume(self) -> float:
+        starts = self._trainer.starts()
+        return self._hypervolume(np.stack([s.values for s in starts])) if starts else 0.0
+
+    def _hypervolume(self, values: Floats) -> float:
+        return hypervolume(values, self._trainer.reference, [o.maximize for o in self._workload.objectives])
 
 
-def _front(trainer: Trainer) -> list[Start]:
-    starts, directions = trainer.starts(), [o.maximize for o in trainer.workload.objectives]
-    return [starts[i] for i in non_dominated(np.stack([s.values for s in starts]), directions).indices]
+class _Weights:
+    """Differences from the base of all checkpoints, and their inner products, each computed once."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._base = trainer.state("")
+        self._names = [n for n, t in self._base.items() if t.is_floating_point()]
+        self._keys: list[str] = []
+        self._differences: list[list[torch.Tensor]] = []
+        self._products = np.zeros((len(self._names), 0, 0))
+
+    def known(self) -> tuple[WeightSpace, Floats]:
+        """Where all checkpoints lie, and what was measured on them."""
+        starts = self._trainer.starts()
+        values = {s.key: s.values for s in starts}
+        for key in values:
+            if key not in self._keys:
+                self._add(key)
+        norms = np.array([float(self._base[n].norm()) for n in self._names])
+        table = np.stack([values[k] for k in self._keys]) if self._keys else np.zeros((0, 2))
+        return WeightSpace(self._products, norms), table
+
+    def _add(self, key: str) -> None:
+        state = self._trainer.state(key)
+        mine = [(state[n] - self._base[n]).reshape(-1).double() for n in self._names]
+        self._keys.append(key)
+        self._differences.append(mine)
+        k = len(self._keys)
+        grown = np.zeros((len(self._names), k, k))
+        grown[:, : k - 1, : k - 1] = self._products
+        for block, difference in enumerate(mine):
+            row = [float(torch.dot(d[block], difference)) for d in self._differences]
+            grown[block, k - 1, :] = grown[block, :, k - 1] = row
+        self._products = grown
+
+    def mixed(self, coefficients: Floats) -> State:
+        """Weights of a mixture of what is known."""
+        space, _ = self.known()
+        state = {n: t.clone() for n, t in self._base.items()}
+        used = np.flatnonzero(np.abs(coefficients).sum(axis=0)).tolist()
+        for block, name in enumerate(self._names):
+            row = coefficients[space.parts[block]]
+            for i in used:
+                change = float(row[i]) * self._differences[i][block]
+                state[name] = (state[name].double() + change.reshape(state[name].shape)).to(state[name].dtype)
+        return state
+
+    def shares(self, coefficients: Floats) -> dict[str, float]:
+        """How much of each checkpoint is in a mixture."""
+        sizes = np.abs(coefficients).sum(axis=0)
+        return {self._keys[i]: float(sizes[i]) for i in np.flatnonzero(sizes)}
 
 
 OURS: Mapping[str, Method] = {
     "epsopt": Epsopt(),
+    "epsopt-mix": Epsopt(mix=False),
     "epsopt-branch": Epsopt(branch=False),
     "epsopt-stop": Epsopt(stop=False),
 }

@@ -50,6 +50,7 @@ class Ledger:
         values: objectives after each epoch that was trained, in order.
         seconds: spent on deciding, not on training.
         notes: one per run: epochs, whether it branched, whether it was stopped, whether it diverged (one more epoch).
+            A mixture has a line too: one epoch, 2 in the place of whether it branched.
     """
 
     values: list[list[float]] = field(default_factory=list)
@@ -71,6 +72,7 @@ class Trainer:
         ledger: what was paid.
         base: where runs start; ``None``: each draws its own weights.
         runs: all that is known.
+        mixed: mixtures that were measured.
         reference: ``(2,)`` the objectives' values that are just not good enough.
     """
 
@@ -83,6 +85,7 @@ class Trainer:
             self._states[""] = workload.origin
             self.base = Start("", workload.evaluate(workload.origin))
         self.runs: list[Run] = self._earlier() if zoo else []
+        self.mixed: list[Start] = []
 
     @property
     def left(self) -> int:
@@ -98,12 +101,13 @@ class Trainer:
         return [float(v) for v in (run.values[-1] if len(run.values) else self.workload.failed)]
 
     def starts(self) -> list[Start]:
-        """Every checkpoint of every run as a start of another one, run after run."""
-        return [
+        """Every checkpoint as a start of another run: those of runs, run after run, then mixtures."""
+        trained = [
             Start(key, values, {n: run.config[n] for n in self.workload.fixed if n in run.config})
             for run in self.runs
             for key, values in zip(run.keys, run.values, strict=True)
         ]
+        return [*trained, *self.mixed]
 
     def train(
         self,
@@ -143,6 +147,16 @@ class Trainer:
         self.ledger.notes.append([len(run.values), int(branched), int(stopped), int(diverged)])
         self.runs.append(run)
         return run
+
+    def mix(self, state: State) -> Start:
+        """Measure weights that nobody trained; it costs as much as an epoch of training, which measures as well."""
+        values = self.workload.evaluate(state)
+        key = f"{self._seed}/{len(self.ledger.notes)}/mixed"
+        self._states[key] = state
+        self.ledger.values.append(values.tolist())
+        self.ledger.notes.append([1, 2, 0, 0])
+        self.mixed.append(Start(key, values))
+        return self.mixed[-1]
 
     def _begun(self, config: Config, start: Start | None) -> Run:
         return Run(config, np.empty((0, len(self.workload.objectives))), (), start)

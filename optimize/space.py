@@ -7,12 +7,14 @@ masked, not filled with a made-up value (FACTS.md: the largest single effect in 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import qmc
 
 from epsopt.zoo.errors import UsageError
 
@@ -186,6 +188,29 @@ class Space:
     def sample(self, n: int, rng: np.random.Generator) -> list[Config]:
         """Draw ``n`` valid configurations, uniform on each parameter's scale."""
         return [self._draw({}, rng, 1.0) for _ in range(n)]
+
+    def spread(self, n: int, seed: int, first: int = 0) -> list[Config]:
+        """Return ``n`` valid configurations that cover the space evenly: a scrambled Sobol sequence.
+
+        Args:
+            n: how many.
+            seed: of the scrambling.
+            first: place in the sequence; what came before it is not repeated.
+        """
+        sequence = qmc.Sobol(max(len(self.parameters), 1), seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the sequence is balanced at powers of two; it is even enough between them
+            units = sequence.random(first + n)[first:]
+        return [self._at(row) for row in units]
+
+    def _at(self, units: NDArray[np.float64]) -> Config:
+        config: Config = {}
+        for p, unit in zip(self.parameters, units.tolist(), strict=False):
+            if p.active_when is not None and config.get(p.active_when[0]) not in p.active_when[1]:
+                continue
+            last = len(p.choices) - 1
+            config[p.name] = p.choices[min(int(unit * len(p.choices)), last)] if p.choices else p.from_unit(unit)
+        return config
 
     def perturb(self, config: Mapping[str, Any], rng: np.random.Generator, scale: float = 0.15) -> Config:
         """Return a valid neighbour of a configuration: numbers move by about ``scale`` of their range."""

@@ -8,24 +8,17 @@ front was reached with, refined in rounds.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from botorch.acquisition import AcquisitionFunction
-from botorch.acquisition.monte_carlo import qExpectedImprovement
-from botorch.acquisition.multi_objective.monte_carlo import qExpectedHypervolumeImprovement
-from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
-from botorch.acquisition.objective import GenericMCObjective
-from botorch.sampling import SobolQMCNormalSampler
-from botorch.utils.multi_objective.box_decompositions.non_dominated import FastNondominatedPartitioning
 from numpy.typing import NDArray
 from torch import Tensor
 
 from epsopt.optimize.loop.curves import CurveModel
+from epsopt.optimize.loop.improvement import improvement_over_front
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.space import Config, Space
 from epsopt.zoo.errors import UsageError
@@ -35,9 +28,7 @@ _RANDOM = 384
 _NEIGHBOURS = 256
 _REFINED = 96
 _ROUNDS = (0.15, 0.08, 0.04)
-_SAMPLES = 64
 _LOOKS = 3  # checkpoints of a run that are looked at
-_EXACT_UP_TO = 4  # objectives
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +152,7 @@ def _improvement(
     """Expected improvement per epoch, beside what is under way."""
     first_run = len(model.curves)
     pending = [_trajectory(model, [c], first_run + i)[0] for i, c in enumerate(busy)]
-    acquisition = _acquisition(model, reference, torch.cat(pending) if pending else None, seed)
+    acquisition = improvement_over_front(model, reference, torch.cat(pending) if pending else None, seed)
 
     def value(candidates: Sequence[Candidate]) -> Floats:
         x = _trajectory(model, candidates, first_run + len(busy))
@@ -170,48 +161,6 @@ def _improvement(
         return np.asarray(torch.cat(parts).numpy() / np.array([c.cost for c in candidates]))
 
     return value
-
-
-def _acquisition(model: CurveModel, reference: Floats | None, pending: Tensor | None, seed: int) -> AcquisitionFunction:
-    measured, n = model.measured(), len(model.objectives)
-    if reference is not None:
-        corner = np.asarray(reference) * model.signs.numpy()
-    elif len(measured):
-        low, high = measured.min(axis=0), measured.max(axis=0)
-        corner = low - 0.1 * np.maximum(high - low, 1e-9)
-    else:
-        corner = np.full(n, -1e3)  # nothing feasible yet: whatever is, is worth finding
-    common = {
-        "model": model.model,
-        "sampler": SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed),
-        "constraints": model.constraints or None,
-        "X_pending": pending,
-    }
-    with warnings.catch_warnings():
-        # BoTorch recommends the logarithm, for the sake of gradients; candidates are compared here, not climbed.
-        warnings.simplefilter("ignore")
-        if 1 < n <= _EXACT_UP_TO:
-            front = measured[non_dominated(measured, [True] * n).indices] if len(measured) else measured
-            return qExpectedHypervolumeImprovement(
-                ref_point=corner.tolist(),
-                partitioning=FastNondominatedPartitioning(torch.from_numpy(corner), torch.from_numpy(front)),
-                objective=GenericMCMultiOutputObjective(lambda samples, X=None: model.gains(samples)),  # noqa: ARG005, N803
-                **common,
-            )
-        # Hypervolumes of many objectives are too costly: a random scalarisation stands for them (ParEGO, Knowles 2006).
-        spread = np.maximum(measured.max(axis=0) - corner, 1e-9) if len(measured) else np.ones(n)
-        weights = np.random.default_rng(seed).dirichlet(np.ones(n)) if n > 1 else np.ones(1)
-
-        def scalar(gains: Tensor) -> Tensor:
-            parts = (gains - torch.from_numpy(corner)) / torch.from_numpy(spread) * torch.from_numpy(weights)
-            return parts.min(dim=-1).values + 0.05 * parts.sum(dim=-1)
-
-        best = float(scalar(torch.from_numpy(measured)).max()) if len(measured) else 0.0
-        return qExpectedImprovement(
-            best_f=best,
-            objective=GenericMCObjective(lambda samples, X=None: scalar(model.gains(samples))),  # noqa: ARG005, N803
-            **common,
-        )
 
 
 class _Known:

@@ -36,6 +36,9 @@ from epsopt.surrogate.transforms import MetricTransform, fit_transform, likely_b
 MAX_ROWS = 400
 """Checkpoints that predictions build on; of more, each run keeps the last and others spread over it."""
 
+LEAST_SCALE = 0.5
+"""Of a bounded metric, in units of its logit: the logits of 0 and 1 are eight apart."""
+
 _STEPS = 80
 _RATE = 0.1
 _PRIOR = 0.2
@@ -74,6 +77,8 @@ class CurveModel:
         transforms: one per objective and constraint.
         objectives: in the order of the outputs; what comes after them are constraints, met at zero or below.
         length: epochs of a whole run.
+        others: ``(k, m)`` what was measured on checkpoints that no run wrote (mixtures), in the objectives' own units:
+            they count for the front and teach nothing about runs.
     """
 
     processes: tuple[Process, ...]
@@ -82,6 +87,7 @@ class CurveModel:
     transforms: tuple[MetricTransform, ...]
     objectives: tuple[Objective, ...]
     length: float
+    others: Floats | None = None
 
     @cached_property
     def model(self) -> CurveProcesses:
@@ -139,7 +145,10 @@ class CurveModel:
         values = np.concatenate([c.values for c in self.curves])
         m = len(self.objectives)
         kept = np.isfinite(values).all(axis=1) & (values[:, m:] <= 0.0).all(axis=1)
-        return np.asarray(values[kept, :m] * self.signs.numpy())
+        found = values[kept, :m]
+        if self.others is not None and len(self.others):
+            found = np.vstack([found, self.others[np.isfinite(self.others).all(axis=1)]])
+        return np.asarray(found * self.signs.numpy())
 
 
 @dataclass(frozen=True)
@@ -293,6 +302,7 @@ def fit_curves(
     *,
     length: float,
     bounds: Mapping[str, tuple[float, float]] | None = None,
+    others: Floats | None = None,
     seed: int = 0,
 ) -> CurveModel:
     """Learn where runs go.
@@ -303,19 +313,29 @@ def fit_curves(
         curves: at least two runs with measurements.
         length: epochs of a whole run.
         bounds: declared bounds of objectives; others are guessed from the measurements.
+        others: ``(k, m)`` measured objectives of checkpoints that no run wrote.
         seed: of the checkpoints that are looked at.
     """
     values = np.concatenate([c.values for c in curves])
     names, declared = [o.name for o in objectives], bounds or {}
     transforms = tuple(
-        fit_transform(column, None if j >= len(names) else declared.get(names[j]) or likely_bounds(column))
+        wide_enough(fit_transform(column, None if j >= len(names) else declared.get(names[j]) or likely_bounds(column)))
         for j, column in enumerate(values.T)
     )
     layout = Layout.of(space, len(transforms))
     x, y = _rows(layout, space, curves, transforms, length)
     rng = np.random.default_rng(seed)
     processes = tuple(_learn(layout, x, y[:, j], j, rng) for j in range(y.shape[1]))
-    return CurveModel(processes, tuple(curves), space, transforms, tuple(objectives), length)
+    return CurveModel(processes, tuple(curves), space, transforms, tuple(objectives), length, others)
+
+
+def wide_enough(transform: MetricTransform) -> MetricTransform:
+    """Return a transform that leaves room for more than was seen.
+
+    A few runs that all kept a coverage of 1 say nothing against one that loses it: on their own standard deviation it
+    would lie hundreds of units away, and no model would think of it.
+    """
+    return transform if transform.bounds is None else replace(transform, scale=max(transform.scale, LEAST_SCALE))
 
 
 def _learn(layout: Layout, x: Tensor, y: Tensor, output: int, rng: np.random.Generator) -> Process:

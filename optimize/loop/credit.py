@@ -1,0 +1,46 @@
+"""Which kind of step to take next: what each promises, by what its promises were worth so far.
+
+Models of different things (runs, mixtures) are not wrong in the same way. Each kind of step is credited with what it
+brought of what it had promised, recent steps counting more. When even the best promise falls below a share of what an
+epoch brought on average so far, it is time to look elsewhere: the marginal value theorem of foraging (Charnov 1976).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+PATIENCE = 0.3
+"""Share of the average gain per epoch below which a promise is not worth its cost."""
+
+_FADING = 0.8
+_MOST = 2.0  # a kind that brought more than it promised is believed up to twice its promise
+_DOUBT = 0.02  # of the hypervolume: about so much must have been promised before its failing counts
+
+
+@dataclass
+class Credit:
+    """What kinds of steps promised and brought, in hypervolume."""
+
+    _brought: dict[str, float] = field(default_factory=dict)
+    _promised: dict[str, float] = field(default_factory=dict)
+
+    def learn(self, kind: str, promised: float, brought: float) -> None:
+        """Take note of a step: what it was expected to add to the front, and what it added."""
+        self._brought[kind] = _FADING * self._brought.get(kind, 0.0) + brought
+        self._promised[kind] = _FADING * self._promised.get(kind, 0.0) + promised
+
+    def trust(self, kind: str, volume: float) -> float:
+        """Return what a promise of 1 is worth, given the hypervolume of the front."""
+        doubt = max(_DOUBT * volume, 1e-12)
+        worth = (self._brought.get(kind, 0.0) + doubt) / (self._promised.get(kind, 0.0) + doubt)
+        return min(worth, _MOST)
+
+
+def worth_staying(volume: float, epochs: float) -> float:
+    """Return what a step must promise for each epoch that it costs, lest it is better to look elsewhere.
+
+    Args:
+        volume: hypervolume of the front.
+        epochs: trained so far.
+    """
+    return PATIENCE * volume / max(epochs, 1.0)
