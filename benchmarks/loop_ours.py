@@ -48,7 +48,7 @@ class _Search:
     def __init__(self, how: Epsopt, trainer: Trainer, seed: int) -> None:
         self._how, self._trainer, self._seed = how, trainer, seed
         self._workload, self._rng = trainer.workload, np.random.default_rng(seed)
-        self._credit, self._looks = Credit(), 0
+        self._credit, self._looks, self._fresh = Credit(), 0, 0
         self._made: dict[str, dict[str, float]] = {}  # what is in each mixture, by checkpoint
         self._weights = _Weights(trainer) if how.mix and trainer.base is not None else None
         self._stopper = Stopper(
@@ -65,7 +65,7 @@ class _Search:
             enough = worth_staying(before, len(trainer.ledger.values))
             model, launch, run_worth = self._best_run(before)
             mixture, mixture_worth = self._best_mixture(before)
-            look = self._look() if max(run_worth, mixture_worth) <= enough else None
+            look = self._look(launch) if max(run_worth, mixture_worth) <= enough else None
             trainer.ledger.seconds += time.perf_counter() - began
             if look is not None:
                 self._train(look)
@@ -110,16 +110,23 @@ class _Search:
             return None, 0.0
         return mixture, mixture.improvement * self._credit.trust("mixture", volume)
 
-    def _look(self) -> Candidate:
-        """By turns somewhere new from where runs start, and near what made a checkpoint of the front, from there."""
+    def _look(self, launch: tuple[Candidate, float] | None) -> Candidate:
+        """Somewhere new from where runs start; then, more and more, onward from the front.
+
+        By turns near what made a checkpoint of the front, from there; what the model of runs has found, whatever its
+        promises were worth; and somewhere new again.
+        """
         self._looks += 1
-        space = self._workload.space
-        if self._how.branch and len(self._curves()) >= FIRST and self._looks % 2 == 0:
+        space, turn = self._workload.space, (self._looks - FIRST) % 4
+        if launch is not None and turn == 2:
+            return launch[0]
+        if launch is not None and turn and self._how.branch:
             start = self._widest()
             kept = {**space.perturb({**self._maker(start), **start.fixed}, self._rng), **start.fixed}
             config = {p.name: kept[p.name] for p in space.active(kept)}
             return Candidate(config, start, BRANCH)
-        (config,) = space.spread(1, self._seed, self._looks - 1)
+        self._fresh += 1
+        (config,) = space.spread(1, self._seed, self._fresh - 1)
         return Candidate(config, self._trainer.base, LOOK)
 
     def _widest(self) -> Start:
