@@ -217,4 +217,4 @@ class Digits:
         return np.array([metrics[o.name] for o in self.objectives])
 
 
-WORKLOADS = {Ternary.name: Ternary, Digits.name: Digits}
+WORKLOADS: Mapping[str, type[Ternary | Digits]] = {Ternary.name: Ternary, Digits.name: Digits}
