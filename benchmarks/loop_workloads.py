@@ -85,13 +85,18 @@ class Workload(Protocol):
 Trained = tuple[Floats, State]
 
 
-def wide_space() -> Space:
-    """The demo's hyperparameters, ranges that reach decades beyond what works."""
+def demo_space(ranges: Mapping[str, tuple[float, float]] | None = None) -> Space:
+    """The demo's hyperparameters, in its own ranges or in those given."""
     return Space(tuple(
-        Parameter(p.name, p.kind, *WIDE.get(p.name, (p.low, p.high)), p.log, p.choices,
+        Parameter(p.name, p.kind, *(ranges or {}).get(p.name, (p.low, p.high)), p.log, p.choices,
                   next(iter(p.active_when.items()), None))
         for p in SPACE
     ))  # fmt: skip
+
+
+def wide_space() -> Space:
+    """The demo's hyperparameters, ranges that reach decades beyond what works."""
+    return demo_space(WIDE)
 
 
 class Ternary:
@@ -212,4 +217,4 @@ class Digits:
         return np.array([metrics[o.name] for o in self.objectives])
 
 
-WORKLOADS = {Ternary.name: Ternary, Digits.name: Digits}
+WORKLOADS: Mapping[str, type[Ternary | Digits]] = {Ternary.name: Ternary, Digits.name: Digits}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from digits import ACTIVATIONS, EPOCHS, Classifier, draw, embed, images, measure, plan, train
+from digits import ACTIVATIONS, EPOCHS, Classifier, draw, embed, epochs, images, measure, plan, train
 
 CONFIG = {**draw(np.random.default_rng(0)), "arch": "mlp", "width": 16, "depth": 1, "optimizer": "adam", "lr": 1e-2,
           "label_noise": 0.0, "train_size": 500, "batch_size": 64, "init_scale": 1.0, "seed": 7}  # fmt: skip
@@ -31,6 +31,38 @@ def test_a_run_learns_and_writes_plain_checkpoints_that_the_same_seed_writes_aga
     assert measure(Classifier.from_state_dict(kept["model_state_dict"])) == last
     assert last["accuracy"] > 0.85
     assert last["log10_parameters"] == pytest.approx(np.log10(64 * 16 + 16 + 16 * 10 + 10))
+
+
+def test_a_run_does_not_notice_who_draws_random_numbers_between_its_epochs():
+    dropped = {**CONFIG, "dropout": 0.5}
+    alone = [metrics for _, metrics in epochs(dropped, 3)]
+    watched = []
+    for _, metrics in epochs(dropped, 3):
+        torch.manual_seed(99)
+        watched.append(metrics)
+    assert watched == alone
+
+
+def test_a_run_goes_on_from_given_weights_and_leaves_them_alone():
+    *_, (model, last) = epochs(CONFIG, 3)
+    weights = {n: t.clone() for n, t in model.state_dict().items()}
+    before = {n: t.clone() for n, t in weights.items()}
+    (first,) = (metrics for _, metrics in epochs({**CONFIG, "lr": 1e-6, "init_scale": 3.0}, 1, weights))
+    assert first["accuracy"] == pytest.approx(last["accuracy"], abs=0.01)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("other", [{"width": 20}, {"depth": 2}, {"activation": (CONFIG["activation"] + 1) % 3}])
+def test_a_run_does_not_go_on_from_weights_of_another_architecture(other):
+    weights = Classifier("mlp", 16, 1, CONFIG["activation"]).state_dict()
+    with pytest.raises(RuntimeError, match=r"activation|layers|size mismatch"):
+        next(epochs({**CONFIG, **other}, 1, weights))
+
+
+def test_weights_that_are_no_longer_numbers_end_a_run():
+    with pytest.raises(FloatingPointError, match="smaller learning rate"):
+        list(epochs({**CONFIG, "lr": float("inf")}, 1))
 
 
 def test_a_network_that_is_sure_and_always_answers_one_digit_is_wrong_and_badly_calibrated():

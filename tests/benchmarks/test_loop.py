@@ -130,6 +130,32 @@ def test_the_books_know_that_digits_starts_from_nothing_and_no_network_is_beyond
     assert at_the_edge.values[0, 1] <= digits.reference[1] + 1e-12
 
 
+def test_a_diverged_epoch_of_digits_is_paid_for_and_counts_as_nothing(digits, monkeypatch):
+    def diverging(*_):
+        yield from ()
+        raise FloatingPointError("weights are no longer numbers")
+
+    monkeypatch.setattr(loop_workloads.digits, "epochs", diverging)
+    run = digits.train(Digits.space.sample(1, np.random.default_rng(0))[0])
+    assert digits.left == 29
+    assert digits.ledger.notes == [[0, 0, 0, 1]]
+    assert digits.final(run) == digits.ledger.values[0] == digits.reference.tolist()
+
+
+def test_earlier_runs_of_digits_are_kept_and_may_be_started_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop_trainer, "EARLIER", 2)
+    monkeypatch.setattr(Digits, "length", 2)
+    first = Trainer(Digits(tmp_path), 4, seed=1, zoo=True)
+    monkeypatch.setattr(loop_workloads.digits, "epochs", None)  # what is kept is not trained again
+    again = Trainer(Digits(tmp_path), 4, seed=1, zoo=True)
+    assert again.left == 4
+    assert [s.key for s in again.starts()] == ["zoo/0/1", "zoo/0/2", "zoo/1/1", "zoo/1/2"]
+    for a, b in zip(first.runs, again.runs, strict=True):
+        assert a.config == b.config
+        np.testing.assert_array_equal(a.values, b.values)
+        np.testing.assert_allclose(again.workload.evaluate(again.state(b.keys[-1])), b.values[-1])
+
+
 def test_a_smaller_network_widens_the_front_of_digits_and_a_larger_one_does_not():
     line = {
         "workload": "digits",
