@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from epsopt.optimize.targets import Objective
     from epsopt.studies.loop.report import LoopReport
 
+_FEWEST_TO_COMPARE = 4
+"""Runs in each half of the history; the share of fewer says nothing."""
+
 
 @click.command("report")
 @click.option(
@@ -48,7 +51,7 @@ def command(options: Options, page: Path | None) -> None:
         return
     show_proposals(report, project.objectives)
     line("")
-    for text in [*_calibration(report.accuracy, report), *_front(report)]:
+    for text in _sentences(report):
         say(text)
     if page is not None:
         line(f"wrote {page}")
@@ -59,11 +62,15 @@ def _write(page: Path, name: str, report: LoopReport, objectives: Sequence[Objec
     from epsopt.zoo.errors import UsageError
 
     figure = report_figure(report, objectives) if report.measured() else None
-    lines = [*_counts(report), *_calibration(report.accuracy, report), *_front(report)]
+    lines = [*_counts(report), *_sentences(report)]
     try:
         write_page(page, f"{name}: predicted and measured", lines, figure)
     except OSError as error:
         raise UsageError(f"{page}: cannot be written: {error.strerror or error}") from error
+
+
+def _sentences(report: LoopReport) -> list[str]:
+    return [*_calibration(report.accuracy, report), *_over_time(report), *_front(report), *_audits(report)]
 
 
 def _counts(report: LoopReport) -> list[str]:
@@ -93,6 +100,36 @@ def _calibration(accuracy: Sequence[Accuracy], report: LoopReport) -> list[str]:
     return said
 
 
+def _over_time(report: LoopReport) -> list[str]:
+    """Say whether the intervals hold better or worse than they did: earlier half of the runs, later half."""
+    half = len(report.over_time) // 2
+    if half < _FEWEST_TO_COMPARE:
+        return []
+    said = []
+    earlier = {a.name: a for a in report.over_time[half - 1]}
+    for a in report.accuracy:
+        before = earlier.get(a.name)
+        if before is None or not before.n or a.n == before.n:
+            continue
+        n, inside = a.n - before.n, a.inside - before.inside
+        error = (a.error * a.n - before.error * before.n) / n
+        said.append(
+            f"{a.name} over time: {before.inside} of the first {before.n} inside, mean error {before.error:.3g}; "
+            f"{inside} of the last {n}, {error:.3g}."
+        )
+    return said
+
+
+def _audits(report: LoopReport) -> list[str]:
+    """Say how those fared that would have been stopped."""
+    if not report.audits:
+        return []
+    joined = sum(a.joined for a in report.audits)
+    expected = sum(a.probability for a in report.audits)
+    left = f"Hopeless, but left to finish: {len(report.audits)}"
+    return [f"{left}; {joined} of them reached the front after all ({expected:.1f} expected)."]
+
+
 def _front(report: LoopReport) -> list[str]:
     gain = report.gain
     runs = {report.new[i].run for i in gain.joined}
@@ -113,4 +150,5 @@ def _document(report: LoopReport) -> dict[str, Any]:
         ],
         "over_time": [accuracy_json(step) for step in report.over_time],
         "hypervolume": {**hypervolume_json(report), "over_time": list(report.hypervolumes)},
+        "audits": [{"number": a.number, "probability": a.probability, "joined": a.joined} for a in report.audits],
     }

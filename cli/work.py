@@ -236,7 +236,9 @@ def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json
     planned = []
     for taken in queued:
         out = run_folder(project, taken.number)
-        planned.append((taken, render_command(project.command or (), {**fixed, **taken.params}, out, taken.init_from)))
+        params = {**fixed, **taken.params}
+        command = render_command(project.command or (), params, out, taken.init_from, taken.resume_from)
+        planned.append((taken, command))
     if as_json:
         print_json({"would_run": [{"number": t.number, "command": arguments} for t, arguments in planned]})
         return

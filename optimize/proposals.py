@@ -9,7 +9,7 @@ et al. 2021, Ament et al. 2023) over valid configurations only.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epsopt.optimize.acquisition import noisy_improvement
+from epsopt.optimize.ends import expected_end
 from epsopt.optimize.forecast import Forecast, fit_forecast
 from epsopt.optimize.latent_search import known_latents
 from epsopt.optimize.pareto import non_dominated
@@ -28,6 +29,7 @@ from epsopt.optimize.reuse import Branch, best_branches, predict_branch
 from epsopt.optimize.scoring import Scorer, measured_table
 from epsopt.optimize.space import Config, Space
 from epsopt.optimize.targets import Objective, Target
+from epsopt.optimize.trajectory import run_paths
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
@@ -45,39 +47,66 @@ _MOST_PENDING = 32
 
 @dataclass(frozen=True, eq=False)
 class PastRun:
-    """A finished run to learn from.
+    """A run to learn from.
 
     Attributes:
         name: the run's name.
         config: its hyperparameters.
-        z: ``(latent,)`` of its last checkpoint.
-        metrics: measured metrics of its last checkpoint.
+        z: ``(latent,)`` of its last checkpoint; of one that was cut off, what its end is expected to be.
+        metrics: measured metrics of its last checkpoint; none for one that was cut off: it measured no end.
+        finished: whether it was not cut off.
     """
 
     name: str
     config: Mapping[str, Any]
     z: Tensor
     metrics: dict[str, float | None]
+    finished: bool = True
 
 
-def past_runs(surrogate: Surrogate, checkpoints: Sequence[Checkpoint]) -> list[PastRun]:
+def past_runs(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], cut_off: Collection[int] = ()) -> list[PastRun]:
     """Return what each run ended at: its last checkpoint (highest epoch) that the map knows.
 
     Args:
         surrogate: the fitted map.
         checkpoints: the catalogue's, ordered by run and epoch as it gives them.
+        cut_off: ids of runs that did not end by themselves (stopped early, failed, still training): their last
+            checkpoint is not taken for their end (:func:`epsopt.optimize.ends.expected_end`).
 
     Returns:
-        One past run for each run that was trained, in the order of the checkpoints.
+        One past run for each run that was trained, in the order of the checkpoints; none for a run that was cut off
+        where too few others tell how it would have gone on.
 
     Raises:
         UsageError: the map knows none of the checkpoints.
     """
     latents, known = known_latents(surrogate, checkpoints)
     last = {c.run_id: i for i, c in enumerate(known) if not is_recombined(c)}
-    return [
-        PastRun(known[i].run, known[i].hyperparameters, latents[i], known[i].metrics) for i in sorted(last.values())
-    ]
+    ends = _ends_of_cut_off(surrogate, known, latents, last, set(cut_off))
+    out = []
+    for run_id, i in sorted(last.items(), key=lambda pair: pair[1]):
+        if run_id not in ends:
+            out.append(PastRun(known[i].run, known[i].hyperparameters, latents[i], known[i].metrics))
+        elif (end := ends[run_id]) is not None:
+            out.append(PastRun(known[i].run, known[i].hyperparameters, end, {}, finished=False))
+    return out
+
+
+def _ends_of_cut_off(
+    surrogate: Surrogate,
+    known: Sequence[Checkpoint],
+    latents: Tensor,
+    last: Mapping[int, int],
+    cut_off: set[int],
+) -> dict[int, Tensor | None]:
+    """Expected ends by the run's id."""
+    if not cut_off & last.keys():
+        return {}
+    rows = [i for i, c in enumerate(known) if c.run_id in last and not is_recombined(c)]
+    ids = list(dict.fromkeys(known[i].run_id for i in rows))
+    paths = dict(zip(ids, run_paths(surrogate, [known[i] for i in rows], latents[rows]), strict=True))
+    finished = [path for run_id, path in paths.items() if run_id not in cut_off]
+    return {run_id: expected_end(paths[run_id], finished) for run_id in ids if run_id in cut_off}
 
 
 @dataclass(frozen=True)
@@ -129,7 +158,7 @@ def propose(
     Args:
         surrogate: the fitted map (``g``).
         space: what may be launched.
-        past: finished runs; at least eight whose configuration lies in the space.
+        past: past runs; at least eight that ended by themselves and whose configuration lies in the space.
         objectives: what to push.
         targets: become constraints.
         n: how many proposals.
@@ -152,10 +181,12 @@ def propose(
     if not 0.0 < level < 1.0:
         raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
     usable = [r for r in past if space.describes(r.config)]
-    if len(usable) < FEWEST_RUNS:
+    whole = sum(r.finished for r in usable)
+    if whole < FEWEST_RUNS:
         raise EmptyCatalogue(
-            f"proposals learn from past runs: {len(usable)} of the catalogue's runs have every hyperparameter of "
-            f"the search space, at least {FEWEST_RUNS} are needed; ingest more runs, or start with a random sweep"
+            f"proposals learn from past runs: {whole} of the catalogue's runs have every hyperparameter of the search "
+            f"space and were not cut off, at least {FEWEST_RUNS} are needed; ingest more runs, or start with a random "
+            "sweep"
         )
     for objective in objectives:
         if all(r.metrics.get(objective.name) is None for r in usable):
@@ -204,18 +235,18 @@ def _candidates(
     parents = [past[i].config for i in front] or [r.config for r in past]
     pool = space.sample(max(_RANDOM, 8 * n), rng)
     pool += [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL)]
-    seen = {_key(space, config) for config in (*(r.config for r in past), *avoid) if space.describes(config)}
+    seen = {config_key(space, config) for config in (*(r.config for r in past), *avoid) if space.describes(config)}
     out = []
     for config in pool:
-        key = _key(space, config)
+        key = config_key(space, config)
         if key not in seen:
             seen.add(key)
             out.append(config)
     return out
 
 
-def _key(space: Space, config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """What makes two configurations the same: floats within a thousandth of their range, the rest exactly."""
+def config_key(space: Space, config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Tell what makes two configurations the same: floats within a thousandth of their range, the rest exactly."""
     return tuple(
         (p.name, round(p.to_unit(config[p.name]), 3) if p.kind == "float" else config[p.name])
         for p in space.active(config)

@@ -34,8 +34,9 @@ class EpsilonSampler(BaseSampler):
     """Suggests whole configurations by expected hypervolume improvement over curves of earlier runs.
 
     Works for one objective or several, with constraints (``trial.set_constraint``), with conditional parameters (an
-    inactive one is masked, not guessed), and beside other workers (what they run counts as under way). Parameters that
-    nothing is known of yet are drawn at random.
+    inactive one is masked, not guessed), and beside other workers (what they run counts as under way). Of a pruned
+    trial what it reported is learned, as of one on its way. Parameters that nothing is known of yet are drawn at
+    random.
 
     Args:
         catalogue: earlier runs to start from; a :class:`~epsopt.zoo.Catalogue` or its URL.
@@ -93,9 +94,10 @@ class EpsilonSampler(BaseSampler):
         objectives = self._objectives(study)
         trials = study.get_trials(deepcopy=False)
         done = [t for t in trials if t.state is TrialState.COMPLETE]
+        pruned = [t for t in trials if t.state is TrialState.PRUNED]
         running = [t for t in trials if t.state is TrialState.RUNNING and t.number != trial.number]
         space = space_of(search_space, [t.params for t in done])
-        curves = self._curves(space, objectives, done)
+        curves = self._curves(space, objectives, done, pruned)
         if len(curves) < max(self._n_startup, 2):
             return {n: _snap(v, search_space[n]) for n, v in space.sample(1, self._rng)[0].items()}
         length = float(max(c.steps[-1] for c in curves))
@@ -131,8 +133,18 @@ class EpsilonSampler(BaseSampler):
             for name, direction in zip(names, study.directions, strict=True)
         ]
 
-    def _curves(self, space: Space, objectives: Sequence[Objective], trials: Sequence[FrozenTrial]) -> list[Curve]:
-        """What is known: the catalogue's runs with all their checkpoints, and the study's trials with their ends."""
+    def _curves(
+        self,
+        space: Space,
+        objectives: Sequence[Objective],
+        trials: Sequence[FrozenTrial],
+        pruned: Sequence[FrozenTrial],
+    ) -> list[Curve]:
+        """What is known: the catalogue's runs with all their checkpoints, and the study's trials.
+
+        Of a trial its end is known. Of one that was pruned it is not, only what it had reported by then, and that tells
+        something of its end beside what whole trials reported on their way.
+        """
         past = {} if self._catalogue is None else past_curves(self._catalogue.checkpoints(), space, objectives)
         curves = list(past.values())[-_MOST_RUNS:]
         length = float(max((c.steps[-1] for c in curves), default=1.0))
@@ -140,13 +152,27 @@ class EpsilonSampler(BaseSampler):
         names = sorted({name for t in trials for name in t.constraints})
         if names:  # the catalogue knows nothing of the study's constraints
             curves = [_with_constraints(c, len(names)) for c in curves]
-        for t in trials[-_MOST_RUNS:]:
+        reports = [t.intermediate_values for t in (trials or pruned) if t.intermediate_values]
+        last = max((max(r) - min(r) + 1 for r in reports), default=1)
+        for t in sorted((*trials, *pruned), key=lambda t: t.number)[-_MOST_RUNS:]:
             if not space.describes(t.params) or _identity(space, t.params) in seen:
                 continue
-            values = [v if math.isfinite(v) else math.nan for v in t.values]
             limits = [t.constraints.get(name, math.nan) for name in names]
-            curves.append(Curve(t.params, np.array([length]), np.array([[*values, *limits]])))
+            reported = _reported(t, length / last) if pruned else {}
+            rows = {s: [v, *(math.nan for _ in names)] for s, v in reported.items()}
+            if t.state is TrialState.COMPLETE:  # it reports nothing after its end
+                rows = {s: row for s, row in rows.items() if s < length}
+                rows[length] = [*(v if math.isfinite(v) else math.nan for v in t.values), *limits]
+            if rows:
+                curves.append(Curve(t.params, np.array(list(rows)), np.array(list(rows.values()))))
         return [c for c in curves if np.isfinite(c.values).any()]
+
+
+def _reported(trial: FrozenTrial, unit: float) -> dict[float, float]:
+    """What a trial of one objective reported, by time since its start; others cannot report."""
+    first = min(trial.intermediate_values, default=0)
+    reports = sorted(trial.intermediate_values.items())
+    return {(s - first + 1) * unit: v for s, v in reports if math.isfinite(v)}
 
 
 def space_of(distributions: Mapping[str, BaseDistribution], seen: Sequence[Mapping[str, Any]]) -> Space:

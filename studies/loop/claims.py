@@ -33,7 +33,10 @@ _BEAT: Table = models.TrialHeartbeatModel.__table__
 MOST_RETRIES = 1
 """How often a trial whose worker died is queued again: what kills two workers would kill a third."""
 
-OF_ONE_ATTEMPT = ("worker", "folder", "checkpoints", "failure", "path", "stopped.probability", "stopped.reason")
+OF_ONE_ATTEMPT = (
+    "worker", "folder", "checkpoints", "failure", "path", "stopped.probability", "stopped.reason",
+    "audit.probability", "audit.checkpoints",
+)  # fmt: skip
 """User attributes (and all ``measured.NAME``) that say what became of a trial; a retry starts without them."""
 
 
@@ -230,6 +233,9 @@ def _queue_again(connection: Connection, study_id: int, trial_id: int, *, counte
     if retries > MOST_RETRIES:
         return None
     kept = {n: v for n, v in user.items() if n not in OF_ONE_ATTEMPT and not n.startswith("measured.")}
+    written = user.get("checkpoints")
+    if written:  # a program that can go on from its checkpoints may (train.command's {resume_from})
+        kept["resume_from"] = written[-1]["path"]
     # As Optuna's own RetryHeartbeatStaleTrialCallback marks a retry.
     history = [*system.get("retry_history", []), number]
     again = create_trial(

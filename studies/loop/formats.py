@@ -21,6 +21,18 @@ class Config(Proposal, Protocol):
     def fixed(self) -> Mapping[str, Any]:
         """Constants of the past runs."""
 
+    @property
+    def joins_front(self) -> float:
+        """Probability that no measured final checkpoint dominates it."""
+
+    @property
+    def nearest_runs(self) -> Sequence[tuple[str, float]]:
+        """Past runs with the most similar hyperparameters, and how far they are."""
+
+    @property
+    def reason(self) -> str:
+        """Why it was chosen, in one line."""
+
 
 def as_yaml(proposals: Sequence[Config], numbers: Sequence[int | None]) -> str:
     """Return a YAML list; read back (YAML 1.1 or 1.2) it gives the same values of the same types.
@@ -48,6 +60,10 @@ def as_yaml(proposals: Sequence[Config], numbers: Sequence[int | None]) -> str:
             "fixed": dict(p.fixed),
             "init_from": p.init_from,
             "predicted": {n: {"value": v, "low": p.low[n], "high": p.high[n]} for n, v in p.point.items()},
+            "probability": p.probability,
+            "joins_front": p.joins_front,
+            "nearest_runs": [{"run": run, "distance": distance} for run, distance in p.nearest_runs],
+            "reason": p.reason,
         }
         for p, number in zip(proposals, numbers, strict=True)
     ]
@@ -127,7 +143,7 @@ def _hydra_value(value: Any) -> str:
 
 
 def as_shell(commands: Sequence[Sequence[str]], cwd: Path) -> str:
-    """Return one command line for each argument list, quoted quoted so for a POSIX shell."""
+    """Return one command line for each argument list, quoted for a POSIX shell."""
     lines = []
     for arguments in commands:
         text = shlex.join(arguments)

@@ -120,7 +120,8 @@ def learn(task: Task) -> None:
     """
     import optuna
 
-    from epsopt.studies.loop.proposing import propose_next, queue_random, too_few
+    from epsopt.studies.loop.proposing import propose_next, queue_random, runs_cut_off, too_few
+    from epsopt.studies.loop.queue import proposed_trials
     from epsopt.studies.maps import fit_map, load_map, unseen
     from epsopt.studies.project.file import load_project
     from epsopt.studies.storage import open_storage
@@ -132,9 +133,11 @@ def learn(task: Task) -> None:
     with Catalogue(task.storage, project.rename) as catalogue, _lease(catalogue, wait=bool(task.propose)) as ours:
         if not ours:
             return
-        if project.space is not None and too_few(project.space, catalogue.checkpoints()):
+        checkpoints = catalogue.checkpoints()
+        cut = runs_cut_off(project, proposed_trials(storage, project.name), checkpoints)
+        if project.space is not None and too_few(project.space, checkpoints, cut):
             if task.propose and not _is_queued(storage, project.name):
-                queue_random(project, storage, project.space, task.propose, task.seed)
+                queue_random(project, storage, project.space, task.propose, task.seed, checkpoints)
             return
         try:
             surrogate, _ = load_map(catalogue)

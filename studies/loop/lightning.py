@@ -17,6 +17,7 @@ import numpy as np
 
 from epsopt.optimize.loop.curves import Curve
 from epsopt.optimize.loop.stopping import Decision, Stopper
+from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective, Target
 from epsopt.studies.loop.stopping import CatalogueStopper
 from epsopt.studies.project.file import Project, load_project
@@ -57,8 +58,9 @@ class StopHopeless:
         stopped: why the run was stopped; None if it was not.
 
     Raises:
-        UsageError: options that make no sense. At the start of the training: no project or no objectives. At its first
-            evaluation: an objective that was not logged.
+        UsageError: options that make no sense. At the start of the training: no project, no objectives, or a
+            hyperparameter of the search space that this run does not have. At its first evaluation: an objective that
+            was not logged.
         EmptyCatalogue: at the start of the training: there is no catalogue.
     """
 
@@ -135,6 +137,7 @@ class StopHopeless:
         if trainer.is_global_zero:
             try:
                 self._judge, self._objectives = self._open()
+                _check(self._config, self._judge.space)
             except EpsoptError as error:
                 failed = error
         name = self._run or (str(self._own[0]) if self._own else uuid4().hex)
@@ -262,6 +265,18 @@ def _hyperparameters(trainer: Any, module: Any) -> dict[str, Any]:
 def _short(run: str | None) -> str:
     parts = Path(run or "the run").parts
     return parts[-2] if parts[-1] == "checkpoints" and len(parts) > 1 else parts[-1]
+
+
+def _check(config: Mapping[str, Any], space: Space | None) -> None:
+    """Refuse a run of which less is known than a declared search space wants."""
+    if space is None or space.describes(config):
+        return
+    lacking = ", ".join(p.name for p in space.active(config) if not p.takes(config.get(p.name)))
+    raise UsageError(
+        f"nothing usable is known of this run's {lacking}: call self.save_hyperparameters() in the model, or give "
+        "StopHopeless(config={...}) with the hyperparameters by the names of the search space; there are: "
+        f"{', '.join(sorted(config)) or 'none'}"
+    )
 
 
 def _places(trainer: Any) -> tuple[Path, ...]:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
 
 from epsopt.optimize.inference import infer_space
 from epsopt.optimize.pareto import non_dominated
-from epsopt.optimize.proposals import FEWEST_RUNS, Proposal, past_runs, propose
+from epsopt.optimize.proposals import FEWEST_RUNS, Proposal, config_key, past_runs, propose
 from epsopt.optimize.scoring import measured_table
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective, Target
 from epsopt.studies.loop.queue import config_of, proposed_trials, record_proposals
-from epsopt.studies.loop.run import folder_of
+from epsopt.studies.loop.run import cut_off, folder_of
 from epsopt.studies.project.command import takes_start
 from epsopt.studies.project.file import Project
 from epsopt.surrogate.surrogate import Surrogate
-from epsopt.zoo.errors import UsageError
+from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.records import Checkpoint
 
 MOST_STARTS = 12
 """Front checkpoints that are weighed as starts; a larger front is thinned evenly."""
+_DRAWS = 32  # times as many random configurations are drawn as are wanted
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Proposed:
         proposals: the most valuable first.
         numbers: of their trials; where they were not queued, those that they would have got.
         space: what was searched.
-        n_past: finished runs that were learned from.
+        n_past: runs that were learned from, those that were cut off included.
     """
 
     proposals: tuple[Proposal, ...]
@@ -61,6 +63,8 @@ def propose_next(
     progress: Callable[[str, float], None] | None = None,
 ) -> Proposed:
     """Propose the next training runs, none of which ran, runs or waits already, and queue them.
+
+    Runs that were stopped early, failed or still train are learned from by where they are expected to end.
 
     Args:
         project: the space, unless it is to be inferred, and the train command.
@@ -89,10 +93,15 @@ def propose_next(
     # A run that started from another's checkpoint says little of where its hyperparameters alone lead.
     reused = {folder_of(project, t) for t in trials if "init_from" in t.user_attrs}
     scratch = [c for c in checkpoints if reused.isdisjoint(Path(c.path).parents)]
-    past = past_runs(surrogate, scratch)
+    past = past_runs(surrogate, scratch, runs_cut_off(project, trials, scratch))
     space = project.space or infer_space([r.config for r in past])
-    before = [config_of(t) for t in trials if "init_from" not in t.user_attrs]
-    pending = [config_of(t) for t in trials if not t.state.is_finished() and "init_from" not in t.user_attrs]
+    own = [t for t in trials if "init_from" not in t.user_attrs]
+    ran = {c.run_id: c.hyperparameters for c in scratch}  # those that the map does not know yet, too
+    before = [*map(config_of, own), *ran.values()]
+    # A run of which the map knows a checkpoint is among the past ones: more is known of it than its hyperparameters.
+    learned = {r.name for r in past}
+    begun = {folder for c in scratch if c.run in learned for folder in Path(c.path).parents}
+    pending = [config_of(t) for t in own if not t.state.is_finished() and folder_of(project, t) not in begun]
     starts = front_checkpoints(surrogate, checkpoints, objectives) if reuse else []
     proposals = propose(
         surrogate, space, past, objectives, targets,
@@ -103,6 +112,12 @@ def propose_next(
     else:
         numbers = list(range(len(trials), len(trials) + len(proposals)))
     return Proposed(tuple(proposals), tuple(numbers), space, len(past))
+
+
+def runs_cut_off(project: Project, trials: Sequence[FrozenTrial], checkpoints: Sequence[Checkpoint]) -> set[int]:
+    """Return the ids of proposed runs that did not end by themselves: stopped early, failed, lost or still training."""
+    folders = cut_off(project, trials)
+    return {c.run_id for c in checkpoints if not folders.isdisjoint(Path(c.path).parents)}
 
 
 @dataclass(frozen=True)
@@ -117,21 +132,52 @@ class _Unpredicted:
     init_from: str | None = None
 
 
-def too_few(space: Space, checkpoints: Sequence[Checkpoint]) -> bool:
-    """Whether there are too few runs to learn proposals from."""
-    configs = {c.run_id: c.hyperparameters for c in checkpoints if any(v is not None for v in c.metrics.values())}
+def too_few(space: Space, checkpoints: Sequence[Checkpoint], cut_off: Collection[int] = ()) -> bool:
+    """Whether there are too few runs to learn proposals from; those that were cut off show no end."""
+    whole = [c for c in checkpoints if c.run_id not in cut_off]
+    configs = {c.run_id: c.hyperparameters for c in whole if any(v is not None for v in c.metrics.values())}
     return sum(space.describes(config) for config in configs.values()) < FEWEST_RUNS
 
 
-def queue_random(project: Project, storage: RDBStorage, space: Space, n: int, seed: int = 0) -> list[int]:
+def queue_random(
+    project: Project,
+    storage: RDBStorage,
+    space: Space,
+    n: int,
+    seed: int = 0,
+    checkpoints: Sequence[Checkpoint] = (),
+) -> list[int]:
     """Queue random configurations, with nothing predicted of them: what a search begins with.
+
+    Args:
+        project: names the study.
+        storage: where it is.
+        space: what may be launched.
+        n: how many at most; fewer where a small space holds no more that did not run.
+        seed: of the configurations.
+        checkpoints: the catalogue's; what they ran with is not queued again.
 
     Returns:
         Their trials' numbers.
+
+    Raises:
+        EpsoptError: everything that was drawn from the space ran already.
     """
-    begun = len(proposed_trials(storage, project.name))  # the next ones differ from those before
-    configs = [_Unpredicted(c) for c in space.sample(n, np.random.default_rng([seed, begun]))]
-    return record_proposals(storage, project.name, project.objectives, space, configs)
+    trials = proposed_trials(storage, project.name)
+    ran = {c.run_id: c.hyperparameters for c in checkpoints}.values()
+    seen = {config_key(space, c) for c in [*map(config_of, trials), *ran] if space.describes(c)}
+    rng = np.random.default_rng([seed, len(trials)])  # the next ones differ from those before
+    found: dict[Any, Mapping[str, Any]] = {}
+    for config in (c for _ in range(_DRAWS) for c in space.sample(n, rng)):
+        key = config_key(space, config)
+        if key not in seen and len(found) < n:
+            found.setdefault(key, config)
+    if not found:
+        raise EpsoptError(
+            f"no configuration of the search space is left that did not run, in {_DRAWS * n} random ones: widen "
+            f"[space] in {project.file}"
+        )
+    return record_proposals(storage, project.name, project.objectives, space, [_Unpredicted(c) for c in found.values()])
 
 
 def front_checkpoints(

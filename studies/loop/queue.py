@@ -43,6 +43,12 @@ class Taken:
     trial_id: int = -1
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def resume_from(self) -> str | None:
+        """The last checkpoint of an attempt that was interrupted; None: there was none, or it left nothing."""
+        found = self.attributes.get("resume_from")
+        return found if isinstance(found, str) else None
+
 
 def study_name(project: str) -> str:
     """Name the study of a project's proposals."""

@@ -44,6 +44,9 @@ class ProposalOutcome:
         why: why it failed or was stopped, in one line.
         finished: when.
         checkpoints: how many it wrote.
+        audit: probability for which it would have been stopped early, if it were not one of those that are left to
+            finish; ``None``: it would not.
+        audit_after: how many checkpoints it had then.
     """
 
     number: int
@@ -60,6 +63,23 @@ class ProposalOutcome:
     why: str | None
     finished: datetime | None
     checkpoints: int
+    audit: float | None = None
+    audit_after: int = 0
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A run that would have been stopped early, but was left to finish, so that the forecasts are held to account.
+
+    Attributes:
+        number: of its proposal.
+        probability: that was forecast, of a later checkpoint on the front.
+        joined: whether a later checkpoint of it is on the measured front.
+    """
+
+    number: int
+    probability: float
+    joined: bool
 
 
 @dataclass(frozen=True)
@@ -74,6 +94,7 @@ class LoopReport:
         hypervolumes: of the measured front after each of them, as ``gain`` measures it.
         old: checkpoints of earlier runs.
         new: checkpoints of proposed runs.
+        audits: runs that would have been stopped early, in order.
     """
 
     proposals: tuple[ProposalOutcome, ...]
@@ -83,6 +104,7 @@ class LoopReport:
     hypervolumes: tuple[float, ...]
     old: tuple[Checkpoint, ...]
     new: tuple[Checkpoint, ...]
+    audits: tuple[Audit, ...] = ()
 
     def measured(self) -> list[ProposalOutcome]:
         """Return the proposals whose runs ended by themselves, in the order in which they ended."""
@@ -136,7 +158,23 @@ def loop_report(project: Project, storage: RDBStorage, checkpoints: Sequence[Che
         hypervolumes=_hypervolumes(project, report, proposed),
         old=old,
         new=new,
+        audits=_audits(proposals, [new[i] for i in gain.joined], proposed, new),
     )
+
+
+def _audits(
+    proposals: Sequence[ProposalOutcome],
+    joined: Sequence[Checkpoint],
+    owner: Mapping[int, int],
+    new: Sequence[Checkpoint],
+) -> tuple[Audit, ...]:
+    out = []
+    for p in proposals:
+        if p.audit is None or p.state == "running":
+            continue
+        later = {c.id for c in [c for c in new if owner[c.id] == p.number][p.audit_after :]}  # by epoch, as catalogued
+        out.append(Audit(p.number, p.audit, any(c.id in later for c in joined)))
+    return tuple(out)
 
 
 def _when(proposal: ProposalOutcome) -> tuple[datetime, int]:
@@ -196,4 +234,6 @@ def _outcome(trial: FrozenTrial) -> ProposalOutcome:
         why=attributes.get("failure") or attributes.get("stopped.reason"),
         finished=trial.datetime_complete,
         checkpoints=len(attributes.get("checkpoints", ())),
+        audit=attributes.get("audit.probability"),
+        audit_after=int(attributes.get("audit.checkpoints", 0)),
     )

@@ -112,7 +112,8 @@ def prepare(
     out = _new_folder(project, taken.number)
     _say(storage, taken, "folder", str(out))
     try:
-        arguments = render_command(project.command or (), {**space.fixed, **taken.params}, out, taken.init_from)
+        params = {**space.fixed, **taken.params}
+        arguments = render_command(project.command or (), params, out, taken.init_from, taken.resume_from)
         threads = max(1, _cores() // max(terms.jobs, 1))
         training = Training(Launch(tuple(arguments), out, project.cwd, threads, terms.grace))
     except EpsoptError as error:
@@ -156,6 +157,9 @@ class Run:
         taken: the proposal.
         training: the program.
         watch: seconds between looks at its folder.
+        checkpoints: those that it has written.
+        decision: the one that stopped it.
+        spared: the first one that would have, if it were no audit run.
     """
 
     project: Project
@@ -166,11 +170,13 @@ class Run:
     watch: float = 1.0
     checkpoints: list[Checkpoint] = field(default_factory=list)
     decision: Decision | None = None
+    spared: Decision | None = None
 
     def __post_init__(self) -> None:
         self._seen: frozenset[tuple[str, object]] = frozenset()
         self._looked = time.monotonic()
         self._stopping = False
+        self._spared_at = 0
 
     @property
     def number(self) -> int:
@@ -218,6 +224,8 @@ class Run:
                 decision = stopper.should_stop(self, self.checkpoints)
                 if decision.stop:
                     self.stop(decision)
+                elif self.spared is None and getattr(decision, "audit", False):
+                    self.spared, self._spared_at = decision, len(self.checkpoints)
         return None
 
     def stop(self, decision: Decision) -> None:
@@ -265,6 +273,8 @@ class Run:
             state, values, failure = TrialState.FAIL, None, self.training.failure(status)
         elif values is None:
             state, failure = TrialState.FAIL, self._nothing_measured(last)
+        if self.spared is not None:
+            said |= {"audit.probability": float(self.spared.probability), "audit.checkpoints": self._spared_at}
         provenance = "training failed" if state == TrialState.FAIL else "measured"
         said |= outcome_attributes(metrics, None if last is None else last.path, provenance)
         if state == TrialState.FAIL:

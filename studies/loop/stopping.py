@@ -60,6 +60,11 @@ class CatalogueStopper:
         """What counts."""
         return self._objectives
 
+    @property
+    def space(self) -> Space | None:
+        """Of the hyperparameters; None while it is to be inferred."""
+        return self._space
+
     def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Measured]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""
         steps = [c for c in checkpoints_so_far if c.epoch is not None and c.epoch > 0]

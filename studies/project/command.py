@@ -13,8 +13,9 @@ from epsopt.zoo.errors import UsageError
 # An item is one argument, or a list of arguments that stays or goes together.
 Command = tuple[str | tuple[str, ...], ...]
 
-# Filled by epsopt itself: the run's folder, the interpreter that runs epsopt, the checkpoint that the run starts from.
-OWN_HOLES = ("out", "python", "init_from")
+# Filled by epsopt itself: the run's folder, the interpreter that runs epsopt, the checkpoint that the run starts from,
+# the last one that an attempt before it left when it was interrupted.
+OWN_HOLES = ("out", "python", "init_from", "resume_from")
 _HOLE = re.compile(r"\{\{|\}\}|\{([^\s{}\"':,]+)\}")  # {{ and }} stand for plain braces
 
 
@@ -30,7 +31,11 @@ def takes_start(command: Command) -> bool:
 
 
 def render_command(
-    command: Command, params: Mapping[str, Any], out: Path | str, init_from: str | None = None
+    command: Command,
+    params: Mapping[str, Any],
+    out: Path | str,
+    init_from: str | None = None,
+    resume_from: str | None = None,
 ) -> list[str]:
     """Fill the holes of a train command.
 
@@ -38,13 +43,15 @@ def render_command(
     hyperparameter: numbers in full precision, truth values as ``true`` and ``false``. A value stays inside its
     argument, whatever it holds. ``{init_from}`` becomes the checkpoint that the run starts from. An item that is a list
     (a flag and its value) is dropped as a whole when a hyperparameter that it needs is inactive, that is absent from
-    params or None, or when the run starts from scratch and it holds ``{init_from}``.
+    params or None, or when the run starts from scratch and it holds ``{init_from}``. So is one that holds
+    ``{resume_from}`` where no attempt was interrupted before.
 
     Args:
         command: the items, from the project file.
         params: the active hyperparameters of one run.
         out: where the run is to write.
         init_from: the checkpoint to start from; None starts from scratch.
+        resume_from: the last checkpoint of an interrupted attempt; a command without a place for it begins again.
 
     Returns:
         The arguments, for ``subprocess.run`` without a shell.
@@ -55,7 +62,10 @@ def render_command(
     """
     values = {name: value for name, value in params.items() if value is not None}
     values.update(out=str(out), python=sys.executable)
-    values.pop("init_from", None)
+    for own in ("init_from", "resume_from"):
+        values.pop(own, None)
+    if resume_from is not None:
+        values["resume_from"] = resume_from
     if init_from is not None:
         if not takes_start(command):
             raise UsageError(

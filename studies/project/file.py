@@ -186,12 +186,14 @@ def _parameter(file: Path, name: str, table: ParameterTable, parents: Mapping[st
 
 def _check_holes(file: Path, command: Command, space: Space | None) -> None:
     """A hole without a parameter is never filled, a parameter without a hole never reaches training."""
-    loose = next((item for item in command if isinstance(item, str) and "init_from" in holes(item)), None)
-    if loose is not None:
-        raise UsageError(
-            f'{file}: train.command: "{loose}" holds {{init_from}}, but most runs start from scratch: put the argument '
-            'and its flag into a list of their own, such as ["--init-from", "{init_from}"], which is dropped as a whole'
-        )
+    for own, why in (("init_from", "start from scratch"), ("resume_from", "were never interrupted")):
+        loose = next((item for item in command if isinstance(item, str) and own in holes(item)), None)
+        if loose is not None:
+            raise UsageError(
+                f'{file}: train.command: "{loose}" holds {{{own}}}, but most runs {why}: put the argument and its flag '
+                f'into a list of their own, such as ["--{own.replace("_", "-")}", "{{{own}}}"], which is dropped as a '
+                "whole"
+            )
     if space is None:
         return
     named = {p.name: p for p in space.parameters}

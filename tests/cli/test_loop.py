@@ -92,6 +92,8 @@ def test_every_format_says_the_same(mine, proposed, monkeypatch):
     wanted = mine(*asked, "--json").document["proposals"]
     said = {form: mine(*asked, "--format", form).out for form in ("yaml", "csv", "hydra", "shell")}
     assert configs(yaml.safe_load(said["yaml"])) == configs(wanted)
+    for kept, proposal in zip(yaml.safe_load(said["yaml"]), wanted, strict=True):
+        assert all(kept[n] == proposal[n] for n in ("joins_front", "nearest_runs", "reason", "predicted"))
     for row, config in zip(csv.DictReader(io.StringIO(said["csv"])), configs(wanted), strict=True):
         written = {n: str(v) for n, v in config.items()}
         assert {n: row[n] for n in config} == written
@@ -257,8 +259,9 @@ HOSTILE = [
 class Hostile:
     fixed: dict = {}  # noqa: RUF012
     point: dict = {}  # noqa: RUF012
-    init_from = None
+    init_from = probability = None
     low = high = point
+    joins_front, nearest_runs, reason = 0.5, (("run: 1", 0.1),), "no: reason"
 
     def __init__(self, value: str) -> None:
         self.params = {"x": value, "n": 1, "y": 1e-05, "flag": True}

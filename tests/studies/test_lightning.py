@@ -233,6 +233,8 @@ def test_what_makes_no_sense_is_refused_before_the_training(stopper, tmp_path):
     with pytest.raises(EmptyCatalogue, match="epsopt ingest"):
         fit(trainer(tmp_path, StopHopeless(f"sqlite:///{tmp_path}/no.db", objectives=DIRECTIONS)), Model(**GOOD))
     assert not (tmp_path / "no.db").exists()
+    with pytest.raises(UsageError, match=r"this run's b: call self.save_hyperparameters\(\).*there are: a$"):
+        fit(trainer(tmp_path, StopHopeless(stopper, config={"a": 0.5})), Model(**GOOD))
 
 
 def test_it_can_be_sent_to_another_process(stopper):

@@ -343,7 +343,15 @@ def test_the_checkpoint_to_start_from_has_an_argument_that_can_be_left_out():
         render_command(("train",), {}, "run", "/a.pt")
 
 
-def test_an_argument_for_the_start_that_cannot_be_left_out_is_refused(tmp_path):
-    (tmp_path / "epsopt.toml").write_text('[train]\ncommand = ["train", "--init-from={init_from}"]\n')
-    with pytest.raises(UsageError, match=r'"--init-from=\{init_from\}" holds \{init_from\}.*dropped as a whole'):
+@pytest.mark.parametrize("hole", ["init_from", "resume_from"])
+def test_an_argument_for_a_checkpoint_that_cannot_be_left_out_is_refused(tmp_path, hole):
+    (tmp_path / "epsopt.toml").write_text(f'[train]\ncommand = ["train", "--start={{{hole}}}"]\n')
+    with pytest.raises(UsageError, match=rf'"--start=\{{{hole}\}}" holds \{{{hole}\}}.*dropped as a whole'):
         load_project(tmp_path)
+
+
+def test_a_program_that_can_go_on_is_told_from_where_and_others_begin_again():
+    command = ("train", ("--resume", "{resume_from}"))
+    assert render_command(command, {"resume_from": "x"}, "run") == ["train"]
+    assert render_command(command, {}, "run", resume_from="/a b.pt") == ["train", "--resume", "/a b.pt"]
+    assert render_command(("train",), {}, "run", resume_from="/a.pt") == ["train"]

@@ -14,6 +14,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from epsopt.optimize.loop.stopping import Decision
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Target
 from epsopt.studies import open_storage, record_proposals
@@ -37,7 +38,7 @@ SPACE = Space(
 )
 COMMAND = (
     "{python}", "-I", "-S", str(PROGRAM), "--out", "{out}", "--lr", "{lr}", "--mode", "{mode}", "--epochs", "{epochs}",
-    "--seconds", "{seconds}", ("--init-from", "{init_from}"),
+    "--seconds", "{seconds}", ("--init-from", "{init_from}"), ("--resume-from", "{resume_from}"),
 )  # fmt: skip
 ORDERS = Orders(watch=0.03, lost_after=60, grace=5)
 
@@ -147,6 +148,23 @@ def test_a_hopeless_run_is_stopped_and_what_it_measured_is_kept(loop, mode):
     optuna.load_study(study_name="p/proposals", storage=loop.storage).ask({})  # samplers can live with it
 
 
+class Audits(StopsAt):
+    """A stopper that would stop, but leaves this run to finish."""
+
+    def should_stop(self, run, checkpoints_so_far) -> Decision:
+        found = super().should_stop(run, checkpoints_so_far)
+        return Decision(stop=False, probability=found.probability, reason=found.reason, audit=found.stop)
+
+
+def test_a_run_that_is_left_to_finish_keeps_what_was_thought_of_it(loop):
+    loop.queue({"epochs": 6, "seconds": 0.2}, {"lr": 0.9})
+    first, second = loop.work(stopper=Audits(2))
+    assert (first.state, first.n_checkpoints, second.state) == ("complete", 6, "complete")
+    said = loop.trials()[0].user_attrs
+    assert (said["audit.probability"], 2 <= said["audit.checkpoints"] < 6) == (0.02, True)
+    assert "audit.probability" not in loop.trials()[1].user_attrs
+
+
 def test_a_worker_that_was_taken_for_dead_stops_its_run_gently_and_tells_nothing(loop):
     loop.queue({"epochs": 100, "seconds": 0.15})
     told: list[str] = []
@@ -252,6 +270,11 @@ def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is
     assert loop.trials()[1].user_attrs["stopped.reason"] == "since it meets the targets"
     assert loop.trials()[0].user_attrs["failure"] == "another run reached the targets"
     assert ("reached", f"proposal_001:3 meets the targets: {worker.reached.path}") in told
+    interrupted = loop.trials()[0].user_attrs["checkpoints"][-1]["path"]
+    loop.work(replace(ORDERS, runs=2), stopper=StopsAt(1))
+    given = [(Path(t.user_attrs["folder"]) / "argv").read_text().split("\0") for t in loop.trials()]
+    assert given[3][-2:] == ["--resume-from", interrupted]
+    assert not any("--resume-from" in words for words in given[:3])
 
 
 def test_what_reached_the_targets_before_ends_the_work_before_it_begins(loop):

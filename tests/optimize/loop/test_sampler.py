@@ -12,7 +12,7 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveS
 
 from epsopt.optimize.loop.sampler import EpsilonSampler, space_of
 from epsopt.optimize.pareto import hypervolume
-from epsopt.zoo.errors import UsageError
+from epsopt.zoo.errors import EmptyCatalogue, UsageError
 from epsopt.zoo.records import Checkpoint
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -123,6 +123,46 @@ def test_failed_trials_are_passed_over() -> None:
         warnings.simplefilter("ignore")
         study.optimize(objective, n_trials=8)
     assert sum(t.state is optuna.trial.TrialState.COMPLETE for t in study.trials) == 4
+
+
+def slow_start(trial: optuna.Trial, *, pruned: bool) -> float:
+    """A loss that falls from 10 to its end, which x decides; pruned trials stop a third of the way."""
+    end = (trial.suggest_float("x", 0.0, 1.0) - 0.3) ** 2
+    for step in range(9):
+        trial.report(10 - (10 - end) * (step + 1) / 9, step)
+        if pruned and step == 2:
+            raise optuna.TrialPruned
+    return end
+
+
+def test_what_pruned_trials_reported_is_learned_and_not_taken_for_their_end() -> None:
+    study = optuna.create_study(direction="minimize", sampler=EpsilonSampler(seed=0))
+    for i, x in enumerate(np.linspace(0.0, 1.0, 12)):
+        study.enqueue_trial({"x": float(x)})
+        study.optimize(lambda t, i=i: slow_start(t, pruned=i % 2 == 0), n_trials=1)
+    sampler, trials = EpsilonSampler(seed=0), study.trials
+    space = space_of(trials[0].distributions, [t.params for t in trials])
+    done = [t for t in trials if t.state is optuna.trial.TrialState.COMPLETE]
+    pruned = [t for t in trials if t.state is optuna.trial.TrialState.PRUNED]
+    curves = sampler._curves(space, sampler._objectives(study), done, pruned)
+    assert [(len(c.steps), round(float(c.steps[-1]), 3)) for c in curves] == [(3, 0.333), (9, 1.0)] * 6
+    assert curves[1].values[-1, 0] == done[0].value
+    only_ends = sampler._curves(space, sampler._objectives(study), done, [])
+    assert [len(c.steps) for c in only_ends] == [1] * 6
+    assert abs(study.ask({"x": FloatDistribution(0.0, 1.0)}).params["x"] - 0.3) < 0.15
+
+
+def test_workers_in_threads_share_a_study() -> None:
+    study = optuna.create_study(directions=["maximize", "maximize"], sampler=EpsilonSampler(seed=0, n_startup_trials=4))
+    study.optimize(trade_off, n_trials=8, n_jobs=2)
+    assert [t.state.name for t in study.trials] == ["COMPLETE"] * 8
+    assert len({t.params["x"] for t in study.trials}) == 8
+
+
+def test_a_catalogue_that_is_not_there_is_said_and_not_made(tmp_path) -> None:
+    with pytest.raises(EmptyCatalogue, match="epsopt ingest"):
+        EpsilonSampler(catalogue=f"sqlite:///{tmp_path / 'typo.db'}")
+    assert not (tmp_path / "typo.db").exists()
 
 
 class Runs:

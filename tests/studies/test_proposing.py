@@ -1,0 +1,128 @@
+"""What proposals learn from: runs that ended, runs that were cut off, and runs that the map does not know yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from epsopt.optimize import Objective, Parameter, Space, past_runs
+from epsopt.optimize.ends import expected_end
+from epsopt.optimize.trajectory import RunPath
+from epsopt.studies import record_proposals, take_proposal
+from epsopt.studies.loop import proposing
+from epsopt.studies.loop.claims import finish
+from epsopt.studies.loop.proposing import propose_next, queue_random, runs_cut_off, too_few
+from epsopt.studies.loop.queue import proposed_trials
+from epsopt.studies.project.file import Project
+from epsopt.zoo.errors import EpsoptError
+
+from .fakes import FakeProposal
+
+OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))
+SPACE = Space((Parameter("lr", "float", 1e-4, 1e-2, log=True), Parameter("mode", "categorical", choices=("a", "b"))))
+PRUNED, RUNNING = (11, 12), 13
+
+
+@pytest.fixture
+def project(tmp_path, url) -> Project:
+    return Project("p", tmp_path / "epsopt.toml", tmp_path / "runs", url, OBJECTIVES, {}, SPACE, None, tmp_path)
+
+
+@pytest.fixture
+def checkpoints(zoo, project):
+    """Fourteen proposed runs, three of which have only their first two epochs."""
+    out = []
+    for c in zoo[1]:
+        if c.run_id < 11 or c.epoch <= 2:
+            config = {n: v for n, v in c.hyperparameters.items() if n != "seed"}
+            path = str(project.runs / f"proposal_{c.run_id:03d}" / f"{c.epoch}.pt")
+            out.append(replace(c, path=path, run=f"proposal_{c.run_id:03d}", hyperparameters=config))
+    return out
+
+
+@pytest.fixture
+def told(project, storage, checkpoints):
+    """Their study: eleven ended by themselves, two were stopped early, one still trains."""
+    configs = {c.run_id: c.hyperparameters for c in checkpoints}
+    proposals = [FakeProposal(configs[i], point={}, low={}, high={}) for i in range(14)]
+    record_proposals(storage, "p", OBJECTIVES, SPACE, proposals)
+    for i in range(14):
+        taken = take_proposal(storage, "p", SPACE, worker="w")
+        if i != RUNNING:
+            state = TrialState.PRUNED if i in PRUNED else TrialState.COMPLETE
+            finish(storage, taken.trial_id, state, None if i in PRUNED else [0.5, 0.5], {})
+    return proposed_trials(storage, "p")
+
+
+def straight(name: str, start: float, ahead: float, epochs: int = 5) -> RunPath:
+    t = np.arange(1.0, epochs + 1)
+    z = torch.tensor(np.stack([start + ahead * t / 5, np.full(epochs, start)], axis=1), dtype=torch.float32)
+    return RunPath(name, {}, t, z, np.empty((epochs, 0)))
+
+
+def test_a_cut_off_run_is_moved_on_as_the_runs_near_it_went() -> None:
+    whole = [straight(f"{i}", 0.01 * i, 1.0) for i in range(5)] + [
+        straight(f"far {i}", 9.0 + i, -4.0) for i in range(5)
+    ]
+    end = expected_end(straight("cut", 0.02, 1.0, epochs=2), whole)
+    assert end.tolist() == pytest.approx([1.02, 0.02], abs=1e-3)
+    assert expected_end(straight("cut", 0.02, 1.0, epochs=2), whole[:2]) is None
+    assert expected_end(straight("longest", 0.0, 1.0, epochs=5), whole) is None
+
+
+def test_the_last_checkpoint_of_a_stopped_run_is_not_taken_for_its_end(fitted, checkpoints, project, told, zoo):
+    cut = runs_cut_off(project, told, checkpoints)
+    assert cut == {*PRUNED, RUNNING}
+    past = {r.name: r for r in past_runs(fitted[0], checkpoints, cut)}
+    assert [n for n, r in past.items() if not r.finished] == [f"proposal_{i:03d}" for i in (*PRUNED, RUNNING)]
+    assert all(r.metrics == {} for r in past.values() if not r.finished)
+    place = fitted[0].memory.keys.index
+    missed = []
+    for i in (*PRUNED, RUNNING):
+        last, true = (fitted[0].memory.latents[place(f"{i:02d}-{epoch}")] for epoch in (2, 5))
+        missed.append((float(torch.dist(past[f"proposal_{i:03d}"].z, true)), float(torch.dist(last, true))))
+    assert np.mean([ours for ours, _ in missed]) < 0.8 * np.mean([as_it_is for _, as_it_is in missed]), missed
+
+
+def test_proposals_learn_from_stopped_runs_and_repeat_nothing_that_ran(
+    fitted, checkpoints, project, storage, told, monkeypatch
+):
+    asked = {}
+    monkeypatch.setattr(proposing, "propose", lambda *a, **more: asked.update(more, past=a[2]) or [])
+    unknown = replace(checkpoints[0], run_id=99, sha256="new", hyperparameters={"lr": 2e-3, "mode": "b"})
+    unknown = replace(unknown, run="other", path="/elsewhere/1.pt")
+    found = propose_next(project, storage, fitted[0], [*checkpoints, unknown], OBJECTIVES)
+    assert found.n_past == len(asked["past"]) == 14
+    assert {"lr": 2e-3, "mode": "b"} in asked["avoid"], "it ran, though the map does not know it yet"
+    assert asked["pending"] == [], "of the run that trains more is known than its hyperparameters"
+    propose_next(project, storage, fitted[0], [c for c in checkpoints if c.run_id != RUNNING], OBJECTIVES)
+    assert asked["pending"] == [checkpoints[-1].hyperparameters]
+
+
+def test_runs_that_were_cut_off_do_not_count_as_enough_to_learn_from(checkpoints):
+    assert not too_few(SPACE, checkpoints)
+    assert too_few(SPACE, checkpoints, cut_off=set(range(7)))
+
+
+def test_random_configurations_never_repeat_and_a_space_has_an_end(project, storage, checkpoints):
+    small = Space((Parameter("n", "int", 1, 6),))
+    ran = [replace(checkpoints[0], hyperparameters={"n": 3})]
+    young = replace(project, space=small)
+    assert len(queue_random(young, storage, small, 4, checkpoints=ran)) == 4
+    assert len(queue_random(young, storage, small, 4, checkpoints=ran)) == 1
+    tried = [t.system_attrs["fixed_params"]["n"] for t in proposed_trials(storage, "p")]
+    assert sorted(tried) == [1, 2, 4, 5, 6]
+    with pytest.raises(EpsoptError, match=r"no configuration of the search space is left .* widen \[space\]"):
+        queue_random(young, storage, small, 4, checkpoints=ran)
+
+
+def test_where_nothing_was_cut_off_past_runs_end_where_they_ended(fitted, checkpoints):
+    whole = [c for c in checkpoints if c.run_id < 11]
+    one, two = past_runs(fitted[0], whole), past_runs(fitted[0], whole, {99})
+    assert [(r.name, r.metrics, r.finished) for r in one] == [(r.name, r.metrics, True) for r in two]
+    assert Path(whole[0].path).name == "1.pt"
