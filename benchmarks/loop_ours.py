@@ -12,7 +12,7 @@ from loop_trainer import Method, Run, Trainer
 from loop_workloads import Floats, State
 
 from epsopt.optimize.loop.choice import Candidate, Start, choose_runs
-from epsopt.optimize.loop.credit import Credit, worth_staying
+from epsopt.optimize.loop.credit import Credit, Looks, worth_staying
 from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
 from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
 from epsopt.optimize.loop.stopping import Stopper
@@ -48,7 +48,9 @@ class _Search:
     def __init__(self, how: Epsopt, trainer: Trainer, seed: int) -> None:
         self._how, self._trainer, self._seed = how, trainer, seed
         self._workload, self._rng = trainer.workload, np.random.default_rng(seed)
-        self._credit, self._looks, self._fresh = Credit(), 0, 0
+        self._credit, self._fresh = Credit(), 0
+        self._looks = Looks(("new", "onward", "found") if how.branch else ("new", "found"))
+        self._looking: tuple[str, float, int] | None = None  # kind, hypervolume and epochs when the last look began
         self._made: dict[str, dict[str, float]] = {}  # what is in each mixture, by checkpoint
         self._weights = _Weights(trainer) if how.mix and trainer.base is not None else None
         self._stopper = Stopper(
@@ -65,7 +67,7 @@ class _Search:
             enough = worth_staying(before, len(trainer.ledger.values))
             model, launch, run_worth = self._best_run(before)
             mixture, mixture_worth = self._best_mixture(before)
-            look = self._look(launch) if max(run_worth, mixture_worth) <= enough else None
+            look = self._look(launch, before) if max(run_worth, mixture_worth) <= enough else None
             trainer.ledger.seconds += time.perf_counter() - began
             if look is not None:
                 self._train(look)
@@ -110,17 +112,21 @@ class _Search:
             return None, 0.0
         return mixture, mixture.improvement * self._credit.trust("mixture", volume)
 
-    def _look(self, launch: tuple[Candidate, float] | None) -> Candidate:
-        """Somewhere new from where runs start; then, more and more, onward from the front.
+    def _look(self, launch: tuple[Candidate, float] | None, volume: float) -> Candidate:
+        """Look where looking brought most so far.
 
-        By turns near what made a checkpoint of the front, from there; what the model of runs has found, whatever its
-        promises were worth; and somewhere new again.
+        Somewhere new from where runs start; near what made a checkpoint of the front, onward from there; or what the
+        model of runs has found, whatever its promises were worth.
         """
-        self._looks += 1
-        space, turn = self._workload.space, (self._looks - FIRST) % 4
-        if launch is not None and turn == 2:
+        spent, space = len(self._trainer.ledger.values), self._workload.space
+        if self._looking is not None:
+            kind, before, began = self._looking
+            self._looks.learn(kind, volume - before, spent - began)
+        kind = "new" if launch is None else self._looks.choose(volume, spent)
+        self._looking = kind, volume, spent
+        if kind == "found" and launch is not None:
             return launch[0]
-        if launch is not None and turn and self._how.branch:
+        if kind == "onward":
             start = self._widest()
             kept = {**space.perturb({**self._maker(start), **start.fixed}, self._rng), **start.fixed}
             config = {p.name: kept[p.name] for p in space.active(kept)}

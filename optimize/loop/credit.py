@@ -14,6 +14,8 @@ PATIENCE = 0.3
 
 _FADING = 0.8
 _MOST = 2.0  # a kind that brought more than it promised is believed up to twice its promise
+_FORGETTING = 0.7
+_UNKNOWN = 10.0  # epochs that a kind of look is taken to have cost already, at the average rate
 _DOUBT = 0.02  # of the hypervolume: about so much must have been promised before its failing counts
 
 
@@ -34,6 +36,38 @@ class Credit:
         doubt = max(_DOUBT * volume, 1e-12)
         worth = (self._brought.get(kind, 0.0) + doubt) / (self._promised.get(kind, 0.0) + doubt)
         return min(worth, _MOST)
+
+
+@dataclass
+class Looks:
+    """Where to look when nothing promises enough: what brought most for its cost so far, and what was not tried lately.
+
+    An episode is one look and all that followed from it (mixtures with what it left, runs from there), until the next.
+    """
+
+    kinds: tuple[str, ...]
+    _brought: dict[str, float] = field(default_factory=dict)
+    _cost: dict[str, float] = field(default_factory=dict)
+
+    def learn(self, kind: str, brought: float, epochs: float) -> None:
+        """Take note of an episode: what it added to the hypervolume, and what it cost."""
+        for k in self.kinds:
+            self._brought[k] = _FORGETTING * self._brought.get(k, 0.0) + (brought if k == kind else 0.0)
+            self._cost[k] = _FORGETTING * self._cost.get(k, 0.0) + (epochs if k == kind else 0.0)
+
+    def choose(self, volume: float, epochs: float) -> str:
+        """Return the kind with the best rate; what is not known of it counts as the average so far.
+
+        Args:
+            volume: hypervolume of the front.
+            epochs: trained so far.
+        """
+        average = volume / max(epochs, 1.0)
+
+        def rate(kind: str) -> float:
+            return (self._brought.get(kind, 0.0) + average * _UNKNOWN) / (self._cost.get(kind, 0.0) + _UNKNOWN)
+
+        return max(self.kinds, key=rate)
 
 
 def worth_staying(volume: float, epochs: float) -> float:

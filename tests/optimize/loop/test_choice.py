@@ -64,3 +64,8 @@ def test_a_start_that_fixes_what_the_space_does_not_have_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match="'run_000:3' fixes"):
         chosen(model, fixed)
+
+
+def test_five_runs_are_chosen_at_once_and_none_twice(model: CurveModel) -> None:
+    choices = choose_runs(model, n=5, rng=np.random.default_rng(0))
+    assert len({str(c.candidate.config) for c in choices}) == 5
