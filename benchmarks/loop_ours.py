@@ -11,7 +11,7 @@ import torch
 from loop_trainer import Method, Run, Trainer
 from loop_workloads import Floats, State
 
-from epsopt.optimize.loop.choice import Candidate, Start, choose_runs
+from epsopt.optimize.loop.choice import Candidate, Start, choose_runs, improvements, most_telling
 from epsopt.optimize.loop.credit import Credit, Looks, worth_staying
 from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
 from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
@@ -20,6 +20,7 @@ from epsopt.optimize.pareto import hypervolume, non_dominated
 
 BRANCH = 3  # epochs of a run from a checkpoint
 LOOK = 6  # epochs of a run that only looks around
+DRAWN = 8  # configurations that one of these is chosen from
 GRACE = 2
 FIRST = 4  # runs before a model of runs is asked
 WORTH = 0.5  # of what an epoch of a new run is expected to bring
@@ -67,7 +68,7 @@ class _Search:
             enough = worth_staying(before, len(trainer.ledger.values))
             model, launch, run_worth = self._best_run(before)
             mixture, mixture_worth = self._best_mixture(before)
-            look = self._look(launch, before) if max(run_worth, mixture_worth) <= enough else None
+            look = self._look(model, launch, before) if max(run_worth, mixture_worth) <= enough else None
             trainer.ledger.seconds += time.perf_counter() - began
             if look is not None:
                 self._train(look)
@@ -112,7 +113,7 @@ class _Search:
             return None, 0.0
         return mixture, mixture.improvement * self._credit.trust("mixture", volume)
 
-    def _look(self, launch: tuple[Candidate, float] | None, volume: float) -> Candidate:
+    def _look(self, model: CurveModel | None, launch: tuple[Candidate, float] | None, volume: float) -> Candidate:
         """Look where looking brought most so far.
 
         Somewhere new from where runs start; near what made a checkpoint of the front, onward from there; or what the
@@ -126,14 +127,25 @@ class _Search:
         self._looking = kind, volume, spent
         if kind == "found" and launch is not None:
             return launch[0]
-        if kind == "onward":
-            start = self._widest()
-            kept = {**space.perturb({**self._maker(start), **start.fixed}, self._rng), **start.fixed}
-            config = {p.name: kept[p.name] for p in space.active(kept)}
-            return Candidate(config, start, BRANCH)
-        self._fresh += 1
-        (config,) = space.spread(1, self._seed, self._fresh - 1)
+        if kind == "onward" and model is not None:
+            return self._onward(model)
+        drawn = 1 if model is None else DRAWN
+        configs, self._fresh = space.spread(drawn, self._seed, self._fresh), self._fresh + drawn
+        config = configs[0] if model is None else most_telling(model, configs, self._trainer.base, LOOK, self._rng)
         return Candidate(config, self._trainer.base, LOOK)
+
+    def _onward(self, model: CurveModel) -> Candidate:
+        """The best of a few runs from a checkpoint of the front: like what made it, and quite different ones."""
+        start, space = self._widest(), self._workload.space
+        drawn = space.sample(DRAWN // 2, self._rng)
+        drawn += [space.perturb(self._maker(start), self._rng) for _ in range(DRAWN - DRAWN // 2)]
+        candidates = []
+        for config in drawn:
+            kept = {**space.perturb({**config, **start.fixed}, self._rng, 0.0), **start.fixed}
+            candidates.append(Candidate({p.name: kept[p.name] for p in space.active(kept)}, start, BRANCH))
+        seed = int(self._rng.integers(2**31))
+        worth = improvements(model, candidates, reference=self._trainer.reference, seed=seed)
+        return candidates[int(np.argmax(worth))]
 
     def _widest(self) -> Start:
         """A checkpoint of the front; those that much of it hangs on more often."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-PATIENCE = 0.3
+PATIENCE = 0.5
 """Share of the average gain per epoch below which a promise is not worth its cost."""
 
 _FADING = 0.8
 _MOST = 2.0  # a kind that brought more than it promised is believed up to twice its promise
 _FORGETTING = 0.7
 _UNKNOWN = 10.0  # epochs that a kind of look is taken to have cost already, at the average rate
-_DOUBT = 0.02  # of the hypervolume: about so much must have been promised before its failing counts
+_DOUBT = 0.005  # of the hypervolume: about so much must have been promised before its failing counts
 
 
 @dataclass
