@@ -41,7 +41,8 @@ OBJECTIVES = (Objective("coverage", maximize=True), Objective("dist_corr", maxim
 COMMAND = ("{python}", "-I", "-S", str(PROGRAM), "--out", "{out}", "--lr", "{lr}", "--seconds", "{seconds}")
 SPACE = Space((Parameter("lr", "float", 0.0, 1.0), Parameter("seconds", "float", 0.0, 10.0)))
 WORKERS = 4
-LOST_AFTER = 4.0
+LOST_AFTER = 4.0  # seconds, where workers are killed: 120 by default
+PATIENT = 60.0  # where none is: on a crowded machine a heartbeat of a living worker may well be seconds late
 STARTED: list[subprocess.Popen[str]] = []  # workers, to be ended with this
 KILLS_A_ROUND = 10
 QUEUED_A_ROUND = 80
@@ -74,11 +75,11 @@ def project(folder: Path, url: str, space: Space = SPACE, command: tuple[str, ..
     return Project("faults", folder / "epsopt.toml", folder / "runs", url, OBJECTIVES, {}, space, command, folder)
 
 
-def work(url: str, folder: Path) -> None:
+def work(url: str, folder: Path, lost_after: float) -> None:
     """Be a worker: say when it is ready, and work until everything that is queued is done."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url)
-    orders = Orders(watch=0.05, lost_after=LOST_AFTER, grace=2.0)
+    orders = Orders(watch=0.05, lost_after=lost_after, grace=2.0)
 
     def tell(event: Event) -> None:
         print(event.kind, flush=True)
@@ -88,13 +89,13 @@ def work(url: str, folder: Path) -> None:
         Worker(project(folder, url), storage, catalogue, orders, tell=tell).work()
 
 
-def start(url: str, folder: Path) -> subprocess.Popen[str]:
+def start(url: str, folder: Path, lost_after: float = LOST_AFTER) -> subprocess.Popen[str]:
     """Start a worker and wait until it is ready."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     said = (folder / "workers.txt").open("a", encoding="utf-8")
     with said:
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, "--work", url, str(folder)],
+            [sys.executable, "-W", "ignore", __file__, "--work", url, str(folder), str(lost_after)],
             stdout=subprocess.PIPE, stderr=said, text=True, env=environment,
         )  # fmt: skip
     STARTED.append(process)
@@ -156,7 +157,7 @@ class Trials:
 
         def once(_rng: random.Random, url: str, folder: Path) -> dict[str, Any]:
             queue(url, queued, lambda _i: 0.0)
-            workers = [start(url, folder) for _ in range(WORKERS)]
+            workers = [start(url, folder, PATIENT) for _ in range(WORKERS)]
             finish(workers)
             ran = Counter(Path(t.user_attrs["folder"]).name for t in trials(url) if "folder" in t.user_attrs)
             return {
@@ -347,7 +348,7 @@ def show(kind: str, out: Path) -> bool:
 
 def main() -> None:
     if sys.argv[1:2] == ["--work"]:
-        work(sys.argv[2], Path(sys.argv[3]))
+        work(sys.argv[2], Path(sys.argv[3]), float(sys.argv[4]))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--database", choices=["sqlite", "postgresql"], action="append")
