@@ -76,13 +76,15 @@ def matern(distance: Tensor) -> Tensor:
     return out
 
 
-def held_out_loss(covariance: Tensor, y: Tensor, runs: int) -> Tensor:
+def held_out_loss(covariance: Tensor, y: Tensor, runs: int, jointly: float = 0.0) -> Tensor:
     """Negative log density of each row given all rows of *other* runs, averaged; smaller is better.
 
     Args:
         covariance: ``(runs * q, runs * q)``, noise included; the rows of a run are adjacent.
         y: ``(runs * q,)`` with mean zero.
         runs: how many runs.
+        jointly: share of the density of a run's rows together, which is that of each row given the other runs *and*
+            the rows before it: it tells how a run's own past binds its future, which the rows one by one do not.
     """
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
     each = len(y) // runs
@@ -92,6 +94,10 @@ def held_out_loss(covariance: Tensor, y: Tensor, runs: int) -> Tensor:
     residual = (within @ (inverse @ y).reshape(runs, each, 1)).squeeze(2)
     variance = torch.diagonal(within, dim1=1, dim2=2)
     loss: Tensor = 0.5 * (residual.square() / variance + variance.log()).mean()
+    if jointly:
+        fits = (residual[:, None] @ blocks @ residual[:, :, None]).reshape(-1)
+        together = 0.5 * (fits - torch.logdet(blocks)).mean() / each
+        loss = (1.0 - jointly) * loss + jointly * together
     return loss
 
 

@@ -8,7 +8,8 @@ checkpoints of that run.
 
 How much each hyperparameter matters is learned by predicting every run from all *other* runs, in closed form, as the
 map learns its views (:mod:`epsopt.surrogate.relevance`): the marginal likelihood would be content to predict an epoch
-from its neighbours in the same run. On unseen runs of the demo that halves the error (docs/decisions.md).
+from its neighbours in the same run. On unseen runs of the demo that halves the error (docs/decisions.md). How a run's
+own past binds its future is learned by the density of a left-out run's checkpoints together.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ MAX_ROWS = 400
 LEAST_SCALE = 0.5
 """Of a bounded metric, in units of its logit: the logits of 0 and 1 are eight apart."""
 
+_JOINTLY = 0.5  # figures in docs/decisions.md
 _STEPS = 80
 _RATE = 0.1
 _PRIOR = 0.2
@@ -355,7 +357,7 @@ def _learn(layout: Layout, x: Tensor, y: Tensor, output: int, rng: np.random.Gen
     for _ in range(_STEPS):
         process = Process.of(log)
         covariance = process.covariance(parts) + (process.noise + _JITTER) * eye
-        loss = len(rows) * held_out_loss(covariance, change, sampler.n_runs)
+        loss = len(rows) * held_out_loss(covariance, change, sampler.n_runs, _JOINTLY)
         loss = loss + _PRIOR * (log - guess).square().sum() + _SPARSE * process.weights.sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
