@@ -25,6 +25,23 @@ def test_the_held_out_loss_is_that_of_predicting_each_run_from_all_others() -> N
     assert float(held_out_loss(covariance, y, runs)) == pytest.approx(total / len(y))
 
 
+def test_jointly_a_run_is_predicted_from_all_others_and_from_its_own_past() -> None:
+    g = torch.Generator().manual_seed(1)
+    runs, each = 5, 4
+    z = torch.randn(runs * each, 4, generator=g, dtype=torch.float64)
+    y = torch.randn(runs * each, generator=g, dtype=torch.float64)
+    covariance = matern(torch.cdist(z, z)) + 0.1 * torch.eye(len(y), dtype=torch.float64)
+    total = 0.0
+    for row in range(len(y)):
+        known = torch.tensor([i // each != row // each or i < row for i in range(len(y))])
+        solved = torch.linalg.solve(covariance[known][:, known], covariance[known][:, row])
+        mean, variance = solved @ y[known], covariance[row, row] - covariance[known][:, row] @ solved
+        total += float(0.5 * (y[row] - mean).square() / variance + 0.5 * variance.log())
+    assert float(held_out_loss(covariance, y, runs, jointly=1.0)) == pytest.approx(total / len(y))
+    halves = [float(held_out_loss(covariance, y, runs, share)) for share in (0.0, 0.5, 1.0)]
+    assert halves[1] == pytest.approx((halves[0] + halves[2]) / 2)
+
+
 def test_the_view_that_tells_weighs_more_than_one_that_only_names_the_run() -> None:
     rng = np.random.default_rng(0)
     cause = rng.normal(size=(60, 1))
