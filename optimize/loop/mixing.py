@@ -233,7 +233,7 @@ class _Processes(Model):  # type: ignore[misc]
             loss = 0.5 * (y @ torch.cholesky_solve(y[:, None], root).squeeze(1)) + root.diagonal().log().sum()
             loss = loss + 0.5 * (log - guess).square().sum()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             with torch.no_grad():
                 log.clamp_(-8.0, 5.0)
