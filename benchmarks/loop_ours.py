@@ -23,6 +23,9 @@ LOOK = 6  # epochs of a run that only looks around
 DRAWN = 8  # configurations that one of these is chosen from
 GRACE = 2
 FIRST = 4  # runs before a model of runs is asked
+PROBES = (
+    8  # the same where nothing can be mixed: these are stopped after their grace, of many short runs more is learned
+)
 WORTH = 0.5  # of what an epoch of a new run is expected to bring
 
 
@@ -56,11 +59,14 @@ class _Search:
         self._weights = _Weights(trainer) if how.mix and trainer.base is not None else None
         self._stopper = Stopper(
             self._workload.space, self._workload.objectives, self._workload.length, worth=WORTH, grace=GRACE,
-            reference=trainer.reference,
+            probes=0 if self._weights is not None else PROBES, reference=trainer.reference,
         )  # fmt: skip
 
     def run(self) -> None:
-        """Take the step that promises most for each epoch; where none promises enough, look elsewhere."""
+        """Take the step that promises most for each epoch; where none promises enough, look elsewhere.
+
+        Where nothing can be mixed there is one kind of promise only, and what the model of runs has found is launched.
+        """
         trainer = self._trainer
         while trainer.left:
             began = time.perf_counter()
@@ -68,10 +74,13 @@ class _Search:
             enough = worth_staying(before, len(trainer.ledger.values))
             model, launch, run_worth = self._best_run(before)
             mixture, mixture_worth = self._best_mixture(before)
-            look = self._look(model, launch, before) if max(run_worth, mixture_worth) <= enough else None
+            followed = launch is not None and self._weights is None
+            look = None if followed or max(run_worth, mixture_worth) > enough else self._look(model, launch, before)
             trainer.ledger.seconds += time.perf_counter() - began
             if look is not None:
-                self._train(look)
+                if self._weights is None:
+                    self._stopper.learn(self._curves())
+                self._train(look, stop=self._how.stop and self._weights is None)
             elif mixture is not None and mixture_worth >= run_worth and self._weights is not None:
                 shares = self._weights.shares(mixture.coefficients)
                 made = trainer.mix(self._weights.mixed(mixture.coefficients))
@@ -86,7 +95,7 @@ class _Search:
     def _best_run(self, volume: float) -> tuple[CurveModel | None, tuple[Candidate, float] | None, float]:
         """The model, what to launch with its promise, and what that is worth for each epoch."""
         curves = self._curves()
-        if len(curves) < FIRST:
+        if len(curves) < (FIRST if self._weights is not None else PROBES):
             return None, None, 0.0
         model = fit_curves(
             self._workload.space, self._workload.objectives, curves, length=self._workload.length,
@@ -132,7 +141,7 @@ class _Search:
         drawn = 1 if model is None else DRAWN
         configs, self._fresh = space.spread(drawn, self._seed, self._fresh), self._fresh + drawn
         config = configs[0] if model is None else most_telling(model, configs, self._trainer.base, LOOK, self._rng)
-        return Candidate(config, self._trainer.base, LOOK)
+        return Candidate(config, self._trainer.base, LOOK if self._weights is not None else self._workload.length)
 
     def _onward(self, model: CurveModel) -> Candidate:
         """The best of a few runs from a checkpoint of the front: like what made it, and quite different ones."""
