@@ -28,7 +28,7 @@ def command(options: Options, page: Path | None) -> None:
 
     Predictions are those that were made before a run was started.
     """
-    from epsopt.cli.outcome import show_proposals
+    from epsopt.cli.outcome import front_sentences, show_proposals
     from epsopt.cli.output import line, print_json, say
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
@@ -48,18 +48,19 @@ def command(options: Options, page: Path | None) -> None:
         return
     show_proposals(report, project.objectives)
     line("")
-    for text in [*_calibration(report.accuracy, report), *_front(report)]:
+    for text in [*_calibration(report.accuracy, report), *front_sentences(report)]:
         say(text)
     if page is not None:
         line(f"wrote {page}")
 
 
 def _write(page: Path, name: str, report: LoopReport, objectives: Sequence[Objective]) -> None:
+    from epsopt.cli.outcome import front_sentences
     from epsopt.studies.loop.page import report_figure, write_page
     from epsopt.zoo.errors import UsageError
 
     figure = report_figure(report, objectives) if report.measured() else None
-    lines = [*_counts(report), *_calibration(report.accuracy, report), *_front(report)]
+    lines = [*_counts(report), *_calibration(report.accuracy, report), *front_sentences(report)]
     try:
         write_page(page, f"{name}: predicted and measured", lines, figure)
     except OSError as error:
@@ -93,16 +94,8 @@ def _calibration(accuracy: Sequence[Accuracy], report: LoopReport) -> list[str]:
     return said
 
 
-def _front(report: LoopReport) -> list[str]:
-    gain = report.gain
-    runs = {report.new[i].run for i in gain.joined}
-    moved = f"{gain.before:.4f} before, {gain.after:.4f} after ({gain.relative:+.1%})"
-    joined = f"{len(gain.joined)} new checkpoints of {len(runs)} proposed runs are on it"
-    return [f"Hypervolume of the measured front: {moved}; {joined}."]
-
-
 def _document(report: LoopReport) -> dict[str, Any]:
-    from epsopt.cli.outcome import accuracy_json, hypervolume_json, proposals_json
+    from epsopt.cli.outcome import accuracy_json, hypervolume_json, mixtures_json, proposals_json
     from epsopt.optimize.outcome import share_interval
 
     return {
@@ -113,4 +106,5 @@ def _document(report: LoopReport) -> dict[str, Any]:
         ],
         "over_time": [accuracy_json(step) for step in report.over_time],
         "hypervolume": {**hypervolume_json(report), "over_time": list(report.hypervolumes)},
+        "mixtures": mixtures_json(report),
     }
