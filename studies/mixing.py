@@ -89,6 +89,7 @@ class Tried:
         parts: the same, part by part.
         predicted: ``{"value", "low", "high"}`` of each objective before it was measured, with 90 % intervals.
         promised: hypervolume that it was expected to add to the measured front.
+        brought: what it added.
         measured: metrics by name.
     """
 
@@ -96,6 +97,7 @@ class Tried:
     parts: tuple[Part, ...]
     predicted: Mapping[str, Mapping[str, float]]
     promised: float
+    brought: float
     measured: Mapping[str, float | None]
 
 
@@ -124,6 +126,12 @@ class Mixed:
     after: float
     stopped: str | None
     disagreements: tuple[str, ...]
+
+    @property
+    def shares(self) -> list[tuple[float, float]]:
+        """What each mixture promised and brought, in shares of the hypervolume before."""
+        unit = self.before if self.before > 0.0 else 1.0
+        return [(t.promised / unit, t.brought / unit) for t in self.tried]
 
 
 def choose_sources(
@@ -187,7 +195,8 @@ def mix(
         files: the file of a mixture, by its place among those that were measured.
         budget: mixtures to measure at most.
         give_up: stop when the next one is expected to gain less than training elsewhere would (Credit, worth_staying).
-        credit: what mixtures were worth so far, which learns from these; None begins anew.
+        credit: what mixtures were worth so far, in shares of the hypervolume at the time, which learns from these;
+            None begins anew.
         seed: the same seed and the same measurements give the same mixtures.
         made_by: the command, as saved mixtures tell it.
         progress: called as ``progress(what, share done)``.
@@ -207,6 +216,7 @@ def mix(
     differing = disagreements(sources.checkpoints[0], known.measure(decoder, known.alone(0)), project.objectives)
     epochs = sum(1 for c in checkpoints if c.metrics and not is_recombined(c))
     before, stopped = known.volume(), None
+    unit = before if before > 0.0 else 1.0
     tried: list[Tried] = []
     while len(tried) < budget and stopped is None:
         tell("measuring mixtures", len(tried) / budget)
@@ -215,15 +225,16 @@ def mix(
             stopped = "none of the checkpoints moved away from the base"
             break
         volume, promised = known.volume(), known.promise(mixture, rng)
-        if give_up and promised * credit.trust(KIND, volume) < worth_staying(volume, epochs):
+        if give_up and promised * credit.trust(KIND, volume / unit) < worth_staying(volume, epochs):
             stopped = "the next one is expected to gain less than training elsewhere would"
             break
         rows = known.expanded(mixture.coefficients)
         recombination, parts = known.recombination(rows)
         measured = known.measure(decoder, recombination)
         known.add(rows, measured)
-        credit.learn(KIND, promised, known.volume() - volume)
-        tried.append(Tried(recombination, parts, _predicted(mixture, project.objectives), promised, measured))
+        brought, predicted = known.volume() - volume, _predicted(mixture, project.objectives)
+        credit.learn(KIND, promised / unit, brought / unit)
+        tried.append(Tried(recombination, parts, predicted, promised, brought, measured))
     joined = known.joined()
     for place in joined:
         tell("saving mixtures", place / budget)

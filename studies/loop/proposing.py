@@ -21,6 +21,7 @@ from epsopt.studies.loop.run import folder_of
 from epsopt.studies.project.command import takes_start
 from epsopt.studies.project.file import Project
 from epsopt.surrogate.surrogate import Surrogate
+from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
 
@@ -119,7 +120,8 @@ class _Unpredicted:
 
 def too_few(space: Space, checkpoints: Sequence[Checkpoint]) -> bool:
     """Whether there are too few runs to learn proposals from."""
-    configs = {c.run_id: c.hyperparameters for c in checkpoints if any(v is not None for v in c.metrics.values())}
+    trained = [c for c in checkpoints if not is_recombined(c)]
+    configs = {c.run_id: c.hyperparameters for c in trained if any(v is not None for v in c.metrics.values())}
     return sum(space.describes(config) for config in configs.values()) < FEWEST_RUNS
 
 
