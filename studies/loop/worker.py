@@ -158,10 +158,9 @@ class Worker:
             try:
                 while self._patiently(heart):
                     time.sleep(min(0.1, self.orders.watch) if self._runs else self.orders.watch)
+                self._wait_for_learner()  # what it is at may have begun before the last runs ended
                 self._learn(1)
-                while self.learner is not None and self.learner.busy():
-                    time.sleep(0.1)
-                self._hear()
+                self._wait_for_learner()
             except BaseException:
                 self._abandon(heart)
                 raise
@@ -309,6 +308,11 @@ class Worker:
             self._learned = len(self._ended)
             self.learner.start(0)
             self.tell(Event("learning", "learning from what came back, in the background"))
+
+    def _wait_for_learner(self) -> None:
+        while self.learner is not None and self.learner.busy():
+            time.sleep(0.1)
+        self._hear()
 
     def _hear(self) -> None:
         """Tell what the learner had to tell."""
