@@ -138,5 +138,5 @@ def _named(part: Part, *, alone: bool) -> str:
         return f"all {many}"
     if not part.patterns:
         return f"the other {many}"
-    more = f" and {len(part.patterns) - 1} more patterns" if len(part.patterns) > 1 else ""
-    return f"{many}: {part.patterns[0]}{more}"
+    more = len(part.patterns) - 1
+    return f"{many}: {part.patterns[0]}" + (f" and {more} more pattern{'s' if more > 1 else ''}" if more else "")
