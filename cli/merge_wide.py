@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from epsopt.optimize.targets import Objective
-    from epsopt.studies.mixing import Mixed, Part, Tried
+    from epsopt.studies.mixing import Mixed, Tried
     from epsopt.studies.project.file import Project
+    from epsopt.studies.steps import Part
     from epsopt.zoo.records import Checkpoint, Lineage
 
 _SMALL = 0.005  # of a coefficient: rounded to nothing
@@ -29,7 +30,8 @@ def mix_widely(
 ) -> Mixed:
     """Choose what is mixed, and mix it; see :func:`epsopt.studies.mixing.mix`."""
     from epsopt.studies.folders import suffix_for
-    from epsopt.studies.mixing import choose_sources, mix
+    from epsopt.studies.mixing import mix
+    from epsopt.studies.sources import choose_sources
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
     sources = choose_sources(checkpoints, lineages, project.objectives)
@@ -47,6 +49,7 @@ def wide_document(
     """Return it as JSON values (docs/schemas/merge.json)."""
     from epsopt.cli.describe import checkpoint_json, objective_json
     from epsopt.cli.mixed import recombination_json
+    from epsopt.studies.steps import WHY
 
     named = mixed.sources.labels
     base = mixed.sources.base
@@ -67,7 +70,7 @@ def wide_document(
                 "predicted": t.predicted,
                 "promised": t.promised,
                 "measured": dict(t.measured),
-                "why": "expected to widen the front",
+                "why": WHY[t.kind],
                 "joined": i in mixed.joined,
                 "saved": str(mixed.saved[i].resolve()) if i in mixed.saved else None,
             }
@@ -92,6 +95,7 @@ def show_wide(mixed: Mixed, objectives: Sequence[Objective], folder: Path, budge
     """Print the mixtures that joined the front, what they are made of, and how far the front moved."""
     from epsopt.cli.describe import formatters, measured_row, metric_heads, short_path
     from epsopt.cli.output import Head, Rows, line, listed, print_table, say
+    from epsopt.studies.steps import WHY
 
     sources, names = mixed.sources, [o.name for o in objectives]
     runs, ends = len({c.run_id for c in sources.checkpoints}), len(sources.checkpoints) - sources.n_front
@@ -118,10 +122,12 @@ def show_wide(mixed: Mixed, objectives: Sequence[Objective], folder: Path, budge
     say()
     line("What they are made of; coefficients of a part sum to one:")
     for i in mixed.joined:
-        for k, part in enumerate(mixed.tried[i].parts):
-            shares = _mixed(mixed.tried[i], part, sources.labels)
-            line(f"{i if k == 0 else '':>3}  {_named(part, alone=len(mixed.tried[i].parts) == 1)}")
-            listed(", ".join(f"{name} {c:.2f}" for name, c in shares.items()), "       ")
+        tried = mixed.tried[i]
+        line(f"{i:>3}  {WHY[tried.kind]}")
+        for part in tried.parts:
+            if len(tried.parts) > 1:
+                line(f"     {_named(part)}")
+            listed(", ".join(f"{name} {c:.2f}" for name, c in _mixed(tried, part, sources.labels).items()), "       ")
     say()
     gain = f" ({mixed.after / mixed.before - 1.0:+.2%})" if mixed.before > 0.0 else ""
     say(
@@ -132,10 +138,8 @@ def show_wide(mixed: Mixed, objectives: Sequence[Objective], folder: Path, budge
     line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")
 
 
-def _named(part: Part, *, alone: bool) -> str:
+def _named(part: Part) -> str:
     many = f"{part.tensors} tensor{'s' if part.tensors != 1 else ''}"
-    if alone:
-        return f"all {many}"
     if not part.patterns:
         return f"the other {many}"
     more = len(part.patterns) - 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from epsopt.optimize.loop.credit import Credit
 from epsopt.studies.folders import new_folder, suffix_for
-from epsopt.studies.mixing import KIND, Mixed, choose_sources, mix
+from epsopt.studies.mixing import Mixed, fresh_credit, mix
 from epsopt.studies.project.file import Project
+from epsopt.studies.sources import choose_sources
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.errors import EmptyCatalogue
@@ -52,9 +52,9 @@ def mix_round(
     folder = new_folder(project.runs, "mixed")
     suffix = suffix_for(None, sources.checkpoints)
     history = _history(catalogue, project.name)
-    credit = Credit()
-    for promised, brought in history:
-        credit.learn(KIND, promised, brought)
+    credit = fresh_credit()
+    for kind, promised, brought in history:
+        credit.learn(kind, promised, brought)
     with WeightDecoder(project.evaluate) as decoder:
         mixed = mix(
             decoder, project, checkpoints, sources, lambda i: folder / f"mixed_{i:03d}{suffix}",
@@ -74,10 +74,10 @@ def _sentences(mixed: Mixed, folder: str) -> list[str]:
     return [f"{folder}: {joined}{gain}" if mixed.joined else f"none of {len(mixed.tried)} mixtures joined the front"]
 
 
-def _history(catalogue: Catalogue, project: str) -> list[tuple[float, float]]:
+def _history(catalogue: Catalogue, project: str) -> list[tuple[str, float, float]]:
     kept = catalogue.get_artifact(_ARTIFACT, project)
-    return [] if kept is None else [(float(p), float(b)) for p, b in json.loads(kept[0])]
+    return [] if kept is None else [(str(k), float(p), float(b)) for k, p, b in json.loads(kept[0])]
 
 
-def _remember(catalogue: Catalogue, project: str, shares: list[tuple[float, float]]) -> None:
+def _remember(catalogue: Catalogue, project: str, shares: list[tuple[str, float, float]]) -> None:
     catalogue.put_artifact(_ARTIFACT, project, json.dumps(shares[-_REMEMBERED:]).encode(), {})

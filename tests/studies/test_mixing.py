@@ -14,7 +14,9 @@ import torch
 from epsopt.optimize.targets import Objective
 from epsopt.studies import load_project, mixing
 from epsopt.studies.loop.learning import Task, learn
-from epsopt.studies.mixing import KIND, MOST_SOURCES, Mixed, Sources, choose_sources, mix
+from epsopt.studies.mixing import Mixed, mix
+from epsopt.studies.sources import MOST_SOURCES, Sources, choose_sources, only_finite
+from epsopt.studies.steps import Known, Step
 from epsopt.zoo import Catalogue, ingest, load_weights
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.products import WeightProducts
@@ -116,10 +118,13 @@ def test_mixtures_widen_the_front_and_are_saved_with_what_was_expected_of_them(t
         assert content["epsopt"]["predicted"] == tried.predicted
         assert content["epsopt"]["made_by"] == "epsopt merge --wide"
         assert content["config"]["recombined"] is True
-        base = next(p for p in content["epsopt"]["parents"] if p["sha256"] == found.sources.base.sha256)
-        assert base["checkpoint"] == "base:0"
-    # Blocks that moved little and blocks that moved much have coefficients of their own.
-    assert any(len(t.parts) > 1 for t in found.tried)
+        named = {p["sha256"]: p["checkpoint"] for p in content["epsopt"]["parents"]}
+        assert named.get(found.sources.base.sha256, "base:0") == "base:0"
+        assert None not in named.values()
+    assert {t.kind for t in found.tried} == {"between", "beyond"}
+    # Between checkpoints the network is one; beyond, blocks that moved little and blocks that moved much are two.
+    assert {len(t.parts) for t in found.tried if t.kind == "between"} == {1}
+    assert 2 in {len(t.parts) for t in found.tried if t.kind == "beyond"}
 
 
 def test_the_same_seed_gives_the_same_mixtures(tiny, tmp_path):
@@ -142,14 +147,14 @@ def test_products_of_mixtures_follow_from_their_coefficients(tiny):
     with WeightDecoder(project.evaluate) as decoder:
         parents = [Parent(c.path, c.sha256) for c in sources.checkpoints]
         products = decoder.products(parents, sources.base)
-        known = mixing._Known(sources, products, project, catalogue.checkpoints())
+        known = Known(sources, products, project, catalogue.checkpoints())
         rng = np.random.default_rng(0)
         for _ in range(2):  # the second is a mixture of the first
             rows = known.expanded(rng.normal(size=(int(known._space.parts.max()) + 1, len(known._made))))
             recombination, parts = known.recombination(rows)
             assert sum(p.tensors for p in parts) == len(products.names)
             decoded = decoder.decode(recombination)
-            known.add(rows, decoder.measure(decoded))
+            known.add(Step("beyond", np.zeros((1, 1)), {}, 0.0), rows, decoder.measure(decoded))
             files = [*parents, Parent(str(decoded.path), _digest(decoded.path))]
             read = decoder.products([files[0], files[-1]], sources.base).products
             last = len(known._made) - 1
@@ -198,7 +203,7 @@ def test_checkpoints_that_diverged_are_left_out(tmp_path):
     products = np.ones((2, 3, 3))
     products[0, 0] = products[0, :, 0] = np.nan
     sources = Sources(Parent("/base.pt", "base"), None, chosen, 2)
-    kept, inner = mixing._finite(sources, WeightProducts(("a", "b"), products, np.ones(2), ()))
+    kept, inner = only_finite(sources, WeightProducts(("a", "b"), products, np.ones(2), ()))
     assert kept.checkpoints == chosen[1:]
     assert kept.n_front == 1
     assert inner.products.shape == (2, 2, 2)
@@ -219,4 +224,3 @@ def test_a_round_of_the_loop_ingests_what_joins_the_front_and_remembers_what_it_
     kept = catalogue.get_artifact("mixing", "tiny")
     assert kept is not None
     assert len(json.loads(kept[0])) == 3
-    assert KIND == "mixture"
