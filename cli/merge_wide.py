@@ -49,7 +49,6 @@ def wide_document(
     """Return it as JSON values (docs/schemas/merge.json)."""
     from epsopt.cli.describe import checkpoint_json, objective_json
     from epsopt.cli.mixed import recombination_json
-    from epsopt.studies.steps import WHY
 
     named = mixed.sources.labels
     base = mixed.sources.base
@@ -70,7 +69,7 @@ def wide_document(
                 "predicted": t.predicted,
                 "promised": t.promised,
                 "measured": dict(t.measured),
-                "why": WHY[t.kind],
+                "why": t.why,
                 "joined": i in mixed.joined,
                 "saved": str(mixed.saved[i].resolve()) if i in mixed.saved else None,
             }
@@ -95,7 +94,6 @@ def show_wide(mixed: Mixed, objectives: Sequence[Objective], folder: Path, budge
     """Print the mixtures that joined the front, what they are made of, and how far the front moved."""
     from epsopt.cli.describe import formatters, measured_row, metric_heads, short_path
     from epsopt.cli.output import Head, Rows, line, listed, print_table, say
-    from epsopt.studies.steps import WHY
 
     sources, names = mixed.sources, [o.name for o in objectives]
     runs, ends = len({c.run_id for c in sources.checkpoints}), len(sources.checkpoints) - sources.n_front
@@ -110,20 +108,23 @@ def show_wide(mixed: Mixed, objectives: Sequence[Objective], folder: Path, budge
     if not mixed.joined:
         say(f"None of {n} mixtures beats what is measured already; nothing was saved.{spent}")
         return
-    ends_of = [{k: e[m] for k, e in mixed.tried[i].predicted.items()} for i in mixed.joined for m in ("low", "high")]
-    texts = formatters(names, [*(mixed.tried[i].measured for i in mixed.joined), *ends_of])
+    joined = [mixed.tried[i] for i in mixed.joined]
+    ends_of = [{k: e[m] for k, e in (t.predicted or {}).items()} for t in joined for m in ("low", "high")]
+    texts = formatters(names, [*(t.measured for t in joined), *ends_of])
     groups = []
     for i in mixed.joined:
         tried = mixed.tried[i]
-        said = [f"[{texts[k](tried.predicted[k]['low'])}, {texts[k](tried.predicted[k]['high'])}]" for k in names]
-        rows = [[str(i), *measured_row("measured", tried.measured, names, texts)], ["", "expected", *said]]
+        rows = [[str(i), *measured_row("measured", tried.measured, names, texts)]]
+        if tried.predicted is not None:
+            ends_here = [(texts[k], tried.predicted[k]) for k in names]
+            rows.append(["", "expected", *(f"[{text(p['low'])}, {text(p['high'])}]" for text, p in ends_here)])
         groups.append(Rows(rows, frozenset({1})))
     print_table([Head("mixture"), Head("", "left"), *metric_heads(names, objectives)], groups, keep=2)
     say()
     line("What they are made of; coefficients of a part sum to one:")
     for i in mixed.joined:
         tried = mixed.tried[i]
-        line(f"{i:>3}  {WHY[tried.kind]}")
+        line(f"{i:>3}  {tried.why}")
         for part in tried.parts:
             if len(tried.parts) > 1:
                 line(f"     {_named(part)}")

@@ -37,18 +37,21 @@ class Tried:
 
     Attributes:
         kind: whose idea it was: ``between`` or ``beyond``.
+        why: it was tried, in words.
         recombination: what it is made of.
         parts: the same, part by part.
-        predicted: ``{"value", "low", "high"}`` of each objective before it was measured, with 90 % intervals.
+        predicted: ``{"value", "low", "high"}`` of each objective before it was measured, with 90 % intervals;
+            None: no model had said anything.
         promised: hypervolume that it was expected to add to the measured front.
         brought: what it added.
         measured: metrics by name.
     """
 
     kind: str
+    why: str
     recombination: Recombination
     parts: tuple[Part, ...]
-    predicted: Mapping[str, Mapping[str, float]]
+    predicted: Mapping[str, Mapping[str, float]] | None
     promised: float
     brought: float
     measured: Mapping[str, float | None]
@@ -160,7 +163,7 @@ def mix(
         known.add(step, rows, measured)
         brought = known.volume() - volume
         credit.learn(step.kind, step.promised / unit, brought / unit)
-        tried.append(Tried(step.kind, recombination, parts, step.predicted, step.promised, brought, measured))
+        tried.append(Tried(step.kind, step.why, recombination, parts, step.predicted, step.promised, brought, measured))
     joined = known.joined()
     for place in joined:
         tell("saving mixtures", place / budget)

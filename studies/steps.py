@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from botorch.exceptions.errors import ModelFittingError
 from numpy.typing import NDArray
 
 from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
@@ -27,7 +28,7 @@ from epsopt.zoo.records import Checkpoint
 BETWEEN, BEYOND = "between", "beyond"
 """What credit calls the steps of the two models."""
 
-WHY = {BETWEEN: "between checkpoints of the front", BEYOND: "parts stretched, shrunk or exchanged"}
+_WHY = {BETWEEN: "between checkpoints of the front", BEYOND: "parts stretched, shrunk or exchanged"}
 
 _PARENTS = 3  # of the front, to look between
 _DRAWS = 64  # of what a mixture may measure
@@ -56,14 +57,16 @@ class Step:
     Attributes:
         kind: whose idea it is: ``between`` or ``beyond``.
         coefficients: ``(parts, known)``.
-        predicted: ``{"value", "low", "high"}`` of each objective, with 90 % intervals.
+        why: it is tried, in words.
+        predicted: ``{"value", "low", "high"}`` of each objective, with 90 % intervals; None: no model said anything.
         promised: hypervolume that it is expected to add to the measured front.
         shares: ``(1, parents)`` of the checkpoints that a step between lies between.
     """
 
     kind: str
     coefficients: Floats
-    predicted: Mapping[str, Mapping[str, float]]
+    why: str
+    predicted: Mapping[str, Mapping[str, float]] | None
     promised: float
     shares: Floats | None = None
 
@@ -105,16 +108,35 @@ class Known:
     def _next_between(self, rng: np.random.Generator, seed: int) -> Step | None:
         if len(self._parents) < 2:
             return None
-        found = next_mixture(
-            self._between, self._between_values, self._table, self._objectives, self._bounds, self.reference,
-            0.0, seed, rng,
-        )  # fmt: skip
+        begins = len(self._between) == len(self._parents)
+        found = self._mean() if begins else self._modelled(rng, seed)
         if found is None:
             return None
         shares, predicted = found
         coefficients = np.zeros((int(self._space.parts.max()) + 1, len(self._made)))
         coefficients[:, self._parents] = shares
-        return Step(BETWEEN, coefficients, predicted, self._promise(predicted, rng), shares)
+        promised = self._promise(predicted, rng)
+        if begins:
+            return Step(BETWEEN, coefficients, "the mean of checkpoints of the front", None, promised, shares)
+        return Step(BETWEEN, coefficients, _WHY[BETWEEN], predicted, promised, shares)
+
+    def _mean(self) -> tuple[Floats, dict[str, dict[str, float]]]:
+        """The mean of the parents, with which looking between them begins: a model needs more than their corners."""
+        values = self._between_values
+        predicted = {
+            o.name: {"value": float(v.mean()), "low": float(v.min()), "high": float(v.max())}
+            for o, v in zip(self._objectives, values.T, strict=True)
+        }
+        return np.full((1, len(values)), 1.0 / len(values)), predicted
+
+    def _modelled(self, rng: np.random.Generator, seed: int) -> tuple[Floats, dict[str, dict[str, float]]] | None:
+        try:
+            return next_mixture(
+                self._between, self._between_values, self._table, self._objectives, self._bounds, self.reference,
+                0.0, seed, rng,
+            )  # fmt: skip
+        except ModelFittingError:  # so few measurements may be anything; after a step beyond it is tried again
+            return None
 
     def _next_beyond(self, rng: np.random.Generator) -> Step | None:
         mixture = choose_mixture(
@@ -124,7 +146,7 @@ class Known:
         if mixture is None:
             return None
         predicted = _predicted(mixture, self._objectives)
-        return Step(BEYOND, mixture.coefficients, predicted, self._promise(predicted, rng))
+        return Step(BEYOND, mixture.coefficients, _WHY[BEYOND], predicted, self._promise(predicted, rng))
 
     @property
     def _space(self) -> WeightSpace:

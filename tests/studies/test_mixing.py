@@ -154,7 +154,7 @@ def test_products_of_mixtures_follow_from_their_coefficients(tiny):
             recombination, parts = known.recombination(rows)
             assert sum(p.tensors for p in parts) == len(products.names)
             decoded = decoder.decode(recombination)
-            known.add(Step("beyond", np.zeros((1, 1)), {}, 0.0), rows, decoder.measure(decoded))
+            known.add(Step("beyond", np.zeros((1, 1)), "", None, 0.0), rows, decoder.measure(decoded))
             files = [*parents, Parent(str(decoded.path), _digest(decoded.path))]
             read = decoder.products([files[0], files[-1]], sources.base).products
             last = len(known._made) - 1
