@@ -118,6 +118,10 @@ def test_mixtures_are_measured_in_the_background_and_what_came_of_it_is_told(you
         known = {Path(c.path) for c in catalogue.checkpoints()}
     assert all(path in known for path in mixed)
     assert bool(mixed) == any("joined the front, hypervolume" in text for text in told)
+    report = young("report", "--json").document
+    check("report", report)
+    assert report["mixtures"]["count"] == len(mixed), "mixtures are told apart from what was trained"
+    assert report["mixtures"]["before"] == report["hypervolume"]["after"] <= report["mixtures"]["after"]
 
 
 def test_mixing_in_the_loop_needs_a_hook_and_a_learner(young, tmp_path):
