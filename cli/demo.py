@@ -15,6 +15,7 @@ import click
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 TARGET = 0.95
+MIXTURES = 12
 _MARK = (
     ".epsopt-demo"  # tells a folder that the demo may start over in from one that it must not touch; holds its options
 )
@@ -39,7 +40,8 @@ def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: b
     """Run the whole promise on a small zoo that is trained for real: about five minutes on two cores.
 
     Trains a base and a random sweep of fine-tuning runs, reads their checkpoints, learns the map, searches it for
-    coverage >= 0.95 with the most structure, proposes the next runs, trains those, and says what came of it.
+    coverage >= 0.95 with the most structure, proposes the next runs, trains those, measures mixtures of all that was
+    trained, and says what came of it.
     """
     from epsopt.cli.output import say
 
@@ -80,6 +82,7 @@ def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     (study,) = _searches() - before or before
     _epsopt(5, "propose runs that widen the front", "propose", "-n", str(proposals), "--seed", str(seed))
     _train(jobs)
+    _mix(seed)
     return study
 
 
@@ -185,6 +188,20 @@ def _train(jobs: int) -> None:
     group.main(args=["work", "--jobs", str(jobs), "--learn-after", "0"], prog_name="epsopt", standalone_mode=False)
 
 
+def _mix(seed: int) -> None:
+    from epsopt.cli.main import group
+    from epsopt.cli.output import line, say
+
+    asked = ["merge", "--wide", "--budget", str(MIXTURES), "--seed", str(seed)]
+    _stage(7, "mix what was trained", " ".join(["epsopt", *asked]))
+    say("Every run left a direction in weight space; no training is needed to try how far to go along which.")
+    line("")
+    group.main(args=asked, prog_name="epsopt", standalone_mode=False)
+    line("")
+    line("$ epsopt ingest")
+    group.main(args=["ingest"], prog_name="epsopt", standalone_mode=False)
+
+
 def _summary(*, as_json: bool) -> None:
     from epsopt.cli.outcome import outcome_json, show_accuracy, show_answers, show_gain, show_proposals
     from epsopt.cli.output import line, print_json, say
@@ -204,7 +221,7 @@ def _summary(*, as_json: bool) -> None:
     if as_json:
         print_json(outcome_json(report, target))
         return
-    _stage(7, "what came of it")
+    _stage(8, "what came of it")
     line(f"Target: coverage >= {TARGET:g}, then as much dist_corr as it goes.")
     line("")
     show_answers(Path("done").read_text(), project.objectives, storage)

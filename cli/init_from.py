@@ -129,7 +129,8 @@ def _saved(
 ) -> dict[int, Path]:
     """Save the mixtures that are shown; return their files by the identity of their starts."""
     from epsopt.cli.describe import predicted_json
-    from epsopt.cli.mixed import free_files, new_folder, suffix_for
+    from epsopt.cli.mixed import free_files
+    from epsopt.studies.folders import new_folder, suffix_for
     from epsopt.zoo.decoding.provenance import Provenance, labels
 
     shown = [(s, m) for s, m in mixed if any(p.start is s for p in plans)]
@@ -158,7 +159,7 @@ def _command(project: Project, plan: Plan, path: str) -> list[str] | None:
 
     if project.command is None or not takes_start(project.command):
         return None
-    from epsopt.cli.mixed import new_folder
+    from epsopt.studies.folders import new_folder
 
     out = new_folder(project.runs, "from")
     return render_command(project.command, {**plan.fixed, **plan.params}, out, path)

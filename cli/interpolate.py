@@ -36,11 +36,12 @@ def command(
     A and B are files, runs (their last checkpoint), RUN:EPOCH, or the beginning of a SHA-256. Where both share an
     initialisation, each step is a real set of weights; otherwise there are only predictions.
     """
-    from epsopt.cli.mixed import free_files, suffix_for
+    from epsopt.cli.mixed import free_files
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.which import locate
     from epsopt.cli.workspace import measured, open_workspace
+    from epsopt.studies.folders import suffix_for
     from epsopt.zoo.decoding.decoder import WeightDecoder
     from epsopt.zoo.decoding.provenance import Provenance, labels
 

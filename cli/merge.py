@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from epsopt.zoo.errors import UsageError
 if TYPE_CHECKING:
     from epsopt.optimize.targets import Objective
     from epsopt.studies.merges import Merged
+    from epsopt.studies.mixing import Mixed
     from epsopt.studies.project.file import Project
+    from epsopt.zoo.records import Checkpoint
 
 
 @click.command("merge")
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--count", "-n", type=click.IntRange(2, 5), default=3, show_default=True, help="Parents, if none is named."
 )
+@click.option("--wide", is_flag=True, help="Mix up to 24 checkpoints, each part of the network on its own.")
 @click.option("--budget", type=click.IntRange(min=3), default=30, show_default=True, help="Real evaluations.")
 @click.option(
     "--groups", metavar="PATTERN,...", help="Tensors with coefficients of their own: '*.encoder.*,*.projection.*'."
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     "--reach", type=click.FloatRange(0.0, 1.0), default=0.0, show_default=True,
     help="Leave the simplex: 0.1 stretches it by a tenth.",
 )  # fmt: skip
+@click.option("--whole-budget", is_flag=True, help="With --wide: go on even where little more is expected.")
 @click.option(
     "--save", type=click.Path(path_type=Path), metavar="DIR", help="Where to; a new folder in the runs folder."
 )
@@ -40,9 +44,11 @@ def command(
     options: Options,
     parents: tuple[str, ...],
     count: int,
+    wide: bool,
     budget: int,
     groups: str | None,
     reach: float,
+    whole_budget: bool,
     save: Path | None,
     form: str | None,
     seed: int,
@@ -51,13 +57,19 @@ def command(
 
     Each mixture is measured with the project's evaluate hook. Those that no measured checkpoint beats are saved with
     their origin, ready to be ingested. Parents not named are taken from the measured front.
+
+    With --wide, up to 24 checkpoints are mixed: the front and the ends of the newest runs. Blocks that moved alike
+    while training are stretched, shrunk and exchanged together, wherever that is expected to widen the front most.
     """
-    from epsopt.cli.mixed import suffix_for
+    if wide and (parents or groups or reach or _is_given("count")):
+        raise UsageError(
+            "--wide chooses checkpoints and parts by itself: leave out parents, --count, --groups, --reach"
+        )
+    if whole_budget and not wide:
+        raise UsageError("--whole-budget goes with --wide: without it the whole budget is spent anyway")
     from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
-    from epsopt.cli.which import named
     from epsopt.cli.workspace import check_objectives, measured, open_workspace
-    from epsopt.zoo.decoding.decoder import WeightDecoder
 
     with working("opening the catalogue") as progress:
         workspace = open_workspace(options)
@@ -68,31 +80,79 @@ def command(
                 '[hooks] evaluate = "package.module:function"'
             )
         with workspace.catalogue() as catalogue:
-            checkpoints = measured(catalogue)
+            checkpoints, lineages = measured(catalogue), catalogue.lineages()
             check_objectives(project, catalogue.metric_names())
-        from epsopt.studies.merges import front_parents, merge_checkpoints
+        folder = _folder(save, project, "mixed" if wide else "merge")
+        mixed: Mixed | None = None
+        if wide:
+            from epsopt.cli.merge_wide import mix_widely
 
-        if parents:
-            chosen = [named(_known(p, checkpoints), checkpoints) for p in parents]
-        else:
-            chosen = front_parents(checkpoints, project.objectives, count)
-        if len({c.sha256 for c in chosen}) < len(chosen):
-            raise UsageError("two of the parents are the same checkpoint: name each once")
-        folder = _folder(save, project)
-        suffix = suffix_for(form, chosen)
-        patterns = tuple(p.strip() for p in groups.split(",") if p.strip()) if groups else ()
-        with WeightDecoder(project.evaluate) as decoder:
-            merged = merge_checkpoints(
-                decoder, project, checkpoints, chosen, lambda i: folder / f"merged_{i:03d}{suffix}",
-                groups=patterns, budget=budget, reach=reach, seed=seed,
-                progress=lambda done, total: progress("measuring mixtures", done / total),
+            mixed = mix_widely(
+                project, checkpoints, lineages, folder, form,
+                budget=budget, give_up=not whole_budget, seed=seed, progress=progress,
             )  # fmt: skip
-    for sentence in merged.disagreements:
+        else:
+            merged = _merge(
+                project, checkpoints, _parents(parents, checkpoints, project, count), folder, form,
+                groups, budget, reach, seed, progress,
+            )  # fmt: skip
+    for sentence in (mixed or merged).disagreements:
         note(sentence)
-    if options.json:
+    if mixed is not None:
+        from epsopt.cli.merge_wide import show_wide, wide_document
+
+        if options.json:
+            print_json(wide_document(mixed, project.objectives, folder, budget, seed))
+        else:
+            show_wide(mixed, project.objectives, folder, budget, project.evaluate)
+    elif options.json:
         print_json(_document(merged, project.objectives, folder, budget, seed, reach))
     else:
         _show(merged, project.objectives, folder, project)
+
+
+def _is_given(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
+
+
+def _parents(
+    named_ones: tuple[str, ...], checkpoints: Sequence[Checkpoint], project: Project, count: int
+) -> list[Checkpoint]:
+    from epsopt.cli.which import named
+    from epsopt.studies.merges import front_parents
+
+    if not named_ones:
+        return front_parents(checkpoints, project.objectives, count)
+    chosen = [named(_known(p, checkpoints), checkpoints) for p in named_ones]
+    if len({c.sha256 for c in chosen}) < len(chosen):
+        raise UsageError("two of the parents are the same checkpoint: name each once")
+    return chosen
+
+
+def _merge(
+    project: Project,
+    checkpoints: Sequence[Checkpoint],
+    parents: Sequence[Checkpoint],
+    folder: Path,
+    form: str | None,
+    groups: str | None,
+    budget: int,
+    reach: float,
+    seed: int,
+    progress: Callable[[str, float | None], None],
+) -> Merged:
+    from epsopt.studies.folders import suffix_for
+    from epsopt.studies.merges import merge_checkpoints
+    from epsopt.zoo.decoding.decoder import WeightDecoder
+
+    suffix = suffix_for(form, parents)
+    patterns = tuple(p.strip() for p in groups.split(",") if p.strip()) if groups else ()
+    with WeightDecoder(project.evaluate) as decoder:
+        return merge_checkpoints(
+            decoder, project, checkpoints, parents, lambda i: folder / f"merged_{i:03d}{suffix}",
+            groups=patterns, budget=budget, reach=reach, seed=seed,
+            progress=lambda done, total: progress("measuring mixtures", done / total),
+        )  # fmt: skip
 
 
 def _known(what: str, checkpoints: Sequence[Any]) -> str:
@@ -106,14 +166,14 @@ def _known(what: str, checkpoints: Sequence[Any]) -> str:
     return str(found.sha256)
 
 
-def _folder(save: Path | None, project: Project) -> Path:
-    from epsopt.cli.mixed import new_folder
+def _folder(save: Path | None, project: Project, name: str) -> Path:
+    from epsopt.studies.folders import new_folder
 
     if save is not None:
         if save.exists() and (not save.is_dir() or any(save.iterdir())):
             raise UsageError(f"{save} is there already: name a new folder, nothing is written over")
         return save
-    return new_folder(project.runs, "merge")
+    return new_folder(project.runs, name)
 
 
 def _document(
@@ -128,6 +188,8 @@ def _document(
     return {
         "objectives": objective_json(objectives),
         "parents": [checkpoint_json(p) for p in merged.parents],
+        "base": None,
+        "wide": False,
         "groups": list(merged.groups),
         "budget": budget,
         "seed": seed,
@@ -135,7 +197,9 @@ def _document(
         "evaluations": [
             {
                 "weights": recombination_json(merged.recombination(e), named),
+                "parts": None,
                 "predicted": e.predicted,
+                "promised": None,
                 "measured": dict(e.measured),
                 "why": e.why,
                 "joined": i in result.joined,
@@ -143,6 +207,7 @@ def _document(
             }
             for i, e in enumerate(result.evaluations)
         ],
+        "stopped": None,
         "reference": dict(zip([o.name for o in objectives], result.reference, strict=True)),
         "hypervolume": {"before": result.before, "after": result.after},
         "disagreements": list(merged.disagreements),

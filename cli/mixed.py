@@ -10,14 +10,6 @@ from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from epsopt.zoo.decoding.recombination import Recombination
-    from epsopt.zoo.records import Checkpoint
-
-
-def suffix_for(form: str | None, parents: Sequence[Checkpoint]) -> str:
-    """Return the suffix of saved files: as asked, else like the parents'."""
-    if form is not None:
-        return f".{form}"
-    return ".safetensors" if all(Path(p.path).suffix == ".safetensors" for p in parents) else ".pt"
 
 
 def free_files(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -33,22 +25,6 @@ def free_files(folder: Path, names: Sequence[str]) -> list[Path]:
     if taken:
         raise UsageError(f"{taken[0]} is there already: name another folder, nothing is written over")
     return files
-
-
-def new_folder(runs: Path, name: str) -> Path:
-    """Return the first folder ``NAME_001``, ``NAME_002``, ... in a runs folder that is not there yet.
-
-    Raises:
-        UsageError: the runs lie behind a URL, where nothing is written.
-    """
-    from epsopt.zoo.reading.remote import RemotePath
-
-    if isinstance(runs, RemotePath):
-        raise UsageError(f"the runs lie behind a URL ({runs}): say with --save where checkpoints are written")
-    number = 1
-    while (runs / f"{name}_{number:03d}").exists():
-        number += 1
-    return runs / f"{name}_{number:03d}"
 
 
 def recombination_json(recombination: Recombination, labels: Mapping[str, str]) -> dict[str, Any]:

@@ -80,20 +80,33 @@ def show_accuracy(report: LoopReport) -> None:
 
 def show_gain(report: LoopReport, objectives: Sequence[Objective], target: Target) -> None:
     """Say how far the measured front moved, and the best checkpoints that meet the target before and after."""
-    gain = report.gain
-    runs = {report.new[i].run for i in gain.joined}
-    say(
-        f"Hypervolume of the measured front: {gain.before:.4f} before, {gain.after:.4f} after ({gain.relative:+.1%}); "
-        f"{len(gain.joined)} new checkpoints of {len(runs)} proposed runs are on it."
-    )
+    for text in front_sentences(report):
+        say(text)
     for other in (o for o in objectives if o.name != target.name):
-        for title, group in (("before", report.old), ("after", (*report.old, *report.new))):
+        trained = (*report.old, *report.new)
+        groups = [("before", report.old), ("after", trained)]
+        for title, group in [*groups, *([("with mixtures", (*trained, *report.mixed))] if report.mixed else [])]:
             best = best_meeting(group, objectives, target, other)
             if best is not None:
                 say(
                     f"Best {other.name} with {target.name} of at least {target.value:g}, {title}: "
                     f"{best.metrics[other.name]:.3f} ({label(best.run, best.epoch, 40)})"
                 )
+
+
+def front_sentences(report: LoopReport) -> list[str]:
+    """Say how far the measured front moved: by what was trained, and by mixtures beyond that."""
+    gain, mixing = report.gain, report.mixing
+    runs = {report.new[i].run for i in gain.joined}
+    moved = f"{gain.before:.4f} before, {gain.after:.4f} after ({gain.relative:+.1%})"
+    joined = f"{len(gain.joined)} new checkpoints of {len(runs)} proposed runs are on it"
+    said = [f"Hypervolume of the measured front: {moved}; {joined}."]
+    if report.mixed:
+        said.append(
+            f"Mixtures of checkpoints, measured, not trained: {mixing.after:.4f} with them ({mixing.relative:+.1%} "
+            f"beyond all that was trained); {len(mixing.joined)} of {len(report.mixed)} are on that front."
+        )
+    return said
 
 
 def best_meeting(
@@ -119,6 +132,7 @@ def outcome_json(report: LoopReport, target: Target) -> dict[str, Any]:
         "proposals": proposals_json(report),
         "accuracy": accuracy_json(report.accuracy),
         "hypervolume": hypervolume_json(report),
+        "mixtures": mixtures_json(report),
     }
 
 
@@ -153,4 +167,14 @@ def hypervolume_json(report: LoopReport) -> dict[str, Any]:
         "after": report.gain.after,
         "reference": list(report.gain.reference),
         "joined": [report.new[i].path for i in report.gain.joined],
+    }
+
+
+def mixtures_json(report: LoopReport) -> dict[str, Any]:
+    """Return how mixtures moved the front beyond what was trained, as JSON values."""
+    return {
+        "count": len(report.mixed),
+        "before": report.mixing.before,
+        "after": report.mixing.after,
+        "joined": [report.mixed[i].path for i in report.mixing.joined],
     }

@@ -70,7 +70,9 @@ def _write(page: Path, name: str, report: LoopReport, objectives: Sequence[Objec
 
 
 def _sentences(report: LoopReport) -> list[str]:
-    return [*_calibration(report.accuracy, report), *_over_time(report), *_front(report), *_audits(report)]
+    from epsopt.cli.outcome import front_sentences
+
+    return [*_calibration(report.accuracy, report), *_over_time(report), *front_sentences(report), *_audits(report)]
 
 
 def _counts(report: LoopReport) -> list[str]:
@@ -130,16 +132,8 @@ def _audits(report: LoopReport) -> list[str]:
     return [f"{left}; {joined} of them reached the front after all ({expected:.1f} expected)."]
 
 
-def _front(report: LoopReport) -> list[str]:
-    gain = report.gain
-    runs = {report.new[i].run for i in gain.joined}
-    moved = f"{gain.before:.4f} before, {gain.after:.4f} after ({gain.relative:+.1%})"
-    joined = f"{len(gain.joined)} new checkpoints of {len(runs)} proposed runs are on it"
-    return [f"Hypervolume of the measured front: {moved}; {joined}."]
-
-
 def _document(report: LoopReport) -> dict[str, Any]:
-    from epsopt.cli.outcome import accuracy_json, hypervolume_json, proposals_json
+    from epsopt.cli.outcome import accuracy_json, hypervolume_json, mixtures_json, proposals_json
     from epsopt.optimize.outcome import share_interval
 
     return {
@@ -151,4 +145,5 @@ def _document(report: LoopReport) -> dict[str, Any]:
         "over_time": [accuracy_json(step) for step in report.over_time],
         "hypervolume": {**hypervolume_json(report), "over_time": list(report.hypervolumes)},
         "audits": [{"number": a.number, "probability": a.probability, "joined": a.joined} for a in report.audits],
+        "mixtures": mixtures_json(report),
     }

@@ -99,7 +99,7 @@ def _decode(
     evaluate: bool,
 ) -> tuple[list[Mixture | None], list[Path | None]]:
     from epsopt.cli.describe import predicted_json
-    from epsopt.cli.mixed import suffix_for
+    from epsopt.studies.folders import suffix_for
     from epsopt.studies.mixtures import decode_samples
     from epsopt.zoo.decoding.decoder import WeightDecoder
     from epsopt.zoo.decoding.provenance import Provenance, labels

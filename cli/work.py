@@ -57,6 +57,10 @@ if TYPE_CHECKING:
     help="Stop a run whose epochs are expected to bring less than this share of a new run's, each; 0 stops none.",
 )  # fmt: skip
 @click.option("--reuse", is_flag=True, help="Let runs that are asked for start from checkpoints of the front.")
+@click.option(
+    "--mix", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+    help="Measure up to N mixtures of checkpoints each time the map is refitted; those on the front are kept.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print what would be run, in order, and run nothing.")
 @common
 def command(
@@ -74,6 +78,7 @@ def command(
     stop_below: float,
     stop_worth: float,
     reuse: bool,
+    mix: int,
     dry_run: bool,
 ) -> None:
     """Train the queued proposals with the train command of epsopt.toml, each into a folder of its own.
@@ -88,6 +93,8 @@ def command(
         raise UsageError("--until-idle and --forever contradict each other: give one of them")
     if stop_below and stop_worth:
         raise UsageError("--stop-below and --stop-worth are two rules for the same decision: give one of them")
+    if mix and not learn_after:
+        raise UsageError("--mix measures mixtures when the map is refitted: leave out --learn-after 0")
     if until_reached and not wanted:
         raise UsageError("--until-reached needs something to reach: --target-NAME VALUE")
     from epsopt.cli.output import line, print_json
@@ -100,6 +107,11 @@ def command(
         project = workspace.needed()
         if project.command is None:
             raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
+        if mix and project.evaluate is None:
+            raise UsageError(
+                f"{project.file}: --mix measures every mixture, which needs a hook: add "
+                '[hooks] evaluate = "package.module:function"'
+            )
         from epsopt.studies.loop.goal import Goal
         from epsopt.studies.loop.learning import BackgroundLearner
         from epsopt.studies.loop.worker import Orders, Worker
@@ -117,14 +129,17 @@ def command(
         lost_after=lost_after, most_failures=max_failures,
     )  # fmt: skip
     lost: list[str] = []
+    told: list[str] = []
 
     def tell(event: Event) -> None:
+        if event.kind == "mixed":
+            told.append(event.text)
         if event.kind in ("lost", "refused"):
             lost.append(event.text)
         if not options.json:
             line(event.text + (f" ({_figures(project, event.ended)})" if event.ended and event.ended.metrics else ""))
 
-    learner = BackgroundLearner(project.file, workspace.storage, reuse=reuse, targets=targets)
+    learner = BackgroundLearner(project.file, workspace.storage, reuse=reuse, targets=targets, mix=mix)
     with Catalogue(workspace.storage, project.rename) as catalogue, _ends_on_sigterm():
         stopper = _stopper(project, storage, catalogue, targets, stop_below, stop_worth)
         goal = Goal(catalogue, project.objectives, targets) if until_reached else None
@@ -138,6 +153,7 @@ def command(
             {
                 "runs": [_run_json(e) for e in ended],
                 "lost": lost,
+                "mixed": told,
                 "targets": target_json(targets),
                 "reached": None if reached is None else checkpoint_json(reached),
             }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,17 +47,17 @@ class Merged:
         return recombination(self.parents, evaluation.coefficients.tolist(), self.groups)
 
 
-def front_parents(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective], count: int) -> list[Checkpoint]:
-    """Choose parents on the measured front: of the lineage that holds most of it, those that dominate most together.
+def front_lineage(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> tuple[int, list[int]]:
+    """Return the lineage that holds most of the measured front, and the rows of its measured checkpoints.
 
     Raises:
         EmptyCatalogue: no lineage has two measured checkpoints.
     """
     table = measured_table([c.metrics for c in checkpoints], objectives)
-    maximize = [o.maximize for o in objectives]
     known = np.flatnonzero(np.isfinite(table).all(axis=1))
     sizes = Counter(checkpoints[i].lineage_id for i in known.tolist())
-    front = Counter(checkpoints[i].lineage_id for i in non_dominated(table, maximize).indices.tolist())
+    rows = non_dominated(table, [o.maximize for o in objectives]).indices
+    front = Counter(checkpoints[i].lineage_id for i in rows.tolist())
     usable = [lineage for lineage, size in sizes.items() if size > 1]
     if not usable:
         raise EmptyCatalogue(
@@ -65,8 +65,18 @@ def front_parents(checkpoints: Sequence[Checkpoint], objectives: Sequence[Object
             "from one base, or several checkpoints of a run"
         )
     best = max(usable, key=lambda lineage: (front[lineage], sizes[lineage], -lineage))
-    rows = [i for i in known.tolist() if checkpoints[i].lineage_id == best]
-    own = non_dominated(table[rows], maximize).indices.tolist()
+    return best, [i for i in known.tolist() if checkpoints[i].lineage_id == best]
+
+
+def front_parents(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective], count: int) -> list[Checkpoint]:
+    """Choose parents on the measured front: of the lineage that holds most of it, those that dominate most together.
+
+    Raises:
+        EmptyCatalogue: no lineage has two measured checkpoints.
+    """
+    _, rows = front_lineage(checkpoints, objectives)
+    table = measured_table([c.metrics for c in checkpoints], objectives)
+    own = non_dominated(table[rows], [o.maximize for o in objectives]).indices.tolist()
     chosen = [rows[i] for i in choose_parents(table[rows], objectives, count)]
     if len(own) < 2:  # one checkpoint beats all: the best of the others beside it
         rest = [i for i in rows if i not in chosen]
@@ -120,7 +130,9 @@ def merge_checkpoints(
         known=measured_table([c.metrics for c in checkpoints], objectives),
         bounds=project.bounds, budget=budget, groups=len(groups) + 1, reach=reach, seed=seed, progress=progress,
     )  # fmt: skip
-    merged = Merged(tuple(parents), tuple(groups), result, {}, _disagreements(parents, result, objectives))
+    differing = [s for p, e in zip(parents, result.evaluations, strict=False)
+                 for s in disagreements(p, e.measured, objectives)]  # fmt: skip
+    merged = Merged(tuple(parents), tuple(groups), result, {}, tuple(differing))
     for place in result.joined:
         evaluation = result.evaluations[place]
         decoded = decoder.decode(merged.recombination(evaluation))
@@ -131,15 +143,15 @@ def merge_checkpoints(
     return merged
 
 
-def _disagreements(
-    parents: Sequence[Checkpoint], result: MergeResult, objectives: Sequence[Objective]
-) -> tuple[str, ...]:
+def disagreements(
+    checkpoint: Checkpoint, measured: Mapping[str, float | None], objectives: Sequence[Objective]
+) -> list[str]:
+    """Return a sentence for each objective of which the hook says something else than the checkpoint's file."""
     out = []
-    for parent, evaluation in zip(parents, result.evaluations, strict=False):
-        for objective in objectives:
-            said, found = parent.metrics.get(objective.name), evaluation.measured.get(objective.name)
-            if said is None or found is None:
-                continue
-            if abs(said - found) > _DIFFERENT * max(abs(said), abs(found), 1e-9):
-                out.append(f"the hook measures {objective.name} {found:.4g} on {parent.path}, its file says {said:.4g}")
-    return tuple(out)
+    for objective in objectives:
+        said, found = checkpoint.metrics.get(objective.name), measured.get(objective.name)
+        if said is None or found is None:
+            continue
+        if abs(said - found) > _DIFFERENT * max(abs(said), abs(found), 1e-9):
+            out.append(f"the hook measures {objective.name} {found:.4g} on {checkpoint.path}, its file says {said:.4g}")
+    return out

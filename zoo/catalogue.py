@@ -169,7 +169,8 @@ class Catalogue:
 
     def lineages(self) -> list[Lineage]:
         """Return all lineages, oldest first."""
-        columns = (lineages.c.id, lineages.c.signature, lineages.c.reference_path, lineages.c.declared)
+        names = ("id", "signature", "reference_path", "declared", "reference_sha256")
+        columns = [lineages.c[name] for name in names]
         with self.reading() as connection:
             rows = connection.execute(select(*columns).order_by(lineages.c.id)).all()
         return [Lineage(*r) for r in rows]

@@ -63,12 +63,14 @@ class Lineage:
         signature: of its members.
         reference_path: the checkpoint that deltas are taken from.
         declared: whether runs name that file as their base; otherwise the lineage was found from distances.
+        reference_sha256: that file's content when the lineage was founded.
     """
 
     id: int
     signature: str
     reference_path: str
     declared: bool
+    reference_sha256: str
 
 
 @dataclass(frozen=True)

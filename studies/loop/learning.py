@@ -1,8 +1,9 @@
 """Learn from what came back in a process of its own, so that no launch waits for it.
 
-``python -m epsopt.studies.loop.learning`` takes one JSON document on standard input: fits the map again if the
-catalogue has checkpoints that it does not know, and queues proposals if asked and nothing is queued. Of all workers of
-a database one learns at a time: a lease in the catalogue says who.
+``python -m epsopt.studies.loop.learning`` takes one JSON document on standard input: measures mixtures if asked, fits
+the map again if the catalogue has checkpoints that it does not know, and queues proposals if asked and nothing is
+queued. What there is to tell it prints, a line each. Of all workers of a database one learns at a time: a lease in the
+catalogue says who.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
 from epsopt.optimize.targets import Target
 from epsopt.zoo.catalogue import Catalogue
@@ -29,6 +30,8 @@ from epsopt.zoo.tables import meta
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
+
+    from epsopt.studies.project.file import Project
 
 LEASE = "learning"
 LEASE_SECONDS = 3600.0
@@ -46,6 +49,7 @@ class Task:
         seed: of map and proposals.
         reuse: whether proposals may start from checkpoints.
         targets: what proposals shall meet, by metric.
+        mix: mixtures to measure at most, before the map is fitted.
     """
 
     project: str
@@ -54,6 +58,7 @@ class Task:
     seed: int = 0
     reuse: bool = False
     targets: Mapping[str, float] = field(default_factory=dict)
+    mix: int = 0
 
 
 class BackgroundLearner:
@@ -65,14 +70,25 @@ class BackgroundLearner:
         seed: of map and proposals.
         reuse: whether proposals may start from checkpoints.
         targets: what proposals shall meet.
+        mix: mixtures to measure at most, each time.
     """
 
     def __init__(
-        self, project: Path, storage: str, *, seed: int = 0, reuse: bool = False, targets: Sequence[Target] = ()
+        self,
+        project: Path,
+        storage: str,
+        *,
+        seed: int = 0,
+        reuse: bool = False,
+        targets: Sequence[Target] = (),
+        mix: int = 0,
     ) -> None:
-        self._task = Task(str(project), storage, seed=seed, reuse=reuse, targets={t.name: t.value for t in targets})
+        wanted = {t.name: t.value for t in targets}
+        self._task = Task(str(project), storage, seed=seed, reuse=reuse, targets=wanted, mix=mix)
         self._process: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] | None = None
+        self._told: IO[bytes] | None = None
+        self._news: list[str] = []
 
     def busy(self) -> bool:
         """Whether one is at it."""
@@ -82,12 +98,14 @@ class BackgroundLearner:
         """Begin to learn, then queue so many proposals; does nothing while one is at it."""
         if self.busy():
             return
+        self._collect()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the learner that writes to it
+        self._told = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "epsopt.studies.loop.learning"],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=self._told,
             stderr=self._said,
             env=environment,
             start_new_session=True,  # a terminal's Ctrl-C is the worker's to hear
@@ -96,6 +114,20 @@ class BackgroundLearner:
             # Not as arguments: a database URL may hold a password, and anybody can list the arguments of a process.
             with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
                 pipe.write(json.dumps({**asdict(self._task), "propose": propose}).encode())
+
+    def news(self) -> list[str]:
+        """Return what those that ended had to tell, a line each, once."""
+        if not self.busy():
+            self._collect()
+        told, self._news = self._news, []
+        return told
+
+    def _collect(self) -> None:
+        if self._told is not None:
+            self._told.seek(0)
+            self._news += [line for line in self._told.read().decode(errors="replace").splitlines() if line.strip()]
+            self._told.close()
+            self._told = None
 
     def trouble(self) -> str | None:
         """Say why the last one failed; None if it did not, or has not ended."""
@@ -113,7 +145,10 @@ class BackgroundLearner:
 
 
 def learn(task: Task) -> None:
-    """Fit the map if there is something new, and queue proposals if asked: random ones while there are too few runs.
+    """Learn from what is new, and queue proposals if asked: random ones while there are too few runs.
+
+    Mixtures are measured first, so that the map knows them and proposals may start from them. When they cannot be, that
+    is told, and the rest is done.
 
     Raises:
         EpsoptError: there is too little to learn from, or the project or its database cannot be read.
@@ -135,15 +170,20 @@ def learn(task: Task) -> None:
             return
         checkpoints = catalogue.checkpoints()
         cut = runs_cut_off(project, proposed_trials(storage, project.name), checkpoints)
-        if project.space is not None and too_few(project.space, checkpoints, cut):
-            if task.propose and not _is_queued(storage, project.name):
-                queue_random(project, storage, project.space, task.propose, task.seed, checkpoints)
+        few = project.space is not None and too_few(project.space, checkpoints, cut)
+        if few and project.space is not None and task.propose and not _is_queued(storage, project.name):
+            queue_random(project, storage, project.space, task.propose, task.seed, checkpoints)
+        if few and not task.mix:
             return
         try:
             surrogate, _ = load_map(catalogue)
             stale = bool(unseen(catalogue, surrogate))
         except EmptyCatalogue:
             stale = True
+        if stale and task.mix:
+            _mix(task, project, catalogue)
+        if few:
+            return
         if stale:
             surrogate, _, _ = fit_map(catalogue, seed=task.seed, bounds=project.bounds)
         if task.propose and not _is_queued(storage, project.name):
@@ -152,6 +192,18 @@ def learn(task: Task) -> None:
                 [Target(name, value) for name, value in task.targets.items()],
                 n=task.propose, seed=task.seed, reuse=task.reuse,
             )  # fmt: skip
+
+
+def _mix(task: Task, project: Project, catalogue: Catalogue) -> None:
+    """Measure mixtures and take those into the catalogue that join the front; tell what came of it."""
+    from epsopt.studies.loop.mixing import mix_round
+
+    try:
+        told = mix_round(project, catalogue, task.mix, seed=task.seed, progress=lambda *_: _renew_lease(catalogue))
+    except EpsoptError as error:
+        told = [f"no mixture was measured: {error}"]
+    for line in told:
+        sys.stdout.write(f"{line}\n")
 
 
 def _is_queued(storage: RDBStorage, project: str) -> bool:
@@ -164,7 +216,7 @@ def _is_queued(storage: RDBStorage, project: str) -> bool:
 @contextlib.contextmanager
 def _lease(catalogue: Catalogue, *, wait: bool) -> Iterator[bool]:
     """Be the only learner of a database; yields False when another one is, unless we wait for it."""
-    mine = f"{socket.gethostname()}:{os.getpid()}"
+    mine = _me()
     while not _take_lease(catalogue, mine):
         if not wait:
             yield False
@@ -177,6 +229,17 @@ def _lease(catalogue: Catalogue, *, wait: bool) -> Iterator[bool]:
             held = connection.execute(select(meta.c.value).where(meta.c.key == LEASE)).scalar()
             if held is not None and json.loads(held)["who"] == mine:
                 connection.execute(delete(meta).where(meta.c.key == LEASE))
+
+
+def _me() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _renew_lease(catalogue: Catalogue) -> None:
+    """Say that this learner is alive: evaluations may take longer than a lease lasts."""
+    held = json.dumps({"who": _me(), "since": time.time()})
+    with catalogue.writing() as connection:
+        connection.execute(update(meta).where(meta.c.key == LEASE).values(value=held))
 
 
 def _take_lease(catalogue: Catalogue, mine: str) -> bool:

@@ -22,6 +22,7 @@ from epsopt.studies.loop.run import cut_off, folder_of
 from epsopt.studies.project.command import takes_start
 from epsopt.studies.project.file import Project
 from epsopt.surrogate.surrogate import Surrogate
+from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.records import Checkpoint
 
@@ -133,8 +134,8 @@ class _Unpredicted:
 
 
 def too_few(space: Space, checkpoints: Sequence[Checkpoint], cut_off: Collection[int] = ()) -> bool:
-    """Whether there are too few runs to learn proposals from; those that were cut off show no end."""
-    whole = [c for c in checkpoints if c.run_id not in cut_off]
+    """Whether there are too few runs to learn proposals from; those that were cut off show no end, mixtures none."""
+    whole = [c for c in checkpoints if c.run_id not in cut_off and not is_recombined(c)]
     configs = {c.run_id: c.hyperparameters for c in whole if any(v is not None for v in c.metrics.values())}
     return sum(space.describes(config) for config in configs.values()) < FEWEST_RUNS
 

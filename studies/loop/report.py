@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.optimize.outcome import Accuracy, FrontGain, accuracy, front_gain
-from epsopt.optimize.pareto import hypervolume
+from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.scoring import measured_table
+from epsopt.optimize.targets import Objective
 from epsopt.studies.loop.queue import config_of, proposed_trials
 from epsopt.studies.loop.run import folder_of
 from epsopt.studies.project.file import Project
+from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import EmptyCatalogue
 from epsopt.zoo.records import Checkpoint
 
@@ -88,22 +91,26 @@ class LoopReport:
 
     Attributes:
         proposals: every proposal, in order.
-        gain: how the measured front moved, counting every checkpoint of the proposed runs.
+        gain: how the measured front of what was trained moved, counting every checkpoint of the proposed runs.
+        mixing: how mixtures of checkpoints moved it beyond that, against the same reference point.
         accuracy: predictions against measurements of final checkpoints, one entry per predicted metric.
         over_time: the same after each run that ended, in the order in which they ended.
         hypervolumes: of the measured front after each of them, as ``gain`` measures it.
         old: checkpoints of earlier runs.
         new: checkpoints of proposed runs.
+        mixed: checkpoints that were mixed, not trained.
         audits: runs that would have been stopped early, in order.
     """
 
     proposals: tuple[ProposalOutcome, ...]
     gain: FrontGain
+    mixing: FrontGain
     accuracy: tuple[Accuracy, ...]
     over_time: tuple[tuple[Accuracy, ...], ...]
     hypervolumes: tuple[float, ...]
     old: tuple[Checkpoint, ...]
     new: tuple[Checkpoint, ...]
+    mixed: tuple[Checkpoint, ...] = ()
     audits: tuple[Audit, ...] = ()
 
     def measured(self) -> list[ProposalOutcome]:
@@ -132,7 +139,9 @@ def loop_report(project: Project, storage: RDBStorage, checkpoints: Sequence[Che
     proposals = tuple(_outcome(t) for t in trials)
     folders = {folder_of(project, t).resolve(): t.number for t in trials}
     proposed = {c.id: n for c in checkpoints if (n := _owner(folders, c)) is not None}
-    old = tuple(c for c in checkpoints if c.id not in proposed)
+    mixed = tuple(c for c in checkpoints if is_recombined(c) and c.id not in proposed)
+    others = {c.id for c in mixed}
+    old = tuple(c for c in checkpoints if c.id not in proposed and c.id not in others)
     if not _complete(project, old):  # a project that began with proposals: the first that was measured is the start
         measured = {proposed[c.id] for c in checkpoints if c.id in proposed and _complete(project, [c])}
         ended = sorted((p for p in proposals if p.number in measured), key=_when)
@@ -142,23 +151,43 @@ def loop_report(project: Project, storage: RDBStorage, checkpoints: Sequence[Che
                 "nothing is measured yet with every objective: train what is queued with 'epsopt work'"
             )
         old += tuple(c for c in checkpoints if proposed.get(c.id) == first)
-    known = {c.id for c in old}
+    known = {c.id for c in old} | others
     new = tuple(c for c in checkpoints if c.id not in known)
     before = measured_table([c.metrics for c in old], project.objectives)
-    gain = front_gain(before, measured_table([c.metrics for c in new], project.objectives), project.objectives)
-    report = LoopReport(proposals, gain, (), (), (), old, new)
+    after = measured_table([c.metrics for c in new], project.objectives)
+    gain = front_gain(before, after, project.objectives)
+    mixing = _mixing(gain, np.vstack([before, after]), measured_table([c.metrics for c in mixed], project.objectives),
+                     project.objectives)  # fmt: skip
+    report = LoopReport(proposals, gain, mixing, (), (), (), old, new, mixed)
     done = report.measured()
     names = sorted({name for p in done for name in p.point})
     steps = tuple(tuple(_accuracy(done[: i + 1], names)) for i in range(len(done)))
     return LoopReport(
         proposals=proposals,
         gain=gain,
+        mixing=mixing,
         accuracy=steps[-1] if steps else (),
         over_time=steps,
         hypervolumes=_hypervolumes(project, report, proposed),
         old=old,
         new=new,
         audits=_audits(proposals, [new[i] for i in gain.joined], proposed, new),
+        mixed=mixed,
+    )
+
+
+def _mixing(
+    gain: FrontGain, trained: NDArray[np.float64], mixed: NDArray[np.float64], objectives: Sequence[Objective]
+) -> FrontGain:
+    """Compare the front of all that was trained with the front of that and mixtures, from the same reference point."""
+    maximize = [o.maximize for o in objectives]
+    both = np.vstack([trained, mixed])
+    front = non_dominated(both, maximize).indices
+    return FrontGain(
+        before=gain.after,
+        after=hypervolume(both, gain.reference, maximize),
+        reference=gain.reference,
+        joined=tuple(int(i) - len(trained) for i in front if i >= len(trained)),
     )
 
 

@@ -31,7 +31,7 @@ from epsopt.zoo.records import Checkpoint
 BEATS = 4
 """Heartbeats within the time after which a worker counts as lost: three may fail."""
 
-EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "reached"]
+EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "mixed", "reached"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ class Learner(Protocol):
 
     def trouble(self) -> str | None:
         """Say why the last one failed; None if it did not."""
+
+    def news(self) -> list[str]:
+        """Return what those that ended had to tell, a line each, once."""
 
     def stop(self) -> None:
         """End it."""
@@ -155,9 +158,9 @@ class Worker:
             try:
                 while self._patiently(heart):
                     time.sleep(min(0.1, self.orders.watch) if self._runs else self.orders.watch)
+                self._wait_for_learner()  # what it is at may have begun before the last runs ended
                 self._learn(1)
-                while self.learner is not None and self.learner.busy():
-                    time.sleep(0.1)
+                self._wait_for_learner()
             except BaseException:
                 self._abandon(heart)
                 raise
@@ -178,6 +181,7 @@ class Worker:
     def _step(self, heart: Heartbeat) -> bool:
         """Do what there is to do now; False when there is nothing left."""
         self._reap()
+        self._hear()
         for run in list(self._runs):
             ended = run.look(self.stopper, lost=heart.has_lost(run.taken.trial_id))
             if ended is not None:
@@ -304,6 +308,16 @@ class Worker:
             self._learned = len(self._ended)
             self.learner.start(0)
             self.tell(Event("learning", "learning from what came back, in the background"))
+
+    def _wait_for_learner(self) -> None:
+        while self.learner is not None and self.learner.busy():
+            time.sleep(0.1)
+        self._hear()
+
+    def _hear(self) -> None:
+        """Tell what the learner had to tell."""
+        for text in self.learner.news() if self.learner is not None else []:
+            self.tell(Event("mixed", text))
 
     def _settle(self, ended: Ended) -> None:
         self._ended.append(ended)

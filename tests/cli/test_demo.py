@@ -25,6 +25,9 @@ def test_the_demo_trains_searches_proposes_and_says_what_came_of_it(finished) ->
     assert result.status == 0, result.err
     for text in ("epsopt search --target-coverage 0.95", "proposal_000: trained", "Hypervolume of the measured front"):
         assert text in result.out
+    stages = [result.out.index(title) for title in ("6. train them", "7. mix what was trained", "8. what came of it")]
+    assert stages == sorted(stages)
+    assert "epsopt merge --wide --budget 12" in result.out
     named = [line.split()[-1] for line in result.out.splitlines() if line.strip().endswith(".pt")]
     assert named
     assert all((folder / "d" / path).is_file() for path in named)
@@ -39,6 +42,10 @@ def test_a_second_demo_trains_nothing_and_its_document_fits_the_schema(finished)
     check("demo", document)
     assert document["proposals"][0]["state"] == "complete"
     assert Path(document["proposals"][0]["path"]).is_file()
+    mixtures = document["mixtures"]
+    assert mixtures["count"] == len(list((folder / "d" / "runs").glob("mixed_*/*.pt")))
+    assert mixtures["before"] == document["hypervolume"]["after"]
+    assert mixtures["after"] >= mixtures["before"]
     assert sorted((p, p.stat().st_mtime_ns) for p in (folder / "d" / "runs").rglob("*")) == before
 
 

@@ -217,3 +217,50 @@ def test_samples_are_decoded_measured_and_saved_on_request(mine, tmp_path):
     refused = mine(*asked, "--save", tmp_path / "new")
     assert refused.status == 2
     assert "nothing is written over" in refused.err
+
+
+def test_a_wide_merge_saves_what_it_measured_and_tells_what_each_part_is_made_of(mine, tmp_path):
+    arguments = ["merge", "--wide", "--budget", "5", "--whole-budget", "--save", tmp_path / "mixed", "--json"]
+    result = mine(*arguments)
+    assert result.status == 0, result.err
+    document = result.document
+    check("merge", document)
+    assert len(document["evaluations"]) == 5
+    assert document["stopped"] is None
+    assert document["base"]["checkpoint"] == "base:0"
+    assert 2 <= len(document["parents"]) <= 24
+    assert document["disagreements"] == []
+    for e in document["evaluations"]:
+        assert e["joined"] == (e["saved"] is not None)
+        rows = zip(*(p["coefficients"] for p in e["weights"]["parents"]), strict=True)
+        assert all(sum(row) == pytest.approx(1.0) for row in rows)
+        assert sum(p["tensors"] for p in e["parts"]) == len(load_weights(document["parents"][0]["path"]))
+        assert all(v["low"] <= v["value"] <= v["high"] for v in (e["predicted"] or {}).values())
+    assert document["hypervolume"]["after"] >= document["hypervolume"]["before"]
+    saved = [e for e in document["evaluations"] if e["saved"]]
+    for e in saved:
+        assert close(evaluate(load_weights(e["saved"])), e["measured"])
+        content = torch.load(e["saved"], weights_only=True)
+        assert content["epsopt"]["made_by"] == "epsopt merge --wide"
+        assert content["epsopt"]["predicted"] == e["predicted"]
+    if saved:
+        assert mine("ingest", tmp_path / "mixed").status == 0
+        with Catalogue(f"sqlite:///{mine.folder / 'epsopt.db'}") as catalogue:
+            known = {c.path: c for c in catalogue.checkpoints()}
+        assert known[saved[0]["saved"]].lineage_id == next(c.lineage_id for c in known.values() if c.run == "run_000")
+
+
+def test_a_wide_merge_shows_its_table_and_stops_when_little_is_expected(mine, tmp_path):
+    result = mine("merge", "--wide", "--budget", "4", "--save", tmp_path / "new")
+    assert result.status == 0, result.err
+    assert "of the measured front" in result.out
+    assert all(len(line) <= 80 for line in result.out.splitlines() if "saved in" not in line)
+
+
+def test_a_wide_merge_needs_a_hook_and_chooses_by_itself(project, mine):
+    assert "needs a hook" in project("merge", "--wide").err
+    for arguments in (["run_000"], ["--count", "3"], ["--groups", "*.encoder.*"], ["--reach", "0.1"]):
+        refused = mine("merge", "--wide", *arguments)
+        assert refused.status == 2
+        assert "--wide chooses checkpoints and parts by itself" in " ".join(refused.err.split())
+    assert "goes with --wide" in mine("merge", "--whole-budget").err

@@ -92,6 +92,46 @@ def test_a_target_that_makes_no_sense_trains_nothing(young, tmp_path, arguments,
     assert not (tmp_path / "runs").exists()
 
 
+MIXING_HOOK = """
+def evaluate(state):
+    lr = float(state["weight"][0, 0]) - 1.0
+    return {"coverage": 1.0 - lr / 10, "dist_corr": lr / 10}
+def broken(state):
+    raise ValueError("no such layer")
+"""
+
+
+@pytest.mark.parametrize("function", ["evaluate", "broken"])
+def test_mixtures_are_measured_in_the_background_and_what_came_of_it_is_told(young, tmp_path, function):
+    (tmp_path / "work_hooks.py").write_text(MIXING_HOOK)
+    with (tmp_path / "epsopt.toml").open("a") as file:
+        file.write(f'[hooks]\nevaluate = "work_hooks:{function}"\n')
+    result = young("work", "-n", "3", "--learn-after", "3", "--mix", "2", "--json")
+    assert result.status == 0, result.err
+    check("work", result.document)
+    told = result.document["mixed"]
+    if function == "broken":
+        assert "no mixture was measured: the evaluate hook 'work_hooks:broken'" in told[0]
+        assert "no such layer" in told[0]
+    mixed = list((tmp_path / "runs").glob("mixed_*/*"))
+    with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
+        known = {Path(c.path) for c in catalogue.checkpoints()}
+    assert all(path in known for path in mixed)
+    assert bool(mixed) == any("joined the front, hypervolume" in text for text in told)
+    report = young("report", "--json").document
+    check("report", report)
+    assert report["mixtures"]["count"] == len(mixed), "mixtures are told apart from what was trained"
+    assert report["mixtures"]["before"] == report["hypervolume"]["after"] <= report["mixtures"]["after"]
+
+
+def test_mixing_in_the_loop_needs_a_hook_and_a_learner(young, tmp_path):
+    result = young("work", "-n", "1", "--mix", "2")
+    assert result.status == 2
+    assert "--mix measures every mixture, which needs a hook" in " ".join(result.err.split())
+    assert "leave out --learn-after 0" in young("work", "-n", "1", "--mix", "2", "--learn-after", "0").err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_targets_are_told_to_the_learner_and_to_the_stopper(young, tmp_path, monkeypatch):
     from epsopt.studies.loop import learning, stopping, worker
 

@@ -235,6 +235,9 @@ class FakeLearner:
     def trouble(self) -> str | None:
         return None if self.left or not self.asked else "nothing can be proposed"
 
+    def news(self) -> list[str]:
+        return []
+
     def stop(self) -> None:
         pass
 

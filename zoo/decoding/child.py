@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from epsopt.zoo.decoding.alike import require_alike, require_content
 from epsopt.zoo.decoding.recombination import Recombination
 from epsopt.zoo.decoding.tensor_file import TensorType, file_order, write_tensors
 from epsopt.zoo.errors import UnreadableCheckpoint
@@ -17,7 +18,7 @@ from epsopt.zoo.layouts.plain import HYPERPARAMETERS, WEIGHTS, interpret
 from epsopt.zoo.layouts.reading import Reading
 from epsopt.zoo.reading.hooks import load_hook, measure
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.reading.source import Identity, Limits
+from epsopt.zoo.reading.source import Limits
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 from epsopt.zoo.reading.weights import open_checkpoint
 
@@ -25,9 +26,6 @@ _PIECE = 1 << 18  # values that are mixed at a time
 _LONGEST = 1 << 20  # characters of the hyperparameters that are carried over
 _DEPTH = 8
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-# Parents whose content was compared with the catalogue before, by path: thirty evaluations hash them once.
-_COMPARED: dict[str, tuple[Identity, str]] = {}
 
 
 def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
@@ -47,9 +45,9 @@ def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
         opened = []
         for parent in mixture.parents:
             checkpoint = stack.enter_context(open_checkpoint(location(parent.path), limits))
-            _require_content(checkpoint, parent.sha256)
+            require_content(checkpoint, parent.sha256)
             opened.append((checkpoint, interpret(checkpoint)))
-        _require_alike(opened)
+        require_alike(opened)
         first = opened[0][1].weights
         types = {name: TensorType(t.dtype, tuple(t.shape)) for name, t in first.items()}
         try:
@@ -115,31 +113,6 @@ def _mix(name: str, parts: Sequence[tuple[tuple[OpenCheckpoint, Reading], float]
             out[piece].add_(values[piece].to(wide) - centre[piece].to(wide), alpha=coefficient)
         del values
     return out.to(first.dtype).reshape(first.shape)
-
-
-def _require_content(checkpoint: OpenCheckpoint, sha256: str) -> None:
-    path = str(checkpoint.source.path)
-    if _COMPARED.get(path) == (checkpoint.source.identity, sha256):
-        return
-    if checkpoint.source.sha256() != sha256:
-        raise UnreadableCheckpoint(
-            path, "its content is not what was ingested: read the runs again with 'epsopt ingest', then 'epsopt fit'"
-        )
-    _COMPARED[path] = (checkpoint.source.identity, sha256)
-
-
-def _require_alike(opened: Sequence[tuple[OpenCheckpoint, Reading]]) -> None:
-    first, wanted = opened[0]
-    for other, reading in opened[1:]:
-        for name in {**wanted.weights, **reading.weights}:
-            a, b = wanted.weights.get(name), reading.weights.get(name)
-            if a is None or b is None or a.shape != b.shape:
-                shapes = ["none" if t is None else str(tuple(t.shape)) for t in (a, b)]
-                raise UnreadableCheckpoint(
-                    other.source.path,
-                    f"cannot be mixed with {first.source.path}: tensor {name!r} has shape {shapes[1]} here and "
-                    f"{shapes[0]} there",
-                )
 
 
 def _layout(opened: Sequence[tuple[OpenCheckpoint, Reading]]) -> dict[str, Any]:

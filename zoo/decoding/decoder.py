@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
+from epsopt.zoo.decoding.products import WeightProducts
 from epsopt.zoo.decoding.provenance import Provenance
-from epsopt.zoo.decoding.recombination import RECOMBINED, Recombination
+from epsopt.zoo.decoding.recombination import RECOMBINED, Parent, Recombination
 from epsopt.zoo.decoding.tensor_file import TensorType, mapped_tensors, new_file, write_tensors
 from epsopt.zoo.errors import EpsoptError, HookError, UnreadableCheckpoint, UsageError
 from epsopt.zoo.lineage import LineageBook
-from epsopt.zoo.reading.pool import ReaderPool
+from epsopt.zoo.reading.pool import Message, ReaderPool
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
 
@@ -80,14 +81,25 @@ class WeightDecoder:
         size = sum(_size(parent.path) for parent in recombination.parents)
         request = {"kind": "recombine", "recombination": recombination.to_json(), "to": str(to)}
         first = location(recombination.parents[0].path)
-        answer = _ask(self._reading, first, size, request)
-        if answer["status"] == "waiting":
-            raise UnreadableCheckpoint(first, "it or another parent was written to while it was read: try again")
-        if answer["status"] != "recombined":
-            reason = answer["reason"]
-            raise EpsoptError(reason if str(first) in reason else f"{first}: {reason}")
+        answer, _ = _read(self._reading, first, size, request)
         types = {t["name"]: TensorType(getattr(torch, t["dtype"]), tuple(t["shape"])) for t in answer["tensors"]}
         return Decoded(recombination, to, types, answer["layout"])
+
+    def products(self, checkpoints: Sequence[Parent], base: Parent) -> WeightProducts:
+        """Compare checkpoints with their base, block by block, streamed: a piece of one block of each is held.
+
+        Args:
+            checkpoints: ``k`` of one lineage.
+            base: what their differences are taken from.
+
+        Raises:
+            UnreadableCheckpoint: one is being written to.
+            EpsoptError: one is gone, changed since it was ingested, or of another architecture; it is named.
+        """
+        size = sum(_size(parent.path) for parent in (base, *checkpoints))
+        said = [{"path": p.path, "sha256": p.sha256} for p in (base, *checkpoints)]
+        request = {"kind": "products", "base": said[0], "checkpoints": said[1:]}
+        return WeightProducts.from_message(*_read(self._reading, location(base.path), size, request))
 
     def measure(self, decoded: Decoded, title: str = "decoded weights") -> dict[str, float | None]:
         """Measure decoded weights with the evaluate hook; None for a metric that is NaN or infinite.
@@ -102,7 +114,7 @@ class WeightDecoder:
                 '[hooks] evaluate = "package.module:function"'
             )
         request = {"kind": "evaluate", "hook": self.hook, "names": list(decoded.types), "title": title}
-        answer = _ask(self._measuring, decoded.path, _size(decoded.path), request)
+        answer, _ = _ask(self._measuring, decoded.path, _size(decoded.path), request)
         if answer["status"] != "measured":
             reason = answer.get("reason", "its file changed meanwhile")
             raise HookError(reason if answer["status"] == "hook" else f"the evaluate hook {self.hook!r}: {reason}")
@@ -155,14 +167,25 @@ class WeightDecoder:
             raise UsageError(f"{path} ends in {path.suffix or 'nothing'}, expected .safetensors or .pt")
 
 
-def _ask(pool: ReaderPool, path: Path, size: int, request: Mapping[str, Any]) -> dict[str, Any]:
+def _read(pool: ReaderPool, first: Path, size: int, request: Mapping[str, Any]) -> Message:
+    """Ask for something that is read from several checkpoints."""
+    answer, blobs = _ask(pool, first, size, request)
+    if answer["status"] == "waiting":
+        raise UnreadableCheckpoint(first, "it or another parent was written to while it was read: try again")
+    if answer["status"] == "failed":
+        reason = answer["reason"]
+        raise EpsoptError(reason if str(first) in reason else f"{first}: {reason}")
+    return answer, blobs
+
+
+def _ask(pool: ReaderPool, path: Path, size: int, request: Mapping[str, Any]) -> Message:
     with pool.in_use:
         pool.start(1)
         try:
             pool.send(0, path, size, dict(request), LineageBook())
             while True:
-                for _, (header, _blobs) in pool.receive():
-                    return header
+                for _, message in pool.receive():
+                    return message
         finally:
             pool.reset()
 

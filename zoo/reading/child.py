@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from epsopt.zoo.decoding.child import evaluate, recombine
+from epsopt.zoo.decoding.products import weight_products
 from epsopt.zoo.errors import HookError, UnreadableCheckpoint
 from epsopt.zoo.fingerprints import FEATURES, SKETCH, Fingerprint, _finite, _sketch, fingerprint
 from epsopt.zoo.layouts.known import interpret
@@ -96,6 +97,8 @@ class Child:
                 return read_table(request, self.limits), []
             if request["kind"] == "recombine":
                 return recombine(request, self.limits), []
+            if request["kind"] == "products":
+                return weight_products(request, self.limits)
             if request["kind"] == "evaluate":
                 return evaluate(path, request, self.limits), []
             return self._read(path, request.get("embed"))
@@ -105,7 +108,7 @@ class Child:
             return {"status": "hook", "reason": str(error)}, []
         except UnreadableCheckpoint as error:
             # A damaged reference is handled where it is read; here it is this file.
-            if request["kind"] == "recombine":
+            if request["kind"] in ("recombine", "products"):
                 return _failed(str(error))  # which of the parents
             return ({"status": "waiting"}, []) if _still_growing(path) else _failed(error.reason)
         except MemoryError:

@@ -1,0 +1,147 @@
+"""What `epsopt merge --wide` shows: mixtures of many checkpoints, each part of the network on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from epsopt.optimize.targets import Objective
+    from epsopt.studies.mixing import Mixed, Tried
+    from epsopt.studies.project.file import Project
+    from epsopt.studies.steps import Part
+    from epsopt.zoo.records import Checkpoint, Lineage
+
+_SMALL = 0.005  # of a coefficient: rounded to nothing
+
+
+def mix_widely(
+    project: Project,
+    checkpoints: Sequence[Checkpoint],
+    lineages: Sequence[Lineage],
+    folder: Path,
+    form: str | None,
+    *,
+    budget: int,
+    give_up: bool,
+    seed: int,
+    progress: Callable[[str, float | None], None],
+) -> Mixed:
+    """Choose what is mixed, and mix it; see :func:`epsopt.studies.mixing.mix`."""
+    from epsopt.studies.folders import suffix_for
+    from epsopt.studies.mixing import mix
+    from epsopt.studies.sources import choose_sources
+    from epsopt.zoo.decoding.decoder import WeightDecoder
+
+    sources = choose_sources(checkpoints, lineages, project.objectives)
+    suffix = suffix_for(form, sources.checkpoints)
+    with WeightDecoder(project.evaluate) as decoder:
+        return mix(
+            decoder, project, checkpoints, sources, lambda i: folder / f"mixed_{i:03d}{suffix}",
+            budget=budget, give_up=give_up, seed=seed, progress=progress,
+        )  # fmt: skip
+
+
+def wide_document(
+    mixed: Mixed, objectives: Sequence[Objective], folder: Path, budget: int, seed: int
+) -> dict[str, Any]:
+    """Return it as JSON values (docs/schemas/merge.json)."""
+    from epsopt.cli.describe import checkpoint_json, objective_json
+    from epsopt.cli.mixed import recombination_json
+
+    named = mixed.sources.labels
+    base = mixed.sources.base
+    return {
+        "objectives": objective_json(objectives),
+        "parents": [checkpoint_json(c) for c in mixed.sources.checkpoints],
+        "base": {"checkpoint": named[base.sha256], "path": base.path, "sha256": base.sha256},
+        "wide": True,
+        "groups": [],
+        "budget": budget,
+        "seed": seed,
+        "reach": 0.0,
+        "evaluations": [
+            {
+                "weights": recombination_json(t.recombination, named),
+                "parts": [{"patterns": list(p.patterns), "tensors": p.tensors, "mixed": _mixed(t, p, named)}
+                          for p in t.parts],
+                "predicted": t.predicted,
+                "promised": t.promised,
+                "measured": dict(t.measured),
+                "why": t.why,
+                "joined": i in mixed.joined,
+                "saved": str(mixed.saved[i].resolve()) if i in mixed.saved else None,
+            }
+            for i, t in enumerate(mixed.tried)
+        ],
+        "stopped": mixed.stopped,
+        "reference": dict(zip([o.name for o in objectives], mixed.reference, strict=True)),
+        "hypervolume": {"before": mixed.before, "after": mixed.after},
+        "disagreements": list(mixed.disagreements),
+        "folder": str(folder.resolve()) if mixed.saved else None,
+    }  # fmt: skip
+
+
+def _mixed(tried: Tried, part: Part, named: dict[str, str]) -> dict[str, float]:
+    """How much of each checkpoint is in a part, by its name, the most first."""
+    pairs = zip(tried.recombination.parents, part.coefficients, strict=True)
+    shares = {named[p.sha256]: c for p, c in pairs if abs(c) >= _SMALL}
+    return dict(sorted(shares.items(), key=lambda item: -abs(item[1])))
+
+
+def show_wide(mixed: Mixed, objectives: Sequence[Objective], folder: Path, budget: int, hook: str | None) -> None:
+    """Print the mixtures that joined the front, what they are made of, and how far the front moved."""
+    from epsopt.cli.describe import formatters, measured_row, metric_heads, short_path
+    from epsopt.cli.output import Head, Rows, line, listed, print_table, say
+
+    sources, names = mixed.sources, [o.name for o in objectives]
+    runs, ends = len({c.run_id for c in sources.checkpoints}), len(sources.checkpoints) - sources.n_front
+    say(
+        f"{len(sources.checkpoints)} checkpoints of {runs} runs that share the base "
+        f"{sources.labels[sources.base.sha256]}: {sources.n_front} of the measured front"
+        + (f", and the ends of {ends} runs." if ends else ".")
+    )
+    say()
+    n = len(mixed.tried)
+    spent = f" Of a budget of {budget}, {n} were measured: {mixed.stopped}." if mixed.stopped else ""
+    if not mixed.joined:
+        say(f"None of {n} mixtures beats what is measured already; nothing was saved.{spent}")
+        return
+    joined = [mixed.tried[i] for i in mixed.joined]
+    ends_of = [{k: e[m] for k, e in (t.predicted or {}).items()} for t in joined for m in ("low", "high")]
+    texts = formatters(names, [*(t.measured for t in joined), *ends_of])
+    groups = []
+    for i in mixed.joined:
+        tried = mixed.tried[i]
+        rows = [[str(i), *measured_row("measured", tried.measured, names, texts)]]
+        if tried.predicted is not None:
+            ends_here = [(texts[k], tried.predicted[k]) for k in names]
+            rows.append(["", "expected", *(f"[{text(p['low'])}, {text(p['high'])}]" for text, p in ends_here)])
+        groups.append(Rows(rows, frozenset({1})))
+    print_table([Head("mixture"), Head("", "left"), *metric_heads(names, objectives)], groups, keep=2)
+    say()
+    line("What they are made of; coefficients of a part sum to one:")
+    for i in mixed.joined:
+        tried = mixed.tried[i]
+        line(f"{i:>3}  {tried.why}")
+        for part in tried.parts:
+            if len(tried.parts) > 1:
+                line(f"     {_named(part)}")
+            listed(", ".join(f"{name} {c:.2f}" for name, c in _mixed(tried, part, sources.labels).items()), "       ")
+    say()
+    gain = f" ({mixed.after / mixed.before - 1.0:+.2%})" if mixed.before > 0.0 else ""
+    say(
+        f"All values are measured by {hook}; expected is the 90 % interval from before. {len(mixed.joined)} of {n} "
+        f"mixtures are on the measured front; its hypervolume went from {mixed.before:.4g} to {mixed.after:.4g}{gain}."
+        f"{spent}"
+    )
+    line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")
+
+
+def _named(part: Part) -> str:
+    many = f"{part.tensors} tensor{'s' if part.tensors != 1 else ''}"
+    if not part.patterns:
+        return f"the other {many}"
+    more = len(part.patterns) - 1
+    return f"{many}: {part.patterns[0]}" + (f" and {more} more pattern{'s' if more > 1 else ''}" if more else "")
