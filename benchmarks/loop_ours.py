@@ -69,14 +69,14 @@ class _Search:
         """
         trainer = self._trainer
         while trainer.left:
-            began = time.perf_counter()
+            began = time.process_time()
             before = self._volume()
             enough = worth_staying(before, len(trainer.ledger.values))
             model, launch, run_worth = self._best_run(before)
             mixture, mixture_worth = self._best_mixture(before)
             followed = launch is not None and self._weights is None
             look = None if followed or max(run_worth, mixture_worth) > enough else self._look(model, launch, before)
-            trainer.ledger.seconds += time.perf_counter() - began
+            trainer.ledger.seconds += time.process_time() - began
             if look is not None:
                 if self._weights is None:
                     self._stopper.learn(self._curves())
@@ -179,11 +179,11 @@ class _Search:
         trainer = self._trainer
 
         def hopeless(run: Run) -> bool:
-            began = time.perf_counter()
+            began = time.process_time()
             decision = self._stopper.should_stop(
                 f"{self._seed}/{len(trainer.runs)}", run.curve, length=candidate.epochs
             )
-            trainer.ledger.seconds += time.perf_counter() - began
+            trainer.ledger.seconds += time.process_time() - began
             return decision.stop
 
         trainer.train(dict(candidate.config), int(candidate.epochs), candidate.start, hopeless if stop else None)

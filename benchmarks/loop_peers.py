@@ -45,10 +45,10 @@ def optuna_method(make: Callable[[int], optuna.samplers.BaseSampler], *, masked:
         for run in trainer.runs:
             study.add_trial(told(run))
         while trainer.left:
-            began = time.perf_counter()
+            began = time.process_time()
             trial = study.ask()
             config = _suggest(trial, space, everything=masked)
-            trainer.ledger.seconds += time.perf_counter() - began
+            trainer.ledger.seconds += time.process_time() - began
             run = trainer.train({p.name: config[p.name] for p in space.active(config)})
             if not masked:
                 study.tell(trial, trainer.final(run))
@@ -102,12 +102,12 @@ def nehvi(trainer: Trainer, seed: int) -> None:
     rng, space = np.random.default_rng(seed), trainer.workload.space
     signs = np.array([1.0 if o.maximize else -1.0 for o in trainer.workload.objectives])
     while trainer.left:
-        began = time.perf_counter()
+        began = time.process_time()
         config = space.sample(1, rng)[0]
         if len(trainer.runs) >= 10:
             finals = signs * np.array([trainer.final(r) for r in trainer.runs])
             config = _by_nehvi(space, [r.config for r in trainer.runs], finals, signs * trainer.reference, rng)
-        trainer.ledger.seconds += time.perf_counter() - began
+        trainer.ledger.seconds += time.process_time() - began
         trainer.train(config)
 
 

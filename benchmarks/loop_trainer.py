@@ -48,7 +48,7 @@ class Ledger:
 
     Attributes:
         values: objectives after each epoch that was trained, in order.
-        seconds: spent on deciding, not on training.
+        seconds: of the processor, spent on deciding, not on training.
         notes: one per run: epochs, whether it branched, whether it was stopped, whether it diverged (one more epoch).
             A mixture has a line too: one epoch, 2 in the place of whether it branched.
     """

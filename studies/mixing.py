@@ -27,7 +27,7 @@ from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined
 from epsopt.zoo.records import Checkpoint
 
-_DOUBT = 0.1  # of Credit's: where much is trained already a mixture brings tenths of a percent, and dozens could fail
+_DOUBT = 0.4  # of Credit's: where much is trained already a mixture brings tenths of a percent, and dozens could fail
 _EXPERIENCE = (0.2, 0.015)  # what steps beyond promised and brought before: on the demo's zoo a dozen, .40 and .016
 
 
