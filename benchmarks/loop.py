@@ -20,9 +20,10 @@ random       configurations drawn at random
 tpe, nsga2   Optuna's samplers, conditional parameters as a define-by-run script asks for them
 gp           Optuna's GPSampler, inactive conditional parameters masked (set to one value); without, see gp-unmasked
 nehvi        BoTorch's qLogNEHVI over masked hyperparameters and final values
-epsopt       whole curves; short runs to look around first; what an epoch is worth decides which run goes on, and
-             whether the next one starts from the base or from a checkpoint of the front; -branch: always from the
-             base; -stop: every run to its end
+epsopt       whole curves; a few runs to look around first; what an epoch is worth decides which run goes on, and
+             whether the next one starts from the base or from a checkpoint of the front; between runs, mixtures of
+             checkpoints that share a base are measured, each paid for like an epoch; -branch: always from the base;
+             -stop: every run to its end; -mix: no mixtures
 """
 
 from __future__ import annotations

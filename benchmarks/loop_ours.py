@@ -11,8 +11,8 @@ import torch
 from loop_trainer import Method, Run, Trainer
 from loop_workloads import Floats, State
 
-from epsopt.optimize.loop.choice import Candidate, Start, choose_runs, improvements, most_telling
-from epsopt.optimize.loop.credit import Credit, Looks, worth_staying
+from epsopt.optimize.loop.choice import Candidate, Start, choose_runs
+from epsopt.optimize.loop.credit import Credit, worth_staying
 from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
 from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
 from epsopt.optimize.loop.stopping import Stopper
@@ -20,7 +20,6 @@ from epsopt.optimize.pareto import hypervolume, non_dominated
 
 BRANCH = 3  # epochs of a run from a checkpoint
 LOOK = 6  # epochs of a run that only looks around
-DRAWN = 8  # configurations that one of these is chosen from
 GRACE = 2
 FIRST = 4  # runs before a model of runs is asked
 PROBES = (
@@ -52,10 +51,7 @@ class _Search:
     def __init__(self, how: Epsopt, trainer: Trainer, seed: int) -> None:
         self._how, self._trainer, self._seed = how, trainer, seed
         self._workload, self._rng = trainer.workload, np.random.default_rng(seed)
-        self._credit, self._fresh = Credit(), 0
-        self._looks = Looks(("new", "onward", "found") if how.branch else ("new", "found"))
-        self._looking: tuple[str, float, int] | None = None  # kind, hypervolume and epochs when the last look began
-        self._made: dict[str, dict[str, float]] = {}  # what is in each mixture, by checkpoint
+        self._credit, self._looks = Credit(), 0
         self._weights = _Weights(trainer) if how.mix and trainer.base is not None else None
         self._stopper = Stopper(
             self._workload.space, self._workload.objectives, self._workload.length, worth=WORTH, grace=GRACE,
@@ -63,9 +59,9 @@ class _Search:
         )  # fmt: skip
 
     def run(self) -> None:
-        """Take the step that promises most for each epoch; where none promises enough, look elsewhere.
+        """Measure a mixture while one promises enough, and more than a run; otherwise launch what the model has found.
 
-        Where nothing can be mixed there is one kind of promise only, and what the model of runs has found is launched.
+        Until there are a few runs to model, runs are spread over the space.
         """
         trainer = self._trainer
         while trainer.left:
@@ -74,23 +70,19 @@ class _Search:
             enough = worth_staying(before, len(trainer.ledger.values))
             model, launch, run_worth = self._best_run(before)
             mixture, mixture_worth = self._best_mixture(before)
-            followed = launch is not None and self._weights is None
-            look = None if followed or max(run_worth, mixture_worth) > enough else self._look(model, launch, before)
             trainer.ledger.seconds += time.process_time() - began
-            if look is not None:
-                if self._weights is None:
-                    self._stopper.learn(self._curves())
-                self._train(look, stop=self._how.stop and self._weights is None)
-            elif mixture is not None and mixture_worth >= run_worth and self._weights is not None:
-                shares = self._weights.shares(mixture.coefficients)
-                made = trainer.mix(self._weights.mixed(mixture.coefficients))
-                self._made[made.key] = shares
+            if mixture is not None and mixture_worth > enough and mixture_worth >= run_worth and self._weights:
+                trainer.mix(self._weights.mixed(mixture.coefficients))
                 self._credit.learn("mixture", mixture.improvement, self._volume() - before)
             elif launch is not None:
                 candidate, improvement = launch
                 self._stopper.learn(self._curves(), model=model, new_run=improvement / candidate.cost)
                 self._train(candidate, stop=self._how.stop)
                 self._credit.learn("run", improvement, self._volume() - before)
+            else:
+                if self._weights is None:
+                    self._stopper.learn(self._curves())
+                self._train(self._look(), stop=self._how.stop and self._weights is None)
 
     def _best_run(self, volume: float) -> tuple[CurveModel | None, tuple[Candidate, float] | None, float]:
         """The model, what to launch with its promise, and what that is worth for each epoch."""
@@ -122,58 +114,11 @@ class _Search:
             return None, 0.0
         return mixture, mixture.improvement * self._credit.trust("mixture", volume)
 
-    def _look(self, model: CurveModel | None, launch: tuple[Candidate, float] | None, volume: float) -> Candidate:
-        """Look where looking brought most so far.
-
-        Somewhere new from where runs start; near what made a checkpoint of the front, onward from there; or what the
-        model of runs has found, whatever its promises were worth.
-        """
-        spent, space = len(self._trainer.ledger.values), self._workload.space
-        if self._looking is not None:
-            kind, before, began = self._looking
-            self._looks.learn(kind, volume - before, spent - began)
-        kind = "new" if launch is None else self._looks.choose(volume, spent)
-        self._looking = kind, volume, spent
-        if kind == "found" and launch is not None:
-            return launch[0]
-        if kind == "onward" and model is not None:
-            return self._onward(model)
-        drawn = 1 if model is None else DRAWN
-        configs, self._fresh = space.spread(drawn, self._seed, self._fresh), self._fresh + drawn
-        config = configs[0] if model is None else most_telling(model, configs, self._trainer.base, LOOK, self._rng)
+    def _look(self) -> Candidate:
+        """Somewhere new, from where runs start."""
+        self._looks += 1
+        (config,) = self._workload.space.spread(1, self._seed, self._looks - 1)
         return Candidate(config, self._trainer.base, LOOK if self._weights is not None else self._workload.length)
-
-    def _onward(self, model: CurveModel) -> Candidate:
-        """The best of a few runs from a checkpoint of the front: like what made it, and quite different ones."""
-        start, space = self._widest(), self._workload.space
-        drawn = space.sample(DRAWN // 2, self._rng)
-        drawn += [space.perturb(self._maker(start), self._rng) for _ in range(DRAWN - DRAWN // 2)]
-        candidates = []
-        for config in drawn:
-            kept = {**space.perturb({**config, **start.fixed}, self._rng, 0.0), **start.fixed}
-            candidates.append(Candidate({p.name: kept[p.name] for p in space.active(kept)}, start, BRANCH))
-        seed = int(self._rng.integers(2**31))
-        worth = improvements(model, candidates, reference=self._trainer.reference, seed=seed)
-        return candidates[int(np.argmax(worth))]
-
-    def _widest(self) -> Start:
-        """A checkpoint of the front; those that much of it hangs on more often."""
-        front = self._front()
-        values = np.stack([s.values for s in front])
-        whole = self._hypervolume(values)
-        share = np.array([whole - self._hypervolume(np.delete(values, i, axis=0)) for i in range(len(front))])
-        weights = np.cbrt(np.maximum(share, 0.0) + 1e-6)
-        return front[int(self._rng.choice(len(front), p=weights / weights.sum()))]
-
-    def _maker(self, start: Start) -> Mapping[str, object]:
-        """Hyperparameters of a run that made a checkpoint, or part of it."""
-        owners = {key: run for run in self._trainer.runs for key in run.keys}
-        key = start.key
-        while key not in owners:
-            shares = self._made[key]
-            sizes = np.array(list(shares.values()))
-            key = list(shares)[int(self._rng.choice(len(sizes), p=sizes / sizes.sum()))]
-        return owners[key].config
 
     def _train(self, candidate: Candidate, *, stop: bool = False) -> None:
         trainer = self._trainer
@@ -252,11 +197,6 @@ class _Weights:
                 change = float(row[i]) * self._differences[i][block]
                 state[name] = (state[name].double() + change.reshape(state[name].shape)).to(state[name].dtype)
         return state
-
-    def shares(self, coefficients: Floats) -> dict[str, float]:
-        """How much of each checkpoint is in a mixture."""
-        sizes = np.abs(coefficients).sum(axis=0)
-        return {self._keys[i]: float(sizes[i]) for i in np.flatnonzero(sizes)}
 
 
 OURS: Mapping[str, Method] = {

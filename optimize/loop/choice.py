@@ -235,54 +235,6 @@ def _keep(space: Space, config: Config, start: Start | None, rng: np.random.Gene
     return {p.name: kept[p.name] for p in space.active(kept)}
 
 
-def most_telling(
-    model: CurveModel,
-    configs: Sequence[Config],
-    start: Start | None,
-    epochs: float,
-    rng: np.random.Generator,
-) -> Config:
-    """Choose the configuration that goes farthest in some direction that counts, whatever it costs the others.
-
-    For a look around, not for the front: what a run gave up for what it gained can be taken back by mixing it with
-    others, and of a run that changes nothing nothing can be learned. The directions are random weights of the
-    objectives, most of them near one objective alone, and more of what the start lacks beside the best that was
-    measured. Means are compared, of a few random configurations: what is most uncertain lies in corners of the space.
-
-    Args:
-        model: of all runs so far.
-        configs: to choose from, valid ones.
-        start: where the run starts; ``None``: nothing is known of it.
-        epochs: how long it is.
-        rng: draws the weights.
-    """
-    values = None if start is None else start.values
-    x = model.inputs(configs, np.array([float(epochs)]), [values] * len(configs), len(model.curves))
-    m = len(model.objectives)
-    with torch.no_grad():
-        mean = model.model.posterior(x).mean[:, 0, :m]
-    weights = rng.dirichlet(np.full(m, 0.5)) * _lacks(model, start)
-    return configs[int(((mean * model.signs) @ torch.from_numpy(weights)).argmax())]
-
-
-def improvements(
-    model: CurveModel, candidates: Sequence[Candidate], *, reference: Floats | None = None, seed: int = 0
-) -> Floats:
-    """``(n,)`` expected hypervolume improvement of candidates, each alone, for each epoch that it costs."""
-    return _improvement(model, reference, [], seed)(candidates)
-
-
-def _lacks(model: CurveModel, start: Start | None) -> Floats:
-    """How far the best that was measured lies beyond the start, objective by objective, on the model's scale."""
-    signs, measured = model.signs.numpy(), model.measured()
-    if start is None or not len(measured):
-        return np.ones(len(signs))
-    best = measured.max(axis=0) * signs
-    ends = [t.forward(np.array([b, s])) for t, b, s in zip(model.transforms, best, start.values, strict=False)]
-    lacking = np.maximum(signs * np.array([b - s for b, s in ends]), 0.0)
-    return np.asarray(lacking) if lacking.any() else np.ones(len(signs))
-
-
 def continuing(model: CurveModel, run: int, epochs: float, *, reference: Floats | None = None, seed: int = 0) -> float:
     """Tell what the epochs that a run still has before it are expected to bring, each.
 

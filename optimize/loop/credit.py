@@ -1,8 +1,9 @@
 """Which kind of step to take next: what each promises, by what its promises were worth so far.
 
 Models of different things (runs, mixtures) are not wrong in the same way. Each kind of step is credited with what it
-brought of what it had promised, recent steps counting more. When even the best promise falls below a share of what an
-epoch brought on average so far, it is time to look elsewhere: the marginal value theorem of foraging (Charnov 1976).
+brought of what it had promised, recent steps counting more. When what the next mixture promises falls below a share
+of what an epoch brought on average so far, it is time to train instead: the marginal value theorem of foraging (Charnov
+1976).
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ PATIENCE = 0.5
 
 _FADING = 0.8
 _MOST = 2.0  # a kind that brought more than it promised is believed up to twice its promise
-_FORGETTING = 0.7
-_UNKNOWN = 10.0  # epochs that a kind of look is taken to have cost already, at the average rate
 _DOUBT = 0.005  # of the hypervolume: about so much must have been promised before its failing counts
 
 
@@ -38,40 +37,8 @@ class Credit:
         return min(worth, _MOST)
 
 
-@dataclass
-class Looks:
-    """Where to look when nothing promises enough: what brought most for its cost so far, and what was not tried lately.
-
-    An episode is one look and all that followed from it (mixtures with what it left, runs from there), until the next.
-    """
-
-    kinds: tuple[str, ...]
-    _brought: dict[str, float] = field(default_factory=dict)
-    _cost: dict[str, float] = field(default_factory=dict)
-
-    def learn(self, kind: str, brought: float, epochs: float) -> None:
-        """Take note of an episode: what it added to the hypervolume, and what it cost."""
-        for k in self.kinds:
-            self._brought[k] = _FORGETTING * self._brought.get(k, 0.0) + (brought if k == kind else 0.0)
-            self._cost[k] = _FORGETTING * self._cost.get(k, 0.0) + (epochs if k == kind else 0.0)
-
-    def choose(self, volume: float, epochs: float) -> str:
-        """Return the kind with the best rate; what is not known of it counts as the average so far.
-
-        Args:
-            volume: hypervolume of the front.
-            epochs: trained so far.
-        """
-        average = volume / max(epochs, 1.0)
-
-        def rate(kind: str) -> float:
-            return (self._brought.get(kind, 0.0) + average * _UNKNOWN) / (self._cost.get(kind, 0.0) + _UNKNOWN)
-
-        return max(self.kinds, key=rate)
-
-
 def worth_staying(volume: float, epochs: float) -> float:
-    """Return what a step must promise for each epoch that it costs, lest it is better to look elsewhere.
+    """Return what a step must promise for each epoch that it costs, lest it is better to train elsewhere.
 
     Args:
         volume: hypervolume of the front.

@@ -9,6 +9,7 @@ import torch
 from digits import draw as draw_digits
 from digits import train as train_digits
 from loop import METHODS
+from loop_ours import _Weights
 from loop_table import read, table, volumes
 from loop_trainer import Trainer
 from loop_workloads import Digits, Ternary, wide_space
@@ -66,6 +67,24 @@ def test_every_epoch_is_paid_for_and_a_stopped_run_pays_for_what_it_trained(trai
     assert trainer.ledger.notes == [[3, 0, 1, 0], [4, 0, 0, 0]]
 
 
+def test_a_mixture_is_made_of_checkpoints_and_paid_for_like_an_epoch(trainer):
+    trainer.train(config(), 1)
+    second = trainer.train(config(1), 1)
+    weights = _Weights(trainer)
+    space, values = weights.known()
+    assert values.shape == (2, 2)
+    alone = np.zeros((len(space.by_part), 2))
+    alone[:, 1] = 1.0
+    mixed = weights.mixed(alone)
+    for name, tensor in trainer.state(second.keys[0]).items():
+        torch.testing.assert_close(mixed[name], tensor)
+    start = trainer.mix(mixed)
+    np.testing.assert_allclose(start.values, second.values[-1], atol=1e-3)
+    assert trainer.ledger.notes[-1] == [1, 2, 0, 0]
+    assert trainer.left == 30 - 3
+    assert len(weights.known()[1]) == 3
+
+
 def test_methods_spend_their_budget_once_and_their_table_is_printed(ternary, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loop_trainer, "EARLIER", 2)
     monkeypatch.setattr(Ternary, "length", 2)
@@ -83,7 +102,7 @@ def test_methods_spend_their_budget_once_and_their_table_is_printed(ternary, tmp
 
 
 def test_ours_and_the_ablations_are_there():
-    assert {"epsopt", "epsopt-branch", "epsopt-stop"} <= set(METHODS)
+    assert {"epsopt", "epsopt-branch", "epsopt-mix", "epsopt-stop"} <= set(METHODS)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from epsopt.optimize.loop.credit import PATIENCE, Credit, Looks, worth_staying
+from epsopt.optimize.loop.credit import PATIENCE, Credit, worth_staying
 
 
 def test_a_kind_that_never_promised_is_believed() -> None:
@@ -35,16 +35,3 @@ def test_a_failed_trifle_hardly_counts() -> None:
 def test_what_is_enough_falls_with_the_epochs_that_were_spent() -> None:
     assert worth_staying(0.4, 100) == pytest.approx(PATIENCE * 0.004)
     assert worth_staying(0.0, 0) == 0.0
-
-
-def test_looks_go_where_they_brought_most_and_come_back_to_what_was_left() -> None:
-    looks = Looks(("new", "onward"))
-    looks.learn("new", 0.0, 10)
-    assert looks.choose(0.4, 20) == "onward"
-    looks.learn("onward", 0.1, 5)
-    assert looks.choose(0.4, 25) == "onward"
-    chosen = []
-    for step in range(12):
-        chosen.append(looks.choose(0.4, 30 + 5 * step))
-        looks.learn(chosen[-1], 0.0, 5)
-    assert set(chosen) == {"new", "onward"}
