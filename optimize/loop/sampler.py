@@ -8,6 +8,7 @@ With a catalogue of earlier runs it starts knowing them: their hyperparameters, 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,6 +70,17 @@ class EpsilonSampler(BaseSampler):
         self._bounds = dict(bounds or {})
         self._rng = np.random.default_rng(seed)
         self._random = RandomSampler(seed=seed)
+        self._suggested: dict[int, dict[str, Any]] = {}  # by trial: a study knows them only once they were asked for
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the lock, which is each process's own."""
+        return {k: v for k, v in self.__dict__.items() if k != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state, and a lock of its own."""
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
 
     def reseed_rng(self) -> None:
         """Draw new random numbers: Optuna calls this in each parallel worker."""
@@ -88,9 +100,15 @@ class EpsilonSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Choose a configuration; see Optuna's ``BaseSampler``."""
+        """Choose a configuration; see Optuna's ``BaseSampler``. Threads choose one after another."""
         if not search_space:
             return {}
+        with self._lock:
+            chosen = self._choose(study, trial, search_space)
+            self._suggested[trial.number] = chosen
+        return chosen
+
+    def _choose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         objectives = self._objectives(study)
         trials = study.get_trials(deepcopy=False)
         done = [t for t in trials if t.state is TrialState.COMPLETE]
@@ -104,7 +122,9 @@ class EpsilonSampler(BaseSampler):
         model = fit_curves(
             space, objectives, curves, length=length, bounds=self._bounds, seed=int(self._rng.integers(2**31))
         )
-        under_way = [Candidate(t.params, None, length) for t in running if space.describes(t.params)]
+        self._suggested = {t.number: self._suggested[t.number] for t in running if t.number in self._suggested}
+        planned = [{**self._suggested.get(t.number, {}), **t.params} for t in running]
+        under_way = [Candidate(params, None, length) for params in planned if space.describes(params)]
         (choice,) = choose_runs(model, under_way, reference=self._reference, rng=self._rng)
         return {name: _snap(value, search_space[name]) for name, value in choice.candidate.config.items()}
 
