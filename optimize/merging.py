@@ -201,10 +201,6 @@ def _reference(parents: Sequence[Evaluation], others: Floats, objectives: Sequen
     return np.asarray(np.where([o.maximize for o in objectives], table.min(axis=0), table.max(axis=0)))
 
 
-def _signs(objectives: Sequence[Objective]) -> Floats:
-    return np.array([1.0 if o.maximize else -1.0 for o in objectives])
-
-
 def _tell(progress: Callable[[int, int], None] | None, done: Sequence[Evaluation], budget: int) -> None:
     if progress is not None:
         progress(len(done), budget)
