@@ -194,12 +194,12 @@ def _trajectory(model: CurveModel, candidates: Sequence[Candidate], first_run: i
     """``(n, looks, width)``: checkpoints along each candidate's run. All candidates may count as the same new run."""
     # Where only the ends of runs were ever measured, nothing is known of the way there.
     looks = min(_LOOKS, int(np.median([len(c.steps) for c in model.curves])))
-    parts = []
-    for c in candidates:
-        steps = c.done + np.linspace(c.cost / looks, c.cost, looks)
-        run = first_run if c.run is None else c.run
-        parts.append(model.inputs([c.config], steps, [None if c.start is None else c.start.values], run))
-    return torch.cat(parts)
+    return model.inputs(
+        [c.config for c in candidates],
+        np.stack([c.done + np.linspace(c.cost / looks, c.cost, looks) for c in candidates]),
+        [None if c.start is None else c.start.values for c in candidates],
+        [first_run if c.run is None else c.run for c in candidates],
+    )
 
 
 def _candidates(

@@ -104,23 +104,27 @@ class CurveModel:
         return replace(self, curves=tuple(curves))
 
     def inputs(
-        self, configs: Sequence[Mapping[str, Any]], steps: Floats, starts: Sequence[Floats | None], first_run: int
+        self,
+        configs: Sequence[Mapping[str, Any]],
+        steps: Floats,
+        starts: Sequence[Floats | None],
+        runs: int | Sequence[int],
     ) -> Tensor:
-        """Make the model's inputs of runs that are not begun.
+        """Make the model's inputs of runs that are not begun, or go on.
 
         Args:
             configs: ``n`` configurations.
-            steps: ``(q,)`` epochs to look at, of each.
+            steps: ``(q,)`` epochs to look at, of each, or ``(n, q)``.
             starts: ``n`` values of the checkpoint that each starts from.
-            first_run: number of the first of them; each is a run of its own.
+            runs: number of the first of them, where each is a run of its own, or the number of each.
 
         Returns:
             ``(n, q, width)`` float64.
         """
-        layout = Layout.of(self.space, len(self.transforms))
         heads = _heads(self.space, configs, starts, self.transforms)
-        rows = [layout.rows(head, steps / self.length, first_run + i) for i, head in enumerate(heads)]
-        return torch.from_numpy(np.stack(rows))
+        share = np.broadcast_to(steps / self.length, (len(configs), np.shape(steps)[-1]))
+        numbers = runs + np.arange(len(configs)) if isinstance(runs, int) else np.asarray(runs)
+        return torch.from_numpy(Layout.of(self.space, len(self.transforms)).rows(heads, share, numbers))
 
     @cached_property
     def signs(self) -> Tensor:
@@ -179,10 +183,12 @@ class Layout:
         """What distances are weighed by: each hyperparameter, and the start as a whole."""
         return (*self.parameters, slice(self.known, self.start + self.outputs))
 
-    def rows(self, head: Floats, share: Floats, run: int) -> Floats:
-        """``(q, width)`` inputs of one run at `share` of a whole run's length; `head` ends before the time."""
+    def rows(self, heads: Floats, share: Floats, runs: NDArray[np.int64]) -> Floats:
+        """``(n, q, width)`` inputs of ``n`` runs at ``(n, q)`` shares of a whole run's length; `heads` end before time."""
         when = np.log1p(9.0 * share) / math.log(10.0)  # early epochs change more than late ones
-        return np.column_stack([np.tile(head, (len(share), 1)), when, np.full(len(share), float(run))])
+        repeated = np.broadcast_to(heads[:, None, :], (*share.shape, heads.shape[1]))
+        numbers = np.broadcast_to(runs[:, None, None], (*share.shape, 1)).astype(np.float64)
+        return np.concatenate([repeated, when[..., None], numbers], axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -375,7 +381,7 @@ def _rows(
     x, y = [], []
     for i, curve in enumerate(curves):
         kept = _spread(curve.steps, max(MAX_ROWS // len(curves), 2))
-        x.append(layout.rows(heads[i], curve.steps[kept] / length, i))
+        x.append(layout.rows(heads[i : i + 1], curve.steps[None, kept] / length, np.array([i]))[0])
         y.append(np.column_stack([t.forward(curve.values[kept, j]) for j, t in enumerate(transforms)]))
     return torch.from_numpy(np.concatenate(x)), torch.from_numpy(np.concatenate(y))
 
@@ -388,10 +394,11 @@ def _heads(
 ) -> Floats:
     """``(n, width)``: configuration, whether something is known of the start, and what was measured there."""
     about = np.zeros((len(configs), 1 + len(transforms)))
-    for i, start in enumerate(starts):
-        if start is not None and np.isfinite(start).all():
-            about[i, 0] = 1.0
-            about[i, 1:] = [float(t.forward(np.array([v]))[0]) for t, v in zip(transforms, start, strict=True)]
+    known = {i: start for i, start in enumerate(starts) if start is not None and np.isfinite(start).all()}
+    if known:
+        values = np.stack(list(known.values()))
+        about[list(known), 0] = 1.0
+        about[list(known), 1:] = np.column_stack([t.forward(values[:, j]) for j, t in enumerate(transforms)])
     return np.concatenate([space.encode(configs), about], axis=1)
 
 
