@@ -30,6 +30,8 @@ types: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/shipped .
 	MYPYPATH=build/shipped $(BIN)/mypy --strict $(ROOMS:%=-p epsopt.%)
 
+# Two processes of one thread each: with more, threads of numerical libraries wait for each other's cores.
+check: export OMP_NUM_THREADS = 1
 check: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 

@@ -2,11 +2,12 @@
 
     python benchmarks/loop.py run --methods epsopt gp --seeds 200 201 [--workload ternary] [--epochs 200] [--zoo]
     python benchmarks/loop.py table [--seeds 100 ... 109] [--workload ternary] [--epochs 200] [--zoo]
+    python benchmarks/loop.py price [--workload ternary]
 
 Every checkpoint of every run counts for the front of every method, and every epoch trained is paid for, those of runs
 that were stopped or that started from a checkpoint included. With --zoo all methods begin with the same 24 random runs,
 which cost nothing. What a method did with a seed is one line of results/loop.jsonl; what is there is not run again.
-Seeds 100 to 109 report, 200 and up are for development.
+A table of fewer epochs is made of the lines of more as well. Seeds 100 to 109 report, 200 and up are for development.
 
 ternary      runs of the demo's program (10 epochs each, from one base), maximising coverage and dist_corr. The space is
              wide: the demo's twelve hyperparameters in ranges of somebody who does not know the program, so that few
@@ -22,13 +23,14 @@ gp           Optuna's GPSampler, inactive conditional parameters masked (set to 
 nehvi        BoTorch's qLogNEHVI over masked hyperparameters and final values
 epsopt       whole curves; a few runs to look around first; what an epoch is worth decides which run goes on, and
              whether the next one starts from the base or from a checkpoint of the front; between runs, mixtures of
-             checkpoints that share a base are measured, each paid for like an epoch; -branch: always from the base;
-             -stop: every run to its end; -mix: no mixtures
+             checkpoints that share a base are measured, each paid for with what measuring costs (`price`); -branch:
+             always from the base; -stop: every run to its end; -mix: no mixtures
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -39,9 +41,11 @@ import numpy as np
 import torch
 from loop_ours import OURS
 from loop_peers import PEERS
-from loop_table import read, table, volumes
+from loop_table import cut, read, table, volumes
 from loop_trainer import EARLIER, Method, Trainer
 from loop_workloads import WORKLOADS, Workload
+
+from epsopt.demo.finetune import DivergedError
 
 RESULTS = Path(__file__).resolve().parent / "results" / "loop.jsonl"
 METHODS: Mapping[str, Method] = {**PEERS, **OURS}
@@ -70,15 +74,34 @@ def run(workload: Workload, methods: Sequence[str], seeds: Sequence[int], epochs
                 "runs": trainer.ledger.notes,
                 "earlier": np.round(earlier, 5).tolist(),
                 "values": np.round(trainer.ledger.values, 5).tolist(),
+                "costs": trainer.ledger.costs,
             }
             with out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(f"{name} seed {seed}: {volumes(line)[-1]:.4f}, {line['seconds']:.0f} s", flush=True)
 
 
+def price(workload: Workload, runs: int = 20, epochs: int = 5) -> None:
+    """Print what it costs to measure weights without training, in epochs of random runs, which train and measure."""
+    shares = []
+    for number, config in enumerate(workload.space.sample(runs, np.random.default_rng(0))):
+        began, states = time.process_time(), []
+        with contextlib.suppress(DivergedError):
+            states += [state for _, state in workload.epochs(config, None, epochs, number)]
+        if states:
+            epoch, began = (time.process_time() - began) / len(states), time.process_time()
+            workload.evaluate(states[-1])
+            shares.append((time.process_time() - began) / epoch)
+    low, middle, high = np.quantile(shares, [0.1, 0.5, 0.9])
+    print(f"$ python benchmarks/loop.py {' '.join(sys.argv[1:])}")
+    print(f"{workload.name}: measuring alone costs {middle:.2f} of an epoch, which trains and measures")
+    print(f"(processor time, median of {len(shares)} random runs; 80 % of them: {low:.2f} to {high:.2f})")
+    print(f"the books charge {workload.evaluation:g}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("what", choices=["run", "table", "price"])
     parser.add_argument("--workload", choices=list(WORKLOADS), default="ternary")
     parser.add_argument("--methods", nargs="+", default=["random", "tpe", "nsga2", "gp", "nehvi", "epsopt"],
                         choices=list(METHODS))  # fmt: skip
@@ -91,11 +114,13 @@ def main() -> int:
     if options.what == "run":
         workload = WORKLOADS[options.workload]()
         run(workload, options.methods, options.seeds, options.epochs, options.results, zoo=options.zoo)
+    elif options.what == "price":
+        price(WORKLOADS[options.workload]())
     else:
         found = {
-            (r["method"], r["seed"]): r
-            for r in read(options.results)
-            if (r["workload"], r["epochs"], r["zoo"]) == (options.workload, options.epochs, options.zoo)
+            (r["method"], r["seed"]): cut(r, options.epochs)
+            for r in sorted(read(options.results), key=lambda r: int(r["epochs"]))
+            if (r["workload"], r["zoo"]) == (options.workload, options.zoo) and r["epochs"] >= options.epochs
         }
         table(options.workload, options.methods, options.seeds, options.epochs, found)
     return 0

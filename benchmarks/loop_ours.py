@@ -11,20 +11,14 @@ import torch
 from loop_trainer import Method, Run, Trainer
 from loop_workloads import Floats, State
 
-from epsopt.optimize.loop.choice import Candidate, Start, choose_runs
-from epsopt.optimize.loop.credit import Credit, worth_staying
-from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
-from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
+from epsopt.optimize.loop.mixing import WeightSpace
+from epsopt.optimize.loop.policy import BRANCH_EPOCHS, FIRST_RUNS, Known, Policy, Step
 from epsopt.optimize.loop.stopping import Stopper
-from epsopt.optimize.pareto import hypervolume, non_dominated
 
-BRANCH = 3  # epochs of a run from a checkpoint
 LOOK = 6  # epochs of a run that only looks around
 GRACE = 2
-FIRST = 4  # runs before a model of runs is asked
-PROBES = (
-    8  # the same where nothing can be mixed: these are stopped after their grace, of many short runs more is learned
-)
+# Runs that only look around where nothing can be mixed: stopped after their grace, of many short ones more is learned.
+PROBES = 8
 WORTH = 0.5  # of what an epoch of a new run is expected to bring
 
 
@@ -49,106 +43,66 @@ class Epsopt:
 
 class _Search:
     def __init__(self, how: Epsopt, trainer: Trainer, seed: int) -> None:
-        self._how, self._trainer, self._seed = how, trainer, seed
-        self._workload, self._rng = trainer.workload, np.random.default_rng(seed)
-        self._credit, self._looks = Credit(), 0
+        self._how, self._trainer, self._seed, workload = how, trainer, seed, trainer.workload
         self._weights = _Weights(trainer) if how.mix and trainer.base is not None else None
+        mixes = self._weights is not None
+        self._policy = Policy(
+            workload.space, workload.objectives, length=workload.length, reference=trainer.reference,
+            origin=trainer.base, evaluation=workload.evaluation, branch_epochs=BRANCH_EPOCHS if how.branch else None,
+            first_runs=FIRST_RUNS if mixes else PROBES, look_epochs=LOOK if mixes else None, seed=seed,
+        )  # fmt: skip
         self._stopper = Stopper(
-            self._workload.space, self._workload.objectives, self._workload.length, worth=WORTH, grace=GRACE,
-            probes=0 if self._weights is not None else PROBES, reference=trainer.reference,
+            workload.space, workload.objectives, workload.length, worth=WORTH, grace=GRACE,
+            probes=0 if mixes else PROBES, reference=trainer.reference,
         )  # fmt: skip
 
     def run(self) -> None:
-        """Measure a mixture while one promises enough, and more than a run; otherwise launch what the model has found.
-
-        Until there are a few runs to model, runs are spread over the space.
-        """
-        trainer = self._trainer
+        """Take steps until no epoch is left."""
+        trainer, ledger = self._trainer, self._trainer.ledger
         while trainer.left:
             began = time.process_time()
-            before = self._volume()
-            enough = worth_staying(before, len(trainer.ledger.values))
-            model, launch, run_worth = self._best_run(before)
-            mixture, mixture_worth = self._best_mixture(before)
-            trainer.ledger.seconds += time.process_time() - began
-            if mixture is not None and mixture_worth > enough and mixture_worth >= run_worth and self._weights:
-                trainer.mix(self._weights.mixed(mixture.coefficients))
-                self._credit.learn("mixture", mixture.improvement, self._volume() - before)
-            elif launch is not None:
-                candidate, improvement = launch
-                self._stopper.learn(self._curves(), model=model, new_run=improvement / candidate.cost)
-                self._train(candidate, stop=self._how.stop)
-                self._credit.learn("run", improvement, self._volume() - before)
-            else:
-                if self._weights is None:
-                    self._stopper.learn(self._curves())
-                self._train(self._look(), stop=self._how.stop and self._weights is None)
+            known = self._known()
+            before = self._policy.volume(known)
+            step = self._policy.next(known)
+            if step.candidate is not None:
+                rate = None if step.kind == "look" else step.promised / step.cost
+                self._stopper.learn(known.curves, model=step.model, new_run=rate)
+            ledger.seconds += time.process_time() - began
+            taken = self._take(step)
+            self._policy.learn(step, self._policy.volume(self._known()) - before, taken=taken)
 
-    def _best_run(self, volume: float) -> tuple[CurveModel | None, tuple[Candidate, float] | None, float]:
-        """The model, what to launch with its promise, and what that is worth for each epoch."""
-        curves = self._curves()
-        if len(curves) < (FIRST if self._weights is not None else PROBES):
-            return None, None, 0.0
-        model = fit_curves(
-            self._workload.space, self._workload.objectives, curves, length=self._workload.length,
-            others=self._mixed_values(), seed=self._seed,
-        )  # fmt: skip
-        (choice,) = choose_runs(
-            model, starts=self._front() if self._how.branch else [], origin=self._trainer.base, branch_epochs=BRANCH,
-            reference=self._trainer.reference, rng=self._rng,
-        )  # fmt: skip
-        trusted = choice.improvement * self._credit.trust("run", volume)
-        return model, (choice.candidate, choice.improvement), trusted / choice.candidate.cost
-
-    def _best_mixture(self, volume: float) -> tuple[Mixture | None, float]:
-        """What to measure, and what that is worth."""
-        if self._weights is None:
-            return None, 0.0
-        space, values = self._weights.known()
-        base = self._trainer.base
-        mixture = choose_mixture(
-            space, values, self._workload.objectives, base=None if base is None else base.values,
-            reference=self._trainer.reference, rng=self._rng,
-        )  # fmt: skip
-        if mixture is None:
-            return None, 0.0
-        return mixture, mixture.improvement * self._credit.trust("mixture", volume)
-
-    def _look(self) -> Candidate:
-        """Somewhere new, from where runs start."""
-        self._looks += 1
-        (config,) = self._workload.space.spread(1, self._seed, self._looks - 1)
-        return Candidate(config, self._trainer.base, LOOK if self._weights is not None else self._workload.length)
-
-    def _train(self, candidate: Candidate, *, stop: bool = False) -> None:
+    def _take(self, step: Step) -> float:
+        """Do it; returns how many epochs that took."""
         trainer = self._trainer
+        if step.mixture is not None and self._weights is not None:
+            trainer.mix(self._weights.mixed(step.mixture.coefficients))
+            return step.cost
+        assert step.candidate is not None
+        candidate = step.candidate
 
         def hopeless(run: Run) -> bool:
             began = time.process_time()
-            decision = self._stopper.should_stop(
-                f"{self._seed}/{len(trainer.runs)}", run.curve, length=candidate.epochs
-            )
+            name = f"{self._seed}/{len(trainer.runs)}"
+            decision = self._stopper.should_stop(name, run.curve, length=candidate.epochs)
             trainer.ledger.seconds += time.process_time() - began
             return decision.stop
 
-        trainer.train(dict(candidate.config), int(candidate.epochs), candidate.start, hopeless if stop else None)
+        # What only looks around is stopped as a probe or not at all.
+        stops = self._how.stop and (step.kind != "look" or self._weights is None)
+        run = trainer.train(dict(candidate.config), int(candidate.epochs), candidate.start, hopeless if stops else None)
+        return max(len(run.values), 1)
 
-    def _curves(self) -> list[Curve]:
-        return [run.curve for run in self._trainer.runs if len(run.values)]
-
-    def _mixed_values(self) -> Floats | None:
-        return np.stack([s.values for s in self._trainer.mixed]) if self._trainer.mixed else None
-
-    def _front(self) -> list[Start]:
-        starts, directions = self._trainer.starts(), [o.maximize for o in self._workload.objectives]
-        return [starts[i] for i in non_dominated(np.stack([s.values for s in starts]), directions).indices]
-
-    def _volume(self) -> float:
-        starts = self._trainer.starts()
-        return self._hypervolume(np.stack([s.values for s in starts])) if starts else 0.0
-
-    def _hypervolume(self, values: Floats) -> float:
-        return hypervolume(values, self._trainer.reference, [o.maximize for o in self._workload.objectives])
+    def _known(self) -> Known:
+        trainer = self._trainer
+        checkpoints, weights = trainer.starts(), None
+        if self._weights is not None:
+            weights, keys = self._weights.known()
+            by_key = {s.key: s for s in checkpoints}
+            checkpoints = [by_key[key] for key in keys]
+        return Known(
+            [run.curve for run in trainer.runs if len(run.values)], checkpoints,
+            np.stack([s.values for s in trainer.mixed]) if trainer.mixed else None, weights, sum(trainer.ledger.costs),
+        )  # fmt: skip
 
 
 class _Weights:
@@ -162,16 +116,14 @@ class _Weights:
         self._differences: list[list[torch.Tensor]] = []
         self._products = np.zeros((len(self._names), 0, 0))
 
-    def known(self) -> tuple[WeightSpace, Floats]:
-        """Where all checkpoints lie, and what was measured on them."""
-        starts = self._trainer.starts()
-        values = {s.key: s.values for s in starts}
-        for key in values:
-            if key not in self._keys:
-                self._add(key)
+    def known(self) -> tuple[WeightSpace, list[str]]:
+        """Where all checkpoints lie, and their keys."""
+        there = set(self._keys)
+        for start in self._trainer.starts():
+            if start.key not in there:
+                self._add(start.key)
         norms = np.array([float(self._base[n].norm()) for n in self._names])
-        table = np.stack([values[k] for k in self._keys]) if self._keys else np.zeros((0, 2))
-        return WeightSpace(self._products, norms), table
+        return WeightSpace(self._products, norms), self._keys
 
     def _add(self, key: str) -> None:
         state = self._trainer.state(key)

@@ -18,6 +18,17 @@ from epsopt.optimize.pareto import hypervolume, non_dominated
 Line = Mapping[str, Any]
 
 
+def cut(line: Line, epochs: int) -> dict[str, Any]:
+    """What it had done when so many epochs were paid for: no method knows how many it will have."""
+    kept = int((spent(line) <= epochs + 1e-9).sum())
+    runs, rows = [], 0
+    for note in line["runs"]:
+        rows += note[0] + note[3]
+        runs += [note] if rows <= kept else []
+    costs = line.get("costs")
+    return {**line, "epochs": epochs, "values": line["values"][:kept], "costs": costs and costs[:kept], "runs": runs}
+
+
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """Read the lines of a results file, if there is one; those of before there were workloads are of the ternary."""
     if path.exists():
@@ -25,8 +36,13 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             yield {"workload": "ternary", **json.loads(line)}
 
 
+def spent(line: Line) -> Floats:
+    """Epochs paid for, after each measurement; an epoch each in lines of before costs were kept."""
+    return np.cumsum(line.get("costs") or np.ones(len(line["values"])))
+
+
 def volumes(line: Line) -> Floats:
-    """Hypervolume after each epoch."""
+    """Hypervolume after each epoch that was paid for."""
     directions = [o.maximize for o in WORKLOADS[line["workload"]].objectives]
     earlier, reference = line["earlier"], np.array(line["reference"])
     table = np.array([*earlier, *line["values"]])
@@ -36,7 +52,9 @@ def volumes(line: Line) -> Floats:
         front = np.vstack([front, table[row]])
         front = front[non_dominated(front, directions).indices]
         out.append(hypervolume(front, reference, directions))
-    return np.array(out[len(earlier) :])
+    # What a measurement costs is paid before it counts.
+    places = np.searchsorted(spent(line), np.arange(1, line["epochs"] + 1) + 1e-9) - 1
+    return np.array([0.0, *out])[places + len(earlier) + 1]
 
 
 def table(
@@ -50,7 +68,7 @@ def table(
     if not complete:
         return
     looks = list(range(epochs // 8, epochs + 1, epochs // 8))
-    print(f"{'epochs trained':16}" + "".join(f"{e:>8}" for e in looks) + "   deciding")
+    print(f"{'epochs paid for':16}" + "".join(f"{e:>8}" for e in looks) + "   deciding")
     curves = {m: np.stack([volumes(found[m, s]) for s in complete]) for m in methods}
     for name in methods:
         mean = "".join(f"{curves[name][:, e - 1].mean():8.3f}" for e in looks)
@@ -100,7 +118,8 @@ def _target_table(workload: str, methods: Sequence[str], lines: Sequence[Sequenc
     for name, of_method in zip(methods, lines, strict=True):
         taken = []
         for line in of_method:
-            there = [i for i, (a, b) in enumerate(gains(line["values"]), 1) if a >= enough and b > level]
+            paid = zip(spent(line), gains(line["values"]), strict=True)
+            there = [epochs for epochs, (a, b) in paid if a >= enough and b > level]
             taken.append(there[0] if there else math.inf)
         shown = "".join("     -" if math.isinf(t) else f"{t:6.0f}" for t in taken)
         middle = float(np.median(taken))

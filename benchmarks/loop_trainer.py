@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,15 +49,22 @@ class Ledger:
     """What was paid and what came of it.
 
     Attributes:
-        values: objectives after each epoch that was trained, in order.
+        values: what was measured, in order: after each epoch of training, and on mixtures.
+        costs: epochs that each of them cost: 1, or what a workload's `evaluation` says.
         seconds: of the processor, spent on deciding, not on training.
         notes: one per run: epochs, whether it branched, whether it was stopped, whether it diverged (one more epoch).
-            A mixture has a line too: one epoch, 2 in the place of whether it branched.
+            A mixture has a line too: one row, 2 in the place of whether it branched.
     """
 
     values: list[list[float]] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
     seconds: float = 0.0
     notes: list[list[int]] = field(default_factory=list)
+
+    def pay(self, values: Sequence[float], cost: float = 1.0) -> None:
+        """Write down what was measured and what it cost."""
+        self.values.append([float(v) for v in values])
+        self.costs.append(cost)
 
 
 class Trainer:
@@ -90,7 +99,7 @@ class Trainer:
     @property
     def left(self) -> int:
         """Epochs that may still be trained."""
-        return self._budget - len(self.ledger.values)
+        return math.floor(self._budget - sum(self.ledger.costs))
 
     def state(self, key: str) -> State:
         """Weights of a checkpoint, not to be changed; that of the base is ''."""
@@ -134,7 +143,7 @@ class Trainer:
             seed = self._seed * 100_000 + len(self.ledger.notes)
             for known, state in self._epochs(run, name, seed, epochs):
                 run = known
-                self.ledger.values.append(run.values[-1].tolist())
+                self.ledger.pay(run.values[-1])
                 self._states[run.keys[-1]] = state
                 done = len(run.values)
                 stopped = stop is not None and done < allowed and stop(run)
@@ -142,18 +151,18 @@ class Trainer:
                     break
         except DivergedError:
             diverged = True
-            self.ledger.values.append(list(self.workload.failed))  # paid for
+            self.ledger.pay(self.workload.failed)
         branched = start is not None and bool(start.key)
         self.ledger.notes.append([len(run.values), int(branched), int(stopped), int(diverged)])
         self.runs.append(run)
         return run
 
     def mix(self, state: State) -> Start:
-        """Measure weights that nobody trained; it costs as much as an epoch of training, which measures as well."""
+        """Measure weights that nobody trained; that costs the share of an epoch which goes into measuring."""
         values = self.workload.evaluate(state)
         key = f"{self._seed}/{len(self.ledger.notes)}/mixed"
         self._states[key] = state
-        self.ledger.values.append(values.tolist())
+        self.ledger.pay(values, self.workload.evaluation)
         self.ledger.notes.append([1, 2, 0, 0])
         self.mixed.append(Start(key, values))
         return self.mixed[-1]
@@ -181,7 +190,9 @@ class Trainer:
                         states[run.keys[-1]] = state
                 kept.append((run.config, run.values.tolist(), run.keys))
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({"runs": kept, "states": states}, path)
+            half = path.with_suffix(f".{os.getpid()}")  # other methods of the seed may be looking for it
+            torch.save({"runs": kept, "states": states}, half)
+            half.replace(path)
         found = torch.load(path, weights_only=True)
         self._states |= found["states"]
         return [Run(c, np.array(v).reshape(-1, 2), tuple(k), self.base) for c, v, k in found["runs"]]

@@ -50,6 +50,7 @@ class Workload(Protocol):
         length: epochs of a run.
         fixed: hyperparameters that a run must share with the run whose checkpoint it starts from.
         failed: what an epoch counts as that diverged, and a run that left nothing.
+        evaluation: epochs that it costs to measure weights without training: what `loop.py price` prints, rounded up.
         enough: value of the first objective that a target asks for; what of the second, random runs say.
         cache: folder of what is made once and used again.
     """
@@ -60,6 +61,7 @@ class Workload(Protocol):
     length: int
     fixed: tuple[str, ...]
     failed: tuple[float, float]
+    evaluation: float
     enough: float
     cache: Path
 
@@ -112,6 +114,7 @@ class Ternary:
     length = 10
     fixed = ()
     failed = (0.0, 0.0)
+    evaluation = 0.5
     enough = 0.95
 
     def __init__(self, cache: Path = CACHE) -> None:
@@ -192,6 +195,7 @@ class Digits:
     length = digits.EPOCHS
     # How the weights were first drawn is not a restart's to choose either.
     fixed = ("arch", "depth", "activation", "init_scale", "width_mlp", "width_cnn")
+    evaluation = 0.2
     enough = 0.6  # one random run in six gets there
     origin = None
     # Chance, and the largest network of the space.

@@ -94,6 +94,7 @@ def choose_runs(
     origin: Start | None = None,
     branch_epochs: float | None = None,
     reference: Floats | None = None,
+    trust: Callable[[Candidate], float] | None = None,
     rng: np.random.Generator,
 ) -> list[Choice]:
     """Choose the next runs, one after another; each knows what the ones before it are expected to reach.
@@ -107,6 +108,8 @@ def choose_runs(
         branch_epochs: how long a run from one of them is; ``None``: as long as any.
         reference: ``(m,)`` the objectives' values that are just not good enough, in their own units; by default a
             tenth of their range beyond the worst measured.
+        trust: what a promise of a candidate is worth (:class:`epsopt.optimize.loop.credit.Credit`); by default all are
+            believed alike.
         rng: draws candidates; seeds the Monte-Carlo samples.
 
     Raises:
@@ -123,13 +126,13 @@ def choose_runs(
     out = []
     seed = int(rng.integers(2**31))
     for _ in range(n):
-        value = _improvement(model, reference, busy, seed)
+        value, belief = _improvement(model, reference, busy, seed), trust or (lambda _: 1.0)
         known = _Known(model, busy)
         drawn = _candidates(model, starts, origin, branch_epochs, rng)
         pool = [c for c in drawn if c not in known] or drawn  # a small space may be known to its end
-        scores = value(pool)
+        scores, beliefs = value(pool), np.array([belief(c) for c in pool])
         for scale in _ROUNDS:
-            best = [pool[i] for i in np.argsort(-scores, kind="stable")[:8]]
+            best = [pool[i] for i in np.argsort(-scores * beliefs, kind="stable")[:8]]
             more = [
                 Candidate(
                     _keep(model.space, model.space.perturb(c.config, rng, scale), c.start, rng), c.start, c.epochs
@@ -140,7 +143,8 @@ def choose_runs(
             more = [c for c in more if c not in known]
             if more:
                 pool, scores = [*pool, *more], np.concatenate([scores, value(more)])
-        best_place = int(np.argmax(scores))
+                beliefs = np.concatenate([beliefs, [belief(c) for c in more]])
+        best_place = int(np.argmax(scores * beliefs))
         chosen = pool[best_place]
         out.append(Choice(chosen, float(scores[best_place]) * chosen.cost))
         busy.append(chosen)

@@ -41,6 +41,7 @@ LEAST_SCALE = 0.5
 """Of a bounded metric, in units of its logit: the logits of 0 and 1 are eight apart."""
 
 _JOINTLY = 0.5  # figures in docs/decisions.md
+_LEAST_EXPLAINED = 4.0  # runs that all stayed near their start say nothing of how far others may go
 _STEPS = 80
 _RATE = 0.1
 _PRIOR = 0.2
@@ -184,7 +185,7 @@ class Layout:
         return (*self.parameters, slice(self.known, self.start + self.outputs))
 
     def rows(self, heads: Floats, share: Floats, runs: NDArray[np.int64]) -> Floats:
-        """``(n, q, width)`` inputs of ``n`` runs at ``(n, q)`` shares of a whole run's length; `heads` end before time."""
+        """``(n, q, width)`` inputs of ``n`` runs at ``(n, q)`` shares of a whole length; `heads` end before time."""
         when = np.log1p(9.0 * share) / math.log(10.0)  # early epochs change more than late ones
         repeated = np.broadcast_to(heads[:, None, :], (*share.shape, heads.shape[1]))
         numbers = np.broadcast_to(runs[:, None, None], (*share.shape, 1)).astype(np.float64)
@@ -357,6 +358,7 @@ def _learn(layout: Layout, x: Tensor, y: Tensor, output: int, rng: np.random.Gen
     rows = torch.from_numpy(sampler.draw().reshape(-1))
     parts = Parts.of(layout, x[rows], x[rows])
     change = y[rows] - x[rows, layout.start + output]
+    all_from_known = bool((x[:, layout.known] > 0).all())
     eye = torch.eye(len(rows), dtype=torch.float64)
     log = guess.clone().requires_grad_()
     optimizer = torch.optim.Adam([log], lr=_RATE)
@@ -370,6 +372,8 @@ def _learn(layout: Layout, x: Tensor, y: Tensor, output: int, rng: np.random.Gen
         optimizer.step()
         with torch.no_grad():
             log.clamp_(-9.0, 5.0)
+            if all_from_known:
+                log[views + 1].clamp_(min=math.log(_LEAST_EXPLAINED))
     return Process.of(log.detach())
 
 

@@ -10,7 +10,7 @@ from digits import draw as draw_digits
 from digits import train as train_digits
 from loop import METHODS
 from loop_ours import _Weights
-from loop_table import read, table, volumes
+from loop_table import cut, read, table, volumes
 from loop_trainer import Trainer
 from loop_workloads import Digits, Ternary, wide_space
 
@@ -67,12 +67,12 @@ def test_every_epoch_is_paid_for_and_a_stopped_run_pays_for_what_it_trained(trai
     assert trainer.ledger.notes == [[3, 0, 1, 0], [4, 0, 0, 0]]
 
 
-def test_a_mixture_is_made_of_checkpoints_and_paid_for_like_an_epoch(trainer):
-    trainer.train(config(), 1)
+def test_a_mixture_is_made_of_checkpoints_and_paid_for_by_what_measuring_costs(trainer):
+    first = trainer.train(config(), 1)
     second = trainer.train(config(1), 1)
     weights = _Weights(trainer)
-    space, values = weights.known()
-    assert values.shape == (2, 2)
+    space, keys = weights.known()
+    assert keys == [*first.keys, *second.keys]
     alone = np.zeros((len(space.by_part), 2))
     alone[:, 1] = 1.0
     mixed = weights.mixed(alone)
@@ -81,8 +81,40 @@ def test_a_mixture_is_made_of_checkpoints_and_paid_for_like_an_epoch(trainer):
     start = trainer.mix(mixed)
     np.testing.assert_allclose(start.values, second.values[-1], atol=1e-3)
     assert trainer.ledger.notes[-1] == [1, 2, 0, 0]
-    assert trainer.left == 30 - 3
+    assert trainer.ledger.costs == [1.0, 1.0, trainer.workload.evaluation]
+    assert trainer.left == 27
     assert len(weights.known()[1]) == 3
+
+
+def test_what_a_measurement_costs_is_paid_before_it_counts():
+    line = {
+        "workload": "ternary", "reference": [0.0, 0.0], "earlier": [], "epochs": 3,
+        "values": [[1.0, 0.1], [1.0, 0.2], [1.0, 0.3], [1.0, 0.4]], "costs": [1.0, 0.5, 0.6, 0.9],
+    }  # fmt: skip
+    np.testing.assert_allclose(volumes(line), [0.1, 0.2, 0.4])
+    np.testing.assert_allclose(volumes({**line, "costs": None, "earlier": [[1.0, 0.15]]}), [0.15, 0.2, 0.3])
+
+
+def test_a_line_is_cut_at_what_was_paid_for():
+    line = {
+        "workload": "ternary", "reference": [0.0, 0.0], "earlier": [], "epochs": 4, "deciding": 1.0,
+        "values": [[1.0, 0.1], [1.0, 0.2], [1.0, 0.3], [1.0, 0.4], [1.0, 0.5]], "costs": [1.0, 1.0, 0.5, 0.6, 0.9],
+        "runs": [[2, 0, 0, 0], [1, 2, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]],
+    }  # fmt: skip
+    short = cut(line, 3)
+    assert short["values"] == [[1.0, 0.1], [1.0, 0.2], [1.0, 0.3]]
+    assert short["runs"] == [[2, 0, 0, 0], [1, 2, 0, 0]]
+    np.testing.assert_allclose(volumes(short), volumes(line)[:3])
+    assert cut(line, 4) == line
+
+
+def test_ours_spends_its_budget_and_measures_mixtures(ternary, tmp_path):
+    out = tmp_path / "loop.jsonl"
+    loop.run(ternary, ["epsopt"], [1], 8, out, zoo=False)
+    (line,) = read(out)
+    assert 7.0 < sum(line["costs"]) <= 8.0
+    assert line["runs"][0] == [6, 0, 0, 0]
+    assert any(kind == 2 for _, kind, *_ in line["runs"])
 
 
 def test_methods_spend_their_budget_once_and_their_table_is_printed(ternary, tmp_path, monkeypatch, capsys):
@@ -181,6 +213,7 @@ def test_a_smaller_network_widens_the_front_of_digits_and_a_larger_one_does_not(
         "earlier": [],
         "reference": [0.1, 4.0],
         "values": [[0.5, 3.0], [0.5, 3.5], [0.5, 2.0]],
+        "epochs": 3,
     }
     np.testing.assert_allclose(volumes(line), [0.4, 0.4, 0.8])
 
@@ -200,7 +233,7 @@ def test_every_method_spends_its_budget_on_digits(method, tmp_path, monkeypatch,
 def test_the_target_of_digits_is_a_smaller_network(capsys):
     rows = [[0.7, 3.0 + i / 100] for i in range(40)]
     line = {"workload": "digits", "earlier": [], "reference": [0.1, 4.0], "deciding": 0.0, "values": rows,
-            "runs": [[1, 0, 0, 0]] * 40}  # fmt: skip
+            "epochs": 40, "runs": [[1, 0, 0, 0]] * 40}  # fmt: skip
     quick = {**line, "values": [[0.5, 2.0], [0.7, 2.5], *rows[2:]]}
     table("digits", ["random", "gp"], [1], 40, {("random", 1): line, ("gp", 1): quick})
     told = capsys.readouterr().out

@@ -1,0 +1,199 @@
+"""Which step to take next: launch a run, branch off a checkpoint, or measure a mixture.
+
+Each kind has a model of its own that says how much of its best step is expected to widen the front: curves of whole
+runs (:mod:`~epsopt.optimize.loop.curves`) for runs from where runs start and for branches from the front, a process
+over weight space (:mod:`~epsopt.optimize.loop.mixing`) for mixtures. What they promise is weighed by what steps of that
+kind brought of their promises so far (:mod:`~epsopt.optimize.loop.credit`), and by what they cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epsopt.optimize.loop.choice import Candidate, Choice, Start, choose_runs
+from epsopt.optimize.loop.credit import Credit, worth_staying
+from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
+from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
+from epsopt.optimize.pareto import hypervolume, non_dominated
+from epsopt.optimize.space import Space
+from epsopt.optimize.targets import Objective
+
+FIRST_RUNS = 4
+"""Runs spread over the space before the model of runs is asked."""
+
+BRANCH_EPOCHS = 3.0
+"""Of a run from a checkpoint of the front."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """All that was measured so far.
+
+    Attributes:
+        curves: of every run that has a measured checkpoint.
+        checkpoints: every one that was measured, trained or mixed.
+        mixed: ``(k, m)`` what was measured on those that were mixed.
+        weights: where the checkpoints lie; ``None``: they cannot be mixed.
+        spent: epochs paid for.
+    """
+
+    curves: Sequence[Curve]
+    checkpoints: Sequence[Start]
+    mixed: Floats | None
+    weights: WeightSpace | None
+    spent: float
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What to do next.
+
+    Attributes:
+        kind: a ``"run"`` from where runs start, a ``"branch"`` from a checkpoint, a ``"mixture"`` to be measured, or a
+            ``"look"``: a run of which nothing is expected yet.
+        promised: hypervolume that it is expected to add to the front.
+        cost: epochs that it costs.
+        candidate: what to launch, unless it is a mixture.
+        mixture: what to measure; its coefficients are of the checkpoints in their order.
+        model: of the curves, if one was asked.
+    """
+
+    kind: Literal["run", "branch", "mixture", "look"]
+    promised: float
+    cost: float
+    candidate: Candidate | None = None
+    mixture: Mixture | None = None
+    model: CurveModel | None = None
+
+
+class Policy:
+    """Chooses step after step.
+
+    Args:
+        space: of the hyperparameters.
+        objectives: what counts.
+        length: epochs of a whole run.
+        reference: ``(m,)`` the objectives' values that are just not good enough, in their own units.
+        origin: the checkpoint that runs start from, if they share one and it was measured.
+        evaluation: epochs that it costs to measure a mixture.
+        branch_epochs: epochs of a run from a checkpoint; ``None``: runs start only where runs start.
+        first_runs: runs spread over the space before a model of runs is asked.
+        look_epochs: of those; by default as long as any.
+        bounds: declared bounds of objectives.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        objectives: Sequence[Objective],
+        *,
+        length: float,
+        reference: Floats,
+        origin: Start | None = None,
+        evaluation: float = 1.0,
+        branch_epochs: float | None = BRANCH_EPOCHS,
+        first_runs: int = FIRST_RUNS,
+        look_epochs: float | None = None,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._space, self._objectives, self._length = space, tuple(objectives), length
+        self._reference, self._origin, self._evaluation = reference, origin, evaluation
+        self._branch_epochs, self._first, self._look_epochs = branch_epochs, first_runs, look_epochs or length
+        self._bounds, self._seed = bounds, seed
+        self._rng, self._credit = np.random.default_rng(seed), Credit()
+        self._looks = 0
+        self._model: CurveModel | None = None
+
+    def next(self, known: Known) -> Step:
+        """Choose the step that is worth most for each epoch that it costs.
+
+        A mixture has to be worth more than an epoch brought on average, too, lest it is better to train. While there
+        are too few runs for a model of runs, what is not worth a mixture goes into a look elsewhere.
+        """
+        volume = self.volume(known)
+        mixture = self._mixture(known)
+        run = self._run(known, volume) if len(known.curves) >= self._first else self._look()
+        if mixture is not None:
+            worth = self._worth(mixture, volume)
+            if worth > worth_staying(volume, known.spent) and worth >= self._worth(run, volume):
+                return mixture
+        if run.kind == "look":
+            self._looks += 1
+        return run
+
+    def learn(self, step: Step, brought: float, *, taken: float | None = None) -> None:
+        """Take note of what a step added to the front's hypervolume.
+
+        Args:
+            step: that was taken.
+            brought: hypervolume.
+            taken: epochs that it took, if it was stopped early: less was to be expected of it then.
+        """
+        if step.kind != "look":
+            share = 1.0 if taken is None else min(taken / step.cost, 1.0)
+            self._credit.learn(step.kind, step.promised * share, brought)
+
+    def volume(self, known: Known) -> float:
+        """Hypervolume of everything that was measured."""
+        if not known.checkpoints:
+            return 0.0
+        values = np.stack([c.values for c in known.checkpoints])
+        return hypervolume(values[np.isfinite(values).all(axis=1)], self._reference, self._directions)
+
+    @property
+    def _directions(self) -> list[bool]:
+        return [o.maximize for o in self._objectives]
+
+    def _worth(self, step: Step, volume: float) -> float:
+        """Of each epoch."""
+        return step.promised * self._credit.trust(step.kind, volume) / step.cost
+
+    def _mixture(self, known: Known) -> Step | None:
+        if known.weights is None:
+            return None
+        found = choose_mixture(
+            known.weights, np.stack([c.values for c in known.checkpoints]) if known.checkpoints else np.zeros((0, 2)),
+            self._objectives, base=None if self._origin is None else self._origin.values, reference=self._reference,
+            bounds=self._bounds, rng=self._rng,
+        )  # fmt: skip
+        return None if found is None else Step("mixture", found.improvement, self._evaluation, mixture=found)
+
+    def _run(self, known: Known, volume: float) -> Step:
+        if self._model is None or len(known.curves) != len(self._model.curves):
+            self._model = fit_curves(
+                self._space, self._objectives, known.curves, length=self._length, bounds=self._bounds, seed=self._seed
+            )
+        model = replace(self._model, curves=tuple(known.curves), others=known.mixed)
+        (choice,) = choose_runs(
+            model, starts=self._front(known.checkpoints) if self._branch_epochs else [], origin=self._origin,
+            branch_epochs=self._branch_epochs, reference=self._reference,
+            trust=lambda c: self._credit.trust(_kind(c), volume), rng=self._rng,
+        )  # fmt: skip
+        return _launched(choice, model)
+
+    def _look(self) -> Step:
+        (config,) = self._space.spread(1, self._seed, self._looks)
+        candidate = Candidate(config, self._origin, self._look_epochs)
+        return Step("look", 0.0, candidate.cost, candidate)
+
+    def _front(self, checkpoints: Sequence[Start]) -> list[Start]:
+        places = non_dominated(np.stack([c.values for c in checkpoints]), self._directions).indices
+        return [checkpoints[i] for i in places]
+
+
+def _kind(candidate: Candidate) -> Literal["run", "branch"]:
+    return "branch" if candidate.start is not None and candidate.start.key else "run"
+
+
+def _launched(choice: Choice, model: CurveModel) -> Step:
+    candidate = choice.candidate
+    return Step(_kind(candidate), choice.improvement, candidate.cost, candidate, model=model)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from epsopt.optimize.loop.choice import Start
+from epsopt.optimize.loop.curves import Curve
+from epsopt.optimize.loop.mixing import WeightSpace
+from epsopt.optimize.loop.policy import Known, Policy, Step
+from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.targets import Objective
+
+SPACE = Space((Parameter("a", "float", 0.0, 1.0), Parameter("b", "float", 0.0, 1.0)))
+OBJECTIVES = (Objective("up", maximize=True), Objective("right", maximize=True))
+BASE = Start("", np.array([0.5, 0.1]))
+
+
+def policy(**how) -> Policy:
+    return Policy(
+        SPACE, OBJECTIVES, length=10.0, reference=np.zeros(2), **{"origin": BASE, "look_epochs": 4.0, "seed": 1, **how}
+    )
+
+
+def curve(a: float, b: float, epochs: int = 4) -> Curve:
+    """Grows with `a` in both objectives."""
+    steps = np.arange(1.0, epochs + 1)
+    grown = np.log1p(steps) / np.log1p(10.0)
+    return Curve({"a": a, "b": b}, steps, np.column_stack([0.5 + 0.3 * a * grown, 0.1 + 0.6 * a * grown]), BASE.values)
+
+
+def known(curves, weights=None, spent=20.0) -> Known:
+    checkpoints = [Start(f"{i}/{k}", row) for i, c in enumerate(curves) for k, row in enumerate(c.values)]
+    return Known(curves, checkpoints, None, weights, spent)
+
+
+def weights_of(n: int, moved: float = 0.2) -> WeightSpace:
+    """Checkpoints that all moved away from the base, each in a direction of its own."""
+    return WeightSpace(moved**2 * np.eye(n)[None], np.ones(1))
+
+
+FIVE = [curve(a, b) for a, b in ((0.1, 0.2), (0.3, 0.9), (0.5, 0.4), (0.7, 0.1), (0.2, 0.6))]
+
+
+def test_it_looks_around_until_there_are_runs_to_learn_from():
+    chooser = policy()
+    steps = [chooser.next(known(FIVE[:i])) for i in range(4)]
+    assert [s.kind for s in steps] == ["look"] * 4
+    assert len({tuple(s.candidate.config.items()) for s in steps}) == 4
+    assert {s.cost for s in steps} == {4.0}
+    assert {s.candidate.start.key for s in steps} == {""}
+    then = chooser.next(known(FIVE))
+    assert then.kind in ("run", "branch")
+    assert then.promised > 0.0
+    assert then.model is not None
+
+
+def test_without_branches_every_run_starts_where_runs_start():
+    step = policy(branch_epochs=None).next(known(FIVE))
+    assert step.kind == "run"
+    assert step.cost == 10.0
+    assert step.candidate.config["a"] > 0.7
+
+
+def test_a_kind_whose_promises_failed_gives_way_to_the_others():
+    state = known(FIVE)
+    chooser = policy()
+    first = chooser.next(state)
+    for _ in range(3):
+        chooser.learn(first, 0.0)
+    assert {first.kind, chooser.next(state).kind} == {"run", "branch"}
+
+
+def test_a_mixture_is_measured_while_it_is_worth_more_than_an_epoch_was():
+    few = FIVE[:2]
+    state = known(few, weights_of(8), spent=1000.0)
+    step = policy(evaluation=0.5).next(state)
+    assert step.kind == "mixture"
+    assert step.cost == 0.5
+    assert step.mixture.coefficients.shape == (1, 8)
+    assert policy(evaluation=0.5).next(known(few, weights_of(8), spent=0.001)).kind == "look"
+    assert policy(evaluation=500.0).next(state).kind == "look"
+
+
+def test_mixtures_whose_promises_failed_are_not_measured_any_more():
+    state = known(FIVE[:2], weights_of(8), spent=50.0)
+    chooser = policy(evaluation=0.5)
+    step = chooser.next(state)
+    assert step.kind == "mixture"
+    for _ in range(20):
+        chooser.learn(step, 0.0)
+    assert chooser.next(state).kind == "look"
+
+
+def test_of_a_run_that_was_stopped_less_was_to_be_expected():
+    promise = Step("run", promised=1.0, cost=10.0)
+    stopped, whole = policy(), policy()
+    stopped.learn(promise, 0.1, taken=1.0)
+    whole.learn(promise, 0.1)
+    assert stopped._credit.trust("run", 1.0) == pytest.approx(1.0)
+    assert whole._credit.trust("run", 1.0) < 0.2
+    looked = policy()
+    looked.learn(Step("look", 0.0, 4.0), 0.3)
+    assert looked._credit.trust("look", 1.0) == 1.0
+
+
+def test_the_same_seed_and_the_same_past_choose_the_same():
+    one, two = policy().next(known(FIVE)), policy().next(known(FIVE))
+    assert one.candidate.config == two.candidate.config
+    assert one.promised == two.promised
+
+
+def test_what_was_not_measured_whole_counts_for_nothing():
+    state = known(FIVE)
+    holed = Known(state.curves, [*state.checkpoints, Start("x", np.array([np.nan, 9.0]))], None, None, 20.0)
+    assert policy().volume(holed) == policy().volume(state)
+    assert policy().next(holed).kind in ("run", "branch")
+    assert policy().volume(Known([], [], None, None, 0.0)) == 0.0
