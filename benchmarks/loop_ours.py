@@ -65,8 +65,8 @@ class _Search:
             before = self._policy.volume(known)
             step = self._policy.next(known)
             if step.candidate is not None:
-                rate = None if step.kind == "look" else step.promised / step.cost
-                self._stopper.learn(known.curves, model=step.model, new_run=rate)
+                worth = None if step.kind == "look" else step.worth
+                self._stopper.learn(known.curves, model=step.model, new_run=worth)
             ledger.seconds += time.process_time() - began
             taken = self._take(step)
             self._policy.learn(step, self._policy.volume(self._known()) - before, taken=taken)

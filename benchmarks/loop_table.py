@@ -29,6 +29,11 @@ def cut(line: Line, epochs: int) -> dict[str, Any]:
     return {**line, "epochs": epochs, "values": line["values"][:kept], "costs": costs and costs[:kept], "runs": runs}
 
 
+def charged(line: Line, evaluation: float) -> dict[str, Any]:
+    """The same line, had measuring without training cost so many epochs."""
+    return {**line, "costs": [1.0 if cost == 1.0 else evaluation for cost in line.get("costs") or []]}
+
+
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """Read the lines of a results file, if there is one; those of before there were workloads are of the ternary."""
     if path.exists():

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from epsopt.optimize.clusters import Clustering, cluster
     from epsopt.optimize.inference import infer_space
     from epsopt.optimize.latent_search import ENGINES, Answer, SearchResult, search
+    from epsopt.optimize.loop.choice import Start
     from epsopt.optimize.loop.curves import Curve
+    from epsopt.optimize.loop.mixing import WeightSpace
+    from epsopt.optimize.loop.policy import Known, Policy, Step
     from epsopt.optimize.loop.sampler import EpsilonSampler
     from epsopt.optimize.loop.stopping import Decision, Stopper
     from epsopt.optimize.neighbours import Neighbour, nearest
@@ -33,19 +36,24 @@ __all__ = [
     "Decision",
     "EpsilonSampler",
     "Front",
+    "Known",
     "Neighbour",
     "Objective",
     "Outlook",
     "Parameter",
     "PastRun",
+    "Policy",
     "Proposal",
     "RegionSample",
     "RunForecast",
     "RunPath",
     "SearchResult",
     "Space",
+    "Start",
+    "Step",
     "Stopper",
     "Target",
+    "WeightSpace",
     "cluster",
     "fit_outlook",
     "hypervolume",
@@ -71,19 +79,24 @@ _HOMES = {
     "ENGINES": "latent_search",
     "EpsilonSampler": "loop.sampler",
     "Front": "pareto",
+    "Known": "loop.policy",
     "Neighbour": "neighbours",
     "Objective": "targets",
     "Outlook": "outlook",
     "Parameter": "space",
     "PastRun": "proposals",
+    "Policy": "loop.policy",
     "Proposal": "proposals",
     "RegionSample": "sampling",
     "RunForecast": "outlook",
     "RunPath": "trajectory",
     "SearchResult": "latent_search",
     "Space": "space",
+    "Start": "loop.choice",
+    "Step": "loop.policy",
     "Stopper": "loop.stopping",
     "Target": "targets",
+    "WeightSpace": "loop.mixing",
     "cluster": "clusters",
     "fit_outlook": "outlook",
     "hypervolume": "pareto",

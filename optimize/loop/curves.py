@@ -43,6 +43,7 @@ LEAST_SCALE = 0.5
 _JOINTLY = 0.5  # figures in docs/decisions.md
 _LEAST_EXPLAINED = 4.0  # runs that all stayed near their start say nothing of how far others may go
 _STEPS = 80
+_FURTHER_STEPS = 20
 _RATE = 0.1
 _PRIOR = 0.2
 _SPARSE = 0.02
@@ -218,6 +219,11 @@ class Process:
         values = log.exp()
         return Process(values[:-5], *values[-5:])
 
+    def log(self) -> Tensor:
+        """What :meth:`of` takes apart."""
+        scalars = [self.common, self.explained, self.own, self.noise, self.time]
+        return torch.cat([self.weights, torch.stack(scalars)]).log()
+
     def covariance(self, parts: Parts) -> Tensor:
         """Measurement noise not included."""
         distance = (torch.einsum("v,v...->...", self.weights, parts.squared) + 1e-9).sqrt()
@@ -312,6 +318,7 @@ def fit_curves(
     length: float,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     others: Floats | None = None,
+    before: CurveModel | None = None,
     seed: int = 0,
 ) -> CurveModel:
     """Learn where runs go.
@@ -323,6 +330,7 @@ def fit_curves(
         length: epochs of a whole run.
         bounds: declared bounds of objectives; others are guessed from the measurements.
         others: ``(k, m)`` measured objectives of checkpoints that no run wrote.
+        before: what was learned from most of these runs: learning goes on from there, in a fraction of the time.
         seed: of the checkpoints that are looked at.
     """
     values = np.concatenate([c.values for c in curves])
@@ -334,7 +342,8 @@ def fit_curves(
     layout = Layout.of(space, len(transforms))
     x, y = _rows(layout, space, curves, transforms, length)
     rng = np.random.default_rng(seed)
-    processes = tuple(_learn(layout, x, y[:, j], j, rng) for j in range(y.shape[1]))
+    known = [None] * y.shape[1] if before is None else list(before.processes)
+    processes = tuple(_learn(layout, x, y[:, j], j, rng, known[j]) for j in range(y.shape[1]))
     return CurveModel(processes, tuple(curves), space, transforms, tuple(objectives), length, others)
 
 
@@ -347,8 +356,10 @@ def wide_enough(transform: MetricTransform) -> MetricTransform:
     return transform if transform.bounds is None else replace(transform, scale=max(transform.scale, LEAST_SCALE))
 
 
-def _learn(layout: Layout, x: Tensor, y: Tensor, output: int, rng: np.random.Generator) -> Process:
-    """Ascend the density of every run given all others, from a guess that it is held near to."""
+def _learn(
+    layout: Layout, x: Tensor, y: Tensor, output: int, rng: np.random.Generator, before: Process | None
+) -> Process:
+    """Ascend the density of every run given all others; held near to a guess, which it begins from, or from before."""
     views = len(layout.views)
     guess = torch.full((views + 5,), math.log(4.0 / views), dtype=torch.float64)
     guess[views:] = torch.tensor([1.0, 1.0, 0.1, 0.003, 1.0]).log()
@@ -360,9 +371,9 @@ def _learn(layout: Layout, x: Tensor, y: Tensor, output: int, rng: np.random.Gen
     change = y[rows] - x[rows, layout.start + output]
     all_from_known = bool((x[:, layout.known] > 0).all())
     eye = torch.eye(len(rows), dtype=torch.float64)
-    log = guess.clone().requires_grad_()
+    log = (guess.clone() if before is None else before.log()).requires_grad_()
     optimizer = torch.optim.Adam([log], lr=_RATE)
-    for _ in range(_STEPS):
+    for _ in range(_STEPS if before is None else _FURTHER_STEPS):
         process = Process.of(log)
         covariance = process.covariance(parts) + (process.noise + _JITTER) * eye
         loss = len(rows) * held_out_loss(covariance, change, sampler.n_runs, _JOINTLY)

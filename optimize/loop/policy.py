@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from epsopt.optimize.loop.choice import Candidate, Choice, Start, choose_runs
+from epsopt.optimize.loop.choice import Candidate, Start, choose_runs
 from epsopt.optimize.loop.credit import Credit, worth_staying
 from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
 from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
@@ -29,6 +29,7 @@ FIRST_RUNS = 4
 BRANCH_EPOCHS = 3.0
 """Of a run from a checkpoint of the front."""
 
+_ANEW = 1.5  # times as many runs as the model was learned from: then it is learned from scratch again
 Floats = NDArray[np.float64]
 
 
@@ -59,6 +60,7 @@ class Step:
         kind: a ``"run"`` from where runs start, a ``"branch"`` from a checkpoint, a ``"mixture"`` to be measured, or a
             ``"look"``: a run of which nothing is expected yet.
         promised: hypervolume that it is expected to add to the front.
+        worth: of that, what such promises were worth so far, for each epoch that it costs.
         cost: epochs that it costs.
         candidate: what to launch, unless it is a mixture.
         mixture: what to measure; its coefficients are of the checkpoints in their order.
@@ -67,6 +69,7 @@ class Step:
 
     kind: Literal["run", "branch", "mixture", "look"]
     promised: float
+    worth: float
     cost: float
     candidate: Candidate | None = None
     mixture: Mixture | None = None
@@ -110,7 +113,7 @@ class Policy:
         self._branch_epochs, self._first, self._look_epochs = branch_epochs, first_runs, look_epochs or length
         self._bounds, self._seed = bounds, seed
         self._rng, self._credit = np.random.default_rng(seed), Credit()
-        self._looks = 0
+        self._looks = self._learned_from = 0
         self._model: CurveModel | None = None
 
     def next(self, known: Known) -> Step:
@@ -120,12 +123,10 @@ class Policy:
         are too few runs for a model of runs, what is not worth a mixture goes into a look elsewhere.
         """
         volume = self.volume(known)
-        mixture = self._mixture(known)
+        mixture = self._mixture(known, volume)
         run = self._run(known, volume) if len(known.curves) >= self._first else self._look()
-        if mixture is not None:
-            worth = self._worth(mixture, volume)
-            if worth > worth_staying(volume, known.spent) and worth >= self._worth(run, volume):
-                return mixture
+        if mixture is not None and mixture.worth > max(worth_staying(volume, known.spent), run.worth):
+            return mixture
         if run.kind == "look":
             self._looks += 1
         return run
@@ -153,11 +154,7 @@ class Policy:
     def _directions(self) -> list[bool]:
         return [o.maximize for o in self._objectives]
 
-    def _worth(self, step: Step, volume: float) -> float:
-        """Of each epoch."""
-        return step.promised * self._credit.trust(step.kind, volume) / step.cost
-
-    def _mixture(self, known: Known) -> Step | None:
+    def _mixture(self, known: Known, volume: float) -> Step | None:
         if known.weights is None:
             return None
         found = choose_mixture(
@@ -165,25 +162,34 @@ class Policy:
             self._objectives, base=None if self._origin is None else self._origin.values, reference=self._reference,
             bounds=self._bounds, rng=self._rng,
         )  # fmt: skip
-        return None if found is None else Step("mixture", found.improvement, self._evaluation, mixture=found)
+        if found is None:
+            return None
+        worth = found.improvement * self._credit.trust("mixture", volume) / self._evaluation
+        return Step("mixture", found.improvement, worth, self._evaluation, mixture=found)
 
     def _run(self, known: Known, volume: float) -> Step:
-        if self._model is None or len(known.curves) != len(self._model.curves):
+        runs = len(known.curves)
+        if self._model is None or runs != len(self._model.curves):
+            anew = runs >= _ANEW * self._learned_from
+            self._learned_from = runs if anew else self._learned_from
             self._model = fit_curves(
-                self._space, self._objectives, known.curves, length=self._length, bounds=self._bounds, seed=self._seed
-            )
+                self._space, self._objectives, known.curves, length=self._length, bounds=self._bounds, seed=self._seed,
+                before=None if anew else self._model,
+            )  # fmt: skip
         model = replace(self._model, curves=tuple(known.curves), others=known.mixed)
         (choice,) = choose_runs(
             model, starts=self._front(known.checkpoints) if self._branch_epochs else [], origin=self._origin,
             branch_epochs=self._branch_epochs, reference=self._reference,
             trust=lambda c: self._credit.trust(_kind(c), volume), rng=self._rng,
         )  # fmt: skip
-        return _launched(choice, model)
+        kind, cost = _kind(choice.candidate), choice.candidate.cost
+        worth = choice.improvement * self._credit.trust(kind, volume) / cost
+        return Step(kind, choice.improvement, worth, cost, choice.candidate, model=model)
 
     def _look(self) -> Step:
         (config,) = self._space.spread(1, self._seed, self._looks)
         candidate = Candidate(config, self._origin, self._look_epochs)
-        return Step("look", 0.0, candidate.cost, candidate)
+        return Step("look", 0.0, 0.0, candidate.cost, candidate)
 
     def _front(self, checkpoints: Sequence[Start]) -> list[Start]:
         places = non_dominated(np.stack([c.values for c in checkpoints]), self._directions).indices
@@ -192,8 +198,3 @@ class Policy:
 
 def _kind(candidate: Candidate) -> Literal["run", "branch"]:
     return "branch" if candidate.start is not None and candidate.start.key else "run"
-
-
-def _launched(choice: Choice, model: CurveModel) -> Step:
-    candidate = choice.candidate
-    return Step(_kind(candidate), choice.improvement, candidate.cost, candidate, model=model)

@@ -80,12 +80,14 @@ def as_csv(proposals: Sequence[Config], numbers: Sequence[int | None]) -> str:
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     ends = ("predicted", "low", "high")
-    table.writerow(["number", *names, "init_from", *(f"{end}.{m}" for m in metrics for end in ends)])
+    told = ["probability", "joins_front", "nearest_run", "reason"]
+    table.writerow(["number", *names, "init_from", *(f"{end}.{m}" for m in metrics for end in ends), *told])
     for p, number in zip(proposals, numbers, strict=True):
         values = {**p.fixed, **p.params}
         predicted = [repr(part[m]) if m in part else "" for m in metrics for part in (p.point, p.low, p.high)]
         row = ["" if number is None else number, *(_plain(values.get(n)) for n in names), p.init_from or "", *predicted]
-        table.writerow(row)
+        nearest = p.nearest_runs[0][0] if p.nearest_runs else ""
+        table.writerow([*row, _plain(p.probability), _plain(p.joins_front), nearest, p.reason])
     return out.getvalue()
 
 

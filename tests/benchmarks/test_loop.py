@@ -10,7 +10,7 @@ from digits import draw as draw_digits
 from digits import train as train_digits
 from loop import METHODS
 from loop_ours import _Weights
-from loop_table import cut, read, table, volumes
+from loop_table import charged, cut, read, spent, table, volumes
 from loop_trainer import Trainer
 from loop_workloads import Digits, Ternary, wide_space
 
@@ -98,14 +98,15 @@ def test_what_a_measurement_costs_is_paid_before_it_counts():
 def test_a_line_is_cut_at_what_was_paid_for():
     line = {
         "workload": "ternary", "reference": [0.0, 0.0], "earlier": [], "epochs": 4, "deciding": 1.0,
-        "values": [[1.0, 0.1], [1.0, 0.2], [1.0, 0.3], [1.0, 0.4], [1.0, 0.5]], "costs": [1.0, 1.0, 0.5, 0.6, 0.9],
+        "values": [[1.0, 0.1], [1.0, 0.2], [1.0, 0.3], [1.0, 0.4], [1.0, 0.5]], "costs": [1.0, 1.0, 0.5, 0.5, 1.0],
         "runs": [[2, 0, 0, 0], [1, 2, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]],
     }  # fmt: skip
     short = cut(line, 3)
-    assert short["values"] == [[1.0, 0.1], [1.0, 0.2], [1.0, 0.3]]
-    assert short["runs"] == [[2, 0, 0, 0], [1, 2, 0, 0]]
+    assert short["values"] == [[1.0, 0.1], [1.0, 0.2], [1.0, 0.3], [1.0, 0.4]]
+    assert short["runs"] == [[2, 0, 0, 0], [1, 2, 0, 0], [0, 0, 0, 1]]
     np.testing.assert_allclose(volumes(short), volumes(line)[:3])
     assert cut(line, 4) == line
+    np.testing.assert_allclose(spent(charged(line, 1.0)), [1.0, 2.0, 3.0, 4.0, 5.0])
 
 
 def test_ours_spends_its_budget_and_measures_mixtures(ternary, tmp_path):

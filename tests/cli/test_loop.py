@@ -97,7 +97,12 @@ def test_every_format_says_the_same(mine, proposed, monkeypatch):
     for row, config in zip(csv.DictReader(io.StringIO(said["csv"])), configs(wanted), strict=True):
         written = {n: str(v) for n, v in config.items()}
         assert {n: row[n] for n in config} == written
-        assert all(row[n] == "" for n in row.keys() - config.keys() if not n.startswith(("pre", "low", "high")))
+        told = ("pre", "low", "high", "joins_front", "nearest_run", "reason")
+        assert all(row[n] == "" for n in row.keys() - config.keys() if not n.startswith(told))
+    for row, proposal in zip(csv.DictReader(io.StringIO(said["csv"])), wanted, strict=True):
+        assert float(row["joins_front"]) == proposal["joins_front"]
+        assert row["reason"] == proposal["reason"]
+        assert row["nearest_run"] == proposal["nearest_runs"][0]["run"]
     for line, config in zip(said["hydra"].splitlines(), configs(wanted), strict=True):
         overrides = OverridesParser.create().parse_overrides(shlex.split(line))
         assert {o.key_or_group: o.value() for o in overrides} == config

@@ -92,14 +92,14 @@ def test_mixtures_whose_promises_failed_are_not_measured_any_more():
 
 
 def test_of_a_run_that_was_stopped_less_was_to_be_expected():
-    promise = Step("run", promised=1.0, cost=10.0)
+    promise = Step("run", promised=1.0, worth=0.1, cost=10.0)
     stopped, whole = policy(), policy()
     stopped.learn(promise, 0.1, taken=1.0)
     whole.learn(promise, 0.1)
     assert stopped._credit.trust("run", 1.0) == pytest.approx(1.0)
     assert whole._credit.trust("run", 1.0) < 0.2
     looked = policy()
-    looked.learn(Step("look", 0.0, 4.0), 0.3)
+    looked.learn(Step("look", 0.0, 0.0, 4.0), 0.3)
     assert looked._credit.trust("look", 1.0) == 1.0
 
 
