@@ -1,4 +1,5 @@
 """The closed loop: what to run next, where to start it, when to stop it.
 
-`curves` models whole runs, `choice` weighs candidates, `sampler` serves Optuna scripts.
+`policy` chooses step after step, by `curves` (whole runs), `choice` (candidates), `mixing` (mixtures) and `credit`
+(what either promised and brought); `stopping` ends what is hopeless, `sampler` serves Optuna scripts.
 """

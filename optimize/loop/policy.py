@@ -22,6 +22,7 @@ from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
+from epsopt.zoo.errors import UsageError
 
 FIRST_RUNS = 4
 """Runs spread over the space before the model of runs is asked."""
@@ -87,10 +88,13 @@ class Policy:
         origin: the checkpoint that runs start from, if they share one and it was measured.
         evaluation: epochs that it costs to measure a mixture.
         branch_epochs: epochs of a run from a checkpoint; ``None``: runs start only where runs start.
-        first_runs: runs spread over the space before a model of runs is asked.
+        first_runs: runs spread over the space before a model of runs is asked; at least two.
         look_epochs: of those; by default as long as any.
         bounds: declared bounds of objectives.
         seed: of everything random.
+
+    Raises:
+        UsageError: a model is to be asked of fewer than two runs, or something costs nothing.
     """
 
     def __init__(
@@ -108,6 +112,11 @@ class Policy:
         bounds: Mapping[str, tuple[float, float]] | None = None,
         seed: int = 0,
     ) -> None:
+        if first_runs < 2:
+            raise UsageError(f"first_runs is {first_runs}: a model of runs needs two at least")
+        for name, epochs in (("length", length), ("evaluation", evaluation), ("branch_epochs", branch_epochs)):
+            if epochs is not None and not epochs > 0.0:
+                raise UsageError(f"{name} is {epochs} epochs, expected more than none")
         self._space, self._objectives, self._length = space, tuple(objectives), length
         self._reference, self._origin, self._evaluation = reference, origin, evaluation
         self._branch_epochs, self._first, self._look_epochs = branch_epochs, first_runs, look_epochs or length
@@ -121,7 +130,15 @@ class Policy:
 
         A mixture has to be worth more than an epoch brought on average, too, lest it is better to train. While there
         are too few runs for a model of runs, what is not worth a mixture goes into a look elsewhere.
+
+        Raises:
+            UsageError: it is not said of as many checkpoints where they lie as were measured.
         """
+        if known.weights is not None and known.weights.products.shape[-1] != len(known.checkpoints):
+            raise UsageError(
+                f"weights say where {known.weights.products.shape[-1]} checkpoints lie, but {len(known.checkpoints)} "
+                "were measured: expected the same ones, in the same order"
+            )
         volume = self.volume(known)
         mixture = self._mixture(known, volume)
         run = self._run(known, volume) if len(known.curves) >= self._first else self._look()

@@ -9,6 +9,7 @@ from epsopt.optimize.loop.mixing import WeightSpace
 from epsopt.optimize.loop.policy import Known, Policy, Step
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
+from epsopt.zoo.errors import UsageError
 
 SPACE = Space((Parameter("a", "float", 0.0, 1.0), Parameter("b", "float", 0.0, 1.0)))
 OBJECTIVES = (Objective("up", maximize=True), Objective("right", maximize=True))
@@ -107,6 +108,15 @@ def test_the_same_seed_and_the_same_past_choose_the_same():
     one, two = policy().next(known(FIVE)), policy().next(known(FIVE))
     assert one.candidate.config == two.candidate.config
     assert one.promised == two.promised
+
+
+def test_what_cannot_be_is_refused_in_a_sentence():
+    with pytest.raises(UsageError, match="first_runs is 1"):
+        policy(first_runs=1)
+    with pytest.raises(UsageError, match="evaluation is 0"):
+        policy(evaluation=0)
+    with pytest.raises(UsageError, match="where 7 checkpoints lie, but 8 were measured"):
+        policy().next(known(FIVE[:2], weights_of(7)))
 
 
 def test_what_was_not_measured_whole_counts_for_nothing():
