@@ -123,13 +123,15 @@ class Policy:
         self._bounds, self._seed = bounds, seed
         self._rng, self._credit = np.random.default_rng(seed), Credit()
         self._looks = self._learned_from = 0
+        self._last = ""
         self._model: CurveModel | None = None
 
     def next(self, known: Known) -> Step:
         """Choose the step that is worth most for each epoch that it costs.
 
-        A mixture has to be worth more than an epoch brought on average, too, lest it is better to train. While there
-        are too few runs for a model of runs, what is not worth a mixture goes into a look elsewhere.
+        What goes on from the front, a mixture or a branch, has to be worth more than a share of what an epoch brought
+        on average, too, lest it is better to begin elsewhere: then every other launch is a run from where runs start.
+        While there are too few runs for a model of runs, that is a look around.
 
         Raises:
             UsageError: it is not said of as many checkpoints where they lie as were measured.
@@ -141,12 +143,16 @@ class Policy:
             )
         volume = self.volume(known)
         mixture = self._mixture(known, volume)
-        run = self._run(known, volume) if len(known.curves) >= self._first else self._look()
-        if mixture is not None and mixture.worth > max(worth_staying(volume, known.spent), run.worth):
+        enough = worth_staying(volume, known.spent)
+        if len(known.curves) < self._first:
+            return mixture if mixture is not None and mixture.worth > enough else self._look()
+        step = self._run(known, volume, self._front(known.checkpoints) if self._branch_epochs else [])
+        if mixture is not None and mixture.worth >= step.worth and mixture.worth > enough:
             return mixture
-        if run.kind == "look":
-            self._looks += 1
-        return run
+        if step.kind == "branch" and step.worth < enough and self._last == "branch":
+            step = self._run(known, volume, [])
+        self._last = step.kind
+        return step
 
     def learn(self, step: Step, brought: float, *, taken: float | None = None) -> None:
         """Take note of what a step added to the front's hypervolume.
@@ -184,7 +190,7 @@ class Policy:
         worth = found.improvement * self._credit.trust("mixture", volume) / self._evaluation
         return Step("mixture", found.improvement, worth, self._evaluation, mixture=found)
 
-    def _run(self, known: Known, volume: float) -> Step:
+    def _run(self, known: Known, volume: float, starts: Sequence[Start]) -> Step:
         runs = len(known.curves)
         if self._model is None or runs != len(self._model.curves):
             anew = runs >= _ANEW * self._learned_from
@@ -195,7 +201,7 @@ class Policy:
             )  # fmt: skip
         model = replace(self._model, curves=tuple(known.curves), others=known.mixed)
         (choice,) = choose_runs(
-            model, starts=self._front(known.checkpoints) if self._branch_epochs else [], origin=self._origin,
+            model, starts=starts, origin=self._origin,
             branch_epochs=self._branch_epochs, reference=self._reference,
             trust=lambda c: self._credit.trust(_kind(c), volume), rng=self._rng,
         )  # fmt: skip
@@ -205,6 +211,7 @@ class Policy:
 
     def _look(self) -> Step:
         (config,) = self._space.spread(1, self._seed, self._looks)
+        self._looks += 1
         candidate = Candidate(config, self._origin, self._look_epochs)
         return Step("look", 0.0, 0.0, candidate.cost, candidate)
 

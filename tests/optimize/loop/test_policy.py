@@ -71,6 +71,17 @@ def test_a_kind_whose_promises_failed_gives_way_to_the_others():
     assert {first.kind, chooser.next(state).kind} == {"run", "branch"}
 
 
+def test_where_no_branch_is_worth_an_average_epoch_every_other_launch_begins_elsewhere():
+    def kinds(spent: float) -> list[str]:
+        chooser = policy()
+        for _ in range(9):
+            chooser.learn(Step("run", promised=1.0, worth=0.1, cost=10.0), 0.0)  # else it launches these anyway
+        return [chooser.next(known(FIVE, spent=spent)).kind for _ in range(4)]
+
+    assert kinds(1e6) == ["branch"] * 4
+    assert kinds(1e-3) == ["branch", "run"] * 2
+
+
 def test_a_mixture_is_measured_while_it_is_worth_more_than_an_epoch_was():
     few = FIVE[:2]
     state = known(few, weights_of(8), spent=1000.0)
