@@ -83,12 +83,14 @@ def table(
     if peers:
         best = max(peers, key=lambda m: float(curves[m][:, -1].mean()))
         print(f"\nepochs that {best} takes to a share of its own final hypervolume / epochs to the same hypervolume")
-        print(f"{'':16}{'share':>7}{'median':>8}   by seed (- not reached within {epochs})")
+        print(f"{'':16}{'share':>7}{'median':>8}{'of means':>10}   by seed (- not reached within {epochs})")
         for name in (m for m in methods if m.startswith("epsopt")):
             for share in (0.95, 0.99, 1.0):
                 ratios = [_ratio(curves[best][i], curves[name][i], share) for i in range(len(complete))]
                 shown = "".join("     -" if r == 0 else f"{r:6.2f}" for r in ratios)
-                print(f"{name:16}{share:7.0%}{np.median(ratios):8.2f}   {shown}")
+                of_means = _ratio(curves[best].mean(axis=0), curves[name].mean(axis=0), share)
+                means = f"{of_means:10.2f}" if of_means else f"{'-':>10}"
+                print(f"{name:16}{share:7.0%}{np.median(ratios):8.2f}{means}   {shown}")
     if "random" in methods:
         _target_table(workload, methods, [[found[m, s] for s in complete] for m in methods], epochs)
 
