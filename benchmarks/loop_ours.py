@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from loop_trainer import Method, Run, Trainer
 from loop_workloads import Floats, State
 
-from epsopt.optimize.loop.mixing import WeightSpace
+from epsopt.optimize.loop.choice import Candidate
+from epsopt.optimize.loop.curves import Curve
+from epsopt.optimize.loop.mixing import WeightSpace, on_way
 from epsopt.optimize.loop.policy import BRANCH_EPOCHS, FIRST_RUNS, Known, Policy, Step
 from epsopt.optimize.loop.stopping import Stopper
 
@@ -75,7 +77,10 @@ class _Search:
         """Do it; returns how many epochs that took."""
         trainer = self._trainer
         if step.mixture is not None and self._weights is not None:
-            trainer.mix(self._weights.mixed(step.mixture.coefficients))
+            way = self._weights.on_way(step.mixture.coefficients)
+            mixed = trainer.mix(self._weights.mixed(step.mixture.coefficients))
+            if way is not None:
+                trainer.passed(*way, mixed)
             return step.cost
         assert step.candidate is not None
         candidate = step.candidate
@@ -100,9 +105,14 @@ class _Search:
             by_key = {s.key: s for s in checkpoints}
             checkpoints = [by_key[key] for key in keys]
         return Known(
-            [run.curve for run in trainer.runs if len(run.values)], checkpoints,
+            [self._curve(run) for run in trainer.runs if len(run.values)], checkpoints,
             np.stack([s.values for s in trainer.mixed]) if trainer.mixed else None, weights, sum(trainer.ledger.costs),
+            [Candidate(run.config, run.start, 1.0) for run in trainer.runs if not len(run.values)],
         )  # fmt: skip
+
+
+    def _curve(self, run: Run) -> Curve:
+        return run.curve if self._weights is None else replace(run.curve, moved=self._weights.moved(run))
 
 
 class _Weights:
@@ -113,6 +123,7 @@ class _Weights:
         self._base = trainer.state("")
         self._names = [n for n, t in self._base.items() if t.is_floating_point()]
         self._keys: list[str] = []
+        self._place: dict[str, int] = {}
         self._differences: list[list[torch.Tensor]] = []
         self._products = np.zeros((len(self._names), 0, 0))
 
@@ -128,6 +139,7 @@ class _Weights:
     def _add(self, key: str) -> None:
         state = self._trainer.state(key)
         mine = [(state[n] - self._base[n]).reshape(-1).double() for n in self._names]
+        self._place[key] = len(self._keys)
         self._keys.append(key)
         self._differences.append(mine)
         k = len(self._keys)
@@ -137,6 +149,24 @@ class _Weights:
             row = [float(torch.dot(d[block], difference)) for d in self._differences]
             grown[block, k - 1, :] = grown[block, :, k - 1] = row
         self._products = grown
+
+    def moved(self, run: Run) -> Floats:
+        """``(epochs, blocks)`` how far a run's checkpoints moved from where it started, relative to the base's norms."""
+        space, _ = self.known()
+        places = [self._place[key] for key in run.keys]
+        squares = np.diagonal(space.products, axis1=1, axis2=2)[:, places]
+        if run.start is not None and run.start.key:
+            j = self._place[run.start.key]
+            squares = squares + space.products[:, j, j][:, None] - 2.0 * space.products[:, places, j]
+        return np.asarray(np.sqrt(np.maximum(squares, 0.0)).T / np.maximum(space.norms, 1e-12))
+
+    def on_way(self, coefficients: Floats) -> tuple[str, str, float] | None:
+        """Keys of the end and the start of the way that a mixture lies on, and its share."""
+        found = on_way(coefficients)
+        if found is None:
+            return None
+        end, start, share = found
+        return self._keys[end], "" if start is None else self._keys[start], share
 
     def mixed(self, coefficients: Floats) -> State:
         """Weights of a mixture of what is known."""

@@ -15,7 +15,7 @@ from loop_workloads import Floats, State, Workload
 
 from epsopt.demo.finetune import DivergedError
 from epsopt.optimize.loop.choice import Start
-from epsopt.optimize.loop.curves import Curve
+from epsopt.optimize.loop.curves import Curve, OnWay
 from epsopt.optimize.space import Config
 
 EARLIER = 24  # random runs that everybody is given with --zoo
@@ -30,18 +30,24 @@ class Run:
         values: ``(epochs, 2)`` measured objectives.
         keys: of its checkpoints.
         start: what it started from; ``None``: weights of its own.
+        on_way: mixtures of its start and one of its checkpoints: epoch of the checkpoint, share of the way, values.
     """
 
     config: Config
     values: Floats
     keys: tuple[str, ...]
     start: Start | None
+    on_way: list[tuple[float, float, Floats]] = field(default_factory=list)
 
     @property
     def curve(self) -> Curve:
         """What the curves' model sees of it."""
         steps = np.arange(1.0, len(self.values) + 1)
-        return Curve(self.config, steps, self.values, None if self.start is None else self.start.values)
+        mixed = None
+        if self.on_way:
+            epochs, shares, values = zip(*self.on_way, strict=True)
+            mixed = OnWay(np.array(epochs), np.array(shares), np.stack(values))
+        return Curve(self.config, steps, self.values, None if self.start is None else self.start.values, mixed)
 
 
 @dataclass
@@ -166,6 +172,12 @@ class Trainer:
         self.ledger.notes.append([1, 2, 0, 0])
         self.mixed.append(Start(key, values))
         return self.mixed[-1]
+
+    def passed(self, end: str, start: str, share: float, mixed: Start) -> None:
+        """Note that a mixture lies on the way of a run, if it does."""
+        for run in self.runs:
+            if end in run.keys and run.start is not None and run.start.key == start:
+                run.on_way.append((run.keys.index(end) + 1.0, share, mixed.values))
 
     def _begun(self, config: Config, start: Start | None) -> Run:
         return Run(config, np.empty((0, len(self.workload.objectives))), (), start)

@@ -264,5 +264,7 @@ class Space:
             else:
                 # Half of the numbers stay put: good neighbours differ in a few parameters.
                 step = float(rng.normal(0.0, scale)) if rng.random() < 0.5 else 0.0
-                config[p.name] = p.from_unit(min(max(p.to_unit(start) + step, 0.0), 1.0))
+                # Reflected, not clipped: one generation of neighbours after another would gather at the edges.
+                moved = abs(p.to_unit(start) + step)
+                config[p.name] = p.from_unit(min(max(1.0 - abs(1.0 - moved), 0.0), 1.0))
         return config

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from epsopt.optimize.loop.curves import CurveModel
 from epsopt.optimize.loop.improvement import improvement_over_front
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.loop.onset import Onsets
+from epsopt.optimize.pareto import hypervolume
 from epsopt.optimize.space import Config, Space
 from epsopt.zoo.errors import UsageError
 
@@ -27,8 +28,10 @@ Floats = NDArray[np.float64]
 _RANDOM = 384
 _NEIGHBOURS = 256
 _REFINED = 96
-_ROUNDS = (0.15, 0.08, 0.04)
+_PARENTS = 6
+_ROUNDS = (0.15, 0.08)
 _LOOKS = 3  # checkpoints of a run that are looked at
+_ON_WAY = (0.2, 0.5)  # shares of the way back to its start at which its end is looked at too, where it can be mixed
 _JOINT = 3  # runs under way whose ends are weighed jointly with a candidate's checkpoints
 
 
@@ -78,11 +81,14 @@ class Choice:
 
     Attributes:
         candidate: the run.
-        improvement: expected hypervolume improvement of its checkpoints, in the product of the objectives' units.
+        improvement: expected hypervolume improvement of its checkpoints, in the product of the objectives' units, and
+            where it can be mixed of what lies on the way to its end.
+        alone: of its checkpoints alone.
     """
 
     candidate: Candidate
     improvement: float
+    alone: float
 
 
 def choose_runs(
@@ -95,6 +101,8 @@ def choose_runs(
     branch_epochs: float | None = None,
     reference: Floats | None = None,
     trust: Callable[[Candidate], float] | None = None,
+    mixes: bool = False,
+    onsets: Onsets | None = None,
     rng: np.random.Generator,
 ) -> list[Choice]:
     """Choose the next runs, one after another; each knows what the ones before it are expected to reach.
@@ -110,6 +118,9 @@ def choose_runs(
             tenth of their range beyond the worst measured.
         trust: what a promise of a candidate is worth (:class:`epsopt.optimize.loop.credit.Credit`); by default all are
             believed alike.
+        mixes: whether checkpoints can be mixed with what a run started from: then its end is worth what lies on the
+            way there, too, and a run from where runs start may be as short as one from the front.
+        onsets: what is known of when blocks begin to move: runs in which little will are believed less.
         rng: draws candidates; seeds the Monte-Carlo samples.
 
     Raises:
@@ -126,9 +137,13 @@ def choose_runs(
     out = []
     seed = int(rng.integers(2**31))
     for _ in range(n):
-        value, belief = _improvement(model, reference, busy, seed), trust or (lambda _: 1.0)
+        value, believed = _improvement(model, reference, busy, seed, mixes), trust or (lambda _: 1.0)
+
+        def belief(c: Candidate) -> float:
+            return believed(c) * (1.0 if onsets is None else onsets.liveliness(c.config, c.epochs))
+
         known = _Known(model, busy)
-        drawn = _candidates(model, starts, origin, branch_epochs, rng)
+        drawn = _candidates(model, starts, origin, branch_epochs, reference, rng, short=mixes)
         pool = [c for c in drawn if c not in known] or drawn  # a small space may be known to its end
         scores, beliefs = value(pool), np.array([belief(c) for c in pool])
         for scale in _ROUNDS:
@@ -146,13 +161,14 @@ def choose_runs(
                 beliefs = np.concatenate([beliefs, [belief(c) for c in more]])
         best_place = int(np.argmax(scores * beliefs))
         chosen = pool[best_place]
-        out.append(Choice(chosen, float(scores[best_place]) * chosen.cost))
+        alone = _improvement(model, reference, busy, seed) if mixes else value
+        out.append(Choice(chosen, float(scores[best_place]) * chosen.cost, float(alone([chosen])[0]) * chosen.cost))
         busy.append(chosen)
     return out
 
 
 def _improvement(
-    model: CurveModel, reference: Floats | None, busy: Sequence[Candidate], seed: int
+    model: CurveModel, reference: Floats | None, busy: Sequence[Candidate], seed: int, mixes: bool = False
 ) -> Callable[[Sequence[Candidate]], Floats]:
     """Expected improvement per epoch, beside what is under way.
 
@@ -170,7 +186,7 @@ def _improvement(
     acquisition = improvement_over_front(model, reference, pending, seed)
 
     def value(candidates: Sequence[Candidate]) -> Floats:
-        x = _trajectory(model, candidates, first_run + len(busy))
+        x = _trajectory(model, candidates, first_run + len(busy), mixes=mixes)
         with torch.no_grad():
             parts = [acquisition(part) for part in torch.split(x, 128)]
         return np.asarray(torch.cat(parts).numpy() / np.array([c.cost for c in candidates]))
@@ -194,15 +210,22 @@ class _Known:
         return rounded.tobytes(), b"" if start is None else start.tobytes()
 
 
-def _trajectory(model: CurveModel, candidates: Sequence[Candidate], first_run: int) -> Tensor:
+def _trajectory(
+    model: CurveModel, candidates: Sequence[Candidate], first_run: int, *, mixes: bool = False
+) -> Tensor:
     """``(n, looks, width)``: checkpoints along each candidate's run. All candidates may count as the same new run."""
     # Where only the ends of runs were ever measured, nothing is known of the way there.
-    looks = min(_LOOKS, int(np.median([len(c.steps) for c in model.curves])))
+    looks = min(_LOOKS - int(mixes), int(np.median([len(c.steps) for c in model.curves])))
+    back = _ON_WAY if mixes else ()
     return model.inputs(
         [c.config for c in candidates],
-        np.stack([c.done + np.linspace(c.cost / looks, c.cost, looks) for c in candidates]),
+        np.stack([
+            c.done + np.append(np.linspace(c.cost / looks, c.cost, looks), np.full(len(back), c.cost))
+            for c in candidates
+        ]),
         [None if c.start is None else c.start.values for c in candidates],
         [first_run if c.run is None else c.run for c in candidates],
+        np.append(np.ones(looks), back),
     )
 
 
@@ -211,14 +234,14 @@ def _candidates(
     starts: Sequence[Start],
     origin: Start | None,
     branch_epochs: float | None,
+    reference: Floats | None,
     rng: np.random.Generator,
+    *,
+    short: bool = False,
 ) -> list[Candidate]:
-    """Random runs and neighbours of those that the front came from; with `starts`, half of them from a checkpoint."""
+    """Random runs and neighbours of those that went farthest; with `starts`, half of them from a checkpoint."""
     space, curves = model.space, model.curves
-    owner = np.concatenate([np.full(len(c.values), i) for i, c in enumerate(curves)])
-    values = np.concatenate([c.values for c in curves])[:, : len(model.objectives)]
-    front = non_dominated(values, [o.maximize for o in model.objectives]).indices
-    good = sorted(set(owner[front].tolist())) or [0]
+    good = _best(model, reference)
     configs = space.sample(_RANDOM, rng)
     configs += [space.perturb(curves[good[int(rng.integers(len(good)))]].config, rng) for _ in range(_NEIGHBOURS)]
     out = []
@@ -227,8 +250,33 @@ def _candidates(
             start = starts[int(rng.integers(len(starts)))]
             out.append(Candidate(_keep(space, config, start, rng), start, branch_epochs or model.length))
         else:
-            out.append(Candidate(config, origin, model.length))
+            brief = short and branch_epochs is not None and (i // 2) % 2
+            out.append(Candidate(config, origin, branch_epochs if brief and branch_epochs else model.length))
     return out
+
+
+def _best(model: CurveModel, reference: Floats | None) -> list[int]:
+    """Places of the runs that widened most what they started from.
+
+    What a run from the front has on the front may be its start's merit.
+    """
+    n = len(model.objectives)
+    maximize = [o.maximize for o in model.objectives]
+    seen = [c.values if c.on_way is None else np.concatenate([c.values, c.on_way.values]) for c in model.curves]
+    tables = [v[np.isfinite(v[:, :n]).all(axis=1), :n] for v in seen]
+    known = np.concatenate(tables)
+    if not len(known):
+        return [0]
+    if reference is None:
+        signs = model.signs.numpy()
+        low, high = (known * signs).min(axis=0), (known * signs).max(axis=0)
+        reference = (low - 0.1 * np.maximum(high - low, 1e-9)) * signs
+    gains = []
+    for curve, table in zip(model.curves, tables, strict=True):
+        start = np.empty((0, n)) if curve.start is None else curve.start[None, :n]
+        before = hypervolume(start, reference, maximize) if len(start) else 0.0
+        gains.append(hypervolume(np.concatenate([start, table]), reference, maximize) - before if len(table) else 0.0)
+    return np.argsort(-np.array(gains), kind="stable")[:_PARENTS].tolist()
 
 
 def _keep(space: Space, config: Config, start: Start | None, rng: np.random.Generator) -> Config:

@@ -42,6 +42,8 @@ LEAST_SCALE = 0.5
 
 _JOINTLY = 0.5  # figures in docs/decisions.md
 _LEAST_EXPLAINED = 4.0  # runs that all stayed near their start say nothing of how far others may go
+_SCALARS = 6  # of a process, beside the weights of views
+_MOST_ON_WAY = 4  # mixtures of a run that are learned from
 _STEPS = 80
 _FURTHER_STEPS = 20
 _RATE = 0.1
@@ -50,6 +52,21 @@ _SPARSE = 0.02
 _JITTER = 1e-6
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class OnWay:
+    """Measured mixtures of the checkpoint that a run started from and one of its own.
+
+    Attributes:
+        steps: ``(k,)`` epochs that the run's own checkpoint is from.
+        shares: ``(k,)`` of the way from the start to it, between 0 and 1.
+        values: ``(k, m)`` as of a curve.
+    """
+
+    steps: Floats
+    shares: Floats
+    values: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +79,17 @@ class Curve:
         values: ``(k, m)`` objectives in their own units, constraints after them; NaN where not measured.
         start: what was measured, like a row of `values`, on the checkpoint that it started from; ``None`` when there
             was none, or nothing is known of it.
+        on_way: what was measured between the start and one of its checkpoints, if anything.
+        moved: ``(k, blocks)`` how far each block of its weights is from where the run started, relative to its norm;
+            ``None`` where that is not known.
     """
 
     config: Mapping[str, Any]
     steps: Floats
     values: Floats
     start: Floats | None = None
+    on_way: OnWay | None = None
+    moved: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +133,7 @@ class CurveModel:
         steps: Floats,
         starts: Sequence[Floats | None],
         runs: int | Sequence[int],
+        shares: Floats | None = None,
     ) -> Tensor:
         """Make the model's inputs of runs that are not begun, or go on.
 
@@ -119,14 +142,16 @@ class CurveModel:
             steps: ``(q,)`` epochs to look at, of each, or ``(n, q)``.
             starts: ``n`` values of the checkpoint that each starts from.
             runs: number of the first of them, where each is a run of its own, or the number of each.
+            shares: ``(q,)`` of the way from the start to the checkpoint of that epoch; by default the checkpoint itself.
 
         Returns:
             ``(n, q, width)`` float64.
         """
         heads = _heads(self.space, configs, starts, self.transforms)
-        share = np.broadcast_to(steps / self.length, (len(configs), np.shape(steps)[-1]))
+        when = np.broadcast_to(steps / self.length, (len(configs), np.shape(steps)[-1]))
+        way = np.broadcast_to(1.0 if shares is None else shares, when.shape)
         numbers = runs + np.arange(len(configs)) if isinstance(runs, int) else np.asarray(runs)
-        return torch.from_numpy(Layout.of(self.space, len(self.transforms)).rows(heads, share, numbers))
+        return torch.from_numpy(Layout.of(self.space, len(self.transforms)).rows(heads, when, way, numbers))
 
     @cached_property
     def signs(self) -> Tensor:
@@ -185,17 +210,24 @@ class Layout:
         """What distances are weighed by: each hyperparameter, and the start as a whole."""
         return (*self.parameters, slice(self.known, self.start + self.outputs))
 
-    def rows(self, heads: Floats, share: Floats, runs: NDArray[np.int64]) -> Floats:
-        """``(n, q, width)`` inputs of ``n`` runs at ``(n, q)`` shares of a whole length; `heads` end before time."""
-        when = np.log1p(9.0 * share) / math.log(10.0)  # early epochs change more than late ones
-        repeated = np.broadcast_to(heads[:, None, :], (*share.shape, heads.shape[1]))
-        numbers = np.broadcast_to(runs[:, None, None], (*share.shape, 1)).astype(np.float64)
-        return np.concatenate([repeated, when[..., None], numbers], axis=-1)
+    def rows(self, heads: Floats, length: Floats, way: Floats, runs: NDArray[np.int64]) -> Floats:
+        """Inputs ``(n, q, width)`` of ``n`` runs; `heads` end before the way.
+
+        Args:
+            heads: ``(n, heads)``.
+            length: ``(n, q)`` epochs in shares of a whole length.
+            way: ``(n, q)`` shares of the way from the start to the checkpoint of that epoch.
+            runs: ``(n,)`` their numbers.
+        """
+        when = np.log1p(9.0 * length) / math.log(10.0)  # early epochs change more than late ones
+        repeated = np.broadcast_to(heads[:, None, :], (*length.shape, heads.shape[1]))
+        numbers = np.broadcast_to(runs[:, None, None], (*length.shape, 1)).astype(np.float64)
+        return np.concatenate([repeated, way[..., None], when[..., None], numbers], axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
 class Process:
-    """Covariance of one output's change since the start of the run: how far it has grown, times time, times run.
+    """Covariance of one output's change since the start of the run: how far it has grown, times way, time, and run.
 
     Attributes:
         weights: ``(views,)`` of squared distances.
@@ -204,6 +236,7 @@ class Process:
         own: variance between runs of the same configuration.
         noise: variance of a measurement.
         time: length scale of time.
+        way: length scale of the share of the way from the start to a checkpoint.
     """
 
     weights: Tensor
@@ -212,23 +245,24 @@ class Process:
     own: Tensor
     noise: Tensor
     time: Tensor
+    way: Tensor
 
     @staticmethod
     def of(log: Tensor) -> Process:
         """Take apart a vector of logarithms: weights first, then the scalars in the order of the attributes."""
         values = log.exp()
-        return Process(values[:-5], *values[-5:])
+        return Process(values[:-_SCALARS], *values[-_SCALARS:])
 
     def log(self) -> Tensor:
         """What :meth:`of` takes apart."""
-        scalars = [self.common, self.explained, self.own, self.noise, self.time]
+        scalars = [self.common, self.explained, self.own, self.noise, self.time, self.way]
         return torch.cat([self.weights, torch.stack(scalars)]).log()
 
     def covariance(self, parts: Parts) -> Tensor:
         """Measurement noise not included."""
         distance = (torch.einsum("v,v...->...", self.weights, parts.squared) + 1e-9).sqrt()
         between = self.common + self.explained * matern(distance) + self.own * parts.same
-        return parts.grown * matern(parts.time / self.time) * between
+        return parts.grown * matern(parts.way / self.way) * matern(parts.time / self.time) * between
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,12 +271,14 @@ class Parts:
 
     Attributes:
         squared: ``(views, ..., n, k)`` squared distances.
+        way: absolute difference in shares of the way.
         time: absolute difference in time.
         same: 1 for the same run, else 0.
         grown: product of how far both may have changed since their start.
     """
 
     squared: Tensor
+    way: Tensor
     time: Tensor
     same: Tensor
     grown: Tensor
@@ -251,10 +287,14 @@ class Parts:
     def of(layout: Layout, a: Tensor, b: Tensor) -> Parts:
         """Compare ``(..., n, width)`` with ``(..., k, width)``."""
         squared = torch.stack([torch.cdist(a[..., v], b[..., v]).square() for v in layout.views])
-        when, run = -2, -1
-        grown = [torch.where(x[..., layout.known] > 0, x[..., when].clamp(min=0.0).sqrt(), 1.0) for x in (a, b)]
+        way, when, run = -3, -2, -1
+        grown = [
+            torch.where(x[..., layout.known] > 0, (x[..., way] * x[..., when]).clamp(min=0.0).sqrt(), 1.0)
+            for x in (a, b)
+        ]
         return Parts(
             squared,
+            (a[..., :, None, way] - b[..., None, :, way]).abs(),
             (a[..., :, None, when] - b[..., None, :, when]).abs(),
             (a[..., :, None, run] == b[..., None, :, run]).to(a),
             grown[0][..., :, None] * grown[1][..., None, :],
@@ -361,8 +401,8 @@ def _learn(
 ) -> Process:
     """Ascend the density of every run given all others; held near to a guess, which it begins from, or from before."""
     views = len(layout.views)
-    guess = torch.full((views + 5,), math.log(4.0 / views), dtype=torch.float64)
-    guess[views:] = torch.tensor([1.0, 1.0, 0.1, 0.003, 1.0]).log()
+    guess = torch.full((views + _SCALARS,), math.log(4.0 / views), dtype=torch.float64)
+    guess[views:] = torch.tensor([1.0, 1.0, 0.1, 0.003, 1.0, 0.5]).log()
     sampler = RunSampler(x[:, -1].numpy().astype(np.int64), torch.isfinite(y).numpy(), ROWS, rng)
     if sampler.n_runs < 2:
         return Process.of(guess)
@@ -396,8 +436,14 @@ def _rows(
     x, y = [], []
     for i, curve in enumerate(curves):
         kept = _spread(curve.steps, max(MAX_ROWS // len(curves), 2))
-        x.append(layout.rows(heads[i : i + 1], curve.steps[None, kept] / length, np.array([i]))[0])
-        y.append(np.column_stack([t.forward(curve.values[kept, j]) for j, t in enumerate(transforms)]))
+        steps, way, values = curve.steps[kept], np.ones(len(kept)), curve.values[kept]
+        if curve.on_way is not None:
+            mixed = np.argsort(curve.on_way.shares, kind="stable")
+            mixed = mixed[np.unique(np.linspace(0, len(mixed) - 1, _MOST_ON_WAY).round().astype(np.int64))]
+            steps, way = np.append(steps, curve.on_way.steps[mixed]), np.append(way, curve.on_way.shares[mixed])
+            values = np.concatenate([values, curve.on_way.values[mixed]])
+        x.append(layout.rows(heads[i : i + 1], steps[None] / length, way[None], np.array([i]))[0])
+        y.append(np.column_stack([t.forward(values[:, j]) for j, t in enumerate(transforms)]))
     return torch.from_numpy(np.concatenate(x)), torch.from_numpy(np.concatenate(y))
 
 

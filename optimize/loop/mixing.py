@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ _STEPS = 30
 _RATE = 0.1
 _JITTER = 1e-5
 Floats = NDArray[np.float64]
+MixtureKind = Literal["between", "beyond"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +102,8 @@ class Mixture:
         predicted: ``(m,)`` objectives, in their own units.
         low: ``(m,)`` lower ends of 90 % intervals.
         high: ``(m,)`` upper ends.
+        kind: ``"between"`` checkpoints and their base, all of the network alike, or ``"beyond"``: parts of it apart, or
+            farther out than anything that was trained.
     """
 
     coefficients: Floats
@@ -108,6 +111,7 @@ class Mixture:
     predicted: Floats
     low: Floats
     high: Floats
+    kind: MixtureKind
 
 
 def choose_mixture(
@@ -118,6 +122,7 @@ def choose_mixture(
     base: Floats | None = None,
     reference: Floats | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
+    trust: Callable[[MixtureKind], float] | None = None,
     rng: np.random.Generator,
 ) -> Mixture | None:
     """Choose the mixture that is expected to widen the measured front most.
@@ -129,6 +134,8 @@ def choose_mixture(
         base: ``(m,)`` what was measured on the base.
         reference: ``(m,)`` the objectives' values that are just not good enough; see :func:`improvement_over_front`.
         bounds: declared bounds of objectives; others are guessed.
+        trust: what a promise of either kind is worth (:class:`epsopt.optimize.loop.credit.Credit`); by default both are
+            believed alike.
         rng: draws candidates.
 
     Returns:
@@ -143,12 +150,14 @@ def choose_mixture(
     acquisition = improvement_over_front(model, reference, None, int(rng.integers(2**31)))
     with torch.no_grad():
         scores = torch.cat([acquisition(part) for part in torch.split(x, 256)])
-        best = int(scores.argmax())
+        kinds = [_kind(c) for c in candidates]
+        belief = {kind: 1.0 if trust is None else trust(kind) for kind in set(kinds)}
+        best = int((scores * torch.tensor([belief[k] for k in kinds])).argmax())
         posterior = model.model.posterior(x[best : best + 1])
         mean, spread = posterior.mean[0, 0], posterior.variance[0, 0].clamp(min=0.0).sqrt()
         middle, *ends = (model.gains(mean + k * spread) * model.signs for k in (0.0, -1.645, 1.645))
     low, high = np.sort(np.stack([e.numpy() for e in ends]), axis=0)
-    return Mixture(candidates[best], float(scores[best]), middle.numpy(), low, high)
+    return Mixture(candidates[best], float(scores[best]), middle.numpy(), low, high, kinds[best])
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,6 +307,33 @@ def _fit(
     return _MixtureModel(_Processes(space.by_part, points, y), tuple(objectives), transforms, values[finite])
 
 
+def on_way(coefficients: Floats) -> tuple[int, int | None, float] | None:
+    """Tell which way a mixture lies on: places of the end and of the start (None: the base), share of the way.
+
+    Args:
+        coefficients: ``(parts, k)`` of checkpoints.
+
+    Returns:
+        Of two checkpoints the later one counts as the end; None when it is no such mixture.
+    """
+    if _kind(coefficients) != "between":
+        return None
+    row = coefficients[0]
+    used = np.flatnonzero(row).tolist()
+    if len(used) == 1:
+        return used[0], None, float(row[used[0]])
+    if len(used) == 2 and abs(float(row.sum()) - 1.0) < 1e-9:
+        return used[1], used[0], float(row[used[1]])
+    return None
+
+
+def _kind(coefficients: Floats) -> MixtureKind:
+    """Which kind a mixture is; coefficients ``(parts, k)``."""
+    alike = bool((coefficients == coefficients[:1]).all())
+    inside = bool((coefficients >= 0.0).all()) and float(coefficients[0].sum()) <= 1.0 + 1e-9
+    return "between" if alike and inside else "beyond"
+
+
 def _candidates(
     space: WeightSpace,
     values: Floats,
@@ -317,16 +353,21 @@ def _candidates(
         from_good = rng.random() < 0.7
         mixture[:, rng.choice(good if from_good else finite)] = 1.0
         other, part = int(rng.integers(len(values))), int(rng.integers(len(mixture)))
-        match int(rng.integers(4)):
+        match int(rng.integers(5)):
+            case 4:  # all of it nearer to the base
+                mixture *= rng.uniform(0.05, 0.95)
+                continue
             case 0:  # a part of it nearer to the base, or farther
-                mixture[part] *= math.exp(rng.normal(0.0, 0.7))
+                mixture[part] *= math.exp(rng.normal(0.0, 0.7 if rng.random() < 0.5 else 2.0))
             case 1:  # a part of another one in the place of its own
                 mixture[part] = 0.0
                 mixture[part, other] = math.exp(rng.normal(0.0, 0.5))
             case 2:  # on the line between two
+                other = int(rng.choice(good)) if rng.random() < 0.5 else other
                 share = rng.uniform(0.1, 0.9)
                 mixture[:] = (1.0 - share) * mixture
                 mixture[:, other] += share
+                continue
             case _:  # another one's part on top
                 mixture[part, other] += rng.uniform(0.2, 1.0)
         if rng.random() < 0.3:

@@ -16,20 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.optimize.loop.choice import Candidate, Start, choose_runs
-from epsopt.optimize.loop.credit import Credit, worth_staying
+from epsopt.optimize.loop.credit import PATIENCE, Credit, worth_staying
 from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
 from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
+from epsopt.optimize.loop.onset import learn_onsets
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
 from epsopt.zoo.errors import UsageError
 
-FIRST_RUNS = 4
+FIRST_RUNS = 6
 """Runs spread over the space before the model of runs is asked."""
 
 BRANCH_EPOCHS = 3.0
 """Of a run from a checkpoint of the front."""
 
+_FIRST = {"beyond": 0.3}  # mixtures farther out than anything trained promise too much (docs/decisions.md)
+_LOOKED_AHEAD = 16
+_LIVELY = 0.7  # share of blocks and epochs that move, above which a run of a few epochs shows enough
 _ANEW = 1.5  # times as many runs as the model was learned from: then it is learned from scratch again
 Floats = NDArray[np.float64]
 
@@ -44,6 +48,8 @@ class Known:
         mixed: ``(k, m)`` what was measured on those that were mixed.
         weights: where the checkpoints lie; ``None``: they cannot be mixed.
         spent: epochs paid for.
+        failed: runs that ended before anything was measured, with the epochs that it took: they count as just not good
+            enough by then, so that their like is not launched again.
     """
 
     curves: Sequence[Curve]
@@ -51,6 +57,7 @@ class Known:
     mixed: Floats | None
     weights: WeightSpace | None
     spent: float
+    failed: Sequence[Candidate] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +128,7 @@ class Policy:
         self._reference, self._origin, self._evaluation = reference, origin, evaluation
         self._branch_epochs, self._first, self._look_epochs = branch_epochs, first_runs, look_epochs or length
         self._bounds, self._seed = bounds, seed
-        self._rng, self._credit = np.random.default_rng(seed), Credit()
+        self._rng, self._credit = np.random.default_rng(seed), Credit(_FIRST)
         self._looks = self._learned_from = 0
         self._last = ""
         self._model: CurveModel | None = None
@@ -141,11 +148,12 @@ class Policy:
                 f"weights say where {known.weights.products.shape[-1]} checkpoints lie, but {len(known.checkpoints)} "
                 "were measured: expected the same ones, in the same order"
             )
+        known = self._with_failures(known)
         volume = self.volume(known)
         mixture = self._mixture(known, volume)
         enough = worth_staying(volume, known.spent)
         if len(known.curves) < self._first:
-            return mixture if mixture is not None and mixture.worth > enough else self._look()
+            return mixture if mixture is not None and mixture.worth > enough / PATIENCE else self._look(known)
         step = self._run(known, volume, self._front(known.checkpoints) if self._branch_epochs else [])
         if mixture is not None and mixture.worth >= step.worth and mixture.worth > enough:
             return mixture
@@ -164,7 +172,8 @@ class Policy:
         """
         if step.kind != "look":
             share = 1.0 if taken is None else min(taken / step.cost, 1.0)
-            self._credit.learn(step.kind, step.promised * share, brought)
+            kind = step.kind if step.mixture is None else step.mixture.kind
+            self._credit.learn(kind, step.promised * share, brought)
 
     def volume(self, known: Known) -> float:
         """Hypervolume of everything that was measured."""
@@ -183,11 +192,11 @@ class Policy:
         found = choose_mixture(
             known.weights, np.stack([c.values for c in known.checkpoints]) if known.checkpoints else np.zeros((0, 2)),
             self._objectives, base=None if self._origin is None else self._origin.values, reference=self._reference,
-            bounds=self._bounds, rng=self._rng,
+            bounds=self._bounds, trust=lambda kind: self._credit.trust(kind, volume), rng=self._rng,
         )  # fmt: skip
         if found is None:
             return None
-        worth = found.improvement * self._credit.trust("mixture", volume) / self._evaluation
+        worth = found.improvement * self._credit.trust(found.kind, volume) / self._evaluation
         return Step("mixture", found.improvement, worth, self._evaluation, mixture=found)
 
     def _run(self, known: Known, volume: float, starts: Sequence[Start]) -> Step:
@@ -203,16 +212,30 @@ class Policy:
         (choice,) = choose_runs(
             model, starts=starts, origin=self._origin,
             branch_epochs=self._branch_epochs, reference=self._reference,
-            trust=lambda c: self._credit.trust(_kind(c), volume), rng=self._rng,
+            trust=lambda c: self._credit.trust(_kind(c), volume), mixes=known.weights is not None,
+            onsets=learn_onsets(self._space, known.curves), rng=self._rng,
         )  # fmt: skip
         kind, cost = _kind(choice.candidate), choice.candidate.cost
         worth = choice.improvement * self._credit.trust(kind, volume) / cost
-        return Step(kind, choice.improvement, worth, cost, choice.candidate, model=model)
+        return Step(kind, choice.alone, worth, cost, choice.candidate, model=model)
 
-    def _look(self) -> Step:
-        (config,) = self._space.spread(1, self._seed, self._looks)
+    def _with_failures(self, known: Known) -> Known:
+        worst = np.asarray(self._reference)[None]
+        failed = [
+            Curve(c.config, np.array([c.epochs]), worst, None if c.start is None else c.start.values)
+            for c in known.failed
+        ]
+        return replace(known, curves=[*known.curves, *failed], failed=())
+
+    def _look(self, known: Known) -> Step:
+        """The liveliest of the next few points of an even cover of the space, the earlier the better."""
+        onsets, there = learn_onsets(self._space, known.curves), [dict(c.config) for c in known.curves]
+        ahead = [c for c in self._space.spread(self._looks + _LOOKED_AHEAD, self._seed) if c not in there]
+        config = max(ahead[:_LOOKED_AHEAD], key=lambda c: onsets.liveliness(c, self._look_epochs))
         self._looks += 1
-        candidate = Candidate(config, self._origin, self._look_epochs)
+        short = self._branch_epochs if known.weights is not None and self._branch_epochs else self._look_epochs
+        brief = bool(onsets.groups) and onsets.liveliness(config, short) > _LIVELY
+        candidate = Candidate(config, self._origin, short if brief else self._look_epochs)
         return Step("look", 0.0, 0.0, candidate.cost, candidate)
 
     def _front(self, checkpoints: Sequence[Start]) -> list[Start]:
