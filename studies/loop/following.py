@@ -157,18 +157,21 @@ class Scene:
 
     @cached_property
     def reference(self) -> Floats:
-        """``(m,)`` what is just not good enough: half of the front's range beyond it, but nothing that nobody measured.
+        """``(m,)`` what is just not good enough: half of the front's range beyond its worst values, within the bounds.
 
-        One run that diverged does not move it, as it would if it were simply the worst.
+        One run that diverged does not move it, as it would if it were simply the worst; and what goes somewhat farther
+        than the ends of the front counts.
         """
-        signs = np.array([1.0 if o.maximize else -1.0 for o in self.project.objectives])
+        objectives = self.project.objectives
+        signs = np.array([1.0 if o.maximize else -1.0 for o in objectives])
         if not len(self.measured):
             return np.zeros(len(signs))
         gains = self.measured * signs
         front = gains[non_dominated(gains, [True] * len(signs)).indices]
-        worst, span = gains.min(axis=0), front.max(axis=0) - front.min(axis=0)
-        corner = np.maximum(worst, front.min(axis=0) - _BEYOND * span)
-        return np.asarray(np.where(span > 0.0, corner, worst) * signs)
+        span = front.max(axis=0) - front.min(axis=0)
+        corner = np.where(span > 0.0, front.min(axis=0) - _BEYOND * span, gains.min(axis=0)) * signs
+        bounds = np.array([self.project.bounds.get(o.name, (-np.inf, np.inf)) for o in objectives])
+        return np.asarray(corner.clip(bounds[:, 0], bounds[:, 1]))
 
     def volume(self, table: Floats, reference: Sequence[float]) -> float:
         """Hypervolume of what was measured."""
@@ -389,12 +392,11 @@ class Follower:
         values = values_of(measured, objectives)[None]
         before = scene.volume(scene.measured, scene.reference.tolist())
         brought = scene.volume(_whole_rows(np.vstack([scene.measured, values])), scene.reference.tolist()) - before
-        cost = scene.ledger.cost(seconds)
-        new = MeasuredMixture(step.promised, brought, cost, seconds)
+        new = MeasuredMixture(step.promised, brought, step.cost, seconds)
         remember_mixtures(self._catalogue, self._project.name, [*scene.ledger.mixtures, new])
         gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
         joined = f"joined the front, {gain}" if brought > 0.0 else "is beaten by what was measured before"
-        return f"{self._folder.name}/{path.name} {joined}; it cost {cost:.2g} epochs"
+        return f"{self._folder.name}/{path.name} {joined}; it cost {step.cost:.2g} epochs"
 
 
 def _most(space: Space, by: str | None) -> int:

@@ -77,7 +77,7 @@ class MeasuredMixture:
     Attributes:
         promised: hypervolume that it was expected to add.
         brought: what it added.
-        cost: epochs that it counts as.
+        cost: epochs that it counts as: what measuring one was known to cost when it was chosen.
         seconds: that decoding and measuring it took.
     """
 
@@ -142,11 +142,6 @@ class Ledger:
         if epoch is None or not self.mixtures:
             return EVALUATION
         return max(median(m.seconds for m in self.mixtures) / epoch, 1e-3)
-
-    def cost(self, seconds: float) -> float:
-        """Epochs that an evaluation of so many seconds counts as."""
-        epoch = self._seconds_per_epoch()
-        return EVALUATION if epoch is None else max(seconds / epoch, 1e-3)
 
     def _seconds_per_epoch(self) -> float | None:
         found = [
