@@ -168,12 +168,17 @@ def _improvement(
         model = replace(model, others=believed if model.others is None else np.vstack([model.others, believed]))
     pending = torch.cat(joint[-_JOINT:]) if joint else None
     acquisition = improvement_over_front(model, reference, pending, seed)
+    theirs = 0.0  # what is under way brings anyway, and is no merit of a candidate: least of all of a short one
+    if pending is not None:
+        with torch.no_grad():
+            theirs = float(improvement_over_front(model, reference, None, seed)(pending[None]))
 
     def value(candidates: Sequence[Candidate]) -> Floats:
         x = _trajectory(model, candidates, first_run + len(busy))
         with torch.no_grad():
             parts = [acquisition(part) for part in torch.split(x, 128)]
-        return np.asarray(torch.cat(parts).numpy() / np.array([c.cost for c in candidates]))
+        gains = (torch.cat(parts) - theirs).clamp(min=0.0).numpy()
+        return np.asarray(gains / np.array([c.cost for c in candidates]))
 
     return value
 

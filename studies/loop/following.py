@@ -39,7 +39,7 @@ from epsopt.studies.steps import require_objectives
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
-from epsopt.zoo.decoding.recombination import is_recombined
+from epsopt.zoo.decoding.recombination import Parent, is_recombined
 from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.ingestion import ingest
 from epsopt.zoo.records import Checkpoint
@@ -313,6 +313,7 @@ class Follower:
         self._mixes = project.evaluate is not None
         self._folder: Path | None = None
         self._saved = 0
+        self._sought: set[Parent] = set()
 
     def queue(self, n: int) -> None:
         """Measure mixtures and queue runs, as the policy says, until so many runs wait or no room is left.
@@ -323,7 +324,7 @@ class Follower:
         with WeightDecoder(self._project.evaluate) as decoder:
             while True:
                 self._alive()
-                scene = Scene.read(self._project, self._storage, self._catalogue, self._length)
+                scene = self._scene()
                 room = self._until - scene.ledger.spent - scene.ledger.committed()
                 waiting = sum(t.state == TrialState.WAITING for t in scene.ledger.trials)
                 if waiting >= n or room < 1.0 - 1e-9:
@@ -338,6 +339,18 @@ class Follower:
                         self._tell(self._measure(decoder, scene, placed, step))
                     except EpsoptError as error:
                         self._give_up(error)
+
+    def _scene(self) -> Scene:
+        """Read it; where runs name a base among the runs that was not read yet, that is read first."""
+        scene = Scene.read(self._project, self._storage, self._catalogue, self._length)
+        family = scene.family
+        if family is None or not family.declared or family.base_checkpoint is not None or family.base in self._sought:
+            return scene
+        self._sought.add(family.base)
+        base = Path(family.base.path)
+        if base.is_file() and base.is_relative_to(self._project.runs):
+            ingest(self._catalogue, base.parent, root=self._project.runs, embed=self._project.embed, jobs=1)
+        return Scene.read(self._project, self._storage, self._catalogue, self._length)
 
     def _place(self, decoder: WeightDecoder, scene: Scene, room: float) -> Placed | None:
         """Where checkpoints lie, if mixing them is possible and can be paid for."""

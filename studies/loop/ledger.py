@@ -182,8 +182,11 @@ class Budget:
     """
 
     def __init__(self, epochs: float, storage: RDBStorage, catalogue: Catalogue, project: str) -> None:
-        self._read = lambda: Ledger.read(storage, catalogue, project)
+        self._storage, self._catalogue, self._project = storage, catalogue, project
         self.epochs, self._began = epochs, self._read()
+
+    def _read(self) -> Ledger:
+        return Ledger.read(self._storage, self._catalogue, self._project)
 
     @property
     def end(self) -> float:

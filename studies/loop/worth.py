@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 from optuna.storages import RDBStorage
@@ -29,18 +28,10 @@ GRACE = 2.0
 """Epochs that every run is given."""
 
 
-class PlannedRun(ActiveRun, Protocol):
-    """A run that may be a step of the policy."""
-
-    @property
-    def plan(self) -> Plan | None:
-        """What it is as a step of the policy."""
-
-
 class WorthStopper:
     """Stops a run whose epochs are expected to bring less than half of what its step was worth when it was launched.
 
-    What only looks around is left to; or, where nothing can be mixed, stopped after its grace.
+    What only looks around goes on; or, where nothing can be mixed, stopped after its grace.
 
     Args:
         project: objectives and bounds.
@@ -60,15 +51,16 @@ class WorthStopper:
         read_again: float = 30.0,
     ) -> None:
         self._project, self._targets, self._read_again = project, tuple(targets), read_again
-        self._read = lambda: Scene.read(project, storage, catalogue)
+        self._storage, self._catalogue = storage, catalogue
         self._read_at = -float("inf")
         self._scene: Scene | None = None
         self._model: CurveModel | None = None
 
-    def should_stop(self, run: PlannedRun, checkpoints_so_far: Sequence[Measured]) -> Decision:
+    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Measured]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""
-        plan, steps = run.plan, [c for c in checkpoints_so_far if c.epoch is not None and c.epoch > 0]
-        if plan is None:
+        plan = getattr(run, "plan", None)
+        steps = [c for c in checkpoints_so_far if c.epoch is not None and c.epoch > 0]
+        if not isinstance(plan, Plan):
             return _go_on("it is no step of the policy")
         if not steps:
             return _go_on("its checkpoints do not say which epoch")
@@ -99,7 +91,8 @@ class WorthStopper:
 
     def _now(self) -> Scene:
         if self._scene is None or time.monotonic() - self._read_at > self._read_again:
-            self._scene, self._read_at = self._read(), time.monotonic()
+            self._scene = Scene.read(self._project, self._storage, self._catalogue)
+            self._read_at = time.monotonic()
         return self._scene
 
     def _learned(self, scene: Scene, others: Sequence[Curve], length: float) -> CurveModel:

@@ -208,7 +208,7 @@ def test_a_program_that_cannot_be_told_gets_whole_branches(studied):
 def test_where_nothing_says_how_long_a_run_is_that_is_an_error(tmp_path, studied):
     with Catalogue(f"sqlite:///{tmp_path / 'new.db'}") as empty:
         storage = open_storage(empty.url)
-        with pytest.raises(UsageError, match="how long is a whole run.*--length EPOCHS"):
+        with pytest.raises(UsageError, match=r"how long is a whole run.*--length EPOCHS"):
             make_policy(Scene.read(studied[0], storage, empty))
         scene = Scene.read(studied[0], storage, empty, 6.0)
         assert make_policy(scene).next(known(scene, None)).kind == "look"
