@@ -266,7 +266,7 @@ def _sum_up(ended: list[Ended], reached: Checkpoint | None, spent: dict[str, flo
     nothing = "nothing was queued" if reached is None else "nothing was left to do"
     told = ", ".join(f"{n} {words[s]}" for s, n in counts.items() if n) or nothing
     if spent is not None:
-        mixtures = f", {spent['mixtures']} mixtures among them" if spent["mixtures"] else ""
+        mixtures = f", mixtures measured: {spent['mixtures']}" if spent["mixtures"] else ""
         told += f"; {spent['spent']:.4g} of {spent['epochs']} epochs spent{mixtures}"
     say(f"{told[:1].upper()}{told[1:]}." + (" 'epsopt report' shows what came of them." if ended else ""))
 

@@ -17,7 +17,7 @@ from epsopt.optimize.loop.history import values_of
 from epsopt.optimize.loop.mixing import MOST_ROWS, WeightSpace
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.scoring import measured_table
-from epsopt.optimize.space import Space
+from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
 from epsopt.studies.project.file import Project
 from epsopt.studies.sources import MOST_SOURCES, Sources, is_there, only_finite
@@ -85,14 +85,15 @@ def _roots(checkpoints: Sequence[Checkpoint], lineages: Sequence[Lineage]) -> di
     return roots
 
 
-def as_start(checkpoint: Checkpoint, objectives: Sequence[Objective], fixed: Sequence[str] = ()) -> Start:
-    """Return a checkpoint as a start of runs, which must have the hyperparameters of these names as it has."""
-    given = {n: checkpoint.hyperparameters[n] for n in fixed if checkpoint.hyperparameters.get(n) is not None}
-    return Start(checkpoint.path, values_of(checkpoint.metrics, objectives), given)
+def as_start(checkpoint: Checkpoint, objectives: Sequence[Objective], fixed: Sequence[Parameter] = ()) -> Start:
+    """Return a checkpoint as a start of runs, which must have these hyperparameters as it has them."""
+    given = checkpoint.hyperparameters
+    kept = {p.name: given[p.name] for p in fixed if given.get(p.name) is not None and p.contains(given[p.name])}
+    return Start(checkpoint.path, values_of(checkpoint.metrics, objectives), kept)
 
 
-def shaping(checkpoints: Sequence[Checkpoint], space: Space) -> list[str]:
-    """Name the hyperparameters that may decide which tensors a network has: no value was seen with two kinds of it."""
+def shaping(checkpoints: Sequence[Checkpoint], space: Space) -> list[Parameter]:
+    """Return hyperparameters that may decide which tensors a network has: no value was seen with two kinds of it."""
     signatures = {c.signature for c in checkpoints}
     if len(signatures) < 2:
         return []
@@ -101,10 +102,10 @@ def shaping(checkpoints: Sequence[Checkpoint], space: Space) -> list[str]:
         seen: dict[object, set[str]] = {}
         for c in checkpoints:
             value = c.hyperparameters.get(parameter.name)
-            if value is not None and parameter.takes(value):
+            if value is not None and parameter.contains(value):
                 seen.setdefault(value, set()).add(c.signature)
         if parameter.kind != "float" and seen and all(len(kinds) == 1 for kinds in seen.values()):
-            out.append(parameter.name)
+            out.append(parameter)
     return out
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -137,13 +137,14 @@ def prepare(
             epochs = plan.epochs if most is None else min(plan.epochs, most)
             _say(storage, taken, "epochs", epochs)
             params |= {} if plan.by is None else {plan.by: epochs}
+            plan = replace(plan, epochs=epochs)
         arguments = render_command(project.command or (), params, out, taken.init_from, taken.resume_from, epochs)
         threads = max(1, _cores() // max(terms.jobs, 1))
         training = Training(Launch(tuple(arguments), out, project.cwd, threads, terms.grace))
     except EpsoptError as error:
         finish(storage, taken.trial_id, TrialState.FAIL, None, {"failure": str(error), "provenance": "training failed"})
         return Ended(taken.number, out.name, out, taken.params, "fail", None, None, 0, str(error), 0.0, plan)
-    return Run(project, storage, catalogue, taken, training, terms.watch, plan=plan, ends=epochs)
+    return Run(project, storage, catalogue, taken, training, terms.watch, plan=plan)
 
 
 def _new_folder(project: Project, number: int) -> Path:
@@ -185,7 +186,6 @@ class Run:
         decision: the one that stopped it.
         spared: the first one that would have, if it were no audit run.
         plan: what it is as a step of the policy; None: it is none.
-        ends: the epoch after which its program ends by itself, if it was told.
     """
 
     project: Project
@@ -198,7 +198,6 @@ class Run:
     decision: Decision | None = None
     spared: Decision | None = None
     plan: Plan | None = None
-    ends: int | None = None
 
     def __post_init__(self) -> None:
         self._seen: frozenset[tuple[str, object]] = frozenset()
@@ -229,9 +228,8 @@ class Run:
     @property
     def ending(self) -> bool:
         """Whether it has had all its epochs, so that its program is about to end by itself."""
-        length = None if self.plan is None else self.plan.length
         last = max((c.epoch or 0 for c in self.checkpoints), default=0)
-        return last >= self.ends if self.ends is not None else last == length
+        return self.plan is not None and (last >= self.plan.ends if self.plan.told else last == self.plan.ends)
 
     def look(self, stopper: Stopper | None, *, lost: bool) -> Ended | None:
         """See whether it has ended or written checkpoints, and whether it should go on.

@@ -33,6 +33,9 @@ from epsopt.zoo.records import Checkpoint
 BEATS = 4
 """Heartbeats within the time after which a worker counts as lost: three may fail."""
 
+COUNT_AGAIN = 10.0
+"""Seconds between looks at what other workers spend."""
+
 EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "mixed", "reached"]
 
 
@@ -139,6 +142,7 @@ class Worker:
         self._nothing_at = -float("inf")  # when the queue was last found empty
         self._refused_since: float | None = None
         self._counted_at = -float("inf")  # when it was last looked at what is spent
+        self._counted: list[int] = []  # checkpoints of what ran then
 
     def work(self) -> list[Ended]:
         """Work until the orders are carried out, the budget is spent, or the goal is reached.
@@ -166,6 +170,8 @@ class Worker:
                 self._wait_for_learner()  # what it is at may have begun before the last runs ended
                 self._learn(1)
                 self._wait_for_learner()
+                if self.goal is not None and self.reached is None:
+                    self._arrive(self.goal.reached(at_once=True), heart)
             except BaseException:
                 self._abandon(heart)
                 raise
@@ -186,7 +192,7 @@ class Worker:
     def _step(self, heart: Heartbeat) -> bool:
         """Do what there is to do now; False when there is nothing left."""
         self._reap()
-        self._hear()
+        heard = self._hear()
         for run in list(self._runs):
             ended = run.look(self.stopper, lost=heart.has_lost(run.taken.trial_id))
             if ended is not None:
@@ -196,7 +202,7 @@ class Worker:
             if self.goal is not None and self.reached is None:
                 self._arrive(self.goal.met_by(run.checkpoints), heart)
         if self.goal is not None and self.reached is None:
-            self._arrive(self.goal.reached(), heart)
+            self._arrive(self.goal.reached(at_once=heard), heart)  # a mixture may have got there
         if self.reached is not None:
             return bool(self._runs)
         if self._failures >= self.orders.most_failures:
@@ -228,9 +234,12 @@ class Worker:
 
     def _stop_at_the_budget(self) -> None:
         """Once it is spent, end what goes on: programs that cannot be told how long they are, above all."""
-        if self.budget is None or time.monotonic() - self._counted_at < self.orders.watch:
+        if self.budget is None:
             return
-        self._counted_at = time.monotonic()
+        wrote = [len(run.checkpoints) for run in self._runs]
+        if wrote == self._counted and time.monotonic() - self._counted_at < COUNT_AGAIN:
+            return
+        self._counted, self._counted_at = wrote, time.monotonic()
         going = [run for run in self._runs if not run.ending]
         if going and self.budget.left() < 1:
             for run in going:
@@ -345,10 +354,12 @@ class Worker:
             time.sleep(0.1)
         self._hear()
 
-    def _hear(self) -> None:
-        """Tell what the learner had to tell."""
-        for text in self.learner.news() if self.learner is not None else []:
+    def _hear(self) -> bool:
+        """Tell what the learner had to tell; whether there was anything."""
+        news = self.learner.news() if self.learner is not None else []
+        for text in news:
             self.tell(Event("mixed", text))
+        return bool(news)
 
     def _settle(self, ended: Ended) -> None:
         self._ended.append(ended)
@@ -378,7 +389,7 @@ def _what(run: Run) -> str:
     if run.plan is None:
         return ""
     article = "a look around" if run.plan.kind == "look" else f"a {run.plan.kind}"
-    return f", {article} of {run.ends or run.plan.epochs} epochs"
+    return f", {article} of {run.plan.epochs} epochs"
 
 
 def _lost(lost: Lost) -> str:

@@ -198,3 +198,15 @@ def test_a_dry_run_says_how_many_epochs_what_is_queued_would_have(young, tmp_pat
     (planned,) = young("--dry-run", "--json").document["would_run"]
     assert planned["command"][-2:] == ["--epochs", "7"]
     assert json.dumps(planned)
+
+
+def test_a_hyperparameter_called_epochs_says_how_long_a_run_is(young, tmp_path):
+    project(tmp_path, ', "--epochs", "{epochs}"]')
+    with (tmp_path / "epsopt.toml").open("a") as file:
+        file.write('[space.epochs]\ntype = "int"\nlow = 2\nhigh = 4\n')
+    result = young("--budget", "9", "--length", "7", "--json")
+    assert result.status == 0, result.err
+    assert told(tmp_path) == ["4", "4", "1"], "within its range, and no more than is left"
+    assert [t.params["epochs"] for t in trials(tmp_path)] == [4, 4, 2]
+    assert [r["step"]["epochs"] for r in result.document["runs"]] == [4, 4, 1]
+    assert written(tmp_path) == 9

@@ -16,7 +16,7 @@ from epsopt.studies.loop import ledger as ledger_module
 from epsopt.studies.loop.claims import claim, finish, give_back
 from epsopt.studies.loop.following import Follower, Scene, known, make_policy, running, told_config
 from epsopt.studies.loop.ledger import Budget, Ledger, MeasuredMixture, plan_of, remember_mixtures, written
-from epsopt.studies.loop.placing import front_family, place, shaping
+from epsopt.studies.loop.placing import as_start, front_family, place, shaping
 from epsopt.studies.loop.queue import config_of, proposed_trials, record_step
 from epsopt.zoo import Catalogue
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -238,7 +238,9 @@ def test_hyperparameters_that_shape_the_network_are_kept_by_those_that_start_fro
         made(0, 1, "a", 0.0, 0.0, "s", width=8, lr=0.1, batch=16),
         made(1, 2, "b", 0.0, 0.0, "t", width=9, batch=16),
     ]
-    assert shaping(runs, space) == ["width"]
+    (width,) = shaping(runs, space)
+    assert as_start(runs[0], [UP, CALM], [width]).fixed == {"width": 8}
+    assert as_start(replace(runs[0], hyperparameters={"width": 99}), [UP, CALM], [width]).fixed == {}
     assert shaping(runs[:1], space) == []
 
 
