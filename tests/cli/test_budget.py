@@ -210,3 +210,16 @@ def test_a_hyperparameter_called_epochs_says_how_long_a_run_is(young, tmp_path):
     assert [t.params["epochs"] for t in trials(tmp_path)] == [4, 4, 2]
     assert [r["step"]["epochs"] for r in result.document["runs"]] == [4, 4, 1]
     assert written(tmp_path) == 9
+
+
+def test_the_worker_is_given_the_budget_its_stopper_the_targets_and_its_learner_where_it_ends(young, monkeypatch):
+    from epsopt.studies.loop import worker, worth
+
+    given = {}
+    monkeypatch.setattr(worker.Worker, "work", lambda self: given.update(worker=self) or [])
+    assert young("--budget", "7", "--length", "3", "--target-coverage", "0.9").status == 0
+    working = given["worker"]
+    assert isinstance(working.stopper, worth.WorthStopper)
+    assert [(t.name, t.value) for t in working.stopper._targets] == [("coverage", 0.9)]
+    assert (working.learner._task.until, working.learner._task.length) == (7.0, 3)
+    assert (working.budget.epochs, working.orders.learn_after) == (7, 0)
