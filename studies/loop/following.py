@@ -149,6 +149,12 @@ class Scene:
         return self.project.evaluate is not None and (self.family is not None or not self.curves)
 
     @cached_property
+    def usable(self) -> list[Checkpoint]:
+        """Measured checkpoints whose files are there, the base left out: what may be started from."""
+        base = None if self.family is None else self.family.base.sha256
+        return measured_once(self.checkpoints, self.project.objectives, base)
+
+    @cached_property
     def measured(self) -> Floats:
         """``(k, m)`` all that was measured whole, in the order in which it was read."""
         rows = [values_of(c.metrics, self.project.objectives) for c in sorted(self.checkpoints, key=lambda c: c.id)]
@@ -221,7 +227,7 @@ def make_policy(scene: Scene, *, seed: int = 0) -> Policy:
         UsageError: how long a whole run is, is not known.
     """
     length, told, ledger = scene.length, scene.told, scene.ledger
-    starts = takes_start(scene.project.command or ())
+    starts = bool(scene.usable) and takes_start(scene.project.command or ())
     branch = (min(BRANCH_EPOCHS, length) if told else length) if starts else None
     policy = Policy(
         scene.space, scene.project.objectives, length=length, reference=scene.reference, origin=scene.origin,
@@ -268,8 +274,7 @@ def known(scene: Scene, placed: Placed | None) -> Known:
     """Return what the policy is told."""
     objectives = scene.project.objectives
     fixed = shaping(scene.checkpoints, scene.space)
-    base = None if scene.family is None else scene.family.base.sha256
-    usable = measured_once(scene.checkpoints, objectives, base) if placed is None else placed.checkpoints
+    usable = scene.usable if placed is None else placed.checkpoints
     mixed = [values_of(c.metrics, objectives) for c in scene.checkpoints if is_recombined(c)]
     trained = sum(float(c.steps[-1]) for c in scene.curves.values())
     return Known(
@@ -408,7 +413,7 @@ class Follower:
         new = MeasuredMixture(step.promised, brought, step.cost, seconds)
         remember_mixtures(self._catalogue, self._project.name, [*scene.ledger.mixtures, new])
         gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
-        joined = f"joined the front, {gain}" if brought > 0.0 else "is beaten by what was measured before"
+        joined = f"joined the front, {gain}" if brought > 0.0 else "added nothing to the front"
         return f"{self._folder.name}/{path.name} {joined}; it cost {step.cost:.2g} epochs"
 
 

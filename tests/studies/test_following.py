@@ -18,7 +18,7 @@ from epsopt.studies.loop.following import Follower, Scene, known, make_policy, r
 from epsopt.studies.loop.ledger import Budget, Ledger, MeasuredMixture, plan_of, remember_mixtures, written
 from epsopt.studies.loop.placing import as_start, front_family, place, shaping
 from epsopt.studies.loop.queue import config_of, proposed_trials, record_step
-from epsopt.zoo import Catalogue
+from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import UsageError
@@ -81,6 +81,24 @@ def test_a_mixture_is_measured_there_and_then_and_the_next_step_knows_it(studied
         placed = place(decoder, project, scene.checkpoints, scene.family)
     assert {c.sha256 for c in mixed} <= {c.sha256 for c in placed.checkpoints}
     assert known(scene, placed).mixed.shape == (len(mixed), 2)
+
+
+def test_a_base_that_runs_name_is_read_with_them(quiet, tmp_path):
+    project, _, _ = quiet
+    with Catalogue(f"sqlite:///{tmp_path / 'new.db'}") as catalogue:
+        storage = open_storage(catalogue.url)
+        for i in range(4):  # as a worker does, run by run
+            ingest(catalogue, project.runs / f"run_{i}", root=project.runs, jobs=1)
+        assert Scene.read(project, storage, catalogue).origin is None
+        Follower(project, storage, catalogue, until=1000.0).queue(1)
+        scene = Scene.read(project, storage, catalogue)
+    assert scene.origin.key == ""
+    assert scene.origin.values[0] == 0.0
+    assert len(scene.curves) == 4, "the base is no run"
+    assert all(c.start[0] == 0.0 for c in scene.curves.values())
+    (trial,) = scene.ledger.trials
+    plan = plan_of(trial.user_attrs)
+    assert (plan.kind == "branch") == ("init_from" in trial.user_attrs)
 
 
 def test_without_a_hook_nothing_is_mixed(studied):
@@ -203,6 +221,16 @@ def test_a_program_that_cannot_be_told_gets_whole_branches(studied):
     assert make_policy(scene)._branch_epochs == 2.0
     rigid = Scene.read(replace(deaf, command=("train", "{lr}")), storage, catalogue)
     assert make_policy(rigid)._branch_epochs is None
+
+
+def test_where_the_files_are_gone_runs_start_where_runs_start(quiet):
+    project, storage, catalogue = quiet
+    for path in project.runs.glob("run_*/*.pt"):
+        path.unlink()
+    Follower(project, storage, catalogue, until=1000.0).queue(1)
+    (trial,) = proposed_trials(storage, "tiny")
+    assert trial.user_attrs["step"]["kind"] == "run"
+    assert "init_from" not in trial.user_attrs
 
 
 def test_where_nothing_says_how_long_a_run_is_that_is_an_error(tmp_path, studied):
