@@ -247,7 +247,8 @@ def _stopper(
 
 def _check_steps(project: Project, storage: RDBStorage, catalogue: Catalogue, length: int | None) -> None:
     """Say what the policy lacks before anything is trained, not from the background."""
-    from epsopt.studies.loop.following import Scene, make_policy
+    from epsopt.studies.loop.following import make_policy
+    from epsopt.studies.loop.scene import Scene
 
     make_policy(Scene.read(project, storage, catalogue, length))
 

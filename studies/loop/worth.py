@@ -15,8 +15,8 @@ from epsopt.optimize.loop.policy import FIRST_RUNS
 from epsopt.optimize.loop.stopping import Decision, Stopper
 from epsopt.optimize.targets import Target
 from epsopt.studies.kinds import ActiveRun, Measured
-from epsopt.studies.loop.following import Scene
 from epsopt.studies.loop.ledger import Plan
+from epsopt.studies.loop.scene import Scene
 from epsopt.studies.project.file import Project
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.decoding.recombination import is_recombined

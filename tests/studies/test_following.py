@@ -14,10 +14,11 @@ from epsopt.studies import open_storage
 from epsopt.studies.loop import following
 from epsopt.studies.loop import ledger as ledger_module
 from epsopt.studies.loop.claims import claim, finish, give_back
-from epsopt.studies.loop.following import Follower, Scene, known, make_policy, running, told_config
+from epsopt.studies.loop.following import Follower, known, make_policy, running, told_config
 from epsopt.studies.loop.ledger import Budget, Ledger, MeasuredMixture, plan_of, remember_mixtures, written
 from epsopt.studies.loop.placing import as_start, front_family, place, shaping
 from epsopt.studies.loop.queue import config_of, proposed_trials, record_step
+from epsopt.studies.loop.scene import Scene
 from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import is_recombined

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from epsopt.studies.loop.following import Scene
 from epsopt.studies.loop.ledger import Ledger, Plan
+from epsopt.studies.loop.scene import Scene
 from epsopt.studies.loop.worth import WorthStopper
 from epsopt.studies.project.file import Project
 
