@@ -1,6 +1,7 @@
 """A training program for tests of the loop: writes tiny checkpoints, fast. Imports nothing that takes time.
 
 python -I -S fake_training.py --out RUN --lr X [--epochs N] [--seconds AN_EPOCH] [--mode ok|fail|deaf|unmeasured]
+       [--continue-from CHECKPOINT]
 """
 
 # pathlib takes longer to import than all the rest to run.
@@ -25,7 +26,8 @@ if mode == "fail":
     sys.exit(3)
 sys.stdout.write("training\n")
 sys.stdout.flush()
-for epoch in range(1, int(given.get("--epochs", "1")) + 1):
+first = 1 + int(given.get("--continue-from", "epoch_000.safetensors")[-15:-12])
+for epoch in range(first, int(given.get("--epochs", "1")) + 1):
     time.sleep(float(given.get("--seconds", "0")))
     # Unlike any other checkpoint, or it would be an alias of that one.
     weights = struct.pack("<4f", 1.0 + lr, 2.0, 3.0 + 0.001 * epoch, float(os.getpid()))

@@ -110,7 +110,6 @@ class _Search:
             [Candidate(run.config, run.start, 1.0) for run in trainer.runs if not len(run.values)],
         )  # fmt: skip
 
-
     def _curve(self, run: Run) -> Curve:
         return run.curve if self._weights is None else replace(run.curve, moved=self._weights.moved(run))
 
@@ -151,7 +150,7 @@ class _Weights:
         self._products = grown
 
     def moved(self, run: Run) -> Floats:
-        """``(epochs, blocks)`` how far a run's checkpoints moved from where it started, relative to the base's norms."""
+        """``(epochs, blocks)`` how far a run moved from where it started, relative to the base's norms."""
         space, _ = self.known()
         places = [self._place[key] for key in run.keys]
         squares = np.diagonal(space.products, axis1=1, axis2=2)[:, places]

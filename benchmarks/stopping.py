@@ -5,9 +5,9 @@
 
 The runs are those that `loop.py --zoo` gives to everybody, 24 for each seed, trained to their end. They come one after
 another in a random order. At each epoch the stopper sees the run's checkpoints so far and what is left of the runs
-before it (a stopped run ends there for good), and decides by what `epsopt work` decides by: --stop-below a probability
-that the run will join the front, or --stop-worth a share of what an epoch of a new run would bring. Beside them a rule
-that needs no model: stop after the grace time when another run had a better checkpoint, in both objectives, at the same
+before it (a stopped run ends there for good), and decides by `epsopt work --stop-below`, a probability that the run
+will join the front, or by Stopper(worth=), a share of what an epoch of a new run would bring. Beside them a rule that
+needs no model: stop after the grace time when another run had a better checkpoint, in both objectives, at the same
 epoch; and runs stopped at random after their grace, as many epochs saved. Hypervolume of the workload's objectives over
 every checkpoint that was trained, from the workload's reference. 'of the front': stopped runs that would have left a
 checkpoint on the final front.

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 
 @click.command("work", cls=TargetCommand)
 @click.option("--runs", "-n", type=click.IntRange(min=1), help="Train so many; asks for proposals when none is queued.")
+@click.option(
+    "--budget", type=click.IntRange(min=1), metavar="EPOCHS",
+    help="Spend so many epochs of training, step by step: each a run, a branch of one, or a mixture of checkpoints.",
+)  # fmt: skip
+@click.option(
+    "--length", type=click.IntRange(min=1), metavar="EPOCHS",
+    help="With --budget: of a whole run; by default as many as past runs had.",
+)  # fmt: skip
 @click.option("--until-idle", is_flag=True, help="Only what is queued; this is so without -n or --forever.")
 @click.option("--forever", is_flag=True, help="Never end; asks for proposals when none is queued.")
 @click.option(
@@ -52,10 +60,6 @@ if TYPE_CHECKING:
     "--stop-below", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, metavar="P",
     help="Stop a run whose remaining checkpoints join the front with less than this probability; 0 stops none.",
 )  # fmt: skip
-@click.option(
-    "--stop-worth", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, metavar="SHARE",
-    help="Stop a run whose epochs are expected to bring less than this share of a new run's, each; 0 stops none.",
-)  # fmt: skip
 @click.option("--reuse", is_flag=True, help="Let runs that are asked for start from checkpoints of the front.")
 @click.option(
     "--mix", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
@@ -67,6 +71,8 @@ def command(
     options: Options,
     wanted: dict[str, float],
     runs: int | None,
+    budget: int | None,
+    length: int | None,
     until_idle: bool,
     forever: bool,
     until_reached: bool,
@@ -76,7 +82,6 @@ def command(
     max_failures: int,
     learn_after: int,
     stop_below: float,
-    stop_worth: float,
     reuse: bool,
     mix: int,
     dry_run: bool,
@@ -87,12 +92,24 @@ def command(
     what a dead one leaves behind is trained by another. Ctrl-C stops the running programs and queues their
     proposals again.
 
+    With --budget so many epochs are spent, by all workers together: what is queued comes first, then each step is
+    chosen by what it is expected to bring for each epoch, and by what such steps brought so far. No map is learned.
+
     With targets, proposals that are asked for shall meet them, and no run is stopped early that may still do so.
     """
     if until_idle and forever:
         raise UsageError("--until-idle and --forever contradict each other: give one of them")
-    if stop_below and stop_worth:
-        raise UsageError("--stop-below and --stop-worth are two rules for the same decision: give one of them")
+    if length is not None and budget is None:
+        raise UsageError("--length says how long a whole run is where there is a --budget: give both, or neither")
+    if budget is not None:
+        decided = {"--until-idle": until_idle, "--forever": forever, "--mix": mix, "--reuse": reuse,
+                   "--stop-below": stop_below}  # fmt: skip
+        contradicting = next((name for name, given in decided.items() if given), None)
+        if contradicting is not None:
+            raise UsageError(
+                f"--budget and {contradicting} contradict each other: a budget decides by itself when the work ends, "
+                "what starts from checkpoints, what is mixed and what is stopped"
+            )
     if mix and not learn_after:
         raise UsageError("--mix measures mixtures when the map is refitted: leave out --learn-after 0")
     if until_reached and not wanted:
@@ -112,21 +129,29 @@ def command(
                 f"{project.file}: --mix measures every mixture, which needs a hook: add "
                 '[hooks] evaluate = "package.module:function"'
             )
+        if budget is not None and not project.objectives:
+            raise UsageError(
+                f"{project.file}: --budget needs something to get better at: add an [objectives.NAME] table"
+            )
         from epsopt.studies.loop.goal import Goal
         from epsopt.studies.loop.learning import BackgroundLearner
+        from epsopt.studies.loop.ledger import Budget
         from epsopt.studies.loop.worker import Orders, Worker
 
         # A first run needs no catalogue from before.
         with Catalogue(workspace.storage, project.rename) as catalogue:
             targets = resolve_targets(wanted, project, catalogue.checkpoints()) if wanted else []
-        storage = workspace.studies()
+            storage = workspace.studies()
+            if budget is not None and not dry_run:
+                _check_steps(project, storage, catalogue, length)
     if dry_run:
         _dry_run(project, storage, runs, as_json=options.json)
         return
-    asks = not until_idle and (forever or until_reached or runs is not None)
+    asks = not until_idle and (forever or until_reached or runs is not None or budget is not None)
     orders = Orders(
-        jobs=jobs, runs=runs, ask=8 if asks else 0, forever=forever, learn_after=learn_after, grace=grace,
-        lost_after=lost_after, most_failures=max_failures,
+        jobs=jobs, runs=runs, ask=8 if asks else 0, forever=forever,
+        learn_after=0 if budget is not None else learn_after, grace=grace, lost_after=lost_after,
+        most_failures=max_failures,
     )  # fmt: skip
     lost: list[str] = []
     told: list[str] = []
@@ -139,12 +164,19 @@ def command(
         if not options.json:
             line(event.text + (f" ({_figures(project, event.ended)})" if event.ended and event.ended.metrics else ""))
 
-    learner = BackgroundLearner(project.file, workspace.storage, reuse=reuse, targets=targets, mix=mix)
     with Catalogue(workspace.storage, project.rename) as catalogue, _ends_on_sigterm():
-        stopper = _stopper(project, storage, catalogue, targets, stop_below, stop_worth)
+        spending = None if budget is None else Budget(budget, storage, catalogue, project.name)
+        learner = BackgroundLearner(
+            project.file, workspace.storage, reuse=reuse, targets=targets, mix=mix,
+            until=None if spending is None else spending.end, length=length,
+        )  # fmt: skip
+        stopper = _stopper(project, storage, catalogue, targets, stop_below, by_worth=spending is not None)
         goal = Goal(catalogue, project.objectives, targets) if until_reached else None
-        worker = Worker(project, storage, catalogue, orders, stopper, learner, tell, goal)
+        worker = Worker(project, storage, catalogue, orders, stopper, learner, tell, goal, spending)
         ended = worker.work()
+        spent = None if spending is None else {
+            "epochs": spending.epochs, "spent": spending.spent, "mixtures": spending.mixtures
+        }  # fmt: skip
     reached = worker.reached
     if options.json:
         from epsopt.cli.describe import checkpoint_json, target_json
@@ -154,6 +186,7 @@ def command(
                 "runs": [_run_json(e) for e in ended],
                 "lost": lost,
                 "mixed": told,
+                "budget": spent,
                 "targets": target_json(targets),
                 "reached": None if reached is None else checkpoint_json(reached),
             }
@@ -161,7 +194,7 @@ def command(
     else:
         if reached is not None:
             _show_reached(project, reached)
-        _sum_up(ended, reached)
+        _sum_up(ended, reached, spent)
     if until_reached and reached is None:
         raise EpsoptError(f"no measured checkpoint meets {_wanted(targets)} yet")
 
@@ -190,9 +223,14 @@ def _stopper(
     catalogue: Catalogue,
     targets: Sequence[Target],
     below: float,
-    worth: float,
+    *,
+    by_worth: bool,
 ) -> Stopper | None:
-    if not below and not worth:
+    if by_worth:
+        from epsopt.studies.loop.worth import WorthStopper
+
+        return WorthStopper(project, storage, catalogue, targets)
+    if not below:
         return None
     from epsopt.studies.loop.queue import proposed_trials, recorded_space
     from epsopt.studies.loop.run import cut_off
@@ -201,11 +239,18 @@ def _stopper(
     space = project.space
     if space is None and proposed_trials(storage, project.name):
         space = recorded_space(storage, project.name)
-    how = {"worth": worth} if worth else {"threshold": below}
     return CatalogueStopper(
-        catalogue, space, project.objectives, targets=targets, bounds=project.bounds,
-        unfinished=lambda: cut_off(project, proposed_trials(storage, project.name)), **how,
+        catalogue, space, project.objectives, targets=targets, bounds=project.bounds, threshold=below,
+        unfinished=lambda: cut_off(project, proposed_trials(storage, project.name)),
     )  # fmt: skip
+
+
+def _check_steps(project: Project, storage: RDBStorage, catalogue: Catalogue, length: int | None) -> None:
+    """Say what the policy lacks before anything is trained, not from the background."""
+    from epsopt.studies.loop.following import make_policy
+    from epsopt.studies.loop.scene import Scene
+
+    make_policy(Scene.read(project, storage, catalogue, length))
 
 
 def _figures(project: Project, ended: Ended) -> str:
@@ -214,13 +259,16 @@ def _figures(project: Project, ended: Ended) -> str:
     return ", ".join([*known, f"{ended.seconds:.0f} s"])
 
 
-def _sum_up(ended: list[Ended], reached: Checkpoint | None) -> None:
+def _sum_up(ended: list[Ended], reached: Checkpoint | None, spent: dict[str, float] | None) -> None:
     from epsopt.cli.output import say
 
     counts = {state: sum(e.state == state for e in ended) for state in ("complete", "pruned", "fail", "lost")}
     words = {"complete": "trained", "pruned": "stopped early", "fail": "failed", "lost": "given to other workers"}
     nothing = "nothing was queued" if reached is None else "nothing was left to do"
     told = ", ".join(f"{n} {words[s]}" for s, n in counts.items() if n) or nothing
+    if spent is not None:
+        mixtures = f", mixtures measured: {spent['mixtures']}" if spent["mixtures"] else ""
+        told += f"; {spent['spent']:.4g} of {spent['epochs']} epochs spent{mixtures}"
     say(f"{told[:1].upper()}{told[1:]}." + (" 'epsopt report' shows what came of them." if ended else ""))
 
 
@@ -236,13 +284,18 @@ def _run_json(ended: Ended) -> dict[str, Any]:
         "checkpoints": ended.n_checkpoints,
         "failure": ended.failure,
         "seconds": ended.seconds,
-    }
+        "step": None if ended.plan is None else {
+            "kind": ended.plan.kind, "promised": ended.plan.promised, "worth": ended.plan.worth,
+            "epochs": ended.plan.epochs,
+        },
+    }  # fmt: skip
 
 
 def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json: bool) -> None:
     import shlex
 
     from epsopt.cli.output import line, print_json, say
+    from epsopt.studies.loop.ledger import plan_of
     from epsopt.studies.loop.queue import recorded_space, waiting
     from epsopt.studies.loop.run import run_folder
     from epsopt.studies.project.command import render_command
@@ -253,7 +306,9 @@ def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json
     for taken in queued:
         out = run_folder(project, taken.number)
         params = {**fixed, **taken.params}
-        command = render_command(project.command or (), params, out, taken.init_from, taken.resume_from)
+        plan = plan_of(taken.attributes)
+        epochs = plan.epochs if plan is not None and plan.told else None
+        command = render_command(project.command or (), params, out, taken.init_from, taken.resume_from, epochs)
         planned.append((taken, command))
     if as_json:
         print_json({"would_run": [{"number": t.number, "command": arguments} for t, arguments in planned]})

@@ -65,7 +65,7 @@ def choose_sources(
     lineage = next(known for known in lineages if known.id == lineage_id)
     base = Parent(lineage.reference_path, lineage.reference_sha256)
     unique = {checkpoints[i].sha256: checkpoints[i] for i in rows if checkpoints[i].sha256 != base.sha256}
-    own = [c for c in unique.values() if _is_there(c)]
+    own = [c for c in unique.values() if is_there(c)]
     table = measured_table([c.metrics for c in own], objectives)
     indices = non_dominated(table, [o.maximize for o in objectives]).indices
     front = [own[i] for i in indices[np.argsort(table[indices, 0], kind="stable")]]
@@ -83,7 +83,7 @@ def choose_sources(
     return Sources(base, founder, tuple(chosen), len(front))
 
 
-def _is_there(checkpoint: Checkpoint) -> bool:
+def is_there(checkpoint: Checkpoint) -> bool:
     """Whether a file was not removed since; behind a URL it is not asked."""
     place = location(checkpoint.path)
     return isinstance(place, RemotePath) or place.is_file()

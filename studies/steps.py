@@ -210,12 +210,7 @@ class Known:
             metrics = decoder.measure(decoded, "a mixture")
         finally:
             decoder.forget(decoded)
-        for objective in self._objectives:
-            if objective.name not in metrics:
-                raise UsageError(
-                    f"the evaluate hook measures {', '.join(metrics) or 'nothing'}, but not {objective.name}, "
-                    "which is an objective"
-                )
+        require_objectives(metrics, self._objectives)
         return metrics
 
     def add(self, step: Step, rows: Floats, measured: Mapping[str, float | None]) -> None:
@@ -245,6 +240,20 @@ class Known:
         """Places of the mixtures that nothing measured dominates."""
         front = non_dominated(np.vstack([self._others, self._mixed]), self._maximize).indices
         return [int(i) - len(self._others) for i in front if i >= len(self._others)]
+
+
+def require_objectives(metrics: Mapping[str, float | None], objectives: Sequence[Objective]) -> None:
+    """Refuse a hook that does not measure every objective.
+
+    Raises:
+        UsageError: says what it measures and what is lacking.
+    """
+    for objective in objectives:
+        if objective.name not in metrics:
+            raise UsageError(
+                f"the evaluate hook measures {', '.join(metrics) or 'nothing'}, but not {objective.name}, "
+                "which is an objective"
+            )
 
 
 def _predicted(mixture: Mixture, objectives: Sequence[Objective]) -> dict[str, dict[str, float]]:

@@ -32,7 +32,7 @@ _PARENTS = 6
 _ROUNDS = (0.15, 0.08)
 _LOOKS = 3  # checkpoints of a run that are looked at
 _ON_WAY = (0.2, 0.5)  # shares of the way back to its start at which its end is looked at too, where it can be mixed
-_JOINT = 3  # runs under way whose ends are weighed jointly with a candidate's checkpoints
+_JOINT = 3  # runs under way whose ends are weighed jointly with a candidate's checkpoints; one less with the way back
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,14 +134,15 @@ def choose_runs(
                     "value of its kind"
                 )
     busy = list(running)
+
+    def belief(c: Candidate) -> float:
+        lively = 1.0 if onsets is None else onsets.liveliness(c.config, c.epochs)
+        return lively if trust is None else lively * trust(c)
+
     out = []
     seed = int(rng.integers(2**31))
     for _ in range(n):
-        value, believed = _improvement(model, reference, busy, seed, mixes), trust or (lambda _: 1.0)
-
-        def belief(c: Candidate) -> float:
-            return believed(c) * (1.0 if onsets is None else onsets.liveliness(c.config, c.epochs))
-
+        value = _improvement(model, reference, busy, seed, mixes)
         known = _Known(model, busy)
         drawn = _candidates(model, starts, origin, branch_epochs, reference, rng, short=mixes)
         pool = [c for c in drawn if c not in known] or drawn  # a small space may be known to its end
@@ -177,19 +178,25 @@ def _improvement(
     """
     first_run = len(model.curves)
     joint = [_trajectory(model, [c], first_run + i)[0, -1:] for i, c in enumerate(busy)]
-    if len(joint) > _JOINT:
+    most = _JOINT - int(mixes)
+    if len(joint) > most:
         with torch.no_grad():
-            means = model.model.posterior(torch.stack(joint[:-_JOINT])).mean
+            means = model.model.posterior(torch.stack(joint[:-most])).mean
         believed = (model.gains(means).squeeze(1) * model.signs).numpy()
         model = replace(model, others=believed if model.others is None else np.vstack([model.others, believed]))
-    pending = torch.cat(joint[-_JOINT:]) if joint else None
+    pending = torch.cat(joint[-most:]) if joint else None
     acquisition = improvement_over_front(model, reference, pending, seed)
+    theirs = 0.0  # what is under way brings anyway, and is no merit of a candidate: least of all of a short one
+    if pending is not None:
+        with torch.no_grad():
+            theirs = float(improvement_over_front(model, reference, None, seed)(pending[None]))
 
     def value(candidates: Sequence[Candidate]) -> Floats:
         x = _trajectory(model, candidates, first_run + len(busy), mixes=mixes)
         with torch.no_grad():
             parts = [acquisition(part) for part in torch.split(x, 128)]
-        return np.asarray(torch.cat(parts).numpy() / np.array([c.cost for c in candidates]))
+        gains = (torch.cat(parts) - theirs).clamp(min=0.0).numpy()
+        return np.asarray(gains / np.array([c.cost for c in candidates]))
 
     return value
 
@@ -210,19 +217,19 @@ class _Known:
         return rounded.tobytes(), b"" if start is None else start.tobytes()
 
 
-def _trajectory(
-    model: CurveModel, candidates: Sequence[Candidate], first_run: int, *, mixes: bool = False
-) -> Tensor:
+def _trajectory(model: CurveModel, candidates: Sequence[Candidate], first_run: int, *, mixes: bool = False) -> Tensor:
     """``(n, looks, width)``: checkpoints along each candidate's run. All candidates may count as the same new run."""
     # Where only the ends of runs were ever measured, nothing is known of the way there.
     looks = min(_LOOKS - int(mixes), int(np.median([len(c.steps) for c in model.curves])))
     back = _ON_WAY if mixes else ()
     return model.inputs(
         [c.config for c in candidates],
-        np.stack([
-            c.done + np.append(np.linspace(c.cost / looks, c.cost, looks), np.full(len(back), c.cost))
-            for c in candidates
-        ]),
+        np.stack(
+            [
+                c.done + np.append(np.linspace(c.cost / looks, c.cost, looks), np.full(len(back), c.cost))
+                for c in candidates
+            ]
+        ),
         [None if c.start is None else c.start.values for c in candidates],
         [first_run if c.run is None else c.run for c in candidates],
         np.append(np.ones(looks), back),

@@ -142,7 +142,7 @@ class CurveModel:
             steps: ``(q,)`` epochs to look at, of each, or ``(n, q)``.
             starts: ``n`` values of the checkpoint that each starts from.
             runs: number of the first of them, where each is a run of its own, or the number of each.
-            shares: ``(q,)`` of the way from the start to the checkpoint of that epoch; by default the checkpoint itself.
+            shares: ``(q,)`` of the way from the start to the checkpoint of that epoch; by default all of it.
 
         Returns:
             ``(n, q, width)`` float64.

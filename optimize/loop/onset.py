@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from epsopt.optimize.loop.curves import Curve
 from epsopt.optimize.space import Space
 
-STILL = 1e-9
+STILL = 1e-6
 """Relative distance up to which a block counts as where it was."""
 
 _SELDOM = 0.05  # how likely something is that a rule without exceptions forbids
@@ -79,9 +79,8 @@ def learn_onsets(space: Space, curves: Sequence[Curve]) -> Onsets:
     if not live.any():
         return Onsets(())
     patterns, sizes = np.unique(onsets[:, live], axis=1, return_counts=True)
-    return Onsets(tuple(
-        _group(space, known, pattern, size / live.sum()) for pattern, size in zip(patterns.T, sizes.tolist(), strict=True)
-    ))  # fmt: skip
+    shares = sizes / live.sum()
+    return Onsets(tuple(_group(space, known, p, s) for p, s in zip(patterns.T, shares.tolist(), strict=True)))
 
 
 def _onset(curve: Curve) -> Floats:

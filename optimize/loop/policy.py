@@ -133,12 +133,16 @@ class Policy:
         self._last = ""
         self._model: CurveModel | None = None
 
-    def next(self, known: Known) -> Step:
+    def next(self, known: Known, running: Sequence[Candidate] = ()) -> Step:
         """Choose the step that is worth most for each epoch that it costs.
 
         What goes on from the front, a mixture or a branch, has to be worth more than a share of what an epoch brought
         on average, too, lest it is better to begin elsewhere: then every other launch is a run from where runs start.
         While there are too few runs for a model of runs, that is a look around.
+
+        Args:
+            known: what was measured.
+            running: launched and not finished, or about to be: what they are expected to reach is not promised again.
 
         Raises:
             UsageError: it is not said of as many checkpoints where they lie as were measured.
@@ -152,13 +156,16 @@ class Policy:
         volume = self.volume(known)
         mixture = self._mixture(known, volume)
         enough = worth_staying(volume, known.spent)
-        if len(known.curves) < self._first:
-            return mixture if mixture is not None and mixture.worth > enough / PATIENCE else self._look(known)
-        step = self._run(known, volume, self._front(known.checkpoints) if self._branch_epochs else [])
+        begun = len(known.curves) + sum(c.run is None for c in running)
+        if len(known.curves) < 2 or begun < self._first:
+            if mixture is not None and mixture.worth > enough / PATIENCE:
+                return mixture
+            return self._look(known, running)
+        step = self._run(known, volume, self._front(known.checkpoints) if self._branch_epochs else [], running)
         if mixture is not None and mixture.worth >= step.worth and mixture.worth > enough:
             return mixture
         if step.kind == "branch" and step.worth < enough and self._last == "branch":
-            step = self._run(known, volume, [])
+            step = self._run(known, volume, [], running)
         self._last = step.kind
         return step
 
@@ -174,6 +181,18 @@ class Policy:
             share = 1.0 if taken is None else min(taken / step.cost, 1.0)
             kind = step.kind if step.mixture is None else step.mixture.kind
             self._credit.learn(kind, step.promised * share, brought)
+
+    def recall(self, kinds: Sequence[str]) -> None:
+        """Take note of steps that another process took, so that this policy goes on where that one ended.
+
+        What they brought is told by :meth:`learn`, step by step, as ever.
+
+        Args:
+            kinds: of all steps before the next one, in order.
+        """
+        launched = [kind for kind in kinds if kind != "mixture"]
+        self._looks, self._last = launched.count("look"), launched[-1] if launched else ""
+        self._rng = np.random.default_rng([self._seed, len(kinds)])  # what was drawn before is not drawn again
 
     def volume(self, known: Known) -> float:
         """Hypervolume of everything that was measured."""
@@ -199,7 +218,7 @@ class Policy:
         worth = found.improvement * self._credit.trust(found.kind, volume) / self._evaluation
         return Step("mixture", found.improvement, worth, self._evaluation, mixture=found)
 
-    def _run(self, known: Known, volume: float, starts: Sequence[Start]) -> Step:
+    def _run(self, known: Known, volume: float, starts: Sequence[Start], running: Sequence[Candidate]) -> Step:
         runs = len(known.curves)
         if self._model is None or runs != len(self._model.curves):
             anew = runs >= _ANEW * self._learned_from
@@ -210,7 +229,7 @@ class Policy:
             )  # fmt: skip
         model = replace(self._model, curves=tuple(known.curves), others=known.mixed)
         (choice,) = choose_runs(
-            model, starts=starts, origin=self._origin,
+            model, running, starts=starts, origin=self._origin,
             branch_epochs=self._branch_epochs, reference=self._reference,
             trust=lambda c: self._credit.trust(_kind(c), volume), mixes=known.weights is not None,
             onsets=learn_onsets(self._space, known.curves), rng=self._rng,
@@ -227,9 +246,9 @@ class Policy:
         ]
         return replace(known, curves=[*known.curves, *failed], failed=())
 
-    def _look(self, known: Known) -> Step:
+    def _look(self, known: Known, running: Sequence[Candidate]) -> Step:
         """The liveliest of the next few points of an even cover of the space, the earlier the better."""
-        onsets, there = learn_onsets(self._space, known.curves), [dict(c.config) for c in known.curves]
+        onsets, there = learn_onsets(self._space, known.curves), [dict(c.config) for c in (*known.curves, *running)]
         ahead = [c for c in self._space.spread(self._looks + _LOOKED_AHEAD, self._seed) if c not in there]
         config = max(ahead[:_LOOKED_AHEAD], key=lambda c: onsets.liveliness(c, self._look_epochs))
         self._looks += 1

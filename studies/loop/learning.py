@@ -1,5 +1,7 @@
 """Learn from what came back in a process of its own, so that no launch waits for it.
 
+With a budget it takes the steps of the policy instead of learning the map (following.py).
+
 ``python -m epsopt.studies.loop.learning`` takes one JSON document on standard input: measures mixtures if asked, fits
 the map again if the catalogue has checkpoints that it does not know, and queues proposals if asked and nothing is
 queued. What there is to tell it prints, a line each. Of all workers of a database one learns at a time: a lease in the
@@ -50,6 +52,8 @@ class Task:
         reuse: whether proposals may start from checkpoints.
         targets: what proposals shall meet, by metric.
         mix: mixtures to measure at most, before the map is fitted.
+        until: what the ledger says is spent when the budget is, if the policy is to be followed; None: the map is.
+        length: epochs of a whole run, for the policy; None: as past ones had.
     """
 
     project: str
@@ -59,6 +63,8 @@ class Task:
     reuse: bool = False
     targets: Mapping[str, float] = field(default_factory=dict)
     mix: int = 0
+    until: float | None = None
+    length: float | None = None
 
 
 class BackgroundLearner:
@@ -71,6 +77,8 @@ class BackgroundLearner:
         reuse: whether proposals may start from checkpoints.
         targets: what proposals shall meet.
         mix: mixtures to measure at most, each time.
+        until: what the ledger says is spent when the budget is; None: there is none, and the map proposes.
+        length: epochs of a whole run, where there is a budget; None: as past ones had.
     """
 
     def __init__(
@@ -82,9 +90,11 @@ class BackgroundLearner:
         reuse: bool = False,
         targets: Sequence[Target] = (),
         mix: int = 0,
+        until: float | None = None,
+        length: float | None = None,
     ) -> None:
         wanted = {t.name: t.value for t in targets}
-        self._task = Task(str(project), storage, seed=seed, reuse=reuse, targets=wanted, mix=mix)
+        self._task = Task(str(project), storage, 0, seed, reuse, wanted, mix, until, length)
         self._process: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] | None = None
         self._told: IO[bytes] | None = None
@@ -147,6 +157,8 @@ class BackgroundLearner:
 def learn(task: Task) -> None:
     """Learn from what is new, and queue proposals if asked: random ones while there are too few runs.
 
+    With a budget the policy is followed instead, and no map is learned.
+
     Mixtures are measured first, so that the map knows them and proposals may start from them. When they cannot be, that
     is told, and the rest is done.
 
@@ -167,6 +179,9 @@ def learn(task: Task) -> None:
     storage = open_storage(task.storage, create=False)
     with Catalogue(task.storage, project.rename) as catalogue, _lease(catalogue, wait=bool(task.propose)) as ours:
         if not ours:
+            return
+        if task.until is not None:
+            _follow(task, project, storage, catalogue)
             return
         checkpoints = catalogue.checkpoints()
         cut = runs_cut_off(project, proposed_trials(storage, project.name), checkpoints)
@@ -192,6 +207,18 @@ def learn(task: Task) -> None:
                 [Target(name, value) for name, value in task.targets.items()],
                 n=task.propose, seed=task.seed, reuse=task.reuse,
             )  # fmt: skip
+
+
+def _follow(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue) -> None:
+    """Take the policy's next steps; tell of the mixtures."""
+    from epsopt.studies.loop.following import Follower
+
+    assert task.until is not None
+    follower = Follower(
+        project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
+        alive=lambda: _renew_lease(catalogue), tell=lambda line: sys.stdout.write(f"{line}\n"),
+    )  # fmt: skip
+    follower.queue(task.propose)
 
 
 def _mix(task: Task, project: Project, catalogue: Catalogue) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,6 +97,48 @@ def record_proposals(
     add_new(storage, study_id, trials, "key")
     numbers = numbers_by(storage, study_id, "key")
     return [numbers[t.user_attrs["key"]] for t in trials]
+
+
+def record_step(
+    storage: RDBStorage,
+    project: str,
+    objectives: Sequence[Objective],
+    space: Space,
+    config: Mapping[str, Any],
+    init_from: str | None,
+    said: Mapping[str, Any],
+) -> int:
+    """Queue one run with what is said of it; unlike a proposal it is queued even if an earlier one was like it.
+
+    Args:
+        storage: as open_storage gives it.
+        project: the project's name.
+        objectives: the metrics that count.
+        space: what runs may be.
+        config: active hyperparameters by name.
+        init_from: the checkpoint that it starts from; None: where runs start.
+        said: attributes of the trial.
+
+    Returns:
+        The trial's number.
+
+    Raises:
+        UsageError: the configuration is not one of the search space.
+    """
+    trouble = space.trouble(config)
+    if trouble is not None:
+        raise UsageError(f"a step {trouble}")
+    study = open_study(storage, study_name(project), objectives)
+    study_id = storage.get_study_id_from_name(study.study_name)
+    described = space.as_json()
+    if study.user_attrs.get("space") != described:
+        study.set_user_attr("space", described)
+    attributes = {"key": uuid.uuid4().hex[:16], "kind": "proposal", "provenance": NOT_EVALUATED, **said}
+    if init_from is not None:
+        attributes["init_from"] = init_from
+    trial = create_trial(state=TrialState.WAITING, user_attrs=attributes, system_attrs={"fixed_params": dict(config)})
+    add_new(storage, study_id, [trial], "key")
+    return numbers_by(storage, study_id, "key")[attributes["key"]]
 
 
 def _waiting(proposal: Proposal, level: float) -> FrozenTrial:

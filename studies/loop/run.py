@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,7 @@ from epsopt.optimize.space import Space
 from epsopt.studies.kinds import Decision, Stopper
 from epsopt.studies.loop.claims import finish
 from epsopt.studies.loop.launch import Launch, Training
+from epsopt.studies.loop.ledger import Plan, plan_of
 from epsopt.studies.loop.queue import Taken, outcome_attributes
 from epsopt.studies.project.command import render_command
 from epsopt.studies.project.file import Project
@@ -48,6 +49,7 @@ class Ended:
         n_checkpoints: how many it wrote.
         failure: why it failed or was stopped, in one line.
         seconds: how long it took.
+        plan: what it was as a step of the policy; None: it was none.
     """
 
     number: int
@@ -60,6 +62,7 @@ class Ended:
     n_checkpoints: int
     failure: str | None
     seconds: float
+    plan: Plan | None = None
 
     def sentence(self) -> str:
         """Say it in one line."""
@@ -106,20 +109,42 @@ def cut_off(project: Project, trials: Sequence[FrozenTrial]) -> set[Path]:
 
 
 def prepare(
-    project: Project, storage: RDBStorage, catalogue: Catalogue, space: Space, taken: Taken, terms: Terms
+    project: Project,
+    storage: RDBStorage,
+    catalogue: Catalogue,
+    space: Space,
+    taken: Taken,
+    terms: Terms,
+    most: int | None = None,
 ) -> Run | Ended:
-    """Make the folder of a run and start its program; what cannot be started has ended."""
+    """Make the folder of a run and start its program; what cannot be started has ended.
+
+    Args:
+        project: names the train command, and the folder of runs.
+        storage: where the trial is.
+        catalogue: takes the checkpoints.
+        space: fixes hyperparameters besides those of the proposal.
+        taken: the proposal.
+        terms: how runs are started and watched.
+        most: epochs that it may have, if it can be told.
+    """
+    plan = plan_of(taken.attributes)
     out = _new_folder(project, taken.number)
     _say(storage, taken, "folder", str(out))
     try:
-        params = {**space.fixed, **taken.params}
-        arguments = render_command(project.command or (), params, out, taken.init_from, taken.resume_from)
+        params, epochs = {**space.fixed, **taken.params}, None
+        if plan is not None and plan.told:
+            epochs = plan.epochs if most is None else min(plan.epochs, most)
+            _say(storage, taken, "epochs", epochs)
+            params |= {} if plan.by is None else {plan.by: epochs}
+            plan = replace(plan, epochs=epochs)
+        arguments = render_command(project.command or (), params, out, taken.init_from, taken.resume_from, epochs)
         threads = max(1, _cores() // max(terms.jobs, 1))
         training = Training(Launch(tuple(arguments), out, project.cwd, threads, terms.grace))
     except EpsoptError as error:
         finish(storage, taken.trial_id, TrialState.FAIL, None, {"failure": str(error), "provenance": "training failed"})
-        return Ended(taken.number, out.name, out, taken.params, "fail", None, None, 0, str(error), 0.0)
-    return Run(project, storage, catalogue, taken, training, terms.watch)
+        return Ended(taken.number, out.name, out, taken.params, "fail", None, None, 0, str(error), 0.0, plan)
+    return Run(project, storage, catalogue, taken, training, terms.watch, plan=plan)
 
 
 def _new_folder(project: Project, number: int) -> Path:
@@ -160,6 +185,7 @@ class Run:
         checkpoints: those that it has written.
         decision: the one that stopped it.
         spared: the first one that would have, if it were no audit run.
+        plan: what it is as a step of the policy; None: it is none.
     """
 
     project: Project
@@ -171,6 +197,7 @@ class Run:
     checkpoints: list[Checkpoint] = field(default_factory=list)
     decision: Decision | None = None
     spared: Decision | None = None
+    plan: Plan | None = None
 
     def __post_init__(self) -> None:
         self._seen: frozenset[tuple[str, object]] = frozenset()
@@ -197,6 +224,12 @@ class Run:
     def init_from(self) -> str | None:
         """The checkpoint that it started from, None from scratch."""
         return self.taken.init_from
+
+    @property
+    def ending(self) -> bool:
+        """Whether it has had all its epochs, so that its program is about to end by itself."""
+        last = max((c.epoch or 0 for c in self.checkpoints), default=0)
+        return self.plan is not None and (last >= self.plan.ends if self.plan.told else last == self.plan.ends)
 
     def look(self, stopper: Stopper | None, *, lost: bool) -> Ended | None:
         """See whether it has ended or written checkpoints, and whether it should go on.
@@ -298,6 +331,7 @@ class Run:
             n_checkpoints=len(self.checkpoints),
             failure=failure,
             seconds=time.monotonic() - self.training.started,
+            plan=self.plan,
         )
 
     def _nothing_measured(self, last: Checkpoint | None) -> str:

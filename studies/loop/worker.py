@@ -21,8 +21,10 @@ from epsopt.studies.loop.claims import Lost, give_back, reap, unfinished
 from epsopt.studies.loop.goal import Goal
 from epsopt.studies.loop.heartbeat import Heartbeat
 from epsopt.studies.loop.launch import stop_all
+from epsopt.studies.loop.ledger import Budget
 from epsopt.studies.loop.queue import Taken, recorded_space, study_name, take_proposal
 from epsopt.studies.loop.run import Ended, Run, prepare
+from epsopt.studies.project.command import holes
 from epsopt.studies.project.file import Project
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
@@ -30,6 +32,9 @@ from epsopt.zoo.records import Checkpoint
 
 BEATS = 4
 """Heartbeats within the time after which a worker counts as lost: three may fail."""
+
+COUNT_AGAIN = 10.0
+"""Seconds between looks at what other workers spend."""
 
 EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "mixed", "reached"]
 
@@ -109,6 +114,7 @@ class Worker:
         learner: learns in the background; None never learns or asks.
         tell: given every event.
         goal: what ends the work before the orders are carried out; None: nothing does.
+        budget: epochs that may be spent, by all workers; None: as many as runs take.
         name: who this is: machine and process.
         reached: the checkpoint that reached the goal.
     """
@@ -121,6 +127,7 @@ class Worker:
     learner: Learner | None = None
     tell: Callable[[Event], None] = lambda _event: None
     goal: Goal | None = None
+    budget: Budget | None = None
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
     reached: Checkpoint | None = field(default=None, init=False)
 
@@ -134,9 +141,11 @@ class Worker:
         self._space: Space | None = None
         self._nothing_at = -float("inf")  # when the queue was last found empty
         self._refused_since: float | None = None
+        self._counted_at = -float("inf")  # when it was last looked at what is spent
+        self._counted: list[int] = []  # checkpoints of what ran then
 
     def work(self) -> list[Ended]:
-        """Work until the orders are carried out, or the goal is reached.
+        """Work until the orders are carried out, the budget is spent, or the goal is reached.
 
         A run that fails is told to the study with the reason, and the next one is taken. When this is interrupted,
         running programs are stopped and their proposals queued again. So they are when the goal is reached; the run
@@ -161,6 +170,8 @@ class Worker:
                 self._wait_for_learner()  # what it is at may have begun before the last runs ended
                 self._learn(1)
                 self._wait_for_learner()
+                if self.goal is not None and self.reached is None:
+                    self._arrive(self.goal.reached(at_once=True), heart)
             except BaseException:
                 self._abandon(heart)
                 raise
@@ -181,7 +192,7 @@ class Worker:
     def _step(self, heart: Heartbeat) -> bool:
         """Do what there is to do now; False when there is nothing left."""
         self._reap()
-        self._hear()
+        heard = self._hear()
         for run in list(self._runs):
             ended = run.look(self.stopper, lost=heart.has_lost(run.taken.trial_id))
             if ended is not None:
@@ -191,7 +202,7 @@ class Worker:
             if self.goal is not None and self.reached is None:
                 self._arrive(self.goal.met_by(run.checkpoints), heart)
         if self.goal is not None and self.reached is None:
-            self._arrive(self.goal.reached(), heart)
+            self._arrive(self.goal.reached(at_once=heard), heart)  # a mixture may have got there
         if self.reached is not None:
             return bool(self._runs)
         if self._failures >= self.orders.most_failures:
@@ -201,6 +212,7 @@ class Worker:
                 f"{self._failures} runs in a row failed, the last one: {self._ended[-1].failure}; the worker stops, "
                 "what is queued stays queued"
             )
+        self._stop_at_the_budget()
         self._learn(self.orders.learn_after)
         more = self._fill(heart)
         return bool(self._runs) or more
@@ -219,6 +231,19 @@ class Worker:
             else:
                 others.append(run)
         self._hand_back(others, heart, "another run reached the targets")
+
+    def _stop_at_the_budget(self) -> None:
+        """Once it is spent, end what goes on: programs that cannot be told how long they are, above all."""
+        if self.budget is None:
+            return
+        wrote = [len(run.checkpoints) for run in self._runs]
+        if wrote == self._counted and time.monotonic() - self._counted_at < COUNT_AGAIN:
+            return
+        self._counted, self._counted_at = wrote, time.monotonic()
+        going = [run for run in self._runs if not run.ending]
+        if going and self.budget.left() < 1:
+            for run in going:
+                run.stop(Decision(stop=True, probability=float("nan"), reason="since the budget is spent"))
 
     def _reap(self) -> None:
         if time.monotonic() - self._reaped < self.orders.lost_after / BEATS:
@@ -241,6 +266,10 @@ class Worker:
                 return False
             if self._runs and time.monotonic() - self._nothing_at < self.orders.watch:
                 return True
+            room = None if self.budget is None else self.budget.room()
+            if room is not None and room < 1:
+                self._nothing_at = time.monotonic()
+                return self.budget is not None and self.budget.left() >= 1  # a run may be stopped early yet
             taken = self._take()
             if taken is None:
                 self._nothing_at = time.monotonic()
@@ -248,7 +277,10 @@ class Worker:
             self._launched += 1
             heart.hold(taken.trial_id)
             try:
-                prepared = prepare(self.project, self.storage, self.catalogue, self._known_space(), taken, self.orders)
+                most = None if room is None else room + self._behind(taken)
+                prepared = prepare(
+                    self.project, self.storage, self.catalogue, self._known_space(), taken, self.orders, most
+                )
             except BaseException:
                 heart.release(taken.trial_id)  # so that it is taken for lost, and queued again
                 raise
@@ -260,8 +292,13 @@ class Worker:
             else:
                 self._runs.append(prepared)
                 start = f" from {taken.init_from}" if taken.init_from else ""
-                self.tell(Event("started", f"{prepared.name}: started{start}"))
+                self.tell(Event("started", f"{prepared.name}: started{_what(prepared)}{start}"))
         return True
+
+    def _behind(self, taken: Taken) -> int:
+        """Epochs that a run need not train again, since it goes on from an interrupted attempt."""
+        goes_on = any("resume_from" in holes(item) for item in self.project.command or ())
+        return self.budget.resumed(taken.attributes) if goes_on and self.budget is not None else 0
 
     def _take(self) -> Taken | None:
         if self._study_id() is None:
@@ -291,9 +328,12 @@ class Worker:
                 room = self.orders.ask
                 if self.orders.runs is not None:
                     room = min(room, self.orders.runs - self._launched)
+                if self.budget is not None:
+                    room = min(room, self.orders.jobs - len(self._runs))
                 self._learned = len(self._ended)
                 self.learner.start(room)
-                self.tell(Event("asking", f"nothing is queued: asking for {room} proposals"))
+                wanted = f"{room} proposals" if self.budget is None else "the next step"
+                self.tell(Event("asking", f"nothing is queued: asking for {wanted}"))
             return True
         if self.orders.forever:
             return True
@@ -314,10 +354,12 @@ class Worker:
             time.sleep(0.1)
         self._hear()
 
-    def _hear(self) -> None:
-        """Tell what the learner had to tell."""
-        for text in self.learner.news() if self.learner is not None else []:
+    def _hear(self) -> bool:
+        """Tell what the learner had to tell; whether there was anything."""
+        news = self.learner.news() if self.learner is not None else []
+        for text in news:
             self.tell(Event("mixed", text))
+        return bool(news)
 
     def _settle(self, ended: Ended) -> None:
         self._ended.append(ended)
@@ -340,6 +382,14 @@ class Worker:
             if number is not None:
                 self.tell(Event("lost", f"{run.name}: stopped; queued again as proposal {number}"))
         self._runs = [run for run in self._runs if run not in runs]
+
+
+def _what(run: Run) -> str:
+    """What it is as a step of the policy."""
+    if run.plan is None:
+        return ""
+    article = "a look around" if run.plan.kind == "look" else f"a {run.plan.kind}"
+    return f", {article} of {run.plan.epochs} epochs"
 
 
 def _lost(lost: Lost) -> str:

@@ -14,8 +14,9 @@ from epsopt.zoo.errors import UsageError
 Command = tuple[str | tuple[str, ...], ...]
 
 # Filled by epsopt itself: the run's folder, the interpreter that runs epsopt, the checkpoint that the run starts from,
-# the last one that an attempt before it left when it was interrupted.
-OWN_HOLES = ("out", "python", "init_from", "resume_from")
+# the last one that an attempt before it left when it was interrupted, how many epochs the run is to have. A
+# hyperparameter may be called epochs: then that one says it.
+OWN_HOLES = ("out", "python", "init_from", "resume_from", "epochs")
 _HOLE = re.compile(r"\{\{|\}\}|\{([^\s{}\"':,]+)\}")  # {{ and }} stand for plain braces
 
 
@@ -30,12 +31,18 @@ def takes_start(command: Command) -> bool:
     return any("init_from" in holes(item) for item in command)
 
 
+def takes_epochs(command: Command) -> bool:
+    """Whether a run can be told how long it is: some argument holds ``{epochs}``."""
+    return any("epochs" in holes(item) for item in command)
+
+
 def render_command(
     command: Command,
     params: Mapping[str, Any],
     out: Path | str,
     init_from: str | None = None,
     resume_from: str | None = None,
+    epochs: int | None = None,
 ) -> list[str]:
     """Fill the holes of a train command.
 
@@ -44,7 +51,7 @@ def render_command(
     argument, whatever it holds. ``{init_from}`` becomes the checkpoint that the run starts from. An item that is a list
     (a flag and its value) is dropped as a whole when a hyperparameter that it needs is inactive, that is absent from
     params or None, or when the run starts from scratch and it holds ``{init_from}``. So is one that holds
-    ``{resume_from}`` where no attempt was interrupted before.
+    ``{resume_from}`` where no attempt was interrupted before, or ``{epochs}`` where nothing says how long the run is.
 
     Args:
         command: the items, from the project file.
@@ -52,6 +59,7 @@ def render_command(
         out: where the run is to write.
         init_from: the checkpoint to start from; None starts from scratch.
         resume_from: the last checkpoint of an interrupted attempt; a command without a place for it begins again.
+        epochs: how many the run is to have; None: as many as its hyperparameters or its program say.
 
     Returns:
         The arguments, for ``subprocess.run`` without a shell.
@@ -73,6 +81,8 @@ def render_command(
                 'add a list of its own, such as ["--init-from", "{init_from}"]'
             )
         values["init_from"] = init_from
+    if epochs is not None:
+        values["epochs"] = epochs
     arguments: list[str] = []
     for item in command:
         missing = [name for name in holes(item) if name not in values]

@@ -186,7 +186,12 @@ def _parameter(file: Path, name: str, table: ParameterTable, parents: Mapping[st
 
 def _check_holes(file: Path, command: Command, space: Space | None) -> None:
     """A hole without a parameter is never filled, a parameter without a hole never reaches training."""
-    for own, why in (("init_from", "start from scratch"), ("resume_from", "were never interrupted")):
+    named = {} if space is None else {p.name: p for p in space.parameters}
+    own_holes = [hole for hole in OWN_HOLES if hole != "epochs" or hole not in named]
+    lacking = [("init_from", "start from scratch"), ("resume_from", "were never interrupted")]
+    if space is not None and "epochs" not in named:  # past runs may say it, as all of them may have had it
+        lacking.append(("epochs", "are as long as the program makes them"))
+    for own, why in lacking:
         loose = next((item for item in command if isinstance(item, str) and own in holes(item)), None)
         if loose is not None:
             raise UsageError(
@@ -196,8 +201,7 @@ def _check_holes(file: Path, command: Command, space: Space | None) -> None:
             )
     if space is None:
         return
-    named = {p.name: p for p in space.parameters}
-    found = [hole for item in command for hole in holes(item) if hole not in OWN_HOLES]
+    found = [hole for item in command for hole in holes(item) if hole not in own_holes]
     for hole in found:
         if hole not in named:
             guess = difflib.get_close_matches(hole, named, n=1)

@@ -171,7 +171,8 @@ def _train(command: Command | None, space: Space | None) -> str:
         "\n# How one run is launched: an argument list, never a shell. {out} is the run's folder, {python}\n"
         "# this interpreter, {name} a hyperparameter. A list inside the list is dropped as a whole while a\n"
         '# hyperparameter in it is inactive. With ["--init-from", "{init_from}"] a run can start from a checkpoint\n'
-        "# ('epsopt propose --reuse'); it is dropped for runs that start from scratch.\n"
+        "# ('epsopt propose --reuse'); it is dropped for runs that start from scratch. With\n"
+        '# ["--epochs", "{epochs}"] it can be told how many it is to train (\'epsopt work --budget\').\n'
     )
     if command is not None:
         return about + "[train]\n" + _array(command) + '# cwd = "."\n'

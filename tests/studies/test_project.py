@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
 from epsopt.studies import load_project, render_command, write_project
+from epsopt.studies.project.command import takes_epochs
 from epsopt.zoo.errors import UsageError
 
 WHOLE = """
@@ -355,3 +356,28 @@ def test_a_program_that_can_go_on_is_told_from_where_and_others_begin_again():
     assert render_command(command, {"resume_from": "x"}, "run") == ["train"]
     assert render_command(command, {}, "run", resume_from="/a b.pt") == ["train", "--resume", "/a b.pt"]
     assert render_command(("train",), {}, "run", resume_from="/a.pt") == ["train"]
+
+
+def test_a_program_may_be_told_how_many_epochs_it_is_to_train():
+    command = ("train", "{lr}", ("--epochs", "{epochs}"))
+    assert takes_epochs(command)
+    assert not takes_epochs(("train", "{lr}"))
+    assert render_command(command, {"lr": 1.0}, "run") == ["train", "1.0"]
+    assert render_command(command, {"lr": 1.0}, "run", epochs=7) == ["train", "1.0", "--epochs", "7"]
+    assert render_command(command, {"lr": 1.0, "epochs": 9}, "run") == ["train", "1.0", "--epochs", "9"]
+
+
+SPACE_LR = '[space.lr]\ntype = "float"\nlow = 0.0\nhigh = 1.0\n'
+
+
+def test_epochs_have_an_argument_that_can_be_left_out_unless_they_are_searched(tmp_path):
+    train = '[train]\ncommand = ["train", "{lr}", "--epochs={epochs}"]\n'
+    (tmp_path / "epsopt.toml").write_text(SPACE_LR + train)
+    with pytest.raises(UsageError, match=r'"--epochs=\{epochs\}" holds \{epochs\}, but most runs are as long as'):
+        load_project(tmp_path)
+    searched = '[space.epochs]\ntype = "int"\nlow = 1\nhigh = 9\n'
+    (tmp_path / "epsopt.toml").write_text(SPACE_LR + searched + train)
+    assert load_project(tmp_path).command == ("train", "{lr}", "--epochs={epochs}")
+    (tmp_path / "epsopt.toml").write_text(SPACE_LR + searched + '[train]\ncommand = ["train", "{lr}"]\n')
+    with pytest.raises(UsageError, match=r"expected a hole \{epochs\}"):
+        load_project(tmp_path)

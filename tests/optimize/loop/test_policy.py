@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from epsopt.optimize.loop.choice import Start
+from epsopt.optimize.loop.choice import Candidate, Start
 from epsopt.optimize.loop.curves import Curve
 from epsopt.optimize.loop.mixing import WeightSpace
 from epsopt.optimize.loop.policy import Known, Policy, Step
@@ -136,3 +136,29 @@ def test_what_was_not_measured_whole_counts_for_nothing():
     assert policy().volume(holed) == policy().volume(state)
     assert policy().next(holed).kind in ("run", "branch")
     assert policy().volume(Known([], [], None, None, 0.0)) == 0.0
+
+
+def test_what_is_under_way_is_not_chosen_again_and_counts_as_begun():
+    step = policy().next(known(FIVE))
+    beside = policy().next(known(FIVE), [step.candidate])
+    one, two = ((s.candidate.config, s.candidate.start.key) for s in (step, beside))
+    assert one != two
+    assert beside.promised < step.promised
+    looks = [Candidate({"a": a, "b": 0.5}, BASE, 4.0) for a in (0.1, 0.9)]
+    assert policy().next(known(FIVE[:2]), looks).kind in ("run", "branch"), "four looks are begun"
+    assert policy().next(known(FIVE[:2]), looks[:1]).kind == "look"
+    assert policy().next(known(FIVE[:1]), looks * 2).kind == "look", "one curve teaches no model"
+
+
+def test_a_policy_goes_on_where_another_process_ended():
+    first, second = policy(), policy()
+    looked = [first.next(known(FIVE[:i])) for i in range(3)]
+    second.recall(["look", "look"])
+    assert second.next(known(FIVE[:2])).candidate.config == looked[2].candidate.config
+    again = policy()
+    again.recall(["look"] * 4 + ["run", "mixture", "branch"])
+    assert again._last == "branch"
+    twins = [policy(), policy()]
+    for twin in twins:
+        twin.recall(["look"] * 5)
+    assert len({tuple(t.next(known(FIVE)).candidate.config.items()) for t in twins}) == 1

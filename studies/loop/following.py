@@ -1,0 +1,256 @@
+"""Follow the policy (:class:`epsopt.optimize.Policy`): what is known becomes its next step, queued or measured.
+
+The policy is put together anew each time from the database alone: the catalogue says what was measured, the trials and
+the ledger say what steps promised, and what they brought follows from both. So any worker's learner goes on where
+another one's ended, on whatever machine.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from epsopt.optimize.loop.choice import Candidate, Start
+from epsopt.optimize.loop.history import values_of
+from epsopt.optimize.loop.policy import BRANCH_EPOCHS, FIRST_RUNS, Known, Policy, Step
+from epsopt.optimize.space import Config, Space
+from epsopt.studies.folders import new_folder, suffix_for
+from epsopt.studies.loop.ledger import MeasuredMixture, Plan, plan_of, remember_mixtures, told_epochs
+from epsopt.studies.loop.placing import Placed, as_start, place, shaping
+from epsopt.studies.loop.queue import config_of, record_step
+from epsopt.studies.loop.run import folder_of
+from epsopt.studies.loop.scene import Scene, whole_rows
+from epsopt.studies.project.command import takes_start
+from epsopt.studies.project.file import Project
+from epsopt.studies.steps import require_objectives
+from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.provenance import Provenance
+from epsopt.zoo.decoding.recombination import Parent, is_recombined
+from epsopt.zoo.errors import EpsoptError
+from epsopt.zoo.ingestion import ingest
+
+LOOK = 6.0
+"""Epochs of a run that only looks around, where mixtures are measured between runs."""
+
+PROBES = 8
+"""Runs that only look around where nothing can be mixed: stopped after their grace, many short ones teach more."""
+
+_REMEMBERED = 32  # steps of each kind; older ones hardly count (Credit)
+
+
+def make_policy(scene: Scene, *, seed: int = 0) -> Policy:
+    """Put the policy together from what all steps so far promised and brought.
+
+    Raises:
+        UsageError: how long a whole run is, is not known.
+    """
+    length, told, ledger = scene.length, scene.told, scene.ledger
+    starts = bool(scene.usable) and takes_start(scene.project.command or ())
+    branch = (min(BRANCH_EPOCHS, length) if told else length) if starts else None
+    policy = Policy(
+        scene.space, scene.project.objectives, length=length, reference=scene.reference, origin=scene.origin,
+        evaluation=ledger.evaluation, branch_epochs=branch, first_runs=FIRST_RUNS if scene.mixes else PROBES,
+        look_epochs=min(LOOK, length) if told and scene.mixes else None, bounds=scene.project.bounds, seed=seed,
+    )  # fmt: skip
+    planned = [(t, p) for t in ledger.trials if (p := plan_of(t.user_attrs)) is not None]
+    again = {n for t in ledger.trials for n in t.system_attrs.get("retry_history", ())}
+    policy.recall(
+        [*(p.kind for t, p in planned if "retry_of" not in t.user_attrs), *("mixture" for _ in ledger.mixtures)]
+    )
+    ended = [(t, p) for t, p in planned if t.state.is_finished() and t.number not in again and p.kind != "look"]
+    for trial, plan in ended[-_REMEMBERED:]:
+        step = Step("branch" if plan.kind == "branch" else "run", plan.promised, plan.worth, plan.cost)
+        policy.learn(step, scene.brought(trial, plan.reference), taken=max(ledger.paid(trial), 1))
+    for mixture in ledger.mixtures[-_REMEMBERED:]:
+        policy.learn(Step("mixture", mixture.promised, 0.0, mixture.cost), mixture.brought)
+    return policy
+
+
+def running(scene: Scene) -> list[Candidate]:
+    """Return what is under way or waits, as the policy sees it."""
+    places = {name: i for i, name in enumerate(scene.curves)}
+    values = {c.path: values_of(c.metrics, scene.project.objectives) for c in scene.checkpoints}
+    run_in = {folder: c.run for c in scene.checkpoints for folder in Path(c.path).parents}
+    out = []
+    for trial in scene.ledger.under_way:
+        config, path = config_of(trial), trial.user_attrs.get("init_from")
+        if not scene.space.describes(config):
+            continue
+        active = {p.name: config[p.name] for p in scene.space.active(config)}
+        start = scene.origin if path is None else Start(path, values[path]) if path in values else None
+        run = None
+        if trial.state == TrialState.RUNNING:
+            run = places.get(run_in.get(folder_of(scene.project, trial), ""))
+        done = 0.0 if run is None else float(list(scene.curves.values())[run].steps[-1])
+        epochs = float(told_epochs(trial) or scene.length)
+        if epochs > done:
+            out.append(Candidate(active, start, epochs, run, done))
+    return out
+
+
+def known(scene: Scene, placed: Placed | None) -> Known:
+    """Return what the policy is told."""
+    objectives = scene.project.objectives
+    fixed = shaping(scene.checkpoints, scene.space)
+    usable = scene.usable if placed is None else placed.checkpoints
+    mixed = [values_of(c.metrics, objectives) for c in scene.checkpoints if is_recombined(c)]
+    trained = sum(float(c.steps[-1]) for c in scene.curves.values())
+    return Known(
+        list(scene.curves.values()),
+        [as_start(c, objectives, fixed) for c in usable],
+        np.stack(mixed) if mixed else None,
+        None if placed is None else placed.space,
+        trained + sum(m.cost for m in scene.ledger.mixtures),
+    )
+
+
+class Follower:
+    """Takes the policy's next steps for as long as the budget has room.
+
+    Args:
+        project: the space, unless it is to be inferred, the train command, hooks.
+        storage: where the study is.
+        catalogue: of the checkpoints.
+        until: what the ledger says is spent when the budget is.
+        length: epochs of a whole run; None: as past ones had.
+        seed: of the policy.
+        alive: called again and again.
+        tell: given a sentence about each mixture.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        storage: RDBStorage,
+        catalogue: Catalogue,
+        *,
+        until: float,
+        length: float | None = None,
+        seed: int = 0,
+        alive: Callable[[], None] = lambda: None,
+        tell: Callable[[str], object] = lambda _line: None,
+    ) -> None:
+        self._project, self._storage, self._catalogue = project, storage, catalogue
+        self._until, self._length, self._seed = until, length, seed
+        self._alive, self._tell = alive, tell
+        self._mixes = project.evaluate is not None
+        self._folder: Path | None = None
+        self._saved = 0
+        self._sought: set[Parent] = set()
+
+    def queue(self, n: int) -> None:
+        """Measure mixtures and queue runs, as the policy says, until so many runs wait or no room is left.
+
+        Raises:
+            UsageError: how long a whole run is, is not known.
+        """
+        with WeightDecoder(self._project.evaluate) as decoder:
+            while True:
+                self._alive()
+                scene = self._scene()
+                room = self._until - scene.ledger.spent - scene.ledger.committed()
+                waiting = sum(t.state == TrialState.WAITING for t in scene.ledger.trials)
+                if waiting >= n or room < 1.0 - 1e-9:
+                    return
+                placed = self._place(decoder, scene, room)
+                policy = make_policy(scene, seed=self._seed)
+                step = policy.next(known(scene, placed), running(scene))
+                if step.candidate is not None:
+                    self._launch(scene, step, step.candidate, math.floor(room + 1e-9))
+                elif placed is not None:
+                    try:
+                        self._tell(self._measure(decoder, scene, placed, step))
+                    except EpsoptError as error:
+                        self._give_up(error)
+
+    def _scene(self) -> Scene:
+        """Read it; where runs name a base among the runs that was not read yet, that is read first."""
+        scene = Scene.read(self._project, self._storage, self._catalogue, self._length)
+        family = scene.family
+        if family is None or not family.declared or family.base_checkpoint is not None or family.base in self._sought:
+            return scene
+        self._sought.add(family.base)
+        base = Path(family.base.path)
+        if base.is_file() and base.is_relative_to(self._project.runs):
+            ingest(self._catalogue, base.parent, root=self._project.runs, embed=self._project.embed, jobs=1)
+        return Scene.read(self._project, self._storage, self._catalogue, self._length)
+
+    def _place(self, decoder: WeightDecoder, scene: Scene, room: float) -> Placed | None:
+        """Where checkpoints lie, if mixing them is possible and can be paid for."""
+        if not self._mixes or not scene.mixes or scene.family is None or scene.ledger.evaluation > room:
+            return None
+        try:
+            return place(decoder, self._project, scene.checkpoints, scene.family)
+        except EpsoptError as error:
+            self._give_up(error)
+            return None
+
+    def _give_up(self, error: EpsoptError) -> None:
+        self._mixes = False
+        self._tell(f"no mixture was measured: {error}")
+
+    def _launch(self, scene: Scene, step: Step, candidate: Candidate, room: int) -> None:
+        """Queue a run."""
+        epochs = max(round(candidate.epochs), 1)
+        if scene.told:
+            epochs = min(epochs, room, _most(scene.space, scene.told_by))
+        plan = Plan(
+            step.kind, step.promised, step.worth, step.cost, epochs, scene.length, scene.told, scene.told_by,
+            probe=step.kind == "look" and not scene.mixes, reference=tuple(scene.reference.tolist()),
+        )  # fmt: skip
+        init_from = candidate.start.key if candidate.start is not None and candidate.start.key else None
+        config = told_config(scene.space, candidate.config, scene.told_by, epochs)
+        said = {"step": plan.to_json()}
+        record_step(
+            self._storage, self._project.name, self._project.objectives, scene.space, config, init_from, said
+        )  # fmt: skip
+
+    def _measure(self, decoder: WeightDecoder, scene: Scene, placed: Placed, step: Step) -> str:
+        """Measure a mixture and read it into the catalogue, good or not: then the next step knows it."""
+        mixture = step.mixture
+        assert mixture is not None
+        objectives = self._project.objectives
+        recombination, _ = placed.mixable.recombination(placed.mixable.expanded(mixture.coefficients))
+        began = time.monotonic()
+        decoded = decoder.decode(recombination)
+        measured = decoder.measure(decoded, "a mixture")
+        seconds = time.monotonic() - began
+        require_objectives(measured, objectives)
+        self._folder = self._folder or new_folder(self._project.runs, "mixed")
+        path = self._folder / f"mixed_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
+        ends = zip(objectives, mixture.predicted, mixture.low, mixture.high, strict=True)
+        predicted = {o.name: {"value": float(v), "low": float(a), "high": float(b)} for o, v, a, b in ends}
+        origin = Provenance("work --budget", predicted, measured, decoder.hook, placed.labels)
+        decoder.save(decoded, path, origin)
+        decoder.forget(decoded)
+        self._saved += 1
+        ingest(self._catalogue, self._folder, root=self._project.runs, embed=self._project.embed, jobs=1)
+        values = values_of(measured, objectives)[None]
+        before = scene.volume(scene.measured, scene.reference.tolist())
+        brought = scene.volume(whole_rows(np.vstack([scene.measured, values])), scene.reference.tolist()) - before
+        new = MeasuredMixture(step.promised, brought, step.cost, seconds)
+        remember_mixtures(self._catalogue, self._project.name, [*scene.ledger.mixtures, new])
+        gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
+        joined = f"joined the front, {gain}" if brought > 0.0 else "added nothing to the front"
+        return f"{self._folder.name}/{path.name} {joined}; it cost {step.cost:.2g} epochs"
+
+
+def _most(space: Space, by: str | None) -> int:
+    return next((int(p.high) for p in space.parameters if p.name == by), 1 << 62)
+
+
+def told_config(space: Space, config: Mapping[str, Any], by: str | None, epochs: int) -> Config:
+    """Return a configuration whose hyperparameter says how many epochs the run has, as nearly as its range allows."""
+    parameter = next((p for p in space.parameters if p.name == by), None)
+    if parameter is None:
+        return dict(config)
+    value = min(max(float(epochs), parameter.low), parameter.high)
+    return {**config, parameter.name: round(value) if parameter.kind == "int" else value}

@@ -1,0 +1,199 @@
+"""What the database says of a project that spends a budget, at one moment: what was measured, promised and paid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+
+from epsopt.optimize.inference import infer_space
+from epsopt.optimize.loop.choice import Start
+from epsopt.optimize.loop.curves import Curve
+from epsopt.optimize.loop.history import past_curves, values_of
+from epsopt.optimize.pareto import hypervolume, non_dominated
+from epsopt.optimize.space import Space
+from epsopt.studies.loop.ledger import Ledger, plan_of, told_epochs
+from epsopt.studies.loop.placing import Family, front_family, measured_once
+from epsopt.studies.loop.run import cut_off, folder_of
+from epsopt.studies.loop.stopping import planned_length
+from epsopt.studies.project.command import takes_epochs
+from epsopt.studies.project.file import Project
+from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.decoding.recombination import is_recombined
+from epsopt.zoo.errors import UsageError
+from epsopt.zoo.records import Checkpoint
+
+_BEYOND = 0.5  # of the front's range: how far beyond its worst values what is just not good enough lies
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What the database says of a project, at one moment.
+
+    Attributes:
+        project: objectives, train command, hooks.
+        ledger: what was promised and paid.
+        checkpoints: all of the catalogue.
+        space: of the hyperparameters.
+        curves: of every run with a measured checkpoint, by its name.
+        family: that the measured front is of; None: of several.
+        origin: the checkpoint that runs start from, if they share one and it was measured.
+        asked_length: epochs of a whole run, where the user said it.
+    """
+
+    project: Project
+    ledger: Ledger
+    checkpoints: tuple[Checkpoint, ...]
+    space: Space
+    curves: Mapping[str, Curve]
+    family: Family | None
+    origin: Start | None
+    asked_length: float | None = None
+
+    @staticmethod
+    def read(project: Project, storage: RDBStorage, catalogue: Catalogue, length: float | None = None) -> Scene:
+        """Read it.
+
+        Raises:
+            UsageError: no space is declared, and nothing varies among past runs.
+        """
+        checkpoints = catalogue.checkpoints()
+        ledger = Ledger.read(storage, catalogue, project.name)
+        trained = {c.run: c.hyperparameters for c in checkpoints if not is_recombined(c)}
+        space = project.space or infer_space(list(trained.values()))
+        family = front_family(checkpoints, catalogue.lineages(), project.objectives)
+        origin = None
+        if family is not None and family.declared and family.base_checkpoint is not None:
+            values = values_of(family.base_checkpoint.metrics, project.objectives)
+            origin = Start("", values) if np.isfinite(values).all() else None
+        curves = _curves(project, ledger, checkpoints, space, origin)
+        return Scene(project, ledger, tuple(checkpoints), space, curves, family, origin, length)
+
+    @cached_property
+    def length(self) -> float:
+        """Epochs of a whole run: as was said, or the median of those that ended by themselves.
+
+        Raises:
+            UsageError: neither is known.
+        """
+        if self.asked_length is not None:
+            return self.asked_length
+        whole = self._whole
+        if whole:
+            return float(np.median([c.steps[-1] for c in whole]))
+        planned = [p.length for t in self.ledger.trials if (p := plan_of(t.user_attrs)) is not None]
+        if planned:
+            return planned[-1]
+        raise UsageError("how long is a whole run? None that ended by itself is known yet: say it with --length EPOCHS")
+
+    @cached_property
+    def _whole(self) -> list[Curve]:
+        """Curves of runs that were not cut off, nor begun as shorter ones."""
+        short = cut_off(self.project, self.ledger.trials)
+        for trial in self.ledger.trials:
+            plan = plan_of(trial.user_attrs)
+            if plan is not None and plan.told and (told_epochs(trial) or 0) < plan.length:
+                short.add(folder_of(self.project, trial))
+        cut = {c.run for c in self.checkpoints if not short.isdisjoint(Path(c.path).parents)}
+        return [curve for name, curve in self.curves.items() if name not in cut]
+
+    @cached_property
+    def told_by(self) -> str | None:
+        """The hyperparameter that says how many epochs a run has, if one does."""
+        numbers = [p.name for p in self.space.parameters if p.kind != "categorical" and p.active_when is None]
+        if "epochs" in numbers:
+            return "epochs"
+        if takes_epochs(self.project.command or ()):
+            return None
+        name = planned_length(self._whole)
+        return name if name in numbers else None
+
+    @property
+    def told(self) -> bool:
+        """Whether a run can be told how many epochs it is to have."""
+        named = any(p.name == "epochs" for p in self.space.parameters)  # the place is that hyperparameter's then
+        return self.told_by is not None or (takes_epochs(self.project.command or ()) and not named)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether checkpoints can be mixed and measured."""
+        return self.project.evaluate is not None and (self.family is not None or not self.curves)
+
+    @cached_property
+    def usable(self) -> list[Checkpoint]:
+        """Measured checkpoints whose files are there, the base left out: what may be started from."""
+        base = None if self.family is None else self.family.base.sha256
+        return measured_once(self.checkpoints, self.project.objectives, base)
+
+    @cached_property
+    def measured(self) -> Floats:
+        """``(k, m)`` all that was measured whole, in the order in which it was read."""
+        rows = [values_of(c.metrics, self.project.objectives) for c in sorted(self.checkpoints, key=lambda c: c.id)]
+        table = np.stack(rows) if rows else np.zeros((0, len(self.project.objectives)))
+        return np.asarray(table[np.isfinite(table).all(axis=1)])
+
+    @cached_property
+    def reference(self) -> Floats:
+        """``(m,)`` what is just not good enough: half of the front's range beyond its worst values, within the bounds.
+
+        One run that diverged does not move it, as it would if it were simply the worst; and what goes somewhat farther
+        than the ends of the front counts.
+        """
+        objectives = self.project.objectives
+        signs = np.array([1.0 if o.maximize else -1.0 for o in objectives])
+        if not len(self.measured):
+            return np.zeros(len(signs))
+        gains = self.measured * signs
+        front = gains[non_dominated(gains, [True] * len(signs)).indices]
+        span = front.max(axis=0) - front.min(axis=0)
+        corner = np.where(span > 0.0, front.min(axis=0) - _BEYOND * span, gains.min(axis=0)) * signs
+        bounds = np.array([self.project.bounds.get(o.name, (-np.inf, np.inf)) for o in objectives])
+        return np.asarray(corner.clip(bounds[:, 0], bounds[:, 1]))
+
+    def volume(self, table: Floats, reference: Sequence[float]) -> float:
+        """Hypervolume of what was measured."""
+        return hypervolume(table, np.asarray(reference), [o.maximize for o in self.project.objectives])
+
+    def brought(self, trial: FrozenTrial, reference: Sequence[float]) -> float:
+        """Return what a trial's checkpoints added to the front of all that was read before the last of them."""
+        folder, objectives = folder_of(self.project, trial), self.project.objectives
+        own = {c.id for c in self.checkpoints if folder in Path(c.path).parents}
+        last = max(own, default=-1)
+        before = [values_of(c.metrics, objectives) for c in self.checkpoints if c.id < last and c.id not in own]
+        mine = [values_of(c.metrics, objectives) for c in self.checkpoints if c.id in own]
+        if not mine:
+            return 0.0
+        old, new = (np.reshape(rows, (-1, len(objectives))) for rows in (before, [*before, *mine]))
+        return self.volume(whole_rows(new), reference) - self.volume(whole_rows(old), reference)
+
+
+def whole_rows(table: Floats) -> Floats:
+    """Rows in which every objective was measured."""
+    return np.asarray(table[np.isfinite(table).all(axis=1)])
+
+
+def _curves(
+    project: Project, ledger: Ledger, checkpoints: Sequence[Checkpoint], space: Space, origin: Start | None
+) -> dict[str, Curve]:
+    """Curves by run; where a run started is known from its trial, its own words, or because all start there."""
+    folders = {folder_of(project, t): t.user_attrs.get("init_from") for t in ledger.trials}
+    values = {c.path: values_of(c.metrics, project.objectives) for c in checkpoints}
+    starts: dict[str, Floats | None] = {}
+    for c in checkpoints:
+        path = next((folders[f] for f in Path(c.path).parents if f in folders), None)
+        if path is not None:
+            starts[c.run] = values.get(path)
+    out = {}
+    for name, curve in past_curves(checkpoints, space, project.objectives).items():
+        start = starts.get(name, curve.start)
+        if start is None and name not in starts and origin is not None:
+            start = origin.values
+        out[name] = Curve(curve.config, curve.steps, curve.values, start)
+    return out

@@ -1,0 +1,110 @@
+"""Early stopping by what epochs are worth, of runs that are steps of the policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from optuna.storages import RDBStorage
+
+from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
+from epsopt.optimize.loop.history import values_of
+from epsopt.optimize.loop.policy import FIRST_RUNS
+from epsopt.optimize.loop.stopping import Decision, Stopper
+from epsopt.optimize.targets import Target
+from epsopt.studies.kinds import ActiveRun, Measured
+from epsopt.studies.loop.ledger import Plan
+from epsopt.studies.loop.scene import Scene
+from epsopt.studies.project.file import Project
+from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.decoding.recombination import is_recombined
+
+WORTH = 0.5
+"""Of what an epoch of the best step was worth when the run was launched: less is not worth going on."""
+
+GRACE = 2.0
+"""Epochs that every run is given."""
+
+
+class WorthStopper:
+    """Stops a run whose epochs are expected to bring less than half of what its step was worth when it was launched.
+
+    What only looks around goes on; or, where nothing can be mixed, stopped after its grace.
+
+    Args:
+        project: objectives and bounds.
+        storage: where the study is.
+        catalogue: of all runs.
+        targets: if given, no run is stopped that may meet all of them.
+        read_again: seconds for which what was read is believed.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        storage: RDBStorage,
+        catalogue: Catalogue,
+        targets: Sequence[Target] = (),
+        *,
+        read_again: float = 30.0,
+    ) -> None:
+        self._project, self._targets, self._read_again = project, tuple(targets), read_again
+        self._storage, self._catalogue = storage, catalogue
+        self._read_at = -float("inf")
+        self._scene: Scene | None = None
+        self._model: CurveModel | None = None
+
+    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Measured]) -> Decision:
+        """Decide; the checkpoints are the run's own, measured, oldest first."""
+        plan = getattr(run, "plan", None)
+        steps = [c for c in checkpoints_so_far if c.epoch is not None and c.epoch > 0]
+        if not isinstance(plan, Plan):
+            return _go_on("it is no step of the policy")
+        if not steps:
+            return _go_on("its checkpoints do not say which epoch")
+        if plan.kind == "look":
+            stop = plan.probe and (steps[-1].epoch or 0) >= GRACE
+            return Decision(stop=stop, probability=float("nan"), reason="it only looks around")
+        if (steps[-1].epoch or 0) < GRACE:
+            return _go_on(f"within its first {GRACE:g} epochs")
+        scene = self._now()
+        others = [curve for name, curve in scene.curves.items() if name != run.name]
+        if len(others) < FIRST_RUNS:
+            return _go_on(f"only {len(others)} other runs: at least {FIRST_RUNS} are needed to judge one")
+        objectives = self._project.objectives
+        start = next((c for c in scene.checkpoints if c.path == run.init_from), None)
+        origin = None if scene.origin is None else scene.origin.values
+        so_far = Curve(
+            run.params,
+            np.array([float(c.epoch or 0) for c in steps]),
+            np.stack([values_of(c.metrics, objectives) for c in steps]),
+            origin if start is None else values_of(start.metrics, objectives),
+        )
+        stopper = Stopper(
+            scene.space, objectives, plan.length, targets=self._targets, worth=WORTH, grace=GRACE,
+            reference=np.array(plan.reference), bounds=self._project.bounds,
+        )  # fmt: skip
+        stopper.learn(others, model=self._learned(scene, others, plan.length), new_run=plan.worth)
+        return stopper.should_stop(run.name, so_far, length=plan.ends)
+
+    def _now(self) -> Scene:
+        if self._scene is None or time.monotonic() - self._read_at > self._read_again:
+            self._scene = Scene.read(self._project, self._storage, self._catalogue)
+            self._read_at = time.monotonic()
+        return self._scene
+
+    def _learned(self, scene: Scene, others: Sequence[Curve], length: float) -> CurveModel:
+        """Learn again when there are a tenth more runs; what runs measured since is known anyway."""
+        if self._model is None or len(others) > 1.1 * len(self._model.curves):
+            self._model = fit_curves(
+                scene.space, self._project.objectives, others, length=length, bounds=self._project.bounds
+            )
+        objectives = self._project.objectives
+        mixed = [values_of(c.metrics, objectives) for c in scene.checkpoints if is_recombined(c)]
+        return replace(self._model, others=np.stack(mixed) if mixed else None)
+
+
+def _go_on(reason: str) -> Decision:
+    return Decision(stop=False, probability=float("nan"), reason=reason)

@@ -1,0 +1,291 @@
+"""The policy put together from the database: the same next step for whoever asks, and mixtures as steps."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from epsopt.optimize.space import Parameter, Space
+from epsopt.studies import open_storage
+from epsopt.studies.loop import following
+from epsopt.studies.loop import ledger as ledger_module
+from epsopt.studies.loop.claims import claim, finish, give_back
+from epsopt.studies.loop.following import Follower, known, make_policy, running, told_config
+from epsopt.studies.loop.ledger import Budget, Ledger, MeasuredMixture, plan_of, remember_mixtures, written
+from epsopt.studies.loop.placing import as_start, front_family, place, shaping
+from epsopt.studies.loop.queue import config_of, proposed_trials, record_step
+from epsopt.studies.loop.scene import Scene
+from epsopt.zoo import Catalogue, ingest
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.recombination import is_recombined
+from epsopt.zoo.errors import UsageError
+from epsopt.zoo.records import Checkpoint, Lineage
+
+from .test_mixing import CALM, UP, hook, tiny  # noqa: F401 - fixtures
+
+COMMAND = ("train", "--lr", "{lr}", ("--epochs", "{epochs}"), ("--init-from", "{init_from}"))
+
+
+@pytest.fixture
+def studied(tiny):  # noqa: F811
+    """Runs of two epochs from one base, a hook, and a program that can be told everything."""
+    project, catalogue = tiny
+    project = replace(project, command=COMMAND)
+    return project, open_storage(project.storage), catalogue
+
+
+@pytest.fixture
+def quiet(studied, monkeypatch):
+    """The same without a hook; the runs that are there suffice to learn from."""
+    monkeypatch.setattr(following, "PROBES", 4)
+    project, storage, catalogue = studied
+    return replace(project, evaluate=None), storage, catalogue
+
+
+@pytest.fixture
+def cheap(monkeypatch) -> float:
+    """What measuring a mixture costs: so little that mixtures come first."""
+    monkeypatch.setattr(ledger_module, "EVALUATION", 0.1)
+    return 0.1
+
+
+def follower(studied, until: float = 1000.0, **options) -> Follower:
+    project, storage, catalogue = studied
+    return Follower(project, storage, catalogue, until=until, **options)
+
+
+def plans(studied) -> list:
+    return [plan_of(t.user_attrs) for t in proposed_trials(studied[1], "tiny")]
+
+
+def test_a_mixture_is_measured_there_and_then_and_the_next_step_knows_it(studied, cheap):
+    project, storage, catalogue = studied
+    told: list[str] = []
+    follower(studied, tell=told.append).queue(1)
+    mixed = [c for c in catalogue.checkpoints() if is_recombined(c)]
+    ledger = Ledger.read(storage, catalogue, "tiny")
+    assert mixed
+    assert len(mixed) == len(ledger.mixtures) == len(told)
+    assert told[0].startswith("mixed_001/mixed_000.pt ")
+    for text, mixture in zip(told, ledger.mixtures, strict=True):
+        assert ("joined the front, hypervolume +" in text) == (mixture.brought > 0.0)
+    assert ledger.mixtures[0].cost == cheap, "nobody knows yet how long an epoch takes"
+    assert ledger.mixtures[0].seconds > 0.0
+    (plan,) = plans(studied)
+    assert plan.kind in ("run", "branch"), "in the end it is a run"
+    scene = Scene.read(project, storage, catalogue)
+    with WeightDecoder(project.evaluate) as decoder:
+        placed = place(decoder, project, scene.checkpoints, scene.family)
+    assert {c.sha256 for c in mixed} <= {c.sha256 for c in placed.checkpoints}
+    assert known(scene, placed).mixed.shape == (len(mixed), 2)
+
+
+def test_a_base_that_runs_name_is_read_with_them(quiet, tmp_path):
+    project, _, _ = quiet
+    with Catalogue(f"sqlite:///{tmp_path / 'new.db'}") as catalogue:
+        storage = open_storage(catalogue.url)
+        for i in range(4):  # as a worker does, run by run
+            ingest(catalogue, project.runs / f"run_{i}", root=project.runs, jobs=1)
+        assert Scene.read(project, storage, catalogue).origin is None
+        Follower(project, storage, catalogue, until=1000.0).queue(1)
+        scene = Scene.read(project, storage, catalogue)
+    assert scene.origin.key == ""
+    assert scene.origin.values[0] == 0.0
+    assert len(scene.curves) == 4, "the base is no run"
+    assert all(c.start[0] == 0.0 for c in scene.curves.values())
+    (trial,) = scene.ledger.trials
+    plan = plan_of(trial.user_attrs)
+    assert (plan.kind == "branch") == ("init_from" in trial.user_attrs)
+
+
+def test_without_a_hook_nothing_is_mixed(studied):
+    project, storage, catalogue = studied
+    Follower(replace(project, evaluate=None), storage, catalogue, until=1000.0).queue(1)
+    assert not any(is_recombined(c) for c in catalogue.checkpoints())
+    assert len(plans(studied)) == 1
+
+
+def test_a_hook_that_fails_is_told_in_a_line_and_a_run_is_chosen(studied, cheap, tmp_path, monkeypatch):
+    (tmp_path / "broken_hook.py").write_text('def evaluate(state):\n    raise ValueError("no such layer")\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    project, storage, catalogue = studied
+    told: list[str] = []
+    broken = replace(project, evaluate="broken_hook:evaluate")
+    Follower(broken, storage, catalogue, until=1000.0, tell=told.append).queue(1)
+    assert len(told) == 1
+    assert told[0].startswith("no mixture was measured: the evaluate hook 'broken_hook:evaluate'")
+    assert len(plans(studied)) == 1
+    assert not Ledger.read(storage, catalogue, "tiny").mixtures
+
+
+def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, tmp_path):
+    project, storage, catalogue = studied
+    follower(studied).queue(2)
+    steps = []
+    for _ in range(2):
+        scene = Scene.read(project, storage, catalogue)
+        step = make_policy(scene).next(known(scene, None), running(scene))
+        steps.append((step.kind, step.promised, step.worth, dict(step.candidate.config), step.candidate.start))
+    assert steps[0][:4] == steps[1][:4]
+    assert (steps[0][4] and steps[0][4].key) == (steps[1][4] and steps[1][4].key)
+    with sqlite3.connect(tmp_path / "epsopt.db") as one, sqlite3.connect(tmp_path / "other.db") as two:
+        one.backup(two)  # as another machine would see it
+    url = f"sqlite:///{tmp_path / 'other.db'}"
+    with Catalogue(url) as other:
+        Follower(project, open_storage(url), other, until=1000.0).queue(3)
+    follower(studied).queue(3)
+    there, here = (proposed_trials(open_storage(u), "tiny")[2] for u in (url, project.storage))
+    assert config_of(there) == config_of(here)
+    assert there.user_attrs["step"] == here.user_attrs["step"]
+    assert config_of(here) != config_of(proposed_trials(storage, "tiny")[1]), "what waits is not proposed again"
+
+
+def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
+    _, storage, catalogue = quiet
+    follower(quiet).queue(1)
+    (trial,) = proposed_trials(storage, "tiny")
+    kind = plan_of(trial.user_attrs).kind
+    believed = make_policy(Scene.read(*quiet))._credit.trust(kind, 1.0)
+    study = storage.get_study_id_from_name("tiny/proposals")
+    taken = claim(storage, study, "me", {}, lambda _: None)
+    assert running(Scene.read(*quiet))[0].epochs == plan_of(trial.user_attrs).epochs
+    assert make_policy(Scene.read(*quiet))._credit.trust(kind, 1.0) == believed, "it has not ended"
+    finish(storage, taken.trial_id, TrialState.PRUNED, None, {})
+    policy = make_policy(Scene.read(*quiet))
+    assert policy._credit.trust(kind, 1.0) < believed
+    assert policy._last == kind
+    assert running(Scene.read(*quiet)) == []
+    remember_mixtures(catalogue, "tiny", [MeasuredMixture(0.5, 0.0, 0.5, 1.0)])
+    assert make_policy(Scene.read(*quiet))._credit.trust("mixture", 1.0) < 0.1
+
+
+def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once(quiet):
+    _, storage, catalogue = quiet
+    follower(quiet).queue(1)
+    study = storage.get_study_id_from_name("tiny/proposals")
+    budget = Budget(20, storage, catalogue, "tiny")
+    before = make_policy(Scene.read(*quiet))
+    first = claim(storage, study, "me", {}, lambda _: None)
+    curve = [{"epoch": e, "path": f"/a/{e}.pt", "metrics": {}} for e in (1, 2)]
+    storage.set_trial_user_attr(first.trial_id, "checkpoints", curve)
+    give_back(storage, study, first.trial_id, "interrupted")
+    assert (budget.spent, budget.left()) == (2, 18)
+    again = claim(storage, study, "you", {}, lambda _: None)
+    assert budget.resumed(again.attributes) == 2
+    more = [{"epoch": 3, "path": "/b/3.pt", "metrics": {}}]
+    finish(storage, again.trial_id, TrialState.PRUNED, None, {"checkpoints": more})
+    assert budget.spent == 3, "it went on from where the first attempt ended"
+    after = make_policy(Scene.read(*quiet))
+    assert (before._looks, before._last) == (after._looks, after._last)
+    assert len(after._credit._promised) == 1
+
+
+def test_mixtures_cost_what_their_seconds_are_in_epochs(studied):
+    project, storage, catalogue = studied
+    remember_mixtures(catalogue, "tiny", [MeasuredMixture(0.1, 0.1, 0.5, 3.0)])
+    assert Ledger.read(storage, catalogue, "tiny").evaluation == 0.5
+    record_step(storage, "tiny", project.objectives, project.space, {"lr": 0.5}, None, {})
+    taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
+    finish(storage, taken.trial_id, TrialState.COMPLETE, [0.0, 0.0], {"checkpoints": [{"epoch": 1, "path": "/1"}]})
+    ledger = Ledger.read(storage, catalogue, "tiny")
+    (trial,) = ledger.trials
+    epoch = max((trial.datetime_complete - trial.datetime_start).total_seconds(), 1e-3)
+    assert ledger.evaluation == pytest.approx(3.0 / epoch)
+    assert ledger.spent == 1.5
+
+
+def test_no_run_is_given_more_than_is_left(quiet):
+    follower(quiet, until=5.0, length=4.0).queue(9)
+    epochs = [p.epochs for p in plans(quiet)]
+    assert sum(epochs) == 5
+    assert max(epochs) <= 4
+    follower(quiet, until=5.0, length=4.0).queue(9)
+    assert len(plans(quiet)) == len(epochs)
+
+
+def test_a_hyperparameter_may_say_how_long_a_run_is_within_its_range():
+    space = Space((Parameter("epochs", "int", 3, 9), Parameter("lr", "float")))
+    assert told_config(space, {"epochs": 7, "lr": 0.1}, "epochs", 5) == {"epochs": 5, "lr": 0.1}
+    assert told_config(space, {"epochs": 7, "lr": 0.1}, "epochs", 2) == {"epochs": 3, "lr": 0.1}
+    assert told_config(space, {"epochs": 7, "lr": 0.1}, None, 2) == {"epochs": 7, "lr": 0.1}
+
+
+def test_a_program_that_cannot_be_told_gets_whole_branches(studied):
+    project, storage, catalogue = studied
+    deaf = replace(project, command=("train", "{lr}", ("--init-from", "{init_from}")), evaluate=None)
+    scene = Scene.read(deaf, storage, catalogue)
+    assert (scene.told, scene.told_by, scene.length) == (False, None, 2.0)
+    assert make_policy(scene)._branch_epochs == 2.0
+    rigid = Scene.read(replace(deaf, command=("train", "{lr}")), storage, catalogue)
+    assert make_policy(rigid)._branch_epochs is None
+
+
+def test_where_the_files_are_gone_runs_start_where_runs_start(quiet):
+    project, storage, catalogue = quiet
+    for path in project.runs.glob("run_*/*.pt"):
+        path.unlink()
+    Follower(project, storage, catalogue, until=1000.0).queue(1)
+    (trial,) = proposed_trials(storage, "tiny")
+    assert trial.user_attrs["step"]["kind"] == "run"
+    assert "init_from" not in trial.user_attrs
+
+
+def test_where_nothing_says_how_long_a_run_is_that_is_an_error(tmp_path, studied):
+    with Catalogue(f"sqlite:///{tmp_path / 'new.db'}") as empty:
+        storage = open_storage(empty.url)
+        with pytest.raises(UsageError, match=r"how long is a whole run.*--length EPOCHS"):
+            make_policy(Scene.read(studied[0], storage, empty))
+        scene = Scene.read(studied[0], storage, empty, 6.0)
+        assert make_policy(scene).next(known(scene, None)).kind == "look"
+
+
+def made(run: int, lineage: int, sha: str, up: float, calm: float, signature: str = "s", **config) -> Checkpoint:
+    return Checkpoint(
+        run, run, f"run_{run}", f"/{sha}.pt", sha, 1, {"up": up, "calm": calm}, config, signature, lineage, 9
+    )
+
+
+def test_runs_that_name_another_run_s_checkpoint_are_of_its_family():
+    checkpoints = [made(0, 1, "base", 0.0, 0.0), made(1, 2, "a", 0.5, 0.5), made(2, 3, "branch", 0.9, 0.9)]
+    lineages = [Lineage(1, "s", "/base.pt", False, "base"), Lineage(2, "s", "/base.pt", True, "base"),
+                Lineage(3, "s", "/a.pt", True, "a")]  # fmt: skip
+    family = front_family(checkpoints, lineages, [UP, CALM])
+    assert (family.base.sha256, family.declared, family.lineages) == ("base", True, {1, 2, 3})
+    strangers = [*lineages[:2], Lineage(3, "s", "/x.pt", True, "x")]
+    apart = [*checkpoints, made(3, 1, "c", 0.1, 1.5)]
+    assert front_family(apart, strangers, [UP, CALM]) is None, "the front is of two"
+    assert front_family(checkpoints[:1], [], [UP, CALM]) is None
+
+
+def test_hyperparameters_that_shape_the_network_are_kept_by_those_that_start_from_it():
+    space = Space((Parameter("width", "int", 1, 64), Parameter("lr", "float"), Parameter("batch", "int", 1, 64)))
+    runs = [
+        made(0, 1, "a", 0.0, 0.0, "s", width=8, lr=0.1, batch=16),
+        made(1, 2, "b", 0.0, 0.0, "t", width=9, batch=16),
+    ]
+    (width,) = shaping(runs, space)
+    assert as_start(runs[0], [UP, CALM], [width]).fixed == {"width": 8}
+    assert as_start(replace(runs[0], hyperparameters={"width": 99}), [UP, CALM], [width]).fixed == {}
+    assert shaping(runs[:1], space) == []
+
+
+def test_one_run_that_diverged_does_not_move_what_is_just_not_good_enough(studied):
+    project, storage, catalogue = studied
+    scene = Scene.read(project, storage, catalogue)
+    far = replace(scene.checkpoints[0], metrics={"up": -1e9, "calm": -1e9})
+    moved = replace(scene, checkpoints=(*scene.checkpoints, far))
+    front_range = np.ptp(scene.measured, axis=0)
+    assert np.all(scene.reference - moved.reference <= front_range)
+    assert np.all(moved.reference >= scene.measured.min(axis=0) - front_range)
+
+
+def test_epochs_are_counted_where_no_checkpoint_says_its_own(studied):
+    project, storage, _ = studied
+    record_step(storage, "tiny", project.objectives, project.space, {"lr": 0.5}, None,
+                {"checkpoints": [{"epoch": None}, {"epoch": None}]})  # fmt: skip
+    (trial,) = proposed_trials(storage, "tiny")
+    assert written(trial) == [1, 2]
