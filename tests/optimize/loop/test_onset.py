@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,18 @@ def test_a_delay_that_a_run_contradicts_is_none(contradiction: Curve) -> None:
     agreeing = [run([0, 3], delay=3, warmup=1), run([0, 1], delay=1, warmup=4)]
     assert {g.delay for g in learn_onsets(SPACE, agreeing).groups} == {None, "delay"}
     assert {g.delay for g in learn_onsets(SPACE, [*agreeing, contradiction]).groups} == {None}
+
+
+def test_between_checkpoints_a_block_may_have_begun_at_any_epoch() -> None:
+    def every_other(curve: Curve) -> Curve:
+        assert curve.moved is not None
+        return replace(curve, steps=curve.steps[1::2], values=curve.values[1::2], moved=curve.moved[1::2])
+
+    sparse = [every_other(run([0, o], delay=o, warmup=4 - o, epochs=8)) for o in (3, 4, 2)]
+    assert {g.delay for g in learn_onsets(SPACE, sparse).groups} == {None, "delay"}
+    wrong = [every_other(run([0, 4], delay=d, epochs=8)) for d in (3, 6)]
+    for contradiction in wrong:
+        assert {g.delay for g in learn_onsets(SPACE, [*sparse, contradiction]).groups} == {None}
 
 
 def test_a_run_that_ended_within_its_delay_contradicts_nothing() -> None:
