@@ -2,8 +2,9 @@
 
 Two models say what to try. One knows what lies between the three checkpoints of the front that dominate most
 (optimize/merging.py): it is nearly always right, and soon has no more to offer. The other, a process over weight space,
-takes all of up to two dozen checkpoints, part by part, and goes beyond them (optimize/loop/mixing.py): what it promises
-is far more, and mostly not kept. Each is believed by what its mixtures brought so far (Credit).
+takes all of up to two dozen checkpoints, along the way from one to another or to the base, and part by part beyond them
+(optimize/loop/mixing.py): what it promises beyond is far more, and mostly not kept. Each of the three kinds of step is
+believed by what its mixtures brought so far (Credit).
 
 A mixture that was measured is known from then on as any checkpoint is: what it has in common with all others follows
 from its coefficients.
@@ -21,14 +22,15 @@ from epsopt.optimize.loop.credit import Credit, worth_staying
 from epsopt.studies.merges import disagreements
 from epsopt.studies.project.file import Project
 from epsopt.studies.sources import Sources, only_finite
-from epsopt.studies.steps import BEYOND, Known, Part
+from epsopt.studies.steps import ALONG, BETWEEN, BEYOND, Known, Part
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined
 from epsopt.zoo.records import Checkpoint
 
 _DOUBT = 0.4  # of Credit's: where much is trained already a mixture brings tenths of a percent, and dozens could fail
-_EXPERIENCE = (0.2, 0.015)  # what steps beyond promised and brought before: on the demo's zoo a dozen, .40 and .016
+_STEPS, _EXPERIENCE = 12, (0.028, 0.002)  # what each step beyond promised and brought before, on the demo's zoo
+_FIRST = {BEYOND: 0.075}  # and so what one is worth where that is forgotten
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Tried:
     """A mixture that was measured.
 
     Attributes:
-        kind: whose idea it was: ``between`` or ``beyond``.
+        kind: whose idea it was: ``between``, ``along`` or ``beyond`` (:mod:`epsopt.studies.steps`).
         why: it was tried, in words.
         recombination: what it is made of.
         parts: the same, part by part.
@@ -91,9 +93,10 @@ class Mixed:
 
 
 def fresh_credit() -> Credit:
-    """Return what either model is believed before its mixtures were measured."""
-    credit = Credit()
-    credit.learn(BEYOND, *_EXPERIENCE)
+    """Return what steps of each kind are believed before any was measured."""
+    credit = Credit(_FIRST)
+    for _ in range(_STEPS):
+        credit.learn(BEYOND, *_EXPERIENCE)
     return credit
 
 
@@ -149,7 +152,8 @@ def mix(
     while len(tried) < budget and stopped is None:
         tell("measuring mixtures", len(tried) / budget)
         volume = known.volume()
-        ideas = [(s, s.promised * credit.trust(s.kind, _DOUBT * volume / unit)) for s in known.ideas(rng, seed)]
+        worths = {kind: credit.trust(kind, _DOUBT * volume / unit) for kind in (BETWEEN, ALONG, BEYOND)}
+        ideas = [(step, step.promised * worths[step.kind]) for step in known.ideas(rng, seed, worths.__getitem__)]
         if not ideas:
             stopped = "none of the checkpoints moved away from the base"
             break

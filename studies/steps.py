@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +10,7 @@ import numpy as np
 from botorch.exceptions.errors import ModelFittingError
 from numpy.typing import NDArray
 
-from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
+from epsopt.optimize.loop.mixing import Mixture, MixtureKind, WeightSpace, choose_mixture
 from epsopt.optimize.merge_model import next_mixture
 from epsopt.optimize.merging import choose_parents
 from epsopt.optimize.pareto import hypervolume, non_dominated
@@ -25,10 +25,15 @@ from epsopt.zoo.decoding.recombination import Parent, Recombination
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
 
-BETWEEN, BEYOND = "between", "beyond"
-"""What credit calls the steps of the two models."""
+BETWEEN, ALONG, BEYOND = "between", "along", "beyond"
+"""What credit calls the steps of the model of three parents, and the two kinds of the process over weight space."""
 
-_WHY = {BETWEEN: "between checkpoints of the front", BEYOND: "parts stretched, shrunk or exchanged"}
+_WHY = {
+    BETWEEN: "between checkpoints of the front",
+    ALONG: "on the way between two checkpoints, or from the base to one",
+    BEYOND: "parts stretched, shrunk or exchanged",
+}
+_OF_PROCESS: Mapping[MixtureKind, str] = {"between": ALONG, "beyond": BEYOND}
 
 _PARENTS = 3  # of the front, to look between
 _DRAWS = 64  # of what a mixture may measure
@@ -55,7 +60,7 @@ class Step:
     """A mixture that might be measured.
 
     Attributes:
-        kind: whose idea it is: ``between`` or ``beyond``.
+        kind: whose idea it is: ``between``, ``along`` or ``beyond``.
         coefficients: ``(parts, known)``.
         why: it is tried, in words.
         predicted: ``{"value", "low", "high"}`` of each objective, with 90 % intervals; None: no model said anything.
@@ -101,9 +106,15 @@ class Known:
         values = None if base is None else measured_table([base.metrics], self._objectives)[0]
         return values if values is not None and np.isfinite(values).all() else None
 
-    def ideas(self, rng: np.random.Generator, seed: int) -> list[Step]:
-        """Return what either model would measure next, by what is known of all others."""
-        return [step for step in (self._next_between(rng, seed), self._next_beyond(rng)) if step is not None]
+    def ideas(self, rng: np.random.Generator, seed: int, trust: Callable[[str], float]) -> list[Step]:
+        """Return what either model would measure next, by what is known of all others.
+
+        Args:
+            rng: draws candidates and what they may measure.
+            seed: of the model of three parents.
+            trust: what a promise of each kind of step is worth.
+        """
+        return [step for step in (self._next_between(rng, seed), self._next_of_all(rng, trust)) if step is not None]
 
     def _next_between(self, rng: np.random.Generator, seed: int) -> Step | None:
         if len(self._parents) < 2:
@@ -138,15 +149,15 @@ class Known:
         except ModelFittingError:  # so few measurements may be anything; after a step beyond it is tried again
             return None
 
-    def _next_beyond(self, rng: np.random.Generator) -> Step | None:
+    def _next_of_all(self, rng: np.random.Generator, trust: Callable[[str], float]) -> Step | None:
         mixture = choose_mixture(
             self._space, self._values, self._objectives, base=self._base_values, reference=self.reference,
-            bounds=self._bounds, rng=rng,
+            bounds=self._bounds, trust=lambda kind: trust(_OF_PROCESS[kind]), rng=rng,
         )  # fmt: skip
         if mixture is None:
             return None
-        predicted = _predicted(mixture, self._objectives)
-        return Step(BEYOND, mixture.coefficients, _WHY[BEYOND], predicted, self._promise(predicted, rng))
+        predicted, kind = _predicted(mixture, self._objectives), _OF_PROCESS[mixture.kind]
+        return Step(kind, mixture.coefficients, _WHY[kind], predicted, self._promise(predicted, rng))
 
     @property
     def _space(self) -> WeightSpace:

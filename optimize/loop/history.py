@@ -31,20 +31,24 @@ def past_curves(checkpoints: Sequence[Checkpoint], space: Space, objectives: Seq
         run started is known if the checkpoint that it names is among the checkpoints.
     """
     measured = {c.path: values_of(c.metrics, objectives) for c in checkpoints}
+    curves = {}
+    for name, trained in trained_runs(checkpoints, space).items():
+        config = trained[-1].hyperparameters
+        values = np.stack([measured[c.path] for c in trained])
+        if np.isfinite(values).any():
+            start = next((measured[str(config[s])] for s in STARTS if str(config.get(s)) in measured), None)
+            active = {p.name: config[p.name] for p in space.active(config)}
+            curves[name] = Curve(active, np.array([c.epoch for c in trained], dtype=np.float64), values, start)
+    return curves
+
+
+def trained_runs(checkpoints: Sequence[Checkpoint], space: Space) -> dict[str, list[Checkpoint]]:
+    """Return of every run that the space describes the checkpoints after its start, one for each epoch, in order."""
     runs: dict[str, dict[int, Checkpoint]] = {}
     for c in checkpoints:
         if c.epoch is not None and c.epoch > 0 and not is_recombined(c) and space.describes(c.hyperparameters):
             runs.setdefault(c.run, {})[c.epoch] = c
-    curves = {}
-    for name, by_epoch in runs.items():
-        epochs = sorted(by_epoch)
-        config = by_epoch[epochs[-1]].hyperparameters
-        values = np.stack([measured[by_epoch[e].path] for e in epochs])
-        if np.isfinite(values).any():
-            start = next((measured[str(config[s])] for s in STARTS if str(config.get(s)) in measured), None)
-            active = {p.name: config[p.name] for p in space.active(config)}
-            curves[name] = Curve(active, np.array(epochs, dtype=np.float64), values, start)
-    return curves
+    return {name: [by_epoch[e] for e in sorted(by_epoch)] for name, by_epoch in runs.items()}
 
 
 def values_of(metrics: Mapping[str, Any], objectives: Sequence[Objective]) -> Floats:

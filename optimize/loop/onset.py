@@ -84,7 +84,7 @@ def learn_onsets(space: Space, curves: Sequence[Curve]) -> Onsets:
 
 
 def _onset(curve: Curve) -> Floats:
-    """``(blocks,)`` epochs before each block moved; inf: it never did."""
+    """``(blocks,)`` last epoch of which it is known that a block had not moved; inf: it never did."""
     assert curve.moved is not None
     moving = curve.moved > STILL
     before = np.concatenate([[0.0], curve.steps[:-1]])
@@ -127,8 +127,13 @@ def _delays(name: str, curves: Sequence[Curve], onsets: Floats) -> bool:
         if not math.isfinite(onset):
             if curve.steps[-1] > float(said):
                 return False
-        elif onset != math.ceil(float(said)):
+        elif not onset <= math.ceil(float(said)) < _after(curve, onset):
             return False
         else:
             agreeing += _AGREEING if onset > 0.0 else 1
     return agreeing >= _AGREEING
+
+
+def _after(curve: Curve, onset: float) -> float:
+    """The first measured epoch after this one: checkpoints may be epochs apart, and an attempt goes on from another."""
+    return float(curve.steps[np.searchsorted(curve.steps, onset, side="right")])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +130,7 @@ class Policy:
         self._bounds, self._seed = bounds, seed
         self._rng, self._credit = np.random.default_rng(seed), Credit(_FIRST)
         self._looks = self._learned_from = 0
+        self._looked: list[dict[str, Any]] = []  # what a program says of itself may differ in the last digit
         self._last = ""
         self._model: CurveModel | None = None
 
@@ -182,14 +183,16 @@ class Policy:
             kind = step.kind if step.mixture is None else step.mixture.kind
             self._credit.learn(kind, step.promised * share, brought)
 
-    def recall(self, kinds: Sequence[str]) -> None:
+    def recall(self, kinds: Sequence[str], looked: Sequence[Mapping[str, Any]] = ()) -> None:
         """Take note of steps that another process took, so that this policy goes on where that one ended.
 
         What they brought is told by :meth:`learn`, step by step, as ever.
 
         Args:
             kinds: of all steps before the next one, in order.
+            looked: configurations of the looks among them, as they were chosen: none is chosen again.
         """
+        self._looked = [dict(config) for config in looked]
         launched = [kind for kind in kinds if kind != "mixture"]
         self._looks, self._last = launched.count("look"), launched[-1] if launched else ""
         self._rng = np.random.default_rng([self._seed, len(kinds)])  # what was drawn before is not drawn again
@@ -249,9 +252,11 @@ class Policy:
     def _look(self, known: Known, running: Sequence[Candidate]) -> Step:
         """The liveliest of the next few points of an even cover of the space, the earlier the better."""
         onsets, there = learn_onsets(self._space, known.curves), [dict(c.config) for c in (*known.curves, *running)]
-        ahead = [c for c in self._space.spread(self._looks + _LOOKED_AHEAD, self._seed) if c not in there]
+        cover = self._space.spread(self._looks + _LOOKED_AHEAD, self._seed)
+        ahead = [c for c in cover if c not in there and c not in self._looked] or cover[self._looks :]
         config = max(ahead[:_LOOKED_AHEAD], key=lambda c: onsets.liveliness(c, self._look_epochs))
         self._looks += 1
+        self._looked.append(dict(config))
         short = self._branch_epochs if known.weights is not None and self._branch_epochs else self._look_epochs
         brief = bool(onsets.groups) and onsets.liveliness(config, short) > _LIVELY
         candidate = Candidate(config, self._origin, short if brief else self._look_epochs)

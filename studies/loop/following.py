@@ -10,20 +10,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.optimize.loop.choice import Candidate, Start
 from epsopt.optimize.loop.history import values_of
+from epsopt.optimize.loop.mixing import Mixture, on_way
 from epsopt.optimize.loop.policy import BRANCH_EPOCHS, FIRST_RUNS, Known, Policy, Step
 from epsopt.optimize.space import Config, Space
 from epsopt.studies.folders import new_folder, suffix_for
-from epsopt.studies.loop.ledger import MeasuredMixture, Plan, plan_of, remember_mixtures, told_epochs
-from epsopt.studies.loop.placing import Placed, as_start, place, shaping
+from epsopt.studies.loop.ledger import MeasuredMixture, Plan, plan_of, remember_mixtures, told_epochs, was_started
+from epsopt.studies.loop.placing import Floats, Placed, as_start, place, shaping
 from epsopt.studies.loop.queue import config_of, record_step
 from epsopt.studies.loop.run import folder_of
 from epsopt.studies.loop.scene import Scene, whole_rows
@@ -43,7 +45,8 @@ LOOK = 6.0
 PROBES = 8
 """Runs that only look around where nothing can be mixed: stopped after their grace, many short ones teach more."""
 
-_REMEMBERED = 32  # steps of each kind; older ones hardly count (Credit)
+_REMEMBERED = 32  # steps that were runs; older ones hardly count (Credit)
+_LOOKED = "looked"  # attribute: the configuration of a look before it was told how many epochs it has
 
 
 def make_policy(scene: Scene, *, seed: int = 0) -> Policy:
@@ -62,16 +65,26 @@ def make_policy(scene: Scene, *, seed: int = 0) -> Policy:
     )  # fmt: skip
     planned = [(t, p) for t in ledger.trials if (p := plan_of(t.user_attrs)) is not None]
     again = {n for t in ledger.trials for n in t.system_attrs.get("retry_history", ())}
-    policy.recall(
-        [*(p.kind for t, p in planned if "retry_of" not in t.user_attrs), *("mixture" for _ in ledger.mixtures)]
-    )
-    ended = [(t, p) for t, p in planned if t.state.is_finished() and t.number not in again and p.kind != "look"]
+    first = [(t, p) for t, p in planned if "retry_of" not in t.user_attrs]
+    looked = [t.user_attrs.get(_LOOKED, config_of(t)) for t, p in first if p.kind == "look"]
+    policy.recall([*(p.kind for _, p in first), *("mixture" for _ in ledger.mixtures)], looked)
+    ended = [
+        (t, p) for t, p in planned
+        if t.state.is_finished() and t.number not in again and p.kind != "look" and was_started(t)
+    ]  # fmt: skip
     for trial, plan in ended[-_REMEMBERED:]:
         step = Step("branch" if plan.kind == "branch" else "run", plan.promised, plan.worth, plan.cost)
         policy.learn(step, scene.brought(trial, plan.reference), taken=max(ledger.paid(trial), 1))
-    for mixture in ledger.mixtures[-_REMEMBERED:]:
-        policy.learn(Step("mixture", mixture.promised, 0.0, mixture.cost), mixture.brought)
+    for mixture in ledger.mixtures:
+        policy.learn(_step_of(mixture, len(scene.project.objectives)), mixture.brought)
     return policy
+
+
+def _step_of(mixture: MeasuredMixture, objectives: int) -> Step:
+    """A mixture as the step that it was, as far as the policy learns from it."""
+    unknown = np.full(objectives, np.nan)
+    chosen = Mixture(np.zeros((1, 0)), mixture.promised, unknown, unknown, unknown, mixture.kind)
+    return Step("mixture", mixture.promised, 0.0, mixture.cost, mixture=chosen)
 
 
 def running(scene: Scene) -> list[Candidate]:
@@ -81,19 +94,50 @@ def running(scene: Scene) -> list[Candidate]:
     run_in = {folder: c.run for c in scene.checkpoints for folder in Path(c.path).parents}
     out = []
     for trial in scene.ledger.under_way:
-        config, path = config_of(trial), trial.user_attrs.get("init_from")
+        config = config_of(trial)
         if not scene.space.describes(config):
             continue
-        active = {p.name: config[p.name] for p in scene.space.active(config)}
-        start = scene.origin if path is None else Start(path, values[path]) if path in values else None
         run = None
         if trial.state == TrialState.RUNNING:
             run = places.get(run_in.get(folder_of(scene.project, trial), ""))
         done = 0.0 if run is None else float(list(scene.curves.values())[run].steps[-1])
         epochs = float(told_epochs(trial) or scene.length)
         if epochs > done:
-            out.append(Candidate(active, start, epochs, run, done))
+            out.append(Candidate(_active(scene, config), _start(scene, trial, values), epochs, run, done))
     return out
+
+
+def failed(scene: Scene) -> list[Candidate]:
+    """Return runs of the study that ended before anything was measured, in none of their attempts.
+
+    Not those whose program could not be started, nor those that somebody stopped: they say nothing of what was to run.
+    """
+    objectives, trials = scene.project.objectives, scene.ledger.trials
+    values = {c.path: values_of(c.metrics, objectives) for c in scene.checkpoints}
+    measured = {f for path, row in values.items() if np.isfinite(row).any() for f in Path(path).parents}
+    again = {n for t in trials for n in t.system_attrs.get("retry_history", ())}
+    folders = {t.number: folder_of(scene.project, t) for t in trials}
+    out = []
+    for trial in trials:
+        config = config_of(trial)
+        attempts = [trial.number, *trial.system_attrs.get("retry_history", ())]
+        over = trial.state == TrialState.FAIL and trial.number not in again and was_started(trial)
+        if over and scene.space.describes(config) and not any(folders[n] in measured for n in attempts):
+            epochs = float(max(scene.ledger.paid(trial), 1))
+            out.append(Candidate(_active(scene, config), _start(scene, trial, values), epochs))
+    return out
+
+
+def _active(scene: Scene, config: Mapping[str, Any]) -> Config:
+    return {p.name: config[p.name] for p in scene.space.active(config)}
+
+
+def _start(scene: Scene, trial: FrozenTrial, values: Mapping[str, Floats]) -> Start | None:
+    """What a trial's run starts from, as far as it was measured."""
+    path = trial.user_attrs.get("init_from")
+    if path is None:
+        return scene.origin
+    return Start(path, values[path]) if path in values else None
 
 
 def known(scene: Scene, placed: Placed | None) -> Known:
@@ -102,14 +146,21 @@ def known(scene: Scene, placed: Placed | None) -> Known:
     fixed = shaping(scene.checkpoints, scene.space)
     usable = scene.usable if placed is None else placed.checkpoints
     mixed = [values_of(c.metrics, objectives) for c in scene.checkpoints if is_recombined(c)]
-    trained = sum(float(c.steps[-1]) for c in scene.curves.values())
+    nothing = failed(scene)
+    trained = sum(float(c.steps[-1]) for c in scene.curves.values()) + sum(c.epochs for c in nothing)
     return Known(
-        list(scene.curves.values()),
+        [replace(curve, moved=_moved(scene, placed, name)) for name, curve in scene.curves.items()],
         [as_start(c, objectives, fixed) for c in usable],
         np.stack(mixed) if mixed else None,
         None if placed is None else placed.space,
         trained + sum(m.cost for m in scene.ledger.mixtures),
+        nothing,
     )
+
+
+def _moved(scene: Scene, placed: Placed | None, name: str) -> Floats | None:
+    start = scene.starts.get(name)
+    return None if placed is None or start is None else placed.moved(scene.trained[name], start)
 
 
 class Follower:
@@ -208,7 +259,9 @@ class Follower:
         )  # fmt: skip
         init_from = candidate.start.key if candidate.start is not None and candidate.start.key else None
         config = told_config(scene.space, candidate.config, scene.told_by, epochs)
-        said = {"step": plan.to_json()}
+        said: dict[str, Any] = {"step": plan.to_json()}
+        if plan.kind == "look" and config != candidate.config:
+            said[_LOOKED] = dict(candidate.config)
         record_step(
             self._storage, self._project.name, self._project.objectives, scene.space, config, init_from, said
         )  # fmt: skip
@@ -236,11 +289,22 @@ class Follower:
         values = values_of(measured, objectives)[None]
         before = scene.volume(scene.measured, scene.reference.tolist())
         brought = scene.volume(whole_rows(np.vstack([scene.measured, values])), scene.reference.tolist()) - before
-        new = MeasuredMixture(step.promised, brought, step.cost, seconds)
+        new = MeasuredMixture(
+            step.promised, brought, step.cost, seconds, mixture.kind, str(path), *_way(placed, mixture)
+        )
         remember_mixtures(self._catalogue, self._project.name, [*scene.ledger.mixtures, new])
         gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
         joined = f"joined the front, {gain}" if brought > 0.0 else "added nothing to the front"
         return f"{self._folder.name}/{path.name} {joined}; it cost {step.cost:.2g} epochs"
+
+
+def _way(placed: Placed, mixture: Mixture) -> tuple[tuple[str, str], float] | tuple[None, None]:
+    """Contents of the two checkpoints that a mixture lies between, and its share of the way from the second."""
+    found = on_way(mixture.coefficients)
+    if found is None:
+        return None, None
+    end, start, share = found
+    return (placed.checkpoints[end].sha256, placed.base if start is None else placed.checkpoints[start].sha256), share
 
 
 def _most(space: Space, by: str | None) -> int:

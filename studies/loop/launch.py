@@ -90,10 +90,14 @@ class Training:
                 self._process.stdin.close()
         return status
 
+    def was_started(self, status: int) -> bool:
+        """Whether there was a program to end with this status: the guardian says when none could be started."""
+        return status != CANNOT_START or "could not be started" not in last_words(self.launch.out)
+
     def failure(self, status: int) -> str:
         """Say in one line how the program ended and what it said last."""
         said = last_words(self.launch.out)
-        if status == CANNOT_START and "could not be started" in said:
+        if not self.was_started(status):
             return f"{said}; check train.command in epsopt.toml"
         how = f"exit status {status}" if status >= 0 else f"ended by {signal.Signals(-status).name}"
         return f"{how}: {said}"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -19,8 +19,14 @@ from optuna.trial import FrozenTrial, TrialState
 from epsopt.studies.loop.queue import proposed_trials
 from epsopt.zoo.catalogue import Catalogue
 
+if TYPE_CHECKING:
+    from epsopt.optimize.loop.mixing import MixtureKind
+
 EVALUATION = 0.5
 """Epochs that measuring a mixture costs, until it is known how long evaluations and epochs take."""
+
+NOT_STARTED = "not_started"
+"""Attribute of a failed trial whose program could not be started."""
 
 _ARTIFACT = "steps"
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
@@ -79,12 +85,27 @@ class MeasuredMixture:
         brought: what it added.
         cost: epochs that it counts as: what measuring one was known to cost when it was chosen.
         seconds: that decoding and measuring it took.
+        kind: of a mixture (:class:`epsopt.optimize.loop.mixing.Mixture`).
+        path: of its file.
+        ends: content hashes of the two checkpoints that it lies between, whole network alike; None: it does not.
+        share: of the way from the second of them to the first.
     """
 
     promised: float
     brought: float
     cost: float
     seconds: float
+    kind: MixtureKind = "beyond"
+    path: str | None = None
+    ends: tuple[str, str] | None = None
+    share: float | None = None
+
+    def on_way(self, start: str) -> tuple[str, float] | None:
+        """Return which checkpoint it lies on the way to from this one, and at what share of it; None: it does not."""
+        if self.ends is None or self.share is None or start not in self.ends:
+            return None
+        end, other = self.ends
+        return (end, self.share) if start == other else (other, 1.0 - self.share)
 
 
 @dataclass(frozen=True)
@@ -103,7 +124,7 @@ class Ledger:
     def read(storage: RDBStorage, catalogue: Catalogue, project: str) -> Ledger:
         """Read it from the database."""
         kept = catalogue.get_artifact(_ARTIFACT, project)
-        mixtures = [] if kept is None else [MeasuredMixture(*row) for row in json.loads(kept[0])]
+        mixtures = [] if kept is None else [_mixture(row) for row in json.loads(kept[0])]
         return Ledger(tuple(proposed_trials(storage, project)), tuple(mixtures))
 
     @property
@@ -154,8 +175,18 @@ class Ledger:
 
 def remember_mixtures(catalogue: Catalogue, project: str, mixtures: Sequence[MeasuredMixture]) -> None:
     """Keep what mixtures promised and brought, for whoever goes on."""
-    rows = [[m.promised, m.brought, m.cost, m.seconds] for m in mixtures]
+    rows = [[getattr(m, f.name) for f in fields(m)] for m in mixtures]
     catalogue.put_artifact(_ARTIFACT, project, json.dumps(rows).encode(), {})
+
+
+def _mixture(row: Sequence[Any]) -> MeasuredMixture:
+    found = MeasuredMixture(*row)
+    return found if found.ends is None else replace(found, ends=(found.ends[0], found.ends[1]))
+
+
+def was_started(trial: FrozenTrial) -> bool:
+    """Whether a trial's program ever ran: one that cannot be started says nothing of its hyperparameters."""
+    return trial.datetime_start is not None and not trial.user_attrs.get(NOT_STARTED)
 
 
 def written(trial: FrozenTrial) -> list[int]:

@@ -23,11 +23,12 @@ from epsopt.studies.project.file import Project
 from epsopt.studies.sources import MOST_SOURCES, Sources, is_there, only_finite
 from epsopt.studies.steps import Known as Mixable
 from epsopt.zoo.decoding.decoder import WeightDecoder
-from epsopt.zoo.decoding.recombination import Parent
+from epsopt.zoo.decoding.recombination import Parent, is_recombined
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.records import Checkpoint, Lineage
 
 _READ = 8 << 30  # bytes of checkpoints that are read before each step
+_ROUNDING = 1e-12  # of the squared distances from the base that a difference of two of them is the rest of
 Floats = NDArray[np.float64]
 
 
@@ -51,8 +52,10 @@ class Family:
 def front_family(
     checkpoints: Sequence[Checkpoint], lineages: Sequence[Lineage], objectives: Sequence[Objective]
 ) -> Family | None:
-    """Return the family that the whole measured front is of; None: it is of several, or nothing is measured."""
-    measured = [c for c in checkpoints if np.isfinite(values_of(c.metrics, objectives)).all()]
+    """Return the family that the whole front of what was trained is of; None: of several, or nothing is measured."""
+    # Mixtures are of the family of what they were mixed from, however far out they lie.
+    trained = [c for c in checkpoints if not is_recombined(c)]
+    measured = [c for c in trained if np.isfinite(values_of(c.metrics, objectives)).all()]
     if not measured:
         return None
     roots = _roots(checkpoints, lineages)
@@ -118,12 +121,31 @@ class Placed:
         space: where they lie.
         mixable: writes coefficients as a recombination of their files.
         labels: names of all, by content hash.
+        base: content hash of what differences are taken from.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     space: WeightSpace
     mixable: Mixable
     labels: Mapping[str, str]
+    base: str
+
+    def moved(self, run: Sequence[Checkpoint], start: str) -> Floats | None:
+        """Return ``(epochs, blocks)`` how far a run's checkpoints moved from this one, relative to the base's norms.
+
+        None where the start or one of them was not placed: when a block began to move is known of whole runs only.
+        """
+        places = {c.sha256: i for i, c in enumerate(self.checkpoints)}
+        if any(c.sha256 not in places for c in run) or (start != self.base and start not in places):
+            return None
+        products, own = self.space.products, [places[c.sha256] for c in run]
+        squares = np.diagonal(products, axis1=1, axis2=2)
+        apart = squares[:, own]
+        if start != self.base:
+            both = apart + squares[:, [places[start]]]
+            apart = both - 2.0 * products[:, own, places[start]]
+            apart = np.where(apart > _ROUNDING * both, apart, 0.0)  # a base of zeros makes much of what rounding leaves
+        return np.asarray(np.sqrt(apart).T / np.maximum(self.space.norms, 1e-12))
 
 
 def place(decoder: WeightDecoder, project: Project, checkpoints: Sequence[Checkpoint], family: Family) -> Placed | None:
@@ -135,7 +157,9 @@ def place(decoder: WeightDecoder, project: Project, checkpoints: Sequence[Checkp
         EpsoptError: a file is gone or has changed, or the base is not finite.
     """
     own = measured_once(checkpoints, project.objectives, family.base.sha256)
-    own = [c for c in own if c.lineage_id in family.lineages]
+    shapes = {c.signature for c in own if c.lineage_id in family.lineages}
+    # A mixture far out looks like a network of its own; that it was no good is to be learned all the same.
+    own = [c for c in own if c.lineage_id in family.lineages or (is_recombined(c) and c.signature in shapes)]
     if len(own) < 2:
         return None
     table = measured_table([c.metrics for c in own], project.objectives)
@@ -151,8 +175,8 @@ def place(decoder: WeightDecoder, project: Project, checkpoints: Sequence[Checkp
     sources = Sources(family.base, family.base_checkpoint, chosen, len(front))
     parents = [Parent(c.path, c.sha256) for c in chosen]
     sources, products = only_finite(sources, decoder.products(parents, family.base))
-    mixable = Mixable(sources, products, project, checkpoints)
-    return Placed(sources.checkpoints, WeightSpace(products.products, products.norms), mixable, sources.labels)
+    mixable, space = Mixable(sources, products, project, checkpoints), WeightSpace(products.products, products.norms)
+    return Placed(sources.checkpoints, space, mixable, sources.labels, family.base.sha256)
 
 
 def measured_once(

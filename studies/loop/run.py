@@ -18,7 +18,7 @@ from epsopt.optimize.space import Space
 from epsopt.studies.kinds import Decision, Stopper
 from epsopt.studies.loop.claims import finish
 from epsopt.studies.loop.launch import Launch, Training
-from epsopt.studies.loop.ledger import Plan, plan_of
+from epsopt.studies.loop.ledger import NOT_STARTED, Plan, plan_of
 from epsopt.studies.loop.queue import Taken, outcome_attributes
 from epsopt.studies.project.command import render_command
 from epsopt.studies.project.file import Project
@@ -142,7 +142,8 @@ def prepare(
         threads = max(1, _cores() // max(terms.jobs, 1))
         training = Training(Launch(tuple(arguments), out, project.cwd, threads, terms.grace))
     except EpsoptError as error:
-        finish(storage, taken.trial_id, TrialState.FAIL, None, {"failure": str(error), "provenance": "training failed"})
+        said = {"failure": str(error), "provenance": "training failed", NOT_STARTED: True}
+        finish(storage, taken.trial_id, TrialState.FAIL, None, said)
         return Ended(taken.number, out.name, out, taken.params, "fail", None, None, 0, str(error), 0.0, plan)
     return Run(project, storage, catalogue, taken, training, terms.watch, plan=plan)
 
@@ -304,6 +305,7 @@ class Run:
             said = {"stopped.probability": float(self.decision.probability), "stopped.reason": self.decision.reason}
         elif status != 0:
             state, values, failure = TrialState.FAIL, None, self.training.failure(status)
+            said = {} if self.training.was_started(status) else {NOT_STARTED: True}
         elif values is None:
             state, failure = TrialState.FAIL, self._nothing_measured(last)
         if self.spared is not None:

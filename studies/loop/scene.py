@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,11 +15,11 @@ from optuna.trial import FrozenTrial
 
 from epsopt.optimize.inference import infer_space
 from epsopt.optimize.loop.choice import Start
-from epsopt.optimize.loop.curves import Curve
-from epsopt.optimize.loop.history import past_curves, values_of
+from epsopt.optimize.loop.curves import Curve, OnWay
+from epsopt.optimize.loop.history import STARTS, past_curves, trained_runs, values_of
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.space import Space
-from epsopt.studies.loop.ledger import Ledger, plan_of, told_epochs
+from epsopt.studies.loop.ledger import Ledger, MeasuredMixture, plan_of, told_epochs
 from epsopt.studies.loop.placing import Family, front_family, measured_once
 from epsopt.studies.loop.run import cut_off, folder_of
 from epsopt.studies.loop.stopping import planned_length
@@ -27,7 +28,7 @@ from epsopt.studies.project.file import Project
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import UsageError
-from epsopt.zoo.records import Checkpoint
+from epsopt.zoo.records import Checkpoint, Lineage
 
 _BEYOND = 0.5  # of the front's range: how far beyond its worst values what is just not good enough lies
 Floats = NDArray[np.float64]
@@ -46,6 +47,7 @@ class Scene:
         family: that the measured front is of; None: of several.
         origin: the checkpoint that runs start from, if they share one and it was measured.
         asked_length: epochs of a whole run, where the user said it.
+        starts: content hash of the checkpoint that each run started from, by its name, where that is known.
     """
 
     project: Project
@@ -56,6 +58,7 @@ class Scene:
     family: Family | None
     origin: Start | None
     asked_length: float | None = None
+    starts: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def read(project: Project, storage: RDBStorage, catalogue: Catalogue, length: float | None = None) -> Scene:
@@ -68,13 +71,15 @@ class Scene:
         ledger = Ledger.read(storage, catalogue, project.name)
         trained = {c.run: c.hyperparameters for c in checkpoints if not is_recombined(c)}
         space = project.space or infer_space(list(trained.values()))
-        family = front_family(checkpoints, catalogue.lineages(), project.objectives)
+        lineages = catalogue.lineages()
+        family = front_family(checkpoints, lineages, project.objectives)
         origin = None
         if family is not None and family.declared and family.base_checkpoint is not None:
             values = values_of(family.base_checkpoint.metrics, project.objectives)
             origin = Start("", values) if np.isfinite(values).all() else None
-        curves = _curves(project, ledger, checkpoints, space, origin)
-        return Scene(project, ledger, tuple(checkpoints), space, curves, family, origin, length)
+        starts = _starts(project, ledger, checkpoints, lineages, family)
+        curves = _curves(project, ledger, checkpoints, space, starts)
+        return Scene(project, ledger, tuple(checkpoints), space, curves, family, origin, length, starts)
 
     @cached_property
     def length(self) -> float:
@@ -103,6 +108,11 @@ class Scene:
                 short.add(folder_of(self.project, trial))
         cut = {c.run for c in self.checkpoints if not short.isdisjoint(Path(c.path).parents)}
         return [curve for name, curve in self.curves.items() if name not in cut]
+
+    @cached_property
+    def trained(self) -> dict[str, list[Checkpoint]]:
+        """The checkpoints of each row of a curve, by the run's name."""
+        return trained_runs(self.checkpoints, self.space)
 
     @cached_property
     def told_by(self) -> str | None:
@@ -179,21 +189,76 @@ def whole_rows(table: Floats) -> Floats:
     return np.asarray(table[np.isfinite(table).all(axis=1)])
 
 
-def _curves(
-    project: Project, ledger: Ledger, checkpoints: Sequence[Checkpoint], space: Space, origin: Start | None
-) -> dict[str, Curve]:
-    """Curves by run; where a run started is known from its trial, its own words, or because all start there."""
-    folders = {folder_of(project, t): t.user_attrs.get("init_from") for t in ledger.trials}
-    values = {c.path: values_of(c.metrics, project.objectives) for c in checkpoints}
-    starts: dict[str, Floats | None] = {}
+def _starts(
+    project: Project,
+    ledger: Ledger,
+    checkpoints: Sequence[Checkpoint],
+    lineages: Sequence[Lineage],
+    family: Family | None,
+) -> dict[str, str]:
+    """Content of what each run started from: known from its trial, its own words, or because all start there."""
+    told = {folder_of(project, t): path for t in ledger.trials if (path := t.user_attrs.get("init_from")) is not None}
+    content = {c.path: c.sha256 for c in checkpoints}
+    declared = {known.id: known.reference_sha256 for known in lineages if known.declared}
+    shared = family.base.sha256 if family is not None and family.declared else None
+    out = {}
     for c in checkpoints:
-        path = next((folders[f] for f in Path(c.path).parents if f in folders), None)
-        if path is not None:
-            starts[c.run] = values.get(path)
+        path = next((told[f] for f in Path(c.path).parents if f in told), None) or _named(c, content)
+        start = declared.get(c.lineage_id, shared) if path is None else content.get(path)
+        if start is not None:
+            out[c.run] = start
+    return out
+
+
+def _named(checkpoint: Checkpoint, content: Mapping[str, str]) -> str | None:
+    """The catalogue's path of the checkpoint that one names as its start, in words or relative to its own folder."""
+    for name in STARTS:
+        said = checkpoint.hyperparameters.get(name)
+        if isinstance(said, str):
+            for path in (said, os.path.normpath(Path(checkpoint.path).parent / said)):
+                if path in content:
+                    return path
+    return None
+
+
+def _curves(
+    project: Project,
+    ledger: Ledger,
+    checkpoints: Sequence[Checkpoint],
+    space: Space,
+    starts: Mapping[str, str],
+) -> dict[str, Curve]:
+    """Curves by run, with what was measured where it started and on the way from there."""
+    values = {c.sha256: values_of(c.metrics, project.objectives) for c in checkpoints}
+    trained = trained_runs(checkpoints, space)
     out = {}
     for name, curve in past_curves(checkpoints, space, project.objectives).items():
-        start = starts.get(name, curve.start)
-        if start is None and name not in starts and origin is not None:
-            start = origin.values
-        out[name] = Curve(curve.config, curve.steps, curve.values, start)
+        begun = starts.get(name)
+        start = None if begun is None else values.get(begun)
+        if start is not None and not np.isfinite(start).all():
+            start = None
+        way = None if begun is None else _on_way(project, ledger.mixtures, checkpoints, trained[name], begun)
+        out[name] = replace(curve, start=start, on_way=way)
     return out
+
+
+def _on_way(
+    project: Project,
+    mixtures: Sequence[MeasuredMixture],
+    checkpoints: Sequence[Checkpoint],
+    own: Sequence[Checkpoint],
+    start: str,
+) -> OnWay | None:
+    """Mixtures that lie on the way from where a run started to one of its checkpoints, as they were measured."""
+    epochs = {c.sha256: float(c.epoch or 0) for c in own}
+    by_path = {c.path: c for c in checkpoints}
+    rows = []
+    for mixture in mixtures:
+        found = mixture.on_way(start)
+        if found is not None and found[0] in epochs and mixture.path in by_path:
+            measured = values_of(by_path[mixture.path].metrics, project.objectives)
+            rows.append((epochs[found[0]], found[1], measured))
+    if not rows:
+        return None
+    steps, shares, values = zip(*rows, strict=True)
+    return OnWay(np.array(steps), np.array(shares), np.stack(values))

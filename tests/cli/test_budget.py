@@ -87,11 +87,11 @@ def test_mixtures_are_steps_of_a_budget_too(young, tmp_path):
     (tmp_path / "budget_hooks.py").write_text(HOOK)
     with (tmp_path / "epsopt.toml").open("a") as file:
         file.write('[hooks]\nevaluate = "budget_hooks:evaluate"\n')
-    result = young("--budget", "16", "--length", "3", "--json")
+    result = young("--budget", "24", "--length", "3", "--json")
     assert result.status == 0, result.err
     check("work", result.document)
     spending = result.document["budget"]
-    assert 15 < spending["spent"] <= 16
+    assert 23 < spending["spent"] <= 24
     assert len(list((tmp_path / "runs").glob("mixed_*/*"))) == spending["mixtures"] == len(result.document["mixed"])
     assert {r["step"]["kind"] for r in result.document["runs"]} >= {"look"}
     assert len(result.document["runs"]) > 4

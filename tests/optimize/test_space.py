@@ -157,3 +157,18 @@ def test_spread_configurations_take_each_choice_and_half_of_each_range() -> None
         assert {c["encoder"] for c in eight} == {"frozen", "top", "full"}
         low = sum(float(c["lr"]) < 10**-2.5 for c in eight)
         assert low == 4
+
+
+def test_neighbours_of_neighbours_stay_within_the_range_and_do_not_gather_at_its_edges() -> None:
+    space, rng = Space((Parameter("x", "float", 0.0, 1.0),)), np.random.default_rng(0)
+    seen = []
+    for _ in range(200):
+        config = {"x": 0.02}
+        for _ in range(20):
+            config = space.perturb(config, rng, 0.15)
+        seen.append(float(config["x"]))
+    assert min(seen) >= 0.0
+    assert max(seen) <= 1.0
+    assert sum(x in (0.0, 1.0) for x in seen) <= 2, "clipped, a fifth of them would be at an edge"
+    far = [float(space.perturb({"x": 0.5}, rng, 5.0)["x"]) for _ in range(100)]
+    assert 0.0 <= min(far) <= max(far) <= 1.0

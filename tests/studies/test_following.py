@@ -7,32 +7,35 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from optuna.trial import TrialState
 
+from epsopt.optimize.loop.mixing import Mixture, WeightSpace
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage
-from epsopt.studies.loop import following
+from epsopt.studies.loop import following, placing
 from epsopt.studies.loop import ledger as ledger_module
 from epsopt.studies.loop.claims import claim, finish, give_back
-from epsopt.studies.loop.following import Follower, known, make_policy, running, told_config
+from epsopt.studies.loop.following import Follower, failed, known, make_policy, running, told_config
 from epsopt.studies.loop.ledger import Budget, Ledger, MeasuredMixture, plan_of, remember_mixtures, written
-from epsopt.studies.loop.placing import as_start, front_family, place, shaping
+from epsopt.studies.loop.placing import Placed, as_start, front_family, place, shaping
 from epsopt.studies.loop.queue import config_of, proposed_trials, record_step
 from epsopt.studies.loop.scene import Scene
-from epsopt.zoo import Catalogue, ingest
+from epsopt.zoo import Catalogue, ingest, load_weights
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint, Lineage
 
-from .test_mixing import CALM, UP, hook, tiny  # noqa: F401 - fixtures
+from .test_mixing import CALM, UP, hook, tiny, weights  # noqa: F401 - fixtures
 
 COMMAND = ("train", "--lr", "{lr}", ("--epochs", "{epochs}"), ("--init-from", "{init_from}"))
 
 
 @pytest.fixture
-def studied(tiny):  # noqa: F811
-    """Runs of two epochs from one base, a hook, and a program that can be told everything."""
+def studied(tiny, monkeypatch):  # noqa: F811
+    """Runs of two epochs from one base, as many as suffice, a hook, and a program that can be told everything."""
+    monkeypatch.setattr(following, "FIRST_RUNS", 4)
     project, catalogue = tiny
     project = replace(project, command=COMMAND)
     return project, open_storage(project.storage), catalogue
@@ -76,7 +79,8 @@ def test_a_mixture_is_measured_there_and_then_and_the_next_step_knows_it(studied
     assert ledger.mixtures[0].cost == cheap, "nobody knows yet how long an epoch takes"
     assert ledger.mixtures[0].seconds > 0.0
     (plan,) = plans(studied)
-    assert plan.kind in ("run", "branch"), "in the end it is a run"
+    assert plan.kind == "look", "four runs are fewer than the model of runs is asked with"
+    assert not plan.probe
     scene = Scene.read(project, storage, catalogue)
     with WeightDecoder(project.evaluate) as decoder:
         placed = place(decoder, project, scene.checkpoints, scene.family)
@@ -159,8 +163,11 @@ def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
     assert policy._credit.trust(kind, 1.0) < believed
     assert policy._last == kind
     assert running(Scene.read(*quiet)) == []
-    remember_mixtures(catalogue, "tiny", [MeasuredMixture(0.5, 0.0, 0.5, 1.0)])
-    assert make_policy(Scene.read(*quiet))._credit.trust("mixture", 1.0) < 0.1
+    mixtures = [MeasuredMixture(0.5, 0.0, 0.5, 1.0, "between")] * 10
+    remember_mixtures(catalogue, "tiny", [*mixtures, MeasuredMixture(0.1, 0.1, 0.5, 1.0, "beyond")])
+    credit = make_policy(Scene.read(*quiet))._credit
+    assert credit.trust("between", 1.0) < 0.1
+    assert credit.trust("beyond", 1.0) == pytest.approx((0.1 + 0.05 * 0.3) / 0.15), "its kinds are believed apart"
 
 
 def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once(quiet):
@@ -289,3 +296,192 @@ def test_epochs_are_counted_where_no_checkpoint_says_its_own(studied):
                 {"checkpoints": [{"epoch": None}, {"epoch": None}]})  # fmt: skip
     (trial,) = proposed_trials(storage, "tiny")
     assert written(trial) == [1, 2]
+
+
+def branched(studied) -> None:
+    """A run from the last checkpoint of another; its head stays where it was."""
+    project, _, catalogue = studied
+    before = project.runs / "run_1" / "epoch_002.pt"
+    for epoch in (1, 2):
+        state = load_weights(before)
+        state["body.0.weight"][0, 0] += 0.2 * epoch
+        path = project.runs / "branch" / f"epoch_{epoch:03d}.pt"
+        path.parent.mkdir(exist_ok=True)
+        about = {"config": {"lr": 0.5, "init_from": "../run_1/epoch_002.pt"}, "metrics": {"up": 0.3, "calm": 0.9}}
+        torch.save({"model_state_dict": state, "epoch": epoch, **about}, path)
+    assert not ingest(catalogue, project.runs / "branch", root=project.runs, jobs=1).failed
+
+
+def placed(studied) -> tuple[Scene, Placed]:
+    scene = Scene.read(*studied)
+    with WeightDecoder(studied[0].evaluate) as decoder:
+        found = place(decoder, studied[0], scene.checkpoints, scene.family)
+    assert found is not None
+    return scene, found
+
+
+def test_curves_say_how_far_each_block_moved_from_where_the_run_started(studied):
+    branched(studied)
+    scene, found = placed(studied)
+    base = load_weights(studied[0].runs / "base" / "epoch_000.pt")
+    curves = dict(zip(scene.curves, known(scene, found).curves, strict=True))
+    assert known(scene, None).curves[0].moved is None
+    for name, curve in curves.items():
+        start = base if name != "branch" else load_weights(studied[0].runs / "run_1" / "epoch_002.pt")
+        assert curve.moved.shape == (2, 3)
+        for epoch, row in enumerate(curve.moved, start=1):
+            state = load_weights(studied[0].runs / name / f"epoch_{epoch:03d}.pt")
+            blocks = [n for n, t in base.items() if t.is_floating_point()]
+            far = [float((state[n] - start[n]).double().norm() / base[n].double().norm()) for n in blocks]
+            assert row == pytest.approx(far, rel=1e-4, abs=1e-7)
+    assert curves["branch"].moved[:, 2].tolist() == [0.0, 0.0]
+    ends = [c.metrics["up"] for c in scene.checkpoints if c.run == "run_1"]
+    assert curves["branch"].start[0] == ends[-1], "relative to its own folder"
+
+
+def test_of_runs_that_are_not_placed_whole_nothing_is_said(studied, monkeypatch):
+    monkeypatch.setattr(placing, "_READ", 0)
+    monkeypatch.setattr(placing, "MOST_SOURCES", 5)
+    scene, found = placed(studied)
+    there = {c.sha256 for c in found.checkpoints}
+    assert len(there) == 5
+    whole = {name: all(c.sha256 in there for c in rows) for name, rows in scene.trained.items()}
+    said = dict(zip(scene.curves, (c.moved is not None for c in known(scene, found).curves), strict=True))
+    assert said == whole
+    assert {True, False} == set(said.values())
+
+
+def test_what_rounding_leaves_of_a_block_that_began_as_zeros_is_no_movement():
+    one, two = made(0, 1, "a", 0.0, 0.0), made(1, 1, "b", 0.0, 0.0)
+    products = np.full((2, 2, 2), 0.01)
+    products[0, 1, 1] = 0.04
+    products[1, 1, 1] += 1e-17
+    found = Placed((one, two), WeightSpace(products, np.array([1.0, 0.0])), None, {}, "base")
+    assert found.moved([two], "a")[0].tolist() == [pytest.approx(np.sqrt(0.03)), 0.0]
+    assert found.moved([two], "base")[0, 0] == pytest.approx(0.2)
+    assert found.moved([two], "elsewhere") is None
+    assert found.moved([two, made(2, 1, "c", 0.0, 0.0)], "a") is None
+
+
+def test_mixtures_on_a_run_s_way_are_known_with_it(studied):
+    branched(studied)
+    scene, found = placed(studied)
+    sha = {(c.run, c.epoch): c.sha256 for c in scene.checkpoints}
+    stands = {c.sha256: i for i, c in enumerate(found.checkpoints)}
+
+    def mixture(path: str, **shares: float) -> MeasuredMixture:
+        row = np.zeros((2, len(found.checkpoints)))
+        for name, share in shares.items():
+            row[:, stands[sha[name, 2]]] = share
+        nothing = np.zeros(2)
+        chosen = Mixture(row, 0.1, nothing, nothing, nothing, "between")
+        return MeasuredMixture(0.1, 0.0, 0.5, 1.0, "between", path, *following._way(found, chosen))
+
+    mixed = {c.run: c for c in scene.checkpoints if c.epoch == 1}  # what they measured is of no matter here
+    remember_mixtures(studied[2], "tiny", [
+        mixture(mixed["run_0"].path, run_2=0.3), mixture(mixed["run_2"].path, run_1=0.25, branch=0.75),
+        mixture(mixed["run_3"].path, run_2=0.5, run_3=0.5), mixture("/gone.pt", run_2=0.9),
+        MeasuredMixture(0.1, 0.0, 0.5, 1.0, "beyond", mixed["run_0"].path),
+    ])  # fmt: skip
+    curves = Scene.read(*studied).curves
+    ways = {name: c.on_way for name, c in curves.items() if c.on_way is not None}
+    assert set(ways) == {"run_2", "branch"}
+    for name, share, like in (("run_2", 0.3, "run_0"), ("branch", 0.75, "run_2")):
+        assert (ways[name].steps.tolist(), ways[name].shares.tolist()) == ([2.0], [share])
+        assert ways[name].values[0].tolist() == [mixed[like].metrics["up"], mixed[like].metrics["calm"]]
+
+
+def test_what_is_remembered_of_a_mixture_comes_back_as_it_was(studied):
+    _, storage, catalogue = studied
+    mixtures = (
+        MeasuredMixture(0.1, 0.2, 0.3, 0.4, "between", "/m.pt", ("a", "b"), 0.7), MeasuredMixture(0.1, 0.2, 0.3, 0.4),
+    )  # fmt: skip
+    remember_mixtures(catalogue, "tiny", mixtures)
+    assert Ledger.read(storage, catalogue, "tiny").mixtures == mixtures
+    assert mixtures[0].on_way("b") == ("a", 0.7)
+    assert mixtures[0].on_way("a") == ("b", pytest.approx(0.3))
+    assert mixtures[0].on_way("c") is mixtures[1].on_way("a") is None
+
+
+def test_mixtures_that_are_measured_are_remembered_with_kind_and_place(studied, cheap):
+    project, storage, catalogue = studied
+    follower(studied).queue(1)
+    scene, ledger = Scene.read(project, storage, catalogue), Ledger.read(storage, catalogue, "tiny")
+    by_path = {c.path: c for c in scene.checkpoints}
+    known_ones = {c.sha256 for c in scene.checkpoints}
+    assert ledger.mixtures
+    for mixture in ledger.mixtures:
+        assert is_recombined(by_path[mixture.path])
+        assert (mixture.ends is None) == (mixture.share is None)
+        assert mixture.kind == "between" or mixture.ends is None
+        assert mixture.ends is None or set(mixture.ends) <= known_ones
+    assert any(m.ends for m in ledger.mixtures)
+
+
+def ended(studied, config: dict, state: TrialState, init_from: str | None = None, **said: object) -> int:
+    """A run of the study that is over."""
+    project, storage, _ = studied
+    number = record_step(storage, "tiny", project.objectives, project.space, config, init_from, {})
+    study = storage.get_study_id_from_name("tiny/proposals")
+    taken = claim(storage, study, "me", {}, lambda _: None, number)
+    finish(storage, taken.trial_id, state, [0.1, 0.9] if state == TrialState.COMPLETE else None, said)
+    return number
+
+
+def test_runs_that_ended_before_anything_was_measured_are_known_as_failed(studied):
+    project, storage, _ = studied
+    start = next(c.path for c in Scene.read(*studied).checkpoints if c.run == "run_1")
+    unmeasured = [{"epoch": e, "path": f"/x/{e}.pt", "metrics": {"up": None, "calm": None}} for e in (1, 2, 3)]
+    ended(studied, {"lr": 0.91}, TrialState.FAIL, checkpoints=[])
+    ended(studied, {"lr": 0.92}, TrialState.FAIL, start, checkpoints=unmeasured)
+    ended(studied, {"lr": 0.93}, TrialState.FAIL, checkpoints=[], not_started=True)
+    ended(studied, {"lr": 0.94}, TrialState.PRUNED, checkpoints=[])
+    ended(studied, {"lr": 0.95}, TrialState.COMPLETE, checkpoints=[])
+    ended(studied, {"lr": 0.96}, TrialState.FAIL, checkpoints=[], folder=str(project.runs / "run_2"))
+    study = storage.get_study_id_from_name("tiny/proposals")
+    record_step(storage, "tiny", project.objectives, project.space, {"lr": 0.97}, None, {})
+    give_back(storage, study, claim(storage, study, "me", {}, lambda _: None).trial_id, "interrupted")
+    claim(storage, study, "me", {}, lambda _: "is none of this space")
+    scene = Scene.read(*studied)
+    found = failed(scene)
+    assert [(c.config["lr"], c.epochs, c.start.key) for c in found] == [(0.91, 1.0, ""), (0.92, 3.0, start)]
+    told = known(scene, None)
+    assert [c.config for c in told.failed] == [c.config for c in found]
+    assert told.spent == sum(c.steps[-1] for c in scene.curves.values()) + 4.0
+    step = make_policy(scene).next(told, running(scene))
+    assert all(abs(step.candidate.config["lr"] - lr) > 0.005 for lr in (0.91, 0.92))
+
+
+def test_an_attempt_that_measured_something_speaks_for_those_after_it(studied):
+    project, storage, _ = studied
+    record_step(storage, "tiny", project.objectives, project.space, {"lr": 0.9}, None, {})
+    study = storage.get_study_id_from_name("tiny/proposals")
+    first = claim(storage, study, "me", {}, lambda _: None)
+    storage.set_trial_user_attr(first.trial_id, "folder", str(project.runs / "run_2"))
+    give_back(storage, study, first.trial_id, "interrupted")
+    finish(storage, claim(storage, study, "me", {}, lambda _: None).trial_id, TrialState.FAIL, None, {})
+    assert failed(Scene.read(*studied)) == []
+
+
+def test_a_step_whose_program_could_not_be_started_broke_no_promise(quiet):
+    _, storage, _ = quiet
+    follower(quiet).queue(1)
+    (trial,) = proposed_trials(storage, "tiny")
+    kind = plan_of(trial.user_attrs).kind
+    believed = make_policy(Scene.read(*quiet))._credit.trust(kind, 1.0)
+    taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
+    finish(storage, taken.trial_id, TrialState.FAIL, None, {"not_started": True})
+    assert make_policy(Scene.read(*quiet))._credit.trust(kind, 1.0) == believed
+
+
+def test_a_look_that_was_told_its_epochs_by_a_hyperparameter_is_not_chosen_again(studied):
+    project, storage, catalogue = studied
+    space = Space((*project.space.parameters, Parameter("epochs", "int", 1, 40)))
+    young = replace(project, space=space, evaluate=None, command=("train", "{lr}", "{epochs}"))
+    Follower(young, storage, catalogue, until=1000.0, length=4.0).queue(4)
+    trials = proposed_trials(storage, "tiny")
+    assert [plan_of(t.user_attrs).kind for t in trials] == ["look"] * 4
+    assert {config_of(t)["epochs"] for t in trials} == {4}
+    assert len({config_of(t)["lr"] for t in trials}) == 4
+    for trial in trials:
+        assert trial.user_attrs["looked"]["lr"] == config_of(trial)["lr"]

@@ -14,7 +14,7 @@ import torch
 from epsopt.optimize.targets import Objective
 from epsopt.studies import load_project, mixing
 from epsopt.studies.loop.learning import Task, learn
-from epsopt.studies.mixing import Mixed, mix
+from epsopt.studies.mixing import Mixed, fresh_credit, mix
 from epsopt.studies.sources import MOST_SOURCES, Sources, choose_sources, only_finite
 from epsopt.studies.steps import Known, Step
 from epsopt.zoo import Catalogue, ingest, load_weights
@@ -106,11 +106,11 @@ def mixed(tiny, tmp_path, **options: object) -> Mixed:
 
 
 def test_mixtures_widen_the_front_and_are_saved_with_what_was_expected_of_them(tiny, tmp_path, hook):
-    found = mixed(tiny, tmp_path, budget=6, give_up=False)
-    assert len(found.tried) == 6
+    found = mixed(tiny, tmp_path, budget=7, give_up=False)
+    assert len(found.tried) == 7
     assert found.disagreements == ()
     assert found.joined
-    assert found.after > 1.02 * found.before
+    assert found.after > 1.04 * found.before
     assert found.after - found.before == pytest.approx(sum(t.brought for t in found.tried))
     for place in found.joined:
         tried, content = found.tried[place], torch.load(found.saved[place], weights_only=True)
@@ -121,10 +121,28 @@ def test_mixtures_widen_the_front_and_are_saved_with_what_was_expected_of_them(t
         named = {p["sha256"]: p["checkpoint"] for p in content["epsopt"]["parents"]}
         assert named.get(found.sources.base.sha256, "base:0") == "base:0"
         assert None not in named.values()
-    assert {t.kind for t in found.tried} == {"between", "beyond"}
+    assert {t.kind for t in found.tried} == {"between", "along", "beyond"}
     # Between checkpoints the network is one; beyond, blocks that moved little and blocks that moved much are two.
-    assert {len(t.parts) for t in found.tried if t.kind == "between"} == {1}
+    assert {len(t.parts) for t in found.tried if t.kind != "beyond"} == {1}
+    assert min(c for t in found.tried if t.kind != "beyond" for part in t.parts for c in part.coefficients) >= 0.0
     assert 2 in {len(t.parts) for t in found.tried if t.kind == "beyond"}
+
+
+def test_each_kind_of_step_is_credited_by_itself_and_those_beyond_are_hardly_believed_at_first(tiny, tmp_path):
+    credit = fresh_credit()
+    assert (credit.trust("between", 1.0), credit.trust("along", 1.0)) == (1.0, 1.0)
+    assert 0.05 < credit.trust("beyond", 1.0) < 0.1
+    for _ in range(20):
+        credit.learn("along", 0.1, 0.0)
+    found = mixed(tiny, tmp_path, budget=2, give_up=False, credit=credit)
+    assert {t.kind for t in found.tried} <= {"between", "beyond"}
+    credit = fresh_credit()
+    for kind in ("between", "beyond"):
+        for _ in range(20):
+            credit.learn(kind, 0.1, 0.0)
+    again = mixed(tiny, tmp_path / "again", budget=2, give_up=False, credit=credit)
+    assert {t.kind for t in again.tried} == {"along"}
+    assert all("on the way" in t.why for t in again.tried)
 
 
 def test_the_same_seed_gives_the_same_mixtures(tiny, tmp_path):

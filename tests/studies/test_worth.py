@@ -79,5 +79,5 @@ def test_with_few_other_runs_nothing_is_judged(stopper, monkeypatch):
     few = replace(scene, curves=dict(list(scene.curves.items())[:3]))
     monkeypatch.setattr(Scene, "read", staticmethod(lambda *_: few))
     decision = stopper.should_stop(Stepping({"a": 0.5, "b": 0.9}), checkpoints(99, 0.5, 0.9, 4))
-    assert (decision.stop, decision.reason) == (False, "only 3 other runs: at least 4 are needed to judge one")
+    assert (decision.stop, decision.reason) == (False, "only 3 other runs: at least 6 are needed to judge one")
     assert np.isnan(decision.probability)

@@ -14,7 +14,7 @@ def test_broken_promises_cost_trust_and_kept_ones_bring_it_back() -> None:
     credit = Credit()
     credit.learn("run", 0.05, 0.0)
     broken = credit.trust("run", 0.3)
-    assert broken < 0.2
+    assert broken == pytest.approx(1 / 3), "half of the usual promise is in doubt"
     assert credit.trust("mixture", 0.3) == 1.0
     credit.learn("run", 0.05, 0.05)
     assert broken < credit.trust("run", 0.3) < 1.0
@@ -35,3 +35,18 @@ def test_a_failed_trifle_hardly_counts() -> None:
 def test_what_is_enough_falls_with_the_epochs_that_were_spent() -> None:
     assert worth_staying(0.4, 100) == pytest.approx(PATIENCE * 0.004)
     assert worth_staying(0.0, 0) == 0.0
+
+
+def test_a_kind_that_goes_on_failing_is_hardly_believed() -> None:
+    credit = Credit()
+    for _ in range(10):
+        credit.learn("run", 0.05, 0.0)
+    assert credit.trust("run", 0.3) < 0.08
+
+
+def test_what_a_kind_is_believed_at_first_gives_way_to_what_it_brings() -> None:
+    credit = Credit(first={"beyond": 0.3})
+    assert credit.trust("beyond", 0.3) == pytest.approx(0.3)
+    assert credit.trust("between", 0.3) == 1.0
+    credit.learn("beyond", 0.05, 0.05)
+    assert credit.trust("beyond", 0.3) == pytest.approx((0.05 + 0.025 * 0.3) / 0.075)

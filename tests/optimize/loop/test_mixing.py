@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
+from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture, on_way
 from epsopt.optimize.pareto import hypervolume
 from epsopt.optimize.targets import Objective
 
@@ -110,3 +110,37 @@ def test_minimised_objectives_and_a_single_one_are_mixed_for_as_well() -> None:
         assert mixture is not None
         assert mixture.predicted.shape == (len(objectives),)
         assert (mixture.low <= mixture.high).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([[0.0, 0.4, 0.0]], (1, None, 0.4)),
+        ([[0.3, 0.0, 0.7], [0.3, 0.0, 0.7]], (2, 0, 0.7)),
+        ([[0.3, 0.0, 0.6]], None),  # between them and the base
+        ([[0.2, 0.3, 0.5]], None),
+        ([[0.0, 1.2, 0.0]], None),
+        ([[-0.2, 1.2, 0.0]], None),
+        ([[0.0, 0.4, 0.0], [0.0, 0.5, 0.0]], None),
+        ([[0.0, 0.0, 0.0]], None),
+    ],
+)
+def test_coefficients_say_which_way_a_mixture_lies_on(
+    rows: list[list[float]], expected: tuple[int, int | None, float] | None
+) -> None:
+    assert on_way(np.array(rows)) == expected
+
+
+def test_of_the_kind_that_is_not_believed_nothing_is_chosen() -> None:
+    toy = Toy(4)
+    for kind in ("between", "beyond"):
+        for seed in range(3):
+            mixture = choose_mixture(
+                toy.space, toy.values, OBJECTIVES, base=np.array([1.0, 0.0]), reference=REFERENCE,
+                trust=lambda k, kind=kind: float(k == kind), rng=np.random.default_rng(seed),
+            )  # fmt: skip
+            assert mixture is not None
+            assert mixture.kind == kind
+            alike = bool((mixture.coefficients == mixture.coefficients[:1]).all())
+            inside = mixture.coefficients.min() >= 0.0 and mixture.coefficients[0].sum() <= 1.0 + 1e-9
+            assert (alike and inside) == (kind == "between")
