@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from epsopt.optimize.clusters import Clustering, cluster
     from epsopt.optimize.inference import infer_space
     from epsopt.optimize.latent_search import ENGINES, Answer, SearchResult, search
-    from epsopt.optimize.loop.choice import Start
-    from epsopt.optimize.loop.curves import Curve
-    from epsopt.optimize.loop.mixing import WeightSpace
+    from epsopt.optimize.loop.choice import Candidate, Start
+    from epsopt.optimize.loop.curves import Curve, OnWay
+    from epsopt.optimize.loop.mixing import Mixture, WeightSpace, on_way
     from epsopt.optimize.loop.policy import Known, Policy, Step
     from epsopt.optimize.loop.sampler import EpsilonSampler
     from epsopt.optimize.loop.stopping import Decision, Stopper
@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINES",
     "Answer",
+    "Candidate",
     "Clustering",
     "Curve",
     "Decision",
     "EpsilonSampler",
     "Front",
     "Known",
+    "Mixture",
     "Neighbour",
     "Objective",
+    "OnWay",
     "Outlook",
     "Parameter",
     "PastRun",
@@ -62,6 +65,7 @@ __all__ = [
     "motion",
     "nearest",
     "non_dominated",
+    "on_way",
     "parse_targets",
     "past_runs",
     "propose",
@@ -73,6 +77,7 @@ __all__ = [
 # Loaded when first used (PEP 562): torch and BoTorch take seconds to import, and most commands need neither.
 _HOMES = {
     "Answer": "latent_search",
+    "Candidate": "loop.choice",
     "Clustering": "clusters",
     "Curve": "loop.curves",
     "Decision": "loop.stopping",
@@ -80,8 +85,10 @@ _HOMES = {
     "EpsilonSampler": "loop.sampler",
     "Front": "pareto",
     "Known": "loop.policy",
+    "Mixture": "loop.mixing",
     "Neighbour": "neighbours",
     "Objective": "targets",
+    "OnWay": "loop.curves",
     "Outlook": "outlook",
     "Parameter": "space",
     "PastRun": "proposals",
@@ -105,6 +112,7 @@ _HOMES = {
     "motion": "trajectory",
     "nearest": "neighbours",
     "non_dominated": "pareto",
+    "on_way": "loop.mixing",
     "parse_targets": "targets",
     "past_runs": "proposals",
     "propose": "proposals",

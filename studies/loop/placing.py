@@ -40,7 +40,7 @@ class Family:
         base: the reference of the first of them.
         base_checkpoint: the same in the catalogue; None: it is not there.
         declared: whether runs name it as what they start from.
-        lineages: their ids, of those with the tensors of the first one.
+        lineages: their ids, and those that mixtures founded, of those with the tensors of the first one.
     """
 
     base: Parent
@@ -61,12 +61,15 @@ def front_family(
     roots = _roots(checkpoints, lineages)
     table = measured_table([c.metrics for c in measured], objectives)
     front = non_dominated(table, [o.maximize for o in objectives]).indices
-    found = {roots.get(measured[i].lineage_id) for i in front}
-    root = found.pop()
+    mixed = {c.sha256 for c in checkpoints if is_recombined(c)}
+    # A mixture far out looks like a network of its own. It is none, nor is what was trained from it.
+    far_out = {known.id for known in lineages if roots[known.id] == known.id and known.reference_sha256 in mixed}
+    found = {roots.get(measured[i].lineage_id) for i in front} - far_out
+    root = found.pop() if found else None
     if found or root is None:
         return None
     base = next(known for known in lineages if known.id == root)
-    own = [known for known in lineages if roots[known.id] == root and known.signature == base.signature]
+    own = [k for k in lineages if roots[k.id] in (root, *far_out) and k.signature == base.signature]
     return Family(
         Parent(base.reference_path, base.reference_sha256),
         next((c for c in checkpoints if c.sha256 == base.reference_sha256), None),
@@ -157,9 +160,7 @@ def place(decoder: WeightDecoder, project: Project, checkpoints: Sequence[Checkp
         EpsoptError: a file is gone or has changed, or the base is not finite.
     """
     own = measured_once(checkpoints, project.objectives, family.base.sha256)
-    shapes = {c.signature for c in own if c.lineage_id in family.lineages}
-    # A mixture far out looks like a network of its own; that it was no good is to be learned all the same.
-    own = [c for c in own if c.lineage_id in family.lineages or (is_recombined(c) and c.signature in shapes)]
+    own = [c for c in own if c.lineage_id in family.lineages]
     if len(own) < 2:
         return None
     table = measured_table([c.metrics for c in own], project.objectives)

@@ -265,6 +265,21 @@ def test_runs_that_name_another_run_s_checkpoint_are_of_its_family():
     assert front_family(checkpoints[:1], [], [UP, CALM]) is None
 
 
+def test_what_lies_far_out_is_of_the_family_that_it_was_mixed_from_and_other_families_mixtures_are_not():
+    checkpoints = [
+        made(0, 1, "base", 0.0, 0.0), made(1, 1, "a", 0.5, 0.5), made(2, 2, "far", 0.1, 0.1, recombined=True),
+        made(3, 2, "from far", 0.4, 0.6), made(4, 3, "stranger", -1.0, -1.0),
+        made(5, 3, "its mixture", -0.9, -0.9, recombined=True),
+    ]  # fmt: skip
+    lineages = [Lineage(1, "s", "/base.pt", True, "base"), Lineage(2, "s", "/far.pt", False, "far"),
+                Lineage(3, "s", "/x.pt", False, "stranger")]  # fmt: skip
+    family = front_family(checkpoints, lineages, [UP, CALM])
+    assert (family.base.sha256, family.lineages) == ("base", {1, 2})
+    declared = [lineages[0], replace(lineages[1], declared=True), lineages[2]]
+    assert front_family(checkpoints, declared, [UP, CALM]).lineages == {1, 2}, "a run says that it started there"
+    assert front_family(checkpoints[2:4], lineages, [UP, CALM]) is None, "nothing says of which family it is"
+
+
 def test_hyperparameters_that_shape_the_network_are_kept_by_those_that_start_from_it():
     space = Space((Parameter("width", "int", 1, 64), Parameter("lr", "float"), Parameter("batch", "int", 1, 64)))
     runs = [

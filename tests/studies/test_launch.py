@@ -72,6 +72,9 @@ def test_a_program_that_is_not_there_is_named(tmp_path):
     training = Training(Launch(("no-such-program",), tmp_path / "out", tmp_path))
     assert "could not be started: no-such-program: No such file" in training.failure(training.close())
     assert "train.command" in training.failure(127)
+    assert not training.was_started(127)
+    (tmp_path / "out" / "stderr.txt").write_text("sh: 1: lr: not found")
+    assert training.was_started(127), "a program may end with this status itself"
 
 
 def test_a_stopped_program_gets_sigterm_and_may_end_well(tmp_path):

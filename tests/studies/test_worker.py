@@ -20,6 +20,7 @@ from epsopt.optimize.targets import Target
 from epsopt.studies import open_storage, record_proposals
 from epsopt.studies.loop.claims import reap
 from epsopt.studies.loop.goal import Goal
+from epsopt.studies.loop.ledger import was_started
 from epsopt.studies.loop.worker import Orders, Worker
 from epsopt.studies.project.file import Project
 from epsopt.zoo import Catalogue
@@ -104,6 +105,18 @@ def test_a_run_that_fails_says_why_and_the_worker_goes_on(loop):
     assert "no finite coverage, dist_corr" in ended[1].failure
     assert loop.trials()[0].user_attrs["failure"] == ended[0].failure
     assert loop.states() == ["FAIL", "FAIL", "COMPLETE"]
+    assert not any("not_started" in t.user_attrs for t in loop.trials())
+
+
+@pytest.mark.parametrize("command", [("no-such-program", "{lr}"), ("{python}", "{momentum}")])
+def test_a_trial_whose_program_cannot_be_started_says_so(loop, command):
+    loop.queue({})
+    broken = Loop(replace(loop.project, command=command))
+    (ended,) = broken.work()
+    assert ended.state == "fail"
+    (trial,) = loop.trials()
+    assert trial.user_attrs["not_started"] is True
+    assert was_started(trial) is False
 
 
 def test_failures_in_a_row_end_the_worker_with_a_sentence_and_leave_the_queue(loop):
