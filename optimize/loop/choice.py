@@ -283,7 +283,8 @@ def _best(model: CurveModel, reference: Floats | None) -> list[int]:
         start = np.empty((0, n)) if curve.start is None else curve.start[None, :n]
         before = hypervolume(start, reference, maximize) if len(start) else 0.0
         gains.append(hypervolume(np.concatenate([start, table]), reference, maximize) - before if len(table) else 0.0)
-    return np.argsort(-np.array(gains), kind="stable")[:_PARENTS].tolist()
+    best: list[int] = np.argsort(-np.array(gains), kind="stable")[:_PARENTS].tolist()
+    return best
 
 
 def _keep(space: Space, config: Config, start: Start | None, rng: np.random.Generator) -> Config:

@@ -251,7 +251,8 @@ class Policy:
 
     def _look(self, known: Known, running: Sequence[Candidate]) -> Step:
         """The liveliest of the next few points of an even cover of the space, the earlier the better."""
-        onsets, there = learn_onsets(self._space, known.curves), [dict(c.config) for c in (*known.curves, *running)]
+        onsets = learn_onsets(self._space, known.curves)
+        there = [dict(c.config) for c in known.curves] + [dict(c.config) for c in running]
         cover = self._space.spread(self._looks + _LOOKED_AHEAD, self._seed)
         ahead = [c for c in cover if c not in there and c not in self._looked] or cover[self._looks :]
         config = max(ahead[:_LOOKED_AHEAD], key=lambda c: onsets.liveliness(c, self._look_epochs))
