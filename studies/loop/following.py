@@ -145,12 +145,12 @@ def known(scene: Scene, placed: Placed | None) -> Known:
     objectives = scene.project.objectives
     fixed = shaping(scene.checkpoints, scene.space)
     usable = scene.usable if placed is None else placed.checkpoints
-    mixed = [values_of(c.metrics, objectives) for c in scene.checkpoints if is_recombined(c)]
+    mixed = [scene.told_of(c) for c in scene.checkpoints if is_recombined(c)]
     nothing = failed(scene)
     trained = sum(float(c.steps[-1]) for c in scene.curves.values()) + sum(c.epochs for c in nothing)
     return Known(
         [replace(curve, moved=_moved(scene, placed, name)) for name, curve in scene.curves.items()],
-        [as_start(c, objectives, fixed) for c in usable],
+        [replace(as_start(c, objectives, fixed), values=scene.told_of(c)) for c in usable],
         np.stack(mixed) if mixed else None,
         None if placed is None else placed.space,
         trained + sum(m.cost for m in scene.ledger.mixtures),

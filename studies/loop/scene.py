@@ -157,7 +157,7 @@ class Scene:
         than the ends of the front counts.
         """
         objectives = self.project.objectives
-        signs = np.array([1.0 if o.maximize else -1.0 for o in objectives])
+        signs = self._signs
         if not len(self.measured):
             return np.zeros(len(signs))
         gains = self.measured * signs
@@ -166,6 +166,26 @@ class Scene:
         corner = np.where(span > 0.0, front.min(axis=0) - _BEYOND * span, gains.min(axis=0)) * signs
         bounds = np.array([self.project.bounds.get(o.name, (-np.inf, np.inf)) for o in objectives])
         return np.asarray(corner.clip(bounds[:, 0], bounds[:, 1]))
+
+    def told_of(self, checkpoint: Checkpoint) -> Floats:
+        """``(m,)`` what models are told of a checkpoint: of a mixture, no worse than all that was trained.
+
+        One far out may be worse by thousands where a metric has no bounds. On that scale what was trained is all alike,
+        promises are thousands of fronts, and nothing but mixtures would ever be worth its cost.
+        """
+        values = values_of(checkpoint.metrics, self.project.objectives)
+        return np.maximum(values * self._signs, self._worst) * self._signs if is_recombined(checkpoint) else values
+
+    @property
+    def _signs(self) -> Floats:
+        return np.array([1.0 if o.maximize else -1.0 for o in self.project.objectives])
+
+    @cached_property
+    def _worst(self) -> Floats:
+        """``(m,)`` the worst of what was trained, larger is better; not better than what is just not good enough."""
+        rows = [values_of(c.metrics, self.project.objectives) for c in self.checkpoints if not is_recombined(c)]
+        table = whole_rows(np.stack(rows)) if rows else np.zeros((0, len(self._signs)))
+        return np.asarray(np.vstack([table, self.reference]) * self._signs).min(axis=0)
 
     def volume(self, table: Floats, reference: Sequence[float]) -> float:
         """Hypervolume of what was measured."""

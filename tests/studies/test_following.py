@@ -418,6 +418,8 @@ def test_what_is_remembered_of_a_mixture_comes_back_as_it_was(studied):
 def test_mixtures_that_are_measured_are_remembered_with_kind_and_place(studied, cheap):
     project, storage, catalogue = studied
     follower(studied).queue(1)
+    (plan,) = plans(studied)
+    assert plan.kind in ("run", "branch"), "in the end it is a run"
     scene, ledger = Scene.read(project, storage, catalogue), Ledger.read(storage, catalogue, "tiny")
     by_path = {c.path: c for c in scene.checkpoints}
     known_ones = {c.sha256 for c in scene.checkpoints}
@@ -428,6 +430,23 @@ def test_mixtures_that_are_measured_are_remembered_with_kind_and_place(studied, 
         assert mixture.kind == "between" or mixture.ends is None
         assert mixture.ends is None or set(mixture.ends) <= known_ones
     assert any(m.ends for m in ledger.mixtures)
+
+
+def test_a_mixture_far_out_does_not_make_all_that_was_trained_alike(studied):
+    scene, _ = placed(studied)
+    far = replace(
+        scene.checkpoints[-1], id=99, sha256="far", path="/far.pt", metrics={"up": -8e3, "calm": 0.9},
+        hyperparameters={"recombined": True},
+    )  # fmt: skip
+    worse = replace(scene, checkpoints=(*scene.checkpoints, far))
+    told = known(worse, None).mixed
+    trained = [c.metrics["up"] for c in scene.checkpoints]
+    assert told.tolist() == [[pytest.approx(min(*trained, scene.reference[0])), pytest.approx(0.9)]]
+    assert told[0, 0] <= worse.reference[0], "it counts for nothing that it is not"
+    assert worse.told_of(replace(far, hyperparameters={})).tolist() == [-8e3, 0.9], "what was trained is told as it is"
+    least = replace(scene.project, objectives=(replace(UP, maximize=False), CALM))
+    assert np.isnan(replace(worse, project=least).told_of(replace(far, metrics={"up": 8e3}))[1])
+    assert replace(worse, project=least).told_of(replace(far, metrics={"up": 8e3, "calm": 0.9}))[0] < 8e3
 
 
 def ended(studied, config: dict, state: TrialState, init_from: str | None = None, **said: object) -> int:
