@@ -174,7 +174,9 @@ class Scene:
         promises are thousands of fronts, and nothing but mixtures would ever be worth its cost.
         """
         values = values_of(checkpoint.metrics, self.project.objectives)
-        return np.maximum(values * self._signs, self._worst) * self._signs if is_recombined(checkpoint) else values
+        if not is_recombined(checkpoint):
+            return values
+        return np.asarray(np.maximum(values * self._signs, self._worst) * self._signs)
 
     @property
     def _signs(self) -> Floats:
