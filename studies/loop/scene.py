@@ -187,7 +187,7 @@ class Scene:
         """``(m,)`` the worst of what was trained, larger is better; not better than what is just not good enough."""
         rows = [values_of(c.metrics, self.project.objectives) for c in self.checkpoints if not is_recombined(c)]
         table = whole_rows(np.stack(rows)) if rows else np.zeros((0, len(self._signs)))
-        return np.asarray(np.vstack([table, self.reference]) * self._signs).min(axis=0)
+        return np.asarray((np.vstack([table, self.reference]) * self._signs).min(axis=0))
 
     def volume(self, table: Floats, reference: Sequence[float]) -> float:
         """Hypervolume of what was measured."""
