@@ -127,10 +127,9 @@ def test_what_a_killed_worker_left_is_gone_on_with(young, tmp_path):
     code = "from epsopt.cli.main import main; main()"
     log = (tmp_path / "log").open("wb")
     worker = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=tmp_path, stdout=log, stderr=log)
-    while written(tmp_path) < 3:
+    while written(tmp_path) < 3 or not trials(tmp_path)[0].user_attrs.get("checkpoints"):  # until the study was told
         assert worker.poll() is None, (tmp_path / "log").read_text()
-        time.sleep(0.05)
-    time.sleep(1.2)  # it has told the study of some of them
+        time.sleep(0.2)
     worker.kill()
     worker.wait()
     log.close()
