@@ -16,6 +16,7 @@ from epsopt.zoo.errors import EpsoptError, UsageError
 
 TARGET = 0.95
 MIXTURES = 12
+EPOCHS = 12
 _MARK = (
     ".epsopt-demo"  # tells a folder that the demo may start over in from one that it must not touch; holds its options
 )
@@ -41,7 +42,7 @@ def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: b
 
     Trains a base and a random sweep of fine-tuning runs, reads their checkpoints, learns the map, searches it for
     coverage >= 0.95 with the most structure, proposes the next runs, trains those, measures mixtures of all that was
-    trained, and says what came of it.
+    trained, spends a few epochs more step by step, and says what came of it.
     """
     from epsopt.cli.output import say
 
@@ -83,6 +84,7 @@ def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     _epsopt(5, "propose runs that widen the front", "propose", "-n", str(proposals), "--seed", str(seed))
     _train(jobs)
     _mix(seed)
+    _spend()
     return study
 
 
@@ -155,6 +157,7 @@ def _write_project() -> None:
             "--out",
             "{out}",
             ("--init-from", "{init_from}"),
+            ("--epochs", "{epochs}"),
             *arguments,
         ),
         evaluate="epsopt.demo.hooks:evaluate",
@@ -202,6 +205,19 @@ def _mix(seed: int) -> None:
     group.main(args=["ingest"], prog_name="epsopt", standalone_mode=False)
 
 
+def _spend() -> None:
+    from epsopt.cli.main import group
+    from epsopt.cli.output import say
+
+    asked = ["work", "--budget", str(EPOCHS)]
+    _stage(8, "spend some epochs one step after another", " ".join(["epsopt", *asked]))
+    say(
+        "A run from the base, a branch of a few epochs from a checkpoint of the front, or one more mixture: whatever is "
+        "worth most for each epoch that it costs, chosen anew after each. A run that is worth too little is stopped."
+    )
+    group.main(args=asked, prog_name="epsopt", standalone_mode=False)
+
+
 def _summary(*, as_json: bool) -> None:
     from epsopt.cli.outcome import outcome_json, show_accuracy, show_answers, show_gain, show_proposals
     from epsopt.cli.output import line, print_json, say
@@ -221,7 +237,7 @@ def _summary(*, as_json: bool) -> None:
     if as_json:
         print_json(outcome_json(report, target))
         return
-    _stage(8, "what came of it")
+    _stage(9, "what came of it")
     line(f"Target: coverage >= {TARGET:g}, then as much dist_corr as it goes.")
     line("")
     show_answers(Path("done").read_text(), project.objectives, storage)

@@ -59,13 +59,14 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
             measured = [WORDS.get(p.state, p.state), *("" for _ in names[1:])]
         else:
             measured = [texts[n](p.measured.get(n)) for n in names]
-        groups.append(Rows([[str(p.number), "predicted", *predicted], ["", "measured", *measured]]))
-    line("The proposed runs, predicted before they were trained and measured after:")
+        rows = [["predicted", *predicted], ["measured", *measured]] if p.point else [["measured", *measured]]
+        groups.append(Rows([[str(p.number) if i == 0 else "", *row] for i, row in enumerate(rows)]))
+    line("The proposed runs, as predicted before they were trained and as measured after:")
     print_table([Head("#"), Head("", "left"), *(Head(n) for n in names)], groups, keep=2)
     line("")
     for p in report.proposals:
         again = "" if p.retry_of is None else f" proposal {p.retry_of} once more"
-        line(f"{p.number}:{again}" + ("" if p.why is None else f" {WORDS.get(p.state, p.state)}, {p.why}"))
+        say(f"{p.number}:{again}" + ("" if p.why is None else f" {WORDS.get(p.state, p.state)}, {p.why}"))
         listed(", ".join(f"{n} {value(v)}" for n, v in p.params.items()))
         if p.init_from is not None:
             line(f"  from {short_path(p.init_from)}")

@@ -25,13 +25,18 @@ def test_the_demo_trains_searches_proposes_and_says_what_came_of_it(finished) ->
     assert result.status == 0, result.err
     for text in ("epsopt search --target-coverage 0.95", "proposal_000: trained", "Hypervolume of the measured front"):
         assert text in result.out
-    stages = [result.out.index(title) for title in ("6. train them", "7. mix what was trained", "8. what came of it")]
+    titles = ("6. train them", "7. mix what was trained", "8. spend some epochs", "9. what came of it")
+    stages = [result.out.index(title) for title in titles]
     assert stages == sorted(stages)
     assert "epsopt merge --wide --budget 12" in result.out
     named = [line.split()[-1] for line in result.out.splitlines() if line.strip().endswith(".pt")]
     assert named
     assert all((folder / "d" / path).is_file() for path in named)
-    assert all(len(line) <= 80 for line in result.out.splitlines() if "/" not in line)  # paths are never wrapped
+    # Paths are never wrapped, nor what a worker tells of a run.
+    assert all(
+        len(line) <= 80 for line in result.out.splitlines() if "/" not in line and not line.startswith("proposal_")
+    )
+    assert "of 12 epochs spent" in result.out
 
 
 @pytest.mark.slow
