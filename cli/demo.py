@@ -212,8 +212,8 @@ def _spend() -> None:
     asked = ["work", "--budget", str(EPOCHS)]
     _stage(8, "spend some epochs one step after another", " ".join(["epsopt", *asked]))
     say(
-        "A run from the base, a branch of a few epochs from a checkpoint of the front, or one more mixture: whatever is "
-        "worth most for each epoch that it costs, chosen anew after each. A run that is worth too little is stopped."
+        "A run from the base, a branch of a few epochs from a checkpoint of the front, or one more mixture: whatever "
+        "is worth most for each epoch, chosen anew after each step. A run that is worth too little is stopped."
     )
     group.main(args=asked, prog_name="epsopt", standalone_mode=False)
 
