@@ -21,6 +21,7 @@ random       configurations drawn at random
 tpe, nsga2   Optuna's samplers, conditional parameters as a define-by-run script asks for them
 gp           Optuna's GPSampler, inactive conditional parameters masked (set to one value); without, see gp-unmasked
 nehvi        BoTorch's qLogNEHVI over masked hyperparameters and final values
+-few         gp and nehvi after five random runs instead of ten, which is what Optuna's samplers and nehvi begin with
 epsopt       whole curves; a few runs to look around first; what an epoch is worth decides which run goes on, and
              whether the next one starts from the base or from a checkpoint of the front; between runs, mixtures of
              checkpoints that share a base are measured, each paid for with what measuring costs (`price`); -branch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from loop_workloads import Floats
 from epsopt.optimize.acquisition import noisy_improvement
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.space import Config, Space
+
+FEW = 5
+"""Random runs before a model is believed, of the peers that begin with fewer than ten, as is usual."""
 
 
 def random_search(trainer: Trainer, seed: int) -> None:
@@ -97,14 +101,14 @@ def _middle(distribution: Any) -> Any:
     return round(middle) if isinstance(distribution, optuna.distributions.IntDistribution) else middle
 
 
-def nehvi(trainer: Trainer, seed: int) -> None:
+def nehvi(trainer: Trainer, seed: int, *, first: int = 10) -> None:
     """QLogNEHVI on final values of masked hyperparameters, ten random runs first."""
     rng, space = np.random.default_rng(seed), trainer.workload.space
     signs = np.array([1.0 if o.maximize else -1.0 for o in trainer.workload.objectives])
     while trainer.left:
         began = time.process_time()
         config = space.sample(1, rng)[0]
-        if len(trainer.runs) >= 10:
+        if len(trainer.runs) >= first:
             finals = signs * np.array([trainer.final(r) for r in trainer.runs])
             config = _by_nehvi(space, [r.config for r in trainer.runs], finals, signs * trainer.reference, rng)
         trainer.ledger.seconds += time.process_time() - began
@@ -137,4 +141,6 @@ PEERS: Mapping[str, Method] = {
     "gp-unmasked": optuna_method(lambda s: optuna.samplers.GPSampler(seed=s), masked=False),
     "gp": optuna_method(lambda s: optuna.samplers.GPSampler(seed=s), masked=True),
     "nehvi": nehvi,
+    "gp-few": optuna_method(lambda s: optuna.samplers.GPSampler(seed=s, n_startup_trials=FEW), masked=True),
+    "nehvi-few": partial(nehvi, first=FEW),
 }
