@@ -27,7 +27,7 @@ from epsopt.optimize.latent_search import known_latents
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.reuse import Branch, best_branches, predict_branch
 from epsopt.optimize.scoring import Scorer, measured_table
-from epsopt.optimize.space import Config, Space
+from epsopt.optimize.space import Config, Key, Space
 from epsopt.optimize.targets import Objective, Target
 from epsopt.optimize.trajectory import run_paths
 from epsopt.surrogate.surrogate import Surrogate
@@ -43,6 +43,8 @@ _SHORTLIST = 96
 FEWEST_RUNS = 8
 """With fewer, a Gaussian process over a dozen hyperparameters says nothing."""
 _MOST_PENDING = 32
+_ROUNDS = 32
+"""Of random configurations, where the first ones hold too few that are new."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +153,8 @@ def propose(
     avoid: Sequence[Mapping[str, Any]] = (),
     pending: Sequence[Mapping[str, Any]] = (),
     starts: Sequence[Checkpoint] = (),
+    tried: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    fewer: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> list[Proposal]:
     """Propose the next training runs.
@@ -164,17 +168,21 @@ def propose(
         n: how many proposals.
         level: coverage of the intervals.
         seed: the same seed proposes the same.
-        avoid: configurations besides those of past runs that shall not be proposed again.
+        avoid: configurations besides those of past runs that shall not be proposed again from scratch.
         pending: configurations that run or wait, whose outcome is unknown: the batch keeps its distance from them.
-        starts: checkpoints that half of the runs may start from; the map knows them.
+        starts: checkpoints that half of the runs may start from, more where the space holds too few new
+            configurations; the map knows them.
+        tried: runs from checkpoints that shall not be proposed again: the start's content hash, hyperparameters.
+        fewer: whether to return what there is where that is less than ``n``.
         progress: called as ``progress(what, share done)``.
 
     Returns:
-        ``n`` different valid configurations that no past run had, the most valuable first.
+        ``n`` different runs that were not tried, the most valuable first, those that start from checkpoints last.
 
     Raises:
         EmptyCatalogue: too few usable past runs.
-        UsageError: ``n`` below one, a level outside (0, 1), or a space too small to hold ``n`` new configurations.
+        UsageError: ``n`` below one, a level outside (0, 1), or fewer than ``n`` new runs are found; with ``fewer``,
+            none is.
     """
     if n < 1:
         raise UsageError(f"the number of proposals is {n}, expected at least 1")
@@ -200,12 +208,14 @@ def propose(
     say("learning where hyperparameters lead", 0.0)
     forecast = fit_forecast(surrogate, space, usable, seed)
     say("weighing candidates", 0.5)
-    candidates = _candidates(space, usable, scorer, n, rng, avoid)
-    branches = best_branches(forecast, scorer, space, starts, candidates, measured_front(usable, scorer), (n + 1) // 2)
-    left = n - len(branches)
-    if len(candidates) < left:
+    candidates, others = _candidates(space, usable, scorer, n, rng, avoid)
+    branches = _branches(forecast, scorer, space, usable, starts, candidates, others, tried, n)
+    left = min(n - len(branches), len(candidates))
+    found = left + len(branches)
+    if found == 0 or (found < n and not fewer):
+        kinds = "configurations of the search space" + (" and branches of checkpoints" if starts else "")
         raise UsageError(
-            f"found only {len(candidates)} configurations of the search space that were not run yet, {n} were asked for"
+            f"found only {found} {kinds} that were not run yet, {n} were asked for: widen the search space"
         )
     outstanding = [c for c in pending if space.describes(c)]
     picked = _pick(forecast, scorer, space, usable, candidates, outstanding, left, seed) if left else []
@@ -228,29 +238,56 @@ def _candidates(
     n: int,
     rng: np.random.Generator,
     avoid: Sequence[Mapping[str, Any]],
-) -> list[Config]:
-    """Random configurations and neighbours of the measured front's, all valid, none of them run or queued before."""
+) -> tuple[list[Config], list[Config]]:
+    """Random configurations and neighbours of the measured front's, all valid and each once.
+
+    Returns:
+        Those that were not run or queued before from scratch, and those that were; fewer than ``n`` new ones only where
+        many rounds of random ones hold no more.
+    """
     table = measured_table([r.metrics for r in past], scorer.objectives)
     front = non_dominated(table, [o.maximize for o in scorer.objectives]).indices
     parents = [past[i].config for i in front] or [r.config for r in past]
     pool = space.sample(max(_RANDOM, 8 * n), rng)
     pool += [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL)]
-    seen = {config_key(space, config) for config in (*(r.config for r in past), *avoid) if space.describes(config)}
-    out = []
-    for config in pool:
-        key = config_key(space, config)
-        if key not in seen:
-            seen.add(key)
-            out.append(config)
-    return out
+    ran = {space.key(config) for config in (*(r.config for r in past), *avoid) if space.describes(config)}
+    new: dict[Key, Config] = {}
+    others: dict[Key, Config] = {}
+    for _ in range(_ROUNDS):
+        for config in pool:
+            key = space.key(config)
+            (others if key in ran else new).setdefault(key, config)
+        if len(new) >= n:
+            break
+        pool = space.sample(max(_RANDOM, 8 * n), rng)
+    return list(new.values()), list(others.values())
 
 
-def config_key(space: Space, config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Tell what makes two configurations the same: floats within a thousandth of their range, the rest exactly."""
-    return tuple(
-        (p.name, round(p.to_unit(config[p.name]), 3) if p.kind == "float" else config[p.name])
-        for p in space.active(config)
-    )
+def _branches(
+    forecast: Forecast,
+    scorer: Scorer,
+    space: Space,
+    past: Sequence[PastRun],
+    starts: Sequence[Checkpoint],
+    new: Sequence[Config],
+    others: Sequence[Config],
+    tried: Sequence[tuple[str, Mapping[str, Any]]],
+    n: int,
+) -> list[Branch]:
+    """Half of ``n`` runs, from checkpoints, each from another one; more where there are fewer new configurations."""
+    front = measured_front(past, scorer)
+    seen = {(start, space.key(config)) for start, config in tried if space.describes(config)}
+    branches: list[Branch] = []
+    wanted = (n + 1) // 2
+    while wanted > 0:
+        # What ran from scratch is something else from a checkpoint.
+        chosen = best_branches(forecast, scorer, space, starts, [*new, *others], front, wanted, seen)
+        if not chosen:
+            break
+        seen |= {branch.key(space) for branch in chosen}
+        branches += chosen
+        wanted = n - len(branches) - len(new)
+    return branches
 
 
 def _pick(

@@ -7,7 +7,8 @@ That is a wide prior, not something learned; `epsopt report` shows how it fares 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from epsopt.optimize.forecast import Forecast
 from epsopt.optimize.latent_search import known_latents
 from epsopt.optimize.pareto import hypervolume
 from epsopt.optimize.scoring import Scorer
-from epsopt.optimize.space import Config, Space
+from epsopt.optimize.space import Config, Key, Space
 from epsopt.zoo.records import Checkpoint
 
 _CONFIGS = 48
@@ -41,6 +42,10 @@ class Branch:
     start: Checkpoint
     z: Tensor
     config: Config
+
+    def key(self, space: Space) -> tuple[str, Key]:
+        """Tell what makes two branches the same: what the start holds, and the configuration."""
+        return self.start.sha256, space.key(self.config)
 
     def why(self, joins: float) -> str:
         """Say in one line why it is proposed."""
@@ -78,17 +83,21 @@ def best_branches(
     configs: Sequence[Config],
     front: NDArray[np.float64],
     n: int,
+    tried: Collection[tuple[str, Key]] = (),
 ) -> list[Branch]:
     """Choose at most ``n`` runs from checkpoints, each from another one, by expected hypervolume improvement.
+
+    With every start the first configurations are weighed that were not tried with it.
 
     Args:
         forecast: where hyperparameters lead.
         scorer: objectives and targets; an outcome that misses a target improves nothing.
         space: what may be launched.
         starts: checkpoints that the map knows.
-        configs: valid configurations to choose from.
+        configs: valid configurations to choose from, each once.
         front: ``(k, objectives)`` what was measured, in the metrics' own units.
         n: how many at most.
+        tried: branches that are not to be chosen (:meth:`Branch.key`).
 
     Returns:
         The best first; fewer where no more promise any improvement.
@@ -98,11 +107,12 @@ def best_branches(
     latents, known = known_latents(forecast.surrogate, starts)
     scored: list[tuple[float, Branch]] = []
     for start, z in zip(known, latents, strict=True):
-        mine = [c for c in configs[:_CONFIGS] if space.contains(c)]
-        values = [(_improvement(forecast, scorer, Branch(start, z, c), front), i) for i, c in enumerate(mine)]
+        untried = (b for b in (Branch(start, z, c) for c in configs) if b.key(space) not in tried)
+        mine = list(itertools.islice(untried, _CONFIGS))
+        values = [(_improvement(forecast, scorer, branch, front), i) for i, branch in enumerate(mine)]
         if values:
             value, i = max(values)
-            scored.append((value, Branch(start, z, mine[i])))
+            scored.append((value, mine[i]))
     scored.sort(key=lambda pair: -pair[0])
     return [branch for value, branch in scored[:n] if value > 0.0]
 

@@ -20,6 +20,8 @@ from epsopt.zoo.errors import UsageError
 
 Value = str | int | float | bool
 Config = dict[str, Value]
+Key = tuple[tuple[str, Any], ...]
+"""What makes two configurations the same (Space.key)."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,13 @@ class Space:
             if name not in declared and (name not in self.fixed or self.fixed[name] != value):
                 return f"sets {name}, which the search space does not have"
         return None
+
+    def key(self, config: Mapping[str, Any]) -> Key:
+        """Tell what makes two configurations that it describes the same: floats within a thousandth of their range."""
+        return tuple(
+            (p.name, round(p.to_unit(config[p.name]), 3) if p.kind == "float" else config[p.name])
+            for p in self.active(config)
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the space as JSON values."""

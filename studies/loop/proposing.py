@@ -13,12 +13,13 @@ from optuna.trial import FrozenTrial
 
 from epsopt.optimize.inference import infer_space
 from epsopt.optimize.pareto import non_dominated
-from epsopt.optimize.proposals import FEWEST_RUNS, Proposal, config_key, past_runs, propose
+from epsopt.optimize.proposals import FEWEST_RUNS, Proposal, past_runs, propose
 from epsopt.optimize.scoring import measured_table
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective, Target
 from epsopt.studies.loop.queue import config_of, proposed_trials, record_proposals
 from epsopt.studies.loop.run import cut_off, folder_of
+from epsopt.studies.loop.scene import named_start
 from epsopt.studies.project.command import takes_start
 from epsopt.studies.project.file import Project
 from epsopt.surrogate.surrogate import Surrogate
@@ -60,12 +61,14 @@ def propose_next(
     level: float = 0.9,
     seed: int = 0,
     reuse: bool = False,
+    fewer: bool = False,
     record: bool = True,
     progress: Callable[[str, float], None] | None = None,
 ) -> Proposed:
     """Propose the next training runs, none of which ran, runs or waits already, and queue them.
 
-    Runs that were stopped early, failed or still train are learned from by where they are expected to end.
+    A run from a checkpoint is another one than a run from scratch with the same hyperparameters, or than one from
+    another checkpoint. Runs that were stopped early, failed or still train are learned from by where they are expected to end.
 
     Args:
         project: the space, unless it is to be inferred, and the train command.
@@ -78,6 +81,7 @@ def propose_next(
         level: coverage of the intervals.
         seed: the same seed proposes the same, until something changes.
         reuse: whether some may start from a checkpoint of the measured front.
+        fewer: whether to propose what there is where that is less than ``n``.
         record: whether to queue them.
         progress: called as ``progress(what, share done)``.
 
@@ -106,13 +110,28 @@ def propose_next(
     starts = front_checkpoints(surrogate, checkpoints, objectives) if reuse else []
     proposals = propose(
         surrogate, space, past, objectives, targets,
-        n=n, level=level, seed=seed, avoid=before, pending=pending, starts=starts, progress=progress,
+        n=n, level=level, seed=seed, avoid=before, pending=pending, starts=starts,
+        tried=_branches_before(trials, checkpoints) if reuse else (), fewer=fewer, progress=progress,
     )  # fmt: skip
     if record and storage is not None:
         numbers = record_proposals(storage, project.name, objectives, space, proposals, level=level)
     else:
         numbers = list(range(len(trials), len(trials) + len(proposals)))
     return Proposed(tuple(proposals), tuple(numbers), space, len(past))
+
+
+def _branches_before(
+    trials: Sequence[FrozenTrial], checkpoints: Sequence[Checkpoint]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Runs from checkpoints that wait, run or ended, and those of the catalogue: the start's content, hyperparameters.
+
+    What starts from a checkpoint that is not in the catalogue is left out: nothing is proposed to start from it.
+    """
+    content = {c.path: c.sha256 for c in checkpoints}
+    begun = [(t.user_attrs["init_from"], config_of(t)) for t in trials if "init_from" in t.user_attrs]
+    runs = {c.run_id: c for c in checkpoints}.values()
+    begun += [(path, c.hyperparameters) for c in runs if (path := named_start(c, content)) is not None]
+    return [(content[path], config) for path, config in begun if path in content]
 
 
 def runs_cut_off(project: Project, trials: Sequence[FrozenTrial], checkpoints: Sequence[Checkpoint]) -> set[int]:
@@ -166,11 +185,11 @@ def queue_random(
     """
     trials = proposed_trials(storage, project.name)
     ran = {c.run_id: c.hyperparameters for c in checkpoints}.values()
-    seen = {config_key(space, c) for c in [*map(config_of, trials), *ran] if space.describes(c)}
+    seen = {space.key(c) for c in [*map(config_of, trials), *ran] if space.describes(c)}
     rng = np.random.default_rng([seed, len(trials)])  # the next ones differ from those before
     found: dict[Any, Mapping[str, Any]] = {}
     for config in (c for _ in range(_DRAWS) for c in space.sample(n, rng)):
-        key = config_key(space, config)
+        key = space.key(config)
         if key not in seen and len(found) < n:
             found.setdefault(key, config)
     if not found:

@@ -225,14 +225,14 @@ def _starts(
     shared = family.base.sha256 if family is not None and family.declared else None
     out = {}
     for c in checkpoints:
-        path = next((told[f] for f in Path(c.path).parents if f in told), None) or _named(c, content)
+        path = next((told[f] for f in Path(c.path).parents if f in told), None) or named_start(c, content)
         start = declared.get(c.lineage_id, shared) if path is None else content.get(path)
         if start is not None:
             out[c.run] = start
     return out
 
 
-def _named(checkpoint: Checkpoint, content: Mapping[str, str]) -> str | None:
+def named_start(checkpoint: Checkpoint, content: Mapping[str, str]) -> str | None:
     """The catalogue's path of the checkpoint that one names as its start, in words or relative to its own folder."""
     for name in STARTS:
         said = checkpoint.hyperparameters.get(name)

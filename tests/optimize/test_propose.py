@@ -135,3 +135,26 @@ def test_a_run_from_a_checkpoint_is_predicted_between_it_and_where_its_hyperpara
     alone = forecast.predict(strong, 0.9, 0)
     assert start.metrics["structure"] < point[column] < alone[2][column]
     assert high[column] - low[column] > alone[3][column] - alone[1][column], "not knowing how far it gets widens it"
+
+
+def test_where_the_space_holds_nothing_new_more_runs_start_from_checkpoints_until_nothing_is_left(
+    zoo, past, fitted
+) -> None:
+    space = Space((Parameter("mode", "categorical", choices=("a", "b", "c")),))
+    starts = [c for c in zoo[1] if c.epoch == 3][:2]
+    tried: list[tuple[str, dict]] = []
+    while True:
+        try:
+            found = propose(fitted[0], space, past, OBJECTIVES, n=4, starts=starts, tried=tried, fewer=True)
+        except UsageError as error:
+            assert "found only 0 configurations of the search space and branches of checkpoints" in str(error)
+            break
+        assert [p.params for p in found if p.init_from is None] == [{"mode": "c"}]
+        new = [(next(c.sha256 for c in starts if c.path == p.init_from), p.params) for p in found if p.init_from]
+        assert not [b for b in new if b in tried]
+        tried += new
+        if not new:
+            past = [*past, PastRun("c", {"mode": "c"}, past[0].z, past[0].metrics)]
+    assert len(tried) > 2, "both checkpoints, with more than one configuration each"
+    with pytest.raises(UsageError, match="found only 1 configurations"):
+        propose(fitted[0], space, past[:14], OBJECTIVES, n=2, starts=starts, tried=tried)

@@ -126,3 +126,52 @@ def test_where_nothing_was_cut_off_past_runs_end_where_they_ended(fitted, checkp
     one, two = past_runs(fitted[0], whole), past_runs(fitted[0], whole, {99})
     assert [(r.name, r.metrics, r.finished) for r in one] == [(r.name, r.metrics, True) for r in two]
     assert Path(whole[0].path).name == "1.pt"
+
+
+@pytest.fixture
+def branching(project, checkpoints, tmp_path) -> tuple[Project, list]:
+    """A project whose program takes a start, and whose checkpoints are files."""
+    for c in checkpoints:
+        Path(c.path).parent.mkdir(parents=True, exist_ok=True)
+        Path(c.path).touch()
+    return replace(project, command=("{python}", ("--init-from", "{init_from}"))), checkpoints
+
+
+def branches(found) -> list[tuple]:
+    return [(p.init_from, SPACE.key(p.params)) for p in found.proposals if p.init_from is not None]
+
+
+@pytest.mark.parametrize("state", [None, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+def test_a_branch_that_waits_or_ran_is_not_proposed_again(fitted, branching, storage, told, state):
+    project, checkpoints = branching
+    seen: list[tuple] = []
+    for number in range(14, 22, 2):
+        found = propose_next(project, storage, fitted[0], checkpoints, OBJECTIVES, n=2, reuse=True)
+        assert found.numbers == (number, number + 1), "all of them are new"
+        assert len(branches(found)) == 1
+        seen += branches(found)
+        while state is not None and (taken := take_proposal(storage, "p", SPACE, worker="w")) is not None:
+            finish(storage, taken.trial_id, state, [0.5, 0.5] if state == TrialState.COMPLETE else None, {})
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_single_proposal_that_is_a_branch_is_another_one_each_time(fitted, branching, storage, told):
+    project, checkpoints = branching
+    rounds = [propose_next(project, storage, fitted[0], checkpoints, OBJECTIVES, n=1, reuse=True) for _ in range(3)]
+    assert [r.numbers for r in rounds] == [(14,), (15,), (16,)]
+    assert len({b for r in rounds for b in branches(r)}) == 3
+
+
+@pytest.mark.parametrize("name", ["init_from", "base"])
+def test_a_branch_of_the_catalogue_is_not_proposed_again(fitted, branching, name):
+    project, checkpoints = branching
+    first = propose_next(project, None, fitted[0], checkpoints, OBJECTIVES, n=1, reuse=True)
+    ((start, _),) = branches(first)
+    config = {**first.proposals[0].params, name: start}
+    ran = replace(checkpoints[0], run_id=99, run="mine", sha256="new", path="/mine/1.pt", hyperparameters=config)
+    second = propose_next(project, None, fitted[0], [*checkpoints, ran], OBJECTIVES, n=1, reuse=True)
+    assert branches(first) != branches(second)
+    relative = {**config, name: str(Path("..") / Path(start).relative_to(project.runs))}
+    beside = replace(ran, path=str(project.runs / "mine" / "1.pt"), hyperparameters=relative)
+    third = propose_next(project, None, fitted[0], [*checkpoints, beside], OBJECTIVES, n=1, reuse=True)
+    assert branches(first) != branches(third)
