@@ -72,7 +72,10 @@ def _write(page: Path, name: str, report: LoopReport, objectives: Sequence[Objec
 def _sentences(report: LoopReport) -> list[str]:
     from epsopt.cli.outcome import front_sentences
 
-    return [*_calibration(report.accuracy, report), *_over_time(report), *front_sentences(report), *_audits(report)]
+    return [
+        *_calibration(report.accuracy, report), *_over_time(report), *front_sentences(report), *_audits(report),
+        *_waits(report),
+    ]  # fmt: skip
 
 
 def _counts(report: LoopReport) -> list[str]:
@@ -132,6 +135,17 @@ def _audits(report: LoopReport) -> list[str]:
     return [f"{left}; {joined} of them reached the front after all ({expected:.1f} expected)."]
 
 
+def _waits(report: LoopReport) -> list[str]:
+    """Say how long slots were empty."""
+    from statistics import median
+
+    waits = report.waits()
+    if not waits:
+        return []
+    most = f"{median(waits):.1f} s in the median, {max(waits):.1f} s at most"
+    return [f"Before a launch its slot was empty for {most} ({len(waits)} launches)."]
+
+
 def _document(report: LoopReport) -> dict[str, Any]:
     from epsopt.cli.outcome import accuracy_json, hypervolume_json, mixtures_json, proposals_json
     from epsopt.optimize.outcome import share_interval
@@ -146,4 +160,5 @@ def _document(report: LoopReport) -> dict[str, Any]:
         "hypervolume": {**hypervolume_json(report), "over_time": list(report.hypervolumes)},
         "audits": [{"number": a.number, "probability": a.probability, "joined": a.joined} for a in report.audits],
         "mixtures": mixtures_json(report),
+        "waits": report.waits(),
     }

@@ -10,7 +10,7 @@ import numpy as np
 
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.fitting import fit, fit_key
-from epsopt.surrogate.refinement import GROWTH, Refinement, refinable, refine
+from epsopt.surrogate.refinement import GROWTH, Refinement, extend, refinable, refine
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.training import Recipe
 from epsopt.surrogate.validation import MetricValidation, Validation
@@ -161,6 +161,11 @@ def load_map(catalogue: Catalogue) -> tuple[Surrogate, Validation]:
         raise EmptyCatalogue("the catalogue has no fitted map yet: learn it with 'epsopt fit' first")
     data, meta = kept
     return Surrogate.from_bytes(data, meta), _validation(meta["validation"])
+
+
+def extend_map(catalogue: Catalogue, surrogate: Surrogate) -> Surrogate:
+    """Return a map that knows the catalogue's new measured checkpoints too, as it encodes them; nothing is kept."""
+    return extend(surrogate, training_set(catalogue))
 
 
 def load_map_with_probes(catalogue: Catalogue) -> Surrogate | None:

@@ -84,6 +84,45 @@ def refinable(old: Surrogate, train: TrainingSet) -> str | None:
     return None
 
 
+def extend(old: Surrogate, train: TrainingSet) -> Surrogate:
+    """Tell a fitted map of checkpoints that it was not trained on; nothing is trained, so it takes milliseconds.
+
+    They are encoded as the map encodes any checkpoint, and its heads see what was measured on them. Intervals stay as
+    wide as the runs that were held out of the fit ask for.
+
+    Args:
+        old: the fitted map; what it knows stays as it is.
+        train: everything known now. Left out is what has no block that the map knows, or none of its metrics.
+
+    Returns:
+        The map, its memory longer.
+    """
+    known, kinds = set(old.memory.keys), set(old.tokenizer.kinds)
+    column = {name: train.metrics[:, j] for j, name in enumerate(train.metric_names)}
+    nothing = np.full(len(train), np.nan)
+    scaled = np.stack(
+        [t.forward(column.get(name, nothing)) for name, t in zip(old.metric_names, old.transforms, strict=True)], axis=1
+    )
+    measured = np.isfinite(scaled).any(axis=1)
+    rows = [
+        i for i, (key, fingerprint) in enumerate(zip(train.keys, train.fingerprints, strict=True))
+        if key not in known and measured[i] and kinds.intersection(kinds_of(fingerprint))
+    ]  # fmt: skip
+    if not rows:
+        return old
+    new, memory = train.take(np.array(rows)), old.memory
+    runs = torch.cat([memory.runs, torch.from_numpy(new.runs)])
+    longer = Memory(
+        keys=(*memory.keys, *new.keys),
+        latents=torch.cat([memory.latents, old.encode(new.fingerprints, new.embeddings)]),
+        metrics=torch.cat([memory.metrics, torch.from_numpy(scaled[rows]).to(memory.metrics)]),
+        runs=runs,
+        lineages=torch.cat([memory.lineages, torch.from_numpy(new.lineages)]),
+        head_rows=torch.from_numpy(thin(runs.numpy())),
+    )
+    return replace(old, memory=longer)
+
+
 def refine(
     old: Surrogate,
     validation: Validation,

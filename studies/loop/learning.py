@@ -2,10 +2,12 @@
 
 With a budget it takes the steps of the policy instead of learning the map (following.py).
 
-``python -m epsopt.studies.loop.learning`` takes one JSON document on standard input: measures mixtures if asked, fits
-the map again if the catalogue has checkpoints that it does not know, and queues proposals if asked and nothing is
-queued. What there is to tell it prints, a line each. Of all workers of a database one learns at a time: a lease in the
-catalogue says who.
+``python -m epsopt.studies.loop.learning`` takes one JSON document on standard input. Asked for proposals it queues
+them, if none is queued, by the map that there is, which is told of the checkpoints that it was not trained on; only the
+first map is waited for. Otherwise it measures mixtures if asked, and fits the map again if the catalogue has
+checkpoints that it was not trained on. What there is to tell it prints, a line each. Of all workers of a database one
+learns at a time: a lease in the catalogue says who. Proposals by a map that is there take no lease, so they wait for no
+fit.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -34,10 +36,14 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from epsopt.studies.project.file import Project
+    from epsopt.surrogate.surrogate import Surrogate
 
 LEASE = "learning"
 LEASE_SECONDS = 3600.0
 """After so long a learner that did not give its lease back counts as dead; fits take minutes."""
+
+FOLLOWS = "follow"
+"""Argument of a learner that will be told to follow the policy."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Task:
     Attributes:
         project: the project file.
         storage: database URL.
-        propose: proposals to queue when none is queued.
+        propose: proposals to queue when none is queued; 0: learn instead.
         seed: of map and proposals.
         reuse: whether proposals may start from checkpoints.
         targets: what proposals shall meet, by metric.
@@ -67,8 +73,70 @@ class Task:
     length: float | None = None
 
 
+class _Process:
+    """A learner: a process that waits for what it is to do, does it, and ends.
+
+    Args:
+        follows: whether it will be told to follow the policy: then what that takes is loaded before it is told.
+    """
+
+    def __init__(self, *, follows: bool) -> None:
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
+        self._heard = False
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "epsopt.studies.loop.learning", *([FOLLOWS] if follows else [])],
+            stdin=subprocess.PIPE,
+            stdout=self._told,
+            stderr=self._said,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            start_new_session=True,  # a terminal's Ctrl-C is the worker's to hear
+        )
+
+    def give(self, task: Task) -> None:
+        """Tell it what to do."""
+        if self._process.stdin is not None:
+            # Not as arguments: a database URL may hold a password, and anybody can list the arguments of a process.
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+                pipe.write(json.dumps(asdict(task)).encode())
+
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def news(self) -> list[str]:
+        """Return what it had to tell, a line each, once it has ended, and once."""
+        if self._heard or self.runs():
+            return []
+        self._heard = True
+        return _lines(self._told)
+
+    def failure(self) -> str | None:
+        """Say why it failed; None if it did not, or has not ended."""
+        if not self._process.poll():
+            return None
+        lines = _lines(self._said)
+        return lines[-1] if lines else f"learning from the runs ended with status {self._process.returncode}"
+
+    def end(self) -> None:
+        """Kill it, unless it has ended."""
+        if self.runs():
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+
+def _lines(file: IO[bytes]) -> list[str]:
+    file.seek(0)
+    return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+
+
 class BackgroundLearner:
-    """Starts learners, one at a time.
+    """Starts learners: one that proposes and one that learns, at most, so that neither waits for the other.
+
+    With a budget the next one to propose is started as soon as the one before has ended, and waits to be asked: what
+    takes seconds to load is loaded while programs run.
 
     Args:
         project: the project file.
@@ -95,118 +163,180 @@ class BackgroundLearner:
     ) -> None:
         wanted = {t.name: t.value for t in targets}
         self._task = Task(str(project), storage, 0, seed, reuse, wanted, mix, until, length)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._said: IO[bytes] | None = None
-        self._told: IO[bytes] | None = None
+        self._asker: _Process | None = None
+        self._learner: _Process | None = None
+        self._next: _Process | None = None  # waits to be asked
         self._news: list[str] = []
+        self._setback: str | None = None
 
-    def busy(self) -> bool:
-        """Whether one is at it."""
-        return self._process is not None and self._process.poll() is None
+    def asks(self) -> bool:
+        """Whether proposals are being made."""
+        return self._asker is not None and self._asker.runs()
+
+    def learns(self) -> bool:
+        """Whether one is learning."""
+        return self._learner is not None and self._learner.runs()
 
     def start(self, propose: int) -> None:
-        """Begin to learn, then queue so many proposals; does nothing while one is at it."""
-        if self.busy():
+        """Begin to make so many proposals, or to learn if it is none; does nothing while one is at that."""
+        if self.asks() if propose else self.learns():
             return
         self._collect()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the learner that writes to it
-        self._told = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "epsopt.studies.loop.learning"],
-            stdin=subprocess.PIPE,
-            stdout=self._told,
-            stderr=self._said,
-            env=environment,
-            start_new_session=True,  # a terminal's Ctrl-C is the worker's to hear
-        )
-        if self._process.stdin is not None:
-            # Not as arguments: a database URL may hold a password, and anybody can list the arguments of a process.
-            with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
-                pipe.write(json.dumps({**asdict(self._task), "propose": propose}).encode())
+        follows = self._task.until is not None
+        process, self._next = self._next, None
+        if process is None or not process.runs():
+            process = _Process(follows=follows)
+        process.give(replace(self._task, propose=propose))
+        if propose:
+            self._asker = process
+        else:
+            self._learner = process
 
     def news(self) -> list[str]:
         """Return what those that ended had to tell, a line each, once."""
-        if not self.busy():
-            self._collect()
+        self._collect()
         told, self._news = self._news, []
         return told
 
     def _collect(self) -> None:
-        if self._told is not None:
-            self._told.seek(0)
-            self._news += [line for line in self._told.read().decode(errors="replace").splitlines() if line.strip()]
-            self._told.close()
-            self._told = None
+        if self._asker is not None and not self._asker.runs():
+            self._news += self._asker.news()
+            if self._task.until is not None and self._next is None:
+                self._next = _Process(follows=True)
+        if self._learner is not None and not self._learner.runs():
+            self._news += self._learner.news()
+            self._setback = self._learner.failure()
+            self._learner = None
 
     def trouble(self) -> str | None:
-        """Say why the last one failed; None if it did not, or has not ended."""
-        if self._process is None or self._said is None or not self._process.poll():
-            return None
-        self._said.seek(0)
-        lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else f"learning from the runs ended with status {self._process.returncode}"
+        """Say why the last one that was to propose failed; None if it did not, or has not ended."""
+        return None if self._asker is None else self._asker.failure()
+
+    def setback(self) -> str | None:
+        """Say why learning failed, once; None if it did not."""
+        self._collect()
+        why, self._setback = self._setback, None
+        return why
 
     def stop(self) -> None:
-        """End it; the next one starts from what is in the database."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        """End all of them; the next ones start from what is in the database."""
+        for process in (self._asker, self._learner, self._next):
+            if process is not None:
+                process.end()
+        self._next = None
 
 
 def learn(task: Task) -> None:
-    """Learn from what is new, and queue proposals if asked: random ones while there are too few runs.
+    """Queue proposals if asked, otherwise learn from what is new.
 
     With a budget the policy is followed instead, and no map is learned.
 
-    Mixtures are measured first, so that the map knows them and proposals may start from them. When they cannot be, that
-    is told, and the rest is done.
-
     Raises:
-        EpsoptError: there is too little to learn from, or the project or its database cannot be read.
+        EpsoptError: there is too little to learn from, nothing new is left to propose, or the project or its database
+            cannot be read.
     """
     import optuna
 
-    from epsopt.studies.loop.proposing import propose_next, queue_random, runs_cut_off, too_few
-    from epsopt.studies.loop.queue import proposed_trials
-    from epsopt.studies.maps import fit_map, load_map, unseen
     from epsopt.studies.project.file import load_project
     from epsopt.studies.storage import open_storage
-    from epsopt.zoo.errors import EmptyCatalogue
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     project = load_project(task.project)
     storage = open_storage(task.storage, create=False)
-    with Catalogue(task.storage, project.rename) as catalogue, _lease(catalogue, wait=bool(task.propose)) as ours:
-        if not ours:
-            return
+    with Catalogue(task.storage, project.rename) as catalogue:
         if task.until is not None:
-            _follow(task, project, storage, catalogue)
-            return
-        checkpoints = catalogue.checkpoints()
-        cut = runs_cut_off(project, proposed_trials(storage, project.name), checkpoints)
-        few = project.space is not None and too_few(project.space, checkpoints, cut)
-        if few and project.space is not None and task.propose and not _is_queued(storage, project.name):
-            queue_random(project, storage, project.space, task.propose, task.seed, checkpoints)
-        if few and not task.mix:
-            return
-        try:
-            surrogate, _ = load_map(catalogue)
-            stale = bool(unseen(catalogue, surrogate))
-        except EmptyCatalogue:
-            stale = True
-        if stale and task.mix:
-            _mix(task, project, catalogue)
+            with _lease(catalogue, wait=bool(task.propose)) as ours:
+                if ours:
+                    _follow(task, project, storage, catalogue)
+        elif task.propose:
+            _propose(task, project, storage, catalogue)
+        else:
+            with _lease(catalogue, wait=False) as ours:
+                if ours:
+                    _refit(task, project, storage, catalogue)
+
+
+def _propose(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue) -> None:
+    """Queue proposals, unless some wait: random ones while there are too few runs, then by the map that there is.
+
+    Only where there is none, or one that knows too little of the runs, it is fitted first.
+    """
+    from epsopt.studies.loop.proposing import lacking, propose_next, queue_random, runs_cut_off
+    from epsopt.studies.loop.queue import proposed_trials
+    from epsopt.zoo.errors import EmptyCatalogue
+
+    if _is_queued(storage, project.name):  # another worker asked meanwhile
+        return
+    checkpoints, trials = catalogue.checkpoints(), proposed_trials(storage, project.name)
+    if project.space is not None:
+        few = lacking(project.space, checkpoints, runs_cut_off(project, trials, checkpoints))
         if few:
+            # Those under way will tell where they end soon; until then one more keeps the programs busy.
+            few -= sum(not t.state.is_finished() for t in trials)
+            n = min(task.propose, max(few, 1))
+            queue_random(project, storage, project.space, n, task.seed, checkpoints)
             return
-        if stale:
-            surrogate, _, _ = fit_map(catalogue, seed=task.seed, bounds=project.bounds)
-        if task.propose and not _is_queued(storage, project.name):
-            propose_next(
-                project, storage, surrogate, catalogue.checkpoints(), project.objectives,
-                [Target(name, value) for name, value in task.targets.items()],
-                n=task.propose, seed=task.seed, reuse=task.reuse,
-            )  # fmt: skip
+
+    def by(surrogate: Surrogate) -> None:
+        propose_next(
+            project, storage, surrogate, catalogue.checkpoints(), project.objectives,
+            [Target(name, value) for name, value in task.targets.items()],
+            n=task.propose, seed=task.seed, reuse=task.reuse, fewer=True, unless_queued=True,
+        )  # fmt: skip
+
+    surrogate = _map(catalogue, project)
+    if surrogate is not None:
+        with contextlib.suppress(EmptyCatalogue):
+            by(surrogate)
+            return
+    with _lease(catalogue, wait=True):
+        _refit(task, project, storage, catalogue)
+    surrogate = _map(catalogue, project)
+    if surrogate is None:
+        raise EmptyCatalogue("no map can be learned from what was measured: 'epsopt fit' says why")
+    by(surrogate)
+
+
+def _map(catalogue: Catalogue, project: Project) -> Surrogate | None:
+    """The map that there is, told of what it was not trained on; None: there is none, or it lacks an objective."""
+    from epsopt.studies.maps import extend_map, load_map, unseen
+    from epsopt.zoo.errors import EmptyCatalogue
+
+    try:
+        surrogate, _ = load_map(catalogue)
+    except EmptyCatalogue:
+        return None
+    if not unseen(catalogue, surrogate):
+        return surrogate
+    if any(o.name not in surrogate.metric_names for o in project.objectives):
+        return None
+    return extend_map(catalogue, surrogate)
+
+
+def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue) -> None:
+    """Measure mixtures if asked, so that the map knows them; then fit it again, if there are enough runs.
+
+    When mixtures cannot be measured, that is told, and the rest is done.
+    """
+    from epsopt.studies.loop.proposing import runs_cut_off, too_few
+    from epsopt.studies.loop.queue import proposed_trials
+    from epsopt.studies.maps import fit_map, load_map, unseen
+    from epsopt.zoo.errors import EmptyCatalogue
+
+    checkpoints = catalogue.checkpoints()
+    cut = runs_cut_off(project, proposed_trials(storage, project.name), checkpoints)
+    few = project.space is not None and too_few(project.space, checkpoints, cut)
+    if few and not task.mix:
+        return
+    try:
+        surrogate, _ = load_map(catalogue)
+        stale = bool(unseen(catalogue, surrogate))
+    except EmptyCatalogue:
+        stale = True
+    if stale and task.mix:
+        _mix(task, project, catalogue)
+    if stale and not few:
+        fit_map(catalogue, seed=task.seed, bounds=project.bounds)
 
 
 def _follow(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue) -> None:
@@ -300,8 +430,13 @@ def main() -> int:
     """Do what standard input says; returns the exit status."""
     with contextlib.suppress(OSError):
         os.nice(10)  # training comes first
+    if FOLLOWS in sys.argv[1:]:
+        import epsopt.studies.loop.following  # noqa: F401 - takes seconds: before it is asked, not after
+    asked = sys.stdin.read()
+    if not asked:  # it is not needed any more, or whoever would have asked is gone
+        return 0
     try:
-        learn(Task(**json.load(sys.stdin)))
+        learn(Task(**json.loads(asked)))
     except EpsoptError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -17,7 +17,7 @@ from epsopt.optimize.proposals import FEWEST_RUNS, Proposal, past_runs, propose
 from epsopt.optimize.scoring import measured_table
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective, Target
-from epsopt.studies.loop.queue import config_of, proposed_trials, record_proposals
+from epsopt.studies.loop.queue import config_of, proposed_trials, record_proposals, waiting
 from epsopt.studies.loop.run import cut_off, folder_of
 from epsopt.studies.loop.scene import named_start
 from epsopt.studies.project.command import takes_start
@@ -63,12 +63,14 @@ def propose_next(
     reuse: bool = False,
     fewer: bool = False,
     record: bool = True,
+    unless_queued: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> Proposed:
     """Propose the next training runs, none of which ran, runs or waits already, and queue them.
 
     A run from a checkpoint is another one than a run from scratch with the same hyperparameters, or than one from
-    another checkpoint. Runs that were stopped early, failed or still train are learned from by where they are expected to end.
+    another checkpoint. Runs that were stopped early, failed or still train are learned from by where they are expected
+    to end.
 
     Args:
         project: the space, unless it is to be inferred, and the train command.
@@ -83,6 +85,7 @@ def propose_next(
         reuse: whether some may start from a checkpoint of the measured front.
         fewer: whether to propose what there is where that is less than ``n``.
         record: whether to queue them.
+        unless_queued: queue them only if nothing waits by then, since others may have asked meanwhile.
         progress: called as ``progress(what, share done)``.
 
     Raises:
@@ -113,7 +116,7 @@ def propose_next(
         n=n, level=level, seed=seed, avoid=before, pending=pending, starts=starts,
         tried=_branches_before(trials, checkpoints) if reuse else (), fewer=fewer, progress=progress,
     )  # fmt: skip
-    if record and storage is not None:
+    if record and storage is not None and not (unless_queued and waiting(storage, project.name)):
         numbers = record_proposals(storage, project.name, objectives, space, proposals, level=level)
     else:
         numbers = list(range(len(trials), len(trials) + len(proposals)))
@@ -154,9 +157,14 @@ class _Unpredicted:
 
 def too_few(space: Space, checkpoints: Sequence[Checkpoint], cut_off: Collection[int] = ()) -> bool:
     """Whether there are too few runs to learn proposals from; those that were cut off show no end, mixtures none."""
+    return lacking(space, checkpoints, cut_off) > 0
+
+
+def lacking(space: Space, checkpoints: Sequence[Checkpoint], cut_off: Collection[int] = ()) -> int:
+    """Return how many more runs that end by themselves it takes to learn proposals from them."""
     whole = [c for c in checkpoints if c.run_id not in cut_off and not is_recombined(c)]
     configs = {c.run_id: c.hyperparameters for c in whole if any(v is not None for v in c.metrics.values())}
-    return sum(space.describes(config) for config in configs.values()) < FEWEST_RUNS
+    return max(FEWEST_RUNS - sum(space.describes(config) for config in configs.values()), 0)
 
 
 def queue_random(

@@ -50,6 +50,8 @@ class ProposalOutcome:
         audit: probability for which it would have been stopped early, if it were not one of those that are left to
             finish; ``None``: it would not.
         audit_after: how many checkpoints it had then.
+        waited: seconds for which the slot of the worker that ran it had been empty before; ``None``: it was not
+            started, or by another program.
     """
 
     number: int
@@ -68,6 +70,7 @@ class ProposalOutcome:
     checkpoints: int
     audit: float | None = None
     audit_after: int = 0
+    waited: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,10 @@ class LoopReport:
     new: tuple[Checkpoint, ...]
     mixed: tuple[Checkpoint, ...] = ()
     audits: tuple[Audit, ...] = ()
+
+    def waits(self) -> list[float]:
+        """Return for how many seconds a slot was empty before each launch, in order."""
+        return [p.waited for p in self.proposals if p.waited is not None]
 
     def measured(self) -> list[ProposalOutcome]:
         """Return the proposals whose runs ended by themselves, in the order in which they ended."""
@@ -265,4 +272,5 @@ def _outcome(trial: FrozenTrial) -> ProposalOutcome:
         checkpoints=len(attributes.get("checkpoints", ())),
         audit=attributes.get("audit.probability"),
         audit_after=int(attributes.get("audit.checkpoints", 0)),
+        waited=attributes.get("waited"),
     )

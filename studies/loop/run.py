@@ -268,6 +268,10 @@ class Run:
             self.decision, self._stopping = decision, True
             self.training.stop()
 
+    def say(self, name: str, value: Any) -> None:
+        """Keep something that is known of it as an attribute of its trial."""
+        _say(self.storage, self.taken, name, value)
+
     def _read(self) -> bool:
         """Take new checkpoints into the catalogue and tell the study of them; whether there was anything new."""
         out = self.training.launch.out

@@ -55,16 +55,22 @@ class Event:
 
 
 class Learner(Protocol):
-    """Learns in the background, and queues more proposals when asked (learning.py)."""
+    """Queues more proposals when asked, and learns, each in the background of the other (learning.py)."""
 
-    def busy(self) -> bool:
-        """Whether it is at it."""
+    def asks(self) -> bool:
+        """Whether it is making proposals."""
+
+    def learns(self) -> bool:
+        """Whether it is learning."""
 
     def start(self, propose: int) -> None:
-        """Begin to learn from what came back, then queue so many proposals; does nothing while it is busy."""
+        """Begin to make so many proposals, or to learn from what came back if it is none; not twice at a time."""
 
     def trouble(self) -> str | None:
-        """Say why the last one failed; None if it did not."""
+        """Say why the last proposals could not be made; None if they could."""
+
+    def setback(self) -> str | None:
+        """Say why learning failed, once; None if it did not."""
 
     def news(self) -> list[str]:
         """Return what those that ended had to tell, a line each, once."""
@@ -80,9 +86,10 @@ class Orders:
     Attributes:
         jobs: runs at a time.
         runs: how many runs in all; None sets no limit.
-        ask: proposals to ask the learner for when none is queued; 0 never asks.
+        ask: proposals to ask the learner for when none is queued, while programs still run; 0 never asks.
         forever: whether to wait for more when nothing is queued and nobody is asked.
-        learn_after: finished runs after which the learner learns from them; 0 never does.
+        learn_after: finished runs after which the learner learns from them, as it does whenever it was asked for
+            proposals; 0 never does.
         grace: seconds between SIGTERM and SIGKILL when a run is stopped.
         lost_after: seconds without a heartbeat after which another worker's run is given to others; the same for all
             workers of a study.
@@ -139,6 +146,10 @@ class Worker:
         self._failures = 0  # in a row
         self._reaped = -float("inf")
         self._space: Space | None = None
+        self._empty_since = [time.monotonic()] * self.orders.jobs  # of each slot that no program runs in
+        self._asked: tuple[int, int] | None = None  # runs that had ended and been launched when it last asked
+        self._asking = False
+        self._learn_next = False  # since proposals were asked for
         self._nothing_at = -float("inf")  # when the queue was last found empty
         self._refused_since: float | None = None
         self._counted_at = -float("inf")  # when it was last looked at what is spent
@@ -165,13 +176,16 @@ class Worker:
             raise UsageError(f"{self.project.file}: runs = {self.project.runs}: training needs a folder, not a URL")
         with Heartbeat(self.storage, self.orders.lost_after / BEATS) as heart:
             try:
+                self._empty_since = [time.monotonic()] * self.orders.jobs
                 while self._patiently(heart):
-                    time.sleep(min(0.1, self.orders.watch) if self._runs else self.orders.watch)
+                    time.sleep(min(0.1, self.orders.watch) if self._runs or self._asking else self.orders.watch)
                 self._wait_for_learner()  # what it is at may have begun before the last runs ended
                 self._learn(1)
                 self._wait_for_learner()
                 if self.goal is not None and self.reached is None:
                     self._arrive(self.goal.reached(at_once=True), heart)
+                if self.learner is not None:
+                    self.learner.stop()
             except BaseException:
                 self._abandon(heart)
                 raise
@@ -193,10 +207,13 @@ class Worker:
         """Do what there is to do now; False when there is nothing left."""
         self._reap()
         heard = self._hear()
+        self._hear_proposals()
         for run in list(self._runs):
+            now = time.monotonic()
             ended = run.look(self.stopper, lost=heart.has_lost(run.taken.trial_id))
             if ended is not None:
                 self._runs.remove(run)
+                self._empty_since.append(now)
                 heart.release(run.taken.trial_id)
                 self._settle(ended)
             if self.goal is not None and self.reached is None:
@@ -215,6 +232,7 @@ class Worker:
         self._stop_at_the_budget()
         self._learn(self.orders.learn_after)
         more = self._fill(heart)
+        self._ask_ahead()
         return bool(self._runs) or more
 
     def _arrive(self, reached: Checkpoint | None, heart: Heartbeat) -> None:
@@ -264,7 +282,7 @@ class Worker:
         while len(self._runs) < self.orders.jobs:
             if self.orders.runs is not None and self._launched >= self.orders.runs:
                 return False
-            if self._runs and time.monotonic() - self._nothing_at < self.orders.watch:
+            if (self._runs or self._asking) and time.monotonic() - self._nothing_at < self.orders.watch:
                 return True
             room = None if self.budget is None else self.budget.room()
             if room is not None and room < 1:
@@ -291,6 +309,7 @@ class Worker:
                     return True
             else:
                 self._runs.append(prepared)
+                prepared.say("waited", time.monotonic() - self._empty_since.pop(0))
                 start = f" from {taken.init_from}" if taken.init_from else ""
                 self.tell(Event("started", f"{prepared.name}: started{_what(prepared)}{start}"))
         return True
@@ -322,18 +341,10 @@ class Worker:
         """Nothing is queued: ask for more, or wait for those that others may leave behind."""
         if self.orders.ask and self.learner is not None:
             trouble = self.learner.trouble()
-            if trouble is not None and not self._runs:
+            if trouble is None or self._knows_more():  # what more runs measured may help
+                self._ask(self.learner)
+            elif not self._runs:
                 raise EpsoptError(trouble)
-            if not self.learner.busy() and trouble is None:
-                room = self.orders.ask
-                if self.orders.runs is not None:
-                    room = min(room, self.orders.runs - self._launched)
-                if self.budget is not None:
-                    room = min(room, self.orders.jobs - len(self._runs))
-                self._learned = len(self._ended)
-                self.learner.start(room)
-                wanted = f"{room} proposals" if self.budget is None else "the next step"
-                self.tell(Event("asking", f"nothing is queued: asking for {wanted}"))
             return True
         if self.orders.forever:
             return True
@@ -341,18 +352,71 @@ class Worker:
         # Another worker may die yet, and what it ran would be queued again.
         return study_id is not None and any(unfinished(self.storage, study_id))
 
+    def _ask_ahead(self) -> None:
+        """Ask for more as soon as nothing waits, while programs run: so there is something when one has ended.
+
+        Not with a budget: each of its steps needs what the one before it brought.
+        """
+        if not self._runs or not self.orders.ask or self.learner is None or self.budget is not None or self._asking:
+            return
+        if self.orders.runs is not None and self._launched >= self.orders.runs:
+            return
+        if not self._knows_more() or time.monotonic() - self._nothing_at < self.orders.watch:
+            return
+        study_id = self._study_id()
+        if study_id is not None and unfinished(self.storage, study_id)[0]:
+            return
+        self._nothing_at = time.monotonic()
+        self._ask(self.learner)
+
+    def _knows_more(self) -> bool:
+        """Whether anything happened since it last asked, so that the answer may be another one."""
+        return self._asked != (len(self._ended), self._launched)
+
+    def _ask(self, learner: Learner) -> None:
+        """Ask for proposals, unless they are being made."""
+        if learner.asks():
+            return
+        room = self.orders.ask
+        if self.orders.runs is not None:
+            room = min(room, self.orders.runs - self._launched)
+        if self.budget is not None:
+            room = min(room, self.orders.jobs - len(self._runs))
+        self._asked = (len(self._ended), self._launched)
+        self._asking = self._learn_next = True
+        learner.start(room)
+        wanted = f"{room} proposals" if self.budget is None else "the next step"
+        self.tell(Event("asking", f"nothing is queued: asking for {wanted}"))
+
+    def _hear_proposals(self) -> None:
+        """Look at the queue at once when proposals were made."""
+        if self._asking and self.learner is not None and not self.learner.asks():
+            self._asking = False
+            self._nothing_at = -float("inf")
+
     def _learn(self, runs: int) -> None:
-        """Have the learner learn if so many runs ended since it last did."""
-        due = self.orders.learn_after > 0 and len(self._ended) - self._learned >= runs
-        if due and self.learner is not None and not self.learner.busy():
-            self._learned = len(self._ended)
+        """Have the learner learn if so many runs ended since it last did, or some and it has made proposals since."""
+        if not self.orders.learn_after or self.learner is None:
+            return
+        self._tell_setback(self.learner)
+        new = len(self._ended) - self._learned
+        due = new >= runs or (new > 0 and self._learn_next and not self._asking)
+        if due and not self.learner.learns():
+            self._learned, self._learn_next = len(self._ended), False
             self.learner.start(0)
             self.tell(Event("learning", "learning from what came back, in the background"))
 
     def _wait_for_learner(self) -> None:
-        while self.learner is not None and self.learner.busy():
+        while self.learner is not None and (self.learner.asks() or self.learner.learns()):
             time.sleep(0.1)
         self._hear()
+        if self.learner is not None:
+            self._tell_setback(self.learner)
+
+    def _tell_setback(self, learner: Learner) -> None:
+        why = learner.setback()
+        if why is not None:
+            self.tell(Event("learning", f"learning from what came back failed: {why}"))
 
     def _hear(self) -> bool:
         """Tell what the learner had to tell; whether there was anything."""

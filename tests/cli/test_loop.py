@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -162,6 +163,9 @@ def test_a_learner_learns_what_came_back_and_queues_what_was_asked_for_once(copy
     before = len(trials(other))
     with quick_baseline():
         learn(task)
+        assert (len(fits), len(trials(other)) - before) == (0, 2), "proposals wait for no fit"
+        learn(replace(task, propose=0))
+        learn(replace(task, propose=0))
         learn(task)
     assert (len(fits), len(trials(other)) - before) == (1, 2)
 
@@ -202,7 +206,7 @@ def test_what_keeps_a_learner_from_learning_is_said_in_one_sentence(tmp_path):
 
     learner = BackgroundLearner(tmp_path / "epsopt.toml", f"sqlite:///{tmp_path / 'none.db'}")
     learner.start(2)
-    while learner.busy():
+    while learner.asks():
         time.sleep(0.1)
     assert "epsopt.toml: cannot be read" in learner.trouble()
 

@@ -154,7 +154,7 @@ def test_what_the_learner_is_told_becomes_constraints_of_the_proposals(young, tm
     asked = []
     assert young("work", "--dry-run").status == 0
     Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}").close()
-    monkeypatch.setattr(proposing, "too_few", lambda *_: False)
+    monkeypatch.setattr(proposing, "lacking", lambda *_: 0)
     monkeypatch.setattr(maps, "load_map", lambda _: ("map", None))
     monkeypatch.setattr(maps, "unseen", lambda *_: 0)
     monkeypatch.setattr(proposing, "propose_next", lambda *a, **_: asked.extend(a[5]))

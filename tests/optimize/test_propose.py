@@ -144,17 +144,15 @@ def test_where_the_space_holds_nothing_new_more_runs_start_from_checkpoints_unti
     starts = [c for c in zoo[1] if c.epoch == 3][:2]
     tried: list[tuple[str, dict]] = []
     while True:
-        try:
-            found = propose(fitted[0], space, past, OBJECTIVES, n=4, starts=starts, tried=tried, fewer=True)
-        except UsageError as error:
-            assert "found only 0 configurations of the search space and branches of checkpoints" in str(error)
-            break
+        found = propose(fitted[0], space, past, OBJECTIVES, n=4, starts=starts, tried=tried, fewer=True)
         assert [p.params for p in found if p.init_from is None] == [{"mode": "c"}]
         new = [(next(c.sha256 for c in starts if c.path == p.init_from), p.params) for p in found if p.init_from]
+        if not new:
+            break
         assert not [b for b in new if b in tried]
         tried += new
-        if not new:
-            past = [*past, PastRun("c", {"mode": "c"}, past[0].z, past[0].metrics)]
     assert len(tried) > 2, "both checkpoints, with more than one configuration each"
-    with pytest.raises(UsageError, match="found only 1 configurations"):
-        propose(fitted[0], space, past[:14], OBJECTIVES, n=2, starts=starts, tried=tried)
+    with pytest.raises(UsageError, match="found only 1 configurations of the search space and branches of checkpoints"):
+        propose(fitted[0], space, past, OBJECTIVES, n=2, starts=starts, tried=tried)
+    with pytest.raises(UsageError, match="found only 0 configurations"):
+        propose(fitted[0], space, past, OBJECTIVES, n=2, starts=starts, tried=tried, fewer=True, avoid=[{"mode": "c"}])

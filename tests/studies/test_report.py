@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from epsopt.cli.report import _audits, _document, _over_time
+from epsopt.cli.report import _audits, _document, _over_time, _waits
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import record_proposals, take_proposal
 from epsopt.studies.loop.claims import finish
@@ -33,6 +33,7 @@ def report(tmp_path, url, storage):
         measured = {"coverage": 0.3 if i < 5 else 0.85, "dist_corr": 0.8}
         audit = {"audit.probability": 0.04, "audit.checkpoints": 1} if i in (2, 9) else {}
         said = {f"measured.{n}": v for n, v in measured.items()} | audit | {"checkpoints": [1, 2]}
+        said |= {"waited": 0.2 * i} if i else {}  # the first was run by another program
         finish(storage, taken.trial_id, TrialState.COMPLETE, list(measured.values()), said)
         for epoch in (1, 2):
             grown = {n: v * epoch / 2 + (0.01 if i == 9 else 0.0) for n, v in measured.items()}
@@ -54,3 +55,9 @@ def test_runs_that_were_left_to_finish_hold_the_forecasts_to_account(report):
     assert [(a.number, a.probability, a.joined) for a in report.audits] == [(2, 0.04, False), (9, 0.04, True)]
     assert _audits(report) == ["Hopeless, but left to finish: 2; 1 of them reached the front after all (0.1 expected)."]
     assert _document(report)["audits"][1] == {"number": 9, "probability": 0.04, "joined": True}
+
+
+def test_how_long_slots_were_empty_before_launches_is_told(report):
+    assert _waits(report) == ["Before a launch its slot was empty for 1.0 s in the median, 1.8 s at most (9 launches)."]
+    assert _document(report)["waits"] == pytest.approx([0.2 * i for i in range(1, 10)])
+    assert _waits(replace(report, proposals=report.proposals[:1])) == []

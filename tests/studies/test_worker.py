@@ -18,7 +18,7 @@ from epsopt.optimize.loop.stopping import Decision
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Target
 from epsopt.studies import open_storage, record_proposals
-from epsopt.studies.loop.claims import reap
+from epsopt.studies.loop.claims import OF_ONE_ATTEMPT, reap
 from epsopt.studies.loop.goal import Goal
 from epsopt.studies.loop.ledger import was_started
 from epsopt.studies.loop.worker import Orders, Worker
@@ -236,7 +236,10 @@ class FakeLearner:
     def __init__(self, loop: Loop, most: int) -> None:
         self.loop, self.left, self.asked = loop, most, []
 
-    def busy(self) -> bool:
+    def asks(self) -> bool:
+        return False
+
+    def learns(self) -> bool:
         return False
 
     def start(self, propose: int) -> None:
@@ -247,6 +250,9 @@ class FakeLearner:
 
     def trouble(self) -> str | None:
         return None if self.left or not self.asked else "nothing can be proposed"
+
+    def setback(self) -> str | None:
+        return None
 
     def news(self) -> list[str]:
         return []
@@ -261,6 +267,132 @@ def test_a_worker_asks_for_proposals_when_none_is_queued_and_learns_after_each_b
     assert len(ended) == 5
     assert [a for a in learner.asked if a] == [3, 2]
     assert learner.asked[-1] == 0, "it learns from the last ones too"
+
+
+class SlowLearner(FakeLearner):
+    """Proposes what it is asked for a few looks later; learning never ends while the worker has something to do."""
+
+    def __init__(self, loop: Loop, most: int = 99) -> None:
+        super().__init__(loop, most)
+        self.told: list[tuple[str, str]] = []
+        self.looks, self.wanted, self.learning = 0, 0, False
+
+    def tell(self, event) -> None:
+        self.told.append((event.kind, event.text.partition(":")[0]))
+
+    def asks(self) -> bool:
+        self.looks -= 1
+        if self.looks == 0:
+            super().start(self.wanted)
+        return self.looks > 0
+
+    def learns(self) -> bool:
+        if self.learning and len([t for t in self.told if t[0] == "ended"]) == 6:
+            self.learning = False
+            self.told.append(("learned", ""))
+        return self.learning
+
+    def start(self, propose: int) -> None:
+        if propose:
+            self.looks, self.wanted = 3, propose
+        else:
+            self.learning = True
+
+
+def test_no_launch_waits_for_learning_and_the_next_proposals_are_asked_for_while_programs_run(loop):
+    learner = SlowLearner(loop)
+    loop.queue({"lr": 0.9, "seconds": 0.3})
+    loop.work(replace(ORDERS, runs=6, ask=2, learn_after=1), learner=learner, tell=learner.tell)
+    kinds = [kind for kind, _ in learner.told]
+    assert kinds.index("asking") < kinds.index("ended"), "asked while the first one ran"
+    assert kinds.count("started") == 6
+    assert kinds.index("learning") < len(kinds) - 1 - kinds[::-1].index("started"), "runs began while it learned"
+    assert kinds.index("learned") > kinds.index("ended")
+    assert kinds[-1] in ("learned", "learning")
+    between = kinds[kinds.index("learning") : kinds.index("learned")]
+    assert between.count("started") >= 4, kinds
+    assert learner.asked == [2, 2, 1]
+
+
+def test_with_a_budget_nothing_is_asked_for_before_a_slot_is_free(loop):
+    class Plenty:
+        def room(self, *, waiting: bool = False) -> int:
+            return 9
+
+        def left(self) -> int:
+            return 9
+
+        def resumed(self, attributes) -> int:
+            return 0
+
+    learner = SlowLearner(loop)
+    loop.queue({"lr": 0.9, "seconds": 0.3})
+    loop.work(replace(ORDERS, runs=3, ask=8), learner=learner, tell=learner.tell, budget=Plenty())
+    assert [k for k, _ in learner.told] == [
+        "started",
+        "ended",
+        "asking",
+        "started",
+        "ended",
+        "asking",
+        "started",
+        "ended",
+    ]
+    assert learner.asked == [1, 1]
+
+
+def test_each_run_says_how_long_its_slot_was_empty_and_a_retry_has_a_wait_of_its_own(loop):
+    loop.queue({"mode": "fail"}, {}, {})
+    loop.work(replace(ORDERS, jobs=2))
+    waited = [t.user_attrs["waited"] for t in loop.trials()]
+    assert len(waited) == 3
+    assert all(0.0 <= w < 60.0 for w in waited)
+    assert "waited" in OF_ONE_ATTEMPT
+
+
+def test_what_keeps_a_learner_from_learning_is_told_and_the_work_goes_on(loop):
+    class Unlucky(FakeLearner):
+        why = None
+
+        def start(self, propose: int) -> None:
+            super().start(propose)
+            self.why = "no space left on device" if not propose else self.why
+
+        def setback(self) -> str | None:
+            why, self.why = self.why, None
+            return why
+
+    told: list[str] = []
+    ended = loop.work(
+        replace(ORDERS, runs=4, ask=2, learn_after=2),
+        learner=Unlucky(loop, 9),
+        tell=lambda event: told.append(event.text),
+    )
+    assert len(ended) == 4
+    assert "learning from what came back failed: no space left on device" in told
+
+
+class Exhausted(FakeLearner):
+    """Finds nothing new until two runs have ended, then one proposal, then nothing any more."""
+
+    def start(self, propose: int) -> None:
+        self.failed = not (propose and self.left and self.loop.states().count("COMPLETE") >= 2)
+        if not self.failed:
+            super().start(1)
+        elif propose:
+            self.asked.append(propose)
+
+    def trouble(self) -> str | None:
+        return "nothing new is left" if self.asked and self.failed else None
+
+
+def test_what_cannot_be_proposed_is_asked_for_again_when_more_is_known_and_not_for_ever(loop):
+    loop.queue({"seconds": 0.2}, {"seconds": 0.4})
+    learner = Exhausted(loop, 1)
+    with pytest.raises(EpsoptError, match="nothing new is left"):
+        loop.work(replace(ORDERS, ask=8), learner=learner)
+    assert loop.states() == ["COMPLETE"] * 3
+    assert len(learner.asked) == 4, "ahead and when the slot was free, each twice"
 
 
 def test_what_keeps_a_learner_from_proposing_ends_the_worker(loop):

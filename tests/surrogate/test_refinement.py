@@ -11,7 +11,7 @@ import torch
 
 from epsopt.surrogate import Surrogate, TrainingSet, Validation, fit
 from epsopt.surrogate.baselines import median_baseline
-from epsopt.surrogate.refinement import drift, refinable, refine
+from epsopt.surrogate.refinement import drift, extend, refinable, refine
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprints import fingerprint
 
@@ -111,3 +111,34 @@ def test_what_cannot_be_refined_is_said(zoo, early) -> None:
     assert "architecture" in str(refinable(early[0], replace(train, fingerprints=tuple(odd))))
     with pytest.raises(UsageError, match="from scratch"):
         refine(*early, replace(train, metrics=train.metrics + 0.01), trained_on="no", recipe=QUICK)
+
+
+def test_a_map_is_told_of_new_checkpoints_without_training_and_its_intervals_hold(zoo, early) -> None:
+    known = of_runs(zoo[0], range(14 - HELD))
+    told = extend(early[0], known)
+    assert set(told.memory.keys) == set(known.keys)
+    assert told.network is early[0].network
+    assert told.scores is early[0].scores
+    old = len(early[0].memory.keys)
+    assert told.memory.keys[:old] == early[0].memory.keys
+    new = of_runs(zoo[0], range(EARLY, 14 - HELD))
+    torch.testing.assert_close(told.memory.latents[old:], early[0].encode(new.fingerprints))
+    before, after = (s.predict(s.encode(new.fingerprints)) for s in (early[0], told))
+    assert np.abs(after.point - new.metrics).mean() < np.abs(before.point - new.metrics).mean(), "heads see them"
+    held = of_runs(zoo[0], range(14 - HELD, 14))
+    predicted = told.predict(told.encode(held.fingerprints))
+    inside = (held.metrics >= predicted.low) & (held.metrics <= predicted.high)
+    assert inside.mean() > 0.7, "no narrower than what runs that it has not seen ask for"
+    assert extend(told, known) is told
+
+
+def test_what_a_map_cannot_read_is_not_told_to_it(zoo, early) -> None:
+    train = of_runs(zoo[0], range(EARLY + 1))
+    other = fingerprint({"elsewhere": torch.ones(3, 3)}.items(), {}.get)
+    odd = replace(train, fingerprints=(*train.fingerprints[:-1], other))
+    assert set(odd.keys) - set(extend(early[0], odd).memory.keys) == {odd.keys[-1]}
+    renamed = replace(train, metric_names=("coverage", "another"))
+    longer = extend(early[0], renamed).memory
+    assert longer.metrics[-1].isnan().tolist() == [False, True]
+    nothing = replace(train, metric_names=("one", "another"))
+    assert extend(early[0], nothing) is early[0]
