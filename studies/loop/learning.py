@@ -426,12 +426,24 @@ def _has_ended(held: dict[str, str | float], now: float) -> bool:
     return False
 
 
+def _load() -> None:
+    """Load what takes seconds to load, before it is asked for: the first optimiser and the first study load, too."""
+    import optuna
+    import torch
+
+    import epsopt.studies.loop.following  # noqa: F401
+
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.storages.RDBStorage("sqlite://")
+
+
 def main() -> int:
     """Do what standard input says; returns the exit status."""
     with contextlib.suppress(OSError):
         os.nice(10)  # training comes first
     if FOLLOWS in sys.argv[1:]:
-        import epsopt.studies.loop.following  # noqa: F401 - takes seconds: before it is asked, not after
+        _load()
     asked = sys.stdin.read()
     if not asked:  # it is not needed any more, or whoever would have asked is gone
         return 0
