@@ -103,7 +103,7 @@ def extend(old: Surrogate, train: TrainingSet) -> Surrogate:
     scaled = np.stack(
         [t.forward(column.get(name, nothing)) for name, t in zip(old.metric_names, old.transforms, strict=True)], axis=1
     )
-    measured = np.isfinite(scaled).any(axis=1)
+    measured = np.asarray(np.isfinite(scaled).any(axis=1))
     rows = [
         i for i, (key, fingerprint) in enumerate(zip(train.keys, train.fingerprints, strict=True))
         if key not in known and measured[i] and kinds.intersection(kinds_of(fingerprint))

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 import tomllib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import optuna
 import pytest
+import torch
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -168,6 +169,30 @@ def test_a_learner_learns_what_came_back_and_queues_what_was_asked_for_once(copy
         learn(replace(task, propose=0))
         learn(task)
     assert (len(fits), len(trials(other)) - before) == (1, 2)
+
+
+def test_proposals_by_a_map_that_is_there_wait_for_no_other_learner_and_know_what_is_new(copy, mine, monkeypatch):
+    from epsopt.studies import maps
+    from epsopt.studies.loop import learning, proposing
+
+    other = copy(mine)
+    url = f"sqlite:///{other.folder / 'epsopt.db'}"
+    with Catalogue(url) as catalogue:
+        fitted, validation = maps.load_map(catalogue)
+    rows = len(fitted.memory.keys) - 3
+    cut = {f.name: getattr(fitted.memory, f.name)[:rows] for f in fields(fitted.memory)}
+    older = replace(fitted, memory=replace(fitted.memory, **{**cut, "head_rows": torch.arange(rows)}))
+    monkeypatch.setattr(maps, "load_map", lambda _: (older, validation))
+    known: list[set[str]] = []
+    propose_next = proposing.propose_next
+    monkeypatch.setattr(
+        proposing, "propose_next", lambda *a, **k: known.append(set(a[2].memory.keys)) or propose_next(*a, **k)
+    )
+    monkeypatch.setattr(learning, "_lease", lambda *_, **__: pytest.fail("it would wait for a fit"))
+    before = len(trials(other))
+    learning.learn(learning.Task(str(other.folder / "epsopt.toml"), url, propose=3))
+    assert len(trials(other)) == before + 3
+    assert known == [set(fitted.memory.keys)], "it was told of the last three"
 
 
 def test_a_project_without_runs_begins_with_random_ones(copy, mine):

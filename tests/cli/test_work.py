@@ -8,6 +8,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from epsopt.studies import open_storage, take_proposal
+from epsopt.studies.project.file import load_project
 from epsopt.zoo import Catalogue
 
 from .conftest import Result, call, check
@@ -65,6 +67,21 @@ def test_work_ends_when_the_targets_are_reached_and_says_by_which_checkpoint(you
     assert again.status == 0
     assert f"The targets are reached by {reached['run']}:1, as measured: coverage" in again.out
     assert "Nothing was left to do." in again.out
+
+
+def test_random_runs_are_as_many_as_it_takes_to_learn_from_and_one_more_while_they_run(young, tmp_path):
+    from epsopt.studies.loop.learning import Task, learn
+
+    url = f"sqlite:///{tmp_path / 'epsopt.db'}"
+    assert len(json.loads(young("work", "-n", "3", "--learn-after", "0", "--json").out)["runs"]) == 3
+    eight = Task(str(tmp_path / "epsopt.toml"), url, propose=8)
+    learn(eight)
+    learn(eight)
+    assert states(tmp_path).count("WAITING") == 5
+    while take_proposal(open_storage(url), "young", load_project(tmp_path).space, worker="w") is not None:
+        pass
+    learn(eight)
+    assert states(tmp_path).count("WAITING") == 1, "so that programs run until it is known where those before end"
 
 
 def test_targets_that_are_not_reached_are_an_error_after_the_work(young):
