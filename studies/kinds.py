@@ -34,6 +34,14 @@ class Measured(Protocol):
         """The run's hyperparameters by name."""
 
 
+class Trained(Measured, Protocol):
+    """A checkpoint of which it is known how long it was trained."""
+
+    @property
+    def trained(self) -> int | None:
+        """Epochs (or steps) of training behind it, 0 at the run's start, None when unknown."""
+
+
 class Neighbour(Protocol):
     """A real checkpoint near a predicted point."""
 
@@ -141,5 +149,5 @@ class ActiveRun(Protocol):
 class Stopper(Protocol):
     """Decides at each new checkpoint of a run whether it goes on (D9)."""
 
-    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Measured]) -> Decision:
+    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""

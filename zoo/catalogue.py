@@ -130,6 +130,7 @@ class Catalogue:
                 signature=r.signature,
                 lineage_id=r.lineage_id,
                 n_parameters=r.n_parameters,
+                layout=r.layout or "plain",
             )
             for r in rows
         ]

@@ -92,7 +92,7 @@ class Policy:
         objectives: what counts.
         length: epochs of a whole run.
         reference: ``(m,)`` the objectives' values that are just not good enough, in their own units.
-        origin: the checkpoint that runs start from, if they share one and it was measured.
+        origin: the checkpoint that runs start from, if they share one and it was measured; its key is ``""``.
         evaluation: epochs that it costs to measure a mixture.
         branch_epochs: epochs of a run from a checkpoint; ``None``: runs start only where runs start.
         first_runs: runs spread over the space before a model of runs is asked; at least two.
@@ -101,7 +101,7 @@ class Policy:
         seed: of everything random.
 
     Raises:
-        UsageError: a model is to be asked of fewer than two runs, or something costs nothing.
+        UsageError: a model is to be asked of fewer than two runs, something costs nothing, or the origin has a key.
     """
 
     def __init__(
@@ -121,7 +121,10 @@ class Policy:
     ) -> None:
         if first_runs < 2:
             raise UsageError(f"first_runs is {first_runs}: a model of runs needs two at least")
-        for name, epochs in (("length", length), ("evaluation", evaluation), ("branch_epochs", branch_epochs)):
+        if origin is not None and origin.key:
+            raise UsageError(f"the origin's key is {origin.key!r}, expected '': other keys are those of branches")
+        costs = {"length": length, "evaluation": evaluation, "branch_epochs": branch_epochs, "look_epochs": look_epochs}
+        for name, epochs in costs.items():
             if epochs is not None and not epochs > 0.0:
                 raise UsageError(f"{name} is {epochs} epochs, expected more than none")
         self._space, self._objectives, self._length = space, tuple(objectives), length

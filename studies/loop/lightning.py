@@ -36,7 +36,8 @@ class StopHopeless:
     decides, all processes obey. The run's curve is kept in Lightning's checkpoints, so that a resumed run is judged by
     all of it. Nothing is stopped while validation is only tried out (sanity checks, ``fast_dev_run``).
 
-    Epochs are counted as Lightning counts them in its checkpoints, and so in the catalogue: from 0.
+    Lightning calls its first epoch 0, in checkpoints and so in the catalogue; here, as in all that is learned from
+    them, a checkpoint counts by the epochs that lie behind it, the first by 1.
 
     Args:
         source: what judges the run. A project file or the folder that holds it (None: the ``epsopt.toml`` in the
@@ -217,14 +218,14 @@ class StopHopeless:
             names = [o.name for o in self._objectives if math.isnan(self._curve[max(self._curve)][o.name])]
             reason = f"{', '.join(names) or 'an objective'} was NaN or infinite {self._odd} times in a row"
             return Decision(stop=True, probability=0.0, reason=reason)
-        epochs = sorted(e for e in self._curve if 0 < e <= trainer.current_epoch)
+        epochs = sorted(e for e in self._curve if 0 <= e <= trainer.current_epoch)
         if not epochs:
             return Decision(stop=False, probability=math.nan, reason="it has only begun")
         rows = [[self._curve[e].get(o.name, math.nan) for o in self._objectives] for e in epochs]
-        so_far = Curve(dict(self._config or {}), np.array(epochs, dtype=np.float64), np.array(rows))
+        so_far = Curve(dict(self._config or {}), np.array(epochs, dtype=np.float64) + 1.0, np.array(rows))
         length = self._length
         if length is None and (trainer.max_epochs or -1) > 0:
-            length = float(trainer.max_epochs - 1)  # the number of the last epoch
+            length = float(trainer.max_epochs)
         run = str(self._run)
         if isinstance(self._judge, CatalogueStopper):
             try:

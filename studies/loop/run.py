@@ -229,7 +229,7 @@ class Run:
     @property
     def ending(self) -> bool:
         """Whether it has had all its epochs, so that its program is about to end by itself."""
-        last = max((c.epoch or 0 for c in self.checkpoints), default=0)
+        last = max((c.trained or 0 for c in self.checkpoints), default=0)
         return self.plan is not None and (last >= self.plan.ends if self.plan.told else last == self.plan.ends)
 
     def look(self, stopper: Stopper | None, *, lost: bool) -> Ended | None:
@@ -288,7 +288,7 @@ class Run:
     def _curve(self) -> list[dict[str, Any]]:
         names = [o.name for o in self.project.objectives]
         return [
-            {"epoch": c.epoch, "path": c.path, "metrics": {n: c.metrics.get(n) for n in names}}
+            {"epoch": c.epoch, "trained": c.trained, "path": c.path, "metrics": {n: c.metrics.get(n) for n in names}}
             for c in self.checkpoints
         ]
 

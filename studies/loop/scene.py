@@ -272,7 +272,7 @@ def _on_way(
     start: str,
 ) -> OnWay | None:
     """Mixtures that lie on the way from where a run started to one of its checkpoints, as they were measured."""
-    epochs = {c.sha256: float(c.epoch or 0) for c in own}
+    epochs = {c.sha256: float(c.trained or 0) for c in own}
     by_path = {c.path: c for c in checkpoints}
     rows = []
     for mixture in mixtures:

@@ -16,7 +16,7 @@ from epsopt.optimize.loop.stopping import FEWEST_RUNS, Decision
 from epsopt.optimize.loop.stopping import Stopper as RunStopper
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
-from epsopt.studies.kinds import ActiveRun, Measured
+from epsopt.studies.kinds import ActiveRun, Trained
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
@@ -65,14 +65,14 @@ class CatalogueStopper:
         """Of the hyperparameters; None while it is to be inferred."""
         return self._space
 
-    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Measured]) -> Decision:
+    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""
-        steps = [c for c in checkpoints_so_far if c.epoch is not None and c.epoch > 0]
+        steps = [c for c in checkpoints_so_far if (c.trained or 0) > 0]
         if not steps:
             return Decision(stop=False, probability=float("nan"), reason="its checkpoints do not say which epoch")
         so_far = Curve(
             run.params,
-            np.array([float(c.epoch or 0) for c in steps]),
+            np.array([float(c.trained or 0) for c in steps]),
             np.stack([values_of(c.metrics, self._objectives) for c in steps]),
         )
         return self.judge(run.name, so_far, init_from=run.init_from)

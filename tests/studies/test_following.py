@@ -310,6 +310,17 @@ def test_epochs_are_counted_where_no_checkpoint_says_its_own(studied):
     assert written(trial) == [1, 2]
 
 
+@pytest.mark.parametrize(("epochs", "paid"), [([(0, 1), (1, 2)], 2), ([(0, 0), (1, 1)], 1), ([(0, 0)], 1), ([], 0)])
+def test_what_a_run_paid_counts_from_its_first_epoch_whatever_its_files_call_it(quiet, epochs, paid):
+    _, storage, catalogue = quiet
+    follower(quiet).queue(1)
+    taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
+    curve = [{"epoch": e, "trained": n, "path": f"/{e}.pt", "metrics": {}} for e, n in epochs]
+    finish(storage, taken.trial_id, TrialState.COMPLETE, [0.0, 0.0], {"checkpoints": curve})
+    ledger = Ledger.read(storage, catalogue, "tiny")
+    assert ledger.spent == paid, "one that only left its start behind would be launched for ever if it cost nothing"
+
+
 def branched(studied) -> None:
     """A run from the last checkpoint of another; its head stays where it was."""
     project, _, catalogue = studied

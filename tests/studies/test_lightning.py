@@ -171,7 +171,7 @@ def test_an_objective_that_is_not_logged_is_named_with_what_to_do(stopper, tmp_p
 def test_where_validation_is_rarer_than_epochs_it_decides_after_validation(stopper, tmp_path):
     callback = StopHopeless(stopper)
     fit(trainer(tmp_path, callback, check_val_every_n_epoch=2), Model(**HOPELESS))
-    assert sorted(callback._curve) == [1, 3]
+    assert sorted(callback._curve) == [1], "two epochs lie behind it: as many as every run is given"
     assert callback.stopped
 
 
