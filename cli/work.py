@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 @click.option("--runs", "-n", type=click.IntRange(min=1), help="Train so many; asks for proposals when none is queued.")
 @click.option(
     "--budget", type=click.IntRange(min=1), metavar="EPOCHS",
-    help="Spend so many epochs of training, step by step: each a run, a branch of one, or a mixture of checkpoints.",
+    help="Spend so many epochs of training, step by step: each a run, a short run from a checkpoint of the front, or a "
+    "mixture of checkpoints.",
 )  # fmt: skip
 @click.option(
     "--length", type=click.IntRange(min=1), metavar="EPOCHS",
     help="With --budget: of a whole run; by default as many as past runs had.",
 )  # fmt: skip
-@click.option("--until-idle", is_flag=True, help="Only what is queued; this is so without -n or --forever.")
+@click.option(
+    "--until-idle", is_flag=True,
+    help="Only what is queued; this is so without -n, --budget, --forever or --until-reached.",
+)  # fmt: skip
 @click.option("--forever", is_flag=True, help="Never end; asks for proposals when none is queued.")
 @click.option(
     "--until-reached", is_flag=True,
@@ -95,7 +99,9 @@ def command(
     With --budget so many epochs are spent, by all workers together: what is queued comes first, then each step is
     chosen by what it is expected to bring for each epoch, and by what such steps brought so far. No map is learned.
 
-    With targets, proposals that are asked for shall meet them, and no run is stopped early that may still do so.
+    With targets, proposals that are asked for shall meet them, and no run is stopped early that is likely enough to do
+    so yet. With --budget, steps do not aim at them, short first looks end all the same, and so does what runs when the
+    budget is spent.
     """
     if until_idle and forever:
         raise UsageError("--until-idle and --forever contradict each other: give one of them")

@@ -46,7 +46,7 @@ class Known:
         curves: of every run that has a measured checkpoint.
         checkpoints: every one that was measured, trained or mixed.
         mixed: ``(k, m)`` what was measured on those that were mixed.
-        weights: where the checkpoints lie; ``None``: they cannot be mixed.
+        weights: where the same checkpoints lie, in the same order; ``None``: they cannot be mixed.
         spent: epochs paid for.
         failed: runs that ended before anything was measured, with the epochs that it took: they count as just not good
             enough by then, so that their like is not launched again.
@@ -148,8 +148,12 @@ class Policy:
             known: what was measured.
             running: launched and not finished, or about to be: what they are expected to reach is not promised again.
 
+        Returns:
+            The step: with a `mixture` to measure if that is its kind, else with a `candidate` to launch.
+
         Raises:
-            UsageError: it is not said of as many checkpoints where they lie as were measured.
+            UsageError: it is not said of as many checkpoints where they lie as were measured, or one on the front fixes
+                what the search space does not have (:attr:`epsopt.optimize.Start.fixed`).
         """
         if known.weights is not None and known.weights.products.shape[-1] != len(known.checkpoints):
             raise UsageError(

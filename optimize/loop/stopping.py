@@ -67,6 +67,10 @@ class Stopper:
         reference: ``(m,)`` for `worth`: the objectives' values that are just not good enough, in their own units.
         bounds: declared bounds of objectives.
         seed: of the samples.
+
+    Raises:
+        UsageError: `threshold` is not at least 0 and below 1, `worth` not between 0 and 1, `audit` not from 0 to 1, or
+            a target is no objective.
     """
 
     def __init__(
