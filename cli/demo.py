@@ -17,6 +17,7 @@ from epsopt.zoo.errors import EpsoptError, UsageError
 TARGET = 0.95
 MIXTURES = 12
 EPOCHS = 12
+STOP_BELOW = 0.2
 _MARK = (
     ".epsopt-demo"  # tells a folder that the demo may start over in from one that it must not touch; holds its options
 )
@@ -81,7 +82,8 @@ def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     before = _searches()
     _epsopt(4, "search it for a target", "search", "--target-coverage", str(TARGET), "-n", "4", "--seed", str(seed))
     (study,) = _searches() - before or before
-    _epsopt(5, "propose runs that widen the front", "propose", "-n", str(proposals), "--seed", str(seed))
+    asked = ["propose", "-n", str(proposals), "--reuse", "--seed", str(seed)]
+    _epsopt(5, "propose runs that widen the front, from the base or from a checkpoint", *asked)
     _train(jobs)
     _mix(seed)
     _spend()
@@ -184,11 +186,15 @@ def _epsopt(number: int, title: str, *arguments: str) -> None:
 
 def _train(jobs: int) -> None:
     from epsopt.cli.main import group
-    from epsopt.cli.output import line
+    from epsopt.cli.output import say
 
-    _stage(6, "train them", f"epsopt work --jobs {jobs} --learn-after 0")
-    line("The train command of epsopt.toml, once for each; their output is in runs/proposal_*/stdout.txt.")
-    group.main(args=["work", "--jobs", str(jobs), "--learn-after", "0"], prog_name="epsopt", standalone_mode=False)
+    asked = ["work", "--jobs", str(jobs), "--learn-after", "3", "--stop-below", str(STOP_BELOW)]
+    _stage(6, "train them", " ".join(["epsopt", *asked]))
+    say(
+        "The train command of epsopt.toml, once for each; their output is in runs/proposal_*/stdout.txt. A run that "
+        "will hardly join the front is stopped, and the map learns from what comes back while others train."
+    )
+    group.main(args=asked, prog_name="epsopt", standalone_mode=False)
 
 
 def _mix(seed: int) -> None:
