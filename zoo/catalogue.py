@@ -64,6 +64,10 @@ class Catalogue:
             raise EmptyCatalogue(f"there is no catalogue at {file} yet: read your runs with 'epsopt ingest RUNS'")
         return cls(url, rename)
 
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[str, dict[str, str]]]:
+        """Pickle as what it was opened with: each process has connections of its own."""
+        return type(self).existing, (self.url, self.rename)
+
     def __enter__(self) -> Self:
         return self
 
