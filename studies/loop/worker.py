@@ -193,16 +193,16 @@ class Worker:
         """Do what there is to do now; False when there is nothing left."""
         self._reap()
         heard = self._hear()
-        for run in list(self._runs):
+        looked_at = list(self._runs)
+        for run in looked_at:
             ended = run.look(self.stopper, lost=heart.has_lost(run.taken.trial_id))
             if ended is not None:
                 self._runs.remove(run)
                 heart.release(run.taken.trial_id)
                 self._settle(ended)
-            if self.goal is not None and self.reached is None:
-                self._arrive(self.goal.met_by(run.checkpoints), heart)
-        if self.goal is not None and self.reached is None:
-            self._arrive(self.goal.reached(at_once=heard), heart)  # a mixture may have got there
+        if self.goal is not None and self.reached is None:  # after the looks: this hands back what else runs
+            reached = self.goal.met_by(c for run in looked_at for c in run.checkpoints)
+            self._arrive(reached or self.goal.reached(at_once=heard), heart)  # a mixture may have got there
         if self.reached is not None:
             return bool(self._runs)
         if self._failures >= self.orders.most_failures:

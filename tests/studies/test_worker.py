@@ -293,6 +293,18 @@ def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is
     assert not any("--resume-from" in words for words in given[:3])
 
 
+@pytest.mark.parametrize("first", [{"epochs": 100, "seconds": 0.2}, {"epochs": 3, "seconds": 0.2}])
+def test_the_first_of_two_runs_may_be_the_one_that_meets_the_targets_by_its_end_too(loop, first):
+    loop.queue({"lr": 1.0, **first}, {"lr": 0.1, "epochs": 100, "seconds": 0.2})
+    with Catalogue(loop.project.storage) as catalogue:
+        goal = Goal(catalogue, loop.project.objectives, [Target("dist_corr", 0.3), Target("coverage", 0.6)])
+        worker = Worker(loop.project, loop.storage, catalogue, replace(ORDERS, jobs=2), goal=goal)
+        (ended,) = worker.work()
+    assert (worker.reached.run, worker.reached.epoch, ended.name) == ("proposal_000", 3, "proposal_000")
+    assert loop.states() == [{"pruned": "PRUNED", "complete": "COMPLETE"}[ended.state], "FAIL", "WAITING"]
+    assert loop.trials()[1].user_attrs["failure"] == "another run reached the targets"
+
+
 def test_what_reached_the_targets_before_ends_the_work_before_it_begins(loop):
     loop.queue({"epochs": 2})
     loop.work()
