@@ -27,8 +27,10 @@ from epsopt.studies.show.figure import complete_values
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.reading.source import Identity
 from epsopt.zoo.records import Checkpoint
 from epsopt.zoo.scan import scan
+from epsopt.zoo.telling import sides_of
 
 State = Literal["complete", "pruned", "fail", "lost"]
 
@@ -150,7 +152,10 @@ def prepare(
 
 def _new_folder(project: Project, number: int) -> Path:
     """Make a folder that no other run, of this database or of a former one, has written to."""
-    project.runs.mkdir(parents=True, exist_ok=True)
+    try:
+        project.runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EpsoptError(f"{project.runs}: the folder of runs cannot be made: {error.strerror or error}") from error
     first = run_folder(project, number)
     for out in (first, *(first.with_name(f"{first.name}-{i}") for i in range(2, 10_000))):
         try:
@@ -161,6 +166,18 @@ def _new_folder(project: Project, number: int) -> Path:
             raise EpsoptError(f"{out}: the run's folder cannot be made: {error.strerror or error}") from error
         return out
     raise EpsoptError(f"{first}: there are 10,000 folders of that name: clear the runs of former databases")
+
+
+def _files(out: Path) -> frozenset[tuple[str, Identity]]:
+    """What a run's folder looks like from outside: its checkpoints, and the files beside them that speak of them."""
+    seen = scan(out)
+    beside = [known for _, sides in sides_of(seen) for files in sides.files.values() for known in files]
+    return frozenset((str(path), identity) for path, identity in [*((f.path, f.identity) for f in seen.files), *beside])
+
+
+def _said(checkpoint: Checkpoint) -> tuple[object, ...]:
+    """What is told of a checkpoint: a file beside it may tell more of it later."""
+    return checkpoint.sha256, checkpoint.epoch, checkpoint.metrics
 
 
 def _say(storage: RDBStorage, taken: Taken, name: str, value: Any) -> None:
@@ -201,7 +218,7 @@ class Run:
     plan: Plan | None = None
 
     def __post_init__(self) -> None:
-        self._seen: frozenset[tuple[str, object]] = frozenset()
+        self._seen: frozenset[tuple[str, Identity]] = frozenset()
         self._looked = time.monotonic()
         self._stopping = False
         self._spared_at = 0
@@ -245,7 +262,7 @@ class Run:
         status = self.training.poll()
         if status is not None:
             self.training.close()
-            self._read()
+            self._read(at_end=True)
             return self._tell(status, lost=lost)
         if self._stopping:
             return None
@@ -268,19 +285,27 @@ class Run:
             self.decision, self._stopping = decision, True
             self.training.stop()
 
-    def _read(self) -> bool:
-        """Take new checkpoints into the catalogue and tell the study of them; whether there was anything new."""
+    def _read(self, *, at_end: bool = False) -> bool:
+        """Take new checkpoints, and what files beside them say, into the catalogue and tell the study of them.
+
+        Args:
+            at_end: the program has ended: what it left is read, whether it looks new or not.
+
+        Returns:
+            Whether there was anything new.
+        """
         out = self.training.launch.out
-        seen = frozenset((str(f.path), f.identity) for f in scan(out).files)
-        if seen == self._seen:
+        seen = _files(out)
+        if seen == self._seen and not at_end:
             return False
         report = ingest(self.catalogue, out, root=self.project.runs, embed=self.project.embed, jobs=1)
         if not report.waiting:  # what is still being written is looked at again
             self._seen = seen
         found = self.catalogue.checkpoints(within=out)
-        if [c.sha256 for c in found] == [c.sha256 for c in self.checkpoints]:
+        found.sort(key=lambda c: (c.epoch is not None, c.epoch or 0, c.path))
+        if list(map(_said, found)) == list(map(_said, self.checkpoints)):
             return False
-        self.checkpoints = sorted(found, key=lambda c: (c.epoch is not None, c.epoch or 0, c.path))
+        self.checkpoints = found
         if self.training.poll() is None:
             _say(self.storage, self.taken, "checkpoints", self._curve())
         return True

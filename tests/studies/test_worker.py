@@ -23,7 +23,7 @@ from epsopt.studies.loop.goal import Goal
 from epsopt.studies.loop.ledger import was_started
 from epsopt.studies.loop.worker import Orders, Worker
 from epsopt.studies.project.file import Project
-from epsopt.zoo import Catalogue
+from epsopt.zoo import Catalogue, ingestion
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 from .fakes import COVERAGE, DIST_CORR, FakeProposal
@@ -32,7 +32,7 @@ PROGRAM = Path(__file__).parents[2] / "benchmarks" / "fake_training.py"
 SPACE = Space(
     (
         Parameter("lr", "float", 0.0, 1.0),
-        Parameter("mode", "categorical", choices=("ok", "fail", "deaf", "unmeasured")),
+        Parameter("mode", "categorical", choices=("ok", "fail", "deaf", "unmeasured", "late")),
         Parameter("epochs", "int", 1, 100),
         Parameter("seconds", "float", 0.0, 10.0),
     )
@@ -117,6 +117,47 @@ def test_a_trial_whose_program_cannot_be_started_says_so(loop, command):
     (trial,) = loop.trials()
     assert trial.user_attrs["not_started"] is True
     assert was_started(trial) is False
+
+
+def test_metrics_that_are_written_beside_a_checkpoint_after_it_are_seen_while_it_runs(loop):
+    loop.queue({"mode": "late", "epochs": 100, "seconds": 0.2})
+
+    class Looks(StopsAt):
+        def should_stop(self, run, checkpoints_so_far):
+            measured = sum("coverage" in c.metrics for c in checkpoints_so_far)
+            return Verdict(measured >= 2, 0.02, "two are enough")
+
+    (ended,) = loop.work(stopper=Looks(0))
+    assert (ended.state, ended.failure) == ("pruned", "two are enough")
+    curve = loop.trials()[0].user_attrs["checkpoints"]
+    assert [c["metrics"]["coverage"] for c in curve[:2]] == pytest.approx([0.95, 0.9])
+
+
+def test_metrics_that_come_with_the_end_of_the_program_are_seen(loop):
+    loop.queue({"mode": "late", "epochs": 1, "seconds": 0.3})
+    (ended,) = loop.work()
+    assert (ended.state, loop.trials()[0].values) == ("complete", pytest.approx([0.95, 0.05]))
+
+
+def test_a_log_that_grows_costs_no_reading_of_checkpoints(loop, monkeypatch):
+    loop.queue({"epochs": 100, "seconds": 0.3})
+    opened: list[str] = []
+    read_files = ingestion.read_files
+    monkeypatch.setattr(
+        ingestion, "read_files", lambda pool, files, *a, **k: opened.extend(str(p) for p, _ in files)
+        or read_files(pool, files, *a, **k),
+    )  # fmt: skip
+    told: list[float | None] = []
+
+    class Grows(StopsAt):
+        def should_stop(self, run, checkpoints_so_far):
+            told.append(checkpoints_so_far[0].metrics.get("loss"))
+            (run.training.launch.out / "metrics.csv").write_text(f"epoch,loss\n1,{len(told)}\n")
+            return Verdict(len(told) > 5, 0.02, "enough")
+
+    (ended,) = loop.work(stopper=Grows(0))
+    assert told == [None, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert len(opened) == len(set(opened)) == ended.n_checkpoints
 
 
 def test_failures_in_a_row_end_the_worker_with_a_sentence_and_leave_the_queue(loop):
@@ -215,6 +256,13 @@ def test_a_folder_that_a_former_database_left_is_not_written_to(loop):
     (ended,) = loop.work()
     assert ended.name == "proposal_000-2"
     assert not any((loop.project.runs / "proposal_000").iterdir())
+
+
+def test_a_folder_of_runs_that_cannot_be_made_is_one_sentence(loop, tmp_path):
+    loop.queue({})
+    (tmp_path / "full").write_text("not a folder")
+    with pytest.raises(EpsoptError, match=r"full/runs: the folder of runs cannot be made: Not a directory"):
+        Loop(replace(loop.project, runs=tmp_path / "full" / "runs")).work()
 
 
 def test_a_number_of_runs_is_kept_to(loop):
