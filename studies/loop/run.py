@@ -147,7 +147,9 @@ def prepare(
         said = {"failure": str(error), "provenance": "training failed", NOT_STARTED: True}
         finish(storage, taken.trial_id, TrialState.FAIL, None, said)
         return Ended(taken.number, out.name, out, taken.params, "fail", None, None, 0, str(error), 0.0, plan)
-    return Run(project, storage, catalogue, taken, training, terms.watch, plan=plan)
+    said = params.get("epochs")
+    length = float(said) if isinstance(said, int | float) and not isinstance(said, bool) else None
+    return Run(project, storage, catalogue, taken, training, terms.watch, plan=plan, length=length)
 
 
 def _new_folder(project: Project, number: int) -> Path:
@@ -204,6 +206,7 @@ class Run:
         decision: the one that stopped it.
         spared: the first one that would have, if it were no audit run.
         plan: what it is as a step of the policy; None: it is none.
+        length: epochs that its hyperparameter ``epochs`` says it has; None: there is no such hyperparameter.
     """
 
     project: Project
@@ -216,6 +219,7 @@ class Run:
     decision: Decision | None = None
     spared: Decision | None = None
     plan: Plan | None = None
+    length: float | None = None
 
     def __post_init__(self) -> None:
         self._seen: frozenset[tuple[str, Identity]] = frozenset()
@@ -247,7 +251,9 @@ class Run:
     def ending(self) -> bool:
         """Whether it has had all its epochs, so that its program is about to end by itself."""
         last = max((c.epoch or 0 for c in self.checkpoints), default=0)
-        return self.plan is not None and (last >= self.plan.ends if self.plan.told else last == self.plan.ends)
+        if self.plan is None:
+            return self.length is not None and last >= self.length
+        return last >= self.plan.ends if self.plan.told else last == self.plan.ends
 
     def look(self, stopper: Stopper | None, *, lost: bool) -> Ended | None:
         """See whether it has ended or written checkpoints, and whether it should go on.

@@ -233,7 +233,10 @@ class Worker:
         self._hand_back(others, heart, "another run reached the targets")
 
     def _stop_at_the_budget(self) -> None:
-        """Once it is spent, end what goes on: programs that cannot be told how long they are, above all."""
+        """Once it is spent, end what goes on: programs that cannot be told how long they are, above all.
+
+        One that has written its last epoch is left to end by itself.
+        """
         if self.budget is None:
             return
         wrote = [len(run.checkpoints) for run in self._runs]

@@ -20,7 +20,7 @@ from epsopt.optimize.targets import Target
 from epsopt.studies import open_storage, record_proposals
 from epsopt.studies.loop.claims import reap
 from epsopt.studies.loop.goal import Goal
-from epsopt.studies.loop.ledger import was_started
+from epsopt.studies.loop.ledger import Budget, was_started
 from epsopt.studies.loop.worker import Orders, Worker
 from epsopt.studies.project.file import Project
 from epsopt.zoo import Catalogue, ingestion
@@ -263,6 +263,16 @@ def test_a_folder_of_runs_that_cannot_be_made_is_one_sentence(loop, tmp_path):
     (tmp_path / "full").write_text("not a folder")
     with pytest.raises(EpsoptError, match=r"full/runs: the folder of runs cannot be made: Not a directory"):
         Loop(replace(loop.project, runs=tmp_path / "full" / "runs")).work()
+
+
+@pytest.mark.parametrize(("epochs", "state"), [(1, "complete"), (100, "pruned")])
+def test_a_proposal_whose_last_epoch_spends_the_budget_is_left_to_end_by_itself(loop, epochs, state):
+    loop.queue({"epochs": epochs, "mode": "late", "seconds": 3.0})  # it lives on for a while after each checkpoint
+    with Catalogue(loop.project.storage) as catalogue:
+        budget = Budget(1, loop.storage, catalogue, "p")
+        (ended,) = Worker(loop.project, loop.storage, catalogue, ORDERS, budget=budget).work()
+    assert ended.state == state
+    assert (ended.failure is None) == (state == "complete")
 
 
 def test_a_number_of_runs_is_kept_to(loop):
