@@ -36,7 +36,7 @@ BEATS = 4
 COUNT_AGAIN = 10.0
 """Seconds between looks at what other workers spend."""
 
-EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "mixed", "reached"]
+EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "mixed", "trouble", "reached"]
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,7 @@ class Worker:
         self._refused_since: float | None = None
         self._counted_at = -float("inf")  # when it was last looked at what is spent
         self._counted: list[int] = []  # checkpoints of what ran then
+        self._trouble: str | None = None  # of the learner, told last
 
     def work(self) -> list[Ended]:
         """Work until the orders are carried out, the budget is spent, or the goal is reached.
@@ -358,10 +359,15 @@ class Worker:
         self._hear()
 
     def _hear(self) -> bool:
-        """Tell what the learner had to tell; whether there was anything."""
-        news = self.learner.news() if self.learner is not None else []
+        """Tell what the learner had to tell, and why it failed if it did; whether there was any news."""
+        if self.learner is None:
+            return False
+        news, trouble = self.learner.news(), self.learner.trouble()
         for text in news:
             self.tell(Event("mixed", text))
+        if trouble is not None and trouble != self._trouble:
+            self.tell(Event("trouble", f"learning in the background failed: {trouble}"))
+        self._trouble = trouble
         return bool(news)
 
     def _settle(self, ended: Ended) -> None:

@@ -327,6 +327,28 @@ def test_what_keeps_a_learner_from_proposing_ends_the_worker(loop):
     assert loop.states() == ["COMPLETE", "COMPLETE"]
 
 
+class FailingLearner(FakeLearner):
+    """Fails whenever it learns, the second time for another reason; the third time it does not."""
+
+    def start(self, propose: int) -> None:
+        self.asked.append(propose)
+
+    def trouble(self) -> str | None:
+        return dict(enumerate([None, "no hook", "no space"])).get(len(self.asked))
+
+
+def test_what_keeps_a_learner_from_learning_is_told_once_and_the_work_goes_on(loop):
+    loop.queue({}, {}, {})
+    told: list[str] = []
+    learner = FailingLearner(loop, 0)
+    ended = loop.work(
+        replace(ORDERS, learn_after=1), learner=learner,
+        tell=lambda event: told.append(event.text) if event.kind == "trouble" else None,
+    )  # fmt: skip
+    assert [e.state for e in ended] == ["complete"] * 3
+    assert told == [f"learning in the background failed: {why}" for why in ("no hook", "no space")]
+
+
 def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is_queued_again(loop):
     # Coverage falls by lr / 10 with each epoch, structure grows by as much: the third epoch of lr 1 has both.
     loop.queue({"lr": 0.1, "epochs": 100, "seconds": 0.2}, {"lr": 1.0, "epochs": 100, "seconds": 0.2}, {})
