@@ -47,6 +47,6 @@ for epoch in range(first, int(given.get("--epochs", "1")) + 1):
     if mode == "late":  # a logger that writes when it likes, after the checkpoint
         time.sleep(float(given.get("--seconds", "0")))
         log = os.path.join(out, "metrics.csv")
-        first_line = "" if os.path.exists(log) else ",".join(("epoch", *metrics)) + "\n"
         with open(log, "a") as file:
-            file.write(first_line + ",".join(map(str, (epoch, *metrics.values()))) + "\n")
+            names = "" if file.tell() else ",".join(("epoch", *metrics)) + "\n"
+            file.write(names + ",".join(map(str, (epoch, *metrics.values()))) + "\n")
