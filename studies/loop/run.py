@@ -234,7 +234,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its folder, and so of the run in the catalogue."""
+        """Of its folder; in the catalogue its layout may add to it, as in ``NAME/lightning_logs/version_0``."""
         return self.training.launch.out.name
 
     @property
