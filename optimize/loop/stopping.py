@@ -87,9 +87,12 @@ class Stopper:
         bounds: Mapping[str, tuple[float, float]] | None = None,
         seed: int = 0,
     ) -> None:
-        numbers = {"threshold": threshold, "worth": worth, "probes": probes, "grace": grace, "audit": audit}
-        for name, value in {**numbers, **{f"target {t.name}": t.value for t in targets}}.items():
-            if not (value is None and name == "worth") and not _is_number(value):
+        said: list[tuple[str, object]] = [
+            ("threshold", threshold), ("worth", 0.5 if worth is None else worth), ("probes", probes), ("grace", grace),
+            ("audit", audit), ("seed", seed), *((f"target {t.name}", t.value) for t in targets),
+        ]  # fmt: skip
+        for name, value in said:
+            if isinstance(value, bool) or not isinstance(value, Real):
                 raise UsageError(f"{name} of early stopping is {value!r}, expected a number")
         if not 0.0 <= threshold < 1.0:
             raise UsageError(f"the threshold of early stopping is {threshold}, expected at least 0 and below 1")
@@ -221,10 +224,6 @@ class Stopper:
             ])  # fmt: skip
             met = np.any(np.all(gains >= wanted, axis=2), axis=1)
         return float((good | met).mean()), float(met.mean())
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_audit(run: str, share: float) -> bool:

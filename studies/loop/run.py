@@ -147,8 +147,8 @@ def prepare(
         said = {"failure": str(error), "provenance": "training failed", NOT_STARTED: True}
         finish(storage, taken.trial_id, TrialState.FAIL, None, said)
         return Ended(taken.number, out.name, out, taken.params, "fail", None, None, 0, str(error), 0.0, plan)
-    said = params.get("epochs")
-    length = float(said) if isinstance(said, int | float) and not isinstance(said, bool) else None
+    asked = params.get("epochs")
+    length = float(asked) if isinstance(asked, int | float) and not isinstance(asked, bool) else None
     return Run(project, storage, catalogue, taken, training, terms.watch, plan=plan, length=length)
 
 
