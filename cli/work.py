@@ -120,7 +120,7 @@ def command(
         raise UsageError("--mix measures mixtures when the map is refitted: leave out --learn-after 0")
     if until_reached and not wanted:
         raise UsageError("--until-reached needs something to reach: --target-NAME VALUE")
-    from epsopt.cli.output import line, print_json
+    from epsopt.cli.output import line, note, print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace, resolve_targets
     from epsopt.zoo.catalogue import Catalogue
@@ -167,7 +167,9 @@ def command(
             told.append(event.text)
         if event.kind in ("lost", "refused"):
             lost.append(event.text)
-        if not options.json:
+        if event.kind == "trouble":
+            note(event.text)
+        elif not options.json:
             line(event.text + (f" ({_figures(project, event.ended)})" if event.ended and event.ended.metrics else ""))
 
     with Catalogue(workspace.storage, project.rename) as catalogue, _ends_on_sigterm():

@@ -135,7 +135,7 @@ class ActiveRun(Protocol):
 
     @property
     def name(self) -> str:
-        """Of its folder, and so of the run in the catalogue."""
+        """Of its folder; in the catalogue it has the name that its checkpoints say (:attr:`Measured.run`)."""
 
     @property
     def params(self) -> Mapping[str, Any]:

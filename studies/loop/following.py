@@ -24,7 +24,8 @@ from epsopt.optimize.loop.mixing import Mixture, on_way
 from epsopt.optimize.loop.policy import BRANCH_EPOCHS, FIRST_RUNS, Known, Policy, Step
 from epsopt.optimize.space import Config, Space
 from epsopt.studies.folders import new_folder, suffix_for
-from epsopt.studies.loop.ledger import MeasuredMixture, Plan, plan_of, remember_mixtures, told_epochs, was_started
+from epsopt.studies.loop.lease import LeaseLost
+from epsopt.studies.loop.ledger import MeasuredMixture, Plan, plan_of, remember_mixture, told_epochs, was_started
 from epsopt.studies.loop.placing import Floats, Placed, as_start, place, shaping
 from epsopt.studies.loop.queue import config_of, record_step
 from epsopt.studies.loop.run import folder_of
@@ -173,7 +174,7 @@ class Follower:
         until: what the ledger says is spent when the budget is.
         length: epochs of a whole run; None: as past ones had.
         seed: of the policy.
-        alive: called again and again.
+        before_writing: called before anything is written; what it raises as LeaseLost ends the work.
         tell: given a sentence about each mixture.
     """
 
@@ -186,12 +187,12 @@ class Follower:
         until: float,
         length: float | None = None,
         seed: int = 0,
-        alive: Callable[[], None] = lambda: None,
+        before_writing: Callable[[], None] = lambda: None,
         tell: Callable[[str], object] = lambda _line: None,
     ) -> None:
         self._project, self._storage, self._catalogue = project, storage, catalogue
         self._until, self._length, self._seed = until, length, seed
-        self._alive, self._tell = alive, tell
+        self._before_writing, self._tell = before_writing, tell
         self._mixes = project.evaluate is not None
         self._folder: Path | None = None
         self._saved = 0
@@ -202,10 +203,11 @@ class Follower:
 
         Raises:
             UsageError: how long a whole run is, is not known.
+            LeaseLost: another learner took over.
         """
         with WeightDecoder(self._project.evaluate) as decoder:
             while True:
-                self._alive()
+                self._before_writing()
                 scene = self._scene()
                 room = self._until - scene.ledger.spent - scene.ledger.committed()
                 waiting = sum(t.state == TrialState.WAITING for t in scene.ledger.trials)
@@ -215,10 +217,13 @@ class Follower:
                 policy = make_policy(scene, seed=self._seed)
                 step = policy.next(known(scene, placed), running(scene))
                 if step.candidate is not None:
+                    self._before_writing()  # choosing a step takes its time
                     self._launch(scene, step, step.candidate, math.floor(room + 1e-9))
                 elif placed is not None:
                     try:
                         self._tell(self._measure(decoder, scene, placed, step))
+                    except LeaseLost:
+                        raise
                     except EpsoptError as error:
                         self._give_up(error)
 
@@ -277,6 +282,7 @@ class Follower:
         measured = decoder.measure(decoded, "a mixture")
         seconds = time.monotonic() - began
         require_objectives(measured, objectives)
+        self._before_writing()
         self._folder = self._folder or new_folder(self._project.runs, "mixed")
         path = self._folder / f"mixed_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
         ends = zip(objectives, mixture.predicted, mixture.low, mixture.high, strict=True)
@@ -292,7 +298,7 @@ class Follower:
         new = MeasuredMixture(
             step.promised, brought, step.cost, seconds, mixture.kind, str(path), *_way(placed, mixture)
         )
-        remember_mixtures(self._catalogue, self._project.name, [*scene.ledger.mixtures, new])
+        remember_mixture(self._catalogue, self._project.name, new)
         gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
         joined = f"joined the front, {gain}" if brought > 0.0 else "added nothing to the front"
         return f"{self._folder.name}/{path.name} {joined}; it cost {step.cost:.2g} epochs"

@@ -4,8 +4,8 @@ With a budget it takes the steps of the policy instead of learning the map (foll
 
 ``python -m epsopt.studies.loop.learning`` takes one JSON document on standard input: measures mixtures if asked, fits
 the map again if the catalogue has checkpoints that it does not know, and queues proposals if asked and nothing is
-queued. What there is to tell it prints, a line each. Of all workers of a database one learns at a time: a lease in the
-catalogue says who.
+queued. What there is to tell it prints, a line each. Of all workers of a database one learns at a time (lease.py); one
+that was taken for dead ends before it writes anything more, and says so.
 """
 
 from __future__ import annotations
@@ -13,31 +13,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from sqlalchemy import delete, insert, select, update
-
 from epsopt.optimize.targets import Target
+from epsopt.studies.loop.lease import Lease, LeaseLost, lease
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import EpsoptError
-from epsopt.zoo.tables import meta
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from epsopt.studies.project.file import Project
-
-LEASE = "learning"
-LEASE_SECONDS = 3600.0
-"""After so long a learner that did not give its lease back counts as dead; fits take minutes."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +156,7 @@ def learn(task: Task) -> None:
 
     Raises:
         EpsoptError: there is too little to learn from, or the project or its database cannot be read.
+        LeaseLost: another learner took over.
     """
     import optuna
 
@@ -177,16 +170,17 @@ def learn(task: Task) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     project = load_project(task.project)
     storage = open_storage(task.storage, create=False)
-    with Catalogue(task.storage, project.rename) as catalogue, _lease(catalogue, wait=bool(task.propose)) as ours:
-        if not ours:
+    with Catalogue(task.storage, project.rename) as catalogue, lease(catalogue, wait=bool(task.propose)) as held:
+        if held is None:
             return
         if task.until is not None:
-            _follow(task, project, storage, catalogue)
+            _follow(task, project, storage, catalogue, held)
             return
         checkpoints = catalogue.checkpoints()
         cut = runs_cut_off(project, proposed_trials(storage, project.name), checkpoints)
         few = project.space is not None and too_few(project.space, checkpoints, cut)
         if few and project.space is not None and task.propose and not _is_queued(storage, project.name):
+            held.require()
             queue_random(project, storage, project.space, task.propose, task.seed, checkpoints)
         if few and not task.mix:
             return
@@ -196,37 +190,40 @@ def learn(task: Task) -> None:
         except EmptyCatalogue:
             stale = True
         if stale and task.mix:
-            _mix(task, project, catalogue)
+            _mix(task, project, catalogue, held)
         if few:
             return
         if stale:
+            held.require()  # not once more when it is fitted: whoever fits the same map keeps the same one
             surrogate, _, _ = fit_map(catalogue, seed=task.seed, bounds=project.bounds)
         if task.propose and not _is_queued(storage, project.name):
             propose_next(
                 project, storage, surrogate, catalogue.checkpoints(), project.objectives,
                 [Target(name, value) for name, value in task.targets.items()],
-                n=task.propose, seed=task.seed, reuse=task.reuse,
+                n=task.propose, seed=task.seed, reuse=task.reuse, progress=lambda *_: held.require(),
             )  # fmt: skip
 
 
-def _follow(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue) -> None:
+def _follow(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue, held: Lease) -> None:
     """Take the policy's next steps; tell of the mixtures."""
     from epsopt.studies.loop.following import Follower
 
     assert task.until is not None
     follower = Follower(
         project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
-        alive=lambda: _renew_lease(catalogue), tell=lambda line: sys.stdout.write(f"{line}\n"),
+        before_writing=held.require, tell=lambda line: sys.stdout.write(f"{line}\n"),
     )  # fmt: skip
     follower.queue(task.propose)
 
 
-def _mix(task: Task, project: Project, catalogue: Catalogue) -> None:
+def _mix(task: Task, project: Project, catalogue: Catalogue, held: Lease) -> None:
     """Measure mixtures and take those into the catalogue that join the front; tell what came of it."""
     from epsopt.studies.loop.mixing import mix_round
 
     try:
-        told = mix_round(project, catalogue, task.mix, seed=task.seed, progress=lambda *_: _renew_lease(catalogue))
+        told = mix_round(project, catalogue, task.mix, seed=task.seed, progress=lambda *_: held.require())
+    except LeaseLost:
+        raise
     except EpsoptError as error:
         told = [f"no mixture was measured: {error}"]
     for line in told:
@@ -240,68 +237,14 @@ def _is_queued(storage: RDBStorage, project: str) -> bool:
     return bool(waiting(storage, project))
 
 
-@contextlib.contextmanager
-def _lease(catalogue: Catalogue, *, wait: bool) -> Iterator[bool]:
-    """Be the only learner of a database; yields False when another one is, unless we wait for it."""
-    mine = _me()
-    while not _take_lease(catalogue, mine):
-        if not wait:
-            yield False
-            return
-        time.sleep(1.0)
-    try:
-        yield True
-    finally:
-        with catalogue.writing() as connection:
-            held = connection.execute(select(meta.c.value).where(meta.c.key == LEASE)).scalar()
-            if held is not None and json.loads(held)["who"] == mine:
-                connection.execute(delete(meta).where(meta.c.key == LEASE))
-
-
-def _me() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _renew_lease(catalogue: Catalogue) -> None:
-    """Say that this learner is alive: evaluations may take longer than a lease lasts."""
-    held = json.dumps({"who": _me(), "since": time.time()})
-    with catalogue.writing() as connection:
-        connection.execute(update(meta).where(meta.c.key == LEASE).values(value=held))
-
-
-def _take_lease(catalogue: Catalogue, mine: str) -> bool:
-    now = time.time()
-    with catalogue.writing() as connection:
-        held = connection.execute(select(meta.c.value).where(meta.c.key == LEASE)).scalar()
-        if held is not None and not _has_ended(json.loads(held), now):
-            return False
-        connection.execute(delete(meta).where(meta.c.key == LEASE))
-        connection.execute(insert(meta).values(key=LEASE, value=json.dumps({"who": mine, "since": now})))
-        return True
-
-
-def _has_ended(held: dict[str, str | float], now: float) -> bool:
-    """Whether a lease is free again: too old, or its process on this machine is gone."""
-    if now - float(held["since"]) > LEASE_SECONDS:
-        return True
-    host, _, process = str(held["who"]).rpartition(":")
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
 def main() -> int:
     """Do what standard input says; returns the exit status."""
     with contextlib.suppress(OSError):
         os.nice(10)  # training comes first
     try:
         learn(Task(**json.load(sys.stdin)))
+    except LeaseLost as lost:  # no trouble: what is to be learned is learned
+        sys.stdout.write(f"{lost}\n")
     except EpsoptError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -173,10 +173,10 @@ class Ledger:
         return max(median(found), 1e-3) if found else None
 
 
-def remember_mixtures(catalogue: Catalogue, project: str, mixtures: Sequence[MeasuredMixture]) -> None:
-    """Keep what mixtures promised and brought, for whoever goes on."""
-    rows = [[getattr(m, f.name) for f in fields(m)] for m in mixtures]
-    catalogue.put_artifact(_ARTIFACT, project, json.dumps(rows).encode(), {})
+def remember_mixture(catalogue: Catalogue, project: str, mixture: MeasuredMixture) -> None:
+    """Keep what a mixture promised and brought beside what is kept by now, for whoever goes on."""
+    row = [getattr(mixture, f.name) for f in fields(mixture)]
+    catalogue.change_artifact(_ARTIFACT, project, lambda kept: json.dumps([*json.loads(kept or b"[]"), row]).encode())
 
 
 def _mixture(row: Sequence[Any]) -> MeasuredMixture:

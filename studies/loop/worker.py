@@ -36,7 +36,7 @@ BEATS = 4
 COUNT_AGAIN = 10.0
 """Seconds between looks at what other workers spend."""
 
-EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "mixed", "reached"]
+EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "mixed", "trouble", "reached"]
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,7 @@ class Worker:
         self._refused_since: float | None = None
         self._counted_at = -float("inf")  # when it was last looked at what is spent
         self._counted: list[int] = []  # checkpoints of what ran then
+        self._trouble: str | None = None  # of the learner, told last
 
     def work(self) -> list[Ended]:
         """Work until the orders are carried out, the budget is spent, or the goal is reached.
@@ -193,16 +194,16 @@ class Worker:
         """Do what there is to do now; False when there is nothing left."""
         self._reap()
         heard = self._hear()
-        for run in list(self._runs):
+        looked_at = list(self._runs)
+        for run in looked_at:
             ended = run.look(self.stopper, lost=heart.has_lost(run.taken.trial_id))
             if ended is not None:
                 self._runs.remove(run)
                 heart.release(run.taken.trial_id)
                 self._settle(ended)
-            if self.goal is not None and self.reached is None:
-                self._arrive(self.goal.met_by(run.checkpoints), heart)
-        if self.goal is not None and self.reached is None:
-            self._arrive(self.goal.reached(at_once=heard), heart)  # a mixture may have got there
+        if self.goal is not None and self.reached is None:  # after the looks: this hands back what else runs
+            reached = self.goal.met_by(c for run in looked_at for c in run.checkpoints)
+            self._arrive(reached or self.goal.reached(at_once=heard), heart)  # a mixture may have got there
         if self.reached is not None:
             return bool(self._runs)
         if self._failures >= self.orders.most_failures:
@@ -233,7 +234,10 @@ class Worker:
         self._hand_back(others, heart, "another run reached the targets")
 
     def _stop_at_the_budget(self) -> None:
-        """Once it is spent, end what goes on: programs that cannot be told how long they are, above all."""
+        """Once it is spent, end what goes on: programs that cannot be told how long they are, above all.
+
+        One that has written its last epoch is left to end by itself.
+        """
         if self.budget is None:
             return
         wrote = [len(run.checkpoints) for run in self._runs]
@@ -355,10 +359,15 @@ class Worker:
         self._hear()
 
     def _hear(self) -> bool:
-        """Tell what the learner had to tell; whether there was anything."""
-        news = self.learner.news() if self.learner is not None else []
+        """Tell what the learner had to tell, and why it failed if it did; whether there was any news."""
+        if self.learner is None:
+            return False
+        news, trouble = self.learner.news(), self.learner.trouble()
         for text in news:
             self.tell(Event("mixed", text))
+        if trouble is not None and trouble != self._trouble:
+            self.tell(Event("trouble", f"learning in the background failed: {trouble}"))
+        self._trouble = trouble
         return bool(news)
 
     def _settle(self, ended: Ended) -> None:

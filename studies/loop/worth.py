@@ -70,7 +70,8 @@ class WorthStopper:
         if (steps[-1].trained or 0) < GRACE:
             return _go_on(f"within its first {GRACE:g} epochs")
         scene = self._now()
-        others = [curve for name, curve in scene.curves.items() if name != run.name]
+        mine = {run.name, *(c.run for c in checkpoints_so_far)}
+        others = [curve for name, curve in scene.curves.items() if name not in mine]
         if len(others) < FIRST_RUNS:
             return _go_on(f"only {len(others)} other runs: at least {FIRST_RUNS} are needed to judge one")
         objectives = self._project.objectives

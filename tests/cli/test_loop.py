@@ -7,7 +7,6 @@ import io
 import json
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -181,20 +180,6 @@ def test_a_project_without_runs_begins_with_random_ones(copy, mine):
     assert [p["predicted"] for p in report["proposals"]] == [{}] * 4
     assert report["hypervolume"]["over_time"][-1] == report["hypervolume"]["after"]
     assert other("report", "--storage", url).status == 0
-
-
-def test_one_learner_works_at_a_time_and_a_dead_one_blocks_nobody(copy, mine):
-    from epsopt.studies.loop.learning import _lease, _take_lease
-
-    other = copy(mine)
-    with Catalogue(f"sqlite:///{other.folder / 'epsopt.db'}") as catalogue:
-        with _lease(catalogue, wait=False) as ours, _lease(catalogue, wait=False) as theirs:
-            assert (ours, theirs) == (True, False)
-        gone = subprocess.Popen([sys.executable, "-I", "-S", "-c", ""])
-        gone.wait()
-        assert _take_lease(catalogue, f"{socket.gethostname()}:{gone.pid}")
-        assert _take_lease(catalogue, f"elsewhere:{gone.pid}"), "its process is gone"
-        assert not _take_lease(catalogue, "me:1"), "another machine's cannot be asked, only waited for"
 
 
 def test_what_keeps_a_learner_from_learning_is_said_in_one_sentence(tmp_path):

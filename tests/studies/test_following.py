@@ -17,7 +17,8 @@ from epsopt.studies.loop import following, placing
 from epsopt.studies.loop import ledger as ledger_module
 from epsopt.studies.loop.claims import claim, finish, give_back
 from epsopt.studies.loop.following import Follower, failed, known, make_policy, running, told_config
-from epsopt.studies.loop.ledger import Budget, Ledger, MeasuredMixture, plan_of, remember_mixtures, written
+from epsopt.studies.loop.lease import LeaseLost
+from epsopt.studies.loop.ledger import Budget, Ledger, MeasuredMixture, plan_of, remember_mixture, written
 from epsopt.studies.loop.placing import Placed, as_start, front_family, place, shaping
 from epsopt.studies.loop.queue import config_of, proposed_trials, record_step
 from epsopt.studies.loop.scene import Scene
@@ -59,6 +60,11 @@ def cheap(monkeypatch) -> float:
 def follower(studied, until: float = 1000.0, **options) -> Follower:
     project, storage, catalogue = studied
     return Follower(project, storage, catalogue, until=until, **options)
+
+
+def remember(catalogue, *mixtures: MeasuredMixture) -> None:
+    for mixture in mixtures:
+        remember_mixture(catalogue, "tiny", mixture)
 
 
 def plans(studied) -> list:
@@ -123,6 +129,29 @@ def test_a_hook_that_fails_is_told_in_a_line_and_a_run_is_chosen(studied, cheap,
     assert not Ledger.read(storage, catalogue, "tiny").mixtures
 
 
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_who_was_taken_for_dead_writes_nothing_more(studied, cheap, calls):
+    project, storage, catalogue = studied
+    before, left = len(catalogue.checkpoints()), [calls]
+
+    def alive() -> None:
+        if not left[0]:
+            raise LeaseLost("another learner took over")
+        left[0] -= 1
+
+    def files() -> set:
+        return set(project.runs.rglob("*"))
+
+    there = files()
+    with pytest.raises(LeaseLost):
+        follower(studied, before_writing=alive).queue(1)
+    written_down = Ledger.read(storage, catalogue, "tiny")
+    measured = max(calls - 1, 0)  # the first call is before the first step, the second before its mixture is saved
+    assert (len(written_down.trials), len(written_down.mixtures)) == (0, measured)
+    assert len(catalogue.checkpoints()) - before == measured
+    assert (files() == there) == (measured == 0)
+
+
 def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, tmp_path):
     project, storage, catalogue = studied
     follower(studied).queue(2)
@@ -161,7 +190,7 @@ def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
     assert policy._last == kind
     assert running(Scene.read(*quiet)) == []
     mixtures = [MeasuredMixture(0.5, 0.0, 0.5, 1.0, "between")] * 10
-    remember_mixtures(catalogue, "tiny", [*mixtures, MeasuredMixture(0.1, 0.1, 0.5, 1.0, "beyond")])
+    remember(catalogue, *mixtures, MeasuredMixture(0.1, 0.1, 0.5, 1.0, "beyond"))
     credit = make_policy(Scene.read(*quiet))._credit
     assert credit.trust("between", 1.0) < 0.1
     assert credit.trust("beyond", 1.0) == pytest.approx((0.1 + 0.05 * 0.3) / 0.15), "its kinds are believed apart"
@@ -190,7 +219,7 @@ def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once
 
 def test_mixtures_cost_what_their_seconds_are_in_epochs(studied):
     project, storage, catalogue = studied
-    remember_mixtures(catalogue, "tiny", [MeasuredMixture(0.1, 0.1, 0.5, 3.0)])
+    remember(catalogue, MeasuredMixture(0.1, 0.1, 0.5, 3.0))
     assert Ledger.read(storage, catalogue, "tiny").evaluation == 0.5
     record_step(storage, "tiny", project.objectives, project.space, {"lr": 0.5}, None, {})
     taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
@@ -401,11 +430,12 @@ def test_mixtures_on_a_run_s_way_are_known_with_it(studied):
         return MeasuredMixture(0.1, 0.0, 0.5, 1.0, "between", path, *following._way(found, chosen))
 
     mixed = {c.run: c for c in scene.checkpoints if c.epoch == 1}  # what they measured is of no matter here
-    remember_mixtures(studied[2], "tiny", [
+    remember(
+        studied[2],
         mixture(mixed["run_0"].path, run_2=0.3), mixture(mixed["run_2"].path, run_1=0.25, branch=0.75),
         mixture(mixed["run_3"].path, run_2=0.5, run_3=0.5), mixture("/gone.pt", run_2=0.9),
         MeasuredMixture(0.1, 0.0, 0.5, 1.0, "beyond", mixed["run_0"].path),
-    ])  # fmt: skip
+    )  # fmt: skip
     curves = Scene.read(*studied).curves
     ways = {name: c.on_way for name, c in curves.items() if c.on_way is not None}
     assert set(ways) == {"run_2", "branch"}
@@ -419,7 +449,7 @@ def test_what_is_remembered_of_a_mixture_comes_back_as_it_was(studied):
     mixtures = (
         MeasuredMixture(0.1, 0.2, 0.3, 0.4, "between", "/m.pt", ("a", "b"), 0.7), MeasuredMixture(0.1, 0.2, 0.3, 0.4),
     )  # fmt: skip
-    remember_mixtures(catalogue, "tiny", mixtures)
+    remember(catalogue, *mixtures)
     assert Ledger.read(storage, catalogue, "tiny").mixtures == mixtures
     assert mixtures[0].on_way("b") == ("a", 0.7)
     assert mixtures[0].on_way("a") == ("b", pytest.approx(0.3))
