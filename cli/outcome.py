@@ -88,8 +88,8 @@ def _sayings(p: ProposalOutcome) -> list[str]:
     if p.why is not None:
         said.append(f"{WORDS.get(p.state, p.state)}, {p.why}")
     if p.step is not None:
-        joins = "" if p.joins_front is None else f"joins the front with probability {p.joins_front:.2f}; "
-        said.append(f"{joins}added {p.step.brought:.2g} to the hypervolume in {_epochs(p.step.epochs)}")
+        gain = f"{p.step.brought:.2g} to the hypervolume" if p.step.brought else "nothing to the hypervolume"
+        said.append(f"added {gain} in {_epochs(p.step.epochs)}")
     return said
 
 

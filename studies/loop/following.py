@@ -308,28 +308,25 @@ def suggested(scene: Scene, step: Step, candidate: Candidate) -> Suggestion:
         step: a run of any kind.
         candidate: that run as it will be launched, told how many epochs it has: its last one is what is predicted.
     """
-    expected = None if step.model is None else expect(step.model, candidate)
     near = nearest_runs(scene.space, candidate.config, [(name, c.config) for name, c in scene.curves.items()])
     init_from = candidate.start.key if candidate.start is not None and candidate.start.key else None
-    reason = _reason(scene, step, candidate, init_from)
-    if expected is None:
-        return Suggestion(candidate.config, init_from=init_from, nearest_runs=near, reason=reason)
-    return Suggestion(
-        candidate.config, expected.point, expected.low, expected.high, init_from=init_from,
-        joins_front=expected.joins_front, nearest_runs=near, reason=reason,
-    )  # fmt: skip
-
-
-def _reason(scene: Scene, step: Step, candidate: Candidate, init_from: str | None) -> str:
-    """One line."""
     long = f"{candidate.epochs:g} epoch" + ("" if candidate.epochs == 1 else "s")
-    if step.kind == "look":
-        return f"a look of up to {long}: too few runs are known to expect anything of one"
+    if step.model is None:
+        why = f"a look of up to {long}: too few runs are known to expect anything of one"
+        return Suggestion(candidate.config, init_from=init_from, nearest_runs=near, reason=why)
+    expected = expect(step.model, candidate)
     begun = next((c for c in scene.checkpoints if c.path == init_from), None)
     where = "" if begun is None else f" from {begun.run}" + ("" if begun.epoch is None else f":{begun.epoch}")
     each = step.promised / step.cost
-    whole = each * min(candidate.cost, step.cost)
-    return f"a {step.kind} of {long}{where}: expected to add {whole:.2g} to the hypervolume, {each:.2g} an epoch"
+    added = each * min(candidate.cost, step.cost)
+    why = (
+        f"a {step.kind} of {long}{where}, expected to add {added:.2g} to the hypervolume, {each:.2g} an epoch, and "
+        f"to join the front ({expected.joins_front:.0%})"
+    )
+    return Suggestion(
+        candidate.config, expected.point, expected.low, expected.high, init_from=init_from,
+        joins_front=expected.joins_front, nearest_runs=near, reason=why,
+    )  # fmt: skip
 
 
 def _way(placed: Placed, mixture: Mixture) -> tuple[tuple[str, str], float] | tuple[None, None]:

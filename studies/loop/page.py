@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 INSIDE, OUTSIDE = FRONT, PREDICTED
+_FEW = 10
 
 
 def report_figure(report: LoopReport, objectives: Sequence[Objective]) -> go.Figure:
@@ -60,6 +61,8 @@ def _predicted_against_measured(figure: go.Figure, report: LoopReport, name: str
     inside = [p.low[name] <= v <= p.high[name] for p, v in both]
     for held, label, colour in ((True, "inside its interval", INSIDE), (False, "outside", OUTSIDE)):
         mine = [(p, v) for p, v, i in zip(done, values, inside, strict=True) if i == held]
+        if not mine:
+            continue
         figure.add_trace(
             go.Scatter(
                 x=[v for _, v in mine],
@@ -75,9 +78,14 @@ def _predicted_against_measured(figure: go.Figure, report: LoopReport, name: str
                 mode="markers",
                 name=label,
                 legendgroup=label,
-                showlegend=column == 1,
+                showlegend=all(trace.legendgroup != label for trace in figure.data),
                 marker={"color": colour, "size": 8},
-                hovertext=[f"proposal {p.number}<br>measured {v:.4g}, predicted {p.point[name]:.4g}" for p, v in mine],
+                hovertext=[
+                    f"proposal {p.number}"
+                    + ("" if p.step is None else f", a {p.step.kind}")
+                    + f"<br>measured {v:.4g}, predicted {p.point[name]:.4g}"
+                    for p, v in mine
+                ],
                 hoverinfo="text",
             ),
             row=1,
@@ -110,15 +118,18 @@ def _coverage(figure: go.Figure, report: LoopReport, objectives: Sequence[Object
     for level in levels:
         figure.add_hline(level, line={"color": MEASURED, "dash": "dot", "width": 1.2}, row=2, col=1)
     figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", row=2, col=1)
-    figure.update_xaxes(title_text="runs measured so far", rangemode="tozero", row=2, col=1)
+    whole = {"dtick": 1} if len(report.over_time) <= _FEW else {}  # there is no half of a run
+    figure.update_xaxes(title_text="runs measured so far", rangemode="tozero", row=2, col=1, **whole)
 
 
 def _growth(figure: go.Figure, report: LoopReport) -> None:
     import plotly.graph_objects as go
 
+    runs = len(report.hypervolumes)
     figure.add_trace(
         go.Scatter(
-            x=list(range(len(report.hypervolumes))), y=list(report.hypervolumes), mode="lines", name="hypervolume",
+            x=[*range(runs), runs - 0.5], y=[*report.hypervolumes, report.hypervolumes[-1]],  # the last step shows, too
+            mode="lines", name="hypervolume",
             line={"color": FRONT, "width": 2, "shape": "hv"}, showlegend=False,
         ),
         row=2, col=2,
@@ -156,7 +167,7 @@ def write_page(
 
 _STYLE = (
     f"body{{font-family:{FONT};color:#24313f;max-width:1100px;margin:2em auto;padding:0 1em}}p{{margin:.4em 0}}"
-    "table{border-collapse:collapse;margin:1.4em 0}caption{text-align:left;margin-bottom:.4em}"
+    "table{border-collapse:collapse;margin:1.4em 0}caption{text-align:left;white-space:nowrap;margin-bottom:.4em}"
     "th,td{text-align:right;padding:.2em .9em;font-variant-numeric:tabular-nums}th{border-bottom:1px solid #24313f}"
     "th:first-child,td:first-child{text-align:left;padding-left:0}td{border-bottom:1px solid #e3e8ee}"
 )
