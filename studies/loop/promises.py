@@ -18,10 +18,10 @@ KINDS = ("look", "run", "branch", "mixture")
 
 @dataclass(frozen=True)
 class TakenStep:
-    """A step that was a run, and has ended.
+    """A step that has ended.
 
     Attributes:
-        kind: ``look``, ``run`` or ``branch``.
+        kind: ``look``, ``run``, ``branch`` or ``mixture``.
         promised: hypervolume that the epochs which it was given were expected to add, as the policy counts it: of a run
             that was stopped early, less.
         brought: that its checkpoints added to the front of all that was read before the last of them.
@@ -101,12 +101,13 @@ def ended_where_predicted(trial: FrozenTrial) -> bool:
 
 def steps_by_kind(taken: Iterable[TakenStep], mixtures: Sequence[MeasuredMixture]) -> tuple[StepsOfKind, ...]:
     """Sum them up, kinds of which none was taken left out."""
-    rows = [(s.kind, s.epochs, s.promised, s.brought) for s in taken]
-    rows += [("mixture", m.cost, m.promised, m.brought) for m in mixtures]
+    steps = [*taken, *(TakenStep("mixture", m.promised, m.brought, m.cost) for m in mixtures)]
     out = []
     for kind in KINDS:
-        mine = [row for row in rows if row[0] == kind]
+        mine = [s for s in steps if s.kind == kind]
         if mine:
-            epochs, promised, gained = (sum(row[i] for row in mine) for i in (1, 2, 3))
-            out.append(StepsOfKind(kind, len(mine), epochs, None if kind == "look" else promised, gained))
+            promised = None if kind == "look" else sum(s.promised for s in mine)
+            out.append(
+                StepsOfKind(kind, len(mine), sum(s.epochs for s in mine), promised, sum(s.brought for s in mine))
+            )
     return tuple(out)

@@ -29,7 +29,9 @@ def model() -> CurveModel:
     def run(a: float, b: float) -> Curve:
         grown = 1.0 - np.exp(-steps / 3)
         up = np.clip(0.4 + 0.6 * a * grown + 0.02 * rng.standard_normal(8), 0.0, 1.0)
-        return Curve({"a": a, "b": b}, steps, np.column_stack([up, 5.0 - 3.0 * b * grown + 0.1 * rng.standard_normal(8)]))
+        return Curve(
+            {"a": a, "b": b}, steps, np.column_stack([up, 5.0 - 3.0 * b * grown + 0.1 * rng.standard_normal(8)])
+        )
 
     curves = [run(*rng.uniform(0, 1, 2)) for _ in range(14)]
     return fit_curves(SPACE, COST, curves, length=8.0, bounds={"up": (0.0, 1.0)})
