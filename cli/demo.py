@@ -225,11 +225,19 @@ def _spend() -> None:
 
 
 def _summary(*, as_json: bool) -> None:
-    from epsopt.cli.outcome import outcome_json, show_accuracy, show_answers, show_gain, show_proposals
+    from epsopt.cli.outcome import (
+        outcome_json,
+        show_accuracy,
+        show_answers,
+        show_gain,
+        show_proposals,
+        show_steps,
+    )  # fmt: skip
     from epsopt.cli.output import line, print_json, say
     from epsopt.cli.workspace import Workspace
     from epsopt.optimize.targets import Target
     from epsopt.studies import load_project, record_measured
+    from epsopt.studies.loop.ledger import Ledger
     from epsopt.studies.loop.report import loop_report
     from epsopt.zoo.catalogue import Catalogue
 
@@ -237,8 +245,9 @@ def _summary(*, as_json: bool) -> None:
     storage = Workspace(project, project.storage).studies()
     with Catalogue(project.storage) as catalogue:
         checkpoints = catalogue.checkpoints()
+        mixtures = Ledger.read(storage, catalogue, project.name).mixtures
     record_measured(storage, project.name, project.objectives, checkpoints)
-    report = loop_report(project, storage, checkpoints)
+    report = loop_report(project, storage, checkpoints, mixtures)
     target = Target("coverage", TARGET)
     if as_json:
         print_json(outcome_json(report, target))
@@ -249,6 +258,7 @@ def _summary(*, as_json: bool) -> None:
     show_answers(Path("done").read_text(), project.objectives, storage)
     line("")
     show_proposals(report, project.objectives)
+    show_steps(report)
     show_accuracy(report)
     show_gain(report, project.objectives, target)
     line("")

@@ -109,6 +109,18 @@ class Proposal(Predicted, Protocol):
     def init_from(self) -> str | None:
         """The checkpoint that the run starts from, None from scratch."""
 
+    @property
+    def joins_front(self) -> float | None:
+        """Probability that it joins the measured front, None when that is not known."""
+
+    @property
+    def nearest_runs(self) -> Sequence[tuple[str, float]]:
+        """Past runs with the most similar hyperparameters, and how far they are, nearest first."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was chosen, in one line; None when nobody said."""
+
 
 class Decision(Protocol):
     """Whether to stop a run, and why."""

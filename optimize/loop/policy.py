@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from epsopt.optimize.loop.choice import Candidate, Start, choose_runs
 from epsopt.optimize.loop.credit import PATIENCE, Credit, worth_staying
 from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
+from epsopt.optimize.loop.expectation import Expected, expect
 from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
 from epsopt.optimize.loop.onset import learn_onsets
 from epsopt.optimize.pareto import hypervolume, non_dominated
@@ -82,6 +84,11 @@ class Step:
     candidate: Candidate | None = None
     mixture: Mixture | None = None
     model: CurveModel | None = None
+
+    @cached_property
+    def expected(self) -> Expected | None:
+        """What is expected of the candidate's checkpoints; ``None``: no model of curves was asked, as of a look."""
+        return None if self.model is None or self.candidate is None else expect(self.model, self.candidate)
 
 
 class Policy:

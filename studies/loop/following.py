@@ -19,15 +19,17 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.optimize.loop.choice import Candidate, Start
+from epsopt.optimize.loop.expectation import LEVEL, expect
 from epsopt.optimize.loop.history import values_of
 from epsopt.optimize.loop.mixing import Mixture, on_way
 from epsopt.optimize.loop.policy import BRANCH_EPOCHS, FIRST_RUNS, Known, Policy, Step
+from epsopt.optimize.proposals import nearest_runs
 from epsopt.optimize.space import Config, Space
 from epsopt.studies.folders import new_folder, suffix_for
 from epsopt.studies.loop.lease import LeaseLost
 from epsopt.studies.loop.ledger import MeasuredMixture, Plan, plan_of, remember_mixture, told_epochs, was_started
 from epsopt.studies.loop.placing import Floats, Placed, as_start, place, shaping
-from epsopt.studies.loop.queue import config_of, record_step
+from epsopt.studies.loop.queue import Suggestion, config_of, proposal_attributes, record_step
 from epsopt.studies.loop.run import folder_of
 from epsopt.studies.loop.scene import Scene, whole_rows
 from epsopt.studies.project.command import takes_start
@@ -262,13 +264,13 @@ class Follower:
             step.kind, step.promised, step.worth, step.cost, epochs, scene.length, scene.told, scene.told_by,
             probe=step.kind == "look" and not scene.mixes, reference=tuple(scene.reference.tolist()),
         )  # fmt: skip
-        init_from = candidate.start.key if candidate.start is not None and candidate.start.key else None
         config = told_config(scene.space, candidate.config, scene.told_by, epochs)
-        said: dict[str, Any] = {"step": plan.to_json()}
+        suggestion = suggested(scene, step, replace(candidate, config=config, epochs=plan.ends))
+        said: dict[str, Any] = {"step": plan.to_json(), **proposal_attributes(suggestion, LEVEL)}
         if plan.kind == "look" and config != candidate.config:
             said[_LOOKED] = dict(candidate.config)
         record_step(
-            self._storage, self._project.name, self._project.objectives, scene.space, config, init_from, said
+            self._storage, self._project.name, self._project.objectives, scene.space, config, suggestion.init_from, said
         )  # fmt: skip
 
     def _measure(self, decoder: WeightDecoder, scene: Scene, placed: Placed, step: Step) -> str:
@@ -302,6 +304,35 @@ class Follower:
         gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
         joined = f"joined the front, {gain}" if brought > 0.0 else "added nothing to the front"
         return f"{self._folder.name}/{path.name} {joined}; it cost {step.cost:.2g} epochs"
+
+
+def suggested(scene: Scene, step: Step, candidate: Candidate) -> Suggestion:
+    """Return a step as a proposal: what is expected of it, and why it was chosen.
+
+    Args:
+        scene: at the moment when it was chosen.
+        step: a run of any kind.
+        candidate: that run as it will be launched, told how many epochs it has: its last one is what is predicted.
+    """
+    near = nearest_runs(scene.space, candidate.config, [(name, c.config) for name, c in scene.curves.items()])
+    init_from = candidate.start.key if candidate.start is not None and candidate.start.key else None
+    long = f"{candidate.epochs:g} epoch" + ("" if candidate.epochs == 1 else "s")
+    if step.model is None:
+        why = f"a look of up to {long}: too few runs are known to expect anything of one"
+        return Suggestion(candidate.config, init_from=init_from, nearest_runs=near, reason=why)
+    expected = expect(step.model, candidate)
+    begun = next((c for c in scene.checkpoints if c.path == init_from), None)
+    where = "" if begun is None else f" from {begun.run}" + ("" if begun.epoch is None else f":{begun.epoch}")
+    each = step.promised / step.cost
+    added = each * min(candidate.cost, step.cost)
+    why = (
+        f"a {step.kind} of {long}{where}, expected to add {added:.2g} to the hypervolume, {each:.2g} an epoch, and "
+        f"to join the front ({expected.joins_front:.0%})"
+    )
+    return Suggestion(
+        candidate.config, expected.point, expected.low, expected.high, init_from=init_from,
+        joins_front=expected.joins_front, nearest_runs=near, reason=why,
+    )  # fmt: skip
 
 
 def _way(placed: Placed, mixture: Mixture) -> tuple[tuple[str, str], float] | tuple[None, None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from epsopt.optimize.proposals import FEWEST_RUNS, Proposal, config_key, past_ru
 from epsopt.optimize.scoring import measured_table
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective, Target
-from epsopt.studies.loop.queue import config_of, proposed_trials, record_proposals
+from epsopt.studies.loop.queue import Suggestion, config_of, proposed_trials, record_proposals
 from epsopt.studies.loop.run import cut_off, folder_of
 from epsopt.studies.project.command import takes_start
 from epsopt.studies.project.file import Project
@@ -28,6 +28,7 @@ from epsopt.zoo.records import Checkpoint
 
 MOST_STARTS = 12
 """Front checkpoints that are weighed as starts; a larger front is thinned evenly."""
+RANDOM = "drawn at random: too few runs are known to learn from"
 _DRAWS = 32  # times as many random configurations are drawn as are wanted
 
 
@@ -121,18 +122,6 @@ def runs_cut_off(project: Project, trials: Sequence[FrozenTrial], checkpoints: S
     return {c.run_id for c in checkpoints if not folders.isdisjoint(Path(c.path).parents)}
 
 
-@dataclass(frozen=True)
-class _Unpredicted:
-    """A configuration of which nothing is known yet."""
-
-    params: Mapping[str, Any]
-    point: Mapping[str, float] = field(default_factory=dict)
-    low: Mapping[str, float] = field(default_factory=dict)
-    high: Mapping[str, float] = field(default_factory=dict)
-    probability: float | None = None
-    init_from: str | None = None
-
-
 def too_few(space: Space, checkpoints: Sequence[Checkpoint], cut_off: Collection[int] = ()) -> bool:
     """Whether there are too few runs to learn proposals from; those that were cut off show no end, mixtures none."""
     whole = [c for c in checkpoints if c.run_id not in cut_off and not is_recombined(c)]
@@ -178,7 +167,8 @@ def queue_random(
             f"no configuration of the search space is left that did not run, in {_DRAWS * n} random ones: widen "
             f"[space] in {project.file}"
         )
-    return record_proposals(storage, project.name, project.objectives, space, [_Unpredicted(c) for c in found.values()])
+    drawn = [Suggestion(config, reason=RANDOM) for config in found.values()]
+    return record_proposals(storage, project.name, project.objectives, space, drawn)
 
 
 def front_checkpoints(

@@ -83,13 +83,23 @@ def test_proposals_are_queued_with_the_next_numbers_and_never_made_twice(mine, p
     assert len(trials(mine)) == 3
 
 
+def says(text: str, proposal: dict) -> bool:
+    """Whether a line says what is predicted of a proposal, and why it was chosen."""
+    ends = [f"{n} {p['value']:.4g} [{p['low']:.4g}, {p['high']:.4g}]" for n, p in proposal["predicted"].items()]
+    near = proposal["nearest_runs"][0]
+    parts = [*ends, "(90% intervals)", f"joins the front with probability {proposal['joins_front']:.2f}",
+             f"nearest run {near['run']} ({near['distance']:.2f})", proposal["reason"]]  # fmt: skip
+    return len(parts) > 4 and all(part in text for part in parts)
+
+
 def test_every_format_says_the_same(mine, proposed, monkeypatch):
     from epsopt.studies.loop import proposing
 
     monkeypatch.setattr(proposing, "propose_next", cache(proposing.propose_next))
     asked = ["propose", "-n", "2", "--no-record"]
     wanted = mine(*asked, "--json").document["proposals"]
-    said = {form: mine(*asked, "--format", form).out for form in ("yaml", "csv", "hydra", "shell")}
+    results = {form: mine(*asked, "--format", form) for form in ("yaml", "csv", "hydra", "shell")}
+    said = {form: result.out for form, result in results.items()}
     assert configs(yaml.safe_load(said["yaml"])) == configs(wanted)
     for kept, proposal in zip(yaml.safe_load(said["yaml"]), wanted, strict=True):
         assert all(kept[n] == proposal[n] for n in ("joins_front", "nearest_runs", "reason", "predicted"))
@@ -101,11 +111,21 @@ def test_every_format_says_the_same(mine, proposed, monkeypatch):
     for row, proposal in zip(csv.DictReader(io.StringIO(said["csv"])), wanted, strict=True):
         assert float(row["joins_front"]) == proposal["joins_front"]
         assert row["reason"] == proposal["reason"]
-        assert row["nearest_run"] == proposal["nearest_runs"][0]["run"]
+        for i, near in enumerate(proposal["nearest_runs"], 1):
+            assert row[f"nearest_run.{i}"] == near["run"]
+            assert float(row[f"nearest_run.{i}.distance"]) == near["distance"]
+        assert len(proposal["nearest_runs"]) == 3
+    beside = [line for line in results["hydra"].err.splitlines() if line.startswith("predicted: ")]
+    assert all(says(line, proposal) for line, proposal in zip(beside, wanted, strict=True))
+    assert "predicted" not in results["csv"].err + results["shell"].err
     for line, config in zip(said["hydra"].splitlines(), configs(wanted), strict=True):
         overrides = OverridesParser.create().parse_overrides(shlex.split(line))
         assert {o.key_or_group: o.value() for o in overrides} == config
-    for line, proposal in zip(said["shell"].splitlines(), wanted, strict=True):
+    shell = said["shell"].splitlines()
+    for text, proposal in zip(shell[::2], wanted, strict=True):
+        assert text.startswith("# predicted: ")
+        assert says(text.removeprefix("# "), proposal)
+    for line, proposal in zip(shell[1::2], wanted, strict=True):
         words = shlex.split(line)
         assert words[-len(proposal["command"]) :] == [*proposal["command"][:-1], proposal["command"][-1] + ")"] or (
             words[-len(proposal["command"]) :] == proposal["command"]
@@ -116,6 +136,8 @@ def test_the_optuna_format_queues_trials_that_any_script_can_take(copy, mine, pr
     other = copy(mine)
     said = other("propose", "-n", "1", "--format", "optuna")
     assert said.out == "small/proposals\t3\n"
+    assert said.err.startswith("proposal 3, predicted: ")
+    assert "joins the front with probability" in said.err
     storage = f"sqlite:///{other.folder / 'epsopt.db'}"
     study = optuna.load_study(study_name="small/proposals", storage=storage)
     taken = study.ask({"lr": optuna.distributions.FloatDistribution(1e-9, 10, log=True)})
@@ -258,7 +280,7 @@ class Hostile:
 
 
 def test_hostile_texts_come_through_every_format_as_they_are(tmp_path):
-    from epsopt.studies.loop.formats import as_csv, as_hydra, as_shell, as_yaml
+    from epsopt.studies.loop.formats import as_csv, as_hydra, as_shell, as_yaml, in_words
 
     proposals = [Hostile(v) for v in HOSTILE]
     assert [p["params"] for p in yaml.safe_load(as_yaml(proposals, range(len(proposals))))] == [
@@ -271,7 +293,15 @@ def test_hostile_texts_come_through_every_format_as_they_are(tmp_path):
         read = OmegaConf.create({o.key_or_group: o.value() for o in overrides})
         assert dict(OmegaConf.to_container(read, resolve=True)) == p.params
     code = "import sys, json; print(json.dumps(sys.argv[1:]))"
-    text = as_shell([[sys.executable, "-I", "-S", "-c", code, *HOSTILE]], tmp_path)
+    hostile = Hostile("x")
+    hostile.nearest_runs, hostile.reason = (("run\n\r$(touch X)", 0.1),), "no\n touch X; \\\ntouch X \\"
+    comments = in_words([hostile], [3], 0.9)
+    (comment,) = comments
+    assert comment == (
+        "proposal 3, predicted: joins the front with probability 0.50; nearest run run\\x0a\\x0d$(touch X) (0.10); "
+        "no\\x0a touch X; \\\\x0atouch X \\"
+    )
+    text = as_shell([[sys.executable, "-I", "-S", "-c", code, *HOSTILE]], tmp_path, comments)
     done = subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert json.loads(done.stdout) == HOSTILE
     assert not (tmp_path / "X").exists()

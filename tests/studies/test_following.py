@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from epsopt.studies import open_storage
 from epsopt.studies.loop import following, placing
 from epsopt.studies.loop import ledger as ledger_module
 from epsopt.studies.loop.claims import claim, finish, give_back
-from epsopt.studies.loop.following import Follower, failed, known, make_policy, running, told_config
+from epsopt.studies.loop.following import Follower, failed, known, make_policy, running, suggested, told_config
 from epsopt.studies.loop.lease import LeaseLost
 from epsopt.studies.loop.ledger import Budget, Ledger, MeasuredMixture, plan_of, remember_mixture, written
 from epsopt.studies.loop.placing import Placed, as_start, front_family, place, shaping
@@ -172,6 +173,53 @@ def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, t
     assert config_of(there) == config_of(here)
     assert there.user_attrs["step"] == here.user_attrs["step"]
     assert config_of(here) != config_of(proposed_trials(storage, "tiny")[1]), "what waits is not proposed again"
+
+
+def test_a_step_is_queued_with_what_a_proposal_is_queued_with(quiet):
+    project, storage, catalogue = quiet
+    scene = Scene.read(project, storage, catalogue)
+    step = make_policy(scene).next(known(scene, None), running(scene))
+    follower(quiet).queue(1)
+    (trial,) = proposed_trials(storage, "tiny")
+    said, names = trial.user_attrs, ("up", "calm")
+    assert said["level"] == step.expected.level == 0.9
+    assert [said[f"predicted.{n}"] for n in names] == [step.expected.point[n] for n in names]
+    assert [said[f"interval.{n}"] for n in names] == [[step.expected.low[n], step.expected.high[n]] for n in names]
+    assert said["joins_front"] == step.expected.joins_front
+    config = {n: c.config for n, c in scene.curves.items()}
+    near = [n["run"] for n in said["nearest_runs"]]
+    assert near == sorted(config, key=lambda n: abs(config[n]["lr"] - step.candidate.config["lr"]))[:3]
+    assert said["nearest_runs"][0]["distance"] <= said["nearest_runs"][-1]["distance"]
+    assert said["reason"].startswith(f"a {step.kind} of 2 epochs")
+    start = Path(said["init_from"]) if step.kind == "branch" else None
+    assert start is None or f" from {start.parent.name}:{int(start.stem[-3:])}, " in said["reason"]
+    added = f"expected to add {step.promised:.2g} to the hypervolume, {step.promised / step.cost:.2g} an epoch"
+    assert said["reason"].endswith(f"{added}, and to join the front ({step.expected.joins_front:.0%})")
+    assert "\n" not in said["reason"]
+
+
+def test_of_a_run_that_is_given_less_than_it_was_chosen_for_its_own_end_is_predicted(quiet):
+    project, storage, catalogue = quiet
+    scene = Scene.read(project, storage, catalogue, 4.0)
+    step = make_policy(scene).next(known(scene, None), running(scene))
+    follower(quiet, until=1.0, length=4.0).queue(1)
+    (trial,) = proposed_trials(storage, "tiny")
+    assert plan_of(trial.user_attrs).epochs == 1 < step.cost
+    cut = suggested(scene, step, replace(step.candidate, epochs=1.0))
+    assert trial.user_attrs["predicted.up"] == cut.point["up"] != step.expected.point["up"]
+    assert trial.user_attrs["reason"] == cut.reason
+    assert f"expected to add {step.promised / step.cost:.2g} to" in cut.reason
+    assert cut.reason.startswith(f"a {step.kind} of 1 epoch")
+
+
+def test_of_a_look_nothing_is_predicted_but_why_it_is_taken_is_said(studied, monkeypatch):
+    monkeypatch.setattr(following, "FIRST_RUNS", 9)
+    follower(studied).queue(1)
+    (trial,) = proposed_trials(studied[1], "tiny")
+    assert plan_of(trial.user_attrs).kind == "look"
+    assert not any(n.startswith(("predicted.", "interval.", "joins_front")) for n in trial.user_attrs)
+    assert trial.user_attrs["reason"].startswith("a look of up to 2 epochs: too few runs")
+    assert len(trial.user_attrs["nearest_runs"]) == 3
 
 
 def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
