@@ -1,6 +1,6 @@
 """A training program for tests of the loop: writes tiny checkpoints, fast. Imports nothing that takes time.
 
-python -I -S fake_training.py --out RUN --lr X [--epochs N] [--seconds AN_EPOCH] [--mode ok|fail|deaf|unmeasured]
+python -I -S fake_training.py --out RUN --lr X [--epochs N] [--seconds AN_EPOCH] [--mode ok|fail|deaf|unmeasured|late]
        [--continue-from CHECKPOINT]
 """
 
@@ -32,9 +32,8 @@ for epoch in range(first, int(given.get("--epochs", "1")) + 1):
     # Unlike any other checkpoint, or it would be an alias of that one.
     weights = struct.pack("<4f", 1.0 + lr, 2.0, 3.0 + 0.001 * epoch, float(os.getpid()))
     metrics = {"coverage": 1.0 - lr * epoch / 10, "dist_corr": lr * epoch / 10, "rad_hier": -lr}
-    if mode == "unmeasured":
-        metrics = {}
-    about = {"config": {"lr": lr, "who": os.path.basename(out)}, "metrics": metrics, "epoch": epoch}
+    said = {} if mode in ("unmeasured", "late") else metrics
+    about = {"config": {"lr": lr, "who": os.path.basename(out)}, "metrics": said, "epoch": epoch}
     header = json.dumps(
         {
             "__metadata__": {name: json.dumps(value) for name, value in about.items()},
@@ -45,3 +44,9 @@ for epoch in range(first, int(given.get("--epochs", "1")) + 1):
     with open(path + ".tmp", "wb") as file:
         file.write(struct.pack("<Q", len(header)) + header + weights)
     os.rename(path + ".tmp", path)
+    if mode == "late":  # a logger that writes when it likes, after the checkpoint
+        time.sleep(float(given.get("--seconds", "0")))
+        log = os.path.join(out, "metrics.csv")
+        with open(log, "a") as file:
+            names = "" if file.tell() else ",".join(("epoch", *metrics)) + "\n"
+            file.write(names + ",".join(map(str, (epoch, *metrics.values()))) + "\n")

@@ -26,6 +26,9 @@ epsopt       whole curves; a few runs to look around first; what an epoch is wor
              whether the next one starts from the base or from a checkpoint of the front; between runs, mixtures of
              checkpoints that share a base are measured, each paid for with what measuring costs (`price`); -branch:
              always from the base; -stop: every run to its end; -mix: no mixtures
+epsopt-sampler
+             EpsilonSampler in a plain Optuna script, asked and told as tpe is: last values of whole runs from the base,
+             no curves, no stopping, no mixtures
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The peers of the loop's benchmark: random search, Optuna's samplers, BoTorch's qLogNEHVI."""
+"""The peers of the loop's benchmark: random search, Optuna's samplers and ours among them, BoTorch's qLogNEHVI."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from loop_trainer import Method, Run, Trainer
 from loop_workloads import Floats
 
 from epsopt.optimize.acquisition import noisy_improvement
+from epsopt.optimize.loop.sampler import EpsilonSampler
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.space import Config, Space
 
@@ -143,4 +144,5 @@ PEERS: Mapping[str, Method] = {
     "nehvi": nehvi,
     "gp-few": optuna_method(lambda s: optuna.samplers.GPSampler(seed=s, n_startup_trials=FEW), masked=True),
     "nehvi-few": partial(nehvi, first=FEW),
+    "epsopt-sampler": optuna_method(lambda s: EpsilonSampler(seed=s), masked=False),
 }

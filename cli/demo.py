@@ -17,6 +17,7 @@ from epsopt.zoo.errors import EpsoptError, UsageError
 TARGET = 0.95
 MIXTURES = 12
 EPOCHS = 12
+STOP_BELOW = 0.2
 _MARK = (
     ".epsopt-demo"  # tells a folder that the demo may start over in from one that it must not touch; holds its options
 )
@@ -81,7 +82,8 @@ def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     before = _searches()
     _epsopt(4, "search it for a target", "search", "--target-coverage", str(TARGET), "-n", "4", "--seed", str(seed))
     (study,) = _searches() - before or before
-    _epsopt(5, "propose runs that widen the front", "propose", "-n", str(proposals), "--seed", str(seed))
+    asked = ["propose", "-n", str(proposals), "--reuse", "--seed", str(seed)]
+    _epsopt(5, "propose runs that widen the front, from the base or from a checkpoint", *asked)
     _train(jobs)
     _mix(seed)
     _spend()
@@ -184,11 +186,15 @@ def _epsopt(number: int, title: str, *arguments: str) -> None:
 
 def _train(jobs: int) -> None:
     from epsopt.cli.main import group
-    from epsopt.cli.output import line
+    from epsopt.cli.output import say
 
-    _stage(6, "train them", f"epsopt work --jobs {jobs} --learn-after 0")
-    line("The train command of epsopt.toml, once for each; their output is in runs/proposal_*/stdout.txt.")
-    group.main(args=["work", "--jobs", str(jobs), "--learn-after", "0"], prog_name="epsopt", standalone_mode=False)
+    asked = ["work", "--jobs", str(jobs), "--learn-after", "3", "--stop-below", str(STOP_BELOW)]
+    _stage(6, "train them", " ".join(["epsopt", *asked]))
+    say(
+        "The train command of epsopt.toml, once for each; their output is in runs/proposal_*/stdout.txt. A run that "
+        "will hardly join the front is stopped, and the map learns from what comes back while others train."
+    )
+    group.main(args=asked, prog_name="epsopt", standalone_mode=False)
 
 
 def _mix(seed: int) -> None:
@@ -219,11 +225,19 @@ def _spend() -> None:
 
 
 def _summary(*, as_json: bool) -> None:
-    from epsopt.cli.outcome import outcome_json, show_accuracy, show_answers, show_gain, show_proposals
+    from epsopt.cli.outcome import (
+        outcome_json,
+        show_accuracy,
+        show_answers,
+        show_gain,
+        show_proposals,
+        show_steps,
+    )  # fmt: skip
     from epsopt.cli.output import line, print_json, say
     from epsopt.cli.workspace import Workspace
     from epsopt.optimize.targets import Target
     from epsopt.studies import load_project, record_measured
+    from epsopt.studies.loop.ledger import Ledger
     from epsopt.studies.loop.report import loop_report
     from epsopt.zoo.catalogue import Catalogue
 
@@ -231,8 +245,9 @@ def _summary(*, as_json: bool) -> None:
     storage = Workspace(project, project.storage).studies()
     with Catalogue(project.storage) as catalogue:
         checkpoints = catalogue.checkpoints()
+        mixtures = Ledger.read(storage, catalogue, project.name).mixtures
     record_measured(storage, project.name, project.objectives, checkpoints)
-    report = loop_report(project, storage, checkpoints)
+    report = loop_report(project, storage, checkpoints, mixtures)
     target = Target("coverage", TARGET)
     if as_json:
         print_json(outcome_json(report, target))
@@ -243,6 +258,7 @@ def _summary(*, as_json: bool) -> None:
     show_answers(Path("done").read_text(), project.objectives, storage)
     line("")
     show_proposals(report, project.objectives)
+    show_steps(report)
     show_accuracy(report)
     show_gain(report, project.objectives, target)
     line("")

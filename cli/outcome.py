@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from epsopt.cli.describe import formatters, short_path
-from epsopt.cli.output import Head, Rows, label, line, listed, print_table, say, value
+from epsopt.cli.output import Head, Rows, formatter, label, line, listed, print_table, say, value
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from epsopt.optimize.outcome import Accuracy
     from epsopt.optimize.targets import Objective, Target
-    from epsopt.studies.loop.report import LoopReport
+    from epsopt.studies.loop.report import LoopReport, ProposalOutcome
     from epsopt.zoo.records import Checkpoint
 
 
@@ -59,17 +60,57 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
             measured = [WORDS.get(p.state, p.state), *("" for _ in names[1:])]
         else:
             measured = [texts[n](p.measured.get(n)) for n in names]
-        rows = [["predicted", *predicted], ["measured", *measured]] if p.point else [["measured", *measured]]
+        if p.as_predicted or p.measured is None or p.step is None:
+            title = "measured"
+        else:
+            title = f"after {_epochs(p.step.epochs)}"
+        rows = [["predicted", *predicted], [title, *measured]] if p.point else [[title, *measured]]
         groups.append(Rows([[str(p.number) if i == 0 else "", *row] for i, row in enumerate(rows)]))
     line("The proposed runs, as predicted before they were trained and as measured after:")
     print_table([Head("#"), Head("", "left"), *(Head(n) for n in names)], groups, keep=2)
     line("")
     for p in report.proposals:
-        again = "" if p.retry_of is None else f" proposal {p.retry_of} once more"
-        say(f"{p.number}:{again}" + ("" if p.why is None else f" {WORDS.get(p.state, p.state)}, {p.why}"))
+        say(f"{p.number}:" + "".join(f" {text}" for text in _sayings(p)[:1]))
+        for text in _sayings(p)[1:]:
+            say(text, "  ")
         listed(", ".join(f"{n} {value(v)}" for n, v in p.params.items()))
         if p.init_from is not None:
             line(f"  from {short_path(p.init_from)}")
+
+
+def _sayings(p: ProposalOutcome) -> list[str]:
+    """What is said of a proposal beside its figures, a line each: why it was chosen, and what came of it."""
+    from epsopt.studies.loop.report import WORDS
+
+    said = [] if p.retry_of is None else [f"proposal {p.retry_of} once more"]
+    if p.reason is not None:
+        said.append(p.reason)
+    if p.why is not None:
+        said.append(f"{WORDS.get(p.state, p.state)}, {p.why}")
+    if p.step is not None:
+        gain = f"{p.step.brought:.2g} to the hypervolume" if p.step.brought else "nothing to the hypervolume"
+        said.append(f"added {gain} in {_epochs(p.step.epochs)}")
+    return said
+
+
+def _epochs(count: float) -> str:
+    return f"{count:g} epoch" + ("" if count == 1 else "s")
+
+
+def show_steps(report: LoopReport) -> None:
+    """Show what steps of a budget promised and brought, kind by kind; nothing where there were none."""
+    if report.steps:
+        line("")
+        line("Steps of the budget: hypervolume that they promised, and that they brought:")
+        heads, rows = steps_table(report)
+        print_table([Head(heads[0], "left"), *map(Head, heads[1:])], [Rows([row]) for row in rows])
+
+
+def steps_table(report: LoopReport) -> tuple[list[str], list[list[str]]]:
+    """Return headers and rows of the table of steps."""
+    text = formatter(v for s in report.steps for v in (s.promised, s.brought))
+    rows = [[s.kind, str(s.count), f"{s.epochs:.4g}", text(s.promised), text(s.brought)] for s in report.steps]
+    return ["step", "count", "epochs", "promised", "brought"], rows
 
 
 def show_accuracy(report: LoopReport) -> None:
@@ -134,6 +175,7 @@ def outcome_json(report: LoopReport, target: Target) -> dict[str, Any]:
         "accuracy": accuracy_json(report.accuracy),
         "hypervolume": hypervolume_json(report),
         "mixtures": mixtures_json(report),
+        "steps": steps_json(report),
     }
 
 
@@ -148,7 +190,12 @@ def proposals_json(report: LoopReport) -> list[dict[str, Any]]:
             "retry_of": p.retry_of,
             "predicted": {n: {"point": p.point[n], "low": p.low[n], "high": p.high[n]} for n in p.point},
             "level": p.level,
+            "joins_front": p.joins_front,
+            "nearest_runs": [{"run": run, "distance": distance} for run, distance in p.nearest_runs],
+            "reason": p.reason,
             "measured": None if p.measured is None else dict(p.measured),
+            "compared": any(p.compared(name) is not None for name in p.point),
+            "step": None if p.step is None else asdict(p.step),
             "path": p.path,
             "why": p.why,
         }
@@ -169,6 +216,11 @@ def hypervolume_json(report: LoopReport) -> dict[str, Any]:
         "reference": list(report.gain.reference),
         "joined": [report.new[i].path for i in report.gain.joined],
     }
+
+
+def steps_json(report: LoopReport) -> list[dict[str, Any]]:
+    """Return what steps of a budget promised and brought, kind by kind, as JSON values."""
+    return [asdict(s) for s in report.steps]
 
 
 def mixtures_json(report: LoopReport) -> dict[str, Any]:

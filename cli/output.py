@@ -54,10 +54,14 @@ def finite(value: Any) -> Any:
     return str(value)
 
 
-def say(text: str = "") -> None:
+def say(text: str = "", indent: str = "") -> None:
     """Print a sentence of the result, wrapped to the terminal."""
     console = _console()
-    for line in textwrap.wrap(plain(text), console.width, break_on_hyphens=False, break_long_words=False) or [""]:
+    wrapped = textwrap.wrap(
+        plain(text), console.width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False,
+        break_long_words=False,
+    )  # fmt: skip
+    for line in wrapped or [""]:
         console.print(line, soft_wrap=True)
 
 

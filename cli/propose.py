@@ -25,7 +25,8 @@ FORMATS = ("table", "json", "yaml", "csv", "hydra", "shell", "optuna")
 @click.option("--count", "-n", type=click.IntRange(min=1), default=8, show_default=True, help="How many.")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
-    help="hydra: overrides for -m, one line a run. shell: train commands. optuna: the study and its trials.",
+    help="hydra: overrides for -m, one line a run. shell: train commands, below comments. optuna: the study and its "
+    "trials. What is predicted, and why they were chosen, is in all of them; of hydra and optuna, on standard error.",
 )  # fmt: skip
 @click.option("--reuse", is_flag=True, help="Let half of them start from checkpoints of the front ({init_from}).")
 @level_option
@@ -78,13 +79,27 @@ def command(
         _show(proposed, opened.objectives, opened.targets, level)
         _tell(proposed, project, study)
     else:
-        print(_formatted(form, proposed, commands, project, study), end="")  # noqa: T201 - as it is, for other programs
+        _say_beside(form, proposed, project, study, level)
+        print(_formatted(form, proposed, commands, project, study, level), end="")  # noqa: T201 - for other programs
+
+
+def _say_beside(form: str, proposed: Proposed, project: Project, study: str | None, level: float) -> None:
+    """Say on standard error what a format has no place for."""
+    from epsopt.cli.output import note
+    from epsopt.studies.loop.formats import in_words
+
+    if form in ("hydra", "optuna"):
+        numbers = [None if study is None else n for n in proposed.numbers]
+        for text in in_words(proposed.proposals, numbers, level):
+            click.echo(text, err=True)
+    if project.space is None:
+        note(f"{_inferred(proposed)} {'; '.join(_ranges(proposed))}")
 
 
 def _formatted(
-    form: str, proposed: Proposed, commands: list[list[str] | None], project: Project, study: str | None
+    form: str, proposed: Proposed, commands: list[list[str] | None], project: Project, study: str | None, level: float
 ) -> str:
-    from epsopt.studies.loop.formats import as_csv, as_hydra, as_shell, as_yaml
+    from epsopt.studies.loop.formats import as_csv, as_hydra, as_shell, as_yaml, in_words
 
     numbers = [None if study is None else n for n in proposed.numbers]
     if form == "yaml":
@@ -94,7 +109,8 @@ def _formatted(
     if form == "hydra":
         return as_hydra(proposed.proposals)
     if form == "shell":
-        return as_shell([c for c in commands if c is not None], project.cwd)
+        comments = in_words(proposed.proposals, numbers, level)
+        return as_shell([c for c in commands if c is not None], project.cwd, comments)
     return "".join(f"{study}\t{n}\n" for n in numbers)
 
 
@@ -175,21 +191,32 @@ def _tell(proposed: Proposed, project: Project, study: str | None) -> None:
     from epsopt.cli.output import line, say
 
     if project.space is None:
-        say(
-            f"The search space is inferred from {proposed.n_past} past runs; correct it with [space.NAME] in "
-            "epsopt.toml:"
-        )
-        for p in proposed.space.parameters:
-            if p.kind == "categorical":
-                text = f"one of {', '.join(map(str, p.choices))}"
-            else:
-                text = f"{p.kind} from {p.low:.4g} to {p.high:.4g}" + (", logarithmic" if p.log else "")
-            if p.active_when is not None:
-                text += f", when {p.active_when[0]} is {' or '.join(map(str, p.active_when[1]))}"
-            line(f"  {p.name}: {text}")
+        say(_inferred(proposed))
+        for text in _ranges(proposed):
+            line(f"  {text}")
     if study is not None:
         say(f"Queued as the Optuna study {study}: 'epsopt dashboard' shows it.")
     if project.command is None:
         say("With [train] in epsopt.toml, 'epsopt work' trains them, and --format shell prints the command lines.")
     elif study is not None:
         say("'epsopt work' trains them.")
+
+
+def _inferred(proposed: Proposed) -> str:
+    return (
+        f"The search space is inferred from {proposed.n_past} past runs; correct it with [space.NAME] in epsopt.toml:"
+    )
+
+
+def _ranges(proposed: Proposed) -> list[str]:
+    """What each hyperparameter may be, a line each."""
+    said = []
+    for p in proposed.space.parameters:
+        if p.kind == "categorical":
+            text = f"one of {', '.join(map(str, p.choices))}"
+        else:
+            text = f"{p.kind} from {p.low:.4g} to {p.high:.4g}" + (", logarithmic" if p.log else "")
+        if p.active_when is not None:
+            text += f", when {p.active_when[0]} is {' or '.join(map(str, p.active_when[1]))}"
+        said.append(f"{p.name}: {text}")
+    return said

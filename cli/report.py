@@ -31,7 +31,7 @@ def command(options: Options, page: Path | None) -> None:
 
     Predictions are those that were made before a run was started.
     """
-    from epsopt.cli.outcome import show_proposals
+    from epsopt.cli.outcome import show_proposals, show_steps
     from epsopt.cli.output import line, print_json, say
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
@@ -39,17 +39,21 @@ def command(options: Options, page: Path | None) -> None:
     with working("reading what came back"):
         workspace = open_workspace(options)
         project = workspace.needed()
-        with workspace.catalogue() as catalogue:
-            checkpoints = measured(catalogue)
+        from epsopt.studies.loop.ledger import Ledger
         from epsopt.studies.loop.report import loop_report
 
-        report = loop_report(project, workspace.studies(), checkpoints)
+        storage = workspace.studies()
+        with workspace.catalogue() as catalogue:
+            checkpoints = measured(catalogue)
+            mixtures = Ledger.read(storage, catalogue, project.name).mixtures
+        report = loop_report(project, storage, checkpoints, mixtures)
         if page is not None:
             _write(page, project.name, report, project.objectives)
     if options.json:
         print_json({**_document(report), "page": None if page is None else str(page.resolve())})
         return
     show_proposals(report, project.objectives)
+    show_steps(report)
     line("")
     for text in _sentences(report):
         say(text)
@@ -58,13 +62,15 @@ def command(options: Options, page: Path | None) -> None:
 
 
 def _write(page: Path, name: str, report: LoopReport, objectives: Sequence[Objective]) -> None:
+    from epsopt.cli.outcome import steps_table
     from epsopt.studies.loop.page import report_figure, write_page
     from epsopt.zoo.errors import UsageError
 
     figure = report_figure(report, objectives) if report.measured() else None
     lines = [*_counts(report), *_sentences(report)]
+    tables = {"Steps of the budget: hypervolume promised and brought": steps_table(report)} if report.steps else {}
     try:
-        write_page(page, f"{name}: predicted and measured", lines, figure)
+        write_page(page, f"{name}: predicted and measured", lines, figure, tables)
     except OSError as error:
         raise UsageError(f"{page}: cannot be written: {error.strerror or error}") from error
 
@@ -73,8 +79,8 @@ def _sentences(report: LoopReport) -> list[str]:
     from epsopt.cli.outcome import front_sentences
 
     return [
-        *_calibration(report.accuracy, report), *_over_time(report), *front_sentences(report), *_audits(report),
-        *_waits(report),
+        *_calibration(report.accuracy, report), *_over_time(report), *_joining(report), *front_sentences(report),
+        *_audits(report), *_waits(report),
     ]  # fmt: skip
 
 
@@ -125,6 +131,17 @@ def _over_time(report: LoopReport) -> list[str]:
     return said
 
 
+def _joining(report: LoopReport) -> list[str]:
+    """Say how many steps joined the front, and how many of them were expected to."""
+    whole = [p for p in report.measured() if p.step is not None and p.joins_front is not None and p.as_predicted]
+    if not whole:
+        return []
+    expected = sum(p.joins_front or 0.0 for p in whole)
+    joined = sum(p.step is not None and p.step.brought > 0.0 for p in whole)
+    ended = f"Of {len(whole)} predicted steps that went to their end"
+    return [f"{ended}, {expected:.1f} were expected to join the front; {joined} did."]
+
+
 def _audits(report: LoopReport) -> list[str]:
     """Say how those fared that would have been stopped."""
     if not report.audits:
@@ -147,7 +164,7 @@ def _waits(report: LoopReport) -> list[str]:
 
 
 def _document(report: LoopReport) -> dict[str, Any]:
-    from epsopt.cli.outcome import accuracy_json, hypervolume_json, mixtures_json, proposals_json
+    from epsopt.cli.outcome import accuracy_json, hypervolume_json, mixtures_json, proposals_json, steps_json
     from epsopt.optimize.outcome import share_interval
 
     return {
@@ -160,5 +177,6 @@ def _document(report: LoopReport) -> dict[str, Any]:
         "hypervolume": {**hypervolume_json(report), "over_time": list(report.hypervolumes)},
         "audits": [{"number": a.number, "probability": a.probability, "joined": a.joined} for a in report.audits],
         "mixtures": mixtures_json(report),
+        "steps": steps_json(report),
         "waits": report.waits(),
     }

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 @click.option("--runs", "-n", type=click.IntRange(min=1), help="Train so many; asks for proposals when none is queued.")
 @click.option(
     "--budget", type=click.IntRange(min=1), metavar="EPOCHS",
-    help="Spend so many epochs of training, step by step: each a run, a branch of one, or a mixture of checkpoints.",
+    help="Spend so many epochs of training, step by step: each a run, a short run from a checkpoint of the front, or a "
+    "mixture of checkpoints.",
 )  # fmt: skip
 @click.option(
     "--length", type=click.IntRange(min=1), metavar="EPOCHS",
     help="With --budget: of a whole run; by default as many as past runs had.",
 )  # fmt: skip
-@click.option("--until-idle", is_flag=True, help="Only what is queued; this is so without -n or --forever.")
+@click.option(
+    "--until-idle", is_flag=True,
+    help="Only what is queued; this is so without -n, --budget, --forever or --until-reached.",
+)  # fmt: skip
 @click.option("--forever", is_flag=True, help="Never end; asks for proposals when none is queued.")
 @click.option(
     "--until-reached", is_flag=True,
@@ -95,7 +99,9 @@ def command(
     With --budget so many epochs are spent, by all workers together: what is queued comes first, then each step is
     chosen by what it is expected to bring for each epoch, and by what such steps brought so far. No map is learned.
 
-    With targets, proposals that are asked for shall meet them, and no run is stopped early that may still do so.
+    With targets, proposals that are asked for shall meet them, and no run is stopped early that is likely enough to do
+    so yet. With --budget, steps do not aim at them, short first looks end all the same, and so does what runs when the
+    budget is spent.
     """
     if until_idle and forever:
         raise UsageError("--until-idle and --forever contradict each other: give one of them")
@@ -114,7 +120,7 @@ def command(
         raise UsageError("--mix measures mixtures when the map is refitted: leave out --learn-after 0")
     if until_reached and not wanted:
         raise UsageError("--until-reached needs something to reach: --target-NAME VALUE")
-    from epsopt.cli.output import line, print_json
+    from epsopt.cli.output import line, note, print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace, resolve_targets
     from epsopt.zoo.catalogue import Catalogue
@@ -161,7 +167,9 @@ def command(
             told.append(event.text)
         if event.kind in ("lost", "refused"):
             lost.append(event.text)
-        if not options.json:
+        if event.kind == "trouble":
+            note(event.text)
+        elif not options.json:
             line(event.text + (f" ({_figures(project, event.ended)})" if event.ended and event.ended.metrics else ""))
 
     with Catalogue(workspace.storage, project.rename) as catalogue, _ends_on_sigterm():

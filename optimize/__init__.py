@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from epsopt.optimize.latent_search import ENGINES, Answer, SearchResult, search
     from epsopt.optimize.loop.choice import Candidate, Start
     from epsopt.optimize.loop.curves import Curve, OnWay
+    from epsopt.optimize.loop.expectation import Expected, expect
     from epsopt.optimize.loop.mixing import Mixture, WeightSpace, on_way
     from epsopt.optimize.loop.policy import Known, Policy, Step
     from epsopt.optimize.loop.sampler import EpsilonSampler
@@ -36,6 +37,7 @@ __all__ = [
     "Curve",
     "Decision",
     "EpsilonSampler",
+    "Expected",
     "Front",
     "Known",
     "Mixture",
@@ -58,6 +60,7 @@ __all__ = [
     "Target",
     "WeightSpace",
     "cluster",
+    "expect",
     "fit_outlook",
     "hypervolume",
     "infer_space",
@@ -83,6 +86,7 @@ _HOMES = {
     "Decision": "loop.stopping",
     "ENGINES": "latent_search",
     "EpsilonSampler": "loop.sampler",
+    "Expected": "loop.expectation",
     "Front": "pareto",
     "Known": "loop.policy",
     "Mixture": "loop.mixing",
@@ -105,6 +109,7 @@ _HOMES = {
     "Target": "targets",
     "WeightSpace": "loop.mixing",
     "cluster": "clusters",
+    "expect": "loop.expectation",
     "fit_outlook": "outlook",
     "hypervolume": "pareto",
     "infer_space": "inference",

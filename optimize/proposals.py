@@ -371,9 +371,7 @@ def _explain(
         wanted = {t.name: t.value for t in scorer.targets}
         limits = np.array([wanted.get(o.name, -np.inf if o.maximize else np.inf) for o in scorer.objectives])
         met = (turned >= limits * maximize).all(axis=1)
-    distance = np.linalg.norm(space.encode([config]) - space.encode([r.config for r in past]), axis=1)
-    order = np.argsort(distance, kind="stable")[:3]
-    near = tuple((past[i].name, float(distance[i])) for i in order)
+    near = nearest_runs(space, config, [(r.name, r.config) for r in past])
     return Proposal(
         params=config,
         fixed=dict(space.fixed),
@@ -383,12 +381,32 @@ def _explain(
         probability=None if met is None else float(met.mean()),
         joins_front=joins,
         nearest_runs=near,
-        reason=_reason(joins, distance[order[0]], past[order[0]].name, space) if branch is None else branch.why(joins),
+        reason=_reason(joins, *near[0], space) if branch is None else branch.why(joins),
         init_from=None if branch is None else branch.start.path,
     )
 
 
-def _reason(joins: float, distance: float, run: str, space: Space) -> str:
+def nearest_runs(
+    space: Space, config: Mapping[str, Any], runs: Sequence[tuple[str, Mapping[str, Any]]], n: int = 3
+) -> tuple[tuple[str, float], ...]:
+    """Return the runs with the most similar hyperparameters.
+
+    Args:
+        space: that describes all of them.
+        config: active hyperparameters.
+        runs: names and hyperparameters.
+        n: how many at most.
+
+    Returns:
+        ``(name, distance)``, nearest first; distances are between configurations as the space encodes them.
+    """
+    if not runs:
+        return ()
+    distance = np.linalg.norm(space.encode([config]) - space.encode([c for _, c in runs]), axis=1)
+    return tuple((runs[i][0], float(distance[i])) for i in np.argsort(distance, kind="stable")[:n])
+
+
+def _reason(joins: float, run: str, distance: float, space: Space) -> str:
     typical = 0.35 * np.sqrt(len(space.parameters))
     where = f"a variation of {run}" if distance < typical else f"far from every past run (nearest: {run})"
     if joins >= 0.5:

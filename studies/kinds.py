@@ -34,6 +34,14 @@ class Measured(Protocol):
         """The run's hyperparameters by name."""
 
 
+class Trained(Measured, Protocol):
+    """A checkpoint of which it is known how long it was trained."""
+
+    @property
+    def trained(self) -> int | None:
+        """Epochs (or steps) of training behind it, 0 at the run's start, None when unknown."""
+
+
 class Neighbour(Protocol):
     """A real checkpoint near a predicted point."""
 
@@ -101,6 +109,18 @@ class Proposal(Predicted, Protocol):
     def init_from(self) -> str | None:
         """The checkpoint that the run starts from, None from scratch."""
 
+    @property
+    def joins_front(self) -> float | None:
+        """Probability that it joins the measured front, None when that is not known."""
+
+    @property
+    def nearest_runs(self) -> Sequence[tuple[str, float]]:
+        """Past runs with the most similar hyperparameters, and how far they are, nearest first."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was chosen, in one line; None when nobody said."""
+
 
 class Decision(Protocol):
     """Whether to stop a run, and why."""
@@ -127,7 +147,7 @@ class ActiveRun(Protocol):
 
     @property
     def name(self) -> str:
-        """Of its folder, and so of the run in the catalogue."""
+        """Of its folder; in the catalogue it has the name that its checkpoints say (:attr:`Measured.run`)."""
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -141,5 +161,5 @@ class ActiveRun(Protocol):
 class Stopper(Protocol):
     """Decides at each new checkpoint of a run whether it goes on (D9)."""
 
-    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Measured]) -> Decision:
+    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""

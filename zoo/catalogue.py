@@ -64,6 +64,10 @@ class Catalogue:
             raise EmptyCatalogue(f"there is no catalogue at {file} yet: read your runs with 'epsopt ingest RUNS'")
         return cls(url, rename)
 
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[str, dict[str, str]]]:
+        """Pickle as what it was opened with: each process has connections of its own."""
+        return type(self).existing, (self.url, self.rename)
+
     def __enter__(self) -> Self:
         return self
 
@@ -130,6 +134,7 @@ class Catalogue:
                 signature=r.signature,
                 lineage_id=r.lineage_id,
                 n_parameters=r.n_parameters,
+                layout=r.layout or "plain",
             )
             for r in rows
         ]
@@ -213,20 +218,21 @@ class Catalogue:
 
     def put_artifact(self, kind: str, key: str, data: bytes, meta: dict[str, Any]) -> None:
         """Keep bytes with their description, as the newest of their kind; the same kind and key replaces."""
-        text = json.dumps(meta, sort_keys=True)
-        same = (artifacts.c.kind == kind) & (artifacts.c.key == key)
         with self.writing() as connection:
-            newest = connection.execute(
-                select(artifacts.c.id, artifacts.c.key, artifacts.c.meta, artifacts.c.data)
-                .where(artifacts.c.kind == kind)
-                .order_by(artifacts.c.id.desc())
-                .limit(1)
-            ).first()
-            if newest is not None and (newest.key, newest.meta, bytes(newest.data)) == (key, text, data):
-                return
-            highest = connection.execute(select(artifacts.c.id).order_by(artifacts.c.id.desc()).limit(1)).scalar() or 0
-            connection.execute(delete(artifacts).where(same))
-            connection.execute(insert(artifacts).values(id=highest + 1, kind=kind, key=key, data=data, meta=text))
+            _put_artifact(connection, kind, key, data, json.dumps(meta, sort_keys=True))
+
+    def change_artifact(self, kind: str, key: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Keep what `change` makes of the bytes that are kept (None: none are), in one transaction: nothing is lost.
+
+        Args:
+            kind: of the artifact, which has no description.
+            key: of the artifact.
+            change: gives the new bytes.
+        """
+        query = select(artifacts.c.data).where((artifacts.c.kind == kind) & (artifacts.c.key == key))
+        with self.writing() as connection:
+            kept = connection.execute(query).scalar()
+            _put_artifact(connection, kind, key, change(None if kept is None else bytes(kept)), "{}")
 
     def get_artifact(self, kind: str, key: str | None = None) -> tuple[bytes, dict[str, Any]] | None:
         """Return the artifact with this key, or the newest of its kind; None when there is none."""
@@ -236,6 +242,20 @@ class Catalogue:
         with self.reading() as connection:
             row = connection.execute(query.order_by(artifacts.c.id.desc()).limit(1)).first()
         return None if row is None else (bytes(row.data), json.loads(row.meta))
+
+
+def _put_artifact(connection: Connection, kind: str, key: str, data: bytes, text: str) -> None:
+    newest = connection.execute(
+        select(artifacts.c.id, artifacts.c.key, artifacts.c.meta, artifacts.c.data)
+        .where(artifacts.c.kind == kind)
+        .order_by(artifacts.c.id.desc())
+        .limit(1)
+    ).first()
+    if newest is not None and (newest.key, newest.meta, bytes(newest.data)) == (key, text, data):
+        return
+    highest = connection.execute(select(artifacts.c.id).order_by(artifacts.c.id.desc()).limit(1)).scalar() or 0
+    connection.execute(delete(artifacts).where((artifacts.c.kind == kind) & (artifacts.c.key == key)))
+    connection.execute(insert(artifacts).values(id=highest + 1, kind=kind, key=key, data=data, meta=text))
 
 
 def _metrics_beside(connection: Connection) -> dict[tuple[int, str], dict[str, float | None]]:

@@ -6,10 +6,11 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, inspect, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
@@ -138,6 +139,14 @@ def reading(engine: Engine) -> Iterator[Connection]:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN")
         yield connection
+
+
+def clock(connection: Connection) -> float:
+    """Return the time by the database's own clock, in seconds since 1970: the machines' clocks need not agree."""
+    server = connection.dialect.name == "postgresql"  # whose current_timestamp is when the transaction began
+    now = connection.execute(select(func.clock_timestamp() if server else func.current_timestamp())).scalar_one()
+    moment = now if isinstance(now, datetime) else datetime.fromisoformat(str(now))
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _create(connection: Connection, shown: str) -> None:

@@ -39,6 +39,7 @@ class Checkpoint:
         signature: digest of tensor names and shapes.
         lineage_id: of its lineage (D3).
         n_parameters: floating-point values in it.
+        layout: the name of the one that read the file.
     """
 
     id: int
@@ -52,6 +53,12 @@ class Checkpoint:
     signature: str
     lineage_id: int
     n_parameters: int
+    layout: str = "plain"
+
+    @property
+    def trained(self) -> int | None:
+        """Epochs (or steps) of training behind it, None when unknown: Lightning calls its first epoch 0."""
+        return None if self.epoch is None else self.epoch + (self.layout == "lightning")
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.records import Failure
-from epsopt.zoo.scan import Found, Scan, is_checkpoint_name, order, whose
+from epsopt.zoo.scan import Scan, is_checkpoint_name, order, whose
 from epsopt.zoo.sheets import Given, Sheet, match
-from epsopt.zoo.telling import Answer, Beside, ask_beside, beside
+from epsopt.zoo.telling import Answer, Beside, ask_beside, beside, sides_of
 from epsopt.zoo.told import RunInCatalogue, forget_told, put_told, runs_by_path
 
 _BATCH = 64  # runs whose answers are written together
@@ -49,18 +49,16 @@ def tell_runs(
 
     It rests on what is written alone, so an ingest that was killed before it comes to the same when run again.
     """
-    members: dict[str, list[Found]] = {}
-    for found in seen.files:
-        members.setdefault(found.run_path, []).append(found)
     known = runs_by_path(catalogue)
     counted: Counter[str] = Counter()
     out = Retold({}, [])
     stale: list[tuple[RunInCatalogue, str, Beside, set[str], Given]] = []
-    found_runs = {path: run.positions for path in members if (run := known.get(path)) is not None}
+    paths = dict.fromkeys(f.run_path for f in seen.files)
+    found_runs = {path: run.positions for path in paths if (run := known.get(path)) is not None}
     matched = match(sheets, found_runs, roots)
     out.unmatched = matched.unmatched
-    for path, files in members.items():
-        sides = beside(location(path), list(dict.fromkeys(f.path.parent for f in files)), seen.folders)
+    for files, sides in sides_of(seen):
+        path = files[0].run_path
         run = known.get(path)
         names = {files[0].layout}
         if run is None or not run.positions:  # none of its files could be read

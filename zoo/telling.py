@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from epsopt.zoo.layouts.known import sources
 from epsopt.zoo.layouts.reading import Position
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import ask
+from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity, refusal
 from epsopt.zoo.records import Failure
+from epsopt.zoo.scan import Found, Scan
 from epsopt.zoo.sheets import Entry, Given, merged
 
 TELLER = 1
@@ -94,6 +96,15 @@ def beside(run: Path, held: Sequence[Path], folders: Folders) -> Beside:
         if known:
             found[name] = known
     return Beside(run, found)
+
+
+def sides_of(seen: Scan) -> Iterator[tuple[list[Found], Beside]]:
+    """Return the checkpoint files of each run that was seen, with the side files that speak of them."""
+    members: dict[str, list[Found]] = {}
+    for found in seen.files:
+        members.setdefault(found.run_path, []).append(found)
+    for path, files in members.items():
+        yield files, beside(location(path), list(dict.fromkeys(f.path.parent for f in files)), seen.folders)
 
 
 def read_table(

@@ -40,7 +40,7 @@ class Start:
     """A checkpoint that a run may start from.
 
     Attributes:
-        key: what the caller knows it by.
+        key: what the caller knows it by; ``""`` is the origin, where runs start, and a run from any other is a branch.
         values: ``(m,)`` its measured objectives.
         fixed: hyperparameters that every run from it must have, such as those of its architecture: its weights fit
             into no other.

@@ -81,7 +81,7 @@ class Curve:
             was none, or nothing is known of it.
         on_way: what was measured between the start and one of its checkpoints, if anything.
         moved: ``(k, blocks)`` how far each block of its weights is from where the run started, relative to its norm;
-            ``None`` where that is not known.
+            ``None`` where that is not known. All runs that say it have the same blocks, in the same order.
     """
 
     config: Mapping[str, Any]

@@ -38,7 +38,7 @@ def past_curves(checkpoints: Sequence[Checkpoint], space: Space, objectives: Seq
         if np.isfinite(values).any():
             start = next((measured[str(config[s])] for s in STARTS if str(config.get(s)) in measured), None)
             active = {p.name: config[p.name] for p in space.active(config)}
-            curves[name] = Curve(active, np.array([c.epoch for c in trained], dtype=np.float64), values, start)
+            curves[name] = Curve(active, np.array([c.trained for c in trained], dtype=np.float64), values, start)
     return curves
 
 
@@ -46,8 +46,9 @@ def trained_runs(checkpoints: Sequence[Checkpoint], space: Space) -> dict[str, l
     """Return of every run that the space describes the checkpoints after its start, one for each epoch, in order."""
     runs: dict[str, dict[int, Checkpoint]] = {}
     for c in checkpoints:
-        if c.epoch is not None and c.epoch > 0 and not is_recombined(c) and space.describes(c.hyperparameters):
-            runs.setdefault(c.run, {})[c.epoch] = c
+        trained = c.trained or 0
+        if trained > 0 and not is_recombined(c) and space.describes(c.hyperparameters):
+            runs.setdefault(c.run, {})[trained] = c
     return {name: [by_epoch[e] for e in sorted(by_epoch)] for name, by_epoch in runs.items()}
 
 

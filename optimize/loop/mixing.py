@@ -97,7 +97,8 @@ class Mixture:
     """A mixture that was chosen, and what is expected of it.
 
     Attributes:
-        coefficients: ``(parts, k)`` of the checkpoints' differences from the base.
+        coefficients: ``(parts, k)`` of the checkpoints' differences from the base; a block's row is that of its part
+            (:attr:`WeightSpace.parts`).
         improvement: expected hypervolume improvement, in the product of the objectives' units.
         predicted: ``(m,)`` objectives, in their own units.
         low: ``(m,)`` lower ends of 90 % intervals.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from epsopt.optimize.loop.curves import Curve
 from epsopt.optimize.space import Space
+from epsopt.zoo.errors import UsageError
 
 STILL = 1e-6
 """Relative distance up to which a block counts as where it was."""
@@ -70,10 +71,18 @@ class Onsets:
 
 
 def learn_onsets(space: Space, curves: Sequence[Curve]) -> Onsets:
-    """Learn what freezes and what delays, from runs that say how far their blocks moved."""
+    """Learn what freezes and what delays, from runs that say how far their blocks moved.
+
+    Raises:
+        UsageError: runs have different numbers of blocks.
+    """
     known = [c for c in curves if c.moved is not None and len(c.steps)]
     if len(known) < 2:
         return Onsets(())
+    blocks = sorted({c.moved.shape[1] for c in known if c.moved is not None})
+    if len(blocks) > 1:
+        said = " and ".join(map(str, blocks))
+        raise UsageError(f"runs say how far {said} blocks moved, expected the same blocks of all of them")
     onsets = np.stack([_onset(c) for c in known])
     live = np.isfinite(onsets).any(axis=0)
     if not live.any():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from epsopt.optimize.loop.choice import Candidate, Start, choose_runs
 from epsopt.optimize.loop.credit import PATIENCE, Credit, worth_staying
 from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
+from epsopt.optimize.loop.expectation import Expected, expect
 from epsopt.optimize.loop.mixing import Mixture, WeightSpace, choose_mixture
 from epsopt.optimize.loop.onset import learn_onsets
 from epsopt.optimize.pareto import hypervolume, non_dominated
@@ -46,7 +48,7 @@ class Known:
         curves: of every run that has a measured checkpoint.
         checkpoints: every one that was measured, trained or mixed.
         mixed: ``(k, m)`` what was measured on those that were mixed.
-        weights: where the checkpoints lie; ``None``: they cannot be mixed.
+        weights: where the same checkpoints lie, in the same order; ``None``: they cannot be mixed.
         spent: epochs paid for.
         failed: runs that ended before anything was measured, with the epochs that it took: they count as just not good
             enough by then, so that their like is not launched again.
@@ -83,6 +85,11 @@ class Step:
     mixture: Mixture | None = None
     model: CurveModel | None = None
 
+    @cached_property
+    def expected(self) -> Expected | None:
+        """What is expected of the candidate's checkpoints; ``None``: no model of curves was asked, as of a look."""
+        return None if self.model is None or self.candidate is None else expect(self.model, self.candidate)
+
 
 class Policy:
     """Chooses step after step.
@@ -92,7 +99,7 @@ class Policy:
         objectives: what counts.
         length: epochs of a whole run.
         reference: ``(m,)`` the objectives' values that are just not good enough, in their own units.
-        origin: the checkpoint that runs start from, if they share one and it was measured.
+        origin: the checkpoint that runs start from, if they share one and it was measured; its key is ``""``.
         evaluation: epochs that it costs to measure a mixture.
         branch_epochs: epochs of a run from a checkpoint; ``None``: runs start only where runs start.
         first_runs: runs spread over the space before a model of runs is asked; at least two.
@@ -101,7 +108,7 @@ class Policy:
         seed: of everything random.
 
     Raises:
-        UsageError: a model is to be asked of fewer than two runs, or something costs nothing.
+        UsageError: a model is to be asked of fewer than two runs, something costs nothing, or the origin has a key.
     """
 
     def __init__(
@@ -121,7 +128,10 @@ class Policy:
     ) -> None:
         if first_runs < 2:
             raise UsageError(f"first_runs is {first_runs}: a model of runs needs two at least")
-        for name, epochs in (("length", length), ("evaluation", evaluation), ("branch_epochs", branch_epochs)):
+        if origin is not None and origin.key:
+            raise UsageError(f"the origin's key is {origin.key!r}, expected '': other keys are those of branches")
+        costs = {"length": length, "evaluation": evaluation, "branch_epochs": branch_epochs, "look_epochs": look_epochs}
+        for name, epochs in costs.items():
             if epochs is not None and not epochs > 0.0:
                 raise UsageError(f"{name} is {epochs} epochs, expected more than none")
         self._space, self._objectives, self._length = space, tuple(objectives), length
@@ -145,8 +155,12 @@ class Policy:
             known: what was measured.
             running: launched and not finished, or about to be: what they are expected to reach is not promised again.
 
+        Returns:
+            The step: with a `mixture` to measure if that is its kind, else with a `candidate` to launch.
+
         Raises:
-            UsageError: it is not said of as many checkpoints where they lie as were measured.
+            UsageError: it is not said of as many checkpoints where they lie as were measured, or one on the front fixes
+                what the search space does not have (:attr:`epsopt.optimize.Start.fixed`).
         """
         if known.weights is not None and known.weights.products.shape[-1] != len(known.checkpoints):
             raise UsageError(

@@ -2,7 +2,8 @@
 
     study = optuna.create_study(directions=["maximize", "maximize"], sampler=EpsilonSampler())
 
-With a catalogue of earlier runs it starts knowing them: their hyperparameters, and the measured curve of every one.
+With a catalogue of earlier runs it starts knowing them: their hyperparameters, and the measured curve of every one. Its
+first trial is where they say that the front is widened most.
 """
 
 from __future__ import annotations
@@ -21,14 +22,12 @@ from optuna.trial import FrozenTrial, TrialState
 from epsopt.optimize.inference import condition_of
 from epsopt.optimize.loop.choice import Candidate, choose_runs
 from epsopt.optimize.loop.curves import Curve, fit_curves
+from epsopt.optimize.loop.first_trials import MOST_RUNS, FirstTrials, as_asked, snap
 from epsopt.optimize.loop.history import past_curves
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import UsageError
-
-_MOST_RUNS = 200
-"""Runs of the catalogue, and trials of the study, that are learned from: the newest."""
 
 
 class EpsilonSampler(BaseSampler):
@@ -39,24 +38,35 @@ class EpsilonSampler(BaseSampler):
     trial what it reported is learned, as of one on its way. Parameters that nothing is known of yet are drawn at
     random.
 
+    Until a trial has ended, nothing tells what the script searches, and the catalogue's own space stands for it. A
+    parameter is then found there by its name: a number in the asked range, or beyond an edge by up to a tenth of it,
+    and a choice by its value, or the nearest where all choices are numbers. What is not found is drawn at random.
+
     Args:
         catalogue: earlier runs to start from; a :class:`~epsopt.zoo.Catalogue` or its URL.
+        space: of the catalogue's hyperparameters, as ``load_project().space`` declares it; by default what its runs
+            varied. It does not bound what the script searches.
         metrics: names of the objectives in the catalogue, in the study's order; by default ``study.metric_names``.
         n_startup_trials: random trials before a model is asked; runs of the catalogue count as well.
         reference: the objectives' values that are just not good enough, in the study's order; by default a tenth of
             their range beyond the worst.
         bounds: lowest and highest possible value of metrics by name.
-        seed: of everything random.
+        seed: of everything random. Workers that share it, each in a process of its own, plan the same first trials
+            by number, and run different ones.
 
     Raises:
         EmptyCatalogue: there is no catalogue at that URL.
         UsageError: at the first suggestion, if there is a catalogue and nothing says what the objectives are called.
+
+    Warns:
+        UserWarning: at the first suggestion, if the catalogue has too few runs with these objectives to begin with.
     """
 
     def __init__(
         self,
         *,
         catalogue: Catalogue | str | None = None,
+        space: Space | None = None,
         metrics: Sequence[str] | None = None,
         n_startup_trials: int = 8,
         reference: Sequence[float] | None = None,
@@ -71,6 +81,16 @@ class EpsilonSampler(BaseSampler):
         self._rng = np.random.default_rng(seed)
         self._random = RandomSampler(seed=seed)
         self._suggested: dict[int, dict[str, Any]] = {}  # by trial: a study knows them only once they were asked for
+        self._first: FirstTrials | None = None
+        if self._catalogue is not None:
+            self._first = FirstTrials(
+                self._catalogue,
+                space,
+                bounds=self._bounds,
+                fewest=n_startup_trials,
+                reference=self._reference,
+                seed=int(self._rng.integers(2**31)),
+            )
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,7 +103,7 @@ class EpsilonSampler(BaseSampler):
         self._lock = threading.RLock()
 
     def reseed_rng(self) -> None:
-        """Draw new random numbers: Optuna calls this in each parallel worker."""
+        """Draw new random numbers: Optuna calls this in each parallel worker. First trials differ by their number."""
         self._rng = np.random.default_rng()
         self._random.reseed_rng()
 
@@ -102,8 +122,13 @@ class EpsilonSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Choose a configuration; see Optuna's ``BaseSampler``. Threads choose one after another."""
         if not search_space:
+            if self._first is not None and not _tells(study):
+                with self._lock:
+                    self._first.plan(trial.number, study.get_trials(deepcopy=False), self._objectives(study))
             return {}
         with self._lock:
+            if self._first is not None:
+                self._first.finish()
             chosen = self._choose(study, trial, search_space)
             self._suggested[trial.number] = chosen
         return chosen
@@ -117,7 +142,7 @@ class EpsilonSampler(BaseSampler):
         space = space_of(search_space, [t.params for t in done])
         curves = self._curves(space, objectives, done, pruned)
         if len(curves) < max(self._n_startup, 2):
-            return {n: _snap(v, search_space[n]) for n, v in space.sample(1, self._rng)[0].items()}
+            return {n: snap(v, search_space[n]) for n, v in space.sample(1, self._rng)[0].items()}
         length = float(max(c.steps[-1] for c in curves))
         model = fit_curves(
             space, objectives, curves, length=length, bounds=self._bounds, seed=int(self._rng.integers(2**31))
@@ -126,13 +151,32 @@ class EpsilonSampler(BaseSampler):
         planned = [{**self._suggested.get(t.number, {}), **t.params} for t in running]
         under_way = [Candidate(params, None, length) for params in planned if space.describes(params)]
         (choice,) = choose_runs(model, under_way, reference=self._reference, rng=self._rng)
-        return {name: _snap(value, search_space[name]) for name, value in choice.candidate.config.items()}
+        return {name: snap(value, search_space[name]) for name, value in choice.candidate.config.items()}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Draw a parameter at random that nothing is known of."""
+        """Answer from the catalogue while the study tells nothing; draw at random what nothing is known of."""
+        with self._lock:
+            planned = {} if self._first is None else self._first.planned(trial.number)
+        value = as_asked(planned.get(param_name), param_distribution)
+        if value is not None:
+            return value
         return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Forget what was planned for a trial that ended."""
+        with self._lock:
+            self._suggested.pop(trial.number, None)
+            if self._first is not None:
+                self._first.end(trial.number)
+        self._random.after_trial(study, trial, state, values)
 
     def _objectives(self, study: Study) -> list[Objective]:
         names = self._metrics or (None if study.metric_names is None else tuple(study.metric_names))
@@ -166,7 +210,7 @@ class EpsilonSampler(BaseSampler):
         something of its end beside what whole trials reported on their way.
         """
         past = {} if self._catalogue is None else past_curves(self._catalogue.checkpoints(), space, objectives)
-        curves = list(past.values())[-_MOST_RUNS:]
+        curves = list(past.values())[-MOST_RUNS:]
         length = float(max((c.steps[-1] for c in curves), default=1.0))
         seen = {_identity(space, c.config) for c in curves}
         names = sorted({name for t in trials for name in t.constraints})
@@ -174,7 +218,7 @@ class EpsilonSampler(BaseSampler):
             curves = [_with_constraints(c, len(names)) for c in curves]
         reports = [t.intermediate_values for t in (trials or pruned) if t.intermediate_values]
         last = max((max(r) - min(r) + 1 for r in reports), default=1)
-        for t in sorted((*trials, *pruned), key=lambda t: t.number)[-_MOST_RUNS:]:
+        for t in sorted((*trials, *pruned), key=lambda t: t.number)[-MOST_RUNS:]:
             if not space.describes(t.params) or _identity(space, t.params) in seen:
                 continue
             limits = [t.constraints.get(name, math.nan) for name in names]
@@ -226,15 +270,10 @@ def _parameter(
     return Parameter(name, kind, low, high, distribution.log, active_when=condition)  # type: ignore[arg-type]
 
 
-def _snap(value: Any, distribution: BaseDistribution) -> Any:
-    """Put a value on the distribution's grid, if it has one, and within its range."""
-    if isinstance(distribution, CategoricalDistribution):
-        return value
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    if distribution.step is not None and not distribution.log:
-        value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
-    value = min(max(value, distribution.low), distribution.high)
-    return int(value) if isinstance(distribution, IntDistribution) else float(value)
+def _tells(study: Study) -> bool:
+    """Whether a trial that ended tells what the script searches."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return any(t.distributions for t in ended)
 
 
 def _with_constraints(curve: Curve, n: int) -> Curve:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
@@ -67,6 +69,10 @@ class Stopper:
         reference: ``(m,)`` for `worth`: the objectives' values that are just not good enough, in their own units.
         bounds: declared bounds of objectives.
         seed: of the samples.
+
+    Raises:
+        UsageError: `threshold` is not at least 0 and below 1, `worth` not between 0 and 1, `audit` not from 0 to 1, or
+            a target is no objective.
     """
 
     def __init__(
@@ -85,12 +91,21 @@ class Stopper:
         bounds: Mapping[str, tuple[float, float]] | None = None,
         seed: int = 0,
     ) -> None:
+        said: list[tuple[str, object]] = [
+            ("threshold", threshold), ("worth", 0.5 if worth is None else worth), ("probes", probes), ("grace", grace),
+            ("audit", audit), ("seed", seed), *((f"target {t.name}", t.value) for t in targets),
+        ]  # fmt: skip
+        for name, value in said:
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise UsageError(f"{name} of early stopping is {value!r}, expected a number")
         if not 0.0 <= threshold < 1.0:
             raise UsageError(f"the threshold of early stopping is {threshold}, expected at least 0 and below 1")
         if worth is not None and not 0.0 < worth < 1.0:
             raise UsageError(f"an epoch's worth is {worth} of a new run's, expected above 0 and below 1")
         if not 0.0 <= audit <= 1.0:
             raise UsageError(f"the share of audit runs is {audit}, expected between 0 and 1")
+        if not grace >= 0.0:
+            raise UsageError(f"the grace of early stopping is {grace} epochs, expected at least 0")
         known = [o.name for o in objectives]
         for target in targets:
             if target.name not in known:
@@ -132,6 +147,16 @@ class Stopper:
             rng = np.random.default_rng(self._seed)
             (choice,) = choose_runs(self._model, reference=self._reference, rng=rng)
             self._rate = choice.improvement / choice.candidate.cost
+
+    def given(self, curves: Sequence[Curve]) -> Stopper:
+        """Judge by other runs with what was learned from those before: no time at all, not seconds.
+
+        Args:
+            curves: of all runs so far but the one that is to be judged.
+        """
+        other = copy(self)
+        other._past = tuple(c for c in curves if len(c.steps))  # noqa: SLF001 - of its own class
+        return other
 
     def should_stop(self, run: str, so_far: Curve, *, length: float | None = None) -> Decision:
         """Decide on a run.

@@ -19,14 +19,17 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.optimize.loop.choice import Candidate, Start
+from epsopt.optimize.loop.expectation import LEVEL, expect
 from epsopt.optimize.loop.history import values_of
 from epsopt.optimize.loop.mixing import Mixture, on_way
 from epsopt.optimize.loop.policy import BRANCH_EPOCHS, FIRST_RUNS, Known, Policy, Step
+from epsopt.optimize.proposals import nearest_runs
 from epsopt.optimize.space import Config, Space
 from epsopt.studies.folders import new_folder, suffix_for
-from epsopt.studies.loop.ledger import MeasuredMixture, Plan, plan_of, remember_mixtures, told_epochs, was_started
+from epsopt.studies.loop.lease import LeaseLost
+from epsopt.studies.loop.ledger import MeasuredMixture, Plan, plan_of, remember_mixture, told_epochs, was_started
 from epsopt.studies.loop.placing import Floats, Placed, as_start, place, shaping
-from epsopt.studies.loop.queue import config_of, record_step
+from epsopt.studies.loop.queue import Suggestion, config_of, proposal_attributes, record_step
 from epsopt.studies.loop.run import folder_of
 from epsopt.studies.loop.scene import Scene, whole_rows
 from epsopt.studies.project.command import takes_start
@@ -173,7 +176,7 @@ class Follower:
         until: what the ledger says is spent when the budget is.
         length: epochs of a whole run; None: as past ones had.
         seed: of the policy.
-        alive: called again and again.
+        before_writing: called before anything is written; what it raises as LeaseLost ends the work.
         tell: given a sentence about each mixture.
     """
 
@@ -186,12 +189,12 @@ class Follower:
         until: float,
         length: float | None = None,
         seed: int = 0,
-        alive: Callable[[], None] = lambda: None,
+        before_writing: Callable[[], None] = lambda: None,
         tell: Callable[[str], object] = lambda _line: None,
     ) -> None:
         self._project, self._storage, self._catalogue = project, storage, catalogue
         self._until, self._length, self._seed = until, length, seed
-        self._alive, self._tell = alive, tell
+        self._before_writing, self._tell = before_writing, tell
         self._mixes = project.evaluate is not None
         self._folder: Path | None = None
         self._saved = 0
@@ -202,10 +205,11 @@ class Follower:
 
         Raises:
             UsageError: how long a whole run is, is not known.
+            LeaseLost: another learner took over.
         """
         with WeightDecoder(self._project.evaluate) as decoder:
             while True:
-                self._alive()
+                self._before_writing()
                 scene = self._scene()
                 room = self._until - scene.ledger.spent - scene.ledger.committed()
                 waiting = sum(t.state == TrialState.WAITING for t in scene.ledger.trials)
@@ -215,10 +219,13 @@ class Follower:
                 policy = make_policy(scene, seed=self._seed)
                 step = policy.next(known(scene, placed), running(scene))
                 if step.candidate is not None:
+                    self._before_writing()  # choosing a step takes its time
                     self._launch(scene, step, step.candidate, math.floor(room + 1e-9))
                 elif placed is not None:
                     try:
                         self._tell(self._measure(decoder, scene, placed, step))
+                    except LeaseLost:
+                        raise
                     except EpsoptError as error:
                         self._give_up(error)
 
@@ -257,13 +264,13 @@ class Follower:
             step.kind, step.promised, step.worth, step.cost, epochs, scene.length, scene.told, scene.told_by,
             probe=step.kind == "look" and not scene.mixes, reference=tuple(scene.reference.tolist()),
         )  # fmt: skip
-        init_from = candidate.start.key if candidate.start is not None and candidate.start.key else None
         config = told_config(scene.space, candidate.config, scene.told_by, epochs)
-        said: dict[str, Any] = {"step": plan.to_json()}
+        suggestion = suggested(scene, step, replace(candidate, config=config, epochs=plan.ends))
+        said: dict[str, Any] = {"step": plan.to_json(), **proposal_attributes(suggestion, LEVEL)}
         if plan.kind == "look" and config != candidate.config:
             said[_LOOKED] = dict(candidate.config)
         record_step(
-            self._storage, self._project.name, self._project.objectives, scene.space, config, init_from, said
+            self._storage, self._project.name, self._project.objectives, scene.space, config, suggestion.init_from, said
         )  # fmt: skip
 
     def _measure(self, decoder: WeightDecoder, scene: Scene, placed: Placed, step: Step) -> str:
@@ -277,6 +284,7 @@ class Follower:
         measured = decoder.measure(decoded, "a mixture")
         seconds = time.monotonic() - began
         require_objectives(measured, objectives)
+        self._before_writing()
         self._folder = self._folder or new_folder(self._project.runs, "mixed")
         path = self._folder / f"mixed_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
         ends = zip(objectives, mixture.predicted, mixture.low, mixture.high, strict=True)
@@ -292,10 +300,39 @@ class Follower:
         new = MeasuredMixture(
             step.promised, brought, step.cost, seconds, mixture.kind, str(path), *_way(placed, mixture)
         )
-        remember_mixtures(self._catalogue, self._project.name, [*scene.ledger.mixtures, new])
+        remember_mixture(self._catalogue, self._project.name, new)
         gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
         joined = f"joined the front, {gain}" if brought > 0.0 else "added nothing to the front"
         return f"{self._folder.name}/{path.name} {joined}; it cost {step.cost:.2g} epochs"
+
+
+def suggested(scene: Scene, step: Step, candidate: Candidate) -> Suggestion:
+    """Return a step as a proposal: what is expected of it, and why it was chosen.
+
+    Args:
+        scene: at the moment when it was chosen.
+        step: a run of any kind.
+        candidate: that run as it will be launched, told how many epochs it has: its last one is what is predicted.
+    """
+    near = nearest_runs(scene.space, candidate.config, [(name, c.config) for name, c in scene.curves.items()])
+    init_from = candidate.start.key if candidate.start is not None and candidate.start.key else None
+    long = f"{candidate.epochs:g} epoch" + ("" if candidate.epochs == 1 else "s")
+    if step.model is None:
+        why = f"a look of up to {long}: too few runs are known to expect anything of one"
+        return Suggestion(candidate.config, init_from=init_from, nearest_runs=near, reason=why)
+    expected = expect(step.model, candidate)
+    begun = next((c for c in scene.checkpoints if c.path == init_from), None)
+    where = "" if begun is None else f" from {begun.run}" + ("" if begun.epoch is None else f":{begun.epoch}")
+    each = step.promised / step.cost
+    added = each * min(candidate.cost, step.cost)
+    why = (
+        f"a {step.kind} of {long}{where}, expected to add {added:.2g} to the hypervolume, {each:.2g} an epoch, and "
+        f"to join the front ({expected.joins_front:.0%})"
+    )
+    return Suggestion(
+        candidate.config, expected.point, expected.low, expected.high, init_from=init_from,
+        joins_front=expected.joins_front, nearest_runs=near, reason=why,
+    )  # fmt: skip
 
 
 def _way(placed: Placed, mixture: Mixture) -> tuple[tuple[str, str], float] | tuple[None, None]:

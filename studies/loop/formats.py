@@ -26,10 +26,6 @@ class Config(Proposal, Protocol):
         """Probability that no measured final checkpoint dominates it."""
 
     @property
-    def nearest_runs(self) -> Sequence[tuple[str, float]]:
-        """Past runs with the most similar hyperparameters, and how far they are."""
-
-    @property
     def reason(self) -> str:
         """Why it was chosen, in one line."""
 
@@ -74,20 +70,26 @@ _WORDS = frozenset({"no", "on", "yes", "true", "off", "false", "null", "nan", "i
 
 
 def as_csv(proposals: Sequence[Config], numbers: Sequence[int | None]) -> str:
-    """Return a table with a column for every hyperparameter; empty where it is inactive. Numbers in full precision."""
+    """Return a table with a column for every hyperparameter; empty where it is inactive. Numbers in full precision.
+
+    Of the nearest runs each has two columns: ``nearest_run.1``, its name, and ``nearest_run.1.distance``.
+    """
     names = list(dict.fromkeys(n for p in proposals for n in (*p.params, *p.fixed)))
     metrics = list(dict.fromkeys(n for p in proposals for n in p.point))
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     ends = ("predicted", "low", "high")
-    told = ["probability", "joins_front", "nearest_run", "reason"]
+    most = max((len(p.nearest_runs) for p in proposals), default=0)
+    nearest = [f"nearest_run.{i}{part}" for i in range(1, most + 1) for part in ("", ".distance")]
+    told = ["probability", "joins_front", *nearest, "reason"]
     table.writerow(["number", *names, "init_from", *(f"{end}.{m}" for m in metrics for end in ends), *told])
     for p, number in zip(proposals, numbers, strict=True):
         values = {**p.fixed, **p.params}
         predicted = [repr(part[m]) if m in part else "" for m in metrics for part in (p.point, p.low, p.high)]
         row = ["" if number is None else number, *(_plain(values.get(n)) for n in names), p.init_from or "", *predicted]
-        nearest = p.nearest_runs[0][0] if p.nearest_runs else ""
-        table.writerow([*row, _plain(p.probability), _plain(p.joins_front), nearest, p.reason])
+        near = [_plain(part) for run in p.nearest_runs for part in run]
+        near += [""] * (len(nearest) - len(near))
+        table.writerow([*row, _plain(p.probability), _plain(p.joins_front), *near, p.reason])
     return out.getvalue()
 
 
@@ -144,10 +146,37 @@ def _hydra_value(value: Any) -> str:
     return f"'{escaped}'"
 
 
-def as_shell(commands: Sequence[Sequence[str]], cwd: Path) -> str:
-    """Return one command line for each argument list, quoted for a POSIX shell."""
+def in_words(proposals: Sequence[Config], numbers: Sequence[int | None], level: float) -> list[str]:
+    """Return a line for each proposal: what is predicted of it, and why it was chosen; no control characters.
+
+    Args:
+        proposals: with their predictions.
+        numbers: of their trials; None: they were not queued.
+        level: what share of measurements the intervals are meant to hold.
+    """
+    said = []
+    for p, number in zip(proposals, numbers, strict=True):
+        predicted = [f"{n} {v:.4g} [{p.low[n]:.4g}, {p.high[n]:.4g}]" for n, v in p.point.items()]
+        parts = [f"{', '.join(predicted)} ({level:.0%} intervals)"] if predicted else []
+        parts += [] if p.probability is None else [f"meets the targets with probability {p.probability:.2f}"]
+        parts += [f"joins the front with probability {p.joins_front:.2f}"]
+        parts += [f"nearest run {run} ({distance:.2f})" for run, distance in p.nearest_runs[:1]]
+        text = "; ".join([*parts, p.reason])
+        text = f"predicted: {text}" if number is None else f"proposal {number}, predicted: {text}"
+        said.append("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text))
+    return said
+
+
+def as_shell(commands: Sequence[Sequence[str]], cwd: Path, comments: Sequence[str]) -> str:
+    """Return one command line for each argument list, quoted for a POSIX shell, below its comment.
+
+    Args:
+        commands: argument lists.
+        cwd: where they run.
+        comments: a line for each (:func:`in_words`).
+    """
     lines = []
-    for arguments in commands:
+    for arguments, comment in zip(commands, comments, strict=True):
         text = shlex.join(arguments)
-        lines.append(text if cwd == Path.cwd() else f"(cd {shlex.quote(str(cwd))} && {text})")
+        lines += [f"# {comment}", text if cwd == Path.cwd() else f"(cd {shlex.quote(str(cwd))} && {text})"]
     return "".join(line + "\n" for line in lines)

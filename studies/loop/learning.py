@@ -6,8 +6,8 @@ With a budget it takes the steps of the policy instead of learning the map (foll
 them, if none is queued, by the map that there is, which is told of the checkpoints that it was not trained on; only the
 first map is waited for. Otherwise it measures mixtures if asked, and fits the map again if the catalogue has
 checkpoints that it was not trained on. What there is to tell it prints, a line each. Of all workers of a database one
-learns at a time: a lease in the catalogue says who. Proposals by a map that is there take no lease, so they wait for no
-fit.
+learns at a time (lease.py); one that was taken for dead ends before it writes anything more, and says so. Proposals by
+a map that is there take no lease, so they wait for no fit.
 """
 
 from __future__ import annotations
@@ -15,32 +15,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from sqlalchemy import delete, insert, select, update
-
 from epsopt.optimize.targets import Target
+from epsopt.studies.loop.lease import Lease, LeaseLost, lease
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import EpsoptError
-from epsopt.zoo.tables import meta
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from epsopt.studies.project.file import Project
     from epsopt.surrogate.surrogate import Surrogate
-
-LEASE = "learning"
-LEASE_SECONDS = 3600.0
-"""After so long a learner that did not give its lease back counts as dead; fits take minutes."""
 
 FOLLOWS = "follow"
 """Argument of a learner that will be told to follow the policy."""
@@ -167,7 +159,6 @@ class BackgroundLearner:
         self._learner: _Process | None = None
         self._next: _Process | None = None  # waits to be asked
         self._news: list[str] = []
-        self._setback: str | None = None
 
     def asks(self) -> bool:
         """Whether proposals are being made."""
@@ -205,18 +196,14 @@ class BackgroundLearner:
                 self._next = _Process(follows=True)
         if self._learner is not None and not self._learner.runs():
             self._news += self._learner.news()
-            self._setback = self._learner.failure()
-            self._learner = None
 
     def trouble(self) -> str | None:
         """Say why the last one that was to propose failed; None if it did not, or has not ended."""
         return None if self._asker is None else self._asker.failure()
 
     def setback(self) -> str | None:
-        """Say why learning failed, once; None if it did not."""
-        self._collect()
-        why, self._setback = self._setback, None
-        return why
+        """Say why the last one that was to learn failed; None if it did not, or has not ended."""
+        return None if self._learner is None else self._learner.failure()
 
     def stop(self) -> None:
         """End all of them; the next ones start from what is in the database."""
@@ -234,6 +221,7 @@ def learn(task: Task) -> None:
     Raises:
         EpsoptError: there is too little to learn from, nothing new is left to propose, or the project or its database
             cannot be read.
+        LeaseLost: another learner took over.
     """
     import optuna
 
@@ -245,15 +233,15 @@ def learn(task: Task) -> None:
     storage = open_storage(task.storage, create=False)
     with Catalogue(task.storage, project.rename) as catalogue:
         if task.until is not None:
-            with _lease(catalogue, wait=bool(task.propose)) as ours:
-                if ours:
-                    _follow(task, project, storage, catalogue)
+            with lease(catalogue, wait=bool(task.propose)) as held:
+                if held is not None:
+                    _follow(task, project, storage, catalogue, held)
         elif task.propose:
             _propose(task, project, storage, catalogue)
         else:
-            with _lease(catalogue, wait=False) as ours:
-                if ours:
-                    _refit(task, project, storage, catalogue)
+            with lease(catalogue, wait=False) as held:
+                if held is not None:
+                    _refit(task, project, storage, catalogue, held)
 
 
 def _propose(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue) -> None:
@@ -289,8 +277,9 @@ def _propose(task: Task, project: Project, storage: RDBStorage, catalogue: Catal
         with contextlib.suppress(EmptyCatalogue):
             by(surrogate)
             return
-    with _lease(catalogue, wait=True):
-        _refit(task, project, storage, catalogue)
+    with lease(catalogue, wait=True) as held:
+        if held is not None:
+            _refit(task, project, storage, catalogue, held)
     surrogate = _map(catalogue, project)
     if surrogate is None:
         raise EmptyCatalogue("no map can be learned from what was measured: 'epsopt fit' says why")
@@ -313,7 +302,7 @@ def _map(catalogue: Catalogue, project: Project) -> Surrogate | None:
     return extend_map(catalogue, surrogate)
 
 
-def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue) -> None:
+def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue, held: Lease) -> None:
     """Measure mixtures if asked, so that the map knows them; then fit it again, if there are enough runs.
 
     When mixtures cannot be measured, that is told, and the rest is done.
@@ -334,29 +323,32 @@ def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalog
     except EmptyCatalogue:
         stale = True
     if stale and task.mix:
-        _mix(task, project, catalogue)
+        _mix(task, project, catalogue, held)
     if stale and not few:
+        held.require()  # not once more when it is fitted: whoever fits the same map keeps the same one
         fit_map(catalogue, seed=task.seed, bounds=project.bounds)
 
 
-def _follow(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue) -> None:
+def _follow(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue, held: Lease) -> None:
     """Take the policy's next steps; tell of the mixtures."""
     from epsopt.studies.loop.following import Follower
 
     assert task.until is not None
     follower = Follower(
         project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
-        alive=lambda: _renew_lease(catalogue), tell=lambda line: sys.stdout.write(f"{line}\n"),
+        before_writing=held.require, tell=lambda line: sys.stdout.write(f"{line}\n"),
     )  # fmt: skip
     follower.queue(task.propose)
 
 
-def _mix(task: Task, project: Project, catalogue: Catalogue) -> None:
+def _mix(task: Task, project: Project, catalogue: Catalogue, held: Lease) -> None:
     """Measure mixtures and take those into the catalogue that join the front; tell what came of it."""
     from epsopt.studies.loop.mixing import mix_round
 
     try:
-        told = mix_round(project, catalogue, task.mix, seed=task.seed, progress=lambda *_: _renew_lease(catalogue))
+        told = mix_round(project, catalogue, task.mix, seed=task.seed, progress=lambda *_: held.require())
+    except LeaseLost:
+        raise
     except EpsoptError as error:
         told = [f"no mixture was measured: {error}"]
     for line in told:
@@ -368,62 +360,6 @@ def _is_queued(storage: RDBStorage, project: str) -> bool:
     from epsopt.studies.loop.queue import waiting
 
     return bool(waiting(storage, project))
-
-
-@contextlib.contextmanager
-def _lease(catalogue: Catalogue, *, wait: bool) -> Iterator[bool]:
-    """Be the only learner of a database; yields False when another one is, unless we wait for it."""
-    mine = _me()
-    while not _take_lease(catalogue, mine):
-        if not wait:
-            yield False
-            return
-        time.sleep(1.0)
-    try:
-        yield True
-    finally:
-        with catalogue.writing() as connection:
-            held = connection.execute(select(meta.c.value).where(meta.c.key == LEASE)).scalar()
-            if held is not None and json.loads(held)["who"] == mine:
-                connection.execute(delete(meta).where(meta.c.key == LEASE))
-
-
-def _me() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _renew_lease(catalogue: Catalogue) -> None:
-    """Say that this learner is alive: evaluations may take longer than a lease lasts."""
-    held = json.dumps({"who": _me(), "since": time.time()})
-    with catalogue.writing() as connection:
-        connection.execute(update(meta).where(meta.c.key == LEASE).values(value=held))
-
-
-def _take_lease(catalogue: Catalogue, mine: str) -> bool:
-    now = time.time()
-    with catalogue.writing() as connection:
-        held = connection.execute(select(meta.c.value).where(meta.c.key == LEASE)).scalar()
-        if held is not None and not _has_ended(json.loads(held), now):
-            return False
-        connection.execute(delete(meta).where(meta.c.key == LEASE))
-        connection.execute(insert(meta).values(key=LEASE, value=json.dumps({"who": mine, "since": now})))
-        return True
-
-
-def _has_ended(held: dict[str, str | float], now: float) -> bool:
-    """Whether a lease is free again: too old, or its process on this machine is gone."""
-    if now - float(held["since"]) > LEASE_SECONDS:
-        return True
-    host, _, process = str(held["who"]).rpartition(":")
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
 
 
 def _load() -> None:
@@ -449,6 +385,8 @@ def main() -> int:
         return 0
     try:
         learn(Task(**json.loads(asked)))
+    except LeaseLost as lost:  # no trouble: what is to be learned is learned
+        sys.stdout.write(f"{lost}\n")
     except EpsoptError as error:
         sys.stderr.write(f"{error}\n")
         return 1

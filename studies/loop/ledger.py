@@ -145,8 +145,8 @@ class Ledger:
     def paid(self, trial: FrozenTrial) -> int:
         """Epochs that a trial's run wrote; what an interrupted attempt before it had written is not its own."""
         epochs = written(trial)
-        if not epochs:
-            return 0
+        if not epochs:  # it ran all the same, if it left its start behind: a step that costs nothing would never end
+            return int(trial.state.is_finished() and bool(trial.user_attrs.get("checkpoints")))
         before = self.resumed(trial.user_attrs)
         return max(epochs) - (before if min(epochs) > before else 0)
 
@@ -154,7 +154,7 @@ class Ledger:
         """Epochs of the interrupted attempt that a trial of these attributes may go on from."""
         path = attributes.get("resume_from")
         said = (c for t in self.trials for c in t.user_attrs.get("checkpoints", ()) if c["path"] == path)
-        return next((c["epoch"] or 0 for c in said), 0) if path else 0
+        return next((_trained(c) or 0 for c in said), 0) if path else 0
 
     @property
     def evaluation(self) -> float:
@@ -173,10 +173,10 @@ class Ledger:
         return max(median(found), 1e-3) if found else None
 
 
-def remember_mixtures(catalogue: Catalogue, project: str, mixtures: Sequence[MeasuredMixture]) -> None:
-    """Keep what mixtures promised and brought, for whoever goes on."""
-    rows = [[getattr(m, f.name) for f in fields(m)] for m in mixtures]
-    catalogue.put_artifact(_ARTIFACT, project, json.dumps(rows).encode(), {})
+def remember_mixture(catalogue: Catalogue, project: str, mixture: MeasuredMixture) -> None:
+    """Keep what a mixture promised and brought beside what is kept by now, for whoever goes on."""
+    row = [getattr(mixture, f.name) for f in fields(mixture)]
+    catalogue.change_artifact(_ARTIFACT, project, lambda kept: json.dumps([*json.loads(kept or b"[]"), row]).encode())
 
 
 def _mixture(row: Sequence[Any]) -> MeasuredMixture:
@@ -190,10 +190,16 @@ def was_started(trial: FrozenTrial) -> bool:
 
 
 def written(trial: FrozenTrial) -> list[int]:
-    """Return the epochs of a trial's checkpoints; where none says its epoch they are counted."""
+    """Return the epochs behind a trial's checkpoints, from 1; where none says its epoch they are counted."""
     checkpoints = trial.user_attrs.get("checkpoints", ())
-    epochs = [int(c["epoch"]) for c in checkpoints if c["epoch"] is not None]
+    epochs = [e for c in checkpoints if (e := _trained(c)) is not None]
     return [e for e in epochs if e > 0] if epochs else list(range(1, len(checkpoints) + 1))
+
+
+def _trained(checkpoint: Mapping[str, Any]) -> int | None:
+    """Epochs behind a checkpoint of a trial's attributes; earlier versions wrote what the file calls its epoch."""
+    said = checkpoint.get("trained", checkpoint["epoch"])
+    return None if said is None else int(said)
 
 
 def told_epochs(trial: FrozenTrial) -> int | None:

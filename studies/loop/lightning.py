@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -36,7 +37,8 @@ class StopHopeless:
     decides, all processes obey. The run's curve is kept in Lightning's checkpoints, so that a resumed run is judged by
     all of it. Nothing is stopped while validation is only tried out (sanity checks, ``fast_dev_run``).
 
-    Epochs are counted as Lightning counts them in its checkpoints, and so in the catalogue: from 0.
+    Lightning calls its first epoch 0, in checkpoints and so in the catalogue; here, as in all that is learned from
+    them, a checkpoint counts by the epochs that lie behind it, the first by 1.
 
     Args:
         source: what judges the run. A project file or the folder that holds it (None: the ``epsopt.toml`` in the
@@ -51,7 +53,7 @@ class StopHopeless:
         targets: ``{"coverage": 0.95}``: a run goes on, too, while it may reach all of them.
         not_finite: so many evaluations in a row with an objective that is NaN or infinite stop the run; 0 never does.
             A single one says nothing: it counts as not measured.
-        options: ``threshold``, ``worth``, ``grace`` and ``audit`` of :class:`~epsopt.optimize.Stopper`.
+        options: ``threshold``, ``worth``, ``grace``, ``audit``, and what else :class:`~epsopt.optimize.Stopper` takes.
 
     Attributes:
         decision: the last one; None before the first.
@@ -87,6 +89,7 @@ class StopHopeless:
             )
         if isinstance(source, Stopper) and (objectives or targets or options):
             raise UsageError("a Stopper has its objectives, targets and options already: give them to it")
+        _check_options(options, objectives, targets)
         self._source, self._given, self._config = source, dict(objectives or {}), config
         self._metrics = {objective: [name] for objective, name in (metrics or {}).items()}
         self._run, self._length = run, length
@@ -133,13 +136,7 @@ class StopHopeless:
         self._own = _places(trainer)
         if self._config is None:
             self._config = _hyperparameters(trainer, pl_module)
-        failed: EpsoptError | None = None
-        if trainer.is_global_zero:
-            try:
-                self._judge, self._objectives = self._open()
-                _check(self._config, self._judge.space)
-            except EpsoptError as error:
-                failed = error
+        failed = _failure(self._begin) if trainer.is_global_zero else None
         name = self._run or (str(self._own[0]) if self._own else uuid4().hex)
         # All processes fail together: one that went on alone would wait for the others for ever.
         told = trainer.strategy.broadcast((failed, self._objectives, self._metrics, name))
@@ -159,10 +156,14 @@ class StopHopeless:
 
     # ----------------------------------------------------------------------------------------------------------------
 
+    def _begin(self) -> None:
+        self._judge, self._objectives = self._open()
+        _check(self._config or {}, self._judge.space)
+
     def _open(self) -> tuple[Stopper | CatalogueStopper, tuple[Objective, ...]]:
         if isinstance(self._source, Stopper):
             return self._source, self._source.objectives
-        options = {**self._options, "targets": [Target(n, v) for n, v in self._targets.items()]}
+        options = {**self._options, "targets": _targets(self._targets)}
         if isinstance(self._source, str) and "://" in self._source:
             objectives = tuple(Objective(n, maximize=_DIRECTIONS[d]) for n, d in self._given.items())
             return CatalogueStopper(Catalogue.existing(self._source), None, objectives, **options), objectives
@@ -175,7 +176,8 @@ class StopHopeless:
         for theirs, ours in project.rename.items():
             self._metrics.setdefault(ours, []).append(theirs)
         catalogue = Catalogue.existing(project.storage, project.rename)
-        judge = CatalogueStopper(catalogue, project.space, project.objectives, bounds=project.bounds, **options)
+        options = {"bounds": project.bounds, **options}
+        judge = CatalogueStopper(catalogue, project.space, project.objectives, **options)
         return judge, project.objectives
 
     def _look(self, trainer: Any) -> None:
@@ -186,8 +188,11 @@ class StopHopeless:
         finite = {name: value if math.isfinite(value) else math.nan for name, value in values.items()}
         self._odd = self._odd + 1 if any(map(math.isnan, finite.values())) else 0
         self._curve[int(trainer.current_epoch)] = finite
-        decision = self._decide(trainer) if trainer.is_global_zero else None
-        self.decision = trainer.strategy.broadcast(decision)
+        self.decision = None
+        failed = _failure(lambda: self._decide(trainer)) if trainer.is_global_zero else None
+        failed, self.decision = trainer.strategy.broadcast((failed, self.decision))
+        if failed is not None:
+            raise failed
         if self.decision is not None and self.decision.stop:
             self.stopped = self.decision.reason
             trainer.should_stop = True
@@ -212,19 +217,22 @@ class StopHopeless:
             )
         return found
 
-    def _decide(self, trainer: Any) -> Decision:
+    def _decide(self, trainer: Any) -> None:
+        self.decision = self._decision(trainer)
+
+    def _decision(self, trainer: Any) -> Decision:
         if self._not_finite and self._odd >= self._not_finite:
             names = [o.name for o in self._objectives if math.isnan(self._curve[max(self._curve)][o.name])]
             reason = f"{', '.join(names) or 'an objective'} was NaN or infinite {self._odd} times in a row"
             return Decision(stop=True, probability=0.0, reason=reason)
-        epochs = sorted(e for e in self._curve if 0 < e <= trainer.current_epoch)
+        epochs = sorted(e for e in self._curve if 0 <= e <= trainer.current_epoch)
         if not epochs:
             return Decision(stop=False, probability=math.nan, reason="it has only begun")
         rows = [[self._curve[e].get(o.name, math.nan) for o in self._objectives] for e in epochs]
-        so_far = Curve(dict(self._config or {}), np.array(epochs, dtype=np.float64), np.array(rows))
+        so_far = Curve(dict(self._config or {}), np.array(epochs, dtype=np.float64) + 1.0, np.array(rows))
         length = self._length
         if length is None and (trainer.max_epochs or -1) > 0:
-            length = float(trainer.max_epochs - 1)  # the number of the last epoch
+            length = float(trainer.max_epochs)
         run = str(self._run)
         if isinstance(self._judge, CatalogueStopper):
             try:
@@ -238,6 +246,36 @@ class StopHopeless:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open database behind: spawned processes open their own."""
         return {**self.__dict__, "_judge": None}
+
+
+def _targets(given: Mapping[str, float]) -> list[Target]:
+    return [Target(name, value) for name, value in given.items()]
+
+
+def _check_options(
+    options: Mapping[str, Any], objectives: Mapping[str, str] | None, targets: Mapping[str, float] | None
+) -> None:
+    """Refuse, in every process, what process zero alone would stumble over when the training begins."""
+    known = [n for n, p in signature(Stopper).parameters.items() if p.kind == p.KEYWORD_ONLY and n != "targets"]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"StopHopeless has no option {name}: known are {', '.join(known)}")
+    # Without a URL nobody knows the objectives yet; then those of the targets are taken for them.
+    counts = [Objective(n, maximize=True) for n in objectives or targets or ()]
+    Stopper(Space(()), counts, 1.0, targets=_targets(targets or {}), **options)
+
+
+def _failure(step: Callable[[], object]) -> EpsoptError | None:
+    """Take a step of process zero; return why it failed, whatever it was: the other processes wait to hear of it."""
+    try:
+        step()
+    except EpsoptError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - see above
+        failed = EpsoptError(f"early stopping failed: {type(error).__name__}: {error}")
+        failed.__cause__ = error
+        return failed
+    return None
 
 
 def _nothing(*_: Any, **__: Any) -> None:

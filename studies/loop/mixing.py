@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from epsopt.studies.folders import new_folder, suffix_for
 from epsopt.studies.mixing import Mixed, fresh_credit, mix
@@ -60,7 +60,9 @@ def mix_round(
             decoder, project, checkpoints, sources, lambda i: folder / f"mixed_{i:03d}{suffix}",
             budget=budget, credit=credit, seed=seed + len(checkpoints), made_by="work --mix", progress=progress,
         )  # fmt: skip
-    _remember(catalogue, project.name, [*history, *mixed.shares])
+    if progress is not None:
+        progress("reading mixtures", 1.0)
+    _remember(catalogue, project.name, mixed.shares)
     if mixed.saved:
         ingest(catalogue, folder, root=project.runs, embed=project.embed, jobs=1)
     return [*_sentences(mixed, folder.name), *mixed.disagreements]
@@ -79,5 +81,8 @@ def _history(catalogue: Catalogue, project: str) -> list[tuple[str, float, float
     return [] if kept is None else [(str(k), float(p), float(b)) for k, p, b in json.loads(kept[0])]
 
 
-def _remember(catalogue: Catalogue, project: str, shares: list[tuple[str, float, float]]) -> None:
-    catalogue.put_artifact(_ARTIFACT, project, json.dumps(shares[-_REMEMBERED:]).encode(), {})
+def _remember(catalogue: Catalogue, project: str, shares: Sequence[tuple[str, float, float]]) -> None:
+    def changed(kept: bytes | None) -> bytes:
+        return json.dumps([*json.loads(kept or b"[]"), *shares][-_REMEMBERED:]).encode()
+
+    catalogue.change_artifact(_ARTIFACT, project, changed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 INSIDE, OUTSIDE = FRONT, PREDICTED
+_FEW = 10
 
 
 def report_figure(report: LoopReport, objectives: Sequence[Objective]) -> go.Figure:
@@ -53,13 +54,15 @@ def report_figure(report: LoopReport, objectives: Sequence[Objective]) -> go.Fig
 def _predicted_against_measured(figure: go.Figure, report: LoopReport, name: str, column: int) -> None:
     import plotly.graph_objects as go
 
-    done = [p for p in report.measured() if name in p.point and (p.measured or {}).get(name) is not None]
-    if not done:
+    both = [(p, c[-1]) for p in report.measured() if (c := p.compared(name)) is not None]
+    if not both:
         return
-    values = [float((p.measured or {})[name] or 0.0) for p in done]
-    inside = [p.low[name] <= v <= p.high[name] for p, v in zip(done, values, strict=True)]
+    done, values = [p for p, _ in both], [v for _, v in both]
+    inside = [p.low[name] <= v <= p.high[name] for p, v in both]
     for held, label, colour in ((True, "inside its interval", INSIDE), (False, "outside", OUTSIDE)):
         mine = [(p, v) for p, v, i in zip(done, values, inside, strict=True) if i == held]
+        if not mine:
+            continue
         figure.add_trace(
             go.Scatter(
                 x=[v for _, v in mine],
@@ -75,9 +78,14 @@ def _predicted_against_measured(figure: go.Figure, report: LoopReport, name: str
                 mode="markers",
                 name=label,
                 legendgroup=label,
-                showlegend=column == 1,
+                showlegend=all(trace.legendgroup != label for trace in figure.data),
                 marker={"color": colour, "size": 8},
-                hovertext=[f"proposal {p.number}<br>measured {v:.4g}, predicted {p.point[name]:.4g}" for p, v in mine],
+                hovertext=[
+                    f"proposal {p.number}"
+                    + ("" if p.step is None else f", a {p.step.kind}")
+                    + f"<br>measured {v:.4g}, predicted {p.point[name]:.4g}"
+                    for p, v in mine
+                ],
                 hoverinfo="text",
             ),
             row=1,
@@ -110,15 +118,18 @@ def _coverage(figure: go.Figure, report: LoopReport, objectives: Sequence[Object
     for level in levels:
         figure.add_hline(level, line={"color": MEASURED, "dash": "dot", "width": 1.2}, row=2, col=1)
     figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", row=2, col=1)
-    figure.update_xaxes(title_text="runs measured so far", rangemode="tozero", row=2, col=1)
+    whole = {"dtick": 1} if len(report.over_time) <= _FEW else {}  # there is no half of a run
+    figure.update_xaxes(title_text="runs measured so far", rangemode="tozero", row=2, col=1, **whole)
 
 
 def _growth(figure: go.Figure, report: LoopReport) -> None:
     import plotly.graph_objects as go
 
+    runs = len(report.hypervolumes)
     figure.add_trace(
         go.Scatter(
-            x=list(range(len(report.hypervolumes))), y=list(report.hypervolumes), mode="lines", name="hypervolume",
+            x=[*range(runs), runs - 0.5], y=[*report.hypervolumes, report.hypervolumes[-1]],  # the last step shows, too
+            mode="lines", name="hypervolume",
             line={"color": FRONT, "width": 2, "shape": "hv"}, showlegend=False,
         ),
         row=2, col=2,
@@ -127,7 +138,13 @@ def _growth(figure: go.Figure, report: LoopReport) -> None:
     figure.update_yaxes(title_text="hypervolume", row=2, col=2)
 
 
-def write_page(path: Path, title: str, lines: Sequence[str], figure: go.Figure | None) -> None:
+def write_page(
+    path: Path,
+    title: str,
+    lines: Sequence[str],
+    figure: go.Figure | None,
+    tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]] | None = None,
+) -> None:
     """Write a page that needs nothing else, not even a network.
 
     Args:
@@ -135,13 +152,31 @@ def write_page(path: Path, title: str, lines: Sequence[str], figure: go.Figure |
         title: of the page.
         lines: sentences above the picture.
         figure: the picture, if there is anything to draw.
+        tables: above the picture, too, by their captions: headers and rows; all but the first column are numbers.
     """
     options: dict[str, Any] = {"full_html": False, "include_plotlyjs": True, "config": {"displaylogo": False}}
     picture = "" if figure is None else figure.to_html(**options)
     said = "".join(f"<p>{html.escape(line)}</p>\n" for line in lines)
-    style = f"body{{font-family:{FONT};color:#24313f;max-width:1100px;margin:2em auto;padding:0 1em}}p{{margin:.4em 0}}"
+    told = "".join(_table(caption, heads, rows) for caption, (heads, rows) in (tables or {}).items())
     path.write_text(
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
-        f"<style>{style}</style></head>\n<body>\n<h1>{html.escape(title)}</h1>\n{said}{picture}\n</body></html>\n",
+        f"<style>{_STYLE}</style></head>\n<body>\n<h1>{html.escape(title)}</h1>\n{said}{told}{picture}\n</body></html>\n",
         encoding="utf-8",
+    )
+
+
+_STYLE = (
+    f"body{{font-family:{FONT};color:#24313f;max-width:1100px;margin:2em auto;padding:0 1em}}p{{margin:.4em 0}}"
+    "table{border-collapse:collapse;margin:1.4em 0}caption{text-align:left;white-space:nowrap;margin-bottom:.4em}"
+    "th,td{text-align:right;padding:.2em .9em;font-variant-numeric:tabular-nums}th{border-bottom:1px solid #24313f}"
+    "th:first-child,td:first-child{text-align:left;padding-left:0}td{border-bottom:1px solid #e3e8ee}"
+)
+
+
+def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in heads)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>\n" for row in rows)
+    return (
+        f"<table><caption>{html.escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>"
+        "</table>\n"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from epsopt.optimize.proposals import FEWEST_RUNS, Proposal, past_runs, propose
 from epsopt.optimize.scoring import measured_table
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective, Target
-from epsopt.studies.loop.queue import config_of, proposed_trials, record_proposals, waiting
+from epsopt.studies.loop.queue import Suggestion, config_of, proposed_trials, record_proposals, waiting
 from epsopt.studies.loop.run import cut_off, folder_of
 from epsopt.studies.loop.scene import named_start
 from epsopt.studies.project.command import takes_start
@@ -29,6 +29,7 @@ from epsopt.zoo.records import Checkpoint
 
 MOST_STARTS = 12
 """Front checkpoints that are weighed as starts; a larger front is thinned evenly."""
+RANDOM = "drawn at random: too few runs are known to learn from"
 _DRAWS = 32  # times as many random configurations are drawn as are wanted
 
 
@@ -143,18 +144,6 @@ def runs_cut_off(project: Project, trials: Sequence[FrozenTrial], checkpoints: S
     return {c.run_id for c in checkpoints if not folders.isdisjoint(Path(c.path).parents)}
 
 
-@dataclass(frozen=True)
-class _Unpredicted:
-    """A configuration of which nothing is known yet."""
-
-    params: Mapping[str, Any]
-    point: Mapping[str, float] = field(default_factory=dict)
-    low: Mapping[str, float] = field(default_factory=dict)
-    high: Mapping[str, float] = field(default_factory=dict)
-    probability: float | None = None
-    init_from: str | None = None
-
-
 def too_few(space: Space, checkpoints: Sequence[Checkpoint], cut_off: Collection[int] = ()) -> bool:
     """Whether there are too few runs to learn proposals from; those that were cut off show no end, mixtures none."""
     return lacking(space, checkpoints, cut_off) > 0
@@ -205,7 +194,8 @@ def queue_random(
             f"no configuration of the search space is left that did not run, in {_DRAWS * n} random ones: widen "
             f"[space] in {project.file}"
         )
-    return record_proposals(storage, project.name, project.objectives, space, [_Unpredicted(c) for c in found.values()])
+    drawn = [Suggestion(config, reason=RANDOM) for config in found.values()]
+    return record_proposals(storage, project.name, project.objectives, space, drawn)
 
 
 def front_checkpoints(

@@ -51,6 +51,33 @@ class Taken:
         return found if isinstance(found, str) else None
 
 
+@dataclass(frozen=True)
+class Suggestion:
+    """A proposal of which as much is known as is said; by default nothing but its configuration.
+
+    Attributes:
+        params: active hyperparameters by name.
+        point: predicted metrics by name.
+        low: lower ends of their intervals.
+        high: upper ends.
+        probability: that all targets are met; None without targets.
+        init_from: the checkpoint that it starts from; None from scratch.
+        joins_front: probability that it joins the measured front; None: not known.
+        nearest_runs: past runs with the most similar hyperparameters, and how far they are.
+        reason: why it was chosen, in one line.
+    """
+
+    params: Mapping[str, Any]
+    point: Mapping[str, float] = field(default_factory=dict)
+    low: Mapping[str, float] = field(default_factory=dict)
+    high: Mapping[str, float] = field(default_factory=dict)
+    probability: float | None = None
+    init_from: str | None = None
+    joins_front: float | None = None
+    nearest_runs: Sequence[tuple[str, float]] = ()
+    reason: str | None = None
+
+
 def study_name(project: str) -> str:
     """Name the study of a project's proposals."""
     return f"{project}/proposals"
@@ -117,7 +144,7 @@ def record_step(
         space: what runs may be.
         config: active hyperparameters by name.
         init_from: the checkpoint that it starts from; None: where runs start.
-        said: attributes of the trial.
+        said: attributes of the trial (:func:`proposal_attributes`, and what the step was).
 
     Returns:
         The trial's number.
@@ -148,13 +175,30 @@ def _waiting(proposal: Proposal, level: float) -> FrozenTrial:
         "key": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
         "kind": "proposal",
         "provenance": NOT_EVALUATED,
-        "level": level,
+        **proposal_attributes(proposal, level),
     }
-    attributes |= {f"predicted.{n}": float(v) for n, v in proposal.point.items()}
-    attributes |= predicted_attributes(proposal)
     if proposal.init_from is not None:
         attributes["init_from"] = proposal.init_from
     return create_trial(state=TrialState.WAITING, user_attrs=attributes, system_attrs={"fixed_params": params})
+
+
+def proposal_attributes(proposal: Proposal, level: float) -> dict[str, Any]:
+    """Return what a queued trial says of its proposal: what is predicted of it, and why it was chosen.
+
+    Args:
+        proposal: of which as much is said as is known.
+        level: what share of measurements the intervals are meant to hold.
+    """
+    said: dict[str, Any] = {"level": level}
+    said |= {f"predicted.{n}": float(v) for n, v in proposal.point.items()}
+    said |= predicted_attributes(proposal)
+    if proposal.joins_front is not None:
+        said["joins_front"] = float(proposal.joins_front)
+    if proposal.nearest_runs:
+        said["nearest_runs"] = [{"run": run, "distance": float(distance)} for run, distance in proposal.nearest_runs]
+    if proposal.reason is not None:
+        said["reason"] = proposal.reason
+    return said
 
 
 def recorded_space(storage: RDBStorage, project: str) -> Space:

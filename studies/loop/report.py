@@ -17,6 +17,8 @@ from epsopt.optimize.outcome import Accuracy, FrontGain, accuracy, front_gain
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.scoring import measured_table
 from epsopt.optimize.targets import Objective
+from epsopt.studies.loop.ledger import Ledger, MeasuredMixture
+from epsopt.studies.loop.promises import StepsOfKind, TakenStep, ended_where_predicted, steps_by_kind, taken_steps
 from epsopt.studies.loop.queue import config_of, proposed_trials
 from epsopt.studies.loop.run import folder_of
 from epsopt.studies.project.file import Project
@@ -50,6 +52,12 @@ class ProposalOutcome:
         audit: probability for which it would have been stopped early, if it were not one of those that are left to
             finish; ``None``: it would not.
         audit_after: how many checkpoints it had then.
+        joins_front: probability that it joins the front, as it was predicted; ``None``: it was not.
+        nearest_runs: past runs with the most similar hyperparameters, and how far they were.
+        reason: why it was chosen, in one line; ``None`` where nobody said.
+        step: what it came to as a step of the policy; ``None``: it is none, or has not ended.
+        as_predicted: whether its last checkpoint is from the epoch that the prediction is of: one that was given less
+            of a budget than it was chosen for does not say how good the prediction was.
         waited: seconds for which the slot of the worker that ran it had been empty before; ``None``: it was not
             started, or by another program.
     """
@@ -70,7 +78,23 @@ class ProposalOutcome:
     checkpoints: int
     audit: float | None = None
     audit_after: int = 0
+    joins_front: float | None = None
+    nearest_runs: tuple[tuple[str, float], ...] = ()
+    reason: str | None = None
+    step: TakenStep | None = None
+    as_predicted: bool = True
     waited: float | None = None
+
+    def compared(self, name: str) -> tuple[float, float, float, float] | None:
+        """Return what was predicted of a metric and what was measured: ``(point, low, high, measured)``.
+
+        ``None``: either is not known, or the run did not end where it was predicted to.
+        """
+        value = None if self.measured is None else self.measured.get(name)
+        known = all(name in ends for ends in (self.point, self.low, self.high))
+        if value is None or not known or not self.as_predicted:
+            return None
+        return self.point[name], self.low[name], self.high[name], float(value)
 
 
 @dataclass(frozen=True)
@@ -103,6 +127,7 @@ class LoopReport:
         new: checkpoints of proposed runs.
         mixed: checkpoints that were mixed, not trained.
         audits: runs that would have been stopped early, in order.
+        steps: what steps of the policy promised and brought, kind by kind; none where it was never followed.
     """
 
     proposals: tuple[ProposalOutcome, ...]
@@ -115,6 +140,7 @@ class LoopReport:
     new: tuple[Checkpoint, ...]
     mixed: tuple[Checkpoint, ...] = ()
     audits: tuple[Audit, ...] = ()
+    steps: tuple[StepsOfKind, ...] = ()
 
     def waits(self) -> list[float]:
         """Return for how many seconds a slot was empty before each launch, in order."""
@@ -126,16 +152,22 @@ class LoopReport:
         return sorted(done, key=_when)
 
 
-def loop_report(project: Project, storage: RDBStorage, checkpoints: Sequence[Checkpoint]) -> LoopReport:
+def loop_report(
+    project: Project,
+    storage: RDBStorage,
+    checkpoints: Sequence[Checkpoint],
+    mixtures: Sequence[MeasuredMixture] = (),
+) -> LoopReport:
     """Put together what was proposed and what it came to.
 
     A run that was stopped early counts for the front, with what it measured, but not for the accuracy: predictions are
-    of where runs end.
+    of where runs end. Neither does one that was given fewer epochs than its prediction is of.
 
     Args:
         project: names the study and the objectives.
         storage: where the study is.
         checkpoints: the catalogue's.
+        mixtures: that were measured as steps of the policy (:class:`epsopt.studies.loop.ledger.Ledger`).
 
     Raises:
         EmptyCatalogue: nothing was proposed yet, or nothing was measured.
@@ -143,9 +175,10 @@ def loop_report(project: Project, storage: RDBStorage, checkpoints: Sequence[Che
     trials = proposed_trials(storage, project.name)
     if not trials:
         raise EmptyCatalogue(f"{project.name} has no proposals yet: run 'epsopt propose' first")
-    proposals = tuple(_outcome(t) for t in trials)
     folders = {folder_of(project, t).resolve(): t.number for t in trials}
     proposed = {c.id: n for c in checkpoints if (n := _owner(folders, c)) is not None}
+    taken = taken_steps(Ledger(tuple(trials), tuple(mixtures)), checkpoints, proposed, project.objectives)
+    proposals = tuple(_outcome(t, taken.get(t.number)) for t in trials)
     mixed = tuple(c for c in checkpoints if is_recombined(c) and c.id not in proposed)
     others = {c.id for c in mixed}
     old = tuple(c for c in checkpoints if c.id not in proposed and c.id not in others)
@@ -180,6 +213,7 @@ def loop_report(project: Project, storage: RDBStorage, checkpoints: Sequence[Che
         new=new,
         audits=_audits(proposals, [new[i] for i in gain.joined], proposed, new),
         mixed=mixed,
+        steps=steps_by_kind(taken.values(), mixtures),
     )
 
 
@@ -228,9 +262,11 @@ def _owner(folders: Mapping[Path, int], checkpoint: Checkpoint) -> int | None:
 
 
 def _accuracy(done: Sequence[ProposalOutcome], names: Sequence[str]) -> list[Accuracy]:
-    known = [[(p.point, p.low, p.high) for p in done if name in p.point] for name in names]
-    measured = [[p.measured or {} for p in done if name in p.point] for name in names]
-    return [accuracy(k, m, [name])[0] for name, k, m in zip(names, known, measured, strict=True)]
+    known = [[p for p in done if p.compared(name) is not None] for name in names]
+    return [
+        accuracy([(p.point, p.low, p.high) for p in mine], [p.measured or {} for p in mine], [name])[0]
+        for name, mine in zip(names, known, strict=True)
+    ]
 
 
 def _hypervolumes(project: Project, report: LoopReport, proposed: Mapping[int, int]) -> tuple[float, ...]:
@@ -250,7 +286,7 @@ def _hypervolumes(project: Project, report: LoopReport, proposed: Mapping[int, i
     return tuple(hypervolume(np.vstack(known[: i + 1]), reference, maximize) for i in range(len(known)))
 
 
-def _outcome(trial: FrozenTrial) -> ProposalOutcome:
+def _outcome(trial: FrozenTrial, step: TakenStep | None) -> ProposalOutcome:
     attributes = trial.user_attrs
     point = {k.removeprefix("predicted."): float(v) for k, v in attributes.items() if k.startswith("predicted.")}
     ends = {k.removeprefix("interval."): v for k, v in attributes.items() if k.startswith("interval.")}
@@ -272,5 +308,10 @@ def _outcome(trial: FrozenTrial) -> ProposalOutcome:
         checkpoints=len(attributes.get("checkpoints", ())),
         audit=attributes.get("audit.probability"),
         audit_after=int(attributes.get("audit.checkpoints", 0)),
+        joins_front=attributes.get("joins_front"),
+        nearest_runs=tuple((n["run"], float(n["distance"])) for n in attributes.get("nearest_runs", ())),
+        reason=attributes.get("reason"),
+        step=step,
+        as_predicted=ended_where_predicted(trial),
         waited=attributes.get("waited"),
     )

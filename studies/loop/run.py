@@ -27,8 +27,10 @@ from epsopt.studies.show.figure import complete_values
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.reading.source import Identity
 from epsopt.zoo.records import Checkpoint
 from epsopt.zoo.scan import scan
+from epsopt.zoo.telling import sides_of
 
 State = Literal["complete", "pruned", "fail", "lost"]
 
@@ -145,12 +147,17 @@ def prepare(
         said = {"failure": str(error), "provenance": "training failed", NOT_STARTED: True}
         finish(storage, taken.trial_id, TrialState.FAIL, None, said)
         return Ended(taken.number, out.name, out, taken.params, "fail", None, None, 0, str(error), 0.0, plan)
-    return Run(project, storage, catalogue, taken, training, terms.watch, plan=plan)
+    asked = params.get("epochs")
+    length = float(asked) if isinstance(asked, int | float) and not isinstance(asked, bool) else None
+    return Run(project, storage, catalogue, taken, training, terms.watch, plan=plan, length=length)
 
 
 def _new_folder(project: Project, number: int) -> Path:
     """Make a folder that no other run, of this database or of a former one, has written to."""
-    project.runs.mkdir(parents=True, exist_ok=True)
+    try:
+        project.runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EpsoptError(f"{project.runs}: the folder of runs cannot be made: {error.strerror or error}") from error
     first = run_folder(project, number)
     for out in (first, *(first.with_name(f"{first.name}-{i}") for i in range(2, 10_000))):
         try:
@@ -161,6 +168,18 @@ def _new_folder(project: Project, number: int) -> Path:
             raise EpsoptError(f"{out}: the run's folder cannot be made: {error.strerror or error}") from error
         return out
     raise EpsoptError(f"{first}: there are 10,000 folders of that name: clear the runs of former databases")
+
+
+def _files(out: Path) -> frozenset[tuple[str, Identity]]:
+    """What a run's folder looks like from outside: its checkpoints, and the files beside them that speak of them."""
+    seen = scan(out)
+    beside = [known for _, sides in sides_of(seen) for files in sides.files.values() for known in files]
+    return frozenset((str(path), identity) for path, identity in [*((f.path, f.identity) for f in seen.files), *beside])
+
+
+def _said(checkpoint: Checkpoint) -> tuple[object, ...]:
+    """What is told of a checkpoint: a file beside it may tell more of it later."""
+    return checkpoint.sha256, checkpoint.epoch, checkpoint.metrics
 
 
 def _say(storage: RDBStorage, taken: Taken, name: str, value: Any) -> None:
@@ -187,6 +206,7 @@ class Run:
         decision: the one that stopped it.
         spared: the first one that would have, if it were no audit run.
         plan: what it is as a step of the policy; None: it is none.
+        length: epochs that its hyperparameter ``epochs`` says it has; None: there is no such hyperparameter.
     """
 
     project: Project
@@ -199,9 +219,10 @@ class Run:
     decision: Decision | None = None
     spared: Decision | None = None
     plan: Plan | None = None
+    length: float | None = None
 
     def __post_init__(self) -> None:
-        self._seen: frozenset[tuple[str, object]] = frozenset()
+        self._seen: frozenset[tuple[str, Identity]] = frozenset()
         self._looked = time.monotonic()
         self._stopping = False
         self._spared_at = 0
@@ -213,7 +234,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its folder, and so of the run in the catalogue."""
+        """Of its folder; in the catalogue its layout may add to it, as in ``NAME/lightning_logs/version_0``."""
         return self.training.launch.out.name
 
     @property
@@ -229,8 +250,10 @@ class Run:
     @property
     def ending(self) -> bool:
         """Whether it has had all its epochs, so that its program is about to end by itself."""
-        last = max((c.epoch or 0 for c in self.checkpoints), default=0)
-        return self.plan is not None and (last >= self.plan.ends if self.plan.told else last == self.plan.ends)
+        last = max((c.trained or 0 for c in self.checkpoints), default=0)
+        if self.plan is None:
+            return self.length is not None and last >= self.length
+        return last >= self.plan.ends if self.plan.told else last == self.plan.ends
 
     def look(self, stopper: Stopper | None, *, lost: bool) -> Ended | None:
         """See whether it has ended or written checkpoints, and whether it should go on.
@@ -245,7 +268,7 @@ class Run:
         status = self.training.poll()
         if status is not None:
             self.training.close()
-            self._read()
+            self._read(at_end=True)
             return self._tell(status, lost=lost)
         if self._stopping:
             return None
@@ -272,19 +295,27 @@ class Run:
         """Keep something that is known of it as an attribute of its trial."""
         _say(self.storage, self.taken, name, value)
 
-    def _read(self) -> bool:
-        """Take new checkpoints into the catalogue and tell the study of them; whether there was anything new."""
+    def _read(self, *, at_end: bool = False) -> bool:
+        """Take new checkpoints, and what files beside them say, into the catalogue and tell the study of them.
+
+        Args:
+            at_end: the program has ended: what it left is read, whether it looks new or not.
+
+        Returns:
+            Whether there was anything new.
+        """
         out = self.training.launch.out
-        seen = frozenset((str(f.path), f.identity) for f in scan(out).files)
-        if seen == self._seen:
+        seen = _files(out)
+        if seen == self._seen and not at_end:
             return False
         report = ingest(self.catalogue, out, root=self.project.runs, embed=self.project.embed, jobs=1)
         if not report.waiting:  # what is still being written is looked at again
             self._seen = seen
         found = self.catalogue.checkpoints(within=out)
-        if [c.sha256 for c in found] == [c.sha256 for c in self.checkpoints]:
+        found.sort(key=lambda c: (c.epoch is not None, c.epoch or 0, c.path))
+        if list(map(_said, found)) == list(map(_said, self.checkpoints)):
             return False
-        self.checkpoints = sorted(found, key=lambda c: (c.epoch is not None, c.epoch or 0, c.path))
+        self.checkpoints = found
         if self.training.poll() is None:
             _say(self.storage, self.taken, "checkpoints", self._curve())
         return True
@@ -292,7 +323,7 @@ class Run:
     def _curve(self) -> list[dict[str, Any]]:
         names = [o.name for o in self.project.objectives]
         return [
-            {"epoch": c.epoch, "path": c.path, "metrics": {n: c.metrics.get(n) for n in names}}
+            {"epoch": c.epoch, "trained": c.trained, "path": c.path, "metrics": {n: c.metrics.get(n) for n in names}}
             for c in self.checkpoints
         ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from epsopt.optimize.loop.curves import Curve, OnWay
 from epsopt.optimize.loop.history import STARTS, past_curves, trained_runs, values_of
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.space import Space
+from epsopt.optimize.targets import Objective
 from epsopt.studies.loop.ledger import Ledger, MeasuredMixture, plan_of, told_epochs
 from epsopt.studies.loop.placing import Family, front_family, measured_once
 from epsopt.studies.loop.run import cut_off, folder_of
@@ -195,15 +196,50 @@ class Scene:
 
     def brought(self, trial: FrozenTrial, reference: Sequence[float]) -> float:
         """Return what a trial's checkpoints added to the front of all that was read before the last of them."""
-        folder, objectives = folder_of(self.project, trial), self.project.objectives
+        folder = folder_of(self.project, trial)
         own = {c.id for c in self.checkpoints if folder in Path(c.path).parents}
-        last = max(own, default=-1)
-        before = [values_of(c.metrics, objectives) for c in self.checkpoints if c.id < last and c.id not in own]
-        mine = [values_of(c.metrics, objectives) for c in self.checkpoints if c.id in own]
-        if not mine:
+        return Measurements.of(self.checkpoints, self.project.objectives).brought(own, reference)
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """What was measured on checkpoints, by the order in which they were read.
+
+    Attributes:
+        ids: ``(k,)`` of the catalogue; what was read later has a larger one.
+        values: ``(k, m)`` objectives; NaN where not measured.
+        maximize: of each objective, whether more is better.
+    """
+
+    ids: NDArray[np.int64]
+    values: Floats
+    maximize: tuple[bool, ...]
+
+    @staticmethod
+    def of(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> Measurements:
+        """Take them from the catalogue's checkpoints."""
+        rows = [values_of(c.metrics, objectives) for c in checkpoints]
+        values = np.reshape(np.array(rows, dtype=np.float64), (-1, len(objectives)))
+        return Measurements(
+            np.array([c.id for c in checkpoints], dtype=np.int64), values, tuple(o.maximize for o in objectives)
+        )
+
+    def brought(self, own: Collection[int], reference: Sequence[float]) -> float:
+        """Return the hypervolume that some of them added to the front of all that was read before the last of them.
+
+        Args:
+            own: ids of those.
+            reference: the objectives' values that are just not good enough.
+        """
+        mine = np.isin(self.ids, list(own))
+        if not mine.any():
             return 0.0
-        old, new = (np.reshape(rows, (-1, len(objectives))) for rows in (before, [*before, *mine]))
-        return self.volume(whole_rows(new), reference) - self.volume(whole_rows(old), reference)
+        before = (self.ids < self.ids[mine].max()) & ~mine
+        old, new = (
+            hypervolume(whole_rows(self.values[some]), np.asarray(reference), self.maximize)
+            for some in (before, before | mine)
+        )
+        return new - old
 
 
 def whole_rows(table: Floats) -> Floats:
@@ -272,7 +308,7 @@ def _on_way(
     start: str,
 ) -> OnWay | None:
     """Mixtures that lie on the way from where a run started to one of its checkpoints, as they were measured."""
-    epochs = {c.sha256: float(c.epoch or 0) for c in own}
+    epochs = {c.sha256: float(c.trained or 0) for c in own}
     by_path = {c.path: c for c in checkpoints}
     rows = []
     for mixture in mixtures:

@@ -16,7 +16,7 @@ from epsopt.optimize.loop.stopping import FEWEST_RUNS, Decision
 from epsopt.optimize.loop.stopping import Stopper as RunStopper
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
-from epsopt.studies.kinds import ActiveRun, Measured
+from epsopt.studies.kinds import ActiveRun, Trained
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
@@ -53,6 +53,7 @@ class CatalogueStopper:
         self._starts: dict[str, Checkpoint] = {}
         self._learned_from = -1
         self._stopper: RunStopper | None = None
+        self._curves: dict[str, Curve] | None = None  # of all runs, as that stopper's space describes them
         self._length_name: str | None = None
 
     @property
@@ -65,17 +66,19 @@ class CatalogueStopper:
         """Of the hyperparameters; None while it is to be inferred."""
         return self._space
 
-    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Measured]) -> Decision:
+    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""
-        steps = [c for c in checkpoints_so_far if c.epoch is not None and c.epoch > 0]
+        steps = [c for c in checkpoints_so_far if (c.trained or 0) > 0]
         if not steps:
             return Decision(stop=False, probability=float("nan"), reason="its checkpoints do not say which epoch")
         so_far = Curve(
             run.params,
-            np.array([float(c.epoch or 0) for c in steps]),
+            np.array([float(c.trained or 0) for c in steps]),
             np.stack([values_of(c.metrics, self._objectives) for c in steps]),
         )
-        return self.judge(run.name, so_far, init_from=run.init_from)
+        self._read()
+        mine = {run.name, *(c.run for c in checkpoints_so_far)}
+        return self._decide(run.name, so_far, mine, init_from=run.init_from)
 
     def judge(
         self,
@@ -89,16 +92,36 @@ class CatalogueStopper:
         """Decide on a run of which only the measured curve is known.
 
         Args:
-            run: its name; a run of that name is not among those that it is judged by.
+            run: its name; a run of that name in the catalogue is not among those that it is judged by.
             so_far: its checkpoints.
             length: epochs that it will have; None: what its hyperparameters say, or else as many as others had.
             init_from: path of the checkpoint that it started from.
             own: checkpoints of it, and folders that hold nothing else: a run with one of these is not among those that
                 it is judged by either.
         """
-        stopper = self._learn(run, frozenset(own))
-        if stopper is None:
+        self._read()
+        places = frozenset(own)
+        mine = {run, *(c.run for c in self._checkpoints if places and not places.isdisjoint(_within(c)))}
+        return self._decide(run, so_far, mine, length=length, init_from=init_from)
+
+    def _decide(
+        self, run: str, so_far: Curve, mine: Collection[str], *, length: float | None = None, init_from: str | None
+    ) -> Decision:
+        """Decide on a run by all others, of those that were read.
+
+        Args:
+            run: its name.
+            so_far: its checkpoints.
+            mine: names that it has in the catalogue.
+            length: epochs that it will have.
+            init_from: path of the checkpoint that it started from.
+        """
+        self._learn([c for c in self._checkpoints if c.run not in mine])
+        if self._stopper is None:
             return Decision(stop=False, probability=float("nan"), reason="no earlier run is known")
+        if self._curves is None:
+            self._curves = past_curves(self._checkpoints, self._stopper.space, self._objectives)
+        stopper = self._stopper.given([curve for name, curve in self._curves.items() if name not in mine])
         start = None if init_from is None else self._starts.get(init_from)
         if start is not None:
             so_far = Curve(so_far.config, so_far.steps, so_far.values, values_of(start.metrics, self._objectives))
@@ -106,30 +129,33 @@ class CatalogueStopper:
             length = _number(so_far.config.get(self._length_name))
         return stopper.should_stop(run, so_far, length=length)
 
-    def _learn(self, but: str, own: frozenset[Path]) -> RunStopper | None:
-        """Learn from all other runs, when there are a tenth more of them than last time."""
+    def _read(self) -> None:
+        """Read the catalogue, unless it was read a moment ago."""
         if time.monotonic() - self._read_at > self._read_again:
-            self._checkpoints = self._catalogue.checkpoints()
+            self._checkpoints, self._curves = self._catalogue.checkpoints(), None
             self._starts = {c.path: c for c in self._checkpoints}
             self._read_at = time.monotonic()
-        mine = {but, *(c.run for c in self._checkpoints if own and not own.isdisjoint(_within(c)))}
-        others = [c for c in self._checkpoints if c.run not in mine]
+
+    def _learn(self, others: Sequence[Checkpoint]) -> None:
+        """Learn from runs when there are a tenth more of them than last time; what they measured since is known anyway.
+
+        What is learned is how hyperparameters and curves go together in general: it serves for any run's judgement.
+        """
         known = len({c.run for c in others})
-        if known and (self._stopper is None or known > 1.1 * self._learned_from):
-            space = self._space or _inferred(others)
-            if space is None:
-                return None
-            curves = past_curves(others, space, self._objectives)
-            if curves:
-                cut = frozenset(self._unfinished())
-                short = {c.run for c in others if not cut.isdisjoint(_within(c))}
-                whole = [c for name, c in curves.items() if name not in short] or list(curves.values())
-                self._length_name = planned_length(whole)
-                length = float(np.median([c.steps[-1] for c in whole]))
-                self._stopper = RunStopper(space, self._objectives, length, **self._options)
-                self._stopper.learn(list(curves.values()))
-                self._learned_from = known
-        return self._stopper
+        if not known or (self._stopper is not None and known <= 1.1 * self._learned_from):
+            return
+        space = self._space or _inferred(others)
+        curves = {} if space is None else past_curves(others, space, self._objectives)
+        if space is None or not curves:
+            return
+        cut = frozenset(self._unfinished())
+        short = {c.run for c in others if not cut.isdisjoint(_within(c))}
+        whole = [c for name, c in curves.items() if name not in short] or list(curves.values())
+        self._length_name = planned_length(whole)
+        length = float(np.median([c.steps[-1] for c in whole]))
+        self._stopper, self._curves = RunStopper(space, self._objectives, length, **self._options), None
+        self._stopper.learn(list(curves.values()))
+        self._learned_from = known
 
 
 def _within(checkpoint: Checkpoint) -> tuple[Path, ...]:

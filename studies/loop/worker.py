@@ -36,7 +36,7 @@ BEATS = 4
 COUNT_AGAIN = 10.0
 """Seconds between looks at what other workers spend."""
 
-EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "mixed", "reached"]
+EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "mixed", "trouble", "reached"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Learner(Protocol):
         """Say why the last proposals could not be made; None if they could."""
 
     def setback(self) -> str | None:
-        """Say why learning failed, once; None if it did not."""
+        """Say why learning failed the last time; None if it did not."""
 
     def news(self) -> list[str]:
         """Return what those that ended had to tell, a line each, once."""
@@ -154,6 +154,7 @@ class Worker:
         self._refused_since: float | None = None
         self._counted_at = -float("inf")  # when it was last looked at what is spent
         self._counted: list[int] = []  # checkpoints of what ran then
+        self._troubles: tuple[str | None, str | None] = (None, None)  # of asking and of learning, told last
 
     def work(self) -> list[Ended]:
         """Work until the orders are carried out, the budget is spent, or the goal is reached.
@@ -208,7 +209,8 @@ class Worker:
         self._reap()
         heard = self._hear()
         self._hear_proposals()
-        for run in list(self._runs):
+        looked_at = list(self._runs)
+        for run in looked_at:
             now = time.monotonic()
             ended = run.look(self.stopper, lost=heart.has_lost(run.taken.trial_id))
             if ended is not None:
@@ -216,10 +218,9 @@ class Worker:
                 self._empty_since.append(now)
                 heart.release(run.taken.trial_id)
                 self._settle(ended)
-            if self.goal is not None and self.reached is None:
-                self._arrive(self.goal.met_by(run.checkpoints), heart)
-        if self.goal is not None and self.reached is None:
-            self._arrive(self.goal.reached(at_once=heard), heart)  # a mixture may have got there
+        if self.goal is not None and self.reached is None:  # after the looks: this hands back what else runs
+            reached = self.goal.met_by(c for run in looked_at for c in run.checkpoints)
+            self._arrive(reached or self.goal.reached(at_once=heard), heart)  # a mixture may have got there
         if self.reached is not None:
             return bool(self._runs)
         if self._failures >= self.orders.most_failures:
@@ -251,7 +252,10 @@ class Worker:
         self._hand_back(others, heart, "another run reached the targets")
 
     def _stop_at_the_budget(self) -> None:
-        """Once it is spent, end what goes on: programs that cannot be told how long they are, above all."""
+        """Once it is spent, end what goes on: programs that cannot be told how long they are, above all.
+
+        One that has written its last epoch is left to end by itself.
+        """
         if self.budget is None:
             return
         wrote = [len(run.checkpoints) for run in self._runs]
@@ -398,7 +402,6 @@ class Worker:
         """Have the learner learn if so many runs ended since it last did, or some and it has made proposals since."""
         if not self.orders.learn_after or self.learner is None:
             return
-        self._tell_setback(self.learner)
         new = len(self._ended) - self._learned
         due = new >= runs or (new > 0 and self._learn_next and not self._asking)
         if due and not self.learner.learns():
@@ -410,19 +413,18 @@ class Worker:
         while self.learner is not None and (self.learner.asks() or self.learner.learns()):
             time.sleep(0.1)
         self._hear()
-        if self.learner is not None:
-            self._tell_setback(self.learner)
-
-    def _tell_setback(self, learner: Learner) -> None:
-        why = learner.setback()
-        if why is not None:
-            self.tell(Event("learning", f"learning from what came back failed: {why}"))
 
     def _hear(self) -> bool:
-        """Tell what the learner had to tell; whether there was anything."""
-        news = self.learner.news() if self.learner is not None else []
+        """Tell what the learner had to tell, and why it failed if it did; whether there was any news."""
+        if self.learner is None:
+            return False
+        news, troubles = self.learner.news(), (self.learner.trouble(), self.learner.setback())
         for text in news:
             self.tell(Event("mixed", text))
+        for trouble, before in zip(troubles, self._troubles, strict=True):
+            if trouble is not None and trouble != before:
+                self.tell(Event("trouble", f"learning in the background failed: {trouble}"))
+        self._troubles = troubles
         return bool(news)
 
     def _settle(self, ended: Ended) -> None:

@@ -14,7 +14,7 @@ from epsopt.optimize.loop.history import values_of
 from epsopt.optimize.loop.policy import FIRST_RUNS
 from epsopt.optimize.loop.stopping import Decision, Stopper
 from epsopt.optimize.targets import Target
-from epsopt.studies.kinds import ActiveRun, Measured
+from epsopt.studies.kinds import ActiveRun, Trained
 from epsopt.studies.loop.ledger import Plan
 from epsopt.studies.loop.scene import Scene
 from epsopt.studies.project.file import Project
@@ -56,21 +56,22 @@ class WorthStopper:
         self._scene: Scene | None = None
         self._model: CurveModel | None = None
 
-    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Measured]) -> Decision:
+    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""
         plan = getattr(run, "plan", None)
-        steps = [c for c in checkpoints_so_far if c.epoch is not None and c.epoch > 0]
+        steps = [c for c in checkpoints_so_far if (c.trained or 0) > 0]
         if not isinstance(plan, Plan):
             return _go_on("it is no step of the policy")
         if not steps:
             return _go_on("its checkpoints do not say which epoch")
         if plan.kind == "look":
-            stop = plan.probe and (steps[-1].epoch or 0) >= GRACE
+            stop = plan.probe and (steps[-1].trained or 0) >= GRACE
             return Decision(stop=stop, probability=float("nan"), reason="it only looks around")
-        if (steps[-1].epoch or 0) < GRACE:
+        if (steps[-1].trained or 0) < GRACE:
             return _go_on(f"within its first {GRACE:g} epochs")
         scene = self._now()
-        others = [curve for name, curve in scene.curves.items() if name != run.name]
+        mine = {run.name, *(c.run for c in checkpoints_so_far)}
+        others = [curve for name, curve in scene.curves.items() if name not in mine]
         if len(others) < FIRST_RUNS:
             return _go_on(f"only {len(others)} other runs: at least {FIRST_RUNS} are needed to judge one")
         objectives = self._project.objectives
@@ -78,7 +79,7 @@ class WorthStopper:
         origin = None if scene.origin is None else scene.origin.values
         so_far = Curve(
             run.params,
-            np.array([float(c.epoch or 0) for c in steps]),
+            np.array([float(c.trained or 0) for c in steps]),
             np.stack([values_of(c.metrics, objectives) for c in steps]),
             origin if start is None else values_of(start.metrics, objectives),
         )

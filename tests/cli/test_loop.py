@@ -7,7 +7,6 @@ import io
 import json
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -86,13 +85,23 @@ def test_proposals_are_queued_with_the_next_numbers_and_never_made_twice(mine, p
     assert len(trials(mine)) == 3
 
 
+def says(text: str, proposal: dict) -> bool:
+    """Whether a line says what is predicted of a proposal, and why it was chosen."""
+    ends = [f"{n} {p['value']:.4g} [{p['low']:.4g}, {p['high']:.4g}]" for n, p in proposal["predicted"].items()]
+    near = proposal["nearest_runs"][0]
+    parts = [*ends, "(90% intervals)", f"joins the front with probability {proposal['joins_front']:.2f}",
+             f"nearest run {near['run']} ({near['distance']:.2f})", proposal["reason"]]  # fmt: skip
+    return len(parts) > 4 and all(part in text for part in parts)
+
+
 def test_every_format_says_the_same(mine, proposed, monkeypatch):
     from epsopt.studies.loop import proposing
 
     monkeypatch.setattr(proposing, "propose_next", cache(proposing.propose_next))
     asked = ["propose", "-n", "2", "--no-record"]
     wanted = mine(*asked, "--json").document["proposals"]
-    said = {form: mine(*asked, "--format", form).out for form in ("yaml", "csv", "hydra", "shell")}
+    results = {form: mine(*asked, "--format", form) for form in ("yaml", "csv", "hydra", "shell")}
+    said = {form: result.out for form, result in results.items()}
     assert configs(yaml.safe_load(said["yaml"])) == configs(wanted)
     for kept, proposal in zip(yaml.safe_load(said["yaml"]), wanted, strict=True):
         assert all(kept[n] == proposal[n] for n in ("joins_front", "nearest_runs", "reason", "predicted"))
@@ -104,11 +113,21 @@ def test_every_format_says_the_same(mine, proposed, monkeypatch):
     for row, proposal in zip(csv.DictReader(io.StringIO(said["csv"])), wanted, strict=True):
         assert float(row["joins_front"]) == proposal["joins_front"]
         assert row["reason"] == proposal["reason"]
-        assert row["nearest_run"] == proposal["nearest_runs"][0]["run"]
+        for i, near in enumerate(proposal["nearest_runs"], 1):
+            assert row[f"nearest_run.{i}"] == near["run"]
+            assert float(row[f"nearest_run.{i}.distance"]) == near["distance"]
+        assert len(proposal["nearest_runs"]) == 3
+    beside = [line for line in results["hydra"].err.splitlines() if line.startswith("predicted: ")]
+    assert all(says(line, proposal) for line, proposal in zip(beside, wanted, strict=True))
+    assert "predicted" not in results["csv"].err + results["shell"].err
     for line, config in zip(said["hydra"].splitlines(), configs(wanted), strict=True):
         overrides = OverridesParser.create().parse_overrides(shlex.split(line))
         assert {o.key_or_group: o.value() for o in overrides} == config
-    for line, proposal in zip(said["shell"].splitlines(), wanted, strict=True):
+    shell = said["shell"].splitlines()
+    for text, proposal in zip(shell[::2], wanted, strict=True):
+        assert text.startswith("# predicted: ")
+        assert says(text.removeprefix("# "), proposal)
+    for line, proposal in zip(shell[1::2], wanted, strict=True):
         words = shlex.split(line)
         assert words[-len(proposal["command"]) :] == [*proposal["command"][:-1], proposal["command"][-1] + ")"] or (
             words[-len(proposal["command"]) :] == proposal["command"]
@@ -119,6 +138,8 @@ def test_the_optuna_format_queues_trials_that_any_script_can_take(copy, mine, pr
     other = copy(mine)
     said = other("propose", "-n", "1", "--format", "optuna")
     assert said.out == "small/proposals\t3\n"
+    assert said.err.startswith("proposal 3, predicted: ")
+    assert "joins the front with probability" in said.err
     storage = f"sqlite:///{other.folder / 'epsopt.db'}"
     study = optuna.load_study(study_name="small/proposals", storage=storage)
     taken = study.ask({"lr": optuna.distributions.FloatDistribution(1e-9, 10, log=True)})
@@ -188,7 +209,7 @@ def test_proposals_by_a_map_that_is_there_wait_for_no_other_learner_and_know_wha
     monkeypatch.setattr(
         proposing, "propose_next", lambda *a, **k: known.append(set(a[2].memory.keys)) or propose_next(*a, **k)
     )
-    monkeypatch.setattr(learning, "_lease", lambda *_, **__: pytest.fail("it would wait for a fit"))
+    monkeypatch.setattr(learning, "lease", lambda *_, **__: pytest.fail("it would wait for a fit"))
     before = len(trials(other))
     learning.learn(learning.Task(str(other.folder / "epsopt.toml"), url, propose=3))
     assert len(trials(other)) == before + 3
@@ -210,20 +231,6 @@ def test_a_project_without_runs_begins_with_random_ones(copy, mine):
     assert [p["predicted"] for p in report["proposals"]] == [{}] * 4
     assert report["hypervolume"]["over_time"][-1] == report["hypervolume"]["after"]
     assert other("report", "--storage", url).status == 0
-
-
-def test_one_learner_works_at_a_time_and_a_dead_one_blocks_nobody(copy, mine):
-    from epsopt.studies.loop.learning import _lease, _take_lease
-
-    other = copy(mine)
-    with Catalogue(f"sqlite:///{other.folder / 'epsopt.db'}") as catalogue:
-        with _lease(catalogue, wait=False) as ours, _lease(catalogue, wait=False) as theirs:
-            assert (ours, theirs) == (True, False)
-        gone = subprocess.Popen([sys.executable, "-I", "-S", "-c", ""])
-        gone.wait()
-        assert _take_lease(catalogue, f"{socket.gethostname()}:{gone.pid}")
-        assert _take_lease(catalogue, f"elsewhere:{gone.pid}"), "its process is gone"
-        assert not _take_lease(catalogue, "me:1"), "another machine's cannot be asked, only waited for"
 
 
 def test_what_keeps_a_learner_from_learning_is_said_in_one_sentence(tmp_path):
@@ -324,7 +331,7 @@ class Hostile:
 
 
 def test_hostile_texts_come_through_every_format_as_they_are(tmp_path):
-    from epsopt.studies.loop.formats import as_csv, as_hydra, as_shell, as_yaml
+    from epsopt.studies.loop.formats import as_csv, as_hydra, as_shell, as_yaml, in_words
 
     proposals = [Hostile(v) for v in HOSTILE]
     assert [p["params"] for p in yaml.safe_load(as_yaml(proposals, range(len(proposals))))] == [
@@ -337,7 +344,15 @@ def test_hostile_texts_come_through_every_format_as_they_are(tmp_path):
         read = OmegaConf.create({o.key_or_group: o.value() for o in overrides})
         assert dict(OmegaConf.to_container(read, resolve=True)) == p.params
     code = "import sys, json; print(json.dumps(sys.argv[1:]))"
-    text = as_shell([[sys.executable, "-I", "-S", "-c", code, *HOSTILE]], tmp_path)
+    hostile = Hostile("x")
+    hostile.nearest_runs, hostile.reason = (("run\n\r$(touch X)", 0.1),), "no\n touch X; \\\ntouch X \\"
+    comments = in_words([hostile], [3], 0.9)
+    (comment,) = comments
+    assert comment == (
+        "proposal 3, predicted: joins the front with probability 0.50; nearest run run\\x0a\\x0d$(touch X) (0.10); "
+        "no\\x0a touch X; \\\\x0atouch X \\"
+    )
+    text = as_shell([[sys.executable, "-I", "-S", "-c", code, *HOSTILE]], tmp_path, comments)
     done = subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert json.loads(done.stdout) == HOSTILE
     assert not (tmp_path / "X").exists()

@@ -101,12 +101,16 @@ def test_shell_lines_are_arguments_of_the_train_command(project, copy):
     result = mine("propose", "-n", "3", "--format", "shell")
     assert result.status == 0, result.err
     lines = result.out.splitlines()
-    assert len(lines) == 3
-    for line in lines:
+    assert len(lines) == 6
+    for number, (comment, line) in enumerate(zip(lines[::2], lines[1::2], strict=True)):
+        assert comment.startswith(f"# proposal {number}, predicted: coverage ")
+        assert shlex.split(comment, comments=True) == []
         arguments = shlex.split(line)
         assert arguments[1:3] == ["train it.py", "--out"]
         assert any(a.startswith("--lr=") for a in arguments)
     assert "inferred" in mine("propose", "-n", "1").out
+    assert result.err.startswith("note: The search space is inferred from ")
+    assert "lr: float from" in " ".join(result.err.split())
 
 
 def test_shell_needs_a_train_command(project):

@@ -51,6 +51,9 @@ class FakeProposal:
     high: dict[str, float] = field(default_factory=lambda: {"coverage": 1.0, "dist_corr": 0.9})
     probability: float | None = 0.7
     init_from: str | None = None
+    joins_front: float | None = 0.4
+    nearest_runs: tuple[tuple[str, float], ...] = (("run-001", 0.1), ("run-002", 0.25))
+    reason: str | None = "a variation of run-001"
 
 
 def make_zoo(runs: int = 6, epochs: int = 5, seed: int = 0) -> list[FakeCheckpoint]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from epsopt.studies import open_storage
 from epsopt.studies.loop import following, placing
 from epsopt.studies.loop import ledger as ledger_module
 from epsopt.studies.loop.claims import claim, finish, give_back
-from epsopt.studies.loop.following import Follower, failed, known, make_policy, running, told_config
-from epsopt.studies.loop.ledger import Budget, Ledger, MeasuredMixture, plan_of, remember_mixtures, written
+from epsopt.studies.loop.following import Follower, failed, known, make_policy, running, suggested, told_config
+from epsopt.studies.loop.lease import LeaseLost
+from epsopt.studies.loop.ledger import Budget, Ledger, MeasuredMixture, plan_of, remember_mixture, written
 from epsopt.studies.loop.placing import Placed, as_start, front_family, place, shaping
 from epsopt.studies.loop.queue import config_of, proposed_trials, record_step
 from epsopt.studies.loop.scene import Scene
@@ -59,6 +61,11 @@ def cheap(monkeypatch) -> float:
 def follower(studied, until: float = 1000.0, **options) -> Follower:
     project, storage, catalogue = studied
     return Follower(project, storage, catalogue, until=until, **options)
+
+
+def remember(catalogue, *mixtures: MeasuredMixture) -> None:
+    for mixture in mixtures:
+        remember_mixture(catalogue, "tiny", mixture)
 
 
 def plans(studied) -> list:
@@ -123,6 +130,29 @@ def test_a_hook_that_fails_is_told_in_a_line_and_a_run_is_chosen(studied, cheap,
     assert not Ledger.read(storage, catalogue, "tiny").mixtures
 
 
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_who_was_taken_for_dead_writes_nothing_more(studied, cheap, calls):
+    project, storage, catalogue = studied
+    before, left = len(catalogue.checkpoints()), [calls]
+
+    def alive() -> None:
+        if not left[0]:
+            raise LeaseLost("another learner took over")
+        left[0] -= 1
+
+    def files() -> set:
+        return set(project.runs.rglob("*"))
+
+    there = files()
+    with pytest.raises(LeaseLost):
+        follower(studied, before_writing=alive).queue(1)
+    written_down = Ledger.read(storage, catalogue, "tiny")
+    measured = max(calls - 1, 0)  # the first call is before the first step, the second before its mixture is saved
+    assert (len(written_down.trials), len(written_down.mixtures)) == (0, measured)
+    assert len(catalogue.checkpoints()) - before == measured
+    assert (files() == there) == (measured == 0)
+
+
 def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, tmp_path):
     project, storage, catalogue = studied
     follower(studied).queue(2)
@@ -145,6 +175,53 @@ def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, t
     assert config_of(here) != config_of(proposed_trials(storage, "tiny")[1]), "what waits is not proposed again"
 
 
+def test_a_step_is_queued_with_what_a_proposal_is_queued_with(quiet):
+    project, storage, catalogue = quiet
+    scene = Scene.read(project, storage, catalogue)
+    step = make_policy(scene).next(known(scene, None), running(scene))
+    follower(quiet).queue(1)
+    (trial,) = proposed_trials(storage, "tiny")
+    said, names = trial.user_attrs, ("up", "calm")
+    assert said["level"] == step.expected.level == 0.9
+    assert [said[f"predicted.{n}"] for n in names] == [step.expected.point[n] for n in names]
+    assert [said[f"interval.{n}"] for n in names] == [[step.expected.low[n], step.expected.high[n]] for n in names]
+    assert said["joins_front"] == step.expected.joins_front
+    config = {n: c.config for n, c in scene.curves.items()}
+    near = [n["run"] for n in said["nearest_runs"]]
+    assert near == sorted(config, key=lambda n: abs(config[n]["lr"] - step.candidate.config["lr"]))[:3]
+    assert said["nearest_runs"][0]["distance"] <= said["nearest_runs"][-1]["distance"]
+    assert said["reason"].startswith(f"a {step.kind} of 2 epochs")
+    start = Path(said["init_from"]) if step.kind == "branch" else None
+    assert start is None or f" from {start.parent.name}:{int(start.stem[-3:])}, " in said["reason"]
+    added = f"expected to add {step.promised:.2g} to the hypervolume, {step.promised / step.cost:.2g} an epoch"
+    assert said["reason"].endswith(f"{added}, and to join the front ({step.expected.joins_front:.0%})")
+    assert "\n" not in said["reason"]
+
+
+def test_of_a_run_that_is_given_less_than_it_was_chosen_for_its_own_end_is_predicted(quiet):
+    project, storage, catalogue = quiet
+    scene = Scene.read(project, storage, catalogue, 4.0)
+    step = make_policy(scene).next(known(scene, None), running(scene))
+    follower(quiet, until=1.0, length=4.0).queue(1)
+    (trial,) = proposed_trials(storage, "tiny")
+    assert plan_of(trial.user_attrs).epochs == 1 < step.cost
+    cut = suggested(scene, step, replace(step.candidate, epochs=1.0))
+    assert trial.user_attrs["predicted.up"] == cut.point["up"] != step.expected.point["up"]
+    assert trial.user_attrs["reason"] == cut.reason
+    assert f"expected to add {step.promised / step.cost:.2g} to" in cut.reason
+    assert cut.reason.startswith(f"a {step.kind} of 1 epoch")
+
+
+def test_of_a_look_nothing_is_predicted_but_why_it_is_taken_is_said(studied, monkeypatch):
+    monkeypatch.setattr(following, "FIRST_RUNS", 9)
+    follower(studied).queue(1)
+    (trial,) = proposed_trials(studied[1], "tiny")
+    assert plan_of(trial.user_attrs).kind == "look"
+    assert not any(n.startswith(("predicted.", "interval.", "joins_front")) for n in trial.user_attrs)
+    assert trial.user_attrs["reason"].startswith("a look of up to 2 epochs: too few runs")
+    assert len(trial.user_attrs["nearest_runs"]) == 3
+
+
 def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
     _, storage, catalogue = quiet
     follower(quiet).queue(1)
@@ -161,7 +238,7 @@ def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
     assert policy._last == kind
     assert running(Scene.read(*quiet)) == []
     mixtures = [MeasuredMixture(0.5, 0.0, 0.5, 1.0, "between")] * 10
-    remember_mixtures(catalogue, "tiny", [*mixtures, MeasuredMixture(0.1, 0.1, 0.5, 1.0, "beyond")])
+    remember(catalogue, *mixtures, MeasuredMixture(0.1, 0.1, 0.5, 1.0, "beyond"))
     credit = make_policy(Scene.read(*quiet))._credit
     assert credit.trust("between", 1.0) < 0.1
     assert credit.trust("beyond", 1.0) == pytest.approx((0.1 + 0.05 * 0.3) / 0.15), "its kinds are believed apart"
@@ -190,7 +267,7 @@ def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once
 
 def test_mixtures_cost_what_their_seconds_are_in_epochs(studied):
     project, storage, catalogue = studied
-    remember_mixtures(catalogue, "tiny", [MeasuredMixture(0.1, 0.1, 0.5, 3.0)])
+    remember(catalogue, MeasuredMixture(0.1, 0.1, 0.5, 3.0))
     assert Ledger.read(storage, catalogue, "tiny").evaluation == 0.5
     record_step(storage, "tiny", project.objectives, project.space, {"lr": 0.5}, None, {})
     taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
@@ -310,6 +387,17 @@ def test_epochs_are_counted_where_no_checkpoint_says_its_own(studied):
     assert written(trial) == [1, 2]
 
 
+@pytest.mark.parametrize(("epochs", "paid"), [([(0, 1), (1, 2)], 2), ([(0, 0), (1, 1)], 1), ([(0, 0)], 1), ([], 0)])
+def test_what_a_run_paid_counts_from_its_first_epoch_whatever_its_files_call_it(quiet, epochs, paid):
+    _, storage, catalogue = quiet
+    follower(quiet).queue(1)
+    taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
+    curve = [{"epoch": e, "trained": n, "path": f"/{e}.pt", "metrics": {}} for e, n in epochs]
+    finish(storage, taken.trial_id, TrialState.COMPLETE, [0.0, 0.0], {"checkpoints": curve})
+    ledger = Ledger.read(storage, catalogue, "tiny")
+    assert ledger.spent == paid, "one that only left its start behind would be launched for ever if it cost nothing"
+
+
 def branched(studied) -> None:
     """A run from the last checkpoint of another; its head stays where it was."""
     project, _, catalogue = studied
@@ -390,11 +478,12 @@ def test_mixtures_on_a_run_s_way_are_known_with_it(studied):
         return MeasuredMixture(0.1, 0.0, 0.5, 1.0, "between", path, *following._way(found, chosen))
 
     mixed = {c.run: c for c in scene.checkpoints if c.epoch == 1}  # what they measured is of no matter here
-    remember_mixtures(studied[2], "tiny", [
+    remember(
+        studied[2],
         mixture(mixed["run_0"].path, run_2=0.3), mixture(mixed["run_2"].path, run_1=0.25, branch=0.75),
         mixture(mixed["run_3"].path, run_2=0.5, run_3=0.5), mixture("/gone.pt", run_2=0.9),
         MeasuredMixture(0.1, 0.0, 0.5, 1.0, "beyond", mixed["run_0"].path),
-    ])  # fmt: skip
+    )  # fmt: skip
     curves = Scene.read(*studied).curves
     ways = {name: c.on_way for name, c in curves.items() if c.on_way is not None}
     assert set(ways) == {"run_2", "branch"}
@@ -408,7 +497,7 @@ def test_what_is_remembered_of_a_mixture_comes_back_as_it_was(studied):
     mixtures = (
         MeasuredMixture(0.1, 0.2, 0.3, 0.4, "between", "/m.pt", ("a", "b"), 0.7), MeasuredMixture(0.1, 0.2, 0.3, 0.4),
     )  # fmt: skip
-    remember_mixtures(catalogue, "tiny", mixtures)
+    remember(catalogue, *mixtures)
     assert Ledger.read(storage, catalogue, "tiny").mixtures == mixtures
     assert mixtures[0].on_way("b") == ("a", 0.7)
     assert mixtures[0].on_way("a") == ("b", pytest.approx(0.3))

@@ -15,6 +15,7 @@ import torch
 from epsopt.optimize import Curve, Objective, Parameter, Space, Stopper
 from epsopt.studies import StopHopeless
 from epsopt.zoo import Catalogue, EmptyCatalogue, UsageError, ingest
+from epsopt.zoo.errors import EpsoptError
 
 pl = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
 from pytorch_lightning.callbacks import ModelCheckpoint  # noqa: E402
@@ -171,7 +172,7 @@ def test_an_objective_that_is_not_logged_is_named_with_what_to_do(stopper, tmp_p
 def test_where_validation_is_rarer_than_epochs_it_decides_after_validation(stopper, tmp_path):
     callback = StopHopeless(stopper)
     fit(trainer(tmp_path, callback, check_val_every_n_epoch=2), Model(**HOPELESS))
-    assert sorted(callback._curve) == [1, 3]
+    assert sorted(callback._curve) == [1], "two epochs lie behind it: as many as every run is given"
     assert callback.stopped
 
 
@@ -205,7 +206,7 @@ class OtherProcess:
 
 def test_other_processes_obey_process_zero_and_ask_nobody(stopper):
     told = type(stopper.should_stop("x", Curve({}, np.array([]), np.empty((0, 2)))))(True, 0.01, "hopeless")
-    other = OtherProcess([(None, OBJECTIVES, {}, "the run"), told])
+    other = OtherProcess([(None, OBJECTIVES, {}, "the run"), (None, told)])
     callback = StopHopeless("sqlite:////nowhere/at/all.db", objectives=DIRECTIONS)
     callback.on_fit_start(other, None)
     callback.on_train_epoch_end(other, None)
@@ -235,6 +236,50 @@ def test_what_makes_no_sense_is_refused_before_the_training(stopper, tmp_path):
     assert not (tmp_path / "no.db").exists()
     with pytest.raises(UsageError, match=r"this run's b: call self.save_hyperparameters\(\).*there are: a$"):
         fit(trainer(tmp_path, StopHopeless(stopper, config={"a": 0.5})), Model(**GOOD))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"treshold": 0.1}, "no option treshold: known are threshold, worth,"),
+        ({"threshold": 5}, "threshold of early stopping is 5, expected at least 0 and below 1"),
+        ({"threshold": "0.05"}, "threshold of early stopping is '0.05', expected a number"),
+        ({"worth": 1.5}, "worth is 1.5"),
+        ({"audit": None}, "audit of early stopping is None, expected a number"),
+        ({"seed": "x"}, "seed of early stopping is 'x', expected a number"),
+        ({"grace": -1}, "grace of early stopping is -1 epochs"),
+        ({"targets": {"loss": 0.5}}, "target loss: there is no such objective, known are gain, cost"),
+        ({"targets": {"gain": "high"}}, "target gain of early stopping is 'high', expected a number"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_at_once_wherever_the_objectives_are_from(tmp_path, options, words):
+    with pytest.raises(UsageError, match=words):
+        StopHopeless("sqlite:///epsopt.db", objectives=DIRECTIONS, **options)
+    if "loss" not in words:  # a project file is read when the training begins
+        with pytest.raises(UsageError, match=words):
+            StopHopeless(tmp_path, **options)
+
+
+def test_whatever_fails_in_process_zero_is_told_to_the_others(stopper, monkeypatch):
+    told = []
+
+    class ProcessZero(OtherProcess):
+        is_global_zero, checkpoint_callback = True, ModelCheckpoint()
+
+        def broadcast(self, mine):
+            told.append(pickle.loads(pickle.dumps(mine))[0])
+            return mine
+
+    callback, trainer = StopHopeless(stopper, config=GOOD), ProcessZero([])
+    callback.on_fit_start(trainer, None)
+    monkeypatch.setattr(callback._judge, "should_stop", lambda *_, **__: {}["deciding"])
+    with pytest.raises(EpsoptError, match="early stopping failed: KeyError: 'deciding'"):
+        callback.on_train_epoch_end(trainer, None)
+    monkeypatch.setattr(callback, "_open", lambda: {}["beginning"])
+    with pytest.raises(EpsoptError, match="early stopping failed: KeyError: 'beginning'"):
+        callback.on_fit_start(trainer, None)
+    assert told[0] is None
+    assert ["deciding" in str(told[1]), "beginning" in str(told[2])] == [True, True]
 
 
 def test_it_can_be_sent_to_another_process(stopper):

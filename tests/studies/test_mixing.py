@@ -14,6 +14,7 @@ import torch
 from epsopt.optimize.targets import Objective
 from epsopt.studies import load_project, mixing
 from epsopt.studies.loop.learning import Task, learn
+from epsopt.studies.loop.lease import Lease, LeaseLost
 from epsopt.studies.mixing import Mixed, fresh_credit, mix
 from epsopt.studies.sources import MOST_SOURCES, Sources, choose_sources, only_finite
 from epsopt.studies.steps import Known, Step
@@ -225,6 +226,28 @@ def test_checkpoints_that_diverged_are_left_out(tmp_path):
     assert kept.checkpoints == chosen[1:]
     assert kept.n_front == 1
     assert inner.products.shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize("calls", [0, 4])
+def test_a_round_of_a_learner_that_was_taken_for_dead_ends_before_anything_is_written(
+    tiny, tmp_path, monkeypatch, calls
+):
+    project, catalogue = tiny
+    left = [calls]
+
+    def require(_held: Lease) -> None:
+        if not left[0]:
+            raise LeaseLost("another learner took over")
+        left[0] -= 1
+
+    monkeypatch.setattr(mixing, "worth_staying", lambda *_: 0.0)
+    monkeypatch.setattr(Lease, "require", require)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LeaseLost):
+        learn(Task(str(tmp_path / "epsopt.toml"), project.storage, mix=3))
+    assert left == [0]
+    assert not list(project.runs.glob("mixed_*"))
+    assert catalogue.get_artifact("mixing", "tiny") is None
 
 
 def test_a_round_of_the_loop_ingests_what_joins_the_front_and_remembers_what_it_was_worth(

@@ -5,6 +5,7 @@ import pytest
 
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import record_outcome, record_proposals, take_proposal
+from epsopt.studies.loop.queue import Suggestion
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 from .fakes import COVERAGE, DIST_CORR, RAD_HIER, FakeProposal
@@ -34,6 +35,16 @@ def test_proposals_wait_in_a_study_with_what_is_expected_of_them(storage):
     assert first.user_attrs["predicted.coverage"] == 0.9
     assert first.user_attrs["interval.coverage"] == [0.8, 1.0]
     assert first.user_attrs["provenance"] == "predicted, not evaluated"
+    assert first.user_attrs["joins_front"] == 0.4
+    near = [{"run": "run-001", "distance": 0.1}, {"run": "run-002", "distance": 0.25}]
+    assert first.user_attrs["nearest_runs"] == near
+    assert first.user_attrs["reason"] == "a variation of run-001"
+
+
+def test_of_what_nothing_is_known_nothing_is_said(storage):
+    record_proposals(storage, "p", TWO, SPACE, [Suggestion(FROZEN)])
+    (trial,) = trials(storage)
+    assert set(trial.user_attrs) == {"key", "kind", "provenance", "level"}
 
 
 def test_proposing_the_same_again_queues_nothing(storage):

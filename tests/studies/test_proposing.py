@@ -117,6 +117,8 @@ def test_random_configurations_never_repeat_and_a_space_has_an_end(project, stor
     assert len(queue_random(young, storage, small, 4, checkpoints=ran)) == 1
     tried = [t.system_attrs["fixed_params"]["n"] for t in proposed_trials(storage, "p")]
     assert sorted(tried) == [1, 2, 4, 5, 6]
+    said = {t.user_attrs["reason"] for t in proposed_trials(storage, "p")}
+    assert said == {"drawn at random: too few runs are known to learn from"}
     with pytest.raises(EpsoptError, match=r"no configuration of the search space is left .* widen \[space\]"):
         queue_random(young, storage, small, 4, checkpoints=ran)
 

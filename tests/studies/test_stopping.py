@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from epsopt.optimize import Objective, Parameter, Space, Target
+from epsopt.optimize.loop import stopping
 from epsopt.studies.loop.stopping import CatalogueStopper
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
@@ -65,6 +66,61 @@ def test_the_run_itself_is_not_among_those_that_it_is_judged_by() -> None:
     runs = Runs([*past(), *checkpoints(99, 0.35, 0.0, 4)])
     stopper = CatalogueStopper(runs, SPACE, OBJECTIVES, audit=0.0)
     assert not stopper.should_stop(Active("run 99", {"a": 0.35, "b": 0.0}), checkpoints(99, 0.35, 0.0, 4)).stop
+
+
+class Judged:
+    """What each judgement is made of, and how often something was learned."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.past: list[list[tuple[dict[str, Any], int]]] = []  # configuration and number of checkpoints
+        self.fits = 0
+        decide, fit = stopping.Stopper.should_stop, stopping.fit_curves
+
+        def should_stop(stopper, *arguments, **options):
+            self.past.append([(dict(c.config), len(c.steps)) for c in stopper._past])
+            return decide(stopper, *arguments, **options)
+
+        def fit_curves(*arguments, **options):
+            self.fits += 1
+            return fit(*arguments, **options)
+
+        monkeypatch.setattr(stopping.Stopper, "should_stop", should_stop)
+        monkeypatch.setattr(stopping, "fit_curves", fit_curves)
+
+
+def test_of_two_runs_each_is_judged_by_all_others_of_which_it_is_learned_once(monkeypatch) -> None:
+    two = {98: {"a": 0.36, "b": 0.0}, 99: {"a": 0.5, "b": 0.9}}
+    runs = Runs([*past(), *(c for run, config in two.items() for c in checkpoints(run, **config, epochs=4))])
+    judged, stopper = Judged(monkeypatch), CatalogueStopper(runs, SPACE, OBJECTIVES, audit=0.0)
+    for run, config in two.items():
+        stop = stopper.should_stop(Active(f"run {run}", config), checkpoints(run, **config, epochs=4)).stop
+        assert stop == (run == 99)
+    assert judged.fits == 1
+    first, second = judged.past
+    assert len(first) == len(second) == 17
+    assert [run for run, config in two.items() if (config, 4) in first] == [99]
+    assert [run for run, config in two.items() if (config, 4) in second] == [98]
+
+
+def test_a_run_is_known_by_the_names_that_its_checkpoints_have_in_the_catalogue(monkeypatch) -> None:
+    config = {"a": 0.36, "b": 0.0}
+    own = [replace(c, run="proposal_003/lightning_logs/version_0") for c in checkpoints(99, **config, epochs=4)]
+    judged = Judged(monkeypatch)
+    stopper = CatalogueStopper(Runs([*past(), *own]), SPACE, OBJECTIVES, audit=0.0)
+    assert not stopper.should_stop(Active("proposal_003", config), own).stop
+    assert len(judged.past[0]) == 16
+    assert (config, 4) not in judged.past[0]
+
+
+def test_what_a_run_measured_since_it_was_learned_from_is_known(monkeypatch) -> None:
+    runs = Runs([*past(), *checkpoints(99, 0.5, 0.9, 3)])
+    judged, stopper = Judged(monkeypatch), CatalogueStopper(runs, SPACE, OBJECTIVES, audit=0.0, read_again=0.0)
+    other = Active("other", {"a": 0.4, "b": 0.1})
+    stopper.should_stop(other, checkpoints(98, 0.4, 0.1, 4))
+    runs.known = [*past(), *checkpoints(99, 0.5, 0.9, 7)]
+    stopper.should_stop(other, checkpoints(98, 0.4, 0.1, 4))
+    assert judged.fits == 1
+    assert [({"a": 0.5, "b": 0.9}, n) in past for n, past in zip((3, 7), judged.past, strict=True)] == [True, True]
 
 
 def test_without_earlier_runs_or_epochs_nothing_is_stopped() -> None:

@@ -20,10 +20,10 @@ from epsopt.optimize.targets import Target
 from epsopt.studies import open_storage, record_proposals
 from epsopt.studies.loop.claims import OF_ONE_ATTEMPT, reap
 from epsopt.studies.loop.goal import Goal
-from epsopt.studies.loop.ledger import was_started
+from epsopt.studies.loop.ledger import Budget, was_started
 from epsopt.studies.loop.worker import Orders, Worker
 from epsopt.studies.project.file import Project
-from epsopt.zoo import Catalogue
+from epsopt.zoo import Catalogue, ingestion
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 from .fakes import COVERAGE, DIST_CORR, FakeProposal
@@ -32,7 +32,7 @@ PROGRAM = Path(__file__).parents[2] / "benchmarks" / "fake_training.py"
 SPACE = Space(
     (
         Parameter("lr", "float", 0.0, 1.0),
-        Parameter("mode", "categorical", choices=("ok", "fail", "deaf", "unmeasured")),
+        Parameter("mode", "categorical", choices=("ok", "fail", "deaf", "unmeasured", "late")),
         Parameter("epochs", "int", 1, 100),
         Parameter("seconds", "float", 0.0, 10.0),
     )
@@ -117,6 +117,47 @@ def test_a_trial_whose_program_cannot_be_started_says_so(loop, command):
     (trial,) = loop.trials()
     assert trial.user_attrs["not_started"] is True
     assert was_started(trial) is False
+
+
+def test_metrics_that_are_written_beside_a_checkpoint_after_it_are_seen_while_it_runs(loop):
+    loop.queue({"mode": "late", "epochs": 100, "seconds": 0.2})
+
+    class Looks(StopsAt):
+        def should_stop(self, run, checkpoints_so_far):
+            measured = sum("coverage" in c.metrics for c in checkpoints_so_far)
+            return Verdict(measured >= 2, 0.02, "two are enough")
+
+    (ended,) = loop.work(stopper=Looks(0))
+    assert (ended.state, ended.failure) == ("pruned", "two are enough")
+    curve = loop.trials()[0].user_attrs["checkpoints"]
+    assert [c["metrics"]["coverage"] for c in curve[:2]] == pytest.approx([0.95, 0.9])
+
+
+def test_metrics_that_come_with_the_end_of_the_program_are_seen(loop):
+    loop.queue({"mode": "late", "epochs": 1, "seconds": 0.3})
+    (ended,) = loop.work()
+    assert (ended.state, loop.trials()[0].values) == ("complete", pytest.approx([0.95, 0.05]))
+
+
+def test_a_log_that_grows_costs_no_reading_of_checkpoints(loop, monkeypatch):
+    loop.queue({"epochs": 100, "seconds": 0.3})
+    opened: list[str] = []
+    read_files = ingestion.read_files
+    monkeypatch.setattr(
+        ingestion, "read_files", lambda pool, files, *a, **k: opened.extend(str(p) for p, _ in files)
+        or read_files(pool, files, *a, **k),
+    )  # fmt: skip
+    told: list[float | None] = []
+
+    class Grows(StopsAt):
+        def should_stop(self, run, checkpoints_so_far):
+            told.append(checkpoints_so_far[0].metrics.get("loss"))
+            (run.training.launch.out / "metrics.csv").write_text(f"epoch,loss\n1,{len(told)}\n")
+            return Verdict(len(told) > 5, 0.02, "enough")
+
+    (ended,) = loop.work(stopper=Grows(0))
+    assert told == [None, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert len(opened) == len(set(opened)) == ended.n_checkpoints
 
 
 def test_failures_in_a_row_end_the_worker_with_a_sentence_and_leave_the_queue(loop):
@@ -215,6 +256,23 @@ def test_a_folder_that_a_former_database_left_is_not_written_to(loop):
     (ended,) = loop.work()
     assert ended.name == "proposal_000-2"
     assert not any((loop.project.runs / "proposal_000").iterdir())
+
+
+def test_a_folder_of_runs_that_cannot_be_made_is_one_sentence(loop, tmp_path):
+    loop.queue({})
+    (tmp_path / "full").write_text("not a folder")
+    with pytest.raises(EpsoptError, match=r"full/runs: the folder of runs cannot be made: Not a directory"):
+        Loop(replace(loop.project, runs=tmp_path / "full" / "runs")).work()
+
+
+@pytest.mark.parametrize(("epochs", "state"), [(1, "complete"), (100, "pruned")])
+def test_a_proposal_whose_last_epoch_spends_the_budget_is_left_to_end_by_itself(loop, epochs, state):
+    loop.queue({"epochs": epochs, "mode": "late", "seconds": 3.0})  # it lives on for a while after each checkpoint
+    with Catalogue(loop.project.storage) as catalogue:
+        budget = Budget(1, loop.storage, catalogue, "p")
+        (ended,) = Worker(loop.project, loop.storage, catalogue, ORDERS, budget=budget).work()
+    assert ended.state == state
+    assert (ended.failure is None) == (state == "complete")
 
 
 def test_a_number_of_runs_is_kept_to(loop):
@@ -350,28 +408,6 @@ def test_each_run_says_how_long_its_slot_was_empty_and_a_retry_has_a_wait_of_its
     assert "waited" in OF_ONE_ATTEMPT
 
 
-def test_what_keeps_a_learner_from_learning_is_told_and_the_work_goes_on(loop):
-    class Unlucky(FakeLearner):
-        why = None
-
-        def start(self, propose: int) -> None:
-            super().start(propose)
-            self.why = "no space left on device" if not propose else self.why
-
-        def setback(self) -> str | None:
-            why, self.why = self.why, None
-            return why
-
-    told: list[str] = []
-    ended = loop.work(
-        replace(ORDERS, runs=4, ask=2, learn_after=2),
-        learner=Unlucky(loop, 9),
-        tell=lambda event: told.append(event.text),
-    )
-    assert len(ended) == 4
-    assert "learning from what came back failed: no space left on device" in told
-
-
 class Exhausted(FakeLearner):
     """Finds nothing new until two runs have ended, then one proposal, then nothing any more."""
 
@@ -401,6 +437,28 @@ def test_what_keeps_a_learner_from_proposing_ends_the_worker(loop):
     assert loop.states() == ["COMPLETE", "COMPLETE"]
 
 
+class FailingLearner(FakeLearner):
+    """Fails whenever it learns, the second time for another reason; the third time it does not."""
+
+    def start(self, propose: int) -> None:
+        self.asked.append(propose)
+
+    def setback(self) -> str | None:
+        return dict(enumerate([None, "no hook", "no space"])).get(len(self.asked))
+
+
+def test_what_keeps_a_learner_from_learning_is_told_once_and_the_work_goes_on(loop):
+    loop.queue({}, {}, {})
+    told: list[str] = []
+    learner = FailingLearner(loop, 1)
+    ended = loop.work(
+        replace(ORDERS, learn_after=1), learner=learner,
+        tell=lambda event: told.append(event.text) if event.kind == "trouble" else None,
+    )  # fmt: skip
+    assert [e.state for e in ended] == ["complete"] * 3
+    assert told == [f"learning in the background failed: {why}" for why in ("no hook", "no space")]
+
+
 def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is_queued_again(loop):
     # Coverage falls by lr / 10 with each epoch, structure grows by as much: the third epoch of lr 1 has both.
     loop.queue({"lr": 0.1, "epochs": 100, "seconds": 0.2}, {"lr": 1.0, "epochs": 100, "seconds": 0.2}, {})
@@ -423,6 +481,18 @@ def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is
     given = [(Path(t.user_attrs["folder"]) / "argv").read_text().split("\0") for t in loop.trials()]
     assert given[3][-2:] == ["--resume-from", interrupted]
     assert not any("--resume-from" in words for words in given[:3])
+
+
+@pytest.mark.parametrize("first", [{"epochs": 100, "seconds": 0.2}, {"epochs": 3, "seconds": 0.2}])
+def test_the_first_of_two_runs_may_be_the_one_that_meets_the_targets_by_its_end_too(loop, first):
+    loop.queue({"lr": 1.0, **first}, {"lr": 0.1, "epochs": 100, "seconds": 0.2})
+    with Catalogue(loop.project.storage) as catalogue:
+        goal = Goal(catalogue, loop.project.objectives, [Target("dist_corr", 0.3), Target("coverage", 0.6)])
+        worker = Worker(loop.project, loop.storage, catalogue, replace(ORDERS, jobs=2), goal=goal)
+        (ended,) = worker.work()
+    assert (worker.reached.run, worker.reached.epoch, ended.name) == ("proposal_000", 3, "proposal_000")
+    assert loop.states() == [{"pruned": "PRUNED", "complete": "COMPLETE"}[ended.state], "FAIL", "WAITING"]
+    assert loop.trials()[1].user_attrs["failure"] == "another run reached the targets"
 
 
 def test_what_reached_the_targets_before_ends_the_work_before_it_begins(loop):

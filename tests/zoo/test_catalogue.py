@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 import sqlite3
 import sys
 
@@ -12,7 +13,7 @@ import sqlalchemy
 
 from epsopt.zoo import database
 from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.errors import CatalogueError
+from epsopt.zoo.errors import CatalogueError, EmptyCatalogue
 from epsopt.zoo.ingestion import ingest
 
 
@@ -112,6 +113,18 @@ def test_an_empty_catalogue_answers_with_empty_lists(catalogue):
     assert catalogue.metric_names() == []
     assert catalogue.fingerprints([]) == catalogue.embeddings([]) == []
     assert catalogue.get_artifact("surrogate") is None
+
+
+def test_a_catalogue_travels_to_other_processes_as_what_it_was_opened_with(tmp_path):
+    there = Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}", {"accuracy": "coverage"})
+    packed = pickle.dumps(there)
+    again = pickle.loads(packed)
+    assert (again.url, again.rename, again.runs()) == (there.url, there.rename, [])
+    for catalogue in (there, again):
+        catalogue.close()
+    (tmp_path / "epsopt.db").unlink()
+    with pytest.raises(EmptyCatalogue):  # nor is one made where there is none
+        pickle.loads(packed)
 
 
 def test_an_unknown_id_is_an_error(catalogue):

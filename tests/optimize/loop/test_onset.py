@@ -9,6 +9,7 @@ import pytest
 from epsopt.optimize.loop.curves import Curve
 from epsopt.optimize.loop.onset import learn_onsets
 from epsopt.optimize.space import Parameter, Space
+from epsopt.zoo.errors import UsageError
 
 SPACE = Space((
     Parameter("trained", "categorical", choices=("none", "top", "all")),
@@ -35,6 +36,11 @@ def test_nothing_is_known_of_few_runs_nor_of_those_that_do_not_say_where_they_we
     assert learn_onsets(SPACE, [one, unknown]).groups == ()
     assert learn_onsets(SPACE, [run([NEVER]), run([NEVER])]).groups == (), "a block that never moved is no part of it"
     assert learn_onsets(SPACE, [one]).liveliness(one.config, 3.0) == 1.0
+
+
+def test_runs_of_other_blocks_are_refused() -> None:
+    with pytest.raises(UsageError, match="how far 2 and 3 blocks moved"):
+        learn_onsets(SPACE, [run([0, 0]), run([0, 0, 0])])
 
 
 def test_a_choice_that_keeps_blocks_still_is_found() -> None:

@@ -130,6 +130,10 @@ def test_what_cannot_be_is_refused_in_a_sentence():
         policy(first_runs=1)
     with pytest.raises(UsageError, match="evaluation is 0"):
         policy(evaluation=0)
+    with pytest.raises(UsageError, match="look_epochs is -1"):
+        policy(look_epochs=-1)
+    with pytest.raises(UsageError, match=r"the origin's key is 'base.pt', expected"):
+        policy(origin=Start("base.pt", np.zeros(2)))
     with pytest.raises(UsageError, match="where 7 checkpoints lie, but 8 were measured"):
         policy().next(known(SIX[:2], weights_of(7)))
 

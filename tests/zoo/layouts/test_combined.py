@@ -25,6 +25,7 @@ def test_hydra_gives_hyperparameters_to_a_run_of_lightning(tmp_path, tmp_path_fa
     assert report.layouts == {"hydra + lightning": 2}
     first = catalogue.runs()[0]
     assert first.name == "outputs/d/t/lightning_logs/version_0"
+    assert [(c.epoch, c.trained) for c in catalogue.checkpoints() if c.run == first.name] == [(0, 1), (1, 2), (2, 3)]
     # Lightning's own lr counts, what only Hydra says is added.
     assert {k: first.hyperparameters[k] for k in ("lr", "width", "name")} == {"lr": 0.5, "width": 4, "name": "run-adam"}
 

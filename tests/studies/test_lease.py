@@ -1,0 +1,121 @@
+"""One learner of a database at a time, and what becomes of one that was taken for dead."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from sqlalchemy import select, update
+
+from epsopt.studies import open_storage
+from epsopt.studies.loop import learning
+from epsopt.studies.loop.lease import LEASE_SECONDS, Lease, LeaseLost, lease
+from epsopt.studies.loop.ledger import Ledger, MeasuredMixture, remember_mixture
+from epsopt.zoo import Catalogue
+from epsopt.zoo.tables import meta
+
+HELD = meta.c.key == "learning"
+
+
+@pytest.fixture
+def catalogue(anywhere):
+    with Catalogue(anywhere) as opened:
+        yield opened
+
+
+def since(catalogue: Catalogue) -> float:
+    with catalogue.reading() as connection:
+        return json.loads(connection.execute(select(meta.c.value).where(HELD)).scalar_one())["since"]
+
+
+def age(catalogue: Catalogue, seconds: float) -> None:
+    """Let so much time pass without a renewal, by the database's clock."""
+    with catalogue.writing() as connection:
+        held = json.loads(connection.execute(select(meta.c.value).where(HELD)).scalar_one())
+        value = json.dumps({**held, "since": held["since"] - seconds})
+        connection.execute(update(meta).where(HELD).values(value=value))
+
+
+def test_one_learner_works_at_a_time(catalogue):
+    with lease(catalogue, wait=False) as ours:
+        assert ours is not None
+        with lease(catalogue, wait=False) as theirs:
+            assert theirs is None
+        ours.require()
+    with lease(catalogue, wait=True) as theirs:
+        assert theirs is not None
+
+
+def test_a_dead_learner_of_this_machine_blocks_nobody_and_one_elsewhere_only_for_a_while(catalogue):
+    gone = subprocess.Popen([sys.executable, "-I", "-S", "-c", ""])
+    gone.wait()
+    assert Lease(catalogue, gone.pid).take()
+    assert Lease(catalogue, gone.pid, "elsewhere").take(), "its process is gone"
+    ours = Lease(catalogue)
+    assert not ours.take(), "another machine's cannot be asked, only waited for"
+    age(catalogue, LEASE_SECONDS + 1)
+    assert ours.take()
+
+
+@pytest.mark.parametrize("wrong", [-1e6, 1e6])
+def test_a_machine_whose_clock_is_wrong_takes_nobody_s_lease(catalogue, monkeypatch, wrong):
+    now = time.time()
+    with lease(catalogue, wait=False):
+        monkeypatch.setattr(time, "time", lambda: now + wrong)
+        assert not Lease(catalogue).take()
+        assert abs(since(catalogue) - now) < LEASE_SECONDS, "seconds since 1970, whatever the session's time zone"
+
+
+def test_a_lease_is_renewed_for_as_long_as_it_is_held_whatever_its_holder_does(catalogue):
+    with lease(catalogue, wait=False, renew_after=0.05):
+        age(catalogue, LEASE_SECONDS - 10)
+        old = since(catalogue)
+        while since(catalogue) == old:
+            time.sleep(0.05)
+        assert not Lease(catalogue).take()
+    assert not any(thread.name == "epsopt-lease" for thread in threading.enumerate())
+
+
+def test_who_was_taken_for_dead_is_told_and_leaves_the_other_one_s_lease_alone(catalogue):
+    with lease(catalogue, wait=False) as ours:
+        age(catalogue, LEASE_SECONDS + 1)
+        theirs = Lease(catalogue)
+        assert theirs.take()
+        assert not ours.renew()
+        with pytest.raises(LeaseLost, match="another learner took over"):
+            ours.require()
+    theirs.require()
+    theirs.give_back()
+    with pytest.raises(LeaseLost):
+        ours.require()
+
+
+def test_a_learner_that_was_taken_for_dead_says_so_and_has_not_failed(monkeypatch, capsys):
+    def lost(_task: learning.Task) -> None:
+        raise LeaseLost("another learner took over")
+
+    monkeypatch.setattr(learning, "learn", lost)
+    monkeypatch.setattr("os.nice", lambda _: 0)
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"project": "epsopt.toml", "storage": "sqlite://"}'))
+    assert learning.main() == 0, "or the worker that wants proposals would end"
+    assert capsys.readouterr().out == "another learner took over\n"
+
+
+def test_what_two_learners_remember_at_once_is_all_kept(anywhere, catalogue):
+    def follow(who: float) -> None:
+        with Catalogue(anywhere) as mine:
+            for i in range(8):
+                remember_mixture(mine, "p", MeasuredMixture(who, 0.0, float(i), 1.0))
+
+    threads = [threading.Thread(target=follow, args=(float(who),)) for who in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kept = Ledger.read(open_storage(anywhere), catalogue, "p").mixtures
+    assert sorted((m.promised, m.cost) for m in kept) == [(float(w), float(i)) for w in range(3) for i in range(8)]
