@@ -62,6 +62,9 @@ class Proposal:
     params: dict[str, Any]
     init_from: str | None = None
     probability: float | None = None
+    joins_front: float | None = None
+    nearest_runs: tuple[tuple[str, float], ...] = ()
+    reason: str | None = None
 
     @property
     def point(self) -> dict[str, float]:

@@ -378,8 +378,8 @@ class Worker:
         return self._asked != (len(self._ended), self._launched)
 
     def _ask(self, learner: Learner) -> None:
-        """Ask for proposals, unless they are being made."""
-        if learner.asks():
+        """Ask for proposals, unless they are being made, or were made a moment ago and not yet looked at."""
+        if self._asking or learner.asks():
             return
         room = self.orders.ask
         if self.orders.runs is not None:
