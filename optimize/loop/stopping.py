@@ -210,12 +210,10 @@ class Stopper:
         x = model.inputs([so_far.config], steps, [so_far.start], len(self._past))
         with torch.no_grad():
             posterior = model.model.posterior(x)
+            shape = posterior.base_sample_shape  # of each number of a draw; which is which, the posterior knows
             generator = torch.Generator().manual_seed(self._seed)
-            mean, root = posterior.mean[0], torch.linalg.cholesky(posterior.distribution.covariance_matrix[0])
-            noise = torch.randn(_SAMPLES, root.shape[-1], generator=generator, dtype=root.dtype)
-            # MultitaskMultivariateNormal interleaves: all outputs of a step, step after step.
-            outputs = mean + (noise @ root.T).reshape(_SAMPLES, *mean.shape)
-            gains = model.gains(outputs).numpy()
+            noise = torch.randn(_SAMPLES, *shape, generator=generator, dtype=posterior.dtype)
+            gains = model.gains(posterior.rsample_from_base_samples(torch.Size([_SAMPLES]), noise)[:, 0]).numpy()
         measured = model.measured()
         front = measured[non_dominated(measured, [True] * measured.shape[1]).indices]
         beaten = np.any(np.all(front[None, None] >= gains[:, :, None], axis=3), axis=2)

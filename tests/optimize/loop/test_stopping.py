@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from epsopt.optimize.loop.curves import Curve, fit_curves
 from epsopt.optimize.loop.stopping import Stopper, is_audit
@@ -141,6 +142,31 @@ def test_forecasts_of_unseen_runs_are_better_than_a_median_and_cover(past: list[
     truth = np.stack([c.values[-1] * [1, -1] for c in unseen])
     median = np.median([c.values[-1] * [1, -1] for c in past], axis=0)
     assert (np.abs(gains - truth).mean(axis=0) < 0.3 * np.abs(median - truth).mean(axis=0)).all()
+
+
+def test_the_probability_is_the_share_of_the_models_own_draws_that_join() -> None:
+    def sized(a: float) -> Curve:
+        """The cost is known before a run begins, the gain is not."""
+        gain = STEPS / 10 * (a + rng.normal(0, 0.3))
+        return Curve({"a": a, "b": 0.5}, STEPS, np.stack([gain, np.full(10, 1 + a)], axis=1))
+
+    rng = np.random.default_rng(0)
+    past = [sized(a) for a in np.linspace(0.05, 0.95, 16)]
+    judge = Stopper(SPACE, OBJECTIVES, 10, audit=0.0)
+    model = fit_curves(SPACE, OBJECTIVES, past, length=10)
+    judge.learn(past, model=model)
+    for so_far in [part(sized(a), 2) for a in np.linspace(0.1, 0.9, 9)]:
+        known = model.given([*past, so_far])
+        x = known.inputs([so_far.config], np.linspace(2, 10, 7)[1:], [None], len(past))
+        torch.manual_seed(0)
+        drawn = known.gains(known.model.posterior(x).rsample(torch.Size([4000]))).detach().numpy()[:, 0, :, None]
+        joins = (~(known.measured() >= drawn).all(axis=3).any(axis=2)).any(axis=1).mean()
+        # 256 draws of its own: three standard errors.
+        assert judge.should_stop("any", so_far).probability == pytest.approx(joins, abs=3 * np.sqrt(joins / 256) + 0.01)
+
+
+def part(run: Curve, n: int) -> Curve:
+    return Curve(run.config, run.steps[:n], run.values[:n])
 
 
 def test_a_run_that_starts_at_a_checkpoint_begins_there(past: list[Curve]) -> None:
