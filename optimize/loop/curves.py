@@ -219,10 +219,15 @@ class Layout:
             way: ``(n, q)`` shares of the way from the start to the checkpoint of that epoch.
             runs: ``(n,)`` their numbers.
         """
-        when = np.log1p(9.0 * length) / math.log(10.0)  # early epochs change more than late ones
+        when = _time(length)
         repeated = np.broadcast_to(heads[:, None, :], (*length.shape, heads.shape[1]))
         numbers = np.broadcast_to(runs[:, None, None], (*length.shape, 1)).astype(np.float64)
         return np.concatenate([repeated, way[..., None], when[..., None], numbers], axis=-1)
+
+
+def _time(length: Floats) -> Floats:
+    """Early epochs change more than late ones."""
+    return np.asarray(np.log1p(9.0 * length) / math.log(10.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,13 +319,14 @@ class CurveProcesses(Model):  # type: ignore[misc]
     def __init__(self, processes: Sequence[Process], layout: Layout, x: Tensor, y: Tensor) -> None:
         super().__init__()
         self._processes, self._layout = tuple(processes), layout
-        self._inputs, self._roots, self._weights = [], [], []
+        self._inputs, self._changes, self._roots, self._weights = [], [], [], []
         for j, process in enumerate(processes):
             inputs = x[torch.isfinite(y[:, j])]
             change = y[torch.isfinite(y[:, j]), j] - inputs[:, layout.start + j]
             covariance = process.covariance(Parts.of(layout, inputs, inputs))
             root = torch.linalg.cholesky(covariance + (process.noise + _JITTER) * torch.eye(len(inputs)).to(x))
             self._inputs.append(inputs)
+            self._changes.append(change)
             self._roots.append(root)
             self._weights.append(torch.cholesky_solve(change[:, None], root).squeeze(1))
 
@@ -345,9 +351,39 @@ class CurveProcesses(Model):  # type: ignore[misc]
             covariance = process.covariance(among) - half @ half.mT + _JITTER * torch.eye(X.shape[-2]).to(X)
             mean = (cross @ self._weights[j]).reshape(X.shape[:-1]) + X[..., self._layout.start + j]
             found.append(MultivariateNormal(mean, covariance))
-        return GPyTorchPosterior(
-            MultitaskMultivariateNormal.from_independent_mvns(found) if len(found) > 1 else found[0]
-        )
+        return _joint(found)
+
+    def unseen(self, X: Tensor, after: Floats) -> GPyTorchPosterior:  # noqa: N803
+        """As :meth:`posterior`, of runs that it builds on, as if their later checkpoints had not been measured.
+
+        Exact, and in one go: what was solved for all checkpoints is corrected for those left out.
+
+        Args:
+            X: ``(b, q, width)``; all ``q`` of a run.
+            after: ``(b,)`` epochs of the last checkpoint of each that counts, in shares of a whole length.
+        """
+        found = []
+        flat = X.reshape(-1, X.shape[-1])
+        among = Parts.of(self._layout, X, X)
+        for j, process in enumerate(self._processes):
+            inputs, change = self._inputs[j], self._changes[j]
+            cross = process.covariance(Parts.of(self._layout, flat, inputs)).reshape(*X.shape[:-1], -1)
+            inverse = torch.cholesky_inverse(self._roots[j])
+            solved = []
+            for row, run, time in zip(cross, X[:, 0, -1], _time(after), strict=True):
+                out = (inputs[:, -1] == run) & (inputs[:, -2] > time + _JITTER)
+                block = inverse[:, out]
+                solved.append(row @ inverse - row @ block @ torch.linalg.solve(block[out], block.T))
+            half = torch.stack(solved)
+            covariance = process.covariance(among) - half @ cross.mT
+            covariance = (covariance + covariance.mT) / 2.0 + _JITTER * torch.eye(X.shape[-2]).to(X)
+            found.append(MultivariateNormal(half @ change + X[..., self._layout.start + j], covariance))
+        return _joint(found)
+
+
+def _joint(found: Sequence[MultivariateNormal]) -> GPyTorchPosterior:
+    """Outputs that are independent of each other."""
+    return GPyTorchPosterior(MultitaskMultivariateNormal.from_independent_mvns(found) if len(found) > 1 else found[0])
 
 
 def fit_curves(

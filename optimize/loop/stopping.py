@@ -6,6 +6,9 @@ stopped when the probability that any of them joins the front is below a thresho
 are expected to widen the front less, each, than those of a new run would: what an epoch is worth depends on what else
 it could be spent on. A share of runs is left to finish whatever is expected of them: without these audits nobody would
 learn where the forecasts are wrong.
+
+The model's probability is not taken as it is: every run so far is judged as if it were new, by all other runs, and what
+came of that says what such forecasts are worth (:mod:`epsopt.optimize.loop.calibration`).
 """
 
 from __future__ import annotations
@@ -13,13 +16,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
 import torch
+from botorch.posteriors import GPyTorchPosterior
 from numpy.typing import NDArray
 
+from epsopt.optimize.loop.calibration import Calibration, fit_calibration
 from epsopt.optimize.loop.choice import choose_runs, continuing
 from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
 from epsopt.optimize.pareto import non_dominated
@@ -28,9 +33,15 @@ from epsopt.optimize.targets import Objective, Target
 from epsopt.zoo.errors import UsageError
 
 FEWEST_RUNS = 5
+GRACE = 2.0
+"""Epochs that every run is given, unless more or fewer are asked for."""
+
 _SAMPLES = 256
 _LOOKS = 6
+_REPLAYED = 48  # runs that say what forecasts were worth, of more some spread over all of them
+_MOMENTS = 3  # of a run's life at which it is judged for that
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -42,12 +53,14 @@ class Decision:
         probability: that a checkpoint still to come joins the front, or meets the targets; NaN when it is too early.
         reason: one sentence.
         audit: whether it would be stopped, if it were not one of those that are left to finish.
+        forecast: the same as the model of curves has it, before it is corrected by what such forecasts came to.
     """
 
     stop: bool
     probability: float
     reason: str
     audit: bool = False
+    forecast: float = float("nan")
 
 
 class Stopper:
@@ -85,7 +98,7 @@ class Stopper:
         threshold: float = 0.05,
         worth: float | None = None,
         probes: int = 0,
-        grace: float = 2.0,
+        grace: float = GRACE,
         audit: float = 0.05,
         reference: Floats | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
@@ -117,6 +130,7 @@ class Stopper:
         self._bounds, self._seed = bounds, seed
         self._past: tuple[Curve, ...] = ()
         self._model: CurveModel | None = None
+        self._calibration = Calibration()
         self._rate = 0.0
 
     @property
@@ -147,6 +161,9 @@ class Stopper:
             rng = np.random.default_rng(self._seed)
             (choice,) = choose_runs(self._model, reference=self._reference, rng=rng)
             self._rate = choice.improvement / choice.candidate.cost
+        self._calibration = Calibration()
+        if self._model is not None and self._worth is None:
+            self._calibration = self._calibrated(self._model.given(self._past))
 
     def given(self, curves: Sequence[Curve]) -> Stopper:
         """Judge by other runs with what was learned from those before: no time at all, not seconds.
@@ -188,7 +205,8 @@ class Stopper:
             lacking = ", ".join(p.name for p in self._space.active(config) if not p.takes(config.get(p.name)))
             return Decision(stop=False, probability=float("nan"), reason=f"nothing usable is known of its {lacking}")
         model = self._model.given([*self._past, so_far])
-        probability, meets = self._probabilities(model, so_far, end)
+        forecast, meets = self._probabilities(model, so_far, end)
+        probability = self._calibration(forecast)
         worth = "join the front or meet the targets" if self._targets else "join the front"
         what = f"{probability:.0%} likely to {worth} in its remaining {end - so_far.steps[-1]:g} epochs"
         if self._worth is None:
@@ -197,29 +215,33 @@ class Stopper:
             expected = continuing(model, len(self._past), end, reference=self._reference, seed=self._seed)
             hopeless = expected < self._worth * self._rate and not meets >= max(self._threshold, 1e-9)
             what += f"; an epoch of it is expected to bring {expected:.2g}, of a new run {self._rate:.2g}"
-        if not hopeless:
-            return Decision(stop=False, probability=probability, reason=what)
-        if is_audit(run, self._audit):
-            return Decision(stop=False, probability=probability, reason=f"{what}, but it is an audit run", audit=True)
-        return Decision(stop=True, probability=probability, reason=what)
+        audit = hopeless and is_audit(run, self._audit)
+        if audit:
+            what += ", but it is an audit run"
+        return Decision(hopeless and not audit, probability, what, audit, forecast)
 
     def _probabilities(self, model: CurveModel, so_far: Curve, end: float) -> tuple[float, float]:
         """That a checkpoint to come joins the front or meets the targets; and that one meets them, 0 without any."""
-        done = float(so_far.steps[-1])
-        steps = np.unique(np.linspace(done, end, _LOOKS + 1)[1:])
-        x = model.inputs([so_far.config], steps, [so_far.start], len(self._past))
+        x = model.inputs([so_far.config], _looks(so_far.steps[-1], end), [so_far.start], len(self._past))
         with torch.no_grad():
             posterior = model.model.posterior(x)
-            generator = torch.Generator().manual_seed(self._seed)
-            mean, root = posterior.mean[0], torch.linalg.cholesky(posterior.distribution.covariance_matrix[0])
-            noise = torch.randn(_SAMPLES, root.shape[-1], generator=generator, dtype=root.dtype)
-            # MultitaskMultivariateNormal interleaves: all outputs of a step, step after step.
-            outputs = mean + (noise @ root.T).reshape(_SAMPLES, *mean.shape)
-            gains = model.gains(outputs).numpy()
-        measured = model.measured()
+            gains = self._futures(model, posterior)[0]
+        good, met = self._counts(gains, model.measured())
+        return float(good.mean()), float(met.mean())
+
+    def _futures(self, model: CurveModel, posterior: GPyTorchPosterior) -> Floats:
+        """Draw ``(runs, samples, looks, m)`` objectives, larger better, of a posterior ``(runs, looks, outputs)``."""
+        shape = posterior.base_sample_shape  # of each number of a draw; which is which, the posterior knows
+        generator = torch.Generator().manual_seed(self._seed)
+        noise = torch.randn(_SAMPLES, 1, *shape[1:], generator=generator, dtype=posterior.dtype)
+        drawn = posterior.rsample_from_base_samples(torch.Size([_SAMPLES]), noise.expand(_SAMPLES, *shape))
+        return np.asarray(model.gains(drawn.transpose(0, 1)).numpy())
+
+    def _counts(self, gains: Floats, measured: Floats) -> tuple[Bools, Bools]:
+        """Tell of ``(n, checkpoints, m)`` which have one that joins the front or meets the targets; which meet them."""
         front = measured[non_dominated(measured, [True] * measured.shape[1]).indices]
         beaten = np.any(np.all(front[None, None] >= gains[:, :, None], axis=3), axis=2)
-        good: NDArray[np.bool_] = np.any(~beaten, axis=1)
+        good: Bools = np.any(~beaten, axis=1)
         met = np.zeros_like(good)
         if self._targets:
             wanted = np.array([
@@ -227,7 +249,60 @@ class Stopper:
                 for o in self._objectives
             ])  # fmt: skip
             met = np.any(np.all(gains >= wanted, axis=2), axis=1)
-        return float((good | met).mean()), float(met.mean())
+        return good | met, met
+
+    def _calibrated(self, model: CurveModel) -> Calibration:
+        """What such forecasts are worth: of runs so far, at some checkpoints, as if the rest of each were to come.
+
+        Of a run that was cut off before anything came of it, what was forecast at its last checkpoint counts.
+        """
+        places = np.unique(np.linspace(0, len(self._past) - 1, _REPLAYED).round().astype(np.int64)).tolist()
+        asked = [(place, n) for place in places for n in self._moments(self._past[place])]
+        if not asked:
+            return Calibration()
+        forecasts = dict(zip(asked, self._as_if_new(model, asked), strict=True))
+        told = []
+        for (place, n), forecast in forecasts.items():
+            if n < len(self._past[place].steps):
+                rest = replace(model, curves=(_part(self._past[place], n, None),), others=None).measured()
+                came = self._counts(rest[None], self._known(model, place, n))[0].any()
+                left = forecasts.get((place, len(self._past[place].steps)), 0.0)
+                told.append((place, forecast, 1.0 if came else left))
+        of_run, predicted, outcome = np.array(told).T
+        return fit_calibration(predicted, outcome, 1.0 / (of_run[:, None] == of_run).sum(axis=1))
+
+    def _moments(self, run: Curve) -> list[int]:
+        """How many checkpoints of a run are known when it is judged; all of them as well, if it was cut off."""
+        judged = np.flatnonzero((run.steps >= self._grace) & (run.steps < run.steps[-1])) + 1
+        if not len(judged):
+            return []
+        some = np.unique(np.linspace(0, len(judged), _MOMENTS, endpoint=False).astype(np.int64))
+        return [*judged[some].tolist(), *([len(run.steps)] if run.steps[-1] < self._length else [])]
+
+    def _as_if_new(self, model: CurveModel, asked: Sequence[tuple[int, int]]) -> list[float]:
+        """What is forecast of runs from so many of their checkpoints and all other runs."""
+        runs = [self._past[place] for place, _ in asked]
+        after = np.array([run.steps[n - 1] for run, (_, n) in zip(runs, asked, strict=True)])
+        looks = np.stack([_looks(a, max(self._length, r.steps[-1])) for a, r in zip(after, runs, strict=True)])
+        x = model.inputs([r.config for r in runs], looks, [r.start for r in runs], [place for place, _ in asked])
+        with torch.no_grad():
+            gains = self._futures(model, model.model.unseen(x, after / model.length))
+        counts = [self._counts(g, self._known(model, *of))[0] for g, of in zip(gains, asked, strict=True)]
+        return [float(good.mean()) for good in counts]
+
+    def _known(self, model: CurveModel, place: int, n: int) -> Floats:
+        """What was measured on all checkpoints but those of a run after its first `n`."""
+        past = self._past
+        return model.given([*past[:place], _part(past[place], 0, n), *past[place + 1 :]]).measured()
+
+
+def _looks(done: float, end: float) -> Floats:
+    """Epochs to come that are looked at."""
+    return np.asarray(np.linspace(done, end, _LOOKS + 1)[1:])
+
+
+def _part(run: Curve, first: int, last: int | None) -> Curve:
+    return Curve(run.config, run.steps[first:last], run.values[first:last], run.start)
 
 
 def is_audit(run: str, share: float) -> bool:
