@@ -7,7 +7,8 @@
 Every checkpoint of every run counts for the front of every method, and every epoch trained is paid for, those of runs
 that were stopped or that started from a checkpoint included. With --zoo all methods begin with the same 24 random runs,
 which cost nothing. What a method did with a seed is one line of results/loop.jsonl; what is there is not run again.
-A table of fewer epochs is made of the lines of more as well. Seeds 100 to 109 report, 200 and up are for development.
+A table of fewer epochs is made of the lines of more as well. Seeds 100 to 109 report, 200 to 399 are for development;
+400 to 409 are to report next, nothing may be chosen on them.
 
 ternary      runs of the demo's program (10 epochs each, from one base), maximising coverage and dist_corr. The space is
              wide: the demo's twelve hyperparameters in ranges of somebody who does not know the program, so that few
