@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import stopping
 from loop_workloads import Digits, Ternary, demo_space
-from stopping import GRACE, Runs, at_random, by_dominance, by_forecast, replay
+from stopping import GRACE, Runs, at_random, brier, by_dominance, by_forecast, calibration_error, judgements, replay
 
 from epsopt.optimize.loop.curves import Curve
+from epsopt.optimize.loop.stopping import GRACE as GRACE_EPOCHS
 
 BASE = np.array([1.0, 0.4])
 
@@ -53,7 +54,7 @@ def test_what_is_never_stopped_loses_nothing(runs):
 
 def test_stopping_every_run_after_its_grace_regrets_the_whole_front(runs):
     outcome = replay(runs, range(12), lambda place, before: GRACE)
-    assert outcome.saved == pytest.approx(0.5)
+    assert outcome.saved == pytest.approx(2 / 3)
     assert outcome.stopped == 12
     assert outcome.lost > 0
     assert outcome.regretted > 0
@@ -78,6 +79,29 @@ def test_both_rules_of_the_stopper_are_replayed(runs):
     assert replay(runs, range(12), by_forecast(runs, worth=0.999)).stopped > 0
 
 
+def test_the_grace_is_the_commands_own():
+    assert GRACE == GRACE_EPOCHS
+
+
+def test_runs_are_judged_by_those_before_them_and_the_truth_is_what_they_did_later(runs):
+    best = Curve(runs.curves[0].config, runs.curves[0].steps, np.linspace([0.5, 0.5], [2.0, 2.0], 6), BASE)
+    worst = Curve(best.config, best.steps, np.zeros((6, 2)), BASE)
+    again = Curve(best.config, best.steps, best.values, BASE)
+    judged = judgements(runs_of([*runs.curves[:5], best, worst, again]), range(8))
+    assert [j.run for j in judged] == [5] * 4 + [6] * 4 + [7] * 4  # after five runs; epochs two to five of six
+    assert [j.joined for j in judged] == [True] * 4 + [False] * 8  # to equal what was there is not to join
+    assert all(0.0 <= p <= 1.0 for j in judged for p in (j.forecast, j.probability))
+    assert np.shape([j.inside for j in judged]) == (12, 2, 2)
+    assert all(wide or not narrow for j in judged for narrow, wide in zip(*j.inside, strict=True))
+
+
+def test_scores_of_probabilities():
+    joined = np.array([1.0, 0.0, 0.0, 0.0])
+    assert brier(np.full(4, 0.25), joined) == pytest.approx(0.25 * 0.75)
+    assert calibration_error(np.full(4, 0.25), joined) == pytest.approx(0.0)
+    assert calibration_error(np.array([1.0, 0.0, 0.0, 0.4]), joined) == pytest.approx(0.1)
+
+
 def test_a_second_call_replays_nothing_and_prints_the_same_table(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stopping, "runs_of", lambda *_: runs)
     out = tmp_path / "stopping.jsonl"
@@ -86,8 +110,9 @@ def test_a_second_call_replays_nothing_and_prints_the_same_table(runs, tmp_path,
     )
     stopping.main()
     first, lines = capsys.readouterr().out, out.read_text()
-    assert len(lines.splitlines()) == 3
+    assert len(lines.splitlines()) == 4
     monkeypatch.setattr(stopping, "replay", _only_at_random)
+    monkeypatch.setattr(stopping, "judgements", lambda *_: pytest.fail("was judged already"))
     stopping.main()
     assert capsys.readouterr().out == first
     assert out.read_text() == lines
