@@ -17,7 +17,7 @@ from epsopt.zoo.errors import EpsoptError, UsageError
 TARGET = 0.95
 MIXTURES = 12
 EPOCHS = 12
-STOP_BELOW = 0.2
+STOP_BELOW = 0.05
 _MARK = (
     ".epsopt-demo"  # tells a folder that the demo may start over in from one that it must not touch; holds its options
 )
