@@ -95,6 +95,21 @@ def hypervolume(values: ArrayLike, reference: ArrayLike, maximize: Sequence[bool
     return float(moocore.hypervolume(beyond, ref=corner * sign, maximise=True))
 
 
+def joins_front(paths: NDArray[np.float64], known: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which of many sets of points have one that no known point equals or beats; larger is better.
+
+    Args:
+        paths: ``(n, q, m)`` finite, ``q`` points each.
+        known: ``(k, m)`` finite.
+
+    Returns:
+        ``(n,)``.
+    """
+    front = known[non_dominated(known, [True] * known.shape[1]).indices]
+    beaten = np.any(np.all(front[None, None] >= paths[:, :, None], axis=3), axis=2)
+    return np.asarray(np.any(~beaten, axis=1))
+
+
 def _checked(values: ArrayLike, maximize: Sequence[bool]) -> tuple[NDArray[Any], list[bool]]:
     directions = [bool(flag) for flag in maximize]
     points = _numbers(values, "values")

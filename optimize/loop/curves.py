@@ -163,6 +163,23 @@ class CurveModel:
         columns = [t.backward(outputs[..., j]) for j, t in enumerate(self.transforms[: len(self.objectives)])]
         return torch.stack(columns, dim=-1) * self.signs
 
+    def futures(self, posterior: GPyTorchPosterior, samples: int, seed: int) -> Floats:
+        """Draw what runs may measure yet, the same for the same seed; no generator of anybody else's is touched.
+
+        Args:
+            posterior: of ``n`` runs at ``q`` checkpoints, without noise.
+            samples: how many.
+            seed: of the draws, which all runs share.
+
+        Returns:
+            ``(n, samples, q, m)`` objectives in their own units, larger is better.
+        """
+        shape = posterior.base_sample_shape  # of each number of a draw; which is which, the posterior knows
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(samples, 1, *shape[1:], generator=generator, dtype=posterior.dtype)
+        drawn = posterior.rsample_from_base_samples(torch.Size([samples]), noise.expand(samples, *shape))
+        return np.asarray(self.gains(drawn.transpose(0, 1)).numpy())
+
     @property
     def constraints(self) -> list[Callable[[Tensor], Tensor]]:
         """One function of ``(..., outputs)`` for each constraint, met at zero or below."""

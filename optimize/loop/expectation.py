@@ -15,7 +15,7 @@ import torch
 
 from epsopt.optimize.loop.choice import Candidate
 from epsopt.optimize.loop.curves import CurveModel
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.pareto import joins_front
 from epsopt.zoo.errors import UsageError
 
 LEVEL = 0.9
@@ -77,21 +77,15 @@ def expect(model: CurveModel, candidate: Candidate, level: float = LEVEL) -> Exp
         low, point, high = (
             (model.gains(mean[-1] + side * reach * spread) * model.signs).tolist() for side in (-1.0, 0.0, 1.0)
         )
-        root = torch.linalg.cholesky(posterior.distribution.covariance_matrix[0])
-        generator = torch.Generator().manual_seed(0)
-        drawn = torch.randn(_SAMPLES, root.shape[-1], generator=generator, dtype=root.dtype)
-        # MultitaskMultivariateNormal interleaves: all outputs of a step, step after step.
-        gains = model.gains(mean + (drawn @ root.T).reshape(_SAMPLES, *mean.shape)).numpy()
+        (gains,) = model.futures(posterior, _SAMPLES, seed=0)
     measured = model.measured()
     if start is not None and np.isfinite(start).all():
         measured = np.vstack([measured, start[: measured.shape[1]] * model.signs.numpy()])
-    front = measured[non_dominated(measured, [True] * measured.shape[1]).indices]
-    beaten = np.any(np.all(front[None, None] >= gains[:, :, None], axis=3), axis=2)
     names = [o.name for o in model.objectives]
     return Expected(
         point=dict(zip(names, point, strict=True)),
         low=dict(zip(names, low, strict=True)),
         high=dict(zip(names, high, strict=True)),
         level=level,
-        joins_front=float(np.any(~beaten, axis=1).mean()),
+        joins_front=float(joins_front(gains, measured).mean()),
     )

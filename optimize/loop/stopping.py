@@ -21,13 +21,12 @@ from numbers import Real
 
 import numpy as np
 import torch
-from botorch.posteriors import GPyTorchPosterior
 from numpy.typing import NDArray
 
 from epsopt.optimize.loop.calibration import Calibration, fit_calibration
 from epsopt.optimize.loop.choice import choose_runs, continuing
 from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.pareto import joins_front
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective, Target
 from epsopt.zoo.errors import UsageError
@@ -224,24 +223,13 @@ class Stopper:
         """That a checkpoint to come joins the front or meets the targets; and that one meets them, 0 without any."""
         x = model.inputs([so_far.config], _looks(so_far.steps[-1], end), [so_far.start], len(self._past))
         with torch.no_grad():
-            posterior = model.model.posterior(x)
-            gains = self._futures(model, posterior)[0]
+            gains = model.futures(model.model.posterior(x), _SAMPLES, self._seed)[0]
         good, met = self._counts(gains, model.measured())
         return float(good.mean()), float(met.mean())
 
-    def _futures(self, model: CurveModel, posterior: GPyTorchPosterior) -> Floats:
-        """Draw ``(runs, samples, looks, m)`` objectives, larger better, of a posterior ``(runs, looks, outputs)``."""
-        shape = posterior.base_sample_shape  # of each number of a draw; which is which, the posterior knows
-        generator = torch.Generator().manual_seed(self._seed)
-        noise = torch.randn(_SAMPLES, 1, *shape[1:], generator=generator, dtype=posterior.dtype)
-        drawn = posterior.rsample_from_base_samples(torch.Size([_SAMPLES]), noise.expand(_SAMPLES, *shape))
-        return np.asarray(model.gains(drawn.transpose(0, 1)).numpy())
-
     def _counts(self, gains: Floats, measured: Floats) -> tuple[Bools, Bools]:
         """Tell of ``(n, checkpoints, m)`` which have one that joins the front or meets the targets; which meet them."""
-        front = measured[non_dominated(measured, [True] * measured.shape[1]).indices]
-        beaten = np.any(np.all(front[None, None] >= gains[:, :, None], axis=3), axis=2)
-        good: Bools = np.any(~beaten, axis=1)
+        good = joins_front(gains, measured)
         met = np.zeros_like(good)
         if self._targets:
             wanted = np.array([
@@ -286,7 +274,7 @@ class Stopper:
         looks = np.stack([_looks(a, max(self._length, r.steps[-1])) for a, r in zip(after, runs, strict=True)])
         x = model.inputs([r.config for r in runs], looks, [r.start for r in runs], [place for place, _ in asked])
         with torch.no_grad():
-            gains = self._futures(model, model.model.unseen(x, after / model.length))
+            gains = model.futures(model.model.unseen(x, after / model.length), _SAMPLES, self._seed)
         counts = [self._counts(g, self._known(model, *of))[0] for g, of in zip(gains, asked, strict=True)]
         return [float(good.mean()) for good in counts]
 

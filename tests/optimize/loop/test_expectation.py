@@ -78,6 +78,22 @@ def test_the_better_run_joins_the_front_and_the_worse_one_does_not(model):
     assert expect(model, Candidate({"a": 0.5, "b": 0.5}, top, 1.0)).joins_front < 1.0
 
 
+def test_each_objective_is_drawn_with_its_own_uncertainty(model):
+    """What is told by a few draws is what many draws of the posterior itself say."""
+    signs, front = np.array([1.0, -1.0]), model.measured()
+    for a, b in ((0.2, 0.9), (0.5, 0.5), (0.6, 0.8), (0.8, 0.6), (0.9, 0.3)):
+        config = {"a": a, "b": b}
+        with torch.no_grad():
+            x = model.inputs([config], np.linspace(0.0, 8.0, 7)[1:], [None], len(model.curves))
+            drawn = model.model.posterior(x).rsample(torch.Size([4000]))[:, 0]
+            columns = [t.backward(drawn[..., j]) for j, t in enumerate(model.transforms)]
+        gains = torch.stack(columns, dim=-1).numpy() * signs
+        beaten = (front[None, None] >= gains[:, :, None]).all(axis=3).any(axis=2)
+        assert expect(model, Candidate(config, None, 8.0)).joins_front == pytest.approx(
+            (~beaten).any(axis=1).mean(), abs=0.1
+        )
+
+
 def test_of_an_earlier_epoch_something_else_is_expected(model):
     early, late = (expect(model, Candidate({"a": 0.9, "b": 0.9}, None, e)) for e in (2.0, 8.0))
     assert early.point["up"] < late.point["up"]
