@@ -31,6 +31,7 @@ from optuna.trial import FrozenTrial
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
 from epsopt.studies import open_storage, record_proposals, render_command
+from epsopt.studies.loop.queue import Suggestion
 from epsopt.studies.loop.worker import Event, Orders, Worker
 from epsopt.studies.project.file import Project
 from epsopt.zoo import Catalogue
@@ -55,23 +56,10 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """What record_proposals takes."""
-
-    params: dict[str, Any]
-    init_from: str | None = None
-    probability: float | None = None
-    joins_front: float | None = None
-    nearest_runs: tuple[tuple[str, float], ...] = ()
-    reason: str | None = None
-
-    @property
-    def point(self) -> dict[str, float]:
-        """Predicted metrics."""
-        return {o.name: 0.5 for o in OBJECTIVES}
-
-    low = high = point
+def proposal(config: dict[str, Any]) -> Suggestion:
+    """Return what record_proposals takes, with something predicted."""
+    point = {o.name: 0.5 for o in OBJECTIVES}
+    return Suggestion(config, point, point, point)
 
 
 def project(folder: Path, url: str, space: Space = SPACE, command: tuple[str, ...] = COMMAND) -> Project:
@@ -227,7 +215,7 @@ class Trials:
         space = Space((*SPACE.parameters, Parameter("x", "categorical", choices=tuple(HOSTILE))))
         mine = project(folder, url, space, (*COMMAND, "--x", "{x}", "--in{x}side", "{x}{x}"))
         storage = open_storage(url)
-        proposals = [Proposal({"lr": i / 100, "seconds": 0.0, "x": x}) for i, x in enumerate(HOSTILE)]
+        proposals = [proposal({"lr": i / 100, "seconds": 0.0, "x": x}) for i, x in enumerate(HOSTILE)]
         record_proposals(storage, "faults", OBJECTIVES, space, proposals)
         with Catalogue(url) as catalogue:
             Worker(mine, storage, catalogue, Orders(jobs=2, watch=0.05)).work()
@@ -250,7 +238,7 @@ class Trials:
 
 def queue(url: str, queued: int, seconds: Callable[[int], float]) -> None:
     configs = [{"lr": i / queued, "seconds": seconds(i)} for i in range(queued)]
-    record_proposals(open_storage(url), "faults", OBJECTIVES, SPACE, [Proposal(c) for c in configs])
+    record_proposals(open_storage(url), "faults", OBJECTIVES, SPACE, [proposal(c) for c in configs])
 
 
 def wait_for_a_run(worker: subprocess.Popen[str]) -> None:

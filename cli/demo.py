@@ -232,20 +232,19 @@ def _summary(*, as_json: bool) -> None:
         show_gain,
         show_proposals,
         show_steps,
-    )  # fmt: skip
+    )
     from epsopt.cli.output import line, print_json, say
     from epsopt.cli.workspace import Workspace
     from epsopt.optimize.targets import Target
     from epsopt.studies import load_project, record_measured
-    from epsopt.studies.loop.ledger import Ledger
+    from epsopt.studies.loop.ledger import measured_mixtures
     from epsopt.studies.loop.report import loop_report
     from epsopt.zoo.catalogue import Catalogue
 
     project = load_project(Path("epsopt.toml"))
     storage = Workspace(project, project.storage).studies()
     with Catalogue(project.storage) as catalogue:
-        checkpoints = catalogue.checkpoints()
-        mixtures = Ledger.read(storage, catalogue, project.name).mixtures
+        checkpoints, mixtures = catalogue.checkpoints(), measured_mixtures(catalogue, project.name)
     record_measured(storage, project.name, project.objectives, checkpoints)
     report = loop_report(project, storage, checkpoints, mixtures)
     target = Target("coverage", TARGET)

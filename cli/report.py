@@ -39,14 +39,12 @@ def command(options: Options, page: Path | None) -> None:
     with working("reading what came back"):
         workspace = open_workspace(options)
         project = workspace.needed()
-        from epsopt.studies.loop.ledger import Ledger
+        from epsopt.studies.loop.ledger import measured_mixtures
         from epsopt.studies.loop.report import loop_report
 
-        storage = workspace.studies()
         with workspace.catalogue() as catalogue:
-            checkpoints = measured(catalogue)
-            mixtures = Ledger.read(storage, catalogue, project.name).mixtures
-        report = loop_report(project, storage, checkpoints, mixtures)
+            checkpoints, mixtures = measured(catalogue), measured_mixtures(catalogue, project.name)
+        report = loop_report(project, workspace.studies(), checkpoints, mixtures)
         if page is not None:
             _write(page, project.name, report, project.objectives)
     if options.json:

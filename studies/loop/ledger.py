@@ -123,9 +123,7 @@ class Ledger:
     @staticmethod
     def read(storage: RDBStorage, catalogue: Catalogue, project: str) -> Ledger:
         """Read it from the database."""
-        kept = catalogue.get_artifact(_ARTIFACT, project)
-        mixtures = [] if kept is None else [_mixture(row) for row in json.loads(kept[0])]
-        return Ledger(tuple(proposed_trials(storage, project)), tuple(mixtures))
+        return Ledger(tuple(proposed_trials(storage, project)), measured_mixtures(catalogue, project))
 
     @property
     def spent(self) -> float:
@@ -171,6 +169,12 @@ class Ledger:
             if t.datetime_complete is not None and t.datetime_start is not None and self.paid(t)
         ]
         return max(median(found), 1e-3) if found else None
+
+
+def measured_mixtures(catalogue: Catalogue, project: str) -> tuple[MeasuredMixture, ...]:
+    """Return the mixtures that were measured as steps of the policy, in order."""
+    kept = catalogue.get_artifact(_ARTIFACT, project)
+    return () if kept is None else tuple(_mixture(row) for row in json.loads(kept[0]))
 
 
 def remember_mixture(catalogue: Catalogue, project: str, mixture: MeasuredMixture) -> None:

@@ -198,7 +198,11 @@ class Scene:
         """Return what a trial's checkpoints added to the front of all that was read before the last of them."""
         folder = folder_of(self.project, trial)
         own = {c.id for c in self.checkpoints if folder in Path(c.path).parents}
-        return Measurements.of(self.checkpoints, self.project.objectives).brought(own, reference)
+        return self._measurements.brought(own, reference)
+
+    @cached_property
+    def _measurements(self) -> Measurements:
+        return Measurements.of(self.checkpoints, self.project.objectives)
 
 
 @dataclass(frozen=True, eq=False)

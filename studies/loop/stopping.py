@@ -21,6 +21,9 @@ from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
 
+SILENT = "its checkpoints do not say which epoch"
+"""Why nothing is decided of a run without a curve."""
+
 
 class CatalogueStopper:
     """Stops a run that will hardly join the front; learns again when more runs are known.
@@ -68,14 +71,9 @@ class CatalogueStopper:
 
     def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""
-        steps = [c for c in checkpoints_so_far if (c.trained or 0) > 0]
-        if not steps:
-            return Decision(stop=False, probability=float("nan"), reason="its checkpoints do not say which epoch")
-        so_far = Curve(
-            run.params,
-            np.array([float(c.trained or 0) for c in steps]),
-            np.stack([values_of(c.metrics, self._objectives) for c in steps]),
-        )
+        so_far = curve_so_far(run, checkpoints_so_far, self._objectives)
+        if so_far is None:
+            return Decision(stop=False, probability=float("nan"), reason=SILENT)
         self._read()
         mine = {run.name, *(c.run for c in checkpoints_so_far)}
         return self._decide(run.name, so_far, mine, init_from=run.init_from)
@@ -156,6 +154,21 @@ class CatalogueStopper:
         self._stopper, self._curves = RunStopper(space, self._objectives, length, **self._options), None
         self._stopper.learn(list(curves.values()))
         self._learned_from = known
+
+
+def curve_so_far(run: ActiveRun, checkpoints: Sequence[Trained], objectives: Sequence[Objective]) -> Curve | None:
+    """Return the curve of a run in progress; None where no checkpoint after its start says its epoch.
+
+    Args:
+        run: in progress; where it started is not looked up.
+        checkpoints: its own, oldest first.
+        objectives: what counts.
+    """
+    steps = [c for c in checkpoints if (c.trained or 0) > 0]
+    if not steps:
+        return None
+    epochs = np.array([float(c.trained or 0) for c in steps])
+    return Curve(run.params, epochs, np.stack([values_of(c.metrics, objectives) for c in steps]))
 
 
 def _within(checkpoint: Checkpoint) -> tuple[Path, ...]:

@@ -146,7 +146,7 @@ class Worker:
         self._failures = 0  # in a row
         self._reaped = -float("inf")
         self._space: Space | None = None
-        self._empty_since = [time.monotonic()] * self.orders.jobs  # of each slot that no program runs in
+        self._empty_since: list[float] = []  # of each slot that no program runs in
         self._asked: tuple[int, int] | None = None  # runs that had ended and been launched when it last asked
         self._asking = False
         self._learn_next = False  # since proposals were asked for

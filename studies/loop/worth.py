@@ -17,6 +17,7 @@ from epsopt.optimize.targets import Target
 from epsopt.studies.kinds import ActiveRun, Trained
 from epsopt.studies.loop.ledger import Plan
 from epsopt.studies.loop.scene import Scene
+from epsopt.studies.loop.stopping import SILENT, curve_so_far
 from epsopt.studies.project.file import Project
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.decoding.recombination import is_recombined
@@ -59,15 +60,15 @@ class WorthStopper:
     def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""
         plan = getattr(run, "plan", None)
-        steps = [c for c in checkpoints_so_far if (c.trained or 0) > 0]
+        so_far = curve_so_far(run, checkpoints_so_far, self._project.objectives)
         if not isinstance(plan, Plan):
             return _go_on("it is no step of the policy")
-        if not steps:
-            return _go_on("its checkpoints do not say which epoch")
+        if so_far is None:
+            return _go_on(SILENT)
         if plan.kind == "look":
-            stop = plan.probe and (steps[-1].trained or 0) >= GRACE
+            stop = plan.probe and bool(so_far.steps[-1] >= GRACE)
             return Decision(stop=stop, probability=float("nan"), reason="it only looks around")
-        if (steps[-1].trained or 0) < GRACE:
+        if so_far.steps[-1] < GRACE:
             return _go_on(f"within its first {GRACE:g} epochs")
         scene = self._now()
         mine = {run.name, *(c.run for c in checkpoints_so_far)}
@@ -77,12 +78,7 @@ class WorthStopper:
         objectives = self._project.objectives
         start = next((c for c in scene.checkpoints if c.path == run.init_from), None)
         origin = None if scene.origin is None else scene.origin.values
-        so_far = Curve(
-            run.params,
-            np.array([float(c.trained or 0) for c in steps]),
-            np.stack([values_of(c.metrics, objectives) for c in steps]),
-            origin if start is None else values_of(start.metrics, objectives),
-        )
+        so_far = replace(so_far, start=origin if start is None else values_of(start.metrics, objectives))
         stopper = Stopper(
             scene.space, objectives, plan.length, targets=self._targets, worth=WORTH, grace=GRACE,
             reference=np.array(plan.reference), bounds=self._project.bounds,
