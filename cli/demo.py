@@ -127,8 +127,12 @@ def _prepare(out: Path, fresh: bool, options: dict[str, int], given: dict[str, i
                     "start over with --fresh, or name another --out"
                 )
         options = begun
-    out.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps(options))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        mark.write_text(json.dumps(options))
+    except OSError as error:
+        why = error.strerror or error
+        raise UsageError(f"{out}: the demo's folder cannot be made: {why}: name another --out") from error
     return options
 
 

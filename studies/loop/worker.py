@@ -421,9 +421,10 @@ class Worker:
         news, troubles = self.learner.news(), (self.learner.trouble(), self.learner.setback())
         for text in news:
             self.tell(Event("mixed", text))
-        for trouble, before in zip(troubles, self._troubles, strict=True):
+        what = ("nothing could be proposed", "learning in the background failed")
+        for said, trouble, before in zip(what, troubles, self._troubles, strict=True):
             if trouble is not None and trouble != before:
-                self.tell(Event("trouble", f"learning in the background failed: {trouble}"))
+                self.tell(Event("trouble", f"{said}: {trouble}"))
         self._troubles = troubles
         return bool(news)
 

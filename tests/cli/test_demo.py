@@ -59,6 +59,13 @@ def test_a_second_demo_trains_nothing_and_its_document_fits_the_schema(finished)
     assert sorted((p, p.stat().st_mtime_ns) for p in (folder / "d" / "runs").rglob("*")) == before
 
 
+def test_a_folder_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = call(tmp_path, "demo", "--out", "file/demo")
+    assert result.status == 2
+    assert "file/demo: the demo's folder cannot be made: Not a directory: name another --out" in result.err
+
+
 def test_the_demo_never_touches_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "months.pt").write_text("of work")

@@ -109,11 +109,11 @@ def test_a_target_that_makes_no_sense_trains_nothing(young, tmp_path, arguments,
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_keeps_the_learner_from_learning_is_told_besides_the_document(young, monkeypatch):
+def test_what_keeps_the_learner_from_proposing_is_told_besides_the_document(young, monkeypatch):
     monkeypatch.setattr("epsopt.studies.loop.learning.BackgroundLearner.trouble", lambda _: "no such hook")
     result = young("work", "-n", "1", "--json")
     assert result.status == 1, "nothing can be proposed"
-    assert "note: learning in the background failed: no such hook" in result.err
+    assert "note: nothing could be proposed: no such hook" in result.err
 
 
 MIXING_HOOK = """

@@ -211,12 +211,14 @@ class Audits(StopsAt):
 
 
 def test_a_run_that_is_left_to_finish_keeps_what_was_thought_of_it(loop):
+    loop.queue({"lr": 0.1})
+    loop.work()  # by then the processes that read checkpoints run: starting them takes longer than the next run
     loop.queue({"epochs": 6, "seconds": 0.2}, {"lr": 0.9})
     first, second = loop.work(stopper=Audits(2))
     assert (first.state, first.n_checkpoints, second.state) == ("complete", 6, "complete")
-    said = loop.trials()[0].user_attrs
+    said = loop.trials()[1].user_attrs
     assert (said["audit.probability"], 2 <= said["audit.checkpoints"] < 6) == (0.02, True)
-    assert "audit.probability" not in loop.trials()[1].user_attrs
+    assert "audit.probability" not in loop.trials()[2].user_attrs
 
 
 def test_a_worker_that_was_taken_for_dead_stops_its_run_gently_and_tells_nothing(loop):
@@ -432,8 +434,13 @@ def test_what_cannot_be_proposed_is_asked_for_again_when_more_is_known_and_not_f
 
 
 def test_what_keeps_a_learner_from_proposing_ends_the_worker(loop):
+    told: list[str] = []
     with pytest.raises(EpsoptError, match="nothing can be proposed"):
-        loop.work(replace(ORDERS, runs=5, ask=3), learner=FakeLearner(loop, 2))
+        loop.work(
+            replace(ORDERS, runs=5, ask=3), learner=FakeLearner(loop, 2),
+            tell=lambda event: told.append(event.text) if event.kind == "trouble" else None,
+        )  # fmt: skip
+    assert told == ["nothing could be proposed: nothing can be proposed"]
     assert loop.states() == ["COMPLETE", "COMPLETE"]
 
 
