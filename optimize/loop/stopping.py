@@ -207,7 +207,9 @@ class Stopper:
         forecast, meets = self._probabilities(model, so_far, end)
         probability = self._calibration(forecast)
         worth = "join the front or meet the targets" if self._targets else "join the front"
-        what = f"{probability:.0%} likely to {worth} in its remaining {end - so_far.steps[-1]:g} epochs"
+        left = end - so_far.steps[-1]
+        rest = "its last epoch" if left == 1 else f"its remaining {left:g} epochs"
+        what = f"{probability:.0%} likely to {worth} in {rest}"
         if self._worth is None:
             hopeless = probability < self._threshold
         else:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 FOLLOWS = "follow"
 """Argument of a learner that will be told to follow the policy."""
 
+LOW_PRIORITY = 10
+"""What a learner adds to its niceness."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -374,10 +377,18 @@ def _load() -> None:
     optuna.storages.RDBStorage("sqlite://")
 
 
+def _let_training_come_first() -> None:
+    """Lower the priority: of this process, and of its session, by which Linux may weigh first (sched(7), autogroup)."""
+    with contextlib.suppress(OSError):
+        os.nice(LOW_PRIORITY)
+    if os.getsid(0) == os.getpid():  # otherwise it is the session of whoever started it
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(LOW_PRIORITY))
+
+
 def main() -> int:
     """Do what standard input says; returns the exit status."""
-    with contextlib.suppress(OSError):
-        os.nice(10)  # training comes first
+    _let_training_come_first()
     if FOLLOWS in sys.argv[1:]:
         _load()
     asked = sys.stdin.read()

@@ -456,7 +456,8 @@ def _what(run: Run) -> str:
     if run.plan is None:
         return ""
     article = "a look around" if run.plan.kind == "look" else f"a {run.plan.kind}"
-    return f", {article} of {run.plan.epochs} epochs"
+    epochs = run.plan.epochs
+    return f", {article} of {epochs} epoch{'' if epochs == 1 else 's'}"
 
 
 def _lost(lost: Lost) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
@@ -100,10 +102,25 @@ def test_a_learner_that_was_taken_for_dead_says_so_and_has_not_failed(monkeypatc
         raise LeaseLost("another learner took over")
 
     monkeypatch.setattr(learning, "learn", lost)
-    monkeypatch.setattr("os.nice", lambda _: 0)
+    monkeypatch.setattr(learning, "_let_training_come_first", lambda: None)
     monkeypatch.setattr("sys.stdin", io.StringIO('{"project": "epsopt.toml", "storage": "sqlite://"}'))
     assert learning.main() == 0, "or the worker that wants proposals would end"
     assert capsys.readouterr().out == "another learner took over\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this system weighs processes, not sessions")
+def test_a_learner_lowers_the_priority_of_its_session_since_linux_weighs_sessions():
+    learner = learning._Process(follows=False)
+    try:
+        autogroup = Path(f"/proc/{learner._process.pid}/autogroup")
+        until = time.monotonic() + 60
+        while not autogroup.read_text().endswith(" nice 10\n"):
+            assert learner.runs()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert os.getpriority(os.PRIO_PROCESS, learner._process.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 10
+    finally:
+        learner.end()
 
 
 def test_what_two_learners_remember_at_once_is_all_kept(anywhere, catalogue):
