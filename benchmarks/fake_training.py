@@ -1,11 +1,14 @@
 """A training program for tests of the loop: writes tiny checkpoints, fast. Imports nothing that takes time.
 
-python -I -S fake_training.py --out RUN --lr X [--epochs N] [--seconds AN_EPOCH] [--mode ok|fail|deaf|unmeasured|late]
+python -I -S fake_training.py --out RUN --lr X [--epochs N] [--seconds AN_EPOCH] [--mode MODE]
        [--continue-from CHECKPOINT]
+
+MODE is ok; fail; deaf to SIGTERM; unmeasured; late with what it measured; saves when it is told to end; clears its
+folder before it begins; or vanishes with its folder in the end.
 """
 
 # pathlib takes longer to import than all the rest to run.
-# ruff: noqa: PTH118, PTH119, PTH123, PTH104
+# ruff: noqa: PTH102, PTH104, PTH106, PTH107, PTH118, PTH119, PTH123, PTH208
 import json
 import os
 import signal
@@ -26,13 +29,12 @@ if mode == "fail":
     sys.exit(3)
 sys.stdout.write("training\n")
 sys.stdout.flush()
-first = 1 + int(given.get("--continue-from", "epoch_000.safetensors")[-15:-12])
-for epoch in range(first, int(given.get("--epochs", "1")) + 1):
-    time.sleep(float(given.get("--seconds", "0")))
+
+
+def save(epoch: int) -> None:
     # Unlike any other checkpoint, or it would be an alias of that one.
     weights = struct.pack("<4f", 1.0 + lr, 2.0, 3.0 + 0.001 * epoch, float(os.getpid()))
-    metrics = {"coverage": 1.0 - lr * epoch / 10, "dist_corr": lr * epoch / 10, "rad_hier": -lr}
-    said = {} if mode in ("unmeasured", "late") else metrics
+    said = {} if mode in ("unmeasured", "late") else measure(epoch)
     about = {"config": {"lr": lr, "who": os.path.basename(out)}, "metrics": said, "epoch": epoch}
     header = json.dumps(
         {
@@ -44,9 +46,39 @@ for epoch in range(first, int(given.get("--epochs", "1")) + 1):
     with open(path + ".tmp", "wb") as file:
         file.write(struct.pack("<Q", len(header)) + header + weights)
     os.rename(path + ".tmp", path)
+
+
+def measure(epoch: int) -> dict[str, float]:
+    return {"coverage": 1.0 - lr * epoch / 10, "dist_corr": lr * epoch / 10, "rad_hier": -lr}
+
+
+def remove() -> None:
+    for name in os.listdir(out):
+        os.remove(os.path.join(out, name))
+    os.rmdir(out)
+
+
+def end(*_: object) -> None:
+    save(epoch)
+    sys.exit()
+
+
+if mode == "clears":
+    remove()
+    time.sleep(0.5)
+    os.mkdir(out)
+first = epoch = 1 + int(given.get("--continue-from", "epoch_000.safetensors")[-15:-12])
+if mode == "saves":
+    signal.signal(signal.SIGTERM, end)
+for epoch in range(first, int(given.get("--epochs", "1")) + 1):
+    time.sleep(float(given.get("--seconds", "0")))
+    save(epoch)
     if mode == "late":  # a logger that writes when it likes, after the checkpoint
         time.sleep(float(given.get("--seconds", "0")))
         log = os.path.join(out, "metrics.csv")
         with open(log, "a") as file:
+            metrics = measure(epoch)
             names = "" if file.tell() else ",".join(("epoch", *metrics)) + "\n"
             file.write(names + ",".join(map(str, (epoch, *metrics.values()))) + "\n")
+if mode == "vanishes":
+    remove()

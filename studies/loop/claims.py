@@ -35,7 +35,7 @@ MOST_RETRIES = 1
 
 OF_ONE_ATTEMPT = (
     "worker", "folder", "checkpoints", "failure", "path", "stopped.probability", "stopped.reason",
-    "audit.probability", "audit.checkpoints", "epochs", "not_started", "waited",
+    "audit.probability", "audit.checkpoints", "epochs", "not_started", "waited", "interrupted",
 )  # fmt: skip
 """User attributes (and all ``measured.NAME``) that say what became of a trial; a retry starts without them."""
 
@@ -200,6 +200,12 @@ def reap(storage: RDBStorage, study_id: int, lost_after: float) -> list[Lost]:
     return found
 
 
+def amend(storage: RDBStorage, trial_id: int, attributes: Mapping[str, Any]) -> None:
+    """Say something more of a trial, finished or not."""
+    with storage.engine.begin() as connection:
+        _put(connection, trial_id, attributes)
+
+
 def unfinished(storage: RDBStorage, study_id: int) -> tuple[int, int]:
     """Count a study's waiting trials, and the running ones that somebody beats for."""
     waiting = select(func.count()).where(_TRIAL.c.study_id == study_id, _TRIAL.c.state == TrialState.WAITING)
@@ -236,6 +242,8 @@ def _queue_again(connection: Connection, study_id: int, trial_id: int, *, counte
     written = user.get("checkpoints")
     if written:  # a program that can go on from its checkpoints may (train.command's {resume_from})
         kept["resume_from"] = written[-1]["path"]
+    if counted and "folder" in user:  # nobody saw what it wrote last
+        kept["interrupted"] = {"trial_id": trial_id, "folder": user["folder"]}
     # As Optuna's own RetryHeartbeatStaleTrialCallback marks a retry.
     history = [*system.get("retry_history", []), number]
     again = create_trial(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -114,9 +115,10 @@ class _Process:
         return lines[-1] if lines else f"learning from the runs ended with status {self._process.returncode}"
 
     def end(self) -> None:
-        """Kill it, unless it has ended."""
+        """Kill it and the processes that it started, unless it has ended."""
         if self.runs():
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session of its own
             self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()

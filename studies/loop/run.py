@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from epsopt.optimize.space import Space
 from epsopt.studies.kinds import Decision, Stopper
-from epsopt.studies.loop.claims import finish
+from epsopt.studies.loop.claims import amend, finish
 from epsopt.studies.loop.launch import Launch, Training
 from epsopt.studies.loop.ledger import NOT_STARTED, Plan, plan_of
 from epsopt.studies.loop.queue import Taken, outcome_attributes
@@ -25,12 +26,15 @@ from epsopt.studies.project.file import Project
 from epsopt.studies.records.recording import record_measured
 from epsopt.studies.show.figure import complete_values
 from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.errors import EpsoptError
+from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
 from epsopt.zoo.ingestion import ingest
 from epsopt.zoo.reading.source import Identity
 from epsopt.zoo.records import Checkpoint
 from epsopt.zoo.scan import scan
 from epsopt.zoo.telling import sides_of
+
+REFUSALS = (SQLAlchemyError, StorageInternalError, CatalogueError)
+"""What a database that does not answer looks like."""
 
 State = Literal["complete", "pruned", "fail", "lost"]
 
@@ -71,7 +75,8 @@ class Ended:
         if self.state == "complete":
             return f"{self.name}: trained"
         if self.state == "pruned":
-            return f"{self.name}: stopped after {self.n_checkpoints} checkpoints, {self.failure}"
+            checkpoints = f"{self.n_checkpoints} checkpoint{'' if self.n_checkpoints == 1 else 's'}"
+            return f"{self.name}: stopped after {checkpoints}, {self.failure}"
         if self.state == "lost":
             return f"{self.name}: given to another worker meanwhile; stopped"
         return f"{self.name}: failed, {self.failure}"
@@ -152,6 +157,27 @@ def prepare(
     return Run(project, storage, catalogue, taken, training, terms.watch, plan=plan, length=length)
 
 
+def catch_up(project: Project, storage: RDBStorage, catalogue: Catalogue, taken: Taken) -> Taken:
+    """Read what an attempt wrote after its worker, which was lost, last looked: the retry goes on from the last of it.
+
+    Returns:
+        The proposal, as it is to be run; unchanged where there was no such attempt, or it left nothing more.
+    """
+    attempt = taken.attributes.get("interrupted")
+    if attempt is None or not Path(attempt["folder"]).is_dir():
+        return taken
+    out = Path(attempt["folder"])
+    ingest(catalogue, out, root=project.runs, embed=project.embed, jobs=1)
+    found = _checkpoints_in(catalogue, out)
+    if not found:
+        return taken
+    amend(storage, attempt["trial_id"], {"checkpoints": _curve(project, found)})
+    record_measured(storage, project.name, project.objectives, found)
+    said = {"resume_from": found[-1].path}
+    amend(storage, taken.trial_id, said)
+    return replace(taken, attributes={**taken.attributes, **said})
+
+
 def _new_folder(project: Project, number: int) -> Path:
     """Make a folder that no other run, of this database or of a former one, has written to."""
     try:
@@ -175,6 +201,21 @@ def _files(out: Path) -> frozenset[tuple[str, Identity]]:
     seen = scan(out)
     beside = [known for _, sides in sides_of(seen) for files in sides.files.values() for known in files]
     return frozenset((str(path), identity) for path, identity in [*((f.path, f.identity) for f in seen.files), *beside])
+
+
+def _checkpoints_in(catalogue: Catalogue, out: Path) -> list[Checkpoint]:
+    """A run's checkpoints that the catalogue has, the last one last."""
+    found = catalogue.checkpoints(within=out)
+    return sorted(found, key=lambda c: (c.epoch is not None, c.epoch or 0, c.path))
+
+
+def _curve(project: Project, checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
+    """What a trial keeps of its run's checkpoints."""
+    names = [o.name for o in project.objectives]
+    return [
+        {"epoch": c.epoch, "trained": c.trained, "path": c.path, "metrics": {n: c.metrics.get(n) for n in names}}
+        for c in checkpoints
+    ]
 
 
 def _said(checkpoint: Checkpoint) -> tuple[object, ...]:
@@ -207,6 +248,7 @@ class Run:
         spared: the first one that would have, if it were no audit run.
         plan: what it is as a step of the policy; None: it is none.
         length: epochs that its hyperparameter ``epochs`` says it has; None: there is no such hyperparameter.
+        trouble: what last kept the stopper from judging it; None: nothing did.
     """
 
     project: Project
@@ -220,6 +262,7 @@ class Run:
     spared: Decision | None = None
     plan: Plan | None = None
     length: float | None = None
+    trouble: str | None = None
 
     def __post_init__(self) -> None:
         self._seen: frozenset[tuple[str, Identity]] = frozenset()
@@ -278,18 +321,35 @@ class Run:
         elif time.monotonic() - self._looked >= self.watch:
             self._looked = time.monotonic()
             if self._read() and self.checkpoints and stopper is not None:
-                decision = stopper.should_stop(self, self.checkpoints)
-                if decision.stop:
-                    self.stop(decision)
-                elif self.spared is None and getattr(decision, "audit", False):
-                    self.spared, self._spared_at = decision, len(self.checkpoints)
+                self._judge(stopper)
         return None
+
+    def _judge(self, stopper: Stopper) -> None:
+        """Stop it if the stopper says so; while the stopper fails it goes on."""
+        try:
+            decision = stopper.should_stop(self, self.checkpoints)
+        except REFUSALS:
+            raise
+        except Exception as error:  # noqa: BLE001 - months of training do not end over a forecast
+            self.trouble = f"{type(error).__name__}: {error}"
+            return
+        if decision.stop:
+            self.stop(decision)
+        elif self.spared is None and getattr(decision, "audit", False):
+            self.spared, self._spared_at = decision, len(self.checkpoints)
 
     def stop(self, decision: Decision) -> None:
         """Ask the program to end, once; its trial will say why."""
         if not self._stopping:
             self.decision, self._stopping = decision, True
             self.training.stop()
+
+    def leave(self) -> None:
+        """Once its program was ended from outside: read what it wrote last, for the next attempt to go on from."""
+        self._read(at_end=True)
+        if self.checkpoints:
+            self.say("checkpoints", _curve(self.project, self.checkpoints))
+            record_measured(self.storage, self.project.name, self.project.objectives, self.checkpoints)
 
     def say(self, name: str, value: Any) -> None:
         """Keep something that is known of it as an attribute of its trial."""
@@ -305,27 +365,24 @@ class Run:
             Whether there was anything new.
         """
         out = self.training.launch.out
-        seen = _files(out)
-        if seen == self._seen and not at_end:
-            return False
-        report = ingest(self.catalogue, out, root=self.project.runs, embed=self.project.embed, jobs=1)
+        try:
+            seen = _files(out)
+            if seen == self._seen and not at_end:
+                return False
+            report = ingest(self.catalogue, out, root=self.project.runs, embed=self.project.embed, jobs=1)
+        except UsageError:
+            if out.is_dir():
+                raise
+            return False  # some programs begin with removing it
         if not report.waiting:  # what is still being written is looked at again
             self._seen = seen
-        found = self.catalogue.checkpoints(within=out)
-        found.sort(key=lambda c: (c.epoch is not None, c.epoch or 0, c.path))
+        found = _checkpoints_in(self.catalogue, out)
         if list(map(_said, found)) == list(map(_said, self.checkpoints)):
             return False
         self.checkpoints = found
         if self.training.poll() is None:
-            _say(self.storage, self.taken, "checkpoints", self._curve())
+            _say(self.storage, self.taken, "checkpoints", _curve(self.project, self.checkpoints))
         return True
-
-    def _curve(self) -> list[dict[str, Any]]:
-        names = [o.name for o in self.project.objectives]
-        return [
-            {"epoch": c.epoch, "trained": c.trained, "path": c.path, "metrics": {n: c.metrics.get(n) for n in names}}
-            for c in self.checkpoints
-        ]
 
     def _tell(self, status: int, *, lost: bool) -> Ended:
         last = self.checkpoints[-1] if self.checkpoints else None
@@ -341,15 +398,15 @@ class Run:
         elif status != 0:
             state, values, failure = TrialState.FAIL, None, self.training.failure(status)
             said = {} if self.training.was_started(status) else {NOT_STARTED: True}
-        elif values is None:
-            state, failure = TrialState.FAIL, self._nothing_measured(last)
+        elif values is None or not self.training.launch.out.is_dir():
+            state, values, failure = TrialState.FAIL, None, self._nothing_measured(last)
         if self.spared is not None:
             said |= {"audit.probability": float(self.spared.probability), "audit.checkpoints": self._spared_at}
         provenance = "training failed" if state == TrialState.FAIL else "measured"
         said |= outcome_attributes(metrics, None if last is None else last.path, provenance)
         if state == TrialState.FAIL:
             said["failure"] = failure
-        said["checkpoints"] = self._curve()
+        said["checkpoints"] = _curve(self.project, self.checkpoints)
         if self.checkpoints:  # before the trial ends: whoever is cut off here does both again
             record_measured(self.storage, self.project.name, self.project.objectives, self.checkpoints)
         if lost or not finish(self.storage, self.taken.trial_id, state, values, said):
@@ -372,6 +429,8 @@ class Run:
         )
 
     def _nothing_measured(self, last: Checkpoint | None) -> str:
+        if not self.training.launch.out.is_dir():
+            return f"it ended well but its folder {self.training.launch.out} is gone"
         if last is None:
             failed = {f.path: f.reason for f in self.catalogue.failures()}
             mine = [f"{p}: {r}" for p, r in failed.items() if Path(p).is_relative_to(self.training.launch.out)]

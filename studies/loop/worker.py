@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -10,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy.exc import SQLAlchemyError
 
 from epsopt.optimize.loop.stopping import Decision
 from epsopt.optimize.space import Space
@@ -23,7 +22,7 @@ from epsopt.studies.loop.heartbeat import Heartbeat
 from epsopt.studies.loop.launch import stop_all
 from epsopt.studies.loop.ledger import Budget
 from epsopt.studies.loop.queue import Taken, recorded_space, study_name, take_proposal
-from epsopt.studies.loop.run import Ended, Run, prepare
+from epsopt.studies.loop.run import REFUSALS, Ended, Run, catch_up, prepare
 from epsopt.studies.project.command import holes
 from epsopt.studies.project.file import Project
 from epsopt.zoo.catalogue import Catalogue
@@ -151,10 +150,12 @@ class Worker:
         self._asking = False
         self._learn_next = False  # since proposals were asked for
         self._nothing_at = -float("inf")  # when the queue was last found empty
-        self._refused_since: float | None = None
+        self._refused_since: float | None = None  # the database, time after time
+        self._refused_at = -float("inf")  # the last time
         self._counted_at = -float("inf")  # when it was last looked at what is spent
         self._counted: list[int] = []  # checkpoints of what ran then
         self._troubles: tuple[str | None, str | None] = (None, None)  # of asking and of learning, told last
+        self._unjudged: str | None = None  # why runs cannot be judged, told last
 
     def work(self) -> list[Ended]:
         """Work until the orders are carried out, the budget is spent, or the goal is reached.
@@ -193,15 +194,19 @@ class Worker:
         return self._ended
 
     def _patiently(self, heart: Heartbeat) -> bool:
-        """Step; while programs run, a database that does not answer for a while is waited for."""
+        """Step; a database that does not answer for a while is waited for, and programs run on."""
         try:
             more = self._step(heart)
-        except (SQLAlchemyError, StorageInternalError, CatalogueError) as error:
-            self._refused_since = self._refused_since or time.monotonic()
-            if not self._runs or time.monotonic() - self._refused_since > self.orders.lost_after:
-                raise CatalogueError(f"the database does not answer: {str(error).splitlines()[0]}") from error
+        except REFUSALS as error:
+            self._refused_at, why = time.monotonic(), str(error).splitlines()[0]
+            if self._refused_since is None:
+                self._refused_since = self._refused_at
+                self.tell(Event("trouble", f"the database does not answer: {why}"))
+            if self._refused_at - self._refused_since > self.orders.lost_after:
+                raise CatalogueError(f"the database does not answer: {why}") from error
             return True
-        self._refused_since = None
+        if time.monotonic() - self._refused_at > 2 * self.orders.lost_after / BEATS:  # it was asked since, for the dead
+            self._refused_since = None
         return more
 
     def _step(self, heart: Heartbeat) -> bool:
@@ -213,6 +218,7 @@ class Worker:
         for run in looked_at:
             now = time.monotonic()
             ended = run.look(self.stopper, lost=heart.has_lost(run.taken.trial_id))
+            self._tell_once(run.trouble)
             if ended is not None:
                 self._runs.remove(run)
                 self._empty_since.append(now)
@@ -226,8 +232,9 @@ class Worker:
         if self._failures >= self.orders.most_failures:
             if self._runs:
                 return True
+            failed = "a run" if self._failures == 1 else f"{self._failures} runs in a row"
             raise EpsoptError(
-                f"{self._failures} runs in a row failed, the last one: {self._ended[-1].failure}; the worker stops, "
+                f"{failed} failed, the last one: {self._ended[-1].failure}; the worker stops, "
                 "what is queued stays queued"
             )
         self._stop_at_the_budget()
@@ -299,12 +306,17 @@ class Worker:
             self._launched += 1
             heart.hold(taken.trial_id)
             try:
+                taken = catch_up(self.project, self.storage, self.catalogue, taken)
                 most = None if room is None else room + self._behind(taken)
                 prepared = prepare(
                     self.project, self.storage, self.catalogue, self._known_space(), taken, self.orders, most
                 )
-            except BaseException:
-                heart.release(taken.trial_id)  # so that it is taken for lost, and queued again
+            except BaseException as error:
+                self._launched -= 1
+                heart.release(taken.trial_id)  # if it cannot be given back, it is taken for lost, and queued again
+                why = str(error) if isinstance(error, EpsoptError) else "its worker was interrupted"
+                with contextlib.suppress(*REFUSALS):
+                    give_back(self.storage, self._study_id() or 0, taken.trial_id, why)
                 raise
             if isinstance(prepared, Ended):
                 heart.release(taken.trial_id)
@@ -389,7 +401,7 @@ class Worker:
         self._asked = (len(self._ended), self._launched)
         self._asking = self._learn_next = True
         learner.start(room)
-        wanted = f"{room} proposals" if self.budget is None else "the next step"
+        wanted = f"{room} proposal{'' if room == 1 else 's'}" if self.budget is None else "the next step"
         self.tell(Event("asking", f"nothing is queued: asking for {wanted}"))
 
     def _hear_proposals(self) -> None:
@@ -428,6 +440,12 @@ class Worker:
         self._troubles = troubles
         return bool(news)
 
+    def _tell_once(self, trouble: str | None) -> None:
+        """Tell what keeps runs from being judged."""
+        if trouble is not None and trouble != self._unjudged:
+            self._unjudged = trouble
+            self.tell(Event("trouble", f"runs go on, since whether to stop them cannot be decided: {trouble}"))
+
     def _settle(self, ended: Ended) -> None:
         self._ended.append(ended)
         self._failures = self._failures + 1 if ended.state == "fail" else 0
@@ -437,18 +455,29 @@ class Worker:
         """Stop everything; what ran is queued again, whatever its number of retries."""
         if self.learner is not None:
             self.learner.stop()
-        self._hand_back(list(self._runs), heart, "its worker was interrupted")
+        with contextlib.suppress(*REFUSALS):  # others queue it again, when they take this worker for dead
+            self._hand_back(list(self._runs), heart, "its worker was interrupted")
 
     def _hand_back(self, runs: list[Run], heart: Heartbeat, why: str) -> None:
-        """Stop programs and queue their proposals again."""
+        """Stop programs, read what they wrote last, and queue their proposals again."""
         stop_all([run.training for run in runs])
-        study_id = self._study_id()
-        for run in runs if study_id is not None else []:
-            heart.release(run.taken.trial_id)
-            number = give_back(self.storage, study_id or 0, run.taken.trial_id, why)
-            if number is not None:
-                self.tell(Event("lost", f"{run.name}: stopped; queued again as proposal {number}"))
         self._runs = [run for run in self._runs if run not in runs]
+        interrupt: KeyboardInterrupt | None = None
+        try:
+            study_id = self._study_id()
+            for run in runs if study_id is not None else []:
+                try:
+                    run.leave()
+                except KeyboardInterrupt as again:  # there is no time for that, but they are queued again
+                    interrupt = again
+                number = give_back(self.storage, study_id or 0, run.taken.trial_id, why)
+                if number is not None:
+                    self.tell(Event("lost", f"{run.name}: stopped; queued again as proposal {number}"))
+        finally:
+            for run in runs:
+                heart.release(run.taken.trial_id)
+        if interrupt is not None:
+            raise interrupt
 
 
 def _what(run: Run) -> str:

@@ -13,26 +13,29 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 
 from epsopt.optimize.loop.stopping import Decision
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Target
 from epsopt.studies import open_storage, record_proposals
+from epsopt.studies.loop import worker as worker_module
 from epsopt.studies.loop.claims import OF_ONE_ATTEMPT, reap
 from epsopt.studies.loop.goal import Goal
 from epsopt.studies.loop.ledger import Budget, was_started
 from epsopt.studies.loop.worker import Orders, Worker
 from epsopt.studies.project.file import Project
 from epsopt.zoo import Catalogue, ingestion
-from epsopt.zoo.errors import EpsoptError, UsageError
+from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
 
 from .fakes import COVERAGE, DIST_CORR, FakeProposal
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "fake_training.py"
+MODES = ("ok", "fail", "deaf", "unmeasured", "late", "saves", "clears", "vanishes")
 SPACE = Space(
     (
         Parameter("lr", "float", 0.0, 1.0),
-        Parameter("mode", "categorical", choices=("ok", "fail", "deaf", "unmeasured", "late")),
+        Parameter("mode", "categorical", choices=MODES),
         Parameter("epochs", "int", 1, 100),
         Parameter("seconds", "float", 0.0, 10.0),
     )
@@ -160,6 +163,32 @@ def test_a_log_that_grows_costs_no_reading_of_checkpoints(loop, monkeypatch):
     assert len(opened) == len(set(opened)) == ended.n_checkpoints
 
 
+def test_a_program_may_begin_with_removing_its_folder(loop):
+    loop.queue({"mode": "clears", "epochs": 2}, {})
+    ended = loop.work(replace(ORDERS, jobs=2))
+    assert sorted((e.number, e.state, e.n_checkpoints) for e in ended) == [(0, "complete", 2), (1, "complete", 1)]
+
+
+def test_a_run_whose_folder_is_gone_in_the_end_has_failed_and_others_go_on(loop):
+    loop.queue({"mode": "vanishes", "seconds": 0.3}, {})
+    ended = sorted(loop.work(replace(ORDERS, jobs=2)), key=lambda e: e.number)
+    assert [e.state for e in ended] == ["fail", "complete"]
+    assert "proposal_000 is gone" in ended[0].failure
+    assert loop.trials()[0].user_attrs["failure"] == ended[0].failure
+
+
+def test_a_stopper_that_fails_stops_nothing_and_its_trouble_is_told_once(loop):
+    class Breaks(StopsAt):
+        def should_stop(self, run, checkpoints_so_far):
+            raise FloatingPointError("no forecast")
+
+    told: list[str] = []
+    loop.queue({"epochs": 3, "seconds": 0.2}, {"epochs": 2, "seconds": 0.2})
+    ended = loop.work(stopper=Breaks(0), tell=lambda e: told.append(e.text) if e.kind == "trouble" else None)
+    assert [e.state for e in ended] == ["complete", "complete"]
+    assert told == ["runs go on, since whether to stop them cannot be decided: FloatingPointError: no forecast"]
+
+
 def test_failures_in_a_row_end_the_worker_with_a_sentence_and_leave_the_queue(loop):
     loop.queue(*({"mode": "fail"} for _ in range(5)))
     with pytest.raises(EpsoptError, match="3 runs in a row failed, the last one: exit status 3: ValueError"):
@@ -263,8 +292,14 @@ def test_a_folder_that_a_former_database_left_is_not_written_to(loop):
 def test_a_folder_of_runs_that_cannot_be_made_is_one_sentence(loop, tmp_path):
     loop.queue({})
     (tmp_path / "full").write_text("not a folder")
-    with pytest.raises(EpsoptError, match=r"full/runs: the folder of runs cannot be made: Not a directory"):
-        Loop(replace(loop.project, runs=tmp_path / "full" / "runs")).work()
+    broken = Loop(replace(loop.project, runs=tmp_path / "full" / "runs"))
+    for _ in range(3):  # no program ever started, so none is retried too often
+        with pytest.raises(EpsoptError, match=r"full/runs: the folder of runs cannot be made: Not a directory"):
+            broken.work()
+    assert loop.states() == ["FAIL", "FAIL", "FAIL", "WAITING"]
+    assert "cannot be made" in loop.trials()[0].user_attrs["failure"]
+    (ended,) = loop.work()
+    assert ended.state == "complete"
 
 
 @pytest.mark.parametrize(("epochs", "state"), [(1, "complete"), (100, "pruned")])
@@ -543,6 +578,55 @@ def test_ctrl_c_stops_the_programs_and_queues_their_proposals_again(loop):
             os.kill(int(attempt.read_text()), 0)
 
 
+@pytest.mark.usefixtures("heard")
+def test_what_a_program_saves_when_it_is_told_to_end_is_read_and_gone_on_from(loop):
+    loop.queue({"seconds": 0.3, "epochs": 100, "mode": "saves"})
+    first = loop.project.runs / "proposal_000" / "epoch_001.safetensors"
+
+    def interrupt() -> None:
+        while not first.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        loop.work(replace(ORDERS, watch=1e6))  # it has seen nothing yet
+    before, again = loop.trials()
+    written = sorted(str(p) for p in first.parent.glob("*.safetensors"))
+    assert len(written) >= 2
+    assert [c["path"] for c in before.user_attrs["checkpoints"]] == written
+    assert again.user_attrs["resume_from"] == written[-1]
+    assert len(loop.trials("p/measured")) == len(written)
+
+
+def test_a_database_that_never_answers_again_ends_the_worker_with_a_sentence(loop, monkeypatch):
+    loop.queue({"seconds": 10.0, "epochs": 100})
+    gone = threading.Event()
+    told: list[str] = []
+
+    def refuse(*_args: object, **_more: object) -> None:
+        if gone.is_set():
+            raise StorageInternalError("connection refused\nand more")
+
+    for name in ("reap", "give_back", "unfinished"):
+        real = getattr(worker_module, name)
+        monkeypatch.setattr(worker_module, name, lambda *a, real=real, **k: refuse() or real(*a, **k))
+    started = time.monotonic()
+
+    def tell(event) -> None:
+        told.append(event.text)
+        if event.kind == "started":
+            gone.set()
+
+    with pytest.raises(CatalogueError, match=r"^the database does not answer: connection refused$"):
+        loop.work(replace(ORDERS, lost_after=2), tell=tell)
+    assert 2 < time.monotonic() - started < 30, "the program takes minutes"
+    assert told[1:] == ["the database does not answer: connection refused"]
+    (process,) = (loop.project.runs / "proposal_000" / "attempts").read_text().split()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(process), 0)
+
+
 KILLED = """
 import sys
 from pathlib import Path
@@ -557,7 +641,7 @@ Loop(Project("p", folder / "epsopt.toml", folder / "runs", url, two, {}, SPACE, 
 
 
 def test_what_a_killed_worker_ran_is_run_by_another_one(loop, tmp_path):
-    loop.queue({"seconds": 1.0, "epochs": 3})
+    loop.queue({"seconds": 1.0, "epochs": 3, "mode": "saves"})
     root = Path(__file__).parents[2]
     worker = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(tmp_path), loop.project.storage])
     attempts = loop.project.runs / "proposal_000" / "attempts"
@@ -572,4 +656,10 @@ def test_what_a_killed_worker_ran_is_run_by_another_one(loop, tmp_path):
     (ended,) = loop.work(orders, stopper=StopsAt(1), tell=lambda event: told.append(event.text))
     assert (ended.number, ended.state) == (1, "pruned")
     assert "stopped answering; queued again as proposal 1" in told[0]
-    assert loop.states() == ["FAIL", "PRUNED"]
+    before, again = loop.trials()
+    assert (before.state.name, again.state.name) == ("FAIL", "PRUNED")
+    # Its guardian told the program to end, which saved once more; nobody was there to see that.
+    last = attempts.with_name("epoch_001.safetensors")
+    assert [c["path"] for c in before.user_attrs["checkpoints"]] == [str(last)]
+    assert again.user_attrs["resume_from"] == str(last)
+    assert str(last) in {t.user_attrs["path"] for t in loop.trials("p/measured")}
