@@ -2,8 +2,8 @@
 
     python docs/make_loop_image.py [--workload ternary] [--methods random gp epsopt] [--out images/loop.png]
 
-From the lines of benchmarks/results/loop.jsonl: the seeds that every one of the methods has finished. Needs Debian's
-chromium.
+From the lines of benchmarks/results/loop.jsonl: the reported seeds that every one of the methods has finished. Needs
+Debian's chromium.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from screenshot import draw
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 
-from loop import RESULTS  # noqa: E402
+from loop import REPORTED, RESULTS  # noqa: E402
 from loop_table import read, volumes  # noqa: E402
 from loop_workloads import WORKLOADS  # noqa: E402
 
@@ -111,8 +111,7 @@ def main() -> None:
     found = {
         (r["method"], r["seed"]): volumes(r)
         for r in read(options.results)
-        if (r["workload"], r["epochs"], r["zoo"]) == (options.workload, options.epochs, False)
-        and 100 <= r["seed"] < 200  # the others are for development
+        if (r["workload"], r["epochs"], r["zoo"]) == (options.workload, options.epochs, False) and r["seed"] in REPORTED
     }
     seeds = sorted(s for s in {s for _, s in found} if all((m, s) in found for m in options.methods))
     if not seeds:
