@@ -16,6 +16,7 @@ from loop_workloads import WORKLOADS, Floats
 from epsopt.optimize.pareto import hypervolume, non_dominated
 
 Line = Mapping[str, Any]
+SHARES = (0.95, 0.99, 1.0)  # of a peer's final hypervolume
 
 
 def cut(line: Line, epochs: int) -> dict[str, Any]:
@@ -85,14 +86,30 @@ def table(
         print(f"\nepochs that {best} takes to a share of its own final hypervolume / epochs to the same hypervolume")
         print(f"{'':16}{'share':>7}{'median':>8}{'of means':>10}   by seed (- not reached within {epochs})")
         for name in (m for m in methods if m.startswith("epsopt")):
-            for share in (0.95, 0.99, 1.0):
+            for share in SHARES:
                 ratios = [_ratio(curves[best][i], curves[name][i], share) for i in range(len(complete))]
                 shown = "".join("     -" if r == 0 else f"{r:6.2f}" for r in ratios)
                 of_means = _ratio(curves[best].mean(axis=0), curves[name].mean(axis=0), share)
                 means = f"{of_means:10.2f}" if of_means else f"{'-':>10}"
                 print(f"{name:16}{share:7.0%}{np.median(ratios):8.2f}{means}   {shown}")
+        if "epsopt" in methods:
+            _peers_table(curves, peers, epochs)
     if "random" in methods:
         _target_table(workload, methods, [[found[m, s] for s in complete] for m in methods], epochs)
+
+
+def _peers_table(curves: Mapping[str, Floats], peers: Sequence[str], epochs: int) -> None:
+    """Print the same for each peer: epochs to shares of what it has itself in the end / our epochs to as much."""
+    ours = curves["epsopt"]
+    print(f"\nthe same for each peer and its own final hypervolume: median, of means (- not reached within {epochs})")
+    print(f"{'':16}{'final':>7}" + "".join(f"{share:>16.0%}" for share in SHARES))
+    for peer in peers:
+        cells = ""
+        for share in SHARES:
+            median = float(np.median([_ratio(a, b, share) for a, b in zip(curves[peer], ours, strict=True)]))
+            of_means = _ratio(curves[peer].mean(axis=0), ours.mean(axis=0), share)
+            cells += "".join(f"{r:8.2f}" if r else f"{'-':>8}" for r in (median, of_means))
+        print(f"{peer:16}{curves[peer][:, -1].mean():7.3f}{cells}")
 
 
 def _ratio(peer: Floats, ours: Floats, share: float) -> float:
