@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
+from epsopt.zoo.words import count
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -124,7 +125,8 @@ class Opened:
         from epsopt.cli.output import note
 
         if self.n_unseen:
-            note(f"{self.n_unseen} checkpoints of the catalogue are not on the map yet: 'epsopt fit' learns them")
+            unknown = count(self.n_unseen, "checkpoint of the catalogue is", "checkpoints of the catalogue are")
+            note(f"{unknown} not on the map yet: 'epsopt fit' learns {'it' if self.n_unseen == 1 else 'them'}")
 
 
 def open_map(options: Options, wanted: dict[str, float]) -> Opened:

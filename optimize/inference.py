@@ -9,6 +9,7 @@ from typing import Any
 
 from epsopt.optimize.space import Parameter, Space, Value
 from epsopt.zoo.errors import UsageError
+from epsopt.zoo.words import count
 
 
 def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> Space:
@@ -36,10 +37,8 @@ def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -
     varying = [n for n in kept if len({repr(v) for v in present[n]}) > 1]
     fixed = {n: present[n][0] for n in kept if len(present[n]) == len(runs) and n not in varying}
     if not varying:
-        raise UsageError(
-            f"no hyperparameter varies over the {len(runs)} runs, so there is nothing to search: "
-            "declare [space.NAME] tables in epsopt.toml"
-        )
+        why = f"no hyperparameter varies over {count(len(runs), 'run')}" if runs else "no run is known"
+        raise UsageError(f"{why}, so there is nothing to search: declare [space.NAME] tables in epsopt.toml")
     always = [n for n in varying if len(present[n]) == len(runs)]
     parameters = [_infer(n, present[n]) for n in always]
     # Those that most runs have come first: a parent is there whenever its child is.
@@ -52,8 +51,8 @@ def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -
 
 def _of_one_kind(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Leave out runs of another kind, such as the base that the others start from: they lack what the others share."""
-    counts = Counter(name for run in runs for name, value in run.items() if value is not None)
-    common = {n for n, count in counts.items() if count > 0.8 * len(runs)}
+    known = Counter(name for run in runs for name, value in run.items() if value is not None)
+    common = {n for n, times in known.items() if times > 0.8 * len(runs)}
     return [run for run in runs if 2 * sum(run.get(n) is not None for n in common) >= len(common)]
 
 

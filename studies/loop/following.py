@@ -41,6 +41,7 @@ from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent, is_recombined
 from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.words import count
 
 LOOK = 6.0
 """Epochs of a run that only looks around, where mixtures are measured between runs."""
@@ -303,7 +304,7 @@ class Follower:
         remember_mixture(self._catalogue, self._project.name, new)
         gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
         joined = f"joined the front, {gain}" if brought > 0.0 else "added nothing to the front"
-        return f"{self._folder.name}/{path.name} {joined}; it cost {step.cost:.2g} epochs"
+        return f"{self._folder.name}/{path.name} {joined}; it cost {count(f'{step.cost:.2g}', 'epoch')}"
 
 
 def suggested(scene: Scene, step: Step, candidate: Candidate) -> Suggestion:
@@ -316,7 +317,7 @@ def suggested(scene: Scene, step: Step, candidate: Candidate) -> Suggestion:
     """
     near = nearest_runs(scene.space, candidate.config, [(name, c.config) for name, c in scene.curves.items()])
     init_from = candidate.start.key if candidate.start is not None and candidate.start.key else None
-    long = f"{candidate.epochs:g} epoch" + ("" if candidate.epochs == 1 else "s")
+    long = count(f"{candidate.epochs:g}", "epoch")
     if step.model is None:
         why = f"a look of up to {long}: too few runs are known to expect anything of one"
         return Suggestion(candidate.config, init_from=init_from, nearest_runs=near, reason=why)

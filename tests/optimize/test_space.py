@@ -116,8 +116,12 @@ def test_a_base_with_hyperparameters_of_its_own_does_not_disturb_the_inference()
 
 
 def test_nothing_to_search_says_where_to_declare_it() -> None:
-    with pytest.raises(UsageError, match=r"\[space.NAME\]"):
+    with pytest.raises(UsageError, match=r"over 2 runs, .*\[space.NAME\]"):
         infer_space([{"lr": 1.0}, {"lr": 1.0}])
+    with pytest.raises(UsageError, match="varies over 1 run, so"):
+        infer_space([{"lr": 1.0}])
+    with pytest.raises(UsageError, match="no run is known, so"):
+        infer_space([])
 
 
 def test_a_condition_below_a_conditional_category_is_found() -> None:
