@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from epsopt.cli.describe import formatters, short_path
 from epsopt.cli.output import Head, Rows, formatter, label, line, listed, print_table, say, value
+from epsopt.zoo.words import count
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -63,7 +64,7 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
         if p.as_predicted or p.measured is None or p.step is None:
             title = "measured"
         else:
-            title = f"after {_epochs(p.step.epochs)}"
+            title = f"after {count(f'{p.step.epochs:g}', 'epoch')}"
         rows = [["predicted", *predicted], [title, *measured]] if p.point else [[title, *measured]]
         groups.append(Rows([[str(p.number) if i == 0 else "", *row] for i, row in enumerate(rows)]))
     line("The proposed runs, as predicted before they were trained and as measured after:")
@@ -89,12 +90,8 @@ def _sayings(p: ProposalOutcome) -> list[str]:
         said.append(f"{WORDS.get(p.state, p.state)}, {p.why}")
     if p.step is not None:
         gain = f"{p.step.brought:.2g} to the hypervolume" if p.step.brought else "nothing to the hypervolume"
-        said.append(f"added {gain} in {_epochs(p.step.epochs)}")
+        said.append(f"added {gain} in {count(f'{p.step.epochs:g}', 'epoch')}")
     return said
-
-
-def _epochs(count: float) -> str:
-    return f"{count:g} epoch" + ("" if count == 1 else "s")
 
 
 def show_steps(report: LoopReport) -> None:
@@ -139,9 +136,12 @@ def show_gain(report: LoopReport, objectives: Sequence[Objective], target: Targe
 def front_sentences(report: LoopReport) -> list[str]:
     """Say how far the measured front moved: by what was trained, and by mixtures beyond that."""
     gain, mixing = report.gain, report.mixing
+    if gain is None or mixing is None:
+        return ["Nothing is measured yet with every objective, so there is no front."]
     runs = {report.new[i].run for i in gain.joined}
     moved = f"{gain.before:.4f} before, {gain.after:.4f} after ({gain.relative:+.1%})"
-    joined = f"{len(gain.joined)} new checkpoints of {len(runs)} proposed runs are on it"
+    new = count(len(gain.joined), "new checkpoint")
+    joined = f"{new} of {count(len(runs), 'proposed run')} {'is' if len(gain.joined) == 1 else 'are'} on it"
     said = [f"Hypervolume of the measured front: {moved}; {joined}."]
     if report.mixed:
         said.append(
@@ -208,14 +208,14 @@ def accuracy_json(accuracy: Sequence[Accuracy]) -> list[dict[str, Any]]:
     return [{"metric": a.name, "error": a.error, "inside": a.inside, "n": a.n} for a in accuracy]
 
 
-def hypervolume_json(report: LoopReport) -> dict[str, Any]:
-    """Return how the front moved as JSON values."""
-    return {
+def hypervolume_json(report: LoopReport) -> dict[str, Any] | None:
+    """Return how the front moved as JSON values; None: nothing is measured with every objective."""
+    return None if report.gain is None else {
         "before": report.gain.before,
         "after": report.gain.after,
         "reference": list(report.gain.reference),
         "joined": [report.new[i].path for i in report.gain.joined],
-    }
+    }  # fmt: skip
 
 
 def steps_json(report: LoopReport) -> list[dict[str, Any]]:
@@ -225,9 +225,10 @@ def steps_json(report: LoopReport) -> list[dict[str, Any]]:
 
 def mixtures_json(report: LoopReport) -> dict[str, Any]:
     """Return how mixtures moved the front beyond what was trained, as JSON values."""
+    mixing = report.mixing
     return {
         "count": len(report.mixed),
-        "before": report.mixing.before,
-        "after": report.mixing.after,
-        "joined": [report.mixed[i].path for i in report.mixing.joined],
+        "before": None if mixing is None else mixing.before,
+        "after": None if mixing is None else mixing.after,
+        "joined": [] if mixing is None else [report.mixed[i].path for i in mixing.joined],
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epsopt.cli.options import Options, common
+from epsopt.zoo.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,7 @@ def command(options: Options, page: Path | None) -> None:
     from epsopt.cli.outcome import show_proposals, show_steps
     from epsopt.cli.output import line, print_json, say
     from epsopt.cli.progress import working
-    from epsopt.cli.workspace import measured, open_workspace
+    from epsopt.cli.workspace import open_workspace
 
     with working("reading what came back"):
         workspace = open_workspace(options)
@@ -43,7 +44,7 @@ def command(options: Options, page: Path | None) -> None:
         from epsopt.studies.loop.report import loop_report
 
         with workspace.catalogue() as catalogue:
-            checkpoints, mixtures = measured(catalogue), measured_mixtures(catalogue, project.name)
+            checkpoints, mixtures = catalogue.checkpoints(), measured_mixtures(catalogue, project.name)
         report = loop_report(project, workspace.studies(), checkpoints, mixtures)
         if page is not None:
             _write(page, project.name, report, project.objectives)
@@ -66,11 +67,26 @@ def _write(page: Path, name: str, report: LoopReport, objectives: Sequence[Objec
 
     figure = report_figure(report, objectives) if report.measured() else None
     lines = [*_counts(report), *_sentences(report)]
-    tables = {"Steps of the budget: hypervolume promised and brought": steps_table(report)} if report.steps else {}
+    tables = {
+        "Why runs failed or were stopped": _reasons(report),
+        "Steps of the budget: hypervolume promised and brought": steps_table(report),
+    }
+    kept = {caption: (heads, rows) for caption, (heads, rows) in tables.items() if rows}
     try:
-        write_page(page, f"{name}: predicted and measured", lines, figure, tables)
+        write_page(page, f"{name}: predicted and measured", lines, figure, kept)
     except OSError as error:
         raise UsageError(f"{page}: cannot be written: {error.strerror or error}") from error
+
+
+def _reasons(report: LoopReport) -> tuple[list[str], list[list[str]]]:
+    """Return headers and rows of a table of why runs failed or were stopped, with the numbers of their proposals."""
+    from epsopt.studies.loop.report import WORDS
+
+    told: dict[str, list[str]] = {}
+    for p in report.proposals:
+        if p.why is not None:
+            told.setdefault(f"{WORDS.get(p.state, p.state)}, {p.why}", []).append(str(p.number))
+    return ["reason", "proposals"], [[why, ", ".join(numbers)] for why, numbers in told.items()]
 
 
 def _sentences(report: LoopReport) -> list[str]:
@@ -89,7 +105,7 @@ def _counts(report: LoopReport) -> list[str]:
     for p in report.proposals:
         state = WORDS.get(p.state, p.state)
         counts[state] = counts.get(state, 0) + 1
-    return [f"{len(report.proposals)} proposals: {', '.join(f'{n} {state}' for state, n in counts.items())}."]
+    return [f"{count(len(report.proposals), 'proposal')}: {', '.join(f'{n} {state}' for state, n in counts.items())}."]
 
 
 def _calibration(accuracy: Sequence[Accuracy], report: LoopReport) -> list[str]:
@@ -136,7 +152,7 @@ def _joining(report: LoopReport) -> list[str]:
         return []
     expected = sum(p.joins_front or 0.0 for p in whole)
     joined = sum(p.step is not None and p.step.brought > 0.0 for p in whole)
-    ended = f"Of {len(whole)} predicted steps that went to their end"
+    ended = f"Of {count(len(whole), 'predicted step')} that went to {'its' if len(whole) == 1 else 'their'} end"
     return [f"{ended}, {expected:.1f} were expected to join the front; {joined} did."]
 
 
@@ -158,13 +174,14 @@ def _waits(report: LoopReport) -> list[str]:
     if not waits:
         return []
     most = f"{median(waits):.1f} s in the median, {max(waits):.1f} s at most"
-    return [f"Before a launch its slot was empty for {most} ({len(waits)} launches)."]
+    return [f"Before a launch its slot was empty for {most} ({count(len(waits), 'launch', 'launches')})."]
 
 
 def _document(report: LoopReport) -> dict[str, Any]:
     from epsopt.cli.outcome import accuracy_json, hypervolume_json, mixtures_json, proposals_json, steps_json
     from epsopt.optimize.outcome import share_interval
 
+    front = hypervolume_json(report)
     return {
         "proposals": proposals_json(report),
         "accuracy": [
@@ -172,7 +189,7 @@ def _document(report: LoopReport) -> dict[str, Any]:
             for row, a in zip(accuracy_json(report.accuracy), report.accuracy, strict=True)
         ],
         "over_time": [accuracy_json(step) for step in report.over_time],
-        "hypervolume": {**hypervolume_json(report), "over_time": list(report.hypervolumes)},
+        "hypervolume": None if front is None else {**front, "over_time": list(report.hypervolumes)},
         "audits": [{"number": a.number, "probability": a.probability, "joined": a.joined} for a in report.audits],
         "mixtures": mixtures_json(report),
         "steps": steps_json(report),

@@ -126,6 +126,8 @@ def _growth(figure: go.Figure, report: LoopReport) -> None:
     import plotly.graph_objects as go
 
     runs = len(report.hypervolumes)
+    if not runs:
+        return
     figure.add_trace(
         go.Scatter(
             x=[*range(runs), runs - 0.5], y=[*report.hypervolumes, report.hypervolumes[-1]],  # the last step shows, too

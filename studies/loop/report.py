@@ -118,11 +118,12 @@ class LoopReport:
 
     Attributes:
         proposals: every proposal, in order.
-        gain: how the measured front of what was trained moved, counting every checkpoint of the proposed runs.
-        mixing: how mixtures of checkpoints moved it beyond that, against the same reference point.
+        gain: how the measured front of what was trained moved, counting every checkpoint of the proposed runs; ``None``
+            while nothing is measured with every objective.
+        mixing: how mixtures of checkpoints moved it beyond that, against the same reference point; ``None`` likewise.
         accuracy: predictions against measurements of final checkpoints, one entry per predicted metric.
         over_time: the same after each run that ended, in the order in which they ended.
-        hypervolumes: of the measured front after each of them, as ``gain`` measures it.
+        hypervolumes: of the measured front after each of them, as ``gain`` measures it; none without one.
         old: checkpoints of earlier runs.
         new: checkpoints of proposed runs.
         mixed: checkpoints that were mixed, not trained.
@@ -131,8 +132,8 @@ class LoopReport:
     """
 
     proposals: tuple[ProposalOutcome, ...]
-    gain: FrontGain
-    mixing: FrontGain
+    gain: FrontGain | None
+    mixing: FrontGain | None
     accuracy: tuple[Accuracy, ...]
     over_time: tuple[tuple[Accuracy, ...], ...]
     hypervolumes: tuple[float, ...]
@@ -170,7 +171,7 @@ def loop_report(
         mixtures: that were measured as steps of the policy (:class:`epsopt.studies.loop.ledger.Ledger`).
 
     Raises:
-        EmptyCatalogue: nothing was proposed yet, or nothing was measured.
+        EmptyCatalogue: nothing was proposed yet.
     """
     trials = proposed_trials(storage, project.name)
     if not trials:
@@ -185,19 +186,10 @@ def loop_report(
     if not _complete(project, old):  # a project that began with proposals: the first that was measured is the start
         measured = {proposed[c.id] for c in checkpoints if c.id in proposed and _complete(project, [c])}
         ended = sorted((p for p in proposals if p.number in measured), key=_when)
-        first = ended[0].number if ended else None
-        if first is None:
-            raise EmptyCatalogue(
-                "nothing is measured yet with every objective: train what is queued with 'epsopt work'"
-            )
-        old += tuple(c for c in checkpoints if proposed.get(c.id) == first)
+        old += tuple(c for c in checkpoints if ended and proposed.get(c.id) == ended[0].number)
     known = {c.id for c in old} | others
     new = tuple(c for c in checkpoints if c.id not in known)
-    before = measured_table([c.metrics for c in old], project.objectives)
-    after = measured_table([c.metrics for c in new], project.objectives)
-    gain = front_gain(before, after, project.objectives)
-    mixing = _mixing(gain, np.vstack([before, after]), measured_table([c.metrics for c in mixed], project.objectives),
-                     project.objectives)  # fmt: skip
+    gain, mixing = _gains(project, old, new, mixed) if _complete(project, old) else (None, None)
     report = LoopReport(proposals, gain, mixing, (), (), (), old, new, mixed)
     done = report.measured()
     names = sorted({name for p in done for name in p.point})
@@ -211,10 +203,21 @@ def loop_report(
         hypervolumes=_hypervolumes(project, report, proposed),
         old=old,
         new=new,
-        audits=_audits(proposals, [new[i] for i in gain.joined], proposed, new),
+        audits=_audits(proposals, [] if gain is None else [new[i] for i in gain.joined], proposed, new),
         mixed=mixed,
         steps=steps_by_kind(taken.values(), mixtures),
     )
+
+
+def _gains(
+    project: Project, old: Sequence[Checkpoint], new: Sequence[Checkpoint], mixed: Sequence[Checkpoint]
+) -> tuple[FrontGain, FrontGain]:
+    """How the front was moved by what was trained, and by mixtures beyond that."""
+    before, after, beyond = (
+        measured_table([c.metrics for c in group], project.objectives) for group in (old, new, mixed)
+    )
+    gain = front_gain(before, after, project.objectives)
+    return gain, _mixing(gain, np.vstack([before, after]), beyond, project.objectives)
 
 
 def _mixing(
@@ -271,6 +274,8 @@ def _accuracy(done: Sequence[ProposalOutcome], names: Sequence[str]) -> list[Acc
 
 def _hypervolumes(project: Project, report: LoopReport, proposed: Mapping[int, int]) -> tuple[float, ...]:
     """Hypervolume of all that was measured after each proposed run, stopped and failed ones too."""
+    if report.gain is None:
+        return ()
     ended = [p for p in report.proposals if p.finished is not None and p.checkpoints]
     ended.sort(key=_when)
     maximize = [o.maximize for o in project.objectives]

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from epsopt.cli.outcome import show_proposals, show_steps
-from epsopt.cli.report import _audits, _document, _joining, _over_time, _waits, _write
+from epsopt.cli.report import _audits, _counts, _document, _joining, _over_time, _waits, _write
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import record_proposals, take_proposal
 from epsopt.studies.loop.claims import finish, give_back
@@ -65,6 +65,11 @@ def test_how_long_slots_were_empty_before_launches_is_told(report):
     assert _waits(report) == ["Before a launch its slot was empty for 1.0 s in the median, 1.8 s at most (9 launches)."]
     assert _document(report)["waits"] == pytest.approx([0.2 * i for i in range(1, 10)])
     assert _waits(replace(report, proposals=report.proposals[:1])) == []
+    assert "at most (1 launch)." in _waits(replace(report, proposals=report.proposals[:2]))[0]
+
+
+def test_one_proposal_is_one_proposal(report):
+    assert _counts(replace(report, proposals=report.proposals[:1])) == ["1 proposal: 1 trained."]
 
 
 def told(kind: str, epochs: int = 2, promised: float = 0.1) -> Plan:
