@@ -8,6 +8,7 @@ import click
 
 from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
 from epsopt.zoo.errors import UsageError
+from epsopt.zoo.words import count as counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,8 @@ FORMATS = ("table", "json", "yaml", "csv", "hydra", "shell", "optuna")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
     help="hydra: overrides for -m, one line a run. shell: train commands, below comments. optuna: the study and its "
-    "trials. What is predicted, and why they were chosen, is in all of them; of hydra and optuna, on standard error.",
+    "trials. What is predicted, and why they were chosen, is in all of them; of hydra and optuna, on standard error. "
+    "Whatever the format, they are queued for 'epsopt work' too: if something else trains them, add --no-record.",
 )  # fmt: skip
 @click.option("--reuse", is_flag=True, help="Let half of them start from checkpoints of the front ({init_from}).")
 @level_option
@@ -61,6 +63,7 @@ def command(
         project = opened.project
         if form == "shell" and project.command is None:
             raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
+        from epsopt.studies.loop.formats import as_hydra
         from epsopt.studies.loop.proposing import propose_next
         from epsopt.studies.storage import has_studies
 
@@ -68,7 +71,8 @@ def command(
         storage = workspace.studies() if not no_record or has_studies(workspace.storage) else None
         proposed = propose_next(
             project, storage, opened.surrogate, opened.checkpoints, opened.objectives, opened.targets,
-            n=count, level=level, seed=seed, reuse=reuse, record=not no_record, progress=progress,
+            n=count, level=level, seed=seed, reuse=reuse, record=not no_record,
+            check=as_hydra if form == "hydra" else None, progress=progress,
         )  # fmt: skip
     opened.tell_unseen()
     study = None if no_record else study_name(project.name)
@@ -92,6 +96,8 @@ def _say_beside(form: str, proposed: Proposed, project: Project, study: str | No
         numbers = [None if study is None else n for n in proposed.numbers]
         for text in in_words(proposed.proposals, numbers, level):
             click.echo(text, err=True)
+    if form in ("hydra", "shell") and study is not None:
+        note("the proposals are queued, so 'epsopt work' trains them too: if something else does, add --no-record")
     if project.space is None:
         note(f"{_inferred(proposed)} {'; '.join(_ranges(proposed))}")
 
@@ -203,9 +209,8 @@ def _tell(proposed: Proposed, project: Project, study: str | None) -> None:
 
 
 def _inferred(proposed: Proposed) -> str:
-    return (
-        f"The search space is inferred from {proposed.n_past} past runs; correct it with [space.NAME] in epsopt.toml:"
-    )
+    past = counted(proposed.n_past, "past run")
+    return f"The search space is inferred from {past}; correct it with [space.NAME] in epsopt.toml:"
 
 
 def _ranges(proposed: Proposed) -> list[str]:

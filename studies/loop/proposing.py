@@ -18,9 +18,9 @@ from epsopt.optimize.scoring import measured_table
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective, Target
 from epsopt.studies.loop.queue import Suggestion, config_of, proposed_trials, record_proposals, waiting
-from epsopt.studies.loop.run import cut_off, folder_of
+from epsopt.studies.loop.run import cut_off, folder_of, run_folder
 from epsopt.studies.loop.scene import named_start
-from epsopt.studies.project.command import takes_start
+from epsopt.studies.project.command import render_command, takes_start
 from epsopt.studies.project.file import Project
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.decoding.recombination import is_recombined
@@ -65,6 +65,7 @@ def propose_next(
     fewer: bool = False,
     record: bool = True,
     unless_queued: bool = False,
+    check: Callable[[Sequence[Proposal]], object] | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Proposed:
     """Propose the next training runs, none of which ran, runs or waits already, and queue them.
@@ -87,17 +88,16 @@ def propose_next(
         fewer: whether to propose what there is where that is less than ``n``.
         record: whether to queue them.
         unless_queued: queue them only if nothing waits by then, since others may have asked meanwhile.
+        check: called with the proposals before they are queued; what it raises keeps all of them from it.
         progress: called as ``progress(what, share done)``.
 
     Raises:
-        UsageError: ``reuse`` without a place for the start in the train command; or as :func:`propose`.
+        UsageError: ``reuse`` without a place for the start in the train command; a proposal that the train command
+            cannot be filled with; or as :func:`propose`. Nothing is queued then.
         EmptyCatalogue: as :func:`propose`.
     """
-    if reuse and (project.command is None or not takes_start(project.command)):
-        raise UsageError(
-            f"{project.file}: reuse needs a train command that takes the checkpoint to start from: add a list such as "
-            '["--init-from", "{init_from}"] to train.command'
-        )
+    if reuse:
+        require_start(project)
     trials = [] if storage is None else proposed_trials(storage, project.name)
     # A run that started from another's checkpoint says little of where its hyperparameters alone lead.
     reused = {folder_of(project, t) for t in trials if "init_from" in t.user_attrs}
@@ -117,11 +117,30 @@ def propose_next(
         n=n, level=level, seed=seed, avoid=before, pending=pending, starts=starts,
         tried=_branches_before(trials, checkpoints) if reuse else (), fewer=fewer, progress=progress,
     )  # fmt: skip
+    if project.command is not None:
+        out = run_folder(project, len(trials))
+        for p in proposals:
+            render_command(project.command, {**p.fixed, **p.params}, out, p.init_from)
+    if check is not None:
+        check(proposals)
     if record and storage is not None and not (unless_queued and waiting(storage, project.name)):
         numbers = record_proposals(storage, project.name, objectives, space, proposals, level=level)
     else:
         numbers = list(range(len(trials), len(trials) + len(proposals)))
     return Proposed(tuple(proposals), tuple(numbers), space, len(past))
+
+
+def require_start(project: Project) -> None:
+    """Hold the train command to having a place for the checkpoint that a run starts from.
+
+    Raises:
+        UsageError: it has none, or there is no train command.
+    """
+    if project.command is None or not takes_start(project.command):
+        raise UsageError(
+            f"{project.file}: reuse needs a train command that takes the checkpoint to start from: add a list such as "
+            '["--init-from", "{init_from}"] to train.command'
+        )
 
 
 def _branches_before(

@@ -330,6 +330,24 @@ class Hostile:
         self.params = {"x": value, "n": 1, "y": 1e-05, "flag": True}
 
 
+@pytest.mark.parametrize("form", ["hydra", "shell", "csv"])
+@pytest.mark.parametrize("study", ["p/proposals", None])
+def test_who_runs_proposals_himself_is_told_on_standard_error_that_they_are_queued_too(form, study, tmp_path, capsys):
+    from epsopt.cli.propose import _say_beside
+    from epsopt.optimize import Space
+    from epsopt.studies.loop.proposing import Proposed
+    from epsopt.studies.project.file import Project
+
+    proposed, space = Proposed((Hostile("x"),), (3,), Space(()), 1), Space(())
+    project = Project("p", tmp_path / "epsopt.toml", tmp_path, "sqlite://", (), {}, space, None, tmp_path)
+    _say_beside(form, proposed, project, study, 0.9)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("add --no-record" in " ".join(err.split())) == (form != "csv" and study is not None)
+    _say_beside("csv", proposed, replace(project, space=None), study, 0.9)
+    assert "inferred from 1 past run;" in " ".join(capsys.readouterr().err.split())
+
+
 def test_hostile_texts_come_through_every_format_as_they_are(tmp_path):
     from epsopt.studies.loop.formats import as_csv, as_hydra, as_shell, as_yaml, in_words
 

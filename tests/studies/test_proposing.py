@@ -16,10 +16,11 @@ from epsopt.optimize.trajectory import RunPath
 from epsopt.studies import record_proposals, take_proposal
 from epsopt.studies.loop import proposing
 from epsopt.studies.loop.claims import finish
+from epsopt.studies.loop.formats import as_hydra
 from epsopt.studies.loop.proposing import propose_next, queue_random, runs_cut_off, too_few
 from epsopt.studies.loop.queue import proposed_trials
 from epsopt.studies.project.file import Project
-from epsopt.zoo.errors import EpsoptError
+from epsopt.zoo.errors import EpsoptError, UsageError
 
 from .fakes import FakeProposal
 
@@ -102,6 +103,25 @@ def test_proposals_learn_from_stopped_runs_and_repeat_nothing_that_ran(
     assert asked["pending"] == [], "of the run that trains more is known than its hyperparameters"
     propose_next(project, storage, fitted[0], [c for c in checkpoints if c.run_id != RUNNING], OBJECTIVES)
     assert asked["pending"] == [checkpoints[-1].hyperparameters]
+
+
+@pytest.mark.parametrize(
+    ("hole", "check", "words"),
+    [("{wd}", None, r'"\{wd\}" needs wd'), ("{w d}", as_hydra, "cannot be written as a Hydra override")],
+)
+def test_proposals_that_cannot_be_launched_or_written_are_not_queued(project, storage, monkeypatch, hole, check, words):
+    space = Space((Parameter("w d", "float", 0.0, 1.0),))
+    proposals = [FakeProposal({"w d": x}) for x in (0.1, 0.2)]
+    for p in proposals:
+        p.fixed = {}
+    monkeypatch.setattr(proposing, "past_runs", lambda *_: [])
+    monkeypatch.setattr(proposing, "propose", lambda *_, **__: proposals)
+    theirs = replace(project, space=space, command=("{python}", hole))
+    with pytest.raises(UsageError, match=words):
+        propose_next(theirs, storage, None, [], OBJECTIVES, check=check)
+    assert proposed_trials(storage, "p") == []
+    propose_next(replace(theirs, command=None), storage, None, [], OBJECTIVES)
+    assert len(proposed_trials(storage, "p")) == 2, "otherwise they would have been"
 
 
 def test_runs_that_were_cut_off_do_not_count_as_enough_to_learn_from(checkpoints):
