@@ -9,6 +9,7 @@ import click
 
 from epsopt.cli.options import Options, TargetCommand, common
 from epsopt.zoo.errors import EpsoptError, UsageError
+from epsopt.zoo.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     "--stop-below", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, metavar="P",
     help="Stop a run whose remaining checkpoints join the front with less than this probability; 0 stops none.",
 )  # fmt: skip
-@click.option("--reuse", is_flag=True, help="Let runs that are asked for start from checkpoints of the front.")
+@click.option("--reuse", is_flag=True, help="Let runs that are asked for start from the front ({init_from}).")
 @click.option(
     "--mix", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
     help="Measure up to N mixtures of checkpoints each time the map is refitted; those on the front are kept.",
@@ -109,15 +110,21 @@ def command(
         raise UsageError("--length says how long a whole run is where there is a --budget: give both, or neither")
     if budget is not None:
         decided = {"--until-idle": until_idle, "--forever": forever, "--mix": mix, "--reuse": reuse,
-                   "--stop-below": stop_below}  # fmt: skip
+                   "--stop-below": stop_below, "--learn-after": learn_after and _is_given("learn_after")}  # fmt: skip
         contradicting = next((name for name, given in decided.items() if given), None)
         if contradicting is not None:
             raise UsageError(
                 f"--budget and {contradicting} contradict each other: a budget decides by itself when the work ends, "
-                "what starts from checkpoints, what is mixed and what is stopped"
+                "what starts from checkpoints, what is mixed and what is stopped, and learns no map"
             )
     if mix and not learn_after:
         raise UsageError("--mix measures mixtures when the map is refitted: leave out --learn-after 0")
+    asks = not until_idle and (forever or until_reached or runs is not None or budget is not None)
+    if reuse and not asks:
+        raise UsageError(
+            "--reuse is for runs that are asked for, and none is: give -n, --forever or --until-reached without "
+            "--until-idle, or leave --reuse out"
+        )
     if until_reached and not wanted:
         raise UsageError("--until-reached needs something to reach: --target-NAME VALUE")
     from epsopt.cli.output import line, note, print_json
@@ -135,6 +142,10 @@ def command(
                 f"{project.file}: --mix measures every mixture, which needs a hook: add "
                 '[hooks] evaluate = "package.module:function"'
             )
+        if reuse:
+            from epsopt.studies.loop.proposing import require_start
+
+            require_start(project)
         if budget is not None and not project.objectives:
             raise UsageError(
                 f"{project.file}: --budget needs something to get better at: add an [objectives.NAME] table"
@@ -153,7 +164,6 @@ def command(
     if dry_run:
         _dry_run(project, storage, runs, as_json=options.json)
         return
-    asks = not until_idle and (forever or until_reached or runs is not None or budget is not None)
     orders = Orders(
         jobs=jobs, runs=runs, ask=8 if asks else 0, forever=forever,
         learn_after=0 if budget is not None else learn_after, grace=grace, lost_after=lost_after,
@@ -273,10 +283,12 @@ def _sum_up(ended: list[Ended], reached: Checkpoint | None, spent: dict[str, flo
     counts = {state: sum(e.state == state for e in ended) for state in ("complete", "pruned", "fail", "lost")}
     words = {"complete": "trained", "pruned": "stopped early", "fail": "failed", "lost": "given to other workers"}
     nothing = "nothing was queued" if reached is None else "nothing was left to do"
+    if spent is not None and spent["mixtures"]:
+        nothing = "no run was trained"
     told = ", ".join(f"{n} {words[s]}" for s, n in counts.items() if n) or nothing
     if spent is not None:
         mixtures = f", mixtures measured: {spent['mixtures']}" if spent["mixtures"] else ""
-        told += f"; {spent['spent']:.4g} of {spent['epochs']} epochs spent{mixtures}"
+        told += f"; {spent['spent']:.4g} of {count(int(spent['epochs']), 'epoch')} spent{mixtures}"
     say(f"{told[:1].upper()}{told[1:]}." + (" 'epsopt report' shows what came of them." if ended else ""))
 
 
@@ -303,28 +315,51 @@ def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json
     import shlex
 
     from epsopt.cli.output import line, print_json, say
+    from epsopt.optimize.space import Space
     from epsopt.studies.loop.ledger import plan_of
     from epsopt.studies.loop.queue import recorded_space, waiting
     from epsopt.studies.loop.run import run_folder
     from epsopt.studies.project.command import render_command
 
-    queued = waiting(storage, project.name)[:runs]
-    fixed = project.space.fixed if project.space else recorded_space(storage, project.name).fixed if queued else {}
-    planned = []
+    queued = waiting(storage, project.name)
+    space = project.space or (recorded_space(storage, project.name) if queued else Space(()))
+    planned: dict[int, list[str]] = {}
+    refused: dict[int, str] = {}
+    launched = 0
     for taken in queued:
+        if launched == runs:
+            break
+        trouble = space.trouble(taken.params)
+        if trouble is not None:
+            refused[taken.number] = f"it {trouble}"
+            continue
+        launched += 1  # even if it ends before its program starts
         out = run_folder(project, taken.number)
-        params = {**fixed, **taken.params}
+        params = {**space.fixed, **taken.params}
         plan = plan_of(taken.attributes)
         epochs = plan.epochs if plan is not None and plan.told else None
-        command = render_command(project.command or (), params, out, taken.init_from, taken.resume_from, epochs)
-        planned.append((taken, command))
+        try:
+            planned[taken.number] = render_command(
+                project.command or (), params, out, taken.init_from, taken.resume_from, epochs
+            )
+        except UsageError as error:
+            refused[taken.number] = str(error)
     if as_json:
-        print_json({"would_run": [{"number": t.number, "command": arguments} for t, arguments in planned]})
+        print_json({
+            "would_run": [{"number": n, "command": arguments} for n, arguments in planned.items()],
+            "would_be_refused": [{"number": n, "why": why} for n, why in refused.items()],
+        })  # fmt: skip
         return
-    for taken, arguments in planned:
-        line(f"{taken.number}: {shlex.join(arguments)}")
-    if not planned:
+    told = {n: shlex.join(arguments) for n, arguments in planned.items()}
+    told |= {n: f"would be refused: {why}" for n, why in refused.items()}
+    for number in sorted(told):  # in the order in which they are taken
+        line(f"{number}: {told[number]}")
+    if not told:
         say("Nothing is queued: 'epsopt propose' queues proposals, and 'epsopt work -n 8' asks for them.")
+
+
+def _is_given(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
 
 
 @contextmanager

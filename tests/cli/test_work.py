@@ -7,8 +7,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
-from epsopt.studies import open_storage, take_proposal
+from epsopt.cli.work import _sum_up
+from epsopt.studies import open_storage, record_proposals, take_proposal
+from epsopt.studies.loop.claims import finish
+from epsopt.studies.loop.queue import Suggestion
 from epsopt.studies.project.file import load_project
 from epsopt.zoo import Catalogue
 
@@ -154,6 +158,87 @@ def test_mixing_in_the_loop_needs_a_hook_and_a_learner(young, tmp_path):
     assert "--mix measures every mixture, which needs a hook" in " ".join(result.err.split())
     assert "leave out --learn-after 0" in young("work", "-n", "1", "--mix", "2", "--learn-after", "0").err
     assert not (tmp_path / "runs").exists()
+
+
+def queue(folder: Path, *rates: float) -> optuna.storages.RDBStorage:
+    """Queue proposals."""
+    storage, known = open_storage(f"sqlite:///{folder / 'epsopt.db'}"), load_project(folder)
+    record_proposals(storage, "young", known.objectives, known.space, [Suggestion({"lr": rate}) for rate in rates])
+    return storage
+
+
+def test_a_dry_run_says_of_each_queued_proposal_what_would_run_or_why_it_would_be_refused(young, tmp_path):
+    study = optuna.load_study(study_name="young/proposals", storage=queue(tmp_path, 2.0))
+    for params in ({}, {"lr": 12.0}, {"lr": 3.0}):
+        study.enqueue_trial(params)
+    study.enqueue_trial({"lr": 4.0}, user_attrs={"init_from": "/x.pt"})
+    planned = young("work", "--dry-run")
+    assert planned.status == 0, planned.err
+    lines = planned.out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["0", "1", "2", "3", "4"]
+    assert [line.split()[-1] for line in (lines[0], lines[3])] == ["2.0", "3.0"]
+    assert lines[1] == "1: would be refused: it lacks lr, which is active in it: {}"
+    assert lines[2] == "2: would be refused: it has lr = 12.0, expected a value of [0.0, 10.0]"
+    assert lines[4].startswith("4: would be refused: train.command has no place for the checkpoint /x.pt")
+    document = young("work", "--dry-run", "-n", "2", "--json").document
+    check("work", document)
+    assert [r["number"] for r in document["would_run"]] == [0, 3], "what is refused is none of the two"
+    assert [r["number"] for r in document["would_be_refused"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--reuse"], "--reuse is for runs that are asked for, and none is"),
+        (["-n", "1", "--until-idle", "--reuse"], "--reuse is for runs that are asked for, and none is"),
+        (["-n", "1", "--reuse"], 'add a list such as ["--init-from", "{init_from}"] to train.command'),
+    ],
+)
+def test_starts_that_nothing_could_come_of_are_refused_before_anything_is_trained(young, tmp_path, arguments, words):
+    result = young("work", *arguments)
+    assert result.status == 2
+    assert words in result.err
+    assert len(result.err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_report_of_nothing_but_failures_says_why_they_failed(young, tmp_path):
+    storage = queue(tmp_path, 2.0, 3.0)
+    for why in ("exit status 3: lr is no good", "exit status 4: <nor> is this"):
+        taken = take_proposal(storage, "young", load_project(tmp_path).space, worker="w")
+        finish(storage, taken.trial_id, TrialState.FAIL, None, {"failure": why})
+    Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}").close()
+    report = young("report", "--html", "page.html")
+    assert report.status == 0, report.err
+    assert "failed, exit status 3: lr is no good" in report.out
+    assert "Nothing is measured yet with every objective, so there is no front." in report.out
+    page = (tmp_path / "page.html").read_text()
+    assert "2 proposals: 2 failed." in page
+    assert "<td>failed, exit status 4: &lt;nor&gt; is this</td><td>1</td>" in page
+    document = young("report", "--json").document
+    check("report", document)
+    assert [p["state"] for p in document["proposals"]] == ["fail", "fail"]
+    assert document["proposals"][0]["why"] == "exit status 3: lr is no good"
+    assert (document["hypervolume"], document["mixtures"]["after"]) == (None, None)
+
+
+def test_what_is_measured_in_part_makes_no_front_and_hides_no_failure(young, tmp_path):
+    file = tmp_path / "epsopt.toml"
+    file.write_text(file.read_text().replace("dist_corr]", "latency]"))
+    queue(tmp_path, 2.0)
+    assert young("work", "--learn-after", "0").status == 0
+    report = young("report")
+    assert report.status == 0, report.err
+    assert "failed, its last checkpoint has no finite latency" in " ".join(report.out.split())
+    assert "so there is no front" in report.out
+    assert young("report", "--json").document["hypervolume"] is None
+
+
+def test_a_budget_that_went_into_mixtures_is_not_said_to_have_found_nothing_queued(capsys):
+    _sum_up([], None, {"epochs": 12, "spent": 3.0, "mixtures": 6})
+    assert capsys.readouterr().out == "No run was trained; 3 of 12 epochs spent, mixtures measured: 6.\n"
+    _sum_up([], None, {"epochs": 1, "spent": 0.0, "mixtures": 0})
+    assert capsys.readouterr().out == "Nothing was queued; 0 of 1 epoch spent.\n"
 
 
 def test_the_targets_are_told_to_the_learner_and_to_the_stopper(young, tmp_path, monkeypatch):
