@@ -32,6 +32,7 @@ from epsopt.zoo.reading.source import Identity
 from epsopt.zoo.records import Checkpoint
 from epsopt.zoo.scan import scan
 from epsopt.zoo.telling import sides_of
+from epsopt.zoo.words import count
 
 REFUSALS = (SQLAlchemyError, StorageInternalError, CatalogueError)
 """What a database that does not answer looks like."""
@@ -75,8 +76,7 @@ class Ended:
         if self.state == "complete":
             return f"{self.name}: trained"
         if self.state == "pruned":
-            checkpoints = f"{self.n_checkpoints} checkpoint{'' if self.n_checkpoints == 1 else 's'}"
-            return f"{self.name}: stopped after {checkpoints}, {self.failure}"
+            return f"{self.name}: stopped after {count(self.n_checkpoints, 'checkpoint')}, {self.failure}"
         if self.state == "lost":
             return f"{self.name}: given to another worker meanwhile; stopped"
         return f"{self.name}: failed, {self.failure}"

@@ -28,6 +28,7 @@ from epsopt.studies.project.file import Project
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
 from epsopt.zoo.records import Checkpoint
+from epsopt.zoo.words import count
 
 BEATS = 4
 """Heartbeats within the time after which a worker counts as lost: three may fail."""
@@ -401,7 +402,7 @@ class Worker:
         self._asked = (len(self._ended), self._launched)
         self._asking = self._learn_next = True
         learner.start(room)
-        wanted = f"{room} proposal{'' if room == 1 else 's'}" if self.budget is None else "the next step"
+        wanted = count(room, "proposal") if self.budget is None else "the next step"
         self.tell(Event("asking", f"nothing is queued: asking for {wanted}"))
 
     def _hear_proposals(self) -> None:
@@ -485,8 +486,7 @@ def _what(run: Run) -> str:
     if run.plan is None:
         return ""
     article = "a look around" if run.plan.kind == "look" else f"a {run.plan.kind}"
-    epochs = run.plan.epochs
-    return f", {article} of {epochs} epoch{'' if epochs == 1 else 's'}"
+    return f", {article} of {count(run.plan.epochs, 'epoch')}"
 
 
 def _lost(lost: Lost) -> str:
