@@ -96,10 +96,10 @@ def _say_beside(form: str, proposed: Proposed, project: Project, study: str | No
         numbers = [None if study is None else n for n in proposed.numbers]
         for text in in_words(proposed.proposals, numbers, level):
             click.echo(text, err=True)
-    if form in ("hydra", "shell") and study is not None:
-        note("the proposals are queued, so 'epsopt work' trains them too: if something else does, add --no-record")
     if project.space is None:
         note(f"{_inferred(proposed)} {'; '.join(_ranges(proposed))}")
+    if form in ("hydra", "shell") and study is not None:
+        note("the proposals are queued, so 'epsopt work' trains them too: if something else does, add --no-record")
 
 
 def _formatted(

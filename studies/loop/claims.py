@@ -35,7 +35,7 @@ MOST_RETRIES = 1
 
 OF_ONE_ATTEMPT = (
     "worker", "folder", "checkpoints", "failure", "path", "stopped.probability", "stopped.reason",
-    "audit.probability", "audit.checkpoints", "epochs", "not_started", "waited", "interrupted",
+    "audit.probability", "audit.checkpoints", "epochs", "not_started", "waited", "interrupted", "unseen",
 )  # fmt: skip
 """User attributes (and all ``measured.NAME``) that say what became of a trial; a retry starts without them."""
 

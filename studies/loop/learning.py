@@ -390,14 +390,16 @@ def _let_training_come_first() -> None:
 
 def main() -> int:
     """Do what standard input says; returns the exit status."""
-    _let_training_come_first()
     if FOLLOWS in sys.argv[1:]:
         _load()
     asked = sys.stdin.read()
     if not asked:  # it is not needed any more, or whoever would have asked is gone
         return 0
+    task = Task(**json.loads(asked))
+    if not task.propose:  # a launch may wait for proposals, none waits for learning
+        _let_training_come_first()
     try:
-        learn(Task(**json.loads(asked)))
+        learn(task)
     except LeaseLost as lost:  # no trouble: what is to be learned is learned
         sys.stdout.write(f"{lost}\n")
     except EpsoptError as error:

@@ -151,7 +151,8 @@ class Ledger:
     def resumed(self, attributes: Mapping[str, Any]) -> int:
         """Epochs of the interrupted attempt that a trial of these attributes may go on from."""
         path = attributes.get("resume_from")
-        said = (c for t in self.trials for c in t.user_attrs.get("checkpoints", ()) if c["path"] == path)
+        names = ("checkpoints", "unseen")  # the latter: after its worker was lost
+        said = (c for t in self.trials for n in names for c in t.user_attrs.get(n, ()) if c["path"] == path)
         return next((_trained(c) or 0 for c in said), 0) if path else 0
 
     @property

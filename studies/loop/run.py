@@ -160,6 +160,8 @@ def prepare(
 def catch_up(project: Project, storage: RDBStorage, catalogue: Catalogue, taken: Taken) -> Taken:
     """Read what an attempt wrote after its worker, which was lost, last looked: the retry goes on from the last of it.
 
+    Nobody knows when that was written, so it counts towards no budget.
+
     Returns:
         The proposal, as it is to be run; unchanged where there was no such attempt, or it left nothing more.
     """
@@ -171,7 +173,7 @@ def catch_up(project: Project, storage: RDBStorage, catalogue: Catalogue, taken:
     found = _checkpoints_in(catalogue, out)
     if not found:
         return taken
-    amend(storage, attempt["trial_id"], {"checkpoints": _curve(project, found)})
+    amend(storage, attempt["trial_id"], {"unseen": _curve(project, found)})
     record_measured(storage, project.name, project.objectives, found)
     said = {"resume_from": found[-1].path}
     amend(storage, taken.trial_id, said)

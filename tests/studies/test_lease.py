@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -108,19 +107,28 @@ def test_a_learner_that_was_taken_for_dead_says_so_and_has_not_failed(monkeypatc
     assert capsys.readouterr().out == "another learner took over\n"
 
 
+@pytest.mark.parametrize(("propose", "yields"), [(0, True), (2, False)])
+def test_learning_yields_to_training_and_proposals_that_a_launch_may_wait_for_do_not(monkeypatch, propose, yields):
+    lowered: list[bool] = []
+    monkeypatch.setattr(learning, "learn", lambda _task: None)
+    monkeypatch.setattr(learning, "_let_training_come_first", lambda: lowered.append(True))
+    said = {"project": "epsopt.toml", "storage": "sqlite://", "propose": propose}
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(said)))
+    assert learning.main() == 0
+    assert bool(lowered) is yields
+
+
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this system weighs processes, not sessions")
 def test_a_learner_lowers_the_priority_of_its_session_since_linux_weighs_sessions():
-    learner = learning._Process(follows=False)
-    try:
-        autogroup = Path(f"/proc/{learner._process.pid}/autogroup")
-        until = time.monotonic() + 60
-        while not autogroup.read_text().endswith(" nice 10\n"):
-            assert learner.runs()
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        assert os.getpriority(os.PRIO_PROCESS, learner._process.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 10
-    finally:
-        learner.end()
+    code = (
+        "import os; from pathlib import Path; from epsopt.studies.loop.learning import _let_training_come_first as f\n"
+        "before = os.nice(0); f(); print(os.nice(0) - before, Path('/proc/self/autogroup').read_text())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, start_new_session=True
+    )
+    assert done.stdout.startswith("10 ")
+    assert done.stdout.strip().endswith("nice 10")
 
 
 def test_a_learner_that_is_ended_leaves_no_process_behind():

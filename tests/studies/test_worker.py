@@ -660,6 +660,6 @@ def test_what_a_killed_worker_ran_is_run_by_another_one(loop, tmp_path):
     assert (before.state.name, again.state.name) == ("FAIL", "PRUNED")
     # Its guardian told the program to end, which saved once more; nobody was there to see that.
     last = attempts.with_name("epoch_001.safetensors")
-    assert [c["path"] for c in before.user_attrs["checkpoints"]] == [str(last)]
+    assert [c["path"] for c in before.user_attrs["unseen"]] == [str(last)]
     assert again.user_attrs["resume_from"] == str(last)
     assert str(last) in {t.user_attrs["path"] for t in loop.trials("p/measured")}
