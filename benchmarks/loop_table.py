@@ -87,9 +87,8 @@ def table(
         print(f"{'':16}{'share':>7}{'median':>8}{'of means':>10}   by seed (- not reached within {epochs})")
         for name in (m for m in methods if m.startswith("epsopt")):
             for share in SHARES:
-                ratios = [_ratio(curves[best][i], curves[name][i], share) for i in range(len(complete))]
+                ratios, of_means = _ratios(curves[best], curves[name], share)
                 shown = "".join("     -" if r == 0 else f"{r:6.2f}" for r in ratios)
-                of_means = _ratio(curves[best].mean(axis=0), curves[name].mean(axis=0), share)
                 means = f"{of_means:10.2f}" if of_means else f"{'-':>10}"
                 print(f"{name:16}{share:7.0%}{np.median(ratios):8.2f}{means}   {shown}")
         if "epsopt" in methods:
@@ -106,10 +105,15 @@ def _peers_table(curves: Mapping[str, Floats], peers: Sequence[str], epochs: int
     for peer in peers:
         cells = ""
         for share in SHARES:
-            median = float(np.median([_ratio(a, b, share) for a, b in zip(curves[peer], ours, strict=True)]))
-            of_means = _ratio(curves[peer].mean(axis=0), ours.mean(axis=0), share)
-            cells += "".join(f"{r:8.2f}" if r else f"{'-':>8}" for r in (median, of_means))
+            ratios, of_means = _ratios(curves[peer], ours, share)
+            cells += "".join(f"{r:8.2f}" if r else f"{'-':>8}" for r in (float(np.median(ratios)), of_means))
         print(f"{peer:16}{curves[peer][:, -1].mean():7.3f}{cells}")
+
+
+def _ratios(peer: Floats, ours: Floats, share: float) -> tuple[list[float], float]:
+    """Of ``(seeds, epochs)``: of each seed, and of the means over seeds; 0 where ours never gets there."""
+    by_seed = [_ratio(a, b, share) for a, b in zip(peer, ours, strict=True)]
+    return by_seed, _ratio(peer.mean(axis=0), ours.mean(axis=0), share)
 
 
 def _ratio(peer: Floats, ours: Floats, share: float) -> float:

@@ -233,11 +233,8 @@ class Worker:
         if self._failures >= self.orders.most_failures:
             if self._runs:
                 return True
-            failed = "a run" if self._failures == 1 else f"{self._failures} runs in a row"
-            raise EpsoptError(
-                f"{failed} failed, the last one: {self._ended[-1].failure}; the worker stops, "
-                "what is queued stays queued"
-            )
+            failed = "a run failed" if self._failures == 1 else f"{self._failures} runs in a row failed, the last one"
+            raise EpsoptError(f"{failed}: {self._ended[-1].failure}; the worker stops, what is queued stays queued")
         self._stop_at_the_budget()
         self._learn(self.orders.learn_after)
         more = self._fill(heart)
