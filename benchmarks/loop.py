@@ -26,7 +26,8 @@ nehvi        BoTorch's qLogNEHVI over masked hyperparameters and final values
 epsopt       whole curves; a few runs to look around first; what an epoch is worth decides which run goes on, and
              whether the next one starts from the base or from a checkpoint of the front; between runs, mixtures of
              checkpoints that share a base are measured, each paid for with what measuring costs (`price`); -branch:
-             always from the base; -stop: every run to its end; -mix: no mixtures
+             always from the base; -stop: every run to its end; -mix: no mixtures; -ahead: the next step is chosen
+             before the last epoch of a run is known, as by a worker that may not wait
 epsopt-sampler
              EpsilonSampler in a plain Optuna script, asked and told as tpe is: last values of whole runs from the base,
              no curves, no stopping, no mixtures

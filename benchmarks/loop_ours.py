@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -32,11 +33,14 @@ class Epsopt:
         branch: start runs from checkpoints of the front as well.
         stop: stop a run when an epoch of it is expected to bring less than this share of what a new run's would.
         mix: measure mixtures of checkpoints, where runs share a base.
+        ahead: choose the next step before the last epoch of a run, or when it is stopped, as if it ended as is
+            expected of it: what a worker does whose choices take longer than a launch may wait, every time.
     """
 
     branch: bool = True
     stop: bool = True
     mix: bool = True
+    ahead: bool = False
 
     def __call__(self, trainer: Trainer, seed: int) -> None:
         """Take steps until no epoch is left."""
@@ -57,6 +61,8 @@ class _Search:
             workload.space, workload.objectives, workload.length, worth=WORTH, grace=GRACE,
             probes=0 if mixes else PROBES, reference=trainer.reference,
         )  # fmt: skip
+        self._planned: tuple[Policy, Step] | None = None
+        self._aside = 0.0  # what mixtures brought while a run trained
 
     def run(self) -> None:
         """Take steps until no epoch is left."""
@@ -65,13 +71,42 @@ class _Search:
             began = time.process_time()
             known = self._known()
             before = self._policy.volume(known)
-            step = self._policy.next(known)
+            step = self._next(known)
             if step.candidate is not None:
                 worth = None if step.kind == "look" else step.worth
                 self._stopper.learn(known.curves, model=step.model, new_run=worth)
             ledger.seconds += time.process_time() - began
             taken = self._take(step)
-            self._policy.learn(step, self._policy.volume(self._known()) - before, taken=taken)
+            brought = self._policy.volume(self._known()) - before - self._aside
+            for policy in (self._policy, *self._planned[:1]) if self._planned else (self._policy,):
+                policy.learn(step, brought, taken=taken)
+            self._aside = 0.0
+
+    def _next(self, known: Known) -> Step:
+        if self._planned is None:
+            return self._policy.next(known)
+        (self._policy, step), self._planned = self._planned, None
+        return step
+
+    def _plan(self, run: Run, candidate: Candidate, stays: int) -> None:
+        """Choose the next run while one trains that has so many epochs before it; measure mixtures before."""
+        trainer, ledger = self._trainer, self._trainer.ledger
+        trainer.runs.append(run)
+        while True:
+            began = time.process_time()
+            known, policy = self._known(), copy.deepcopy(self._policy)
+            going = replace(candidate, run=len(known.curves) - 1, done=float(len(run.values)))
+            step = policy.next(known, [going] if stays else [])
+            ledger.seconds += time.process_time() - began
+            if step.mixture is None or trainer.left - stays < 1:
+                break
+            self._policy, before = policy, policy.volume(known)
+            self._take(step)
+            brought = policy.volume(self._known()) - before
+            policy.learn(step, brought)
+            self._aside += brought
+        trainer.runs.pop()
+        self._planned = policy, step if step.mixture is None or step.otherwise is None else step.otherwise
 
     def _take(self, step: Step) -> float:
         """Do it; returns how many epochs that took."""
@@ -85,17 +120,25 @@ class _Search:
         assert step.candidate is not None
         candidate = step.candidate
 
-        def hopeless(run: Run) -> bool:
-            began = time.process_time()
-            name = f"{self._seed}/{len(trainer.runs)}"
-            decision = self._stopper.should_stop(name, run.curve, length=candidate.epochs)
-            trainer.ledger.seconds += time.process_time() - began
-            return decision.stop
-
         # What only looks around is stopped as a probe or not at all.
         stops = self._how.stop and (step.kind != "look" or self._weights is None)
-        run = trainer.train(dict(candidate.config), int(candidate.epochs), candidate.start, hopeless if stops else None)
+        allowed = min(int(candidate.epochs), trainer.left)
+
+        def hopeless(run: Run) -> bool:
+            stop = stops and self._hopeless(run, candidate)
+            if self._how.ahead and (stop or len(run.values) == allowed - 1):
+                self._plan(run, candidate, 0 if stop else 1)
+            return stop
+
+        run = trainer.train(dict(candidate.config), int(candidate.epochs), candidate.start, hopeless)
         return max(len(run.values), 1)
+
+    def _hopeless(self, run: Run, candidate: Candidate) -> bool:
+        began = time.process_time()
+        name = f"{self._seed}/{len(self._trainer.runs)}"
+        decision = self._stopper.should_stop(name, run.curve, length=candidate.epochs)
+        self._trainer.ledger.seconds += time.process_time() - began
+        return decision.stop
 
     def _known(self) -> Known:
         trainer = self._trainer
@@ -185,4 +228,5 @@ OURS: Mapping[str, Method] = {
     "epsopt-mix": Epsopt(mix=False),
     "epsopt-branch": Epsopt(branch=False),
     "epsopt-stop": Epsopt(stop=False),
+    "epsopt-ahead": Epsopt(ahead=True),
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from epsopt.optimize.targets import Target
     from epsopt.studies.kinds import Stopper
     from epsopt.studies.loop.run import Ended
-    from epsopt.studies.loop.worker import Event
+    from epsopt.studies.loop.worker import Event, Learner
     from epsopt.studies.project.file import Project
     from epsopt.zoo.catalogue import Catalogue
     from epsopt.zoo.records import Checkpoint
@@ -150,6 +150,7 @@ def command(
             raise UsageError(
                 f"{project.file}: --budget needs something to get better at: add an [objectives.NAME] table"
             )
+        from epsopt.studies.loop.asking import StepAsker
         from epsopt.studies.loop.goal import Goal
         from epsopt.studies.loop.learning import BackgroundLearner
         from epsopt.studies.loop.ledger import Budget
@@ -184,10 +185,11 @@ def command(
 
     with Catalogue(workspace.storage, project.rename) as catalogue, _ends_on_sigterm():
         spending = None if budget is None else Budget(budget, storage, catalogue, project.name)
-        learner = BackgroundLearner(
-            project.file, workspace.storage, reuse=reuse, targets=targets, mix=mix,
-            until=None if spending is None else spending.end, length=length,
-        )  # fmt: skip
+        learner: Learner = (
+            BackgroundLearner(project.file, workspace.storage, reuse=reuse, targets=targets, mix=mix)
+            if spending is None
+            else StepAsker(project.file, workspace.storage, until=spending.end, length=length)
+        )
         stopper = _stopper(project, storage, catalogue, targets, stop_below, by_worth=spending is not None)
         goal = Goal(catalogue, project.objectives, targets) if until_reached else None
         worker = Worker(project, storage, catalogue, orders, stopper, learner, tell, goal, spending)

@@ -75,6 +75,7 @@ class Step:
         candidate: what to launch, unless it is a mixture.
         mixture: what to measure; its coefficients are of the checkpoints in their order.
         model: of the curves, if one was asked.
+        otherwise: what to launch if the mixture is not to be measured, or not yet.
     """
 
     kind: Literal["run", "branch", "mixture", "look"]
@@ -84,6 +85,7 @@ class Step:
     candidate: Candidate | None = None
     mixture: Mixture | None = None
     model: CurveModel | None = None
+    otherwise: Step | None = None
 
     @cached_property
     def expected(self) -> Expected | None:
@@ -173,12 +175,16 @@ class Policy:
         enough = worth_staying(volume, known.spent)
         begun = len(known.curves) + sum(c.run is None for c in running)
         if len(known.curves) < 2 or begun < self._first:
+            candidate = self._look(known, running)
+            look = Step("look", 0.0, 0.0, candidate.cost, candidate)
             if mixture is not None and mixture.worth > enough / PATIENCE:
-                return mixture
-            return self._look(known, running)
+                return replace(mixture, otherwise=look)
+            self._looks += 1
+            self._looked.append(dict(candidate.config))
+            return look
         step = self._run(known, volume, self._front(known.checkpoints) if self._branch_epochs else [], running)
         if mixture is not None and mixture.worth >= step.worth and mixture.worth > enough:
-            return mixture
+            return replace(mixture, otherwise=step)
         if step.kind == "branch" and step.worth < enough and self._last == "branch":
             step = self._run(known, volume, [], running)
         self._last = step.kind
@@ -210,6 +216,19 @@ class Policy:
         launched = [kind for kind in kinds if kind != "mixture"]
         self._looks, self._last = launched.count("look"), launched[-1] if launched else ""
         self._rng = np.random.default_rng([self._seed, len(kinds)])  # what was drawn before is not drawn again
+
+    def go_on(self, before: Policy) -> None:
+        """Learn the model of curves on from what an earlier policy learned, in a fraction of the time.
+
+        Unless that was of another space, of other objectives, or of runs of another length.
+        """
+        if self._subject == before._subject:
+            self._model, self._learned_from = before._model, before._learned_from
+
+    @property
+    def _subject(self) -> tuple[object, ...]:
+        """What the model of curves is of."""
+        return self._space, self._objectives, self._length, self._bounds
 
     def volume(self, known: Known) -> float:
         """Hypervolume of everything that was measured."""
@@ -263,19 +282,16 @@ class Policy:
         ]
         return replace(known, curves=[*known.curves, *failed], failed=())
 
-    def _look(self, known: Known, running: Sequence[Candidate]) -> Step:
+    def _look(self, known: Known, running: Sequence[Candidate]) -> Candidate:
         """The liveliest of the next few points of an even cover of the space, the earlier the better."""
         onsets = learn_onsets(self._space, known.curves)
         there = [dict(c.config) for c in known.curves] + [dict(c.config) for c in running]
         cover = self._space.spread(self._looks + _LOOKED_AHEAD, self._seed)
         ahead = [c for c in cover if c not in there and c not in self._looked] or cover[self._looks :]
         config = max(ahead[:_LOOKED_AHEAD], key=lambda c: onsets.liveliness(c, self._look_epochs))
-        self._looks += 1
-        self._looked.append(dict(config))
         short = self._branch_epochs if known.weights is not None and self._branch_epochs else self._look_epochs
         brief = bool(onsets.groups) and onsets.liveliness(config, short) > _LIVELY
-        candidate = Candidate(config, self._origin, short if brief else self._look_epochs)
-        return Step("look", 0.0, 0.0, candidate.cost, candidate)
+        return Candidate(config, self._origin, short if brief else self._look_epochs)
 
     def _front(self, checkpoints: Sequence[Start]) -> list[Start]:
         places = non_dominated(np.stack([c.values for c in checkpoints]), self._directions).indices

@@ -1,46 +1,36 @@
-"""Follow the policy (:class:`epsopt.optimize.Policy`): what is known becomes its next step, queued or measured.
+"""Follow the policy (:class:`epsopt.optimize.Policy`): what is known becomes its next step, and that what is queued.
 
 The policy is put together anew each time from the database alone: the catalogue says what was measured, the trials and
-the ledger say what steps promised, and what they brought follows from both. So any worker's learner goes on where
-another one's ended, on whatever machine.
+the ledger say what steps promised, and what they brought follows from both. So any worker goes on where another one
+ended, on whatever machine.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.optimize.loop.choice import Candidate, Start
 from epsopt.optimize.loop.expectation import LEVEL, expect
 from epsopt.optimize.loop.history import values_of
-from epsopt.optimize.loop.mixing import Mixture, on_way
+from epsopt.optimize.loop.mixing import Mixture
 from epsopt.optimize.loop.policy import BRANCH_EPOCHS, FIRST_RUNS, Known, Policy, Step
 from epsopt.optimize.proposals import nearest_runs
 from epsopt.optimize.space import Config, Space
-from epsopt.studies.folders import new_folder, suffix_for
-from epsopt.studies.loop.lease import LeaseLost
-from epsopt.studies.loop.ledger import MeasuredMixture, Plan, plan_of, remember_mixture, told_epochs, was_started
-from epsopt.studies.loop.placing import Floats, Placed, as_start, place, shaping
-from epsopt.studies.loop.queue import Suggestion, config_of, proposal_attributes, record_step
+from epsopt.studies.loop.ledger import MeasuredMixture, Plan, plan_of, told_epochs, was_started
+from epsopt.studies.loop.placing import Floats, Placed, as_start, shaping
+from epsopt.studies.loop.queue import Suggestion, config_of, proposal_attributes
 from epsopt.studies.loop.run import folder_of
-from epsopt.studies.loop.scene import Scene, whole_rows
+from epsopt.studies.loop.scene import Scene
 from epsopt.studies.project.command import takes_start
-from epsopt.studies.project.file import Project
-from epsopt.studies.steps import require_objectives
-from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.decoding.decoder import WeightDecoder
-from epsopt.zoo.decoding.provenance import Provenance
-from epsopt.zoo.decoding.recombination import Parent, is_recombined
-from epsopt.zoo.errors import EpsoptError
-from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.words import count
 
 LOOK = 6.0
@@ -53,8 +43,13 @@ _REMEMBERED = 32  # steps that were runs; older ones hardly count (Credit)
 _LOOKED = "looked"  # attribute: the configuration of a look before it was told how many epochs it has
 
 
-def make_policy(scene: Scene, *, seed: int = 0) -> Policy:
+def make_policy(scene: Scene, *, seed: int = 0, before: Policy | None = None) -> Policy:
     """Put the policy together from what all steps so far promised and brought.
+
+    Args:
+        scene: what is known.
+        seed: of the policy.
+        before: one that was put together earlier: what it learned is learned on.
 
     Raises:
         UsageError: how long a whole run is, is not known.
@@ -81,6 +76,8 @@ def make_policy(scene: Scene, *, seed: int = 0) -> Policy:
         policy.learn(step, scene.brought(trial, plan.reference), taken=max(ledger.paid(trial), 1))
     for mixture in ledger.mixtures:
         policy.learn(_step_of(mixture, len(scene.project.objectives)), mixture.brought)
+    if before is not None:
+        policy.go_on(before)
     return policy
 
 
@@ -167,144 +164,50 @@ def _moved(scene: Scene, placed: Placed | None, name: str) -> Floats | None:
     return None if placed is None or start is None else placed.moved(scene.trained[name], start)
 
 
-class Follower:
-    """Takes the policy's next steps for as long as the budget has room.
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """A run that was chosen: what is queued when it is to be launched.
 
-    Args:
-        project: the space, unless it is to be inferred, the train command, hooks.
-        storage: where the study is.
-        catalogue: of the checkpoints.
-        until: what the ledger says is spent when the budget is.
-        length: epochs of a whole run; None: as past ones had.
-        seed: of the policy.
-        before_writing: called before anything is written; what it raises as LeaseLost ends the work.
-        tell: given a sentence about each mixture.
+    Attributes:
+        space: of its configuration.
+        config: active hyperparameters, as the program is to be told them.
+        init_from: the checkpoint that it starts from; None: where runs start.
+        said: attributes of its trial.
+        key: the same for whoever chooses the same one from what is known by now.
     """
 
-    def __init__(
-        self,
-        project: Project,
-        storage: RDBStorage,
-        catalogue: Catalogue,
-        *,
-        until: float,
-        length: float | None = None,
-        seed: int = 0,
-        before_writing: Callable[[], None] = lambda: None,
-        tell: Callable[[str], object] = lambda _line: None,
-    ) -> None:
-        self._project, self._storage, self._catalogue = project, storage, catalogue
-        self._until, self._length, self._seed = until, length, seed
-        self._before_writing, self._tell = before_writing, tell
-        self._mixes = project.evaluate is not None
-        self._folder: Path | None = None
-        self._saved = 0
-        self._sought: set[Parent] = set()
+    space: Space
+    config: Config
+    init_from: str | None
+    said: Mapping[str, Any]
+    key: str
 
-    def queue(self, n: int) -> None:
-        """Measure mixtures and queue runs, as the policy says, until so many runs wait or no room is left.
 
-        Raises:
-            UsageError: how long a whole run is, is not known.
-            LeaseLost: another learner took over.
-        """
-        with WeightDecoder(self._project.evaluate) as decoder:
-            while True:
-                self._before_writing()
-                scene = self._scene()
-                room = self._until - scene.ledger.spent - scene.ledger.committed()
-                waiting = sum(t.state == TrialState.WAITING for t in scene.ledger.trials)
-                if waiting >= n or room < 1.0 - 1e-9:
-                    return
-                placed = self._place(decoder, scene, room)
-                policy = make_policy(scene, seed=self._seed)
-                step = policy.next(known(scene, placed), running(scene))
-                if step.candidate is not None:
-                    self._before_writing()  # choosing a step takes its time
-                    self._launch(scene, step, step.candidate, math.floor(room + 1e-9))
-                elif placed is not None:
-                    try:
-                        self._tell(self._measure(decoder, scene, placed, step))
-                    except LeaseLost:
-                        raise
-                    except EpsoptError as error:
-                        self._give_up(error)
+def launch_of(scene: Scene, step: Step, candidate: Candidate, room: int) -> Launch:
+    """Return what is to be queued of a step.
 
-    def _scene(self) -> Scene:
-        """Read it; where runs name a base among the runs that was not read yet, that is read first."""
-        scene = Scene.read(self._project, self._storage, self._catalogue, self._length)
-        family = scene.family
-        if family is None or not family.declared or family.base_checkpoint is not None or family.base in self._sought:
-            return scene
-        self._sought.add(family.base)
-        base = Path(family.base.path)
-        if base.is_file() and base.is_relative_to(self._project.runs):
-            ingest(self._catalogue, base.parent, root=self._project.runs, embed=self._project.embed, jobs=1)
-        return Scene.read(self._project, self._storage, self._catalogue, self._length)
-
-    def _place(self, decoder: WeightDecoder, scene: Scene, room: float) -> Placed | None:
-        """Where checkpoints lie, if mixing them is possible and can be paid for."""
-        if not self._mixes or not scene.mixes or scene.family is None or scene.ledger.evaluation > room:
-            return None
-        try:
-            return place(decoder, self._project, scene.checkpoints, scene.family)
-        except EpsoptError as error:
-            self._give_up(error)
-            return None
-
-    def _give_up(self, error: EpsoptError) -> None:
-        self._mixes = False
-        self._tell(f"no mixture was measured: {error}")
-
-    def _launch(self, scene: Scene, step: Step, candidate: Candidate, room: int) -> None:
-        """Queue a run."""
-        epochs = max(round(candidate.epochs), 1)
-        if scene.told:
-            epochs = min(epochs, room, _most(scene.space, scene.told_by))
-        plan = Plan(
-            step.kind, step.promised, step.worth, step.cost, epochs, scene.length, scene.told, scene.told_by,
-            probe=step.kind == "look" and not scene.mixes, reference=tuple(scene.reference.tolist()),
-        )  # fmt: skip
-        config = told_config(scene.space, candidate.config, scene.told_by, epochs)
-        suggestion = suggested(scene, step, replace(candidate, config=config, epochs=plan.ends))
-        said: dict[str, Any] = {"step": plan.to_json(), **proposal_attributes(suggestion, LEVEL)}
-        if plan.kind == "look" and config != candidate.config:
-            said[_LOOKED] = dict(candidate.config)
-        record_step(
-            self._storage, self._project.name, self._project.objectives, scene.space, config, suggestion.init_from, said
-        )  # fmt: skip
-
-    def _measure(self, decoder: WeightDecoder, scene: Scene, placed: Placed, step: Step) -> str:
-        """Measure a mixture and read it into the catalogue, good or not: then the next step knows it."""
-        mixture = step.mixture
-        assert mixture is not None
-        objectives = self._project.objectives
-        recombination, _ = placed.mixable.recombination(placed.mixable.expanded(mixture.coefficients))
-        began = time.monotonic()
-        decoded = decoder.decode(recombination)
-        measured = decoder.measure(decoded, "a mixture")
-        seconds = time.monotonic() - began
-        require_objectives(measured, objectives)
-        self._before_writing()
-        self._folder = self._folder or new_folder(self._project.runs, "mixed")
-        path = self._folder / f"mixed_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
-        ends = zip(objectives, mixture.predicted, mixture.low, mixture.high, strict=True)
-        predicted = {o.name: {"value": float(v), "low": float(a), "high": float(b)} for o, v, a, b in ends}
-        origin = Provenance("work --budget", predicted, measured, decoder.hook, placed.labels)
-        decoder.save(decoded, path, origin)
-        decoder.forget(decoded)
-        self._saved += 1
-        ingest(self._catalogue, self._folder, root=self._project.runs, embed=self._project.embed, jobs=1)
-        values = values_of(measured, objectives)[None]
-        before = scene.volume(scene.measured, scene.reference.tolist())
-        brought = scene.volume(whole_rows(np.vstack([scene.measured, values])), scene.reference.tolist()) - before
-        new = MeasuredMixture(
-            step.promised, brought, step.cost, seconds, mixture.kind, str(path), *_way(placed, mixture)
-        )
-        remember_mixture(self._catalogue, self._project.name, new)
-        gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
-        joined = f"joined the front, {gain}" if brought > 0.0 else "added nothing to the front"
-        return f"{self._folder.name}/{path.name} {joined}; it cost {count(f'{step.cost:.2g}', 'epoch')}"
+    Args:
+        scene: at the moment when it was chosen.
+        step: a run of any kind.
+        candidate: what it launches.
+        room: epochs that are left.
+    """
+    epochs = max(round(candidate.epochs), 1)
+    if scene.told:
+        epochs = min(epochs, room, _most(scene.space, scene.told_by))
+    plan = Plan(
+        step.kind, step.promised, step.worth, step.cost, epochs, scene.length, scene.told, scene.told_by,
+        probe=step.kind == "look" and not scene.mixes, reference=tuple(scene.reference.tolist()),
+    )  # fmt: skip
+    config = told_config(scene.space, candidate.config, scene.told_by, epochs)
+    suggestion = suggested(scene, step, replace(candidate, config=config, epochs=plan.ends))
+    said: dict[str, Any] = {"step": plan.to_json(), **proposal_attributes(suggestion, LEVEL)}
+    if plan.kind == "look" and config != candidate.config:
+        said[_LOOKED] = dict(candidate.config)
+    start = suggestion.init_from
+    alike = sum(config_of(t) == config and t.user_attrs.get("init_from") == start for t in scene.ledger.trials)
+    identity = json.dumps([config, start, alike], sort_keys=True)
+    return Launch(scene.space, config, start, said, hashlib.sha256(identity.encode()).hexdigest()[:16])
 
 
 def suggested(scene: Scene, step: Step, candidate: Candidate) -> Suggestion:
@@ -334,15 +237,6 @@ def suggested(scene: Scene, step: Step, candidate: Candidate) -> Suggestion:
         candidate.config, expected.point, expected.low, expected.high, init_from=init_from,
         joins_front=expected.joins_front, nearest_runs=near, reason=why,
     )  # fmt: skip
-
-
-def _way(placed: Placed, mixture: Mixture) -> tuple[tuple[str, str], float] | tuple[None, None]:
-    """Contents of the two checkpoints that a mixture lies between, and its share of the way from the second."""
-    found = on_way(mixture.coefficients)
-    if found is None:
-        return None, None
-    end, start, share = found
-    return (placed.checkpoints[end].sha256, placed.base if start is None else placed.checkpoints[start].sha256), share
 
 
 def _most(space: Space, by: str | None) -> int:

@@ -1,6 +1,6 @@
 """Learn from what came back in a process of its own, so that no launch waits for it.
 
-With a budget it takes the steps of the policy instead of learning the map (following.py).
+With a budget the steps of the policy are taken instead (stepping.py).
 
 ``python -m epsopt.studies.loop.learning`` takes one JSON document on standard input. Asked for proposals it queues
 them, if none is queued, by the map that there is, which is told of the checkpoints that it was not trained on; only the
@@ -15,16 +15,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from epsopt.optimize.targets import Target
+from epsopt.studies.loop.helper import Helper
 from epsopt.studies.loop.lease import Lease, LeaseLost, lease
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import EpsoptError
@@ -34,9 +32,6 @@ if TYPE_CHECKING:
 
     from epsopt.studies.project.file import Project
     from epsopt.surrogate.surrogate import Surrogate
-
-FOLLOWS = "follow"
-"""Argument of a learner that will be told to follow the policy."""
 
 LOW_PRIORITY = 10
 """What a learner adds to its niceness."""
@@ -54,8 +49,6 @@ class Task:
         reuse: whether proposals may start from checkpoints.
         targets: what proposals shall meet, by metric.
         mix: mixtures to measure at most, before the map is fitted.
-        until: what the ledger says is spent when the budget is, if the policy is to be followed; None: the map is.
-        length: epochs of a whole run, for the policy; None: as past ones had.
     """
 
     project: str
@@ -65,75 +58,10 @@ class Task:
     reuse: bool = False
     targets: Mapping[str, float] = field(default_factory=dict)
     mix: int = 0
-    until: float | None = None
-    length: float | None = None
-
-
-class _Process:
-    """A learner: a process that waits for what it is to do, does it, and ends.
-
-    Args:
-        follows: whether it will be told to follow the policy: then what that takes is loaded before it is told.
-    """
-
-    def __init__(self, *, follows: bool) -> None:
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
-        self._heard = False
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "epsopt.studies.loop.learning", *([FOLLOWS] if follows else [])],
-            stdin=subprocess.PIPE,
-            stdout=self._told,
-            stderr=self._said,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-            start_new_session=True,  # a terminal's Ctrl-C is the worker's to hear
-        )
-
-    def give(self, task: Task) -> None:
-        """Tell it what to do."""
-        if self._process.stdin is not None:
-            # Not as arguments: a database URL may hold a password, and anybody can list the arguments of a process.
-            with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
-                pipe.write(json.dumps(asdict(task)).encode())
-
-    def runs(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.poll() is None
-
-    def news(self) -> list[str]:
-        """Return what it had to tell, a line each, once it has ended, and once."""
-        if self._heard or self.runs():
-            return []
-        self._heard = True
-        return _lines(self._told)
-
-    def failure(self) -> str | None:
-        """Say why it failed; None if it did not, or has not ended."""
-        if not self._process.poll():
-            return None
-        lines = _lines(self._said)
-        return lines[-1] if lines else f"learning from the runs ended with status {self._process.returncode}"
-
-    def end(self) -> None:
-        """Kill it and the processes that it started, unless it has ended."""
-        if self.runs():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session of its own
-            self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-
-
-def _lines(file: IO[bytes]) -> list[str]:
-    file.seek(0)
-    return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
 
 
 class BackgroundLearner:
     """Starts learners: one that proposes and one that learns, at most, so that neither waits for the other.
-
-    With a budget the next one to propose is started as soon as the one before has ended, and waits to be asked: what
-    takes seconds to load is loaded while programs run.
 
     Args:
         project: the project file.
@@ -142,8 +70,6 @@ class BackgroundLearner:
         reuse: whether proposals may start from checkpoints.
         targets: what proposals shall meet.
         mix: mixtures to measure at most, each time.
-        until: what the ledger says is spent when the budget is; None: there is none, and the map proposes.
-        length: epochs of a whole run, where there is a budget; None: as past ones had.
     """
 
     def __init__(
@@ -155,14 +81,11 @@ class BackgroundLearner:
         reuse: bool = False,
         targets: Sequence[Target] = (),
         mix: int = 0,
-        until: float | None = None,
-        length: float | None = None,
     ) -> None:
         wanted = {t.name: t.value for t in targets}
-        self._task = Task(str(project), storage, 0, seed, reuse, wanted, mix, until, length)
-        self._asker: _Process | None = None
-        self._learner: _Process | None = None
-        self._next: _Process | None = None  # waits to be asked
+        self._task = Task(str(project), storage, 0, seed, reuse, wanted, mix)
+        self._asker: Helper | None = None
+        self._learner: Helper | None = None
         self._news: list[str] = []
 
     def asks(self) -> bool:
@@ -178,15 +101,16 @@ class BackgroundLearner:
         if self.asks() if propose else self.learns():
             return
         self._collect()
-        follows = self._task.until is not None
-        process, self._next = self._next, None
-        if process is None or not process.runs():
-            process = _Process(follows=follows)
-        process.give(replace(self._task, propose=propose))
+        helper = Helper("epsopt.studies.loop.learning")
+        helper.say(asdict(replace(self._task, propose=propose)))
+        helper.close()
         if propose:
-            self._asker = process
+            self._asker = helper
         else:
-            self._learner = process
+            self._learner = helper
+
+    def look_ahead(self) -> None:
+        """Nothing: what is proposed ahead is queued (:attr:`Orders.ask`)."""
 
     def news(self) -> list[str]:
         """Return what those that ended had to tell, a line each, once."""
@@ -195,12 +119,9 @@ class BackgroundLearner:
         return told
 
     def _collect(self) -> None:
-        if self._asker is not None and not self._asker.runs():
-            self._news += self._asker.news()
-            if self._task.until is not None and self._next is None:
-                self._next = _Process(follows=True)
-        if self._learner is not None and not self._learner.runs():
-            self._news += self._learner.news()
+        for helper in (self._asker, self._learner):
+            if helper is not None:
+                self._news += helper.hear()
 
     def trouble(self) -> str | None:
         """Say why the last one that was to propose failed; None if it did not, or has not ended."""
@@ -210,18 +131,19 @@ class BackgroundLearner:
         """Say why the last one that was to learn failed; None if it did not, or has not ended."""
         return None if self._learner is None else self._learner.failure()
 
+    def finish(self) -> None:
+        """End what is at work."""
+        self.stop()
+
     def stop(self) -> None:
         """End all of them; the next ones start from what is in the database."""
-        for process in (self._asker, self._learner, self._next):
-            if process is not None:
-                process.end()
-        self._next = None
+        for helper in (self._asker, self._learner):
+            if helper is not None:
+                helper.end()
 
 
 def learn(task: Task) -> None:
     """Queue proposals if asked, otherwise learn from what is new.
-
-    With a budget the policy is followed instead, and no map is learned.
 
     Raises:
         EpsoptError: there is too little to learn from, nothing new is left to propose, or the project or its database
@@ -237,11 +159,7 @@ def learn(task: Task) -> None:
     project = load_project(task.project)
     storage = open_storage(task.storage, create=False)
     with Catalogue(task.storage, project.rename) as catalogue:
-        if task.until is not None:
-            with lease(catalogue, wait=bool(task.propose)) as held:
-                if held is not None:
-                    _follow(task, project, storage, catalogue, held)
-        elif task.propose:
+        if task.propose:
             _propose(task, project, storage, catalogue)
         else:
             with lease(catalogue, wait=False) as held:
@@ -334,18 +252,6 @@ def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalog
         fit_map(catalogue, seed=task.seed, bounds=project.bounds)
 
 
-def _follow(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue, held: Lease) -> None:
-    """Take the policy's next steps; tell of the mixtures."""
-    from epsopt.studies.loop.following import Follower
-
-    assert task.until is not None
-    follower = Follower(
-        project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
-        before_writing=held.require, tell=lambda line: sys.stdout.write(f"{line}\n"),
-    )  # fmt: skip
-    follower.queue(task.propose)
-
-
 def _mix(task: Task, project: Project, catalogue: Catalogue, held: Lease) -> None:
     """Measure mixtures and take those into the catalogue that join the front; tell what came of it."""
     from epsopt.studies.loop.mixing import mix_round
@@ -367,18 +273,6 @@ def _is_queued(storage: RDBStorage, project: str) -> bool:
     return bool(waiting(storage, project))
 
 
-def _load() -> None:
-    """Load what takes seconds to load, before it is asked for: the first optimiser and the first study load, too."""
-    import optuna
-    import torch
-
-    import epsopt.studies.loop.following  # noqa: F401
-
-    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    optuna.storages.RDBStorage("sqlite://")
-
-
 def _let_training_come_first() -> None:
     """Lower the priority: of this process, and of its session, by which Linux may weigh first (sched(7), autogroup)."""
     with contextlib.suppress(OSError):
@@ -390,10 +284,8 @@ def _let_training_come_first() -> None:
 
 def main() -> int:
     """Do what standard input says; returns the exit status."""
-    if FOLLOWS in sys.argv[1:]:
-        _load()
     asked = sys.stdin.read()
-    if not asked:  # it is not needed any more, or whoever would have asked is gone
+    if not asked:  # whoever would have asked is gone
         return 0
     task = Task(**json.loads(asked))
     if not task.propose:  # a launch may wait for proposals, none waits for learning

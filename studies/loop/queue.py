@@ -134,7 +134,8 @@ def record_step(
     config: Mapping[str, Any],
     init_from: str | None,
     said: Mapping[str, Any],
-) -> int:
+    key: str | None = None,
+) -> int | None:
     """Queue one run with what is said of it; unlike a proposal it is queued even if an earlier one was like it.
 
     Args:
@@ -145,9 +146,10 @@ def record_step(
         config: active hyperparameters by name.
         init_from: the checkpoint that it starts from; None: where runs start.
         said: attributes of the trial (:func:`proposal_attributes`, and what the step was).
+        key: of the step, so that whoever else chose the same one does not queue it too; by default it has its own.
 
     Returns:
-        The trial's number.
+        The trial's number; None: a step of that key was queued before.
 
     Raises:
         UsageError: the configuration is not one of the search space.
@@ -160,11 +162,12 @@ def record_step(
     described = space.as_json()
     if study.user_attrs.get("space") != described:
         study.set_user_attr("space", described)
-    attributes = {"key": uuid.uuid4().hex[:16], "kind": "proposal", "provenance": NOT_EVALUATED, **said}
+    attributes = {"key": key or uuid.uuid4().hex[:16], "kind": "proposal", "provenance": NOT_EVALUATED, **said}
     if init_from is not None:
         attributes["init_from"] = init_from
     trial = create_trial(state=TrialState.WAITING, user_attrs=attributes, system_attrs={"fixed_params": dict(config)})
-    add_new(storage, study_id, [trial], "key")
+    if not add_new(storage, study_id, [trial], "key"):
+        return None
     return numbers_by(storage, study_id, "key")[attributes["key"]]
 
 

@@ -73,10 +73,16 @@ class Learner(Protocol):
         """Say why learning failed the last time; None if it did not."""
 
     def news(self) -> list[str]:
-        """Return what those that ended had to tell, a line each, once."""
+        """Return what there was to tell, a line each, once."""
+
+    def look_ahead(self) -> None:
+        """Make up its mind while programs run, with what they wrote by now, about what it may be asked for next."""
+
+    def finish(self) -> None:
+        """End it, when it has done what would be lost."""
 
     def stop(self) -> None:
-        """End it."""
+        """End it at once."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ class Worker:
         self._asked: tuple[int, int] | None = None  # runs that had ended and been launched when it last asked
         self._asking = False
         self._learn_next = False  # since proposals were asked for
+        self._looked_at: list[tuple[int, int]] = []  # runs and their checkpoints when it last looked ahead
         self._nothing_at = -float("inf")  # when the queue was last found empty
         self._refused_since: float | None = None  # the database, time after time
         self._refused_at = -float("inf")  # the last time
@@ -185,10 +192,11 @@ class Worker:
                 self._wait_for_learner()  # what it is at may have begun before the last runs ended
                 self._learn(1)
                 self._wait_for_learner()
+                if self.learner is not None:
+                    self.learner.finish()
+                    self._hear()
                 if self.goal is not None and self.reached is None:
                     self._arrive(self.goal.reached(at_once=True), heart)
-                if self.learner is not None:
-                    self.learner.stop()
             except BaseException:
                 self._abandon(heart)
                 raise
@@ -239,6 +247,7 @@ class Worker:
         self._learn(self.orders.learn_after)
         more = self._fill(heart)
         self._ask_ahead()
+        self._look_ahead()
         return bool(self._runs) or more
 
     def _arrive(self, reached: Checkpoint | None, heart: Heartbeat) -> None:
@@ -289,7 +298,7 @@ class Worker:
     def _fill(self, heart: Heartbeat) -> bool:
         """Start runs while there is room; False when no more will come."""
         while len(self._runs) < self.orders.jobs:
-            if self.orders.runs is not None and self._launched >= self.orders.runs:
+            if self._launches_no_more():
                 return False
             if (self._runs or self._asking) and time.monotonic() - self._nothing_at < self.orders.watch:
                 return True
@@ -369,11 +378,11 @@ class Worker:
     def _ask_ahead(self) -> None:
         """Ask for more as soon as nothing waits, while programs run: so there is something when one has ended.
 
-        Not with a budget: each of its steps needs what the one before it brought.
+        Not with a budget: each of its steps needs what the one before it brought (:meth:`_look_ahead`).
         """
         if not self._runs or not self.orders.ask or self.learner is None or self.budget is not None or self._asking:
             return
-        if self.orders.runs is not None and self._launched >= self.orders.runs:
+        if self._launches_no_more():
             return
         if not self._knows_more() or time.monotonic() - self._nothing_at < self.orders.watch:
             return
@@ -382,6 +391,20 @@ class Worker:
             return
         self._nothing_at = time.monotonic()
         self._ask(self.learner)
+
+    def _launches_no_more(self) -> bool:
+        return self.orders.runs is not None and self._launched >= self.orders.runs
+
+    def _look_ahead(self) -> None:
+        """With a budget, have the next step chosen ahead, anew with every checkpoint, while all slots are taken."""
+        if self.budget is None or self.learner is None or not self.orders.ask or len(self._runs) < self.orders.jobs:
+            return
+        if self._launches_no_more():
+            return
+        looked_at = [(run.taken.trial_id, len(run.checkpoints)) for run in self._runs]
+        if looked_at != self._looked_at:
+            self._looked_at = looked_at
+            self.learner.look_ahead()
 
     def _knows_more(self) -> bool:
         """Whether anything happened since it last asked, so that the answer may be another one."""

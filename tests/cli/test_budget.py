@@ -213,7 +213,7 @@ def test_a_hyperparameter_called_epochs_says_how_long_a_run_is(young, tmp_path):
 
 
 def test_the_worker_is_given_the_budget_its_stopper_the_targets_and_its_learner_where_it_ends(young, monkeypatch):
-    from epsopt.studies.loop import worker, worth
+    from epsopt.studies.loop import asking, worker, worth
 
     given = {}
     monkeypatch.setattr(worker.Worker, "work", lambda self: given.update(worker=self) or [])
@@ -221,5 +221,6 @@ def test_the_worker_is_given_the_budget_its_stopper_the_targets_and_its_learner_
     working = given["worker"]
     assert isinstance(working.stopper, worth.WorthStopper)
     assert [(t.name, t.value) for t in working.stopper._targets] == [("coverage", 0.9)]
+    assert isinstance(working.learner, asking.StepAsker)
     assert (working.learner._task.until, working.learner._task.length) == (7.0, 3)
     assert (working.budget.epochs, working.orders.learn_after) == (7, 0)

@@ -243,28 +243,6 @@ def test_what_keeps_a_learner_from_learning_is_said_in_one_sentence(tmp_path):
     assert "epsopt.toml: cannot be read" in learner.trouble()
 
 
-def test_a_learner_that_is_not_needed_any_more_ends_by_itself_and_one_that_follows_waits_to_be_asked(tmp_path):
-    from epsopt.studies.loop.learning import BackgroundLearner
-
-    learner = BackgroundLearner(tmp_path / "epsopt.toml", f"sqlite:///{tmp_path / 'none.db'}", until=3.0)
-    learner.start(1)
-    while learner.asks():
-        time.sleep(0.1)
-    assert learner.news() == []
-    waiting = learner._next
-    assert waiting is not None
-    learner.start(1)
-    assert (learner._asker, learner._next) == (waiting, None)
-    while learner.asks():
-        time.sleep(0.1)
-    assert "epsopt.toml: cannot be read" in learner.trouble()
-    learner.news()
-    spare = learner._next._process
-    spare.stdin.close()  # as when its worker dies
-    assert spare.wait(60) == 0
-    learner.stop()
-
-
 def test_reuse_needs_a_place_for_the_start_and_then_starts_from_the_front(copy, mine, proposed):
     other = copy(mine)
     for p in mine("propose", "-n", "2", "--reuse", "--no-record", "--json").document["proposals"]:

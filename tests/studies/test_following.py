@@ -14,15 +14,16 @@ from optuna.trial import TrialState
 from epsopt.optimize.loop.mixing import Mixture, WeightSpace
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage
-from epsopt.studies.loop import following, placing
+from epsopt.studies.loop import following, placing, stepping
 from epsopt.studies.loop import ledger as ledger_module
 from epsopt.studies.loop.claims import claim, finish, give_back
-from epsopt.studies.loop.following import Follower, failed, known, make_policy, running, suggested, told_config
+from epsopt.studies.loop.following import failed, known, make_policy, running, suggested, told_config
 from epsopt.studies.loop.lease import LeaseLost
 from epsopt.studies.loop.ledger import Budget, Ledger, MeasuredMixture, plan_of, remember_mixture, written
 from epsopt.studies.loop.placing import Placed, as_start, front_family, place, shaping
 from epsopt.studies.loop.queue import config_of, proposed_trials, record_step
 from epsopt.studies.loop.scene import Scene
+from epsopt.studies.loop.stepping import Follower
 from epsopt.zoo import Catalogue, ingest, load_weights
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import is_recombined
@@ -58,9 +59,20 @@ def cheap(monkeypatch) -> float:
     return 0.1
 
 
-def follower(studied, until: float = 1000.0, **options) -> Follower:
+def follower(studied, until: float = 1000.0, patience: float = 600.0, **options) -> Follower:
     project, storage, catalogue = studied
-    return Follower(project, storage, catalogue, until=until, **options)
+    return Follower(project, storage, catalogue, until=until, patience=patience, **options)
+
+
+def follow(studied, n: int = 1, **options) -> None:
+    """Ask for so many steps, one after another; all that waited before are under way then."""
+    storage = studied[1]
+    with follower(studied, **options) as mine:
+        for _ in range(n):
+            if any(t.state == TrialState.WAITING for t in proposed_trials(storage, "tiny")):
+                claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
+            mine.ask()
+            mine.advance()
 
 
 def remember(catalogue, *mixtures: MeasuredMixture) -> None:
@@ -75,7 +87,7 @@ def plans(studied) -> list:
 def test_a_mixture_is_measured_there_and_then_and_the_next_step_knows_it(studied, cheap):
     project, storage, catalogue = studied
     told: list[str] = []
-    follower(studied, until=1.0, tell=told.append).queue(1)  # its hook has no bounds: stretching goes on for ever
+    follow(studied, until=1.0, tell=told.append)  # its hook has no bounds: stretching goes on for ever
     mixed = [c for c in catalogue.checkpoints() if is_recombined(c)]
     ledger = Ledger.read(storage, catalogue, "tiny")
     assert mixed
@@ -99,7 +111,7 @@ def test_a_base_that_runs_name_is_read_with_them(quiet, tmp_path):
         for i in range(4):  # as a worker does, run by run
             ingest(catalogue, project.runs / f"run_{i}", root=project.runs, jobs=1)
         assert Scene.read(project, storage, catalogue).origin is None
-        Follower(project, storage, catalogue, until=1000.0).queue(1)
+        follow((project, storage, catalogue))
         scene = Scene.read(project, storage, catalogue)
     assert scene.origin.key == ""
     assert scene.origin.values[0] == 0.0
@@ -112,7 +124,7 @@ def test_a_base_that_runs_name_is_read_with_them(quiet, tmp_path):
 
 def test_without_a_hook_nothing_is_mixed(studied):
     project, storage, catalogue = studied
-    Follower(replace(project, evaluate=None), storage, catalogue, until=1000.0).queue(1)
+    follow((replace(project, evaluate=None), storage, catalogue))
     assert not any(is_recombined(c) for c in catalogue.checkpoints())
     assert len(plans(studied)) == 1
 
@@ -123,7 +135,7 @@ def test_a_hook_that_fails_is_told_in_a_line_and_a_run_is_chosen(studied, cheap,
     project, storage, catalogue = studied
     told: list[str] = []
     broken = replace(project, evaluate="broken_hook:evaluate")
-    Follower(broken, storage, catalogue, until=1000.0, tell=told.append).queue(1)
+    follow((broken, storage, catalogue), tell=told.append)
     assert len(told) == 1
     assert told[0].startswith("no mixture was measured: the evaluate hook 'broken_hook:evaluate'")
     assert len(plans(studied)) == 1
@@ -131,31 +143,34 @@ def test_a_hook_that_fails_is_told_in_a_line_and_a_run_is_chosen(studied, cheap,
 
 
 @pytest.mark.parametrize("calls", [0, 1, 2])
-def test_who_was_taken_for_dead_writes_nothing_more(studied, cheap, calls):
+def test_who_was_taken_for_dead_writes_nothing_more(studied, cheap, calls, monkeypatch):
     project, storage, catalogue = studied
     before, left = len(catalogue.checkpoints()), [calls]
-
-    def alive() -> None:
-        if not left[0]:
-            raise LeaseLost("another learner took over")
-        left[0] -= 1
 
     def files() -> set:
         return set(project.runs.rglob("*"))
 
     there = files()
-    with pytest.raises(LeaseLost):
-        follower(studied, before_writing=alive).queue(1)
+    with follower(studied) as dead:
+
+        def require(_lease) -> None:
+            if not left[0]:
+                dead.close()
+                raise LeaseLost("another learner took over")
+            left[0] -= 1
+
+        monkeypatch.setattr("epsopt.studies.loop.lease.Lease.require", require)
+        dead.ask()
+        dead.advance()
     written_down = Ledger.read(storage, catalogue, "tiny")
-    measured = max(calls - 1, 0)  # the first call is before the first step, the second before its mixture is saved
-    assert (len(written_down.trials), len(written_down.mixtures)) == (0, measured)
-    assert len(catalogue.checkpoints()) - before == measured
-    assert (files() == there) == (measured == 0)
+    assert (len(written_down.trials), len(written_down.mixtures)) == (0, calls)
+    assert len(catalogue.checkpoints()) - before == calls
+    assert (files() == there) == (calls == 0)
 
 
 def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, tmp_path):
     project, storage, catalogue = studied
-    follower(studied).queue(2)
+    follow(studied, 2)
     steps = []
     for _ in range(2):
         scene = Scene.read(project, storage, catalogue)
@@ -167,8 +182,8 @@ def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, t
         one.backup(two)  # as another machine would see it
     url = f"sqlite:///{tmp_path / 'other.db'}"
     with Catalogue(url) as other:
-        Follower(project, open_storage(url), other, until=1000.0).queue(3)
-    follower(studied).queue(3)
+        follow((project, open_storage(url), other))
+    follow(studied)
     there, here = (proposed_trials(open_storage(u), "tiny")[2] for u in (url, project.storage))
     assert config_of(there) == config_of(here)
     assert there.user_attrs["step"] == here.user_attrs["step"]
@@ -179,7 +194,7 @@ def test_a_step_is_queued_with_what_a_proposal_is_queued_with(quiet):
     project, storage, catalogue = quiet
     scene = Scene.read(project, storage, catalogue)
     step = make_policy(scene).next(known(scene, None), running(scene))
-    follower(quiet).queue(1)
+    follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     said, names = trial.user_attrs, ("up", "calm")
     assert said["level"] == step.expected.level == 0.9
@@ -202,7 +217,7 @@ def test_of_a_run_that_is_given_less_than_it_was_chosen_for_its_own_end_is_predi
     project, storage, catalogue = quiet
     scene = Scene.read(project, storage, catalogue, 4.0)
     step = make_policy(scene).next(known(scene, None), running(scene))
-    follower(quiet, until=1.0, length=4.0).queue(1)
+    follow(quiet, until=1.0, length=4.0)
     (trial,) = proposed_trials(storage, "tiny")
     assert plan_of(trial.user_attrs).epochs == 1 < step.cost
     cut = suggested(scene, step, replace(step.candidate, epochs=1.0))
@@ -214,7 +229,7 @@ def test_of_a_run_that_is_given_less_than_it_was_chosen_for_its_own_end_is_predi
 
 def test_of_a_look_nothing_is_predicted_but_why_it_is_taken_is_said(studied, monkeypatch):
     monkeypatch.setattr(following, "FIRST_RUNS", 9)
-    follower(studied).queue(1)
+    follow(studied)
     (trial,) = proposed_trials(studied[1], "tiny")
     assert plan_of(trial.user_attrs).kind == "look"
     assert not any(n.startswith(("predicted.", "interval.", "joins_front")) for n in trial.user_attrs)
@@ -224,7 +239,7 @@ def test_of_a_look_nothing_is_predicted_but_why_it_is_taken_is_said(studied, mon
 
 def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
     _, storage, catalogue = quiet
-    follower(quiet).queue(1)
+    follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     kind = plan_of(trial.user_attrs).kind
     believed = make_policy(Scene.read(*quiet))._credit.trust(kind, 1.0)
@@ -246,7 +261,7 @@ def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
 
 def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once(quiet):
     _, storage, catalogue = quiet
-    follower(quiet).queue(1)
+    follow(quiet)
     study = storage.get_study_id_from_name("tiny/proposals")
     budget = Budget(20, storage, catalogue, "tiny")
     before = make_policy(Scene.read(*quiet))
@@ -280,11 +295,11 @@ def test_mixtures_cost_what_their_seconds_are_in_epochs(studied):
 
 
 def test_no_run_is_given_more_than_is_left(quiet):
-    follower(quiet, until=5.0, length=4.0).queue(9)
+    follow(quiet, 9, until=5.0, length=4.0)
     epochs = [p.epochs for p in plans(quiet)]
     assert sum(epochs) == 5
     assert max(epochs) <= 4
-    follower(quiet, until=5.0, length=4.0).queue(9)
+    follow(quiet, 9, until=5.0, length=4.0)
     assert len(plans(quiet)) == len(epochs)
 
 
@@ -309,7 +324,7 @@ def test_where_the_files_are_gone_runs_start_where_runs_start(quiet):
     project, storage, catalogue = quiet
     for path in project.runs.glob("run_*/*.pt"):
         path.unlink()
-    Follower(project, storage, catalogue, until=1000.0).queue(1)
+    follow((project, storage, catalogue))
     (trial,) = proposed_trials(storage, "tiny")
     assert trial.user_attrs["step"]["kind"] == "run"
     assert "init_from" not in trial.user_attrs
@@ -390,7 +405,7 @@ def test_epochs_are_counted_where_no_checkpoint_says_its_own(studied):
 @pytest.mark.parametrize(("epochs", "paid"), [([(0, 1), (1, 2)], 2), ([(0, 0), (1, 1)], 1), ([(0, 0)], 1), ([], 0)])
 def test_what_a_run_paid_counts_from_its_first_epoch_whatever_its_files_call_it(quiet, epochs, paid):
     _, storage, catalogue = quiet
-    follower(quiet).queue(1)
+    follow(quiet)
     taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
     curve = [{"epoch": e, "trained": n, "path": f"/{e}.pt", "metrics": {}} for e, n in epochs]
     finish(storage, taken.trial_id, TrialState.COMPLETE, [0.0, 0.0], {"checkpoints": curve})
@@ -475,7 +490,7 @@ def test_mixtures_on_a_run_s_way_are_known_with_it(studied):
             row[:, stands[sha[name, 2]]] = share
         nothing = np.zeros(2)
         chosen = Mixture(row, 0.1, nothing, nothing, nothing, "between")
-        return MeasuredMixture(0.1, 0.0, 0.5, 1.0, "between", path, *following._way(found, chosen))
+        return MeasuredMixture(0.1, 0.0, 0.5, 1.0, "between", path, *stepping._way(found, chosen))
 
     mixed = {c.run: c for c in scene.checkpoints if c.epoch == 1}  # what they measured is of no matter here
     remember(
@@ -506,7 +521,7 @@ def test_what_is_remembered_of_a_mixture_comes_back_as_it_was(studied):
 
 def test_mixtures_that_are_measured_are_remembered_with_kind_and_place(studied, cheap):
     project, storage, catalogue = studied
-    follower(studied).queue(1)
+    follow(studied)
     (plan,) = plans(studied)
     assert plan.kind in ("run", "branch"), "in the end it is a run"
     scene, ledger = Scene.read(project, storage, catalogue), Ledger.read(storage, catalogue, "tiny")
@@ -585,7 +600,7 @@ def test_an_attempt_that_measured_something_speaks_for_those_after_it(studied):
 
 def test_a_step_whose_program_could_not_be_started_broke_no_promise(quiet):
     _, storage, _ = quiet
-    follower(quiet).queue(1)
+    follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     kind = plan_of(trial.user_attrs).kind
     believed = make_policy(Scene.read(*quiet))._credit.trust(kind, 1.0)
@@ -598,7 +613,7 @@ def test_a_look_that_was_told_its_epochs_by_a_hyperparameter_is_not_chosen_again
     project, storage, catalogue = studied
     space = Space((*project.space.parameters, Parameter("epochs", "int", 1, 40)))
     young = replace(project, space=space, evaluate=None, command=("train", "{lr}", "{epochs}"))
-    Follower(young, storage, catalogue, until=1000.0, length=4.0).queue(4)
+    follow((young, storage, catalogue), 4, length=4.0)
     trials = proposed_trials(storage, "tiny")
     assert [plan_of(t.user_attrs).kind for t in trials] == ["look"] * 4
     assert {config_of(t)["epochs"] for t in trials} == {4}

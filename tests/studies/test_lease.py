@@ -131,24 +131,6 @@ def test_a_learner_lowers_the_priority_of_its_session_since_linux_weighs_session
     assert done.stdout.strip().endswith("nice 10")
 
 
-def test_a_learner_that_is_ended_leaves_no_process_behind():
-    learner = learning._Process(follows=False)
-    real, code = (
-        learner._process,
-        "import subprocess, sys\nprint(subprocess.Popen(['sleep', '60']).pid, flush=True)\ninput()",
-    )
-    learner._process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    real.kill()
-    child = int(learner._process.stdout.readline())
-    learner.end()
-    until = time.monotonic() + 30
-    while Path(f"/proc/{child}/stat").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
-        assert time.monotonic() < until, "what a fit started goes on"
-        time.sleep(0.05)
-
-
 def test_what_two_learners_remember_at_once_is_all_kept(anywhere, catalogue):
     def follow(who: float) -> None:
         with Catalogue(anywhere) as mine:

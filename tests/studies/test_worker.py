@@ -352,6 +352,12 @@ class FakeLearner:
     def news(self) -> list[str]:
         return []
 
+    def look_ahead(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
     def stop(self) -> None:
         pass
 
@@ -409,21 +415,31 @@ def test_no_launch_waits_for_learning_and_the_next_proposals_are_asked_for_while
     assert learner.asked == [2, 2, 1]
 
 
-def test_with_a_budget_nothing_is_asked_for_before_a_slot_is_free(loop):
-    class Plenty:
-        def room(self, *, waiting: bool = False) -> int:
-            return 9
+class Plenty:
+    """A budget that is never spent."""
 
-        def left(self) -> int:
-            return 9
+    def room(self, *, waiting: bool = False) -> int:
+        return 9
 
-        def resumed(self, attributes) -> int:
-            return 0
+    def left(self) -> int:
+        return 9
 
-    learner = SlowLearner(loop)
-    loop.queue({"lr": 0.9, "seconds": 0.3})
+    def resumed(self, attributes) -> int:
+        return 0
+
+
+def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_while_all_are_taken(loop):
+    class Ahead(SlowLearner):
+        def look_ahead(self) -> None:
+            self.told.append(("ahead", ""))
+
+        def finish(self) -> None:
+            self.told.append(("finish", ""))
+
+    learner = Ahead(loop)
+    loop.queue({"lr": 0.9, "epochs": 3, "seconds": 0.3})
     loop.work(replace(ORDERS, runs=3, ask=8), learner=learner, tell=learner.tell, budget=Plenty())
-    assert [k for k, _ in learner.told] == [
+    assert [k for k, _ in learner.told if k != "ahead"] == [
         "started",
         "ended",
         "asking",
@@ -432,8 +448,15 @@ def test_with_a_budget_nothing_is_asked_for_before_a_slot_is_free(loop):
         "asking",
         "started",
         "ended",
+        "finish",
     ]
     assert learner.asked == [1, 1]
+    kinds = [k for k, _ in learner.told]
+    first = kinds[: kinds.index("ended")]
+    assert 2 <= first.count("ahead") <= 4, "when it begins, and with each checkpoint that is seen while it runs"
+    assert first[0] == "started"
+    last = kinds[len(kinds) - kinds[::-1].index("started") :]
+    assert "ahead" not in last, "nothing will be launched after it"
 
 
 def test_each_run_says_how_long_its_slot_was_empty_and_a_retry_has_a_wait_of_its_own(loop):

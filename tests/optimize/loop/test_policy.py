@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from epsopt.optimize.loop import policy as module
 from epsopt.optimize.loop.choice import Candidate, Start
-from epsopt.optimize.loop.curves import Curve
+from epsopt.optimize.loop.curves import Curve, fit_curves
 from epsopt.optimize.loop.mixing import WeightSpace
 from epsopt.optimize.loop.policy import Known, Policy, Step
 from epsopt.optimize.space import Parameter, Space
@@ -20,8 +21,9 @@ BASE = Start("", np.array([0.5, 0.1]))
 
 def policy(**how) -> Policy:
     return Policy(
-        SPACE, OBJECTIVES, length=10.0, reference=np.zeros(2), **{"origin": BASE, "look_epochs": 4.0, "seed": 1, **how}
-    )
+        SPACE, OBJECTIVES, reference=np.zeros(2),
+        **{"length": 10.0, "origin": BASE, "look_epochs": 4.0, "seed": 1, **how},
+    )  # fmt: skip
 
 
 def curve(a: float, b: float, epochs: int = 4) -> Curve:
@@ -223,3 +225,39 @@ def test_looks_at_what_moves_come_first_and_are_as_short_as_branches():
     assert look(still, weights_of(8)).config["part"] == "all"
     assert look(still, weights_of(8)).epochs == 3.0
     assert look(still).epochs == 6.0, "what lies on the way back cannot be had"
+
+
+@pytest.mark.parametrize("runs", [2, 6])
+def test_a_mixture_says_what_to_launch_otherwise_which_is_no_step_that_was_taken(runs):
+    state = known(SIX[:runs], weights_of(4 * runs), spent=1000.0)
+    chooser = policy(evaluation=1e-3)
+    step = chooser.next(state)
+    assert step.kind == "mixture"
+    assert (step.otherwise.kind == "look") == (runs == 2)
+    assert step.otherwise.mixture is step.otherwise.otherwise is None
+    assert chooser._last == "", "nothing was launched"
+    if runs == 2:
+        again = chooser.next(state)
+        assert again.otherwise.candidate.config == step.otherwise.candidate.config
+        dear = policy(evaluation=1e6).next(state)
+        assert dear.candidate.config == step.otherwise.candidate.config
+        assert dear.otherwise is None
+
+
+def test_a_model_is_learned_on_from_an_earlier_policy_s_unless_that_was_of_something_else(monkeypatch):
+    fitted = []
+    monkeypatch.setattr(module, "fit_curves", lambda *a, **how: fitted.append(how["before"]) or fit_curves(*a, **how))
+    first = policy()
+    first.next(known(SIX))
+    second = policy()
+    second.go_on(first)
+    second.next(known(SIX))
+    assert fitted == [None], "nothing is new"
+    third = policy()
+    third.go_on(second)
+    third.next(known([*SIX, curve(0.9, 0.9)]))
+    assert fitted == [None, first._model]
+    for other in (policy(length=12.0), policy(bounds={"up": (0.0, 1.0)})):
+        other.go_on(third)
+        other.next(known(SIX))
+    assert fitted[2:] == [None, None]

@@ -1,0 +1,113 @@
+"""Ask the process that takes the policy's steps (stepping.py): the learner of a worker that spends a budget."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from epsopt.studies.loop.helper import Helper
+
+
+@dataclass(frozen=True)
+class Task:
+    """What steps are taken for.
+
+    Attributes:
+        project: the project file.
+        storage: database URL.
+        until: what the ledger says is spent when the budget is.
+        length: epochs of a whole run; None: as past ones had.
+        seed: of the policy.
+    """
+
+    project: str
+    storage: str
+    until: float
+    length: float | None = None
+    seed: int = 0
+
+
+class StepAsker:
+    """Has the next step chosen while programs run, and queued when a slot is free.
+
+    Args:
+        project: the project file.
+        storage: database URL.
+        until: what the ledger says is spent when the budget is.
+        length: epochs of a whole run; None: as past ones had.
+        seed: of the policy.
+    """
+
+    def __init__(
+        self, project: Path, storage: str, *, until: float, length: float | None = None, seed: int = 0
+    ) -> None:
+        self._task = Task(str(project), storage, until, length, seed)
+        self._helper: Helper | None = None
+        self._waits = False
+        self._trouble: str | None = None
+        self._news: list[str] = []
+
+    def asks(self) -> bool:
+        """Whether a step was asked for that is not queued yet."""
+        if self._waits:
+            self._hear()
+        return self._waits
+
+    def learns(self) -> bool:
+        """Never: all that it learns, the next step is chosen by."""
+        return False
+
+    def start(self, propose: int) -> None:
+        """Ask for the next step, if any is wanted; not twice at a time."""
+        if propose and not self.asks():
+            self._trouble, self._waits = None, True
+            self._say(launch=True)
+
+    def look_ahead(self) -> None:
+        """Have the next step chosen anew, since more is known."""
+        self._say(launch=False)
+
+    def news(self) -> list[str]:
+        """Return what there was to tell, a line each, once."""
+        self._hear()
+        told, self._news = self._news, []
+        return told
+
+    def trouble(self) -> str | None:
+        """Say why the last step that was asked for could not be chosen; None if it could, or is not yet."""
+        return self._trouble
+
+    def setback(self) -> str | None:
+        """None: it learns nothing but what the next step is chosen by."""
+        return None
+
+    def finish(self) -> None:
+        """End it, when it has measured what it is measuring."""
+        if self._helper is not None:
+            self._helper.close()
+            self._helper.wait()
+
+    def stop(self) -> None:
+        """End it at once; the next one starts from what is in the database."""
+        if self._helper is not None:
+            self._helper.end()
+
+    def _say(self, *, launch: bool) -> None:
+        if self._helper is None or not self._helper.runs():
+            self._helper = Helper("epsopt.studies.loop.stepping")
+            self._helper.say(asdict(self._task))
+        self._helper.say({"launch": launch})
+
+    def _hear(self) -> None:
+        if self._helper is None:
+            return
+        ended = not self._helper.runs()
+        for line in self._helper.hear():
+            said = json.loads(line)
+            if "answered" in said:
+                self._waits, self._trouble = False, said["answered"]
+            else:
+                self._news.append(said["told"])
+        if ended and self._waits:
+            self._waits, self._trouble = False, self._helper.failure() or "what chooses the next step has ended"

@@ -1,0 +1,82 @@
+"""A process beside a worker that works for it in the background: told in lines of JSON, heard in lines of text."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import IO, Any
+
+
+class Helper:
+    """A module of ours, run as a process that reads its standard input and tells on its standard output.
+
+    Args:
+        module: its name, as for ``python -m``.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
+        self._heard = 0  # bytes of what it told
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=self._told,
+            stderr=self._said,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            start_new_session=True,  # a terminal's Ctrl-C is the worker's to hear
+        )
+
+    def say(self, document: Mapping[str, Any]) -> None:
+        """Write a line to its standard input; nothing happens if it has ended."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            # Not as arguments: a database URL may hold a password, and anybody can list the arguments of a process.
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(json.dumps(document).encode() + b"\n")
+                self._process.stdin.flush()
+
+    def hear(self) -> list[str]:
+        """Return what it told since it was last asked, a line each; a line that is not whole yet waits."""
+        file = self._told.fileno()
+        new = os.fstat(file).st_size - self._heard
+        # Not with seek and read: where the process goes on to write, it shares with this one.
+        whole, newline, _ = os.pread(file, new, self._heard).rpartition(b"\n")
+        self._heard += len(whole) + len(newline)
+        return [line for line in whole.decode(errors="replace").splitlines() if line.strip()]
+
+    def close(self) -> None:
+        """Say that nothing more will be said: it ends when it is done."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        self._process.wait()
+
+    def failure(self) -> str | None:
+        """Say why it failed, as the last line of its standard error does; None if it did not, or has not ended."""
+        if not self._process.poll():
+            return None
+        self._said.seek(0)
+        lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else f"{self._module} ended with status {self._process.returncode}"
+
+    def end(self) -> None:
+        """Kill it and the processes that it started, unless it has ended."""
+        if self.runs():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session of its own
+            self._process.wait()
+        self.close()

@@ -1,0 +1,395 @@
+"""Take the policy's steps in a process of its own, ahead of being asked, so that no launch waits for a choice.
+
+While programs run, the next run is chosen as if they ended as is expected of them, anew with each checkpoint that they
+write, and mixtures that are worth more than it are measured. A launch that is asked for waits for the choice that knows
+how they ended, but not for long: then the one from before is taken.
+
+``python -m epsopt.studies.loop.stepping`` reads lines of JSON: first the task (:class:`Task`), then whether to launch
+the next step, or to choose it anew since more is known. It tells lines of JSON, too: ``told`` is a sentence about a
+mixture, ``answered`` that a step is queued or none can be, and what trouble there was, if any (asking.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import optuna
+import torch
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from epsopt.optimize.loop.history import values_of
+from epsopt.optimize.loop.mixing import Mixture, on_way
+from epsopt.optimize.loop.policy import Policy, Step
+from epsopt.studies.folders import new_folder, suffix_for
+from epsopt.studies.loop.asking import Task
+from epsopt.studies.loop.following import Launch, known, launch_of, make_policy, running
+from epsopt.studies.loop.lease import Lease, LeaseLost, lease
+from epsopt.studies.loop.ledger import Ledger, MeasuredMixture, remember_mixture
+from epsopt.studies.loop.placing import Placed, place
+from epsopt.studies.loop.queue import record_step
+from epsopt.studies.loop.run import REFUSALS
+from epsopt.studies.loop.scene import Scene, whole_rows
+from epsopt.studies.project.file import Project, load_project
+from epsopt.studies.steps import require_objectives
+from epsopt.studies.storage import open_storage
+from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.provenance import Provenance
+from epsopt.zoo.decoding.recombination import Parent
+from epsopt.zoo.errors import EpsoptError
+from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.words import count
+
+PATIENCE = 3.0
+"""Seconds that a launch waits for a choice that knows how the last run ended, where there is one from before."""
+
+_ASK_AGAIN = 0.2  # seconds between looks at a lease that somebody else holds
+_BORNE = 60.0  # seconds for which a database need not answer
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """A step, and what was known when it was chosen."""
+
+    launch: Launch
+    scene: Scene
+    mixture: tuple[Placed, Step] | None  # to be measured before
+
+
+class Follower:
+    """Chooses the policy's next step, and queues it when asked.
+
+    Of all followers of a database one at a time measures mixtures or makes a choice that it was asked for (lease.py).
+    The others choose ahead meanwhile, and one that was asked goes on alone after a while, without measuring anything.
+
+    Args:
+        project: the space, unless it is to be inferred, the train command, hooks.
+        storage: where the study is.
+        catalogue: of the checkpoints.
+        until: what the ledger says is spent when the budget is.
+        length: epochs of a whole run; None: as past ones had.
+        seed: of the policy.
+        patience: seconds that a launch waits where a step was chosen before it was asked for.
+        tell: given a sentence about each mixture.
+        answer: called once for each time that it was asked, when a step is queued or none can be; given what keeps it
+            from choosing, if something does.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        storage: RDBStorage,
+        catalogue: Catalogue,
+        *,
+        until: float,
+        length: float | None = None,
+        seed: int = 0,
+        patience: float = PATIENCE,
+        tell: Callable[[str], object] = lambda _line: None,
+        answer: Callable[[str | None], object] = lambda _trouble: None,
+    ) -> None:
+        self._project, self._storage, self._catalogue = project, storage, catalogue
+        self._until, self._length, self._seed, self._patience = until, length, seed, patience
+        self._tell, self._answer = tell, answer
+        self._decoder = WeightDecoder(project.evaluate)
+        self._mixes = project.evaluate is not None
+        self._folder: Path | None = None
+        self._saved = 0
+        self._sought: set[Parent] = set()
+        self._policy: Policy | None = None
+        self._placed: tuple[object, Placed | None] | None = None  # and what it was placed by
+        self._lock = threading.RLock()  # of what follows: orders come from other threads
+        self._news = threading.Event()
+        self._asked: float | None = None  # when
+        self._asks = 0
+        self._queued = 0
+        self._ready: Launch | None = None
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._decoder.close()
+
+    def ask(self) -> None:
+        """Have the next step queued as soon as it is chosen; after a while the one that was chosen before."""
+        with self._lock:
+            self._asked = time.monotonic()
+            self._asks += 1
+            timer = threading.Timer(self._patience, self._make_do, (self._asks,))
+        timer.daemon = True
+        timer.start()
+        self._news.set()
+
+    def look(self) -> None:
+        """Have the next step chosen anew, since more is known."""
+        self._news.set()
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._closed = True
+        self._news.set()
+
+    def run(self) -> None:
+        """Advance whenever there is something new, until it is closed."""
+        while not self._closed:
+            self._news.wait()
+            self._news.clear()
+            self.advance()
+
+    def advance(self) -> None:
+        """Choose until a run is ready, measuring mixtures on the way, and queue it if it was asked for."""
+        refused: float | None = None  # since when the database does not answer
+        while not self._closed:
+            try:
+                with self._turn() as held:
+                    if not self._advance(held):
+                        return
+                refused = None
+            except LeaseLost:
+                continue  # it was taken for dead: what it chose may be out of date
+            except REFUSALS as error:
+                refused = refused or time.monotonic()
+                if time.monotonic() - refused > _BORNE:
+                    self._done(_line(error))
+                    return
+                time.sleep(_ASK_AGAIN)
+            except EpsoptError as error:
+                self._done(_line(error))
+                return
+
+    def _advance(self, held: Lease | None) -> bool:
+        """Choose a step, and take it if it is a mixture or was asked for; whether to go on."""
+        with self._lock:
+            asked, queued = self._asked, self._queued
+        chosen = self._choose()
+        with self._lock:
+            if self._queued != queued:  # meanwhile what was ready is: choose beside that
+                return True
+            self._ready = None if chosen is None else chosen.launch
+        if chosen is None:
+            self._done()
+            return False
+        late = asked is not None and time.monotonic() - asked >= self._patience
+        if chosen.mixture is not None and held is not None and not late:
+            try:
+                self._measure(held, chosen.scene, *chosen.mixture)
+            except (LeaseLost, *REFUSALS):
+                raise
+            except EpsoptError as error:
+                self._give_up(error)
+            return True
+        if asked is None:
+            return self._asked is not None  # by now: then something has ended, and is known
+        if held is not None:
+            held.require()  # choosing takes its time
+        return not self._queue(chosen.launch)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[Lease | None]:
+        """The lease; None while somebody else has it, but who was asked waits for it as long as a launch may wait."""
+        began = time.monotonic()
+        while True:
+            with lease(self._catalogue, wait=False) as held:
+                if held is not None or self._asked is None or time.monotonic() - began >= self._patience:
+                    yield held
+                    return
+            time.sleep(_ASK_AGAIN)
+
+    def _make_do(self, ask: int) -> None:
+        """Queue what was chosen before, unless it was answered by now."""
+        with self._lock:
+            if self._asks == ask and self._asked is not None and self._ready is not None:
+                with contextlib.suppress(EpsoptError, *REFUSALS):  # then the choice that is being made will do
+                    ledger = Ledger.read(self._storage, self._catalogue, self._project.name)
+                    if self._may_launch(ledger):
+                        self._queue(self._ready)
+                    else:
+                        self._done()
+
+    def _queue(self, launch: Launch) -> bool:
+        """Queue it, if it was asked for and nobody else did; whether there is nothing left to do about it."""
+        with self._lock:
+            if self._asked is None:
+                return True
+            number = record_step(
+                self._storage, self._project.name, self._project.objectives, launch.space, launch.config,
+                launch.init_from, launch.said, launch.key,
+            )  # fmt: skip
+            self._ready = None
+            self._queued += 1
+            if number is not None:
+                self._done()
+            return number is not None
+
+    def _done(self, trouble: str | None = None) -> None:
+        with self._lock:
+            if self._asked is not None:
+                self._asked = None
+                self._answer(trouble)
+
+    def _may_launch(self, ledger: Ledger) -> bool:
+        """Whether nothing waits, and an epoch is left."""
+        return self._room(ledger) >= 1 and not any(t.state == TrialState.WAITING for t in ledger.trials)
+
+    def _room(self, ledger: Ledger) -> float:
+        """Epochs that no run under way is to have."""
+        return self._until - ledger.spent - ledger.committed() + 1e-9
+
+    def _choose(self) -> _Chosen | None:
+        """Choose by what is known; None: something waits already, or no epoch is left."""
+        scene = self._scene()
+        if not self._may_launch(scene.ledger):
+            return None
+        room = self._room(scene.ledger)
+        placed = self._place(scene, room)
+        self._policy = make_policy(scene, seed=self._seed, before=self._policy)
+        step = self._policy.next(known(scene, placed), running(scene))
+        run = step if step.candidate is not None else step.otherwise
+        assert run is not None
+        assert run.candidate is not None
+        mixture = None if placed is None or step.mixture is None else (placed, step)
+        return _Chosen(launch_of(scene, run, run.candidate, math.floor(room)), scene, mixture)
+
+    def _scene(self) -> Scene:
+        """Read it; where runs name a base among the runs that was not read yet, that is read first."""
+        scene = Scene.read(self._project, self._storage, self._catalogue, self._length)
+        family = scene.family
+        if family is None or not family.declared or family.base_checkpoint is not None or family.base in self._sought:
+            return scene
+        self._sought.add(family.base)
+        base = Path(family.base.path)
+        if base.is_file() and base.is_relative_to(self._project.runs):
+            ingest(self._catalogue, base.parent, root=self._project.runs, embed=self._project.embed, jobs=1)
+        return Scene.read(self._project, self._storage, self._catalogue, self._length)
+
+    def _place(self, scene: Scene, room: float) -> Placed | None:
+        """Where checkpoints lie, if mixing them is possible and can be paid for."""
+        if not self._mixes or not scene.mixes or scene.family is None or scene.ledger.evaluation > room:
+            return None
+        by = (scene.family, scene.checkpoints)
+        if self._placed is None or self._placed[0] != by:
+            try:
+                self._placed = by, place(self._decoder, self._project, scene.checkpoints, scene.family)
+            except EpsoptError as error:
+                self._give_up(error)
+                return None
+        return self._placed[1]
+
+    def _give_up(self, error: EpsoptError) -> None:
+        self._mixes = False
+        self._tell(f"no mixture was measured: {error}")
+
+    def _measure(self, held: Lease, scene: Scene, placed: Placed, step: Step) -> None:
+        """Measure a mixture and read it into the catalogue, good or not: then the next step knows it."""
+        mixture, decoder = step.mixture, self._decoder
+        assert mixture is not None
+        objectives = self._project.objectives
+        recombination, _ = placed.mixable.recombination(placed.mixable.expanded(mixture.coefficients))
+        began = time.monotonic()
+        decoded = decoder.decode(recombination)
+        measured = decoder.measure(decoded, "a mixture")
+        seconds = time.monotonic() - began
+        require_objectives(measured, objectives)
+        held.require()
+        self._folder = self._folder or new_folder(self._project.runs, "mixed")
+        path = self._folder / f"mixed_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
+        ends = zip(objectives, mixture.predicted, mixture.low, mixture.high, strict=True)
+        predicted = {o.name: {"value": float(v), "low": float(a), "high": float(b)} for o, v, a, b in ends}
+        origin = Provenance("work --budget", predicted, measured, decoder.hook, placed.labels)
+        decoder.save(decoded, path, origin)
+        decoder.forget(decoded)
+        self._saved += 1
+        ingest(self._catalogue, self._folder, root=self._project.runs, embed=self._project.embed, jobs=1)
+        values = values_of(measured, objectives)[None]
+        before = scene.volume(scene.measured, scene.reference.tolist())
+        brought = scene.volume(whole_rows(np.vstack([scene.measured, values])), scene.reference.tolist()) - before
+        new = MeasuredMixture(
+            step.promised, brought, step.cost, seconds, mixture.kind, str(path), *_way(placed, mixture)
+        )
+        remember_mixture(self._catalogue, self._project.name, new)
+        gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
+        joined = f"joined the front, {gain}" if brought > 0.0 else "added nothing to the front"
+        self._tell(f"{self._folder.name}/{path.name} {joined}; it cost {count(f'{step.cost:.2g}', 'epoch')}")
+
+
+def _way(placed: Placed, mixture: Mixture) -> tuple[tuple[str, str], float] | tuple[None, None]:
+    """Contents of the two checkpoints that a mixture lies between, and its share of the way from the second."""
+    found = on_way(mixture.coefficients)
+    if found is None:
+        return None, None
+    end, start, share = found
+    return (placed.checkpoints[end].sha256, placed.base if start is None else placed.checkpoints[start].sha256), share
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+class _Answers:
+    """Standard output, for lines of JSON; what the process and its children print otherwise goes to standard error."""
+
+    def __init__(self) -> None:
+        self._file = os.fdopen(os.dup(1), "w")
+        self._lock = threading.Lock()
+        os.dup2(2, 1)
+
+    def say(self, **what: str | None) -> None:
+        """Write a line."""
+        with self._lock:
+            self._file.write(json.dumps(what) + "\n")
+            self._file.flush()
+
+
+def _listen(follower: Follower) -> None:
+    """Pass orders on until nobody is there who may give any."""
+    for line in sys.stdin:
+        if json.loads(line)["launch"]:
+            follower.ask()
+        else:
+            follower.look()
+    follower.close()
+
+
+def main() -> int:
+    """Take steps as standard input says; returns the exit status."""
+    answers = _Answers()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # the first one loads for seconds
+    asked = sys.stdin.readline()
+    if not asked:  # whoever would have asked is gone
+        return 0
+    task = Task(**json.loads(asked))
+    try:
+        project = load_project(task.project)
+        storage = open_storage(task.storage, create=False)
+        with (
+            Catalogue(task.storage, project.rename) as catalogue,
+            Follower(
+                project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
+                tell=lambda line: answers.say(told=line), answer=lambda trouble: answers.say(answered=trouble),
+            ) as follower,
+        ):  # fmt: skip
+            threading.Thread(target=_listen, args=(follower,), daemon=True).start()
+            follower.run()
+    except EpsoptError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
