@@ -64,9 +64,9 @@ class StepAsker:
             self._trouble, self._waits = None, True
             self._say(launch=True)
 
-    def look_ahead(self) -> None:
-        """Have the next step chosen anew, since more is known."""
-        self._say(launch=False)
+    def look_ahead(self, *, mix: bool) -> None:
+        """Have the next step chosen anew, since more is known; with `mix`, mixtures may be measured meanwhile."""
+        self._say(launch=False, mix=mix)
 
     def news(self) -> list[str]:
         """Return what there was to tell, a line each, once."""
@@ -93,11 +93,11 @@ class StepAsker:
         if self._helper is not None:
             self._helper.end()
 
-    def _say(self, *, launch: bool) -> None:
+    def _say(self, **order: bool) -> None:
         if self._helper is None or not self._helper.runs():
             self._helper = Helper("epsopt.studies.loop.stepping")
             self._helper.say(asdict(self._task))
-        self._helper.say({"launch": launch})
+        self._helper.say(order)
 
     def _hear(self) -> None:
         if self._helper is None:

@@ -109,7 +109,7 @@ class BackgroundLearner:
         else:
             self._learner = helper
 
-    def look_ahead(self) -> None:
+    def look_ahead(self, *, mix: bool) -> None:
         """Nothing: what is proposed ahead is queued (:attr:`Orders.ask`)."""
 
     def news(self) -> list[str]:

@@ -4,9 +4,9 @@ While programs run, the next run is chosen as if they ended as is expected of th
 write, and mixtures that are worth more than it are measured. A launch that is asked for waits for the choice that knows
 how they ended, but not for long: then the one from before is taken.
 
-``python -m epsopt.studies.loop.stepping`` reads lines of JSON: first the task (:class:`Task`), then whether to launch
-the next step, or to choose it anew since more is known. It tells lines of JSON, too: ``told`` is a sentence about a
-mixture, ``answered`` that a step is queued or none can be, and what trouble there was, if any (asking.py).
+``python -m epsopt.studies.loop.stepping`` reads lines of JSON: first the task (asking.py), then whether to ``launch``
+the next step, or else to choose it anew since more is known, and then whether to ``mix``. It tells lines of JSON, too:
+``told`` is a sentence about a mixture, ``answered`` that a step is queued or none can be, and what trouble there was.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Follower:
         self._until, self._length, self._seed, self._patience = until, length, seed, patience
         self._tell, self._answer = tell, answer
         self._decoder = WeightDecoder(project.evaluate)
-        self._mixes = project.evaluate is not None
+        self._gave_up = False  # mixing, until it is asked again
         self._folder: Path | None = None
         self._saved = 0
         self._sought: set[Parent] = set()
@@ -116,6 +116,7 @@ class Follower:
         self._asks = 0
         self._queued = 0
         self._ready: Launch | None = None
+        self._mix = False
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -129,13 +130,20 @@ class Follower:
         with self._lock:
             self._asked = time.monotonic()
             self._asks += 1
+            self._mix, self._gave_up = True, False
             timer = threading.Timer(self._patience, self._make_do, (self._asks,))
         timer.daemon = True
         timer.start()
         self._news.set()
 
-    def look(self) -> None:
-        """Have the next step chosen anew, since more is known."""
+    def look(self, *, mix: bool = True) -> None:
+        """Have the next step chosen anew, since more is known.
+
+        Args:
+            mix: whether mixtures may be measured beside the programs that run.
+        """
+        with self._lock:
+            self._mix = mix
         self._news.set()
 
     def close(self) -> None:
@@ -149,6 +157,7 @@ class Follower:
             self._news.wait()
             self._news.clear()
             self.advance()
+            self._decoder.rest()
 
     def advance(self) -> None:
         """Choose until a run is ready, measuring mixtures on the way, and queue it if it was asked for."""
@@ -184,7 +193,7 @@ class Follower:
             self._done()
             return False
         late = asked is not None and time.monotonic() - asked >= self._patience
-        if chosen.mixture is not None and held is not None and not late:
+        if chosen.mixture is not None and held is not None and self._mix and not late:
             try:
                 self._measure(held, chosen.scene, *chosen.mixture)
             except (LeaseLost, *REFUSALS):
@@ -238,7 +247,7 @@ class Follower:
     def _done(self, trouble: str | None = None) -> None:
         with self._lock:
             if self._asked is not None:
-                self._asked = None
+                self._asked, self._mix = None, False  # a program is about to start
                 self._answer(trouble)
 
     def _may_launch(self, ledger: Ledger) -> bool:
@@ -278,7 +287,7 @@ class Follower:
 
     def _place(self, scene: Scene, room: float) -> Placed | None:
         """Where checkpoints lie, if mixing them is possible and can be paid for."""
-        if not self._mixes or not scene.mixes or scene.family is None or scene.ledger.evaluation > room:
+        if self._gave_up or not scene.mixes or scene.family is None or scene.ledger.evaluation > room:
             return None
         by = (scene.family, scene.checkpoints)
         if self._placed is None or self._placed[0] != by:
@@ -290,7 +299,7 @@ class Follower:
         return self._placed[1]
 
     def _give_up(self, error: EpsoptError) -> None:
-        self._mixes = False
+        self._gave_up = True
         self._tell(f"no mixture was measured: {error}")
 
     def _measure(self, held: Lease, scene: Scene, placed: Placed, step: Step) -> None:
@@ -357,10 +366,11 @@ class _Answers:
 def _listen(follower: Follower) -> None:
     """Pass orders on until nobody is there who may give any."""
     for line in sys.stdin:
-        if json.loads(line)["launch"]:
+        said = json.loads(line)
+        if said["launch"]:
             follower.ask()
         else:
-            follower.look()
+            follower.look(mix=said["mix"])
     follower.close()
 
 

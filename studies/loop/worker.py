@@ -75,8 +75,11 @@ class Learner(Protocol):
     def news(self) -> list[str]:
         """Return what there was to tell, a line each, once."""
 
-    def look_ahead(self) -> None:
-        """Make up its mind while programs run, with what they wrote by now, about what it may be asked for next."""
+    def look_ahead(self, *, mix: bool) -> None:
+        """Make up its mind while programs run, with what they wrote by now, about what it may be asked for next.
+
+        With `mix` it may measure mixtures beside them: all have begun to train and know what memory they need.
+        """
 
     def finish(self) -> None:
         """End it, when it has done what would be lost."""
@@ -404,7 +407,7 @@ class Worker:
         looked_at = [(run.taken.trial_id, len(run.checkpoints)) for run in self._runs]
         if looked_at != self._looked_at:
             self._looked_at = looked_at
-            self.learner.look_ahead()
+            self.learner.look_ahead(mix=all(run.checkpoints for run in self._runs))
 
     def _knows_more(self) -> bool:
         """Whether anything happened since it last asked, so that the answer may be another one."""

@@ -131,6 +131,10 @@ def test_mixtures_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, ch
 
     monkeypatch.setattr(Follower, "_measure", measure)
     with follower(studied, patience=0.05, tell=told.append, answer=answers) as mine:
+        mine.look(mix=False)
+        mine.advance()
+        assert (measured, told) == ([], []), "a program that begins is left alone"
+        mine.look()
         mine.advance()
         assert len(measured) == 2, "what waits is launched first"
         (trial,) = waiting(studied)
@@ -295,7 +299,7 @@ command = ["train", "--lr", "{{lr}}"]
 """
     )
     asker = StepAsker(file, catalogue.url, until=1000.0)
-    asker.look_ahead()
+    asker.look_ahead(mix=True)
     asker.start(1)
     until(lambda: not asker.asks(), 120)
     assert asker.trouble() is None

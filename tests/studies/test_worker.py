@@ -352,7 +352,7 @@ class FakeLearner:
     def news(self) -> list[str]:
         return []
 
-    def look_ahead(self) -> None:
+    def look_ahead(self, *, mix: bool) -> None:
         pass
 
     def finish(self) -> None:
@@ -430,8 +430,8 @@ class Plenty:
 
 def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_while_all_are_taken(loop):
     class Ahead(SlowLearner):
-        def look_ahead(self) -> None:
-            self.told.append(("ahead", ""))
+        def look_ahead(self, *, mix: bool) -> None:
+            self.told.append(("ahead", mix))
 
         def finish(self) -> None:
             self.told.append(("finish", ""))
@@ -455,6 +455,8 @@ def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_
     first = kinds[: kinds.index("ended")]
     assert 2 <= first.count("ahead") <= 4, "when it begins, and with each checkpoint that is seen while it runs"
     assert first[0] == "started"
+    mixes = [mix for kind, mix in learner.told[: kinds.index("ended")] if kind == "ahead"]
+    assert mixes == [False, *[True] * (len(mixes) - 1)], "nothing is measured beside a program that begins"
     last = kinds[len(kinds) - kinds[::-1].index("started") :]
     assert "ahead" not in last, "nothing will be launched after it"
 

@@ -239,6 +239,19 @@ def test_coefficients_that_make_no_mixture_are_refused(parents, rows, groups, re
         recombination(parents[:2], rows, groups)
 
 
+def test_a_decoder_that_rests_holds_no_process_of_the_hook_and_measures_again(parents, decoder):
+    decoded = decoder.decode(recombination(parents[:1], [[1.0]]))
+    with WeightDecoder(decoder.hook) as other:
+        other.rest()
+        before = other.measure(decoded)
+        (process,) = other._measuring.processes()
+        other.rest()
+        assert other._measuring.processes() == []
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+        assert other.measure(decoded) == before
+
+
 def test_a_hook_that_fails_is_named(parents, decoder):
     decoded = decoder.decode(recombination(parents[:1], [[1.0]]))
     for hook, reason in (

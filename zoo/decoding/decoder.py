@@ -70,6 +70,11 @@ class WeightDecoder:
         self._measuring.close()
         self._folder.cleanup()
 
+    def rest(self) -> None:
+        """End the process of the hook, which may hold a GPU's memory; the next measurement starts another."""
+        with self._measuring.in_use:
+            self._measuring.close()
+
     def decode(self, recombination: Recombination) -> Decoded:
         """Mix real checkpoints into a temporary file, streamed: three tensors are held at a time.
 
