@@ -110,8 +110,8 @@ class Follower:
         self._sought: set[Parent] = set()
         self._policy: Policy | None = None
         self._placed: tuple[object, Placed | None] | None = None  # and what it was placed by
+        self._news, self._hurry = threading.Event(), threading.Event()
         self._lock = threading.RLock()  # of what follows: orders come from other threads
-        self._news = threading.Event()
         self._asked: float | None = None  # when
         self._asks = 0
         self._queued = 0
@@ -132,6 +132,7 @@ class Follower:
             self._asks += 1
             self._mix, self._gave_up = True, False
             timer = threading.Timer(self._patience, self._make_do, (self._asks,))
+            self._hurry.set()
         timer.daemon = True
         timer.start()
         self._news.set()
@@ -149,15 +150,18 @@ class Follower:
     def close(self) -> None:
         """Begin nothing more."""
         self._closed = True
+        self._hurry.set()
         self._news.set()
 
     def run(self) -> None:
-        """Advance whenever there is something new, until it is closed."""
+        """Advance whenever there is something new, until it is closed; ahead no more than half of the time."""
         while not self._closed:
             self._news.wait()
             self._news.clear()
+            began = time.monotonic()
             self.advance()
             self._decoder.rest()
+            self._hurry.wait(time.monotonic() - began)  # programs need the processor too
 
     def advance(self) -> None:
         """Choose until a run is ready, measuring mixtures on the way, and queue it if it was asked for."""
@@ -248,6 +252,7 @@ class Follower:
         with self._lock:
             if self._asked is not None:
                 self._asked, self._mix = None, False  # a program is about to start
+                self._hurry.clear()
                 self._answer(trouble)
 
     def _may_launch(self, ledger: Ledger) -> bool:
