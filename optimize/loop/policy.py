@@ -145,6 +145,7 @@ class Policy:
         self._looked: list[dict[str, Any]] = []  # what a program says of itself may differ in the last digit
         self._last = ""
         self._model: CurveModel | None = None
+        self._learns_on = False
 
     def next(self, known: Known, running: Sequence[Candidate] = ()) -> Step:
         """Choose the step that is worth most for each epoch that it costs.
@@ -217,13 +218,18 @@ class Policy:
         self._looks, self._last = launched.count("look"), launched[-1] if launched else ""
         self._rng = np.random.default_rng([self._seed, len(kinds)])  # what was drawn before is not drawn again
 
-    def go_on(self, before: Policy) -> None:
-        """Learn the model of curves on from what an earlier policy learned, in a fraction of the time.
+    def go_on(self, before: Policy, *, learn: bool = False) -> None:
+        """Take over an earlier policy's model of curves: with more runs it is learned on, in a fraction of the time.
 
         Unless that was of another space, of other objectives, or of runs of another length.
+
+        Args:
+            before: the earlier policy.
+            learn: learn on for the next step even if no run is new, since runs have new checkpoints.
         """
         if self._subject == before._subject:
             self._model, self._learned_from = before._model, before._learned_from
+            self._learns_on = learn
 
     @property
     def _subject(self) -> tuple[object, ...]:
@@ -256,7 +262,8 @@ class Policy:
 
     def _run(self, known: Known, volume: float, starts: Sequence[Start], running: Sequence[Candidate]) -> Step:
         runs = len(known.curves)
-        if self._model is None or runs != len(self._model.curves):
+        if self._model is None or runs != len(self._model.curves) or self._learns_on:
+            self._learns_on = False
             anew = runs >= _ANEW * self._learned_from
             self._learned_from = runs if anew else self._learned_from
             self._model = fit_curves(

@@ -10,7 +10,7 @@ from epsopt.studies.loop.helper import Helper
 
 
 @dataclass(frozen=True)
-class Task:
+class StepTask:
     """What steps are taken for.
 
     Attributes:
@@ -42,10 +42,11 @@ class StepAsker:
     def __init__(
         self, project: Path, storage: str, *, until: float, length: float | None = None, seed: int = 0
     ) -> None:
-        self._task = Task(str(project), storage, until, length, seed)
+        self._task = StepTask(str(project), storage, until, length, seed)
         self._helper: Helper | None = None
         self._waits = False
         self._trouble: str | None = None
+        self._setback: str | None = None
         self._news: list[str] = []
 
     def asks(self) -> bool:
@@ -58,15 +59,18 @@ class StepAsker:
         """Never: all that it learns, the next step is chosen by."""
         return False
 
-    def start(self, propose: int) -> None:
-        """Ask for the next step, if any is wanted; not twice at a time."""
+    def start(self, propose: int, *, mix: bool = True) -> None:
+        """Ask for the next step, if any is wanted; not twice at a time. With `mix` mixtures may be measured before."""
         if propose and not self.asks():
-            self._trouble, self._waits = None, True
-            self._say(launch=True)
+            self._trouble = self._setback = None
+            self._say(launch=True, mix=mix)
+            self._waits = True
 
     def look_ahead(self, *, mix: bool) -> None:
         """Have the next step chosen anew, since more is known; with `mix`, mixtures may be measured meanwhile."""
-        self._say(launch=False, mix=mix)
+        self._hear()
+        if self._setback is None:  # else not before a step is asked for
+            self._say(launch=False, mix=mix)
 
     def news(self) -> list[str]:
         """Return what there was to tell, a line each, once."""
@@ -79,8 +83,8 @@ class StepAsker:
         return self._trouble
 
     def setback(self) -> str | None:
-        """None: it learns nothing but what the next step is chosen by."""
-        return None
+        """Say why choosing ahead failed, until the next step is asked for; None if it did not."""
+        return self._setback
 
     def finish(self) -> None:
         """End it, when it has measured what it is measuring."""
@@ -94,6 +98,7 @@ class StepAsker:
             self._helper.end()
 
     def _say(self, **order: bool) -> None:
+        self._hear()
         if self._helper is None or not self._helper.runs():
             self._helper = Helper("epsopt.studies.loop.stepping")
             self._helper.say(asdict(self._task))
@@ -109,5 +114,9 @@ class StepAsker:
                 self._waits, self._trouble = False, said["answered"]
             else:
                 self._news.append(said["told"])
-        if ended and self._waits:
-            self._waits, self._trouble = False, self._helper.failure() or "what chooses the next step has ended"
+        if ended:
+            failure, self._helper = self._helper.failure(), None
+            if self._waits:
+                self._waits, self._trouble = False, failure or "what chooses the next step has ended"
+            else:
+                self._setback = failure

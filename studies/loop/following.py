@@ -2,7 +2,7 @@
 
 The policy is put together anew each time from the database alone: the catalogue says what was measured, the trials and
 the ledger say what steps promised, and what they brought follows from both. So any worker goes on where another one
-ended, on whatever machine.
+ended, on whatever machine; one that goes on where it ended itself learns its model of curves on (stepping.py).
 """
 
 from __future__ import annotations
@@ -43,13 +43,8 @@ _REMEMBERED = 32  # steps that were runs; older ones hardly count (Credit)
 _LOOKED = "looked"  # attribute: the configuration of a look before it was told how many epochs it has
 
 
-def make_policy(scene: Scene, *, seed: int = 0, before: Policy | None = None) -> Policy:
+def make_policy(scene: Scene, *, seed: int = 0) -> Policy:
     """Put the policy together from what all steps so far promised and brought.
-
-    Args:
-        scene: what is known.
-        seed: of the policy.
-        before: one that was put together earlier: what it learned is learned on.
 
     Raises:
         UsageError: how long a whole run is, is not known.
@@ -76,8 +71,6 @@ def make_policy(scene: Scene, *, seed: int = 0, before: Policy | None = None) ->
         policy.learn(step, scene.brought(trial, plan.reference), taken=max(ledger.paid(trial), 1))
     for mixture in ledger.mixtures:
         policy.learn(_step_of(mixture, len(scene.project.objectives)), mixture.brought)
-    if before is not None:
-        policy.go_on(before)
     return policy
 
 
@@ -165,7 +158,7 @@ def _moved(scene: Scene, placed: Placed | None, name: str) -> Floats | None:
 
 
 @dataclass(frozen=True, eq=False)
-class Launch:
+class ChosenRun:
     """A run that was chosen: what is queued when it is to be launched.
 
     Attributes:
@@ -183,7 +176,7 @@ class Launch:
     key: str
 
 
-def launch_of(scene: Scene, step: Step, candidate: Candidate, room: int) -> Launch:
+def chosen_run(scene: Scene, step: Step, candidate: Candidate, room: int) -> ChosenRun:
     """Return what is to be queued of a step.
 
     Args:
@@ -207,7 +200,7 @@ def launch_of(scene: Scene, step: Step, candidate: Candidate, room: int) -> Laun
     start = suggestion.init_from
     alike = sum(config_of(t) == config and t.user_attrs.get("init_from") == start for t in scene.ledger.trials)
     identity = json.dumps([config, start, alike], sort_keys=True)
-    return Launch(scene.space, config, start, said, hashlib.sha256(identity.encode()).hexdigest()[:16])
+    return ChosenRun(scene.space, config, start, said, hashlib.sha256(identity.encode()).hexdigest()[:16])
 
 
 def suggested(scene: Scene, step: Step, candidate: Candidate) -> Suggestion:

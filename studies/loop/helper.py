@@ -67,8 +67,12 @@ class Helper:
 
     def failure(self) -> str | None:
         """Say why it failed, as the last line of its standard error does; None if it did not, or has not ended."""
-        if not self._process.poll():
+        status = self._process.poll()
+        if not status:
             return None
+        if status < 0:
+            memory = " (most likely memory ran out)" if status == -signal.SIGKILL else ""
+            return f"{self._module} was killed by {signal.Signals(-status).name}{memory}"
         self._said.seek(0)
         lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
         return lines[-1] if lines else f"{self._module} ended with status {self._process.returncode}"

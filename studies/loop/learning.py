@@ -96,7 +96,7 @@ class BackgroundLearner:
         """Whether one is learning."""
         return self._learner is not None and self._learner.runs()
 
-    def start(self, propose: int) -> None:
+    def start(self, propose: int, *, mix: bool = True) -> None:  # noqa: ARG002 - none is measured for proposals
         """Begin to make so many proposals, or to learn if it is none; does nothing while one is at that."""
         if self.asks() if propose else self.learns():
             return

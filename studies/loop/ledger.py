@@ -140,6 +140,10 @@ class Ledger:
         found = [t for t in self.under_way if waiting or t.state == TrialState.RUNNING]
         return sum(max((told_epochs(t) or 0) - max(written(t), default=0), 0) for t in found)
 
+    def room(self, end: float, *, waiting: bool = True) -> float:
+        """Epochs until so many are spent that no run under way is to have; nor one that waits, if asked."""
+        return end - self.spent - self.committed(waiting=waiting) + 1e-9  # of rounding
+
     def paid(self, trial: FrozenTrial) -> int:
         """Epochs that a trial's run wrote; what an interrupted attempt before it had written is not its own."""
         epochs = written(trial)
@@ -251,8 +255,7 @@ class Budget:
 
     def room(self, *, waiting: bool = False) -> int:
         """Whole epochs that no run under way is to have; nor one that waits, if asked."""
-        ledger = self._read()
-        return math.floor(self.end - ledger.spent - ledger.committed(waiting=waiting) + 1e-9)
+        return math.floor(self._read().room(self.end, waiting=waiting))
 
     def resumed(self, attributes: Mapping[str, Any]) -> int:
         """Epochs of the interrupted attempt that a trial of these attributes may go on from."""

@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -33,8 +33,8 @@ from epsopt.optimize.loop.history import values_of
 from epsopt.optimize.loop.mixing import Mixture, on_way
 from epsopt.optimize.loop.policy import Policy, Step
 from epsopt.studies.folders import new_folder, suffix_for
-from epsopt.studies.loop.asking import Task
-from epsopt.studies.loop.following import Launch, known, launch_of, make_policy, running
+from epsopt.studies.loop.asking import StepTask
+from epsopt.studies.loop.following import ChosenRun, chosen_run, known, make_policy, running
 from epsopt.studies.loop.lease import Lease, LeaseLost, lease
 from epsopt.studies.loop.ledger import Ledger, MeasuredMixture, remember_mixture
 from epsopt.studies.loop.placing import Placed, place
@@ -52,18 +52,18 @@ from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.ingestion import ingest
 from epsopt.zoo.words import count
 
-PATIENCE = 3.0
-"""Seconds that a launch waits for a choice that knows how the last run ended, where there is one from before."""
+LAUNCH_WITHIN = 3.0
+"""Seconds that a launch waits for a choice that knows how the last run ended, where one was made before."""
 
-_ASK_AGAIN = 0.2  # seconds between looks at a lease that somebody else holds
-_BORNE = 60.0  # seconds for which a database need not answer
+_ASK_AGAIN = 0.2  # seconds until a database that did not answer is asked again
+_BORNE = 120.0  # seconds for which it need not answer
 
 
 @dataclass(frozen=True, eq=False)
 class _Chosen:
     """A step, and what was known when it was chosen."""
 
-    launch: Launch
+    run: ChosenRun | None  # what to launch, unless a mixture takes the room for it
     scene: Scene
     mixture: tuple[Placed, Step] | None  # to be measured before
 
@@ -71,8 +71,8 @@ class _Chosen:
 class Follower:
     """Chooses the policy's next step, and queues it when asked.
 
-    Of all followers of a database one at a time measures mixtures or makes a choice that it was asked for (lease.py).
-    The others choose ahead meanwhile, and one that was asked goes on alone after a while, without measuring anything.
+    Of all followers of a database one at a time measures mixtures (lease.py). Whoever chose beside a step that somebody
+    else queued meanwhile chooses again, if there is time; the same step is queued once in any case.
 
     Args:
         project: the space, unless it is to be inferred, the train command, hooks.
@@ -81,7 +81,7 @@ class Follower:
         until: what the ledger says is spent when the budget is.
         length: epochs of a whole run; None: as past ones had.
         seed: of the policy.
-        patience: seconds that a launch waits where a step was chosen before it was asked for.
+        within: seconds after which a launch takes what was chosen before it was asked for, or else the next choice.
         tell: given a sentence about each mixture.
         answer: called once for each time that it was asked, when a step is queued or none can be; given what keeps it
             from choosing, if something does.
@@ -96,12 +96,12 @@ class Follower:
         until: float,
         length: float | None = None,
         seed: int = 0,
-        patience: float = PATIENCE,
+        within: float = LAUNCH_WITHIN,
         tell: Callable[[str], object] = lambda _line: None,
         answer: Callable[[str | None], object] = lambda _trouble: None,
     ) -> None:
         self._project, self._storage, self._catalogue = project, storage, catalogue
-        self._until, self._length, self._seed, self._patience = until, length, seed, patience
+        self._until, self._length, self._seed, self._within = until, length, seed, within
         self._tell, self._answer = tell, answer
         self._decoder = WeightDecoder(project.evaluate)
         self._gave_up = False  # mixing, until it is asked again
@@ -112,11 +112,11 @@ class Follower:
         self._placed: tuple[object, Placed | None] | None = None  # and what it was placed by
         self._news, self._hurry = threading.Event(), threading.Event()
         self._lock = threading.RLock()  # of what follows: orders come from other threads
-        self._asked: float | None = None  # when
         self._asks = 0
+        self._asked: float | None = None  # when, unless it is answered
         self._queued = 0
-        self._ready: Launch | None = None
-        self._mix = False
+        self._ready: ChosenRun | None = None
+        self._may_mix = True
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -125,14 +125,17 @@ class Follower:
     def __exit__(self, *_: object) -> None:
         self._decoder.close()
 
-    def ask(self) -> None:
-        """Have the next step queued as soon as it is chosen; after a while the one that was chosen before."""
+    def ask(self, *, mix: bool = True) -> None:
+        """Have the next step queued as soon as it is chosen; after a while the one that was chosen before.
+
+        Args:
+            mix: whether mixtures may be measured before.
+        """
         with self._lock:
-            self._asked = time.monotonic()
             self._asks += 1
-            self._mix, self._gave_up = True, False
-            timer = threading.Timer(self._patience, self._make_do, (self._asks,))
+            self._asked, self._may_mix, self._gave_up = time.monotonic(), mix, False
             self._hurry.set()
+            timer = threading.Timer(self._within, self._queue_ready, (self._asks,))
         timer.daemon = True
         timer.start()
         self._news.set()
@@ -144,13 +147,14 @@ class Follower:
             mix: whether mixtures may be measured beside the programs that run.
         """
         with self._lock:
-            self._mix = mix
+            self._may_mix = mix
         self._news.set()
 
     def close(self) -> None:
         """Begin nothing more."""
-        self._closed = True
-        self._hurry.set()
+        with self._lock:
+            self._closed = True
+            self._hurry.set()
         self._news.set()
 
     def run(self) -> None:
@@ -158,19 +162,20 @@ class Follower:
         while not self._closed:
             self._news.wait()
             self._news.clear()
-            began = time.monotonic()
+            began, asks, ahead = time.monotonic(), self._asks, self._asked is None
             self.advance()
             self._decoder.rest()
-            self._hurry.wait(time.monotonic() - began)  # programs need the processor too
+            if ahead and self._asks == asks:
+                self._hurry.wait(time.monotonic() - began)  # programs need the processor too
 
     def advance(self) -> None:
         """Choose until a run is ready, measuring mixtures on the way, and queue it if it was asked for."""
         refused: float | None = None  # since when the database does not answer
         while not self._closed:
+            asks = self._asks
             try:
-                with self._turn() as held:
-                    if not self._advance(held):
-                        return
+                if not self._advance(asks):
+                    return
                 refused = None
             except LeaseLost:
                 continue  # it was taken for dead: what it chose may be out of date
@@ -181,102 +186,109 @@ class Follower:
                     return
                 time.sleep(_ASK_AGAIN)
             except EpsoptError as error:
-                self._done(_line(error))
-                return
+                if self._done(_line(error), asks):
+                    return
 
-    def _advance(self, held: Lease | None) -> bool:
+    def _advance(self, asks: int) -> bool:
         """Choose a step, and take it if it is a mixture or was asked for; whether to go on."""
+        queued = self._queued
+        chosen = self._choose(ahead=self._asked is None)
         with self._lock:
-            asked, queued = self._asked, self._queued
-        chosen = self._choose()
-        with self._lock:
+            if self._closed:
+                return False
             if self._queued != queued:  # meanwhile what was ready is: choose beside that
                 return True
-            self._ready = None if chosen is None else chosen.launch
+            self._ready = None if chosen is None else chosen.run
+            asked = self._asked is not None
+            late = self._asked is not None and time.monotonic() - self._asked >= self._within
+            may_mix = self._may_mix
         if chosen is None:
-            self._done()
-            return False
-        late = asked is not None and time.monotonic() - asked >= self._patience
-        if chosen.mixture is not None and held is not None and self._mix and not late:
-            try:
-                self._measure(held, chosen.scene, *chosen.mixture)
-            except (LeaseLost, *REFUSALS):
-                raise
-            except EpsoptError as error:
-                self._give_up(error)
+            return not self._done(None, asks)
+        if late and chosen.run is not None:
+            return not self._queue(chosen.run)
+        if self._asks != asks:
+            return True  # something has ended, and is known by now
+        if chosen.mixture is not None and may_mix and self._measured(chosen.scene, *chosen.mixture):
+            if self._queued != queued:
+                self._decoder.rest()  # a program begins
             return True
-        if asked is None:
-            return self._asked is not None  # by now: then something has ended, and is known
-        if held is not None:
-            held.require()  # choosing takes its time
-        return not self._queue(chosen.launch)
+        if not asked:
+            return False
+        if chosen.run is None:
+            return not self._done(None, asks)
+        return self._is_old(chosen.scene) or not self._queue(chosen.run)
 
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[Lease | None]:
-        """The lease; None while somebody else has it, but who was asked waits for it as long as a launch may wait."""
-        began = time.monotonic()
-        while True:
-            with lease(self._catalogue, wait=False) as held:
-                if held is not None or self._asked is None or time.monotonic() - began >= self._patience:
-                    yield held
-                    return
-            time.sleep(_ASK_AGAIN)
+    def _is_old(self, scene: Scene) -> bool:
+        """Whether steps were taken that were not known of."""
+        now = Ledger.read(self._storage, self._catalogue, self._project.name)
+        return (len(now.trials), len(now.mixtures)) != (len(scene.ledger.trials), len(scene.ledger.mixtures))
 
-    def _make_do(self, ask: int) -> None:
-        """Queue what was chosen before, unless it was answered by now."""
+    def _queue_ready(self, ask: int) -> None:
+        """Queue what was chosen before, unless this was answered by now."""
         with self._lock:
             if self._asks == ask and self._asked is not None and self._ready is not None:
                 with contextlib.suppress(EpsoptError, *REFUSALS):  # then the choice that is being made will do
-                    ledger = Ledger.read(self._storage, self._catalogue, self._project.name)
-                    if self._may_launch(ledger):
+                    if self._may_launch(Ledger.read(self._storage, self._catalogue, self._project.name)):
                         self._queue(self._ready)
                     else:
                         self._done()
 
-    def _queue(self, launch: Launch) -> bool:
+    def _queue(self, run: ChosenRun) -> bool:
         """Queue it, if it was asked for and nobody else did; whether there is nothing left to do about it."""
         with self._lock:
-            if self._asked is None:
+            if self._asked is None or self._closed:
                 return True
             number = record_step(
-                self._storage, self._project.name, self._project.objectives, launch.space, launch.config,
-                launch.init_from, launch.said, launch.key,
+                self._storage, self._project.name, self._project.objectives, run.space, run.config, run.init_from,
+                run.said, run.key,
             )  # fmt: skip
             self._ready = None
+            if number is None:
+                return False
             self._queued += 1
-            if number is not None:
-                self._done()
-            return number is not None
+            self._may_mix = False  # a program is about to begin
+            return self._done()
 
-    def _done(self, trouble: str | None = None) -> None:
+    def _done(self, trouble: str | None = None, asks: int | None = None) -> bool:
+        """Answer, unless it was asked again since it was asked so many times; whether it was not."""
         with self._lock:
+            if asks is not None and asks != self._asks:
+                return False
             if self._asked is not None:
-                self._asked, self._mix = None, False  # a program is about to start
-                self._hurry.clear()
+                self._asked = None
+                if not self._closed:
+                    self._hurry.clear()
                 self._answer(trouble)
+            return True
 
     def _may_launch(self, ledger: Ledger) -> bool:
         """Whether nothing waits, and an epoch is left."""
-        return self._room(ledger) >= 1 and not any(t.state == TrialState.WAITING for t in ledger.trials)
+        return ledger.room(self._until) >= 1 and not any(t.state == TrialState.WAITING for t in ledger.trials)
 
-    def _room(self, ledger: Ledger) -> float:
-        """Epochs that no run under way is to have."""
-        return self._until - ledger.spent - ledger.committed() + 1e-9
+    def _choose(self, *, ahead: bool) -> _Chosen | None:
+        """Choose by what is known; None: something waits already, or no epoch is left.
 
-    def _choose(self) -> _Chosen | None:
-        """Choose by what is known; None: something waits already, or no epoch is left."""
+        Ahead, the model of curves is learned on whatever is new; later it only builds on that: a launch waits.
+        """
         scene = self._scene()
-        if not self._may_launch(scene.ledger):
+        ledger = scene.ledger
+        if not self._may_launch(ledger):
             return None
-        room = self._room(scene.ledger)
-        placed = self._place(scene, room)
-        self._policy = make_policy(scene, seed=self._seed, before=self._policy)
-        step = self._policy.next(known(scene, placed), running(scene))
+        placed = self._place(scene, ledger.room(self._until))
+        policy = make_policy(scene, seed=self._seed)
+        if self._policy is not None:
+            policy.go_on(self._policy, learn=ahead)
+        self._policy = policy
+        step = policy.next(known(scene, placed), running(scene))
         run = step if step.candidate is not None else step.otherwise
         assert run is not None
         assert run.candidate is not None
+        # Ahead, what runs may be stopped before it has had its epochs; a worker gives no run more than is left by then.
+        room = self._until - ledger.spent if ahead else ledger.room(self._until)
         mixture = None if placed is None or step.mixture is None else (placed, step)
-        return _Chosen(launch_of(scene, run, run.candidate, math.floor(room)), scene, mixture)
+        room -= 0.0 if mixture is None else step.cost
+        left = math.floor(room + 1e-9)
+        return _Chosen(chosen_run(scene, run, run.candidate, left) if left >= 1 else None, scene, mixture)
 
     def _scene(self) -> Scene:
         """Read it; where runs name a base among the runs that was not read yet, that is read first."""
@@ -298,6 +310,8 @@ class Follower:
         if self._placed is None or self._placed[0] != by:
             try:
                 self._placed = by, place(self._decoder, self._project, scene.checkpoints, scene.family)
+            except REFUSALS:
+                raise
             except EpsoptError as error:
                 self._give_up(error)
                 return None
@@ -307,6 +321,21 @@ class Follower:
         self._gave_up = True
         self._tell(f"no mixture was measured: {error}")
 
+    def _measured(self, scene: Scene, placed: Placed, step: Step) -> bool:
+        """Measure a mixture, unless somebody else is at that; whether there is something new to choose by."""
+        with lease(self._catalogue, wait=False) as held:
+            if held is None:
+                return False
+            if self._is_old(scene):
+                return True
+            try:
+                self._measure(held, scene, placed, step)
+            except (LeaseLost, *REFUSALS):
+                raise
+            except EpsoptError as error:
+                self._give_up(error)
+            return True
+
     def _measure(self, held: Lease, scene: Scene, placed: Placed, step: Step) -> None:
         """Measure a mixture and read it into the catalogue, good or not: then the next step knows it."""
         mixture, decoder = step.mixture, self._decoder
@@ -315,17 +344,19 @@ class Follower:
         recombination, _ = placed.mixable.recombination(placed.mixable.expanded(mixture.coefficients))
         began = time.monotonic()
         decoded = decoder.decode(recombination)
-        measured = decoder.measure(decoded, "a mixture")
-        seconds = time.monotonic() - began
-        require_objectives(measured, objectives)
-        held.require()
-        self._folder = self._folder or new_folder(self._project.runs, "mixed")
-        path = self._folder / f"mixed_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
-        ends = zip(objectives, mixture.predicted, mixture.low, mixture.high, strict=True)
-        predicted = {o.name: {"value": float(v), "low": float(a), "high": float(b)} for o, v, a, b in ends}
-        origin = Provenance("work --budget", predicted, measured, decoder.hook, placed.labels)
-        decoder.save(decoded, path, origin)
-        decoder.forget(decoded)
+        try:
+            measured = decoder.measure(decoded, "a mixture")
+            seconds = time.monotonic() - began
+            require_objectives(measured, objectives)
+            held.require()
+            self._folder = self._folder or new_folder(self._project.runs, "mixed")
+            path = self._folder / f"mixed_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
+            ends = zip(objectives, mixture.predicted, mixture.low, mixture.high, strict=True)
+            predicted = {o.name: {"value": float(v), "low": float(a), "high": float(b)} for o, v, a, b in ends}
+            origin = Provenance("work --budget", predicted, measured, decoder.hook, placed.labels)
+            decoder.save(decoded, path, origin)
+        finally:
+            decoder.forget(decoded)
         self._saved += 1
         ingest(self._catalogue, self._folder, root=self._project.runs, embed=self._project.embed, jobs=1)
         values = values_of(measured, objectives)[None]
@@ -370,13 +401,12 @@ class _Answers:
 
 def _listen(follower: Follower) -> None:
     """Pass orders on until nobody is there who may give any."""
-    for line in sys.stdin:
-        said = json.loads(line)
-        if said["launch"]:
-            follower.ask()
-        else:
-            follower.look(mix=said["mix"])
-    follower.close()
+    try:
+        for line in sys.stdin:
+            said = json.loads(line)
+            (follower.ask if said["launch"] else follower.look)(mix=said["mix"])
+    finally:
+        follower.close()
 
 
 def main() -> int:
@@ -387,7 +417,7 @@ def main() -> int:
     asked = sys.stdin.readline()
     if not asked:  # whoever would have asked is gone
         return 0
-    task = Task(**json.loads(asked))
+    task = StepTask(**json.loads(asked))
     try:
         project = load_project(task.project)
         storage = open_storage(task.storage, create=False)

@@ -63,8 +63,11 @@ class Learner(Protocol):
     def learns(self) -> bool:
         """Whether it is learning."""
 
-    def start(self, propose: int) -> None:
-        """Begin to make so many proposals, or to learn from what came back if it is none; not twice at a time."""
+    def start(self, propose: int, *, mix: bool = True) -> None:
+        """Begin to make so many proposals, or to learn from what came back if it is none; not twice at a time.
+
+        With `mix` mixtures may be measured before, if they are worth more.
+        """
 
     def trouble(self) -> str | None:
         """Say why the last proposals could not be made; None if they could."""
@@ -78,7 +81,7 @@ class Learner(Protocol):
     def look_ahead(self, *, mix: bool) -> None:
         """Make up its mind while programs run, with what they wrote by now, about what it may be asked for next.
 
-        With `mix` it may measure mixtures beside them: all have begun to train and know what memory they need.
+        With `mix` it may measure mixtures beside them.
         """
 
     def finish(self) -> None:
@@ -399,15 +402,17 @@ class Worker:
         return self.orders.runs is not None and self._launched >= self.orders.runs
 
     def _look_ahead(self) -> None:
-        """With a budget, have the next step chosen ahead, anew with every checkpoint, while all slots are taken."""
-        if self.budget is None or self.learner is None or not self.orders.ask or len(self._runs) < self.orders.jobs:
-            return
-        if self._launches_no_more():
+        """With a budget, have the next step chosen ahead while programs run, anew with every checkpoint."""
+        if self.budget is None or self.learner is None or not self.orders.ask or self._launches_no_more():
             return
         looked_at = [(run.taken.trial_id, len(run.checkpoints)) for run in self._runs]
-        if looked_at != self._looked_at:
+        if looked_at and looked_at != self._looked_at:
             self._looked_at = looked_at
-            self.learner.look_ahead(mix=all(run.checkpoints for run in self._runs))
+            self.learner.look_ahead(mix=self._may_mix())
+
+    def _may_mix(self) -> bool:
+        """Whether all programs that run have begun to train, and know what memory they need."""
+        return all(run.checkpoints for run in self._runs)
 
     def _knows_more(self) -> bool:
         """Whether anything happened since it last asked, so that the answer may be another one."""
@@ -424,7 +429,7 @@ class Worker:
             room = min(room, self.orders.jobs - len(self._runs))
         self._asked = (len(self._ended), self._launched)
         self._asking = self._learn_next = True
-        learner.start(room)
+        learner.start(room, mix=self._may_mix())
         wanted = count(room, "proposal") if self.budget is None else "the next step"
         self.tell(Event("asking", f"nothing is queued: asking for {wanted}"))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from dataclasses import replace
 
+import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
@@ -13,9 +15,11 @@ from epsopt.studies.loop import stepping
 from epsopt.studies.loop.asking import StepAsker
 from epsopt.studies.loop.claims import claim, finish
 from epsopt.studies.loop.lease import Lease
-from epsopt.studies.loop.ledger import Ledger
-from epsopt.studies.loop.queue import config_of, proposed_trials
+from epsopt.studies.loop.ledger import Ledger, MeasuredMixture, remember_mixture
+from epsopt.studies.loop.queue import config_of, proposed_trials, record_step
 from epsopt.studies.loop.stepping import Follower
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.errors import EpsoptError
 
 from .test_following import cheap, follower, quiet, studied  # noqa: F401 - fixtures
 from .test_mixing import hook, tiny  # noqa: F401 - fixtures
@@ -47,7 +51,7 @@ class Answers(list):
 
 def test_what_is_chosen_ahead_is_queued_only_when_a_launch_has_waited_for_a_better_choice(quiet):  # noqa: F811
     answers = Answers()
-    with follower(quiet, patience=0.05, answer=answers) as mine:
+    with follower(quiet, within=0.05, answer=answers) as mine:
         mine.look()
         mine.advance()
         ahead = mine._ready
@@ -70,13 +74,12 @@ def test_a_choice_that_is_made_in_time_knows_what_ended_meanwhile(quiet):  # noq
         first = launch(quiet)
         mine.look()
         mine.advance()
-        ahead, policy = mine._ready, mine._policy
+        ahead = mine._ready
         finish(quiet[1], first, TrialState.PRUNED, None, {})  # it brought nothing
         mine.ask()
         mine.advance()
     (trial,) = waiting(quiet)
     assert trial.user_attrs["reason"] != ahead.said["reason"], "promises are believed less"
-    assert mine._policy is not policy
     assert answers == [None, None]
     assert mine._ready is None
 
@@ -86,8 +89,8 @@ def test_what_was_asked_for_while_a_choice_was_made_is_chosen_again(quiet, monke
     with follower(quiet, answer=answers) as mine:
         real = mine._choose
 
-        def choose():
-            chosen.append(real())
+        def choose(**how):
+            chosen.append(real(**how))
             if len(chosen) == 1:
                 mine.ask()
             return chosen[-1]
@@ -101,12 +104,12 @@ def test_what_was_asked_for_while_a_choice_was_made_is_chosen_again(quiet, monke
 
 def test_a_choice_that_comes_too_late_is_not_queued_too(quiet, monkeypatch):  # noqa: F811
     answers = Answers()
-    with follower(quiet, patience=0.05, answer=answers) as mine:
+    with follower(quiet, within=0.05, answer=answers) as mine:
         mine.advance()
         real = mine._choose
 
-        def choose():
-            found = real()
+        def choose(**how):
+            found = real(**how)
             until(lambda: answers)  # the one from before is queued meanwhile
             return found
 
@@ -130,7 +133,7 @@ def test_mixtures_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, ch
         real(self, held, scene, placed, step)
 
     monkeypatch.setattr(Follower, "_measure", measure)
-    with follower(studied, patience=0.05, tell=told.append, answer=answers) as mine:
+    with follower(studied, within=0.05, tell=told.append, answer=answers) as mine:
         mine.look(mix=False)
         mine.advance()
         assert (measured, told) == ([], []), "a program that begins is left alone"
@@ -145,17 +148,83 @@ def test_mixtures_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, ch
 
 
 def test_where_a_launch_has_waited_long_enough_no_mixture_is_begun(studied, cheap):  # noqa: F811
-    with follower(studied, patience=0.0) as mine:
+    with follower(studied, within=0.0) as mine:
         mine.ask()
-        until(lambda: mine._ready is None)
         mine.advance()
     assert len(waiting(studied)) == 1
     assert not Ledger.read(studied[1], studied[2], "tiny").mixtures
 
 
+def test_a_launch_that_nothing_was_ready_for_takes_the_next_choice_if_it_has_waited(studied, cheap, monkeypatch):  # noqa: F811
+    chosen = []
+    with follower(studied, within=0.05) as mine:
+        real = mine._choose
+
+        def choose(**how):
+            chosen.append(real(**how))
+            mine.ask()
+            time.sleep(0.1)
+            return chosen[-1]
+
+        monkeypatch.setattr(mine, "_choose", choose)
+        mine.advance()  # begun ahead, of something: a mixture would come first
+    assert chosen[0].mixture is not None
+    assert len(chosen) == 1
+    assert len(waiting(studied)) == 1
+    assert not Ledger.read(studied[1], studied[2], "tiny").mixtures
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_one_that_is_closed_while_it_chooses_begins_nothing_more(studied, cheap, monkeypatch, asked):  # noqa: F811
+    answers = Answers()
+    with follower(studied, within=0.05, answer=answers) as mine:
+        mine._ready = mine._choose(ahead=True).run
+        real = mine._choose
+
+        def choose(**how):
+            found = real(**how)
+            mine.close()
+            return found
+
+        monkeypatch.setattr(mine, "_choose", choose)
+        if asked:
+            monkeypatch.setattr(mine, "_within", 600.0)
+            mine.ask()
+        mine.advance()
+        monkeypatch.setattr(mine, "_within", 0.0)
+        mine.ask()
+        time.sleep(0.2)
+    assert (waiting(studied), answers) == ([], [])
+    assert not Ledger.read(studied[1], studied[2], "tiny").mixtures
+
+
+def test_a_run_is_not_given_what_a_mixture_before_it_will_take(studied, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("epsopt.studies.loop.ledger.EVALUATION", 0.1)
+    with follower(studied, until=2.05) as mine:
+        chosen = mine._choose(ahead=False)
+    assert chosen.mixture is not None
+    assert chosen.run.said["step"]["epochs"] == 1
+    with follower(studied, until=1.05) as mine:
+        assert mine._choose(ahead=False).run is None
+
+
+def test_a_mixture_that_fails_leaves_no_weights_behind(studied, cheap, monkeypatch):  # noqa: F811
+    decoded = []
+    real = WeightDecoder.decode
+    monkeypatch.setattr(WeightDecoder, "decode", lambda *a: decoded.append(real(*a)) or decoded[-1])
+    monkeypatch.setattr(stepping, "require_objectives", lambda *_: (_ for _ in ()).throw(EpsoptError("no coverage")))
+    told = []
+    with follower(studied, tell=told.append) as mine:
+        mine.advance()
+        assert len(decoded) == 1
+        assert not decoded[0].path.exists()
+    assert told == ["no mixture was measured: no coverage"]
+    assert not list(studied[0].runs.glob("mixed*"))
+
+
 def test_two_that_chose_the_same_step_queue_it_once(quiet):  # noqa: F811
     ours, theirs = Answers(), Answers()
-    with follower(quiet, answer=ours) as one, follower(quiet, patience=0.05, answer=theirs) as two:
+    with follower(quiet, answer=ours) as one, follower(quiet, within=0.05, answer=theirs) as two:
         one.advance()
         two.advance()
         assert one._ready.key == two._ready.key
@@ -171,28 +240,52 @@ def test_two_that_chose_the_same_step_queue_it_once(quiet):  # noqa: F811
     assert config_of(first) != config_of(second) or first.user_attrs.get("init_from") != second.user_attrs["init_from"]
 
 
-def test_who_is_asked_goes_on_alone_after_a_while_and_measures_nothing(studied, cheap, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(stepping, "_ASK_AGAIN", 0.01)
+def test_while_somebody_else_measures_a_run_is_launched_and_nothing_measured(studied, cheap):  # noqa: F811
     other = Lease(studied[2])
     assert other.take()
     answers = Answers()
-    with follower(studied, patience=0.2, answer=answers) as mine:
-        mine.advance()  # ahead it does not wait at all
+    with follower(studied, answer=answers) as mine:
+        mine.advance()
         assert mine._ready is not None
-        mine._ready = None
-        began = time.monotonic()
         mine.ask()
         mine.advance()
-        assert time.monotonic() - began >= 0.2
     other.require()
     assert answers == [None]
     assert len(waiting(studied)) == 1
     assert not Ledger.read(studied[1], studied[2], "tiny").mixtures
 
 
+def test_what_somebody_else_did_meanwhile_is_known_before_anything_is_done(studied, cheap, monkeypatch):  # noqa: F811
+    project, storage, catalogue = studied
+    chosen = []
+    with follower(studied) as mine:
+        real = mine._choose
+
+        def choose(**how):
+            chosen.append(real(**how))
+            if len(chosen) == 1:
+                remember_mixture(catalogue, "tiny", MeasuredMixture(0.1, 0.0, 0.1, 1.0))
+            elif len(chosen) == 2:
+                record_step(storage, "tiny", project.objectives, project.space, {"lr": 0.5}, None, {})
+                launch(studied)
+            return chosen[-1]
+
+        monkeypatch.setattr(mine, "_choose", choose)
+        mine.ask()
+        monkeypatch.setattr(
+            mine, "_measure", lambda *_: measured.append(len(chosen)) or mine._give_up(EpsoptError("x"))
+        )
+        measured: list[int] = []
+        mine.advance()
+    assert chosen[0].mixture is not None
+    assert len(chosen) > 2
+    assert not {1, 2} & set(measured), "the first knew too little, and so did the second"
+    assert len(waiting(studied)) == 1
+
+
 def test_nothing_is_queued_beside_what_waits_or_beyond_the_budget(quiet):  # noqa: F811
     answers = Answers()
-    with follower(quiet, until=2.0, patience=0.05, answer=answers) as mine:
+    with follower(quiet, until=2.0, within=0.05, answer=answers) as mine:
         mine.advance()
         spare = mine._ready
         mine.ask()
@@ -219,13 +312,30 @@ def test_what_keeps_it_from_choosing_is_answered_when_it_was_asked_and_a_databas
     project, storage, catalogue = quiet
     young = replace(project, space=None)
     with follower((young, storage, catalogue), answer=answers) as mine:
-        monkeypatch.setattr(stepping.Scene, "read", lambda *_: (_ for _ in ()).throw(stepping.EpsoptError("no space")))
+        monkeypatch.setattr(stepping.Scene, "read", lambda *_: (_ for _ in ()).throw(EpsoptError("no space")))
         mine.advance()
         assert answers == []
         mine.ask()
         mine.advance()
         assert answers == ["no space"]
-    monkeypatch.undo()
+    with follower((young, storage, catalogue), answer=answers) as mine:
+        monkeypatch.setattr(
+            stepping.Scene, "read", lambda *_: mine.ask() or (_ for _ in ()).throw(EpsoptError("early"))
+        )
+        monkeypatch.setattr(mine, "_queue_ready", lambda _: None)
+        real_done = mine._done
+
+        def done(trouble=None, asks=None):
+            if trouble == "early":
+                monkeypatch.undo()
+            return real_done(trouble, asks)
+
+        monkeypatch.setattr(mine, "_done", done)
+        mine._project = project
+        mine.advance()
+        assert answers == ["no space", None], "what failed before it was asked for is no answer"
+        launch(quiet)
+        answers.pop()
     real, times = stepping.Scene.read, []
 
     def read(*arguments):
@@ -307,4 +417,20 @@ command = ["train", "--lr", "{{lr}}"]
     process = asker._helper._process
     asker.finish()
     assert process.returncode == 0
+    assert (asker.news(), asker.trouble(), asker.setback()) == ([], None, None), "that is no trouble"
     asker.stop()
+    for asked in (True, False):
+        asker = StepAsker(file, catalogue.url, until=1000.0)
+        asker.look_ahead(mix=False)
+        process = asker._helper._process
+        process.send_signal(signal.SIGSTOP)
+        if asked:
+            asker.start(1)
+        process.kill()
+        process.wait()
+        trouble, setback = (asker.asks(), asker.news()) and (asker.trouble(), asker.setback())
+        assert "was killed by SIGKILL (most likely memory ran out)" in ((trouble if asked else setback) or "")
+        assert (setback if asked else trouble) is None
+        asker.look_ahead(mix=False)
+        assert (asker._helper is None) == (not asked), "what dies of looking ahead does not do it again at once"
+        asker.stop()

@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import optuna
 import pytest
@@ -337,7 +338,7 @@ class FakeLearner:
     def learns(self) -> bool:
         return False
 
-    def start(self, propose: int) -> None:
+    def start(self, propose: int, *, mix: bool = True) -> None:
         self.asked.append(propose)
         new = [{"lr": 0.001 * self.left + 0.01 * i} for i in range(min(propose, self.left))]
         self.left -= len(new)
@@ -393,7 +394,7 @@ class SlowLearner(FakeLearner):
             self.told.append(("learned", ""))
         return self.learning
 
-    def start(self, propose: int) -> None:
+    def start(self, propose: int, *, mix: bool = True) -> None:
         if propose:
             self.looks, self.wanted = 3, propose
         else:
@@ -430,6 +431,12 @@ class Plenty:
 
 def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_while_all_are_taken(loop):
     class Ahead(SlowLearner):
+        mixes: ClassVar[list[bool]] = []
+
+        def start(self, propose: int, *, mix: bool = True) -> None:
+            self.mixes.append(mix)
+            super().start(propose)
+
         def look_ahead(self, *, mix: bool) -> None:
             self.told.append(("ahead", mix))
 
@@ -454,11 +461,26 @@ def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_
     kinds = [k for k, _ in learner.told]
     first = kinds[: kinds.index("ended")]
     assert 2 <= first.count("ahead") <= 4, "when it begins, and with each checkpoint that is seen while it runs"
+    assert learner.mixes == [True, True], "asked for when nothing runs beside it"
     assert first[0] == "started"
     mixes = [mix for kind, mix in learner.told[: kinds.index("ended")] if kind == "ahead"]
     assert mixes == [False, *[True] * (len(mixes) - 1)], "nothing is measured beside a program that begins"
     last = kinds[len(kinds) - kinds[::-1].index("started") :]
     assert "ahead" not in last, "nothing will be launched after it"
+
+
+def test_no_mixture_is_measured_before_a_step_while_another_program_begins(loop):
+    class Asked(SlowLearner):
+        mixes: ClassVar[list[bool]] = []
+
+        def start(self, propose: int, *, mix: bool = True) -> None:
+            self.mixes.append(mix)
+            super().start(propose)
+
+    learner = Asked(loop)
+    loop.queue({"lr": 0.9, "epochs": 2, "seconds": 2.0})
+    loop.work(replace(ORDERS, jobs=2, runs=2, ask=8), learner=learner, budget=Plenty())
+    assert learner.mixes == [False]
 
 
 def test_each_run_says_how_long_its_slot_was_empty_and_a_retry_has_a_wait_of_its_own(loop):
@@ -473,7 +495,7 @@ def test_each_run_says_how_long_its_slot_was_empty_and_a_retry_has_a_wait_of_its
 class Exhausted(FakeLearner):
     """Finds nothing new until two runs have ended, then one proposal, then nothing any more."""
 
-    def start(self, propose: int) -> None:
+    def start(self, propose: int, *, mix: bool = True) -> None:
         self.failed = not (propose and self.left and self.loop.states().count("COMPLETE") >= 2)
         if not self.failed:
             super().start(1)
@@ -507,7 +529,7 @@ def test_what_keeps_a_learner_from_proposing_ends_the_worker(loop):
 class FailingLearner(FakeLearner):
     """Fails whenever it learns, the second time for another reason; the third time it does not."""
 
-    def start(self, propose: int) -> None:
+    def start(self, propose: int, *, mix: bool = True) -> None:
         self.asked.append(propose)
 
     def setback(self) -> str | None:

@@ -253,6 +253,12 @@ def test_a_model_is_learned_on_from_an_earlier_policy_s_unless_that_was_of_somet
     second.go_on(first)
     second.next(known(SIX))
     assert fitted == [None], "nothing is new"
+    eager = policy()
+    eager.go_on(second, learn=True)
+    eager.next(known(SIX))
+    eager.next(known(SIX))
+    assert fitted.pop() is first._model, "once"
+    assert fitted == [None]
     third = policy()
     third.go_on(second)
     third.next(known([*SIX, curve(0.9, 0.9)]))
