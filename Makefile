@@ -33,7 +33,7 @@ types: $(READY)
 # Two processes of one thread each: with more, threads of numerical libraries wait for each other's cores.
 check: export OMP_NUM_THREADS = 1
 check: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
 	$(BIN)/python benchmarks/pareto.py

@@ -41,6 +41,12 @@ def synthetic(run: int, epoch: int) -> tuple[dict[str, torch.Tensor], dict[str, 
     return weights, metrics, embedding
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with files of slow tests: run last, one of two processes would have nothing to do beside them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def zoo() -> tuple[TrainingSet, list[Checkpoint]]:
     """70 checkpoints of 14 runs with coverage (falls with strength) and structure (rises)."""
