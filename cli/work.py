@@ -150,7 +150,7 @@ def command(
             raise UsageError(
                 f"{project.file}: --budget needs something to get better at: add an [objectives.NAME] table"
             )
-        from epsopt.studies.loop.asking import StepAsker
+        from epsopt.studies.loop.asking import StepAsker, StepTask
         from epsopt.studies.loop.goal import Goal
         from epsopt.studies.loop.learning import BackgroundLearner
         from epsopt.studies.loop.ledger import Budget
@@ -188,7 +188,7 @@ def command(
         learner: Learner = (
             BackgroundLearner(project.file, workspace.storage, reuse=reuse, targets=targets, mix=mix)
             if spending is None
-            else StepAsker(project.file, workspace.storage, until=spending.end, length=length)
+            else StepAsker(StepTask(str(project.file), workspace.storage, spending.end, length))
         )
         stopper = _stopper(project, storage, catalogue, targets, stop_below, by_worth=spending is not None)
         goal = Goal(catalogue, project.objectives, targets) if until_reached else None

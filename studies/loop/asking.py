@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from epsopt.studies.loop.helper import Helper
 
@@ -32,17 +31,11 @@ class StepAsker:
     """Has the next step chosen while programs run, and queued when a slot is free.
 
     Args:
-        project: the project file.
-        storage: database URL.
-        until: what the ledger says is spent when the budget is.
-        length: epochs of a whole run; None: as past ones had.
-        seed: of the policy.
+        task: what steps are taken for.
     """
 
-    def __init__(
-        self, project: Path, storage: str, *, until: float, length: float | None = None, seed: int = 0
-    ) -> None:
-        self._task = StepTask(str(project), storage, until, length, seed)
+    def __init__(self, task: StepTask) -> None:
+        self._task = task
         self._helper: Helper | None = None
         self._waits = False
         self._trouble: str | None = None

@@ -12,7 +12,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from epsopt.studies.loop import stepping
-from epsopt.studies.loop.asking import StepAsker
+from epsopt.studies.loop.asking import StepAsker, StepTask
 from epsopt.studies.loop.claims import claim, finish
 from epsopt.studies.loop.lease import Lease
 from epsopt.studies.loop.ledger import Ledger, MeasuredMixture, remember_mixture
@@ -271,11 +271,14 @@ def test_what_somebody_else_did_meanwhile_is_known_before_anything_is_done(studi
             return chosen[-1]
 
         monkeypatch.setattr(mine, "_choose", choose)
-        mine.ask()
-        monkeypatch.setattr(
-            mine, "_measure", lambda *_: measured.append(len(chosen)) or mine._give_up(EpsoptError("x"))
-        )
         measured: list[int] = []
+
+        def measure(*_) -> None:
+            measured.append(len(chosen))
+            raise EpsoptError("it is enough")
+
+        monkeypatch.setattr(mine, "_measure", measure)
+        mine.ask()
         mine.advance()
     assert chosen[0].mixture is not None
     assert len(chosen) > 2
@@ -319,9 +322,12 @@ def test_what_keeps_it_from_choosing_is_answered_when_it_was_asked_and_a_databas
         mine.advance()
         assert answers == ["no space"]
     with follower((young, storage, catalogue), answer=answers) as mine:
-        monkeypatch.setattr(
-            stepping.Scene, "read", lambda *_: mine.ask() or (_ for _ in ()).throw(EpsoptError("early"))
-        )
+
+        def early(*_):
+            mine.ask()
+            raise EpsoptError("early")
+
+        monkeypatch.setattr(stepping.Scene, "read", early)
         monkeypatch.setattr(mine, "_queue_ready", lambda _: None)
         real_done = mine._done
 
@@ -374,7 +380,7 @@ def test_one_that_runs_does_as_it_is_told_until_it_is_closed(quiet):  # noqa: F8
 
 
 def test_an_asker_hears_why_nothing_can_be_chosen_and_asks_a_new_process_the_next_time(tmp_path):
-    asker = StepAsker(tmp_path / "epsopt.toml", f"sqlite:///{tmp_path / 'none.db'}", until=3.0)
+    asker = StepAsker(StepTask(str(tmp_path / "epsopt.toml"), f"sqlite:///{tmp_path / 'none.db'}", 3.0))
     assert (asker.asks(), asker.news(), asker.trouble(), asker.learns()) == (False, [], None, False)
     asker.start(0)
     assert asker._helper is None
@@ -408,7 +414,7 @@ high = 1.0
 command = ["train", "--lr", "{{lr}}"]
 """
     )
-    asker = StepAsker(file, catalogue.url, until=1000.0)
+    asker = StepAsker(StepTask(str(file), catalogue.url, 1000.0))
     asker.look_ahead(mix=True)
     asker.start(1)
     until(lambda: not asker.asks(), 120)
@@ -420,7 +426,7 @@ command = ["train", "--lr", "{{lr}}"]
     assert (asker.news(), asker.trouble(), asker.setback()) == ([], None, None), "that is no trouble"
     asker.stop()
     for asked in (True, False):
-        asker = StepAsker(file, catalogue.url, until=1000.0)
+        asker = StepAsker(StepTask(str(file), catalogue.url, 1000.0))
         asker.look_ahead(mix=False)
         process = asker._helper._process
         process.send_signal(signal.SIGSTOP)

@@ -10,7 +10,6 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import optuna
 import pytest
@@ -377,6 +376,7 @@ class SlowLearner(FakeLearner):
     def __init__(self, loop: Loop, most: int = 99) -> None:
         super().__init__(loop, most)
         self.told: list[tuple[str, str]] = []
+        self.mixes: list[bool] = []  # whether mixtures might be measured, of each time that it was asked
         self.looks, self.wanted, self.learning = 0, 0, False
 
     def tell(self, event) -> None:
@@ -397,6 +397,7 @@ class SlowLearner(FakeLearner):
     def start(self, propose: int, *, mix: bool = True) -> None:
         if propose:
             self.looks, self.wanted = 3, propose
+            self.mixes.append(mix)
         else:
             self.learning = True
 
@@ -429,14 +430,8 @@ class Plenty:
         return 0
 
 
-def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_while_all_are_taken(loop):
+def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_while_programs_run(loop):
     class Ahead(SlowLearner):
-        mixes: ClassVar[list[bool]] = []
-
-        def start(self, propose: int, *, mix: bool = True) -> None:
-            self.mixes.append(mix)
-            super().start(propose)
-
         def look_ahead(self, *, mix: bool) -> None:
             self.told.append(("ahead", mix))
 
@@ -470,14 +465,7 @@ def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_
 
 
 def test_no_mixture_is_measured_before_a_step_while_another_program_begins(loop):
-    class Asked(SlowLearner):
-        mixes: ClassVar[list[bool]] = []
-
-        def start(self, propose: int, *, mix: bool = True) -> None:
-            self.mixes.append(mix)
-            super().start(propose)
-
-    learner = Asked(loop)
+    learner = SlowLearner(loop)
     loop.queue({"lr": 0.9, "epochs": 2, "seconds": 2.0})
     loop.work(replace(ORDERS, jobs=2, runs=2, ask=8), learner=learner, budget=Plenty())
     assert learner.mixes == [False]
