@@ -47,17 +47,27 @@ class Misses:
         return np.asarray(point + self.stretch[stage_of(progress)] * (self.misses[rows] + jitter))
 
 
-def fit_misses(progress: Floats, forecasts: Floats, final: Floats, runs: NDArray[np.int64]) -> Misses:
+def fit_misses(
+    progress: Floats,
+    forecasts: Floats,
+    final: Floats,
+    runs: NDArray[np.int64],
+    measured: NDArray[np.bool_] | None = None,
+) -> Misses:
     """Calibrate misses.
 
     Args:
         progress: ``(r,)`` of past moments.
         forecasts: ``(r, m)`` of the runs' ends, on the model's scale, each run left out.
-        final: ``(r, m)`` what came of them.
+        final: ``(r, m)`` what came of them; the surrogate's mean where it was not measured.
         runs: ``(r,)`` run of each.
+        measured: ``(r, m)`` whether ``final`` was measured; default: all of it. A value that the surrogate filled in is
+            nearer to what the surrogate forecasts than a measurement is: intervals are calibrated without it.
     """
     misses = final - forecasts
-    return Misses(progress, forecasts, misses, runs, _stretch(progress, forecasts, misses, runs))
+    if measured is None:
+        measured = np.ones(misses.shape, dtype=bool)
+    return Misses(progress, forecasts, misses, runs, _stretch(progress, forecasts, misses, runs, measured))
 
 
 def _likely(
@@ -87,8 +97,13 @@ def _jitter(misses: Floats, likely: Floats, runs: NDArray[np.int64]) -> Floats:
     return np.asarray(0.5 * spread * effective ** (-0.2))
 
 
-def _stretch(progress: Floats, forecasts: Floats, misses: Floats, runs: NDArray[np.int64]) -> Floats:
-    """``(stages, m)`` factors on misses so that 90 % intervals, a run's own misses left out, cover 90 % of the runs."""
+def _stretch(
+    progress: Floats, forecasts: Floats, misses: Floats, runs: NDArray[np.int64], measured: NDArray[np.bool_]
+) -> Floats:
+    """``(stages, m)`` factors on misses so that 90 % intervals, a run's own misses left out, cover 90 % of the runs.
+
+    One for a metric that was measured at the end of no run: there is nothing to calibrate with.
+    """
     scores = np.empty_like(misses)
     orders = np.argsort(misses, axis=0)
     for i in range(len(misses)):
@@ -97,10 +112,12 @@ def _stretch(progress: Floats, forecasts: Floats, misses: Floats, runs: NDArray[
             places = np.searchsorted(np.cumsum(likely[order]), (0.5 - 0.5 * _LEVEL, 0.5 + 0.5 * _LEVEL))
             low, high = misses[order[np.minimum(places, len(order) - 1)], j]
             scores[i, j] = abs(misses[i, j] - 0.5 * (low + high)) / max(0.5 * (high - low), 1e-9)
-    n_runs = len(np.unique(runs))
-    out = np.empty((len(STAGES), misses.shape[1]))
-    for s, stage in enumerate(STAGES):
-        near = alike(progress - stage)
-        weight = near * n_runs / near.sum()
-        out[s] = [max(conformal_factor(column, weight, _LEVEL), 1.0) for column in scores.T]
+    out = np.ones((len(STAGES), misses.shape[1]))
+    for j, known in enumerate(measured.T):
+        if not known.any():
+            continue
+        n_runs = len(np.unique(runs[known]))
+        for s, stage in enumerate(STAGES):
+            near = alike(progress[known] - stage)
+            out[s, j] = max(conformal_factor(scores[known, j], near * n_runs / near.sum(), _LEVEL), 1.0)
     return out

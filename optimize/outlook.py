@@ -213,6 +213,7 @@ def fit_outlook(surrogate: Surrogate, space: Space, paths: Sequence[RunPath], se
         promised[rows] = learned([past[i].config for i in rows.tolist()])
     moments, owner = moments_of(reading, past, curves)
     final = np.stack([c[0][-1] for c in curves])[owner]
+    measured = np.isfinite(np.stack([p.metrics[-1] for p in past]))[owner]
     limits = (np.min([c[0].min(axis=0) for c in curves], axis=0), np.max([c[0].max(axis=0) for c in curves], axis=0))
     begun = np.array([q.state is not None for q in moments])
 
@@ -244,7 +245,7 @@ def fit_outlook(surrogate: Surrogate, space: Space, paths: Sequence[RunPath], se
         limits=limits,
         weights=weights,
         errors=errors,
-        misses=fit_misses(told.progress, forecasts, final, owner),
+        misses=fit_misses(told.progress, forecasts, final, owner, measured),
         total=total,
         total_name=name,
         longest=float(max(p.epochs[-1] for p in past)),

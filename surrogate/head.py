@@ -76,7 +76,7 @@ class HeldOut:
         mean: ``(settings, k)``.
         unit_variance: ``(settings, k)`` predictive variance for signal variance 1.
         residual: ``(settings, k)``; NaN where not measured.
-        weight: ``(k,)`` so that every run counts the same.
+        weight: ``(k,)`` so that every run with a measurement counts the same; 0 where not measured.
     """
 
     mean: Floats
@@ -106,8 +106,24 @@ def held_out(fold: Fold, metric: int) -> HeldOut:
             means.append(projected @ (inverse * target))
             variances.append(np.maximum(1.0 - (projected**2) @ inverse, 1e-6) + noise)
     mean = np.stack(means)
-    _, which, counts = np.unique(fold.runs_held, return_inverse=True, return_counts=True)
-    return HeldOut(mean, np.stack(variances), fold.y_held[:, metric] - mean, 1.0 / counts[which])
+    measured = np.isfinite(fold.y_held[:, metric])
+    return HeldOut(mean, np.stack(variances), fold.y_held[:, metric] - mean, run_weights(fold.runs_held, measured))
+
+
+def run_weights(runs: NDArray[np.int64], measured: NDArray[np.bool_]) -> Floats:
+    """Weights by which every run counts once, however many of its checkpoints were measured.
+
+    Args:
+        runs: ``(k,)`` run of each checkpoint.
+        measured: ``(k,)`` whether the metric was measured on it.
+
+    Returns:
+        ``(k,)`` one over the number of measured checkpoints of the same run; 0 where not measured. The sum is the
+        number of runs with a measurement, which :func:`conformal_factor` takes for the number of independent residuals.
+    """
+    _, which = np.unique(runs, return_inverse=True)
+    counts = np.bincount(which, weights=measured)
+    return np.asarray(np.where(measured, 1.0 / np.maximum(counts[which], 1.0), 0.0))
 
 
 def choose(parts: list[HeldOut]) -> tuple[int, HeadSettings]:
@@ -151,18 +167,20 @@ def conformal_factor(scores: Floats, weights: Floats, level: float) -> float:
 
     Args:
         scores: ``(k,)`` standardised absolute residuals.
-        weights: ``(k,)`` weights (every run counts the same).
+        weights: ``(k,)`` weights of :func:`run_weights`, measured rows only.
         level: wanted coverage, between 0 and 1.
 
     Returns:
-        The weighted quantile, at the level raised for the finite number of runs (the weight of one more run).
+        The weighted quantile, at the level raised for the finite number of runs (the weight of one more run). With one
+        residual a run this is the ``ceil((runs + 1) * level)``-th smallest of split conformal prediction.
     """
-    if len(scores) == 0:
+    if len(scores) == 0 or weights.sum() <= 0.0:
         return _UNKNOWN
     order = np.argsort(scores)
     runs = max(float(weights.sum()), 1.0)
     cumulative = np.cumsum(weights[order]) / weights.sum()
-    place = int(np.searchsorted(cumulative, min(level * (1.0 + 1.0 / runs), 1.0)))
+    # Less a hair: rounding must not ask for one residual more than the quantile is.
+    place = int(np.searchsorted(cumulative, min(level * (1.0 + 1.0 / runs), 1.0) - 1e-9))
     return float(scores[order][min(place, len(scores) - 1)])
 
 

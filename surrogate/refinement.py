@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.dataset import TrainingSet
-from epsopt.surrogate.head import thin
+from epsopt.surrogate.head import run_weights, thin
 from epsopt.surrogate.network import load_network
 from epsopt.surrogate.surrogate import Memory, Prediction, Surrogate
 from epsopt.surrogate.trained import as_examples
@@ -209,13 +209,12 @@ def _predict_before_learning(
     predicted = old.predict(z, validation.level)
     with torch.no_grad():
         mean, deviation = (t.numpy() for t in old.moments(z))
-    _, which, counts = np.unique(part.runs, return_inverse=True, return_counts=True)
-    weights = 1.0 / counts[which]
     scores = []
     for j, (transform, before) in enumerate(zip(old.transforms, old.scores, strict=True)):
         # moments() is widened so that 1.645 deviations cover 90 %: back to the deviations that scores are counted in.
         residual = np.abs(transform.forward(part.metrics[:, j]) - mean[:, j])
         known = np.isfinite(residual)
+        weights = run_weights(part.runs, known)
         added = np.stack([(residual / deviation[:, j] * old.widening(j))[known], weights[known]])
         scores.append(torch.cat([before, torch.from_numpy(added).float()], dim=1))
     metrics = tuple(_pooled(m, j, seen, part, predicted, seed) for j, m in enumerate(validation.metrics))

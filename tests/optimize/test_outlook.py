@@ -10,6 +10,7 @@ import torch
 
 from epsopt.optimize.evidence import NOT_BEGUN
 from epsopt.optimize.experts import BEFORE, EXPERTS
+from epsopt.optimize.misses import fit_misses
 from epsopt.optimize.outlook import Outlook, fit_outlook
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.stacking import STACK, Told, stack, stage_of
@@ -52,6 +53,20 @@ def outlook() -> Outlook:
 @pytest.fixture(scope="module")
 def later() -> list[RunPath]:
     return [made(i) for i in range(1000, 1060)]
+
+
+def test_ends_that_the_map_filled_in_do_not_narrow_the_intervals() -> None:
+    rng = np.random.default_rng(0)
+    runs, progress = np.arange(60), np.full(60, 0.5)
+    final = rng.normal(size=(60, 1))
+    measured = np.arange(60)[:, None] < 30
+    final[30:] *= 0.01  # the map's own means: as good as forecast
+    forecasts = np.zeros((60, 1))
+    blind, told = (fit_misses(progress, forecasts, final, runs, known) for known in (None, measured))
+    for fitted, covers in ((blind, False), (told, True)):
+        low, high = np.quantile(fitted.draw(0.5, np.zeros(1), 4000, 0), (0.05, 0.95))
+        inside = np.mean((final[:30] >= low) & (final[:30] <= high))
+        assert (inside >= 0.87) == covers
 
 
 def test_half_a_run_tells_more_than_its_hyperparameters(outlook, later) -> None:

@@ -1,10 +1,24 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from epsopt.surrogate.head import Fold, HeadSettings, build_model, choose, conformal_factor, grid, held_out, thin
+from epsopt.surrogate.head import (
+    Fold,
+    HeadSettings,
+    build_model,
+    choose,
+    conformal_factor,
+    grid,
+    held_out,
+    run_weights,
+    standardised,
+    thin,
+)
 
 
 def fold(rng: np.random.Generator, noise: float, k: int = 60) -> Fold:
@@ -68,3 +82,40 @@ def test_a_large_zoo_is_thinned_run_by_run() -> None:
     kept = thin(runs, 200)
     assert len(kept) == 200
     assert np.bincount(runs[kept]).min() >= 19
+
+
+def interval(measured: np.ndarray, residuals: np.ndarray, per_run: int, level: float = 0.9) -> float:
+    """Half the width of an interval whose residuals have unit deviation, through the folds as a fit sees them."""
+    runs = np.repeat(np.arange(len(residuals)), per_run)
+    y = np.where(measured, np.repeat(residuals, per_run), np.nan)[:, None]
+    part = Fold(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((len(runs), 1)), y, runs, np.ones((1, 1)))
+    held = held_out(part, 0)
+    settings = HeadSettings(1.0, 0.0, 1.0)
+    scores, weights = standardised([replace(held, unit_variance=np.ones_like(held.unit_variance))], 0, settings)
+    return conformal_factor(scores, weights, level)
+
+
+def test_a_metric_measured_at_the_end_of_a_run_weighs_as_much_as_one_measured_at_every_checkpoint() -> None:
+    rng, per_run, runs = np.random.default_rng(0), 20, 40
+    ends = np.arange(runs * per_run) % per_run == per_run - 1
+    inside, widths, independent = [], [], []
+    for _ in range(500):
+        residuals = rng.normal(size=runs)
+        half = interval(ends, residuals, per_run)
+        assert half == interval(np.ones_like(ends), residuals, per_run), "rows of a run that agree are one residual"
+        inside.append(math.erf(half / math.sqrt(2.0)))  # probability that a new run's residual lies in the interval
+        widths.append(half)
+        independent.append(np.sort(np.abs(residuals))[math.ceil(0.9 * (runs + 1)) - 1])
+    assert widths == pytest.approx(independent), "split conformal prediction with 40 independent residuals"
+    assert 0.87 < np.mean(inside) < 0.93
+
+
+def test_every_run_with_a_measurement_counts_once() -> None:
+    runs = np.array([5, 5, 5, 2, 2, 9])
+    measured = np.array([True, False, True, False, False, True])
+    np.testing.assert_array_equal(run_weights(runs, measured), [0.5, 0.0, 0.5, 0.0, 0.0, 1.0])
+
+
+def test_the_quantile_is_not_one_residual_further_for_rounding() -> None:
+    for n in range(9, 200):
+        assert conformal_factor(np.arange(1.0, n + 1), np.ones(n), 0.9) == math.ceil(round(0.9 * (n + 1), 9))

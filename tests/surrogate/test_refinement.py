@@ -90,6 +90,16 @@ def test_new_runs_are_tested_before_they_are_learned_and_widen_intervals_when_th
     assert surprised.widening(0) > 2 * early[0].widening(0)
 
 
+def test_a_new_run_counts_once_when_a_metric_was_measured_at_its_end_only(zoo, early) -> None:
+    train = of_runs(zoo[0], range(14 - HELD))
+    ends = train.metrics.copy()
+    fresh = train.runs >= EARLY
+    ends[fresh & (np.arange(len(train)) % 5 != 4), 0] = np.nan
+    refined, _, _ = refine(*early, replace(train, metrics=ends), trained_on="ends", recipe=QUICK)
+    old = early[0].scores[0].shape[1]
+    assert refined.scores[0][1, old:].tolist() == [1.0] * 3
+
+
 def test_more_epochs_of_known_runs_are_no_test(zoo, early) -> None:
     train = of_runs(zoo[0], range(EARLY))
     some = train.take(np.flatnonzero(np.arange(len(train)) % 5 != 4))
