@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, common, seed_option
+from epsopt.cli.options import Options, common, overwrite_option, seed_option
 
 if TYPE_CHECKING:
     from epsopt.optimize.clusters import Clustering
+    from epsopt.studies.output_files import OutputFile
     from epsopt.zoo.records import Checkpoint
 
 _REDUNDANT = 8
@@ -19,9 +20,10 @@ _REDUNDANT = 8
 @click.command("cluster")
 @click.option("--groups", "-k", type=click.IntRange(min=2), help="How many; by default what separates best.")
 @click.option("--save", type=click.Path(path_type=Path), help="Picture to write: .html, .png or .svg.")
+@overwrite_option
 @seed_option
 @common
-def command(options: Options, groups: int | None, save: Path | None, seed: int) -> None:
+def command(options: Options, groups: int | None, save: Path | None, overwrite: bool, seed: int) -> None:
     """Group runs by where they end on the map.
 
     Each group has a stability (how surely it is found again when a fifth of the runs is left out) and a medoid, its
@@ -29,6 +31,7 @@ def command(options: Options, groups: int | None, save: Path | None, seed: int) 
     """
     from epsopt.cli.describe import checkpoint_json
     from epsopt.cli.output import print_json
+    from epsopt.cli.pictures import picture_file
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
     from epsopt.zoo.errors import UsageError
@@ -37,6 +40,7 @@ def command(options: Options, groups: int | None, save: Path | None, seed: int) 
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
+            picture = picture_file(save, catalogue, overwrite=overwrite)
             import numpy as np
 
             from epsopt.optimize.clusters import cluster
@@ -61,8 +65,8 @@ def command(options: Options, groups: int | None, save: Path | None, seed: int) 
         last_step = float(np.median(steps)) if steps else 0.0
         points = latents[ends].double().numpy()
         found = cluster(points, configs, space, last_step=last_step, groups=groups, seed=seed)
-        if save is not None:
-            _draw(save, points, shown, found)
+        if picture is not None:
+            _draw(picture, points, shown, found)
     if options.json:
         print_json(
             {
@@ -155,7 +159,7 @@ def _typical(values: list[object]) -> object:
     return statistics.median(numbers) if len(numbers) == len(values) else statistics.mode(values)
 
 
-def _draw(file: Path, points: Any, shown: list[Checkpoint], found: Clustering) -> None:
+def _draw(file: OutputFile, points: Any, shown: list[Checkpoint], found: Clustering) -> None:
     from sklearn.decomposition import PCA
 
     from epsopt.studies.pictures import groups_figure, save_picture

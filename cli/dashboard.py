@@ -11,9 +11,10 @@ from epsopt.cli.options import Options, common
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes any free one.")
 @click.option("--allow-remote", is_flag=True, help="Let other machines in; there is no password.")
+@click.option("--allow-edits", is_flag=True, help="Let the page change and delete studies.")
 @common
-def command(options: Options, host: str, port: int, allow_remote: bool) -> None:
-    """Open the Optuna dashboard on the project's studies; Ctrl-C ends it."""
+def command(options: Options, host: str, port: int, allow_remote: bool, allow_edits: bool) -> None:
+    """Open the Optuna dashboard on the project's studies, to look at; Ctrl-C ends it."""
     from epsopt.cli.output import line, note, print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
@@ -38,4 +39,4 @@ def command(options: Options, host: str, port: int, allow_remote: bool) -> None:
         else:
             line(f"dashboard of {workspace.shown}: {url}  (Ctrl-C ends it)")
 
-    serve(workspace.storage, host, port, allow_remote=allow_remote, announce=announce)
+    serve(workspace.storage, host, port, allow_remote=allow_remote, allow_edits=allow_edits, announce=announce)

@@ -6,7 +6,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from epsopt.cli.output import LABEL, Head, Rows, formatter, label, line, listed, metric_head, print_table, value
+from epsopt.cli.output import (
+    LABEL,
+    Head,
+    Rows,
+    formatter,
+    label,
+    line,
+    listed,
+    metric_head,
+    one_line,
+    print_table,
+    value,
+)
 
 if TYPE_CHECKING:
     from epsopt.optimize.neighbours import Neighbour
@@ -106,9 +118,9 @@ def list_runs(checkpoints: Iterable[Measured], names: Sequence[str]) -> None:
 def short_path(path: str | Path) -> str:
     """Return a path from the current folder, when it lies below it."""
     try:
-        return str(Path(path).relative_to(Path.cwd()))
+        return one_line(str(Path(path).relative_to(Path.cwd())))
     except ValueError:
-        return str(path)
+        return one_line(str(path))
 
 
 def checkpoint_table(

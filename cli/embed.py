@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, common, seed_option
-from epsopt.zoo.errors import EpsoptError, UnreadableCheckpoint, UsageError
+from epsopt.cli.options import Options, common, overwrite_option, seed_option
+from epsopt.zoo.errors import UnreadableCheckpoint
 
 if TYPE_CHECKING:
     from epsopt.optimize.preview import Preview
+    from epsopt.studies.output_files import OutputFile
+    from epsopt.zoo.catalogue import Catalogue
 
 
 @click.command("embed")
@@ -19,24 +21,34 @@ if TYPE_CHECKING:
 @click.option("--save", type=click.Path(path_type=Path), help="Picture to write: .html, .png or .svg.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Arrays to write: .npz.")
 @click.option("--weights-only", is_flag=True, help="Do not run the project's embed hook on a file.")
+@overwrite_option
 @seed_option
 @common
-def command(options: Options, what: str, save: Path | None, output: Path | None, weights_only: bool, seed: int) -> None:
+def command(
+    options: Options,
+    what: str,
+    save: Path | None,
+    output: Path | None,
+    weights_only: bool,
+    overwrite: bool,
+    seed: int,
+) -> None:
     """Preview a checkpoint's anchor embeddings: what the map predicts from its weights, beside the real ones.
 
     Real embeddings come from the catalogue, or for a file that is not in it from the project's embed hook.
     """
     from epsopt.cli.output import print_json, say
+    from epsopt.cli.pictures import picture_file
     from epsopt.cli.progress import working
     from epsopt.cli.which import locate
     from epsopt.cli.workspace import measured, open_workspace
 
-    if output is not None and output.suffix != ".npz":
-        raise UsageError(f"{output}: arrays are written as .npz")
     with working("loading the map") as progress:
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
+            picture = picture_file(save, catalogue, overwrite=overwrite)
+            arrays = _arrays_file(output, catalogue, overwrite=overwrite)
             import numpy as np
 
             from epsopt.optimize.preview import preview
@@ -63,12 +75,12 @@ def command(options: Options, what: str, save: Path | None, output: Path | None,
             real = None
         ball = bool(known) and max(float(np.nanmax(np.linalg.norm(e, axis=1))) for e in known) < 1.0
         shown = preview(predicted, real, ball=ball, seed=seed)
-        if output is not None:
-            _write(output, shown)
-        if save is not None:
+        if arrays is not None:
+            _write(arrays, shown)
+        if picture is not None:
             from epsopt.studies.pictures import preview_figure, save_picture
 
-            save_picture(preview_figure(f"Anchor embeddings of {located.title}", shown), save)
+            save_picture(preview_figure(f"Anchor embeddings of {located.title}", shown), picture)
     if options.json:
         print_json(
             {
@@ -105,7 +117,17 @@ def command(options: Options, what: str, save: Path | None, output: Path | None,
         say("--save FILE.png draws them, --output FILE.npz writes them.")
 
 
-def _write(file: Path, shown: Preview) -> None:
+def _arrays_file(output: Path | None, catalogue: Catalogue, *, overwrite: bool) -> OutputFile | None:
+    from epsopt.studies.output_files import output_file, run_folders
+
+    if output is None:
+        return None
+    return output_file(output, (".npz",), "arrays", overwrite=overwrite, runs=run_folders(catalogue))
+
+
+def _write(file: OutputFile, shown: Preview) -> None:
+    import io
+
     import numpy as np
 
     arrays = {"predicted": shown.predicted}
@@ -113,7 +135,6 @@ def _write(file: Path, shown: Preview) -> None:
         arrays["real"] = shown.real
     for name, sets in (("pca", shown.pca), ("tsne", shown.tsne), ("disc", shown.disc or {})):
         arrays |= {f"{name}_{kind}": points for kind, points in sets.items()}
-    try:
-        np.savez(file, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise EpsoptError(f"{file}: could not be written: {error.strerror or error}") from error
+    data = io.BytesIO()
+    np.savez(data, allow_pickle=False, **arrays)
+    file.write(data.getvalue())

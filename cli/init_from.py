@@ -78,7 +78,7 @@ def command(
             )  # fmt: skip
             base = next((p for p in plans if p.start.kind == "base"), None)
             plans = plans[:count]
-            files = _saved(plans, mixed, decoder, project, save)
+            files = _saved(plans, mixed, decoder, project, save, checkpoints)
     if base is not None and base not in plans:
         plans.append(base)
     paths = [_path(p, files) for p in plans]
@@ -126,25 +126,25 @@ def _saved(
     decoder: WeightDecoder,
     project: Project,
     save: Path | None,
+    checkpoints: Sequence[Checkpoint],
 ) -> dict[int, Path]:
     """Save the mixtures that are shown; return their files by the identity of their starts."""
     from epsopt.cli.describe import predicted_json
     from epsopt.cli.mixed import free_files
-    from epsopt.studies.folders import new_folder, suffix_for
+    from epsopt.studies.folders import save_folder, suffix_for
     from epsopt.zoo.decoding.provenance import Provenance, labels
 
     shown = [(s, m) for s, m in mixed if any(p.start is s for p in plans)]
     if not shown:
         return {}
-    folder = save or new_folder(project.runs, "init")
     parents = [[c for c, _ in s.mixture] for s, _ in shown]
     names = [f"mixture_{i:03d}{suffix_for(None, p)}" for i, p in enumerate(parents)]
-    files = free_files(folder, names)
-    for (_, mixture), own, file in zip(shown, parents, files, strict=True):
-        predicted = predicted_json(mixture.assessment)
-        decoder.save(
-            mixture.decoded, file, Provenance("init-from", predicted, mixture.measured, decoder.hook, labels(own))
-        )
+    with save_folder(save, project.runs, "init", checkpoints) as folder:
+        files = free_files(folder, names)
+        for (_, mixture), own, file in zip(shown, parents, files, strict=True):
+            predicted = predicted_json(mixture.assessment)
+            origin = Provenance("init-from", predicted, mixture.measured, decoder.hook, labels(own))
+            decoder.save(mixture.decoded, file, origin)
     return {id(s): file.resolve() for (s, _), file in zip(shown, files, strict=True)}
 
 
@@ -159,9 +159,9 @@ def _command(project: Project, plan: Plan, path: str) -> list[str] | None:
 
     if project.command is None or not takes_start(project.command):
         return None
-    from epsopt.studies.folders import new_folder
+    from epsopt.studies.folders import free_name
 
-    out = new_folder(project.runs, "from")
+    out = free_name(project.runs, "from")
     return render_command(project.command, {**plan.fixed, **plan.params}, out, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ def command(
     from epsopt.cli.progress import working
     from epsopt.cli.which import locate
     from epsopt.cli.workspace import measured, open_workspace
-    from epsopt.studies.folders import suffix_for
+    from epsopt.studies.folders import save_folder, suffix_for
     from epsopt.zoo.decoding.decoder import WeightDecoder
     from epsopt.zoo.decoding.provenance import Provenance, labels
 
@@ -53,7 +54,11 @@ def command(
                 "--evaluate needs an evaluate hook: name it in epsopt.toml, as "
                 '[hooks] evaluate = "package.module:function"'
             )
-        with workspace.catalogue() as catalogue, WeightDecoder(hook) as decoder:
+        with (
+            contextlib.ExitStack() as held,
+            workspace.catalogue() as catalogue,
+            WeightDecoder(hook) as decoder,
+        ):
             checkpoints = measured(catalogue)
             from epsopt.optimize.interpolation import along, linear_metrics, straight
             from epsopt.studies.maps import load_map
@@ -75,6 +80,9 @@ def command(
                 raise UsageError(f"{reason}; without --evaluate and --save, the map's predictions are shown")
             names = [f"step_{i:03d}{suffix_for(form, [start, end])}" for i in range(steps)]
             files = free_files(save, names) if save is not None else []
+            if save is not None:  # held until all is saved
+                runs = workspace.project.runs if workspace.project else Path()
+                held.enter_context(save_folder(save, runs, "step", checkpoints))
             surrogate, _ = load_map(catalogue)
             mixtures: list[Mixture] = []
             if reason is None:

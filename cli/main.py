@@ -80,6 +80,13 @@ def _sentence(error: click.ClickException) -> str:
     return f"{path}: {message[:1].lower()}{message[1:]}{hint}"
 
 
+def _shown(text: str) -> str:
+    """Return an error as a terminal may have it: names in it are strangers'."""
+    from epsopt.zoo.reading.text import visible
+
+    return visible(text, keep="\n")
+
+
 def main() -> None:
     """Run the command line; exit status 0, 1 (could not do it) or 2 (bad usage), one sentence per error (D11)."""
     from epsopt.zoo.errors import EpsoptError, UsageError
@@ -90,7 +97,7 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        click.echo(_sentence(error), err=True)
+        click.echo(_shown(_sentence(error)), err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("\nepsopt: stopped; what was finished is kept", err=True)
@@ -98,7 +105,7 @@ def main() -> None:
     except EpsoptError as error:
         if debug:
             raise
-        click.echo(f"epsopt: {error}", err=True)
+        click.echo(_shown(f"epsopt: {error}"), err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except BrokenPipeError:  # the reader of our output has seen enough: `epsopt pareto | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -106,8 +113,6 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        click.echo(
-            f"epsopt: unexpected {type(error).__name__}: {error} (this is a defect; 'epsopt --debug ...' shows where)",
-            err=True,
-        )
+        said = f"unexpected {type(error).__name__}: {error} (this is a defect; 'epsopt --debug ...' shows where)"
+        click.echo(_shown(f"epsopt: {said}"), err=True)
         sys.exit(1)

@@ -82,20 +82,24 @@ def command(
         with workspace.catalogue() as catalogue:
             checkpoints, lineages = measured(catalogue), catalogue.lineages()
             check_objectives(project, catalogue.metric_names())
-        folder = _folder(save, project, "mixed" if wide else "merge")
+        chosen = [] if wide else _parents(parents, checkpoints, project, count)
+        _check_new(save)
         mixed: Mixed | None = None
-        if wide:
-            from epsopt.cli.merge_wide import mix_widely
+        from epsopt.studies.folders import save_folder
 
-            mixed = mix_widely(
-                project, checkpoints, lineages, folder, form,
-                budget=budget, give_up=not whole_budget, seed=seed, progress=progress,
-            )  # fmt: skip
-        else:
-            merged = _merge(
-                project, checkpoints, _parents(parents, checkpoints, project, count), folder, form,
-                groups, budget, reach, seed, progress,
-            )  # fmt: skip
+        # Held from before the first evaluation: another merge at the same time takes another one.
+        with save_folder(save, project.runs, "mixed" if wide else "merge", checkpoints) as folder:
+            if wide:
+                from epsopt.cli.merge_wide import mix_widely
+
+                mixed = mix_widely(
+                    project, checkpoints, lineages, folder, form,
+                    budget=budget, give_up=not whole_budget, seed=seed, progress=progress,
+                )  # fmt: skip
+            else:
+                merged = _merge(
+                    project, checkpoints, chosen, folder, form, groups, budget, reach, seed, progress,
+                )  # fmt: skip
     for sentence in (mixed or merged).disagreements:
         note(sentence)
     if mixed is not None:
@@ -166,14 +170,9 @@ def _known(what: str, checkpoints: Sequence[Any]) -> str:
     return str(found.sha256)
 
 
-def _folder(save: Path | None, project: Project, name: str) -> Path:
-    from epsopt.studies.folders import new_folder
-
-    if save is not None:
-        if save.exists() and (not save.is_dir() or any(save.iterdir())):
-            raise UsageError(f"{save} is there already: name a new folder, nothing is written over")
-        return save
-    return new_folder(project.runs, name)
+def _check_new(save: Path | None) -> None:
+    if save is not None and save.exists() and (not save.is_dir() or any(save.iterdir())):
+        raise UsageError(f"{save} is there already: name a new folder, nothing is written over")
 
 
 def _document(

@@ -36,8 +36,9 @@ class Rows(NamedTuple):
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Print one document on standard output; NaN and infinities become null."""
-    sys.stdout.write(json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Print one document on standard output; NaN and infinities become null, and nothing in it acts on a terminal."""
+    text = json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    sys.stdout.write("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
     sys.stdout.flush()
 
 
@@ -72,7 +73,7 @@ def line(text: str) -> None:
 
 def listed(text: str, indent: str = "  ") -> None:
     """Print a comma-separated list, indented, broken at its commas."""
-    pieces = text.replace(" ", "\0").replace(",\0", ", ")  # so that "name value" stays together
+    pieces = plain(text).replace(" ", "\0").replace(",\0", ", ")  # so that "name value" stays together
     width = _console().width
     wrapped = textwrap.wrap(pieces, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
     for part in wrapped:
@@ -91,7 +92,7 @@ def note(text: str) -> None:
 def failures(failed: Sequence[Any]) -> None:
     """List files that could not be read, with their reasons."""
     for failure in failed[:_LISTED]:
-        line(f"  {failure.path}: {failure.reason}".replace("\n", "\\x0a"))  # a name may hold one
+        line(one_line(f"  {failure.path}: {failure.reason}"))
     if len(failed) > _LISTED:
         line(f"  and {len(failed) - _LISTED} more (--json lists them all)")
 
@@ -173,7 +174,7 @@ def value(raw: Any) -> str:
     """Write a hyperparameter's value with at most four significant digits."""
     if isinstance(raw, bool):
         return "true" if raw else "false"
-    return f"{raw:.4g}" if isinstance(raw, float) else plain(str(raw))
+    return f"{raw:.4g}" if isinstance(raw, float) else one_line(str(raw))
 
 
 def middle(text: str, width: int) -> str:
@@ -187,17 +188,26 @@ def middle(text: str, width: int) -> str:
 def label(run: str, epoch: int | None, width: int = LABEL) -> str:
     """Name a checkpoint as ``RUN:EPOCH``, which `epsopt nearest` takes too."""
     end = "" if epoch is None else f":{epoch}"
-    return middle(run, max(width - len(end), 4)) + end
+    return middle(one_line(run), max(width - len(end), 4)) + end
 
 
 def metric_head(name: str, second: str = "") -> Head:
     """Return the header of a metric's column, with a second line where the table has one."""
-    return Head(middle(name, _NAME) + (f"\n{second}" if second else ""))
+    return Head(middle(one_line(name), _NAME) + (f"\n{second}" if second else ""))
 
 
 def plain(text: str) -> str:
     """Make text from a stranger's file safe for a terminal: no control characters."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+    from epsopt.zoo.reading.text import visible
+
+    return visible(text, keep="\n")
+
+
+def one_line(text: str) -> str:
+    """Make a stranger's name safe for a terminal: no control characters, and no end of a line."""
+    from epsopt.zoo.reading.text import visible
+
+    return visible(text)
 
 
 def _console() -> Console:

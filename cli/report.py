@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, common
+from epsopt.cli.options import Options, common, overwrite_option
 from epsopt.zoo.words import count
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from epsopt.optimize.outcome import Accuracy
     from epsopt.optimize.targets import Objective
     from epsopt.studies.loop.report import LoopReport
+    from epsopt.studies.output_files import OutputFile
+    from epsopt.zoo.catalogue import Catalogue
 
 _FEWEST_TO_COMPARE = 4
 """Runs in each half of the history; the share of fewer says nothing."""
@@ -26,8 +28,9 @@ _FEWEST_TO_COMPARE = 4
     "--html", "page", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Write it as one page with pictures, too.",
 )  # fmt: skip
+@overwrite_option
 @common
-def command(options: Options, page: Path | None) -> None:
+def command(options: Options, page: Path | None, overwrite: bool) -> None:
     """Show predicted against measured for every proposal, and how far the intervals have held so far.
 
     Predictions are those that were made before a run was started.
@@ -44,10 +47,11 @@ def command(options: Options, page: Path | None) -> None:
         from epsopt.studies.loop.report import loop_report
 
         with workspace.catalogue() as catalogue:
+            file = None if page is None else _checked(page, overwrite, catalogue)
             checkpoints, mixtures = catalogue.checkpoints(), measured_mixtures(catalogue, project.name)
         report = loop_report(project, workspace.studies(), checkpoints, mixtures)
-        if page is not None:
-            _write(page, project.name, report, project.objectives)
+        if file is not None:
+            _write(file, project.name, report, project.objectives)
     if options.json:
         print_json({**_document(report), "page": None if page is None else str(page.resolve())})
         return
@@ -60,10 +64,15 @@ def command(options: Options, page: Path | None) -> None:
         line(f"wrote {page}")
 
 
-def _write(page: Path, name: str, report: LoopReport, objectives: Sequence[Objective]) -> None:
+def _checked(page: Path, overwrite: bool, catalogue: Catalogue) -> OutputFile:
+    from epsopt.studies.output_files import output_file, run_folders
+
+    return output_file(page, (".html", ".htm"), "a report", overwrite=overwrite, runs=run_folders(catalogue))
+
+
+def _write(file: OutputFile, name: str, report: LoopReport, objectives: Sequence[Objective]) -> None:
     from epsopt.cli.outcome import steps_table
-    from epsopt.studies.loop.page import report_figure, write_page
-    from epsopt.zoo.errors import UsageError
+    from epsopt.studies.loop.page import page_html, report_figure
 
     figure = report_figure(report, objectives) if report.measured() else None
     lines = [*_counts(report), *_sentences(report)]
@@ -72,10 +81,7 @@ def _write(page: Path, name: str, report: LoopReport, objectives: Sequence[Objec
         "Steps of the budget: hypervolume promised and brought": steps_table(report),
     }
     kept = {caption: (heads, rows) for caption, (heads, rows) in tables.items() if rows}
-    try:
-        write_page(page, f"{name}: predicted and measured", lines, figure, kept)
-    except OSError as error:
-        raise UsageError(f"{page}: cannot be written: {error.strerror or error}") from error
+    file.write(page_html(f"{name}: predicted and measured", lines, figure, kept).encode())
 
 
 def _reasons(report: LoopReport) -> tuple[list[str], list[list[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,14 +100,17 @@ def _decode(
     evaluate: bool,
 ) -> tuple[list[Mixture | None], list[Path | None]]:
     from epsopt.cli.describe import predicted_json
-    from epsopt.studies.folders import suffix_for
+    from epsopt.studies.folders import save_folder, suffix_for
     from epsopt.studies.mixtures import decode_samples
     from epsopt.zoo.decoding.decoder import WeightDecoder
     from epsopt.zoo.decoding.provenance import Provenance, labels
 
     hook = opened.project.evaluate
     by_key = {c.sha256: c for c in opened.checkpoints}
-    with opened.workspace.catalogue() as catalogue, WeightDecoder(hook) as decoder:
+    held: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if save is not None:
+        held = save_folder(save, opened.project.runs, "sample", opened.checkpoints)
+    with held, opened.workspace.catalogue() as catalogue, WeightDecoder(hook) as decoder:
         mixtures = decode_samples(
             decoder, catalogue, opened.checkpoints, opened.surrogate, points,
             level=level, evaluate=evaluate, progress=progress,

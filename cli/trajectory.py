@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, common, level_option, seed_option
+from epsopt.cli.options import Options, common, level_option, overwrite_option, seed_option
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 
 if TYPE_CHECKING:
     from epsopt.optimize.outlook import Outlook, RunForecast
     from epsopt.optimize.trajectory import Motion, RunPath
+    from epsopt.studies.output_files import OutputFile
 
 
 @click.command("trajectory")
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--first", "-n", type=click.IntRange(min=0), help="Only its first N checkpoints, 0: none of them.")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Epochs that it will have.")
 @click.option("--save", type=click.Path(path_type=Path), help="Picture to write: .html, .png or .svg.")
+@overwrite_option
 @level_option
 @seed_option
 @common
@@ -29,6 +31,7 @@ def command(
     first: int | None,
     epochs: float | None,
     save: Path | None,
+    overwrite: bool,
     level: float,
     seed: int,
 ) -> None:
@@ -38,6 +41,7 @@ def command(
     baseline was clearly better on runs left out, that one answers, and the output says which.
     """
     from epsopt.cli.output import note, print_json, say
+    from epsopt.cli.pictures import picture_file
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
 
@@ -45,6 +49,7 @@ def command(
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
+            picture = picture_file(save, catalogue, overwrite=overwrite)
             from epsopt.optimize.inference import infer_space
             from epsopt.optimize.outlook import fit_outlook
             from epsopt.optimize.trajectory import median_speed, motion, run_paths
@@ -68,8 +73,8 @@ def command(
             reason = str(error)
         if outlook is not None:
             forecast = outlook.forecast(so_far, total=epochs, level=level, seed=seed)
-        if save is not None:
-            _draw(save, so_far, whole, latents, surrogate.metric_names, forecast)
+        if picture is not None:
+            _draw(picture, so_far, whole, latents, surrogate.metric_names, forecast)
     if options.json:
         print_json(_document(so_far, whole, moved, forecast, outlook, surrogate.metric_names, level, reason))
         return
@@ -214,7 +219,7 @@ def _show_forecast(forecast: RunForecast, outlook: Outlook, path: RunPath, whole
 
 
 def _draw(
-    file: Path,
+    file: OutputFile,
     path: RunPath,
     whole: RunPath,
     latents: Any,

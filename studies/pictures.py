@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from epsopt.studies.output_files import OutputFile
 from epsopt.studies.show.figure import FONT, FRONT, MEASURED, PREDICTED
-from epsopt.zoo.errors import EpsoptError, UsageError
+from epsopt.studies.show.pages import escaped, html_page
+from epsopt.zoo.errors import EpsoptError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -24,28 +25,30 @@ _GROUPS = ("#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#f2a900", "#72b7b2", "#9
 _QUIET = "#c9d1d9"
 
 
-def save_picture(figure: go.Figure, file: Path) -> None:
+def save_picture(figure: go.Figure, file: OutputFile) -> None:
     """Write a picture as ``.html`` (by itself, works offline) or as ``.png`` or ``.svg`` (needs kaleido and a browser).
 
+    Args:
+        figure: the picture.
+        file: as :func:`epsopt.studies.output_files.output_file` checked it.
+
     Raises:
-        UsageError: another ending.
+        UsageError: a file that is not epsopt's has come to be there.
         EpsoptError: kaleido or its browser is missing, or the file cannot be written.
     """
-    ending = file.suffix.lower()
-    if ending not in {".html", ".png", ".svg"}:
-        raise UsageError(f"{file}: a picture is saved as .html, .png or .svg")
+    ending = file.path.suffix.lower()
+    if ending == ".html":
+        title = html.unescape(str(figure.layout.title.text or "")) or "epsopt"
+        file.write(html_page(title, figure=figure, bar=False).encode())
+        return
     try:
-        if ending == ".html":
-            figure.write_html(file, include_plotlyjs=True, config={"displayModeBar": False})
-        else:
-            figure.write_image(file, width=1000, height=int(figure.layout.height or 480), scale=1.5)
-    except OSError as error:
-        raise EpsoptError(f"{file}: could not be written: {error.strerror or error}") from error
-    except (ValueError, RuntimeError) as error:
+        drawn = figure.to_image(ending[1:], width=1000, height=int(figure.layout.height or 480), scale=1.5)
+    except (OSError, ValueError, RuntimeError) as error:
         raise EpsoptError(
-            f"{file}: plotly could not draw it ({str(error).strip().splitlines()[0]}): install kaleido with "
+            f"{file.named}: plotly could not draw it ({str(error).strip().splitlines()[0]}): install kaleido with "
             "pip install 'epsopt[images]' and a Chrome or Chromium, or save it as .html"
         ) from error
+    file.write(drawn)
 
 
 def path_figure(
@@ -71,7 +74,7 @@ def path_figure(
 
     rows = max(len(curves), 1)
     specs: list[list[Any]] = [[{"rowspan": rows}, {}], *([None, {}] for _ in range(rows - 1))]
-    titles = [f"{html.escape(name)} on the map", *(html.escape(m) for m in curves)]
+    titles = [f"{escaped(name)} on the map", *(escaped(m) for m in curves)]
     figure = make_subplots(
         rows, 2, specs=specs, column_widths=[0.55, 0.45], subplot_titles=titles, vertical_spacing=0.12
     )
@@ -146,7 +149,8 @@ def groups_figure(
         figure.add_trace(
             go.Scatter(
                 x=_short(places[alone, 0]), y=_short(places[alone, 1]), mode="markers", name="in no group",
-                marker={"color": _QUIET, "size": 8, "symbol": "x"}, text=[texts[i] for i in alone], hoverinfo="text",
+                marker={"color": _QUIET, "size": 8, "symbol": "x"}, text=[escaped(texts[i]) for i in alone],
+                hoverinfo="text",
             )
         )  # fmt: skip
     for k, label in enumerate(labels):
@@ -154,9 +158,9 @@ def groups_figure(
         sizes = [16 if i == medoids[k] else 8 for i in rows]
         figure.add_trace(
             go.Scatter(
-                x=_short(places[rows, 0]), y=_short(places[rows, 1]), mode="markers", name=label,
+                x=_short(places[rows, 0]), y=_short(places[rows, 1]), mode="markers", name=escaped(label),
                 marker={"color": _GROUPS[k % len(_GROUPS)], "size": sizes, "line": {"color": "white", "width": 1}},
-                text=[texts[i] for i in rows], hoverinfo="text",
+                text=[escaped(texts[i]) for i in rows], hoverinfo="text",
             )
         )  # fmt: skip
     inside = places[[i for i, g in enumerate(groups) if g >= 0]]
@@ -207,7 +211,7 @@ def preview_figure(title: str, shown: Preview) -> go.Figure:
         )
         figure.update_xaxes(range=[-1.05, 1.05], row=1, col=last)
         figure.update_yaxes(range=[-1.05, 1.05], row=1, col=last)
-    figure.update_layout(title={"text": html.escape(title)})
+    figure.update_layout(title={"text": escaped(title)})
     return _dressed(figure, 460)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from epsopt.studies.kinds import Proposal
 from epsopt.zoo.errors import UsageError
+from epsopt.zoo.reading.text import visible
 
 
 class Config(Proposal, Protocol):
@@ -163,7 +164,7 @@ def in_words(proposals: Sequence[Config], numbers: Sequence[int | None], level: 
         parts += [f"nearest run {run} ({distance:.2f})" for run, distance in p.nearest_runs[:1]]
         text = "; ".join([*parts, p.reason])
         text = f"predicted: {text}" if number is None else f"proposal {number}, predicted: {text}"
-        said.append("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text))
+        said.append(visible(text))
     return said
 
 

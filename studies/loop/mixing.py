@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from epsopt.studies.folders import new_folder, suffix_for
+from epsopt.studies.folders import save_folder, suffix_for
 from epsopt.studies.mixing import Mixed, fresh_credit, mix
 from epsopt.studies.project.file import Project
 from epsopt.studies.sources import choose_sources
@@ -49,13 +49,12 @@ def mix_round(
         sources = choose_sources(checkpoints, catalogue.lineages(), project.objectives)
     except EmptyCatalogue:
         return []
-    folder = new_folder(project.runs, "mixed")
     suffix = suffix_for(None, sources.checkpoints)
     history = _history(catalogue, project.name)
     credit = fresh_credit()
     for kind, promised, brought in history:
         credit.learn(kind, promised, brought)
-    with WeightDecoder(project.evaluate) as decoder:
+    with save_folder(None, project.runs, "mixed") as folder, WeightDecoder(project.evaluate) as decoder:
         mixed = mix(
             decoder, project, checkpoints, sources, lambda i: folder / f"mixed_{i:03d}{suffix}",
             budget=budget, credit=credit, seed=seed + len(checkpoints), made_by="work --mix", progress=progress,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from epsopt.optimize.targets import Objective
 from epsopt.studies.loop.report import LoopReport
 from epsopt.studies.show.figure import FONT, FRONT, MEASURED, PREDICTED
+from epsopt.studies.show.pages import escaped, html_page
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -28,7 +27,7 @@ def report_figure(report: LoopReport, objectives: Sequence[Objective]) -> go.Fig
     from plotly.subplots import make_subplots
 
     columns = max(len(objectives), 2)
-    titles = [html.escape(f"{o.name}: predicted and measured") for o in objectives]
+    titles = [escaped(f"{o.name}: predicted and measured") for o in objectives]
     figure = make_subplots(
         rows=2,
         cols=columns,
@@ -82,7 +81,7 @@ def _predicted_against_measured(figure: go.Figure, report: LoopReport, name: str
                 marker={"color": colour, "size": 8},
                 hovertext=[
                     f"proposal {p.number}"
-                    + ("" if p.step is None else f", a {p.step.kind}")
+                    + ("" if p.step is None else f", a {escaped(p.step.kind)}")
                     + f"<br>measured {v:.4g}, predicted {p.point[name]:.4g}"
                     for p, v in mine
                 ],
@@ -109,7 +108,7 @@ def _coverage(figure: go.Figure, report: LoopReport, objectives: Sequence[Object
         shares = [None if a is None or not a.n else a.inside / a.n for a in steps]
         figure.add_trace(
             go.Scatter(
-                x=list(range(1, len(shares) + 1)), y=shares, mode="lines+markers", name=html.escape(objective.name),
+                x=list(range(1, len(shares) + 1)), y=shares, mode="lines+markers", name=escaped(objective.name),
                 line={"color": colours[i % len(colours)], "width": 1.8}, marker={"size": 5},
             ),
             row=2, col=1,
@@ -140,31 +139,23 @@ def _growth(figure: go.Figure, report: LoopReport) -> None:
     figure.update_yaxes(title_text="hypervolume", row=2, col=2)
 
 
-def write_page(
-    path: Path,
+def page_html(
     title: str,
     lines: Sequence[str],
     figure: go.Figure | None,
     tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]] | None = None,
-) -> None:
-    """Write a page that needs nothing else, not even a network.
+) -> str:
+    """Return the page as HTML; it needs nothing else, not even a network.
 
     Args:
-        path: the file.
         title: of the page.
         lines: sentences above the picture.
         figure: the picture, if there is anything to draw.
         tables: above the picture, too, by their captions: headers and rows; all but the first column are numbers.
     """
-    options: dict[str, Any] = {"full_html": False, "include_plotlyjs": True, "config": {"displaylogo": False}}
-    picture = "" if figure is None else figure.to_html(**options)
-    said = "".join(f"<p>{html.escape(line)}</p>\n" for line in lines)
+    said = "".join(f"<p>{escaped(line)}</p>\n" for line in lines)
     told = "".join(_table(caption, heads, rows) for caption, (heads, rows) in (tables or {}).items())
-    path.write_text(
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
-        f"<style>{_STYLE}</style></head>\n<body>\n<h1>{html.escape(title)}</h1>\n{said}{told}{picture}\n</body></html>\n",
-        encoding="utf-8",
-    )
+    return html_page(title, f"<h1>{escaped(title)}</h1>\n{said}{told}", figure, style=_STYLE)
 
 
 _STYLE = (
@@ -176,9 +167,9 @@ _STYLE = (
 
 
 def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>\n" for row in rows)
+    head = "".join(f'<th scope="col">{escaped(h)}</th>' for h in heads)
+    body = "".join("<tr>" + "".join(f"<td>{escaped(c)}</td>" for c in row) + "</tr>\n" for row in rows)
     return (
-        f"<table><caption>{html.escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>"
+        f"<table><caption>{escaped(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>"
         "</table>\n"
     )

@@ -94,11 +94,24 @@ def load_project(path: Path | str | None = None) -> Project:
         file = Path(path).resolve()
         file = file / FILE_NAME if file.is_dir() else file
     try:
-        content = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise UsageError(f"{file}: not valid TOML: {error}") from error
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from error
+    return check_text(file, text)
+
+
+def check_text(file: Path, text: str) -> Project:
+    """Return what the text of a project file says, whether or not it stands in the file yet.
+
+    Raises:
+        UsageError: not TOML, or a key that is unknown or holds something else than expected.
+    """
+    try:
+        content = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{file}: not valid TOML: {error}") from error
     try:
         parsed = ProjectFile.model_validate(content)
     except ValidationError as error:

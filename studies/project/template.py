@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,9 @@ from tomlkit.items import InlineTable, Table
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.targets import Objective
 from epsopt.studies.project.command import Command
-from epsopt.zoo.errors import UsageError
+from epsopt.studies.project.file import FILE_NAME, check_text
+from epsopt.zoo.errors import EpsoptError, UsageError
+from epsopt.zoo.files import atomic_file
 
 
 def write_project(
@@ -54,7 +54,8 @@ def write_project(
         Whether the file changed; writing the same again changes nothing.
 
     Raises:
-        UsageError: another file is there already, or the folder cannot be written to.
+        UsageError: something that the file cannot say, another file is there already, it is no project file, or the
+            folder cannot be written to. Nothing is written then.
     """
     document = tomlkit.document()
     document.add(tomlkit.comment("epsopt.toml: what a command of epsopt would otherwise ask each time."))
@@ -69,6 +70,7 @@ def write_project(
     if space is None:
         text += _NO_SPACE
     text += _train(command, space) + _hooks(evaluate, embed) + _MORE
+    check_text(path, text)  # what is written is what every other command takes
     return _replace(path, text, overwrite)
 
 
@@ -202,17 +204,40 @@ def _hooks(evaluate: str | None, embed: str | None) -> str:
 
 
 def _replace(path: Path, text: str, overwrite: bool) -> bool:
+    if path.suffix.lower() != ".toml":
+        raise UsageError(f"{path}: a project file ends in .toml")
+    there = path.exists()
     try:
-        if path.exists():
-            if path.read_text(encoding="utf-8", errors="replace") == text:
-                return False
-            if not overwrite:
-                raise UsageError(f"{path}: there is a project file already: edit it, or remove it first")
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        if there and not path.is_file():
+            raise UsageError(f"{path} is not a regular file: name another one")
+        old = path.read_text(encoding="utf-8", errors="replace") if there else None
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: cannot be written: there is no folder {path.parent}")
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if old == text:
+        return False
+    if old is not None:
+        if not overwrite:
+            raise UsageError(f"{path}: there is a project file already: edit it, or remove it first")
+        if not _is_project(path, old):
+            raise UsageError(f"{path} is no project file of epsopt, so it is left alone: name another file")
+    try:
+        with atomic_file(path, replace=there) as file:
+            file.write(text.encode())
+    except UsageError:
+        raise UsageError(f"{path}: there is a project file already: edit it, or remove it first") from None
+    except EpsoptError as error:
+        raise UsageError(f"{path}: cannot be written: {error}") from error
+    return True
+
+
+def _is_project(path: Path, text: str) -> bool:
+    """Tell whether a file is ours to replace: by its name, or because it says what a project file says."""
+    if path.name == FILE_NAME:
+        return True
+    try:
+        check_text(path, text)
+    except UsageError:
+        return False
     return True

@@ -1,8 +1,8 @@
 """Keep what was measured and what was found as Optuna studies (wish 1, D1).
 
 ``<project>/measured`` holds one trial a measured checkpoint, ``<project>/search/<key>`` one a predicted point
-of a search, and ``<project>/front`` both fronts side by side, for the dashboard. Recording twice adds
-nothing.
+of a search, ``<project>/front`` the measured front and ``<project>/front/predicted`` the last search's points, for the
+dashboard. Measured and predicted values never share a study. Recording twice adds nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from epsopt.studies.records.distributions import fits, infer_distributions
 from epsopt.studies.records.study import delete_study, open_study
 from epsopt.studies.records.trials import add_new, known_distributions, known_keys
 from epsopt.studies.show.figure import complete_values, measured_front, pareto_figure
-from epsopt.studies.show.notes import front_note, measured_note, search_note, write_note
+from epsopt.studies.show.notes import front_note, measured_note, predicted_note, search_note, write_note
 from epsopt.zoo.errors import EpsoptError
 
 NOT_EVALUATED = "predicted, not evaluated"
@@ -119,41 +119,70 @@ def record_front(
     answers: Sequence[Answer],
     targets: Sequence[Target] = (),
 ) -> str:
-    """Show both fronts in one study, ``<project>/front``: for the dashboard's Pareto view.
+    """Show the measured front in the study ``<project>/front``: for the dashboard's Pareto view.
 
-    Its trials are the measured checkpoints that no other dominates and the predicted points; the user
-    attribute ``kind`` says which is which. The study is a view: when it would show something else, it is
-    built anew.
+    Its trials are the measured checkpoints that no other dominates. The predicted points are a study of their own,
+    ``<project>/front/predicted``: among measured ones they would pass for best trials. The picture of the first shows
+    both. The studies are views: when they would show something else, they are built anew.
 
     Returns:
-        The study's name.
+        The name of the measured front's study.
     """
     name = f"{project}/front"
     front, _ = measured_front(objectives, checkpoints)
     predicted = [_predicted_trial(objectives, i, answer) for i, answer in enumerate(answers)]
     shown = [[*t.values, t.user_attrs] for t in predicted]
+    _record_predicted(storage, f"{name}/predicted", objectives, answers, predicted)
     digest = _digest(
+        "measured only",  # unlike studies that versions from before left
         [[o.name, o.maximize] for o in objectives],
         [c.sha256 for c in checkpoints],
         shown,
         [[t.name, t.value] for t in targets],
     )
-    study = open_study(storage, name, objectives, rebuild=True)
-    study_id = storage.get_study_id_from_name(name)
-    if storage.get_study_system_attrs(study_id).get(CONTENT) == digest:
+    study = _view(storage, name, objectives, digest)
+    if study is None:
         return name
-    if study.get_trials(deepcopy=False):
-        delete_study(storage, name)
-        study = open_study(storage, name, objectives)
     study_id = storage.get_study_id_from_name(name)
     distributions = infer_distributions([c.hyperparameters for c in front], {})
     measured = [_measured_trial(objectives, c, distributions) for c in front]
     add_new(storage, study_id, measured, "sha256")
-    add_new(storage, study_id, predicted, "answer")
     _save_figure(study, objectives, checkpoints, answers, targets)
     write_note(study, front_note(project, objectives, len(front), len(checkpoints), answers, targets))
     storage.set_study_system_attr(study_id, CONTENT, digest)
     return name
+
+
+def _record_predicted(
+    storage: RDBStorage,
+    name: str,
+    objectives: Sequence[Objective],
+    answers: Sequence[Answer],
+    predicted: Sequence[FrozenTrial],
+) -> None:
+    if not predicted:
+        delete_study(storage, name)
+        return
+    digest = _digest([[o.name, o.maximize] for o in objectives], [[*t.values, t.user_attrs] for t in predicted])
+    study = _view(storage, name, objectives, digest)
+    if study is None:
+        return
+    study_id = storage.get_study_id_from_name(name)
+    add_new(storage, study_id, predicted, "answer")
+    write_note(study, predicted_note(name, objectives, answers))
+    storage.set_study_system_attr(study_id, CONTENT, digest)
+
+
+def _view(storage: RDBStorage, name: str, objectives: Sequence[Objective], digest: str) -> optuna.Study | None:
+    """Return the empty study of a view that is to be built anew; None: it shows this already."""
+    study = open_study(storage, name, objectives, rebuild=True)
+    study_id = storage.get_study_id_from_name(name)
+    if storage.get_study_system_attrs(study_id).get(CONTENT) == digest:
+        return None
+    if study.get_trials(deepcopy=False):
+        delete_study(storage, name)
+        study = open_study(storage, name, objectives)
+    return study
 
 
 def predicted_attributes(predicted: Any) -> dict[str, Any]:

@@ -40,7 +40,12 @@ class _QuietHandler(WSGIRequestHandler):
 
 
 def dashboard_server(
-    storage_url: str, host: str = "127.0.0.1", port: int = 8080, *, allow_remote: bool = False
+    storage_url: str,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    *,
+    allow_remote: bool = False,
+    allow_edits: bool = False,
 ) -> DashboardServer:
     """Bind a server for the dashboard; ``serve_forever()`` runs it.
 
@@ -49,6 +54,7 @@ def dashboard_server(
         host: name or address to listen on.
         port: 0 takes a free one.
         allow_remote: whether an address that other machines can reach is meant. There is no password.
+        allow_edits: whether studies can be changed and deleted; otherwise they are only shown.
 
     Raises:
         UsageError: an address that other machines can reach, without allow_remote; or no port number.
@@ -64,7 +70,7 @@ def dashboard_server(
         raise UsageError(f"port: expected 0 to 65535, got {port}")
     import optuna_dashboard
 
-    application = guard(optuna_dashboard.wsgi(open_storage(storage_url, create=False)), host)
+    application = guard(optuna_dashboard.wsgi(open_storage(storage_url, create=False)), host, allow_edits=allow_edits)
     kind = _DashboardServer6 if ":" in host else DashboardServer
     try:
         server = make_server(host.strip("[]"), port, application, server_class=kind, handler_class=_QuietHandler)
@@ -81,6 +87,7 @@ def serve(
     port: int = 8080,
     *,
     allow_remote: bool = False,
+    allow_edits: bool = False,
     announce: Callable[[str], object] = print,
 ) -> None:
     """Serve the dashboard until interrupted; ``announce`` is given its address once it listens.
@@ -88,7 +95,7 @@ def serve(
     Raises:
         EpsoptError: as dashboard_server.
     """
-    with dashboard_server(storage_url, host, port, allow_remote=allow_remote) as server:
+    with dashboard_server(storage_url, host, port, allow_remote=allow_remote, allow_edits=allow_edits) as server:
         announce(server.url)
         try:
             server.serve_forever()

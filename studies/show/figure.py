@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.targets import Objective, Target
 from epsopt.studies.kinds import Answer, Measured
+from epsopt.studies.show.pages import escaped
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -103,7 +103,7 @@ def _predicted(objectives: Sequence[Objective], answers: Sequence[Answer]) -> di
         lines = [f"<b>answer {number}</b>, predicted"]
         for o in objectives:
             span = f"{answer.low[o.name]:.4g} to {answer.high[o.name]:.4g}"
-            lines.append(f"{html.escape(o.name)}: {answer.point[o.name]:.4g} ({span})")
+            lines.append(f"{escaped(o.name)}: {answer.point[o.name]:.4g} ({span})")
         if answer.probability is not None:
             lines.append(f"meets the targets with probability {answer.probability:.2f}")
         if answer.nearest:
@@ -120,15 +120,15 @@ def _columns(objectives: Sequence[Objective], rows: Sequence[Sequence[float]]) -
 
 
 def _lines(objectives: Sequence[Objective], metrics: Mapping[str, float | None]) -> list[str]:
-    return [f"{html.escape(o.name)}: {metrics[o.name]:.4g}" for o in objectives]
+    return [f"{escaped(o.name)}: {metrics[o.name]:.4g}" for o in objectives]
 
 
 def _place(run: str, epoch: int | None) -> str:
-    return html.escape(run) + (f", epoch {epoch}" if epoch is not None else "")
+    return escaped(run) + (f", epoch {epoch}" if epoch is not None else "")
 
 
 def _axis(objective: Objective) -> str:
-    return f"{html.escape(objective.name)} ({'higher' if objective.maximize else 'lower'} is better)"
+    return f"{escaped(objective.name)} ({'higher' if objective.maximize else 'lower'} is better)"
 
 
 def _plane(
@@ -179,7 +179,7 @@ def _matrix(objectives: Sequence[Objective], groups: Sequence[tuple[str, Any, An
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    labels = [f"{html.escape(o.name)} {'↑' if o.maximize else '↓'}" for o in objectives]  # where better is
+    labels = [f"{escaped(o.name)} {'↑' if o.maximize else '↓'}" for o in objectives]  # where better is
     for name, group, style in groups:
         smaller = {**style, "size": max(4, style["size"] - 3)}
         figure.add_trace(
@@ -207,7 +207,7 @@ def _draw_targets(figure: go.Figure, objectives: Sequence[Objective], targets: S
             target.value,
             line={"color": TARGET, "dash": "dash", "width": 1.5},
             annotation={
-                "text": f"{html.escape(target.name)} {sign} {target.value:g}",
+                "text": f"{escaped(target.name)} {sign} {target.value:g}",
                 "font": {"color": TARGET, "size": 12},
                 "bgcolor": "rgba(255, 255, 255, 0.8)",
             },

@@ -1,8 +1,8 @@
 """A WSGI layer that lets only this machine's own pages use a server that knows no passwords.
 
-optuna-dashboard has no authentication, and a DELETE with a foreign Origin and Host removed a study
-(FACTS.md): any web page that the user visits could do that, directly or after rebinding its name to
-127.0.0.1.
+optuna-dashboard has no authentication, and a DELETE with a foreign Origin and Host removed a study: any web page that
+the user visits could do that, directly or after rebinding its name to 127.0.0.1. Its own page deletes a study, with
+every prediction that was made before, at one click: so nothing but reading is let through unless edits are allowed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,28 @@ StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 
-def guard(application: Application, host: str) -> Application:
+_READING = frozenset({"GET", "HEAD"})  # a test holds optuna-dashboard to it: none of its GETs writes
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+_HEADERS = [("X-Frame-Options", "DENY"), ("Content-Security-Policy", _POLICY)]
+"""The dashboard's page reaches this server and nothing else; its bundle needs inline scripts and evaluation."""
+
+
+def guard(application: Application, host: str, *, allow_edits: bool = False) -> Application:
     """Wrap a WSGI application so that it answers only requests that were meant for it.
 
     A request must name this server in its Host header: a loopback name, an address (which, unlike a name,
     cannot be rebound), this machine's name, or ``host``. Its Origin, if any, must be that same server, and a
-    browser must not say that another site sent it, unless it is just following a link. Answers must not be
-    framed by other pages.
+    browser must not say that another site sent it, unless it is just following a link. It must only read, unless
+    edits are allowed. Answers must not be framed by other pages, and their pages reach nothing but this server.
+
+    Args:
+        application: what is guarded.
+        host: name or address that the server listens on.
+        allow_edits: whether requests that change something are let through, too.
     """
     names = {"localhost", host.lower().strip("[]")}
     if not is_loopback(host):
@@ -31,6 +46,8 @@ def guard(application: Application, host: str) -> Application:
 
     def guarded(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         reason = _refusal(environ, names, loopback=is_loopback(host))
+        if reason is None and not allow_edits and environ.get("REQUEST_METHOD") not in _READING:
+            reason = "epsopt dashboard only shows: 'epsopt dashboard --allow-edits' lets you change and delete studies"
         if reason is not None:
             body = f"{reason}\n".encode()
             headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
@@ -38,7 +55,7 @@ def guard(application: Application, host: str) -> Application:
             return [body]
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            return start_response(status, [*headers, ("X-Frame-Options", "DENY")], *rest)
+            return start_response(status, [*headers, *_HEADERS], *rest)
 
         return application(environ, start)
 

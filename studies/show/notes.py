@@ -9,6 +9,7 @@ import optuna
 
 from epsopt.optimize.targets import Objective, Target
 from epsopt.studies.kinds import Answer
+from epsopt.zoo.reading.text import visible
 
 
 def write_note(study: optuna.Study, text: str) -> None:
@@ -51,17 +52,27 @@ def front_note(
     answers: Sequence[Answer],
     targets: Sequence[Target],
 ) -> str:
-    """Say what the study that shows both fronts holds."""
+    """Say what the study of the measured front holds, and what its picture shows."""
     directed = {o.name: o.maximize for o in objectives}
     wanted = ", ".join(f"{_code(t.name)} {'≥' if directed.get(t.name, True) else '≤'} {t.value:g}" for t in targets)
     return (
         f"# {_code(project)}: measured and predicted front\n\n"
-        f"- `kind` = `measured`: the {on_front} of {measured} checkpoints that "
-        "no other dominates, as measured.\n"
-        f"- `kind` = `predicted`: {len(answers)} points of the last search. **Predicted, not evaluated.**\n\n"
+        f"- Its trials: the {on_front} of {measured} checkpoints that no other dominates, as measured.\n"
+        f"- The {len(answers)} points of the last search are trials of {_code(f'{project}/front/predicted')}. "
+        "**Predicted, not evaluated.**\n\n"
         f"Objectives: {_directions(objectives)}." + (f" Targets: {wanted}." if wanted else "") + "\n\n"
         "The picture on the study's first page shows all measured checkpoints, their front, and the "
         f"predicted points with their intervals.\n\n{_table(objectives, answers)}"
+    )
+
+
+def predicted_note(name: str, objectives: Sequence[Objective], answers: Sequence[Answer]) -> str:
+    """Say what the study of the last search's points holds."""
+    return (
+        f"# {_code(name)}: predicted points\n\n"
+        f"Every trial is a point of the last search. **Predicted, not evaluated.** The measured front is the study "
+        f"{_code(name.removesuffix('/predicted'))}.\n\n"
+        f"Objectives: {_directions(objectives)}.\n\n{_table(objectives, answers)}"
     )
 
 
@@ -87,5 +98,5 @@ def _directions(objectives: Sequence[Objective]) -> str:
 
 def _code(value: Any) -> str:
     """Show a value as it is: nothing in a name or a path is markup."""
-    text = " ".join(str(value).split()).replace("`", "'").replace("|", "\\|")
+    text = visible(" ".join(str(value).split())).replace("`", "'").replace("|", "\\|")
     return f"`{text}`" if text else ""

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import re
 import socket
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -40,6 +43,14 @@ def server(recorded):
     thread.join()
 
 
+@pytest.fixture
+def editable(recorded):
+    with dashboard_server(recorded, port=0, allow_edits=True) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
 def ask(server, method="GET", path="/api/studies", **headers: str):
     """Send one request; a header name's underscores are dashes."""
     port = server.server_address[1]
@@ -53,7 +64,11 @@ def ask(server, method="GET", path="/api/studies", **headers: str):
 def test_the_dashboard_lists_the_studies(server):
     status, body, headers = ask(server)
     assert status == 200
-    assert {s["study_name"] for s in json.loads(body)["study_summaries"]} == {"p/measured", "p/front"}
+    assert {s["study_name"] for s in json.loads(body)["study_summaries"]} == {
+        "p/measured",
+        "p/front",
+        "p/front/predicted",
+    }
     assert headers["X-Frame-Options"] == "DENY"
 
 
@@ -85,7 +100,7 @@ def test_a_foreign_page_cannot_delete_a_study(server, headers):
     status, body, _ = ask(server, "DELETE", "/api/studies/1", **headers)
     assert status == 403
     assert b"epsopt" in body
-    assert len(json.loads(ask(server)[1])["study_summaries"]) == 2
+    assert len(json.loads(ask(server)[1])["study_summaries"]) == 3
 
 
 @pytest.mark.parametrize("host", ["evil.example:PORT", "127.0.0.1.evil.example:PORT", "0x7f000001:PORT"])
@@ -94,13 +109,57 @@ def test_a_rebound_name_reads_nothing(server, host):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:PORT", "localhost:PORT", "LOCALHOST:PORT", "[::1]:PORT"])
-def test_the_servers_own_pages_may_do_everything(server, recorded, host):
+def test_the_servers_own_pages_may_do_everything_where_edits_are_allowed(recorded, editable, host):
     storage = open_storage(recorded)
     optuna.create_study(storage=storage, study_name="to go")
     study = storage.get_study_id_from_name("to go")
     headers = {"Host": host, "Origin": f"http://{host}", "Sec_Fetch_Site": "same-origin"}
-    assert ask(server, "DELETE", f"/api/studies/{study}", **headers)[0] < 300
+    assert ask(editable, "DELETE", f"/api/studies/{study}", **headers)[0] < 300
     assert "to go" not in optuna.get_all_study_names(storage)
+
+
+CHANGES = [
+    ("DELETE", "/api/studies/1"),
+    ("POST", "/api/studies"),
+    ("POST", "/api/studies/1/rename"),
+    ("PUT", "/api/studies/1/note"),
+    ("PUT", "/api/studies/1/1/note"),
+    ("POST", "/api/trials/1/tell"),
+    ("POST", "/api/trials/1/user-attrs"),
+    ("PATCH", "/api/studies/1"),
+    ("OPTIONS", "/api/studies"),
+]
+
+
+def contents(url):
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        return sorted(connection.iterdump())
+
+
+@pytest.mark.parametrize(("method", "path"), CHANGES)
+def test_the_dashboard_only_shows_unless_edits_are_allowed(server, recorded, method, path):
+    before = contents(recorded)
+    headers = {"Host": "127.0.0.1:PORT", "Origin": "http://127.0.0.1:PORT", "Sec_Fetch_Site": "same-origin"}
+    status, body, _ = ask(server, method, path, **headers)
+    assert status == 403
+    assert b"--allow-edits" in body
+    assert contents(recorded) == before
+
+
+def test_no_page_that_is_only_read_changes_the_database(server, recorded):
+    import optuna_dashboard._app as dashboard
+
+    application = dashboard.create_app(open_storage(recorded))
+    rules = [route.rule for route in application.routes if route.method in ("GET", "HEAD", "ANY")]
+    assert len(rules) >= 8, "the routes are found"
+    before = contents(recorded)
+    for study in (1, 2, 3):
+        for rule in rules:
+            path = re.sub(r"<plot_type>", "contour", rule)
+            path = re.sub(r"<:re:[^>]*>|<filename:path>", "", re.sub(r"<\w+_id(:int)?>", str(study), path))
+            for method in ("GET", "HEAD"):
+                assert ask(server, method, path)[0] != 403, path
+    assert contents(recorded) == before
 
 
 def test_a_link_from_elsewhere_may_be_followed(server):
@@ -158,10 +217,12 @@ def test_a_browser_shows_both_fronts_with_the_names_of_the_objectives(server, tm
     studies = json.loads(ask(server)[1])["study_summaries"]
     front = next(s["study_id"] for s in studies if s["study_name"] == "p/front")
     errors: list[str] = []
+    asked: list[str] = []
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("response", lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
         page.goto(f"{server.url}dashboard/studies/{front}")
@@ -174,6 +235,7 @@ def test_a_browser_shows_both_fronts_with_the_names_of_the_objectives(server, tm
         page.get_by_text("Predicted, not evaluated.").wait_for(timeout=30_000)
         browser.close()
     assert errors == []
+    assert [u for u in asked if not u.startswith((server.url, "data:", "blob:"))] == [], "nothing else is reached"
     assert points >= 30 + 4  # every measured checkpoint and every predicted point
     for words in (
         "coverage (higher is better)",

@@ -191,15 +191,17 @@ def test_a_point_without_a_finite_prediction_is_refused(storage):
     assert optuna.get_all_study_names(storage) == []
 
 
-def test_the_front_study_holds_both_kinds_and_says_so(storage):
+def test_the_front_study_holds_measured_checkpoints_alone_and_predictions_have_their_own(storage):
     zoo = make_zoo()
     answers = make_answers(zoo)
     name = record_front(storage, "p", TWO, zoo, answers, [Target("coverage", 0.95)])
     study = load(storage, name)
-    kinds = [t.user_attrs["kind"] for t in study.trials]
     front = {c.sha256 for c in zoo if not any(dominates(d, c) for d in zoo)}
-    assert {t.user_attrs.get("sha256") for t in study.trials} - {None} == front
-    assert kinds.count("predicted") == len(answers)
+    assert {t.user_attrs["sha256"] for t in study.trials} == front
+    assert len(study.best_trials) == len(front), "no prediction beats what was measured"
+    predicted = load(storage, "p/front/predicted")
+    assert [t.user_attrs["kind"] for t in predicted.trials] == ["predicted"] * len(answers)
+    assert "**Predicted, not evaluated.**" in get_note(predicted)
     note = get_note(study)
     assert "**Predicted, not evaluated.**" in note
     assert "`coverage` ≥ 0.95" in note
@@ -218,8 +220,9 @@ def test_the_front_study_is_left_alone_until_it_would_show_something_else(storag
     record_front(storage, "p", TWO, zoo, make_answers(zoo))
     assert [t._trial_id for t in load(storage, "p/front").trials] == [t._trial_id for t in before]
     record_front(storage, "p", TWO, zoo, make_answers(zoo, 2))
-    kinds = [t.user_attrs["kind"] for t in load(storage, "p/front").trials]
-    assert kinds.count("predicted") == 2
+    assert len(load(storage, "p/front/predicted").trials) == 2
+    record_front(storage, "p", TWO, zoo, [])
+    assert "p/front/predicted" not in optuna.get_all_study_names(storage)
 
 
 def test_the_picture_names_objectives_and_shows_intervals_and_targets():

@@ -16,6 +16,7 @@ from epsopt.studies.loop.ledger import MeasuredMixture, Plan
 from epsopt.studies.loop.promises import StepsOfKind
 from epsopt.studies.loop.queue import Suggestion, proposal_attributes, proposed_trials, record_step
 from epsopt.studies.loop.report import loop_report
+from epsopt.studies.output_files import output_file
 from epsopt.studies.project.file import Project
 from epsopt.zoo.records import Checkpoint
 
@@ -166,7 +167,7 @@ def test_a_step_s_prediction_and_reason_are_in_the_document_and_the_table(steppe
 
 
 def test_the_page_has_the_steps_and_their_predictions(stepped, tmp_path):
-    _write(tmp_path / "page.html", "p", stepped, TWO)
+    _write(output_file(tmp_path / "page.html", (".html",), "a report"), "p", stepped, TWO)
     page = (tmp_path / "page.html").read_text()
     assert "<caption>Steps of the budget: hypervolume promised and brought</caption>" in page
     assert "<td>run</td><td>2</td><td>6</td><td>0.150</td><td>0.200</td>" in page

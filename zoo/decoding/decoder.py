@@ -14,8 +14,9 @@ import torch
 from epsopt.zoo.decoding.products import WeightProducts
 from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import RECOMBINED, Parent, Recombination
-from epsopt.zoo.decoding.tensor_file import TensorType, mapped_tensors, new_file, write_tensors
+from epsopt.zoo.decoding.tensor_file import TensorType, mapped_tensors, write_tensors
 from epsopt.zoo.errors import EpsoptError, HookError, UnreadableCheckpoint, UsageError
+from epsopt.zoo.files import atomic_file
 from epsopt.zoo.lineage import LineageBook
 from epsopt.zoo.reading.pool import Message, ReaderPool
 from epsopt.zoo.reading.remote import location
@@ -154,7 +155,7 @@ class WeightDecoder:
         if path.suffix == ".safetensors":
             strings = {k: json.dumps(v) for k, v in about.items()}
             strings |= {"metrics": json.dumps(measured), "epsopt": json.dumps(record), "format": "pt"}
-            with new_file(path) as file:
+            with atomic_file(path) as file:
                 order = sorted(tensors, key=lambda n: -decoded.types[n].dtype.itemsize)
                 write_tensors(file, decoded.types, ((n, tensors[n]) for n in order), strings)
         elif path.suffix == ".pt":
@@ -162,10 +163,10 @@ class WeightDecoder:
             weights = {names[n]: t for n, t in tensors.items()}
             beside = {**about, "metrics": measured, "epsopt": record}
             if decoded.layout["bare"]:
-                with new_file(path.with_suffix(".json")) as file:
+                with atomic_file(path.with_suffix(".json")) as file:
                     file.write(json.dumps(beside, indent=2).encode())
                 beside = {}
-            with new_file(path) as file:
+            with atomic_file(path) as file:
                 key = decoded.layout["weights"] or "state_dict"
                 torch.save(weights if decoded.layout["bare"] else {key: weights, **beside}, file)
         else:

@@ -1,4 +1,4 @@
-"""Write a .safetensors file tensor by tensor, and put files in place whole or not at all, never over another.
+"""Write a .safetensors file tensor by tensor.
 
 The safetensors library writes only what is in memory all at once, makes files of mode 0600 whatever the umask says,
 and replaces symbolic links (FACTS.md); it reads what is written here.
@@ -6,12 +6,9 @@ and replaces symbolic links (FACTS.md); it reads what is written here.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,7 +17,7 @@ from typing import IO
 import numpy as np
 import torch
 
-from epsopt.zoo.errors import EpsoptError, UsageError
+from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.reading.safetensors_format import DTYPES, ORDER
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -109,43 +106,3 @@ def mapped_tensors(path: Path, types: Mapping[str, TensorType]) -> dict[str, tor
         out[name] = torch.from_numpy(raw).view(kind.dtype).reshape(kind.shape)
         at += kind.nbytes
     return {name: out[name] for name in types}
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name when the block ends well, and not at all otherwise.
-
-    Raises:
-        UsageError: something of that name is there already; it is left alone.
-        EpsoptError: the file cannot be written.
-    """
-    if os.path.lexists(path):
-        raise UsageError(f"{path} is there already: name another place, nothing is written over")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Mode 0666 less the umask, as any other program's files.
-        descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        with os.fdopen(descriptor, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _appear(unfinished, path)
-    except FileExistsError:
-        raise UsageError(f"{path} is there already: name another place, nothing is written over") from None
-    except OSError as error:
-        raise EpsoptError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-
-
-def _appear(unfinished: Path, path: Path) -> None:
-    try:
-        os.link(unfinished, path)  # unlike a rename, it fails where something is already
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if os.path.lexists(path):
-            raise FileExistsError from None
-        unfinished.rename(path)
