@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.targets import Objective
+from epsopt.surrogate.ranges import metric_range
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 
 Floats = NDArray[np.float64]
@@ -65,7 +66,9 @@ def next_mixture(
     if not bool(pool_of.any()):
         return None
     candidates, pool = candidates[pool_of.numpy()], pool[pool_of]
-    transforms = [fit_transform(table[:, j], bounds.get(o.name)) for j, o in enumerate(objectives)]
+    transforms = [
+        fit_transform(table[:, j], metric_range(o.name, table[:, j], bounds)) for j, o in enumerate(objectives)
+    ]
     model = _fit(x, table, transforms, seed)
     signs = torch.from_numpy(signs_of(objectives))
 

@@ -20,11 +20,11 @@ from epsopt.surrogate.cross_validation import (
 )
 from epsopt.surrogate.dataset import TrainingSet, run_folds
 from epsopt.surrogate.head import choose, standardised, thin
+from epsopt.surrogate.ranges import metric_range
 from epsopt.surrogate.surrogate import FORMAT as SURROGATE_FORMAT
 from epsopt.surrogate.surrogate import Memory, Surrogate
 from epsopt.surrogate.trained import train_all
 from epsopt.surrogate.training import Recipe
-from epsopt.surrogate.transforms import likely_bounds
 from epsopt.surrogate.validation import Validation
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
@@ -51,7 +51,8 @@ def fit(
         seed: of everything random; the same seed gives the same predictions on the same machine.
         folds: folds of whole runs for validation and calibration.
         level: nominal coverage of the reported intervals.
-        bounds: declared lowest and highest value of metrics by name.
+        bounds: declared lowest and highest value of metrics by name; others are guessed
+            (:mod:`epsopt.surrogate.ranges`).
         recipe: how to train.
         probes: read checkpoints with their anchor embeddings (which somebody ran the model for); otherwise embeddings
             are only learned from, and weights are enough to predict.
@@ -71,7 +72,7 @@ def fit(
         raise UsageError("no checkpoint has anchor embeddings to probe with: set hooks.embed, then ingest again")
     # Guessed once on everything: folds that guessed for themselves would learn on different scales.
     scales = {name: limits for j, name in enumerate(train.metric_names)
-              if (limits := bounds.get(name) or likely_bounds(train.metrics[:, j])) is not None}  # fmt: skip
+              if (limits := metric_range(name, train.metrics[:, j], bounds)) is not None}  # fmt: skip
     parts = run_folds(train.runs, folds, seed)
     inside = [train.take(np.setdiff1d(np.arange(len(train)), rows)) for rows in parts]
     outside = [train.take(rows) for rows in parts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -281,7 +282,7 @@ class Surrogate:
             "fingerprint_format": FINGERPRINT_FORMAT,
             "trained_on": self.trained_on,
             "metrics": list(self.metric_names),
-            "transforms": [asdict(t) for t in self.transforms],
+            "transforms": [_transform_json(t) for t in self.transforms],
             "settings": [asdict(s) for s in self.settings],
             "shape": self.network.shape.to_json(),
             "kinds": list(self.tokenizer.kinds),
@@ -311,8 +312,7 @@ class Surrogate:
         return cls(
             metric_names=tuple(meta["metrics"]),
             transforms=tuple(
-                MetricTransform(None if t["bounds"] is None else tuple(t["bounds"]), t["centre"], t["scale"])
-                for t in meta["transforms"]
+                MetricTransform(_bounds(t["bounds"]), t["centre"], t["scale"]) for t in meta["transforms"]
             ),
             tokenizer=Tokenizer(tuple(meta["kinds"]), views),
             network=network,
@@ -322,3 +322,18 @@ class Surrogate:
             embedding_scale=embedding,
             trained_on=meta["trained_on"],
         )
+
+
+def _transform_json(transform: MetricTransform) -> dict[str, Any]:
+    """A transform as JSON values, which know no infinity: an open end is null."""
+    found = asdict(transform)
+    if transform.bounds is not None:
+        found["bounds"] = [end if math.isfinite(end) else None for end in transform.bounds]
+    return found
+
+
+def _bounds(ends: Sequence[float | None] | None) -> tuple[float, float] | None:
+    if ends is None:
+        return None
+    low, high = ends
+    return (-math.inf if low is None else low, math.inf if high is None else high)

@@ -2,11 +2,13 @@
 
 A bounded metric such as a coverage piles up at its ends: there, a squared error on the raw scale has neither the right
 noise nor the right range. Bounded metrics are learned as logits, shrunk by ``SHRINK`` so that the ends stay finite;
-every metric is then standardised. All transforms are monotone, so quantiles and intervals map straight back.
+every metric is then standardised. All transforms are monotone, so quantiles and intervals map straight back, and never
+beyond the values that a metric can take: what lies beyond on the model's scale is the end itself.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +24,7 @@ class MetricTransform:
     """One metric's way to the model's scale and back.
 
     Attributes:
-        bounds: lowest and highest possible value, or ``None`` for an unbounded metric.
+        bounds: lowest and highest possible value, an end infinite where there is none; ``None`` for any value.
         centre: mean on the (logit) scale.
         scale: standard deviation on the (logit) scale, positive.
     """
@@ -31,10 +33,15 @@ class MetricTransform:
     centre: float
     scale: float
 
+    @property
+    def both_ends(self) -> bool:
+        """Whether the metric has a lowest and a highest value, so that it is learned as a logit."""
+        return self.bounds is not None and all(map(math.isfinite, self.bounds))
+
     def forward(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map measured values of any shape to the model's scale; NaN stays NaN."""
         out = np.asarray(values, dtype=np.float64)
-        if self.bounds is not None:
+        if self.bounds is not None and self.both_ends:
             low, high = self.bounds
             unit = np.clip((out - low) / (high - low), 0.0, 1.0)
             shrunk = (unit + SHRINK) / (1.0 + 2.0 * SHRINK)
@@ -42,12 +49,14 @@ class MetricTransform:
         return (out - self.centre) / self.scale
 
     def backward(self, values: torch.Tensor) -> torch.Tensor:
-        """Map values of any shape on the model's scale back to the metric's own; differentiable."""
+        """Map values of any shape on the model's scale back to the metric's own, never beyond it; differentiable."""
         out = values * self.scale + self.centre
         if self.bounds is not None:
             low, high = self.bounds
-            unit = torch.sigmoid(out) * (1.0 + 2.0 * SHRINK) - SHRINK
-            out = low + (high - low) * unit.clamp(0.0, 1.0)
+            if self.both_ends:
+                unit = torch.sigmoid(out) * (1.0 + 2.0 * SHRINK) - SHRINK
+                out = low + (high - low) * unit
+            out = out.clamp(low, high)
         return out
 
 
@@ -56,7 +65,8 @@ def fit_transform(values: NDArray[np.float64], bounds: tuple[float, float] | Non
 
     Args:
         values: ``(n,)`` measured values; NaN is ignored.
-        bounds: lowest and highest possible value; ``None`` for an unbounded metric (see :func:`likely_bounds`).
+        bounds: lowest and highest possible value, either may be infinite; ``None`` for any value
+            (:func:`epsopt.surrogate.ranges.metric_range` says which).
 
     Returns:
         The transform; identity-like when fewer than two different values were measured.

@@ -31,8 +31,9 @@ from torch import Tensor
 
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
+from epsopt.surrogate.ranges import metric_range
 from epsopt.surrogate.relevance import ROWS, RunSampler, held_out_loss, matern
-from epsopt.surrogate.transforms import MetricTransform, fit_transform, likely_bounds
+from epsopt.surrogate.transforms import MetricTransform, fit_transform
 
 MAX_ROWS = 400
 """Checkpoints that predictions build on; of more, each run keeps the last and others spread over it."""
@@ -429,7 +430,7 @@ def fit_curves(
     values = np.concatenate([c.values for c in curves])
     names, declared = [o.name for o in objectives], bounds or {}
     transforms = tuple(
-        wide_enough(fit_transform(column, None if j >= len(names) else declared.get(names[j]) or likely_bounds(column)))
+        wide_enough(fit_transform(column, None if j >= len(names) else metric_range(names[j], column, declared)))
         for j, column in enumerate(values.T)
     )
     layout = Layout.of(space, len(transforms))
@@ -446,7 +447,7 @@ def wide_enough(transform: MetricTransform) -> MetricTransform:
     A few runs that all kept a coverage of 1 say nothing against one that loses it: on their own standard deviation it
     would lie hundreds of units away, and no model would think of it.
     """
-    return transform if transform.bounds is None else replace(transform, scale=max(transform.scale, LEAST_SCALE))
+    return transform if not transform.both_ends else replace(transform, scale=max(transform.scale, LEAST_SCALE))
 
 
 def _learn(

@@ -30,8 +30,9 @@ from epsopt.optimize.loop.curves import wide_enough
 from epsopt.optimize.loop.improvement import improvement_over_front
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.targets import Objective
+from epsopt.surrogate.ranges import metric_range
 from epsopt.surrogate.relevance import matern
-from epsopt.surrogate.transforms import MetricTransform, fit_transform, likely_bounds
+from epsopt.surrogate.transforms import MetricTransform, fit_transform
 
 MOST_ROWS = 128
 """Measured checkpoints that the process is fitted to: the front, then the newest."""
@@ -301,7 +302,7 @@ def _fit(
     if base is not None:
         points, table = np.concatenate([np.zeros((1, n_parts, k)), points]), np.vstack([base, table])
     transforms = tuple(
-        wide_enough(fit_transform(table[:, j], bounds.get(o.name) or likely_bounds(table[:, j])))
+        wide_enough(fit_transform(table[:, j], metric_range(o.name, table[:, j], bounds)))
         for j, o in enumerate(objectives)
     )
     y = torch.from_numpy(np.column_stack([t.forward(table[:, j]) for j, t in enumerate(transforms)]))

@@ -1,0 +1,152 @@
+"""The values that a metric can take, guessed from its name and never against what was measured.
+
+An accuracy lies between 0 and 1 (or 0 and 100), a loss is not negative, R² is at most 1: nothing that is predicted of
+them should say otherwise. The last word of a name that says anything decides, and a guess that a measurement
+contradicts gives way to a wider one, or to none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from epsopt.surrogate.transforms import likely_bounds
+
+Range = tuple[float, float]
+
+_UNIT, _PERCENT = (0.0, 1.0), (0.0, 100.0)
+_POSITIVE: Range = (0.0, math.inf)
+
+# What each word says, narrowest first: the first range that holds every measurement is the guess.
+_KINDS: tuple[tuple[str, tuple[Range, ...]], ...] = (
+    (
+        """
+        acc accuracy ap auc aucpr auprc auroc bleu chrf cov coverage dice em exactmatch f1 f1score fbeta fscore gacc
+        hit hits iou jaccard macc map meteor miou mrr ndcg precision prauc purity recall rocauc rouge rouge1 rouge2
+        rougel rougelsum sensitivity specificity ssim success top1 top3 top5 tpr tnr winrate
+        """,
+        (_UNIT, _PERCENT, _POSITIVE),
+    ),
+    ("error_rate err_rate ece fdr fnr fpr percent percentage pct", (_UNIT, _PERCENT, _POSITIVE)),
+    ("frac fraction probability prob rate share", (_UNIT, _POSITIVE)),
+    ("brier", ((0.0, 2.0), _POSITIVE)),  # over several classes it reaches 2 (Brier 1950)
+    (
+        """
+        corr corrcoef correlation cosine kappa kendall kendalltau mcc pcc pearson pearsonr plcc silhouette spearman
+        spearmanr srcc
+        """,
+        ((-1.0, 1.0), (-100.0, 100.0)),
+    ),
+    ("explained_variance r2 r2score rsquared", ((-math.inf, 1.0),)),
+    ("perplexity ppl", ((1.0, math.inf),)),
+    (
+        """
+        abserr bce bits bpb bpc bytes ce cer cost count counts cross_entropy crossentropy delay distance duration err
+        error errors fid flops focal gflops hinge huber kl latency length logloss loss lpips macs mae mape mase medae
+        mem memory mflops mse msle norm num number params parameters regret rmse rmsle runtime seconds sec size smape
+        std stddev steps throughput time tps variance wer xent
+        """,
+        (_POSITIVE,),
+    ),
+)
+_RANGES = {word: ranges for words_, ranges in _KINDS for word in words_.split()}
+
+# Words with which a quantity has no sign of its own, whatever the rest of its name says: likelihoods and bounds of
+# densities, losses of two players or of a policy, and differences.
+_SIGNED = frozenset(
+    """
+    actor advantage adversarial bias bound change contrast critic delta diff difference disc discriminator effect elbo
+    energy entropy free gain gan gap gen generator improvement likelihood ll llh log10 logdensity logit logits
+    loglikelihood logp logprob lnprob margin minus nll policy ppo ratio signed skill standardized surrogate vlb
+    wasserstein wgan zscore
+    """.split()
+)
+_NEGATED = frozenset({"neg", "negative", "negated"})
+_ROUNDING = 1e-6  # of a range, or of 1: 1.0000001 is an accuracy in single precision
+
+
+def words(name: str) -> list[str]:
+    """Split a metric's name: ``val/topAcc_1`` is ``val, top, acc, 1``."""
+    humps = re.sub(r"([a-z])([A-Z])", r"\1 \2", name)
+    return [w for w in re.split(r"[^a-z0-9]+", humps.lower().replace("²", "2")) if w]
+
+
+def named_ranges(name: str) -> tuple[Range, ...] | None:
+    """Return the ranges that a metric's name may mean, narrowest first.
+
+    Returns:
+        None of them: it may be any number, by its name (a likelihood, a difference). ``None``: the name says nothing.
+    """
+    said = words(name)
+    signed = _SIGNED.intersection(said) - ({"entropy"} if "cross" in said else set())
+    if signed or ("log" in said and "loss" not in said):
+        return ()
+    joined = [f"{a}_{b}" for a, b in zip(["", *said], said, strict=False)]
+    found: tuple[Range, ...] | None = None
+    for word, pair in zip(reversed(said), reversed(joined), strict=True):
+        known = _RANGES.get(pair) or _RANGES.get(word) or _RANGES.get(word.rstrip("0123456789"))
+        if known is not None:
+            found = known
+            break
+    else:
+        joints = ("".join(pair) for pair in pairwise(said))
+        found = next((_RANGES[j] for j in joints if j in _RANGES), None)
+    if found is None or not _NEGATED.intersection(said):
+        return found
+    return tuple((0.0 - high, 0.0 - low) for low, high in found)
+
+
+def guess_range(name: str, values: ArrayLike) -> Range | None:
+    """Guess what values a metric can take from its name.
+
+    Args:
+        name: the metric's.
+        values: all that was measured of it; NaN and infinities are ignored.
+
+    Returns:
+        ``(low, high)``, one of them infinite where the range is open there; ``None`` where the name says nothing,
+        every range that it may mean is contradicted by a measurement, or nothing was measured.
+    """
+    array = np.asarray(values, dtype=np.float64).ravel()
+    finite = array[np.isfinite(array)]
+    if not len(finite):
+        return None
+    return next((r for r in named_ranges(name) or () if holds(r, float(finite.min()), float(finite.max()))), None)
+
+
+def holds(limits: Range, lowest: float, highest: float) -> bool:
+    """Say whether measurements lie in a range, but for rounding."""
+    low, high = limits
+    slack = _ROUNDING * (high - low if math.isfinite(high - low) else 1.0)
+    return low - slack <= lowest and highest <= high + slack
+
+
+def metric_range(name: str, values: ArrayLike, declared: Mapping[str, Range] | None = None) -> Range | None:
+    """Return the values that a metric can take: as declared, else by its name, else by how measurements lie.
+
+    Args:
+        name: the metric's.
+        values: all that was measured of it; NaN and infinities are ignored.
+        declared: ranges that somebody stated, by name; ``(-inf, inf)`` states that there is none.
+
+    Returns:
+        ``(low, high)``, an end infinite where it is open, or ``None`` for any value.
+    """
+    if declared is not None and name in declared:
+        return declared[name]
+    if named_ranges(name) is None:
+        return likely_bounds(np.asarray(values, dtype=np.float64))
+    return guess_range(name, values)
+
+
+def range_text(limits: Sequence[float]) -> str:
+    """Say a range: ``between 0 and 1``, ``at least 0``, ``at most 1``."""
+    low, high = limits
+    if math.isinf(low):
+        return "any number" if math.isinf(high) else f"at most {high:g}"
+    return f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
