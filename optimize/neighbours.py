@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from epsopt.optimize.region import distances
+from epsopt.optimize.region import blocks, distances
 from epsopt.zoo.records import Checkpoint
 
 
@@ -51,7 +51,7 @@ def nearest(
         For each point at most ``k`` neighbours, nearest first.
     """
     out = []
-    for row in distances(z, latents):
+    for row in (row for rows in blocks(len(z), len(latents)) for row in distances(z[rows], latents)):
         found: list[Neighbour] = []
         runs: set[int] = set()
         for i in row.argsort(stable=True).tolist():

@@ -9,12 +9,15 @@ checkpoints hardly differ, and a step of one radius along those leads out of the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+_BLOCK = 2**22  # distances at a time: 16 MB in single precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +44,7 @@ class TrustRegion:
             ``(b, latent)`` points, each at most one radius from some centre; points inside stay (but for rounding).
             Differentiable in ``z`` (the choice of centre is held fixed).
         """
-        nearest = distances(z.detach(), self.centres).argmin(dim=1)
-        centre = self.centres[nearest]
+        centre = self.centres[nearest_rows(z.detach(), self.centres)[1]]
         offset = z - centre
         if self.reach is not None:
             offset = offset.clamp(-self.reach, self.reach)
@@ -53,7 +55,7 @@ class TrustRegion:
 
     def distance(self, z: Tensor) -> Tensor:
         """(b, latent) -> (b,) distance to the nearest centre."""
-        return distances(z, self.centres).min(dim=1).values
+        return nearest_rows(z, self.centres)[0]
 
     def contains(self, z: Tensor) -> Tensor:
         """(b, latent) -> (b,) whether each point lies in the region."""
@@ -66,6 +68,38 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
     Not by matrix products, as PyTorch would for more than 25 rows: their rounding is as large as small distances are.
     """
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def blocks(n: int, k: int) -> Iterator[slice]:
+    """Consecutive rows of ``n`` whose distances to ``k`` others fit into one block: memory grows as n, not as n * k."""
+    size = max(_BLOCK // max(k, 1), 1)
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def nearest_rows(
+    a: Tensor, b: Tensor, groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Find the nearest row of ``b`` for each row of ``a``, block by block.
+
+    Args:
+        a: ``(n, latent)``; gradients flow back to it.
+        b: ``(k, latent)``, at least one row.
+        groups: ``(n,)`` and ``(k,)`` group of each row; rows of one group are no neighbours of each other.
+
+    Returns:
+        ``(n,)`` distances, infinite where every row of ``b`` is of the same group, and ``(n,)`` places in ``b``.
+    """
+    found: list[tuple[Tensor, Tensor]] = []
+    for rows in blocks(len(a), len(b)):
+        distance = distances(a[rows], b)
+        if groups is not None:
+            same = torch.from_numpy(groups[0][rows, None] == groups[1][None, :])
+            distance = distance.masked_fill(same, torch.inf)
+        nearest = distance.min(dim=1)
+        found.append((nearest.values, nearest.indices))
+    if not found:
+        return a.new_zeros(0), torch.zeros(0, dtype=torch.int64)
+    return torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
 
 
 def trust_region(latents: Tensor, runs: NDArray[np.int64]) -> TrustRegion:
@@ -82,11 +116,9 @@ def trust_region(latents: Tensor, runs: NDArray[np.int64]) -> TrustRegion:
         The region; with a single run, the median distance to the nearest other checkpoint is its radius. Its reach is
         the root mean square, dimension by dimension, of the steps to those nearest checkpoints.
     """
-    distance = distances(latents, latents)
-    same = torch.from_numpy(runs[:, None] == runs[None, :])
-    if bool(same.all()):
-        same = torch.eye(len(latents), dtype=torch.bool)
-    nearest, which = torch.where(same, torch.inf, distance).min(dim=1)
+    # A single run: its other checkpoints are the neighbours.
+    groups = runs if len(np.unique(runs)) > 1 else np.arange(len(runs))
+    nearest, which = nearest_rows(latents, latents, (groups, groups))
     finite = torch.isfinite(nearest)
     if not bool(finite.any()):
         return TrustRegion(latents, 1.0)
