@@ -14,8 +14,9 @@ from epsopt.zoo.decoding.alike import require_alike, require_content
 from epsopt.zoo.decoding.recombination import Recombination
 from epsopt.zoo.decoding.tensor_file import TensorType, file_order, write_tensors
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.layouts.plain import HYPERPARAMETERS, WEIGHTS, interpret
+from epsopt.zoo.layouts.plain import HYPERPARAMETERS, interpret
 from epsopt.zoo.layouts.reading import Reading
+from epsopt.zoo.layouts.state_dicts import held_under
 from epsopt.zoo.reading.hooks import load_hook, measure
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
@@ -120,8 +121,8 @@ def _layout(opened: Sequence[tuple[OpenCheckpoint, Reading]]) -> dict[str, Any]:
     checkpoint, reading = opened[0]
     trees = [c.tree if c.metadata is None else {} for c, _ in opened]
     tree = trees[0] if isinstance(trees[0], Mapping) else {}
-    key = next((k for k in WEIGHTS if isinstance(tree.get(k), Mapping) and checkpoint.metadata is None), None)
-    held = tree.get(key) if key is not None else tree if checkpoint.metadata is None else None
+    key = reading.weights_key
+    held = held_under(tree, key) if checkpoint.metadata is None else None
     names = list(reading.weights)
     written = [k for k, v in held.items() if isinstance(v, torch.Tensor)] if isinstance(held, Mapping) else []
     about = {k: _agreed([t.get(k) for t in trees if isinstance(t, Mapping)]) for k in HYPERPARAMETERS if k in tree}
@@ -130,7 +131,7 @@ def _layout(opened: Sequence[tuple[OpenCheckpoint, Reading]]) -> dict[str, Any]:
         kept = {}
     return {
         "weights": key,
-        "bare": key is None and checkpoint.metadata is None,
+        "bare": not key and checkpoint.metadata is None,
         # A state dict of state dicts is written flat, under its dotted names.
         "names": dict(zip(names, written, strict=True)) if len(written) == len(names) else {n: n for n in names},
         "about": kept,

@@ -168,9 +168,17 @@ class WeightDecoder:
                 beside = {}
             with atomic_file(path) as file:
                 key = decoded.layout["weights"] or "state_dict"
-                torch.save(weights if decoded.layout["bare"] else {key: weights, **beside}, file)
+                torch.save(weights if decoded.layout["bare"] else {**_nested(key, weights), **beside}, file)
         else:
             raise UsageError(f"{path} ends in {path.suffix or 'nothing'}, expected .safetensors or .pt")
+
+
+def _nested(key: str, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Put weights under keys that are joined with dots, as the parents have them."""
+    held: dict[str, Any] = weights
+    for part in reversed(key.split(".")):
+        held = {part: held}
+    return held
 
 
 def _read(pool: ReaderPool, first: Path, size: int, request: Mapping[str, Any]) -> Message:

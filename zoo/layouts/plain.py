@@ -19,8 +19,8 @@ from epsopt.zoo.layouts.reading import Reading, Told
 from epsopt.zoo.layouts.rows import EPOCH as EPOCH_COLUMNS
 from epsopt.zoo.layouts.rows import STEP as STEP_COLUMNS
 from epsopt.zoo.layouts.rows import flat, rows_of
+from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
 from epsopt.zoo.reading.side import Sides
-from epsopt.zoo.reading.text import clean
 from epsopt.zoo.reading.values import flatten, metrics_of, without_prefixes
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from epsopt.zoo.reading.tensors import OpenCheckpoint
 
-WEIGHTS = ("model_state_dict", "state_dict", "model", "model_state")
 HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams", "hyper_parameters")
 METRICS = ("metrics", "val_metrics")
 EPOCH = ("epoch", "step", "global_step")
@@ -95,7 +94,7 @@ def _tell_json(told: Told, tree: Any) -> None:
 
 
 def interpret(checkpoint: OpenCheckpoint) -> Reading:
-    """Find weights, hyperparameters, metrics and epoch under the names that people use (FACTS.md).
+    """Find weights, hyperparameters, metrics and epoch under the names that people use.
 
     Raises:
         UnreadableCheckpoint: no weights under any known name, or tensors that claim more than the file holds.
@@ -108,12 +107,13 @@ def interpret(checkpoint: OpenCheckpoint) -> Reading:
     about = checkpoint.tree if checkpoint.metadata is None else _about_safetensors(checkpoint.metadata)
     if not isinstance(about, Mapping):
         about = {}
-    weights = _weights(checkpoint)
+    found = _state_dict(checkpoint)
     hyperparameters = flatten(_first(about, HYPERPARAMETERS) or {}, scalar)
     hyperparameters.pop("", None)
     declared = next((hyperparameters[k] for k in BASE if isinstance(hyperparameters.get(k), str)), None)
     return Reading(
-        weights=weights,
+        weights=found.tensors,
+        weights_key=found.key,
         hyperparameters=hyperparameters,
         metrics=metrics_of(_first(about, METRICS) or {}, scalar),
         epoch=epoch_of(said := flatten({k: about[k] for k in EPOCH if k in about}, scalar), checkpoint.source.path),
@@ -126,60 +126,22 @@ def _first(tree: Mapping[Any, Any], keys: tuple[str, ...]) -> Any:
     return next((tree[k] for k in keys if isinstance(tree.get(k), Mapping)), None)
 
 
-def _weights(checkpoint: OpenCheckpoint) -> dict[str, torch.Tensor]:
-    tree = checkpoint.tree
-    if not isinstance(tree, Mapping):
-        raise UnreadableCheckpoint(
-            checkpoint.source.path,
-            f"holds a {type(tree).__name__}, expected a dictionary with a state dict in it",
-        )
-    candidates = [tree[k] for k in WEIGHTS if isinstance(tree.get(k), Mapping)] if checkpoint.metadata is None else []
-    path = checkpoint.source.path
-    found = next((w for c in candidates if (w := _tensors(c, path))), None)
-    import torch  # in the child only: whoever looks at names needs none of it
-
-    if not found:
-        found = {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-        for name, value in tree.items() if found else ():
-            _require_no_object(value, clean(str(name)), path)
-    if not any(t.is_floating_point() and t.numel() for t in found.values()):
-        keys = ", ".join(clean(str(k))[:40] for k in list(tree)[:8] if isinstance(k, str | int))
-        raise UnreadableCheckpoint(
-            checkpoint.source.path,
-            f"no weights under {', '.join(WEIGHTS)} or at the top level; its keys are: {keys or 'none'}",
-        )
-    names = without_prefixes(list(found))
-    weights = dict(zip(names, found.values(), strict=True))
+def _state_dict(checkpoint: OpenCheckpoint) -> StateDict:
+    tree, path = checkpoint.tree, checkpoint.source.path
+    if not isinstance(tree, Mapping) or hasattr(tree, "title"):
+        require_no_object(tree, "the model", path)
+        what = f"an object of {title}" if (title := getattr(tree, "title", "")) else f"a {type(tree).__name__}"
+        raise UnreadableCheckpoint(path, f"holds {what}, expected a dictionary with a state dict in it")
+    if checkpoint.metadata is None:
+        found = find_state_dict(tree, path, checkpoint.weights_key)
+    else:
+        found = StateDict("", dict(tree))
+    if not any(t.is_floating_point() and t.numel() for t in found.tensors.values()):
+        raise UnreadableCheckpoint(path, f"no weights: none of its {len(found.tensors)} tensors is of floating point")
+    names = without_prefixes(list(found.tensors))
+    weights = dict(zip(names, found.tensors.values(), strict=True))
     checkpoint.check(weights)
-    return weights
-
-
-def _require_no_object(value: Any, name: str, path: Path) -> None:
-    """Refuse what an object of a foreign class holds of the weights: without its class, nobody knows what it means."""
-    from epsopt.zoo.reading.inert import Recovered
-
-    if isinstance(value, Recovered) and _tensors(dict(value), path):
-        reason = f"tensor {name!r} is inside an object of {value.title}, which is code: save it as a plain tensor"
-        raise UnreadableCheckpoint(path, reason)
-
-
-def _tensors(tree: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor]:
-    """Collect the tensors of a state dict, nested ones by dotted names, each container once."""
-    import torch
-
-    out: dict[str, torch.Tensor] = {}
-    visited: set[int] = set()
-    stack: list[tuple[str, Any, int]] = [("", tree, 0)]
-    while stack:
-        name, value, depth = stack.pop()
-        if isinstance(value, torch.Tensor):
-            out[clean(name)] = value
-        elif isinstance(value, Mapping) and id(value) not in visited and depth < _DEPTH:
-            _require_no_object(value, clean(name) or "model", path)
-            visited.add(id(value))
-            prefix = f"{name}." if name else ""
-            stack.extend((prefix + k, v, depth + 1) for k, v in reversed(list(value.items())) if isinstance(k, str))
-    return out
+    return StateDict(found.key, weights)
 
 
 def _about_safetensors(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Reading:
         base: the file that the run says it started from, as it says it.
         step: optimiser steps, None when nothing says it.
         layout: the layout that knows this file's keys.
+        weights_key: the keys that lead to the weights in the file, joined with dots; empty for the top level.
     """
 
     weights: dict[str, torch.Tensor]
@@ -34,6 +35,7 @@ class Reading:
     base: str | None
     step: int | None = None
     layout: str = "plain"
+    weights_key: str = ""
 
 
 @dataclass(frozen=True)

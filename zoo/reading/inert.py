@@ -1,88 +1,64 @@
 """Objects of foreign classes in a checkpoint, read as the plain data they hold; nothing of theirs is imported or run.
 
 ``torch.load(weights_only=True)`` refuses a file at the first global that it does not know, and a single OmegaConf
-configuration among the hyperparameters costs all weights. Here every unknown global of a class is replaced by a
-stand-in that only notes what it is given. Whatever is known to be code (torch's own, the standard library's functions)
-is refused as before.
+configuration among the hyperparameters costs all weights. The pickle of such a file is read once more with every class
+and function as a mere name (unpickler.py), and what objects hold is turned into dictionaries, lists and text here.
 """
 
 from __future__ import annotations
 
-import sys
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+import contextlib
+import datetime
+import math
+import uuid
+from collections.abc import Mapping
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
 
+import numpy as np
 import torch
 
-StandIn = Callable[..., Any] | tuple[Callable[..., Any], str]
-_MOST = 1_000  # globals of one file
-_DATA = frozenset(
-    """argparse.Namespace types.SimpleNamespace typing.Any typing.Union typing.Optional
-    pathlib.Path pathlib.PosixPath pathlib.PurePath pathlib.PurePosixPath pathlib.WindowsPath pathlib.PureWindowsPath
-    pathlib._local.Path pathlib._local.PosixPath pathlib._local.WindowsPath pathlib._local.PurePosixPath
-    datetime.datetime datetime.date datetime.time datetime.timedelta datetime.timezone
-    decimal.Decimal fractions.Fraction uuid.UUID collections.defaultdict collections.deque
-    builtins.dict builtins.list builtins.tuple builtins.set builtins.frozenset builtins.str builtins.bytes builtins.int
-    builtins.float builtins.bool builtins.complex builtins.object builtins.slice builtins.range""".split()
-)
-"""The standard library's classes that are data; a stand-in takes their place, too."""
-_CODE = {*sys.stdlib_module_names, *IMPORT_MAPPING, *(module for module, _ in NAME_MAPPING), "torch"}
-"""Modules of which nothing else is taken, under their names in Python 2 as well: torch.save writes those."""
+from epsopt.zoo.reading.unpickler import Name, Placeholder, StoredValues
+
+UNUSUAL = {
+    "torch._utils._rebuild_qtensor": "a quantised tensor",
+    "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
+    "torch._utils._rebuild_nested_tensor": "a nested tensor",
+    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without values (of the meta device)",
+    "torch._utils._rebuild_wrapper_subclass": "a tensor of a library's own class",
+}
+"""What torch's functions of those names would make: tensors that are not dense numbers in a row."""
 
 
 class Recovered(dict[Any, Any]):
     """What an object of a foreign class held, by attribute; `title` names the class."""
+
+    opaque = False
+    """Whether it stands as ``<title>`` among hyperparameters, whatever it holds."""
 
     def __init__(self, title: str, values: Mapping[Any, Any]) -> None:
         super().__init__(values)
         self.title = title
 
 
-class _Inert:
-    """Stands for an object whose class is not known: keeps what a pickle hands it, and does nothing."""
+class Module(Recovered):
+    """A torch.nn.Module, by its parameters, buffers and modules."""
 
-    title = ""
-
-    def __init__(self, *arguments: Any) -> None:
-        pass
-
-    def __new__(cls, *arguments: Any) -> Self:
-        made = super().__new__(cls)
-        made.arguments = arguments
-        made.state = None
-        return made
-
-    arguments: tuple[Any, ...]
-    state: Any
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
+    opaque = True
 
 
-def _dictionary(*_: Any) -> dict[Any, Any]:
-    """Stand for collections.defaultdict, without the function that makes what is missing."""
-    return {}
+class Unusual(Recovered):
+    """A tensor that is no plain dense one; `title` says what it is."""
 
-
-def stand_ins(names: list[str]) -> list[StandIn] | None:
-    """Return a stand-in for each unknown global of a checkpoint; None where one of them is code, or they are too many.
-
-    Args:
-        names: ``module.name`` of each, as a pickle says it.
-    """
-    if len(names) > _MOST or any(name.partition(".")[0] in _CODE and name not in _DATA for name in names):
-        return None
-    return [
-        (_dictionary if n == "collections.defaultdict" else type("StandIn", (_Inert,), {"title": n}), n) for n in names
-    ]
+    opaque = True
 
 
 def recovered(tree: Any) -> Any:
-    """Return the tree with plain data in the place of stand-ins; what is shared stays shared.
+    """Return the tree with plain data in the place of placeholders; what is shared stays shared.
 
-    OmegaConf's nodes become what they hold, an Enum its value, a path its text, any other object its public attributes.
-    An object inside itself, a class, and an object whose state is in no such form become ``<module.name>``.
+    OmegaConf's nodes become what they hold, an Enum its value, a path or a time its text, a partial its function and
+    keywords, an array of NumPy a tensor, an optimiser its defaults, any other object its public attributes. A class, a
+    function, a module, an object inside itself, and one whose state is in no such form become ``<module.name>``.
     """
     return _Recovery().of(tree)
 
@@ -92,13 +68,15 @@ class _Recovery:
         self._done: dict[int, Any] = {}
 
     def of(self, value: Any) -> Any:
-        if isinstance(value, type) and issubclass(value, _Inert):
-            return f"<{value.title}>"
-        if isinstance(value, torch.Tensor) or not isinstance(value, _Inert | dict | list | tuple | set | frozenset):
+        if isinstance(value, Name):
+            return "..." if value.title == "builtins.Ellipsis" else f"<{value.title}>"
+        if isinstance(value, StoredValues):
+            return f"<storage of {value.storage.nbytes()} bytes>"
+        if isinstance(value, torch.Tensor) or not isinstance(value, Placeholder | dict | list | tuple | set | frozenset):
             return value
         if id(value) in self._done:
             return self._done[id(value)]
-        if isinstance(value, _Inert):
+        if isinstance(value, Placeholder):
             self._done[id(value)] = f"<{value.title}>"
             out = self._object(value)
         elif isinstance(value, dict):
@@ -108,30 +86,160 @@ class _Recovery:
             out = self._done[id(value)] = []
             out.extend(self.of(v) for v in value)
         elif isinstance(value, tuple):
-            out = tuple(self.of(v) for v in value) if type(value) is tuple else value
+            out = tuple(self.of(v) for v in value)
         else:
             out = type(value)(_key(self.of(v)) for v in value)
         self._done[id(value)] = out
         return out
 
-    def _object(self, value: _Inert) -> Any:
-        state, arguments = value.state, value.arguments
-        if isinstance(state, tuple) and len(state) == 2 and all(s is None or isinstance(s, dict) for s in state):
-            state = {**(state[0] or {}), **(state[1] or {})}  # attributes, and those in slots
-        if isinstance(state, dict):
-            for held in ("_content", "_val"):  # OmegaConf's containers and values
-                if held in state and value.title.startswith("omegaconf."):
-                    return self.of(state[held])
-            public = {k: v for k, v in state.items() if isinstance(k, str) and not k.startswith("_")}
-            return Recovered(value.title, {k: self.of(v) for k, v in public.items()})
-        if state is not None or not arguments:
-            return f"<{value.title}>"
+    def _object(self, value: Placeholder) -> Any:
+        title, text = value.title, f"<{value.title}>"
+        if title in UNUSUAL:
+            return Unusual(UNUSUAL[title], {"values": [_tensors_in(a) for a in value.arguments]})
+        if title.startswith("numpy."):
+            return self._numpy(value)
+        if (known := self._of_the_standard_library(value)) is not None:
+            return known
+        if value.pairs and value.state is None:  # a class derived from dict
+            return {_key(self.of(k)): self.of(v) for k, v in value.pairs}
+        if value.items and value.state is None:  # one derived from list or set
+            return [self.of(v) for v in value.items]
+        state = _attributes(value.state)
+        if state is None:
+            if value.state is not None or not value.arguments:
+                return text
+            parts = [self.of(a) for a in value.arguments]
+            if len(parts) == 1 and isinstance(parts[0], str | int | float):  # an Enum by its value
+                return parts[0]
+            return Recovered(title, dict(enumerate(parts)))
+        for held in ("_content", "_val"):  # OmegaConf's containers and values
+            if held in state and title.startswith("omegaconf."):
+                return self.of(state[held])
+        if title.startswith("torch.optim.") and isinstance(state.get("defaults"), Mapping):
+            state = state["defaults"]
+        elif "_modules" in state and "_parameters" in state:
+            held_by = {k.lstrip("_"): self.of(state.get(k)) for k in ("_parameters", "_buffers", "_modules")}
+            return Module(title, held_by)
+        elif title.startswith("torch."):
+            plain = {k: v for k, v in state.items() if isinstance(v, str | bool | int | float)}
+            state = {k: v for k, v in plain.items() if not k.startswith("_")}
+        held_state = {**dict(value.pairs), **_public(state)}
+        return Recovered(title, {_key(self.of(k)): self.of(v) for k, v in held_state.items()}) if held_state else text
+
+    def _of_the_standard_library(self, value: Placeholder) -> Any:
+        """Return what objects of Python's own classes stand for; None for all others."""
+        title, arguments = value.title, value.arguments
         parts = [self.of(a) for a in arguments]
-        if value.title.startswith("pathlib.") and all(isinstance(p, str) for p in parts):
-            return "/".join(parts).replace("//", "/")
-        if len(parts) == 1 and isinstance(parts[0], str | int | float):  # an Enum by its value
+        if title.startswith("pathlib."):
+            kind = PureWindowsPath if "Windows" in title else PurePosixPath
+            return str(kind(*parts)) if all(isinstance(p, str) for p in parts) else f"<{title}>"
+        if title.startswith("datetime."):
+            with contextlib.suppress(Exception):  # a damaged one stays a name
+                return str(getattr(datetime, title.rpartition(".")[2])(*parts))
+        if title == "uuid.UUID" and isinstance(value.state, dict) and isinstance(value.state.get("int"), int):
+            with contextlib.suppress(ValueError):
+                return str(uuid.UUID(int=value.state["int"]))
+        if title == "functools.partial" and arguments:
+            state = value.state if isinstance(value.state, tuple) else ()
+            keywords = state[2] if len(state) > 2 and isinstance(state[2], Mapping) else {}
+            inner = parts[0].title if isinstance(parts[0], Recovered) else parts[0]
+            return Recovered(title, {"_target_": inner, **{_key(self.of(k)): self.of(v) for k, v in keywords.items()}})
+        if title == "collections.deque" or (title.startswith("collections.User") and isinstance(value.state, dict)):
+            held = value.state.get("data") if isinstance(value.state, dict) else None
+            return self.of(held) if held is not None else [self.of(v) for v in (*value.items, *_listed(parts))]
+        if title == "re._compile" and parts:
             return parts[0]
-        return Recovered(value.title, dict(enumerate(parts)))
+        if title == "builtins.type" and parts == [None]:
+            return "<NoneType>"
+        if title in ("builtins.slice", "builtins.range"):
+            return f"{title.rpartition('.')[2]}({', '.join(map(str, parts))})"
+        return None
+
+    def _numpy(self, value: Placeholder) -> Any:
+        """Return a number or a tensor for what NumPy pickles; ``<numpy.name>`` for what is none."""
+        with contextlib.suppress(TypeError, ValueError, IndexError, KeyError, AttributeError):
+            if value.title.endswith(".multiarray.scalar"):
+                dtype = _numeric(value.arguments[0])
+                (number,) = np.frombuffer(_raw(value.arguments[1]), dtype=dtype)
+                return number.item()
+            if value.title.endswith((".multiarray._reconstruct", ".numeric._frombuffer")):
+                return _array(value)
+        state = _attributes(value.state)
+        if state and (public := _public(state)):
+            return Recovered(value.title, {_key(self.of(k)): self.of(v) for k, v in public.items()})
+        return f"<{value.title}>"
+
+
+def _array(value: Placeholder) -> torch.Tensor:
+    """Put an array together from what a pickle says of it.
+
+    Raises:
+        TypeError, ValueError: it holds no numbers, or other than it says.
+    """
+    if value.title.endswith("_frombuffer"):  # protocol 5: buffer, type, shape, order
+        data, kind, shape, order = value.arguments
+        fortran = order == "F"
+    else:
+        _, shape, kind, fortran, data = value.state
+    dtype = _numeric(kind)
+    raw, sizes = _raw(data), tuple(int(n) for n in shape)
+    if min(sizes, default=0) < 0 or math.prod(sizes) * dtype.itemsize != len(raw):
+        raise ValueError(f"an array of shape {sizes} in {len(raw)} bytes")
+    array = np.frombuffer(raw, dtype=dtype).reshape(sizes, order="F" if fortran else "C")
+    return torch.from_numpy(np.ascontiguousarray(array).astype(dtype.newbyteorder("="), copy=True).reshape(sizes))
+
+
+def _numeric(kind: Any) -> np.dtype[Any]:
+    """Return a type of numbers from what a pickle says of it: ``dtype('f4', False, True)`` and its byte order."""
+    if not isinstance(kind, Placeholder) or not kind.title.startswith("numpy"):
+        raise TypeError("no type of numbers")
+    code = kind.arguments[0] if kind.arguments else kind.title.rpartition(".")[2].removesuffix("DType").lower()
+    dtype = np.dtype(str(code)[:8])
+    if dtype.kind not in "biufc":
+        raise TypeError(f"an array of {dtype}")
+    order = kind.state[1] if isinstance(kind.state, tuple) and len(kind.state) > 1 else "="
+    return dtype.newbyteorder(order) if order in ("<", ">") else dtype
+
+
+def _raw(data: Any) -> bytes:
+    if isinstance(data, str):  # of Python 2
+        return data.encode("latin1")
+    if isinstance(data, bytes | bytearray):
+        return bytes(data)
+    raise TypeError(f"values in a {type(data).__name__}")
+
+
+def _tensors_in(value: Any) -> Any:
+    if isinstance(value, StoredValues):
+        return torch.empty(0, dtype=value.dtype, device="meta")
+    return value if isinstance(value, torch.Tensor | str | int | float) else None
+
+
+def _listed(parts: list[Any]) -> list[Any]:
+    return [v for p in parts[:1] if isinstance(p, list | tuple) for v in p]
+
+
+def _attributes(state: Any) -> dict[str, Any] | None:
+    """Return an object's attributes: those in its dictionary, and those in slots; None where there are none."""
+    if isinstance(state, tuple) and len(state) == 2 and all(s is None or isinstance(s, dict) for s in state):
+        state = {**(state[0] or {}), **(state[1] or {})}
+    if not isinstance(state, dict):
+        return None
+    if isinstance(state.get("__dict__"), dict):  # pydantic
+        state = state["__dict__"]
+    return {k: v for k, v in state.items() if isinstance(k, str)}
+
+
+def _public(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out private attributes, unless there are no others: then they hold what the object is for."""
+    public = {k: v for k, v in state.items() if not k.startswith("_")}
+    if public:
+        return public
+    private = {k: v for k, v in state.items() if not k.startswith("__")}
+    inner = [v for v in private.values() if isinstance(v, Mapping)]
+    if len(inner) == 1:
+        return {k: v for k, v in inner[0].items() if isinstance(k, str)}
+    return {k.lstrip("_") or k: v for k, v in private.items()}
 
 
 def _key(key: Any) -> Any:

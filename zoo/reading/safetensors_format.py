@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from dataclasses import replace
 from typing import Any
@@ -29,12 +30,19 @@ DTYPES = {
     "I64": torch.int64,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F32": torch.float32,
     "F64": torch.float64,
     "C64": torch.complex64,
+    "C128": torch.complex128,
 }
+"""Types of values that are read, by their names in the format."""
+_TYPE = re.compile(r"[A-Z]{1,8}\d[A-Z0-9_]{0,24}")
+"""What a name of a type looks like that is not known yet; everything else is damage."""
 
 
 def open_safetensors(source: Source, limits: Limits) -> OpenCheckpoint:
@@ -83,18 +91,32 @@ def _ordered(tree: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[st
 def _describe(source: Source, header: dict[str, Any], data: int) -> tuple[dict[str, torch.Tensor], dict[int, int]]:
     tree: dict[str, torch.Tensor] = {}
     spans: dict[str, tuple[int, int]] = {}
+    unknown: list[tuple[str, str]] = []
     for name, entry in header.items():
         try:
-            dtype = DTYPES[entry["dtype"]]
-            shape = [int(n) for n in entry["shape"]]
-            begin, end = (int(n) for n in entry["data_offsets"])
+            kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         except (KeyError, TypeError, ValueError) as error:
             raise _corrupt(source, f"corrupt header: tensor {name!r} is described by {str(entry)[:100]!r}") from error
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != end - begin or begin < 0:
+        # JSON's true is an integer to Python, and "2" and 2.9 would be one after int().
+        if not (isinstance(shape, list) and all(type(n) is int and n >= 0 for n in (*shape, begin, end)) and begin <= end):
+            raise _corrupt(
+                source,
+                f"corrupt header: tensor {name!r} has the shape {str(shape)[:60]} in bytes {str(begin)[:20]} to "
+                f"{str(end)[:20]}: expected whole numbers, none negative",
+            )
+        spans[name] = (begin, end)
+        kind = str(kind)
+        if kind not in DTYPES and not _TYPE.fullmatch(kind):
+            raise _corrupt(source, f"corrupt header: tensor {name!r} has the type {kind[:40]!r}")
+        if kind not in DTYPES:
+            unknown.append((name, kind))
+            continue
+        dtype = DTYPES[kind]
+        if math.prod(shape) * dtype.itemsize != end - begin:
             raise _corrupt(source, f"corrupt header: tensor {name!r} of shape {shape} in bytes {begin} to {end}")
         meta = torch.empty(shape, dtype=dtype, device="meta")
         meta.untyped_storage()._checkpoint_offset = data + begin  # noqa: SLF001 - as torch.load does
-        tree[name], spans[name] = meta, (begin, end)
+        tree[name] = meta
     at = 0
     for begin, end in sorted(spans.values()):
         if begin != at:
@@ -103,6 +125,13 @@ def _describe(source: Source, header: dict[str, Any], data: int) -> tuple[dict[s
     if data + at != source.size:
         word = "truncated" if data + at > source.size else "corrupt"
         raise _corrupt(source, f"{word}: the header describes {data + at:,} bytes, the file has {source.size:,}")
+    if unknown:  # said of an intact file only
+        first, kind = unknown[0]
+        more = f" (and {len(unknown) - 1} more such tensors)" if len(unknown) > 1 else ""
+        raise _corrupt(
+            source,
+            f"tensor {first!r} is of type {kind}, which this version does not read{more}: save it as BF16, F16 or F32",
+        )
     # An empty tensor starts where the next one does: the longer record wins.
     records: dict[int, int] = {}
     for begin, end in spans.values():

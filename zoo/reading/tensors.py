@@ -39,6 +39,7 @@ class OpenCheckpoint:
             memory).
         checksums: the records of a zip file, for :meth:`verify`.
         metadata: the strings of a ``.safetensors`` header, else None.
+        weights_key: where the user says that the weights are, as keys joined with dots; empty to find them.
     """
 
     source: Source
@@ -46,6 +47,7 @@ class OpenCheckpoint:
     records: dict[int, int]
     checksums: Sequence[Record] = ()
     metadata: dict[str, str] | None = None
+    weights_key: str = ""
 
     def verify(self) -> None:
         """Compare the checksums of a zip file with its content: a flipped bit in a weight shows nowhere else.
@@ -82,11 +84,23 @@ class OpenCheckpoint:
 
     def _require_plain(self, name: str, tensor: torch.Tensor) -> int:
         kind = type(tensor)
-        if kind not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided or tensor.is_quantized:
+        if tensor.is_quantized:
+            raise UnreadableCheckpoint(
+                self.source.path,
+                f"tensor {name!r} is a quantised tensor ({tensor.dtype}), not plain dense numbers: save it dense and "
+                "unquantised",
+            )
+        if kind not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
             raise UnreadableCheckpoint(
                 self.source.path,
                 f"tensor {name!r} is not a plain dense tensor ({kind.__name__}, {tensor.layout}): "
                 "save it dense and unquantised",
+            )
+        if min(tensor.stride(), default=0) < 0:
+            raise UnreadableCheckpoint(
+                self.source.path,
+                f"tensor {name!r} of shape {tuple(tensor.shape)} has the stride {tuple(tensor.stride())}: torch makes no "
+                "tensors of negative strides, so the file is damaged or forged",
             )
         held = tensor.untyped_storage().nbytes()
         claimed = tensor.numel() * tensor.element_size()

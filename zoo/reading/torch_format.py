@@ -7,6 +7,7 @@ import re
 import struct
 import warnings
 import zipfile
+import zlib
 from functools import cache
 from typing import Any
 
@@ -14,13 +15,18 @@ import numpy as np
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.reading.inert import recovered, stand_ins
+from epsopt.zoo.reading.inert import UNUSUAL, recovered
 from epsopt.zoo.reading.parts import open_parts
 from epsopt.zoo.reading.source import Limits, Source
 from epsopt.zoo.reading.tensors import OpenCheckpoint, Record
 from epsopt.zoo.reading.tree import check_tree
+from epsopt.zoo.reading.unpickler import InertUnpickler, RefusedGlobalError
 
 _GLOBAL = re.compile(r"(?:GLOBAL |function <\w+ |but got <class ')([\w.]+)")
+_IS_CODE = (
+    "which is code and not data, so it is not loaded: "
+    "save plain dictionaries, lists, numbers, strings and tensors (vars(args), not args)"
+)
 _OPCODES = 1_000_000  # looked at to tell a cut from an attack
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
 
@@ -44,7 +50,7 @@ def open_torch(source: Source, limits: Limits) -> OpenCheckpoint:
         _refuse(source, f"truncated: {source.size} bytes")
     if magic.startswith(b"PK"):
         records = _checked_records(source, limits)
-        tree = _load(source, limits, "meta")
+        tree = _load(source, limits, records)
         return OpenCheckpoint(source, tree, {r.start: r.length for r in records}, records)
     if magic[:1] != b"\x80":
         _refuse(source, "not a checkpoint: neither a zip file nor a pickle, as torch.save writes them")
@@ -54,7 +60,7 @@ def open_torch(source: Source, limits: Limits) -> OpenCheckpoint:
             f"{source.size:,} bytes in torch.save's format of before 1.6, which cannot be read in pieces: "
             "load it and save it again",
         )
-    return OpenCheckpoint(source, _load(source, limits, "cpu"), {})
+    return OpenCheckpoint(source, _load(source, limits, []), {})
 
 
 @cache
@@ -115,15 +121,16 @@ def _data_start(source: Source, record: zipfile.ZipInfo) -> int:
     return int(record.header_offset + _LOCAL_HEADER.size + name + extra)
 
 
-def _load(source: Source, limits: Limits, device: str) -> Any:
+def _load(source: Source, limits: Limits, records: list[Record]) -> Any:
+    """Load a file's structure; a zip file's, which its records tell, also where torch.load refuses it."""
     try:
-        tree = _loaded(source, device)
+        tree = _loaded(source, "meta" if records else "cpu")
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything
         reason = reason_of(error)
-        inert = device == "meta" and "Unsupported global" in str(error)
-        found = _load_inertly(source) if inert else None
+        record = next((r for r in records if r.name == "data.pkl"), None)
+        found = None if record is None else _load_inertly(source, record, records, str(error))
         if found is None:
             cut = not reason.startswith("truncated") and _ends_within_a_pickle(source)
             return _refuse(source, "truncated: it ends within its pickle" if cut else reason)
@@ -139,19 +146,38 @@ def _loaded(source: Source, device: str) -> Any:
         return torch.load(source.file, map_location=device, weights_only=True)
 
 
-def _load_inertly(source: Source) -> tuple[Any] | None:
-    """Load with stand-ins for foreign classes; None where something is code, or is no data even so."""
+def _load_inertly(source: Source, record: Record, records: list[Record], said: str) -> tuple[Any] | None:
+    """Read a pickle with names in the place of classes; None where it is damaged, and that is why torch refused it.
+
+    Raises:
+        UnreadableCheckpoint: it calls code, which is named.
+    """
+    data = bytes(source.read(record.start, record.length))
+    if not ("Unsupported global" in said or _needs_another_reader(data)) or _is_damaged(source, record, records, data):
+        return None
+    places = {r.name: (r.start, r.length) for r in records}
     try:
-        source.file.seek(0)
-        safe = stand_ins(torch.serialization.get_unsafe_globals_in_checkpoint(source.file))
-        if safe is None:
-            return None
-        with torch.serialization.safe_globals(safe):
-            return (recovered(_loaded(source, "meta")),)
+        return (recovered(InertUnpickler(data, lambda key: places.get(f"data/{key}")).load()),)
+    except RefusedGlobalError as error:
+        return _refuse(source, f"refers to {error.title}, {_IS_CODE}")
     except (MemoryError, RecursionError):
         raise
     except Exception:  # noqa: BLE001 - then the first refusal is the reason
         return None
+
+
+def _needs_another_reader(data: bytes) -> bool:
+    """Tell whether a pickle is of a protocol that torch.load does not know, or makes tensors that it cannot describe."""
+    newer = data[:1] == b"\x80" and data[1:2] in (b"\x03", b"\x04", b"\x05")
+    return newer or any(title.rpartition(".")[2].encode() in data for title in UNUSUAL)
+
+
+def _is_damaged(source: Source, record: Record, records: list[Record], data: bytes) -> bool:
+    """Compare the pickle's checksum; torch.save can be told to write none, and then no small record's agrees either."""
+    if zlib.crc32(data) == record.crc:
+        return False
+    small = [r for r in records if 0 < r.length <= 64 and r is not record]
+    return any(zlib.crc32(source.read(r.start, r.length)) == r.crc for r in small)
 
 
 def _ends_within_a_pickle(source: Source) -> bool:
@@ -178,9 +204,6 @@ def reason_of(error: Exception) -> str:
         text = text.partition("WeightsUnpickler error:")[2] or text.partition("\n")[2]
         found = _GLOBAL.search(text)
         if found:
-            return (
-                f"refers to {found[1]}, which is code and not data, so it is not loaded: "
-                "save plain dictionaries, lists, numbers, strings and tensors (vars(args), not args)"
-            )
+            return f"refers to {found[1]}, {_IS_CODE}"
     first = next(iter(text.strip().splitlines()), "")
     return f"truncated or corrupt: {first[:200] or 'it ends too early'} ({type(error).__name__})"

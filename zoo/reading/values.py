@@ -37,7 +37,7 @@ def plain(value: Any, scalar: Callable[[torch.Tensor], Any]) -> Plain:
         return clean("[" + ", ".join(str(plain(v, scalar)) for v in value) + "]")
     if isinstance(value, torch.dtype | torch.device | torch.Size | complex):
         return str(value)
-    return f"<{type(value).__name__}>"
+    return f"<{getattr(value, 'title', type(value).__name__)}>"
 
 
 def _number(value: float | bool | None) -> Plain:
@@ -69,7 +69,7 @@ def flatten(tree: Any, scalar: Callable[[torch.Tensor], Any]) -> dict[str, Plain
 
 
 def _items(value: Any) -> list[tuple[Any, Any]] | None:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not getattr(value, "opaque", False):  # inert.py
         return list(value.items())[:_VALUES]
     if isinstance(value, list | tuple):
         nested = any(isinstance(v, Mapping | list | tuple | set) for v in value)
