@@ -79,7 +79,8 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
             if not folder.exists():
                 raise UsageError(f"{folder} does not exist: expected a folder of training runs or a checkpoint file")
         sheets = _sheets(project, jobs, table, study)
-        with Catalogue(workspace.storage, project.rename if project else None) as catalogue:
+        how = (project.rename, project.weights_key) if project else (None, None)
+        with Catalogue(workspace.storage, *how) as catalogue:
             report = ingest(
                 catalogue,
                 folders,

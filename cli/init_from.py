@@ -54,7 +54,10 @@ def command(
     with working("loading the map") as progress:
         workspace = open_workspace(options)
         project = workspace.needed()
-        with workspace.catalogue() as catalogue, WeightDecoder(project.evaluate) as decoder:
+        with (
+            workspace.catalogue() as catalogue,
+            WeightDecoder(project.evaluate, weights_key=catalogue.weights_key) as decoder,
+        ):
             checkpoints = measured(catalogue)
             from epsopt.optimize import infer_space, past_runs
             from epsopt.optimize.continuation import learn_continuation

@@ -57,7 +57,7 @@ def command(
         with (
             contextlib.ExitStack() as held,
             workspace.catalogue() as catalogue,
-            WeightDecoder(hook) as decoder,
+            WeightDecoder(hook, weights_key=catalogue.weights_key) as decoder,
         ):
             checkpoints = measured(catalogue)
             from epsopt.optimize.interpolation import along, linear_metrics, straight

@@ -151,7 +151,7 @@ def _merge(
 
     suffix = suffix_for(form, parents)
     patterns = tuple(p.strip() for p in groups.split(",") if p.strip()) if groups else ()
-    with WeightDecoder(project.evaluate) as decoder:
+    with WeightDecoder(project.evaluate, weights_key=project.weights_key) as decoder:
         return merge_checkpoints(
             decoder, project, checkpoints, parents, lambda i: folder / f"merged_{i:03d}{suffix}",
             groups=patterns, budget=budget, reach=reach, seed=seed,

@@ -36,7 +36,7 @@ def mix_widely(
 
     sources = choose_sources(checkpoints, lineages, project.objectives)
     suffix = suffix_for(form, sources.checkpoints)
-    with WeightDecoder(project.evaluate) as decoder:
+    with WeightDecoder(project.evaluate, weights_key=project.weights_key) as decoder:
         return mix(
             decoder, project, checkpoints, sources, lambda i: folder / f"mixed_{i:03d}{suffix}",
             budget=budget, give_up=give_up, seed=seed, progress=progress,

@@ -110,7 +110,11 @@ def _decode(
     held: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if save is not None:
         held = save_folder(save, opened.project.runs, "sample", opened.checkpoints)
-    with held, opened.workspace.catalogue() as catalogue, WeightDecoder(hook) as decoder:
+    with (
+        held,
+        opened.workspace.catalogue() as catalogue,
+        WeightDecoder(hook, weights_key=catalogue.weights_key) as decoder,
+    ):
         mixtures = decode_samples(
             decoder, catalogue, opened.checkpoints, opened.surrogate, points,
             level=level, evaluate=evaluate, progress=progress,

@@ -157,7 +157,7 @@ def command(
         from epsopt.studies.loop.worker import Orders, Worker
 
         # A first run needs no catalogue from before.
-        with Catalogue(workspace.storage, project.rename) as catalogue:
+        with Catalogue(workspace.storage, project.rename, project.weights_key) as catalogue:
             targets = resolve_targets(wanted, project, catalogue.checkpoints()) if wanted else []
             storage = workspace.studies()
             if budget is not None and not dry_run:
@@ -183,7 +183,7 @@ def command(
         elif not options.json:
             line(event.text + (f" ({_figures(project, event.ended)})" if event.ended and event.ended.metrics else ""))
 
-    with Catalogue(workspace.storage, project.rename) as catalogue, _ends_on_sigterm():
+    with Catalogue(workspace.storage, project.rename, project.weights_key) as catalogue, _ends_on_sigterm():
         spending = None if budget is None else Budget(budget, storage, catalogue, project.name)
         learner: Learner = (
             BackgroundLearner(project.file, workspace.storage, reuse=reuse, targets=targets, mix=mix)

@@ -66,7 +66,10 @@ class Workspace:
         """
         from epsopt.zoo.catalogue import Catalogue
 
-        return Catalogue.existing(self.storage, self.project.rename if self.project else None)
+        project = self.project
+        if project is None:
+            return Catalogue.existing(self.storage)
+        return Catalogue.existing(self.storage, project.rename, project.weights_key)
 
     def studies(self) -> RDBStorage:
         """Open the Optuna studies beside the catalogue.

@@ -17,12 +17,13 @@ from epsopt.zoo.database import cause, open_database, reading, writing
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue
 from epsopt.zoo.reading.wire import unpack
 from epsopt.zoo.records import Checkpoint, Failure, Lineage, Run
-from epsopt.zoo.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, runs, told
+from epsopt.zoo.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, meta, runs, told
 
 if TYPE_CHECKING:
     from epsopt.zoo.fingerprints import Fingerprint
 
 _Parsed = TypeVar("_Parsed")
+_WEIGHTS_KEY = "weights_key"
 _CHUNK = 500  # ids per query: SQLite's oldest limit is 999 variables
 
 
@@ -34,23 +35,54 @@ class Catalogue:
             it.
         rename: metrics by the name that some runs give them, to the name that they are to have here. It is applied
             to what is read from the database, never to what is kept: another map needs no other ingest.
+        weights_key: the keys that lead to a checkpoint's weights, joined with dots; empty to find them; None for what
+            the last ingest took.
 
     Raises:
         CatalogueError: it cannot be opened, or was written by a newer version.
     """
 
-    def __init__(self, url: str = "sqlite:///epsopt.db", rename: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        url: str = "sqlite:///epsopt.db",
+        rename: Mapping[str, str] | None = None,
+        weights_key: str | None = None,
+    ) -> None:
         self.url = url
         self.rename = dict(rename or {})
+        self._weights_key = weights_key
         self._engine = open_database(url)
 
+    @property
+    def weights_key(self) -> str:
+        """The keys that lead to a checkpoint's weights, joined with dots; empty where they are to be found."""
+        if self._weights_key is None:
+            with self.reading() as connection:
+                kept = connection.execute(select(meta.c.value).where(meta.c.key == _WEIGHTS_KEY)).scalar()
+            self._weights_key = str(kept or "")
+        return self._weights_key
+
+    def keep_weights_key(self) -> None:
+        """Keep the weights' key, for those who open the catalogue without naming one."""
+        key = self.weights_key
+        with self.writing() as connection:
+            connection.execute(delete(meta).where(meta.c.key == _WEIGHTS_KEY))
+            if key:
+                connection.execute(insert(meta).values(key=_WEIGHTS_KEY, value=key))
+
     @classmethod
-    def existing(cls, url: str = "sqlite:///epsopt.db", rename: Mapping[str, str] | None = None) -> Self:
+    def existing(
+        cls,
+        url: str = "sqlite:///epsopt.db",
+        rename: Mapping[str, str] | None = None,
+        weights_key: str | None = None,
+    ) -> Self:
         """Open a catalogue that must be there already: nothing that only reads makes a database file.
 
         Args:
             url: as of the class.
             rename: as of the class.
+            weights_key: as of the class.
 
         Raises:
             EmptyCatalogue: there is no such SQLite file.
@@ -62,11 +94,11 @@ class Catalogue:
             file = None  # said better when it is opened
         if file and not file.startswith((":memory:", "file:")) and not Path(file).exists():
             raise EmptyCatalogue(f"there is no catalogue at {file} yet: read your runs with 'epsopt ingest RUNS'")
-        return cls(url, rename)
+        return cls(url, rename, weights_key)
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[str, dict[str, str]]]:
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[str, dict[str, str], str | None]]:
         """Pickle as what it was opened with: each process has connections of its own."""
-        return type(self).existing, (self.url, self.rename)
+        return type(self).existing, (self.url, self.rename, self._weights_key)
 
     def __enter__(self) -> Self:
         return self

@@ -18,10 +18,12 @@ from epsopt.zoo.recorder import (
     KnownFile,
     Recorder,
     adopt,
+    files_read_otherwise,
     forget_failures,
     known_files,
     known_lineages,
     record_failures,
+    release_files,
     relocate_references,
 )
 from epsopt.zoo.records import Failure
@@ -108,6 +110,9 @@ def ingest(
     known = known_files(catalogue)
     fresh = [f for f in seen.files if not _is_current(known.get(str(f.path)), f, embed)]
     opened = {str(f.path) for f in fresh}
+    if other := files_read_otherwise(catalogue, sorted(opened)):
+        release_files(catalogue, other)
+    catalogue.keep_weights_key()
     current = {str(f.path): known[str(f.path)] for f in seen.files if str(f.path) not in opened}
     adopt(catalogue, seen.files)
     present = {str(f.path) for f in seen.files} | {f.path for f in seen.failures}
@@ -141,7 +146,7 @@ def ingest(
     if fresh:
         try:
             files = [(f.path, f.identity.size) for f in fresh]
-            read_files(shared_pool(jobs, limits), files, book, handle, embed=embed)
+            read_files(shared_pool(jobs, limits), files, book, handle, embed=embed, weights_key=catalogue.weights_key)
         finally:
             recorder.flush()
     answered = tell_runs(catalogue, seen, shared_pool(jobs, limits), sheets, folders)
@@ -212,7 +217,8 @@ def read_fingerprints(
 
     files = [(location(p), _size(location(p))) for p in paths]
     pool = shared_pool(jobs, limits)
-    read_files(pool, files, book, handle, embed=embed)
+    key = catalogue.weights_key if catalogue is not None else ""
+    read_files(pool, files, book, handle, embed=embed, weights_key=key)
     renamed = catalogue.renamed if catalogue is not None else None
     return tell_files(results, pool, folders or Folders(), renamed, trouble)
 

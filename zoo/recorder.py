@@ -16,11 +16,11 @@ from epsopt.zoo.reading.source import Identity, identity_at
 from epsopt.zoo.reading.wire import pack
 from epsopt.zoo.records import Failure
 from epsopt.zoo.rows import (
-    READER,
     insert_checkpoint,
     insert_lineage,
     lineage_of_row,
     put_file,
+    reader_of,
     refresh_run,
     release_checkpoint,
     run_id_of,
@@ -43,15 +43,45 @@ class KnownFile:
 
 
 def known_files(catalogue: Catalogue) -> dict[str, KnownFile]:
-    """Return every file the catalogue has seen, by path, but failures of older readers: try those again."""
+    """Return every file the catalogue has seen, by path, but what is to be read again.
+
+    That are failures of older readers, and files of which other weights were read than the ones that are meant now.
+    """
+    reader = reader_of(catalogue.weights_key)
     query = select(files, embeddings.c.hook).outerjoin(embeddings, files.c.checkpoint_id == embeddings.c.checkpoint_id)
     with catalogue.reading() as connection:
         rows = connection.execute(query).all()
     return {
         r.path: KnownFile(Identity(r.size, r.mtime_ns, int(r.inode)), r.checkpoint_id, r.reason, r.hook)
         for r in rows
-        if r.reason is None or r.reader == READER
+        if r.reader == reader or (r.reason is None and _reads_the_same(r.path, r.reader, reader))
     }
+
+
+def _reads_the_same(path: str, one: int, other: int) -> bool:
+    return one >> 8 == other >> 8 or path.lower().endswith(".safetensors")  # which has only one set of weights
+
+
+def release_files(catalogue: Catalogue, paths: Iterable[str]) -> None:
+    """Let go of checkpoints whose files are about to be read in another way: their content is the same, and yet new."""
+    with catalogue.writing() as connection:
+        touched: set[int] = set()
+        for path in paths:
+            old = connection.execute(select(files.c.checkpoint_id).where(files.c.path == path)).scalar()
+            connection.execute(delete(files).where(files.c.path == path))
+            if old is not None:
+                touched |= release_checkpoint(connection, old, path)
+        for run_id in sorted(touched):
+            refresh_run(connection, run_id)
+
+
+def files_read_otherwise(catalogue: Catalogue, paths: Sequence[str]) -> list[str]:
+    """Return those of these files of which other weights are catalogued than the ones that are meant now."""
+    reader = reader_of(catalogue.weights_key)
+    with catalogue.reading() as connection:
+        rows = connection.execute(select(files.c.path, files.c.reader).where(files.c.checkpoint_id.is_not(None)))
+        other = {r.path for r in rows if not _reads_the_same(r.path, r.reader, reader)}
+    return [path for path in paths if path in other]
 
 
 def known_lineages(catalogue: Catalogue) -> LineageBook:
@@ -113,6 +143,7 @@ class Recorder:
         self._catalogue = catalogue
         self._book = book
         self._embed = embed
+        self._reader = reader_of(catalogue.weights_key)
         self._pending: list[_Pending] = []
         self._since = time.monotonic()
         with catalogue.reading() as connection:
@@ -206,7 +237,7 @@ class Recorder:
     def _write_failure(self, connection: Connection, found: Found, failure: Failure, touched: set[int]) -> None:
         path = str(found.path)
         old = connection.execute(select(files.c.checkpoint_id).where(files.c.path == path)).scalar()
-        put_file(connection, path, found.identity, checkpoint_id=None, reason=failure.reason)
+        put_file(connection, path, found.identity, checkpoint_id=None, reason=failure.reason, reader=self._reader)
         if old is not None:
             touched |= release_checkpoint(connection, old, path)
 
@@ -242,7 +273,7 @@ class Recorder:
                 touched |= release_checkpoint(connection, old, path)
             checkpoint_id = insert_checkpoint(connection, found, contents, touched)
             self.added += 1
-        put_file(connection, path, contents.identity, checkpoint_id=checkpoint_id, reason=None)
+        put_file(connection, path, contents.identity, checkpoint_id=checkpoint_id, reason=None, reader=self._reader)
         if same is not None and old is not None and old != same.id:
             touched |= release_checkpoint(connection, old, path)
         if contents.embedding is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, bindparam, delete, func, insert, select, update
@@ -18,8 +19,13 @@ from epsopt.zoo.tables import checkpoints, embeddings, files, fingerprints, line
 # Values are given when a statement is executed, not when it is built: building is half of what a small one costs.
 _UPDATE_FILE = update(files).where(files.c.path == bindparam("the_path"))
 
-READER = 2
+READER = 3
 """Raised when files that failed should be tried again because the reader has learned something."""
+
+
+def reader_of(weights_key: str) -> int:
+    """Return what is kept of how a file was read: the reader's number, and which weights of the file were meant."""
+    return READER + ((zlib.crc32(weights_key.encode()) % (1 << 22) + 1) << 8 if weights_key else 0)
 
 
 def lineage_of_row(row: Row[Any]) -> KnownLineage:
@@ -97,7 +103,13 @@ def insert_checkpoint(connection: Connection, found: Found, contents: Checkpoint
 
 
 def put_file(
-    connection: Connection, path: str, identity: Identity, *, checkpoint_id: int | None, reason: str | None
+    connection: Connection,
+    path: str,
+    identity: Identity,
+    *,
+    checkpoint_id: int | None,
+    reason: str | None,
+    reader: int = READER,
 ) -> None:
     """Write what is known of a file, in place of what was known before."""
     values = {
@@ -106,7 +118,7 @@ def put_file(
         "inode": str(identity.inode),
         "checkpoint_id": checkpoint_id,
         "reason": reason,
-        "reader": READER,
+        "reader": reader,
     }
     changed = connection.execute(_UPDATE_FILE, {"the_path": path, **values})
     if changed.rowcount == 0:

@@ -175,7 +175,7 @@ class StopHopeless:
             )
         for theirs, ours in project.rename.items():
             self._metrics.setdefault(ours, []).append(theirs)
-        catalogue = Catalogue.existing(project.storage, project.rename)
+        catalogue = Catalogue.existing(project.storage, project.rename, project.weights_key)
         options = {"bounds": project.bounds, **options}
         judge = CatalogueStopper(catalogue, project.space, project.objectives, **options)
         return judge, project.objectives

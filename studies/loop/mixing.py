@@ -54,7 +54,10 @@ def mix_round(
     credit = fresh_credit()
     for kind, promised, brought in history:
         credit.learn(kind, promised, brought)
-    with save_folder(None, project.runs, "mixed") as folder, WeightDecoder(project.evaluate) as decoder:
+    with (
+        save_folder(None, project.runs, "mixed") as folder,
+        WeightDecoder(project.evaluate, weights_key=project.weights_key) as decoder,
+    ):
         mixed = mix(
             decoder, project, checkpoints, sources, lambda i: folder / f"mixed_{i:03d}{suffix}",
             budget=budget, credit=credit, seed=seed + len(checkpoints), made_by="work --mix", progress=progress,

@@ -103,7 +103,7 @@ class Follower:
         self._project, self._storage, self._catalogue = project, storage, catalogue
         self._until, self._length, self._seed, self._within = until, length, seed, within
         self._tell, self._answer = tell, answer
-        self._decoder = WeightDecoder(project.evaluate)
+        self._decoder = WeightDecoder(project.evaluate, weights_key=project.weights_key)
         self._gave_up = False  # mixing, until it is asked again
         self._folder: Path | None = None
         self._saved = 0
@@ -422,7 +422,7 @@ def main() -> int:
         project = load_project(task.project)
         storage = open_storage(task.storage, create=False)
         with (
-            Catalogue(task.storage, project.rename) as catalogue,
+            Catalogue(task.storage, project.rename, project.weights_key) as catalogue,
             Follower(
                 project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
                 tell=lambda line: answers.say(told=line), answer=lambda trouble: answers.say(answered=trouble),

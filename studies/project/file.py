@@ -42,6 +42,7 @@ class Project:
         table_params: columns of it without a prefix that are hyperparameters.
         table_metrics: columns of it without a prefix that are metrics.
         study: an Optuna study that tells of the runs, as URL#NAME, or None.
+        weights_key: the keys that lead to the weights in a checkpoint, joined with dots; empty to find them.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Project:
     table_params: tuple[str, ...] = ()
     table_metrics: tuple[str, ...] = ()
     study: str | None = None
+    weights_key: str = ""
 
     @property
     def folder(self) -> Path:
@@ -145,6 +147,7 @@ def _resolved(file: Path, parsed: ProjectFile) -> Project:
         table_params=tuple(parsed.runs.params),
         table_metrics=tuple(parsed.runs.metrics),
         study=parsed.runs.study,
+        weights_key=parsed.runs.weights_key or "",
     )
 
 

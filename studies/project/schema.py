@@ -74,12 +74,13 @@ class ProjectTable(_Table):
 
 
 class RunsTable(_Table):
-    """[runs]: what else tells of the runs: a CSV table with its columns, an Optuna study of before."""
+    """[runs]: what else tells of the runs (a CSV table, an Optuna study of before), and where the weights are."""
 
     table: str | None = None
     params: list[str] = []
     metrics: list[str] = []
     study: str | None = None
+    weights_key: Annotated[str, Field(min_length=1)] | None = None
 
 
 class MetricsTable(_Table):

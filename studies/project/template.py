@@ -94,6 +94,7 @@ _MORE = """
 # [runs]
 # table = "runs.csv"
 # study = "sqlite:///old.db#name"
+# weights_key = "generator"   # where the weights are in checkpoints that hold several state dicts
 
 # One name for what runs call differently; it needs no new ingest.
 # [metrics.rename]

@@ -226,3 +226,86 @@ def test_tied_weights_in_a_shard_are_read_from_one_place(tmp_path):
     assert torch.equal(loaded["b"], tied)
     assert torch.equal(loaded["c"], tied)
     assert torch.equal(loaded["d"], tied[1:])
+
+
+def header_of(path: Path, change) -> None:
+    """Change a safetensors header in place of the one that is there."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    said = json.loads(data[8 : 8 + length])
+    change(said)
+    header = json.dumps(said).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+
+
+FLOATS = [
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2,
+    torch.float8_e8m0fnu, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
+]  # fmt: skip
+OTHERS = [
+    torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64,
+    torch.int64, torch.complex64,
+]  # fmt: skip
+
+
+def test_tensors_of_every_type_that_torch_has_are_read_from_both_formats(tmp_path, catalogue):
+    state = {"w": torch.rand(3, 4)}
+    state |= {str(t).removeprefix("torch."): torch.tensor([1.0, 2.0, 4.0]).to(t) for t in (*FLOATS, *OTHERS)}
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save({"model": state}, tmp_path / "b.pt")
+    for name in ("a.safetensors", "b.pt"):
+        loaded = load_weights(tmp_path / name)
+        assert {n: t.dtype for n, t in loaded.items()} == {n: t.dtype for n, t in state.items()}
+        assert all(loaded[n].view(torch.uint8).equal(t.view(torch.uint8)) for n, t in state.items())
+    report = ingest(catalogue, tmp_path)
+    assert (report.added, report.failed) == (2, [])
+
+
+@pytest.mark.parametrize("kind", ["F4", "F6_E2M3", "F6_E3M2", "I4", "F8_E3M4", "BF8", "F128"])
+def test_a_type_of_values_that_is_not_read_is_named_and_the_file_not_called_corrupt(tmp_path, kind):
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.rand(4, 4), "scale": torch.ones(8, dtype=torch.uint8)}, path)
+    header_of(path, lambda said: said["scale"].update(dtype=kind, shape=[16]))
+    with pytest.raises(UnreadableCheckpoint) as caught:
+        load_weights(path)
+    assert f"tensor 'scale' is of type {kind}, which this version does not read" in caught.value.reason
+    assert "corrupt" not in caught.value.reason
+
+
+@pytest.mark.parametrize("shape", [["2", 2], [2.9, 2], [4.0], [True, 4], [-2, -2], [None], "4", {"0": 4}, 4, [[4]]])
+def test_a_shape_that_is_not_made_of_whole_numbers_is_refused(tmp_path, shape):
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.rand(2, 2)}, path)
+    header_of(path, lambda said: said["w"].update(shape=shape))
+    with pytest.raises(UnreadableCheckpoint, match="corrupt header: tensor 'w' has the shape"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("offsets", [["0", "16"], [0.0, 16.0], [False, 16], [0], [0, 8, 16], [16, 0], None])
+def test_places_that_are_not_whole_numbers_are_refused(tmp_path, offsets):
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.rand(2, 2)}, path)
+    header_of(path, lambda said: said["w"].update(data_offsets=offsets))
+    with pytest.raises(UnreadableCheckpoint, match="corrupt header: tensor 'w'"):
+        load_weights(path)
+
+
+class Strided:
+    """Pickles as a tensor of the given stride over four values."""
+
+    def __init__(self, stride: int, offset: int = 0) -> None:
+        self.stride, self.offset = stride, offset
+
+    def __reduce__(self):
+        storage = torch.arange(4.0)._typed_storage()
+        return torch._utils._rebuild_tensor_v2, (storage, self.offset, (4,), (self.stride,), False, {})
+
+
+@pytest.mark.parametrize("beside", [{}, {"config": {"out": Path("runs")}}])
+@pytest.mark.parametrize("offset", [0, 3])
+def test_a_tensor_of_a_negative_stride_is_refused_as_such(tmp_path, beside, offset):
+    torch.save({"model": {"w": Strided(-1, offset), "v": torch.ones(2)}, **beside}, tmp_path / "a.pt")
+    with pytest.raises(UnreadableCheckpoint, match=r"corrupt: a tensor has the shape \(4,\), the stride \(-1,\)"):
+        load_weights(tmp_path / "a.pt")
+    torch.save({"model": {"w": Strided(1), "v": torch.ones(2)}, **beside}, tmp_path / "b.pt")
+    assert load_weights(tmp_path / "b.pt")["w"].tolist() == [0, 1, 2, 3]

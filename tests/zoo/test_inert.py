@@ -5,9 +5,17 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import datetime as dt
+import decimal
 import enum
+import functools
+import pathlib
+import random
+import re
 import subprocess
 import sys
+import typing
+import uuid
 import warnings
 from pathlib import Path
 
@@ -203,4 +211,202 @@ def test_thousands_of_classes_and_endless_objects_are_refused(tmp_path):
         globals()[c.__name__] = c
     save(tmp_path / "a.pt", [c() for c in classes])
     with pytest.raises(UnreadableCheckpoint, match="which is code"):
+        load_weights(tmp_path / "a.pt")
+
+
+class Dotted(dict):
+    """A dictionary of a program's own, as easydict and mmengine have it."""
+
+
+class Ordered(collections.OrderedDict):
+    pass
+
+
+class Steps(list):
+    pass
+
+
+class Hidden:
+    def __init__(self) -> None:
+        self._fields = {"lr": 0.1, "depth": 3}
+        self._locked = True
+
+
+def step(rate: float) -> float:
+    return rate
+
+
+def test_one_odd_hyperparameter_does_not_cost_the_weights(tmp_path, catalogue):
+    """The shape of lightning-hydra-template: partials, classes, modules, and whatever else people leave there."""
+    model = torch.nn.Linear(2, 1)
+    adam = torch.optim.AdamW(model.parameters(), lr=0.25)
+    odd = {
+        "partial": functools.partial(torch.optim.Adam, lr=1e-3, betas=(0.9, 0.99)),
+        "class": torch.nn.ReLU,
+        "module": torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()),
+        "optimiser": adam,
+        "scheduler": torch.optim.lr_scheduler.StepLR(adam, 2),
+        "function": torch.nn.functional.relu,
+        "builtin": len,
+        "own": step,
+        "method": Colour.mro,
+        "none": type(None),
+        "ellipsis": ...,
+        "deque": collections.deque([1, 2, 3], maxlen=5),
+        "ordered": Ordered(b=1, a=2),
+        "dotted": Dotted(lr=0.5),
+        "listed": Steps([1, 2]),
+        "user": collections.UserDict({"x": 7}),
+        "pattern": re.compile("a+b", re.IGNORECASE),
+        "flag": re.IGNORECASE,
+        "windows": pathlib.PureWindowsPath("C:\\data\\set"),
+        "when": dt.datetime(2026, 1, 2, 3, 4, 5),  # noqa: DTZ001
+        "span": dt.timedelta(hours=2),
+        "id": uuid.UUID(int=5),
+        "amount": decimal.Decimal("0.10"),
+        "slice": slice(1, None, 2),
+        "state": np.random.RandomState(0),
+        "generator": random.Random(0),
+        "array": np.ones((2, 3), dtype=np.float32),
+        "numbers": {"half": np.float16(0.5), "long": np.int64(7), "true": np.bool_(True)},
+        "hidden": Hidden(),
+        "dtype": torch.bfloat16,
+        "type": typing.Optional[int],  # noqa: UP045
+        "size": torch.Size([2, 3]),
+        "device": torch.device("cuda:1"),
+        "raw": b"\x00\xff",
+        "set": {1},
+        "frozen": frozenset({2}),
+        "complex": 1 + 2j,
+    }
+    for name, value in odd.items():
+        save(tmp_path / f"{name}.pt", {"lr": 0.1, "odd": value}, epoch=0)
+    save(tmp_path / "all.pt", {"lr": 0.1, **odd}, epoch=1, pytorch_lightning_version="2.6.0")
+    report = ingest(catalogue, tmp_path)
+    assert report.failed == []
+    for path in tmp_path.glob("*.pt"):
+        assert torch.equal(load_weights(path)["w"], WEIGHTS["w"])
+    said = next(c.hyperparameters for c in catalogue.checkpoints() if c.path.endswith("all.pt"))
+    assert said == {
+        "lr": 0.1,
+        "partial._target_": "<torch.optim.adam.Adam>",
+        "partial.lr": 0.001,
+        "partial.betas": "[0.9, 0.99]",
+        "class": "<torch.nn.modules.activation.ReLU>",
+        "module": "<torch.nn.modules.container.Sequential>",
+        **{k: v for k, v in said.items() if k.startswith(("optimiser.", "scheduler.", "state.", "generator."))},
+        "optimiser.lr": 0.25,
+        "scheduler.step_size": 2,
+        "function": "<torch.nn.functional.relu>",
+        "builtin": "<builtins.len>",
+        "own": f"<{__name__}.step>",
+        "method": f"<{__name__}.Colour.mro>",
+        "none": "<NoneType>",
+        "ellipsis": "...",
+        "deque": "[1, 2, 3]",
+        "ordered.b": 1,
+        "ordered.a": 2,
+        "dotted.lr": 0.5,
+        "listed": "[1, 2]",
+        "user.x": 7,
+        "pattern": "a+b",
+        "flag": 2,
+        "windows": "C:\\data\\set",
+        "when": "2026-01-02 03:04:05",
+        "span": "2:00:00",
+        "id": str(uuid.UUID(int=5)),
+        "amount": "0.10",
+        "slice": "slice(1, None, 2)",
+        "generator": "<random.Random>",
+        "array": "tensor of shape (2, 3)",
+        "numbers.half": 0.5,
+        "numbers.long": 7,
+        "numbers.true": True,
+        "hidden.lr": 0.1,
+        "hidden.depth": 3,
+        "dtype": "torch.bfloat16",
+        "type": "<_operator.getitem>",
+        "size": "[2, 3]",
+        "device": "cuda:1",
+        "raw": r"\x00\xff",
+        "set": "[1]",
+        "frozen": "[2]",
+        "complex": "(1+2j)",
+    }
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol_of_pickle_is_read(tmp_path, protocol):
+    config = argparse.Namespace(lr=0.1, when=dt.date(2026, 1, 2), names={"a", "b"}, noise=np.arange(3))
+    torch.save({"model": WEIGHTS, "config": config}, tmp_path / "a.pt", pickle_protocol=protocol)
+    torch.save({"model": WEIGHTS, "config": {"lr": 0.1}}, tmp_path / "b.pt", pickle_protocol=protocol)
+    for name in ("a.pt", "b.pt"):
+        assert torch.equal(load_weights(tmp_path / name)["w"], WEIGHTS["w"])
+
+
+def test_the_message_names_what_blocked_not_what_came_first(tmp_path):
+    save(tmp_path / "a.pt", argparse.Namespace(a=Colour.RED, b=len), extra=reduces_to(subprocess.getoutput, "true"))
+    with pytest.raises(UnreadableCheckpoint, match=r"refers to subprocess\.getoutput, which is code"):
+        load_weights(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": torch.nn.Linear(2, 1)},
+        {"net": torch.nn.Linear(2, 1), "acc": torch.tensor(0.9)},
+        {"net": torch.nn.Linear(2, 1), "epoch": 3},
+        torch.nn.Linear(2, 1),
+    ],
+)
+def test_a_whole_module_in_the_place_of_the_model_is_refused_with_what_to_do(tmp_path, content):
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(UnreadableCheckpoint, match=r"torch.nn.modules.linear.Linear, which is code.*state_dict\(\)"):
+        load_weights(tmp_path / "a.pt")
+
+
+def test_arrays_of_numpy_are_weights(tmp_path):
+    arrays = {
+        "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "a.bias": np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
+        "b.weight": np.arange(3, dtype=">f4"),
+        "n": np.array(7),
+    }
+    for content in ({"params": arrays, "epoch": 1}, arrays, {"model": collections.OrderedDict(arrays)}):
+        torch.save(content, tmp_path / "a.pt")
+        loaded = load_weights(tmp_path / "a.pt")
+        assert list(loaded) == list(arrays)
+        assert all(np.array_equal(loaded[n].numpy(), arrays[n]) for n in arrays)
+
+
+def test_an_array_of_objects_is_no_tensor_and_an_array_that_lies_about_its_size_is_none(tmp_path, catalogue):
+    class Lying:
+        def __reduce__(self):
+            reconstruct, arguments, state = np.ones(3).__reduce__()
+            return reconstruct, arguments, (state[0], (10**6,), *state[2:])
+
+    save(tmp_path / "a.pt", {"objects": np.array([len, print]), "lying": Lying()})
+    assert told(catalogue, tmp_path) == {
+        "objects": "<numpy._core.multiarray._reconstruct>",
+        "lying": "<numpy._core.multiarray._reconstruct>",
+    }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: torch.quantize_per_tensor(torch.rand(3, 4), 0.1, 0, torch.qint8), "a quantised tensor"),
+        (
+            lambda: torch.quantize_per_channel(torch.rand(3, 4), torch.ones(3), torch.zeros(3), 0, torch.qint8),
+            "a quant",
+        ),
+        (lambda: torch.nested.nested_tensor([torch.rand(2), torch.rand(3)]), "a nested tensor"),
+        (lambda: torch.empty(3, 4, device="meta"), "a tensor without values"),
+    ],
+)
+@pytest.mark.parametrize("beside", [{}, {"config": argparse.Namespace(lr=0.1)}])
+def test_a_tensor_that_is_not_plain_numbers_is_called_what_it_is(tmp_path, make, what, beside):
+    torch.save({"model": {"w": make(), "v": torch.ones(2)}, **beside}, tmp_path / "a.pt")
+    with pytest.raises(UnreadableCheckpoint, match=f"tensor 'w' is {what}"):
         load_weights(tmp_path / "a.pt")

@@ -45,7 +45,9 @@ def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         opened = []
         for parent in mixture.parents:
-            checkpoint = stack.enter_context(open_checkpoint(location(parent.path), limits))
+            checkpoint = stack.enter_context(
+                open_checkpoint(location(parent.path), limits, request.get("weights_key", ""))
+            )
             require_content(checkpoint, parent.sha256)
             opened.append((checkpoint, interpret(checkpoint)))
         require_alike(opened)

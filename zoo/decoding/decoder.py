@@ -50,10 +50,12 @@ class WeightDecoder:
     Args:
         evaluate: the project's evaluate hook ``package.module:function``, None where nothing is measured.
         limits: what reading the parents may cost.
+        weights_key: the keys that lead to the parents' weights, as the catalogue has it; empty to find them.
     """
 
-    def __init__(self, evaluate: str | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, evaluate: str | None = None, limits: Limits | None = None, weights_key: str = "") -> None:
         self.hook = evaluate
+        self._weights_key = weights_key
         self._reading = ReaderPool(1, limits)
         self._measuring = ReaderPool(1, _MEASURING)
         self._folder = tempfile.TemporaryDirectory(prefix="epsopt-")
@@ -85,7 +87,12 @@ class WeightDecoder:
         self._count += 1
         to = Path(self._folder.name) / f"decoded_{self._count:05d}.safetensors"
         size = sum(_size(parent.path) for parent in recombination.parents)
-        request = {"kind": "recombine", "recombination": recombination.to_json(), "to": str(to)}
+        request = {
+            "kind": "recombine",
+            "recombination": recombination.to_json(),
+            "to": str(to),
+            "weights_key": self._weights_key,
+        }
         first = location(recombination.parents[0].path)
         answer, _ = _read(self._reading, first, size, request)
         types = {t["name"]: TensorType(getattr(torch, t["dtype"]), tuple(t["shape"])) for t in answer["tensors"]}
@@ -104,7 +111,7 @@ class WeightDecoder:
         """
         size = sum(_size(parent.path) for parent in (base, *checkpoints))
         said = [{"path": p.path, "sha256": p.sha256} for p in (base, *checkpoints)]
-        request = {"kind": "products", "base": said[0], "checkpoints": said[1:]}
+        request = {"kind": "products", "base": said[0], "checkpoints": said[1:], "weights_key": self._weights_key}
         return WeightProducts.from_message(*_read(self._reading, location(base.path), size, request))
 
     def measure(self, decoded: Decoded, title: str = "decoded weights") -> dict[str, float | None]:

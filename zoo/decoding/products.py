@@ -62,7 +62,9 @@ def weight_products(request: Mapping[str, Any], limits: Limits) -> tuple[dict[st
     with contextlib.ExitStack() as stack:
         opened = []
         for said in [request["base"], *request["checkpoints"]]:
-            checkpoint = stack.enter_context(open_checkpoint(location(said["path"]), limits))
+            checkpoint = stack.enter_context(
+                open_checkpoint(location(said["path"]), limits, request.get("weights_key", ""))
+            )
             require_content(checkpoint, said["sha256"])
             opened.append((checkpoint, interpret(checkpoint)))
         require_alike(opened)

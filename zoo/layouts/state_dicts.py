@@ -126,7 +126,7 @@ def _candidates(tree: Mapping[Any, Any], path: Path, before: str = "", level: in
             continue
         key = f"{before}{name}"
         inner = [v for v in held.values() if isinstance(v, Mapping)]
-        bare = any(isinstance(v, torch.Tensor) for v in held.values())
+        bare = any(isinstance(v, torch.Tensor) and v.dim() for v in held.values())
         dotted = any(isinstance(v, torch.Tensor) and "." in str(k) for m in inner for k, v in m.items())
         if not bare and (dotted or any("param_groups" in m for m in inner)) and level + 1 < _LEVELS:
             yield from _candidates(held, path, f"{key}.", level + 1)
@@ -161,7 +161,9 @@ def _several(models: list[StateDict]) -> str:
     keys = [m.key or "the top level" for m in models]
     shown = ", ".join(keys[:_LISTED]) + (f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")
     example = next(m.key for m in models if m.key)
-    return f"holds several state dicts ({shown}), and nothing says which is the model: name it {SETTING.format(example)}"
+    return (
+        f"holds several state dicts ({shown}), and nothing says which is the model: name it {SETTING.format(example)}"
+    )
 
 
 def _none(tree: Mapping[Any, Any], loose: Mapping[str, torch.Tensor]) -> str:

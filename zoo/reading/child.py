@@ -47,9 +47,10 @@ _GENERATIONS = 32  # of runs that start from one another; a circle of files ends
 class _Reference:
     """The checkpoint that a lineage's deltas are taken from."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: Limits, weights_key: str) -> None:
         self.path = path
-        with open_checkpoint(path, limits) as checkpoint:
+        self.weights_key = weights_key
+        with open_checkpoint(path, limits, weights_key) as checkpoint:
             self.identity = checkpoint.source.identity
             self.sha256 = checkpoint.source.sha256()
             reading = interpret(checkpoint)
@@ -65,7 +66,7 @@ class _Reference:
         if self._held is not None:
             yield self._held.get
             return
-        with open_checkpoint(self.path, limits) as checkpoint:
+        with open_checkpoint(self.path, limits, self.weights_key) as checkpoint:
             weights = interpret(checkpoint).weights
             yield lambda name: checkpoint.read(name, weights[name]) if name in weights else None
 
@@ -75,6 +76,7 @@ class Child:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.weights_key = ""
         self.book = LineageBook()
         self._references: OrderedDict[Path, _Reference] = OrderedDict()
         self._guesses: dict[str, KnownLineage] = {}  # the last lineage of each signature
@@ -101,6 +103,7 @@ class Child:
                 return weight_products(request, self.limits)
             if request["kind"] == "evaluate":
                 return evaluate(path, request, self.limits), []
+            self.weights_key = request.get("weights_key") or ""
             return self._read(path, request.get("embed"))
         except ChangedWhileReadError:
             return {"status": "waiting"}, []
@@ -120,7 +123,7 @@ class Child:
 
     def _read(self, path: Path, hook: str | None) -> Answer:
         function = load_hook(hook) if hook else None
-        with open_checkpoint(path, self.limits) as checkpoint:
+        with open_checkpoint(path, self.limits, self.weights_key) as checkpoint:
             reading = interpret(checkpoint)
             checkpoint.verify()
             signature = _signature(reading.weights)
@@ -220,8 +223,8 @@ class Child:
     def _reference(self, path: Path) -> _Reference | None:
         held = self._references.pop(path, None)
         try:
-            if held is None or held.identity != identity_at(path):
-                held = _Reference(path, self.limits)
+            if held is None or held.weights_key != self.weights_key or held.identity != identity_at(path):
+                held = _Reference(path, self.limits, self.weights_key)
         except (OSError, UnreadableCheckpoint, ChangedWhileReadError):
             return None
         self._references[path] = held

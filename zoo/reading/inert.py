@@ -8,7 +8,7 @@ and function as a mere name (unpickler.py), and what objects hold is turned into
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import math
 import uuid
 from collections.abc import Mapping
@@ -72,7 +72,9 @@ class _Recovery:
             return "..." if value.title == "builtins.Ellipsis" else f"<{value.title}>"
         if isinstance(value, StoredValues):
             return f"<storage of {value.storage.nbytes()} bytes>"
-        if isinstance(value, torch.Tensor) or not isinstance(value, Placeholder | dict | list | tuple | set | frozenset):
+        if isinstance(value, torch.Tensor) or not isinstance(
+            value, Placeholder | dict | list | tuple | set | frozenset
+        ):
             return value
         if id(value) in self._done:
             return self._done[id(value)]
@@ -135,7 +137,7 @@ class _Recovery:
             return str(kind(*parts)) if all(isinstance(p, str) for p in parts) else f"<{title}>"
         if title.startswith("datetime."):
             with contextlib.suppress(Exception):  # a damaged one stays a name
-                return str(getattr(datetime, title.rpartition(".")[2])(*parts))
+                return str(getattr(dt, title.rpartition(".")[2])(*parts))
         if title == "uuid.UUID" and isinstance(value.state, dict) and isinstance(value.state.get("int"), int):
             with contextlib.suppress(ValueError):
                 return str(uuid.UUID(int=value.state["int"]))
@@ -151,6 +153,8 @@ class _Recovery:
             return parts[0]
         if title == "builtins.type" and parts == [None]:
             return "<NoneType>"
+        if title.startswith(("_operator.", "operator.", "typing.", "types.GenericAlias", "types.UnionType")):
+            return f"<{title}>"  # most are annotations of types
         if title in ("builtins.slice", "builtins.range"):
             return f"{title.rpartition('.')[2]}({', '.join(map(str, parts))})"
         return None
@@ -198,7 +202,7 @@ def _numeric(kind: Any) -> np.dtype[Any]:
     if dtype.kind not in "biufc":
         raise TypeError(f"an array of {dtype}")
     order = kind.state[1] if isinstance(kind.state, tuple) and len(kind.state) > 1 else "="
-    return dtype.newbyteorder(order) if order in ("<", ">") else dtype
+    return dtype.newbyteorder(">") if order == ">" else dtype
 
 
 def _raw(data: Any) -> bytes:

@@ -101,6 +101,7 @@ def read_files(
     handle: Callable[[int, Outcome], bool],
     *,
     embed: str | None = None,
+    weights_key: str = "",
 ) -> None:
     """Read files and hand over each result, in the order of `files`.
 
@@ -111,12 +112,13 @@ def read_files(
         handle: takes the index of a file and what came of it; returns False to have the file read again,
             because it belongs to a lineage that was founded after it was sent.
         embed: hook ``package.module:function`` that children apply to the weights.
+        weights_key: the keys that lead to the weights in each file, joined with dots; empty to find them.
 
     Raises:
         HookError: the hook failed; it names the path and the exception.
     """
     with pool.in_use:
-        _read_files(pool, files, book, handle, embed)
+        _read_files(pool, files, book, handle, {"embed": embed, "weights_key": weights_key})
 
 
 def _read_files(
@@ -124,9 +126,8 @@ def _read_files(
     files: Sequence[tuple[Path, int]],
     book: LineageBook,
     handle: Callable[[int, Outcome], bool],
-    embed: str | None,
+    header: dict[str, Any],
 ) -> None:
-    header = {"embed": embed}
     pool.start(len(files))
     fresh = deque(range(len(files)))
     again: deque[int] = deque()

@@ -98,7 +98,9 @@ def _describe(source: Source, header: dict[str, Any], data: int) -> tuple[dict[s
         except (KeyError, TypeError, ValueError) as error:
             raise _corrupt(source, f"corrupt header: tensor {name!r} is described by {str(entry)[:100]!r}") from error
         # JSON's true is an integer to Python, and "2" and 2.9 would be one after int().
-        if not (isinstance(shape, list) and all(type(n) is int and n >= 0 for n in (*shape, begin, end)) and begin <= end):
+        if not (
+            isinstance(shape, list) and all(type(n) is int and n >= 0 for n in (*shape, begin, end)) and begin <= end
+        ):
             raise _corrupt(
                 source,
                 f"corrupt header: tensor {name!r} has the shape {str(shape)[:60]} in bytes {str(begin)[:20]} to "

@@ -96,12 +96,6 @@ class OpenCheckpoint:
                 f"tensor {name!r} is not a plain dense tensor ({kind.__name__}, {tensor.layout}): "
                 "save it dense and unquantised",
             )
-        if min(tensor.stride(), default=0) < 0:
-            raise UnreadableCheckpoint(
-                self.source.path,
-                f"tensor {name!r} of shape {tuple(tensor.shape)} has the stride {tuple(tensor.stride())}: torch makes no "
-                "tensors of negative strides, so the file is damaged or forged",
-            )
         held = tensor.untyped_storage().nbytes()
         claimed = tensor.numel() * tensor.element_size()
         if claimed == 0:
@@ -121,7 +115,9 @@ class OpenCheckpoint:
     def _offset(self, name: str, tensor: torch.Tensor) -> int:
         offset: int | None = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
         if offset is None or offset < 0:
-            raise UnreadableCheckpoint(self.source.path, f"tensor {name!r} has no data in the file")
+            raise UnreadableCheckpoint(
+                self.source.path, f"tensor {name!r} is a tensor without values: it has no data in the file"
+            )
         return offset
 
     def read(self, name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -20,13 +20,15 @@ from epsopt.zoo.reading.parts import open_parts
 from epsopt.zoo.reading.source import Limits, Source
 from epsopt.zoo.reading.tensors import OpenCheckpoint, Record
 from epsopt.zoo.reading.tree import check_tree
-from epsopt.zoo.reading.unpickler import InertUnpickler, RefusedGlobalError
+from epsopt.zoo.reading.unpickler import ForgedTensorError, InertUnpickler, RefusedGlobalError
 
 _GLOBAL = re.compile(r"(?:GLOBAL |function <\w+ |but got <class ')([\w.]+)")
 _IS_CODE = (
     "which is code and not data, so it is not loaded: "
     "save plain dictionaries, lists, numbers, strings and tensors (vars(args), not args)"
 )
+_NEGATIVE = re.compile(rb"J.{3}[\x80-\xff]|\x8a.|L-", re.DOTALL)
+"""What a pickle with a negative number holds, and some others."""
 _OPCODES = 1_000_000  # looked at to tell a cut from an attack
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of the name, length of the extra field
 
@@ -123,13 +125,15 @@ def _data_start(source: Source, record: zipfile.ZipInfo) -> int:
 
 def _load(source: Source, limits: Limits, records: list[Record]) -> Any:
     """Load a file's structure; a zip file's, which its records tell, also where torch.load refuses it."""
+    record = next((r for r in records if r.name == "data.pkl"), None)
     try:
         tree = _loaded(source, "meta" if records else "cpu")
-    except MemoryError:
+        if record is not None:
+            _require_no_forged_tensor(source, record, records)
+    except (MemoryError, UnreadableCheckpoint):
         raise
     except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything
         reason = reason_of(error)
-        record = next((r for r in records if r.name == "data.pkl"), None)
         found = None if record is None else _load_inertly(source, record, records, str(error))
         if found is None:
             cut = not reason.startswith("truncated") and _ends_within_a_pickle(source)
@@ -155,19 +159,44 @@ def _load_inertly(source: Source, record: Record, records: list[Record], said: s
     data = bytes(source.read(record.start, record.length))
     if not ("Unsupported global" in said or _needs_another_reader(data)) or _is_damaged(source, record, records, data):
         return None
-    places = {r.name: (r.start, r.length) for r in records}
     try:
-        return (recovered(InertUnpickler(data, lambda key: places.get(f"data/{key}")).load()),)
+        return (recovered(_inert(data, records)),)
+    except ForgedTensorError as error:
+        raise UnreadableCheckpoint(source.path, f"corrupt: {error}") from error
     except RefusedGlobalError as error:
-        return _refuse(source, f"refers to {error.title}, {_IS_CODE}")
+        raise UnreadableCheckpoint(source.path, f"refers to {error.title}, {_IS_CODE}") from error
     except (MemoryError, RecursionError):
         raise
     except Exception:  # noqa: BLE001 - then the first refusal is the reason
         return None
 
 
+def _inert(data: bytes, records: list[Record]) -> Any:
+    places = {r.name: (r.start, r.length) for r in records}
+    return InertUnpickler(data, lambda key: places.get(f"data/{key}")).load()
+
+
+def _require_no_forged_tensor(source: Source, record: Record, records: list[Record]) -> None:
+    """Refuse a tensor of negative stride: torch.load describes it as one that lies the other way round.
+
+    Raises:
+        UnreadableCheckpoint: there is one.
+    """
+    data = bytes(source.read(record.start, record.length))
+    if not _NEGATIVE.search(data):
+        return
+    try:
+        _inert(data, records)
+    except ForgedTensorError as error:
+        raise UnreadableCheckpoint(source.path, f"corrupt: {error}") from error
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # noqa: BLE001, S110 - torch.load has read it
+        pass
+
+
 def _needs_another_reader(data: bytes) -> bool:
-    """Tell whether a pickle is of a protocol that torch.load does not know, or makes tensors that it cannot describe."""
+    """Tell whether a pickle has a protocol that torch.load does not know, or tensors that it cannot describe."""
     newer = data[:1] == b"\x80" and data[1:2] in (b"\x03", b"\x04", b"\x05")
     return newer or any(title.rpartition(".")[2].encode() in data for title in UNUSUAL)
 

@@ -24,7 +24,7 @@ _DATA_MODULES = frozenset(
 )
 """The standard library's modules of data: what is called in them puts data together, and no more."""
 _DATA_BUILTINS = frozenset(
-    """bool bytearray bytes complex dict float frozenset getattr int list object range set slice str tuple type""".split()
+    "bool bytearray bytes complex dict float frozenset getattr int list object range set slice str tuple type".split()
 )
 _CODE_MODULES = {*sys.stdlib_module_names, *IMPORT_MAPPING, *(module for module, _ in NAME_MAPPING), "torch"}
 """Modules whose functions do something when they are called, under their names in Python 2 as well."""
@@ -42,6 +42,10 @@ class RefusedGlobalError(pickle.UnpicklingError):
     def __init__(self, title: str) -> None:
         super().__init__(f"calls {title}")
         self.title = title
+
+
+class ForgedTensorError(pickle.UnpicklingError):
+    """A tensor of sizes or strides that no tensor has; torch.load takes some of them for others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +82,7 @@ class StoredValues:
     dtype: torch.dtype
 
 
-class InertUnpickler(pickle._Unpickler):
+class InertUnpickler(pickle._Unpickler):  # noqa: SLF001 - the one in C has no opcodes to replace
     """Reads one pickle of a torch.save file.
 
     Args:
@@ -86,12 +90,19 @@ class InertUnpickler(pickle._Unpickler):
         find_storage: gives the place in the file of a storage with a key, and how many bytes it has.
 
     Raises:
+        ForgedTensorError: a tensor has negative strides, or sizes that are no whole numbers.
         RefusedGlobalError: the pickle calls a function that is code: of torch or the standard library, except those
             that put data together.
         pickle.UnpicklingError: it is damaged, or uses what no checkpoint needs.
     """
 
-    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)  # noqa: SLF001
+
+    # As pickle's own class has them, which says no types.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    readline: Callable[[], bytes]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(self, data: bytes, find_storage: Callable[[str], tuple[int, int] | None]) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
@@ -126,15 +137,15 @@ class InertUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f"a storage described by {str(pid)[:60]}")
         last = kind.title.rpartition(".")[2]
         try:
-            dtype = torch.uint8 if last == "UntypedStorage" else torch.serialization.StorageType(last).dtype
+            dtype = torch.uint8 if last == "UntypedStorage" else torch.serialization.StorageType(last).dtype  # type: ignore[no-untyped-call]
         except KeyError as error:
             raise pickle.UnpicklingError(f"a storage of type {kind.title}") from error
         if key not in self._storages:
             place = self._find_storage(key)
             if place is None:
                 raise pickle.UnpicklingError(f"no record data/{key} for a storage")
-            storage = torch.UntypedStorage(count * dtype.itemsize, device="meta")
-            storage._checkpoint_offset = place[0]  # type: ignore[attr-defined]  # noqa: SLF001 - as torch.load does
+            storage = torch.UntypedStorage(count * dtype.itemsize, device="meta")  # type: ignore[no-untyped-call]
+            storage._checkpoint_offset = place[0]  # noqa: SLF001 - as torch.load does
             self._storages[key] = storage
         return StoredValues(self._storages[key], dtype)
 
@@ -277,7 +288,7 @@ def _puts_data_together(title: str) -> bool:
         return name in _DATA_BUILTINS
     if top == "torch":  # a class; torch's functions load files and programs, among other things
         return name[:1].isupper() and not module.startswith(("torch.hub", "torch.package"))
-    return top in _DATA_MODULES
+    return top.lstrip("_") in _DATA_MODULES  # _operator is the same in C
 
 
 def _is_size(value: Any) -> bool:
@@ -291,8 +302,13 @@ def _sizes(values: Any) -> list[int] | None:
 def _tensor(stored: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> torch.Tensor:
     """Describe a tensor; what follows (whether it learns, hooks, its type) is of no matter here."""
     shape, steps = _sizes(size), _sizes(stride)
-    if not isinstance(stored, StoredValues) or not _is_size(offset) or shape is None or steps is None:
-        raise pickle.UnpicklingError(f"a tensor of shape {str(size)[:60]} and stride {str(stride)[:60]}")
+    if not isinstance(stored, StoredValues):
+        raise pickle.UnpicklingError(f"a tensor in a {type(stored).__name__}")
+    if not _is_size(offset) or shape is None or steps is None or len(shape) != len(steps):
+        raise ForgedTensorError(
+            f"a tensor has the shape {str(size)[:60]}, the stride {str(stride)[:60]} and the offset "
+            f"{str(offset)[:20]}: expected whole numbers, none negative"
+        )
     dtype = next((r for r in rest if isinstance(r, torch.dtype)), stored.dtype)
     return torch.empty(0, dtype=dtype, device="meta").set_(stored.storage, offset, shape, steps)
 

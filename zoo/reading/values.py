@@ -35,6 +35,8 @@ def plain(value: Any, scalar: Callable[[torch.Tensor], Any]) -> Plain:
         return clean(value[:LONGEST].decode("utf-8", "backslashreplace"))
     if isinstance(value, list | tuple):
         return clean("[" + ", ".join(str(plain(v, scalar)) for v in value) + "]")
+    if isinstance(value, set | frozenset):  # in an order that no hash decides
+        return clean("[" + ", ".join(sorted(str(plain(v, scalar)) for v in value)) + "]")
     if isinstance(value, torch.dtype | torch.device | torch.Size | complex):
         return str(value)
     return f"<{getattr(value, 'title', type(value).__name__)}>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,15 +19,25 @@ from epsopt.zoo.reading.torch_format import open_torch
 
 
 @contextmanager
-def open_checkpoint(path: Path, limits: Limits) -> Iterator[OpenCheckpoint]:
-    """Open a checkpoint by its suffix; open_source, open_torch and open_safetensors say what is refused."""
+def open_checkpoint(path: Path, limits: Limits, weights_key: str = "") -> Iterator[OpenCheckpoint]:
+    """Open a checkpoint by its suffix; open_source, open_torch and open_safetensors say what is refused.
+
+    Args:
+        path: the file.
+        limits: what it may cost.
+        weights_key: the keys that lead to its weights, joined with dots; empty to find them.
+    """
     with open_source(path, limits) as source:
         opener = open_safetensors if path.suffix.lower() == ".safetensors" else open_torch
-        yield opener(source, limits)
+        yield replace(opener(source, limits), weights_key=weights_key)
 
 
 def load_weights(
-    path: Path | str, names: Collection[str] | None = None, *, limits: Limits | None = None
+    path: Path | str,
+    names: Collection[str] | None = None,
+    *,
+    limits: Limits | None = None,
+    weights_key: str = "",
 ) -> dict[str, torch.Tensor]:
     """Read tensors of one checkpoint into this process, with the same checks as the reader's children make.
 
@@ -34,6 +45,7 @@ def load_weights(
         path: a checkpoint file or its URL, best one that was ingested before and so was read in a child process first.
         names: the tensors wanted, None for all; prefixes of wrappers (``module.``) are stripped.
         limits: budgets; the defaults when None.
+        weights_key: the keys that lead to the weights in the file, joined with dots; empty to find them.
 
     Returns:
         Tensors by name, in state-dict order, dtypes as saved.
@@ -43,7 +55,7 @@ def load_weights(
     """
     path = location(path)
     try:
-        with open_checkpoint(path, limits or Limits()) as checkpoint:
+        with open_checkpoint(path, limits or Limits(), weights_key) as checkpoint:
             weights = interpret(checkpoint).weights
             missing = [n for n in names or () if n not in weights]
             if missing:
