@@ -47,7 +47,7 @@ def command(
     from epsopt.cli.workspace import DEFAULT_STORAGE
 
     with working("reading the newest checkpoint of each run") as say:
-        from epsopt.optimize.inference import infer_space
+        from epsopt.optimize.inference import infer_space, left_out
         from epsopt.studies.project.file import FILE_NAME, load_project
         from epsopt.studies.project.guess import guess_bounds
         from epsopt.studies.project.survey import survey
@@ -100,6 +100,7 @@ def command(
         ],
         "undecided": undecided,
         "space": None if space is None else [p.name for p in space.parameters],
+        "left_out": [{"name": n, "reason": why} for n, why in left_out(seen.hyperparameters).items()],
         "failed": failure_json(seen.failed),
         "troubles": failure_json(seen.troubles),
     }
@@ -183,5 +184,11 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
         say(f"Search space from past runs: {', '.join(document['space'])}.")
     else:
         say("No hyperparameter varies between the runs: declare [space.NAME] before you ask for proposals.")
+    reasons: dict[str, list[str]] = {}
+    for left in document["left_out"]:
+        reasons.setdefault(left["reason"], []).append(left["name"])
+    if reasons:
+        told = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+        say(f"They vary and are not searched: {told}. To search one of them, declare it in [space.NAME].")
     line(f"{'wrote' if document['changed'] else 'unchanged:'} {short_path(file)}")
     say("Next: check it, then 'epsopt ingest' and 'epsopt fit'.")

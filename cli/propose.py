@@ -220,7 +220,8 @@ def _ranges(proposed: Proposed) -> list[str]:
         if p.kind == "categorical":
             text = f"one of {', '.join(map(str, p.choices))}"
         else:
-            text = f"{p.kind} from {p.low:.4g} to {p.high:.4g}" + (", logarithmic" if p.log else "")
+            text = f"{p.kind} from {p.low:.6g} to {p.high:.6g}" + (", logarithmic" if p.log else "")
+            text += ", or none" if p.optional else ""
         if p.active_when is not None:
             text += f", when {p.active_when[0]} is {' or '.join(map(str, p.active_when[1]))}"
         said.append(f"{p.name}: {text}")

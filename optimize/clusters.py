@@ -184,13 +184,14 @@ def _differences(
 ) -> tuple[Difference, ...]:
     tested = []
     for p in space.parameters:
+        given = [space.given(c) for c in configs]
         active = np.array([p in space.active(c) and p.takes(c.get(p.name)) for c in configs])
         if p.kind == "categorical":
-            test = _categories([c[p.name] for c, a in zip(configs, active, strict=True) if a], labels[active])
+            test = _categories([g[p.name] for g, a in zip(given, active, strict=True) if a], labels[active])
         else:
-            test = _numbers(
-                np.array([float(c[p.name]) for c, a in zip(configs, active, strict=True) if a]), labels[active]
-            )
+            active &= np.array([p.name in g for g in given])
+            numbers = [float(g[p.name]) for g, a in zip(given, active, strict=True) if a]  # type: ignore[arg-type]
+            test = _numbers(np.array(numbers), labels[active])
         if test is not None:
             tested.append((p.name, *test))
     tested.sort(key=lambda t: t[2])

@@ -292,7 +292,7 @@ def _keep(space: Space, config: Config, start: Start | None, rng: np.random.Gene
     if start is None or not start.fixed:
         return config
     kept = {**space.perturb({**config, **start.fixed}, rng, 0.0), **start.fixed}
-    return {p.name: kept[p.name] for p in space.active(kept)}
+    return space.given(kept)
 
 
 def continuing(model: CurveModel, run: int, epochs: float, *, reference: Floats | None = None, seed: int = 0) -> float:

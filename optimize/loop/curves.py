@@ -220,7 +220,7 @@ class Layout:
     @staticmethod
     def of(space: Space, outputs: int) -> Layout:
         """Lay out the inputs of a model over a space."""
-        edges = np.cumsum([0, *(p.width + (p.active_when is not None) for p in space.parameters)]).tolist()
+        edges = np.cumsum([0, *(p.columns for p in space.parameters)]).tolist()
         return Layout(tuple(slice(a, b) for a, b in pairwise(edges)), edges[-1], edges[-1] + 1, outputs)
 
     @property

@@ -96,14 +96,14 @@ class FirstTrials:
             if t.state not in (TrialState.RUNNING, TrialState.FAIL):
                 continue
             shown = {p.name: t.params[p.name] for p in model.space.parameters if p.takes(t.params.get(p.name))}
-            known = _active(model.space, {**self.planned(t.number), **shown})
+            known = model.space.given({**self.planned(t.number), **shown})
             if model.space.describes(known):
                 busy.append(Candidate(known, None, model.length))
             elif t.state is TrialState.RUNNING and t.number < number:
                 hidden.append((t.number, shown))
         for n, shown in hidden[-_MOST_IMAGINED:]:
             imagined = self._choice(model, busy, n)
-            together = _active(model.space, {**imagined, **shown})
+            together = model.space.given({**imagined, **shown})
             described = model.space.describes(together)
             busy.append(Candidate(together if described else imagined, None, model.length))
         return self._choice(model, busy, number)
@@ -185,7 +185,3 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 def _on(value: float, log: bool) -> float:
     return math.log(value) if log else float(value)
-
-
-def _active(space: Space, config: Mapping[str, Any]) -> Config:
-    return {p.name: config[p.name] for p in space.active(config) if p.name in config}

@@ -37,8 +37,8 @@ def past_curves(checkpoints: Sequence[Checkpoint], space: Space, objectives: Seq
         values = np.stack([measured[c.path] for c in trained])
         if np.isfinite(values).any():
             start = next((measured[str(config[s])] for s in STARTS if str(config.get(s)) in measured), None)
-            active = {p.name: config[p.name] for p in space.active(config)}
-            curves[name] = Curve(active, np.array([c.trained for c in trained], dtype=np.float64), values, start)
+            epochs = np.array([c.trained for c in trained], dtype=np.float64)
+            curves[name] = Curve(space.given(config), epochs, values, start)
     return curves
 
 

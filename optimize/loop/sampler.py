@@ -263,7 +263,7 @@ def _parameter(
     name: str, distribution: BaseDistribution, condition: tuple[str, tuple[Any, ...]] | None = None
 ) -> Parameter:
     if isinstance(distribution, CategoricalDistribution):
-        return Parameter(name, "categorical", choices=tuple(distribution.choices), active_when=condition)  # type: ignore[arg-type]
+        return Parameter(name, "categorical", choices=tuple(distribution.choices), active_when=condition)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     kind = "int" if isinstance(distribution, IntDistribution) else "float"
     low, high = float(distribution.low), float(distribution.high)

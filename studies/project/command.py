@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -47,11 +48,12 @@ def render_command(
     """Fill the holes of a train command.
 
     ``{out}`` becomes the run's folder, ``{python}`` the interpreter that runs epsopt, ``{name}`` the value of a
-    hyperparameter: numbers in full precision, truth values as ``true`` and ``false``. A value stays inside its
-    argument, whatever it holds. ``{init_from}`` becomes the checkpoint that the run starts from. An item that is a list
-    (a flag and its value) is dropped as a whole when a hyperparameter that it needs is inactive, that is absent from
-    params or None, or when the run starts from scratch and it holds ``{init_from}``. So is one that holds
-    ``{resume_from}`` where no attempt was interrupted before, or ``{epochs}`` where nothing says how long the run is.
+    hyperparameter: numbers in full precision, truth values as ``true`` and ``false``, lists and mappings as JSON. A
+    value stays inside its argument, whatever it holds. ``{init_from}`` becomes the checkpoint that the run starts from.
+    An item that is a list (a flag and its value) is dropped as a whole when a hyperparameter that it needs is inactive,
+    that is absent from params or None, or when the run starts from scratch and it holds ``{init_from}``. So is one that
+    holds ``{resume_from}`` where no attempt was interrupted before, or ``{epochs}`` where nothing says how long the run
+    is.
 
     Args:
         command: the items, from the project file.
@@ -106,8 +108,12 @@ def _fill(text: str, values: Mapping[str, Any]) -> str:
 def _text(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value)
     if not isinstance(value, str | int | float):
-        raise UsageError(f"train.command: {name} holds {value!r:.80}, expected a text, a number or true/false")
+        raise UsageError(
+            f"train.command: {name} holds {value!r:.80}, expected a text, a number, true/false, a list or a mapping"
+        )
     text = str(value)
     if "\0" in text:
         raise UsageError(f"train.command: {name} holds a NUL character, which no argument can")

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.space import Parameter, Space, Span, condition_value
 from epsopt.optimize.targets import Objective
 from epsopt.studies.project.command import OWN_HOLES, Command, holes
 from epsopt.studies.project.schema import ParameterTable, ProjectFile
@@ -188,16 +188,23 @@ def _parameter(file: Path, name: str, table: ParameterTable, parents: Mapping[st
     condition = None
     if table.active_when is not None:
         parent = parents[table.active_when.param]
-        for value in table.active_when.values:
-            if not parent.contains(value):
+        values = tuple(map(condition_value, table.active_when.values))
+        if table.active_when.absent and not parent.may_be_absent:
+            raise UsageError(
+                f"{file}: space.{name}.active_when.absent: {parent.name} is never left out: it needs optional = true"
+            )
+        for value in values:
+            if parent.kind == "categorical" if isinstance(value, Span) else not parent.contains(value):
                 raise UsageError(
                     f"{file}: space.{name}.active_when.values: {value!r} is no value that {parent.name} can take"
                 )
-        condition = (parent.name, tuple(table.active_when.values))
-    choices = tuple(table.choices or ())
+        condition = (parent.name, (*values, None) if table.active_when.absent else values)
+    categorical = table.type == "categorical"
+    choices = ((None,) if table.optional and categorical else ()) + tuple(table.choices or ())
     low = table.low if table.low is not None else 0.0
     high = table.high if table.high is not None else 1.0
-    return Parameter(name, table.type, low, high, table.log, choices, condition)
+    optional = table.optional and not categorical
+    return Parameter(name, table.type, low, high, table.log, choices, condition, optional)
 
 
 def _check_holes(file: Path, command: Command, space: Space | None) -> None:
@@ -226,11 +233,12 @@ def _check_holes(file: Path, command: Command, space: Space | None) -> None:
     for name, parameter in named.items():
         if name not in found:
             raise UsageError(f"{file}: train.command: expected a hole {{{name}}}, since [space.{name}] is searched")
-        if parameter.active_when is not None:
+        if parameter.active_when is not None or parameter.may_be_absent:
             bare = [item for item in command if isinstance(item, str) and name in holes(item)]
             if bare:
+                why = "is not always active" if parameter.active_when is not None else "may be left out"
                 raise UsageError(
-                    f'{file}: train.command: "{bare[0]}" holds {{{name}}}, which is not always active: '
+                    f'{file}: train.command: "{bare[0]}" holds {{{name}}}, which {why}: '
                     "put the argument and its flag into a list of their own, which is dropped as a whole"
                 )
 

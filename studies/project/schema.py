@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,8 @@ from pydantic import (
     StrictStr,
     model_validator,
 )
+
+from epsopt.optimize.space import identity
 
 HOOK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -40,10 +42,21 @@ def _hook(text: str) -> str:
     return text
 
 
-def _scalar(value: object) -> object:
-    if not isinstance(value, str | bool | int | float):
-        raise ValueError("expected a text, a number or true/false")  # noqa: TRY004 - pydantic collects ValueErrors
+def _choice(value: object) -> object:
+    if not isinstance(value, str | bool | int | float | list | dict):
+        raise ValueError(  # noqa: TRY004 - pydantic collects ValueErrors
+            "expected a text, a number, true/false, a list or a table"
+        )
     return value
+
+
+def _switch(value: object) -> object:
+    if isinstance(value, dict) and set(value) & {"low", "high"}:
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in value.values())
+        if set(value) <= {"low", "high"} and numbers and value.get("low", -math.inf) <= value.get("high", math.inf):
+            return value
+        raise ValueError("expected { low = NUMBER, high = NUMBER } with low <= high; one of them may be left out")
+    return _choice(value)
 
 
 def _interval(pair: tuple[float, float]) -> tuple[float, float]:
@@ -57,7 +70,9 @@ Metric = Annotated[str, AfterValidator(_metric)]  # "val/acc" is a common one
 Hook = Annotated[str, AfterValidator(_hook)]
 # Strict types, so that neither 1 becomes true nor "1" a number.
 Number = Annotated[float, Field(strict=True)]
-Value = Annotated[StrictStr | StrictBool | StrictInt | StrictFloat, BeforeValidator(_scalar)]
+Plain = StrictStr | StrictBool | StrictInt | StrictFloat
+Choice = Annotated[Plain | list[Any] | dict[str, Any], BeforeValidator(_choice)]
+Switch = Annotated[Plain | list[Any] | dict[str, Any], BeforeValidator(_switch)]
 Interval = Annotated[tuple[Number, Number], AfterValidator(_interval)]
 
 
@@ -104,10 +119,20 @@ class ObjectiveTable(_Table):
 
 
 class ConditionTable(_Table):
-    """active_when: the parent parameter and the values of it that switch this one on."""
+    """active_when: the parent parameter and its values, or { low, high } ranges of them, that switch this one on.
+
+    With absent = true, it is on as well where the parent is left out.
+    """
 
     param: str
-    values: list[Value] = Field(min_length=1)
+    values: list[Switch] = []
+    absent: StrictBool = False
+
+    @model_validator(mode="after")
+    def _says_when(self) -> Self:
+        if not self.values and not self.absent:
+            raise ValueError("expected values = [...] with at least one value, or absent = true")
+        return self
 
 
 class ParameterTable(_Table):
@@ -117,8 +142,9 @@ class ParameterTable(_Table):
     low: Number | None = None
     high: Number | None = None
     log: StrictBool = False
-    choices: list[Value] | None = Field(default=None, min_length=1)
+    choices: list[Choice] | None = Field(default=None, min_length=1)
     active_when: ConditionTable | None = None
+    optional: StrictBool = False
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:
@@ -127,7 +153,7 @@ class ParameterTable(_Table):
                 raise ValueError("a categorical parameter needs choices")
             if self.low is not None or self.high is not None or self.log:
                 raise ValueError("a categorical parameter takes choices, not low, high or log")
-            if len(set(self.choices)) < len(self.choices):
+            if len({identity(c) for c in self.choices}) < len(self.choices):
                 raise ValueError("two of the choices are equal")
             return self
         if self.choices is not None:

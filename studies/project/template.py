@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import tomlkit
 from tomlkit.items import InlineTable, Table
 
-from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.space import Parameter, Space, Span, identity
 from epsopt.optimize.targets import Objective
 from epsopt.studies.project.command import Command
 from epsopt.studies.project.file import FILE_NAME, check_text
@@ -154,7 +155,7 @@ def _space(space: Space) -> Table:
 def _parameter(parameter: Parameter) -> dict[str, Any]:
     entries: dict[str, Any] = {"type": parameter.kind}
     if parameter.kind == "categorical":
-        entries["choices"] = list(parameter.choices)
+        entries["choices"] = [_plain(c) for c in parameter.choices if c is not None]
     else:
         whole = parameter.kind == "int"
         entries["low"] = int(parameter.low) if whole else float(parameter.low)
@@ -164,9 +165,28 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     if parameter.active_when is not None:
         condition: InlineTable = tomlkit.inline_table()
         condition["param"] = parameter.active_when[0]
-        condition["values"] = list(parameter.active_when[1])
+        condition["values"] = [_plain(v) for v in parameter.active_when[1] if v is not None]
+        if None in parameter.active_when[1]:
+            condition["absent"] = True
         entries["active_when"] = condition
+    if parameter.may_be_absent:
+        entries["optional"] = True  # TOML knows no None
     return entries
+
+
+def _plain(value: Any) -> Any:
+    """A value as TOML has it: a range as a table, and what holds None, which TOML does not know, as text."""
+    if isinstance(value, Span):
+        table: InlineTable = tomlkit.inline_table()
+        table.update({k: v for k, v in (("low", value.low), ("high", value.high)) if math.isfinite(v)})
+        return table
+    return identity(value)[1] if _holds_none(value) else value
+
+
+def _holds_none(value: Any) -> bool:
+    if isinstance(value, list | dict):
+        return any(_holds_none(v) for v in (value.values() if isinstance(value, dict) else value))
+    return value is None
 
 
 def _train(command: Command | None, space: Space | None) -> str:
@@ -182,7 +202,7 @@ def _train(command: Command | None, space: Space | None) -> str:
     guess: list[str | tuple[str, ...]] = ["{python}", "train.py", "--out", "{out}"]
     for p in space.parameters if space is not None else (Parameter("lr", "float"),):
         flag = (f"--{p.name.replace('_', '-')}", f"{{{p.name}}}")
-        guess += [flag] if p.active_when is not None else list(flag)
+        guess += [flag] if p.active_when is not None or p.may_be_absent else list(flag)
     lines = ["[train]", *_array(tuple(guess)).splitlines(), 'cwd = "."']
     return about + "".join(f"# {line}\n" for line in lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,9 @@ MOST_CHOICES = 50  # more different texts than this are names or paths, not cate
 def distribution_of(parameter: Parameter) -> BaseDistribution:
     """Return the Optuna distribution of a parameter of the search space."""
     if parameter.kind == "categorical":
-        return CategoricalDistribution(parameter.choices)
+        with warnings.catch_warnings():  # of lists: it keeps them as JSON, and they come back from it
+            warnings.simplefilter("ignore", UserWarning)
+            return CategoricalDistribution(parameter.choices)  # type: ignore[arg-type]
     if parameter.kind == "int":
         return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log)

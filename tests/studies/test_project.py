@@ -4,11 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.space import Parameter, Space, Span
 from epsopt.optimize.targets import Objective
 from epsopt.studies import load_project, render_command, write_project
 from epsopt.studies.project.command import takes_epochs
@@ -137,8 +138,8 @@ def test_without_a_file_the_error_says_how_to_write_one(tmp_path, monkeypatch):
         ("[space.x]\ntype = 'float'\nlow = 0\nhigh = 1\nlog = true", ["space.x", "above 0"]),
         ("[space.x]\ntype = 'int'\nlow = 0.5\nhigh = 1", ["space.x", "whole"]),
         ("[space.x]\ntype = 'categorical'", ["space.x", "needs choices"]),
-        ("[space.x]\ntype = 'categorical'\nchoices = [1, true]", ["space.x", "equal"]),
-        ("[space.x]\ntype = 'categorical'\nchoices = [[1]]", ["space.x.choices", "expected a text"]),
+        ("[space.x]\ntype = 'categorical'\nchoices = [1, true, 1]", ["space.x", "equal"]),
+        ("[space.x]\ntype = 'categorical'\nchoices = [2026-01-01]", ["space.x.choices", "expected a text"]),
         ("[space.x]\ntype = 'loat'\nlow = 0\nhigh = 1", ["space.x.type", "'float', 'int' or 'categorical'"]),
         (
             "[space.x]\ntype='float'\nlow=0\nhigh=1\nactive_when = {param = 'y', values = [1]}",
@@ -237,7 +238,7 @@ def test_a_missing_value_or_one_that_no_argument_holds_is_named():
     with pytest.raises(UsageError, match="NUL"):
         render_command(("{x}",), {"x": "a\0b"}, "o")
     with pytest.raises(UsageError, match="expected a text"):
-        render_command(("{x}",), {"x": [1, 2]}, "o")
+        render_command(("{x}",), {"x": {1, 2}}, "o")
 
 
 SPACE = Space(
@@ -381,3 +382,40 @@ def test_epochs_have_an_argument_that_can_be_left_out_unless_they_are_searched(t
     (tmp_path / "epsopt.toml").write_text(SPACE_LR + searched + '[train]\ncommand = ["train", "{lr}"]\n')
     with pytest.raises(UsageError, match=r"expected a hole \{epochs\}"):
         load_project(tmp_path)
+
+
+def test_a_space_of_any_values_survives_the_project_file(tmp_path: Path) -> None:
+    space = Space((
+        Parameter("layers", "int", 1, 6),
+        Parameter("units_2", "int", 8, 64, active_when=("layers", (Span(low=2),))),
+        Parameter("schedule", "categorical", choices=(None, "cosine", 0.1, True)),
+        Parameter("decay", "float", 0.0, 1.0, active_when=("schedule", (None, 0.1))),
+        Parameter("hidden", "categorical", choices=([8, 8], [16], {"a": 1})),
+        Parameter("clip", "float", 0.1, 5.0, optional=True),
+        Parameter("norm", "categorical", choices=("l2", "max"), active_when=("clip", (None, Span(high=1.0)))),
+        Parameter("odd", "categorical", choices=([1, None], [2, 3])),
+    ))  # fmt: skip
+    file = tmp_path / "epsopt.toml"
+    write_project(file, name="p", runs="runs", objectives=[Objective("acc", maximize=True)], space=space)
+    read = load_project(file).space
+    assert read is not None
+    rng = np.random.default_rng(0)
+    for config in space.sample(40, rng):
+        assert read.trouble(config) is None
+        assert (read.encode([config]) == space.encode([config])).all()
+    said = {p.name: set(p.active_when[1]) for p in space.parameters if p.active_when is not None}
+    assert {p.name: set(p.active_when[1]) for p in read.parameters if p.active_when is not None} == said
+
+
+def test_a_parameter_that_may_be_left_out_needs_an_argument_that_can_be_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "epsopt.toml"
+    file.write_text(
+        '[space.clip]\ntype = "float"\nlow = 0.1\nhigh = 5.0\noptional = true\n[train]\ncommand = ["run", "{clip}"]\n'
+    )
+    with pytest.raises(UsageError, match=r"may be left out.*list"):
+        load_project(file)
+    file.write_text(file.read_text().replace('"{clip}"', '["--clip", "{clip}"]'))
+    command = load_project(file).command
+    assert command is not None
+    assert render_command(command, {}, "out") == ["run"]
+    assert render_command((("--hidden", "{h}"),), {"h": [8, 8]}, "out") == ["--hidden", "[8, 8]"]
