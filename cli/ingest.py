@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,10 +11,15 @@ import click
 
 from epsopt.cli.options import Options, common
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
+from epsopt.zoo.words import count
 
 if TYPE_CHECKING:
     from epsopt.studies.project.file import Project
+    from epsopt.zoo.other_formats import OtherFormat
     from epsopt.zoo.sheets import Sheet
+
+
+_LISTED = 20
 
 
 @click.command("ingest")
@@ -106,6 +113,8 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
                 "retold": report.retold,
                 "troubles": failure_json(report.troubles),
                 "unmatched": report.unmatched,
+                "not_read": [asdict(kind) for kind in report.not_read],
+                "objects": report.objects,
                 "seconds": report.seconds,
                 "catalogue": {"runs": runs, "checkpoints": len(checkpoints), "metrics": metrics},
             }
@@ -133,15 +142,48 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
         for name, rows_left in report.unmatched.items():
             say()
             say(f"{rows_left} row{'s' if rows_left > 1 else ''} of {name} belong to none of the runs found.")
+        _not_read(report.not_read)
+        _objects(report.objects)
         say()
         line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
         say(f"Metrics: {', '.join(metrics) or 'none'}.")
     if not report.found:
+        others = sum(kind.count for kind in report.not_read)
+        also = f"; {count(others, 'checkpoint')} of other formats" if others else ""
         raise EmptyCatalogue(
-            f"no checkpoint file (.pt, .pth, .ckpt, .safetensors) under {', '.join(str(f) for f in folders)}"
+            f"no checkpoint file (.pt, .pth, .ckpt, .safetensors) under {', '.join(map(str, folders))}{also}"
         )
     if len(report.failed) == report.found:
         raise EmptyCatalogue("none of the files could be read")
+
+
+def _not_read(kinds: Sequence[OtherFormat]) -> None:
+    """Name checkpoints of other formats once a kind, with what makes them readable."""
+    from epsopt.cli.describe import short_path
+    from epsopt.cli.output import Head, Rows, line, one_line, print_table, say
+
+    if not kinds:
+        return
+    say()
+    rows = [Rows([[kind.kind, str(kind.count), short_path(kind.example)]]) for kind in kinds]
+    print_table([Head("not read", "left"), Head("number"), Head("such as", "left")], rows)
+    say()
+    for kind in kinds:
+        line(one_line(f"  {kind.kind}: {kind.convert}"))
+
+
+def _objects(objects: dict[str, int]) -> None:
+    """Name hyperparameters that hold objects, once a name and class."""
+    from epsopt.cli.output import line, one_line, say
+
+    if not objects:
+        return
+    say()
+    say("Hyperparameters that hold classes, functions or other objects are kept as text:")
+    for what, number in list(objects.items())[:_LISTED]:
+        line(one_line(f"  {what} ({count(number, 'checkpoint')})"))
+    if len(objects) > _LISTED:
+        line(f"  and {len(objects) - _LISTED} more (--json lists them all)")
 
 
 def _verify(options: Options, paths: tuple[Path, ...], jobs: int) -> None:

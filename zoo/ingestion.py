@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.lineage import LineageBook
+from epsopt.zoo.other_formats import OtherFormat
 from epsopt.zoo.reading.pool import shared_pool
 from epsopt.zoo.reading.reader import CheckpointContents, Outcome, Waiting, read_files
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits, identity_at
+from epsopt.zoo.reading.values import is_placeholder
 from epsopt.zoo.recorder import (
     KnownFile,
     Recorder,
@@ -52,6 +55,9 @@ class IngestReport:
         left_alone: files that are named like checkpoints and known to be none: states of optimisers and the like.
         retold: runs whose side files were read now, because they or the checkpoints they speak of changed.
         unmatched: rows of tables of runs that belong to none of the runs found, by the table's name.
+        not_read: checkpoints of other formats, and files that look like some, by kind; no part of what was found.
+        objects: hyperparameters of files read now that hold a class, a function or another object, and stand as text:
+            in how many checkpoints, by name and class.
     """
 
     found: int
@@ -67,6 +73,8 @@ class IngestReport:
     left_alone: int = 0
     retold: int = 0
     unmatched: dict[str, int] = field(default_factory=dict)
+    not_read: list[OtherFormat] = field(default_factory=list)
+    objects: dict[str, int] = field(default_factory=dict)
 
 
 def ingest(
@@ -128,12 +136,14 @@ def ingest(
         relocate_references(catalogue)
     book = known_lineages(catalogue) if fresh else LineageBook()
     recorder = Recorder(catalogue, book, embed)
+    objects: Counter[str] = Counter()
 
     def handle(index: int, outcome: Outcome) -> bool:
         nonlocal waiting
         if isinstance(outcome, CheckpointContents):
             if not recorder.accept(fresh[index], outcome):
                 return False
+            objects.update(f"{k} {v}" for k, v in outcome.hyperparameters.items() if is_placeholder(v))
         elif isinstance(outcome, Waiting):
             waiting += 1
         else:
@@ -166,6 +176,8 @@ def ingest(
         left_alone=len(seen.left_alone),
         retold=answered.retold,
         unmatched=answered.unmatched,
+        not_read=list(seen.other.kinds.values()),
+        objects=dict(objects),
     )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.known import left_alone, place
+from epsopt.zoo.other_formats import OtherFormats, head_of
+from epsopt.zoo.reading.magic import is_torch
 from epsopt.zoo.reading.remote import RemotePath, is_url, list_remote, location
 from epsopt.zoo.reading.shards import shards, together
 from epsopt.zoo.reading.source import Identity, identity_of, not_a_file, refusal
@@ -19,10 +21,14 @@ from epsopt.zoo.reading.text import clean
 from epsopt.zoo.records import Failure
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+TARRED = tuple(f"{suffix}.tar" for suffix in (".pt", ".pth", ".ckpt"))
+"""What people add to files of torch.save, though they are no archives."""
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.bin$)")
 _DIGITS = re.compile(r"(\d{1,18})")
 NAMES = ("pytorch_model.bin", "adapter_model.bin")
 """Checkpoints by their whole name (or a shard's); of other files that end in .bin nothing is known."""
+_FSDP_META = "meta.pt"
+"""What Lightning keeps beside the shards of a model: everything but its weights."""
 _IN_THE_MAKING = (".tmp", ".part", ".partial", "~")
 
 
@@ -54,12 +60,14 @@ class Scan:
         failures: what cannot be looked at.
         left_alone: files that are named like checkpoints and known to be something else.
         folders: the names seen on the way.
+        other: checkpoints of formats that are not read, by kind.
     """
 
     files: list[Found] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     left_alone: list[str] = field(default_factory=list)
     folders: Folders = field(default_factory=Folders)
+    other: OtherFormats = field(default_factory=OtherFormats)
 
 
 def scan(folders: Path | Sequence[Path], root: Path | None = None) -> Scan:
@@ -82,10 +90,13 @@ def scan(folders: Path | Sequence[Path], root: Path | None = None) -> Scan:
             raise UsageError(f"{folder} does not exist: expected a folder of training runs or a checkpoint file")
         elif start.is_dir():
             _walk(start, start if root is None else _absolute(root), found, seen)
-        elif is_checkpoint_name(start.name):
+        elif is_checkpoint_name(start.name) or _is_torch_in_tar(start):
             _look(start, start.parent, found)
         else:
-            raise UsageError(f"{folder} is not a folder of runs, nor a file that ends in {', '.join(SUFFIXES)}")
+            found.other.add_file(start, found.folders.names(start.parent))
+            known = next(iter(found.other.kinds.values()), None)
+            what = "" if known is None else f": {known.kind}, which is not read: {known.convert}"
+            raise UsageError(f"{folder} is not a folder of runs, nor a file that ends in {', '.join(SUFFIXES)}{what}")
     unique = {str(f.path): f for f in reversed(found.files)}
     found.files = list(unique.values())[::-1]
     return found
@@ -103,13 +114,18 @@ def _list(root: RemotePath, found: Scan) -> None:
         found.folders.put_remote(path, identity, root)
     for path, identity in listed:
         inside = path.relative_to(root)
-        if is_checkpoint_name(path.name) and not any(part.startswith(".") for part in inside.parts[:-1]):
+        if any(part.startswith(".") for part in inside.parts[:-1]):
+            continue
+        if is_checkpoint_name(path.name):
             _add(path, identity, root if inside.parts else root.parent, found)
+        elif found.other.add_file(path, found.folders.names(path.parent), peek=False):
+            found.left_alone.append(str(path))
 
 
 def is_checkpoint_name(name: str) -> bool:
     """Tell whether a name is that of a finished checkpoint: a known suffix, not in the making."""
-    stem, dot, suffix = name.lower().rpartition(".")
+    lower = name.lower()
+    stem, dot, suffix = (lower.removesuffix(".tar") if lower.endswith(TARRED) else lower).rpartition(".")
     if _SHARD.sub("", name) in NAMES:
         return True
     return dot + suffix in SUFFIXES and not stem.startswith((".", "~", "#")) and not stem.endswith(_IN_THE_MAKING)
@@ -127,11 +143,20 @@ def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]]) -> 
         found.failures.append(Failure(clean(str(folder)), refusal(error)))
         return 0
     found.folders.put(folder, (e.name for e in entries))
-    held = 0
+    names = found.folders.names(folder)
+    held = _look_at_other(folder, names, found)
+    whole = bool(held)  # its files are parts of one checkpoint
     for entry in entries:
-        if is_checkpoint_name(entry.name) and not _is_folder(entry):
-            _look(Path(entry.path), root, found)
+        if _is_folder(entry):
+            continue
+        if whole and not (is_checkpoint_name(entry.name) and entry.name != _FSDP_META):
+            continue
+        path = Path(entry.path)
+        if is_checkpoint_name(entry.name) or _is_torch_in_tar(path):
+            _look(path, root, found)
             held += 1
+        elif found.other.add_file(path, names):
+            found.left_alone.append(clean(str(path)))
     # Links come last, so that a run is named by the folder it really is ("latest" is a common link).
     for entry in sorted((e for e in entries if _is_folder(e)), key=lambda e: (e.is_symlink(), e.name)):
         inside = _walk(Path(entry.path), root, found, seen) if not entry.name.startswith(".") else 1
@@ -139,6 +164,19 @@ def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]]) -> 
             found.failures.append(Failure(clean(entry.path), "a folder, not a file"))
         held += inside
     return held
+
+
+def _look_at_other(folder: Path, names: frozenset[str], found: Scan) -> int:
+    """Count a folder that is one checkpoint of another format; return how many checkpoints it is."""
+    if folder.name.startswith("optimizer") and any(name.endswith(".distcp") for name in names):
+        found.left_alone.append(clean(str(folder)))
+        return 1
+    return int(found.other.add_folder(folder, names))
+
+
+def _is_torch_in_tar(path: Path) -> bool:
+    """Tell whether a file named .tar is one of torch.save, as PyTorch's tutorials name them; real archives are not."""
+    return path.suffix.lower() == ".tar" and is_torch(head_of(path))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
 
 from .conftest import call
 
@@ -174,3 +175,24 @@ def test_a_traceback_comes_only_with_debug(project, monkeypatch):
     assert "Traceback" not in result.err
     with pytest.raises(RuntimeError, match="something broke"):
         project("pareto", "--debug")
+
+
+def test_ingest_names_checkpoints_of_other_formats_and_objects_among_hyperparameters_once(tmp_path):
+    (tmp_path / "runs").mkdir()
+    for i in range(2):
+        content = {"model": {"w": torch.eye(3) + i}, "config": {"act": torch.nn.ReLU}}
+        torch.save(content, tmp_path / "runs" / f"epoch_{i}.pt")
+        (tmp_path / "runs" / f"m{i}.onnx").write_bytes(b"")
+    shown = call(tmp_path, "ingest", "runs").out
+    assert "runs/m0.onnx" in shown
+    assert "ONNX: use the PyTorch model that it was exported from" in shown
+    assert shown.count("act <torch.nn.modules.activation.ReLU> (2 checkpoints)") == 1
+    document = call(tmp_path, "ingest", "runs", "--json").document
+    assert [(k["kind"], k["count"]) for k in document["not_read"]] == [("ONNX", 2)]
+    assert document["objects"] == {}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "m.h5").write_bytes(b"")
+    refused = call(tmp_path, "ingest", "other")
+    assert refused.status == 1
+    assert "no checkpoint file" in refused.err
+    assert "1 checkpoint of other formats" in refused.err

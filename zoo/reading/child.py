@@ -37,7 +37,7 @@ from epsopt.zoo.reading.wire import decode, encode, pack, unpack
 
 Sketch = NDArray[np.float32]
 Answer = tuple[dict[str, Any], list[bytes]]
-SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".pt.tar", ".pth.tar", ".ckpt.tar")
 _KEPT = 4  # reference checkpoints held in memory, if they are small
 _RECENT = 2.0  # seconds: a file this young that fails to parse gets a second look
 _LOOK_AGAIN = 0.05

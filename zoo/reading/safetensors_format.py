@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.reading.magic import HEAD, foreign, is_torch
 from epsopt.zoo.reading.parts import open_parts
 from epsopt.zoo.reading.source import Limits, Source
 from epsopt.zoo.reading.tensors import OpenCheckpoint
@@ -56,6 +57,11 @@ def open_safetensors(source: Source, limits: Limits) -> OpenCheckpoint:
         return replace(whole, tree={n: whole.tree[n] for n in sorted(whole.tree, key=_place)})
     if source.size < 8:
         raise _corrupt(source, "truncated: shorter than its header length")
+    head = bytes(source.read(0, min(HEAD, source.size)))
+    if what := foreign(head):
+        raise _corrupt(source, f"not a safetensors file, but {what}")
+    if is_torch(head):
+        raise _corrupt(source, "a file of torch.save under another suffix: rename it to end in .pt")
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > limits.pickle:
         raise _corrupt(source, f"corrupt: a header of {length:,} bytes, more than the {limits.pickle:,} allowed")

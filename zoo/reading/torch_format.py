@@ -16,6 +16,7 @@ import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.reading.inert import UNUSUAL, recovered
+from epsopt.zoo.reading.magic import HEAD, foreign, is_safetensors
 from epsopt.zoo.reading.parts import open_parts
 from epsopt.zoo.reading.source import Limits, Source
 from epsopt.zoo.reading.tensors import OpenCheckpoint, Record
@@ -54,6 +55,10 @@ def open_torch(source: Source, limits: Limits) -> OpenCheckpoint:
         records = _checked_records(source, limits)
         tree = _load(source, limits, records)
         return OpenCheckpoint(source, tree, {r.start: r.length for r in records}, records)
+    if what := foreign(bytes(source.read(0, min(HEAD, source.size)))):
+        _refuse(source, f"not a checkpoint of torch.save, but {what}")
+    if is_safetensors(bytes(source.read(0, min(HEAD, source.size)))):
+        _refuse(source, "a safetensors file under another suffix: rename it to end in .safetensors")
     if magic[:1] != b"\x80":
         _refuse(source, "not a checkpoint: neither a zip file nor a pickle, as torch.save writes them")
     if source.size > limits.memory // 2:

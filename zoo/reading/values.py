@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 Plain = str | int | float | bool | None
+_PLACEHOLDER = re.compile(r"<[A-Za-z_][\w.]*>")
 _DEPTH = 32
 _VALUES = 10_000
 _STEPS = 10 * _VALUES
@@ -40,6 +42,11 @@ def plain(value: Any, scalar: Callable[[torch.Tensor], Any]) -> Plain:
     if isinstance(value, torch.dtype | torch.device | torch.Size | complex):
         return str(value)
     return f"<{getattr(value, 'title', type(value).__name__)}>"
+
+
+def is_placeholder(value: Plain) -> bool:
+    """Tell whether a value is the text that stands for an object: ``<module.Class>``."""
+    return isinstance(value, str) and _PLACEHOLDER.fullmatch(value) is not None
 
 
 def _number(value: float | bool | None) -> Plain:
