@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -20,12 +20,15 @@ from epsopt.surrogate.cross_validation import (
 )
 from epsopt.surrogate.dataset import TrainingSet, run_folds
 from epsopt.surrogate.head import choose, standardised, thin
+from epsopt.surrogate.outliers import Screened, lies_far_out, screen, with_tails
 from epsopt.surrogate.ranges import metric_range
 from epsopt.surrogate.surrogate import FORMAT as SURROGATE_FORMAT
 from epsopt.surrogate.surrogate import Memory, Surrogate
 from epsopt.surrogate.trained import train_all
 from epsopt.surrogate.training import Recipe
+from epsopt.surrogate.transforms import fit_transform
 from epsopt.surrogate.validation import Validation
+from epsopt.surrogate.views import fit_tokenizer
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
 
@@ -73,16 +76,18 @@ def fit(
     # Guessed once on everything: folds that guessed for themselves would learn on different scales.
     scales = {name: limits for j, name in enumerate(train.metric_names)
               if (limits := metric_range(name, train.metrics[:, j], bounds)) is not None}  # fmt: skip
+    screened = _screened(train, scales)
+    learned, scored = screened.learned, screened.scored
     parts = run_folds(train.runs, folds, seed)
-    inside = [train.take(np.setdiff1d(np.arange(len(train)), rows)) for rows in parts]
-    outside = [train.take(rows) for rows in parts]
+    inside = [learned.take(np.setdiff1d(np.arange(len(train)), rows)) for rows in parts]
+    outside = [scored.take(rows) for rows in parts]
 
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress(f"training network {min(done + 1, total)} of {total}", done / total)
 
     report(0, len(parts) + 1)
-    *fold_networks, final = train_all([*inside, train], scales, recipe, seed, report, probes=probes)
+    *fold_networks, final = train_all([*inside, learned], scales, recipe, seed, report, probes=probes)
     fold_parts = [
         (kept, left, trained, as_fold(kept, left, trained))
         for kept, left, trained in zip(inside, outside, fold_networks, strict=True)
@@ -105,6 +110,7 @@ def fit(
             runs=torch.from_numpy(train.runs),
             lineages=torch.from_numpy(train.lineages),
             head_rows=torch.from_numpy(thin(train.runs)),
+            far_out=torch.from_numpy(screened.far_out),
         ),
         settings=tuple(settings),
         scores=tuple(scores),
@@ -112,11 +118,21 @@ def fit(
         trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe, probes=probes),
     )
     predictions = held_out_predictions(parts, fold_parts, held, level)
-    metrics = validate(parts, train, fold_parts, predictions, level, seed)
+    metrics = validate(parts, scored, fold_parts, predictions, level, seed)
+    metrics = tuple(replace(m, far_out=int(n)) for m, n in zip(metrics, screened.far_out.sum(axis=0), strict=True))
     r2, cosine = validate_embeddings(fold_parts)
     seconds = time.monotonic() - started
     sizes = (len(parts), train.n_runs, len(train))
     return surrogate, Validation(metrics, level, *sizes, r2, cosine, seconds, probes, predictions)
+
+
+def _screened(train: TrainingSet, scales: Mapping[str, tuple[float, float]]) -> Screened:
+    """Tell far-out values apart; checkpoints are alike whose views are, all views weighing the same."""
+    transforms = [fit_transform(train.metrics[:, j], scales.get(name)) for j, name in enumerate(train.metric_names)]
+    if not lies_far_out(with_tails(train, transforms)).any():
+        return Screened(train, train, np.zeros(train.metrics.shape, dtype=bool))
+    points = fit_tokenizer(train.fingerprints, train.runs)(train.fingerprints)
+    return screen(train, transforms, points)
 
 
 def fit_key(

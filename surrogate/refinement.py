@@ -18,6 +18,7 @@ from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.head import run_weights, thin
 from epsopt.surrogate.network import load_network
+from epsopt.surrogate.outliers import Screened, lies_far_out, pull_in, screen
 from epsopt.surrogate.surrogate import Memory, Prediction, Surrogate
 from epsopt.surrogate.trained import as_examples
 from epsopt.surrogate.training import Recipe, train_network
@@ -68,7 +69,10 @@ def refinable(old: Surrogate, train: TrainingSet) -> str | None:
     shared = [rows[key] for key in known]
     scaled = np.stack([t.forward(train.metrics[:, j]) for j, t in enumerate(old.transforms)], axis=1)[shared]
     before = torch.stack(list(known.values())).numpy()
-    if not np.allclose(scaled, before, atol=1e-4, equal_nan=True):
+    # A far-out value is not what was learned: it only has to lie far out still.
+    far_out = old.memory.far_out.numpy()
+    same = np.isclose(scaled, before, atol=1e-4, equal_nan=True) | (far_out & lies_far_out(scaled))
+    if not same.all():
         return "metrics of its checkpoints have changed"
     kinds = set(old.tokenizer.kinds)
     if any(not kinds.intersection(kinds_of(f)) for key, f in zip(train.keys, train.fingerprints, strict=True)
@@ -112,13 +116,17 @@ def extend(old: Surrogate, train: TrainingSet) -> Surrogate:
         return old
     new, memory = train.take(np.array(rows)), old.memory
     runs = torch.cat([memory.runs, torch.from_numpy(new.runs)])
+    latents = torch.cat([memory.latents, old.encode(new.fingerprints, new.embeddings)])
+    metrics = torch.cat([memory.metrics, torch.from_numpy(scaled[rows]).to(memory.metrics)])
+    far_out = pull_in(metrics, latents, runs.numpy(), old.transforms, first=len(memory.keys))
     longer = Memory(
         keys=(*memory.keys, *new.keys),
-        latents=torch.cat([memory.latents, old.encode(new.fingerprints, new.embeddings)]),
-        metrics=torch.cat([memory.metrics, torch.from_numpy(scaled[rows]).to(memory.metrics)]),
+        latents=latents,
+        metrics=metrics,
         runs=runs,
         lineages=torch.cat([memory.lineages, torch.from_numpy(new.lineages)]),
         head_rows=torch.from_numpy(thin(runs.numpy())),
+        far_out=torch.cat([memory.far_out, far_out]),
     )
     return replace(old, memory=longer)
 
@@ -162,8 +170,9 @@ def refine(
     known = set(old.memory.keys)
     seen = np.array([key in known for key in train.keys])
     fresh = np.flatnonzero(~seen & ~np.isin(train.runs, train.runs[seen]))
-    scores, validation = _predict_before_learning(old, validation, train, fresh, seed)
-    examples = as_examples(train, old.tokenizer, old.transforms, old.embedding_scale)
+    screened = screen(train, old.transforms, old.encode(train.fingerprints, train.embeddings))
+    scores, validation = _predict_before_learning(old, validation, screened, fresh, seed)
+    examples = as_examples(screened.learned, old.tokenizer, old.transforms, old.embedding_scale)
     with torch.random.fork_rng():
         network = load_network(old.network.shape, old.network.state_dict())
         network.requires_grad_(requires_grad=True)
@@ -178,6 +187,7 @@ def refine(
         runs=torch.from_numpy(train.runs),
         lineages=torch.from_numpy(train.lineages),
         head_rows=torch.from_numpy(thin(train.runs)),
+        far_out=torch.from_numpy(screened.far_out),
     )
     refined = replace(old, network=network, memory=memory, scores=scores, trained_on=trained_on)
     seconds = time.monotonic() - started
@@ -197,14 +207,19 @@ def drift(old: Surrogate, new: Surrogate) -> float:
 
 
 def _predict_before_learning(
-    old: Surrogate, validation: Validation, train: TrainingSet, fresh: NDArray[np.int64], seed: int
+    old: Surrogate, validation: Validation, screened: Screened, fresh: NDArray[np.int64], seed: int
 ) -> tuple[tuple[torch.Tensor, ...], Validation]:
     """Scores for the intervals, and the validation, with the runs that the old map has not seen."""
+    train = screened.learned
     seen = train.take(np.setdiff1d(np.arange(len(train)), fresh))
+    counted = tuple(
+        replace(m, far_out=int(n)) for m, n in zip(validation.metrics, screened.far_out.sum(axis=0), strict=True)
+    )
+    validation = replace(validation, metrics=counted)
     both = replace(validation, n_runs=train.n_runs, n_checkpoints=len(train))
     if len(fresh) == 0:
         return old.scores, both
-    part = train.take(fresh)
+    part = screened.scored.take(fresh)
     z = old.encode(part.fingerprints, part.embeddings)
     predicted = old.predict(z, validation.level)
     with torch.no_grad():
@@ -251,4 +266,5 @@ def _pooled(
         width=both(before.width, (high - low).mean()),
         median_width=both(before.median_width, constant_width(y[known], float(np.median(y[known])), predicted.level)),
         n=n + before.n,
+        far_out=before.far_out,
     )

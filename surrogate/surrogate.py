@@ -26,7 +26,7 @@ from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprints import Fingerprint
 
-FORMAT = 2
+FORMAT = 3
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
 
 
@@ -56,10 +56,11 @@ class Memory:
     Attributes:
         keys: ``n`` identities (sha256).
         latents: ``(n, latent)``.
-        metrics: ``(n, m)`` on the model's scale; NaN where not measured.
+        metrics: ``(n, m)`` on the model's scale; NaN where not measured or set aside.
         runs: ``(n,)`` int64.
         lineages: ``(n,)`` int64.
         head_rows: rows that the Gaussian processes use.
+        far_out: ``(n, m)`` bool, values that were set aside or pulled in (:mod:`epsopt.surrogate.outliers`).
     """
 
     keys: tuple[str, ...]
@@ -68,6 +69,7 @@ class Memory:
     runs: Tensor
     lineages: Tensor
     head_rows: Tensor
+    far_out: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,7 +273,7 @@ class Surrogate:
         for i, view in enumerate(self.tokenizer.views):
             for name in ("mean", "scale", "basis"):
                 tensors[f"view.{i}.{name}"] = torch.from_numpy(np.ascontiguousarray(getattr(view, name)))
-        for name in ("latents", "metrics", "runs", "lineages", "head_rows"):
+        for name in ("latents", "metrics", "runs", "lineages", "head_rows", "far_out"):
             tensors[f"memory.{name}"] = getattr(self.memory, name).contiguous()
         for i, scores in enumerate(self.scores):
             tensors[f"scores.{i}"] = scores.contiguous()
@@ -307,7 +309,7 @@ class Surrogate:
             View(name, *(tensors[f"view.{i}.{part}"].numpy() for part in ("mean", "scale", "basis")))
             for i, name in enumerate(meta["views"])
         )
-        memory = {n: tensors[f"memory.{n}"] for n in ("latents", "metrics", "runs", "lineages", "head_rows")}
+        memory = {n: tensors[f"memory.{n}"] for n in ("latents", "metrics", "runs", "lineages", "head_rows", "far_out")}
         embedding = (tensors["embeddings.mean"], tensors["embeddings.scale"]) if "embeddings.mean" in tensors else None
         return cls(
             metric_names=tuple(meta["metrics"]),

@@ -18,6 +18,8 @@ from epsopt.surrogate.training import Examples, Recipe, train_many
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 from epsopt.surrogate.views import Tokenizer, fit_tokenizer
 
+_FAR = 10.0  # typical distances: no checkpoint of a run that trains lies so far out
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -85,9 +87,7 @@ def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], prob
     )
     embedding_scale = None
     if train.embeddings is not None and np.isfinite(train.embeddings).any():
-        mean = torch.from_numpy(np.nanmean(train.embeddings, axis=0))
-        scale = torch.tensor(max(float(np.nanstd(train.embeddings - mean.numpy())), 1e-6))
-        embedding_scale = (mean, scale)
+        embedding_scale = _embedding_scale(train.embeddings)
     examples = as_examples(train, tokenizer, transforms, embedding_scale)
     return Prepared(tokenizer, transforms, examples, embedding_scale)
 
@@ -109,6 +109,8 @@ def as_examples(
     embeddings = None
     if embedding_scale is not None and train.embeddings is not None:
         embeddings = (torch.from_numpy(train.embeddings) - embedding_scale[0]) / embedding_scale[1]
+        size = embeddings.square().mean(dim=(1, 2), keepdim=True).sqrt()
+        embeddings = torch.where(size > _FAR, torch.nan, embeddings)  # a diverged checkpoint's are not learned
     return Examples(
         tokens=tokenizer(train.fingerprints, train.embeddings if tokenizer.probes else None),
         slices=tokenizer.slices,
@@ -120,15 +122,39 @@ def as_examples(
     )
 
 
+def _embedding_scale(embeddings: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean ``(anchors, dim)`` and scale of all embeddings but those many times as far from the median as most are."""
+    known = embeddings[np.isfinite(embeddings).any(axis=(1, 2))]
+    with np.errstate(over="ignore"):
+        away = np.sqrt(np.nanmean((known - np.nanmedian(known, axis=0)).astype(np.float64) ** 2, axis=(1, 2)))
+    ordinary = known[_ordinary(away)]
+    mean = np.nanmean(ordinary, axis=0)
+    return torch.from_numpy(mean), torch.tensor(max(float(np.nanstd(ordinary - mean)), 1e-6))
+
+
+def _ordinary(away: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of ``(n,)`` distances from the middle are not many times the typical one; those of twins do not count."""
+    apart = away[away > 0.0]
+    return np.asarray(away <= _FAR * (float(np.median(apart)) if len(apart) else 0.0))
+
+
 def _scaled(transforms: Sequence[MetricTransform], part: TrainingSet) -> NDArray[np.float64]:
     return np.stack([t.forward(part.metrics[:, j]) for j, t in enumerate(transforms)], axis=1)
 
 
 def _sketches(train: TrainingSet) -> torch.Tensor:
-    """Sketches minus their lineage's mean, each lineage scaled to unit mean square."""
-    out = np.stack([f.sketch for f in train.fingerprints]).astype(np.float32)
+    """Sketches minus their lineage's mean, each lineage scaled to unit mean square.
+
+    A sketch many times as far from the lineage's median as most are, a diverged checkpoint's, is neither in the mean
+    nor in the scale, and is shortened to the length where that begins.
+    """
+    out = np.stack([f.sketch for f in train.fingerprints]).astype(np.float64)
     for lineage in np.unique(train.lineages):
         mine = train.lineages == lineage
-        centred = out[mine] - out[mine].mean(axis=0)
-        out[mine] = centred / max(float(np.sqrt((centred**2).sum(axis=1).mean())), 1e-9)
-    return torch.from_numpy(out)
+        away = np.linalg.norm(out[mine] - np.median(out[mine], axis=0), axis=1)
+        ordinary = _ordinary(away)
+        centred = out[mine] - out[mine][ordinary].mean(axis=0)
+        length = np.linalg.norm(centred, axis=1)
+        scale = max(float(np.sqrt((length[ordinary] ** 2).mean())), 1e-9)
+        out[mine] = centred / scale * np.minimum(1.0, _FAR * scale / np.maximum(length, 1e-12))[:, None]
+    return torch.from_numpy(out.astype(np.float32))

@@ -20,7 +20,8 @@ class MetricValidation:
         coverage: share of held-out checkpoints inside the intervals.
         width: mean width of the intervals.
         median_width: width of an interval around the median of all measurements that covers as much of them.
-        n: held-out checkpoints with a measurement.
+        n: held-out checkpoints with a measurement that is not far out.
+        far_out: measurements too far from all others to be scored (:mod:`epsopt.surrogate.outliers`).
     """
 
     name: str
@@ -31,6 +32,7 @@ class MetricValidation:
     width: float
     median_width: float
     n: int
+    far_out: int = 0
 
     @property
     def skill(self) -> float:
@@ -89,6 +91,11 @@ class Validation:
                 f"only {self.n_runs} runs: intervals are calibrated on whole held-out runs and need about 20 of them"
             )
         for metric in self.metrics:
+            if metric.far_out:
+                out.append(
+                    f"{metric.name}: {metric.far_out} of {metric.n + metric.far_out} measured values lie far from all "
+                    "others, as those of diverged runs do; errors and intervals are of the others"
+                )
             if metric.n == 0:
                 out.append(
                     f"{metric.name}: never measured on a held-out run, so nothing is known about its predictions"

@@ -24,6 +24,9 @@ COMPONENTS = 16
 PROBE_COMPONENTS = 24
 
 _CLIP = 6.0  # standard deviations: a block unlike any seen before must not throw the map off
+_TAIL = 4.0  # standard deviations of most values: beyond, a value does not count in full towards a column's scale
+_LONG = 2.0  # typical lengths of a standardised checkpoint: a longer one does not count in full towards directions
+_QUARTILE_ROWS = 256
 _ROWS = 768  # checkpoints that a view is learned from
 _TOGETHER = 256  # checkpoints that are looked at together
 _SHARE_OF_RUNS = 0.2  # a kind of block that fewer runs have gets no view of its own
@@ -231,14 +234,33 @@ def _fit_view(name: str, table: Floats) -> View | None:
     known = np.isfinite(table).all(axis=1)
     if not known.any():
         return None
-    mean, std = table[known].mean(axis=0), table[known].std(axis=0)
+    mean, std = _without_tails(table[known])
     # Relative to the column's size: rounding noise in a constant column must not be blown up to unit variance.
     scale = np.where(std > 1e-5 * (1.0 + np.abs(mean)), std, np.inf).astype(np.float32)
     if not np.isfinite(scale).any():
         return None
     standard = _standardise(table, mean, scale)
+    length = np.linalg.norm(standard, axis=1)
+    # Directions are those of most checkpoints: a diverged one lies far out along all columns at once.
+    limit = _LONG * float(np.median(length[known]))
+    if limit > 0.0:
+        standard *= np.minimum(1.0, limit / np.maximum(length, 1e-12))[:, None].astype(np.float32)
     components = PROBE_COMPONENTS if name.startswith("probes ") else COMPONENTS
     return View(name, mean.astype(np.float32), scale, _principal(standard, components))
+
+
+def _without_tails(table: Floats) -> tuple[Floats, Floats]:
+    """``(n, columns)`` finite -> mean and standard deviation of each column, far-out values pulled in (winsorised).
+
+    Weights of a diverged run, NaN or 1e8, give features a million times as large as all others.
+    """
+    some = table[np.linspace(0, len(table) - 1, min(len(table), _QUARTILE_ROWS)).astype(np.int64)]
+    first, middle, third = np.quantile(some, (0.25, 0.5, 0.75), axis=0).astype(np.float32)
+    reach = _TAIL * (third - first) / np.float32(1.349)  # a normal's interquartile range in standard deviations
+    # Of a column whose quartiles are equal nothing says what is far out.
+    reach = np.where(reach > 1e-5 * (1.0 + np.abs(middle)), reach, np.inf)
+    pulled = np.clip(table, middle - reach, middle + reach)
+    return pulled.mean(axis=0), pulled.std(axis=0)
 
 
 def _standardise(table: Floats, mean: Floats, scale: Floats) -> Floats:

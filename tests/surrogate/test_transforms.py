@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epsopt.surrogate.transforms import fit_transform, likely_bounds
+from epsopt.surrogate.transforms import KNEES, fit_transform, likely_bounds, robust_scale
 
 share = st.floats(0, 1)
 
@@ -54,3 +54,70 @@ def test_a_constant_metric_has_a_finite_transform() -> None:
 )
 def test_a_share_is_recognised_by_its_ends(values: list[float], expected: tuple[float, float] | None) -> None:
     assert likely_bounds(np.array(values)) == expected
+
+
+anything = st.floats(-1e300, 1e300)
+
+
+@given(st.lists(anything, min_size=1, max_size=30), anything)
+def test_every_number_has_a_place_on_the_scale_and_comes_back(values: list[float], at: float) -> None:
+    transform = fit_transform(np.array(values), None)
+    there = transform.forward(np.array([at]))
+    assert np.abs(there[0]) < 15.0
+    back = float(transform.backward(torch.from_numpy(there))[0])
+    assert np.isfinite(back)
+    if abs(at) / 1e299 < transform.scale:  # beyond 1e300 deviations nothing is told apart
+        assert back == pytest.approx(at, rel=1e-6, abs=1e-6 * transform.scale + 1e-9 * abs(transform.centre))
+
+
+@given(st.lists(anything, min_size=1, max_size=30), st.floats(-1e3, 1e3), st.floats(0.0, 1e3))
+def test_the_way_back_of_heavy_tails_is_monotone_finite_and_differentiable(
+    values: list[float], at: float, step: float
+) -> None:
+    transform = fit_transform(np.array(values), None)
+    points = torch.tensor([at, at + step], dtype=torch.float64, requires_grad=True)
+    back = transform.backward(points)
+    assert torch.isfinite(back).all()
+    assert back[0] <= back[1]
+    (slope,) = torch.autograd.grad(back.sum(), points)
+    assert not slope.isnan().any()
+
+
+@given(
+    st.lists(st.sampled_from([0.3, np.nan, np.inf, -np.inf, 1e8, -1e8, 1e300, 0.0, 5e-324]), min_size=1, max_size=8),
+    st.sampled_from([None, (0.0, 1.0), (0.0, np.inf), (-np.inf, 1.0)]),
+)
+def test_no_list_of_values_gives_a_scale_that_is_not_a_number(values: list[float], bounds) -> None:
+    transform = fit_transform(np.array(values), bounds)
+    assert np.isfinite([transform.centre, transform.scale]).all()
+    assert transform.scale > 0.0
+    there = transform.forward(np.array(values))
+    np.testing.assert_array_equal(np.isfinite(there), np.isfinite(values))
+    back = transform.backward(torch.from_numpy(there)).numpy()
+    if bounds:
+        assert ((back[np.isfinite(back)] >= bounds[0]) & (back[np.isfinite(back)] <= bounds[1])).all()
+
+
+@pytest.mark.parametrize("diverged", [1e2, 1e8, 1e300, -1e10])
+def test_a_few_diverged_values_hardly_change_the_scale_of_all_others(diverged: float) -> None:
+    ordinary = np.random.default_rng(0).normal(0.3, 0.02, size=95)
+    clean = fit_transform(ordinary, None)
+    dirty = fit_transform(np.append(ordinary, np.full(5, diverged)), None)
+    assert abs(dirty.centre - clean.centre) < 0.3 * clean.scale
+    assert 1.0 < dirty.scale / clean.scale < 1.5
+    assert fit_transform(np.append(ordinary, diverged), None).scale < 1.15 * clean.scale
+
+
+def test_values_without_tails_are_standardised_by_mean_and_standard_deviation() -> None:
+    values = np.random.default_rng(0).uniform(5.0, 9.0, size=200)
+    transform = fit_transform(values, None)
+    assert (transform.centre, transform.scale) == pytest.approx((values.mean(), values.std()))
+    assert np.abs(transform.forward(values)).max() < KNEES[0]
+    np.testing.assert_allclose(transform.forward(values), (values - values.mean()) / values.std())
+
+
+def test_the_scale_of_a_metric_that_is_nearly_always_the_same_is_not_that_of_its_one_outlier() -> None:
+    assert robust_scale(np.append(np.full(95, 3.0), 1e8)) == (3.0, 3.0)
+    assert robust_scale(np.append(np.zeros(95), np.arange(1.0, 4.0))) == (0.0, 2.0)
+    assert robust_scale(np.full(9, 3.0)) == (3.0, 0.0)
+    assert robust_scale(np.array([np.nan, np.inf])) == (0.0, 0.0)

@@ -1,0 +1,140 @@
+"""Measured values that no surrogate should be bent by: those of diverged or penalised checkpoints.
+
+One loss of 1e8 among losses of .3 says that a run diverged, and nothing about how much better .29 is than .31. A value
+far from all others is learned from if checkpoints like it have such values too (the untrained start of every run, runs
+whose weights show that they diverged): then it is predictable, and the surrogate learns that it is bad. Otherwise it is
+set aside, as if it had not been measured. Neither kind is scored: errors and intervals are those of all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from epsopt.surrogate.dataset import TrainingSet
+from epsopt.surrogate.transforms import KNEES, MetricTransform
+
+_NEIGHBOURS = 5  # of other runs: three of them must lie as far out
+_TOGETHER = 256
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Screened:
+    """A training set whose far-out values are told apart.
+
+    Attributes:
+        learned: what is learned from: values set aside are NaN, others are pulled in to the end of the model's scale.
+        scored: what errors and intervals are counted on: without any far-out value.
+        far_out: ``(n, m)`` bool, the values in which the two differ from what was measured.
+    """
+
+    learned: TrainingSet
+    scored: TrainingSet
+    far_out: NDArray[np.bool_]
+
+
+def screen(train: TrainingSet, transforms: Sequence[MetricTransform], points: Tensor) -> Screened:
+    """Tell far-out values of a training set apart.
+
+    Args:
+        train: ``n`` checkpoints.
+        transforms: one per metric.
+        points: ``(n, d)`` where the checkpoints lie; near ones are alike.
+    """
+    scaled = with_tails(train, transforms)
+    alone = unlike_neighbours(scaled, points, train.runs)
+    beyond = np.abs(scaled) > KNEES[1]
+    learned = train.metrics.copy()
+    for j, transform in enumerate(transforms):
+        rows = np.flatnonzero(beyond[:, j])
+        ends = torch.from_numpy(np.sign(scaled[rows, j]) * KNEES[1])
+        learned[rows, j] = transform.backward(ends).numpy()
+    learned[alone] = np.nan
+    far_out = alone | beyond
+    scored = np.where(far_out, np.nan, train.metrics)
+    return Screened(replace(train, metrics=learned), replace(train, metrics=scored), far_out)
+
+
+def pull_in(
+    metrics: Tensor, points: Tensor, runs: NDArray[np.int64], transforms: Sequence[MetricTransform], first: int
+) -> Tensor:
+    """Set aside or pull in, in place, the far-out values of rows that were added to others.
+
+    Args:
+        metrics: ``(n, m)`` on the model's scale; NaN where not measured.
+        points: ``(n, d)`` where the checkpoints lie.
+        runs: ``(n,)`` run of each.
+        transforms: one per metric.
+        first: place of the first row that was added.
+
+    Returns:
+        ``(n - first, m)`` bool, the values that were changed.
+    """
+    scaled = metrics.double().numpy().copy()
+    scaled[:, [t.both_ends for t in transforms]] = np.nan
+    added = np.arange(first, len(scaled))
+    alone = unlike_neighbours(scaled, points, runs, added)[first:]
+    beyond = np.abs(scaled[first:]) > KNEES[1]
+    mine = metrics[first:]
+    mine[torch.from_numpy(beyond)] = mine[torch.from_numpy(beyond)].clamp(-KNEES[1], KNEES[1])
+    mine[torch.from_numpy(alone)] = torch.nan
+    return torch.from_numpy(alone | beyond)
+
+
+def with_tails(train: TrainingSet, transforms: Sequence[MetricTransform]) -> Floats:
+    """``(n, m)`` metrics on the model's scale; NaN where not measured, and for a metric with two ends: it has no tail.
+
+    A share of 0 where most are 1 is a collapse that is to be learned, not a number without meaning.
+    """
+    out = np.full(train.metrics.shape, np.nan)
+    for j, transform in enumerate(transforms):
+        if not transform.both_ends:
+            out[:, j] = transform.forward(train.metrics[:, j])
+    return out
+
+
+def lies_far_out(scaled: Floats) -> NDArray[np.bool_]:
+    """Which values on the model's scale lie where hardly any do; NaN does not."""
+    return np.asarray(np.abs(scaled) > KNEES[0])
+
+
+def unlike_neighbours(
+    scaled: Floats, points: Tensor, runs: NDArray[np.int64], rows: NDArray[np.int64] | None = None
+) -> NDArray[np.bool_]:
+    """Find values that lie far out, and far from those of the most similar checkpoints of other runs.
+
+    Args:
+        scaled: ``(n, m)`` metrics on the model's scale; NaN where not measured.
+        points: ``(n, d)`` where the checkpoints lie.
+        runs: ``(n,)`` run of each.
+        rows: only values of these rows are looked at; default: all.
+
+    Returns:
+        ``(n, m)`` bool; never true of a metric that a single run measured at most once, or of a NaN.
+    """
+    out = np.zeros(scaled.shape, dtype=bool)
+    looked_at = np.zeros(len(scaled), dtype=bool)
+    looked_at[slice(None) if rows is None else rows] = True
+    pulled = np.clip(scaled, -KNEES[1], KNEES[1])
+    for j, column in enumerate(pulled.T):
+        known = np.flatnonzero(np.isfinite(column))
+        suspects = np.flatnonzero(lies_far_out(column) & looked_at)
+        for start in range(0, len(suspects), _TOGETHER):
+            some = suspects[start : start + _TOGETHER]
+            distance = torch.cdist(points[some].double(), points[known].double()).numpy()
+            distance[runs[some, None] == runs[None, known]] = np.inf
+            near = np.argsort(distance, axis=1, kind="stable")[:, :_NEIGHBOURS]
+            values = np.where(np.isfinite(np.take_along_axis(distance, near, axis=1)), column[known][near], np.nan)
+            for row, others in zip(some.tolist(), values, strict=True):
+                known_others = others[np.isfinite(others)]
+                # Without another run there is nobody to confirm it.
+                typical = float(np.median(known_others)) if len(known_others) else 0.0
+                out[row, j] = abs(column[row] - typical) > KNEES[0]
+    return out
