@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.layouts.checkpoint_folders import by_name
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.known import shown
+from epsopt.zoo.layouts.plain import epoch_of
 from epsopt.zoo.layouts.reading import Position
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
+from epsopt.zoo.reading.values import with_defaults
 from epsopt.zoo.records import Failure
 from epsopt.zoo.scan import Scan, is_checkpoint_name, order, whose
 from epsopt.zoo.sheets import Given, Sheet, match
@@ -118,7 +121,7 @@ def tell_files(
     asked = []
     for path, read in members.items():
         held = list(dict.fromkeys(c.path.parent for _, c in read))
-        positions = [Position(str(i), str(c.path), c.epoch, c.step) for i, c in read]
+        positions = [Position(str(i), str(c.path), c.epoch, c.step, c.layout) for i, c in read]
         asked.append((beside(location(path), held, folders), [*positions, *_later(read, folders)]))
     answers: list[Answer] = (
         ask_beside(pool, asked) if any(sides.files for sides, _ in asked) else [Answer()] * len(asked)
@@ -133,15 +136,36 @@ def tell_files(
             out[i] = replace(
                 c,
                 metrics=renamed(metrics) if renamed is not None else metrics,
-                hyperparameters={**answer.hyperparameters, **c.hyperparameters},
+                hyperparameters=with_defaults(c.hyperparameters, answer.hyperparameters),
             )
     return out
 
 
 def _later(read: Sequence[tuple[int, CheckpointContents]], folders: Folders) -> list[Position]:
-    """Stand in for a newer checkpoint that nobody asked about: metrics of the run's end belong to that one."""
-    newest = max((c.path for _, c in read), key=order)
-    names = [Path(name) for name in folders.names(newest.parent) if is_checkpoint_name(name)]
-    if all(order(name) <= order(Path(newest.name)) for name in names):
-        return []
-    return [Position("", "", 2**60, None)]
+    """Stand in for the run's other checkpoints, which nobody asked about: how a log counts shows on all of them.
+
+    Their epochs are guessed from their names. Metrics of the run's end belong to a newer one, if there is any.
+    """
+    newest = max((c for _, c in read), key=lambda c: order(c.path))
+    asked = {c.path for _, c in read}
+    others = [path for path in _alike(newest.path, folders) if path not in asked]
+    named = epoch_of({}, newest.path)
+    more = 0 if named is None or newest.epoch is None else newest.epoch - named
+    out = [
+        Position("", str(path), epoch + more, None, newest.layout)
+        for path in others
+        if (epoch := epoch_of({}, path)) is not None
+    ]
+    if len(out) < len(others) and any(order(path) > order(newest.path) for path in others):
+        out.append(Position("", "", 2**60, None))
+    return out
+
+
+def _alike(file: Path, folders: Folders) -> list[Path]:
+    """Return the checkpoints beside a file, or of its name in the folders beside its own."""
+    single = by_name(file)
+    if single is None:
+        return [file.parent / name for name in sorted(folders.names(file.parent)) if is_checkpoint_name(name)]
+    inside = file.relative_to(single)
+    found = [single.with_name(name) / inside for name in sorted(folders.names(single.parent))]
+    return [f for f in found if by_name(f) is not None and f.name in folders.names(f.parent)]

@@ -12,6 +12,7 @@ from epsopt.zoo.lineage import KnownLineage
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity
+from epsopt.zoo.reading.values import with_defaults
 from epsopt.zoo.reading.wire import pack, unpack
 from epsopt.zoo.scan import Found, whose
 from epsopt.zoo.tables import checkpoints, embeddings, files, fingerprints, lineages, runs, told
@@ -165,4 +166,4 @@ def refresh_run(connection: Connection, run_id: int) -> None:
 
 
 def _merged(beside: str, said: str) -> str:
-    return json.dumps({**json.loads(beside), **json.loads(said)})
+    return json.dumps(with_defaults(json.loads(said), json.loads(beside)))

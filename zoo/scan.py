@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.layouts.folders import Folders
-from epsopt.zoo.layouts.known import left_alone, place
+from epsopt.zoo.layouts.known import left_alone, place, refused
 from epsopt.zoo.other_formats import OtherFormats, head_of
 from epsopt.zoo.reading.magic import is_torch
 from epsopt.zoo.reading.remote import RemotePath, is_url, list_remote, location
@@ -206,6 +206,11 @@ def _look(path: Path, root: Path, found: Scan) -> None:
 def _add(path: Path, identity: Identity, root: Path, found: Scan) -> None:
     if left_alone(path, found.folders):
         found.left_alone.append(str(path))
+        return
+    if (whole := refused(path, found.folders)) is not None:
+        failure = Failure(clean(str(whole[0])), whole[1])
+        if failure not in found.failures[-1:]:  # its parts come one after the other
+            found.failures.append(failure)
         return
     parts = shards(path)
     if len(parts) > 1:  # one checkpoint, found at its first shard; the others are no files of their own

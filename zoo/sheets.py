@@ -150,7 +150,7 @@ def entries_of(
         params: columns without a prefix that are hyperparameters.
         metrics: columns without a prefix that are metrics.
     """
-    from epsopt.zoo.layouts.rows import EPOCH, STEP, whole
+    from epsopt.zoo.layouts.rows import place_of
     from epsopt.zoo.reading.values import metrics_of, no_tensor, number_or_text
 
     out = []
@@ -165,7 +165,5 @@ def entries_of(
                 hyperparameters[column.removeprefix(mark)] = number_or_text(cell)
             elif mark := next((m for m in _METRIC if column.startswith(m)), None):
                 measured[column.removeprefix(mark)] = number_or_text(cell)
-        epoch = next((e for name in EPOCH if (e := whole(record.get(name))) is not None), None)
-        step = next((s for name in STEP if (s := whole(record.get(name))) is not None), None)
-        out.append(Entry((path,), hyperparameters, metrics_of(measured, no_tensor), epoch, step))
+        out.append(Entry((path,), hyperparameters, metrics_of(measured, no_tensor), *place_of(record)))
     return tuple(out)

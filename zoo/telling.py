@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import ask
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity, refusal
+from epsopt.zoo.reading.values import with_defaults
 from epsopt.zoo.records import Failure
 from epsopt.zoo.scan import Found, Scan
 from epsopt.zoo.sheets import Entry, Given, merged
 
-TELLER = 1
+TELLER = 2
 """Raised when side files should be read again because a layout has learned something."""
 
 _YOUNG = 10.0  # seconds: what a file this young says may be half of it
@@ -43,7 +44,7 @@ class Beside:
     def state(self, positions: Sequence[Position], given: Given) -> str:
         """Return a digest of all that the answer depends on: as long as it is the same, nobody need ask again."""
         listed = {name: [(str(p), vars(i)) for p, i in files] for name, files in self.files.items()}
-        places = sorted((p.key, p.path, p.epoch, p.step) for p in positions)
+        places = sorted((p.key, p.path, p.epoch, p.step, p.layout) for p in positions)
         text = json.dumps([TELLER, listed, places, given], default=str, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -77,7 +78,7 @@ class Answer:
         """Add what tables of runs say."""
         hyperparameters, metrics = merged(given)
         self.given = given
-        self.hyperparameters.update(hyperparameters)
+        self.hyperparameters = with_defaults(hyperparameters, self.hyperparameters)
         for key, values in metrics.items():
             self.metrics[key] = {**self.metrics.get(key, {}), **values}
 
@@ -143,7 +144,7 @@ def ask_beside(
                 "kind": "tell",
                 "layout": layout,
                 "files": [str(path) for path, _ in files],
-                "positions": [[p.key, p.path, p.epoch, p.step] for p in positions],
+                "positions": [astuple(p) for p in positions],
             }
             questions.append((found.run, sum(identity.size for _, identity in files), header))
             whose.append(i)
@@ -158,7 +159,7 @@ def ask_beside(
         if said["hyperparameters"] or said["metrics"] or said["troubles"]:
             answer.layouts.add(question["layout"])
         answer.unfinished |= said["unfinished"]
-        answer.hyperparameters = {**said["hyperparameters"], **answer.hyperparameters}
+        answer.hyperparameters = with_defaults(answer.hyperparameters, said["hyperparameters"])
         for key, metrics in said["metrics"].items():
             answer.metrics[key] = {**metrics, **answer.metrics.get(key, {})}
         answer.troubles += [Failure(path, reason) for path, reason in said["troubles"]]

@@ -46,7 +46,7 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
     members: dict[int, list[Position]] = {}
     formats: dict[int, set[str]] = {}
     for r in rows:
-        members.setdefault(r.run_id, []).append(Position(r.sha256, r.path, r.epoch, r.step))
+        members.setdefault(r.run_id, []).append(Position(r.sha256, r.path, r.epoch, r.step, r.layout or "plain"))
         formats.setdefault(r.run_id, set()).add(r.layout or "plain")
     return {
         r.path: RunInCatalogue(

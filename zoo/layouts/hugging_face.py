@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.layouts import plain
+from epsopt.zoo.layouts.checkpoint_folders import above as above_of
+from epsopt.zoo.layouts.checkpoint_folders import by_name, checkpoint_folder, number_of
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.reading import Reading, Told
@@ -49,6 +51,9 @@ def run_of(file: Path, folders: Folders) -> Path | None:
         return folder.parent
     if not {CONFIG, ADAPTER} & folders.names(folder):
         return None
+    single = checkpoint_folder(file, folders, plain.TELLS)
+    if single is not None:  # save_pretrained("epoch_3")
+        return above_of(single, folders, plain.TELLS)
     above = folder.parent
     return above if _checkpoints(above, folders) and not _checkpoints(folder, folders) else folder
 
@@ -82,7 +87,9 @@ def interpret(checkpoint: OpenCheckpoint) -> Reading | None:
     reading = plain.interpret(checkpoint)
     if folder is not None:
         return replace(reading, epoch=int(folder[1]), step=int(folder[1]), layout="hugging-face")
-    return replace(reading, epoch=reading.step)  # the number of a shard is none
+    single = by_name(path)
+    number = number_of(single) if single is not None else None
+    return replace(reading, epoch=number if reading.step is None else reading.step)  # the number of a shard is none
 
 
 def whole_name(path: Path) -> str:

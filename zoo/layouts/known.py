@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epsopt.zoo.layouts import hugging_face, hydra, lightning, mlflow, plain, tensorboard, wandb
+from epsopt.zoo.layouts import hugging_face, hydra, lightning, mlflow, plain, ray, sharded, tensorboard, wandb
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.reading import Reading
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 LAYOUTS: tuple[Layout, ...] = (
     mlflow.LAYOUT,
     wandb.LAYOUT,
+    ray.LAYOUT,
     hugging_face.LAYOUT,
     lightning.LAYOUT,
     hydra.LAYOUT,
+    sharded.LAYOUT,
     plain.LAYOUT,
     tensorboard.LAYOUT,
 )
@@ -40,6 +42,11 @@ def left_alone(file: Path, folders: Folders) -> bool:
     return any(layout.leaves_alone(file, folders) for layout in LAYOUTS)
 
 
+def refused(file: Path, folders: Folders) -> tuple[Path, str] | None:
+    """Return the checkpoint that a file is a part of, and why it is not read, where a layout knows that."""
+    return next((r for layout in LAYOUTS if (r := layout.refuses(file, folders)) is not None), None)
+
+
 def sources(run: Path, held: Sequence[Path], folders: Folders) -> list[tuple[str, list[Path]]]:
     """Return the layouts that have something to say about a run, each with its files; every file is asked of one."""
     taken: set[Path] = set()
@@ -50,6 +57,11 @@ def sources(run: Path, held: Sequence[Path], folders: Folders) -> list[tuple[str
             taken.update(files)
             found.append((layout.name, files))
     return found
+
+
+def lifecycles(run: Path, folders: Folders) -> list[tuple[str, Path]]:
+    """Return the layouts that know whether a run was deleted, each with the file that says it."""
+    return [(layout.name, f) for layout in LAYOUTS if (f := layout.lifecycle(run, folders)) is not None]
 
 
 def interpret(checkpoint: OpenCheckpoint) -> Reading:

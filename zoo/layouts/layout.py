@@ -1,7 +1,8 @@
 """The contract that every layout keeps: where a run's files lie, and what they say.
 
-The first half (``run_of``, ``leaves_alone``, ``beside``) looks at names only, in the parent process. The second half
-(``interpret``, ``tell``) reads what strangers wrote, in a child process with limits.
+The first half (``run_of``, ``leaves_alone``, ``refuses``, ``beside``, ``lifecycle``) looks at names only, in the parent
+process. The second half (``interpret``, ``tell``, ``deleted``) reads what strangers wrote, in a child process with
+limits.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ def _never(_file: Path, _folders: Folders) -> bool:
     return False
 
 
+def _unrefused(_file: Path, _folders: Folders) -> tuple[Path, str] | None:
+    return None
+
+
 def _nothing(_run: Path, _held: Sequence[Path], _folders: Folders) -> list[Path]:
     return []
 
@@ -39,6 +44,10 @@ def _silent(_sides: Sides) -> Told:
     return Told()
 
 
+def _none_deleted(_sides: Sides, _runs: Sequence[Path]) -> dict[str, str]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Layout:
     """One way in which people keep runs. Every part has a default that recognises nothing.
@@ -49,11 +58,16 @@ class Layout:
             not recognise the place.
         leaves_alone: ``(file, folders)``: whether a file that is named like a checkpoint is something else (the state
             of an optimiser) and is not to be read or complained about.
+        refuses: ``(file, folders)``: the file or folder that a person would call the checkpoint, and why it is not
+            read, with what to do. Asked after ``leaves_alone``; several files may be parts of one that is refused.
         beside: ``(run's folder, folders that hold its checkpoints, folders)`` to the files that tell more about it.
             ``tell`` is asked only about runs where there are some.
         interpret: what a checkpoint says; None when it is not one of this layout.
         tell: what the files that ``beside`` named say. A file that cannot be read is a trouble in the answer, never
             an exception.
+        lifecycle: ``(run's folder, folders)`` to the file that says whether the run was deleted; None where nothing
+            does.
+        deleted: ``(reader of one such file, folders of runs)`` to those that were deleted, each with a sentence.
         combines: it says something about runs of other layouts and is shown beside them.
     """
 
@@ -63,4 +77,7 @@ class Layout:
     beside: Callable[[Path, Sequence[Path], Folders], list[Path]] = _nothing
     interpret: Callable[[OpenCheckpoint], Reading | None] = _unknown
     tell: Callable[[Sides], Told] = _silent
+    lifecycle: Callable[[Path, Folders], Path | None] = _nowhere
+    deleted: Callable[[Sides, Sequence[Path]], dict[str, str]] = _none_deleted
+    refuses: Callable[[Path, Folders], tuple[Path, str] | None] = _unrefused
     combines: bool = False

@@ -1,14 +1,16 @@
 """PyTorch Lightning: ``version_N/{hparams.yaml, metrics.csv, checkpoints/*.ckpt}``; the run is ``version_N``.
 
-A checkpoint is Lightning's if it says ``pytorch-lightning_version``, wherever it lies. Its ``global_step`` counts
-finished updates while the CSV logger writes the index of the last one, hence the one that is added to the log's steps.
+A checkpoint is Lightning's if it says ``pytorch-lightning_version``, wherever it lies. A metric with a slash in the
+pattern of its name (``{epoch}-{val/loss:.2f}``) makes folders, ``epoch=0-val/loss=0.50.ckpt``: they are no runs.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.layouts import plain
@@ -25,21 +27,55 @@ if TYPE_CHECKING:
 VERSION = "pytorch-lightning_version"
 
 
-def run_of(file: Path, _folders: Folders) -> Path | None:
-    """Return the folder above ``checkpoints``."""
-    return file.parent.parent if file.suffix.lower() == ".ckpt" and file.parent.name == "checkpoints" else None
+_HOLDER = "checkpoints"
+_LOGGED = ("hparams.yaml", "metrics.csv")
+_DEPTH = 4
+# "epoch=3-val", "step=10-train": a name in the making; "val", "best-val": what a metric in a file's name began with.
+_BEGUN = re.compile(r"(?:.*[-_])?(?:epoch|step)=\d+(?:[-_].*)?")
+_SPLIT = re.compile(r"(?:.*[-_])?(?:train|training|val|valid|validation|test|dev|eval)")
+_CONTINUED = re.compile(r"(?!(?:epoch|step)=)[^=]+=-?[\d.]+.*")
+# Saved between validations, so that the monitored value may be that of an older model.
+_BETWEEN = re.compile(r"'every_n_train_steps': [1-9]|'train_time_interval': (?!None)")
+
+
+def run_of(file: Path, folders: Folders) -> Path | None:
+    """Return the folder above ``checkpoints``; of a name with slashes elsewhere, the folder in which it begins."""
+    if file.suffix.lower() != ".ckpt":
+        return None
+    folder = _begins(file)
+    if folder.name == _HOLDER:
+        return folder.parent
+    for above in file.parents[1:_DEPTH]:
+        # Callbacks with folders of their own ("checkpoints/best") below one version of a logger.
+        if above.name == _HOLDER and _is_version(above.parent, folders):
+            return above.parent
+    return folder if folder != file.parent else None
+
+
+def _begins(file: Path) -> Path:
+    """Return the folder in which a file's name begins, where a metric with a slash made folders of it."""
+    folder, name = file.parent, file.name
+    for _ in range(_DEPTH):
+        if not (_BEGUN.fullmatch(folder.name) or (_SPLIT.fullmatch(folder.name) and _CONTINUED.fullmatch(name))):
+            break
+        folder, name = folder.parent, folder.name
+    return folder
+
+
+def _is_version(folder: Path, folders: Folders) -> bool:
+    return any(name in _LOGGED or ".tfevents." in name for name in folders.names(folder))
 
 
 def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return what the loggers wrote beside ``checkpoints``."""
-    ours = [folder for folder in held if folder.parent == run and folder.name == "checkpoints"]
+    ours = [folder for folder in held if _HOLDER in folder.relative_to(run).parts]
     if any(name.endswith(".ckpt") for folder in ours for name in folders.names(folder)):
-        return folders.those(run, ("hparams.yaml", "metrics.csv"))
+        return folders.those(run, _LOGGED)
     return []
 
 
 def interpret(checkpoint: OpenCheckpoint) -> Reading | None:
-    """Read as a plain checkpoint; the monitored metric is what ModelCheckpoint kept of it."""
+    """Read as a plain checkpoint; the monitored metric is what ModelCheckpoint kept of this very file."""
     tree = checkpoint.tree
     if checkpoint.metadata is not None or not isinstance(tree, Mapping) or VERSION not in tree:
         return None
@@ -48,18 +84,39 @@ def interpret(checkpoint: OpenCheckpoint) -> Reading | None:
 
 
 def _monitored(checkpoint: OpenCheckpoint) -> dict[str, float | None]:
+    """Return the scores that callbacks have of this file: ``current_score`` is that of the last file they saved."""
+
     def scalar(tensor: Any) -> Any:
         checkpoint.check({"a number": tensor})
         return checkpoint.read("a number", tensor).reshape(()).item()
 
     callbacks = checkpoint.tree.get("callbacks")
+    states = [
+        (str(name), state)
+        for name, state in (callbacks.items() if isinstance(callbacks, Mapping) else ())
+        if str(name).startswith("ModelCheckpoint") and isinstance(state, Mapping)
+    ]
+    path = checkpoint.source.path
+    # The file may have moved since; what has most of its path in common with it is it.
+    known = [p for _, s in states for p in (*_scores(s), s.get("best_model_path"), s.get("last_model_path"))]
+    most = max((_same_end(path, other) for other in known if isinstance(other, str)), default=0)
     found: dict[str, float | None] = {}
-    for name, state in callbacks.items() if isinstance(callbacks, Mapping) else ():
-        if str(name).startswith("ModelCheckpoint") and isinstance(state, Mapping):
-            monitor, score = state.get("monitor"), state.get("current_score")
-            if isinstance(monitor, str) and score is not None:
-                found.update(metrics_of({monitor: score}, scalar))
+    for name, state in states:
+        own = [score for other, score in _scores(state).items() if most and _same_end(path, other) == most]
+        if len(own) == 1 and isinstance(monitor := state.get("monitor"), str) and not _BETWEEN.search(name):
+            found.update(metrics_of({monitor: own[0]}, scalar))
     return found
+
+
+def _scores(state: Mapping[str, Any]) -> dict[str, Any]:
+    kept = state.get("best_k_models")
+    return {k: v for k, v in kept.items() if isinstance(k, str)} if isinstance(kept, Mapping) else {}
+
+
+def _same_end(path: Path, other: str) -> int:
+    """Return how many names two paths have in common, counted from the end."""
+    pairs = zip(reversed(path.parts), reversed(PurePath(other.replace("\\", "/")).parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def tell(sides: Sides) -> Told:
@@ -68,7 +125,7 @@ def tell(sides: Sides) -> Told:
     for file in sides.named("hparams.yaml"):
         told.hyperparameters = flat(sides.yaml(file))
     for file in sides.named("metrics.csv"):
-        told.rows = rows_of(sides.table(file), later=1)
+        told.rows = rows_of(sides.table(file))
     return told
 
 

@@ -9,7 +9,7 @@ import contextlib
 import math
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from urllib.parse import quote
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.reading import Row, Told
+from epsopt.zoo.layouts.rows import EPOCH, whole
 from epsopt.zoo.reading.remote import RemotePath
 from epsopt.zoo.reading.side import SideError, Sides
 from epsopt.zoo.reading.source import open_source
@@ -30,6 +31,7 @@ _ABOVE = 6
 _FILES = 2_000  # parameters and metrics of one run
 _VALUE_BYTES = 64 << 20
 _ROWS = 1_000_000
+_SYSTEM = "system/"  # use of the machine, with a clock of its own: no quality of a model
 
 
 def run_of(file: Path, folders: Folders) -> Path | None:
@@ -65,7 +67,7 @@ def _below(folder: Path, folders: Folders) -> list[Path]:
 
 def tell(sides: Sides) -> Told:
     """Read parameters and the history of metrics, by step."""
-    told = Told(troubles=sides.troubles)
+    told = Told(troubles=sides.troubles, pooled=True)
     for file in sides.files:
         if file.name == DATABASE:
             sides.attempt(file, lambda path: _tell_database(told, path, sides))
@@ -76,7 +78,59 @@ def tell(sides: Sides) -> Told:
             told.rows += sides.attempt(file, partial(_history, name, sides)) or []
         else:
             told.hyperparameters.update(sides.attempt(file, partial(_parameter, name, sides)) or {})
+    _place(told, str(sides.files[0]) if sides.files else "")
     return told
+
+
+def _place(told: Told, path: str) -> None:
+    """Give rows their epochs, which Lightning logs as a metric at the same step; what has no step goes to the end.
+
+    MLflow writes step 0 where the caller gives none: a metric that was never logged at any other is one of the whole
+    run, or if it has several values, their order is all that is known.
+    """
+    rows = [row for row in told.rows if not any(name.startswith(_SYSTEM) for name in row.metrics)]
+    epochs = {row.step: whole(value) for row in rows for name, value in row.metrics.items() if name in EPOCH}
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        for name in row.metrics:
+            if name not in EPOCH:
+                series.setdefault(name, []).append(row)
+    told.rows = []
+    for name, entries in series.items():
+        if any(row.step for row in entries):
+            told.rows += [Row(epochs.get(row.step), row.step, row.metrics) for row in entries]
+        elif len(entries) == 1:
+            told.final[name] = entries[0].metrics[name]
+        else:
+            told.ordered.append((path, [Row(None, None, row.metrics) for row in entries]))
+
+
+def lifecycle(run: Path, folders: Folders) -> Path | None:
+    """Return the file that says whether a run was deleted: its meta.yaml, or the database."""
+    if {"meta.yaml", "artifacts"} <= folders.names(run):
+        return run / "meta.yaml"
+    return next((file for file in beside(run, (), folders) if file.name == DATABASE), None)
+
+
+def deleted(sides: Sides, runs: Sequence[Path]) -> dict[str, str]:
+    """Return the runs that MLflow keeps as deleted, which it does until they are collected (``mlflow gc``)."""
+    (file,) = sides.files
+    if file.name != DATABASE:
+        about = sides.yaml(file)
+        stage = about.get("lifecycle_stage") if isinstance(about, Mapping) else None
+        return {str(run): _restore(run.name) for run in runs} if stage == "deleted" else {}
+    return sides.attempt(file, partial(_deleted_in, sides, runs)) or {}
+
+
+def _deleted_in(sides: Sides, runs: Sequence[Path], path: Path) -> dict[str, str]:
+    with _opened(path, sides) as database:
+        gone = {i for (i,) in database.execute("SELECT run_uuid FROM runs WHERE lifecycle_stage = 'deleted'")}
+        idents = {str(run): _run_in(database, run) for run in runs} if gone else {}
+    return {run: _restore(ident) for run, ident in idents.items() if ident is not None and ident in gone}
+
+
+def _restore(ident: str) -> str:
+    return f"deleted in MLflow: 'mlflow runs restore --run-id {clean(ident)}' brings it back"
 
 
 def _parameter(name: str, sides: Sides, file: Path) -> dict[str, Plain]:
@@ -146,4 +200,4 @@ def _opened(path: Path, sides: Sides) -> Iterator[sqlite3.Connection]:
             database.close()
 
 
-LAYOUT = Layout("mlflow", run_of=run_of, beside=beside, tell=tell)
+LAYOUT = Layout("mlflow", run_of=run_of, beside=beside, tell=tell, lifecycle=lifecycle, deleted=deleted)

@@ -8,17 +8,24 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.layouts.checkpoint_folders import (
+    HOLDERS,
+    above,
+    by_name,
+    checkpoint_folder,
+    number_of,
+    says_more,
+    step_of,
+)
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.reading import Reading, Told
-from epsopt.zoo.layouts.rows import EPOCH as EPOCH_COLUMNS
-from epsopt.zoo.layouts.rows import STEP as STEP_COLUMNS
-from epsopt.zoo.layouts.rows import flat, rows_of
+from epsopt.zoo.layouts.rows import flat, rows_of, says_place
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
 from epsopt.zoo.reading.side import Sides
 from epsopt.zoo.reading.values import flatten, metrics_of, without_prefixes
@@ -30,24 +37,34 @@ if TYPE_CHECKING:
 
 HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams", "hyper_parameters")
 METRICS = ("metrics", "val_metrics")
-EPOCH = ("epoch", "step", "global_step")
-STEP = ("global_step", "step")
+STEP = ("global_step", "step", "iteration", "iter", "iter_num", "num_updates")
+EPOCH = ("epoch", "step", *STEP[:1], *STEP[2:])
 BASE = ("init_from", "base")
 CONFIGS = tuple(
     f"{stem}.{suffix}"
     for stem in ("config", "hparams", "args", "params", "hyperparameters")
     for suffix in ("yaml", "yml", "json")
 )
-LOGS = tuple(f"{stem}.{suffix}" for stem in ("metrics", "log", "logs") for suffix in ("csv", "jsonl", "json"))
-HOLDERS = frozenset("checkpoint checkpoints ckpt ckpts weights models snapshots".split())
+LOGS = tuple(
+    f"{stem}.{suffix}"
+    for stem in ("metrics", "log", "logs", "results", "summary", "history", "progress")
+    for suffix in ("csv", "jsonl", "json")
+)
+TELLS = frozenset(CONFIGS + LOGS)
 _NO_MODEL = re.compile(r"(optim(izer)?|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE)
 _DEPTH = 16
 
 
 def run_of(file: Path, folders: Folders) -> Path:
-    """Return the folder that holds the file, or the one above a folder ``checkpoints`` if that one says more."""
+    """Return the folder that holds the file, or the one above a folder ``checkpoints`` if that one says more.
+
+    A folder that is one checkpoint (``checkpoint_3/model.pt``) is no run: the one above it is.
+    """
     folder = file.parent
-    if folder.name.lower() in HOLDERS and folders.those(folder.parent, CONFIGS + LOGS):
+    single = checkpoint_folder(file, folders, TELLS)
+    if single is not None:
+        return above(single, folders, TELLS)
+    if folder.name.lower() in HOLDERS and says_more(folder.parent, folders, TELLS):
         return folder.parent
     return folder
 
@@ -69,28 +86,52 @@ def tell(sides: Sides) -> Told:
         if file.name in CONFIGS:
             told.hyperparameters = {**flat(sides.structure(file)), **told.hyperparameters}
         elif file.suffix == ".csv":
-            told.rows += rows_of(sides.table(file))
+            _tell_records(told, file, sides.table(file))
         elif file.suffix == ".jsonl":
-            told.rows += rows_of(sides.json_lines(file))
+            _tell_records(told, file, sides.json_lines(file))
         else:
-            _tell_json(told, sides.json(file))
+            _tell_json(told, file, sides.json_or_lines(file))
     return told
 
 
-def _tell_json(told: Told, tree: Any) -> None:
+def _tell_records(told: Told, file: Path, records: Iterable[Any]) -> None:
+    rows = rows_of([r for r in records if isinstance(r, Mapping)])
+    if rows and all(row.epoch is None and row.step is None for row in rows):
+        told.ordered.append((str(file), rows))
+    else:
+        told.rows += rows
+
+
+def _tell_json(told: Told, file: Path, tree: Any) -> None:
     """Take a metrics.json: a list of records, columns of equal length, or the values of the run's end."""
     if isinstance(tree, list):
-        told.rows += rows_of([r for r in tree if isinstance(r, Mapping)])
+        _tell_records(told, file, tree)
     elif isinstance(tree, Mapping):
         columns = {k: v for k, v in tree.items() if isinstance(v, list)}
-        if columns and len(columns) == len(tree):
-            length = min(map(len, columns.values()))
-            told.rows += rows_of({k: v[i] for k, v in columns.items()} for i in range(length))
-        elif any(name in tree for name in EPOCH_COLUMNS + STEP_COLUMNS):
+        if columns and all(_number(v) for k, v in tree.items() if k not in columns and not isinstance(v, str)):
+            _tell_columns(told, file, columns)
+            tree = {k: v for k, v in tree.items() if k not in columns}
+        if any(says_place(k) for k in tree):
             told.rows += rows_of([tree])
         else:
             for row in rows_of([tree]):
                 told.final.update(row.metrics)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _tell_columns(told: Told, file: Path, columns: Mapping[str, list[Any]]) -> None:
+    """Take lists of one value an epoch each; those as long as the list of epochs have it, others their order."""
+    placed = {k: v for k, v in columns.items() if says_place(k)}
+    length = len(next(iter(placed.values()), ()))
+    others: dict[int, dict[str, list[Any]]] = {}
+    for name, values in columns.items():
+        others.setdefault(len(values), {})[name] = values
+    for n, named in others.items():
+        known = {**placed, **named} if n == length else named
+        _tell_records(told, file, [{k: v[i] for k, v in known.items()} for i in range(n)])
 
 
 def interpret(checkpoint: OpenCheckpoint) -> Reading:
@@ -118,7 +159,7 @@ def interpret(checkpoint: OpenCheckpoint) -> Reading:
         metrics=metrics_of(_first(about, METRICS) or {}, scalar),
         epoch=epoch_of(said := flatten({k: about[k] for k in EPOCH if k in about}, scalar), checkpoint.source.path),
         base=str(declared) if declared else None,
-        step=_whole(next((said[k] for k in STEP if k in said), None)),
+        step=_step_of(said, checkpoint.source.path),
     )
 
 
@@ -163,13 +204,35 @@ def _whole(value: Any) -> int | None:
     return None
 
 
+_EPOCH_IN_NAME = re.compile(r"epoch[=_-]?(\d{1,15})", re.IGNORECASE)
+_STEP_IN_NAME = re.compile(r"(?:step|iter|iteration|ckpt|checkpoint)s?[=_-]?(\d{1,15})(?!\d|\.\d)", re.IGNORECASE)
+# "acc0.93" is a score, "f1", "top5" and "fp16" are words.
+_NUMBER = re.compile(r"(?<![\d.])(\d{1,15})(?!\d|\.\d)")
+_WORD = re.compile(r"(?<![a-z])(?:f|top|r|l|map|mrr|ndcg|hits?|recall|fp|bf|int|float|v)@?$", re.IGNORECASE)
+
+
 def epoch_of(said: Mapping[str, Any], path: Path) -> int | None:
-    """Return the epoch (or step) that the file says, or else that its name tells."""
+    """Return the epoch (or step) that the file says, or else that its name tells, or that of the folder it fills."""
     for key in EPOCH:
-        if (value := _whole(said.get(key))) is not None:
+        if (value := _whole(said.get(key))) is not None and value >= 0:
             return value
-    named = re.search(r"epoch[=_-]?(\d{1,15})", path.stem) or re.search(r"(\d{1,15})(?!.*\d)", path.stem)
-    return int(named[1]) if named else None
+    stem = path.stem
+    if named := _EPOCH_IN_NAME.search(stem):
+        return int(named[1])
+    folder = by_name(path)
+    if folder is not None and (number := number_of(folder)) is not None:
+        return number
+    if named := _STEP_IN_NAME.search(stem):
+        return int(named[1])
+    counts = [m for m in _NUMBER.finditer(stem) if not _WORD.search(stem[: m.start()])]
+    return int(counts[-1][1]) if counts else None
+
+
+def _step_of(said: Mapping[str, Any], path: Path) -> int | None:
+    """Return the optimiser step that the file says, or else that its folder's name tells."""
+    step = _whole(next((said[k] for k in STEP if k in said), None))
+    folder = by_name(path)
+    return step_of(folder) if step is None and folder is not None else step
 
 
 LAYOUT = Layout("plain", run_of, leaves_alone, beside, interpret, tell)

@@ -47,21 +47,31 @@ class Position:
         path: of the checkpoint, as text.
         epoch: epoch (or step, where there is no epoch), None when unknown.
         step: optimiser steps, None when unknown.
+        layout: the layout that knows the checkpoint's keys: some loggers count steps in a way of their own.
     """
 
     key: str
     path: str
     epoch: int | None
     step: int | None
+    layout: str = "plain"
 
 
 @dataclass(frozen=True)
 class Row:
-    """Metrics that were logged together; epoch and step are None where the log does not say them."""
+    """Metrics that were logged together.
+
+    Attributes:
+        epoch: None where the log does not say it.
+        step: None where the log does not say it.
+        metrics: None where the value is NaN or infinite.
+        checkpoint: name of the checkpoint's file or folder, where the log says it.
+    """
 
     epoch: int | None
     step: int | None
     metrics: dict[str, float | None]
+    checkpoint: str | None = None
 
 
 @dataclass
@@ -72,55 +82,23 @@ class Told:
         hyperparameters: flattened with dots.
         rows: the metrics' history, oldest first.
         final: metrics that belong to the run's end and say no epoch or step.
+        ordered: (file, rows) for rows that say no epoch or step, oldest first.
+        pooled: what was logged at one step was put into one row, so its epoch may be that of another call.
+        starts: the number that the log counts its first row by.
         troubles: sentences about files that could not be read, as (path, reason).
     """
 
     hyperparameters: dict[str, Plain] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     final: dict[str, float | None] = field(default_factory=dict)
+    ordered: list[tuple[str, list[Row]]] = field(default_factory=list)
+    pooled: bool = False
+    starts: int = 0
     troubles: list[tuple[str, str]] = field(default_factory=list)
 
 
 def joined(told: Told, positions: Sequence[Position]) -> dict[str, dict[str, float | None]]:
-    """Match the rows to checkpoints, by epoch or else by step; return the metrics of those that have any, by key.
+    """Match the rows to checkpoints; return the metrics of those that have any, by key (``matching`` has the rules)."""
+    from epsopt.zoo.layouts.matching import matched  # which needs the types above
 
-    Where a log has steps alone they are those of the optimiser if any checkpoint stands at one of them. If none does,
-    they count epochs; but not if checkpoints say both and the log runs far beyond their epochs.
-
-    Nothing is interpolated: a metric that was not logged at a checkpoint's epoch or step is not measured on it. Of
-    several rows the last one that is not later than the checkpoint counts.
-    """
-    by_epoch: dict[int, list[Row]] = {}
-    by_step: dict[int, list[Row]] = {}
-    for row in told.rows:
-        if row.epoch is not None:
-            by_epoch.setdefault(row.epoch, []).append(row)
-        if row.step is not None:
-            by_step.setdefault(row.step, []).append(row)
-    counted = any(p.step in by_step for p in positions if p.step is not None)
-    last_epoch = max((p.epoch for p in positions if p.epoch is not None), default=-1)
-    beyond = max(by_step, default=0) > last_epoch + 1
-    out = {}
-    for position in positions:
-        if position.epoch is not None and position.epoch in by_epoch:
-            found = _not_later(by_epoch[position.epoch], position.step)
-        elif counted:
-            found = by_step.get(position.step, []) if position.step is not None else []
-        elif position.epoch is not None and not (beyond and position.step is not None):
-            found = by_step.get(position.epoch, [])
-        else:
-            found = []
-        metrics: dict[str, float | None] = {}
-        for row in found:
-            metrics.update(row.metrics)
-        if metrics:
-            out[position.key] = metrics
-    last = max(positions, key=lambda p: (-1 if p.epoch is None else p.epoch, p.path), default=None)
-    if told.final and last is not None:
-        out[last.key] = {**told.final, **out.get(last.key, {})}
-    return out
-
-
-def _not_later(rows: list[Row], step: int | None) -> list[Row]:
-    """Leave out what was logged after a step; if that is all there is, the step counts something else."""
-    return [r for r in rows if step is None or r.step is None or r.step <= step] or rows
+    return matched(told, positions)

@@ -9,10 +9,16 @@ from typing import Any
 from epsopt.zoo.layouts.reading import Row
 from epsopt.zoo.reading.values import flatten, metrics_of, no_tensor, number_or_text
 
-EPOCH = ("epoch", "epochs", "Epoch")
-STEP = ("step", "global_step", "iteration", "iter", "trainer/global_step", "_step", "Step")
+EPOCH = ("epoch", "epochs", "train/epoch", "trainer/epoch")
+STEP = (
+    *("step", "global_step", "global_steps", "iteration", "iter", "iter_num", "num_updates"),
+    *("trainer/global_step", "train/global_step", "training_iteration", "_step"),
+)
+"""Columns that say where in a run a row was logged, the most certain first; capitals make no difference."""
 TIMES = frozenset("time timestamp _timestamp _runtime runtime wall_time date".split())
 """Columns that say when a row was written: no quality of a model."""
+_PLACE = frozenset((*EPOCH, *STEP))
+_ABOUT = _PLACE | TIMES
 
 
 def whole(value: Any) -> int | None:
@@ -24,24 +30,37 @@ def whole(value: Any) -> int | None:
     return int(value) if value == int(value) and abs(value) < 2**53 else None
 
 
-def rows_of(records: Iterable[Mapping[str, Any]], *, later: int = 0, by_step: bool = False) -> list[Row]:
+def rows_of(records: Iterable[Mapping[str, Any]], *, by_step: bool = False, checkpoint: str | None = None) -> list[Row]:
     """Return one row for each record that has any number besides its epoch, step and time.
 
     Args:
         records: column to value; numbers may be text, as in a CSV.
-        later: added to each step, for logs that count the step before the update.
         by_step: take no notice of epochs.
+        checkpoint: the column that names the checkpoint a record belongs to.
     """
     out = []
     for record in records:
-        epoch = next((e for name in EPOCH if (e := whole(record.get(name))) is not None), None)
-        step = next((s for name in STEP if (s := whole(record.get(name))) is not None), None)
-        rest = {k: v for k, v in record.items() if k not in EPOCH and k not in STEP and k not in TIMES}
+        about = {low: v for k, v in record.items() if (low := k.lower()) in _ABOUT}
+        rest = {k: v for k, v in record.items() if k.lower() not in _ABOUT and k != checkpoint}
         values = {k: number_or_text(v) if isinstance(v, str) else v for k, v in rest.items()}
         metrics = metrics_of(values, no_tensor)
         if metrics:
-            out.append(Row(None if by_step else epoch, None if step is None else step + later, metrics))
+            named = record.get(checkpoint) if checkpoint is not None else None
+            epoch, step = place_of(about)
+            out.append(Row(None if by_step else epoch, step, metrics, named if isinstance(named, str) else None))
     return out
+
+
+def place_of(record: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return the epoch and the step that a record says, None for what it does not say."""
+    low = {k.lower(): v for k, v in record.items()}
+    epoch, step = (next((n for k in names if (n := whole(low.get(k))) is not None), None) for names in (EPOCH, STEP))
+    return epoch, step
+
+
+def says_place(name: str) -> bool:
+    """Tell whether a column says the epoch or step."""
+    return name.lower() in _PLACE
 
 
 def flat(tree: Any) -> dict[str, Any]:

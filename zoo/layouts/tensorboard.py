@@ -1,6 +1,8 @@
 """TensorBoard: scalars in ``events.out.tfevents.*``, for metrics that live only there; combines with all layouts.
 
-The files are read by the ``tensorboard`` package, which is an optional part of epsopt.
+Writers make folders: ``add_scalars("loss", {"val": …})`` makes ``loss_val``, read as ``loss/val``; ``add_hparams`` one
+that is named by the time, whose values are those of the whole run; Keras makes ``train`` and ``validation``. The files
+are read by the ``tensorboard`` package, which is an optional part of epsopt.
 """
 
 from __future__ import annotations
@@ -8,8 +10,10 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,40 +26,92 @@ from epsopt.zoo.reading.side import SideError, Sides
 from epsopt.zoo.reading.source import Source, open_source
 from epsopt.zoo.reading.text import clean
 
-_MARK = ".tfevents."
-_LOGS = ("runs", "logs", "log", "tb", "tensorboard", "events")
+_MARK = r"\.tfevents\."
+_SUFFIX = r"\.[A-Za-z]\w{0,3}$"
+_LOGS = ("runs", "logs", "log", "tb", "tb_logs", "tensorboard", "events")
 _VERSION = b"brain.Event:"
 _MOMENT = re.compile(r"\d{10}\.\d+")  # add_hparams makes a folder of its own for each call
-_FILES = 100
+_SPLIT = re.compile(r"train|training|val|valid|validation|test|dev|eval|evaluation")
+_CHECKPOINT = (".pt", ".pth", ".ckpt", ".safetensors", ".tar")
+_PLACEHOLDER = ("hp_metric", -1.0)  # what Lightning writes where nobody gave a metric of the hyperparameters
+_FILES = 1_000
 _BYTES = 1 << 30
 _EVENTS = 2_000_000
 
 
 def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
-    """Return event files in the run's folder, beside its checkpoints, and in its folder of logs one level deep."""
+    """Return event files of the run's folder, of its checkpoints' and its logs, and of folders that writers made."""
     logs = folders.those(run, _LOGS)
-    deeper = [top / name for top in logs for name in sorted(folders.names(top)) if _MARK not in name]
-    moments = [run / name for name in sorted(folders.names(run)) if _MOMENT.fullmatch(name)]
-    places = dict.fromkeys((run, *held, *logs, *moments, *deeper[:_FILES]))
+    deeper = [folder for top in logs for folder in _inside(top, folders, _MARK)]
+    places = dict.fromkeys((run, *held, *logs, *deeper))
+    for place in list(places):
+        # A writer's own folders lie beside its file; others of the run's folder may be runs of their own.
+        mine = any(re.search(_MARK, name) for name in folders.names(place))
+        inside = _inside(place, folders, _MARK, _SUFFIX) if mine or place == run else []
+        places |= dict.fromkeys(f for f in inside if mine or _MOMENT.fullmatch(f.name) or _SPLIT.fullmatch(f.name))
     return [file for place in places for file in _events(place, folders)][:_FILES]
 
 
+def _inside(folder: Path, folders: Folders, *files: str) -> list[Path]:
+    """Return the folders in a folder that hold no checkpoints (those that do are runs); no names as of these files."""
+    found = (folder / name for name in sorted(folders.names(folder)) if not any(re.search(f, name) for f in files))
+    return [f for f in found if not any(name.endswith(_CHECKPOINT) for name in folders.names(f))]
+
+
 def _events(folder: Path, folders: Folders) -> list[Path]:
-    return [folder / name for name in sorted(folders.names(folder)) if _MARK in name]
+    return [folder / name for name in sorted(folders.names(folder)) if re.search(_MARK, name)]
+
+
+@dataclass
+class _File:
+    """What one event file says.
+
+    Attributes:
+        scalars: values by tag and step, the last of each.
+        hyperparameters: of add_hparams.
+        declared: the tags that it says are metrics of the hyperparameters.
+    """
+
+    scalars: dict[str, dict[int, float]] = field(default_factory=dict)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    declared: set[str] = field(default_factory=set)
 
 
 def tell(sides: Sides) -> Told:
     """Read scalars by step, and what add_hparams wrote."""
-    told = Told(troubles=sides.troubles)
+    told = Told(troubles=sides.troubles, pooled=True)
     steps: dict[int, dict[str, float]] = {}
+    places = {file.parent for file in sides.files}
     for file in sides.files:
-        sides.attempt(file, lambda path: _tell_events(told, steps, path, sides))
+        found = _File()
+        sides.attempt(file, partial(_read, found, sides))
+        told.hyperparameters.update(found.hyperparameters)
+        for tag, values in found.scalars.items():
+            name = _name(tag, file.parent, sides.run, places)
+            if tag in found.declared and set(values) == {0}:  # no step was given: it is a value of the whole run
+                told.final[name] = values[0]
+            else:
+                for step, value in values.items():
+                    steps.setdefault(step, {})[name] = value
     # What was logged at one step is one record: Lightning logs the epoch as one more scalar.
     told.rows = rows_of({**values, "step": step} for step, values in sorted(steps.items()))
+    if len(sides.files) == _FILES:
+        sides.trouble(sides.files[-1], f"the run has more event files: only the first {_FILES:,} are read")
     return told
 
 
-def _tell_events(told: Told, steps: dict[int, dict[str, float]], path: Path, sides: Sides) -> None:
+def _name(tag: str, folder: Path, run: Path, places: Container[Path]) -> str:
+    """Return what a tag is called: in the folders that a writer makes, the folder tells a part of it."""
+    if folder == run:
+        return tag
+    main = f"{tag.replace('/', '_')}_"
+    if folder.parent in places and folder.name.startswith(main) and len(folder.name) > len(main):
+        return f"{tag}/{folder.name[len(main) :]}"
+    split = _SPLIT.fullmatch(folder.name) and not tag.startswith(f"{folder.name}/")
+    return f"{folder.name}/{tag}" if split else tag
+
+
+def _read(found: _File, sides: Sides, path: Path) -> None:
     try:
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     except ImportError as error:
@@ -70,11 +126,19 @@ def _tell_events(told: Told, steps: dict[int, dict[str, float]], path: Path, sid
                 if number > _EVENTS:
                     raise SideError(f"more than {_EVENTS:,} events")
                 for value in event.summary.value:
-                    plugin = value.metadata.plugin_data
-                    if plugin.plugin_name == "hparams":
-                        told.hyperparameters.update(_hparams(plugin.content))
+                    if value.metadata.plugin_data.plugin_name == "hparams":
+                        _hparams(found, value.metadata.plugin_data.content)
                     elif (scalar := _scalar(value)) is not None:
-                        steps.setdefault(int(event.step), {})[clean(value.tag)] = scalar
+                        _keep(found, clean(value.tag), int(event.step), scalar)
+
+
+def _keep(found: _File, tag: str, step: int, value: float) -> None:
+    if (tag, value) == _PLACEHOLDER and step == 0:
+        return
+    values = found.scalars.setdefault(tag, {})
+    if tag in found.declared and step > 0 and set(values) == {0}:
+        values.clear()  # Lightning writes a placeholder at step 0 for metrics that come later
+    values[step] = value
 
 
 @contextmanager
@@ -100,14 +164,15 @@ def _scalar(value: Any) -> float | None:
     return None
 
 
-def _hparams(content: bytes) -> Iterator[tuple[str, Any]]:
+def _hparams(found: _File, content: bytes) -> None:
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     data = HParamsPluginData.FromString(content)
+    found.declared.update(clean(info.name.tag) for info in data.experiment.metric_infos)
     for name, value in data.session_start_info.hparams.items():
         kind = value.WhichOneof("kind")
         if kind in ("number_value", "string_value", "bool_value"):
-            yield clean(name), getattr(value, kind)
+            found.hyperparameters[clean(name)] = getattr(value, kind)
 
 
 LAYOUT = Layout("tensorboard", beside=beside, tell=tell, combines=True)

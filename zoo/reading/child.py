@@ -30,7 +30,7 @@ from epsopt.zoo.lineage import KnownLineage, LineageBook
 from epsopt.zoo.reading.hooks import embed, load_hook
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_at, identity_of
-from epsopt.zoo.reading.telling import read_table, tell
+from epsopt.zoo.reading.telling import deleted, read_table, tell
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 from epsopt.zoo.reading.weights import open_checkpoint
 from epsopt.zoo.reading.wire import decode, encode, pack, unpack
@@ -95,6 +95,8 @@ class Child:
         try:
             if request["kind"] == "tell":
                 return tell(request, self.limits), []
+            if request["kind"] == "deleted":
+                return deleted(request, self.limits), []
             if request["kind"] == "table":
                 return read_table(request, self.limits), []
             if request["kind"] == "recombine":

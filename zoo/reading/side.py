@@ -86,6 +86,20 @@ class Sides:
         """Return what a JSON file holds, None if nothing or if it cannot be read."""
         return self.attempt(path, lambda p: parse_json(self.text(p, JSON_BYTES)))
 
+    def json_or_lines(self, path: Path) -> Any:
+        """Return what a JSON file holds; of one with an object on each line (detectron2, MMDetection) their list."""
+        return self.attempt(path, self._json_or_lines)
+
+    def _json_or_lines(self, path: Path) -> Any:
+        text = self.text(path, JSON_BYTES)
+        try:
+            return parse_json(text)
+        except SideError:
+            first, _, rest = text.lstrip().partition("\n")
+            if not (rest.strip() and first.startswith("{") and first.rstrip().endswith("}")):
+                raise
+        return list(_json_lines(self.text(path, JSON_BYTES, lines=True)))
+
     def structure(self, path: Path) -> Any:
         """Return what a JSON or YAML file holds, by its suffix."""
         return self.json(path) if path.suffix.lower() == ".json" else self.yaml(path)

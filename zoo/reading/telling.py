@@ -19,13 +19,28 @@ def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     sides = Sides(location(request["path"]), [location(f) for f in request["files"]], limits)
     told = BY_NAME[request["layout"]].tell(sides)
     positions = [Position(*position) for position in request["positions"]]
+    metrics = joined(told, positions)  # before the troubles are collected: it may find some
     return {
         "status": "told",
         "hyperparameters": told.hyperparameters,
-        "metrics": joined(told, positions),
+        "metrics": metrics,
         "troubles": told.troubles,
         "unfinished": sides.unfinished,
     }
+
+
+def deleted(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """Ask a layout which of the runs that a file knows were deleted.
+
+    Raises:
+        UnreadableCheckpoint: the file cannot be read.
+    """
+    path = location(request["path"])
+    sides = Sides(path.parent, [path], limits)
+    reasons = BY_NAME[request["layout"]].deleted(sides, [location(run) for run in request["runs"]])
+    if sides.troubles and not reasons:
+        raise UnreadableCheckpoint(path, sides.troubles[0][1])
+    return {"status": "deleted", "reasons": reasons}
 
 
 def read_table(request: dict[str, Any], limits: Limits) -> dict[str, Any]:

@@ -99,6 +99,19 @@ def metrics_of(tree: Any, scalar: Callable[[torch.Tensor], Any]) -> dict[str, fl
     return out
 
 
+def with_defaults(own: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Add hyperparameters of a second source to those of a first.
+
+    ``optim/lr``, as loggers write nested names, and ``optim.lr`` are one hyperparameter: the first source names it.
+    """
+    known = {_dotted(name) for name in own}
+    return {**{name: value for name, value in others.items() if name in own or _dotted(name) not in known}, **own}
+
+
+def _dotted(name: str) -> str:
+    return name.replace("/", ".")
+
+
 def without_prefixes(names: list[str]) -> list[str]:
     """Strip what wrappers add to tensor names: ``module.`` (DDP) and ``_orig_mod.`` (torch.compile)."""
     stripped = [name.replace("_orig_mod.", "") for name in names]

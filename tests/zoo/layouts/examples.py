@@ -434,6 +434,55 @@ def tensorboard(folder: Path) -> Example:
     return Example(folder, {"plain + tensorboard": 2}, told, expected, (side,), grow)
 
 
+def ray(folder: Path) -> Example:
+    """Two trials as Ray Tune's own loggers write them (the form is that of its documentation): a report an epoch."""
+    expected: dict[tuple[str, int | None], dict[str, float]] = {}
+    told: dict[str, dict[str, Any]] = {}
+    for i, lr in enumerate((0.5, 0.125)):
+        name = f"exp/train_3f4ab_0000{i}_{i}_lr={lr}"
+        trial = folder / name
+        lines = ["acc,training_iteration,time_this_iter_s,done,config/lr,checkpoint_dir_name"]
+        for number in range(3):
+            at = trial / f"checkpoint_{number:06d}"
+            at.mkdir(parents=True)
+            torch.save({"model": weights(10 * i + number)}, at / "model.pt")
+            lines.append(f"{number / 4 + lr},{number + 1},1.5,False,{lr},{at.name}")
+            expected[name, number] = {"acc": number / 4 + lr}
+        (trial / "progress.csv").write_text("\n".join(lines) + "\n")
+        (trial / "params.json").write_text(json.dumps({"lr": lr, "optim": {"name": "sgd"}}))
+        (trial / "params.pkl").write_bytes(b"never opened")
+        told[name] = {"lr": lr, "optim.name": "sgd"}
+    first = folder / next(iter(told))
+
+    def grow(root: Path) -> dict[tuple[str, int | None], dict[str, float]]:
+        with (root / first.relative_to(folder) / "progress.csv").open("a") as file:
+            file.write("0.875,4,1.5,True,0.5,checkpoint_000002\n")
+        return {**expected, (str(first.relative_to(folder)), 2): {"acc": 0.875}}
+
+    return Example(folder, {"ray": 2}, told, expected, (first / "progress.csv", first / "params.json"), grow)
+
+
+def sharded(folder: Path) -> Example:
+    """The Trainer with DeepSpeed: each process wrote its part beside the whole weights."""
+    from safetensors.torch import save_file
+
+    for step in (100, 200):
+        at = folder / "run" / f"checkpoint-{step}"
+        parts = at / f"global_step{step}"
+        parts.mkdir(parents=True)
+        save_file(weights(step), at / "model.safetensors")
+        history = [{"eval_loss": 1 / s, "step": s} for s in (100, 200) if s <= step]
+        (at / "trainer_state.json").write_text(json.dumps({"global_step": step, "log_history": history}))
+        torch.save({"module": weights(step), "ds_version": "0.16"}, parts / "mp_rank_00_model_states.pt")
+        for rank in range(2):
+            torch.save({"base": 1}, parts / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+    expected: dict[tuple[str, int | None], dict[str, float]] = {
+        ("run", step): {"eval_loss": 1 / step} for step in (100, 200)
+    }
+    side = folder / "run" / "checkpoint-200" / "trainer_state.json"
+    return Example(folder, {"hugging-face": 1}, {"run": {}}, expected, (side,))
+
+
 WRITERS: dict[str, Callable[[Path], Example]] = {
     "plain": plain_with_files,
     "lightning": lightning,
@@ -445,6 +494,8 @@ WRITERS: dict[str, Callable[[Path], Example]] = {
     "mlflow-database": mlflow_database,
     "wandb": wandb,
     "tensorboard": tensorboard,
+    "ray": ray,
+    "sharded": sharded,
 }
 
 _WRITTEN: dict[str, Example] = {}

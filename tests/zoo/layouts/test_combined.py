@@ -67,7 +67,7 @@ def test_an_online_run_of_wandb_tells_its_configuration_and_last_values(tmp_path
         ("job/checkpoints/e.ckpt", "lightning", "job"),
         ("job/checkpoint-5/model.safetensors", "hugging-face", "job"),
         ("job/checkpoint-5/model-00001-of-00002.safetensors", "hugging-face", "job"),
-        ("job/checkpoint-5/other.safetensors", "plain", "job/checkpoint-5"),
+        ("job/checkpoint-5/other.safetensors", "plain", "job"),
         ("wandb/run-20260101_000000-ab/files/deep/e.pt", "wandb", "wandb/run-20260101_000000-ab"),
         (f"mlruns/1/{'0a' * 16}/artifacts/model/e.pt", "mlflow", f"mlruns/1/{'0a' * 16}"),
     ],

@@ -1,0 +1,223 @@
+"""Whose value is whose: logs that count otherwise than checkpoints do, and what says no place at all."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import torch
+
+from epsopt.zoo.ingestion import ingest, read_fingerprints
+from epsopt.zoo.layouts.reading import Position, Row, Told, joined
+
+from .examples import weights
+
+
+def positions(*epochs: int, steps: int | None = None, layout: str = "plain") -> list[Position]:
+    return [Position(str(e), f"/r/{e}.pt", e, None if steps is None else steps * e, layout) for e in epochs]
+
+
+def log(**series: dict[int, float]) -> Told:
+    return Told(rows=[Row(None, step, {name: v}) for name, at in series.items() for step, v in at.items()])
+
+
+def test_each_metric_of_a_log_has_a_clock_of_its_own():
+    """Losses at each step, a score at each epoch, both by "step", as TensorBoard and MMEngine have them."""
+    told = log(loss={s: s / 100 for s in range(1, 31)}, acc={1: 0.1, 2: 0.2, 3: 0.3})
+    assert joined(told, positions(1, 2, 3)) == {"1": {"acc": 0.1}, "2": {"acc": 0.2}, "3": {"acc": 0.3}}
+    found = joined(told, positions(1, 2, 3, steps=10))
+    assert found == {str(e): {"acc": e / 10, "loss": e / 10} for e in (1, 2, 3)}
+
+
+def test_a_log_from_zero_belongs_to_checkpoints_from_one():
+    """``torch.save({"epoch": epoch + 1, …})`` of PyTorch's own examples, with the best and the last kept."""
+    told = Told(rows=[Row(e, None, {"acc": e / 10}) for e in range(5)])
+    assert joined(told, positions(3, 5)) == {"3": {"acc": 0.2}, "5": {"acc": 0.4}}
+    assert joined(told, positions(0, 3, 4)) == {"0": {"acc": 0.0}, "3": {"acc": 0.3}, "4": {"acc": 0.4}}
+    assert joined(log(acc={s: s / 10 for s in range(5)}), positions(3, 5)) == {"3": {"acc": 0.2}, "5": {"acc": 0.4}}
+    # Lightning's epochs are what they say.
+    assert joined(told, positions(3, 5, layout="lightning")) == {"3": {"acc": 0.3}}
+
+
+def test_what_is_measured_later_in_an_epoch_is_not_a_checkpoints_where_steps_agree():
+    rows = [Row(0, 10, {"acc": 0.1}), Row(0, 20, {"acc": 0.2}), Row(0, 20, {"late": 0.3})]
+    places = [Position("a", "/a", 0, 10), Position("b", "/b", 0, 20)]
+    assert joined(Told(rows=rows), places) == {"a": {"acc": 0.1}, "b": {"acc": 0.2, "late": 0.3}}
+
+
+def test_steps_of_a_trainer_are_no_epochs():
+    """Hugging Face's checkpoints count steps, and another logger of the same run logs the epoch as well."""
+    told = Told(rows=[Row(1, 50, {"eval": 0.1}), Row(2, 100, {"eval": 0.2})])
+    places = [Position(str(s), f"/c-{s}", s, s, "hugging-face") for s in (1, 2, 50, 100)]
+    assert joined(told, places) == {"50": {"eval": 0.1}, "100": {"eval": 0.2}}
+
+
+def run(folder, epochs, name, text):
+    folder.mkdir(exist_ok=True)
+    for epoch in epochs:
+        torch.save({"model": weights(epoch), "epoch": epoch}, folder / f"epoch_{epoch}.pt")
+    (folder / name).write_text(text)
+
+
+COLUMNS = {"loss": [0.3, 0.2, 0.1], "acc": [0.5, 0.6, 0.7]}
+UNPLACED = [
+    ("metrics.json", json.dumps(COLUMNS)),
+    ("history.json", json.dumps([{"loss": a, "acc": b} for a, b in zip(*COLUMNS.values(), strict=True)])),
+    ("metrics.csv", "loss,acc\n0.3,0.5\n0.2,0.6\n0.1,0.7\n"),
+    ("log.jsonl", "".join(json.dumps({"loss": a, "acc": b}) + "\n" for a, b in zip(*COLUMNS.values(), strict=True))),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), UNPLACED)
+@pytest.mark.parametrize("epochs", [(0, 1, 2), (1, 2, 3), (0, 2), (3,)])
+def test_rows_without_an_epoch_are_placed_where_their_number_shows_it(tmp_path, catalogue, name, text, epochs):
+    run(tmp_path / "r", epochs, name, text)
+    assert ingest(catalogue, tmp_path).troubles == []
+    first = 0 if 0 in epochs else 1
+    for c in catalogue.checkpoints():
+        assert c.metrics == {k: v[c.epoch - first] for k, v in COLUMNS.items()}
+
+
+@pytest.mark.parametrize(("name", "text"), UNPLACED)
+def test_rows_without_an_epoch_are_named_where_nothing_shows_it(tmp_path, catalogue, name, text):
+    run(tmp_path / "r", (1, 2), name, text)
+    (trouble,) = ingest(catalogue, tmp_path).troubles
+    assert (trouble.path, "add a column epoch" in trouble.reason) == (str(tmp_path / "r" / name), True)
+    assert all(c.metrics == {} for c in catalogue.checkpoints())
+
+
+def test_columns_beside_an_epoch_column_and_single_values_are_read(tmp_path, catalogue):
+    tree = {"epoch": [1, 2], "loss": [0.2, 0.1], "best_acc": 0.75, "note": "text"}
+    run(tmp_path / "r", (1, 2), "metrics.json", json.dumps(tree))
+    assert ingest(catalogue, tmp_path).troubles == []
+    assert [c.metrics for c in catalogue.checkpoints()] == [{"loss": 0.2}, {"loss": 0.1, "best_acc": 0.75}]
+
+
+def test_a_half_written_line_of_json_lines_waits(tmp_path, catalogue):
+    run(tmp_path / "r", (1, 2), "metrics.json", '{"epoch": 1, "a": 1}\n{"epoch": 2, "a": 2}\n{"epoch": 3, "')
+    assert ingest(catalogue, tmp_path).troubles == []
+    assert [c.metrics for c in catalogue.checkpoints()] == [{"a": 1.0}, {"a": 2.0}]
+
+
+def test_a_checkpoint_that_is_looked_at_alone_has_the_values_of_its_ingest(tmp_path, catalogue):
+    run(tmp_path / "r", (2, 3, 5), "metrics.csv", "epoch,acc\n" + "".join(f"{e},{e / 10}\n" for e in range(5)))
+    ingest(catalogue, tmp_path)
+    for c in catalogue.checkpoints():
+        (alone,) = read_fingerprints([tmp_path / "r" / f"epoch_{c.epoch}.pt"], catalogue)
+        assert alone.metrics == c.metrics == {"acc": (c.epoch - 1) / 10}
+
+
+@pytest.fixture
+def writer(tmp_path):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard", reason="tensorboard is not installed")
+    for epoch in range(3):
+        path = tmp_path / "r" / f"model_{epoch}.pt"
+        path.parent.mkdir(exist_ok=True)
+        torch.save(weights(epoch), path)
+    with tensorboard.SummaryWriter(tmp_path / "r") as made:
+        yield made
+
+
+def test_values_of_add_hparams_belong_to_the_runs_end(tmp_path, catalogue, writer):
+    for epoch in range(3):
+        writer.add_scalar("loss", 1 - epoch / 10, epoch)
+    writer.add_hparams({"lr": 0.1}, {"hparam/loss": 0.8, "hp_metric": -1})
+    writer.add_hparams({"lr": 0.1}, {"hparam/acc": 0.9}, run_name="final")
+    writer.close()
+    ingest(catalogue, tmp_path)
+    assert [c.metrics for c in catalogue.checkpoints()] == [
+        {"loss": pytest.approx(1.0)},
+        {"loss": pytest.approx(0.9)},
+        {"loss": pytest.approx(0.8), "hparam/loss": pytest.approx(0.8), "hparam/acc": pytest.approx(0.9)},
+    ]
+    assert catalogue.runs()[0].hyperparameters == {"lr": pytest.approx(0.1)}
+
+
+def test_curves_that_a_writer_puts_into_folders_are_read(tmp_path, catalogue, writer):
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(tmp_path / "r" / "validation") as other:
+        for epoch in range(3):
+            writer.add_scalars("a/loss", {"val": epoch / 10, "train": epoch / 20}, epoch)
+            writer.add_scalar("epoch_loss", epoch / 5, epoch)
+            other.add_scalar("epoch_loss", epoch / 4, epoch)
+    writer.close()
+    ingest(catalogue, tmp_path)
+    for c in catalogue.checkpoints():
+        expected = {"a/loss/val": 10, "a/loss/train": 20, "epoch_loss": 5, "validation/epoch_loss": 4}
+        assert c.metrics == {name: pytest.approx(c.epoch / n) for name, n in expected.items()}
+
+
+def test_event_files_of_a_run_of_its_own_are_not_its_neighbours(tmp_path, catalogue, writer):
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(tmp_path / "r" / "inner") as other:
+        other.add_scalar("loss", 7.0, 0)
+    torch.save(weights(9), tmp_path / "r" / "inner" / "model_0.pt")
+    writer.add_scalar("loss", 1.0, 0)
+    writer.close()
+    ingest(catalogue, tmp_path)
+    assert {c.run: c.metrics["loss"] for c in catalogue.checkpoints() if c.metrics} == {"r": 1.0, "r/inner": 7.0}
+
+
+def test_what_mlflow_was_given_no_step_for_is_of_the_whole_run(tmp_path, catalogue, monkeypatch):
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    from mlflow.entities import Metric
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient((tmp_path / "mlruns").as_uri())
+    ident = client.create_run("0").info.run_id
+    for epoch in range(3):
+        at = [Metric("loss", 1 - epoch / 10, 0, epoch), Metric("epoch", epoch, 0, epoch)]
+        client.log_batch(ident, [*at, Metric("system/cpu", 50.0, 0, epoch)])
+        torch.save({"model": weights(epoch), "epoch": epoch}, tmp_path / f"epoch_{epoch}.pt")
+        client.log_artifact(ident, str(tmp_path / f"epoch_{epoch}.pt"))
+        (tmp_path / f"epoch_{epoch}.pt").unlink()
+        client.log_metric(ident, "acc", epoch / 4, timestamp=epoch)
+    client.log_metric(ident, "test_acc", 0.75)
+    ingest(catalogue, tmp_path)
+    assert [c.metrics for c in catalogue.checkpoints()] == [
+        {"loss": 1.0, "acc": 0.0},
+        {"loss": 0.9, "acc": 0.25},
+        {"loss": 0.8, "acc": 0.5, "test_acc": 0.75},
+    ]
+
+
+@pytest.mark.parametrize("store", ["files", "database"])
+def test_runs_that_were_deleted_in_mlflow_are_named_and_left_out(tmp_path, catalogue, monkeypatch, store):
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    import logging
+
+    from mlflow.tracking import MlflowClient
+
+    from epsopt.studies.project.survey import survey
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    root = tmp_path / "work"
+    root.mkdir()
+    uri = (root / "mlruns").as_uri() if store == "files" else f"sqlite:///{root / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    where = {} if store == "files" else {"artifact_location": (root / "mlruns" / "1").as_uri()}
+    experiment = client.create_experiment("e", **where)
+    idents = [client.create_run(experiment).info.run_id for _ in range(2)]
+    for i, ident in enumerate(idents):
+        client.log_metric(ident, "acc", i / 2, step=1)
+        torch.save({"model": weights(i), "epoch": 1}, tmp_path / "epoch_1.pt")
+        client.log_artifact(ident, str(tmp_path / "epoch_1.pt"))
+    assert ingest(catalogue, root).deleted == []
+    assert len(catalogue.checkpoints()) == 2
+    time.sleep(0.01)  # a file that is written anew has another time
+    client.delete_run(idents[1])
+    report = ingest(catalogue, root)
+    (gone,) = report.deleted
+    assert gone.path.endswith(idents[1])
+    assert f"mlflow runs restore --run-id {idents[1]}" in gone.reason
+    assert (report.found, report.runs, [c.metrics for c in catalogue.checkpoints()]) == (1, 1, [{"acc": 0.0}])
+    assert survey(root).n_runs == 1
+    client.restore_run(idents[1])
+    report = ingest(catalogue, root)
+    assert (report.deleted, report.added, len(catalogue.runs())) == ([], 1, 2)

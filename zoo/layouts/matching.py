@@ -1,0 +1,218 @@
+"""Which value of a log belongs to which checkpoint.
+
+Each metric is matched by itself, since one log may hold several clocks: a loss at each step, a score at each epoch.
+Nothing is interpolated: a metric that was not logged at a checkpoint is not measured on it.
+
+1. Where the log names checkpoints, their names count and nothing else.
+2. By epoch; of several values the last that is not later than the checkpoint's step.
+3. What no checkpoint matches by epoch (a test after training) or says no epoch: by step. Where the log has steps alone,
+   they are those of the optimiser if any checkpoint stands at one of them; if none does they count epochs, but not if
+   the log runs far beyond those of the checkpoints.
+4. What says neither belongs to the run's last checkpoint.
+
+Lightning's loggers write the index of the last update, one less than the ``global_step`` of a checkpoint of the same
+moment. Programs that count epochs from 0 in the log and from 1 in checkpoints (``"epoch": epoch + 1`` in PyTorch's own
+examples) are recognised by the two ends: the log starts at 0 and ends one before the last checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from epsopt.zoo.layouts.reading import Position, Row, Told
+
+_Value = float | None
+
+
+@dataclass(frozen=True)
+class _Clocks:
+    """What the whole log and all checkpoints say about how epochs and steps are counted.
+
+    Attributes:
+        last: the last epoch of any checkpoint, -1 if none says it.
+        starts: the number that the log counts its first row by.
+        strict: steps of rows and of checkpoints count the same.
+        counted: some metric was logged at the optimiser steps of checkpoints.
+        fewest: the end of the shortest metric that may count epochs by its steps.
+        pooled: as in :class:`~epsopt.zoo.layouts.reading.Told`.
+        lightning: a checkpoint is Lightning's.
+    """
+
+    last: int
+    starts: int
+    strict: bool
+    counted: bool
+    fewest: int | None
+    pooled: bool
+    lightning: bool
+
+
+def matched(told: Told, positions: Sequence[Position]) -> dict[str, dict[str, _Value]]:
+    """Match the rows to checkpoints; return the metrics of those that have any, by key.
+
+    A file whose rows say neither epoch nor step, and whose order fits no checkpoints, becomes a trouble in `told`.
+    """
+    rows = [*told.rows, *_numbered(told, positions)]
+    series: dict[str, list[tuple[Row, _Value]]] = {}
+    for row in rows:
+        for name, value in row.metrics.items():
+            series.setdefault(name, []).append((row, value))
+    clocks = _clocks(told, rows, series.values(), positions)
+    by_name = any(row.checkpoint for row in rows)
+    out: dict[str, dict[str, _Value]] = {}
+    for name, entries in series.items():
+        found = _by_name(entries, positions) if by_name else _of_metric(entries, positions, clocks)
+        for key, value in found.items():
+            out.setdefault(key, {})[name] = value
+    last = max(positions, key=lambda p: (-1 if p.epoch is None else p.epoch, p.path), default=None)
+    if told.final and last is not None:
+        out[last.key] = {**told.final, **out.get(last.key, {})}
+    return out
+
+
+def _clocks(
+    told: Told,
+    rows: Sequence[Row],
+    series: Collection[list[tuple[Row, _Value]]],
+    positions: Sequence[Position],
+) -> _Clocks:
+    epochs = _epochs(positions)
+    steps = {p.step for p in positions if p.step is not None}
+    lightning = any(p.layout == "lightning" for p in positions)
+    logged = {row.step for row in rows if row.step is not None}
+    both = {(row.epoch, row.step) for row in rows}
+    # Only of metrics with a history can be told how far they go.
+    ends = [
+        max(at)
+        for entries in series
+        if len(at := {row.step for row, _ in entries if row.step is not None and row.epoch is None}) > 1 and at & epochs
+    ]
+    return _Clocks(
+        last=max(epochs, default=-1),
+        starts=told.starts,
+        strict=lightning or any((p.epoch, p.step) in both for p in positions if None not in (p.epoch, p.step)),
+        counted=bool(steps & logged),
+        fewest=min(ends, default=None),
+        pooled=told.pooled,
+        lightning=lightning,
+    )
+
+
+def _epochs(positions: Sequence[Position]) -> set[int]:
+    """Return the epochs of checkpoints; that of one that stands in for any later one says nothing."""
+    return {p.epoch for p in positions if p.epoch is not None and p.epoch < 2**53}
+
+
+def _behind(logged: Collection[int], positions: Sequence[Position], clocks: _Clocks) -> int:
+    """Return by how much the log's numbers are less than those of checkpoints: 1, 0 or -1."""
+    epochs = _epochs(positions)
+    if clocks.lightning or not logged or not epochs:
+        return 0
+    if clocks.starts == 1 and min(epochs) == 0:
+        return -1
+    whole = min(logged) == 0 and len(logged) == max(logged) + 1
+    return int(whole and min(epochs) > 0 and max(epochs) == max(logged) + 1)
+
+
+def _by_name(entries: list[tuple[Row, _Value]], positions: Sequence[Position]) -> dict[str, _Value]:
+    named = {row.checkpoint: value for row, value in entries if row.checkpoint}
+    out = {}
+    for position in positions:
+        found = next((part for part in reversed(PurePath(position.path).parts) if part in named), None)
+        if found is not None:
+            out[position.key] = named[found]
+    return out
+
+
+def _of_metric(entries: list[tuple[Row, _Value]], positions: Sequence[Position], clocks: _Clocks) -> dict[str, _Value]:
+    """Match one metric by epoch, or else by step."""
+    steps = {row.step: value for row, value in entries if row.step is not None}
+    places = {p.step for p in positions if p.step is not None}
+    if clocks.lightning and clocks.pooled and _stands_at(steps, places):
+        return _at(steps, positions, 0)  # logged by the program itself, with its global_step
+    by_epoch: dict[int, list[tuple[int | None, _Value]]] = {}
+    for row, value in entries:
+        if row.epoch is not None:
+            by_epoch.setdefault(row.epoch, []).append((row.step, value))
+    out: dict[str, _Value] = {}
+    if by_epoch:
+        behind = _behind(by_epoch, positions, clocks)
+        for p in positions:
+            if p.epoch is None or p.layout == "hugging-face":
+                continue  # its epoch is a number of steps
+            if p.epoch == p.step and steps.keys() & places:
+                continue
+            if (found := by_epoch.get(p.epoch - behind)) is not None:
+                kept = _not_later(found, p, clocks)
+                if kept:
+                    out[p.key] = kept[-1][1]
+        return out or _at(steps, positions, 0)
+    if clocks.lightning:
+        return _at(steps, positions, _shift(steps, places))
+    if steps.keys() & places:
+        return _at(steps, positions, 0)
+    return _as_epochs(steps, positions, clocks)
+
+
+def _stands_at(steps: Collection[int], places: set[int]) -> bool:
+    """Tell whether a metric was logged at the very steps of checkpoints, several times, and not one before them."""
+    return len(steps) > 1 and places.issuperset(steps) and not places.issuperset(s + 1 for s in steps)
+
+
+def _shift(steps: Collection[int], places: set[int]) -> int:
+    at, before = len(places.intersection(steps)), len(places.intersection(s + 1 for s in steps))
+    return 0 if at > before else 1
+
+
+def _at(steps: dict[int, _Value], positions: Sequence[Position], shift: int) -> dict[str, _Value]:
+    return {p.key: steps[p.step - shift] for p in positions if p.step is not None and p.step - shift in steps}
+
+
+def _not_later(
+    found: list[tuple[int | None, _Value]], position: Position, clocks: _Clocks
+) -> list[tuple[int | None, _Value]]:
+    """Leave out what was logged after a step; all of it, unless no steps agree: then they count something else."""
+    shift = 1 if clocks.lightning else 0
+    kept = [(s, v) for s, v in found if position.step is None or s is None or s + shift <= position.step]
+    return kept if kept or clocks.strict else found
+
+
+def _as_epochs(steps: dict[int, _Value], positions: Sequence[Position], clocks: _Clocks) -> dict[str, _Value]:
+    """Take steps for epochs, unless they are seen to count something else."""
+    if not steps:
+        return {}
+    beyond = max(steps) > clocks.last + 1
+    epochs = _epochs(positions)
+    if clocks.counted and (beyond or len(epochs & steps.keys()) < min(2, len(epochs))):
+        return {}  # other metrics of this log have the optimiser's steps
+    if beyond and clocks.fewest is not None and max(steps) > 2 * clocks.fewest + 2:
+        return {}  # others end far earlier: those count epochs
+    behind = _behind(steps, positions, clocks)
+    return {
+        p.key: steps[p.epoch - behind]
+        for p in positions
+        if p.epoch is not None and p.epoch - behind in steps and not (beyond and p.step is not None)
+    }
+
+
+def _numbered(told: Told, positions: Sequence[Position]) -> list[Row]:
+    """Give epochs to rows that say none, where their number shows the first one; name the files where it does not."""
+    epochs = _epochs(positions)
+    out: list[Row] = []
+    for path, rows in told.ordered:
+        if len(rows) == 1:
+            told.final = {**rows[0].metrics, **told.final}
+            continue
+        # With a checkpoint of epoch 0 the rows start there; with one of epoch n, n rows start at 1.
+        start = 0 if 0 in epochs and max(epochs) < len(rows) else 1 if epochs and max(epochs) == len(rows) else None
+        if start is None or (0 in epochs and start == 1):
+            reason = (
+                f"its {len(rows):,} rows say no epoch or step, and their number does not show which checkpoints they "
+                f"belong to: add a column epoch"
+            )
+            told.troubles.append((path, reason))
+            continue
+        out += [Row(start + i, None, row.metrics) for i, row in enumerate(rows)]
+    return out

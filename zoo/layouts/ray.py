@@ -1,0 +1,85 @@
+"""Ray Tune and Train: ``TRIAL/{params.json, progress.csv, result.json, checkpoint_000003/…}``; the run is the trial.
+
+Ray names the checkpoint in the row of its report (``checkpoint_dir_name``). Before 2.7 it does not: rows have a
+``training_iteration`` that starts at 1, and where a ``checkpoint_000000`` lies, checkpoints are counted from 0.
+``params.pkl`` is never opened.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.layout import Layout
+from epsopt.zoo.layouts.reading import Row, Told
+from epsopt.zoo.layouts.rows import flat, rows_of
+from epsopt.zoo.reading.side import Sides
+
+PARAMS, PROGRESS, RESULT, MANAGER = "params.json", "progress.csv", "result.json", "checkpoint_manager_snapshot.json"
+_CHECKPOINT = re.compile(r"checkpoint_(\d{1,9}|\d{4}-\d\d-\d\d_[\d.-]+)")
+_TRIAL = frozenset({RESULT, PROGRESS, "params.pkl", MANAGER})
+_NAME = "checkpoint_dir_name"
+# When, where and as what a report came: nothing of it is a quality of a model.
+_ABOUT = frozenset(
+    "time_this_iter_s time_total_s time_since_restore iterations_since_restore timesteps_since_restore pid"
+    " should_checkpoint done warmup_time experiment_tag episodes_total trial_id hostname node_ip date".split()
+)
+_DEPTH = 4
+
+
+def run_of(file: Path, folders: Folders) -> Path | None:
+    """Return the trial's folder, above ``checkpoint_N``."""
+    for folder in file.parents[:_DEPTH]:
+        if _CHECKPOINT.fullmatch(folder.name) and _TRIAL & folders.names(folder.parent):
+            return folder.parent
+    return None
+
+
+def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
+    """Return the parameters, and the reports in one of the two forms in which Ray keeps them."""
+    if not any(_CHECKPOINT.fullmatch(p.name) for folder in held for p in (folder, *folder.parents[:_DEPTH])):
+        return []
+    reports = folders.those(run, (RESULT, PROGRESS))[:1]
+    return [*folders.those(run, (PARAMS,)), *reports, *folders.those(run, (MANAGER,))]
+
+
+def tell(sides: Sides) -> Told:
+    """Read parameters, and each report with the checkpoint that it came with."""
+    told = Told(troubles=sides.troubles, starts=1)
+    for file in sides.files:
+        if file.name == PARAMS:
+            told.hyperparameters.update(flat(sides.json(file)))
+        elif file.name == RESULT:
+            _report(told, map(flat, sides.json_lines(file)))
+        elif file.name == PROGRESS:
+            _report(told, sides.table(file))
+        elif not told.rows:
+            told.rows += _managed(sides.json(file))
+    return told
+
+
+def _report(told: Told, records: Iterable[Mapping[str, Any]]) -> None:
+    kept = []
+    for record in records:
+        for key, value in record.items():
+            if key.startswith(("config.", "config/")):
+                told.hyperparameters.setdefault(key[7:].replace("/", "."), value)
+        kept.append({k: v for k, v in record.items() if k not in _ABOUT and not k.startswith(("config.", "config/"))})
+    told.rows += rows_of(kept, checkpoint=_NAME)
+
+
+def _managed(tree: Any) -> list[Row]:
+    """Read what Ray Train 2 keeps of its checkpoints."""
+    results = tree.get("checkpoint_results") if isinstance(tree, Mapping) else None
+    records = [
+        {**flat(r.get("metrics")), _NAME: r.get(_NAME)}
+        for r in (results if isinstance(results, list) else [])
+        if isinstance(r, Mapping)
+    ]
+    return rows_of(records, checkpoint=_NAME)
+
+
+LAYOUT = Layout("ray", run_of=run_of, beside=beside, tell=tell)
