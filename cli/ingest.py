@@ -115,6 +115,7 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
                 "unmatched": report.unmatched,
                 "not_read": [asdict(kind) for kind in report.not_read],
                 "objects": report.objects,
+                "deleted": failure_json(report.deleted),
                 "seconds": report.seconds,
                 "catalogue": {"runs": runs, "checkpoints": len(checkpoints), "metrics": metrics},
             }
@@ -138,6 +139,10 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
             say()
             say("Could not be read, and are left out:")
             failures(report.failed)
+        if report.deleted:
+            say()
+            say("Deleted where they were tracked, and are left out:")
+            failures(report.deleted)
         troubles(report.troubles)
         for name, rows_left in report.unmatched.items():
             say()
@@ -147,6 +152,8 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
         say()
         line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
         say(f"Metrics: {', '.join(metrics) or 'none'}.")
+    if not report.found and report.deleted:
+        raise EmptyCatalogue(f"all runs found were deleted where they were tracked: {report.deleted[0].reason}")
     if not report.found:
         others = sum(kind.count for kind in report.not_read)
         also = f"; {count(others, 'checkpoint')} of other formats" if others else ""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.deleted_runs import set_aside
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.lineage import LineageBook
 from epsopt.zoo.other_formats import OtherFormat
@@ -58,6 +59,7 @@ class IngestReport:
         not_read: checkpoints of other formats, and files that look like some, by kind; no part of what was found.
         objects: hyperparameters of files read now that hold a class, a function or another object, and stand as text:
             in how many checkpoints, by name and class.
+        deleted: folders of runs that their tracker has marked as deleted; their checkpoints are not part of found.
     """
 
     found: int
@@ -75,6 +77,7 @@ class IngestReport:
     unmatched: dict[str, int] = field(default_factory=dict)
     not_read: list[OtherFormat] = field(default_factory=list)
     objects: dict[str, int] = field(default_factory=dict)
+    deleted: list[Failure] = field(default_factory=list)
 
 
 def ingest(
@@ -115,6 +118,7 @@ def ingest(
     started = time.monotonic()
     folders = [folder] if isinstance(folder, str | Path) else list(folder)
     seen = scan(folders, root)
+    deleted = set_aside(seen, lambda: shared_pool(jobs, limits), catalogue)
     known = known_files(catalogue)
     fresh = [f for f in seen.files if not _is_current(known.get(str(f.path)), f, embed)]
     opened = {str(f.path) for f in fresh}
@@ -178,6 +182,7 @@ def ingest(
         unmatched=answered.unmatched,
         not_read=list(seen.other.kinds.values()),
         objects=dict(objects),
+        deleted=deleted,
     )
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from epsopt.zoo.deleted_runs import set_aside
 from epsopt.zoo.errors import EmptyCatalogue
 from epsopt.zoo.ingestion import read_fingerprints
+from epsopt.zoo.reading.pool import shared_pool
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.records import Failure
 from epsopt.zoo.scan import Found, order, scan
@@ -52,6 +54,7 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Su
         EmptyCatalogue: it holds no checkpoint that can be read.
     """
     seen = scan(runs)
+    set_aside(seen, lambda: shared_pool(2))
     members: dict[str, list[Found]] = {}
     for found in sorted(seen.files, key=lambda f: order(f.path), reverse=True):
         members.setdefault(found.run_path, []).append(found)
