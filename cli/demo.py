@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from epsopt.zoo.child_processes import environment, python_command
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 TARGET = 0.95
@@ -71,8 +72,8 @@ def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
         "of its embeddings (dist_corr) and the worse its coverage. Nobody gets both for nothing."
     )
     _stage(1, "train a zoo", f"python -m epsopt.demo.sweep --out runs --runs {runs} --jobs {jobs} --seed {seed}")
-    sweep = [sys.executable, "-m", "epsopt.demo.sweep", "--out", "runs", "--runs", str(runs), "--jobs", str(jobs)]
-    if subprocess.run([*sweep, "--seed", str(seed)], check=False, stdout=2).returncode:
+    sweep = [*python_command("epsopt.demo.sweep"), "--out", "runs", "--runs", str(runs), "--jobs", str(jobs)]
+    if subprocess.run([*sweep, "--seed", str(seed)], check=False, stdout=2, env=environment()).returncode:
         raise EpsoptError("the sweep failed, see above; a second 'epsopt demo' resumes it")
     _write_project()
     line("")
@@ -158,6 +159,7 @@ def _write_project() -> None:
         space=Space(tuple(parameters)),
         command=(
             "{python}",
+            "-P",
             "-m",
             "epsopt.demo.train",
             "--out",

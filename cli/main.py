@@ -89,8 +89,10 @@ def _shown(text: str) -> str:
 
 def main() -> None:
     """Run the command line; exit status 0, 1 (could not do it) or 2 (bad usage), one sentence per error (D11)."""
+    from epsopt.zoo.child_processes import leave_out_working_directory
     from epsopt.zoo.errors import EpsoptError, UsageError
 
+    leave_out_working_directory()
     debug = "--debug" in sys.argv
     try:
         group(prog_name="epsopt", standalone_mode=False)

@@ -136,7 +136,7 @@ def _candidates(
     spread = np.concatenate([even, lopsided, same])
     spread = 1.0 / parents + (1.0 + reach) * (spread - 1.0 / parents)
     front = non_dominated(table, [o.maximize for o in objectives]).indices
-    around = tried[rng.choice(front, size=_CANDIDATES // 2)]
+    around = tried[rng.choice(front if len(front) else len(tried), size=_CANDIDATES // 2)]  # none has all objectives
     step = rng.normal(0.0, 1.0, size=around.shape) * 10.0 ** rng.uniform(-2.0, -0.7, size=(len(around), 1, 1))
     near = around + step - step.mean(axis=2, keepdims=True)
     low = -reach / parents

@@ -95,7 +95,7 @@ def merge(
 
     Raises:
         UsageError: too few or too many parents, a budget that does not even measure these, no objective, a negative
-            reach, or an objective that `evaluate` does not measure.
+            reach, or an objective that `evaluate` does not measure, or not on any parent.
     """
     _check(parents, objectives, budget, groups, reach)
     rng = np.random.default_rng(seed)
@@ -104,6 +104,8 @@ def merge(
     for coefficients, why in _design(parents, groups, budget, rng):
         done.append(Evaluation(coefficients, None, _measured(evaluate, coefficients, objectives), why))
         _tell(progress, done, budget)
+        if len(done) == parents:
+            _require_values(done, objectives)
     reference = _reference(done[:parents], others, objectives)
     while len(done) < budget:
         tried = np.stack([e.coefficients for e in done])
@@ -186,6 +188,17 @@ def _measured(evaluate: Evaluate, coefficients: Floats, objectives: Sequence[Obj
                 "which is an objective"
             )
     return metrics
+
+
+def _require_values(parents: Sequence[Evaluation], objectives: Sequence[Objective]) -> None:
+    """Refuse a hook that finds no value for an objective on any parent: it would find none on mixtures either."""
+    nothing = ~np.isfinite(_table(parents, objectives)).any(axis=0)
+    if nothing.any():
+        names = ", ".join(o.name for o, lacking in zip(objectives, nothing, strict=True) if lacking)
+        raise UsageError(
+            f"the evaluate hook returns NaN, infinity or nothing for {names} on each of the {len(parents)} parents, so "
+            "there is nothing to learn from: check it on one of these checkpoints"
+        )
 
 
 def _table(done: Sequence[Evaluation], objectives: Sequence[Objective]) -> Floats:

@@ -26,6 +26,7 @@ from epsopt.studies.steps import ALONG, BETWEEN, BEYOND, Known, Part
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined
+from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
 
 _DOUBT = 0.4  # of Credit's: where much is trained already a mixture brings tenths of a percent, and dozens could fail
@@ -133,7 +134,7 @@ def mix(
         progress: called as ``progress(what, share done)``.
 
     Raises:
-        UsageError: no evaluate hook, or one that does not measure an objective.
+        UsageError: no evaluate hook, or one that does not measure an objective, or finds it not finite on a source.
         HookError: the hook failed; nothing is saved.
         EmptyCatalogue: fewer than two sources hold finite weights.
         EpsoptError: a source or the base is gone or has changed, or the base's weights are not finite.
@@ -144,7 +145,9 @@ def mix(
     sources, products = only_finite(sources, decoder.products(parents, sources.base))
     known = Known(sources, products, project, checkpoints)
     rng, credit = np.random.default_rng(seed), credit or fresh_credit()
-    differing = disagreements(sources.checkpoints[0], known.measure(decoder, known.alone(0)), project.objectives)
+    found = known.measure(decoder, known.alone(0))
+    _require_values(found, project, sources.checkpoints[0])
+    differing = disagreements(sources.checkpoints[0], found, project.objectives)
     epochs = sum(1 for c in checkpoints if c.metrics and not is_recombined(c))
     before, stopped = known.volume(), None
     unit = before if before > 0.0 else 1.0
@@ -186,3 +189,16 @@ def mix(
         stopped=stopped,
         disagreements=tuple(differing),
     )
+
+
+def _require_values(measured: Mapping[str, float | None], project: Project, checkpoint: Checkpoint) -> None:
+    """Refuse a hook that finds no value where training found one: it would find none on mixtures either."""
+    lost = [
+        o.name for o in project.objectives
+        if measured.get(o.name) is None and checkpoint.metrics.get(o.name) is not None
+    ]  # fmt: skip
+    if lost:
+        raise UsageError(
+            f"the evaluate hook returns NaN, infinity or nothing for {', '.join(lost)} on {checkpoint.path}, whose "
+            "file says a number: check it on that checkpoint"
+        )

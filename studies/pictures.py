@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from epsopt.studies.output_files import OutputFile
 from epsopt.studies.show.figure import FONT, FRONT, MEASURED, PREDICTED
 from epsopt.studies.show.pages import escaped, html_page
+from epsopt.zoo.child_processes import safe_children
 from epsopt.zoo.errors import EpsoptError
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def save_picture(figure: go.Figure, file: OutputFile) -> None:
         file.write(html_page(title, figure=figure, bar=False).encode())
         return
     try:
-        drawn = figure.to_image(ending[1:], width=1000, height=int(figure.layout.height or 480), scale=1.5)
+        with safe_children():
+            drawn = figure.to_image(ending[1:], width=1000, height=int(figure.layout.height or 480), scale=1.5)
     except (OSError, ValueError, RuntimeError) as error:
         raise EpsoptError(
             f"{file.named}: plotly could not draw it ({str(error).strip().splitlines()[0]}): install kaleido with "

@@ -15,6 +15,7 @@ from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.head import Fold, HeldOut, choose, conformal_factor, held_out, standardised, thin
 from epsopt.surrogate.trained import TrainedNetwork
 from epsopt.surrogate.validation import HeldOutPredictions, MetricValidation, constant_width
+from epsopt.zoo.child_processes import safe_children
 
 
 def as_fold(inside: TrainingSet, outside: TrainingSet, trained: TrainedNetwork) -> Fold:
@@ -34,7 +35,8 @@ def predict_held_out(folds: Sequence[Fold], n_metrics: int) -> list[list[HeldOut
     """Predict every metric of every fold's held-out rows, with every setting of the head; ``[metric][fold]``."""
     jobs = [(fold, j) for j in range(n_metrics) for fold in folds]
     workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(jobs)))
-    found = workers(joblib.delayed(held_out)(fold, j) for fold, j in jobs)
+    with safe_children():
+        found = workers(joblib.delayed(held_out)(fold, j) for fold, j in jobs)
     return [found[j * len(folds) : (j + 1) * len(folds)] for j in range(n_metrics)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import joblib
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.relevance import Relevance, RunSampler, held_out_loss, learn_relevance, matern
+from epsopt.zoo.child_processes import safe_children
 
 _METRIC_EVERY = 3  # steps from one look at the metrics' held-out density to the next: it costs most of the time
 _JITTER = 1e-5
@@ -107,17 +108,24 @@ def train_many(
     else:
         # Processes, because batches are too small for a second thread to help; loky's, because they do not run the
         # caller's script again. Each gets tokens, not fingerprints: a few MB.
-        workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(jobs)), return_as="generator_unordered")
-        states = workers(
-            joblib.delayed(_trained)(i, shape, examples, recipe, seed, "cpu")
-            for i, (shape, examples) in enumerate(jobs)
-        )
+        states = _side_by_side(jobs, recipe, seed)
     networks: dict[int, EpsilonVAE] = {}
     for done, (i, state) in enumerate(states, 1):
         networks[i] = load_network(jobs[i][0], state)
         if progress is not None:
             progress(done, len(jobs))
     return [networks[i] for i in range(len(jobs))]
+
+
+def _side_by_side(
+    jobs: Sequence[tuple[NetworkShape, Examples]], recipe: Recipe, seed: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(jobs)), return_as="generator_unordered")
+    with safe_children():
+        yield from workers(
+            joblib.delayed(_trained)(i, shape, examples, recipe, seed, "cpu")
+            for i, (shape, examples) in enumerate(jobs)
+        )
 
 
 def _trained(

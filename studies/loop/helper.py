@@ -7,10 +7,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from typing import IO, Any
+
+from epsopt.zoo.child_processes import environment, python_command
 
 
 class Helper:
@@ -26,11 +27,11 @@ class Helper:
         self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
         self._heard = 0  # bytes of what it told
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            python_command(module),
             stdin=subprocess.PIPE,
             stdout=self._told,
             stderr=self._said,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            env=environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"),
             start_new_session=True,  # a terminal's Ctrl-C is the worker's to hear
         )
 

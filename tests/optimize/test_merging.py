@@ -79,6 +79,28 @@ def test_metrics_that_are_not_measured_are_borne_or_named():
         merge(lambda c: {"coverage": 1.0}, 3, OBJECTIVES, budget=9)
 
 
+@pytest.mark.parametrize("nothing", [None, float("nan"), float("-inf")])
+def test_a_hook_that_finds_no_value_on_any_parent_is_named_before_the_budget_is_spent(nothing):
+    known, calls = np.array([[0.5, 0.5], [0.6, 0.4]]), []
+
+    def evaluate(c):
+        calls.append(c)
+        return {"coverage": 0.5, "structure": nothing}
+
+    with pytest.raises(UsageError, match=r"the evaluate hook returns NaN.* for structure on each of the 3 parents"):
+        merge(evaluate, 3, OBJECTIVES, known=known, budget=9)
+    assert len(calls) == 3
+
+
+def test_objectives_that_no_mixture_has_together_are_still_searched():
+    def evaluate(c):
+        values = truth(c[0])
+        return {**values, ("coverage" if c[0][0] > 0.5 else "structure"): None}
+
+    known = np.array([[0.5, 0.5]])
+    assert len(merge(evaluate, 3, OBJECTIVES, known=known, budget=9, seed=0).evaluations) == 9
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

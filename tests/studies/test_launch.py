@@ -28,7 +28,7 @@ def pid(folder: Path) -> int:
 
 
 def is_gone(process: int) -> bool:
-    for _ in range(500):
+    for _ in range(12_000):
         try:
             os.kill(process, 0)
         except ProcessLookupError:
@@ -141,3 +141,88 @@ def test_stopping_all_waits_for_all(tmp_path):
 def test_output_in_no_encoding_is_no_trouble(tmp_path, name):
     (tmp_path / name).write_bytes(b"\xff\xfe broken\n\n")
     assert "broken" in last_words(tmp_path)
+
+
+SLEEPS = "import time; time.sleep(600)"
+BELOW = """
+import os, pathlib, signal, subprocess, sys, time
+command = [sys.executable, "-I", "-S", "-c", {code!r}]
+started = [subprocess.Popen(command, start_new_session=own) for own in (False, True)]
+text = " ".join(str(p.pid) for p in started)
+pathlib.Path("pids.new").write_text(text)
+os.replace("pids.new", "pids")
+{then}
+"""
+
+
+def pids(folder: Path) -> list[int]:
+    while not (folder / "pids").exists():
+        time.sleep(0.01)
+    return [int(text) for text in (folder / "pids").read_text().split()]
+
+
+def test_what_a_program_leaves_behind_ends_with_it_though_it_went_to_a_session_of_its_own(tmp_path):
+    training = start(tmp_path, BELOW.format(code=SLEEPS, then="sys.exit(3)"))
+    assert training.close() == 3
+    assert [is_gone(p) for p in pids(tmp_path)] == [True, True]
+
+
+def test_what_a_program_leaves_behind_may_end_well_within_the_grace_time(tmp_path):
+    saves = (
+        "import os, signal, sys, time; "
+        "signal.signal(signal.SIGTERM, lambda *_: (open(f'saved{os.getpid()}', 'w').close(), sys.exit())); "
+        "open(f'ready{os.getpid()}', 'w').close(); time.sleep(600)"
+    )
+    waits = "while len(list(pathlib.Path('.').glob('ready*'))) < 2: time.sleep(0.01)"
+    training = start(tmp_path, BELOW.format(code=saves, then=waits), grace=600.0)
+    assert training.close() == 0
+    assert {f"saved{p}" for p in pids(tmp_path)} == {f.name for f in tmp_path.glob("saved*")}
+
+
+def test_what_a_program_leaves_behind_and_ignores_sigterm_is_killed(tmp_path):
+    deaf = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "open(f'ready{os.getpid()}', 'w').close(); time.sleep(600)"
+    )
+    waits = "while len(list(pathlib.Path('.').glob('ready*'))) < 2: time.sleep(0.01)"
+    training = start(tmp_path, BELOW.format(code=deaf, then=waits), grace=0.2)
+    assert training.close() == 0
+    assert [is_gone(p) for p in pids(tmp_path)] == [True, True]
+
+
+def test_a_stop_kills_at_once_what_a_program_leaves_behind(tmp_path):
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    training = start(tmp_path, BELOW.format(code=deaf, then="time.sleep(600)"), grace=600.0)
+    processes = pids(tmp_path)
+    training.stop()
+    assert training.close() == -signal.SIGTERM
+    assert [is_gone(p) for p in processes] == [True, True]
+
+
+def test_with_its_guardian_killed_a_program_and_what_is_in_its_group_end(tmp_path):
+    then = "pathlib.Path('new').write_text(f'{os.getpid()} {text}'); os.replace('new', 'pids'); time.sleep(600)"
+    training = start(tmp_path, BELOW.format(code=SLEEPS, then=then))
+    while len(pids(tmp_path)) < 3:
+        time.sleep(0.01)
+    program, in_group, in_a_session = pids(tmp_path)
+    os.kill(training._process.pid, signal.SIGKILL)
+    try:
+        assert training.close() == -signal.SIGKILL
+        assert is_gone(program)
+        assert is_gone(in_group)
+    finally:
+        os.kill(in_a_session, signal.SIGKILL)  # nobody knows of it any more; the documentation says so
+
+
+def test_nothing_stays_of_what_stands_beside_a_program(tmp_path):
+    training = start(tmp_path, PID + "time.sleep(600)")
+    pid(tmp_path)
+    beside = processes_below(training._process.pid)
+    assert len(beside) == 2, "the program, and the sentinel"
+    training.stop()
+    training.close()
+    assert [is_gone(p) for p in beside] == [True, True]
+
+
+def processes_below(process: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{process}/task/{process}/children").read_text().split()]

@@ -22,7 +22,7 @@ from epsopt.zoo import Catalogue, ingest, load_weights
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.products import WeightProducts
 from epsopt.zoo.decoding.recombination import Parent, is_recombined
-from epsopt.zoo.errors import EmptyCatalogue
+from epsopt.zoo.errors import EmptyCatalogue, UsageError
 from epsopt.zoo.records import Checkpoint, Lineage
 
 # The better the farther the body is from the base in the right direction, and the nearer the head is to it.
@@ -265,3 +265,16 @@ def test_a_round_of_the_loop_ingests_what_joins_the_front_and_remembers_what_it_
     kept = catalogue.get_artifact("mixing", "tiny")
     assert kept is not None
     assert len(json.loads(kept[0])) == 3
+
+
+def test_a_hook_that_finds_nothing_where_training_did_is_named_before_the_budget_is_spent(tiny, tmp_path, monkeypatch):
+    asked = []
+
+    def measure(_decoder, _decoded, title=""):
+        asked.append(title)
+        return {o.name: None for o in tiny[0].objectives}
+
+    monkeypatch.setattr(WeightDecoder, "measure", measure)
+    with pytest.raises(UsageError, match=r"the evaluate hook returns NaN, .* on .*epoch_00.\.pt, whose file says"):
+        mixed(tiny, tmp_path, budget=7, give_up=False)
+    assert len(asked) == 1

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.errors import EpsoptError
+from epsopt.zoo.errors import EpsoptError, HookError
 from epsopt.zoo.ingestion import ingest
 from epsopt.zoo.lineage import LineageBook
+from epsopt.zoo.reading import pool
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import read_files
 from epsopt.zoo.reading.source import Limits
@@ -119,34 +121,81 @@ def read(pool: ReaderPool, paths: list[Path]) -> list:
 
 @pytest.fixture
 def small_pool():
-    pool = ReaderPool(jobs=1, limits=Limits(memory=256 << 20, seconds=1.5))
+    pool = ReaderPool(jobs=1, limits=Limits(memory=256 << 20))
     yield pool
     pool.close()
 
 
-def test_a_child_that_dies_or_hangs_is_replaced_and_its_file_is_the_failure(tmp_path, save, small_pool, monkeypatch):
+HOOKS = """
+import os, sys, time
+def dies(state): os.kill(os.getpid(), 7)
+def leaves(state): os._exit(3)
+def exits(state): sys.exit("no")
+def hangs(state):
+    open(os.path.join(os.path.dirname(__file__), "hanging"), "w").close()
+    time.sleep(600)
+def talks(state):
+    print("said by the hook")
+    os.write(1, b"and below it")
+    return [[1.0, 2.0]]
+"""
+
+
+def test_a_hook_that_ends_its_process_is_named_and_no_checkpoint_is_blamed(tmp_path, save, small_pool, monkeypatch):
     good = save(tmp_path / "good.pt", 1)
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "epsopt_bad_hooks.py").write_text(
-        "import os, time\n"
-        "def dies(state): os.kill(os.getpid(), 7)\n"
-        "def hangs(state): time.sleep(600)\n"
-        "def swells(state): return bytearray(1 << 40)\n"
-    )
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "code")])
-    outcomes: list = []
-
-    def keep(_index, outcome) -> bool:
-        outcomes.append(outcome)
-        return True
-
-    for hook in ("dies", "hangs"):
-        read_files(small_pool, [(good, 1000)], LineageBook(), keep, embed=f"epsopt_bad_hooks:{hook}")
-    assert isinstance(outcomes[0], Failure)
-    assert "died of it (SIGBUS)" in outcomes[0].reason
-    assert isinstance(outcomes[1], Failure)
-    assert "took longer than 2 seconds" in outcomes[1].reason
+    code = {"bad": HOOKS, "left": "import os; os._exit(4)", "quits": "import sys; sys.exit(5)"}
+    for name, text in code.items():
+        (tmp_path / f"epsopt_{name}.py").write_text(text)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    expected = {
+        "epsopt_bad:exits": r"epsopt_bad:exits' failed on .*good.pt: SystemExit: no",
+        "epsopt_quits:f": r"epsopt_quits:f' cannot be imported \(SystemExit: 5\)",
+        "epsopt_bad:dies": r"the embed hook 'epsopt_bad:dies' \(on .*good.pt\) ended its process \(SIGBUS\)",
+        "epsopt_bad:leaves": r"good.pt\) ended its process \(exit status 3\): it must return, or raise an error",
+        "epsopt_left:f": r"the embed hook 'epsopt_left:f', as it was imported, ended its process \(exit status 4\)",
+    }
+    for hook, reason in expected.items():
+        with pytest.raises(HookError, match=reason):
+            read_files(small_pool, [(good, 1000)], LineageBook(), lambda *_: True, embed=hook)
     assert read(small_pool, [good])[0].metrics["coverage"] == 0.01
+
+
+def test_a_hook_that_hangs_is_ended_after_its_own_time_and_named(tmp_path, save, small_pool, monkeypatch):
+    good = save(tmp_path / "good.pt", 1)
+    (tmp_path / "epsopt_bad.py").write_text(HOOKS)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+
+    def clock() -> float:  # in which it has hanged for a quarter of an hour as soon as it does
+        return time.monotonic() + (900.0 if (tmp_path / "hanging").exists() else 0.0)
+
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=clock))
+    with pytest.raises(HookError, match=r"bad:hangs' \(on .*good.pt\) took longer than 600 seconds"):
+        read_files(small_pool, [(good, 1000)], LineageBook(), lambda *_: True, embed="epsopt_bad:hangs")
+
+
+def test_what_a_hook_prints_goes_to_standard_error(tmp_path, save, small_pool, monkeypatch, capfd):
+    good = save(tmp_path / "good.pt", 1)
+    (tmp_path / "epsopt_talks.py").write_text("print('said by the module')\n" + HOOKS)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    outcomes = []
+    read_files(small_pool, [(good, 1000)], LineageBook(), lambda _, o: outcomes.append(o) or True,
+               embed="epsopt_talks:talks")  # fmt: skip
+    assert outcomes[0].embedding.tolist() == [[1.0, 2.0]]
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "and below it" in said.err
+
+
+def test_a_reader_that_hangs_is_replaced_and_its_file_is_the_failure(tmp_path, save, monkeypatch):
+    good = save(tmp_path / "good.pt", 1)
+    monkeypatch.setattr("epsopt.zoo.reading.pool._BYTES_PER_SECOND", float("inf"))
+    hasty = ReaderPool(jobs=1, limits=Limits(seconds=0.0))  # no reader is that fast
+    try:
+        (outcome,) = read(hasty, [good])
+        assert isinstance(outcome, Failure)
+        assert outcome.reason == "took longer than 0 seconds to read"
+    finally:
+        hasty.close()
 
 
 def test_a_file_that_needs_more_memory_than_allowed_is_a_failure_and_the_next_goes_in(tmp_path, save, small_pool):
@@ -188,11 +237,38 @@ def test_children_end_with_their_parent(tmp_path, save):
     (child,) = eval(lines[2])
     process.send_signal(signal.SIGKILL)
     process.wait()
-    for _ in range(100):
-        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]:
-            return
+    assert ends(child)
+
+
+def ends(process: int) -> bool:
+    for _ in range(2400):
+        if not Path(f"/proc/{process}").exists() or "Z" in Path(f"/proc/{process}/stat").read_text().split()[2]:
+            return True
         time.sleep(0.05)
-    pytest.fail(f"the child {child} outlived its parent")
+    return False
+
+
+def test_a_child_whose_hook_hangs_ends_with_its_parent(tmp_path, save):
+    save(tmp_path / "runs" / "a.pt", 1)
+    (tmp_path / "epsopt_waits.py").write_text(
+        "import os, time\n"
+        "def embed(state):\n"
+        f"    open({str(tmp_path / 'new')!r}, 'w').write(str(os.getpid()))\n"
+        f"    os.replace({str(tmp_path / 'new')!r}, {str(tmp_path / 'pid')!r})\n"
+        "    time.sleep(600)\n"
+    )
+    program = PROGRAM.replace("jobs=1", "jobs=1, embed='epsopt_waits:embed'")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, f"sqlite:///{tmp_path / 'a.db'}", str(tmp_path / "runs")],
+        stdout=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+    while not (tmp_path / "pid").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert ends(int((tmp_path / "pid").read_text()))
 
 
 def test_the_parent_needs_no_torch_to_ingest(tmp_path, save):

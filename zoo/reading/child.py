@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import sys
+import threading
 import time
 import warnings
 from collections import OrderedDict
@@ -27,7 +29,7 @@ from epsopt.zoo.fingerprints import FEATURES, SKETCH, Fingerprint, _finite, _ske
 from epsopt.zoo.layouts.known import interpret
 from epsopt.zoo.layouts.reading import Reading
 from epsopt.zoo.lineage import KnownLineage, LineageBook
-from epsopt.zoo.reading.hooks import embed, load_hook
+from epsopt.zoo.reading.hooks import embed, listen, load_hook
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_at, identity_of
 from epsopt.zoo.reading.telling import deleted, read_table, tell
@@ -41,6 +43,7 @@ SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".pt.tar", ".pth.tar", ".ckp
 _KEPT = 4  # reference checkpoints held in memory, if they are small
 _RECENT = 2.0  # seconds: a file this young that fails to parse gets a second look
 _LOOK_AGAIN = 0.05
+_LOOK_FOR_PARENT = 1.0  # seconds between two looks
 _GENERATIONS = 32  # of runs that start from one another; a circle of files ends here too
 
 
@@ -292,6 +295,20 @@ def _limit_memory(extra: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+def _end_with(parent: int) -> None:
+    """End this process when its parent has: whatever a hook is busy with, nobody waits for it any more.
+
+    Not by prctl(PR_SET_PDEATHSIG), which counts the thread that started this process as its parent.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_FOR_PARENT)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(descriptor: int) -> None:
     """Serve requests from the pipe until the other end closes."""
     torch.set_num_threads(1)
@@ -301,10 +318,16 @@ def main(descriptor: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         hello, _ = decode(connection.recv_bytes())
         limits = Limits(**hello["limits"])
+        _end_with(os.getppid())
         _limit_memory(limits.memory)
+        listen(lambda hook: connection.send_bytes(encode({"at work": hook})))
         child = Child(limits)
         connection.send_bytes(encode({"status": "ready"}))
         while True:
             answer = child.answer(*decode(connection.recv_bytes()))
             if answer is not None:
                 connection.send_bytes(encode(*answer))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

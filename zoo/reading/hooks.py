@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from epsopt.zoo.child_processes import working_directory_last
 from epsopt.zoo.errors import HookError
 from epsopt.zoo.layouts.reading import Reading
 from epsopt.zoo.reading.tensors import OpenCheckpoint
+from epsopt.zoo.reading.wire import MAX_MESSAGE
 
 _HOOKS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {}
+_LARGEST = MAX_MESSAGE // 2  # bytes of one embedding
+
+Listener = Callable[[str | None], object]
+_listeners: list[Listener] = []
+
+
+def listen(listener: Listener) -> None:
+    """Have a function called when a hook begins to be imported or to run, and when it has ended.
+
+    Whoever waits for the process then knows whom to blame should it end, or never answer.
+
+    Args:
+        listener: takes words that "ended its process" may follow; None: the hook has ended.
+    """
+    _listeners.append(listener)
+
+
+@contextlib.contextmanager
+def _at_work(words: str) -> Iterator[None]:
+    for listener in _listeners:
+        listener(words)
+    try:
+        yield
+    finally:
+        for listener in _listeners:
+            listener(None)
 
 
 def load_hook(spec: str, kind: str = "embed") -> Callable[[dict[str, torch.Tensor]], Any]:
     """Import the user's function, given as ``package.module:function``; once per child.
+
+    The current folder is on the path meanwhile, after everything that is installed.
 
     Args:
         spec: what to import.
@@ -33,13 +66,23 @@ def load_hook(spec: str, kind: str = "embed") -> Callable[[dict[str, torch.Tenso
         if not module or not name:
             raise HookError(f"the {kind} hook {spec!r} has the wrong form: expected 'package.module:function'")
         try:
-            _HOOKS[spec] = getattr(importlib.import_module(module), name)
-        except Exception as error:
+            with _at_work(f"the {kind} hook {spec!r}, as it was imported,"), working_directory_last():
+                _HOOKS[spec] = getattr(importlib.import_module(module), name)
+        except (Exception, SystemExit) as error:
             raise HookError(
                 f"the {kind} hook {spec!r} cannot be imported ({type(error).__name__}: {error}): "
                 "install its package or run from the folder that holds it"
             ) from error
     return _HOOKS[spec]
+
+
+def _its_folder(spec: str) -> contextlib.AbstractContextManager[None]:
+    """Let a hook that comes from the current folder import more from there while it runs; no other one."""
+    origin = getattr(sys.modules.get(spec.partition(":")[0]), "__file__", None)
+    with contextlib.suppress(OSError):
+        if origin is not None and Path(origin).resolve().is_relative_to(Path.cwd()):
+            return working_directory_last()
+    return contextlib.nullcontext()
 
 
 def embed(
@@ -56,15 +99,20 @@ def embed(
     path = checkpoint.source.path
     state = {n: checkpoint.read(n, t) for n, t in reading.weights.items()}
     try:
-        with torch.inference_mode(False):
+        with _at_work(f"the embed hook {spec!r} (on {path})"), _its_folder(spec), torch.inference_mode(False):
             result = function(state)
         raw = result.detach().cpu().numpy() if isinstance(result, torch.Tensor) else result
         embedding = np.asarray(raw, dtype=np.float32)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise HookError(f"the embed hook {spec!r} failed on {path}: {type(error).__name__}: {error}") from error
     if embedding.ndim != 2 or embedding.size == 0:
         raise HookError(
             f"the embed hook {spec!r} returned shape {embedding.shape} on {path}: expected (anchors, dimensions)"
+        )
+    if embedding.nbytes > _LARGEST:
+        raise HookError(
+            f"the embed hook {spec!r} returned shape {embedding.shape} on {path}, {embedding.nbytes >> 20:,} MB: "
+            f"expected at most {_LARGEST >> 20} MB, so embed fewer anchors"
         )
     return embedding
 
@@ -78,10 +126,10 @@ def measure(
         HookError: it raised, or returned something else than numbers by name; names hook, checkpoint and exception.
     """
     try:
-        with torch.inference_mode(False):
+        with _at_work(f"the evaluate hook {spec!r} (on {title})"), _its_folder(spec), torch.inference_mode(False):
             result = function(state)
         pairs = dict(result.items())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise HookError(f"the evaluate hook {spec!r} failed on {title}: {type(error).__name__}: {error}") from error
     metrics: dict[str, float | None] = {}
     for name, value in pairs.items():

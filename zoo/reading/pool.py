@@ -16,6 +16,7 @@ from pathlib import Path
 from socket import socketpair
 from typing import Any
 
+from epsopt.zoo.child_processes import environment, python_command
 from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.lineage import KnownLineage, LineageBook
 from epsopt.zoo.reading.remote import RemotePath
@@ -25,7 +26,6 @@ from epsopt.zoo.reading.wire import MAX_MESSAGE, decode, encode, pack
 _BYTES_PER_SECOND = 20e6  # added to a file's time limit: no disk is slower
 _BYTES_PER_SECOND_FROM_AFAR = 1e6  # no network that is worth reading from is slower
 _START = 120.0  # seconds for a child to import torch, on a busy machine
-_PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from epsopt.zoo.reading.child import main; main(int(sys.argv[1]))"
 
 Message = tuple[dict[str, Any], list[bytes]]
 
@@ -34,19 +34,18 @@ class _Worker:
     """One child process and the file it is busy with."""
 
     def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         ours, theirs = socketpair()
         with ours, theirs:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
             # A plain program on a pipe, not multiprocessing: nothing is pickled, and a user's script that
             # calls ingest needs no `if __name__ == "__main__"`. Its output goes to standard error: ours may
             # be a JSON document.
-            path = [*sys.path, str(Path.cwd())]
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), *path],
+                python_command("epsopt.zoo.reading.child", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
-                env=environment,
+                env=environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"),
             )
             self.connection = Connection(ours.detach())
         self.ready = False
@@ -54,6 +53,7 @@ class _Worker:
         self.deadline = time.monotonic() + _START
         self.seconds = 0.0
         self.queued: list[bytes] = []
+        self.hook: str | None = None  # that is at work, and on what
         self.offered: dict[int, KnownLineage] = {}
         self.book: LineageBook | None = None
         with contextlib.suppress(OSError):  # it may be dead already; whoever waits for it is told how it ended
@@ -69,12 +69,31 @@ class _Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
         code = self.process.returncode
+        if self.hook is not None:
+            return f"{self.hook} {_ending(code)}: it must return, or raise an error"
         if code is None:
             return "the process that read it stopped answering"
         if code == -signal.SIGKILL:
             return "the process that read it was killed, most likely because memory ran out"
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return f"the process that read it died of it ({how})"
+        return f"the process that read it died of it ({_how(code)})"
+
+    def lateness(self) -> str:
+        """Say what took too long."""
+        if self.hook is not None:
+            return f"{self.hook} took longer than {self.limits.hook:.0f} seconds"
+        return f"took longer than {self.seconds:.0f} seconds to read"
+
+
+def _how(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+def _ending(code: int | None) -> str:
+    """Say how a hook ended the process that it ran in."""
+    if code is None:
+        return "closed the pipe of its process"
+    memory = ", most likely because memory ran out" if code == -signal.SIGKILL else ""
+    return f"ended its process ({_how(code)}{memory})"
 
 
 class ReaderPool:
@@ -141,7 +160,7 @@ class ReaderPool:
                 answers.append(answer)
         for worker in list(busy.values()):
             if worker in self._workers and time.monotonic() > worker.deadline:
-                answers.extend(self._bury(worker, f"took longer than {worker.seconds:.0f} seconds to read"))
+                answers.extend(self._bury(worker, worker.lateness()))
         return answers
 
     def _take(self, worker: _Worker) -> tuple[int, Message] | None:
@@ -155,6 +174,11 @@ class ReaderPool:
             worker.deadline = time.monotonic() + worker.seconds
             queued, worker.queued = worker.queued, []
             self._deliver(worker, queued)
+            return None
+        if "at work" in header:
+            worker.hook = header["at work"]
+            patience = worker.seconds if worker.hook is None else worker.limits.hook
+            worker.deadline = time.monotonic() + patience
             return None
         ticket, worker.ticket = worker.ticket, None
         worker.deadline = float("inf")
@@ -177,7 +201,8 @@ class ReaderPool:
                 f"'{sys.executable} -c \"import torch\"' works and that memory is free"
             )
         self._workers.append(_Worker(self.limits))
-        return [] if worker.ticket is None else [(worker.ticket, ({"status": "failed", "reason": reason}, []))]
+        status = "failed" if worker.hook is None else "hook"
+        return [] if worker.ticket is None else [(worker.ticket, ({"status": status, "reason": reason}, []))]
 
     def reset(self) -> None:
         """Stop children that are still busy, after a caller gave up half-way."""

@@ -31,6 +31,7 @@ class Limits:
         entries: tensors, zip records or values in one file.
         at_once: files up to this many bytes are read in one go, larger ones tensor by tensor.
         remote: bytes of a file behind a URL, which is copied to the temporary folder while it is read.
+        hook: seconds that a hook of the user's may take for one file, or to be imported.
     """
 
     memory: int = 2 << 30
@@ -39,6 +40,7 @@ class Limits:
     entries: int = 200_000
     at_once: int = 32 << 20
     remote: int = 16 << 30
+    hook: float = 600.0
 
 
 @dataclass(frozen=True)
