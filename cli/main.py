@@ -81,10 +81,19 @@ def _sentence(error: click.ClickException) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return an error as a terminal may have it: names in it are strangers'."""
+    """Return an error as a terminal may have it: names in it are strangers', and drivers put passwords into theirs."""
+    from epsopt.zoo.credentials import masked
     from epsopt.zoo.reading.text import visible
 
-    return visible(text, keep="\n")
+    urls = [word.partition("=")[2] or word for word in sys.argv if "://" in word]
+    return visible(masked(text, *urls), keep="\n")
+
+
+def _traceback() -> str:
+    """Return the traceback of what is being handled."""
+    import traceback
+
+    return traceback.format_exc().rstrip()
 
 
 def main() -> None:
@@ -105,16 +114,12 @@ def main() -> None:
         click.echo("\nepsopt: stopped; what was finished is kept", err=True)
         sys.exit(130)
     except EpsoptError as error:
-        if debug:
-            raise
-        click.echo(_shown(f"epsopt: {error}"), err=True)
+        click.echo(_shown(_traceback() if debug else f"epsopt: {error}"), err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except BrokenPipeError:  # the reader of our output has seen enough: `epsopt pareto | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as error:
-        if debug:
-            raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told in a sentence
         said = f"unexpected {type(error).__name__}: {error} (this is a defect; 'epsopt --debug ...' shows where)"
-        click.echo(_shown(f"epsopt: {said}"), err=True)
+        click.echo(_shown(_traceback() if debug else f"epsopt: {said}"), err=True)
         sys.exit(1)

@@ -37,9 +37,9 @@ class Workspace:
     @property
     def shown(self) -> str:
         """The URL without its password."""
-        from sqlalchemy.engine import make_url
+        from epsopt.zoo.credentials import masked_url
 
-        return make_url(self.storage).render_as_string(hide_password=True)
+        return masked_url(self.storage)
 
     def needed(self) -> Project:
         """Return the project, for commands that must know what is better.

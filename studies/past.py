@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from epsopt.zoo.credentials import masked, masked_url
+from epsopt.zoo.database import require_plain_user
 from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.sheets import Entry, Sheet
 
@@ -30,19 +33,22 @@ def study_sheet(source: str, folder: Path) -> Sheet:
         UsageError: no such study, or several and none is named.
         CatalogueError: the database cannot be opened, or holds no studies.
     """
-    url, _, name = source.partition("#")
+    url, name = _parts(source)
+    shown = masked_url(url)
     try:
         storage = RDBStorage(_read_only(url, folder), skip_table_creation=True)
         names = [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+    except ImportError as error:
+        raise CatalogueError(f"{shown}: the driver of that database is not installed: pip install it first") from error
     except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
-        said = str(error).strip().splitlines()
+        said = masked(str(error), url).strip().splitlines()
         raise CatalogueError(
-            f"{url}: its studies cannot be read: {said[0] if said else type(error).__name__}"
+            f"{shown}: its studies cannot be read: {said[0] if said else type(error).__name__}"
         ) from error
     if not name and len(names) != 1:
-        raise UsageError(f"{url}: which study? Add #NAME; there are: {', '.join(names) or 'none'}")
+        raise UsageError(f"{shown}: which study? Add #NAME; there are: {', '.join(names) or 'none'}")
     if name and name not in names:
-        raise UsageError(f"{url}: no study {name!r}; there are: {', '.join(names) or 'none'}")
+        raise UsageError(f"{shown}: no study {name!r}; there are: {', '.join(names) or 'none'}")
     study = optuna.load_study(study_name=name or names[0], storage=storage)
     metrics = study.metric_names or _metric_names(len(study.directions))
     states = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -50,11 +56,27 @@ def study_sheet(source: str, folder: Path) -> Sheet:
     return Sheet(f"study {study.study_name}", folder, tuple(entries))
 
 
+def _parts(source: str) -> tuple[str, str]:
+    """Take ``URL#NAME`` apart, at the first # that is not in a password."""
+    for mark in re.finditer("#", source):
+        url, name = source[: mark.start()], source[mark.end() :]
+        if "@" not in name or "@" in url or ":" not in url.partition("://")[2] or url.startswith("sqlite"):
+            return url, name
+    return source, ""
+
+
 def _read_only(url: str, folder: Path) -> str:
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise UsageError(f"{url!r} is no database URL: expected sqlite:///FILE.db#STUDY") from error
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        raise UsageError(
+            f"{masked_url(url)!r} is no database URL: expected sqlite:///FILE.db#STUDY or "
+            "postgresql+psycopg://USER@HOST/NAME#STUDY"
+        ) from None  # what SQLAlchemy says may hold the password
+    except ModuleNotFoundError:  # said better when it is opened
+        pass
+    require_plain_user(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return url
     file = (folder / parsed.database).absolute()

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
+from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.database import open_database
 from epsopt.zoo.errors import CatalogueError
 
@@ -33,7 +34,7 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
     if not create:
         _check_exists(url)
     open_database(url).dispose()  # says clearly what is wrong with a URL, a folder, a file or a server
-    shown = make_url(url).render_as_string(hide_password=True)
+    shown = masked_url(url)
     sqlite = make_url(url).get_backend_name() == "sqlite"
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}} if sqlite else {"pool_pre_ping": True}
     try:
@@ -44,7 +45,7 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
             f"run `optuna storage upgrade --storage {shown}`, or install that version"
         ) from error
     except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
-        raise CatalogueError(f"{shown}: the studies cannot be opened: {error}") from error
+        raise CatalogueError(f"{shown}: the studies cannot be opened: {masked(str(error), url)}") from error
     if sqlite:
         event.listen(storage.engine, "connect", _no_implicit_begin)
         event.listen(storage.engine, "begin", begin_immediate)

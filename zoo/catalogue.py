@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Table, delete, insert, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.database import cause, open_database, reading, writing
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue
 from epsopt.zoo.reading.wire import unpack
@@ -127,8 +128,7 @@ class Catalogue:
         try:
             yield
         except DBAPIError as error:
-            shown = self._engine.url.render_as_string(hide_password=True)
-            raise CatalogueError(f"{shown}: {cause(error)}") from error
+            raise CatalogueError(f"{masked_url(self.url)}: {masked(cause(error), self.url)}") from error
 
     def runs(self) -> list[Run]:
         """Return all runs, by name."""

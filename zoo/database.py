@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -14,10 +15,12 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, insert, i
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
+from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.errors import CatalogueError
 from epsopt.zoo.tables import SCHEMA_VERSION, checkpoints, meta, metadata, told
 
 _BUSY_SECONDS = 60
+_WITHOUT_USER = re.compile(r"^[\w+]+://(?:[^:/]*(?::[^@]*)?@)?")  # as SQLAlchemy reads it
 _WRITER_LOCK = 0x6570736F7074  # "epsopt": PostgreSQL's advisory lock that stands in for SQLite's one writer
 
 
@@ -29,7 +32,7 @@ def open_database(url: str) -> Engine:
             does not answer, or a database of a newer version.
     """
     parsed = _parse(url)
-    shown = parsed.render_as_string(hide_password=True)
+    shown = masked_url(url)
     try:
         engine = create_engine(parsed, **_options(parsed))
     except ModuleNotFoundError as error:
@@ -44,7 +47,7 @@ def open_database(url: str) -> Engine:
             _create(connection, shown)
     except DBAPIError as error:
         engine.dispose()
-        raise CatalogueError(f"{shown}: the database cannot be opened: {cause(error)}") from error
+        raise CatalogueError(f"{shown}: the database cannot be opened: {masked(cause(error), url)}") from error
     except BaseException:
         engine.dispose()
         raise
@@ -55,17 +58,32 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
         parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ValueError, TypeError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError, TypeError):
         raise CatalogueError(
-            f"{url!r} is not a database URL: expected sqlite:///FILE.db or postgresql+psycopg://USER@HOST/NAME"
-        ) from error
+            f"{masked_url(str(url))!r} is not a database URL: expected sqlite:///FILE.db or "
+            "postgresql+psycopg://USER@HOST/NAME"
+        ) from None  # what SQLAlchemy says may hold the password
     except ModuleNotFoundError:  # said better when the engine is made
         pass
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise CatalogueError(f"{parsed.get_backend_name()} databases are not supported: use SQLite or PostgreSQL")
+    require_plain_user(url)
     if parsed.get_backend_name() == "sqlite":
         _check_file(parsed)
     return parsed
+
+
+def require_plain_user(url: str) -> None:
+    """Refuse a URL whose password would be cut: its rest would be looked up as the name of a host, and be seen there.
+
+    Raises:
+        CatalogueError: an @ stands behind the host.
+    """
+    if not url.startswith("sqlite") and "@" in _WITHOUT_USER.sub("", url).partition("?")[0]:
+        raise CatalogueError(
+            f"{masked_url(url)!r}: the user name or the password holds '@', ':', '/' or '%' as it is: write it as "
+            "%40, %3A, %2F or %25, or leave the password to ~/.pgpass or PGPASSWORD"
+        )
 
 
 def _check_file(url: URL) -> None:

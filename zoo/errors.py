@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from epsopt.zoo.credentials import masked
+
 
 class EpsoptError(Exception):
-    """Something that epsopt could not do; the command line ends with exit status 1."""
+    """Something that epsopt could not do; the command line ends with exit status 1.
+
+    Args:
+        message: the sentence; passwords in it are hidden, wherever it will be printed or kept.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(masked(str(message)))
 
 
 class UsageError(EpsoptError):
@@ -27,7 +36,7 @@ class UnreadableCheckpoint(EpsoptError):  # noqa: N818 - it says what the file i
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = Path(path)
-        self.reason = reason
+        self.reason = masked(reason)
 
 
 class HookError(EpsoptError):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from epsopt.zoo.child_processes import environment, python_command
+from epsopt.zoo.credentials import masked
 
 
 class Helper:
@@ -76,7 +77,7 @@ class Helper:
             return f"{self._module} was killed by {signal.Signals(-status).name}{memory}"
         self._said.seek(0)
         lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else f"{self._module} ended with status {self._process.returncode}"
+        return masked(lines[-1]) if lines else f"{self._module} ended with status {self._process.returncode}"
 
     def end(self) -> None:
         """Kill it and the processes that it started, unless it has ended."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epsopt.studies.loop.guardian import CANNOT_START
+from epsopt.zoo.credentials import masked
 from epsopt.zoo.errors import EpsoptError
 
 GUARDIAN = Path(__file__).parent / "guardian.py"
@@ -125,5 +126,5 @@ def last_words(out: Path) -> str:
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
             lines = [line for line in lines if line and not line.startswith(_FRAMES)]
             if lines:
-                return " | ".join(line[:200] for line in lines[-_SAID:])
+                return masked(" | ".join(line[:200] for line in lines[-_SAID:]))  # it is kept in the study
     return "it printed nothing"

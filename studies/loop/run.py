@@ -26,6 +26,7 @@ from epsopt.studies.project.file import Project
 from epsopt.studies.records.recording import record_measured
 from epsopt.studies.show.figure import complete_values
 from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.credentials import masked
 from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
 from epsopt.zoo.ingestion import ingest
 from epsopt.zoo.reading.source import Identity
@@ -333,7 +334,7 @@ class Run:
         except REFUSALS:
             raise
         except Exception as error:  # noqa: BLE001 - months of training do not end over a forecast
-            self.trouble = f"{type(error).__name__}: {error}"
+            self.trouble = masked(f"{type(error).__name__}: {error}")
             return
         if decision.stop:
             self.stop(decision)

@@ -45,6 +45,7 @@ from epsopt.studies.project.file import Project, load_project
 from epsopt.studies.steps import require_objectives
 from epsopt.studies.storage import open_storage
 from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.credentials import masked
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent
@@ -381,7 +382,7 @@ def _way(placed: Placed, mixture: Mixture) -> tuple[tuple[str, str], float] | tu
 
 
 def _line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return masked(str(error).splitlines()[0])
 
 
 class _Answers:

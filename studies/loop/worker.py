@@ -26,6 +26,7 @@ from epsopt.studies.loop.run import REFUSALS, Ended, Run, catch_up, prepare
 from epsopt.studies.project.command import holes
 from epsopt.studies.project.file import Project
 from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.credentials import masked
 from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
 from epsopt.zoo.records import Checkpoint
 from epsopt.zoo.words import count
@@ -213,7 +214,7 @@ class Worker:
         try:
             more = self._step(heart)
         except REFUSALS as error:
-            self._refused_at, why = time.monotonic(), str(error).splitlines()[0]
+            self._refused_at, why = time.monotonic(), masked(str(error).splitlines()[0])
             if self._refused_since is None:
                 self._refused_since = self._refused_at
                 self.tell(Event("trouble", f"the database does not answer: {why}"))

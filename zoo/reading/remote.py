@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path, PosixPath
 from typing import IO, Any, BinaryIO
 
+from epsopt.zoo.credentials import has_credentials, masked_url
 from epsopt.zoo.errors import EpsoptError, UnreadableCheckpoint, UsageError
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://?(?=[^/])")
@@ -132,7 +133,7 @@ def list_remote(url: str) -> Iterator[tuple[RemotePath, os.stat_result]]:
     """List every file below a URL, by path, with what it looks like from outside.
 
     Raises:
-        UsageError: nothing is there, or the protocol is unknown.
+        UsageError: nothing is there, the protocol is unknown, or the URL holds a password.
         EpsoptError: the store refuses or cannot be reached, or the package for its protocol is missing.
     """
     system, path = _system(url)
@@ -152,6 +153,12 @@ def list_remote(url: str) -> Iterator[tuple[RemotePath, os.stat_result]]:
 def _system(url: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URL and the path inside it."""
     scheme = url.partition("://")[0]
+    if has_credentials(url):
+        raise UsageError(
+            f"{masked_url(url)}: a password or a key in a URL would be kept in the catalogue and shown: leave it to "
+            f"the environment or the files of the protocol's own library (AWS_SECRET_ACCESS_KEY, ~/.aws/credentials; "
+            f"FSSPEC_{scheme.upper()}_PASSWORD)"
+        )
     try:
         import fsspec
 
