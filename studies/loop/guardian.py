@@ -92,7 +92,7 @@ def main() -> int:
 def _prctl(option: int, value: int) -> bool:
     """Tell Linux something about this process; whether it was heard."""
     try:
-        return sys.platform == "linux" and ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0
+        return sys.platform == "linux" and bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
     except (OSError, AttributeError):
         return False
 
