@@ -192,8 +192,8 @@ def _measured(evaluate: Evaluate, coefficients: Floats, objectives: Sequence[Obj
 
 def _require_values(parents: Sequence[Evaluation], objectives: Sequence[Objective]) -> None:
     """Refuse a hook that finds no value for an objective on any parent: it would find none on mixtures either."""
-    nothing = ~np.isfinite(_table(parents, objectives)).any(axis=0)
-    if nothing.any():
+    nothing = [not column.any() for column in np.isfinite(_table(parents, objectives)).T]
+    if any(nothing):
         names = ", ".join(o.name for o, lacking in zip(objectives, nothing, strict=True) if lacking)
         raise UsageError(
             f"the evaluate hook returns NaN, infinity or nothing for {names} on each of the {len(parents)} parents, so "

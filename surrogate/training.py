@@ -103,6 +103,7 @@ def train_many(
     Returns:
         The trained networks, in the order given, on the CPU and in evaluation mode.
     """
+    states: Iterator[tuple[int, dict[str, Tensor]]]
     if torch.cuda.is_available():
         states = (_trained(i, shape, examples, recipe, seed, "cuda") for i, (shape, examples) in enumerate(jobs))
     else:
