@@ -419,3 +419,13 @@ def test_a_parameter_that_may_be_left_out_needs_an_argument_that_can_be_dropped(
     assert command is not None
     assert render_command(command, {}, "out") == ["run"]
     assert render_command((("--hidden", "{h}"),), {"h": [8, 8]}, "out") == ["--hidden", "[8, 8]"]
+
+
+def test_the_project_file_says_where_the_weights_are(tmp_path):
+    (tmp_path / "epsopt.toml").write_text('[runs]\nweights_key = "models.generator"\n')
+    assert load_project(tmp_path).weights_key == "models.generator"
+    (tmp_path / "epsopt.toml").write_text("")
+    assert load_project(tmp_path).weights_key == ""
+    (tmp_path / "epsopt.toml").write_text('[runs]\nweights_key = ""\n')
+    with pytest.raises(UsageError, match=r"runs\.weights_key"):
+        load_project(tmp_path)

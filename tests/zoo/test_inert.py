@@ -410,3 +410,40 @@ def test_a_tensor_that_is_not_plain_numbers_is_called_what_it_is(tmp_path, make,
     torch.save({"model": {"w": make(), "v": torch.ones(2)}, **beside}, tmp_path / "a.pt")
     with pytest.raises(UnreadableCheckpoint, match=f"tensor 'w' is {what}"):
         load_weights(tmp_path / "a.pt")
+
+
+def test_a_lightning_run_of_the_hydra_template_is_read(tmp_path, catalogue):
+    """Its module takes the network, and the optimiser as a partial, and saves them all as hyperparameters."""
+    pl = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
+
+    class Model(pl.LightningModule):
+        def __init__(self, net, optimizer, scheduler, lr: float = 0.5) -> None:
+            super().__init__()
+            self.save_hyperparameters(logger=False)
+            self.net = net
+
+        def training_step(self, batch, _index):
+            return self.net(batch[0]).square().mean()
+
+        def configure_optimizers(self):
+            return self.hparams.optimizer(self.parameters())
+
+    rate = functools.partial(torch.optim.Adam, lr=0.002, weight_decay=0.0)
+    decay = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = pl.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu",
+                             enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+        data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(4, 3)))
+        trainer.fit(Model(torch.nn.Linear(3, 1), rate, decay), data)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert told(catalogue, tmp_path) == {
+        "lr": 0.5,
+        "net": "<torch.nn.modules.linear.Linear>",
+        "optimizer._target_": "<torch.optim.adam.Adam>",
+        "optimizer.lr": 0.002,
+        "optimizer.weight_decay": 0.0,
+        "scheduler._target_": "<torch.optim.lr_scheduler.StepLR>",
+        "scheduler.step_size": 3,
+    }
+    assert list(load_weights(tmp_path / "last.ckpt")) == ["net.weight", "net.bias"]

@@ -252,3 +252,29 @@ def test_what_is_kept_of_objects_is_said_once_a_name_and_class(tmp_path, catalog
         "act <torch.nn.modules.activation.ReLU>": 3,
     }
     assert ingest(catalogue, tmp_path).objects == {}
+
+
+def test_what_accelerate_saves_is_read_or_known_as_states(tmp_path, catalogue):
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+    accelerator = accelerate.Accelerator(cpu=True)
+    model = torch.nn.Linear(4, 2)
+    optimiser = torch.optim.Adam(model.parameters())
+    model, optimiser = accelerator.prepare(model, optimiser)
+    for kind, safe in (("safe", True), ("pickled", False)):
+        accelerator.save_state(str(tmp_path / kind), safe_serialization=safe)
+    report = ingest(catalogue, tmp_path)
+    assert (report.failed, report.not_read) == ([], [])
+    assert sorted(Path(c.path).name for c in catalogue.checkpoints()) == ["model.safetensors", "pytorch_model.bin"]
+    files = sum(path.is_file() for kind in ("safe", "pickled") for path in (tmp_path / kind).rglob("*"))
+    assert report.left_alone + report.added == files
+
+
+def test_adapters_and_models_of_hugging_face_leave_nothing_unaccounted(tmp_path, catalogue):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    config = transformers.GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=16, n_positions=8)
+    model = transformers.GPT2LMHeadModel(config)
+    model.save_pretrained(tmp_path / "whole")
+    peft.get_peft_model(model, peft.LoraConfig(target_modules=["c_attn"], r=2)).save_pretrained(tmp_path / "adapter")
+    report = ingest(catalogue, tmp_path)
+    assert (report.added, report.failed, report.not_read) == (2, [], [])

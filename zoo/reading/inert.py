@@ -11,7 +11,7 @@ import contextlib
 import datetime as dt
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -20,6 +20,9 @@ import torch
 
 from epsopt.zoo.reading.unpickler import Name, Placeholder, StoredValues
 
+_TIMES: dict[str, Callable[..., Any]] = {
+    f"datetime.{kind.__name__}": kind for kind in (dt.datetime, dt.date, dt.time, dt.timedelta)
+}
 UNUSUAL = {
     "torch._utils._rebuild_qtensor": "a quantised tensor",
     "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
@@ -135,9 +138,9 @@ class _Recovery:
         if title.startswith("pathlib."):
             kind = PureWindowsPath if "Windows" in title else PurePosixPath
             return str(kind(*parts)) if all(isinstance(p, str) for p in parts) else f"<{title}>"
-        if title.startswith("datetime."):
+        if title in _TIMES:
             with contextlib.suppress(Exception):  # a damaged one stays a name
-                return str(getattr(dt, title.rpartition(".")[2])(*parts))
+                return str(_TIMES[title](*parts))
         if title == "uuid.UUID" and isinstance(value.state, dict) and isinstance(value.state.get("int"), int):
             with contextlib.suppress(ValueError):
                 return str(uuid.UUID(int=value.state["int"]))

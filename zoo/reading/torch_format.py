@@ -162,7 +162,9 @@ def _load_inertly(source: Source, record: Record, records: list[Record], said: s
         UnreadableCheckpoint: it calls code, which is named.
     """
     data = bytes(source.read(record.start, record.length))
-    if not ("Unsupported global" in said or _needs_another_reader(data)) or _is_damaged(source, record, records, data):
+    if not ("unsupported global" in said.lower() or _needs_another_reader(data)) or _is_damaged(
+        source, record, records, data
+    ):
         return None
     try:
         return (recovered(_inert(data, records)),)

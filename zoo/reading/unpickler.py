@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import reprlib
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
@@ -131,10 +132,10 @@ class InertUnpickler(pickle._Unpickler):  # noqa: SLF001 - the one in C has no o
     def persistent_load(self, pid: Any) -> StoredValues:
         """Describe a storage, as torch.load does on the meta device."""
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] in ("storage", b"storage")):
-            raise pickle.UnpicklingError(f"a persistent id that is no storage: {str(pid)[:60]}")
+            raise pickle.UnpicklingError(f"a persistent id that is no storage: {reprlib.repr(pid)}")
         _, kind, key, _, count = pid
         if not isinstance(kind, Name) or not isinstance(key, str) or not _is_size(count):
-            raise pickle.UnpicklingError(f"a storage described by {str(pid)[:60]}")
+            raise pickle.UnpicklingError(f"a storage described by {reprlib.repr(pid)}")
         last = kind.title.rpartition(".")[2]
         try:
             dtype = torch.uint8 if last == "UntypedStorage" else torch.serialization.StorageType(last).dtype  # type: ignore[no-untyped-call]
@@ -306,8 +307,8 @@ def _tensor(stored: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> tor
         raise pickle.UnpicklingError(f"a tensor in a {type(stored).__name__}")
     if not _is_size(offset) or shape is None or steps is None or len(shape) != len(steps):
         raise ForgedTensorError(
-            f"a tensor has the shape {str(size)[:60]}, the stride {str(stride)[:60]} and the offset "
-            f"{str(offset)[:20]}: expected whole numbers, none negative"
+            f"a tensor has the shape {reprlib.repr(size)}, the stride {reprlib.repr(stride)} and the offset "
+            f"{reprlib.repr(offset)}: expected whole numbers, none negative"
         )
     dtype = next((r for r in rest if isinstance(r, torch.dtype)), stored.dtype)
     return torch.empty(0, dtype=dtype, device="meta").set_(stored.storage, offset, shape, steps)
