@@ -50,7 +50,8 @@ _FOLDERS: tuple[tuple[str, str, str], ...] = (
 """What a folder holds that is one checkpoint, by the name of a file in it."""
 _FOLDER = [(re.compile(pattern), kind, convert) for pattern, kind, convert in _FOLDERS]
 
-_SUFFIXES: dict[str, tuple[str, str]] = {}
+SUFFIX_KINDS: dict[str, tuple[str, str]] = {}
+"""Kind and conversion by suffix."""
 for _suffixes, _kind, _convert in (
     (".h5 .hdf5 .keras", "Keras, or other data in HDF5", f"load it with Keras and {SAFETENSORS}"),
     (".pb .tflite", "TensorFlow", f"load it with TensorFlow and {SAFETENSORS}"),
@@ -72,7 +73,7 @@ for _suffixes, _kind, _convert in (
     (".weights .t7", "Darknet or Lua Torch", f"load it with its program and {SAFETENSORS}"),
     (".mindir .mnn .ncnn .rknn .tm", "format for devices", "use the model that it was converted from"),
 ):
-    _SUFFIXES.update(dict.fromkeys(_suffixes.split(), (_kind, _convert)))
+    SUFFIX_KINDS.update(dict.fromkeys(_suffixes.split(), (_kind, _convert)))
 TENSORFLOW = re.compile(r"(.+)\.(index|meta|data-\d{5}-of-\d{5})")
 """The files of one TensorFlow checkpoint; the index stands for it."""
 _READ = r"\.(?:pt|pth|ckpt|safetensors)(?:\.tar)?"
@@ -152,7 +153,7 @@ def _by_name(name: str, suffix: str, names: Collection[str]) -> tuple[str, str] 
         )
     if name.endswith(".tar.gz"):
         suffix = ".tar.gz"
-    return _SUFFIXES.get(suffix)
+    return SUFFIX_KINDS.get(suffix)
 
 
 def _by_content(path: Path, suffix: str) -> tuple[str, str] | None:

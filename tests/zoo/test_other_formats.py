@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from epsopt.zoo.errors import UnreadableCheckpoint, UsageError
 from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.other_formats import SUFFIX_KINDS
 from epsopt.zoo.reading.weights import load_weights
 from epsopt.zoo.scan import scan
 
@@ -278,3 +279,8 @@ def test_adapters_and_models_of_hugging_face_leave_nothing_unaccounted(tmp_path,
     peft.get_peft_model(model, peft.LoraConfig(target_modules=["c_attn"], r=2)).save_pretrained(tmp_path / "adapter")
     report = ingest(catalogue, tmp_path)
     assert (report.added, report.failed, report.not_read) == (2, [], [])
+
+
+def test_the_documentation_names_every_suffix_that_is_counted():
+    said = (Path(__file__).parents[2] / "docs" / "layouts.md").read_text(encoding="utf-8")
+    assert [suffix for suffix in SUFFIX_KINDS if f"`{suffix}`" not in said] == []
