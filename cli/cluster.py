@@ -49,7 +49,7 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
             from epsopt.studies.maps import load_map
 
             surrogate, _ = load_map(catalogue)
-        latents, known = known_latents(surrogate, checkpoints)
+        latents, known = known_latents(surrogate, checkpoints, of_runs=True)
         rows: dict[int, list[int]] = {}
         for i, c in enumerate(known):
             rows.setdefault(c.run_id, []).append(i)

@@ -16,6 +16,7 @@ from epsopt.zoo.words import count
 if TYPE_CHECKING:
     from epsopt.studies.project.file import Project
     from epsopt.zoo.other_formats import OtherFormat
+    from epsopt.zoo.records import NotFinite
     from epsopt.zoo.sheets import Sheet
 
 
@@ -71,6 +72,7 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
     from epsopt.cli.output import Head, Rows, failures, line, print_json, print_table, say, troubles
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
+    from epsopt.zoo.words import count
 
     with working("looking for checkpoints") as progress:
         from epsopt.zoo.catalogue import Catalogue
@@ -116,6 +118,7 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
                 "not_read": [asdict(kind) for kind in report.not_read],
                 "objects": report.objects,
                 "deleted": failure_json(report.deleted),
+                "not_finite": [asdict(n) for n in report.not_finite],
                 "seconds": report.seconds,
                 "catalogue": {"runs": runs, "checkpoints": len(checkpoints), "metrics": metrics},
             }
@@ -124,7 +127,7 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
         counted = [
             ("new or changed", report.added),
             ("unchanged", report.unchanged),
-            ("same content as another file", report.aliases),
+            ("same checkpoint as another file", report.aliases),
             ("still being written", report.waiting),
             ("could not be read", len(report.failed)),
             ("not counted: states of optimisers and the like", report.left_alone),
@@ -149,6 +152,7 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
             say(f"{rows_left} row{'s' if rows_left > 1 else ''} of {name} belong to none of the runs found.")
         _not_read(report.not_read)
         _objects(report.objects)
+        _not_finite(report.not_finite)
         say()
         line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
         say(f"Metrics: {', '.join(metrics) or 'none'}.")
@@ -191,6 +195,19 @@ def _objects(objects: dict[str, int]) -> None:
         line(one_line(f"  {what} ({count(number, 'checkpoint')})"))
     if len(objects) > _LISTED:
         line(f"  and {len(objects) - _LISTED} more (--json lists them all)")
+
+
+def _not_finite(metrics: Sequence[NotFinite]) -> None:
+    """Say which metrics count as not measured somewhere, and where."""
+    from epsopt.cli.output import line, say
+
+    if metrics:
+        say()
+        say("Not finite (NaN, infinite, or 1e300 and more), and so not measured there:")
+        for n in metrics[:_LISTED]:
+            line(f"  {n.metric}: on {count(n.checkpoints, 'checkpoint')} of {count(n.runs, 'run')}")
+        if len(metrics) > _LISTED:
+            line(f"  and {len(metrics) - _LISTED} other metrics ('epsopt ingest --json' names all)")
 
 
 def _verify(options: Options, paths: tuple[Path, ...], jobs: int) -> None:

@@ -60,7 +60,7 @@ def command(
         paths = run_paths(surrogate, checkpoints, latents)
         whole = _named(run, paths)
         so_far = whole if first is None else whole.first(first)
-        others = [p for p in paths if p.name != whole.name]
+        others = [p for p in paths if p is not whole]
         moved = motion(so_far, median_speed(others)) if len(so_far) else None
         outlook = forecast = reason = None
         progress("learning from the other runs", None)
@@ -89,14 +89,14 @@ def command(
 
 
 def _named(run: str, paths: list[RunPath]) -> RunPath:
-    import difflib
+    from epsopt.zoo.naming import hint, named_run
 
-    for path in paths:
-        if path.name == run.rstrip("/"):
-            return path
-    close = difflib.get_close_matches(run, [p.name for p in paths], n=1)
-    hint = f"did you mean {close[0]}?" if close else "'epsopt pareto --json' names runs"
-    raise UsageError(f"the catalogue has no run {run}: {hint}")
+    by_name = {path.name: path for path in paths}
+    found = named_run(run, by_name)
+    if found is None:
+        meant = hint(run, by_name, "'epsopt pareto --json' names runs")
+        raise UsageError(f"the catalogue has no run {run}: {meant}")
+    return by_name[found]
 
 
 def _document(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epsopt.zoo.errors import UnreadableCheckpoint, UsageError
+from epsopt.zoo.naming import hint, named_run
 
 if TYPE_CHECKING:
     from epsopt.zoo.catalogue import Catalogue
@@ -43,7 +44,9 @@ def locate(what: str, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -
     if path.is_file():
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        meant = next((c for c in checkpoints if c.sha256 == sha256), None)
+        held = set(catalogue.holding(sha256))
+        same = [c for c in checkpoints if c.id in held]  # several, where runs share the file: the one that it lies in
+        meant = next((c for c in same if str(path.absolute()) in c.paths), same[0] if same else None)
         if meant is None:
             return _stranger(path, catalogue)
     else:
@@ -85,10 +88,12 @@ def named(what: str, checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     runs: dict[str, list[Checkpoint]] = {}
     for c in checkpoints:
         runs.setdefault(c.run, []).append(c)
-    if what in runs:
-        return runs[what][-1]
-    run, colon, epoch = what.rpartition(":")
-    if colon and run in runs:
+    whole = named_run(what, runs)
+    if whole is not None:
+        return runs[whole][-1]
+    said, colon, epoch = what.rpartition(":")
+    run = named_run(said, runs) if colon else None
+    if run is not None:
         for c in runs[run]:
             if str(c.epoch) == epoch:
                 return c
@@ -100,8 +105,5 @@ def named(what: str, checkpoints: Sequence[Checkpoint]) -> Checkpoint:
             return fitting[0]
         if fitting:
             raise UsageError(f"{len(fitting)} checkpoints have a SHA-256 that begins with {what}: write more of it")
-    import difflib
-
-    close = difflib.get_close_matches(run or what, runs, n=1)
-    hint = f"did you mean {close[0]}?" if close else "'epsopt pareto --json' names runs and files"
-    raise UsageError(f"{what} is no file, no run of the catalogue, and begins no SHA-256 in it: {hint}")
+    meant = hint(said or what, runs, "'epsopt pareto --json' names runs and files")
+    raise UsageError(f"{what} is no file, no run of the catalogue, and begins no SHA-256 in it: {meant}")

@@ -125,7 +125,7 @@ def learn_continuation(
         EmptyCatalogue: fewer than eight runs with two measured checkpoints or more.
     """
     rng = np.random.default_rng(seed)
-    latents, known = known_latents(surrogate, checkpoints)
+    latents, known = known_latents(surrogate, checkpoints, of_runs=True)
     centre = latents.mean(dim=0)
     _, _, right = torch.linalg.svd(latents - centre, full_matrices=False)
     directions = right[:_COMPONENTS].T

@@ -19,7 +19,7 @@ from epsopt.optimize.scoring import Scorer, measured_table
 from epsopt.optimize.targets import Objective, Target, meets
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.errors import UsageError
-from epsopt.zoo.records import Checkpoint
+from epsopt.zoo.records import Checkpoint, each_content_once
 
 Engine = Literal["gradient", "botorch", "optuna"]
 ENGINES: tuple[Engine, ...] = ("gradient", "botorch", "optuna")
@@ -154,10 +154,23 @@ def search(
     )  # fmt: skip
 
 
-def known_latents(surrogate: Surrogate, checkpoints: Sequence[Checkpoint]) -> tuple[Tensor, list[Checkpoint]]:
-    """Return the latents of those catalogue checkpoints that the map was trained on, and the checkpoints."""
+def known_latents(
+    surrogate: Surrogate, checkpoints: Sequence[Checkpoint], *, of_runs: bool = False
+) -> tuple[Tensor, list[Checkpoint]]:
+    """Return the latents of those catalogue checkpoints that the map was trained on, and the checkpoints.
+
+    Args:
+        surrogate: the fitted map.
+        checkpoints: the catalogue's.
+        of_runs: what several runs share is given for each of them, for whoever looks at whole runs; otherwise once
+            (:func:`epsopt.zoo.records.each_content_once`).
+
+    Raises:
+        UsageError: it was trained on none of them.
+    """
     place = {key: i for i, key in enumerate(surrogate.memory.keys)}
     known = [c for c in checkpoints if c.sha256 in place]
+    known = known if of_runs else each_content_once(known)
     if not known:
         raise UsageError("the fitted map knows none of the catalogue's checkpoints: run 'epsopt fit' again")
     return surrogate.memory.latents[[place[c.sha256] for c in known]], known

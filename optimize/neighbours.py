@@ -48,17 +48,19 @@ def nearest(
         one_per_run: only the nearest checkpoint of each run.
 
     Returns:
-        For each point at most ``k`` neighbours, nearest first.
+        For each point at most ``k`` neighbours, nearest first; none twice that is the same file in two runs.
     """
     out = []
     for row in (row for rows in blocks(len(z), len(latents)) for row in distances(z[rows], latents)):
         found: list[Neighbour] = []
         runs: set[int] = set()
+        contents: set[str] = set()
         for i in row.argsort(stable=True).tolist():
             c = checkpoints[i]
-            if one_per_run and c.run_id in runs:
+            if c.sha256 in contents or (one_per_run and c.run_id in runs):
                 continue
             runs.add(c.run_id)
+            contents.add(c.sha256)
             found.append(Neighbour(c.path, c.run, c.epoch, float(row[i]), c.metrics, c.hyperparameters, c.sha256))
             if len(found) == k:
                 break

@@ -64,6 +64,7 @@ class PastRun:
     z: Tensor
     metrics: dict[str, float | None]
     finished: bool = True
+    run_id: int = -1
 
 
 def past_runs(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], cut_off: Collection[int] = ()) -> list[PastRun]:
@@ -82,15 +83,15 @@ def past_runs(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], cut_off: 
     Raises:
         UsageError: the map knows none of the checkpoints.
     """
-    latents, known = known_latents(surrogate, checkpoints)
+    latents, known = known_latents(surrogate, checkpoints, of_runs=True)
     last = {c.run_id: i for i, c in enumerate(known) if not is_recombined(c)}
     ends = _ends_of_cut_off(surrogate, known, latents, last, set(cut_off))
     out = []
     for run_id, i in sorted(last.items(), key=lambda pair: pair[1]):
         if run_id not in ends:
-            out.append(PastRun(known[i].run, known[i].hyperparameters, latents[i], known[i].metrics))
+            out.append(PastRun(known[i].run, known[i].hyperparameters, latents[i], known[i].metrics, run_id=run_id))
         elif (end := ends[run_id]) is not None:
-            out.append(PastRun(known[i].run, known[i].hyperparameters, end, {}, finished=False))
+            out.append(PastRun(known[i].run, known[i].hyperparameters, end, {}, finished=False, run_id=run_id))
     return out
 
 

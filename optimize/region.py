@@ -116,13 +116,17 @@ def trust_region(latents: Tensor, runs: NDArray[np.int64]) -> TrustRegion:
         The region; with a single run, the median distance to the nearest other checkpoint is its radius. Its reach is
         the root mean square, dimension by dimension, of the steps to those nearest checkpoints.
     """
+    centres = latents
+    # The same weights in two runs (an untrained epoch 0) lie at one place: that says nothing of how far apart runs are.
+    kept = np.sort(np.unique(latents.detach().numpy(), axis=0, return_index=True)[1])
+    latents, runs = latents[kept], runs[kept]
     # A single run: its other checkpoints are the neighbours.
     groups = runs if len(np.unique(runs)) > 1 else np.arange(len(runs))
     nearest, which = nearest_rows(latents, latents, (groups, groups))
     finite = torch.isfinite(nearest)
     if not bool(finite.any()):
-        return TrustRegion(latents, 1.0)
+        return TrustRegion(centres, 1.0)
     radius = float(nearest[finite].median())
     near = nearest <= radius
     reach = (latents[near] - latents[which[near]]).square().mean(dim=0).sqrt()
-    return TrustRegion(latents, radius, reach)
+    return TrustRegion(centres, radius, reach)

@@ -16,6 +16,7 @@ from epsopt.surrogate.training import Recipe
 from epsopt.surrogate.validation import MetricValidation, Validation
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue
+from epsopt.zoo.records import each_content_once
 
 _KINDS = {False: "surrogate", True: "surrogate-with-probes"}
 
@@ -36,12 +37,13 @@ class Made:
 
 
 def training_set(catalogue: Catalogue) -> TrainingSet:
-    """Read what a surrogate learns from: every checkpoint with at least one measured metric.
+    """Read what a surrogate learns from: every checkpoint with at least one measured metric, each content once.
 
     Raises:
         EmptyCatalogue: there is none; names the command to run first.
     """
-    checkpoints = [c for c in catalogue.checkpoints() if any(v is not None for v in c.metrics.values())]
+    measured = [c for c in catalogue.checkpoints() if any(v is not None for v in c.metrics.values())]
+    checkpoints = each_content_once(measured)
     if not checkpoints:
         raise EmptyCatalogue(
             "the catalogue holds no checkpoint with metrics: read your runs with 'epsopt ingest RUNS' first"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -16,9 +16,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.database import cause, open_database, reading, writing
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue
+from epsopt.zoo.listing import listing
 from epsopt.zoo.reading.wire import unpack
-from epsopt.zoo.records import Checkpoint, Failure, Lineage, Run
-from epsopt.zoo.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, meta, runs, told
+from epsopt.zoo.records import Checkpoint, Failure, Lineage, NotFinite, Run
+from epsopt.zoo.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, meta, told
 
 if TYPE_CHECKING:
     from epsopt.zoo.fingerprints import Fingerprint
@@ -131,55 +132,69 @@ class Catalogue:
             raise CatalogueError(f"{masked_url(self.url)}: {masked(cause(error), self.url)}") from error
 
     def runs(self) -> list[Run]:
-        """Return all runs, by name."""
+        """Return all runs, by name; where several have one name, by as much of their path as tells them apart."""
         with self.reading() as connection:
-            rows = connection.execute(select(runs).order_by(runs.c.name, runs.c.path)).all()
-        return [Run(r.id, r.name, r.path, json.loads(r.hyperparameters)) for r in rows]
+            found = listing(connection)
+        rows = sorted(found.runs.values(), key=lambda r: (found.names[r.id], r.path))
+        return [Run(r.id, found.names[r.id], r.path, found.hyperparameters[r.id]) for r in rows]
 
     def checkpoints(self, *, signature: str | None = None, within: Path | None = None) -> list[Checkpoint]:
         """Return all checkpoints, or those of one signature, or of the runs in one folder.
 
-        They come by run name, epoch (unknown first) and path.
+        They come by run name, epoch (unknown first) and path. A run has one for each moment of its training,
+        whatever number of files hold it; runs that share a file have one each.
         """
-        query = select(checkpoints, runs.c.name.label("run"), runs.c.hyperparameters.label("run_hyperparameters")).join(
-            runs
-        )
-        if signature is not None:
-            query = query.where(checkpoints.c.signature == signature)
-        if within is not None:
-            below = runs.c.path.startswith(f"{within}/", autoescape=True)
-            query = query.where((runs.c.path == str(within)) | below)
         with self.reading() as connection:
-            rows = connection.execute(query).all()
-            beside = _metrics_beside(connection)
-        parsed: dict[str, dict[str, Any]] = {}
-        found = [
-            Checkpoint(
-                id=r.id,
-                run_id=r.run_id,
-                run=r.run,
-                path=r.path,
-                sha256=r.sha256,
-                epoch=r.epoch,
-                metrics=self.renamed({**beside.get((r.run_id, r.sha256), {}), **json.loads(r.metrics)}),
-                hyperparameters=dict(_parse_once(parsed, r.run_hyperparameters)),
-                signature=r.signature,
-                lineage_id=r.lineage_id,
-                n_parameters=r.n_parameters,
-                layout=r.layout or "plain",
+            found = listing(connection)
+        below = None if within is None else (str(within), f"{within}/")
+        out = []
+        for c in found.checkpoints:
+            row, run = c.row, found.runs[c.run_id]
+            if signature is not None and row.signature != signature:
+                continue
+            if below is not None and run.path != below[0] and not run.path.startswith(below[1]):
+                continue
+            out.append(
+                Checkpoint(
+                    id=row.id,
+                    run_id=run.id,
+                    run=found.names[run.id],
+                    path=row.path,
+                    sha256=row.sha256,
+                    epoch=c.epoch,
+                    metrics=self.renamed(c.metrics),
+                    hyperparameters=dict(found.hyperparameters[run.id]),
+                    signature=row.signature,
+                    lineage_id=row.lineage_id,
+                    n_parameters=row.n_parameters,
+                    layout=row.layout or "plain",
+                    aliases=tuple(path for path in c.paths if path != row.path),
+                )
             )
-            for r in rows
-        ]
         # Sorted here: databases collate text differently.
-        return sorted(found, key=lambda c: (c.run, -1 if c.epoch is None else c.epoch, c.path))
+        return sorted(out, key=lambda c: (c.run, -1 if c.epoch is None else c.epoch, c.path))
 
     def metric_names(self) -> list[str]:
         """Return the metrics that have at least one finite value, sorted."""
         with self.reading() as connection:
-            rows = connection.execute(select(checkpoints.c.run_id, checkpoints.c.sha256, checkpoints.c.metrics)).all()
-            beside = _metrics_beside(connection)
-        said = ({**beside.get((r.run_id, r.sha256), {}), **json.loads(r.metrics)} for r in rows)
-        return sorted({name for row in said for name, value in self.renamed(row).items() if value is not None})
+            found = listing(connection).checkpoints
+        return sorted({name for c in found for name, v in self.renamed(c.metrics).items() if v is not None})
+
+    def not_finite(self, within: Collection[str] | None = None) -> list[NotFinite]:
+        """Count the values that were logged as NaN or infinite, by metric: they count as not measured.
+
+        Args:
+            within: paths of the runs to look at; None: all.
+        """
+        with self.reading() as connection:
+            found = listing(connection)
+        places: dict[str, list[int]] = {}
+        for c in found.checkpoints:
+            if within is None or found.runs[c.run_id].path in within:
+                for name, value in self.renamed(c.metrics).items():
+                    if value is None:
+                        places.setdefault(name, []).append(c.run_id)
+        return [NotFinite(name, len(runs), len(set(runs))) for name, runs in sorted(places.items())]
 
     def renamed(self, metrics: dict[str, float | None]) -> dict[str, float | None]:
         """Return metrics under the names that they are to have; one that has its name already is kept over others."""
@@ -213,11 +228,16 @@ class Catalogue:
         return [Lineage(*r) for r in rows]
 
     def aliases(self) -> dict[str, str]:
-        """Return the files whose content another path holds too: their path, and the checkpoint's path."""
-        query = select(files.c.path, checkpoints.c.path.label("checkpoint")).join(checkpoints)
+        """Return the other files of checkpoints (copies, links, what a run saved twice), with the checkpoint's path."""
         with self.reading() as connection:
-            rows = connection.execute(query.where(files.c.path != checkpoints.c.path)).all()
-        return dict(sorted((r.path, r.checkpoint) for r in rows))
+            found = listing(connection).checkpoints
+        return dict(sorted((path, c.row.path) for c in found for path in c.paths if path != c.row.path))
+
+    def holding(self, sha256: str) -> list[int]:
+        """Return the ids of the checkpoints that have a file with this content: one of each run that shares it."""
+        query = select(files.c.checkpoint_id).where(files.c.sha256 == sha256, files.c.checkpoint_id.is_not(None))
+        with self.reading() as connection:
+            return list(connection.execute(query.distinct().order_by(files.c.checkpoint_id)).scalars())
 
     def fingerprints(self, ids: Sequence[int]) -> list[Fingerprint]:
         """Return the fingerprints of these checkpoints, in the order of `ids`.
@@ -241,11 +261,18 @@ class Catalogue:
     def _blobs(self, table: Table, ids: Iterable[int], parse: Callable[[bytes], _Parsed]) -> dict[int, _Parsed]:
         wanted = sorted(set(ids))
         found: dict[int, _Parsed] = {}
+        holder = checkpoints.alias()
         with self.reading() as connection:
             for start in range(0, len(wanted), _CHUNK):
                 chunk = wanted[start : start + _CHUNK]
-                query = select(table.c.checkpoint_id, table.c.data).where(table.c.checkpoint_id.in_(chunk))
-                found.update((r.checkpoint_id, parse(r.data)) for r in connection.execute(query))
+                # Checkpoints of equal weights share what one of them holds.
+                query = (
+                    select(checkpoints.c.id, table.c.data)
+                    .join(holder, holder.c.weights == checkpoints.c.weights)
+                    .join(table, table.c.checkpoint_id == holder.c.id)
+                    .where(checkpoints.c.id.in_(chunk))
+                )
+                found.update((r.id, parse(r.data)) for r in connection.execute(query))
         return found
 
     def put_artifact(self, kind: str, key: str, data: bytes, meta: dict[str, Any]) -> None:
@@ -288,15 +315,3 @@ def _put_artifact(connection: Connection, kind: str, key: str, data: bytes, text
     highest = connection.execute(select(artifacts.c.id).order_by(artifacts.c.id.desc()).limit(1)).scalar() or 0
     connection.execute(delete(artifacts).where((artifacts.c.kind == kind) & (artifacts.c.key == key)))
     connection.execute(insert(artifacts).values(id=highest + 1, kind=kind, key=key, data=data, meta=text))
-
-
-def _metrics_beside(connection: Connection) -> dict[tuple[int, str], dict[str, float | None]]:
-    """Return what side files tell of checkpoints, by run and SHA-256."""
-    rows = connection.execute(select(told.c.run_id, told.c.metrics).where(told.c.metrics != "{}")).all()
-    return {(r.run_id, sha): metrics for r in rows for sha, metrics in json.loads(r.metrics).items()}
-
-
-def _parse_once(parsed: dict[str, dict[str, Any]], text: str) -> dict[str, Any]:
-    if text not in parsed:
-        parsed[text] = json.loads(text)
-    return parsed[text]

@@ -17,7 +17,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.errors import CatalogueError
-from epsopt.zoo.tables import SCHEMA_VERSION, checkpoints, meta, metadata, told
+from epsopt.zoo.tables import SCHEMA_VERSION, meta, metadata
+from epsopt.zoo.upgrade import upgrade, version_of
 
 _BUSY_SECONDS = 60
 _WITHOUT_USER = re.compile(r"^[\w+]+://(?:[^:/]*(?::[^@]*)?@)?")  # as SQLAlchemy reads it
@@ -44,7 +45,10 @@ def open_database(url: str) -> Engine:
         event.listen(engine, "connect", _configure_sqlite)
     try:
         with writing(engine) as connection:
-            _create(connection, shown)
+            old = _create(connection, shown)
+        if old:
+            with _restructuring(engine) as connection:
+                upgrade(connection)
     except DBAPIError as error:
         engine.dispose()
         raise CatalogueError(f"{shown}: the database cannot be opened: {masked(cause(error), url)}") from error
@@ -167,32 +171,45 @@ def clock(connection: Connection) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _create(connection: Connection, shown: str) -> None:
+def _create(connection: Connection, shown: str) -> bool:
+    """Make the tables where they are missing; return whether those that are there are of an older version."""
     if inspect(connection).has_table(meta.name):
-        found = connection.execute(select(meta.c.value).where(meta.c.key == "schema_version")).scalar()
-        if found is not None and int(found) == SCHEMA_VERSION:
-            _extend(connection)
-            return
-        if found is not None and int(found) > SCHEMA_VERSION:
+        found = version_of(connection)
+        if found is not None and found > SCHEMA_VERSION:
             raise CatalogueError(
                 f"{shown} was written by a newer epsopt "
                 f"(catalogue version {found}, this one knows {SCHEMA_VERSION}): update epsopt"
             )
+        if found is not None:
+            return found < SCHEMA_VERSION
     metadata.create_all(connection)
     connection.execute(insert(meta).values(key="schema_version", value=str(SCHEMA_VERSION)))
+    return False
 
 
-def _extend(connection: Connection) -> None:
-    """Add what has come to this version since a database was made; a version of epsopt from before is not disturbed."""
-    known = inspect(connection)
-    if known.has_table(told.name):
-        return
-    metadata.create_all(connection)
-    present = {column["name"] for column in known.get_columns(checkpoints.name)}
-    for column in checkpoints.columns:
-        if column.name not in present:
-            kind = column.type.compile(connection.dialect)
-            connection.execute(text(f"ALTER TABLE {checkpoints.name} ADD COLUMN {column.name} {kind}"))
+@contextmanager
+def _restructuring(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction as the only writer in which a table may be replaced by another of its name."""
+    with engine.connect() as connection:
+        sqlite = engine.dialect.name == "sqlite"
+        if sqlite:  # else dropping a table deletes what refers to it; the setting is one of connections
+            _pragma(connection, "PRAGMA foreign_keys = OFF")
+        try:
+            with connection.begin():
+                if sqlite:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                else:
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITER_LOCK})
+                yield connection
+        finally:
+            if sqlite:
+                _pragma(connection, "PRAGMA foreign_keys = ON")
+
+
+def _pragma(connection: Connection, statement: str) -> None:
+    cursor = connection.connection.cursor()
+    cursor.execute(statement)
+    cursor.close()
 
 
 def cause(error: DBAPIError) -> str:

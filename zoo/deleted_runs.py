@@ -14,13 +14,14 @@ from pathlib import Path
 from sqlalchemy import delete, select
 
 from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.identity import settle
 from epsopt.zoo.layouts.known import lifecycles
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import ask
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity
 from epsopt.zoo.records import Failure
-from epsopt.zoo.rows import refresh_run, release_checkpoint
+from epsopt.zoo.rows import refresh_run
 from epsopt.zoo.scan import Found, Scan
 from epsopt.zoo.tables import checkpoints, files, runs
 
@@ -97,17 +98,18 @@ def _remembered(catalogue: Catalogue) -> dict[str, _Said]:
 
 
 def _forget(catalogue: Catalogue, gone: Collection[str]) -> None:
-    """Take checkpoints of deleted runs out of the catalogue; one whose content another run has too goes to that run."""
+    """Take checkpoints of deleted runs out of the catalogue; other runs keep their own of files that they share."""
     if not gone:
         return
     with catalogue.reading() as connection:
-        query = select(checkpoints.c.id, checkpoints.c.path, runs.c.path.label("run")).join(runs)
+        query = select(checkpoints.c.id, checkpoints.c.run_id, runs.c.path.label("run")).join(runs)
         held = [r for r in connection.execute(query) if r.run in gone]
     if held:
         with catalogue.writing() as connection:
             touched: set[int] = set()
             for row in held:
-                connection.execute(delete(files).where(files.c.path == row.path))
-                touched |= release_checkpoint(connection, row.id, row.path)
+                connection.execute(delete(files).where(files.c.checkpoint_id == row.id))
+                settle(connection, row.id)
+                touched.add(row.run_id)
             for run_id in sorted(touched):
                 refresh_run(connection, run_id)

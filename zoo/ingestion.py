@@ -30,7 +30,7 @@ from epsopt.zoo.recorder import (
     release_files,
     relocate_references,
 )
-from epsopt.zoo.records import Failure
+from epsopt.zoo.records import Failure, NotFinite
 from epsopt.zoo.retelling import tell_files, tell_runs
 from epsopt.zoo.scan import Found, scan, within
 from epsopt.zoo.sheets import Sheet
@@ -46,7 +46,7 @@ class IngestReport:
         found: checkpoint files under the folders.
         added: checkpoints that are new, or whose content changed.
         unchanged: files already in the catalogue, aliases among them.
-        aliases: files new to the catalogue whose content it has under another path.
+        aliases: files new to the catalogue that hold a checkpoint which another file of their run holds, too.
         waiting: files that somebody wrote to while they were read; the next pass takes them.
         failed: files that cannot be read, also those that failed before and have not changed since.
         seconds: duration.
@@ -60,6 +60,7 @@ class IngestReport:
         objects: hyperparameters of files read now that hold a class, a function or another object, and stand as text:
             in how many checkpoints, by name and class.
         deleted: folders of runs that their tracker has marked as deleted; their checkpoints are not part of found.
+        not_finite: metrics of the runs found that were NaN or infinite somewhere, and count as not measured there.
     """
 
     found: int
@@ -78,6 +79,7 @@ class IngestReport:
     not_read: list[OtherFormat] = field(default_factory=list)
     objects: dict[str, int] = field(default_factory=dict)
     deleted: list[Failure] = field(default_factory=list)
+    not_finite: list[NotFinite] = field(default_factory=list)
 
 
 def ingest(
@@ -139,7 +141,7 @@ def ingest(
     if fresh:
         relocate_references(catalogue)
     book = known_lineages(catalogue) if fresh else LineageBook()
-    recorder = Recorder(catalogue, book, embed)
+    recorder = Recorder(catalogue, book, embed, present)
     objects: Counter[str] = Counter()
 
     def handle(index: int, outcome: Outcome) -> bool:
@@ -183,6 +185,7 @@ def ingest(
         not_read=list(seen.other.kinds.values()),
         objects=dict(objects),
         deleted=deleted,
+        not_finite=catalogue.not_finite({f.run_path for f in seen.files}),
     )
 
 

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.identity import (
+    FileContent,
+    attach,
+    put_embedding,
+    replaced,
+    run_id_of,
+    run_of_checkpoint,
+    settle,
+)
 from epsopt.zoo.lineage import KnownLineage, LineageBook
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity, identity_at
 from epsopt.zoo.reading.wire import pack
 from epsopt.zoo.records import Failure
-from epsopt.zoo.rows import (
-    insert_checkpoint,
-    insert_lineage,
-    lineage_of_row,
-    put_file,
-    reader_of,
-    refresh_run,
-    release_checkpoint,
-    run_id_of,
-)
+from epsopt.zoo.rows import insert_lineage, lineage_of_row, put_file, reader_of, refresh_run
 from epsopt.zoo.scan import Found
 from epsopt.zoo.tables import checkpoints, embeddings, files, lineages, runs
 
@@ -45,16 +46,20 @@ class KnownFile:
 def known_files(catalogue: Catalogue) -> dict[str, KnownFile]:
     """Return every file the catalogue has seen, by path, but what is to be read again.
 
-    That are failures of older readers, and files of which other weights were read than the ones that are meant now.
+    That are failures of older readers, files of which other weights were read than the ones that are meant now, and
+    files of which nobody kept what they say.
     """
     reader = reader_of(catalogue.weights_key)
-    query = select(files, embeddings.c.hook).outerjoin(embeddings, files.c.checkpoint_id == embeddings.c.checkpoint_id)
+    hooks = select(checkpoints.c.weights, embeddings.c.hook).join(embeddings)
+    query = select(files, checkpoints.c.weights).outerjoin(checkpoints, files.c.checkpoint_id == checkpoints.c.id)
     with catalogue.reading() as connection:
         rows = connection.execute(query).all()
+        hook_of = {r.weights: r.hook for r in connection.execute(hooks)}
     return {
-        r.path: KnownFile(Identity(r.size, r.mtime_ns, int(r.inode)), r.checkpoint_id, r.reason, r.hook)
+        r.path: KnownFile(Identity(r.size, r.mtime_ns, int(r.inode)), r.checkpoint_id, r.reason, hook_of.get(r.weights))
         for r in rows
-        if r.reader == reader or (r.reason is None and _reads_the_same(r.path, r.reader, reader))
+        if (r.reader == reader or (r.reason is None and _reads_the_same(r.path, r.reader, reader)))
+        and (r.said is not None or r.reason is not None)
     }
 
 
@@ -69,8 +74,7 @@ def release_files(catalogue: Catalogue, paths: Iterable[str]) -> None:
         for path in paths:
             old = connection.execute(select(files.c.checkpoint_id).where(files.c.path == path)).scalar()
             connection.execute(delete(files).where(files.c.path == path))
-            if old is not None:
-                touched |= release_checkpoint(connection, old, path)
+            _let_go(connection, old, touched)
         for run_id in sorted(touched):
             refresh_run(connection, run_id)
 
@@ -94,8 +98,7 @@ def relocate_references(catalogue: Catalogue) -> None:
     """Point lineages whose reference file changed or went to another file that still has its content, if one does."""
     query = (
         select(lineages.c.id, lineages.c.reference_path, files.c.path, files.c.size, files.c.mtime_ns, files.c.inode)
-        .join(checkpoints, checkpoints.c.sha256 == lineages.c.reference_sha256)
-        .join(files, files.c.checkpoint_id == checkpoints.c.id)
+        .join(files, files.c.sha256 == lineages.c.reference_sha256)
         .order_by(lineages.c.id, files.c.path)
     )
     with catalogue.reading() as connection:
@@ -137,17 +140,22 @@ class Recorder:
         catalogue: where to.
         book: the lineages known; lineages founded here, or by another process meanwhile, are added.
         embed: the hook that embeddings come from.
+        present: paths that were seen a moment ago; whether others are still there is looked up when it matters.
     """
 
-    def __init__(self, catalogue: Catalogue, book: LineageBook, embed: str | None) -> None:
+    def __init__(
+        self, catalogue: Catalogue, book: LineageBook, embed: str | None, present: Collection[str] = ()
+    ) -> None:
         self._catalogue = catalogue
         self._book = book
         self._embed = embed
         self._reader = reader_of(catalogue.weights_key)
         self._pending: list[_Pending] = []
         self._since = time.monotonic()
+        self._exists = dict.fromkeys(present, True)
         with catalogue.reading() as connection:
-            self._contents = set(connection.execute(select(checkpoints.c.sha256)).scalars())
+            self._contents = set(connection.execute(select(files.c.sha256)).scalars())
+            self._contents |= set(connection.execute(select(checkpoints.c.sha256)).scalars())
         self.added = 0
         self.aliases = 0
 
@@ -187,14 +195,13 @@ class Recorder:
             self.flush()
 
     def _lineage_of_known(self, sha256: str) -> int | None:
-        """Return the lineage of content that the catalogue has already: it is an alias, or the file moved."""
+        """Return the lineage of content that the catalogue has already, of this run or of another one."""
         if sha256 not in self._contents:
             return None
         self.flush()
         with self._catalogue.reading() as connection:
-            query = select(checkpoints.c.lineage_id).where(checkpoints.c.sha256 == sha256)
-            found: int | None = connection.execute(query).scalar()
-        return found
+            kept = _kept(connection, sha256, self._reader)
+        return None if kept is None else kept[0]
 
     def _lineage_of(self, contents: CheckpointContents) -> KnownLineage | None:
         if contents.declared is not None:
@@ -227,77 +234,115 @@ class Recorder:
         moved = False
         for pending in self._pending:
             if isinstance(pending.result, Failure):
-                self._write_failure(connection, pending.found, pending.result, touched)
+                moved |= self._write_failure(connection, pending.found, pending.result, touched)
             else:
                 moved |= self._write_checkpoint(connection, pending.found, pending.result, touched)
         for run_id in sorted(touched):
             refresh_run(connection, run_id)
         return moved
 
-    def _write_failure(self, connection: Connection, found: Found, failure: Failure, touched: set[int]) -> None:
+    def _write_failure(self, connection: Connection, found: Found, failure: Failure, touched: set[int]) -> bool:
         path = str(found.path)
         old = connection.execute(select(files.c.checkpoint_id).where(files.c.path == path)).scalar()
-        put_file(connection, path, found.identity, checkpoint_id=None, reason=failure.reason, reader=self._reader)
-        if old is not None:
-            touched |= release_checkpoint(connection, old, path)
+        moved = replaced(connection, path, None)
+        put_file(connection, path, found.identity, reason=failure.reason, reader=self._reader)
+        return _let_go(connection, old, touched) or moved
 
     def _write_checkpoint(
         self, connection: Connection, found: Found, contents: CheckpointContents, touched: set[int]
     ) -> bool:
+        """Write one file and its checkpoint; return whether a lineage's reference goes by another path now."""
         path = str(found.path)
-        moved = False
-        old = connection.execute(select(files.c.checkpoint_id).where(files.c.path == path)).scalar()
-        same = connection.execute(
-            select(checkpoints.c.id, checkpoints.c.path, checkpoints.c.run_id).where(
-                checkpoints.c.sha256 == contents.sha256
-            )
-        ).first()
-        if same is not None:
-            checkpoint_id = same.id
-            if same.path != path and not location(same.path).exists():
-                # The file moved: the checkpoint goes with it.
-                touched.add(same.run_id)
-                run_id = run_id_of(connection, found)
-                values = {"path": path, "run_id": run_id, "epoch": contents.epoch}
-                connection.execute(delete(files).where(files.c.path == same.path))
-                connection.execute(update(checkpoints).where(checkpoints.c.id == same.id).values(values))
-                touched.add(run_id)
-                former = (lineages.c.reference_path == same.path) & (lineages.c.reference_sha256 == contents.sha256)
-                moved = connection.execute(update(lineages).where(former).values(reference_path=path)).rowcount > 0
-            elif same.path != path and old != same.id:
-                self.aliases += 1
-        else:
-            if old is not None:
-                # Let go of the former content first: paths are unique.
-                put_file(connection, path, contents.identity, checkpoint_id=None, reason="being replaced")
-                touched |= release_checkpoint(connection, old, path)
-            checkpoint_id = insert_checkpoint(connection, found, contents, touched)
+        assert contents.lineage is not None  # accept() found one
+        kept = _kept(connection, contents.sha256, self._reader)
+        content = FileContent.of(contents, contents.lineage, None if kept is None else kept[1])
+        before = connection.execute(select(files.c.checkpoint_id, files.c.sha256).where(files.c.path == path)).first()
+        old = None if before is None else before.checkpoint_id
+        placed = attach(
+            connection, found, content, touched, fingerprint=contents.fingerprint_bytes, exists=self._is_there
+        )
+        moved = replaced(connection, path, contents.sha256) or placed.relocated
+        identity = contents.identity
+        put_file(connection, path, identity, checkpoint_id=placed.checkpoint_id, content=content, reader=self._reader)
+        if old != placed.checkpoint_id:
+            moved |= _let_go(connection, old, touched)
+        moved |= settle(connection, placed.checkpoint_id)
+        if placed.how == "new" or (old == placed.checkpoint_id and before and before.sha256 != contents.sha256):
             self.added += 1
-        put_file(connection, path, contents.identity, checkpoint_id=checkpoint_id, reason=None, reader=self._reader)
-        if same is not None and old is not None and old != same.id:
-            touched |= release_checkpoint(connection, old, path)
+        elif placed.how == "alias" and old != placed.checkpoint_id:
+            self.aliases += 1
         if contents.embedding is not None:
-            connection.execute(delete(embeddings).where(embeddings.c.checkpoint_id == checkpoint_id))
-            row = {"checkpoint_id": checkpoint_id, "hook": self._embed, "data": pack(contents.embedding)}
-            connection.execute(insert(embeddings).values(row))
+            put_embedding(connection, placed.checkpoint_id, self._embed, pack(contents.embedding))
         return moved
+
+    def _is_there(self, path: str) -> bool:
+        if path not in self._exists:
+            self._exists[path] = location(path).exists()
+        return self._exists[path]
+
+
+def _kept(connection: Connection, sha256: str, reader: int) -> tuple[int, str] | None:
+    """Return the lineage and the weights' digest of content that the catalogue has, read as it is read now."""
+    query = (
+        select(checkpoints.c.lineage_id, checkpoints.c.weights, files.c.path, files.c.reader)
+        .join(files, files.c.checkpoint_id == checkpoints.c.id)
+        .where(files.c.sha256 == sha256)
+    )
+    for row in connection.execute(query):
+        if _reads_the_same(row.path, row.reader, reader):
+            return row.lineage_id, row.weights
+    return None
+
+
+def _let_go(connection: Connection, checkpoint_id: int | None, touched: set[int]) -> bool:
+    """Settle a checkpoint that a file no longer belongs to; return whether a lineage's reference moved."""
+    run_id = None if checkpoint_id is None else run_of_checkpoint(connection, checkpoint_id)
+    if checkpoint_id is None or run_id is None:
+        return False
+    touched.add(run_id)
+    return settle(connection, checkpoint_id)
 
 
 def adopt(catalogue: Catalogue, seen: Iterable[Found]) -> None:
-    """Give checkpoints to the run that their layout says now; a layout may have come to be recognised since."""
-    query = select(checkpoints.c.id, checkpoints.c.path, checkpoints.c.run_id, runs.c.path.label("run_path")).join(runs)
+    """Give files to the run that their layout says now; a layout may have come to be recognised since."""
+    query = (
+        select(files.c.path, files.c.checkpoint_id, runs.c.path.label("run_path"), runs.c.layout)
+        .join(checkpoints, files.c.checkpoint_id == checkpoints.c.id)
+        .join(runs, checkpoints.c.run_id == runs.c.id)
+        .where(files.c.said.is_not(None))
+    )
     with catalogue.reading() as connection:
         known = {r.path: r for r in connection.execute(query)}
-    moved = [(f, r) for f in seen if (r := known.get(str(f.path))) is not None and r.run_path != f.run_path]
+    moved = [
+        f for f in seen if (r := known.get(str(f.path))) is not None and (r.run_path != f.run_path or r.layout is None)
+    ]
     if moved:
         with catalogue.writing() as connection:
-            touched = set()
-            for found, row in moved:
-                run_id = run_id_of(connection, found)
-                connection.execute(update(checkpoints).where(checkpoints.c.id == row.id).values(run_id=run_id))
-                touched |= {row.run_id, run_id}
+            touched: set[int] = set()
+            for found in moved:
+                _take_over(connection, found, touched)
             for run_id in sorted(touched):
                 refresh_run(connection, run_id)
+
+
+def _take_over(connection: Connection, found: Found, touched: set[int]) -> None:
+    """Make a file one of the run that it belongs to now."""
+    columns = (files.c.sha256.label("content"), files.c.said, checkpoints)
+    query = select(*columns).join(checkpoints, files.c.checkpoint_id == checkpoints.c.id)
+    row = connection.execute(query.where(files.c.path == str(found.path))).first()
+    if row is None or row.said is None:
+        return
+    run_id = run_id_of(connection, found)
+    if row.run_id == run_id:
+        return
+    content = FileContent(
+        row.content, row.weights, True, row.signature, row.lineage_id, row.n_parameters, json.loads(row.said)
+    )
+    placed = attach(connection, found, content, touched)
+    same = files.c.path == str(found.path)
+    connection.execute(update(files).where(same).values(checkpoint_id=placed.checkpoint_id))
+    _let_go(connection, row.id, touched)
+    settle(connection, placed.checkpoint_id)
 
 
 def forget_failures(catalogue: Catalogue, paths: Iterable[str]) -> None:
@@ -314,7 +359,7 @@ def record_failures(catalogue: Catalogue, failures: Sequence[Failure]) -> None:
     if failures:
         with catalogue.writing() as connection:
             for failure in failures:
-                put_file(connection, failure.path, Identity(0, 0, 0), checkpoint_id=None, reason=failure.reason)
+                put_file(connection, failure.path, Identity(0, 0, 0), reason=failure.reason)
 
 
 def _deltas_fit(lineage: KnownLineage, contents: CheckpointContents) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -12,7 +14,7 @@ class Run:
 
     Attributes:
         id: of its row.
-        name: path relative to the folder that was ingested.
+        name: path relative to the folder that was ingested, with more of it in front where other runs have the same.
         path: absolute path of the folder.
         hyperparameters: flattened with dots, from its newest checkpoint that has any.
     """
@@ -30,7 +32,7 @@ class Checkpoint:
     Attributes:
         id: of its row.
         run_id: of its run.
-        run: the run's name.
+        run: the run's name; no two runs have the same at one time, but it may become longer when others come.
         path: absolute path of the file.
         sha256: of the file's content.
         epoch: epoch or step, None when unknown.
@@ -40,6 +42,7 @@ class Checkpoint:
         lineage_id: of its lineage (D3).
         n_parameters: floating-point values in it.
         layout: the name of the one that read the file.
+        aliases: absolute paths of other files that hold it.
     """
 
     id: int
@@ -54,11 +57,48 @@ class Checkpoint:
     lineage_id: int
     n_parameters: int
     layout: str = "plain"
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of all its files."""
+        return (self.path, *self.aliases)
 
     @property
     def trained(self) -> int | None:
         """Epochs (or steps) of training behind it, None when unknown: Lightning calls its first epoch 0."""
         return None if self.epoch is None else self.epoch + (self.layout == "lightning")
+
+
+def each_content_once(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Leave one of the checkpoints that are one file in several runs: an untrained epoch 0, a base, a copied folder.
+
+    It is what was measured once. Held out with one run and learned from with another, it would be its own prediction;
+    and two of it would be each other's nearest neighbours.
+
+    Args:
+        checkpoints: of any runs.
+
+    Returns:
+        In the same order, each content as the checkpoint of the run that has most of them, so that a folder of chosen
+        copies does not part what was trained together; of runs of equal length as that of the first. A metric that is
+        not measured there is taken from the others.
+    """
+    lengths = Counter(c.run_id for c in checkpoints)
+    same: dict[str, list[int]] = {}
+    for i, c in enumerate(checkpoints):
+        same.setdefault(c.sha256, []).append(i)
+    if len(same) == len(checkpoints):
+        return list(checkpoints)
+    kept = {}
+    for rows in same.values():
+        first, *others = sorted(rows, key=lambda i: -lengths[checkpoints[i].run_id])
+        metrics = dict(checkpoints[first].metrics)
+        for i in others:
+            known = {name: v for name, v in checkpoints[i].metrics.items() if v is not None}
+            metrics.update((name, v) for name, v in known.items() if metrics.get(name) is None)
+        kept[first] = replace(checkpoints[first], metrics=metrics) if others else checkpoints[first]
+    return [kept[i] for i in sorted(kept)]
 
 
 @dataclass(frozen=True)
@@ -78,6 +118,21 @@ class Lineage:
     reference_path: str
     declared: bool
     reference_sha256: str
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """A metric that was NaN, infinite or beyond any real quantity, and so counts as not measured there.
+
+    Attributes:
+        metric: its name.
+        checkpoints: on how many.
+        runs: of how many runs those are.
+    """
+
+    metric: str
+    checkpoints: int
+    runs: int
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,15 @@ import json
 import zlib
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
+from epsopt.zoo.identity import FileContent, next_id
 from epsopt.zoo.lineage import KnownLineage
 from epsopt.zoo.reading.reader import CheckpointContents
-from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity
 from epsopt.zoo.reading.values import with_defaults
 from epsopt.zoo.reading.wire import pack, unpack
-from epsopt.zoo.scan import Found, whose
-from epsopt.zoo.tables import checkpoints, embeddings, files, fingerprints, lineages, runs, told
+from epsopt.zoo.tables import checkpoints, files, lineages, runs, told
 
 # Values are given when a statement is executed, not when it is built: building is half of what a small one costs.
 _UPDATE_FILE = update(files).where(files.c.path == bindparam("the_path"))
@@ -41,11 +40,6 @@ def lineage_of_row(row: Row[Any]) -> KnownLineage:
     )
 
 
-def next_id(connection: Connection, table: Table) -> int:
-    """Return the next free id; the caller is the only writer."""
-    return (connection.execute(select(func.max(table.c.id))).scalar() or 0) + 1
-
-
 def insert_lineage(connection: Connection, contents: CheckpointContents) -> KnownLineage:
     """Found a lineage on a checkpoint's declared base, or on itself; an existing one becomes declared."""
     base = contents.declared
@@ -69,50 +63,17 @@ def insert_lineage(connection: Connection, contents: CheckpointContents) -> Know
     return lineage_of_row(row)
 
 
-def run_id_of(connection: Connection, found: Found) -> int:
-    """Return the id of the run that a file belongs to, a new one if need be."""
-    run_id = connection.execute(select(runs.c.id).where(runs.c.path == found.run_path)).scalar()
-    if run_id is None:
-        run_id = next_id(connection, runs)
-        row = {"id": run_id, "name": found.run_name, "path": found.run_path, "hyperparameters": "{}"}
-        connection.execute(insert(runs), row)
-    return int(run_id)
-
-
-def insert_checkpoint(connection: Connection, found: Found, contents: CheckpointContents, touched: set[int]) -> int:
-    """Add a checkpoint with its fingerprint; return its id and note its run as touched."""
-    checkpoint_id, run_id = next_id(connection, checkpoints), run_id_of(connection, found)
-    row = {
-        "id": checkpoint_id,
-        "run_id": run_id,
-        "path": str(found.path),
-        "sha256": contents.sha256,
-        "epoch": contents.epoch,
-        "metrics": json.dumps(contents.metrics, sort_keys=True),
-        "hyperparameters": json.dumps(contents.hyperparameters),
-        "signature": contents.signature,
-        "lineage_id": contents.lineage,
-        "n_parameters": contents.n_parameters,
-        "step": contents.step,
-        "layout": contents.layout,
-    }
-    connection.execute(insert(checkpoints), row)
-    blob = {"checkpoint_id": checkpoint_id, "data": contents.fingerprint_bytes}
-    connection.execute(insert(fingerprints), blob)
-    touched.add(run_id)
-    return checkpoint_id
-
-
 def put_file(
     connection: Connection,
     path: str,
     identity: Identity,
     *,
-    checkpoint_id: int | None,
-    reason: str | None,
+    checkpoint_id: int | None = None,
+    reason: str | None = None,
+    content: FileContent | None = None,
     reader: int = READER,
 ) -> None:
-    """Write what is known of a file, in place of what was known before."""
+    """Write what is known of a file, in place of what was known before: its checkpoint and content, or a reason."""
     values = {
         "size": identity.size,
         "mtime_ns": identity.mtime_ns,
@@ -120,31 +81,12 @@ def put_file(
         "checkpoint_id": checkpoint_id,
         "reason": reason,
         "reader": reader,
+        "sha256": None if content is None else content.sha256,
+        "said": None if content is None else json.dumps(content.said),
     }
     changed = connection.execute(_UPDATE_FILE, {"the_path": path, **values})
     if changed.rowcount == 0:
         connection.execute(insert(files), {"path": path, **values})
-
-
-def release_checkpoint(connection: Connection, checkpoint_id: int, path: str) -> set[int]:
-    """Deal with a checkpoint whose file holds something else now: an alias takes its place, or it goes."""
-    columns = (checkpoints.c.path, checkpoints.c.run_id, checkpoints.c.sha256)
-    row = connection.execute(select(*columns).where(checkpoints.c.id == checkpoint_id)).first()
-    if row is None or row.path != path:
-        return set()
-    heir = connection.execute(
-        select(files.c.path).where(files.c.checkpoint_id == checkpoint_id).order_by(files.c.path).limit(1)
-    ).scalar()
-    if heir is None:
-        for table in (fingerprints, embeddings):
-            connection.execute(delete(table).where(table.c.checkpoint_id == checkpoint_id))
-        connection.execute(delete(checkpoints).where(checkpoints.c.id == checkpoint_id))
-        return {row.run_id}
-    run_id = run_id_of(connection, whose(location(heir)))
-    connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(path=heir, run_id=run_id))
-    reference = (lineages.c.reference_path == path) & (lineages.c.reference_sha256 == row.sha256)
-    connection.execute(update(lineages).where(reference).values(reference_path=heir))
-    return {row.run_id, run_id}
 
 
 def refresh_run(connection: Connection, run_id: int) -> None:

@@ -16,7 +16,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: a checkpoint was a content, of one run only. 2: it is a content in a run, and each file says its own."""
 
 metadata = MetaData()
 
@@ -34,6 +35,7 @@ runs = Table(
     Column("name", Text, nullable=False),
     Column("path", Text, nullable=False, unique=True),
     Column("hyperparameters", Text, nullable=False),  # JSON: of the run's newest checkpoint
+    Column("layout", String(32)),  # that recognises the folder
 )
 
 lineages = Table(
@@ -48,13 +50,15 @@ lineages = Table(
     UniqueConstraint("signature", "reference_sha256"),
 )
 
+# One moment of one run's training. Runs that share a file (an untrained epoch 0, a common base) have one each; files of
+# one run that hold the same weights (``last.ckpt`` beside ``epoch=3.ckpt``) have one together: see files.
 checkpoints = Table(
     "epsopt_checkpoints",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("run_id", ForeignKey("epsopt_runs.id"), nullable=False, index=True),
     Column("path", Text, nullable=False, unique=True),
-    Column("sha256", String(64), nullable=False, unique=True),
+    Column("sha256", String(64), nullable=False, index=True),
     Column("epoch", BigInteger),
     Column("metrics", Text, nullable=False),  # JSON
     Column("hyperparameters", Text, nullable=False),  # JSON: what this file says; the run's are those of its newest
@@ -63,6 +67,7 @@ checkpoints = Table(
     Column("n_parameters", BigInteger, nullable=False),
     Column("step", BigInteger),  # this and the next one: since side files are read
     Column("layout", String(32)),
+    Column("weights", String(64), index=True),  # digest of their sketch: equal weights, equal digest
 )
 
 # What the files beside a run's checkpoints tell. It is added when the catalogue is read: what a checkpoint says counts.
@@ -79,7 +84,7 @@ told = Table(
     Column("given", Text, nullable=False),  # JSON: what tables of runs say, by table; part of the above, too
 )
 
-# Blobs apart from the rows that every command lists.
+# Blobs apart from the rows that every command lists; checkpoints of equal weights share what one of them holds.
 fingerprints = Table(
     "epsopt_fingerprints",
     metadata,
@@ -106,6 +111,8 @@ files = Table(
     Column("checkpoint_id", ForeignKey("epsopt_checkpoints.id"), index=True),
     Column("reason", Text),
     Column("reader", Integer, nullable=False),
+    Column("sha256", String(64), index=True),  # of its content
+    Column("said", Text),  # JSON: what this file says; the checkpoint's columns are what all of its files say together
 )
 
 artifacts = Table(

@@ -9,6 +9,8 @@ from sqlalchemy import Connection, delete, insert, select
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.layouts.reading import Position
+from epsopt.zoo.listing import parts_of_runs
+from epsopt.zoo.reading.values import finite_metrics
 from epsopt.zoo.records import Failure
 from epsopt.zoo.rows import refresh_run
 from epsopt.zoo.sheets import Given
@@ -41,6 +43,7 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
     )
     with catalogue.reading() as connection:
         rows = connection.execute(members_of.order_by(checkpoints.c.path)).all()
+        parts = parts_of_runs(connection)
         columns = (runs.c.id, runs.c.path, told.c.state, told.c.troubles, told.c.layouts, told.c.given)
         known = connection.execute(select(*columns).outerjoin(told)).all()
     members: dict[int, list[Position]] = {}
@@ -48,6 +51,10 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
     for r in rows:
         members.setdefault(r.run_id, []).append(Position(r.sha256, r.path, r.epoch, r.step, r.layout or "plain"))
         formats.setdefault(r.run_id, set()).add(r.layout or "plain")
+    # What a tracker logged speaks of all that the run wrote, also of what the tracker did not keep.
+    for part, whole in parts.items():
+        own = {p.key for p in members.get(part, [])}
+        members.setdefault(part, []).extend(p for p in members.get(whole, []) if p.key not in own)
     return {
         r.path: RunInCatalogue(
             r.id,
@@ -67,7 +74,7 @@ def put_told(connection: Connection, run_id: int, state: str, answer: Answer) ->
     values = {
         "state": state,
         "hyperparameters": json.dumps(answer.hyperparameters, sort_keys=True),
-        "metrics": json.dumps(answer.metrics, sort_keys=True),
+        "metrics": json.dumps({key: finite_metrics(m) for key, m in answer.metrics.items()}, sort_keys=True),
         "troubles": json.dumps([[f.path, f.reason] for f in answer.troubles]),
         "layouts": json.dumps(sorted(answer.layouts)),
         "given": json.dumps(answer.given, sort_keys=True),

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import UnreadableCheckpoint
@@ -82,7 +82,8 @@ def _kept(catalogue: Catalogue) -> dict[str, str]:
     """Return the SHA-256 of every file that the catalogue relies on, by path."""
     with catalogue.reading() as connection:
         bases = connection.execute(select(lineages.c.reference_path, lineages.c.reference_sha256)).all()
-        read = connection.execute(select(files.c.path, checkpoints.c.sha256).join(checkpoints)).all()
+        content = func.coalesce(files.c.sha256, checkpoints.c.sha256)
+        read = connection.execute(select(files.c.path, content).join(checkpoints)).all()
     return {row[0]: row[1] for row in (*bases, *read)}  # a base that was read as a run, too, counts as read
 
 

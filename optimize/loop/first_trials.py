@@ -123,7 +123,7 @@ class FirstTrials:
         checkpoints = self._catalogue.checkpoints()
         space = self._space
         if space is None:
-            trained = {c.run: c.hyperparameters for c in checkpoints if not is_recombined(c)}
+            trained = {c.run_id: c.hyperparameters for c in checkpoints if not is_recombined(c)}
             try:
                 space = infer_space(list(trained.values()))
             except UsageError:  # nothing varies

@@ -18,7 +18,7 @@ STARTS = ("init_from", "base")
 """Hyperparameters under which a run says which checkpoint it started from."""
 
 
-def past_curves(checkpoints: Sequence[Checkpoint], space: Space, objectives: Sequence[Objective]) -> dict[str, Curve]:
+def past_curves(checkpoints: Sequence[Checkpoint], space: Space, objectives: Sequence[Objective]) -> dict[int, Curve]:
     """Return the curve of every run that the space describes and that has a measured checkpoint after its start.
 
     Args:
@@ -27,29 +27,29 @@ def past_curves(checkpoints: Sequence[Checkpoint], space: Space, objectives: Seq
         objectives: what curves are of.
 
     Returns:
-        Curves by the run's name; none of checkpoints that were decoded instead of trained. What was measured where a
+        Curves by the run's id; none of checkpoints that were decoded instead of trained. What was measured where a
         run started is known if the checkpoint that it names is among the checkpoints.
     """
-    measured = {c.path: values_of(c.metrics, objectives) for c in checkpoints}
+    measured = {path: values_of(c.metrics, objectives) for c in checkpoints for path in c.paths}
     curves = {}
-    for name, trained in trained_runs(checkpoints, space).items():
+    for run_id, trained in trained_runs(checkpoints, space).items():
         config = trained[-1].hyperparameters
         values = np.stack([measured[c.path] for c in trained])
         if np.isfinite(values).any():
             start = next((measured[str(config[s])] for s in STARTS if str(config.get(s)) in measured), None)
             epochs = np.array([c.trained for c in trained], dtype=np.float64)
-            curves[name] = Curve(space.given(config), epochs, values, start)
+            curves[run_id] = Curve(space.given(config), epochs, values, start)
     return curves
 
 
-def trained_runs(checkpoints: Sequence[Checkpoint], space: Space) -> dict[str, list[Checkpoint]]:
-    """Return of every run that the space describes the checkpoints after its start, one for each epoch, in order."""
-    runs: dict[str, dict[int, Checkpoint]] = {}
+def trained_runs(checkpoints: Sequence[Checkpoint], space: Space) -> dict[int, list[Checkpoint]]:
+    """Return the checkpoints of every run that the space describes, by its id: after its start, one for each epoch."""
+    runs: dict[int, dict[int, Checkpoint]] = {}
     for c in checkpoints:
         trained = c.trained or 0
         if trained > 0 and not is_recombined(c) and space.describes(c.hyperparameters):
-            runs.setdefault(c.run, {})[trained] = c
-    return {name: [by_epoch[e] for e in sorted(by_epoch)] for name, by_epoch in runs.items()}
+            runs.setdefault(c.run_id, {})[trained] = c
+    return {run_id: [by_epoch[e] for e in sorted(by_epoch)] for run_id, by_epoch in runs.items()}
 
 
 def values_of(metrics: Mapping[str, Any], objectives: Sequence[Objective]) -> Floats:

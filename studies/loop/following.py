@@ -83,9 +83,9 @@ def _step_of(mixture: MeasuredMixture, objectives: int) -> Step:
 
 def running(scene: Scene) -> list[Candidate]:
     """Return what is under way or waits, as the policy sees it."""
-    places = {name: i for i, name in enumerate(scene.curves)}
-    values = {c.path: values_of(c.metrics, scene.project.objectives) for c in scene.checkpoints}
-    run_in = {folder: c.run for c in scene.checkpoints for folder in Path(c.path).parents}
+    places = {run_id: i for i, run_id in enumerate(scene.curves)}
+    values = {path: values_of(c.metrics, scene.project.objectives) for c in scene.checkpoints for path in c.paths}
+    run_in = {folder: c.run_id for c in scene.checkpoints for folder in Path(c.path).parents}
     out = []
     for trial in scene.ledger.under_way:
         config = config_of(trial)
@@ -93,7 +93,7 @@ def running(scene: Scene) -> list[Candidate]:
             continue
         run = None
         if trial.state == TrialState.RUNNING:
-            run = places.get(run_in.get(folder_of(scene.project, trial), ""))
+            run = places.get(run_in.get(folder_of(scene.project, trial), -1))
         done = 0.0 if run is None else float(list(scene.curves.values())[run].steps[-1])
         epochs = float(told_epochs(trial) or scene.length)
         if epochs > done:
@@ -107,7 +107,7 @@ def failed(scene: Scene) -> list[Candidate]:
     Not those whose program could not be started, nor those that somebody stopped: they say nothing of what was to run.
     """
     objectives, trials = scene.project.objectives, scene.ledger.trials
-    values = {c.path: values_of(c.metrics, objectives) for c in scene.checkpoints}
+    values = {path: values_of(c.metrics, objectives) for c in scene.checkpoints for path in c.paths}
     measured = {f for path, row in values.items() if np.isfinite(row).any() for f in Path(path).parents}
     again = {n for t in trials for n in t.system_attrs.get("retry_history", ())}
     folders = {t.number: folder_of(scene.project, t) for t in trials}
@@ -143,7 +143,7 @@ def known(scene: Scene, placed: Placed | None) -> Known:
     nothing = failed(scene)
     trained = sum(float(c.steps[-1]) for c in scene.curves.values()) + sum(c.epochs for c in nothing)
     return Known(
-        [replace(curve, moved=_moved(scene, placed, name)) for name, curve in scene.curves.items()],
+        [replace(curve, moved=_moved(scene, placed, run_id)) for run_id, curve in scene.curves.items()],
         [replace(as_start(c, objectives, fixed), values=scene.told_of(c)) for c in usable],
         np.stack(mixed) if mixed else None,
         None if placed is None else placed.space,
@@ -152,9 +152,9 @@ def known(scene: Scene, placed: Placed | None) -> Known:
     )
 
 
-def _moved(scene: Scene, placed: Placed | None, name: str) -> Floats | None:
-    start = scene.starts.get(name)
-    return None if placed is None or start is None else placed.moved(scene.trained[name], start)
+def _moved(scene: Scene, placed: Placed | None, run_id: int) -> Floats | None:
+    start = scene.starts.get(run_id)
+    return None if placed is None or start is None else placed.moved(scene.trained[run_id], start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,14 +211,16 @@ def suggested(scene: Scene, step: Step, candidate: Candidate) -> Suggestion:
         step: a run of any kind.
         candidate: that run as it will be launched, told how many epochs it has: its last one is what is predicted.
     """
-    near = nearest_runs(scene.space, candidate.config, [(name, c.config) for name, c in scene.curves.items()])
+    names = {c.run_id: c.run for c in scene.checkpoints}
+    past = [(names.get(run_id, str(run_id)), c.config) for run_id, c in scene.curves.items()]
+    near = nearest_runs(scene.space, candidate.config, past)
     init_from = candidate.start.key if candidate.start is not None and candidate.start.key else None
     long = count(f"{candidate.epochs:g}", "epoch")
     if step.model is None:
         why = f"a look of up to {long}: too few runs are known to expect anything of one"
         return Suggestion(candidate.config, init_from=init_from, nearest_runs=near, reason=why)
     expected = expect(step.model, candidate)
-    begun = next((c for c in scene.checkpoints if c.path == init_from), None)
+    begun = next((c for c in scene.checkpoints if init_from in c.paths), None)
     where = "" if begun is None else f" from {begun.run}" + ("" if begun.epoch is None else f":{begun.epoch}")
     each = step.promised / step.cost
     added = each * min(candidate.cost, step.cost)

@@ -25,7 +25,7 @@ from epsopt.studies.project.file import Project
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import EpsoptError, UsageError
-from epsopt.zoo.records import Checkpoint
+from epsopt.zoo.records import Checkpoint, each_content_once
 
 MOST_STARTS = 12
 """Front checkpoints that are weighed as starts; a larger front is thinned evenly."""
@@ -108,8 +108,8 @@ def propose_next(
     ran = {c.run_id: c.hyperparameters for c in scratch}  # those that the map does not know yet, too
     before = [*map(config_of, own), *ran.values()]
     # A run of which the map knows a checkpoint is among the past ones: more is known of it than its hyperparameters.
-    learned = {r.name for r in past}
-    begun = {folder for c in scratch if c.run in learned for folder in Path(c.path).parents}
+    learned = {r.run_id for r in past}
+    begun = {folder for c in scratch if c.run_id in learned for folder in Path(c.path).parents}
     pending = [config_of(t) for t in own if not t.state.is_finished() and folder_of(project, t) not in begun]
     starts = front_checkpoints(surrogate, checkpoints, objectives) if reuse else []
     proposals = propose(
@@ -150,7 +150,7 @@ def _branches_before(
 
     What starts from a checkpoint that is not in the catalogue is left out: nothing is proposed to start from it.
     """
-    content = {c.path: c.sha256 for c in checkpoints}
+    content = {path: c.sha256 for c in checkpoints for path in c.paths}
     begun = [(t.user_attrs["init_from"], config_of(t)) for t in trials if "init_from" in t.user_attrs]
     runs = {c.run_id: c for c in checkpoints}.values()
     begun += [(path, c.hyperparameters) for c in runs if (path := named_start(c, content)) is not None]
@@ -222,7 +222,7 @@ def front_checkpoints(
 ) -> list[Checkpoint]:
     """Return checkpoints of the measured front that the map knows, at most MOST_STARTS, spread over the front."""
     known = set(surrogate.memory.keys)
-    mapped = [c for c in checkpoints if c.sha256 in known and Path(c.path).is_file()]
+    mapped = each_content_once([c for c in checkpoints if c.sha256 in known and Path(c.path).is_file()])
     table = measured_table([c.metrics for c in mapped], objectives)
     front = [mapped[i] for i in non_dominated(table, [o.maximize for o in objectives]).indices]
     front.sort(key=lambda c: _first(c.metrics, objectives))

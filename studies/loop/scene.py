@@ -44,22 +44,22 @@ class Scene:
         ledger: what was promised and paid.
         checkpoints: all of the catalogue.
         space: of the hyperparameters.
-        curves: of every run with a measured checkpoint, by its name.
+        curves: of every run with a measured checkpoint, by its id.
         family: that the measured front is of; None: of several.
         origin: the checkpoint that runs start from, if they share one and it was measured.
         asked_length: epochs of a whole run, where the user said it.
-        starts: content hash of the checkpoint that each run started from, by its name, where that is known.
+        starts: content hash of the checkpoint that each run started from, by its id, where that is known.
     """
 
     project: Project
     ledger: Ledger
     checkpoints: tuple[Checkpoint, ...]
     space: Space
-    curves: Mapping[str, Curve]
+    curves: Mapping[int, Curve]
     family: Family | None
     origin: Start | None
     asked_length: float | None = None
-    starts: Mapping[str, str] = field(default_factory=dict)
+    starts: Mapping[int, str] = field(default_factory=dict)
 
     @staticmethod
     def read(project: Project, storage: RDBStorage, catalogue: Catalogue, length: float | None = None) -> Scene:
@@ -70,7 +70,7 @@ class Scene:
         """
         checkpoints = catalogue.checkpoints()
         ledger = Ledger.read(storage, catalogue, project.name)
-        trained = {c.run: c.hyperparameters for c in checkpoints if not is_recombined(c)}
+        trained = {c.run_id: c.hyperparameters for c in checkpoints if not is_recombined(c)}
         space = project.space or infer_space(list(trained.values()))
         lineages = catalogue.lineages()
         family = front_family(checkpoints, lineages, project.objectives)
@@ -107,12 +107,12 @@ class Scene:
             plan = plan_of(trial.user_attrs)
             if plan is not None and plan.told and (told_epochs(trial) or 0) < plan.length:
                 short.add(folder_of(self.project, trial))
-        cut = {c.run for c in self.checkpoints if not short.isdisjoint(Path(c.path).parents)}
-        return [curve for name, curve in self.curves.items() if name not in cut]
+        cut = {c.run_id for c in self.checkpoints if not short.isdisjoint(Path(c.path).parents)}
+        return [curve for run_id, curve in self.curves.items() if run_id not in cut]
 
     @cached_property
-    def trained(self) -> dict[str, list[Checkpoint]]:
-        """The checkpoints of each row of a curve, by the run's name."""
+    def trained(self) -> dict[int, list[Checkpoint]]:
+        """The checkpoints of each row of a curve, by the run's id."""
         return trained_runs(self.checkpoints, self.space)
 
     @cached_property
@@ -257,10 +257,10 @@ def _starts(
     checkpoints: Sequence[Checkpoint],
     lineages: Sequence[Lineage],
     family: Family | None,
-) -> dict[str, str]:
+) -> dict[int, str]:
     """Content of what each run started from: known from its trial, its own words, or because all start there."""
     told = {folder_of(project, t): path for t in ledger.trials if (path := t.user_attrs.get("init_from")) is not None}
-    content = {c.path: c.sha256 for c in checkpoints}
+    content = {path: c.sha256 for c in checkpoints for path in c.paths}
     declared = {known.id: known.reference_sha256 for known in lineages if known.declared}
     shared = family.base.sha256 if family is not None and family.declared else None
     out = {}
@@ -268,7 +268,7 @@ def _starts(
         path = next((told[f] for f in Path(c.path).parents if f in told), None) or named_start(c, content)
         start = declared.get(c.lineage_id, shared) if path is None else content.get(path)
         if start is not None:
-            out[c.run] = start
+            out[c.run_id] = start
     return out
 
 
@@ -288,19 +288,19 @@ def _curves(
     ledger: Ledger,
     checkpoints: Sequence[Checkpoint],
     space: Space,
-    starts: Mapping[str, str],
-) -> dict[str, Curve]:
+    starts: Mapping[int, str],
+) -> dict[int, Curve]:
     """Curves by run, with what was measured where it started and on the way from there."""
     values = {c.sha256: values_of(c.metrics, project.objectives) for c in checkpoints}
     trained = trained_runs(checkpoints, space)
     out = {}
-    for name, curve in past_curves(checkpoints, space, project.objectives).items():
-        begun = starts.get(name)
+    for run_id, curve in past_curves(checkpoints, space, project.objectives).items():
+        begun = starts.get(run_id)
         start = None if begun is None else values.get(begun)
         if start is not None and not np.isfinite(start).all():
             start = None
-        way = None if begun is None else _on_way(project, ledger.mixtures, checkpoints, trained[name], begun)
-        out[name] = replace(curve, start=start, on_way=way)
+        way = None if begun is None else _on_way(project, ledger.mixtures, checkpoints, trained[run_id], begun)
+        out[run_id] = replace(curve, start=start, on_way=way)
     return out
 
 

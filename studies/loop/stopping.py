@@ -56,7 +56,7 @@ class CatalogueStopper:
         self._starts: dict[str, Checkpoint] = {}
         self._learned_from = -1
         self._stopper: RunStopper | None = None
-        self._curves: dict[str, Curve] | None = None  # of all runs, as that stopper's space describes them
+        self._curves: dict[int, Curve] | None = None  # of all runs, as that stopper's space describes them
         self._length_name: str | None = None
 
     @property
@@ -75,7 +75,7 @@ class CatalogueStopper:
         if so_far is None:
             return Decision(stop=False, probability=float("nan"), reason=SILENT)
         self._read()
-        mine = {run.name, *(c.run for c in checkpoints_so_far)}
+        mine = own_runs(self._checkpoints, checkpoints_so_far)
         return self._decide(run.name, so_far, mine, init_from=run.init_from)
 
     def judge(
@@ -90,36 +90,38 @@ class CatalogueStopper:
         """Decide on a run of which only the measured curve is known.
 
         Args:
-            run: its name; a run of that name in the catalogue is not among those that it is judged by.
+            run: its name; without `own`, a run of that name in the catalogue is not among those that it is judged by.
             so_far: its checkpoints.
             length: epochs that it will have; None: what its hyperparameters say, or else as many as others had.
             init_from: path of the checkpoint that it started from.
             own: checkpoints of it, and folders that hold nothing else: a run with one of these is not among those that
-                it is judged by either.
+                it is judged by.
         """
         self._read()
         places = frozenset(own)
-        mine = {run, *(c.run for c in self._checkpoints if places and not places.isdisjoint(_within(c)))}
+        mine = {c.run_id for c in self._checkpoints if places and not places.isdisjoint(_within(c))}
+        if not mine:
+            mine = {c.run_id for c in self._checkpoints if c.run == run or c.run.endswith(f"/{run}")}
         return self._decide(run, so_far, mine, length=length, init_from=init_from)
 
     def _decide(
-        self, run: str, so_far: Curve, mine: Collection[str], *, length: float | None = None, init_from: str | None
+        self, run: str, so_far: Curve, mine: Collection[int], *, length: float | None = None, init_from: str | None
     ) -> Decision:
         """Decide on a run by all others, of those that were read.
 
         Args:
             run: its name.
             so_far: its checkpoints.
-            mine: names that it has in the catalogue.
+            mine: ids that it has in the catalogue.
             length: epochs that it will have.
             init_from: path of the checkpoint that it started from.
         """
-        self._learn([c for c in self._checkpoints if c.run not in mine])
+        self._learn([c for c in self._checkpoints if c.run_id not in mine])
         if self._stopper is None:
             return Decision(stop=False, probability=float("nan"), reason="no earlier run is known")
         if self._curves is None:
             self._curves = past_curves(self._checkpoints, self._stopper.space, self._objectives)
-        stopper = self._stopper.given([curve for name, curve in self._curves.items() if name not in mine])
+        stopper = self._stopper.given([curve for run_id, curve in self._curves.items() if run_id not in mine])
         start = None if init_from is None else self._starts.get(init_from)
         if start is not None:
             so_far = Curve(so_far.config, so_far.steps, so_far.values, values_of(start.metrics, self._objectives))
@@ -131,7 +133,7 @@ class CatalogueStopper:
         """Read the catalogue, unless it was read a moment ago."""
         if time.monotonic() - self._read_at > self._read_again:
             self._checkpoints, self._curves = self._catalogue.checkpoints(), None
-            self._starts = {c.path: c for c in self._checkpoints}
+            self._starts = {path: c for c in self._checkpoints for path in c.paths}
             self._read_at = time.monotonic()
 
     def _learn(self, others: Sequence[Checkpoint]) -> None:
@@ -139,7 +141,7 @@ class CatalogueStopper:
 
         What is learned is how hyperparameters and curves go together in general: it serves for any run's judgement.
         """
-        known = len({c.run for c in others})
+        known = len({c.run_id for c in others})
         if not known or (self._stopper is not None and known <= 1.1 * self._learned_from):
             return
         space = self._space or _inferred(others)
@@ -147,8 +149,8 @@ class CatalogueStopper:
         if space is None or not curves:
             return
         cut = frozenset(self._unfinished())
-        short = {c.run for c in others if not cut.isdisjoint(_within(c))}
-        whole = [c for name, c in curves.items() if name not in short] or list(curves.values())
+        short = {c.run_id for c in others if not cut.isdisjoint(_within(c))}
+        whole = [c for run_id, c in curves.items() if run_id not in short] or list(curves.values())
         self._length_name = planned_length(whole)
         length = float(np.median([c.steps[-1] for c in whole]))
         self._stopper, self._curves = RunStopper(space, self._objectives, length, **self._options), None
@@ -169,6 +171,15 @@ def curve_so_far(run: ActiveRun, checkpoints: Sequence[Trained], objectives: Seq
         return None
     epochs = np.array([float(c.trained or 0) for c in steps])
     return Curve(run.params, epochs, np.stack([values_of(c.metrics, objectives) for c in steps]))
+
+
+def own_runs(known: Sequence[Checkpoint], own: Sequence[Trained]) -> set[int]:
+    """Return the ids of the catalogue's runs that hold a file of a run in progress.
+
+    Names say nothing: a run of the same name may lie in another folder.
+    """
+    paths = {c.path for c in own}
+    return {c.run_id for c in known if not paths.isdisjoint(c.paths)}
 
 
 def _within(checkpoint: Checkpoint) -> tuple[Path, ...]:
@@ -198,7 +209,7 @@ def _number(value: Any) -> float | None:
 
 def _inferred(checkpoints: Sequence[Checkpoint]) -> Space | None:
     """What varies among runs; None if nothing does yet."""
-    configs: list[Mapping[str, Any]] = list({c.run: c.hyperparameters for c in checkpoints}.values())
+    configs: list[Mapping[str, Any]] = list({c.run_id: c.hyperparameters for c in checkpoints}.values())
     try:
         return infer_space(configs)
     except UsageError:

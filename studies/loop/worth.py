@@ -17,7 +17,7 @@ from epsopt.optimize.targets import Target
 from epsopt.studies.kinds import ActiveRun, Trained
 from epsopt.studies.loop.ledger import Plan
 from epsopt.studies.loop.scene import Scene
-from epsopt.studies.loop.stopping import SILENT, curve_so_far
+from epsopt.studies.loop.stopping import SILENT, curve_so_far, own_runs
 from epsopt.studies.project.file import Project
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.decoding.recombination import is_recombined
@@ -71,12 +71,12 @@ class WorthStopper:
         if so_far.steps[-1] < GRACE:
             return _go_on(f"within its first {GRACE:g} epochs")
         scene = self._now()
-        mine = {run.name, *(c.run for c in checkpoints_so_far)}
-        others = [curve for name, curve in scene.curves.items() if name not in mine]
+        mine = own_runs(scene.checkpoints, checkpoints_so_far)
+        others = [curve for run_id, curve in scene.curves.items() if run_id not in mine]
         if len(others) < FIRST_RUNS:
             return _go_on(f"only {len(others)} other runs: at least {FIRST_RUNS} are needed to judge one")
         objectives = self._project.objectives
-        start = next((c for c in scene.checkpoints if c.path == run.init_from), None)
+        start = next((c for c in scene.checkpoints if run.init_from in c.paths), None)
         origin = None if scene.origin is None else scene.origin.values
         so_far = replace(so_far, start=origin if start is None else values_of(start.metrics, objectives))
         stopper = Stopper(

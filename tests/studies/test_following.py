@@ -201,7 +201,7 @@ def test_a_step_is_queued_with_what_a_proposal_is_queued_with(quiet):
     assert [said[f"predicted.{n}"] for n in names] == [step.expected.point[n] for n in names]
     assert [said[f"interval.{n}"] for n in names] == [[step.expected.low[n], step.expected.high[n]] for n in names]
     assert said["joins_front"] == step.expected.joins_front
-    config = {n: c.config for n, c in scene.curves.items()}
+    config = {name: scene.curves[run_id].config for run_id, name in names_of(scene).items()}
     near = [n["run"] for n in said["nearest_runs"]]
     assert near == sorted(config, key=lambda n: abs(config[n]["lr"] - step.candidate.config["lr"]))[:3]
     assert said["nearest_runs"][0]["distance"] <= said["nearest_runs"][-1]["distance"]
@@ -413,6 +413,12 @@ def test_what_a_run_paid_counts_from_its_first_epoch_whatever_its_files_call_it(
     assert ledger.spent == paid, "one that only left its start behind would be launched for ever if it cost nothing"
 
 
+def names_of(scene: Scene) -> dict[int, str]:
+    """The name of each run that has a curve."""
+    names = {c.run_id: c.run for c in scene.checkpoints}
+    return {run_id: names[run_id] for run_id in scene.curves}
+
+
 def branched(studied) -> None:
     """A run from the last checkpoint of another; its head stays where it was."""
     project, _, catalogue = studied
@@ -439,7 +445,7 @@ def test_curves_say_how_far_each_block_moved_from_where_the_run_started(studied)
     branched(studied)
     scene, found = placed(studied)
     base = load_weights(studied[0].runs / "base" / "epoch_000.pt")
-    curves = dict(zip(scene.curves, known(scene, found).curves, strict=True))
+    curves = dict(zip(names_of(scene).values(), known(scene, found).curves, strict=True))
     assert known(scene, None).curves[0].moved is None
     for name, curve in curves.items():
         start = base if name != "branch" else load_weights(studied[0].runs / "run_1" / "epoch_002.pt")
@@ -499,7 +505,8 @@ def test_mixtures_on_a_run_s_way_are_known_with_it(studied):
         mixture(mixed["run_3"].path, run_2=0.5, run_3=0.5), mixture("/gone.pt", run_2=0.9),
         MeasuredMixture(0.1, 0.0, 0.5, 1.0, "beyond", mixed["run_0"].path),
     )  # fmt: skip
-    curves = Scene.read(*studied).curves
+    scene = Scene.read(*studied)
+    curves = {name: scene.curves[run_id] for run_id, name in names_of(scene).items()}
     ways = {name: c.on_way for name, c in curves.items() if c.on_way is not None}
     assert set(ways) == {"run_2", "branch"}
     for name, share, like in (("run_2", 0.3, "run_0"), ("branch", 0.75, "run_2")):

@@ -145,8 +145,8 @@ def test_where_a_run_started_is_known_if_that_checkpoint_was_measured() -> None:
 
     first = checkpoints(1, 0.5, 0.0)
     curves = past_curves([*first, *checkpoints(2, 0.4, 0.0, start=first[3].path)], SPACE, OBJECTIVES)
-    assert curves["run 1"].start is None
-    np.testing.assert_allclose(curves["run 2"].start, [first[3].metrics["gain"], first[3].metrics["cost"]])
+    assert curves[1].start is None
+    np.testing.assert_allclose(curves[2].start, [first[3].metrics["gain"], first[3].metrics["cost"]])
 
 
 def test_runs_that_were_cut_off_do_not_make_runs_look_short() -> None:
@@ -191,4 +191,4 @@ def test_decoded_checkpoints_are_no_runs() -> None:
     from epsopt.zoo.decoding.recombination import RECOMBINED
 
     mixed = [replace(c, hyperparameters=c.hyperparameters | {RECOMBINED: True}) for c in checkpoints(7, 0.5, 0.5)]
-    assert list(past_curves([*checkpoints(1, 0.5, 0.0), *mixed], SPACE, OBJECTIVES)) == ["run 1"]
+    assert list(past_curves([*checkpoints(1, 0.5, 0.0), *mixed], SPACE, OBJECTIVES)) == [1]

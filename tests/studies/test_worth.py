@@ -85,8 +85,9 @@ def test_with_few_other_runs_nothing_is_judged(stopper, monkeypatch):
 
 def test_a_run_in_folders_within_its_own_is_not_among_those_that_it_is_judged_by(stopper, monkeypatch):
     scene, name = Scene.read(None, None, None), "new/lightning_logs/version_0"
-    curves = dict(list(scene.curves.items())[:5]) | {name: scene.curves["run 9"]}
-    monkeypatch.setattr(Scene, "read", staticmethod(lambda *_: replace(scene, curves=curves)))
+    curves = dict(list(scene.curves.items())[:5]) | {99: scene.curves[9]}
     own = [replace(c, run=name) for c in checkpoints(99, 0.5, 0.9, 4)]
+    known = (*scene.checkpoints, *own)
+    monkeypatch.setattr(Scene, "read", staticmethod(lambda *_: replace(scene, checkpoints=known, curves=curves)))
     decision = stopper.should_stop(Stepping({"a": 0.5, "b": 0.9}), own)
     assert decision.reason == "only 5 other runs: at least 6 are needed to judge one"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import pytest
 
-from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.ingestion import ingest
 from epsopt.zoo.layouts.reading import Position, Row, Told, joined
 
@@ -43,24 +40,6 @@ def rows(*triples: tuple[int | None, int | None, float]) -> Told:
 )
 def test_a_checkpoint_has_what_was_logged_on_it_and_nothing_else(told, positions, expected):
     assert {key: metrics["m"] for key, metrics in joined(told, positions).items()} == expected
-
-
-def test_a_catalogue_from_before_side_files_is_extended_and_keeps_what_it_has(tmp_path, runs):
-    url = f"sqlite:///{tmp_path / 'old.db'}"
-    (runs / "one" / "config.yaml").write_text("wd: 1e-2\n")
-    with Catalogue(url) as catalogue:
-        ingest(catalogue, runs)
-        before = [(c.id, c.path, c.metrics) for c in catalogue.checkpoints()]
-    with sqlite3.connect(tmp_path / "old.db") as old:
-        old.execute("DROP TABLE epsopt_told")
-        for column in ("step", "layout"):
-            old.execute(f"ALTER TABLE epsopt_checkpoints DROP COLUMN {column}")
-        old.execute("UPDATE epsopt_runs SET hyperparameters = '{\"lr\": 0.1}'")
-    with Catalogue(url) as catalogue:
-        assert [(c.id, c.path, c.metrics) for c in catalogue.checkpoints()] == before
-        report = ingest(catalogue, runs)
-        assert (report.added, report.unchanged, report.retold) == (0, 4, 1)
-        assert catalogue.runs()[0].hyperparameters == {"lr": 0.1, "wd": 0.01}
 
 
 def test_a_run_that_a_layout_has_come_to_recognise_is_taken_over(catalogue, tmp_path, save):

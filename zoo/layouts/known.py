@@ -26,6 +26,7 @@ LAYOUTS: tuple[Layout, ...] = (
     tensorboard.LAYOUT,
 )
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
+TRACKERS = frozenset(layout.name for layout in LAYOUTS if layout.tracks)
 
 
 def place(file: Path, folders: Folders) -> tuple[str, Path]:

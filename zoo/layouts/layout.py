@@ -69,6 +69,7 @@ class Layout:
             does.
         deleted: ``(reader of one such file, folders of runs)`` to those that were deleted, each with a sentence.
         combines: it says something about runs of other layouts and is shown beside them.
+        tracks: its folders may hold copies of, or links to, checkpoints that a run wrote to a folder of its own.
     """
 
     name: str
@@ -81,3 +82,4 @@ class Layout:
     deleted: Callable[[Sides, Sequence[Path]], dict[str, str]] = _none_deleted
     refuses: Callable[[Path, Folders], tuple[Path, str] | None] = _unrefused
     combines: bool = False
+    tracks: bool = False

@@ -6,7 +6,6 @@ Checkpoints lie under ``artifacts``; or anywhere, if a parameter or a tag of the
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from epsopt.zoo.reading.remote import RemotePath
 from epsopt.zoo.reading.side import SideError, Sides
 from epsopt.zoo.reading.source import open_source
 from epsopt.zoo.reading.text import clean
-from epsopt.zoo.reading.values import Plain, number_or_text
+from epsopt.zoo.reading.values import Plain, finite, number_or_text
 
 DATABASE = "mlflow.db"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -146,7 +145,7 @@ def _history(name: str, sides: Sides, file: Path) -> list[Row]:
             value, step = float(parts[1]), int(parts[2]) if len(parts) > 2 else 0
         except (IndexError, ValueError) as error:
             raise SideError(f"line {number:,} is not a timestamp, a value and a step") from error
-        rows.append(Row(None, step, {name: value if math.isfinite(value) else None}))
+        rows.append(Row(None, step, {name: finite(value)}))
     return rows
 
 
@@ -159,8 +158,8 @@ def _tell_database(told: Told, path: Path, sides: Sides) -> None:
         told.hyperparameters = {clean(str(key)): number_or_text(str(value)) for key, value in params}
         query = "SELECT key, value, step, is_nan FROM metrics WHERE run_uuid = ? ORDER BY timestamp, step"
         for key, value, step, is_nan in database.execute(query, (run,)).fetchmany(_ROWS):
-            known = isinstance(value, int | float) and math.isfinite(value) and not is_nan
-            told.rows.append(Row(None, int(step), {clean(str(key)): float(value) if known else None}))
+            known = isinstance(value, int | float) and not is_nan
+            told.rows.append(Row(None, int(step), {clean(str(key)): finite(value) if known else None}))
 
 
 def _run_in(database: sqlite3.Connection, folder: Path) -> str | None:
@@ -200,4 +199,4 @@ def _opened(path: Path, sides: Sides) -> Iterator[sqlite3.Connection]:
             database.close()
 
 
-LAYOUT = Layout("mlflow", run_of=run_of, beside=beside, tell=tell, lifecycle=lifecycle, deleted=deleted)
+LAYOUT = Layout("mlflow", run_of=run_of, beside=beside, tell=tell, lifecycle=lifecycle, deleted=deleted, tracks=True)

@@ -79,4 +79,4 @@ def _bytes(path: Path, sides: Sides) -> bytes:
         return bytes(source.read(0, source.size))
 
 
-LAYOUT = Layout("wandb", run_of=run_of, beside=beside, tell=tell, combines=True)
+LAYOUT = Layout("wandb", run_of=run_of, beside=beside, tell=tell, combines=True, tracks=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from epsopt.zoo.child_processes import working_directory_last
 from epsopt.zoo.errors import HookError
 from epsopt.zoo.layouts.reading import Reading
 from epsopt.zoo.reading.tensors import OpenCheckpoint
+from epsopt.zoo.reading.values import finite
 from epsopt.zoo.reading.wire import MAX_MESSAGE
 
 _HOOKS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {}
@@ -142,5 +142,5 @@ def measure(
                 f"the evaluate hook {spec!r} returned {name!r}: {str(value)[:60]!r} on {title}: "
                 "expected a dictionary from metric names to numbers"
             )
-        metrics[name] = number if math.isfinite(number) else None
+        metrics[name] = finite(number)
     return metrics

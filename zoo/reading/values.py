@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,9 @@ if TYPE_CHECKING:
 
 Plain = str | int | float | bool | None
 _PLACEHOLDER = re.compile(r"<[A-Za-z_][\w.]*>")
+LARGEST = 1e300
+"""Metrics of this size count as infinite: databases and loggers write the largest float for infinity, and penalties of
+this size are meant as such."""
 _DEPTH = 32
 _VALUES = 10_000
 _STEPS = 10 * _VALUES
@@ -91,11 +93,7 @@ def metrics_of(tree: Any, scalar: Callable[[torch.Tensor], Any]) -> dict[str, fl
     out: dict[str, float | None] = {}
     for key, value in flatten(tree, scalar).items():
         if isinstance(value, bool | int | float):
-            try:
-                number = float(value)
-            except OverflowError:
-                number = math.inf
-            out[key] = number if math.isfinite(number) else None
+            out[key] = finite(value)
     return out
 
 
@@ -110,6 +108,30 @@ def with_defaults(own: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str
 
 def _dotted(name: str) -> str:
     return name.replace("/", ".")
+
+
+def finite(value: float) -> float | None:
+    """Return a metric's value as a float; None where it is NaN, infinite or at least LARGEST in size."""
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number that no float can hold
+        return None
+    return number if abs(number) < LARGEST else None  # NaN is below nothing
+
+
+def finite_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return metrics with None for what is not finite, and without what is no number: what a catalogue keeps.
+
+    Args:
+        metrics: by name; None says that a value was logged and was not finite.
+    """
+    kept: dict[str, float | None] = {}
+    for name, value in metrics.items():
+        if value is None:
+            kept[name] = None
+        elif isinstance(value, bool | int | float) or hasattr(value, "__float__"):
+            kept[name] = finite(value)
+    return kept
 
 
 def without_prefixes(names: list[str]) -> list[str]:
