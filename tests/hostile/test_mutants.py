@@ -65,7 +65,7 @@ def test_every_mutant_has_a_row_and_every_refused_one_a_reason(ingested):
     catalogue, folder, report = ingested
     assert report.found == 200
     failures = catalogue.failures()
-    rows = {f.path for f in failures} | {c.path for c in catalogue.checkpoints()}
+    rows = {f.path for f in failures} | {path for c in catalogue.checkpoints() for path in c.paths}
     assert rows == {str(folder / name) for name, _ in mutants()}
     assert all(f.reason and "\n" not in f.reason for f in failures)
 
@@ -82,7 +82,7 @@ def test_only_a_format_without_checksums_lets_other_content_pass(ingested, tmp_p
         path = tmp_path / f"{form}{suffix}"
         path.write_bytes(seed(form))
         intact[form] = contents(path)
-    passed = {Path(c.path).name: contents(Path(c.path)) for c in catalogue.checkpoints()}
+    passed = {Path(path).name: contents(Path(path)) for c in catalogue.checkpoints() for path in c.paths}
     other = [name for name, said in passed.items() if said != intact[form_of(name)]]
     assert all("-flip-" in name for name in passed)
     assert all(form_of(name) != "zip" for name in other), "a zip file has checksums"
@@ -105,7 +105,7 @@ def test_every_mutant_of_a_catalogued_file_is_named_by_verify_whatever_its_time_
         (folder / name).write_bytes(seed(form_of(name)))
     with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
         report = ingest(catalogue, folder)
-        assert (report.added, report.aliases) == (3, 197)
+        assert (report.added, report.aliases) == (1, 199), "three formats of the same weights"
         for name, content in mutants():
             before = (folder / name).stat()
             with (folder / name).open("r+b") as file:
