@@ -72,7 +72,6 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
     from epsopt.cli.output import Head, Rows, failures, line, print_json, print_table, say, troubles
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
-    from epsopt.zoo.words import count
 
     with working("looking for checkpoints") as progress:
         from epsopt.zoo.catalogue import Catalogue
