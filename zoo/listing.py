@@ -98,10 +98,10 @@ def listing(connection: Connection) -> Listing:
     hyperparameters = {}
     for i, run in known.items():
         if i not in parts:
-            own = _once(parsed, run.hyperparameters)
+            said = _once(parsed, run.hyperparameters)
             for other in [known[p].hyperparameters for p, whole in parts.items() if whole == i]:
-                own = with_defaults(own, _once(parsed, other))
-            hyperparameters[i] = own
+                said = with_defaults(said, _once(parsed, other))
+            hyperparameters[i] = said
     whole_runs = {i: run for i, run in known.items() if i not in parts}
     return Listing(
         [one for one in listed.values() if one.run_id not in parts],
