@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, select
 
 from epsopt.zoo.copies import Held, parts_of_others
 from epsopt.zoo.layouts.known import TRACKERS
+from epsopt.zoo.layouts.reading import known_metrics
 from epsopt.zoo.naming import distinct_names
 from epsopt.zoo.reading.values import with_defaults
 from epsopt.zoo.tables import checkpoints, files, runs, told
@@ -90,7 +91,7 @@ def listing(connection: Connection) -> Listing:
         for sha256 in hashes:
             metrics.update(beside.get((row.run_id, sha256), {}))
             holding[row.run_id, sha256] = row.id
-        metrics.update(json.loads(row.metrics))
+        metrics = known_metrics(row.layout, json.loads(row.metrics), metrics)
         listed[row.id] = Listed(row, metrics, row.run_id, row.epoch, [m.path for m in own])
     for part, whole in parts.items():
         _join(part, whole, listed, holding, beside)

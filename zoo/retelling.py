@@ -12,7 +12,7 @@ from epsopt.zoo.layouts.checkpoint_folders import by_name
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.known import shown
 from epsopt.zoo.layouts.plain import epoch_of
-from epsopt.zoo.layouts.reading import Position
+from epsopt.zoo.layouts.reading import Position, known_metrics
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
@@ -132,7 +132,7 @@ def tell_files(
             trouble(failure)
     for answer, read in zip(answers, members.values(), strict=True):
         for i, c in read:
-            metrics = {**answer.metrics.get(str(i), {}), **c.metrics}
+            metrics = known_metrics(c.layout, c.metrics, answer.metrics.get(str(i), {}))
             out[i] = replace(
                 c,
                 metrics=renamed(metrics) if renamed is not None else metrics,

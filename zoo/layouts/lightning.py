@@ -29,6 +29,8 @@ VERSION = "pytorch-lightning_version"
 
 _HOLDER = "checkpoints"
 _LOGGED = ("hparams.yaml", "metrics.csv")
+_LOGGERS = ("csv", "csv_logs", "lightning_logs", "logs")
+_VERSION = re.compile(r"version_\d+")
 _DEPTH = 4
 # "epoch=3-val", "step=10-train": a name in the making; "val", "best-val": what a metric in a file's name began with.
 _BEGUN = re.compile(r"(?:.*[-_])?(?:epoch|step)=\d+(?:[-_].*)?")
@@ -69,9 +71,14 @@ def _is_version(folder: Path, folders: Folders) -> bool:
 def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return what the loggers wrote beside ``checkpoints``."""
     ours = [folder for folder in held if _HOLDER in folder.relative_to(run).parts]
-    if any(name.endswith(".ckpt") for folder in ours for name in folders.names(folder)):
-        return folders.those(run, _LOGGED)
-    return []
+    if not any(name.endswith(".ckpt") for folder in ours for name in folders.names(folder)):
+        return []
+    # A logger with a folder of its own, as in lightning-hydra-template: of several versions nothing says which it is.
+    tops = folders.those(run, _LOGGERS)
+    versions = [top / name for top in tops for name in folders.names(top) if _VERSION.fullmatch(name)]
+    nested = versions if len(versions) == 1 else [] if versions else tops
+    missing = [name for name in _LOGGED if name not in folders.names(run)]
+    return [*folders.those(run, _LOGGED), *(f for top in nested for f in folders.those(top, missing))]
 
 
 def interpret(checkpoint: OpenCheckpoint) -> Reading | None:

@@ -52,6 +52,7 @@ LOGS = tuple(
 )
 TELLS = frozenset(CONFIGS + LOGS)
 _NO_MODEL = re.compile(r"(optim(izer)?|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE)
+_DATED = re.compile(r"\d{8}_\d{6}")
 _DEPTH = 16
 
 
@@ -76,7 +77,19 @@ def leaves_alone(file: Path, _folders: Folders) -> bool:
 
 def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return configurations and logs in the run's folder, or beside its checkpoints."""
-    return [file for folder in dict.fromkeys((run, *held)) for file in folders.those(folder, CONFIGS + LOGS)]
+    places = dict.fromkeys((run, *held))
+    return [
+        *(file for folder in places for file in folders.those(folder, CONFIGS + LOGS)),
+        *_of_openmmlab(run, folders),
+    ]
+
+
+def _of_openmmlab(run: Path, folders: Folders) -> list[Path]:
+    """Return logs of MMDetection and its kin: ``DATE_TIME.log.json``, or ``DATE_TIME/vis_data/scalars.json``."""
+    names = sorted(folders.names(run))
+    logs = [run / name for name in names if _DATED.fullmatch(name.removesuffix(".log.json")) and name.endswith(".json")]
+    sessions = [run / name / "vis_data" for name in names if _DATED.fullmatch(name)]
+    return [*logs, *(file for place in sessions for file in folders.those(place, ("scalars.json",)))]
 
 
 def tell(sides: Sides) -> Told:

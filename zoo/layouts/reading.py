@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,16 @@ class Told:
     pooled: bool = False
     starts: int = 0
     troubles: list[tuple[str, str]] = field(default_factory=list)
+
+
+def known_metrics(
+    layout: str, own: Mapping[str, float | None], beside: Mapping[str, float | None]
+) -> dict[str, float | None]:
+    """Put together what a checkpoint and the files beside it say: the checkpoint counts.
+
+    Lightning's keep only what a callback monitored, as the callback knew it when it saved; there the log counts.
+    """
+    return {**own, **beside} if layout == "lightning" else {**beside, **own}
 
 
 def joined(told: Told, positions: Sequence[Position]) -> dict[str, dict[str, float | None]]:

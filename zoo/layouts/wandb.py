@@ -31,24 +31,28 @@ def run_of(file: Path, _folders: Folders) -> Path | None:
 
 def beside(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return the log of the run, and what an online run leaves beside it."""
-    found = run if _RUN.fullmatch(run.name) else _logged(run, folders)
-    if found is None:
-        return []
-    logs = [found / name for name in sorted(folders.names(found)) if name.endswith(".wandb")]
-    return [*logs, *folders.those(found / "files", ("config.yaml", "wandb-summary.json"))]
+    found = [run] if _RUN.fullmatch(run.name) else _logged(run, folders)
+    logs = [place / name for place in found for name in sorted(folders.names(place)) if name.endswith(".wandb")]
+    # The newest first: what it says counts.
+    files = [f for place in found[::-1] for f in folders.those(place / "files", ("config.yaml", "wandb-summary.json"))]
+    return [*logs, *files]
 
 
-def _logged(run: Path, folders: Folders) -> Path | None:
-    """Return W&B's folder of a run whose checkpoints lie elsewhere."""
+def _logged(run: Path, folders: Folders) -> list[Path]:
+    """Return W&B's folders of a run whose checkpoints lie elsewhere, the oldest first."""
     for folder in (run, *run.parents[:_ABOVE]):
         if "wandb" not in folders.names(folder):
             continue
         known = {name: m[1] for name in folders.names(folder / "wandb") if (m := _RUN.fullmatch(name))}
         named = [name for name, ident in known.items() if ident == run.name]
         ours = named or (list(known) if folder == run else [])
-        if len(ours) == 1:
-            return folder / "wandb" / ours[0]
-    return None
+        if len({known[name] for name in ours}) == 1:  # a run that was resumed has a folder for each time
+            return [folder / "wandb" / name for name in sorted(ours, key=_date)]
+    return []
+
+
+def _date(name: str) -> str:
+    return name.removeprefix("offline-")
 
 
 def tell(sides: Sides) -> Told:
@@ -57,7 +61,10 @@ def tell(sides: Sides) -> Told:
     log = RunLog()
     for file in sides.files:
         if file.suffix == ".wandb":
-            log = sides.attempt(file, lambda path: parse(_bytes(path, sides))) or log
+            later = sides.attempt(file, lambda path: parse(_bytes(path, sides)))
+            if later is not None:
+                history = [*log.history, *later.history]
+                log = RunLog({**log.config, **later.config}, history, {**log.summary, **later.summary})
         elif file.name == "config.yaml":
             tree = sides.yaml(file)
             values = {k: v.get("value") for k, v in tree.items() if isinstance(v, Mapping)} if tree else {}

@@ -205,6 +205,102 @@ def test_logs_of_detectron2_are_matched_by_iteration(tmp_path, catalogue):
     assert catalogue.runs()[0].hyperparameters == {"SOLVER.BASE_LR": 0.02}
 
 
+def text(folder: Path, name: str, content: str) -> None:
+    touch(folder, name)
+    (folder / name).write_text(content)
+
+
+def lines(records: list[dict]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def save(folder: Path, name: str, seed: int, **more) -> None:
+    touch(folder, name)
+    torch.save({"state_dict": weights(seed), **more}, folder / name)
+
+
+def test_folders_of_timm_have_their_summary(tmp_path, catalogue):
+    text(tmp_path, "train/args.yaml", "lr: 0.05\nmodel: resnet18\n")
+    text(tmp_path, "train/summary.csv", "epoch,train_loss,eval_top1\n0,2.0,10.0\n1,1.0,20.0\n2,0.5,15.0\n")
+    for epoch in range(3):
+        save(tmp_path, f"train/checkpoint-{epoch}.pth", epoch, epoch=epoch, arch="resnet18")
+    save(tmp_path, "train/model_best.pth", 7, epoch=1)
+    ingest(catalogue, tmp_path)
+    assert [(c.epoch, c.metrics["eval_top1"], c.hyperparameters["lr"]) for c in catalogue.checkpoints()] == [
+        (0, 10.0, 0.05),
+        (1, 20.0, 0.05),
+        (1, 20.0, 0.05),
+        (2, 15.0, 0.05),
+    ]
+
+
+def test_folders_of_yolo_have_their_results(tmp_path, catalogue):
+    """Once training is over, both files say epoch -1: that is no epoch, and nothing is put on the wrong one."""
+    text(tmp_path, "detect/train/args.yaml", "lr0: 0.01\n")
+    header = "                  epoch,         train/box_loss,   metrics/mAP50(B)\n"
+    text(tmp_path, "detect/train/results.csv", header + "1, 2.0, 0.5\n2, 1.0, 0.25\n")
+    for i, name in enumerate(("best.pt", "last.pt")):
+        save(tmp_path, f"detect/train/weights/{name}", i, epoch=-1)
+    save(tmp_path, "detect/train/weights/epoch2.pt", 5, epoch=2)
+    report = ingest(catalogue, tmp_path)
+    assert (report.runs, catalogue.runs()[0].hyperparameters) == (1, {"lr0": 0.01})
+    assert {Path(c.path).name: (c.epoch, c.metrics.get("metrics/mAP50(B)")) for c in catalogue.checkpoints()} == {
+        "best.pt": (None, None),
+        "last.pt": (None, None),
+        "epoch2.pt": (2, 0.25),
+    }
+
+
+@pytest.mark.parametrize("form", ["old", "new"])
+def test_logs_of_openmmlab_have_losses_by_step_and_scores_by_epoch(tmp_path, catalogue, form):
+    for epoch in (1, 2):
+        save(tmp_path, f"work/epoch_{epoch}.pth", epoch, meta={"epoch": epoch, "iter": 100 * epoch})
+    if form == "old":
+        records = [{"env_info": "text", "seed": 3}]
+        for epoch in (1, 2):
+            records += [{"mode": "train", "epoch": epoch, "iter": i, "loss": 1 / epoch / i} for i in (50, 100)]
+            records.append({"mode": "val", "epoch": epoch, "iter": 40, "bbox_mAP": epoch / 4})
+        text(tmp_path, "work/20260101_000000.log.json", lines(records))
+    else:
+        records = []
+        for epoch in (1, 2):
+            steps = (50 + 100 * (epoch - 1), 100 * epoch)
+            records += [{"loss": 1 / s, "epoch": epoch, "iter": s, "step": s} for s in steps]
+            records.append({"bbox_mAP": epoch / 4, "data_time": 0.1, "step": epoch})
+        text(tmp_path, "work/20260101_000000/vis_data/scalars.json", lines(records))
+    report = ingest(catalogue, tmp_path)
+    assert (report.runs, report.troubles) == (1, [])
+    assert [c.metrics["bbox_mAP"] for c in catalogue.checkpoints()] == [0.25, 0.5]
+    assert [c.metrics["loss"] for c in catalogue.checkpoints()] == [0.01, 1 / 200]
+
+
+def test_a_folder_of_lightning_hydra_template_is_one_run_with_all_that_its_loggers_wrote(tmp_path, catalogue):
+    run = "logs/train/runs/2026-01-01_00-00-00"
+    text(tmp_path, f"{run}/.hydra/config.yaml", "model: {lr: 0.5}\n")
+    text(tmp_path, f"{run}/csv/version_0/metrics.csv", "epoch,step,val/acc\n0,3,0.25\n1,7,0.5\n")
+    for epoch in range(2):
+        more = {"epoch": epoch, "global_step": 4 * (epoch + 1), "pytorch-lightning_version": "2.6.0"}
+        save(tmp_path, f"{run}/checkpoints/epoch_{epoch:03d}.ckpt", epoch, **more)
+    report = ingest(catalogue, tmp_path)
+    assert report.layouts == {"hydra + lightning": 1}
+    assert [(c.metrics, c.hyperparameters) for c in catalogue.checkpoints()] == [
+        ({"val/acc": 0.25}, {"model.lr": 0.5}),
+        ({"val/acc": 0.5}, {"model.lr": 0.5}),
+    ]
+
+
+def test_a_score_that_an_older_version_took_from_another_file_gives_way_to_the_log(tmp_path, catalogue):
+    import sqlite3
+
+    text(tmp_path, "v/metrics.csv", "epoch,step,acc\n0,3,0.25\n")
+    more = {"epoch": 0, "global_step": 4, "pytorch-lightning_version": "2.6.0"}
+    save(tmp_path, "v/checkpoints/e.ckpt", 1, **more)
+    ingest(catalogue, tmp_path)
+    with sqlite3.connect(catalogue.url.removeprefix("sqlite:///")) as database:
+        database.execute("UPDATE epsopt_checkpoints SET metrics = '{\"acc\": 0.75}'")
+    assert [c.metrics for c in catalogue.checkpoints()] == [{"acc": 0.25}]
+
+
 def test_parts_that_deepspeed_writes_beside_whole_weights_are_left_alone(tmp_path, catalogue):
     for step in (100, 200):
         folder = tmp_path / "run" / f"checkpoint-{step}"
