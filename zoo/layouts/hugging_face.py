@@ -125,4 +125,20 @@ def _tell_state(told: Told, state: Mapping[str, Any]) -> None:
     told.rows = rows_of(kept, by_step=True)
 
 
+def trainer_names(told: Told) -> None:
+    """Give metrics that the Trainer handed to another logger the names that they have in its own state.
+
+    It writes ``eval/acc`` for ``eval_acc`` and ``train/loss`` for ``loss``: one metric is not to be two.
+    """
+    told.rows = [replace(row, metrics={_own_name(k): v for k, v in row.metrics.items()}) for row in told.rows]
+    told.final = {_own_name(k): v for k, v in told.final.items()}
+
+
+def _own_name(name: str) -> str:
+    for prefix in ("eval", "test"):
+        if name.startswith(f"{prefix}/"):
+            return f"{prefix}_{name[len(prefix) + 1 :]}"
+    return name.removeprefix("train/")
+
+
 LAYOUT = Layout("hugging-face", run_of, leaves_alone, beside, interpret, tell)

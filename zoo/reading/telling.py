@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.layouts import hugging_face
 from epsopt.zoo.layouts.known import BY_NAME
 from epsopt.zoo.layouts.reading import Position, joined
 from epsopt.zoo.reading.remote import location
@@ -19,6 +20,8 @@ def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     sides = Sides(location(request["path"]), [location(f) for f in request["files"]], limits)
     told = BY_NAME[request["layout"]].tell(sides)
     positions = [Position(*position) for position in request["positions"]]
+    if any(p.layout == hugging_face.LAYOUT.name for p in positions) and request["layout"] in ("tensorboard", "wandb"):
+        hugging_face.trainer_names(told)
     metrics = joined(told, positions)  # before the troubles are collected: it may find some
     return {
         "status": "told",

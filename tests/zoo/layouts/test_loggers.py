@@ -177,3 +177,62 @@ def test_a_slash_in_a_name_outside_of_a_loggers_folder_splits_no_training(tmp_pa
     fit(False, ModelCheckpoint(tmp_path / "mine", filename="{epoch}-{val/score:.2f}", save_top_k=-1))
     ingest(catalogue, tmp_path)
     assert [r.name for r in catalogue.runs()] == ["mine"]
+
+
+def test_a_metric_that_the_trainer_gave_to_two_loggers_has_one_name(tmp_path, catalogue):
+    """Transformers writes ``eval_acc`` into its own state and ``eval/acc`` into a file of TensorBoard."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    for package in ("accelerate", "tensorboard"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    transformers.utils.logging.set_verbosity_error()
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = torch.nn.Linear(3, 1)
+
+        def forward(self, x, labels):
+            out = self.net(x)
+            return {"loss": out.square().mean(), "logits": out}
+
+    data = [{"x": torch.ones(3), "labels": torch.zeros(1)} for _ in range(4)]
+    accuracies = iter((0.25, 0.5))
+    arguments = transformers.TrainingArguments(
+        str(tmp_path / "out"),
+        num_train_epochs=2,
+        per_device_train_batch_size=2,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_steps=1,
+        report_to=["tensorboard"],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = transformers.Trainer(
+        Net(), arguments, train_dataset=data, eval_dataset=data, compute_metrics=lambda _: {"acc": next(accuracies)}
+    )
+    trainer.train()
+    report = ingest(catalogue, tmp_path)
+    assert report.layouts == {"hugging-face + tensorboard": 1}
+    assert [(c.epoch, c.metrics["eval_acc"]) for c in catalogue.checkpoints()] == [(2, 0.25), (4, 0.5)]
+    names = catalogue.metric_names()
+    assert "loss" in names
+    assert not [name for name in names if "/" in name or name == "epoch"]
+
+
+def test_a_run_of_wandb_that_was_resumed_is_read_from_all_its_folders(tmp_path, catalogue):
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    settings = wandb.Settings(mode="offline", silent=True, console="off", x_disable_stats=True)
+    for epoch in range(2):
+        run = wandb.init(project="p", id="same", dir=tmp_path, config={"lr": 0.5}, settings=settings, resume="allow")
+        run.log({"epoch": epoch, "acc": epoch / 4})
+        run.finish()
+        folder = next(p for p in (tmp_path / "wandb").iterdir() if p.name.startswith("offline-run") and "_" in p.name)
+        if epoch == 0:  # within one second both would have one name
+            folder.rename(folder.with_name("offline-run-20260101_000000-same"))
+        torch.save({"w": torch.full((3, 3), float(epoch)), "epoch": epoch}, tmp_path / f"epoch_{epoch}.pt")
+    ingest(catalogue, tmp_path)
+    assert [(c.metrics, c.hyperparameters) for c in catalogue.checkpoints()] == [
+        ({"acc": 0.0}, {"lr": 0.5}),
+        ({"acc": 0.25}, {"lr": 0.5}),
+    ]
