@@ -14,7 +14,12 @@ _BY_CHANCE = 0.1
 """A number divides runs at some value by chance, too: a division that is likelier than this says nothing."""
 
 
-def condition_of(name: str, runs: Sequence[Mapping[str, Any]], parents: Sequence[Parameter]) -> Condition | None:
+def condition_of(
+    name: str,
+    runs: Sequence[Mapping[str, Any]],
+    parents: Sequence[Parameter],
+    present: Sequence[bool] | None = None,
+) -> Condition | None:
     """Find the parameter whose values tell exactly which runs have another parameter.
 
     Choices are asked first, whole numbers before others; a number tells by a range of values. Where a parent is
@@ -24,13 +29,14 @@ def condition_of(name: str, runs: Sequence[Mapping[str, Any]], parents: Sequence
         name: of the child.
         runs: one mapping per run; None, and no value, say that a parameter is absent.
         parents: parameters that it may depend on, each after its own parent.
+        present: whether each run has it, where None is one of its values.
 
     Returns:
         As ``Parameter.active_when``; None where no parameter tells.
     """
     space = Space(tuple(parents))
     active = [{p.name for p in space.active(run)} for run in runs]
-    there = [run.get(name) is not None for run in runs]
+    there = [run.get(name) is not None for run in runs] if present is None else present
     order = ("categorical", "int", "float")
     for parent in sorted(parents, key=lambda p: order.index(p.kind)):
         if any(t and parent.name not in a for t, a in zip(there, active, strict=True)):

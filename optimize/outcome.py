@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
+from epsopt.optimize.outliers import bulk
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.targets import Objective
 
@@ -20,7 +21,7 @@ class FrontGain:
     Attributes:
         before: hypervolume of the old measurements.
         after: hypervolume of old and new together.
-        reference: reference point, one value per objective: the worst of the old measurements.
+        reference: reference point, one value per objective: the worst of the old measurements that is no outlier.
         joined: rows of the new measurements that are on the joint front.
     """
 
@@ -50,7 +51,7 @@ def front_gain(old: NDArray[np.float64], new: NDArray[np.float64], objectives: S
     """
     maximize = [o.maximize for o in objectives]
     known = old[~np.isnan(old).any(axis=1)]
-    reference = np.where(maximize, known.min(axis=0), known.max(axis=0))
+    reference = np.array([bulk(known[:, j], maximize=better)[0] for j, better in enumerate(maximize)])
     both = np.vstack([old, new])
     front = non_dominated(both, maximize).indices
     return FrontGain(

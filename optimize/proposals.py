@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from epsopt.optimize.acquisition import noisy_improvement
 from epsopt.optimize.ends import expected_end
 from epsopt.optimize.forecast import Forecast, fit_forecast
 from epsopt.optimize.latent_search import known_latents
+from epsopt.optimize.outliers import bulk
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.reuse import Branch, best_branches, predict_branch
 from epsopt.optimize.scoring import Scorer, measured_table
@@ -240,7 +242,9 @@ def _candidates(
     rng: np.random.Generator,
     avoid: Sequence[Mapping[str, Any]],
 ) -> tuple[list[Config], list[Config]]:
-    """Random configurations and neighbours of the measured front's, all valid and each once.
+    """Random configurations and neighbours of the measured front's, in turn, all valid and each once.
+
+    Whoever weighs only the first of them weighs both kinds.
 
     Returns:
         Those that were not run or queued before from scratch, and those that were; fewer than ``n`` new ones only where
@@ -249,8 +253,9 @@ def _candidates(
     table = measured_table([r.metrics for r in past], scorer.objectives)
     front = non_dominated(table, [o.maximize for o in scorer.objectives]).indices
     parents = [past[i].config for i in front] or [r.config for r in past]
-    pool = space.sample(max(_RANDOM, 8 * n), rng)
-    pool += [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL)]
+    drawn = space.sample(max(_RANDOM, 8 * n), rng)
+    near = [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL)]
+    pool = [c for pair in zip_longest(near, drawn) for c in pair if c is not None]
     ran = {space.key(config) for config in (*(r.config for r in past), *avoid) if space.describes(config)}
     new: dict[Key, Config] = {}
     others: dict[Key, Config] = {}
@@ -324,7 +329,9 @@ def _pick(
         )
         * signs.numpy()
     )
-    low, high = np.nanmin(table, axis=0), np.nanmax(table, axis=0)
+    # One diverged run is not what is just not good enough.
+    ends = np.array([bulk(column, maximize=True) for column in table.T])
+    low, high = ends[:, 0], ends[:, 1]
 
     def acquisition(samples: int) -> AcquisitionFunction:
         reference = (low - 0.1 * np.maximum(high - low, 1e-6)).tolist()

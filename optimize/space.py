@@ -66,8 +66,8 @@ class Parameter:
             side by side; ``True``, ``1`` and ``1.0`` are three choices.
         active_when: ``(parent, values)``: only active when the parent has one of these values, each a value or a
             :class:`Span` of them; ``None`` = always.
-        optional: whether a number may be left out where it is active (numeric kinds; of a categorical parameter None
-            is a choice). A configuration without it is one of its own.
+        optional: whether it may be left out where it is active; a configuration without it is one of its own. A
+            categorical parameter has None among its choices instead, where None is a value.
     """
 
     name: str
@@ -134,16 +134,16 @@ class Parameter:
 
     def takes(self, value: object) -> bool:
         """Whether a value is of this parameter's kind; a number may lie outside the range, None says: left out."""
-        if self.kind == "categorical":
-            return self.choice(value) is not None
-        return is_number(value) or (value is None and self.optional)
+        if value is None and self.optional:
+            return True
+        return self.choice(value) is not None if self.kind == "categorical" else is_number(value)
 
     def contains(self, value: object) -> bool:
         """Whether a value is valid for this parameter."""
+        if value is None and self.optional:
+            return True
         if self.kind == "categorical":
             return identity(value) in self._places
-        if value is None:
-            return self.optional
         if not is_number(value):
             return False
         return self.low <= value <= self.high and (self.kind == "float" or float(value).is_integer())
@@ -178,7 +178,7 @@ class Parameter:
             data["log"],
             tuple(data["choices"] or ()),
             None if condition is None else (condition["param"], tuple(map(condition_value, condition["values"]))),
-            data["type"] != "categorical" and bool(data.get("optional", False)),
+            bool(data.get("optional", False)) and None not in (data["choices"] or ()),
         )
 
 
@@ -381,7 +381,8 @@ class Space:
             value = config.get(p.name)
             if p.kind == "categorical":
                 place = p.choice(value)
-                found.append((p.name, identity(value if place is None else p.choices[place])))
+                if place is not None or not p.optional:
+                    found.append((p.name, identity(value if place is None else p.choices[place])))
             elif value is not None:
                 found.append((p.name, round(p.to_unit(value), 3) if p.kind == "float" else value))
         return tuple(found)
@@ -411,13 +412,13 @@ class Space:
         for p in self.parameters:
             if not self._on(p, config):
                 continue
-            if p.kind == "categorical":
-                start = p.choice(origin[p.name]) if p.name in origin else None
-                move = start is None or rng.random() < scale
-                config[p.name] = p.choices[int(rng.integers(len(p.choices))) if move or start is None else start]
-                continue
             value = origin.get(p.name)
             if p.optional and self._left_out(value is None, bool(origin), rng, scale):
+                continue
+            if p.kind == "categorical":
+                start = p.choice(value) if p.name in origin else None
+                move = start is None or rng.random() < scale
+                config[p.name] = p.choices[int(rng.integers(len(p.choices))) if move or start is None else start]
                 continue
             if value is None:
                 config[p.name] = p.from_unit(float(rng.random()))
@@ -431,7 +432,7 @@ class Space:
 
     @staticmethod
     def _left_out(absent: bool, neighbour: bool, rng: np.random.Generator, scale: float) -> bool:
-        """Whether an optional number is left out: as in the configuration that is varied, or, seldom, not."""
+        """Whether an optional parameter is left out: as in the configuration that is varied, or, seldom, not."""
         if not neighbour or rng.random() < scale:
             return bool(rng.random() < _ABSENT)
         return absent

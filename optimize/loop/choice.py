@@ -20,6 +20,7 @@ from torch import Tensor
 from epsopt.optimize.loop.curves import CurveModel
 from epsopt.optimize.loop.improvement import improvement_over_front
 from epsopt.optimize.loop.onset import Onsets
+from epsopt.optimize.outliers import reference_point
 from epsopt.optimize.pareto import hypervolume
 from epsopt.optimize.space import Config, Space
 from epsopt.zoo.errors import UsageError
@@ -30,6 +31,7 @@ _NEIGHBOURS = 256
 _REFINED = 96
 _PARENTS = 6
 _ROUNDS = (0.15, 0.08)
+_UNLIKELY = 0.02
 _LOOKS = 3  # checkpoints of a run that are looked at
 _ON_WAY = (0.2, 0.5)  # shares of the way back to its start at which its end is looked at too, where it can be mixed
 _JOINT = 3  # runs under way whose ends are weighed jointly with a candidate's checkpoints; one less with the way back
@@ -103,6 +105,8 @@ def choose_runs(
     trust: Callable[[Candidate], float] | None = None,
     mixes: bool = False,
     onsets: Onsets | None = None,
+    tried: Sequence[Mapping[str, Any]] = (),
+    within: Space | None = None,
     rng: np.random.Generator,
 ) -> list[Choice]:
     """Choose the next runs, one after another; each knows what the ones before it are expected to reach.
@@ -115,12 +119,14 @@ def choose_runs(
         origin: where runs start, if that was measured.
         branch_epochs: how long a run from one of them is; ``None``: as long as any.
         reference: ``(m,)`` the objectives' values that are just not good enough, in their own units; by default a
-            tenth of their range beyond the worst measured.
+            tenth of their range beyond the worst measured that is no outlier.
         trust: what a promise of a candidate is worth (:class:`epsopt.optimize.loop.credit.Credit`); by default all are
             believed alike.
         mixes: whether checkpoints can be mixed with what a run started from: then its end is worth what lies on the
             way there, too, and a run from where runs start may be as short as one from the front.
         onsets: what is known of when blocks begin to move: runs in which little will are believed less.
+        tried: configurations that ran besides those of the model's curves: it is not built on all runs, or they failed.
+        within: what may be launched, where that is less than the model's space; with the same parameters.
         rng: draws candidates; seeds the Monte-Carlo samples.
 
     Raises:
@@ -141,18 +147,18 @@ def choose_runs(
 
     out = []
     seed = int(rng.integers(2**31))
+    space = model.space if within is None else within
+    ran = [c for c in tried if model.space.describes(c)]
     for _ in range(n):
         value = _improvement(model, reference, busy, seed, mixes)
-        known = _Known(model, busy)
-        drawn = _candidates(model, starts, origin, branch_epochs, reference, rng, short=mixes)
+        known = _Known(model, busy, ran)
+        drawn = _candidates(model, space, starts, origin, branch_epochs, reference, rng, short=mixes)
         pool = [c for c in drawn if c not in known] or drawn  # a small space may be known to its end
         scores, beliefs = value(pool), np.array([belief(c) for c in pool])
         for scale in _ROUNDS:
             best = [pool[i] for i in np.argsort(-scores * beliefs, kind="stable")[:8]]
             more = [
-                Candidate(
-                    _keep(model.space, model.space.perturb(c.config, rng, scale), c.start, rng), c.start, c.epochs
-                )
+                Candidate(_keep(space, space.perturb(c.config, rng, scale), c.start, rng), c.start, c.epochs)
                 for c in best
                 for _ in range(_REFINED // 8)
             ]
@@ -191,23 +197,40 @@ def _improvement(
         with torch.no_grad():
             theirs = float(improvement_over_front(model, reference, None, seed)(pending[None]))
 
+    end = -1 - (len(_ON_WAY) if mixes else 0)
+
     def value(candidates: Sequence[Candidate]) -> Floats:
         x = _trajectory(model, candidates, first_run + len(busy), mixes=mixes)
         with torch.no_grad():
-            parts = [acquisition(part) for part in torch.split(x, 128)]
+            parts = [acquisition(part) * _likely_allowed(model, part[:, [end]]) for part in torch.split(x, 128)]
         gains = (torch.cat(parts) - theirs).clamp(min=0.0).numpy()
         return np.asarray(gains / np.array([c.cost for c in candidates]))
 
     return value
 
 
+def _likely_allowed(model: CurveModel, ends: Tensor) -> Tensor:
+    """``(n,)`` weight of runs by their ends: 1, or hardly anything where one more likely breaks a constraint than not.
+
+    What is best often lies just beyond a limit, or where trials fail. There a small chance of a large improvement would
+    be taken again and again, and each time nothing comes of it.
+    """
+    weight = torch.ones(len(ends), dtype=ends.dtype)
+    if model.constraints:
+        mean = model.model.posterior(ends).mean.squeeze(1)
+        for limit in model.constraints:
+            weight = torch.where(limit(mean) > 0.0, _UNLIKELY * weight, weight)
+    return weight
+
+
 class _Known:
     """What ran, runs, or was just chosen: numbers within a hundredth of their range are the same."""
 
-    def __init__(self, model: CurveModel, busy: Sequence[Candidate]) -> None:
+    def __init__(self, model: CurveModel, busy: Sequence[Candidate], tried: Sequence[Mapping[str, Any]]) -> None:
         self._space = model.space
         self._keys = {self._key(c.config, c.start) for c in model.curves}
         self._keys |= {self._key(c.config, None if c.start is None else c.start.values) for c in busy}
+        self._keys |= {self._key(config, None) for config in tried}
 
     def __contains__(self, candidate: Candidate) -> bool:
         return self._key(candidate.config, None if candidate.start is None else candidate.start.values) in self._keys
@@ -238,6 +261,7 @@ def _trajectory(model: CurveModel, candidates: Sequence[Candidate], first_run: i
 
 def _candidates(
     model: CurveModel,
+    space: Space,
     starts: Sequence[Start],
     origin: Start | None,
     branch_epochs: float | None,
@@ -247,7 +271,7 @@ def _candidates(
     short: bool = False,
 ) -> list[Candidate]:
     """Random runs and neighbours of those that went farthest; with `starts`, half of them from a checkpoint."""
-    space, curves = model.space, model.curves
+    curves = model.curves
     good = _best(model, reference)
     configs = space.sample(_RANDOM, rng)
     configs += [space.perturb(curves[good[int(rng.integers(len(good)))]].config, rng) for _ in range(_NEIGHBOURS)]
@@ -276,8 +300,7 @@ def _best(model: CurveModel, reference: Floats | None) -> list[int]:
         return [0]
     if reference is None:
         signs = model.signs.numpy()
-        low, high = (known * signs).min(axis=0), (known * signs).max(axis=0)
-        reference = (low - 0.1 * np.maximum(high - low, 1e-9)) * signs
+        reference = reference_point(known * signs) * signs
     gains = []
     for curve, table in zip(model.curves, tables, strict=True):
         start = np.empty((0, n)) if curve.start is None else curve.start[None, :n]

@@ -29,6 +29,7 @@ from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNorm
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epsopt.optimize.outliers import winsorised, winsorised_limits
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
 from epsopt.surrogate.ranges import metric_range
@@ -121,7 +122,9 @@ class CurveModel:
         """BoTorch model; one output per objective on the model's scale, inputs as :meth:`inputs` makes them."""
         layout = Layout.of(self.space, len(self.transforms))
         return CurveProcesses(
-            self.processes, layout, *_rows(layout, self.space, self.curves, self.transforms, self.length)
+            self.processes,
+            layout,
+            *_rows(layout, self.space, self.curves, self.transforms, self.objectives, self.length),
         )
 
     def given(self, curves: Sequence[Curve]) -> CurveModel:
@@ -404,6 +407,8 @@ def _joint(found: Sequence[MultivariateNormal]) -> GPyTorchPosterior:
     return GPyTorchPosterior(MultitaskMultivariateNormal.from_independent_mvns(found) if len(found) > 1 else found[0])
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fit_curves(
     space: Space,
     objectives: Sequence[Objective],
@@ -429,12 +434,14 @@ def fit_curves(
     """
     values = np.concatenate([c.values for c in curves])
     names, declared = [o.name for o in objectives], bounds or {}
+    ranges = [metric_range(n, column, declared) for n, column in zip(names, values.T, strict=False)]
+    ranges += [None] * (values.shape[1] - len(names))
     transforms = tuple(
-        wide_enough(fit_transform(column, None if j >= len(names) else metric_range(names[j], column, declared)))
-        for j, column in enumerate(values.T)
+        wide_enough(fit_transform(column, known))
+        for column, known in zip(_of_one_size(values, objectives).T, ranges, strict=True)
     )
     layout = Layout.of(space, len(transforms))
-    x, y = _rows(layout, space, curves, transforms, length)
+    x, y = _rows(layout, space, curves, transforms, objectives, length)
     rng = np.random.default_rng(seed)
     known = [None] * y.shape[1] if before is None else list(before.processes)
     processes = tuple(_learn(layout, x, y[:, j], j, rng, known[j]) for j in range(y.shape[1]))
@@ -482,8 +489,20 @@ def _learn(
     return Process.of(log.detach())
 
 
+def _of_one_size(values: Floats, objectives: Sequence[Objective]) -> Floats:
+    """Bring what diverged, and penalties, of ``(n, m)`` objectives and constraints to the size of the others."""
+    columns = [winsorised(column, maximize=o.maximize) for column, o in zip(values.T, objectives, strict=False)]
+    columns += [winsorised_limits(column) for column in values.T[len(objectives) :]]
+    return np.column_stack(columns)
+
+
 def _rows(
-    layout: Layout, space: Space, curves: Sequence[Curve], transforms: Sequence[MetricTransform], length: float
+    layout: Layout,
+    space: Space,
+    curves: Sequence[Curve],
+    transforms: Sequence[MetricTransform],
+    objectives: Sequence[Objective],
+    length: float,
 ) -> tuple[Tensor, Tensor]:
     """Inputs ``(n, width)`` and outputs ``(n, m)`` of the checkpoints that are learned from."""
     heads = _heads(space, [c.config for c in curves], [c.start for c in curves], transforms)
@@ -497,8 +516,10 @@ def _rows(
             steps, way = np.append(steps, curve.on_way.steps[mixed]), np.append(way, curve.on_way.shares[mixed])
             values = np.concatenate([values, curve.on_way.values[mixed]])
         x.append(layout.rows(heads[i : i + 1], steps[None] / length, way[None], np.array([i]))[0])
-        y.append(np.column_stack([t.forward(values[:, j]) for j, t in enumerate(transforms)]))
-    return torch.from_numpy(np.concatenate(x)), torch.from_numpy(np.concatenate(y))
+        y.append(values)
+    table = _of_one_size(np.concatenate(y), objectives)
+    scaled = np.column_stack([t.forward(table[:, j]) for j, t in enumerate(transforms)])
+    return torch.from_numpy(np.concatenate(x)), torch.from_numpy(scaled)
 
 
 def _heads(

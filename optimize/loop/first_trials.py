@@ -19,14 +19,13 @@ from epsopt.optimize.inference import infer_space
 from epsopt.optimize.loop.choice import Candidate, choose_runs
 from epsopt.optimize.loop.curves import CurveModel, Floats, fit_curves
 from epsopt.optimize.loop.history import past_curves
+from epsopt.optimize.loop.ranges import snap
+from epsopt.optimize.loop.thinning import thinned
 from epsopt.optimize.space import Config, Space
 from epsopt.optimize.targets import Objective
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import UsageError
-
-MOST_RUNS = 200
-"""Runs of the catalogue, and trials of the study, that are learned from: the newest."""
 
 _MOST_IMAGINED = 8  # trials of other workers that show nothing yet; each takes as long as a choice
 _NEAR = 0.1  # of the asked range, on its scale
@@ -57,6 +56,7 @@ class FirstTrials:
         self._catalogue, self._space = catalogue, space
         self._bounds, self._fewest, self._reference, self._seed = bounds, fewest, reference, seed
         self._plans: dict[int, Config] = {}
+        self._tried: list[Mapping[str, Any]] = []
         self._learned: tuple[tuple[Objective, ...], CurveModel | None] | None = None
 
     def plan(self, number: int, trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> None:
@@ -110,7 +110,7 @@ class FirstTrials:
 
     def _choice(self, model: CurveModel, busy: Sequence[Candidate], number: int) -> Config:
         rng = np.random.default_rng([self._seed, number])
-        (choice,) = choose_runs(model, busy, reference=self._reference, rng=rng)
+        (choice,) = choose_runs(model, busy, reference=self._reference, tried=self._tried, rng=rng)
         return dict(choice.candidate.config)
 
     def _model(self, objectives: tuple[Objective, ...]) -> CurveModel | None:
@@ -128,7 +128,7 @@ class FirstTrials:
                 space = infer_space(list(trained.values()))
             except UsageError:  # nothing varies
                 space = Space(())
-        curves = list(past_curves(checkpoints, space, objectives).values())[-MOST_RUNS:] if space.parameters else []
+        curves = list(past_curves(checkpoints, space, objectives).values()) if space.parameters else []
         measured = [sum(bool(np.isfinite(c.values[:, j]).any()) for c in curves) for j in range(len(objectives))]
         fewest = max(self._fewest, 2)
         if min(measured) < fewest:
@@ -140,7 +140,12 @@ class FirstTrials:
             )
             return None
         length = float(max(c.steps[-1] for c in curves))
-        return fit_curves(space, objectives, curves, length=length, bounds=self._bounds, seed=self._seed)
+        kept, others = thinned(space, objectives, curves)
+        self._tried = [c.config for c in curves]
+        return fit_curves(
+            space, objectives, kept, length=length, bounds=self._bounds, others=others if len(others) else None,
+            seed=self._seed,
+        )  # fmt: skip
 
 
 def as_asked(value: Any, distribution: BaseDistribution) -> Any:
@@ -166,17 +171,6 @@ def as_asked(value: Any, distribution: BaseDistribution) -> Any:
     margin = _NEAR * (_on(high, log) - _on(low, log))
     near = _on(low, log) - margin <= _on(value, log) <= _on(high, log) + margin
     return snap(value, distribution) if near else None
-
-
-def snap(value: Any, distribution: BaseDistribution) -> Any:
-    """Put a value on the distribution's grid, if it has one, and within its range."""
-    if isinstance(distribution, CategoricalDistribution):
-        return value
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    if distribution.step is not None and not distribution.log:
-        value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
-    value = min(max(value, distribution.low), distribution.high)
-    return round(value) if isinstance(distribution, IntDistribution) else float(value)
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -19,10 +19,12 @@ from botorch.utils.multi_objective.box_decompositions.non_dominated import FastN
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epsopt.optimize.outliers import reference_point
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.targets import Objective
 
 _SAMPLES = 64
+_FAR = 5.0  # standard deviations
 _EXACT_UP_TO = 4  # objectives
 Floats = NDArray[np.float64]
 
@@ -61,7 +63,7 @@ def improvement_over_front(
     Args:
         outcomes: the model, and the front that was measured.
         reference: ``(m,)`` the objectives' values that are just not good enough, in their own units; by default a
-            tenth of their range beyond the worst measured.
+            tenth of their range beyond the worst measured that is no outlier.
         pending: ``(p, width)`` inputs that are under way.
         seed: of the Monte-Carlo samples.
     """
@@ -69,10 +71,11 @@ def improvement_over_front(
     if reference is not None:
         corner = np.asarray(reference) * outcomes.signs.numpy()
     elif len(measured):
-        low, high = measured.min(axis=0), measured.max(axis=0)
-        corner = low - 0.1 * np.maximum(high - low, 1e-9)
-    else:
-        corner = np.full(n, -1e3)  # nothing feasible yet: whatever is, is worth finding
+        corner = reference_point(measured)
+    else:  # nothing feasible yet: whatever is, is worth finding
+        worst = torch.zeros(outcomes.model.num_outputs, dtype=torch.float64)
+        worst[:n] = -_FAR * outcomes.signs
+        corner = outcomes.gains(worst).numpy()
     common = {
         "model": outcomes.model,
         "sampler": SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed),

@@ -11,32 +11,46 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from epsopt.optimize.inference import condition_of
 from epsopt.optimize.loop.choice import Candidate, choose_runs
-from epsopt.optimize.loop.curves import Curve, fit_curves
-from epsopt.optimize.loop.first_trials import MOST_RUNS, FirstTrials, as_asked, snap
+from epsopt.optimize.loop.curves import Curve, Floats, fit_curves
+from epsopt.optimize.loop.first_trials import FirstTrials, as_asked
 from epsopt.optimize.loop.history import past_curves
-from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.loop.ranges import asked_for, asking, nearest, snap, space_of
+from epsopt.optimize.loop.thinning import thinned
+from epsopt.optimize.outliers import outlying
+from epsopt.optimize.space import Config, Space, identity
 from epsopt.optimize.targets import Objective
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.errors import UsageError
+
+_FAILED = TrialState.FAIL
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_WELL, _ILL = -1.0, 1.0  # of the constraint that says whether a trial failed
+_DRAWS = 64
 
 
 class EpsilonSampler(BaseSampler):
     """Suggests whole configurations by expected hypervolume improvement over curves of earlier runs.
 
-    Works for one objective or several, with constraints (``trial.set_constraint``), with conditional parameters (an
-    inactive one is masked, not guessed), and beside other workers (what they run counts as under way). Of a pruned
-    trial what it reported is learned, as of one on its way. Parameters that nothing is known of yet are drawn at
-    random.
+    Works for one objective or several, with constraints (``trial.set_constraint``), and beside other workers (what they
+    run counts as under way). A conditional parameter, whatever choice or number switches it on, is masked where it is
+    inactive, not guessed; where no other parameter tells when a script asks for it, the model still knows which trials
+    had it. A range that changes is searched as the newest trials ask for it. Of a pruned trial what it reported is
+    learned, as of one on its way. Trials that failed, and values that are infinite or penalties far beyond all others
+    (1e10), set no scale: how likely a configuration is to fail is learned from them, and none is tried again.
+    Parameters that nothing is known of yet are drawn at random.
+
+    A model learns from at most 200 runs and trials, those of the front, the newest, and others that cover what was
+    tried. The front and what was tried are those of all.
 
     Until a trial has ended, nothing tells what the script searches, and the catalogue's own space stands for it. A
     parameter is then found there by its name: a number in the asked range, or beyond an edge by up to a tenth of it,
@@ -49,7 +63,7 @@ class EpsilonSampler(BaseSampler):
         metrics: names of the objectives in the catalogue, in the study's order; by default ``study.metric_names``.
         n_startup_trials: random trials before a model is asked; runs of the catalogue count as well.
         reference: the objectives' values that are just not good enough, in the study's order; by default a tenth of
-            their range beyond the worst.
+            their range beyond the worst that is no penalty.
         bounds: lowest and highest possible value of metrics by name.
         seed: of everything random. Workers that share it, each in a process of its own, plan the same first trials
             by number, and run different ones.
@@ -108,14 +122,11 @@ class EpsilonSampler(BaseSampler):
         self._random.reseed_rng()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
-        """Return every parameter that some finished trial had, as long as its distribution did not change since."""
-        found: dict[str, BaseDistribution] = {}
-        changed: set[str] = set()
-        for past in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
-            for name, distribution in past.distributions.items():
-                if found.setdefault(name, distribution) != distribution:
-                    changed.add(name)
-        return {n: d for n, d in sorted(found.items()) if n not in changed and not d.single()}
+        """Return every parameter that trials had, with the range that the newest of them asked for."""
+        ended = study.get_trials(deepcopy=False, states=_ENDED)
+        if self._first is not None and not any(t.state is not TrialState.FAIL and t.distributions for t in ended):
+            return {}  # the catalogue knows more than what failed shows
+        return {n: d for n, d in asked_for(ended).items() if not d.single()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -136,29 +147,47 @@ class EpsilonSampler(BaseSampler):
     def _choose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         objectives = self._objectives(study)
         trials = study.get_trials(deepcopy=False)
-        done = [t for t in trials if t.state is TrialState.COMPLETE]
-        pruned = [t for t in trials if t.state is TrialState.PRUNED]
+        ended = [t for t in trials if t.state in _ENDED]
+        whole = [t for t in ended if t.state is TrialState.COMPLETE] or [t for t in ended if t.state is not _FAILED]
+        known = {n: d for n, d in asked_for(ended, recent=None).items() if n in search_space}
+        space = space_of(known, [t.params for t in whole or ended], always=False)
+        asked = asking(space, search_space)
         running = [t for t in trials if t.state is TrialState.RUNNING and t.number != trial.number]
-        space = space_of(search_space, [t.params for t in done])
-        curves = self._curves(space, objectives, done, pruned)
-        if len(curves) < max(self._n_startup, 2):
-            return {n: snap(v, search_space[n]) for n, v in space.sample(1, self._rng)[0].items()}
-        length = float(max(c.steps[-1] for c in curves))
-        model = fit_curves(
-            space, objectives, curves, length=length, bounds=self._bounds, seed=int(self._rng.integers(2**31))
-        )
         self._suggested = {t.number: self._suggested[t.number] for t in running if t.number in self._suggested}
         planned = [{**self._suggested.get(t.number, {}), **t.params} for t in running]
-        under_way = [Candidate(params, None, length) for params in planned if space.describes(params)]
-        (choice,) = choose_runs(model, under_way, reference=self._reference, rng=self._rng)
-        return {name: snap(value, search_space[name]) for name, value in choice.candidate.config.items()}
+        curves, failed = self._curves(space, objectives, ended)
+        measured = [c for c in curves if np.isfinite(c.values[:, : len(objectives)]).any()]
+        tried = [t.params for t in ended if space.describes(t.params)]
+        if len(curves) - len(failed) < max(self._n_startup, 2) or len(measured) < 2:
+            config = _drawn(asked, space, tried, failed, self._rng)
+        else:
+            length = float(max(c.steps[-1] for c in measured))
+            kept, others = thinned(space, objectives, curves)
+            model = fit_curves(
+                space, objectives, kept, length=length, bounds=self._bounds, others=others if len(others) else None,
+                seed=int(self._rng.integers(2**31)),
+            )  # fmt: skip
+            under_way = [Candidate(params, None, length) for params in planned if space.describes(params)]
+            (choice,) = choose_runs(
+                model, under_way, reference=self._reference, tried=tried, within=asked, rng=self._rng
+            )
+            config = dict(choice.candidate.config)
+        return {name: snap(value, search_space[name]) for name, value in config.items()}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Answer from the catalogue while the study tells nothing; draw at random what nothing is known of."""
+        """Answer with what was planned for the trial, as near as the range has it; or from the catalogue; or at random.
+
+        What was planned is asked for here where the trial's range is another one than those of the trials before it.
+        """
         with self._lock:
+            chosen = self._suggested.get(trial.number, {})
             planned = {} if self._first is None else self._first.planned(trial.number)
+        if param_name in chosen:
+            value = nearest(chosen[param_name], param_distribution)
+            if value is not None:
+                return value
         value = as_asked(planned.get(param_name), param_distribution)
         if value is not None:
             return value
@@ -198,38 +227,50 @@ class EpsilonSampler(BaseSampler):
         ]
 
     def _curves(
-        self,
-        space: Space,
-        objectives: Sequence[Objective],
-        trials: Sequence[FrozenTrial],
-        pruned: Sequence[FrozenTrial],
-    ) -> list[Curve]:
-        """What is known: the catalogue's runs with all their checkpoints, and the study's trials.
+        self, space: Space, objectives: Sequence[Objective], trials: Sequence[FrozenTrial]
+    ) -> tuple[list[Curve], list[Curve]]:
+        """What is known: the catalogue's runs with all their checkpoints, and the study's trials that ended.
 
         Of a trial its end is known. Of one that was pruned it is not, only what it had reported by then, and that tells
-        something of its end beside what whole trials reported on their way.
+        something of its end beside what whole trials reported on their way. Of one that failed, or whose value is
+        infinite or a penalty far beyond all others, it is known that it failed: that is a constraint, the last one.
+
+        Returns:
+            All of them, and those that failed without a value.
         """
         past = {} if self._catalogue is None else past_curves(self._catalogue.checkpoints(), space, objectives)
-        curves = list(past.values())[-MOST_RUNS:]
+        curves = list(past.values())
         length = float(max((c.steps[-1] for c in curves), default=1.0))
         seen = {_identity(space, c.config) for c in curves}
         names = sorted({name for t in trials for name in t.constraints})
-        if names:  # the catalogue knows nothing of the study's constraints
-            curves = [_with_constraints(c, len(names)) for c in curves]
-        reports = [t.intermediate_values for t in (trials or pruned) if t.intermediate_values]
-        last = max((max(r) - min(r) + 1 for r in reports), default=1)
-        for t in sorted((*trials, *pruned), key=lambda t: t.number)[-MOST_RUNS:]:
+        done = [t for t in trials if t.state is TrialState.COMPLETE]
+        values = {t.number: row for t, row in zip(done, _values(done, objectives), strict=True)}
+        broken = {t.number for t in trials if t.state is _FAILED}
+        broken |= {number for number, row in values.items() if np.isnan(row).any()}
+        more = len(names) + bool(broken)
+        if more:  # the catalogue knows nothing of the study's constraints, and nothing that failed
+            unknown = [*(math.nan for _ in names), *([_WELL] if broken else [])]
+            curves = [replace(c, values=_beside(c.values, unknown), start=None) for c in curves]
+        some = done or [t for t in trials if t.state is TrialState.PRUNED]
+        last = max((max(r) - min(r) + 1 for t in some if (r := t.intermediate_values)), default=1)
+        pruned = any(t.state is TrialState.PRUNED for t in trials)
+        failed = []
+        for t in sorted(trials, key=lambda t: t.number):
             if not space.describes(t.params) or _identity(space, t.params) in seen:
                 continue
-            limits = [t.constraints.get(name, math.nan) for name in names]
-            reported = _reported(t, length / last) if pruned else {}
-            rows = {s: [v, *(math.nan for _ in names)] for s, v in reported.items()}
-            if t.state is TrialState.COMPLETE:  # it reports nothing after its end
+            bad = [_ILL if t.number in broken else _WELL] if broken else []
+            unmeasured = [math.nan for _ in names]
+            reported = _reported(t, length / last) if pruned and t.number not in broken else {}
+            rows = {s: [v, *unmeasured, *bad] for s, v in reported.items()}
+            if t.number in values:  # it reports nothing after its end
                 rows = {s: row for s, row in rows.items() if s < length}
-                rows[length] = [*(v if math.isfinite(v) else math.nan for v in t.values), *limits]
+                rows[length] = [*values[t.number], *(t.constraints.get(n, math.nan) for n in names), *bad]
+            elif t.state is _FAILED:
+                rows[length] = [*(math.nan for _ in objectives), *unmeasured, *bad]
             if rows:
-                curves.append(Curve(t.params, np.array(list(rows)), np.array(list(rows.values()))))
-        return [c for c in curves if np.isfinite(c.values).any()]
+                curves.append(Curve(space.given(t.params), np.array(list(rows)), np.array(list(rows.values()))))
+                failed += [curves[-1]] if t.state is _FAILED else []
+        return [c for c in curves if np.isfinite(c.values).any()], failed
 
 
 def _reported(trial: FrozenTrial, unit: float) -> dict[float, float]:
@@ -239,35 +280,36 @@ def _reported(trial: FrozenTrial, unit: float) -> dict[float, float]:
     return {(s - first + 1) * unit: v for s, v in reports if math.isfinite(v)}
 
 
-def space_of(distributions: Mapping[str, BaseDistribution], seen: Sequence[Mapping[str, Any]]) -> Space:
-    """Make a search space of Optuna's distributions; what trials did not have tells what is conditional.
-
-    Args:
-        distributions: by name; of a parameter that is sometimes absent without a categorical parameter that says when,
-            nothing can be made, and it is left out.
-        seen: parameters of finished trials.
-    """
-    always = [n for n in distributions if all(n in params for params in seen)]
-    parameters = [_parameter(n, distributions[n]) for n in always]
-    waiting = [n for n in distributions if n not in always]
-    while True:
-        parents = [p for p in parameters if p.kind == "categorical"]
-        resolved = {n: c for n in waiting if (c := condition_of(n, seen, parents)) is not None}
-        if not resolved:
-            return Space(tuple(parameters))
-        parameters += [_parameter(n, distributions[n], condition) for n, condition in resolved.items()]
-        waiting = [n for n in waiting if n not in resolved]
+def _values(trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> Floats:
+    """``(n, m)`` values of whole trials; NaN for what only says that something went wrong."""
+    table = np.array([t.values for t in trials], dtype=np.float64).reshape(len(trials), len(objectives))
+    wrong = [outlying(column, maximize=o.maximize) for column, o in zip(table.T, objectives, strict=True)]
+    return np.where(np.array(wrong).T.reshape(table.shape), math.nan, table)
 
 
-def _parameter(
-    name: str, distribution: BaseDistribution, condition: tuple[str, tuple[Any, ...]] | None = None
-) -> Parameter:
-    if isinstance(distribution, CategoricalDistribution):
-        return Parameter(name, "categorical", choices=tuple(distribution.choices), active_when=condition)
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    kind = "int" if isinstance(distribution, IntDistribution) else "float"
-    low, high = float(distribution.low), float(distribution.high)
-    return Parameter(name, kind, low, high, distribution.log, active_when=condition)  # type: ignore[arg-type]
+def _beside(values: Floats, more: Sequence[float]) -> Floats:
+    return np.column_stack([values, np.tile(np.array(more), (len(values), 1))])
+
+
+def _drawn(
+    asked: Space,
+    space: Space,
+    tried: Sequence[Mapping[str, Any]],
+    failed: Sequence[Curve],
+    rng: np.random.Generator,
+) -> Config:
+    """A random configuration that was not tried, and does not lie nearest to one that failed."""
+    drawn = asked.sample(_DRAWS, rng)
+    if not tried:
+        return drawn[0]
+    bad = {_identity(space, c.config) for c in failed}
+    ill = np.array([_identity(space, c) in bad for c in tried])
+    away = np.linalg.norm(space.encode(drawn)[:, None] - space.encode(tried)[None], axis=2)
+    near = away.argmin(axis=1)
+    good = np.flatnonzero((away.min(axis=1) > 0.0) & ~ill[near])
+    if len(good):
+        return drawn[int(good[0])]
+    return drawn[int(away.min(axis=1).argmax())]  # all lie nearest to one that failed: as far from it as may be
 
 
 def _tells(study: Study) -> bool:
@@ -276,10 +318,5 @@ def _tells(study: Study) -> bool:
     return any(t.distributions for t in ended)
 
 
-def _with_constraints(curve: Curve, n: int) -> Curve:
-    values = np.column_stack([curve.values, np.full((len(curve.values), n), math.nan)])
-    return Curve(curve.config, curve.steps, values, curve.start)
-
-
 def _identity(space: Space, config: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(config.get(p.name) for p in space.active(config))
+    return tuple((name, identity(value)) for name, value in space.given(config).items())

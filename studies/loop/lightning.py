@@ -23,22 +23,26 @@ from epsopt.optimize.targets import Objective, Target
 from epsopt.studies.loop.stopping import CatalogueStopper
 from epsopt.studies.project.file import Project, load_project
 from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
+from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.layouts.rows import flat
 
 _LOG = logging.getLogger(__name__)
+_LEAST_APART = 0.25  # of an epoch, between decisions within one
 _DIRECTIONS = {"maximize": True, "minimize": False}
 
 
 class StopHopeless:
     """Ends a training that will hardly join the front of the measured runs, as ``epsopt work --stop-below`` does.
 
-    After each validation (or training epoch) the objectives are read from ``trainer.callback_metrics``. Process zero
+    After each validation, or each training epoch where there is none, the objectives are read from
+    ``trainer.callback_metrics``; where validation runs more than four times an epoch, after four of them. Process zero
     decides, all processes obey. The run's curve is kept in Lightning's checkpoints, so that a resumed run is judged by
-    all of it. Nothing is stopped while validation is only tried out (sanity checks, ``fast_dev_run``).
+    all of it. Nothing is stopped while validation is only tried out (sanity checks, ``fast_dev_run``). Where the
+    callback cannot decide, whatever the reason, it logs a warning and the training goes on.
 
     Lightning calls its first epoch 0, in checkpoints and so in the catalogue; here, as in all that is learned from
-    them, a checkpoint counts by the epochs that lie behind it, the first by 1.
+    them, a checkpoint counts by the epochs that lie behind it, the first by 1; a validation within an epoch counts by
+    the share of it that is done.
 
     Args:
         source: what judges the run. A project file or the folder that holds it (None: the ``epsopt.toml`` in the
@@ -61,8 +65,7 @@ class StopHopeless:
 
     Raises:
         UsageError: options that make no sense. At the start of the training: no project, no objectives, or a
-            hyperparameter of the search space that this run does not have. At its first evaluation: an objective that
-            was not logged.
+            hyperparameter of the search space that this run does not have.
         EmptyCatalogue: at the start of the training: there is no catalogue.
     """
 
@@ -97,8 +100,9 @@ class StopHopeless:
         self._judge: Stopper | CatalogueStopper | None = None
         self._objectives: tuple[Objective, ...] = ()
         self._own: tuple[Path, ...] = ()
-        self._curve: dict[int, dict[str, float]] = {}  # by epoch, then by objective
+        self._curve: dict[float, dict[str, float]] = {}  # by epoch, the first is 0, then by objective
         self._odd = 0  # evaluations in a row that were not finite
+        self._warned: set[str] = set()
         self.decision: Decision | None = None
         self.stopped: str | None = None
 
@@ -121,13 +125,13 @@ class StopHopeless:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the run's name and curve: texts and numbers, which ``weights_only=True`` reads."""
-        curve = {str(epoch): dict(values) for epoch, values in self._curve.items()}
+        curve = {f"{epoch:g}": dict(values) for epoch, values in self._curve.items()}
         return {"run": self._run, "curve": curve, "not_finite": self._odd}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what was kept."""
         self._run = state_dict.get("run") or self._run
-        self._curve = {int(epoch): dict(values) for epoch, values in state_dict.get("curve", {}).items()}
+        self._curve = {float(epoch): dict(values) for epoch, values in state_dict.get("curve", {}).items()}
         self._odd = int(state_dict.get("not_finite", 0))
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -147,12 +151,15 @@ class StopHopeless:
     def on_train_epoch_end(self, trainer: Any, _module: Any) -> None:
         """Decide, if validation is part of each epoch or there is none."""
         if _once_an_epoch(trainer):
-            self._look(trainer)
+            self._look(trainer, float(trainer.current_epoch))
 
     def on_validation_end(self, trainer: Any, _module: Any) -> None:
         """Decide, if validation is more or less frequent than epochs."""
-        if not _once_an_epoch(trainer):
-            self._look(trainer)
+        if _once_an_epoch(trainer):
+            return
+        when = trainer.current_epoch + _share_done(trainer) - 1.0
+        if when in self._curve or all(abs(when - before) >= _LEAST_APART for before in self._curve) or when % 1 == 0:
+            self._look(trainer, when)
 
     # ----------------------------------------------------------------------------------------------------------------
 
@@ -180,30 +187,39 @@ class StopHopeless:
         judge = CatalogueStopper(catalogue, project.space, project.objectives, **options)
         return judge, project.objectives
 
-    def _look(self, trainer: Any) -> None:
+    def _look(self, trainer: Any, epoch: float) -> None:
         if trainer.sanity_checking or trainer.fast_dev_run or str(getattr(trainer.state.fn, "value", "")) != "fit":
             return
-        logged = {name: _float(value) for name, value in trainer.callback_metrics.items()}
-        values = {o.name: logged[self._logged_as(o.name, logged)] for o in self._objectives}
-        finite = {name: value if math.isfinite(value) else math.nan for name, value in values.items()}
-        self._odd = self._odd + 1 if any(map(math.isnan, finite.values())) else 0
-        self._curve[int(trainer.current_epoch)] = finite
         self.decision = None
-        failed = _failure(lambda: self._decide(trainer)) if trainer.is_global_zero else None
+        failed = _failure(lambda: self._read(trainer, epoch))
+        if failed is None and trainer.is_global_zero:
+            failed = _failure(lambda: self._decide(trainer))
         failed, self.decision = trainer.strategy.broadcast((failed, self.decision))
         if failed is not None:
-            raise failed
+            # Hours of training are worth more than what it may save to stop them.
+            if trainer.is_global_zero and str(failed) not in self._warned:
+                self._warned.add(str(failed))
+                _LOG.warning("epsopt: %s goes on, nothing is decided: %s", _short(self._run), failed, exc_info=failed)
+            return
         if self.decision is not None and self.decision.stop:
             self.stopped = self.decision.reason
             trainer.should_stop = True
         if trainer.is_global_zero and self.decision is not None:
             _LOG.log(
                 logging.WARNING if self.decision.stop else logging.INFO,
-                "epsopt: %s after epoch %d: %s",
+                "epsopt: %s after epoch %g: %s",
                 f"{_short(self._run)} {'is stopped' if self.decision.stop else 'goes on'}",
-                trainer.current_epoch,
+                epoch,
                 self.decision.reason,
             )
+
+    def _read(self, trainer: Any, epoch: float) -> None:
+        """Take down what was measured last."""
+        logged = {name: _float(value) for name, value in trainer.callback_metrics.items()}
+        values = {o.name: logged[self._logged_as(o.name, logged)] for o in self._objectives}
+        finite = {name: value if math.isfinite(value) else math.nan for name, value in values.items()}
+        self._odd = self._odd + 1 if any(map(math.isnan, finite.values())) else 0
+        self._curve[epoch] = finite
 
     def _logged_as(self, objective: str, logged: Mapping[str, float]) -> str:
         """Find what an objective is logged as: as was said, or as the catalogue names it, or by a renamed name."""
@@ -218,14 +234,18 @@ class StopHopeless:
         return found
 
     def _decide(self, trainer: Any) -> None:
-        self.decision = self._decision(trainer)
+        import torch  # Lightning has it loaded
+
+        # Callbacks run without gradients, after a validation in inference mode; the model of curves learns by them.
+        with torch.inference_mode(False), torch.enable_grad():
+            self.decision = self._decision(trainer)
 
     def _decision(self, trainer: Any) -> Decision:
         if self._not_finite and self._odd >= self._not_finite:
             names = [o.name for o in self._objectives if math.isnan(self._curve[max(self._curve)][o.name])]
             reason = f"{', '.join(names) or 'an objective'} was NaN or infinite {self._odd} times in a row"
             return Decision(stop=True, probability=0.0, reason=reason)
-        epochs = sorted(e for e in self._curve if 0 <= e <= trainer.current_epoch)
+        epochs = sorted(e for e in self._curve if -1.0 < e <= trainer.current_epoch)
         if not epochs:
             return Decision(stop=False, probability=math.nan, reason="it has only begun")
         rows = [[self._curve[e].get(o.name, math.nan) for o in self._objectives] for e in epochs]
@@ -235,10 +255,7 @@ class StopHopeless:
             length = float(trainer.max_epochs)
         run = str(self._run)
         if isinstance(self._judge, CatalogueStopper):
-            try:
-                return self._judge.judge(run, so_far, length=length, own=self._own)
-            except CatalogueError as error:  # a database that does not answer is no reason to lose a training
-                return Decision(stop=False, probability=math.nan, reason=f"the catalogue cannot be asked: {error}")
+            return self._judge.judge(run, so_far, length=length, own=self._own)
         if self._judge is None:
             raise UsageError("StopHopeless decides in trainer.fit: on_fit_start was not called")
         return self._judge.should_stop(run, so_far, length=length)
@@ -283,7 +300,22 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 def _once_an_epoch(trainer: Any) -> bool:
-    return bool(trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1)
+    """Whether metrics are whole at the end of each training epoch: it ends with a validation, or there is none."""
+    if not getattr(trainer, "enable_validation", True):
+        return True
+    interval = trainer.val_check_interval
+    # As Lightning has it: 1.0 is once an epoch, 1 is after every batch.
+    return isinstance(interval, float) and interval == 1.0 and trainer.check_val_every_n_epoch == 1
+
+
+def _share_done(trainer: Any) -> float:
+    """How much of the current epoch is done; all of it where that is not known."""
+    batches = getattr(trainer, "num_training_batches", None)
+    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
+    done = getattr(loop, "batch_idx", None)
+    if not isinstance(batches, int | float) or not isinstance(done, int) or not 0 < batches < math.inf:
+        return 1.0
+    return min((done + 1) / batches, 1.0)
 
 
 def _float(value: Any) -> float:

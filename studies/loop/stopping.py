@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +20,41 @@ from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
 from epsopt.studies.kinds import ActiveRun, Trained
 from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.errors import UsageError
+from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.records import Checkpoint
 
 SILENT = "its checkpoints do not say which epoch"
 """Why nothing is decided of a run without a curve."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def _with_gradients(decide: Callable[..., Decision]) -> Callable[..., Decision]:
+    """Decide with gradients, by which curves are learned: training loops evaluate in ``torch.inference_mode``."""
+
+    @functools.wraps(decide)
+    def decision(*args: Any, **options: Any) -> Decision:
+        import torch
+
+        with torch.inference_mode(False), torch.enable_grad():
+            return decide(*args, **options)
+
+    return decision
+
+
+def _go_on_if_it_fails(decide: Callable[..., Decision]) -> Callable[..., Decision]:
+    """Let a training go on where deciding fails, whatever the reason: it is worth more than what stopping may save."""
+
+    @functools.wraps(decide)
+    def decision(*args: Any, **options: Any) -> Decision:
+        try:
+            return _with_gradients(decide)(*args, **options)
+        except Exception as error:  # noqa: BLE001 - see above
+            why = str(error) if isinstance(error, EpsoptError) else f"{type(error).__name__}: {error}"
+            _LOG.warning("epsopt: a run goes on, nothing is decided: %s", why, exc_info=error)
+            return Decision(stop=False, probability=float("nan"), reason=f"it cannot be judged: {why}")
+
+    return decision
 
 
 class CatalogueStopper:
@@ -69,6 +101,7 @@ class CatalogueStopper:
         """Of the hyperparameters; None while it is to be inferred."""
         return self._space
 
+    @_with_gradients
     def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""
         so_far = curve_so_far(run, checkpoints_so_far, self._objectives)
@@ -78,6 +111,7 @@ class CatalogueStopper:
         mine = own_runs(self._checkpoints, checkpoints_so_far)
         return self._decide(run.name, so_far, mine, init_from=run.init_from)
 
+    @_go_on_if_it_fails
     def judge(
         self,
         run: str,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from epsopt.optimize import Curve, Objective, Parameter, Space, Stopper
-from epsopt.studies import StopHopeless
+from epsopt.studies import CatalogueStopper, StopHopeless
 from epsopt.zoo import Catalogue, EmptyCatalogue, UsageError, ingest
 from epsopt.zoo.errors import EpsoptError
 
@@ -161,9 +161,15 @@ def test_one_odd_value_is_not_measured_and_several_in_a_row_stop_the_run(stopper
     assert max(always._curve) == 2
 
 
-def test_an_objective_that_is_not_logged_is_named_with_what_to_do(stopper, tmp_path):
-    with pytest.raises(UsageError, match=r"gain is not among the logged metrics \(.*val/gain\).*metrics="):
-        fit(trainer(tmp_path, StopHopeless(stopper)), Model(**GOOD, prefix="val/"))
+def test_an_objective_that_is_not_logged_is_named_with_what_to_do_and_the_training_goes_on(stopper, tmp_path, caplog):
+    whole = trainer(tmp_path, StopHopeless(stopper))
+    with caplog.at_level(logging.WARNING, "epsopt"):
+        fit(whole, Model(**GOOD, prefix="val/"))
+    assert whole.current_epoch == EPOCHS
+    (said,) = [r.getMessage() for r in caplog.records if r.name.startswith("epsopt")]
+    assert "goes on, nothing is decided: the objective gain is not among the logged metrics" in said
+    assert "val/gain" in said
+    assert "metrics=" in said
     named = StopHopeless(stopper, metrics={"gain": "val/gain", "cost": "val/cost"})
     fit(trainer(tmp_path, named), Model(**HOPELESS, prefix="val/"))
     assert named.stopped
@@ -273,8 +279,8 @@ def test_whatever_fails_in_process_zero_is_told_to_the_others(stopper, monkeypat
     callback, trainer = StopHopeless(stopper, config=GOOD), ProcessZero([])
     callback.on_fit_start(trainer, None)
     monkeypatch.setattr(callback._judge, "should_stop", lambda *_, **__: {}["deciding"])
-    with pytest.raises(EpsoptError, match="early stopping failed: KeyError: 'deciding'"):
-        callback.on_train_epoch_end(trainer, None)
+    callback.on_train_epoch_end(trainer, None)
+    assert (callback.decision, callback.stopped, trainer.should_stop) == (None, None, False)
     monkeypatch.setattr(callback, "_open", lambda: {}["beginning"])
     with pytest.raises(EpsoptError, match="early stopping failed: KeyError: 'beginning'"):
         callback.on_fit_start(trainer, None)
@@ -284,3 +290,74 @@ def test_whatever_fails_in_process_zero_is_told_to_the_others(stopper, monkeypat
 
 def test_it_can_be_sent_to_another_process(stopper):
     assert pickle.loads(pickle.dumps(StopHopeless(stopper)))._objectives == ()
+
+
+class Rarely(Model):
+    """Validates in any rhythm, and says how many epochs lie behind each validation."""
+
+    def validation_step(self, batch, index):
+        super().validation_step(batch, index)
+        assert not torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ({"check_val_every_n_epoch": 2}, [1, 3]),
+        ({"val_check_interval": 0.5}, [-0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3]),
+        ({"val_check_interval": 1}, [-0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3]),
+        ({"val_check_interval": 3, "check_val_every_n_epoch": None}, [0.5, 2]),
+        ({"val_check_interval": 1.0}, [0, 1, 2, 3]),
+        ({"inference_mode": False, "val_check_interval": 0.5}, [-0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3]),
+    ],
+)
+def test_in_whatever_rhythm_it_validates_the_training_is_judged_and_goes_on(
+    catalogue, tmp_path, caplog, options, epochs
+):
+    callback = StopHopeless(catalogue, objectives=DIRECTIONS, audit=1.0)
+    whole = trainer(tmp_path, callback, max_epochs=4, **options)
+    with caplog.at_level(logging.WARNING, "epsopt"):
+        fit(whole, Rarely(**GOOD))
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("epsopt")] == []
+    assert sorted(callback._curve) == epochs
+    assert whole.current_epoch == 4
+    assert not math.isnan(callback.decision.forecast) or max(epochs) == 3, "of a run at its end nothing is forecast"
+    assert all("cannot" not in r.getMessage() for r in caplog.records)
+
+
+def test_without_any_validation_what_training_logs_is_judged(stopper, tmp_path):
+    class Trains(Model):
+        def training_step(self, batch, index):
+            self.validation_step(batch, index)
+            return super().training_step(batch, index)
+
+    callback = StopHopeless(stopper)
+    fit(trainer(tmp_path, callback, limit_val_batches=0, val_check_interval=0.5), Trains(**HOPELESS))
+    assert callback.stopped
+    assert sorted(callback._curve)[:2] == [0, 1]
+
+
+def test_a_database_that_breaks_while_it_trains_is_logged_once_and_the_training_goes_on(
+    catalogue, tmp_path, caplog, monkeypatch
+):
+    def breaks(*_, **__):
+        raise MemoryError("no more")
+
+    callback = StopHopeless(catalogue, objectives=DIRECTIONS)
+    monkeypatch.setattr("epsopt.studies.loop.stopping.past_curves", breaks)
+    whole = trainer(tmp_path, callback, max_epochs=3)
+    with caplog.at_level(logging.WARNING, "epsopt"):
+        fit(whole, Model(**HOPELESS))
+    assert whole.current_epoch == 3
+    assert callback.stopped is None
+    assert "it cannot be judged: MemoryError: no more" in callback.decision.reason
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_a_loop_of_ones_own_may_ask_while_it_evaluates(catalogue, without):
+    judge = CatalogueStopper(Catalogue.existing(catalogue), None, OBJECTIVES, audit=0.0)
+    steps = np.arange(1.0, 4.0)
+    so_far = Curve(HOPELESS, steps, np.array([measured(**HOPELESS, epoch=e) for e in steps]))
+    with without():
+        decision = judge.judge("mine", so_far, length=EPOCHS)
+    assert decision.stop, decision.reason
