@@ -17,6 +17,7 @@ from epsopt.optimize.inference import infer_space
 from epsopt.optimize.loop.choice import Start
 from epsopt.optimize.loop.curves import Curve, OnWay
 from epsopt.optimize.loop.history import STARTS, past_curves, trained_runs, values_of
+from epsopt.optimize.outliers import bulk
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
@@ -164,7 +165,8 @@ class Scene:
         gains = self.measured * signs
         front = gains[non_dominated(gains, [True] * len(signs)).indices]
         span = front.max(axis=0) - front.min(axis=0)
-        corner = np.where(span > 0.0, front.min(axis=0) - _BEYOND * span, gains.min(axis=0)) * signs
+        worst = np.array([bulk(column, maximize=True)[0] for column in gains.T])
+        corner = np.where(span > 0.0, front.min(axis=0) - _BEYOND * span, worst) * signs
         bounds = np.array([self.project.bounds.get(o.name, (-np.inf, np.inf)) for o in objectives])
         return np.asarray(corner.clip(bounds[:, 0], bounds[:, 1]))
 
