@@ -1,14 +1,15 @@
 """A training program for tests of the loop: writes tiny checkpoints, fast. Imports nothing that takes time.
 
 python -I -S fake_training.py --out RUN --lr X [--epochs N] [--seconds AN_EPOCH] [--mode MODE]
-       [--continue-from CHECKPOINT]
+       [--continue-from CHECKPOINT] [--hold N]
 
 MODE is ok; fail; deaf to SIGTERM; unmeasured; late with what it measured; saves when it is told to end; clears its
-folder before it begins; or vanishes with its folder in the end.
+folder before it begins; or vanishes with its folder in the end. After N epochs it waits until there is a file ``go`` in
+its folder or in the one around it, however slow the machine is that looks at it.
 """
 
 # pathlib takes longer to import than all the rest to run.
-# ruff: noqa: PTH102, PTH104, PTH106, PTH107, PTH118, PTH119, PTH123, PTH208
+# ruff: noqa: PTH102, PTH104, PTH106, PTH107, PTH110, PTH118, PTH119, PTH123, PTH208
 import json
 import os
 import signal
@@ -70,6 +71,15 @@ if mode == "clears":
 first = epoch = 1 + int(given.get("--continue-from", "epoch_000.safetensors")[-15:-12])
 if mode == "saves":
     signal.signal(signal.SIGTERM, end)
+
+
+def hold(epoch: int) -> None:
+    if epoch == int(given.get("--hold", "-1")):
+        while not (os.path.exists(os.path.join(out, "go")) or os.path.exists(os.path.join(out, "..", "go"))):
+            time.sleep(0.01)
+
+
+hold(0)
 for epoch in range(first, int(given.get("--epochs", "1")) + 1):
     time.sleep(float(given.get("--seconds", "0")))
     save(epoch)
@@ -80,5 +90,6 @@ for epoch in range(first, int(given.get("--epochs", "1")) + 1):
             metrics = measure(epoch)
             names = "" if file.tell() else ",".join(("epoch", *metrics)) + "\n"
             file.write(names + ",".join(map(str, (epoch, *metrics.values()))) + "\n")
+    hold(epoch)
 if mode == "vanishes":
     remove()

@@ -5,10 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from epsopt.surrogate import Recipe, Surrogate, TrainingSet, Validation, fit
 from epsopt.zoo.fingerprints import Fingerprint, fingerprint
 from epsopt.zoo.records import Checkpoint
+
+# A busy machine is slow, and no test may fail for that.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 RUNS, EPOCHS = 14, 5
 QUICK = Recipe(steps=120, batch=32)

@@ -20,7 +20,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # real training, a map fitted in another process: minutes on a busy machine
 def test_the_demo_trains_searches_proposes_and_says_what_came_of_it(finished) -> None:
     folder, result = finished
     assert result.status == 0, result.err
@@ -44,7 +43,6 @@ def test_the_demo_trains_searches_proposes_and_says_what_came_of_it(finished) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # real training, a map fitted in another process: minutes on a busy machine
 def test_a_second_demo_trains_nothing_and_its_document_fits_the_schema(finished) -> None:
     folder = finished[0]
     before = sorted((p, p.stat().st_mtime_ns) for p in (folder / "d" / "runs").rglob("*"))

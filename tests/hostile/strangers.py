@@ -17,6 +17,7 @@ uvloop orjson ujson simplejson brotli zstandard lz4 snappy xxhash h5py zarr tqdm
 seaborn pyro funsor pykeops cvxpy triton apex deepspeed xformers onnx numba psycopg2 greenlet cmaes fakeredis boto3
 kaleido orca ipykernel readline sitecustomize usercustomize
 """.split()  # what libraries look for and may not find, and what Python looks for itself
+PLUGINS = ("torch.backends", "fsspec.specs", "sqlalchemy.dialects", "optuna.storages", "plotly.renderers", "joblib")
 
 
 def write_strangers(folder: Path) -> Path:
@@ -29,6 +30,12 @@ def write_strangers(folder: Path) -> Path:
     names = {*OPTIONAL, *installed, *sys.stdlib_module_names} - {"epsopt", "__main__"}
     for name in names:
         (folder / f"{name}.py").write_text(FIRED)
+    metadata = folder / "strangers-1.0.dist-info"  # an installed package, as plugins are looked for
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: strangers\nVersion: 1.0\n")
+    groups = (f"[{group}]\nstranger = plugged_in\n" for group in PLUGINS)
+    (metadata / "entry_points.txt").write_text("".join(groups))
+    (folder / "plugged_in.py").write_text(FIRED)
     package = folder / "epsopt"
     package.mkdir()
     for name in ("__init__", "zoo", "cli", "studies", "surrogate", "optimize", "demo"):

@@ -60,24 +60,36 @@ def test_threads_of_several_connections_take_each_proposal_once(anywhere, shared
 def test_a_worker_that_beats_keeps_its_trial_and_one_that_does_not_loses_it(shared):
     study_id = queue(shared, 2)
     alive, dead = take(shared, "alive:1"), take(shared, "dead:2")
+    age(shared, dead.trial_id, 900)
     with Heartbeat(shared, 0.2) as heart:
+        age(shared, alive.trial_id, 900)
         heart.hold(alive.trial_id)
-        time.sleep(3.2)
-        (lost,) = reap(shared, study_id, 2.0)
+        while beats(shared, alive.trial_id, within=600) == 0:
+            time.sleep(0.05)
+        (lost,) = reap(shared, study_id, 600.0)
     assert (lost.number, lost.worker, lost.retry) == (dead.number, "dead:2", 2)
     assert [t.state.name for t in trials(shared)] == ["RUNNING", "FAIL", "WAITING"]
-    assert reap(shared, study_id, 2.0) == []
+    assert reap(shared, study_id, 600.0) == []
+
+
+def past(storage, seconds: int) -> str:
+    """A moment, by the database's own clock."""
+    sqlite = storage.engine.dialect.name == "sqlite"
+    return f"datetime('now', '-{seconds} seconds')" if sqlite else f"current_timestamp - interval '{seconds} seconds'"
 
 
 def age(storage, trial_id: int, seconds: int) -> None:
-    """Make a heartbeat older than it is, by the database's own clock."""
-    past = (
-        f"datetime('now', '-{seconds} seconds')"
-        if storage.engine.dialect.name == "sqlite"
-        else f"current_timestamp - interval '{seconds} seconds'"
-    )
+    """Make a heartbeat older than it is."""
+    when = past(storage, seconds)
     with storage.engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE trial_heartbeats SET heartbeat = {past} WHERE trial_id = {trial_id}")
+        connection.exec_driver_sql(f"UPDATE trial_heartbeats SET heartbeat = {when} WHERE trial_id = {trial_id}")
+
+
+def beats(storage, trial_id: int, within: int) -> int:
+    """How many heartbeats of a trial are younger than so many seconds."""
+    which = f"trial_id = {trial_id} AND heartbeat > {past(storage, within)}"
+    with storage.engine.begin() as connection:
+        return connection.exec_driver_sql(f"SELECT count(*) FROM trial_heartbeats WHERE {which}").scalar()
 
 
 def test_what_a_dead_worker_ran_is_retried_exactly_once_with_all_that_was_predicted(shared):

@@ -35,7 +35,7 @@ def launch(studied) -> int:  # noqa: F811
     return claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None).trial_id
 
 
-def until(done, seconds: float = 60.0) -> None:
+def until(done, seconds: float = 1800.0) -> None:
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end

@@ -46,7 +46,7 @@ def test_three_processes_that_start_together_take_each_queued_trial_exactly_once
     for worker in workers:
         worker.stdin.write("go\n")
         worker.stdin.flush()
-    outputs = [worker.communicate(timeout=120)[0] for worker in workers]
+    outputs = [worker.communicate()[0] for worker in workers]
     taken = Counter(number for output in outputs for number in json.loads(output))
     assert taken == dict.fromkeys(range(QUEUED), 1)
 

@@ -38,11 +38,12 @@ SPACE = Space(
         Parameter("mode", "categorical", choices=MODES),
         Parameter("epochs", "int", 1, 100),
         Parameter("seconds", "float", 0.0, 10.0),
+        Parameter("hold", "int", -1, 100),
     )
 )
 COMMAND = (
     "{python}", "-I", "-S", str(PROGRAM), "--out", "{out}", "--lr", "{lr}", "--mode", "{mode}", "--epochs", "{epochs}",
-    "--seconds", "{seconds}", ("--init-from", "{init_from}"), ("--resume-from", "{resume_from}"),
+    "--seconds", "{seconds}", "--hold", "{hold}", ("--init-from", "{init_from}"), ("--resume-from", "{resume_from}"),
 )  # fmt: skip
 ORDERS = Orders(watch=0.03, lost_after=60, grace=5)
 
@@ -58,7 +59,7 @@ class Loop:
         return open_storage(self.project.storage)
 
     def queue(self, *configs: dict, init_from: str | None = None) -> None:
-        defaults = {"lr": 0.5, "mode": "ok", "epochs": 1, "seconds": 0.0}
+        defaults = {"lr": 0.5, "mode": "ok", "epochs": 1, "seconds": 0.0, "hold": -1}
         proposals = [
             FakeProposal({**defaults, "lr": 0.5 + i / 100, **c}, init_from=init_from) for i, c in enumerate(configs)
         ]
@@ -123,7 +124,7 @@ def test_a_trial_whose_program_cannot_be_started_says_so(loop, command):
 
 
 def test_metrics_that_are_written_beside_a_checkpoint_after_it_are_seen_while_it_runs(loop):
-    loop.queue({"mode": "late", "epochs": 100, "seconds": 0.2})
+    loop.queue({"mode": "late", "epochs": 100, "seconds": 0.2, "hold": 3})
 
     class Looks(StopsAt):
         def should_stop(self, run, checkpoints_so_far):
@@ -143,7 +144,7 @@ def test_metrics_that_come_with_the_end_of_the_program_are_seen(loop):
 
 
 def test_a_log_that_grows_costs_no_reading_of_checkpoints(loop, monkeypatch):
-    loop.queue({"epochs": 100, "seconds": 0.3})
+    loop.queue({"epochs": 100, "seconds": 0.1, "hold": 3})
     opened: list[str] = []
     read_files = ingestion.read_files
     monkeypatch.setattr(
@@ -218,11 +219,11 @@ class StopsAt:
 
 @pytest.mark.parametrize("mode", ["ok", "deaf"])
 def test_a_hopeless_run_is_stopped_and_what_it_measured_is_kept(loop, mode):
-    loop.queue({"epochs": 100, "seconds": 0.15, "mode": mode})
+    loop.queue({"epochs": 100, "hold": 3, "mode": mode})
     stopper = StopsAt(2)
     (ended,) = loop.work(replace(ORDERS, grace=0.2), stopper=stopper)
     assert ended.state == "pruned"
-    assert 2 <= ended.n_checkpoints < 90
+    assert 2 <= ended.n_checkpoints <= 3
     trial = loop.trials()[0]
     assert (trial.state.name, trial.values) == ("PRUNED", None)
     assert trial.user_attrs["stopped.probability"] == 0.02
@@ -240,18 +241,23 @@ class Audits(StopsAt):
 
 
 def test_a_run_that_is_left_to_finish_keeps_what_was_thought_of_it(loop):
-    loop.queue({"lr": 0.1})
-    loop.work()  # by then the processes that read checkpoints run: starting them takes longer than the next run
-    loop.queue({"epochs": 6, "seconds": 0.2}, {"lr": 0.9})
-    first, second = loop.work(stopper=Audits(2))
+    class GoesOn(Audits):
+        def should_stop(self, run, checkpoints_so_far) -> Decision:
+            found = super().should_stop(run, checkpoints_so_far)
+            if found.audit:
+                (run.training.launch.out / "go").touch()
+            return found
+
+    loop.queue({"epochs": 6, "hold": 2}, {"lr": 0.9})
+    first, second = loop.work(stopper=GoesOn(2))
     assert (first.state, first.n_checkpoints, second.state) == ("complete", 6, "complete")
-    said = loop.trials()[1].user_attrs
-    assert (said["audit.probability"], 2 <= said["audit.checkpoints"] < 6) == (0.02, True)
-    assert "audit.probability" not in loop.trials()[2].user_attrs
+    said = loop.trials()[0].user_attrs
+    assert (said["audit.probability"], said["audit.checkpoints"]) == (0.02, 2)
+    assert "audit.probability" not in loop.trials()[1].user_attrs
 
 
 def test_a_worker_that_was_taken_for_dead_stops_its_run_gently_and_tells_nothing(loop):
-    loop.queue({"epochs": 100, "seconds": 0.15})
+    loop.queue({"epochs": 100, "hold": 2})
     told: list[str] = []
 
     def give_away() -> None:  # as another worker does that has not heard of this one for too long
@@ -382,6 +388,10 @@ class SlowLearner(FakeLearner):
     def tell(self, event) -> None:
         self.told.append((event.kind, event.text.partition(":")[0]))
 
+    def let_go(self) -> None:
+        """Let programs that hold go on."""
+        (self.loop.project.runs / "go").touch()
+
     def asks(self) -> bool:
         self.looks -= 1
         if self.looks == 0:
@@ -398,13 +408,14 @@ class SlowLearner(FakeLearner):
         if propose:
             self.looks, self.wanted = 3, propose
             self.mixes.append(mix)
+            self.let_go()
         else:
             self.learning = True
 
 
 def test_no_launch_waits_for_learning_and_the_next_proposals_are_asked_for_while_programs_run(loop):
     learner = SlowLearner(loop)
-    loop.queue({"lr": 0.9, "seconds": 0.3})
+    loop.queue({"lr": 0.9, "hold": 1})  # until it is asked
     loop.work(replace(ORDERS, runs=6, ask=2, learn_after=1), learner=learner, tell=learner.tell)
     kinds = [kind for kind, _ in learner.told]
     assert kinds.index("asking") < kinds.index("ended"), "asked while the first one ran"
@@ -434,12 +445,14 @@ def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_
     class Ahead(SlowLearner):
         def look_ahead(self, *, mix: bool) -> None:
             self.told.append(("ahead", mix))
+            if mix:  # a checkpoint is seen
+                self.let_go()
 
         def finish(self) -> None:
             self.told.append(("finish", ""))
 
     learner = Ahead(loop)
-    loop.queue({"lr": 0.9, "epochs": 3, "seconds": 0.3})
+    loop.queue({"lr": 0.9, "epochs": 3, "hold": 1})
     loop.work(replace(ORDERS, runs=3, ask=8), learner=learner, tell=learner.tell, budget=Plenty())
     assert [k for k, _ in learner.told if k != "ahead"] == [
         "started",
@@ -466,7 +479,7 @@ def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_
 
 def test_no_mixture_is_measured_before_a_step_while_another_program_begins(loop):
     learner = SlowLearner(loop)
-    loop.queue({"lr": 0.9, "epochs": 2, "seconds": 2.0})
+    loop.queue({"lr": 0.9, "epochs": 2, "hold": 0})  # until it is asked
     loop.work(replace(ORDERS, jobs=2, runs=2, ask=8), learner=learner, budget=Plenty())
     assert learner.mixes == [False]
 
@@ -476,7 +489,7 @@ def test_each_run_says_how_long_its_slot_was_empty_and_a_retry_has_a_wait_of_its
     loop.work(replace(ORDERS, jobs=2))
     waited = [t.user_attrs["waited"] for t in loop.trials()]
     assert len(waited) == 3
-    assert all(0.0 <= w < 60.0 for w in waited)
+    assert all(w >= 0.0 for w in waited)
     assert "waited" in OF_ONE_ATTEMPT
 
 
@@ -484,6 +497,7 @@ class Exhausted(FakeLearner):
     """Finds nothing new until two runs have ended, then one proposal, then nothing any more."""
 
     def start(self, propose: int, *, mix: bool = True) -> None:
+        (self.loop.project.runs / "go").touch()
         self.failed = not (propose and self.left and self.loop.states().count("COMPLETE") >= 2)
         if not self.failed:
             super().start(1)
@@ -495,7 +509,7 @@ class Exhausted(FakeLearner):
 
 
 def test_what_cannot_be_proposed_is_asked_for_again_when_more_is_known_and_not_for_ever(loop):
-    loop.queue({"seconds": 0.2}, {"seconds": 0.4})
+    loop.queue({}, {"hold": 0})  # until it is asked
     learner = Exhausted(loop, 1)
     with pytest.raises(EpsoptError, match="nothing new is left"):
         loop.work(replace(ORDERS, ask=8), learner=learner)
@@ -538,7 +552,7 @@ def test_what_keeps_a_learner_from_learning_is_told_once_and_the_work_goes_on(lo
 
 def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is_queued_again(loop):
     # Coverage falls by lr / 10 with each epoch, structure grows by as much: the third epoch of lr 1 has both.
-    loop.queue({"lr": 0.1, "epochs": 100, "seconds": 0.2}, {"lr": 1.0, "epochs": 100, "seconds": 0.2}, {})
+    loop.queue({"lr": 0.1, "epochs": 100, "hold": 2}, {"lr": 1.0, "epochs": 100, "hold": 3}, {})
     told: list[tuple[str, str]] = []
     with Catalogue(loop.project.storage) as catalogue:
         goal = Goal(catalogue, loop.project.objectives, [Target("dist_corr", 0.3), Target("coverage", 0.6)])
@@ -560,9 +574,9 @@ def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is
     assert not any("--resume-from" in words for words in given[:3])
 
 
-@pytest.mark.parametrize("first", [{"epochs": 100, "seconds": 0.2}, {"epochs": 3, "seconds": 0.2}])
+@pytest.mark.parametrize("first", [{"epochs": 100, "hold": 3}, {"epochs": 3}])
 def test_the_first_of_two_runs_may_be_the_one_that_meets_the_targets_by_its_end_too(loop, first):
-    loop.queue({"lr": 1.0, **first}, {"lr": 0.1, "epochs": 100, "seconds": 0.2})
+    loop.queue({"lr": 1.0, **first}, {"lr": 0.1, "epochs": 100, "hold": 2})
     with Catalogue(loop.project.storage) as catalogue:
         goal = Goal(catalogue, loop.project.objectives, [Target("dist_corr", 0.3), Target("coverage", 0.6)])
         worker = Worker(loop.project, loop.storage, catalogue, replace(ORDERS, jobs=2), goal=goal)
@@ -675,7 +689,7 @@ Loop(Project("p", folder / "epsopt.toml", folder / "runs", url, two, {}, SPACE, 
 
 
 def test_what_a_killed_worker_ran_is_run_by_another_one(loop, tmp_path):
-    loop.queue({"seconds": 1.0, "epochs": 3, "mode": "saves"})
+    loop.queue({"epochs": 3, "mode": "saves", "hold": 0})
     root = Path(__file__).parents[2]
     worker = subprocess.Popen([sys.executable, "-c", KILLED, str(root), str(tmp_path), loop.project.storage])
     attempts = loop.project.runs / "proposal_000" / "attempts"
@@ -684,16 +698,20 @@ def test_what_a_killed_worker_ran_is_run_by_another_one(loop, tmp_path):
         time.sleep(0.05)
     worker.kill()
     worker.wait()
+    last = attempts.with_name("epoch_001.safetensors")
+    while (
+        not last.exists()
+    ):  # its guardian tells the program to end, which saves once more; nobody is there to see that
+        time.sleep(0.05)
+    with loop.storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
+    (loop.project.runs / "go").touch()
     told: list[str] = []
-    # The retry takes as long, so it is stopped at its first checkpoint.
-    orders = replace(ORDERS, lost_after=2, watch=0.2)
-    (ended,) = loop.work(orders, stopper=StopsAt(1), tell=lambda event: told.append(event.text))
-    assert (ended.number, ended.state) == (1, "pruned")
+    (ended,) = loop.work(tell=lambda event: told.append(event.text))
+    assert (ended.number, ended.state) == (1, "complete")
     assert "stopped answering; queued again as proposal 1" in told[0]
     before, again = loop.trials()
-    assert (before.state.name, again.state.name) == ("FAIL", "PRUNED")
-    # Its guardian told the program to end, which saved once more; nobody was there to see that.
-    last = attempts.with_name("epoch_001.safetensors")
+    assert (before.state.name, again.state.name) == ("FAIL", "COMPLETE")
     assert [c["path"] for c in before.user_attrs["unseen"]] == [str(last)]
     assert again.user_attrs["resume_from"] == str(last)
     assert str(last) in {t.user_attrs["path"] for t in loop.trials("p/measured")}

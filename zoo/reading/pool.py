@@ -25,7 +25,7 @@ from epsopt.zoo.reading.wire import MAX_MESSAGE, decode, encode, pack
 
 _BYTES_PER_SECOND = 20e6  # added to a file's time limit: no disk is slower
 _BYTES_PER_SECOND_FROM_AFAR = 1e6  # no network that is worth reading from is slower
-_START = 120.0  # seconds for a child to import torch, on a busy machine
+_START = 600.0  # seconds for a child to import torch: minutes from a network disk, or on a busy machine
 
 Message = tuple[dict[str, Any], list[bytes]]
 
