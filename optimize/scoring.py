@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epsopt.optimize.targets import Objective, Target
+from epsopt.surrogate.copula import log_probability_of_all
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.errors import UsageError
 
@@ -67,13 +68,8 @@ class Scorer:
 
     def _threshold(self, objective: Objective, value: float) -> float:
         bounds = self.surrogate.transforms[self.surrogate.metric_names.index(objective.name)].bounds
-        if bounds is not None:
-            worst, best = bounds if objective.maximize else bounds[::-1]
-            if value == worst:
-                return -np.inf  # cannot be missed
-            if value == best:
-                # A continuous model gives the end itself no probability: what counts as there is the last half percent.
-                value = best + 0.005 * (worst - best)
+        if bounds is not None and value == bounds[0 if objective.maximize else 1]:
+            return -np.inf  # cannot be missed
         return (1.0 if objective.maximize else -1.0) * self.surrogate.to_scale(objective.name, value)
 
     def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,13 +78,17 @@ class Scorer:
         return mean[:, self.columns] * self.signs, deviation[:, self.columns]
 
     def log_probability(self, mean: Tensor, deviation: Tensor) -> Tensor:
-        """``(b, objectives)`` moments -> ``(b,)`` log-probability that all targets are met; 0 without targets."""
+        """``(b, objectives)`` moments -> ``(b,)`` log-probability that all targets are met at once; 0 without targets.
+
+        Errors of the metrics hang together as they did on held-out runs (:mod:`epsopt.surrogate.copula`).
+        """
         have = torch.isfinite(self.thresholds)
         if not bool(have.any()):
             return mean.new_zeros(len(mean))
         standard = (mean[:, have] - self.thresholds[have]) / deviation[:, have]
-        log_probabilities: Tensor = torch.special.log_ndtr(standard)
-        return log_probabilities.sum(dim=1)
+        places = torch.tensor(self.columns)[have]
+        turned = self.signs[have][:, None] * self.signs[have]
+        return log_probability_of_all(standard, self.surrogate.correlation[places][:, places] * turned)
 
     def cautious(self, mean: Tensor, deviation: Tensor) -> NDArray[np.float64]:
         """``(b, objectives)`` moments -> lower confidence bounds in the metrics' own units.

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 
+from epsopt.surrogate.copula import residual_correlation
 from epsopt.surrogate.cross_validation import (
     as_fold,
     held_out_predictions,
@@ -93,11 +94,13 @@ def fit(
         for kept, left, trained in zip(inside, outside, fold_networks, strict=True)
     ]
     held = predict_held_out([fold for *_, fold in fold_parts], len(train.metric_names))
-    settings, scores = [], []
+    settings, scores, residuals = [], [], []
     for per_fold in held:
         place, chosen_settings = choose(per_fold)
         settings.append(chosen_settings)
+        residuals.append(np.concatenate([p.residual[place] / np.sqrt(p.unit_variance[place]) for p in per_fold]))
         scores.append(torch.from_numpy(np.stack(standardised(per_fold, place, chosen_settings))).float())
+    correlation = residual_correlation(np.stack(residuals, axis=1), train.runs[np.concatenate(parts)])
     surrogate = Surrogate(
         metric_names=train.metric_names,
         transforms=final.transforms,
@@ -115,6 +118,7 @@ def fit(
         settings=tuple(settings),
         scores=tuple(scores),
         embedding_scale=final.embedding_scale,
+        correlation=torch.from_numpy(correlation),
         trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe, probes=probes),
     )
     predictions = held_out_predictions(parts, fold_parts, held, level)

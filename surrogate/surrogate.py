@@ -86,6 +86,7 @@ class Surrogate:
         scores: per metric, the standardised absolute residuals on held-out runs and their weights, ``(2, k)``.
         embedding_scale: ``(mean (anchors, dim), scale ())`` or ``None``.
         trained_on: digest of the training set.
+        correlation: ``(m, m)`` of the metrics' errors on held-out runs (:mod:`epsopt.surrogate.copula`).
     """
 
     metric_names: tuple[str, ...]
@@ -97,6 +98,7 @@ class Surrogate:
     scores: tuple[Tensor, ...]
     embedding_scale: tuple[Tensor, Tensor] | None
     trained_on: str
+    correlation: Tensor
 
     @property
     def latent(self) -> int:
@@ -277,6 +279,7 @@ class Surrogate:
             tensors[f"memory.{name}"] = getattr(self.memory, name).contiguous()
         for i, scores in enumerate(self.scores):
             tensors[f"scores.{i}"] = scores.contiguous()
+        tensors["correlation"] = self.correlation.contiguous()
         if self.embedding_scale is not None:
             tensors["embeddings.mean"], tensors["embeddings.scale"] = (t.contiguous() for t in self.embedding_scale)
         meta = {
@@ -323,6 +326,7 @@ class Surrogate:
             scores=tuple(tensors[f"scores.{i}"] for i in range(len(meta["metrics"]))),
             embedding_scale=embedding,
             trained_on=meta["trained_on"],
+            correlation=tensors["correlation"],
         )
 
 

@@ -120,10 +120,34 @@ def test_unknown_engines_objectives_and_foreign_catalogues_are_refused(zoo, fitt
         search(fitted[0], zoo[1], OBJECTIVES, limit=0)
 
 
-def test_a_target_at_the_end_of_a_share_can_be_met(zoo, fitted) -> None:
+def test_a_target_at_the_end_of_a_share_is_neither_missed_at_the_worst_nor_met_before_the_best(zoo, fitted) -> None:
     assert search(fitted[0], zoo[1], OBJECTIVES, [Target("coverage", 0.0)]).answers[0].probability == 1.0
     scorer = Scorer(fitted[0], OBJECTIVES, (Target("coverage", 1.0),))
-    assert float(scorer.thresholds[0]) < fitted[0].to_scale("coverage", 1.0)
+    assert float(scorer.thresholds[0]) == fitted[0].to_scale("coverage", 1.0)
+
+
+def test_targets_are_met_at_once_as_often_as_their_errors_hang_together(zoo, fitted) -> None:
+    from dataclasses import replace
+
+    targets = (Target("coverage", 0.5), Target("structure", 0.6))
+    opposed, alike = (
+        Scorer(
+            replace(fitted[0], correlation=torch.tensor([[1.0, r], [r, 1.0]], dtype=torch.float64)), OBJECTIVES, targets
+        )
+        for r in (-0.9, 0.9)
+    )
+    mean, deviation = opposed.thresholds.expand(3, 2), torch.tensor([[1.0, 1.0], [0.2, 3.0], [4.0, 4.0]]).double()
+    mean = mean + torch.tensor([[0.0, 0.0], [0.1, -2.0], [9.0, -3.0]])
+    product = torch.special.log_ndtr((mean - opposed.thresholds) / deviation).sum(dim=1)
+    low, high = opposed.log_probability(mean, deviation), alike.log_probability(mean, deviation)
+    assert (low < product).all()
+    assert (product < high).all()
+    assert low[0].exp() == pytest.approx(0.072, abs=1e-3)  # 1/4 + arcsin(r) / 2 pi (Sheppard 1899)
+    assert high[0].exp() == pytest.approx(0.428, abs=1e-3)
+    # Less of a minimised metric is better: what hangs together with it turns around.
+    turned = Scorer(opposed.surrogate, (OBJECTIVES[0], Objective("structure", maximize=False)), targets)
+    mean = turned.thresholds.expand(3, 2)
+    assert turned.log_probability(mean, deviation).exp().tolist() == pytest.approx([0.428] * 3, abs=1e-3)
 
 
 def test_a_measured_checkpoint_that_the_map_has_not_seen_still_counts(zoo, fitted) -> None:
