@@ -14,7 +14,11 @@ from epsopt.zoo.errors import UsageError
 if TYPE_CHECKING:
     from epsopt.optimize.space import Space
     from epsopt.optimize.targets import Objective
+    from epsopt.studies.project.guess import LeftOut
     from epsopt.zoo.records import Failure
+
+
+_LISTED = 8  # metrics of a kind that are named
 
 
 @click.command("init")
@@ -49,15 +53,15 @@ def command(
     with working("reading the newest checkpoint of each run") as say:
         from epsopt.optimize.inference import infer_space, left_out
         from epsopt.studies.project.file import FILE_NAME, load_project
-        from epsopt.studies.project.guess import guess_bounds
         from epsopt.studies.project.survey import survey
         from epsopt.studies.project.template import write_project
+        from epsopt.surrogate.ranges import guess_range
         from epsopt.zoo.reading.remote import location
 
         runs = location(runs)
         seen = survey(runs, lambda done, total: say("reading the newest checkpoint of each run", done / total))
-    objectives, guessed, undecided = _objectives(sorted(seen.metrics), minimize, maximize)
-    bounds = {o.name: b for o in objectives if (b := guess_bounds(o.name, seen.metrics[o.name])) is not None}
+    objectives, guessed, undecided, no_objectives = _objectives(sorted(seen.metrics), minimize, maximize)
+    bounds = {o.name: b for o in objectives if (b := guess_range(o.name, seen.metrics[o.name])) is not None}
     space: Space | None = None
     with contextlib.suppress(UsageError):  # nothing varies: the file shows how to say it
         space = infer_space(seen.hyperparameters)
@@ -76,6 +80,7 @@ def command(
             embed=embed,
             guessed=guessed,
             undecided=undecided,
+            left_out=no_objectives,
             overwrite=force,
         )
     except UsageError as error:
@@ -99,6 +104,7 @@ def command(
             for o in objectives
         ],
         "undecided": undecided,
+        "metrics_left_out": [{"name": e.name, "reason": e.reason} for e in no_objectives],
         "space": None if space is None else [p.name for p in space.parameters],
         "left_out": [{"name": n, "reason": why} for n, why in left_out(seen.hyperparameters).items()],
         "failed": failure_json(seen.failed),
@@ -112,12 +118,12 @@ def command(
 
 def _objectives(
     metrics: list[str], minimize: tuple[str, ...], maximize: tuple[str, ...]
-) -> tuple[list[Objective], list[str], list[str]]:
-    """Return the objectives, the names of those whose direction was guessed, and the metrics left undecided."""
+) -> tuple[list[Objective], list[str], list[str], list[LeftOut]]:
+    """Return the objectives, names of those that were guessed, undecided metrics, and those that are none by guess."""
     import difflib
 
     from epsopt.optimize.targets import Objective
-    from epsopt.studies.project.guess import guess_maximize
+    from epsopt.studies.project.guess import guess_maximize, leave_out
 
     for option, names in (("--minimize", minimize), ("--maximize", maximize)):
         for name in names:
@@ -128,7 +134,11 @@ def _objectives(
     if both := sorted({*minimize} & {*maximize}):
         raise UsageError(f"{both[0]} cannot be both minimized and maximized")
     objectives, guessed, undecided = [], [], []
+    no_objectives = leave_out([name for name in metrics if name not in {*minimize, *maximize}])
+    without = {entry.name for entry in no_objectives}
     for name in metrics:
+        if name in without:
+            continue
         said = False if name in minimize else True if name in maximize else None
         better = guess_maximize(name) if said is None else said
         if better is None:
@@ -137,7 +147,7 @@ def _objectives(
         objectives.append(Objective(name, better))
         if said is None:
             guessed.append(name)
-    return objectives, guessed, undecided
+    return objectives, guessed, undecided, no_objectives
 
 
 def _from(folder: Path, runs: Path) -> str:
@@ -149,6 +159,8 @@ def _from(folder: Path, runs: Path) -> str:
 def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled: list[Failure]) -> None:
     from epsopt.cli.describe import short_path
     from epsopt.cli.output import Head, Rows, failures, line, print_table, say, troubles
+    from epsopt.studies.project.template import LEFT_OUT
+    from epsopt.surrogate.ranges import range_text
 
     read = document["n_read"]
     say(
@@ -164,13 +176,13 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
             o["name"],
             o["direction"],
             "guessed from its name" if o["guessed"] else "as you said",
-            "[{:g}, {:g}]".format(*o["bounds"]) if o["bounds"] else "none known",
+            range_text(o["bounds"]) if o["bounds"] else "any number",
         ]])
         for o in document["objectives"]
     ]  # fmt: skip
     if rows:
         say()
-        heads = [Head("objective", "left"), Head("direction", "left"), Head("", "left"), Head("bounds", "left")]
+        heads = [Head(text, "left") for text in ("objective", "direction", "", "can be (a guess)")]
         print_table(heads, rows)
         say()
     for name in document["undecided"]:
@@ -178,7 +190,12 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
             f"{name}: its name does not tell which way is better, so it is left out until you say so, in the file "
             f"or with --minimize {name} or --maximize {name}."
         )
-    if not (rows or document["undecided"]):
+    for reason, why in LEFT_OUT.items():
+        names = [entry["name"] for entry in document["metrics_left_out"] if entry["reason"] == reason]
+        if names:
+            shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+            say(f"No objective by guess: {shown} ({why[0].lower()}{why[1:]}); --minimize or --maximize makes one.")
+    if not (rows or document["undecided"] or document["metrics_left_out"]):
         say("The checkpoints carry no metrics: nothing can be predicted before they do.")
     if document["space"]:
         say(f"Search space from past runs: {', '.join(document['space'])}.")

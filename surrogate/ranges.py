@@ -72,7 +72,7 @@ _ROUNDING = 1e-6  # of a range, or of 1: 1.0000001 is an accuracy in single prec
 
 def words(name: str) -> list[str]:
     """Split a metric's name: ``val/topAcc_1`` is ``val, top, acc, 1``."""
-    humps = re.sub(r"([a-z])([A-Z])", r"\1 \2", name)
+    humps = re.sub(r"([a-z])([A-Z])", r"\1 \2", name.replace("IoU", "Iou"))
     return [w for w in re.split(r"[^a-z0-9]+", humps.lower().replace("²", "2")) if w]
 
 

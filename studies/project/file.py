@@ -31,12 +31,13 @@ class Project:
         runs: folder of the training runs.
         storage: database URL of the catalogue and the studies.
         objectives: the metrics that count, in the order of the file.
-        bounds: lowest and highest possible value of those objectives that declare it.
+        bounds: lowest and highest possible value of those metrics that declare it; an end may be infinite.
         space: the declared search space; None where it is to be inferred from past runs.
         command: the train command with its holes; None where nothing can be launched.
         cwd: folder that the train command starts in.
         evaluate: hook "package.module:function", or None.
         embed: hook "package.module:function", or None.
+        learn: metrics that are learned besides the objectives; ``*``, ``?`` and ``[...]`` stand for others.
         rename: metrics by the name that some runs give them, to their name here.
         table: CSV table of runs, or None.
         table_params: columns of it without a prefix that are hyperparameters.
@@ -56,6 +57,7 @@ class Project:
     cwd: Path = Path()
     evaluate: str | None = None
     embed: str | None = None
+    learn: tuple[str, ...] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
     table: Path | None = None
     table_params: tuple[str, ...] = ()
@@ -136,12 +138,14 @@ def _resolved(file: Path, parsed: ProjectFile) -> Project:
         objectives=tuple(
             Objective(name, maximize=table.direction == "maximize") for name, table in parsed.objectives.items()
         ),
-        bounds={name: table.bounds for name, table in parsed.objectives.items() if table.bounds is not None},
+        bounds=parsed.metrics.bounds
+        | {name: table.bounds for name, table in parsed.objectives.items() if table.bounds is not None},
         space=space,
         command=command,
         cwd=(folder / (parsed.train.cwd if parsed.train else ".")).resolve(),
         evaluate=parsed.hooks.evaluate,
         embed=parsed.hooks.embed,
+        learn=tuple(parsed.metrics.learn),
         rename=parsed.metrics.rename,
         table=None if parsed.runs.table is None else _absolute_runs(parsed.runs.table, folder),
         table_params=tuple(parsed.runs.params),

@@ -1,9 +1,15 @@
-"""Guess what a metric is from its name and values: which way is better, and whether it is a share."""
+"""Guess what a metric is for from its name: which way is better, and whether anybody would search for the best of it.
+
+What it can be at all is guessed in :mod:`epsopt.surrogate.ranges`.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from epsopt.surrogate.ranges import words
 
 # Words of names, as people write them; a name is split at everything that is no letter or digit, and at humps.
 _LESS = """
@@ -17,17 +23,7 @@ _MORE = """
     reward rouge score sensitivity similarity skill spearman specificity ssim success throughput top1 top5 tps win
     winrate
 """
-_SHARES = """
-    acc accuracy ap auc auprc auroc cov coverage dice em f1 fscore hit hits iou jaccard map miou mrr ndcg precision
-    purity recall sensitivity specificity ssim success top1 top5 winrate
-"""
 _DIRECTIONS = dict.fromkeys(_LESS.split(), False) | dict.fromkeys(_MORE.split(), True)
-
-
-def words(name: str) -> list[str]:
-    """Split a metric's name: ``val/topAcc_1`` is ``val, top, acc, 1``."""
-    humps = re.sub(r"([a-z])([A-Z])", r"\1 \2", name)
-    return [w for w in re.split(r"[^a-z0-9]+", humps.lower()) if w]
 
 
 def guess_maximize(name: str) -> bool | None:
@@ -38,8 +34,82 @@ def guess_maximize(name: str) -> bool | None:
     return next((_DIRECTIONS[word] for word in reversed(words(name)) if word in _DIRECTIONS), None)
 
 
-def guess_bounds(name: str, values: Sequence[float]) -> tuple[float, float] | None:
-    """Say that a metric lies in [0, 1] when its name is that of a share and every value agrees; else None."""
-    if values and all(0.0 <= v <= 1.0 for v in values) and set(_SHARES.split()) & set(words(name)):
-        return (0.0, 1.0)
-    return None
+MOST_OBJECTIVES = 6
+"""Objectives that are guessed at most: a front of more holds nearly everything."""
+
+# Bookkeeping of trainers and loggers, not what a model is judged by. Names of optimisers' schedules carry more words
+# ("lr-AdamW/pg1"), so one of these decides wherever it stands.
+_BOOKKEEPING = frozenset(
+    """
+    elapsed eta flos gradnorm lr mem memory momentum optimizer pid runtime scheduler seed throughput timestamp tps vram
+    walltime wandb watt watts weightdecay
+    """.split()
+)
+_COUNTERS = frozenset("epoch epochs iter iteration iterations iters step steps timestep timesteps".split())
+_PAIRS = frozenset(
+    """
+    batch_size data_time dataset_size global_step grad_norm gradient_norm hp_metric input_tokens learning_rate
+    loss_scale per_second system_cpu system_gpu tokens_seen weight_decay
+    """.split()
+)
+_CLOCKS = frozenset("time times duration seconds secs sec".split())
+_MODELS_OWN = frozenset("inference infer latency predict prediction response".split())  # whose time counts
+_TRAINING = frozenset("train training tr trn".split())
+_VALIDATION = frozenset("dev eval evaluation heldout holdout test val valid validation".split())
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A metric that is no objective by guess, and why.
+
+    Attributes:
+        name: of the metric.
+        reason: ``bookkeeping``, ``training``, ``more`` (six others are objectives already).
+        maximize: which way its name says that it is better.
+    """
+
+    name: str
+    reason: str
+    maximize: bool | None
+
+
+def is_bookkeeping(name: str) -> bool:
+    """Say whether a metric tells of the training program and not of the model: its time, memory, steps, rates."""
+    said = words(name)
+    if _MODELS_OWN.intersection(said):
+        return False
+    pairs = {f"{a}_{b}" for a, b in pairwise(said)}
+    # "grad_2.0_norm_total" (Lightning) names a gradient's norm with something between.
+    gradient = bool({"grad", "gradient"} & set(said)) and bool({"norm", "norms"} & set(said))
+    # A counter, but not "val_loss_epoch", which is a loss (Lightning).
+    counts = bool(_COUNTERS.intersection(said)) and guess_maximize(name) is None
+    clocks = bool(_CLOCKS.intersection(said))
+    return gradient or counts or clocks or bool(_BOOKKEEPING.intersection(said)) or bool(_PAIRS & pairs)
+
+
+def leave_out(names: Sequence[str]) -> list[LeftOut]:
+    """Say which metrics are no objectives by guess.
+
+    A metric of training is none beside metrics of validation: one that says so (``train_loss``), and one that is
+    logged for both, such as ``loss`` beside ``eval_loss``. Six objectives are enough: those of the shortest names.
+
+    Args:
+        names: all metrics whose directions nobody stated.
+    """
+    out = [LeftOut(n, "bookkeeping", guess_maximize(n)) for n in names if is_bookkeeping(n)]
+    rest = [n for n in names if not is_bookkeeping(n)]
+    parts = {n: words(n) for n in rest}
+    validated = {tuple(w for w in said if w not in _VALIDATION) for said in parts.values() if _VALIDATION & set(said)}
+    directed = [n for n in rest if guess_maximize(n) is not None]
+    others = any(not _TRAINING & set(parts[n]) for n in directed)
+
+    def trains(name: str) -> bool:
+        said = parts[name]
+        if _TRAINING & set(said):
+            return others
+        return not _VALIDATION & set(said) and bool(validated) and (tuple(said) in validated or said == ["loss"])
+
+    out += [LeftOut(n, "training", guess_maximize(n)) for n in rest if trains(n)]
+    counted = sorted((n for n in directed if not trains(n)), key=lambda n: (len(parts[n]), len(n), n))
+    out += [LeftOut(n, "more", guess_maximize(n)) for n in sorted(counted[MOST_OBJECTIVES:])]
+    return out

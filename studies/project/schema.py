@@ -60,8 +60,8 @@ def _switch(value: object) -> object:
 
 
 def _interval(pair: tuple[float, float]) -> tuple[float, float]:
-    if not pair[0] < pair[1] or not all(math.isfinite(end) for end in pair):
-        raise ValueError("expected [low, high] with low below high, both finite")
+    if not pair[0] < pair[1]:  # NaN is below nothing
+        raise ValueError("expected [low, high] with low below high; -inf or inf where it has no such end")
     return pair
 
 
@@ -99,9 +99,11 @@ class RunsTable(_Table):
 
 
 class MetricsTable(_Table):
-    """[metrics]: what runs call a metric, and what it is called here."""
+    """[metrics]: what runs call a metric, which are learned besides the objectives, what they can be at all."""
 
     rename: dict[str, Metric] = {}
+    learn: list[Annotated[str, Field(min_length=1)]] = []
+    bounds: dict[str, Interval] = {}
 
     @model_validator(mode="after")
     def _ends(self) -> Self:

@@ -14,6 +14,7 @@ from epsopt.optimize.space import Parameter, Space, Span, identity
 from epsopt.optimize.targets import Objective
 from epsopt.studies.project.command import Command
 from epsopt.studies.project.file import FILE_NAME, check_text
+from epsopt.studies.project.guess import LeftOut
 from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.files import atomic_file
 
@@ -32,6 +33,7 @@ def write_project(
     embed: str | None = None,
     guessed: Collection[str] = (),
     undecided: Sequence[str] = (),
+    left_out: Sequence[LeftOut] = (),
     overwrite: bool = False,
 ) -> bool:
     """Write a project file with a comment for everything that can be said in it.
@@ -49,6 +51,7 @@ def write_project(
         embed: hook "package.module:function".
         guessed: objectives whose direction nobody stated; the file says so beside it.
         undecided: metrics whose direction nobody knows; they become comments to be filled in.
+        left_out: metrics that are no objectives by guess; named in a comment.
         overwrite: whether another file of that name may be replaced.
 
     Returns:
@@ -67,13 +70,21 @@ def write_project(
     if space is not None:
         document["space"] = _space(space)
     text = tomlkit.dumps(document).rstrip("\n") + "\n"
-    text += _undecided(undecided)
+    text += _undecided(undecided) + _left_out(left_out)
     if space is None:
         text += _NO_SPACE
     text += _train(command, space) + _hooks(evaluate, embed) + _MORE
     check_text(path, text)  # what is written is what every other command takes
     return _replace(path, text, overwrite)
 
+
+LEFT_OUT = {
+    "bookkeeping": "Time, memory and steps of the training program",
+    "training": "Measured while training, beside what validation measures",
+    "more": "Others, where there are enough already",
+}
+"""What each reason of :class:`epsopt.studies.project.guess.LeftOut` means."""
+_NAMED = 20
 
 _NO_SPACE = """
 # The search space is inferred from the hyperparameters of past runs. To say it yourself:
@@ -100,6 +111,11 @@ _MORE = """
 # One name for what runs call differently; it needs no new ingest.
 # [metrics.rename]
 # "val/acc" = "accuracy"
+
+# Only the objectives are learned, everything else that was measured is kept as data. To learn more:
+# [metrics]
+# learn = ["test_*"]
+# bounds = { test_loss = [0.0, inf] }
 """
 
 
@@ -121,12 +137,13 @@ def _objectives(
     for i, objective in enumerate(objectives):
         table = tomlkit.table()
         if i == 0:
-            table.comment("a metric that counts; bounds = [low, high] says what it can be at all")
+            table.comment("a metric that counts; bounds = [low, high] says what it can be at all, inf: no such end")
         table["direction"] = "maximize" if objective.maximize else "minimize"
         if objective.name in guessed:
             table["direction"].comment("guessed from its name: check it")
         if objective.name in bounds:
             table["bounds"] = list(bounds[objective.name])
+            table["bounds"].comment("guessed from its name: check it, nothing predicted leaves it")
         tables[objective.name] = table
     return tables
 
@@ -138,6 +155,17 @@ def _undecided(names: Sequence[str]) -> str:
         f'# [objectives.{tomlkit.key(name).as_string()}]\n# direction = "minimize"  # or "maximize"\n' for name in names
     )
     return "\n# Measured too, but their names do not tell which way is better:\n" + tables
+
+
+def _left_out(left_out: Sequence[LeftOut]) -> str:
+    text = ""
+    for reason, why in LEFT_OUT.items():
+        names = [entry.name for entry in left_out if entry.reason == reason]
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            listed = ", ".join(tomlkit.key(name).as_string() for name in names[:_NAMED])
+            text += f"# {why}: {listed}{more}.\n"
+    return "\n# Measured too, but no objectives by guess; a table [objectives.NAME] makes one.\n" + text if text else ""
 
 
 def _space(space: Space) -> Table:

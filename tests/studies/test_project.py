@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from epsopt.optimize.space import Parameter, Space, Span
 from epsopt.optimize.targets import Objective
 from epsopt.studies import load_project, render_command, write_project
 from epsopt.studies.project.command import takes_epochs
+from epsopt.studies.project.guess import LeftOut
 from epsopt.zoo.errors import UsageError
 
 WHOLE = """
@@ -131,7 +133,7 @@ def test_without_a_file_the_error_says_how_to_write_one(tmp_path, monkeypatch):
             "[objectives.a]\ndirection = 'maximize'\nbounds = [1, 0]",
             ["objectives.a.bounds", "low below high"],
         ),
-        ("[objectives.a]\ndirection = 'maximize'\nbounds = [nan, 1]", ["objectives.a.bounds", "finite"]),
+        ("[objectives.a]\ndirection = 'maximize'\nbounds = [nan, 1]", ["objectives.a.bounds", "low below high"]),
         ("[space.x]\ntype = 'float'\nlow = '1e-3'\nhigh = 1", ["space.x.low", "number", "1e-3"]),
         ("[space.x]\ntype = 'float'\nlow = 1", ["space.x", "needs low and high"]),
         ("[space.x]\ntype = 'float'\nlow = 2\nhigh = 1", ["space.x", "low <= high"]),
@@ -429,3 +431,32 @@ def test_the_project_file_says_where_the_weights_are(tmp_path):
     (tmp_path / "epsopt.toml").write_text('[runs]\nweights_key = ""\n')
     with pytest.raises(UsageError, match=r"runs\.weights_key"):
         load_project(tmp_path)
+
+
+def test_metrics_say_what_is_learned_and_what_they_can_be(tmp_path):
+    text = """
+[metrics]
+learn = ["test_*", "val/loss"]
+bounds = { "val/loss" = [0, inf], a = [0, 9] }
+[objectives.a]
+direction = "maximize"
+bounds = [-inf, 1]
+"""
+    project = project_from(tmp_path, text)
+    assert project.learn == ("test_*", "val/loss")
+    assert project.bounds == {"val/loss": (0.0, math.inf), "a": (-math.inf, 1.0)}
+    assert "metrics.learn" in refusal(tmp_path, "[metrics]\nlearn = [1]")
+
+
+def test_guesses_are_marked_and_what_is_no_objective_is_named(tmp_path):
+    left_out = [LeftOut("eval_runtime", "bookkeeping", False), LeftOut("train loss", "training", False)]
+    file = tmp_path / "epsopt.toml"
+    write_project(
+        file, name="p", runs="runs", objectives=[Objective("loss", maximize=False)], bounds={"loss": (0.0, math.inf)},
+        guessed=["loss"], left_out=left_out,
+    )  # fmt: skip
+    text = file.read_text()
+    assert "bounds = [0.0, inf] # guessed from its name: check it, nothing predicted leaves it" in text
+    assert "# Time, memory and steps of the training program: eval_runtime." in text
+    assert '"train loss"' in text
+    assert load_project(file).bounds == {"loss": (0.0, math.inf)}
