@@ -9,8 +9,14 @@ import click
 from epsopt.cli.options import Options, common, seed_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from epsopt.studies.maps import Made
+    from epsopt.surrogate.surrogate import Surrogate
     from epsopt.surrogate.validation import Validation
+
+
+_NAMED = 8  # metrics that are named in a sentence
 
 
 @click.command("fit")
@@ -41,13 +47,17 @@ def command(options: Options, seed: int, from_scratch: bool, probes: bool | None
             measured(catalogue)
             from epsopt.studies.maps import fit_map, has_embeddings
 
-            bounds = workspace.project.bounds if workspace.project else None
+            project = workspace.project
+            objectives = [o.name for o in project.objectives] if project else []
+            learn, bounds = (project.learn, project.bounds) if project else ((), None)
             surrogate, validation, made = fit_map(
-                catalogue, seed=seed, bounds=bounds, again=from_scratch, progress=progress
-            )
+                catalogue, seed=seed, objectives=objectives, learn=learn, bounds=bounds, again=from_scratch,
+                progress=progress,
+            )  # fmt: skip
             if probes or (probes is None and has_embeddings(catalogue)):
                 probed = fit_map(
-                    catalogue, seed=seed, bounds=bounds, again=from_scratch, probes=True,
+                    catalogue, seed=seed, objectives=objectives, learn=learn, bounds=bounds, again=from_scratch,
+                    probes=True,
                     progress=lambda what, share: progress(f"with probes: {what}", share),
                 )  # fmt: skip
     if options.json:
@@ -68,13 +78,16 @@ def command(options: Options, seed: int, from_scratch: bool, probes: bool | None
                 "level": validation.level,
                 "folds": validation.folds,
                 **_report(validation),
+                "learned": _learned_json(surrogate),
+                "kept_as_data": list(made.metrics.kept) if made.metrics else [],
+                "doubts": list(made.doubts),
                 "embedding_r2": validation.embedding_r2,
                 "embedding_cosine": validation.embedding_cosine,
                 "with_probes": None if probed is None else _report(probed[1]),
             }
         )
         return
-    _show(validation, made)
+    _show(validation, made, surrogate)
     if probed is not None:
         say()
         say("With probes, that is, where hooks.embed ran the model on the anchors ('epsopt predict' uses it):")
@@ -105,7 +118,41 @@ def _report(validation: Validation) -> dict[str, Any]:
     }
 
 
-def _show(validation: Validation, made: Made) -> None:
+def _learned_json(surrogate: Surrogate) -> list[dict[str, Any]]:
+    pairs = zip(surrogate.metric_names, surrogate.transforms, strict=True)
+    return [{"name": name, "bounds": None if t.bounds is None else list(t.bounds)} for name, t in pairs]
+
+
+def _say_metrics(made: Made, surrogate: Surrogate) -> None:
+    """Say which metrics were learned, which are data only, and what they are taken to be at all."""
+    from epsopt.cli.output import say
+    from epsopt.surrogate.ranges import range_text
+    from epsopt.zoo.words import count
+
+    chosen = made.metrics
+    if chosen is not None:
+        say(f"Learned {count(len(chosen.names), 'metric')} ({chosen.rule}): {_named(chosen.names)}.")
+        if chosen.kept:
+            kept = count(len(chosen.kept), "other is", "others are")
+            say(f'{kept} kept as data: {_named(chosen.kept)}. [metrics] learn = ["NAME"] in epsopt.toml learns more.')
+        for pattern in chosen.unmatched:
+            say(f"Careful: [metrics] learn names {pattern}, and no metric that was measured is called so.")
+    ranged: dict[str, list[str]] = {}
+    for name, transform in zip(surrogate.metric_names, surrogate.transforms, strict=True):
+        if transform.bounds is not None:
+            ranged.setdefault(range_text(transform.bounds), []).append(name)
+    ranges = "; ".join(f"{_named(names)} {text}" for text, names in ranged.items())
+    if ranges:
+        say(f"What is predicted stays inside what they can be, as declared or guessed from their names: {ranges}.")
+    for doubt in made.doubts:
+        say(f"Careful: {doubt}.")
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+
+def _show(validation: Validation, made: Made, surrogate: Surrogate) -> None:
     from epsopt.cli.output import say
 
     seen = f"{validation.n_checkpoints} checkpoints of {validation.n_runs} runs"
@@ -123,6 +170,7 @@ def _show(validation: Validation, made: Made) -> None:
             say(f"The kept map was not refined: {made.reason}.")
     else:
         say(f"The kept map is current: it was learned from these {seen}. --from-scratch learns it anew.")
+    _say_metrics(made, surrogate)
     say()
     say(f"Mean absolute error on held-out runs ({held_out}), from weights only:")
     say()

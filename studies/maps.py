@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from epsopt.studies.learned import LearnedMetrics, learned_metrics
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.fitting import fit, fit_key
+from epsopt.surrogate.ranges import guess_range, holds, named_ranges, range_text
 from epsopt.surrogate.refinement import GROWTH, Refinement, extend, refinable, refine
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.training import Recipe
@@ -29,15 +32,23 @@ class Made:
         how: ``current``: it was kept, and nothing is new; ``refined``; ``fitted`` from scratch.
         change: of a refined one.
         reason: why a fitted one was not refined, where there was one to refine.
+        metrics: which were learned, and which are kept as data; ``None`` where nobody chose.
+        doubts: sentences about ranges of metrics that measurements contradict.
     """
 
     how: Literal["current", "refined", "fitted"]
     change: Refinement | None = None
     reason: str | None = None
+    metrics: LearnedMetrics | None = None
+    doubts: tuple[str, ...] = ()
 
 
-def training_set(catalogue: Catalogue) -> TrainingSet:
+def training_set(catalogue: Catalogue, learned: Sequence[str] | None = None) -> TrainingSet:
     """Read what a surrogate learns from: every checkpoint with at least one measured metric, each content once.
+
+    Args:
+        catalogue: what to read.
+        learned: names of the metrics that are learned, in the order of the columns; by default all.
 
     Raises:
         EmptyCatalogue: there is none; names the command to run first.
@@ -48,7 +59,7 @@ def training_set(catalogue: Catalogue) -> TrainingSet:
         raise EmptyCatalogue(
             "the catalogue holds no checkpoint with metrics: read your runs with 'epsopt ingest RUNS' first"
         )
-    names = tuple(catalogue.metric_names())
+    names = tuple(catalogue.metric_names() if learned is None else learned)
     ids = [c.id for c in checkpoints]
     metrics = np.array(
         [[np.nan if (v := c.metrics.get(name)) is None else float(v) for name in names] for c in checkpoints]
@@ -78,6 +89,8 @@ def fit_map(
     catalogue: Catalogue,
     *,
     seed: int = 0,
+    objectives: Sequence[str] = (),
+    learn: Sequence[str] = (),
     bounds: Mapping[str, tuple[float, float]] | None = None,
     again: bool = False,
     recipe: Recipe | None = None,
@@ -89,7 +102,9 @@ def fit_map(
     Args:
         catalogue: what to learn from, and where the map is kept.
         seed: of the fit.
-        bounds: declared bounds of metrics.
+        objectives: names of the metrics that count: they are learned.
+        learn: names or patterns of metrics that are learned besides (:func:`epsopt.studies.learned.learned_metrics`).
+        bounds: declared bounds of metrics; others are guessed from their names.
         again: fit from scratch, even if the kept map was trained on exactly this or could be refined.
         recipe: how to train, if not by the default.
         probes: read checkpoints with their anchor embeddings too; such a map is kept beside the one of weights only.
@@ -98,14 +113,20 @@ def fit_map(
     Returns:
         The map, its validation on runs that were held out or not learned yet, and how it came about.
     """
-    train = training_set(catalogue)
+    chosen = measured_metrics(catalogue, objectives, learn)
+    train = training_set(catalogue, chosen.names)
     known = {name: limits for name, limits in (bounds or {}).items() if name in train.metric_names}
+    doubts = _doubts(train, known)
     key = fit_key(train, seed=seed, bounds=known, recipe=recipe, probes=probes)
     kept = None if again else catalogue.get_artifact(_KINDS[probes], key)
     if kept is not None:
         data, meta = kept
         catalogue.put_artifact(_KINDS[probes], key, data, meta)  # the newest is the one that every other command loads
-        return Surrogate.from_bytes(data, meta), _validation(meta["validation"]), Made("current")
+        return (
+            Surrogate.from_bytes(data, meta),
+            _validation(meta["validation"]),
+            Made("current", metrics=chosen, doubts=doubts),
+        )
     newest = None if again else catalogue.get_artifact(_KINDS[probes])
     reason, old = _refinable(newest, key, train)
     if newest is not None and old is not None:
@@ -115,14 +136,48 @@ def fit_map(
         surrogate, validation, change = refine(
             old, _validation(before["validation"]), train, trained_on=key, seed=seed, recipe=recipe
         )
-        fitted_runs, made = _fitted_runs(before), Made("refined", change)
+        fitted_runs, made = _fitted_runs(before), Made("refined", change, metrics=chosen, doubts=doubts)
     else:
         surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress)
-        fitted_runs, made = train.n_runs, Made("fitted", reason=reason)
+        fitted_runs, made = train.n_runs, Made("fitted", None, reason, chosen, doubts)
     data, meta = surrogate.to_bytes()
     meta = {**meta, "validation": asdict(replace(validation, held_out=None)), "fitted_runs": fitted_runs}
     catalogue.put_artifact(_KINDS[probes], key, data, meta)
     return surrogate, validation, made
+
+
+def measured_metrics(catalogue: Catalogue, objectives: Sequence[str] = (), learn: Sequence[str] = ()) -> LearnedMetrics:
+    """Choose what is learned of a catalogue; arguments and errors as of :func:`learned_metrics`."""
+    counts = dict.fromkeys(catalogue.metric_names(), 0)
+    for checkpoint in catalogue.checkpoints():
+        for name, value in checkpoint.metrics.items():
+            if value is not None:
+                counts[name] = counts.get(name, 0) + 1
+    return learned_metrics(counts, objectives, learn)
+
+
+def _doubts(train: TrainingSet, declared: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
+    """Say where measurements contradict what a metric was declared, or guessed, to be."""
+    out = []
+    for j, name in enumerate(train.metric_names):
+        values = train.metrics[:, j][np.isfinite(train.metrics[:, j])]
+        if not len(values):
+            continue
+        lowest, highest = float(values.min()), float(values.max())
+        seen = f"{lowest:g} to {highest:g} were measured"
+        if name in declared:
+            if not holds(declared[name], lowest, highest):
+                out.append(
+                    f"{name} is declared to be {range_text(declared[name])}, but {seen}: what is predicted stays in "
+                    "its range; if that is wrong, change its bounds in epsopt.toml and run 'epsopt fit' again"
+                )
+        elif ranges := named_ranges(name):
+            guess = guess_range(name, values)
+            if guess == ranges[0] or (guess is not None and all(map(math.isfinite, guess))):
+                continue  # a percentage is nothing to wonder about
+            instead = "any number is predicted" if guess is None else f"what is predicted is {range_text(guess)}"
+            out.append(f"by its name {name} would be {range_text(ranges[0])}, but {seen}: {instead}")
+    return tuple(out)
 
 
 def _refinable(
@@ -167,7 +222,7 @@ def load_map(catalogue: Catalogue) -> tuple[Surrogate, Validation]:
 
 def extend_map(catalogue: Catalogue, surrogate: Surrogate) -> Surrogate:
     """Return a map that knows the catalogue's new measured checkpoints too, as it encodes them; nothing is kept."""
-    return extend(surrogate, training_set(catalogue))
+    return extend(surrogate, training_set(catalogue, surrogate.metric_names))
 
 
 def load_map_with_probes(catalogue: Catalogue) -> Surrogate | None:

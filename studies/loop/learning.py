@@ -242,14 +242,16 @@ def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalog
         return
     try:
         surrogate, _ = load_map(catalogue)
-        stale = bool(unseen(catalogue, surrogate))
+        wanted = {o.name for o in project.objectives}  # the file may have named another one since
+        stale = bool(unseen(catalogue, surrogate)) or not wanted.issubset(surrogate.metric_names)
     except EmptyCatalogue:
         stale = True
     if stale and task.mix:
         _mix(task, project, catalogue, held)
     if stale and not few:
         held.require()  # not once more when it is fitted: whoever fits the same map keeps the same one
-        fit_map(catalogue, seed=task.seed, bounds=project.bounds)
+        names = [o.name for o in project.objectives]
+        fit_map(catalogue, seed=task.seed, objectives=names, learn=project.learn, bounds=project.bounds)
 
 
 def _mix(task: Task, project: Project, catalogue: Catalogue, held: Lease) -> None:
