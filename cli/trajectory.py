@@ -12,7 +12,7 @@ from epsopt.zoo.errors import EmptyCatalogue, UsageError
 
 if TYPE_CHECKING:
     from epsopt.optimize.outlook import Outlook, RunForecast
-    from epsopt.optimize.trajectory import Motion, RunPath
+    from epsopt.optimize.trajectory import MeasuredEnd, Motion, RunPath
     from epsopt.studies.output_files import OutputFile
 
 
@@ -37,6 +37,8 @@ def command(
 ) -> None:
     """Show a run's path over the map, and forecast its final metrics from its checkpoints so far.
 
+    Of a run that is over, what it measured is shown instead.
+
     With --first 0 its hyperparameters alone are asked. The forecast learns from the other finished runs; where a plain
     baseline was clearly better on runs left out, that one answers, and the output says which.
     """
@@ -52,7 +54,7 @@ def command(
             picture = picture_file(save, catalogue, overwrite=overwrite)
             from epsopt.optimize.inference import infer_space
             from epsopt.optimize.outlook import fit_outlook
-            from epsopt.optimize.trajectory import median_speed, motion, run_paths
+            from epsopt.optimize.trajectory import measured_end, median_speed, motion, planned_total, run_paths
             from epsopt.studies.maps import load_map
 
             surrogate, _ = load_map(catalogue)
@@ -63,23 +65,28 @@ def command(
         others = [p for p in paths if p is not whole]
         moved = motion(so_far, median_speed(others)) if len(so_far) else None
         outlook = forecast = reason = None
-        progress("learning from the other runs", None)
-        try:
-            space = workspace.project.space if workspace.project and workspace.project.space else None
-            outlook = fit_outlook(
-                surrogate, space or infer_space([p.config for p in others if len(p) > 1]), others, seed
-            )
-        except (EmptyCatalogue, UsageError) as error:
-            reason = str(error)
+        end = measured_end(so_far, planned_total(so_far, others) if epochs is None else epochs)
+        if end is not None:
+            reason = f"the run is over: what it measured up to epoch {end.total:g} is known"
+        else:
+            progress("learning from the other runs", None)
+            try:
+                space = workspace.project.space if workspace.project and workspace.project.space else None
+                space = space or infer_space([p.config for p in others if len(p) > 1])
+                outlook = fit_outlook(surrogate, space, others, seed)
+            except (EmptyCatalogue, UsageError) as error:
+                reason = str(error)
         if outlook is not None:
             forecast = outlook.forecast(so_far, total=epochs, level=level, seed=seed)
         if picture is not None:
             _draw(picture, so_far, whole, latents, surrogate.metric_names, forecast)
     if options.json:
-        print_json(_document(so_far, whole, moved, forecast, outlook, surrogate.metric_names, level, reason))
+        print_json(_document(so_far, whole, moved, end, forecast, outlook, surrogate.metric_names, level, reason))
         return
     _show(so_far, moved)
-    if forecast is None or outlook is None:
+    if end is not None:
+        _show_end(end, surrogate.metric_names)
+    elif forecast is None or outlook is None:
         note(f"there is no forecast: {reason}")
     else:
         _show_forecast(forecast, outlook, so_far, whole, level)
@@ -103,6 +110,7 @@ def _document(
     path: RunPath,
     whole: RunPath,
     moved: Motion | None,
+    end: MeasuredEnd | None,
     forecast: RunForecast | None,
     outlook: Outlook | None,
     names: tuple[str, ...],
@@ -115,6 +123,7 @@ def _document(
         "n_left_out": len(whole) - len(path),
         "level": level,
         "motion": None,
+        "measured": None,
         "forecast": None,
         "no_forecast_because": reason,
     }
@@ -130,6 +139,10 @@ def _document(
             "relative_speed": moved.relative_speed,
             "stagnant_since": moved.stagnant_since,
         }
+    if end is not None:
+        out["measured"] = [
+            {"name": n, "value": float(end.values[j]), "epoch": float(end.epochs[j])} for j, n in enumerate(names)
+        ]
     if forecast is not None and outlook is not None:
         out["forecast"] = {
             "epochs": forecast.total,
@@ -171,6 +184,23 @@ def _show(path: RunPath, moved: Motion | None) -> None:
         say(f"It last turned by {moved.turning[-1] * 57.2958:.0f} degrees (curvature {moved.curvature[-1]:.2g}).")
     if moved.stagnant_since is not None:
         say(f"It stands still: since epoch {moved.stagnant_since:g} it has hardly moved.")
+
+
+def _show_end(end: MeasuredEnd, names: tuple[str, ...]) -> None:
+    from math import isnan
+
+    from epsopt.cli.describe import formatters
+    from epsopt.cli.output import Head, Rows, print_table, say
+
+    texts = formatters(names, [dict(zip(names, end.values.tolist(), strict=True))])
+    rows = [
+        Rows([[n, texts[n](v), "-" if isnan(e) else f"{e:g}"]])
+        for n, v, e in zip(names, end.values.tolist(), end.epochs.tolist(), strict=True)
+    ]
+    say()
+    say(f"At epoch {end.total:g}, all of which are done (measured, not forecast):")
+    say()
+    print_table([Head("metric", "left"), Head("measured"), Head("at epoch")], rows)
 
 
 def _show_forecast(forecast: RunForecast, outlook: Outlook, path: RunPath, whole: RunPath, level: float) -> None:

@@ -133,6 +133,49 @@ def motion(path: RunPath, typical_speed: float) -> Motion:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class MeasuredEnd:
+    """What a run that is over measured.
+
+    Attributes:
+        total: epochs that it was to have.
+        epochs: ``(m,)`` of the last checkpoint that each metric was measured on; NaN where it never was.
+        values: ``(m,)`` what was measured there, in the metrics' own units; NaN where it never was.
+    """
+
+    total: float
+    epochs: Floats
+    values: Floats
+
+
+def measured_end(path: RunPath, total: float) -> MeasuredEnd | None:
+    """Return what a run measured at its end, if it is over: then there is nothing to forecast.
+
+    Args:
+        path: its checkpoints so far.
+        total: epochs that it is to have; 0 where nobody knows.
+
+    Returns:
+        The last value of each metric up to that epoch; ``None`` while the run is not there yet.
+    """
+    if len(path) == 0 or total <= 0.0 or path.epochs[-1] < total:
+        return None
+    epochs, values = np.full((2, path.metrics.shape[1]), np.nan)
+    within = path.epochs <= total
+    for j in range(len(values)):
+        rows = np.flatnonzero(np.isfinite(path.metrics[:, j]) & within)
+        if len(rows):
+            epochs[j], values[j] = path.epochs[rows[-1]], path.metrics[rows[-1], j]
+    return MeasuredEnd(total, epochs, values)
+
+
+def planned_total(path: RunPath, others: Sequence[RunPath]) -> float:
+    """Return how many epochs a run is to have: as its hyperparameters say, or as other runs had; 0: nobody knows."""
+    total, name = planned_epochs(others)
+    planned = path.config.get(name) if name else None
+    return float(planned) if isinstance(planned, int | float) and planned > 0 else total
+
+
 def median_speed(paths: Sequence[RunPath]) -> float:
     """Median latent distance an epoch over all steps of all runs; 0 without any step."""
     speeds = [

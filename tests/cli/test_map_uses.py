@@ -29,6 +29,23 @@ def test_a_trajectory_says_what_is_forecast_and_what_was_measured(project):
     assert "forecast, not measured" in project("trajectory", "run_000", "--first", "2").out
 
 
+def test_of_a_run_that_is_over_what_it_measured_is_said_and_nothing_is_forecast(project):
+    document = project("trajectory", "run_000", "--json").document
+    check("trajectory", document)
+    assert document["forecast"] is None
+    others = project("nearest", "run_001:3", "-k", "40", "--json").document["nearest"]
+    front = next(n["metrics"] for n in others if (n["run"], n["epoch"]) == ("run_000", 3))
+    assert {m["name"]: (m["value"], m["epoch"]) for m in document["measured"]} == {
+        n: (v, 3.0) for n, v in front.items()
+    }
+    earlier = project("trajectory", "run_000", "--epochs", "2", "--json").document
+    assert {m["epoch"] for m in earlier["measured"]} == {2.0}
+    assert project("trajectory", "run_000", "--epochs", "5", "--json").document["measured"] is None
+    shown = project("trajectory", "run_000").out
+    assert "measured, not forecast" in shown
+    assert "interval" not in shown
+
+
 def test_hyperparameters_alone_are_forecast_too(project):
     document = project("trajectory", "run_003", "--first", "0", "--json").document
     check("trajectory", document)
