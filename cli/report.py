@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from epsopt.optimize.targets import Objective
     from epsopt.studies.loop.report import LoopReport
     from epsopt.studies.output_files import OutputFile
+    from epsopt.studies.project.file import Project
     from epsopt.zoo.catalogue import Catalogue
 
 _FEWEST_TO_COMPARE = 4
@@ -51,14 +52,14 @@ def command(options: Options, page: Path | None, overwrite: bool) -> None:
             checkpoints, mixtures = catalogue.checkpoints(), measured_mixtures(catalogue, project.name)
         report = loop_report(project, workspace.studies(), checkpoints, mixtures)
         if file is not None:
-            _write(file, project.name, report, project.objectives)
+            _write(file, project.name, report, report.objectives)
     if options.json:
         print_json({**_document(report), "page": None if page is None else str(page.resolve())})
         return
-    show_proposals(report, project.objectives)
+    show_proposals(report, report.objectives)
     show_steps(report)
     line("")
-    for text in _sentences(report):
+    for text in [*_other_objectives(report, project), *_sentences(report)]:
         say(text)
     if page is not None:
         line(f"wrote {page}")
@@ -82,6 +83,15 @@ def _write(file: OutputFile, name: str, report: LoopReport, objectives: Sequence
     }
     kept = {caption: (heads, rows) for caption, (heads, rows) in tables.items() if rows}
     file.write(page_html(f"{name}: predicted and measured", lines, figure, kept).encode())
+
+
+def _other_objectives(report: LoopReport, project: Project) -> list[str]:
+    """Say that the project file names other objectives than the proposals were made for."""
+    if report.objectives == project.objectives:
+        return []
+    made, now = (", ".join(o.name for o in some) for some in (report.objectives, project.objectives))
+    said = f"The proposals were made for {made}, and this is a report on those; {project.file.name} names {now} now."
+    return [f"{said} To propose for them, give the project another name there."]
 
 
 def _reasons(report: LoopReport) -> tuple[list[str], list[list[str]]]:

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from epsopt.optimize.space import Space
@@ -214,6 +215,19 @@ def recorded_space(storage: RDBStorage, project: str) -> Space:
     if described is None:
         raise EpsoptError(f"the study {study_name(project)} does not say what was searched: run 'epsopt propose' again")
     return Space.from_json(described)
+
+
+def recorded_objectives(storage: RDBStorage, project: str) -> tuple[Objective, ...] | None:
+    """Return the objectives that a project's proposals were made for; ``None``: there are none, or without names."""
+    try:
+        study = optuna.load_study(study_name=study_name(project), storage=storage)
+    except KeyError:
+        return None
+    names = study.metric_names
+    if names is None:
+        return None
+    pairs = zip(names, study.directions, strict=True)
+    return tuple(Objective(name, direction == StudyDirection.MAXIMIZE) for name, direction in pairs)
 
 
 def proposed_trials(storage: RDBStorage, project: str) -> list[FrozenTrial]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from epsopt.optimize.scoring import measured_table
 from epsopt.optimize.targets import Objective
 from epsopt.studies.loop.ledger import Ledger, MeasuredMixture
 from epsopt.studies.loop.promises import StepsOfKind, TakenStep, ended_where_predicted, steps_by_kind, taken_steps
-from epsopt.studies.loop.queue import config_of, proposed_trials
+from epsopt.studies.loop.queue import config_of, proposed_trials, recorded_objectives
 from epsopt.studies.loop.run import folder_of
 from epsopt.studies.project.file import Project
 from epsopt.zoo.decoding.recombination import is_recombined
@@ -129,6 +129,7 @@ class LoopReport:
         mixed: checkpoints that were mixed, not trained.
         audits: runs that would have been stopped early, in order.
         steps: what steps of the policy promised and brought, kind by kind; none where it was never followed.
+        objectives: that the proposals were made for; the project file may name others by now.
     """
 
     proposals: tuple[ProposalOutcome, ...]
@@ -142,6 +143,7 @@ class LoopReport:
     mixed: tuple[Checkpoint, ...] = ()
     audits: tuple[Audit, ...] = ()
     steps: tuple[StepsOfKind, ...] = ()
+    objectives: tuple[Objective, ...] = ()
 
     def waits(self) -> list[float]:
         """Return for how many seconds a slot was empty before each launch, in order."""
@@ -162,10 +164,11 @@ def loop_report(
     """Put together what was proposed and what it came to.
 
     A run that was stopped early counts for the front, with what it measured, but not for the accuracy: predictions are
-    of where runs end. Neither does one that was given fewer epochs than its prediction is of.
+    of where runs end. Neither does one that was given fewer epochs than its prediction is of. Fronts are those of the
+    objectives that the study was made for, whatever the project file names by now.
 
     Args:
-        project: names the study and the objectives.
+        project: names the study, and its objectives where the study does not.
         storage: where the study is.
         checkpoints: the catalogue's.
         mixtures: that were measured as steps of the policy (:class:`epsopt.studies.loop.ledger.Ledger`).
@@ -176,6 +179,7 @@ def loop_report(
     trials = proposed_trials(storage, project.name)
     if not trials:
         raise EmptyCatalogue(f"{project.name} has no proposals yet: run 'epsopt propose' first")
+    project = replace(project, objectives=recorded_objectives(storage, project.name) or project.objectives)
     folders = {folder_of(project, t).resolve(): t.number for t in trials}
     proposed = {c.id: n for c in checkpoints if (n := _owner(folders, c)) is not None}
     taken = taken_steps(Ledger(tuple(trials), tuple(mixtures)), checkpoints, proposed, project.objectives)
@@ -206,6 +210,7 @@ def loop_report(
         audits=_audits(proposals, [] if gain is None else [new[i] for i in gain.joined], proposed, new),
         mixed=mixed,
         steps=steps_by_kind(taken.values(), mixtures),
+        objectives=project.objectives,
     )
 
 

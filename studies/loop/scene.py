@@ -23,6 +23,7 @@ from epsopt.optimize.space import Space
 from epsopt.optimize.targets import Objective
 from epsopt.studies.loop.ledger import Ledger, MeasuredMixture, plan_of, told_epochs
 from epsopt.studies.loop.placing import Family, front_family, measured_once
+from epsopt.studies.loop.queue import recorded_objectives
 from epsopt.studies.loop.run import cut_off, folder_of
 from epsopt.studies.loop.stopping import planned_length
 from epsopt.studies.project.command import takes_epochs
@@ -67,8 +68,16 @@ class Scene:
         """Read it.
 
         Raises:
-            UsageError: no space is declared, and nothing varies among past runs.
+            UsageError: no space is declared, and nothing varies among past runs; or the project's proposals were made
+                for other objectives.
         """
+        made_for = recorded_objectives(storage, project.name)
+        if made_for is not None and made_for != project.objectives:
+            raise UsageError(
+                f"the proposals of {project.name} were made for {', '.join(o.name for o in made_for)}, and the project "
+                f"file names {', '.join(o.name for o in project.objectives)}: give the project another name in "
+                "epsopt.toml, so that steps are weighed against each other by the same objectives"
+            )
         checkpoints = catalogue.checkpoints()
         ledger = Ledger.read(storage, catalogue, project.name)
         trained = {c.run_id: c.hyperparameters for c in checkpoints if not is_recombined(c)}

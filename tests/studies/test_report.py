@@ -8,16 +8,22 @@ import pytest
 from optuna.trial import TrialState
 
 from epsopt.cli.outcome import show_proposals, show_steps
-from epsopt.cli.report import _audits, _counts, _document, _joining, _over_time, _waits, _write
+from epsopt.cli.report import _audits, _counts, _document, _joining, _other_objectives, _over_time, _waits, _write
+from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.scoring import measured_table
 from epsopt.optimize.space import Parameter, Space
-from epsopt.studies import record_proposals, take_proposal
+from epsopt.optimize.targets import Objective
+from epsopt.studies import record_measured, record_proposals, take_proposal
 from epsopt.studies.loop.claims import finish, give_back
 from epsopt.studies.loop.ledger import MeasuredMixture, Plan
 from epsopt.studies.loop.promises import StepsOfKind
 from epsopt.studies.loop.queue import Suggestion, proposal_attributes, proposed_trials, record_step
 from epsopt.studies.loop.report import loop_report
+from epsopt.studies.loop.scene import Scene
 from epsopt.studies.output_files import output_file
 from epsopt.studies.project.file import Project
+from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.errors import UsageError
 from epsopt.zoo.records import Checkpoint
 
 from .fakes import COVERAGE, DIST_CORR, FakeProposal
@@ -194,3 +200,62 @@ def test_an_interrupted_step_counts_once_with_the_epochs_of_all_its_attempts(tmp
     ]
     assert [t.state.name for t in proposed_trials(storage, "p")] == ["FAIL", "COMPLETE"]
     assert loop_report(project, storage, [old, *mine]).steps == (StepsOfKind("run", 1, 3.0, 0.1, pytest.approx(0.15)),)
+
+
+FOUR = (*TWO, Objective("loss", maximize=False), Objective("f1", maximize=True))
+REACHED = {"coverage": 0.9, "dist_corr": 0.6, "loss": 0.2, "f1": 0.8}
+
+
+def stepped_for(objectives, folder, url, storage):
+    """One step of a budget, taken and measured, of a project with these objectives."""
+    project = Project("p", folder / "epsopt.toml", folder / "runs", url, objectives, {}, SPACE, None, folder)
+    start = {"coverage": 0.5, "dist_corr": 0.5, "loss": 0.5, "f1": 0.5}
+    old = Checkpoint(1, 1, "old", "/old/1.pt", "x", 1, start, {}, "s", 1, 9)
+    names = [o.name for o in objectives]
+    worst = tuple(0.0 if o.maximize else 1.0 for o in objectives)
+    step = replace(told("run", 4), reference=worst).to_json()
+    predicted = {n: REACHED[n] for n in names}
+    expected = Suggestion({"lr": 0.5}, predicted, predicted, predicted)
+    record_step(
+        storage, "p", objectives, SPACE, {"lr": 0.5}, None, {"step": step, **proposal_attributes(expected, 0.9)}
+    )
+    trial = take_proposal(storage, "p", SPACE, worker="w")
+    said = {f"measured.{n}": v for n, v in REACHED.items()}
+    said |= {"checkpoints": [{"epoch": e, "path": "", "metrics": REACHED} for e in range(1, 5)]}
+    finish(storage, trial.trial_id, TrialState.COMPLETE, [REACHED[n] for n in names], said)
+    path = str(folder / "runs" / "proposal_000" / "last.pt")
+    new = replace(old, id=10, run_id=2, run="proposal_000", path=path, sha256="y", metrics=REACHED)
+    return project, [old, new]
+
+
+@pytest.mark.parametrize("made_for", [1, 2, 3, 4])
+@pytest.mark.parametrize("now", [1, 2, 3, 4])
+def test_a_report_is_on_the_objectives_that_its_proposals_were_made_for(tmp_path, url, storage, made_for, now):
+    project, checkpoints = stepped_for(FOUR[:made_for], tmp_path, url, storage)
+    later = replace(project, objectives=FOUR[:now])
+    report = loop_report(later, storage, checkpoints)
+    assert report.objectives == FOUR[:made_for]
+    assert len(report.gain.reference) == made_for
+    gained = 0.4 if made_for == 1 else 0.9 * 0.6 - 0.25 if made_for == 2 else None
+    assert report.steps[0].brought > 0.0
+    assert gained is None or report.steps[0].brought == pytest.approx(gained)
+    assert report == loop_report(project, storage, checkpoints) or made_for != now
+    said = " ".join(_other_objectives(report, later))
+    assert ("give the project another name" in said) == (made_for != now)
+    show_proposals(report, report.objectives)
+    _write(output_file(tmp_path / "page.html", (".html",), "a report"), "p", report, report.objectives)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_measured_checkpoints_are_recorded_and_compared_in_one_to_four_objectives(tmp_path, url, storage, k):
+    _, checkpoints = stepped_for(FOUR[:2], tmp_path, url, storage)
+    assert record_measured(storage, "p", FOUR[:2], checkpoints).added == 2
+    assert record_measured(storage, "p", FOUR[:k], checkpoints).known == (2 if k == 2 else 0)
+    table = measured_table([c.metrics for c in checkpoints], FOUR[:k])
+    assert non_dominated(table, [o.maximize for o in FOUR[:k]]).indices.tolist() == [1]
+
+
+def test_a_budget_goes_on_with_the_objectives_that_it_began_with(tmp_path, url, storage):
+    project, _ = stepped_for(TWO, tmp_path, url, storage)
+    with Catalogue(url) as catalogue, pytest.raises(UsageError, match="were made for coverage, dist_corr, and the"):
+        Scene.read(replace(project, objectives=FOUR[:3]), storage, catalogue)
