@@ -87,7 +87,8 @@ def scan(folders: Path | Sequence[Path], root: Path | None = None) -> Scan:
         if isinstance(start, RemotePath):
             _list(start, found)
         elif not os.path.lexists(start):
-            raise UsageError(f"{folder} does not exist: expected a folder of training runs or a checkpoint file")
+            what = "checkpoint file" if str(folder).endswith(SUFFIXES) else "checkpoint file or folder of training runs"
+            raise UsageError(f"{folder} does not exist: expected a {what}")
         elif start.is_dir():
             _walk(start, start if root is None else _absolute(root), found, seen)
         elif is_checkpoint_name(start.name) or _is_torch_in_tar(start):

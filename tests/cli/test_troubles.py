@@ -86,9 +86,7 @@ def test_a_missing_path_is_named(project, arguments):
 
 
 def test_a_missing_file_is_not_asked_for_as_a_folder(project):
-    assert "nothere.pt does not exist: expected a folder of training runs or a checkpoint file" in (
-        project("predict", "nothere.pt").err
-    )
+    assert "nothere.pt does not exist: expected a checkpoint file" in (project("predict", "nothere.pt").err)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://host/name", "sqlite:////no/such/folder/x.db"])
