@@ -54,15 +54,17 @@ def record_measured(
     """Record every measured checkpoint as a finished trial of the study ``<project>/measured``.
 
     The hyperparameters of its run are the trial's parameters where Optuna can hold them as such, else user
-    attributes ``hyperparameter.NAME``. Checkpoints are told apart by their sha256. When the project's
-    objectives have changed, the study is built anew: everything in it comes from the catalogue.
+    attributes ``hyperparameter.NAME``. Checkpoints are told apart by their sha256, so that one that runs share is
+    recorded once. When the project's objectives have changed, the study is built anew: everything in it comes from the
+    catalogue.
     """
     name = f"{project}/measured"
     study = open_study(storage, name, objectives, rebuild=True)
     study_id = storage.get_study_id_from_name(name)
     known = known_keys(storage, study_id, "sha256")
     complete = [c for c in checkpoints if complete_values(objectives, c.metrics) is not None]
-    fresh = [c for c in complete if c.sha256 not in known]
+    # Runs that share a file measured it once: the first one's row stands for it.
+    fresh = list({c.sha256: c for c in reversed(complete) if c.sha256 not in known}.values())[::-1]
     added = 0
     if fresh:
         before = known_distributions(storage, study_id)

@@ -57,11 +57,16 @@ def _number(value: float | bool | None) -> Plain:
     return value
 
 
-def flatten(tree: Any, scalar: Callable[[torch.Tensor], Any]) -> dict[str, Plain]:
+def flatten(tree: Any, scalar: Callable[[torch.Tensor], Any], *, whole: bool = False) -> dict[str, Plain]:
     """Flatten nested mappings and lists into ``{"optimizer.lr": 0.1}``.
 
     A short list of plain values stays one value, written as text. A container inside itself ends there; one that
     stands in two places is written twice. Depth, number of values and steps are bounded.
+
+    Args:
+        tree: what a file says.
+        scalar: gives the number of a one-element tensor.
+        whole: keep integers of any length; otherwise one that no float can hold becomes text.
     """
     out: dict[str, Plain] = {}
     stack: list[tuple[str, Any, tuple[int, ...]]] = [("", tree, ())]
@@ -71,7 +76,7 @@ def flatten(tree: Any, scalar: Callable[[torch.Tensor], Any]) -> dict[str, Plain
         key, value, around = stack.pop()
         items = _items(value)
         if items is None:
-            out[key] = plain(value, scalar)
+            out[key] = value if whole and isinstance(value, int) else plain(value, scalar)
         elif id(value) not in around and len(around) < _DEPTH:
             prefix = f"{key}." if key else ""
             inside = (*around, id(value))
@@ -91,7 +96,7 @@ def _items(value: Any) -> list[tuple[Any, Any]] | None:
 def metrics_of(tree: Any, scalar: Callable[[torch.Tensor], Any]) -> dict[str, float | None]:
     """Return the numbers of a metrics mapping, flat; NaN and infinite ones as None, text left out."""
     out: dict[str, float | None] = {}
-    for key, value in flatten(tree, scalar).items():
+    for key, value in flatten(tree, scalar, whole=True).items():
         if isinstance(value, bool | int | float):
             out[key] = finite(value)
     return out
