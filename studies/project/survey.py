@@ -78,6 +78,9 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Su
     failed = seen.failures + [r for r in results if isinstance(r, Failure)]
     if not contents:
         why = f": {failed[0].path}: {failed[0].reason}" if failed else " (.pt, .pth, .ckpt or .safetensors)"
+        other = next(iter(seen.other.kinds.values()), None)
+        if other is not None and not failed:
+            why = f": {other.example} is of another kind ({other.kind}): {other.convert}"
         raise EmptyCatalogue(f"{runs} holds no checkpoint that can be read{why}")
     metrics: dict[str, list[float]] = {}
     for content in contents:

@@ -7,6 +7,8 @@ import shutil
 import pytest
 import torch
 
+from epsopt.zoo import Catalogue
+
 from .conftest import call
 
 STORAGE = "sqlite:///none.db"
@@ -196,3 +198,34 @@ def test_ingest_names_checkpoints_of_other_formats_and_objects_among_hyperparame
     assert refused.status == 1
     assert "no checkpoint file" in refused.err
     assert "1 checkpoint of other formats" in refused.err
+
+
+def test_init_says_what_a_folder_of_other_formats_holds(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "m.keras").write_bytes(b"")
+    refused = call(tmp_path, "init", "runs")
+    assert refused.status == 1
+    assert "m.keras is of another kind (Keras" in refused.err
+
+
+def test_the_key_of_the_weights_reaches_every_command_from_the_project_file(tmp_path):
+    runs = tmp_path / "runs"
+    for run in range(2):
+        (runs / f"r{run}").mkdir(parents=True)
+        for epoch in range(2):
+            weights = [{"a.weight": torch.randn(s, 4, generator=torch.manual_seed(10 * run + epoch))} for s in (3, 5)]
+            content = {"generator": weights[0], "discriminator": weights[1], "metrics": {"fid": 9.0 - run - epoch}}
+            torch.save({**content, "epoch": epoch}, runs / f"r{run}" / f"epoch_{epoch}.pt")
+    settings = '[objectives.fid]\ndirection = "minimize"\n[runs]\n'
+    (tmp_path / "epsopt.toml").write_text(settings)
+    refused = call(tmp_path, "ingest")
+    assert "holds several state dicts (generator, discriminator)" in refused.out + refused.err
+    assert 'weights_key = "generator"' in refused.out + refused.err
+    sizes = []
+    for key in ("generator", "discriminator"):
+        (tmp_path / "epsopt.toml").write_text(f'{settings}weights_key = "{key}"\n')
+        document = call(tmp_path, "ingest", "--json").document
+        assert (document["found"], document["failed"]) == (4, [])
+        with Catalogue.existing(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
+            sizes.append({c.n_parameters for c in catalogue.checkpoints()})
+    assert sizes == [{12}, {20}]

@@ -9,6 +9,7 @@ import datetime as dt
 import decimal
 import enum
 import functools
+import io
 import pathlib
 import random
 import re
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
@@ -447,3 +449,59 @@ def test_a_lightning_run_of_the_hydra_template_is_read(tmp_path, catalogue):
         "scheduler.step_size": 3,
     }
     assert list(load_weights(tmp_path / "last.ckpt")) == ["net.weight", "net.bias"]
+
+
+class Reduced:
+    """Pickles as a call of `function` with what else is given; the function need not exist for the reader."""
+
+    def __init__(self, *how) -> None:
+        self.how = how
+
+    def __reduce__(self):
+        return self.how
+
+
+def rebuilt(*_arguments) -> None:
+    """Make a tensor of a library's own class, as far as a pickle knows."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: Reduced(rebuilt, (t, 1)),
+        lambda t: Reduced(rebuilt, (), (t, 1)),
+        lambda t: Reduced(rebuilt, ([t],), None),
+        lambda t: Reduced(rebuilt, (t.untyped_storage(), 0)),
+        lambda t: Reduced(torch._tensor._rebuild_from_type_v2, (rebuilt, Tensorlike, (t,), {})),
+        lambda t: Reduced(rebuilt, (), {"_inner": {"data": [t]}}),
+    ],
+)
+def test_a_weight_of_a_librarys_own_class_is_never_left_out(tmp_path, make):
+    torch.save({"model": {"w": make(torch.ones(3)), "v": torch.ones(2)}}, tmp_path / "a.pt")
+    with pytest.raises(UnreadableCheckpoint, match=r"tensor 'w' is inside an object of .*(rebuilt|Tensorlike)"):
+        load_weights(tmp_path / "a.pt")
+    save(tmp_path / "b.pt", {"odd": make(torch.ones(3))})
+    assert list(load_weights(tmp_path / "b.pt")) == ["w"]
+
+
+def test_weights_in_a_dictionary_of_a_programs_own_are_weights(tmp_path):
+    weights = Ordered(WEIGHTS)
+    weights._metadata = {"": {"version": 1}}
+    for content in ({"model": weights}, {"net": Dotted(WEIGHTS)}, weights):
+        torch.save(content, tmp_path / "a.pt")
+        assert torch.equal(load_weights(tmp_path / "a.pt")["w"], WEIGHTS["w"])
+
+
+def test_extra_states_of_modules_are_no_weights_and_no_reason(tmp_path):
+    torch.save({"model": {**WEIGHTS, "w._extra_state": io.BytesIO(b"abc")}}, tmp_path / "a.pt")
+    assert list(load_weights(tmp_path / "a.pt")) == ["w"]
+
+
+@pytest.mark.parametrize("name", ["q.weight.absmax", "q.qweight", "q.weight.quant_state.bitsandbytes__nf4", "q.SCB"])
+def test_weights_that_a_library_packed_are_named(tmp_path, name):
+    packed = {"q.weight": torch.zeros(8, dtype=torch.uint8), name: torch.ones(2), "norm.weight": torch.ones(4)}
+    torch.save({"model": packed}, tmp_path / "a.pt")
+    safetensors.torch.save_file(packed, tmp_path / "a.safetensors")
+    for file in ("a.pt", "a.safetensors"):
+        with pytest.raises(UnreadableCheckpoint, match="quantised"):
+            load_weights(tmp_path / file)

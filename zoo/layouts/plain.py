@@ -53,7 +53,8 @@ LOGS = tuple(
 TELLS = frozenset(CONFIGS + LOGS)
 _NO_MODEL = re.compile(r"(optim(izer)?|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE)
 _DATED = re.compile(r"\d{8}_\d{6}")
-_DEPTH = 16
+_PACKED = re.compile(r"\.(absmax|qweight|qzeros|quant_state\.bitsandbytes__\w+|SCB)$")
+"""Names of what goes with packed weights."""
 
 
 def run_of(file: Path, folders: Folders) -> Path:
@@ -192,10 +193,22 @@ def _state_dict(checkpoint: OpenCheckpoint) -> StateDict:
         found = StateDict("", dict(tree))
     if not any(t.is_floating_point() and t.numel() for t in found.tensors.values()):
         raise UnreadableCheckpoint(path, f"no weights: none of its {len(found.tensors)} tensors is of floating point")
+    _require_no_packed_weights(found.tensors, path)
     names = without_prefixes(list(found.tensors))
     weights = dict(zip(names, found.tensors.values(), strict=True))
     checkpoint.check(weights)
     return StateDict(found.key, weights)
+
+
+def _require_no_packed_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse weights that a library packed into whole numbers: nothing can be learned or mixed from these."""
+    packed = next((name for name in tensors if _PACKED.search(name)), None)
+    if packed is not None:
+        raise UnreadableCheckpoint(
+            path,
+            f"holds weights that are quantised (bitsandbytes, GPTQ, AWQ; tensor {packed!r}): dequantise the model and "
+            "save it again, or use the adapter that was trained on it",
+        )
 
 
 def _about_safetensors(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def require_no_object(value: Any, name: str, path: Path) -> None:
     if isinstance(value, Module) and _flat(value):
         reason = f"{name!r} is an object of {value.title}, which is code: save its state_dict() instead"
         raise UnreadableCheckpoint(path, reason)
-    if isinstance(value, Recovered) and tensors_in(dict(value), path):
+    if isinstance(value, Recovered) and value.holds_tensors:
         reason = f"tensor {name!r} is inside an object of {value.title}, which is code: save it as a plain tensor"
         raise UnreadableCheckpoint(path, reason)
 

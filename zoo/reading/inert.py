@@ -38,10 +38,18 @@ class Recovered(dict[Any, Any]):
 
     opaque = False
     """Whether it stands as ``<title>`` among hyperparameters, whatever it holds."""
+    holds_tensors = False
+    """Whether a tensor is anywhere in what its pickle says."""
 
     def __init__(self, title: str, values: Mapping[Any, Any]) -> None:
         super().__init__(values)
         self.title = title
+
+
+class Opaque(Recovered):
+    """An object in no form that can be read."""
+
+    opaque = True
 
 
 class Module(Recovered):
@@ -69,6 +77,7 @@ def recovered(tree: Any) -> Any:
 class _Recovery:
     def __init__(self) -> None:
         self._done: dict[int, Any] = {}
+        self._holding: dict[int, bool] = {}
 
     def of(self, value: Any) -> Any:
         if isinstance(value, Name):
@@ -82,8 +91,11 @@ class _Recovery:
         if id(value) in self._done:
             return self._done[id(value)]
         if isinstance(value, Placeholder):
-            self._done[id(value)] = f"<{value.title}>"
+            self._done[id(value)] = text = f"<{value.title}>"
             out = self._object(value)
+            if (out == text or isinstance(out, Recovered)) and self._holds_tensors(value):
+                out = Opaque(value.title, {}) if out == text else out
+                out.holds_tensors = True
         elif isinstance(value, dict):
             out = self._done[id(value)] = type(value)()
             out.update((_key(self.of(k)), self.of(v)) for k, v in value.items())
@@ -97,6 +109,23 @@ class _Recovery:
         self._done[id(value)] = out
         return out
 
+    def _holds_tensors(self, value: Any) -> bool:
+        """Tell whether a tensor is anywhere in what a pickle says of an object."""
+        if isinstance(value, torch.Tensor | StoredValues):
+            return True
+        if isinstance(value, Placeholder):
+            parts = [*value.arguments, value.state, *value.items, *(part for pair in value.pairs for part in pair)]
+        elif isinstance(value, Mapping):
+            parts = list(value.values())
+        elif isinstance(value, list | tuple | set | frozenset):
+            parts = list(value)
+        else:
+            return False
+        if id(value) not in self._holding:
+            self._holding[id(value)] = False  # while it is looked at: it may be inside itself
+            self._holding[id(value)] = any(self._holds_tensors(part) for part in parts)
+        return self._holding[id(value)]
+
     def _object(self, value: Placeholder) -> Any:
         title, text = value.title, f"<{value.title}>"
         if title in UNUSUAL:
@@ -105,7 +134,7 @@ class _Recovery:
             return self._numpy(value)
         if (known := self._of_the_standard_library(value)) is not None:
             return known
-        if value.pairs and value.state is None:  # a class derived from dict
+        if value.pairs:  # a class derived from dict; its attributes are its own affair
             return {_key(self.of(k)): self.of(v) for k, v in value.pairs}
         if value.items and value.state is None:  # one derived from list or set
             return [self.of(v) for v in value.items]
@@ -128,7 +157,7 @@ class _Recovery:
         elif title.startswith("torch."):
             plain = {k: v for k, v in state.items() if isinstance(v, str | bool | int | float)}
             state = {k: v for k, v in plain.items() if not k.startswith("_")}
-        held_state = {**dict(value.pairs), **_public(state)}
+        held_state = _public(state)
         return Recovered(title, {_key(self.of(k)): self.of(v) for k, v in held_state.items()}) if held_state else text
 
     def _of_the_standard_library(self, value: Placeholder) -> Any:

@@ -28,6 +28,8 @@ _IS_CODE = (
     "which is code and not data, so it is not loaded: "
     "save plain dictionaries, lists, numbers, strings and tensors (vars(args), not args)"
 )
+_UNKNOWN = re.compile(r"[Uu]nsupported (global|GLOBAL)|must be imported to load")
+"""What torch.load says of a name that it does not know."""
 _NEGATIVE = re.compile(rb"J.{3}[\x80-\xff]|\x8a.|L-", re.DOTALL)
 """What a pickle with a negative number holds, and some others."""
 _OPCODES = 1_000_000  # looked at to tell a cut from an attack
@@ -162,9 +164,7 @@ def _load_inertly(source: Source, record: Record, records: list[Record], said: s
         UnreadableCheckpoint: it calls code, which is named.
     """
     data = bytes(source.read(record.start, record.length))
-    if not ("unsupported global" in said.lower() or _needs_another_reader(data)) or _is_damaged(
-        source, record, records, data
-    ):
+    if not (_UNKNOWN.search(said) or _needs_another_reader(data)) or _is_damaged(source, record, records, data):
         return None
     try:
         return (recovered(_inert(data, records)),)

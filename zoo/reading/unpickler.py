@@ -285,6 +285,8 @@ def _puts_data_together(title: str) -> bool:
     top = title.partition(".")[0]
     if top not in _CODE_MODULES:
         return True  # a program's own: whatever it does, it is not done
+    if title in ("_io.BytesIO", "_io.StringIO", "io.BytesIO", "io.StringIO"):  # extra states of modules
+        return True
     if top == "builtins":
         return name in _DATA_BUILTINS
     if top == "torch":  # a class; torch's functions load files and programs, among other things
