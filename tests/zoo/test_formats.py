@@ -251,9 +251,11 @@ OTHERS = [
 def test_tensors_of_every_type_that_torch_has_are_read_from_both_formats(tmp_path, catalogue):
     state = {"w": torch.rand(3, 4)}
     state |= {str(t).removeprefix("torch."): torch.tensor([1.0, 2.0, 4.0]).to(t) for t in (*FLOATS, *OTHERS)}
-    save_file(state, tmp_path / "a.safetensors")
-    torch.save({"model": state}, tmp_path / "b.pt")
-    for name in ("a.safetensors", "b.pt"):
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+    save_file(state, tmp_path / "a" / "1.safetensors")
+    torch.save({"model": state}, tmp_path / "b" / "1.pt")
+    for name in ("a/1.safetensors", "b/1.pt"):
         loaded = load_weights(tmp_path / name)
         assert {n: t.dtype for n, t in loaded.items()} == {n: t.dtype for n, t in state.items()}
         assert all(loaded[n].view(torch.uint8).equal(t.view(torch.uint8)) for n, t in state.items())
