@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epsopt.cli.options import Options, common, overwrite_option, seed_option
-from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.errors import UnreadableCheckpoint, UsageError
 
 if TYPE_CHECKING:
     from epsopt.optimize.preview import Preview
@@ -59,6 +59,8 @@ def command(
             surrogate, _ = load_map(catalogue)
             located = locate(what, catalogue, checkpoints)
             meant = located.checkpoint if located.checkpoint.id else None
+            if (refused := surrogate.refusal(located.fingerprint.signature)) is not None:
+                raise UsageError(f"the embeddings of {located.title} cannot be predicted: {refused}")
             real: Any = None
             if meant is not None:
                 (real,) = catalogue.embeddings([meant.id])

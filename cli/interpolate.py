@@ -97,6 +97,9 @@ def command(
 
                 z = stack([m.z for m in mixtures])
             else:
+                for located in ends:
+                    if (refused := surrogate.refusal(located.fingerprint.signature, level)) is not None:
+                        raise UsageError(f"the way to {located.title} cannot be predicted: {refused}")
                 codes = surrogate.encode([e.fingerprint for e in ends])
                 z = straight(codes[0], codes[1], steps)
             way = along(surrogate, checkpoints, z, level)

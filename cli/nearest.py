@@ -36,10 +36,16 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
         if not others:
             raise UsageError("the map knows no other checkpoint")
         z = surrogate.encode([meant.fingerprint])
+        known_architecture = meant.fingerprint.signature in surrogate.architectures
         found = nearest(z, latents[others], [known[i] for i in others], count, one_per_run=one_per_run)[0]
     if options.json:
         print_json(
-            {"of": meant.title, "sha256": meant.checkpoint.sha256, "nearest": [neighbour_json(n) for n in found]}
+            {
+                "of": meant.title,
+                "sha256": meant.checkpoint.sha256,
+                "known_architecture": known_architecture,
+                "nearest": [neighbour_json(n) for n in found],
+            }
         )
         return
     line(f"nearest to {meant.title}:")
@@ -50,3 +56,6 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
     checkpoint_table(found, surrogate.metric_names, objectives, ("latent\ndistance", distances))
     say()
     list_runs(found, varying(checkpoints))
+    if not known_architecture:
+        say()
+        say("Careful: its architecture is none of the map's, so that latent distances say little.")

@@ -26,7 +26,8 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
     Where the project has an embed hook, it runs on each file: the anchors' embeddings tell more than weights do.
 
     Nothing is recorded. A file that lies far from all checkpoints that the map knows is named as such: there the
-    intervals mean little.
+    intervals mean little. Metrics of an architecture that the map was not trained on are not predicted, unless the map
+    was tested on enough architectures that it had not seen; their intervals are then calibrated on those.
     """
     from epsopt.cli.describe import failure_json, neighbour_json, predicted_json
     from epsopt.cli.output import failures, print_json, say, troubles
@@ -79,6 +80,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
                         "trust_radius": a.radius,
                         "known_architecture": a.known_architecture,
                         "known_lineage": r.lineage is not None,
+                        "refused": a.refused,
                     }
                     for r, a in zip(read, found, strict=True)
                 ],
@@ -95,6 +97,10 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         troubles(beside)
     if not read:
         raise EpsoptError("none of the files could be read")
+    if all(a.refused for a in found):
+        raise EpsoptError(
+            "no metrics were predicted: how far off they would be is unknown; ingest runs like these and fit again"
+        )
 
 
 def _show(read: list[CheckpointContents], found: list[Assessment], names: tuple[str, ...], level: float) -> None:
@@ -127,8 +133,13 @@ def _show(read: list[CheckpointContents], found: list[Assessment], names: tuple[
     say()
     for i, (r, a) in enumerate(zip(read, found, strict=True), 1):
         line(f"{i}  {short_path(r.path)}")
-        if not a.known_architecture:
-            say("Careful: its architecture is none of the map's; do not trust the prediction.")
+        if a.refused is not None:
+            say(f"Not predicted: {a.refused}.")
+        elif not a.known_architecture:
+            say(
+                "Careful: its architecture is none of the map's; intervals are as wide as other architectures that the "
+                "map had not seen asked for."
+            )
         elif not a.trusted:
             say(
                 f"Careful: far from all known checkpoints (latent distance {a.nearest.distance:.2f}, "

@@ -64,11 +64,13 @@ def command(
         so_far = whole if first is None else whole.first(first)
         others = [p for p in paths if p is not whole]
         moved = motion(so_far, median_speed(others)) if len(so_far) else None
-        outlook = forecast = reason = None
+        outlook = forecast = None
+        signatures = {c.signature for c in checkpoints if c.run == whole.name}
+        reason = next((text for s in sorted(signatures) if (text := surrogate.refusal(s, level)) is not None), None)
         end = measured_end(so_far, planned_total(so_far, others) if epochs is None else epochs)
         if end is not None:
             reason = f"the run is over: what it measured up to epoch {end.total:g} is known"
-        else:
+        elif reason is None:
             progress("learning from the other runs", None)
             try:
                 space = workspace.project.space if workspace.project and workspace.project.space else None

@@ -15,19 +15,22 @@ from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.fingerprints import Fingerprint
 from epsopt.zoo.records import Checkpoint
 
+_TOO_FAR = 2.0  # times the largest distance between runs: new runs may lie somewhat further out than all before
+
 
 @dataclass(frozen=True)
 class Assessment:
     """One checkpoint on the map.
 
     Attributes:
-        point: predicted metrics by name.
-        low: lower ends of their intervals.
-        high: upper ends.
+        point: predicted metrics by name; NaN if refused.
+        low: lower ends of their intervals; NaN if refused.
+        high: upper ends; NaN if refused.
         nearest: the nearest real checkpoint that the map knows.
         radius: radius of the trust region around known checkpoints.
         trusted: whether the checkpoint lies in it (D6).
-        known_architecture: whether the map knows a checkpoint with these tensor names and shapes.
+        known_architecture: whether the map was trained on checkpoints with these tensor names and shapes.
+        refused: why its metrics are not predicted: nothing is known about how far off they would be; None: they are.
     """
 
     point: dict[str, float]
@@ -37,6 +40,7 @@ class Assessment:
     radius: float
     trusted: bool
     known_architecture: bool
+    refused: str | None = None
 
 
 def assess(
@@ -64,19 +68,25 @@ def assess(
     """
     latents, known = known_latents(surrogate, checkpoints)
     region = trust_region(latents, np.array([c.run_id for c in known]))
-    signatures = {c.signature for c in known}
     z = surrogate.encode(fingerprints, _stacked(embeddings or ()))
-    prediction = surrogate.predict(z, level)
+    unseen = np.array([f.signature not in surrogate.architectures for f in fingerprints], dtype=bool)
+    prediction = surrogate.predict(z, level, unseen)
     names = surrogate.metric_names
     out = []
     for i, near in enumerate(nearest(z, latents, known, 1)):
+        distance = near[0].distance
+        refused = surrogate.refusal(fingerprints[i].signature, level)
+        if refused is None and distance > _TOO_FAR * region.furthest:
+            refused = (
+                f"it lies {distance:.3g} from the nearest checkpoint that the map knows, and none of those lies "
+                f"further than {region.furthest:.3g} from another run's: intervals were never tested so far out"
+            )
         point, low, high = (
-            dict(zip(names, map(float, values[i]), strict=True))
+            dict(zip(names, (float("nan") if refused else float(v) for v in values[i]), strict=True))
             for values in (prediction.point, prediction.low, prediction.high)
         )
-        seen = fingerprints[i].signature in signatures
-        trusted = near[0].distance <= region.radius
-        out.append(Assessment(point, low, high, near[0], region.radius, trusted, seen))
+        trusted = distance <= region.radius
+        out.append(Assessment(point, low, high, near[0], region.radius, trusted, not unseen[i], refused))
     return out
 
 

@@ -9,6 +9,7 @@ checkpoints hardly differ, and a step of one radius along those leads out of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,11 +29,13 @@ class TrustRegion:
         centres: ``(n, latent)`` encoded real checkpoints.
         radius: of every ball, in latent units.
         reach: ``(latent,)`` furthest step from a centre along each dimension; None: only the radius limits it.
+        furthest: largest distance of a checkpoint to the nearest one of another run; infinite if unknown.
     """
 
     centres: Tensor
     radius: float
     reach: Tensor | None = None
+    furthest: float = math.inf
 
     def project(self, z: Tensor) -> Tensor:
         """Move points outside the region to the surface of the nearest ball.
@@ -129,4 +132,4 @@ def trust_region(latents: Tensor, runs: NDArray[np.int64]) -> TrustRegion:
     radius = float(nearest[finite].median())
     near = nearest <= radius
     reach = (latents[near] - latents[which[near]]).square().mean(dim=0).sqrt()
-    return TrustRegion(centres, radius, reach)
+    return TrustRegion(centres, radius, reach, float(nearest[finite].max()))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.dataset import TrainingSet
-from epsopt.surrogate.head import Fold, HeldOut, choose, conformal_factor, held_out, standardised, thin
+from epsopt.surrogate.head import Fold, HeldOut, choose, conformal_factor, held_out, run_weights, standardised, thin
 from epsopt.surrogate.trained import TrainedNetwork
 from epsopt.surrogate.validation import HeldOutPredictions, MetricValidation, constant_width
 from epsopt.zoo.child_processes import safe_children
@@ -38,6 +38,23 @@ def predict_held_out(folds: Sequence[Fold], n_metrics: int) -> list[list[HeldOut
     with safe_children():
         found = workers(joblib.delayed(held_out)(fold, j) for fold, j in jobs)
     return [found[j * len(folds) : (j + 1) * len(folds)] for j in range(n_metrics)]
+
+
+def unseen_architectures(held: HeldOut, inside: TrainingSet, outside: TrainingSet) -> HeldOut:
+    """Leave of a fold's held-out rows those of architectures that its network has never seen; each counts once.
+
+    Args:
+        held: predictions of `outside`.
+        inside: what the fold's network was trained on.
+        outside: what it was not trained on.
+    """
+    known = {f.signature for f in inside.fingerprints}
+    signatures = [f.signature for f in outside.fingerprints]
+    names = {signature: i for i, signature in enumerate(dict.fromkeys(signatures))}
+    unseen = np.array([signature not in known for signature in signatures])
+    residual = np.where(unseen, held.residual, np.nan)
+    weight = run_weights(np.array([names[s] for s in signatures]), np.isfinite(residual[0]))
+    return HeldOut(held.mean, held.unit_variance, residual, weight)
 
 
 def held_out_predictions(

@@ -16,11 +16,12 @@ from epsopt.surrogate.cross_validation import (
     as_fold,
     held_out_predictions,
     predict_held_out,
+    unseen_architectures,
     validate,
     validate_embeddings,
 )
 from epsopt.surrogate.dataset import TrainingSet, run_folds
-from epsopt.surrogate.head import choose, standardised, thin
+from epsopt.surrogate.head import HeadSettings, choose, standardised, thin
 from epsopt.surrogate.outliers import Screened, lies_far_out, screen, with_tails
 from epsopt.surrogate.ranges import metric_range
 from epsopt.surrogate.surrogate import FORMAT as SURROGATE_FORMAT
@@ -94,12 +95,19 @@ def fit(
         for kept, left, trained in zip(inside, outside, fold_networks, strict=True)
     ]
     held = predict_held_out([fold for *_, fold in fold_parts], len(train.metric_names))
-    settings, scores, residuals = [], [], []
+    settings: list[HeadSettings] = []
+    scores: list[torch.Tensor] = []
+    unseen_scores: list[torch.Tensor] = []
+    residuals = []
     for per_fold in held:
         place, chosen_settings = choose(per_fold)
         settings.append(chosen_settings)
         residuals.append(np.concatenate([p.residual[place] / np.sqrt(p.unit_variance[place]) for p in per_fold]))
-        scores.append(torch.from_numpy(np.stack(standardised(per_fold, place, chosen_settings))).float())
+        unseen = [
+            unseen_architectures(h, *pair) for h, pair in zip(per_fold, zip(inside, outside, strict=True), strict=True)
+        ]
+        for found, parts_held in ((scores, per_fold), (unseen_scores, unseen)):
+            found.append(torch.from_numpy(np.stack(standardised(parts_held, place, chosen_settings))).float())
     correlation = residual_correlation(np.stack(residuals, axis=1), train.runs[np.concatenate(parts)])
     surrogate = Surrogate(
         metric_names=train.metric_names,
@@ -117,6 +125,8 @@ def fit(
         ),
         settings=tuple(settings),
         scores=tuple(scores),
+        architectures=frozenset(f.signature for f in train.fingerprints),
+        unseen_scores=tuple(unseen_scores),
         embedding_scale=final.embedding_scale,
         correlation=torch.from_numpy(correlation),
         trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe, probes=probes),

@@ -189,7 +189,10 @@ def refine(
         head_rows=torch.from_numpy(thin(train.runs)),
         far_out=torch.from_numpy(screened.far_out),
     )
-    refined = replace(old, network=network, memory=memory, scores=scores, trained_on=trained_on)
+    architectures = old.architectures | {f.signature for f in train.fingerprints}
+    refined = replace(
+        old, network=network, memory=memory, scores=scores, architectures=architectures, trained_on=trained_on
+    )
     seconds = time.monotonic() - started
     change = Refinement(len(np.unique(train.runs[fresh])), int((~seen).sum()), drift(old, refined), seconds)
     return refined, replace(validation, seconds=seconds), change

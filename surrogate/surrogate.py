@@ -26,7 +26,7 @@ from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprints import Fingerprint
 
-FORMAT = 3
+FORMAT = 5
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
 
 
@@ -84,6 +84,9 @@ class Surrogate:
         memory: what it was trained on.
         settings: one Gaussian process's hyperparameters per metric.
         scores: per metric, the standardised absolute residuals on held-out runs and their weights, ``(2, k)``.
+        architectures: signatures (tensor names and shapes) of the checkpoints that it was trained on.
+        unseen_scores: as ``scores``, of held-out checkpoints whose architecture the fold's network had never seen;
+            every architecture counts once.
         embedding_scale: ``(mean (anchors, dim), scale ())`` or ``None``.
         trained_on: digest of the training set.
         correlation: ``(m, m)`` of the metrics' errors on held-out runs (:mod:`epsopt.surrogate.copula`).
@@ -96,6 +99,8 @@ class Surrogate:
     memory: Memory
     settings: tuple[HeadSettings, ...]
     scores: tuple[Tensor, ...]
+    architectures: frozenset[str]
+    unseen_scores: tuple[Tensor, ...]
     embedding_scale: tuple[Tensor, Tensor] | None
     trained_on: str
     correlation: Tensor
@@ -176,12 +181,36 @@ class Surrogate:
             deviations.append(torch.stack([variance.clamp(min=1e-10).sqrt() for _, variance in of_metrics], dim=-1))
         return torch.cat(means), torch.cat(deviations)
 
-    def predict(self, z: Tensor, level: float = 0.9) -> Prediction:
+    def refusal(self, signature: str, level: float = 0.9) -> str | None:
+        """Say why a checkpoint's metrics cannot be predicted with honest intervals; None: they can.
+
+        Intervals are calibrated on held-out runs of known architectures. Of another architecture they say something
+        only if enough architectures were held out whole: ``n`` of them hold intervals up to the level ``n / (n + 1)``.
+
+        Args:
+            signature: of the checkpoint (:attr:`epsopt.zoo.fingerprints.Fingerprint.signature`).
+            level: coverage of the intervals.
+        """
+        if signature in self.architectures:
+            return None
+        held_out = min((_units(s) for s in self.unseen_scores), default=0)
+        if held_out >= level * (held_out + 1) - 1e-9:
+            return None
+        known = len(self.architectures)
+        return (
+            f"its architecture (tensor names and shapes) is none of the {known} that the map was trained on"
+            if known != 1
+            else "its architecture (tensor names and shapes) is not the one that the map was trained on"
+        ) + f", and the map was tested on only {held_out} architectures that it had not seen"
+
+    def predict(self, z: Tensor, level: float = 0.9, unseen: NDArray[np.bool_] | None = None) -> Prediction:
         """Predict the metrics of points of the latent space.
 
         Args:
             z: ``(n, latent)``.
             level: coverage of the intervals, in (0, 1); calibrated on held-out runs.
+            unseen: ``(n,)`` points that are checkpoints of an unseen architecture, for which :meth:`refusal` is None:
+                their intervals are calibrated on held-out architectures and are never narrower; default: none.
 
         Returns:
             Points and intervals in the metrics' own units.
@@ -193,7 +222,11 @@ class Surrogate:
             raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
         with torch.no_grad():
             mean, deviation = self.moments(z)
-        factors = torch.tensor([self._factor(j, level) for j in range(len(self.metric_names))], dtype=torch.float64)
+        names = range(len(self.metric_names))
+        factors = torch.tensor([self._factor(j, level) for j in names], dtype=torch.float64)
+        if unseen is not None and unseen.any():
+            wider = torch.tensor([self._unseen_factor(j, level) for j in names], dtype=torch.float64)
+            factors = torch.where(torch.from_numpy(unseen)[:, None], torch.maximum(factors, wider), factors)
         return Prediction(
             self.metric_names,
             self.to_metrics(mean).numpy(),
@@ -207,6 +240,14 @@ class Surrogate:
         scores, weights = (t.double().numpy() for t in self.scores[metric])
         calibrated = conformal_factor(scores, weights, 0.9)
         return _NORMAL_90 * conformal_factor(scores, weights, level) / calibrated if calibrated > 0.0 else _NORMAL_90
+
+    def _unseen_factor(self, metric: int, level: float) -> float:
+        """As :meth:`_factor`, calibrated on architectures held out whole."""
+        own, unseen = (
+            [t.double().numpy() for t in scores] for scores in (self.scores[metric], self.unseen_scores[metric])
+        )
+        calibrated = conformal_factor(*own, 0.9)
+        return _NORMAL_90 * conformal_factor(*unseen, level) / calibrated if calibrated > 0.0 else _NORMAL_90
 
     def to_metrics(self, values: Tensor) -> Tensor:
         """Map ``(..., m)`` values from the model's scale to the metrics' own units; monotone, differentiable."""
@@ -279,6 +320,7 @@ class Surrogate:
             tensors[f"memory.{name}"] = getattr(self.memory, name).contiguous()
         for i, scores in enumerate(self.scores):
             tensors[f"scores.{i}"] = scores.contiguous()
+            tensors[f"unseen_scores.{i}"] = self.unseen_scores[i].contiguous()
         tensors["correlation"] = self.correlation.contiguous()
         if self.embedding_scale is not None:
             tensors["embeddings.mean"], tensors["embeddings.scale"] = (t.contiguous() for t in self.embedding_scale)
@@ -293,6 +335,7 @@ class Surrogate:
             "kinds": list(self.tokenizer.kinds),
             "views": [view.name for view in self.tokenizer.views],
             "keys": list(self.memory.keys),
+            "architectures": sorted(self.architectures),
         }
         return save_tensors(tensors, metadata={"epsopt": json.dumps(meta)}), meta
 
@@ -324,10 +367,17 @@ class Surrogate:
             memory=Memory(keys=tuple(meta["keys"]), **memory),
             settings=tuple(HeadSettings(**s) for s in meta["settings"]),
             scores=tuple(tensors[f"scores.{i}"] for i in range(len(meta["metrics"]))),
+            architectures=frozenset(meta["architectures"]),
+            unseen_scores=tuple(tensors[f"unseen_scores.{i}"] for i in range(len(meta["metrics"]))),
             embedding_scale=embedding,
             trained_on=meta["trained_on"],
             correlation=tensors["correlation"],
         )
+
+
+def _units(scores: Tensor) -> int:
+    """How many independent units (runs, architectures) weighted scores come from."""
+    return round(float(scores[1].sum()))
 
 
 def _transform_json(transform: MetricTransform) -> dict[str, Any]:

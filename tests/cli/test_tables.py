@@ -66,13 +66,26 @@ def test_a_known_file_is_its_own_nearest_checkpoint(project):
     assert only["known_architecture"]
 
 
-def test_an_unknown_architecture_is_named_as_such(project, tmp_path):
+def test_an_unknown_architecture_is_refused(project, tmp_path):
     import torch
 
-    torch.save({"model": {"weight": torch.randn(6, 5), "bias": torch.randn(6)}}, tmp_path / "odd.pt")
-    result = project("predict", tmp_path / "odd.pt")
-    assert result.status == 0
-    assert "architecture is none of the map's" in result.out
+    odd = tmp_path / "odd.pt"
+    torch.save({"model": {"weight": torch.randn(6, 5), "bias": torch.randn(6)}}, odd)
+    result = project("predict", odd)
+    assert result.status == 1
+    assert "Not predicted: its architecture (tensor names and shapes) is not the one that the map" in " ".join(
+        result.out.split()
+    )
+    document = project("predict", odd, project.runs / "run_001" / "epoch_002.pt", "--json").document
+    refused = {p["path"]: p["refused"] for p in document["predictions"]}
+    assert "architecture" in refused.pop(str(odd))
+    assert set(refused.values()) == {None}, "the others are predicted, and the status is 0"
+    values = next(p["predicted"] for p in document["predictions"] if p["refused"])
+    assert all(v == {"value": None, "low": None, "high": None} for v in values.values())
+    assert "latent distances say little" in " ".join(project("nearest", odd).out.split())
+    refusal = project("embed", odd)
+    assert refusal.status != 0
+    assert "cannot be predicted: its architecture" in " ".join(refusal.err.split())
 
 
 def test_nearest_takes_files_runs_epochs_and_hashes(project):

@@ -1,0 +1,85 @@
+"""A map of several architectures: what it says of one that it has not seen was tested on ones that it had not seen."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from epsopt.surrogate import Recipe, Surrogate, TrainingSet, fit
+from epsopt.surrogate.baselines import median_baseline
+from epsopt.zoo.fingerprints import fingerprint
+
+
+def made(run: int, epoch: int, width: int) -> tuple[object, float]:
+    """A network of some width, and a metric of how large its weights are, which depends on its width too."""
+    g = torch.Generator().manual_seed(10 * run + epoch)
+    size = 0.5 + 0.3 * (run % 5) + 0.1 * epoch
+    weights = {"a.weight": size * torch.randn(width, 6, generator=g), "b.weight": torch.randn(3, width, generator=g)}
+    return fingerprint(weights.items()), size + 0.3 * float(np.sin(width))
+
+
+def zoo(widths: list[int], epochs: int = 3) -> TrainingSet:
+    rows = [(run, *made(run, epoch, width)) for run, width in enumerate(widths) for epoch in range(epochs)]
+    runs = np.array([row[0] for row in rows])
+    return TrainingSet(
+        tuple(map(str, range(len(rows)))),
+        tuple(row[1] for row in rows),
+        runs,
+        np.array(widths)[runs],
+        ("size",),
+        np.array([[row[2]] for row in rows]),
+    )
+
+
+def quick_fit(train: TrainingSet) -> Surrogate:
+    with mock.patch("epsopt.surrogate.cross_validation.statistics_baseline", lambda i, o, **_: median_baseline(i, o)):
+        return fit(train, recipe=Recipe(steps=20, batch=32))[0]
+
+
+@pytest.fixture(scope="module")
+def mixed() -> Surrogate:
+    """Twenty runs, each of its own architecture: the folds hold out architectures, too."""
+    return quick_fit(zoo(list(range(4, 24))))
+
+
+def test_an_architecture_like_those_held_out_is_predicted_with_their_residuals(mixed) -> None:
+    new, _ = made(77, 1, 30)
+    assert new.signature not in mixed.architectures
+    assert mixed.refusal(new.signature) is None
+    assert mixed.refusal(new.signature, 0.99) is not None, "twenty architectures say nothing of one in a hundred"
+    z = mixed.encode([new])
+    told, wider = mixed.predict(z), mixed.predict(z, unseen=np.array([True]))
+    np.testing.assert_array_equal(told.point, wider.point)
+    assert (wider.high - wider.low >= told.high - told.low - 1e-9).all()
+
+
+def test_every_architecture_held_out_counts_once(mixed) -> None:
+    scores, weights = mixed.unseen_scores[0]
+    assert len(scores) == 60
+    assert float(weights.sum()) == pytest.approx(20.0)
+
+
+def test_a_map_of_a_few_architectures_refuses_another() -> None:
+    surrogate = quick_fit(zoo([4, 5] * 5))
+    new, _ = made(77, 1, 9)
+    assert "none of the 2 that the map was trained on" in str(surrogate.refusal(new.signature))
+    assert surrogate.refusal(made(0, 0, 5)[0].signature) is None
+    again = Surrogate.from_bytes(*surrogate.to_bytes())
+    assert again.refusal(new.signature) == surrogate.refusal(new.signature)
+    assert again.architectures == surrogate.architectures
+
+
+def test_surprising_architectures_widen_the_intervals_of_unseen_ones_only() -> None:
+    widths = [6] * 30 + list(range(8, 20))
+    train = zoo(widths)
+    odd = np.random.default_rng(0).normal(size=len(widths))[train.runs]
+    train.metrics[train.lineages != 6, 0] += 3.0 * odd[train.lineages != 6]
+    surrogate = quick_fit(train)
+    new = made(77, 1, 40)[0]
+    assert surrogate.refusal(new.signature) is None
+    z = surrogate.encode([new])
+    told, wider = surrogate.predict(z), surrogate.predict(z, unseen=np.array([True]))
+    assert wider.high - wider.low > 1.2 * (told.high - told.low)
