@@ -26,7 +26,7 @@ from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprints import Fingerprint
 
-FORMAT = 5
+FORMAT = 4
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
 
 
@@ -243,11 +243,9 @@ class Surrogate:
 
     def _unseen_factor(self, metric: int, level: float) -> float:
         """As :meth:`_factor`, calibrated on architectures held out whole."""
-        own, unseen = (
-            [t.double().numpy() for t in scores] for scores in (self.scores[metric], self.unseen_scores[metric])
-        )
-        calibrated = conformal_factor(*own, 0.9)
-        return _NORMAL_90 * conformal_factor(*unseen, level) / calibrated if calibrated > 0.0 else _NORMAL_90
+        scores, weights = (t.double().numpy() for t in self.unseen_scores[metric])
+        widening = self.widening(metric)
+        return conformal_factor(scores, weights, level) / widening if widening > 0.0 else _NORMAL_90
 
     def to_metrics(self, values: Tensor) -> Tensor:
         """Map ``(..., m)`` values from the model's scale to the metrics' own units; monotone, differentiable."""
