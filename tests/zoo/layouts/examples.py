@@ -185,6 +185,7 @@ def lightning_wandb(folder: Path) -> Example:
     name = f"p/{logger.experiment.id}"
     _fit(0.5, logger)
     wandb.finish()
+    wandb.teardown()  # its own process writes the log, and may be late: this waits for its end
     (side,) = folder.glob("wandb/offline-run-*/*.wandb")
     told = {name: {"lr": 0.5, "width": 4}}
     return Example(folder, {"lightning + wandb": 1}, told, _accuracies(name, 0.5), (side,), aliases=1)
@@ -401,6 +402,7 @@ def wandb(folder: Path) -> Example:
             expected[name, epoch] = {"val/acc": epoch / 4 + lr}
         run.finish()
         told[name] = {"lr": lr, "opt.name": "adam"}
+    wandb.teardown()  # its own process writes the logs, and may be late: this waits for its end
     return Example(folder, {"plain + wandb": 2}, told, expected, tuple(sides))
 
 

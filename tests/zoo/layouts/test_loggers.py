@@ -102,6 +102,7 @@ def logged(request, tmp_path_factory) -> Path:
             import wandb
 
             wandb.finish()
+            wandb.teardown()  # its own process writes the log, and may be late: this waits for its end
     finally:
         os.chdir(before)
     return folder
@@ -227,6 +228,7 @@ def test_a_run_of_wandb_that_was_resumed_is_read_from_all_its_folders(tmp_path, 
         run = wandb.init(project="p", id="same", dir=tmp_path, config={"lr": 0.5}, settings=settings, resume="allow")
         run.log({"epoch": epoch, "acc": epoch / 4})
         run.finish()
+        wandb.teardown()
         folder = next(p for p in (tmp_path / "wandb").iterdir() if p.name.startswith("offline-run") and "_" in p.name)
         if epoch == 0:  # within one second both would have one name
             folder.rename(folder.with_name("offline-run-20260101_000000-same"))
