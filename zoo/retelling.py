@@ -16,7 +16,7 @@ from epsopt.zoo.layouts.reading import Position, known_metrics
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.reading.values import with_defaults
+from epsopt.zoo.reading.values import finite_metrics, with_defaults
 from epsopt.zoo.records import Failure
 from epsopt.zoo.scan import Scan, is_checkpoint_name, order, whose
 from epsopt.zoo.sheets import Given, Sheet, match
@@ -132,7 +132,7 @@ def tell_files(
             trouble(failure)
     for answer, read in zip(answers, members.values(), strict=True):
         for i, c in read:
-            metrics = known_metrics(c.layout, c.metrics, answer.metrics.get(str(i), {}))
+            metrics = finite_metrics(known_metrics(c.layout, c.metrics, answer.metrics.get(str(i), {})))
             out[i] = replace(
                 c,
                 metrics=renamed(metrics) if renamed is not None else metrics,

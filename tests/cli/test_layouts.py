@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from epsopt.cli.which import named
+from epsopt.zoo import Catalogue
+from epsopt.zoo.errors import UsageError
+
 from .conftest import call, check
 
 
@@ -24,6 +28,42 @@ def folder(tmp_path) -> Path:
         (run / "config.yaml").write_text(f"lr: {lr}\n")
         (run / "metrics.csv").write_text(f"epoch,val/acc\n1,{lr / 2}\n2,{lr}\n")
     return tmp_path
+
+
+def test_ingest_says_once_for_each_metric_how_often_it_was_not_finite_and_what_that_means(folder):
+    (folder / "runs" / "run_0" / "metrics.csv").write_text("epoch,val/acc,loss\n1,nan,1e308\n2,inf,0.5\n")
+    (folder / "runs" / "run_1" / "metrics.csv").write_text("epoch,val/acc,loss\n1,-inf,1\n2,0.5,1\n")
+    shown = call(folder, "ingest", "runs")
+    assert "Not finite (NaN, infinite, or 1e300 and more), and so not measured there:" in shown.out
+    assert "  loss: on 1 checkpoint of 1 run\n  val/acc: on 3 checkpoints of 2 runs\n" in shown.out
+    done = call(folder, "ingest", "runs", "--json")
+    check("ingest", done.document)
+    assert done.document["not_finite"] == [
+        {"metric": "loss", "checkpoints": 1, "runs": 1}, {"metric": "val/acc", "checkpoints": 3, "runs": 2}
+    ]  # fmt: skip
+
+
+def test_runs_of_one_name_are_called_by_their_folders(folder):
+    (folder / "runs").rename(folder / "monday")
+    for run in (0, 1):
+        place = folder / "tuesday" / f"run_{run}"
+        place.mkdir(parents=True)
+        for epoch in (1, 2):
+            weights = {"w": torch.randn(4, 4, generator=torch.Generator().manual_seed(90 + 10 * run + epoch))}
+            said = {"metrics": {"val/acc": 0.9 + run / 20 + epoch / 100}, "config": {"lr": 0.75}, "epoch": epoch}
+            torch.save({"model": weights, **said}, place / f"epoch_{epoch}.pt")
+    assert call(folder, "init", "monday").status == 0
+    for day in ("monday", "tuesday"):
+        assert call(folder, "ingest", day).status == 0
+    shown = call(folder, "pareto", "--json")
+    assert shown.status == 0, shown.err
+    assert "tuesday/run_1" in shown.out
+    assert "monday/run_1" not in shown.out
+    with Catalogue(f"sqlite:///{folder / 'epsopt.db'}") as catalogue:
+        known = catalogue.checkpoints()
+    assert named("tuesday/run_1:2", known).path == str(folder / "tuesday" / "run_1" / "epoch_2.pt")
+    with pytest.raises(UsageError, match="run_1 may be one of 2 runs: monday/run_1, tuesday/run_1: write more"):
+        named("run_1", known)
 
 
 def test_init_and_ingest_take_them_as_they_are(folder):
