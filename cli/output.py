@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 LABEL = 22
 """Widest label of a row: beside it, three metrics with their intervals fit into 80 columns."""
 TARGETS_HOLD = " P: probability that all targets hold."
+PRODUCT = " It is the product over single targets: errors of different metrics are taken as independent."
 _NAME = 16
 _GAP = 2
 _MISSING = "-"

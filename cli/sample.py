@@ -29,7 +29,7 @@ _SHOWN = 10
     type=click.FloatRange(0, 1, True, True),
     default=0.5,
     show_default=True,
-    help="That all targets are met, at least.",
+    help="That all targets are met, at least: the product over single targets.",
 )
 @click.option("--decode", is_flag=True, help="Mix real checkpoints into weights for each, and predict those.")
 @click.option("--evaluate", is_flag=True, help="Measure decoded weights with the project's evaluate hook.")
@@ -188,12 +188,13 @@ def _show(
     opened: Opened, found: RegionSample, mixtures: Sequence[Mixture | None], count: int, probability: float
 ) -> None:
     from epsopt.cli.describe import formatters, list_runs, measured_row, metric_heads, near_label, varying
-    from epsopt.cli.output import Head, Rows, print_table, say
+    from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, print_table, say
 
     if not found.points:
         say(
             f"No point of the trust region meets all targets with a probability of {probability:g}: the best has "
             f"{found.best:.2g}. Ask for less, or sample with a lower --probability."
+            + (PRODUCT if len(opened.targets) > 1 else "")
         )
         return
     names = [o.name for o in opened.objectives]
@@ -226,6 +227,7 @@ def _show(
     say(
         f"{found.share:.0%} of the points proposed inside the trust region meet the targets. Samples lie "
         f"{found.spacing:.2f} apart (median), the trust region reaches {found.radius:.2f} from real checkpoints."
+        + (TARGETS_HOLD + PRODUCT if len(opened.targets) > 1 else "")
     )
     say()
     list_runs([p.nearest[0] for p in shown], varying(opened.checkpoints))

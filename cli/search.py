@@ -116,7 +116,7 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
         predicted_rows,
         varying,
     )
-    from epsopt.cli.output import TARGETS_HOLD, Head, Rows, label, print_table, say
+    from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, label, print_table, say
 
     names = [o.name for o in result.objectives]
     values = [m for a in result.answers for m in (a.point, a.low, a.high, a.nearest[0].metrics)]
@@ -131,7 +131,9 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
     say()
     say(
         "Predicted values are predicted, not evaluated. The last row of each answer is the nearest real checkpoint "
-        "(its latent distance) as it was measured." + (TARGETS_HOLD if result.targets else "")
+        "(its latent distance) as it was measured."
+        + (TARGETS_HOLD if result.targets else "")
+        + (PRODUCT if len(result.targets) > 1 else "")
     )
     say()
     list_runs([a.nearest[0] for a in result.answers], varying(checkpoints))

@@ -94,8 +94,7 @@ class Forecast:
             # The past runs that spread and stretch come from are known to g; this run is not, and g errs on it as it
             # did on the runs that were held out of it.
             _, unseen = self.surrogate.moments(posterior.mean @ self.directions + self.centre)
-            drawn = torch.randn(scaled.shape, generator=generator, dtype=torch.float64)
-            error = unseen * (drawn @ torch.linalg.cholesky(self.surrogate.correlation).T)
+            error = unseen * torch.randn(scaled.shape, generator=generator, dtype=torch.float64)
             samples = self.surrogate.to_metrics(centre + self.stretch * (scaled - centre) + error)
         low, middle, high = (np.quantile(samples.numpy(), q, axis=0) for q in ((1 - level) / 2, 0.5, (1 + level) / 2))
         return samples, low, middle, high

@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 import numpy as np
 import torch
 
-from epsopt.surrogate.copula import residual_correlation
 from epsopt.surrogate.cross_validation import (
     as_fold,
     held_out_predictions,
@@ -98,17 +97,14 @@ def fit(
     settings: list[HeadSettings] = []
     scores: list[torch.Tensor] = []
     unseen_scores: list[torch.Tensor] = []
-    residuals = []
     for per_fold in held:
         place, chosen_settings = choose(per_fold)
         settings.append(chosen_settings)
-        residuals.append(np.concatenate([p.residual[place] / np.sqrt(p.unit_variance[place]) for p in per_fold]))
         unseen = [
             unseen_architectures(h, *pair) for h, pair in zip(per_fold, zip(inside, outside, strict=True), strict=True)
         ]
         for found, parts_held in ((scores, per_fold), (unseen_scores, unseen)):
             found.append(torch.from_numpy(np.stack(standardised(parts_held, place, chosen_settings))).float())
-    correlation = residual_correlation(np.stack(residuals, axis=1), train.runs[np.concatenate(parts)])
     surrogate = Surrogate(
         metric_names=train.metric_names,
         transforms=final.transforms,
@@ -128,7 +124,6 @@ def fit(
         architectures=frozenset(f.signature for f in train.fingerprints),
         unseen_scores=tuple(unseen_scores),
         embedding_scale=final.embedding_scale,
-        correlation=torch.from_numpy(correlation),
         trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe, probes=probes),
     )
     predictions = held_out_predictions(parts, fold_parts, held, level)

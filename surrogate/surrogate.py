@@ -89,7 +89,6 @@ class Surrogate:
             every architecture counts once.
         embedding_scale: ``(mean (anchors, dim), scale ())`` or ``None``.
         trained_on: digest of the training set.
-        correlation: ``(m, m)`` of the metrics' errors on held-out runs (:mod:`epsopt.surrogate.copula`).
     """
 
     metric_names: tuple[str, ...]
@@ -103,7 +102,6 @@ class Surrogate:
     unseen_scores: tuple[Tensor, ...]
     embedding_scale: tuple[Tensor, Tensor] | None
     trained_on: str
-    correlation: Tensor
 
     @property
     def latent(self) -> int:
@@ -319,7 +317,6 @@ class Surrogate:
         for i, scores in enumerate(self.scores):
             tensors[f"scores.{i}"] = scores.contiguous()
             tensors[f"unseen_scores.{i}"] = self.unseen_scores[i].contiguous()
-        tensors["correlation"] = self.correlation.contiguous()
         if self.embedding_scale is not None:
             tensors["embeddings.mean"], tensors["embeddings.scale"] = (t.contiguous() for t in self.embedding_scale)
         meta = {
@@ -369,7 +366,6 @@ class Surrogate:
             unseen_scores=tuple(tensors[f"unseen_scores.{i}"] for i in range(len(meta["metrics"]))),
             embedding_scale=embedding,
             trained_on=meta["trained_on"],
-            correlation=tensors["correlation"],
         )
 
 

@@ -96,6 +96,7 @@ def test_samples_say_that_they_are_predicted_and_targets_are_needed(project):
     none = project("sample", "--target-rad-hier", "-7", "--target-coverage", "1")
     assert none.status == 0
     assert "No point of the trust region" in none.out
+    assert "product over single targets" in " ".join(none.out.split())
     bare = project("sample")
     assert bare.status == 2
     assert "--target-coverage" in bare.err

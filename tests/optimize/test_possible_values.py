@@ -90,7 +90,6 @@ def test_the_map_knows_what_its_metrics_can_be_without_being_told(world):
     assert dict(zip(surrogate.metric_names, (t.bounds for t in surrogate.transforms), strict=True)) == LIMITS
     again = Surrogate.from_bytes(*surrogate.to_bytes())
     assert again.transforms == surrogate.transforms
-    torch.testing.assert_close(again.correlation, surrogate.correlation)
 
 
 @pytest.mark.parametrize("level", [0.05, 0.9, 0.9999])
