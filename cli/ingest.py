@@ -29,9 +29,16 @@ _LISTED = 20
 @click.option("--table", type=click.Path(path_type=Path), metavar="CSV", help="A table of the runs.")
 @click.option("--study", metavar="URL#NAME", help="An Optuna study that these runs were trials of.")
 @click.option("--verify", is_flag=True, help="Read nothing; hash the catalogued files again and name what changed.")
+@click.option("--repair", is_flag=True, help="Forget what 'epsopt check' finds damaged, and read it again.")
 @common
 def command(
-    options: Options, paths: tuple[Path, ...], jobs: int, table: Path | None, study: str | None, verify: bool
+    options: Options,
+    paths: tuple[Path, ...],
+    jobs: int,
+    table: Path | None,
+    study: str | None,
+    verify: bool,
+    repair: bool,
 ) -> None:
     """Read checkpoints into the catalogue: from PATH... or else from the project's runs.
 
@@ -42,10 +49,21 @@ def command(
     With --verify, the files that the catalogue knows (those under PATH..., or else all) are compared with the SHA-256
     of their first reading; the exit status is 1 when one of them changed or vanished.
     """
+    if repair:
+        _repair(options)
     if verify:
         _verify(options, paths, jobs)
     else:
         _ingest(options, paths, jobs, table, study)
+
+
+def _repair(options: Options) -> None:
+    from epsopt.cli.output import note, one_line
+    from epsopt.cli.workspace import open_workspace
+    from epsopt.zoo.repair import repair
+
+    for damage in repair(open_workspace(options).storage):
+        note(f"forgotten, to be read again: {one_line(damage.what)}")
 
 
 def _sheets(project: Project | None, jobs: int, table: Path | None, study: str | None) -> list[Sheet]:

@@ -12,6 +12,7 @@ import click
 COMMANDS = {
     "init": "Write epsopt.toml from a scan of a runs folder.",
     "ingest": "Read the checkpoints of a runs folder into the catalogue.",
+    "check": "Check the database for damage, without changing it.",
     "fit": "Learn the map (the Epsilon-VAE) from the catalogue and validate it on held-out runs.",
     "predict": "Predict the metrics of checkpoint files, with intervals.",
     "search": "Search the map for the trade-offs that meet your targets.",
@@ -68,7 +69,7 @@ def group(ctx: click.Context, debug: bool) -> None:
 
     Start in a folder of training runs with `epsopt init RUNS`, then `ingest`, `fit` and `search`.
     """
-    ctx.obj = {"debug": debug}
+    ctx.ensure_object(dict)["debug"] = debug
 
 
 def _sentence(error: click.ClickException) -> str:
@@ -96,6 +97,26 @@ def _traceback() -> str:
     return traceback.format_exc().rstrip()
 
 
+def _damage(known: dict[str, object]) -> str | None:
+    """Say what is damaged in the database that a command stumbled over; None: nothing, so it is a defect of ours."""
+    storage = known.get("storage")
+    if not isinstance(storage, str):
+        return None
+    from epsopt.studies.check import check_database
+    from epsopt.zoo.errors import EpsoptError
+
+    try:
+        found = check_database(storage)
+    except EpsoptError as error:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the first error is the one to be told of
+        return None
+    if not found:
+        return None
+    more = f" (and {len(found) - 1} more: 'epsopt check' lists them)" if len(found) > 1 else ""
+    return f"the database is damaged: {found[0].what}{more}; what mends it: {found[0].mend}"
+
+
 def main() -> None:
     """Run the command line; exit status 0, 1 (could not do it) or 2 (bad usage), one sentence per error (D11)."""
     from epsopt.zoo.child_processes import leave_out_working_directory
@@ -103,8 +124,9 @@ def main() -> None:
 
     leave_out_working_directory()
     debug = "--debug" in sys.argv
+    known: dict[str, object] = {}
     try:
-        group(prog_name="epsopt", standalone_mode=False)
+        group(prog_name="epsopt", standalone_mode=False, obj=known)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
@@ -120,6 +142,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told in a sentence
+        damage = None if debug else _damage(known)
+        if damage is not None:
+            click.echo(_shown(f"epsopt: {damage}"), err=True)
+            sys.exit(1)
         said = f"unexpected {type(error).__name__}: {error} (this is a defect; 'epsopt --debug ...' shows where)"
         click.echo(_shown(_traceback() if debug else f"epsopt: {said}"), err=True)
         sys.exit(1)

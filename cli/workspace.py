@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import click
+
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
 from epsopt.zoo.words import count
 
@@ -98,7 +100,11 @@ def open_workspace(options: Options) -> Workspace:
 
     file = options.project or find_project()
     project = load_project(file) if file is not None else None
-    return Workspace(project, options.storage or (project.storage if project else DEFAULT_STORAGE))
+    workspace = Workspace(project, options.storage or (project.storage if project else DEFAULT_STORAGE))
+    context = click.get_current_context(silent=True)
+    if context is not None and isinstance(known := context.find_root().obj, dict):
+        known["storage"] = workspace.storage  # for whoever explains what went wrong
+    return workspace
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,14 +16,15 @@ from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.fitting import fit, fit_key
 from epsopt.surrogate.ranges import guess_range, holds, named_ranges, range_text
 from epsopt.surrogate.refinement import GROWTH, Refinement, extend, refinable, refine
-from epsopt.surrogate.surrogate import Surrogate
+from epsopt.surrogate.surrogate import OtherVersion, Surrogate
 from epsopt.surrogate.training import Recipe
 from epsopt.surrogate.validation import MetricValidation, Validation
 from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.errors import CatalogueError, EmptyCatalogue
+from epsopt.zoo.errors import DamagedArtifact, EmptyCatalogue
 from epsopt.zoo.records import each_content_once
 
-_KINDS = {False: "surrogate", True: "surrogate-with-probes"}
+KINDS = {False: "surrogate", True: "surrogate-with-probes"}
+DAMAGED = "it is damaged"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,23 @@ class Made:
     reason: str | None = None
     metrics: LearnedMetrics | None = None
     doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class KeptMap:
+    """A map as it is kept in the catalogue.
+
+    Attributes:
+        surrogate: the map.
+        validation: of the fit, without its held-out predictions.
+        fitted_runs: runs that there were when it was last fitted from scratch.
+        stored: bytes and description in the database.
+    """
+
+    surrogate: Surrogate
+    validation: Validation
+    fitted_runs: int
+    stored: tuple[bytes, dict[str, Any]]
 
 
 def training_set(catalogue: Catalogue, learned: Sequence[str] | None = None) -> TrainingSet:
@@ -118,31 +138,30 @@ def fit_map(
     known = {name: limits for name, limits in (bounds or {}).items() if name in train.metric_names}
     doubts = _doubts(train, known)
     key = fit_key(train, seed=seed, bounds=known, recipe=recipe, probes=probes)
-    kept = None if again else catalogue.get_artifact(_KINDS[probes], key)
+    kept, damaged = (None, None) if again else _kept(catalogue, probes, key)
     if kept is not None:
-        data, meta = kept
-        catalogue.put_artifact(_KINDS[probes], key, data, meta)  # the newest is the one that every other command loads
-        return (
-            Surrogate.from_bytes(data, meta),
-            _validation(meta["validation"]),
-            Made("current", metrics=chosen, doubts=doubts),
-        )
-    newest = None if again else catalogue.get_artifact(_KINDS[probes])
-    reason, old = _refinable(newest, key, train)
+        data, meta = kept.stored
+        catalogue.put_artifact(KINDS[probes], key, data, meta)  # the newest is the one that every other command loads
+        return kept.surrogate, kept.validation, Made("current", metrics=chosen, doubts=doubts)
+    newest, reason, old = None, damaged, None
+    if not again and damaged is None:
+        newest, damaged = _kept(catalogue, probes)
+        reason, old = (damaged, None) if newest is None else _refinable(newest, key, train)
+    broken = _kept(catalogue, probes)[1] == DAMAGED if again else damaged == DAMAGED
     if newest is not None and old is not None:
         if progress is not None:
             progress("refining the map", 0.0)
-        before = newest[1]
-        surrogate, validation, change = refine(
-            old, _validation(before["validation"]), train, trained_on=key, seed=seed, recipe=recipe
-        )
-        fitted_runs, made = _fitted_runs(before), Made("refined", change, metrics=chosen, doubts=doubts)
+        surrogate, validation, change = refine(old, newest.validation, train, trained_on=key, seed=seed, recipe=recipe)
+        fitted_runs, made = newest.fitted_runs, Made("refined", change, metrics=chosen, doubts=doubts)
     else:
         surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress)
         fitted_runs, made = train.n_runs, Made("fitted", None, reason, chosen, doubts)
     data, meta = surrogate.to_bytes()
     meta = {**meta, "validation": asdict(replace(validation, held_out=None)), "fitted_runs": fitted_runs}
-    catalogue.put_artifact(_KINDS[probes], key, data, meta)
+    meta["digest"] = _digest(data, meta)
+    if broken:  # of what is kept beside it nobody knows either
+        catalogue.forget_artifacts(KINDS[probes])
+    catalogue.put_artifact(KINDS[probes], key, data, meta)
     return surrogate, validation, made
 
 
@@ -180,24 +199,78 @@ def _doubts(train: TrainingSet, declared: Mapping[str, tuple[float, float]]) -> 
     return tuple(out)
 
 
-def _refinable(
-    newest: tuple[bytes, dict[str, Any]] | None, key: str, train: TrainingSet
-) -> tuple[str | None, Surrogate | None]:
-    """Return the kept map if it can be refined; otherwise why not (None: there is none, or other settings)."""
-    if newest is None or newest[1]["trained_on"].partition("-")[2] != key.partition("-")[2]:
+def _refinable(newest: KeptMap, key: str, train: TrainingSet) -> tuple[str | None, Surrogate | None]:
+    """Return the kept map if it can be refined; otherwise why not (None: other settings)."""
+    if newest.surrogate.trained_on.partition("-")[2] != key.partition("-")[2]:
         return None, None
-    if train.n_runs >= GROWTH * _fitted_runs(newest[1]):
+    if train.n_runs >= GROWTH * newest.fitted_runs:
         return "there are half as many runs again as when it was last fitted", None
+    reason = refinable(newest.surrogate, train)
+    return reason, None if reason else newest.surrogate
+
+
+def _kept(catalogue: Catalogue, probes: bool, key: str | None = None) -> tuple[KeptMap | None, str | None]:
+    """Return a kept map, or why the one that there is cannot be used; ``(None, None)``: there is none."""
     try:
-        old = Surrogate.from_bytes(*newest)
-    except CatalogueError:
-        return "it was written by another version", None
-    reason = refinable(old, train)
-    return reason, None if reason else old
+        return find_map(catalogue, probes=probes, key=key), None
+    except OtherVersion:
+        return None, "it was written by another version"
+    except DamagedArtifact:
+        return None, DAMAGED
 
 
-def _fitted_runs(meta: Mapping[str, Any]) -> int:
-    return int(meta.get("fitted_runs", meta["validation"]["n_runs"]))
+def find_map(catalogue: Catalogue, *, probes: bool = False, key: str | None = None) -> KeptMap | None:
+    """Return the map with this key that is kept in the catalogue, or the newest; None when there is none.
+
+    Raises:
+        OtherVersion: another version of epsopt wrote it.
+        DamagedArtifact: it cannot be read, or is not what was kept: its digest is another one.
+    """
+    kept = catalogue.get_artifact(KINDS[probes], key)
+    if kept is None:
+        return None
+    return _opened(*kept, probes=probes)
+
+
+def damage_of_map(meta: Any, data: Any, *, probes: bool) -> str | None:
+    """Say what is wrong with a map, given what the database holds of it; None: nothing.
+
+    Args:
+        meta: its description, a JSON text.
+        data: its bytes.
+        probes: whether it reads anchor embeddings, too.
+    """
+    try:
+        _opened(bytes(data), json.loads(meta), probes=probes)
+    except OtherVersion:
+        return None  # that is no damage
+    except (DamagedArtifact, ValueError, TypeError, RecursionError) as error:
+        return str(error.__cause__ or error).strip().splitlines()[0][:80]
+    return None
+
+
+def _opened(data: bytes, meta: dict[str, Any], *, probes: bool) -> KeptMap:
+    again = "'epsopt fit --probes'" if probes else "'epsopt fit'"
+    try:
+        if "digest" in meta and meta["digest"] != _digest(data, meta):
+            raise ValueError("it is not what was kept")  # noqa: TRY301 - said as all the rest
+        if "format" not in meta:
+            raise ValueError("it does not say its format")  # noqa: TRY301 - said as all the rest
+        surrogate = Surrogate.from_bytes(data, meta)
+        fitted = int(meta.get("fitted_runs", meta["validation"]["n_runs"]))
+        return KeptMap(surrogate, _validation(meta["validation"]), fitted, (data, meta))
+    except OtherVersion:
+        raise
+    except Exception as error:  # whatever damaged bytes and odd JSON provoke in torch, safetensors and numpy
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise DamagedArtifact(
+            f"the fitted map in the database is damaged ({said[0][:80]}): run {again} again"
+        ) from error
+
+
+def _digest(data: bytes, meta: Mapping[str, Any]) -> str:
+    about = json.dumps({k: v for k, v in meta.items() if k != "digest"}, sort_keys=True)
+    return hashlib.sha256(data + about.encode()).hexdigest()
 
 
 def has_embeddings(catalogue: Catalogue) -> bool:
@@ -211,13 +284,13 @@ def load_map(catalogue: Catalogue) -> tuple[Surrogate, Validation]:
 
     Raises:
         EmptyCatalogue: there is none; names the command to run first.
+        CatalogueError: it cannot be read; names the command that learns it again.
     """
-    kept = catalogue.get_artifact(_KINDS[False])
+    kept = find_map(catalogue)
     if kept is None:
         training_set(catalogue)  # says 'ingest first' when that is what is missing
         raise EmptyCatalogue("the catalogue has no fitted map yet: learn it with 'epsopt fit' first")
-    data, meta = kept
-    return Surrogate.from_bytes(data, meta), _validation(meta["validation"])
+    return kept.surrogate, kept.validation
 
 
 def extend_map(catalogue: Catalogue, surrogate: Surrogate) -> Surrogate:
@@ -227,11 +300,11 @@ def extend_map(catalogue: Catalogue, surrogate: Surrogate) -> Surrogate:
 
 def load_map_with_probes(catalogue: Catalogue) -> Surrogate | None:
     """Load the map that reads anchor embeddings too, if there is one of the same checkpoints as the newest map."""
-    plain, probed = catalogue.get_artifact(_KINDS[False]), catalogue.get_artifact(_KINDS[True])
+    plain, probed = find_map(catalogue), find_map(catalogue, probes=True)
     if plain is None or probed is None:
         return None
-    same = [meta["trained_on"].partition("-")[0] for _, meta in (plain, probed)]
-    return Surrogate.from_bytes(*probed) if same[0] == same[1] else None
+    same = [kept.surrogate.trained_on.partition("-")[0] for kept in (plain, probed)]
+    return probed.surrogate if same[0] == same[1] else None
 
 
 def unseen(catalogue: Catalogue, surrogate: Surrogate) -> int:

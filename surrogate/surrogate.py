@@ -30,6 +30,10 @@ FORMAT = 4
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
 
 
+class OtherVersion(CatalogueError):  # noqa: N818 - it says what was found
+    """A map that another version of epsopt wrote."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """Predicted metrics of ``n`` points.
@@ -339,10 +343,10 @@ class Surrogate:
         """Read what :meth:`to_bytes` returned.
 
         Raises:
-            CatalogueError: written by another version of epsopt; run 'epsopt fit' again.
+            OtherVersion: written by another version of epsopt; run 'epsopt fit' again.
         """
         if meta.get("format") != FORMAT or meta.get("fingerprint_format") != FINGERPRINT_FORMAT:
-            raise CatalogueError("the fitted map was written by another version of epsopt: run 'epsopt fit' again")
+            raise OtherVersion("the fitted map was written by another version of epsopt: run 'epsopt fit' again")
         tensors = load_tensors(data)
         state = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
         network = load_network(NetworkShape.from_json(meta["shape"]), state)

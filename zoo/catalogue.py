@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.database import cause, open_database, reading, writing
-from epsopt.zoo.errors import CatalogueError, EmptyCatalogue
+from epsopt.zoo.errors import CatalogueError, DamagedArtifact, EmptyCatalogue
 from epsopt.zoo.listing import listing
 from epsopt.zoo.reading.wire import unpack
 from epsopt.zoo.records import Checkpoint, Failure, Lineage, NotFinite, Run
@@ -294,13 +294,31 @@ class Catalogue:
             _put_artifact(connection, kind, key, change(None if kept is None else bytes(kept)), "{}")
 
     def get_artifact(self, kind: str, key: str | None = None) -> tuple[bytes, dict[str, Any]] | None:
-        """Return the artifact with this key, or the newest of its kind; None when there is none."""
+        """Return the artifact with this key, or the newest of its kind; None when there is none.
+
+        Raises:
+            DamagedArtifact: it cannot be read.
+        """
         query = select(artifacts.c.data, artifacts.c.meta).where(artifacts.c.kind == kind)
         if key is not None:
             query = query.where(artifacts.c.key == key)
         with self.reading() as connection:
             row = connection.execute(query.order_by(artifacts.c.id.desc()).limit(1)).first()
-        return None if row is None else (bytes(row.data), json.loads(row.meta))
+        if row is None:
+            return None
+        damaged = f"what the database keeps as {kind} is damaged: 'epsopt check' says what mends it"
+        try:
+            meta = json.loads(row.meta)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DamagedArtifact(damaged) from error
+        if not isinstance(meta, dict) or not isinstance(row.data, bytes | memoryview):
+            raise DamagedArtifact(damaged)
+        return bytes(row.data), meta
+
+    def forget_artifacts(self, kind: str) -> None:
+        """Delete all artifacts of a kind."""
+        with self.writing() as connection:
+            connection.execute(delete(artifacts).where(artifacts.c.kind == kind))
 
 
 def _put_artifact(connection: Connection, kind: str, key: str, data: bytes, text: str) -> None:
@@ -310,7 +328,7 @@ def _put_artifact(connection: Connection, kind: str, key: str, data: bytes, text
         .order_by(artifacts.c.id.desc())
         .limit(1)
     ).first()
-    if newest is not None and (newest.key, newest.meta, bytes(newest.data)) == (key, text, data):
+    if newest is not None and (newest.key, newest.meta, newest.data) == (key, text, data):
         return
     highest = connection.execute(select(artifacts.c.id).order_by(artifacts.c.id.desc()).limit(1)).scalar() or 0
     connection.execute(delete(artifacts).where((artifacts.c.kind == kind) & (artifacts.c.key == key)))

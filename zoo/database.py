@@ -58,6 +58,11 @@ def open_database(url: str) -> Engine:
     return engine
 
 
+def shown_url(url: str) -> str:
+    """Return a database URL as it may be shown."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
@@ -226,4 +231,6 @@ def cause(error: DBAPIError) -> str:
         )
     if "file is not a database" in said:
         return f"{said}: the file holds something else, choose another name"
+    if "malformed" in said or "could not decode" in said.lower():
+        return f"{said}: the database is damaged, 'epsopt check' says where and what mends it"
     return said

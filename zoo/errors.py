@@ -30,6 +30,10 @@ class EmptyCatalogue(EpsoptError):  # noqa: N818 - it says what is so
     """The catalogue holds nothing that the request could work on."""
 
 
+class DamagedArtifact(CatalogueError):  # noqa: N818 - it says what was found
+    """Something that was learned and kept cannot be read; it is made anew, or named with the command that does so."""
+
+
 class UnreadableCheckpoint(EpsoptError):  # noqa: N818 - it says what the file is
     """A file that is not, or not safely, a checkpoint."""
 

@@ -15,9 +15,24 @@ _CHUNK = 200  # fingerprints that are held at once
 
 
 def version_of(connection: Connection) -> int | None:
-    """Return the version of the tables, None where nothing says it."""
+    """Return the version of the tables, None where nothing says it.
+
+    Raises:
+        CatalogueError: it is no number.
+    """
     found = connection.execute(select(meta.c.value).where(meta.c.key == "schema_version")).scalar()
+    if found is not None and not str(found).isdecimal():
+        raise CatalogueError(
+            f"the catalogue's version is {str(found)!r:.40}, expected {SCHEMA_VERSION}: the database is damaged, "
+            "'epsopt check' says where, and 'epsopt ingest --repair' reads the runs again"
+        )
     return None if found is None else int(found)
+
+
+def version_by_columns(connection: Connection) -> int:
+    """Return the version that the tables look like, for where nothing says it any more."""
+    present = {column["name"] for column in inspect(connection).get_columns(checkpoints.name)}
+    return SCHEMA_VERSION if "weights" in present else 1
 
 
 def upgrade(connection: Connection) -> None:

@@ -1,0 +1,38 @@
+"""`epsopt check`: what in the database is damaged, and the command that mends it."""
+
+from __future__ import annotations
+
+import click
+
+from epsopt.cli.options import Options, common
+from epsopt.zoo.errors import CatalogueError
+from epsopt.zoo.words import count
+
+
+@click.command("check")
+@common
+def command(options: Options) -> None:
+    """Check the database for damage, without changing it: catalogue, maps and studies.
+
+    Each thing that is wrong is named with the command that mends it. The checkpoints' own files are compared with what
+    was read by 'epsopt ingest --verify'.
+    """
+    from epsopt.cli.output import line, one_line, print_json, say
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import open_workspace
+
+    with working("checking the database"):
+        workspace = open_workspace(options)
+        from epsopt.studies.check import check_database
+
+        found = check_database(workspace.storage)
+    if options.json:
+        print_json({"storage": workspace.shown, "damage": [{"what": d.what, "mend": d.mend} for d in found]})
+    elif not found:
+        say(f"{workspace.shown} is in order.")
+    else:
+        for damage in found:
+            line(one_line(damage.what))
+            line(f"  mend it with: {one_line(damage.mend)}")
+    if found:
+        raise CatalogueError(f"{workspace.shown}: {count(len(found), 'thing is', 'things are')} damaged")
