@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epsopt.cli.options import Options, common
+from epsopt.cli.options import Options, common, follow_links_option
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
 from epsopt.zoo.words import count
 
@@ -29,6 +29,7 @@ _LISTED = 20
 @click.option("--table", type=click.Path(path_type=Path), metavar="CSV", help="A table of the runs.")
 @click.option("--study", metavar="URL#NAME", help="An Optuna study that these runs were trials of.")
 @click.option("--verify", is_flag=True, help="Read nothing; hash the catalogued files again and name what changed.")
+@follow_links_option
 @click.option("--repair", is_flag=True, help="Forget what 'epsopt check' finds damaged, and read it again.")
 @common
 def command(
@@ -38,6 +39,7 @@ def command(
     table: Path | None,
     study: str | None,
     verify: bool,
+    follow_links: bool,
     repair: bool,
 ) -> None:
     """Read checkpoints into the catalogue: from PATH... or else from the project's runs.
@@ -54,7 +56,7 @@ def command(
     if verify:
         _verify(options, paths, jobs)
     else:
-        _ingest(options, paths, jobs, table, study)
+        _ingest(options, paths, jobs, table, study, follow_links=follow_links)
 
 
 def _repair(options: Options) -> None:
@@ -85,9 +87,11 @@ def _sheets(project: Project | None, jobs: int, table: Path | None, study: str |
     return sheets
 
 
-def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | None, study: str | None) -> None:
+def _ingest(
+    options: Options, paths: tuple[Path, ...], jobs: int, table: Path | None, study: str | None, *, follow_links: bool
+) -> None:
     from epsopt.cli.describe import failure_json
-    from epsopt.cli.output import Head, Rows, failures, line, print_json, print_table, say, troubles
+    from epsopt.cli.output import Head, Rows, failures, line, links_outside, print_json, print_table, say, troubles
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
 
@@ -111,6 +115,7 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
                 catalogue,
                 folders,
                 sheets=sheets,
+                follow_links=follow_links or (project is not None and project.follow_links),
                 embed=project.embed if project else None,
                 jobs=jobs,
                 progress=lambda done, total: progress(f"reading checkpoint {done} of {total}", done / total),
@@ -136,6 +141,7 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
                 "objects": report.objects,
                 "deleted": failure_json(report.deleted),
                 "not_finite": [asdict(n) for n in report.not_finite],
+                "outside": report.outside,
                 "seconds": report.seconds,
                 "catalogue": {"runs": runs, "checkpoints": len(checkpoints), "metrics": metrics},
             }
@@ -164,6 +170,7 @@ def _ingest(options: Options, paths: tuple[Path, ...], jobs: int, table: Path | 
             say("Deleted where they were tracked, and are left out:")
             failures(report.deleted)
         troubles(report.troubles)
+        links_outside(report.outside)
         for name, rows_left in report.unmatched.items():
             say()
             say(f"{rows_left} row{'s' if rows_left > 1 else ''} of {name} belong to none of the runs found.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, common
+from epsopt.cli.options import Options, common, follow_links_option
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _LISTED = 8  # metrics of a kind that are named
 @click.option("--name", help="The project's name; the folder's when not said.")
 @click.option("--embed", metavar="HOOK", help="Your function from a state dict to anchor embeddings, package.mod:fn.")
 @click.option("--evaluate", metavar="HOOK", help="Your function from a state dict to metrics, package.mod:fn.")
+@follow_links_option
 @click.option("--force", is_flag=True, help="Replace a project file that is there already.")
 @common
 def command(
@@ -38,6 +39,7 @@ def command(
     name: str | None,
     embed: str | None,
     evaluate: str | None,
+    follow_links: bool,
     force: bool,
 ) -> None:
     """Write epsopt.toml from a scan of the folder RUNS.
@@ -46,21 +48,27 @@ def command(
     its name unless --minimize or --maximize says so.
     """
     from epsopt.cli.describe import failure_json
-    from epsopt.cli.output import print_json
+    from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import DEFAULT_STORAGE
 
     with working("reading the newest checkpoint of each run") as say:
         from epsopt.optimize.inference import infer_space, left_out
         from epsopt.studies.project.file import FILE_NAME, load_project
+        from epsopt.studies.project.schema import is_metric_name, project_name
         from epsopt.studies.project.survey import survey
         from epsopt.studies.project.template import write_project
         from epsopt.surrogate.ranges import guess_range
         from epsopt.zoo.reading.remote import location
 
         runs = location(runs)
-        seen = survey(runs, lambda done, total: say("reading the newest checkpoint of each run", done / total))
-    objectives, guessed, undecided, no_objectives = _objectives(sorted(seen.metrics), minimize, maximize)
+        seen = survey(
+            runs,
+            lambda done, total: say("reading the newest checkpoint of each run", done / total),
+            follow_links=follow_links,
+        )
+    nameable = [name for name in sorted(seen.metrics) if is_metric_name(name)]
+    objectives, guessed, undecided, no_objectives = _objectives(nameable, minimize, maximize)
     bounds = {o.name: b for o in objectives if (b := guess_range(o.name, seen.metrics[o.name])) is not None}
     space: Space | None = None
     with contextlib.suppress(UsageError):  # nothing varies: the file shows how to say it
@@ -70,7 +78,7 @@ def command(
     try:
         changed = write_project(
             file,
-            name=name or file.parent.name or "project",
+            name=project_name(file.parent.name) if name is None else name,
             runs=_from(file.parent, runs),
             objectives=objectives,
             bounds=bounds,
@@ -81,6 +89,7 @@ def command(
             guessed=guessed,
             undecided=undecided,
             left_out=no_objectives,
+            follow_links=follow_links,
             overwrite=force,
         )
     except UsageError as error:
@@ -109,7 +118,11 @@ def command(
         "left_out": [{"name": n, "reason": why} for n, why in left_out(seen.hyperparameters).items()],
         "failed": failure_json(seen.failed),
         "troubles": failure_json(seen.troubles),
+        "outside": seen.outside,
     }
+    for metric in sorted(set(seen.metrics) - set(nameable)):
+        why = "its name is too long or unprintable, and [metrics.rename] gives it another"
+        note(f"the metric {metric[:60]} is no objective: {why}")
     if options.json:
         print_json(document)
     else:
@@ -158,7 +171,7 @@ def _from(folder: Path, runs: Path) -> str:
 
 def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled: list[Failure]) -> None:
     from epsopt.cli.describe import short_path
-    from epsopt.cli.output import Head, Rows, failures, line, print_table, say, troubles
+    from epsopt.cli.output import Head, Rows, failures, line, links_outside, print_table, say, troubles
     from epsopt.studies.project.template import LEFT_OUT
     from epsopt.surrogate.ranges import range_text
 
@@ -171,6 +184,7 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
         say(f"{len(failed)} could not be read:")
         failures(failed)
     troubles(troubled)
+    links_outside(document["outside"])
     rows = [
         Rows([[
             o["name"],

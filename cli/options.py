@@ -61,6 +61,12 @@ def seed_option(function: Callback) -> Callback:
     return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=text)(function)
 
 
+def follow_links_option(function: Callback) -> Callback:
+    """Add ``--follow-links``."""
+    text = "Follow links that lead out of the folder, too."
+    return click.option("--follow-links", is_flag=True, help=text)(function)
+
+
 def overwrite_option(function: Callback) -> Callback:
     """Add ``--overwrite``, for commands that write a file where the user says."""
     text = "Replace a file that epsopt did not make; files of runs are never replaced."

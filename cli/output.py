@@ -106,6 +106,20 @@ def troubles(beside: Sequence[Any]) -> None:
         failures(beside)
 
 
+def links_outside(links: Sequence[str]) -> None:
+    """List links that were not followed, if there are any."""
+    if links:
+        from epsopt.zoo.words import count
+
+        say()
+        lead = count(len(links), "link leads", "links lead")
+        say(f"{lead} out of the folder and {'was' if len(links) == 1 else 'were'} not followed (--follow-links does):")
+        for link in links[:_LISTED]:
+            line(one_line(f"  {link}"))
+        if len(links) > _LISTED:
+            line(f"  and {len(links) - _LISTED} more (--json lists them all)")
+
+
 def print_table(heads: Sequence[Head], groups: Sequence[Rows], keep: int = 1) -> None:
     """Print a table; columns that the terminal cannot hold follow in further tables below.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epsopt.cli.options import Options, common, level_option
+from epsopt.cli.options import Options, common, follow_links_option, level_option
 from epsopt.zoo.errors import CatalogueError, EpsoptError
 
 if TYPE_CHECKING:
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 @click.command("predict")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
 @click.option("--weights-only", is_flag=True, help="Do not run the project's embed hook on the files.")
+@follow_links_option
 @level_option
 @common
-def command(options: Options, paths: tuple[Path, ...], level: float, weights_only: bool) -> None:
+def command(options: Options, paths: tuple[Path, ...], level: float, weights_only: bool, follow_links: bool) -> None:
     """Predict the metrics of checkpoint files (or of all files in folders), with intervals.
 
     Where the project has an embed hook, it runs on each file: the anchors' embeddings tell more than weights do.
@@ -30,7 +31,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
     was tested on enough architectures that it had not seen; their intervals are then calibrated on those.
     """
     from epsopt.cli.describe import failure_json, neighbour_json, predicted_json
-    from epsopt.cli.output import failures, print_json, say, troubles
+    from epsopt.cli.output import failures, links_outside, print_json, say, troubles
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
 
@@ -40,7 +41,8 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         from epsopt.zoo.records import Failure
         from epsopt.zoo.scan import scan
 
-        seen = scan(list(paths))
+        project = workspace.project
+        seen = scan(list(paths), follow_links=follow_links or (project is not None and project.follow_links))
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
             from epsopt.optimize.assess import assess
@@ -95,6 +97,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
             say("Could not be read:")
             failures(failed)
         troubles(beside)
+        links_outside(seen.outside)
     if not read:
         raise EpsoptError("none of the files could be read")
     if all(a.refused for a in found):

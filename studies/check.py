@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
-from sqlalchemy import Connection, inspect, select, text, type_coerce
+from sqlalchemy import Connection, Select, inspect, select, text, type_coerce
 from sqlalchemy.engine import make_url
 from sqlalchemy.types import NullType
 
 from epsopt.studies.maps import KINDS, damage_of_map
-from epsopt.zoo.check import Damage, check_catalogue, kept_artifacts, opened_read_only
-from epsopt.zoo.database import shown_url
+from epsopt.zoo.check import Damage, check_catalogue, damaged_file, kept_artifacts, opened_read_only
+from epsopt.zoo.credentials import masked_url
+from epsopt.zoo.errors import EpsoptError
 
 _VIEWS = ("/measured", "/front", "/front/predicted")
 _JSON = (
@@ -37,6 +39,15 @@ def check_database(url: str) -> list[Damage]:
         EmptyCatalogue: there is no such database, or no catalogue in it.
         CatalogueError: it cannot be opened.
     """
+    try:
+        return _checked(url)
+    except (EpsoptError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - SQLite's own words may be damaged, too
+        return [damaged_file(url, f"{type(error).__name__}: {str(error)[:80]}")]
+
+
+def _checked(url: str) -> list[Damage]:
     found = check_catalogue(url)
     if any(damage.file for damage in found):
         return found
@@ -58,7 +69,7 @@ def _studies(connection: Connection, url: str) -> Iterator[Damage]:
     if not isinstance(version, int):
         yield Damage(
             f"the version of Optuna's tables is {version!r:.40}, expected a whole number",
-            f"optuna storage upgrade --storage {shown_url(url)}",
+            f"optuna storage upgrade --storage {masked_url(url)}",
         )
         return
     rows = connection.execute(text("SELECT study_id, study_name FROM studies ORDER BY study_id")).all()
@@ -84,7 +95,8 @@ def _wrong_json(connection: Connection, study_id: int) -> str | None:
     for model, column in _JSON:
         table = model.__table__
         mine = table.c.study_id == study_id if "study_id" in table.c else table.c.trial_id.in_(trials)
-        for value in connection.execute(select(type_coerce(table.c[column], NullType())).where(mine)).scalars():
+        query: Select[Any] = select(type_coerce(table.c[column], NullType())).where(mine)
+        for value in connection.execute(query).scalars():
             try:
                 json.loads(value)
             except (ValueError, TypeError, RecursionError):
@@ -110,7 +122,7 @@ def _unreadable(storage: RDBStorage, study_id: int) -> str | None:
 
 
 def _mend(name: str, url: str) -> str:
-    delete = f"optuna delete-study --study-name '{name}' --storage '{shown_url(url)}'"
+    delete = f"optuna delete-study --study-name '{name}' --storage '{masked_url(url)}'"
     if name.endswith(_VIEWS) or "/search/" in name:
         return f"{delete}, and 'epsopt search' records it anew"
     return f"put a copy of the database from before in its place, or give the study up: {delete}"

@@ -30,14 +30,15 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType
 
-from epsopt.zoo.database import cause, shown_url
+from epsopt.zoo.credentials import masked_url
+from epsopt.zoo.database import cause
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue
 from epsopt.zoo.reading.wire import unpack
 from epsopt.zoo.tables import SCHEMA_VERSION, artifacts, checkpoints, embeddings, fingerprints, lineages, meta, metadata
 
 REPAIR = "epsopt ingest --repair"
 _MOST = 100  # findings of one table: more say no more
-_JSON: dict[tuple[str, str], type] = {
+_JSON: dict[tuple[str, str], type[Any]] = {
     ("epsopt_runs", "hyperparameters"): dict,
     ("epsopt_checkpoints", "metrics"): dict,
     ("epsopt_checkpoints", "hyperparameters"): dict,
@@ -89,7 +90,7 @@ def check_catalogue(url: str) -> list[Damage]:
             return found  # what else is read of such a file is anyone's guess
         known = set(inspect(connection).get_table_names())
         if meta.name not in known:
-            raise EmptyCatalogue(f"{shown_url(url)} holds no catalogue yet: read your runs with 'epsopt ingest RUNS'")
+            raise EmptyCatalogue(f"{masked_url(url)} holds no catalogue yet: read your runs with 'epsopt ingest RUNS'")
         found += _version(connection)
         for table in metadata.sorted_tables:
             if table.name in known and table.name != meta.name:
@@ -113,7 +114,7 @@ def opened_read_only(url: str) -> Iterator[Connection]:
                 connection.execute(text("SET TRANSACTION READ ONLY"))
             yield connection
     except DBAPIError as error:
-        raise CatalogueError(f"{shown_url(url)}: {cause(error)}") from error
+        raise CatalogueError(f"{masked_url(url)}: {cause(error)}") from error
     finally:
         engine.dispose()
 
@@ -156,8 +157,14 @@ def _integrity(connection: Connection, url: str) -> Iterator[Damage]:
         yield Damage(f"the database's indexes are damaged: {said[0]}", f"sqlite3 {file} REINDEX")
         return
     first = " ".join(said[0].split())
-    yield Damage(
-        f"the database file is damaged: {first}" + (f" (and {len(said) - 1} more)" if len(said) > 1 else ""),
+    yield damaged_file(url, first + (f" (and {len(said) - 1} more)" if len(said) > 1 else ""))
+
+
+def damaged_file(url: str, why: str) -> Damage:
+    """Say that a database cannot be read as a whole."""
+    file = make_url(url).database
+    return Damage(
+        f"the database file is damaged: {why}",
         f"sqlite3 {file} .recover | sqlite3 mended.db (then put mended.db in its place), or move it away and run "
         "'epsopt ingest' and 'epsopt fit', which loses the studies",
         file=True,
@@ -185,7 +192,7 @@ def _rows(connection: Connection, table: Table) -> list[Damage]:
     columns = [c for c in table.columns if c.name in present]
     (key,) = table.primary_key.columns
     for row in connection.execute(select(*map(_raw, columns))).mappings():
-        wrong = next((w for c in columns if (w := _wrong(c, row[c.name], row)) is not None), None)
+        wrong = next((w for c in columns if (w := _wrong(c, row[c.name], dict(row))) is not None), None)
         if wrong is not None:
             found.append(
                 Damage(f"{table.name}, {key.name} {row[key.name]!r:.60}: {wrong}", REPAIR, table.name, row[key.name])
@@ -226,12 +233,12 @@ def _encodable(value: str) -> bool:
     return True
 
 
-def _wrong_json(table: str, name: str, value: str, kind: type) -> str | None:
+def _wrong_json(table: str, name: str, value: str, kind: type[Any]) -> str | None:
     try:
         parsed = json.loads(value)
     except (ValueError, RecursionError):
         return f"{name} is not valid JSON"
-    if not isinstance(parsed, kind):
+    if type(parsed) is not kind:
         return f"{name} is JSON of another kind than expected"
     if name == "metrics":
         groups = list(parsed.values()) if table == "epsopt_told" else [parsed]
@@ -286,7 +293,8 @@ def _references(connection: Connection, known: set[str]) -> Iterator[Damage]:
         query = select(checkpoints.c.id).outerjoin(fingerprints).where(fingerprints.c.checkpoint_id.is_(None))
         if "weights" in {c["name"] for c in inspect(connection).get_columns(checkpoints.name)}:
             # Checkpoints of equal weights share the fingerprint that one of them has.
-            shared = select(checkpoints.c.weights).join(fingerprints).where(checkpoints.c.weights.is_not(None))
+            shared = select(checkpoints.c.weights).join(fingerprints).correlate(None)
+            shared = shared.where(checkpoints.c.weights.is_not(None))
             query = query.where(or_(checkpoints.c.weights.is_(None), checkpoints.c.weights.not_in(shared)))
         for value in connection.execute(query.limit(_MOST)).scalars():
             yield Damage(f"{checkpoints.name}, id {value}: it has no fingerprint", REPAIR, checkpoints.name, value)

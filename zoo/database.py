@@ -58,11 +58,6 @@ def open_database(url: str) -> Engine:
     return engine
 
 
-def shown_url(url: str) -> str:
-    """Return a database URL as it may be shown."""
-    return make_url(url).render_as_string(hide_password=True)
-
-
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)

@@ -61,6 +61,7 @@ class IngestReport:
             in how many checkpoints, by name and class.
         deleted: folders of runs that their tracker has marked as deleted; their checkpoints are not part of found.
         not_finite: metrics of the runs found that were NaN or infinite somewhere, and count as not measured there.
+        outside: links that lead out of the folders and were not followed.
     """
 
     found: int
@@ -80,6 +81,7 @@ class IngestReport:
     objects: dict[str, int] = field(default_factory=dict)
     deleted: list[Failure] = field(default_factory=list)
     not_finite: list[NotFinite] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
 
 
 def ingest(
@@ -92,6 +94,7 @@ def ingest(
     progress: Progress | None = None,
     limits: Limits | None = None,
     sheets: Sequence[Sheet] = (),
+    follow_links: bool = False,
 ) -> IngestReport:
     """Read the checkpoints under folders that the catalogue does not know yet, or that changed.
 
@@ -107,6 +110,7 @@ def ingest(
         jobs: reading processes.
         progress: called with (files done, files to read).
         limits: what one file may cost; the defaults when None.
+        follow_links: whether links that lead out of the folders are followed, too.
         sheets: tables of runs that tell hyperparameters and metrics, too; what they say counts more than side files.
 
     Returns:
@@ -119,7 +123,7 @@ def ingest(
     """
     started = time.monotonic()
     folders = [folder] if isinstance(folder, str | Path) else list(folder)
-    seen = scan(folders, root)
+    seen = scan(folders, root, follow_links=follow_links)
     deleted = set_aside(seen, lambda: shared_pool(jobs, limits), catalogue)
     known = known_files(catalogue)
     fresh = [f for f in seen.files if not _is_current(known.get(str(f.path)), f, embed)]
@@ -186,6 +190,7 @@ def ingest(
         objects=dict(objects),
         deleted=deleted,
         not_finite=catalogue.not_finite({f.run_path for f in seen.files}),
+        outside=sorted(seen.outside),
     )
 
 

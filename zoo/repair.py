@@ -9,7 +9,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType
 
 from epsopt.zoo.check import Damage, check_catalogue
-from epsopt.zoo.database import cause, shown_url
+from epsopt.zoo.credentials import masked_url
+from epsopt.zoo.database import cause
 from epsopt.zoo.errors import CatalogueError
 from epsopt.zoo.tables import meta, metadata
 from epsopt.zoo.upgrade import version_by_columns
@@ -32,13 +33,13 @@ def repair(url: str) -> list[Damage]:
     try:
         while found := [d for d in check_catalogue(url) if d.table is not None]:
             if gone and found[0] in gone:
-                raise CatalogueError(f"{shown_url(url)}: {found[0].what}, and it cannot be deleted")
+                raise CatalogueError(f"{masked_url(url)}: {found[0].what}, and it cannot be deleted")
             with engine.connect() as connection, connection.begin():
                 for damage in found:
                     _forget(connection, damage)
             gone += found
     except DBAPIError as error:
-        raise CatalogueError(f"{shown_url(url)}: {cause(error)}") from error
+        raise CatalogueError(f"{masked_url(url)}: {cause(error)}") from error
     finally:
         engine.dispose()
     return gone

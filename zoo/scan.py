@@ -29,6 +29,8 @@ NAMES = ("pytorch_model.bin", "adapter_model.bin")
 """Checkpoints by their whole name (or a shard's); of other files that end in .bin nothing is known."""
 _FSDP_META = "meta.pt"
 """What Lightning keeps beside the shards of a model: everything but its weights."""
+DEEPEST = 100
+"""Folders below the one that is scanned; people's runs lie five to ten deep, and Python's own stack ends at 1,000."""
 _IN_THE_MAKING = (".tmp", ".part", ".partial", "~")
 
 
@@ -61,6 +63,7 @@ class Scan:
         left_alone: files that are named like checkpoints and known to be something else.
         folders: the names seen on the way.
         other: checkpoints of formats that are not read, by kind.
+        outside: links to folders or checkpoints that lie elsewhere, and were not followed.
     """
 
     files: list[Found] = field(default_factory=list)
@@ -68,21 +71,29 @@ class Scan:
     left_alone: list[str] = field(default_factory=list)
     folders: Folders = field(default_factory=Folders)
     other: OtherFormats = field(default_factory=OtherFormats)
+    outside: list[str] = field(default_factory=list)
 
 
-def scan(folders: Path | Sequence[Path], root: Path | None = None) -> Scan:
+def scan(folders: Path | Sequence[Path], root: Path | None = None, *, follow_links: bool = False) -> Scan:
     """Walk the folders, or list what lies under URLs; links to folders are followed once, after the folders themselves.
+
+    Links that lead out of the folders are not followed, unless that is wanted: one link can lead to a whole disk.
 
     Args:
         folders: where to look.
         root: the folder above them that runs are named from; None names them from the folders themselves.
+        follow_links: whether links that lead elsewhere are followed, too.
 
     Raises:
         UsageError: what is named does not exist, or is a file that is not a checkpoint.
     """
     found = Scan()
     seen: set[tuple[int, int]] = set()
-    for folder in [folders] if isinstance(folders, str | Path) else folders:
+    starts = [folders] if isinstance(folders, str | Path) else list(folders)
+    if not follow_links:
+        local = [s for f in starts if not isinstance(s := _absolute(f), RemotePath)]
+        found.folders.stay_within([*local, *([] if root is None or is_url(str(root)) else [_absolute(root)])])
+    for folder in starts:
         start = _absolute(folder)
         if isinstance(start, RemotePath):
             _list(start, found)
@@ -132,8 +143,12 @@ def is_checkpoint_name(name: str) -> bool:
     return dot + suffix in SUFFIXES and not stem.startswith((".", "~", "#")) and not stem.endswith(_IN_THE_MAKING)
 
 
-def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]]) -> int:
+def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]], depth: int = 0) -> int:
     """Add what lies under one folder; return how many checkpoint files it holds at any depth."""
+    if depth > DEEPEST:
+        reason = f"lies more than {DEEPEST} folders deep, so it was not looked into: name it itself, or move it up"
+        found.failures.append(Failure(clean(str(folder)), reason))
+        return 1
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -160,7 +175,11 @@ def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]]) -> 
             found.left_alone.append(clean(str(path)))
     # Links come last, so that a run is named by the folder it really is ("latest" is a common link).
     for entry in sorted((e for e in entries if _is_folder(e)), key=lambda e: (e.is_symlink(), e.name)):
-        inside = _walk(Path(entry.path), root, found, seen) if not entry.name.startswith(".") else 1
+        if found.folders.leads_outside(Path(entry.path)):
+            found.outside.append(clean(entry.path))
+            held += 1
+            continue
+        inside = _walk(Path(entry.path), root, found, seen, depth + 1) if not entry.name.startswith(".") else 1
         if not inside and is_checkpoint_name(entry.name):
             found.failures.append(Failure(clean(entry.path), "a folder, not a file"))
         held += inside
@@ -200,6 +219,9 @@ def _look(path: Path, root: Path, found: Scan) -> None:
         return
     if not stat.S_ISREG(status.st_mode):
         found.failures.append(Failure(str(path), not_a_file(status.st_mode) or "not a file"))
+        return
+    if found.folders.leads_outside(path):
+        found.outside.append(str(path))
         return
     _add(path, identity_of(status), root, found)
 

@@ -66,7 +66,7 @@ def mix_round(
         progress("reading mixtures", 1.0)
     _remember(catalogue, project.name, mixed.shares)
     if mixed.saved:
-        ingest(catalogue, folder, root=project.runs, embed=project.embed, jobs=1)
+        ingest(catalogue, folder, root=project.runs, embed=project.embed, jobs=1, follow_links=project.follow_links)
     return [*_sentences(mixed, folder.name), *mixed.disagreements]
 
 

@@ -170,7 +170,7 @@ def catch_up(project: Project, storage: RDBStorage, catalogue: Catalogue, taken:
     if attempt is None or not Path(attempt["folder"]).is_dir():
         return taken
     out = Path(attempt["folder"])
-    ingest(catalogue, out, root=project.runs, embed=project.embed, jobs=1)
+    ingest(catalogue, out, root=project.runs, embed=project.embed, jobs=1, follow_links=project.follow_links)
     found = _checkpoints_in(catalogue, out)
     if not found:
         return taken
@@ -372,7 +372,10 @@ class Run:
             seen = _files(out)
             if seen == self._seen and not at_end:
                 return False
-            report = ingest(self.catalogue, out, root=self.project.runs, embed=self.project.embed, jobs=1)
+            report = ingest(
+                self.catalogue, out, root=self.project.runs, embed=self.project.embed, jobs=1,
+                follow_links=self.project.follow_links,
+            )  # fmt: skip
         except UsageError:
             if out.is_dir():
                 raise

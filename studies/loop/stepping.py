@@ -300,7 +300,10 @@ class Follower:
         self._sought.add(family.base)
         base = Path(family.base.path)
         if base.is_file() and base.is_relative_to(self._project.runs):
-            ingest(self._catalogue, base.parent, root=self._project.runs, embed=self._project.embed, jobs=1)
+            ingest(
+                self._catalogue, base.parent, root=self._project.runs, embed=self._project.embed, jobs=1,
+                follow_links=self._project.follow_links,
+            )  # fmt: skip
         return Scene.read(self._project, self._storage, self._catalogue, self._length)
 
     def _place(self, scene: Scene, room: float) -> Placed | None:
@@ -359,7 +362,10 @@ class Follower:
         finally:
             decoder.forget(decoded)
         self._saved += 1
-        ingest(self._catalogue, self._folder, root=self._project.runs, embed=self._project.embed, jobs=1)
+        ingest(
+            self._catalogue, self._folder, root=self._project.runs, embed=self._project.embed, jobs=1,
+            follow_links=self._project.follow_links,
+        )  # fmt: skip
         values = values_of(measured, objectives)[None]
         before = scene.volume(scene.measured, scene.reference.tolist())
         brought = scene.volume(whole_rows(np.vstack([scene.measured, values])), scene.reference.tolist()) - before

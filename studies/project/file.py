@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from epsopt.optimize.space import Parameter, Space, Span, condition_value
 from epsopt.optimize.targets import Objective
 from epsopt.studies.project.command import OWN_HOLES, Command, holes
-from epsopt.studies.project.schema import ParameterTable, ProjectFile
+from epsopt.studies.project.schema import ParameterTable, ProjectFile, project_name
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.reading.remote import is_url, location
 
@@ -43,6 +43,7 @@ class Project:
         table_params: columns of it without a prefix that are hyperparameters.
         table_metrics: columns of it without a prefix that are metrics.
         study: an Optuna study that tells of the runs, as URL#NAME, or None.
+        follow_links: whether links that lead out of the folder of runs are followed.
         weights_key: the keys that lead to the weights in a checkpoint, joined with dots; empty to find them.
     """
 
@@ -63,6 +64,7 @@ class Project:
     table_params: tuple[str, ...] = ()
     table_metrics: tuple[str, ...] = ()
     study: str | None = None
+    follow_links: bool = False
     weights_key: str = ""
 
     @property
@@ -131,7 +133,7 @@ def _resolved(file: Path, parsed: ProjectFile) -> Project:
         command = tuple(item if isinstance(item, str) else tuple(item) for item in parsed.train.command)
         _check_holes(file, command, space)
     return Project(
-        name=parsed.project.name or folder.name or "project",
+        name=parsed.project.name or project_name(folder.name),
         file=file,
         runs=_absolute_runs(parsed.project.runs, folder),
         storage=_absolute_url(parsed.project.storage, folder),
@@ -151,6 +153,7 @@ def _resolved(file: Path, parsed: ProjectFile) -> Project:
         table_params=tuple(parsed.runs.params),
         table_metrics=tuple(parsed.runs.metrics),
         study=parsed.runs.study,
+        follow_links=parsed.runs.follow_links,
         weights_key=parsed.runs.weights_key or "",
     )
 

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from epsopt.optimize.space import identity
+from epsopt.zoo.reading.text import visible
 
 HOOK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -34,6 +35,20 @@ def _metric(text: str) -> str:
     if not text or len(text) > 100 or not text.isprintable():
         raise ValueError("expected 1 to 100 printable characters")
     return text
+
+
+def is_metric_name(text: str) -> bool:
+    """Tell whether a metric of this name can be an objective."""
+    try:
+        _metric(text)
+    except ValueError:
+        return False
+    return True
+
+
+def project_name(folder: str) -> str:
+    """Return a project's name after its folder, whatever that is called."""
+    return visible(folder).replace("/", "-")[:100] or "project"
 
 
 def _hook(text: str) -> str:
@@ -95,6 +110,7 @@ class RunsTable(_Table):
     params: list[str] = []
     metrics: list[str] = []
     study: str | None = None
+    follow_links: StrictBool = False
     weights_key: Annotated[str, Field(min_length=1)] | None = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Survey:
         hyperparameters: of each run that was read.
         failed: checkpoints that could not be read.
         troubles: files beside them that could not be read.
+        outside: links that lead out of the folder and were not followed.
     """
 
     n_runs: int
@@ -40,20 +41,22 @@ class Survey:
     hyperparameters: list[dict[str, Any]]
     failed: list[Failure]
     troubles: list[Failure]
+    outside: list[str] = field(default_factory=list)
 
 
-def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Survey:
+def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, follow_links: bool = False) -> Survey:
     """Open the newest checkpoint of each run (by its numbers), of at most 200 runs spread evenly.
 
     Args:
         runs: folder of the runs.
         progress: called as ``progress(done, total)``.
+        follow_links: whether links that lead out of the folder are followed.
 
     Raises:
         UsageError: there is no such folder.
         EmptyCatalogue: it holds no checkpoint that can be read.
     """
-    seen = scan(runs)
+    seen = scan(runs, follow_links=follow_links)
     set_aside(seen, lambda: shared_pool(2))
     members: dict[str, list[Found]] = {}
     for found in sorted(seen.files, key=lambda f: order(f.path), reverse=True):
@@ -95,4 +98,5 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None) -> Su
         hyperparameters=[dict(c.hyperparameters) for c in contents],
         failed=failed,
         troubles=sorted(set(troubles), key=lambda f: f.path),
+        outside=sorted(seen.outside),
     )

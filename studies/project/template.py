@@ -34,6 +34,7 @@ def write_project(
     guessed: Collection[str] = (),
     undecided: Sequence[str] = (),
     left_out: Sequence[LeftOut] = (),
+    follow_links: bool = False,
     overwrite: bool = False,
 ) -> bool:
     """Write a project file with a comment for everything that can be said in it.
@@ -52,6 +53,7 @@ def write_project(
         guessed: objectives whose direction nobody stated; the file says so beside it.
         undecided: metrics whose direction nobody knows; they become comments to be filled in.
         left_out: metrics that are no objectives by guess; named in a comment.
+        follow_links: whether links that lead out of the folder of runs are followed.
         overwrite: whether another file of that name may be replaced.
 
     Returns:
@@ -73,7 +75,8 @@ def write_project(
     text += _undecided(undecided) + _left_out(left_out)
     if space is None:
         text += _NO_SPACE
-    text += _train(command, space) + _hooks(evaluate, embed) + _MORE
+    text += _train(command, space) + _hooks(evaluate, embed)
+    text += _MORE.replace("# [runs]\n", "[runs]\nfollow_links = true\n", 1) if follow_links else _MORE
     check_text(path, text)  # what is written is what every other command takes
     return _replace(path, text, overwrite)
 

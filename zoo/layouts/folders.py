@@ -18,6 +18,23 @@ class Folders:
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
         self._identities: dict[str, Identity] = {}
+        self._roots: tuple[Path, ...] | None = None
+
+    def stay_within(self, roots: Iterable[Path]) -> None:
+        """Take links that lead out of these folders for missing; without this call every link is followed."""
+        self._roots = (*(self._roots or ()), *(Path(os.path.realpath(root)) for root in roots))
+
+    def leads_outside(self, path: Path) -> bool:
+        """Tell whether something is a link to a place outside of the folders that are looked at."""
+        if self._roots is None or isinstance(path, RemotePath):
+            return False
+        try:
+            if not path.is_symlink():
+                return False
+            real = Path(os.path.realpath(path))
+        except (OSError, ValueError):
+            return False
+        return not any(real.is_relative_to(root) for root in self._roots)
 
     def put(self, folder: Path, names: Iterable[str]) -> None:
         """Remember a listing that was made anyway."""
@@ -41,7 +58,7 @@ class Folders:
         key = str(folder)
         if key not in self._names:
             found: list[str] = []
-            if not isinstance(folder, RemotePath):
+            if not isinstance(folder, RemotePath) and not self.leads_outside(folder):
                 try:
                     with os.scandir(folder) as entries:
                         found = [entry.name for _, entry in zip(range(_MOST), entries, strict=False)]
@@ -59,6 +76,8 @@ class Folders:
         """Return what tells a regular file from its former self; None where there is none."""
         if isinstance(path, RemotePath):
             return self._identities.get(str(path))
+        if self.leads_outside(path):
+            return None
         try:
             status = path.stat()
         except (OSError, ValueError):

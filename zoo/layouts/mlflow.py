@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote
 
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
@@ -21,6 +20,7 @@ from epsopt.zoo.layouts.rows import EPOCH, whole
 from epsopt.zoo.reading.remote import RemotePath
 from epsopt.zoo.reading.side import SideError, Sides
 from epsopt.zoo.reading.source import open_source
+from epsopt.zoo.reading.sqlite import bounded_database
 from epsopt.zoo.reading.text import clean
 from epsopt.zoo.reading.values import Plain, finite, number_or_text
 
@@ -31,6 +31,7 @@ _FILES = 2_000  # parameters and metrics of one run
 _VALUE_BYTES = 64 << 20
 _ROWS = 1_000_000
 _SYSTEM = "system/"  # use of the machine, with a clock of its own: no quality of a model
+_TABLES = ("runs", "params", "metrics", "tags")
 
 
 def run_of(file: Path, folders: Folders) -> Path | None:
@@ -187,16 +188,8 @@ def _opened(path: Path, sides: Sides) -> Iterator[sqlite3.Connection]:
         sides.trouble(path, "its newest values are in its write-ahead log: they come when MLflow has closed it")
     with open_source(path, replace(sides.limits, at_once=0)) as source:
         there = f"/proc/self/fd/{source.file.fileno()}" if isinstance(path, RemotePath) else str(path)
-        database = sqlite3.connect(f"file:{quote(there)}?mode=ro&immutable=1", uri=True)
-        try:
-            # What a database holds is data: none of its own functions, views or triggers is to do anything.
-            database.execute("PRAGMA trusted_schema = OFF")
-            database.execute("PRAGMA cell_size_check = ON")
+        with bounded_database(there, source.identity, _TABLES, "MLflow") as database:
             yield database
-        except sqlite3.Error as error:
-            raise SideError(f"not a database that MLflow wrote: {error}") from error
-        finally:
-            database.close()
 
 
 LAYOUT = Layout("mlflow", run_of=run_of, beside=beside, tell=tell, lifecycle=lifecycle, deleted=deleted, tracks=True)

@@ -14,6 +14,9 @@ from epsopt.zoo.reading.side import Sides
 from epsopt.zoo.reading.source import Limits
 from epsopt.zoo.sheets import PATHS, entries_of
 
+MOST_METRICS = 2_000
+"""Of one run, by one kind of its side files. People's runs log up to some hundred; ten thousand are an accident."""
+
 
 def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """Ask one layout about one run; only what concerns its checkpoints goes back to the parent."""
@@ -26,7 +29,7 @@ def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     return {
         "status": "told",
         "hyperparameters": told.hyperparameters,
-        "metrics": metrics,
+        "metrics": at_most(metrics, MOST_METRICS, request["files"][0], told.troubles),
         "troubles": told.troubles,
         "unfinished": sides.unfinished,
     }
@@ -44,6 +47,18 @@ def deleted(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     if sides.troubles and not reasons:
         raise UnreadableCheckpoint(path, sides.troubles[0][1])
     return {"status": "deleted", "reasons": reasons}
+
+
+def at_most(
+    metrics: dict[str, dict[str, float | None]], most: int, file: str, troubles: list[tuple[str, str]]
+) -> dict[str, dict[str, float | None]]:
+    """Keep the metrics that come first where a run has more of them than anybody compares, and say so."""
+    names = dict.fromkeys(name for row in metrics.values() for name in row)
+    if len(names) <= most:
+        return metrics
+    kept = set(list(names)[:most])
+    troubles.append((file, f"tells {len(names):,} metrics, of which the first {most:,} are read: log fewer"))
+    return {key: {n: v for n, v in row.items() if n in kept} for key, row in metrics.items()}
 
 
 def read_table(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
