@@ -208,7 +208,8 @@ def resolve_targets(
         if name not in directed:
             raise UsageError(
                 f"which way is {name} better? Add [objectives.{name}] with direction = "
-                f'"maximize" or "minimize" to {project.file}'
+                f'"maximize" or "minimize" to {project.file}, '
+                "then run 'epsopt fit' to learn it: other metrics are data unless [metrics] learn names them"
             )
     scales = [] if surrogate is None else zip(surrogate.metric_names, surrogate.transforms, strict=True)
     found = {n: t.bounds for n, t in scales if t.bounds}

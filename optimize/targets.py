@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from epsopt.surrogate.ranges import range_text
 from epsopt.zoo.errors import UsageError
 
 
@@ -57,9 +58,10 @@ def parse_targets(
         if name in bounds:
             low, high = bounds[name]
             if not low <= value <= high:
+                verb = "lies" if math.isfinite(high - low) else "is"
                 raise UsageError(
-                    f"target {name}: {value:g} is impossible, {name} lies between {low:g} and {high:g}"
-                    f"{_seen(name, observed, directions[name])}",
+                    f"target {name}: {value:g} is impossible, {name} {verb} {range_text(bounds[name])}"
+                    f"{_seen(name, observed, directions[name])}; if it can be more, change its bounds in epsopt.toml",
                 )
         targets.append(Target(name, float(value)))
     return targets

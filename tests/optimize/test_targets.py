@@ -52,6 +52,13 @@ def test_a_value_that_the_metric_cannot_take_says_what_is_possible_and_what_was_
     assert "0.98" in message
 
 
+def test_a_range_with_one_end_is_said_by_that_end_and_so_is_what_changes_it():
+    with pytest.raises(UsageError) as caught:
+        parse_targets({"rad_hier": -1.0}, KNOWN, {}, {"rad_hier": (0.0, math.inf)})
+    assert "rad_hier is at least 0" in str(caught.value)
+    assert "change its bounds in epsopt.toml" in str(caught.value)
+
+
 def test_the_best_of_a_minimised_metric_is_its_lowest():
     with pytest.raises(UsageError, match=r"-0\.8"):
         parse(rad_hier=-3)
