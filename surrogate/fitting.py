@@ -21,7 +21,7 @@ from epsopt.surrogate.cross_validation import (
 )
 from epsopt.surrogate.dataset import TrainingSet, run_folds
 from epsopt.surrogate.head import HeadSettings, choose, standardised, thin
-from epsopt.surrogate.outliers import Screened, lies_far_out, screen, with_tails
+from epsopt.surrogate.outliers import Screened, screen
 from epsopt.surrogate.ranges import metric_range
 from epsopt.surrogate.surrogate import FORMAT as SURROGATE_FORMAT
 from epsopt.surrogate.surrogate import Memory, Surrogate
@@ -138,10 +138,7 @@ def fit(
 def _screened(train: TrainingSet, scales: Mapping[str, tuple[float, float]]) -> Screened:
     """Tell far-out values apart; checkpoints are alike whose views are, all views weighing the same."""
     transforms = [fit_transform(train.metrics[:, j], scales.get(name)) for j, name in enumerate(train.metric_names)]
-    if not lies_far_out(with_tails(train, transforms)).any():
-        return Screened(train, train, np.zeros(train.metrics.shape, dtype=bool))
-    points = fit_tokenizer(train.fingerprints, train.runs)(train.fingerprints)
-    return screen(train, transforms, points)
+    return screen(train, transforms, lambda: fit_tokenizer(train.fingerprints, train.runs)(train.fingerprints))
 
 
 def fit_key(

@@ -8,7 +8,7 @@ set aside, as if it had not been measured. Neither kind is scored: errors and in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,16 +40,18 @@ class Screened:
     far_out: NDArray[np.bool_]
 
 
-def screen(train: TrainingSet, transforms: Sequence[MetricTransform], points: Tensor) -> Screened:
+def screen(train: TrainingSet, transforms: Sequence[MetricTransform], points: Callable[[], Tensor]) -> Screened:
     """Tell far-out values of a training set apart.
 
     Args:
         train: ``n`` checkpoints.
         transforms: one per metric.
-        points: ``(n, d)`` where the checkpoints lie; near ones are alike.
+        points: gives ``(n, d)`` where the checkpoints lie, near ones being alike; called only if a value lies far out.
     """
     scaled = with_tails(train, transforms)
-    alone = unlike_neighbours(scaled, points, train.runs)
+    if not lies_far_out(scaled).any():
+        return Screened(train, train, np.zeros(train.metrics.shape, dtype=bool))
+    alone = unlike_neighbours(scaled, points(), train.runs)
     beyond = np.abs(scaled) > KNEES[1]
     learned = train.metrics.copy()
     for j, transform in enumerate(transforms):

@@ -170,7 +170,7 @@ def refine(
     known = set(old.memory.keys)
     seen = np.array([key in known for key in train.keys])
     fresh = np.flatnonzero(~seen & ~np.isin(train.runs, train.runs[seen]))
-    screened = screen(train, old.transforms, old.encode(train.fingerprints, train.embeddings))
+    screened = screen(train, old.transforms, lambda: old.encode(train.fingerprints, train.embeddings))
     scores, validation = _predict_before_learning(old, validation, screened, fresh, seed)
     examples = as_examples(screened.learned, old.tokenizer, old.transforms, old.embedding_scale)
     with torch.random.fork_rng():

@@ -104,7 +104,7 @@ def test_a_far_out_value_is_believed_if_checkpoints_like_it_have_such_values() -
         tuple(map(str, range(200))), (fingerprint([]),) * 200, runs, runs, ("perplexity",), loss[:, None]
     )
     transform = fit_transform(loss, None)
-    found = screen(train, [transform], points)
+    found = screen(train, [transform], lambda: points)
     assert np.flatnonzero(np.isnan(found.learned.metrics[:, 0])).tolist() == [15, 77]
     untrained = found.learned.metrics[epoch == 0, 0]
     # Bad, but not so bad that nothing else counts.
