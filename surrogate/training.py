@@ -19,6 +19,7 @@ from epsopt.zoo.child_processes import safe_children
 _METRIC_EVERY = 3  # steps from one look at the metrics' held-out density to the next: it costs most of the time
 _JITTER = 1e-5
 _SMALLEST_INVERSE = 1e-3
+_LONG = 2.0  # typical lengths
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,7 @@ def start_from(network: EpsilonVAE, examples: Examples, relevance: Relevance) ->
     columns = torch.zeros(examples.tokens.shape[1], len(relevance.weights), dtype=torch.float64)
     for view, place in enumerate(examples.slices):
         columns[place] = relevance.weights[:, view]
-    tokens = examples.tokens.cpu().double()
-    tokens = tokens - tokens.mean(dim=0)
+    tokens, centre = _shortened(examples.tokens.cpu().double())
     # Each metric's weighed tokens have the same total variance: none outshouts another.
     spread = (tokens.square().mean(dim=0)[:, None] * columns).sum(dim=0).clamp(min=1e-12)
     gain = (columns / spread).sum(dim=1).sqrt()
@@ -204,7 +204,7 @@ def start_from(network: EpsilonVAE, examples: Examples, relevance: Relevance) ->
     network.relevance.copy_(gain.float())
     network.to_mean.weight.zero_()
     network.to_mean.weight[: len(directions)] = (directions * scale).float().to(device)
-    network.to_mean.bias.copy_(-(network.to_mean.weight @ (examples.tokens.mean(dim=0) * network.relevance)))
+    network.to_mean.bias.copy_(-(network.to_mean.weight @ (centre.float().to(device) * network.relevance)))
     for j, own in enumerate(columns.T):
         # The linear map from z to the metric's own weighed tokens; its diagonal is how fast the metric varies.
         back = torch.linalg.pinv(directions) * (own.sqrt() / gain.clamp(min=1e-12))[:, None] / scale
@@ -213,6 +213,20 @@ def start_from(network: EpsilonVAE, examples: Examples, relevance: Relevance) ->
         network.log_inverse_lengths[j] = lengths.log().float().to(device)
     network.log_amplitude.copy_(relevance.amplitude.log().float())
     network.log_noise.copy_(relevance.noise.log().float())
+
+
+def _shortened(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """``(n, columns)`` -> the same around their centre, no row longer than twice the typical one; and the centre.
+
+    A diverged checkpoint lies far out in a direction of its own: each would take one of z's dimensions for itself.
+    """
+    middle = tokens.median(dim=0).values
+    away = tokens - middle
+    length = away.norm(dim=1, keepdim=True)
+    limit = _LONG * length.median()
+    away = away * torch.where(length > limit, limit / length.clamp(min=1e-12), 1.0) if limit > 0.0 else away
+    mean = away.mean(dim=0)
+    return away - mean, middle + mean
 
 
 def _optimizer(network: EpsilonVAE, recipe: Recipe) -> torch.optim.Optimizer:
