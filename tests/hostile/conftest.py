@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import sqlite3
+
 import pytest
 
 
@@ -17,3 +21,17 @@ def canary(tmp_path_factory):
         yield file
         for shared in pool._SHARED.values():
             shared.close()
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """A project with a map and studies, and beside it a copy of its database before anything happened to it."""
+    from .project import make_project
+
+    project = tmp_path_factory.mktemp("intact") / "project"
+    project.mkdir()
+    make_project(project)
+    with contextlib.closing(sqlite3.connect(project / "epsopt.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.copy(project / "epsopt.db", project.parent / "whole.db")
+    return project

@@ -15,22 +15,10 @@ from epsopt.studies.maps import fit_map, load_map
 from epsopt.surrogate import Recipe
 from epsopt.zoo import Catalogue
 
-from .project import call, make_project
+from .project import call
 
 COMMANDS = (["pareto"], ["search", "--no-record", "-n", "1"], ["nearest", "run_1:2"], ["report"], ["ingest", "-j", "1"])
 LEARNED = (["search", "-n", "1"], ["nearest", "run_1:2"], ["propose", "-n", "1"])
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A project, and a copy of its database as it was before anything was damaged."""
-    project = tmp_path_factory.mktemp("intact") / "project"
-    project.mkdir()
-    make_project(project)
-    with contextlib.closing(sqlite3.connect(project / "epsopt.db")) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    shutil.copy(project / "epsopt.db", project.parent / "whole.db")
-    return project
 
 
 @pytest.fixture
