@@ -211,6 +211,7 @@ def test_the_metadata_of_a_distributed_checkpoint_is_never_unpickled(tmp_path, c
         (b"<!DOCTYPE html><html></html>", "a web page"),
         (array(np.save, w=np.ones(3)), "an array of NumPy"),
     ],
+    ids=["lfs", "hdf5", "gzip", "tar", "gguf", "html", "npy"],  # gzip writes the time into its bytes
 )
 @pytest.mark.parametrize("name", ["a.pt", "a.pth.tar", "a.safetensors"])
 def test_a_file_under_a_checkpoints_name_is_called_what_it_is(tmp_path, content, part, name):
