@@ -23,7 +23,7 @@ from zoos import Zoo
 
 from epsopt.surrogate import TrainingSet, run_folds
 from epsopt.surrogate.baselines import feature_table, median_baseline, statistics_baseline
-from epsopt.zoo.fingerprints import SECTIONS
+from epsopt.zoo.fingerprints.fingerprint import SECTIONS
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -172,7 +172,7 @@ def statistics_tables(train: TrainingSet, test: TrainingSet, sections: Sequence[
     Args:
         train: decides which tensors there are; columns that are constant over it are left out.
         test: gets the same columns.
-        sections: of :data:`epsopt.zoo.fingerprints.SECTIONS`.
+        sections: of :data:`epsopt.zoo.fingerprints.fingerprint.SECTIONS`.
 
     Returns:
         ``(len(train), columns)`` and ``(len(test), columns)``.

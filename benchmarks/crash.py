@@ -29,15 +29,15 @@ from typing import Any
 
 import torch
 
-from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.ingestion import ingest
-from epsopt.zoo.records import Failure
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.types import Failure
+from epsopt.zoo.ingestion.ingest import ingest
 
 INGEST = """
 import sys
 from pathlib import Path
-from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.ingestion.ingest import ingest
 print("ready", flush=True)
 with Catalogue(sys.argv[1]) as catalogue:
     ingest(catalogue, Path(sys.argv[2]), jobs=1)
@@ -58,7 +58,9 @@ for name in sys.argv[2:]:
 
 FITTED = 100  # checkpoints that the killed fits learn from
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["torch", "torch._dynamo", "epsopt.studies.maps", "epsopt.surrogate.cross_validation"])
+FORKED.set_forkserver_preload(
+    ["torch", "torch._dynamo", "epsopt.studies.surrogate_store", "epsopt.surrogate.cross_validation"]
+)
 
 
 def fit(url: str, said: Connection) -> None:
@@ -66,7 +68,7 @@ def fit(url: str, said: Connection) -> None:
 
     A short training in one process, without the LightGBM baseline: what is tried here is the keeping, not the map.
     """
-    from epsopt.studies.maps import fit_map
+    from epsopt.studies.surrogate_store import fit_map
     from epsopt.surrogate import Recipe, cross_validation, relevance
     from epsopt.surrogate.baselines import median_baseline
 

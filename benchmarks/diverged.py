@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from epsopt.surrogate import Recipe, TrainingSet, fit
 from epsopt.surrogate.ranges import metric_range
-from epsopt.zoo.fingerprints import fingerprint
+from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
 RUNS, EPOCHS = 40, 5
 SHARE = 0.05

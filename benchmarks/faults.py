@@ -28,12 +28,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space
-from epsopt.optimize.targets import Objective
 from epsopt.studies import open_storage, record_proposals, render_command
-from epsopt.studies.loop.queue import Suggestion
-from epsopt.studies.loop.worker import Event, Orders, Worker
-from epsopt.studies.project.file import Project
+from epsopt.studies.optuna_io.queue import Suggestion
+from epsopt.studies.project.project import Project
+from epsopt.studies.worker.worker import Event, Orders, Worker
 from epsopt.zoo import Catalogue
 from epsopt.zoo.errors import UsageError
 

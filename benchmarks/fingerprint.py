@@ -19,9 +19,9 @@ from statistics import median
 import torch
 from threadpoolctl import threadpool_limits
 
-from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.fingerprints import fingerprint
-from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.fingerprints.fingerprint import fingerprint
+from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.reading.pool import shared_pool
 
 WIDTH, VOCABULARY = 1_280, 50_257  # GPT-2 large

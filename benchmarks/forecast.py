@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from zoos import Zoo, load
 
-from epsopt.optimize.experts import BASELINES, BEFORE, EXPERTS
-from epsopt.optimize.inference import infer_space
-from epsopt.optimize.outlook import Outlook, fit_outlook
-from epsopt.optimize.stacking import STACK
-from epsopt.optimize.trajectory import RunPath
+from epsopt.optimize.forecast.base_forecasters import BASELINES, BEFORE, EXPERTS
+from epsopt.optimize.forecast.run_forecaster import Outlook, fit_outlook
+from epsopt.optimize.forecast.stacking import STACK
+from epsopt.optimize.latent.trajectory import RunPath
+from epsopt.optimize.space_inference import infer_space
 from epsopt.surrogate import Surrogate, fit, run_folds
 
 OUT = Path(__file__).resolve().parent / "out" / "forecast"

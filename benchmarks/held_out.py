@@ -14,7 +14,7 @@ import numpy as np
 from zoos import OUT as ZOOS
 from zoos import load
 
-from epsopt.studies.maps import training_set
+from epsopt.studies.surrogate_store import training_set
 from epsopt.surrogate import Surrogate, fit
 from epsopt.zoo import Catalogue
 

@@ -21,11 +21,11 @@ from statistics import median
 import torch
 from threadpoolctl import threadpool_limits
 
-from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.fingerprints import fingerprint
-from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.fingerprints.fingerprint import fingerprint
+from epsopt.zoo.ingestion.ingest import ingest
+from epsopt.zoo.layouts.scan import scan
 from epsopt.zoo.reading.pool import shared_pool
-from epsopt.zoo.scan import scan
 
 LAYERS = [(256, 9), (128, 256), (64, 128), (16, 64), (16, 64)] * 2 + [
     (64, 16),

@@ -26,11 +26,11 @@ from epsopt.demo.run import Plan as Training
 from epsopt.demo.run import train
 from epsopt.demo.space import draw
 from epsopt.optimize import Objective, Target, infer_space, past_runs
-from epsopt.optimize.continuation import learn_continuation
-from epsopt.optimize.initialisation import Plan, plan_runs
+from epsopt.optimize.acquisition.confidence_bounds import measured_table
+from epsopt.optimize.forecast.continuation_model import learn_continuation
 from epsopt.optimize.pareto import non_dominated
-from epsopt.optimize.scoring import measured_table
-from epsopt.studies.starts import mixed_starts, real_starts
+from epsopt.optimize.proposals.warm_start import Plan, plan_runs
+from epsopt.studies.merge.warm_start_candidates import mixed_starts, real_starts
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
 

@@ -19,14 +19,14 @@ from held_out import HOOK, Memory, catalogue_of, keep_for_picture, map_without_r
 from numpy.typing import NDArray
 from zoos import OUT as ZOOS
 
-from epsopt.optimize.interpolation import linear_metrics, shares, straight
-from epsopt.studies.mixtures import decode_points
+from epsopt.optimize.latent.interpolation import linear_metrics, shares, straight
+from epsopt.studies.merge.decode import decode_points
 from epsopt.surrogate import Surrogate
 from epsopt.zoo import Catalogue, read_fingerprints
+from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import Recombination, recombination
-from epsopt.zoo.fingerprints import Fingerprint
-from epsopt.zoo.records import Checkpoint
+from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 
 PAIRS, STEPS, DECODED = 20, 11, 40
 Array = NDArray[np.float64]

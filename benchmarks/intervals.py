@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from epsopt.surrogate.head import conformal_factor, run_weights
+from epsopt.surrogate.metric_gp import conformal_factor, run_weights
 
 LEVEL = 0.9
 PER_RUN = 20

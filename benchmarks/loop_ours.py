@@ -12,11 +12,11 @@ import torch
 from loop_trainer import Method, Run, Trainer
 from loop_workloads import Floats, State
 
-from epsopt.optimize.loop.choice import Candidate
-from epsopt.optimize.loop.curves import Curve
-from epsopt.optimize.loop.mixing import WeightSpace, on_way
-from epsopt.optimize.loop.policy import BRANCH_EPOCHS, FIRST_RUNS, Known, Policy, Step
-from epsopt.optimize.loop.stopping import Stopper
+from epsopt.optimize.forecast.learning_curve_gp import Curve
+from epsopt.optimize.merge.weight_space_gp import WeightSpace, on_way
+from epsopt.optimize.schedule.pruner import Stopper
+from epsopt.optimize.schedule.run_acquisition import Candidate
+from epsopt.optimize.schedule.scheduler import BRANCH_EPOCHS, FIRST_RUNS, Known, Policy, Step
 
 LOOK = 6  # epochs of a run that only looks around
 GRACE = 2

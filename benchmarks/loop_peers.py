@@ -18,10 +18,10 @@ from gpytorch.mlls import SumMarginalLogLikelihood
 from loop_trainer import Method, Run, Trainer
 from loop_workloads import Floats
 
-from epsopt.optimize.acquisition import noisy_improvement
-from epsopt.optimize.loop.sampler import EpsilonSampler
+from epsopt.optimize.acquisition.noisy_ehvi import noisy_improvement
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.space import Config, Space
+from epsopt.studies.optuna_io.sampler import EpsilonSampler
 
 FEW = 5
 """Random runs before a model is believed, of the peers that begin with fewer than ten, as is usual."""

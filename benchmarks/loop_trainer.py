@@ -14,8 +14,8 @@ import torch
 from loop_workloads import Floats, State, Workload
 
 from epsopt.demo.finetune import DivergedError
-from epsopt.optimize.loop.choice import Start
-from epsopt.optimize.loop.curves import Curve, OnWay
+from epsopt.optimize.forecast.learning_curve_gp import Curve, OnWay
+from epsopt.optimize.schedule.run_acquisition import Start
 from epsopt.optimize.space import Config
 
 EARLIER = 24  # random runs that everybody is given with --zoo

@@ -19,8 +19,8 @@ from epsopt.demo.finetune import DivergedError, finetune
 from epsopt.demo.metrics import measure
 from epsopt.demo.model import TernaryVAE
 from epsopt.demo.space import SPACE
+from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space
-from epsopt.optimize.targets import Objective
 
 CACHE = OUT.parent / "loop"
 WIDE = {

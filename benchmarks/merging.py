@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from zoos import OUT as ZOOS
 
 from epsopt.optimize import Objective, hypervolume
-from epsopt.optimize.merging import merge, simplex_grid
-from epsopt.optimize.scoring import measured_table
-from epsopt.studies.merges import front_parents
+from epsopt.optimize.acquisition.confidence_bounds import measured_table
+from epsopt.optimize.merge.simplex_merge import merge, simplex_grid
+from epsopt.studies.merge.simplex_merge import front_parents
+from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import recombination
-from epsopt.zoo.records import Checkpoint
 
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("dist_corr", maximize=True))
 MAXIMIZE = [True, True]

@@ -21,8 +21,8 @@ from scipy.spatial.distance import cdist, pdist, squareform
 from scipy.stats import spearmanr
 from zoos import Zoo, load
 
-from epsopt.optimize.inference import infer_space
-from epsopt.optimize.region import distances
+from epsopt.optimize.latent.trust_region import distances
+from epsopt.optimize.space_inference import infer_space
 from epsopt.surrogate import Surrogate, run_folds
 
 Array = NDArray[np.float64]

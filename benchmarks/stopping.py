@@ -39,10 +39,10 @@ from loop_workloads import CACHE, WORKLOADS, Workload
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from epsopt.optimize.loop.curves import Curve, CurveModel, fit_curves
-from epsopt.optimize.loop.stopping import FEWEST_RUNS, Stopper
-from epsopt.optimize.loop.stopping import GRACE as GRACE_EPOCHS
+from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
 from epsopt.optimize.pareto import hypervolume, non_dominated
+from epsopt.optimize.schedule.pruner import FEWEST_RUNS, Stopper
+from epsopt.optimize.schedule.pruner import GRACE as GRACE_EPOCHS
 
 RESULTS = CACHE.parent / "stopping.jsonl"
 GRACE = round(GRACE_EPOCHS)

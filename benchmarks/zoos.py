@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from epsopt.demo.base import base_path, ensure_base
 from epsopt.demo.sweep import plan_runs, sweep
-from epsopt.studies.maps import training_set
+from epsopt.studies.surrogate_store import training_set
 from epsopt.surrogate import TrainingSet
 from epsopt.zoo import Catalogue, ingest
 

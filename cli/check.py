@@ -6,7 +6,7 @@ import click
 
 from epsopt.cli.options import Options, common
 from epsopt.zoo.errors import CatalogueError
-from epsopt.zoo.words import count
+from epsopt.zoo.formatting import count
 
 
 @click.command("check")

@@ -10,9 +10,9 @@ import click
 from epsopt.cli.options import Options, common, overwrite_option, seed_option
 
 if TYPE_CHECKING:
-    from epsopt.optimize.clusters import Clustering
+    from epsopt.optimize.latent.clusters import Clustering
     from epsopt.studies.output_files import OutputFile
-    from epsopt.zoo.records import Checkpoint
+    from epsopt.zoo.catalogue.types import Checkpoint
 
 _REDUNDANT = 8
 
@@ -29,10 +29,10 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
     Each group has a stability (how surely it is found again when a fifth of the runs is left out) and a medoid, its
     most typical run. Runs that end nearer to each other than a run moves in its last step are named as redundant.
     """
-    from epsopt.cli.describe import checkpoint_json
     from epsopt.cli.output import print_json
     from epsopt.cli.pictures import picture_file
     from epsopt.cli.progress import working
+    from epsopt.cli.render import checkpoint_json
     from epsopt.cli.workspace import measured, open_workspace
     from epsopt.zoo.errors import UsageError
 
@@ -43,10 +43,10 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
             picture = picture_file(save, catalogue, overwrite=overwrite)
             import numpy as np
 
-            from epsopt.optimize.clusters import cluster
-            from epsopt.optimize.inference import infer_space
-            from epsopt.optimize.latent_search import known_latents
-            from epsopt.studies.maps import load_map
+            from epsopt.optimize.latent.clusters import cluster
+            from epsopt.optimize.latent.search import known_latents
+            from epsopt.optimize.space_inference import infer_space
+            from epsopt.studies.surrogate_store import load_map
 
             surrogate, _ = load_map(catalogue)
         latents, known = known_latents(surrogate, checkpoints, of_runs=True)
@@ -100,9 +100,9 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
 
 
 def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...]) -> None:
-    from epsopt.cli.describe import formatters
     from epsopt.cli.output import Head, Rows, label, listed, metric_head, print_table, say, value
-    from epsopt.optimize.clusters import DOUBTFUL, STABLE
+    from epsopt.cli.render import formatters
+    from epsopt.optimize.latent.clusters import DOUBTFUL, STABLE
 
     texts = formatters(names, [c.metrics for c in shown])
     heads = [Head("group"), Head("runs"), Head("stability"), Head("medoid", "left"), *(metric_head(n) for n in names)]
@@ -162,7 +162,7 @@ def _typical(values: list[object]) -> object:
 def _draw(file: OutputFile, points: Any, shown: list[Checkpoint], found: Clustering) -> None:
     from sklearn.decomposition import PCA
 
-    from epsopt.studies.pictures import groups_figure, save_picture
+    from epsopt.studies.report.plots import groups_figure, save_picture
 
     grouped = [i for g in found.groups for i in g.members]
     places = PCA(2).fit(points[grouped]).transform(points)

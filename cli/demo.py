@@ -139,8 +139,8 @@ def _prepare(out: Path, fresh: bool, options: dict[str, int], given: dict[str, i
 
 def _write_project() -> None:
     from epsopt.demo.space import SPACE
+    from epsopt.optimize.objectives import Objective
     from epsopt.optimize.space import Parameter, Space
-    from epsopt.optimize.targets import Objective
     from epsopt.studies import write_project
 
     parameters: list[Parameter] = []
@@ -231,7 +231,7 @@ def _spend() -> None:
 
 
 def _summary(*, as_json: bool) -> None:
-    from epsopt.cli.outcome import (
+    from epsopt.cli.loop_tables import (
         outcome_json,
         show_accuracy,
         show_answers,
@@ -241,11 +241,11 @@ def _summary(*, as_json: bool) -> None:
     )
     from epsopt.cli.output import line, print_json, say
     from epsopt.cli.workspace import Workspace
-    from epsopt.optimize.targets import Target
+    from epsopt.optimize.objectives import Target
     from epsopt.studies import load_project, record_measured
-    from epsopt.studies.loop.ledger import measured_mixtures
-    from epsopt.studies.loop.report import loop_report
-    from epsopt.zoo.catalogue import Catalogue
+    from epsopt.studies.report.report import loop_report
+    from epsopt.studies.schedule.budget import measured_mixtures
+    from epsopt.zoo.catalogue.catalogue import Catalogue
 
     project = load_project(Path("epsopt.toml"))
     storage = Workspace(project, project.storage).studies()

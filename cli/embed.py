@@ -11,9 +11,9 @@ from epsopt.cli.options import Options, common, overwrite_option, seed_option
 from epsopt.zoo.errors import UnreadableCheckpoint, UsageError
 
 if TYPE_CHECKING:
-    from epsopt.optimize.preview import Preview
+    from epsopt.optimize.latent.embedding_projection import Preview
     from epsopt.studies.output_files import OutputFile
-    from epsopt.zoo.catalogue import Catalogue
+    from epsopt.zoo.catalogue.catalogue import Catalogue
 
 
 @click.command("embed")
@@ -40,7 +40,7 @@ def command(
     from epsopt.cli.output import print_json, say
     from epsopt.cli.pictures import picture_file
     from epsopt.cli.progress import working
-    from epsopt.cli.which import locate
+    from epsopt.cli.resolve_checkpoint import locate
     from epsopt.cli.workspace import measured, open_workspace
 
     with working("loading the map") as progress:
@@ -51,10 +51,10 @@ def command(
             arrays = _arrays_file(output, catalogue, overwrite=overwrite)
             import numpy as np
 
-            from epsopt.optimize.preview import preview
-            from epsopt.studies.maps import load_map
-            from epsopt.zoo.ingestion import read_fingerprints
-            from epsopt.zoo.records import Failure
+            from epsopt.optimize.latent.embedding_projection import preview
+            from epsopt.studies.surrogate_store import load_map
+            from epsopt.zoo.catalogue.types import Failure
+            from epsopt.zoo.ingestion.ingest import read_fingerprints
 
             surrogate, _ = load_map(catalogue)
             located = locate(what, catalogue, checkpoints)
@@ -80,7 +80,7 @@ def command(
         if arrays is not None:
             _write(arrays, shown)
         if picture is not None:
-            from epsopt.studies.pictures import preview_figure, save_picture
+            from epsopt.studies.report.plots import preview_figure, save_picture
 
             save_picture(preview_figure(f"Anchor embeddings of {located.title}", shown), picture)
     if options.json:

@@ -11,7 +11,7 @@ from epsopt.cli.options import Options, common, seed_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from epsopt.studies.maps import Made
+    from epsopt.studies.surrogate_store import Made
     from epsopt.surrogate.surrogate import Surrogate
     from epsopt.surrogate.validation import Validation
 
@@ -45,7 +45,7 @@ def command(options: Options, seed: int, from_scratch: bool, probes: bool | None
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             measured(catalogue)
-            from epsopt.studies.maps import fit_map, has_embeddings
+            from epsopt.studies.surrogate_store import fit_map, has_embeddings
 
             project = workspace.project
             objectives = [o.name for o in project.objectives] if project else []
@@ -127,7 +127,7 @@ def _say_metrics(made: Made, surrogate: Surrogate) -> None:
     """Say which metrics were learned, which are data only, and what they are taken to be at all."""
     from epsopt.cli.output import say
     from epsopt.surrogate.ranges import range_text
-    from epsopt.zoo.words import count
+    from epsopt.zoo.formatting import count
 
     chosen = made.metrics
     if chosen is not None:

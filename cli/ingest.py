@@ -11,13 +11,13 @@ import click
 
 from epsopt.cli.options import Options, common, follow_links_option
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
-from epsopt.zoo.words import count
+from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
-    from epsopt.studies.project.file import Project
-    from epsopt.zoo.other_formats import OtherFormat
-    from epsopt.zoo.records import NotFinite
-    from epsopt.zoo.sheets import Sheet
+    from epsopt.studies.project.project import Project
+    from epsopt.zoo.catalogue.types import NotFinite
+    from epsopt.zoo.layouts.other_formats import OtherFormat
+    from epsopt.zoo.side_files.run_tables import Sheet
 
 
 _LISTED = 20
@@ -62,7 +62,7 @@ def command(
 def _repair(options: Options) -> None:
     from epsopt.cli.output import note, one_line
     from epsopt.cli.workspace import open_workspace
-    from epsopt.zoo.repair import repair
+    from epsopt.zoo.catalogue.repair import repair
 
     for damage in repair(open_workspace(options).storage):
         note(f"forgotten, to be read again: {one_line(damage.what)}")
@@ -71,8 +71,8 @@ def _repair(options: Options) -> None:
 def _sheets(project: Project | None, jobs: int, table: Path | None, study: str | None) -> list[Sheet]:
     """Return the tables of runs that the command or else the project names."""
     from epsopt.zoo.reading.pool import shared_pool
-    from epsopt.zoo.sheets import Sheet
-    from epsopt.zoo.telling import read_table
+    from epsopt.zoo.side_files.discover import read_table
+    from epsopt.zoo.side_files.run_tables import Sheet
 
     sheets = []
     file = table.absolute() if table is not None else project.table if project else None
@@ -81,7 +81,7 @@ def _sheets(project: Project | None, jobs: int, table: Path | None, study: str |
         sheets.append(Sheet(f"table {file}", file.parent, read_table(shared_pool(jobs), file, *columns)))
     source = study or (project.study if project else None)
     if source is not None:
-        from epsopt.studies.past import study_sheet
+        from epsopt.studies.optuna_io.optuna_import import study_sheet
 
         sheets.append(study_sheet(source, project.folder if project and study is None else Path.cwd()))
     return sheets
@@ -90,14 +90,14 @@ def _sheets(project: Project | None, jobs: int, table: Path | None, study: str |
 def _ingest(
     options: Options, paths: tuple[Path, ...], jobs: int, table: Path | None, study: str | None, *, follow_links: bool
 ) -> None:
-    from epsopt.cli.describe import failure_json
     from epsopt.cli.output import Head, Rows, failures, line, links_outside, print_json, print_table, say, troubles
     from epsopt.cli.progress import working
+    from epsopt.cli.render import failure_json
     from epsopt.cli.workspace import open_workspace
 
     with working("looking for checkpoints") as progress:
-        from epsopt.zoo.catalogue import Catalogue
-        from epsopt.zoo.ingestion import ingest
+        from epsopt.zoo.catalogue.catalogue import Catalogue
+        from epsopt.zoo.ingestion.ingest import ingest
         from epsopt.zoo.reading.remote import location
 
         workspace = open_workspace(options)
@@ -194,8 +194,8 @@ def _ingest(
 
 def _not_read(kinds: Sequence[OtherFormat]) -> None:
     """Name checkpoints of other formats once a kind, with what makes them readable."""
-    from epsopt.cli.describe import short_path
     from epsopt.cli.output import Head, Rows, line, one_line, print_table, say
+    from epsopt.cli.render import short_path
 
     if not kinds:
         return
@@ -235,13 +235,13 @@ def _not_finite(metrics: Sequence[NotFinite]) -> None:
 
 
 def _verify(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
-    from epsopt.cli.describe import failure_json
     from epsopt.cli.output import failures, line, print_json, say
     from epsopt.cli.progress import working
+    from epsopt.cli.render import failure_json
     from epsopt.cli.workspace import open_workspace
 
     with working("looking for the catalogue") as progress:
-        from epsopt.zoo.verification import verify
+        from epsopt.zoo.ingestion.verification import verify
 
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:

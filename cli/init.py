@@ -12,10 +12,10 @@ from epsopt.cli.options import Options, common, follow_links_option
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from epsopt.optimize.objectives import Objective
     from epsopt.optimize.space import Space
-    from epsopt.optimize.targets import Objective
-    from epsopt.studies.project.guess import LeftOut
-    from epsopt.zoo.records import Failure
+    from epsopt.studies.project.metric_direction import LeftOut
+    from epsopt.zoo.catalogue.types import Failure
 
 
 _LISTED = 8  # metrics of a kind that are named
@@ -47,16 +47,16 @@ def command(
     The newest checkpoint of each run tells metrics and hyperparameters. Which way a metric is better is guessed from
     its name unless --minimize or --maximize says so.
     """
-    from epsopt.cli.describe import failure_json
     from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
+    from epsopt.cli.render import failure_json
     from epsopt.cli.workspace import DEFAULT_STORAGE
 
     with working("reading the newest checkpoint of each run") as say:
-        from epsopt.optimize.inference import infer_space, left_out
-        from epsopt.studies.project.file import FILE_NAME, load_project
+        from epsopt.optimize.space_inference import infer_space, left_out
+        from epsopt.studies.project.project import FILE_NAME, load_project
+        from epsopt.studies.project.scan_runs import survey
         from epsopt.studies.project.schema import is_metric_name, project_name
-        from epsopt.studies.project.survey import survey
         from epsopt.studies.project.template import write_project
         from epsopt.surrogate.ranges import guess_range
         from epsopt.zoo.reading.remote import location
@@ -135,8 +135,8 @@ def _objectives(
     """Return the objectives, names of those that were guessed, undecided metrics, and those that are none by guess."""
     import difflib
 
-    from epsopt.optimize.targets import Objective
-    from epsopt.studies.project.guess import guess_maximize, leave_out
+    from epsopt.optimize.objectives import Objective
+    from epsopt.studies.project.metric_direction import guess_maximize, leave_out
 
     for option, names in (("--minimize", minimize), ("--maximize", maximize)):
         for name in names:
@@ -170,8 +170,8 @@ def _from(folder: Path, runs: Path) -> str:
 
 
 def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled: list[Failure]) -> None:
-    from epsopt.cli.describe import short_path
     from epsopt.cli.output import Head, Rows, failures, line, links_outside, print_table, say, troubles
+    from epsopt.cli.render import short_path
     from epsopt.studies.project.template import LEFT_OUT
     from epsopt.surrogate.ranges import range_text
 

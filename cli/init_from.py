@@ -13,14 +13,14 @@ from epsopt.cli.options import Options, TargetCommand, common, level_option, see
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from epsopt.optimize.continuation import Start
-    from epsopt.optimize.initialisation import Plan
+    from epsopt.optimize.forecast.continuation_model import Start
+    from epsopt.optimize.objectives import Objective, Target
+    from epsopt.optimize.proposals.warm_start import Plan
     from epsopt.optimize.space import Space
-    from epsopt.optimize.targets import Objective, Target
-    from epsopt.studies.mixtures import Mixture
-    from epsopt.studies.project.file import Project
+    from epsopt.studies.merge.decode import Mixture
+    from epsopt.studies.project.project import Project
+    from epsopt.zoo.catalogue.types import Checkpoint
     from epsopt.zoo.decoding.decoder import WeightDecoder
-    from epsopt.zoo.records import Checkpoint
 
 
 @click.command("init-from", cls=TargetCommand)
@@ -45,9 +45,9 @@ def command(
 
     With [train] in epsopt.toml and a hole {init_from} in its command, each answer carries the command to launch.
     """
-    from epsopt.cli.describe import objective_json, target_json
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
+    from epsopt.cli.render import objective_json, target_json
     from epsopt.cli.workspace import check_objectives, measured, open_workspace, resolve_targets
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
@@ -60,10 +60,10 @@ def command(
         ):
             checkpoints = measured(catalogue)
             from epsopt.optimize import infer_space, past_runs
-            from epsopt.optimize.continuation import learn_continuation
-            from epsopt.optimize.initialisation import plan_runs
-            from epsopt.studies.maps import load_map
-            from epsopt.studies.starts import mixed_starts, real_starts
+            from epsopt.optimize.forecast.continuation_model import learn_continuation
+            from epsopt.optimize.proposals.warm_start import plan_runs
+            from epsopt.studies.merge.warm_start_candidates import mixed_starts, real_starts
+            from epsopt.studies.surrogate_store import load_map
 
             objectives = check_objectives(project, catalogue.metric_names())
             surrogate, _ = load_map(catalogue)
@@ -132,9 +132,9 @@ def _saved(
     checkpoints: Sequence[Checkpoint],
 ) -> dict[int, Path]:
     """Save the mixtures that are shown; return their files by the identity of their starts."""
-    from epsopt.cli.describe import predicted_json
-    from epsopt.cli.mixed import free_files
-    from epsopt.studies.folders import save_folder, suffix_for
+    from epsopt.cli.merge_output import free_files
+    from epsopt.cli.render import predicted_json
+    from epsopt.studies.output_paths import save_folder, suffix_for
     from epsopt.zoo.decoding.provenance import Provenance, labels
 
     shown = [(s, m) for s, m in mixed if any(p.start is s for p in plans)]
@@ -158,18 +158,18 @@ def _path(plan: Plan, files: dict[int, Path]) -> str:
 def _command(project: Project, plan: Plan, path: str) -> list[str] | None:
     """Fill the train command; None where there is none, or where it cannot be told where to start."""
     from epsopt.studies import render_command
-    from epsopt.studies.project.command import takes_start
+    from epsopt.studies.project.train_command import takes_start
 
     if project.command is None or not takes_start(project.command):
         return None
-    from epsopt.studies.folders import free_name
+    from epsopt.studies.output_paths import free_name
 
     out = free_name(project.runs, "from")
     return render_command(project.command, {**plan.fixed, **plan.params}, out, path)
 
 
 def _plan_json(plan: Plan, path: str, arguments: list[str] | None) -> dict[str, Any]:
-    from epsopt.cli.describe import predicted_json
+    from epsopt.cli.render import predicted_json
 
     start = plan.start
     parts = start.mixture or ((start.checkpoint, 1.0),)
@@ -205,8 +205,8 @@ def _show(
     level: float,
     project: Project,
 ) -> None:
-    from epsopt.cli.describe import formatters, measured_row, metric_heads, predicted_rows, short_path
     from epsopt.cli.output import TARGETS_HOLD, Head, Rows, line, listed, print_table, say, value
+    from epsopt.cli.render import formatters, measured_row, metric_heads, predicted_rows, short_path
 
     names = [o.name for o in objectives]
     texts = formatters(names, [m for p in plans for m in (p.point, p.low, p.high, dict(p.start.metrics))])

@@ -13,9 +13,9 @@ from epsopt.cli.options import Options, common, level_option
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from epsopt.cli.which import Located
-    from epsopt.optimize.interpolation import Step
-    from epsopt.studies.mixtures import Mixture
+    from epsopt.cli.resolve_checkpoint import Located
+    from epsopt.optimize.latent.interpolation import Step
+    from epsopt.studies.merge.decode import Mixture
 
 
 @click.command("interpolate")
@@ -37,12 +37,12 @@ def command(
     A and B are files, runs (their last checkpoint), RUN:EPOCH, or the beginning of a SHA-256. Where both share an
     initialisation, each step is a real set of weights; otherwise there are only predictions.
     """
-    from epsopt.cli.mixed import free_files
+    from epsopt.cli.merge_output import free_files
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
-    from epsopt.cli.which import locate
+    from epsopt.cli.resolve_checkpoint import locate
     from epsopt.cli.workspace import measured, open_workspace
-    from epsopt.studies.folders import save_folder, suffix_for
+    from epsopt.studies.output_paths import save_folder, suffix_for
     from epsopt.zoo.decoding.decoder import WeightDecoder
     from epsopt.zoo.decoding.provenance import Provenance, labels
 
@@ -60,9 +60,9 @@ def command(
             WeightDecoder(hook, weights_key=catalogue.weights_key) as decoder,
         ):
             checkpoints = measured(catalogue)
-            from epsopt.optimize.interpolation import along, linear_metrics, straight
-            from epsopt.studies.maps import load_map
-            from epsopt.studies.mixtures import decode_mixtures
+            from epsopt.optimize.latent.interpolation import along, linear_metrics, straight
+            from epsopt.studies.merge.decode import decode_mixtures
+            from epsopt.studies.surrogate_store import load_map
             from epsopt.zoo.decoding.recombination import require_one_lineage
 
             ends = [locate(what, catalogue, checkpoints) for what in (a, b)]
@@ -86,7 +86,7 @@ def command(
             surrogate, _ = load_map(catalogue)
             mixtures: list[Mixture] = []
             if reason is None:
-                from epsopt.optimize.interpolation import shares
+                from epsopt.optimize.latent.interpolation import shares
                 from epsopt.zoo.decoding.recombination import recombination
 
                 mixed = [recombination([start, end], [[1.0 - t, t]]) for t in shares(steps)]
@@ -104,7 +104,7 @@ def command(
                 z = straight(codes[0], codes[1], steps)
             way = along(surrogate, checkpoints, z, level)
             named = labels([start, end])
-            from epsopt.cli.describe import predicted_json
+            from epsopt.cli.render import predicted_json
 
             for mixture, step, file in zip(mixtures, way, files, strict=False):
                 origin = Provenance("interpolate", predicted_json(step), mixture.measured, hook, named)
@@ -126,8 +126,8 @@ def _document(
     level: float,
     named: Mapping[str, str],
 ) -> dict[str, Any]:
-    from epsopt.cli.describe import checkpoint_json, neighbour_json, predicted_json
-    from epsopt.cli.mixed import recombination_json
+    from epsopt.cli.merge_output import recombination_json
+    from epsopt.cli.render import checkpoint_json, neighbour_json, predicted_json
 
     steps = []
     for i, step in enumerate(way):
@@ -163,8 +163,8 @@ def _show(
     names: tuple[str, ...],
     level: float,
 ) -> None:
-    from epsopt.cli.describe import formatters, measured_row, metric_heads, predicted_rows, short_path
     from epsopt.cli.output import Head, Rows, line, print_table, say
+    from epsopt.cli.render import formatters, measured_row, metric_heads, predicted_rows, short_path
 
     measurements = [m.measured or {} for m in mixtures]
     shown: list[Mapping[str, float | None]] = [m for s in way for m in (s.point, s.low, s.high)]

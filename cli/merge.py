@@ -12,11 +12,11 @@ from epsopt.cli.options import Options, common, seed_option
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from epsopt.optimize.targets import Objective
-    from epsopt.studies.merges import Merged
-    from epsopt.studies.mixing import Mixed
-    from epsopt.studies.project.file import Project
-    from epsopt.zoo.records import Checkpoint
+    from epsopt.optimize.objectives import Objective
+    from epsopt.studies.merge.simplex_merge import Merged
+    from epsopt.studies.merge.weight_space_merge import Mixed
+    from epsopt.studies.project.project import Project
+    from epsopt.zoo.catalogue.types import Checkpoint
 
 
 @click.command("merge")
@@ -85,7 +85,7 @@ def command(
         chosen = [] if wide else _parents(parents, checkpoints, project, count)
         _check_new(save)
         mixed: Mixed | None = None
-        from epsopt.studies.folders import save_folder
+        from epsopt.studies.output_paths import save_folder
 
         # Held from before the first evaluation: another merge at the same time takes another one.
         with save_folder(save, project.runs, "mixed" if wide else "merge", checkpoints) as folder:
@@ -122,8 +122,8 @@ def _is_given(option: str) -> bool:
 def _parents(
     named_ones: tuple[str, ...], checkpoints: Sequence[Checkpoint], project: Project, count: int
 ) -> list[Checkpoint]:
-    from epsopt.cli.which import named
-    from epsopt.studies.merges import front_parents
+    from epsopt.cli.resolve_checkpoint import named
+    from epsopt.studies.merge.simplex_merge import front_parents
 
     if not named_ones:
         return front_parents(checkpoints, project.objectives, count)
@@ -145,8 +145,8 @@ def _merge(
     seed: int,
     progress: Callable[[str, float | None], None],
 ) -> Merged:
-    from epsopt.studies.folders import suffix_for
-    from epsopt.studies.merges import merge_checkpoints
+    from epsopt.studies.merge.simplex_merge import merge_checkpoints
+    from epsopt.studies.output_paths import suffix_for
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
     suffix = suffix_for(form, parents)
@@ -178,8 +178,8 @@ def _check_new(save: Path | None) -> None:
 def _document(
     merged: Merged, objectives: Sequence[Objective], folder: Path, budget: int, seed: int, reach: float
 ) -> dict[str, Any]:
-    from epsopt.cli.describe import checkpoint_json, objective_json
-    from epsopt.cli.mixed import recombination_json
+    from epsopt.cli.merge_output import recombination_json
+    from epsopt.cli.render import checkpoint_json, objective_json
     from epsopt.zoo.decoding.provenance import labels
 
     named = labels(merged.parents)
@@ -215,8 +215,8 @@ def _document(
 
 
 def _show(merged: Merged, objectives: Sequence[Objective], folder: Path, project: Project) -> None:
-    from epsopt.cli.describe import formatters, measured_row, metric_heads, short_path
     from epsopt.cli.output import Head, Rows, label, line, print_table, say
+    from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
 
     result = merged.result
     names = [o.name for o in objectives]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from epsopt.optimize.targets import Objective
-    from epsopt.studies.mixing import Mixed, Tried
-    from epsopt.studies.project.file import Project
-    from epsopt.studies.steps import Part
-    from epsopt.zoo.records import Checkpoint, Lineage
+    from epsopt.optimize.objectives import Objective
+    from epsopt.studies.merge.merge_candidates import Part
+    from epsopt.studies.merge.weight_space_merge import Mixed, Tried
+    from epsopt.studies.project.project import Project
+    from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 
 _SMALL = 0.005  # of a coefficient: rounded to nothing
 
@@ -28,10 +28,10 @@ def mix_widely(
     seed: int,
     progress: Callable[[str, float | None], None],
 ) -> Mixed:
-    """Choose what is mixed, and mix it; see :func:`epsopt.studies.mixing.mix`."""
-    from epsopt.studies.folders import suffix_for
-    from epsopt.studies.mixing import mix
-    from epsopt.studies.sources import choose_sources
+    """Choose what is mixed, and mix it; see :func:`epsopt.studies.merge.weight_space_merge.mix`."""
+    from epsopt.studies.merge.merge_sources import choose_sources
+    from epsopt.studies.merge.weight_space_merge import mix
+    from epsopt.studies.output_paths import suffix_for
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
     sources = choose_sources(checkpoints, lineages, project.objectives)
@@ -47,8 +47,8 @@ def wide_document(
     mixed: Mixed, objectives: Sequence[Objective], folder: Path, budget: int, seed: int
 ) -> dict[str, Any]:
     """Return it as JSON values (docs/schemas/merge.json)."""
-    from epsopt.cli.describe import checkpoint_json, objective_json
-    from epsopt.cli.mixed import recombination_json
+    from epsopt.cli.merge_output import recombination_json
+    from epsopt.cli.render import checkpoint_json, objective_json
 
     named = mixed.sources.labels
     base = mixed.sources.base
@@ -92,8 +92,8 @@ def _mixed(tried: Tried, part: Part, named: dict[str, str]) -> dict[str, float]:
 
 def show_wide(mixed: Mixed, objectives: Sequence[Objective], folder: Path, budget: int, hook: str | None) -> None:
     """Print the mixtures that joined the front, what they are made of, and how far the front moved."""
-    from epsopt.cli.describe import formatters, measured_row, metric_heads, short_path
     from epsopt.cli.output import Head, Rows, line, listed, print_table, say
+    from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
 
     sources, names = mixed.sources, [o.name for o in objectives]
     runs, ends = len({c.run_id for c in sources.checkpoints}), len(sources.checkpoints) - sources.n_front

@@ -15,19 +15,19 @@ from epsopt.zoo.errors import UsageError
 @common
 def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
     """Show the catalogue's checkpoints nearest to one: a file, a run's epoch (else its last), or a SHA-256 prefix."""
-    from epsopt.cli.describe import checkpoint_table, list_runs, neighbour_json, varying
     from epsopt.cli.output import formatter, line, print_json, say
     from epsopt.cli.progress import working
-    from epsopt.cli.which import locate
+    from epsopt.cli.render import checkpoint_table, list_runs, neighbour_json, varying
+    from epsopt.cli.resolve_checkpoint import locate
     from epsopt.cli.workspace import measured, open_workspace
 
     with working("loading the map"):
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
-            from epsopt.optimize.latent_search import known_latents
-            from epsopt.optimize.neighbours import nearest
-            from epsopt.studies.maps import load_map
+            from epsopt.optimize.latent.neighbours import nearest
+            from epsopt.optimize.latent.search import known_latents
+            from epsopt.studies.surrogate_store import load_map
 
             meant = locate(what, catalogue, checkpoints)
             surrogate, _ = load_map(catalogue)

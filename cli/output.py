@@ -109,7 +109,7 @@ def troubles(beside: Sequence[Any]) -> None:
 def links_outside(links: Sequence[str]) -> None:
     """List links that were not followed, if there are any."""
     if links:
-        from epsopt.zoo.words import count
+        from epsopt.zoo.formatting import count
 
         say()
         lead = count(len(links), "link leads", "links lead")

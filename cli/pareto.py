@@ -10,8 +10,8 @@ from epsopt.cli.options import Options, common
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from epsopt.optimize.targets import Objective
-    from epsopt.studies.project.file import Project
+    from epsopt.optimize.objectives import Objective
+    from epsopt.studies.project.project import Project
 
 _MOST_RUNS = 8  # whose files and hyperparameters are listed below the table
 
@@ -22,9 +22,9 @@ _MOST_RUNS = 8  # whose files and hyperparameters are listed below the table
 @common
 def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> None:
     """Show the measured checkpoints that no other one beats in every objective."""
-    from epsopt.cli.describe import checkpoint_json, checkpoint_table, list_runs, objective_json, varying
     from epsopt.cli.output import print_json, say
     from epsopt.cli.progress import working
+    from epsopt.cli.render import checkpoint_json, checkpoint_table, list_runs, objective_json, varying
     from epsopt.cli.workspace import check_objectives, measured, open_workspace
 
     if chosen and all_metrics:
@@ -32,8 +32,8 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
     with working("loading the catalogue"):
         workspace = open_workspace(options)
         project = workspace.needed()
+        from epsopt.optimize.acquisition.confidence_bounds import measured_table
         from epsopt.optimize.pareto import non_dominated
-        from epsopt.optimize.scoring import measured_table
 
         with workspace.catalogue() as catalogue:
             checkpoints, metrics = measured(catalogue), catalogue.metric_names()
@@ -70,8 +70,8 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
 def _choose(
     objectives: tuple[Objective, ...], chosen: tuple[str, ...], metrics: tuple[str, ...] | list[str], project: Project
 ) -> list[Objective]:
-    from epsopt.optimize.targets import Objective
-    from epsopt.studies.project.guess import guess_maximize
+    from epsopt.optimize.objectives import Objective
+    from epsopt.studies.project.metric_direction import guess_maximize
 
     known = {o.name: o for o in objectives}
     for name in chosen:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from epsopt.studies.output_files import OutputFile
-    from epsopt.zoo.catalogue import Catalogue
+    from epsopt.zoo.catalogue.catalogue import Catalogue
 
 
 def picture_file(save: Path | None, catalogue: Catalogue, *, overwrite: bool) -> OutputFile | None:

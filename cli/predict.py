@@ -11,7 +11,7 @@ from epsopt.cli.options import Options, common, follow_links_option, level_optio
 from epsopt.zoo.errors import CatalogueError, EpsoptError
 
 if TYPE_CHECKING:
-    from epsopt.optimize.assess import Assessment
+    from epsopt.optimize.latent.predict_checkpoint import Assessment
     from epsopt.zoo.reading.reader import CheckpointContents
 
 
@@ -30,23 +30,23 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
     intervals mean little. Metrics of an architecture that the map was not trained on are not predicted, unless the map
     was tested on enough architectures that it had not seen; their intervals are then calibrated on those.
     """
-    from epsopt.cli.describe import failure_json, neighbour_json, predicted_json
     from epsopt.cli.output import failures, links_outside, print_json, say, troubles
     from epsopt.cli.progress import working
+    from epsopt.cli.render import failure_json, neighbour_json, predicted_json
     from epsopt.cli.workspace import measured, open_workspace
 
     with working("loading the map") as progress:
         workspace = open_workspace(options)
-        from epsopt.zoo.ingestion import read_fingerprints
-        from epsopt.zoo.records import Failure
-        from epsopt.zoo.scan import scan
+        from epsopt.zoo.catalogue.types import Failure
+        from epsopt.zoo.ingestion.ingest import read_fingerprints
+        from epsopt.zoo.layouts.scan import scan
 
         project = workspace.project
         seen = scan(list(paths), follow_links=follow_links or (project is not None and project.follow_links))
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
-            from epsopt.optimize.assess import assess
-            from epsopt.studies.maps import load_map, load_map_with_probes
+            from epsopt.optimize.latent.predict_checkpoint import assess
+            from epsopt.studies.surrogate_store import load_map, load_map_with_probes
 
             embed = workspace.project.embed if workspace.project and not weights_only else None
             probed = load_map_with_probes(catalogue) if embed is not None else None
@@ -107,7 +107,8 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
 
 
 def _show(read: list[CheckpointContents], found: list[Assessment], names: tuple[str, ...], level: float) -> None:
-    from epsopt.cli.describe import (
+    from epsopt.cli.output import Head, Rows, line, print_table, say
+    from epsopt.cli.render import (
         formatters,
         measured_row,
         metric_heads,
@@ -115,7 +116,6 @@ def _show(read: list[CheckpointContents], found: list[Assessment], names: tuple[
         predicted_rows,
         short_path,
     )
-    from epsopt.cli.output import Head, Rows, line, print_table, say
 
     values = [
         m for r, a in zip(read, found, strict=True) for m in (r.metrics, a.point, a.low, a.high, a.nearest.metrics)

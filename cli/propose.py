@@ -8,16 +8,16 @@ import click
 
 from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
 from epsopt.zoo.errors import UsageError
-from epsopt.zoo.words import count as counted
+from epsopt.zoo.formatting import count as counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from epsopt.cli.workspace import Opened
-    from epsopt.optimize.proposals import Proposal
-    from epsopt.optimize.targets import Objective, Target
-    from epsopt.studies.loop.proposing import Proposed
-    from epsopt.studies.project.file import Project
+    from epsopt.optimize.objectives import Objective, Target
+    from epsopt.optimize.proposals.proposals import Proposal
+    from epsopt.studies.project.project import Project
+    from epsopt.studies.worker.proposals import Proposed
 
 FORMATS = ("table", "json", "yaml", "csv", "hydra", "shell", "optuna")
 
@@ -53,7 +53,7 @@ def command(
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_map
-    from epsopt.studies.loop.queue import study_name
+    from epsopt.studies.optuna_io.queue import study_name
 
     form = "json" if options.json else form
     if form == "optuna" and no_record:
@@ -63,9 +63,9 @@ def command(
         project = opened.project
         if form == "shell" and project.command is None:
             raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
-        from epsopt.studies.loop.formats import as_hydra
-        from epsopt.studies.loop.proposing import propose_next
-        from epsopt.studies.storage import has_studies
+        from epsopt.studies.export import as_hydra
+        from epsopt.studies.optuna_io.storage import has_studies
+        from epsopt.studies.worker.proposals import propose_next
 
         workspace = opened.workspace
         storage = workspace.studies() if not no_record or has_studies(workspace.storage) else None
@@ -90,7 +90,7 @@ def command(
 def _say_beside(form: str, proposed: Proposed, project: Project, study: str | None, level: float) -> None:
     """Say on standard error what a format has no place for."""
     from epsopt.cli.output import note
-    from epsopt.studies.loop.formats import in_words
+    from epsopt.studies.export import in_words
 
     if form in ("hydra", "optuna"):
         numbers = [None if study is None else n for n in proposed.numbers]
@@ -105,7 +105,7 @@ def _say_beside(form: str, proposed: Proposed, project: Project, study: str | No
 def _formatted(
     form: str, proposed: Proposed, commands: list[list[str] | None], project: Project, study: str | None, level: float
 ) -> str:
-    from epsopt.studies.loop.formats import as_csv, as_hydra, as_shell, as_yaml, in_words
+    from epsopt.studies.export import as_csv, as_hydra, as_shell, as_yaml, in_words
 
     numbers = [None if study is None else n for n in proposed.numbers]
     if form == "yaml":
@@ -123,7 +123,7 @@ def _formatted(
 def _document(
     opened: Opened, proposed: Proposed, commands: list[list[str] | None], study: str | None
 ) -> dict[str, Any]:
-    from epsopt.cli.describe import objective_json, predicted_json, target_json
+    from epsopt.cli.render import objective_json, predicted_json, target_json
 
     return {
         "objectives": objective_json(opened.objectives),
@@ -158,7 +158,7 @@ def _command(project: Project, proposal: Proposal, number: int) -> list[str] | N
     if project.command is None:
         return None
     from epsopt.studies import render_command
-    from epsopt.studies.loop.run import run_folder
+    from epsopt.studies.worker.trial_runner import run_folder
 
     params = {**proposal.fixed, **proposal.params}
     return render_command(project.command, params, run_folder(project, number), proposal.init_from)
@@ -170,8 +170,8 @@ def _show(
     targets: Sequence[Target],
     level: float,
 ) -> None:
-    from epsopt.cli.describe import formatters, metric_heads, predicted_rows, short_path
     from epsopt.cli.output import TARGETS_HOLD, Head, Rows, line, listed, print_table, say, value
+    from epsopt.cli.render import formatters, metric_heads, predicted_rows, short_path
 
     proposals, numbers, space = proposed.proposals, proposed.numbers, proposed.space
     names = [o.name for o in objectives]

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epsopt.cli.options import Options, common, overwrite_option
-from epsopt.zoo.words import count
+from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from epsopt.optimize.outcome import Accuracy
-    from epsopt.optimize.targets import Objective
-    from epsopt.studies.loop.report import LoopReport
+    from epsopt.optimize.forecast.evaluation import Accuracy
+    from epsopt.optimize.objectives import Objective
     from epsopt.studies.output_files import OutputFile
-    from epsopt.studies.project.file import Project
-    from epsopt.zoo.catalogue import Catalogue
+    from epsopt.studies.project.project import Project
+    from epsopt.studies.report.report import LoopReport
+    from epsopt.zoo.catalogue.catalogue import Catalogue
 
 _FEWEST_TO_COMPARE = 4
 """Runs in each half of the history; the share of fewer says nothing."""
@@ -36,7 +36,7 @@ def command(options: Options, page: Path | None, overwrite: bool) -> None:
 
     Predictions are those that were made before a run was started.
     """
-    from epsopt.cli.outcome import show_proposals, show_steps
+    from epsopt.cli.loop_tables import show_proposals, show_steps
     from epsopt.cli.output import line, print_json, say
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
@@ -44,8 +44,8 @@ def command(options: Options, page: Path | None, overwrite: bool) -> None:
     with working("reading what came back"):
         workspace = open_workspace(options)
         project = workspace.needed()
-        from epsopt.studies.loop.ledger import measured_mixtures
-        from epsopt.studies.loop.report import loop_report
+        from epsopt.studies.report.report import loop_report
+        from epsopt.studies.schedule.budget import measured_mixtures
 
         with workspace.catalogue() as catalogue:
             file = None if page is None else _checked(page, overwrite, catalogue)
@@ -72,8 +72,8 @@ def _checked(page: Path, overwrite: bool, catalogue: Catalogue) -> OutputFile:
 
 
 def _write(file: OutputFile, name: str, report: LoopReport, objectives: Sequence[Objective]) -> None:
-    from epsopt.cli.outcome import steps_table
-    from epsopt.studies.loop.page import page_html, report_figure
+    from epsopt.cli.loop_tables import steps_table
+    from epsopt.studies.report.report_html import page_html, report_figure
 
     figure = report_figure(report, objectives) if report.measured() else None
     lines = [*_counts(report), *_sentences(report)]
@@ -96,7 +96,7 @@ def _other_objectives(report: LoopReport, project: Project) -> list[str]:
 
 def _reasons(report: LoopReport) -> tuple[list[str], list[list[str]]]:
     """Return headers and rows of a table of why runs failed or were stopped, with the numbers of their proposals."""
-    from epsopt.studies.loop.report import WORDS
+    from epsopt.studies.report.report import WORDS
 
     told: dict[str, list[str]] = {}
     for p in report.proposals:
@@ -106,7 +106,7 @@ def _reasons(report: LoopReport) -> tuple[list[str], list[list[str]]]:
 
 
 def _sentences(report: LoopReport) -> list[str]:
-    from epsopt.cli.outcome import front_sentences
+    from epsopt.cli.loop_tables import front_sentences
 
     return [
         *_calibration(report.accuracy, report), *_over_time(report), *_joining(report), *front_sentences(report),
@@ -115,7 +115,7 @@ def _sentences(report: LoopReport) -> list[str]:
 
 
 def _counts(report: LoopReport) -> list[str]:
-    from epsopt.studies.loop.report import WORDS
+    from epsopt.studies.report.report import WORDS
 
     counts: dict[str, int] = {}
     for p in report.proposals:
@@ -126,7 +126,7 @@ def _counts(report: LoopReport) -> list[str]:
 
 def _calibration(accuracy: Sequence[Accuracy], report: LoopReport) -> list[str]:
     """Say what the intervals held, with the interval that such a share may itself lie in."""
-    from epsopt.optimize.outcome import share_interval
+    from epsopt.optimize.forecast.evaluation import share_interval
 
     levels = {p.level for p in report.measured()}
     meant = " or ".join(f"{level:.0%}" for level in sorted(levels))
@@ -194,8 +194,8 @@ def _waits(report: LoopReport) -> list[str]:
 
 
 def _document(report: LoopReport) -> dict[str, Any]:
-    from epsopt.cli.outcome import accuracy_json, hypervolume_json, mixtures_json, proposals_json, steps_json
-    from epsopt.optimize.outcome import share_interval
+    from epsopt.cli.loop_tables import accuracy_json, hypervolume_json, mixtures_json, proposals_json, steps_json
+    from epsopt.optimize.forecast.evaluation import share_interval
 
     front = hypervolume_json(report)
     return {

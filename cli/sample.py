@@ -14,9 +14,9 @@ from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from epsopt.cli.workspace import Opened
-    from epsopt.optimize.latent_search import Answer
-    from epsopt.optimize.sampling import RegionSample
-    from epsopt.studies.mixtures import Mixture
+    from epsopt.optimize.latent.region_sampling import RegionSample
+    from epsopt.optimize.latent.search import Answer
+    from epsopt.studies.merge.decode import Mixture
 
 _SHOWN = 10
 
@@ -68,7 +68,7 @@ def command(
             )
         if save is not None and save.exists() and (not save.is_dir() or any(save.iterdir())):
             raise UsageError(f"{save} is there already: name another folder, nothing is written over")
-        from epsopt.optimize.sampling import sample_region
+        from epsopt.optimize.latent.region_sampling import sample_region
 
         progress("sampling the map", None)
         found = sample_region(
@@ -99,9 +99,9 @@ def _decode(
     *,
     evaluate: bool,
 ) -> tuple[list[Mixture | None], list[Path | None]]:
-    from epsopt.cli.describe import predicted_json
-    from epsopt.studies.folders import save_folder, suffix_for
-    from epsopt.studies.mixtures import decode_samples
+    from epsopt.cli.render import predicted_json
+    from epsopt.studies.merge.decode import decode_samples
+    from epsopt.studies.output_paths import save_folder, suffix_for
     from epsopt.zoo.decoding.decoder import WeightDecoder
     from epsopt.zoo.decoding.provenance import Provenance, labels
 
@@ -141,8 +141,8 @@ def _document(
     level: float,
     probability: float,
 ) -> dict[str, Any]:
-    from epsopt.cli.describe import neighbour_json, objective_json, predicted_json, target_json
-    from epsopt.cli.mixed import recombination_json
+    from epsopt.cli.merge_output import recombination_json
+    from epsopt.cli.render import neighbour_json, objective_json, predicted_json, target_json
     from epsopt.zoo.decoding.provenance import labels
 
     named = labels(opened.checkpoints) if mixtures else {}
@@ -187,8 +187,8 @@ def _document(
 def _show(
     opened: Opened, found: RegionSample, mixtures: Sequence[Mixture | None], count: int, probability: float
 ) -> None:
-    from epsopt.cli.describe import formatters, list_runs, measured_row, metric_heads, near_label, varying
     from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, print_table, say
+    from epsopt.cli.render import formatters, list_runs, measured_row, metric_heads, near_label, varying
 
     if not found.points:
         say(

@@ -9,8 +9,8 @@ import click
 from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
 
 if TYPE_CHECKING:
-    from epsopt.optimize.latent_search import Engine, SearchResult
-    from epsopt.zoo.records import Checkpoint
+    from epsopt.optimize.latent.search import Engine, SearchResult
+    from epsopt.zoo.catalogue.types import Checkpoint
 
 _ENGINES = ("gradient", "botorch", "optuna")  # optimize.ENGINES, which takes torch to import
 
@@ -38,9 +38,9 @@ def command(
     Each answer names the nearest real checkpoint, what was measured on it, its file and its hyperparameters. The
     other objectives are pushed as far as they go once the targets hold.
     """
-    from epsopt.cli.describe import checkpoint_json, neighbour_json, objective_json, predicted_json, target_json
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
+    from epsopt.cli.render import checkpoint_json, neighbour_json, objective_json, predicted_json, target_json
     from epsopt.cli.workspace import open_map
 
     with working("loading the map") as progress:
@@ -107,7 +107,8 @@ def command(
 
 
 def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None) -> None:
-    from epsopt.cli.describe import (
+    from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, label, print_table, say
+    from epsopt.cli.render import (
         formatters,
         list_runs,
         measured_row,
@@ -116,7 +117,6 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
         predicted_rows,
         varying,
     )
-    from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, label, print_table, say
 
     names = [o.name for o in result.objectives]
     values = [m for a in result.answers for m in (a.point, a.low, a.high, a.nearest[0].metrics)]

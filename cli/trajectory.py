@@ -11,8 +11,8 @@ from epsopt.cli.options import Options, common, level_option, overwrite_option, 
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 
 if TYPE_CHECKING:
-    from epsopt.optimize.outlook import Outlook, RunForecast
-    from epsopt.optimize.trajectory import MeasuredEnd, Motion, RunPath
+    from epsopt.optimize.forecast.run_forecaster import Outlook, RunForecast
+    from epsopt.optimize.latent.trajectory import MeasuredEnd, Motion, RunPath
     from epsopt.studies.output_files import OutputFile
 
 
@@ -52,10 +52,10 @@ def command(
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
             picture = picture_file(save, catalogue, overwrite=overwrite)
-            from epsopt.optimize.inference import infer_space
-            from epsopt.optimize.outlook import fit_outlook
-            from epsopt.optimize.trajectory import measured_end, median_speed, motion, planned_total, run_paths
-            from epsopt.studies.maps import load_map
+            from epsopt.optimize.forecast.run_forecaster import fit_outlook
+            from epsopt.optimize.latent.trajectory import measured_end, median_speed, motion, planned_total, run_paths
+            from epsopt.optimize.space_inference import infer_space
+            from epsopt.studies.surrogate_store import load_map
 
             surrogate, _ = load_map(catalogue)
             latents = surrogate.encode(catalogue.fingerprints([c.id for c in checkpoints]))
@@ -98,7 +98,7 @@ def command(
 
 
 def _named(run: str, paths: list[RunPath]) -> RunPath:
-    from epsopt.zoo.naming import hint, named_run
+    from epsopt.zoo.catalogue.run_names import hint, named_run
 
     by_name = {path.name: path for path in paths}
     found = named_run(run, by_name)
@@ -191,8 +191,8 @@ def _show(path: RunPath, moved: Motion | None) -> None:
 def _show_end(end: MeasuredEnd, names: tuple[str, ...]) -> None:
     from math import isnan
 
-    from epsopt.cli.describe import formatters
     from epsopt.cli.output import Head, Rows, print_table, say
+    from epsopt.cli.render import formatters
 
     texts = formatters(names, [dict(zip(names, end.values.tolist(), strict=True))])
     rows = [
@@ -206,8 +206,8 @@ def _show_end(end: MeasuredEnd, names: tuple[str, ...]) -> None:
 
 
 def _show_forecast(forecast: RunForecast, outlook: Outlook, path: RunPath, whole: RunPath, level: float) -> None:
-    from epsopt.cli.describe import formatters
     from epsopt.cli.output import Head, Rows, print_table, say
+    from epsopt.cli.render import formatters
 
     names = outlook.metric_names
     now = path.metrics[-1].tolist() if len(path) else [float("nan")] * len(names)
@@ -260,7 +260,7 @@ def _draw(
 ) -> None:
     from sklearn.decomposition import PCA
 
-    from epsopt.studies.pictures import path_figure, save_picture
+    from epsopt.studies.report.plots import path_figure, save_picture
 
     plane = PCA(2).fit(latents.numpy())
     places = plane.transform((path if len(path) else whole.first(1)).z.numpy())

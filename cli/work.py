@@ -9,20 +9,20 @@ import click
 
 from epsopt.cli.options import Options, TargetCommand, common
 from epsopt.zoo.errors import EpsoptError, UsageError
-from epsopt.zoo.words import count
+from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from optuna.storages import RDBStorage
 
-    from epsopt.optimize.targets import Target
-    from epsopt.studies.kinds import Stopper
-    from epsopt.studies.loop.run import Ended
-    from epsopt.studies.loop.worker import Event, Learner
-    from epsopt.studies.project.file import Project
-    from epsopt.zoo.catalogue import Catalogue
-    from epsopt.zoo.records import Checkpoint
+    from epsopt.optimize.objectives import Target
+    from epsopt.studies.project.project import Project
+    from epsopt.studies.protocols import Stopper
+    from epsopt.studies.worker.trial_runner import Ended
+    from epsopt.studies.worker.worker import Event, Learner
+    from epsopt.zoo.catalogue.catalogue import Catalogue
+    from epsopt.zoo.catalogue.types import Checkpoint
 
 
 @click.command("work", cls=TargetCommand)
@@ -130,7 +130,7 @@ def command(
     from epsopt.cli.output import line, note, print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace, resolve_targets
-    from epsopt.zoo.catalogue import Catalogue
+    from epsopt.zoo.catalogue.catalogue import Catalogue
 
     with working("opening the studies"):
         workspace = open_workspace(options)
@@ -143,18 +143,18 @@ def command(
                 '[hooks] evaluate = "package.module:function"'
             )
         if reuse:
-            from epsopt.studies.loop.proposing import require_start
+            from epsopt.studies.worker.proposals import require_start
 
             require_start(project)
         if budget is not None and not project.objectives:
             raise UsageError(
                 f"{project.file}: --budget needs something to get better at: add an [objectives.NAME] table"
             )
-        from epsopt.studies.loop.asking import StepAsker, StepTask
-        from epsopt.studies.loop.goal import Goal
-        from epsopt.studies.loop.learning import BackgroundLearner
-        from epsopt.studies.loop.ledger import Budget
-        from epsopt.studies.loop.worker import Orders, Worker
+        from epsopt.studies.schedule.budget import Budget
+        from epsopt.studies.schedule.scheduler_client import StepAsker, StepTask
+        from epsopt.studies.worker.refit_service import BackgroundLearner
+        from epsopt.studies.worker.target_monitor import Goal
+        from epsopt.studies.worker.worker import Orders, Worker
 
         # A first run needs no catalogue from before.
         with Catalogue(workspace.storage, project.rename, project.weights_key) as catalogue:
@@ -199,7 +199,7 @@ def command(
         }  # fmt: skip
     reached = worker.reached
     if options.json:
-        from epsopt.cli.describe import checkpoint_json, target_json
+        from epsopt.cli.render import checkpoint_json, target_json
 
         print_json(
             {
@@ -220,8 +220,8 @@ def command(
 
 
 def _show_reached(project: Project, reached: Checkpoint) -> None:
-    from epsopt.cli.describe import short_path
     from epsopt.cli.output import label, line, listed, say, value
+    from epsopt.cli.render import short_path
 
     measured = [f"{o.name} {v:.4g}" for o in project.objectives if (v := reached.metrics.get(o.name)) is not None]
     say(f"The targets are reached by {label(reached.run, reached.epoch, 60)}, as measured: {', '.join(measured)}.")
@@ -247,14 +247,14 @@ def _stopper(
     by_worth: bool,
 ) -> Stopper | None:
     if by_worth:
-        from epsopt.studies.loop.worth import WorthStopper
+        from epsopt.studies.prune.budget_pruner import WorthStopper
 
         return WorthStopper(project, storage, catalogue, targets)
     if not below:
         return None
-    from epsopt.studies.loop.queue import proposed_trials, recorded_space
-    from epsopt.studies.loop.run import cut_off
-    from epsopt.studies.loop.stopping import CatalogueStopper
+    from epsopt.studies.optuna_io.queue import proposed_trials, recorded_space
+    from epsopt.studies.prune.catalogue_pruner import CatalogueStopper
+    from epsopt.studies.worker.trial_runner import cut_off
 
     space = project.space
     if space is None and proposed_trials(storage, project.name):
@@ -267,8 +267,8 @@ def _stopper(
 
 def _check_steps(project: Project, storage: RDBStorage, catalogue: Catalogue, length: int | None) -> None:
     """Say what the policy lacks before anything is trained, not from the background."""
-    from epsopt.studies.loop.following import make_policy
-    from epsopt.studies.loop.scene import Scene
+    from epsopt.studies.schedule.scheduler_adapter import make_policy
+    from epsopt.studies.schedule.study_snapshot import Scene
 
     make_policy(Scene.read(project, storage, catalogue, length))
 
@@ -318,10 +318,10 @@ def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json
 
     from epsopt.cli.output import line, print_json, say
     from epsopt.optimize.space import Space
-    from epsopt.studies.loop.ledger import plan_of
-    from epsopt.studies.loop.queue import recorded_space, waiting
-    from epsopt.studies.loop.run import run_folder
-    from epsopt.studies.project.command import render_command
+    from epsopt.studies.optuna_io.queue import recorded_space, waiting
+    from epsopt.studies.project.train_command import render_command
+    from epsopt.studies.schedule.budget import plan_of
+    from epsopt.studies.worker.trial_runner import run_folder
 
     queued = waiting(storage, project.name)
     space = project.space or (recorded_space(storage, project.name) if queued else Space(()))

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import click
 
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
-from epsopt.zoo.words import count
+from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from epsopt.cli.options import Options
-    from epsopt.optimize.targets import Objective, Target
-    from epsopt.studies.project.file import Project
+    from epsopt.optimize.objectives import Objective, Target
+    from epsopt.studies.project.project import Project
     from epsopt.surrogate.surrogate import Surrogate
-    from epsopt.zoo.catalogue import Catalogue
-    from epsopt.zoo.records import Checkpoint
+    from epsopt.zoo.catalogue.catalogue import Catalogue
+    from epsopt.zoo.catalogue.types import Checkpoint
 
 DEFAULT_STORAGE = "sqlite:///epsopt.db"
 
@@ -66,7 +66,7 @@ class Workspace:
             EmptyCatalogue: it is not.
             CatalogueError: it cannot be opened.
         """
-        from epsopt.zoo.catalogue import Catalogue
+        from epsopt.zoo.catalogue.catalogue import Catalogue
 
         project = self.project
         if project is None:
@@ -150,7 +150,7 @@ def open_map(options: Options, wanted: dict[str, float]) -> Opened:
     project = workspace.needed()
     with workspace.catalogue() as catalogue:
         checkpoints = measured(catalogue)
-        from epsopt.studies.maps import load_map, unseen
+        from epsopt.studies.surrogate_store import load_map, unseen
 
         objectives = check_objectives(project, catalogue.metric_names())
         surrogate, _ = load_map(catalogue)
@@ -195,7 +195,7 @@ def resolve_targets(
         UsageError: no such metric, no direction for it, or a value that it cannot take.
     """
     from epsopt.cli.options import named_targets
-    from epsopt.optimize.targets import parse_targets
+    from epsopt.optimize.objectives import parse_targets
 
     observed: dict[str, tuple[float, float]] = {}
     for name in sorted({n for c in checkpoints for n in c.metrics}):

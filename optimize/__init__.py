@@ -10,24 +10,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from epsopt.optimize.clusters import Clustering, cluster
-    from epsopt.optimize.inference import infer_space
-    from epsopt.optimize.latent_search import ENGINES, Answer, SearchResult, search
-    from epsopt.optimize.loop.choice import Candidate, Start
-    from epsopt.optimize.loop.curves import Curve, OnWay
-    from epsopt.optimize.loop.expectation import Expected, expect
-    from epsopt.optimize.loop.mixing import Mixture, WeightSpace, on_way
-    from epsopt.optimize.loop.policy import Known, Policy, Step
-    from epsopt.optimize.loop.sampler import EpsilonSampler
-    from epsopt.optimize.loop.stopping import Decision, Stopper
-    from epsopt.optimize.neighbours import Neighbour, nearest
-    from epsopt.optimize.outlook import Outlook, RunForecast, fit_outlook
+    from epsopt.optimize.forecast.learning_curve_gp import Curve, OnWay
+    from epsopt.optimize.forecast.run_forecaster import Outlook, RunForecast, fit_outlook
+    from epsopt.optimize.latent.clusters import Clustering, cluster
+    from epsopt.optimize.latent.neighbours import Neighbour, nearest
+    from epsopt.optimize.latent.region_sampling import RegionSample, sample_region
+    from epsopt.optimize.latent.search import ENGINES, Answer, SearchResult, search
+    from epsopt.optimize.latent.trajectory import RunPath, motion, run_paths
+    from epsopt.optimize.merge.weight_space_gp import Mixture, WeightSpace, on_way
+    from epsopt.optimize.objectives import Objective, Target, meets, parse_targets
     from epsopt.optimize.pareto import Front, hypervolume, non_dominated
-    from epsopt.optimize.proposals import PastRun, Proposal, past_runs, propose
-    from epsopt.optimize.sampling import RegionSample, sample_region
+    from epsopt.optimize.proposals.proposals import PastRun, Proposal, past_runs, propose
+    from epsopt.optimize.schedule.pruner import Decision, Stopper
+    from epsopt.optimize.schedule.run_acquisition import Candidate, Start
+    from epsopt.optimize.schedule.run_prediction import Expected, expect
+    from epsopt.optimize.schedule.scheduler import Known, Policy, Step
     from epsopt.optimize.space import Parameter, Space
-    from epsopt.optimize.targets import Objective, Target, meets, parse_targets
-    from epsopt.optimize.trajectory import RunPath, motion, run_paths
+    from epsopt.optimize.space_inference import infer_space
+    from epsopt.studies.optuna_io.sampler import EpsilonSampler
 
 __all__ = [
     "ENGINES",
@@ -79,51 +79,51 @@ __all__ = [
 
 # Loaded when first used (PEP 562): torch and BoTorch take seconds to import, and most commands need neither.
 _HOMES = {
-    "Answer": "latent_search",
-    "Candidate": "loop.choice",
-    "Clustering": "clusters",
-    "Curve": "loop.curves",
-    "Decision": "loop.stopping",
-    "ENGINES": "latent_search",
-    "EpsilonSampler": "loop.sampler",
-    "Expected": "loop.expectation",
+    "Answer": "latent.search",
+    "Candidate": "schedule.run_acquisition",
+    "Clustering": "latent.clusters",
+    "Curve": "forecast.learning_curve_gp",
+    "Decision": "schedule.pruner",
+    "ENGINES": "latent.search",
+    "EpsilonSampler": "optuna_io.sampler",
+    "Expected": "schedule.run_prediction",
     "Front": "pareto",
-    "Known": "loop.policy",
-    "Mixture": "loop.mixing",
-    "Neighbour": "neighbours",
-    "Objective": "targets",
-    "OnWay": "loop.curves",
-    "Outlook": "outlook",
+    "Known": "schedule.scheduler",
+    "Mixture": "merge.weight_space_gp",
+    "Neighbour": "latent.neighbours",
+    "Objective": "objectives",
+    "OnWay": "forecast.learning_curve_gp",
+    "Outlook": "forecast.run_forecaster",
     "Parameter": "space",
-    "PastRun": "proposals",
-    "Policy": "loop.policy",
-    "Proposal": "proposals",
-    "RegionSample": "sampling",
-    "RunForecast": "outlook",
-    "RunPath": "trajectory",
-    "SearchResult": "latent_search",
+    "PastRun": "proposals.proposals",
+    "Policy": "schedule.scheduler",
+    "Proposal": "proposals.proposals",
+    "RegionSample": "latent.region_sampling",
+    "RunForecast": "forecast.run_forecaster",
+    "RunPath": "latent.trajectory",
+    "SearchResult": "latent.search",
     "Space": "space",
-    "Start": "loop.choice",
-    "Step": "loop.policy",
-    "Stopper": "loop.stopping",
-    "Target": "targets",
-    "WeightSpace": "loop.mixing",
-    "cluster": "clusters",
-    "expect": "loop.expectation",
-    "fit_outlook": "outlook",
+    "Start": "schedule.run_acquisition",
+    "Step": "schedule.scheduler",
+    "Stopper": "schedule.pruner",
+    "Target": "objectives",
+    "WeightSpace": "merge.weight_space_gp",
+    "cluster": "latent.clusters",
+    "expect": "schedule.run_prediction",
+    "fit_outlook": "forecast.run_forecaster",
     "hypervolume": "pareto",
-    "infer_space": "inference",
-    "meets": "targets",
-    "motion": "trajectory",
-    "nearest": "neighbours",
+    "infer_space": "space_inference",
+    "meets": "objectives",
+    "motion": "latent.trajectory",
+    "nearest": "latent.neighbours",
     "non_dominated": "pareto",
-    "on_way": "loop.mixing",
-    "parse_targets": "targets",
-    "past_runs": "proposals",
-    "propose": "proposals",
-    "run_paths": "trajectory",
-    "sample_region": "sampling",
-    "search": "latent_search",
+    "on_way": "merge.weight_space_gp",
+    "parse_targets": "objectives",
+    "past_runs": "proposals.proposals",
+    "propose": "proposals.proposals",
+    "run_paths": "latent.trajectory",
+    "sample_region": "latent.region_sampling",
+    "search": "latent.search",
 }
 
 

@@ -191,7 +191,7 @@ def identity(value: object) -> tuple[str, Any]:
     """Return what makes two values the same choice: type and value.
 
     A list is the same as its text in a catalogue, which keeps short lists of a checkpoint's hyperparameters as text
-    (:func:`epsopt.zoo.reading.values.plain`); other lists and mappings are the same as their JSON.
+    (:func:`epsopt.zoo.reading.plain_values.plain`); other lists and mappings are the same as their JSON.
     """
     if isinstance(value, list | tuple):
         if not any(isinstance(v, list | tuple | dict) for v in value):

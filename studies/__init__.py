@@ -10,41 +10,41 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from epsopt.studies.loop.lightning import StopHopeless
-    from epsopt.studies.loop.queue import Taken, record_outcome, record_proposals, take_proposal
-    from epsopt.studies.loop.stopping import CatalogueStopper
-    from epsopt.studies.maps import fit_map, load_map, training_set
-    from epsopt.studies.project.command import render_command
-    from epsopt.studies.project.file import Project, find_project, load_project
+    from epsopt.studies.optuna_io.queue import Taken, record_outcome, record_proposals, take_proposal
+    from epsopt.studies.optuna_io.recording import Recorded, record_front, record_measured, record_search
+    from epsopt.studies.optuna_io.storage import open_storage
+    from epsopt.studies.optuna_io.study_figure import pareto_figure
+    from epsopt.studies.project.project import Project, find_project, load_project
     from epsopt.studies.project.template import write_project
-    from epsopt.studies.records.recording import Recorded, record_front, record_measured, record_search
-    from epsopt.studies.show.dashboard import dashboard_server, serve
-    from epsopt.studies.show.figure import pareto_figure
-    from epsopt.studies.storage import open_storage
+    from epsopt.studies.project.train_command import render_command
+    from epsopt.studies.prune.catalogue_pruner import CatalogueStopper
+    from epsopt.studies.prune.lightning import StopHopeless
+    from epsopt.studies.report.dashboard import dashboard_server, serve
+    from epsopt.studies.surrogate_store import fit_map, load_map, training_set
 
 # Loaded when first used (PEP 562): `epsopt --help` reads project files but must not wait for Optuna.
 _HOMES = {
-    "CatalogueStopper": "loop.stopping",
-    "Project": "project.file",
-    "Recorded": "records.recording",
-    "StopHopeless": "loop.lightning",
-    "Taken": "loop.queue",
-    "dashboard_server": "show.dashboard",
-    "find_project": "project.file",
-    "fit_map": "maps",
-    "load_map": "maps",
-    "load_project": "project.file",
-    "open_storage": "storage",
-    "pareto_figure": "show.figure",
-    "record_front": "records.recording",
-    "record_measured": "records.recording",
-    "record_outcome": "loop.queue",
-    "record_proposals": "loop.queue",
-    "record_search": "records.recording",
-    "render_command": "project.command",
-    "serve": "show.dashboard",
-    "take_proposal": "loop.queue",
-    "training_set": "maps",
+    "CatalogueStopper": "prune.catalogue_pruner",
+    "Project": "project.project",
+    "Recorded": "optuna_io.recording",
+    "StopHopeless": "prune.lightning",
+    "Taken": "optuna_io.queue",
+    "dashboard_server": "report.dashboard",
+    "find_project": "project.project",
+    "fit_map": "surrogate_store",
+    "load_map": "surrogate_store",
+    "load_project": "project.project",
+    "open_storage": "optuna_io.storage",
+    "pareto_figure": "optuna_io.study_figure",
+    "record_front": "optuna_io.recording",
+    "record_measured": "optuna_io.recording",
+    "record_outcome": "optuna_io.queue",
+    "record_proposals": "optuna_io.queue",
+    "record_search": "optuna_io.recording",
+    "render_command": "project.train_command",
+    "serve": "report.dashboard",
+    "take_proposal": "optuna_io.queue",
+    "training_set": "surrogate_store",
     "write_project": "project.template",
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.files import atomic_file
 

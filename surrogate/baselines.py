@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.surrogate.dataset import TrainingSet
-from epsopt.zoo.fingerprints import SECTIONS, Fingerprint
+from epsopt.zoo.fingerprints.fingerprint import SECTIONS, Fingerprint
 
 _VALUES = SECTIONS["VALUES"]
 # Mean, standard deviation and the quantiles 0, .25, .5, .75 and 1: what Unterthiner et al. take of each tensor.

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.dataset import TrainingSet
-from epsopt.surrogate.head import Fold, HeldOut, choose, conformal_factor, held_out, run_weights, standardised, thin
+from epsopt.surrogate.metric_gp import (
+    Fold,
+    HeldOut,
+    choose,
+    conformal_factor,
+    held_out,
+    run_weights,
+    standardised,
+    thin,
+)
 from epsopt.surrogate.trained import TrainedNetwork
 from epsopt.surrogate.validation import HeldOutPredictions, MetricValidation, constant_width
 from epsopt.zoo.child_processes import safe_children

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.zoo.errors import UsageError
-from epsopt.zoo.fingerprints import Fingerprint
+from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from epsopt.surrogate.cross_validation import (
     validate_embeddings,
 )
 from epsopt.surrogate.dataset import TrainingSet, run_folds
-from epsopt.surrogate.head import HeadSettings, choose, standardised, thin
+from epsopt.surrogate.metric_gp import HeadSettings, choose, standardised, thin
 from epsopt.surrogate.outliers import Screened, screen
 from epsopt.surrogate.ranges import metric_range
 from epsopt.surrogate.surrogate import FORMAT as SURROGATE_FORMAT
@@ -31,7 +31,7 @@ from epsopt.surrogate.transforms import fit_transform
 from epsopt.surrogate.validation import Validation
 from epsopt.surrogate.views import fit_tokenizer
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
-from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
+from epsopt.zoo.fingerprints.fingerprint import FORMAT as FINGERPRINT_FORMAT
 
 FEWEST_RUNS = 3
 Progress = Callable[[str, float], None]

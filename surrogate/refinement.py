@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.dataset import TrainingSet
-from epsopt.surrogate.head import run_weights, thin
+from epsopt.surrogate.metric_gp import run_weights, thin
 from epsopt.surrogate.network import load_network
 from epsopt.surrogate.outliers import Screened, lies_far_out, pull_in, screen
 from epsopt.surrogate.surrogate import Memory, Prediction, Surrogate

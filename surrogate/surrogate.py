@@ -17,14 +17,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from epsopt.surrogate.head import HeadSettings, SolvedProcess, build_model, conformal_factor, solve
+from epsopt.surrogate.local_reconstruction import reconstruct
+from epsopt.surrogate.metric_gp import HeadSettings, SolvedProcess, build_model, conformal_factor, solve
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
-from epsopt.surrogate.recombination import reconstruct
 from epsopt.surrogate.transforms import MetricTransform
 from epsopt.surrogate.views import Tokenizer, View
 from epsopt.zoo.errors import CatalogueError, UsageError
-from epsopt.zoo.fingerprints import FORMAT as FINGERPRINT_FORMAT
-from epsopt.zoo.fingerprints import Fingerprint
+from epsopt.zoo.fingerprints.fingerprint import FORMAT as FINGERPRINT_FORMAT
+from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 
 FORMAT = 4
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
@@ -190,7 +190,7 @@ class Surrogate:
         only if enough architectures were held out whole: ``n`` of them hold intervals up to the level ``n / (n + 1)``.
 
         Args:
-            signature: of the checkpoint (:attr:`epsopt.zoo.fingerprints.Fingerprint.signature`).
+            signature: of the checkpoint (:attr:`epsopt.zoo.fingerprints.fingerprint.Fingerprint.signature`).
             level: coverage of the intervals.
         """
         if signature in self.architectures:
@@ -283,7 +283,7 @@ class Surrogate:
         """Decode weights as recombinations of real checkpoints of one lineage (D5).
 
         Checkpoints are sought whose mixture has the same z, dimensions that tell about the metrics counting more
-        (:mod:`epsopt.surrogate.recombination`); what z says is not what the decoded weights will measure.
+        (:mod:`epsopt.surrogate.local_reconstruction`); what z says is not what the decoded weights will measure.
 
         Args:
             z: ``(n, latent)``.

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from epsopt.zoo.fingerprints import FEATURES, SECTIONS, Fingerprint
+from epsopt.zoo.fingerprints.fingerprint import FEATURES, SECTIONS, Fingerprint
 
 COMPONENTS = 16
 """Principal components of a view; 32 or 64 were no better on the development zoo (docs/surrogate.md)."""

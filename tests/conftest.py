@@ -8,8 +8,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from epsopt.surrogate import Recipe, Surrogate, TrainingSet, Validation, fit
-from epsopt.zoo.fingerprints import Fingerprint, fingerprint
-from epsopt.zoo.records import Checkpoint
+from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
 
 # A busy machine is slow, and no test may fail for that.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

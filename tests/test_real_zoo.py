@@ -18,8 +18,8 @@ from epsopt.optimize import (
     propose,
     search,
 )
-from epsopt.optimize.scoring import measured_table
-from epsopt.studies.maps import fit_map, load_map
+from epsopt.optimize.acquisition.confidence_bounds import measured_table
+from epsopt.studies.surrogate_store import fit_map, load_map
 from epsopt.surrogate import Recipe, Surrogate, Validation
 from epsopt.zoo import Catalogue, Checkpoint, ingest
 

@@ -19,15 +19,15 @@ from epsopt.zoo.errors import (
 )
 
 if TYPE_CHECKING:
-    from epsopt.zoo.catalogue import Catalogue
-    from epsopt.zoo.fingerprints import Fingerprint, fingerprint, sketch_distance
-    from epsopt.zoo.ingestion import IngestReport, ingest, read_fingerprints
+    from epsopt.zoo.catalogue.catalogue import Catalogue
+    from epsopt.zoo.catalogue.types import Checkpoint, Failure, Lineage, Run
+    from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint, sketch_distance
+    from epsopt.zoo.ingestion.ingest import IngestReport, ingest, read_fingerprints
+    from epsopt.zoo.ingestion.verification import Verification, verify
+    from epsopt.zoo.layouts.open_checkpoint import load_weights
     from epsopt.zoo.reading.reader import CheckpointContents
     from epsopt.zoo.reading.source import Limits
-    from epsopt.zoo.reading.weights import load_weights
-    from epsopt.zoo.records import Checkpoint, Failure, Lineage, Run
-    from epsopt.zoo.sheets import Entry, Sheet
-    from epsopt.zoo.verification import Verification, verify
+    from epsopt.zoo.side_files.run_tables import Entry, Sheet
 
 __all__ = [
     "Catalogue",
@@ -58,24 +58,24 @@ __all__ = [
 
 # torch and SQLAlchemy take a second or two to import: only who asks for what needs them pays.
 _LATER = {
-    "Catalogue": "catalogue",
-    "Checkpoint": "records",
+    "Catalogue": "catalogue.catalogue",
+    "Checkpoint": "catalogue.types",
     "CheckpointContents": "reading.reader",
-    "Failure": "records",
-    "Fingerprint": "fingerprints",
-    "fingerprint": "fingerprints",
-    "IngestReport": "ingestion",
+    "Failure": "catalogue.types",
+    "Fingerprint": "fingerprints.fingerprint",
+    "fingerprint": "fingerprints.fingerprint",
+    "IngestReport": "ingestion.ingest",
     "Limits": "reading.source",
-    "Lineage": "records",
-    "Run": "records",
-    "Entry": "sheets",
-    "Sheet": "sheets",
-    "load_weights": "reading.weights",
-    "read_fingerprints": "ingestion",
-    "ingest": "ingestion",
-    "sketch_distance": "fingerprints",
-    "Verification": "verification",
-    "verify": "verification",
+    "Lineage": "catalogue.types",
+    "Run": "catalogue.types",
+    "Entry": "side_files.run_tables",
+    "Sheet": "side_files.run_tables",
+    "load_weights": "layouts.open_checkpoint",
+    "read_fingerprints": "ingestion.ingest",
+    "ingest": "ingestion.ingest",
+    "sketch_distance": "fingerprints.fingerprint",
+    "Verification": "ingestion.verification",
+    "verify": "ingestion.verification",
 }
 
 

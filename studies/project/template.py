@@ -10,11 +10,11 @@ from typing import Any
 import tomlkit
 from tomlkit.items import InlineTable, Table
 
+from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space, Span, identity
-from epsopt.optimize.targets import Objective
-from epsopt.studies.project.command import Command
-from epsopt.studies.project.file import FILE_NAME, check_text
-from epsopt.studies.project.guess import LeftOut
+from epsopt.studies.project.metric_direction import LeftOut
+from epsopt.studies.project.project import FILE_NAME, check_text
+from epsopt.studies.project.train_command import Command
 from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.files import atomic_file
 
@@ -86,7 +86,7 @@ LEFT_OUT = {
     "training": "Measured while training, beside what validation measures",
     "more": "Others, where there are enough already",
 }
-"""What each reason of :class:`epsopt.studies.project.guess.LeftOut` means."""
+"""What each reason of :class:`epsopt.studies.project.metric_direction.LeftOut` means."""
 _NAMED = 20
 
 _NO_SPACE = """

@@ -15,7 +15,7 @@ from baselines import (
 )
 from zoos import Zoo
 
-from epsopt.zoo.fingerprints import FEATURES
+from epsopt.zoo.fingerprints.fingerprint import FEATURES
 
 
 def with_metrics(zoo: Zoo, metrics: np.ndarray) -> Zoo:

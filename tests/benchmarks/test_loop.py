@@ -16,7 +16,7 @@ from loop_workloads import Digits, Ternary, wide_space
 
 from epsopt.demo.files import save
 from epsopt.demo.model import TernaryVAE
-from epsopt.optimize.loop.choice import Start
+from epsopt.optimize.schedule.run_acquisition import Start
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import stopping
 from loop_workloads import Digits, Ternary, demo_space
 from stopping import GRACE, Runs, at_random, brier, by_dominance, by_forecast, calibration_error, judgements, replay
 
-from epsopt.optimize.loop.curves import Curve
-from epsopt.optimize.loop.stopping import GRACE as GRACE_EPOCHS
+from epsopt.optimize.forecast.learning_curve_gp import Curve
+from epsopt.optimize.schedule.pruner import GRACE as GRACE_EPOCHS
 
 BASE = np.array([1.0, 0.4])
 

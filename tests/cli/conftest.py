@@ -21,7 +21,7 @@ import torch
 from epsopt.cli.main import main
 from epsopt.demo.base import base_path, ensure_base
 from epsopt.demo.sweep import plan_runs, sweep
-from epsopt.studies.maps import fit_map
+from epsopt.studies.surrogate_store import fit_map
 from epsopt.surrogate import Recipe
 from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo import Catalogue

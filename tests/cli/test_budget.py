@@ -12,8 +12,8 @@ import optuna
 import pytest
 
 from epsopt.studies import open_storage
-from epsopt.studies.loop.queue import record_step
-from epsopt.studies.project.file import load_project
+from epsopt.studies.optuna_io.queue import record_step
+from epsopt.studies.project.project import load_project
 
 from .conftest import Result, call, check
 from .test_work import FILE
@@ -57,7 +57,7 @@ def told(folder: Path) -> list[str]:
 
 
 def test_a_budget_is_spent_to_the_last_epoch_and_every_run_says_what_it_was(young, tmp_path, monkeypatch):
-    from epsopt.studies.loop import following
+    from epsopt.studies.schedule import scheduler_adapter as following
 
     result = young("--budget", "11", "--length", "4", "--json")
     assert result.status == 0, result.err
@@ -215,7 +215,9 @@ def test_a_hyperparameter_called_epochs_says_how_long_a_run_is(young, tmp_path):
 
 
 def test_the_worker_is_given_the_budget_its_stopper_the_targets_and_its_learner_where_it_ends(young, monkeypatch):
-    from epsopt.studies.loop import asking, worker, worth
+    from epsopt.studies.prune import budget_pruner as worth
+    from epsopt.studies.schedule import scheduler_client as asking
+    from epsopt.studies.worker import worker
 
     given = {}
     monkeypatch.setattr(worker.Worker, "work", lambda self: given.update(worker=self) or [])

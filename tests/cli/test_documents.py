@@ -59,7 +59,7 @@ def test_the_document_fits_its_schema(used, command):
 
 
 def test_the_document_of_fit_fits_its_schema(fresh, copy, monkeypatch):
-    from epsopt.studies import maps
+    from epsopt.studies import surrogate_store as maps
 
     fit_map = maps.fit_map
     monkeypatch.setattr(maps, "fit_map", lambda *a, **k: fit_map(*a, **k, recipe=QUICK))

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.ingestion.ingest import ingest
 
 from .conftest import Result, call
 

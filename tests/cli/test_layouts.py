@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from epsopt.cli.which import named
+from epsopt.cli.resolve_checkpoint import named
 from epsopt.zoo import Catalogue
 from epsopt.zoo.errors import UsageError
 

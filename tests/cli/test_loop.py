@@ -95,7 +95,7 @@ def says(text: str, proposal: dict) -> bool:
 
 
 def test_every_format_says_the_same(mine, proposed, monkeypatch):
-    from epsopt.studies.loop import proposing
+    from epsopt.studies.worker import proposals as proposing
 
     monkeypatch.setattr(proposing, "propose_next", cache(proposing.propose_next))
     asked = ["propose", "-n", "2", "--no-record"]
@@ -175,8 +175,8 @@ def test_work_trains_what_is_queued_and_report_says_what_came_of_it(mine, propos
 
 
 def test_a_learner_learns_what_came_back_and_queues_what_was_asked_for_once(copy, mine, monkeypatch):
-    from epsopt.studies import maps
-    from epsopt.studies.loop.learning import Task, learn
+    from epsopt.studies import surrogate_store as maps
+    from epsopt.studies.worker.refit_service import Task, learn
 
     other = copy(mine)
     fit_map, fits = maps.fit_map, []
@@ -193,8 +193,9 @@ def test_a_learner_learns_what_came_back_and_queues_what_was_asked_for_once(copy
 
 
 def test_proposals_by_a_map_that_is_there_wait_for_no_other_learner_and_know_what_is_new(copy, mine, monkeypatch):
-    from epsopt.studies import maps
-    from epsopt.studies.loop import learning, proposing
+    from epsopt.studies import surrogate_store as maps
+    from epsopt.studies.worker import proposals as proposing
+    from epsopt.studies.worker import refit_service as learning
 
     other = copy(mine)
     url = f"sqlite:///{other.folder / 'epsopt.db'}"
@@ -217,7 +218,7 @@ def test_proposals_by_a_map_that_is_there_wait_for_no_other_learner_and_know_wha
 
 
 def test_a_project_without_runs_begins_with_random_ones(copy, mine):
-    from epsopt.studies.loop.learning import Task, learn
+    from epsopt.studies.worker.refit_service import Task, learn
 
     other = copy(mine)
     url = f"sqlite:///{other.folder / 'new.db'}"
@@ -234,7 +235,7 @@ def test_a_project_without_runs_begins_with_random_ones(copy, mine):
 
 
 def test_what_keeps_a_learner_from_learning_is_said_in_one_sentence(tmp_path):
-    from epsopt.studies.loop.learning import BackgroundLearner
+    from epsopt.studies.worker.refit_service import BackgroundLearner
 
     learner = BackgroundLearner(tmp_path / "epsopt.toml", f"sqlite:///{tmp_path / 'none.db'}")
     learner.start(2)
@@ -313,8 +314,8 @@ class Hostile:
 def test_who_runs_proposals_himself_is_told_on_standard_error_that_they_are_queued_too(form, study, tmp_path, capsys):
     from epsopt.cli.propose import _say_beside
     from epsopt.optimize import Space
-    from epsopt.studies.loop.proposing import Proposed
-    from epsopt.studies.project.file import Project
+    from epsopt.studies.project.project import Project
+    from epsopt.studies.worker.proposals import Proposed
 
     proposed, space = Proposed((Hostile("x"),), (3,), Space(()), 1), Space(())
     project = Project("p", tmp_path / "epsopt.toml", tmp_path, "sqlite://", (), {}, space, None, tmp_path)
@@ -327,7 +328,7 @@ def test_who_runs_proposals_himself_is_told_on_standard_error_that_they_are_queu
 
 
 def test_hostile_texts_come_through_every_format_as_they_are(tmp_path):
-    from epsopt.studies.loop.formats import as_csv, as_hydra, as_shell, as_yaml, in_words
+    from epsopt.studies.export import as_csv, as_hydra, as_shell, as_yaml, in_words
 
     proposals = [Hostile(v) for v in HOSTILE]
     assert [p["params"] for p in yaml.safe_load(as_yaml(proposals, range(len(proposals))))] == [

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from epsopt.studies import maps
+from epsopt.studies import surrogate_store as maps
 from epsopt.surrogate import fit
 from epsopt.zoo import Catalogue
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from epsopt.studies import maps
+from epsopt.studies import surrogate_store as maps
 from epsopt.surrogate import refinement
 from epsopt.surrogate.baselines import median_baseline
 

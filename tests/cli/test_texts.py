@@ -13,7 +13,7 @@ import click
 import pytest
 
 from epsopt.cli.main import COMMANDS, group
-from epsopt.studies.maps import load_map
+from epsopt.studies.surrogate_store import load_map
 
 from .texts import ROOT, command_lines, snippets
 

@@ -9,7 +9,7 @@ import torch
 
 from epsopt.demo.hooks import evaluate
 from epsopt.studies import load_map, load_project
-from epsopt.studies.mixtures import decode_mixtures, decode_points
+from epsopt.studies.merge.decode import decode_mixtures, decode_points
 from epsopt.zoo import Catalogue, load_weights
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import recombination

@@ -11,9 +11,9 @@ from optuna.trial import TrialState
 
 from epsopt.cli.work import _sum_up
 from epsopt.studies import open_storage, record_proposals, take_proposal
-from epsopt.studies.loop.claims import finish
-from epsopt.studies.loop.queue import Suggestion
-from epsopt.studies.project.file import load_project
+from epsopt.studies.optuna_io.queue import Suggestion
+from epsopt.studies.optuna_io.trial_leases import finish
+from epsopt.studies.project.project import load_project
 from epsopt.zoo import Catalogue
 
 from .conftest import Result, call, check
@@ -74,7 +74,7 @@ def test_work_ends_when_the_targets_are_reached_and_says_by_which_checkpoint(you
 
 
 def test_random_runs_are_as_many_as_it_takes_to_learn_from_and_one_more_while_they_run(young, tmp_path):
-    from epsopt.studies.loop.learning import Task, learn
+    from epsopt.studies.worker.refit_service import Task, learn
 
     url = f"sqlite:///{tmp_path / 'epsopt.db'}"
     assert len(json.loads(young("work", "-n", "3", "--learn-after", "0", "--json").out)["runs"]) == 3
@@ -114,7 +114,7 @@ def test_a_target_that_makes_no_sense_trains_nothing(young, tmp_path, arguments,
 
 
 def test_what_keeps_the_learner_from_proposing_is_told_besides_the_document(young, monkeypatch):
-    monkeypatch.setattr("epsopt.studies.loop.learning.BackgroundLearner.trouble", lambda _: "no such hook")
+    monkeypatch.setattr("epsopt.studies.worker.refit_service.BackgroundLearner.trouble", lambda _: "no such hook")
     result = young("work", "-n", "1", "--json")
     assert result.status == 1, "nothing can be proposed"
     assert "note: nothing could be proposed: no such hook" in result.err
@@ -242,7 +242,9 @@ def test_a_budget_that_went_into_mixtures_is_not_said_to_have_found_nothing_queu
 
 
 def test_the_targets_are_told_to_the_learner_and_to_the_stopper(young, tmp_path, monkeypatch):
-    from epsopt.studies.loop import learning, stopping, worker
+    from epsopt.studies.prune import catalogue_pruner as stopping
+    from epsopt.studies.worker import refit_service as learning
+    from epsopt.studies.worker import worker
 
     told = {}
     monkeypatch.setattr(worker.Worker, "work", lambda self: told.update(worker=self) or [])
@@ -256,9 +258,9 @@ def test_the_targets_are_told_to_the_learner_and_to_the_stopper(young, tmp_path,
 
 
 def test_what_the_learner_is_told_becomes_constraints_of_the_proposals(young, tmp_path, monkeypatch):
-    from epsopt.studies import maps
-    from epsopt.studies.loop import proposing
-    from epsopt.studies.loop.learning import Task, learn
+    from epsopt.studies import surrogate_store as maps
+    from epsopt.studies.worker import proposals as proposing
+    from epsopt.studies.worker.refit_service import Task, learn
 
     asked = []
     assert young("work", "--dry-run").status == 0

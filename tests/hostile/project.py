@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 
 from epsopt.cli.main import main
-from epsopt.studies.maps import fit_map
+from epsopt.studies.surrogate_store import fit_map
 from epsopt.surrogate import Recipe
 from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo import Catalogue

@@ -13,8 +13,8 @@ from .bombs import BOMBS, write_bombs
 PROGRAM = """
 import json, resource, sys
 from pathlib import Path
-from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.ingestion.ingest import ingest
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # MB

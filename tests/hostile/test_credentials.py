@@ -11,12 +11,12 @@ import torch
 
 from epsopt.cli.main import main
 from epsopt.studies import open_storage
-from epsopt.studies.loop.asking import StepAsker, StepTask
-from epsopt.studies.loop.launch import last_words
-from epsopt.studies.loop.learning import BackgroundLearner
-from epsopt.zoo.catalogue import Catalogue
+from epsopt.studies.schedule.scheduler_client import StepAsker, StepTask
+from epsopt.studies.worker.refit_service import BackgroundLearner
+from epsopt.studies.worker.training_process import last_words
+from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.errors import EpsoptError
-from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.ingestion.ingest import ingest
 
 SECRET = "hUnTeR"
 DATABASES = [
@@ -101,7 +101,7 @@ def test_no_process_beside_a_worker_has_the_password_among_its_arguments(folder,
         started.append(arguments)
         return real(arguments, **how)
 
-    monkeypatch.setattr("epsopt.studies.loop.helper.subprocess.Popen", popen)
+    monkeypatch.setattr("epsopt.studies.background_process.subprocess.Popen", popen)
     learner = BackgroundLearner(folder / "epsopt.toml", url)
     learner.start(1)
     asker = StepAsker(StepTask(str(folder / "epsopt.toml"), url, 1.0))

@@ -11,7 +11,7 @@ import sqlite3
 import pytest
 
 from epsopt.studies.check import check_database
-from epsopt.studies.maps import fit_map, load_map
+from epsopt.studies.surrogate_store import fit_map, load_map
 from epsopt.surrogate import Recipe
 from epsopt.zoo import Catalogue
 

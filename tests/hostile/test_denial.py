@@ -10,13 +10,13 @@ import subprocess
 import pytest
 import torch
 
-from epsopt.studies.project.survey import survey
+from epsopt.studies.project.scan_runs import survey
 from epsopt.zoo import Catalogue, ingest
-from epsopt.zoo.reading.side import SideError
+from epsopt.zoo.layouts.scan import DEEPEST, scan
+from epsopt.zoo.layouts.side_file_reader import SideError
 from epsopt.zoo.reading.source import identity_at
 from epsopt.zoo.reading.sqlite import bounded_database
-from epsopt.zoo.reading.telling import MOST_METRICS
-from epsopt.zoo.scan import DEEPEST, scan
+from epsopt.zoo.side_files.worker import MOST_METRICS
 
 from .project import call
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.ingestion import ingest, read_fingerprints
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
+from epsopt.zoo.ingestion.verification import verify
+from epsopt.zoo.layouts.open_checkpoint import load_weights
 from epsopt.zoo.reading.source import Limits
-from epsopt.zoo.reading.weights import load_weights
-from epsopt.zoo.verification import verify
 
 from .attacks import ATTACKS
 from .mutants import MANIFEST, form_of, manifest, mutants, seed, truncations

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.reading.inert import recovered
+from epsopt.zoo.layouts.open_checkpoint import load_weights
+from epsopt.zoo.reading.foreign_objects import recovered
 from epsopt.zoo.reading.unpickler import InertUnpickler, RefusedGlobalError
-from epsopt.zoo.reading.weights import load_weights
 
 from .attacks import ATTACKS, call, entry, name, text, whole
 

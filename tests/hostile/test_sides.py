@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.ingestion.ingest import ingest
 
 from .sides import TOLD, TROUBLES, write
 

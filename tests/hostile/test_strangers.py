@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from epsopt.studies.loop.helper import Helper
-from epsopt.studies.loop.launch import Launch, Training
+from epsopt.studies.background_process import Helper
+from epsopt.studies.worker.training_process import Launch, Training
 from epsopt.surrogate import cross_validation
 from epsopt.zoo import child_processes
-from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import recombination
 from epsopt.zoo.errors import HookError
-from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.reading import pool
 
 from .strangers import FIRED, write_strangers
@@ -100,7 +100,7 @@ def test_what_an_installed_hook_imports_late_does_not_come_from_the_folder(stran
     assert not fired(canary)
 
 
-@pytest.mark.parametrize("module", ["epsopt.studies.loop.learning", "epsopt.studies.loop.stepping"])
+@pytest.mark.parametrize("module", ["epsopt.studies.worker.refit_service", "epsopt.studies.schedule.scheduler_service"])
 def test_a_process_in_the_background_runs_nothing_of_the_folder(strange, canary, module):
     helper = Helper(module)
     helper.close()  # nothing is asked of it: it imports all that it needs, and ends

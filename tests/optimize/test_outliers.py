@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epsopt.optimize.outcome import front_gain
+from epsopt.optimize.forecast.evaluation import front_gain
+from epsopt.optimize.objectives import Objective
 from epsopt.optimize.outliers import bulk, outlying, reference_point, winsorised, winsorised_limits
-from epsopt.optimize.targets import Objective
 
 HUGE = [1e3, 1e8, 1e10, 1e300, float(np.finfo(float).max), float("inf")]
 some = st.lists(st.floats(0.0, 1.0), min_size=8, max_size=30, unique=True)

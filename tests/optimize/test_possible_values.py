@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from epsopt.optimize import Objective, PastRun, Target, infer_space, propose, search
-from epsopt.optimize.assess import assess
-from epsopt.optimize.continuation import Start, learn_continuation
-from epsopt.optimize.initialisation import plan_runs
-from epsopt.optimize.interpolation import along, straight
-from epsopt.optimize.loop.curves import Curve, fit_curves
-from epsopt.optimize.merging import merge
-from epsopt.optimize.outlook import fit_outlook
-from epsopt.optimize.sampling import sample_region
-from epsopt.optimize.trajectory import run_paths
+from epsopt.optimize.forecast.continuation_model import Start, learn_continuation
+from epsopt.optimize.forecast.learning_curve_gp import Curve, fit_curves
+from epsopt.optimize.forecast.run_forecaster import fit_outlook
+from epsopt.optimize.latent.interpolation import along, straight
+from epsopt.optimize.latent.predict_checkpoint import assess
+from epsopt.optimize.latent.region_sampling import sample_region
+from epsopt.optimize.latent.trajectory import run_paths
+from epsopt.optimize.merge.simplex_merge import merge
+from epsopt.optimize.proposals.warm_start import plan_runs
 from epsopt.surrogate import Recipe, Surrogate, TrainingSet, fit
 from epsopt.surrogate.baselines import median_baseline
-from epsopt.zoo.records import Checkpoint
+from epsopt.zoo.catalogue.types import Checkpoint
 
 LIMITS = {"val_acc": (0.0, 1.0), "loss": (0.0, math.inf), "r2": (-math.inf, 1.0), "pearson": (-1.0, 1.0)}
 OBJECTIVES = tuple(Objective(n, maximize=n != "loss") for n in LIMITS)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from epsopt.optimize.latent_search import known_latents
-from epsopt.optimize.neighbours import nearest
-from epsopt.optimize.proposals import past_runs
-from epsopt.optimize.region import trust_region
-from epsopt.optimize.trajectory import run_paths
-from epsopt.zoo.records import each_content_once
+from epsopt.optimize.latent.neighbours import nearest
+from epsopt.optimize.latent.search import known_latents
+from epsopt.optimize.latent.trajectory import run_paths
+from epsopt.optimize.latent.trust_region import trust_region
+from epsopt.optimize.proposals.proposals import past_runs
+from epsopt.zoo.catalogue.types import each_content_once
 
 
 def test_runs_of_one_name_are_told_apart_by_their_ids(zoo, fitted):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epsopt.optimize.inference import infer_space
 from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.space_inference import infer_space
 from epsopt.zoo.errors import UsageError
 
 SPACE = Space(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from epsopt.optimize.targets import Objective
+from epsopt.optimize.objectives import Objective
 
 COVERAGE = Objective("coverage", maximize=True)
 DIST_CORR = Objective("dist_corr", maximize=True)

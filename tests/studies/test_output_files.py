@@ -12,13 +12,13 @@ import zipfile
 import numpy as np
 import pytest
 
-from epsopt.studies.folders import free_name, new_folder, save_folder
 from epsopt.studies.output_files import is_ours, output_file
-from epsopt.studies.project.file import load_project
+from epsopt.studies.output_paths import free_name, new_folder, save_folder
+from epsopt.studies.project.project import load_project
 from epsopt.studies.project.template import write_project
+from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.files import atomic_file, claimed_folder
-from epsopt.zoo.records import Checkpoint
 
 PAGE = b'<html><head><meta name="generator" content="made by epsopt"></head></html>'
 PIXEL = bytes.fromhex(

@@ -7,11 +7,11 @@ import shutil
 import torch
 
 from epsopt.optimize import Objective
-from epsopt.studies.maps import training_set
-from epsopt.studies.records.recording import record_measured
-from epsopt.studies.storage import open_storage
-from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.ingestion import ingest
+from epsopt.studies.optuna_io.recording import record_measured
+from epsopt.studies.optuna_io.storage import open_storage
+from epsopt.studies.surrogate_store import training_set
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.ingestion.ingest import ingest
 
 
 def test_a_file_that_runs_share_is_one_row_of_what_is_learned_and_one_trial(tmp_path):

@@ -10,7 +10,7 @@ import torch
 
 from epsopt.surrogate import Recipe, Surrogate, TrainingSet, fit
 from epsopt.surrogate.baselines import median_baseline
-from epsopt.zoo.fingerprints import fingerprint
+from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
 
 def made(run: int, epoch: int, width: int) -> tuple[object, float]:

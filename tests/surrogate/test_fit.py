@@ -10,7 +10,7 @@ from botorch.acquisition.multi_objective.parego import qLogNParEGO
 
 from epsopt.surrogate import Recipe, Surrogate, TrainingSet, Validation, fit, run_folds
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
-from epsopt.zoo.fingerprints import fingerprint
+from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
 QUICK = Recipe(steps=40, batch=32)
 

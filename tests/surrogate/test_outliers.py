@@ -14,7 +14,7 @@ from epsopt.surrogate.baselines import median_baseline
 from epsopt.surrogate.outliers import screen, unlike_neighbours
 from epsopt.surrogate.refinement import extend, refinable, refine
 from epsopt.surrogate.transforms import KNEES, fit_transform
-from epsopt.zoo.fingerprints import fingerprint
+from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
 from ..conftest import network_weights  # noqa: TID252
 

@@ -13,7 +13,7 @@ from epsopt.surrogate import Surrogate, TrainingSet, Validation, fit
 from epsopt.surrogate.baselines import median_baseline
 from epsopt.surrogate.refinement import drift, extend, refinable, refine
 from epsopt.zoo.errors import UsageError
-from epsopt.zoo.fingerprints import fingerprint
+from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
 from ..conftest import QUICK  # noqa: TID252
 

@@ -9,7 +9,7 @@ import torch
 from epsopt.surrogate import Recipe, fit
 from epsopt.surrogate.views import fit_tokenizer
 from epsopt.zoo.errors import UsageError
-from epsopt.zoo.fingerprints import fingerprint
+from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
 
 def network(seed: int, width: int) -> list[tuple[str, torch.Tensor]]:

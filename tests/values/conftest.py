@@ -12,8 +12,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.ingestion.ingest import ingest
 
 ABSENT = "absent"
 _SMALL = [0.0, -0.0, 1.0, 1e8, -1e8, 1e-300, 9.9e299]

@@ -8,7 +8,7 @@ import optuna
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epsopt.studies.past import study_sheet
+from epsopt.studies.optuna_io.optuna_import import study_sheet
 
 from .conftest import ABSENT, kept, numbers, quick, save
 

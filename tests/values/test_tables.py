@@ -8,7 +8,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epsopt.zoo.sheets import Entry, Sheet
+from epsopt.zoo.side_files.run_tables import Entry, Sheet
 
 from .conftest import ABSENT, kept, numbers, others, quick, save
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from epsopt.zoo.catalogue import Catalogue
+from epsopt.zoo.catalogue.catalogue import Catalogue
 
 
 def state_dict(seed: int, base: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:

@@ -11,13 +11,13 @@ from typing import Any, Self
 
 import torch
 
-from epsopt.zoo.decoding.products import WeightProducts
 from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import RECOMBINED, Parent, Recombination
 from epsopt.zoo.decoding.tensor_file import TensorType, mapped_tensors, write_tensors
+from epsopt.zoo.decoding.weight_gram import WeightProducts
 from epsopt.zoo.errors import EpsoptError, HookError, UnreadableCheckpoint, UsageError
 from epsopt.zoo.files import atomic_file
-from epsopt.zoo.lineage import LineageBook
+from epsopt.zoo.fingerprints.lineage import LineageBook
 from epsopt.zoo.reading.pool import Message, ReaderPool
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits

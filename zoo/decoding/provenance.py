@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.recombination import Recombination
-from epsopt.zoo.records import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
-from epsopt.zoo.records import Checkpoint
 
 RECOMBINED = "recombined"
 """Hyperparameter that tells a decoded checkpoint from one that was trained."""

@@ -18,10 +18,10 @@ from epsopt.zoo.layouts.checkpoint_folders import above as above_of
 from epsopt.zoo.layouts.checkpoint_folders import by_name, checkpoint_folder, number_of
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
-from epsopt.zoo.layouts.reading import Reading, Told
-from epsopt.zoo.layouts.rows import flat, rows_of
+from epsopt.zoo.layouts.log_rows import flat, rows_of
+from epsopt.zoo.layouts.parsed import Reading, Told
+from epsopt.zoo.layouts.side_file_reader import Sides
 from epsopt.zoo.reading.shards import shards
-from epsopt.zoo.reading.side import Sides
 
 if TYPE_CHECKING:
     from epsopt.zoo.reading.tensors import OpenCheckpoint

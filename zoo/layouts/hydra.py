@@ -12,11 +12,11 @@ from pathlib import Path
 
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
-from epsopt.zoo.layouts.reading import Told
-from epsopt.zoo.layouts.rows import flat
-from epsopt.zoo.reading.side import Sides
+from epsopt.zoo.layouts.log_rows import flat
+from epsopt.zoo.layouts.parsed import Told
+from epsopt.zoo.layouts.side_file_reader import Sides
+from epsopt.zoo.reading.plain_values import Plain, number_or_text
 from epsopt.zoo.reading.text import LONGEST, clean
-from epsopt.zoo.reading.values import Plain, number_or_text
 
 FOLDER = ".hydra"
 _ABOVE = 5  # folders above a checkpoint in which Hydra's own is looked for

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epsopt.zoo.layouts.folders import Folders
-from epsopt.zoo.layouts.reading import Reading, Told
-from epsopt.zoo.reading.side import Sides
+from epsopt.zoo.layouts.parsed import Reading, Told
+from epsopt.zoo.layouts.side_file_reader import Sides
 
 if TYPE_CHECKING:
     from epsopt.zoo.reading.tensors import OpenCheckpoint

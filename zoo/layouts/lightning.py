@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from epsopt.zoo.layouts import plain
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
-from epsopt.zoo.layouts.reading import Reading, Told
-from epsopt.zoo.layouts.rows import flat, rows_of
-from epsopt.zoo.reading.side import Sides
-from epsopt.zoo.reading.values import metrics_of
+from epsopt.zoo.layouts.log_rows import flat, rows_of
+from epsopt.zoo.layouts.parsed import Reading, Told
+from epsopt.zoo.layouts.side_file_reader import Sides
+from epsopt.zoo.reading.plain_values import metrics_of
 
 if TYPE_CHECKING:
     from epsopt.zoo.reading.tensors import OpenCheckpoint

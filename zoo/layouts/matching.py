@@ -21,7 +21,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from epsopt.zoo.layouts.reading import Position, Row, Told
+from epsopt.zoo.layouts.parsed import Position, Row, Told
 
 _Value = float | None
 
@@ -36,7 +36,7 @@ class _Clocks:
         strict: steps of rows and of checkpoints count the same.
         counted: some metric was logged at the optimiser steps of checkpoints.
         fewest: the end of the shortest metric that may count epochs by its steps.
-        pooled: as in :class:`~epsopt.zoo.layouts.reading.Told`.
+        pooled: as in :class:`~epsopt.zoo.layouts.parsed.Told`.
         lightning: a checkpoint is Lightning's.
     """
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
-from epsopt.zoo.layouts.reading import Row, Told
-from epsopt.zoo.layouts.rows import EPOCH, whole
+from epsopt.zoo.layouts.log_rows import EPOCH, whole
+from epsopt.zoo.layouts.parsed import Row, Told
+from epsopt.zoo.layouts.side_file_reader import SideError, Sides
+from epsopt.zoo.reading.plain_values import Plain, finite, number_or_text
 from epsopt.zoo.reading.remote import RemotePath
-from epsopt.zoo.reading.side import SideError, Sides
 from epsopt.zoo.reading.source import open_source
 from epsopt.zoo.reading.sqlite import bounded_database
 from epsopt.zoo.reading.text import clean
-from epsopt.zoo.reading.values import Plain, finite, number_or_text
 
 DATABASE = "mlflow.db"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")

@@ -24,11 +24,11 @@ from epsopt.zoo.layouts.checkpoint_folders import (
 )
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
-from epsopt.zoo.layouts.reading import Reading, Told
-from epsopt.zoo.layouts.rows import flat, rows_of, says_place
+from epsopt.zoo.layouts.log_rows import flat, rows_of, says_place
+from epsopt.zoo.layouts.parsed import Reading, Told
+from epsopt.zoo.layouts.side_file_reader import Sides
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
-from epsopt.zoo.reading.side import Sides
-from epsopt.zoo.reading.values import flatten, metrics_of, without_prefixes
+from epsopt.zoo.reading.plain_values import flatten, metrics_of, without_prefixes
 
 if TYPE_CHECKING:
     import torch

@@ -14,9 +14,9 @@ from typing import Any
 
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
-from epsopt.zoo.layouts.reading import Row, Told
-from epsopt.zoo.layouts.rows import flat, rows_of
-from epsopt.zoo.reading.side import Sides
+from epsopt.zoo.layouts.log_rows import flat, rows_of
+from epsopt.zoo.layouts.parsed import Row, Told
+from epsopt.zoo.layouts.side_file_reader import Sides
 
 PARAMS, PROGRESS, RESULT, MANAGER = "params.json", "progress.csv", "result.json", "checkpoint_manager_snapshot.json"
 _CHECKPOINT = re.compile(r"checkpoint_(\d{1,9}|\d{4}-\d\d-\d\d_[\d.-]+)")

@@ -180,7 +180,7 @@ def _keys(tree: Mapping[Any, Any]) -> str:
 
 def require_no_object(value: Any, name: str, path: Path) -> None:
     """Refuse what an object of a foreign class holds of the weights: without its class, nobody knows what it means."""
-    from epsopt.zoo.reading.inert import Module, Recovered, Unusual
+    from epsopt.zoo.reading.foreign_objects import Module, Recovered, Unusual
 
     if isinstance(value, Unusual):
         how = "save it dense and unquantised" if "own class" not in value.title else "save it as a plain tensor"

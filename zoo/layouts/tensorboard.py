@@ -19,10 +19,10 @@ from typing import Any
 
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
-from epsopt.zoo.layouts.reading import Told
-from epsopt.zoo.layouts.rows import rows_of
+from epsopt.zoo.layouts.log_rows import rows_of
+from epsopt.zoo.layouts.parsed import Told
+from epsopt.zoo.layouts.side_file_reader import SideError, Sides
 from epsopt.zoo.reading.remote import RemotePath
-from epsopt.zoo.reading.side import SideError, Sides
 from epsopt.zoo.reading.source import Source, open_source
 from epsopt.zoo.reading.text import clean
 

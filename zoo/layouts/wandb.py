@@ -13,12 +13,12 @@ from pathlib import Path
 
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
-from epsopt.zoo.layouts.reading import Told
-from epsopt.zoo.layouts.rows import flat, rows_of
+from epsopt.zoo.layouts.log_rows import flat, rows_of
+from epsopt.zoo.layouts.parsed import Told
+from epsopt.zoo.layouts.side_file_reader import TABLE_BYTES, SideError, Sides
+from epsopt.zoo.layouts.wandb_log import RunLog, parse
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.reading.side import TABLE_BYTES, SideError, Sides
 from epsopt.zoo.reading.source import open_source
-from epsopt.zoo.reading.wandb_log import RunLog, parse
 
 _RUN = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-(.+)")
 _ABOVE = 3

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.child_processes import working_directory_last
 from epsopt.zoo.errors import HookError
-from epsopt.zoo.layouts.reading import Reading
+from epsopt.zoo.layouts.parsed import Reading
+from epsopt.zoo.reading.messages import MAX_MESSAGE
+from epsopt.zoo.reading.plain_values import finite
 from epsopt.zoo.reading.tensors import OpenCheckpoint
-from epsopt.zoo.reading.values import finite
-from epsopt.zoo.reading.wire import MAX_MESSAGE
 
 _HOOKS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {}
 _LARGEST = MAX_MESSAGE // 2  # bytes of one embedding

@@ -18,10 +18,10 @@ from typing import Any
 
 from epsopt.zoo.child_processes import environment, python_command
 from epsopt.zoo.errors import EpsoptError
-from epsopt.zoo.lineage import KnownLineage, LineageBook
+from epsopt.zoo.fingerprints.lineage import KnownLineage, LineageBook
+from epsopt.zoo.reading.messages import MAX_MESSAGE, decode, encode, pack
 from epsopt.zoo.reading.remote import RemotePath
 from epsopt.zoo.reading.source import Limits
-from epsopt.zoo.reading.wire import MAX_MESSAGE, decode, encode, pack
 
 _BYTES_PER_SECOND = 20e6  # added to a file's time limit: no disk is slower
 _BYTES_PER_SECOND_FROM_AFAR = 1e6  # no network that is worth reading from is slower
@@ -41,7 +41,7 @@ class _Worker:
             # calls ingest needs no `if __name__ == "__main__"`. Its output goes to standard error: ours may
             # be a JSON document.
             self.process = subprocess.Popen(
-                python_command("epsopt.zoo.reading.child", str(theirs.fileno())),
+                python_command("epsopt.zoo.worker_process", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from epsopt.zoo.catalogue.types import Failure
 from epsopt.zoo.errors import EpsoptError, HookError
-from epsopt.zoo.lineage import LineageBook
+from epsopt.zoo.fingerprints.lineage import LineageBook
+from epsopt.zoo.reading.messages import unpack
 from epsopt.zoo.reading.pool import Message, ReaderPool
 from epsopt.zoo.reading.source import Identity
-from epsopt.zoo.reading.wire import unpack
-from epsopt.zoo.records import Failure
 
 if TYPE_CHECKING:
-    from epsopt.zoo.fingerprints import Fingerprint
+    from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 
 _ATTEMPTS = 20
 _WINDOW = 64  # files that may be answered ahead of the one whose turn it is
@@ -79,7 +79,7 @@ class CheckpointContents:
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """The fingerprint; parsed when asked for, so that ingesting needs no torch in this process."""
-        from epsopt.zoo.fingerprints import Fingerprint
+        from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 
         return Fingerprint.from_bytes(self.fingerprint_bytes)
 

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
-from epsopt.zoo.reading.side import SideError
+from epsopt.zoo.layouts.side_file_reader import SideError
 from epsopt.zoo.reading.source import Identity
 
 STEPS = 300_000_000

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.reading.inert import UNUSUAL, recovered
+from epsopt.zoo.reading.foreign_objects import UNUSUAL, recovered
 from epsopt.zoo.reading.magic import HEAD, foreign, is_safetensors
 from epsopt.zoo.reading.parts import open_parts
 from epsopt.zoo.reading.source import Limits, Source
+from epsopt.zoo.reading.structure_limits import check_tree
 from epsopt.zoo.reading.tensors import OpenCheckpoint, Record
-from epsopt.zoo.reading.tree import check_tree
 from epsopt.zoo.reading.unpickler import ForgedTensorError, InertUnpickler, RefusedGlobalError
 
 _GLOBAL = re.compile(r"(?:GLOBAL |function <\w+ |but got <class ')([\w.]+)")

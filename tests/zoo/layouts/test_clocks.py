@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from epsopt.zoo.ingestion import ingest, read_fingerprints
-from epsopt.zoo.layouts.reading import Position, Row, Told, joined
+from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
+from epsopt.zoo.layouts.parsed import Position, Row, Told, joined
 
 from .examples import weights
 
@@ -193,7 +193,7 @@ def test_runs_that_were_deleted_in_mlflow_are_named_and_left_out(tmp_path, catal
 
     from mlflow.tracking import MlflowClient
 
-    from epsopt.studies.project.survey import survey
+    from epsopt.studies.project.scan_runs import survey
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)

@@ -8,9 +8,9 @@ import sqlite3
 import pytest
 import torch
 
-from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.layouts.folders import Folders
-from epsopt.zoo.layouts.known import place, sources
+from epsopt.zoo.layouts.registry import place, sources
 
 from .examples import weights, written
 
@@ -94,7 +94,7 @@ def test_event_files_without_tensorboard_are_named_with_what_to_install(tmp_path
     import builtins
 
     from epsopt.zoo.layouts import tensorboard
-    from epsopt.zoo.reading.side import Sides
+    from epsopt.zoo.layouts.side_file_reader import Sides
 
     original = builtins.__import__
 
@@ -111,7 +111,7 @@ def test_event_files_without_tensorboard_are_named_with_what_to_install(tmp_path
 
 
 def test_an_ingest_that_was_killed_before_side_files_were_read_is_made_up_for(tmp_path, catalogue, monkeypatch):
-    from epsopt.zoo import ingestion
+    from epsopt.zoo.ingestion import ingest as ingestion
 
     torch.save({"model": weights(1), "epoch": 1}, tmp_path / "e.pt")
     (tmp_path / "metrics.csv").write_text("epoch,acc\n1,0.5\n")

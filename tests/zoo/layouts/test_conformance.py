@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from epsopt.studies.project.survey import survey
-from epsopt.zoo import ingestion
-from epsopt.zoo.catalogue import Catalogue
-from epsopt.zoo.ingestion import ingest, read_fingerprints
-from epsopt.zoo.layouts.known import BY_NAME
+from epsopt.studies.project.scan_runs import survey
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.ingestion import ingest as ingestion
+from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
+from epsopt.zoo.layouts.registry import BY_NAME
 
 from .examples import WRITERS, Example, written
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from epsopt.zoo.ingestion import ingest
+from epsopt.zoo.ingestion.ingest import ingest
 
 pl = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
 from pytorch_lightning.callbacks import ModelCheckpoint  # noqa: E402 - after the skip

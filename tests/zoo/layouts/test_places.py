@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from epsopt.zoo.ingestion import ingest
-from epsopt.zoo.scan import scan
+from epsopt.zoo.ingestion.ingest import ingest
+from epsopt.zoo.layouts.scan import scan
 
 from .examples import weights
 

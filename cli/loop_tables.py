@@ -1,0 +1,234 @@
+"""What a round of proposals came to, as tables: the last search, predicted against measured, how the front moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from epsopt.cli.output import Head, Rows, formatter, label, line, listed, print_table, say, value
+from epsopt.cli.render import formatters, short_path
+from epsopt.zoo.formatting import count
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+    from epsopt.optimize.forecast.evaluation import Accuracy
+    from epsopt.optimize.objectives import Objective, Target
+    from epsopt.studies.report.report import LoopReport, ProposalOutcome
+    from epsopt.zoo.catalogue.types import Checkpoint
+
+
+def show_answers(study: str, objectives: Sequence[Objective], storage: RDBStorage) -> None:
+    """Show the answers of a search, as its study kept them."""
+    import optuna
+
+    trials = optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
+    metrics = [o.name for o in objectives]
+    texts = formatters(metrics, [dict(zip(metrics, t.values, strict=True)) for t in trials])
+    groups, paths = [], []
+    for i, trial in enumerate(trials, 1):
+        near = trial.user_attrs["nearest"][0]
+        predicted = [
+            _with_interval(texts[name], value, *trial.user_attrs[f"interval.{name}"])
+            for name, value in zip(metrics, trial.values, strict=True)
+        ]
+        found = f"{label(near['run'], near['epoch'], 20)} measured"
+        measured = [texts[n](trial.user_attrs["nearest_metrics"].get(n)) for n in metrics]
+        groups.append(Rows([[str(i), "predicted", *predicted], ["", found, *measured]]))
+        paths.append(f"  {i}  {short_path(trial.user_attrs['nearest_path'])}")
+    line("The map's answers, and the real checkpoint nearest to each:")
+    print_table([Head("#"), Head("", "left"), *(Head(n) for n in metrics)], groups, keep=2)
+    for path in paths:
+        line(path)
+
+
+def _with_interval(text: Callable[[float | None], str], point: float, low: float, high: float) -> str:
+    return f"{text(point)} [{text(low)}, {text(high)}]"
+
+
+def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
+    """Show every proposal as it was predicted and as it was measured."""
+    from epsopt.studies.report.report import WORDS
+
+    names = [o.name for o in objectives]
+    shown = [m for p in report.proposals for m in (p.point, p.low, p.high, p.measured or {})]
+    texts = formatters(names, shown)
+    groups = []
+    for p in report.proposals:
+        predicted = [_with_interval(texts[n], p.point[n], p.low[n], p.high[n]) if n in p.point else "" for n in names]
+        if p.measured is None:
+            measured = [WORDS.get(p.state, p.state), *("" for _ in names[1:])]
+        else:
+            measured = [texts[n](p.measured.get(n)) for n in names]
+        if p.as_predicted or p.measured is None or p.step is None:
+            title = "measured"
+        else:
+            title = f"after {count(f'{p.step.epochs:g}', 'epoch')}"
+        rows = [["predicted", *predicted], [title, *measured]] if p.point else [[title, *measured]]
+        groups.append(Rows([[str(p.number) if i == 0 else "", *row] for i, row in enumerate(rows)]))
+    line("The proposed runs, as predicted before they were trained and as measured after:")
+    print_table([Head("#"), Head("", "left"), *(Head(n) for n in names)], groups, keep=2)
+    line("")
+    for p in report.proposals:
+        say(f"{p.number}:" + "".join(f" {text}" for text in _sayings(p)[:1]))
+        for text in _sayings(p)[1:]:
+            say(text, "  ")
+        listed(", ".join(f"{n} {value(v)}" for n, v in p.params.items()))
+        if p.init_from is not None:
+            line(f"  from {short_path(p.init_from)}")
+
+
+def _sayings(p: ProposalOutcome) -> list[str]:
+    """What is said of a proposal beside its figures, a line each: why it was chosen, and what came of it."""
+    from epsopt.studies.report.report import WORDS
+
+    said = [] if p.retry_of is None else [f"proposal {p.retry_of} once more"]
+    if p.reason is not None:
+        said.append(p.reason)
+    if p.why is not None:
+        said.append(f"{WORDS.get(p.state, p.state)}, {p.why}")
+    if p.step is not None:
+        gain = f"{p.step.brought:.2g} to the hypervolume" if p.step.brought else "nothing to the hypervolume"
+        said.append(f"added {gain} in {count(f'{p.step.epochs:g}', 'epoch')}")
+    return said
+
+
+def show_steps(report: LoopReport) -> None:
+    """Show what steps of a budget promised and brought, kind by kind; nothing where there were none."""
+    if report.steps:
+        line("")
+        line("Steps of the budget: hypervolume that they promised, and that they brought:")
+        heads, rows = steps_table(report)
+        print_table([Head(heads[0], "left"), *map(Head, heads[1:])], [Rows([row]) for row in rows])
+
+
+def steps_table(report: LoopReport) -> tuple[list[str], list[list[str]]]:
+    """Return headers and rows of the table of steps."""
+    text = formatter(v for s in report.steps for v in (s.promised, s.brought))
+    rows = [[s.kind, str(s.count), f"{s.epochs:.4g}", text(s.promised), text(s.brought)] for s in report.steps]
+    return ["step", "count", "epochs", "promised", "brought"], rows
+
+
+def show_accuracy(report: LoopReport) -> None:
+    """Say how far predictions and measurements were apart."""
+    line("")
+    for a in report.accuracy:
+        line(f"{a.name}: {a.inside} of {a.n} measurements inside their 90 % intervals, mean error {a.error:.3f}")
+
+
+def show_gain(report: LoopReport, objectives: Sequence[Objective], target: Target) -> None:
+    """Say how far the measured front moved, and the best checkpoints that meet the target before and after."""
+    for text in front_sentences(report):
+        say(text)
+    for other in (o for o in objectives if o.name != target.name):
+        trained = (*report.old, *report.new)
+        groups = [("before", report.old), ("after", trained)]
+        for title, group in [*groups, *([("with mixtures", (*trained, *report.mixed))] if report.mixed else [])]:
+            best = best_meeting(group, objectives, target, other)
+            if best is not None:
+                say(
+                    f"Best {other.name} with {target.name} of at least {target.value:g}, {title}: "
+                    f"{best.metrics[other.name]:.3f} ({label(best.run, best.epoch, 40)})"
+                )
+
+
+def front_sentences(report: LoopReport) -> list[str]:
+    """Say how far the measured front moved: by what was trained, and by mixtures beyond that."""
+    gain, mixing = report.gain, report.mixing
+    if gain is None or mixing is None:
+        return ["Nothing is measured yet with every objective, so there is no front."]
+    runs = {report.new[i].run for i in gain.joined}
+    moved = f"{gain.before:.4f} before, {gain.after:.4f} after ({gain.relative:+.1%})"
+    new = count(len(gain.joined), "new checkpoint")
+    joined = f"{new} of {count(len(runs), 'proposed run')} {'is' if len(gain.joined) == 1 else 'are'} on it"
+    said = [f"Hypervolume of the measured front: {moved}; {joined}."]
+    if report.mixed:
+        said.append(
+            f"Mixtures of checkpoints, measured, not trained: {mixing.after:.4f} with them ({mixing.relative:+.1%} "
+            f"beyond all that was trained); {len(mixing.joined)} of {len(report.mixed)} are on that front."
+        )
+    return said
+
+
+def best_meeting(
+    checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective], target: Target, other: Objective
+) -> Checkpoint | None:
+    """Return the checkpoint that is best in one objective among those that measurably meet a target, if any."""
+    from epsopt.optimize.objectives import meets
+
+    able = [
+        c
+        for c in checkpoints
+        if c.metrics.get(other.name) is not None
+        and meets({n: v for n, v in c.metrics.items() if v is not None}, [target], objectives)
+    ]
+    sign = 1.0 if other.maximize else -1.0
+    return max(able, key=lambda c: sign * float(c.metrics[other.name] or 0.0), default=None)
+
+
+def outcome_json(report: LoopReport, target: Target) -> dict[str, Any]:
+    """Return a round of proposals as one JSON document (docs/schemas/demo.json)."""
+    return {
+        "target": {"metric": target.name, "value": target.value},
+        "proposals": proposals_json(report),
+        "accuracy": accuracy_json(report.accuracy),
+        "hypervolume": hypervolume_json(report),
+        "mixtures": mixtures_json(report),
+        "steps": steps_json(report),
+    }
+
+
+def proposals_json(report: LoopReport) -> list[dict[str, Any]]:
+    """Return all proposals as JSON values."""
+    return [
+        {
+            "number": p.number,
+            "state": p.state,
+            "params": dict(p.params),
+            "init_from": p.init_from,
+            "retry_of": p.retry_of,
+            "predicted": {n: {"point": p.point[n], "low": p.low[n], "high": p.high[n]} for n in p.point},
+            "level": p.level,
+            "joins_front": p.joins_front,
+            "nearest_runs": [{"run": run, "distance": distance} for run, distance in p.nearest_runs],
+            "reason": p.reason,
+            "measured": None if p.measured is None else dict(p.measured),
+            "compared": any(p.compared(name) is not None for name in p.point),
+            "step": None if p.step is None else asdict(p.step),
+            "path": p.path,
+            "why": p.why,
+        }
+        for p in report.proposals
+    ]
+
+
+def accuracy_json(accuracy: Sequence[Accuracy]) -> list[dict[str, Any]]:
+    """Return predictions against measurements as JSON values."""
+    return [{"metric": a.name, "error": a.error, "inside": a.inside, "n": a.n} for a in accuracy]
+
+
+def hypervolume_json(report: LoopReport) -> dict[str, Any] | None:
+    """Return how the front moved as JSON values; None: nothing is measured with every objective."""
+    return None if report.gain is None else {
+        "before": report.gain.before,
+        "after": report.gain.after,
+        "reference": list(report.gain.reference),
+        "joined": [report.new[i].path for i in report.gain.joined],
+    }  # fmt: skip
+
+
+def steps_json(report: LoopReport) -> list[dict[str, Any]]:
+    """Return what steps of a budget promised and brought, kind by kind, as JSON values."""
+    return [asdict(s) for s in report.steps]
+
+
+def mixtures_json(report: LoopReport) -> dict[str, Any]:
+    """Return how mixtures moved the front beyond what was trained, as JSON values."""
+    mixing = report.mixing
+    return {
+        "count": len(report.mixed),
+        "before": None if mixing is None else mixing.before,
+        "after": None if mixing is None else mixing.after,
+        "joined": [] if mixing is None else [report.mixed[i].path for i in mixing.joined],
+    }

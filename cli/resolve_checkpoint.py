@@ -1,0 +1,109 @@
+"""Which checkpoint is meant: a file, a run's epoch (else its last), or the beginning of a SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from epsopt.zoo.catalogue.run_names import hint, named_run
+from epsopt.zoo.errors import UnreadableCheckpoint, UsageError
+
+if TYPE_CHECKING:
+    from epsopt.zoo.catalogue.catalogue import Catalogue
+    from epsopt.zoo.catalogue.types import Checkpoint
+    from epsopt.zoo.fingerprints.fingerprint import Fingerprint
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint that somebody named.
+
+    Attributes:
+        title: how to call it.
+        checkpoint: its record; one that is not in the catalogue has id 0, and lineage 0 where no known one fits.
+        fingerprint: of its weights.
+    """
+
+    title: str
+    checkpoint: Checkpoint
+    fingerprint: Fingerprint
+
+
+def locate(what: str, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -> Located:
+    """Find the checkpoint that is meant.
+
+    Raises:
+        UsageError: nothing, or several checkpoints, may be meant.
+        UnreadableCheckpoint: it is a file that cannot be read.
+    """
+    path = Path(what)
+    if path.is_file():
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        held = set(catalogue.holding(sha256))
+        same = [c for c in checkpoints if c.id in held]  # several, where runs share the file: the one that it lies in
+        meant = next((c for c in same if str(path.absolute()) in c.paths), same[0] if same else None)
+        if meant is None:
+            return _stranger(path, catalogue)
+    else:
+        meant = named(what, checkpoints)
+    title = meant.run if meant.epoch is None else f"{meant.run}:{meant.epoch}"
+    return Located(title, meant, catalogue.fingerprints([meant.id])[0])
+
+
+def _stranger(path: Path, catalogue: Catalogue) -> Located:
+    from epsopt.cli.render import short_path
+    from epsopt.zoo.catalogue.types import Checkpoint, Failure
+    from epsopt.zoo.ingestion.ingest import read_fingerprints
+
+    content = read_fingerprints([path.resolve()], catalogue, jobs=1)[0]
+    if isinstance(content, Failure):
+        raise UnreadableCheckpoint(content.path, content.reason)
+    record = Checkpoint(
+        id=0,
+        run_id=0,
+        run=path.parent.name or str(path),
+        path=str(path.resolve()),
+        sha256=content.sha256,
+        epoch=content.epoch,
+        metrics=content.metrics,
+        hyperparameters=dict(content.hyperparameters),
+        signature=content.signature,
+        lineage_id=content.lineage or 0,
+        n_parameters=content.n_parameters,
+    )
+    return Located(short_path(path), record, content.fingerprint)
+
+
+def named(what: str, checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """Find a checkpoint of the catalogue by run, run and epoch, or SHA-256 prefix.
+
+    Raises:
+        UsageError: nothing, or several checkpoints, may be meant.
+    """
+    runs: dict[str, list[Checkpoint]] = {}
+    for c in checkpoints:
+        runs.setdefault(c.run, []).append(c)
+    whole = named_run(what, runs)
+    if whole is not None:
+        return runs[whole][-1]
+    said, colon, epoch = what.rpartition(":")
+    run = named_run(said, runs) if colon else None
+    if run is not None:
+        for c in runs[run]:
+            if str(c.epoch) == epoch:
+                return c
+        epochs = ", ".join(str(c.epoch) for c in runs[run])
+        raise UsageError(f"run {run} has no checkpoint of epoch {epoch}, it has {epochs}")
+    if re.fullmatch(r"[0-9a-fA-F]{6,64}", what):
+        fitting = [c for c in checkpoints if c.sha256.startswith(what.lower())]
+        if len({c.sha256 for c in fitting}) == 1:
+            return fitting[0]
+        if fitting:
+            raise UsageError(f"{len(fitting)} checkpoints have a SHA-256 that begins with {what}: write more of it")
+    meant = hint(said or what, runs, "'epsopt pareto --json' names runs and files")
+    raise UsageError(f"{what} is no file, no run of the catalogue, and begins no SHA-256 in it: {meant}")

@@ -1,0 +1,1 @@
+"""Acquisition functions: expected hypervolume improvement, noisy or not, and confidence bounds of a candidate."""

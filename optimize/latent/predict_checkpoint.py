@@ -1,0 +1,99 @@
+"""How a given checkpoint stands on the map: predicted metrics, nearest real checkpoint, and whether to trust that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epsopt.optimize.latent.neighbours import Neighbour, nearest
+from epsopt.optimize.latent.search import known_latents
+from epsopt.optimize.latent.trust_region import trust_region
+from epsopt.surrogate.surrogate import Surrogate
+from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.fingerprints.fingerprint import Fingerprint
+
+_TOO_FAR = 2.0  # times the largest distance between runs: new runs may lie somewhat further out than all before
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """One checkpoint on the map.
+
+    Attributes:
+        point: predicted metrics by name; NaN if refused.
+        low: lower ends of their intervals; NaN if refused.
+        high: upper ends; NaN if refused.
+        nearest: the nearest real checkpoint that the map knows.
+        radius: radius of the trust region around known checkpoints.
+        trusted: whether the checkpoint lies in it (D6).
+        known_architecture: whether the map was trained on checkpoints with these tensor names and shapes.
+        refused: why its metrics are not predicted: nothing is known about how far off they would be; None: they are.
+    """
+
+    point: dict[str, float]
+    low: dict[str, float]
+    high: dict[str, float]
+    nearest: Neighbour
+    radius: float
+    trusted: bool
+    known_architecture: bool
+    refused: str | None = None
+
+
+def assess(
+    surrogate: Surrogate,
+    checkpoints: Sequence[Checkpoint],
+    fingerprints: Sequence[Fingerprint],
+    *,
+    embeddings: Sequence[NDArray[np.float32] | None] | None = None,
+    level: float = 0.9,
+) -> list[Assessment]:
+    """Predict checkpoints and say how far from known ones they lie.
+
+    Args:
+        surrogate: the fitted map.
+        checkpoints: the catalogue's.
+        fingerprints: of the checkpoints to assess, known to the catalogue or not.
+        embeddings: anchor embeddings of the checkpoints, each (anchors, dim) or None, for a map with probes.
+        level: coverage of the intervals.
+
+    Returns:
+        One assessment per fingerprint.
+
+    Raises:
+        UsageError: the map knows none of the catalogue's checkpoints, or a level outside (0, 1).
+    """
+    latents, known = known_latents(surrogate, checkpoints)
+    region = trust_region(latents, np.array([c.run_id for c in known]))
+    z = surrogate.encode(fingerprints, _stacked(embeddings or ()))
+    unseen = np.array([f.signature not in surrogate.architectures for f in fingerprints], dtype=bool)
+    prediction = surrogate.predict(z, level, unseen)
+    names = surrogate.metric_names
+    out = []
+    for i, near in enumerate(nearest(z, latents, known, 1)):
+        distance = near[0].distance
+        refused = surrogate.refusal(fingerprints[i].signature, level)
+        if refused is None and distance > _TOO_FAR * region.furthest:
+            refused = (
+                f"it lies {distance:.3g} from the nearest checkpoint that the map knows, and none of those lies "
+                f"further than {region.furthest:.3g} from another run's: intervals were never tested so far out"
+            )
+        point, low, high = (
+            dict(zip(names, (float("nan") if refused else float(v) for v in values[i]), strict=True))
+            for values in (prediction.point, prediction.low, prediction.high)
+        )
+        trusted = distance <= region.radius
+        out.append(Assessment(point, low, high, near[0], region.radius, trusted, not unseen[i], refused))
+    return out
+
+
+def _stacked(embeddings: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    """(n, anchors, dim) with NaN where there is none or one of another shape; None without any."""
+    shapes = [e.shape for e in embeddings if e is not None]
+    if not shapes:
+        return None
+    blank = np.full(max(set(shapes), key=shapes.count), np.nan, dtype=np.float32)
+    return np.stack([blank if e is None or e.shape != blank.shape else e for e in embeddings])

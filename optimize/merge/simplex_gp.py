@@ -1,0 +1,155 @@
+"""What is expected of a mixture that was not measured yet, and which one to measure next."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from botorch.acquisition.multi_objective.logei import qLogExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import ModelListGP, SingleTaskGP
+from botorch.sampling import SobolQMCNormalSampler
+from botorch.utils.multi_objective.box_decompositions.non_dominated import FastNondominatedPartitioning
+from gpytorch.kernels import MaternKernel, PolynomialKernel, ScaleKernel
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from numpy.typing import NDArray
+
+from epsopt.optimize.objectives import Objective
+from epsopt.optimize.pareto import non_dominated
+from epsopt.surrogate.ranges import metric_range
+from epsopt.surrogate.transforms import MetricTransform, fit_transform
+
+Floats = NDArray[np.float64]
+_CANDIDATES = 1024
+_ROUGH_SAMPLES = 16
+_SHORTLIST = 64
+_SAMPLES = 128
+_FIT_STEPS = 40
+_INTERVAL = 1.6449  # standard deviations on either side of a 90 % interval
+
+
+def next_mixture(
+    tried: Floats,
+    table: Floats,
+    known: Floats,
+    objectives: Sequence[Objective],
+    bounds: Mapping[str, tuple[float, float]],
+    reference: Floats,
+    reach: float,
+    seed: int,
+    rng: np.random.Generator,
+) -> tuple[Floats, dict[str, dict[str, float]]] | None:
+    """Fit the model to what was measured; return the mixture expected to gain most, with its prediction.
+
+    Args:
+        tried: ``(n, groups, parents)`` coefficients of measured mixtures.
+        table: ``(n, objectives)`` what they measured; NaN where nothing.
+        known: ``(k, objectives)`` what was measured on other checkpoints, no NaN.
+        objectives: the columns.
+        bounds: lowest and highest possible values of metrics, by name.
+        reference: ``(objectives,)`` reference point of the hypervolumes.
+        reach: how far coefficients may leave the simplex.
+        seed: of the fit and the acquisition's samples.
+        rng: draws the candidates.
+
+    Returns:
+        ``(groups, parents)`` coefficients, and ``{"value", "low", "high"}`` by objective; None when there is nothing
+        left to try.
+    """
+    candidates = _candidates(tried, table, objectives, reach, rng)
+    x = torch.from_numpy(_free(tried))
+    pool = torch.from_numpy(_free(candidates))
+    pool_of = torch.cdist(pool, x).min(dim=1).values > 1e-3  # nothing twice
+    if not bool(pool_of.any()):
+        return None
+    candidates, pool = candidates[pool_of.numpy()], pool[pool_of]
+    transforms = [
+        fit_transform(table[:, j], metric_range(o.name, table[:, j], bounds)) for j, o in enumerate(objectives)
+    ]
+    model = _fit(x, table, transforms, seed)
+    signs = torch.from_numpy(signs_of(objectives))
+
+    def turned(samples: torch.Tensor, X: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG001, N803
+        return torch.stack([t.backward(samples[..., j]) for j, t in enumerate(transforms)], dim=-1) * signs
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        outcomes = torch.from_numpy(np.vstack([known, table[np.isfinite(table).all(axis=1)]])) * signs
+        corner = torch.from_numpy(reference) * signs
+        partitioning = FastNondominatedPartitioning(corner, outcomes)
+
+        def values(points: torch.Tensor, samples: int) -> torch.Tensor:
+            acquisition = qLogExpectedHypervolumeImprovement(
+                model=model,
+                ref_point=corner,
+                partitioning=partitioning,
+                sampler=SobolQMCNormalSampler(torch.Size([samples]), seed=seed),
+                objective=GenericMCMultiOutputObjective(turned),
+            )
+            return torch.cat([acquisition(part.unsqueeze(1)) for part in torch.split(points, 256)])
+
+        # A rough look at all candidates, then a thorough one at the best.
+        short = values(pool, _ROUGH_SAMPLES).topk(min(_SHORTLIST, len(pool))).indices
+        best = int(short[values(pool[short], _SAMPLES).argmax()])
+        posterior = model.posterior(pool[best : best + 1])
+        mean, spread = posterior.mean[0], posterior.variance[0].clamp(min=0.0).sqrt()
+    predicted = {}
+    for j, o in enumerate(objectives):
+        ends = [float(transforms[j].backward(mean[j] + k * spread[j])) for k in (0.0, -_INTERVAL, _INTERVAL)]
+        predicted[o.name] = {"value": ends[0], "low": ends[1], "high": ends[2]}
+    return candidates[best], predicted
+
+
+def _fit(x: torch.Tensor, table: Floats, transforms: Sequence[MetricTransform], seed: int) -> ModelListGP:
+    """One Gaussian process for each objective: quadratic and Matern parts, each with its own weight."""
+    models = []
+    for j, transform in enumerate(transforms):
+        rows = np.isfinite(table[:, j])
+        y = torch.from_numpy(transform.forward(table[rows, j]))[:, None]
+        width = x.shape[1]
+        kernel = ScaleKernel(PolynomialKernel(power=2)) + ScaleKernel(MaternKernel(nu=2.5, ard_num_dims=width))
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            torch.manual_seed(seed)
+            warnings.simplefilter("ignore")  # of retries that BoTorch recovers from
+            single = SingleTaskGP(x[torch.from_numpy(rows)], y, covar_module=kernel, outcome_transform=None)
+            single.likelihood.noise = 1e-4  # the same weights measure the same
+            single.likelihood.requires_grad_(requires_grad=False)
+            # A few dozen steps are as good as convergence, which takes most of a merge's time.
+            options = {"options": {"maxiter": _FIT_STEPS}}
+            fit_gpytorch_mll(ExactMarginalLogLikelihood(single.likelihood, single), optimizer_kwargs=options)
+        models.append(single)
+    return ModelListGP(*models).eval()
+
+
+def _candidates(
+    tried: Floats, table: Floats, objectives: Sequence[Objective], reach: float, rng: np.random.Generator
+) -> Floats:
+    """Random mixtures, even and lopsided, and neighbours of the best so far: ``(n, groups, parents)``."""
+    _, groups, parents = tried.shape
+    shape = (_CANDIDATES // 4, groups)
+    even = rng.dirichlet(np.ones(parents), size=shape)
+    lopsided = rng.dirichlet(np.full(parents, 0.4), size=shape)
+    same = np.repeat(rng.dirichlet(np.ones(parents), size=(_CANDIDATES // 4, 1)), groups, axis=1)
+    spread = np.concatenate([even, lopsided, same])
+    spread = 1.0 / parents + (1.0 + reach) * (spread - 1.0 / parents)
+    front = non_dominated(table, [o.maximize for o in objectives]).indices
+    around = tried[rng.choice(front if len(front) else len(tried), size=_CANDIDATES // 2)]  # none has all objectives
+    step = rng.normal(0.0, 1.0, size=around.shape) * 10.0 ** rng.uniform(-2.0, -0.7, size=(len(around), 1, 1))
+    near = around + step - step.mean(axis=2, keepdims=True)
+    low = -reach / parents
+    near = np.maximum(near, low)
+    near = low + (near - low) * (1.0 - parents * low) / (near - low).sum(axis=2, keepdims=True)
+    return np.concatenate([spread, near])
+
+
+def _free(coefficients: Floats) -> Floats:
+    """``(n, groups, parents)`` -> ``(n, groups * (parents - 1))``: the last coefficient follows from the others."""
+    return np.ascontiguousarray(coefficients[:, :, :-1].reshape(len(coefficients), -1))
+
+
+def signs_of(objectives: Sequence[Objective]) -> Floats:
+    """``(objectives,)`` 1 where more is better, -1 where less is."""
+    return np.array([1.0 if o.maximize else -1.0 for o in objectives])

@@ -1,0 +1,230 @@
+"""Merging toward the front: few real evaluations in the space of merge coefficients of a few parents (D5).
+
+Metrics as functions of the coefficients are smooth, and nearly quadratic near one basin (MAP, Li et al. 2025, fits
+exactly that; rewarded soups, Rame et al. 2023, walk its first order). Here a Gaussian process with a quadratic kernel
+and a Matern kernel for the rest is fitted to what was measured so far, and the next mixture maximises the expected
+improvement of the hypervolume (qLogEHVI, Ament et al. 2023) over what is already there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epsopt.optimize.merge.simplex_gp import next_mixture, signs_of
+from epsopt.optimize.objectives import Objective
+from epsopt.optimize.pareto import hypervolume, non_dominated
+from epsopt.zoo.errors import UsageError
+
+Floats = NDArray[np.float64]
+Evaluate = Callable[[Floats], Mapping[str, float | None]]
+MOST_PARENTS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One mixture that was measured.
+
+    Attributes:
+        coefficients: ``(groups, parents)``, rows summing to one.
+        predicted: ``{"value", "low", "high"}`` of each objective before it was measured; None in the initial design.
+        measured: metrics by name, all that were measured.
+        why: what it was chosen for.
+    """
+
+    coefficients: Floats
+    predicted: Mapping[str, Mapping[str, float]] | None
+    measured: Mapping[str, float | None]
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class MergeResult:
+    """What a merge came to.
+
+    Attributes:
+        evaluations: every mixture that was measured, in order; the parents themselves come first.
+        joined: places of the mixtures that nothing measured dominates, the parents left out.
+        reference: reference point of the hypervolumes, one value per objective.
+        before: hypervolume of the front without mixtures.
+        after: hypervolume with them.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    joined: tuple[int, ...]
+    reference: tuple[float, ...]
+    before: float
+    after: float
+
+
+def merge(
+    evaluate: Evaluate,
+    parents: int,
+    objectives: Sequence[Objective],
+    *,
+    known: Floats | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    budget: int = 30,
+    groups: int = 1,
+    reach: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> MergeResult:
+    """Look for mixtures of a few checkpoints that widen the measured front.
+
+    Args:
+        evaluate: measures a mixture, given as ``(groups, parents)`` coefficients.
+        parents: how many there are, 2 to 5.
+        objectives: what counts.
+        known: ``(n, objectives)`` what was measured on other checkpoints, which a mixture should not merely repeat;
+            NaN rows count for nothing.
+        bounds: lowest and highest possible values of metrics, by name.
+        budget: evaluations, the parents' own among them.
+        groups: how many groups of tensors have coefficients of their own.
+        reach: how far coefficients may leave the simplex: 0.1 stretches it by a tenth about its centre.
+        seed: the same seed and the same measurements give the same mixtures.
+        progress: called as ``progress(evaluations done, budget)``.
+
+    Returns:
+        Everything that was measured, and which mixtures are on the joint front.
+
+    Raises:
+        UsageError: too few or too many parents, a budget that does not even measure these, no objective, a negative
+            reach, or an objective that `evaluate` does not measure, or not on any parent.
+    """
+    _check(parents, objectives, budget, groups, reach)
+    rng = np.random.default_rng(seed)
+    others = np.zeros((0, len(objectives))) if known is None else known[np.isfinite(known).all(axis=1)]
+    done: list[Evaluation] = []
+    for coefficients, why in _design(parents, groups, budget, rng):
+        done.append(Evaluation(coefficients, None, _measured(evaluate, coefficients, objectives), why))
+        _tell(progress, done, budget)
+        if len(done) == parents:
+            _require_values(done, objectives)
+    reference = _reference(done[:parents], others, objectives)
+    while len(done) < budget:
+        tried = np.stack([e.coefficients for e in done])
+        table = _table(done, objectives)
+        found = next_mixture(tried, table, others, objectives, bounds or {}, reference, reach, seed, rng)
+        if found is None:
+            break
+        coefficients, predicted = found
+        measured = _measured(evaluate, coefficients, objectives)
+        done.append(Evaluation(coefficients, predicted, measured, "expected to widen the front"))
+        _tell(progress, done, budget)
+    maximize = [o.maximize for o in objectives]
+    table = np.vstack([others, _table(done, objectives)])
+    front = set(non_dominated(table, maximize).indices.tolist())
+    joined = tuple(i for i in range(parents, len(done)) if len(others) + i in front)
+    return MergeResult(
+        evaluations=tuple(done),
+        joined=joined,
+        reference=tuple(reference.tolist()),
+        before=hypervolume(table[: len(others) + parents], reference, maximize),
+        after=hypervolume(table, reference, maximize),
+    )
+
+
+def choose_parents(
+    table: Floats, objectives: Sequence[Objective], count: int, reference: Floats | None = None
+) -> list[int]:
+    """Choose rows of the front that together dominate the most: greedy in the hypervolume.
+
+    Args:
+        table: ``(n, objectives)`` measured values of checkpoints of one lineage.
+        objectives: the columns.
+        count: at most so many.
+        reference: the point that is just not good enough; the worst of the front when None.
+
+    Returns:
+        Rows of the table, at most ``count``, the most valuable first.
+    """
+    maximize = [o.maximize for o in objectives]
+    front = non_dominated(table, maximize).indices
+    if len(front) <= count:
+        return [int(i) for i in front]
+    worst = table[front].min(axis=0), table[front].max(axis=0)
+    corner = np.where(maximize, *worst) - 0.05 * signs_of(objectives) * (worst[1] - worst[0])
+    corner = corner if reference is None else reference
+    chosen: list[int] = []
+    for _ in range(count):
+        left = [i for i in front.tolist() if i not in chosen]
+        chosen.append(max(left, key=lambda i: hypervolume(table[[*chosen, i]], corner, maximize)))
+    return chosen
+
+
+def simplex_grid(parents: int, least: int) -> Floats:
+    """Return the coarsest uniform grid over the simplex with at least so many points: ``(n, parents)``."""
+    steps = next(s for s in range(1, 10_000) if comb(s + parents - 1, parents - 1) >= least)
+    bars = np.array(list(combinations(range(steps + parents - 1), parents - 1)))
+    edges = np.hstack([np.full((len(bars), 1), -1), bars, np.full((len(bars), 1), steps + parents - 1)])
+    return np.asarray((np.diff(edges, axis=1) - 1) / steps)
+
+
+def _design(parents: int, groups: int, budget: int, rng: np.random.Generator) -> list[tuple[Floats, str]]:
+    """Parents, their soup, the middles of pairs, then random mixtures until a third of the budget is spent."""
+    rows = [(np.eye(parents)[i], f"parent {i + 1}") for i in range(parents)]
+    rows.append((np.full(parents, 1.0 / parents), "uniform soup"))
+    if parents > 2:
+        pairs = [(i, j) for i in range(parents) for j in range(i)]
+        rows += [((np.eye(parents)[i] + np.eye(parents)[j]) / 2, f"parents {j + 1} and {i + 1}") for i, j in pairs[:6]]
+    out = [(np.tile(row, (groups, 1)), why) for row, why in rows][: max(parents, budget // 3)]
+    while groups > 1 and len(out) < budget // 3:
+        out.append((rng.dirichlet(np.ones(parents), size=groups), "random mixture"))
+    return out
+
+
+def _measured(evaluate: Evaluate, coefficients: Floats, objectives: Sequence[Objective]) -> Mapping[str, float | None]:
+    metrics = evaluate(coefficients)
+    for objective in objectives:
+        if objective.name not in metrics:
+            raise UsageError(
+                f"the evaluate hook measures {', '.join(metrics) or 'nothing'}, but not {objective.name}, "
+                "which is an objective"
+            )
+    return metrics
+
+
+def _require_values(parents: Sequence[Evaluation], objectives: Sequence[Objective]) -> None:
+    """Refuse a hook that finds no value for an objective on any parent: it would find none on mixtures either."""
+    nothing = [not column.any() for column in np.isfinite(_table(parents, objectives)).T]
+    if any(nothing):
+        names = ", ".join(o.name for o, lacking in zip(objectives, nothing, strict=True) if lacking)
+        raise UsageError(
+            f"the evaluate hook returns NaN, infinity or nothing for {names} on each of the {len(parents)} parents, so "
+            "there is nothing to learn from: check it on one of these checkpoints"
+        )
+
+
+def _table(done: Sequence[Evaluation], objectives: Sequence[Objective]) -> Floats:
+    return np.array([[np.nan if (v := e.measured[o.name]) is None else v for o in objectives] for e in done])
+
+
+def _reference(parents: Sequence[Evaluation], others: Floats, objectives: Sequence[Objective]) -> Floats:
+    """The worst of all that is known without mixtures."""
+    table = np.vstack([others, _table(parents, objectives)])
+    table = table[np.isfinite(table).all(axis=1)]
+    if not len(table):
+        raise UsageError("no parent has a finite value for every objective: choose other parents")
+    return np.asarray(np.where([o.maximize for o in objectives], table.min(axis=0), table.max(axis=0)))
+
+
+def _tell(progress: Callable[[int, int], None] | None, done: Sequence[Evaluation], budget: int) -> None:
+    if progress is not None:
+        progress(len(done), budget)
+
+
+def _check(parents: int, objectives: Sequence[Objective], budget: int, groups: int, reach: float) -> None:
+    if not 2 <= parents <= MOST_PARENTS:
+        raise UsageError(f"a merge takes 2 to {MOST_PARENTS} parents, {parents} were named")
+    if not objectives:
+        raise UsageError("there is no objective to merge for: name one in epsopt.toml, as [objectives.NAME]")
+    if budget < parents + 1:
+        raise UsageError(f"a budget of {budget} evaluations does not even measure {parents} parents and their mean")
+    if groups < 1 or reach < 0.0:
+        raise UsageError(f"groups is {groups} and reach {reach:g}, expected at least 1 and at least 0")

@@ -1,0 +1,1 @@
+"""Proposals for the next runs: hyperparameters, warm starts, restarts from checkpoints."""

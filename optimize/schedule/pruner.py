@@ -1,0 +1,300 @@
+"""Early stopping for any number of objectives (D9): is this run still going to join the front?
+
+At each new checkpoint the run's own curve so far, and what hyperparameters did to the curves of all other runs, give
+the joint distribution of the checkpoints that are still to come (:mod:`epsopt.optimize.forecast.learning_curve_gp`). The run is
+stopped when the probability that any of them joins the front is below a threshold; or, with `worth`, when its epochs
+are expected to widen the front less, each, than those of a new run would: what an epoch is worth depends on what else
+it could be spent on. A share of runs is left to finish whatever is expected of them: without these audits nobody would
+learn where the forecasts are wrong.
+
+The model's probability is not taken as it is: every run so far is judged as if it were new, by all other runs, and what
+came of that says what such forecasts are worth (:mod:`epsopt.optimize.forecast.calibration`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from numbers import Real
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from epsopt.optimize.forecast.calibration import Calibration, fit_calibration
+from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
+from epsopt.optimize.objectives import Objective, Target
+from epsopt.optimize.pareto import joins_front
+from epsopt.optimize.schedule.run_acquisition import choose_runs, continuing
+from epsopt.optimize.space import Space
+from epsopt.zoo.errors import UsageError
+
+FEWEST_RUNS = 5
+GRACE = 2.0
+"""Epochs that every run is given, unless more or fewer are asked for."""
+
+_SAMPLES = 256
+_LOOKS = 6
+_REPLAYED = 48  # runs that say what forecasts were worth, of more some spread over all of them
+_MOMENTS = 3  # of a run's life at which it is judged for that
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to stop a run.
+
+    Attributes:
+        stop: whether.
+        probability: that a checkpoint still to come joins the front, or meets the targets; NaN when it is too early.
+        reason: one sentence.
+        audit: whether it would be stopped, if it were not one of those that are left to finish.
+        forecast: the same as the model of curves has it, before it is corrected by what such forecasts came to.
+    """
+
+    stop: bool
+    probability: float
+    reason: str
+    audit: bool = False
+    forecast: float = float("nan")
+
+
+class Stopper:
+    """Decides at each checkpoint whether a run should go on; give it every finished run.
+
+    Args:
+        space: of the hyperparameters.
+        objectives: what counts.
+        length: epochs of a whole run.
+        targets: if given, a run is also worth its epochs while it may meet all of them.
+        threshold: a run whose probability is below is stopped.
+        worth: if given, the rule instead of `threshold`: a run is stopped when an epoch of it is expected to bring less
+            than this share of what an epoch of the best new run would, in hypervolume; not while it meets the targets
+            with at least the probability `threshold`.
+        probes: so many first runs are stopped after their grace whatever they look like: of a space that nobody knows,
+            many short runs teach more than a few long ones.
+        grace: epochs that every run is given: what unfreezes, warms up or decays later has not shown itself before.
+        audit: share of runs that are left to finish, chosen by their names.
+        reference: ``(m,)`` for `worth`: the objectives' values that are just not good enough, in their own units.
+        bounds: declared bounds of objectives.
+        seed: of the samples.
+
+    Raises:
+        UsageError: `threshold` is not at least 0 and below 1, `worth` not between 0 and 1, `audit` not from 0 to 1, or
+            a target is no objective.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        objectives: Sequence[Objective],
+        length: float,
+        *,
+        targets: Sequence[Target] = (),
+        threshold: float = 0.05,
+        worth: float | None = None,
+        probes: int = 0,
+        grace: float = GRACE,
+        audit: float = 0.05,
+        reference: Floats | None = None,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        said: list[tuple[str, object]] = [
+            ("threshold", threshold), ("worth", 0.5 if worth is None else worth), ("probes", probes), ("grace", grace),
+            ("audit", audit), ("seed", seed), *((f"target {t.name}", t.value) for t in targets),
+        ]  # fmt: skip
+        for name, value in said:
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise UsageError(f"{name} of early stopping is {value!r}, expected a number")
+        if not 0.0 <= threshold < 1.0:
+            raise UsageError(f"the threshold of early stopping is {threshold}, expected at least 0 and below 1")
+        if worth is not None and not 0.0 < worth < 1.0:
+            raise UsageError(f"an epoch's worth is {worth} of a new run's, expected above 0 and below 1")
+        if not 0.0 <= audit <= 1.0:
+            raise UsageError(f"the share of audit runs is {audit}, expected between 0 and 1")
+        if not grace >= 0.0:
+            raise UsageError(f"the grace of early stopping is {grace} epochs, expected at least 0")
+        known = [o.name for o in objectives]
+        for target in targets:
+            if target.name not in known:
+                raise UsageError(f"target {target.name}: there is no such objective, known are {', '.join(known)}")
+        self._space, self._objectives, self._length = space, tuple(objectives), float(length)
+        self._targets = {t.name: t.value for t in targets}
+        self._threshold, self._worth, self._probes = threshold, worth, probes
+        self._grace, self._audit, self._reference = grace, audit, reference
+        self._bounds, self._seed = bounds, seed
+        self._past: tuple[Curve, ...] = ()
+        self._model: CurveModel | None = None
+        self._calibration = Calibration()
+        self._rate = 0.0
+
+    @property
+    def space(self) -> Space:
+        """Of the hyperparameters."""
+        return self._space
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What counts."""
+        return self._objectives
+
+    def learn(self, curves: Sequence[Curve], *, model: CurveModel | None = None, new_run: float | None = None) -> None:
+        """Take note of all runs so far, finished, stopped or failed after some checkpoints; seconds with many.
+
+        Args:
+            curves: of these runs.
+            model: of these curves, where the caller has it already.
+            new_run: hypervolume that each epoch of the best new run is expected to bring, where the caller knows it.
+        """
+        self._past = tuple(c for c in curves if len(c.steps))
+        self._model, self._rate = model, new_run or 0.0
+        if self._model is None and len(self._past) >= FEWEST_RUNS:
+            self._model = fit_curves(
+                self._space, self._objectives, self._past, length=self._length, bounds=self._bounds, seed=self._seed
+            )
+        if self._model is not None and self._worth is not None and new_run is None:
+            rng = np.random.default_rng(self._seed)
+            (choice,) = choose_runs(self._model, reference=self._reference, rng=rng)
+            self._rate = choice.improvement / choice.candidate.cost
+        self._calibration = Calibration()
+        if self._model is not None and self._worth is None:
+            self._calibration = self._calibrated(self._model.given(self._past))
+
+    def given(self, curves: Sequence[Curve]) -> Stopper:
+        """Judge by other runs with what was learned from those before: no time at all, not seconds.
+
+        Args:
+            curves: of all runs so far but the one that is to be judged.
+        """
+        other = copy(self)
+        other._past = tuple(c for c in curves if len(c.steps))  # noqa: SLF001 - of its own class
+        return other
+
+    def should_stop(self, run: str, so_far: Curve, *, length: float | None = None) -> Decision:
+        """Decide on a run.
+
+        Args:
+            run: its name; decides, with nothing else, whether it is an audit run.
+            so_far: its checkpoints; NaN where an objective was not measured.
+            length: epochs of this run, if it is not as long as any.
+
+        Returns:
+            The decision, with its reason; the same for the same checkpoints.
+        """
+        end = length or self._length
+        if not len(so_far.steps) or so_far.steps[-1] < self._grace:
+            return Decision(stop=False, probability=float("nan"), reason=f"within its first {self._grace:g} epochs")
+        if so_far.steps[-1] >= end:
+            return Decision(stop=False, probability=float("nan"), reason="at its end")
+        if len(self._past) < self._probes:
+            reason = f"one of the first {self._probes} runs, which only look around"
+            return Decision(stop=True, probability=float("nan"), reason=reason)
+        if self._model is None:
+            return Decision(
+                stop=False,
+                probability=float("nan"),
+                reason=f"only {len(self._past)} earlier runs: at least {FEWEST_RUNS} are needed to judge one",
+            )
+        if not self._space.describes(so_far.config):
+            config = so_far.config
+            lacking = ", ".join(p.name for p in self._space.active(config) if not p.takes(config.get(p.name)))
+            return Decision(stop=False, probability=float("nan"), reason=f"nothing usable is known of its {lacking}")
+        model = self._model.given([*self._past, so_far])
+        forecast, meets = self._probabilities(model, so_far, end)
+        probability = self._calibration(forecast)
+        worth = "join the front or meet the targets" if self._targets else "join the front"
+        left = end - so_far.steps[-1]
+        rest = "its last epoch" if left == 1 else f"its remaining {left:g} epochs"
+        what = f"{probability:.0%} likely to {worth} in {rest}"
+        if self._worth is None:
+            hopeless = probability < self._threshold
+        else:
+            expected = continuing(model, len(self._past), end, reference=self._reference, seed=self._seed)
+            hopeless = expected < self._worth * self._rate and not meets >= max(self._threshold, 1e-9)
+            what += f"; an epoch of it is expected to bring {expected:.2g}, of a new run {self._rate:.2g}"
+        audit = hopeless and is_audit(run, self._audit)
+        if audit:
+            what += ", but it is an audit run"
+        return Decision(hopeless and not audit, probability, what, audit, forecast)
+
+    def _probabilities(self, model: CurveModel, so_far: Curve, end: float) -> tuple[float, float]:
+        """That a checkpoint to come joins the front or meets the targets; and that one meets them, 0 without any."""
+        x = model.inputs([so_far.config], _looks(so_far.steps[-1], end), [so_far.start], len(self._past))
+        with torch.no_grad():
+            gains = model.futures(model.model.posterior(x), _SAMPLES, self._seed)[0]
+        good, met = self._counts(gains, model.measured())
+        return float(good.mean()), float(met.mean())
+
+    def _counts(self, gains: Floats, measured: Floats) -> tuple[Bools, Bools]:
+        """Tell of ``(n, checkpoints, m)`` which have one that joins the front or meets the targets; which meet them."""
+        good = joins_front(gains, measured)
+        met = np.zeros_like(good)
+        if self._targets:
+            wanted = np.array([
+                (1.0 if o.maximize else -1.0) * self._targets.get(o.name, -np.inf if o.maximize else np.inf)
+                for o in self._objectives
+            ])  # fmt: skip
+            met = np.any(np.all(gains >= wanted, axis=2), axis=1)
+        return good | met, met
+
+    def _calibrated(self, model: CurveModel) -> Calibration:
+        """What such forecasts are worth: of runs so far, at some checkpoints, as if the rest of each were to come.
+
+        Of a run that was cut off before anything came of it, what was forecast at its last checkpoint counts.
+        """
+        places = np.unique(np.linspace(0, len(self._past) - 1, _REPLAYED).round().astype(np.int64)).tolist()
+        asked = [(place, n) for place in places for n in self._moments(self._past[place])]
+        if not asked:
+            return Calibration()
+        forecasts = dict(zip(asked, self._as_if_new(model, asked), strict=True))
+        told = []
+        for (place, n), forecast in forecasts.items():
+            if n < len(self._past[place].steps):
+                rest = replace(model, curves=(_part(self._past[place], n, None),), others=None).measured()
+                came = self._counts(rest[None], self._known(model, place, n))[0].any()
+                left = forecasts.get((place, len(self._past[place].steps)), 0.0)
+                told.append((place, forecast, 1.0 if came else left))
+        of_run, predicted, outcome = np.array(told).T
+        return fit_calibration(predicted, outcome, 1.0 / (of_run[:, None] == of_run).sum(axis=1))
+
+    def _moments(self, run: Curve) -> list[int]:
+        """How many checkpoints of a run are known when it is judged; all of them as well, if it was cut off."""
+        judged = np.flatnonzero((run.steps >= self._grace) & (run.steps < run.steps[-1])) + 1
+        if not len(judged):
+            return []
+        some = np.unique(np.linspace(0, len(judged), _MOMENTS, endpoint=False).astype(np.int64))
+        return [*judged[some].tolist(), *([len(run.steps)] if run.steps[-1] < self._length else [])]
+
+    def _as_if_new(self, model: CurveModel, asked: Sequence[tuple[int, int]]) -> list[float]:
+        """What is forecast of runs from so many of their checkpoints and all other runs."""
+        runs = [self._past[place] for place, _ in asked]
+        after = np.array([run.steps[n - 1] for run, (_, n) in zip(runs, asked, strict=True)])
+        looks = np.stack([_looks(a, max(self._length, r.steps[-1])) for a, r in zip(after, runs, strict=True)])
+        x = model.inputs([r.config for r in runs], looks, [r.start for r in runs], [place for place, _ in asked])
+        with torch.no_grad():
+            gains = model.futures(model.model.unseen(x, after / model.length), _SAMPLES, self._seed)
+        counts = [self._counts(g, self._known(model, *of))[0] for g, of in zip(gains, asked, strict=True)]
+        return [float(good.mean()) for good in counts]
+
+    def _known(self, model: CurveModel, place: int, n: int) -> Floats:
+        """What was measured on all checkpoints but those of a run after its first `n`."""
+        past = self._past
+        return model.given([*past[:place], _part(past[place], 0, n), *past[place + 1 :]]).measured()
+
+
+def _looks(done: float, end: float) -> Floats:
+    """Epochs to come that are looked at."""
+    return np.asarray(np.linspace(done, end, _LOOKS + 1)[1:])
+
+
+def _part(run: Curve, first: int, last: int | None) -> Curve:
+    return Curve(run.config, run.steps[first:last], run.values[first:last], run.start)
+
+
+def is_audit(run: str, share: float) -> bool:
+    """Tell whether a run is left to finish: by a hash of its name, so that every process says the same."""
+    return int.from_bytes(hashlib.sha256(run.encode()).digest()[:8]) < share * 2**64

@@ -1,0 +1,309 @@
+"""Which step to take next: launch a run, branch off a checkpoint, or measure a mixture.
+
+Each kind has a model of its own that says how much of its best step is expected to widen the front: curves of whole
+runs (:mod:`~epsopt.optimize.forecast.learning_curve_gp`) for runs from where runs start and for branches from the front, a process
+over weight space (:mod:`~epsopt.optimize.merge.weight_space_gp`) for mixtures. What they promise is weighed by what steps of that
+kind brought of their promises so far (:mod:`~epsopt.optimize.schedule.gain_calibration`), and by what they cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
+from epsopt.optimize.merge.weight_space_gp import Mixture, WeightSpace, choose_mixture
+from epsopt.optimize.objectives import Objective
+from epsopt.optimize.pareto import hypervolume, non_dominated
+from epsopt.optimize.schedule.gain_calibration import PATIENCE, Credit, worth_staying
+from epsopt.optimize.schedule.run_acquisition import Candidate, Start, choose_runs
+from epsopt.optimize.schedule.run_prediction import Expected, expect
+from epsopt.optimize.schedule.unfreezing import learn_onsets
+from epsopt.optimize.space import Space
+from epsopt.zoo.errors import UsageError
+
+FIRST_RUNS = 6
+"""Runs spread over the space before the model of runs is asked."""
+
+BRANCH_EPOCHS = 3.0
+"""Of a run from a checkpoint of the front."""
+
+_FIRST = {"beyond": 0.3}  # mixtures farther out than anything trained promise too much (docs/decisions.md)
+_LOOKED_AHEAD = 16
+_LIVELY = 0.7  # share of blocks and epochs that move, above which a run of a few epochs shows enough
+_ANEW = 1.5  # times as many runs as the model was learned from: then it is learned from scratch again
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """All that was measured so far.
+
+    Attributes:
+        curves: of every run that has a measured checkpoint.
+        checkpoints: every one that was measured, trained or mixed.
+        mixed: ``(k, m)`` what was measured on those that were mixed.
+        weights: where the same checkpoints lie, in the same order; ``None``: they cannot be mixed.
+        spent: epochs paid for.
+        failed: runs that ended before anything was measured, with the epochs that it took: they count as just not good
+            enough by then, so that their like is not launched again.
+    """
+
+    curves: Sequence[Curve]
+    checkpoints: Sequence[Start]
+    mixed: Floats | None
+    weights: WeightSpace | None
+    spent: float
+    failed: Sequence[Candidate] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What to do next.
+
+    Attributes:
+        kind: a ``"run"`` from where runs start, a ``"branch"`` from a checkpoint, a ``"mixture"`` to be measured, or a
+            ``"look"``: a run of which nothing is expected yet.
+        promised: hypervolume that it is expected to add to the front.
+        worth: of that, what such promises were worth so far, for each epoch that it costs.
+        cost: epochs that it costs.
+        candidate: what to launch, unless it is a mixture.
+        mixture: what to measure; its coefficients are of the checkpoints in their order.
+        model: of the curves, if one was asked.
+        otherwise: what to launch if the mixture is not to be measured, or not yet.
+    """
+
+    kind: Literal["run", "branch", "mixture", "look"]
+    promised: float
+    worth: float
+    cost: float
+    candidate: Candidate | None = None
+    mixture: Mixture | None = None
+    model: CurveModel | None = None
+    otherwise: Step | None = None
+
+    @cached_property
+    def expected(self) -> Expected | None:
+        """What is expected of the candidate's checkpoints; ``None``: no model of curves was asked, as of a look."""
+        return None if self.model is None or self.candidate is None else expect(self.model, self.candidate)
+
+
+class Policy:
+    """Chooses step after step.
+
+    Args:
+        space: of the hyperparameters.
+        objectives: what counts.
+        length: epochs of a whole run.
+        reference: ``(m,)`` the objectives' values that are just not good enough, in their own units.
+        origin: the checkpoint that runs start from, if they share one and it was measured; its key is ``""``.
+        evaluation: epochs that it costs to measure a mixture.
+        branch_epochs: epochs of a run from a checkpoint; ``None``: runs start only where runs start.
+        first_runs: runs spread over the space before a model of runs is asked; at least two.
+        look_epochs: of those; by default as long as any.
+        bounds: declared bounds of objectives.
+        seed: of everything random.
+
+    Raises:
+        UsageError: a model is to be asked of fewer than two runs, something costs nothing, or the origin has a key.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        objectives: Sequence[Objective],
+        *,
+        length: float,
+        reference: Floats,
+        origin: Start | None = None,
+        evaluation: float = 1.0,
+        branch_epochs: float | None = BRANCH_EPOCHS,
+        first_runs: int = FIRST_RUNS,
+        look_epochs: float | None = None,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if first_runs < 2:
+            raise UsageError(f"first_runs is {first_runs}: a model of runs needs two at least")
+        if origin is not None and origin.key:
+            raise UsageError(f"the origin's key is {origin.key!r}, expected '': other keys are those of branches")
+        costs = {"length": length, "evaluation": evaluation, "branch_epochs": branch_epochs, "look_epochs": look_epochs}
+        for name, epochs in costs.items():
+            if epochs is not None and not epochs > 0.0:
+                raise UsageError(f"{name} is {epochs} epochs, expected more than none")
+        self._space, self._objectives, self._length = space, tuple(objectives), length
+        self._reference, self._origin, self._evaluation = reference, origin, evaluation
+        self._branch_epochs, self._first, self._look_epochs = branch_epochs, first_runs, look_epochs or length
+        self._bounds, self._seed = bounds, seed
+        self._rng, self._credit = np.random.default_rng(seed), Credit(_FIRST)
+        self._looks = self._learned_from = 0
+        self._looked: list[dict[str, Any]] = []  # what a program says of itself may differ in the last digit
+        self._last = ""
+        self._model: CurveModel | None = None
+        self._learns_on = False
+
+    def next(self, known: Known, running: Sequence[Candidate] = ()) -> Step:
+        """Choose the step that is worth most for each epoch that it costs.
+
+        What goes on from the front, a mixture or a branch, has to be worth more than a share of what an epoch brought
+        on average, too, lest it is better to begin elsewhere: then every other launch is a run from where runs start.
+        While there are too few runs for a model of runs, that is a look around.
+
+        Args:
+            known: what was measured.
+            running: launched and not finished, or about to be: what they are expected to reach is not promised again.
+
+        Returns:
+            The step: with a `mixture` to measure if that is its kind, else with a `candidate` to launch.
+
+        Raises:
+            UsageError: it is not said of as many checkpoints where they lie as were measured, or one on the front fixes
+                what the search space does not have (:attr:`epsopt.optimize.Start.fixed`).
+        """
+        if known.weights is not None and known.weights.products.shape[-1] != len(known.checkpoints):
+            raise UsageError(
+                f"weights say where {known.weights.products.shape[-1]} checkpoints lie, but {len(known.checkpoints)} "
+                "were measured: expected the same ones, in the same order"
+            )
+        known = self._with_failures(known)
+        volume = self.volume(known)
+        mixture = self._mixture(known, volume)
+        enough = worth_staying(volume, known.spent)
+        begun = len(known.curves) + sum(c.run is None for c in running)
+        if len(known.curves) < 2 or begun < self._first:
+            candidate = self._look(known, running)
+            look = Step("look", 0.0, 0.0, candidate.cost, candidate)
+            if mixture is not None and mixture.worth > enough / PATIENCE:
+                return replace(mixture, otherwise=look)
+            self._looks += 1
+            self._looked.append(dict(candidate.config))
+            return look
+        step = self._run(known, volume, self._front(known.checkpoints) if self._branch_epochs else [], running)
+        if mixture is not None and mixture.worth >= step.worth and mixture.worth > enough:
+            return replace(mixture, otherwise=step)
+        if step.kind == "branch" and step.worth < enough and self._last == "branch":
+            step = self._run(known, volume, [], running)
+        self._last = step.kind
+        return step
+
+    def learn(self, step: Step, brought: float, *, taken: float | None = None) -> None:
+        """Take note of what a step added to the front's hypervolume.
+
+        Args:
+            step: that was taken.
+            brought: hypervolume.
+            taken: epochs that it took, if it was stopped early: less was to be expected of it then.
+        """
+        if step.kind != "look":
+            share = 1.0 if taken is None else min(taken / step.cost, 1.0)
+            kind = step.kind if step.mixture is None else step.mixture.kind
+            self._credit.learn(kind, step.promised * share, brought)
+
+    def recall(self, kinds: Sequence[str], looked: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Take note of steps that another process took, so that this policy goes on where that one ended.
+
+        What they brought is told by :meth:`learn`, step by step, as ever.
+
+        Args:
+            kinds: of all steps before the next one, in order.
+            looked: configurations of the looks among them, as they were chosen: none is chosen again.
+        """
+        self._looked = [dict(config) for config in looked]
+        launched = [kind for kind in kinds if kind != "mixture"]
+        self._looks, self._last = launched.count("look"), launched[-1] if launched else ""
+        self._rng = np.random.default_rng([self._seed, len(kinds)])  # what was drawn before is not drawn again
+
+    def go_on(self, before: Policy, *, learn: bool = False) -> None:
+        """Take over an earlier policy's model of curves: with more runs it is learned on, in a fraction of the time.
+
+        Unless that was of another space, of other objectives, or of runs of another length.
+
+        Args:
+            before: the earlier policy.
+            learn: learn on for the next step even if no run is new, since runs have new checkpoints.
+        """
+        if self._subject == before._subject:
+            self._model, self._learned_from = before._model, before._learned_from
+            self._learns_on = learn
+
+    @property
+    def _subject(self) -> tuple[object, ...]:
+        """What the model of curves is of."""
+        return self._space, self._objectives, self._length, self._bounds
+
+    def volume(self, known: Known) -> float:
+        """Hypervolume of everything that was measured."""
+        if not known.checkpoints:
+            return 0.0
+        values = np.stack([c.values for c in known.checkpoints])
+        return hypervolume(values[np.isfinite(values).all(axis=1)], self._reference, self._directions)
+
+    @property
+    def _directions(self) -> list[bool]:
+        return [o.maximize for o in self._objectives]
+
+    def _mixture(self, known: Known, volume: float) -> Step | None:
+        if known.weights is None:
+            return None
+        found = choose_mixture(
+            known.weights, np.stack([c.values for c in known.checkpoints]) if known.checkpoints else np.zeros((0, 2)),
+            self._objectives, base=None if self._origin is None else self._origin.values, reference=self._reference,
+            bounds=self._bounds, trust=lambda kind: self._credit.trust(kind, volume), rng=self._rng,
+        )  # fmt: skip
+        if found is None:
+            return None
+        worth = found.improvement * self._credit.trust(found.kind, volume) / self._evaluation
+        return Step("mixture", found.improvement, worth, self._evaluation, mixture=found)
+
+    def _run(self, known: Known, volume: float, starts: Sequence[Start], running: Sequence[Candidate]) -> Step:
+        runs = len(known.curves)
+        if self._model is None or runs != len(self._model.curves) or self._learns_on:
+            self._learns_on = False
+            anew = runs >= _ANEW * self._learned_from
+            self._learned_from = runs if anew else self._learned_from
+            self._model = fit_curves(
+                self._space, self._objectives, known.curves, length=self._length, bounds=self._bounds, seed=self._seed,
+                before=None if anew else self._model,
+            )  # fmt: skip
+        model = replace(self._model, curves=tuple(known.curves), others=known.mixed)
+        (choice,) = choose_runs(
+            model, running, starts=starts, origin=self._origin,
+            branch_epochs=self._branch_epochs, reference=self._reference,
+            trust=lambda c: self._credit.trust(_kind(c), volume), mixes=known.weights is not None,
+            onsets=learn_onsets(self._space, known.curves), rng=self._rng,
+        )  # fmt: skip
+        kind, cost = _kind(choice.candidate), choice.candidate.cost
+        worth = choice.improvement * self._credit.trust(kind, volume) / cost
+        return Step(kind, choice.alone, worth, cost, choice.candidate, model=model)
+
+    def _with_failures(self, known: Known) -> Known:
+        worst = np.asarray(self._reference)[None]
+        failed = [
+            Curve(c.config, np.array([c.epochs]), worst, None if c.start is None else c.start.values)
+            for c in known.failed
+        ]
+        return replace(known, curves=[*known.curves, *failed], failed=())
+
+    def _look(self, known: Known, running: Sequence[Candidate]) -> Candidate:
+        """The liveliest of the next few points of an even cover of the space, the earlier the better."""
+        onsets = learn_onsets(self._space, known.curves)
+        there = [dict(c.config) for c in known.curves] + [dict(c.config) for c in running]
+        cover = self._space.spread(self._looks + _LOOKED_AHEAD, self._seed)
+        ahead = [c for c in cover if c not in there and c not in self._looked] or cover[self._looks :]
+        config = max(ahead[:_LOOKED_AHEAD], key=lambda c: onsets.liveliness(c, self._look_epochs))
+        short = self._branch_epochs if known.weights is not None and self._branch_epochs else self._look_epochs
+        brief = bool(onsets.groups) and onsets.liveliness(config, short) > _LIVELY
+        return Candidate(config, self._origin, short if brief else self._look_epochs)
+
+    def _front(self, checkpoints: Sequence[Start]) -> list[Start]:
+        places = non_dominated(np.stack([c.values for c in checkpoints]), self._directions).indices
+        return [checkpoints[i] for i in places]
+
+
+def _kind(candidate: Candidate) -> Literal["run", "branch"]:
+    return "branch" if candidate.start is not None and candidate.start.key else "run"

@@ -1,0 +1,182 @@
+"""Infer a search space from the hyperparameters of past runs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from epsopt.optimize.bookkeeping import why_left_out
+from epsopt.optimize.conditional_space import condition_of
+from epsopt.optimize.space import Parameter, Space, identity, is_number
+from epsopt.zoo.errors import UsageError
+from epsopt.zoo.formatting import count
+
+__all__ = ["condition_of", "infer_space", "left_out"]
+
+_FEW = 4  # whole numbers, or numbers beside None, that return again and again were chosen from a list
+_MOST_CHOICES = 50
+
+
+def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> Space:
+    """Infer a search space from the hyperparameters of past runs.
+
+    A number that varies is searched over the range seen, logarithmically when it spans a factor of five or more; texts,
+    truth values, lists and numbers beside them are choices; what never varies is fixed. A parameter that only some runs
+    have is conditional when another one (a choice, a truth value, a number, or None) tells exactly when it is there;
+    that one may be conditional itself. Where none does, runs without it were launched without it, which is a choice
+    as well. `optim.lr` and `optim/lr` are one parameter. Seeds, paths, hosts, times and what else says which run it was
+    are bookkeeping, not hyperparameters (:func:`left_out`).
+
+    Args:
+        runs: one mapping per run; None is a value, and the same as no value.
+        ignore: names to leave out besides.
+
+    Returns:
+        The space.
+
+    Raises:
+        UsageError: no hyperparameter varies.
+    """
+    runs = _of_one_kind(_one_name_each(runs))
+    names = sorted({name for run in runs for name in run} - set(ignore))
+    present = {n: [r[n] for r in runs if r.get(n) is not None] for n in names}
+    kept = [n for n in names if present[n] and why_left_out(n, present[n]) is None]
+    varying = [n for n in kept if _varies(n, runs, present[n])]
+    fixed = {n: present[n][0] for n in kept if len(present[n]) == len(runs) and n not in varying}
+    parameters: list[Parameter] = []
+    # Those that most runs have come first: a parent is there whenever its child is.
+    waiting = sorted(varying, key=lambda n: (-len(present[n]), n))
+    for name in [n for n in waiting if len(present[n]) == len(runs)]:
+        parameters += _parameters(name, present[name], optional=False)
+    for name in [n for n in waiting if len(present[n]) < len(runs)]:
+        condition = condition_of(name, runs, parameters)
+        found = _parameters(name, present[name], optional=condition is None)
+        parameters += [replace(p, active_when=condition) for p in found]
+    if not parameters:
+        why = f"no hyperparameter varies over {count(len(runs), 'run')}" if runs else "no run is known"
+        raise UsageError(f"{why}, so there is nothing to search: declare [space.NAME] tables in epsopt.toml")
+    return Space(tuple(parameters), fixed)
+
+
+def left_out(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> dict[str, str]:
+    """Tell which hyperparameters vary among past runs and are not searched, each with the reason.
+
+    Args:
+        runs: as of :func:`infer_space`.
+        ignore: as of :func:`infer_space`; these are not named.
+    """
+    runs = _of_one_kind(_one_name_each(runs))
+    found: dict[str, str] = {}
+    for name in sorted({name for run in runs for name in run} - set(ignore)):
+        values = [r[name] for r in runs if r.get(name) is not None]
+        if not values or not _varies(name, runs, values):
+            continue
+        why = why_left_out(name, values)
+        if why is None and not _parameters(name, values, optional=False):
+            why = (
+                "it has no finite value" if all(_is_odd(v) for v in values) else "it has a value of its own in each run"
+            )
+        if why is not None:
+            found[name] = why
+    return found
+
+
+def _one_name_each(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Give one hyperparameter one name: two loggers of a run separate its parts differently, by a dot or a slash.
+
+    The name that most runs have is kept. Where the two have different values in a run they are two.
+    """
+    times = Counter(name for run in runs for name in run)
+    alike: dict[str, list[str]] = {}
+    for name in times:
+        alike.setdefault(name.replace("/", "."), []).append(name)
+    renamed: dict[str, str] = {}
+    for names in alike.values():
+        best = min(names, key=lambda n: (-times[n], "/" in n, n))
+        for name in names:
+            both = [(r[name], r[best]) for r in runs if r.get(name) is not None and r.get(best) is not None]
+            if all(_same(a, b) for a, b in both):
+                renamed[name] = best
+    out: list[Mapping[str, Any]] = []
+    for run in runs:
+        one = {name: value for name, value in run.items() if renamed.get(name, name) == name}
+        for name, value in run.items():
+            if one.get(renamed.get(name, name)) is None:
+                one[renamed.get(name, name)] = value
+        out.append(one)
+    return out
+
+
+def _same(a: object, b: object) -> bool:
+    if is_number(a) and is_number(b):
+        return math.isclose(a, b, rel_tol=1e-6)  # a logger keeps 32 bits
+    return identity(a) == identity(b) or str(a) == str(b)
+
+
+def _of_one_kind(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out runs of another kind, such as the base that the others start from: they lack what the others share."""
+    known = Counter(name for run in runs for name, value in run.items() if value is not None)
+    common = {n for n, times in known.items() if times > 0.8 * len(runs)}
+    return [run for run in runs if 2 * sum(run.get(n) is not None for n in common) >= len(common)]
+
+
+def _varies(name: str, runs: Sequence[Mapping[str, Any]], values: Sequence[Any]) -> bool:
+    """Whether two runs have different values, or one says None where another has a value."""
+    return len({identity(v) for v in values}) > 1 or any(name in r and r[name] is None for r in runs)
+
+
+def _parameters(name: str, values: Sequence[Any], *, optional: bool) -> list[Parameter]:
+    """The parameter of these values, if they make one."""
+    nothing = (None,) if optional else ()
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        choices = _choices(values)
+        return [Parameter(name, "categorical", choices=(*nothing, *choices))] if len(choices) <= _MOST_CHOICES else []
+    numbers = [v for v in values if is_number(v)]
+    if not numbers:
+        return []
+    whole = all(isinstance(v, int) for v in numbers)
+    distinct = sorted(set(numbers))
+    if (whole or optional) and len(distinct) <= min(_FEW, max(len(values) // 3, int(optional))):
+        # 300 may not be on the list of batch sizes.
+        return [Parameter(name, "categorical", choices=(*nothing, *distinct))]
+    low, high = float(min(numbers)), float(max(numbers))
+    if not whole:
+        low, high = _inside(low, high)
+    log = low > 0 and high / low >= 5
+    return [Parameter(name, "int" if whole else "float", low, high, log, optional=optional)]
+
+
+def _choices(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Each value once, a list before its text; in a fixed order, numbers by size."""
+    found: dict[tuple[str, Any], Any] = {}
+    for value in values:
+        if _is_odd(value):
+            continue
+        key = identity(value)
+        if key not in found or isinstance(found[key], str):
+            found[key] = list(value) if isinstance(value, tuple) else value
+    return tuple(sorted(found.values(), key=_order))
+
+
+def _order(value: object) -> tuple[bool, float, str, str]:
+    number = is_number(value)
+    return number, float(value) if number else 0.0, str(value), type(value).__name__  # type: ignore[arg-type]
+
+
+def _is_odd(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _inside(low: float, high: float) -> tuple[float, float]:
+    """Round a range to a thousandth of itself, or to three significant digits, never beyond what was seen."""
+    wide = math.floor(math.log10(high - low)) if high > low else 0
+    # An end near zero is rounded by its own size: on a logarithmic scale it matters as much as the other.
+    places = [2 - min(math.floor(math.log10(abs(v))), wide) if v else 0 for v in (low, high)]
+    if max(places) > 15:
+        return low, high
+    up, down = math.ceil(low * 10.0 ** places[0]), math.floor(high * 10.0 ** places[1])
+    rounded = (float(f"{up * 10.0 ** -places[0]:.15g}"), float(f"{down * 10.0 ** -places[1]:.15g}"))
+    return rounded if low <= rounded[0] < rounded[1] <= high else (low, high)

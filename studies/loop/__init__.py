@@ -1,1 +1,0 @@
-"""The closed loop: the queue of proposals, training runs and what came of them."""

@@ -1,0 +1,90 @@
+"""A round of mixtures in the loop: measured, saved among the runs, and read into the catalogue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from epsopt.studies.merge.merge_sources import choose_sources
+from epsopt.studies.merge.weight_space_merge import Mixed, fresh_credit, mix
+from epsopt.studies.output_paths import save_folder, suffix_for
+from epsopt.studies.project.project import Project
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.errors import EmptyCatalogue
+from epsopt.zoo.ingestion.ingest import ingest
+
+_ARTIFACT = "mixing"
+_REMEMBERED = 32  # mixtures of earlier rounds; older ones hardly count (Credit)
+
+
+def mix_round(
+    project: Project,
+    catalogue: Catalogue,
+    budget: int,
+    *,
+    seed: int = 0,
+    progress: Callable[[str, float], None] | None = None,
+) -> list[str]:
+    """Measure mixtures while they are worth it, and take into the catalogue those that join the front.
+
+    What mixtures of earlier rounds promised and brought is remembered in the catalogue, in shares of the front's
+    hypervolume.
+
+    Args:
+        project: objectives, runs and hooks.
+        catalogue: of the checkpoints.
+        budget: mixtures to measure at most.
+        seed: of the search.
+        progress: called as ``progress(what, share done)``.
+
+    Returns:
+        Sentences about what came of it; none while there are too few checkpoints to mix.
+
+    Raises:
+        EpsoptError: as :func:`epsopt.studies.merge.weight_space_merge.mix`.
+    """
+    checkpoints = catalogue.checkpoints()
+    try:
+        sources = choose_sources(checkpoints, catalogue.lineages(), project.objectives)
+    except EmptyCatalogue:
+        return []
+    suffix = suffix_for(None, sources.checkpoints)
+    history = _history(catalogue, project.name)
+    credit = fresh_credit()
+    for kind, promised, brought in history:
+        credit.learn(kind, promised, brought)
+    with (
+        save_folder(None, project.runs, "mixed") as folder,
+        WeightDecoder(project.evaluate, weights_key=project.weights_key) as decoder,
+    ):
+        mixed = mix(
+            decoder, project, checkpoints, sources, lambda i: folder / f"mixed_{i:03d}{suffix}",
+            budget=budget, credit=credit, seed=seed + len(checkpoints), made_by="work --mix", progress=progress,
+        )  # fmt: skip
+    if progress is not None:
+        progress("reading mixtures", 1.0)
+    _remember(catalogue, project.name, mixed.shares)
+    if mixed.saved:
+        ingest(catalogue, folder, root=project.runs, embed=project.embed, jobs=1, follow_links=project.follow_links)
+    return [*_sentences(mixed, folder.name), *mixed.disagreements]
+
+
+def _sentences(mixed: Mixed, folder: str) -> list[str]:
+    if not mixed.tried:
+        return []
+    gain = f", hypervolume {mixed.after / mixed.before - 1.0:+.2%}" if mixed.before > 0.0 else ""
+    joined = f"{len(mixed.joined)} of {len(mixed.tried)} mixtures joined the front"
+    return [f"{folder}: {joined}{gain}" if mixed.joined else f"none of {len(mixed.tried)} mixtures joined the front"]
+
+
+def _history(catalogue: Catalogue, project: str) -> list[tuple[str, float, float]]:
+    kept = catalogue.get_artifact(_ARTIFACT, project)
+    return [] if kept is None else [(str(k), float(p), float(b)) for k, p, b in json.loads(kept[0])]
+
+
+def _remember(catalogue: Catalogue, project: str, shares: Sequence[tuple[str, float, float]]) -> None:
+    def changed(kept: bytes | None) -> bytes:
+        return json.dumps([*json.loads(kept or b"[]"), *shares][-_REMEMBERED:]).encode()
+
+    catalogue.change_artifact(_ARTIFACT, project, changed)

@@ -1,0 +1,157 @@
+"""Merge checkpoints of the catalogue: choose parents, measure mixtures, keep those that widen the front."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epsopt.optimize.acquisition.confidence_bounds import measured_table
+from epsopt.optimize.merge.simplex_merge import Evaluation, MergeResult, choose_parents, merge
+from epsopt.optimize.objectives import Objective
+from epsopt.optimize.pareto import non_dominated
+from epsopt.studies.project.project import Project
+from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.provenance import Provenance, labels
+from epsopt.zoo.decoding.recombination import Recombination, recombination, require_one_lineage
+from epsopt.zoo.errors import EmptyCatalogue
+
+_DIFFERENT = 1e-3  # of a metric's range: what the hook says of a parent against what its file says
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """What merging came to.
+
+    Attributes:
+        parents: the checkpoints that were mixed.
+        groups: patterns of tensor names with coefficients of their own.
+        result: every mixture that was measured.
+        saved: file of each mixture that joined the front, by its place among the evaluations.
+        disagreements: sentences about parents of which the hook says something else than their files.
+    """
+
+    parents: tuple[Checkpoint, ...]
+    groups: tuple[str, ...]
+    result: MergeResult
+    saved: dict[int, Path]
+    disagreements: tuple[str, ...]
+
+    def recombination(self, evaluation: Evaluation) -> Recombination:
+        """Return what a mixture is made of."""
+        return recombination(self.parents, evaluation.coefficients.tolist(), self.groups)
+
+
+def front_lineage(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> tuple[int, list[int]]:
+    """Return the lineage that holds most of the measured front, and the rows of its measured checkpoints.
+
+    Raises:
+        EmptyCatalogue: no lineage has two measured checkpoints.
+    """
+    table = measured_table([c.metrics for c in checkpoints], objectives)
+    known = np.flatnonzero(np.isfinite(table).all(axis=1))
+    sizes = Counter(checkpoints[i].lineage_id for i in known.tolist())
+    rows = non_dominated(table, [o.maximize for o in objectives]).indices
+    front = Counter(checkpoints[i].lineage_id for i in rows.tolist())
+    usable = [lineage for lineage, size in sizes.items() if size > 1]
+    if not usable:
+        raise EmptyCatalogue(
+            "no two measured checkpoints share an initialisation, so there is nothing to merge: ingest runs that start "
+            "from one base, or several checkpoints of a run"
+        )
+    best = max(usable, key=lambda lineage: (front[lineage], sizes[lineage], -lineage))
+    return best, [i for i in known.tolist() if checkpoints[i].lineage_id == best]
+
+
+def front_parents(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective], count: int) -> list[Checkpoint]:
+    """Choose parents on the measured front: of the lineage that holds most of it, those that dominate most together.
+
+    Raises:
+        EmptyCatalogue: no lineage has two measured checkpoints.
+    """
+    _, rows = front_lineage(checkpoints, objectives)
+    table = measured_table([c.metrics for c in checkpoints], objectives)
+    own = non_dominated(table[rows], [o.maximize for o in objectives]).indices.tolist()
+    chosen = [rows[i] for i in choose_parents(table[rows], objectives, count)]
+    if len(own) < 2:  # one checkpoint beats all: the best of the others beside it
+        rest = [i for i in rows if i not in chosen]
+        chosen += [rest[i] for i in choose_parents(table[rest], objectives, 1)]
+    return [checkpoints[i] for i in chosen]
+
+
+def merge_checkpoints(
+    decoder: WeightDecoder,
+    project: Project,
+    checkpoints: Sequence[Checkpoint],
+    parents: Sequence[Checkpoint],
+    files: Callable[[int], Path],
+    *,
+    groups: Sequence[str] = (),
+    budget: int = 30,
+    reach: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Merged:
+    """Measure mixtures of checkpoints and save those that nothing measured dominates.
+
+    Args:
+        decoder: decodes, and measures with the project's hook.
+        project: objectives and bounds.
+        checkpoints: the catalogue's; what was measured on them is the front to be widened.
+        parents: 2 to 5 of one lineage.
+        files: the file of a mixture, by its place among the evaluations.
+        groups: patterns of tensor names with coefficients of their own; all other tensors share the last row.
+        budget: evaluations.
+        reach: see :func:`epsopt.optimize.merge.simplex_merge.merge`.
+        seed: of the search.
+        progress: called as ``progress(evaluations done, budget)``.
+
+    Raises:
+        UsageError: the parents are not of one lineage, or too few, or too many; or no evaluate hook.
+        HookError: the hook failed; nothing is saved.
+    """
+    require_one_lineage(parents)
+
+    def evaluate(coefficients: NDArray[np.float64]) -> dict[str, float | None]:
+        decoded = decoder.decode(recombination(parents, coefficients.tolist(), groups))
+        try:
+            return decoder.measure(decoded, "a mixture")
+        finally:
+            decoder.forget(decoded)
+
+    objectives = project.objectives
+    result = merge(
+        evaluate, len(parents), objectives,
+        known=measured_table([c.metrics for c in checkpoints], objectives),
+        bounds=project.bounds, budget=budget, groups=len(groups) + 1, reach=reach, seed=seed, progress=progress,
+    )  # fmt: skip
+    differing = [s for p, e in zip(parents, result.evaluations, strict=False)
+                 for s in disagreements(p, e.measured, objectives)]  # fmt: skip
+    merged = Merged(tuple(parents), tuple(groups), result, {}, tuple(differing))
+    for place in result.joined:
+        evaluation = result.evaluations[place]
+        decoded = decoder.decode(merged.recombination(evaluation))
+        origin = Provenance("merge", evaluation.predicted, evaluation.measured, decoder.hook, labels(parents))
+        decoder.save(decoded, files(place), origin)
+        decoder.forget(decoded)
+        merged.saved[place] = files(place)
+    return merged
+
+
+def disagreements(
+    checkpoint: Checkpoint, measured: Mapping[str, float | None], objectives: Sequence[Objective]
+) -> list[str]:
+    """Return a sentence for each objective of which the hook says something else than the checkpoint's file."""
+    out = []
+    for objective in objectives:
+        said, found = checkpoint.metrics.get(objective.name), measured.get(objective.name)
+        if said is None or found is None:
+            continue
+        if abs(said - found) > _DIFFERENT * max(abs(said), abs(found), 1e-9):
+            out.append(f"the hook measures {objective.name} {found:.4g} on {checkpoint.path}, its file says {said:.4g}")
+    return out

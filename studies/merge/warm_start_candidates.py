@@ -1,0 +1,102 @@
+"""Where the next run could start: the bases, the measured front, and mixtures of its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from epsopt.optimize.acquisition.confidence_bounds import measured_table
+from epsopt.optimize.forecast.continuation_model import Start
+from epsopt.optimize.latent.search import known_latents
+from epsopt.optimize.objectives import Objective
+from epsopt.optimize.pareto import non_dominated
+from epsopt.studies.merge.decode import Mixture, Progress, decode_mixtures
+from epsopt.surrogate.surrogate import Surrogate
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.recombination import recombination
+
+_MOST_REAL = 24
+_MOST_MIXED = 8
+
+
+def real_starts(surrogate: Surrogate, catalogue: Catalogue, objectives: Sequence[Objective]) -> list[Start]:
+    """Return the lineages' bases and the measured front, those of which every metric of the map was measured."""
+    latents, known = known_latents(surrogate, catalogue.checkpoints())
+    references = {lineage.reference_path for lineage in catalogue.lineages()}
+    bases = [i for i, c in enumerate(known) if c.path in references]
+    front = _front(known, objectives)
+    out = []
+    for i in dict.fromkeys([*bases, *_evenly(front, _MOST_REAL)]):
+        c = known[i]
+        metrics = {n: v for n in surrogate.metric_names if (v := c.metrics.get(n)) is not None}
+        if len(metrics) == len(surrogate.metric_names):
+            label = c.run if c.epoch is None else f"{c.run}:{c.epoch}"
+            kind = "base" if i in bases else "checkpoint"
+            out.append(Start(label, latents[i], metrics, measured=True, kind=kind, checkpoint=c))
+    return out
+
+
+def mixed_starts(
+    decoder: WeightDecoder,
+    catalogue: Catalogue,
+    surrogate: Surrogate,
+    objectives: Sequence[Objective],
+    *,
+    progress: Progress | None = None,
+) -> list[tuple[Start, Mixture]]:
+    """Return the means of neighbours on the measured front, measured where the project has an evaluate hook.
+
+    Args:
+        decoder: decodes, and measures.
+        catalogue: of the parents.
+        surrogate: predicts what is not measured.
+        objectives: of the front.
+        progress: called as ``progress(what, share done)``.
+
+    Returns:
+        Each start with its decoded weights.
+    """
+    checkpoints = catalogue.checkpoints()
+    _, known = known_latents(surrogate, checkpoints)
+    pairs = []
+    for lineage in dict.fromkeys(c.lineage_id for c in known):
+        mine = [c for c in known if c.lineage_id == lineage]
+        front = [mine[i] for i in _front(mine, objectives)]
+        pairs += [(a, b) for a, b in pairwise(front) if a.run_id != b.run_id]
+    pairs = [pairs[i] for i in _evenly(list(range(len(pairs))), _MOST_MIXED)]
+    mixed = [recombination(pair, [[0.5, 0.5]]) for pair in pairs]
+    if not mixed:
+        return []
+    found = decode_mixtures(
+        decoder, catalogue, checkpoints, surrogate, mixed, evaluate=decoder.hook is not None, progress=progress
+    )
+    out = []
+    for pair, mixture in zip(pairs, found, strict=True):
+        names = [c.run if c.epoch is None else f"{c.run}:{c.epoch}" for c in pair]
+        measured = mixture.measured or {}
+        values = {n: measured.get(n) for n in surrogate.metric_names}
+        complete = {n: v for n, v in values.items() if v is not None}
+        metrics = complete if len(complete) == len(values) else mixture.assessment.point
+        start = Start(
+            " + ".join(names), mixture.z, metrics, measured=metrics is complete, kind="mixture",
+            mixture=tuple((c, 0.5) for c in pair),
+        )  # fmt: skip
+        out.append((start, mixture))
+    return out
+
+
+def _front(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> list[int]:
+    """Rows of the measured front, in the order of the first objective."""
+    table = measured_table([c.metrics for c in checkpoints], objectives)
+    rows = non_dominated(table, [o.maximize for o in objectives]).indices
+    return [int(i) for i in rows[np.argsort(table[rows, 0], kind="stable")]]
+
+
+def _evenly(rows: Sequence[int], count: int) -> list[int]:
+    if len(rows) <= count:
+        return list(rows)
+    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))]

@@ -1,0 +1,204 @@
+"""Mix many checkpoints of one lineage: parts of the network stretched and exchanged, each mixture measured.
+
+Two models say what to try. One knows what lies between the three checkpoints of the front that dominate most
+(optimize/merge/simplex_merge.py): it is nearly always right, and soon has no more to offer. The other, a process over weight space,
+takes all of up to two dozen checkpoints, along the way from one to another or to the base, and part by part beyond them
+(optimize/merge/weight_space_gp.py): what it promises beyond is far more, and mostly not kept. Each of the three kinds of step is
+believed by what its mixtures brought so far (Credit).
+
+A mixture that was measured is known from then on as any checkpoint is: what it has in common with all others follows
+from its coefficients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from epsopt.optimize.schedule.gain_calibration import Credit, worth_staying
+from epsopt.studies.merge.merge_candidates import ALONG, BETWEEN, BEYOND, Known, Part
+from epsopt.studies.merge.merge_sources import Sources, only_finite
+from epsopt.studies.merge.simplex_merge import disagreements
+from epsopt.studies.project.project import Project
+from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.provenance import Provenance
+from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined
+from epsopt.zoo.errors import UsageError
+
+_DOUBT = 0.4  # of Credit's: where much is trained already a mixture brings tenths of a percent, and dozens could fail
+_STEPS, _EXPERIENCE = 12, (0.028, 0.002)  # what each step beyond promised and brought before, on the demo's zoo
+_FIRST = {BEYOND: 0.075}  # and so what one is worth where that is forgotten
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A mixture that was measured.
+
+    Attributes:
+        kind: whose idea it was: ``between``, ``along`` or ``beyond`` (:mod:`epsopt.studies.merge.merge_candidates`).
+        why: it was tried, in words.
+        recombination: what it is made of.
+        parts: the same, part by part.
+        predicted: ``{"value", "low", "high"}`` of each objective before it was measured, with 90 % intervals;
+            None: no model had said anything.
+        promised: hypervolume that it was expected to add to the measured front.
+        brought: what it added.
+        measured: metrics by name.
+    """
+
+    kind: str
+    why: str
+    recombination: Recombination
+    parts: tuple[Part, ...]
+    predicted: Mapping[str, Mapping[str, float]] | None
+    promised: float
+    brought: float
+    measured: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What mixing came to.
+
+    Attributes:
+        sources: what was mixed.
+        tried: every mixture that was measured, in order.
+        joined: places of those that nothing measured dominates.
+        saved: files of these, by place.
+        reference: reference point of the hypervolumes: the worst that was measured without mixtures.
+        before: hypervolume of all that was measured without them.
+        after: and with them.
+        stopped: why fewer were measured than the budget has; None: all were.
+        disagreements: sentences about a source of which the hook says something else than its file.
+    """
+
+    sources: Sources
+    tried: tuple[Tried, ...]
+    joined: tuple[int, ...]
+    saved: Mapping[int, Path]
+    reference: tuple[float, ...]
+    before: float
+    after: float
+    stopped: str | None
+    disagreements: tuple[str, ...]
+
+    @property
+    def shares(self) -> list[tuple[str, float, float]]:
+        """Whose idea each mixture was, what it promised and what it brought, in shares of the hypervolume before."""
+        unit = self.before if self.before > 0.0 else 1.0
+        return [(t.kind, t.promised / unit, t.brought / unit) for t in self.tried]
+
+
+def fresh_credit() -> Credit:
+    """Return what steps of each kind are believed before any was measured."""
+    credit = Credit(_FIRST)
+    for _ in range(_STEPS):
+        credit.learn(BEYOND, *_EXPERIENCE)
+    return credit
+
+
+def mix(
+    decoder: WeightDecoder,
+    project: Project,
+    checkpoints: Sequence[Checkpoint],
+    sources: Sources,
+    files: Callable[[int], Path],
+    *,
+    budget: int = 30,
+    give_up: bool = True,
+    credit: Credit | None = None,
+    seed: int = 0,
+    made_by: str = "merge --wide",
+    progress: Callable[[str, float], None] | None = None,
+) -> Mixed:
+    """Measure mixtures of checkpoints, and save those that nothing measured dominates.
+
+    One source is measured again beside the budget, to see whether the hook says what its file says.
+
+    Args:
+        decoder: decodes, and measures with the project's hook.
+        project: objectives and bounds.
+        checkpoints: the catalogue's; what was measured on them is the front to be widened.
+        sources: what is mixed (:func:`epsopt.studies.merge.merge_sources.choose_sources`).
+        files: the file of a mixture, by its place among those that were measured.
+        budget: mixtures to measure at most.
+        give_up: stop when the next one is expected to gain less than training elsewhere would (Credit, worth_staying).
+        credit: what mixtures were worth so far, in shares of the hypervolume at the time, which learns from these;
+            None begins anew.
+        seed: the same seed and the same measurements give the same mixtures.
+        made_by: the command, as saved mixtures tell it.
+        progress: called as ``progress(what, share done)``.
+
+    Raises:
+        UsageError: no evaluate hook, or one that does not measure an objective, or finds it not finite on a source.
+        HookError: the hook failed; nothing is saved.
+        EmptyCatalogue: fewer than two sources hold finite weights.
+        EpsoptError: a source or the base is gone or has changed, or the base's weights are not finite.
+    """
+    tell = progress or (lambda _what, _share: None)
+    tell("comparing checkpoints", 0.0)
+    parents = [Parent(c.path, c.sha256) for c in sources.checkpoints]
+    sources, products = only_finite(sources, decoder.products(parents, sources.base))
+    known = Known(sources, products, project, checkpoints)
+    rng, credit = np.random.default_rng(seed), credit or fresh_credit()
+    found = known.measure(decoder, known.alone(0))
+    _require_values(found, project, sources.checkpoints[0])
+    differing = disagreements(sources.checkpoints[0], found, project.objectives)
+    epochs = sum(1 for c in checkpoints if c.metrics and not is_recombined(c))
+    before, stopped = known.volume(), None
+    unit = before if before > 0.0 else 1.0
+    tried: list[Tried] = []
+    while len(tried) < budget and stopped is None:
+        tell("measuring mixtures", len(tried) / budget)
+        volume = known.volume()
+        worths = {kind: credit.trust(kind, _DOUBT * volume / unit) for kind in (BETWEEN, ALONG, BEYOND)}
+        ideas = [(step, step.promised * worths[step.kind]) for step in known.ideas(rng, seed, worths.__getitem__)]
+        if not ideas:
+            stopped = "none of the checkpoints moved away from the base"
+            break
+        step, worth = max(ideas, key=lambda idea: idea[1])
+        if give_up and worth < worth_staying(volume, epochs):
+            stopped = "the next one is expected to gain less than training elsewhere would"
+            break
+        rows = known.expanded(step.coefficients)
+        recombination, parts = known.recombination(rows)
+        measured = known.measure(decoder, recombination)
+        known.add(step, rows, measured)
+        brought = known.volume() - volume
+        credit.learn(step.kind, step.promised / unit, brought / unit)
+        tried.append(Tried(step.kind, step.why, recombination, parts, step.predicted, step.promised, brought, measured))
+    joined = known.joined()
+    for place in joined:
+        tell("saving mixtures", place / budget)
+        decoded = decoder.decode(tried[place].recombination)
+        origin = Provenance(made_by, tried[place].predicted, tried[place].measured, decoder.hook, sources.labels)
+        decoder.save(decoded, files(place), origin)
+        decoder.forget(decoded)
+    return Mixed(
+        sources=sources,
+        tried=tuple(tried),
+        joined=tuple(joined),
+        saved={place: files(place) for place in joined},
+        reference=tuple(known.reference.tolist()),
+        before=before,
+        after=known.volume(),
+        stopped=stopped,
+        disagreements=tuple(differing),
+    )
+
+
+def _require_values(measured: Mapping[str, float | None], project: Project, checkpoint: Checkpoint) -> None:
+    """Refuse a hook that finds no value where training found one: it would find none on mixtures either."""
+    lost = [
+        o.name for o in project.objectives
+        if measured.get(o.name) is None and checkpoint.metrics.get(o.name) is not None
+    ]  # fmt: skip
+    if lost:
+        raise UsageError(
+            f"the evaluate hook returns NaN, infinity or nothing for {', '.join(lost)} on {checkpoint.path}, whose "
+            "file says a number: check it on that checkpoint"
+        )

@@ -1,0 +1,1 @@
+"""Everything that reads or writes Optuna: storage, records, queue, leases, heartbeat, the sampler."""

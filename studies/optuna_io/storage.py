@@ -1,0 +1,80 @@
+"""Optuna's storage on the database of the catalogue, safe for many processes on SQLite too (D1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from sqlalchemy import Connection, event, inspect
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from epsopt.zoo.catalogue.database import open_database
+from epsopt.zoo.credentials import masked, masked_url
+from epsopt.zoo.errors import CatalogueError
+
+BUSY_SECONDS = 60
+
+
+def open_storage(url: str, *, create: bool = True) -> RDBStorage:
+    """Open the studies behind a database URL.
+
+    On SQLite every transaction begins with BEGIN IMMEDIATE: without it, Optuna hands one queued trial to two
+    processes (43 of 120, FACTS.md).
+
+    Args:
+        url: ``sqlite:///FILE`` or ``postgresql+psycopg://USER@HOST/NAME``, as the catalogue takes it.
+        create: whether a SQLite file that does not exist may be made.
+
+    Raises:
+        CatalogueError: the database cannot be opened, is of another version of Optuna, or is missing.
+    """
+    if not create:
+        _check_exists(url)
+    open_database(url).dispose()  # says clearly what is wrong with a URL, a folder, a file or a server
+    shown = masked_url(url)
+    sqlite = make_url(url).get_backend_name() == "sqlite"
+    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}} if sqlite else {"pool_pre_ping": True}
+    try:
+        storage = RDBStorage(url, engine_kwargs=options)
+    except RuntimeError as error:  # what Optuna raises about its schema's version
+        raise CatalogueError(
+            f"{shown}: its studies were written by another version of Optuna: "
+            f"run `optuna storage upgrade --storage {shown}`, or install that version"
+        ) from error
+    except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
+        raise CatalogueError(f"{shown}: the studies cannot be opened: {masked(str(error), url)}") from error
+    if sqlite:
+        event.listen(storage.engine, "connect", _no_implicit_begin)
+        event.listen(storage.engine, "begin", begin_immediate)
+        storage.engine.dispose()  # so that no connection from before the listeners is used again
+    return storage
+
+
+def has_studies(url: str) -> bool:
+    """Whether the database behind a URL has Optuna's tables: opening the studies makes them."""
+    engine = open_database(url)
+    try:
+        return inspect(engine).has_table("studies")
+    finally:
+        engine.dispose()
+
+
+def _check_exists(url: str) -> None:
+    database = make_url(url).database if url.startswith("sqlite") else None
+    if database and not database.startswith((":memory:", "file:")) and not Path(database).is_file():
+        raise CatalogueError(f"{database}: there is no such database yet: run `epsopt ingest` first")
+
+
+def _no_implicit_begin(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver's own BEGIN would be a deferred one
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def begin_immediate(connection: Connection) -> None:
+    """Take SQLite's write lock when a transaction begins: what it read then still holds when it writes."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,102 @@
+"""Look at a folder of runs without recording anything: what `epsopt init` writes the project file from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from epsopt.zoo.catalogue.types import Failure
+from epsopt.zoo.errors import EmptyCatalogue
+from epsopt.zoo.ingestion.deleted_runs import set_aside
+from epsopt.zoo.ingestion.ingest import read_fingerprints
+from epsopt.zoo.layouts.scan import Found, order, scan
+from epsopt.zoo.reading.pool import shared_pool
+from epsopt.zoo.reading.reader import CheckpointContents
+
+MOST_RUNS = 200
+"""Runs that are opened: two hundred tell the range of hyperparameters, and take a few seconds."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder of runs holds, judged by the newest checkpoint of each run.
+
+    Attributes:
+        n_runs: folders that hold checkpoints.
+        n_checkpoints: checkpoint files.
+        n_read: runs that were opened and could be read.
+        metrics: finite values by metric name.
+        hyperparameters: of each run that was read.
+        failed: checkpoints that could not be read.
+        troubles: files beside them that could not be read.
+        outside: links that lead out of the folder and were not followed.
+    """
+
+    n_runs: int
+    n_checkpoints: int
+    n_read: int
+    metrics: dict[str, list[float]]
+    hyperparameters: list[dict[str, Any]]
+    failed: list[Failure]
+    troubles: list[Failure]
+    outside: list[str] = field(default_factory=list)
+
+
+def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, follow_links: bool = False) -> Survey:
+    """Open the newest checkpoint of each run (by its numbers), of at most 200 runs spread evenly.
+
+    Args:
+        runs: folder of the runs.
+        progress: called as ``progress(done, total)``.
+        follow_links: whether links that lead out of the folder are followed.
+
+    Raises:
+        UsageError: there is no such folder.
+        EmptyCatalogue: it holds no checkpoint that can be read.
+    """
+    seen = scan(runs, follow_links=follow_links)
+    set_aside(seen, lambda: shared_pool(2))
+    members: dict[str, list[Found]] = {}
+    for found in sorted(seen.files, key=lambda f: order(f.path), reverse=True):
+        members.setdefault(found.run_path, []).append(found)
+    chosen = sorted(members.values(), key=lambda files: files[0].run_name)
+    if len(chosen) > MOST_RUNS:
+        chosen = [chosen[i * len(chosen) // MOST_RUNS] for i in range(MOST_RUNS)]
+    troubles: list[Failure] = []
+
+    def read(paths: list[Path], tell: Callable[[int, int], None] | None = None) -> list[CheckpointContents | Failure]:
+        return read_fingerprints(paths, progress=tell, folders=seen.folders, trouble=troubles.append) if paths else []
+
+    results = read([files[0].path for files in chosen], progress)
+    # A copy of the weights under a name of its own ("final") is often the newest, and says nothing.
+    silent = [i for i, r in enumerate(results) if len(chosen[i]) > 1 and not (isinstance(r, Failure) or r.metrics)]
+    before = [chosen[i][1].path for i in silent]
+    seconds = read(before)
+    for i, second in zip(silent, seconds, strict=True):
+        if not isinstance(second, Failure):
+            results[i] = second
+    contents = [r for r in results if not isinstance(r, Failure)]
+    failed = seen.failures + [r for r in results if isinstance(r, Failure)]
+    if not contents:
+        why = f": {failed[0].path}: {failed[0].reason}" if failed else " (.pt, .pth, .ckpt or .safetensors)"
+        other = next(iter(seen.other.kinds.values()), None)
+        if other is not None and not failed:
+            why = f": {other.example} is of another kind ({other.kind}): {other.convert}"
+        raise EmptyCatalogue(f"{runs} holds no checkpoint that can be read{why}")
+    metrics: dict[str, list[float]] = {}
+    for content in contents:
+        for name, value in content.metrics.items():
+            if value is not None:
+                metrics.setdefault(name, []).append(value)
+    return Survey(
+        n_runs=len(members),
+        n_checkpoints=len(seen.files),
+        n_read=len(contents),
+        metrics=dict(sorted(metrics.items())),
+        hyperparameters=[dict(c.hyperparameters) for c in contents],
+        failed=failed,
+        troubles=sorted(set(troubles), key=lambda f: f.path),
+        outside=sorted(seen.outside),
+    )

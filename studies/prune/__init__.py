@@ -1,0 +1,1 @@
+"""Pruners for training programs: against the catalogue, against the budget, as a Lightning callback."""

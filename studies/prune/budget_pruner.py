@@ -1,0 +1,107 @@
+"""Early stopping by what epochs are worth, of runs that are steps of the policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from optuna.storages import RDBStorage
+
+from epsopt.optimize.forecast.catalogue_curves import values_of
+from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
+from epsopt.optimize.objectives import Target
+from epsopt.optimize.schedule.pruner import Decision, Stopper
+from epsopt.optimize.schedule.scheduler import FIRST_RUNS
+from epsopt.studies.project.project import Project
+from epsopt.studies.protocols import ActiveRun, Trained
+from epsopt.studies.prune.catalogue_pruner import SILENT, curve_so_far, own_runs
+from epsopt.studies.schedule.budget import Plan
+from epsopt.studies.schedule.study_snapshot import Scene
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.decoding.recombination import is_recombined
+
+WORTH = 0.5
+"""Of what an epoch of the best step was worth when the run was launched: less is not worth going on."""
+
+GRACE = 2.0
+"""Epochs that every run is given."""
+
+
+class WorthStopper:
+    """Stops a run whose epochs are expected to bring less than half of what its step was worth when it was launched.
+
+    What only looks around goes on; or, where nothing can be mixed, stopped after its grace.
+
+    Args:
+        project: objectives and bounds.
+        storage: where the study is.
+        catalogue: of all runs.
+        targets: if given, no run is stopped that may meet all of them.
+        read_again: seconds for which what was read is believed.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        storage: RDBStorage,
+        catalogue: Catalogue,
+        targets: Sequence[Target] = (),
+        *,
+        read_again: float = 30.0,
+    ) -> None:
+        self._project, self._targets, self._read_again = project, tuple(targets), read_again
+        self._storage, self._catalogue = storage, catalogue
+        self._read_at = -float("inf")
+        self._scene: Scene | None = None
+        self._model: CurveModel | None = None
+
+    def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
+        """Decide; the checkpoints are the run's own, measured, oldest first."""
+        plan = getattr(run, "plan", None)
+        so_far = curve_so_far(run, checkpoints_so_far, self._project.objectives)
+        if not isinstance(plan, Plan):
+            return _go_on("it is no step of the policy")
+        if so_far is None:
+            return _go_on(SILENT)
+        if plan.kind == "look":
+            stop = plan.probe and bool(so_far.steps[-1] >= GRACE)
+            return Decision(stop=stop, probability=float("nan"), reason="it only looks around")
+        if so_far.steps[-1] < GRACE:
+            return _go_on(f"within its first {GRACE:g} epochs")
+        scene = self._now()
+        mine = own_runs(scene.checkpoints, checkpoints_so_far)
+        others = [curve for run_id, curve in scene.curves.items() if run_id not in mine]
+        if len(others) < FIRST_RUNS:
+            return _go_on(f"only {len(others)} other runs: at least {FIRST_RUNS} are needed to judge one")
+        objectives = self._project.objectives
+        start = next((c for c in scene.checkpoints if run.init_from in c.paths), None)
+        origin = None if scene.origin is None else scene.origin.values
+        so_far = replace(so_far, start=origin if start is None else values_of(start.metrics, objectives))
+        stopper = Stopper(
+            scene.space, objectives, plan.length, targets=self._targets, worth=WORTH, grace=GRACE,
+            reference=np.array(plan.reference), bounds=self._project.bounds,
+        )  # fmt: skip
+        stopper.learn(others, model=self._learned(scene, others, plan.length), new_run=plan.worth)
+        return stopper.should_stop(run.name, so_far, length=plan.ends)
+
+    def _now(self) -> Scene:
+        if self._scene is None or time.monotonic() - self._read_at > self._read_again:
+            self._scene = Scene.read(self._project, self._storage, self._catalogue)
+            self._read_at = time.monotonic()
+        return self._scene
+
+    def _learned(self, scene: Scene, others: Sequence[Curve], length: float) -> CurveModel:
+        """Learn again when there are a tenth more runs; what runs measured since is known anyway."""
+        if self._model is None or len(others) > 1.1 * len(self._model.curves):
+            self._model = fit_curves(
+                scene.space, self._project.objectives, others, length=length, bounds=self._project.bounds
+            )
+        objectives = self._project.objectives
+        mixed = [values_of(c.metrics, objectives) for c in scene.checkpoints if is_recombined(c)]
+        return replace(self._model, others=np.stack(mixed) if mixed else None)
+
+
+def _go_on(reason: str) -> Decision:
+    return Decision(stop=False, probability=float("nan"), reason=reason)

@@ -1,1 +1,0 @@
-"""Optuna studies of what was measured and what was found."""

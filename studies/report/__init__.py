@@ -1,0 +1,1 @@
+"""What people see: the report, plots, notes and the dashboard."""

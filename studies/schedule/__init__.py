@@ -1,0 +1,1 @@
+"""The scheduler in a process of its own: snapshot of a study, budget, service and client."""

@@ -1,0 +1,262 @@
+"""What `epsopt work --budget` spends: epochs of training that runs of the study wrote, and mixtures at their cost.
+
+Everything is read from the database: what each step promised is an attribute of its trial, what mixtures promised,
+brought and cost is kept in the catalogue. So any worker on any machine comes to the same figures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from epsopt.studies.optuna_io.queue import proposed_trials
+from epsopt.zoo.catalogue.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from epsopt.optimize.merge.weight_space_gp import MixtureKind
+
+EVALUATION = 0.5
+"""Epochs that measuring a mixture costs, until it is known how long evaluations and epochs take."""
+
+NOT_STARTED = "not_started"
+"""Attribute of a failed trial whose program could not be started."""
+
+_ARTIFACT = "steps"
+_OPEN = (TrialState.WAITING, TrialState.RUNNING)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A step of the policy that is a run, as the attribute ``step`` of its trial says.
+
+    Attributes:
+        kind: ``look``, ``run`` or ``branch``.
+        promised: hypervolume that it was expected to add to the front.
+        worth: of that, what such promises were worth then, for each epoch.
+        cost: epochs that the promise is of.
+        epochs: that it is to have.
+        length: epochs of a whole run.
+        told: whether the program can be told how many.
+        by: the hyperparameter that tells it; None: ``{epochs}``, if it can be told.
+        probe: whether it is stopped after its grace, whatever it looks like.
+        reference: the objectives' values that were just not good enough then.
+    """
+
+    kind: str
+    promised: float
+    worth: float
+    cost: float
+    epochs: int
+    length: float
+    told: bool
+    by: str | None
+    probe: bool
+    reference: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**asdict(self), "reference": list(self.reference)}
+
+    @property
+    def ends(self) -> float:
+        """The epoch after which its program ends by itself."""
+        return self.epochs if self.told else self.length
+
+
+def plan_of(attributes: Mapping[str, Any]) -> Plan | None:
+    """Return the plan that a trial's attributes hold; None: it is no step of the policy."""
+    said = attributes.get("step")
+    return None if said is None else Plan(**{**said, "reference": tuple(said["reference"])})
+
+
+@dataclass(frozen=True)
+class MeasuredMixture:
+    """A mixture that was measured as a step of the policy.
+
+    Attributes:
+        promised: hypervolume that it was expected to add.
+        brought: what it added.
+        cost: epochs that it counts as: what measuring one was known to cost when it was chosen.
+        seconds: that decoding and measuring it took.
+        kind: of a mixture (:class:`epsopt.optimize.merge.weight_space_gp.Mixture`).
+        path: of its file.
+        ends: content hashes of the two checkpoints that it lies between, whole network alike; None: it does not.
+        share: of the way from the second of them to the first.
+    """
+
+    promised: float
+    brought: float
+    cost: float
+    seconds: float
+    kind: MixtureKind = "beyond"
+    path: str | None = None
+    ends: tuple[str, str] | None = None
+    share: float | None = None
+
+    def on_way(self, start: str) -> tuple[str, float] | None:
+        """Return which checkpoint it lies on the way to from this one, and at what share of it; None: it does not."""
+        if self.ends is None or self.share is None or start not in self.ends:
+            return None
+        end, other = self.ends
+        return (end, self.share) if start == other else (other, 1.0 - self.share)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All steps so far.
+
+    Attributes:
+        trials: of the study of proposals, whether the policy chose them or somebody else.
+        mixtures: that the policy chose, in order.
+    """
+
+    trials: tuple[FrozenTrial, ...]
+    mixtures: tuple[MeasuredMixture, ...]
+
+    @staticmethod
+    def read(storage: RDBStorage, catalogue: Catalogue, project: str) -> Ledger:
+        """Read it from the database."""
+        return Ledger(tuple(proposed_trials(storage, project)), measured_mixtures(catalogue, project))
+
+    @property
+    def spent(self) -> float:
+        """Epochs paid for, ever."""
+        return sum(map(self.paid, self.trials)) + sum(m.cost for m in self.mixtures)
+
+    @property
+    def under_way(self) -> list[FrozenTrial]:
+        """Trials that wait, and those that a worker runs."""
+        return [t for t in self.trials if t.state in _OPEN and (t.state == _OPEN[0] or "worker" in t.user_attrs)]
+
+    def committed(self, *, waiting: bool = True) -> float:
+        """Epochs that runs under way are still to have, as far as it was said; those that wait are counted if asked."""
+        found = [t for t in self.under_way if waiting or t.state == TrialState.RUNNING]
+        return sum(max((told_epochs(t) or 0) - max(written(t), default=0), 0) for t in found)
+
+    def room(self, end: float, *, waiting: bool = True) -> float:
+        """Epochs until so many are spent that no run under way is to have; nor one that waits, if asked."""
+        return end - self.spent - self.committed(waiting=waiting) + 1e-9  # of rounding
+
+    def paid(self, trial: FrozenTrial) -> int:
+        """Epochs that a trial's run wrote; what an interrupted attempt before it had written is not its own."""
+        epochs = written(trial)
+        if not epochs:  # it ran all the same, if it left its start behind: a step that costs nothing would never end
+            return int(trial.state.is_finished() and bool(trial.user_attrs.get("checkpoints")))
+        before = self.resumed(trial.user_attrs)
+        return max(epochs) - (before if min(epochs) > before else 0)
+
+    def resumed(self, attributes: Mapping[str, Any]) -> int:
+        """Epochs of the interrupted attempt that a trial of these attributes may go on from."""
+        path = attributes.get("resume_from")
+        names = ("checkpoints", "unseen")  # the latter: after its worker was lost
+        said = (c for t in self.trials for n in names for c in t.user_attrs.get(n, ()) if c["path"] == path)
+        return next((_trained(c) or 0 for c in said), 0) if path else 0
+
+    @property
+    def evaluation(self) -> float:
+        """Epochs that measuring a mixture costs: by the median seconds of either."""
+        epoch = self._seconds_per_epoch()
+        if epoch is None or not self.mixtures:
+            return EVALUATION
+        return max(median(m.seconds for m in self.mixtures) / epoch, 1e-3)
+
+    def _seconds_per_epoch(self) -> float | None:
+        found = [
+            (t.datetime_complete - t.datetime_start).total_seconds() / self.paid(t)
+            for t in self.trials
+            if t.datetime_complete is not None and t.datetime_start is not None and self.paid(t)
+        ]
+        return max(median(found), 1e-3) if found else None
+
+
+def measured_mixtures(catalogue: Catalogue, project: str) -> tuple[MeasuredMixture, ...]:
+    """Return the mixtures that were measured as steps of the policy, in order."""
+    kept = catalogue.get_artifact(_ARTIFACT, project)
+    return () if kept is None else tuple(_mixture(row) for row in json.loads(kept[0]))
+
+
+def remember_mixture(catalogue: Catalogue, project: str, mixture: MeasuredMixture) -> None:
+    """Keep what a mixture promised and brought beside what is kept by now, for whoever goes on."""
+    row = [getattr(mixture, f.name) for f in fields(mixture)]
+    catalogue.change_artifact(_ARTIFACT, project, lambda kept: json.dumps([*json.loads(kept or b"[]"), row]).encode())
+
+
+def _mixture(row: Sequence[Any]) -> MeasuredMixture:
+    found = MeasuredMixture(*row)
+    return found if found.ends is None else replace(found, ends=(found.ends[0], found.ends[1]))
+
+
+def was_started(trial: FrozenTrial) -> bool:
+    """Whether a trial's program ever ran: one that cannot be started says nothing of its hyperparameters."""
+    return trial.datetime_start is not None and not trial.user_attrs.get(NOT_STARTED)
+
+
+def written(trial: FrozenTrial) -> list[int]:
+    """Return the epochs behind a trial's checkpoints, from 1; where none says its epoch they are counted."""
+    checkpoints = trial.user_attrs.get("checkpoints", ())
+    epochs = [e for c in checkpoints if (e := _trained(c)) is not None]
+    return [e for e in epochs if e > 0] if epochs else list(range(1, len(checkpoints) + 1))
+
+
+def _trained(checkpoint: Mapping[str, Any]) -> int | None:
+    """Epochs behind a checkpoint of a trial's attributes; earlier versions wrote what the file calls its epoch."""
+    said = checkpoint.get("trained", checkpoint["epoch"])
+    return None if said is None else int(said)
+
+
+def told_epochs(trial: FrozenTrial) -> int | None:
+    """Return how many epochs a trial's run is to have; None: nobody said."""
+    plan = plan_of(trial.user_attrs)
+    return trial.user_attrs.get("epochs") or (None if plan is None else plan.epochs)
+
+
+class Budget:
+    """Epochs that may be spent from now on, by all workers together.
+
+    Args:
+        epochs: how many.
+        storage: where the study is.
+        catalogue: where mixtures are remembered.
+        project: the project's name.
+    """
+
+    def __init__(self, epochs: float, storage: RDBStorage, catalogue: Catalogue, project: str) -> None:
+        self._storage, self._catalogue, self._project = storage, catalogue, project
+        self.epochs, self._began = epochs, self._read()
+
+    def _read(self) -> Ledger:
+        return Ledger.read(self._storage, self._catalogue, self._project)
+
+    @property
+    def end(self) -> float:
+        """What the ledger says is spent when the budget is."""
+        return self._began.spent + self.epochs
+
+    @property
+    def spent(self) -> float:
+        """Epochs that were spent of it."""
+        return self._read().spent - self._began.spent
+
+    @property
+    def mixtures(self) -> int:
+        """Mixtures that were measured of it."""
+        return len(self._read().mixtures) - len(self._began.mixtures)
+
+    def left(self) -> int:
+        """Whole epochs that are not spent."""
+        return math.floor(self.end - self._read().spent + 1e-9)
+
+    def room(self, *, waiting: bool = False) -> int:
+        """Whole epochs that no run under way is to have; nor one that waits, if asked."""
+        return math.floor(self._read().room(self.end, waiting=waiting))
+
+    def resumed(self, attributes: Mapping[str, Any]) -> int:
+        """Epochs of the interrupted attempt that a trial of these attributes may go on from."""
+        return self._read().resumed(attributes)

@@ -1,0 +1,115 @@
+"""Ask the process that takes the policy's steps (stepping.py): the learner of a worker that spends a budget."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from epsopt.studies.background_process import Helper
+
+
+@dataclass(frozen=True)
+class StepTask:
+    """What steps are taken for.
+
+    Attributes:
+        project: the project file.
+        storage: database URL.
+        until: what the ledger says is spent when the budget is.
+        length: epochs of a whole run; None: as past ones had.
+        seed: of the policy.
+    """
+
+    project: str
+    storage: str
+    until: float
+    length: float | None = None
+    seed: int = 0
+
+
+class StepAsker:
+    """Has the next step chosen while programs run, and queued when a slot is free.
+
+    Args:
+        task: what steps are taken for.
+    """
+
+    def __init__(self, task: StepTask) -> None:
+        self._task = task
+        self._helper: Helper | None = None
+        self._waits = False
+        self._trouble: str | None = None
+        self._setback: str | None = None
+        self._news: list[str] = []
+
+    def asks(self) -> bool:
+        """Whether a step was asked for that is not queued yet."""
+        if self._waits:
+            self._hear()
+        return self._waits
+
+    def learns(self) -> bool:
+        """Never: all that it learns, the next step is chosen by."""
+        return False
+
+    def start(self, propose: int, *, mix: bool = True) -> None:
+        """Ask for the next step, if any is wanted; not twice at a time. With `mix` mixtures may be measured before."""
+        if propose and not self.asks():
+            self._trouble = self._setback = None
+            self._say(launch=True, mix=mix)
+            self._waits = True
+
+    def look_ahead(self, *, mix: bool) -> None:
+        """Have the next step chosen anew, since more is known; with `mix`, mixtures may be measured meanwhile."""
+        self._hear()
+        if self._setback is None:  # else not before a step is asked for
+            self._say(launch=False, mix=mix)
+
+    def news(self) -> list[str]:
+        """Return what there was to tell, a line each, once."""
+        self._hear()
+        told, self._news = self._news, []
+        return told
+
+    def trouble(self) -> str | None:
+        """Say why the last step that was asked for could not be chosen; None if it could, or is not yet."""
+        return self._trouble
+
+    def setback(self) -> str | None:
+        """Say why choosing ahead failed, until the next step is asked for; None if it did not."""
+        return self._setback
+
+    def finish(self) -> None:
+        """End it, when it has measured what it is measuring."""
+        if self._helper is not None:
+            self._helper.close()
+            self._helper.wait()
+
+    def stop(self) -> None:
+        """End it at once; the next one starts from what is in the database."""
+        if self._helper is not None:
+            self._helper.end()
+
+    def _say(self, **order: bool) -> None:
+        self._hear()
+        if self._helper is None or not self._helper.runs():
+            self._helper = Helper("epsopt.studies.schedule.scheduler_service")
+            self._helper.say(asdict(self._task))
+        self._helper.say(order)
+
+    def _hear(self) -> None:
+        if self._helper is None:
+            return
+        ended = not self._helper.runs()
+        for line in self._helper.hear():
+            said = json.loads(line)
+            if "answered" in said:
+                self._waits, self._trouble = False, said["answered"]
+            else:
+                self._news.append(said["told"])
+        if ended:
+            failure, self._helper = self._helper.failure(), None
+            if self._waits:
+                self._waits, self._trouble = False, failure or "what chooses the next step has ended"
+            else:
+                self._setback = failure

@@ -1,0 +1,447 @@
+"""Take the policy's steps in a process of its own, ahead of being asked, so that no launch waits for a choice.
+
+While programs run, the next run is chosen as if they ended as is expected of them, anew with each checkpoint that they
+write, and mixtures that are worth more than it are measured. A launch that is asked for waits for the choice that knows
+how they ended, but not for long: then the one from before is taken.
+
+``python -m epsopt.studies.schedule.scheduler_service`` reads lines of JSON: first the task (asking.py), then whether to ``launch``
+the next step, or else to choose it anew since more is known, and then whether to ``mix``. It tells lines of JSON, too:
+``told`` is a sentence about a mixture, ``answered`` that a step is queued or none can be, and what trouble there was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import optuna
+import torch
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from epsopt.optimize.forecast.catalogue_curves import values_of
+from epsopt.optimize.merge.weight_space_gp import Mixture, on_way
+from epsopt.optimize.schedule.scheduler import Policy, Step
+from epsopt.studies.merge.merge_candidates import require_objectives
+from epsopt.studies.optuna_io.queue import record_step
+from epsopt.studies.optuna_io.refit_lease import Lease, LeaseLost, lease
+from epsopt.studies.optuna_io.storage import open_storage
+from epsopt.studies.output_paths import new_folder, suffix_for
+from epsopt.studies.project.project import Project, load_project
+from epsopt.studies.schedule.budget import Ledger, MeasuredMixture, remember_mixture
+from epsopt.studies.schedule.scheduler_adapter import ChosenRun, chosen_run, known, make_policy, running
+from epsopt.studies.schedule.scheduler_client import StepTask
+from epsopt.studies.schedule.study_snapshot import Scene, whole_rows
+from epsopt.studies.schedule.weight_geometry import Placed, place
+from epsopt.studies.worker.trial_runner import REFUSALS
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.credentials import masked
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.provenance import Provenance
+from epsopt.zoo.decoding.recombination import Parent
+from epsopt.zoo.errors import EpsoptError
+from epsopt.zoo.formatting import count
+from epsopt.zoo.ingestion.ingest import ingest
+
+LAUNCH_WITHIN = 3.0
+"""Seconds that a launch waits for a choice that knows how the last run ended, where one was made before."""
+
+_ASK_AGAIN = 0.2  # seconds until a database that did not answer is asked again
+_BORNE = 120.0  # seconds for which it need not answer
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """A step, and what was known when it was chosen."""
+
+    run: ChosenRun | None  # what to launch, unless a mixture takes the room for it
+    scene: Scene
+    mixture: tuple[Placed, Step] | None  # to be measured before
+
+
+class Follower:
+    """Chooses the policy's next step, and queues it when asked.
+
+    Of all followers of a database one at a time measures mixtures (lease.py). Whoever chose beside a step that somebody
+    else queued meanwhile chooses again, if there is time; the same step is queued once in any case.
+
+    Args:
+        project: the space, unless it is to be inferred, the train command, hooks.
+        storage: where the study is.
+        catalogue: of the checkpoints.
+        until: what the ledger says is spent when the budget is.
+        length: epochs of a whole run; None: as past ones had.
+        seed: of the policy.
+        within: seconds after which a launch takes what was chosen before it was asked for, or else the next choice.
+        tell: given a sentence about each mixture.
+        answer: called once for each time that it was asked, when a step is queued or none can be; given what keeps it
+            from choosing, if something does.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        storage: RDBStorage,
+        catalogue: Catalogue,
+        *,
+        until: float,
+        length: float | None = None,
+        seed: int = 0,
+        within: float = LAUNCH_WITHIN,
+        tell: Callable[[str], object] = lambda _line: None,
+        answer: Callable[[str | None], object] = lambda _trouble: None,
+    ) -> None:
+        self._project, self._storage, self._catalogue = project, storage, catalogue
+        self._until, self._length, self._seed, self._within = until, length, seed, within
+        self._tell, self._answer = tell, answer
+        self._decoder = WeightDecoder(project.evaluate, weights_key=project.weights_key)
+        self._gave_up = False  # mixing, until it is asked again
+        self._folder: Path | None = None
+        self._saved = 0
+        self._sought: set[Parent] = set()
+        self._policy: Policy | None = None
+        self._placed: tuple[object, Placed | None] | None = None  # and what it was placed by
+        self._news, self._hurry = threading.Event(), threading.Event()
+        self._lock = threading.RLock()  # of what follows: orders come from other threads
+        self._asks = 0
+        self._asked: float | None = None  # when, unless it is answered
+        self._queued = 0
+        self._ready: ChosenRun | None = None
+        self._may_mix = True
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._decoder.close()
+
+    def ask(self, *, mix: bool = True) -> None:
+        """Have the next step queued as soon as it is chosen; after a while the one that was chosen before.
+
+        Args:
+            mix: whether mixtures may be measured before.
+        """
+        with self._lock:
+            self._asks += 1
+            self._asked, self._may_mix, self._gave_up = time.monotonic(), mix, False
+            self._hurry.set()
+            timer = threading.Timer(self._within, self._queue_ready, (self._asks,))
+        timer.daemon = True
+        timer.start()
+        self._news.set()
+
+    def look(self, *, mix: bool = True) -> None:
+        """Have the next step chosen anew, since more is known.
+
+        Args:
+            mix: whether mixtures may be measured beside the programs that run.
+        """
+        with self._lock:
+            self._may_mix = mix
+        self._news.set()
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        with self._lock:
+            self._closed = True
+            self._hurry.set()
+        self._news.set()
+
+    def run(self) -> None:
+        """Advance whenever there is something new, until it is closed; ahead no more than half of the time."""
+        while not self._closed:
+            self._news.wait()
+            self._news.clear()
+            began, asks, ahead = time.monotonic(), self._asks, self._asked is None
+            self.advance()
+            self._decoder.rest()
+            if ahead and self._asks == asks:
+                self._hurry.wait(time.monotonic() - began)  # programs need the processor too
+
+    def advance(self) -> None:
+        """Choose until a run is ready, measuring mixtures on the way, and queue it if it was asked for."""
+        refused: float | None = None  # since when the database does not answer
+        while not self._closed:
+            asks = self._asks
+            try:
+                if not self._advance(asks):
+                    return
+                refused = None
+            except LeaseLost:
+                continue  # it was taken for dead: what it chose may be out of date
+            except REFUSALS as error:
+                refused = refused or time.monotonic()
+                if time.monotonic() - refused > _BORNE:
+                    self._done(_line(error))
+                    return
+                time.sleep(_ASK_AGAIN)
+            except EpsoptError as error:
+                if self._done(_line(error), asks):
+                    return
+
+    def _advance(self, asks: int) -> bool:
+        """Choose a step, and take it if it is a mixture or was asked for; whether to go on."""
+        queued = self._queued
+        chosen = self._choose(ahead=self._asked is None)
+        with self._lock:
+            if self._closed:
+                return False
+            if self._queued != queued:  # meanwhile what was ready is: choose beside that
+                return True
+            self._ready = None if chosen is None else chosen.run
+            asked = self._asked is not None
+            late = self._asked is not None and time.monotonic() - self._asked >= self._within
+            may_mix = self._may_mix
+        if chosen is None:
+            return not self._done(None, asks)
+        if late and chosen.run is not None:
+            return not self._queue(chosen.run)
+        if self._asks != asks:
+            return True  # something has ended, and is known by now
+        if chosen.mixture is not None and may_mix and self._measured(chosen.scene, *chosen.mixture):
+            if self._queued != queued:
+                self._decoder.rest()  # a program begins
+            return True
+        if not asked:
+            return False
+        if chosen.run is None:
+            return not self._done(None, asks)
+        return self._is_old(chosen.scene) or not self._queue(chosen.run)
+
+    def _is_old(self, scene: Scene) -> bool:
+        """Whether steps were taken that were not known of."""
+        now = Ledger.read(self._storage, self._catalogue, self._project.name)
+        return (len(now.trials), len(now.mixtures)) != (len(scene.ledger.trials), len(scene.ledger.mixtures))
+
+    def _queue_ready(self, ask: int) -> None:
+        """Queue what was chosen before, unless this was answered by now."""
+        with self._lock:
+            if self._asks == ask and self._asked is not None and self._ready is not None:
+                with contextlib.suppress(EpsoptError, *REFUSALS):  # then the choice that is being made will do
+                    if self._may_launch(Ledger.read(self._storage, self._catalogue, self._project.name)):
+                        self._queue(self._ready)
+                    else:
+                        self._done()
+
+    def _queue(self, run: ChosenRun) -> bool:
+        """Queue it, if it was asked for and nobody else did; whether there is nothing left to do about it."""
+        with self._lock:
+            if self._asked is None or self._closed:
+                return True
+            number = record_step(
+                self._storage, self._project.name, self._project.objectives, run.space, run.config, run.init_from,
+                run.said, run.key,
+            )  # fmt: skip
+            self._ready = None
+            if number is None:
+                return False
+            self._queued += 1
+            self._may_mix = False  # a program is about to begin
+            return self._done()
+
+    def _done(self, trouble: str | None = None, asks: int | None = None) -> bool:
+        """Answer, unless it was asked again since it was asked so many times; whether it was not."""
+        with self._lock:
+            if asks is not None and asks != self._asks:
+                return False
+            if self._asked is not None:
+                self._asked = None
+                if not self._closed:
+                    self._hurry.clear()
+                self._answer(trouble)
+            return True
+
+    def _may_launch(self, ledger: Ledger) -> bool:
+        """Whether nothing waits, and an epoch is left."""
+        return ledger.room(self._until) >= 1 and not any(t.state == TrialState.WAITING for t in ledger.trials)
+
+    def _choose(self, *, ahead: bool) -> _Chosen | None:
+        """Choose by what is known; None: something waits already, or no epoch is left.
+
+        Ahead, the model of curves is learned on whatever is new; later it only builds on that: a launch waits.
+        """
+        scene = self._scene()
+        ledger = scene.ledger
+        if not self._may_launch(ledger):
+            return None
+        placed = self._place(scene, ledger.room(self._until))
+        policy = make_policy(scene, seed=self._seed)
+        if self._policy is not None:
+            policy.go_on(self._policy, learn=ahead)
+        self._policy = policy
+        step = policy.next(known(scene, placed), running(scene))
+        run = step if step.candidate is not None else step.otherwise
+        assert run is not None
+        assert run.candidate is not None
+        # Ahead, what runs may be stopped before it has had its epochs; a worker gives no run more than is left by then.
+        room = self._until - ledger.spent if ahead else ledger.room(self._until)
+        mixture = None if placed is None or step.mixture is None else (placed, step)
+        room -= 0.0 if mixture is None else step.cost
+        left = math.floor(room + 1e-9)
+        return _Chosen(chosen_run(scene, run, run.candidate, left) if left >= 1 else None, scene, mixture)
+
+    def _scene(self) -> Scene:
+        """Read it; where runs name a base among the runs that was not read yet, that is read first."""
+        scene = Scene.read(self._project, self._storage, self._catalogue, self._length)
+        family = scene.family
+        if family is None or not family.declared or family.base_checkpoint is not None or family.base in self._sought:
+            return scene
+        self._sought.add(family.base)
+        base = Path(family.base.path)
+        if base.is_file() and base.is_relative_to(self._project.runs):
+            ingest(
+                self._catalogue, base.parent, root=self._project.runs, embed=self._project.embed, jobs=1,
+                follow_links=self._project.follow_links,
+            )  # fmt: skip
+        return Scene.read(self._project, self._storage, self._catalogue, self._length)
+
+    def _place(self, scene: Scene, room: float) -> Placed | None:
+        """Where checkpoints lie, if mixing them is possible and can be paid for."""
+        if self._gave_up or not scene.mixes or scene.family is None or scene.ledger.evaluation > room:
+            return None
+        by = (scene.family, scene.checkpoints)
+        if self._placed is None or self._placed[0] != by:
+            try:
+                self._placed = by, place(self._decoder, self._project, scene.checkpoints, scene.family)
+            except REFUSALS:
+                raise
+            except EpsoptError as error:
+                self._give_up(error)
+                return None
+        return self._placed[1]
+
+    def _give_up(self, error: EpsoptError) -> None:
+        self._gave_up = True
+        self._tell(f"no mixture was measured: {error}")
+
+    def _measured(self, scene: Scene, placed: Placed, step: Step) -> bool:
+        """Measure a mixture, unless somebody else is at that; whether there is something new to choose by."""
+        with lease(self._catalogue, wait=False) as held:
+            if held is None:
+                return False
+            if self._is_old(scene):
+                return True
+            try:
+                self._measure(held, scene, placed, step)
+            except (LeaseLost, *REFUSALS):
+                raise
+            except EpsoptError as error:
+                self._give_up(error)
+            return True
+
+    def _measure(self, held: Lease, scene: Scene, placed: Placed, step: Step) -> None:
+        """Measure a mixture and read it into the catalogue, good or not: then the next step knows it."""
+        mixture, decoder = step.mixture, self._decoder
+        assert mixture is not None
+        objectives = self._project.objectives
+        recombination, _ = placed.mixable.recombination(placed.mixable.expanded(mixture.coefficients))
+        began = time.monotonic()
+        decoded = decoder.decode(recombination)
+        try:
+            measured = decoder.measure(decoded, "a mixture")
+            seconds = time.monotonic() - began
+            require_objectives(measured, objectives)
+            held.require()
+            self._folder = self._folder or new_folder(self._project.runs, "mixed")
+            path = self._folder / f"mixed_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
+            ends = zip(objectives, mixture.predicted, mixture.low, mixture.high, strict=True)
+            predicted = {o.name: {"value": float(v), "low": float(a), "high": float(b)} for o, v, a, b in ends}
+            origin = Provenance("work --budget", predicted, measured, decoder.hook, placed.labels)
+            decoder.save(decoded, path, origin)
+        finally:
+            decoder.forget(decoded)
+        self._saved += 1
+        ingest(
+            self._catalogue, self._folder, root=self._project.runs, embed=self._project.embed, jobs=1,
+            follow_links=self._project.follow_links,
+        )  # fmt: skip
+        values = values_of(measured, objectives)[None]
+        before = scene.volume(scene.measured, scene.reference.tolist())
+        brought = scene.volume(whole_rows(np.vstack([scene.measured, values])), scene.reference.tolist()) - before
+        new = MeasuredMixture(
+            step.promised, brought, step.cost, seconds, mixture.kind, str(path), *_way(placed, mixture)
+        )
+        remember_mixture(self._catalogue, self._project.name, new)
+        gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
+        joined = f"joined the front, {gain}" if brought > 0.0 else "added nothing to the front"
+        self._tell(f"{self._folder.name}/{path.name} {joined}; it cost {count(f'{step.cost:.2g}', 'epoch')}")
+
+
+def _way(placed: Placed, mixture: Mixture) -> tuple[tuple[str, str], float] | tuple[None, None]:
+    """Contents of the two checkpoints that a mixture lies between, and its share of the way from the second."""
+    found = on_way(mixture.coefficients)
+    if found is None:
+        return None, None
+    end, start, share = found
+    return (placed.checkpoints[end].sha256, placed.base if start is None else placed.checkpoints[start].sha256), share
+
+
+def _line(error: Exception) -> str:
+    return masked(str(error).splitlines()[0])
+
+
+class _Answers:
+    """Standard output, for lines of JSON; what the process and its children print otherwise goes to standard error."""
+
+    def __init__(self) -> None:
+        self._file = os.fdopen(os.dup(1), "w")
+        self._lock = threading.Lock()
+        os.dup2(2, 1)
+
+    def say(self, **what: str | None) -> None:
+        """Write a line."""
+        with self._lock:
+            self._file.write(json.dumps(what) + "\n")
+            self._file.flush()
+
+
+def _listen(follower: Follower) -> None:
+    """Pass orders on until nobody is there who may give any."""
+    try:
+        for line in sys.stdin:
+            said = json.loads(line)
+            (follower.ask if said["launch"] else follower.look)(mix=said["mix"])
+    finally:
+        follower.close()
+
+
+def main() -> int:
+    """Take steps as standard input says; returns the exit status."""
+    answers = _Answers()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # the first one loads for seconds
+    asked = sys.stdin.readline()
+    if not asked:  # whoever would have asked is gone
+        return 0
+    task = StepTask(**json.loads(asked))
+    try:
+        project = load_project(task.project)
+        storage = open_storage(task.storage, create=False)
+        with (
+            Catalogue(task.storage, project.rename, project.weights_key) as catalogue,
+            Follower(
+                project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
+                tell=lambda line: answers.say(told=line), answer=lambda trouble: answers.say(answered=trouble),
+            ) as follower,
+        ):  # fmt: skip
+            threading.Thread(target=_listen, args=(follower,), daemon=True).start()
+            follower.run()
+    except EpsoptError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""What the database says of a project that spends a budget, at one moment: what was measured, promised and paid."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+
+from epsopt.optimize.forecast.catalogue_curves import STARTS, past_curves, trained_runs, values_of
+from epsopt.optimize.forecast.learning_curve_gp import Curve, OnWay
+from epsopt.optimize.objectives import Objective
+from epsopt.optimize.outliers import bulk
+from epsopt.optimize.pareto import hypervolume, non_dominated
+from epsopt.optimize.schedule.run_acquisition import Start
+from epsopt.optimize.space import Space
+from epsopt.optimize.space_inference import infer_space
+from epsopt.studies.optuna_io.queue import recorded_objectives
+from epsopt.studies.project.project import Project
+from epsopt.studies.project.train_command import takes_epochs
+from epsopt.studies.prune.catalogue_pruner import planned_length
+from epsopt.studies.schedule.budget import Ledger, MeasuredMixture, plan_of, told_epochs
+from epsopt.studies.schedule.weight_geometry import Family, front_family, measured_once
+from epsopt.studies.worker.trial_runner import cut_off, folder_of
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.types import Checkpoint, Lineage
+from epsopt.zoo.decoding.recombination import is_recombined
+from epsopt.zoo.errors import UsageError
+
+_BEYOND = 0.5  # of the front's range: how far beyond its worst values what is just not good enough lies
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What the database says of a project, at one moment.
+
+    Attributes:
+        project: objectives, train command, hooks.
+        ledger: what was promised and paid.
+        checkpoints: all of the catalogue.
+        space: of the hyperparameters.
+        curves: of every run with a measured checkpoint, by its id.
+        family: that the measured front is of; None: of several.
+        origin: the checkpoint that runs start from, if they share one and it was measured.
+        asked_length: epochs of a whole run, where the user said it.
+        starts: content hash of the checkpoint that each run started from, by its id, where that is known.
+    """
+
+    project: Project
+    ledger: Ledger
+    checkpoints: tuple[Checkpoint, ...]
+    space: Space
+    curves: Mapping[int, Curve]
+    family: Family | None
+    origin: Start | None
+    asked_length: float | None = None
+    starts: Mapping[int, str] = field(default_factory=dict)
+
+    @staticmethod
+    def read(project: Project, storage: RDBStorage, catalogue: Catalogue, length: float | None = None) -> Scene:
+        """Read it.
+
+        Raises:
+            UsageError: no space is declared, and nothing varies among past runs; or the project's proposals were made
+                for other objectives.
+        """
+        made_for = recorded_objectives(storage, project.name)
+        if made_for is not None and made_for != project.objectives:
+            raise UsageError(
+                f"the proposals of {project.name} were made for {', '.join(o.name for o in made_for)}, and the project "
+                f"file names {', '.join(o.name for o in project.objectives)}: give the project another name in "
+                "epsopt.toml, so that steps are weighed against each other by the same objectives"
+            )
+        checkpoints = catalogue.checkpoints()
+        ledger = Ledger.read(storage, catalogue, project.name)
+        trained = {c.run_id: c.hyperparameters for c in checkpoints if not is_recombined(c)}
+        space = project.space or infer_space(list(trained.values()))
+        lineages = catalogue.lineages()
+        family = front_family(checkpoints, lineages, project.objectives)
+        origin = None
+        if family is not None and family.declared and family.base_checkpoint is not None:
+            values = values_of(family.base_checkpoint.metrics, project.objectives)
+            origin = Start("", values) if np.isfinite(values).all() else None
+        starts = _starts(project, ledger, checkpoints, lineages, family)
+        curves = _curves(project, ledger, checkpoints, space, starts)
+        return Scene(project, ledger, tuple(checkpoints), space, curves, family, origin, length, starts)
+
+    @cached_property
+    def length(self) -> float:
+        """Epochs of a whole run: as was said, or the median of those that ended by themselves.
+
+        Raises:
+            UsageError: neither is known.
+        """
+        if self.asked_length is not None:
+            return self.asked_length
+        whole = self._whole
+        if whole:
+            return float(np.median([c.steps[-1] for c in whole]))
+        planned = [p.length for t in self.ledger.trials if (p := plan_of(t.user_attrs)) is not None]
+        if planned:
+            return planned[-1]
+        raise UsageError("how long is a whole run? None that ended by itself is known yet: say it with --length EPOCHS")
+
+    @cached_property
+    def _whole(self) -> list[Curve]:
+        """Curves of runs that were not cut off, nor begun as shorter ones."""
+        short = cut_off(self.project, self.ledger.trials)
+        for trial in self.ledger.trials:
+            plan = plan_of(trial.user_attrs)
+            if plan is not None and plan.told and (told_epochs(trial) or 0) < plan.length:
+                short.add(folder_of(self.project, trial))
+        cut = {c.run_id for c in self.checkpoints if not short.isdisjoint(Path(c.path).parents)}
+        return [curve for run_id, curve in self.curves.items() if run_id not in cut]
+
+    @cached_property
+    def trained(self) -> dict[int, list[Checkpoint]]:
+        """The checkpoints of each row of a curve, by the run's id."""
+        return trained_runs(self.checkpoints, self.space)
+
+    @cached_property
+    def told_by(self) -> str | None:
+        """The hyperparameter that says how many epochs a run has, if one does."""
+        numbers = [p.name for p in self.space.parameters if p.kind != "categorical" and p.active_when is None]
+        if "epochs" in numbers:
+            return "epochs"
+        if takes_epochs(self.project.command or ()):
+            return None
+        name = planned_length(self._whole)
+        return name if name in numbers else None
+
+    @property
+    def told(self) -> bool:
+        """Whether a run can be told how many epochs it is to have."""
+        named = any(p.name == "epochs" for p in self.space.parameters)  # the place is that hyperparameter's then
+        return self.told_by is not None or (takes_epochs(self.project.command or ()) and not named)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether checkpoints can be mixed and measured."""
+        return self.project.evaluate is not None and (self.family is not None or not self.curves)
+
+    @cached_property
+    def usable(self) -> list[Checkpoint]:
+        """Measured checkpoints whose files are there, the base left out: what may be started from."""
+        base = None if self.family is None else self.family.base.sha256
+        return measured_once(self.checkpoints, self.project.objectives, base)
+
+    @cached_property
+    def measured(self) -> Floats:
+        """``(k, m)`` all that was measured whole, in the order in which it was read."""
+        rows = [values_of(c.metrics, self.project.objectives) for c in sorted(self.checkpoints, key=lambda c: c.id)]
+        table = np.stack(rows) if rows else np.zeros((0, len(self.project.objectives)))
+        return np.asarray(table[np.isfinite(table).all(axis=1)])
+
+    @cached_property
+    def reference(self) -> Floats:
+        """``(m,)`` what is just not good enough: half of the front's range beyond its worst values, within the bounds.
+
+        One run that diverged does not move it, as it would if it were simply the worst; and what goes somewhat farther
+        than the ends of the front counts.
+        """
+        objectives = self.project.objectives
+        signs = self._signs
+        if not len(self.measured):
+            return np.zeros(len(signs))
+        gains = self.measured * signs
+        front = gains[non_dominated(gains, [True] * len(signs)).indices]
+        span = front.max(axis=0) - front.min(axis=0)
+        worst = np.array([bulk(column, maximize=True)[0] for column in gains.T])
+        corner = np.where(span > 0.0, front.min(axis=0) - _BEYOND * span, worst) * signs
+        bounds = np.array([self.project.bounds.get(o.name, (-np.inf, np.inf)) for o in objectives])
+        return np.asarray(corner.clip(bounds[:, 0], bounds[:, 1]))
+
+    def told_of(self, checkpoint: Checkpoint) -> Floats:
+        """``(m,)`` what models are told of a checkpoint: of a mixture, no worse than all that was trained.
+
+        One far out may be worse by thousands where a metric has no bounds. On that scale what was trained is all alike,
+        promises are thousands of fronts, and nothing but mixtures would ever be worth its cost.
+        """
+        values = values_of(checkpoint.metrics, self.project.objectives)
+        if not is_recombined(checkpoint):
+            return values
+        return np.asarray(np.maximum(values * self._signs, self._worst) * self._signs)
+
+    @property
+    def _signs(self) -> Floats:
+        return np.array([1.0 if o.maximize else -1.0 for o in self.project.objectives])
+
+    @cached_property
+    def _worst(self) -> Floats:
+        """``(m,)`` the worst of what was trained, larger is better; not better than what is just not good enough."""
+        rows = [values_of(c.metrics, self.project.objectives) for c in self.checkpoints if not is_recombined(c)]
+        table = whole_rows(np.stack(rows)) if rows else np.zeros((0, len(self._signs)))
+        return np.asarray((np.vstack([table, self.reference]) * self._signs).min(axis=0))
+
+    def volume(self, table: Floats, reference: Sequence[float]) -> float:
+        """Hypervolume of what was measured."""
+        return hypervolume(table, np.asarray(reference), [o.maximize for o in self.project.objectives])
+
+    def brought(self, trial: FrozenTrial, reference: Sequence[float]) -> float:
+        """Return what a trial's checkpoints added to the front of all that was read before the last of them."""
+        folder = folder_of(self.project, trial)
+        own = {c.id for c in self.checkpoints if folder in Path(c.path).parents}
+        return self._measurements.brought(own, reference)
+
+    @cached_property
+    def _measurements(self) -> Measurements:
+        return Measurements.of(self.checkpoints, self.project.objectives)
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """What was measured on checkpoints, by the order in which they were read.
+
+    Attributes:
+        ids: ``(k,)`` of the catalogue; what was read later has a larger one.
+        values: ``(k, m)`` objectives; NaN where not measured.
+        maximize: of each objective, whether more is better.
+    """
+
+    ids: NDArray[np.int64]
+    values: Floats
+    maximize: tuple[bool, ...]
+
+    @staticmethod
+    def of(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> Measurements:
+        """Take them from the catalogue's checkpoints."""
+        rows = [values_of(c.metrics, objectives) for c in checkpoints]
+        values = np.reshape(np.array(rows, dtype=np.float64), (-1, len(objectives)))
+        return Measurements(
+            np.array([c.id for c in checkpoints], dtype=np.int64), values, tuple(o.maximize for o in objectives)
+        )
+
+    def brought(self, own: Collection[int], reference: Sequence[float]) -> float:
+        """Return the hypervolume that some of them added to the front of all that was read before the last of them.
+
+        Args:
+            own: ids of those.
+            reference: the objectives' values that are just not good enough.
+        """
+        mine = np.isin(self.ids, list(own))
+        if not mine.any():
+            return 0.0
+        before = (self.ids < self.ids[mine].max()) & ~mine
+        old, new = (
+            hypervolume(whole_rows(self.values[some]), np.asarray(reference), self.maximize)
+            for some in (before, before | mine)
+        )
+        return new - old
+
+
+def whole_rows(table: Floats) -> Floats:
+    """Rows in which every objective was measured."""
+    return np.asarray(table[np.isfinite(table).all(axis=1)])
+
+
+def _starts(
+    project: Project,
+    ledger: Ledger,
+    checkpoints: Sequence[Checkpoint],
+    lineages: Sequence[Lineage],
+    family: Family | None,
+) -> dict[int, str]:
+    """Content of what each run started from: known from its trial, its own words, or because all start there."""
+    told = {folder_of(project, t): path for t in ledger.trials if (path := t.user_attrs.get("init_from")) is not None}
+    content = {path: c.sha256 for c in checkpoints for path in c.paths}
+    declared = {known.id: known.reference_sha256 for known in lineages if known.declared}
+    shared = family.base.sha256 if family is not None and family.declared else None
+    out = {}
+    for c in checkpoints:
+        path = next((told[f] for f in Path(c.path).parents if f in told), None) or named_start(c, content)
+        start = declared.get(c.lineage_id, shared) if path is None else content.get(path)
+        if start is not None:
+            out[c.run_id] = start
+    return out
+
+
+def named_start(checkpoint: Checkpoint, content: Mapping[str, str]) -> str | None:
+    """The catalogue's path of the checkpoint that one names as its start, in words or relative to its own folder."""
+    for name in STARTS:
+        said = checkpoint.hyperparameters.get(name)
+        if isinstance(said, str):
+            for path in (said, os.path.normpath(Path(checkpoint.path).parent / said)):
+                if path in content:
+                    return path
+    return None
+
+
+def _curves(
+    project: Project,
+    ledger: Ledger,
+    checkpoints: Sequence[Checkpoint],
+    space: Space,
+    starts: Mapping[int, str],
+) -> dict[int, Curve]:
+    """Curves by run, with what was measured where it started and on the way from there."""
+    values = {c.sha256: values_of(c.metrics, project.objectives) for c in checkpoints}
+    trained = trained_runs(checkpoints, space)
+    out = {}
+    for run_id, curve in past_curves(checkpoints, space, project.objectives).items():
+        begun = starts.get(run_id)
+        start = None if begun is None else values.get(begun)
+        if start is not None and not np.isfinite(start).all():
+            start = None
+        way = None if begun is None else _on_way(project, ledger.mixtures, checkpoints, trained[run_id], begun)
+        out[run_id] = replace(curve, start=start, on_way=way)
+    return out
+
+
+def _on_way(
+    project: Project,
+    mixtures: Sequence[MeasuredMixture],
+    checkpoints: Sequence[Checkpoint],
+    own: Sequence[Checkpoint],
+    start: str,
+) -> OnWay | None:
+    """Mixtures that lie on the way from where a run started to one of its checkpoints, as they were measured."""
+    epochs = {c.sha256: float(c.trained or 0) for c in own}
+    by_path = {c.path: c for c in checkpoints}
+    rows = []
+    for mixture in mixtures:
+        found = mixture.on_way(start)
+        if found is not None and found[0] in epochs and mixture.path in by_path:
+            measured = values_of(by_path[mixture.path].metrics, project.objectives)
+            rows.append((epochs[found[0]], found[1], measured))
+    if not rows:
+        return None
+    steps, shares, values = zip(*rows, strict=True)
+    return OnWay(np.array(steps), np.array(shares), np.stack(values))

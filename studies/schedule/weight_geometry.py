@@ -1,0 +1,188 @@
+"""Where the measured checkpoints lie in weight space, for the policy: those of one family, seen from its base.
+
+A run that says which checkpoint it started from founds a lineage of its own if that was not the base; lineages that
+descend from one another are a family, and what is of one family can be mixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epsopt.optimize.acquisition.confidence_bounds import measured_table
+from epsopt.optimize.forecast.catalogue_curves import values_of
+from epsopt.optimize.merge.weight_space_gp import MOST_ROWS, WeightSpace
+from epsopt.optimize.objectives import Objective
+from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.schedule.run_acquisition import Start
+from epsopt.optimize.space import Parameter, Space
+from epsopt.studies.merge.merge_candidates import Known as Mixable
+from epsopt.studies.merge.merge_sources import MOST_SOURCES, Sources, is_there, only_finite
+from epsopt.studies.project.project import Project
+from epsopt.zoo.catalogue.types import Checkpoint, Lineage
+from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.recombination import Parent, is_recombined
+from epsopt.zoo.reading.remote import location
+
+_READ = 8 << 30  # bytes of checkpoints that are read before each step
+_ROUNDING = 1e-12  # of the squared distances from the base that a difference of two of them is the rest of
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Lineages that descend from one.
+
+    Attributes:
+        base: the reference of the first of them.
+        base_checkpoint: the same in the catalogue; None: it is not there.
+        declared: whether runs name it as what they start from.
+        lineages: their ids, and those that mixtures founded, of those with the tensors of the first one.
+    """
+
+    base: Parent
+    base_checkpoint: Checkpoint | None
+    declared: bool
+    lineages: frozenset[int]
+
+
+def front_family(
+    checkpoints: Sequence[Checkpoint], lineages: Sequence[Lineage], objectives: Sequence[Objective]
+) -> Family | None:
+    """Return the family that the whole front of what was trained is of; None: of several, or nothing is measured."""
+    # Mixtures are of the family of what they were mixed from, however far out they lie.
+    trained = [c for c in checkpoints if not is_recombined(c)]
+    measured = [c for c in trained if np.isfinite(values_of(c.metrics, objectives)).all()]
+    if not measured:
+        return None
+    roots = _roots(checkpoints, lineages)
+    table = measured_table([c.metrics for c in measured], objectives)
+    front = non_dominated(table, [o.maximize for o in objectives]).indices
+    mixed = {c.sha256 for c in checkpoints if is_recombined(c)}
+    # A mixture far out looks like a network of its own. It is none, nor is what was trained from it.
+    far_out = {known.id for known in lineages if roots[known.id] == known.id and known.reference_sha256 in mixed}
+    found = {roots.get(measured[i].lineage_id) for i in front} - far_out
+    root = found.pop() if found else None
+    if found or root is None:
+        return None
+    base = next(known for known in lineages if known.id == root)
+    own = [k for k in lineages if roots[k.id] in (root, *far_out) and k.signature == base.signature]
+    return Family(
+        Parent(base.reference_path, base.reference_sha256),
+        next((c for c in checkpoints if c.sha256 == base.reference_sha256), None),
+        any(known.declared and known.reference_sha256 == base.reference_sha256 for known in own),
+        frozenset(known.id for known in own),
+    )
+
+
+def _roots(checkpoints: Sequence[Checkpoint], lineages: Sequence[Lineage]) -> dict[int, int]:
+    """The lineage that each descends from: a reference that is a checkpoint of another one leads there."""
+    known = {lineage.id: lineage for lineage in lineages}
+    lineage_of = {c.sha256: c.lineage_id for c in checkpoints}
+    roots = {}
+    for start in known:
+        path = [start]
+        while (above := lineage_of.get(known[path[-1]].reference_sha256)) in known and above not in path:
+            path.append(above)
+        roots[start] = path[-1]
+    return roots
+
+
+def as_start(checkpoint: Checkpoint, objectives: Sequence[Objective], fixed: Sequence[Parameter] = ()) -> Start:
+    """Return a checkpoint as a start of runs, which must have these hyperparameters as it has them."""
+    given = checkpoint.hyperparameters
+    kept = {p.name: given[p.name] for p in fixed if given.get(p.name) is not None and p.contains(given[p.name])}
+    return Start(checkpoint.path, values_of(checkpoint.metrics, objectives), kept)
+
+
+def shaping(checkpoints: Sequence[Checkpoint], space: Space) -> list[Parameter]:
+    """Return hyperparameters that may decide which tensors a network has: no value was seen with two kinds of it."""
+    signatures = {c.signature for c in checkpoints}
+    if len(signatures) < 2:
+        return []
+    out = []
+    for parameter in space.parameters:
+        seen: dict[object, set[str]] = {}
+        for c in checkpoints:
+            value = c.hyperparameters.get(parameter.name)
+            if value is not None and parameter.contains(value):
+                seen.setdefault(value, set()).add(c.signature)
+        if parameter.kind != "float" and seen and all(len(kinds) == 1 for kinds in seen.values()):
+            out.append(parameter)
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Checkpoints whose place in weight space is known.
+
+    Attributes:
+        checkpoints: of one family, all measured; the front first.
+        space: where they lie.
+        mixable: writes coefficients as a recombination of their files.
+        labels: names of all, by content hash.
+        base: content hash of what differences are taken from.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    space: WeightSpace
+    mixable: Mixable
+    labels: Mapping[str, str]
+    base: str
+
+    def moved(self, run: Sequence[Checkpoint], start: str) -> Floats | None:
+        """Return ``(epochs, blocks)`` how far a run's checkpoints moved from this one, relative to the base's norms.
+
+        None where the start or one of them was not placed: when a block began to move is known of whole runs only.
+        """
+        places = {c.sha256: i for i, c in enumerate(self.checkpoints)}
+        if any(c.sha256 not in places for c in run) or (start != self.base and start not in places):
+            return None
+        products, own = self.space.products, [places[c.sha256] for c in run]
+        squares = np.diagonal(products, axis1=1, axis2=2)
+        apart = squares[:, own]
+        if start != self.base:
+            both = apart + squares[:, [places[start]]]
+            apart = both - 2.0 * products[:, own, places[start]]
+            apart = np.where(apart > _ROUNDING * both, apart, 0.0)  # a base of zeros makes much of what rounding leaves
+        return np.asarray(np.sqrt(apart).T / np.maximum(self.space.norms, 1e-12))
+
+
+def place(decoder: WeightDecoder, project: Project, checkpoints: Sequence[Checkpoint], family: Family) -> Placed | None:
+    """Compare the measured checkpoints of a family with its base; None: there are fewer than two.
+
+    Of more than can be read each time, the front and the newest are taken.
+
+    Raises:
+        EpsoptError: a file is gone or has changed, or the base is not finite.
+    """
+    own = measured_once(checkpoints, project.objectives, family.base.sha256)
+    own = [c for c in own if c.lineage_id in family.lineages]
+    if len(own) < 2:
+        return None
+    table = measured_table([c.metrics for c in own], project.objectives)
+    front = non_dominated(table, [o.maximize for o in project.objectives]).indices
+    front = front[np.argsort(table[front, 0], kind="stable")]
+    size = max(location(own[0].path).stat().st_size, 1)
+    most = int(np.clip(_READ // size, MOST_SOURCES, MOST_ROWS))
+    if len(front) > most:
+        front = front[np.linspace(0, len(front) - 1, most).round().astype(int)]
+    on_front = set(front.tolist())
+    newest = sorted((i for i in range(len(own)) if i not in on_front), key=lambda i: -own[i].id)
+    chosen = tuple(own[i] for i in [*front.tolist(), *newest][:most])
+    sources = Sources(family.base, family.base_checkpoint, chosen, len(front))
+    parents = [Parent(c.path, c.sha256) for c in chosen]
+    sources, products = only_finite(sources, decoder.products(parents, family.base))
+    mixable, space = Mixable(sources, products, project, checkpoints), WeightSpace(products.products, products.norms)
+    return Placed(sources.checkpoints, space, mixable, sources.labels, family.base.sha256)
+
+
+def measured_once(
+    checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective], but: str | None
+) -> list[Checkpoint]:
+    """Return the checkpoints that are there with every objective measured, each content once; not the base."""
+    unique = {c.sha256: c for c in checkpoints if c.sha256 != but}
+    return [c for c in unique.values() if np.isfinite(values_of(c.metrics, objectives)).all() and is_there(c)]

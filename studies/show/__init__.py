@@ -1,1 +1,0 @@
-"""What people look at: the dashboard, pictures and notes."""

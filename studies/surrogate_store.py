@@ -1,0 +1,317 @@
+"""The fitted map in the catalogue's database, so that every worker finds the same one (D1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from epsopt.studies.learned_metrics import LearnedMetrics, learned_metrics
+from epsopt.surrogate.dataset import TrainingSet
+from epsopt.surrogate.fitting import fit, fit_key
+from epsopt.surrogate.ranges import guess_range, holds, named_ranges, range_text
+from epsopt.surrogate.refinement import GROWTH, Refinement, extend, refinable, refine
+from epsopt.surrogate.surrogate import OtherVersion, Surrogate
+from epsopt.surrogate.training import Recipe
+from epsopt.surrogate.validation import MetricValidation, Validation
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.types import each_content_once
+from epsopt.zoo.errors import DamagedArtifact, EmptyCatalogue
+
+KINDS = {False: "surrogate", True: "surrogate-with-probes"}
+DAMAGED = "it is damaged"
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a map came about.
+
+    Attributes:
+        how: ``current``: it was kept, and nothing is new; ``refined``; ``fitted`` from scratch.
+        change: of a refined one.
+        reason: why a fitted one was not refined, where there was one to refine.
+        metrics: which were learned, and which are kept as data; ``None`` where nobody chose.
+        doubts: sentences about ranges of metrics that measurements contradict.
+    """
+
+    how: Literal["current", "refined", "fitted"]
+    change: Refinement | None = None
+    reason: str | None = None
+    metrics: LearnedMetrics | None = None
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class KeptMap:
+    """A map as it is kept in the catalogue.
+
+    Attributes:
+        surrogate: the map.
+        validation: of the fit, without its held-out predictions.
+        fitted_runs: runs that there were when it was last fitted from scratch.
+        stored: bytes and description in the database.
+    """
+
+    surrogate: Surrogate
+    validation: Validation
+    fitted_runs: int
+    stored: tuple[bytes, dict[str, Any]]
+
+
+def training_set(catalogue: Catalogue, learned: Sequence[str] | None = None) -> TrainingSet:
+    """Read what a surrogate learns from: every checkpoint with at least one measured metric, each content once.
+
+    Args:
+        catalogue: what to read.
+        learned: names of the metrics that are learned, in the order of the columns; by default all.
+
+    Raises:
+        EmptyCatalogue: there is none; names the command to run first.
+    """
+    measured = [c for c in catalogue.checkpoints() if any(v is not None for v in c.metrics.values())]
+    checkpoints = each_content_once(measured)
+    if not checkpoints:
+        raise EmptyCatalogue(
+            "the catalogue holds no checkpoint with metrics: read your runs with 'epsopt ingest RUNS' first"
+        )
+    names = tuple(catalogue.metric_names() if learned is None else learned)
+    ids = [c.id for c in checkpoints]
+    metrics = np.array(
+        [[np.nan if (v := c.metrics.get(name)) is None else float(v) for name in names] for c in checkpoints]
+    )
+    embeddings = catalogue.embeddings(ids)
+    shapes = [e.shape for e in embeddings if e is not None]
+    stacked = None
+    if shapes:
+        # One shape per map, the most frequent one; another one, or one that is not finite, counts as none.
+        shape = max(set(shapes), key=shapes.count)
+        blank = np.full(shape, np.nan, dtype=np.float32)
+        usable = [e is not None and e.shape == shape and np.isfinite(e).all() for e in embeddings]
+        stacked = np.stack([e if ok and e is not None else blank for e, ok in zip(embeddings, usable, strict=True)])
+        stacked = stacked.astype(np.float32)
+    return TrainingSet(
+        keys=tuple(c.sha256 for c in checkpoints),
+        fingerprints=tuple(catalogue.fingerprints(ids)),
+        runs=np.array([c.run_id for c in checkpoints], dtype=np.int64),
+        lineages=np.array([c.lineage_id for c in checkpoints], dtype=np.int64),
+        metric_names=names,
+        metrics=metrics,
+        embeddings=stacked,
+    )
+
+
+def fit_map(
+    catalogue: Catalogue,
+    *,
+    seed: int = 0,
+    objectives: Sequence[str] = (),
+    learn: Sequence[str] = (),
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    again: bool = False,
+    recipe: Recipe | None = None,
+    probes: bool = False,
+    progress: Callable[[str, float], None] | None = None,
+) -> tuple[Surrogate, Validation, Made]:
+    """Fit the map to everything in the catalogue and keep it there; refine the kept one where that is enough.
+
+    Args:
+        catalogue: what to learn from, and where the map is kept.
+        seed: of the fit.
+        objectives: names of the metrics that count: they are learned.
+        learn: names or patterns of metrics that are learned besides (:func:`epsopt.studies.learned_metrics.learned_metrics`).
+        bounds: declared bounds of metrics; others are guessed from their names.
+        again: fit from scratch, even if the kept map was trained on exactly this or could be refined.
+        recipe: how to train, if not by the default.
+        probes: read checkpoints with their anchor embeddings too; such a map is kept beside the one of weights only.
+        progress: called as ``progress(what, share done)``.
+
+    Returns:
+        The map, its validation on runs that were held out or not learned yet, and how it came about.
+    """
+    chosen = measured_metrics(catalogue, objectives, learn)
+    train = training_set(catalogue, chosen.names)
+    known = {name: limits for name, limits in (bounds or {}).items() if name in train.metric_names}
+    doubts = _doubts(train, known)
+    key = fit_key(train, seed=seed, bounds=known, recipe=recipe, probes=probes)
+    kept, damaged = (None, None) if again else _kept(catalogue, probes, key)
+    if kept is not None:
+        data, meta = kept.stored
+        catalogue.put_artifact(KINDS[probes], key, data, meta)  # the newest is the one that every other command loads
+        return kept.surrogate, kept.validation, Made("current", metrics=chosen, doubts=doubts)
+    newest, reason, old = None, damaged, None
+    if not again and damaged is None:
+        newest, damaged = _kept(catalogue, probes)
+        reason, old = (damaged, None) if newest is None else _refinable(newest, key, train)
+    broken = _kept(catalogue, probes)[1] == DAMAGED if again else damaged == DAMAGED
+    if newest is not None and old is not None:
+        if progress is not None:
+            progress("refining the map", 0.0)
+        surrogate, validation, change = refine(old, newest.validation, train, trained_on=key, seed=seed, recipe=recipe)
+        fitted_runs, made = newest.fitted_runs, Made("refined", change, metrics=chosen, doubts=doubts)
+    else:
+        surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress)
+        fitted_runs, made = train.n_runs, Made("fitted", None, reason, chosen, doubts)
+    data, meta = surrogate.to_bytes()
+    meta = {**meta, "validation": asdict(replace(validation, held_out=None)), "fitted_runs": fitted_runs}
+    meta["digest"] = _digest(data, meta)
+    if broken:  # of what is kept beside it nobody knows either
+        catalogue.forget_artifacts(KINDS[probes])
+    catalogue.put_artifact(KINDS[probes], key, data, meta)
+    return surrogate, validation, made
+
+
+def measured_metrics(catalogue: Catalogue, objectives: Sequence[str] = (), learn: Sequence[str] = ()) -> LearnedMetrics:
+    """Choose what is learned of a catalogue; arguments and errors as of :func:`learned_metrics`."""
+    counts = dict.fromkeys(catalogue.metric_names(), 0)
+    for checkpoint in catalogue.checkpoints():
+        for name, value in checkpoint.metrics.items():
+            if value is not None:
+                counts[name] = counts.get(name, 0) + 1
+    return learned_metrics(counts, objectives, learn)
+
+
+def _doubts(train: TrainingSet, declared: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
+    """Say where measurements contradict what a metric was declared, or guessed, to be."""
+    out = []
+    for j, name in enumerate(train.metric_names):
+        values = train.metrics[:, j][np.isfinite(train.metrics[:, j])]
+        if not len(values):
+            continue
+        lowest, highest = float(values.min()), float(values.max())
+        seen = f"{lowest:g} to {highest:g} were measured"
+        if name in declared:
+            if not holds(declared[name], lowest, highest):
+                out.append(
+                    f"{name} is declared to be {range_text(declared[name])}, but {seen}: what is predicted stays in "
+                    "its range; if that is wrong, change its bounds in epsopt.toml and run 'epsopt fit' again"
+                )
+        elif ranges := named_ranges(name):
+            guess = guess_range(name, values)
+            if guess == ranges[0] or (guess is not None and all(map(math.isfinite, guess))):
+                continue  # a percentage is nothing to wonder about
+            instead = "any number is predicted" if guess is None else f"what is predicted is {range_text(guess)}"
+            out.append(f"by its name {name} would be {range_text(ranges[0])}, but {seen}: {instead}")
+    return tuple(out)
+
+
+def _refinable(newest: KeptMap, key: str, train: TrainingSet) -> tuple[str | None, Surrogate | None]:
+    """Return the kept map if it can be refined; otherwise why not (None: other settings)."""
+    if newest.surrogate.trained_on.partition("-")[2] != key.partition("-")[2]:
+        return None, None
+    if train.n_runs >= GROWTH * newest.fitted_runs:
+        return "there are half as many runs again as when it was last fitted", None
+    reason = refinable(newest.surrogate, train)
+    return reason, None if reason else newest.surrogate
+
+
+def _kept(catalogue: Catalogue, probes: bool, key: str | None = None) -> tuple[KeptMap | None, str | None]:
+    """Return a kept map, or why the one that there is cannot be used; ``(None, None)``: there is none."""
+    try:
+        return find_map(catalogue, probes=probes, key=key), None
+    except OtherVersion:
+        return None, "it was written by another version"
+    except DamagedArtifact:
+        return None, DAMAGED
+
+
+def find_map(catalogue: Catalogue, *, probes: bool = False, key: str | None = None) -> KeptMap | None:
+    """Return the map with this key that is kept in the catalogue, or the newest; None when there is none.
+
+    Raises:
+        OtherVersion: another version of epsopt wrote it.
+        DamagedArtifact: it cannot be read, or is not what was kept: its digest is another one.
+    """
+    kept = catalogue.get_artifact(KINDS[probes], key)
+    if kept is None:
+        return None
+    return _opened(*kept, probes=probes)
+
+
+def damage_of_map(meta: Any, data: Any, *, probes: bool) -> str | None:
+    """Say what is wrong with a map, given what the database holds of it; None: nothing.
+
+    Args:
+        meta: its description, a JSON text.
+        data: its bytes.
+        probes: whether it reads anchor embeddings, too.
+    """
+    try:
+        _opened(bytes(data), json.loads(meta), probes=probes)
+    except OtherVersion:
+        return None  # that is no damage
+    except (DamagedArtifact, ValueError, TypeError, RecursionError) as error:
+        return str(error.__cause__ or error).strip().splitlines()[0][:80]
+    return None
+
+
+def _opened(data: bytes, meta: dict[str, Any], *, probes: bool) -> KeptMap:
+    again = "'epsopt fit --probes'" if probes else "'epsopt fit'"
+    try:
+        if "digest" in meta and meta["digest"] != _digest(data, meta):
+            raise ValueError("it is not what was kept")  # noqa: TRY301 - said as all the rest
+        if "format" not in meta:
+            raise ValueError("it does not say its format")  # noqa: TRY301 - said as all the rest
+        surrogate = Surrogate.from_bytes(data, meta)
+        fitted = int(meta.get("fitted_runs", meta["validation"]["n_runs"]))
+        return KeptMap(surrogate, _validation(meta["validation"]), fitted, (data, meta))
+    except OtherVersion:
+        raise
+    except Exception as error:  # whatever damaged bytes and odd JSON provoke in torch, safetensors and numpy
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise DamagedArtifact(
+            f"the fitted map in the database is damaged ({said[0][:80]}): run {again} again"
+        ) from error
+
+
+def _digest(data: bytes, meta: Mapping[str, Any]) -> str:
+    about = json.dumps({k: v for k, v in meta.items() if k != "digest"}, sort_keys=True)
+    return hashlib.sha256(data + about.encode()).hexdigest()
+
+
+def has_embeddings(catalogue: Catalogue) -> bool:
+    """Whether any measured checkpoint was read with its anchor embedding."""
+    ids = [c.id for c in catalogue.checkpoints() if any(v is not None for v in c.metrics.values())]
+    return any(e is not None for e in catalogue.embeddings(ids))
+
+
+def load_map(catalogue: Catalogue) -> tuple[Surrogate, Validation]:
+    """Load the newest map of weights only that is kept in the catalogue.
+
+    Raises:
+        EmptyCatalogue: there is none; names the command to run first.
+        CatalogueError: it cannot be read; names the command that learns it again.
+    """
+    kept = find_map(catalogue)
+    if kept is None:
+        training_set(catalogue)  # says 'ingest first' when that is what is missing
+        raise EmptyCatalogue("the catalogue has no fitted map yet: learn it with 'epsopt fit' first")
+    return kept.surrogate, kept.validation
+
+
+def extend_map(catalogue: Catalogue, surrogate: Surrogate) -> Surrogate:
+    """Return a map that knows the catalogue's new measured checkpoints too, as it encodes them; nothing is kept."""
+    return extend(surrogate, training_set(catalogue, surrogate.metric_names))
+
+
+def load_map_with_probes(catalogue: Catalogue) -> Surrogate | None:
+    """Load the map that reads anchor embeddings too, if there is one of the same checkpoints as the newest map."""
+    plain, probed = find_map(catalogue), find_map(catalogue, probes=True)
+    if plain is None or probed is None:
+        return None
+    same = [kept.surrogate.trained_on.partition("-")[0] for kept in (plain, probed)]
+    return probed.surrogate if same[0] == same[1] else None
+
+
+def unseen(catalogue: Catalogue, surrogate: Surrogate) -> int:
+    """Count the catalogue's measured checkpoints that the map was not trained on."""
+    known = set(surrogate.memory.keys)
+    return sum(c.sha256 not in known for c in catalogue.checkpoints() if any(v is not None for v in c.metrics.values()))
+
+
+def _validation(data: Mapping[str, Any]) -> Validation:
+    return Validation(**{**data, "metrics": tuple(MetricValidation(**m) for m in data["metrics"])})

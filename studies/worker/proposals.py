@@ -1,0 +1,235 @@
+"""Propose what to train next from all that a catalogue and a study know, and queue it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+
+from epsopt.optimize.acquisition.confidence_bounds import measured_table
+from epsopt.optimize.objectives import Objective, Target
+from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.proposals.proposals import FEWEST_RUNS, Proposal, past_runs, propose
+from epsopt.optimize.space import Space
+from epsopt.optimize.space_inference import infer_space
+from epsopt.studies.optuna_io.queue import Suggestion, config_of, proposed_trials, record_proposals, waiting
+from epsopt.studies.project.project import Project
+from epsopt.studies.project.train_command import render_command, takes_start
+from epsopt.studies.schedule.study_snapshot import named_start
+from epsopt.studies.worker.trial_runner import cut_off, folder_of, run_folder
+from epsopt.surrogate.surrogate import Surrogate
+from epsopt.zoo.catalogue.types import Checkpoint, each_content_once
+from epsopt.zoo.decoding.recombination import is_recombined
+from epsopt.zoo.errors import EpsoptError, UsageError
+
+MOST_STARTS = 12
+"""Front checkpoints that are weighed as starts; a larger front is thinned evenly."""
+RANDOM = "drawn at random: too few runs are known to learn from"
+_DRAWS = 32  # times as many random configurations are drawn as are wanted
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """What was proposed.
+
+    Attributes:
+        proposals: the most valuable first.
+        numbers: of their trials; where they were not queued, those that they would have got.
+        space: what was searched.
+        n_past: runs that were learned from, those that were cut off included.
+    """
+
+    proposals: tuple[Proposal, ...]
+    numbers: tuple[int, ...]
+    space: Space
+    n_past: int
+
+
+def propose_next(
+    project: Project,
+    storage: RDBStorage | None,
+    surrogate: Surrogate,
+    checkpoints: Sequence[Checkpoint],
+    objectives: Sequence[Objective],
+    targets: Sequence[Target] = (),
+    *,
+    n: int = 8,
+    level: float = 0.9,
+    seed: int = 0,
+    reuse: bool = False,
+    fewer: bool = False,
+    record: bool = True,
+    unless_queued: bool = False,
+    check: Callable[[Sequence[Proposal]], object] | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Proposed:
+    """Propose the next training runs, none of which ran, runs or waits already, and queue them.
+
+    A run from a checkpoint is another one than a run from scratch with the same hyperparameters, or than one from
+    another checkpoint. Runs that were stopped early, failed or still train are learned from by where they are expected
+    to end.
+
+    Args:
+        project: the space, unless it is to be inferred, and the train command.
+        storage: where the study of proposals is; None: nothing was ever proposed, and nothing is recorded.
+        surrogate: the fitted map.
+        checkpoints: the catalogue's.
+        objectives: what to push.
+        targets: become constraints.
+        n: how many.
+        level: coverage of the intervals.
+        seed: the same seed proposes the same, until something changes.
+        reuse: whether some may start from a checkpoint of the measured front.
+        fewer: whether to propose what there is where that is less than ``n``.
+        record: whether to queue them.
+        unless_queued: queue them only if nothing waits by then, since others may have asked meanwhile.
+        check: called with the proposals before they are queued; what it raises keeps all of them from it.
+        progress: called as ``progress(what, share done)``.
+
+    Raises:
+        UsageError: ``reuse`` without a place for the start in the train command; a proposal that the train command
+            cannot be filled with; or as :func:`propose`. Nothing is queued then.
+        EmptyCatalogue: as :func:`propose`.
+    """
+    if reuse:
+        require_start(project)
+    trials = [] if storage is None else proposed_trials(storage, project.name)
+    # A run that started from another's checkpoint says little of where its hyperparameters alone lead.
+    reused = {folder_of(project, t) for t in trials if "init_from" in t.user_attrs}
+    scratch = [c for c in checkpoints if reused.isdisjoint(Path(c.path).parents)]
+    past = past_runs(surrogate, scratch, runs_cut_off(project, trials, scratch))
+    space = project.space or infer_space([r.config for r in past])
+    own = [t for t in trials if "init_from" not in t.user_attrs]
+    ran = {c.run_id: c.hyperparameters for c in scratch}  # those that the map does not know yet, too
+    before = [*map(config_of, own), *ran.values()]
+    # A run of which the map knows a checkpoint is among the past ones: more is known of it than its hyperparameters.
+    learned = {r.run_id for r in past}
+    begun = {folder for c in scratch if c.run_id in learned for folder in Path(c.path).parents}
+    pending = [config_of(t) for t in own if not t.state.is_finished() and folder_of(project, t) not in begun]
+    starts = front_checkpoints(surrogate, checkpoints, objectives) if reuse else []
+    proposals = propose(
+        surrogate, space, past, objectives, targets,
+        n=n, level=level, seed=seed, avoid=before, pending=pending, starts=starts,
+        tried=_branches_before(trials, checkpoints) if reuse else (), fewer=fewer, progress=progress,
+    )  # fmt: skip
+    if project.command is not None:
+        out = run_folder(project, len(trials))
+        for p in proposals:
+            render_command(project.command, {**p.fixed, **p.params}, out, p.init_from)
+    if check is not None:
+        check(proposals)
+    if record and storage is not None and not (unless_queued and waiting(storage, project.name)):
+        numbers = record_proposals(storage, project.name, objectives, space, proposals, level=level)
+    else:
+        numbers = list(range(len(trials), len(trials) + len(proposals)))
+    return Proposed(tuple(proposals), tuple(numbers), space, len(past))
+
+
+def require_start(project: Project) -> None:
+    """Hold the train command to having a place for the checkpoint that a run starts from.
+
+    Raises:
+        UsageError: it has none, or there is no train command.
+    """
+    if project.command is None or not takes_start(project.command):
+        raise UsageError(
+            f"{project.file}: reuse needs a train command that takes the checkpoint to start from: add a list such as "
+            '["--init-from", "{init_from}"] to train.command'
+        )
+
+
+def _branches_before(
+    trials: Sequence[FrozenTrial], checkpoints: Sequence[Checkpoint]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Runs from checkpoints that wait, run or ended, and those of the catalogue: the start's content, hyperparameters.
+
+    What starts from a checkpoint that is not in the catalogue is left out: nothing is proposed to start from it.
+    """
+    content = {path: c.sha256 for c in checkpoints for path in c.paths}
+    begun = [(t.user_attrs["init_from"], config_of(t)) for t in trials if "init_from" in t.user_attrs]
+    runs = {c.run_id: c for c in checkpoints}.values()
+    begun += [(path, c.hyperparameters) for c in runs if (path := named_start(c, content)) is not None]
+    return [(content[path], config) for path, config in begun if path in content]
+
+
+def runs_cut_off(project: Project, trials: Sequence[FrozenTrial], checkpoints: Sequence[Checkpoint]) -> set[int]:
+    """Return the ids of proposed runs that did not end by themselves: stopped early, failed, lost or still training."""
+    folders = cut_off(project, trials)
+    return {c.run_id for c in checkpoints if not folders.isdisjoint(Path(c.path).parents)}
+
+
+def too_few(space: Space, checkpoints: Sequence[Checkpoint], cut_off: Collection[int] = ()) -> bool:
+    """Whether there are too few runs to learn proposals from; those that were cut off show no end, mixtures none."""
+    return lacking(space, checkpoints, cut_off) > 0
+
+
+def lacking(space: Space, checkpoints: Sequence[Checkpoint], cut_off: Collection[int] = ()) -> int:
+    """Return how many more runs that end by themselves it takes to learn proposals from them."""
+    whole = [c for c in checkpoints if c.run_id not in cut_off and not is_recombined(c)]
+    configs = {c.run_id: c.hyperparameters for c in whole if any(v is not None for v in c.metrics.values())}
+    return max(FEWEST_RUNS - sum(space.describes(config) for config in configs.values()), 0)
+
+
+def queue_random(
+    project: Project,
+    storage: RDBStorage,
+    space: Space,
+    n: int,
+    seed: int = 0,
+    checkpoints: Sequence[Checkpoint] = (),
+) -> list[int]:
+    """Queue random configurations, with nothing predicted of them: what a search begins with.
+
+    Args:
+        project: names the study.
+        storage: where it is.
+        space: what may be launched.
+        n: how many at most; fewer where a small space holds no more that did not run.
+        seed: of the configurations.
+        checkpoints: the catalogue's; what they ran with is not queued again.
+
+    Returns:
+        Their trials' numbers.
+
+    Raises:
+        EpsoptError: everything that was drawn from the space ran already.
+    """
+    trials = proposed_trials(storage, project.name)
+    ran = {c.run_id: c.hyperparameters for c in checkpoints}.values()
+    seen = {space.key(c) for c in [*map(config_of, trials), *ran] if space.describes(c)}
+    rng = np.random.default_rng([seed, len(trials)])  # the next ones differ from those before
+    found: dict[Any, Mapping[str, Any]] = {}
+    for config in (c for _ in range(_DRAWS) for c in space.sample(n, rng)):
+        key = space.key(config)
+        if key not in seen and len(found) < n:
+            found.setdefault(key, config)
+    if not found:
+        raise EpsoptError(
+            f"no configuration of the search space is left that did not run, in {_DRAWS * n} random ones: widen "
+            f"[space] in {project.file}"
+        )
+    drawn = [Suggestion(config, reason=RANDOM) for config in found.values()]
+    return record_proposals(storage, project.name, project.objectives, space, drawn)
+
+
+def front_checkpoints(
+    surrogate: Surrogate, checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]
+) -> list[Checkpoint]:
+    """Return checkpoints of the measured front that the map knows, at most MOST_STARTS, spread over the front."""
+    known = set(surrogate.memory.keys)
+    mapped = each_content_once([c for c in checkpoints if c.sha256 in known and Path(c.path).is_file()])
+    table = measured_table([c.metrics for c in mapped], objectives)
+    front = [mapped[i] for i in non_dominated(table, [o.maximize for o in objectives]).indices]
+    front.sort(key=lambda c: _first(c.metrics, objectives))
+    if len(front) <= MOST_STARTS:
+        return front
+    return [front[round(i * (len(front) - 1) / (MOST_STARTS - 1))] for i in range(MOST_STARTS)]
+
+
+def _first(metrics: Mapping[str, float | None], objectives: Sequence[Objective]) -> float:
+    return float(metrics[objectives[0].name] or 0.0)

@@ -1,0 +1,523 @@
+"""A worker: takes proposals, trains them, watches their checkpoints, stops what is hopeless, tells the study."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from optuna.storages import RDBStorage
+
+from epsopt.optimize.schedule.pruner import Decision
+from epsopt.optimize.space import Space
+from epsopt.studies.optuna_io.heartbeat import Heartbeat
+from epsopt.studies.optuna_io.queue import Taken, recorded_space, study_name, take_proposal
+from epsopt.studies.optuna_io.trial_leases import Lost, give_back, reap, unfinished
+from epsopt.studies.project.project import Project
+from epsopt.studies.project.train_command import holes
+from epsopt.studies.protocols import Stopper
+from epsopt.studies.schedule.budget import Budget
+from epsopt.studies.worker.target_monitor import Goal
+from epsopt.studies.worker.training_process import stop_all
+from epsopt.studies.worker.trial_runner import REFUSALS, Ended, Run, catch_up, prepare
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.credentials import masked
+from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
+from epsopt.zoo.formatting import count
+
+BEATS = 4
+"""Heartbeats within the time after which a worker counts as lost: three may fail."""
+
+COUNT_AGAIN = 10.0
+"""Seconds between looks at what other workers spend."""
+
+EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "mixed", "trouble", "reached"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a worker tells while it works.
+
+    Attributes:
+        kind: what happened.
+        text: the same in one line.
+        ended: the run that ended, if one did.
+    """
+
+    kind: EventKind
+    text: str
+    ended: Ended | None = None
+
+
+class Learner(Protocol):
+    """Queues more proposals when asked, and learns, each in the background of the other (learning.py)."""
+
+    def asks(self) -> bool:
+        """Whether it is making proposals."""
+
+    def learns(self) -> bool:
+        """Whether it is learning."""
+
+    def start(self, propose: int, *, mix: bool = True) -> None:
+        """Begin to make so many proposals, or to learn from what came back if it is none; not twice at a time.
+
+        With `mix` mixtures may be measured before, if they are worth more.
+        """
+
+    def trouble(self) -> str | None:
+        """Say why the last proposals could not be made; None if they could."""
+
+    def setback(self) -> str | None:
+        """Say why learning failed the last time; None if it did not."""
+
+    def news(self) -> list[str]:
+        """Return what there was to tell, a line each, once."""
+
+    def look_ahead(self, *, mix: bool) -> None:
+        """Make up its mind while programs run, with what they wrote by now, about what it may be asked for next.
+
+        With `mix` it may measure mixtures beside them.
+        """
+
+    def finish(self) -> None:
+        """End it, when it has done what would be lost."""
+
+    def stop(self) -> None:
+        """End it at once."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """How a worker works.
+
+    Attributes:
+        jobs: runs at a time.
+        runs: how many runs in all; None sets no limit.
+        ask: proposals to ask the learner for when none is queued, while programs still run; 0 never asks.
+        forever: whether to wait for more when nothing is queued and nobody is asked.
+        learn_after: finished runs after which the learner learns from them, as it does whenever it was asked for
+            proposals; 0 never does.
+        grace: seconds between SIGTERM and SIGKILL when a run is stopped.
+        lost_after: seconds without a heartbeat after which another worker's run is given to others; the same for all
+            workers of a study.
+        watch: seconds between looks at the folders of running programs.
+        most_failures: failed runs in a row after which the worker gives up.
+    """
+
+    jobs: int = 1
+    runs: int | None = None
+    ask: int = 0
+    forever: bool = False
+    learn_after: int = 0
+    grace: float = 30.0
+    lost_after: float = 120.0
+    watch: float = 1.0
+    most_failures: int = 3
+
+
+@dataclass
+class Worker:
+    """One process that trains proposals; any number of them may share a database.
+
+    Attributes:
+        project: names the study, the objectives, the train command, and the folder of runs.
+        storage: where the study is.
+        catalogue: takes the checkpoints.
+        orders: how to work.
+        stopper: decides at each new checkpoint whether its run goes on; None lets all runs end.
+        learner: learns in the background; None never learns or asks.
+        tell: given every event.
+        goal: what ends the work before the orders are carried out; None: nothing does.
+        budget: epochs that may be spent, by all workers; None: as many as runs take.
+        name: who this is: machine and process.
+        reached: the checkpoint that reached the goal.
+    """
+
+    project: Project
+    storage: RDBStorage
+    catalogue: Catalogue
+    orders: Orders = field(default_factory=Orders)
+    stopper: Stopper | None = None
+    learner: Learner | None = None
+    tell: Callable[[Event], None] = lambda _event: None
+    goal: Goal | None = None
+    budget: Budget | None = None
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
+    reached: Checkpoint | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._runs: list[Run] = []
+        self._ended: list[Ended] = []
+        self._launched = 0
+        self._learned = 0  # of the runs that ended, those that were learned from
+        self._failures = 0  # in a row
+        self._reaped = -float("inf")
+        self._space: Space | None = None
+        self._empty_since: list[float] = []  # of each slot that no program runs in
+        self._asked: tuple[int, int] | None = None  # runs that had ended and been launched when it last asked
+        self._asking = False
+        self._learn_next = False  # since proposals were asked for
+        self._looked_at: list[tuple[int, int]] = []  # runs and their checkpoints when it last looked ahead
+        self._nothing_at = -float("inf")  # when the queue was last found empty
+        self._refused_since: float | None = None  # the database, time after time
+        self._refused_at = -float("inf")  # the last time
+        self._counted_at = -float("inf")  # when it was last looked at what is spent
+        self._counted: list[int] = []  # checkpoints of what ran then
+        self._troubles: tuple[str | None, str | None] = (None, None)  # of asking and of learning, told last
+        self._unjudged: str | None = None  # why runs cannot be judged, told last
+
+    def work(self) -> list[Ended]:
+        """Work until the orders are carried out, the budget is spent, or the goal is reached.
+
+        A run that fails is told to the study with the reason, and the next one is taken. When this is interrupted,
+        running programs are stopped and their proposals queued again. So they are when the goal is reached; the run
+        that reached it counts as stopped early.
+
+        Returns:
+            The runs that ended, in that order.
+
+        Raises:
+            UsageError: the project has no train command, or runs where no program can write.
+            EpsoptError: nothing was ever proposed and nobody is asked; too many failures in a row; or the learner
+                could not propose. Nothing runs any more then.
+        """
+        if self.project.command is None:
+            raise UsageError(f"{self.project.file} has no train command: add [train] with command = [...]")
+        if not isinstance(self.project.runs, type(Path())):
+            raise UsageError(f"{self.project.file}: runs = {self.project.runs}: training needs a folder, not a URL")
+        with Heartbeat(self.storage, self.orders.lost_after / BEATS) as heart:
+            try:
+                self._empty_since = [time.monotonic()] * self.orders.jobs
+                while self._patiently(heart):
+                    time.sleep(min(0.1, self.orders.watch) if self._runs or self._asking else self.orders.watch)
+                self._wait_for_learner()  # what it is at may have begun before the last runs ended
+                self._learn(1)
+                self._wait_for_learner()
+                if self.learner is not None:
+                    self.learner.finish()
+                    self._hear()
+                if self.goal is not None and self.reached is None:
+                    self._arrive(self.goal.reached(at_once=True), heart)
+            except BaseException:
+                self._abandon(heart)
+                raise
+        return self._ended
+
+    def _patiently(self, heart: Heartbeat) -> bool:
+        """Step; a database that does not answer for a while is waited for, and programs run on."""
+        try:
+            more = self._step(heart)
+        except REFUSALS as error:
+            self._refused_at, why = time.monotonic(), masked(str(error).splitlines()[0])
+            if self._refused_since is None:
+                self._refused_since = self._refused_at
+                self.tell(Event("trouble", f"the database does not answer: {why}"))
+            if self._refused_at - self._refused_since > self.orders.lost_after:
+                raise CatalogueError(f"the database does not answer: {why}") from error
+            return True
+        if time.monotonic() - self._refused_at > 2 * self.orders.lost_after / BEATS:  # it was asked since, for the dead
+            self._refused_since = None
+        return more
+
+    def _step(self, heart: Heartbeat) -> bool:
+        """Do what there is to do now; False when there is nothing left."""
+        self._reap()
+        heard = self._hear()
+        self._hear_proposals()
+        looked_at = list(self._runs)
+        for run in looked_at:
+            now = time.monotonic()
+            ended = run.look(self.stopper, lost=heart.has_lost(run.taken.trial_id))
+            self._tell_once(run.trouble)
+            if ended is not None:
+                self._runs.remove(run)
+                self._empty_since.append(now)
+                heart.release(run.taken.trial_id)
+                self._settle(ended)
+        if self.goal is not None and self.reached is None:  # after the looks: this hands back what else runs
+            reached = self.goal.met_by(c for run in looked_at for c in run.checkpoints)
+            self._arrive(reached or self.goal.reached(at_once=heard), heart)  # a mixture may have got there
+        if self.reached is not None:
+            return bool(self._runs)
+        if self._failures >= self.orders.most_failures:
+            if self._runs:
+                return True
+            failed = "a run failed" if self._failures == 1 else f"{self._failures} runs in a row failed, the last one"
+            raise EpsoptError(f"{failed}: {self._ended[-1].failure}; the worker stops, what is queued stays queued")
+        self._stop_at_the_budget()
+        self._learn(self.orders.learn_after)
+        more = self._fill(heart)
+        self._ask_ahead()
+        self._look_ahead()
+        return bool(self._runs) or more
+
+    def _arrive(self, reached: Checkpoint | None, heart: Heartbeat) -> None:
+        """Stop what runs if the goal is reached: the run that reached it is told to end, others are queued again."""
+        if reached is None:
+            return
+        self.reached = reached
+        place = reached.run if reached.epoch is None else f"{reached.run}:{reached.epoch}"
+        self.tell(Event("reached", f"{place} meets the targets: {reached.path}"))
+        others = []
+        for run in self._runs:
+            if any(c.path == reached.path for c in run.checkpoints):
+                run.stop(Decision(stop=True, probability=1.0, reason="since it meets the targets"))
+            else:
+                others.append(run)
+        self._hand_back(others, heart, "another run reached the targets")
+
+    def _stop_at_the_budget(self) -> None:
+        """Once it is spent, end what goes on: programs that cannot be told how long they are, above all.
+
+        One that has written its last epoch is left to end by itself.
+        """
+        if self.budget is None:
+            return
+        wrote = [len(run.checkpoints) for run in self._runs]
+        if wrote == self._counted and time.monotonic() - self._counted_at < COUNT_AGAIN:
+            return
+        self._counted, self._counted_at = wrote, time.monotonic()
+        going = [run for run in self._runs if not run.ending]
+        if going and self.budget.left() < 1:
+            for run in going:
+                run.stop(Decision(stop=True, probability=float("nan"), reason="since the budget is spent"))
+
+    def _reap(self) -> None:
+        if time.monotonic() - self._reaped < self.orders.lost_after / BEATS:
+            return
+        self._reaped = time.monotonic()
+        study_id = self._study_id()
+        for lost in [] if study_id is None else reap(self.storage, study_id, self.orders.lost_after):
+            self.tell(Event("lost", _lost(lost)))
+
+    def _study_id(self) -> int | None:
+        try:
+            return self.storage.get_study_id_from_name(study_name(self.project.name))
+        except KeyError:
+            return None
+
+    def _fill(self, heart: Heartbeat) -> bool:
+        """Start runs while there is room; False when no more will come."""
+        while len(self._runs) < self.orders.jobs:
+            if self._launches_no_more():
+                return False
+            if (self._runs or self._asking) and time.monotonic() - self._nothing_at < self.orders.watch:
+                return True
+            room = None if self.budget is None else self.budget.room()
+            if room is not None and room < 1:
+                self._nothing_at = time.monotonic()
+                return self.budget is not None and self.budget.left() >= 1  # a run may be stopped early yet
+            taken = self._take()
+            if taken is None:
+                self._nothing_at = time.monotonic()
+                return self._wait_for_more()
+            self._launched += 1
+            heart.hold(taken.trial_id)
+            try:
+                taken = catch_up(self.project, self.storage, self.catalogue, taken)
+                most = None if room is None else room + self._behind(taken)
+                prepared = prepare(
+                    self.project, self.storage, self.catalogue, self._known_space(), taken, self.orders, most
+                )
+            except BaseException as error:
+                self._launched -= 1
+                heart.release(taken.trial_id)  # if it cannot be given back, it is taken for lost, and queued again
+                why = str(error) if isinstance(error, EpsoptError) else "its worker was interrupted"
+                with contextlib.suppress(*REFUSALS):
+                    give_back(self.storage, self._study_id() or 0, taken.trial_id, why)
+                raise
+            if isinstance(prepared, Ended):
+                heart.release(taken.trial_id)
+                self._settle(prepared)
+                if self._failures >= self.orders.most_failures:
+                    return True
+            else:
+                self._runs.append(prepared)
+                prepared.say("waited", time.monotonic() - self._empty_since.pop(0))
+                start = f" from {taken.init_from}" if taken.init_from else ""
+                self.tell(Event("started", f"{prepared.name}: started{_what(prepared)}{start}"))
+        return True
+
+    def _behind(self, taken: Taken) -> int:
+        """Epochs that a run need not train again, since it goes on from an interrupted attempt."""
+        goes_on = any("resume_from" in holes(item) for item in self.project.command or ())
+        return self.budget.resumed(taken.attributes) if goes_on and self.budget is not None else 0
+
+    def _take(self) -> Taken | None:
+        if self._study_id() is None:
+            if self.orders.ask or self.orders.forever:
+                return None
+            raise EpsoptError(f"{self.project.name} has no proposals yet: run 'epsopt propose' first")
+        while True:
+            try:
+                return take_proposal(self.storage, self.project.name, self._known_space(), worker=self.name)
+            except UsageError as error:  # queued by somebody who did not check; its trial says so too
+                self.tell(Event("refused", str(error)))
+
+    def _known_space(self) -> Space:
+        if self.project.space is not None:
+            return self.project.space
+        if self._space is None or not self._runs:  # inferred: it grows with the runs
+            self._space = recorded_space(self.storage, self.project.name)
+        return self._space
+
+    def _wait_for_more(self) -> bool:
+        """Nothing is queued: ask for more, or wait for those that others may leave behind."""
+        if self.orders.ask and self.learner is not None:
+            trouble = self.learner.trouble()
+            if trouble is None or self._knows_more():  # what more runs measured may help
+                self._ask(self.learner)
+            elif not self._runs:
+                raise EpsoptError(trouble)
+            return True
+        if self.orders.forever:
+            return True
+        study_id = self._study_id()
+        # Another worker may die yet, and what it ran would be queued again.
+        return study_id is not None and any(unfinished(self.storage, study_id))
+
+    def _ask_ahead(self) -> None:
+        """Ask for more as soon as nothing waits, while programs run: so there is something when one has ended.
+
+        Not with a budget: each of its steps needs what the one before it brought (:meth:`_look_ahead`).
+        """
+        if not self._runs or not self.orders.ask or self.learner is None or self.budget is not None or self._asking:
+            return
+        if self._launches_no_more():
+            return
+        if not self._knows_more() or time.monotonic() - self._nothing_at < self.orders.watch:
+            return
+        study_id = self._study_id()
+        if study_id is not None and unfinished(self.storage, study_id)[0]:
+            return
+        self._nothing_at = time.monotonic()
+        self._ask(self.learner)
+
+    def _launches_no_more(self) -> bool:
+        return self.orders.runs is not None and self._launched >= self.orders.runs
+
+    def _look_ahead(self) -> None:
+        """With a budget, have the next step chosen ahead while programs run, anew with every checkpoint."""
+        if self.budget is None or self.learner is None or not self.orders.ask or self._launches_no_more():
+            return
+        looked_at = [(run.taken.trial_id, len(run.checkpoints)) for run in self._runs]
+        if looked_at and looked_at != self._looked_at:
+            self._looked_at = looked_at
+            self.learner.look_ahead(mix=self._may_mix())
+
+    def _may_mix(self) -> bool:
+        """Whether all programs that run have begun to train, and know what memory they need."""
+        return all(run.checkpoints for run in self._runs)
+
+    def _knows_more(self) -> bool:
+        """Whether anything happened since it last asked, so that the answer may be another one."""
+        return self._asked != (len(self._ended), self._launched)
+
+    def _ask(self, learner: Learner) -> None:
+        """Ask for proposals, unless they are being made, or were made a moment ago and not yet looked at."""
+        if self._asking or learner.asks():
+            return
+        room = self.orders.ask
+        if self.orders.runs is not None:
+            room = min(room, self.orders.runs - self._launched)
+        if self.budget is not None:
+            room = min(room, self.orders.jobs - len(self._runs))
+        self._asked = (len(self._ended), self._launched)
+        self._asking = self._learn_next = True
+        learner.start(room, mix=self._may_mix())
+        wanted = count(room, "proposal") if self.budget is None else "the next step"
+        self.tell(Event("asking", f"nothing is queued: asking for {wanted}"))
+
+    def _hear_proposals(self) -> None:
+        """Look at the queue at once when proposals were made."""
+        if self._asking and self.learner is not None and not self.learner.asks():
+            self._asking = False
+            self._nothing_at = -float("inf")
+
+    def _learn(self, runs: int) -> None:
+        """Have the learner learn if so many runs ended since it last did, or some and it has made proposals since."""
+        if not self.orders.learn_after or self.learner is None:
+            return
+        new = len(self._ended) - self._learned
+        due = new >= runs or (new > 0 and self._learn_next and not self._asking)
+        if due and not self.learner.learns():
+            self._learned, self._learn_next = len(self._ended), False
+            self.learner.start(0)
+            self.tell(Event("learning", "learning from what came back, in the background"))
+
+    def _wait_for_learner(self) -> None:
+        while self.learner is not None and (self.learner.asks() or self.learner.learns()):
+            time.sleep(0.1)
+        self._hear()
+
+    def _hear(self) -> bool:
+        """Tell what the learner had to tell, and why it failed if it did; whether there was any news."""
+        if self.learner is None:
+            return False
+        news, troubles = self.learner.news(), (self.learner.trouble(), self.learner.setback())
+        for text in news:
+            self.tell(Event("mixed", text))
+        what = ("nothing could be proposed", "learning in the background failed")
+        for said, trouble, before in zip(what, troubles, self._troubles, strict=True):
+            if trouble is not None and trouble != before:
+                self.tell(Event("trouble", f"{said}: {trouble}"))
+        self._troubles = troubles
+        return bool(news)
+
+    def _tell_once(self, trouble: str | None) -> None:
+        """Tell what keeps runs from being judged."""
+        if trouble is not None and trouble != self._unjudged:
+            self._unjudged = trouble
+            self.tell(Event("trouble", f"runs go on, since whether to stop them cannot be decided: {trouble}"))
+
+    def _settle(self, ended: Ended) -> None:
+        self._ended.append(ended)
+        self._failures = self._failures + 1 if ended.state == "fail" else 0
+        self.tell(Event("ended", ended.sentence(), ended))
+
+    def _abandon(self, heart: Heartbeat) -> None:
+        """Stop everything; what ran is queued again, whatever its number of retries."""
+        if self.learner is not None:
+            self.learner.stop()
+        with contextlib.suppress(*REFUSALS):  # others queue it again, when they take this worker for dead
+            self._hand_back(list(self._runs), heart, "its worker was interrupted")
+
+    def _hand_back(self, runs: list[Run], heart: Heartbeat, why: str) -> None:
+        """Stop programs, read what they wrote last, and queue their proposals again."""
+        stop_all([run.training for run in runs])
+        self._runs = [run for run in self._runs if run not in runs]
+        interrupt: KeyboardInterrupt | None = None
+        try:
+            study_id = self._study_id()
+            for run in runs if study_id is not None else []:
+                try:
+                    run.leave()
+                except KeyboardInterrupt as again:  # there is no time for that, but they are queued again
+                    interrupt = again
+                number = give_back(self.storage, study_id or 0, run.taken.trial_id, why)
+                if number is not None:
+                    self.tell(Event("lost", f"{run.name}: stopped; queued again as proposal {number}"))
+        finally:
+            for run in runs:
+                heart.release(run.taken.trial_id)
+        if interrupt is not None:
+            raise interrupt
+
+
+def _what(run: Run) -> str:
+    """What it is as a step of the policy."""
+    if run.plan is None:
+        return ""
+    article = "a look around" if run.plan.kind == "look" else f"a {run.plan.kind}"
+    return f", {article} of {count(run.plan.epochs, 'epoch')}"
+
+
+def _lost(lost: Lost) -> str:
+    after = f"queued again as proposal {lost.retry}" if lost.retry is not None else "it was retried before: given up"
+    return f"proposal {lost.number}: its worker {lost.worker} stopped answering; {after}"

@@ -1,0 +1,57 @@
+"""A checkpoint is assessed by where it lies among those that the map knows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from epsopt.optimize.latent.predict_checkpoint import assess
+from epsopt.optimize.proposals.proposals import past_runs
+from epsopt.zoo.fingerprints.fingerprint import fingerprint
+
+from ...conftest import network_weights, synthetic  # noqa: TID252
+
+
+def test_a_known_checkpoint_is_trusted_and_its_own_nearest(fitted, zoo):
+    train, checkpoints = zoo
+    (found,) = assess(fitted[0], checkpoints, [train.fingerprints[7]])
+    assert found.nearest.sha256 == checkpoints[7].sha256
+    assert found.nearest.distance == pytest.approx(0.0, abs=1e-4)
+    assert found.trusted
+    assert found.known_architecture
+    assert all(found.low[n] <= found.point[n] <= found.high[n] for n in train.metric_names)
+
+
+def test_a_past_run_is_its_last_checkpoint_that_the_map_knows(fitted, zoo):
+    surrogate, checkpoints = fitted[0], zoo[1]
+    past = past_runs(surrogate, checkpoints)
+    assert [r.name for r in past] == sorted({c.run for c in checkpoints})
+    last = [i for i, c in enumerate(checkpoints) if c.epoch == 5]
+    for run, i in zip(past, last, strict=True):
+        assert torch.equal(run.z, surrogate.memory.latents[i])
+        assert run.metrics == checkpoints[i].metrics
+
+
+def test_metrics_of_another_architecture_are_refused_with_the_reason(fitted, zoo):
+    other = fingerprint([("layer.weight", torch.randn(7, 3)), ("layer.bias", torch.randn(7))])
+    found = assess(fitted[0], zoo[1], [other, zoo[0].fingerprints[7]])
+    assert not found[0].known_architecture
+    assert "architecture" in found[0].refused
+    assert "only 0 architectures" in found[0].refused
+    assert all(np.isnan(v) for part in (found[0].point, found[0].low, found[0].high) for v in part.values())
+    assert found[1].refused is None
+    assert all(np.isfinite(v) for v in found[1].point.values())
+
+
+def test_a_checkpoint_far_outside_of_the_zoo_is_refused(fitted, zoo):
+    weights = {k: 1e6 * w for k, w in network_weights(7).items()}
+    (found,) = assess(fitted[0], zoo[1], [fingerprint(weights.items(), network_weights(0).get)])
+    assert found.known_architecture
+    assert "never tested so far out" in found.refused
+    assert not found.trusted
+
+
+def test_every_checkpoint_of_a_run_like_the_others_is_predicted(fitted, zoo):
+    prints = [fingerprint(synthetic(run, 3)[0].items(), network_weights(0).get) for run in range(20, 32)]
+    assert [found.refused for found in assess(fitted[0], zoo[1], prints)] == [None] * 12

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from epsopt.optimize import ENGINES, Objective, Target, nearest, search
+from epsopt.optimize.acquisition.confidence_bounds import Scorer
+from epsopt.optimize.latent.search import known_latents
+from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
+from epsopt.zoo.errors import UsageError
+
+OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))
+
+
+def test_projection_moves_only_points_outside_and_only_to_the_surface() -> None:
+    g = torch.Generator().manual_seed(0)
+    region = TrustRegion(torch.randn(20, 5, generator=g), 1.2)
+    z = 2 * torch.randn(200, 5, generator=g)
+    inside = region.contains(z)
+    assert 0 < int(inside.sum()) < 200
+    projected = region.project(z)
+    assert region.contains(projected).all()
+    torch.testing.assert_close(projected[inside], z[inside])
+    torch.testing.assert_close(
+        region.distance(projected[~inside]), torch.full((int((~inside).sum()),), 1.2), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_the_radius_is_the_reach_to_another_run() -> None:
+    latents = torch.tensor([[0.0], [0.1], [3.0], [3.1]])
+    assert trust_region(latents, np.array([0, 0, 1, 1])).radius == pytest.approx(2.9, abs=0.11)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+class TestEveryEngine:
+    """The conformance suite: what any engine must do."""
+
+    def test_answers_stay_near_real_checkpoints_and_say_everything(self, engine, zoo, fitted) -> None:
+        result = search(fitted[0], zoo[1], OBJECTIVES, [Target("coverage", 0.9)], engine=engine, limit=5)
+        latents, known = known_latents(fitted[0], zoo[1])
+        region = trust_region(latents, np.array([c.run_id for c in known]))
+        assert 1 <= len(result.answers) <= 5
+        assert result.met
+        by_path = {c.path: c for c in zoo[1]}
+        for answer in result.answers:
+            assert answer.nearest[0].distance <= region.radius * 1.001
+            assert [n.distance for n in answer.nearest] == sorted(n.distance for n in answer.nearest)
+            assert len(answer.nearest) == 3
+            for name in ("coverage", "structure"):
+                assert answer.low[name] <= answer.point[name] <= answer.high[name]
+            for neighbour in answer.nearest:
+                assert neighbour.metrics == by_path[neighbour.path].metrics
+                assert neighbour.hyperparameters == by_path[neighbour.path].hyperparameters
+            assert answer.probability is not None
+            assert answer.probability >= 0.5
+
+    def test_one_seed_gives_one_result(self, engine, zoo, fitted) -> None:
+        one, two = (search(fitted[0], zoo[1], OBJECTIVES, engine=engine, seed=4) for _ in range(2))
+        torch.testing.assert_close(torch.stack([a.z for a in one.answers]), torch.stack([a.z for a in two.answers]))
+
+    def test_a_target_that_nothing_reaches_is_admitted(self, engine, zoo, fitted) -> None:
+        result = search(
+            fitted[0], zoo[1], OBJECTIVES, [Target("coverage", 0.97), Target("structure", 0.97)], engine=engine
+        )
+        assert not result.met
+        assert not result.measured_meeting
+        assert result.answers
+
+    def test_one_objective_is_enough(self, engine, zoo, fitted) -> None:
+        result = search(fitted[0], zoo[1], OBJECTIVES[1:], engine=engine, limit=3)
+        assert max(a.point["structure"] for a in result.answers) > 0.9
+
+    def test_a_minimised_objective_is_pushed_down(self, engine, zoo, fitted) -> None:
+        goal = (Objective("coverage", maximize=True), Objective("structure", maximize=False))
+        result = search(fitted[0], zoo[1], goal, [Target("structure", 0.3)], engine=engine)
+        assert result.met
+        assert max(a.point["structure"] for a in result.answers) <= 0.35
+
+
+def test_gradient_search_is_at_least_as_good_as_the_best_real_checkpoint(zoo, fitted) -> None:
+    scorer = Scorer(fitted[0], OBJECTIVES, ())
+    latents, _ = known_latents(fitted[0], zoo[1])
+    with torch.no_grad():
+        known = scorer.cautious(*scorer.moments(latents))
+    found = search(fitted[0], zoo[1], OBJECTIVES, limit=70)
+    with torch.no_grad():
+        bounds = scorer.cautious(*scorer.moments(torch.stack([a.z for a in found.answers])))
+    for row in known:  # no real checkpoint dominates any answer by its lower bounds
+        assert not ((row >= bounds - 1e-9).all(axis=1) & (row > bounds + 1e-9).any(axis=1)).any()
+
+
+def test_when_measured_checkpoints_meet_the_targets_one_stands_beside_an_answer(zoo, fitted) -> None:
+    for value in (0.5, 0.9, 0.98):
+        result = search(fitted[0], zoo[1], OBJECTIVES, [Target("coverage", value)], limit=2)
+        real = [c for c in zoo[1] if (c.metrics["coverage"] or 0) >= value]
+        assert {c.path for c in result.measured_meeting} == {c.path for c in real}
+        if real:
+            assert any((a.nearest[0].metrics["coverage"] or 0) >= value for a in result.answers)
+
+
+def test_nearest_finds_itself_first_and_can_name_each_run_once(zoo, fitted) -> None:
+    latents, known = known_latents(fitted[0], zoo[1])
+    rows = nearest(latents[10:14], latents, known, 6, one_per_run=True)
+    for i, row in enumerate(rows, start=10):
+        assert (row[0].path, row[0].distance) == (known[i].path, 0.0)
+        assert len({n.run for n in row}) == 6
+
+
+def test_unknown_engines_objectives_and_foreign_catalogues_are_refused(zoo, fitted) -> None:
+    with pytest.raises(UsageError, match="gradient, botorch, optuna"):
+        search(fitted[0], zoo[1], OBJECTIVES, engine="magic")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="'speed'"):
+        search(fitted[0], zoo[1], [Objective("speed", maximize=True)])
+    with pytest.raises(UsageError, match="no objective"):
+        search(fitted[0], zoo[1], [])
+    with pytest.raises(UsageError, match="epsopt fit"):
+        search(fitted[0], [], OBJECTIVES)
+    with pytest.raises(UsageError, match="at least 1"):
+        search(fitted[0], zoo[1], OBJECTIVES, limit=0)
+
+
+def test_a_target_at_the_end_of_a_share_is_neither_missed_at_the_worst_nor_met_before_the_best(zoo, fitted) -> None:
+    assert search(fitted[0], zoo[1], OBJECTIVES, [Target("coverage", 0.0)]).answers[0].probability == 1.0
+    scorer = Scorer(fitted[0], OBJECTIVES, (Target("coverage", 1.0),))
+    assert float(scorer.thresholds[0]) == fitted[0].to_scale("coverage", 1.0)
+
+
+def test_the_probability_of_several_targets_is_the_product_of_those_of_each(zoo, fitted) -> None:
+    targets = (Target("coverage", 0.5), Target("structure", 0.6))
+    one, other, both = (Scorer(fitted[0], OBJECTIVES, some) for some in (targets[:1], targets[1:], targets))
+    moments = both.moments(fitted[0].memory.latents)
+    torch.testing.assert_close(
+        both.log_probability(*moments), one.log_probability(*moments) + other.log_probability(*moments)
+    )
+
+
+def test_a_measured_checkpoint_that_the_map_has_not_seen_still_counts(zoo, fitted) -> None:
+    from dataclasses import replace
+
+    new = replace(zoo[1][0], sha256="new", path="/zoo/new.pt", metrics={"coverage": 0.99, "structure": 0.99})
+    result = search(fitted[0], [*zoo[1], new], OBJECTIVES, [Target("coverage", 0.95), Target("structure", 0.95)])
+    assert [c.path for c in result.measured_meeting] == ["/zoo/new.pt"]

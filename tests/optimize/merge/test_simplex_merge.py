@@ -1,0 +1,139 @@
+"""Merging finds what a fine grid finds, on trade-offs whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epsopt.optimize import Objective, hypervolume
+from epsopt.optimize.merge.simplex_merge import choose_parents, merge, simplex_grid
+from epsopt.zoo.errors import UsageError
+
+OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))
+
+
+def truth(c):
+    """Coverage falls as a sigmoid, structure rises with two parents and saturates: mixtures beat their parents."""
+    far = c[1] + 2.0 * c[2]
+    return {
+        "coverage": float(1 / (1 + np.exp(10 * (far - 0.9)))),
+        "structure": float(np.tanh(2 * c[1] + c[2])),
+        "n": None,
+    }
+
+
+def volume(rows):
+    table = np.array([[r["coverage"], r["structure"]] for r in rows])
+    return hypervolume(table, [0.0, 0.0], [True, True])
+
+
+def test_few_evaluations_find_what_two_hundred_on_a_grid_find_and_predictions_come_true():
+    calls = []
+
+    def evaluate(c):
+        calls.append(c)
+        return truth(c[0])
+
+    result = merge(evaluate, 3, OBJECTIVES, budget=18, bounds={"coverage": (0.0, 1.0)}, seed=0)
+    assert len(calls) == len(result.evaluations) == 18
+    grid = volume([truth(c) for c in simplex_grid(3, 200)])
+    assert volume([e.measured for e in result.evaluations]) >= 0.97 * grid
+    assert result.after > result.before
+    assert all(np.isclose(c.sum(axis=1), 1.0).all() and (c >= -1e-9).all() for c in calls)
+    later = result.evaluations[10:]  # made before they were evaluated
+    errors = [abs(e.predicted["structure"]["value"] - e.measured["structure"]) for e in later]
+    assert np.mean(errors) < 0.3 * np.std([e.measured["structure"] for e in result.evaluations])
+
+
+def test_mixtures_that_join_are_those_that_nothing_measured_dominates():
+    known = np.array([[0.9, 0.5], [np.nan, 2.0]])
+    result = merge(lambda c: truth(c[0]), 3, OBJECTIVES, known=known, budget=8, seed=0)
+    rows = np.array([[e.measured["coverage"], e.measured["structure"]] for e in result.evaluations])
+    everything = np.vstack([known[:1], rows])
+    for i in range(3, 8):
+        worse = ((everything >= rows[i]).all(axis=1) & (everything > rows[i]).any(axis=1)).any()
+        assert (i in result.joined) == (not worse)
+
+
+def test_one_seed_gives_one_merge():
+    one, two = (merge(lambda c: truth(c[0]), 3, OBJECTIVES, budget=6, seed=5) for _ in range(2))
+    assert [e.coefficients.tolist() for e in one.evaluations] == [e.coefficients.tolist() for e in two.evaluations]
+
+
+def test_reach_leaves_the_simplex_a_little_and_no_more():
+    seen = []
+    merge(lambda c: seen.append(c) or truth(c[0]), 3, OBJECTIVES, budget=8, reach=0.3, seed=1)
+    lowest = min(float(c.min()) for c in seen)
+    assert -0.1 - 1e-9 <= lowest < 0.0
+    assert all(np.isclose(c.sum(axis=1), 1.0).all() for c in seen)
+
+
+def test_metrics_that_are_not_measured_are_borne_or_named():
+    result = merge(
+        lambda c: truth(c[0]) if c[0][2] < 0.5 else {"coverage": None, "structure": None}, 3, OBJECTIVES, budget=7
+    )
+    assert len(result.evaluations) == 7
+    with pytest.raises(UsageError, match="not structure"):
+        merge(lambda c: {"coverage": 1.0}, 3, OBJECTIVES, budget=9)
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), float("-inf")])
+def test_a_hook_that_finds_no_value_on_any_parent_is_named_before_the_budget_is_spent(nothing):
+    known, calls = np.array([[0.5, 0.5], [0.6, 0.4]]), []
+
+    def evaluate(c):
+        calls.append(c)
+        return {"coverage": 0.5, "structure": nothing}
+
+    with pytest.raises(UsageError, match=r"the evaluate hook returns NaN.* for structure on each of the 3 parents"):
+        merge(evaluate, 3, OBJECTIVES, known=known, budget=9)
+    assert len(calls) == 3
+
+
+def test_objectives_that_no_mixture_has_together_are_still_searched():
+    def evaluate(c):
+        values = truth(c[0])
+        return {**values, ("coverage" if c[0][0] > 0.5 else "structure"): None}
+
+    known = np.array([[0.5, 0.5]])
+    assert len(merge(evaluate, 3, OBJECTIVES, known=known, budget=9, seed=0).evaluations) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"parents": 1}, "2 to 5"),
+        ({"parents": 6}, "2 to 5"),
+        ({"budget": 3}, "does not even measure"),
+        ({"reach": -0.1}, "reach"),
+        ({"objectives": ()}, "no objective"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused(arguments, reason):
+    given_ = {"parents": 3, "objectives": OBJECTIVES, "budget": 10, **arguments}
+    with pytest.raises(UsageError, match=reason):
+        merge(lambda c: truth(c[0]), given_.pop("parents"), given_.pop("objectives"), **given_)
+
+
+@given(st.integers(2, 5), st.integers(1, 300))
+@settings(max_examples=30, deadline=None)
+def test_the_grid_is_uniform_and_fine_enough(parents, least):
+    grid = simplex_grid(parents, least)
+    assert len(grid) >= least
+    assert len(np.unique(grid, axis=0)) == len(grid)
+    assert np.allclose(grid.sum(axis=1), 1.0)
+    assert (grid >= 0).all()
+    assert {tuple(row) for row in np.eye(parents)} <= {tuple(row) for row in grid}
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12), st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_chosen_parents_are_different_points_of_the_front(points, count):
+    table = np.array(points, dtype=float)
+    chosen = choose_parents(table, OBJECTIVES, count)
+    assert 1 <= len(chosen) <= count
+    assert len(set(chosen)) == len(chosen)
+    for i in chosen:
+        assert not ((table >= table[i]).all(axis=1) & (table > table[i]).any(axis=1)).any()

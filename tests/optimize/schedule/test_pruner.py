@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from epsopt.optimize.forecast.learning_curve_gp import Curve, fit_curves
+from epsopt.optimize.objectives import Objective, Target
+from epsopt.optimize.schedule.pruner import Stopper, is_audit
+from epsopt.optimize.space import Parameter, Space
+from epsopt.zoo.errors import UsageError
+
+SPACE = Space((Parameter("a", "float", 0.0, 1.0), Parameter("b", "float", 0.0, 1.0)))
+OBJECTIVES = (Objective("gain", maximize=True), Objective("cost", maximize=False))
+STEPS = np.arange(1.0, 11.0)
+
+
+def curve(a: float, b: float, epochs: int = 10) -> Curve:
+    """The gain grows towards a and the cost towards 1 - a; b spoils both."""
+    grown = 1 - np.exp(-STEPS[:epochs] / 3)
+    values = np.stack([grown * (a - b), 2 - grown * (1 - a - b)], axis=1)
+    return Curve({"a": a, "b": b}, STEPS[:epochs], values)
+
+
+@pytest.fixture(scope="module")
+def past() -> list[Curve]:
+    rng = np.random.default_rng(0)
+    front = [curve(a, 0.0) for a in np.linspace(0.05, 0.95, 7)]
+    return front + [curve(*rng.uniform(0, 1, 2)) for _ in range(9)]
+
+
+@pytest.fixture(scope="module")
+def stopper(past: list[Curve]) -> Stopper:
+    out = Stopper(SPACE, OBJECTIVES, 10, audit=0.0)
+    out.learn(past)
+    return out
+
+
+def test_a_hopeless_run_is_stopped_and_a_promising_one_is_not(stopper: Stopper) -> None:
+    hopeless = stopper.should_stop("bad", curve(0.5, 0.9, 4))
+    assert hopeless.stop
+    assert hopeless.probability < 0.05
+    promising = stopper.should_stop("good", curve(0.35, 0.0, 4))
+    assert not promising.stop
+    assert promising.probability > 0.2
+    assert "join the front" in promising.reason
+
+
+def test_no_run_is_stopped_within_its_grace_nor_at_its_end(stopper: Stopper) -> None:
+    assert not stopper.should_stop("bad", curve(0.5, 0.9, 1)).stop
+    assert not stopper.should_stop("bad", curve(0.5, 0.9, 10)).stop
+
+
+def test_too_few_earlier_runs_stop_nothing_and_say_so(past: list[Curve]) -> None:
+    young = Stopper(SPACE, OBJECTIVES, 10)
+    young.learn(past[:3])
+    decision = young.should_stop("bad", curve(0.5, 0.9, 5))
+    assert not decision.stop
+    assert "only 3 earlier runs" in decision.reason
+
+
+def test_an_audit_run_is_left_to_finish(past: list[Curve]) -> None:
+    auditor = Stopper(SPACE, OBJECTIVES, 10, audit=1.0)
+    auditor.learn(past)
+    decision = auditor.should_stop("bad", curve(0.5, 0.9, 5))
+    assert (decision.stop, decision.audit) == (False, True)
+    assert "audit" in decision.reason
+
+
+def test_about_the_asked_share_of_names_is_audited() -> None:
+    assert 0.05 < np.mean([is_audit(f"run {i}", 0.1) for i in range(1000)]) < 0.15
+
+
+def test_a_run_that_may_meet_the_targets_goes_on_though_it_is_dominated(past: list[Curve]) -> None:
+    easy = Stopper(SPACE, OBJECTIVES, 10, targets=[Target("gain", 0.1)], audit=0.0)
+    easy.learn(past)
+    dominated = curve(0.5, 0.25, 5)
+    assert easy.should_stop("meets", dominated).probability > 0.9
+
+
+def test_what_a_new_run_would_bring_decides_where_worth_is_asked(past: list[Curve]) -> None:
+    def expensive(new_run: float) -> Stopper:
+        out = Stopper(SPACE, OBJECTIVES, 10, worth=0.5, audit=0.0)
+        out.learn(past, new_run=new_run)
+        return out
+
+    good = curve(0.35, 0.0, 4)
+    assert not expensive(0.0).should_stop("good", good).stop
+    decision = expensive(1e3).should_stop("good", good)
+    assert decision.stop
+    assert "of a new run 1e+03" in decision.reason
+    itself = Stopper(SPACE, OBJECTIVES, 10, worth=0.5, audit=0.0)
+    itself.learn(past)  # finds out on its own
+    assert itself.should_stop("bad", curve(0.5, 0.9, 4)).stop
+
+
+def test_a_run_that_may_meet_the_targets_is_worth_its_epochs(past: list[Curve]) -> None:
+    dominated = curve(0.5, 0.25, 5)
+    for targets, stop in (([], True), ([Target("gain", 0.1)], False), ([Target("gain", 0.9)], True)):
+        asked = Stopper(SPACE, OBJECTIVES, 10, worth=0.5, targets=targets, audit=0.0)
+        asked.learn(past, new_run=1e3)
+        assert asked.should_stop("dominated", dominated).stop is stop
+
+
+def test_a_run_of_which_something_is_unknown_goes_on(stopper: Stopper) -> None:
+    bad = curve(0.5, 0.9, 5)
+    decision = stopper.should_stop("bad", Curve({"a": 0.5}, bad.steps, bad.values))
+    assert (decision.stop, decision.reason) == (False, "nothing usable is known of its b")
+
+
+def test_the_first_runs_only_look_around() -> None:
+    young = Stopper(SPACE, OBJECTIVES, 10, probes=3, grace=3)
+    young.learn([curve(0.1, 0.1, 3)])
+    assert not young.should_stop("second", curve(0.3, 0.0, 2)).stop
+    assert young.should_stop("second", curve(0.3, 0.0, 3)).stop
+    young.learn([curve(0.1, 0.1, 3)] * 3)
+    assert not young.should_stop("fourth", curve(0.3, 0.0, 3)).stop
+
+
+def test_a_shorter_run_is_judged_by_its_own_end(stopper: Stopper) -> None:
+    assert stopper.should_stop("bad", curve(0.5, 0.9, 4)).stop
+    assert stopper.should_stop("bad", curve(0.5, 0.9, 4), length=4).reason == "at its end"
+
+
+def test_nonsense_is_refused() -> None:
+    with pytest.raises(UsageError, match="worth"):
+        Stopper(SPACE, OBJECTIVES, 10, worth=1.5)
+    with pytest.raises(UsageError, match="threshold"):
+        Stopper(SPACE, OBJECTIVES, 10, threshold=2.0)
+    with pytest.raises(UsageError, match="known are gain, cost"):
+        Stopper(SPACE, OBJECTIVES, 10, targets=[Target("loss", 1.0)])
+    with pytest.raises(UsageError, match="audit"):
+        Stopper(SPACE, OBJECTIVES, 10, audit=-1.0)
+
+
+def test_forecasts_of_unseen_runs_are_better_than_a_median(past: list[Curve]) -> None:
+    rng = np.random.default_rng(1)
+    unseen = [curve(*rng.uniform(0, 1, 2)) for _ in range(20)]
+    model = fit_curves(SPACE, OBJECTIVES, past, length=10)
+    x = model.inputs([c.config for c in unseen], np.array([10.0]), [None] * 20, len(past))
+    gains = model.gains(model.model.posterior(x).mean)[:, 0].detach().numpy()
+    truth = np.stack([c.values[-1] * [1, -1] for c in unseen])
+    median = np.median([c.values[-1] * [1, -1] for c in past], axis=0)
+    assert (np.abs(gains - truth).mean(axis=0) < 0.3 * np.abs(median - truth).mean(axis=0)).all()
+
+
+def test_the_forecast_is_the_share_of_the_models_own_draws_that_join() -> None:
+    def sized(a: float) -> Curve:
+        """The cost is known before a run begins, the gain is not."""
+        gain = STEPS / 10 * (a + rng.normal(0, 0.3))
+        return Curve({"a": a, "b": 0.5}, STEPS, np.stack([gain, np.full(10, 1 + a)], axis=1))
+
+    rng = np.random.default_rng(0)
+    past = [sized(a) for a in np.linspace(0.05, 0.95, 16)]
+    judge = Stopper(SPACE, OBJECTIVES, 10, audit=0.0)
+    model = fit_curves(SPACE, OBJECTIVES, past, length=10)
+    judge.learn(past, model=model)
+    for so_far in [part(sized(a), 2) for a in np.linspace(0.1, 0.9, 9)]:
+        known = model.given([*past, so_far])
+        x = known.inputs([so_far.config], np.linspace(2, 10, 7)[1:], [None], len(past))
+        torch.manual_seed(0)
+        drawn = known.gains(known.model.posterior(x).rsample(torch.Size([4000]))).detach().numpy()[:, 0, :, None]
+        joins = (~(known.measured() >= drawn).all(axis=3).any(axis=2)).any(axis=1).mean()
+        # 256 draws of its own: three standard errors.
+        assert judge.should_stop("any", so_far).forecast == pytest.approx(joins, abs=3 * np.sqrt(joins / 256) + 0.01)
+
+
+def noisy(rng: np.random.Generator) -> Curve:
+    """A run that a random seed of its own moves, measured with noise."""
+    clean = curve(*rng.uniform(0, 1, 2))
+    own = (1 - np.exp(-STEPS / 3))[:, None] * rng.normal(0, 0.15, 2)
+    return Curve(clean.config, STEPS, clean.values + own + rng.normal(0, 0.02, (10, 2)))
+
+
+def test_intervals_of_where_begun_runs_end_cover_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    past, begun = [noisy(rng) for _ in range(40)], [noisy(rng) for _ in range(100)]
+    fitted = fit_curves(SPACE, OBJECTIVES, past, length=10)
+    noise = torch.stack([p.noise for p in fitted.processes])
+    errors = []
+    for run in begun:
+        model = fitted.given([*past, part(run, 4)])
+        posterior = model.model.posterior(model.inputs([run.config], np.array([10.0]), [None], len(past)))
+        end = np.concatenate([t.forward(run.values[-1:, j]) for j, t in enumerate(model.transforms)])
+        errors.append((torch.from_numpy(end) - posterior.mean[0, 0]) / (posterior.variance[0, 0] + noise).sqrt())
+    deviations = torch.stack(errors).abs().numpy()
+    # Given the past the runs are independent: 100 of them count within three standard errors, 12 and 9 in a hundred.
+    np.testing.assert_allclose((deviations < 1.2816).mean(axis=0), 0.8, atol=0.12)
+    np.testing.assert_allclose((deviations < 1.6449).mean(axis=0), 0.9, atol=0.09)
+
+
+def test_a_run_is_forecast_as_if_its_later_checkpoints_had_not_been_measured(past: list[Curve]) -> None:
+    holed = Curve(past[3].config, past[3].steps, np.where(np.eye(10, 2) > 0, np.nan, past[3].values))
+    runs = [*past[:3], holed, *past[4:]]
+    model = fit_curves(SPACE, OBJECTIVES, runs, length=10)
+    x = model.inputs([runs[3].config, runs[9].config], STEPS[[6, 8]], [None, None], [3, 9])
+    at_once = model.model.unseen(x, np.array([0.4, 0.2]))
+    for i, (place, n) in enumerate([(3, 4), (9, 2)]):
+        cut = model.given([*runs[:place], part(runs[place], n), *runs[place + 1 :]])
+        alone = cut.model.posterior(x[i : i + 1])
+        torch.testing.assert_close(at_once.mean[i], alone.mean[0], atol=1e-6, rtol=1e-6)
+        covariances = at_once.distribution.covariance_matrix[i], alone.distribution.covariance_matrix[0]
+        torch.testing.assert_close(*covariances, atol=1e-6, rtol=1e-4)
+    assert (at_once.variance[0, 1] > 2 * model.model.posterior(x).variance[0, 1]).all()
+
+
+def part(run: Curve, n: int) -> Curve:
+    return Curve(run.config, run.steps[:n], run.values[:n])
+
+
+def stalled(past: list[Curve], after: int) -> list[Curve]:
+    """Runs that gain nothing more after so many epochs."""
+    places = np.minimum(np.arange(10), after - 1)
+    return [Curve(c.config, c.steps, c.values[places]) for c in past]
+
+
+def test_forecasts_that_did_not_come_true_are_believed_less(past: list[Curve]) -> None:
+    model = fit_curves(SPACE, OBJECTIVES, past, length=10)
+    told = []
+    for runs in (past, stalled(past, 4)):
+        judge = Stopper(SPACE, OBJECTIVES, 10, audit=0.0)
+        judge.learn(runs, model=model)  # which thinks that runs go on growing
+        told.append(judge.should_stop("good", curve(0.35, 0.0, 4)))
+    assert told[0].probability == pytest.approx(told[0].forecast, abs=0.15)
+    assert told[1].forecast - told[1].probability > 0.15
+
+
+def test_of_runs_that_were_cut_off_it_counts_what_was_forecast_at_their_last_checkpoint(past: list[Curve]) -> None:
+    model = fit_curves(SPACE, OBJECTIVES, past, length=10)
+    told = []
+    for length in (10, 4):
+        judge = Stopper(SPACE, OBJECTIVES, length, audit=0.0)
+        judge.learn([part(c, 4) for c in stalled(past, 2)], model=model)
+        told.append(judge.should_stop("good", curve(0.35, 0.0, 4), length=10))
+    assert told[0].forecast == told[1].forecast
+    # Taken for whole runs, they did not get where they were expected; cut off, they might have.
+    assert told[0].probability > told[1].probability + 0.1
+
+
+def test_one_objective_is_enough_and_runs_that_measured_nothing_do_not_matter(past: list[Curve]) -> None:
+    judge = Stopper(SPACE, OBJECTIVES[:1], 10, audit=0.0)
+    nothing = Curve(past[0].config, STEPS, np.full((10, 1), np.nan))
+    judge.learn([*(Curve(c.config, c.steps, c.values[:, :1]) for c in past), nothing])
+    told = [
+        judge.should_stop("any", Curve(c.config, c.steps, c.values[:, :1])) for c in (curve(0.2, 0, 4), curve(1, 0, 4))
+    ]
+    assert [decision.stop for decision in told] == [True, False]
+
+
+def test_worth_takes_the_model_by_its_word(past: list[Curve], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stopper, "_calibrated", lambda *_: pytest.fail("the rule by worth needs no calibration"))
+    judge = Stopper(SPACE, OBJECTIVES, 10, worth=0.5, audit=0.0)
+    for learned in ({}, {"model": fit_curves(SPACE, OBJECTIVES, stalled(past, 4), length=10), "new_run": 1e-3}):
+        judge.learn(stalled(past, 4), **learned)
+        for run in (curve(0.35, 0.0, 4), curve(0.5, 0.9, 4)):
+            decision = judge.should_stop("any", run)
+            assert decision.probability == decision.forecast
+
+
+def test_a_run_that_starts_at_a_checkpoint_begins_there(past: list[Curve]) -> None:
+    start = np.array([0.4, 1.2])
+    model = fit_curves(
+        SPACE, OBJECTIVES, [Curve(c.config, c.steps, c.values, np.array([0.0, 2.0])) for c in past], length=10
+    )
+    x = model.inputs([{"a": 0.4, "b": 0.0}], np.array([0.01, 10.0]), [start], len(past))
+    posterior = model.model.posterior(x)
+    np.testing.assert_allclose(model.gains(posterior.mean)[0, 0].numpy(), start * [1, -1], atol=0.05)
+    assert (posterior.variance[0, 0] < 0.2 * posterior.variance[0, 1]).all()

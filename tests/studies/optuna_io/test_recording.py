@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import math
+import threading
+
+import optuna
+import pytest
+from optuna_dashboard._note import get_note
+
+from epsopt.optimize.objectives import Objective, Target
+from epsopt.studies import open_storage, record_front, record_measured, record_search
+from epsopt.studies.optuna_io.study_figure import pareto_figure
+from epsopt.studies.optuna_io.trials import add_new
+from epsopt.zoo.errors import EpsoptError, UsageError
+
+from ..fakes import COVERAGE, DIST_CORR, RAD_HIER, FakeAnswer, make_answers, make_zoo  # noqa: TID252
+
+TWO = [COVERAGE, DIST_CORR]
+QUERY = {"targets": {"coverage": 0.95}, "engine": "gradient", "surrogate": "abc"}
+
+
+def load(storage, name):
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def test_each_measured_checkpoint_is_one_finished_trial_with_its_place_and_hyperparameters(storage):
+    zoo = make_zoo()
+    recorded = record_measured(storage, "p", [COVERAGE, RAD_HIER], zoo)
+    study = load(storage, "p/measured")
+    assert (recorded.study, recorded.added, recorded.known, recorded.left_out) == ("p/measured", 30, 0, 0)
+    assert study.metric_names == ["coverage", "rad_hier"]
+    assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    for trial, checkpoint in zip(study.trials, zoo, strict=True):
+        assert trial.state.name == "COMPLETE"
+        assert trial.values == [checkpoint.metrics["coverage"], checkpoint.metrics["rad_hier"]]
+        assert trial.params == checkpoint.hyperparameters
+        assert trial.user_attrs["path"] == checkpoint.path
+        assert (trial.user_attrs["run"], trial.user_attrs["epoch"]) == (checkpoint.run, checkpoint.epoch)
+        assert trial.user_attrs["sha256"] == checkpoint.sha256
+        assert trial.user_attrs["metric.dist_corr"] == checkpoint.metrics["dist_corr"]
+
+
+def test_recording_twice_adds_nothing_and_recording_more_adds_the_rest(storage):
+    zoo = make_zoo()
+    record_measured(storage, "p", TWO, zoo[:20])
+    again = record_measured(storage, "p", TWO, zoo[:20])
+    more = record_measured(storage, "p", TWO, [*zoo, zoo[-1]])
+    assert (again.added, again.known) == (0, 20)
+    assert (more.added, more.known) == (10, 20)
+    trials = load(storage, "p/measured").trials
+    assert [t.number for t in trials] == list(range(30))
+    assert len({t.user_attrs["sha256"] for t in trials}) == 30
+
+
+def test_checkpoints_without_a_finite_objective_are_counted_and_left_out(storage):
+    zoo = make_zoo(1, 5)
+    zoo[0].metrics["coverage"] = None
+    zoo[1].metrics["coverage"] = math.nan
+    del zoo[2].metrics["coverage"]
+    zoo[3].metrics["coverage"] = math.inf
+    recorded = record_measured(storage, "p", TWO, zoo)
+    assert (recorded.added, recorded.left_out) == (1, 4)
+
+
+def test_a_value_that_optuna_cannot_hold_as_a_parameter_is_kept_as_an_attribute(storage):
+    zoo = make_zoo(3, 1)
+    zoo[0].hyperparameters |= {"mixed": "text", "layers": [64, 32], "none": None, "flag": True}
+    zoo[1].hyperparameters |= {"mixed": 3}
+    record_measured(storage, "p", TWO, zoo)
+    first, second, _ = load(storage, "p/measured").trials
+    assert first.user_attrs["hyperparameter.mixed"] == "text"
+    assert first.user_attrs["hyperparameter.layers"] == "[64, 32]"
+    assert first.params["flag"] is True
+    assert not any(name.endswith("none") for name in first.user_attrs)
+    assert second.user_attrs["hyperparameter.mixed"] == 3
+
+
+def test_a_category_that_appears_later_does_not_break_the_study(storage):
+    zoo = make_zoo(3, 1)
+    record_measured(storage, "p", TWO, zoo[:2])
+    zoo[2].hyperparameters = {"encoder": "a new one", "lr": 99.0, "batch_size": 0.5}
+    record_measured(storage, "p", TWO, zoo)
+    last = load(storage, "p/measured").trials[-1]
+    assert last.user_attrs["hyperparameter.encoder"] == "a new one"
+    assert last.params == {"lr": 99.0}
+    assert last.user_attrs["hyperparameter.batch_size"] == 0.5
+
+
+def test_changed_objectives_rebuild_what_comes_from_the_catalogue(storage):
+    zoo = make_zoo(2)
+    record_measured(storage, "p", TWO, zoo)
+    record_measured(storage, "p", [COVERAGE, RAD_HIER], zoo)
+    study = load(storage, "p/measured")
+    assert study.metric_names == ["coverage", "rad_hier"]
+    assert len(study.trials) == len(zoo)
+
+
+def test_no_objective_says_what_to_add_to_the_project_file(storage):
+    with pytest.raises(UsageError, match=r"objectives\.NAME"):
+        record_measured(storage, "p", [], make_zoo(1))
+
+
+def test_threads_that_record_at_once_add_each_checkpoint_once(url):
+    zoo = make_zoo()
+    open_storage(url)
+    threads = [threading.Thread(target=lambda: record_measured(open_storage(url), "p", TWO, zoo)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    trials = load(open_storage(url), "p/measured").trials
+    assert sorted(t.user_attrs["sha256"] for t in trials) == sorted(c.sha256 for c in zoo)
+    assert [t.number for t in trials] == list(range(len(zoo)))
+
+
+def test_trials_added_at_once_are_what_optunas_own_add_trial_would_have_written(storage):
+    trials = [
+        optuna.create_trial(
+            values=[1.5, value],
+            params={"x": 0.5, "n": 3, "c": "b", "flag": False},
+            distributions={
+                "x": optuna.distributions.FloatDistribution(1e-3, 1, log=True),
+                "n": optuna.distributions.IntDistribution(1, 9),
+                "c": optuna.distributions.CategoricalDistribution(["a", "b"]),
+                "flag": optuna.distributions.CategoricalDistribution([True, False]),
+            },
+            user_attrs={"key": str(value), "list": [1, None, "ü"], "dict": {"a": 1.0}},
+            system_attrs={"note": "x"},
+        )
+        for value in (2.0, math.inf, -math.inf)
+    ]
+    ours = optuna.create_study(storage=storage, study_name="ours", directions=["maximize"] * 2)
+    theirs = optuna.create_study(storage=storage, study_name="theirs", directions=["maximize"] * 2)
+    theirs.add_trials(trials)
+    assert add_new(storage, storage.get_study_id_from_name("ours"), trials, "key") == 3
+    for a, b in zip(ours.trials, theirs.trials, strict=True):
+        for field in ("number", "state", "values", "params", "distributions", "user_attrs", "system_attrs",
+                      "datetime_start", "datetime_complete", "intermediate_values"):  # fmt: skip
+            assert getattr(a, field) == getattr(b, field), field
+    assert [t.number for t in ours.best_trials] == [t.number for t in theirs.best_trials]
+
+
+def test_a_search_is_a_study_with_a_trial_for_every_point(storage):
+    zoo = make_zoo()
+    answers = make_answers(zoo)
+    name = record_search(storage, "p", TWO, answers, QUERY, checkpoints=zoo)
+    study = load(storage, name)
+    assert name.startswith("p/search/")
+    assert study.metric_names == ["coverage", "dist_corr"]
+    assert study.user_attrs["query"] == QUERY
+    assert len(study.trials) == len(answers)
+    for trial, answer in zip(study.trials, answers, strict=True):
+        near = answer.nearest[0]
+        assert trial.values == [answer.point["coverage"], answer.point["dist_corr"]]
+        assert trial.user_attrs["provenance"] == "predicted, not evaluated"
+        assert trial.user_attrs["interval.coverage"] == [answer.low["coverage"], answer.high["coverage"]]
+        assert trial.user_attrs["probability"] == answer.probability
+        assert trial.user_attrs["nearest_path"] == near.path
+        assert trial.user_attrs["latent_distance"] == near.distance
+        assert trial.user_attrs["nearest_metrics"] == near.metrics
+        assert trial.user_attrs["nearest_hyperparameters"] == near.hyperparameters
+        assert trial.params == {f"nearest.{n}": v for n, v in near.hyperparameters.items()}
+
+
+def test_the_same_query_is_the_same_study_and_another_one_is_not(storage):
+    answers = make_answers(make_zoo())
+    first = record_search(storage, "p", TWO, answers, QUERY)
+    assert record_search(storage, "p", TWO, answers, dict(reversed(QUERY.items()))) == first
+    assert len(load(storage, first).trials) == len(answers)
+    assert record_search(storage, "p", TWO, answers, {**QUERY, "surrogate": "def"}) != first
+
+
+def test_a_recording_that_was_cut_off_is_finished_by_the_next(storage, monkeypatch):
+    answers = make_answers(make_zoo())
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "epsopt.studies.optuna_io.recording.write_note", lambda *_: (_ for _ in ()).throw(OSError("power cut"))
+        )
+        with pytest.raises(OSError, match="power cut"):
+            record_search(storage, "p", TWO, answers, QUERY)
+    study = load(storage, record_search(storage, "p", TWO, answers, QUERY))
+    assert len(study.trials) == len(answers)
+    assert "none of them was evaluated" in get_note(study)
+
+
+def test_a_point_without_a_finite_prediction_is_refused(storage):
+    whole, broken = {"coverage": 1.0, "dist_corr": 1.0}, {"coverage": math.nan, "dist_corr": 1.0}
+    for answer in (FakeAnswer(broken, whole, whole, None), FakeAnswer(whole, {}, whole, None)):
+        with pytest.raises(EpsoptError, match="finite prediction and interval"):
+            record_search(storage, "p", TWO, [answer], QUERY)
+    assert optuna.get_all_study_names(storage) == []
+
+
+def test_the_front_study_holds_measured_checkpoints_alone_and_predictions_have_their_own(storage):
+    zoo = make_zoo()
+    answers = make_answers(zoo)
+    name = record_front(storage, "p", TWO, zoo, answers, [Target("coverage", 0.95)])
+    study = load(storage, name)
+    front = {c.sha256 for c in zoo if not any(dominates(d, c) for d in zoo)}
+    assert {t.user_attrs["sha256"] for t in study.trials} == front
+    assert len(study.best_trials) == len(front), "no prediction beats what was measured"
+    predicted = load(storage, "p/front/predicted")
+    assert [t.user_attrs["kind"] for t in predicted.trials] == ["predicted"] * len(answers)
+    assert "**Predicted, not evaluated.**" in get_note(predicted)
+    note = get_note(study)
+    assert "**Predicted, not evaluated.**" in note
+    assert "`coverage` ≥ 0.95" in note
+    assert zoo[0].path in note
+
+
+def dominates(a, b):
+    pairs = [(a.metrics[o.name], b.metrics[o.name]) for o in TWO]
+    return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+
+
+def test_the_front_study_is_left_alone_until_it_would_show_something_else(storage):
+    zoo = make_zoo()
+    record_front(storage, "p", TWO, zoo, make_answers(zoo))
+    before = load(storage, "p/front").trials
+    record_front(storage, "p", TWO, zoo, make_answers(zoo))
+    assert [t._trial_id for t in load(storage, "p/front").trials] == [t._trial_id for t in before]
+    record_front(storage, "p", TWO, zoo, make_answers(zoo, 2))
+    assert len(load(storage, "p/front/predicted").trials) == 2
+    record_front(storage, "p", TWO, zoo, [])
+    assert "p/front/predicted" not in optuna.get_all_study_names(storage)
+
+
+def test_the_picture_names_objectives_and_shows_intervals_and_targets():
+    zoo = make_zoo()
+    figure = pareto_figure([COVERAGE, RAD_HIER], zoo, make_answers(zoo), [Target("rad_hier", -0.5)])
+    text = figure.to_json()
+    assert figure.layout.xaxis.title.text == "coverage (higher is better)"
+    assert figure.layout.yaxis.title.text == "rad_hier (lower is better)"
+    predicted = next(t for t in figure.data if t.name.startswith("predicted, not evaluated"))
+    assert list(predicted.error_y.array) == pytest.approx([0.03] * 4)
+    assert list(predicted.error_y.arrayminus) == pytest.approx([0.04] * 4)
+    assert "rad_hier \\u2264 -0.5" in text or "rad_hier ≤ -0.5" in text
+    assert '"bdata"' not in text  # the dashboard's plotly does not read it
+
+
+def test_three_objectives_are_a_matrix_and_one_is_no_picture():
+    zoo = make_zoo()
+    figure = pareto_figure([COVERAGE, DIST_CORR, RAD_HIER], zoo, make_answers(zoo))
+    assert {trace.type for trace in figure.data} == {"splom"}
+    assert pareto_figure([COVERAGE], zoo, []) is None
+
+
+def test_a_large_zoo_keeps_its_front_in_the_picture():
+    zoo = make_zoo(200, 20)
+    figure = pareto_figure(TWO, zoo, [])
+    sizes = {trace.name.split(" (")[0]: len(trace.x) for trace in figure.data}
+    assert sizes["measured"] <= 1500
+    complete = sum(not any(dominates(d, c) for d in zoo) for c in zoo[:400])
+    assert sizes["measured front"] >= complete
+
+
+def test_names_are_text_in_pictures_and_notes_never_markup(storage):
+    zoo = make_zoo(2)
+    for checkpoint in zoo:
+        checkpoint.run = "<img src=x onerror=alert(1)>"
+        checkpoint.metrics["a<b>`|"] = checkpoint.metrics["coverage"]
+    hostile = Objective("a<b>`|", maximize=True)
+    assert "<img" not in pareto_figure([hostile, DIST_CORR], zoo, []).to_json()
+    name = record_front(storage, "p", [hostile, DIST_CORR], zoo, [])
+    assert "`a<b>'\\|`" in get_note(load(storage, name))
+
+
+def test_a_study_without_any_hyperparameter_still_has_a_parameter_for_the_dashboard(storage):
+    zoo = make_zoo(1, 2)
+    for checkpoint in zoo:
+        checkpoint.hyperparameters = {}
+    record_measured(storage, "p", TWO, zoo)
+    point = {"coverage": 1.0, "dist_corr": 1.0}
+    name = record_search(storage, "p", TWO, [FakeAnswer(point, point, point, None)], QUERY)
+    assert all(t.params for study in ("p/measured", name) for t in load(storage, study).trials)

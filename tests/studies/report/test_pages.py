@@ -1,0 +1,159 @@
+"""Pages and pictures: they reach no network, offer no upload, and show strangers' names as text."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epsopt.cli.output import one_line, plain, print_json
+from epsopt.optimize.latent.embedding_projection import Preview
+from epsopt.studies.optuna_io.study_figure import pareto_figure
+from epsopt.studies.optuna_io.study_notes import measured_note
+from epsopt.studies.output_files import is_ours, output_file
+from epsopt.studies.report.pages import escaped, html_page
+from epsopt.studies.report.plots import groups_figure, path_figure, preview_figure, save_picture
+from epsopt.studies.report.report_html import page_html
+
+from ..fakes import COVERAGE, DIST_CORR, make_answers, make_zoo  # noqa: TID252
+
+CHROMIUM = Path("/usr/bin/chromium")
+EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>\x1b[2J\0\u202egnp.\u2066"
+ACTING = "\x1b\0\u202e\u2066\x9b"
+
+
+def groups():
+    places = np.arange(12.0).reshape(6, 2)
+    return groups_figure(places, [0, 0, 0, 1, 1, -1], [0, 3], [EVIL] * 6, [EVIL, "group 2"])
+
+
+def path():
+    places = np.arange(12.0).reshape(6, 2)
+    return path_figure(EVIL, places, places[:3], [1, 2, 3], {EVIL: ([1, 2, 3], [0.1, 0.2, 0.3])}, {})
+
+
+def preview():
+    points = {"predicted": np.ones((3, 2))}
+    shown = Preview(np.ones((3, 2)), None, points, points, None, 0.5, None, None)
+    return preview_figure(EVIL, shown)
+
+
+def fronts():
+    zoo = make_zoo()
+    for checkpoint in zoo:
+        checkpoint.run = EVIL
+    return pareto_figure([COVERAGE, DIST_CORR], zoo, make_answers(zoo))
+
+
+FIGURES = {"groups": groups, "path": path, "preview": preview, "fronts": fronts}
+
+
+def texts(value):
+    """Every text in a figure's JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from texts(part)
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_every_text_of_a_figure_is_text(kind):
+    found = list(texts(json.loads(FIGURES[kind]().to_json())))
+    assert any("alert(1)" in text for text in found), "the name is shown"
+    for text in found:
+        assert not re.search(r"<(?!/?b>|br>)", text)
+        assert not set(ACTING) & set(text)
+
+
+def test_a_page_shows_what_is_in_a_name_and_obeys_none_of_it():
+    page = page_html(EVIL, [EVIL], fronts(), {EVIL: ([EVIL], [[EVIL]])})
+    assert "<img" not in page.replace("<img>", "")
+    assert not set(ACTING) & set(re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL))
+    assert "\\x1b[2J\\x00\\u202egnp." in page
+
+
+def test_notes_carry_no_character_that_acts():
+    note = measured_note(EVIL, [COVERAGE])
+    assert not set(ACTING) & set(note)
+
+
+@given(st.text())
+@settings(max_examples=200, deadline=None)
+def test_nothing_that_acts_reaches_a_terminal_or_a_page(text):
+    assert one_line(text).isprintable()
+    assert plain(text).replace("\n", "").isprintable()
+    assert escaped(text).isprintable()
+    assert not set("<>\"'") & set(escaped(text))
+    if text.isprintable():
+        assert one_line(text) == text, "what is printable is left as it is"
+
+
+def test_json_on_a_terminal_obeys_nothing_and_is_the_same_json(capsys):
+    print_json({"run": EVIL + "\x9b31m\U000e0001 é"})
+    shown = capsys.readouterr().out
+    assert shown.replace("\n", "").isprintable()
+    assert json.loads(shown) == {"run": EVIL + "\x9b31m\U000e0001 é"}
+
+
+def test_pictures_and_pages_name_themselves_so_that_they_may_be_replaced(tmp_path):
+    file = output_file(tmp_path / "p.html", (".html",), "a picture")
+    save_picture(groups(), file)
+    assert is_ours(file.path)
+    (tmp_path / "other.html").write_text("<html></html>")
+    assert not is_ours(tmp_path / "other.html")
+
+
+def matrix():
+    zoo = make_zoo()
+    return pareto_figure([COVERAGE, DIST_CORR, COVERAGE], zoo, [])
+
+
+def test_a_browser_draws_pages_that_reach_nothing_and_offer_no_upload(tmp_path):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
+    pages = {"report": page_html(EVIL, [EVIL], fronts()), "bare": html_page(EVIL, f"<p>{escaped(EVIL)}</p>")}
+    for kind in ("groups", "path", "preview"):
+        save_picture(FIGURES[kind](), output_file(tmp_path / f"{kind}.html", (".html",), "a picture"))
+    for name, text in pages.items():
+        (tmp_path / f"{name}.html").write_text(text)
+    asked, errors, titles = [], [], {}
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: errors.append(dialog.message) or dialog.dismiss())
+        for file in sorted(tmp_path.glob("*.html")):
+            page.goto(file.as_uri())
+            if file.stem != "bare":
+                page.locator("svg.main-svg").first.wait_for(timeout=30_000)
+                assert page.locator("path.point").count() > 0
+            titles[file.stem] = page.locator("[data-title]").evaluate_all("e => e.map(x => x.dataset.title)")
+            # What comes in with a text runs not even where it reaches the page.
+            page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=alert(3)>')")
+            blocked = [e for e in errors if "Content Security Policy" in e]
+            assert blocked
+            errors[:] = [e for e in errors if e not in blocked and "ERR_FILE_NOT_FOUND" not in e]
+        browser.close()
+    assert errors == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert titles["report"], "the report has a toolbar"
+    for buttons in titles.values():
+        assert not [b for b in buttons if re.search(r"share|cloud|upload|edit|studio", b, re.IGNORECASE)]
+
+
+def test_a_figure_without_a_title_is_a_page_too():
+    assert "<title>epsopt</title>" in html_page("epsopt", figure=go.Figure())

@@ -1,0 +1,261 @@
+"""What a report says of predictions over time, and of the runs that were left to finish."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from optuna.trial import TrialState
+
+from epsopt.cli.loop_tables import show_proposals, show_steps
+from epsopt.cli.report import _audits, _counts, _document, _joining, _other_objectives, _over_time, _waits, _write
+from epsopt.optimize.acquisition.confidence_bounds import measured_table
+from epsopt.optimize.objectives import Objective
+from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.space import Parameter, Space
+from epsopt.studies import record_measured, record_proposals, take_proposal
+from epsopt.studies.optuna_io.queue import Suggestion, proposal_attributes, proposed_trials, record_step
+from epsopt.studies.optuna_io.trial_leases import finish, give_back
+from epsopt.studies.output_files import output_file
+from epsopt.studies.project.project import Project
+from epsopt.studies.report.gain_report import StepsOfKind
+from epsopt.studies.report.report import loop_report
+from epsopt.studies.schedule.budget import MeasuredMixture, Plan
+from epsopt.studies.schedule.study_snapshot import Scene
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.errors import UsageError
+
+from ..fakes import COVERAGE, DIST_CORR, FakeProposal  # noqa: TID252
+
+SPACE = Space((Parameter("lr", "float", 0.0, 1.0),))
+TWO = (COVERAGE, DIST_CORR)
+
+
+@pytest.fixture
+def report(tmp_path, url, storage):
+    """Ten runs: the first five miss their intervals, the last five hold; two of them would have been stopped."""
+    project = Project("p", tmp_path / "epsopt.toml", tmp_path / "runs", url, TWO, {}, SPACE, None, tmp_path)
+    old = Checkpoint(1, 1, "old", "/old/1.pt", "x", 1, {"coverage": 0.5, "dist_corr": 0.5}, {}, "s", 1, 9)
+    checkpoints = [old]
+    record_proposals(storage, "p", TWO, SPACE, [FakeProposal({"lr": i / 10}) for i in range(10)])
+    for i in range(10):
+        taken = take_proposal(storage, "p", SPACE, worker="w")
+        measured = {"coverage": 0.3 if i < 5 else 0.85, "dist_corr": 0.8}
+        audit = {"audit.probability": 0.04, "audit.checkpoints": 1} if i in (2, 9) else {}
+        said = {f"measured.{n}": v for n, v in measured.items()} | audit | {"checkpoints": [1, 2]}
+        said |= {"waited": 0.2 * i} if i else {}  # the first was run by another program
+        finish(storage, taken.trial_id, TrialState.COMPLETE, list(measured.values()), said)
+        for epoch in (1, 2):
+            grown = {n: v * epoch / 2 + (0.01 if i == 9 else 0.0) for n, v in measured.items()}
+            path = str(tmp_path / "runs" / f"proposal_{i:03d}" / f"{epoch}.pt")
+            checkpoints.append(
+                replace(old, id=10 * i + epoch + 10, run_id=i + 2, run=f"proposal_{i:03d}", path=path, metrics=grown)
+            )
+    return loop_report(project, storage, checkpoints)
+
+
+def test_the_intervals_of_the_first_runs_are_set_beside_those_of_the_last(report):
+    assert _over_time(report) == [
+        "coverage over time: 0 of the first 5 inside, mean error 0.6; 5 of the last 5, 0.05.",
+        "dist_corr over time: 5 of the first 5 inside, mean error 0; 5 of the last 5, 0.",
+    ]
+
+
+def test_runs_that_were_left_to_finish_hold_the_forecasts_to_account(report):
+    assert [(a.number, a.probability, a.joined) for a in report.audits] == [(2, 0.04, False), (9, 0.04, True)]
+    assert _audits(report) == ["Hopeless, but left to finish: 2; 1 of them reached the front after all (0.1 expected)."]
+    assert _document(report)["audits"][1] == {"number": 9, "probability": 0.04, "joined": True}
+
+
+def test_how_long_slots_were_empty_before_launches_is_told(report):
+    assert _waits(report) == ["Before a launch its slot was empty for 1.0 s in the median, 1.8 s at most (9 launches)."]
+    assert _document(report)["waits"] == pytest.approx([0.2 * i for i in range(1, 10)])
+    assert _waits(replace(report, proposals=report.proposals[:1])) == []
+    assert "at most (1 launch)." in _waits(replace(report, proposals=report.proposals[:2]))[0]
+
+
+def test_one_proposal_is_one_proposal(report):
+    assert _counts(replace(report, proposals=report.proposals[:1])) == ["1 proposal: 1 trained."]
+
+
+def told(kind: str, epochs: int = 2, promised: float = 0.1) -> Plan:
+    return Plan(kind, promised, 0.1, float(epochs), epochs, 4.0, True, None, False, (0.0, 0.0))
+
+
+# kind, epochs that it is to have, epochs that it had, coverage at its end, how it ended
+STEPS = (
+    ("look", 2, 2, 0.5, TrialState.COMPLETE),
+    ("run", 4, 4, 0.9, TrialState.COMPLETE),  # inside its interval
+    ("branch", 2, 2, 0.3, TrialState.COMPLETE),  # outside
+    ("branch", 2, 1, 0.1, TrialState.PRUNED),  # stopped early: outside too, but not to be compared
+    ("run", 4, 2, 0.2, TrialState.COMPLETE),  # the budget was spent: neither
+    ("branch", 2, 0, 0.0, None),  # still trains
+)
+
+
+@pytest.fixture
+def stepped(tmp_path, url, storage):
+    """Six steps of a budget and two mixtures."""
+    project = Project("p", tmp_path / "epsopt.toml", tmp_path / "runs", url, TWO, {}, SPACE, None, tmp_path)
+    old = Checkpoint(1, 1, "old", "/old/1.pt", "x", 1, {"coverage": 0.5, "dist_corr": 0.5}, {}, "s", 1, 9)
+    checkpoints = [old]
+    for i, (kind, epochs, taken, coverage, state) in enumerate(STEPS):
+        known = {} if kind == "look" else {"coverage": 0.85, "dist_corr": 0.5}
+        expected = Suggestion(
+            {"lr": i / 10}, known, {n: v - 0.1 for n, v in known.items()}, {n: v + 0.1 for n, v in known.items()},
+            joins_front=None if kind == "look" else 0.8, nearest_runs=[("old", 0.3)], reason=f"because of {i}",
+        )  # fmt: skip
+        said = {"step": told(kind, epochs).to_json(), **proposal_attributes(expected, 0.9)}
+        record_step(storage, "p", TWO, SPACE, {"lr": i / 10}, None, said)
+        trial = take_proposal(storage, "p", SPACE, worker="w")
+        measured = {"coverage": coverage, "dist_corr": 0.5}
+        curve = [{"epoch": e, "path": "", "metrics": measured} for e in range(1, taken + 1)]
+        told_of = {f"measured.{n}": v for n, v in measured.items()} | {"checkpoints": curve}
+        if state is not None:
+            values = list(measured.values()) if state == TrialState.COMPLETE else None
+            finish(storage, trial.trial_id, state, values, told_of)
+        path = str(tmp_path / "runs" / f"proposal_{i:03d}" / "last.pt")
+        more = replace(old, id=10 + i, run_id=i + 2, run=f"proposal_{i:03d}", path=path, metrics=measured)
+        checkpoints += [more] * bool(taken)
+    mixtures = [MeasuredMixture(0.2, 0.0, 0.5, 1.0), MeasuredMixture(0.3, 0.1, 0.5, 1.0)]
+    return loop_report(project, storage, checkpoints, mixtures)
+
+
+def test_promises_stand_beside_what_they_brought_kind_by_kind(stepped, capsys):
+    assert [(s.kind, s.count) for s in stepped.steps] == [("look", 1), ("run", 2), ("branch", 2), ("mixture", 2)]
+    look, run, branch, mixture = stepped.steps
+    assert look == StepsOfKind("look", 1, 2.0, None, 0.0)
+    assert (run.epochs, run.promised) == (6.0, pytest.approx(0.15)), "half of the second one's epochs were paid for"
+    assert run.brought == pytest.approx(0.4 * 0.5)
+    assert (branch.epochs, branch.promised, branch.brought) == (3.0, pytest.approx(0.15), 0.0)
+    assert mixture == StepsOfKind("mixture", 2, 1.0, 0.5, 0.1)
+    show_steps(stepped)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["step", "count", "epochs", "promised", "brought"] in lines
+    assert ["look", "1", "2", "-", "0.000"] in lines
+    assert ["run", "2", "6", "0.150", "0.200"] in lines
+    assert ["mixture", "2", "1", "0.500", "0.100"] in lines
+    assert _document(stepped)["steps"][3] == {
+        "kind": "mixture", "count": 2, "epochs": 1.0, "promised": 0.5, "brought": 0.1
+    }  # fmt: skip
+
+
+def test_only_steps_that_ended_where_it_was_predicted_are_compared(stepped, capsys):
+    coverage = next(a for a in stepped.accuracy if a.name == "coverage")
+    assert (coverage.n, coverage.inside) == (2, 1)
+    assert coverage.error == pytest.approx((0.05 + 0.55) / 2)
+    assert [[a.n for a in step if a.name == "coverage"] for step in stepped.over_time] == [[0], [1], [2], [2]]
+    document = _document(stepped)
+    assert [p["compared"] for p in document["proposals"]] == [False, True, True, False, False, False]
+    assert _joining(stepped) == [
+        "Of 2 predicted steps that went to their end, 1.6 were expected to join the front; 1 did."
+    ]
+    show_proposals(stepped, TWO)
+    shown = capsys.readouterr().out
+    assert shown.count("measured  ") == 5
+    assert shown.count("  after 2 epochs  ") == 1, "less than the four that the prediction is of"
+    assert "stopped early" in shown
+
+
+def test_a_step_s_prediction_and_reason_are_in_the_document_and_the_table(stepped, capsys):
+    first, second = _document(stepped)["proposals"][:2]
+    assert (first["predicted"], first["joins_front"], first["reason"]) == ({}, None, "because of 0")
+    assert second["predicted"]["coverage"]["point"] == 0.85
+    assert (second["joins_front"], second["reason"]) == (0.8, "because of 1")
+    assert second["nearest_runs"] == [{"run": "old", "distance": 0.3}]
+    assert second["step"] == {"kind": "run", "promised": 0.1, "brought": pytest.approx(0.2), "epochs": 4.0}
+    assert _document(stepped)["proposals"][5]["step"] is None, "it has not ended"
+    show_proposals(stepped, TWO)
+    shown = capsys.readouterr().out
+    assert "1: because of 1\n  added 0.2 to the hypervolume in 4 epochs\n" in shown
+    assert "2: because of 2\n  added nothing to the hypervolume in 2 epochs\n" in shown
+
+
+def test_the_page_has_the_steps_and_their_predictions(stepped, tmp_path):
+    _write(output_file(tmp_path / "page.html", (".html",), "a report"), "p", stepped, TWO)
+    page = (tmp_path / "page.html").read_text()
+    assert "<caption>Steps of the budget: hypervolume promised and brought</caption>" in page
+    assert "<td>run</td><td>2</td><td>6</td><td>0.150</td><td>0.200</td>" in page
+    assert "proposal 1, a run" in page
+    assert "inside its interval" in page
+    assert '"name":"outside"' in page
+
+
+def test_an_interrupted_step_counts_once_with_the_epochs_of_all_its_attempts(tmp_path, url, storage):
+    project = Project("p", tmp_path / "epsopt.toml", tmp_path / "runs", url, TWO, {}, SPACE, None, tmp_path)
+    old = Checkpoint(1, 1, "old", "/old/1.pt", "x", 1, {"coverage": 0.5, "dist_corr": 0.5}, {}, "s", 1, 9)
+    record_step(storage, "p", TWO, SPACE, {"lr": 0.1}, None, {"step": told("run", 3).to_json()})
+    taken = take_proposal(storage, "p", SPACE, worker="w")
+    storage.set_trial_user_attr(taken.trial_id, "checkpoints", [{"epoch": 1, "path": "/a/1.pt", "metrics": {}}])
+    give_back(storage, storage.get_study_id_from_name("p/proposals"), taken.trial_id, "interrupted")
+    assert loop_report(project, storage, [old]).steps == (), "it is queued again, and has not ended"
+    taken = take_proposal(storage, "p", SPACE, worker="w")
+    curve = [{"epoch": e, "path": "", "metrics": {}} for e in (2, 3)]
+    finish(storage, taken.trial_id, TrialState.COMPLETE, [0.8, 0.5], {"checkpoints": curve})
+    paths = [str(tmp_path / "runs" / f"proposal_{i:03d}" / "x.pt") for i in (0, 1)]
+    mine = [
+        replace(old, id=2 + i, run=f"{i}", path=path, metrics={"coverage": 0.7 + i / 10, "dist_corr": 0.5})
+        for i, path in enumerate(paths)
+    ]
+    assert [t.state.name for t in proposed_trials(storage, "p")] == ["FAIL", "COMPLETE"]
+    assert loop_report(project, storage, [old, *mine]).steps == (StepsOfKind("run", 1, 3.0, 0.1, pytest.approx(0.15)),)
+
+
+FOUR = (*TWO, Objective("loss", maximize=False), Objective("f1", maximize=True))
+REACHED = {"coverage": 0.9, "dist_corr": 0.6, "loss": 0.2, "f1": 0.8}
+
+
+def stepped_for(objectives, folder, url, storage):
+    """One step of a budget, taken and measured, of a project with these objectives."""
+    project = Project("p", folder / "epsopt.toml", folder / "runs", url, objectives, {}, SPACE, None, folder)
+    start = {"coverage": 0.5, "dist_corr": 0.5, "loss": 0.5, "f1": 0.5}
+    old = Checkpoint(1, 1, "old", "/old/1.pt", "x", 1, start, {}, "s", 1, 9)
+    names = [o.name for o in objectives]
+    worst = tuple(0.0 if o.maximize else 1.0 for o in objectives)
+    step = replace(told("run", 4), reference=worst).to_json()
+    predicted = {n: REACHED[n] for n in names}
+    expected = Suggestion({"lr": 0.5}, predicted, predicted, predicted)
+    record_step(
+        storage, "p", objectives, SPACE, {"lr": 0.5}, None, {"step": step, **proposal_attributes(expected, 0.9)}
+    )
+    trial = take_proposal(storage, "p", SPACE, worker="w")
+    said = {f"measured.{n}": v for n, v in REACHED.items()}
+    said |= {"checkpoints": [{"epoch": e, "path": "", "metrics": REACHED} for e in range(1, 5)]}
+    finish(storage, trial.trial_id, TrialState.COMPLETE, [REACHED[n] for n in names], said)
+    path = str(folder / "runs" / "proposal_000" / "last.pt")
+    new = replace(old, id=10, run_id=2, run="proposal_000", path=path, sha256="y", metrics=REACHED)
+    return project, [old, new]
+
+
+@pytest.mark.parametrize("made_for", [1, 2, 3, 4])
+@pytest.mark.parametrize("now", [1, 2, 3, 4])
+def test_a_report_is_on_the_objectives_that_its_proposals_were_made_for(tmp_path, url, storage, made_for, now):
+    project, checkpoints = stepped_for(FOUR[:made_for], tmp_path, url, storage)
+    later = replace(project, objectives=FOUR[:now])
+    report = loop_report(later, storage, checkpoints)
+    assert report.objectives == FOUR[:made_for]
+    assert len(report.gain.reference) == made_for
+    gained = 0.4 if made_for == 1 else 0.9 * 0.6 - 0.25 if made_for == 2 else None
+    assert report.steps[0].brought > 0.0
+    assert gained is None or report.steps[0].brought == pytest.approx(gained)
+    assert report == loop_report(project, storage, checkpoints) or made_for != now
+    said = " ".join(_other_objectives(report, later))
+    assert ("give the project another name" in said) == (made_for != now)
+    show_proposals(report, report.objectives)
+    _write(output_file(tmp_path / "page.html", (".html",), "a report"), "p", report, report.objectives)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_measured_checkpoints_are_recorded_and_compared_in_one_to_four_objectives(tmp_path, url, storage, k):
+    _, checkpoints = stepped_for(FOUR[:2], tmp_path, url, storage)
+    assert record_measured(storage, "p", FOUR[:2], checkpoints).added == 2
+    assert record_measured(storage, "p", FOUR[:k], checkpoints).known == (2 if k == 2 else 0)
+    table = measured_table([c.metrics for c in checkpoints], FOUR[:k])
+    assert non_dominated(table, [o.maximize for o in FOUR[:k]]).indices.tolist() == [1]
+
+
+def test_a_budget_goes_on_with_the_objectives_that_it_began_with(tmp_path, url, storage):
+    project, _ = stepped_for(TWO, tmp_path, url, storage)
+    with Catalogue(url) as catalogue, pytest.raises(UsageError, match="were made for coverage, dist_corr, and the"):
+        Scene.read(replace(project, objectives=FOUR[:3]), storage, catalogue)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from epsopt.surrogate.metric_gp import (
+    Fold,
+    HeadSettings,
+    build_model,
+    choose,
+    conformal_factor,
+    grid,
+    held_out,
+    run_weights,
+    standardised,
+    thin,
+)
+
+
+def fold(rng: np.random.Generator, noise: float, k: int = 60) -> Fold:
+    z = rng.normal(size=(120, 3))
+    y = np.sin(z[:, :1]) + noise * rng.normal(size=(120, 1))
+    return Fold(z[:k], y[:k], z[k:], y[k:], np.arange(120 - k) // 6, np.ones((1, 3)))
+
+
+def test_held_out_predictions_are_those_of_the_model_that_is_built() -> None:
+    part = fold(np.random.default_rng(0), 0.1)
+    place = 13
+    length, noise = grid()[place]
+    found = held_out(part, 0)
+    model = build_model(
+        torch.from_numpy(part.z_train),
+        torch.from_numpy(part.y_train),
+        [HeadSettings(length, noise, 1.0)],
+        torch.from_numpy(part.inverse_lengths),
+    )
+    posterior = model.posterior(torch.from_numpy(part.z_held), observation_noise=True)
+    np.testing.assert_allclose(found.mean[place], posterior.mean[:, 0].detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        found.unit_variance[place], posterior.variance[:, 0].detach().numpy(), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_noisier_metrics_get_a_noisier_head() -> None:
+    quiet = choose([held_out(fold(np.random.default_rng(s), 0.01), 0) for s in range(3)])[1]
+    loud = choose([held_out(fold(np.random.default_rng(s), 1.0), 0) for s in range(3)])[1]
+    assert loud.noise * loud.variance > 5 * quiet.noise * quiet.variance
+
+
+def test_a_metric_that_was_never_measured_still_has_settings() -> None:
+    part = fold(np.random.default_rng(0), 0.1)
+    empty = Fold(
+        part.z_train, part.y_train, part.z_held, np.full_like(part.y_held, np.nan), part.runs_held, part.inverse_lengths
+    )
+    assert choose([held_out(empty, 0)])[1].variance > 0
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
+def test_conformal_intervals_cover_new_runs_even_when_rows_of_a_run_agree(level: float) -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(300):
+        runs = np.abs(rng.standard_t(4, size=41))  # one residual per run, shared by all of its rows
+        sizes = rng.integers(1, 20, size=41)
+        factor = conformal_factor(np.repeat(runs[:40], sizes[:40]), np.repeat(1 / sizes[:40], sizes[:40]), level)
+        covered.append(runs[40] <= factor)
+    assert np.mean(covered) >= level - 0.05
+
+
+def test_a_higher_level_never_narrows_the_interval() -> None:
+    scores, weights = np.random.default_rng(1).exponential(size=50), np.ones(50)
+    factors = [conformal_factor(scores, weights, level) for level in (0.1, 0.5, 0.9, 0.99)]
+    assert factors == sorted(factors)
+
+
+def test_a_large_zoo_is_thinned_run_by_run() -> None:
+    runs = np.repeat(np.arange(10), 100)
+    kept = thin(runs, 200)
+    assert len(kept) == 200
+    assert np.bincount(runs[kept]).min() >= 19
+
+
+def interval(measured: np.ndarray, residuals: np.ndarray, per_run: int, level: float = 0.9) -> float:
+    """Half the width of an interval whose residuals have unit deviation, through the folds as a fit sees them."""
+    runs = np.repeat(np.arange(len(residuals)), per_run)
+    y = np.where(measured, np.repeat(residuals, per_run), np.nan)[:, None]
+    part = Fold(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((len(runs), 1)), y, runs, np.ones((1, 1)))
+    held = held_out(part, 0)
+    settings = HeadSettings(1.0, 0.0, 1.0)
+    scores, weights = standardised([replace(held, unit_variance=np.ones_like(held.unit_variance))], 0, settings)
+    return conformal_factor(scores, weights, level)
+
+
+def test_a_metric_measured_at_the_end_of_a_run_weighs_as_much_as_one_measured_at_every_checkpoint() -> None:
+    rng, per_run, runs = np.random.default_rng(0), 20, 40
+    ends = np.arange(runs * per_run) % per_run == per_run - 1
+    inside, widths, independent = [], [], []
+    for _ in range(500):
+        residuals = rng.normal(size=runs)
+        half = interval(ends, residuals, per_run)
+        assert half == interval(np.ones_like(ends), residuals, per_run), "rows of a run that agree are one residual"
+        inside.append(math.erf(half / math.sqrt(2.0)))  # probability that a new run's residual lies in the interval
+        widths.append(half)
+        independent.append(np.sort(np.abs(residuals))[math.ceil(0.9 * (runs + 1)) - 1])
+    assert widths == pytest.approx(independent), "split conformal prediction with 40 independent residuals"
+    assert 0.87 < np.mean(inside) < 0.93
+
+
+def test_every_run_with_a_measurement_counts_once() -> None:
+    runs = np.array([5, 5, 5, 2, 2, 9])
+    measured = np.array([True, False, True, False, False, True])
+    np.testing.assert_array_equal(run_weights(runs, measured), [0.5, 0.0, 0.5, 0.0, 0.0, 1.0])
+
+
+def test_the_quantile_is_not_one_residual_further_for_rounding() -> None:
+    for n in range(9, 200):
+        assert conformal_factor(np.arange(1.0, n + 1), np.ones(n), 0.9) == math.ceil(round(0.9 * (n + 1), 9))

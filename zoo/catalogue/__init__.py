@@ -1,0 +1,1 @@
+"""The catalogue: tables, migrations and queries of runs, checkpoints, files and lineages."""

@@ -1,0 +1,335 @@
+"""The catalogue of runs, checkpoints and lineages, and what was learned from them, in one database (D1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Table, delete, insert, make_url, select
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from epsopt.zoo.catalogue.database import cause, open_database, reading, writing
+from epsopt.zoo.catalogue.listing import listing
+from epsopt.zoo.catalogue.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, meta, told
+from epsopt.zoo.catalogue.types import Checkpoint, Failure, Lineage, NotFinite, Run
+from epsopt.zoo.credentials import masked, masked_url
+from epsopt.zoo.errors import CatalogueError, DamagedArtifact, EmptyCatalogue
+from epsopt.zoo.reading.messages import unpack
+
+if TYPE_CHECKING:
+    from epsopt.zoo.fingerprints.fingerprint import Fingerprint
+
+_Parsed = TypeVar("_Parsed")
+_WEIGHTS_KEY = "weights_key"
+_CHUNK = 500  # ids per query: SQLite's oldest limit is 999 variables
+
+
+class Catalogue:
+    """One database of runs and checkpoints; any number of processes may use it at once.
+
+    Args:
+        url: SQLAlchemy URL: ``sqlite:///FILE.db``, or ``postgresql+psycopg://...`` when many machines share
+            it.
+        rename: metrics by the name that some runs give them, to the name that they are to have here. It is applied
+            to what is read from the database, never to what is kept: another map needs no other ingest.
+        weights_key: the keys that lead to a checkpoint's weights, joined with dots; empty to find them; None for what
+            the last ingest took.
+
+    Raises:
+        CatalogueError: it cannot be opened, or was written by a newer version.
+    """
+
+    def __init__(
+        self,
+        url: str = "sqlite:///epsopt.db",
+        rename: Mapping[str, str] | None = None,
+        weights_key: str | None = None,
+    ) -> None:
+        self.url = url
+        self.rename = dict(rename or {})
+        self._weights_key = weights_key
+        self._engine = open_database(url)
+
+    @property
+    def weights_key(self) -> str:
+        """The keys that lead to a checkpoint's weights, joined with dots; empty where they are to be found."""
+        if self._weights_key is None:
+            with self.reading() as connection:
+                kept = connection.execute(select(meta.c.value).where(meta.c.key == _WEIGHTS_KEY)).scalar()
+            self._weights_key = str(kept or "")
+        return self._weights_key
+
+    def keep_weights_key(self) -> None:
+        """Keep the weights' key, for those who open the catalogue without naming one."""
+        key = self.weights_key
+        with self.writing() as connection:
+            connection.execute(delete(meta).where(meta.c.key == _WEIGHTS_KEY))
+            if key:
+                connection.execute(insert(meta).values(key=_WEIGHTS_KEY, value=key))
+
+    @classmethod
+    def existing(
+        cls,
+        url: str = "sqlite:///epsopt.db",
+        rename: Mapping[str, str] | None = None,
+        weights_key: str | None = None,
+    ) -> Self:
+        """Open a catalogue that must be there already: nothing that only reads makes a database file.
+
+        Args:
+            url: as of the class.
+            rename: as of the class.
+            weights_key: as of the class.
+
+        Raises:
+            EmptyCatalogue: there is no such SQLite file.
+            CatalogueError: it cannot be opened.
+        """
+        try:
+            file = make_url(url).database if url.startswith("sqlite") else None
+        except ArgumentError:
+            file = None  # said better when it is opened
+        if file and not file.startswith((":memory:", "file:")) and not Path(file).exists():
+            raise EmptyCatalogue(f"there is no catalogue at {file} yet: read your runs with 'epsopt ingest RUNS'")
+        return cls(url, rename, weights_key)
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[str, dict[str, str], str | None]]:
+        """Pickle as what it was opened with: each process has connections of its own."""
+        return type(self).existing, (self.url, self.rename, self._weights_key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database; nothing is left to be written."""
+        self._engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a transaction that reads; what the database refuses becomes a CatalogueError."""
+        with self._explained(), reading(self._engine) as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Open a transaction as the only writer; what the database refuses becomes a CatalogueError."""
+        with self._explained(), writing(self._engine) as connection:
+            yield connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise CatalogueError(f"{masked_url(self.url)}: {masked(cause(error), self.url)}") from error
+
+    def runs(self) -> list[Run]:
+        """Return all runs, by name; where several have one name, by as much of their path as tells them apart."""
+        with self.reading() as connection:
+            found = listing(connection)
+        rows = sorted(found.runs.values(), key=lambda r: (found.names[r.id], r.path))
+        return [Run(r.id, found.names[r.id], r.path, found.hyperparameters[r.id]) for r in rows]
+
+    def checkpoints(self, *, signature: str | None = None, within: Path | None = None) -> list[Checkpoint]:
+        """Return all checkpoints, or those of one signature, or of the runs in one folder.
+
+        They come by run name, epoch (unknown first) and path. A run has one for each moment of its training,
+        whatever number of files hold it; runs that share a file have one each.
+        """
+        with self.reading() as connection:
+            found = listing(connection)
+        below = None if within is None else (str(within), f"{within}/")
+        out = []
+        for c in found.checkpoints:
+            row, run = c.row, found.runs[c.run_id]
+            if signature is not None and row.signature != signature:
+                continue
+            if below is not None and run.path != below[0] and not run.path.startswith(below[1]):
+                continue
+            out.append(
+                Checkpoint(
+                    id=row.id,
+                    run_id=run.id,
+                    run=found.names[run.id],
+                    path=row.path,
+                    sha256=row.sha256,
+                    epoch=c.epoch,
+                    metrics=self.renamed(c.metrics),
+                    hyperparameters=dict(found.hyperparameters[run.id]),
+                    signature=row.signature,
+                    lineage_id=row.lineage_id,
+                    n_parameters=row.n_parameters,
+                    layout=row.layout or "plain",
+                    aliases=tuple(path for path in c.paths if path != row.path),
+                )
+            )
+        # Sorted here: databases collate text differently.
+        return sorted(out, key=lambda c: (c.run, -1 if c.epoch is None else c.epoch, c.path))
+
+    def metric_names(self) -> list[str]:
+        """Return the metrics that have at least one finite value, sorted."""
+        with self.reading() as connection:
+            found = listing(connection).checkpoints
+        return sorted({name for c in found for name, v in self.renamed(c.metrics).items() if v is not None})
+
+    def not_finite(self, within: Collection[str] | None = None) -> list[NotFinite]:
+        """Count the values that were logged as NaN or infinite, by metric: they count as not measured.
+
+        Args:
+            within: paths of the runs to look at; None: all.
+        """
+        with self.reading() as connection:
+            found = listing(connection)
+        places: dict[str, list[int]] = {}
+        for c in found.checkpoints:
+            if within is None or found.runs[c.run_id].path in within:
+                for name, value in self.renamed(c.metrics).items():
+                    if value is None:
+                        places.setdefault(name, []).append(c.run_id)
+        return [NotFinite(name, len(runs), len(set(runs))) for name, runs in sorted(places.items())]
+
+    def renamed(self, metrics: dict[str, float | None]) -> dict[str, float | None]:
+        """Return metrics under the names that they are to have; one that has its name already is kept over others."""
+        if not self.rename or self.rename.keys().isdisjoint(metrics):
+            return metrics
+        out = {name: value for name, value in metrics.items() if name not in self.rename}
+        for old, new in self.rename.items():
+            if old in metrics and out.get(new) is None:
+                out[new] = metrics[old]
+        return out
+
+    def troubles(self) -> list[Failure]:
+        """Return the side files that could not be read, by path; the checkpoints beside them are in the catalogue."""
+        with self.reading() as connection:
+            rows = connection.execute(select(told.c.troubles).where(told.c.troubles != "[]")).scalars().all()
+        return sorted({Failure(path, reason) for row in rows for path, reason in json.loads(row)}, key=lambda f: f.path)
+
+    def failures(self) -> list[Failure]:
+        """Return the files that could not be read, by path."""
+        query = select(files.c.path, files.c.reason).where(files.c.reason.is_not(None))
+        with self.reading() as connection:
+            rows = connection.execute(query).all()
+        return sorted((Failure(r.path, r.reason) for r in rows), key=lambda f: f.path)
+
+    def lineages(self) -> list[Lineage]:
+        """Return all lineages, oldest first."""
+        names = ("id", "signature", "reference_path", "declared", "reference_sha256")
+        columns = [lineages.c[name] for name in names]
+        with self.reading() as connection:
+            rows = connection.execute(select(*columns).order_by(lineages.c.id)).all()
+        return [Lineage(*r) for r in rows]
+
+    def aliases(self) -> dict[str, str]:
+        """Return the other files of checkpoints (copies, links, what a run saved twice), with the checkpoint's path."""
+        with self.reading() as connection:
+            found = listing(connection).checkpoints
+        return dict(sorted((path, c.row.path) for c in found for path in c.paths if path != c.row.path))
+
+    def holding(self, sha256: str) -> list[int]:
+        """Return the ids of the checkpoints that have a file with this content: one of each run that shares it."""
+        query = select(files.c.checkpoint_id).where(files.c.sha256 == sha256, files.c.checkpoint_id.is_not(None))
+        with self.reading() as connection:
+            return list(connection.execute(query.distinct().order_by(files.c.checkpoint_id)).scalars())
+
+    def fingerprints(self, ids: Sequence[int]) -> list[Fingerprint]:
+        """Return the fingerprints of these checkpoints, in the order of `ids`.
+
+        Raises:
+            CatalogueError: an id is unknown, or a fingerprint is damaged.
+        """
+        from epsopt.zoo.fingerprints.fingerprint import Fingerprint
+
+        found = self._blobs(fingerprints, ids, Fingerprint.from_bytes)
+        missing = [i for i in ids if i not in found]
+        if missing:
+            raise CatalogueError(f"the catalogue {self.url} has no checkpoint with id {missing[0]}")
+        return [found[i] for i in ids]
+
+    def embeddings(self, ids: Sequence[int]) -> list[NDArray[np.float32] | None]:
+        """Return these checkpoints' embeddings, each (anchors, dimensions), None where there is none."""
+        found = self._blobs(embeddings, ids, unpack)
+        return [found.get(i) for i in ids]
+
+    def _blobs(self, table: Table, ids: Iterable[int], parse: Callable[[bytes], _Parsed]) -> dict[int, _Parsed]:
+        wanted = sorted(set(ids))
+        found: dict[int, _Parsed] = {}
+        holder = checkpoints.alias()
+        with self.reading() as connection:
+            for start in range(0, len(wanted), _CHUNK):
+                chunk = wanted[start : start + _CHUNK]
+                # Checkpoints of equal weights share what one of them holds.
+                query = (
+                    select(checkpoints.c.id, table.c.data)
+                    .join(holder, holder.c.weights == checkpoints.c.weights)
+                    .join(table, table.c.checkpoint_id == holder.c.id)
+                    .where(checkpoints.c.id.in_(chunk))
+                )
+                found.update((r.id, parse(r.data)) for r in connection.execute(query))
+        return found
+
+    def put_artifact(self, kind: str, key: str, data: bytes, meta: dict[str, Any]) -> None:
+        """Keep bytes with their description, as the newest of their kind; the same kind and key replaces."""
+        with self.writing() as connection:
+            _put_artifact(connection, kind, key, data, json.dumps(meta, sort_keys=True))
+
+    def change_artifact(self, kind: str, key: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Keep what `change` makes of the bytes that are kept (None: none are), in one transaction: nothing is lost.
+
+        Args:
+            kind: of the artifact, which has no description.
+            key: of the artifact.
+            change: gives the new bytes.
+        """
+        query = select(artifacts.c.data).where((artifacts.c.kind == kind) & (artifacts.c.key == key))
+        with self.writing() as connection:
+            kept = connection.execute(query).scalar()
+            _put_artifact(connection, kind, key, change(None if kept is None else bytes(kept)), "{}")
+
+    def get_artifact(self, kind: str, key: str | None = None) -> tuple[bytes, dict[str, Any]] | None:
+        """Return the artifact with this key, or the newest of its kind; None when there is none.
+
+        Raises:
+            DamagedArtifact: it cannot be read.
+        """
+        query = select(artifacts.c.data, artifacts.c.meta).where(artifacts.c.kind == kind)
+        if key is not None:
+            query = query.where(artifacts.c.key == key)
+        with self.reading() as connection:
+            row = connection.execute(query.order_by(artifacts.c.id.desc()).limit(1)).first()
+        if row is None:
+            return None
+        damaged = f"what the database keeps as {kind} is damaged: 'epsopt check' says what mends it"
+        try:
+            meta = json.loads(row.meta)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DamagedArtifact(damaged) from error
+        if not isinstance(meta, dict) or not isinstance(row.data, bytes | memoryview):
+            raise DamagedArtifact(damaged)
+        return bytes(row.data), meta
+
+    def forget_artifacts(self, kind: str) -> None:
+        """Delete all artifacts of a kind."""
+        with self.writing() as connection:
+            connection.execute(delete(artifacts).where(artifacts.c.kind == kind))
+
+
+def _put_artifact(connection: Connection, kind: str, key: str, data: bytes, text: str) -> None:
+    newest = connection.execute(
+        select(artifacts.c.id, artifacts.c.key, artifacts.c.meta, artifacts.c.data)
+        .where(artifacts.c.kind == kind)
+        .order_by(artifacts.c.id.desc())
+        .limit(1)
+    ).first()
+    if newest is not None and (newest.key, newest.meta, newest.data) == (key, text, data):
+        return
+    highest = connection.execute(select(artifacts.c.id).order_by(artifacts.c.id.desc()).limit(1)).scalar() or 0
+    connection.execute(delete(artifacts).where((artifacts.c.kind == kind) & (artifacts.c.key == key)))
+    connection.execute(insert(artifacts).values(id=highest + 1, kind=kind, key=key, data=data, meta=text))

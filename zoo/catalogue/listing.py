@@ -1,0 +1,144 @@
+"""The checkpoints of a catalogue as they are listed: rows, what side files tell of them, and runs that are one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from epsopt.zoo.catalogue.copies import Held, parts_of_others
+from epsopt.zoo.catalogue.run_names import distinct_names
+from epsopt.zoo.catalogue.tables import checkpoints, files, runs, told
+from epsopt.zoo.layouts.parsed import known_metrics
+from epsopt.zoo.layouts.registry import TRACKERS
+from epsopt.zoo.reading.plain_values import with_defaults
+
+Metrics = dict[str, float | None]
+
+
+@dataclass
+class Listed:
+    """One checkpoint.
+
+    Attributes:
+        row: of the table, with the name, path and layout of its run.
+        metrics: what its files and its run's side files say; the files count.
+        run_id: of the run that it is listed under.
+        epoch: epoch or step.
+        paths: of its files, those of copies included.
+    """
+
+    row: Row[Any]
+    metrics: Metrics
+    run_id: int
+    epoch: int | None
+    paths: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All of them.
+
+    Attributes:
+        checkpoints: as they are listed.
+        runs: rows of the runs that they are listed under, by id.
+        hyperparameters: of those runs, by id.
+        parts: id of the run that counts, by the id of one that is a part of it.
+        names: of the runs that they are listed under, by id; no two are the same.
+    """
+
+    checkpoints: list[Listed]
+    runs: dict[int, Row[Any]]
+    hyperparameters: dict[int, dict[str, Any]]
+    parts: dict[int, int]
+    names: dict[int, str]
+
+
+def parts_of_runs(connection: Connection) -> dict[int, int]:
+    """Return the runs that are a part of another one: see :func:`parts_of_others`."""
+    if connection.execute(select(runs.c.id).where(runs.c.layout.in_(TRACKERS)).limit(1)).first() is None:
+        return {}
+    columns = (checkpoints.c.run_id, runs.c.layout, files.c.sha256, files.c.size, files.c.mtime_ns, files.c.inode)
+    query = select(*columns).select_from(files).join(checkpoints, files.c.checkpoint_id == checkpoints.c.id).join(runs)
+    contents: dict[int, set[str]] = {}
+    identities: dict[int, set[Hashable]] = {}
+    layouts: dict[int, str] = {}
+    for r in connection.execute(query.where(files.c.sha256.is_not(None))):
+        layouts[r.run_id] = r.layout or ""
+        contents.setdefault(r.run_id, set()).add(r.sha256)
+        identities.setdefault(r.run_id, set()).add((r.size, r.mtime_ns, r.inode))
+    held = {i: Held(layouts[i], frozenset(contents[i]), frozenset(identities[i])) for i in contents}
+    return parts_of_others(held, TRACKERS)
+
+
+def listing(connection: Connection) -> Listing:
+    """Read all checkpoints, and put together what is one."""
+    parts = parts_of_runs(connection)
+    known = {r.id: r for r in connection.execute(select(runs))}
+    beside = _metrics_beside(connection)
+    members: dict[int, list[Any]] = {}
+    for file in connection.execute(select(files.c.checkpoint_id, files.c.path, files.c.sha256).order_by(files.c.path)):
+        members.setdefault(file.checkpoint_id, []).append(file)
+    listed: dict[int, Listed] = {}
+    holding: dict[tuple[int, str], int] = {}
+    for row in connection.execute(select(checkpoints)):
+        own = members.get(row.id, [])
+        metrics: Metrics = {}
+        hashes = dict.fromkeys([*(m.sha256 for m in own if m.sha256 is not None), row.sha256])
+        for sha256 in hashes:
+            metrics.update(beside.get((row.run_id, sha256), {}))
+            holding[row.run_id, sha256] = row.id
+        metrics = known_metrics(row.layout, json.loads(row.metrics), metrics)
+        listed[row.id] = Listed(row, metrics, row.run_id, row.epoch, [m.path for m in own])
+    for part, whole in parts.items():
+        _join(part, whole, listed, holding, beside)
+    parsed: dict[str, dict[str, Any]] = {}
+    hyperparameters = {}
+    for i, run in known.items():
+        if i not in parts:
+            said = _once(parsed, run.hyperparameters)
+            for other in [known[p].hyperparameters for p, whole in parts.items() if whole == i]:
+                said = with_defaults(said, _once(parsed, other))
+            hyperparameters[i] = said
+    whole_runs = {i: run for i, run in known.items() if i not in parts}
+    return Listing(
+        [one for one in listed.values() if one.run_id not in parts],
+        whole_runs,
+        hyperparameters,
+        parts,
+        distinct_names({i: (run.name, run.path) for i, run in whole_runs.items()}),
+    )
+
+
+def _join(
+    part: int,
+    whole: int,
+    listed: dict[int, Listed],
+    holding: Mapping[tuple[int, str], int],
+    beside: Mapping[tuple[int, str], Metrics],
+) -> None:
+    """Add what is known of the checkpoints of one run to those of the run that it is a part of."""
+    for (run_id, sha256), metrics in beside.items():
+        if run_id == part and (i := holding.get((whole, sha256))) is not None:
+            listed[i].metrics = {**metrics, **listed[i].metrics}
+    for (run_id, sha256), j in holding.items():
+        if run_id == part and (i := holding.get((whole, sha256))) is not None:
+            one, other = listed[i], listed[j]
+            one.metrics = {**other.metrics, **one.metrics}
+            one.epoch = other.epoch if one.epoch is None else one.epoch
+            one.paths += [path for path in other.paths if path not in one.paths]
+
+
+def _metrics_beside(connection: Connection) -> dict[tuple[int, str], Metrics]:
+    """Return what side files tell of checkpoints, by run and SHA-256."""
+    rows = connection.execute(select(told.c.run_id, told.c.metrics).where(told.c.metrics != "{}")).all()
+    return {(r.run_id, sha): metrics for r in rows for sha, metrics in json.loads(r.metrics).items()}
+
+
+def _once(parsed: dict[str, dict[str, Any]], text: str) -> dict[str, Any]:
+    if text not in parsed:
+        parsed[text] = json.loads(text)
+    return parsed[text]

@@ -1,0 +1,1 @@
+"""Fingerprints: statistics of each weight tensor, streamed, of bounded size."""

@@ -1,0 +1,255 @@
+"""Ingest: bring the catalogue up to date with folders of runs; what has not changed is not opened."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.types import Failure, NotFinite
+from epsopt.zoo.fingerprints.lineage import LineageBook
+from epsopt.zoo.ingestion.catalogue_writer import (
+    KnownFile,
+    Recorder,
+    adopt,
+    files_read_otherwise,
+    forget_failures,
+    known_files,
+    known_lineages,
+    record_failures,
+    release_files,
+    relocate_references,
+)
+from epsopt.zoo.ingestion.deleted_runs import set_aside
+from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.other_formats import OtherFormat
+from epsopt.zoo.layouts.scan import Found, scan, within
+from epsopt.zoo.reading.plain_values import is_placeholder
+from epsopt.zoo.reading.pool import shared_pool
+from epsopt.zoo.reading.reader import CheckpointContents, Outcome, Waiting, read_files
+from epsopt.zoo.reading.remote import location
+from epsopt.zoo.reading.source import Limits, identity_at
+from epsopt.zoo.side_files.refresh import tell_files, tell_runs
+from epsopt.zoo.side_files.run_tables import Sheet
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What one pass over the folders came to: found = added + unchanged + aliases + waiting + failed.
+
+    Attributes:
+        found: checkpoint files under the folders.
+        added: checkpoints that are new, or whose content changed.
+        unchanged: files already in the catalogue, aliases among them.
+        aliases: files new to the catalogue that hold a checkpoint which another file of their run holds, too.
+        waiting: files that somebody wrote to while they were read; the next pass takes them.
+        failed: files that cannot be read, also those that failed before and have not changed since.
+        seconds: duration.
+        runs: folders that hold checkpoint files.
+        layouts: how many runs are kept in which layout, by its name; several that combine as ``hydra + lightning``.
+        troubles: files beside the checkpoints that cannot be read; the checkpoints are in all the same.
+        left_alone: files that are named like checkpoints and known to be none: states of optimisers and the like.
+        retold: runs whose side files were read now, because they or the checkpoints they speak of changed.
+        unmatched: rows of tables of runs that belong to none of the runs found, by the table's name.
+        not_read: checkpoints of other formats, and files that look like some, by kind; no part of what was found.
+        objects: hyperparameters of files read now that hold a class, a function or another object, and stand as text:
+            in how many checkpoints, by name and class.
+        deleted: folders of runs that their tracker has marked as deleted; their checkpoints are not part of found.
+        not_finite: metrics of the runs found that were NaN or infinite somewhere, and count as not measured there.
+        outside: links that lead out of the folders and were not followed.
+    """
+
+    found: int
+    added: int
+    unchanged: int
+    aliases: int
+    waiting: int
+    failed: list[Failure]
+    seconds: float
+    runs: int
+    layouts: dict[str, int] = field(default_factory=dict)
+    troubles: list[Failure] = field(default_factory=list)
+    left_alone: int = 0
+    retold: int = 0
+    unmatched: dict[str, int] = field(default_factory=dict)
+    not_read: list[OtherFormat] = field(default_factory=list)
+    objects: dict[str, int] = field(default_factory=dict)
+    deleted: list[Failure] = field(default_factory=list)
+    not_finite: list[NotFinite] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+
+
+def ingest(
+    catalogue: Catalogue,
+    folder: Path | Sequence[Path],
+    *,
+    root: Path | None = None,
+    embed: str | None = None,
+    jobs: int = 2,
+    progress: Progress | None = None,
+    limits: Limits | None = None,
+    sheets: Sequence[Sheet] = (),
+    follow_links: bool = False,
+) -> IngestReport:
+    """Read the checkpoints under folders that the catalogue does not know yet, or that changed.
+
+    It may be killed at any moment and run again, also by several processes at once: each checkpoint goes in
+    once.
+
+    Args:
+        catalogue: where to.
+        folder: one folder or several; which folders below are runs is what their layouts say (docs/layouts.md).
+        root: the folder above them that runs are named from; None names them from the folders themselves.
+        embed: hook ``package.module:function`` from a state dict to an array (anchors, dimensions); it runs
+            in the reading process. Checkpoints that lack this hook's embedding are read again for it.
+        jobs: reading processes.
+        progress: called with (files done, files to read).
+        limits: what one file may cost; the defaults when None.
+        follow_links: whether links that lead out of the folders are followed, too.
+        sheets: tables of runs that tell hyperparameters and metrics, too; what they say counts more than side files.
+
+    Returns:
+        The report; unreadable files are in it and in ``catalogue.failures()``.
+
+    Raises:
+        UsageError: a folder does not exist.
+        HookError: the hook cannot be imported or failed; what was read before stays.
+        CatalogueError: the database refuses.
+    """
+    started = time.monotonic()
+    folders = [folder] if isinstance(folder, str | Path) else list(folder)
+    seen = scan(folders, root, follow_links=follow_links)
+    deleted = set_aside(seen, lambda: shared_pool(jobs, limits), catalogue)
+    known = known_files(catalogue)
+    fresh = [f for f in seen.files if not _is_current(known.get(str(f.path)), f, embed)]
+    opened = {str(f.path) for f in fresh}
+    if other := files_read_otherwise(catalogue, sorted(opened)):
+        release_files(catalogue, other)
+    catalogue.keep_weights_key()
+    current = {str(f.path): known[str(f.path)] for f in seen.files if str(f.path) not in opened}
+    adopt(catalogue, seen.files)
+    present = {str(f.path) for f in seen.files} | {f.path for f in seen.failures}
+    forget_failures(
+        catalogue,
+        (p for p, k in known.items() if k.reason is not None and p not in present and within(p, folders)),
+    )
+    record_failures(catalogue, [f for f in seen.failures if (k := known.get(f.path)) is None or k.reason != f.reason])
+    failed = seen.failures + [Failure(p, k.reason) for p, k in current.items() if k.reason is not None]
+    unchanged = sum(1 for k in current.values() if k.reason is None)
+    waiting = 0
+    if fresh:
+        relocate_references(catalogue)
+    book = known_lineages(catalogue) if fresh else LineageBook()
+    recorder = Recorder(catalogue, book, embed, present)
+    objects: Counter[str] = Counter()
+
+    def handle(index: int, outcome: Outcome) -> bool:
+        nonlocal waiting
+        if isinstance(outcome, CheckpointContents):
+            if not recorder.accept(fresh[index], outcome):
+                return False
+            objects.update(f"{k} {v}" for k, v in outcome.hyperparameters.items() if is_placeholder(v))
+        elif isinstance(outcome, Waiting):
+            waiting += 1
+        else:
+            recorder.fail(fresh[index], outcome)
+            failed.append(outcome)
+        if progress is not None:
+            progress(index + 1, len(fresh))
+        return True
+
+    if fresh:
+        try:
+            files = [(f.path, f.identity.size) for f in fresh]
+            read_files(shared_pool(jobs, limits), files, book, handle, embed=embed, weights_key=catalogue.weights_key)
+        finally:
+            recorder.flush()
+    answered = tell_runs(catalogue, seen, shared_pool(jobs, limits), sheets, folders)
+    found = len(seen.files) + len(seen.failures)
+    unchanged += found - unchanged - recorder.added - recorder.aliases - waiting - len(failed)
+    return IngestReport(
+        found=found,
+        added=recorder.added,
+        unchanged=unchanged,
+        aliases=recorder.aliases,
+        waiting=waiting,
+        failed=sorted(failed, key=lambda f: f.path),
+        seconds=time.monotonic() - started,
+        runs=len({f.run_path for f in seen.files}),
+        layouts=answered.layouts,
+        troubles=answered.troubles,
+        left_alone=len(seen.left_alone),
+        retold=answered.retold,
+        unmatched=answered.unmatched,
+        not_read=list(seen.other.kinds.values()),
+        objects=dict(objects),
+        deleted=deleted,
+        not_finite=catalogue.not_finite({f.run_path for f in seen.files}),
+        outside=sorted(seen.outside),
+    )
+
+
+def _is_current(known: KnownFile | None, found: Found, embed: str | None) -> bool:
+    if known is None or known.identity != found.identity:
+        return False
+    return known.reason is not None or embed is None or known.embedded_by == embed
+
+
+def read_fingerprints(
+    paths: Sequence[Path],
+    catalogue: Catalogue | None = None,
+    *,
+    embed: str | None = None,
+    jobs: int = 2,
+    progress: Progress | None = None,
+    limits: Limits | None = None,
+    folders: Folders | None = None,
+    trouble: Callable[[Failure], None] | None = None,
+) -> list[CheckpointContents | Failure]:
+    """Read files without recording them, their deltas taken from the catalogue's lineages where one fits.
+
+    Args:
+        paths: checkpoint files.
+        catalogue: whose lineages are offered; None for none.
+        embed: as for :func:`ingest`.
+        jobs: reading processes.
+        progress: called with (files done, files in all).
+        limits: what one file may cost; the defaults when None.
+        folders: of the scan that found the files; without it, nothing is known of what lies beside files behind URLs.
+        trouble: called with each file beside them that cannot be read.
+
+    Returns:
+        One result per path, in their order. ``lineage`` is None where no known lineage fits.
+    """
+    book = known_lineages(catalogue) if catalogue is not None else LineageBook()
+    results: list[CheckpointContents | Failure] = []
+
+    def handle(index: int, outcome: Outcome) -> bool:
+        if isinstance(outcome, Waiting):
+            outcome = Failure(str(outcome.path), "was written to while it was read: try again when it is complete")
+        elif isinstance(outcome, CheckpointContents) and outcome.declared is not None:
+            known = book.of_reference(outcome.signature, outcome.declared.sha256)
+            outcome = replace(outcome, lineage=known.id if known is not None else None)
+        results.append(outcome)
+        if progress is not None:
+            progress(index + 1, len(paths))
+        return True
+
+    files = [(location(p), _size(location(p))) for p in paths]
+    pool = shared_pool(jobs, limits)
+    key = catalogue.weights_key if catalogue is not None else ""
+    read_files(pool, files, book, handle, embed=embed, weights_key=key)
+    renamed = catalogue.renamed if catalogue is not None else None
+    return tell_files(results, pool, folders or Folders(), renamed, trouble)
+
+
+def _size(path: Path) -> int:
+    try:
+        return identity_at(location(path)).size
+    except OSError:
+        return 0

@@ -1,0 +1,114 @@
+"""What a layout finds in one checkpoint, and beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from epsopt.zoo.reading.plain_values import Plain
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One checkpoint, interpreted.
+
+    Attributes:
+        weights: tensors by name, in state-dict order, prefixes of wrappers stripped; possibly only described
+            (meta).
+        hyperparameters: flattened with dots.
+        metrics: flattened with dots; None where the value is NaN or infinite.
+        epoch: epoch or step, None when nothing says it.
+        base: the file that the run says it started from, as it says it.
+        step: optimiser steps, None when nothing says it.
+        layout: the layout that knows this file's keys.
+        weights_key: the keys that lead to the weights in the file, joined with dots; empty for the top level.
+    """
+
+    weights: dict[str, torch.Tensor]
+    hyperparameters: dict[str, Plain]
+    metrics: dict[str, float | None]
+    epoch: int | None
+    base: str | None
+    step: int | None = None
+    layout: str = "plain"
+    weights_key: str = ""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in its run a checkpoint stands: what side files are matched by.
+
+    Attributes:
+        key: what the answer calls it.
+        path: of the checkpoint, as text.
+        epoch: epoch (or step, where there is no epoch), None when unknown.
+        step: optimiser steps, None when unknown.
+        layout: the layout that knows the checkpoint's keys: some loggers count steps in a way of their own.
+    """
+
+    key: str
+    path: str
+    epoch: int | None
+    step: int | None
+    layout: str = "plain"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Metrics that were logged together.
+
+    Attributes:
+        epoch: None where the log does not say it.
+        step: None where the log does not say it.
+        metrics: None where the value is NaN or infinite.
+        checkpoint: name of the checkpoint's file or folder, where the log says it.
+    """
+
+    epoch: int | None
+    step: int | None
+    metrics: dict[str, float | None]
+    checkpoint: str | None = None
+
+
+@dataclass
+class Told:
+    """What the side files of one layout tell about a run.
+
+    Attributes:
+        hyperparameters: flattened with dots.
+        rows: the metrics' history, oldest first.
+        final: metrics that belong to the run's end and say no epoch or step.
+        ordered: (file, rows) for rows that say no epoch or step, oldest first.
+        pooled: what was logged at one step was put into one row, so its epoch may be that of another call.
+        starts: the number that the log counts its first row by.
+        troubles: sentences about files that could not be read, as (path, reason).
+    """
+
+    hyperparameters: dict[str, Plain] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    final: dict[str, float | None] = field(default_factory=dict)
+    ordered: list[tuple[str, list[Row]]] = field(default_factory=list)
+    pooled: bool = False
+    starts: int = 0
+    troubles: list[tuple[str, str]] = field(default_factory=list)
+
+
+def known_metrics(
+    layout: str, own: Mapping[str, float | None], beside: Mapping[str, float | None]
+) -> dict[str, float | None]:
+    """Put together what a checkpoint and the files beside it say: the checkpoint counts.
+
+    Lightning's keep only what a callback monitored, as the callback knew it when it saved; there the log counts.
+    """
+    return {**own, **beside} if layout == "lightning" else {**beside, **own}
+
+
+def joined(told: Told, positions: Sequence[Position]) -> dict[str, dict[str, float | None]]:
+    """Match the rows to checkpoints; return the metrics of those that have any, by key (``matching`` has the rules)."""
+    from epsopt.zoo.layouts.matching import matched  # which needs the types above
+
+    return matched(told, positions)

@@ -1,0 +1,267 @@
+"""Read what lies beside a checkpoint (YAML, JSON, CSV, JSON lines): as hostile as the checkpoint, so as carefully.
+
+Runs in the child process only. Every size is bounded before a byte is parsed; a file that cannot be read is a sentence.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.reading.remote import location
+from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
+from epsopt.zoo.reading.text import clean
+
+YAML_BYTES = 1 << 20
+"""YAML is parsed in Python, at about 40 KB a second; no configuration that a person wrote comes near this."""
+JSON_BYTES = 64 << 20
+TABLE_BYTES = 256 << 20
+_MERGED = 100_000
+_CELLS = 5_000_000  # of one table
+_YOUNG = 10.0  # seconds: a last line without its end is taken for half-written in a file that is younger
+_Parsed = TypeVar("_Parsed")
+
+
+class SideError(Exception):
+    """A side file that cannot be read; the text is the reason."""
+
+
+@dataclass
+class Sides:
+    """The files beside a run that one layout asks about.
+
+    Attributes:
+        run: the run's folder.
+        files: that the layout named.
+        limits: as for checkpoints.
+        troubles: (path, reason) of those that could not be read.
+        unfinished: a last line was left out because somebody seems to be writing it.
+    """
+
+    run: Path
+    files: Sequence[Path]
+    limits: Limits = field(default_factory=Limits)
+    troubles: list[tuple[str, str]] = field(default_factory=list)
+    unfinished: bool = False
+
+    def named(self, *names: str) -> list[Path]:
+        """Return the files of these names, in the order of the names."""
+        return [f for name in names for f in self.files if f.name == name]
+
+    def trouble(self, path: Path, reason: str) -> None:
+        """Note why a file was not read."""
+        self.troubles.append((str(path), reason))
+
+    def attempt(self, path: Path, parse: Callable[[Path], _Parsed]) -> _Parsed | None:
+        """Call a parser on a file; None and a trouble where it cannot be read."""
+        try:
+            return parse(path)
+        except SideError as error:
+            self.trouble(path, clean(str(error)))
+        except UnreadableCheckpoint as error:
+            self.trouble(path, error.reason)
+        except ChangedWhileReadError:
+            self.trouble(path, "was written to while it was read: the next ingest takes it")
+        except RecursionError:
+            self.trouble(path, "nested deeper than any configuration needs")
+        except MemoryError:
+            self.trouble(path, f"needs more than the {self.limits.memory >> 20:,} MB of memory that a reader may take")
+        except Exception as error:  # noqa: BLE001 - whatever a hostile file provokes is that file's trouble
+            self.trouble(path, clean(f"cannot be read ({type(error).__name__}: {str(error)[:200]})"))
+        return None
+
+    def yaml(self, path: Path) -> Any:
+        """Return what a YAML 1.2 file holds, None if nothing or if it cannot be read."""
+        return self.attempt(path, lambda p: parse_yaml(p, self.text(p, YAML_BYTES)))
+
+    def json(self, path: Path) -> Any:
+        """Return what a JSON file holds, None if nothing or if it cannot be read."""
+        return self.attempt(path, lambda p: parse_json(self.text(p, JSON_BYTES)))
+
+    def json_or_lines(self, path: Path) -> Any:
+        """Return what a JSON file holds; of one with an object on each line (detectron2, MMDetection) their list."""
+        return self.attempt(path, self._json_or_lines)
+
+    def _json_or_lines(self, path: Path) -> Any:
+        text = self.text(path, JSON_BYTES)
+        try:
+            return parse_json(text)
+        except SideError:
+            first, _, rest = text.lstrip().partition("\n")
+            if not (rest.strip() and first.startswith("{") and first.rstrip().endswith("}")):
+                raise
+        return list(_json_lines(self.text(path, JSON_BYTES, lines=True)))
+
+    def structure(self, path: Path) -> Any:
+        """Return what a JSON or YAML file holds, by its suffix."""
+        return self.json(path) if path.suffix.lower() == ".json" else self.yaml(path)
+
+    def table(self, path: Path, *, growing: bool = True) -> list[dict[str, str]]:
+        """Return the rows of a CSV file by column, cells as text; rows shorter than the header lack what is missing."""
+        return self.attempt(path, lambda p: parse_csv(self.text(p, TABLE_BYTES, lines=growing))) or []
+
+    def json_lines(self, path: Path) -> list[dict[str, Any]]:
+        """Return the objects of a file with one JSON object on each line."""
+        return self.attempt(path, lambda p: list(_json_lines(self.text(p, TABLE_BYTES, lines=True)))) or []
+
+    def text(self, path: Path, limit: int, *, lines: bool = False) -> str:
+        """Return a text file whole; with `lines`, without a last line that is being written.
+
+        Raises:
+            SideError: too large, or not UTF-8.
+            UnreadableCheckpoint: not a regular file, or refused by the system.
+            ChangedWhileReadError: somebody wrote to it meanwhile.
+        """
+        try:
+            with open_source(location(path), self.limits) as source:
+                if source.size > limit:
+                    raise SideError(f"{source.size:,} bytes, more than the {limit:,} that are read of such a file")
+                data = bytes(source.read(0, source.size))
+                young = abs(time.time() - source.identity.mtime_ns / 1e9) < _YOUNG
+        except UnreadableCheckpoint as error:
+            if error.reason.startswith("empty"):  # opened by a run that has not written to it yet
+                return ""
+            raise
+        if lines and young and not data.endswith(b"\n"):
+            data = data[: data.rfind(b"\n") + 1]
+            self.unfinished = True
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SideError(f"not UTF-8 text (byte {error.start:,}): save it as UTF-8") from error
+
+
+def parse_yaml(path: Path, text: str) -> Any:
+    """Parse YAML 1.2 into plain values: ``1e-3`` is a number, ``no`` and ``1:30`` are text; tags make no objects.
+
+    Raises:
+        SideError: not YAML, a key twice, or aliases that unfold into far more than the file holds.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.constructor import DuplicateKeyError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.allow_duplicate_keys = False
+    yaml.Constructor = _constructor()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = yaml.load(text)
+    except DuplicateKeyError as error:
+        said = str(error.problem or "").partition(" with value")[0]
+        raise SideError(f"{said or 'a key stands twice'}{_line(error)}: keep one of the two") from error
+    except MarkedYAMLError as error:
+        raise SideError(f"not valid YAML: {error.problem or error.context or 'damaged'}{_line(error)}") from error
+    except (YAMLError, ValueError) as error:
+        raise SideError(f"not valid YAML: {str(error).splitlines()[0][:200]}") from error
+    from epsopt.zoo.reading.structure_limits import check_tree
+
+    check_tree(path, tree, 10_000)
+    return tree
+
+
+def _constructor() -> Any:
+    """Return a constructor that takes what stands under an unknown tag as data, and dates as text."""
+    from ruamel.yaml.constructor import SafeConstructor
+    from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+    class Plain(SafeConstructor):
+        merged = 0
+
+        def flatten_mapping(self, node: Any) -> Any:
+            """Merge what ``<<`` names into a mapping; ten merges of ten merges of ten are a bomb."""
+            flattened = super().flatten_mapping(node)
+            self.merged += len(node.value)
+            if self.merged > _MERGED:
+                raise SideError(f"its merge keys unfold into more than {_MERGED:,} entries")
+            return flattened
+
+    def data(self: Any, node: Any) -> Any:
+        if isinstance(node, ScalarNode):
+            return node.value
+        if isinstance(node, SequenceNode):
+            return self.construct_sequence(node, deep=True)
+        if isinstance(node, MappingNode):
+            return self.construct_mapping(node, deep=True)
+        raise SideError("not valid YAML: a node of no kind")
+
+    Plain.add_constructor(None, data)
+    Plain.add_constructor("tag:yaml.org,2002:timestamp", lambda _self, node: node.value)
+    return Plain
+
+
+def _line(error: Any) -> str:
+    mark = error.problem_mark or error.context_mark
+    return "" if mark is None else f" in line {mark.line + 1}"
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; NaN and Infinity pass, as Python writes them.
+
+    Raises:
+        SideError: not JSON, or a key twice.
+    """
+    if not text.strip():
+        return None
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except ValueError as error:
+        raise SideError(f"not valid JSON: {str(error)[:200]}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:60]!r} stands twice")
+    return found
+
+
+def _json_lines(text: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise SideError(f"line {number:,} is not valid JSON: {str(error)[:200]}") from error
+            if isinstance(value, dict):
+                yield value
+
+
+def parse_csv(text: str) -> list[dict[str, str]]:
+    """Parse a CSV file with a header; empty cells are left out. Comma, semicolon or tab: what the header has most of.
+
+    Raises:
+        SideError: not CSV, a column twice, or more cells than any table of metrics has.
+    """
+    header_line = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header_line.count)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    try:
+        header = [clean(name.strip()) for name in next(reader, [])]
+        named = [name for name in header if name]
+        if len(set(named)) != len(named):
+            twice = next(name for name in named if named.count(name) > 1)
+            raise SideError(f"the column {twice[:60]!r} stands twice in its header")
+        return list(_rows(reader, header))
+    except csv.Error as error:
+        raise SideError(f"not valid CSV: {error}") from error
+
+
+def _rows(reader: Iterable[list[str]], header: list[str]) -> Iterator[dict[str, str]]:
+    cells = 0
+    for row in reader:
+        cells += len(row)
+        if cells > _CELLS:
+            raise SideError(f"more than {_CELLS:,} cells")
+        yield {name: cell for name, cell in zip(header, row, strict=False) if name and cell.strip()}

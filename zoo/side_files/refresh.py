@@ -1,0 +1,171 @@
+"""Bring what side files tell up to date: of runs in the catalogue, or of files that are only looked at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.types import Failure
+from epsopt.zoo.layouts.checkpoint_folders import by_name
+from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.parsed import Position, known_metrics
+from epsopt.zoo.layouts.plain import epoch_of
+from epsopt.zoo.layouts.registry import shown
+from epsopt.zoo.layouts.scan import Scan, is_checkpoint_name, order, whose
+from epsopt.zoo.reading.plain_values import finite_metrics, with_defaults
+from epsopt.zoo.reading.pool import ReaderPool
+from epsopt.zoo.reading.reader import CheckpointContents
+from epsopt.zoo.reading.remote import location
+from epsopt.zoo.side_files.discover import Answer, Beside, ask_beside, beside, sides_of
+from epsopt.zoo.side_files.run_tables import Given, Sheet, match
+from epsopt.zoo.side_files.store import RunInCatalogue, forget_told, put_told, runs_by_path
+
+_BATCH = 64  # runs whose answers are written together
+
+
+@dataclass
+class Retold:
+    """What came of it.
+
+    Attributes:
+        layouts: runs by the name of their layout.
+        troubles: side files that cannot be read.
+        retold: runs whose side files were read.
+        unmatched: rows of tables that belong to no run found, by the table's name.
+    """
+
+    layouts: dict[str, int]
+    troubles: list[Failure]
+    retold: int = 0
+    unmatched: dict[str, int] = field(default_factory=dict)
+
+
+def tell_runs(
+    catalogue: Catalogue, seen: Scan, pool: ReaderPool, sheets: Sequence[Sheet] = (), roots: Sequence[Path] = ()
+) -> Retold:
+    """Read the side files of the runs that were seen, where they changed or speak of other checkpoints than before.
+
+    Tables of runs are matched to them; what an earlier ingest was given by a table that is not here now stays.
+
+    It rests on what is written alone, so an ingest that was killed before it comes to the same when run again.
+    """
+    known = runs_by_path(catalogue)
+    counted: Counter[str] = Counter()
+    out = Retold({}, [])
+    stale: list[tuple[RunInCatalogue, str, Beside, set[str], Given]] = []
+    paths = dict.fromkeys(f.run_path for f in seen.files)
+    found_runs = {path: run.positions for path in paths if (run := known.get(path)) is not None}
+    matched = match(sheets, found_runs, roots)
+    out.unmatched = matched.unmatched
+    for files, sides in sides_of(seen):
+        path = files[0].run_path
+        run = known.get(path)
+        names = {files[0].layout}
+        if run is None or not run.positions:  # none of its files could be read
+            counted[shown(names)] += 1
+            continue
+        names |= run.formats
+        kept = {name: said for name, said in run.given.items() if name not in {s.name for s in sheets}}
+        given = {**kept, **matched.given.get(path, {})}
+        state = sides.state(run.positions, given) if sides.files or given else None
+        if state is not None and state != run.state:
+            stale.append((run, state, sides, names, given))
+            continue
+        if state is None and run.state is not None:
+            with catalogue.writing() as connection:
+                forget_told(connection, run.id)
+        elif state is not None:
+            out.troubles += run.troubles
+            names |= run.layouts
+        counted[shown(names)] += 1
+    for start in range(0, len(stale), _BATCH):
+        batch = stale[start : start + _BATCH]
+        answers = ask_beside(pool, [(sides, run.positions) for run, _, sides, _, _ in batch])
+        with catalogue.writing() as connection:
+            for (run, state, sides, names, given), answer in zip(batch, answers, strict=True):
+                answer.give(given)
+                # Written to a moment ago, and already damaged: it is half of something. Ask again the next time.
+                unsure = answer.unfinished or (answer.troubles and sides.young())
+                put_told(connection, run.id, "unsure" if unsure else state, answer)
+                out.troubles += answer.troubles
+                counted[shown(names | answer.layouts)] += 1
+    out.layouts = dict(sorted(counted.items()))
+    out.troubles = sorted(set(out.troubles), key=lambda f: f.path)
+    out.retold = len(stale)
+    return out
+
+
+def tell_files(
+    results: Sequence[CheckpointContents | Failure],
+    pool: ReaderPool,
+    folders: Folders,
+    renamed: Callable[[dict[str, float | None]], dict[str, float | None]] | None = None,
+    trouble: Callable[[Failure], None] | None = None,
+) -> list[CheckpointContents | Failure]:
+    """Add to each checkpoint what the files beside it tell; what it says itself counts.
+
+    Args:
+        results: as they were read.
+        pool: the children.
+        folders: what lies where.
+        renamed: gives metrics the names that the catalogue has for them.
+        trouble: called with each side file that cannot be read.
+    """
+    members: dict[str, list[tuple[int, CheckpointContents]]] = {}
+    for i, result in enumerate(results):
+        if isinstance(result, CheckpointContents):
+            members.setdefault(whose(result.path, folders).run_path, []).append((i, result))
+    asked = []
+    for path, read in members.items():
+        held = list(dict.fromkeys(c.path.parent for _, c in read))
+        positions = [Position(str(i), str(c.path), c.epoch, c.step, c.layout) for i, c in read]
+        asked.append((beside(location(path), held, folders), [*positions, *_later(read, folders)]))
+    answers: list[Answer] = (
+        ask_beside(pool, asked) if any(sides.files for sides, _ in asked) else [Answer()] * len(asked)
+    )
+    out = list(results)
+    for failure in sorted({f for answer in answers for f in answer.troubles}, key=lambda f: f.path):
+        if trouble is not None:
+            trouble(failure)
+    for answer, read in zip(answers, members.values(), strict=True):
+        for i, c in read:
+            metrics = finite_metrics(known_metrics(c.layout, c.metrics, answer.metrics.get(str(i), {})))
+            out[i] = replace(
+                c,
+                metrics=renamed(metrics) if renamed is not None else metrics,
+                hyperparameters=with_defaults(c.hyperparameters, answer.hyperparameters),
+            )
+    return out
+
+
+def _later(read: Sequence[tuple[int, CheckpointContents]], folders: Folders) -> list[Position]:
+    """Stand in for the run's other checkpoints, which nobody asked about: how a log counts shows on all of them.
+
+    Their epochs are guessed from their names. Metrics of the run's end belong to a newer one, if there is any.
+    """
+    newest = max((c for _, c in read), key=lambda c: order(c.path))
+    asked = {c.path for _, c in read}
+    others = [path for path in _alike(newest.path, folders) if path not in asked]
+    named = epoch_of({}, newest.path)
+    more = 0 if named is None or newest.epoch is None else newest.epoch - named
+    out = [
+        Position("", str(path), epoch + more, None, newest.layout)
+        for path in others
+        if (epoch := epoch_of({}, path)) is not None
+    ]
+    if len(out) < len(others) and any(order(path) > order(newest.path) for path in others):
+        out.append(Position("", "", 2**60, None))
+    return out
+
+
+def _alike(file: Path, folders: Folders) -> list[Path]:
+    """Return the checkpoints beside a file, or of its name in the folders beside its own."""
+    single = by_name(file)
+    if single is None:
+        return [file.parent / name for name in sorted(folders.names(file.parent)) if is_checkpoint_name(name)]
+    inside = file.relative_to(single)
+    found = [single.with_name(name) / inside for name in sorted(folders.names(single.parent))]
+    return [f for f in found if by_name(f) is not None and f.name in folders.names(f.parent)]

@@ -1,0 +1,92 @@
+"""What the catalogue keeps of side files and tables of runs: read, written and forgotten, run by run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, insert, select
+
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.listing import parts_of_runs
+from epsopt.zoo.catalogue.queries import refresh_run
+from epsopt.zoo.catalogue.tables import checkpoints, runs, told
+from epsopt.zoo.catalogue.types import Failure
+from epsopt.zoo.layouts.parsed import Position
+from epsopt.zoo.reading.plain_values import finite_metrics
+from epsopt.zoo.side_files.discover import Answer
+from epsopt.zoo.side_files.run_tables import Given
+
+
+@dataclass(frozen=True)
+class RunInCatalogue:
+    """A run as those who ask its side files need it: what is kept of it, and the layouts of its files and sides."""
+
+    id: int
+    state: str | None
+    troubles: list[Failure]
+    positions: list[Position]
+    formats: frozenset[str]
+    layouts: frozenset[str]
+    given: Given
+
+
+def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
+    """Return all runs with their checkpoints' positions, by the run's folder."""
+    members_of = select(
+        checkpoints.c.run_id,
+        checkpoints.c.sha256,
+        checkpoints.c.path,
+        checkpoints.c.epoch,
+        checkpoints.c.step,
+        checkpoints.c.layout,
+    )
+    with catalogue.reading() as connection:
+        rows = connection.execute(members_of.order_by(checkpoints.c.path)).all()
+        parts = parts_of_runs(connection)
+        columns = (runs.c.id, runs.c.path, told.c.state, told.c.troubles, told.c.layouts, told.c.given)
+        known = connection.execute(select(*columns).outerjoin(told)).all()
+    members: dict[int, list[Position]] = {}
+    formats: dict[int, set[str]] = {}
+    for r in rows:
+        members.setdefault(r.run_id, []).append(Position(r.sha256, r.path, r.epoch, r.step, r.layout or "plain"))
+        formats.setdefault(r.run_id, set()).add(r.layout or "plain")
+    # What a tracker logged speaks of all that the run wrote, also of what the tracker did not keep.
+    for part, whole in parts.items():
+        own = {p.key for p in members.get(part, [])}
+        members.setdefault(part, []).extend(p for p in members.get(whole, []) if p.key not in own)
+    return {
+        r.path: RunInCatalogue(
+            r.id,
+            r.state,
+            [Failure(path, reason) for path, reason in json.loads(r.troubles or "[]")],
+            members.get(r.id, []),
+            frozenset(formats.get(r.id, ())),
+            frozenset(json.loads(r.layouts or "[]")),
+            json.loads(r.given or "{}"),
+        )
+        for r in known
+    }
+
+
+def put_told(connection: Connection, run_id: int, state: str, answer: Answer) -> None:
+    """Write what the side files of a run tell, in place of what they told before."""
+    values = {
+        "state": state,
+        "hyperparameters": json.dumps(answer.hyperparameters, sort_keys=True),
+        "metrics": json.dumps({key: finite_metrics(m) for key, m in answer.metrics.items()}, sort_keys=True),
+        "troubles": json.dumps([[f.path, f.reason] for f in answer.troubles]),
+        "layouts": json.dumps(sorted(answer.layouts)),
+        "given": json.dumps(answer.given, sort_keys=True),
+    }
+    if connection.execute(select(runs.c.id).where(runs.c.id == run_id)).first() is None:
+        return  # another ingest found the run empty meanwhile
+    connection.execute(delete(told).where(told.c.run_id == run_id))
+    connection.execute(insert(told).values(run_id=run_id, **values))
+    refresh_run(connection, run_id)
+
+
+def forget_told(connection: Connection, run_id: int) -> None:
+    """Delete what side files told that are no longer there."""
+    connection.execute(delete(told).where(told.c.run_id == run_id))
+    refresh_run(connection, run_id)

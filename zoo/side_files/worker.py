@@ -1,0 +1,78 @@
+"""The child's answer to what the files beside a run's checkpoints tell."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.layouts import hugging_face
+from epsopt.zoo.layouts.parsed import Position, joined
+from epsopt.zoo.layouts.registry import BY_NAME
+from epsopt.zoo.layouts.side_file_reader import Sides
+from epsopt.zoo.reading.remote import location
+from epsopt.zoo.reading.source import Limits
+from epsopt.zoo.side_files.run_tables import PATHS, entries_of
+
+MOST_METRICS = 2_000
+"""Of one run, by one kind of its side files. People's runs log up to some hundred; ten thousand are an accident."""
+
+
+def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """Ask one layout about one run; only what concerns its checkpoints goes back to the parent."""
+    sides = Sides(location(request["path"]), [location(f) for f in request["files"]], limits)
+    told = BY_NAME[request["layout"]].tell(sides)
+    positions = [Position(*position) for position in request["positions"]]
+    if any(p.layout == hugging_face.LAYOUT.name for p in positions) and request["layout"] in ("tensorboard", "wandb"):
+        hugging_face.trainer_names(told)
+    metrics = joined(told, positions)  # before the troubles are collected: it may find some
+    return {
+        "status": "told",
+        "hyperparameters": told.hyperparameters,
+        "metrics": at_most(metrics, MOST_METRICS, request["files"][0], told.troubles),
+        "troubles": told.troubles,
+        "unfinished": sides.unfinished,
+    }
+
+
+def deleted(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """Ask a layout which of the runs that a file knows were deleted.
+
+    Raises:
+        UnreadableCheckpoint: the file cannot be read.
+    """
+    path = location(request["path"])
+    sides = Sides(path.parent, [path], limits)
+    reasons = BY_NAME[request["layout"]].deleted(sides, [location(run) for run in request["runs"]])
+    if sides.troubles and not reasons:
+        raise UnreadableCheckpoint(path, sides.troubles[0][1])
+    return {"status": "deleted", "reasons": reasons}
+
+
+def at_most(
+    metrics: dict[str, dict[str, float | None]], most: int, file: str, troubles: list[tuple[str, str]]
+) -> dict[str, dict[str, float | None]]:
+    """Keep the metrics that come first where a run has more of them than anybody compares, and say so."""
+    names = dict.fromkeys(name for row in metrics.values() for name in row)
+    if len(names) <= most:
+        return metrics
+    kept = set(list(names)[:most])
+    troubles.append((file, f"tells {len(names):,} metrics, of which the first {most:,} are read: log fewer"))
+    return {key: {n: v for n, v in row.items() if n in kept} for key, row in metrics.items()}
+
+
+def read_table(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """Read a CSV table of runs.
+
+    Raises:
+        UnreadableCheckpoint: it cannot be read, or no column names the runs.
+    """
+    path = location(request["path"])
+    sides = Sides(path.parent, [path], limits)
+    records = sides.table(path, growing=False)
+    if sides.troubles:
+        raise UnreadableCheckpoint(path, sides.troubles[0][1])
+    entries = entries_of(records, request["params"], request["metrics"])
+    if not entries:
+        raise UnreadableCheckpoint(path, f"no row names its run: expected a column {' or '.join(PATHS[:4])}")
+    return {"status": "table", "entries": [asdict(entry) for entry in entries]}

@@ -1,0 +1,333 @@
+"""The program of a reader's child process: reads files within its limits, answers in JSON and bytes.
+
+Nothing that a checkpoint holds leaves this process but numbers and text. Started by pool.py, never by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from epsopt.zoo.decoding.weight_gram import weight_products
+from epsopt.zoo.decoding.worker import evaluate, recombine
+from epsopt.zoo.errors import HookError, UnreadableCheckpoint
+from epsopt.zoo.fingerprints.fingerprint import FEATURES, SKETCH, Fingerprint, _finite, _sketch, fingerprint
+from epsopt.zoo.fingerprints.lineage import KnownLineage, LineageBook
+from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
+from epsopt.zoo.layouts.parsed import Reading
+from epsopt.zoo.layouts.registry import interpret
+from epsopt.zoo.reading.hooks import embed, listen, load_hook
+from epsopt.zoo.reading.messages import decode, encode, pack, unpack
+from epsopt.zoo.reading.remote import location
+from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_at, identity_of
+from epsopt.zoo.reading.tensors import OpenCheckpoint
+from epsopt.zoo.side_files.worker import deleted, read_table, tell
+
+Sketch = NDArray[np.float32]
+Answer = tuple[dict[str, Any], list[bytes]]
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".pt.tar", ".pth.tar", ".ckpt.tar")
+_KEPT = 4  # reference checkpoints held in memory, if they are small
+_RECENT = 2.0  # seconds: a file this young that fails to parse gets a second look
+_LOOK_AGAIN = 0.05
+_LOOK_FOR_PARENT = 1.0  # seconds between two looks
+_GENERATIONS = 32  # of runs that start from one another; a circle of files ends here too
+
+
+class _Reference:
+    """The checkpoint that a lineage's deltas are taken from."""
+
+    def __init__(self, path: Path, limits: Limits, weights_key: str) -> None:
+        self.path = path
+        self.weights_key = weights_key
+        with open_checkpoint(path, limits, weights_key) as checkpoint:
+            self.identity = checkpoint.source.identity
+            self.sha256 = checkpoint.source.sha256()
+            reading = interpret(checkpoint)
+            self.weights, self.base = reading.weights, reading.base
+            self.signature = _signature(self.weights)
+            self.sketch = _sketch_of(checkpoint, self.weights)
+            small = self.identity.size <= limits.at_once
+            self._held = {n: checkpoint.read(n, t) for n, t in self.weights.items()} if small else None
+
+    @contextlib.contextmanager
+    def tensors(self, limits: Limits) -> Iterator[Callable[[str], torch.Tensor | None]]:
+        """Give the function that returns a tensor by name, None where the reference has none."""
+        if self._held is not None:
+            yield self._held.get
+            return
+        with open_checkpoint(self.path, limits, self.weights_key) as checkpoint:
+            weights = interpret(checkpoint).weights
+            yield lambda name: checkpoint.read(name, weights[name]) if name in weights else None
+
+
+class Child:
+    """What a child keeps from one file to the next: lineages on offer, references, the imported hook."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.weights_key = ""
+        self.book = LineageBook()
+        self._references: OrderedDict[Path, _Reference] = OrderedDict()
+        self._guesses: dict[str, KnownLineage] = {}  # the last lineage of each signature
+
+    def answer(self, request: dict[str, Any], blobs: list[bytes]) -> Answer | None:
+        """Obey one message; lineages offered are only remembered."""
+        if request["kind"] == "forget":
+            self.book = LineageBook()
+            self._guesses = {}
+            return None
+        if request["kind"] == "lineage":
+            fields = {k: request[k] for k in ("id", "signature", "reference_path", "reference_sha256", "declared")}
+            self.book.add(KnownLineage(sketch=unpack(blobs[0]), **fields))
+            return None
+        path = location(request["path"])
+        try:
+            if request["kind"] == "tell":
+                return tell(request, self.limits), []
+            if request["kind"] == "deleted":
+                return deleted(request, self.limits), []
+            if request["kind"] == "table":
+                return read_table(request, self.limits), []
+            if request["kind"] == "recombine":
+                return recombine(request, self.limits), []
+            if request["kind"] == "products":
+                return weight_products(request, self.limits)
+            if request["kind"] == "evaluate":
+                return evaluate(path, request, self.limits), []
+            self.weights_key = request.get("weights_key") or ""
+            return self._read(path, request.get("embed"))
+        except ChangedWhileReadError:
+            return {"status": "waiting"}, []
+        except HookError as error:
+            return {"status": "hook", "reason": str(error)}, []
+        except UnreadableCheckpoint as error:
+            # A damaged reference is handled where it is read; here it is this file.
+            if request["kind"] in ("recombine", "products"):
+                return _failed(str(error))  # which of the parents
+            return ({"status": "waiting"}, []) if _still_growing(path) else _failed(error.reason)
+        except MemoryError:
+            return _failed(f"needs more than the {self.limits.memory >> 20:,} MB of memory that a reader may take")
+        except RecursionError:
+            return _failed("nested deeper than any checkpoint needs")
+        except Exception as error:  # noqa: BLE001 - whatever a hostile file provokes is that file's failure
+            return _failed(f"cannot be read ({type(error).__name__}: {str(error)[:200]})")
+
+    def _read(self, path: Path, hook: str | None) -> Answer:
+        function = load_hook(hook) if hook else None
+        with open_checkpoint(path, self.limits, self.weights_key) as checkpoint:
+            reading = interpret(checkpoint)
+            checkpoint.verify()
+            signature = _signature(reading.weights)
+            base = self._declared(path, reading.base)
+            gone: list[int] = []
+            declared, lineage = None, None
+            if base is not None:
+                kept = self._fingerprint(checkpoint, reading, base)
+                declared = {"path": str(base.path), "sha256": base.sha256}
+            else:
+                kept, lineage, gone = self._fingerprint_in_lineage(checkpoint, reading, signature)
+            blobs = [kept.to_bytes(), pack(kept.sketch)]
+            if base is not None:
+                blobs.append(pack(base.sketch if base.signature == signature else kept.sketch))
+            if function is not None:
+                blobs.append(pack(embed(function, str(hook), checkpoint, reading)))
+            header = {
+                "status": "read",
+                "sha256": checkpoint.source.sha256(),
+                "identity": _listed(checkpoint.source.identity),
+                "signature": signature,
+                "n_parameters": kept.n_parameters,
+                "hyperparameters": reading.hyperparameters,
+                "metrics": reading.metrics,
+                "epoch": reading.epoch,
+                "step": reading.step,
+                "layout": reading.layout,
+                "lineage": lineage,
+                "declared": declared,
+                "gone": gone,
+                "embedded": function is not None,
+            }
+        return header, blobs
+
+    def _fingerprint(self, checkpoint: OpenCheckpoint, reading: Reading, reference: _Reference | None) -> Fingerprint:
+        own = reference is None or _is(reference, checkpoint)
+        with contextlib.nullcontext() if own or reference is None else reference.tensors(self.limits) as lookup:
+            return fingerprint(_stream(checkpoint, reading.weights), lookup)
+
+    def _fingerprint_in_lineage(
+        self, checkpoint: OpenCheckpoint, reading: Reading, signature: str
+    ) -> tuple[Fingerprint, int | None, list[int]]:
+        """Fingerprint against the nearest lineage; also return its id and those whose reference is gone."""
+        gone: list[int] = []
+        sketch: Sketch | None = None
+        if self.book.open_for(signature):
+            guess = self._guesses.get(signature)
+            if guess is not None and checkpoint.source.size <= self.limits.at_once:
+                # Most files belong where the one before did: then looking once is enough.
+                reference = self._reference_of(guess, gone)
+                if reference is not None:
+                    kept = self._fingerprint(checkpoint, reading, reference)
+                    nearest = self.book.nearest(signature, kept.sketch)
+                    if nearest is not None and nearest.id == guess.id:
+                        return kept, guess.id, gone
+                    sketch = kept.sketch
+            if sketch is None:
+                sketch = _sketch_of(checkpoint, reading.weights)
+            while (known := self.book.nearest(signature, sketch)) is not None:
+                reference = self._reference_of(known, gone)
+                if reference is not None:
+                    self._guesses[signature] = known
+                    return self._fingerprint(checkpoint, reading, reference), known.id, gone
+        return self._fingerprint(checkpoint, reading, None), None, gone
+
+    def _reference_of(self, known: KnownLineage, gone: list[int]) -> _Reference | None:
+        reference = self._reference(location(known.reference_path))
+        if reference is not None and reference.sha256 == known.reference_sha256:
+            return reference
+        self.book.close(known.id)
+        gone.append(known.id)
+        return None
+
+    def _declared(self, path: Path, base: str | None) -> _Reference | None:
+        """Return the base that a run says it started from, if that is a checkpoint we can read.
+
+        A base that is itself a fine-tune of another one belongs to that one's lineage, and so do runs from it.
+        """
+        found = self._named(path, base)
+        for _ in range(_GENERATIONS):
+            former = None if found is None else self._named(found.path, found.base)
+            if found is None or former is None or former.signature != found.signature:
+                break
+            found = former
+        return found
+
+    def _named(self, path: Path, base: str | None) -> _Reference | None:
+        """Return the checkpoint that a file names as its base."""
+        if base is None or not base.lower().endswith(SUFFIXES):
+            return None
+        for candidate in (path.parent / base, Path(base)):
+            with contextlib.suppress(OSError, ValueError):
+                if candidate.is_file() and not candidate.samefile(path):
+                    return self._reference(candidate.resolve())
+        return None
+
+    def _reference(self, path: Path) -> _Reference | None:
+        held = self._references.pop(path, None)
+        try:
+            if held is None or held.weights_key != self.weights_key or held.identity != identity_at(path):
+                held = _Reference(path, self.limits, self.weights_key)
+        except (OSError, UnreadableCheckpoint, ChangedWhileReadError):
+            return None
+        self._references[path] = held
+        while len(self._references) > _KEPT:
+            self._references.popitem(last=False)
+        return held
+
+
+def _is(reference: _Reference, checkpoint: OpenCheckpoint) -> bool:
+    """Tell whether a checkpoint is its own reference; its deltas stay at zero, as a founder's do."""
+    same_size = reference.identity.size == checkpoint.source.size
+    return same_size and reference.sha256 == checkpoint.source.sha256()
+
+
+def _listed(identity: Identity) -> list[int]:
+    return [identity.size, identity.mtime_ns, identity.inode]
+
+
+def _failed(reason: str) -> Answer:
+    return {"status": "failed", "reason": reason}, []
+
+
+def _still_growing(path: Path) -> bool:
+    """Look twice at a file that was written to a moment ago: a writer between two pieces is no damage."""
+    try:
+        before = path.stat()
+        if abs(time.time() - before.st_mtime) > _RECENT:
+            return False
+        time.sleep(_LOOK_AGAIN)
+        return identity_of(path.stat()) != identity_of(before)
+    except OSError:
+        return False
+
+
+def _stream(checkpoint: OpenCheckpoint, weights: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, described in weights.items():
+        if described.is_floating_point():
+            yield name, checkpoint.read(name, described)
+
+
+def _sketch_of(checkpoint: OpenCheckpoint, weights: dict[str, torch.Tensor]) -> Sketch:
+    # The same sum as fingerprint() makes, to choose the reference before the statistics are taken.
+    total = np.zeros(SKETCH, dtype=np.float64)
+    for name, tensor in _stream(checkpoint, weights):
+        if tensor.numel():
+            total += _sketch(name, _finite(tensor).reshape(-1))
+    return total.astype(np.float32)
+
+
+def _signature(weights: dict[str, torch.Tensor]) -> str:
+    blocks = [(n, tuple(t.shape)) for n, t in weights.items() if t.is_floating_point() and t.numel()]
+    names, shapes = tuple(n for n, _ in blocks), tuple(s for _, s in blocks)
+    empty = np.zeros((0, FEATURES), dtype=np.float32)
+    return Fingerprint(names, shapes, empty, empty[0:0].reshape(-1), 0).signature
+
+
+def _limit_memory(extra: int) -> None:
+    """Cap the address space at what is taken now plus `extra`; without /proc only time is limited."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        limit = pages * os.sysconf("SC_PAGE_SIZE") + extra
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has: whatever a hook is busy with, nobody waits for it any more.
+
+    Not by prctl(PR_SET_PDEATHSIG), which counts the thread that started this process as its parent.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_FOR_PARENT)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(descriptor: int) -> None:
+    """Serve requests from the pipe until the other end closes."""
+    torch.set_num_threads(1)
+    # A diverged run overflows, as its fingerprint says; standard error is for the parent's progress bar.
+    warnings.simplefilter("ignore")
+    connection = Connection(descriptor)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        hello, _ = decode(connection.recv_bytes())
+        limits = Limits(**hello["limits"])
+        _end_with(os.getppid())
+        _limit_memory(limits.memory)
+        listen(lambda hook: connection.send_bytes(encode({"at work": hook})))
+        child = Child(limits)
+        connection.send_bytes(encode({"status": "ready"}))
+        while True:
+            answer = child.answer(*decode(connection.recv_bytes()))
+            if answer is not None:
+                connection.send_bytes(encode(*answer))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
