@@ -69,7 +69,7 @@ def fit(url: str, said: Connection) -> None:
     A short training in one process, without the LightGBM baseline: what is tried here is the keeping, not the map.
     """
     from epsopt.studies.surrogate_store import fit_map
-    from epsopt.surrogate import Recipe, cross_validation, relevance
+    from epsopt.surrogate import TrainingConfig, cross_validation, relevance
     from epsopt.surrogate.baselines import median_baseline
 
     torch.set_num_threads(1)
@@ -85,7 +85,7 @@ def fit(url: str, said: Connection) -> None:
 
         catalogue.put_artifact = kept  # type: ignore[method-assign]
         said.send("ready")
-        fit_map(catalogue, recipe=Recipe(steps=30, batch=16))
+        fit_map(catalogue, recipe=TrainingConfig(steps=30, batch=16))
 
 
 def start_fit(url: str) -> tuple[ForkServerProcess, Connection]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epsopt.surrogate import Recipe, TrainingSet, fit
+from epsopt.surrogate import TrainingConfig, TrainingSet, fit
 from epsopt.surrogate.ranges import metric_range
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
@@ -99,7 +99,7 @@ def diverge(train: TrainingSet, kind: Kind, seed: int) -> tuple[TrainingSet, NDA
 
 def held_out(train: TrainingSet, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Points and both ends of the intervals of the first metric, each run held out."""
-    predictions = fit(train, seed=seed, recipe=Recipe(steps=120))[1].held_out
+    predictions = fit(train, seed=seed, recipe=TrainingConfig(steps=120))[1].held_out
     assert predictions is not None
     return predictions.point[:, 0], predictions.low[:, 0], predictions.high[:, 0]
 

@@ -31,9 +31,9 @@ from optuna.trial import FrozenTrial
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage, record_proposals, render_command
-from epsopt.studies.optuna_io.queue import Suggestion
+from epsopt.studies.optuna_io.queue import ProposalRecord
 from epsopt.studies.project.project import Project
-from epsopt.studies.worker.worker import Event, Orders, Worker
+from epsopt.studies.worker.worker import Event, Worker, WorkerConfig
 from epsopt.zoo import Catalogue
 from epsopt.zoo.errors import UsageError
 
@@ -56,10 +56,10 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def proposal(config: dict[str, Any]) -> Suggestion:
+def proposal(config: dict[str, Any]) -> ProposalRecord:
     """Return what record_proposals takes, with something predicted."""
     point = {o.name: 0.5 for o in OBJECTIVES}
-    return Suggestion(config, point, point, point)
+    return ProposalRecord(config, point, point, point)
 
 
 def project(folder: Path, url: str, space: Space = SPACE, command: tuple[str, ...] = COMMAND) -> Project:
@@ -70,7 +70,7 @@ def work(url: str, folder: Path, lost_after: float) -> None:
     """Be a worker: say when it is ready, and work until everything that is queued is done."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url)
-    orders = Orders(watch=0.05, lost_after=lost_after, grace=2.0)
+    orders = WorkerConfig(watch=0.05, lost_after=lost_after, grace=2.0)
 
     def tell(event: Event) -> None:
         print(event.kind, flush=True)
@@ -218,7 +218,7 @@ class Trials:
         proposals = [proposal({"lr": i / 100, "seconds": 0.0, "x": x}) for i, x in enumerate(HOSTILE)]
         record_proposals(storage, "faults", OBJECTIVES, space, proposals)
         with Catalogue(url) as catalogue:
-            Worker(mine, storage, catalogue, Orders(jobs=2, watch=0.05)).work()
+            Worker(mine, storage, catalogue, WorkerConfig(jobs=2, watch=0.05)).work()
         equal = 0
         for trial in trials(url):
             x = trial.params["x"]

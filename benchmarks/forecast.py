@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from zoos import Zoo, load
 
 from epsopt.optimize.forecast.base_forecasters import BASELINES, BEFORE, EXPERTS
-from epsopt.optimize.forecast.run_forecaster import Outlook, fit_outlook
+from epsopt.optimize.forecast.run_forecaster import RunForecaster, fit_run_forecaster
 from epsopt.optimize.forecast.stacking import STACK
 from epsopt.optimize.latent.trajectory import RunPath
 from epsopt.optimize.space_inference import infer_space
@@ -77,9 +77,9 @@ def _report(zoo: Zoo, parts: list[NDArray[np.int64]]) -> None:
         past = [p for run, p in _paths(zoo, surrogate) if run not in held and len(p) > 1]
         new = [p for run, p in _paths(zoo, surrogate) if run in held and len(p) > 1]
         space = infer_space([p.config for p in past])
-        past, new = ([p for p in some if space.describes(p.config)] for some in (past, new))
+        past, new = ([p for p in some if space.accepts(p.config)] for some in (past, new))
         started = time.perf_counter()
-        outlook = fit_outlook(surrogate, space, past)
+        outlook = fit_run_forecaster(surrogate, space, past)
         fit_seconds.append(time.perf_counter() - started)
         for path in new:
             truth = path.metrics[-1]
@@ -144,7 +144,7 @@ def _tell(
         values.append(one)
 
 
-def _single(outlook: Outlook, path: RunPath) -> dict[str, Array]:
+def _single(outlook: RunForecaster, path: RunPath) -> dict[str, Array]:
     """What each of the weighed forecasts says by itself."""
     import torch
 

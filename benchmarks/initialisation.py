@@ -29,7 +29,7 @@ from epsopt.optimize import Objective, Target, infer_space, past_runs
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.forecast.continuation_model import learn_continuation
 from epsopt.optimize.pareto import non_dominated
-from epsopt.optimize.proposals.warm_start import Plan, plan_runs
+from epsopt.optimize.proposals.warm_start import WarmStart, plan_runs
 from epsopt.studies.merge.warm_start_candidates import mixed_starts, real_starts
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
@@ -64,7 +64,7 @@ def head(what: str) -> None:
     print(f"\n{what}\n\n{'':46}{'runs':>5}" + "".join(f"{n:>16}" for n in NAMES) + f"{'targets':>9}{'join front':>14}")
 
 
-def path_of(plan: Plan, mixed: Sequence[Any], decoder: WeightDecoder, seed: int) -> Path:
+def path_of(plan: WarmStart, mixed: Sequence[Any], decoder: WeightDecoder, seed: int) -> Path:
     """The file to start from; a mixture is saved as `epsopt init-from` saves it."""
     if plan.start.checkpoint is not None:
         return Path(plan.start.checkpoint.path)
@@ -88,7 +88,7 @@ def planned(zoos: Path, seed: int) -> dict[str, Any]:
         plans = plan_runs(continuation, everywhere, checkpoints, OBJECTIVES, TARGETS, epochs=EPOCHS)
         from_base = next(p for p in plans if p.start.kind == "base")
 
-        def said(plan: Plan) -> dict[str, Any]:
+        def said(plan: WarmStart) -> dict[str, Any]:
             return {
                 "path": str(path_of(plan, mixed, decoder, seed)),
                 "label": ("the mixture of " if plan.start.kind == "mixture" else "") + plan.start.label,

@@ -14,9 +14,9 @@ from loop_workloads import Floats, State
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.merge.weight_space_gp import WeightSpace, on_way
-from epsopt.optimize.schedule.pruner import Stopper
+from epsopt.optimize.schedule.pruner import Pruner
 from epsopt.optimize.schedule.run_acquisition import Candidate
-from epsopt.optimize.schedule.scheduler import BRANCH_EPOCHS, FIRST_RUNS, Known, Policy, Step
+from epsopt.optimize.schedule.scheduler import BRANCH_EPOCHS, FIRST_RUNS, Scheduler, SearchState, Step
 
 LOOK = 6  # epochs of a run that only looks around
 GRACE = 2
@@ -52,16 +52,16 @@ class _Search:
         self._how, self._trainer, self._seed, workload = how, trainer, seed, trainer.workload
         self._weights = _Weights(trainer) if how.mix and trainer.base is not None else None
         mixes = self._weights is not None
-        self._policy = Policy(
+        self._policy = Scheduler(
             workload.space, workload.objectives, length=workload.length, reference=trainer.reference,
             origin=trainer.base, evaluation=workload.evaluation, branch_epochs=BRANCH_EPOCHS if how.branch else None,
             first_runs=FIRST_RUNS if mixes else PROBES, look_epochs=LOOK if mixes else None, seed=seed,
         )  # fmt: skip
-        self._stopper = Stopper(
+        self._stopper = Pruner(
             workload.space, workload.objectives, workload.length, worth=WORTH, grace=GRACE,
             probes=0 if mixes else PROBES, reference=trainer.reference,
         )  # fmt: skip
-        self._planned: tuple[Policy, Step] | None = None
+        self._planned: tuple[Scheduler, Step] | None = None
         self._aside = 0.0  # what mixtures brought while a run trained
 
     def run(self) -> None:
@@ -82,7 +82,7 @@ class _Search:
                 policy.learn(step, brought, taken=taken)
             self._aside = 0.0
 
-    def _next(self, known: Known) -> Step:
+    def _next(self, known: SearchState) -> Step:
         if self._planned is None:
             return self._policy.next(known)
         (self._policy, step), self._planned = self._planned, None
@@ -140,14 +140,14 @@ class _Search:
         self._trainer.ledger.seconds += time.process_time() - began
         return decision.stop
 
-    def _known(self) -> Known:
+    def _known(self) -> SearchState:
         trainer = self._trainer
         checkpoints, weights = trainer.starts(), None
         if self._weights is not None:
             weights, keys = self._weights.known()
             by_key = {s.key: s for s in checkpoints}
             checkpoints = [by_key[key] for key in keys]
-        return Known(
+        return SearchState(
             [self._curve(run) for run in trainer.runs if len(run.values)], checkpoints,
             np.stack([s.values for s in trainer.mixed]) if trainer.mixed else None, weights, sum(trainer.ledger.costs),
             [Candidate(run.config, run.start, 1.0) for run in trainer.runs if not len(run.values)],

@@ -14,7 +14,7 @@ import torch
 from loop_workloads import Floats, State, Workload
 
 from epsopt.demo.finetune import DivergedError
-from epsopt.optimize.forecast.learning_curve_gp import Curve, OnWay
+from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
 from epsopt.optimize.schedule.run_acquisition import Start
 from epsopt.optimize.space import Config
 
@@ -46,7 +46,7 @@ class Run:
         mixed = None
         if self.on_way:
             epochs, shares, values = zip(*self.on_way, strict=True)
-            mixed = OnWay(np.array(epochs), np.array(shares), np.stack(values))
+            mixed = PathMeasurements(np.array(epochs), np.array(shares), np.stack(values))
         return Curve(self.config, steps, self.values, None if self.start is None else self.start.values, mixed)
 
 

@@ -41,7 +41,7 @@ from scipy.stats import norm
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
 from epsopt.optimize.pareto import hypervolume, non_dominated
-from epsopt.optimize.schedule.pruner import FEWEST_RUNS, Stopper
+from epsopt.optimize.schedule.pruner import FEWEST_RUNS, Pruner
 from epsopt.optimize.schedule.pruner import GRACE as GRACE_EPOCHS
 
 RESULTS = CACHE.parent / "stopping.jsonl"
@@ -145,7 +145,7 @@ def by_forecast(
     """Stop by the stopper, by either of its rules; it learns again after every few runs, and knows of all."""
     workload, curves = runs.workload, runs.curves
     rule: dict[str, Any] = {"worth": worth} if threshold is None else {"threshold": threshold}
-    stopper = Stopper(workload.space, workload.objectives, workload.length, **rule, reference=workload.reference)
+    stopper = Pruner(workload.space, workload.objectives, workload.length, **rule, reference=workload.reference)
 
     def keep(place: int, before: list[Curve]) -> int:
         if len(before) % REFIT == 0:
@@ -162,7 +162,7 @@ def by_forecast(
 def judgements(runs: Runs, order: Sequence[int]) -> list[Judged]:
     """Judge every checkpoint of runs that come one after another, and stop none."""
     workload, out, before, model = runs.workload, [], list[Curve](), None
-    stopper = Stopper(workload.space, workload.objectives, workload.length, threshold=0.0)
+    stopper = Pruner(workload.space, workload.objectives, workload.length, threshold=0.0)
     for place in order:
         curve = runs.curves[place]
         if len(before) >= FEWEST_RUNS:

@@ -25,7 +25,7 @@ from scores import collapse_auroc, interval_score, metric_score
 from seeds_vae import AUTHORS_EPOCHS, EPOCHS, MODELS, load_predictions
 from zoos import Zoo, load, seeds_split
 
-from epsopt.surrogate import Recipe, Validation, fit
+from epsopt.surrogate import TrainingConfig, Validation, fit
 from epsopt.surrogate.validation import HeldOutPredictions
 
 Array = NDArray[np.float64]
@@ -133,9 +133,9 @@ def _seeds_protocol(zoo: Zoo) -> None:
 def _ablations(zoo: Zoo) -> None:
     _head(f"{zoo.name}, seed {zoo.seed}: variants of the map, weights only", zoo)
     constant, everything = held_out(zoo, median, folds_of(zoo)), np.arange(len(zoo))
-    recipe = Recipe()
+    recipe = TrainingConfig()
     plain = replace(zoo, train=replace(zoo.train, embeddings=None))
-    variants: dict[str, tuple[Zoo, Recipe]] = {
+    variants: dict[str, tuple[Zoo, TrainingConfig]] = {
         "as shipped": (zoo, recipe),
         "encoder not trained further on the metrics": (zoo, replace(recipe, finetune=False)),
         "no embeddings to learn from": (plain, recipe),

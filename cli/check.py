@@ -17,7 +17,7 @@ def command(options: Options) -> None:
     Each thing that is wrong is named with the command that mends it. The checkpoints' own files are compared with what
     was read by 'epsopt ingest --verify'.
     """
-    from epsopt.cli.output import line, one_line, print_json, say
+    from epsopt.cli.output import one_line, print_json, print_line, print_wrapped
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
 
@@ -29,10 +29,10 @@ def command(options: Options) -> None:
     if options.json:
         print_json({"storage": workspace.shown, "damage": [{"what": d.what, "mend": d.mend} for d in found]})
     elif not found:
-        say(f"{workspace.shown} is in order.")
+        print_wrapped(f"{workspace.shown} is in order.")
     else:
         for damage in found:
-            line(one_line(damage.what))
-            line(f"  mend it with: {one_line(damage.mend)}")
+            print_line(one_line(damage.what))
+            print_line(f"  mend it with: {one_line(damage.mend)}")
     if found:
         raise CatalogueError(f"{workspace.shown}: {count(len(found), 'thing is', 'things are')} damaged")

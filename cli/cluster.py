@@ -93,14 +93,14 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
         return
     _show(found, shown, surrogate.metric_names)
     if save is not None:
-        from epsopt.cli.output import say
+        from epsopt.cli.output import print_wrapped
 
-        say()
-        say(f"The picture is in {save}.")
+        print_wrapped()
+        print_wrapped(f"The picture is in {save}.")
 
 
 def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...]) -> None:
-    from epsopt.cli.output import Head, Rows, label, listed, metric_head, print_table, say, value
+    from epsopt.cli.output import Head, Rows, label, metric_head, print_list, print_table, print_wrapped, value
     from epsopt.cli.render import formatters
     from epsopt.optimize.latent.clusters import DOUBTFUL, STABLE
 
@@ -112,24 +112,24 @@ def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...]) ->
         cells = [str(k), str(len(g.members)), f"{g.stability:.2f}", label(medoid.run, medoid.epoch)]
         rows.append(Rows([[*cells, *(texts[n](medoid.metrics.get(n)) for n in names)]]))
     print_table(heads, rows)
-    say()
+    print_wrapped()
     loose = ": there is hardly any structure" if found.silhouette < 0.25 else ""
-    say(
+    print_wrapped(
         f"Metrics are the medoid's, measured. Stability above {STABLE:g}: the group is there; below {DOUBTFUL:g}: do "
         f"not believe it. Mean silhouette {found.silhouette:.2f}{loose}."
     )
     for k, g in enumerate(found.groups, 1):
-        say()
-        say(f"Group {k}, most typical first:")
-        listed(", ".join(shown[i].run for i in g.members))
+        print_wrapped()
+        print_wrapped(f"Group {k}, most typical first:")
+        print_list(", ".join(shown[i].run for i in g.members))
     if found.loners:
-        say()
-        say("Unlike all others, and in no group:")
-        listed(", ".join(shown[i].run for i in found.loners))
-    say()
+        print_wrapped()
+        print_wrapped("Unlike all others, and in no group:")
+        print_list(", ".join(shown[i].run for i in found.loners))
+    print_wrapped()
     if found.differences:
-        say("Hyperparameters that tell the groups apart, by group the median or most frequent value:")
-        say()
+        print_wrapped("Hyperparameters that tell the groups apart, by group the median or most frequent value:")
+        print_wrapped()
         heads = [Head("hyperparameter", "left"), *(Head(f"group {k}") for k in range(1, len(found.groups) + 1))]
         rows = []
         for d in found.differences:
@@ -140,16 +140,16 @@ def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...]) ->
             rows.append(Rows([[*cells, f"{d.effect:.2f}", f"{d.p_value:.1g}"]]))
         print_table([*heads, Head("effect"), Head("p")], rows)
     else:
-        say("No hyperparameter tells the groups apart beyond chance.")
-    say()
+        print_wrapped("No hyperparameter tells the groups apart beyond chance.")
+    print_wrapped()
     if found.redundant:
-        say("Redundant runs (they end nearer to each other than a run moves in its last step):")
+        print_wrapped("Redundant runs (they end nearer to each other than a run moves in its last step):")
         for rows_ in found.redundant[:_REDUNDANT]:
-            listed(", ".join(shown[i].run for i in rows_))
+            print_list(", ".join(shown[i].run for i in rows_))
         if len(found.redundant) > _REDUNDANT:
-            say(f"  and {len(found.redundant) - _REDUNDANT} more sets (--json lists them all)")
+            print_wrapped(f"  and {len(found.redundant) - _REDUNDANT} more sets (--json lists them all)")
     else:
-        say("No two runs end nearer to each other than a run moves in its last step.")
+        print_wrapped("No two runs end nearer to each other than a run moves in its last step.")
 
 
 def _typical(values: list[object]) -> object:

@@ -15,7 +15,7 @@ from epsopt.cli.options import Options, common
 @common
 def command(options: Options, host: str, port: int, allow_remote: bool, allow_edits: bool) -> None:
     """Open the Optuna dashboard on the project's studies, to look at; Ctrl-C ends it."""
-    from epsopt.cli.output import line, note, print_json
+    from epsopt.cli.output import note, print_json, print_line
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
 
@@ -37,6 +37,6 @@ def command(options: Options, host: str, port: int, allow_remote: bool, allow_ed
         if options.json:
             print_json({"url": url, "storage": workspace.shown, "studies": sorted(s.study_name for s in names)})
         else:
-            line(f"dashboard of {workspace.shown}: {url}  (Ctrl-C ends it)")
+            print_line(f"dashboard of {workspace.shown}: {url}  (Ctrl-C ends it)")
 
     serve(workspace.storage, host, port, allow_remote=allow_remote, allow_edits=allow_edits, announce=announce)

@@ -46,7 +46,7 @@ def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: b
     coverage >= 0.95 with the most structure, proposes the next runs, trains those, measures mixtures of all that was
     trained, spends a few epochs more step by step, and says what came of it.
     """
-    from epsopt.cli.output import say
+    from epsopt.cli.output import print_wrapped
 
     options = {"runs": runs, "proposals": proposals, "seed": seed}
     told = click.get_current_context().get_parameter_source
@@ -55,7 +55,7 @@ def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: b
     with contextlib.chdir(out):
         if Path("done").exists():
             if not as_json:
-                say(f"{out} holds a finished demo (--fresh starts over); this is what it found:")
+                print_wrapped(f"{out} holds a finished demo (--fresh starts over); this is what it found:")
         else:
             with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
                 study = _story(jobs=jobs, **options)
@@ -65,9 +65,9 @@ def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: b
 
 def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     """Tell it, and return the name of the search's study."""
-    from epsopt.cli.output import line, say
+    from epsopt.cli.output import print_line, print_wrapped
 
-    say(
+    print_wrapped(
         "A training program with a real trade-off: the more a run unfreezes its encoder, the better the structure "
         "of its embeddings (dist_corr) and the worse its coverage. Nobody gets both for nothing."
     )
@@ -76,8 +76,8 @@ def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     if subprocess.run([*sweep, "--seed", str(seed)], check=False, stdout=2, env=environment()).returncode:
         raise EpsoptError("the sweep failed, see above; a second 'epsopt demo' resumes it")
     _write_project()
-    line("")
-    say("epsopt.toml says what is better, what may be searched, and how a run is launched.")
+    print_line("")
+    print_wrapped("epsopt.toml says what is better, what may be searched, and how a run is launched.")
     _epsopt(2, "read every checkpoint", "ingest")
     _epsopt(3, "learn the map", "fit", "--seed", str(seed))
     before = _searches()
@@ -175,12 +175,12 @@ def _write_project() -> None:
 
 
 def _stage(number: int, title: str, shown: str | None = None) -> None:
-    from epsopt.cli.output import line
+    from epsopt.cli.output import print_line
 
-    line("")
-    line(f"── {number}. {title} " + "─" * max(0, 72 - len(title)))
+    print_line("")
+    print_line(f"── {number}. {title} " + "─" * max(0, 72 - len(title)))
     if shown is not None:
-        line(f"$ {shown}")
+        print_line(f"$ {shown}")
 
 
 def _epsopt(number: int, title: str, *arguments: str) -> None:
@@ -192,11 +192,11 @@ def _epsopt(number: int, title: str, *arguments: str) -> None:
 
 def _train(jobs: int) -> None:
     from epsopt.cli.main import group
-    from epsopt.cli.output import say
+    from epsopt.cli.output import print_wrapped
 
     asked = ["work", "--jobs", str(jobs), "--learn-after", "3", "--stop-below", str(STOP_BELOW)]
     _stage(6, "train them", " ".join(["epsopt", *asked]))
-    say(
+    print_wrapped(
         "The train command of epsopt.toml, once for each; their output is in runs/proposal_*/stdout.txt. A run that "
         "will hardly join the front is stopped, and the map learns from what comes back while others train."
     )
@@ -205,25 +205,25 @@ def _train(jobs: int) -> None:
 
 def _mix(seed: int) -> None:
     from epsopt.cli.main import group
-    from epsopt.cli.output import line, say
+    from epsopt.cli.output import print_line, print_wrapped
 
     asked = ["merge", "--wide", "--budget", str(MIXTURES), "--seed", str(seed)]
     _stage(7, "mix what was trained", " ".join(["epsopt", *asked]))
-    say("Every run left a direction in weight space; no training is needed to try how far to go along which.")
-    line("")
+    print_wrapped("Every run left a direction in weight space; no training is needed to try how far to go along which.")
+    print_line("")
     group.main(args=asked, prog_name="epsopt", standalone_mode=False)
-    line("")
-    line("$ epsopt ingest")
+    print_line("")
+    print_line("$ epsopt ingest")
     group.main(args=["ingest"], prog_name="epsopt", standalone_mode=False)
 
 
 def _spend() -> None:
     from epsopt.cli.main import group
-    from epsopt.cli.output import say
+    from epsopt.cli.output import print_wrapped
 
     asked = ["work", "--budget", str(EPOCHS)]
     _stage(8, "spend some epochs one step after another", " ".join(["epsopt", *asked]))
-    say(
+    print_wrapped(
         "A run from the base, a branch of a few epochs from a checkpoint of the front, or one more mixture: whatever "
         "is worth most for each epoch, chosen anew after each step. A run that is worth too little is stopped."
     )
@@ -239,7 +239,7 @@ def _summary(*, as_json: bool) -> None:
         show_proposals,
         show_steps,
     )
-    from epsopt.cli.output import line, print_json, say
+    from epsopt.cli.output import print_json, print_line, print_wrapped
     from epsopt.cli.workspace import Workspace
     from epsopt.optimize.objectives import Target
     from epsopt.studies import load_project, record_measured
@@ -258,14 +258,14 @@ def _summary(*, as_json: bool) -> None:
         print_json(outcome_json(report, target))
         return
     _stage(9, "what came of it")
-    line(f"Target: coverage >= {TARGET:g}, then as much dist_corr as it goes.")
-    line("")
+    print_line(f"Target: coverage >= {TARGET:g}, then as much dist_corr as it goes.")
+    print_line("")
     show_answers(Path("done").read_text(), project.objectives, storage)
-    line("")
+    print_line("")
     show_proposals(report, project.objectives)
     show_steps(report)
     show_accuracy(report)
     show_gain(report, project.objectives, target)
-    line("")
-    say(f"The Optuna studies of all this are in {Path.cwd().name}/epsopt.db. See them with")
-    line(f"  cd {Path.cwd().name} && epsopt dashboard")
+    print_line("")
+    print_wrapped(f"The Optuna studies of all this are in {Path.cwd().name}/epsopt.db. See them with")
+    print_line(f"  cd {Path.cwd().name} && epsopt dashboard")

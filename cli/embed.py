@@ -37,7 +37,7 @@ def command(
 
     Real embeddings come from the catalogue, or for a file that is not in it from the project's embed hook.
     """
-    from epsopt.cli.output import print_json, say
+    from epsopt.cli.output import print_json, print_wrapped
     from epsopt.cli.pictures import picture_file
     from epsopt.cli.progress import working
     from epsopt.cli.resolve_checkpoint import locate
@@ -102,21 +102,25 @@ def command(
         )
         return
     space = "the Poincaré ball" if ball else "Euclidean space"
-    say(f"{located.title}: {len(shown.predicted)} anchors in {shown.predicted.shape[1]} dimensions ({space})")
+    print_wrapped(f"{located.title}: {len(shown.predicted)} anchors in {shown.predicted.shape[1]} dimensions ({space})")
     if shown.real is None:
-        say("Only predicted embeddings: the real ones are not known (hooks.embed gives them when runs are ingested).")
+        print_wrapped(
+            "Only predicted embeddings: the real ones are not known (hooks.embed gives them when runs are ingested)."
+        )
     else:
-        say(
+        print_wrapped(
             f"Predicted from its weights, against the real ones: mean cosine {shown.cosine:.3f}, rank correlation of "
             f"the distances between anchors {shown.distance_correlation:.3f}."
         )
         if meant is not None and meant.sha256 in surrogate.memory.keys:
-            say("Careful: the map has learned from this very checkpoint, so its prediction is better than on new ones.")
+            print_wrapped(
+                "Careful: the map has learned from this very checkpoint, so its prediction is better than on new ones."
+            )
     for kind, file in (("picture", save), ("arrays", output)):
         if file is not None:
-            say(f"The {kind} {'are' if kind == 'arrays' else 'is'} in {file}.")
+            print_wrapped(f"The {kind} {'are' if kind == 'arrays' else 'is'} in {file}.")
     if save is None and output is None:
-        say("--save FILE.png draws them, --output FILE.npz writes them.")
+        print_wrapped("--save FILE.png draws them, --output FILE.npz writes them.")
 
 
 def _arrays_file(output: Path | None, catalogue: Catalogue, *, overwrite: bool) -> OutputFile | None:

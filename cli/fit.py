@@ -11,7 +11,7 @@ from epsopt.cli.options import Options, common, seed_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from epsopt.studies.surrogate_store import Made
+    from epsopt.studies.surrogate_store import FitOutcome
     from epsopt.surrogate.surrogate import Surrogate
     from epsopt.surrogate.validation import Validation
 
@@ -36,7 +36,7 @@ def command(options: Options, seed: int, from_scratch: bool, probes: bool | None
 
     All checkpoints of a run are held out together. Errors are mean absolute errors in the metric's own units.
     """
-    from epsopt.cli.output import print_json, say
+    from epsopt.cli.output import print_json, print_wrapped
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
 
@@ -89,12 +89,14 @@ def command(options: Options, seed: int, from_scratch: bool, probes: bool | None
         return
     _show(validation, made, surrogate)
     if probed is not None:
-        say()
-        say("With probes, that is, where hooks.embed ran the model on the anchors ('epsopt predict' uses it):")
-        say()
+        print_wrapped()
+        print_wrapped(
+            "With probes, that is, where hooks.embed ran the model on the anchors ('epsopt predict' uses it):"
+        )
+        print_wrapped()
         _table(probed[1])
         for warning in probed[1].warnings():
-            say(f"Careful, even with probes: {warning}.")
+            print_wrapped(f"Careful, even with probes: {warning}.")
 
 
 def _report(validation: Validation) -> dict[str, Any]:
@@ -123,70 +125,74 @@ def _learned_json(surrogate: Surrogate) -> list[dict[str, Any]]:
     return [{"name": name, "bounds": None if t.bounds is None else list(t.bounds)} for name, t in pairs]
 
 
-def _say_metrics(made: Made, surrogate: Surrogate) -> None:
+def _say_metrics(made: FitOutcome, surrogate: Surrogate) -> None:
     """Say which metrics were learned, which are data only, and what they are taken to be at all."""
-    from epsopt.cli.output import say
+    from epsopt.cli.output import print_wrapped
     from epsopt.surrogate.ranges import range_text
     from epsopt.zoo.formatting import count
 
     chosen = made.metrics
     if chosen is not None:
-        say(f"Learned {count(len(chosen.names), 'metric')} ({chosen.rule}): {_named(chosen.names)}.")
+        print_wrapped(f"Learned {count(len(chosen.names), 'metric')} ({chosen.rule}): {_named(chosen.names)}.")
         if chosen.kept:
             kept = count(len(chosen.kept), "other is", "others are")
-            say(f'{kept} kept as data: {_named(chosen.kept)}. [metrics] learn = ["NAME"] in epsopt.toml learns more.')
+            print_wrapped(
+                f'{kept} kept as data: {_named(chosen.kept)}. [metrics] learn = ["NAME"] in epsopt.toml learns more.'
+            )
         for pattern in chosen.unmatched:
-            say(f"Careful: [metrics] learn names {pattern}, and no metric that was measured is called so.")
+            print_wrapped(f"Careful: [metrics] learn names {pattern}, and no metric that was measured is called so.")
     ranged: dict[str, list[str]] = {}
     for name, transform in zip(surrogate.metric_names, surrogate.transforms, strict=True):
         if transform.bounds is not None:
             ranged.setdefault(range_text(transform.bounds), []).append(name)
     ranges = "; ".join(f"{_named(names)} {text}" for text, names in ranged.items())
     if ranges:
-        say(f"What is predicted stays inside what they can be, as declared or guessed from their names: {ranges}.")
+        print_wrapped(
+            f"What is predicted stays inside what they can be, as declared or guessed from their names: {ranges}."
+        )
     for doubt in made.doubts:
-        say(f"Careful: {doubt}.")
+        print_wrapped(f"Careful: {doubt}.")
 
 
 def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
-def _show(validation: Validation, made: Made, surrogate: Surrogate) -> None:
-    from epsopt.cli.output import say
+def _show(validation: Validation, made: FitOutcome, surrogate: Surrogate) -> None:
+    from epsopt.cli.output import print_wrapped
 
     seen = f"{validation.n_checkpoints} checkpoints of {validation.n_runs} runs"
     held_out = f"{validation.folds} folds of whole runs"
     if made.change is not None:
-        say(
+        print_wrapped(
             f"Refined the map with {made.change.new_checkpoints} new checkpoints, {made.change.new_runs} new runs "
             f"among them, in {validation.seconds:.0f} s; it now knows {seen}. Checkpoints that it knew before moved by "
             f"{made.change.drift:.0%} of their spread; --from-scratch starts over."
         )
         held_out += ", and new runs before they were learned from"
     elif made.how == "fitted":
-        say(f"Learned the map from {seen} in {validation.seconds:.0f} s.")
+        print_wrapped(f"Learned the map from {seen} in {validation.seconds:.0f} s.")
         if made.reason is not None:
-            say(f"The kept map was not refined: {made.reason}.")
+            print_wrapped(f"The kept map was not refined: {made.reason}.")
     else:
-        say(f"The kept map is current: it was learned from these {seen}. --from-scratch learns it anew.")
+        print_wrapped(f"The kept map is current: it was learned from these {seen}. --from-scratch learns it anew.")
     _say_metrics(made, surrogate)
-    say()
-    say(f"Mean absolute error on held-out runs ({held_out}), from weights only:")
-    say()
+    print_wrapped()
+    print_wrapped(f"Mean absolute error on held-out runs ({held_out}), from weights only:")
+    print_wrapped()
     _table(validation)
-    say()
-    say(
+    print_wrapped()
+    print_wrapped(
         f"Skill: 0 is the train median, 1 is perfect. Intervals are made to cover {validation.level:.0%} of unseen "
         "checkpoints; an interval about the median that covers as much has the last column's width."
     )
     if validation.embedding_r2 is not None and validation.embedding_cosine is not None:
-        say(
+        print_wrapped(
             f"Anchor embeddings on held-out runs: R² {validation.embedding_r2:.2f} over the mean embedding, "
             f"mean cosine {validation.embedding_cosine:.3f}."
         )
     for warning in validation.warnings():
-        say(f"Careful: {warning}.")
+        print_wrapped(f"Careful: {warning}.")
 
 
 def _table(validation: Validation) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from epsopt.studies.project.project import Project
     from epsopt.zoo.catalogue.types import NotFinite
     from epsopt.zoo.layouts.other_formats import OtherFormat
-    from epsopt.zoo.side_files.run_tables import Sheet
+    from epsopt.zoo.side_files.run_tables import RunTable
 
 
 _LISTED = 20
@@ -68,17 +68,17 @@ def _repair(options: Options) -> None:
         note(f"forgotten, to be read again: {one_line(damage.what)}")
 
 
-def _sheets(project: Project | None, jobs: int, table: Path | None, study: str | None) -> list[Sheet]:
+def _sheets(project: Project | None, jobs: int, table: Path | None, study: str | None) -> list[RunTable]:
     """Return the tables of runs that the command or else the project names."""
     from epsopt.zoo.reading.pool import shared_pool
     from epsopt.zoo.side_files.discover import read_table
-    from epsopt.zoo.side_files.run_tables import Sheet
+    from epsopt.zoo.side_files.run_tables import RunTable
 
     sheets = []
     file = table.absolute() if table is not None else project.table if project else None
     if file is not None:
         columns = (project.table_params, project.table_metrics) if project else ((), ())
-        sheets.append(Sheet(f"table {file}", file.parent, read_table(shared_pool(jobs), file, *columns)))
+        sheets.append(RunTable(f"table {file}", file.parent, read_table(shared_pool(jobs), file, *columns)))
     source = study or (project.study if project else None)
     if source is not None:
         from epsopt.studies.optuna_io.optuna_import import study_sheet
@@ -90,7 +90,17 @@ def _sheets(project: Project | None, jobs: int, table: Path | None, study: str |
 def _ingest(
     options: Options, paths: tuple[Path, ...], jobs: int, table: Path | None, study: str | None, *, follow_links: bool
 ) -> None:
-    from epsopt.cli.output import Head, Rows, failures, line, links_outside, print_json, print_table, say, troubles
+    from epsopt.cli.output import (
+        Head,
+        Rows,
+        failures,
+        links_outside,
+        print_json,
+        print_line,
+        print_table,
+        print_wrapped,
+        troubles,
+    )
     from epsopt.cli.progress import working
     from epsopt.cli.render import failure_json
     from epsopt.cli.workspace import open_workspace
@@ -158,28 +168,28 @@ def _ingest(
         rows = [Rows([[name, str(n)]]) for name, n in counted if n or name == "new or changed"]
         print_table([Head("checkpoint files", "left"), Head(str(report.found))], rows)
         if report.layouts:
-            say()
+            print_wrapped()
             kinds = [Rows([[name, str(n)]]) for name, n in report.layouts.items()]
             print_table([Head("layout", "left"), Head("runs")], kinds)
         if report.failed:
-            say()
-            say("Could not be read, and are left out:")
+            print_wrapped()
+            print_wrapped("Could not be read, and are left out:")
             failures(report.failed)
         if report.deleted:
-            say()
-            say("Deleted where they were tracked, and are left out:")
+            print_wrapped()
+            print_wrapped("Deleted where they were tracked, and are left out:")
             failures(report.deleted)
         troubles(report.troubles)
         links_outside(report.outside)
         for name, rows_left in report.unmatched.items():
-            say()
-            say(f"{rows_left} row{'s' if rows_left > 1 else ''} of {name} belong to none of the runs found.")
+            print_wrapped()
+            print_wrapped(f"{rows_left} row{'s' if rows_left > 1 else ''} of {name} belong to none of the runs found.")
         _not_read(report.not_read)
         _objects(report.objects)
         _not_finite(report.not_finite)
-        say()
-        line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
-        say(f"Metrics: {', '.join(metrics) or 'none'}.")
+        print_wrapped()
+        print_line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
+        print_wrapped(f"Metrics: {', '.join(metrics) or 'none'}.")
     if not report.found and report.deleted:
         raise EmptyCatalogue(f"all runs found were deleted where they were tracked: {report.deleted[0].reason}")
     if not report.found:
@@ -194,48 +204,48 @@ def _ingest(
 
 def _not_read(kinds: Sequence[OtherFormat]) -> None:
     """Name checkpoints of other formats once a kind, with what makes them readable."""
-    from epsopt.cli.output import Head, Rows, line, one_line, print_table, say
+    from epsopt.cli.output import Head, Rows, one_line, print_line, print_table, print_wrapped
     from epsopt.cli.render import short_path
 
     if not kinds:
         return
-    say()
+    print_wrapped()
     rows = [Rows([[kind.kind, str(kind.count), short_path(kind.example)]]) for kind in kinds]
     print_table([Head("not read", "left"), Head("number"), Head("such as", "left")], rows)
-    say()
+    print_wrapped()
     for kind in kinds:
-        line(one_line(f"  {kind.kind}: {kind.convert}"))
+        print_line(one_line(f"  {kind.kind}: {kind.convert}"))
 
 
 def _objects(objects: dict[str, int]) -> None:
     """Name hyperparameters that hold objects, once a name and class."""
-    from epsopt.cli.output import line, one_line, say
+    from epsopt.cli.output import one_line, print_line, print_wrapped
 
     if not objects:
         return
-    say()
-    say("Hyperparameters that hold classes, functions or other objects are kept as text:")
+    print_wrapped()
+    print_wrapped("Hyperparameters that hold classes, functions or other objects are kept as text:")
     for what, number in list(objects.items())[:_LISTED]:
-        line(one_line(f"  {what} ({count(number, 'checkpoint')})"))
+        print_line(one_line(f"  {what} ({count(number, 'checkpoint')})"))
     if len(objects) > _LISTED:
-        line(f"  and {len(objects) - _LISTED} more (--json lists them all)")
+        print_line(f"  and {len(objects) - _LISTED} more (--json lists them all)")
 
 
 def _not_finite(metrics: Sequence[NotFinite]) -> None:
     """Say which metrics count as not measured somewhere, and where."""
-    from epsopt.cli.output import line, say
+    from epsopt.cli.output import print_line, print_wrapped
 
     if metrics:
-        say()
-        say("Not finite (NaN, infinite, or 1e300 and more), and so not measured there:")
+        print_wrapped()
+        print_wrapped("Not finite (NaN, infinite, or 1e300 and more), and so not measured there:")
         for n in metrics[:_LISTED]:
-            line(f"  {n.metric}: on {count(n.checkpoints, 'checkpoint')} of {count(n.runs, 'run')}")
+            print_line(f"  {n.metric}: on {count(n.checkpoints, 'checkpoint')} of {count(n.runs, 'run')}")
         if len(metrics) > _LISTED:
-            line(f"  and {len(metrics) - _LISTED} other metrics ('epsopt ingest --json' names all)")
+            print_line(f"  and {len(metrics) - _LISTED} other metrics ('epsopt ingest --json' names all)")
 
 
 def _verify(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
-    from epsopt.cli.output import failures, line, print_json, say
+    from epsopt.cli.output import failures, print_json, print_line, print_wrapped
     from epsopt.cli.progress import working
     from epsopt.cli.render import failure_json
     from epsopt.cli.workspace import open_workspace
@@ -258,9 +268,9 @@ def _verify(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
         verified = {"checked": report.checked, "intact": report.intact, "troubled": failure_json(report.troubled)}
         print_json({"storage": workspace.shown, "verified": verified, "seconds": report.seconds})
     else:
-        line(f"{report.intact} of {report.checked} files are what they were when they were read")
+        print_line(f"{report.intact} of {report.checked} files are what they were when they were read")
         if report.troubled:
-            say()
+            print_wrapped()
             failures(report.troubled)
     if report.troubled:
         raise CatalogueError(

@@ -170,18 +170,18 @@ def _from(folder: Path, runs: Path) -> str:
 
 
 def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled: list[Failure]) -> None:
-    from epsopt.cli.output import Head, Rows, failures, line, links_outside, print_table, say, troubles
+    from epsopt.cli.output import Head, Rows, failures, links_outside, print_line, print_table, print_wrapped, troubles
     from epsopt.cli.render import short_path
     from epsopt.studies.project.template import LEFT_OUT
     from epsopt.surrogate.ranges import range_text
 
     read = document["n_read"]
-    say(
+    print_wrapped(
         f"{document['n_checkpoints']} checkpoints in {document['n_runs']} runs; "
         f"judged by the newest checkpoint of {read} run{'s' if read != 1 else ''}."
     )
     if failed:
-        say(f"{len(failed)} could not be read:")
+        print_wrapped(f"{len(failed)} could not be read:")
         failures(failed)
     troubles(troubled)
     links_outside(document["outside"])
@@ -195,12 +195,12 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
         for o in document["objectives"]
     ]  # fmt: skip
     if rows:
-        say()
+        print_wrapped()
         heads = [Head(text, "left") for text in ("objective", "direction", "", "can be (a guess)")]
         print_table(heads, rows)
-        say()
+        print_wrapped()
     for name in document["undecided"]:
-        say(
+        print_wrapped(
             f"{name}: its name does not tell which way is better, so it is left out until you say so, in the file "
             f"or with --minimize {name} or --maximize {name}."
         )
@@ -208,18 +208,20 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
         names = [entry["name"] for entry in document["metrics_left_out"] if entry["reason"] == reason]
         if names:
             shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-            say(f"No objective by guess: {shown} ({why[0].lower()}{why[1:]}); --minimize or --maximize makes one.")
+            print_wrapped(
+                f"No objective by guess: {shown} ({why[0].lower()}{why[1:]}); --minimize or --maximize makes one."
+            )
     if not (rows or document["undecided"] or document["metrics_left_out"]):
-        say("The checkpoints carry no metrics: nothing can be predicted before they do.")
+        print_wrapped("The checkpoints carry no metrics: nothing can be predicted before they do.")
     if document["space"]:
-        say(f"Search space from past runs: {', '.join(document['space'])}.")
+        print_wrapped(f"Search space from past runs: {', '.join(document['space'])}.")
     else:
-        say("No hyperparameter varies between the runs: declare [space.NAME] before you ask for proposals.")
+        print_wrapped("No hyperparameter varies between the runs: declare [space.NAME] before you ask for proposals.")
     reasons: dict[str, list[str]] = {}
     for left in document["left_out"]:
         reasons.setdefault(left["reason"], []).append(left["name"])
     if reasons:
         told = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
-        say(f"They vary and are not searched: {told}. To search one of them, declare it in [space.NAME].")
-    line(f"{'wrote' if document['changed'] else 'unchanged:'} {short_path(file)}")
-    say("Next: check it, then 'epsopt ingest' and 'epsopt fit'.")
+        print_wrapped(f"They vary and are not searched: {told}. To search one of them, declare it in [space.NAME].")
+    print_line(f"{'wrote' if document['changed'] else 'unchanged:'} {short_path(file)}")
+    print_wrapped("Next: check it, then 'epsopt ingest' and 'epsopt fit'.")

@@ -15,9 +15,9 @@ from epsopt.zoo.errors import UsageError
 if TYPE_CHECKING:
     from epsopt.optimize.forecast.continuation_model import Start
     from epsopt.optimize.objectives import Objective, Target
-    from epsopt.optimize.proposals.warm_start import Plan
+    from epsopt.optimize.proposals.warm_start import WarmStart
     from epsopt.optimize.space import Space
-    from epsopt.studies.merge.decode import Mixture
+    from epsopt.studies.merge.decode import MergedCheckpoint
     from epsopt.studies.project.project import Project
     from epsopt.zoo.catalogue.types import Checkpoint
     from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -53,7 +53,7 @@ def command(
 
     with working("loading the map") as progress:
         workspace = open_workspace(options)
-        project = workspace.needed()
+        project = workspace.require_project()
         with (
             workspace.catalogue() as catalogue,
             WeightDecoder(project.evaluate, weights_key=catalogue.weights_key) as decoder,
@@ -124,8 +124,8 @@ def _usual_length(checkpoints: Sequence[Checkpoint]) -> int:
 
 
 def _saved(
-    plans: Sequence[Plan],
-    mixed: Sequence[tuple[Start, Mixture]],
+    plans: Sequence[WarmStart],
+    mixed: Sequence[tuple[Start, MergedCheckpoint]],
     decoder: WeightDecoder,
     project: Project,
     save: Path | None,
@@ -151,11 +151,11 @@ def _saved(
     return {id(s): file.resolve() for (s, _), file in zip(shown, files, strict=True)}
 
 
-def _path(plan: Plan, files: dict[int, Path]) -> str:
+def _path(plan: WarmStart, files: dict[int, Path]) -> str:
     return plan.start.checkpoint.path if plan.start.checkpoint is not None else str(files[id(plan.start)])
 
 
-def _command(project: Project, plan: Plan, path: str) -> list[str] | None:
+def _command(project: Project, plan: WarmStart, path: str) -> list[str] | None:
     """Fill the train command; None where there is none, or where it cannot be told where to start."""
     from epsopt.studies import render_command
     from epsopt.studies.project.train_command import takes_start
@@ -168,7 +168,7 @@ def _command(project: Project, plan: Plan, path: str) -> list[str] | None:
     return render_command(project.command, {**plan.fixed, **plan.params}, out, path)
 
 
-def _plan_json(plan: Plan, path: str, arguments: list[str] | None) -> dict[str, Any]:
+def _plan_json(plan: WarmStart, path: str, arguments: list[str] | None) -> dict[str, Any]:
     from epsopt.cli.render import predicted_json
 
     start = plan.start
@@ -195,7 +195,7 @@ def _plan_json(plan: Plan, path: str, arguments: list[str] | None) -> dict[str, 
 
 
 def _show(
-    plans: Sequence[Plan],
+    plans: Sequence[WarmStart],
     paths: Sequence[str],
     commands: Sequence[list[str] | None],
     objectives: Sequence[Objective],
@@ -205,7 +205,7 @@ def _show(
     level: float,
     project: Project,
 ) -> None:
-    from epsopt.cli.output import TARGETS_HOLD, Head, Rows, line, listed, print_table, say, value
+    from epsopt.cli.output import TARGETS_HOLD, Head, Rows, print_line, print_list, print_table, print_wrapped, value
     from epsopt.cli.render import formatters, measured_row, metric_heads, predicted_rows, short_path
 
     names = [o.name for o in objectives]
@@ -218,24 +218,28 @@ def _show(
         own = measured_row(said, dict(p.start.metrics), names, texts)
         groups.append(Rows([[str(i), *own], ["", *rows[0]], ["", *rows[1]]], frozenset(d + 1 for d in dim)))
     print_table([Head("#"), Head("", "left"), *metric_heads(names, objectives, targets)], groups, keep=2)
-    say()
-    say(
+    print_wrapped()
+    print_wrapped(
         f"Forecasts are of a run of {epochs} epochs from there: predicted, not evaluated, and learned from runs that "
         "went on with their own hyperparameters." + (TARGETS_HOLD if targets else "")
     )
-    say()
+    print_wrapped()
     for i, (p, path) in enumerate(zip(plans, paths, strict=True), 1):
         joins = f"joins the front with P {p.joins_front:.2f}"
         what = {"base": "the base", "mixture": "a mixture of "}.get(p.start.kind, "")
-        line(f"{i}  from {what if p.start.kind == 'base' else what + p.start.label}, {joins}")
-        line(f"   {short_path(path)}")
+        print_line(f"{i}  from {what if p.start.kind == 'base' else what + p.start.label}, {joins}")
+        print_line(f"   {short_path(path)}")
         if p.beyond is not None:
-            line(f"   {p.beyond} epochs of training in all: no past run had as many, so this is extrapolated")
-        listed(", ".join(f"{q.name} {value(p.params[q.name])}" for q in space.parameters if q.name in p.params), "   ")
-    say()
+            print_line(f"   {p.beyond} epochs of training in all: no past run had as many, so this is extrapolated")
+        print_list(
+            ", ".join(f"{q.name} {value(p.params[q.name])}" for q in space.parameters if q.name in p.params), "   "
+        )
+    print_wrapped()
     if commands[0] is not None:
-        line(shlex.join(commands[0]))
+        print_line(shlex.join(commands[0]))
     elif project.command is not None:
-        say('To launch from there, add ["--init-from", "{init_from}"] (or your program\'s option) to train.command.')
+        print_wrapped(
+            'To launch from there, add ["--init-from", "{init_from}"] (or your program\'s option) to train.command.'
+        )
     else:
-        say("With [train] in epsopt.toml and {init_from} in its command, the command to launch is printed.")
+        print_wrapped("With [train] in epsopt.toml and {init_from} in its command, the command to launch is printed.")

@@ -14,8 +14,8 @@ from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from epsopt.cli.resolve_checkpoint import Located
-    from epsopt.optimize.latent.interpolation import Step
-    from epsopt.studies.merge.decode import Mixture
+    from epsopt.optimize.latent.interpolation import PathPoint
+    from epsopt.studies.merge.decode import MergedCheckpoint
 
 
 @click.command("interpolate")
@@ -84,7 +84,7 @@ def command(
                 runs = workspace.project.runs if workspace.project else Path()
                 held.enter_context(save_folder(save, runs, "step", checkpoints))
             surrogate, _ = load_map(catalogue)
-            mixtures: list[Mixture] = []
+            mixtures: list[MergedCheckpoint] = []
             if reason is None:
                 from epsopt.optimize.latent.interpolation import shares
                 from epsopt.zoo.decoding.recombination import recombination
@@ -118,8 +118,8 @@ def command(
 
 def _document(
     ends: list[Located],
-    way: list[Step],
-    mixtures: list[Mixture],
+    way: list[PathPoint],
+    mixtures: list[MergedCheckpoint],
     between: list[dict[str, float | None]],
     files: list[Path],
     reason: str | None,
@@ -156,14 +156,14 @@ def _document(
 
 def _show(
     ends: list[Located],
-    way: list[Step],
-    mixtures: list[Mixture],
+    way: list[PathPoint],
+    mixtures: list[MergedCheckpoint],
     files: list[Path],
     reason: str | None,
     names: tuple[str, ...],
     level: float,
 ) -> None:
-    from epsopt.cli.output import Head, Rows, line, print_table, say
+    from epsopt.cli.output import Head, Rows, print_line, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, predicted_rows, short_path
 
     measurements = [m.measured or {} for m in mixtures]
@@ -176,17 +176,17 @@ def _show(
         if mixtures and mixtures[i].measured is not None:
             lines.append(["", *measured_row("measured", measurements[i], names, texts)])
         groups.append(Rows(lines, dim))
-    line(f"from {ends[0].title} (0) to {ends[1].title} (1):")
-    say()
+    print_line(f"from {ends[0].title} (0) to {ends[1].title} (1):")
+    print_wrapped()
     print_table([Head("way"), Head("", "left"), *metric_heads(names, ())], groups, keep=2)
-    say()
+    print_wrapped()
     if reason is not None:
-        say(f"Predictions only: {reason}.")
+        print_wrapped(f"Predictions only: {reason}.")
     elif mixtures[0].measured is None:
-        say("Predicted values are predicted from the mixed weights, not evaluated: --evaluate measures them.")
+        print_wrapped("Predicted values are predicted from the mixed weights, not evaluated: --evaluate measures them.")
     else:
-        say("Predicted values are predicted from the mixed weights; measured ones are the evaluate hook's.")
+        print_wrapped("Predicted values are predicted from the mixed weights; measured ones are the evaluate hook's.")
     if not all(step.trusted for step in way):
-        say("'far': outside of what the map was trained on; the intervals mean little there.")
+        print_wrapped("'far': outside of what the map was trained on; the intervals mean little there.")
     if files:
-        line(f"saved: {short_path(files[0].resolve())} to {files[-1].name}")
+        print_line(f"saved: {short_path(files[0].resolve())} to {files[-1].name}")

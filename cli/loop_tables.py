@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from epsopt.cli.output import Head, Rows, formatter, label, line, listed, print_table, say, value
+from epsopt.cli.output import Head, Rows, formatter, label, print_line, print_list, print_table, print_wrapped, value
 from epsopt.cli.render import formatters, short_path
 from epsopt.zoo.formatting import count
 
@@ -37,10 +37,10 @@ def show_answers(study: str, objectives: Sequence[Objective], storage: RDBStorag
         measured = [texts[n](trial.user_attrs["nearest_metrics"].get(n)) for n in metrics]
         groups.append(Rows([[str(i), "predicted", *predicted], ["", found, *measured]]))
         paths.append(f"  {i}  {short_path(trial.user_attrs['nearest_path'])}")
-    line("The map's answers, and the real checkpoint nearest to each:")
+    print_line("The map's answers, and the real checkpoint nearest to each:")
     print_table([Head("#"), Head("", "left"), *(Head(n) for n in metrics)], groups, keep=2)
     for path in paths:
-        line(path)
+        print_line(path)
 
 
 def _with_interval(text: Callable[[float | None], str], point: float, low: float, high: float) -> str:
@@ -67,16 +67,16 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
             title = f"after {count(f'{p.step.epochs:g}', 'epoch')}"
         rows = [["predicted", *predicted], [title, *measured]] if p.point else [[title, *measured]]
         groups.append(Rows([[str(p.number) if i == 0 else "", *row] for i, row in enumerate(rows)]))
-    line("The proposed runs, as predicted before they were trained and as measured after:")
+    print_line("The proposed runs, as predicted before they were trained and as measured after:")
     print_table([Head("#"), Head("", "left"), *(Head(n) for n in names)], groups, keep=2)
-    line("")
+    print_line("")
     for p in report.proposals:
-        say(f"{p.number}:" + "".join(f" {text}" for text in _sayings(p)[:1]))
+        print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in _sayings(p)[:1]))
         for text in _sayings(p)[1:]:
-            say(text, "  ")
-        listed(", ".join(f"{n} {value(v)}" for n, v in p.params.items()))
+            print_wrapped(text, "  ")
+        print_list(", ".join(f"{n} {value(v)}" for n, v in p.params.items()))
         if p.init_from is not None:
-            line(f"  from {short_path(p.init_from)}")
+            print_line(f"  from {short_path(p.init_from)}")
 
 
 def _sayings(p: ProposalOutcome) -> list[str]:
@@ -97,8 +97,8 @@ def _sayings(p: ProposalOutcome) -> list[str]:
 def show_steps(report: LoopReport) -> None:
     """Show what steps of a budget promised and brought, kind by kind; nothing where there were none."""
     if report.steps:
-        line("")
-        line("Steps of the budget: hypervolume that they promised, and that they brought:")
+        print_line("")
+        print_line("Steps of the budget: hypervolume that they promised, and that they brought:")
         heads, rows = steps_table(report)
         print_table([Head(heads[0], "left"), *map(Head, heads[1:])], [Rows([row]) for row in rows])
 
@@ -112,22 +112,22 @@ def steps_table(report: LoopReport) -> tuple[list[str], list[list[str]]]:
 
 def show_accuracy(report: LoopReport) -> None:
     """Say how far predictions and measurements were apart."""
-    line("")
+    print_line("")
     for a in report.accuracy:
-        line(f"{a.name}: {a.inside} of {a.n} measurements inside their 90 % intervals, mean error {a.error:.3f}")
+        print_line(f"{a.name}: {a.inside} of {a.n} measurements inside their 90 % intervals, mean error {a.error:.3f}")
 
 
 def show_gain(report: LoopReport, objectives: Sequence[Objective], target: Target) -> None:
     """Say how far the measured front moved, and the best checkpoints that meet the target before and after."""
     for text in front_sentences(report):
-        say(text)
+        print_wrapped(text)
     for other in (o for o in objectives if o.name != target.name):
         trained = (*report.old, *report.new)
         groups = [("before", report.old), ("after", trained)]
         for title, group in [*groups, *([("with mixtures", (*trained, *report.mixed))] if report.mixed else [])]:
             best = best_meeting(group, objectives, target, other)
             if best is not None:
-                say(
+                print_wrapped(
                     f"Best {other.name} with {target.name} of at least {target.value:g}, {title}: "
                     f"{best.metrics[other.name]:.3f} ({label(best.run, best.epoch, 40)})"
                 )

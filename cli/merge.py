@@ -73,7 +73,7 @@ def command(
 
     with working("opening the catalogue") as progress:
         workspace = open_workspace(options)
-        project = workspace.needed()
+        project = workspace.require_project()
         if project.evaluate is None:
             raise UsageError(
                 f"{project.file}: merging measures every mixture, which needs a hook: add "
@@ -215,7 +215,7 @@ def _document(
 
 
 def _show(merged: Merged, objectives: Sequence[Objective], folder: Path, project: Project) -> None:
-    from epsopt.cli.output import Head, Rows, label, line, print_table, say
+    from epsopt.cli.output import Head, Rows, label, print_line, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
 
     result = merged.result
@@ -224,8 +224,8 @@ def _show(merged: Merged, objectives: Sequence[Objective], folder: Path, project
     texts = formatters(names, [result.evaluations[i].measured for i in rows])
     letters = "ABCDE"[: len(merged.parents)]
     for letter, parent in zip(letters, merged.parents, strict=True):
-        line(f"{letter}  {label(parent.run, parent.epoch, 60)}")
-    say()
+        print_line(f"{letter}  {label(parent.run, parent.epoch, 60)}")
+    print_wrapped()
     groups = []
     for i in rows:
         e = result.evaluations[i]
@@ -236,16 +236,16 @@ def _show(merged: Merged, objectives: Sequence[Objective], folder: Path, project
             groups.append(Rows([[cells[0], shown, *cells[1:]]]))
     heads = [Head("measured", "left"), Head(" ".join(f"{letter:>5}" for letter in letters), "left")]
     print_table([*heads, *metric_heads(names, objectives)], groups, keep=2)
-    say()
+    print_wrapped()
     if merged.groups:
-        say(f"Rows of coefficients: tensors that fit {', then '.join(merged.groups)}, then all others.")
+        print_wrapped(f"Rows of coefficients: tensors that fit {', then '.join(merged.groups)}, then all others.")
     n = len(result.evaluations)
     if not result.joined:
-        say(f"None of the {n - len(letters)} mixtures beats what is measured already; nothing was saved.")
+        print_wrapped(f"None of the {n - len(letters)} mixtures beats what is measured already; nothing was saved.")
         return
     gain = f" ({result.after / result.before - 1.0:+.2%})" if result.before > 0.0 else ""
-    say(
+    print_wrapped(
         f"All values are measured by {project.evaluate}. {len(result.joined)} of {n - len(letters)} mixtures are on "
         f"the measured front; its hypervolume went from {result.before:.4g} to {result.after:.4g}{gain}."
     )
-    line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")
+    print_line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")

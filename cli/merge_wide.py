@@ -92,21 +92,21 @@ def _mixed(tried: Tried, part: Part, named: dict[str, str]) -> dict[str, float]:
 
 def show_wide(mixed: Mixed, objectives: Sequence[Objective], folder: Path, budget: int, hook: str | None) -> None:
     """Print the mixtures that joined the front, what they are made of, and how far the front moved."""
-    from epsopt.cli.output import Head, Rows, line, listed, print_table, say
+    from epsopt.cli.output import Head, Rows, print_line, print_list, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
 
     sources, names = mixed.sources, [o.name for o in objectives]
     runs, ends = len({c.run_id for c in sources.checkpoints}), len(sources.checkpoints) - sources.n_front
-    say(
+    print_wrapped(
         f"{len(sources.checkpoints)} checkpoints of {runs} runs that share the base "
         f"{sources.labels[sources.base.sha256]}: {sources.n_front} of the measured front"
         + (f", and the ends of {ends} runs." if ends else ".")
     )
-    say()
+    print_wrapped()
     n = len(mixed.tried)
     spent = f" Of a budget of {budget}, {n} were measured: {mixed.stopped}." if mixed.stopped else ""
     if not mixed.joined:
-        say(f"None of {n} mixtures beats what is measured already; nothing was saved.{spent}")
+        print_wrapped(f"None of {n} mixtures beats what is measured already; nothing was saved.{spent}")
         return
     joined = [mixed.tried[i] for i in mixed.joined]
     ends_of = [{k: e[m] for k, e in (t.predicted or {}).items()} for t in joined for m in ("low", "high")]
@@ -120,23 +120,25 @@ def show_wide(mixed: Mixed, objectives: Sequence[Objective], folder: Path, budge
             rows.append(["", "expected", *(f"[{text(p['low'])}, {text(p['high'])}]" for text, p in ends_here)])
         groups.append(Rows(rows, frozenset({1})))
     print_table([Head("mixture"), Head("", "left"), *metric_heads(names, objectives)], groups, keep=2)
-    say()
-    line("What they are made of; coefficients of a part sum to one:")
+    print_wrapped()
+    print_line("What they are made of; coefficients of a part sum to one:")
     for i in mixed.joined:
         tried = mixed.tried[i]
-        line(f"{i:>3}  {tried.why}")
+        print_line(f"{i:>3}  {tried.why}")
         for part in tried.parts:
             if len(tried.parts) > 1:
-                line(f"     {_named(part)}")
-            listed(", ".join(f"{name} {c:.2f}" for name, c in _mixed(tried, part, sources.labels).items()), "       ")
-    say()
+                print_line(f"     {_named(part)}")
+            print_list(
+                ", ".join(f"{name} {c:.2f}" for name, c in _mixed(tried, part, sources.labels).items()), "       "
+            )
+    print_wrapped()
     gain = f" ({mixed.after / mixed.before - 1.0:+.2%})" if mixed.before > 0.0 else ""
-    say(
+    print_wrapped(
         f"All values are measured by {hook}; expected is the 90 % interval from before. {len(mixed.joined)} of {n} "
         f"mixtures are on the measured front; its hypervolume went from {mixed.before:.4g} to {mixed.after:.4g}{gain}."
         f"{spent}"
     )
-    line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")
+    print_line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")
 
 
 def _named(part: Part) -> str:

@@ -15,7 +15,7 @@ from epsopt.zoo.errors import UsageError
 @common
 def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
     """Show the catalogue's checkpoints nearest to one: a file, a run's epoch (else its last), or a SHA-256 prefix."""
-    from epsopt.cli.output import formatter, line, print_json, say
+    from epsopt.cli.output import formatter, print_json, print_line, print_wrapped
     from epsopt.cli.progress import working
     from epsopt.cli.render import checkpoint_table, list_runs, neighbour_json, varying
     from epsopt.cli.resolve_checkpoint import locate
@@ -48,14 +48,14 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
             }
         )
         return
-    line(f"nearest to {meant.title}:")
-    say()
+    print_line(f"nearest to {meant.title}:")
+    print_wrapped()
     objectives = workspace.project.objectives if workspace.project else ()
     text = formatter(n.distance for n in found)
     distances = [text(n.distance) for n in found]
     checkpoint_table(found, surrogate.metric_names, objectives, ("latent\ndistance", distances))
-    say()
+    print_wrapped()
     list_runs(found, varying(checkpoints))
     if not known_architecture:
-        say()
-        say("Careful: its architecture is none of the map's, so that latent distances say little.")
+        print_wrapped()
+        print_wrapped("Careful: its architecture is none of the map's, so that latent distances say little.")

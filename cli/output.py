@@ -56,7 +56,7 @@ def finite(value: Any) -> Any:
     return str(value)
 
 
-def say(text: str = "", indent: str = "") -> None:
+def print_wrapped(text: str = "", indent: str = "") -> None:
     """Print a sentence of the result, wrapped to the terminal."""
     console = _console()
     wrapped = textwrap.wrap(
@@ -67,18 +67,18 @@ def say(text: str = "", indent: str = "") -> None:
         console.print(line, soft_wrap=True)
 
 
-def line(text: str) -> None:
+def print_line(text: str) -> None:
     """Print one line as it is: paths and commands are copied, so they are never wrapped."""
     _console().print(plain(text), soft_wrap=True)
 
 
-def listed(text: str, indent: str = "  ") -> None:
+def print_list(text: str, indent: str = "  ") -> None:
     """Print a comma-separated list, indented, broken at its commas."""
     pieces = plain(text).replace(" ", "\0").replace(",\0", ", ")  # so that "name value" stays together
     width = _console().width
     wrapped = textwrap.wrap(pieces, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
     for part in wrapped:
-        line(part.replace("\0", " "))
+        print_line(part.replace("\0", " "))
 
 
 def note(text: str) -> None:
@@ -93,16 +93,16 @@ def note(text: str) -> None:
 def failures(failed: Sequence[Any]) -> None:
     """List files that could not be read, with their reasons."""
     for failure in failed[:_LISTED]:
-        line(one_line(f"  {failure.path}: {failure.reason}"))
+        print_line(one_line(f"  {failure.path}: {failure.reason}"))
     if len(failed) > _LISTED:
-        line(f"  and {len(failed) - _LISTED} more (--json lists them all)")
+        print_line(f"  and {len(failed) - _LISTED} more (--json lists them all)")
 
 
 def troubles(beside: Sequence[Any]) -> None:
     """List files beside checkpoints that could not be read, if there are any."""
     if beside:
-        say()
-        say("Files beside checkpoints that could not be read; the checkpoints are in without what they tell:")
+        print_wrapped()
+        print_wrapped("Files beside checkpoints that could not be read; the checkpoints are in without what they tell:")
         failures(beside)
 
 
@@ -111,13 +111,15 @@ def links_outside(links: Sequence[str]) -> None:
     if links:
         from epsopt.zoo.formatting import count
 
-        say()
+        print_wrapped()
         lead = count(len(links), "link leads", "links lead")
-        say(f"{lead} out of the folder and {'was' if len(links) == 1 else 'were'} not followed (--follow-links does):")
+        print_wrapped(
+            f"{lead} out of the folder and {'was' if len(links) == 1 else 'were'} not followed (--follow-links does):"
+        )
         for link in links[:_LISTED]:
-            line(one_line(f"  {link}"))
+            print_line(one_line(f"  {link}"))
         if len(links) > _LISTED:
-            line(f"  and {len(links) - _LISTED} more (--json lists them all)")
+            print_line(f"  and {len(links) - _LISTED} more (--json lists them all)")
 
 
 def print_table(heads: Sequence[Head], groups: Sequence[Rows], keep: int = 1) -> None:

@@ -22,7 +22,7 @@ _MOST_RUNS = 8  # whose files and hyperparameters are listed below the table
 @common
 def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> None:
     """Show the measured checkpoints that no other one beats in every objective."""
-    from epsopt.cli.output import print_json, say
+    from epsopt.cli.output import print_json, print_wrapped
     from epsopt.cli.progress import working
     from epsopt.cli.render import checkpoint_json, checkpoint_table, list_runs, objective_json, varying
     from epsopt.cli.workspace import check_objectives, measured, open_workspace
@@ -31,7 +31,7 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
         raise UsageError("--objective and --all-metrics exclude each other")
     with working("loading the catalogue"):
         workspace = open_workspace(options)
-        project = workspace.needed()
+        project = workspace.require_project()
         from epsopt.optimize.acquisition.confidence_bounds import measured_table
         from epsopt.optimize.pareto import non_dominated
 
@@ -54,16 +54,18 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
         return
     if front:
         checkpoint_table(front, [o.name for o in objectives], objectives)
-        say()
-    say(f"{len(front)} of {len(checkpoints)} measured checkpoints are beaten by no other in all objectives at once.")
+        print_wrapped()
+    print_wrapped(
+        f"{len(front)} of {len(checkpoints)} measured checkpoints are beaten by no other in all objectives at once."
+    )
     if found.n_nan:
-        say(f"{found.n_nan} lack an objective (not measured, or NaN) and are left out.")
+        print_wrapped(f"{found.n_nan} lack an objective (not measured, or NaN) and are left out.")
     if not front:
         return
     if len({c.run_id for c in front}) > _MOST_RUNS:
-        say("--json names their files and hyperparameters.")
+        print_wrapped("--json names their files and hyperparameters.")
         return
-    say()
+    print_wrapped()
     list_runs(front, varying(checkpoints))
 
 

@@ -30,7 +30,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
     intervals mean little. Metrics of an architecture that the map was not trained on are not predicted, unless the map
     was tested on enough architectures that it had not seen; their intervals are then calibrated on those.
     """
-    from epsopt.cli.output import failures, links_outside, print_json, say, troubles
+    from epsopt.cli.output import failures, links_outside, print_json, print_wrapped, troubles
     from epsopt.cli.progress import working
     from epsopt.cli.render import failure_json, neighbour_json, predicted_json
     from epsopt.cli.workspace import measured, open_workspace
@@ -94,7 +94,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         if read:
             _show(read, found, surrogate.metric_names, level)
         if failed:
-            say("Could not be read:")
+            print_wrapped("Could not be read:")
             failures(failed)
         troubles(beside)
         links_outside(seen.outside)
@@ -107,7 +107,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
 
 
 def _show(read: list[CheckpointContents], found: list[Assessment], names: tuple[str, ...], level: float) -> None:
-    from epsopt.cli.output import Head, Rows, line, print_table, say
+    from epsopt.cli.output import Head, Rows, print_line, print_table, print_wrapped
     from epsopt.cli.render import (
         formatters,
         measured_row,
@@ -130,23 +130,25 @@ def _show(read: list[CheckpointContents], found: list[Assessment], names: tuple[
         lines.append(["", *measured_row(near_label(a.nearest), a.nearest.metrics, names, texts)])
         groups.append(Rows(lines, dim))
     print_table([Head("#"), Head("", "left"), *metric_heads(names, ())], groups, keep=2)
-    say()
-    say("The last row of each is the nearest checkpoint that the map knows (its latent distance) as it was measured.")
-    say("Predicted values are predicted, not evaluated.")
-    say()
+    print_wrapped()
+    print_wrapped(
+        "The last row of each is the nearest checkpoint that the map knows (its latent distance) as it was measured."
+    )
+    print_wrapped("Predicted values are predicted, not evaluated.")
+    print_wrapped()
     for i, (r, a) in enumerate(zip(read, found, strict=True), 1):
-        line(f"{i}  {short_path(r.path)}")
+        print_line(f"{i}  {short_path(r.path)}")
         if a.refused is not None:
-            say(f"Not predicted: {a.refused}.")
+            print_wrapped(f"Not predicted: {a.refused}.")
         elif not a.known_architecture:
-            say(
+            print_wrapped(
                 "Careful: its architecture is none of the map's; intervals are as wide as other architectures that the "
                 "map had not seen asked for."
             )
         elif not a.trusted:
-            say(
+            print_wrapped(
                 f"Careful: far from all known checkpoints (latent distance {a.nearest.distance:.2f}, "
                 f"trusted up to {a.radius:.2f}); the intervals mean little there."
             )
         elif r.lineage is None:
-            say("Careful: it belongs to no known lineage; its distance from a base is taken as zero.")
+            print_wrapped("Careful: it belongs to no known lineage; its distance from a base is taken as zero.")

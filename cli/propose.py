@@ -13,11 +13,11 @@ from epsopt.zoo.formatting import count as counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from epsopt.cli.workspace import Opened
+    from epsopt.cli.workspace import OpenProject
     from epsopt.optimize.objectives import Objective, Target
     from epsopt.optimize.proposals.proposals import Proposal
     from epsopt.studies.project.project import Project
-    from epsopt.studies.worker.proposals import Proposed
+    from epsopt.studies.worker.proposals import ProposalBatch
 
 FORMATS = ("table", "json", "yaml", "csv", "hydra", "shell", "optuna")
 
@@ -87,7 +87,7 @@ def command(
         print(_formatted(form, proposed, commands, project, study, level), end="")  # noqa: T201 - for other programs
 
 
-def _say_beside(form: str, proposed: Proposed, project: Project, study: str | None, level: float) -> None:
+def _say_beside(form: str, proposed: ProposalBatch, project: Project, study: str | None, level: float) -> None:
     """Say on standard error what a format has no place for."""
     from epsopt.cli.output import note
     from epsopt.studies.export import in_words
@@ -103,7 +103,12 @@ def _say_beside(form: str, proposed: Proposed, project: Project, study: str | No
 
 
 def _formatted(
-    form: str, proposed: Proposed, commands: list[list[str] | None], project: Project, study: str | None, level: float
+    form: str,
+    proposed: ProposalBatch,
+    commands: list[list[str] | None],
+    project: Project,
+    study: str | None,
+    level: float,
 ) -> str:
     from epsopt.studies.export import as_csv, as_hydra, as_shell, as_yaml, in_words
 
@@ -121,7 +126,7 @@ def _formatted(
 
 
 def _document(
-    opened: Opened, proposed: Proposed, commands: list[list[str] | None], study: str | None
+    opened: OpenProject, proposed: ProposalBatch, commands: list[list[str] | None], study: str | None
 ) -> dict[str, Any]:
     from epsopt.cli.render import objective_json, predicted_json, target_json
 
@@ -165,12 +170,12 @@ def _command(project: Project, proposal: Proposal, number: int) -> list[str] | N
 
 
 def _show(
-    proposed: Proposed,
+    proposed: ProposalBatch,
     objectives: Sequence[Objective],
     targets: Sequence[Target],
     level: float,
 ) -> None:
-    from epsopt.cli.output import TARGETS_HOLD, Head, Rows, line, listed, print_table, say, value
+    from epsopt.cli.output import TARGETS_HOLD, Head, Rows, print_line, print_list, print_table, print_wrapped, value
     from epsopt.cli.render import formatters, metric_heads, predicted_rows, short_path
 
     proposals, numbers, space = proposed.proposals, proposed.numbers, proposed.space
@@ -182,38 +187,42 @@ def _show(
         rows, dim = predicted_rows(p, names, texts, title, level)
         groups.append(Rows([[str(number), *rows[0]], ["", *rows[1]]], dim))
     print_table([Head("#"), Head("", "left"), *metric_heads(names, objectives, targets)], groups, keep=2)
-    say()
+    print_wrapped()
     for number, p in zip(numbers, proposals, strict=True):
-        say(f"{number}  {p.reason}")
-        listed(", ".join(f"{q.name} {value(p.params[q.name])}" for q in space.parameters if q.name in p.params), "   ")
+        print_wrapped(f"{number}  {p.reason}")
+        print_list(
+            ", ".join(f"{q.name} {value(p.params[q.name])}" for q in space.parameters if q.name in p.params), "   "
+        )
         if p.init_from is not None:
-            line(f"   init_from {short_path(p.init_from)}")
-        listed("nearest runs: " + ", ".join(f"{run} ({distance:.2f})" for run, distance in p.nearest_runs), "   ")
-    say()
-    say("Predicted values are predicted, not evaluated." + (TARGETS_HOLD if targets else ""))
+            print_line(f"   init_from {short_path(p.init_from)}")
+        print_list("nearest runs: " + ", ".join(f"{run} ({distance:.2f})" for run, distance in p.nearest_runs), "   ")
+    print_wrapped()
+    print_wrapped("Predicted values are predicted, not evaluated." + (TARGETS_HOLD if targets else ""))
 
 
-def _tell(proposed: Proposed, project: Project, study: str | None) -> None:
-    from epsopt.cli.output import line, say
+def _tell(proposed: ProposalBatch, project: Project, study: str | None) -> None:
+    from epsopt.cli.output import print_line, print_wrapped
 
     if project.space is None:
-        say(_inferred(proposed))
+        print_wrapped(_inferred(proposed))
         for text in _ranges(proposed):
-            line(f"  {text}")
+            print_line(f"  {text}")
     if study is not None:
-        say(f"Queued as the Optuna study {study}: 'epsopt dashboard' shows it.")
+        print_wrapped(f"Queued as the Optuna study {study}: 'epsopt dashboard' shows it.")
     if project.command is None:
-        say("With [train] in epsopt.toml, 'epsopt work' trains them, and --format shell prints the command lines.")
+        print_wrapped(
+            "With [train] in epsopt.toml, 'epsopt work' trains them, and --format shell prints the command lines."
+        )
     elif study is not None:
-        say("'epsopt work' trains them.")
+        print_wrapped("'epsopt work' trains them.")
 
 
-def _inferred(proposed: Proposed) -> str:
+def _inferred(proposed: ProposalBatch) -> str:
     past = counted(proposed.n_past, "past run")
     return f"The search space is inferred from {past}; correct it with [space.NAME] in epsopt.toml:"
 
 
-def _ranges(proposed: Proposed) -> list[str]:
+def _ranges(proposed: ProposalBatch) -> list[str]:
     """What each hyperparameter may be, a line each."""
     said = []
     for p in proposed.space.parameters:

@@ -12,10 +12,10 @@ from epsopt.cli.output import (
     Rows,
     formatter,
     label,
-    line,
-    listed,
     metric_head,
     one_line,
+    print_line,
+    print_list,
     print_table,
     value,
 )
@@ -108,11 +108,11 @@ def list_runs(checkpoints: Iterable[Measured], names: Sequence[str]) -> None:
         known = [
             f"{n} {value(v)}" for n in names if (v := members[0].hyperparameters.get(n)) is not None
         ]  # fmt: skip
-        line(f"{members[0].run}:" if known else members[0].run)
+        print_line(f"{members[0].run}:" if known else members[0].run)
         if known:
-            listed(", ".join(known))
+            print_list(", ".join(known))
         for c in members:
-            line(f"  {short_path(c.path)}")
+            print_line(f"  {short_path(c.path)}")
 
 
 def short_path(path: str | Path) -> str:

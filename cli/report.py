@@ -37,13 +37,13 @@ def command(options: Options, page: Path | None, overwrite: bool) -> None:
     Predictions are those that were made before a run was started.
     """
     from epsopt.cli.loop_tables import show_proposals, show_steps
-    from epsopt.cli.output import line, print_json, say
+    from epsopt.cli.output import print_json, print_line, print_wrapped
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
 
     with working("reading what came back"):
         workspace = open_workspace(options)
-        project = workspace.needed()
+        project = workspace.require_project()
         from epsopt.studies.report.report import loop_report
         from epsopt.studies.schedule.budget import measured_mixtures
 
@@ -58,11 +58,11 @@ def command(options: Options, page: Path | None, overwrite: bool) -> None:
         return
     show_proposals(report, report.objectives)
     show_steps(report)
-    line("")
+    print_line("")
     for text in [*_other_objectives(report, project), *_sentences(report)]:
-        say(text)
+        print_wrapped(text)
     if page is not None:
-        line(f"wrote {page}")
+        print_line(f"wrote {page}")
 
 
 def _checked(page: Path, overwrite: bool, catalogue: Catalogue) -> OutputFile:

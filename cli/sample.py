@@ -13,10 +13,10 @@ from epsopt.cli.options import Options, TargetCommand, common, level_option, see
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from epsopt.cli.workspace import Opened
+    from epsopt.cli.workspace import OpenProject
     from epsopt.optimize.latent.region_sampling import RegionSample
     from epsopt.optimize.latent.search import Answer
-    from epsopt.studies.merge.decode import Mixture
+    from epsopt.studies.merge.decode import MergedCheckpoint
 
 _SHOWN = 10
 
@@ -75,7 +75,7 @@ def command(
             opened.surrogate, opened.checkpoints, opened.objectives, opened.targets,
             n=count, neighbours=neighbours, probability=probability, level=level, seed=seed,
         )  # fmt: skip
-        mixtures: list[Mixture | None] = []
+        mixtures: list[MergedCheckpoint | None] = []
         files: list[Path | None] = []
         if found.points and (decode or evaluate or save is not None):
             mixtures, files = _decode(opened, found.points, save, level, progress, evaluate=evaluate)
@@ -85,20 +85,20 @@ def command(
     else:
         _show(opened, found, mixtures, count, probability)
         if save is not None and any(files):
-            from epsopt.cli.output import line
+            from epsopt.cli.output import print_line
 
-            line(f"saved: {sum(f is not None for f in files)} checkpoints in {save}")
+            print_line(f"saved: {sum(f is not None for f in files)} checkpoints in {save}")
 
 
 def _decode(
-    opened: Opened,
+    opened: OpenProject,
     points: Sequence[Answer],
     save: Path | None,
     level: float,
     progress: Callable[[str, float | None], None],
     *,
     evaluate: bool,
-) -> tuple[list[Mixture | None], list[Path | None]]:
+) -> tuple[list[MergedCheckpoint | None], list[Path | None]]:
     from epsopt.cli.render import predicted_json
     from epsopt.studies.merge.decode import decode_samples
     from epsopt.studies.output_paths import save_folder, suffix_for
@@ -133,9 +133,9 @@ def _decode(
 
 
 def _document(
-    opened: Opened,
+    opened: OpenProject,
     found: RegionSample,
-    mixtures: Sequence[Mixture | None],
+    mixtures: Sequence[MergedCheckpoint | None],
     files: Sequence[Path | None],
     seed: int,
     level: float,
@@ -185,13 +185,17 @@ def _document(
 
 
 def _show(
-    opened: Opened, found: RegionSample, mixtures: Sequence[Mixture | None], count: int, probability: float
+    opened: OpenProject,
+    found: RegionSample,
+    mixtures: Sequence[MergedCheckpoint | None],
+    count: int,
+    probability: float,
 ) -> None:
-    from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, print_table, say
+    from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import formatters, list_runs, measured_row, metric_heads, near_label, varying
 
     if not found.points:
-        say(
+        print_wrapped(
             f"No point of the trust region meets all targets with a probability of {probability:g}: the best has "
             f"{found.best:.2g}. Ask for less, or sample with a lower --probability."
             + (PRODUCT if len(opened.targets) > 1 else "")
@@ -218,22 +222,22 @@ def _show(
             )
         groups.append(Rows(rows))
     print_table(heads, groups, keep=3 if mixtures else 1)
-    say()
+    print_wrapped()
     more = f"; the first {_SHOWN} are shown, --json has all" if len(found.points) > _SHOWN else ""
     few = (
         " (fewer than asked for: the region holds no more of the proposed points)" if len(found.points) < count else ""
     )
-    say(f"{len(found.points)} hypothetical checkpoints{few}{more}. {_standing(opened, found, mixtures)}")
-    say(
+    print_wrapped(f"{len(found.points)} hypothetical checkpoints{few}{more}. {_standing(opened, found, mixtures)}")
+    print_wrapped(
         f"{found.share:.0%} of the points proposed inside the trust region meet the targets. Samples lie "
         f"{found.spacing:.2f} apart (median), the trust region reaches {found.radius:.2f} from real checkpoints."
         + (TARGETS_HOLD + PRODUCT if len(opened.targets) > 1 else "")
     )
-    say()
+    print_wrapped()
     list_runs([p.nearest[0] for p in shown], varying(opened.checkpoints))
 
 
-def _standing(opened: Opened, found: RegionSample, mixtures: Sequence[Mixture | None]) -> str:
+def _standing(opened: OpenProject, found: RegionSample, mixtures: Sequence[MergedCheckpoint | None]) -> str:
     """Say whether what is shown was predicted or measured."""
     made = [m for m in mixtures if m is not None]
     alone = f" {len(found.points) - len(made)} belong to no lineage and cannot be decoded." if mixtures else ""

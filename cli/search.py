@@ -107,7 +107,7 @@ def command(
 
 
 def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None) -> None:
-    from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, label, print_table, say
+    from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, label, print_table, print_wrapped
     from epsopt.cli.render import (
         formatters,
         list_runs,
@@ -128,27 +128,27 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
         near = measured_row(near_label(a.nearest[0]), a.nearest[0].metrics, names, texts)
         groups.append(Rows([[str(i), *rows[0]], ["", *rows[1]], ["", *near]], dim))
     print_table([Head("#"), Head("", "left"), *metric_heads(names, result.objectives, result.targets)], groups, keep=2)
-    say()
-    say(
+    print_wrapped()
+    print_wrapped(
         "Predicted values are predicted, not evaluated. The last row of each answer is the nearest real checkpoint "
         "(its latent distance) as it was measured."
         + (TARGETS_HOLD if result.targets else "")
         + (PRODUCT if len(result.targets) > 1 else "")
     )
-    say()
+    print_wrapped()
     list_runs([a.nearest[0] for a in result.answers], varying(checkpoints))
-    say()
+    print_wrapped()
     if result.targets:
         if not result.met:
-            say("No answer is more likely than not to meet all targets; these come nearest.")
+            print_wrapped("No answer is more likely than not to meet all targets; these come nearest.")
         meeting = result.measured_meeting
         if meeting:
             best = label(meeting[0].run, meeting[0].epoch, 60)
-            say(
+            print_wrapped(
                 f"{len(meeting)} of the {len(checkpoints)} checkpoints measurably meet all targets, "
                 f"{best} among the best."
             )
         else:
-            say("The data holds no measured checkpoint that meets all targets.")
+            print_wrapped("The data holds no measured checkpoint that meets all targets.")
     if study is not None:
-        say(f"Recorded as the Optuna study {study}: 'epsopt dashboard' shows it.")
+        print_wrapped(f"Recorded as the Optuna study {study}: 'epsopt dashboard' shows it.")

@@ -11,8 +11,8 @@ from epsopt.cli.options import Options, common, level_option, overwrite_option, 
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 
 if TYPE_CHECKING:
-    from epsopt.optimize.forecast.run_forecaster import Outlook, RunForecast
-    from epsopt.optimize.latent.trajectory import MeasuredEnd, Motion, RunPath
+    from epsopt.optimize.forecast.run_forecaster import RunForecast, RunForecaster
+    from epsopt.optimize.latent.trajectory import MeasuredEnd, PathStatistics, RunPath
     from epsopt.studies.output_files import OutputFile
 
 
@@ -42,7 +42,7 @@ def command(
     With --first 0 its hyperparameters alone are asked. The forecast learns from the other finished runs; where a plain
     baseline was clearly better on runs left out, that one answers, and the output says which.
     """
-    from epsopt.cli.output import note, print_json, say
+    from epsopt.cli.output import note, print_json, print_wrapped
     from epsopt.cli.pictures import picture_file
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
@@ -52,8 +52,14 @@ def command(
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
             picture = picture_file(save, catalogue, overwrite=overwrite)
-            from epsopt.optimize.forecast.run_forecaster import fit_outlook
-            from epsopt.optimize.latent.trajectory import measured_end, median_speed, motion, planned_total, run_paths
+            from epsopt.optimize.forecast.run_forecaster import fit_run_forecaster
+            from epsopt.optimize.latent.trajectory import (
+                measured_end,
+                median_speed,
+                path_statistics,
+                planned_total,
+                run_paths,
+            )
             from epsopt.optimize.space_inference import infer_space
             from epsopt.studies.surrogate_store import load_map
 
@@ -63,7 +69,7 @@ def command(
         whole = _named(run, paths)
         so_far = whole if first is None else whole.first(first)
         others = [p for p in paths if p is not whole]
-        moved = motion(so_far, median_speed(others)) if len(so_far) else None
+        moved = path_statistics(so_far, median_speed(others)) if len(so_far) else None
         outlook = forecast = None
         signatures = {c.signature for c in checkpoints if c.run == whole.name}
         reason = next((text for s in sorted(signatures) if (text := surrogate.refusal(s, level)) is not None), None)
@@ -75,7 +81,7 @@ def command(
             try:
                 space = workspace.project.space if workspace.project and workspace.project.space else None
                 space = space or infer_space([p.config for p in others if len(p) > 1])
-                outlook = fit_outlook(surrogate, space, others, seed)
+                outlook = fit_run_forecaster(surrogate, space, others, seed)
             except (EmptyCatalogue, UsageError) as error:
                 reason = str(error)
         if outlook is not None:
@@ -93,8 +99,8 @@ def command(
     else:
         _show_forecast(forecast, outlook, so_far, whole, level)
     if save is not None:
-        say()
-        say(f"The picture is in {save}.")
+        print_wrapped()
+        print_wrapped(f"The picture is in {save}.")
 
 
 def _named(run: str, paths: list[RunPath]) -> RunPath:
@@ -111,10 +117,10 @@ def _named(run: str, paths: list[RunPath]) -> RunPath:
 def _document(
     path: RunPath,
     whole: RunPath,
-    moved: Motion | None,
+    moved: PathStatistics | None,
     end: MeasuredEnd | None,
     forecast: RunForecast | None,
-    outlook: Outlook | None,
+    outlook: RunForecaster | None,
     names: tuple[str, ...],
     level: float,
     reason: str | None,
@@ -167,31 +173,33 @@ def _document(
     return out
 
 
-def _show(path: RunPath, moved: Motion | None) -> None:
-    from epsopt.cli.output import say
+def _show(path: RunPath, moved: PathStatistics | None) -> None:
+    from epsopt.cli.output import print_wrapped
 
     if moved is None:
-        say(f"{path.name}, not begun: its hyperparameters alone.")
+        print_wrapped(f"{path.name}, not begun: its hyperparameters alone.")
         return
-    say(f"{path.name}: {len(path)} checkpoints, epochs {path.epochs[0]:g} to {path.epochs[-1]:g}")
+    print_wrapped(f"{path.name}: {len(path)} checkpoints, epochs {path.epochs[0]:g} to {path.epochs[-1]:g}")
     if len(path) < 2:
         return
-    say()
-    say(
+    print_wrapped()
+    print_wrapped(
         f"Path on the map: length {moved.length:.2f}, from end to end {moved.displacement:.2f} "
         f"(straightness {moved.straightness:.2f}); latest speed {moved.speed[-1]:.3f} an epoch, "
         f"{moved.relative_speed:.2g} times the median of the other runs' steps."
     )
     if len(moved.turning) and moved.turning[-1] == moved.turning[-1]:
-        say(f"It last turned by {moved.turning[-1] * 57.2958:.0f} degrees (curvature {moved.curvature[-1]:.2g}).")
+        print_wrapped(
+            f"It last turned by {moved.turning[-1] * 57.2958:.0f} degrees (curvature {moved.curvature[-1]:.2g})."
+        )
     if moved.stagnant_since is not None:
-        say(f"It stands still: since epoch {moved.stagnant_since:g} it has hardly moved.")
+        print_wrapped(f"It stands still: since epoch {moved.stagnant_since:g} it has hardly moved.")
 
 
 def _show_end(end: MeasuredEnd, names: tuple[str, ...]) -> None:
     from math import isnan
 
-    from epsopt.cli.output import Head, Rows, print_table, say
+    from epsopt.cli.output import Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import formatters
 
     texts = formatters(names, [dict(zip(names, end.values.tolist(), strict=True))])
@@ -199,14 +207,14 @@ def _show_end(end: MeasuredEnd, names: tuple[str, ...]) -> None:
         Rows([[n, texts[n](v), "-" if isnan(e) else f"{e:g}"]])
         for n, v, e in zip(names, end.values.tolist(), end.epochs.tolist(), strict=True)
     ]
-    say()
-    say(f"At epoch {end.total:g}, all of which are done (measured, not forecast):")
-    say()
+    print_wrapped()
+    print_wrapped(f"At epoch {end.total:g}, all of which are done (measured, not forecast):")
+    print_wrapped()
     print_table([Head("metric", "left"), Head("measured"), Head("at epoch")], rows)
 
 
-def _show_forecast(forecast: RunForecast, outlook: Outlook, path: RunPath, whole: RunPath, level: float) -> None:
-    from epsopt.cli.output import Head, Rows, print_table, say
+def _show_forecast(forecast: RunForecast, outlook: RunForecaster, path: RunPath, whole: RunPath, level: float) -> None:
+    from epsopt.cli.output import Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import formatters
 
     names = outlook.metric_names
@@ -234,20 +242,20 @@ def _show_forecast(forecast: RunForecast, outlook: Outlook, path: RunPath, whole
             row.append(text(float(truth[j])))
         row += [text(forecast.stage.errors[name][forecast.answered_by[name]]), forecast.answered_by[name]]
         rows.append(Rows([row]))
-    say()
-    say(f"At epoch {forecast.total:g}, {forecast.progress:.0%} of which are done (forecast, not measured):")
-    say()
+    print_wrapped()
+    print_wrapped(f"At epoch {forecast.total:g}, {forecast.progress:.0%} of which are done (forecast, not measured):")
+    print_wrapped()
     print_table(heads, rows)
-    say()
+    print_wrapped()
     if forecast.longest is not None:
-        say(
+        print_wrapped(
             f"Careful: no past run went beyond epoch {forecast.longest:g}. From there on this is extrapolated, and the "
             "intervals know nothing of it."
         )
     for name in names:
         if forecast.answered_by[name] == "stack":
             parts = sorted(forecast.weights[name].items(), key=lambda w: -w[1])
-            say(f"{name}: " + ", ".join(f"{part} {weight:.0%}" for part, weight in parts))
+            print_wrapped(f"{name}: " + ", ".join(f"{part} {weight:.0%}" for part, weight in parts))
 
 
 def _draw(

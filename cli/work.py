@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from epsopt.optimize.objectives import Target
     from epsopt.studies.project.project import Project
     from epsopt.studies.protocols import Stopper
-    from epsopt.studies.worker.trial_runner import Ended
+    from epsopt.studies.worker.trial_runner import RunResult
     from epsopt.studies.worker.worker import Event, Learner
     from epsopt.zoo.catalogue.catalogue import Catalogue
     from epsopt.zoo.catalogue.types import Checkpoint
@@ -127,14 +127,14 @@ def command(
         )
     if until_reached and not wanted:
         raise UsageError("--until-reached needs something to reach: --target-NAME VALUE")
-    from epsopt.cli.output import line, note, print_json
+    from epsopt.cli.output import note, print_json, print_line
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace, resolve_targets
     from epsopt.zoo.catalogue.catalogue import Catalogue
 
     with working("opening the studies"):
         workspace = open_workspace(options)
-        project = workspace.needed()
+        project = workspace.require_project()
         if project.command is None:
             raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
         if mix and project.evaluate is None:
@@ -154,7 +154,7 @@ def command(
         from epsopt.studies.schedule.scheduler_client import StepAsker, StepTask
         from epsopt.studies.worker.refit_service import BackgroundLearner
         from epsopt.studies.worker.target_monitor import Goal
-        from epsopt.studies.worker.worker import Orders, Worker
+        from epsopt.studies.worker.worker import Worker, WorkerConfig
 
         # A first run needs no catalogue from before.
         with Catalogue(workspace.storage, project.rename, project.weights_key) as catalogue:
@@ -165,7 +165,7 @@ def command(
     if dry_run:
         _dry_run(project, storage, runs, as_json=options.json)
         return
-    orders = Orders(
+    orders = WorkerConfig(
         jobs=jobs, runs=runs, ask=8 if asks else 0, forever=forever,
         learn_after=0 if budget is not None else learn_after, grace=grace, lost_after=lost_after,
         most_failures=max_failures,
@@ -181,7 +181,9 @@ def command(
         if event.kind == "trouble":
             note(event.text)
         elif not options.json:
-            line(event.text + (f" ({_figures(project, event.ended)})" if event.ended and event.ended.metrics else ""))
+            print_line(
+                event.text + (f" ({_figures(project, event.ended)})" if event.ended and event.ended.metrics else "")
+            )
 
     with Catalogue(workspace.storage, project.rename, project.weights_key) as catalogue, _ends_on_sigterm():
         spending = None if budget is None else Budget(budget, storage, catalogue, project.name)
@@ -220,13 +222,15 @@ def command(
 
 
 def _show_reached(project: Project, reached: Checkpoint) -> None:
-    from epsopt.cli.output import label, line, listed, say, value
+    from epsopt.cli.output import label, print_line, print_list, print_wrapped, value
     from epsopt.cli.render import short_path
 
     measured = [f"{o.name} {v:.4g}" for o in project.objectives if (v := reached.metrics.get(o.name)) is not None]
-    say(f"The targets are reached by {label(reached.run, reached.epoch, 60)}, as measured: {', '.join(measured)}.")
-    line(f"  {short_path(reached.path)}")
-    listed(", ".join(f"{n} {value(v)}" for n, v in reached.hyperparameters.items()), "  ")
+    print_wrapped(
+        f"The targets are reached by {label(reached.run, reached.epoch, 60)}, as measured: {', '.join(measured)}."
+    )
+    print_line(f"  {short_path(reached.path)}")
+    print_list(", ".join(f"{n} {value(v)}" for n, v in reached.hyperparameters.items()), "  ")
 
 
 def _wanted(targets: Sequence[Target]) -> str:
@@ -268,19 +272,19 @@ def _stopper(
 def _check_steps(project: Project, storage: RDBStorage, catalogue: Catalogue, length: int | None) -> None:
     """Say what the policy lacks before anything is trained, not from the background."""
     from epsopt.studies.schedule.scheduler_adapter import make_policy
-    from epsopt.studies.schedule.study_snapshot import Scene
+    from epsopt.studies.schedule.study_snapshot import StudySnapshot
 
-    make_policy(Scene.read(project, storage, catalogue, length))
+    make_policy(StudySnapshot.read(project, storage, catalogue, length))
 
 
-def _figures(project: Project, ended: Ended) -> str:
+def _figures(project: Project, ended: RunResult) -> str:
     metrics = ended.metrics or {}
     known = [f"{o.name} {v:.4g}" for o in project.objectives if (v := metrics.get(o.name)) is not None]
     return ", ".join([*known, f"{ended.seconds:.0f} s"])
 
 
-def _sum_up(ended: list[Ended], reached: Checkpoint | None, spent: dict[str, float] | None) -> None:
-    from epsopt.cli.output import say
+def _sum_up(ended: list[RunResult], reached: Checkpoint | None, spent: dict[str, float] | None) -> None:
+    from epsopt.cli.output import print_wrapped
 
     counts = {state: sum(e.state == state for e in ended) for state in ("complete", "pruned", "fail", "lost")}
     words = {"complete": "trained", "pruned": "stopped early", "fail": "failed", "lost": "given to other workers"}
@@ -291,10 +295,10 @@ def _sum_up(ended: list[Ended], reached: Checkpoint | None, spent: dict[str, flo
     if spent is not None:
         mixtures = f", mixtures measured: {spent['mixtures']}" if spent["mixtures"] else ""
         told += f"; {spent['spent']:.4g} of {count(int(spent['epochs']), 'epoch')} spent{mixtures}"
-    say(f"{told[:1].upper()}{told[1:]}." + (" 'epsopt report' shows what came of them." if ended else ""))
+    print_wrapped(f"{told[:1].upper()}{told[1:]}." + (" 'epsopt report' shows what came of them." if ended else ""))
 
 
-def _run_json(ended: Ended) -> dict[str, Any]:
+def _run_json(ended: RunResult) -> dict[str, Any]:
     return {
         "number": ended.number,
         "run": ended.name,
@@ -316,7 +320,7 @@ def _run_json(ended: Ended) -> dict[str, Any]:
 def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json: bool) -> None:
     import shlex
 
-    from epsopt.cli.output import line, print_json, say
+    from epsopt.cli.output import print_json, print_line, print_wrapped
     from epsopt.optimize.space import Space
     from epsopt.studies.optuna_io.queue import recorded_space, waiting
     from epsopt.studies.project.train_command import render_command
@@ -331,7 +335,7 @@ def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json
     for taken in queued:
         if launched == runs:
             break
-        trouble = space.trouble(taken.params)
+        trouble = space.validation_error(taken.params)
         if trouble is not None:
             refused[taken.number] = f"it {trouble}"
             continue
@@ -355,9 +359,9 @@ def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json
     told = {n: shlex.join(arguments) for n, arguments in planned.items()}
     told |= {n: f"would be refused: {why}" for n, why in refused.items()}
     for number in sorted(told):  # in the order in which they are taken
-        line(f"{number}: {told[number]}")
+        print_line(f"{number}: {told[number]}")
     if not told:
-        say("Nothing is queued: 'epsopt propose' queues proposals, and 'epsopt work -n 8' asks for them.")
+        print_wrapped("Nothing is queued: 'epsopt propose' queues proposals, and 'epsopt work -n 8' asks for them.")
 
 
 def _is_given(option: str) -> bool:

@@ -43,7 +43,7 @@ class Workspace:
 
         return masked_url(self.storage)
 
-    def needed(self) -> Project:
+    def require_project(self) -> Project:
         """Return the project, for commands that must know what is better.
 
         Raises:
@@ -108,7 +108,7 @@ def open_workspace(options: Options) -> Workspace:
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class OpenProject:
     """A project with its map, as `search` and `propose` need it.
 
     Attributes:
@@ -138,7 +138,7 @@ class Opened:
             note(f"{unknown} not on the map yet: 'epsopt fit' learns {'it' if self.n_unseen == 1 else 'them'}")
 
 
-def open_map(options: Options, wanted: dict[str, float]) -> Opened:
+def open_map(options: Options, wanted: dict[str, float]) -> OpenProject:
     """Open the project, its catalogue and its map, and understand the targets.
 
     Raises:
@@ -147,7 +147,7 @@ def open_map(options: Options, wanted: dict[str, float]) -> Opened:
         CatalogueError: the database cannot be opened.
     """
     workspace = open_workspace(options)
-    project = workspace.needed()
+    project = workspace.require_project()
     with workspace.catalogue() as catalogue:
         checkpoints = measured(catalogue)
         from epsopt.studies.surrogate_store import load_map, unseen
@@ -156,7 +156,7 @@ def open_map(options: Options, wanted: dict[str, float]) -> Opened:
         surrogate, _ = load_map(catalogue)
         n_unseen = unseen(catalogue, surrogate)
     targets = resolve_targets(wanted, project, checkpoints, surrogate)
-    return Opened(workspace, project, objectives, checkpoints, surrogate, n_unseen, targets)
+    return OpenProject(workspace, project, objectives, checkpoints, surrogate, n_unseen, targets)
 
 
 def measured(catalogue: Catalogue) -> list[Checkpoint]:

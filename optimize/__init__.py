@@ -10,21 +10,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from epsopt.optimize.forecast.learning_curve_gp import Curve, OnWay
-    from epsopt.optimize.forecast.run_forecaster import Outlook, RunForecast, fit_outlook
+    from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
+    from epsopt.optimize.forecast.run_forecaster import RunForecast, RunForecaster, fit_run_forecaster
     from epsopt.optimize.latent.clusters import Clustering, cluster
     from epsopt.optimize.latent.neighbours import Neighbour, nearest
     from epsopt.optimize.latent.region_sampling import RegionSample, sample_region
     from epsopt.optimize.latent.search import ENGINES, Answer, SearchResult, search
-    from epsopt.optimize.latent.trajectory import RunPath, motion, run_paths
-    from epsopt.optimize.merge.weight_space_gp import Mixture, WeightSpace, on_way
+    from epsopt.optimize.latent.trajectory import RunPath, path_statistics, run_paths
+    from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace, on_way
     from epsopt.optimize.objectives import Objective, Target, meets, parse_targets
     from epsopt.optimize.pareto import Front, hypervolume, non_dominated
     from epsopt.optimize.proposals.proposals import PastRun, Proposal, past_runs, propose
-    from epsopt.optimize.schedule.pruner import Decision, Stopper
+    from epsopt.optimize.schedule.pruner import Decision, Pruner
     from epsopt.optimize.schedule.run_acquisition import Candidate, Start
     from epsopt.optimize.schedule.run_prediction import Expected, expect
-    from epsopt.optimize.schedule.scheduler import Known, Policy, Step
+    from epsopt.optimize.schedule.scheduler import Scheduler, SearchState, Step
     from epsopt.optimize.space import Parameter, Space
     from epsopt.optimize.space_inference import infer_space
     from epsopt.studies.optuna_io.sampler import EpsilonSampler
@@ -39,38 +39,38 @@ __all__ = [
     "EpsilonSampler",
     "Expected",
     "Front",
-    "Known",
-    "Mixture",
+    "MergeCandidate",
     "Neighbour",
     "Objective",
-    "OnWay",
-    "Outlook",
     "Parameter",
     "PastRun",
-    "Policy",
+    "PathMeasurements",
     "Proposal",
+    "Pruner",
     "RegionSample",
     "RunForecast",
+    "RunForecaster",
     "RunPath",
+    "Scheduler",
     "SearchResult",
+    "SearchState",
     "Space",
     "Start",
     "Step",
-    "Stopper",
     "Target",
     "WeightSpace",
     "cluster",
     "expect",
-    "fit_outlook",
+    "fit_run_forecaster",
     "hypervolume",
     "infer_space",
     "meets",
-    "motion",
     "nearest",
     "non_dominated",
     "on_way",
     "parse_targets",
     "past_runs",
+    "path_statistics",
     "propose",
     "run_paths",
     "sample_region",
@@ -88,15 +88,15 @@ _HOMES = {
     "EpsilonSampler": "optuna_io.sampler",
     "Expected": "schedule.run_prediction",
     "Front": "pareto",
-    "Known": "schedule.scheduler",
-    "Mixture": "merge.weight_space_gp",
+    "SearchState": "schedule.scheduler",
+    "MergeCandidate": "merge.weight_space_gp",
     "Neighbour": "latent.neighbours",
     "Objective": "objectives",
-    "OnWay": "forecast.learning_curve_gp",
-    "Outlook": "forecast.run_forecaster",
+    "PathMeasurements": "forecast.learning_curve_gp",
+    "RunForecaster": "forecast.run_forecaster",
     "Parameter": "space",
     "PastRun": "proposals.proposals",
-    "Policy": "schedule.scheduler",
+    "Scheduler": "schedule.scheduler",
     "Proposal": "proposals.proposals",
     "RegionSample": "latent.region_sampling",
     "RunForecast": "forecast.run_forecaster",
@@ -105,16 +105,16 @@ _HOMES = {
     "Space": "space",
     "Start": "schedule.run_acquisition",
     "Step": "schedule.scheduler",
-    "Stopper": "schedule.pruner",
+    "Pruner": "schedule.pruner",
     "Target": "objectives",
     "WeightSpace": "merge.weight_space_gp",
     "cluster": "latent.clusters",
     "expect": "schedule.run_prediction",
-    "fit_outlook": "forecast.run_forecaster",
+    "fit_run_forecaster": "forecast.run_forecaster",
     "hypervolume": "pareto",
     "infer_space": "space_inference",
     "meets": "objectives",
-    "motion": "latent.trajectory",
+    "path_statistics": "latent.trajectory",
     "nearest": "latent.neighbours",
     "non_dominated": "pareto",
     "on_way": "merge.weight_space_gp",

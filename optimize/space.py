@@ -132,7 +132,7 @@ class Parameter:
     def _places(self) -> dict[tuple[str, Any], int]:
         return {identity(c): i for i, c in reversed(list(enumerate(self.choices)))}
 
-    def takes(self, value: object) -> bool:
+    def is_of_kind(self, value: object) -> bool:
         """Whether a value is of this parameter's kind; a number may lie outside the range, None says: left out."""
         if value is None and self.optional:
             return True
@@ -285,9 +285,9 @@ class Space:
                 out[p.name] = value
         return out
 
-    def describes(self, config: Mapping[str, Any]) -> bool:
+    def accepts(self, config: Mapping[str, Any]) -> bool:
         """Whether a past run's configuration can be encoded: every active parameter has a value of its kind."""
-        return all(p.takes(config.get(p.name)) for p in self.active(config))
+        return all(p.is_of_kind(config.get(p.name)) for p in self.active(config))
 
     def encode(self, configs: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
         """Encode configurations as ``(n, width)`` numbers in [0, 1].
@@ -319,7 +319,7 @@ class Space:
         """Draw ``n`` valid configurations, uniform on each parameter's scale."""
         return [self._draw({}, rng, 1.0) for _ in range(n)]
 
-    def spread(self, n: int, seed: int, first: int = 0) -> list[Config]:
+    def low_discrepancy_sample(self, n: int, seed: int, first: int = 0) -> list[Config]:
         """Return ``n`` valid configurations that cover the space evenly: a scrambled Sobol sequence.
 
         Args:
@@ -352,9 +352,9 @@ class Space:
 
     def contains(self, config: Mapping[str, Any]) -> bool:
         """Whether a configuration has exactly the active parameters, each with a valid value."""
-        return self.trouble(config) is None
+        return self.validation_error(config) is None
 
-    def trouble(self, config: Mapping[str, Any]) -> str | None:
+    def validation_error(self, config: Mapping[str, Any]) -> str | None:
         """Say what keeps a configuration from being one of this space; None when nothing does.
 
         It must have exactly the active parameters, each with a valid value. What the space fixes may be repeated.

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from epsopt.studies.optuna_io.queue import Taken, record_outcome, record_proposals, take_proposal
+    from epsopt.studies.optuna_io.queue import ClaimedProposal, record_outcome, record_proposals, take_proposal
     from epsopt.studies.optuna_io.recording import Recorded, record_front, record_measured, record_search
     from epsopt.studies.optuna_io.storage import open_storage
     from epsopt.studies.optuna_io.study_figure import pareto_figure
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from epsopt.studies.project.template import write_project
     from epsopt.studies.project.train_command import render_command
     from epsopt.studies.prune.catalogue_pruner import CatalogueStopper
-    from epsopt.studies.prune.lightning import StopHopeless
+    from epsopt.studies.prune.lightning import EpsoptPruning
     from epsopt.studies.report.dashboard import dashboard_server, serve
     from epsopt.studies.surrogate_store import fit_map, load_map, training_set
 
@@ -27,8 +27,8 @@ _HOMES = {
     "CatalogueStopper": "prune.catalogue_pruner",
     "Project": "project.project",
     "Recorded": "optuna_io.recording",
-    "StopHopeless": "prune.lightning",
-    "Taken": "optuna_io.queue",
+    "EpsoptPruning": "prune.lightning",
+    "ClaimedProposal": "optuna_io.queue",
     "dashboard_server": "report.dashboard",
     "find_project": "project.project",
     "fit_map": "surrogate_store",
@@ -50,10 +50,10 @@ _HOMES = {
 
 __all__ = [
     "CatalogueStopper",
+    "ClaimedProposal",
+    "EpsoptPruning",
     "Project",
     "Recorded",
-    "StopHopeless",
-    "Taken",
     "dashboard_server",
     "find_project",
     "fit_map",

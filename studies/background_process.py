@@ -36,7 +36,7 @@ class Helper:
             start_new_session=True,  # a terminal's Ctrl-C is the worker's to hear
         )
 
-    def say(self, document: Mapping[str, Any]) -> None:
+    def send(self, document: Mapping[str, Any]) -> None:
         """Write a line to its standard input; nothing happens if it has ended."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             # Not as arguments: a database URL may hold a password, and anybody can list the arguments of a process.
@@ -44,7 +44,7 @@ class Helper:
                 self._process.stdin.write(json.dumps(document).encode() + b"\n")
                 self._process.stdin.flush()
 
-    def hear(self) -> list[str]:
+    def receive(self) -> list[str]:
         """Return what it told since it was last asked, a line each; a line that is not whole yet waits."""
         file = self._told.fileno()
         new = os.fstat(file).st_size - self._heard
@@ -79,7 +79,7 @@ class Helper:
         lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
         return masked(lines[-1]) if lines else f"{self._module} ended with status {self._process.returncode}"
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """Kill it and the processes that it started, unless it has ended."""
         if self.runs():
             with contextlib.suppress(ProcessLookupError):

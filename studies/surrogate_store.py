@@ -15,9 +15,9 @@ from epsopt.studies.learned_metrics import LearnedMetrics, learned_metrics
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.fitting import fit, fit_key
 from epsopt.surrogate.ranges import guess_range, holds, named_ranges, range_text
-from epsopt.surrogate.refinement import GROWTH, Refinement, extend, refinable, refine
+from epsopt.surrogate.refinement import GROWTH, Refinement, condition_on_observations, refinable, refine
 from epsopt.surrogate.surrogate import OtherVersion, Surrogate
-from epsopt.surrogate.training import Recipe
+from epsopt.surrogate.training import TrainingConfig
 from epsopt.surrogate.validation import MetricValidation, Validation
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import each_content_once
@@ -28,7 +28,7 @@ DAMAGED = "it is damaged"
 
 
 @dataclass(frozen=True)
-class Made:
+class FitOutcome:
     """How a map came about.
 
     Attributes:
@@ -113,17 +113,18 @@ def fit_map(
     learn: Sequence[str] = (),
     bounds: Mapping[str, tuple[float, float]] | None = None,
     again: bool = False,
-    recipe: Recipe | None = None,
+    recipe: TrainingConfig | None = None,
     probes: bool = False,
     progress: Callable[[str, float], None] | None = None,
-) -> tuple[Surrogate, Validation, Made]:
+) -> tuple[Surrogate, Validation, FitOutcome]:
     """Fit the map to everything in the catalogue and keep it there; refine the kept one where that is enough.
 
     Args:
         catalogue: what to learn from, and where the map is kept.
         seed: of the fit.
         objectives: names of the metrics that count: they are learned.
-        learn: names or patterns of metrics that are learned besides (:func:`epsopt.studies.learned_metrics.learned_metrics`).
+        learn: names or patterns of metrics that are learned besides
+            (:func:`epsopt.studies.learned_metrics.learned_metrics`).
         bounds: declared bounds of metrics; others are guessed from their names.
         again: fit from scratch, even if the kept map was trained on exactly this or could be refined.
         recipe: how to train, if not by the default.
@@ -142,7 +143,7 @@ def fit_map(
     if kept is not None:
         data, meta = kept.stored
         catalogue.put_artifact(KINDS[probes], key, data, meta)  # the newest is the one that every other command loads
-        return kept.surrogate, kept.validation, Made("current", metrics=chosen, doubts=doubts)
+        return kept.surrogate, kept.validation, FitOutcome("current", metrics=chosen, doubts=doubts)
     newest, reason, old = None, damaged, None
     if not again and damaged is None:
         newest, damaged = _kept(catalogue, probes)
@@ -152,10 +153,10 @@ def fit_map(
         if progress is not None:
             progress("refining the map", 0.0)
         surrogate, validation, change = refine(old, newest.validation, train, trained_on=key, seed=seed, recipe=recipe)
-        fitted_runs, made = newest.fitted_runs, Made("refined", change, metrics=chosen, doubts=doubts)
+        fitted_runs, made = newest.fitted_runs, FitOutcome("refined", change, metrics=chosen, doubts=doubts)
     else:
         surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress)
-        fitted_runs, made = train.n_runs, Made("fitted", None, reason, chosen, doubts)
+        fitted_runs, made = train.n_runs, FitOutcome("fitted", None, reason, chosen, doubts)
     data, meta = surrogate.to_bytes()
     meta = {**meta, "validation": asdict(replace(validation, held_out=None)), "fitted_runs": fitted_runs}
     meta["digest"] = _digest(data, meta)
@@ -295,7 +296,7 @@ def load_map(catalogue: Catalogue) -> tuple[Surrogate, Validation]:
 
 def extend_map(catalogue: Catalogue, surrogate: Surrogate) -> Surrogate:
     """Return a map that knows the catalogue's new measured checkpoints too, as it encodes them; nothing is kept."""
-    return extend(surrogate, training_set(catalogue, surrogate.metric_names))
+    return condition_on_observations(surrogate, training_set(catalogue, surrogate.metric_names))
 
 
 def load_map_with_probes(catalogue: Catalogue) -> Surrogate | None:

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from epsopt.surrogate.dataset import TrainingSet, run_folds
     from epsopt.surrogate.fitting import fit
     from epsopt.surrogate.surrogate import Prediction, Surrogate
-    from epsopt.surrogate.training import Recipe
+    from epsopt.surrogate.training import TrainingConfig
     from epsopt.surrogate.validation import MetricValidation, Validation
 
 __all__ = [
     "MetricValidation",
     "Prediction",
-    "Recipe",
     "Surrogate",
+    "TrainingConfig",
     "TrainingSet",
     "Validation",
     "fit",
@@ -31,7 +31,7 @@ __all__ = [
 _HOMES = {
     "MetricValidation": "validation",
     "Prediction": "surrogate",
-    "Recipe": "training",
+    "TrainingConfig": "training",
     "Surrogate": "surrogate",
     "TrainingSet": "dataset",
     "Validation": "validation",

@@ -15,12 +15,12 @@ from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.metric_gp import (
     Fold,
     HeldOut,
-    choose,
     conformal_factor,
     held_out,
     run_weights,
+    select_hyperparameters,
     standardised,
-    thin,
+    subsample_runs,
 )
 from epsopt.surrogate.trained import TrainedNetwork
 from epsopt.surrogate.validation import HeldOutPredictions, MetricValidation, constant_width
@@ -29,7 +29,7 @@ from epsopt.zoo.child_processes import safe_children
 
 def as_fold(inside: TrainingSet, outside: TrainingSet, trained: TrainedNetwork) -> Fold:
     """Encode both parts of a fold with the network that never saw `outside`."""
-    rows = thin(inside.runs)
+    rows = subsample_runs(inside.runs)
     return Fold(
         z_train=trained.latents.double().numpy()[rows],
         y_train=trained.examples.metrics.double().numpy()[rows],
@@ -85,7 +85,7 @@ def held_out_predictions(
     for j, of_metric in enumerate(held):
         for k, (rows, (_, _, trained, _)) in enumerate(zip(parts, fold_parts, strict=True)):
             others = [h for i, h in enumerate(of_metric) if i != k]
-            place, settings = choose(others)
+            place, settings = select_hyperparameters(others)
             factor = conformal_factor(*standardised(others, place, settings), level)
             deviation = np.sqrt(of_metric[k].unit_variance[place] * settings.variance)
             mean, back = of_metric[k].mean[place], trained.transforms[j].backward

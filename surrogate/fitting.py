@@ -20,13 +20,13 @@ from epsopt.surrogate.cross_validation import (
     validate_embeddings,
 )
 from epsopt.surrogate.dataset import TrainingSet, run_folds
-from epsopt.surrogate.metric_gp import HeadSettings, choose, standardised, thin
+from epsopt.surrogate.metric_gp import GPHyperparameters, select_hyperparameters, standardised, subsample_runs
 from epsopt.surrogate.outliers import Screened, screen
 from epsopt.surrogate.ranges import metric_range
 from epsopt.surrogate.surrogate import FORMAT as SURROGATE_FORMAT
-from epsopt.surrogate.surrogate import Memory, Surrogate
+from epsopt.surrogate.surrogate import EncodedCheckpoints, Surrogate
 from epsopt.surrogate.trained import train_all
-from epsopt.surrogate.training import Recipe
+from epsopt.surrogate.training import TrainingConfig
 from epsopt.surrogate.transforms import fit_transform
 from epsopt.surrogate.validation import Validation
 from epsopt.surrogate.views import fit_tokenizer
@@ -44,7 +44,7 @@ def fit(
     folds: int = 5,
     level: float = 0.9,
     bounds: Mapping[str, tuple[float, float]] | None = None,
-    recipe: Recipe | None = None,
+    recipe: TrainingConfig | None = None,
     probes: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Surrogate, Validation]:
@@ -70,7 +70,7 @@ def fit(
         UsageError: a bound names no metric.
     """
     started = time.monotonic()
-    recipe, bounds = recipe or Recipe(), bounds or {}
+    recipe, bounds = recipe or TrainingConfig(), bounds or {}
     _check(train, bounds, folds, level)
     if probes and (train.embeddings is None or not np.isfinite(train.embeddings).any()):
         raise UsageError("no checkpoint has anchor embeddings to probe with: set hooks.embed, then ingest again")
@@ -94,11 +94,11 @@ def fit(
         for kept, left, trained in zip(inside, outside, fold_networks, strict=True)
     ]
     held = predict_held_out([fold for *_, fold in fold_parts], len(train.metric_names))
-    settings: list[HeadSettings] = []
+    settings: list[GPHyperparameters] = []
     scores: list[torch.Tensor] = []
     unseen_scores: list[torch.Tensor] = []
     for per_fold in held:
-        place, chosen_settings = choose(per_fold)
+        place, chosen_settings = select_hyperparameters(per_fold)
         settings.append(chosen_settings)
         unseen = [
             unseen_architectures(h, *pair) for h, pair in zip(per_fold, zip(inside, outside, strict=True), strict=True)
@@ -110,13 +110,13 @@ def fit(
         transforms=final.transforms,
         tokenizer=final.tokenizer,
         network=final.network,
-        memory=Memory(
+        memory=EncodedCheckpoints(
             keys=train.keys,
             latents=final.latents,
             metrics=final.examples.metrics,
             runs=torch.from_numpy(train.runs),
             lineages=torch.from_numpy(train.lineages),
-            head_rows=torch.from_numpy(thin(train.runs)),
+            head_rows=torch.from_numpy(subsample_runs(train.runs)),
             far_out=torch.from_numpy(screened.far_out),
         ),
         settings=tuple(settings),
@@ -146,12 +146,12 @@ def fit_key(
     *,
     seed: int,
     bounds: Mapping[str, tuple[float, float]] | None = None,
-    recipe: Recipe | None = None,
+    recipe: TrainingConfig | None = None,
     probes: bool = False,
 ) -> str:
     """Identify a fit before it is made: the same key, the same map. Other versions of the formats have other keys."""
     formats = [SURROGATE_FORMAT, FINGERPRINT_FORMAT]
-    settings = [formats, seed, sorted((bounds or {}).items()), asdict(recipe or Recipe()), probes]
+    settings = [formats, seed, sorted((bounds or {}).items()), asdict(recipe or TrainingConfig()), probes]
     return f"{train.digest}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
 
 

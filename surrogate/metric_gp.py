@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class HeadSettings:
+class GPHyperparameters:
     """Hyperparameters of one metric's Gaussian process.
 
     Attributes:
@@ -126,7 +126,7 @@ def run_weights(runs: NDArray[np.int64], measured: NDArray[np.bool_]) -> Floats:
     return np.asarray(np.where(measured, 1.0 / np.maximum(counts[which], 1.0), 0.0))
 
 
-def choose(parts: list[HeldOut]) -> tuple[int, HeadSettings]:
+def select_hyperparameters(parts: list[HeldOut]) -> tuple[int, GPHyperparameters]:
     """Choose the setting with the best predictive density on held-out rows.
 
     Args:
@@ -141,7 +141,7 @@ def choose(parts: list[HeldOut]) -> tuple[int, HeadSettings]:
     known = np.isfinite(residual[0])
     if not known.any():
         length, noise = grid()[0]
-        return 0, HeadSettings(length, noise, 1.0)
+        return 0, GPHyperparameters(length, noise, 1.0)
     residual, variance = residual[:, known], variance[:, known]
     share = weight[known] / weight[known].sum()
     scale = np.maximum((residual**2 / variance) @ share, 1e-8)
@@ -150,10 +150,10 @@ def choose(parts: list[HeldOut]) -> tuple[int, HeadSettings]:
     score = density - np.log(np.maximum(np.abs(residual) @ share, 1e-9))
     best = int(np.argmax(score))
     length, noise = grid()[best]
-    return best, HeadSettings(length, noise, float(scale[best]))
+    return best, GPHyperparameters(length, noise, float(scale[best]))
 
 
-def standardised(parts: list[HeldOut], place: int, settings: HeadSettings) -> tuple[Floats, Floats]:
+def standardised(parts: list[HeldOut], place: int, settings: GPHyperparameters) -> tuple[Floats, Floats]:
     """Return ``|residual| / standard deviation`` of the held-out rows and their weights, measured rows only."""
     residual = np.concatenate([p.residual[place] for p in parts])
     variance = np.concatenate([p.unit_variance[place] for p in parts]) * settings.variance
@@ -184,7 +184,7 @@ def conformal_factor(scores: Floats, weights: Floats, level: float) -> float:
     return float(scores[order][min(place, len(scores) - 1)])
 
 
-def build_model(z: Tensor, y: Tensor, settings: list[HeadSettings], inverse_lengths: Tensor) -> ModelListGP:
+def build_model(z: Tensor, y: Tensor, settings: list[GPHyperparameters], inverse_lengths: Tensor) -> ModelListGP:
     """Build the BoTorch model: one exact Gaussian process per metric, hyperparameters fixed.
 
     Args:
@@ -220,7 +220,7 @@ def build_model(z: Tensor, y: Tensor, settings: list[HeadSettings], inverse_leng
 
 
 @dataclass(frozen=True, eq=False)
-class SolvedProcess:
+class CachedGP:
     """A process of :func:`build_model` with its linear system solved.
 
     BoTorch's posterior is joint over the points it is asked for and solves the system again for each batch; point by
@@ -246,7 +246,7 @@ class SolvedProcess:
         """``(k, latent)`` to ``(k,)`` predictive means, computed in z's precision; differentiable."""
         return self._correlation(z) @ self.weights.to(z.dtype)
 
-    def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior_moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """``(k, latent)`` float64 to ``(k,)`` predictive means and variances, noise included; differentiable."""
         correlation = self._correlation(z)
         half = torch.linalg.solve_triangular(self.cholesky, self.variance * correlation.T, upper=False)
@@ -256,7 +256,7 @@ class SolvedProcess:
         return matern(torch.cdist(z * self.inverse_lengths.to(z.dtype), self.rows.to(z.dtype)))
 
 
-def solve(process: SingleTaskGP) -> SolvedProcess:
+def solve(process: SingleTaskGP) -> CachedGP:
     """Solve one process of :func:`build_model`."""
     with torch.no_grad():
         inputs, kernel = process.train_inputs[0], process.covar_module
@@ -266,10 +266,10 @@ def solve(process: SingleTaskGP) -> SolvedProcess:
         covariance = variance * matern(torch.cdist(rows, rows)) + noise * torch.eye(len(rows), dtype=rows.dtype)
         cholesky = torch.linalg.cholesky(covariance)
         weights = torch.cholesky_solve(process.train_targets[:, None], cholesky).squeeze(1)
-    return SolvedProcess(rows, inverse_lengths, variance * weights, cholesky, variance, noise)
+    return CachedGP(rows, inverse_lengths, variance * weights, cholesky, variance, noise)
 
 
-def thin(runs: NDArray[np.int64], limit: int = MAX_ROWS) -> NDArray[np.int64]:
+def subsample_runs(runs: NDArray[np.int64], limit: int = MAX_ROWS) -> NDArray[np.int64]:
     """Return at most ``limit`` rows, spread evenly over rows sorted by run."""
     order = np.argsort(runs, kind="stable")
     if len(order) <= limit:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.dataset import TrainingSet
-from epsopt.surrogate.metric_gp import run_weights, thin
+from epsopt.surrogate.metric_gp import run_weights, subsample_runs
 from epsopt.surrogate.network import load_network
 from epsopt.surrogate.outliers import Screened, lies_far_out, pull_in, screen
-from epsopt.surrogate.surrogate import Memory, Prediction, Surrogate
+from epsopt.surrogate.surrogate import EncodedCheckpoints, Prediction, Surrogate
 from epsopt.surrogate.trained import as_examples
-from epsopt.surrogate.training import Recipe, train_network
+from epsopt.surrogate.training import TrainingConfig, train_network
 from epsopt.surrogate.validation import MetricValidation, Validation, constant_width
 from epsopt.surrogate.views import kinds_of
 from epsopt.zoo.errors import UsageError
@@ -88,7 +88,7 @@ def refinable(old: Surrogate, train: TrainingSet) -> str | None:
     return None
 
 
-def extend(old: Surrogate, train: TrainingSet) -> Surrogate:
+def condition_on_observations(old: Surrogate, train: TrainingSet) -> Surrogate:
     """Tell a fitted map of checkpoints that it was not trained on; nothing is trained, so it takes milliseconds.
 
     They are encoded as the map encodes any checkpoint, and its heads see what was measured on them. Intervals stay as
@@ -119,13 +119,13 @@ def extend(old: Surrogate, train: TrainingSet) -> Surrogate:
     latents = torch.cat([memory.latents, old.encode(new.fingerprints, new.embeddings)])
     metrics = torch.cat([memory.metrics, torch.from_numpy(scaled[rows]).to(memory.metrics)])
     far_out = pull_in(metrics, latents, runs.numpy(), old.transforms, first=len(memory.keys))
-    longer = Memory(
+    longer = EncodedCheckpoints(
         keys=(*memory.keys, *new.keys),
         latents=latents,
         metrics=metrics,
         runs=runs,
         lineages=torch.cat([memory.lineages, torch.from_numpy(new.lineages)]),
-        head_rows=torch.from_numpy(thin(runs.numpy())),
+        head_rows=torch.from_numpy(subsample_runs(runs.numpy())),
         far_out=torch.cat([memory.far_out, far_out]),
     )
     return replace(old, memory=longer)
@@ -138,7 +138,7 @@ def refine(
     *,
     trained_on: str,
     seed: int = 0,
-    recipe: Recipe | None = None,
+    recipe: TrainingConfig | None = None,
 ) -> tuple[Surrogate, Validation, Refinement]:
     """Refine a fitted map with what is new.
 
@@ -160,10 +160,10 @@ def refine(
     started = time.monotonic()
     if (reason := refinable(old, train)) is not None:
         raise UsageError(f"the map cannot be refined: {reason}; fit it from scratch")
-    recipe = recipe or Recipe()
+    recipe = recipe or TrainingConfig()
     shorter = replace(
         recipe,
-        steps=max(recipe.steps * STEPS // Recipe().steps, 1),
+        steps=max(recipe.steps * STEPS // TrainingConfig().steps, 1),
         learning_rate=recipe.learning_rate * _RATE,
         encoder_rate=recipe.encoder_rate * _RATE,
     )
@@ -180,13 +180,13 @@ def refine(
         network.requires_grad_(requires_grad=False)
     with torch.no_grad():
         latents = network.encode(examples.tokens)[0]
-    memory = Memory(
+    memory = EncodedCheckpoints(
         keys=train.keys,
         latents=latents,
         metrics=examples.metrics,
         runs=torch.from_numpy(train.runs),
         lineages=torch.from_numpy(train.lineages),
-        head_rows=torch.from_numpy(thin(train.runs)),
+        head_rows=torch.from_numpy(subsample_runs(train.runs)),
         far_out=torch.from_numpy(screened.far_out),
     )
     architectures = old.architectures | {f.signature for f in train.fingerprints}
@@ -226,14 +226,14 @@ def _predict_before_learning(
     z = old.encode(part.fingerprints, part.embeddings)
     predicted = old.predict(z, validation.level)
     with torch.no_grad():
-        mean, deviation = (t.numpy() for t in old.moments(z))
+        mean, deviation = (t.numpy() for t in old.posterior_moments(z))
     scores = []
     for j, (transform, before) in enumerate(zip(old.transforms, old.scores, strict=True)):
         # moments() is widened so that 1.645 deviations cover 90 %: back to the deviations that scores are counted in.
         residual = np.abs(transform.forward(part.metrics[:, j]) - mean[:, j])
         known = np.isfinite(residual)
         weights = run_weights(part.runs, known)
-        added = np.stack([(residual / deviation[:, j] * old.widening(j))[known], weights[known]])
+        added = np.stack([(residual / deviation[:, j] * old.calibration_factor(j))[known], weights[known]])
         scores.append(torch.cat([before, torch.from_numpy(added).float()], dim=1))
     metrics = tuple(_pooled(m, j, seen, part, predicted, seed) for j, m in enumerate(validation.metrics))
     return tuple(scores), replace(both, metrics=metrics)

@@ -18,10 +18,10 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from epsopt.surrogate.local_reconstruction import reconstruct
-from epsopt.surrogate.metric_gp import HeadSettings, SolvedProcess, build_model, conformal_factor, solve
+from epsopt.surrogate.metric_gp import CachedGP, GPHyperparameters, build_model, conformal_factor, solve
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.transforms import MetricTransform
-from epsopt.surrogate.views import Tokenizer, View
+from epsopt.surrogate.views import FeatureEncoder, View
 from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.fingerprints.fingerprint import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
@@ -54,7 +54,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, eq=False)
-class Memory:
+class EncodedCheckpoints:
     """The real checkpoints that the surrogate was trained on, encoded.
 
     Attributes:
@@ -97,10 +97,10 @@ class Surrogate:
 
     metric_names: tuple[str, ...]
     transforms: tuple[MetricTransform, ...]
-    tokenizer: Tokenizer
+    tokenizer: FeatureEncoder
     network: EpsilonVAE
-    memory: Memory
-    settings: tuple[HeadSettings, ...]
+    memory: EncodedCheckpoints
+    settings: tuple[GPHyperparameters, ...]
     scores: tuple[Tensor, ...]
     architectures: frozenset[str]
     unseen_scores: tuple[Tensor, ...]
@@ -120,22 +120,22 @@ class Surrogate:
         """
         widened = []
         for j, chosen in enumerate(self.settings):
-            widening = max(self.widening(j) ** 2, 1e-6)
-            widened.append(HeadSettings(chosen.length, chosen.noise, chosen.variance * widening))
+            widening = max(self.calibration_factor(j) ** 2, 1e-6)
+            widened.append(GPHyperparameters(chosen.length, chosen.noise, chosen.variance * widening))
         rows = self.memory.head_rows
         return build_model(self.memory.latents[rows], self.memory.metrics[rows], widened, self.network.inverse_lengths)
 
-    def widening(self, metric: int) -> float:
+    def calibration_factor(self, metric: int) -> float:
         """What a metric's standard deviations are multiplied by so that a normal's 90 % interval covers 90 %."""
         scores, weights = (t.double().numpy() for t in self.scores[metric])
         return conformal_factor(scores, weights, 0.9) / _NORMAL_90
 
     @cached_property
-    def _solved(self) -> tuple[SolvedProcess, ...]:
+    def _solved(self) -> tuple[CachedGP, ...]:
         """The model's processes, solved once for all predictions."""
         return tuple(solve(process) for process in self.model.models)
 
-    def means(self, z: Tensor) -> Tensor:
+    def posterior_mean(self, z: Tensor) -> Tensor:
         """Predictive means alone, at a fraction of :meth:`moments`' cost; for samplers that ask for very many.
 
         Args:
@@ -167,7 +167,7 @@ class Surrogate:
         with torch.no_grad():
             return self.network.encode(self.tokenizer(fingerprints, embeddings))[0]
 
-    def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior_moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Predictive mean and standard deviation on the model's scale, measurement noise included.
 
         Args:
@@ -178,7 +178,7 @@ class Surrogate:
         """
         means, deviations = [], []
         for piece in torch.split(z.double(), 8192):
-            of_metrics = [process.moments(piece) for process in self._solved]
+            of_metrics = [process.posterior_moments(piece) for process in self._solved]
             means.append(torch.stack([mean for mean, _ in of_metrics], dim=-1))
             deviations.append(torch.stack([variance.clamp(min=1e-10).sqrt() for _, variance in of_metrics], dim=-1))
         return torch.cat(means), torch.cat(deviations)
@@ -223,7 +223,7 @@ class Surrogate:
         if not 0.0 < level < 1.0:
             raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
         with torch.no_grad():
-            mean, deviation = self.moments(z)
+            mean, deviation = self.posterior_moments(z)
         names = range(len(self.metric_names))
         factors = torch.tensor([self._factor(j, level) for j in names], dtype=torch.float64)
         if unseen is not None and unseen.any():
@@ -246,7 +246,7 @@ class Surrogate:
     def _unseen_factor(self, metric: int, level: float) -> float:
         """As :meth:`_factor`, calibrated on architectures held out whole."""
         scores, weights = (t.double().numpy() for t in self.unseen_scores[metric])
-        widening = self.widening(metric)
+        widening = self.calibration_factor(metric)
         return conformal_factor(scores, weights, level) / widening if widening > 0.0 else _NORMAL_90
 
     def to_metrics(self, values: Tensor) -> Tensor:
@@ -361,10 +361,10 @@ class Surrogate:
             transforms=tuple(
                 MetricTransform(_bounds(t["bounds"]), t["centre"], t["scale"]) for t in meta["transforms"]
             ),
-            tokenizer=Tokenizer(tuple(meta["kinds"]), views),
+            tokenizer=FeatureEncoder(tuple(meta["kinds"]), views),
             network=network,
-            memory=Memory(keys=tuple(meta["keys"]), **memory),
-            settings=tuple(HeadSettings(**s) for s in meta["settings"]),
+            memory=EncodedCheckpoints(keys=tuple(meta["keys"]), **memory),
+            settings=tuple(GPHyperparameters(**s) for s in meta["settings"]),
             scores=tuple(tensors[f"scores.{i}"] for i in range(len(meta["metrics"]))),
             architectures=frozenset(meta["architectures"]),
             unseen_scores=tuple(tensors[f"unseen_scores.{i}"] for i in range(len(meta["metrics"]))),

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape
-from epsopt.surrogate.training import Examples, Recipe, train_many
+from epsopt.surrogate.training import Examples, TrainingConfig, train_many
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
-from epsopt.surrogate.views import Tokenizer, fit_tokenizer
+from epsopt.surrogate.views import FeatureEncoder, fit_tokenizer
 
 _FAR = 10.0  # typical distances: no checkpoint of a run that trains lies so far out
 
@@ -25,7 +25,7 @@ _FAR = 10.0  # typical distances: no checkpoint of a run that trains lies so far
 class Prepared:
     """A training set as a network takes it: its views, its scales, and itself on them."""
 
-    tokenizer: Tokenizer
+    tokenizer: FeatureEncoder
     transforms: tuple[MetricTransform, ...]
     examples: Examples
     embedding_scale: tuple[torch.Tensor, torch.Tensor] | None
@@ -65,7 +65,7 @@ class TrainedNetwork(Prepared):
 def train_all(
     parts: Sequence[TrainingSet],
     bounds: Mapping[str, tuple[float, float]],
-    recipe: Recipe,
+    recipe: TrainingConfig,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
     *,
@@ -94,7 +94,7 @@ def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], prob
 
 def as_examples(
     train: TrainingSet,
-    tokenizer: Tokenizer,
+    tokenizer: FeatureEncoder,
     transforms: Sequence[MetricTransform],
     embedding_scale: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> Examples:

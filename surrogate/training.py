@@ -23,7 +23,7 @@ _LONG = 2.0  # typical lengths
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingConfig:
     """How an :class:`EpsilonVAE` is trained; the defaults were chosen on other zoos than are reported on.
 
     Attributes:
@@ -89,7 +89,7 @@ class Examples:
 
 def train_many(
     jobs: Sequence[tuple[NetworkShape, Examples]],
-    recipe: Recipe,
+    recipe: TrainingConfig,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[EpsilonVAE]:
@@ -120,7 +120,7 @@ def train_many(
 
 
 def _side_by_side(
-    jobs: Sequence[tuple[NetworkShape, Examples]], recipe: Recipe, seed: int
+    jobs: Sequence[tuple[NetworkShape, Examples]], recipe: TrainingConfig, seed: int
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(jobs)), return_as="generator_unordered")
     with safe_children():
@@ -131,7 +131,7 @@ def _side_by_side(
 
 
 def _trained(
-    place: int, shape: NetworkShape, examples: Examples, recipe: Recipe, seed: int, device: str
+    place: int, shape: NetworkShape, examples: Examples, recipe: TrainingConfig, seed: int, device: str
 ) -> tuple[int, dict[str, Tensor]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -145,7 +145,9 @@ def _trained(
     return place, {name: value.cpu() for name, value in network.state_dict().items()}
 
 
-def train_network(network: EpsilonVAE, examples: Examples, recipe: Recipe, seed: int, *, trained: bool = False) -> None:
+def train_network(
+    network: EpsilonVAE, examples: Examples, recipe: TrainingConfig, seed: int, *, trained: bool = False
+) -> None:
     """Train a network in place.
 
     Args:
@@ -229,7 +231,7 @@ def _shortened(tokens: Tensor) -> tuple[Tensor, Tensor]:
     return away - mean, middle + mean
 
 
-def _optimizer(network: EpsilonVAE, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(network: EpsilonVAE, recipe: TrainingConfig) -> torch.optim.Optimizer:
     size = float(network.to_mean.weight.detach().square().mean().sqrt())
     heads = [*network.recombination.parameters()]
     if network.embedding_head is not None:
@@ -280,7 +282,7 @@ def _row_weights(runs: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(weight / weight.sum())
 
 
-def _loss(network: EpsilonVAE, examples: Examples, rows: Tensor, recipe: Recipe) -> Tensor:
+def _loss(network: EpsilonVAE, examples: Examples, rows: Tensor, recipe: TrainingConfig) -> Tensor:
     mean, log_variance = network.encode(examples.tokens[rows])
     z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
     loss = recipe.kl * (-0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)).mean()

@@ -55,7 +55,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Tokenizer:
+class FeatureEncoder:
     """All views of a zoo.
 
     Attributes:
@@ -95,7 +95,7 @@ class Tokenizer:
 
 def fit_tokenizer(
     fingerprints: Sequence[Fingerprint], runs: NDArray[np.int64], embeddings: Embeddings | None = None
-) -> Tokenizer:
+) -> FeatureEncoder:
     """Learn the views of a zoo.
 
     Args:
@@ -122,7 +122,7 @@ def fit_tokenizer(
         columns = raw.table("blocks").shape[1]
         nothing = np.zeros(columns, dtype=np.float32)
         views = [View("blocks", nothing, nothing + np.inf, np.zeros((columns, 1), dtype=np.float32))]
-    return Tokenizer(kinds, tuple(views))
+    return FeatureEncoder(kinds, tuple(views))
 
 
 def kinds_of(fingerprint: Fingerprint) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from epsopt.surrogate import Recipe, Surrogate, TrainingSet, Validation, fit
+from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, Validation, fit
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
 
@@ -16,7 +16,7 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 RUNS, EPOCHS = 14, 5
-QUICK = Recipe(steps=120, batch=32)
+QUICK = TrainingConfig(steps=120, batch=32)
 
 
 def network_weights(seed: int) -> dict[str, torch.Tensor]:

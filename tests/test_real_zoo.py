@@ -20,10 +20,10 @@ from epsopt.optimize import (
 )
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.studies.surrogate_store import fit_map, load_map
-from epsopt.surrogate import Recipe, Surrogate, Validation
+from epsopt.surrogate import Surrogate, TrainingConfig, Validation
 from epsopt.zoo import Catalogue, Checkpoint, ingest
 
-QUICK = Recipe(steps=200)
+QUICK = TrainingConfig(steps=200)
 pytestmark = pytest.mark.slow
 
 OBJECTIVES = (

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from epsopt.zoo.layouts.open_checkpoint import load_weights
     from epsopt.zoo.reading.reader import CheckpointContents
     from epsopt.zoo.reading.source import Limits
-    from epsopt.zoo.side_files.run_tables import Entry, Sheet
+    from epsopt.zoo.side_files.run_tables import Entry, RunTable
 
 __all__ = [
     "Catalogue",
@@ -44,7 +44,7 @@ __all__ = [
     "Limits",
     "Lineage",
     "Run",
-    "Sheet",
+    "RunTable",
     "UnreadableCheckpoint",
     "UsageError",
     "Verification",
@@ -69,7 +69,7 @@ _LATER = {
     "Lineage": "catalogue.types",
     "Run": "catalogue.types",
     "Entry": "side_files.run_tables",
-    "Sheet": "side_files.run_tables",
+    "RunTable": "side_files.run_tables",
     "load_weights": "layouts.open_checkpoint",
     "read_fingerprints": "ingestion.ingest",
     "ingest": "ingestion.ingest",

@@ -28,7 +28,7 @@ from epsopt.zoo.errors import HookError, UnreadableCheckpoint
 from epsopt.zoo.fingerprints.fingerprint import FEATURES, SKETCH, Fingerprint, _finite, _sketch, fingerprint
 from epsopt.zoo.fingerprints.lineage import KnownLineage, LineageBook
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
-from epsopt.zoo.layouts.parsed import Reading
+from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 from epsopt.zoo.layouts.registry import interpret
 from epsopt.zoo.reading.hooks import embed, listen, load_hook
 from epsopt.zoo.reading.messages import decode, encode, pack, unpack
@@ -163,13 +163,15 @@ class Child:
             }
         return header, blobs
 
-    def _fingerprint(self, checkpoint: OpenCheckpoint, reading: Reading, reference: _Reference | None) -> Fingerprint:
+    def _fingerprint(
+        self, checkpoint: OpenCheckpoint, reading: ParsedCheckpoint, reference: _Reference | None
+    ) -> Fingerprint:
         own = reference is None or _is(reference, checkpoint)
         with contextlib.nullcontext() if own or reference is None else reference.tensors(self.limits) as lookup:
             return fingerprint(_stream(checkpoint, reading.weights), lookup)
 
     def _fingerprint_in_lineage(
-        self, checkpoint: OpenCheckpoint, reading: Reading, signature: str
+        self, checkpoint: OpenCheckpoint, reading: ParsedCheckpoint, signature: str
     ) -> tuple[Fingerprint, int | None, list[int]]:
         """Fingerprint against the nearest lineage; also return its id and those whose reference is gone."""
         gone: list[int] = []

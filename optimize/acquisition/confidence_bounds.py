@@ -14,12 +14,12 @@ from epsopt.optimize.objectives import Objective, Target
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.errors import UsageError
 
-CAUTION = 1.645
+Z90 = 1.645
 """Standard deviations that a lower bound lies below the mean: the lower end of the 90 % intervals (D6)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Scorer:
+class TargetScorer:
     """Scores points of the latent space for a set of objectives and targets.
 
     Everything is on the surrogate's model scale and turned so that larger is better, unless said otherwise.
@@ -71,9 +71,9 @@ class Scorer:
             return -np.inf  # cannot be missed
         return (1.0 if objective.maximize else -1.0) * self.surrogate.to_scale(objective.name, value)
 
-    def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior_moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """``(b, latent)`` -> means and standard deviations, each ``(b, objectives)``; differentiable."""
-        mean, deviation = self.surrogate.moments(z)
+        mean, deviation = self.surrogate.posterior_moments(z)
         return mean[:, self.columns] * self.signs, deviation[:, self.columns]
 
     def log_probability(self, mean: Tensor, deviation: Tensor) -> Tensor:
@@ -89,12 +89,12 @@ class Scorer:
         log_probabilities: Tensor = torch.special.log_ndtr(standard)
         return log_probabilities.sum(dim=1)
 
-    def cautious(self, mean: Tensor, deviation: Tensor) -> NDArray[np.float64]:
+    def lower_bound(self, mean: Tensor, deviation: Tensor) -> NDArray[np.float64]:
         """``(b, objectives)`` moments -> lower confidence bounds in the metrics' own units.
 
         For a minimised objective the bound is the upper one. Bounded metrics stay within their bounds.
         """
-        bound = (mean - CAUTION * deviation) * self.signs
+        bound = (mean - Z90 * deviation) * self.signs
         full = torch.zeros(len(bound), len(self.surrogate.metric_names), dtype=torch.float64)
         full[:, self.columns] = bound
         return np.asarray(self.surrogate.to_metrics(full)[:, self.columns].detach().numpy())

@@ -48,7 +48,7 @@ class Outcomes(Protocol):
     def constraints(self) -> list[Callable[[Tensor], Tensor]]:
         """Functions of ``(..., outputs)``, met at zero or below."""
 
-    def gains(self, outputs: Tensor) -> Tensor:
+    def untransform(self, outputs: Tensor) -> Tensor:
         """Map ``(..., outputs)`` to ``(..., m)`` objectives in their own units, larger is better."""
 
     def measured(self) -> Floats:
@@ -75,7 +75,7 @@ def improvement_over_front(
     else:  # nothing feasible yet: whatever is, is worth finding
         worst = torch.zeros(outcomes.model.num_outputs, dtype=torch.float64)
         worst[:n] = -_FAR * outcomes.signs
-        corner = outcomes.gains(worst).numpy()
+        corner = outcomes.untransform(worst).numpy()
     common = {
         "model": outcomes.model,
         "sampler": SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed),
@@ -90,7 +90,7 @@ def improvement_over_front(
             return qExpectedHypervolumeImprovement(
                 ref_point=corner.tolist(),
                 partitioning=FastNondominatedPartitioning(torch.from_numpy(corner), torch.from_numpy(front)),
-                objective=GenericMCMultiOutputObjective(lambda samples, X=None: outcomes.gains(samples)),  # noqa: ARG005, N803
+                objective=GenericMCMultiOutputObjective(lambda samples, X=None: outcomes.untransform(samples)),  # noqa: ARG005, N803
                 **common,
             )
         # Hypervolumes of many objectives are too costly: a random scalarisation stands for them (ParEGO, Knowles 2006).
@@ -104,6 +104,6 @@ def improvement_over_front(
         best = float(scalar(torch.from_numpy(measured)).max()) if len(measured) else 0.0
         return qExpectedImprovement(
             best_f=best,
-            objective=GenericMCObjective(lambda samples, X=None: scalar(outcomes.gains(samples))),  # noqa: ARG005, N803
+            objective=GenericMCObjective(lambda samples, X=None: scalar(outcomes.untransform(samples))),  # noqa: ARG005, N803
             **common,
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 
 from epsopt.optimize.forecast.hyperparameter_model import Forecast, fit_forecast
-from epsopt.optimize.forecast.run_features import Moment
+from epsopt.optimize.forecast.run_features import RunSnapshot
 from epsopt.optimize.gp import fit_process
 from epsopt.optimize.latent.trajectory import RunPath
 from epsopt.optimize.space import Space
@@ -39,7 +39,7 @@ _LATE = 0.75
 
 
 @dataclass(frozen=True, eq=False)
-class Promise:
+class HyperparameterForecaster:
     """What hyperparameters alone promise.
 
     Attributes:
@@ -73,7 +73,7 @@ class _Ended:
 
 def fit_promise(
     surrogate: Surrogate, space: Space, paths: Sequence[RunPath], curves: Sequence[Floats], seed: int
-) -> Promise:
+) -> HyperparameterForecaster:
     """Fit what hyperparameters promise to past runs.
 
     Args:
@@ -90,7 +90,7 @@ def fit_promise(
     names = surrogate.metric_names
     ended = [_Ended(p.config, p.z[-1], dict(zip(names, e, strict=True))) for p, e in zip(paths, ends, strict=True)]
     model = fit_process(x, torch.from_numpy(np.concatenate([final, late], axis=1)), seed)
-    return Promise(model, fit_forecast(surrogate, space, ended, seed), space)
+    return HyperparameterForecaster(model, fit_forecast(surrogate, space, ended, seed), space)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ class Trees:
     curve: ExtraTreesRegressor
     map: ExtraTreesRegressor
 
-    def __call__(self, moments: Sequence[Moment], promised: Floats) -> tuple[Floats, Floats]:
+    def __call__(self, moments: Sequence[RunSnapshot], promised: Floats) -> tuple[Floats, Floats]:
         """``(n, m)`` final metrics on the model's scale, of each forecast; every moment has a state."""
         m = promised.shape[2]
         state = np.stack([_known(q) for q in moments])
@@ -114,7 +114,7 @@ class Trees:
         return state + curve, state + mapped
 
 
-def fit_trees(moments: Sequence[Moment], promised: Floats, final: Floats, seed: int) -> Trees:
+def fit_trees(moments: Sequence[RunSnapshot], promised: Floats, final: Floats, seed: int) -> Trees:
     """Fit trees to moments that have a state.
 
     Args:
@@ -134,7 +134,9 @@ def fit_trees(moments: Sequence[Moment], promised: Floats, final: Floats, seed: 
     return Trees(fitted(_curve_table(moments)), fitted(_map_table(moments, promised)))
 
 
-def expert_table(moments: Sequence[Moment], promised: Floats, trees: Trees, limits: tuple[Floats, Floats]) -> Floats:
+def expert_table(
+    moments: Sequence[RunSnapshot], promised: Floats, trees: Trees, limits: tuple[Floats, Floats]
+) -> Floats:
     """``(n, experts, m)`` forecasts of final metrics on the model's scale, in the order of ``EXPERTS``.
 
     Args:
@@ -155,22 +157,22 @@ def expert_table(moments: Sequence[Moment], promised: Floats, trees: Trees, limi
     return out
 
 
-def _plain(moment: Moment, limits: tuple[Floats, Floats]) -> Floats:
+def _plain(moment: RunSnapshot, limits: tuple[Floats, Floats]) -> Floats:
     state = _known(moment)
     return np.stack([state, np.clip(state + (1.0 - moment.progress) * moment.slope, *limits)])
 
 
-def _curve_table(moments: Sequence[Moment]) -> Floats:
+def _curve_table(moments: Sequence[RunSnapshot]) -> Floats:
     return np.stack([np.concatenate([[q.progress], _known(q), q.slope, q.step]) for q in moments])
 
 
-def _map_table(moments: Sequence[Moment], promised: Floats) -> Floats:
+def _map_table(moments: Sequence[RunSnapshot], promised: Floats) -> Floats:
     own = np.stack([np.concatenate([q.place, q.move]) for q in moments])
     state = np.stack([_known(q) for q in moments])
     gaps = (promised - state[:, None]).reshape(len(state), -1)
     return np.concatenate([_curve_table(moments), own, gaps], axis=1)
 
 
-def _known(moment: Moment) -> Floats:
+def _known(moment: RunSnapshot) -> Floats:
     assert moment.state is not None
     return moment.state

@@ -30,7 +30,7 @@ def past_curves(checkpoints: Sequence[Checkpoint], space: Space, objectives: Seq
         Curves by the run's id; none of checkpoints that were decoded instead of trained. What was measured where a
         run started is known if the checkpoint that it names is among the checkpoints.
     """
-    measured = {path: values_of(c.metrics, objectives) for c in checkpoints for path in c.paths}
+    measured = {path: objective_vector(c.metrics, objectives) for c in checkpoints for path in c.paths}
     curves = {}
     for run_id, trained in trained_runs(checkpoints, space).items():
         config = trained[-1].hyperparameters
@@ -47,11 +47,11 @@ def trained_runs(checkpoints: Sequence[Checkpoint], space: Space) -> dict[int, l
     runs: dict[int, dict[int, Checkpoint]] = {}
     for c in checkpoints:
         trained = c.trained or 0
-        if trained > 0 and not is_recombined(c) and space.describes(c.hyperparameters):
+        if trained > 0 and not is_recombined(c) and space.accepts(c.hyperparameters):
             runs.setdefault(c.run_id, {})[trained] = c
     return {run_id: [by_epoch[e] for e in sorted(by_epoch)] for run_id, by_epoch in runs.items()}
 
 
-def values_of(metrics: Mapping[str, Any], objectives: Sequence[Objective]) -> Floats:
+def objective_vector(metrics: Mapping[str, Any], objectives: Sequence[Objective]) -> Floats:
     """``(m,)`` measured objectives; NaN where not measured."""
     return np.array([math.nan if (v := metrics.get(o.name)) is None else float(v) for o in objectives])

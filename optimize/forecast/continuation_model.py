@@ -174,7 +174,7 @@ def _segments(known: Sequence[Checkpoint], scaled: Floats, space: Space) -> tupl
     pairs, groups = [], []
     for run, members in by_run.items():
         first = known[members[0]]
-        if not space.describes(first.hyperparameters):
+        if not space.accepts(first.hyperparameters):
             continue
         origin = places.get(str(first.hyperparameters.get("init_from", first.hyperparameters.get("base"))))
         rows = [(i, known[i].epoch or 0) for i in members]

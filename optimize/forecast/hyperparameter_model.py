@@ -66,7 +66,7 @@ class Forecast:
 
     def metrics(self, components: Tensor) -> Tensor:
         """``g``: ``(..., components)`` -> ``(..., m)`` on the model's scale, bias corrected."""
-        return self.surrogate.means(components @ self.directions + self.centre) + self.bias
+        return self.surrogate.posterior_mean(components @ self.directions + self.centre) + self.bias
 
     def predict(
         self, config: Mapping[str, Any], level: float, seed: int
@@ -93,7 +93,7 @@ class Forecast:
             centre = scaled.median(dim=0).values
             # The past runs that spread and stretch come from are known to g; this run is not, and g errs on it as it
             # did on the runs that were held out of it.
-            _, unseen = self.surrogate.moments(posterior.mean @ self.directions + self.centre)
+            _, unseen = self.surrogate.posterior_moments(posterior.mean @ self.directions + self.centre)
             error = unseen * torch.randn(scaled.shape, generator=generator, dtype=torch.float64)
             samples = self.surrogate.to_metrics(centre + self.stretch * (scaled - centre) + error)
         low, middle, high = (np.quantile(samples.numpy(), q, axis=0) for q in ((1 - level) / 2, 0.5, (1 + level) / 2))
@@ -127,7 +127,7 @@ def fit_forecast(surrogate: Surrogate, space: Space, runs: Sequence[FinishedRun]
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(64, len(x), k, generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        samples = surrogate.means((mean + variance.sqrt() * noise) @ directions + centre)
+        samples = surrogate.posterior_mean((mean + variance.sqrt() * noise) @ directions + centre)
     predicted, deviation = samples.mean(dim=0), samples.std(dim=0)
     measured = torch.tensor(
         [

@@ -57,7 +57,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class OnWay:
+class PathMeasurements:
     """Measured mixtures of the checkpoint that a run started from and one of its own.
 
     Attributes:
@@ -90,7 +90,7 @@ class Curve:
     steps: Floats
     values: Floats
     start: Floats | None = None
-    on_way: OnWay | None = None
+    on_way: PathMeasurements | None = None
     moved: Floats | None = None
 
 
@@ -162,12 +162,12 @@ class CurveModel:
         """``(m,)`` +1 to maximise, -1 to minimise."""
         return torch.tensor([1.0 if o.maximize else -1.0 for o in self.objectives], dtype=torch.float64)
 
-    def gains(self, outputs: Tensor) -> Tensor:
+    def untransform(self, outputs: Tensor) -> Tensor:
         """Map ``(..., outputs)`` to ``(..., m)`` objectives in their own units, larger is better; differentiable."""
         columns = [t.backward(outputs[..., j]) for j, t in enumerate(self.transforms[: len(self.objectives)])]
         return torch.stack(columns, dim=-1) * self.signs
 
-    def futures(self, posterior: GPyTorchPosterior, samples: int, seed: int) -> Floats:
+    def sample_futures(self, posterior: GPyTorchPosterior, samples: int, seed: int) -> Floats:
         """Draw what runs may measure yet, the same for the same seed; no generator of anybody else's is touched.
 
         Args:
@@ -182,7 +182,7 @@ class CurveModel:
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(samples, 1, *shape[1:], generator=generator, dtype=posterior.dtype)
         drawn = posterior.rsample_from_base_samples(torch.Size([samples]), noise.expand(samples, *shape))
-        return np.asarray(self.gains(drawn.transpose(0, 1)).numpy())
+        return np.asarray(self.untransform(drawn.transpose(0, 1)).numpy())
 
     @property
     def constraints(self) -> list[Callable[[Tensor], Tensor]]:
@@ -374,7 +374,7 @@ class CurveProcesses(Model):  # type: ignore[misc]
             found.append(MultivariateNormal(mean, covariance))
         return _joint(found)
 
-    def unseen(self, X: Tensor, after: Floats) -> GPyTorchPosterior:  # noqa: N803
+    def leave_future_out(self, X: Tensor, after: Floats) -> GPyTorchPosterior:  # noqa: N803
         """As :meth:`posterior`, of runs that it builds on, as if their later checkpoints had not been measured.
 
         Exact, and in one go: what was solved for all checkpoints is corrected for those left out.
@@ -437,7 +437,7 @@ def fit_curves(
     ranges = [metric_range(n, column, declared) for n, column in zip(names, values.T, strict=False)]
     ranges += [None] * (values.shape[1] - len(names))
     transforms = tuple(
-        wide_enough(fit_transform(column, known))
+        floor_scale(fit_transform(column, known))
         for column, known in zip(_of_one_size(values, objectives).T, ranges, strict=True)
     )
     layout = Layout.of(space, len(transforms))
@@ -448,7 +448,7 @@ def fit_curves(
     return CurveModel(processes, tuple(curves), space, transforms, tuple(objectives), length, others)
 
 
-def wide_enough(transform: MetricTransform) -> MetricTransform:
+def floor_scale(transform: MetricTransform) -> MetricTransform:
     """Return a transform that leaves room for more than was seen.
 
     A few runs that all kept a coverage of 1 say nothing against one that loses it: on their own standard deviation it

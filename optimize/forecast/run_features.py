@@ -27,7 +27,7 @@ _LATEST = 4  # checkpoints that a slope is taken over
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class RunSnapshot:
     """One run at one moment.
 
     Attributes:
@@ -69,22 +69,22 @@ class Reader:
         ).reshape(len(path), len(self.surrogate.transforms))
         gaps = ~np.isfinite(scaled)
         if gaps.any():
-            scaled = np.where(gaps, self.surrogate.means(path.z).detach().numpy(), scaled)
+            scaled = np.where(gaps, self.surrogate.posterior_mean(path.z).detach().numpy(), scaled)
         return scaled, (z - self.centre) @ self.directions.T
 
-    def moment(self, epochs: Floats, curves: tuple[Floats, Floats], total: float) -> Moment:
+    def moment(self, epochs: Floats, curves: tuple[Floats, Floats], total: float) -> RunSnapshot:
         """Describe a run after its first ``len(epochs)`` checkpoints, given its curves up to there."""
         values, places = curves
         m, k = values.shape[1], places.shape[1]
         if len(epochs) == 0:
-            return Moment(NOT_BEGUN, None, np.zeros(m), np.zeros(m), np.zeros(k), np.zeros(k))
+            return RunSnapshot(NOT_BEGUN, None, np.zeros(m), np.zeros(m), np.zeros(k), np.zeros(k))
         shares = epochs / total
         step, move, slope = np.zeros(m), np.zeros(k), np.zeros(m)
         if len(epochs) > 1:
             step, move = values[-1] - values[-2], places[-1] - places[-2]
             at = shares[-_LATEST:] - shares[-_LATEST:].mean()
             slope = at @ values[-_LATEST:] / (at @ at)
-        return Moment(float(min(shares[-1], 1.0)), values[-1], slope, step, places[-1], move)
+        return RunSnapshot(float(min(shares[-1], 1.0)), values[-1], slope, step, places[-1], move)
 
 
 def reader(surrogate: Surrogate, paths: Sequence[RunPath]) -> Reader:
@@ -99,7 +99,7 @@ def reader(surrogate: Surrogate, paths: Sequence[RunPath]) -> Reader:
 
 def moments_of(
     reading: Reader, paths: Sequence[RunPath], curves: Sequence[tuple[Floats, Floats]]
-) -> tuple[list[Moment], NDArray[np.int64]]:
+) -> tuple[list[RunSnapshot], NDArray[np.int64]]:
     """Give moments of past runs, evenly over each run and before its start, and the run of each."""
     moments, owner = [], []
     for i, (path, (values, places)) in enumerate(zip(paths, curves, strict=True)):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from epsopt.optimize.forecast.base_forecasters import (
     BEFORE,
     EXPERTS,
-    Promise,
+    HyperparameterForecaster,
     Trees,
     expert_table,
     fit_promise,
@@ -28,7 +28,7 @@ from epsopt.optimize.forecast.base_forecasters import (
 )
 from epsopt.optimize.forecast.conformal_residuals import Misses, fit_misses
 from epsopt.optimize.forecast.run_features import Reader, moments_of, reader
-from epsopt.optimize.forecast.stacking import STACK, StageError, Told, choose, stack, stage_of
+from epsopt.optimize.forecast.stacking import STACK, StackingRow, StageError, choose, stack, stage_of
 from epsopt.optimize.latent.trajectory import RunPath, planned_epochs
 from epsopt.optimize.space import Space
 from epsopt.surrogate.dataset import run_folds
@@ -72,7 +72,7 @@ class RunForecast:
 
 
 @dataclass(frozen=True, eq=False)
-class Outlook:
+class RunForecaster:
     """Fitted to past runs by :func:`fit_outlook`; asked about runs that are under way or not begun.
 
     Attributes:
@@ -89,7 +89,7 @@ class Outlook:
     """
 
     reader: Reader
-    promise: Promise
+    promise: HyperparameterForecaster
     trees: Trees
     limits: tuple[Floats, Floats]
     weights: Floats
@@ -182,7 +182,7 @@ class Outlook:
         return expert_table([moment], self.promise([path.config]), self.trees, self.limits)[0], moment.progress
 
 
-def fit_outlook(surrogate: Surrogate, space: Space, paths: Sequence[RunPath], seed: int = 0) -> Outlook:
+def fit_run_forecaster(surrogate: Surrogate, space: Space, paths: Sequence[RunPath], seed: int = 0) -> RunForecaster:
     """Learn from past runs where runs end.
 
     Args:
@@ -198,8 +198,8 @@ def fit_outlook(surrogate: Surrogate, space: Space, paths: Sequence[RunPath], se
     Raises:
         EmptyCatalogue: fewer than eight usable runs.
     """
-    total, name = planned_epochs([p for p in paths if space.describes(p.config)])
-    past = [p for p in paths if len(p) > 1 and space.describes(p.config) and _finished(p, total, name)]
+    total, name = planned_epochs([p for p in paths if space.accepts(p.config)])
+    past = [p for p in paths if len(p) > 1 and space.accepts(p.config) and _finished(p, total, name)]
     if len(past) < FEWEST_RUNS:
         raise EmptyCatalogue(
             f"a forecast learns from finished runs with several checkpoints and every hyperparameter of the search "
@@ -208,7 +208,7 @@ def fit_outlook(surrogate: Surrogate, space: Space, paths: Sequence[RunPath], se
     reading = reader(surrogate, past)
     curves = [reading.curves(p) for p in past]
 
-    def promise(rows: NDArray[np.int64]) -> Promise:
+    def promise(rows: NDArray[np.int64]) -> HyperparameterForecaster:
         some = rows.tolist()
         return fit_promise(surrogate, space, [past[i] for i in some], [curves[i][0] for i in some], seed)
 
@@ -239,14 +239,14 @@ def fit_outlook(surrogate: Surrogate, space: Space, paths: Sequence[RunPath], se
     def own(values: Floats) -> Floats:
         return np.asarray(surrogate.to_metrics(torch.from_numpy(values)).numpy())
 
-    told = Told(scaled, final, own(scaled), own(final), np.array([q.progress for q in moments]), owner)
+    told = StackingRow(scaled, final, own(scaled), own(final), np.array([q.progress for q in moments]), owner)
     weights, stacked = stack(told, parts)
     errors, forecasts = choose(told, stacked, own(stacked), surrogate.metric_names)
     for s, stage in enumerate(errors):
         for j, metric in enumerate(surrogate.metric_names):
             if (chosen := stage.chosen[metric]) != STACK:
                 weights[s, j] = np.eye(len(EXPERTS))[EXPERTS.index(chosen)]
-    return Outlook(
+    return RunForecaster(
         reader=reading,
         promise=promise(np.arange(len(past))),
         trees=trees(everything),

@@ -42,7 +42,7 @@ class StageError:
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class StackingRow:
     """What every forecast said of past runs that it had not seen, at moments of theirs.
 
     Attributes:
@@ -61,10 +61,10 @@ class Told:
     progress: Floats
     runs: NDArray[np.int64]
 
-    def take(self, rows: NDArray[np.int64]) -> Told:
+    def take(self, rows: NDArray[np.int64]) -> StackingRow:
         """Return some of the moments."""
         values = (self.scaled, self.final, self.own, self.truth, self.progress, self.runs)
-        return Told(*(v[rows] for v in values))  # type: ignore[arg-type]
+        return StackingRow(*(v[rows] for v in values))  # type: ignore[arg-type]
 
 
 def stage_of(progress: float) -> int:
@@ -77,7 +77,7 @@ def alike(gap: Floats) -> Floats:
     return np.asarray(np.exp(-0.5 * np.square(gap / _NEAR)) + 1e-9)
 
 
-def stack(told: Told, parts: Sequence[NDArray[np.int64]]) -> tuple[Floats, Floats]:
+def stack(told: StackingRow, parts: Sequence[NDArray[np.int64]]) -> tuple[Floats, Floats]:
     """Weigh the forecasts.
 
     Args:
@@ -98,7 +98,7 @@ def stack(told: Told, parts: Sequence[NDArray[np.int64]]) -> tuple[Floats, Float
     return np.stack([_weights(told, s) for s in range(len(STAGES))]), stacked
 
 
-def _weights(told: Told, stage: int) -> Floats:
+def _weights(told: StackingRow, stage: int) -> Floats:
     """``(m, experts)`` at one stage."""
     near = alike(told.progress - STAGES[stage])
     rows = np.flatnonzero(near > 1e-4)
@@ -143,7 +143,9 @@ def standard_error(differences: Floats) -> Floats:
     return np.asarray(differences.std(axis=0) / max(len(differences), 1) ** 0.5)
 
 
-def choose(told: Told, stacked: Floats, own: Floats, names: Sequence[str]) -> tuple[tuple[StageError, ...], Floats]:
+def choose(
+    told: StackingRow, stacked: Floats, own: Floats, names: Sequence[str]
+) -> tuple[tuple[StageError, ...], Floats]:
     """Let a baseline answer where it was better than the stack by more than noise.
 
     Args:

@@ -185,7 +185,7 @@ def _differences(
     tested = []
     for p in space.parameters:
         given = [space.given(c) for c in configs]
-        active = np.array([p in space.active(c) and p.takes(c.get(p.name)) for c in configs])
+        active = np.array([p in space.active(c) and p.is_of_kind(c.get(p.name)) for c in configs])
         if p.kind == "categorical":
             test = _categories([g[p.name] for g, a in zip(given, active, strict=True) if a], labels[active])
         else:

@@ -23,7 +23,7 @@ from epsopt.zoo.errors import UsageError
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class PathPoint:
     """One point of the way.
 
     Attributes:
@@ -62,7 +62,7 @@ def straight(start: Tensor, end: Tensor, steps: int) -> Tensor:
     return torch.where(t < 1.0, start + t * (end - start), end)
 
 
-def along(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], z: Tensor, level: float = 0.9) -> list[Step]:
+def along(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], z: Tensor, level: float = 0.9) -> list[PathPoint]:
     """Predict the points of a way.
 
     Args:
@@ -89,7 +89,7 @@ def along(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], z: Tensor, le
             dict(zip(names, map(float, values[i]), strict=True))
             for values in (prediction.point, prediction.low, prediction.high)
         )
-        out.append(Step(share, z[i], point, low, high, near[i][0], inside[i]))
+        out.append(PathPoint(share, z[i], point, low, high, near[i][0], inside[i]))
     return out
 
 

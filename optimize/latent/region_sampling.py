@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epsopt.optimize.acquisition.confidence_bounds import Scorer
+from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
 from epsopt.optimize.latent.neighbours import nearest
 from epsopt.optimize.latent.search import LIKELY, Answer, known_latents
 from epsopt.optimize.latent.trust_region import TrustRegion, distances, trust_region
@@ -86,7 +86,7 @@ def sample_region(
             raise UsageError(f"the {name} is {value}, expected a number between 0 and 1")
     latents, known = known_latents(surrogate, checkpoints)
     region = trust_region(latents, np.array([c.run_id for c in known]))
-    scorer = Scorer(surrogate, tuple(objectives), tuple(targets))
+    scorer = TargetScorer(surrogate, tuple(objectives), tuple(targets))
     generator = torch.Generator().manual_seed(seed)
     z = _propose(region, scorer, generator)
     likely = _probability(scorer, z)
@@ -114,12 +114,12 @@ def sample_region(
     return RegionSample(answers, share, spacing, region.radius, best)
 
 
-def _probability(scorer: Scorer, z: Tensor) -> Tensor:
+def _probability(scorer: TargetScorer, z: Tensor) -> Tensor:
     with torch.no_grad():
-        return scorer.log_probability(*scorer.moments(z)).exp()
+        return scorer.log_probability(*scorer.posterior_moments(z)).exp()
 
 
-def _propose(region: TrustRegion, scorer: Scorer, generator: torch.Generator) -> Tensor:
+def _propose(region: TrustRegion, scorer: TargetScorer, generator: torch.Generator) -> Tensor:
     """``(b, latent)`` points of the region: half around all checkpoints, half around those that promise most."""
     centres = region.centres
     promising = _probability(scorer, centres).topk(min(64, len(centres))).indices

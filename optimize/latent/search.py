@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epsopt.optimize.acquisition.confidence_bounds import Scorer, measured_table
+from epsopt.optimize.acquisition.confidence_bounds import TargetScorer, measured_table
 from epsopt.optimize.latent.neighbours import Neighbour, nearest
 from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
 from epsopt.optimize.objectives import Objective, Target, meets
@@ -114,14 +114,14 @@ def search(
         raise UsageError("there is no objective to search for: name one in epsopt.toml, as [objectives.NAME]")
     if limit < 1 or neighbours < 1:
         raise UsageError("the number of answers and of nearest checkpoints must be at least 1")
-    scorer = Scorer(surrogate, tuple(objectives), tuple(targets))
+    scorer = TargetScorer(surrogate, tuple(objectives), tuple(targets))
     latents, known = known_latents(surrogate, checkpoints)
     region = trust_region(latents, np.array([c.run_id for c in known]))
     candidates = torch.cat([candidates_of(scorer, region, seed).float(), latents])
     with torch.no_grad():
-        mean, deviation = scorer.moments(candidates)
+        mean, deviation = scorer.posterior_moments(candidates)
         probability = scorer.log_probability(mean, deviation).exp().numpy()
-        bounds = scorer.cautious(mean, deviation)
+        bounds = scorer.lower_bound(mean, deviation)
     chosen, met = _front(bounds, probability, scorer, limit)
     meeting = _measured_meeting(checkpoints, scorer)
     on_map = {c.sha256 for c in known}
@@ -176,7 +176,7 @@ def known_latents(
     return surrogate.memory.latents[[place[c.sha256] for c in known]], known
 
 
-def _engine(name: str) -> Callable[[Scorer, TrustRegion, int], Tensor]:
+def _engine(name: str) -> Callable[[TargetScorer, TrustRegion, int], Tensor]:
     if name == "gradient":
         from epsopt.optimize.latent.engines.gradient import gradient_candidates
 
@@ -193,7 +193,7 @@ def _engine(name: str) -> Callable[[Scorer, TrustRegion, int], Tensor]:
 
 
 def _front(
-    bounds: NDArray[np.float64], probability: NDArray[np.float64], scorer: Scorer, limit: int
+    bounds: NDArray[np.float64], probability: NDArray[np.float64], scorer: TargetScorer, limit: int
 ) -> tuple[list[int], bool]:
     """Rows of the front over lower bounds, at most ``limit`` of them, and whether the targets are likely met."""
     rows = np.flatnonzero(probability >= LIKELY)
@@ -213,7 +213,7 @@ def _front(
     return [int(front[i]) for i in picked], met
 
 
-def _best_first(bounds: NDArray[np.float64], probability: NDArray[np.float64], scorer: Scorer) -> list[int]:
+def _best_first(bounds: NDArray[np.float64], probability: NDArray[np.float64], scorer: TargetScorer) -> list[int]:
     """Order answers: first those sure of the targets, the one that pushes the other objectives furthest on top."""
     wanted = {t.name for t in scorer.targets}
     others = [j for j, o in enumerate(scorer.objectives) if o.name not in wanted]
@@ -223,7 +223,7 @@ def _best_first(bounds: NDArray[np.float64], probability: NDArray[np.float64], s
     return sorted(range(len(bounds)), key=lambda i: (not sure[i], -push[i] if sure[i] else -probability[i]))
 
 
-def _measured_meeting(checkpoints: Sequence[Checkpoint], scorer: Scorer) -> list[Checkpoint]:
+def _measured_meeting(checkpoints: Sequence[Checkpoint], scorer: TargetScorer) -> list[Checkpoint]:
     """Real checkpoints that meet all targets by measurement: the non-dominated ones first."""
     if not scorer.targets:
         return []

@@ -63,7 +63,7 @@ class RunPath:
 
 
 @dataclass(frozen=True, eq=False)
-class Motion:
+class PathStatistics:
     """How a run moved.
 
     Attributes:
@@ -93,7 +93,7 @@ class Motion:
     stagnant_since: float | None
 
 
-def motion(path: RunPath, typical_speed: float) -> Motion:
+def path_statistics(path: RunPath, typical_speed: float) -> PathStatistics:
     """Describe how a run moved.
 
     Args:
@@ -118,7 +118,7 @@ def motion(path: RunPath, typical_speed: float) -> Motion:
     slow = speed < STILL * typical_speed
     moving = np.flatnonzero(~slow)
     still = len(slow) - (int(moving[-1]) + 1 if len(moving) else 0)
-    return Motion(
+    return PathStatistics(
         epochs=path.epochs,
         steps=steps,
         length=length,

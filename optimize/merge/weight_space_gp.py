@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epsopt.optimize.acquisition.ehvi import improvement_over_front
-from epsopt.optimize.forecast.learning_curve_gp import wide_enough
+from epsopt.optimize.forecast.learning_curve_gp import floor_scale
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import non_dominated
 from epsopt.surrogate.ranges import metric_range
@@ -94,7 +94,7 @@ class WeightSpace:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class MergeCandidate:
     """A mixture that was chosen, and what is expected of it.
 
     Attributes:
@@ -126,7 +126,7 @@ def choose_mixture(
     bounds: Mapping[str, tuple[float, float]] | None = None,
     trust: Callable[[MixtureKind], float] | None = None,
     rng: np.random.Generator,
-) -> Mixture | None:
+) -> MergeCandidate | None:
     """Choose the mixture that is expected to widen the measured front most.
 
     Args:
@@ -136,8 +136,8 @@ def choose_mixture(
         base: ``(m,)`` what was measured on the base.
         reference: ``(m,)`` the objectives' values that are just not good enough; see :func:`improvement_over_front`.
         bounds: declared bounds of objectives; others are guessed.
-        trust: what a promise of either kind is worth (:class:`epsopt.optimize.schedule.gain_calibration.Credit`); by default both are
-            believed alike.
+        trust: what a promise of either kind is worth
+            (:class:`epsopt.optimize.schedule.gain_calibration.Reliability`); by default both are believed alike.
         rng: draws candidates.
 
     Returns:
@@ -157,9 +157,9 @@ def choose_mixture(
         best = int((scores * torch.tensor([belief[k] for k in kinds])).argmax())
         posterior = model.model.posterior(x[best : best + 1])
         mean, spread = posterior.mean[0, 0], posterior.variance[0, 0].clamp(min=0.0).sqrt()
-        middle, *ends = (model.gains(mean + k * spread) * model.signs for k in (0.0, -1.645, 1.645))
+        middle, *ends = (model.untransform(mean + k * spread) * model.signs for k in (0.0, -1.645, 1.645))
     low, high = np.sort(np.stack([e.numpy() for e in ends]), axis=0)
-    return Mixture(candidates[best], float(scores[best]), middle.numpy(), low, high, kinds[best])
+    return MergeCandidate(candidates[best], float(scores[best]), middle.numpy(), low, high, kinds[best])
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +179,7 @@ class _MixtureModel:
     def constraints(self) -> list[Callable[[Tensor], Tensor]]:
         return []
 
-    def gains(self, outputs: Tensor) -> Tensor:
+    def untransform(self, outputs: Tensor) -> Tensor:
         columns = [t.backward(outputs[..., j]) for j, t in enumerate(self.transforms)]
         return torch.stack(columns, dim=-1) * self.signs
 
@@ -302,7 +302,7 @@ def _fit(
     if base is not None:
         points, table = np.concatenate([np.zeros((1, n_parts, k)), points]), np.vstack([base, table])
     transforms = tuple(
-        wide_enough(fit_transform(table[:, j], metric_range(o.name, table[:, j], bounds)))
+        floor_scale(fit_transform(table[:, j], metric_range(o.name, table[:, j], bounds)))
         for j, o in enumerate(objectives)
     )
     y = torch.from_numpy(np.column_stack([t.forward(table[:, j]) for j, t in enumerate(transforms)]))

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epsopt.optimize.acquisition.confidence_bounds import Scorer
+from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
 from epsopt.optimize.forecast.hyperparameter_model import Forecast
 from epsopt.optimize.latent.search import known_latents
 from epsopt.optimize.pareto import hypervolume
@@ -68,7 +68,7 @@ def predict_branch(
         end = (posterior.mean + posterior.variance.sqrt() * noise) @ forecast.directions + forecast.centre
         share = torch.rand(samples, 1, generator=generator, dtype=torch.float64)
         start = branch.z.double()
-        scaled = forecast.surrogate.means(start + share * (end - start)) + forecast.bias * share
+        scaled = forecast.surrogate.posterior_mean(start + share * (end - start)) + forecast.bias * share
         scaled = scaled + forecast.spread * torch.randn(scaled.shape, generator=generator, dtype=torch.float64)
         values = forecast.surrogate.to_metrics(scaled)
     low, middle, high = (np.quantile(values.numpy(), q, axis=0) for q in ((1 - level) / 2, 0.5, (1 + level) / 2))
@@ -77,7 +77,7 @@ def predict_branch(
 
 def best_branches(
     forecast: Forecast,
-    scorer: Scorer,
+    scorer: TargetScorer,
     space: Space,
     starts: Sequence[Checkpoint],
     configs: Sequence[Config],
@@ -117,7 +117,7 @@ def best_branches(
     return [branch for value, branch in scored[:n] if value > 0.0]
 
 
-def _improvement(forecast: Forecast, scorer: Scorer, branch: Branch, front: NDArray[np.float64]) -> float:
+def _improvement(forecast: Forecast, scorer: TargetScorer, branch: Branch, front: NDArray[np.float64]) -> float:
     samples, *_ = predict_branch(forecast, branch, 0.9, 0, _ROUGH)
     values = samples[:, scorer.columns].numpy()
     maximize = [o.maximize for o in scorer.objectives]

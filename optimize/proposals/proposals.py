@@ -21,7 +21,7 @@ from botorch.optim import optimize_acqf_discrete
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epsopt.optimize.acquisition.confidence_bounds import Scorer, measured_table
+from epsopt.optimize.acquisition.confidence_bounds import TargetScorer, measured_table
 from epsopt.optimize.acquisition.noisy_ehvi import noisy_improvement
 from epsopt.optimize.forecast.censored_runs import expected_end
 from epsopt.optimize.forecast.hyperparameter_model import Forecast, fit_forecast
@@ -191,7 +191,7 @@ def propose(
         raise UsageError(f"the number of proposals is {n}, expected at least 1")
     if not 0.0 < level < 1.0:
         raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
-    usable = [r for r in past if space.describes(r.config)]
+    usable = [r for r in past if space.accepts(r.config)]
     whole = sum(r.finished for r in usable)
     if whole < FEWEST_RUNS:
         raise EmptyCatalogue(
@@ -206,7 +206,7 @@ def propose(
                 "measure it there, or leave it out of the objectives in epsopt.toml"
             )
     say = progress or (lambda _what, _share: None)
-    scorer = Scorer(surrogate, tuple(objectives), tuple(targets))
+    scorer = TargetScorer(surrogate, tuple(objectives), tuple(targets))
     rng = np.random.default_rng(seed)
     say("learning where hyperparameters lead", 0.0)
     forecast = fit_forecast(surrogate, space, usable, seed)
@@ -220,7 +220,7 @@ def propose(
         raise UsageError(
             f"found only {found} {kinds} that were not run yet, {n} were asked for: widen the search space"
         )
-    outstanding = [c for c in pending if space.describes(c)]
+    outstanding = [c for c in pending if space.accepts(c)]
     picked = _pick(forecast, scorer, space, usable, candidates, outstanding, left, seed) if left else []
     say("weighing candidates", 1.0)
     return [_explain(c, None, forecast, scorer, space, usable, level, seed) for c in picked] + [
@@ -228,7 +228,7 @@ def propose(
     ]
 
 
-def measured_front(past: Sequence[PastRun], scorer: Scorer) -> NDArray[np.float64]:
+def measured_front(past: Sequence[PastRun], scorer: TargetScorer) -> NDArray[np.float64]:
     """What past runs ended at and no other dominates: ``(k, objectives)`` in the metrics' own units."""
     table = measured_table([r.metrics for r in past], scorer.objectives)
     return np.asarray(table[non_dominated(table, [o.maximize for o in scorer.objectives]).indices])
@@ -237,7 +237,7 @@ def measured_front(past: Sequence[PastRun], scorer: Scorer) -> NDArray[np.float6
 def _candidates(
     space: Space,
     past: Sequence[PastRun],
-    scorer: Scorer,
+    scorer: TargetScorer,
     n: int,
     rng: np.random.Generator,
     avoid: Sequence[Mapping[str, Any]],
@@ -256,7 +256,7 @@ def _candidates(
     drawn = space.sample(max(_RANDOM, 8 * n), rng)
     near = [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL)]
     pool = [c for pair in zip_longest(near, drawn) for c in pair if c is not None]
-    ran = {space.key(config) for config in (*(r.config for r in past), *avoid) if space.describes(config)}
+    ran = {space.key(config) for config in (*(r.config for r in past), *avoid) if space.accepts(config)}
     new: dict[Key, Config] = {}
     others: dict[Key, Config] = {}
     for _ in range(_ROUNDS):
@@ -271,7 +271,7 @@ def _candidates(
 
 def _branches(
     forecast: Forecast,
-    scorer: Scorer,
+    scorer: TargetScorer,
     space: Space,
     past: Sequence[PastRun],
     starts: Sequence[Checkpoint],
@@ -282,7 +282,7 @@ def _branches(
 ) -> list[Branch]:
     """Half of ``n`` runs, from checkpoints, each from another one; more where there are fewer new configurations."""
     front = measured_front(past, scorer)
-    seen = {(start, space.key(config)) for start, config in tried if space.describes(config)}
+    seen = {(start, space.key(config)) for start, config in tried if space.accepts(config)}
     branches: list[Branch] = []
     wanted = (n + 1) // 2
     while wanted > 0:
@@ -298,7 +298,7 @@ def _branches(
 
 def _pick(
     forecast: Forecast,
-    scorer: Scorer,
+    scorer: TargetScorer,
     space: Space,
     past: Sequence[PastRun],
     candidates: list[Config],
@@ -358,7 +358,7 @@ def _explain(
     config: Config,
     branch: Branch | None,
     forecast: Forecast,
-    scorer: Scorer,
+    scorer: TargetScorer,
     space: Space,
     past: Sequence[PastRun],
     level: float,

@@ -25,7 +25,7 @@ _RANDOM, _LOCAL = 192, 192
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class WarmStart:
     """A run from a start, and what it is forecast to reach.
 
     Attributes:
@@ -64,7 +64,7 @@ def plan_runs(
     epochs: int,
     level: float = 0.9,
     seed: int = 0,
-) -> list[Plan]:
+) -> list[WarmStart]:
     """Choose starts and hyperparameters for the next run.
 
     Args:
@@ -95,7 +95,7 @@ def plan_runs(
     front = measured[non_dominated(measured, [o.maximize for o in objectives]).indices] * signs
     wanted = {t.name: t.value for t in targets}
     limits = np.array([wanted.get(o.name, -np.inf if o.maximize else np.inf) for o in objectives]) * signs
-    plans: list[tuple[float, Plan]] = []
+    plans: list[tuple[float, WarmStart]] = []
     for i, start in enumerate(starts):
         draws = ends[i][:, None, :] + continuation.residuals[None]
         turned = surrogate.to_metrics(torch.from_numpy(draws)).numpy()[..., columns] * signs
@@ -110,7 +110,7 @@ def plan_runs(
             dict(zip(surrogate.metric_names, np.quantile(values, q, axis=0).tolist(), strict=True))
             for q in ((1 - level) / 2, 0.5, (1 + level) / 2)
         )
-        plan = Plan(
+        plan = WarmStart(
             start=start,
             params=configs[best],
             fixed=dict(space.fixed),
@@ -135,6 +135,6 @@ def _configs(
     front = [
         checkpoints[i].hyperparameters for i in non_dominated(table, [o.maximize for o in objectives]).indices.tolist()
     ]
-    parents = [h for h in front if space.describes(h)]
+    parents = [h for h in front if space.accepts(h)]
     near = [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL if parents else 0)]
     return space.sample(_RANDOM, rng) + near

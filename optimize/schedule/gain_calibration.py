@@ -21,7 +21,7 @@ _FAILURES = 0.5  # and as much as so many of its promises: what is likely to bri
 
 
 @dataclass
-class Credit:
+class Reliability:
     """What kinds of steps promised and brought, in hypervolume.
 
     Args:
@@ -48,7 +48,7 @@ class Credit:
         return min(worth, _MOST)
 
 
-def worth_staying(volume: float, epochs: float) -> float:
+def marginal_value_threshold(volume: float, epochs: float) -> float:
     """Return what a step must promise for each epoch that it costs, lest it is better to train elsewhere.
 
     Args:

@@ -1,11 +1,11 @@
 """Early stopping for any number of objectives (D9): is this run still going to join the front?
 
 At each new checkpoint the run's own curve so far, and what hyperparameters did to the curves of all other runs, give
-the joint distribution of the checkpoints that are still to come (:mod:`epsopt.optimize.forecast.learning_curve_gp`). The run is
-stopped when the probability that any of them joins the front is below a threshold; or, with `worth`, when its epochs
-are expected to widen the front less, each, than those of a new run would: what an epoch is worth depends on what else
-it could be spent on. A share of runs is left to finish whatever is expected of them: without these audits nobody would
-learn where the forecasts are wrong.
+the joint distribution of the checkpoints that are still to come (:mod:`epsopt.optimize.forecast.learning_curve_gp`).
+The run is stopped when the probability that any of them joins the front is below a threshold; or, with `worth`, when
+its epochs are expected to widen the front less, each, than those of a new run would: what an epoch is worth depends
+on what else it could be spent on. A share of runs is left to finish whatever is expected of them: without these
+audits nobody would learn where the forecasts are wrong.
 
 The model's probability is not taken as it is: every run so far is judged as if it were new, by all other runs, and what
 came of that says what such forecasts are worth (:mod:`epsopt.optimize.forecast.calibration`).
@@ -27,7 +27,7 @@ from epsopt.optimize.forecast.calibration import Calibration, fit_calibration
 from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.optimize.pareto import joins_front
-from epsopt.optimize.schedule.run_acquisition import choose_runs, continuing
+from epsopt.optimize.schedule.run_acquisition import continuing, optimize_acquisition
 from epsopt.optimize.space import Space
 from epsopt.zoo.errors import UsageError
 
@@ -62,7 +62,7 @@ class Decision:
     forecast: float = float("nan")
 
 
-class Stopper:
+class Pruner:
     """Decides at each checkpoint whether a run should go on; give it every finished run.
 
     Args:
@@ -158,13 +158,13 @@ class Stopper:
             )
         if self._model is not None and self._worth is not None and new_run is None:
             rng = np.random.default_rng(self._seed)
-            (choice,) = choose_runs(self._model, reference=self._reference, rng=rng)
+            (choice,) = optimize_acquisition(self._model, reference=self._reference, rng=rng)
             self._rate = choice.improvement / choice.candidate.cost
         self._calibration = Calibration()
         if self._model is not None and self._worth is None:
             self._calibration = self._calibrated(self._model.given(self._past))
 
-    def given(self, curves: Sequence[Curve]) -> Stopper:
+    def given(self, curves: Sequence[Curve]) -> Pruner:
         """Judge by other runs with what was learned from those before: no time at all, not seconds.
 
         Args:
@@ -199,9 +199,9 @@ class Stopper:
                 probability=float("nan"),
                 reason=f"only {len(self._past)} earlier runs: at least {FEWEST_RUNS} are needed to judge one",
             )
-        if not self._space.describes(so_far.config):
+        if not self._space.accepts(so_far.config):
             config = so_far.config
-            lacking = ", ".join(p.name for p in self._space.active(config) if not p.takes(config.get(p.name)))
+            lacking = ", ".join(p.name for p in self._space.active(config) if not p.is_of_kind(config.get(p.name)))
             return Decision(stop=False, probability=float("nan"), reason=f"nothing usable is known of its {lacking}")
         model = self._model.given([*self._past, so_far])
         forecast, meets = self._probabilities(model, so_far, end)
@@ -225,7 +225,7 @@ class Stopper:
         """That a checkpoint to come joins the front or meets the targets; and that one meets them, 0 without any."""
         x = model.inputs([so_far.config], _looks(so_far.steps[-1], end), [so_far.start], len(self._past))
         with torch.no_grad():
-            gains = model.futures(model.model.posterior(x), _SAMPLES, self._seed)[0]
+            gains = model.sample_futures(model.model.posterior(x), _SAMPLES, self._seed)[0]
         good, met = self._counts(gains, model.measured())
         return float(good.mean()), float(met.mean())
 
@@ -276,7 +276,7 @@ class Stopper:
         looks = np.stack([_looks(a, max(self._length, r.steps[-1])) for a, r in zip(after, runs, strict=True)])
         x = model.inputs([r.config for r in runs], looks, [r.start for r in runs], [place for place, _ in asked])
         with torch.no_grad():
-            gains = model.futures(model.model.unseen(x, after / model.length), _SAMPLES, self._seed)
+            gains = model.sample_futures(model.model.unseen(x, after / model.length), _SAMPLES, self._seed)
         counts = [self._counts(g, self._known(model, *of))[0] for g, of in zip(gains, asked, strict=True)]
         return [float(good.mean()) for good in counts]
 

@@ -93,7 +93,7 @@ class Choice:
     alone: float
 
 
-def choose_runs(
+def optimize_acquisition(
     model: CurveModel,
     running: Sequence[Candidate] = (),
     *,
@@ -120,8 +120,8 @@ def choose_runs(
         branch_epochs: how long a run from one of them is; ``None``: as long as any.
         reference: ``(m,)`` the objectives' values that are just not good enough, in their own units; by default a
             tenth of their range beyond the worst measured that is no outlier.
-        trust: what a promise of a candidate is worth (:class:`epsopt.optimize.schedule.gain_calibration.Credit`); by default all are
-            believed alike.
+        trust: what a promise of a candidate is worth
+            (:class:`epsopt.optimize.schedule.gain_calibration.Reliability`); by default all are believed alike.
         mixes: whether checkpoints can be mixed with what a run started from: then its end is worth what lies on the
             way there, too, and a run from where runs start may be as short as one from the front.
         onsets: what is known of when blocks begin to move: runs in which little will are believed less.
@@ -134,7 +134,7 @@ def choose_runs(
     """
     for start in starts:
         for name, value in start.fixed.items():
-            if not any(p.name == name and p.takes(value) for p in model.space.parameters):
+            if not any(p.name == name and p.is_of_kind(value) for p in model.space.parameters):
                 raise UsageError(
                     f"the start {start.key!r} fixes {name} = {value!r}, expected a parameter of the search space and a "
                     "value of its kind"
@@ -142,13 +142,13 @@ def choose_runs(
     busy = list(running)
 
     def belief(c: Candidate) -> float:
-        lively = 1.0 if onsets is None else onsets.liveliness(c.config, c.epochs)
+        lively = 1.0 if onsets is None else onsets.expected_trainable_share(c.config, c.epochs)
         return lively if trust is None else lively * trust(c)
 
     out = []
     seed = int(rng.integers(2**31))
     space = model.space if within is None else within
-    ran = [c for c in tried if model.space.describes(c)]
+    ran = [c for c in tried if model.space.accepts(c)]
     for _ in range(n):
         value = _improvement(model, reference, busy, seed, mixes)
         known = _Known(model, busy, ran)
@@ -188,7 +188,7 @@ def _improvement(
     if len(joint) > most:
         with torch.no_grad():
             means = model.model.posterior(torch.stack(joint[:-most])).mean
-        believed = (model.gains(means).squeeze(1) * model.signs).numpy()
+        believed = (model.untransform(means).squeeze(1) * model.signs).numpy()
         model = replace(model, others=believed if model.others is None else np.vstack([model.others, believed]))
     pending = torch.cat(joint[-most:]) if joint else None
     acquisition = improvement_over_front(model, reference, pending, seed)

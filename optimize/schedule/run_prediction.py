@@ -75,9 +75,9 @@ def expect(model: CurveModel, candidate: Candidate, level: float = LEVEL) -> Exp
         spread = (posterior.variance[0, -1] + noise).sqrt()
         reach = NormalDist().inv_cdf((1.0 + level) / 2.0)
         low, point, high = (
-            (model.gains(mean[-1] + side * reach * spread) * model.signs).tolist() for side in (-1.0, 0.0, 1.0)
+            (model.untransform(mean[-1] + side * reach * spread) * model.signs).tolist() for side in (-1.0, 0.0, 1.0)
         )
-        (gains,) = model.futures(posterior, _SAMPLES, seed=0)
+        (gains,) = model.sample_futures(posterior, _SAMPLES, seed=0)
     measured = model.measured()
     if start is not None and np.isfinite(start).all():
         measured = np.vstack([measured, start[: measured.shape[1]] * model.signs.numpy()])

@@ -1,9 +1,10 @@
 """Which step to take next: launch a run, branch off a checkpoint, or measure a mixture.
 
 Each kind has a model of its own that says how much of its best step is expected to widen the front: curves of whole
-runs (:mod:`~epsopt.optimize.forecast.learning_curve_gp`) for runs from where runs start and for branches from the front, a process
-over weight space (:mod:`~epsopt.optimize.merge.weight_space_gp`) for mixtures. What they promise is weighed by what steps of that
-kind brought of their promises so far (:mod:`~epsopt.optimize.schedule.gain_calibration`), and by what they cost.
+runs (:mod:`~epsopt.optimize.forecast.learning_curve_gp`) for runs from where runs start and for branches from the
+front, a process over weight space (:mod:`~epsopt.optimize.merge.weight_space_gp`) for mixtures. What they promise is
+weighed by what steps of that kind brought of their promises so far
+(:mod:`~epsopt.optimize.schedule.gain_calibration`), and by what they cost.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
-from epsopt.optimize.merge.weight_space_gp import Mixture, WeightSpace, choose_mixture
+from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace, choose_mixture
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import hypervolume, non_dominated
-from epsopt.optimize.schedule.gain_calibration import PATIENCE, Credit, worth_staying
-from epsopt.optimize.schedule.run_acquisition import Candidate, Start, choose_runs
+from epsopt.optimize.schedule.gain_calibration import PATIENCE, Reliability, marginal_value_threshold
+from epsopt.optimize.schedule.run_acquisition import Candidate, Start, optimize_acquisition
 from epsopt.optimize.schedule.run_prediction import Expected, expect
 from epsopt.optimize.schedule.unfreezing import learn_onsets
 from epsopt.optimize.space import Space
@@ -41,7 +42,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class SearchState:
     """All that was measured so far.
 
     Attributes:
@@ -83,7 +84,7 @@ class Step:
     worth: float
     cost: float
     candidate: Candidate | None = None
-    mixture: Mixture | None = None
+    mixture: MergeCandidate | None = None
     model: CurveModel | None = None
     otherwise: Step | None = None
 
@@ -93,7 +94,7 @@ class Step:
         return None if self.model is None or self.candidate is None else expect(self.model, self.candidate)
 
 
-class Policy:
+class Scheduler:
     """Chooses step after step.
 
     Args:
@@ -140,14 +141,14 @@ class Policy:
         self._reference, self._origin, self._evaluation = reference, origin, evaluation
         self._branch_epochs, self._first, self._look_epochs = branch_epochs, first_runs, look_epochs or length
         self._bounds, self._seed = bounds, seed
-        self._rng, self._credit = np.random.default_rng(seed), Credit(_FIRST)
+        self._rng, self._credit = np.random.default_rng(seed), Reliability(_FIRST)
         self._looks = self._learned_from = 0
         self._looked: list[dict[str, Any]] = []  # what a program says of itself may differ in the last digit
         self._last = ""
         self._model: CurveModel | None = None
         self._learns_on = False
 
-    def next(self, known: Known, running: Sequence[Candidate] = ()) -> Step:
+    def next(self, known: SearchState, running: Sequence[Candidate] = ()) -> Step:
         """Choose the step that is worth most for each epoch that it costs.
 
         What goes on from the front, a mixture or a branch, has to be worth more than a share of what an epoch brought
@@ -173,7 +174,7 @@ class Policy:
         known = self._with_failures(known)
         volume = self.volume(known)
         mixture = self._mixture(known, volume)
-        enough = worth_staying(volume, known.spent)
+        enough = marginal_value_threshold(volume, known.spent)
         begun = len(known.curves) + sum(c.run is None for c in running)
         if len(known.curves) < 2 or begun < self._first:
             candidate = self._look(known, running)
@@ -204,7 +205,7 @@ class Policy:
             kind = step.kind if step.mixture is None else step.mixture.kind
             self._credit.learn(kind, step.promised * share, brought)
 
-    def recall(self, kinds: Sequence[str], looked: Sequence[Mapping[str, Any]] = ()) -> None:
+    def restore(self, kinds: Sequence[str], looked: Sequence[Mapping[str, Any]] = ()) -> None:
         """Take note of steps that another process took, so that this policy goes on where that one ended.
 
         What they brought is told by :meth:`learn`, step by step, as ever.
@@ -218,7 +219,7 @@ class Policy:
         self._looks, self._last = launched.count("look"), launched[-1] if launched else ""
         self._rng = np.random.default_rng([self._seed, len(kinds)])  # what was drawn before is not drawn again
 
-    def go_on(self, before: Policy, *, learn: bool = False) -> None:
+    def warm_start_from(self, before: Scheduler, *, learn: bool = False) -> None:
         """Take over an earlier policy's model of curves: with more runs it is learned on, in a fraction of the time.
 
         Unless that was of another space, of other objectives, or of runs of another length.
@@ -236,7 +237,7 @@ class Policy:
         """What the model of curves is of."""
         return self._space, self._objectives, self._length, self._bounds
 
-    def volume(self, known: Known) -> float:
+    def volume(self, known: SearchState) -> float:
         """Hypervolume of everything that was measured."""
         if not known.checkpoints:
             return 0.0
@@ -247,7 +248,7 @@ class Policy:
     def _directions(self) -> list[bool]:
         return [o.maximize for o in self._objectives]
 
-    def _mixture(self, known: Known, volume: float) -> Step | None:
+    def _mixture(self, known: SearchState, volume: float) -> Step | None:
         if known.weights is None:
             return None
         found = choose_mixture(
@@ -260,7 +261,7 @@ class Policy:
         worth = found.improvement * self._credit.trust(found.kind, volume) / self._evaluation
         return Step("mixture", found.improvement, worth, self._evaluation, mixture=found)
 
-    def _run(self, known: Known, volume: float, starts: Sequence[Start], running: Sequence[Candidate]) -> Step:
+    def _run(self, known: SearchState, volume: float, starts: Sequence[Start], running: Sequence[Candidate]) -> Step:
         runs = len(known.curves)
         if self._model is None or runs != len(self._model.curves) or self._learns_on:
             self._learns_on = False
@@ -271,7 +272,7 @@ class Policy:
                 before=None if anew else self._model,
             )  # fmt: skip
         model = replace(self._model, curves=tuple(known.curves), others=known.mixed)
-        (choice,) = choose_runs(
+        (choice,) = optimize_acquisition(
             model, running, starts=starts, origin=self._origin,
             branch_epochs=self._branch_epochs, reference=self._reference,
             trust=lambda c: self._credit.trust(_kind(c), volume), mixes=known.weights is not None,
@@ -281,7 +282,7 @@ class Policy:
         worth = choice.improvement * self._credit.trust(kind, volume) / cost
         return Step(kind, choice.alone, worth, cost, choice.candidate, model=model)
 
-    def _with_failures(self, known: Known) -> Known:
+    def _with_failures(self, known: SearchState) -> SearchState:
         worst = np.asarray(self._reference)[None]
         failed = [
             Curve(c.config, np.array([c.epochs]), worst, None if c.start is None else c.start.values)
@@ -289,15 +290,15 @@ class Policy:
         ]
         return replace(known, curves=[*known.curves, *failed], failed=())
 
-    def _look(self, known: Known, running: Sequence[Candidate]) -> Candidate:
+    def _look(self, known: SearchState, running: Sequence[Candidate]) -> Candidate:
         """The liveliest of the next few points of an even cover of the space, the earlier the better."""
         onsets = learn_onsets(self._space, known.curves)
         there = [dict(c.config) for c in known.curves] + [dict(c.config) for c in running]
-        cover = self._space.spread(self._looks + _LOOKED_AHEAD, self._seed)
+        cover = self._space.low_discrepancy_sample(self._looks + _LOOKED_AHEAD, self._seed)
         ahead = [c for c in cover if c not in there and c not in self._looked] or cover[self._looks :]
-        config = max(ahead[:_LOOKED_AHEAD], key=lambda c: onsets.liveliness(c, self._look_epochs))
+        config = max(ahead[:_LOOKED_AHEAD], key=lambda c: onsets.expected_trainable_share(c, self._look_epochs))
         short = self._branch_epochs if known.weights is not None and self._branch_epochs else self._look_epochs
-        brief = bool(onsets.groups) and onsets.liveliness(config, short) > _LIVELY
+        brief = bool(onsets.groups) and onsets.expected_trainable_share(config, short) > _LIVELY
         return Candidate(config, self._origin, short if brief else self._look_epochs)
 
     def _front(self, checkpoints: Sequence[Start]) -> list[Start]:

@@ -64,7 +64,7 @@ class Onsets:
 
     groups: tuple[Group, ...]
 
-    def liveliness(self, config: Mapping[str, Any], epochs: float) -> float:
+    def expected_trainable_share(self, config: Mapping[str, Any], epochs: float) -> float:
         """Return the share of blocks and epochs of a run in which a block that ever moved is expected to move."""
         steps = np.arange(1.0, math.ceil(epochs) + 1.0)
         return sum(g.share * float(np.mean([g.moves_by(config, t) for t in steps])) for g in self.groups) or 1.0

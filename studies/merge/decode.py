@@ -24,7 +24,7 @@ _STRIDE = 0.7  # of what is missing: the answer of a mixture to its target is no
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class MergedCheckpoint:
     """Decoded weights and what is known of them.
 
     Attributes:
@@ -52,7 +52,7 @@ def decode_mixtures(
     level: float = 0.9,
     evaluate: bool = False,
     progress: Progress | None = None,
-) -> list[Mixture]:
+) -> list[MergedCheckpoint]:
     """Decode mixtures and predict them from their own fingerprints.
 
     Args:
@@ -85,11 +85,13 @@ def decode_mixtures(
     prints = [content.fingerprint for content in contents]
     z = surrogate.encode(prints)
     found = assess(surrogate, checkpoints, prints, level=level) if prints else []
-    mixtures = [Mixture(d.recombination, d, z[i], found[i]) for i, d in enumerate(decoded)]
+    mixtures = [MergedCheckpoint(d.recombination, d, z[i], found[i]) for i, d in enumerate(decoded)]
     return _measured(decoder, mixtures, progress) if evaluate else mixtures
 
 
-def _measured(decoder: WeightDecoder, mixtures: Sequence[Mixture], progress: Progress | None) -> list[Mixture]:
+def _measured(
+    decoder: WeightDecoder, mixtures: Sequence[MergedCheckpoint], progress: Progress | None
+) -> list[MergedCheckpoint]:
     out = []
     for i, mixture in enumerate(mixtures):
         if progress is not None:
@@ -110,7 +112,7 @@ def decode_points(
     level: float = 0.9,
     evaluate: bool = False,
     progress: Progress | None = None,
-) -> list[Mixture]:
+) -> list[MergedCheckpoint]:
     """Decode points of the latent space, look at what came out, and correct the aim.
 
     A mixture's own z is not the mixture of its parents' z. So each point is decoded from its best single parent, from a
@@ -138,8 +140,8 @@ def decode_points(
         HookError: the evaluate hook failed.
     """
     by_key = {c.sha256: c for c in checkpoints}
-    wanted = surrogate.moments(z)[0]
-    best: list[Mixture] = []
+    wanted = surrogate.posterior_moments(z)[0]
+    best: list[MergedCheckpoint] = []
     misses = torch.full((len(z),), torch.inf, dtype=torch.float64)
     aim = z
     for attempt in range(_ROUNDS + 1):
@@ -150,7 +152,7 @@ def decode_points(
             level=level, progress=progress,
         )  # fmt: skip
         reached = torch.stack([m.z for m in found])
-        miss = (surrogate.moments(reached)[0] - wanted).abs().sum(dim=1)
+        miss = (surrogate.posterior_moments(reached)[0] - wanted).abs().sum(dim=1)
         best = [new if m < old else kept for new, kept, m, old in zip(found, best or found, miss, misses, strict=True)]
         for mixture in found:
             if mixture not in best:
@@ -171,7 +173,7 @@ def decode_samples(
     level: float = 0.9,
     evaluate: bool = False,
     progress: Progress | None = None,
-) -> list[Mixture | None]:
+) -> list[MergedCheckpoint | None]:
     """Decode sampled points, each out of the lineage of the real checkpoint nearest to it.
 
     Args:
@@ -193,7 +195,7 @@ def decode_samples(
     """
     lineage_of = {c.sha256: c.lineage_id for c in checkpoints}
     lineages = [lineage_of[p.nearest[0].sha256] for p in points]
-    out: list[Mixture | None] = [None] * len(points)
+    out: list[MergedCheckpoint | None] = [None] * len(points)
     for lineage in sorted(set(lineages) - {0}):
         rows = [i for i, own in enumerate(lineages) if own == lineage]
         mixtures = decode_points(

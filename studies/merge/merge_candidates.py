@@ -10,10 +10,10 @@ import numpy as np
 from botorch.exceptions.errors import ModelFittingError
 from numpy.typing import NDArray
 
-from epsopt.optimize.acquisition.confidence_bounds import CAUTION, measured_table
+from epsopt.optimize.acquisition.confidence_bounds import Z90, measured_table
 from epsopt.optimize.merge.simplex_gp import next_mixture
 from epsopt.optimize.merge.simplex_merge import choose_parents
-from epsopt.optimize.merge.weight_space_gp import Mixture, MixtureKind, WeightSpace, choose_mixture
+from epsopt.optimize.merge.weight_space_gp import MergeCandidate, MixtureKind, WeightSpace, choose_mixture
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.studies.merge.merge_sources import Sources
@@ -173,7 +173,7 @@ class Known:
         values = np.empty_like(draws)
         for j, objective in enumerate(self._objectives):
             value, low, high = (predicted[objective.name][k] for k in ("value", "low", "high"))
-            away = draws[:, j] * np.where(draws[:, j] > 0.0, high - value, value - low) / CAUTION
+            away = draws[:, j] * np.where(draws[:, j] > 0.0, high - value, value - low) / Z90
             values[:, j] = (value + away).clip(*self._bounds.get(objective.name, (-np.inf, np.inf)))
         table = self._table
         front = table[non_dominated(table, self._maximize).indices]
@@ -267,7 +267,7 @@ def require_objectives(metrics: Mapping[str, float | None], objectives: Sequence
             )
 
 
-def _predicted(mixture: Mixture, objectives: Sequence[Objective]) -> dict[str, dict[str, float]]:
+def _predicted(mixture: MergeCandidate, objectives: Sequence[Objective]) -> dict[str, dict[str, float]]:
     return {
         o.name: {"value": float(mixture.predicted[j]), "low": float(mixture.low[j]), "high": float(mixture.high[j])}
         for j, o in enumerate(objectives)

@@ -87,4 +87,4 @@ def _remember(catalogue: Catalogue, project: str, shares: Sequence[tuple[str, fl
     def changed(kept: bytes | None) -> bytes:
         return json.dumps([*json.loads(kept or b"[]"), *shares][-_REMEMBERED:]).encode()
 
-    catalogue.change_artifact(_ARTIFACT, project, changed)
+    catalogue.update_artifact(_ARTIFACT, project, changed)

@@ -12,7 +12,7 @@ from epsopt.optimize.forecast.continuation_model import Start
 from epsopt.optimize.latent.search import known_latents
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import non_dominated
-from epsopt.studies.merge.decode import Mixture, Progress, decode_mixtures
+from epsopt.studies.merge.decode import MergedCheckpoint, Progress, decode_mixtures
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -47,7 +47,7 @@ def mixed_starts(
     objectives: Sequence[Objective],
     *,
     progress: Progress | None = None,
-) -> list[tuple[Start, Mixture]]:
+) -> list[tuple[Start, MergedCheckpoint]]:
     """Return the means of neighbours on the measured front, measured where the project has an evaluate hook.
 
     Args:

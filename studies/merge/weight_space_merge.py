@@ -1,10 +1,10 @@
 """Mix many checkpoints of one lineage: parts of the network stretched and exchanged, each mixture measured.
 
 Two models say what to try. One knows what lies between the three checkpoints of the front that dominate most
-(optimize/merge/simplex_merge.py): it is nearly always right, and soon has no more to offer. The other, a process over weight space,
-takes all of up to two dozen checkpoints, along the way from one to another or to the base, and part by part beyond them
-(optimize/merge/weight_space_gp.py): what it promises beyond is far more, and mostly not kept. Each of the three kinds of step is
-believed by what its mixtures brought so far (Credit).
+(optimize/merge/simplex_merge.py): it is nearly always right, and soon has no more to offer. The other, a process over
+weight space, takes all of up to two dozen checkpoints, along the way from one to another or to the base, and part by
+part beyond them (optimize/merge/weight_space_gp.py): what it promises beyond is far more, and mostly not kept. Each
+of the three kinds of step is believed by what its mixtures brought so far (Credit).
 
 A mixture that was measured is known from then on as any checkpoint is: what it has in common with all others follows
 from its coefficients.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from epsopt.optimize.schedule.gain_calibration import Credit, worth_staying
+from epsopt.optimize.schedule.gain_calibration import Reliability, marginal_value_threshold
 from epsopt.studies.merge.merge_candidates import ALONG, BETWEEN, BEYOND, Known, Part
 from epsopt.studies.merge.merge_sources import Sources, only_finite
 from epsopt.studies.merge.simplex_merge import disagreements
@@ -93,9 +93,9 @@ class Mixed:
         return [(t.kind, t.promised / unit, t.brought / unit) for t in self.tried]
 
 
-def fresh_credit() -> Credit:
+def fresh_credit() -> Reliability:
     """Return what steps of each kind are believed before any was measured."""
-    credit = Credit(_FIRST)
+    credit = Reliability(_FIRST)
     for _ in range(_STEPS):
         credit.learn(BEYOND, *_EXPERIENCE)
     return credit
@@ -110,7 +110,7 @@ def mix(
     *,
     budget: int = 30,
     give_up: bool = True,
-    credit: Credit | None = None,
+    credit: Reliability | None = None,
     seed: int = 0,
     made_by: str = "merge --wide",
     progress: Callable[[str, float], None] | None = None,
@@ -161,7 +161,7 @@ def mix(
             stopped = "none of the checkpoints moved away from the base"
             break
         step, worth = max(ideas, key=lambda idea: idea[1])
-        if give_up and worth < worth_staying(volume, epochs):
+        if give_up and worth < marginal_value_threshold(volume, epochs):
             stopped = "the next one is expected to gain less than training elsewhere would"
             break
         rows = known.expanded(step.coefficients)

@@ -10,7 +10,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
-from epsopt.studies.optuna_io.trial_leases import beat
+from epsopt.studies.optuna_io.trial_leases import heartbeat
 
 
 class Heartbeat:
@@ -61,6 +61,6 @@ class Heartbeat:
             # A database that does not answer for a while is no reason to stop training: others cannot reach it either,
             # or they will give the trial up and the next beat that gets through says so.
             with contextlib.suppress(SQLAlchemyError, StorageInternalError):
-                lost = beat(self._storage, held) if held else set()
+                lost = heartbeat(self._storage, held) if held else set()
                 with self._lock:
                     self._lost |= lost & self._held

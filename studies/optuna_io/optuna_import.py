@@ -15,10 +15,10 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from epsopt.zoo.catalogue.database import require_plain_user
 from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.errors import CatalogueError, UsageError
-from epsopt.zoo.side_files.run_tables import Entry, Sheet
+from epsopt.zoo.side_files.run_tables import Entry, RunTable
 
 
-def study_sheet(source: str, folder: Path) -> Sheet:
+def study_sheet(source: str, folder: Path) -> RunTable:
     """Read the trials of a study; the study and its database are not changed.
 
     A trial's run is the folder that one of its user attributes names, or else the one folder with its number
@@ -53,7 +53,7 @@ def study_sheet(source: str, folder: Path) -> Sheet:
     metrics = study.metric_names or _metric_names(len(study.directions))
     states = (TrialState.COMPLETE, TrialState.PRUNED)
     entries = [e for trial in study.get_trials(deepcopy=False, states=states) for e in _entries(trial, metrics)]
-    return Sheet(f"study {study.study_name}", folder, tuple(entries))
+    return RunTable(f"study {study.study_name}", folder, tuple(entries))
 
 
 def _parts(source: str) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from epsopt.zoo.errors import EpsoptError, UsageError
 
 
 @dataclass(frozen=True)
-class Taken:
+class ClaimedProposal:
     """A proposal that this process, and no other, is to train.
 
     Attributes:
@@ -53,7 +53,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Suggestion:
+class ProposalRecord:
     """A proposal of which as much is known as is said; by default nothing but its configuration.
 
     Attributes:
@@ -113,7 +113,7 @@ def record_proposals(
         UsageError: a configuration is not one of the search space. Nothing is queued then.
     """
     for proposal in proposals:
-        trouble = space.trouble(proposal.params)
+        trouble = space.validation_error(proposal.params)
         if trouble is not None:
             raise UsageError(f"a proposal {trouble}")
     study = open_study(storage, study_name(project), objectives)
@@ -155,7 +155,7 @@ def record_step(
     Raises:
         UsageError: the configuration is not one of the search space.
     """
-    trouble = space.trouble(config)
+    trouble = space.validation_error(config)
     if trouble is not None:
         raise UsageError(f"a step {trouble}")
     study = open_study(storage, study_name(project), objectives)
@@ -244,10 +244,10 @@ def config_of(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.system_attrs.get("fixed_params") or trial.params)
 
 
-def waiting(storage: RDBStorage, project: str) -> list[Taken]:
+def waiting(storage: RDBStorage, project: str) -> list[ClaimedProposal]:
     """Return what is queued, in the order in which it would be taken; takes nothing."""
     return [
-        Taken(t.number, config_of(t), t.user_attrs.get("init_from"), attributes=t.user_attrs)
+        ClaimedProposal(t.number, config_of(t), t.user_attrs.get("init_from"), attributes=t.user_attrs)
         for t in proposed_trials(storage, project)
         if t.state == TrialState.WAITING
     ]
@@ -260,7 +260,7 @@ def take_proposal(
     number: int | None = None,
     *,
     worker: str | None = None,
-) -> Taken | None:
+) -> ClaimedProposal | None:
     """Take the next waiting proposal, or a certain one; no two processes are given the same.
 
     Args:
@@ -280,13 +280,13 @@ def take_proposal(
     """
     study_id = _study_id(storage, project)
     distributions = _distributions(storage, study_id, space)
-    found = claim(storage, study_id, worker, distributions, space.trouble, number)
+    found = claim(storage, study_id, worker, distributions, space.validation_error, number)
     if isinstance(found, Refused):
         raise UsageError(f"proposal {found.number} {found.reason}")
     if found is None:
         return None
     init_from = found.attributes.get("init_from")
-    return Taken(found.number, found.params, init_from, found.trial_id, found.attributes)
+    return ClaimedProposal(found.number, found.params, init_from, found.trial_id, found.attributes)
 
 
 def _distributions(storage: RDBStorage, study_id: int, space: Space) -> dict[str, BaseDistribution]:

@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
-from epsopt.zoo.catalogue.database import clock
+from epsopt.zoo.catalogue.database import server_time
 from epsopt.zoo.catalogue.tables import meta
 from epsopt.zoo.errors import CatalogueError, EpsoptError
 
@@ -57,11 +57,11 @@ class Lease:
             "token": uuid.uuid4().hex,  # numbers of processes come again
         }
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Take it if it is free; whether it is held now."""
         with self._catalogue.writing() as connection:
             held = _held(connection)
-            if held is not None and not _has_ended(held, clock(connection)):
+            if held is not None and not _has_ended(held, server_time(connection)):
                 return False
             connection.execute(delete(meta).where(_MINE))
             connection.execute(insert(meta).values(key="learning", value=self._now(connection)))
@@ -75,7 +75,7 @@ class Lease:
             connection.execute(update(meta).where(_MINE).values(value=self._now(connection)))
             return True
 
-    def require(self) -> None:
+    def assert_held(self) -> None:
         """Renew it before something is written.
 
         Raises:
@@ -95,7 +95,7 @@ class Lease:
         return held is not None and held.get("token") == self._who["token"]
 
     def _now(self, connection: Connection) -> str:
-        return json.dumps({**self._who, "since": clock(connection)})
+        return json.dumps({**self._who, "since": server_time(connection)})
 
 
 @contextlib.contextmanager
@@ -108,7 +108,7 @@ def lease(catalogue: Catalogue, *, wait: bool, renew_after: float = RENEW_AFTER)
         renew_after: seconds between renewals.
     """
     mine = Lease(catalogue)
-    while not mine.take():
+    while not mine.acquire():
         if not wait:
             yield None
             return

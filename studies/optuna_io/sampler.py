@@ -25,7 +25,7 @@ from epsopt.optimize.forecast.learning_curve_gp import Curve, Floats, fit_curves
 from epsopt.optimize.forecast.subsample import thinned
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.outliers import outlying
-from epsopt.optimize.schedule.run_acquisition import Candidate, choose_runs
+from epsopt.optimize.schedule.run_acquisition import Candidate, optimize_acquisition
 from epsopt.optimize.space import Config, Space, identity
 from epsopt.studies.optuna_io.sampler_warm_start import FirstTrials, as_asked
 from epsopt.studies.optuna_io.study_space import asked_for, asking, nearest, snap, space_of
@@ -157,7 +157,7 @@ class EpsilonSampler(BaseSampler):
         planned = [{**self._suggested.get(t.number, {}), **t.params} for t in running]
         curves, failed = self._curves(space, objectives, ended)
         measured = [c for c in curves if np.isfinite(c.values[:, : len(objectives)]).any()]
-        tried = [t.params for t in ended if space.describes(t.params)]
+        tried = [t.params for t in ended if space.accepts(t.params)]
         if len(curves) - len(failed) < max(self._n_startup, 2) or len(measured) < 2:
             config = _drawn(asked, space, tried, failed, self._rng)
         else:
@@ -167,8 +167,8 @@ class EpsilonSampler(BaseSampler):
                 space, objectives, kept, length=length, bounds=self._bounds, others=others if len(others) else None,
                 seed=int(self._rng.integers(2**31)),
             )  # fmt: skip
-            under_way = [Candidate(params, None, length) for params in planned if space.describes(params)]
-            (choice,) = choose_runs(
+            under_way = [Candidate(params, None, length) for params in planned if space.accepts(params)]
+            (choice,) = optimize_acquisition(
                 model, under_way, reference=self._reference, tried=tried, within=asked, rng=self._rng
             )
             config = dict(choice.candidate.config)
@@ -256,7 +256,7 @@ class EpsilonSampler(BaseSampler):
         pruned = any(t.state is TrialState.PRUNED for t in trials)
         failed = []
         for t in sorted(trials, key=lambda t: t.number):
-            if not space.describes(t.params) or _identity(space, t.params) in seen:
+            if not space.accepts(t.params) or _identity(space, t.params) in seen:
                 continue
             bad = [_ILL if t.number in broken else _WELL] if broken else []
             unmeasured = [math.nan for _ in names]

@@ -19,7 +19,7 @@ from epsopt.optimize.forecast.catalogue_curves import past_curves
 from epsopt.optimize.forecast.learning_curve_gp import CurveModel, Floats, fit_curves
 from epsopt.optimize.forecast.subsample import thinned
 from epsopt.optimize.objectives import Objective
-from epsopt.optimize.schedule.run_acquisition import Candidate, choose_runs
+from epsopt.optimize.schedule.run_acquisition import Candidate, optimize_acquisition
 from epsopt.optimize.space import Config, Space
 from epsopt.optimize.space_inference import infer_space
 from epsopt.studies.optuna_io.study_space import snap
@@ -95,22 +95,22 @@ class FirstTrials:
         for t in sorted(others, key=lambda t: t.number):
             if t.state not in (TrialState.RUNNING, TrialState.FAIL):
                 continue
-            shown = {p.name: t.params[p.name] for p in model.space.parameters if p.takes(t.params.get(p.name))}
+            shown = {p.name: t.params[p.name] for p in model.space.parameters if p.is_of_kind(t.params.get(p.name))}
             known = model.space.given({**self.planned(t.number), **shown})
-            if model.space.describes(known):
+            if model.space.accepts(known):
                 busy.append(Candidate(known, None, model.length))
             elif t.state is TrialState.RUNNING and t.number < number:
                 hidden.append((t.number, shown))
         for n, shown in hidden[-_MOST_IMAGINED:]:
             imagined = self._choice(model, busy, n)
             together = model.space.given({**imagined, **shown})
-            described = model.space.describes(together)
+            described = model.space.accepts(together)
             busy.append(Candidate(together if described else imagined, None, model.length))
         return self._choice(model, busy, number)
 
     def _choice(self, model: CurveModel, busy: Sequence[Candidate], number: int) -> Config:
         rng = np.random.default_rng([self._seed, number])
-        (choice,) = choose_runs(model, busy, reference=self._reference, tried=self._tried, rng=rng)
+        (choice,) = optimize_acquisition(model, busy, reference=self._reference, tried=self._tried, rng=rng)
         return dict(choice.candidate.config)
 
     def _model(self, objectives: tuple[Objective, ...]) -> CurveModel | None:

@@ -117,7 +117,7 @@ def claim(
         return Claim(row.trial_id, row.number, params, _attributes(connection, _USER, row.trial_id))
 
 
-def beat(storage: RDBStorage, trial_ids: Sequence[int]) -> set[int]:
+def heartbeat(storage: RDBStorage, trial_ids: Sequence[int]) -> set[int]:
     """Say that these trials are still being run; return those that are not ours any more: somebody gave them up."""
     with storage.engine.begin() as connection:
         query = select(_TRIAL.c.trial_id).where(_TRIAL.c.trial_id.in_(trial_ids), _TRIAL.c.state == TrialState.RUNNING)
@@ -146,7 +146,7 @@ def finish(
         return True
 
 
-def give_back(storage: RDBStorage, study_id: int, trial_id: int, reason: str) -> int | None:
+def release(storage: RDBStorage, study_id: int, trial_id: int, reason: str) -> int | None:
     """Give up a claim, for others to run: the trial fails and is queued again, whatever its number of retries.
 
     Returns:
@@ -175,7 +175,7 @@ class Lost:
     retry: int | None
 
 
-def reap(storage: RDBStorage, study_id: int, lost_after: float) -> list[Lost]:
+def fail_stale_trials(storage: RDBStorage, study_id: int, lost_after: float) -> list[Lost]:
     """End the trials whose workers have not beaten for so many seconds, and queue each again, once."""
     now = func.current_timestamp().label("now")
     stale = (
@@ -200,7 +200,7 @@ def reap(storage: RDBStorage, study_id: int, lost_after: float) -> list[Lost]:
     return found
 
 
-def amend(storage: RDBStorage, trial_id: int, attributes: Mapping[str, Any]) -> None:
+def set_attributes(storage: RDBStorage, trial_id: int, attributes: Mapping[str, Any]) -> None:
     """Say something more of a trial, finished or not."""
     with storage.engine.begin() as connection:
         _put(connection, trial_id, attributes)

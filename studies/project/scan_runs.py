@@ -11,7 +11,7 @@ from epsopt.zoo.catalogue.types import Failure
 from epsopt.zoo.errors import EmptyCatalogue
 from epsopt.zoo.ingestion.deleted_runs import set_aside
 from epsopt.zoo.ingestion.ingest import read_fingerprints
-from epsopt.zoo.layouts.scan import Found, order, scan
+from epsopt.zoo.layouts.scan import CheckpointFile, order, scan
 from epsopt.zoo.reading.pool import shared_pool
 from epsopt.zoo.reading.reader import CheckpointContents
 
@@ -58,7 +58,7 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
     """
     seen = scan(runs, follow_links=follow_links)
     set_aside(seen, lambda: shared_pool(2))
-    members: dict[str, list[Found]] = {}
+    members: dict[str, list[CheckpointFile]] = {}
     for found in sorted(seen.files, key=lambda f: order(f.path), reverse=True):
         members.setdefault(found.run_path, []).append(found)
     chosen = sorted(members.values(), key=lambda files: files[0].run_name)

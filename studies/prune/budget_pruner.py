@@ -9,16 +9,16 @@ from dataclasses import replace
 import numpy as np
 from optuna.storages import RDBStorage
 
-from epsopt.optimize.forecast.catalogue_curves import values_of
+from epsopt.optimize.forecast.catalogue_curves import objective_vector
 from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
 from epsopt.optimize.objectives import Target
-from epsopt.optimize.schedule.pruner import Decision, Stopper
+from epsopt.optimize.schedule.pruner import Decision, Pruner
 from epsopt.optimize.schedule.scheduler import FIRST_RUNS
 from epsopt.studies.project.project import Project
 from epsopt.studies.protocols import ActiveRun, Trained
 from epsopt.studies.prune.catalogue_pruner import SILENT, curve_so_far, own_runs
-from epsopt.studies.schedule.budget import Plan
-from epsopt.studies.schedule.study_snapshot import Scene
+from epsopt.studies.schedule.budget import StepPlan
+from epsopt.studies.schedule.study_snapshot import StudySnapshot
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.decoding.recombination import is_recombined
 
@@ -54,14 +54,14 @@ class WorthStopper:
         self._project, self._targets, self._read_again = project, tuple(targets), read_again
         self._storage, self._catalogue = storage, catalogue
         self._read_at = -float("inf")
-        self._scene: Scene | None = None
+        self._scene: StudySnapshot | None = None
         self._model: CurveModel | None = None
 
     def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""
         plan = getattr(run, "plan", None)
         so_far = curve_so_far(run, checkpoints_so_far, self._project.objectives)
-        if not isinstance(plan, Plan):
+        if not isinstance(plan, StepPlan):
             return _go_on("it is no step of the policy")
         if so_far is None:
             return _go_on(SILENT)
@@ -78,28 +78,28 @@ class WorthStopper:
         objectives = self._project.objectives
         start = next((c for c in scene.checkpoints if run.init_from in c.paths), None)
         origin = None if scene.origin is None else scene.origin.values
-        so_far = replace(so_far, start=origin if start is None else values_of(start.metrics, objectives))
-        stopper = Stopper(
+        so_far = replace(so_far, start=origin if start is None else objective_vector(start.metrics, objectives))
+        stopper = Pruner(
             scene.space, objectives, plan.length, targets=self._targets, worth=WORTH, grace=GRACE,
             reference=np.array(plan.reference), bounds=self._project.bounds,
         )  # fmt: skip
         stopper.learn(others, model=self._learned(scene, others, plan.length), new_run=plan.worth)
         return stopper.should_stop(run.name, so_far, length=plan.ends)
 
-    def _now(self) -> Scene:
+    def _now(self) -> StudySnapshot:
         if self._scene is None or time.monotonic() - self._read_at > self._read_again:
-            self._scene = Scene.read(self._project, self._storage, self._catalogue)
+            self._scene = StudySnapshot.read(self._project, self._storage, self._catalogue)
             self._read_at = time.monotonic()
         return self._scene
 
-    def _learned(self, scene: Scene, others: Sequence[Curve], length: float) -> CurveModel:
+    def _learned(self, scene: StudySnapshot, others: Sequence[Curve], length: float) -> CurveModel:
         """Learn again when there are a tenth more runs; what runs measured since is known anyway."""
         if self._model is None or len(others) > 1.1 * len(self._model.curves):
             self._model = fit_curves(
                 scene.space, self._project.objectives, others, length=length, bounds=self._project.bounds
             )
         objectives = self._project.objectives
-        mixed = [values_of(c.metrics, objectives) for c in scene.checkpoints if is_recombined(c)]
+        mixed = [objective_vector(c.metrics, objectives) for c in scene.checkpoints if is_recombined(c)]
         return replace(self._model, others=np.stack(mixed) if mixed else None)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from epsopt.optimize.forecast.catalogue_curves import past_curves, values_of
+from epsopt.optimize.forecast.catalogue_curves import objective_vector, past_curves
 from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.schedule.pruner import FEWEST_RUNS, Decision
-from epsopt.optimize.schedule.pruner import Stopper as RunStopper
+from epsopt.optimize.schedule.pruner import Pruner as RunStopper
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space
 from epsopt.studies.protocols import ActiveRun, Trained
@@ -67,7 +67,7 @@ class CatalogueStopper:
         read_again: seconds for which what was read from the catalogue is believed.
         unfinished: gives the folders of runs that were cut off (stopped, failed, still training). They are learned
             from, but how long they lasted says nothing of how long runs are.
-        options: of :class:`epsopt.optimize.schedule.pruner.Stopper`.
+        options: of :class:`epsopt.optimize.schedule.pruner.Pruner`.
     """
 
     def __init__(
@@ -158,7 +158,9 @@ class CatalogueStopper:
         stopper = self._stopper.given([curve for run_id, curve in self._curves.items() if run_id not in mine])
         start = None if init_from is None else self._starts.get(init_from)
         if start is not None:
-            so_far = Curve(so_far.config, so_far.steps, so_far.values, values_of(start.metrics, self._objectives))
+            so_far = Curve(
+                so_far.config, so_far.steps, so_far.values, objective_vector(start.metrics, self._objectives)
+            )
         if length is None and self._length_name is not None:
             length = _number(so_far.config.get(self._length_name))
         return stopper.should_stop(run, so_far, length=length)
@@ -204,7 +206,7 @@ def curve_so_far(run: ActiveRun, checkpoints: Sequence[Trained], objectives: Seq
     if not steps:
         return None
     epochs = np.array([float(c.trained or 0) for c in steps])
-    return Curve(run.params, epochs, np.stack([values_of(c.metrics, objectives) for c in steps]))
+    return Curve(run.params, epochs, np.stack([objective_vector(c.metrics, objectives) for c in steps]))
 
 
 def own_runs(known: Sequence[Checkpoint], own: Sequence[Trained]) -> set[int]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.objectives import Objective, Target
-from epsopt.optimize.schedule.pruner import Decision, Stopper
+from epsopt.optimize.schedule.pruner import Decision, Pruner
 from epsopt.optimize.space import Space
 from epsopt.studies.project.project import Project, load_project
 from epsopt.studies.prune.catalogue_pruner import CatalogueStopper
@@ -31,7 +31,7 @@ _LEAST_APART = 0.25  # of an epoch, between decisions within one
 _DIRECTIONS = {"maximize": True, "minimize": False}
 
 
-class StopHopeless:
+class EpsoptPruning:
     """Ends a training that will hardly join the front of the measured runs, as ``epsopt work --stop-below`` does.
 
     After each validation, or each training epoch where there is none, the objectives are read from
@@ -71,7 +71,7 @@ class StopHopeless:
 
     def __init__(
         self,
-        source: str | Path | Project | Stopper | None = None,
+        source: str | Path | Project | Pruner | None = None,
         *,
         objectives: Mapping[str, str] | None = None,
         metrics: Mapping[str, str] | None = None,
@@ -90,14 +90,14 @@ class StopHopeless:
                 "a catalogue does not say which of its metrics count: give "
                 'StopHopeless(URL, objectives={"val/acc": "maximize"}), or the project file instead of the URL'
             )
-        if isinstance(source, Stopper) and (objectives or targets or options):
+        if isinstance(source, Pruner) and (objectives or targets or options):
             raise UsageError("a Stopper has its objectives, targets and options already: give them to it")
         _check_options(options, objectives, targets)
         self._source, self._given, self._config = source, dict(objectives or {}), config
         self._metrics = {objective: [name] for objective, name in (metrics or {}).items()}
         self._run, self._length = run, length
         self._targets, self._not_finite, self._options = dict(targets or {}), not_finite, options
-        self._judge: Stopper | CatalogueStopper | None = None
+        self._judge: Pruner | CatalogueStopper | None = None
         self._objectives: tuple[Objective, ...] = ()
         self._own: tuple[Path, ...] = ()
         self._curve: dict[float, dict[str, float]] = {}  # by epoch, the first is 0, then by objective
@@ -167,8 +167,8 @@ class StopHopeless:
         self._judge, self._objectives = self._open()
         _check(self._config or {}, self._judge.space)
 
-    def _open(self) -> tuple[Stopper | CatalogueStopper, tuple[Objective, ...]]:
-        if isinstance(self._source, Stopper):
+    def _open(self) -> tuple[Pruner | CatalogueStopper, tuple[Objective, ...]]:
+        if isinstance(self._source, Pruner):
             return self._source, self._source.objectives
         options = {**self._options, "targets": _targets(self._targets)}
         if isinstance(self._source, str) and "://" in self._source:
@@ -273,13 +273,13 @@ def _check_options(
     options: Mapping[str, Any], objectives: Mapping[str, str] | None, targets: Mapping[str, float] | None
 ) -> None:
     """Refuse, in every process, what process zero alone would stumble over when the training begins."""
-    known = [n for n, p in signature(Stopper).parameters.items() if p.kind == p.KEYWORD_ONLY and n != "targets"]
+    known = [n for n, p in signature(Pruner).parameters.items() if p.kind == p.KEYWORD_ONLY and n != "targets"]
     for name in options:
         if name not in known:
             raise UsageError(f"StopHopeless has no option {name}: known are {', '.join(known)}")
     # Without a URL nobody knows the objectives yet; then those of the targets are taken for them.
     counts = [Objective(n, maximize=True) for n in objectives or targets or ()]
-    Stopper(Space(()), counts, 1.0, targets=_targets(targets or {}), **options)
+    Pruner(Space(()), counts, 1.0, targets=_targets(targets or {}), **options)
 
 
 def _failure(step: Callable[[], object]) -> EpsoptError | None:
@@ -339,9 +339,9 @@ def _short(run: str | None) -> str:
 
 def _check(config: Mapping[str, Any], space: Space | None) -> None:
     """Refuse a run of which less is known than a declared search space wants."""
-    if space is None or space.describes(config):
+    if space is None or space.accepts(config):
         return
-    lacking = ", ".join(p.name for p in space.active(config) if not p.takes(config.get(p.name)))
+    lacking = ", ".join(p.name for p in space.active(config) if not p.is_of_kind(config.get(p.name)))
     raise UsageError(
         f"nothing usable is known of this run's {lacking}: call self.save_hyperparameters() in the model, or give "
         "StopHopeless(config={...}) with the hyperparameters by the names of the search space; there are: "

@@ -17,7 +17,7 @@ KINDS = ("look", "run", "branch", "mixture")
 
 
 @dataclass(frozen=True)
-class TakenStep:
+class CompletedStep:
     """A step that has ended.
 
     Attributes:
@@ -55,7 +55,7 @@ class StepsOfKind:
 
 def taken_steps(
     ledger: Ledger, checkpoints: Sequence[Checkpoint], owner: Mapping[int, int], objectives: Sequence[Objective]
-) -> dict[int, TakenStep]:
+) -> dict[int, CompletedStep]:
     """Return the steps that were runs, by the number of their trial: of an interrupted one, of its last attempt.
 
     Args:
@@ -76,11 +76,11 @@ def taken_steps(
         if plan is None or not trial.state.is_finished() or trial.number in again or not was_started(trial):
             continue
         attempts = [n for n in (*_earlier(trial), trial.number) if n in by_number]
-        epochs = sum(ledger.paid(by_number[n]) for n in attempts)
+        epochs = sum(ledger.used(by_number[n]) for n in attempts)
         mine = set[int]().union(*(own.get(n, ()) for n in attempts))
         share = min(max(epochs, 1) / plan.cost, 1.0)
         brought = measured.brought(mine, plan.reference)
-        out[trial.number] = TakenStep(plan.kind, share * plan.promised, brought, float(epochs))
+        out[trial.number] = CompletedStep(plan.kind, share * plan.promised, brought, float(epochs))
     return out
 
 
@@ -99,9 +99,9 @@ def ended_where_predicted(trial: FrozenTrial) -> bool:
     return plan is None or abs(max(written(trial), default=0) - plan.ends) < 1.0
 
 
-def steps_by_kind(taken: Iterable[TakenStep], mixtures: Sequence[MeasuredMixture]) -> tuple[StepsOfKind, ...]:
+def steps_by_kind(taken: Iterable[CompletedStep], mixtures: Sequence[MeasuredMixture]) -> tuple[StepsOfKind, ...]:
     """Sum them up, kinds of which none was taken left out."""
-    steps = [*taken, *(TakenStep("mixture", m.promised, m.brought, m.cost) for m in mixtures)]
+    steps = [*taken, *(CompletedStep("mixture", m.promised, m.brought, m.cost) for m in mixtures)]
     out = []
     for kind in KINDS:
         mine = [s for s in steps if s.kind == kind]

@@ -19,7 +19,13 @@ from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.studies.optuna_io.queue import config_of, proposed_trials, recorded_objectives
 from epsopt.studies.project.project import Project
-from epsopt.studies.report.gain_report import StepsOfKind, TakenStep, ended_where_predicted, steps_by_kind, taken_steps
+from epsopt.studies.report.gain_report import (
+    CompletedStep,
+    StepsOfKind,
+    ended_where_predicted,
+    steps_by_kind,
+    taken_steps,
+)
 from epsopt.studies.schedule.budget import Ledger, MeasuredMixture
 from epsopt.studies.worker.trial_runner import folder_of
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -81,7 +87,7 @@ class ProposalOutcome:
     joins_front: float | None = None
     nearest_runs: tuple[tuple[str, float], ...] = ()
     reason: str | None = None
-    step: TakenStep | None = None
+    step: CompletedStep | None = None
     as_predicted: bool = True
     waited: float | None = None
 
@@ -296,7 +302,7 @@ def _hypervolumes(project: Project, report: LoopReport, proposed: Mapping[int, i
     return tuple(hypervolume(np.vstack(known[: i + 1]), reference, maximize) for i in range(len(known)))
 
 
-def _outcome(trial: FrozenTrial, step: TakenStep | None) -> ProposalOutcome:
+def _outcome(trial: FrozenTrial, step: CompletedStep | None) -> ProposalOutcome:
     attributes = trial.user_attrs
     point = {k.removeprefix("predicted."): float(v) for k, v in attributes.items() if k.startswith("predicted.")}
     ends = {k.removeprefix("interval."): v for k, v in attributes.items() if k.startswith("interval.")}

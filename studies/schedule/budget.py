@@ -33,7 +33,7 @@ _OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """A step of the policy that is a run, as the attribute ``step`` of its trial says.
 
     Attributes:
@@ -70,10 +70,10 @@ class Plan:
         return self.epochs if self.told else self.length
 
 
-def plan_of(attributes: Mapping[str, Any]) -> Plan | None:
+def plan_of(attributes: Mapping[str, Any]) -> StepPlan | None:
     """Return the plan that a trial's attributes hold; None: it is no step of the policy."""
     said = attributes.get("step")
-    return None if said is None else Plan(**{**said, "reference": tuple(said["reference"])})
+    return None if said is None else StepPlan(**{**said, "reference": tuple(said["reference"])})
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class MeasuredMixture:
         brought: what it added.
         cost: epochs that it counts as: what measuring one was known to cost when it was chosen.
         seconds: that decoding and measuring it took.
-        kind: of a mixture (:class:`epsopt.optimize.merge.weight_space_gp.Mixture`).
+        kind: of a mixture (:class:`epsopt.optimize.merge.weight_space_gp.MergeCandidate`).
         path: of its file.
         ends: content hashes of the two checkpoints that it lies between, whole network alike; None: it does not.
         share: of the way from the second of them to the first.
@@ -128,23 +128,23 @@ class Ledger:
     @property
     def spent(self) -> float:
         """Epochs paid for, ever."""
-        return sum(map(self.paid, self.trials)) + sum(m.cost for m in self.mixtures)
+        return sum(map(self.used, self.trials)) + sum(m.cost for m in self.mixtures)
 
     @property
     def under_way(self) -> list[FrozenTrial]:
         """Trials that wait, and those that a worker runs."""
         return [t for t in self.trials if t.state in _OPEN and (t.state == _OPEN[0] or "worker" in t.user_attrs)]
 
-    def committed(self, *, waiting: bool = True) -> float:
+    def reserved(self, *, waiting: bool = True) -> float:
         """Epochs that runs under way are still to have, as far as it was said; those that wait are counted if asked."""
         found = [t for t in self.under_way if waiting or t.state == TrialState.RUNNING]
         return sum(max((told_epochs(t) or 0) - max(written(t), default=0), 0) for t in found)
 
-    def room(self, end: float, *, waiting: bool = True) -> float:
+    def available(self, end: float, *, waiting: bool = True) -> float:
         """Epochs until so many are spent that no run under way is to have; nor one that waits, if asked."""
-        return end - self.spent - self.committed(waiting=waiting) + 1e-9  # of rounding
+        return end - self.spent - self.reserved(waiting=waiting) + 1e-9  # of rounding
 
-    def paid(self, trial: FrozenTrial) -> int:
+    def used(self, trial: FrozenTrial) -> int:
         """Epochs that a trial's run wrote; what an interrupted attempt before it had written is not its own."""
         epochs = written(trial)
         if not epochs:  # it ran all the same, if it left its start behind: a step that costs nothing would never end
@@ -169,9 +169,9 @@ class Ledger:
 
     def _seconds_per_epoch(self) -> float | None:
         found = [
-            (t.datetime_complete - t.datetime_start).total_seconds() / self.paid(t)
+            (t.datetime_complete - t.datetime_start).total_seconds() / self.used(t)
             for t in self.trials
-            if t.datetime_complete is not None and t.datetime_start is not None and self.paid(t)
+            if t.datetime_complete is not None and t.datetime_start is not None and self.used(t)
         ]
         return max(median(found), 1e-3) if found else None
 
@@ -185,7 +185,7 @@ def measured_mixtures(catalogue: Catalogue, project: str) -> tuple[MeasuredMixtu
 def remember_mixture(catalogue: Catalogue, project: str, mixture: MeasuredMixture) -> None:
     """Keep what a mixture promised and brought beside what is kept by now, for whoever goes on."""
     row = [getattr(mixture, f.name) for f in fields(mixture)]
-    catalogue.change_artifact(_ARTIFACT, project, lambda kept: json.dumps([*json.loads(kept or b"[]"), row]).encode())
+    catalogue.update_artifact(_ARTIFACT, project, lambda kept: json.dumps([*json.loads(kept or b"[]"), row]).encode())
 
 
 def _mixture(row: Sequence[Any]) -> MeasuredMixture:
@@ -253,9 +253,9 @@ class Budget:
         """Whole epochs that are not spent."""
         return math.floor(self.end - self._read().spent + 1e-9)
 
-    def room(self, *, waiting: bool = False) -> int:
+    def available(self, *, waiting: bool = False) -> int:
         """Whole epochs that no run under way is to have; nor one that waits, if asked."""
-        return math.floor(self._read().room(self.end, waiting=waiting))
+        return math.floor(self._read().available(self.end, waiting=waiting))
 
     def resumed(self, attributes: Mapping[str, Any]) -> int:
         """Epochs of the interrupted attempt that a trial of these attributes may go on from."""

@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from epsopt.optimize.forecast.catalogue_curves import values_of
-from epsopt.optimize.merge.weight_space_gp import Mixture
+from epsopt.optimize.forecast.catalogue_curves import objective_vector
+from epsopt.optimize.merge.weight_space_gp import MergeCandidate
 from epsopt.optimize.proposals.proposals import nearest_runs
 from epsopt.optimize.schedule.run_acquisition import Candidate, Start
 from epsopt.optimize.schedule.run_prediction import LEVEL, expect
-from epsopt.optimize.schedule.scheduler import BRANCH_EPOCHS, FIRST_RUNS, Known, Policy, Step
+from epsopt.optimize.schedule.scheduler import BRANCH_EPOCHS, FIRST_RUNS, Scheduler, SearchState, Step
 from epsopt.optimize.space import Config, Space
-from epsopt.studies.optuna_io.queue import Suggestion, config_of, proposal_attributes
+from epsopt.studies.optuna_io.queue import ProposalRecord, config_of, proposal_attributes
 from epsopt.studies.project.train_command import takes_start
-from epsopt.studies.schedule.budget import MeasuredMixture, Plan, plan_of, told_epochs, was_started
-from epsopt.studies.schedule.study_snapshot import Scene
-from epsopt.studies.schedule.weight_geometry import Floats, Placed, as_start, shaping
+from epsopt.studies.schedule.budget import MeasuredMixture, StepPlan, plan_of, told_epochs, was_started
+from epsopt.studies.schedule.study_snapshot import StudySnapshot
+from epsopt.studies.schedule.weight_geometry import Floats, WeightGeometry, as_start, shaping
 from epsopt.studies.worker.trial_runner import folder_of
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.formatting import count
@@ -43,7 +43,7 @@ _REMEMBERED = 32  # steps that were runs; older ones hardly count (Credit)
 _LOOKED = "looked"  # attribute: the configuration of a look before it was told how many epochs it has
 
 
-def make_policy(scene: Scene, *, seed: int = 0) -> Policy:
+def make_policy(scene: StudySnapshot, *, seed: int = 0) -> Scheduler:
     """Put the policy together from what all steps so far promised and brought.
 
     Raises:
@@ -52,7 +52,7 @@ def make_policy(scene: Scene, *, seed: int = 0) -> Policy:
     length, told, ledger = scene.length, scene.told, scene.ledger
     starts = bool(scene.usable) and takes_start(scene.project.command or ())
     branch = (min(BRANCH_EPOCHS, length) if told else length) if starts else None
-    policy = Policy(
+    policy = Scheduler(
         scene.space, scene.project.objectives, length=length, reference=scene.reference, origin=scene.origin,
         evaluation=ledger.evaluation, branch_epochs=branch, first_runs=FIRST_RUNS if scene.mixes else PROBES,
         look_epochs=min(LOOK, length) if told and scene.mixes else None, bounds=scene.project.bounds, seed=seed,
@@ -61,14 +61,14 @@ def make_policy(scene: Scene, *, seed: int = 0) -> Policy:
     again = {n for t in ledger.trials for n in t.system_attrs.get("retry_history", ())}
     first = [(t, p) for t, p in planned if "retry_of" not in t.user_attrs]
     looked = [t.user_attrs.get(_LOOKED, config_of(t)) for t, p in first if p.kind == "look"]
-    policy.recall([*(p.kind for _, p in first), *("mixture" for _ in ledger.mixtures)], looked)
+    policy.restore([*(p.kind for _, p in first), *("mixture" for _ in ledger.mixtures)], looked)
     ended = [
         (t, p) for t, p in planned
         if t.state.is_finished() and t.number not in again and p.kind != "look" and was_started(t)
     ]  # fmt: skip
     for trial, plan in ended[-_REMEMBERED:]:
         step = Step("branch" if plan.kind == "branch" else "run", plan.promised, plan.worth, plan.cost)
-        policy.learn(step, scene.brought(trial, plan.reference), taken=max(ledger.paid(trial), 1))
+        policy.learn(step, scene.brought(trial, plan.reference), taken=max(ledger.used(trial), 1))
     for mixture in ledger.mixtures:
         policy.learn(_step_of(mixture, len(scene.project.objectives)), mixture.brought)
     return policy
@@ -77,19 +77,21 @@ def make_policy(scene: Scene, *, seed: int = 0) -> Policy:
 def _step_of(mixture: MeasuredMixture, objectives: int) -> Step:
     """A mixture as the step that it was, as far as the policy learns from it."""
     unknown = np.full(objectives, np.nan)
-    chosen = Mixture(np.zeros((1, 0)), mixture.promised, unknown, unknown, unknown, mixture.kind)
+    chosen = MergeCandidate(np.zeros((1, 0)), mixture.promised, unknown, unknown, unknown, mixture.kind)
     return Step("mixture", mixture.promised, 0.0, mixture.cost, mixture=chosen)
 
 
-def running(scene: Scene) -> list[Candidate]:
+def running(scene: StudySnapshot) -> list[Candidate]:
     """Return what is under way or waits, as the policy sees it."""
     places = {run_id: i for i, run_id in enumerate(scene.curves)}
-    values = {path: values_of(c.metrics, scene.project.objectives) for c in scene.checkpoints for path in c.paths}
+    values = {
+        path: objective_vector(c.metrics, scene.project.objectives) for c in scene.checkpoints for path in c.paths
+    }
     run_in = {folder: c.run_id for c in scene.checkpoints for folder in Path(c.path).parents}
     out = []
     for trial in scene.ledger.under_way:
         config = config_of(trial)
-        if not scene.space.describes(config):
+        if not scene.space.accepts(config):
             continue
         run = None
         if trial.state == TrialState.RUNNING:
@@ -101,13 +103,13 @@ def running(scene: Scene) -> list[Candidate]:
     return out
 
 
-def failed(scene: Scene) -> list[Candidate]:
+def failed(scene: StudySnapshot) -> list[Candidate]:
     """Return runs of the study that ended before anything was measured, in none of their attempts.
 
     Not those whose program could not be started, nor those that somebody stopped: they say nothing of what was to run.
     """
     objectives, trials = scene.project.objectives, scene.ledger.trials
-    values = {path: values_of(c.metrics, objectives) for c in scene.checkpoints for path in c.paths}
+    values = {path: objective_vector(c.metrics, objectives) for c in scene.checkpoints for path in c.paths}
     measured = {f for path, row in values.items() if np.isfinite(row).any() for f in Path(path).parents}
     again = {n for t in trials for n in t.system_attrs.get("retry_history", ())}
     folders = {t.number: folder_of(scene.project, t) for t in trials}
@@ -116,17 +118,17 @@ def failed(scene: Scene) -> list[Candidate]:
         config = config_of(trial)
         attempts = [trial.number, *trial.system_attrs.get("retry_history", ())]
         over = trial.state == TrialState.FAIL and trial.number not in again and was_started(trial)
-        if over and scene.space.describes(config) and not any(folders[n] in measured for n in attempts):
-            epochs = float(max(scene.ledger.paid(trial), 1))
+        if over and scene.space.accepts(config) and not any(folders[n] in measured for n in attempts):
+            epochs = float(max(scene.ledger.used(trial), 1))
             out.append(Candidate(_active(scene, config), _start(scene, trial, values), epochs))
     return out
 
 
-def _active(scene: Scene, config: Mapping[str, Any]) -> Config:
+def _active(scene: StudySnapshot, config: Mapping[str, Any]) -> Config:
     return {p.name: config[p.name] for p in scene.space.active(config)}
 
 
-def _start(scene: Scene, trial: FrozenTrial, values: Mapping[str, Floats]) -> Start | None:
+def _start(scene: StudySnapshot, trial: FrozenTrial, values: Mapping[str, Floats]) -> Start | None:
     """What a trial's run starts from, as far as it was measured."""
     path = trial.user_attrs.get("init_from")
     if path is None:
@@ -134,17 +136,17 @@ def _start(scene: Scene, trial: FrozenTrial, values: Mapping[str, Floats]) -> St
     return Start(path, values[path]) if path in values else None
 
 
-def known(scene: Scene, placed: Placed | None) -> Known:
+def known(scene: StudySnapshot, placed: WeightGeometry | None) -> SearchState:
     """Return what the policy is told."""
     objectives = scene.project.objectives
     fixed = shaping(scene.checkpoints, scene.space)
     usable = scene.usable if placed is None else placed.checkpoints
-    mixed = [scene.told_of(c) for c in scene.checkpoints if is_recombined(c)]
+    mixed = [scene.clipped_values(c) for c in scene.checkpoints if is_recombined(c)]
     nothing = failed(scene)
     trained = sum(float(c.steps[-1]) for c in scene.curves.values()) + sum(c.epochs for c in nothing)
-    return Known(
+    return SearchState(
         [replace(curve, moved=_moved(scene, placed, run_id)) for run_id, curve in scene.curves.items()],
-        [replace(as_start(c, objectives, fixed), values=scene.told_of(c)) for c in usable],
+        [replace(as_start(c, objectives, fixed), values=scene.clipped_values(c)) for c in usable],
         np.stack(mixed) if mixed else None,
         None if placed is None else placed.space,
         trained + sum(m.cost for m in scene.ledger.mixtures),
@@ -152,7 +154,7 @@ def known(scene: Scene, placed: Placed | None) -> Known:
     )
 
 
-def _moved(scene: Scene, placed: Placed | None, run_id: int) -> Floats | None:
+def _moved(scene: StudySnapshot, placed: WeightGeometry | None, run_id: int) -> Floats | None:
     start = scene.starts.get(run_id)
     return None if placed is None or start is None else placed.moved(scene.trained[run_id], start)
 
@@ -176,7 +178,7 @@ class ChosenRun:
     key: str
 
 
-def chosen_run(scene: Scene, step: Step, candidate: Candidate, room: int) -> ChosenRun:
+def chosen_run(scene: StudySnapshot, step: Step, candidate: Candidate, room: int) -> ChosenRun:
     """Return what is to be queued of a step.
 
     Args:
@@ -187,12 +189,12 @@ def chosen_run(scene: Scene, step: Step, candidate: Candidate, room: int) -> Cho
     """
     epochs = max(round(candidate.epochs), 1)
     if scene.told:
-        epochs = min(epochs, room, _most(scene.space, scene.told_by))
-    plan = Plan(
-        step.kind, step.promised, step.worth, step.cost, epochs, scene.length, scene.told, scene.told_by,
+        epochs = min(epochs, room, _most(scene.space, scene.epochs_parameter))
+    plan = StepPlan(
+        step.kind, step.promised, step.worth, step.cost, epochs, scene.length, scene.told, scene.epochs_parameter,
         probe=step.kind == "look" and not scene.mixes, reference=tuple(scene.reference.tolist()),
     )  # fmt: skip
-    config = told_config(scene.space, candidate.config, scene.told_by, epochs)
+    config = told_config(scene.space, candidate.config, scene.epochs_parameter, epochs)
     suggestion = suggested(scene, step, replace(candidate, config=config, epochs=plan.ends))
     said: dict[str, Any] = {"step": plan.to_json(), **proposal_attributes(suggestion, LEVEL)}
     if plan.kind == "look" and config != candidate.config:
@@ -203,7 +205,7 @@ def chosen_run(scene: Scene, step: Step, candidate: Candidate, room: int) -> Cho
     return ChosenRun(scene.space, config, start, said, hashlib.sha256(identity.encode()).hexdigest()[:16])
 
 
-def suggested(scene: Scene, step: Step, candidate: Candidate) -> Suggestion:
+def suggested(scene: StudySnapshot, step: Step, candidate: Candidate) -> ProposalRecord:
     """Return a step as a proposal: what is expected of it, and why it was chosen.
 
     Args:
@@ -218,7 +220,7 @@ def suggested(scene: Scene, step: Step, candidate: Candidate) -> Suggestion:
     long = count(f"{candidate.epochs:g}", "epoch")
     if step.model is None:
         why = f"a look of up to {long}: too few runs are known to expect anything of one"
-        return Suggestion(candidate.config, init_from=init_from, nearest_runs=near, reason=why)
+        return ProposalRecord(candidate.config, init_from=init_from, nearest_runs=near, reason=why)
     expected = expect(step.model, candidate)
     begun = next((c for c in scene.checkpoints if init_from in c.paths), None)
     where = "" if begun is None else f" from {begun.run}" + ("" if begun.epoch is None else f":{begun.epoch}")
@@ -228,7 +230,7 @@ def suggested(scene: Scene, step: Step, candidate: Candidate) -> Suggestion:
         f"a {step.kind} of {long}{where}, expected to add {added:.2g} to the hypervolume, {each:.2g} an epoch, and "
         f"to join the front ({expected.joins_front:.0%})"
     )
-    return Suggestion(
+    return ProposalRecord(
         candidate.config, expected.point, expected.low, expected.high, init_from=init_from,
         joins_front=expected.joins_front, nearest_runs=near, reason=why,
     )  # fmt: skip

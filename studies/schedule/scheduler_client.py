@@ -88,20 +88,20 @@ class StepAsker:
     def stop(self) -> None:
         """End it at once; the next one starts from what is in the database."""
         if self._helper is not None:
-            self._helper.end()
+            self._helper.kill()
 
     def _say(self, **order: bool) -> None:
         self._hear()
         if self._helper is None or not self._helper.runs():
             self._helper = Helper("epsopt.studies.schedule.scheduler_service")
-            self._helper.say(asdict(self._task))
-        self._helper.say(order)
+            self._helper.send(asdict(self._task))
+        self._helper.send(order)
 
     def _hear(self) -> None:
         if self._helper is None:
             return
         ended = not self._helper.runs()
-        for line in self._helper.hear():
+        for line in self._helper.receive():
             said = json.loads(line)
             if "answered" in said:
                 self._waits, self._trouble = False, said["answered"]

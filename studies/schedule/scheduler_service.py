@@ -4,9 +4,10 @@ While programs run, the next run is chosen as if they ended as is expected of th
 write, and mixtures that are worth more than it are measured. A launch that is asked for waits for the choice that knows
 how they ended, but not for long: then the one from before is taken.
 
-``python -m epsopt.studies.schedule.scheduler_service`` reads lines of JSON: first the task (asking.py), then whether to ``launch``
-the next step, or else to choose it anew since more is known, and then whether to ``mix``. It tells lines of JSON, too:
-``told`` is a sentence about a mixture, ``answered`` that a step is queued or none can be, and what trouble there was.
+``python -m epsopt.studies.schedule.scheduler_service`` reads lines of JSON: first the task (asking.py), then whether
+to ``launch`` the next step, or else to choose it anew since more is known, and then whether to ``mix``. It tells
+lines of JSON, too: ``told`` is a sentence about a mixture, ``answered`` that a step is queued or none can be, and
+what trouble there was.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ import torch
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from epsopt.optimize.forecast.catalogue_curves import values_of
-from epsopt.optimize.merge.weight_space_gp import Mixture, on_way
-from epsopt.optimize.schedule.scheduler import Policy, Step
+from epsopt.optimize.forecast.catalogue_curves import objective_vector
+from epsopt.optimize.merge.weight_space_gp import MergeCandidate, on_way
+from epsopt.optimize.schedule.scheduler import Scheduler, Step
 from epsopt.studies.merge.merge_candidates import require_objectives
 from epsopt.studies.optuna_io.queue import record_step
 from epsopt.studies.optuna_io.refit_lease import Lease, LeaseLost, lease
@@ -41,8 +42,8 @@ from epsopt.studies.project.project import Project, load_project
 from epsopt.studies.schedule.budget import Ledger, MeasuredMixture, remember_mixture
 from epsopt.studies.schedule.scheduler_adapter import ChosenRun, chosen_run, known, make_policy, running
 from epsopt.studies.schedule.scheduler_client import StepTask
-from epsopt.studies.schedule.study_snapshot import Scene, whole_rows
-from epsopt.studies.schedule.weight_geometry import Placed, place
+from epsopt.studies.schedule.study_snapshot import StudySnapshot, whole_rows
+from epsopt.studies.schedule.weight_geometry import WeightGeometry, place
 from epsopt.studies.worker.trial_runner import REFUSALS
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.credentials import masked
@@ -65,11 +66,11 @@ class _Chosen:
     """A step, and what was known when it was chosen."""
 
     run: ChosenRun | None  # what to launch, unless a mixture takes the room for it
-    scene: Scene
-    mixture: tuple[Placed, Step] | None  # to be measured before
+    scene: StudySnapshot
+    mixture: tuple[WeightGeometry, Step] | None  # to be measured before
 
 
-class Follower:
+class SchedulerService:
     """Chooses the policy's next step, and queues it when asked.
 
     Of all followers of a database one at a time measures mixtures (lease.py). Whoever chose beside a step that somebody
@@ -109,8 +110,8 @@ class Follower:
         self._folder: Path | None = None
         self._saved = 0
         self._sought: set[Parent] = set()
-        self._policy: Policy | None = None
-        self._placed: tuple[object, Placed | None] | None = None  # and what it was placed by
+        self._policy: Scheduler | None = None
+        self._placed: tuple[object, WeightGeometry | None] | None = None  # and what it was placed by
         self._news, self._hurry = threading.Event(), threading.Event()
         self._lock = threading.RLock()  # of what follows: orders come from other threads
         self._asks = 0
@@ -219,7 +220,7 @@ class Follower:
             return not self._done(None, asks)
         return self._is_old(chosen.scene) or not self._queue(chosen.run)
 
-    def _is_old(self, scene: Scene) -> bool:
+    def _is_old(self, scene: StudySnapshot) -> bool:
         """Whether steps were taken that were not known of."""
         now = Ledger.read(self._storage, self._catalogue, self._project.name)
         return (len(now.trials), len(now.mixtures)) != (len(scene.ledger.trials), len(scene.ledger.mixtures))
@@ -264,7 +265,7 @@ class Follower:
 
     def _may_launch(self, ledger: Ledger) -> bool:
         """Whether nothing waits, and an epoch is left."""
-        return ledger.room(self._until) >= 1 and not any(t.state == TrialState.WAITING for t in ledger.trials)
+        return ledger.available(self._until) >= 1 and not any(t.state == TrialState.WAITING for t in ledger.trials)
 
     def _choose(self, *, ahead: bool) -> _Chosen | None:
         """Choose by what is known; None: something waits already, or no epoch is left.
@@ -275,25 +276,25 @@ class Follower:
         ledger = scene.ledger
         if not self._may_launch(ledger):
             return None
-        placed = self._place(scene, ledger.room(self._until))
+        placed = self._place(scene, ledger.available(self._until))
         policy = make_policy(scene, seed=self._seed)
         if self._policy is not None:
-            policy.go_on(self._policy, learn=ahead)
+            policy.warm_start_from(self._policy, learn=ahead)
         self._policy = policy
         step = policy.next(known(scene, placed), running(scene))
         run = step if step.candidate is not None else step.otherwise
         assert run is not None
         assert run.candidate is not None
         # Ahead, what runs may be stopped before it has had its epochs; a worker gives no run more than is left by then.
-        room = self._until - ledger.spent if ahead else ledger.room(self._until)
+        room = self._until - ledger.spent if ahead else ledger.available(self._until)
         mixture = None if placed is None or step.mixture is None else (placed, step)
         room -= 0.0 if mixture is None else step.cost
         left = math.floor(room + 1e-9)
         return _Chosen(chosen_run(scene, run, run.candidate, left) if left >= 1 else None, scene, mixture)
 
-    def _scene(self) -> Scene:
+    def _scene(self) -> StudySnapshot:
         """Read it; where runs name a base among the runs that was not read yet, that is read first."""
-        scene = Scene.read(self._project, self._storage, self._catalogue, self._length)
+        scene = StudySnapshot.read(self._project, self._storage, self._catalogue, self._length)
         family = scene.family
         if family is None or not family.declared or family.base_checkpoint is not None or family.base in self._sought:
             return scene
@@ -304,9 +305,9 @@ class Follower:
                 self._catalogue, base.parent, root=self._project.runs, embed=self._project.embed, jobs=1,
                 follow_links=self._project.follow_links,
             )  # fmt: skip
-        return Scene.read(self._project, self._storage, self._catalogue, self._length)
+        return StudySnapshot.read(self._project, self._storage, self._catalogue, self._length)
 
-    def _place(self, scene: Scene, room: float) -> Placed | None:
+    def _place(self, scene: StudySnapshot, room: float) -> WeightGeometry | None:
         """Where checkpoints lie, if mixing them is possible and can be paid for."""
         if self._gave_up or not scene.mixes or scene.family is None or scene.ledger.evaluation > room:
             return None
@@ -325,7 +326,7 @@ class Follower:
         self._gave_up = True
         self._tell(f"no mixture was measured: {error}")
 
-    def _measured(self, scene: Scene, placed: Placed, step: Step) -> bool:
+    def _measured(self, scene: StudySnapshot, placed: WeightGeometry, step: Step) -> bool:
         """Measure a mixture, unless somebody else is at that; whether there is something new to choose by."""
         with lease(self._catalogue, wait=False) as held:
             if held is None:
@@ -340,7 +341,7 @@ class Follower:
                 self._give_up(error)
             return True
 
-    def _measure(self, held: Lease, scene: Scene, placed: Placed, step: Step) -> None:
+    def _measure(self, held: Lease, scene: StudySnapshot, placed: WeightGeometry, step: Step) -> None:
         """Measure a mixture and read it into the catalogue, good or not: then the next step knows it."""
         mixture, decoder = step.mixture, self._decoder
         assert mixture is not None
@@ -352,7 +353,7 @@ class Follower:
             measured = decoder.measure(decoded, "a mixture")
             seconds = time.monotonic() - began
             require_objectives(measured, objectives)
-            held.require()
+            held.assert_held()
             self._folder = self._folder or new_folder(self._project.runs, "mixed")
             path = self._folder / f"mixed_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
             ends = zip(objectives, mixture.predicted, mixture.low, mixture.high, strict=True)
@@ -366,7 +367,7 @@ class Follower:
             self._catalogue, self._folder, root=self._project.runs, embed=self._project.embed, jobs=1,
             follow_links=self._project.follow_links,
         )  # fmt: skip
-        values = values_of(measured, objectives)[None]
+        values = objective_vector(measured, objectives)[None]
         before = scene.volume(scene.measured, scene.reference.tolist())
         brought = scene.volume(whole_rows(np.vstack([scene.measured, values])), scene.reference.tolist()) - before
         new = MeasuredMixture(
@@ -378,7 +379,7 @@ class Follower:
         self._tell(f"{self._folder.name}/{path.name} {joined}; it cost {count(f'{step.cost:.2g}', 'epoch')}")
 
 
-def _way(placed: Placed, mixture: Mixture) -> tuple[tuple[str, str], float] | tuple[None, None]:
+def _way(placed: WeightGeometry, mixture: MergeCandidate) -> tuple[tuple[str, str], float] | tuple[None, None]:
     """Contents of the two checkpoints that a mixture lies between, and its share of the way from the second."""
     found = on_way(mixture.coefficients)
     if found is None:
@@ -406,7 +407,7 @@ class _Answers:
             self._file.flush()
 
 
-def _listen(follower: Follower) -> None:
+def _listen(follower: SchedulerService) -> None:
     """Pass orders on until nobody is there who may give any."""
     try:
         for line in sys.stdin:
@@ -430,7 +431,7 @@ def main() -> int:
         storage = open_storage(task.storage, create=False)
         with (
             Catalogue(task.storage, project.rename, project.weights_key) as catalogue,
-            Follower(
+            SchedulerService(
                 project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
                 tell=lambda line: answers.say(told=line), answer=lambda trouble: answers.say(answered=trouble),
             ) as follower,

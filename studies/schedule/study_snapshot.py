@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
-from epsopt.optimize.forecast.catalogue_curves import STARTS, past_curves, trained_runs, values_of
-from epsopt.optimize.forecast.learning_curve_gp import Curve, OnWay
+from epsopt.optimize.forecast.catalogue_curves import STARTS, objective_vector, past_curves, trained_runs
+from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.outliers import bulk
 from epsopt.optimize.pareto import hypervolume, non_dominated
@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class StudySnapshot:
     """What the database says of a project, at one moment.
 
     Attributes:
@@ -64,7 +64,7 @@ class Scene:
     starts: Mapping[int, str] = field(default_factory=dict)
 
     @staticmethod
-    def read(project: Project, storage: RDBStorage, catalogue: Catalogue, length: float | None = None) -> Scene:
+    def read(project: Project, storage: RDBStorage, catalogue: Catalogue, length: float | None = None) -> StudySnapshot:
         """Read it.
 
         Raises:
@@ -86,11 +86,11 @@ class Scene:
         family = front_family(checkpoints, lineages, project.objectives)
         origin = None
         if family is not None and family.declared and family.base_checkpoint is not None:
-            values = values_of(family.base_checkpoint.metrics, project.objectives)
+            values = objective_vector(family.base_checkpoint.metrics, project.objectives)
             origin = Start("", values) if np.isfinite(values).all() else None
         starts = _starts(project, ledger, checkpoints, lineages, family)
         curves = _curves(project, ledger, checkpoints, space, starts)
-        return Scene(project, ledger, tuple(checkpoints), space, curves, family, origin, length, starts)
+        return StudySnapshot(project, ledger, tuple(checkpoints), space, curves, family, origin, length, starts)
 
     @cached_property
     def length(self) -> float:
@@ -126,7 +126,7 @@ class Scene:
         return trained_runs(self.checkpoints, self.space)
 
     @cached_property
-    def told_by(self) -> str | None:
+    def epochs_parameter(self) -> str | None:
         """The hyperparameter that says how many epochs a run has, if one does."""
         numbers = [p.name for p in self.space.parameters if p.kind != "categorical" and p.active_when is None]
         if "epochs" in numbers:
@@ -140,7 +140,7 @@ class Scene:
     def told(self) -> bool:
         """Whether a run can be told how many epochs it is to have."""
         named = any(p.name == "epochs" for p in self.space.parameters)  # the place is that hyperparameter's then
-        return self.told_by is not None or (takes_epochs(self.project.command or ()) and not named)
+        return self.epochs_parameter is not None or (takes_epochs(self.project.command or ()) and not named)
 
     @property
     def mixes(self) -> bool:
@@ -156,7 +156,9 @@ class Scene:
     @cached_property
     def measured(self) -> Floats:
         """``(k, m)`` all that was measured whole, in the order in which it was read."""
-        rows = [values_of(c.metrics, self.project.objectives) for c in sorted(self.checkpoints, key=lambda c: c.id)]
+        rows = [
+            objective_vector(c.metrics, self.project.objectives) for c in sorted(self.checkpoints, key=lambda c: c.id)
+        ]
         table = np.stack(rows) if rows else np.zeros((0, len(self.project.objectives)))
         return np.asarray(table[np.isfinite(table).all(axis=1)])
 
@@ -179,13 +181,13 @@ class Scene:
         bounds = np.array([self.project.bounds.get(o.name, (-np.inf, np.inf)) for o in objectives])
         return np.asarray(corner.clip(bounds[:, 0], bounds[:, 1]))
 
-    def told_of(self, checkpoint: Checkpoint) -> Floats:
+    def clipped_values(self, checkpoint: Checkpoint) -> Floats:
         """``(m,)`` what models are told of a checkpoint: of a mixture, no worse than all that was trained.
 
         One far out may be worse by thousands where a metric has no bounds. On that scale what was trained is all alike,
         promises are thousands of fronts, and nothing but mixtures would ever be worth its cost.
         """
-        values = values_of(checkpoint.metrics, self.project.objectives)
+        values = objective_vector(checkpoint.metrics, self.project.objectives)
         if not is_recombined(checkpoint):
             return values
         return np.asarray(np.maximum(values * self._signs, self._worst) * self._signs)
@@ -197,7 +199,7 @@ class Scene:
     @cached_property
     def _worst(self) -> Floats:
         """``(m,)`` the worst of what was trained, larger is better; not better than what is just not good enough."""
-        rows = [values_of(c.metrics, self.project.objectives) for c in self.checkpoints if not is_recombined(c)]
+        rows = [objective_vector(c.metrics, self.project.objectives) for c in self.checkpoints if not is_recombined(c)]
         table = whole_rows(np.stack(rows)) if rows else np.zeros((0, len(self._signs)))
         return np.asarray((np.vstack([table, self.reference]) * self._signs).min(axis=0))
 
@@ -233,7 +235,7 @@ class Measurements:
     @staticmethod
     def of(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> Measurements:
         """Take them from the catalogue's checkpoints."""
-        rows = [values_of(c.metrics, objectives) for c in checkpoints]
+        rows = [objective_vector(c.metrics, objectives) for c in checkpoints]
         values = np.reshape(np.array(rows, dtype=np.float64), (-1, len(objectives)))
         return Measurements(
             np.array([c.id for c in checkpoints], dtype=np.int64), values, tuple(o.maximize for o in objectives)
@@ -302,7 +304,7 @@ def _curves(
     starts: Mapping[int, str],
 ) -> dict[int, Curve]:
     """Curves by run, with what was measured where it started and on the way from there."""
-    values = {c.sha256: values_of(c.metrics, project.objectives) for c in checkpoints}
+    values = {c.sha256: objective_vector(c.metrics, project.objectives) for c in checkpoints}
     trained = trained_runs(checkpoints, space)
     out = {}
     for run_id, curve in past_curves(checkpoints, space, project.objectives).items():
@@ -321,7 +323,7 @@ def _on_way(
     checkpoints: Sequence[Checkpoint],
     own: Sequence[Checkpoint],
     start: str,
-) -> OnWay | None:
+) -> PathMeasurements | None:
     """Mixtures that lie on the way from where a run started to one of its checkpoints, as they were measured."""
     epochs = {c.sha256: float(c.trained or 0) for c in own}
     by_path = {c.path: c for c in checkpoints}
@@ -329,9 +331,9 @@ def _on_way(
     for mixture in mixtures:
         found = mixture.on_way(start)
         if found is not None and found[0] in epochs and mixture.path in by_path:
-            measured = values_of(by_path[mixture.path].metrics, project.objectives)
+            measured = objective_vector(by_path[mixture.path].metrics, project.objectives)
             rows.append((epochs[found[0]], found[1], measured))
     if not rows:
         return None
     steps, shares, values = zip(*rows, strict=True)
-    return OnWay(np.array(steps), np.array(shares), np.stack(values))
+    return PathMeasurements(np.array(steps), np.array(shares), np.stack(values))

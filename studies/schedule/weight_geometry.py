@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
-from epsopt.optimize.forecast.catalogue_curves import values_of
+from epsopt.optimize.forecast.catalogue_curves import objective_vector
 from epsopt.optimize.merge.weight_space_gp import MOST_ROWS, WeightSpace
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import non_dominated
@@ -55,7 +55,7 @@ def front_family(
     """Return the family that the whole front of what was trained is of; None: of several, or nothing is measured."""
     # Mixtures are of the family of what they were mixed from, however far out they lie.
     trained = [c for c in checkpoints if not is_recombined(c)]
-    measured = [c for c in trained if np.isfinite(values_of(c.metrics, objectives)).all()]
+    measured = [c for c in trained if np.isfinite(objective_vector(c.metrics, objectives)).all()]
     if not measured:
         return None
     roots = _roots(checkpoints, lineages)
@@ -95,7 +95,7 @@ def as_start(checkpoint: Checkpoint, objectives: Sequence[Objective], fixed: Seq
     """Return a checkpoint as a start of runs, which must have these hyperparameters as it has them."""
     given = checkpoint.hyperparameters
     kept = {p.name: given[p.name] for p in fixed if given.get(p.name) is not None and p.contains(given[p.name])}
-    return Start(checkpoint.path, values_of(checkpoint.metrics, objectives), kept)
+    return Start(checkpoint.path, objective_vector(checkpoint.metrics, objectives), kept)
 
 
 def shaping(checkpoints: Sequence[Checkpoint], space: Space) -> list[Parameter]:
@@ -116,7 +116,7 @@ def shaping(checkpoints: Sequence[Checkpoint], space: Space) -> list[Parameter]:
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class WeightGeometry:
     """Checkpoints whose place in weight space is known.
 
     Attributes:
@@ -151,7 +151,9 @@ class Placed:
         return np.asarray(np.sqrt(apart).T / np.maximum(self.space.norms, 1e-12))
 
 
-def place(decoder: WeightDecoder, project: Project, checkpoints: Sequence[Checkpoint], family: Family) -> Placed | None:
+def place(
+    decoder: WeightDecoder, project: Project, checkpoints: Sequence[Checkpoint], family: Family
+) -> WeightGeometry | None:
     """Compare the measured checkpoints of a family with its base; None: there are fewer than two.
 
     Of more than can be read each time, the front and the newest are taken.
@@ -177,7 +179,7 @@ def place(decoder: WeightDecoder, project: Project, checkpoints: Sequence[Checkp
     parents = [Parent(c.path, c.sha256) for c in chosen]
     sources, products = only_finite(sources, decoder.products(parents, family.base))
     mixable, space = Mixable(sources, products, project, checkpoints), WeightSpace(products.products, products.norms)
-    return Placed(sources.checkpoints, space, mixable, sources.labels, family.base.sha256)
+    return WeightGeometry(sources.checkpoints, space, mixable, sources.labels, family.base.sha256)
 
 
 def measured_once(
@@ -185,4 +187,4 @@ def measured_once(
 ) -> list[Checkpoint]:
     """Return the checkpoints that are there with every objective measured, each content once; not the base."""
     unique = {c.sha256: c for c in checkpoints if c.sha256 != but}
-    return [c for c in unique.values() if np.isfinite(values_of(c.metrics, objectives)).all() and is_there(c)]
+    return [c for c in unique.values() if np.isfinite(objective_vector(c.metrics, objectives)).all() and is_there(c)]

@@ -17,7 +17,7 @@ from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.proposals.proposals import FEWEST_RUNS, Proposal, past_runs, propose
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space
-from epsopt.studies.optuna_io.queue import Suggestion, config_of, proposed_trials, record_proposals, waiting
+from epsopt.studies.optuna_io.queue import ProposalRecord, config_of, proposed_trials, record_proposals, waiting
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import render_command, takes_start
 from epsopt.studies.schedule.study_snapshot import named_start
@@ -34,7 +34,7 @@ _DRAWS = 32  # times as many random configurations are drawn as are wanted
 
 
 @dataclass(frozen=True)
-class Proposed:
+class ProposalBatch:
     """What was proposed.
 
     Attributes:
@@ -67,7 +67,7 @@ def propose_next(
     unless_queued: bool = False,
     check: Callable[[Sequence[Proposal]], object] | None = None,
     progress: Callable[[str, float], None] | None = None,
-) -> Proposed:
+) -> ProposalBatch:
     """Propose the next training runs, none of which ran, runs or waits already, and queue them.
 
     A run from a checkpoint is another one than a run from scratch with the same hyperparameters, or than one from
@@ -127,7 +127,7 @@ def propose_next(
         numbers = record_proposals(storage, project.name, objectives, space, proposals, level=level)
     else:
         numbers = list(range(len(trials), len(trials) + len(proposals)))
-    return Proposed(tuple(proposals), tuple(numbers), space, len(past))
+    return ProposalBatch(tuple(proposals), tuple(numbers), space, len(past))
 
 
 def require_start(project: Project) -> None:
@@ -172,7 +172,7 @@ def lacking(space: Space, checkpoints: Sequence[Checkpoint], cut_off: Collection
     """Return how many more runs that end by themselves it takes to learn proposals from them."""
     whole = [c for c in checkpoints if c.run_id not in cut_off and not is_recombined(c)]
     configs = {c.run_id: c.hyperparameters for c in whole if any(v is not None for v in c.metrics.values())}
-    return max(FEWEST_RUNS - sum(space.describes(config) for config in configs.values()), 0)
+    return max(FEWEST_RUNS - sum(space.accepts(config) for config in configs.values()), 0)
 
 
 def queue_random(
@@ -201,7 +201,7 @@ def queue_random(
     """
     trials = proposed_trials(storage, project.name)
     ran = {c.run_id: c.hyperparameters for c in checkpoints}.values()
-    seen = {space.key(c) for c in [*map(config_of, trials), *ran] if space.describes(c)}
+    seen = {space.key(c) for c in [*map(config_of, trials), *ran] if space.accepts(c)}
     rng = np.random.default_rng([seed, len(trials)])  # the next ones differ from those before
     found: dict[Any, Mapping[str, Any]] = {}
     for config in (c for _ in range(_DRAWS) for c in space.sample(n, rng)):
@@ -213,7 +213,7 @@ def queue_random(
             f"no configuration of the search space is left that did not run, in {_DRAWS * n} random ones: widen "
             f"[space] in {project.file}"
         )
-    drawn = [Suggestion(config, reason=RANDOM) for config in found.values()]
+    drawn = [ProposalRecord(config, reason=RANDOM) for config in found.values()]
     return record_proposals(storage, project.name, project.objectives, space, drawn)
 
 

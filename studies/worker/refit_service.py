@@ -2,9 +2,9 @@
 
 With a budget the steps of the policy are taken instead (stepping.py).
 
-``python -m epsopt.studies.worker.refit_service`` takes one JSON document on standard input. Asked for proposals it queues
-them, if none is queued, by the map that there is, which is told of the checkpoints that it was not trained on; only the
-first map is waited for. Otherwise it measures mixtures if asked, and fits the map again if the catalogue has
+``python -m epsopt.studies.worker.refit_service`` takes one JSON document on standard input. Asked for proposals it
+queues them, if none is queued, by the map that there is, which is told of the checkpoints that it was not trained on;
+only the first map is waited for. Otherwise it measures mixtures if asked, and fits the map again if the catalogue has
 checkpoints that it was not trained on. What there is to tell it prints, a line each. Of all workers of a database one
 learns at a time (lease.py); one that was taken for dead ends before it writes anything more, and says so. Proposals by
 a map that is there take no lease, so they wait for no fit.
@@ -102,7 +102,7 @@ class BackgroundLearner:
             return
         self._collect()
         helper = Helper("epsopt.studies.worker.refit_service")
-        helper.say(asdict(replace(self._task, propose=propose)))
+        helper.send(asdict(replace(self._task, propose=propose)))
         helper.close()
         if propose:
             self._asker = helper
@@ -121,7 +121,7 @@ class BackgroundLearner:
     def _collect(self) -> None:
         for helper in (self._asker, self._learner):
             if helper is not None:
-                self._news += helper.hear()
+                self._news += helper.receive()
 
     def trouble(self) -> str | None:
         """Say why the last one that was to propose failed; None if it did not, or has not ended."""
@@ -139,7 +139,7 @@ class BackgroundLearner:
         """End all of them; the next ones start from what is in the database."""
         for helper in (self._asker, self._learner):
             if helper is not None:
-                helper.end()
+                helper.kill()
 
 
 def learn(task: Task) -> None:
@@ -249,7 +249,7 @@ def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalog
     if stale and task.mix:
         _mix(task, project, catalogue, held)
     if stale and not few:
-        held.require()  # not once more when it is fitted: whoever fits the same map keeps the same one
+        held.assert_held()  # not once more when it is fitted: whoever fits the same map keeps the same one
         names = [o.name for o in project.objectives]
         fit_map(catalogue, seed=task.seed, objectives=names, learn=project.learn, bounds=project.bounds)
 
@@ -259,7 +259,7 @@ def _mix(task: Task, project: Project, catalogue: Catalogue, held: Lease) -> Non
     from epsopt.studies.merge.merge_round import mix_round
 
     try:
-        told = mix_round(project, catalogue, task.mix, seed=task.seed, progress=lambda *_: held.require())
+        told = mix_round(project, catalogue, task.mix, seed=task.seed, progress=lambda *_: held.assert_held())
     except LeaseLost:
         raise
     except EpsoptError as error:

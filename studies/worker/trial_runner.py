@@ -16,14 +16,14 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from epsopt.optimize.space import Space
-from epsopt.studies.optuna_io.queue import Taken, outcome_attributes
+from epsopt.studies.optuna_io.queue import ClaimedProposal, outcome_attributes
 from epsopt.studies.optuna_io.recording import record_measured
 from epsopt.studies.optuna_io.study_figure import complete_values
-from epsopt.studies.optuna_io.trial_leases import amend, finish
+from epsopt.studies.optuna_io.trial_leases import finish, set_attributes
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import render_command
 from epsopt.studies.protocols import Decision, Stopper
-from epsopt.studies.schedule.budget import NOT_STARTED, Plan, plan_of
+from epsopt.studies.schedule.budget import NOT_STARTED, StepPlan, plan_of
 from epsopt.studies.worker.training_process import Launch, Training
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -42,7 +42,7 @@ State = Literal["complete", "pruned", "fail", "lost"]
 
 
 @dataclass(frozen=True)
-class Ended:
+class RunResult:
     """A run that ended.
 
     Attributes:
@@ -70,7 +70,7 @@ class Ended:
     n_checkpoints: int
     failure: str | None
     seconds: float
-    plan: Plan | None = None
+    plan: StepPlan | None = None
 
     def sentence(self) -> str:
         """Say it in one line."""
@@ -83,7 +83,7 @@ class Ended:
         return f"{self.name}: failed, {self.failure}"
 
 
-class Terms(Protocol):
+class RunSettings(Protocol):
     """How runs are started and watched (a worker's orders)."""
 
     @property
@@ -121,10 +121,10 @@ def prepare(
     storage: RDBStorage,
     catalogue: Catalogue,
     space: Space,
-    taken: Taken,
-    terms: Terms,
+    taken: ClaimedProposal,
+    terms: RunSettings,
     most: int | None = None,
-) -> Run | Ended:
+) -> Run | RunResult:
     """Make the folder of a run and start its program; what cannot be started has ended.
 
     Args:
@@ -152,13 +152,15 @@ def prepare(
     except EpsoptError as error:
         said = {"failure": str(error), "provenance": "training failed", NOT_STARTED: True}
         finish(storage, taken.trial_id, TrialState.FAIL, None, said)
-        return Ended(taken.number, out.name, out, taken.params, "fail", None, None, 0, str(error), 0.0, plan)
+        return RunResult(taken.number, out.name, out, taken.params, "fail", None, None, 0, str(error), 0.0, plan)
     asked = params.get("epochs")
     length = float(asked) if isinstance(asked, int | float) and not isinstance(asked, bool) else None
     return Run(project, storage, catalogue, taken, training, terms.watch, plan=plan, length=length)
 
 
-def catch_up(project: Project, storage: RDBStorage, catalogue: Catalogue, taken: Taken) -> Taken:
+def recover_attempt(
+    project: Project, storage: RDBStorage, catalogue: Catalogue, taken: ClaimedProposal
+) -> ClaimedProposal:
     """Read what an attempt wrote after its worker, which was lost, last looked: the retry goes on from the last of it.
 
     Nobody knows when that was written, so it counts towards no budget.
@@ -174,10 +176,10 @@ def catch_up(project: Project, storage: RDBStorage, catalogue: Catalogue, taken:
     found = _checkpoints_in(catalogue, out)
     if not found:
         return taken
-    amend(storage, attempt["trial_id"], {"unseen": _curve(project, found)})
+    set_attributes(storage, attempt["trial_id"], {"unseen": _curve(project, found)})
     record_measured(storage, project.name, project.objectives, found)
     said = {"resume_from": found[-1].path}
-    amend(storage, taken.trial_id, said)
+    set_attributes(storage, taken.trial_id, said)
     return replace(taken, attributes={**taken.attributes, **said})
 
 
@@ -226,7 +228,7 @@ def _said(checkpoint: Checkpoint) -> tuple[object, ...]:
     return checkpoint.sha256, checkpoint.epoch, checkpoint.metrics
 
 
-def _say(storage: RDBStorage, taken: Taken, name: str, value: Any) -> None:
+def _say(storage: RDBStorage, taken: ClaimedProposal, name: str, value: Any) -> None:
     with contextlib.suppress(UpdateFinishedTrialError):  # given to others meanwhile: the next heartbeat tells
         storage.set_trial_user_attr(taken.trial_id, name, value)
 
@@ -257,13 +259,13 @@ class Run:
     project: Project
     storage: RDBStorage
     catalogue: Catalogue
-    taken: Taken
+    taken: ClaimedProposal
     training: Training
     watch: float = 1.0
     checkpoints: list[Checkpoint] = field(default_factory=list)
     decision: Decision | None = None
     spared: Decision | None = None
-    plan: Plan | None = None
+    plan: StepPlan | None = None
     length: float | None = None
     trouble: str | None = None
 
@@ -301,7 +303,7 @@ class Run:
             return self.length is not None and last >= self.length
         return last >= self.plan.ends if self.plan.told else last == self.plan.ends
 
-    def look(self, stopper: Stopper | None, *, lost: bool) -> Ended | None:
+    def poll(self, stopper: Stopper | None, *, lost: bool) -> RunResult | None:
         """See whether it has ended or written checkpoints, and whether it should go on.
 
         Args:
@@ -347,7 +349,7 @@ class Run:
             self.decision, self._stopping = decision, True
             self.training.stop()
 
-    def leave(self) -> None:
+    def save_interrupted(self) -> None:
         """Once its program was ended from outside: read what it wrote last, for the next attempt to go on from."""
         self._read(at_end=True)
         if self.checkpoints:
@@ -390,7 +392,7 @@ class Run:
             _say(self.storage, self.taken, "checkpoints", _curve(self.project, self.checkpoints))
         return True
 
-    def _tell(self, status: int, *, lost: bool) -> Ended:
+    def _tell(self, status: int, *, lost: bool) -> RunResult:
         last = self.checkpoints[-1] if self.checkpoints else None
         metrics = None if last is None else last.metrics
         values = None if metrics is None else complete_values(self.project.objectives, metrics)
@@ -420,7 +422,7 @@ class Run:
         ended: dict[TrialState, State] = {
             TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "fail",
         }  # fmt: skip
-        return Ended(
+        return RunResult(
             number=self.number,
             name=self.name,
             out=self.training.launch.out,

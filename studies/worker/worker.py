@@ -16,15 +16,15 @@ from optuna.storages import RDBStorage
 from epsopt.optimize.schedule.pruner import Decision
 from epsopt.optimize.space import Space
 from epsopt.studies.optuna_io.heartbeat import Heartbeat
-from epsopt.studies.optuna_io.queue import Taken, recorded_space, study_name, take_proposal
-from epsopt.studies.optuna_io.trial_leases import Lost, give_back, reap, unfinished
+from epsopt.studies.optuna_io.queue import ClaimedProposal, recorded_space, study_name, take_proposal
+from epsopt.studies.optuna_io.trial_leases import Lost, fail_stale_trials, release, unfinished
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import holes
 from epsopt.studies.protocols import Stopper
 from epsopt.studies.schedule.budget import Budget
 from epsopt.studies.worker.target_monitor import Goal
 from epsopt.studies.worker.training_process import stop_all
-from epsopt.studies.worker.trial_runner import REFUSALS, Ended, Run, catch_up, prepare
+from epsopt.studies.worker.trial_runner import REFUSALS, Run, RunResult, prepare, recover_attempt
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.credentials import masked
@@ -52,7 +52,7 @@ class Event:
 
     kind: EventKind
     text: str
-    ended: Ended | None = None
+    ended: RunResult | None = None
 
 
 class Learner(Protocol):
@@ -93,7 +93,7 @@ class Learner(Protocol):
 
 
 @dataclass(frozen=True)
-class Orders:
+class WorkerConfig:
     """How a worker works.
 
     Attributes:
@@ -142,7 +142,7 @@ class Worker:
     project: Project
     storage: RDBStorage
     catalogue: Catalogue
-    orders: Orders = field(default_factory=Orders)
+    orders: WorkerConfig = field(default_factory=WorkerConfig)
     stopper: Stopper | None = None
     learner: Learner | None = None
     tell: Callable[[Event], None] = lambda _event: None
@@ -153,7 +153,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         self._runs: list[Run] = []
-        self._ended: list[Ended] = []
+        self._ended: list[RunResult] = []
         self._launched = 0
         self._learned = 0  # of the runs that ended, those that were learned from
         self._failures = 0  # in a row
@@ -172,7 +172,7 @@ class Worker:
         self._troubles: tuple[str | None, str | None] = (None, None)  # of asking and of learning, told last
         self._unjudged: str | None = None  # why runs cannot be judged, told last
 
-    def work(self) -> list[Ended]:
+    def work(self) -> list[RunResult]:
         """Work until the orders are carried out, the budget is spent, or the goal is reached.
 
         A run that fails is told to the study with the reason, and the next one is taken. When this is interrupted,
@@ -233,7 +233,7 @@ class Worker:
         looked_at = list(self._runs)
         for run in looked_at:
             now = time.monotonic()
-            ended = run.look(self.stopper, lost=heart.has_lost(run.taken.trial_id))
+            ended = run.poll(self.stopper, lost=heart.has_lost(run.taken.trial_id))
             self._tell_once(run.trouble)
             if ended is not None:
                 self._runs.remove(run)
@@ -293,7 +293,7 @@ class Worker:
             return
         self._reaped = time.monotonic()
         study_id = self._study_id()
-        for lost in [] if study_id is None else reap(self.storage, study_id, self.orders.lost_after):
+        for lost in [] if study_id is None else fail_stale_trials(self.storage, study_id, self.orders.lost_after):
             self.tell(Event("lost", _lost(lost)))
 
     def _study_id(self) -> int | None:
@@ -309,7 +309,7 @@ class Worker:
                 return False
             if (self._runs or self._asking) and time.monotonic() - self._nothing_at < self.orders.watch:
                 return True
-            room = None if self.budget is None else self.budget.room()
+            room = None if self.budget is None else self.budget.available()
             if room is not None and room < 1:
                 self._nothing_at = time.monotonic()
                 return self.budget is not None and self.budget.left() >= 1  # a run may be stopped early yet
@@ -320,7 +320,7 @@ class Worker:
             self._launched += 1
             heart.hold(taken.trial_id)
             try:
-                taken = catch_up(self.project, self.storage, self.catalogue, taken)
+                taken = recover_attempt(self.project, self.storage, self.catalogue, taken)
                 most = None if room is None else room + self._behind(taken)
                 prepared = prepare(
                     self.project, self.storage, self.catalogue, self._known_space(), taken, self.orders, most
@@ -330,9 +330,9 @@ class Worker:
                 heart.release(taken.trial_id)  # if it cannot be given back, it is taken for lost, and queued again
                 why = str(error) if isinstance(error, EpsoptError) else "its worker was interrupted"
                 with contextlib.suppress(*REFUSALS):
-                    give_back(self.storage, self._study_id() or 0, taken.trial_id, why)
+                    release(self.storage, self._study_id() or 0, taken.trial_id, why)
                 raise
-            if isinstance(prepared, Ended):
+            if isinstance(prepared, RunResult):
                 heart.release(taken.trial_id)
                 self._settle(prepared)
                 if self._failures >= self.orders.most_failures:
@@ -344,12 +344,12 @@ class Worker:
                 self.tell(Event("started", f"{prepared.name}: started{_what(prepared)}{start}"))
         return True
 
-    def _behind(self, taken: Taken) -> int:
+    def _behind(self, taken: ClaimedProposal) -> int:
         """Epochs that a run need not train again, since it goes on from an interrupted attempt."""
         goes_on = any("resume_from" in holes(item) for item in self.project.command or ())
         return self.budget.resumed(taken.attributes) if goes_on and self.budget is not None else 0
 
-    def _take(self) -> Taken | None:
+    def _take(self) -> ClaimedProposal | None:
         if self._study_id() is None:
             if self.orders.ask or self.orders.forever:
                 return None
@@ -476,7 +476,7 @@ class Worker:
             self._unjudged = trouble
             self.tell(Event("trouble", f"runs go on, since whether to stop them cannot be decided: {trouble}"))
 
-    def _settle(self, ended: Ended) -> None:
+    def _settle(self, ended: RunResult) -> None:
         self._ended.append(ended)
         self._failures = self._failures + 1 if ended.state == "fail" else 0
         self.tell(Event("ended", ended.sentence(), ended))
@@ -497,10 +497,10 @@ class Worker:
             study_id = self._study_id()
             for run in runs if study_id is not None else []:
                 try:
-                    run.leave()
+                    run.save_interrupted()
                 except KeyboardInterrupt as again:  # there is no time for that, but they are queued again
                     interrupt = again
-                number = give_back(self.storage, study_id or 0, run.taken.trial_id, why)
+                number = release(self.storage, study_id or 0, run.taken.trial_id, why)
                 if number is not None:
                     self.tell(Event("lost", f"{run.name}: stopped; queued again as proposal {number}"))
         finally:

@@ -158,7 +158,7 @@ def test_every_zoo_run_of_digits_lies_in_the_workloads_space():
         config = draw_digits(np.random.default_rng(i))
         arch, optimizer = config["arch"], config["optimizer"]
         config[f"width_{arch}"], config[f"lr_{optimizer}"] = config.pop("width"), config.pop("lr")
-        assert Digits.space.trouble(config) is None
+        assert Digits.space.validation_error(config) is None
 
 
 def test_a_digits_branch_keeps_the_architecture_and_the_size(digits):

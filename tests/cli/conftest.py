@@ -22,12 +22,12 @@ from epsopt.cli.main import main
 from epsopt.demo.base import base_path, ensure_base
 from epsopt.demo.sweep import plan_runs, sweep
 from epsopt.studies.surrogate_store import fit_map
-from epsopt.surrogate import Recipe
+from epsopt.surrogate import TrainingConfig
 from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo import Catalogue
 
 RUNS, EPOCHS = 9, 3
-QUICK = Recipe(steps=30, batch=16)
+QUICK = TrainingConfig(steps=30, batch=16)
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 
 

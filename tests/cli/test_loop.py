@@ -241,7 +241,7 @@ def test_what_keeps_a_learner_from_learning_is_said_in_one_sentence(tmp_path):
     learner.start(2)
     while learner.asks():
         time.sleep(0.1)
-    assert "epsopt.toml: cannot be read" in learner.trouble()
+    assert "epsopt.toml: cannot be read" in learner.validation_error()
 
 
 def test_reuse_needs_a_place_for_the_start_and_then_starts_from_the_front(copy, mine, proposed):
@@ -315,9 +315,9 @@ def test_who_runs_proposals_himself_is_told_on_standard_error_that_they_are_queu
     from epsopt.cli.propose import _say_beside
     from epsopt.optimize import Space
     from epsopt.studies.project.project import Project
-    from epsopt.studies.worker.proposals import Proposed
+    from epsopt.studies.worker.proposals import ProposalBatch
 
-    proposed, space = Proposed((Hostile("x"),), (3,), Space(()), 1), Space(())
+    proposed, space = ProposalBatch((Hostile("x"),), (3,), Space(()), 1), Space(())
     project = Project("p", tmp_path / "epsopt.toml", tmp_path, "sqlite://", (), {}, space, None, tmp_path)
     _say_beside(form, proposed, project, study, 0.9)
     out, err = capsys.readouterr()

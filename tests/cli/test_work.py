@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from epsopt.cli.work import _sum_up
 from epsopt.studies import open_storage, record_proposals, take_proposal
-from epsopt.studies.optuna_io.queue import Suggestion
+from epsopt.studies.optuna_io.queue import ProposalRecord
 from epsopt.studies.optuna_io.trial_leases import finish
 from epsopt.studies.project.project import load_project
 from epsopt.zoo import Catalogue
@@ -114,7 +114,9 @@ def test_a_target_that_makes_no_sense_trains_nothing(young, tmp_path, arguments,
 
 
 def test_what_keeps_the_learner_from_proposing_is_told_besides_the_document(young, monkeypatch):
-    monkeypatch.setattr("epsopt.studies.worker.refit_service.BackgroundLearner.trouble", lambda _: "no such hook")
+    monkeypatch.setattr(
+        "epsopt.studies.worker.refit_service.BackgroundLearner.validation_error", lambda _: "no such hook"
+    )
     result = young("work", "-n", "1", "--json")
     assert result.status == 1, "nothing can be proposed"
     assert "note: nothing could be proposed: no such hook" in result.err
@@ -163,7 +165,7 @@ def test_mixing_in_the_loop_needs_a_hook_and_a_learner(young, tmp_path):
 def queue(folder: Path, *rates: float) -> optuna.storages.RDBStorage:
     """Queue proposals."""
     storage, known = open_storage(f"sqlite:///{folder / 'epsopt.db'}"), load_project(folder)
-    record_proposals(storage, "young", known.objectives, known.space, [Suggestion({"lr": rate}) for rate in rates])
+    record_proposals(storage, "young", known.objectives, known.space, [ProposalRecord({"lr": rate}) for rate in rates])
     return storage
 
 

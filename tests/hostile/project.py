@@ -13,7 +13,7 @@ import torch
 
 from epsopt.cli.main import main
 from epsopt.studies.surrogate_store import fit_map
-from epsopt.surrogate import Recipe
+from epsopt.surrogate import TrainingConfig
 from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo import Catalogue
 
@@ -78,7 +78,7 @@ def make_project(folder: Path) -> Path:
         result = call(folder, *arguments)
         assert result.status == 0, result.err
     with Catalogue(f"sqlite:///{folder / 'epsopt.db'}") as catalogue, baseline:
-        fit_map(catalogue, recipe=Recipe(steps=20, batch=8), bounds={"accuracy": (0.0, 1.0)})
+        fit_map(catalogue, recipe=TrainingConfig(steps=20, batch=8), bounds={"accuracy": (0.0, 1.0)})
     for arguments in (["search", "-n", "2"], ["propose", "-n", "2"]):
         result = call(folder, *arguments)
         assert result.status == 0, result.err

@@ -12,7 +12,7 @@ import pytest
 
 from epsopt.studies.check import check_database
 from epsopt.studies.surrogate_store import fit_map, load_map
-from epsopt.surrogate import Recipe
+from epsopt.surrogate import TrainingConfig
 from epsopt.zoo import Catalogue
 
 from .project import call
@@ -101,7 +101,7 @@ def test_a_damaged_map_is_named_with_the_command_that_learns_it_again(folder, ki
         assert "epsopt fit" in result.err or "epsopt check" in result.err or "ingest --repair" in result.err
     assert check_database(url(folder))
     with Catalogue(url(folder)) as catalogue:
-        _, _, made = fit_map(catalogue, recipe=Recipe(steps=2, batch=8), bounds={"accuracy": (0.0, 1.0)})
+        _, _, made = fit_map(catalogue, recipe=TrainingConfig(steps=2, batch=8), bounds={"accuracy": (0.0, 1.0)})
         assert made.how == "fitted"
         load_map(catalogue)
     assert check_database(url(folder)) == []

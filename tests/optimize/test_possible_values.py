@@ -13,14 +13,14 @@ import torch
 from epsopt.optimize import Objective, PastRun, Target, infer_space, propose, search
 from epsopt.optimize.forecast.continuation_model import Start, learn_continuation
 from epsopt.optimize.forecast.learning_curve_gp import Curve, fit_curves
-from epsopt.optimize.forecast.run_forecaster import fit_outlook
+from epsopt.optimize.forecast.run_forecaster import fit_run_forecaster
 from epsopt.optimize.latent.interpolation import along, straight
 from epsopt.optimize.latent.predict_checkpoint import assess
 from epsopt.optimize.latent.region_sampling import sample_region
 from epsopt.optimize.latent.trajectory import run_paths
 from epsopt.optimize.merge.simplex_merge import merge
 from epsopt.optimize.proposals.warm_start import plan_runs
-from epsopt.surrogate import Recipe, Surrogate, TrainingSet, fit
+from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, fit
 from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo.catalogue.types import Checkpoint
 
@@ -48,7 +48,7 @@ def world(zoo: tuple[TrainingSet, list[Checkpoint]]) -> Iterable[tuple[Surrogate
     train = replace(zoo[0], metric_names=tuple(LIMITS), metrics=table)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("epsopt.surrogate.cross_validation.statistics_baseline", lambda a, b, **_: median_baseline(a, b))
-        surrogate, validation = fit(train, recipe=Recipe(steps=40, batch=16), folds=3)
+        surrogate, validation = fit(train, recipe=TrainingConfig(steps=40, batch=16), folds=3)
     held = validation.held_out
     for ends in (held.point, held.low, held.high):
         possible(dict(zip(LIMITS, ends.T, strict=True)))
@@ -138,7 +138,7 @@ def test_proposals_and_branches(world, past):
 def test_forecasts_of_runs_and_their_samples(world):
     surrogate, checkpoints = world
     paths = run_paths(surrogate, checkpoints, surrogate.memory.latents)
-    outlook = fit_outlook(surrogate, infer_space([p.config for p in paths]), paths[1:])
+    outlook = fit_run_forecaster(surrogate, infer_space([p.config for p in paths]), paths[1:])
     for first in (0, 2):
         found = outlook.forecast(paths[0].first(first), level=0.99)
         for ends in (found.samples.T, found.low, found.point, found.high):

@@ -150,14 +150,14 @@ def test_a_space_comes_back_from_json_as_it_was() -> None:
 
 @given(seeds)
 def test_spread_configurations_are_valid_and_go_on_where_they_stopped(seed: int) -> None:
-    eight = SPACE.spread(8, seed)
+    eight = SPACE.low_discrepancy_sample(8, seed)
     assert all(SPACE.contains(config) for config in eight)
-    assert SPACE.spread(5, seed, first=3) == eight[3:]
+    assert SPACE.low_discrepancy_sample(5, seed, first=3) == eight[3:]
 
 
 def test_spread_configurations_take_each_choice_and_half_of_each_range() -> None:
     for seed in range(10):
-        eight = SPACE.spread(8, seed)
+        eight = SPACE.low_discrepancy_sample(8, seed)
         assert {c["encoder"] for c in eight} == {"frozen", "top", "full"}
         low = sum(float(c["lr"]) < 10**-2.5 for c in eight)
         assert low == 4

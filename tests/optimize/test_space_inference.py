@@ -28,7 +28,7 @@ def test_none_and_numbers_beside_text_are_choices_and_every_run_is_described() -
     space = infer_space(runs)
     assert by_name(space)["dropout"].choices == (None, 0.1, 0.5)
     assert set(by_name(space)["gamma"].choices) == {"scale", "auto", 0.1}
-    assert all(space.describes(r) for r in runs)
+    assert all(space.accepts(r) for r in runs)
     rng = np.random.default_rng(0)
     drawn = space.sample(60, rng)
     assert {c["dropout"] for c in drawn} == {None, 0.1, 0.5}
@@ -56,7 +56,7 @@ def test_a_number_that_most_runs_lack_is_optional_and_all_runs_are_learned_from(
             for i in range(24)]  # fmt: skip
     space = infer_space(runs)
     assert by_name(space)["clip"].optional
-    assert all(space.describes(r) for r in runs)
+    assert all(space.accepts(r) for r in runs)
     drawn = space.sample(100, np.random.default_rng(0))
     assert 10 < sum("clip" not in c for c in drawn) < 45
     assert all(space.contains(c) and space.encode([c]).shape == (1, space.width) for c in drawn)
@@ -178,7 +178,7 @@ def test_any_parent_switches_its_children_on_whole_numbers_none_truth_values_and
     parent, (span,) = conditions["kind"]
     assert parent == "dropout"
     assert 0.0 < span.low < 0.1
-    assert all(space.describes(r) for r in runs)
+    assert all(space.accepts(r) for r in runs)
     for config in space.sample(50, rng):
         assert all((f"units_{i}" in config) == (config["layers"] >= i) for i in (2, 3, 4))
         assert ("decay" in config) == (config["schedule"] is None)
@@ -218,6 +218,6 @@ def held_to_its_runs(space: Space, runs: list[dict[str, Any]]) -> None:
         assert np.isfinite(space.encode([config])).all()
         assert space.contains(space.perturb(config, np.random.default_rng(1)))
     for run in runs:
-        if space.describes(run):
+        if space.accepts(run):
             space.key(run)
             assert np.isfinite(space.encode([run])).all()

@@ -8,11 +8,11 @@ import torch
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
 from botorch.acquisition.multi_objective.parego import qLogNParEGO
 
-from epsopt.surrogate import Recipe, Surrogate, TrainingSet, Validation, fit, run_folds
+from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, Validation, fit, run_folds
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
-QUICK = Recipe(steps=40, batch=32)
+QUICK = TrainingConfig(steps=40, batch=32)
 
 
 def test_runs_are_never_split_between_folds() -> None:
@@ -61,7 +61,7 @@ def test_fitting_leaves_the_global_random_state_alone(zoo) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    fit(zoo[0], recipe=Recipe(steps=3), folds=2)
+    fit(zoo[0], recipe=TrainingConfig(steps=3), folds=2)
     torch.testing.assert_close(torch.rand(3), expected)
 
 
@@ -183,7 +183,7 @@ def test_arrays_of_different_lengths_are_refused(zoo) -> None:
 def test_a_metric_that_never_varies_can_be_predicted(zoo) -> None:
     train = zoo[0]
     constant = replace(train, metric_names=("three",), metrics=np.full((len(train), 1), 3.0))
-    surrogate, validation = fit(constant, recipe=Recipe(steps=5), folds=2)
+    surrogate, validation = fit(constant, recipe=TrainingConfig(steps=5), folds=2)
     prediction = surrogate.predict(surrogate.encode(train.fingerprints[:3]), 0.5)
     np.testing.assert_allclose(prediction.point, 3.0, atol=1e-3)
     assert any("does not vary" in text for text in validation.warnings())

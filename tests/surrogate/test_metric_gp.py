@@ -9,15 +9,15 @@ import torch
 
 from epsopt.surrogate.metric_gp import (
     Fold,
-    HeadSettings,
+    GPHyperparameters,
     build_model,
-    choose,
     conformal_factor,
     grid,
     held_out,
     run_weights,
+    select_hyperparameters,
     standardised,
-    thin,
+    subsample_runs,
 )
 
 
@@ -35,7 +35,7 @@ def test_held_out_predictions_are_those_of_the_model_that_is_built() -> None:
     model = build_model(
         torch.from_numpy(part.z_train),
         torch.from_numpy(part.y_train),
-        [HeadSettings(length, noise, 1.0)],
+        [GPHyperparameters(length, noise, 1.0)],
         torch.from_numpy(part.inverse_lengths),
     )
     posterior = model.posterior(torch.from_numpy(part.z_held), observation_noise=True)
@@ -46,8 +46,8 @@ def test_held_out_predictions_are_those_of_the_model_that_is_built() -> None:
 
 
 def test_noisier_metrics_get_a_noisier_head() -> None:
-    quiet = choose([held_out(fold(np.random.default_rng(s), 0.01), 0) for s in range(3)])[1]
-    loud = choose([held_out(fold(np.random.default_rng(s), 1.0), 0) for s in range(3)])[1]
+    quiet = select_hyperparameters([held_out(fold(np.random.default_rng(s), 0.01), 0) for s in range(3)])[1]
+    loud = select_hyperparameters([held_out(fold(np.random.default_rng(s), 1.0), 0) for s in range(3)])[1]
     assert loud.noise * loud.variance > 5 * quiet.noise * quiet.variance
 
 
@@ -56,7 +56,7 @@ def test_a_metric_that_was_never_measured_still_has_settings() -> None:
     empty = Fold(
         part.z_train, part.y_train, part.z_held, np.full_like(part.y_held, np.nan), part.runs_held, part.inverse_lengths
     )
-    assert choose([held_out(empty, 0)])[1].variance > 0
+    assert select_hyperparameters([held_out(empty, 0)])[1].variance > 0
 
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
@@ -79,7 +79,7 @@ def test_a_higher_level_never_narrows_the_interval() -> None:
 
 def test_a_large_zoo_is_thinned_run_by_run() -> None:
     runs = np.repeat(np.arange(10), 100)
-    kept = thin(runs, 200)
+    kept = subsample_runs(runs, 200)
     assert len(kept) == 200
     assert np.bincount(runs[kept]).min() >= 19
 
@@ -90,7 +90,7 @@ def interval(measured: np.ndarray, residuals: np.ndarray, per_run: int, level: f
     y = np.where(measured, np.repeat(residuals, per_run), np.nan)[:, None]
     part = Fold(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((len(runs), 1)), y, runs, np.ones((1, 1)))
     held = held_out(part, 0)
-    settings = HeadSettings(1.0, 0.0, 1.0)
+    settings = GPHyperparameters(1.0, 0.0, 1.0)
     scores, weights = standardised([replace(held, unit_variance=np.ones_like(held.unit_variance))], 0, settings)
     return conformal_factor(scores, weights, level)
 

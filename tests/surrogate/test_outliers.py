@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from epsopt.surrogate import Recipe, TrainingSet, fit
+from epsopt.surrogate import TrainingConfig, TrainingSet, fit
 from epsopt.surrogate.baselines import median_baseline
 from epsopt.surrogate.outliers import screen, unlike_neighbours
-from epsopt.surrogate.refinement import extend, refinable, refine
+from epsopt.surrogate.refinement import condition_on_observations, refinable, refine
 from epsopt.surrogate.transforms import KNEES, fit_transform
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
 from ..conftest import network_weights  # noqa: TID252
 
-QUICK = Recipe(steps=20, batch=32)
+QUICK = TrainingConfig(steps=20, batch=32)
 DIVERGED = np.array([7, 33, 52, 61])
 
 
@@ -85,7 +85,7 @@ def test_diverged_values_that_come_later_are_set_aside_as_well(zoo) -> None:
     early = with_losses(zoo[0], [5.0] * 4, runs=8)
     surrogate, validation = fit(early, recipe=QUICK, folds=2)
     everything = with_losses(zoo[0], [5.0, 5.0, 1e8, 1e10])
-    longer = extend(surrogate, everything)
+    longer = condition_on_observations(surrogate, everything)
     assert longer.memory.far_out.nonzero()[:, 0].tolist() == [52, 61]
     assert longer.memory.metrics[[52, 61], 0].isnan().all()
     _, after, _ = refine(surrogate, validation, everything, trained_on="later", recipe=QUICK)
@@ -146,7 +146,7 @@ def test_a_collapsed_share_is_no_outlier(zoo) -> None:
 def test_odd_metrics_are_predicted_with_numbers(zoo, values: np.ndarray) -> None:
     train = zoo[0]
     odd = replace(train, metric_names=("score",), metrics=values[:, None], embeddings=None)
-    surrogate, validation = fit(odd, recipe=Recipe(steps=3), folds=2)
+    surrogate, validation = fit(odd, recipe=TrainingConfig(steps=3), folds=2)
     prediction = surrogate.predict(surrogate.encode(train.fingerprints))
     for part in (prediction.point, prediction.low, prediction.high):
         assert np.isfinite(part).all()

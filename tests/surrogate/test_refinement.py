@@ -11,7 +11,7 @@ import torch
 
 from epsopt.surrogate import Surrogate, TrainingSet, Validation, fit
 from epsopt.surrogate.baselines import median_baseline
-from epsopt.surrogate.refinement import drift, extend, refinable, refine
+from epsopt.surrogate.refinement import condition_on_observations, drift, refinable, refine
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
@@ -87,7 +87,7 @@ def test_new_runs_are_tested_before_they_are_learned_and_widen_intervals_when_th
     before, after = early[1].metrics[0], validation.metrics[0]
     assert after.error > before.error + 1.0
     assert after.coverage < before.coverage
-    assert surprised.widening(0) > 2 * early[0].widening(0)
+    assert surprised.calibration_factor(0) > 2 * early[0].calibration_factor(0)
 
 
 def test_a_new_run_counts_once_when_a_metric_was_measured_at_its_end_only(zoo, early) -> None:
@@ -125,7 +125,7 @@ def test_what_cannot_be_refined_is_said(zoo, early) -> None:
 
 def test_a_map_is_told_of_new_checkpoints_without_training_and_its_intervals_hold(zoo, early) -> None:
     known = of_runs(zoo[0], range(14 - HELD))
-    told = extend(early[0], known)
+    told = condition_on_observations(early[0], known)
     assert set(told.memory.keys) == set(known.keys)
     assert told.network is early[0].network
     assert told.scores is early[0].scores
@@ -139,16 +139,16 @@ def test_a_map_is_told_of_new_checkpoints_without_training_and_its_intervals_hol
     predicted = told.predict(told.encode(held.fingerprints))
     inside = (held.metrics >= predicted.low) & (held.metrics <= predicted.high)
     assert inside.mean() > 0.7, "no narrower than what runs that it has not seen ask for"
-    assert extend(told, known) is told
+    assert condition_on_observations(told, known) is told
 
 
 def test_what_a_map_cannot_read_is_not_told_to_it(zoo, early) -> None:
     train = of_runs(zoo[0], range(EARLY + 1))
     other = fingerprint({"elsewhere": torch.ones(3, 3)}.items(), {}.get)
     odd = replace(train, fingerprints=(*train.fingerprints[:-1], other))
-    assert set(odd.keys) - set(extend(early[0], odd).memory.keys) == {odd.keys[-1]}
+    assert set(odd.keys) - set(condition_on_observations(early[0], odd).memory.keys) == {odd.keys[-1]}
     renamed = replace(train, metric_names=("coverage", "another"))
-    longer = extend(early[0], renamed).memory
+    longer = condition_on_observations(early[0], renamed).memory
     assert longer.metrics[-1].isnan().tolist() == [False, True]
     nothing = replace(train, metric_names=("one", "another"))
-    assert extend(early[0], nothing) is early[0]
+    assert condition_on_observations(early[0], nothing) is early[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from epsopt.surrogate import Recipe, fit
+from epsopt.surrogate import TrainingConfig, fit
 from epsopt.surrogate.views import fit_tokenizer
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
@@ -71,7 +71,7 @@ def test_checkpoints_that_are_all_alike_still_have_tokens() -> None:
 
 def test_with_probes_the_embedding_is_looked_at(zoo) -> None:
     train = zoo[0]
-    plain, probed = (fit(train, folds=2, probes=p, recipe=Recipe(steps=30))[0] for p in (False, True))
+    plain, probed = (fit(train, folds=2, probes=p, recipe=TrainingConfig(steps=30))[0] for p in (False, True))
     assert (plain.probes, probed.probes) == (False, True)
     other = train.embeddings[::-1].copy()
     assert torch.equal(plain.encode(train.fingerprints, other), plain.encode(train.fingerprints))

@@ -8,7 +8,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epsopt.zoo.side_files.run_tables import Entry, Sheet
+from epsopt.zoo.side_files.run_tables import Entry, RunTable
 
 from .conftest import ABSENT, kept, numbers, others, quick, save
 
@@ -54,7 +54,7 @@ def test_what_a_table_of_runs_says_is_finite_not_measured_or_absent(door, values
     folder = door.new()
     run_of(folder, values)
     entries = tuple(Entry((f"epoch_{e}.pt",), metrics={"m": v}) for e, v in enumerate(values))
-    assert door.read(folder, sheets=[Sheet("t", folder, entries)]) == {e: kept(v) for e, v in enumerate(values)}
+    assert door.read(folder, sheets=[RunTable("t", folder, entries)]) == {e: kept(v) for e, v in enumerate(values)}
 
 
 def test_a_column_that_is_constant_or_measured_once_is_what_it_is(door):

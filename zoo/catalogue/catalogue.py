@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Table, delete, insert, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from epsopt.zoo.catalogue.database import cause, open_database, reading, writing
+from epsopt.zoo.catalogue.database import driver_message, open_database, reading, writing
 from epsopt.zoo.catalogue.listing import listing
 from epsopt.zoo.catalogue.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, meta, told
 from epsopt.zoo.catalogue.types import Checkpoint, Failure, Lineage, NotFinite, Run
@@ -129,7 +129,7 @@ class Catalogue:
         try:
             yield
         except DBAPIError as error:
-            raise CatalogueError(f"{masked_url(self.url)}: {masked(cause(error), self.url)}") from error
+            raise CatalogueError(f"{masked_url(self.url)}: {masked(driver_message(error), self.url)}") from error
 
     def runs(self) -> list[Run]:
         """Return all runs, by name; where several have one name, by as much of their path as tells them apart."""
@@ -280,7 +280,7 @@ class Catalogue:
         with self.writing() as connection:
             _put_artifact(connection, kind, key, data, json.dumps(meta, sort_keys=True))
 
-    def change_artifact(self, kind: str, key: str, change: Callable[[bytes | None], bytes]) -> None:
+    def update_artifact(self, kind: str, key: str, change: Callable[[bytes | None], bytes]) -> None:
         """Keep what `change` makes of the bytes that are kept (None: none are), in one transaction: nothing is lost.
 
         Args:

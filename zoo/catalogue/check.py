@@ -30,7 +30,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType
 
-from epsopt.zoo.catalogue.database import cause
+from epsopt.zoo.catalogue.database import driver_message
 from epsopt.zoo.catalogue.tables import (
     SCHEMA_VERSION,
     artifacts,
@@ -123,7 +123,7 @@ def opened_read_only(url: str) -> Iterator[Connection]:
                 connection.execute(text("SET TRANSACTION READ ONLY"))
             yield connection
     except DBAPIError as error:
-        raise CatalogueError(f"{masked_url(url)}: {cause(error)}") from error
+        raise CatalogueError(f"{masked_url(url)}: {driver_message(error)}") from error
     finally:
         engine.dispose()
 
@@ -158,7 +158,7 @@ def _integrity(connection: Connection, url: str) -> Iterator[Damage]:
     try:
         said = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(20)")]
     except DBAPIError as error:
-        said = [cause(error)]
+        said = [driver_message(error)]
     said = [line for line in said if line != "ok"]
     if not said:
         return

@@ -51,7 +51,7 @@ def open_database(url: str) -> Engine:
                 upgrade(connection)
     except DBAPIError as error:
         engine.dispose()
-        raise CatalogueError(f"{shown}: the database cannot be opened: {masked(cause(error), url)}") from error
+        raise CatalogueError(f"{shown}: the database cannot be opened: {masked(driver_message(error), url)}") from error
     except BaseException:
         engine.dispose()
         raise
@@ -163,7 +163,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def clock(connection: Connection) -> float:
+def server_time(connection: Connection) -> float:
     """Return the time by the database's own clock, in seconds since 1970: the machines' clocks need not agree."""
     server = connection.dialect.name == "postgresql"  # whose current_timestamp is when the transaction began
     now = connection.execute(select(func.clock_timestamp() if server else func.current_timestamp())).scalar_one()
@@ -212,7 +212,7 @@ def _pragma(connection: Connection, statement: str) -> None:
     cursor.close()
 
 
-def cause(error: DBAPIError) -> str:
+def driver_message(error: DBAPIError) -> str:
     """Return the first line of what the database driver said, with what to do where that is known."""
     said = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
     if isinstance(error, OperationalError) and ("readonly" in said or "unable to open" in said):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Table, delete, func, insert, select, update
 
 from epsopt.zoo.catalogue.tables import checkpoints, embeddings, files, fingerprints, lineages, runs
-from epsopt.zoo.layouts.scan import Found, order
+from epsopt.zoo.layouts.scan import CheckpointFile, order
 from epsopt.zoo.reading.plain_values import finite_metrics, with_defaults
 from epsopt.zoo.reading.reader import CheckpointContents
 
@@ -92,7 +92,7 @@ def weights_digest(sketch: NDArray[np.float32], fingerprint: bytes) -> str:
 
 def attach(
     connection: Connection,
-    found: Found,
+    found: CheckpointFile,
     content: FileContent,
     touched: set[int],
     *,
@@ -174,7 +174,7 @@ def next_id(connection: Connection, table: Table) -> int:
     return (connection.execute(select(func.max(table.c.id))).scalar() or 0) + 1
 
 
-def run_id_of(connection: Connection, found: Found) -> int:
+def run_id_of(connection: Connection, found: CheckpointFile) -> int:
     """Return the id of the run that a file belongs to, a new one if need be."""
     run = connection.execute(select(runs.c.id, runs.c.layout).where(runs.c.path == found.run_path)).first()
     if run is None:

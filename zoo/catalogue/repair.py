@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType
 
 from epsopt.zoo.catalogue.check import Damage, check_catalogue
-from epsopt.zoo.catalogue.database import cause
+from epsopt.zoo.catalogue.database import driver_message
 from epsopt.zoo.catalogue.migrations import version_by_columns
 from epsopt.zoo.catalogue.tables import meta, metadata
 from epsopt.zoo.credentials import masked_url
@@ -39,7 +39,7 @@ def repair(url: str) -> list[Damage]:
                     _forget(connection, damage)
             gone += found
     except DBAPIError as error:
-        raise CatalogueError(f"{masked_url(url)}: {cause(error)}") from error
+        raise CatalogueError(f"{masked_url(url)}: {driver_message(error)}") from error
     finally:
         engine.dispose()
     return gone

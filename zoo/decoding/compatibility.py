@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.layouts.parsed import Reading
+from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 from epsopt.zoo.reading.source import Identity
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 
@@ -29,7 +29,7 @@ def require_content(checkpoint: OpenCheckpoint, sha256: str) -> None:
     _COMPARED[path] = (checkpoint.source.identity, sha256)
 
 
-def require_alike(opened: Sequence[tuple[OpenCheckpoint, Reading]]) -> None:
+def require_compatible(opened: Sequence[tuple[OpenCheckpoint, ParsedCheckpoint]]) -> None:
     """Refuse checkpoints that have other tensors than the first.
 
     Raises:

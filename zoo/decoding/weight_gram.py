@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epsopt.zoo.decoding.compatibility import require_alike, require_content
+from epsopt.zoo.decoding.compatibility import require_compatible, require_content
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
-from epsopt.zoo.layouts.parsed import Reading
+from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 from epsopt.zoo.layouts.plain import interpret
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
@@ -67,7 +67,7 @@ def weight_products(request: Mapping[str, Any], limits: Limits) -> tuple[dict[st
             )
             require_content(checkpoint, said["sha256"])
             opened.append((checkpoint, interpret(checkpoint)))
-        require_alike(opened)
+        require_compatible(opened)
         weights = opened[0][1].weights
         names = [n for n, t in weights.items() if t.is_floating_point() and t.numel()]
         products = np.zeros((len(names), len(opened) - 1, len(opened) - 1))
@@ -88,7 +88,7 @@ def weight_products(request: Mapping[str, Any], limits: Limits) -> tuple[dict[st
     return header, [products.astype("<f8").tobytes(), norms.astype("<f8").tobytes()]
 
 
-def _piece(checkpoint: OpenCheckpoint, reading: Reading, name: str, start: int, stop: int) -> torch.Tensor:
+def _piece(checkpoint: OpenCheckpoint, reading: ParsedCheckpoint, name: str, start: int, stop: int) -> torch.Tensor:
     """Values ``start`` to ``stop`` of a tensor, in the order of its indices, as doubles."""
     tensor = reading.weights[name]
     if tensor.is_contiguous():  # then its values lie one after the other in the file

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from epsopt.zoo.decoding.compatibility import require_alike, require_content
+from epsopt.zoo.decoding.compatibility import require_compatible, require_content
 from epsopt.zoo.decoding.recombination import Recombination
 from epsopt.zoo.decoding.tensor_file import TensorType, file_order, write_tensors
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
-from epsopt.zoo.layouts.parsed import Reading
+from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 from epsopt.zoo.layouts.plain import HYPERPARAMETERS, interpret
 from epsopt.zoo.layouts.state_dicts import held_under
 from epsopt.zoo.reading.hooks import load_hook, measure
@@ -50,7 +50,7 @@ def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
             )
             require_content(checkpoint, parent.sha256)
             opened.append((checkpoint, interpret(checkpoint)))
-        require_alike(opened)
+        require_compatible(opened)
         first = opened[0][1].weights
         types = {name: TensorType(t.dtype, tuple(t.shape)) for name, t in first.items()}
         try:
@@ -87,7 +87,7 @@ def evaluate(path: Path, request: Mapping[str, Any], limits: Limits) -> dict[str
 
 
 def _mixed(
-    mixture: Recombination, opened: Sequence[tuple[OpenCheckpoint, Reading]], types: Mapping[str, TensorType]
+    mixture: Recombination, opened: Sequence[tuple[OpenCheckpoint, ParsedCheckpoint]], types: Mapping[str, TensorType]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     for name in file_order(types):
         coefficients = mixture.row(name)
@@ -95,7 +95,7 @@ def _mixed(
         yield name, _mix(name, [(opened[i], coefficients[i]) for i in order])
 
 
-def _mix(name: str, parts: Sequence[tuple[tuple[OpenCheckpoint, Reading], float]]) -> torch.Tensor:
+def _mix(name: str, parts: Sequence[tuple[tuple[OpenCheckpoint, ParsedCheckpoint], float]]) -> torch.Tensor:
     """``w_0 + sum_i c_i (w_i - w_0)``, w_0 of the largest coefficient.
 
     So a parent that counts alone comes out bit by bit, and so does a tensor that all parents share.
@@ -118,7 +118,7 @@ def _mix(name: str, parts: Sequence[tuple[tuple[OpenCheckpoint, Reading], float]
     return out.to(first.dtype).reshape(first.shape)
 
 
-def _layout(opened: Sequence[tuple[OpenCheckpoint, Reading]]) -> dict[str, Any]:
+def _layout(opened: Sequence[tuple[OpenCheckpoint, ParsedCheckpoint]]) -> dict[str, Any]:
     """Say how the first parent keeps its weights, and which plain values all parents agree on."""
     checkpoint, reading = opened[0]
     trees = [c.tree if c.metadata is None else {} for c, _ in opened]

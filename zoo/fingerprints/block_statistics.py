@@ -39,7 +39,7 @@ _KEPT_PROBES = 1 << 16  # rows of probes that are kept for the next block: 6 MB
 _DIRECT = 256  # up to this many rows (or columns) the spectrum is exact
 
 
-class Workspace:
+class ScratchMemory:
     """Memory that differences are formed in, for one block after the other: fresh memory costs as much as they do."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ def statistics(matrix: Array, most: float = np.inf) -> tuple[Array, float]:
 
 
 def delta(
-    matrix: Array, squares: float, base: Array, workspace: Workspace | None = None, most: float = np.inf
+    matrix: Array, squares: float, base: Array, workspace: ScratchMemory | None = None, most: float = np.inf
 ) -> Array:
     """Return how far a block is from its reference: relative distance, cosine, and the difference's statistics.
 
@@ -89,7 +89,7 @@ def delta(
         OverflowError: the reference's sum of squares is above `most`, or not a number.
     """
     products = _Products()
-    whole = (workspace or Workspace()).matrix(*matrix.shape) if matrix.size <= _WHOLE else None
+    whole = (workspace or ScratchMemory()).matrix(*matrix.shape) if matrix.size <= _WHOLE else None
     described, energy = _statistics(matrix, most, base, whole, products)
     former = np.sqrt(products.base)
     cosine = products.across / (np.sqrt(squares) * former + 1e-12)

@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 
 from epsopt.zoo.errors import CatalogueError
-from epsopt.zoo.fingerprints.block_statistics import DELTA, STATISTICS, Workspace, delta, statistics
+from epsopt.zoo.fingerprints.block_statistics import DELTA, STATISTICS, ScratchMemory, delta, statistics
 from epsopt.zoo.fingerprints.order_statistics import order_statistics
 from epsopt.zoo.fingerprints.tiled_matmul import times
 
@@ -155,7 +155,7 @@ def fingerprint(
     rows: list[Array] = []
     sketch = np.zeros(SKETCH, dtype=np.float64)
     chain = _Chain()
-    workspace = Workspace()
+    workspace = ScratchMemory()
     n_parameters = 0
     for name, tensor in tensors:
         if not tensor.is_floating_point() or tensor.numel() == 0:

@@ -23,7 +23,7 @@ from epsopt.zoo.catalogue.queries import insert_lineage, lineage_of_row, put_fil
 from epsopt.zoo.catalogue.tables import checkpoints, embeddings, files, lineages, runs
 from epsopt.zoo.catalogue.types import Failure
 from epsopt.zoo.fingerprints.lineage import KnownLineage, LineageBook
-from epsopt.zoo.layouts.scan import Found
+from epsopt.zoo.layouts.scan import CheckpointFile
 from epsopt.zoo.reading.messages import pack
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
@@ -129,7 +129,7 @@ def _identity_now(path: str) -> Identity | None:
 
 @dataclass(frozen=True)
 class _Pending:
-    found: Found
+    found: CheckpointFile
     result: CheckpointContents | Failure
 
 
@@ -159,7 +159,7 @@ class Recorder:
         self.added = 0
         self.aliases = 0
 
-    def accept(self, found: Found, contents: CheckpointContents) -> bool:
+    def accept(self, found: CheckpointFile, contents: CheckpointContents) -> bool:
         """Take one readable checkpoint, or return False: read it again, its lineage was founded meanwhile."""
         lineage_id = self._lineage_of_known(contents.sha256)
         if lineage_id is None:
@@ -174,7 +174,7 @@ class Recorder:
         self._add(_Pending(found, replace(contents, lineage=lineage_id)))
         return True
 
-    def fail(self, found: Found, failure: Failure) -> None:
+    def fail(self, found: CheckpointFile, failure: Failure) -> None:
         """Take one unreadable file."""
         self._add(_Pending(found, failure))
 
@@ -241,7 +241,9 @@ class Recorder:
             refresh_run(connection, run_id)
         return moved
 
-    def _write_failure(self, connection: Connection, found: Found, failure: Failure, touched: set[int]) -> bool:
+    def _write_failure(
+        self, connection: Connection, found: CheckpointFile, failure: Failure, touched: set[int]
+    ) -> bool:
         path = str(found.path)
         old = connection.execute(select(files.c.checkpoint_id).where(files.c.path == path)).scalar()
         moved = replaced(connection, path, None)
@@ -249,7 +251,7 @@ class Recorder:
         return _let_go(connection, old, touched) or moved
 
     def _write_checkpoint(
-        self, connection: Connection, found: Found, contents: CheckpointContents, touched: set[int]
+        self, connection: Connection, found: CheckpointFile, contents: CheckpointContents, touched: set[int]
     ) -> bool:
         """Write one file and its checkpoint; return whether a lineage's reference goes by another path now."""
         path = str(found.path)
@@ -303,7 +305,7 @@ def _let_go(connection: Connection, checkpoint_id: int | None, touched: set[int]
     return settle(connection, checkpoint_id)
 
 
-def adopt(catalogue: Catalogue, seen: Iterable[Found]) -> None:
+def adopt(catalogue: Catalogue, seen: Iterable[CheckpointFile]) -> None:
     """Give files to the run that their layout says now; a layout may have come to be recognised since."""
     query = (
         select(files.c.path, files.c.checkpoint_id, runs.c.path.label("run_path"), runs.c.layout)
@@ -325,7 +327,7 @@ def adopt(catalogue: Catalogue, seen: Iterable[Found]) -> None:
                 refresh_run(connection, run_id)
 
 
-def _take_over(connection: Connection, found: Found, touched: set[int]) -> None:
+def _take_over(connection: Connection, found: CheckpointFile, touched: set[int]) -> None:
     """Make a file one of the run that it belongs to now."""
     columns = (files.c.sha256.label("content"), files.c.said, checkpoints)
     query = select(*columns).join(checkpoints, files.c.checkpoint_id == checkpoints.c.id)

@@ -19,7 +19,7 @@ from epsopt.zoo.catalogue.queries import refresh_run
 from epsopt.zoo.catalogue.tables import checkpoints, files, runs
 from epsopt.zoo.catalogue.types import Failure
 from epsopt.zoo.layouts.registry import lifecycles
-from epsopt.zoo.layouts.scan import Found, Scan
+from epsopt.zoo.layouts.scan import CheckpointFile, Scan
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import ask
 from epsopt.zoo.reading.remote import location
@@ -45,7 +45,7 @@ def set_aside(seen: Scan, pool: Callable[[], ReaderPool], catalogue: Catalogue |
         pool: gives the children, if any file has to be opened.
         catalogue: where answers are remembered, and which loses the checkpoints of those runs.
     """
-    members: dict[str, list[Found]] = {}
+    members: dict[str, list[CheckpointFile]] = {}
     for found in seen.files:
         members.setdefault(found.run_path, []).append(found)
     known = {} if catalogue is None else _remembered(catalogue)

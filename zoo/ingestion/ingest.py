@@ -26,14 +26,14 @@ from epsopt.zoo.ingestion.catalogue_writer import (
 from epsopt.zoo.ingestion.deleted_runs import set_aside
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.other_formats import OtherFormat
-from epsopt.zoo.layouts.scan import Found, scan, within
+from epsopt.zoo.layouts.scan import CheckpointFile, scan, within
 from epsopt.zoo.reading.plain_values import is_placeholder
 from epsopt.zoo.reading.pool import shared_pool
-from epsopt.zoo.reading.reader import CheckpointContents, Outcome, Waiting, read_files
+from epsopt.zoo.reading.reader import CheckpointContents, Outcome, StillWriting, read_files
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits, identity_at
-from epsopt.zoo.side_files.refresh import tell_files, tell_runs
-from epsopt.zoo.side_files.run_tables import Sheet
+from epsopt.zoo.side_files.refresh import attach_metadata, refresh_runs
+from epsopt.zoo.side_files.run_tables import RunTable
 
 Progress = Callable[[int, int], None]
 
@@ -93,7 +93,7 @@ def ingest(
     jobs: int = 2,
     progress: Progress | None = None,
     limits: Limits | None = None,
-    sheets: Sequence[Sheet] = (),
+    sheets: Sequence[RunTable] = (),
     follow_links: bool = False,
 ) -> IngestReport:
     """Read the checkpoints under folders that the catalogue does not know yet, or that changed.
@@ -154,7 +154,7 @@ def ingest(
             if not recorder.accept(fresh[index], outcome):
                 return False
             objects.update(f"{k} {v}" for k, v in outcome.hyperparameters.items() if is_placeholder(v))
-        elif isinstance(outcome, Waiting):
+        elif isinstance(outcome, StillWriting):
             waiting += 1
         else:
             recorder.fail(fresh[index], outcome)
@@ -169,7 +169,7 @@ def ingest(
             read_files(shared_pool(jobs, limits), files, book, handle, embed=embed, weights_key=catalogue.weights_key)
         finally:
             recorder.flush()
-    answered = tell_runs(catalogue, seen, shared_pool(jobs, limits), sheets, folders)
+    answered = refresh_runs(catalogue, seen, shared_pool(jobs, limits), sheets, folders)
     found = len(seen.files) + len(seen.failures)
     unchanged += found - unchanged - recorder.added - recorder.aliases - waiting - len(failed)
     return IngestReport(
@@ -194,7 +194,7 @@ def ingest(
     )
 
 
-def _is_current(known: KnownFile | None, found: Found, embed: str | None) -> bool:
+def _is_current(known: KnownFile | None, found: CheckpointFile, embed: str | None) -> bool:
     if known is None or known.identity != found.identity:
         return False
     return known.reason is not None or embed is None or known.embedded_by == embed
@@ -230,7 +230,7 @@ def read_fingerprints(
     results: list[CheckpointContents | Failure] = []
 
     def handle(index: int, outcome: Outcome) -> bool:
-        if isinstance(outcome, Waiting):
+        if isinstance(outcome, StillWriting):
             outcome = Failure(str(outcome.path), "was written to while it was read: try again when it is complete")
         elif isinstance(outcome, CheckpointContents) and outcome.declared is not None:
             known = book.of_reference(outcome.signature, outcome.declared.sha256)
@@ -245,7 +245,7 @@ def read_fingerprints(
     key = catalogue.weights_key if catalogue is not None else ""
     read_files(pool, files, book, handle, embed=embed, weights_key=key)
     renamed = catalogue.renamed if catalogue is not None else None
-    return tell_files(results, pool, folders or Folders(), renamed, trouble)
+    return attach_metadata(results, pool, folders or Folders(), renamed, trouble)
 
 
 def _size(path: Path) -> int:

@@ -19,8 +19,8 @@ from epsopt.zoo.layouts.checkpoint_folders import by_name, checkpoint_folder, nu
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import flat, rows_of
-from epsopt.zoo.layouts.parsed import Reading, Told
-from epsopt.zoo.layouts.side_file_reader import Sides
+from epsopt.zoo.layouts.parsed import ParsedCheckpoint, RunMetadata
+from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.reading.shards import shards
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     return [file for name in (STATE, CONFIG, ADAPTER) for folder in newest for file in folders.those(folder, (name,))]
 
 
-def interpret(checkpoint: OpenCheckpoint) -> Reading | None:
+def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:
     """Read the tensors; the number of the folder is the step, and stands for the epoch."""
     path = checkpoint.source.path
     if whole_name(path) not in MODELS:
@@ -97,9 +97,9 @@ def whole_name(path: Path) -> str:
     return path.name if len(shards(path)) == 1 else _SHARD.sub("", path.name)
 
 
-def tell(sides: Sides) -> Told:
+def tell(sides: SideFileReader) -> RunMetadata:
     """Read the newest history of metrics that can be read, and what is repeated of the arguments."""
-    told = Told(troubles=sides.troubles)
+    told = RunMetadata(troubles=sides.troubles)
     for name in (CONFIG, ADAPTER):
         found = flat(_first(sides, name)).items()
         told.hyperparameters.update((k, v) for k, v in found if not _NO_HYPERPARAMETER.fullmatch(k))
@@ -109,11 +109,11 @@ def tell(sides: Sides) -> Told:
     return told
 
 
-def _first(sides: Sides, name: str) -> Mapping[str, Any] | None:
+def _first(sides: SideFileReader, name: str) -> Mapping[str, Any] | None:
     return next((tree for file in sides.named(name) if isinstance(tree := sides.json(file), Mapping)), None)
 
 
-def _tell_state(told: Told, state: Mapping[str, Any]) -> None:
+def _tell_state(told: RunMetadata, state: Mapping[str, Any]) -> None:
     log = state.get("log_history")
     history = [entry for entry in log if isinstance(entry, Mapping)] if isinstance(log, list) else []
     told.hyperparameters.update({k: v for k, v in flat({a: state.get(a) for a in _ARGUMENTS}).items() if v is not None})
@@ -125,7 +125,7 @@ def _tell_state(told: Told, state: Mapping[str, Any]) -> None:
     told.rows = rows_of(kept, by_step=True)
 
 
-def trainer_names(told: Told) -> None:
+def trainer_names(told: RunMetadata) -> None:
     """Give metrics that the Trainer handed to another logger the names that they have in its own state.
 
     It writes ``eval/acc`` for ``eval_acc`` and ``train/loss`` for ``loss``: one metric is not to be two.

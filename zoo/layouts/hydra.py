@@ -13,10 +13,10 @@ from pathlib import Path
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import flat
-from epsopt.zoo.layouts.parsed import Told
-from epsopt.zoo.layouts.side_file_reader import Sides
+from epsopt.zoo.layouts.parsed import RunMetadata
+from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.reading.plain_values import Plain, number_or_text
-from epsopt.zoo.reading.text import LONGEST, clean
+from epsopt.zoo.reading.text import LONGEST, sanitize
 
 FOLDER = ".hydra"
 _ABOVE = 5  # folders above a checkpoint in which Hydra's own is looked for
@@ -45,14 +45,14 @@ def beside(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
     return found[:1]
 
 
-def tell(sides: Sides) -> Told:
+def tell(sides: SideFileReader) -> RunMetadata:
     """Read the configuration; interpolations stay text where they are not plain."""
-    told = Told(troubles=sides.troubles)
+    told = RunMetadata(troubles=sides.troubles)
     for file in sides.files:
         tree = sides.yaml(file)
         if isinstance(tree, list):  # overrides: "optimizer.lr=0.1"
             pairs = [str(item).lstrip("+~").split("=", 1) for item in tree if "=" in str(item)]
-            told.hyperparameters = {clean(key): number_or_text(value) for key, value in pairs}
+            told.hyperparameters = {sanitize(key): number_or_text(value) for key, value in pairs}
         else:
             told.hyperparameters = resolved(flat(tree))
     return told
@@ -78,4 +78,4 @@ def _text(value: Plain) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-LAYOUT = Layout("hydra", run_of=run_of, beside=beside, tell=tell, combines=True)
+LAYOUT = Layout("hydra", run_of=run_of, side_files=beside, parse_side_files=tell, combines=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epsopt.zoo.layouts.folders import Folders
-from epsopt.zoo.layouts.parsed import Reading, Told
-from epsopt.zoo.layouts.side_file_reader import Sides
+from epsopt.zoo.layouts.parsed import ParsedCheckpoint, RunMetadata
+from epsopt.zoo.layouts.side_file_reader import SideFileReader
 
 if TYPE_CHECKING:
     from epsopt.zoo.reading.tensors import OpenCheckpoint
@@ -36,15 +36,15 @@ def _nothing(_run: Path, _held: Sequence[Path], _folders: Folders) -> list[Path]
     return []
 
 
-def _unknown(_checkpoint: OpenCheckpoint) -> Reading | None:
+def _unknown(_checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:
     return None
 
 
-def _silent(_sides: Sides) -> Told:
-    return Told()
+def _silent(_sides: SideFileReader) -> RunMetadata:
+    return RunMetadata()
 
 
-def _none_deleted(_sides: Sides, _runs: Sequence[Path]) -> dict[str, str]:
+def _none_deleted(_sides: SideFileReader, _runs: Sequence[Path]) -> dict[str, str]:
     return {}
 
 
@@ -56,15 +56,15 @@ class Layout:
         name: as `epsopt ingest` shows it.
         run_of: ``(checkpoint file, folders)`` to the folder of the run that it belongs to, None when this layout does
             not recognise the place.
-        leaves_alone: ``(file, folders)``: whether a file that is named like a checkpoint is something else (the state
+        ignores: ``(file, folders)``: whether a file that is named like a checkpoint is something else (the state
             of an optimiser) and is not to be read or complained about.
         refuses: ``(file, folders)``: the file or folder that a person would call the checkpoint, and why it is not
             read, with what to do. Asked after ``leaves_alone``; several files may be parts of one that is refused.
-        beside: ``(run's folder, folders that hold its checkpoints, folders)`` to the files that tell more about it.
+        side_files: ``(run's folder, folders that hold its checkpoints, folders)`` to the files that tell more about it.
             ``tell`` is asked only about runs where there are some.
         interpret: what a checkpoint says; None when it is not one of this layout.
-        tell: what the files that ``beside`` named say. A file that cannot be read is a trouble in the answer, never
-            an exception.
+        parse_side_files: what the files that ``beside`` named say. A file that cannot be read is a trouble in the
+            answer, never an exception.
         lifecycle: ``(run's folder, folders)`` to the file that says whether the run was deleted; None where nothing
             does.
         deleted: ``(reader of one such file, folders of runs)`` to those that were deleted, each with a sentence.
@@ -74,12 +74,12 @@ class Layout:
 
     name: str
     run_of: Callable[[Path, Folders], Path | None] = _nowhere
-    leaves_alone: Callable[[Path, Folders], bool] = _never
-    beside: Callable[[Path, Sequence[Path], Folders], list[Path]] = _nothing
-    interpret: Callable[[OpenCheckpoint], Reading | None] = _unknown
-    tell: Callable[[Sides], Told] = _silent
+    ignores: Callable[[Path, Folders], bool] = _never
+    side_files: Callable[[Path, Sequence[Path], Folders], list[Path]] = _nothing
+    interpret: Callable[[OpenCheckpoint], ParsedCheckpoint | None] = _unknown
+    parse_side_files: Callable[[SideFileReader], RunMetadata] = _silent
     lifecycle: Callable[[Path, Folders], Path | None] = _nowhere
-    deleted: Callable[[Sides, Sequence[Path]], dict[str, str]] = _none_deleted
+    deleted: Callable[[SideFileReader, Sequence[Path]], dict[str, str]] = _none_deleted
     refuses: Callable[[Path, Folders], tuple[Path, str] | None] = _unrefused
     combines: bool = False
     tracks: bool = False

@@ -17,8 +17,8 @@ from epsopt.zoo.layouts import plain
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import flat, rows_of
-from epsopt.zoo.layouts.parsed import Reading, Told
-from epsopt.zoo.layouts.side_file_reader import Sides
+from epsopt.zoo.layouts.parsed import ParsedCheckpoint, RunMetadata
+from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.reading.plain_values import metrics_of
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     return [*folders.those(run, _LOGGED), *(f for top in nested for f in folders.those(top, missing))]
 
 
-def interpret(checkpoint: OpenCheckpoint) -> Reading | None:
+def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:
     """Read as a plain checkpoint; the monitored metric is what ModelCheckpoint kept of this very file."""
     tree = checkpoint.tree
     if checkpoint.metadata is not None or not isinstance(tree, Mapping) or VERSION not in tree:
@@ -126,9 +126,9 @@ def _same_end(path: Path, other: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def tell(sides: Sides) -> Told:
+def tell(sides: SideFileReader) -> RunMetadata:
     """Read hparams.yaml and metrics.csv."""
-    told = Told(troubles=sides.troubles)
+    told = RunMetadata(troubles=sides.troubles)
     for file in sides.named("hparams.yaml"):
         told.hyperparameters = flat(sides.yaml(file))
     for file in sides.named("metrics.csv"):
@@ -136,4 +136,4 @@ def tell(sides: Sides) -> Told:
     return told
 
 
-LAYOUT = Layout("lightning", run_of=run_of, beside=beside, interpret=interpret, tell=tell)
+LAYOUT = Layout("lightning", run_of=run_of, side_files=beside, interpret=interpret, parse_side_files=tell)

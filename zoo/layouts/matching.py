@@ -21,7 +21,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from epsopt.zoo.layouts.parsed import Position, Row, Told
+from epsopt.zoo.layouts.parsed import Position, Row, RunMetadata
 
 _Value = float | None
 
@@ -36,7 +36,7 @@ class _Clocks:
         strict: steps of rows and of checkpoints count the same.
         counted: some metric was logged at the optimiser steps of checkpoints.
         fewest: the end of the shortest metric that may count epochs by its steps.
-        pooled: as in :class:`~epsopt.zoo.layouts.parsed.Told`.
+        pooled: as in :class:`~epsopt.zoo.layouts.parsed.RunMetadata`.
         lightning: a checkpoint is Lightning's.
     """
 
@@ -49,7 +49,7 @@ class _Clocks:
     lightning: bool
 
 
-def matched(told: Told, positions: Sequence[Position]) -> dict[str, dict[str, _Value]]:
+def matched(told: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[str, _Value]]:
     """Match the rows to checkpoints; return the metrics of those that have any, by key.
 
     A file whose rows say neither epoch nor step, and whose order fits no checkpoints, becomes a trouble in `told`.
@@ -73,7 +73,7 @@ def matched(told: Told, positions: Sequence[Position]) -> dict[str, dict[str, _V
 
 
 def _clocks(
-    told: Told,
+    told: RunMetadata,
     rows: Sequence[Row],
     series: Collection[list[tuple[Row, _Value]]],
     positions: Sequence[Position],
@@ -197,7 +197,7 @@ def _as_epochs(steps: dict[int, _Value], positions: Sequence[Position], clocks: 
     }
 
 
-def _numbered(told: Told, positions: Sequence[Position]) -> list[Row]:
+def _numbered(told: RunMetadata, positions: Sequence[Position]) -> list[Row]:
     """Give epochs to rows that say none, where their number shows the first one; name the files where it does not."""
     epochs = _epochs(positions)
     out: list[Row] = []

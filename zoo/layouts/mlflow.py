@@ -16,13 +16,13 @@ from pathlib import Path
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import EPOCH, whole
-from epsopt.zoo.layouts.parsed import Row, Told
-from epsopt.zoo.layouts.side_file_reader import SideError, Sides
+from epsopt.zoo.layouts.parsed import Row, RunMetadata
+from epsopt.zoo.layouts.side_file_reader import SideError, SideFileReader
 from epsopt.zoo.reading.plain_values import Plain, finite, number_or_text
 from epsopt.zoo.reading.remote import RemotePath
 from epsopt.zoo.reading.source import open_source
 from epsopt.zoo.reading.sqlite import bounded_database
-from epsopt.zoo.reading.text import clean
+from epsopt.zoo.reading.text import sanitize
 
 DATABASE = "mlflow.db"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -65,15 +65,15 @@ def _below(folder: Path, folders: Folders) -> list[Path]:
     return sorted(found)
 
 
-def tell(sides: Sides) -> Told:
+def tell(sides: SideFileReader) -> RunMetadata:
     """Read parameters and the history of metrics, by step."""
-    told = Told(troubles=sides.troubles, pooled=True)
+    told = RunMetadata(troubles=sides.troubles, pooled=True)
     for file in sides.files:
         if file.name == DATABASE:
             sides.attempt(file, lambda path: _tell_database(told, path, sides))
             continue
         kind, *parts = file.relative_to(sides.run).parts
-        name = clean("/".join(parts))
+        name = sanitize("/".join(parts))
         if kind == "metrics":
             told.rows += sides.attempt(file, partial(_history, name, sides)) or []
         else:
@@ -82,7 +82,7 @@ def tell(sides: Sides) -> Told:
     return told
 
 
-def _place(told: Told, path: str) -> None:
+def _place(told: RunMetadata, path: str) -> None:
     """Give rows their epochs, which Lightning logs as a metric at the same step; what has no step goes to the end.
 
     MLflow writes step 0 where the caller gives none: a metric that was never logged at any other is one of the whole
@@ -112,7 +112,7 @@ def lifecycle(run: Path, folders: Folders) -> Path | None:
     return next((file for file in beside(run, (), folders) if file.name == DATABASE), None)
 
 
-def deleted(sides: Sides, runs: Sequence[Path]) -> dict[str, str]:
+def deleted(sides: SideFileReader, runs: Sequence[Path]) -> dict[str, str]:
     """Return the runs that MLflow keeps as deleted, which it does until they are collected (``mlflow gc``)."""
     (file,) = sides.files
     if file.name != DATABASE:
@@ -122,7 +122,7 @@ def deleted(sides: Sides, runs: Sequence[Path]) -> dict[str, str]:
     return sides.attempt(file, partial(_deleted_in, sides, runs)) or {}
 
 
-def _deleted_in(sides: Sides, runs: Sequence[Path], path: Path) -> dict[str, str]:
+def _deleted_in(sides: SideFileReader, runs: Sequence[Path], path: Path) -> dict[str, str]:
     with _opened(path, sides) as database:
         gone = {i for (i,) in database.execute("SELECT run_uuid FROM runs WHERE lifecycle_stage = 'deleted'")}
         idents = {str(run): _run_in(database, run) for run in runs} if gone else {}
@@ -130,14 +130,14 @@ def _deleted_in(sides: Sides, runs: Sequence[Path], path: Path) -> dict[str, str
 
 
 def _restore(ident: str) -> str:
-    return f"deleted in MLflow: 'mlflow runs restore --run-id {clean(ident)}' brings it back"
+    return f"deleted in MLflow: 'mlflow runs restore --run-id {sanitize(ident)}' brings it back"
 
 
-def _parameter(name: str, sides: Sides, file: Path) -> dict[str, Plain]:
+def _parameter(name: str, sides: SideFileReader, file: Path) -> dict[str, Plain]:
     return {name: number_or_text(sides.text(file, _VALUE_BYTES))}
 
 
-def _history(name: str, sides: Sides, file: Path) -> list[Row]:
+def _history(name: str, sides: SideFileReader, file: Path) -> list[Row]:
     """Read lines of timestamp, value and step (and, since MLflow 3, what the metric was measured on)."""
     rows = []
     for number, line in enumerate(sides.text(file, _VALUE_BYTES, lines=True).splitlines(), start=1):
@@ -150,17 +150,17 @@ def _history(name: str, sides: Sides, file: Path) -> list[Row]:
     return rows
 
 
-def _tell_database(told: Told, path: Path, sides: Sides) -> None:
+def _tell_database(told: RunMetadata, path: Path, sides: SideFileReader) -> None:
     with _opened(path, sides) as database:
         run = _run_in(database, sides.run)
         if run is None:
             return
         params = database.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)).fetchmany(_FILES)
-        told.hyperparameters = {clean(str(key)): number_or_text(str(value)) for key, value in params}
+        told.hyperparameters = {sanitize(str(key)): number_or_text(str(value)) for key, value in params}
         query = "SELECT key, value, step, is_nan FROM metrics WHERE run_uuid = ? ORDER BY timestamp, step"
         for key, value, step, is_nan in database.execute(query, (run,)).fetchmany(_ROWS):
             known = isinstance(value, int | float) and not is_nan
-            told.rows.append(Row(None, int(step), {clean(str(key)): finite(value) if known else None}))
+            told.rows.append(Row(None, int(step), {sanitize(str(key)): finite(value) if known else None}))
 
 
 def _run_in(database: sqlite3.Connection, folder: Path) -> str | None:
@@ -181,15 +181,17 @@ def _run_in(database: sqlite3.Connection, folder: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, sides: Sides) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path, sides: SideFileReader) -> Iterator[sqlite3.Connection]:
     """Open a database as a file that nobody changes: SQLite then writes nothing beside it, neither locks nor logs."""
     log = path.with_name(f"{path.name}-wal")
     if log.is_file() and log.stat().st_size:
-        sides.trouble(path, "its newest values are in its write-ahead log: they come when MLflow has closed it")
+        sides.record_failure(path, "its newest values are in its write-ahead log: they come when MLflow has closed it")
     with open_source(path, replace(sides.limits, at_once=0)) as source:
         there = f"/proc/self/fd/{source.file.fileno()}" if isinstance(path, RemotePath) else str(path)
         with bounded_database(there, source.identity, _TABLES, "MLflow") as database:
             yield database
 
 
-LAYOUT = Layout("mlflow", run_of=run_of, beside=beside, tell=tell, lifecycle=lifecycle, deleted=deleted, tracks=True)
+LAYOUT = Layout(
+    "mlflow", run_of=run_of, side_files=beside, parse_side_files=tell, lifecycle=lifecycle, deleted=deleted, tracks=True
+)

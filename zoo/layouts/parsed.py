@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedCheckpoint:
     """One checkpoint, interpreted.
 
     Attributes:
@@ -75,7 +75,7 @@ class Row:
 
 
 @dataclass
-class Told:
+class RunMetadata:
     """What the side files of one layout tell about a run.
 
     Attributes:
@@ -107,7 +107,7 @@ def known_metrics(
     return {**own, **beside} if layout == "lightning" else {**beside, **own}
 
 
-def joined(told: Told, positions: Sequence[Position]) -> dict[str, dict[str, float | None]]:
+def match_rows(told: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[str, float | None]]:
     """Match the rows to checkpoints; return the metrics of those that have any, by key (``matching`` has the rules)."""
     from epsopt.zoo.layouts.matching import matched  # which needs the types above
 

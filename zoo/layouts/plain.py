@@ -25,8 +25,8 @@ from epsopt.zoo.layouts.checkpoint_folders import (
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import flat, rows_of, says_place
-from epsopt.zoo.layouts.parsed import Reading, Told
-from epsopt.zoo.layouts.side_file_reader import Sides
+from epsopt.zoo.layouts.parsed import ParsedCheckpoint, RunMetadata
+from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
 from epsopt.zoo.reading.plain_values import flatten, metrics_of, without_prefixes
 
@@ -93,9 +93,9 @@ def _of_openmmlab(run: Path, folders: Folders) -> list[Path]:
     return [*logs, *(file for place in sessions for file in folders.those(place, ("scalars.json",)))]
 
 
-def tell(sides: Sides) -> Told:
+def tell(sides: SideFileReader) -> RunMetadata:
     """Read hyperparameters from configurations and metrics from logs; where two say the same, the first file counts."""
-    told = Told(troubles=sides.troubles)
+    told = RunMetadata(troubles=sides.troubles)
     for file in sides.files:
         if file.name in CONFIGS:
             told.hyperparameters = {**flat(sides.structure(file)), **told.hyperparameters}
@@ -108,7 +108,7 @@ def tell(sides: Sides) -> Told:
     return told
 
 
-def _tell_records(told: Told, file: Path, records: Iterable[Any]) -> None:
+def _tell_records(told: RunMetadata, file: Path, records: Iterable[Any]) -> None:
     rows = rows_of([r for r in records if isinstance(r, Mapping)])
     if rows and all(row.epoch is None and row.step is None for row in rows):
         told.ordered.append((str(file), rows))
@@ -116,7 +116,7 @@ def _tell_records(told: Told, file: Path, records: Iterable[Any]) -> None:
         told.rows += rows
 
 
-def _tell_json(told: Told, file: Path, tree: Any) -> None:
+def _tell_json(told: RunMetadata, file: Path, tree: Any) -> None:
     """Take a metrics.json: a list of records, columns of equal length, or the values of the run's end."""
     if isinstance(tree, list):
         _tell_records(told, file, tree)
@@ -136,7 +136,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def _tell_columns(told: Told, file: Path, columns: Mapping[str, list[Any]]) -> None:
+def _tell_columns(told: RunMetadata, file: Path, columns: Mapping[str, list[Any]]) -> None:
     """Take lists of one value an epoch each; those as long as the list of epochs have it, others their order."""
     placed = {k: v for k, v in columns.items() if says_place(k)}
     length = len(next(iter(placed.values()), ()))
@@ -148,7 +148,7 @@ def _tell_columns(told: Told, file: Path, columns: Mapping[str, list[Any]]) -> N
         _tell_records(told, file, [{k: v[i] for k, v in known.items()} for i in range(n)])
 
 
-def interpret(checkpoint: OpenCheckpoint) -> Reading:
+def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
     """Find weights, hyperparameters, metrics and epoch under the names that people use.
 
     Raises:
@@ -166,7 +166,7 @@ def interpret(checkpoint: OpenCheckpoint) -> Reading:
     hyperparameters = flatten(_first(about, HYPERPARAMETERS) or {}, scalar)
     hyperparameters.pop("", None)
     declared = next((hyperparameters[k] for k in BASE if isinstance(hyperparameters.get(k), str)), None)
-    return Reading(
+    return ParsedCheckpoint(
         weights=found.tensors,
         weights_key=found.key,
         hyperparameters=hyperparameters,

@@ -15,8 +15,8 @@ from typing import Any
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import flat, rows_of
-from epsopt.zoo.layouts.parsed import Row, Told
-from epsopt.zoo.layouts.side_file_reader import Sides
+from epsopt.zoo.layouts.parsed import Row, RunMetadata
+from epsopt.zoo.layouts.side_file_reader import SideFileReader
 
 PARAMS, PROGRESS, RESULT, MANAGER = "params.json", "progress.csv", "result.json", "checkpoint_manager_snapshot.json"
 _CHECKPOINT = re.compile(r"checkpoint_(\d{1,9}|\d{4}-\d\d-\d\d_[\d.-]+)")
@@ -46,9 +46,9 @@ def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     return [*folders.those(run, (PARAMS,)), *reports, *folders.those(run, (MANAGER,))]
 
 
-def tell(sides: Sides) -> Told:
+def tell(sides: SideFileReader) -> RunMetadata:
     """Read parameters, and each report with the checkpoint that it came with."""
-    told = Told(troubles=sides.troubles, starts=1)
+    told = RunMetadata(troubles=sides.troubles, starts=1)
     for file in sides.files:
         if file.name == PARAMS:
             told.hyperparameters.update(flat(sides.json(file)))
@@ -61,7 +61,7 @@ def tell(sides: Sides) -> Told:
     return told
 
 
-def _report(told: Told, records: Iterable[Mapping[str, Any]]) -> None:
+def _report(told: RunMetadata, records: Iterable[Mapping[str, Any]]) -> None:
     kept = []
     for record in records:
         for key, value in record.items():
@@ -82,4 +82,4 @@ def _managed(tree: Any) -> list[Row]:
     return rows_of(records, checkpoint=_NAME)
 
 
-LAYOUT = Layout("ray", run_of=run_of, beside=beside, tell=tell)
+LAYOUT = Layout("ray", run_of=run_of, side_files=beside, parse_side_files=tell)

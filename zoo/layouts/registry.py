@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from epsopt.zoo.layouts import hugging_face, hydra, lightning, mlflow, plain, ray, sharded, tensorboard, wandb
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
-from epsopt.zoo.layouts.parsed import Reading
+from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 
 if TYPE_CHECKING:
     from epsopt.zoo.reading.tensors import OpenCheckpoint
@@ -40,7 +40,7 @@ def place(file: Path, folders: Folders) -> tuple[str, Path]:
 
 def left_alone(file: Path, folders: Folders) -> bool:
     """Tell whether any layout knows that a file, named like a checkpoint, is none."""
-    return any(layout.leaves_alone(file, folders) for layout in LAYOUTS)
+    return any(layout.ignores(file, folders) for layout in LAYOUTS)
 
 
 def refused(file: Path, folders: Folders) -> tuple[Path, str] | None:
@@ -53,7 +53,7 @@ def sources(run: Path, held: Sequence[Path], folders: Folders) -> list[tuple[str
     taken: set[Path] = set()
     found = []
     for layout in LAYOUTS:
-        files = [file for file in dict.fromkeys(layout.beside(run, held, folders)) if file not in taken]
+        files = [file for file in dict.fromkeys(layout.side_files(run, held, folders)) if file not in taken]
         if files:
             taken.update(files)
             found.append((layout.name, files))
@@ -65,7 +65,7 @@ def lifecycles(run: Path, folders: Folders) -> list[tuple[str, Path]]:
     return [(layout.name, f) for layout in LAYOUTS if (f := layout.lifecycle(run, folders)) is not None]
 
 
-def interpret(checkpoint: OpenCheckpoint) -> Reading:
+def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
     """Return what a checkpoint says, by the first layout that recognises it.
 
     Raises:

@@ -16,9 +16,9 @@ from epsopt.zoo.layouts.other_formats import OtherFormats, head_of
 from epsopt.zoo.layouts.registry import left_alone, place, refused
 from epsopt.zoo.reading.magic import is_torch
 from epsopt.zoo.reading.remote import RemotePath, is_url, list_remote, location
-from epsopt.zoo.reading.shards import shards, together
+from epsopt.zoo.reading.shards import combined_identity, shards
 from epsopt.zoo.reading.source import Identity, identity_of, not_a_file, refusal
-from epsopt.zoo.reading.text import clean
+from epsopt.zoo.reading.text import sanitize
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 TARRED = tuple(f"{suffix}.tar" for suffix in (".pt", ".pth", ".ckpt"))
@@ -35,7 +35,7 @@ _IN_THE_MAKING = (".tmp", ".part", ".partial", "~")
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckpointFile:
     """A file to read: its path, what it looks like from outside, and the run (folder) that it belongs to.
 
     Attributes:
@@ -66,7 +66,7 @@ class Scan:
         outside: links to folders or checkpoints that lie elsewhere, and were not followed.
     """
 
-    files: list[Found] = field(default_factory=list)
+    files: list[CheckpointFile] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     left_alone: list[str] = field(default_factory=list)
     folders: Folders = field(default_factory=Folders)
@@ -147,7 +147,7 @@ def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]], dep
     """Add what lies under one folder; return how many checkpoint files it holds at any depth."""
     if depth > DEEPEST:
         reason = f"lies more than {DEEPEST} folders deep, so it was not looked into: name it itself, or move it up"
-        found.failures.append(Failure(clean(str(folder)), reason))
+        found.failures.append(Failure(sanitize(str(folder)), reason))
         return 1
     try:
         status = folder.stat()
@@ -156,7 +156,7 @@ def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]], dep
         seen.add((status.st_dev, status.st_ino))
         entries = sorted(os.scandir(folder), key=lambda e: e.name)
     except OSError as error:
-        found.failures.append(Failure(clean(str(folder)), refusal(error)))
+        found.failures.append(Failure(sanitize(str(folder)), refusal(error)))
         return 0
     found.folders.put(folder, (e.name for e in entries))
     names = found.folders.names(folder)
@@ -172,16 +172,16 @@ def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]], dep
             _look(path, root, found)
             held += 1
         elif found.other.add_file(path, names):
-            found.left_alone.append(clean(str(path)))
+            found.left_alone.append(sanitize(str(path)))
     # Links come last, so that a run is named by the folder it really is ("latest" is a common link).
     for entry in sorted((e for e in entries if _is_folder(e)), key=lambda e: (e.is_symlink(), e.name)):
         if found.folders.leads_outside(Path(entry.path)):
-            found.outside.append(clean(entry.path))
+            found.outside.append(sanitize(entry.path))
             held += 1
             continue
         inside = _walk(Path(entry.path), root, found, seen, depth + 1) if not entry.name.startswith(".") else 1
         if not inside and is_checkpoint_name(entry.name):
-            found.failures.append(Failure(clean(entry.path), "a folder, not a file"))
+            found.failures.append(Failure(sanitize(entry.path), "a folder, not a file"))
         held += inside
     return held
 
@@ -189,7 +189,7 @@ def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]], dep
 def _look_at_other(folder: Path, names: frozenset[str], found: Scan) -> int:
     """Count a folder that is one checkpoint of another format; return how many checkpoints it is."""
     if folder.name.startswith("optimizer") and any(name.endswith(".distcp") for name in names):
-        found.left_alone.append(clean(str(folder)))
+        found.left_alone.append(sanitize(str(folder)))
         return 1
     return int(found.other.add_folder(folder, names))
 
@@ -210,7 +210,7 @@ def _look(path: Path, root: Path, found: Scan) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        found.failures.append(Failure(clean(str(path)), "its name is not valid UTF-8: rename it"))
+        found.failures.append(Failure(sanitize(str(path)), "its name is not valid UTF-8: rename it"))
         return
     try:
         status = path.stat()
@@ -231,7 +231,7 @@ def _add(path: Path, identity: Identity, root: Path, found: Scan) -> None:
         found.left_alone.append(str(path))
         return
     if (whole := refused(path, found.folders)) is not None:
-        failure = Failure(clean(str(whole[0])), whole[1])
+        failure = Failure(sanitize(str(whole[0])), whole[1])
         if failure not in found.failures[-1:]:  # its parts come one after the other
             found.failures.append(failure)
         return
@@ -240,16 +240,16 @@ def _add(path: Path, identity: Identity, root: Path, found: Scan) -> None:
         here = found.folders.those(path.parent, (p.name for p in parts))
         if path.name != here[0].name:
             return
-        identity = together([i for p in here if (i := found.folders.identity(p)) is not None] or [identity])
+        identity = combined_identity([i for p in here if (i := found.folders.identity(p)) is not None] or [identity])
     layout, run = place(path, found.folders)
     name = str(PurePosixPath(*run.relative_to(root).parts)) if run.is_relative_to(root) else "."
-    found.files.append(Found(path, identity, str(run), run.name if name == "." else name, layout))
+    found.files.append(CheckpointFile(path, identity, str(run), run.name if name == "." else name, layout))
 
 
-def whose(path: Path, folders: Folders | None = None) -> Found:
+def locate_run(path: Path, folders: Folders | None = None) -> CheckpointFile:
     """Return a file as a scan of its run's own folder would find it; its identity is left open."""
     layout, run = place(path, folders or Folders())
-    return Found(path, Identity(0, 0, 0), str(run), run.name, layout)
+    return CheckpointFile(path, Identity(0, 0, 0), str(run), run.name, layout)
 
 
 def order(path: Path) -> tuple[tuple[int, int, str], ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.hugging_face import MODELS, whole_name
 from epsopt.zoo.layouts.layout import Layout
-from epsopt.zoo.reading.text import clean
+from epsopt.zoo.reading.text import sanitize
 
 _DEEPSPEED = re.compile(r"(?=.*(?:mp_rank|zero_pp_rank|layer_|expert_)).+[-_](?:model|optim)_states\.pt")
 _UNIVERSAL = re.compile(r"(?:fp32|exp_avg|exp_avg_sq|step|momentum)\.pt")  # one file a parameter, below a folder zero
@@ -59,7 +59,7 @@ def _parts_of(file: Path, folders: Folders) -> tuple[Path, str] | None:
             f"a checkpoint in parts, one of each process (FSDP): join them with 'python -m verl.model_merger merge "
             f"--backend fsdp --local_dir {here} --target_dir {here}', and ingest again"
         )
-        return folder, clean(reason)
+        return folder, sanitize(reason)
     return None
 
 
@@ -67,7 +67,9 @@ def _deepspeed(folder: Path, folders: Folders) -> str:
     top = folder.parent
     script = shlex.quote(str(top / _SCRIPT)) if _SCRIPT in folders.names(top) else "-m deepspeed.utils.zero_to_fp32"
     command = f"python {script} {shlex.quote(str(top))} {shlex.quote(str(folder))} -t {shlex.quote(folder.name)}"
-    return clean(f"a checkpoint of DeepSpeed in parts: join them with '{command}' (zero_to_fp32.py), and ingest again")
+    return sanitize(
+        f"a checkpoint of DeepSpeed in parts: join them with '{command}' (zero_to_fp32.py), and ingest again"
+    )
 
 
 def _whole(folder: Path, folders: Folders) -> bool:
@@ -79,4 +81,4 @@ def _whole(folder: Path, folders: Folders) -> bool:
     return any(whole_name(Path(name)) in MODELS for place in places for name in folders.names(place))
 
 
-LAYOUT = Layout("sharded", leaves_alone=leaves_alone, refuses=refuses)
+LAYOUT = Layout("sharded", ignores=leaves_alone, refuses=refuses)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
-from epsopt.zoo.reading.text import clean
+from epsopt.zoo.reading.text import sanitize
 
 YAML_BYTES = 1 << 20
 """YAML is parsed in Python, at about 40 KB a second; no configuration that a person wrote comes near this."""
@@ -35,7 +35,7 @@ class SideError(Exception):
 
 
 @dataclass
-class Sides:
+class SideFileReader:
     """The files beside a run that one layout asks about.
 
     Attributes:
@@ -56,7 +56,7 @@ class Sides:
         """Return the files of these names, in the order of the names."""
         return [f for name in names for f in self.files if f.name == name]
 
-    def trouble(self, path: Path, reason: str) -> None:
+    def record_failure(self, path: Path, reason: str) -> None:
         """Note why a file was not read."""
         self.troubles.append((str(path), reason))
 
@@ -65,17 +65,19 @@ class Sides:
         try:
             return parse(path)
         except SideError as error:
-            self.trouble(path, clean(str(error)))
+            self.record_failure(path, sanitize(str(error)))
         except UnreadableCheckpoint as error:
-            self.trouble(path, error.reason)
+            self.record_failure(path, error.reason)
         except ChangedWhileReadError:
-            self.trouble(path, "was written to while it was read: the next ingest takes it")
+            self.record_failure(path, "was written to while it was read: the next ingest takes it")
         except RecursionError:
-            self.trouble(path, "nested deeper than any configuration needs")
+            self.record_failure(path, "nested deeper than any configuration needs")
         except MemoryError:
-            self.trouble(path, f"needs more than the {self.limits.memory >> 20:,} MB of memory that a reader may take")
+            self.record_failure(
+                path, f"needs more than the {self.limits.memory >> 20:,} MB of memory that a reader may take"
+            )
         except Exception as error:  # noqa: BLE001 - whatever a hostile file provokes is that file's trouble
-            self.trouble(path, clean(f"cannot be read ({type(error).__name__}: {str(error)[:200]})"))
+            self.record_failure(path, sanitize(f"cannot be read ({type(error).__name__}: {str(error)[:200]})"))
         return None
 
     def yaml(self, path: Path) -> Any:
@@ -248,7 +250,7 @@ def parse_csv(text: str) -> list[dict[str, str]]:
     delimiter = max(",;\t", key=header_line.count)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     try:
-        header = [clean(name.strip()) for name in next(reader, [])]
+        header = [sanitize(name.strip()) for name in next(reader, [])]
         named = [name for name in header if name]
         if len(set(named)) != len(named):
             twice = next(name for name in named if named.count(name) > 1)

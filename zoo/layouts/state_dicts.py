@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.reading.text import clean
+from epsopt.zoo.reading.text import sanitize
 
 if TYPE_CHECKING:
     import torch
@@ -83,12 +83,12 @@ def find_state_dict(tree: Mapping[Any, Any], path: Path, weights_key: str = "") 
     if len(models) == 1:
         if not models[0].key:
             for name, value in tree.items():
-                require_no_object(value, clean(str(name)), path)
+                require_no_object(value, sanitize(str(name)), path)
         return models[0]
     if models:
         raise UnreadableCheckpoint(path, _several(models))
     for name, value in tree.items():
-        require_no_object(value, clean(str(name)), path)
+        require_no_object(value, sanitize(str(name)), path)
     raise UnreadableCheckpoint(path, _none(tree, loose))
 
 
@@ -111,7 +111,7 @@ def _told(tree: Mapping[Any, Any], path: Path, weights_key: str) -> StateDict | 
         require_no_object(held, weights_key, path)
     if len(_loose(tree)) == len(tree):  # as merged and exported checkpoints are
         return None
-    where = f"no state dict under {clean(weights_key)!r}, the weights_key {SETTING.format(clean(weights_key))}"
+    where = f"no state dict under {sanitize(weights_key)!r}, the weights_key {SETTING.format(sanitize(weights_key))}"
     raise UnreadableCheckpoint(path, f"{where}; {_keys(tree)}")
 
 
@@ -135,8 +135,8 @@ def _candidates(tree: Mapping[Any, Any], path: Path, before: str = "", level: in
         if any(n.rpartition(".")[2] in _MOMENTS for n in tensors):
             continue
         if any(t.is_floating_point() and t.numel() and t.dim() for t in tensors.values()):
-            require_no_object(held, clean(key), path)
-            yield StateDict(clean(key), tensors_in(held, path))
+            require_no_object(held, sanitize(key), path)
+            yield StateDict(sanitize(key), tensors_in(held, path))
 
 
 def _loose(tree: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
@@ -174,7 +174,7 @@ def _none(tree: Mapping[Any, Any], loose: Mapping[str, torch.Tensor]) -> str:
 
 
 def _keys(tree: Mapping[Any, Any]) -> str:
-    keys = ", ".join(clean(str(k))[:40] for k in list(tree)[:_LISTED] if isinstance(k, str | int))
+    keys = ", ".join(sanitize(str(k))[:40] for k in list(tree)[:_LISTED] if isinstance(k, str | int))
     return f"its keys are: {keys or 'none'}"
 
 
@@ -203,7 +203,7 @@ def _flat(tree: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
     while stack:
         name, value, depth = stack.pop()
         if isinstance(value, torch.Tensor):
-            out[clean(name)] = value
+            out[sanitize(name)] = value
         elif isinstance(value, Mapping) and id(value) not in visited and depth < _DEPTH:
             visited.add(id(value))
             prefix = f"{name}." if name else ""
@@ -225,9 +225,9 @@ def tensors_in(tree: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor]:
     while stack:
         name, value, depth = stack.pop()
         if isinstance(value, torch.Tensor):
-            out[clean(name)] = value
+            out[sanitize(name)] = value
         elif isinstance(value, Mapping) and id(value) not in visited and depth < _DEPTH:
-            require_no_object(value, clean(name) or "model", path)
+            require_no_object(value, sanitize(name) or "model", path)
             visited.add(id(value))
             prefix = f"{name}." if name else ""
             stack.extend((prefix + k, v, depth + 1) for k, v in reversed(list(value.items())) if isinstance(k, str))

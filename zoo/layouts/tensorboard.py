@@ -20,11 +20,11 @@ from typing import Any
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import rows_of
-from epsopt.zoo.layouts.parsed import Told
-from epsopt.zoo.layouts.side_file_reader import SideError, Sides
+from epsopt.zoo.layouts.parsed import RunMetadata
+from epsopt.zoo.layouts.side_file_reader import SideError, SideFileReader
 from epsopt.zoo.reading.remote import RemotePath
 from epsopt.zoo.reading.source import Source, open_source
-from epsopt.zoo.reading.text import clean
+from epsopt.zoo.reading.text import sanitize
 
 _MARK = r"\.tfevents\."
 _SUFFIX = r"\.[A-Za-z]\w{0,3}$"
@@ -77,9 +77,9 @@ class _File:
     declared: set[str] = field(default_factory=set)
 
 
-def tell(sides: Sides) -> Told:
+def tell(sides: SideFileReader) -> RunMetadata:
     """Read scalars by step, and what add_hparams wrote."""
-    told = Told(troubles=sides.troubles, pooled=True)
+    told = RunMetadata(troubles=sides.troubles, pooled=True)
     steps: dict[int, dict[str, float]] = {}
     places = {file.parent for file in sides.files}
     for file in sides.files:
@@ -96,7 +96,7 @@ def tell(sides: Sides) -> Told:
     # What was logged at one step is one record: Lightning logs the epoch as one more scalar.
     told.rows = rows_of({**values, "step": step} for step, values in sorted(steps.items()))
     if len(sides.files) == _FILES:
-        sides.trouble(sides.files[-1], f"the run has more event files: only the first {_FILES:,} are read")
+        sides.record_failure(sides.files[-1], f"the run has more event files: only the first {_FILES:,} are read")
     return told
 
 
@@ -111,7 +111,7 @@ def _name(tag: str, folder: Path, run: Path, places: Container[Path]) -> str:
     return f"{folder.name}/{tag}" if split else tag
 
 
-def _read(found: _File, sides: Sides, path: Path) -> None:
+def _read(found: _File, sides: SideFileReader, path: Path) -> None:
     try:
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     except ImportError as error:
@@ -129,7 +129,7 @@ def _read(found: _File, sides: Sides, path: Path) -> None:
                     if value.metadata.plugin_data.plugin_name == "hparams":
                         _hparams(found, value.metadata.plugin_data.content)
                     elif (scalar := _scalar(value)) is not None:
-                        _keep(found, clean(value.tag), int(event.step), scalar)
+                        _keep(found, sanitize(value.tag), int(event.step), scalar)
 
 
 def _keep(found: _File, tag: str, step: int, value: float) -> None:
@@ -168,11 +168,11 @@ def _hparams(found: _File, content: bytes) -> None:
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     data = HParamsPluginData.FromString(content)
-    found.declared.update(clean(info.name.tag) for info in data.experiment.metric_infos)
+    found.declared.update(sanitize(info.name.tag) for info in data.experiment.metric_infos)
     for name, value in data.session_start_info.hparams.items():
         kind = value.WhichOneof("kind")
         if kind in ("number_value", "string_value", "bool_value"):
-            found.hyperparameters[clean(name)] = getattr(value, kind)
+            found.hyperparameters[sanitize(name)] = getattr(value, kind)
 
 
-LAYOUT = Layout("tensorboard", beside=beside, tell=tell, combines=True)
+LAYOUT = Layout("tensorboard", side_files=beside, parse_side_files=tell, combines=True)

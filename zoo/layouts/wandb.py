@@ -14,8 +14,8 @@ from pathlib import Path
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import flat, rows_of
-from epsopt.zoo.layouts.parsed import Told
-from epsopt.zoo.layouts.side_file_reader import TABLE_BYTES, SideError, Sides
+from epsopt.zoo.layouts.parsed import RunMetadata
+from epsopt.zoo.layouts.side_file_reader import TABLE_BYTES, SideError, SideFileReader
 from epsopt.zoo.layouts.wandb_log import RunLog, parse
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import open_source
@@ -55,9 +55,9 @@ def _date(name: str) -> str:
     return name.removeprefix("offline-")
 
 
-def tell(sides: Sides) -> Told:
+def tell(sides: SideFileReader) -> RunMetadata:
     """Read configuration and history from the log; from the other files what the log does not say."""
-    told = Told(troubles=sides.troubles)
+    told = RunMetadata(troubles=sides.troubles)
     log = RunLog()
     for file in sides.files:
         if file.suffix == ".wandb":
@@ -79,11 +79,11 @@ def tell(sides: Sides) -> Told:
     return told
 
 
-def _bytes(path: Path, sides: Sides) -> bytes:
+def _bytes(path: Path, sides: SideFileReader) -> bytes:
     with open_source(location(path), sides.limits) as source:
         if source.size > TABLE_BYTES:
             raise SideError(f"{source.size:,} bytes, more than the {TABLE_BYTES:,} that are read of a log")
         return bytes(source.read(0, source.size))
 
 
-LAYOUT = Layout("wandb", run_of=run_of, beside=beside, tell=tell, combines=True, tracks=True)
+LAYOUT = Layout("wandb", run_of=run_of, side_files=beside, parse_side_files=tell, combines=True, tracks=True)

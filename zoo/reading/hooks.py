@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.child_processes import working_directory_last
 from epsopt.zoo.errors import HookError
-from epsopt.zoo.layouts.parsed import Reading
+from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 from epsopt.zoo.reading.messages import MAX_MESSAGE
 from epsopt.zoo.reading.plain_values import finite
 from epsopt.zoo.reading.tensors import OpenCheckpoint
@@ -89,7 +89,7 @@ def embed(
     function: Callable[[dict[str, torch.Tensor]], Any],
     spec: str,
     checkpoint: OpenCheckpoint,
-    reading: Reading,
+    reading: ParsedCheckpoint,
 ) -> NDArray[np.float32]:
     """Apply the user's function to all tensors of a checkpoint; return (anchors, dimensions) float32.
 

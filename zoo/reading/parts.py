@@ -9,7 +9,7 @@ from typing import IO, Any, cast
 import torch
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.reading.shards import Window
+from epsopt.zoo.reading.shards import FileSlice
 from epsopt.zoo.reading.source import Limits, Source
 from epsopt.zoo.reading.tensors import OpenCheckpoint, Record
 
@@ -26,7 +26,7 @@ def open_parts(source: Source, limits: Limits, opener: Callable[[Source, Limits]
     metadata: dict[str, str] | None = None
     moved: set[int] = set()
     for number, (start, length) in enumerate(source.parts, start=1):
-        window = cast("IO[bytes]", Window(source.file, start, length))
+        window = cast("IO[bytes]", FileSlice(source.file, start, length))
         part = opener(Source(source.path, window, replace(source.identity, size=length)), limits)
         if not isinstance(part.tree, Mapping):
             raise UnreadableCheckpoint(source.path, f"shard {number} holds a {type(part.tree).__name__}, not tensors")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from epsopt.zoo.reading.text import LONGEST, clean
+from epsopt.zoo.reading.text import LONGEST, sanitize
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ def plain(value: Any, scalar: Callable[[torch.Tensor], Any]) -> Plain:
     if value is None or isinstance(value, bool | float | int):
         return _number(value)
     if isinstance(value, str):
-        return clean(value)
+        return sanitize(value)
     import torch  # by now something asks for it; the texts and numbers of side files do not
 
     if isinstance(value, torch.Tensor):
@@ -36,11 +36,11 @@ def plain(value: Any, scalar: Callable[[torch.Tensor], Any]) -> Plain:
     if hasattr(value, "item") and getattr(value, "size", 0) == 1:  # a numpy scalar
         return plain(value.item(), scalar)
     if isinstance(value, bytes | bytearray):
-        return clean(value[:LONGEST].decode("utf-8", "backslashreplace"))
+        return sanitize(value[:LONGEST].decode("utf-8", "backslashreplace"))
     if isinstance(value, list | tuple):
-        return clean("[" + ", ".join(str(plain(v, scalar)) for v in value) + "]")
+        return sanitize("[" + ", ".join(str(plain(v, scalar)) for v in value) + "]")
     if isinstance(value, set | frozenset):  # in an order that no hash decides
-        return clean("[" + ", ".join(sorted(str(plain(v, scalar)) for v in value)) + "]")
+        return sanitize("[" + ", ".join(sorted(str(plain(v, scalar)) for v in value)) + "]")
     if isinstance(value, torch.dtype | torch.device | torch.Size | complex):
         return str(value)
     return f"<{getattr(value, 'title', type(value).__name__)}>"
@@ -80,7 +80,7 @@ def flatten(tree: Any, scalar: Callable[[torch.Tensor], Any], *, whole: bool = F
         elif id(value) not in around and len(around) < _DEPTH:
             prefix = f"{key}." if key else ""
             inside = (*around, id(value))
-            stack.extend((prefix + clean(str(plain(k, scalar))), v, inside) for k, v in reversed(items))
+            stack.extend((prefix + sanitize(str(plain(k, scalar))), v, inside) for k, v in reversed(items))
     return out
 
 
@@ -157,7 +157,7 @@ def number_or_text(text: str) -> Plain:
             except ValueError:
                 pass
     known: dict[str, Plain] = {"true": True, "false": False, "none": None, "null": None, "": None}
-    return known[stripped.lower()] if stripped.lower() in known else clean(text)
+    return known[stripped.lower()] if stripped.lower() in known else sanitize(text)
 
 
 def no_tensor(tensor: torch.Tensor) -> Any:

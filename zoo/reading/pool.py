@@ -64,7 +64,7 @@ class _Worker:
         self.process.kill()
         self.process.wait()
 
-    def fate(self) -> str:
+    def exit_reason(self) -> str:
         """Say how the process ended; it has closed its end of the pipe."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
@@ -167,7 +167,7 @@ class ReaderPool:
         try:
             header, blobs = decode(worker.connection.recv_bytes(MAX_MESSAGE))
         except (EOFError, OSError, ValueError):
-            buried = self._bury(worker, worker.fate())
+            buried = self._bury(worker, worker.exit_reason())
             return buried[0] if buried else None
         if not worker.ready:
             worker.ready = True
@@ -189,7 +189,7 @@ class ReaderPool:
             for message in messages:
                 worker.connection.send_bytes(message)
         except OSError:
-            self._dead.extend(self._bury(worker, worker.fate()))
+            self._dead.extend(self._bury(worker, worker.exit_reason()))
 
     def _bury(self, worker: _Worker, reason: str) -> list[tuple[int, Message]]:
         worker.stop()

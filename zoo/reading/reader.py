@@ -85,13 +85,13 @@ class CheckpointContents:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class StillWriting:
     """A file that somebody wrote to while it was read."""
 
     path: Path
 
 
-Outcome = CheckpointContents | Failure | Waiting
+Outcome = CheckpointContents | Failure | StillWriting
 
 
 def read_files(
@@ -188,7 +188,7 @@ def _parse(path: Path, message: Message, book: LineageBook) -> Outcome:
     if header["status"] == "failed":
         return Failure(str(path), header["reason"])
     if header["status"] == "waiting":
-        return Waiting(path)
+        return StillWriting(path)
     if header["status"] == "hook":
         raise HookError(header["reason"])
     for lineage_id in header["gone"]:

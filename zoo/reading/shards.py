@@ -34,7 +34,7 @@ def shards(path: Path) -> list[Path]:
     return [path.with_name(f"{stem}-{i:05d}-of-{total:05d}{suffix}") for i in range(1, total + 1)]
 
 
-def together(identities: Sequence[Identity]) -> Identity:
+def combined_identity(identities: Sequence[Identity]) -> Identity:
     """Return what tells several files from their former selves."""
     if len(identities) == 1:
         return identities[0]
@@ -66,7 +66,7 @@ class _Placed(io.RawIOBase):
         return self._at
 
 
-class Joined(_Placed):
+class ConcatenatedFile(_Placed):
     """Files one after the other, as one file to read from."""
 
     def __init__(self, files: Sequence[IO[bytes]], sizes: Sequence[int]) -> None:
@@ -92,7 +92,7 @@ class Joined(_Placed):
         return done
 
 
-class Window(_Placed):
+class FileSlice(_Placed):
     """A part of a file, as a file to read from."""
 
     def __init__(self, file: IO[bytes], start: int, length: int) -> None:

@@ -17,7 +17,7 @@ from typing import IO, cast
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.reading.remote import RemotePath, open_remote
-from epsopt.zoo.reading.shards import Joined, shards, together
+from epsopt.zoo.reading.shards import ConcatenatedFile, combined_identity, shards
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def identity_at(path: Path) -> Identity:
     Raises:
         OSError: it is not there, or not to be reached.
     """
-    return together([identity_of(part.stat()) for part in shards(path)])
+    return combined_identity([identity_of(part.stat()) for part in shards(path)])
 
 
 @contextmanager
@@ -147,13 +147,13 @@ def open_source(path: Path, limits: Limits) -> Iterator[Source]:
         if not (file.exists() or file.is_symlink()):
             raise UnreadableCheckpoint(path, f"one of {len(files)} shards, and {file.name} is not there")
     with ExitStack() as stack:
-        whole = together([identity_of(f.stat()) for f in files if f.exists()])
+        whole = combined_identity([identity_of(f.stat()) for f in files if f.exists()])
         each = limits if whole.size <= limits.at_once else replace(limits, at_once=0)
         sources = [stack.enter_context(_open_one(file, each)) for file in files]
         sizes = [s.size for s in sources]
-        joined = cast("IO[bytes]", Joined([s.file for s in sources], sizes))
+        joined = cast("IO[bytes]", ConcatenatedFile([s.file for s in sources], sizes))
         starts = [0, *accumulate(sizes)]
-        identity = together([s.identity for s in sources])
+        identity = combined_identity([s.identity for s in sources])
         yield Source(path, joined, identity, tuple(zip(starts, sizes, strict=False)))
 
 

@@ -15,7 +15,7 @@ from epsopt.zoo.errors import UsageError
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.parsed import Position
 from epsopt.zoo.layouts.registry import sources
-from epsopt.zoo.layouts.scan import Found, Scan
+from epsopt.zoo.layouts.scan import CheckpointFile, Scan
 from epsopt.zoo.reading.plain_values import with_defaults
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import ask
@@ -30,7 +30,7 @@ _YOUNG = 10.0  # seconds: what a file this young says may be half of it
 
 
 @dataclass(frozen=True)
-class Beside:
+class SideFiles:
     """The side files of one run.
 
     Attributes:
@@ -48,14 +48,14 @@ class Beside:
         text = json.dumps([TELLER, listed, places, given], default=str, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def young(self) -> bool:
+    def recently_modified(self) -> bool:
         """Tell whether a file was written to a moment ago."""
         now = time.time()
         return any(abs(now - i.mtime_ns / 1e9) < _YOUNG for files in self.files.values() for _, i in files)
 
 
 @dataclass
-class Answer:
+class SideFileResult:
     """What all side files of one run tell together.
 
     Attributes:
@@ -83,7 +83,7 @@ class Answer:
             self.metrics[key] = {**self.metrics.get(key, {}), **values}
 
 
-def beside(run: Path, held: Sequence[Path], folders: Folders) -> Beside:
+def beside(run: Path, held: Sequence[Path], folders: Folders) -> SideFiles:
     """Find the side files of a run, from names alone.
 
     Args:
@@ -96,12 +96,12 @@ def beside(run: Path, held: Sequence[Path], folders: Folders) -> Beside:
         known = [(f, identity) for f in files if (identity := folders.identity(f)) is not None]
         if known:
             found[name] = known
-    return Beside(run, found)
+    return SideFiles(run, found)
 
 
-def sides_of(seen: Scan) -> Iterator[tuple[list[Found], Beside]]:
+def sides_of(seen: Scan) -> Iterator[tuple[list[CheckpointFile], SideFiles]]:
     """Return the checkpoint files of each run that was seen, with the side files that speak of them."""
-    members: dict[str, list[Found]] = {}
+    members: dict[str, list[CheckpointFile]] = {}
     for found in seen.files:
         members.setdefault(found.run_path, []).append(found)
     for path, files in members.items():
@@ -129,9 +129,9 @@ def read_table(
 
 def ask_beside(
     pool: ReaderPool,
-    runs: Sequence[tuple[Beside, Sequence[Position]]],
+    runs: Sequence[tuple[SideFiles, Sequence[Position]]],
     progress: Callable[[int, int], None] | None = None,
-) -> list[Answer]:
+) -> list[SideFileResult]:
     """Have the side files of runs read by children; return one answer for each run.
 
     Where two layouts say the same, the more particular one counts. A file that takes its reader with it costs what the
@@ -148,7 +148,7 @@ def ask_beside(
             }
             questions.append((found.run, sum(identity.size for _, identity in files), header))
             whose.append(i)
-    answers = [Answer() for _ in runs]
+    answers = [SideFileResult() for _ in runs]
     for i, (_, _, question), said in zip(whose, questions, ask(pool, questions, progress), strict=True):
         answer = answers[i]
         if said["status"] != "told":

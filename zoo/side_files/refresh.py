@@ -14,20 +14,20 @@ from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.parsed import Position, known_metrics
 from epsopt.zoo.layouts.plain import epoch_of
 from epsopt.zoo.layouts.registry import shown
-from epsopt.zoo.layouts.scan import Scan, is_checkpoint_name, order, whose
+from epsopt.zoo.layouts.scan import Scan, is_checkpoint_name, locate_run, order
 from epsopt.zoo.reading.plain_values import finite_metrics, with_defaults
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.side_files.discover import Answer, Beside, ask_beside, beside, sides_of
-from epsopt.zoo.side_files.run_tables import Given, Sheet, match
-from epsopt.zoo.side_files.store import RunInCatalogue, forget_told, put_told, runs_by_path
+from epsopt.zoo.side_files.discover import SideFileResult, SideFiles, ask_beside, beside, sides_of
+from epsopt.zoo.side_files.run_tables import Given, RunTable, match
+from epsopt.zoo.side_files.store import RunInCatalogue, delete_metadata, runs_by_path, upsert_metadata
 
 _BATCH = 64  # runs whose answers are written together
 
 
 @dataclass
-class Retold:
+class RefreshReport:
     """What came of it.
 
     Attributes:
@@ -43,9 +43,9 @@ class Retold:
     unmatched: dict[str, int] = field(default_factory=dict)
 
 
-def tell_runs(
-    catalogue: Catalogue, seen: Scan, pool: ReaderPool, sheets: Sequence[Sheet] = (), roots: Sequence[Path] = ()
-) -> Retold:
+def refresh_runs(
+    catalogue: Catalogue, seen: Scan, pool: ReaderPool, sheets: Sequence[RunTable] = (), roots: Sequence[Path] = ()
+) -> RefreshReport:
     """Read the side files of the runs that were seen, where they changed or speak of other checkpoints than before.
 
     Tables of runs are matched to them; what an earlier ingest was given by a table that is not here now stays.
@@ -54,8 +54,8 @@ def tell_runs(
     """
     known = runs_by_path(catalogue)
     counted: Counter[str] = Counter()
-    out = Retold({}, [])
-    stale: list[tuple[RunInCatalogue, str, Beside, set[str], Given]] = []
+    out = RefreshReport({}, [])
+    stale: list[tuple[RunInCatalogue, str, SideFiles, set[str], Given]] = []
     paths = dict.fromkeys(f.run_path for f in seen.files)
     found_runs = {path: run.positions for path in paths if (run := known.get(path)) is not None}
     matched = match(sheets, found_runs, roots)
@@ -76,7 +76,7 @@ def tell_runs(
             continue
         if state is None and run.state is not None:
             with catalogue.writing() as connection:
-                forget_told(connection, run.id)
+                delete_metadata(connection, run.id)
         elif state is not None:
             out.troubles += run.troubles
             names |= run.layouts
@@ -88,8 +88,8 @@ def tell_runs(
             for (run, state, sides, names, given), answer in zip(batch, answers, strict=True):
                 answer.give(given)
                 # Written to a moment ago, and already damaged: it is half of something. Ask again the next time.
-                unsure = answer.unfinished or (answer.troubles and sides.young())
-                put_told(connection, run.id, "unsure" if unsure else state, answer)
+                unsure = answer.unfinished or (answer.troubles and sides.recently_modified())
+                upsert_metadata(connection, run.id, "unsure" if unsure else state, answer)
                 out.troubles += answer.troubles
                 counted[shown(names | answer.layouts)] += 1
     out.layouts = dict(sorted(counted.items()))
@@ -98,7 +98,7 @@ def tell_runs(
     return out
 
 
-def tell_files(
+def attach_metadata(
     results: Sequence[CheckpointContents | Failure],
     pool: ReaderPool,
     folders: Folders,
@@ -117,14 +117,14 @@ def tell_files(
     members: dict[str, list[tuple[int, CheckpointContents]]] = {}
     for i, result in enumerate(results):
         if isinstance(result, CheckpointContents):
-            members.setdefault(whose(result.path, folders).run_path, []).append((i, result))
+            members.setdefault(locate_run(result.path, folders).run_path, []).append((i, result))
     asked = []
     for path, read in members.items():
         held = list(dict.fromkeys(c.path.parent for _, c in read))
         positions = [Position(str(i), str(c.path), c.epoch, c.step, c.layout) for i, c in read]
         asked.append((beside(location(path), held, folders), [*positions, *_later(read, folders)]))
-    answers: list[Answer] = (
-        ask_beside(pool, asked) if any(sides.files for sides, _ in asked) else [Answer()] * len(asked)
+    answers: list[SideFileResult] = (
+        ask_beside(pool, asked) if any(sides.files for sides, _ in asked) else [SideFileResult()] * len(asked)
     )
     out = list(results)
     for failure in sorted({f for answer in answers for f in answer.troubles}, key=lambda f: f.path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from epsopt.zoo.layouts.parsed import Position, Row, Told, joined
+from epsopt.zoo.layouts.parsed import Position, Row, RunMetadata, match_rows
 
 Given = dict[str, dict[str, Any]]
 """What tables say about one run, by the table's name: ``hyperparameters`` and, by SHA-256, ``metrics``."""
@@ -37,7 +37,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class RunTable:
     """A table of runs.
 
     Attributes:
@@ -64,7 +64,7 @@ class Matched:
     unmatched: dict[str, int]
 
 
-def match(sheets: Sequence[Sheet], runs: Mapping[str, Sequence[Position]], roots: Sequence[Path]) -> Matched:
+def match(sheets: Sequence[RunTable], runs: Mapping[str, Sequence[Position]], roots: Sequence[Path]) -> Matched:
     """Find the run that each row means; a row that could mean two runs means none.
 
     Args:
@@ -76,14 +76,14 @@ def match(sheets: Sequence[Sheet], runs: Mapping[str, Sequence[Position]], roots
     unmatched: dict[str, int] = {}
     files = {p.path: (run, p.key) for run, positions in runs.items() for p in positions}
     for sheet in sheets:
-        told: dict[str, Told] = {}
+        told: dict[str, RunMetadata] = {}
         exact: dict[str, dict[str, dict[str, float | None]]] = {}
         for entry in sheet.entries:
             run, key = _meant(entry, runs, files, (sheet.folder, *roots))
             if run is None:
                 unmatched[sheet.name] = unmatched.get(sheet.name, 0) + 1
                 continue
-            said = told.setdefault(run, Told())
+            said = told.setdefault(run, RunMetadata())
             said.hyperparameters.update(entry.hyperparameters)
             if key is not None:
                 exact.setdefault(run, {}).setdefault(key, {}).update(entry.metrics)
@@ -92,7 +92,7 @@ def match(sheets: Sequence[Sheet], runs: Mapping[str, Sequence[Position]], roots
             else:
                 said.rows.append(Row(entry.epoch, entry.step, dict(entry.metrics)))
         for run, said in told.items():
-            metrics = joined(said, runs[run])
+            metrics = match_rows(said, runs[run])
             for key, values in exact.get(run, {}).items():
                 metrics[key] = {**metrics.get(key, {}), **values}
             given.setdefault(run, {})[sheet.name] = {"hyperparameters": said.hyperparameters, "metrics": metrics}

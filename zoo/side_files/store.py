@@ -14,7 +14,7 @@ from epsopt.zoo.catalogue.tables import checkpoints, runs, told
 from epsopt.zoo.catalogue.types import Failure
 from epsopt.zoo.layouts.parsed import Position
 from epsopt.zoo.reading.plain_values import finite_metrics
-from epsopt.zoo.side_files.discover import Answer
+from epsopt.zoo.side_files.discover import SideFileResult
 from epsopt.zoo.side_files.run_tables import Given
 
 
@@ -69,7 +69,7 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
     }
 
 
-def put_told(connection: Connection, run_id: int, state: str, answer: Answer) -> None:
+def upsert_metadata(connection: Connection, run_id: int, state: str, answer: SideFileResult) -> None:
     """Write what the side files of a run tell, in place of what they told before."""
     values = {
         "state": state,
@@ -86,7 +86,7 @@ def put_told(connection: Connection, run_id: int, state: str, answer: Answer) ->
     refresh_run(connection, run_id)
 
 
-def forget_told(connection: Connection, run_id: int) -> None:
+def delete_metadata(connection: Connection, run_id: int) -> None:
     """Delete what side files told that are no longer there."""
     connection.execute(delete(told).where(told.c.run_id == run_id))
     refresh_run(connection, run_id)

@@ -7,9 +7,9 @@ from typing import Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.layouts import hugging_face
-from epsopt.zoo.layouts.parsed import Position, joined
+from epsopt.zoo.layouts.parsed import Position, match_rows
 from epsopt.zoo.layouts.registry import BY_NAME
-from epsopt.zoo.layouts.side_file_reader import Sides
+from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
 from epsopt.zoo.side_files.run_tables import PATHS, entries_of
@@ -20,12 +20,12 @@ MOST_METRICS = 2_000
 
 def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """Ask one layout about one run; only what concerns its checkpoints goes back to the parent."""
-    sides = Sides(location(request["path"]), [location(f) for f in request["files"]], limits)
-    told = BY_NAME[request["layout"]].tell(sides)
+    sides = SideFileReader(location(request["path"]), [location(f) for f in request["files"]], limits)
+    told = BY_NAME[request["layout"]].parse_side_files(sides)
     positions = [Position(*position) for position in request["positions"]]
     if any(p.layout == hugging_face.LAYOUT.name for p in positions) and request["layout"] in ("tensorboard", "wandb"):
         hugging_face.trainer_names(told)
-    metrics = joined(told, positions)  # before the troubles are collected: it may find some
+    metrics = match_rows(told, positions)  # before the troubles are collected: it may find some
     return {
         "status": "told",
         "hyperparameters": told.hyperparameters,
@@ -42,7 +42,7 @@ def deleted(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         UnreadableCheckpoint: the file cannot be read.
     """
     path = location(request["path"])
-    sides = Sides(path.parent, [path], limits)
+    sides = SideFileReader(path.parent, [path], limits)
     reasons = BY_NAME[request["layout"]].deleted(sides, [location(run) for run in request["runs"]])
     if sides.troubles and not reasons:
         raise UnreadableCheckpoint(path, sides.troubles[0][1])
@@ -68,7 +68,7 @@ def read_table(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         UnreadableCheckpoint: it cannot be read, or no column names the runs.
     """
     path = location(request["path"])
-    sides = Sides(path.parent, [path], limits)
+    sides = SideFileReader(path.parent, [path], limits)
     records = sides.table(path, growing=False)
     if sides.troubles:
         raise UnreadableCheckpoint(path, sides.troubles[0][1])

@@ -13,7 +13,7 @@ from botorch.exceptions.warnings import BotorchWarning
 from botorch.optim import optimize_acqf
 from torch import Tensor
 
-from epsopt.optimize.acquisition.confidence_bounds import Scorer
+from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
 from epsopt.optimize.acquisition.noisy_ehvi import noisy_improvement
 from epsopt.optimize.latent.trust_region import TrustRegion
 from epsopt.optimize.pareto import non_dominated
@@ -46,7 +46,7 @@ class _Inside(torch.nn.Module):
         return self.acquisition.X_pending  # type: ignore[return-value]
 
 
-def bayesian_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> Tensor:
+def bayesian_candidates(scorer: TargetScorer, region: TrustRegion, seed: int) -> Tensor:
     """Pick points one after another, each for the hypervolume that it is expected to add to the front.
 
     Args:
@@ -70,7 +70,7 @@ def bayesian_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> Tenso
     constraints = [below(c, s, t) for c, s, t in zip(columns, signs, thresholds, strict=True) if torch.isfinite(t)]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", BotorchWarning)
-        mean, deviation = scorer.moments(region.centres)
+        mean, deviation = scorer.posterior_moments(region.centres)
         order = scorer.log_probability(mean, deviation).argsort(descending=True)
         front = non_dominated(mean.numpy(), [True] * mean.shape[1]).indices
         chosen = list(dict.fromkeys([*front.tolist(), *order.tolist()]))[:_BASELINE]

@@ -6,7 +6,7 @@ import optuna
 import torch
 from torch import Tensor
 
-from epsopt.optimize.acquisition.confidence_bounds import CAUTION, Scorer
+from epsopt.optimize.acquisition.confidence_bounds import Z90, TargetScorer
 from epsopt.optimize.latent.trust_region import TrustRegion
 
 _DIRECTIONS = 8
@@ -14,7 +14,7 @@ _GENERATIONS = 12
 _POPULATION = 40
 
 
-def evolutionary_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> Tensor:
+def evolutionary_candidates(scorer: TargetScorer, region: TrustRegion, seed: int) -> Tensor:
     """Evolve points for the lower bounds of their objectives; targets are constraints.
 
     A trial is a real checkpoint and a step from it along the map's leading principal directions, projected into the
@@ -33,10 +33,10 @@ def evolutionary_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> T
     _, _, directions = torch.linalg.svd(centres - centres.mean(dim=0), full_matrices=False)
     directions = directions[:k]
     with torch.no_grad():
-        mean, deviation = scorer.moments(centres)
+        mean, deviation = scorer.posterior_moments(centres)
         worth = scorer.log_probability(mean, deviation)
     # Checkpoints as one ordered axis, best last: neighbours on it are alike in what the search is after.
-    first = (mean - CAUTION * deviation).mean(dim=1) + worth.clamp(min=-50.0)
+    first = (mean - Z90 * deviation).mean(dim=1) + worth.clamp(min=-50.0)
     order = first.argsort()
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -51,8 +51,8 @@ def evolutionary_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> T
             batch = torch.stack([_point(t, centres, order, directions, region.radius) for t in trials])
             batch = region.project(batch)
             with torch.no_grad():
-                mean, deviation = scorer.moments(batch)
-                bound = mean - CAUTION * deviation
+                mean, deviation = scorer.posterior_moments(batch)
+                bound = mean - Z90 * deviation
                 miss = -scorer.log_probability(mean, deviation) + torch.log(torch.tensor(0.5))
             for trial, values, constraint in zip(trials, bound.tolist(), miss.tolist(), strict=True):
                 if scorer.targets:

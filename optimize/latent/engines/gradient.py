@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from epsopt.optimize.acquisition.confidence_bounds import CAUTION, Scorer
+from epsopt.optimize.acquisition.confidence_bounds import Z90, TargetScorer
 from epsopt.optimize.latent.trust_region import TrustRegion
 
 _STARTS = 96
@@ -18,7 +18,7 @@ _PUSH = 0.3  # weight of the trade-off beside the targets: the targets come firs
 _AUGMENTATION = 0.05
 
 
-def gradient_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> Tensor:
+def gradient_candidates(scorer: TargetScorer, region: TrustRegion, seed: int) -> Tensor:
     """Climb from the best real checkpoints and from random points of the region.
 
     Args:
@@ -32,13 +32,13 @@ def gradient_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> Tenso
     generator = torch.Generator().manual_seed(seed)
     n, m = len(region.centres), len(scorer.objectives)
     with torch.no_grad():
-        mean, deviation = scorer.moments(region.centres)
+        mean, deviation = scorer.posterior_moments(region.centres)
         spread = mean.std(dim=0).clamp(min=1e-6) if n > 1 else torch.ones(m, dtype=torch.float64)
         best = mean.max(dim=0).values
     weights = _simplex(_STARTS, m, generator)
 
     def worth(mean: Tensor, deviation: Tensor, weight: Tensor) -> Tensor:
-        gap = (mean - CAUTION * deviation - best) / spread  # at most about 0, in deviations over the zoo
+        gap = (mean - Z90 * deviation - best) / spread  # at most about 0, in deviations over the zoo
         weighted = weight * gap
         trade_off = weighted.min(dim=1).values + _AUGMENTATION * weighted.sum(dim=1)
         return scorer.log_probability(mean, deviation) + _PUSH * trade_off
@@ -55,7 +55,7 @@ def gradient_candidates(scorer: Scorer, region: TrustRegion, seed: int) -> Tenso
     optimizer = torch.optim.Adam([z], lr=0.1 * region.radius / z.shape[1] ** 0.5)
     for _ in range(_STEPS):
         optimizer.zero_grad(set_to_none=True)
-        loss = -worth(*scorer.moments(z), weights).sum()
+        loss = -worth(*scorer.posterior_moments(z), weights).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         with torch.no_grad():

@@ -11,9 +11,9 @@ import torch
 from epsopt.optimize.forecast.base_forecasters import BEFORE, EXPERTS
 from epsopt.optimize.forecast.conformal_residuals import fit_misses
 from epsopt.optimize.forecast.run_features import NOT_BEGUN
-from epsopt.optimize.forecast.run_forecaster import Outlook, fit_outlook
-from epsopt.optimize.forecast.stacking import STACK, Told, stack, stage_of
-from epsopt.optimize.latent.trajectory import RunPath, median_speed, motion, planned_epochs, run_paths
+from epsopt.optimize.forecast.run_forecaster import RunForecaster, fit_run_forecaster
+from epsopt.optimize.forecast.stacking import STACK, StackingRow, stack, stage_of
+from epsopt.optimize.latent.trajectory import RunPath, median_speed, path_statistics, planned_epochs, run_paths
 from epsopt.optimize.space import Parameter, Space
 from epsopt.surrogate.dataset import run_folds
 from epsopt.surrogate.transforms import MetricTransform
@@ -46,8 +46,8 @@ def made(number: int, *, luck: float = 0.5, epochs: int = EPOCHS) -> RunPath:
 
 
 @pytest.fixture(scope="module")
-def outlook() -> Outlook:
-    return fit_outlook(MAP, SPACE, [made(i) for i in range(48)])
+def outlook() -> RunForecaster:
+    return fit_run_forecaster(MAP, SPACE, [made(i) for i in range(48)])
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +134,12 @@ def test_a_run_that_goes_beyond_all_past_ones_is_said_to_be_extrapolated(outlook
     assert (forecast.total, forecast.longest) == (EPOCHS + 4, EPOCHS)
 
 
-def told(errors: np.ndarray, progress: float) -> Told:
+def told(errors: np.ndarray, progress: float) -> StackingRow:
     """Forecasts that are off by so much, on made-up runs with one moment each."""
     runs = np.arange(len(errors))
     final = np.random.default_rng(0).standard_normal((len(errors), 1))
     values = final[:, None] + errors[:, :, None]
-    return Told(values, final, values, final, np.full(len(errors), progress), runs)
+    return StackingRow(values, final, values, final, np.full(len(errors), progress), runs)
 
 
 def test_forecasts_that_cannot_be_told_apart_share_and_an_exact_one_takes_all() -> None:
@@ -167,7 +167,7 @@ def test_runs_that_never_move_are_carried_forward() -> None:
         z = torch.from_numpy(np.tile(values[0], (6, 3))[:, :5]).float()
         config = {"lr": rng.random(), "other": rng.random()}
         paths.append(RunPath(str(i), config, np.arange(1.0, 7.0), z, MAP.to_metrics(torch.from_numpy(values)).numpy()))
-    found = fit_outlook(MAP, SPACE, paths)
+    found = fit_run_forecaster(MAP, SPACE, paths)
     forecast = found.forecast(paths[0].first(3))
     for weights in forecast.weights.values():
         assert not set(weights) & {"hyperparameters", "late average", "h, then g"}
@@ -184,7 +184,7 @@ def test_a_metric_that_was_not_measured_is_what_the_map_says(outlook) -> None:
 def test_unfinished_runs_are_not_learned_from_and_eight_are_needed() -> None:
     stopped = [made(i, epochs=4) for i in range(20)]
     with pytest.raises(EmptyCatalogue, match="there are 7, at least 8"):
-        fit_outlook(MAP, SPACE, [*[made(i) for i in range(200, 207)], *stopped[:2]])
+        fit_run_forecaster(MAP, SPACE, [*[made(i) for i in range(200, 207)], *stopped[:2]])
     assert planned_epochs([made(i) for i in range(9)]) == (EPOCHS, "epochs")
 
 
@@ -201,7 +201,7 @@ def path_through(points: list[list[float]], epochs: list[float] | None = None) -
 
 
 def test_motion_is_what_geometry_says() -> None:
-    square = motion(path_through([[0.0, 0.0], [3.0, 0.0], [3.0, 3.0]], [0, 1, 3]), typical_speed=1.0)
+    square = path_statistics(path_through([[0.0, 0.0], [3.0, 0.0], [3.0, 3.0]], [0, 1, 3]), typical_speed=1.0)
     assert square.length == pytest.approx(6.0)
     assert square.displacement == pytest.approx(18**0.5)
     assert square.speed.tolist() == pytest.approx([3.0, 1.5])
@@ -211,16 +211,16 @@ def test_motion_is_what_geometry_says() -> None:
     assert square.stagnant_since is None
     # A circle of radius 5 has a curvature of one fifth.
     angle = np.linspace(0.0, 1.0, 60)
-    circle = motion(path_through((5.0 * np.stack([np.cos(angle), np.sin(angle)], 1)).tolist()), 1.0)
+    circle = path_statistics(path_through((5.0 * np.stack([np.cos(angle), np.sin(angle)], 1)).tolist()), 1.0)
     np.testing.assert_allclose(circle.curvature, 0.2, rtol=1e-2)
 
 
 def test_a_run_that_stands_still_is_flagged_since_when() -> None:
-    still = motion(path_through([[0.0], [1.0], [1.001], [1.002]]), typical_speed=1.0)
+    still = path_statistics(path_through([[0.0], [1.0], [1.001], [1.002]]), typical_speed=1.0)
     assert still.stagnant_since == 1.0
-    pause = motion(path_through([[0.0], [1.0], [1.001], [2.0]]), typical_speed=1.0)
+    pause = path_statistics(path_through([[0.0], [1.0], [1.001], [2.0]]), typical_speed=1.0)
     assert pause.stagnant_since is None
-    never = motion(path_through([[1.0], [1.0], [1.0]]), typical_speed=1.0)
+    never = path_statistics(path_through([[1.0], [1.0], [1.0]]), typical_speed=1.0)
     assert never.stagnant_since == 0.0
     assert np.isnan(never.straightness)
     assert median_speed([path_through([[0.0], [1.0], [3.0]])]) == 1.5

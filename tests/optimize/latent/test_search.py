@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from epsopt.optimize import ENGINES, Objective, Target, nearest, search
-from epsopt.optimize.acquisition.confidence_bounds import Scorer
+from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
 from epsopt.optimize.latent.search import known_latents
 from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
 from epsopt.zoo.errors import UsageError
@@ -79,13 +79,13 @@ class TestEveryEngine:
 
 
 def test_gradient_search_is_at_least_as_good_as_the_best_real_checkpoint(zoo, fitted) -> None:
-    scorer = Scorer(fitted[0], OBJECTIVES, ())
+    scorer = TargetScorer(fitted[0], OBJECTIVES, ())
     latents, _ = known_latents(fitted[0], zoo[1])
     with torch.no_grad():
-        known = scorer.cautious(*scorer.moments(latents))
+        known = scorer.lower_bound(*scorer.moments(latents))
     found = search(fitted[0], zoo[1], OBJECTIVES, limit=70)
     with torch.no_grad():
-        bounds = scorer.cautious(*scorer.moments(torch.stack([a.z for a in found.answers])))
+        bounds = scorer.lower_bound(*scorer.moments(torch.stack([a.z for a in found.answers])))
     for row in known:  # no real checkpoint dominates any answer by its lower bounds
         assert not ((row >= bounds - 1e-9).all(axis=1) & (row > bounds + 1e-9).any(axis=1)).any()
 
@@ -122,13 +122,13 @@ def test_unknown_engines_objectives_and_foreign_catalogues_are_refused(zoo, fitt
 
 def test_a_target_at_the_end_of_a_share_is_neither_missed_at_the_worst_nor_met_before_the_best(zoo, fitted) -> None:
     assert search(fitted[0], zoo[1], OBJECTIVES, [Target("coverage", 0.0)]).answers[0].probability == 1.0
-    scorer = Scorer(fitted[0], OBJECTIVES, (Target("coverage", 1.0),))
+    scorer = TargetScorer(fitted[0], OBJECTIVES, (Target("coverage", 1.0),))
     assert float(scorer.thresholds[0]) == fitted[0].to_scale("coverage", 1.0)
 
 
 def test_the_probability_of_several_targets_is_the_product_of_those_of_each(zoo, fitted) -> None:
     targets = (Target("coverage", 0.5), Target("structure", 0.6))
-    one, other, both = (Scorer(fitted[0], OBJECTIVES, some) for some in (targets[:1], targets[1:], targets))
+    one, other, both = (TargetScorer(fitted[0], OBJECTIVES, some) for some in (targets[:1], targets[1:], targets))
     moments = both.moments(fitted[0].memory.latents)
     torch.testing.assert_close(
         both.log_probability(*moments), one.log_probability(*moments) + other.log_probability(*moments)

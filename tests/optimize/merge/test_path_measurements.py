@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, OnWay, fit_curves
+from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, PathMeasurements, fit_curves
 from epsopt.optimize.objectives import Objective
-from epsopt.optimize.schedule.run_acquisition import Start, choose_runs
+from epsopt.optimize.schedule.run_acquisition import Start, optimize_acquisition
 from epsopt.optimize.space import Parameter, Space
 
 SPACE = Space((Parameter("far", "categorical", choices=(False, True)), Parameter("rate", "float", 0.0, 1.0)))
@@ -22,7 +22,7 @@ def run(rate: float, *, far: bool, mixed: bool = True) -> Curve:
     values = BASE.values + (STEPS / 3.0)[:, None] * (end + 0.02 * rate)
     shares = np.array([0.2, 0.5, 0.8])
     between = BASE.values + shares[:, None] * (0.02 * rate + np.array([[1.0, 0.9], [0.8, 0.8], [0.1, 0.0]]))
-    way = OnWay(np.full(3, 3.0), shares, between) if far and mixed else None
+    way = PathMeasurements(np.full(3, 3.0), shares, between) if far and mixed else None
     return Curve({"far": far, "rate": rate}, STEPS, values, BASE.values, way)
 
 
@@ -58,7 +58,9 @@ def test_rows_of_the_way_are_those_of_their_epoch_and_share() -> None:
 def test_a_run_whose_end_is_bad_is_worth_what_lies_on_the_way_where_that_can_be_mixed() -> None:
     known, reference = model(mixed=True), np.zeros(2)
     for mixes in (False, True):
-        (choice,) = choose_runs(known, origin=BASE, reference=reference, mixes=mixes, rng=np.random.default_rng(0))
+        (choice,) = optimize_acquisition(
+            known, origin=BASE, reference=reference, mixes=mixes, rng=np.random.default_rng(0)
+        )
         assert choice.candidate.config["far"] is mixes
         assert (choice.improvement > 1.5 * choice.alone) is mixes
         assert choice.alone >= 0.0
@@ -70,7 +72,7 @@ def test_runs_from_where_runs_start_may_be_short_where_the_way_counts() -> None:
     def epochs(*, mixes: bool) -> set[float]:
         rngs = (np.random.default_rng(seed) for seed in range(3))
         return {
-            choose_runs(known, origin=BASE, branch_epochs=1.0, reference=np.zeros(2), mixes=mixes, rng=rng)[0]
+            optimize_acquisition(known, origin=BASE, branch_epochs=1.0, reference=np.zeros(2), mixes=mixes, rng=rng)[0]
             .candidate.epochs for rng in rngs
         }  # fmt: skip
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from epsopt.optimize.merge.weight_space_gp import Mixture, WeightSpace, choose_mixture, on_way
+from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace, choose_mixture, on_way
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import hypervolume
 
@@ -41,7 +41,7 @@ class Toy:
     def values(self) -> Floats:
         return np.stack([self.measure(*d) for d in self.differences])
 
-    def mix(self, mixture: Mixture, parts: NDArray[np.int64]) -> None:
+    def mix(self, mixture: MergeCandidate, parts: NDArray[np.int64]) -> None:
         rows = [mixture.coefficients[parts[b]] for b in range(2)]
         self.differences.append([
             np.sum([c * d[b] for c, d in zip(rows[b], self.differences, strict=True)], axis=0) for b in range(2)

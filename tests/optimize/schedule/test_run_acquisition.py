@@ -8,7 +8,7 @@ import pytest
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
 from epsopt.optimize.objectives import Objective
-from epsopt.optimize.schedule.run_acquisition import Candidate, Start, choose_runs
+from epsopt.optimize.schedule.run_acquisition import Candidate, Start, optimize_acquisition
 from epsopt.optimize.space import Parameter, Space
 from epsopt.zoo.errors import UsageError
 
@@ -37,7 +37,7 @@ def chosen(model: CurveModel, fixed: Mapping[str, Any]) -> list[Candidate]:
     """What is chosen by four seeds, from a checkpoint that is hard to do without."""
     start = Start("run_000:3", np.array([2.9, 0.05]), fixed)
     return [
-        choose_runs(model, starts=[start], branch_epochs=1, rng=np.random.default_rng(seed))[0].candidate
+        optimize_acquisition(model, starts=[start], branch_epochs=1, rng=np.random.default_rng(seed))[0].candidate
         for seed in range(4)
     ]
 
@@ -67,5 +67,5 @@ def test_a_start_that_fixes_what_the_space_does_not_have_is_refused(
 
 
 def test_five_runs_are_chosen_at_once_and_none_twice(model: CurveModel) -> None:
-    choices = choose_runs(model, n=5, rng=np.random.default_rng(0))
+    choices = optimize_acquisition(model, n=5, rng=np.random.default_rng(0))
     assert len({str(c.candidate.config) for c in choices}) == 5

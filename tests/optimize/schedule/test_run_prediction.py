@@ -12,7 +12,7 @@ from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_cu
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.schedule.run_acquisition import Candidate, Start
 from epsopt.optimize.schedule.run_prediction import expect
-from epsopt.optimize.schedule.scheduler import Known
+from epsopt.optimize.schedule.scheduler import SearchState
 from epsopt.zoo.errors import UsageError
 
 from .test_scheduler import BASE, SIX, SPACE, known, policy, weights_of
@@ -133,7 +133,7 @@ def test_a_step_says_what_is_expected_of_it_and_a_look_or_a_mixture_nothing():
     assert set(step.expected.point) == {"up", "right"}
     assert all(step.expected.low[n] <= step.expected.point[n] <= step.expected.high[n] for n in ("up", "right"))
     assert 0.0 < step.expected.joins_front <= 1.0
-    assert policy().next(Known([], [], None, None, 0.0)).expected is None
+    assert policy().next(SearchState([], [], None, None, 0.0)).expected is None
     mixture = policy(evaluation=0.5).next(known(SIX[:2], weights_of(8), spent=1000.0))
     assert mixture.kind == "mixture"
     assert mixture.expected is None

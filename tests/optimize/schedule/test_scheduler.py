@@ -10,7 +10,7 @@ from epsopt.optimize.merge.weight_space_gp import WeightSpace
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.schedule import scheduler as module
 from epsopt.optimize.schedule.run_acquisition import Candidate, Start
-from epsopt.optimize.schedule.scheduler import Known, Policy, Step
+from epsopt.optimize.schedule.scheduler import Scheduler, SearchState, Step
 from epsopt.optimize.space import Parameter, Space
 from epsopt.zoo.errors import UsageError
 
@@ -19,8 +19,8 @@ OBJECTIVES = (Objective("up", maximize=True), Objective("right", maximize=True))
 BASE = Start("", np.array([0.5, 0.1]))
 
 
-def policy(**how) -> Policy:
-    return Policy(
+def policy(**how) -> Scheduler:
+    return Scheduler(
         SPACE, OBJECTIVES, reference=np.zeros(2),
         **{"length": 10.0, "origin": BASE, "look_epochs": 4.0, "seed": 1, **how},
     )  # fmt: skip
@@ -33,9 +33,9 @@ def curve(a: float, b: float, epochs: int = 4) -> Curve:
     return Curve({"a": a, "b": b}, steps, np.column_stack([0.5 + 0.3 * a * grown, 0.1 + 0.6 * a * grown]), BASE.values)
 
 
-def known(curves, weights=None, spent=20.0) -> Known:
+def known(curves, weights=None, spent=20.0) -> SearchState:
     checkpoints = [Start(f"{i}/{k}", row) for i, c in enumerate(curves) for k, row in enumerate(c.values)]
-    return Known(curves, checkpoints, None, weights, spent)
+    return SearchState(curves, checkpoints, None, weights, spent)
 
 
 def weights_of(n: int, moved: float = 0.2) -> WeightSpace:
@@ -142,10 +142,10 @@ def test_what_cannot_be_is_refused_in_a_sentence():
 
 def test_what_was_not_measured_whole_counts_for_nothing():
     state = known(SIX)
-    holed = Known(state.curves, [*state.checkpoints, Start("x", np.array([np.nan, 9.0]))], None, None, 20.0)
+    holed = SearchState(state.curves, [*state.checkpoints, Start("x", np.array([np.nan, 9.0]))], None, None, 20.0)
     assert policy().volume(holed) == policy().volume(state)
     assert policy().next(holed).kind in ("run", "branch")
-    assert policy().volume(Known([], [], None, None, 0.0)) == 0.0
+    assert policy().volume(SearchState([], [], None, None, 0.0)) == 0.0
 
 
 def test_what_is_under_way_is_not_chosen_again_and_counts_as_begun():
@@ -165,14 +165,14 @@ def test_what_is_under_way_is_not_chosen_again_and_counts_as_begun():
 def test_a_policy_goes_on_where_another_process_ended():
     first, second = policy(), policy()
     looked = [first.next(known(SIX[:i])) for i in range(3)]
-    second.recall(["look", "look"], [s.candidate.config for s in looked[:2]])
+    second.restore(["look", "look"], [s.candidate.config for s in looked[:2]])
     assert second.next(known(SIX[:2])).candidate.config == looked[2].candidate.config
     again = policy()
-    again.recall(["look"] * 4 + ["run", "mixture", "branch"])
+    again.restore(["look"] * 4 + ["run", "mixture", "branch"])
     assert again._last == "branch"
     twins = [policy(), policy()]
     for twin in twins:
-        twin.recall(["look"] * 5)
+        twin.restore(["look"] * 5)
     assert len({tuple(t.next(known(SIX)).candidate.config.items()) for t in twins}) == 1
 
 
@@ -187,7 +187,7 @@ def test_a_look_is_chosen_once_even_where_the_program_says_something_else_of_it(
 def test_a_space_that_is_known_to_its_end_is_looked_at_again():
     space = Space((Parameter("a", "categorical", choices=(0, 1)),))
     curves = [replace(SIX[0], config={"a": a}) for a in (0, 1)]
-    chooser = Policy(space, OBJECTIVES, length=10.0, reference=np.zeros(2), origin=BASE)
+    chooser = Scheduler(space, OBJECTIVES, length=10.0, reference=np.zeros(2), origin=BASE)
     assert chooser.next(known(curves)).kind == "look"
 
 
@@ -215,7 +215,9 @@ def moving(part: str, a: float) -> Curve:
 
 def test_looks_at_what_moves_come_first_and_are_as_short_as_branches():
     def look(curves, weights=None) -> Candidate:
-        chooser = Policy(FROZEN, OBJECTIVES, length=10.0, reference=np.zeros(2), origin=BASE, look_epochs=6.0, seed=4)
+        chooser = Scheduler(
+            FROZEN, OBJECTIVES, length=10.0, reference=np.zeros(2), origin=BASE, look_epochs=6.0, seed=4
+        )
         return chooser.next(known(curves, weights, spent=1e-9)).candidate
 
     still = [moving("head", 0.2), moving("all", 0.5)]
@@ -250,20 +252,20 @@ def test_a_model_is_learned_on_from_an_earlier_policy_s_unless_that_was_of_somet
     first = policy()
     first.next(known(SIX))
     second = policy()
-    second.go_on(first)
+    second.warm_start_from(first)
     second.next(known(SIX))
     assert fitted == [None], "nothing is new"
     eager = policy()
-    eager.go_on(second, learn=True)
+    eager.warm_start_from(second, learn=True)
     eager.next(known(SIX))
     eager.next(known(SIX))
     assert fitted.pop() is first._model, "once"
     assert fitted == [None]
     third = policy()
-    third.go_on(second)
+    third.warm_start_from(second)
     third.next(known([*SIX, curve(0.9, 0.9)]))
     assert fitted == [None, first._model]
     for other in (policy(length=12.0), policy(bounds={"up": (0.0, 1.0)})):
-        other.go_on(third)
+        other.warm_start_from(third)
         other.next(known(SIX))
     assert fitted[2:] == [None, None]

@@ -35,7 +35,7 @@ def test_nothing_is_known_of_few_runs_nor_of_those_that_do_not_say_where_they_we
     one, unknown = run([0, 0]), Curve({}, np.ones(1), np.zeros((1, 1)))
     assert learn_onsets(SPACE, [one, unknown]).groups == ()
     assert learn_onsets(SPACE, [run([NEVER]), run([NEVER])]).groups == (), "a block that never moved is no part of it"
-    assert learn_onsets(SPACE, [one]).liveliness(one.config, 3.0) == 1.0
+    assert learn_onsets(SPACE, [one]).expected_trainable_share(one.config, 3.0) == 1.0
 
 
 def test_runs_of_other_blocks_are_refused() -> None:
@@ -51,7 +51,7 @@ def test_a_choice_that_keeps_blocks_still_is_found() -> None:
     found = learn_onsets(SPACE, runs)
     shares = {g.freezer: (g.share, dict(g.frozen)) for g in found.groups}
     assert shares == {None: (0.5, {}), "trained": (0.5, {"none": 2})}
-    lively = {c: found.liveliness({"trained": c, "delay": 0}, 3.0) for c in ("none", "top", "all")}
+    lively = {c: found.expected_trainable_share({"trained": c, "delay": 0}, 3.0) for c in ("none", "top", "all")}
     assert lively["none"] < lively["top"] == lively["all"]
 
 
@@ -67,9 +67,11 @@ def test_a_delay_is_found_from_one_run_that_it_kept_waiting() -> None:
     found = learn_onsets(SPACE, runs)
     assert {g.delay for g in found.groups} == {None, "delay"}
     assert (
-        found.liveliness({"delay": 0}, 3.0) > found.liveliness({"delay": 2}, 3.0) > found.liveliness({"delay": 4}, 3.0)
+        found.expected_trainable_share({"delay": 0}, 3.0)
+        > found.expected_trainable_share({"delay": 2}, 3.0)
+        > found.expected_trainable_share({"delay": 4}, 3.0)
     )
-    assert found.liveliness({"delay": 2}, 6.0) > found.liveliness({"delay": 2}, 3.0)
+    assert found.expected_trainable_share({"delay": 2}, 6.0) > found.expected_trainable_share({"delay": 2}, 3.0)
 
 
 @pytest.mark.parametrize(

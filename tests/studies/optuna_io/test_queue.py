@@ -5,7 +5,7 @@ import pytest
 
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import record_outcome, record_proposals, take_proposal
-from epsopt.studies.optuna_io.queue import Suggestion
+from epsopt.studies.optuna_io.queue import ProposalRecord
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 from ..fakes import COVERAGE, DIST_CORR, RAD_HIER, FakeProposal  # noqa: TID252
@@ -42,7 +42,7 @@ def test_proposals_wait_in_a_study_with_what_is_expected_of_them(storage):
 
 
 def test_of_what_nothing_is_known_nothing_is_said(storage):
-    record_proposals(storage, "p", TWO, SPACE, [Suggestion(FROZEN)])
+    record_proposals(storage, "p", TWO, SPACE, [ProposalRecord(FROZEN)])
     (trial,) = trials(storage)
     assert set(trial.user_attrs) == {"key", "kind", "provenance", "level"}
 

@@ -47,7 +47,7 @@ def test_one_learner_works_at_a_time(catalogue):
         assert ours is not None
         with lease(catalogue, wait=False) as theirs:
             assert theirs is None
-        ours.require()
+        ours.assert_held()
     with lease(catalogue, wait=True) as theirs:
         assert theirs is not None
 
@@ -55,12 +55,12 @@ def test_one_learner_works_at_a_time(catalogue):
 def test_a_dead_learner_of_this_machine_blocks_nobody_and_one_elsewhere_only_for_a_while(catalogue):
     gone = subprocess.Popen([sys.executable, "-I", "-S", "-c", ""])
     gone.wait()
-    assert Lease(catalogue, gone.pid).take()
-    assert Lease(catalogue, gone.pid, "elsewhere").take(), "its process is gone"
+    assert Lease(catalogue, gone.pid).acquire()
+    assert Lease(catalogue, gone.pid, "elsewhere").acquire(), "its process is gone"
     ours = Lease(catalogue)
-    assert not ours.take(), "another machine's cannot be asked, only waited for"
+    assert not ours.acquire(), "another machine's cannot be asked, only waited for"
     age(catalogue, LEASE_SECONDS + 1)
-    assert ours.take()
+    assert ours.acquire()
 
 
 @pytest.mark.parametrize("wrong", [-1e6, 1e6])
@@ -68,7 +68,7 @@ def test_a_machine_whose_clock_is_wrong_takes_nobody_s_lease(catalogue, monkeypa
     now = time.time()
     with lease(catalogue, wait=False):
         monkeypatch.setattr(time, "time", lambda: now + wrong)
-        assert not Lease(catalogue).take()
+        assert not Lease(catalogue).acquire()
         assert abs(since(catalogue) - now) < LEASE_SECONDS, "seconds since 1970, whatever the session's time zone"
 
 
@@ -78,7 +78,7 @@ def test_a_lease_is_renewed_for_as_long_as_it_is_held_whatever_its_holder_does(c
         old = since(catalogue)
         while since(catalogue) == old:
             time.sleep(0.05)
-        assert not Lease(catalogue).take()
+        assert not Lease(catalogue).acquire()
     assert not any(thread.name == "epsopt-lease" for thread in threading.enumerate())
 
 
@@ -86,14 +86,14 @@ def test_who_was_taken_for_dead_is_told_and_leaves_the_other_one_s_lease_alone(c
     with lease(catalogue, wait=False) as ours:
         age(catalogue, LEASE_SECONDS + 1)
         theirs = Lease(catalogue)
-        assert theirs.take()
+        assert theirs.acquire()
         assert not ours.renew()
         with pytest.raises(LeaseLost, match="another learner took over"):
-            ours.require()
-    theirs.require()
+            ours.assert_held()
+    theirs.assert_held()
     theirs.give_back()
     with pytest.raises(LeaseLost):
-        ours.require()
+        ours.assert_held()
 
 
 def test_a_learner_that_was_taken_for_dead_says_so_and_has_not_failed(monkeypatch, capsys):
@@ -121,7 +121,8 @@ def test_learning_yields_to_training_and_proposals_that_a_launch_may_wait_for_do
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this system weighs processes, not sessions")
 def test_a_learner_lowers_the_priority_of_its_session_since_linux_weighs_sessions():
     code = (
-        "import os; from pathlib import Path; from epsopt.studies.worker.refit_service import _let_training_come_first as f\n"
+        "import os; from pathlib import Path; "
+        "from epsopt.studies.worker.refit_service import _let_training_come_first as f\n"
         "before = os.nice(0); f(); print(os.nice(0) - before, Path('/proc/self/autogroup').read_text())"
     )
     done = subprocess.run(

@@ -172,7 +172,7 @@ def test_what_no_parameter_tells_of_is_suggested_all_the_same() -> None:
     assert "c" in asked.relative_params
     study.tell(asked, 0.1)
     space = space_of(asked_for(study.trials), [t.params for t in study.trials], always=False)
-    assert all(space.describes(t.params) for t in study.trials)
+    assert all(space.accepts(t.params) for t in study.trials)
 
 
 def test_a_range_that_changed_is_searched_as_it_is_asked_for_now() -> None:

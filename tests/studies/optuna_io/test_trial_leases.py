@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage, record_proposals, take_proposal
 from epsopt.studies.optuna_io.heartbeat import Heartbeat
-from epsopt.studies.optuna_io.trial_leases import beat, finish, give_back, reap, unfinished
+from epsopt.studies.optuna_io.trial_leases import fail_stale_trials, finish, heartbeat, release, unfinished
 
 from ..fakes import COVERAGE, DIST_CORR, FakeProposal  # noqa: TID252
 
@@ -66,10 +66,10 @@ def test_a_worker_that_beats_keeps_its_trial_and_one_that_does_not_loses_it(shar
         heart.hold(alive.trial_id)
         while beats(shared, alive.trial_id, within=600) == 0:
             time.sleep(0.05)
-        (lost,) = reap(shared, study_id, 600.0)
+        (lost,) = fail_stale_trials(shared, study_id, 600.0)
     assert (lost.number, lost.worker, lost.retry) == (dead.number, "dead:2", 2)
     assert [t.state.name for t in trials(shared)] == ["RUNNING", "FAIL", "WAITING"]
-    assert reap(shared, study_id, 600.0) == []
+    assert fail_stale_trials(shared, study_id, 600.0) == []
 
 
 def past(storage, seconds: int) -> str:
@@ -97,7 +97,7 @@ def test_what_a_dead_worker_ran_is_retried_exactly_once_with_all_that_was_predic
     first = take(shared)
     shared.set_trial_user_attr(first.trial_id, "folder", "/runs/proposal_000")
     age(shared, first.trial_id, 60)
-    assert reap(shared, study_id, 30)[0].retry == 1
+    assert fail_stale_trials(shared, study_id, 30)[0].retry == 1
     again = take(shared)
     assert (again.number, again.params) == (1, first.params)
     retried = trials(shared)[1]
@@ -106,7 +106,7 @@ def test_what_a_dead_worker_ran_is_retried_exactly_once_with_all_that_was_predic
     assert retried.system_attrs["failed_trial"] == 0  # as Optuna's own callback marks it
     assert "folder" not in retried.user_attrs
     age(shared, again.trial_id, 60)
-    assert reap(shared, study_id, 30)[0].retry is None
+    assert fail_stale_trials(shared, study_id, 30)[0].retry is None
     assert [t.state.name for t in trials(shared)] == ["FAIL", "FAIL"]
     assert take(shared) is None
 
@@ -121,7 +121,7 @@ def test_workers_that_look_at_once_retry_a_lost_trial_once(anywhere, shared):
     def look() -> None:
         mine = open_storage(anywhere)
         together.wait()
-        found.extend(lost.number for lost in reap(mine, study_id, 30))
+        found.extend(lost.number for lost in fail_stale_trials(mine, study_id, 30))
 
     threads = [threading.Thread(target=look) for _ in range(4)]
     for thread in threads:
@@ -138,21 +138,23 @@ def test_an_interrupted_trial_is_queued_again_however_often(shared):
     for number in range(3):
         taken = take(shared)
         assert taken.number == number
-        assert give_back(shared, study_id, taken.trial_id, "interrupted") == number + 1
+        assert release(shared, study_id, taken.trial_id, "interrupted") == number + 1
     age(shared, take(shared).trial_id, 60)
-    assert reap(shared, study_id, 30)[0].retry == 4, "an interruption is no death: the one retry is still due"
+    assert fail_stale_trials(shared, study_id, 30)[0].retry == 4, (
+        "an interruption is no death: the one retry is still due"
+    )
 
 
 def test_who_was_taken_for_dead_is_told_and_changes_nothing_any_more(shared):
     study_id = queue(shared, 1)
     taken = take(shared)
-    assert beat(shared, [taken.trial_id]) == set()
+    assert heartbeat(shared, [taken.trial_id]) == set()
     age(shared, taken.trial_id, 60)
-    reap(shared, study_id, 30)
-    assert beat(shared, [taken.trial_id]) == {taken.trial_id}
+    fail_stale_trials(shared, study_id, 30)
+    assert heartbeat(shared, [taken.trial_id]) == {taken.trial_id}
     assert not finish(shared, taken.trial_id, TrialState.COMPLETE, [1.0, 1.0], {"path": "x"})
     assert trials(shared)[0].values is None
-    assert give_back(shared, study_id, taken.trial_id, "late") is None
+    assert release(shared, study_id, taken.trial_id, "late") is None
 
 
 def test_a_trial_that_is_finished_is_never_reaped_and_one_taken_by_hand_neither(shared):
@@ -161,7 +163,7 @@ def test_a_trial_that_is_finished_is_never_reaped_and_one_taken_by_hand_neither(
     assert finish(shared, done.trial_id, TrialState.COMPLETE, [0.5, 0.6], {"path": "x", "worker": "other"})
     age(shared, done.trial_id, 1000)
     assert take(shared, worker=None) is not None
-    assert reap(shared, study_id, 0.5) == []
+    assert fail_stale_trials(shared, study_id, 0.5) == []
     first = trials(shared)[0]
     assert (first.state.name, first.values, first.user_attrs["worker"]) == ("COMPLETE", [0.5, 0.6], "other")
     assert unfinished(shared, study_id) == (0, 0)

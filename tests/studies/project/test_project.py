@@ -403,7 +403,7 @@ def test_a_space_of_any_values_survives_the_project_file(tmp_path: Path) -> None
     assert read is not None
     rng = np.random.default_rng(0)
     for config in space.sample(40, rng):
-        assert read.trouble(config) is None
+        assert read.validation_error(config) is None
         assert (read.encode([config]) == space.encode([config])).all()
     said = {p.name: set(p.active_when[1]) for p in space.parameters if p.active_when is not None}
     assert {p.name: set(p.active_when[1]) for p in read.parameters if p.active_when is not None} == said

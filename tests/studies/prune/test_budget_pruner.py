@@ -9,18 +9,18 @@ import pytest
 
 from epsopt.studies.project.project import Project
 from epsopt.studies.prune.budget_pruner import WorthStopper
-from epsopt.studies.schedule.budget import Ledger, Plan
-from epsopt.studies.schedule.study_snapshot import Scene
+from epsopt.studies.schedule.budget import Ledger, StepPlan
+from epsopt.studies.schedule.study_snapshot import StudySnapshot
 
 from .test_catalogue_pruner import OBJECTIVES, SPACE, checkpoints, past
 
-PLAN = Plan("run", 0.4, 0.05, 10.0, 10, 10.0, told=True, by=None, probe=False, reference=(-1.0, 3.0))
+PLAN = StepPlan("run", 0.4, 0.05, 10.0, 10, 10.0, told=True, by=None, probe=False, reference=(-1.0, 3.0))
 
 
 @dataclass
 class Stepping:
     params: dict[str, float]
-    plan: Plan | None = PLAN
+    plan: StepPlan | None = PLAN
     name: str = "new"
     number: int = 0
     init_from: str | None = None
@@ -35,8 +35,8 @@ def stopper(tmp_path, monkeypatch) -> WorthStopper:
     known = past()
     curves = past_curves(known, SPACE, OBJECTIVES)
     project = Project("p", tmp_path / "epsopt.toml", tmp_path / "runs", "sqlite://", OBJECTIVES, {}, SPACE, ("train",))
-    scene = Scene(project, Ledger((), ()), tuple(known), SPACE, curves, None, None)
-    monkeypatch.setattr(Scene, "read", staticmethod(lambda *_: scene))
+    scene = StudySnapshot(project, Ledger((), ()), tuple(known), SPACE, curves, None, None)
+    monkeypatch.setattr(StudySnapshot, "read", staticmethod(lambda *_: scene))
     return WorthStopper(project, None, None)
 
 
@@ -75,19 +75,21 @@ def test_what_is_no_step_and_what_says_no_epoch_goes_on(stopper):
 
 
 def test_with_few_other_runs_nothing_is_judged(stopper, monkeypatch):
-    scene = Scene.read(None, None, None)
+    scene = StudySnapshot.read(None, None, None)
     few = replace(scene, curves=dict(list(scene.curves.items())[:3]))
-    monkeypatch.setattr(Scene, "read", staticmethod(lambda *_: few))
+    monkeypatch.setattr(StudySnapshot, "read", staticmethod(lambda *_: few))
     decision = stopper.should_stop(Stepping({"a": 0.5, "b": 0.9}), checkpoints(99, 0.5, 0.9, 4))
     assert (decision.stop, decision.reason) == (False, "only 3 other runs: at least 6 are needed to judge one")
     assert np.isnan(decision.probability)
 
 
 def test_a_run_in_folders_within_its_own_is_not_among_those_that_it_is_judged_by(stopper, monkeypatch):
-    scene, name = Scene.read(None, None, None), "new/lightning_logs/version_0"
+    scene, name = StudySnapshot.read(None, None, None), "new/lightning_logs/version_0"
     curves = dict(list(scene.curves.items())[:5]) | {99: scene.curves[9]}
     own = [replace(c, run=name) for c in checkpoints(99, 0.5, 0.9, 4)]
     known = (*scene.checkpoints, *own)
-    monkeypatch.setattr(Scene, "read", staticmethod(lambda *_: replace(scene, checkpoints=known, curves=curves)))
+    monkeypatch.setattr(
+        StudySnapshot, "read", staticmethod(lambda *_: replace(scene, checkpoints=known, curves=curves))
+    )
     decision = stopper.should_stop(Stepping({"a": 0.5, "b": 0.9}), own)
     assert decision.reason == "only 5 other runs: at least 6 are needed to judge one"

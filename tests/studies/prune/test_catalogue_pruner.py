@@ -74,7 +74,7 @@ class Judged:
     def __init__(self, monkeypatch) -> None:
         self.past: list[list[tuple[dict[str, Any], int]]] = []  # configuration and number of checkpoints
         self.fits = 0
-        decide, fit = stopping.Stopper.should_stop, stopping.fit_curves
+        decide, fit = stopping.Pruner.should_stop, stopping.fit_curves
 
         def should_stop(stopper, *arguments, **options):
             self.past.append([(dict(c.config), len(c.steps)) for c in stopper._past])
@@ -84,7 +84,7 @@ class Judged:
             self.fits += 1
             return fit(*arguments, **options)
 
-        monkeypatch.setattr(stopping.Stopper, "should_stop", should_stop)
+        monkeypatch.setattr(stopping.Pruner, "should_stop", should_stop)
         monkeypatch.setattr(stopping, "fit_curves", fit_curves)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from epsopt.optimize import Curve, Objective, Parameter, Space, Stopper
-from epsopt.studies import CatalogueStopper, StopHopeless
+from epsopt.optimize import Curve, Objective, Parameter, Pruner, Space
+from epsopt.studies import CatalogueStopper, EpsoptPruning
 from epsopt.zoo import Catalogue, EmptyCatalogue, UsageError, ingest
 from epsopt.zoo.errors import EpsoptError
 
@@ -81,9 +81,9 @@ def fit(what, model, **more) -> None:
 
 
 @pytest.fixture(scope="module")
-def stopper() -> Stopper:
+def stopper() -> Pruner:
     steps = np.arange(1.0, EPOCHS)
-    out = Stopper(SPACE, OBJECTIVES, EPOCHS - 1, audit=0.0)
+    out = Pruner(SPACE, OBJECTIVES, EPOCHS - 1, audit=0.0)
     out.learn([Curve({"a": a, "b": b}, steps, np.array([measured(a, b, e) for e in steps])) for a, b in configs()])
     return out
 
@@ -102,7 +102,7 @@ def catalogue(tmp_path_factory) -> str:
 
 
 def test_a_hopeless_run_is_stopped_by_what_the_catalogue_knows_and_a_good_one_is_not(catalogue, tmp_path, caplog):
-    bad, good = (StopHopeless(catalogue, objectives=DIRECTIONS, audit=0.0) for _ in range(2))
+    bad, good = (EpsoptPruning(catalogue, objectives=DIRECTIONS, audit=0.0) for _ in range(2))
     with caplog.at_level(logging.INFO, "epsopt"):
         stopped = trainer(tmp_path, bad)
         fit(stopped, Model(**HOPELESS))
@@ -123,22 +123,22 @@ def test_the_project_file_says_what_counts_and_how_runs_name_it(catalogue, tmp_p
         f'[project]\nruns = "runs"\nstorage = "{catalogue}"\n[metrics.rename]\n"val/gain" = "gain"\n'
         '"val/cost" = "cost"\n[objectives.gain]\ndirection = "maximize"\n[objectives.cost]\ndirection = "minimize"\n'
     )
-    callback = StopHopeless(tmp_path, audit=0.0)
+    callback = EpsoptPruning(tmp_path, audit=0.0)
     fit(trainer(tmp_path, callback), Model(**HOPELESS, prefix="val/"))
     assert callback.stopped
 
 
 def test_a_resumed_run_is_judged_by_its_whole_curve_and_by_other_runs_only(catalogue, tmp_path):
-    first = StopHopeless(catalogue, objectives=DIRECTIONS, audit=0.0, length=EPOCHS - 1)
+    first = EpsoptPruning(catalogue, objectives=DIRECTIONS, audit=0.0, length=EPOCHS - 1)
     begun = trainer(tmp_path, first, max_epochs=4)
     fit(begun, Model(**GOOD))
     checkpoint = next((tmp_path / "lightning_logs/version_0/checkpoints").glob("epoch=3*.ckpt"))
     kept = torch.load(checkpoint, weights_only=True)["callbacks"]["StopHopeless"]
     assert sorted(map(int, kept["curve"])) == [0, 1, 2, 3]
-    again = StopHopeless(catalogue, objectives=DIRECTIONS, audit=0.0)
+    again = EpsoptPruning(catalogue, objectives=DIRECTIONS, audit=0.0)
     seen = []
     resumed = trainer(tmp_path, again)
-    again_judge = StopHopeless._decide
+    again_judge = EpsoptPruning._decide
     again._decide = lambda t: seen.append((again._run, sorted(again._curve))) or again_judge(again, t)
     fit(resumed, Model(**GOOD), ckpt_path=checkpoint)
     assert seen[0] == (first._run, [0, 1, 2, 3, 4])
@@ -147,7 +147,7 @@ def test_a_resumed_run_is_judged_by_its_whole_curve_and_by_other_runs_only(catal
 
 
 def test_one_odd_value_is_not_measured_and_several_in_a_row_stop_the_run(stopper, tmp_path):
-    once, always = StopHopeless(stopper), StopHopeless(stopper, not_finite=2)
+    once, always = EpsoptPruning(stopper), EpsoptPruning(stopper, not_finite=2)
     model = Model(**GOOD)
     model.spoilt = {1, 3, 5}
     whole = trainer(tmp_path, once)
@@ -162,7 +162,7 @@ def test_one_odd_value_is_not_measured_and_several_in_a_row_stop_the_run(stopper
 
 
 def test_an_objective_that_is_not_logged_is_named_with_what_to_do_and_the_training_goes_on(stopper, tmp_path, caplog):
-    whole = trainer(tmp_path, StopHopeless(stopper))
+    whole = trainer(tmp_path, EpsoptPruning(stopper))
     with caplog.at_level(logging.WARNING, "epsopt"):
         fit(whole, Model(**GOOD, prefix="val/"))
     assert whole.current_epoch == EPOCHS
@@ -170,20 +170,20 @@ def test_an_objective_that_is_not_logged_is_named_with_what_to_do_and_the_traini
     assert "goes on, nothing is decided: the objective gain is not among the logged metrics" in said
     assert "val/gain" in said
     assert "metrics=" in said
-    named = StopHopeless(stopper, metrics={"gain": "val/gain", "cost": "val/cost"})
+    named = EpsoptPruning(stopper, metrics={"gain": "val/gain", "cost": "val/cost"})
     fit(trainer(tmp_path, named), Model(**HOPELESS, prefix="val/"))
     assert named.stopped
 
 
 def test_where_validation_is_rarer_than_epochs_it_decides_after_validation(stopper, tmp_path):
-    callback = StopHopeless(stopper)
+    callback = EpsoptPruning(stopper)
     fit(trainer(tmp_path, callback, check_val_every_n_epoch=2), Model(**HOPELESS))
     assert sorted(callback._curve) == [1], "two epochs lie behind it: as many as every run is given"
     assert callback.stopped
 
 
 def test_nothing_is_judged_while_things_are_only_tried_out(stopper, tmp_path):
-    callback = StopHopeless(stopper)
+    callback = EpsoptPruning(stopper)
     fit(trainer(tmp_path, callback, fast_dev_run=True), Model(**HOPELESS))
     assert (callback.decision, callback._curve) == (None, {})
     tried = trainer(tmp_path, callback, num_sanity_val_steps=2, max_epochs=1)
@@ -213,7 +213,7 @@ class OtherProcess:
 def test_other_processes_obey_process_zero_and_ask_nobody(stopper):
     told = type(stopper.should_stop("x", Curve({}, np.array([]), np.empty((0, 2)))))(True, 0.01, "hopeless")
     other = OtherProcess([(None, OBJECTIVES, {}, "the run"), (None, told)])
-    callback = StopHopeless("sqlite:////nowhere/at/all.db", objectives=DIRECTIONS)
+    callback = EpsoptPruning("sqlite:////nowhere/at/all.db", objectives=DIRECTIONS)
     callback.on_fit_start(other, None)
     callback.on_train_epoch_end(other, None)
     assert other.should_stop
@@ -224,7 +224,7 @@ def test_other_processes_obey_process_zero_and_ask_nobody(stopper):
 
 @pytest.mark.slow
 def test_two_processes_stop_together(stopper, tmp_path):
-    both = trainer(tmp_path, StopHopeless(stopper), devices=2, strategy="ddp_fork")
+    both = trainer(tmp_path, EpsoptPruning(stopper), devices=2, strategy="ddp_fork")
     fit(both, Model(**HOPELESS))
     saved = [p.name for p in (tmp_path / "lightning_logs/version_0/checkpoints").glob("*.ckpt")]
     assert 2 <= len(saved) < EPOCHS - 1
@@ -232,16 +232,16 @@ def test_two_processes_stop_together(stopper, tmp_path):
 
 def test_what_makes_no_sense_is_refused_before_the_training(stopper, tmp_path):
     with pytest.raises(UsageError, match="objectives="):
-        StopHopeless("sqlite:///epsopt.db")
+        EpsoptPruning("sqlite:///epsopt.db")
     with pytest.raises(UsageError, match="'maximize' or 'minimize', not gain: 'max'"):
-        StopHopeless("sqlite:///epsopt.db", objectives={"gain": "max"})
+        EpsoptPruning("sqlite:///epsopt.db", objectives={"gain": "max"})
     with pytest.raises(UsageError, match="a Stopper has"):
-        StopHopeless(stopper, threshold=0.1)
+        EpsoptPruning(stopper, threshold=0.1)
     with pytest.raises(EmptyCatalogue, match="epsopt ingest"):
-        fit(trainer(tmp_path, StopHopeless(f"sqlite:///{tmp_path}/no.db", objectives=DIRECTIONS)), Model(**GOOD))
+        fit(trainer(tmp_path, EpsoptPruning(f"sqlite:///{tmp_path}/no.db", objectives=DIRECTIONS)), Model(**GOOD))
     assert not (tmp_path / "no.db").exists()
     with pytest.raises(UsageError, match=r"this run's b: call self.save_hyperparameters\(\).*there are: a$"):
-        fit(trainer(tmp_path, StopHopeless(stopper, config={"a": 0.5})), Model(**GOOD))
+        fit(trainer(tmp_path, EpsoptPruning(stopper, config={"a": 0.5})), Model(**GOOD))
 
 
 @pytest.mark.parametrize(
@@ -260,10 +260,10 @@ def test_what_makes_no_sense_is_refused_before_the_training(stopper, tmp_path):
 )
 def test_options_that_make_no_sense_are_refused_at_once_wherever_the_objectives_are_from(tmp_path, options, words):
     with pytest.raises(UsageError, match=words):
-        StopHopeless("sqlite:///epsopt.db", objectives=DIRECTIONS, **options)
+        EpsoptPruning("sqlite:///epsopt.db", objectives=DIRECTIONS, **options)
     if "loss" not in words:  # a project file is read when the training begins
         with pytest.raises(UsageError, match=words):
-            StopHopeless(tmp_path, **options)
+            EpsoptPruning(tmp_path, **options)
 
 
 def test_whatever_fails_in_process_zero_is_told_to_the_others(stopper, monkeypatch):
@@ -276,7 +276,7 @@ def test_whatever_fails_in_process_zero_is_told_to_the_others(stopper, monkeypat
             told.append(pickle.loads(pickle.dumps(mine))[0])
             return mine
 
-    callback, trainer = StopHopeless(stopper, config=GOOD), ProcessZero([])
+    callback, trainer = EpsoptPruning(stopper, config=GOOD), ProcessZero([])
     callback.on_fit_start(trainer, None)
     monkeypatch.setattr(callback._judge, "should_stop", lambda *_, **__: {}["deciding"])
     callback.on_train_epoch_end(trainer, None)
@@ -289,7 +289,7 @@ def test_whatever_fails_in_process_zero_is_told_to_the_others(stopper, monkeypat
 
 
 def test_it_can_be_sent_to_another_process(stopper):
-    assert pickle.loads(pickle.dumps(StopHopeless(stopper)))._objectives == ()
+    assert pickle.loads(pickle.dumps(EpsoptPruning(stopper)))._objectives == ()
 
 
 class Rarely(Model):
@@ -314,7 +314,7 @@ class Rarely(Model):
 def test_in_whatever_rhythm_it_validates_the_training_is_judged_and_goes_on(
     catalogue, tmp_path, caplog, options, epochs
 ):
-    callback = StopHopeless(catalogue, objectives=DIRECTIONS, audit=1.0)
+    callback = EpsoptPruning(catalogue, objectives=DIRECTIONS, audit=1.0)
     whole = trainer(tmp_path, callback, max_epochs=4, **options)
     with caplog.at_level(logging.WARNING, "epsopt"):
         fit(whole, Rarely(**GOOD))
@@ -331,7 +331,7 @@ def test_without_any_validation_what_training_logs_is_judged(stopper, tmp_path):
             self.validation_step(batch, index)
             return super().training_step(batch, index)
 
-    callback = StopHopeless(stopper)
+    callback = EpsoptPruning(stopper)
     fit(trainer(tmp_path, callback, limit_val_batches=0, val_check_interval=0.5), Trains(**HOPELESS))
     assert callback.stopped
     assert sorted(callback._curve)[:2] == [0, 1]
@@ -343,7 +343,7 @@ def test_a_database_that_breaks_while_it_trains_is_logged_once_and_the_training_
     def breaks(*_, **__):
         raise MemoryError("no more")
 
-    callback = StopHopeless(catalogue, objectives=DIRECTIONS)
+    callback = EpsoptPruning(catalogue, objectives=DIRECTIONS)
     monkeypatch.setattr("epsopt.studies.prune.catalogue_pruner.past_curves", breaks)
     whole = trainer(tmp_path, callback, max_epochs=3)
     with caplog.at_level(logging.WARNING, "epsopt"):

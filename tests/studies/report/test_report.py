@@ -14,14 +14,14 @@ from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import record_measured, record_proposals, take_proposal
-from epsopt.studies.optuna_io.queue import Suggestion, proposal_attributes, proposed_trials, record_step
-from epsopt.studies.optuna_io.trial_leases import finish, give_back
+from epsopt.studies.optuna_io.queue import ProposalRecord, proposal_attributes, proposed_trials, record_step
+from epsopt.studies.optuna_io.trial_leases import finish, release
 from epsopt.studies.output_files import output_file
 from epsopt.studies.project.project import Project
 from epsopt.studies.report.gain_report import StepsOfKind
 from epsopt.studies.report.report import loop_report
-from epsopt.studies.schedule.budget import MeasuredMixture, Plan
-from epsopt.studies.schedule.study_snapshot import Scene
+from epsopt.studies.schedule.budget import MeasuredMixture, StepPlan
+from epsopt.studies.schedule.study_snapshot import StudySnapshot
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
@@ -79,8 +79,8 @@ def test_one_proposal_is_one_proposal(report):
     assert _counts(replace(report, proposals=report.proposals[:1])) == ["1 proposal: 1 trained."]
 
 
-def told(kind: str, epochs: int = 2, promised: float = 0.1) -> Plan:
-    return Plan(kind, promised, 0.1, float(epochs), epochs, 4.0, True, None, False, (0.0, 0.0))
+def told(kind: str, epochs: int = 2, promised: float = 0.1) -> StepPlan:
+    return StepPlan(kind, promised, 0.1, float(epochs), epochs, 4.0, True, None, False, (0.0, 0.0))
 
 
 # kind, epochs that it is to have, epochs that it had, coverage at its end, how it ended
@@ -102,7 +102,7 @@ def stepped(tmp_path, url, storage):
     checkpoints = [old]
     for i, (kind, epochs, taken, coverage, state) in enumerate(STEPS):
         known = {} if kind == "look" else {"coverage": 0.85, "dist_corr": 0.5}
-        expected = Suggestion(
+        expected = ProposalRecord(
             {"lr": i / 10}, known, {n: v - 0.1 for n, v in known.items()}, {n: v + 0.1 for n, v in known.items()},
             joins_front=None if kind == "look" else 0.8, nearest_runs=[("old", 0.3)], reason=f"because of {i}",
         )  # fmt: skip
@@ -188,7 +188,7 @@ def test_an_interrupted_step_counts_once_with_the_epochs_of_all_its_attempts(tmp
     record_step(storage, "p", TWO, SPACE, {"lr": 0.1}, None, {"step": told("run", 3).to_json()})
     taken = take_proposal(storage, "p", SPACE, worker="w")
     storage.set_trial_user_attr(taken.trial_id, "checkpoints", [{"epoch": 1, "path": "/a/1.pt", "metrics": {}}])
-    give_back(storage, storage.get_study_id_from_name("p/proposals"), taken.trial_id, "interrupted")
+    release(storage, storage.get_study_id_from_name("p/proposals"), taken.trial_id, "interrupted")
     assert loop_report(project, storage, [old]).steps == (), "it is queued again, and has not ended"
     taken = take_proposal(storage, "p", SPACE, worker="w")
     curve = [{"epoch": e, "path": "", "metrics": {}} for e in (2, 3)]
@@ -215,7 +215,7 @@ def stepped_for(objectives, folder, url, storage):
     worst = tuple(0.0 if o.maximize else 1.0 for o in objectives)
     step = replace(told("run", 4), reference=worst).to_json()
     predicted = {n: REACHED[n] for n in names}
-    expected = Suggestion({"lr": 0.5}, predicted, predicted, predicted)
+    expected = ProposalRecord({"lr": 0.5}, predicted, predicted, predicted)
     record_step(
         storage, "p", objectives, SPACE, {"lr": 0.5}, None, {"step": step, **proposal_attributes(expected, 0.9)}
     )
@@ -258,4 +258,4 @@ def test_measured_checkpoints_are_recorded_and_compared_in_one_to_four_objective
 def test_a_budget_goes_on_with_the_objectives_that_it_began_with(tmp_path, url, storage):
     project, _ = stepped_for(TWO, tmp_path, url, storage)
     with Catalogue(url) as catalogue, pytest.raises(UsageError, match="were made for coverage, dist_corr, and the"):
-        Scene.read(replace(project, objectives=FOUR[:3]), storage, catalogue)
+        StudySnapshot.read(replace(project, objectives=FOUR[:3]), storage, catalogue)

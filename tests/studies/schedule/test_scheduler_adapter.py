@@ -11,21 +11,21 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from epsopt.optimize.merge.weight_space_gp import Mixture, WeightSpace
+from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage
 from epsopt.studies.optuna_io.queue import config_of, proposed_trials, record_step
 from epsopt.studies.optuna_io.refit_lease import LeaseLost
-from epsopt.studies.optuna_io.trial_leases import claim, finish, give_back
+from epsopt.studies.optuna_io.trial_leases import claim, finish, release
 from epsopt.studies.schedule import budget as ledger_module
 from epsopt.studies.schedule import scheduler_adapter as following
 from epsopt.studies.schedule import scheduler_service as stepping
 from epsopt.studies.schedule import weight_geometry as placing
 from epsopt.studies.schedule.budget import Budget, Ledger, MeasuredMixture, plan_of, remember_mixture, written
 from epsopt.studies.schedule.scheduler_adapter import failed, known, make_policy, running, suggested, told_config
-from epsopt.studies.schedule.scheduler_service import Follower
-from epsopt.studies.schedule.study_snapshot import Scene
-from epsopt.studies.schedule.weight_geometry import Placed, as_start, front_family, place, shaping
+from epsopt.studies.schedule.scheduler_service import SchedulerService
+from epsopt.studies.schedule.study_snapshot import StudySnapshot
+from epsopt.studies.schedule.weight_geometry import WeightGeometry, as_start, front_family, place, shaping
 from epsopt.zoo import Catalogue, ingest, load_weights
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -61,9 +61,9 @@ def cheap(monkeypatch) -> float:
     return 0.1
 
 
-def follower(studied, until: float = 1000.0, within: float = 600.0, **options) -> Follower:
+def follower(studied, until: float = 1000.0, within: float = 600.0, **options) -> SchedulerService:
     project, storage, catalogue = studied
-    return Follower(project, storage, catalogue, until=until, within=within, **options)
+    return SchedulerService(project, storage, catalogue, until=until, within=within, **options)
 
 
 def follow(studied, n: int = 1, **options) -> None:
@@ -99,7 +99,7 @@ def test_a_mixture_is_measured_there_and_then_and_the_next_step_knows_it(studied
         assert ("joined the front, hypervolume +" in text) == (mixture.brought > 0.0)
     assert ledger.mixtures[0].cost == cheap, "nobody knows yet how long an epoch takes"
     assert ledger.mixtures[0].seconds > 0.0
-    scene = Scene.read(project, storage, catalogue)
+    scene = StudySnapshot.read(project, storage, catalogue)
     with WeightDecoder(project.evaluate) as decoder:
         placed = place(decoder, project, scene.checkpoints, scene.family)
     assert {c.sha256 for c in mixed} <= {c.sha256 for c in placed.checkpoints}
@@ -112,9 +112,9 @@ def test_a_base_that_runs_name_is_read_with_them(quiet, tmp_path):
         storage = open_storage(catalogue.url)
         for i in range(4):  # as a worker does, run by run
             ingest(catalogue, project.runs / f"run_{i}", root=project.runs, jobs=1)
-        assert Scene.read(project, storage, catalogue).origin is None
+        assert StudySnapshot.read(project, storage, catalogue).origin is None
         follow((project, storage, catalogue))
-        scene = Scene.read(project, storage, catalogue)
+        scene = StudySnapshot.read(project, storage, catalogue)
     assert scene.origin.key == ""
     assert scene.origin.values[0] == 0.0
     assert len(scene.curves) == 4, "the base is no run"
@@ -175,7 +175,7 @@ def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, t
     follow(studied, 2)
     steps = []
     for _ in range(2):
-        scene = Scene.read(project, storage, catalogue)
+        scene = StudySnapshot.read(project, storage, catalogue)
         step = make_policy(scene).next(known(scene, None), running(scene))
         steps.append((step.kind, step.promised, step.worth, dict(step.candidate.config), step.candidate.start))
     assert steps[0][:4] == steps[1][:4]
@@ -194,7 +194,7 @@ def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, t
 
 def test_a_step_is_queued_with_what_a_proposal_is_queued_with(quiet):
     project, storage, catalogue = quiet
-    scene = Scene.read(project, storage, catalogue)
+    scene = StudySnapshot.read(project, storage, catalogue)
     step = make_policy(scene).next(known(scene, None), running(scene))
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
@@ -217,7 +217,7 @@ def test_a_step_is_queued_with_what_a_proposal_is_queued_with(quiet):
 
 def test_of_a_run_that_is_given_less_than_it_was_chosen_for_its_own_end_is_predicted(quiet):
     project, storage, catalogue = quiet
-    scene = Scene.read(project, storage, catalogue, 4.0)
+    scene = StudySnapshot.read(project, storage, catalogue, 4.0)
     step = make_policy(scene).next(known(scene, None), running(scene))
     follow(quiet, until=1.0, length=4.0)
     (trial,) = proposed_trials(storage, "tiny")
@@ -244,19 +244,19 @@ def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     kind = plan_of(trial.user_attrs).kind
-    believed = make_policy(Scene.read(*quiet))._credit.trust(kind, 1.0)
+    believed = make_policy(StudySnapshot.read(*quiet))._credit.trust(kind, 1.0)
     study = storage.get_study_id_from_name("tiny/proposals")
     taken = claim(storage, study, "me", {}, lambda _: None)
-    assert running(Scene.read(*quiet))[0].epochs == plan_of(trial.user_attrs).epochs
-    assert make_policy(Scene.read(*quiet))._credit.trust(kind, 1.0) == believed, "it has not ended"
+    assert running(StudySnapshot.read(*quiet))[0].epochs == plan_of(trial.user_attrs).epochs
+    assert make_policy(StudySnapshot.read(*quiet))._credit.trust(kind, 1.0) == believed, "it has not ended"
     finish(storage, taken.trial_id, TrialState.PRUNED, None, {})
-    policy = make_policy(Scene.read(*quiet))
+    policy = make_policy(StudySnapshot.read(*quiet))
     assert policy._credit.trust(kind, 1.0) < believed
     assert policy._last == kind
-    assert running(Scene.read(*quiet)) == []
+    assert running(StudySnapshot.read(*quiet)) == []
     mixtures = [MeasuredMixture(0.5, 0.0, 0.5, 1.0, "between")] * 10
     remember(catalogue, *mixtures, MeasuredMixture(0.1, 0.1, 0.5, 1.0, "beyond"))
-    credit = make_policy(Scene.read(*quiet))._credit
+    credit = make_policy(StudySnapshot.read(*quiet))._credit
     assert credit.trust("between", 1.0) < 0.1
     assert credit.trust("beyond", 1.0) == pytest.approx((0.1 + 0.05 * 0.3) / 0.15), "its kinds are believed apart"
 
@@ -266,18 +266,18 @@ def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once
     follow(quiet)
     study = storage.get_study_id_from_name("tiny/proposals")
     budget = Budget(20, storage, catalogue, "tiny")
-    before = make_policy(Scene.read(*quiet))
+    before = make_policy(StudySnapshot.read(*quiet))
     first = claim(storage, study, "me", {}, lambda _: None)
     curve = [{"epoch": e, "path": f"/a/{e}.pt", "metrics": {}} for e in (1, 2)]
     storage.set_trial_user_attr(first.trial_id, "checkpoints", curve)
-    give_back(storage, study, first.trial_id, "interrupted")
+    release(storage, study, first.trial_id, "interrupted")
     assert (budget.spent, budget.left()) == (2, 18)
     again = claim(storage, study, "you", {}, lambda _: None)
     assert budget.resumed(again.attributes) == 2
     more = [{"epoch": 3, "path": "/b/3.pt", "metrics": {}}]
     finish(storage, again.trial_id, TrialState.PRUNED, None, {"checkpoints": more})
     assert budget.spent == 3, "it went on from where the first attempt ended"
-    after = make_policy(Scene.read(*quiet))
+    after = make_policy(StudySnapshot.read(*quiet))
     assert (before._looks, before._last) == (after._looks, after._last)
     assert len(after._credit._promised) == 1
 
@@ -315,10 +315,10 @@ def test_a_hyperparameter_may_say_how_long_a_run_is_within_its_range():
 def test_a_program_that_cannot_be_told_gets_whole_branches(studied):
     project, storage, catalogue = studied
     deaf = replace(project, command=("train", "{lr}", ("--init-from", "{init_from}")), evaluate=None)
-    scene = Scene.read(deaf, storage, catalogue)
-    assert (scene.told, scene.told_by, scene.length) == (False, None, 2.0)
+    scene = StudySnapshot.read(deaf, storage, catalogue)
+    assert (scene.told, scene.epochs_parameter, scene.length) == (False, None, 2.0)
     assert make_policy(scene)._branch_epochs == 2.0
-    rigid = Scene.read(replace(deaf, command=("train", "{lr}")), storage, catalogue)
+    rigid = StudySnapshot.read(replace(deaf, command=("train", "{lr}")), storage, catalogue)
     assert make_policy(rigid)._branch_epochs is None
 
 
@@ -336,8 +336,8 @@ def test_where_nothing_says_how_long_a_run_is_that_is_an_error(tmp_path, studied
     with Catalogue(f"sqlite:///{tmp_path / 'new.db'}") as empty:
         storage = open_storage(empty.url)
         with pytest.raises(UsageError, match=r"how long is a whole run.*--length EPOCHS"):
-            make_policy(Scene.read(studied[0], storage, empty))
-        scene = Scene.read(studied[0], storage, empty, 6.0)
+            make_policy(StudySnapshot.read(studied[0], storage, empty))
+        scene = StudySnapshot.read(studied[0], storage, empty, 6.0)
         assert make_policy(scene).next(known(scene, None)).kind == "look"
 
 
@@ -388,7 +388,7 @@ def test_hyperparameters_that_shape_the_network_are_kept_by_those_that_start_fro
 
 def test_one_run_that_diverged_does_not_move_what_is_just_not_good_enough(studied):
     project, storage, catalogue = studied
-    scene = Scene.read(project, storage, catalogue)
+    scene = StudySnapshot.read(project, storage, catalogue)
     far = replace(scene.checkpoints[0], metrics={"up": -1e9, "calm": -1e9})
     moved = replace(scene, checkpoints=(*scene.checkpoints, far))
     front_range = np.ptp(scene.measured, axis=0)
@@ -415,7 +415,7 @@ def test_what_a_run_paid_counts_from_its_first_epoch_whatever_its_files_call_it(
     assert ledger.spent == paid, "one that only left its start behind would be launched for ever if it cost nothing"
 
 
-def names_of(scene: Scene) -> dict[int, str]:
+def names_of(scene: StudySnapshot) -> dict[int, str]:
     """The name of each run that has a curve."""
     names = {c.run_id: c.run for c in scene.checkpoints}
     return {run_id: names[run_id] for run_id in scene.curves}
@@ -435,8 +435,8 @@ def branched(studied) -> None:
     assert not ingest(catalogue, project.runs / "branch", root=project.runs, jobs=1).failed
 
 
-def placed(studied) -> tuple[Scene, Placed]:
-    scene = Scene.read(*studied)
+def placed(studied) -> tuple[StudySnapshot, WeightGeometry]:
+    scene = StudySnapshot.read(*studied)
     with WeightDecoder(studied[0].evaluate) as decoder:
         found = place(decoder, studied[0], scene.checkpoints, scene.family)
     assert found is not None
@@ -479,7 +479,7 @@ def test_what_rounding_leaves_of_a_block_that_began_as_zeros_is_no_movement():
     products = np.full((2, 2, 2), 0.01)
     products[0, 1, 1] = 0.04
     products[1, 1, 1] += 1e-17
-    found = Placed((one, two), WeightSpace(products, np.array([1.0, 0.0])), None, {}, "base")
+    found = WeightGeometry((one, two), WeightSpace(products, np.array([1.0, 0.0])), None, {}, "base")
     assert found.moved([two], "a")[0].tolist() == [pytest.approx(np.sqrt(0.03)), 0.0]
     assert found.moved([two], "base")[0, 0] == pytest.approx(0.2)
     assert found.moved([two], "elsewhere") is None
@@ -497,7 +497,7 @@ def test_mixtures_on_a_run_s_way_are_known_with_it(studied):
         for name, share in shares.items():
             row[:, stands[sha[name, 2]]] = share
         nothing = np.zeros(2)
-        chosen = Mixture(row, 0.1, nothing, nothing, nothing, "between")
+        chosen = MergeCandidate(row, 0.1, nothing, nothing, nothing, "between")
         return MeasuredMixture(0.1, 0.0, 0.5, 1.0, "between", path, *stepping._way(found, chosen))
 
     mixed = {c.run: c for c in scene.checkpoints if c.epoch == 1}  # what they measured is of no matter here
@@ -507,7 +507,7 @@ def test_mixtures_on_a_run_s_way_are_known_with_it(studied):
         mixture(mixed["run_3"].path, run_2=0.5, run_3=0.5), mixture("/gone.pt", run_2=0.9),
         MeasuredMixture(0.1, 0.0, 0.5, 1.0, "beyond", mixed["run_0"].path),
     )  # fmt: skip
-    scene = Scene.read(*studied)
+    scene = StudySnapshot.read(*studied)
     curves = {name: scene.curves[run_id] for run_id, name in names_of(scene).items()}
     ways = {name: c.on_way for name, c in curves.items() if c.on_way is not None}
     assert set(ways) == {"run_2", "branch"}
@@ -533,7 +533,7 @@ def test_mixtures_that_are_measured_are_remembered_with_kind_and_place(studied, 
     follow(studied)
     (plan,) = plans(studied)
     assert plan.kind in ("run", "branch"), "in the end it is a run"
-    scene, ledger = Scene.read(project, storage, catalogue), Ledger.read(storage, catalogue, "tiny")
+    scene, ledger = StudySnapshot.read(project, storage, catalogue), Ledger.read(storage, catalogue, "tiny")
     by_path = {c.path: c for c in scene.checkpoints}
     known_ones = {c.sha256 for c in scene.checkpoints}
     assert ledger.mixtures
@@ -556,10 +556,12 @@ def test_a_mixture_far_out_does_not_make_all_that_was_trained_alike(studied):
     trained = [c.metrics["up"] for c in scene.checkpoints]
     assert told.tolist() == [[pytest.approx(min(*trained, scene.reference[0])), pytest.approx(0.9)]]
     assert told[0, 0] <= worse.reference[0], "it counts for nothing that it is not"
-    assert worse.told_of(replace(far, hyperparameters={})).tolist() == [-8e3, 0.9], "what was trained is told as it is"
+    assert worse.clipped_values(replace(far, hyperparameters={})).tolist() == [-8e3, 0.9], (
+        "what was trained is told as it is"
+    )
     least = replace(scene.project, objectives=(replace(UP, maximize=False), CALM))
-    assert np.isnan(replace(worse, project=least).told_of(replace(far, metrics={"up": 8e3}))[1])
-    assert replace(worse, project=least).told_of(replace(far, metrics={"up": 8e3, "calm": 0.9}))[0] < 8e3
+    assert np.isnan(replace(worse, project=least).clipped_values(replace(far, metrics={"up": 8e3}))[1])
+    assert replace(worse, project=least).clipped_values(replace(far, metrics={"up": 8e3, "calm": 0.9}))[0] < 8e3
 
 
 def ended(studied, config: dict, state: TrialState, init_from: str | None = None, **said: object) -> int:
@@ -574,7 +576,7 @@ def ended(studied, config: dict, state: TrialState, init_from: str | None = None
 
 def test_runs_that_ended_before_anything_was_measured_are_known_as_failed(studied):
     project, storage, _ = studied
-    start = next(c.path for c in Scene.read(*studied).checkpoints if c.run == "run_1")
+    start = next(c.path for c in StudySnapshot.read(*studied).checkpoints if c.run == "run_1")
     unmeasured = [{"epoch": e, "path": f"/x/{e}.pt", "metrics": {"up": None, "calm": None}} for e in (1, 2, 3)]
     ended(studied, {"lr": 0.91}, TrialState.FAIL, checkpoints=[])
     ended(studied, {"lr": 0.92}, TrialState.FAIL, start, checkpoints=unmeasured)
@@ -584,9 +586,9 @@ def test_runs_that_ended_before_anything_was_measured_are_known_as_failed(studie
     ended(studied, {"lr": 0.96}, TrialState.FAIL, checkpoints=[], folder=str(project.runs / "run_2"))
     study = storage.get_study_id_from_name("tiny/proposals")
     record_step(storage, "tiny", project.objectives, project.space, {"lr": 0.97}, None, {})
-    give_back(storage, study, claim(storage, study, "me", {}, lambda _: None).trial_id, "interrupted")
+    release(storage, study, claim(storage, study, "me", {}, lambda _: None).trial_id, "interrupted")
     claim(storage, study, "me", {}, lambda _: "is none of this space")
-    scene = Scene.read(*studied)
+    scene = StudySnapshot.read(*studied)
     found = failed(scene)
     assert [(c.config["lr"], c.epochs, c.start.key) for c in found] == [(0.91, 1.0, ""), (0.92, 3.0, start)]
     told = known(scene, None)
@@ -602,9 +604,9 @@ def test_an_attempt_that_measured_something_speaks_for_those_after_it(studied):
     study = storage.get_study_id_from_name("tiny/proposals")
     first = claim(storage, study, "me", {}, lambda _: None)
     storage.set_trial_user_attr(first.trial_id, "folder", str(project.runs / "run_2"))
-    give_back(storage, study, first.trial_id, "interrupted")
+    release(storage, study, first.trial_id, "interrupted")
     finish(storage, claim(storage, study, "me", {}, lambda _: None).trial_id, TrialState.FAIL, None, {})
-    assert failed(Scene.read(*studied)) == []
+    assert failed(StudySnapshot.read(*studied)) == []
 
 
 def test_a_step_whose_program_could_not_be_started_broke_no_promise(quiet):
@@ -612,10 +614,10 @@ def test_a_step_whose_program_could_not_be_started_broke_no_promise(quiet):
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     kind = plan_of(trial.user_attrs).kind
-    believed = make_policy(Scene.read(*quiet))._credit.trust(kind, 1.0)
+    believed = make_policy(StudySnapshot.read(*quiet))._credit.trust(kind, 1.0)
     taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
     finish(storage, taken.trial_id, TrialState.FAIL, None, {"not_started": True})
-    assert make_policy(Scene.read(*quiet))._credit.trust(kind, 1.0) == believed
+    assert make_policy(StudySnapshot.read(*quiet))._credit.trust(kind, 1.0) == believed
 
 
 def test_a_look_that_was_told_its_epochs_by_a_hyperparameter_is_not_chosen_again(studied):

@@ -17,7 +17,7 @@ from epsopt.studies.optuna_io.trial_leases import claim, finish
 from epsopt.studies.schedule import scheduler_service as stepping
 from epsopt.studies.schedule.budget import Ledger, MeasuredMixture, remember_mixture
 from epsopt.studies.schedule.scheduler_client import StepAsker, StepTask
-from epsopt.studies.schedule.scheduler_service import Follower
+from epsopt.studies.schedule.scheduler_service import SchedulerService
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.errors import EpsoptError
 
@@ -122,7 +122,7 @@ def test_a_choice_that_comes_too_late_is_not_queued_too(quiet, monkeypatch):  # 
 
 def test_mixtures_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, cheap, monkeypatch):  # noqa: F811
     answers, told = Answers(), []
-    real = Follower._measure
+    real = SchedulerService._measure
     measured = []
 
     def measure(self, held, scene, placed, step):
@@ -132,7 +132,7 @@ def test_mixtures_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, ch
             until(lambda: answers)  # a launch does not wait until it is measured
         real(self, held, scene, placed, step)
 
-    monkeypatch.setattr(Follower, "_measure", measure)
+    monkeypatch.setattr(SchedulerService, "_measure", measure)
     with follower(studied, within=0.05, tell=told.append, answer=answers) as mine:
         mine.look(mix=False)
         mine.advance()
@@ -381,15 +381,15 @@ def test_one_that_runs_does_as_it_is_told_until_it_is_closed(quiet):  # noqa: F8
 
 def test_an_asker_hears_why_nothing_can_be_chosen_and_asks_a_new_process_the_next_time(tmp_path):
     asker = StepAsker(StepTask(str(tmp_path / "epsopt.toml"), f"sqlite:///{tmp_path / 'none.db'}", 3.0))
-    assert (asker.asks(), asker.news(), asker.trouble(), asker.learns()) == (False, [], None, False)
+    assert (asker.asks(), asker.news(), asker.validation_error(), asker.learns()) == (False, [], None, False)
     asker.start(0)
     assert asker._helper is None
     for _ in range(2):
         asker.start(1)
-        assert asker.trouble() is None
+        assert asker.validation_error() is None
         until(lambda: not asker.asks(), 120)
-        assert "epsopt.toml: cannot be read" in asker.trouble()
-        assert "epsopt.toml: cannot be read" in asker.trouble(), "until it is asked again"
+        assert "epsopt.toml: cannot be read" in asker.validation_error()
+        assert "epsopt.toml: cannot be read" in asker.validation_error(), "until it is asked again"
     asker.finish()
     asker.stop()
 
@@ -418,12 +418,12 @@ command = ["train", "--lr", "{{lr}}"]
     asker.look_ahead(mix=True)
     asker.start(1)
     until(lambda: not asker.asks(), 120)
-    assert asker.trouble() is None
+    assert asker.validation_error() is None
     assert len(waiting(quiet)) == 1
     process = asker._helper._process
     asker.finish()
     assert process.returncode == 0
-    assert (asker.news(), asker.trouble(), asker.setback()) == ([], None, None), "that is no trouble"
+    assert (asker.news(), asker.validation_error(), asker.setback()) == ([], None, None), "that is no trouble"
     asker.stop()
     for asked in (True, False):
         asker = StepAsker(StepTask(str(file), catalogue.url, 1000.0))
@@ -434,7 +434,7 @@ command = ["train", "--lr", "{{lr}}"]
             asker.start(1)
         process.kill()
         process.wait()
-        trouble, setback = (asker.asks(), asker.news()) and (asker.trouble(), asker.setback())
+        trouble, setback = (asker.asks(), asker.news()) and (asker.validation_error(), asker.setback())
         assert "was killed by SIGKILL (most likely memory ran out)" in ((trouble if asked else setback) or "")
         assert (setback if asked else trouble) is None
         asker.look_ahead(mix=False)

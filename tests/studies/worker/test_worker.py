@@ -19,12 +19,12 @@ from epsopt.optimize.objectives import Target
 from epsopt.optimize.schedule.pruner import Decision
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage, record_proposals
-from epsopt.studies.optuna_io.trial_leases import OF_ONE_ATTEMPT, reap
+from epsopt.studies.optuna_io.trial_leases import OF_ONE_ATTEMPT, fail_stale_trials
 from epsopt.studies.project.project import Project
 from epsopt.studies.schedule.budget import Budget, was_started
 from epsopt.studies.worker import worker as worker_module
 from epsopt.studies.worker.target_monitor import Goal
-from epsopt.studies.worker.worker import Orders, Worker
+from epsopt.studies.worker.worker import Worker, WorkerConfig
 from epsopt.zoo import Catalogue
 from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
 from epsopt.zoo.ingestion import ingest as ingestion
@@ -46,7 +46,7 @@ COMMAND = (
     "{python}", "-I", "-S", str(PROGRAM), "--out", "{out}", "--lr", "{lr}", "--mode", "{mode}", "--epochs", "{epochs}",
     "--seconds", "{seconds}", "--hold", "{hold}", ("--init-from", "{init_from}"), ("--resume-from", "{resume_from}"),
 )  # fmt: skip
-ORDERS = Orders(watch=0.03, lost_after=60, grace=5)
+ORDERS = WorkerConfig(watch=0.03, lost_after=60, grace=5)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Loop:
         ]
         record_proposals(self.storage, "p", self.project.objectives, SPACE, proposals)
 
-    def work(self, orders: Orders = ORDERS, **more):
+    def work(self, orders: WorkerConfig = ORDERS, **more):
         with Catalogue(self.project.storage) as catalogue:
             return Worker(self.project, self.storage, catalogue, orders, **more).work()
 
@@ -267,7 +267,7 @@ def test_a_worker_that_was_taken_for_dead_stops_its_run_gently_and_tells_nothing
         storage = loop.storage
         with storage.engine.begin() as connection:
             connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
-        reap(storage, storage.get_study_id_from_name("p/proposals"), 600)
+        fail_stale_trials(storage, storage.get_study_id_from_name("p/proposals"), 600)
 
     thread = threading.Thread(target=give_away)
     thread.start()

@@ -134,7 +134,10 @@ def test_a_database_from_before_side_files_is_extended_and_keeps_what_it_has(tmp
 
 
 def test_several_processes_may_upgrade_at_once(old):
-    program = "import sys; from epsopt.zoo.catalogue.catalogue import Catalogue; print(len(Catalogue(sys.argv[1]).checkpoints()))"
+    program = (
+        "import sys; from epsopt.zoo.catalogue.catalogue import Catalogue; "
+        "print(len(Catalogue(sys.argv[1]).checkpoints()))"
+    )
     command = [sys.executable, "-c", program, f"sqlite:///{old}"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     assert [p.communicate()[0].strip() for p in both] == ["3", "3"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epsopt.zoo.fingerprints import block_statistics as blocks
-from epsopt.zoo.fingerprints.block_statistics import SINGULAR, Workspace, delta, statistics
+from epsopt.zoo.fingerprints.block_statistics import SINGULAR, ScratchMemory, delta, statistics
 from epsopt.zoo.fingerprints.moments import Moments
 from epsopt.zoo.fingerprints.order_statistics import order_statistics
 from epsopt.zoo.fingerprints.tiled_matmul import add_transposed, times
@@ -87,7 +87,7 @@ def test_leading_singular_values_of_a_decaying_spectrum_are_those_of_the_matrix(
 
 
 def test_memory_is_used_again_by_smaller_blocks() -> None:
-    workspace = Workspace()
+    workspace = ScratchMemory()
     first = workspace.matrix(30, 20)
     assert np.shares_memory(first, workspace.matrix(10, 50))
     assert workspace.matrix(40, 20).shape == (40, 20)

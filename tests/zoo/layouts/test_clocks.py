@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
-from epsopt.zoo.layouts.parsed import Position, Row, Told, joined
+from epsopt.zoo.layouts.parsed import Position, Row, RunMetadata, match_rows
 
 from .examples import weights
 
@@ -18,39 +18,39 @@ def positions(*epochs: int, steps: int | None = None, layout: str = "plain") -> 
     return [Position(str(e), f"/r/{e}.pt", e, None if steps is None else steps * e, layout) for e in epochs]
 
 
-def log(**series: dict[int, float]) -> Told:
-    return Told(rows=[Row(None, step, {name: v}) for name, at in series.items() for step, v in at.items()])
+def log(**series: dict[int, float]) -> RunMetadata:
+    return RunMetadata(rows=[Row(None, step, {name: v}) for name, at in series.items() for step, v in at.items()])
 
 
 def test_each_metric_of_a_log_has_a_clock_of_its_own():
     """Losses at each step, a score at each epoch, both by "step", as TensorBoard and MMEngine have them."""
     told = log(loss={s: s / 100 for s in range(1, 31)}, acc={1: 0.1, 2: 0.2, 3: 0.3})
-    assert joined(told, positions(1, 2, 3)) == {"1": {"acc": 0.1}, "2": {"acc": 0.2}, "3": {"acc": 0.3}}
-    found = joined(told, positions(1, 2, 3, steps=10))
+    assert match_rows(told, positions(1, 2, 3)) == {"1": {"acc": 0.1}, "2": {"acc": 0.2}, "3": {"acc": 0.3}}
+    found = match_rows(told, positions(1, 2, 3, steps=10))
     assert found == {str(e): {"acc": e / 10, "loss": e / 10} for e in (1, 2, 3)}
 
 
 def test_a_log_from_zero_belongs_to_checkpoints_from_one():
     """``torch.save({"epoch": epoch + 1, …})`` of PyTorch's own examples, with the best and the last kept."""
-    told = Told(rows=[Row(e, None, {"acc": e / 10}) for e in range(5)])
-    assert joined(told, positions(3, 5)) == {"3": {"acc": 0.2}, "5": {"acc": 0.4}}
-    assert joined(told, positions(0, 3, 4)) == {"0": {"acc": 0.0}, "3": {"acc": 0.3}, "4": {"acc": 0.4}}
-    assert joined(log(acc={s: s / 10 for s in range(5)}), positions(3, 5)) == {"3": {"acc": 0.2}, "5": {"acc": 0.4}}
+    told = RunMetadata(rows=[Row(e, None, {"acc": e / 10}) for e in range(5)])
+    assert match_rows(told, positions(3, 5)) == {"3": {"acc": 0.2}, "5": {"acc": 0.4}}
+    assert match_rows(told, positions(0, 3, 4)) == {"0": {"acc": 0.0}, "3": {"acc": 0.3}, "4": {"acc": 0.4}}
+    assert match_rows(log(acc={s: s / 10 for s in range(5)}), positions(3, 5)) == {"3": {"acc": 0.2}, "5": {"acc": 0.4}}
     # Lightning's epochs are what they say.
-    assert joined(told, positions(3, 5, layout="lightning")) == {"3": {"acc": 0.3}}
+    assert match_rows(told, positions(3, 5, layout="lightning")) == {"3": {"acc": 0.3}}
 
 
 def test_what_is_measured_later_in_an_epoch_is_not_a_checkpoints_where_steps_agree():
     rows = [Row(0, 10, {"acc": 0.1}), Row(0, 20, {"acc": 0.2}), Row(0, 20, {"late": 0.3})]
     places = [Position("a", "/a", 0, 10), Position("b", "/b", 0, 20)]
-    assert joined(Told(rows=rows), places) == {"a": {"acc": 0.1}, "b": {"acc": 0.2, "late": 0.3}}
+    assert match_rows(RunMetadata(rows=rows), places) == {"a": {"acc": 0.1}, "b": {"acc": 0.2, "late": 0.3}}
 
 
 def test_steps_of_a_trainer_are_no_epochs():
     """Hugging Face's checkpoints count steps, and another logger of the same run logs the epoch as well."""
-    told = Told(rows=[Row(1, 50, {"eval": 0.1}), Row(2, 100, {"eval": 0.2})])
+    told = RunMetadata(rows=[Row(1, 50, {"eval": 0.1}), Row(2, 100, {"eval": 0.2})])
     places = [Position(str(s), f"/c-{s}", s, s, "hugging-face") for s in (1, 2, 50, 100)]
-    assert joined(told, places) == {"50": {"eval": 0.1}, "100": {"eval": 0.2}}
+    assert match_rows(told, places) == {"50": {"eval": 0.1}, "100": {"eval": 0.2}}
 
 
 def run(folder, epochs, name, text):

@@ -94,7 +94,7 @@ def test_event_files_without_tensorboard_are_named_with_what_to_install(tmp_path
     import builtins
 
     from epsopt.zoo.layouts import tensorboard
-    from epsopt.zoo.layouts.side_file_reader import Sides
+    from epsopt.zoo.layouts.side_file_reader import SideFileReader
 
     original = builtins.__import__
 
@@ -104,7 +104,7 @@ def test_event_files_without_tensorboard_are_named_with_what_to_install(tmp_path
         return original(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    sides = Sides(tmp_path, [tmp_path / "events.out.tfevents.1"])
+    sides = SideFileReader(tmp_path, [tmp_path / "events.out.tfevents.1"])
     told = tensorboard.tell(sides)
     assert told.rows == []
     assert "pip install 'epsopt[tensorboard]'" in told.troubles[0][1]

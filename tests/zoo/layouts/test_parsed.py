@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from epsopt.zoo.ingestion.ingest import ingest
-from epsopt.zoo.layouts.parsed import Position, Row, Told, joined
+from epsopt.zoo.layouts.parsed import Position, Row, RunMetadata, match_rows
 
 
 def places(*pairs: tuple[int | None, int | None]) -> list[Position]:
     return [Position(f"{epoch}/{step}", f"/r/{i}.pt", epoch, step) for i, (epoch, step) in enumerate(pairs)]
 
 
-def rows(*triples: tuple[int | None, int | None, float]) -> Told:
-    return Told(rows=[Row(epoch, step, {"m": value}) for epoch, step, value in triples])
+def rows(*triples: tuple[int | None, int | None, float]) -> RunMetadata:
+    return RunMetadata(rows=[Row(epoch, step, {"m": value}) for epoch, step, value in triples])
 
 
 @pytest.mark.parametrize(
@@ -32,14 +32,14 @@ def rows(*triples: tuple[int | None, int | None, float]) -> Told:
         # A number that may be either is the step, if it is all there is.
         (rows((None, 500, 0.1), (None, 900, 0.2)), places((500, None)), {"500/None": 0.1}),
         # NaN is a value; it replaces an earlier one.
-        (Told(rows=[Row(1, None, {"m": 1.0}), Row(1, None, {"m": None})]), places((1, None)), {"1/None": None}),
+        (RunMetadata(rows=[Row(1, None, {"m": 1.0}), Row(1, None, {"m": None})]), places((1, None)), {"1/None": None}),
         # What says no epoch is the run's last.
-        (Told(final={"m": 0.5}), places((1, None), (2, None)), {"2/None": 0.5}),
+        (RunMetadata(final={"m": 0.5}), places((1, None), (2, None)), {"2/None": 0.5}),
         (rows((1, None, 0.1)), places((None, None)), {}),
     ],
 )
 def test_a_checkpoint_has_what_was_logged_on_it_and_nothing_else(told, positions, expected):
-    assert {key: metrics["m"] for key, metrics in joined(told, positions).items()} == expected
+    assert {key: metrics["m"] for key, metrics in match_rows(told, positions).items()} == expected
 
 
 def test_a_run_that_a_layout_has_come_to_recognise_is_taken_over(catalogue, tmp_path, save):

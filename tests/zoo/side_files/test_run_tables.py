@@ -16,7 +16,7 @@ from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.layouts.parsed import Position
 from epsopt.zoo.reading.pool import shared_pool
 from epsopt.zoo.side_files.discover import read_table
-from epsopt.zoo.side_files.run_tables import Entry, Sheet, match
+from epsopt.zoo.side_files.run_tables import Entry, RunTable, match
 
 from ..layouts.examples import weights  # noqa: TID252
 
@@ -32,9 +32,9 @@ def bare(tmp_path) -> Path:
     return tmp_path / "runs"
 
 
-def table(path: Path, text: str, **columns) -> Sheet:
+def table(path: Path, text: str, **columns) -> RunTable:
     path.write_text(text)
-    return Sheet(f"table {path}", path.parent, read_table(shared_pool(2), path, **columns))
+    return RunTable(f"table {path}", path.parent, read_table(shared_pool(2), path, **columns))
 
 
 def measured(catalogue: Catalogue):
@@ -105,7 +105,7 @@ def test_a_table_that_cannot_be_read_is_one_sentence(tmp_path, text, reason):
 def test_a_row_that_could_mean_two_runs_means_none():
     runs = {f"/a/{part}/run_1": [Position("k", f"/a/{part}/run_1/e.pt", 1, None)] for part in "xy"}
     rows = (Entry(("run_1",), {"lr": 1}), Entry((), {"lr": 1}, number=1), Entry(("x/run_1",), {"lr": 2}))
-    found = match([Sheet("t", Path("/elsewhere"), rows)], runs, [])
+    found = match([RunTable("t", Path("/elsewhere"), rows)], runs, [])
     assert found.unmatched == {"t": 2}
     assert list(found.given) == ["/a/x/run_1"]
 
