@@ -17,8 +17,8 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler
 
-from epsopt.optimize import EpsilonSampler
 from epsopt.optimize.pareto import hypervolume
+from epsopt.studies import EpsilonSampler
 
 PENALTIES = {"10": 10.0, "1e3": 1e3, "1e10": 1e10, "inf": math.inf, "fails": math.nan}
 Values = tuple[float, float]

@@ -6,8 +6,9 @@ knows no files, servers or terminals.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from epsopt.zoo.public_names import lazy_names
 
 if TYPE_CHECKING:
     from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from epsopt.optimize.schedule.scheduler import Scheduler, SearchState, Step
     from epsopt.optimize.space import Parameter, Space
     from epsopt.optimize.space_inference import infer_space
-    from epsopt.studies.optuna_io.sampler import EpsilonSampler
 
 __all__ = [
     "ENGINES",
@@ -36,7 +36,6 @@ __all__ = [
     "Clustering",
     "Curve",
     "Decision",
-    "EpsilonSampler",
     "Expected",
     "Front",
     "MergeCandidate",
@@ -77,7 +76,6 @@ __all__ = [
     "search",
 ]
 
-# Loaded when first used (PEP 562): torch and BoTorch take seconds to import, and most commands need neither.
 _HOMES = {
     "Answer": "latent.search",
     "Candidate": "schedule.run_acquisition",
@@ -85,7 +83,6 @@ _HOMES = {
     "Curve": "forecast.learning_curve_gp",
     "Decision": "schedule.pruner",
     "ENGINES": "latent.search",
-    "EpsilonSampler": "optuna_io.sampler",
     "Expected": "schedule.run_prediction",
     "Front": "pareto",
     "SearchState": "schedule.scheduler",
@@ -126,8 +123,17 @@ _HOMES = {
     "search": "latent.search",
 }
 
+# Names of version 0.1.
+_FORMER = {
+    "EpsilonSampler": "epsopt.studies:EpsilonSampler",
+    "Known": "epsopt.optimize:SearchState",
+    "Mixture": "epsopt.optimize:MergeCandidate",
+    "OnWay": "epsopt.optimize:PathMeasurements",
+    "Outlook": "epsopt.optimize:RunForecaster",
+    "Policy": "epsopt.optimize:Scheduler",
+    "Stopper": "epsopt.optimize:Pruner",
+    "fit_outlook": "epsopt.optimize:fit_run_forecaster",
+    "motion": "epsopt.optimize:path_statistics",
+}
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES, _FORMER)

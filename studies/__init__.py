@@ -6,12 +6,14 @@ the project's database URL. Knows nothing of how a checkpoint is parsed or how a
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from epsopt.zoo.public_names import lazy_names
 
 if TYPE_CHECKING:
     from epsopt.studies.optuna_io.queue import ClaimedProposal, record_outcome, record_proposals, take_proposal
     from epsopt.studies.optuna_io.recording import Recorded, record_front, record_measured, record_search
+    from epsopt.studies.optuna_io.sampler import EpsilonSampler
     from epsopt.studies.optuna_io.storage import open_storage
     from epsopt.studies.optuna_io.study_figure import pareto_figure
     from epsopt.studies.project.project import Project, find_project, load_project
@@ -22,11 +24,11 @@ if TYPE_CHECKING:
     from epsopt.studies.report.dashboard import dashboard_server, serve
     from epsopt.studies.surrogate_store import fit_map, load_map, training_set
 
-# Loaded when first used (PEP 562): `epsopt --help` reads project files but must not wait for Optuna.
 _HOMES = {
     "CatalogueStopper": "prune.catalogue_pruner",
     "Project": "project.project",
     "Recorded": "optuna_io.recording",
+    "EpsilonSampler": "optuna_io.sampler",
     "EpsoptPruning": "prune.lightning",
     "ClaimedProposal": "optuna_io.queue",
     "dashboard_server": "report.dashboard",
@@ -51,6 +53,7 @@ _HOMES = {
 __all__ = [
     "CatalogueStopper",
     "ClaimedProposal",
+    "EpsilonSampler",
     "EpsoptPruning",
     "Project",
     "Recorded",
@@ -73,8 +76,10 @@ __all__ = [
     "write_project",
 ]
 
+# Names of version 0.1.
+_FORMER = {
+    "StopHopeless": "epsopt.studies:EpsoptPruning",
+    "Taken": "epsopt.studies:ClaimedProposal",
+}
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES, _FORMER)

@@ -6,8 +6,9 @@ and serves BoTorch as a model.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from epsopt.zoo.public_names import lazy_names
 
 if TYPE_CHECKING:
     from epsopt.surrogate.dataset import TrainingSet, run_folds
@@ -27,7 +28,6 @@ __all__ = [
     "run_folds",
 ]
 
-# Loaded when first used (PEP 562): torch and BoTorch take seconds to import, and most commands need neither.
 _HOMES = {
     "MetricValidation": "validation",
     "Prediction": "surrogate",
@@ -39,8 +39,9 @@ _HOMES = {
     "run_folds": "dataset",
 }
 
+# Names of version 0.1.
+_FORMER = {
+    "Recipe": "epsopt.surrogate:TrainingConfig",
+}
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOMES, _FORMER)

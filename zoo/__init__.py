@@ -6,8 +6,7 @@ Files are never trusted, copied or changed; it knows nothing of models, optimise
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from epsopt.zoo.errors import (
     CatalogueError,
@@ -17,6 +16,7 @@ from epsopt.zoo.errors import (
     UnreadableCheckpoint,
     UsageError,
 )
+from epsopt.zoo.public_names import lazy_names
 
 if TYPE_CHECKING:
     from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -56,7 +56,6 @@ __all__ = [
     "verify",
 ]
 
-# torch and SQLAlchemy take a second or two to import: only who asks for what needs them pays.
 _LATER = {
     "Catalogue": "catalogue.catalogue",
     "Checkpoint": "catalogue.types",
@@ -78,8 +77,9 @@ _LATER = {
     "verify": "ingestion.verification",
 }
 
+# Names of version 0.1.
+_FORMER = {
+    "Sheet": "epsopt.zoo:RunTable",
+}
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+__getattr__ = lazy_names(__name__, _LATER, _FORMER)
