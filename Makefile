@@ -23,6 +23,7 @@ test: lint types check
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 # mypy does not follow the editable finder, so it checks what is shipped: an installed copy.
 types: $(READY)

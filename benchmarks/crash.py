@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
-from epsopt.zoo.catalogue.types import Failure
+from epsopt.zoo.errors import Failure
 from epsopt.zoo.ingestion.ingest import ingest
 
 INGEST = """

@@ -53,7 +53,7 @@ def command(
 
             from epsopt.optimize.latent.embedding_projection import preview
             from epsopt.studies.surrogate_store import load_map
-            from epsopt.zoo.catalogue.types import Failure
+            from epsopt.zoo.errors import Failure
             from epsopt.zoo.ingestion.ingest import read_fingerprints
 
             surrogate, _ = load_map(catalogue)

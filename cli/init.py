@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from epsopt.optimize.objectives import Objective
     from epsopt.optimize.space import Space
     from epsopt.studies.project.metric_direction import LeftOut
-    from epsopt.zoo.catalogue.types import Failure
+    from epsopt.zoo.errors import Failure
 
 
 _LISTED = 8  # metrics of a kind that are named

@@ -37,7 +37,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
 
     with working("loading the map") as progress:
         workspace = open_workspace(options)
-        from epsopt.zoo.catalogue.types import Failure
+        from epsopt.zoo.errors import Failure
         from epsopt.zoo.ingestion.ingest import read_fingerprints
         from epsopt.zoo.layouts.scan import scan
 

@@ -163,7 +163,7 @@ def _command(project: Project, proposal: Proposal, number: int) -> list[str] | N
     if project.command is None:
         return None
     from epsopt.studies import render_command
-    from epsopt.studies.worker.trial_runner import run_folder
+    from epsopt.studies.optuna_io.run_folders import run_folder
 
     params = {**proposal.fixed, **proposal.params}
     return render_command(project.command, params, run_folder(project, number), proposal.init_from)

@@ -57,7 +57,8 @@ def locate(what: str, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -
 
 def _stranger(path: Path, catalogue: Catalogue) -> Located:
     from epsopt.cli.render import short_path
-    from epsopt.zoo.catalogue.types import Checkpoint, Failure
+    from epsopt.zoo.catalogue.types import Checkpoint
+    from epsopt.zoo.errors import Failure
     from epsopt.zoo.ingestion.ingest import read_fingerprints
 
     content = read_fingerprints([path.resolve()], catalogue, jobs=1)[0]

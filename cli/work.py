@@ -257,8 +257,8 @@ def _stopper(
     if not below:
         return None
     from epsopt.studies.optuna_io.queue import proposed_trials, recorded_space
+    from epsopt.studies.optuna_io.run_folders import cut_off
     from epsopt.studies.prune.catalogue_pruner import CatalogueStopper
-    from epsopt.studies.worker.trial_runner import cut_off
 
     space = project.space
     if space is None and proposed_trials(storage, project.name):
@@ -323,9 +323,9 @@ def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json
     from epsopt.cli.output import print_json, print_line, print_wrapped
     from epsopt.optimize.space import Space
     from epsopt.studies.optuna_io.queue import recorded_space, waiting
+    from epsopt.studies.optuna_io.run_folders import run_folder
     from epsopt.studies.project.train_command import render_command
     from epsopt.studies.schedule.budget import plan_of
-    from epsopt.studies.worker.trial_runner import run_folder
 
     queued = waiting(storage, project.name)
     space = project.space or (recorded_space(storage, project.name) if queued else Space(()))

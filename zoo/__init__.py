@@ -20,7 +20,8 @@ from epsopt.zoo.public_names import lazy_names
 
 if TYPE_CHECKING:
     from epsopt.zoo.catalogue.catalogue import Catalogue
-    from epsopt.zoo.catalogue.types import Checkpoint, Failure, Lineage, Run
+    from epsopt.zoo.catalogue.types import Checkpoint, Lineage, Run
+    from epsopt.zoo.errors import Failure
     from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint, sketch_distance
     from epsopt.zoo.ingestion.ingest import IngestReport, ingest, read_fingerprints
     from epsopt.zoo.ingestion.verification import Verification, verify
@@ -60,7 +61,7 @@ _LATER = {
     "Catalogue": "catalogue.catalogue",
     "Checkpoint": "catalogue.types",
     "CheckpointContents": "reading.reader",
-    "Failure": "catalogue.types",
+    "Failure": "errors",
     "Fingerprint": "fingerprints.fingerprint",
     "fingerprint": "fingerprints.fingerprint",
     "IngestReport": "ingestion.ingest",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from epsopt.zoo.credentials import masked
@@ -45,3 +46,11 @@ class UnreadableCheckpoint(EpsoptError):  # noqa: N818 - it says what the file i
 
 class HookError(EpsoptError):
     """The user's own hook (``package.module:function``) cannot be imported, raised, or returned nonsense."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be read, and why: an outcome that is kept, where an exception would end the work."""
+
+    path: str
+    reason: str

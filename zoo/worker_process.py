@@ -144,7 +144,7 @@ class Child:
             if base is not None:
                 blobs.append(pack(base.sketch if base.signature == signature else kept.sketch))
             if function is not None:
-                blobs.append(pack(embed(function, str(hook), checkpoint, reading)))
+                blobs.append(pack(embed(function, str(hook), checkpoint, reading.weights)))
             header = {
                 "status": "read",
                 "sha256": checkpoint.source.sha256(),

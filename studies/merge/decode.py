@@ -12,10 +12,10 @@ from epsopt.optimize.latent.predict_checkpoint import Assessment, assess
 from epsopt.optimize.latent.search import Answer
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.catalogue import Catalogue
-from epsopt.zoo.catalogue.types import Checkpoint, Failure
+from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import Decoded, WeightDecoder
 from epsopt.zoo.decoding.recombination import Recombination, recombination
-from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.errors import Failure, UnreadableCheckpoint
 from epsopt.zoo.ingestion.ingest import read_fingerprints
 
 Progress = Callable[[str, float], None]

@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import Connection, event, inspect
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from epsopt.zoo.catalogue.database import open_database
 from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.errors import CatalogueError
 
 BUSY_SECONDS = 60
+
+DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError, CatalogueError)
+"""What is raised when the database does not answer."""
 
 
 def open_storage(url: str, *, create: bool = True) -> RDBStorage:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.optimize.pareto import non_dominated
+from epsopt.studies.pages import escaped
 from epsopt.studies.protocols import Answer, Measured
-from epsopt.studies.report.pages import escaped
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from epsopt.zoo.catalogue.types import Failure
-from epsopt.zoo.errors import EmptyCatalogue
+from epsopt.zoo.errors import EmptyCatalogue, Failure
 from epsopt.zoo.ingestion.deleted_runs import set_aside
 from epsopt.zoo.ingestion.ingest import read_fingerprints
 from epsopt.zoo.layouts.scan import CheckpointFile, order, scan

@@ -14,7 +14,8 @@ import numpy as np
 from epsopt.optimize.forecast.catalogue_curves import objective_vector, past_curves
 from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.objectives import Objective
-from epsopt.optimize.schedule.pruner import FEWEST_RUNS, Decision
+from epsopt.optimize.schedule.planned_length import planned_length, positive_number
+from epsopt.optimize.schedule.pruner import Decision
 from epsopt.optimize.schedule.pruner import Pruner as RunStopper
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space
@@ -162,7 +163,7 @@ class CatalogueStopper:
                 so_far.config, so_far.steps, so_far.values, objective_vector(start.metrics, self._objectives)
             )
         if length is None and self._length_name is not None:
-            length = _number(so_far.config.get(self._length_name))
+            length = positive_number(so_far.config.get(self._length_name))
         return stopper.should_stop(run, so_far, length=length)
 
     def _read(self) -> None:
@@ -222,25 +223,6 @@ def _within(checkpoint: Checkpoint) -> tuple[Path, ...]:
     """The file and every folder that it lies in."""
     path = Path(checkpoint.path)
     return (path, *path.parents)
-
-
-def planned_length(curves: Sequence[Curve]) -> str | None:
-    """Name the hyperparameter that says how many epochs a run has: its value is the last epoch of nine runs in ten.
-
-    Args:
-        curves: of whole runs; few may agree by chance.
-    """
-    if len(curves) < FEWEST_RUNS:
-        return None
-    for name in sorted(set[str].intersection(*(set(c.config) for c in curves))):
-        values = [_number(c.config[name]) for c in curves]
-        if sum(v == c.steps[-1] for v, c in zip(values, curves, strict=True)) >= 0.9 * len(curves):
-            return name
-    return None
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
 
 
 def _inferred(checkpoints: Sequence[Checkpoint]) -> Space | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from epsopt.studies.optuna_io.study_figure import FONT, FRONT, MEASURED, PREDICTED
 from epsopt.studies.output_files import OutputFile
-from epsopt.studies.report.pages import escaped, html_page
+from epsopt.studies.pages import escaped, html_page
 from epsopt.zoo.child_processes import safe_children
 from epsopt.zoo.errors import EpsoptError
 

@@ -18,6 +18,7 @@ from epsopt.optimize.forecast.evaluation import Accuracy, FrontGain, accuracy, f
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.studies.optuna_io.queue import config_of, proposed_trials, recorded_objectives
+from epsopt.studies.optuna_io.run_folders import folder_of
 from epsopt.studies.project.project import Project
 from epsopt.studies.report.gain_report import (
     CompletedStep,
@@ -27,7 +28,6 @@ from epsopt.studies.report.gain_report import (
     taken_steps,
 )
 from epsopt.studies.schedule.budget import Ledger, MeasuredMixture
-from epsopt.studies.worker.trial_runner import folder_of
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import EmptyCatalogue

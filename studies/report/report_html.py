@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.optuna_io.study_figure import FONT, FRONT, MEASURED, PREDICTED
-from epsopt.studies.report.pages import escaped, html_page
+from epsopt.studies.pages import escaped, html_page
 from epsopt.studies.report.report import LoopReport
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ from epsopt.optimize.schedule.run_prediction import LEVEL, expect
 from epsopt.optimize.schedule.scheduler import BRANCH_EPOCHS, FIRST_RUNS, Scheduler, SearchState, Step
 from epsopt.optimize.space import Config, Space
 from epsopt.studies.optuna_io.queue import ProposalRecord, config_of, proposal_attributes
+from epsopt.studies.optuna_io.run_folders import folder_of
 from epsopt.studies.project.train_command import takes_start
 from epsopt.studies.schedule.budget import MeasuredMixture, StepPlan, plan_of, told_epochs, was_started
 from epsopt.studies.schedule.study_snapshot import StudySnapshot
 from epsopt.studies.schedule.weight_geometry import Floats, WeightGeometry, as_start, shaping
-from epsopt.studies.worker.trial_runner import folder_of
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.formatting import count
 

@@ -36,7 +36,7 @@ from epsopt.optimize.schedule.scheduler import Scheduler, Step
 from epsopt.studies.merge.merge_candidates import require_objectives
 from epsopt.studies.optuna_io.queue import record_step
 from epsopt.studies.optuna_io.refit_lease import Lease, LeaseLost, lease
-from epsopt.studies.optuna_io.storage import open_storage
+from epsopt.studies.optuna_io.storage import DATABASE_ERRORS, open_storage
 from epsopt.studies.output_paths import new_folder, suffix_for
 from epsopt.studies.project.project import Project, load_project
 from epsopt.studies.schedule.budget import Ledger, MeasuredMixture, remember_mixture
@@ -44,7 +44,6 @@ from epsopt.studies.schedule.scheduler_adapter import ChosenRun, chosen_run, kno
 from epsopt.studies.schedule.scheduler_client import StepTask
 from epsopt.studies.schedule.study_snapshot import StudySnapshot, whole_rows
 from epsopt.studies.schedule.weight_geometry import WeightGeometry, place
-from epsopt.studies.worker.trial_runner import REFUSALS
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.credentials import masked
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -181,7 +180,7 @@ class SchedulerService:
                 refused = None
             except LeaseLost:
                 continue  # it was taken for dead: what it chose may be out of date
-            except REFUSALS as error:
+            except DATABASE_ERRORS as error:
                 refused = refused or time.monotonic()
                 if time.monotonic() - refused > _BORNE:
                     self._done(_line(error))
@@ -229,7 +228,7 @@ class SchedulerService:
         """Queue what was chosen before, unless this was answered by now."""
         with self._lock:
             if self._asks == ask and self._asked is not None and self._ready is not None:
-                with contextlib.suppress(EpsoptError, *REFUSALS):  # then the choice that is being made will do
+                with contextlib.suppress(EpsoptError, *DATABASE_ERRORS):  # then the choice that is being made will do
                     if self._may_launch(Ledger.read(self._storage, self._catalogue, self._project.name)):
                         self._queue(self._ready)
                     else:
@@ -315,7 +314,7 @@ class SchedulerService:
         if self._placed is None or self._placed[0] != by:
             try:
                 self._placed = by, place(self._decoder, self._project, scene.checkpoints, scene.family)
-            except REFUSALS:
+            except DATABASE_ERRORS:
                 raise
             except EpsoptError as error:
                 self._give_up(error)
@@ -335,7 +334,7 @@ class SchedulerService:
                 return True
             try:
                 self._measure(held, scene, placed, step)
-            except (LeaseLost, *REFUSALS):
+            except (LeaseLost, *DATABASE_ERRORS):
                 raise
             except EpsoptError as error:
                 self._give_up(error)

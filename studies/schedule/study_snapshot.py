@@ -18,16 +18,16 @@ from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.outliers import bulk
 from epsopt.optimize.pareto import hypervolume, non_dominated
+from epsopt.optimize.schedule.planned_length import planned_length
 from epsopt.optimize.schedule.run_acquisition import Start
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space
 from epsopt.studies.optuna_io.queue import recorded_objectives
+from epsopt.studies.optuna_io.run_folders import cut_off, folder_of
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import takes_epochs
-from epsopt.studies.prune.catalogue_pruner import planned_length
 from epsopt.studies.schedule.budget import Ledger, MeasuredMixture, plan_of, told_epochs
 from epsopt.studies.schedule.weight_geometry import Family, front_family, measured_once
-from epsopt.studies.worker.trial_runner import cut_off, folder_of
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 from epsopt.zoo.decoding.recombination import is_recombined

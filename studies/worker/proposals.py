@@ -18,10 +18,10 @@ from epsopt.optimize.proposals.proposals import FEWEST_RUNS, Proposal, past_runs
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space
 from epsopt.studies.optuna_io.queue import ProposalRecord, config_of, proposed_trials, record_proposals, waiting
+from epsopt.studies.optuna_io.run_folders import cut_off, folder_of, run_folder
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import render_command, takes_start
 from epsopt.studies.schedule.study_snapshot import named_start
-from epsopt.studies.worker.trial_runner import cut_off, folder_of, run_folder
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.types import Checkpoint, each_content_once
 from epsopt.zoo.decoding.recombination import is_recombined

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.trial import TrialState
 
 from epsopt.optimize.space import Space
 from epsopt.studies.optuna_io.queue import ClaimedProposal, outcome_attributes
 from epsopt.studies.optuna_io.recording import record_measured
+from epsopt.studies.optuna_io.run_folders import run_folder
+from epsopt.studies.optuna_io.storage import DATABASE_ERRORS
 from epsopt.studies.optuna_io.study_figure import complete_values
 from epsopt.studies.optuna_io.trial_leases import finish, set_attributes
 from epsopt.studies.project.project import Project
@@ -28,15 +29,12 @@ from epsopt.studies.worker.training_process import Launch, Training
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.credentials import masked
-from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
+from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.formatting import count
 from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.layouts.scan import scan
 from epsopt.zoo.reading.source import Identity
 from epsopt.zoo.side_files.discover import sides_of
-
-REFUSALS = (SQLAlchemyError, StorageInternalError, CatalogueError)
-"""What a database that does not answer looks like."""
 
 State = Literal["complete", "pruned", "fail", "lost"]
 
@@ -97,23 +95,6 @@ class RunSettings(Protocol):
     @property
     def watch(self) -> float:
         """Seconds between looks at the folder."""
-
-
-def run_folder(project: Project, number: int) -> Path:
-    """Return where a proposal's run goes, by its trial's number, if nothing is there yet."""
-    return project.runs / f"proposal_{number:03d}"
-
-
-def folder_of(project: Project, trial: FrozenTrial) -> Path:
-    """Return the folder of a proposal's run: where it went, or else where it would go."""
-    folder: Any = trial.user_attrs.get("folder")
-    return Path(folder) if isinstance(folder, str) else run_folder(project, trial.number)
-
-
-def cut_off(project: Project, trials: Sequence[FrozenTrial]) -> set[Path]:
-    """Return the folders of the runs that did not end by themselves: stopped early, failed, lost, or still training."""
-    whole = (TrialState.COMPLETE, TrialState.WAITING)
-    return {folder_of(project, t) for t in trials if t.state not in whole}
 
 
 def prepare(
@@ -333,7 +314,7 @@ class Run:
         """Stop it if the stopper says so; while the stopper fails it goes on."""
         try:
             decision = stopper.should_stop(self, self.checkpoints)
-        except REFUSALS:
+        except DATABASE_ERRORS:
             raise
         except Exception as error:  # noqa: BLE001 - months of training do not end over a forecast
             self.trouble = masked(f"{type(error).__name__}: {error}")

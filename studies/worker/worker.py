@@ -17,6 +17,7 @@ from epsopt.optimize.schedule.pruner import Decision
 from epsopt.optimize.space import Space
 from epsopt.studies.optuna_io.heartbeat import Heartbeat
 from epsopt.studies.optuna_io.queue import ClaimedProposal, recorded_space, study_name, take_proposal
+from epsopt.studies.optuna_io.storage import DATABASE_ERRORS
 from epsopt.studies.optuna_io.trial_leases import Lost, fail_stale_trials, release, unfinished
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import holes
@@ -24,7 +25,7 @@ from epsopt.studies.protocols import Stopper
 from epsopt.studies.schedule.budget import Budget
 from epsopt.studies.worker.target_monitor import Goal
 from epsopt.studies.worker.training_process import stop_all
-from epsopt.studies.worker.trial_runner import REFUSALS, Run, RunResult, prepare, recover_attempt
+from epsopt.studies.worker.trial_runner import Run, RunResult, prepare, recover_attempt
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.credentials import masked
@@ -213,7 +214,7 @@ class Worker:
         """Step; a database that does not answer for a while is waited for, and programs run on."""
         try:
             more = self._step(heart)
-        except REFUSALS as error:
+        except DATABASE_ERRORS as error:
             self._refused_at, why = time.monotonic(), masked(str(error).splitlines()[0])
             if self._refused_since is None:
                 self._refused_since = self._refused_at
@@ -329,7 +330,7 @@ class Worker:
                 self._launched -= 1
                 heart.release(taken.trial_id)  # if it cannot be given back, it is taken for lost, and queued again
                 why = str(error) if isinstance(error, EpsoptError) else "its worker was interrupted"
-                with contextlib.suppress(*REFUSALS):
+                with contextlib.suppress(*DATABASE_ERRORS):
                     release(self.storage, self._study_id() or 0, taken.trial_id, why)
                 raise
             if isinstance(prepared, RunResult):
@@ -485,7 +486,7 @@ class Worker:
         """Stop everything; what ran is queued again, whatever its number of retries."""
         if self.learner is not None:
             self.learner.stop()
-        with contextlib.suppress(*REFUSALS):  # others queue it again, when they take this worker for dead
+        with contextlib.suppress(*DATABASE_ERRORS):  # others queue it again, when they take this worker for dead
             self._hand_back(list(self._runs), heart, "its worker was interrupted")
 
     def _hand_back(self, runs: list[Run], heart: Heartbeat, why: str) -> None:

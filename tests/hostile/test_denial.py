@@ -14,8 +14,8 @@ from epsopt.studies.project.scan_runs import survey
 from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.layouts.scan import DEEPEST, scan
 from epsopt.zoo.layouts.side_file_reader import SideError
+from epsopt.zoo.layouts.sqlite import bounded_database
 from epsopt.zoo.reading.source import identity_at
-from epsopt.zoo.reading.sqlite import bounded_database
 from epsopt.zoo.side_files.worker import MOST_METRICS
 
 from .project import call

@@ -11,12 +11,12 @@ PUBLIC = [(room, name) for room in ROOMS for name in importlib.import_module(roo
 FORMER = [(room, name) for room in ROOMS for name in importlib.import_module(room)._FORMER]
 
 
-@pytest.mark.parametrize(("room", "name"), PUBLIC, ids=lambda part: str(part))
+@pytest.mark.parametrize(("room", "name"), PUBLIC, ids=str)
 def test_a_public_name_can_be_imported(room, name):
     assert getattr(importlib.import_module(room), name) is not None
 
 
-@pytest.mark.parametrize(("room", "name"), FORMER, ids=lambda part: str(part))
+@pytest.mark.parametrize(("room", "name"), FORMER, ids=str)
 def test_a_former_name_warns_and_gives_what_it_is_today(room, name):
     module = importlib.import_module(room)
     where, today = module._FORMER[name].split(":")

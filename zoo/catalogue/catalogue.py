@@ -16,9 +16,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from epsopt.zoo.catalogue.database import driver_message, open_database, reading, writing
 from epsopt.zoo.catalogue.listing import listing
 from epsopt.zoo.catalogue.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, meta, told
-from epsopt.zoo.catalogue.types import Checkpoint, Failure, Lineage, NotFinite, Run
+from epsopt.zoo.catalogue.types import Checkpoint, Lineage, NotFinite, Run
 from epsopt.zoo.credentials import masked, masked_url
-from epsopt.zoo.errors import CatalogueError, DamagedArtifact, EmptyCatalogue
+from epsopt.zoo.errors import CatalogueError, DamagedArtifact, EmptyCatalogue, Failure
 from epsopt.zoo.reading.messages import unpack
 
 if TYPE_CHECKING:

@@ -133,11 +133,3 @@ class NotFinite:
     metric: str
     checkpoints: int
     runs: int
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A file that is not in the catalogue, and why."""
-
-    path: str
-    reason: str

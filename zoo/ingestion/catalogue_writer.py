@@ -21,7 +21,7 @@ from epsopt.zoo.catalogue.identity import (
 )
 from epsopt.zoo.catalogue.queries import insert_lineage, lineage_of_row, put_file, reader_of, refresh_run
 from epsopt.zoo.catalogue.tables import checkpoints, embeddings, files, lineages, runs
-from epsopt.zoo.catalogue.types import Failure
+from epsopt.zoo.errors import Failure
 from epsopt.zoo.fingerprints.lineage import KnownLineage, LineageBook
 from epsopt.zoo.layouts.scan import CheckpointFile
 from epsopt.zoo.reading.messages import pack

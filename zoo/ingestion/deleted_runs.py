@@ -17,7 +17,7 @@ from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.identity import settle
 from epsopt.zoo.catalogue.queries import refresh_run
 from epsopt.zoo.catalogue.tables import checkpoints, files, runs
-from epsopt.zoo.catalogue.types import Failure
+from epsopt.zoo.errors import Failure
 from epsopt.zoo.layouts.registry import lifecycles
 from epsopt.zoo.layouts.scan import CheckpointFile, Scan
 from epsopt.zoo.reading.pool import ReaderPool

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
-from epsopt.zoo.catalogue.types import Failure, NotFinite
+from epsopt.zoo.catalogue.types import NotFinite
+from epsopt.zoo.errors import Failure
 from epsopt.zoo.fingerprints.lineage import LineageBook
 from epsopt.zoo.ingestion.catalogue_writer import (
     KnownFile,

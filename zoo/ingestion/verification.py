@@ -12,8 +12,7 @@ from sqlalchemy import func, select
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.tables import checkpoints, files, lineages
-from epsopt.zoo.catalogue.types import Failure
-from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.errors import Failure, UnreadableCheckpoint
 from epsopt.zoo.layouts.scan import within
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source

@@ -18,10 +18,10 @@ from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import EPOCH, whole
 from epsopt.zoo.layouts.parsed import Row, RunMetadata
 from epsopt.zoo.layouts.side_file_reader import SideError, SideFileReader
+from epsopt.zoo.layouts.sqlite import bounded_database
 from epsopt.zoo.reading.plain_values import Plain, finite, number_or_text
 from epsopt.zoo.reading.remote import RemotePath
 from epsopt.zoo.reading.source import open_source
-from epsopt.zoo.reading.sqlite import bounded_database
 from epsopt.zoo.reading.text import sanitize
 
 DATABASE = "mlflow.db"

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from epsopt.zoo.catalogue.types import Failure
-from epsopt.zoo.errors import UsageError
+from epsopt.zoo.errors import Failure, UsageError
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.other_formats import OtherFormats, head_of
 from epsopt.zoo.layouts.registry import left_alone, place, refused

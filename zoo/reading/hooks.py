@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.child_processes import working_directory_last
 from epsopt.zoo.errors import HookError
-from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 from epsopt.zoo.reading.messages import MAX_MESSAGE
 from epsopt.zoo.reading.plain_values import finite
 from epsopt.zoo.reading.tensors import OpenCheckpoint
@@ -89,15 +88,24 @@ def embed(
     function: Callable[[dict[str, torch.Tensor]], Any],
     spec: str,
     checkpoint: OpenCheckpoint,
-    reading: ParsedCheckpoint,
+    weights: Mapping[str, torch.Tensor],
 ) -> NDArray[np.float32]:
-    """Apply the user's function to all tensors of a checkpoint; return (anchors, dimensions) float32.
+    """Apply the user's embed function to all tensors of a checkpoint.
+
+    Args:
+        function: the hook, from a state dict to an array.
+        spec: ``package.module:name`` of the hook, for messages.
+        checkpoint: the open file.
+        weights: its tensors by name, possibly only described (meta); their data is read here.
+
+    Returns:
+        ``(anchors, dimensions)`` float32.
 
     Raises:
         HookError: it raised, or returned another shape; names hook, path and exception.
     """
     path = checkpoint.source.path
-    state = {n: checkpoint.read(n, t) for n, t in reading.weights.items()}
+    state = {n: checkpoint.read(n, t) for n, t in weights.items()}
     try:
         with _at_work(f"the embed hook {spec!r} (on {path})"), _its_folder(spec), torch.inference_mode(False):
             result = function(state)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from epsopt.zoo.catalogue.types import Failure
-from epsopt.zoo.errors import EpsoptError, HookError
+from epsopt.zoo.errors import EpsoptError, Failure, HookError
 from epsopt.zoo.fingerprints.lineage import LineageBook
 from epsopt.zoo.reading.messages import unpack
 from epsopt.zoo.reading.pool import Message, ReaderPool

@@ -10,8 +10,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from epsopt.zoo.catalogue.types import Failure
-from epsopt.zoo.errors import UsageError
+from epsopt.zoo.errors import Failure, UsageError
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.parsed import Position
 from epsopt.zoo.layouts.registry import sources

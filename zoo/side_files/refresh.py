@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
-from epsopt.zoo.catalogue.types import Failure
+from epsopt.zoo.errors import Failure
 from epsopt.zoo.layouts.checkpoint_folders import by_name
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.parsed import Position, known_metrics

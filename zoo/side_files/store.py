@@ -11,7 +11,7 @@ from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.listing import parts_of_runs
 from epsopt.zoo.catalogue.queries import refresh_run
 from epsopt.zoo.catalogue.tables import checkpoints, runs, told
-from epsopt.zoo.catalogue.types import Failure
+from epsopt.zoo.errors import Failure
 from epsopt.zoo.layouts.parsed import Position
 from epsopt.zoo.reading.plain_values import finite_metrics
 from epsopt.zoo.side_files.discover import SideFileResult

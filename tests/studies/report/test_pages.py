@@ -17,7 +17,7 @@ from epsopt.optimize.latent.embedding_projection import Preview
 from epsopt.studies.optuna_io.study_figure import pareto_figure
 from epsopt.studies.optuna_io.study_notes import measured_note
 from epsopt.studies.output_files import is_ours, output_file
-from epsopt.studies.report.pages import escaped, html_page
+from epsopt.studies.pages import escaped, html_page
 from epsopt.studies.report.plots import groups_figure, path_figure, preview_figure, save_picture
 from epsopt.studies.report.report_html import page_html
 

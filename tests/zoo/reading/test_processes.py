@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
-from epsopt.zoo.catalogue.types import Failure
-from epsopt.zoo.errors import EpsoptError, HookError
+from epsopt.zoo.errors import EpsoptError, Failure, HookError
 from epsopt.zoo.fingerprints.lineage import LineageBook
 from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.reading import pool

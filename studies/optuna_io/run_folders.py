@@ -1,0 +1,28 @@
+"""The folder of a trial's run: where a worker trains it, and which runs did not end by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from epsopt.studies.project.project import Project
+
+
+def run_folder(project: Project, number: int) -> Path:
+    """Return where a proposal's run goes, by its trial's number, if nothing is there yet."""
+    return project.runs / f"proposal_{number:03d}"
+
+
+def folder_of(project: Project, trial: FrozenTrial) -> Path:
+    """Return the folder of a proposal's run: where it went, or else where it would go."""
+    folder: Any = trial.user_attrs.get("folder")
+    return Path(folder) if isinstance(folder, str) else run_folder(project, trial.number)
+
+
+def cut_off(project: Project, trials: Sequence[FrozenTrial]) -> set[Path]:
+    """Return the folders of the runs that did not end by themselves: stopped early, failed, lost, or still training."""
+    whole = (TrialState.COMPLETE, TrialState.WAITING)
+    return {folder_of(project, t) for t in trials if t.state not in whole}
