@@ -37,7 +37,7 @@ def bulk(values: Floats, *, maximize: bool) -> tuple[float, float]:
     known = values[np.abs(values) < TOO_LARGE]  # NaN is not
     if not len(known):
         return math.nan, math.nan
-    known = np.sort(known)
+    known = np.unique(known)  # one penalty for many is one value
     from_best = known[::-1] if maximize else known
     worst = _before_gap(from_best, _WIDE)
     kept = from_best[: worst + 1]

@@ -28,7 +28,7 @@ from epsopt.optimize.outliers import outlying
 from epsopt.optimize.schedule.run_acquisition import Candidate, optimize_acquisition
 from epsopt.optimize.space import Config, Space, identity
 from epsopt.studies.optuna_io.sampler_warm_start import FirstTrials, as_asked
-from epsopt.studies.optuna_io.study_space import asked_for, asking, nearest, snap, space_of
+from epsopt.studies.optuna_io.study_space import asked_for, asking, filled, nearest, snap, space_of
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.errors import UsageError
 
@@ -43,11 +43,11 @@ class EpsilonSampler(BaseSampler):
 
     Works for one objective or several, with constraints (``trial.set_constraint``), and beside other workers (what they
     run counts as under way). A conditional parameter, whatever choice or number switches it on, is masked where it is
-    inactive, not guessed; where no other parameter tells when a script asks for it, the model still knows which trials
-    had it. A range that changes is searched as the newest trials ask for it. Of a pruned trial what it reported is
-    learned, as of one on its way. Trials that failed, and values that are infinite or penalties far beyond all others
-    (1e10), set no scale: how likely a configuration is to fail is learned from them, and none is tried again.
-    Parameters that nothing is known of yet are drawn at random.
+    inactive, not guessed; where no other parameter tells when a script asks for it, it is suggested always. A range
+    that changes is searched as the newest trials ask for it. Of a pruned trial what it reported is learned, as of one
+    on its way. Trials that failed, and values that are infinite or penalties far beyond all others (1e10), set no
+    scale: how likely a configuration is to fail is learned from them, and none is tried again. Parameters that nothing
+    is known of yet are drawn at random.
 
     A model learns from at most 200 runs and trials, those of the front, the newest, and others that cover what was
     tried. The front and what was tried are those of all.
@@ -148,16 +148,15 @@ class EpsilonSampler(BaseSampler):
         objectives = self._objectives(study)
         trials = study.get_trials(deepcopy=False)
         ended = [t for t in trials if t.state in _ENDED]
-        whole = [t for t in ended if t.state is TrialState.COMPLETE] or [t for t in ended if t.state is not _FAILED]
         known = {n: d for n, d in asked_for(ended, recent=None).items() if n in search_space}
-        space = space_of(known, [t.params for t in whole or ended], always=False)
+        space = space_of(known, [t.params for t in _whole(ended, objectives)], always=False)
         asked = asking(space, search_space)
         running = [t for t in trials if t.state is TrialState.RUNNING and t.number != trial.number]
         self._suggested = {t.number: self._suggested[t.number] for t in running if t.number in self._suggested}
         planned = [{**self._suggested.get(t.number, {}), **t.params} for t in running]
         curves, failed = self._curves(space, objectives, ended)
         measured = [c for c in curves if np.isfinite(c.values[:, : len(objectives)]).any()]
-        tried = [t.params for t in ended if space.accepts(t.params)]
+        tried = [config for t in ended if (config := filled(space, t)) is not None]
         if len(curves) - len(failed) < max(self._n_startup, 2) or len(measured) < 2:
             config = _drawn(asked, space, tried, failed, self._rng)
         else:
@@ -256,7 +255,8 @@ class EpsilonSampler(BaseSampler):
         pruned = any(t.state is TrialState.PRUNED for t in trials)
         failed = []
         for t in sorted(trials, key=lambda t: t.number):
-            if not space.accepts(t.params) or _identity(space, t.params) in seen:
+            config = filled(space, t)
+            if config is None or _identity(space, config) in seen:
                 continue
             bad = [_ILL if t.number in broken else _WELL] if broken else []
             unmeasured = [math.nan for _ in names]
@@ -268,7 +268,7 @@ class EpsilonSampler(BaseSampler):
             elif t.state is _FAILED:
                 rows[length] = [*(math.nan for _ in objectives), *unmeasured, *bad]
             if rows:
-                curves.append(Curve(space.given(t.params), np.array(list(rows)), np.array(list(rows.values()))))
+                curves.append(Curve(config, np.array(list(rows)), np.array(list(rows.values()))))
                 failed += [curves[-1]] if t.state is _FAILED else []
         return [c for c in curves if np.isfinite(c.values).any()], failed
 
@@ -278,6 +278,13 @@ def _reported(trial: FrozenTrial, unit: float) -> dict[float, float]:
     first = min(trial.intermediate_values, default=0)
     reports = sorted(trial.intermediate_values.items())
     return {(s - first + 1) * unit: v for s, v in reports if math.isfinite(v)}
+
+
+def _whole(ended: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> Sequence[FrozenTrial]:
+    """The trials that show what a script asks for: those that went well, as long as there are any."""
+    done = [t for t in ended if t.state is TrialState.COMPLETE]
+    well = [t for t, row in zip(done, _values(done, objectives), strict=True) if np.isfinite(row).all()]
+    return well or done or [t for t in ended if t.state is TrialState.PRUNED] or ended
 
 
 def _values(trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> Floats:

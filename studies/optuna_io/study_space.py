@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
 from epsopt.optimize.conditional_space import Condition, condition_of
-from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.space import Config, Parameter, Space
 
 _RECENT = 8
 """Trials whose ranges say what is asked for now: a script may ask for another range in each branch."""
@@ -66,7 +67,7 @@ def space_of(
         distributions: by name.
         seen: parameters of finished trials.
         always: whether a parameter that is sometimes absent, and no other parameter says when, is left out; otherwise
-            it is optional: a model knows whether a trial had it.
+            it counts as always there (:func:`filled`).
     """
     parameters = [_parameter(n, d) for n, d in distributions.items() if all(n in params for params in seen)]
     waiting = {n: distributions[n] for n in distributions if all(p.name != n for p in parameters)}
@@ -78,12 +79,34 @@ def space_of(
             break
         parameters += [_parameter(n, waiting.pop(n), condition) for n, condition in resolved.items()]
     if not always:
-        parameters += [replace(_parameter(n, d), optional=True) for n, d in waiting.items()]
+        parameters += [_parameter(n, d) for n, d in waiting.items()]
     return Space(tuple(parameters))
 
 
+def filled(space: Space, trial: FrozenTrial) -> Config | None:
+    """Return a trial's configuration, with random values of what it was not asked for; the same for the same trial.
+
+    A script that fails, or returns a penalty, often does so before it has asked for everything. To a model, that a
+    parameter is absent would then say that a trial fails, and one that has it could not.
+
+    Args:
+        space: of what trials were asked for.
+        trial: any.
+
+    Returns:
+        A configuration that the space describes; None if a value is of another kind.
+    """
+    params = trial.params
+    if space.accepts(params):
+        return space.given(params)
+    if not all(p.is_of_kind(params[p.name]) for p in space.parameters if p.name in params):
+        return None
+    drawn = space.perturb(params, np.random.default_rng(trial.number), 0.0)
+    return space.given({**drawn, **params})
+
+
 def asking(space: Space, distributions: Mapping[str, BaseDistribution]) -> Space:
-    """Return a space with the ranges of other distributions, in which no parameter is left out that may be asked for.
+    """Return a space with the ranges of other distributions.
 
     Args:
         space: as :func:`space_of` made it.
