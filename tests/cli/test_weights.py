@@ -194,8 +194,8 @@ def test_points_of_the_map_are_decoded_into_weights_that_answer_as_asked(mine):
         part = surrogate.recombine(points[2:], lineage)[0]
         first = recombination([by_key[k] for k, _ in part], [[c for _, c in part]])
         (plain,) = decode_mixtures(decoder, catalogue, checkpoints, surrogate, [first])
-        wanted = surrogate.moments(points[2:])[0]
-        miss = [float((surrogate.moments(m.z[None])[0] - wanted).abs().sum()) for m in (found[2], plain)]
+        wanted = surrogate.posterior_moments(points[2:])[0]
+        miss = [float((surrogate.posterior_moments(m.z[None])[0] - wanted).abs().sum()) for m in (found[2], plain)]
         assert miss[0] <= miss[1] + 1e-6
 
 

@@ -114,9 +114,7 @@ def test_a_target_that_makes_no_sense_trains_nothing(young, tmp_path, arguments,
 
 
 def test_what_keeps_the_learner_from_proposing_is_told_besides_the_document(young, monkeypatch):
-    monkeypatch.setattr(
-        "epsopt.studies.worker.refit_service.BackgroundLearner.validation_error", lambda _: "no such hook"
-    )
+    monkeypatch.setattr("epsopt.studies.worker.refit_service.BackgroundLearner.trouble", lambda _: "no such hook")
     result = young("work", "-n", "1", "--json")
     assert result.status == 1, "nothing can be proposed"
     assert "note: nothing could be proposed: no such hook" in result.err

@@ -170,7 +170,7 @@ def test_futures_of_learning_curves(world):
     ]
     model = fit_curves(space, OBJECTIVES, curves, length=5.0)
     outputs = 40.0 * torch.randn(50, len(LIMITS), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    gains = model.gains(outputs) * model.signs
+    gains = model.untransform(outputs) * model.signs
     possible(dict(zip(LIMITS, gains.T.numpy(), strict=True)))
 
 

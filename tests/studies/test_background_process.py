@@ -28,24 +28,24 @@ def helper(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     made = Helper("echo_helper")
     yield made
-    made.end()
+    made.kill()
 
 
 def heard(helper: Helper, n: int = 1) -> list[str]:
     lines = []
     while len(lines) < n:
-        lines += helper.hear()
+        lines += helper.receive()
         time.sleep(0.01)
     return lines
 
 
 def test_what_it_tells_while_it_runs_is_heard_once_and_in_whole_lines(helper):
-    helper.say({"say": "one", "end": "\n"})
+    helper.send({"say": "one", "end": "\n"})
     assert heard(helper) == ["one"]
-    assert helper.hear() == []
-    helper.say({"say": "tw", "end": ""})
-    helper.say({"say": "o", "end": "\n"})
-    helper.say({"say": "three", "end": "\n"})
+    assert helper.receive() == []
+    helper.send({"say": "tw", "end": ""})
+    helper.send({"say": "o", "end": "\n"})
+    helper.send({"say": "three", "end": "\n"})
     assert heard(helper, 2) == ["two", "three"], "reading does not move where it writes"
     assert helper.runs()
     assert helper.failure() is None
@@ -56,18 +56,18 @@ def test_what_it_tells_while_it_runs_is_heard_once_and_in_whole_lines(helper):
 
 
 def test_why_it_failed_is_its_last_line_and_nothing_more_can_be_said_to_it(helper):
-    helper.say({"fail": True})
+    helper.send({"fail": True})
     helper.wait()
     assert helper.failure() == "in lines"
-    helper.say({"say": "x", "end": ""})
+    helper.send({"say": "x", "end": ""})
     helper.close()
-    helper.say({"say": "x", "end": ""})
+    helper.send({"say": "x", "end": ""})
 
 
 def test_one_that_is_killed_says_so_and_leaves_no_process_behind(helper):
-    helper.say({"start": True})
+    helper.send({"start": True})
     child = int(heard(helper)[0])
-    helper.end()
+    helper.kill()
     assert helper.failure() == "echo_helper was killed by SIGKILL (most likely memory ran out)"
     while Path(f"/proc/{child}/stat").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
         time.sleep(0.05)

@@ -102,8 +102,8 @@ def test_a_higher_level_widens_the_intervals(zoo, fitted) -> None:
 
 def test_doubt_grows_away_from_the_data(zoo, fitted) -> None:
     z = fitted[0].encode(zoo[0].fingerprints[:5])
-    _, near = fitted[0].moments(z)
-    _, far = fitted[0].moments(z + 50.0)
+    _, near = fitted[0].posterior_moments(z)
+    _, far = fitted[0].posterior_moments(z + 50.0)
     assert (far > 1.5 * near).all()
 
 
@@ -111,10 +111,10 @@ def test_fast_moments_are_the_posterior_s(zoo, fitted) -> None:
     surrogate = fitted[0]
     z = torch.cat([surrogate.encode(zoo[0].fingerprints[:7]), 3.0 * torch.randn(5, surrogate.latent)])
     posterior = surrogate.model.posterior(z.double(), observation_noise=True)
-    mean, deviation = surrogate.moments(z)
+    mean, deviation = surrogate.posterior_moments(z)
     torch.testing.assert_close(mean, posterior.mean, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(deviation, posterior.variance.sqrt(), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(surrogate.means(z[:, None, :])[:, 0], mean, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(surrogate.posterior_mean(z[:, None, :])[:, 0], mean, atol=1e-3, rtol=1e-3)
 
 
 def test_the_posterior_is_batched_and_differentiable_and_serves_botorch(zoo, fitted) -> None:

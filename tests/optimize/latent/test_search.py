@@ -82,10 +82,10 @@ def test_gradient_search_is_at_least_as_good_as_the_best_real_checkpoint(zoo, fi
     scorer = TargetScorer(fitted[0], OBJECTIVES, ())
     latents, _ = known_latents(fitted[0], zoo[1])
     with torch.no_grad():
-        known = scorer.lower_bound(*scorer.moments(latents))
+        known = scorer.lower_bound(*scorer.posterior_moments(latents))
     found = search(fitted[0], zoo[1], OBJECTIVES, limit=70)
     with torch.no_grad():
-        bounds = scorer.lower_bound(*scorer.moments(torch.stack([a.z for a in found.answers])))
+        bounds = scorer.lower_bound(*scorer.posterior_moments(torch.stack([a.z for a in found.answers])))
     for row in known:  # no real checkpoint dominates any answer by its lower bounds
         assert not ((row >= bounds - 1e-9).all(axis=1) & (row > bounds + 1e-9).any(axis=1)).any()
 
@@ -129,7 +129,7 @@ def test_a_target_at_the_end_of_a_share_is_neither_missed_at_the_worst_nor_met_b
 def test_the_probability_of_several_targets_is_the_product_of_those_of_each(zoo, fitted) -> None:
     targets = (Target("coverage", 0.5), Target("structure", 0.6))
     one, other, both = (TargetScorer(fitted[0], OBJECTIVES, some) for some in (targets[:1], targets[1:], targets))
-    moments = both.moments(fitted[0].memory.latents)
+    moments = both.posterior_moments(fitted[0].memory.latents)
     torch.testing.assert_close(
         both.log_probability(*moments), one.log_probability(*moments) + other.log_probability(*moments)
     )

@@ -33,7 +33,7 @@ def model(*, mixed: bool) -> CurveModel:
 
 def predicted(known: CurveModel, share: float) -> float:
     x = known.inputs([{"far": True, "rate": 0.5}], np.array([3.0]), [BASE.values], 99, np.array([share]))
-    return float(known.gains(known.model.posterior(x).mean)[0, 0, 0])
+    return float(known.untransform(known.model.posterior(x).mean)[0, 0, 0])
 
 
 def test_what_was_measured_on_the_way_is_learned_from_and_predicted() -> None:

@@ -138,7 +138,7 @@ def test_forecasts_of_unseen_runs_are_better_than_a_median(past: list[Curve]) ->
     unseen = [curve(*rng.uniform(0, 1, 2)) for _ in range(20)]
     model = fit_curves(SPACE, OBJECTIVES, past, length=10)
     x = model.inputs([c.config for c in unseen], np.array([10.0]), [None] * 20, len(past))
-    gains = model.gains(model.model.posterior(x).mean)[:, 0].detach().numpy()
+    gains = model.untransform(model.model.posterior(x).mean)[:, 0].detach().numpy()
     truth = np.stack([c.values[-1] * [1, -1] for c in unseen])
     median = np.median([c.values[-1] * [1, -1] for c in past], axis=0)
     assert (np.abs(gains - truth).mean(axis=0) < 0.3 * np.abs(median - truth).mean(axis=0)).all()
@@ -159,7 +159,7 @@ def test_the_forecast_is_the_share_of_the_models_own_draws_that_join() -> None:
         known = model.given([*past, so_far])
         x = known.inputs([so_far.config], np.linspace(2, 10, 7)[1:], [None], len(past))
         torch.manual_seed(0)
-        drawn = known.gains(known.model.posterior(x).rsample(torch.Size([4000]))).detach().numpy()[:, 0, :, None]
+        drawn = known.untransform(known.model.posterior(x).rsample(torch.Size([4000]))).detach().numpy()[:, 0, :, None]
         joins = (~(known.measured() >= drawn).all(axis=3).any(axis=2)).any(axis=1).mean()
         # 256 draws of its own: three standard errors.
         assert judge.should_stop("any", so_far).forecast == pytest.approx(joins, abs=3 * np.sqrt(joins / 256) + 0.01)
@@ -264,5 +264,5 @@ def test_a_run_that_starts_at_a_checkpoint_begins_there(past: list[Curve]) -> No
     )
     x = model.inputs([{"a": 0.4, "b": 0.0}], np.array([0.01, 10.0]), [start], len(past))
     posterior = model.model.posterior(x)
-    np.testing.assert_allclose(model.gains(posterior.mean)[0, 0].numpy(), start * [1, -1], atol=0.05)
+    np.testing.assert_allclose(model.untransform(posterior.mean)[0, 0].numpy(), start * [1, -1], atol=0.05)
     assert (posterior.variance[0, 0] < 0.2 * posterior.variance[0, 1]).all()

@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_mixtures(tiny, tmp_path):
 
 
 def test_nothing_is_measured_where_training_elsewhere_gains_more(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(mixing, "worth_staying", lambda volume, epochs: {8: volume, 9: volume}[epochs])
+    monkeypatch.setattr(mixing, "marginal_value_threshold", lambda volume, epochs: {8: volume, 9: volume}[epochs])
     found = mixed(tiny, tmp_path, budget=6)
     assert found.tried == ()
     assert found.stopped is not None
@@ -241,8 +241,8 @@ def test_a_round_of_a_learner_that_was_taken_for_dead_ends_before_anything_is_wr
             raise LeaseLost("another learner took over")
         left[0] -= 1
 
-    monkeypatch.setattr(mixing, "worth_staying", lambda *_: 0.0)
-    monkeypatch.setattr(Lease, "require", require)
+    monkeypatch.setattr(mixing, "marginal_value_threshold", lambda *_: 0.0)
+    monkeypatch.setattr(Lease, "assert_held", require)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LeaseLost):
         learn(Task(str(tmp_path / "epsopt.toml"), project.storage, mix=3))
@@ -255,7 +255,7 @@ def test_a_round_of_the_loop_ingests_what_joins_the_front_and_remembers_what_it_
     tiny, tmp_path, monkeypatch, capsys
 ):
     project, catalogue = tiny
-    monkeypatch.setattr(mixing, "worth_staying", lambda *_: 0.0)
+    monkeypatch.setattr(mixing, "marginal_value_threshold", lambda *_: 0.0)
     monkeypatch.chdir(tmp_path)
     learn(Task(str(tmp_path / "epsopt.toml"), project.storage, mix=3))  # four runs: too few for a map
     assert "of 3 mixtures joined the front, hypervolume +" in capsys.readouterr().out

@@ -161,7 +161,7 @@ def test_who_was_taken_for_dead_writes_nothing_more(studied, cheap, calls, monke
                 raise LeaseLost("another learner took over")
             left[0] -= 1
 
-        monkeypatch.setattr("epsopt.studies.optuna_io.refit_lease.Lease.require", require)
+        monkeypatch.setattr("epsopt.studies.optuna_io.refit_lease.Lease.assert_held", require)
         dead.ask()
         dead.advance()
     written_down = Ledger.read(storage, catalogue, "tiny")

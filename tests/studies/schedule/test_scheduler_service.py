@@ -242,14 +242,14 @@ def test_two_that_chose_the_same_step_queue_it_once(quiet):  # noqa: F811
 
 def test_while_somebody_else_measures_a_run_is_launched_and_nothing_measured(studied, cheap):  # noqa: F811
     other = Lease(studied[2])
-    assert other.take()
+    assert other.acquire()
     answers = Answers()
     with follower(studied, answer=answers) as mine:
         mine.advance()
         assert mine._ready is not None
         mine.ask()
         mine.advance()
-    other.require()
+    other.assert_held()
     assert answers == [None]
     assert len(waiting(studied)) == 1
     assert not Ledger.read(studied[1], studied[2], "tiny").mixtures
@@ -315,7 +315,7 @@ def test_what_keeps_it_from_choosing_is_answered_when_it_was_asked_and_a_databas
     project, storage, catalogue = quiet
     young = replace(project, space=None)
     with follower((young, storage, catalogue), answer=answers) as mine:
-        monkeypatch.setattr(stepping.Scene, "read", lambda *_: (_ for _ in ()).throw(EpsoptError("no space")))
+        monkeypatch.setattr(stepping.StudySnapshot, "read", lambda *_: (_ for _ in ()).throw(EpsoptError("no space")))
         mine.advance()
         assert answers == []
         mine.ask()
@@ -327,7 +327,7 @@ def test_what_keeps_it_from_choosing_is_answered_when_it_was_asked_and_a_databas
             mine.ask()
             raise EpsoptError("early")
 
-        monkeypatch.setattr(stepping.Scene, "read", early)
+        monkeypatch.setattr(stepping.StudySnapshot, "read", early)
         monkeypatch.setattr(mine, "_queue_ready", lambda _: None)
         real_done = mine._done
 
@@ -342,7 +342,7 @@ def test_what_keeps_it_from_choosing_is_answered_when_it_was_asked_and_a_databas
         assert answers == ["no space", None], "what failed before it was asked for is no answer"
         launch(quiet)
         answers.pop()
-    real, times = stepping.Scene.read, []
+    real, times = stepping.StudySnapshot.read, []
 
     def read(*arguments):
         times.append(time.monotonic())
@@ -350,7 +350,7 @@ def test_what_keeps_it_from_choosing_is_answered_when_it_was_asked_and_a_databas
             raise StorageInternalError("the database is locked\nand more")
         return real(*arguments)
 
-    monkeypatch.setattr(stepping.Scene, "read", read)
+    monkeypatch.setattr(stepping.StudySnapshot, "read", read)
     monkeypatch.setattr(stepping, "_ASK_AGAIN", 0.01)
     with follower(quiet, answer=answers) as mine:
         mine.ask()
@@ -381,15 +381,15 @@ def test_one_that_runs_does_as_it_is_told_until_it_is_closed(quiet):  # noqa: F8
 
 def test_an_asker_hears_why_nothing_can_be_chosen_and_asks_a_new_process_the_next_time(tmp_path):
     asker = StepAsker(StepTask(str(tmp_path / "epsopt.toml"), f"sqlite:///{tmp_path / 'none.db'}", 3.0))
-    assert (asker.asks(), asker.news(), asker.validation_error(), asker.learns()) == (False, [], None, False)
+    assert (asker.asks(), asker.news(), asker.trouble(), asker.learns()) == (False, [], None, False)
     asker.start(0)
     assert asker._helper is None
     for _ in range(2):
         asker.start(1)
-        assert asker.validation_error() is None
+        assert asker.trouble() is None
         until(lambda: not asker.asks(), 120)
-        assert "epsopt.toml: cannot be read" in asker.validation_error()
-        assert "epsopt.toml: cannot be read" in asker.validation_error(), "until it is asked again"
+        assert "epsopt.toml: cannot be read" in asker.trouble()
+        assert "epsopt.toml: cannot be read" in asker.trouble(), "until it is asked again"
     asker.finish()
     asker.stop()
 
@@ -418,12 +418,12 @@ command = ["train", "--lr", "{{lr}}"]
     asker.look_ahead(mix=True)
     asker.start(1)
     until(lambda: not asker.asks(), 120)
-    assert asker.validation_error() is None
+    assert asker.trouble() is None
     assert len(waiting(quiet)) == 1
     process = asker._helper._process
     asker.finish()
     assert process.returncode == 0
-    assert (asker.news(), asker.validation_error(), asker.setback()) == ([], None, None), "that is no trouble"
+    assert (asker.news(), asker.trouble(), asker.setback()) == ([], None, None), "that is no trouble"
     asker.stop()
     for asked in (True, False):
         asker = StepAsker(StepTask(str(file), catalogue.url, 1000.0))
@@ -434,7 +434,7 @@ command = ["train", "--lr", "{{lr}}"]
             asker.start(1)
         process.kill()
         process.wait()
-        trouble, setback = (asker.asks(), asker.news()) and (asker.validation_error(), asker.setback())
+        trouble, setback = (asker.asks(), asker.news()) and (asker.trouble(), asker.setback())
         assert "was killed by SIGKILL (most likely memory ran out)" in ((trouble if asked else setback) or "")
         assert (setback if asked else trouble) is None
         asker.look_ahead(mix=False)

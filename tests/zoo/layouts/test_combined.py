@@ -116,7 +116,7 @@ def test_an_ingest_that_was_killed_before_side_files_were_read_is_made_up_for(tm
     torch.save({"model": weights(1), "epoch": 1}, tmp_path / "e.pt")
     (tmp_path / "metrics.csv").write_text("epoch,acc\n1,0.5\n")
     with monkeypatch.context() as patch:
-        patch.setattr(ingestion, "tell_runs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(ingestion, "refresh_runs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             ingest(catalogue, tmp_path)
     assert catalogue.checkpoints()[0].metrics == {}
