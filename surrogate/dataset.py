@@ -26,6 +26,8 @@ class TrainingSet:
         metric_names: ``m`` names, in the order of the columns of ``metrics``.
         metrics: ``(n, m)`` float64; NaN where a metric was not measured.
         embeddings: ``(n, anchors, dim)`` float32 with NaN rows where there is none, or ``None``.
+        diverged: ``(n,)`` bool, checkpoints that views and z are not learned from (:mod:`epsopt.surrogate.outliers`);
+            ``None``: there is none.
     """
 
     keys: tuple[str, ...]
@@ -35,6 +37,7 @@ class TrainingSet:
     metric_names: tuple[str, ...]
     metrics: NDArray[np.float64]
     embeddings: NDArray[np.float32] | None = None
+    diverged: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.fingerprints)
@@ -44,6 +47,7 @@ class TrainingSet:
             "lineages": len(self.lineages),
             "metrics": len(self.metrics),
             "embeddings": n if self.embeddings is None else len(self.embeddings),
+            "diverged": n if self.diverged is None else len(self.diverged),
         }
         for name, length in lengths.items():
             if length != n:
@@ -83,7 +87,14 @@ class TrainingSet:
             metric_names=self.metric_names,
             metrics=self.metrics[index],
             embeddings=None if self.embeddings is None else self.embeddings[index],
+            diverged=None if self.diverged is None else self.diverged[index],
         )
+
+    @property
+    def usual(self) -> NDArray[np.int64]:
+        """Rows of the checkpoints that have not diverged; all rows if every checkpoint has."""
+        rows = np.arange(len(self)) if self.diverged is None else np.flatnonzero(~self.diverged)
+        return rows if len(rows) else np.arange(len(self))
 
 
 def run_folds(runs: NDArray[np.int64], folds: int, seed: int) -> list[NDArray[np.int64]]:

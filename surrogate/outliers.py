@@ -30,7 +30,8 @@ class Screened:
     """A training set whose far-out values are told apart.
 
     Attributes:
-        learned: what is learned from: values set aside are NaN, others are pulled in to the end of the model's scale.
+        learned: what is learned from: values set aside are NaN, others are pulled in to the end of the model's scale;
+            checkpoints with a value set aside are marked as diverged.
         scored: what errors and intervals are counted on: without any far-out value.
         far_out: ``(n, m)`` bool, the values in which the two differ from what was measured.
     """
@@ -61,7 +62,8 @@ def screen(train: TrainingSet, transforms: Sequence[MetricTransform], points: Ca
     learned[alone] = np.nan
     far_out = alone | beyond
     scored = np.where(far_out, np.nan, train.metrics)
-    return Screened(replace(train, metrics=learned), replace(train, metrics=scored), far_out)
+    diverged = alone.any(axis=1)
+    return Screened(replace(train, metrics=learned, diverged=diverged), replace(train, metrics=scored), far_out)
 
 
 def pull_in(

@@ -81,13 +81,17 @@ def train_all(
 
 def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], probes: bool) -> Prepared:
     seen = train.embeddings if probes else None
-    tokenizer = fit_tokenizer(train.fingerprints, train.runs, seen)
+    usual = train.usual
+    tokenizer = fit_tokenizer(
+        [train.fingerprints[i] for i in usual.tolist()], train.runs[usual], None if seen is None else seen[usual]
+    )
     transforms = tuple(
         fit_transform(train.metrics[:, j], bounds.get(name)) for j, name in enumerate(train.metric_names)
     )
     embedding_scale = None
     if train.embeddings is not None and np.isfinite(train.embeddings).any():
-        embedding_scale = _embedding_scale(train.embeddings)
+        some = train.embeddings[usual]
+        embedding_scale = _embedding_scale(some if np.isfinite(some).any() else train.embeddings)
     examples = as_examples(train, tokenizer, transforms, embedding_scale)
     return Prepared(tokenizer, transforms, examples, embedding_scale)
 
@@ -119,6 +123,7 @@ def as_examples(
         sketches=_sketches(train),
         runs=torch.from_numpy(train.runs),
         lineages=torch.from_numpy(train.lineages),
+        usual=torch.from_numpy(train.usual),
     )
 
 
@@ -153,6 +158,8 @@ def _sketches(train: TrainingSet) -> torch.Tensor:
         mine = train.lineages == lineage
         away = np.linalg.norm(out[mine] - np.median(out[mine], axis=0), axis=1)
         ordinary = _ordinary(away)
+        if train.diverged is not None and (ordinary & ~train.diverged[mine]).any():
+            ordinary &= ~train.diverged[mine]
         centred = out[mine] - out[mine][ordinary].mean(axis=0)
         length = np.linalg.norm(centred, axis=1)
         scale = max(float(np.sqrt((length[ordinary] ** 2).mean())), 1e-9)

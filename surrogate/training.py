@@ -61,6 +61,7 @@ class Examples:
         sketches: ``(n, sketch)`` of the weights minus the lineage's mean, each lineage scaled to unit mean square.
         runs: ``(n,)`` int64.
         lineages: ``(n,)`` int64.
+        usual: rows that z is learned from, all but those of diverged checkpoints.
     """
 
     tokens: Tensor
@@ -70,6 +71,7 @@ class Examples:
     sketches: Tensor
     runs: Tensor
     lineages: Tensor
+    usual: Tensor
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -84,6 +86,7 @@ class Examples:
             self.sketches.to(device),
             self.runs.to(device),
             self.lineages.to(device),
+            self.usual.to(device),
         )
 
 
@@ -166,12 +169,15 @@ def train_network(
     optimizer = _optimizer(network, recipe)
     rates = [group["lr"] for group in optimizer.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=max(recipe.steps, 2), pct_start=0.15)
-    share = _row_weights(runs)
-    size = min(recipe.batch, len(examples))
+    usual = examples.usual.cpu().numpy()
+    share = _row_weights(runs[usual])
+    size = min(recipe.batch, len(usual))
     density = _HeldOutDensity(examples, runs, rng)
     network.train()
     for step in range(recipe.steps):
-        rows = torch.from_numpy(rng.choice(len(examples), size=size, replace=False, p=share)).to(examples.runs.device)
+        rows = torch.from_numpy(usual[rng.choice(len(usual), size=size, replace=False, p=share)]).to(
+            examples.runs.device
+        )
         loss = _loss(network, examples, rows, recipe)
         if recipe.finetune and step % _METRIC_EVERY == 0:
             loss = loss + _METRIC_EVERY * density(network)
@@ -193,7 +199,7 @@ def start_from(network: EpsilonVAE, examples: Examples, relevance: Relevance) ->
     columns = torch.zeros(examples.tokens.shape[1], len(relevance.weights), dtype=torch.float64)
     for view, place in enumerate(examples.slices):
         columns[place] = relevance.weights[:, view]
-    tokens, centre = _shortened(examples.tokens.cpu().double())
+    tokens, centre = _shortened(examples.tokens[examples.usual].cpu().double())
     # Each metric's weighed tokens have the same total variance: none outshouts another.
     spread = (tokens.square().mean(dim=0)[:, None] * columns).sum(dim=0).clamp(min=1e-12)
     gain = (columns / spread).sum(dim=1).sqrt()

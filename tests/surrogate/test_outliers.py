@@ -51,16 +51,34 @@ def diverged(zoo):
 
 @pytest.fixture(scope="module")
 def unmeasured(zoo):
-    return fit(with_losses(zoo[0], np.nan), recipe=QUICK, folds=2)
+    """Nothing was measured on the same checkpoints, and views and z are learned without them."""
+    left_out = np.isin(np.arange(len(zoo[0])), DIVERGED)
+    return fit(replace(with_losses(zoo[0], np.nan), diverged=left_out), recipe=QUICK, folds=2)
 
 
-def test_diverged_values_are_worth_as_much_as_none(zoo, diverged, unmeasured) -> None:
+def test_diverged_values_are_worth_as_much_as_checkpoints_that_were_left_out(zoo, diverged, unmeasured) -> None:
     z = unmeasured[0].encode(zoo[0].fingerprints)
     torch.testing.assert_close(diverged[0].encode(zoo[0].fingerprints), z)
     with_them, without = diverged[0].predict(z), unmeasured[0].predict(z)
     for part in ("point", "low", "high"):
         np.testing.assert_allclose(getattr(with_them, part), getattr(without, part))
     assert diverged[1].metrics[0] == replace(unmeasured[1].metrics[0], far_out=4)
+
+
+def test_how_the_weights_of_diverged_checkpoints_look_is_nothing_to_the_others(zoo) -> None:
+    train = with_losses(zoo[0], [1e8, 1e300, -1e10, 1e3])
+    ordinary = np.setdiff1d(np.arange(len(train)), DIVERGED)
+    predicted = []
+    for factor in (1.0, 1e8, np.nan):
+        prints = list(train.fingerprints)
+        for i in DIVERGED:
+            exploded = {k: w * factor for k, w in network_weights(int(i)).items()}
+            prints[i] = fingerprint(exploded.items(), network_weights(0).get)
+        _, validation = fit(replace(train, fingerprints=tuple(prints)), recipe=QUICK, folds=2)
+        assert validation.metrics[0].far_out == 4
+        predicted.append(validation.held_out.point[ordinary])
+    np.testing.assert_allclose(predicted[1], predicted[0])
+    np.testing.assert_allclose(predicted[2], predicted[0])
 
 
 def test_how_many_values_lie_far_out_is_said(diverged, unmeasured) -> None:
