@@ -32,7 +32,7 @@ def as_fold(inside: TrainingSet, outside: TrainingSet, trained: TrainedNetwork) 
     rows = subsample_runs(inside.runs)
     return Fold(
         z_train=trained.latents.double().numpy()[rows],
-        y_train=trained.examples.metrics.double().numpy()[rows],
+        y_train=trained.scaled(inside)[rows],
         z_held=trained.encode(outside).double().numpy(),
         y_held=trained.scaled(outside),
         runs_held=outside.runs,

@@ -78,17 +78,18 @@ def fit(
     scales = {name: limits for j, name in enumerate(train.metric_names)
               if (limits := metric_range(name, train.metrics[:, j], bounds)) is not None}  # fmt: skip
     screened = _screened(train, scales)
-    learned, scored = screened.learned, screened.scored
+    usual, answered = screened.usual, screened.answered
     parts = run_folds(train.runs, folds, seed)
-    inside = [learned.take(np.setdiff1d(np.arange(len(train)), rows)) for rows in parts]
-    outside = [scored.take(rows) for rows in parts]
+    others = [np.setdiff1d(np.arange(len(train)), rows) for rows in parts]
+    inside = [answered.take(rows) for rows in others]
+    outside = [usual.take(rows) for rows in parts]
 
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress(f"training network {min(done + 1, total)} of {total}", done / total)
 
     report(0, len(parts) + 1)
-    *fold_networks, final = train_all([*inside, learned], scales, recipe, seed, report, probes=probes)
+    *fold_networks, final = train_all([*map(usual.take, others), usual], scales, recipe, seed, report, probes=probes)
     fold_parts = [
         (kept, left, trained, as_fold(kept, left, trained))
         for kept, left, trained in zip(inside, outside, fold_networks, strict=True)
@@ -113,7 +114,7 @@ def fit(
         memory=EncodedCheckpoints(
             keys=train.keys,
             latents=final.latents,
-            metrics=final.examples.metrics,
+            metrics=torch.from_numpy(final.scaled(answered)).float(),
             runs=torch.from_numpy(train.runs),
             lineages=torch.from_numpy(train.lineages),
             head_rows=torch.from_numpy(subsample_runs(train.runs)),
@@ -127,7 +128,7 @@ def fit(
         trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe, probes=probes),
     )
     predictions = held_out_predictions(parts, fold_parts, held, level)
-    metrics = validate(parts, scored, fold_parts, predictions, level, seed)
+    metrics = validate(parts, usual, fold_parts, predictions, level, seed)
     metrics = tuple(replace(m, far_out=int(n)) for m, n in zip(metrics, screened.far_out.sum(axis=0), strict=True))
     r2, cosine = validate_embeddings(fold_parts)
     seconds = time.monotonic() - started

@@ -3,7 +3,8 @@
 One loss of 1e8 among losses of .3 says that a run diverged, and nothing about how much better .29 is than .31. A value
 far from all others is learned from if checkpoints like it have such values too (the untrained start of every run, runs
 whose weights show that they diverged): then it is predictable, and the surrogate learns that it is bad. Otherwise it is
-set aside, as if it had not been measured. Neither kind is scored: errors and intervals are those of all others.
+set aside, as if it had not been measured. Views and z are learned without either kind, and neither is scored: errors
+and intervals are those of all others.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ class Screened:
     """A training set whose far-out values are told apart.
 
     Attributes:
-        learned: what is learned from: values set aside are NaN, others are pulled in to the end of the model's scale;
-            checkpoints with a value set aside are marked as diverged.
-        scored: what errors and intervals are counted on: without any far-out value.
+        usual: what views and z are learned from, and what errors and intervals are counted on: without any far-out
+            value, checkpoints with one marked as diverged.
+        answered: what the Gaussian processes answer with: far-out values are NaN if set aside, otherwise pulled in to
+            the end of the model's scale.
         far_out: ``(n, m)`` bool, the values in which the two differ from what was measured.
     """
 
-    learned: TrainingSet
-    scored: TrainingSet
+    usual: TrainingSet
+    answered: TrainingSet
     far_out: NDArray[np.bool_]
 
 
@@ -62,8 +64,8 @@ def screen(train: TrainingSet, transforms: Sequence[MetricTransform], points: Ca
     learned[alone] = np.nan
     far_out = alone | beyond
     scored = np.where(far_out, np.nan, train.metrics)
-    diverged = alone.any(axis=1)
-    return Screened(replace(train, metrics=learned, diverged=diverged), replace(train, metrics=scored), far_out)
+    usual = replace(train, metrics=scored, diverged=far_out.any(axis=1))
+    return Screened(usual, replace(train, metrics=learned), far_out)
 
 
 def pull_in(

@@ -20,7 +20,7 @@ from epsopt.surrogate.metric_gp import run_weights, subsample_runs
 from epsopt.surrogate.network import load_network
 from epsopt.surrogate.outliers import Screened, lies_far_out, pull_in, screen
 from epsopt.surrogate.surrogate import EncodedCheckpoints, Prediction, Surrogate
-from epsopt.surrogate.trained import as_examples
+from epsopt.surrogate.trained import as_examples, scaled_by
 from epsopt.surrogate.training import TrainingConfig, train_network
 from epsopt.surrogate.validation import MetricValidation, Validation, constant_width
 from epsopt.surrogate.views import kinds_of
@@ -172,7 +172,7 @@ def refine(
     fresh = np.flatnonzero(~seen & ~np.isin(train.runs, train.runs[seen]))
     screened = screen(train, old.transforms, lambda: old.encode(train.fingerprints, train.embeddings))
     scores, validation = _predict_before_learning(old, validation, screened, fresh, seed)
-    examples = as_examples(screened.learned, old.tokenizer, old.transforms, old.embedding_scale)
+    examples = as_examples(screened.usual, old.tokenizer, old.transforms, old.embedding_scale)
     with torch.random.fork_rng():
         network = load_network(old.network.shape, old.network.state_dict())
         network.requires_grad_(requires_grad=True)
@@ -183,7 +183,7 @@ def refine(
     memory = EncodedCheckpoints(
         keys=train.keys,
         latents=latents,
-        metrics=examples.metrics,
+        metrics=torch.from_numpy(scaled_by(old.transforms, screened.answered)).float(),
         runs=torch.from_numpy(train.runs),
         lineages=torch.from_numpy(train.lineages),
         head_rows=torch.from_numpy(subsample_runs(train.runs)),
@@ -213,7 +213,7 @@ def _predict_before_learning(
     old: Surrogate, validation: Validation, screened: Screened, fresh: NDArray[np.int64], seed: int
 ) -> tuple[tuple[torch.Tensor, ...], Validation]:
     """Scores for the intervals, and the validation, with the runs that the old map has not seen."""
-    train = screened.learned
+    train = screened.answered
     seen = train.take(np.setdiff1d(np.arange(len(train)), fresh))
     counted = tuple(
         replace(m, far_out=int(n)) for m, n in zip(validation.metrics, screened.far_out.sum(axis=0), strict=True)
@@ -222,7 +222,7 @@ def _predict_before_learning(
     both = replace(validation, n_runs=train.n_runs, n_checkpoints=len(train))
     if len(fresh) == 0:
         return old.scores, both
-    part = screened.scored.take(fresh)
+    part = screened.usual.take(fresh)
     z = old.encode(part.fingerprints, part.embeddings)
     predicted = old.predict(z, validation.level)
     with torch.no_grad():

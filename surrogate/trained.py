@@ -59,7 +59,7 @@ class TrainedNetwork(Prepared):
 
     def scaled(self, part: TrainingSet) -> NDArray[np.float64]:
         """``(n, m)`` measured metrics on the model's scale."""
-        return _scaled(self.transforms, part)
+        return scaled_by(self.transforms, part)
 
 
 def train_all(
@@ -118,7 +118,7 @@ def as_examples(
     return Examples(
         tokens=tokenizer(train.fingerprints, train.embeddings if tokenizer.probes else None),
         slices=tokenizer.slices,
-        metrics=torch.from_numpy(_scaled(transforms, train)).float(),
+        metrics=torch.from_numpy(scaled_by(transforms, train)).float(),
         embeddings=embeddings,
         sketches=_sketches(train),
         runs=torch.from_numpy(train.runs),
@@ -143,7 +143,8 @@ def _ordinary(away: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(away <= _FAR * (float(np.median(apart)) if len(apart) else 0.0))
 
 
-def _scaled(transforms: Sequence[MetricTransform], part: TrainingSet) -> NDArray[np.float64]:
+def scaled_by(transforms: Sequence[MetricTransform], part: TrainingSet) -> NDArray[np.float64]:
+    """``(n, m)`` measured metrics on the scales of given transforms, one a metric."""
     return np.stack([t.forward(part.metrics[:, j]) for j, t in enumerate(transforms)], axis=1)
 
 

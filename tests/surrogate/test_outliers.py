@@ -123,13 +123,11 @@ def test_a_far_out_value_is_believed_if_checkpoints_like_it_have_such_values() -
     )
     transform = fit_transform(loss, None)
     found = screen(train, [transform], lambda: points)
-    assert np.flatnonzero(np.isnan(found.learned.metrics[:, 0])).tolist() == [15, 77]
-    untrained = found.learned.metrics[epoch == 0, 0]
+    assert np.flatnonzero(np.isnan(found.answered.metrics[:, 0])).tolist() == [15, 77]
+    untrained = found.answered.metrics[epoch == 0, 0]
     # Bad, but not so bad that nothing else counts.
     np.testing.assert_allclose(transform.forward(untrained), KNEES[1])
-    np.testing.assert_array_equal(
-        np.isnan(found.scored.metrics[:, 0]), (epoch == 0) | np.isin(np.arange(200), [15, 77])
-    )
+    np.testing.assert_array_equal(np.isnan(found.usual.metrics[:, 0]), (epoch == 0) | np.isin(np.arange(200), [15, 77]))
 
 
 def test_values_within_reach_are_never_set_aside() -> None:
