@@ -64,7 +64,7 @@ def screen(train: TrainingSet, transforms: Sequence[MetricTransform], points: Ca
     learned[alone] = np.nan
     far_out = alone | beyond
     scored = np.where(far_out, np.nan, train.metrics)
-    usual = replace(train, metrics=scored, diverged=far_out.any(axis=1))
+    usual = replace(train, metrics=scored, diverged=np.asarray(far_out.any(axis=1)))
     return Screened(usual, replace(train, metrics=learned), far_out)
 
 
