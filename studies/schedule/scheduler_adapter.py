@@ -2,7 +2,7 @@
 
 The policy is put together anew each time from the database alone: the catalogue says what was measured, the trials and
 the ledger say what steps promised, and what they brought follows from both. So any worker goes on where another one
-ended, on whatever machine; one that goes on where it ended itself learns its model of curves on (stepping.py).
+ended, on whatever machine; one that goes on where it ended itself learns its model of curves on (scheduler_service.py).
 """
 
 from __future__ import annotations

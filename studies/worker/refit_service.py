@@ -1,6 +1,6 @@
 """Learn from what came back in a process of its own, so that no launch waits for it.
 
-With a budget the steps of the policy are taken instead (stepping.py).
+With a budget the steps of the policy are taken instead (scheduler_service.py).
 
 ``python -m epsopt.studies.worker.refit_service`` takes one JSON document on standard input. Asked for proposals it
 queues them, if none is queued, by the map that there is, which is told of the checkpoints that it was not trained on;

@@ -1,6 +1,6 @@
 """Stands between a worker and a training program, so that neither the program nor what it starts outlives the worker.
 
-Run as a plain script, ``python -I -S guardian.py GRACE PROGRAM ARGUMENT...``, with a pipe from the worker as standard
+Run as a plain script, ``python -I -S supervisor.py GRACE PROGRAM ARGUMENT...``, with a pipe from the worker as standard
 input. It starts the program in a session of its own, with no standard input, and waits. A byte in the pipe, or its end
 (the worker is gone, however it went), ends the program's whole process group: SIGTERM, then SIGKILL after GRACE
 seconds; a second byte kills at once. It ends as the program ended: with its exit status, or by the same signal.

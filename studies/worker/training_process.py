@@ -16,7 +16,7 @@ from epsopt.studies.worker.supervisor import CANNOT_START
 from epsopt.zoo.credentials import masked
 from epsopt.zoo.errors import EpsoptError
 
-GUARDIAN = Path(__file__).parent / "guardian.py"
+SUPERVISOR = Path(__file__).parent / "supervisor.py"
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
 _TAIL = 8192  # bytes of the output that are looked at for the reason of a failure
 _SAID = 2  # lines of it that are told
@@ -56,7 +56,7 @@ class Training:
         self.launch = launch
         self.started = time.monotonic()
         self._asked = 0
-        command = [sys.executable, "-I", "-S", str(GUARDIAN), str(launch.grace), *launch.arguments]
+        command = [sys.executable, "-I", "-S", str(SUPERVISOR), str(launch.grace), *launch.arguments]
         try:
             with (launch.out / STDOUT).open("ab") as out, (launch.out / STDERR).open("ab") as err:
                 self._process = subprocess.Popen(

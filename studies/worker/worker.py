@@ -57,7 +57,7 @@ class Event:
 
 
 class Learner(Protocol):
-    """Queues more proposals when asked, and learns, each in the background of the other (learning.py)."""
+    """Queues more proposals when asked, and learns, each in the background of the other (refit_service.py)."""
 
     def asks(self) -> bool:
         """Whether it is making proposals."""

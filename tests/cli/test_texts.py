@@ -31,7 +31,7 @@ NOT_RUN = {
     "fit": "minutes of training; every test of this folder works on what it made",
     "work": "it trains real runs: test_work.py and test_loop.py run it",
     "merge": "it measures thirty mixtures with a hook: test_weights.py runs it",
-    "dashboard": "it serves until it is interrupted: tests/studies/test_dashboard.py asks it",
+    "dashboard": "it serves until it is interrupted: tests/studies/report/test_dashboard.py asks it",
     "demo": "seven minutes of training: test_demo.py runs it",
 }
 NEEDS_A_HOOK = "--evaluate"  # measured with the project's own hook: test_weights.py
