@@ -276,7 +276,7 @@ class Pruner:
         looks = np.stack([_looks(a, max(self._length, r.steps[-1])) for a, r in zip(after, runs, strict=True)])
         x = model.inputs([r.config for r in runs], looks, [r.start for r in runs], [place for place, _ in asked])
         with torch.no_grad():
-            gains = model.sample_futures(model.model.unseen(x, after / model.length), _SAMPLES, self._seed)
+            gains = model.sample_futures(model.model.leave_future_out(x, after / model.length), _SAMPLES, self._seed)
         counts = [self._counts(g, self._known(model, *of))[0] for g, of in zip(gains, asked, strict=True)]
         return [float(good.mean()) for good in counts]
 

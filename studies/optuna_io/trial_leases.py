@@ -2,8 +2,9 @@
 
 Optuna's heartbeat does not cover ask and tell, and its transitions take several transactions: a worker killed between
 two of them would leave half of what it meant to say. Here a trial is waiting, or claimed with a heartbeat, or finished
-with all its values and attributes, at every moment, on SQLite as on PostgreSQL (tests/studies/optuna_io/test_trial_leases.py,
-benchmarks/faults.py). Ages are taken by the database's clock: the machines' clocks need not agree.
+with all its values and attributes, at every moment, on SQLite as on PostgreSQL
+(tests/studies/optuna_io/test_trial_leases.py, benchmarks/faults.py). Ages are taken by the database's clock: the
+machines' clocks need not agree.
 """
 
 from __future__ import annotations

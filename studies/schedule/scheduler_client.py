@@ -1,4 +1,4 @@
-"""Ask the process that takes the policy's steps (scheduler_service.py): the learner of a worker that spends a budget."""
+"""Ask the scheduler's process (scheduler_service.py) for steps: what learns for a worker that spends a budget."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@ While programs run, the next run is chosen as if they ended as is expected of th
 write, and mixtures that are worth more than it are measured. A launch that is asked for waits for the choice that knows
 how they ended, but not for long: then the one from before is taken.
 
-``python -m epsopt.studies.schedule.scheduler_service`` reads lines of JSON: first the task (scheduler_client.py), then whether
-to ``launch`` the next step, or else to choose it anew since more is known, and then whether to ``mix``. It tells
-lines of JSON, too: ``told`` is a sentence about a mixture, ``answered`` that a step is queued or none can be, and
-what trouble there was.
+``python -m epsopt.studies.schedule.scheduler_service`` reads lines of JSON: first the task (scheduler_client.py),
+then whether to ``launch`` the next step, or else to choose it anew since more is known, and then whether to ``mix``.
+It tells lines of JSON, too: ``told`` is a sentence about a mixture, ``answered`` that a step is queued or none can
+be, and what trouble there was.
 """
 
 from __future__ import annotations
