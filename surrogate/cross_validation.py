@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -25,6 +26,41 @@ from epsopt.surrogate.metric_gp import (
 from epsopt.surrogate.trained import TrainedNetwork
 from epsopt.surrogate.validation import HeldOutPredictions, MetricValidation, constant_width
 from epsopt.zoo.child_processes import safe_children
+
+_FEWEST_RUNS = 2  # that a fold learns from
+
+
+def each_weights_once(scored: TrainingSet, same: NDArray[np.int64]) -> TrainingSet:
+    """Leave what was measured on weights that several runs share with one of them: it is one observation.
+
+    Args:
+        scored: what errors and intervals are counted on.
+        same: ``(n,)`` of :func:`epsopt.surrogate.dataset.shared_weights`.
+
+    Returns:
+        The same rows; a metric is NaN where the first run that measured it on these weights is another one.
+    """
+    metrics = scored.metrics.copy()
+    owner: dict[tuple[int, int], np.int64] = {}
+    for row, j in np.argwhere(np.isfinite(metrics)).tolist():
+        if owner.setdefault((int(same[row]), j), scored.runs[row]) != scored.runs[row]:
+            metrics[row, j] = np.nan
+    return replace(scored, metrics=metrics)
+
+
+def unseen_rows(scored: TrainingSet, same: NDArray[np.int64], held_out: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows that a fold may learn from: of other runs, and without the weights that it is tested on.
+
+    Args:
+        scored: what errors and intervals are counted on, from :func:`each_weights_once`.
+        same: ``(n,)`` of :func:`epsopt.surrogate.dataset.shared_weights`.
+        held_out: rows of the fold's runs.
+    """
+    others = np.setdiff1d(np.arange(len(scored)), held_out)
+    tested = held_out[np.isfinite(scored.metrics[held_out]).any(axis=1)]
+    new = others[~np.isin(same[others], same[tested])]
+    # Where hardly any other weights are left, there is nothing to learn from but those that it is tested on.
+    return new if len(np.unique(scored.runs[new])) >= _FEWEST_RUNS else others
 
 
 def as_fold(inside: TrainingSet, outside: TrainingSet, trained: TrainedNetwork) -> Fold:

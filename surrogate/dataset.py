@@ -97,6 +97,21 @@ class TrainingSet:
         return rows if len(rows) else np.arange(len(self))
 
 
+def shared_weights(train: TrainingSet) -> NDArray[np.int64]:
+    """Tell which checkpoints hold the same weights, whatever else their files say.
+
+    Every run of a sweep may save the untrained network with its own configuration: other bytes, the same weights.
+
+    Returns:
+        ``(n,)`` for each checkpoint the first row that has its weights: its own, if no other has them.
+    """
+    first: dict[tuple[str, bytes], int] = {}
+    return np.array(
+        [first.setdefault((f.signature, f.sketch.tobytes()), i) for i, f in enumerate(train.fingerprints)],
+        dtype=np.int64,
+    )
+
+
 def run_folds(runs: NDArray[np.int64], folds: int, seed: int) -> list[NDArray[np.int64]]:
     """Split checkpoints into folds, whole runs together.
 

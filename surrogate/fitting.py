@@ -13,13 +13,15 @@ import torch
 
 from epsopt.surrogate.cross_validation import (
     as_fold,
+    each_weights_once,
     held_out_predictions,
     predict_held_out,
     unseen_architectures,
+    unseen_rows,
     validate,
     validate_embeddings,
 )
-from epsopt.surrogate.dataset import TrainingSet, run_folds
+from epsopt.surrogate.dataset import TrainingSet, run_folds, shared_weights
 from epsopt.surrogate.metric_gp import GPHyperparameters, select_hyperparameters, standardised, subsample_runs
 from epsopt.surrogate.outliers import Screened, screen
 from epsopt.surrogate.ranges import metric_range
@@ -78,11 +80,12 @@ def fit(
     scales = {name: limits for j, name in enumerate(train.metric_names)
               if (limits := metric_range(name, train.metrics[:, j], bounds)) is not None}  # fmt: skip
     screened = _screened(train, scales)
-    usual, answered = screened.usual, screened.answered
+    usual, answered, same = screened.usual, screened.answered, shared_weights(train)
+    scored = each_weights_once(usual, same)
     parts = run_folds(train.runs, folds, seed)
-    others = [np.setdiff1d(np.arange(len(train)), rows) for rows in parts]
+    others = [unseen_rows(scored, same, rows) for rows in parts]
     inside = [answered.take(rows) for rows in others]
-    outside = [usual.take(rows) for rows in parts]
+    outside = [scored.take(rows) for rows in parts]
 
     def report(done: int, total: int) -> None:
         if progress is not None:
@@ -128,7 +131,7 @@ def fit(
         trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe, probes=probes),
     )
     predictions = held_out_predictions(parts, fold_parts, held, level)
-    metrics = validate(parts, usual, fold_parts, predictions, level, seed)
+    metrics = validate(parts, scored, fold_parts, predictions, level, seed)
     metrics = tuple(replace(m, far_out=int(n)) for m, n in zip(metrics, screened.far_out.sum(axis=0), strict=True))
     r2, cosine = validate_embeddings(fold_parts)
     seconds = time.monotonic() - started

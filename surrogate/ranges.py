@@ -67,6 +67,16 @@ _SIGNED = frozenset(
     """.split()
 )
 _NEGATED = frozenset({"neg", "negative", "negated"})
+
+# What is never zero: nothing takes no time at all, and no model has no size.
+_NEVER_ZERO = frozenset(
+    """
+    bytes duration flops gflops latency macs mem memory mflops parameters params runtime seconds sec size throughput
+    time tps
+    """.split()
+)
+_FLOOR = 1e-3  # of the smallest measurement: far below what is likely, and not zero
+_SMALLEST = 1e-37  # in single precision, 1e-38 and less is nearly zero
 _ROUNDING = 1e-6  # of a range, or of 1: 1.0000001 is an accuracy in single precision
 
 
@@ -86,19 +96,20 @@ def named_ranges(name: str) -> tuple[Range, ...] | None:
     signed = _SIGNED.intersection(said) - ({"entropy"} if "cross" in said else set())
     if signed or ("log" in said and "loss" not in said):
         return ()
+    word = _deciding_word(said)
+    if word is None or not _NEGATED.intersection(said):
+        return None if word is None else _RANGES[word]
+    return tuple((0.0 - high, 0.0 - low) for low, high in _RANGES[word])
+
+
+def _deciding_word(said: Sequence[str]) -> str | None:
+    """Return the last word of a name that says a range, as it is listed; None if none does."""
     joined = [f"{a}_{b}" for a, b in zip(["", *said], said, strict=False)]
-    found: tuple[Range, ...] | None = None
     for word, pair in zip(reversed(said), reversed(joined), strict=True):
-        known = _RANGES.get(pair) or _RANGES.get(word) or _RANGES.get(word.rstrip("0123456789"))
-        if known is not None:
-            found = known
-            break
-    else:
-        joints = ("".join(pair) for pair in pairwise(said))
-        found = next((_RANGES[j] for j in joints if j in _RANGES), None)
-    if found is None or not _NEGATED.intersection(said):
-        return found
-    return tuple((0.0 - high, 0.0 - low) for low, high in found)
+        for listed in (pair, word, word.rstrip("0123456789")):
+            if listed in _RANGES:
+                return listed
+    return next((j for pair in pairwise(said) if (j := "".join(pair)) in _RANGES), None)
 
 
 def guess_range(name: str, values: ArrayLike) -> Range | None:
@@ -117,6 +128,31 @@ def guess_range(name: str, values: ArrayLike) -> Range | None:
     if not len(finite):
         return None
     return next((r for r in named_ranges(name) or () if holds(r, float(finite.min()), float(finite.max()))), None)
+
+
+def positive_floor(name: str, values: ArrayLike, declared: Mapping[str, Range] | None = None) -> float | None:
+    """Return the smallest value that is predicted of a metric that is never zero by its name: a time, a size.
+
+    Its range is open at zero, and no number is the smallest in an open range: a small share of the smallest measurement
+    stands for it.
+
+    Args:
+        name: the metric's.
+        values: all that was measured of it; NaN and infinities are ignored.
+        declared: ranges that somebody stated, by name; one that reaches below zero says that zero is possible.
+
+    Returns:
+        A positive number, at most the smallest measurement; ``None`` where the name says nothing of the kind, zero or
+        less was measured or declared possible, or nothing was measured.
+    """
+    array = np.asarray(values, dtype=np.float64).ravel()
+    finite = array[np.isfinite(array)]
+    if not len(finite) or finite.min() <= 0.0 or (declared is not None and declared.get(name, _POSITIVE)[0] < 0.0):
+        return None
+    if named_ranges(name) != (_POSITIVE,) or _deciding_word(words(name)) not in _NEVER_ZERO:
+        return None
+    smallest = float(finite.min())
+    return min(smallest, max(_FLOOR * smallest, _SMALLEST))
 
 
 def holds(limits: Range, lowest: float, highest: float) -> bool:

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
-from epsopt.surrogate.dataset import TrainingSet
+from epsopt.surrogate.cross_validation import each_weights_once
+from epsopt.surrogate.dataset import TrainingSet, shared_weights
 from epsopt.surrogate.metric_gp import run_weights, subsample_runs
 from epsopt.surrogate.network import load_network
 from epsopt.surrogate.outliers import Screened, lies_far_out, pull_in, screen
@@ -222,7 +223,7 @@ def _predict_before_learning(
     both = replace(validation, n_runs=train.n_runs, n_checkpoints=len(train))
     if len(fresh) == 0:
         return old.scores, both
-    part = screened.usual.take(fresh)
+    part = _new_weights(screened.usual, fresh)
     z = old.encode(part.fingerprints, part.embeddings)
     predicted = old.predict(z, validation.level)
     with torch.no_grad():
@@ -237,6 +238,14 @@ def _predict_before_learning(
         scores.append(torch.cat([before, torch.from_numpy(added).float()], dim=1))
     metrics = tuple(_pooled(m, j, seen, part, predicted, seed) for j, m in enumerate(validation.metrics))
     return tuple(scores), replace(both, metrics=metrics)
+
+
+def _new_weights(scored: TrainingSet, fresh: NDArray[np.int64]) -> TrainingSet:
+    """Take the rows of new runs; what was measured on weights that the old map knows, or twice, is left out."""
+    same = shared_weights(scored)
+    old = np.isin(same, same[np.setdiff1d(np.arange(len(scored)), fresh)])
+    hidden = np.where((old & np.isin(np.arange(len(scored)), fresh))[:, None], np.nan, scored.metrics)
+    return each_weights_once(replace(scored, metrics=hidden), same).take(fresh)
 
 
 def _pooled(

@@ -359,7 +359,8 @@ class Surrogate:
         return cls(
             metric_names=tuple(meta["metrics"]),
             transforms=tuple(
-                MetricTransform(_bounds(t["bounds"]), t["centre"], t["scale"]) for t in meta["transforms"]
+                MetricTransform(_bounds(t["bounds"]), t["centre"], t["scale"], t.get("floor"))
+                for t in meta["transforms"]
             ),
             tokenizer=FeatureEncoder(tuple(meta["kinds"]), views),
             network=network,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape
+from epsopt.surrogate.ranges import positive_floor
 from epsopt.surrogate.training import Examples, TrainingConfig, train_many
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 from epsopt.surrogate.views import FeatureEncoder, fit_tokenizer
@@ -86,7 +87,8 @@ def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], prob
         [train.fingerprints[i] for i in usual.tolist()], train.runs[usual], None if seen is None else seen[usual]
     )
     transforms = tuple(
-        fit_transform(train.metrics[:, j], bounds.get(name)) for j, name in enumerate(train.metric_names)
+        fit_transform(values, bounds.get(name), positive_floor(name, values, bounds))
+        for name, values in zip(train.metric_names, train.metrics.T, strict=True)
     )
     embedding_scale = None
     if train.embeddings is not None and np.isfinite(train.embeddings).any():

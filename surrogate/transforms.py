@@ -39,11 +39,14 @@ class MetricTransform:
         bounds: lowest and highest possible value, an end infinite where there is none; ``None`` for any value.
         centre: mean on the (logit) scale, tails left out.
         scale: standard deviation on the (logit) scale, tails left out; positive.
+        floor: of a metric that is never zero (a time, a size): the smallest value that is predicted, positive; ``None``
+            for a lower bound that can be reached.
     """
 
     bounds: tuple[float, float] | None
     centre: float
     scale: float
+    floor: float | None = None
 
     @property
     def both_ends(self) -> bool:
@@ -80,7 +83,7 @@ class MetricTransform:
         if self.bounds is not None and self.both_ends:
             low, high = self.bounds
             unit = torch.sigmoid(values * self.scale + self.centre) * (1.0 + 2.0 * SHRINK) - SHRINK
-            return (low + (high - low) * unit).clamp(low, high)
+            return self._possible((low + (high - low) * unit).clamp(low, high))
         largest = torch.finfo(values.dtype).max
         most = math.log(largest) - 1.0
         out = values
@@ -89,16 +92,23 @@ class MetricTransform:
             beyond = (out.abs() - knee).clamp(0.0, most)
             out = torch.where(beyond > 0.0, out.sign() * (knee + torch.expm1(beyond)), out)
         out = (out * self.scale + self.centre).clamp(-largest, largest)
-        return out if self.bounds is None else out.clamp(*self.bounds)
+        return self._possible(out if self.bounds is None else out.clamp(*self.bounds))
+
+    def _possible(self, values: torch.Tensor) -> torch.Tensor:
+        return values if self.floor is None else values.clamp(min=self.floor)
 
 
-def fit_transform(values: NDArray[np.float64], bounds: tuple[float, float] | None) -> MetricTransform:
+def fit_transform(
+    values: NDArray[np.float64], bounds: tuple[float, float] | None, floor: float | None = None
+) -> MetricTransform:
     """Fit the transform of one metric.
 
     Args:
         values: ``(n,)`` measured values; NaN and infinite ones are ignored.
         bounds: lowest and highest possible value, either may be infinite; ``None`` for any value
             (:func:`epsopt.surrogate.ranges.metric_range` says which).
+        floor: smallest value that is predicted of a metric that is never zero; ``None`` for any other
+            (:func:`epsopt.surrogate.ranges.positive_floor` says which).
 
     Returns:
         The transform; identity-like when fewer than two different values were measured. Few values that lie far from
@@ -107,7 +117,7 @@ def fit_transform(values: NDArray[np.float64], bounds: tuple[float, float] | Non
     logits = bounds is not None and all(map(math.isfinite, bounds))
     finite = values[np.isfinite(values)].astype(np.float64)
     if len(finite) == 0:
-        return MetricTransform(bounds, 0.0, 1.0)
+        return MetricTransform(bounds, 0.0, 1.0, floor)
     if logits:
         finite = MetricTransform(bounds, 0.0, 1.0).forward(finite)
     else:
@@ -121,7 +131,7 @@ def fit_transform(values: NDArray[np.float64], bounds: tuple[float, float] | Non
     unit = max(float(np.abs(finite).max()), 1e-300)
     centre, scale = float((finite / unit).mean()) * unit, float((finite / unit).std()) * unit
     varies = np.ptp(finite) > 0.0 and scale > (1e-9 if logits else _NO_SPREAD * abs(centre))
-    return MetricTransform(bounds, centre, scale if varies else 1.0)
+    return MetricTransform(bounds, centre, scale if varies else 1.0, floor)
 
 
 def robust_scale(values: NDArray[np.float64]) -> tuple[float, float]:

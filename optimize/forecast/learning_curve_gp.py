@@ -32,7 +32,7 @@ from torch import Tensor
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.outliers import winsorised, winsorised_limits
 from epsopt.optimize.space import Space
-from epsopt.surrogate.ranges import metric_range
+from epsopt.surrogate.ranges import metric_range, positive_floor
 from epsopt.surrogate.relevance import ROWS, RunSampler, held_out_loss, matern
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 
@@ -435,10 +435,13 @@ def fit_curves(
     values = np.concatenate([c.values for c in curves])
     names, declared = [o.name for o in objectives], bounds or {}
     ranges = [metric_range(n, column, declared) for n, column in zip(names, values.T, strict=False)]
-    ranges += [None] * (values.shape[1] - len(names))
+    floors = [positive_floor(n, column, declared) for n, column in zip(names, values.T, strict=False)]
+    constraints = [None] * (values.shape[1] - len(names))
     transforms = tuple(
-        floor_scale(fit_transform(column, known))
-        for column, known in zip(_of_one_size(values, objectives).T, ranges, strict=True)
+        floor_scale(fit_transform(column, known, floor))
+        for column, known, floor in zip(
+            _of_one_size(values, objectives).T, [*ranges, *constraints], [*floors, *constraints], strict=True
+        )
     )
     layout = Layout.of(space, len(transforms))
     x, y = _rows(layout, space, curves, transforms, objectives, length)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import non_dominated
-from epsopt.surrogate.ranges import metric_range
+from epsopt.surrogate.ranges import metric_range, positive_floor
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 
 Floats = NDArray[np.float64]
@@ -67,7 +67,8 @@ def next_mixture(
         return None
     candidates, pool = candidates[pool_of.numpy()], pool[pool_of]
     transforms = [
-        fit_transform(table[:, j], metric_range(o.name, table[:, j], bounds)) for j, o in enumerate(objectives)
+        fit_transform(y, metric_range(o.name, y, bounds), positive_floor(o.name, y, bounds))
+        for y, o in zip(table.T, objectives, strict=True)
     ]
     model = _fit(x, table, transforms, seed)
     signs = torch.from_numpy(signs_of(objectives))

@@ -30,7 +30,7 @@ from epsopt.optimize.acquisition.ehvi import improvement_over_front
 from epsopt.optimize.forecast.learning_curve_gp import floor_scale
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import non_dominated
-from epsopt.surrogate.ranges import metric_range
+from epsopt.surrogate.ranges import metric_range, positive_floor
 from epsopt.surrogate.relevance import matern
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 
@@ -302,8 +302,8 @@ def _fit(
     if base is not None:
         points, table = np.concatenate([np.zeros((1, n_parts, k)), points]), np.vstack([base, table])
     transforms = tuple(
-        floor_scale(fit_transform(table[:, j], metric_range(o.name, table[:, j], bounds)))
-        for j, o in enumerate(objectives)
+        floor_scale(fit_transform(y, metric_range(o.name, y, bounds), positive_floor(o.name, y, bounds)))
+        for y, o in zip(table.T, objectives, strict=True)
     )
     y = torch.from_numpy(np.column_stack([t.forward(table[:, j]) for j, t in enumerate(transforms)]))
     return _MixtureModel(_Processes(space.by_part, points, y), tuple(objectives), transforms, values[finite])

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epsopt.surrogate.ranges import guess_range, metric_range, range_text
+from epsopt.surrogate.ranges import guess_range, metric_range, positive_floor, range_text
 from epsopt.surrogate.transforms import fit_transform
 
 UNIT, PERCENT, POSITIVE, ANY = (0.0, 1.0), (0.0, 100.0), (0.0, math.inf), None
@@ -100,3 +100,33 @@ def test_a_metric_with_one_end_comes_back_as_it_went(values):
     transform = fit_transform(np.array(values), (0.0, math.inf))
     back = transform.backward(torch.from_numpy(transform.forward(np.array(values)))).numpy()
     np.testing.assert_allclose(back, values, atol=1e-9 * max(1.0, *values))
+
+
+@pytest.mark.parametrize("name", ["latency_ms", "peak_memory", "n_params", "epoch_time", "gpu_mem", "throughput"])
+def test_what_is_never_zero_is_never_predicted_to_be_zero(name):
+    values = np.array([3.0, 5.0, 4.0, np.nan])
+    floor = positive_floor(name, values)
+    assert 0.0 < floor < 3.0
+    for limits in (metric_range(name, values), (0.0, 100.0)):
+        transform = fit_transform(values, limits, positive_floor(name, values, {name: limits}))
+        for dtype in (torch.float32, torch.float64):
+            back = transform.backward(torch.tensor([-1e9, -5.0, 0.0], dtype=dtype))
+            assert (back > 0.0).all()
+        np.testing.assert_allclose(transform.backward(torch.from_numpy(transform.forward(values[:3]))), values[:3])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "declared"),
+    [
+        ("loss", [3.0], {}), ("time_error", [3.0], {}), ("neg_latency", [-3.0], {}), ("size_ratio", [3.0], {}),
+        ("latency", [0.0, 3.0], {}), ("latency", [], {}), ("latency", [math.nan], {}), ("x", [3.0], {}),
+        ("latency", [3.0], {"latency": (-math.inf, math.inf)}),
+    ],
+)  # fmt: skip
+def test_what_may_be_zero_has_no_floor(name, values, declared):
+    assert positive_floor(name, values, declared) is None
+
+
+@given(st.floats(1e-300, 1e299), st.floats(1.0, 1e3))
+def test_no_measurement_lies_below_the_floor(smallest, times):
+    assert 0.0 < positive_floor("latency", [smallest * times, smallest]) <= smallest
