@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from epsopt.zoo.reading.plain_values import finite
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 
 _HOOKS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {}
+_EXPECTED = "expected a dictionary from metric names to numbers"
 _LARGEST = MAX_MESSAGE // 2  # bytes of one embedding
 
 Listener = Callable[[str | None], object]
@@ -136,19 +138,27 @@ def measure(
     try:
         with _at_work(f"the evaluate hook {spec!r} (on {title})"), _its_folder(spec), torch.inference_mode(False):
             result = function(state)
-        pairs = dict(result.items())
+            pairs = dict(result.items()) if hasattr(result, "items") else None
     except (Exception, SystemExit) as error:
         raise HookError(f"the evaluate hook {spec!r} failed on {title}: {type(error).__name__}: {error}") from error
+    if pairs is None:
+        returned = "None" if result is None else f"a {type(result).__name__}"
+        raise HookError(f"the evaluate hook {spec!r} returned {returned} on {title}: {_EXPECTED}")
     metrics: dict[str, float | None] = {}
     for name, value in pairs.items():
-        try:
-            number = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            number = None
+        number = None if isinstance(value, str | bytes) else _number(value)
         if number is None or not isinstance(name, str):
             raise HookError(
-                f"the evaluate hook {spec!r} returned {name!r}: {str(value)[:60]!r} on {title}: "
-                "expected a dictionary from metric names to numbers"
+                f"the evaluate hook {spec!r} returned {name!r}: {str(value)[:60]!r} on {title}: {_EXPECTED}"
             )
         metrics[name] = finite(number)
     return metrics
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value.detach() if isinstance(value, torch.Tensor) else value)
+    except OverflowError:  # a whole number that no float can hold
+        return math.inf
+    except (TypeError, ValueError, RuntimeError):
+        return None
