@@ -188,7 +188,7 @@ def _state_dict(checkpoint: OpenCheckpoint) -> StateDict:
         what = f"an object of {title}" if (title := getattr(tree, "title", "")) else f"a {type(tree).__name__}"
         raise UnreadableCheckpoint(path, f"holds {what}, expected a dictionary with a state dict in it")
     if checkpoint.metadata is None:
-        found = find_state_dict(tree, path, checkpoint.weights_key)
+        found = find_state_dict(tree, path, checkpoint.weights_key, checkpoint.equal)
     else:
         found = StateDict("", dict(tree))
     if not any(t.is_floating_point() and t.numel() for t in found.tensors.values()):

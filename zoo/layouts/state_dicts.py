@@ -2,18 +2,21 @@
 
 A state dict is a mapping from names to tensors, some of floating point, with names as modules give them (dotted, or
 ``weight`` and ``bias``). What an optimiser, a scheduler or a scaler keeps is none, nor are measured numbers. An
-exponential moving average of the weights counts only where there is nothing else.
+exponential moving average of the weights counts only where there is nothing else. State dicts under two of the usual
+keys are one model only if their tensors are equal, or one is a part of the other.
 """
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.reading.plain_values import without_prefixes
 from epsopt.zoo.reading.text import sanitize
 
 if TYPE_CHECKING:
@@ -48,13 +51,20 @@ class StateDict:
     tensors: dict[str, torch.Tensor]
 
 
-def find_state_dict(tree: Mapping[Any, Any], path: Path, weights_key: str = "") -> StateDict:
+def find_state_dict(
+    tree: Mapping[Any, Any],
+    path: Path,
+    weights_key: str = "",
+    equal: Callable[[torch.Tensor, torch.Tensor], bool] = operator.is_,
+) -> StateDict:
     """Return the state dict that is the model.
 
     Args:
         tree: what the file holds.
         path: of the file, for errors.
         weights_key: the keys that lead to the weights, joined with dots; empty to find them.
+        equal: compares the values of two tensors of the file; asked only of those of equal name, type and shape under
+            two of the usual keys.
 
     Raises:
         UnreadableCheckpoint: there is none, several could be it, or the model is an object and no state dict; it names
@@ -64,16 +74,14 @@ def find_state_dict(tree: Mapping[Any, Any], path: Path, weights_key: str = "") 
         found = _told(tree, path, weights_key)
         if found is not None:
             return found
-    for key in WEIGHTS:
-        held = tree.get(key)
-        if isinstance(held, Mapping) and (tensors := tensors_in(held, path)):
-            return StateDict(key, tensors)
-        require_no_object(held, key, path)
+    known = _under_usual_keys(tree, path)
+    if known:
+        return _whole(known, path, equal)
     loose = _loose(tree)
     several = list(_candidates(tree, path))
     models = [c for c in several if not _AVERAGE.search(c.key)] or several
-    known = [c for c in models if c.key.rpartition(".")[2] in WEIGHTS]
-    models = known if len(known) == 1 else models
+    usual = [c for c in models if c.key.rpartition(".")[2] in WEIGHTS]
+    models = usual if len(usual) == 1 else models
     if loose and _is_named(loose):
         models = [StateDict("", loose), *[c for c in models if _is_named(c.tensors)]]
     elif strong := [c for c in models if _is_named(c.tensors)]:
@@ -90,6 +98,47 @@ def find_state_dict(tree: Mapping[Any, Any], path: Path, weights_key: str = "") 
     for name, value in tree.items():
         require_no_object(value, sanitize(str(name)), path)
     raise UnreadableCheckpoint(path, _none(tree, loose))
+
+
+def _under_usual_keys(tree: Mapping[Any, Any], path: Path) -> list[StateDict]:
+    """Return the state dicts under the usual keys; where some are named as a module's, tensors of other names are none.
+
+    Raises:
+        UnreadableCheckpoint: the first of these keys that holds tensors holds an object.
+    """
+    found: list[StateDict] = []
+    for key in WEIGHTS:
+        held = tree.get(key)
+        try:
+            if isinstance(held, Mapping) and (tensors := tensors_in(held, path)):
+                found.append(StateDict(key, tensors))
+            else:
+                require_no_object(held, key, path)
+        except UnreadableCheckpoint:
+            if not found:  # later ones say nothing about the weights that are there
+                raise
+    return [c for c in found if _is_named(c.tensors) and "param_groups" not in tree[c.key]] or found[:1]
+
+
+def _whole(
+    known: Sequence[StateDict], path: Path, equal: Callable[[torch.Tensor, torch.Tensor], bool]
+) -> StateDict:
+    """Return the state dict that holds all the others, the most usual of equal ones.
+
+    Raises:
+        UnreadableCheckpoint: two have different tensors.
+    """
+    named = {c.key: dict(zip(without_prefixes(list(c.tensors)), c.tensors.values(), strict=True)) for c in known}
+    chosen = max(known, key=lambda c: len(c.tensors))  # the first of those of one size
+    whole = named[chosen.key]
+    for other in known:
+        if other is chosen:
+            continue
+        for name, tensor in named[other.key].items():
+            same = whole.get(name)
+            if same is None or (same.dtype, same.shape) != (tensor.dtype, tensor.shape) or not equal(same, tensor):
+                raise UnreadableCheckpoint(path, _several(known, f", which differ (tensor {name!r})"))
+    return chosen
 
 
 def held_under(tree: Mapping[Any, Any], key: str) -> Any:
@@ -157,12 +206,13 @@ def _are_weights(loose: Mapping[str, torch.Tensor], tree: Mapping[Any, Any]) -> 
     return bool(floating) and (len(loose) == len(tree) or any(t.dim() for t in floating))
 
 
-def _several(models: list[StateDict]) -> str:
+def _several(models: Sequence[StateDict], how: str = "") -> str:
     keys = [m.key or "the top level" for m in models]
     shown = ", ".join(keys[:_LISTED]) + (f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")
     example = next(m.key for m in models if m.key)
     return (
-        f"holds several state dicts ({shown}), and nothing says which is the model: name it {SETTING.format(example)}"
+        f"holds several state dicts ({shown}){how}, and nothing says which is the model: name it "
+        f"{SETTING.format(example)}"
     )
 
 

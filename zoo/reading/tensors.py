@@ -132,6 +132,19 @@ class OpenCheckpoint:
         values = torch.frombuffer(data, dtype=torch.uint8).view(tensor.dtype)
         return values.as_strided(tensor.shape, tensor.stride())
 
+    def equal(self, one: torch.Tensor, other: torch.Tensor) -> bool:
+        """Tell whether two tensors of this file, of one type and shape, hold the same bytes; NaN is equal to itself."""
+        if one is other or self._place(one) == self._place(other):
+            return True
+        self.check({"the first of two": one, "the second of two": other})
+        first, second = (self.read("one of two", t).contiguous().reshape(-1).view(torch.uint8) for t in (one, other))
+        return torch.equal(first, second)
+
+    def _place(self, tensor: torch.Tensor) -> tuple[object, ...]:
+        storage = tensor.untyped_storage()
+        where = getattr(storage, "_checkpoint_offset", None) if tensor.is_meta else storage.data_ptr()
+        return (id(tensor) if where is None else where, tensor.storage_offset(), tensor.stride())
+
 
 def _end(tensor: torch.Tensor) -> int:
     """Index, in elements of its storage, just past the last element that a non-empty tensor refers to."""

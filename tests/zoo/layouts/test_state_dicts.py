@@ -118,6 +118,50 @@ def test_loose_tensors_are_the_model_where_nothing_else_is(tmp_path):
         assert list(load_weights(tmp_path / "a.pt")) == [k for k in content if k != "epoch"]
 
 
+def nan_weights() -> dict[str, torch.Tensor]:
+    return {name: torch.full_like(t, torch.nan) if t.is_floating_point() else t for name, t in net(3).items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": net(3), "state_dict": net(3)},
+        {"model": {f"module.{k}": v for k, v in net(3).items()}, "model_state_dict": net(3)},
+        {"model_state_dict": {k: v for k, v in net(3).items() if k.startswith("2.")}, "model": net(3)},
+        {"model": nan_weights(), "state_dict": nan_weights()},
+        {"model": {"depth": torch.tensor(3), "mean": torch.ones(3)}, "model_state": net(3)},
+        {"state_dict": net(3), "model": torch.nn.Linear(4, 1)},
+    ],
+    ids=["equal", "wrapped", "part", "nan", "description", "object"],
+)
+def test_equal_state_dicts_under_two_keys_are_one_model_and_a_part_is_of_the_whole(tmp_path, content):
+    torch.save(content, tmp_path / "a.pt")
+    assert list(load_weights(tmp_path / "a.pt")) == list(net(3))
+
+
+@pytest.mark.parametrize(
+    ("content", "keys"),
+    [
+        ({"model": net(1), "state_dict": net(2)}, "state_dict, model"),
+        ({"model_state_dict": net(1), "state_dict": net(2)}, "model_state_dict, state_dict"),
+        ({"model": net(1, 16), "state_dict": net(1)}, "state_dict, model"),
+        ({"model": net(1), "model_state_dict": {"other.weight": torch.ones(2, 2)}}, "model_state_dict, model"),
+        ({"model": net(1), "state_dict": {k: v.double() for k, v in net(1).items()}}, "state_dict, model"),
+    ],
+    ids=["values", "preferred", "shapes", "names", "types"],
+)
+def test_different_state_dicts_under_two_usual_keys_are_refused_with_both_and_the_setting(tmp_path, content, keys):
+    torch.save({"epoch": 1, **content}, tmp_path / "a.pt")
+    with pytest.raises(UnreadableCheckpoint) as caught:
+        load_weights(tmp_path / "a.pt")
+    assert f"holds several state dicts ({keys}), which differ" in caught.value.reason
+    assert "[runs] in epsopt.toml, as weights_key = " in caught.value.reason
+    for key in keys.split(", "):
+        expected = content[key]
+        loaded = load_weights(tmp_path / "a.pt", weights_key=key)
+        assert all(torch.equal(loaded[n], expected[n]) for n in expected)
+
+
 @pytest.mark.parametrize("key", ["discriminator", "models.critic", "a.b", "ema"])
 def test_the_setting_names_the_key(tmp_path, key):
     expected = net(5)
