@@ -102,7 +102,7 @@ def troubles(beside: Sequence[Any]) -> None:
     """List files beside checkpoints that could not be read, if there are any."""
     if beside:
         print_wrapped()
-        print_wrapped("Files beside checkpoints that could not be read; the checkpoints are in without what they tell:")
+        print_wrapped("Told beside or in checkpoints and not taken; the checkpoints are in all the same:")
         failures(beside)
 
 

@@ -156,6 +156,8 @@ class Child:
                 "epoch": reading.epoch,
                 "step": reading.step,
                 "layout": reading.layout,
+                "notes": list(reading.notes),
+                "best": reading.best,
                 "lineage": lineage,
                 "declared": declared,
                 "gone": gone,

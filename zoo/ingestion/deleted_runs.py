@@ -18,6 +18,8 @@ from epsopt.zoo.catalogue.identity import settle
 from epsopt.zoo.catalogue.queries import refresh_run
 from epsopt.zoo.catalogue.tables import checkpoints, files, runs
 from epsopt.zoo.errors import Failure
+from epsopt.zoo.formatting import count
+from epsopt.zoo.layouts.mlflow import before_deletion, restore_experiment, trashed_experiment
 from epsopt.zoo.layouts.registry import lifecycles
 from epsopt.zoo.layouts.scan import CheckpointFile, Scan
 from epsopt.zoo.reading.pool import ReaderPool
@@ -41,7 +43,7 @@ def set_aside(seen: Scan, pool: Callable[[], ReaderPool], catalogue: Catalogue |
     """Take runs that were deleted in their tracker out of a scan; return their folders, each with a sentence.
 
     Args:
-        seen: loses the files of those runs.
+        seen: loses the files of those runs; of experiments in MLflow's ``.trash`` it has none.
         pool: gives the children, if any file has to be opened.
         catalogue: where answers are remembered, and which loses the checkpoints of those runs.
     """
@@ -77,8 +79,32 @@ def set_aside(seen: Scan, pool: Callable[[], ReaderPool], catalogue: Catalogue |
         if any(known.get(run) != s for run, s in said.items()):
             text = json.dumps({run: [s.identity, s.reason] for run, s in sorted({**known, **said}.items())})
             catalogue.put_artifact(_KIND, _KEY, text.encode(), {})
-        _forget(catalogue, gone)
-    return sorted((Failure(run, reason) for run, reason in gone.items()), key=lambda f: f.path)
+        _forget(catalogue, {*gone, *_former(seen)})
+    found = [*(Failure(run, reason) for run, reason in gone.items()), *_trashed(seen)]
+    return sorted(found, key=lambda f: f.path)
+
+
+def _trashed(seen: Scan) -> list[Failure]:
+    """Return the deleted experiments that hold checkpoints, each with how many."""
+    members: dict[Path, list[CheckpointFile]] = {}
+    for found in seen.trashed:
+        if (experiment := trashed_experiment(location(found.run_path))) is not None:
+            members.setdefault(experiment, []).append(found)
+    return [
+        Failure(
+            str(experiment),
+            f"an experiment deleted in MLflow, {count(len({f.run_path for f in held}), 'run')} with "
+            f"{count(len(held), 'checkpoint')}: {restore_experiment(experiment)} brings it back",
+        )
+        for experiment, held in members.items()
+    ]
+
+
+def _former(seen: Scan) -> set[str]:
+    """Return the folders that runs of deleted experiments had; where one is there again, it is another run."""
+    there = {f.run_path for f in seen.files}
+    held = (location(f.run_path) for f in seen.trashed)
+    return {str(before_deletion(run)) for run in held if trashed_experiment(run) is not None} - there
 
 
 def _batches(about: list[str]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import NotFinite
 from epsopt.zoo.errors import Failure
 from epsopt.zoo.fingerprints.lineage import LineageBook
+from epsopt.zoo.formatting import count
 from epsopt.zoo.ingestion.catalogue_writer import (
     KnownFile,
     Recorder,
@@ -53,7 +54,8 @@ class IngestReport:
         seconds: duration.
         runs: folders that hold checkpoint files.
         layouts: how many runs are kept in which layout, by its name; several that combine as ``hydra + lightning``.
-        troubles: files beside the checkpoints that cannot be read; the checkpoints are in all the same.
+        troubles: files beside the checkpoints that cannot be read, and what these or the checkpoints say and was not
+            taken; the checkpoints are in all the same.
         left_alone: files that are named like checkpoints and known to be none: states of optimisers and the like.
         retold: runs whose side files were read now, because they or the checkpoints they speak of changed.
         unmatched: rows of tables of runs that belong to none of the runs found, by the table's name.
@@ -148,12 +150,15 @@ def ingest(
     book = known_lineages(catalogue) if fresh else LineageBook()
     recorder = Recorder(catalogue, book, embed, present)
     objects: Counter[str] = Counter()
+    notes: dict[tuple[str, str], list[str]] = {}
 
     def handle(index: int, outcome: Outcome) -> bool:
         nonlocal waiting
         if isinstance(outcome, CheckpointContents):
             if not recorder.accept(fresh[index], outcome):
                 return False
+            for note in outcome.notes:
+                notes.setdefault((fresh[index].run_path, note), []).append(str(outcome.path))
             objects.update(f"{k} {v}" for k, v in outcome.hyperparameters.items() if is_placeholder(v))
         elif isinstance(outcome, StillWriting):
             waiting += 1
@@ -183,7 +188,7 @@ def ingest(
         seconds=time.monotonic() - started,
         runs=len({f.run_path for f in seen.files}),
         layouts=answered.layouts,
-        troubles=answered.troubles,
+        troubles=sorted([*answered.troubles, *_noted(notes)], key=lambda f: f.path),
         left_alone=len(seen.left_alone),
         retold=answered.retold,
         unmatched=answered.unmatched,
@@ -193,6 +198,14 @@ def ingest(
         not_finite=catalogue.not_finite({f.run_path for f in seen.files}),
         outside=sorted(seen.outside),
     )
+
+
+def _noted(notes: dict[tuple[str, str], list[str]]) -> list[Failure]:
+    """Say each sentence about what checkpoints say once a run."""
+    return [
+        Failure(paths[0], f"{note} (so do {count(len(paths) - 1, 'other checkpoint')})" if paths[1:] else note)
+        for (_, note), paths in notes.items()
+    ]
 
 
 def _is_current(known: KnownFile | None, found: CheckpointFile, embed: str | None) -> bool:
@@ -236,6 +249,9 @@ def read_fingerprints(
         elif isinstance(outcome, CheckpointContents) and outcome.declared is not None:
             known = book.of_reference(outcome.signature, outcome.declared.sha256)
             outcome = replace(outcome, lineage=known.id if known is not None else None)
+        if isinstance(outcome, CheckpointContents) and trouble is not None:
+            for note in outcome.notes:
+                trouble(Failure(str(outcome.path), note))
         results.append(outcome)
         if progress is not None:
             progress(index + 1, len(paths))

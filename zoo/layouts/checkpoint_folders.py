@@ -27,6 +27,9 @@ _NAME = re.compile(r"(?:(.*)[-_.=])?([A-Za-z]+)[-_.=]?(\d{1,15})(?:-\d{1,15})?")
 _MOMENT = re.compile(r"checkpoint_\d{4}-\d\d-\d\d_[\d.-]+")  # Ray Train 2
 _PART = re.compile(r"mp_rank_\d\d(?:_\d\d\d)?")  # Megatron-LM's, in the folder of a checkpoint
 _LIGHTNING = ".ckpt"  # with DeepSpeed and FSDP, Lightning's files are folders
+POLICY = "policy.pth"
+"""The weights in an unpacked archive of Stable-Baselines3, whose names are like ``rl_model_1000_steps``."""
+_STEPS = re.compile(r"(?:(.*)[-_.])?(\d{1,15})_steps")
 _DEPTH = 3
 _NUMBERED = HOLDERS - {"models", "weights"}
 
@@ -53,6 +56,10 @@ def by_name(file: Path) -> Path | None:
             return folder
         if _PART.fullmatch(folder.name):
             continue
+        if _STEPS.fullmatch(folder.name):
+            if file.name == POLICY and not depth:
+                return folder
+            continue  # "resnet_1000_steps" and "resnet_2000_steps" may be two trainings
         deep = found is None or found.word in _DEEP or folder.name.endswith(_LIGHTNING)
         if number_of(folder) is not None and (not depth or deep):
             return folder
@@ -100,6 +107,8 @@ class _Parts(NamedTuple):
 
 def _parts(name: str) -> _Parts | None:
     """Return the last word before the number that ends a name, and what is before it."""
+    if counted := _STEPS.fullmatch(name):
+        return _Parts(counted[1] or "", "step", int(counted[2]))
     found = _NAME.fullmatch(name.removesuffix(_LIGHTNING))
     return None if found is None else _Parts(found[1] or "", found[2].lower(), int(found[3]))
 

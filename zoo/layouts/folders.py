@@ -13,11 +13,16 @@ _MOST = 100_000  # names of one folder that are looked at
 
 
 class Folders:
-    """What lies in folders: of local ones whatever is asked for, of remote ones what was listed."""
+    """What lies in folders: of local ones whatever is asked for, of remote ones what was listed.
+
+    Attributes:
+        known: what layouts have found out about whole folders, so that they need not for each of its files.
+    """
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
         self._identities: dict[str, Identity] = {}
+        self.known: dict[str, object] = {}
         self._roots: tuple[Path, ...] | None = None
 
     def stay_within(self, roots: Iterable[Path]) -> None:

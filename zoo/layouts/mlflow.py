@@ -27,6 +27,7 @@ from epsopt.zoo.reading.text import sanitize
 DATABASE = "mlflow.db"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _ABOVE = 6
+_TRASH = ".trash"
 _FILES = 2_000  # parameters and metrics of one run
 _VALUE_BYTES = 64 << 20
 _ROWS = 1_000_000
@@ -41,6 +42,28 @@ def run_of(file: Path, folders: Folders) -> Path | None:
         if "artifacts" in here and ({"meta.yaml", "metrics"} <= here or _RUN_ID.fullmatch(folder.name)):
             return folder
     return None
+
+
+def is_trash(folder: Path, folders: Folders) -> bool:
+    """Tell whether this is the folder into which a file store moves experiments that are deleted."""
+    names = folders.names(folder) if folder.name == _TRASH else ()
+    return any("meta.yaml" in folders.names(folder / name) for name in names)
+
+
+def trashed_experiment(run: Path) -> Path | None:
+    """Return the folder of the deleted experiment that holds a run, None for runs of others."""
+    return next((folder for folder in run.parents if folder.parent.name == _TRASH), None)
+
+
+def before_deletion(run: Path) -> Path:
+    """Return the folder that a run of a deleted experiment had before."""
+    trash = next(folder for folder in run.parents if folder.name == _TRASH)
+    return trash.parent / run.relative_to(trash)
+
+
+def restore_experiment(experiment: Path) -> str:
+    """Say what brings an experiment back."""
+    return f"'mlflow experiments restore --experiment-id {sanitize(experiment.name)}'"
 
 
 def beside(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:

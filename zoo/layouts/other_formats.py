@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from epsopt.zoo.layouts.evaluations import EVALUATIONS
 from epsopt.zoo.reading.magic import HEAD, foreign, is_safetensors, is_torch
 
 SAFETENSORS = "save its weights with safetensors (safetensors.torch.save_file, or .numpy, .flax, .paddle, .tensorflow)"
@@ -92,7 +93,9 @@ _NOT_CHECKPOINTS = frozenset(
     .vocab .spm .tiktoken .merges .bpe .ttf .woff .woff2 .tif .tiff .dcm .nii .ply .obj .gitattributes""".split()
 )
 """Suffixes of files that are no checkpoints; they are not counted."""
-_NOT_BY_NAME = re.compile(r"(.*\.)?(tfevents\..*|tokenizer.*\.model|spiece\.model|sentencepiece.*\.model|merges\.txt)")
+_NOT_BY_NAME = re.compile(
+    r"(.*\.)?(tfevents\..*|tokenizer.*\.model|spiece\.model|sentencepiece.*\.model|merges\.txt|evaluations\.npz)"
+)
 
 
 @dataclass
@@ -128,7 +131,7 @@ class OtherFormats:
             return True
         suffix = path.suffix.lower()
         found = _by_name(name, suffix, names)
-        if found is None and peek and suffix not in _NOT_CHECKPOINTS and not _NOT_BY_NAME.fullmatch(name):
+        if found is None and peek and suffix not in _NOT_CHECKPOINTS and not _is_no_checkpoint(name):
             self._peeked += 1
             found = _by_content(path, suffix) if self._peeked <= _PEEKS else None
         if found is not None:
@@ -136,8 +139,12 @@ class OtherFormats:
         return False
 
 
+def _is_no_checkpoint(name: str) -> bool:
+    return name == EVALUATIONS or _NOT_BY_NAME.fullmatch(name) is not None
+
+
 def _by_name(name: str, suffix: str, names: Collection[str]) -> tuple[str, str] | None:
-    if name.startswith("._"):  # macOS's notes on a file
+    if name.startswith("._") or name == EVALUATIONS:  # macOS's notes on a file; a log, which is read
         return None
     if tensorflow := TENSORFLOW.fullmatch(name):
         beside = any(n.lower().startswith(f"{tensorflow[1]}.data-") for n in names)
@@ -198,7 +205,10 @@ def _in_archive(path: Path) -> tuple[str, str] | None:
     except OSError:
         return None
     if b"policy.pth" in end:
-        return "Stable-Baselines3", "unzip it: policy.pth inside is the checkpoint"
+        return (
+            "Stable-Baselines3",
+            "unzip each into a folder of its name (unzip NAME.zip -d NAME): policy.pth in it is read",
+        )
     if re.search(rb"\.(pt|pth|ckpt|safetensors)\b", end) or b"data.pkl" in end:
         return "archive", "unpack it (unzip): the checkpoint is inside"
     return None

@@ -26,6 +26,8 @@ class ParsedCheckpoint:
         step: optimiser steps, None when nothing says it.
         layout: the layout that knows this file's keys.
         weights_key: the keys that lead to the weights in the file, joined with dots; empty for the top level.
+        notes: sentences about what the file says and was not taken.
+        best: the path, as the file says it, of the checkpoint that its run calls the best so far.
     """
 
     weights: dict[str, torch.Tensor]
@@ -36,6 +38,8 @@ class ParsedCheckpoint:
     step: int | None = None
     layout: str = "plain"
     weights_key: str = ""
+    notes: tuple[str, ...] = ()
+    best: str | None = None
 
 
 @dataclass(frozen=True)

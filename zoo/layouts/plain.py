@@ -9,12 +9,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.layouts.checkpoint_folders import (
     HOLDERS,
+    POLICY,
     above,
     by_name,
     checkpoint_folder,
@@ -22,13 +24,16 @@ from epsopt.zoo.layouts.checkpoint_folders import (
     says_more,
     step_of,
 )
+from epsopt.zoo.layouts.evaluations import EVALUATIONS, evaluations
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import flat, rows_of, says_place
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, RunMetadata
+from epsopt.zoo.layouts.series import series_of
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
-from epsopt.zoo.reading.plain_values import flatten, metrics_of, without_prefixes
+from epsopt.zoo.layouts.training_state import scores, stated, states_of
+from epsopt.zoo.reading.plain_values import MOST_METRICS, VALUES, flatten, metrics_of, without_prefixes
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +55,12 @@ LOGS = tuple(
     for stem in ("metrics", "log", "logs", "results", "summary", "history", "progress")
     for suffix in ("csv", "jsonl", "json")
 )
-TELLS = frozenset(CONFIGS + LOGS)
-_NO_MODEL = re.compile(r"(optim(izer)?|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE)
+TELLS = frozenset((*CONFIGS, *LOGS, EVALUATIONS))
+_NO_MODEL = re.compile(
+    r"([\w-]+\.)*(optim(izer)?|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE
+)
+_BESIDE_A_POLICY = frozenset(("pytorch_variables.pth", "ent_coef_optimizer.pth"))
+"""What Stable-Baselines3 packs with a policy: a few numbers, and the state of an optimiser."""
 _DATED = re.compile(r"\d{8}_\d{6}")
 _PACKED = re.compile(r"\.(absmax|qweight|qzeros|quant_state\.bitsandbytes__\w+|SCB)$")
 """Names of what goes with packed weights."""
@@ -60,27 +69,32 @@ _PACKED = re.compile(r"\.(absmax|qweight|qzeros|quant_state\.bitsandbytes__\w+|S
 def run_of(file: Path, folders: Folders) -> Path:
     """Return the folder that holds the file, or the one above a folder ``checkpoints`` if that one says more.
 
-    A folder that is one checkpoint (``checkpoint_3/model.pt``) is no run: the one above it is.
+    A folder that is one checkpoint (``checkpoint_3/model.pt``) is no run: the one above it is. Where a folder holds the
+    files of several trainings, each is a run, called as its files are.
     """
     folder = file.parent
     single = checkpoint_folder(file, folders, TELLS)
     if single is not None:
         return above(single, folders, TELLS)
+    if (name := series_of(file, folders)) is not None:
+        return folder / name
     if folder.name.lower() in HOLDERS and says_more(folder.parent, folders, TELLS):
         return folder.parent
     return folder
 
 
-def leaves_alone(file: Path, _folders: Folders) -> bool:
+def leaves_alone(file: Path, folders: Folders) -> bool:
     """Tell the state of an optimiser, scheduler or random generator that was saved beside a model."""
-    return _NO_MODEL.fullmatch(file.name) is not None
+    if _NO_MODEL.fullmatch(file.name):
+        return True
+    return file.name in _BESIDE_A_POLICY and POLICY in folders.names(file.parent)
 
 
 def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return configurations and logs in the run's folder, or beside its checkpoints."""
     places = dict.fromkeys((run, *held))
     return [
-        *(file for folder in places for file in folders.those(folder, CONFIGS + LOGS)),
+        *(file for folder in places for file in folders.those(folder, (*CONFIGS, *LOGS, EVALUATIONS))),
         *_of_openmmlab(run, folders),
     ]
 
@@ -99,6 +113,8 @@ def tell(sides: SideFileReader) -> RunMetadata:
     for file in sides.files:
         if file.name in CONFIGS:
             told.hyperparameters = {**flat(sides.structure(file)), **told.hyperparameters}
+        elif file.name == EVALUATIONS:
+            told.rows += sides.attempt(file, partial(evaluations, sides)) or []
         elif file.suffix == ".csv":
             _tell_records(told, file, sides.table(file))
         elif file.suffix == ".jsonl":
@@ -163,18 +179,32 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
     if not isinstance(about, Mapping):
         about = {}
     found = _state_dict(checkpoint)
+    states = states_of(about)
     hyperparameters = flatten(_first(about, HYPERPARAMETERS) or {}, scalar)
     hyperparameters.pop("", None)
     declared = next((hyperparameters[k] for k in BASE if isinstance(hyperparameters.get(k), str)), None)
+    metrics = {
+        **scores(states, scalar, tensors=bool(found.key)),
+        **metrics_of(_first(about, METRICS) or {}, scalar),
+    }
     return ParsedCheckpoint(
         weights=found.tensors,
         weights_key=found.key,
         hyperparameters=hyperparameters,
-        metrics=metrics_of(_first(about, METRICS) or {}, scalar),
-        epoch=epoch_of(said := flatten({k: about[k] for k in EPOCH if k in about}, scalar), checkpoint.source.path),
+        metrics=dict(list(metrics.items())[:MOST_METRICS]),
+        epoch=epoch_of(said := flatten(stated(states, EPOCH), scalar), checkpoint.source.path),
         base=str(declared) if declared else None,
         step=_step_of(said, checkpoint.source.path),
+        notes=tuple(_cut("metrics", metrics, MOST_METRICS) + _cut("hyperparameters", hyperparameters, VALUES)),
     )
+
+
+def _cut(what: str, found: Mapping[str, Any], most: int) -> list[str]:
+    """Say that a file holds more of something than is read."""
+    if len(found) <= most and len(found) < VALUES:
+        return []
+    number = f"at least {VALUES:,}" if len(found) >= VALUES else f"{len(found):,}"
+    return [f"holds {number} {what}, of which the first {most:,} are read: save fewer"]
 
 
 def _first(tree: Mapping[Any, Any], keys: tuple[str, ...]) -> Any:

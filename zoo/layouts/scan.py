@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from epsopt.zoo.errors import Failure, UsageError
 from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.mlflow import is_trash
 from epsopt.zoo.layouts.other_formats import OtherFormats, head_of
 from epsopt.zoo.layouts.registry import left_alone, place, refused
 from epsopt.zoo.reading.magic import is_torch
@@ -63,6 +64,7 @@ class Scan:
         folders: the names seen on the way.
         other: checkpoints of formats that are not read, by kind.
         outside: links to folders or checkpoints that lie elsewhere, and were not followed.
+        trashed: files under a folder where a tracker moves what is deleted, found as if they counted.
     """
 
     files: list[CheckpointFile] = field(default_factory=list)
@@ -71,6 +73,7 @@ class Scan:
     folders: Folders = field(default_factory=Folders)
     other: OtherFormats = field(default_factory=OtherFormats)
     outside: list[str] = field(default_factory=list)
+    trashed: list[CheckpointFile] = field(default_factory=list)
 
 
 def scan(folders: Path | Sequence[Path], root: Path | None = None, *, follow_links: bool = False) -> Scan:
@@ -178,11 +181,23 @@ def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]], dep
             found.outside.append(sanitize(entry.path))
             held += 1
             continue
-        inside = _walk(Path(entry.path), root, found, seen, depth + 1) if not entry.name.startswith(".") else 1
+        if entry.name.startswith("."):
+            inside = 1
+            if is_trash(Path(entry.path), found.folders):
+                _walk_trash(Path(entry.path), root, found, seen, depth + 1)
+        else:
+            inside = _walk(Path(entry.path), root, found, seen, depth + 1)
         if not inside and is_checkpoint_name(entry.name):
             found.failures.append(Failure(sanitize(entry.path), "a folder, not a file"))
         held += inside
     return held
+
+
+def _walk_trash(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]], depth: int) -> None:
+    """Find what lies among deleted experiments; what cannot be read there is nobody's concern."""
+    inside = Scan(folders=found.folders)
+    _walk(folder, root, inside, seen, depth)
+    found.trashed += inside.files
 
 
 def _look_at_other(folder: Path, names: frozenset[str], found: Scan) -> int:

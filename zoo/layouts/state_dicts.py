@@ -120,9 +120,7 @@ def _under_usual_keys(tree: Mapping[Any, Any], path: Path) -> list[StateDict]:
     return [c for c in found if _is_named(c.tensors) and "param_groups" not in tree[c.key]] or found[:1]
 
 
-def _whole(
-    known: Sequence[StateDict], path: Path, equal: Callable[[torch.Tensor, torch.Tensor], bool]
-) -> StateDict:
+def _whole(known: Sequence[StateDict], path: Path, equal: Callable[[torch.Tensor, torch.Tensor], bool]) -> StateDict:
     """Return the state dict that holds all the others, the most usual of equal ones.
 
     Raises:

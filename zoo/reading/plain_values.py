@@ -16,9 +16,13 @@ _PLACEHOLDER = re.compile(r"<[A-Za-z_][\w.]*>")
 LARGEST = 1e300
 """Metrics of this size count as infinite: databases and loggers write the largest float for infinity, and penalties of
 this size are meant as such."""
+MOST_METRICS = 2_000
+"""Of one checkpoint by itself, and of one run by one kind of its side files. People's runs log up to some hundred; ten
+thousand are an accident."""
 _DEPTH = 32
-_VALUES = 10_000
-_STEPS = 10 * _VALUES
+VALUES = 10_000
+"""Of one file: what hostile nesting may unfold into."""
+_STEPS = 10 * VALUES
 
 
 def plain(value: Any, scalar: Callable[[torch.Tensor], Any]) -> Plain:
@@ -71,7 +75,7 @@ def flatten(tree: Any, scalar: Callable[[torch.Tensor], Any], *, whole: bool = F
     out: dict[str, Plain] = {}
     stack: list[tuple[str, Any, tuple[int, ...]]] = [("", tree, ())]
     steps = 0
-    while stack and len(out) < _VALUES and steps < _STEPS:
+    while stack and len(out) < VALUES and steps < _STEPS:
         steps += 1
         key, value, around = stack.pop()
         items = _items(value)
@@ -86,10 +90,10 @@ def flatten(tree: Any, scalar: Callable[[torch.Tensor], Any], *, whole: bool = F
 
 def _items(value: Any) -> list[tuple[Any, Any]] | None:
     if isinstance(value, Mapping) and not getattr(value, "opaque", False):  # inert.py
-        return list(value.items())[:_VALUES]
+        return list(value.items())[:VALUES]
     if isinstance(value, list | tuple):
         nested = any(isinstance(v, Mapping | list | tuple | set) for v in value)
-        return list(enumerate(value))[:_VALUES] if nested or len(value) > 64 else None
+        return list(enumerate(value))[:VALUES] if nested or len(value) > 64 else None
     return None
 
 

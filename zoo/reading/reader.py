@@ -56,6 +56,8 @@ class CheckpointContents:
         identity: size, time and inode while it was read.
         step: optimiser steps, None when nothing says it.
         layout: the layout that knows its keys.
+        notes: sentences about what the file says and was not taken.
+        best: the path, as the file says it, of the checkpoint that its run calls the best so far.
     """
 
     path: Path
@@ -74,6 +76,8 @@ class CheckpointContents:
     identity: Identity
     step: int | None = None
     layout: str = "plain"
+    notes: tuple[str, ...] = ()
+    best: str | None = None
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -221,4 +225,6 @@ def _contents(path: Path, header: dict[str, Any], blobs: list[bytes]) -> Checkpo
         identity=Identity(*header["identity"]),
         step=header["step"],
         layout=header["layout"],
+        notes=tuple(map(str, header["notes"])),
+        best=header["best"],
     )

@@ -10,12 +10,10 @@ from epsopt.zoo.layouts import hugging_face
 from epsopt.zoo.layouts.parsed import Position, match_rows
 from epsopt.zoo.layouts.registry import BY_NAME
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
+from epsopt.zoo.reading.plain_values import MOST_METRICS
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
 from epsopt.zoo.side_files.run_tables import PATHS, entries_of
-
-MOST_METRICS = 2_000
-"""Of one run, by one kind of its side files. People's runs log up to some hundred; ten thousand are an accident."""
 
 
 def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -221,3 +222,29 @@ def test_runs_that_were_deleted_in_mlflow_are_named_and_left_out(tmp_path, catal
     client.restore_run(idents[1])
     report = ingest(catalogue, root)
     assert (report.deleted, report.added, len(catalogue.runs())) == ([], 1, 2)
+
+
+def test_experiments_that_were_deleted_in_mlflow_are_named_and_left_out(tmp_path, catalogue, monkeypatch):
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient((tmp_path / "mlruns").as_uri())
+    experiments = [client.create_experiment(name) for name in ("kept", "gone")]
+    for i, experiment in enumerate(experiments):
+        ident = client.create_run(experiment).info.run_id
+        client.log_metric(ident, "acc", 0.5, step=1)
+        torch.save({"model": weights(i), "epoch": 1}, tmp_path / "epoch_1.pt")
+        client.log_artifact(ident, str(tmp_path / "epoch_1.pt"))
+    (tmp_path / "epoch_1.pt").unlink()
+    assert ingest(catalogue, tmp_path).deleted == []
+    assert len(catalogue.checkpoints()) == 2
+    client.delete_experiment(experiments[1])
+    report = ingest(catalogue, tmp_path)
+    assert [Path(f.path).parent.name for f in report.deleted] == [".trash"]
+    assert "1 run with 1 checkpoint" in report.deleted[0].reason
+    assert f"mlflow experiments restore --experiment-id {experiments[1]}" in report.deleted[0].reason
+    assert (report.found, len(catalogue.checkpoints()), len(catalogue.runs())) == (1, 1, 1)
+    client.restore_experiment(experiments[1])
+    assert ingest(catalogue, tmp_path).deleted == []
+    assert len(catalogue.checkpoints()) == 2

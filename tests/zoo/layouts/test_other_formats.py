@@ -285,3 +285,51 @@ def test_adapters_and_models_of_hugging_face_leave_nothing_unaccounted(tmp_path,
 def test_the_documentation_names_every_suffix_that_is_counted():
     said = (Path(__file__).parents[3] / "docs" / "layouts.md").read_text(encoding="utf-8")
     assert [suffix for suffix in SUFFIX_KINDS if f"`{suffix}`" not in said] == []
+
+
+def test_archives_of_stable_baselines_are_named_and_what_is_unpacked_is_read_with_its_evaluations(tmp_path, catalogue):
+    inside = {
+        "data": b"{}",
+        "policy.pth": saved(weights(1)),
+        "policy.optimizer.pth": saved({"state": {}, "param_groups": []}),
+        "pytorch_variables.pth": saved({"log_ent_coef": torch.zeros(1)}),
+        "ent_coef_optimizer.pth": saved({"state": {}, "param_groups": []}),
+        "_stable_baselines3_version": b"2.0",
+        "system_info.txt": b"",
+    }
+    for steps in (1000, 2000):
+        with zipfile.ZipFile(tmp_path / f"rl_model_{steps}_steps.zip", "w") as archive:
+            for name, content in {**inside, "policy.pth": saved(weights(steps))}.items():
+                archive.writestr(name, content)
+    arrays = {"timesteps": np.array([1000, 2000]), "results": np.array([[1.0, 3.0], [5.0, 7.0]])}
+    np.savez(tmp_path / "evaluations.npz", ep_lengths=np.full((2, 2), 9), **arrays)
+    packed = ingest(catalogue, tmp_path)
+    assert packed.failed == []
+    assert [(k.kind, k.count, "unzip each into a folder" in k.convert) for k in packed.not_read] == [
+        ("Stable-Baselines3", 2, True)
+    ]
+    for archive in tmp_path.glob("*.zip"):
+        zipfile.ZipFile(archive).extractall(archive.with_suffix(""))
+    report = ingest(catalogue, tmp_path)
+    assert (report.failed, report.troubles, report.left_alone, report.runs) == ([], [], 6, 1)
+    assert {c.epoch: c.metrics for c in catalogue.checkpoints()} == {
+        1000: {"eval/mean_reward": 2.0, "eval/mean_ep_length": 9.0},
+        2000: {"eval/mean_reward": 6.0, "eval/mean_ep_length": 9.0},
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PK\x03\x04 no archive",
+        array(np.savez, other=np.ones(3)),
+        array(np.savez, timesteps=np.array([{}], dtype=object)),
+    ],
+    ids=["damaged", "others", "pickled"],
+)
+def test_an_evaluations_file_that_is_none_is_named(tmp_path, catalogue, content):
+    (tmp_path / "evaluations.npz").write_bytes(content)
+    (tmp_path / "policy.pth").write_bytes(saved(weights(1)))
+    report = ingest(catalogue, tmp_path)
+    assert [f.reason.partition(":")[0] for f in report.troubles] == ["not a log of EvalCallback"]
+    assert report.added == 1

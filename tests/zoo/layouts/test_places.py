@@ -73,6 +73,31 @@ def runs_of(folder: Path) -> dict[str, int]:
         (["a/checkpoints/m.pt", "a/wandb/run-20260101_000000-x/run-x.wandb"], {"a": 1}),
         (["a/weights/best.pt", "a/weights/last.pt", "a/results.csv", "a/args.yaml"], {"a": 2}),
         (["checkpoints/a/m.pt", "checkpoints/b/m.pt", "wandb/x"], {"checkpoints/a": 1, "checkpoints/b": 1}),
+        # Several trainings in one folder, and one training with several callbacks or parts.
+        (
+            ["loras/a-000002.safetensors", "loras/b-000002.safetensors", "loras/b.safetensors", "loras/c.safetensors"],
+            {"loras/a": 1, "loras/b": 2, "loras": 1},
+        ),
+        (["a/x-step00000500.safetensors", "a/y-step00000500.safetensors"], {"a/x": 1, "a/y": 1}),
+        (["a/x-000002.safetensors", "a/x-000004.safetensors", "a/x.safetensors"], {"a": 3}),
+        (["a/vgg_1.pt", "a/vgg_2.pt", "a/resnet_1.pt", "a/resnet_2.pt"], {"a/vgg": 2, "a/resnet": 2}),
+        (
+            ["a/lr0.1_epoch_1.pt", "a/lr0.1_epoch_2.pt", "a/lr1_epoch_1.pt", "a/lr1_epoch_2.pt"],
+            {"a/lr0.1": 2, "a/lr1": 2},
+        ),
+        (
+            ["a/vgg_1.pt", "a/vgg_2.pt", "a/vgg/m.pt", "a/r_x_1.pt", "a/resnet_1.pt", "a/resnet_2.pt"],
+            {"a": 5, "a/vgg": 1},
+        ),
+        (["a/G_1.pth", "a/G_2.pth", "a/D_1.pth", "a/D_2.pth"], {"a": 4}),
+        (["a/best-1.pt", "a/best-2.pt", "a/every-1.pt", "a/every-2.pt"], {"a": 4}),
+        (["a/epoch_1.pt", "a/epoch_2.pt", "a/model_1.pt", "a/model_2.pt"], {"a": 4}),
+        # Archives of Stable-Baselines3, unpacked.
+        (
+            ["p/rl_model_1000_steps/policy.pth", "p/rl_model_2000_steps/policy.pth", "p/best_model/policy.pth"],
+            {"p": 2, "p/best_model": 1},
+        ),
+        (["p/vgg_1000_steps/m.pt", "p/vgg_2000_steps/m.pt"], {"p/vgg_1000_steps": 1, "p/vgg_2000_steps": 1}),
         # Lightning: folders that a metric's slash makes, and those of two callbacks.
         (["v/checkpoints/epoch=0-val/loss=0.50.ckpt", "v/checkpoints/epoch=1-val/loss=0.25.ckpt"], {"v": 2}),
         (["v/metrics.csv", "v/checkpoints/best/epoch=1.ckpt", "v/checkpoints/all/epoch=0.ckpt"], {"v": 2}),

@@ -1,0 +1,77 @@
+"""What a checkpoint says of the moment of its training, as programs of several kinds write it."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+import torch
+
+from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
+from epsopt.zoo.reading.plain_values import MOST_METRICS
+
+from .examples import weights
+
+
+def fairseq(epoch: int, iterations: int, updates: int) -> dict:
+    """A checkpoint of fairseq, which it writes at the end of an epoch (0 iterations of the next) or within one."""
+    return {
+        "args": None,
+        "cfg": {"optimization": {"lr": [0.5]}, "model": argparse.Namespace(arch="transformer")},
+        "model": weights(updates),
+        "criterion": {},
+        "optimizer_history": [{"optimizer_name": "Adam", "num_updates": updates}],
+        "extra_state": {
+            "train_iterator": {"epoch": epoch, "iterations_in_epoch": iterations, "shuffle": True},
+            "val_loss": 0.25,
+        },
+        "last_optimizer_state": {"state": {}, "param_groups": []},
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "metrics"),
+    [
+        (
+            {
+                "model": weights(1),
+                "optimizer": {"state": {}, "param_groups": []},
+                "model_args": {"n_layer": 2},
+                "iter_num": 2000,
+                "best_val_loss": torch.tensor(1.25),
+                "config": {"learning_rate": 0.5},
+            },
+            (2000, 2000),
+            {"best_val_loss": 1.25},
+        ),
+        (fairseq(epoch=4, iterations=0, updates=900), (3, 900), {"val_loss": 0.25}),
+        (fairseq(epoch=4, iterations=7, updates=907), (4, 907), {"val_loss": 0.25}),
+        ({"epoch": 5, "model_state_dict": weights(1), "loss": torch.tensor(0.5)}, (5, None), {"loss": 0.5}),
+        ({"epoch": 5, "state_dict": weights(1), "best_acc1": 75.5, "arch": "r18"}, (5, None), {"best_acc1": 75.5}),
+        ({"meta": {"epoch": 3, "iter": 120}, "state_dict": weights(1)}, (3, 120), {}),
+        ({"epoch": 1, "loss": [0.5, 0.25], "loss_scale": 2.0, "f1": True, "model": weights(1)}, (1, None), {}),
+        ({"metrics": {"loss": 0.5}, "loss": 9.0, "epoch": 1, "model": weights(1)}, (1, None), {"loss": 0.5}),
+        ({"epoch": 1, "score": torch.tensor([0.5]), **weights(1)}, (1, None), {}),
+    ],
+    ids="nanogpt fairseq fairseq-within tutorial imagenet mmengine history mapping loose".split(),
+)
+def test_epoch_step_and_scores_are_read_where_programs_write_them(tmp_path, catalogue, content, place, metrics):
+    torch.save(content, tmp_path / "ckpt.pt")
+    assert ingest(catalogue, tmp_path).failed == []
+    assert [(c.epoch, c.metrics) for c in catalogue.checkpoints()] == [(place[0], metrics)]
+    (read,) = read_fingerprints([tmp_path / "ckpt.pt"])
+    assert (read.epoch, read.step) == place
+
+
+def test_a_checkpoint_with_more_metrics_than_a_run_may_have_says_so_once_a_run(tmp_path, catalogue):
+    for epoch in range(3):
+        metrics = {f"m{i:05d}": float(i) for i in range(12_000)}
+        torch.save({"model": weights(epoch), "epoch": epoch, "metrics": metrics}, tmp_path / f"epoch_{epoch}.pt")
+    (said,) = ingest(catalogue, tmp_path).troubles
+    assert said.reason.startswith(f"holds at least 10,000 metrics, of which the first {MOST_METRICS:,} are read")
+    assert said.reason.endswith("(so do 2 other checkpoints)")
+    assert {len(c.metrics) for c in catalogue.checkpoints()} == {MOST_METRICS}
+    assert ingest(catalogue, tmp_path).troubles == []
+    heard = []
+    read_fingerprints([tmp_path / "epoch_1.pt"], trouble=heard.append)
+    assert [f.reason for f in heard] == [said.reason.partition(" (so")[0]]

@@ -1,0 +1,85 @@
+"""What a checkpoint says of the moment of its training: epoch, step and scores, at its top or in a mapping of state.
+
+PyTorch's own examples write ``{"epoch": …, "loss": …}``, nanoGPT ``iter_num`` and ``best_val_loss``, fairseq an
+``extra_state`` and an ``optimizer_history``, MMEngine ``meta``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.reading.plain_values import metrics_of
+
+if TYPE_CHECKING:
+    import torch
+
+_STATES = ("extra_state", "trainer_state", "training_state", "train_state", "meta", "progress")
+_SCORES = frozenset(
+    """loss acc accuracy error err score metric f f1 auc auroc ap map iou miou dice psnr ssim bleu rouge wer cer
+    perplexity ppl mse rmse mae fid reward return precision recall""".split()
+)
+_NUMBERED = re.compile(r"(?<=[a-z])\d+$")  # acc1, top5
+
+
+def states_of(about: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
+    """Return the mappings that say where a training stands: the top of the file, then those of state."""
+    inner = [held for key in _STATES if isinstance(held := about.get(key), Mapping) and not _is_opaque(held)]
+    return [about, *inner, *_of_fairseq(about)]
+
+
+def _is_opaque(held: Mapping[Any, Any]) -> bool:
+    return bool(getattr(held, "opaque", False))
+
+
+def _of_fairseq(about: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
+    """Return the epoch and the updates of a checkpoint of fairseq; at an epoch's end its iterator says the next one."""
+    extra, history = about.get("extra_state"), about.get("optimizer_history")
+    iterator = extra.get("train_iterator") if isinstance(extra, Mapping) else None
+    found: dict[str, Any] = {}
+    if isinstance(iterator, Mapping) and isinstance(epoch := iterator.get("epoch"), int):
+        found["epoch"] = epoch - int(iterator.get("iterations_in_epoch") == 0 and epoch > 1)
+    if isinstance(history, list) and history and isinstance(history[-1], Mapping):
+        found |= {k: v for k, v in history[-1].items() if k == "num_updates"}
+    return [found]
+
+
+def stated(states: list[Mapping[Any, Any]], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the states say under these names, the first of them that says it."""
+    return {name: next(s[name] for s in states if name in s) for name in names if any(name in s for s in states)}
+
+
+def scores(
+    states: list[Mapping[Any, Any]], scalar: Callable[[torch.Tensor], Any], *, tensors: bool
+) -> dict[str, float | None]:
+    """Return single numbers whose names say that they were measured (``val_loss``, ``best_acc1``).
+
+    Args:
+        states: as :func:`states_of` returns them.
+        scalar: gives the number of a one-element tensor.
+        tensors: whether tensors at the top may be numbers; not where they are the weights.
+    """
+    found: dict[str, float | None] = {}
+    for i, state in enumerate(states):
+        for name, value in state.items():
+            if not isinstance(name, str) or name in found or not _is_score(name):
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number or ((tensors or i) and hasattr(value, "item") and _size(value) == 1):
+                try:
+                    found.update(metrics_of({name: value}, scalar))
+                except UnreadableCheckpoint:
+                    continue  # an odd number beside the weights costs itself alone
+    return found
+
+
+def _size(value: Any) -> int:
+    size = getattr(value, "numel", None)
+    return int(size()) if callable(size) else int(getattr(value, "size", 0))
+
+
+def _is_score(name: str) -> bool:
+    last = re.split(r"[^a-z0-9@]+", name.lower())[-1]
+    return last in _SCORES or _NUMBERED.sub("", last) in _SCORES
