@@ -1,8 +1,8 @@
 """The contract that every layout keeps: where a run's files lie, and what they say.
 
-The first half (``run_of``, ``leaves_alone``, ``refuses``, ``beside``, ``lifecycle``) looks at names only, in the parent
-process. The second half (``interpret``, ``tell``, ``deleted``) reads what strangers wrote, in a child process with
-limits.
+The first half (``run_of``, ``ignores``, ``refuses``, ``side_files``, ``undecided``, ``lifecycle``) looks at names only,
+in the parent process. The second half (``interpret``, ``parse_side_files``, ``deleted``) reads what strangers wrote, in
+a child process with limits.
 """
 
 from __future__ import annotations
@@ -49,6 +49,25 @@ def _none_deleted(_sides: SideFileReader, _runs: Sequence[Path]) -> dict[str, st
 
 
 @dataclass(frozen=True)
+class Undecided:
+    """Logs that may be those of a run, where nothing says which of them is.
+
+    Attributes:
+        place: the folder that holds them.
+        logs: how many there are.
+        advice: what to do so that it shows.
+    """
+
+    place: Path
+    logs: int
+    advice: str
+
+
+def _decided(_run: Path, _held: Sequence[Path], _folders: Folders) -> Undecided | None:
+    return None
+
+
+@dataclass(frozen=True)
 class Layout:
     """One way in which people keep runs. Every part has a default that recognises nothing.
 
@@ -59,11 +78,13 @@ class Layout:
         ignores: ``(file, folders)``: whether a file that is named like a checkpoint is something else (the state
             of an optimiser) and is not to be read or complained about.
         refuses: ``(file, folders)``: the file or folder that a person would call the checkpoint, and why it is not
-            read, with what to do. Asked after ``leaves_alone``; several files may be parts of one that is refused.
+            read, with what to do. Asked after ``ignores``; several files may be parts of one that is refused.
         side_files: ``(run's folder, folders that hold its checkpoints, folders)`` to the files that tell more about it.
-            ``tell`` is asked only about runs where there are some.
+            ``parse_side_files`` is asked only about runs where there are some.
+        undecided: ``(run's folder, folders that hold its checkpoints, folders)`` to logs nearby of which one may be
+            this run's, and nothing says which. Asked where ``side_files`` finds none.
         interpret: what a checkpoint says; None when it is not one of this layout.
-        parse_side_files: what the files that ``beside`` named say. A file that cannot be read is a trouble in the
+        parse_side_files: what the files that ``side_files`` named say. A file that cannot be read is a trouble in the
             answer, never an exception.
         lifecycle: ``(run's folder, folders)`` to the file that says whether the run was deleted; None where nothing
             does.
@@ -81,5 +102,6 @@ class Layout:
     lifecycle: Callable[[Path, Folders], Path | None] = _nowhere
     deleted: Callable[[SideFileReader, Sequence[Path]], dict[str, str]] = _none_deleted
     refuses: Callable[[Path, Folders], tuple[Path, str] | None] = _unrefused
+    undecided: Callable[[Path, Sequence[Path], Folders], Undecided | None] = _decided
     combines: bool = False
     tracks: bool = False

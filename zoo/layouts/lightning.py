@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.layouts import plain
 from epsopt.zoo.layouts.folders import Folders
-from epsopt.zoo.layouts.layout import Layout
+from epsopt.zoo.layouts.layout import Layout, Undecided
 from epsopt.zoo.layouts.log_rows import flat, rows_of
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, RunMetadata
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
@@ -29,7 +29,9 @@ VERSION = "pytorch-lightning_version"
 
 _HOLDER = "checkpoints"
 _LOGGED = ("hparams.yaml", "metrics.csv")
-_LOGGERS = ("csv", "csv_logs", "lightning_logs", "logs")
+_LOGGERS = ("csv", "csv_logs", "lightning_logs", "logs", "tb_logs", "tensorboard")
+_ADVICE = "let ModelCheckpoint save without dirpath=, beside its log"
+_ABOVE = 3
 _VERSION = re.compile(r"version_\d+")
 _DEPTH = 4
 # "epoch=3-val", "step=10-train": a name in the making; "val", "best-val": what a metric in a file's name began with.
@@ -79,6 +81,23 @@ def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     nested = versions if len(versions) == 1 else [] if versions else tops
     missing = [name for name in _LOGGED if name not in folders.names(run)]
     return [*folders.those(run, _LOGGED), *(f for top in nested for f in folders.those(top, missing))]
+
+
+def undecided(run: Path, held: Sequence[Path], folders: Folders) -> Undecided | None:
+    """Return versions of logs near checkpoints that a callback saved elsewhere (``dirpath=``)."""
+    if not any(name.endswith(".ckpt") for folder in held for name in folders.names(folder)):
+        return None
+    if folders.those(run, _LOGGED):
+        return None
+    for above in (run, *run.parents[:_ABOVE]):
+        for top in folders.those(above, _LOGGERS):
+            named = (top, *(top / name for name in sorted(folders.names(top)) if not _VERSION.fullmatch(name)))
+            for place in named:
+                logs = [place / name for name in folders.names(place) if _VERSION.fullmatch(name)]
+                logs = [log for log in logs if _is_version(log, folders) and _HOLDER not in folders.names(log)]
+                if logs:
+                    return Undecided(place, len(logs), _ADVICE)
+    return None
 
 
 def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:
@@ -136,4 +155,6 @@ def tell(sides: SideFileReader) -> RunMetadata:
     return told
 
 
-LAYOUT = Layout("lightning", run_of=run_of, side_files=beside, interpret=interpret, parse_side_files=tell)
+LAYOUT = Layout(
+    "lightning", run_of=run_of, side_files=beside, undecided=undecided, interpret=interpret, parse_side_files=tell
+)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epsopt.zoo.layouts import hugging_face, hydra, lightning, mlflow, plain, ray, sharded, tensorboard, wandb
 from epsopt.zoo.layouts.folders import Folders
-from epsopt.zoo.layouts.layout import Layout
+from epsopt.zoo.layouts.layout import Layout, Undecided
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 
 if TYPE_CHECKING:
@@ -58,6 +58,14 @@ def sources(run: Path, held: Sequence[Path], folders: Folders) -> list[tuple[str
             taken.update(files)
             found.append((layout.name, files))
     return found
+
+
+def undecided(
+    run: Path, held: Sequence[Path], folders: Folders, answered: Collection[str]
+) -> list[tuple[str, Undecided]]:
+    """Return logs that may be those of a run, by the layouts that have no side files of it (`answered` have some)."""
+    asked = (layout for layout in LAYOUTS if layout.name not in answered)
+    return [(layout.name, u) for layout in asked if (u := layout.undecided(run, held, folders)) is not None]
 
 
 def lifecycles(run: Path, folders: Folders) -> list[tuple[str, Path]]:

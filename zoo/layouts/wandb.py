@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from epsopt.zoo.layouts.folders import Folders
-from epsopt.zoo.layouts.layout import Layout
+from epsopt.zoo.layouts.layout import Layout, Undecided
 from epsopt.zoo.layouts.log_rows import flat, rows_of
 from epsopt.zoo.layouts.parsed import RunMetadata
 from epsopt.zoo.layouts.side_file_reader import TABLE_BYTES, SideError, SideFileReader
@@ -22,6 +22,8 @@ from epsopt.zoo.reading.source import open_source
 
 _RUN = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-(.+)")
 _ABOVE = 3
+_SAVED = (".pt", ".pth", ".ckpt", ".safetensors")
+_ADVICE = "save each run's checkpoints to a folder that has W&B's id of the run as its name, or with wandb.save"
 
 
 def run_of(file: Path, _folders: Folders) -> Path | None:
@@ -49,6 +51,19 @@ def _logged(run: Path, folders: Folders) -> list[Path]:
         if len({known[name] for name in ours}) == 1:  # a run that was resumed has a folder for each time
             return [folder / "wandb" / name for name in sorted(ours, key=_date)]
     return []
+
+
+def undecided(run: Path, _held: Sequence[Path], folders: Folders) -> Undecided | None:
+    """Return W&B's runs in a folder ``wandb`` beside or above a run, where none has its name and there are several."""
+    for folder in (run, *run.parents[:_ABOVE]):
+        if "wandb" in folders.names(folder):
+            place = folder / "wandb"
+            names = [name for name in folders.names(place) if _RUN.fullmatch(name)]
+            # Runs whose files hold checkpoints are those of these, and no others'.
+            free = [n for n in names if not any(f.endswith(_SAVED) for f in folders.names(place / n / "files"))]
+            idents = {m[1] for name in free if (m := _RUN.fullmatch(name))} - folders.names(folder)
+            return Undecided(place, len(idents), _ADVICE) if idents else None
+    return None
 
 
 def _date(name: str) -> str:
@@ -86,4 +101,12 @@ def _bytes(path: Path, sides: SideFileReader) -> bytes:
         return bytes(source.read(0, source.size))
 
 
-LAYOUT = Layout("wandb", run_of=run_of, side_files=beside, parse_side_files=tell, combines=True, tracks=True)
+LAYOUT = Layout(
+    "wandb",
+    run_of=run_of,
+    side_files=beside,
+    undecided=undecided,
+    parse_side_files=tell,
+    combines=True,
+    tracks=True,
+)

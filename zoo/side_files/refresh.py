@@ -9,11 +9,13 @@ from pathlib import Path
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.errors import Failure
+from epsopt.zoo.formatting import count
 from epsopt.zoo.layouts.checkpoint_folders import by_name
 from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.layouts.layout import Undecided
 from epsopt.zoo.layouts.parsed import Position, known_metrics
 from epsopt.zoo.layouts.plain import epoch_of
-from epsopt.zoo.layouts.registry import shown
+from epsopt.zoo.layouts.registry import shown, undecided
 from epsopt.zoo.layouts.scan import Scan, is_checkpoint_name, locate_run, order
 from epsopt.zoo.reading.plain_values import finite_metrics, with_defaults
 from epsopt.zoo.reading.pool import ReaderPool
@@ -81,6 +83,7 @@ def refresh_runs(
             out.troubles += run.troubles
             names |= run.layouts
         counted[shown(names)] += 1
+    out.troubles += undecided_logs(seen)
     for start in range(0, len(stale), _BATCH):
         batch = stale[start : start + _BATCH]
         answers = ask_beside(pool, [(sides, run.positions) for run, _, sides, _, _ in batch])
@@ -96,6 +99,26 @@ def refresh_runs(
     out.troubles = sorted(set(out.troubles), key=lambda f: f.path)
     out.retold = len(stale)
     return out
+
+
+def undecided_logs(seen: Scan) -> list[Failure]:
+    """Say once a folder that nothing tells which of its logs are those of runs that were found, and have none."""
+    found: dict[Undecided, list[str]] = {}
+    names: dict[Undecided, str] = {}
+    for files, sides in sides_of(seen):
+        held = list(dict.fromkeys(f.path.parent for f in files))
+        for layout, logs in undecided(location(files[0].run_path), held, seen.folders, sides.files):
+            found.setdefault(logs, []).append(files[0].run_name)
+            names[logs] = layout
+    return [
+        Failure(
+            str(logs.place),
+            f"holds {count(logs.logs, f'log of {names[logs]}', f'logs of {names[logs]}')}, and nothing says which "
+            f"{'is that' if len(runs) == 1 else 'are those'} of {count(len(runs), 'run')} (such as {runs[0]}), which "
+            f"{'is' if len(runs) == 1 else 'are'} left without: {logs.advice}, or name each in a table ([runs] table)",
+        )
+        for logs, runs in found.items()
+    ]
 
 
 def attach_metadata(
