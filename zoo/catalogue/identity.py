@@ -42,7 +42,8 @@ class FileContent:
         signature: of tensor names and shapes.
         lineage_id: of its lineage.
         n_parameters: floating-point values in it.
-        said: what it says of itself: epoch, step, metrics, hyperparameters and layout.
+        said: what it says of itself: epoch, step, metrics, hyperparameters and layout; and of its run, which
+            checkpoint is the best, where it says that.
     """
 
     sha256: str
@@ -63,7 +64,11 @@ class FileContent:
             signature=contents.signature,
             lineage_id=lineage_id,
             n_parameters=contents.n_parameters,
-            said={**{name: getattr(contents, name) for name in _SAID}, "metrics": finite_metrics(contents.metrics)},
+            said={
+                **{name: getattr(contents, name) for name in _SAID},
+                "metrics": finite_metrics(contents.metrics),
+                **({"best": contents.best} if contents.best is not None else {}),
+            },
         )
 
 
@@ -260,7 +265,7 @@ def _insert(connection: Connection, run_id: int, content: FileContent, fingerpri
 
 def _columns(said: dict[str, Any]) -> dict[str, Any]:
     texts = {name: json.dumps(said[name], sort_keys=name == "metrics") for name in ("metrics", "hyperparameters")}
-    return {**said, **texts}
+    return {**{name: said[name] for name in _SAID}, **texts}
 
 
 def _holder(connection: Connection, table: Table, weights: str) -> int | None:

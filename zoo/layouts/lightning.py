@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.layouts import plain
+from epsopt.zoo.layouts.best import same_end
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout, Undecided
 from epsopt.zoo.layouts.log_rows import flat, rows_of
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, RunMetadata
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.reading.plain_values import metrics_of
+from epsopt.zoo.reading.text import sanitize
 
 if TYPE_CHECKING:
     from epsopt.zoo.reading.tensors import OpenCheckpoint
@@ -106,7 +107,24 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:
     if checkpoint.metadata is not None or not isinstance(tree, Mapping) or VERSION not in tree:
         return None
     reading = plain.interpret(checkpoint)
-    return replace(reading, metrics={**_monitored(checkpoint), **reading.metrics}, layout="lightning")
+    metrics = {**_monitored(checkpoint), **reading.metrics}
+    return replace(reading, metrics=metrics, layout="lightning", best=_best(_callbacks(checkpoint)))
+
+
+def _callbacks(checkpoint: OpenCheckpoint) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the states of ModelCheckpoint callbacks, in the order of the trainer."""
+    callbacks = checkpoint.tree.get("callbacks")
+    return [
+        (str(name), state)
+        for name, state in (callbacks.items() if isinstance(callbacks, Mapping) else ())
+        if str(name).startswith("ModelCheckpoint") and isinstance(state, Mapping)
+    ]
+
+
+def _best(states: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
+    """Return the path that ``trainer.test(ckpt_path="best")`` takes: that of the first callback."""
+    best = next((state.get("best_model_path") for _, state in states), None)
+    return sanitize(best) if isinstance(best, str) and best else None
 
 
 def _monitored(checkpoint: OpenCheckpoint) -> dict[str, float | None]:
@@ -116,19 +134,14 @@ def _monitored(checkpoint: OpenCheckpoint) -> dict[str, float | None]:
         checkpoint.check({"a number": tensor})
         return checkpoint.read("a number", tensor).reshape(()).item()
 
-    callbacks = checkpoint.tree.get("callbacks")
-    states = [
-        (str(name), state)
-        for name, state in (callbacks.items() if isinstance(callbacks, Mapping) else ())
-        if str(name).startswith("ModelCheckpoint") and isinstance(state, Mapping)
-    ]
+    states = _callbacks(checkpoint)
     path = checkpoint.source.path
     # The file may have moved since; what has most of its path in common with it is it.
     known = [p for _, s in states for p in (*_scores(s), s.get("best_model_path"), s.get("last_model_path"))]
-    most = max((_same_end(path, other) for other in known if isinstance(other, str)), default=0)
+    most = max((same_end(path, other) for other in known if isinstance(other, str)), default=0)
     found: dict[str, float | None] = {}
     for name, state in states:
-        own = [score for other, score in _scores(state).items() if most and _same_end(path, other) == most]
+        own = [score for other, score in _scores(state).items() if most and same_end(path, other) == most]
         if len(own) == 1 and isinstance(monitor := state.get("monitor"), str) and not _BETWEEN.search(name):
             found.update(metrics_of({monitor: own[0]}, scalar))
     return found
@@ -137,12 +150,6 @@ def _monitored(checkpoint: OpenCheckpoint) -> dict[str, float | None]:
 def _scores(state: Mapping[str, Any]) -> dict[str, Any]:
     kept = state.get("best_k_models")
     return {k: v for k, v in kept.items() if isinstance(k, str)} if isinstance(kept, Mapping) else {}
-
-
-def _same_end(path: Path, other: str) -> int:
-    """Return how many names two paths have in common, counted from the end."""
-    pairs = zip(reversed(path.parts), reversed(PurePath(other.replace("\\", "/")).parts), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def tell(sides: SideFileReader) -> RunMetadata:

@@ -21,9 +21,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from epsopt.zoo.layouts.best import is_test
 from epsopt.zoo.layouts.parsed import Position, Row, RunMetadata
 
 _Value = float | None
+_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,45 @@ def matched(told: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[
     clocks = _clocks(told, rows, series.values(), positions)
     by_name = any(row.checkpoint for row in rows)
     out: dict[str, dict[str, _Value]] = {}
+    unsure: list[str] = []
     for name, entries in series.items():
         found = _by_name(entries, positions) if by_name else _of_metric(entries, positions, clocks)
+        if _of_best_or_last(name, entries, positions):
+            unsure.append(name)
+            continue
         for key, value in found.items():
             out.setdefault(key, {})[name] = value
     last = max(positions, key=lambda p: (-1 if p.epoch is None else p.epoch, p.path), default=None)
+    if last is not None and last.best is False:
+        unsure += [name for name in told.final if is_test(name)]
+        told.final = {name: value for name, value in told.final.items() if not is_test(name)}
+    if unsure and last is not None:
+        told.troubles.append((last.path, _unsure(unsure)))
     if told.final and last is not None:
         out[last.key] = {**told.final, **out.get(last.key, {})}
     return out
+
+
+def _of_best_or_last(name: str, entries: list[tuple[Row, _Value]], positions: Sequence[Position]) -> bool:
+    """Tell whether a test after training may have been of the last checkpoint or of the best, which is another one.
+
+    Where a test was logged at the best one's own step, it was of that one.
+    """
+    if not is_test(name) or len({(row.epoch, row.step) for row, _ in entries}) != 1:
+        return False
+    row = entries[0][0]
+    best = [p for p in positions if p.best]
+    newest = max((p.step for p in positions if p.step is not None), default=-1)
+    after = row.step is None or row.step + 1 >= newest or row.step == 0  # a trainer that only tests counts from 0
+    return any(p.best is False for p in positions) and not any(p.step == newest for p in best) and after
+
+
+def _unsure(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    return (
+        f"{shown}: tested after training, and the log does not say whether on this last checkpoint or on the best one, "
+        "so neither has it: say it in a table of runs ([runs] table)"
+    )
 
 
 def _clocks(

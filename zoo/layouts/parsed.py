@@ -52,6 +52,7 @@ class Position:
         epoch: epoch (or step, where there is no epoch), None when unknown.
         step: optimiser steps, None when unknown.
         layout: the layout that knows the checkpoint's keys: some loggers count steps in a way of their own.
+        best: whether the run called this checkpoint the best at its end; None where nothing says which was.
     """
 
     key: str
@@ -59,6 +60,7 @@ class Position:
     epoch: int | None
     step: int | None
     layout: str = "plain"
+    best: bool | None = None
 
 
 @dataclass(frozen=True)

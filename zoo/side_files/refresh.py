@@ -10,6 +10,7 @@ from pathlib import Path
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.errors import Failure
 from epsopt.zoo.formatting import count
+from epsopt.zoo.layouts.best import Claim, with_best
 from epsopt.zoo.layouts.checkpoint_folders import by_name
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Undecided
@@ -145,7 +146,8 @@ def attach_metadata(
     for path, read in members.items():
         held = list(dict.fromkeys(c.path.parent for _, c in read))
         positions = [Position(str(i), str(c.path), c.epoch, c.step, c.layout) for i, c in read]
-        asked.append((beside(location(path), held, folders), [*positions, *_later(read, folders)]))
+        claims = [Claim(str(i), str(c.path), c.best) for i, c in read]
+        asked.append((beside(location(path), held, folders), with_best([*positions, *_later(read, folders)], claims)))
     answers: list[SideFileResult] = (
         ask_beside(pool, asked) if any(sides.files for sides, _ in asked) else [SideFileResult()] * len(asked)
     )

@@ -10,12 +10,21 @@ from sqlalchemy import Connection, delete, insert, select
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.listing import parts_of_runs
 from epsopt.zoo.catalogue.queries import refresh_run
-from epsopt.zoo.catalogue.tables import checkpoints, runs, told
+from epsopt.zoo.catalogue.tables import checkpoints, files, runs, told
 from epsopt.zoo.errors import Failure
+from epsopt.zoo.layouts.best import Claim, with_best
 from epsopt.zoo.layouts.parsed import Position
 from epsopt.zoo.reading.plain_values import finite_metrics
 from epsopt.zoo.side_files.discover import SideFileResult
 from epsopt.zoo.side_files.run_tables import Given
+
+_WORDS = (
+    select(checkpoints.c.run_id, checkpoints.c.sha256, files.c.path, files.c.said)
+    .join(files, files.c.checkpoint_id == checkpoints.c.id)
+    .where(checkpoints.c.layout == "lightning", files.c.said.is_not(None))
+    .order_by(files.c.path)
+)
+"""What files say; of other layouts none says which checkpoint is the best."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +55,17 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
         parts = parts_of_runs(connection)
         columns = (runs.c.id, runs.c.path, told.c.state, told.c.troubles, told.c.layouts, told.c.given)
         known = connection.execute(select(*columns).outerjoin(told)).all()
+        spoken = connection.execute(_WORDS).all()
     members: dict[int, list[Position]] = {}
+    claims: dict[int, list[Claim]] = {}
+    for r in spoken:
+        said = json.loads(r.said)
+        claims.setdefault(r.run_id, []).append(Claim(r.sha256, r.path, said.get("best")))
     formats: dict[int, set[str]] = {}
     for r in rows:
         members.setdefault(r.run_id, []).append(Position(r.sha256, r.path, r.epoch, r.step, r.layout or "plain"))
         formats.setdefault(r.run_id, set()).add(r.layout or "plain")
+    members = {run: with_best(found, claims.get(run, ())) for run, found in members.items()}
     # What a tracker logged speaks of all that the run wrote, also of what the tracker did not keep.
     for part, whole in parts.items():
         own = {p.key for p in members.get(part, [])}

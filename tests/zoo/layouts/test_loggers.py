@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from epsopt.zoo.ingestion.ingest import ingest
+from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
 
 pl = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
 from pytorch_lightning.callbacks import ModelCheckpoint  # noqa: E402 - after the skip
@@ -131,6 +131,31 @@ def test_every_checkpoint_has_the_values_of_its_own_moment(logged, catalogue):
     assert set(tested) <= {"all-epoch=2", "third-step=12"}
     assert set(tested.values()) == {STEPS * EPOCHS}
     assert not {"epoch", "step", "hp_metric"} & {name for c in found.values() for name in c.metrics}
+
+
+@pytest.mark.parametrize(("mode", "holders"), [("min", []), ("max", [EPOCHS - 1])])
+@pytest.mark.parametrize("kind", ["csv", "tensorboard"])
+def test_a_test_after_training_is_on_no_checkpoint_where_it_may_be_of_the_best_or_the_last(
+    tmp_path, catalogue, kind, mode, holders
+):
+    """``trainer.test(model)`` and ``trainer.test(ckpt_path="best")`` leave the same log."""
+    fit(logger_of(kind, tmp_path), ModelCheckpoint(save_top_k=-1, monitor="val/score", mode=mode))
+    report = ingest(catalogue, tmp_path)
+    found = {c.epoch: c.metrics for c in catalogue.checkpoints()}
+    assert [epoch for epoch, metrics in found.items() if "test/clock" in metrics] == holders
+    assert [m["val/score"] for _, m in sorted(found.items())] == list(SCORES)
+    if not holders:
+        (said,) = report.troubles
+        assert said.reason.startswith("test/clock: tested after training, and the log does not say whether on this")
+        assert "[runs] table" in said.reason
+        assert f"epoch={EPOCHS - 1}" in said.path
+        assert ingest(catalogue, tmp_path).troubles == [said]
+        heard = []
+        read = read_fingerprints([Path(c.path) for c in catalogue.checkpoints()], trouble=heard.append)
+        assert [c for c in read if "test/clock" in c.metrics] == []
+        assert heard == [said]
+    else:
+        assert report.troubles == []
 
 
 def test_nested_hyperparameters_have_one_name_each(logged, catalogue):
