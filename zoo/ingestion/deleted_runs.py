@@ -80,8 +80,8 @@ def set_aside(seen: Scan, pool: Callable[[], ReaderPool], catalogue: Catalogue |
             text = json.dumps({run: [s.identity, s.reason] for run, s in sorted({**known, **said}.items())})
             catalogue.put_artifact(_KIND, _KEY, text.encode(), {})
         _forget(catalogue, {*gone, *_former(seen)})
-    found = [*(Failure(run, reason) for run, reason in gone.items()), *_trashed(seen)]
-    return sorted(found, key=lambda f: f.path)
+    named = [*(Failure(run, reason) for run, reason in gone.items()), *_trashed(seen)]
+    return sorted(named, key=lambda f: f.path)
 
 
 def _trashed(seen: Scan) -> list[Failure]:

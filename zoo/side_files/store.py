@@ -58,9 +58,8 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
         spoken = connection.execute(_WORDS).all()
     members: dict[int, list[Position]] = {}
     claims: dict[int, list[Claim]] = {}
-    for r in spoken:
-        said = json.loads(r.said)
-        claims.setdefault(r.run_id, []).append(Claim(r.sha256, r.path, said.get("best")))
+    for run_id, sha256, path, said in spoken:
+        claims.setdefault(run_id, []).append(Claim(sha256, path, json.loads(said).get("best")))
     formats: dict[int, set[str]] = {}
     for r in rows:
         members.setdefault(r.run_id, []).append(Position(r.sha256, r.path, r.epoch, r.step, r.layout or "plain"))
