@@ -45,7 +45,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         seen = scan(list(paths), follow_links=follow_links or (project is not None and project.follow_links))
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
-            from epsopt.optimize.latent.predict_checkpoint import assess
+            from epsopt.optimize.latent.predict_checkpoint import assess, measured_at_ends
             from epsopt.studies.surrogate_store import load_map, load_map_with_probes
 
             embed = workspace.project.embed if workspace.project and not weights_only else None
@@ -63,6 +63,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         if not (read or failed):
             raise CatalogueError(f"no checkpoint file under {', '.join(str(p) for p in paths)}")
         prints, points = [r.fingerprint for r in read], [r.embedding for r in read]
+        at_ends = measured_at_ends(checkpoints, surrogate.metric_names)
         found = assess(surrogate, checkpoints, prints, embeddings=points, level=level) if read else []
     if options.json:
         print_json(
@@ -70,6 +71,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
                 "level": level,
                 "trained_on": surrogate.trained_on,
                 "probes": surrogate.probes,
+                "measured_at_ends": at_ends,
                 "predictions": [
                     {
                         "path": str(r.path),
@@ -93,6 +95,11 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
     else:
         if read:
             _show(read, found, surrogate.metric_names, level)
+            if at_ends:
+                print_wrapped(
+                    f"Careful: {', '.join(at_ends)} was measured at the ends of runs only; what is predicted of "
+                    "earlier checkpoints was never compared with a measurement."
+                )
         if failed:
             print_wrapped("Could not be read:")
             failures(failed)

@@ -20,8 +20,9 @@ from epsopt.surrogate.surrogate import OtherVersion, Surrogate
 from epsopt.surrogate.training import TrainingConfig
 from epsopt.surrogate.validation import MetricValidation, Validation
 from epsopt.zoo.catalogue.catalogue import Catalogue
-from epsopt.zoo.catalogue.types import each_content_once
+from epsopt.zoo.catalogue.types import Checkpoint, each_content_once
 from epsopt.zoo.errors import DamagedArtifact, EmptyCatalogue
+from epsopt.zoo.formatting import count
 
 KINDS = {False: "surrogate", True: "surrogate-with-probes"}
 DAMAGED = "it is damaged"
@@ -73,8 +74,10 @@ def training_set(catalogue: Catalogue, learned: Sequence[str] | None = None) -> 
     Raises:
         EmptyCatalogue: there is none; names the command to run first.
     """
-    measured = [c for c in catalogue.checkpoints() if any(v is not None for v in c.metrics.values())]
-    checkpoints = each_content_once(measured)
+    checkpoints = _measured_contents(catalogue)
+    prints = dict(zip((c.id for c in checkpoints), catalogue.fingerprints([c.id for c in checkpoints]), strict=True))
+    # What NaN weights measured says nothing of others, and their fingerprint is that of zeros.
+    checkpoints = [c for c in checkpoints if not prints[c.id].nan_weights] or checkpoints
     if not checkpoints:
         raise EmptyCatalogue(
             "the catalogue holds no checkpoint with metrics: read your runs with 'epsopt ingest RUNS' first"
@@ -96,13 +99,18 @@ def training_set(catalogue: Catalogue, learned: Sequence[str] | None = None) -> 
         stacked = stacked.astype(np.float32)
     return TrainingSet(
         keys=tuple(c.sha256 for c in checkpoints),
-        fingerprints=tuple(catalogue.fingerprints(ids)),
+        fingerprints=tuple(prints[i] for i in ids),
         runs=np.array([c.run_id for c in checkpoints], dtype=np.int64),
         lineages=np.array([c.lineage_id for c in checkpoints], dtype=np.int64),
         metric_names=names,
         metrics=metrics,
         embeddings=stacked,
     )
+
+
+def _measured_contents(catalogue: Catalogue) -> list[Checkpoint]:
+    """Return the checkpoints with at least one measured metric, each content once."""
+    return each_content_once([c for c in catalogue.checkpoints() if any(v is not None for v in c.metrics.values())])
 
 
 def fit_map(
@@ -138,6 +146,8 @@ def fit_map(
     train = training_set(catalogue, chosen.names)
     known = {name: limits for name, limits in (bounds or {}).items() if name in train.metric_names}
     doubts = _doubts(train, known)
+    if broken := len(_measured_contents(catalogue)) - len(train):
+        doubts += (f"nothing is learned from {count(broken, 'checkpoint')} whose weights are NaN",)
     key = fit_key(train, seed=seed, bounds=known, recipe=recipe, probes=probes)
     kept, damaged = (None, None) if again else _kept(catalogue, probes, key)
     if kept is not None:

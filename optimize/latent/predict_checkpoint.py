@@ -76,6 +76,8 @@ def assess(
     for i, near in enumerate(nearest(z, latents, known, 1)):
         distance = near[0].distance
         refused = surrogate.refusal(fingerprints[i].signature, level)
+        if broken := fingerprints[i].nan_weights:
+            refused = f"{broken:,} of its {fingerprints[i].n_parameters:,} weights are NaN"
         if refused is None and distance > _TOO_FAR * region.furthest:
             refused = (
                 f"it lies {distance:.3g} from the nearest checkpoint that the map knows, and none of those lies "
@@ -88,6 +90,32 @@ def assess(
         trusted = distance <= region.radius
         out.append(Assessment(point, low, high, near[0], region.radius, trusted, not unseen[i], refused))
     return out
+
+
+def measured_at_ends(checkpoints: Sequence[Checkpoint], metrics: Sequence[str]) -> list[str]:
+    """Name the metrics that runs of several checkpoints measured at their last one only, such as a test score.
+
+    What a surrogate predicts of earlier checkpoints was then never compared with a measurement.
+
+    Args:
+        checkpoints: the catalogue's.
+        metrics: names of metrics, in any order.
+
+    Returns:
+        Those of `metrics` that nine in ten of the measuring runs measured at the last checkpoint alone.
+    """
+    runs: dict[int, list[Checkpoint]] = {}
+    for checkpoint in checkpoints:
+        runs.setdefault(checkpoint.run_id, []).append(checkpoint)
+    long = [sorted(run, key=lambda c: -1 if c.epoch is None else c.epoch) for run in runs.values() if len(run) > 1]
+    found = []
+    for metric in metrics:
+        flags = [[c.metrics.get(metric) is not None for c in run] for run in long]
+        measuring = [f for f in flags if any(f)]
+        at_end = [f for f in measuring if f[-1] and not any(f[:-1])]
+        if measuring and len(at_end) >= 0.9 * len(measuring):
+            found.append(metric)
+    return found
 
 
 def _stacked(embeddings: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:

@@ -76,7 +76,7 @@ TOLD: dict[str, tuple[str, bytes, dict[str, Any]]] = {
         "config.yaml",
         b"a: !!python/object/apply:os.system [%s]\nb: !!python/tuple [1, 2]\nc: !!python/name:os.system ''\nlr: 1\n"
         % json.dumps(SHELL).encode(),
-        {"b": "[1, 2]", "c": "", "lr": 1},
+        {"b": "[1, 2]", "c": "<os.system>", "lr": 1},
     ),
     "shared parts": ("config.yaml", b"a: &x {lr: 1}\nb: *x\nc: {<<: *x, wd: 2}\n", {"b.lr": 1, "c.lr": 1, "c.wd": 2}),
     "texts that double": (".hydra/config.yaml", GROWING.encode(), {"a0": "x" * 20}),

@@ -82,6 +82,7 @@ class Fingerprint:
             distances between their sketches (a count sketch: Charikar et al. 2002), and the sketch of a weighted sum
             of checkpoints is the weighted sum of their sketches.
         n_parameters: number of floating-point values in the checkpoint.
+        nan_weights: number of those that are NaN. Infinite ones do not count: masks of attention hold them.
     """
 
     names: tuple[str, ...]
@@ -89,6 +90,7 @@ class Fingerprint:
     features: Array
     sketch: Array
     n_parameters: int
+    nan_weights: int = 0
 
     @property
     def signature(self) -> str:
@@ -99,7 +101,13 @@ class Fingerprint:
     def to_bytes(self) -> bytes:
         """Return the fingerprint as bytes: a JSON header and compressed arrays; no pickle."""
         header = json.dumps(
-            {"format": FORMAT, "names": self.names, "shapes": self.shapes, "n_parameters": self.n_parameters}
+            {
+                "format": FORMAT,
+                "names": self.names,
+                "shapes": self.shapes,
+                "n_parameters": self.n_parameters,
+                **({"nan_weights": self.nan_weights} if self.nan_weights else {}),
+            }
         ).encode()
         statistics, maps = self.features[:, : _MAPS.start], self.features[:, _MAPS]
         body = statistics.astype("<f4").tobytes() + maps.astype("<f2").tobytes() + self.sketch.astype("<f4").tobytes()
@@ -128,6 +136,7 @@ class Fingerprint:
                 features=np.concatenate([statistics, maps.astype(np.float32)], axis=1),
                 sketch=np.frombuffer(body[second:], dtype="<f4").reshape(SKETCH).astype(np.float32),
                 n_parameters=int(header["n_parameters"]),
+                nan_weights=int(header.get("nan_weights", 0)),
             )
         except (struct.error, ValueError, KeyError, TypeError, zlib.error) as error:
             raise CatalogueError(
@@ -156,7 +165,7 @@ def fingerprint(
     sketch = np.zeros(SKETCH, dtype=np.float64)
     chain = _Chain()
     workspace = ScratchMemory()
-    n_parameters = 0
+    n_parameters = nan_weights = 0
     for name, tensor in tensors:
         if not tensor.is_floating_point() or tensor.numel() == 0:
             continue
@@ -164,6 +173,7 @@ def fingerprint(
         try:
             described, squares = statistics(_matrix(values), _LARGEST**2)
         except OverflowError:
+            nan_weights += int(np.count_nonzero(np.isnan(values)))
             values = _clipped(values)
             described, squares = statistics(_matrix(values))
         names.append(name)
@@ -195,7 +205,7 @@ def fingerprint(
         row[_MAPS] = row[_MAPS].astype(np.float16)
         rows.append(row)
     features = np.stack(rows) if rows else np.zeros((0, FEATURES), dtype=np.float32)
-    return Fingerprint(tuple(names), tuple(shapes), features, sketch.astype(np.float32), n_parameters)
+    return Fingerprint(tuple(names), tuple(shapes), features, sketch.astype(np.float32), n_parameters, nan_weights)
 
 
 def _compress(body: bytes) -> bytes:

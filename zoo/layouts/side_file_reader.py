@@ -188,17 +188,32 @@ def _constructor() -> Any:
             return flattened
 
     def data(self: Any, node: Any) -> Any:
+        kind = str(node.tag or "").removeprefix("tag:yaml.org,2002:python/")
         if isinstance(node, ScalarNode):
-            return node.value
+            return f"<{kind.removeprefix('name:')}>" if kind.startswith("name:") else node.value
         if isinstance(node, SequenceNode):
             return self.construct_sequence(node, deep=True)
         if isinstance(node, MappingNode):
-            return self.construct_mapping(node, deep=True)
+            held = self.construct_mapping(node, deep=True)
+            return partial_call(held.get("state")) or held if kind == "object/apply:functools.partial" else held
         raise SideError("not valid YAML: a node of no kind")
 
     Plain.add_constructor(None, data)
     Plain.add_constructor("tag:yaml.org,2002:timestamp", lambda _self, node: node.value)
     return Plain
+
+
+def partial_call(state: object) -> dict[str, Any] | None:
+    """Return what a ``functools.partial`` calls and with what, in the words that Hydra has for it; None for no partial.
+
+    Args:
+        state: as PyYAML writes it: function, positional arguments, keywords, attributes.
+    """
+    match state:
+        case [str() as function, [*arguments], dict() as keywords, *_]:
+            positional = {"_args_": arguments} if arguments else {}
+            return {"_target_": function, **positional, **keywords}
+    return None
 
 
 def _line(error: Any) -> str:

@@ -177,7 +177,10 @@ class _Recovery:
             state = value.state if isinstance(value.state, tuple) else ()
             keywords = state[2] if len(state) > 2 and isinstance(state[2], Mapping) else {}
             inner = parts[0].title if isinstance(parts[0], Recovered) else parts[0]
-            return Recovered(title, {"_target_": inner, **{_key(self.of(k)): self.of(v) for k, v in keywords.items()}})
+            given = state[1] if len(state) > 1 and isinstance(state[1], tuple | list) else ()
+            positional = {"_args_": [self.of(v) for v in given]} if given else {}
+            named = {_key(self.of(k)): self.of(v) for k, v in keywords.items()}
+            return Recovered(title, {"_target_": inner, **positional, **named})
         if title == "collections.deque" or (title.startswith("collections.User") and isinstance(value.state, dict)):
             held = value.state.get("data") if isinstance(value.state, dict) else None
             return self.of(held) if held is not None else [self.of(v) for v in (*value.items, *_listed(parts))]

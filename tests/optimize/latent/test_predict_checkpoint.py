@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from epsopt.optimize.latent.predict_checkpoint import assess
+from epsopt.optimize.latent.predict_checkpoint import assess, measured_at_ends
 from epsopt.optimize.proposals.proposals import past_runs
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
@@ -55,3 +57,21 @@ def test_a_checkpoint_far_outside_of_the_zoo_is_refused(fitted, zoo):
 def test_every_checkpoint_of_a_run_like_the_others_is_predicted(fitted, zoo):
     prints = [fingerprint(synthetic(run, 3)[0].items(), network_weights(0).get) for run in range(20, 32)]
     assert [found.refused for found in assess(fitted[0], zoo[1], prints)] == [None] * 12
+
+
+def test_nothing_is_predicted_of_weights_that_are_nan(fitted, zoo):
+    weights = network_weights(0)
+    weights["net.0.weight"][0, :] = torch.nan
+    (found,) = assess(fitted[0], zoo[1], [fingerprint(weights.items(), network_weights(0).get)])
+    assert found.refused == "5 of its 124 weights are NaN"
+    assert all(np.isnan(v) for v in (*found.point.values(), *found.low.values(), *found.high.values()))
+
+
+def test_metrics_that_only_ends_of_runs_have_are_named(zoo):
+    checkpoints = [
+        replace(c, metrics={**c.metrics, "test": 0.5 if c.epoch == 5 else None, "early": 1.0 if c.epoch < 3 else None})
+        for c in zoo[1]
+    ]
+    assert measured_at_ends(checkpoints, ["coverage", "test", "early", "unknown"]) == ["test"]
+    ends = [c for c in checkpoints if c.epoch == 5]
+    assert measured_at_ends(ends, ["coverage", "test"]) == [], "where runs have one checkpoint, that is where all is"

@@ -111,6 +111,16 @@ def test_delta_columns_are_zero_without_a_reference_and_say_the_distance_with_on
     np.testing.assert_allclose(delta[:, 1], 1.0, rtol=1e-5)
 
 
+def test_nan_weights_are_counted_and_kept_and_masks_of_infinity_are_not() -> None:
+    weights = mlp(0)
+    assert fingerprint(weights.items()).nan_weights == 0
+    weights["net.0.weight"][:2] = torch.nan
+    weights["net.2.weight"][0, 0] = -torch.inf
+    found = fingerprint(weights.items())
+    assert found.nan_weights == 18
+    assert Fingerprint.from_bytes(found.to_bytes()).nan_weights == 18
+
+
 def test_nan_and_infinite_weights_still_give_finite_columns() -> None:
     weights = mlp(8)
     weights["net.0.weight"][0, 0] = torch.nan

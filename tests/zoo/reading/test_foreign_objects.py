@@ -24,10 +24,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
+from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.ingestion.ingest import ingest
+from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
 from epsopt.zoo.layouts.open_checkpoint import load_weights
+from epsopt.zoo.layouts.side_file_reader import parse_yaml
 
 WEIGHTS = {"w": torch.arange(12.0).reshape(3, 4)}
 
@@ -505,3 +508,19 @@ def test_weights_that_a_library_packed_are_named(tmp_path, name):
     for file in ("a.pt", "a.safetensors"):
         with pytest.raises(UnreadableCheckpoint, match="quantised"):
             load_weights(tmp_path / file)
+
+
+def test_a_partial_says_the_same_in_yaml_and_in_a_pickle_with_what_stands_without_a_name(tmp_path):
+    partial = functools.partial(torch.nn.LeakyReLU, 0.1)
+    torch.save(
+        {"state_dict": {"w.weight": torch.ones(3, 3)}, "hyper_parameters": {"act": partial}}, tmp_path / "a.ckpt"
+    )
+    (found,) = read_fingerprints([tmp_path / "a.ckpt"], Catalogue(f"sqlite:///{tmp_path / 'a.db'}"))
+    expected = {"_target_": "<torch.nn.modules.activation.LeakyReLU>", "_args_": [0.1]}
+    assert found.hyperparameters == {"act._target_": expected["_target_"], "act._args_": "[0.1]"}
+    assert parse_yaml(tmp_path / "hparams.yaml", yaml.dump({"act": partial})) == {"act": expected}
+    kept = functools.partial(torch.optim.Adam, lr=0.5)
+    assert parse_yaml(tmp_path / "hparams.yaml", yaml.dump({"a": kept, "c": torch.nn.ReLU})) == {
+        "a": {"_target_": "<torch.optim.adam.Adam>", "lr": 0.5},
+        "c": "<torch.nn.modules.activation.ReLU>",
+    }
