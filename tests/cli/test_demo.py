@@ -15,7 +15,7 @@ from .conftest import QUICK, call, check, quick_baseline
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("demo")
-    with quick_baseline(), mock.patch.object(fitting, "Recipe", return_value=QUICK):
+    with quick_baseline(), mock.patch.object(fitting, "TrainingConfig", return_value=QUICK):
         return folder, call(folder, "demo", "--runs", "10", "--proposals", "1", "--jobs", "2", "--out", "d")
 
 
