@@ -65,7 +65,7 @@ def test_an_intact_database_is_in_order_and_a_check_changes_nothing(folder):
     result = call(folder, "check", "--json")
     assert (result.status, json.loads(result.out)["damage"]) == (0, [])
     assert (folder / "epsopt.db").read_bytes() == before
-    assert "in order" in call(folder, "check").out
+    assert "in order" in " ".join(call(folder, "check").out.split())
 
 
 def test_a_check_makes_no_database(tmp_path):

@@ -73,7 +73,7 @@ def _is_version(folder: Path, folders: Folders) -> bool:
 
 def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return what the loggers wrote beside ``checkpoints``."""
-    ours = [folder for folder in held if _HOLDER in folder.relative_to(run).parts]
+    ours = [folder for folder in held if folder.is_relative_to(run) and _HOLDER in folder.relative_to(run).parts]
     if not any(name.endswith(".ckpt") for folder in ours for name in folders.names(folder)):
         return []
     # A logger with a folder of its own, as in lightning-hydra-template: of several versions nothing says which it is.

@@ -26,7 +26,7 @@ MAP = SimpleNamespace(
     transforms=TRANSFORMS,
     to_metrics=lambda v: torch.stack([t.backward(v[..., j]) for j, t in enumerate(TRANSFORMS)], dim=-1),
     to_scale=lambda name, value: float(TRANSFORMS[name == "score"].forward(np.array([value]))[0]),
-    means=lambda z: z[..., :2].double(),
+    posterior_mean=lambda z: z[..., :2].double(),
 )
 SPACE = Space((Parameter("lr", "float", 0.0, 1.0), Parameter("other", "float", 0.0, 1.0)))
 
