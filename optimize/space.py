@@ -289,6 +289,10 @@ class Space:
         """Whether a past run's configuration can be encoded: every active parameter has a value of its kind."""
         return all(p.is_of_kind(config.get(p.name)) for p in self.active(config))
 
+    def describes(self, config: Mapping[str, Any]) -> bool:
+        """Return :meth:`accepts`, whose name this was in version 0.1; it goes with version 0.3."""
+        return self.accepts(config)
+
     def encode(self, configs: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
         """Encode configurations as ``(n, width)`` numbers in [0, 1].
 

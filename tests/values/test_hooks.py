@@ -49,7 +49,7 @@ def test_what_is_no_number_is_one_sentence_with_its_name(value):
 def opened(path="x.pt"):
     """A checkpoint of one tensor, as the reading process hands it to a hook."""
     checkpoint = SimpleNamespace(source=SimpleNamespace(path=path), read=lambda name, _: STATE[name])
-    return checkpoint, SimpleNamespace(weights={"w": None})
+    return checkpoint, {"w": None}
 
 
 @pytest.mark.parametrize(

@@ -432,7 +432,7 @@ def test_no_launch_waits_for_learning_and_the_next_proposals_are_asked_for_while
 class Plenty:
     """A budget that is never spent."""
 
-    def room(self, *, waiting: bool = False) -> int:
+    def available(self, *, waiting: bool = False) -> int:
         return 9
 
     def left(self) -> int:
@@ -658,7 +658,7 @@ def test_a_database_that_never_answers_again_ends_the_worker_with_a_sentence(loo
         if gone.is_set():
             raise StorageInternalError("connection refused\nand more")
 
-    for name in ("reap", "give_back", "unfinished"):
+    for name in ("fail_stale_trials", "release", "unfinished"):
         real = getattr(worker_module, name)
         monkeypatch.setattr(worker_module, name, lambda *a, real=real, **k: refuse() or real(*a, **k))
 
