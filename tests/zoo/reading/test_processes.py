@@ -25,10 +25,10 @@ from epsopt.zoo.reading.source import Limits
 PROGRAM = """
 import sys
 from pathlib import Path
-from epsopt.zoo import recorder
+from epsopt.zoo.ingestion import catalogue_writer
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.ingestion.ingest import ingest
-recorder._BATCH = 5
+catalogue_writer._BATCH = 5
 with Catalogue(sys.argv[1]) as catalogue:
     print("ready", flush=True)
     report = ingest(catalogue, Path(sys.argv[2]), jobs=1)
