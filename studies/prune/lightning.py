@@ -1,4 +1,4 @@
-"""Early stopping as a callback of PyTorch Lightning: ``Trainer(callbacks=[StopHopeless()])``.
+"""Early stopping as a callback of PyTorch Lightning: ``Trainer(callbacks=[EpsoptPruning()])``.
 
 Nothing of Lightning is imported: a callback is whatever answers to the names of Lightning's hooks, so that this one
 serves ``lightning`` and ``pytorch_lightning`` alike, and costs nothing where neither is installed.
@@ -88,7 +88,7 @@ class EpsoptPruning:
         if isinstance(source, str) and "://" in source and not objectives:
             raise UsageError(
                 "a catalogue does not say which of its metrics count: give "
-                'StopHopeless(URL, objectives={"val/acc": "maximize"}), or the project file instead of the URL'
+                'EpsoptPruning(URL, objectives={"val/acc": "maximize"}), or the project file instead of the URL'
             )
         if isinstance(source, Pruner) and (objectives or targets or options):
             raise UsageError("a Stopper has its objectives, targets and options already: give them to it")
@@ -229,7 +229,7 @@ class EpsoptPruning:
             raise UsageError(
                 f"the objective {objective} is not among the logged metrics ({', '.join(sorted(logged)) or 'none'}): "
                 f'log it with self.log("{names[0]}", ...) in validation_step or training_step, or say under which name '
-                f'it is logged: StopHopeless(metrics={{"{objective}": "NAME"}})'
+                f'it is logged: EpsoptPruning(metrics={{"{objective}": "NAME"}})'
             )
         return found
 
@@ -257,7 +257,7 @@ class EpsoptPruning:
         if isinstance(self._judge, CatalogueStopper):
             return self._judge.judge(run, so_far, length=length, own=self._own)
         if self._judge is None:
-            raise UsageError("StopHopeless decides in trainer.fit: on_fit_start was not called")
+            raise UsageError("EpsoptPruning decides in trainer.fit: on_fit_start was not called")
         return self._judge.should_stop(run, so_far, length=length)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -276,7 +276,7 @@ def _check_options(
     known = [n for n, p in signature(Pruner).parameters.items() if p.kind == p.KEYWORD_ONLY and n != "targets"]
     for name in options:
         if name not in known:
-            raise UsageError(f"StopHopeless has no option {name}: known are {', '.join(known)}")
+            raise UsageError(f"EpsoptPruning has no option {name}: known are {', '.join(known)}")
     # Without a URL nobody knows the objectives yet; then those of the targets are taken for them.
     counts = [Objective(n, maximize=True) for n in objectives or targets or ()]
     Pruner(Space(()), counts, 1.0, targets=_targets(targets or {}), **options)
@@ -344,7 +344,7 @@ def _check(config: Mapping[str, Any], space: Space | None) -> None:
     lacking = ", ".join(p.name for p in space.active(config) if not p.is_of_kind(config.get(p.name)))
     raise UsageError(
         f"nothing usable is known of this run's {lacking}: call self.save_hyperparameters() in the model, or give "
-        "StopHopeless(config={...}) with the hyperparameters by the names of the search space; there are: "
+        "EpsoptPruning(config={...}) with the hyperparameters by the names of the search space; there are: "
         f"{', '.join(sorted(config)) or 'none'}"
     )
 

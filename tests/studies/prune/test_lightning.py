@@ -1,4 +1,4 @@
-"""StopHopeless in a real Trainer: runs of a made-up family whose metrics follow from their hyperparameters."""
+"""EpsoptPruning in a real Trainer: runs of a made-up family whose metrics follow from their hyperparameters."""
 
 from __future__ import annotations
 
