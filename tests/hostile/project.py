@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import torch
 
-from epsopt.cli.main import main
 from epsopt.studies.surrogate_store import fit_map
 from epsopt.surrogate import TrainingConfig
 from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo import Catalogue
 
+from ..cli.conftest import call  # noqa: TID252
+
 RUNS, EPOCHS = 9, 3
-
-
-@dataclass(frozen=True)
-class Result:
-    status: int
-    out: str
-    err: str
-
-
-def call(folder: Path, *arguments: str | Path) -> Result:
-    """Run the command line in this process, as `epsopt ARGUMENTS` in a folder."""
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with (
-        contextlib.chdir(folder),
-        mock.patch.object(sys, "argv", ["epsopt", *map(str, arguments)]),
-        mock.patch.dict("os.environ", {"COLUMNS": "80"}),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 1
-    return Result(status, out.getvalue(), err.getvalue())
 
 
 def write_runs(runs: Path) -> None:
