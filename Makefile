@@ -1,11 +1,15 @@
-# Everything a newcomer needs: `make demo` shows the promise, `make test` checks it. Both set up .venv themselves.
+# Everything a newcomer needs: `make demo` shows epsopt at work, `make test` checks it. Both set up .venv themselves.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ROOMS := zoo surrogate optimize studies cli demo
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types check bench bench-surrogate bench-weights clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types docs check bench bench-surrogate bench-weights clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -15,42 +19,47 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY)
+demo: $(READY) ## Run epsopt on real training runs, in about seven minutes
 	$(BIN)/epsopt demo
 
-test: lint types check
+test: lint types docs check ## Run everything that a change must pass
 
-lint: $(READY)
+lint: $(READY) ## Check style and the line of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
 # mypy does not follow the editable finder, so it checks what is shipped: an installed copy.
-types: $(READY)
+types: $(READY) ## Check types of what is shipped
 	@rm -rf build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/shipped .
 	MYPYPATH=build/shipped $(BIN)/mypy --strict $(ROOMS:%=-p epsopt.%)
 
+# Strict: a broken link, an anchor that is not there, or a page in no menu ends it.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(READY) ## Build the documentation into build/site
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 # Two processes of one thread each: with more, threads of numerical libraries wait for each other's cores.
 check: export OMP_NUM_THREADS = 1
-check: $(READY)
+check: $(READY) ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-bench: $(READY)
+bench: $(READY) ## Run four of the benchmarks, in about half an hour
 	$(BIN)/python benchmarks/pareto.py
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/tradeoff.py
 
 # The seeds' own models take hours (benchmarks/seeds_vae.py, resumable); the table shows those of their splits that are done.
-bench-surrogate: $(READY)
+bench-surrogate: $(READY) ## Compare the surrogate with every baseline, on four zoos
 	$(BIN)/python benchmarks/surrogate.py
 
 # Real weights: mixed, measured and trained on; resumable.
-bench-weights: $(READY)
+bench-weights: $(READY) ## Measure mixed and merged weights, and runs from them
 	$(BIN)/python benchmarks/interpolation.py
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/initialisation.py
 
-clean:
+clean: ## Remove what the other targets made
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
