@@ -20,7 +20,7 @@ from torch import Tensor
 from epsopt.surrogate.local_reconstruction import reconstruct
 from epsopt.surrogate.metric_gp import CachedGP, GPHyperparameters, build_model, conformal_factor, solve
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
-from epsopt.surrogate.transforms import MetricTransform
+from epsopt.surrogate.transforms import NO_TAILS, MetricTransform
 from epsopt.surrogate.views import FeatureEncoder, View
 from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.fingerprints.fingerprint import FORMAT as FINGERPRINT_FORMAT
@@ -253,6 +253,10 @@ class Surrogate:
         """Map ``(..., m)`` values from the model's scale to the metrics' own units; monotone, differentiable."""
         return torch.stack([t.backward(values[..., j]) for j, t in enumerate(self.transforms)], dim=-1)
 
+    def draws_to_metrics(self, values: Tensor) -> Tensor:
+        """As :meth:`to_metrics`, for draws of a model: beyond everything measured they stay small enough to average."""
+        return torch.stack([t.backward_draws(values[..., j]) for j, t in enumerate(self.transforms)], dim=-1)
+
     def to_scale(self, name: str, value: float) -> float:
         """Map one metric's value to the model's scale."""
         return float(self.transforms[self.metric_names.index(name)].forward(np.array([value]))[0])
@@ -359,7 +363,9 @@ class Surrogate:
         return cls(
             metric_names=tuple(meta["metrics"]),
             transforms=tuple(
-                MetricTransform(_bounds(t["bounds"]), t["centre"], t["scale"], t.get("floor"))
+                MetricTransform(
+                    _bounds(t["bounds"]), t["centre"], t["scale"], t.get("floor"), tuple(t.get("reach", NO_TAILS))
+                )
                 for t in meta["transforms"]
             ),
             tokenizer=FeatureEncoder(tuple(meta["kinds"]), views),

@@ -7,13 +7,14 @@ beyond the values that a metric can take: what lies beyond on the model's scale 
 
 A metric without two ends has heavy tails: one diverged run has a loss of 1e8 where all others have .3. Its centre and
 scale are those of the values without their tails (winsorised, Tukey 1962), and beyond ``KNEES`` the scale of the model
-is logarithmic, so that a value may lie far out without ruling every squared error.
+is logarithmic, so that a value may lie far out without ruling every squared error. Draws of a model have no mean on
+such a scale: those beyond every measurement continue along a straight line (:meth:`MetricTransform.backward_draws`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ SHRINK = 0.02
 KNEES = (4.0, 7.0)
 """Standard deviations from the centre where a logarithmic tail begins, and where the logarithm of that begins: normal
 values hardly ever lie beyond the first; 7 is where the metric is 23 of its deviations away, 13.5 where it is 1e300."""
+NO_TAILS = (-KNEES[0], KNEES[0])
+"""The reach of a metric without outliers."""
 
 _LARGEST = 1e300
 _QUARTILES = 1.349  # a normal's interquartile range in standard deviations
@@ -41,12 +44,15 @@ class MetricTransform:
         scale: standard deviation on the (logit) scale, tails left out; positive.
         floor: of a metric that is never zero (a time, a size): the smallest value that is predicted, positive; ``None``
             for a lower bound that can be reached.
+        reach: lowest and highest value on the model's scale of anything measured, and at least the first of ``KNEES``
+            from the centre; without effect on a metric with both ends.
     """
 
     bounds: tuple[float, float] | None
     centre: float
     scale: float
     floor: float | None = None
+    reach: tuple[float, float] = NO_TAILS
 
     @property
     def both_ends(self) -> bool:
@@ -69,11 +75,7 @@ class MetricTransform:
             out = np.clip(out, *self.bounds)
         with np.errstate(over="ignore"):
             out = (np.clip(out, -_LARGEST, _LARGEST) - self.centre) / self.scale
-        out = np.clip(out, -_LARGEST, _LARGEST)
-        for knee in KNEES:
-            beyond = np.maximum(np.abs(out) - knee, 0.0)
-            out = np.where(beyond > 0.0, np.sign(out) * (knee + np.log1p(beyond)), out)
-        return np.asarray(out)
+        return np.asarray(_compress(out))
 
     def backward(self, values: torch.Tensor) -> torch.Tensor:
         """Map values of any shape on the model's scale back to the metric's own, never beyond it; differentiable.
@@ -84,18 +86,48 @@ class MetricTransform:
             low, high = self.bounds
             unit = torch.sigmoid(values * self.scale + self.centre) * (1.0 + 2.0 * SHRINK) - SHRINK
             return self._possible((low + (high - low) * unit).clamp(low, high))
-        largest = torch.finfo(values.dtype).max
-        most = math.log(largest) - 1.0
-        out = values
-        for knee in reversed(KNEES):
-            # Clamped on both sides: neither branch of `where` may be infinite, or gradients are not a number.
-            beyond = (out.abs() - knee).clamp(0.0, most)
-            out = torch.where(beyond > 0.0, out.sign() * (knee + torch.expm1(beyond)), out)
-        out = (out * self.scale + self.centre).clamp(-largest, largest)
+        return self._in_units(_expand(values)[0])
+
+    def backward_draws(self, values: torch.Tensor) -> torch.Tensor:
+        """As :meth:`backward`, for what is averaged over draws of a model, such as an expected improvement.
+
+        Beyond `reach` the way back is a straight line. The logarithmic tail would turn one draw in a thousand into
+        1e65, and the average with it.
+        """
+        if self.both_ends:
+            return self.backward(values)
+        within = values.clamp(*self.reach)
+        out, slope = _expand(within)
+        return self._in_units(out + (values - within) * slope)
+
+    def _in_units(self, deviations: torch.Tensor) -> torch.Tensor:
+        largest = torch.finfo(deviations.dtype).max
+        out = (deviations * self.scale + self.centre).clamp(-largest, largest)
         return self._possible(out if self.bounds is None else out.clamp(*self.bounds))
 
     def _possible(self, values: torch.Tensor) -> torch.Tensor:
         return values if self.floor is None else values.clamp(min=self.floor)
+
+
+def _compress(deviations: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Take logarithms beyond each of ``KNEES``; any shape, NaN stays NaN."""
+    out = np.clip(deviations, -_LARGEST, _LARGEST)
+    for knee in KNEES:
+        beyond = np.maximum(np.abs(out) - knee, 0.0)
+        out = np.where(beyond > 0.0, np.sign(out) * (knee + np.log1p(beyond)), out)
+    return out
+
+
+def _expand(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the inverse of :func:`_compress`, differentiable, and its slope as a constant; both finite."""
+    most = math.log(torch.finfo(values.dtype).max) - 1.0
+    out, log_slope = values, torch.zeros_like(values)
+    for knee in reversed(KNEES):
+        # Clamped on both sides: neither branch of `where` may be infinite, or gradients are not a number.
+        beyond = (out.abs() - knee).clamp(0.0, most)
+        out = torch.where(beyond > 0.0, out.sign() * (knee + torch.expm1(beyond)), out)
+        log_slope = log_slope + beyond
+    return out, log_slope.detach().clamp(max=most).exp()
 
 
 def fit_transform(
@@ -119,19 +151,24 @@ def fit_transform(
     if len(finite) == 0:
         return MetricTransform(bounds, 0.0, 1.0, floor)
     if logits:
-        finite = MetricTransform(bounds, 0.0, 1.0).forward(finite)
+        finite = usual = MetricTransform(bounds, 0.0, 1.0).forward(finite)
     else:
         finite = np.clip(finite, *(bounds or (-_LARGEST, _LARGEST)))
-        finite = np.clip(finite, -_LARGEST, _LARGEST)
+        finite = usual = np.clip(finite, -_LARGEST, _LARGEST)
         middle, spread = robust_scale(finite)
         if spread > 0.0:
             reach = min(KNEES[0] * spread, _LARGEST)
-            finite = np.clip(finite, middle - reach, middle + reach)
+            usual = np.clip(finite, middle - reach, middle + reach)
     # In units of the largest: squares of values beyond 1e154 are no floats.
-    unit = max(float(np.abs(finite).max()), 1e-300)
-    centre, scale = float((finite / unit).mean()) * unit, float((finite / unit).std()) * unit
-    varies = np.ptp(finite) > 0.0 and scale > (1e-9 if logits else _NO_SPREAD * abs(centre))
-    return MetricTransform(bounds, centre, scale if varies else 1.0, floor)
+    unit = max(float(np.abs(usual).max()), 1e-300)
+    centre, scale = float((usual / unit).mean()) * unit, float((usual / unit).std()) * unit
+    varies = np.ptp(usual) > 0.0 and scale > (1e-9 if logits else _NO_SPREAD * abs(centre))
+    transform = MetricTransform(bounds, centre, scale if varies else 1.0, floor)
+    if logits:
+        return transform
+    placed = transform.forward(finite)
+    low, high = transform.reach
+    return replace(transform, reach=(min(low, float(placed.min())), max(high, float(placed.max()))))
 
 
 def robust_scale(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -95,7 +95,7 @@ class Forecast:
             # did on the runs that were held out of it.
             _, unseen = self.surrogate.posterior_moments(posterior.mean @ self.directions + self.centre)
             error = unseen * torch.randn(scaled.shape, generator=generator, dtype=torch.float64)
-            samples = self.surrogate.to_metrics(centre + self.stretch * (scaled - centre) + error)
+            samples = self.surrogate.draws_to_metrics(centre + self.stretch * (scaled - centre) + error)
         low, middle, high = (np.quantile(samples.numpy(), q, axis=0) for q in ((1 - level) / 2, 0.5, (1 + level) / 2))
         return samples, low, middle, high
 

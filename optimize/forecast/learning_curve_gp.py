@@ -163,8 +163,11 @@ class CurveModel:
         return torch.tensor([1.0 if o.maximize else -1.0 for o in self.objectives], dtype=torch.float64)
 
     def untransform(self, outputs: Tensor) -> Tensor:
-        """Map ``(..., outputs)`` to ``(..., m)`` objectives in their own units, larger is better; differentiable."""
-        columns = [t.backward(outputs[..., j]) for j, t in enumerate(self.transforms[: len(self.objectives)])]
+        """Map ``(..., outputs)`` to ``(..., m)`` objectives in their own units, larger is better; differentiable.
+
+        Draws beyond everything measured stay small enough to be averaged.
+        """
+        columns = [t.backward_draws(outputs[..., j]) for j, t in enumerate(self.transforms[: len(self.objectives)])]
         return torch.stack(columns, dim=-1) * self.signs
 
     def sample_futures(self, posterior: GPyTorchPosterior, samples: int, seed: int) -> Floats:

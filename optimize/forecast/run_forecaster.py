@@ -151,10 +151,10 @@ class RunForecaster:
         table, progress = self.told(path, length)
         stage = stage_of(progress)
         point = np.einsum("me,em->m", self.weights[stage], table)
-        to_metrics = self.reader.surrogate.to_metrics
-        drawn = to_metrics(torch.from_numpy(self.misses.draw(progress, point, samples, seed))).numpy()
+        surrogate = self.reader.surrogate
+        drawn = surrogate.draws_to_metrics(torch.from_numpy(self.misses.draw(progress, point, samples, seed))).numpy()
         low, high = (np.quantile(drawn, q, axis=0) for q in ((1 - level) / 2, (1 + level) / 2))
-        middle = np.clip(to_metrics(torch.from_numpy(point)).numpy(), low, high)
+        middle = np.clip(surrogate.to_metrics(torch.from_numpy(point)).numpy(), low, high)
         return RunForecast(
             samples=drawn,
             low=low,

@@ -74,7 +74,7 @@ def next_mixture(
     signs = torch.from_numpy(signs_of(objectives))
 
     def turned(samples: torch.Tensor, X: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG001, N803
-        return torch.stack([t.backward(samples[..., j]) for j, t in enumerate(transforms)], dim=-1) * signs
+        return torch.stack([t.backward_draws(samples[..., j]) for j, t in enumerate(transforms)], dim=-1) * signs
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

@@ -180,7 +180,7 @@ class _MixtureModel:
         return []
 
     def untransform(self, outputs: Tensor) -> Tensor:
-        columns = [t.backward(outputs[..., j]) for j, t in enumerate(self.transforms)]
+        columns = [t.backward_draws(outputs[..., j]) for j, t in enumerate(self.transforms)]
         return torch.stack(columns, dim=-1) * self.signs
 
     def measured(self) -> Floats:

@@ -70,7 +70,7 @@ def predict_branch(
         start = branch.z.double()
         scaled = forecast.surrogate.posterior_mean(start + share * (end - start)) + forecast.bias * share
         scaled = scaled + forecast.spread * torch.randn(scaled.shape, generator=generator, dtype=torch.float64)
-        values = forecast.surrogate.to_metrics(scaled)
+        values = forecast.surrogate.draws_to_metrics(scaled)
     low, middle, high = (np.quantile(values.numpy(), q, axis=0) for q in ((1 - level) / 2, 0.5, (1 + level) / 2))
     return values, low, middle, high
 

@@ -121,3 +121,30 @@ def test_the_scale_of_a_metric_that_is_nearly_always_the_same_is_not_that_of_its
     assert robust_scale(np.append(np.zeros(95), np.arange(1.0, 4.0))) == (0.0, 2.0)
     assert robust_scale(np.full(9, 3.0)) == (3.0, 0.0)
     assert robust_scale(np.array([np.nan, np.inf])) == (0.0, 0.0)
+
+
+@given(st.lists(anything, min_size=1, max_size=30), st.floats(-1.0, 1.0))
+def test_draws_come_back_as_predictions_do_within_what_was_measured(values: list[float], share: float) -> None:
+    transform = fit_transform(np.array(values), None)
+    low, high = transform.reach
+    assert low <= transform.forward(np.array(values)).min() <= transform.forward(np.array(values)).max() <= high
+    point = torch.tensor([share * (high if share > 0 else -low)], dtype=torch.float64)
+    torch.testing.assert_close(transform.backward_draws(point), transform.backward(point), rtol=1e-9, atol=0.0)
+
+
+def test_the_mean_of_draws_beyond_every_measurement_is_that_of_a_straight_line() -> None:
+    transform = fit_transform(np.random.default_rng(0).normal(0.3, 0.02, size=95), None)
+    draws = 3.0 + 2.0 * torch.randn(100_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mean = float(transform.backward_draws(draws).mean())
+    assert mean == pytest.approx(0.3 + 3.0 * 0.02, abs=0.005)
+    assert float(transform.backward(draws).mean()) > 1.0, "the logarithmic tail has no such mean"
+
+
+def test_draws_beyond_an_outlier_are_finite_and_differentiable() -> None:
+    transform = fit_transform(np.array([0.1, 0.2, 0.3, 0.25, 0.15, 1e300]), None)
+    points = torch.tensor([-1e3, -5.0, 0.0, 5.0, 13.0, 20.0, 1e3], dtype=torch.float64, requires_grad=True)
+    back = transform.backward_draws(points)
+    assert torch.isfinite(back).all()
+    assert (back.diff() >= 0.0).all()
+    (slope,) = torch.autograd.grad(back.sum(), points)
+    assert not slope.isnan().any()

@@ -25,6 +25,7 @@ MAP = SimpleNamespace(
     metric_names=("share", "score"),
     transforms=TRANSFORMS,
     to_metrics=lambda v: torch.stack([t.backward(v[..., j]) for j, t in enumerate(TRANSFORMS)], dim=-1),
+    draws_to_metrics=lambda v: torch.stack([t.backward_draws(v[..., j]) for j, t in enumerate(TRANSFORMS)], dim=-1),
     to_scale=lambda name, value: float(TRANSFORMS[name == "score"].forward(np.array([value]))[0]),
     posterior_mean=lambda z: z[..., :2].double(),
 )

@@ -59,6 +59,14 @@ def test_it_looks_around_until_there_are_runs_to_learn_from():
     assert then.model is not None
 
 
+def test_no_step_promises_more_than_its_metrics_may_reach():
+    curves = list(SIX)
+    for _ in range(3):
+        step = policy().next(known(curves))
+        assert 0.0 < step.promised < 10.0, "of metrics near 1 whose ranges nobody declared"
+        curves.append(replace(SIX[0], config=dict(step.candidate.config)))
+
+
 def test_without_branches_every_run_starts_where_runs_start():
     step = policy(branch_epochs=None).next(known(SIX))
     assert step.kind == "run"
