@@ -13,7 +13,12 @@ from epsopt.zoo.errors import UsageError
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric that counts, and whether more of it is better."""
+    """A metric that counts, and whether more of it is better.
+
+    Attributes:
+        name: the metric's name, as the catalogue has it.
+        maximize: whether more is better.
+    """
 
     name: str
     maximize: bool
@@ -21,7 +26,12 @@ class Objective:
 
 @dataclass(frozen=True)
 class Target:
-    """At least this good in the objective's own direction: >= for a maximised metric, <= for a minimised."""
+    """At least this good in the objective's own direction: >= for a maximised metric, <= for a minimised.
+
+    Attributes:
+        name: the metric's name.
+        value: the least good value that is wanted, in the metric's own unit.
+    """
 
     name: str
     value: float
@@ -74,6 +84,9 @@ def meets(values: Mapping[str, float], targets: Sequence[Target], objectives: Se
         values: metric name to measured or predicted value.
         targets: what is wanted; none at all is always met.
         objectives: the directions of the targets' metrics.
+
+    Returns:
+        Whether every target is reached.
 
     Raises:
         UsageError: a target without an objective of its name.

@@ -26,8 +26,8 @@ class Front:
     """The non-dominated rows of an array.
 
     Attributes:
-        indices: rows of the input that no other row dominates, ascending; of identical rows the first stands
-            for all.
+        indices: ``(k,)`` int64, rows of the input that no other row dominates, ascending; of identical rows the
+            first stands for all.
         n_nan: number of rows that were left out because they hold NaN.
     """
 

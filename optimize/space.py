@@ -95,14 +95,28 @@ class Parameter:
         return self.optional or None in self.choices
 
     def to_unit(self, value: Any) -> float:
-        """Map a numeric value to [0, 1]; values outside the range are clipped."""
+        """Map a numeric value to [0, 1]; values outside the range are clipped.
+
+        Args:
+            value: a finite number.
+
+        Returns:
+            Its place in the range, on the parameter's scale; 0.5 where the range has no width.
+        """
         low, high, x = self.low, self.high, float(value)
         if self.log:
             low, high, x = math.log(low), math.log(high), math.log(max(x, self.low))
         return min(max((x - low) / (high - low), 0.0), 1.0) if high > low else 0.5
 
     def from_unit(self, unit: float) -> Value:
-        """Map [0, 1] to a valid value, rounded to at most a ten-thousandth of the range, or to four digits."""
+        """Map [0, 1] to a valid value, rounded to at most a ten-thousandth of the range, or to four digits.
+
+        Args:
+            unit: place in the range, from 0 to 1, on the parameter's scale.
+
+        Returns:
+            A valid value: an int of an int parameter, else a float.
+        """
         low, high = self.low, self.high
         if self.log:
             value = math.exp(math.log(low) + unit * (math.log(high) - math.log(low)))
@@ -122,7 +136,11 @@ class Parameter:
         return min(max(places, _DIGITS), 17)
 
     def choice(self, value: object) -> int | None:
-        """Return the place of the choice that a value is: of the same type, or else the same number; None if none."""
+        """Return the place of the choice that a value is: of the same type, or else the same number; None if none.
+
+        Args:
+            value: any value of a configuration.
+        """
         found = self._places.get(identity(value))
         if found is None and is_number(value):
             found = next((i for i, c in enumerate(self.choices) if is_number(c) and c == value), None)
@@ -133,13 +151,21 @@ class Parameter:
         return {identity(c): i for i, c in reversed(list(enumerate(self.choices)))}
 
     def is_of_kind(self, value: object) -> bool:
-        """Whether a value is of this parameter's kind; a number may lie outside the range, None says: left out."""
+        """Whether a value is of this parameter's kind; a number may lie outside the range, None says: left out.
+
+        Args:
+            value: any value of a configuration.
+        """
         if value is None and self.optional:
             return True
         return self.choice(value) is not None if self.kind == "categorical" else is_number(value)
 
     def contains(self, value: object) -> bool:
-        """Whether a value is valid for this parameter."""
+        """Whether a value is valid for this parameter.
+
+        Args:
+            value: any value of a configuration.
+        """
         if value is None and self.optional:
             return True
         if self.kind == "categorical":
@@ -168,7 +194,11 @@ class Parameter:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Parameter:
-        """Return the parameter that as_json described."""
+        """Return the parameter that as_json described.
+
+        Args:
+            data: what :meth:`as_json` returned.
+        """
         condition = data["active_when"]
         return cls(
             data["name"],
@@ -262,7 +292,11 @@ class Space:
         return sum(p.columns for p in self.parameters)
 
     def active(self, config: Mapping[str, Any]) -> list[Parameter]:
-        """Return the parameters that are active in a configuration."""
+        """Return the parameters that are active in a configuration.
+
+        Args:
+            config: parameter name to value; other names may be there, too.
+        """
         out: list[Parameter] = []
         on: set[str] = set()
         for p in self.parameters:
@@ -274,7 +308,11 @@ class Space:
         return out
 
     def given(self, config: Mapping[str, Any]) -> Config:
-        """Return the active parameters of a configuration that have a value; a choice as the space has it."""
+        """Return the active parameters of a configuration that have a value; a choice as the space has it.
+
+        Args:
+            config: parameter name to value; other names may be there, too.
+        """
         out: Config = {}
         for p in self.active(config):
             value = config.get(p.name)
@@ -286,11 +324,19 @@ class Space:
         return out
 
     def accepts(self, config: Mapping[str, Any]) -> bool:
-        """Whether a past run's configuration can be encoded: every active parameter has a value of its kind."""
+        """Whether a past run's configuration can be encoded: every active parameter has a value of its kind.
+
+        Args:
+            config: parameter name to value; other names may be there, too.
+        """
         return all(p.is_of_kind(config.get(p.name)) for p in self.active(config))
 
     def describes(self, config: Mapping[str, Any]) -> bool:
-        """Return :meth:`accepts`, whose name this was in version 0.1; it goes with version 0.3."""
+        """Return :meth:`accepts`, whose name this was in version 0.1; it goes with version 0.3.
+
+        Args:
+            config: parameter name to value; other names may be there, too.
+        """
         return self.accepts(config)
 
     def encode(self, configs: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
@@ -299,6 +345,12 @@ class Space:
         Numbers are scaled to their range, categories are one-hot, and a parameter that is conditional or optional has
         one more column that says whether it has a value; without one it is 0.5 (numeric) or 0 (one-hot). A value
         missing from an active parameter is treated as inactive.
+
+        Args:
+            configs: ``n`` configurations that :meth:`accepts` takes.
+
+        Returns:
+            ``(n, width)`` float64 in [0, 1], without NaN.
         """
         out = np.zeros((len(configs), self.width))
         for row, config in enumerate(configs):
@@ -320,7 +372,15 @@ class Space:
         return out
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Config]:
-        """Draw ``n`` valid configurations, uniform on each parameter's scale."""
+        """Draw ``n`` valid configurations, uniform on each parameter's scale.
+
+        Args:
+            n: number of configurations.
+            rng: source of randomness; the same state gives the same configurations.
+
+        Returns:
+            ``n`` configurations; two of them may be equal.
+        """
         return [self._draw({}, rng, 1.0) for _ in range(n)]
 
     def low_discrepancy_sample(self, n: int, seed: int, first: int = 0) -> list[Config]:
@@ -351,17 +411,34 @@ class Space:
         return config
 
     def perturb(self, config: Mapping[str, Any], rng: np.random.Generator, scale: float = 0.15) -> Config:
-        """Return a valid neighbour of a configuration: numbers move by about ``scale`` of their range."""
+        """Return a valid neighbour of a configuration: numbers move by about ``scale`` of their range.
+
+        Args:
+            config: a configuration of this space.
+            rng: source of randomness.
+            scale: standard deviation of a step as a share of the range, and the probability that a choice changes
+                (default 0.15).
+        """
         return self._draw(config, rng, scale)
 
     def contains(self, config: Mapping[str, Any]) -> bool:
-        """Whether a configuration has exactly the active parameters, each with a valid value."""
+        """Whether a configuration has exactly the active parameters, each with a valid value.
+
+        Args:
+            config: parameter name to value; other names may be there, too.
+        """
         return self.validation_error(config) is None
 
     def validation_error(self, config: Mapping[str, Any]) -> str | None:
         """Say what keeps a configuration from being one of this space; None when nothing does.
 
         It must have exactly the active parameters, each with a valid value. What the space fixes may be repeated.
+
+        Args:
+            config: parameter name to value; other names may be there, too.
+
+        Returns:
+            One sentence without a subject, such as "lacks lr, which is active in it"; or None.
         """
         active = {p.name: p for p in self.active(config)}
         declared = {p.name for p in self.parameters}
@@ -379,7 +456,14 @@ class Space:
         return None
 
     def key(self, config: Mapping[str, Any]) -> Key:
-        """Tell what makes two configurations that it describes the same: floats within a thousandth of their range."""
+        """Tell what makes two configurations that it describes the same: floats within a thousandth of their range.
+
+        Args:
+            config: parameter name to value; other names may be there, too.
+
+        Returns:
+            Pairs of name and value that can be compared and hashed.
+        """
         found: list[tuple[str, Any]] = []
         for p in self.active(config):
             value = config.get(p.name)
@@ -397,7 +481,11 @@ class Space:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Space:
-        """Return the space that as_json described."""
+        """Return the space that as_json described.
+
+        Args:
+            data: what :meth:`as_json` returned.
+        """
         return cls(tuple(Parameter.from_json(p) for p in data["parameters"]), dict(data["fixed"]))
 
     def _on(self, p: Parameter, config: Mapping[str, Any]) -> bool:

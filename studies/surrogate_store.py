@@ -71,6 +71,9 @@ def training_set(catalogue: Catalogue, learned: Sequence[str] | None = None) -> 
         catalogue: what to read.
         learned: names of the metrics that are learned, in the order of the columns; by default all.
 
+    Returns:
+        Checkpoints as arrays, one row a content; NaN where a metric was not measured.
+
     Raises:
         EmptyCatalogue: there is none; names the command to run first.
     """
@@ -292,6 +295,12 @@ def has_embeddings(catalogue: Catalogue) -> bool:
 
 def load_map(catalogue: Catalogue) -> tuple[Surrogate, Validation]:
     """Load the newest map of weights only that is kept in the catalogue.
+
+    Args:
+        catalogue: the catalogue that ``epsopt fit`` or :func:`fit_map` learned it from.
+
+    Returns:
+        The surrogate and its validation on held-out runs.
 
     Raises:
         EmptyCatalogue: there is none; names the command to run first.

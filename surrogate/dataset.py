@@ -77,7 +77,11 @@ class TrainingSet:
         return content.hexdigest()[:16]
 
     def take(self, rows: NDArray[np.int64] | Sequence[int]) -> TrainingSet:
-        """Return the given rows as a training set of their own."""
+        """Return the given rows as a training set of their own.
+
+        Args:
+            rows: ``(k,)`` indices of checkpoints; the order is kept, one may come more than once.
+        """
         index = np.asarray(rows, dtype=np.int64)
         return TrainingSet(
             keys=tuple(self.keys[i] for i in index),

@@ -40,7 +40,8 @@ class Prediction:
 
     Attributes:
         metric_names: ``m`` names.
-        point: ``(n, m)`` medians, in the metrics' own units.
+        point: ``(n, m)`` medians, in the metrics' own units; finite, and within the metrics' bounds, as the
+            intervals are.
         low: ``(n, m)`` lower ends of the intervals.
         high: ``(n, m)`` upper ends of the intervals.
         level: share of held-out checkpoints that the intervals were calibrated to cover.
@@ -87,10 +88,11 @@ class Surrogate:
         network: encoder and heads.
         memory: what it was trained on.
         settings: one Gaussian process's hyperparameters per metric.
-        scores: per metric, the standardised absolute residuals on held-out runs and their weights, ``(2, k)``.
+        scores: per metric, the standardised absolute residuals on held-out runs and their weights, ``(2, k)``,
+            finite: what was not measured is left out.
         architectures: signatures (tensor names and shapes) of the checkpoints that it was trained on.
-        unseen_scores: as ``scores``, of held-out checkpoints whose architecture the fold's network had never seen;
-            every architecture counts once.
+        unseen_scores: as ``scores``, ``(2, k)`` for each metric, of held-out checkpoints whose architecture the
+            fold's network had never seen; every architecture counts once.
         embedding_scale: ``(mean (anchors, dim), scale ())`` or ``None``.
         trained_on: digest of the training set.
     """
@@ -126,7 +128,14 @@ class Surrogate:
         return build_model(self.memory.latents[rows], self.memory.metrics[rows], widened, self.network.inverse_lengths)
 
     def calibration_factor(self, metric: int) -> float:
-        """What a metric's standard deviations are multiplied by so that a normal's 90 % interval covers 90 %."""
+        """Return the factor on a metric's standard deviations with which a normal's 90 % interval covers 90 %.
+
+        Args:
+            metric: column of the metric.
+
+        Returns:
+            The factor; 1 where held-out residuals are as wide as the model expects.
+        """
         scores, weights = (t.double().numpy() for t in self.scores[metric])
         return conformal_factor(scores, weights, 0.9) / _NORMAL_90
 
@@ -139,7 +148,7 @@ class Surrogate:
         """Predictive means alone, at a fraction of :meth:`moments`' cost; for samplers that ask for very many.
 
         Args:
-            z: ``(..., latent)``; gradients flow back to it.
+            z: ``(..., latent)``, finite; gradients flow back to it.
 
         Returns:
             ``(..., m)`` on the model's scale, float64 computed in float32.
@@ -171,7 +180,7 @@ class Surrogate:
         """Predictive mean and standard deviation on the model's scale, measurement noise included.
 
         Args:
-            z: ``(n, latent)``; gradients flow back to it.
+            z: ``(n, latent)``, finite; gradients flow back to it.
 
         Returns:
             ``(n, m)`` means and ``(n, m)`` standard deviations, float64.
@@ -192,6 +201,9 @@ class Surrogate:
         Args:
             signature: of the checkpoint (:attr:`epsopt.zoo.fingerprints.fingerprint.Fingerprint.signature`).
             level: coverage of the intervals.
+
+        Returns:
+            One sentence, or None.
         """
         if signature in self.architectures:
             return None
@@ -209,7 +221,7 @@ class Surrogate:
         """Predict the metrics of points of the latent space.
 
         Args:
-            z: ``(n, latent)``.
+            z: ``(n, latent)``, finite.
             level: coverage of the intervals, in (0, 1); calibrated on held-out runs.
             unseen: ``(n,)`` points that are checkpoints of an unseen architecture, for which :meth:`refusal` is None:
                 their intervals are calibrated on held-out architectures and are never narrower; default: none.
@@ -250,7 +262,14 @@ class Surrogate:
         return conformal_factor(scores, weights, level) / widening if widening > 0.0 else _NORMAL_90
 
     def to_metrics(self, values: Tensor) -> Tensor:
-        """Map ``(..., m)`` values from the model's scale to the metrics' own units; monotone, differentiable."""
+        """Map values from the model's scale to the metrics' own units; monotone, differentiable.
+
+        Args:
+            values: ``(..., m)`` on the model's scale; NaN stays NaN. Gradients flow back to it.
+
+        Returns:
+            ``(..., m)`` in the metrics' own units, within their bounds.
+        """
         return torch.stack([t.backward(values[..., j]) for j, t in enumerate(self.transforms)], dim=-1)
 
     def draws_to_metrics(self, values: Tensor) -> Tensor:
@@ -258,11 +277,25 @@ class Surrogate:
         return torch.stack([t.backward_draws(values[..., j]) for j, t in enumerate(self.transforms)], dim=-1)
 
     def to_scale(self, name: str, value: float) -> float:
-        """Map one metric's value to the model's scale."""
+        """Map one metric's value to the model's scale.
+
+        Args:
+            name: one of :attr:`metric_names`.
+            value: in the metric's own unit.
+
+        Returns:
+            The value on the model's scale, where the metric's centre is 0 and its spread 1.
+        """
         return float(self.transforms[self.metric_names.index(name)].forward(np.array([value]))[0])
 
     def decode_embeddings(self, z: Tensor) -> Tensor:
-        """Predict anchor embeddings: ``(n, latent)`` to ``(n, anchors, dim)`` in the embeddings' own units.
+        """Predict the embeddings of the anchors.
+
+        Args:
+            z: ``(n, latent)``, finite.
+
+        Returns:
+            ``(n, anchors, dim)`` in the embeddings' own units.
 
         Raises:
             UsageError: the zoo had no embeddings to learn from.
@@ -290,7 +323,7 @@ class Surrogate:
         (:mod:`epsopt.surrogate.local_reconstruction`); what z says is not what the decoded weights will measure.
 
         Args:
-            z: ``(n, latent)``.
+            z: ``(n, latent)``, finite.
             lineage: whose checkpoints may be used.
             parents: at most so many per point; their coefficients sum to one.
 
@@ -345,6 +378,13 @@ class Surrogate:
     @classmethod
     def from_bytes(cls, data: bytes, meta: dict[str, Any]) -> Surrogate:
         """Read what :meth:`to_bytes` returned.
+
+        Args:
+            data: the safetensors document.
+            meta: the JSON values that came with it.
+
+        Returns:
+            A surrogate that predicts as the one that was kept.
 
         Raises:
             OtherVersion: written by another version of epsopt; run 'epsopt fit' again.

@@ -84,7 +84,11 @@ class Validation:
     held_out: HeldOutPredictions | None = field(default=None, compare=False, repr=False)
 
     def warnings(self) -> list[str]:
-        """Say in plain words where the surrogate should not be trusted."""
+        """Say in plain words where the surrogate should not be trusted.
+
+        Returns:
+            One sentence a warning; empty where nothing speaks against it.
+        """
         out = []
         if self.n_runs < 20:
             out.append(

@@ -50,7 +50,12 @@ class HookError(EpsoptError):
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that could not be read, and why: an outcome that is kept, where an exception would end the work."""
+    """A file that could not be read, and why: an outcome that is kept, where an exception would end the work.
+
+    Attributes:
+        path: the file, absolute, or its URL.
+        reason: one sentence: what is wrong, and what to do where something can be done.
+    """
 
     path: str
     reason: str

@@ -63,7 +63,7 @@ class PathMeasurements:
     Attributes:
         steps: ``(k,)`` epochs that the run's own checkpoint is from.
         shares: ``(k,)`` of the way from the start to it, between 0 and 1.
-        values: ``(k, m)`` as of a curve.
+        values: ``(k, m)`` objectives in their own units, as of a curve; NaN where not measured.
     """
 
     steps: Floats
@@ -79,8 +79,8 @@ class Curve:
         config: its hyperparameters, active ones only.
         steps: ``(k,)`` epochs since it started, positive.
         values: ``(k, m)`` objectives in their own units, constraints after them; NaN where not measured.
-        start: what was measured, like a row of `values`, on the checkpoint that it started from; ``None`` when there
-            was none, or nothing is known of it.
+        start: ``(m,)`` what was measured on the checkpoint that it started from; ``None`` when there was none, or
+            nothing is known of it.
         on_way: what was measured between the start and one of its checkpoints, if anything.
         moved: ``(k, blocks)`` how far each block of its weights is from where the run started, relative to its norm;
             ``None`` where that is not known. All runs that say it have the same blocks, in the same order.

@@ -46,7 +46,7 @@ class RunForecast:
     """Where one run will end.
 
     Attributes:
-        samples: ``(s, m)`` joint samples of the final metrics, in their own units.
+        samples: ``(s, m)`` joint samples of the final metrics, in their own units; finite.
         low: ``(m,)`` lower ends of the intervals.
         point: ``(m,)`` what is forecast.
         high: ``(m,)`` upper ends.
@@ -73,14 +73,15 @@ class RunForecast:
 
 @dataclass(frozen=True, eq=False)
 class RunForecaster:
-    """Fitted to past runs by :func:`fit_outlook`; asked about runs that are under way or not begun.
+    """Fitted to past runs by :func:`fit_run_forecaster`; asked about runs that are under way or not begun.
 
     Attributes:
         reader: turns checkpoints into moments.
         promise: what hyperparameters alone promise.
         trees: the forecasts that are learned from moments.
         limits: ``(m,)`` lowest and highest value seen, on the model's scale.
-        weights: ``(stages, m, experts)`` of the forecast that answers.
+        weights: ``(stages, m, experts)`` of the forecast that answers; finite, those of a metric and stage add up
+            to one.
         errors: per stage, on runs left out.
         misses: what the forecast that answers missed by on runs left out.
         total: epochs of a typical run.
@@ -105,7 +106,14 @@ class RunForecaster:
         return self.reader.surrogate.metric_names
 
     def epochs_of(self, config: Mapping[str, Any]) -> float:
-        """How many epochs a run of this configuration is planned to have."""
+        """Tell how many epochs a run of this configuration is planned to have.
+
+        Args:
+            config: the run's hyperparameters.
+
+        Returns:
+            Epochs: what the configuration says, or else as many as past runs had.
+        """
         value = config.get(self.total_name) if self.total_name else None
         return float(value) if isinstance(value, int | float) and value > 0 else self.total
 
@@ -138,6 +146,9 @@ class RunForecaster:
             level: coverage of the intervals.
             samples: how many samples.
             seed: of the samples.
+
+        Returns:
+            Samples, median and interval of each metric at the run's end, and which forecasts they rest on.
 
         Raises:
             UsageError: the total is not positive, or the level not between 0 and 1.
@@ -174,6 +185,10 @@ class RunForecaster:
     def told(self, path: RunPath, total: float) -> tuple[Floats, float]:
         """What each of the weighed forecasts says by itself of a run of so many epochs.
 
+        Args:
+            path: its checkpoints so far.
+            total: epochs that it will have.
+
         Returns:
             ``(experts, m)`` on the model's scale; before the first checkpoint only the first ``BEFORE`` count. And the
             moment's progress.
@@ -193,7 +208,7 @@ def fit_run_forecaster(surrogate: Surrogate, space: Space, paths: Sequence[RunPa
         seed: of everything random.
 
     Returns:
-        The outlook; some seconds for 64 runs of 20 checkpoints.
+        The forecaster; some seconds for 64 runs of 20 checkpoints.
 
     Raises:
         EmptyCatalogue: fewer than eight usable runs.

@@ -97,13 +97,16 @@ def cluster(
     """Group runs.
 
     Args:
-        points: ``(n, latent)`` where each run ends.
+        points: ``(n, latent)`` where each run ends, finite.
         configs: each run's hyperparameters.
         space: the hyperparameters to compare; None: nothing is compared.
         last_step: how far a run typically moves in its last step (latent distance); runs that end nearer to each other
             are redundant.
         groups: how many; None chooses.
         seed: of K-means and the subsamples.
+
+    Returns:
+        The groups with their medoids and stability, the hyperparameters that tell them apart, and redundant runs.
 
     Raises:
         EmptyCatalogue: fewer than six runs.

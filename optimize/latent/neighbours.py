@@ -41,8 +41,8 @@ def nearest(
     """Find the nearest real checkpoints of each point.
 
     Args:
-        z: ``(b, latent)`` points.
-        latents: ``(n, latent)`` encoded checkpoints.
+        z: ``(b, latent)`` points, finite.
+        latents: ``(n, latent)`` encoded checkpoints, finite.
         checkpoints: the same ``n`` checkpoints.
         k: how many.
         one_per_run: only the nearest checkpoint of each run.

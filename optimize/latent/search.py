@@ -34,7 +34,7 @@ class Answer:
     """One point of the predicted front.
 
     Attributes:
-        z: ``(latent,)``.
+        z: ``(latent,)``, finite.
         point: predicted metrics by name (all that the map knows).
         low: lower ends of their intervals.
         high: upper ends.

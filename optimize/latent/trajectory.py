@@ -58,7 +58,11 @@ class RunPath:
         return len(self.epochs)
 
     def first(self, n: int) -> RunPath:
-        """Return the run as it was when it had ``n`` checkpoints."""
+        """Return the run as it was when it had ``n`` checkpoints.
+
+        Args:
+            n: number of checkpoints to keep; 0 leaves the hyperparameters alone.
+        """
         return RunPath(self.name, self.config, self.epochs[:n], self.z[:n], self.metrics[:n])
 
 
@@ -99,6 +103,9 @@ def path_statistics(path: RunPath, typical_speed: float) -> PathStatistics:
     Args:
         path: at least one checkpoint.
         typical_speed: what the zoo's runs typically do an epoch (:func:`median_speed`).
+
+    Returns:
+        Length, direction, speed and curvature of the path.
 
     Raises:
         UsageError: the run has no checkpoint.
@@ -192,7 +199,7 @@ def run_paths(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], latents: 
     Args:
         surrogate: names the metrics.
         checkpoints: ``n`` of the catalogue's; those without an epoch are numbered in their order.
-        latents: ``(n, latent)`` of the same checkpoints.
+        latents: ``(n, latent)`` of the same checkpoints, finite.
 
     Returns:
         One path per run, in the order of the checkpoints; of several files of one epoch the last counts.

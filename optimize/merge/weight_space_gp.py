@@ -53,7 +53,7 @@ class WeightSpace:
     """Where ``k`` checkpoints of one lineage lie, seen from their base.
 
     Attributes:
-        products: ``(blocks, k, k)`` inner products of their differences from the base, block by block.
+        products: ``(blocks, k, k)`` inner products of their differences from the base, block by block; finite.
         norms: ``(blocks,)`` norms of the base's blocks.
     """
 
@@ -98,8 +98,8 @@ class MergeCandidate:
     """A mixture that was chosen, and what is expected of it.
 
     Attributes:
-        coefficients: ``(parts, k)`` of the checkpoints' differences from the base; a block's row is that of its part
-            (:attr:`WeightSpace.parts`).
+        coefficients: ``(parts, k)`` of the checkpoints' differences from the base, finite; a block's row is that of
+            its part (:attr:`WeightSpace.parts`).
         improvement: expected hypervolume improvement, in the product of the objectives' units.
         predicted: ``(m,)`` objectives, in their own units.
         low: ``(m,)`` lower ends of 90 % intervals.
@@ -313,7 +313,7 @@ def on_way(coefficients: Floats) -> tuple[int, int | None, float] | None:
     """Tell which way a mixture lies on: places of the end and of the start (None: the base), share of the way.
 
     Args:
-        coefficients: ``(parts, k)`` of checkpoints.
+        coefficients: ``(parts, k)`` of checkpoints, finite.
 
     Returns:
         Of two checkpoints the later one counts as the end; None when it is no such mixture.

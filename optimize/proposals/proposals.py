@@ -56,9 +56,10 @@ class PastRun:
     Attributes:
         name: the run's name.
         config: its hyperparameters.
-        z: ``(latent,)`` of its last checkpoint; of one that was cut off, what its end is expected to be.
+        z: ``(latent,)`` of its last checkpoint, finite; of a censored run, what its end is expected to be.
         metrics: measured metrics of its last checkpoint; none for one that was cut off: it measured no end.
         finished: whether it was not cut off.
+        run_id: id of the run in its catalogue; -1 where it is in none.
     """
 
     name: str

@@ -78,7 +78,7 @@ class Pruner:
             many short runs teach more than a few long ones.
         grace: epochs that every run is given: what unfreezes, warms up or decays later has not shown itself before.
         audit: share of runs that are left to finish, chosen by their names.
-        reference: ``(m,)`` for `worth`: the objectives' values that are just not good enough, in their own units.
+        reference: ``(m,)`` for `worth`: the reference point, finite, in the objectives' own units.
         bounds: declared bounds of objectives.
         seed: of the samples.
 
@@ -169,6 +169,9 @@ class Pruner:
 
         Args:
             curves: of all runs so far but the one that is to be judged.
+
+        Returns:
+            A pruner of its own; this one is left unchanged.
         """
         other = copy(self)
         other._past = tuple(c for c in curves if len(c.steps))  # noqa: SLF001 - of its own class

@@ -43,7 +43,7 @@ class Start:
 
     Attributes:
         key: what the caller knows it by; ``""`` is the origin, where runs start, and a run from any other is a branch.
-        values: ``(m,)`` its measured objectives.
+        values: ``(m,)`` its measured objectives; NaN where not measured.
         fixed: hyperparameters that every run from it must have, such as those of its architecture: its weights fit
             into no other.
     """

@@ -48,7 +48,8 @@ class SearchState:
     Attributes:
         curves: of every run that has a measured checkpoint.
         checkpoints: every one that was measured, trained or mixed.
-        mixed: ``(k, m)`` what was measured on those that were mixed.
+        mixed: ``(k, m)`` what was measured on those that were mixed, NaN where not measured; ``None``: nothing was
+            mixed.
         weights: where the same checkpoints lie, in the same order; ``None``: they cannot be mixed.
         spent: epochs paid for.
         failed: runs that ended before anything was measured, with the epochs that it took: they count as just not good
@@ -101,7 +102,7 @@ class Scheduler:
         space: of the hyperparameters.
         objectives: what counts.
         length: epochs of a whole run.
-        reference: ``(m,)`` the objectives' values that are just not good enough, in their own units.
+        reference: ``(m,)`` the reference point, finite, in the objectives' own units.
         origin: the checkpoint that runs start from, if they share one and it was measured; its key is ``""``.
         evaluation: epochs that it costs to measure a mixture.
         branch_epochs: epochs of a run from a checkpoint; ``None``: runs start only where runs start.
@@ -238,7 +239,14 @@ class Scheduler:
         return self._space, self._objectives, self._length, self._bounds
 
     def volume(self, known: SearchState) -> float:
-        """Hypervolume of everything that was measured."""
+        """Measure the hypervolume of everything that was measured.
+
+        Args:
+            known: all that was measured so far; checkpoints with a NaN count for nothing.
+
+        Returns:
+            Hypervolume in the product of the objectives' units; 0 before anything was measured.
+        """
         if not known.checkpoints:
             return 0.0
         values = np.stack([c.values for c in known.checkpoints])

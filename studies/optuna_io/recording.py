@@ -57,6 +57,15 @@ def record_measured(
     attributes ``hyperparameter.NAME``. Checkpoints are told apart by their sha256, so that one that runs share is
     recorded once. When the project's objectives have changed, the study is built anew: everything in it comes from the
     catalogue.
+
+    Args:
+        storage: the studies (:func:`open_storage`).
+        project: the project's name, first part of the study's name.
+        objectives: the metrics that count, in the order of the trials' values.
+        checkpoints: checkpoints of the catalogue; one that lacks an objective is not recorded.
+
+    Returns:
+        The study's name, and how many trials were added.
     """
     name = f"{project}/measured"
     study = open_study(storage, name, objectives, rebuild=True)
@@ -126,6 +135,14 @@ def record_front(
     Its trials are the measured checkpoints that no other dominates. The predicted points are a study of their own,
     ``<project>/front/predicted``: among measured ones they would pass for best trials. The picture of the first shows
     both. The studies are views: when they would show something else, they are built anew.
+
+    Args:
+        storage: the studies (:func:`open_storage`).
+        project: the project's name, first part of the study's name.
+        objectives: the metrics that count, in the order of the trials' values.
+        checkpoints: measured checkpoints; one that lacks an objective does not count.
+        answers: predicted points, shown beside the front.
+        targets: drawn in the picture; none by default.
 
     Returns:
         The name of the measured front's study.

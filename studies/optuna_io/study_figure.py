@@ -52,6 +52,9 @@ def pareto_figure(
         checkpoints: measured ones; those that lack an objective are not drawn.
         answers: predicted points, with intervals.
         targets: drawn as dashed lines.
+
+    Returns:
+        A Plotly figure; None with fewer than two objectives.
     """
     if len(objectives) < 2:
         return None

@@ -74,7 +74,11 @@ class Project:
 
 
 def find_project(start: Path | None = None) -> Path | None:
-    """Return the epsopt.toml in a folder (None: the current one) or the nearest above it, if any."""
+    """Return the epsopt.toml in a folder or the nearest above it, if any.
+
+    Args:
+        start: the folder to begin in; None: the current one.
+    """
     folder = (start or Path.cwd()).resolve()
     for candidate in (folder, *folder.parents):
         if (candidate / FILE_NAME).is_file():
@@ -87,6 +91,9 @@ def load_project(path: Path | str | None = None) -> Project:
 
     Args:
         path: the file or the folder that holds it; None looks in the current folder and upwards.
+
+    Returns:
+        What the file says, with every path absolute.
 
     Raises:
         UsageError: no file, not readable as TOML, or a key that is unknown or holds something else than

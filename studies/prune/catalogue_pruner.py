@@ -104,7 +104,15 @@ class CatalogueStopper:
 
     @_with_gradients
     def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
-        """Decide; the checkpoints are the run's own, measured, oldest first."""
+        """Decide whether a run is stopped.
+
+        Args:
+            run: the run that is training.
+            checkpoints_so_far: its own measured checkpoints, oldest first.
+
+        Returns:
+            The decision, with its reason; one that does not stop while nothing is measured.
+        """
         so_far = curve_so_far(run, checkpoints_so_far, self._objectives)
         if so_far is None:
             return Decision(stop=False, probability=float("nan"), reason=SILENT)
@@ -131,6 +139,9 @@ class CatalogueStopper:
             init_from: path of the checkpoint that it started from.
             own: checkpoints of it, and folders that hold nothing else: a run with one of these is not among those that
                 it is judged by.
+
+        Returns:
+            The decision, with its reason.
         """
         self._read()
         places = frozenset(own)

@@ -129,13 +129,25 @@ class EpsoptPruning:
         return {"run": self._run, "curve": curve, "not_finite": self._odd}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what was kept."""
+        """Go on from what was kept.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned; keys that are missing change nothing.
+        """
         self._run = state_dict.get("run") or self._run
         self._curve = {float(epoch): dict(values) for epoch, values in state_dict.get("curve", {}).items()}
         self._odd = int(state_dict.get("not_finite", 0))
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Open the catalogue, in process zero."""
+        """Open the catalogue, in process zero.
+
+        Args:
+            trainer: Lightning's trainer.
+            pl_module: the module that is trained; its saved hyperparameters are the run's.
+
+        Raises:
+            UsageError: the project, the catalogue or an option is not what is expected; raised in all processes.
+        """
         self.stopped = self.decision = None
         self._own = _places(trainer)
         if self._config is None:
@@ -149,12 +161,22 @@ class EpsoptPruning:
             raise failed
 
     def on_train_epoch_end(self, trainer: Any, _module: Any) -> None:
-        """Decide, if validation is part of each epoch or there is none."""
+        """Decide, if validation is part of each epoch or there is none.
+
+        Args:
+            trainer: Lightning's trainer.
+            _module: not used.
+        """
         if _once_an_epoch(trainer):
             self._look(trainer, float(trainer.current_epoch))
 
     def on_validation_end(self, trainer: Any, _module: Any) -> None:
-        """Decide, if validation is more or less frequent than epochs."""
+        """Decide, if validation is more or less frequent than epochs.
+
+        Args:
+            trainer: Lightning's trainer.
+            _module: not used.
+        """
         if _once_an_epoch(trainer):
             return
         when = trainer.current_epoch + _share_done(trainer) - 1.0

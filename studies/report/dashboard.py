@@ -56,6 +56,9 @@ def dashboard_server(
         allow_remote: whether an address that other machines can reach is meant. There is no password.
         allow_edits: whether studies can be changed and deleted; otherwise they are only shown.
 
+    Returns:
+        The server, bound and not yet serving; a context manager that closes it.
+
     Raises:
         UsageError: an address that other machines can reach, without allow_remote; or no port number.
         EpsoptError: the address cannot be listened on.
@@ -91,6 +94,14 @@ def serve(
     announce: Callable[[str], object] = print,
 ) -> None:
     """Serve the dashboard until interrupted; ``announce`` is given its address once it listens.
+
+    Args:
+        storage_url: as of :func:`dashboard_server`.
+        host: as of :func:`dashboard_server`.
+        port: as of :func:`dashboard_server`.
+        allow_remote: as of :func:`dashboard_server`.
+        allow_edits: as of :func:`dashboard_server`.
+        announce: is given the address once the server listens.
 
     Raises:
         EpsoptError: as dashboard_server.

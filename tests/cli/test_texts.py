@@ -101,7 +101,7 @@ def test_every_extra_that_a_text_names_exists(line):
 
 
 @pytest.mark.parametrize(("place", "code"), snippets(), ids=[place for place, _ in snippets()])
-def test_every_name_that_a_snippet_imports_exists(place, code):
+def test_every_name_that_a_snippet_imports_is_public(place, code):
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             for name in node.names:
@@ -112,7 +112,7 @@ def test_every_name_that_a_snippet_imports_exists(place, code):
                 continue
             module = importlib.import_module(node.module)
             for name in node.names:
-                assert hasattr(module, name.name), f"{place}: {node.module} has no {name.name}"
+                assert name.name in module.__all__, f"{place}: {name.name} is not public in {node.module}"
 
 
 def test_the_readmes_python_runs_on_a_project(project, copy, capsys):

@@ -143,6 +143,10 @@ class Catalogue:
 
         They come by run name, epoch (unknown first) and path. A run has one for each moment of its training,
         whatever number of files hold it; runs that share a file have one each.
+
+        Args:
+            signature: the architecture (:attr:`Fingerprint.signature`) that counts; None: all.
+            within: folder of the runs that count, absolute; None: all.
         """
         with self.reading() as connection:
             found = listing(connection)
@@ -185,6 +189,9 @@ class Catalogue:
 
         Args:
             within: paths of the runs to look at; None: all.
+
+        Returns:
+            One count a metric that has such values, by name.
         """
         with self.reading() as connection:
             found = listing(connection)
@@ -197,7 +204,11 @@ class Catalogue:
         return [NotFinite(name, len(runs), len(set(runs))) for name, runs in sorted(places.items())]
 
     def renamed(self, metrics: dict[str, float | None]) -> dict[str, float | None]:
-        """Return metrics under the names that they are to have; one that has its name already is kept over others."""
+        """Return metrics under the names that they are to have; one that has its name already is kept over others.
+
+        Args:
+            metrics: metric name to value; None where it is not measured. Left unchanged.
+        """
         if not self.rename or self.rename.keys().isdisjoint(metrics):
             return metrics
         out = {name: value for name, value in metrics.items() if name not in self.rename}
@@ -234,13 +245,20 @@ class Catalogue:
         return dict(sorted((path, c.row.path) for c in found for path in c.paths if path != c.row.path))
 
     def holding(self, sha256: str) -> list[int]:
-        """Return the ids of the checkpoints that have a file with this content: one of each run that shares it."""
+        """Return the ids of the checkpoints that have a file with this content: one of each run that shares it.
+
+        Args:
+            sha256: digest of the file's content, in hexadecimal.
+        """
         query = select(files.c.checkpoint_id).where(files.c.sha256 == sha256, files.c.checkpoint_id.is_not(None))
         with self.reading() as connection:
             return list(connection.execute(query.distinct().order_by(files.c.checkpoint_id)).scalars())
 
     def fingerprints(self, ids: Sequence[int]) -> list[Fingerprint]:
         """Return the fingerprints of these checkpoints, in the order of `ids`.
+
+        Args:
+            ids: ids of checkpoints (:attr:`Checkpoint.id`); one may come more than once.
 
         Raises:
             CatalogueError: an id is unknown, or a fingerprint is damaged.
@@ -254,7 +272,14 @@ class Catalogue:
         return [found[i] for i in ids]
 
     def embeddings(self, ids: Sequence[int]) -> list[NDArray[np.float32] | None]:
-        """Return these checkpoints' embeddings, each (anchors, dimensions), None where there is none."""
+        """Return these checkpoints' embeddings, each (anchors, dimensions), None where there is none.
+
+        Args:
+            ids: ids of checkpoints (:attr:`Checkpoint.id`).
+
+        Returns:
+            One float32 array ``(anchors, dimensions)`` or None for each id, in the order of `ids`.
+        """
         found = self._blobs(embeddings, ids, unpack)
         return [found.get(i) for i in ids]
 
@@ -276,7 +301,14 @@ class Catalogue:
         return found
 
     def put_artifact(self, kind: str, key: str, data: bytes, meta: dict[str, Any]) -> None:
-        """Keep bytes with their description, as the newest of their kind; the same kind and key replaces."""
+        """Keep bytes with their description, as the newest of their kind; the same kind and key replaces.
+
+        Args:
+            kind: what it is, such as ``surrogate``.
+            key: which one of its kind.
+            data: the bytes.
+            meta: its description, of JSON values.
+        """
         with self.writing() as connection:
             _put_artifact(connection, kind, key, data, json.dumps(meta, sort_keys=True))
 
@@ -295,6 +327,10 @@ class Catalogue:
 
     def get_artifact(self, kind: str, key: str | None = None) -> tuple[bytes, dict[str, Any]] | None:
         """Return the artifact with this key, or the newest of its kind; None when there is none.
+
+        Args:
+            kind: what it is.
+            key: which one of its kind; None: the newest.
 
         Raises:
             DamagedArtifact: it cannot be read.
@@ -316,7 +352,11 @@ class Catalogue:
         return bytes(row.data), meta
 
     def forget_artifacts(self, kind: str) -> None:
-        """Delete all artifacts of a kind."""
+        """Delete all artifacts of a kind.
+
+        Args:
+            kind: what they are.
+        """
         with self.writing() as connection:
             connection.execute(delete(artifacts).where(artifacts.c.kind == kind))
 

@@ -117,6 +117,12 @@ class Fingerprint:
     def from_bytes(cls, data: bytes) -> Fingerprint:
         """Read what :meth:`to_bytes` wrote.
 
+        Args:
+            data: the bytes, of this format version.
+
+        Returns:
+            The fingerprint, equal to the one that was written.
+
         Raises:
             CatalogueError: the bytes are damaged or of another format version.
         """
@@ -218,7 +224,7 @@ def sketch_distance(a: Array, b: Array) -> float:
     """Relative distance of two checkpoints of one signature, from their sketches.
 
     Args:
-        a: ``(SKETCH,)`` sketch of the first.
+        a: ``(SKETCH,)`` sketch of the first; finite, as every sketch is.
         b: ``(SKETCH,)`` sketch of the second.
 
     Returns:

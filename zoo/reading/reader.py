@@ -49,7 +49,7 @@ class CheckpointContents:
         lineage: id of the known lineage whose reference the fingerprint's deltas are taken from; None: of
             none.
         fingerprint_bytes: the fingerprint as it is stored.
-        sketch: the fingerprint's sketch.
+        sketch: ``(SKETCH,)`` float32, the fingerprint's sketch.
         signature: digest of tensor names and shapes.
         n_parameters: floating-point values in it.
         declared: its declared base, None without one.
