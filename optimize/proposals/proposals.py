@@ -126,7 +126,7 @@ class Proposal:
         low: lower ends of their intervals.
         high: upper ends.
         probability: that all targets are met; ``None`` without targets.
-        joins_front: probability that no measured final checkpoint dominates it.
+        joins_front: probability that no measured checkpoint dominates its end.
         nearest_runs: past runs with the most similar hyperparameters, ``(name, distance)``, nearest first.
         reason: why it was chosen, in one line.
         init_from: path of the checkpoint that it starts from; ``None`` starts from scratch.
@@ -159,6 +159,7 @@ def propose(
     starts: Sequence[Checkpoint] = (),
     tried: Sequence[tuple[str, Mapping[str, Any]]] = (),
     fewer: bool = False,
+    measured: NDArray[np.float64] | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> list[Proposal]:
     """Propose the next training runs.
@@ -178,6 +179,8 @@ def propose(
             configurations; the map knows them.
         tried: runs from checkpoints that shall not be proposed again: the start's content hash, hyperparameters.
         fewer: whether to return what there is where that is less than ``n``.
+        measured: ``(k, objectives)`` what was measured on any checkpoint, in the metrics' own units, NaN where it was
+            not: the front that proposals are to improve. By default only what past runs ended at.
         progress: called as ``progress(what, share done)``.
 
     Returns:
@@ -213,7 +216,8 @@ def propose(
     forecast = fit_forecast(surrogate, space, usable, seed)
     say("weighing candidates", 0.5)
     candidates, others = _candidates(space, usable, scorer, n, rng, avoid)
-    branches = _branches(forecast, scorer, space, usable, starts, candidates, others, tried, n)
+    front = measured_front(past, scorer, measured)
+    branches = _branches(forecast, scorer, space, front, starts, candidates, others, tried, n)
     left = min(n - len(branches), len(candidates))
     found = left + len(branches)
     if found == 0 or (found < n and not fewer):
@@ -224,14 +228,21 @@ def propose(
     outstanding = [c for c in pending if space.accepts(c)]
     picked = _pick(forecast, scorer, space, usable, candidates, outstanding, left, seed) if left else []
     say("weighing candidates", 1.0)
-    return [_explain(c, None, forecast, scorer, space, usable, level, seed) for c in picked] + [
-        _explain(b.config, b, forecast, scorer, space, usable, level, seed) for b in branches
+    return [_explain(c, None, forecast, scorer, space, usable, front, level, seed) for c in picked] + [
+        _explain(b.config, b, forecast, scorer, space, usable, front, level, seed) for b in branches
     ]
 
 
-def measured_front(past: Sequence[PastRun], scorer: TargetScorer) -> NDArray[np.float64]:
-    """What past runs ended at and no other dominates: ``(k, objectives)`` in the metrics' own units."""
+def measured_front(
+    past: Sequence[PastRun], scorer: TargetScorer, measured: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """What was measured and nothing else dominates: ``(k, objectives)`` in the metrics' own units.
+
+    A run's best checkpoint is often not its last one, and merged checkpoints belong to no run: `measured` holds them.
+    """
     table = measured_table([r.metrics for r in past], scorer.objectives)
+    if measured is not None:
+        table = np.vstack([table, measured])
     return np.asarray(table[non_dominated(table, [o.maximize for o in scorer.objectives]).indices])
 
 
@@ -274,7 +285,7 @@ def _branches(
     forecast: Forecast,
     scorer: TargetScorer,
     space: Space,
-    past: Sequence[PastRun],
+    front: NDArray[np.float64],
     starts: Sequence[Checkpoint],
     new: Sequence[Config],
     others: Sequence[Config],
@@ -282,7 +293,6 @@ def _branches(
     n: int,
 ) -> list[Branch]:
     """Half of ``n`` runs, from checkpoints, each from another one; more where there are fewer new configurations."""
-    front = measured_front(past, scorer)
     seen = {(start, space.key(config)) for start, config in tried if space.accepts(config)}
     branches: list[Branch] = []
     wanted = (n + 1) // 2
@@ -362,6 +372,7 @@ def _explain(
     scorer: TargetScorer,
     space: Space,
     past: Sequence[PastRun],
+    front: NDArray[np.float64],
     level: float,
     seed: int,
 ) -> Proposal:
@@ -371,9 +382,8 @@ def _explain(
     )
     values = samples[:, scorer.columns].numpy()  # in the metrics' own units
     maximize = np.array([1.0 if o.maximize else -1.0 for o in scorer.objectives])
-    front = measured_front(past, scorer) * maximize
     turned = values * maximize
-    dominated = (front[None] >= turned[:, None]).all(axis=2).any(axis=1)
+    dominated = ((front * maximize)[None] >= turned[:, None]).all(axis=2).any(axis=1)
     joins = float(1.0 - dominated.mean())
     met: NDArray[np.bool_] | None = None
     if scorer.targets:

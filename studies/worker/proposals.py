@@ -116,6 +116,7 @@ def propose_next(
         surrogate, space, past, objectives, targets,
         n=n, level=level, seed=seed, avoid=before, pending=pending, starts=starts,
         tried=_branches_before(trials, checkpoints) if reuse else (), fewer=fewer, progress=progress,
+        measured=measured_table([c.metrics for c in checkpoints], objectives),
     )  # fmt: skip
     if project.command is not None:
         out = run_folder(project, len(trials))

@@ -44,6 +44,14 @@ def test_one_seed_proposes_the_same(past, fitted) -> None:
     assert [p.params for p in one] == [p.params for p in two]
 
 
+def test_a_run_joins_the_front_of_all_measured_checkpoints_not_only_of_the_last_ones(past, fitted) -> None:
+    space = infer_space([r.config for r in past])
+    best = np.array([[1.0 if o.maximize else 0.0 for o in OBJECTIVES], [np.nan] * len(OBJECTIVES)])
+    alone, beside = (propose(fitted[0], space, past, OBJECTIVES, n=1, measured=m) for m in (None, best))
+    assert alone[0].joins_front > 0.05
+    assert beside[0].joins_front < alone[0].joins_front, "an early or merged checkpoint is better than every end"
+
+
 def test_the_forecast_follows_what_the_hyperparameters_do(past, fitted) -> None:
     space = infer_space([r.config for r in past])
     forecast = fit_forecast(fitted[0], space, past, seed=0)
