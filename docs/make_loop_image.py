@@ -1,4 +1,4 @@
-"""Draw the picture of docs/loop.md: hypervolume by training epochs, ours beside the peers.
+"""Draw the picture of docs/evaluation/scheduler.md: hypervolume by training epochs, ours beside the peers.
 
     python docs/make_loop_image.py [--workload ternary] [--methods random gp epsopt] [--out images/loop.png]
 

@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/map.md from a project with a fitted map.
+"""Draw the pictures of the pages on the checkpoint map from a project with a fitted map.
 
     python docs/make_map_images.py PROJECT_FOLDER
 

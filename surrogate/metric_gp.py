@@ -2,7 +2,7 @@
 
 The network's own metric head shapes z while it trains. What is reported comes from an exact Gaussian process on z per
 metric: it honours measurements where there are some, grows unsure away from them, and was the better predictor on
-unseen runs (docs/decisions.md). Its length scale and noise must not be fitted to the training rows, whose z has already
+unseen runs (docs/decisions). Its length scale and noise must not be fitted to the training rows, whose z has already
 seen their labels: they are chosen by the predictive density on held-out runs, and the residuals there make the
 intervals (split conformal prediction grouped by run; Dunn et al. 2022, Barber et al. 2021).
 """

@@ -1,7 +1,7 @@
 """The Epsilon-VAE: views of a checkpoint -> latent z -> anchor embeddings, metrics and recombined weights.
 
 The hybrid of seeds/epsilon_vae.md (embedding decoder and metric predictor on one latent) over the blocks of
-seeds/sideways_vae.md, with three changes that figures asked for (docs/surrogate.md): tokens are fingerprints of blocks
+seeds/sideways_vae.md, with three changes that figures asked for (docs/decisions): tokens are fingerprints of blocks
 instead of raw weights (D4); attention over them is a learned relevance of each view instead of self-attention, which
 overfits a few dozen runs; and the weight decoder recombines real checkpoints instead of inventing weights (D5).
 """

@@ -4,7 +4,7 @@ A Gaussian process whose squared distance is a weighted sum over views (automati
 on views instead of single inputs). The weights maximise the predictive density of every run from all *other* runs,
 which an exact Gaussian process gives in closed form (leave-one-out, Sundararajan and Keerthi 2001, here for the block
 of a run: Ginsbourger and Schärer 2023). The marginal likelihood would reward predicting an epoch from its neighbours in
-the same run: on unseen runs its error was up to 1.7 times as large (docs/surrogate.md).
+the same run: on unseen runs its error was up to 1.7 times as large (docs/decisions).
 """
 
 from __future__ import annotations

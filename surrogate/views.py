@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from epsopt.zoo.fingerprints.fingerprint import FEATURES, SECTIONS, Fingerprint
 
 COMPONENTS = 16
-"""Principal components of a view; 32 or 64 were no better on the development zoo (docs/surrogate.md)."""
+"""Principal components of a view; 32 or 64 were no better on the development zoo (docs/decisions)."""
 PROBE_COMPONENTS = 24
 
 _CLIP = 6.0  # standard deviations: a block unlike any seen before must not throw the map off

@@ -80,7 +80,7 @@ class TargetScorer:
         """``(b, objectives)`` moments -> ``(b,)`` log-probability that all targets are met; 0 without targets.
 
         The product of the probabilities of single targets: errors of different metrics are taken as independent. A
-        Gaussian copula of held-out residuals did not predict better (docs/decisions.md).
+        Gaussian copula of held-out residuals did not predict better (docs/decisions).
         """
         have = torch.isfinite(self.thresholds)
         if not bool(have.any()):

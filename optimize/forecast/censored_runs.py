@@ -2,7 +2,7 @@
 
 A run that was stopped, failed or still trains has a last checkpoint that is none of its end; taken for one, it would
 teach that its hyperparameters lead there. Here it is moved on by what the nearest finished runs still had before them
-at the same epoch. What that gains over taking it as it is, and over leaving it out: docs/decisions.md.
+at the same epoch. What that gains over taking it as it is, and over leaving it out: docs/decisions.
 """
 
 from __future__ import annotations

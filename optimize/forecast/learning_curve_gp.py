@@ -8,7 +8,7 @@ checkpoints of that run.
 
 How much each hyperparameter matters is learned by predicting every run from all *other* runs, in closed form, as the
 map learns its views (:mod:`epsopt.surrogate.relevance`): the marginal likelihood would be content to predict an epoch
-from its neighbours in the same run. On unseen runs of the demo that halves the error (docs/decisions.md). How a run's
+from its neighbours in the same run. On unseen runs of the demo that halves the error (docs/decisions). How a run's
 own past binds its future is learned by the density of a left-out run's checkpoints together.
 """
 
@@ -42,7 +42,7 @@ MAX_ROWS = 400
 LEAST_SCALE = 0.5
 """Of a bounded metric, in units of its logit: the logits of 0 and 1 are eight apart."""
 
-_JOINTLY = 0.5  # figures in docs/decisions.md
+_JOINTLY = 0.5  # figures in docs/decisions
 _LEAST_EXPLAINED = 4.0  # runs that all stayed near their start say nothing of how far others may go
 _SCALARS = 6  # of a process, beside the weights of views
 _MOST_ON_WAY = 4  # mixtures of a run that are learned from

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 STACK = "stack"
 STAGES = np.array([NOT_BEGUN, 0.0, 0.05, 0.1, 0.175, 0.25, 0.35, 0.5, 0.65, 0.8, 0.95])
 _NEAR = 0.06  # moments within about this share of a run are alike
-_PULL = 0.3  # towards sharing: of 0 to 1 the best compromise on two other zoos (docs/decisions.md)
+_PULL = 0.3  # towards sharing: of 0 to 1 the best compromise on two other zoos (docs/decisions)
 
 
 @dataclass(frozen=True)

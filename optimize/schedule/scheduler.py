@@ -34,7 +34,7 @@ FIRST_RUNS = 6
 BRANCH_EPOCHS = 3.0
 """Of a run from a checkpoint of the front."""
 
-_FIRST = {"beyond": 0.3}  # mixtures farther out than anything trained promise too much (docs/decisions.md)
+_FIRST = {"beyond": 0.3}  # mixtures farther out than anything trained promise too much (docs/decisions)
 _LOOKED_AHEAD = 16
 _LIVELY = 0.7  # share of blocks and epochs that move, above which a run of a few epochs shows enough
 _ANEW = 1.5  # times as many runs as the model was learned from: then it is learned from scratch again

@@ -5,20 +5,31 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import json
 import re
 import subprocess
+from pathlib import Path
 from unittest import mock
 
 import click
+import numpy as np
 import pytest
 
 from epsopt.cli.main import COMMANDS, group
+from epsopt.optimize import Curve
+from epsopt.studies.project.project import check_text
 from epsopt.studies.surrogate_store import load_map
 
 from .texts import ROOT, command_lines, snippets
 
 LINES = command_lines()
-OURS = [line for line in LINES if line.arguments[0] == "epsopt" and len(line.arguments) > 1]
+OURS = [
+    line
+    for line in LINES
+    if line.arguments[0] == "epsopt"
+    and len(line.arguments) > 1
+    and line.text not in ("epsopt --version", "epsopt --help")
+]
 OTHERS = [line for line in LINES if line.arguments[0] != "epsopt"]
 
 # What a line of the docs names, and the project of these tests has under another name.
@@ -30,6 +41,7 @@ NOT_RUN = {
     "init": "the project is set up by it, for all of these tests",
     "fit": "minutes of training; every test of this folder works on what it made",
     "work": "it trains real runs: test_work.py and test_loop.py run it",
+    "embed": "it reads embeddings of a hook, which this project lacks: test_map_uses.py runs it",
     "merge": "it measures thirty mixtures with a hook: test_weights.py runs it",
     "dashboard": "it serves until it is interrupted: tests/studies/report/test_dashboard.py asks it",
     "demo": "seven minutes of training: test_demo.py runs it",
@@ -58,21 +70,27 @@ def test_every_command_and_option_that_a_text_names_exists(line):
         assert {a for a in arguments if a.startswith("-")} <= spelled
 
 
-RUN = [line for line in OURS if line.block and line.arguments[1] not in NOT_RUN and NEEDS_A_HOOK not in line.arguments]
+RUN = {
+    tuple(line.arguments): line
+    for line in sorted(OURS, key=lambda line: line.arguments[1] == "report")  # of what the others proposed
+    if line.block and line.arguments[1] not in NOT_RUN and NEEDS_A_HOOK not in line.arguments
+}
 
 
 @pytest.mark.slow
 def test_every_command_line_of_a_block_runs(project, copy):
     mine = copy(project)
     (mine.folder / "runs").symlink_to(project.runs)
-    for line in RUN:
+    for line in RUN.values():
         arguments = [STANDS_FOR.get(a, a) for a in line.arguments[1:]]
         result = mine(*arguments)
         assert result.status == 0, f"{line}: {result.err}"
 
 
 def test_what_is_not_run_here_has_a_reason_that_still_holds():
-    assert {line.arguments[1] for line in OURS if line.block} - {line.arguments[1] for line in RUN} <= set(NOT_RUN)
+    assert {line.arguments[1] for line in OURS if line.block} - {line.arguments[1] for line in RUN.values()} <= set(
+        NOT_RUN
+    )
     assert NOT_RUN.keys() <= {line.arguments[1] for line in OURS} | {"demo"}
 
 
@@ -115,13 +133,67 @@ def test_every_name_that_a_snippet_imports_is_public(place, code):
                 assert name.name in module.__all__, f"{place}: {name.name} is not public in {node.module}"
 
 
-def test_the_readmes_python_runs_on_a_project(project, copy, capsys):
+@pytest.mark.parametrize(("place", "block"), snippets("toml"), ids=[place for place, _ in snippets("toml")])
+def test_every_table_of_a_project_file_that_a_text_shows_is_valid(place, block):
+    check_text(Path(place), block)
+
+
+@pytest.mark.parametrize(("place", "block"), snippets("json"), ids=[place for place, _ in snippets("json")])
+def test_every_json_that_a_text_shows_is_json(place, block):
+    assert json.loads(block), place
+
+
+def _learned_before() -> dict[str, object]:
+    """What the snippet of a training loop takes from its program: earlier runs, and the run under way."""
+    better, worse = np.linspace(0.5, 0.9, 4), np.linspace(0.1, 0.3, 4)
+    steps, rates = np.arange(1.0, 5.0), [10 ** (-4 + 0.3 * i) for i in range(10)]
+    runs = [Curve({"lr": lr}, steps, np.column_stack([better, worse * i, -worse])) for i, lr in enumerate(rates)]
+    return {
+        "earlier_runs": runs,
+        "config": {"lr": 1e-3},
+        "epochs": [1.0, 2.0],
+        "values": [[0.5, 0.1, 0.0], [0.6, 0.2, 0.1]],
+    }
+
+
+def _trains_by_itself() -> dict[str, object]:
+    """What the snippet of a loop of one's own takes from its program: a base, training and measuring."""
+    rng = np.random.default_rng(0)
+
+    def train_epoch(weights, config):
+        return {k: w + config["lr"] * rng.normal(size=w.shape) for k, w in weights.items()}
+
+    def measure(weights):
+        return np.array([1.0 / (1.0 + np.square(weights["a"]).mean()), np.abs(weights["b"]).mean()])
+
+    return {"base": {"a": np.ones(8), "b": np.ones(4)}, "train_epoch": train_epoch, "measure": measure}
+
+
+# What a snippet takes from the program around it, and the names that stand for others in these tests.
+AROUND = {"docs/howto/prune.md, block 2": _learned_before, "docs/howto/own-loop.md, block 0": _trains_by_itself}
+SHORTER = {"from lightning.pytorch": "from pytorch_lightning", "spent < 60": "spent < 7"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "code"), snippets(), ids=[place for place, _ in snippets()])
+def test_every_snippet_runs_on_a_project(place, code, project, copy, capsys):
+    if "pytorch_lightning" in code or "lightning.pytorch" in code:
+        pytest.importorskip("pytorch_lightning")
     mine = copy(project)
     (mine.folder / "runs").symlink_to(project.runs)
+    if "/proposals" in code:
+        assert mine("propose", "-n", "1").status == 0
+    for given, short in SHORTER.items():
+        code = code.replace(given, short)
+    names = AROUND.get(place, dict)()
     known = mock.patch("epsopt.studies.fit_map", lambda catalogue: (*load_map(catalogue), None), create=True)
-    readme = [code for place, code in snippets() if place.startswith("README.md")]
-    assert len(readme) == 2
     with contextlib.chdir(mine.folder), known:
-        for code in readme:
-            exec(compile(code, "README.md", "exec"), {})
-    assert "coverage" in capsys.readouterr().out
+        exec(compile(code, place, "exec"), names)
+    if place.startswith("README.md, block 2"):
+        assert "coverage" in capsys.readouterr().out
+
+
+def test_what_snippets_take_from_around_them_is_of_snippets_that_exist():
+    assert AROUND.keys() <= {place for place, _ in snippets()}
+    for given in SHORTER:
+        assert any(given in code for _, code in snippets()), given

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FILES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FILES = (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
+_FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"`([^`\n]+)`")
 _PROGRAMS = ("epsopt", "make", "python", "pip", ".venv/bin/")
 
@@ -42,7 +49,8 @@ def command_lines() -> list[Line]:
         for code in _CODE.findall(_FENCE.sub("", text)):
             if (line := _command(code)) is not None:
                 found.append(Line(name, line, False))
-    return list({str(line): line for line in found}.values())
+    # Blocks last: what a sentence names as well is still a line to be typed.
+    return list({str(line): line for line in sorted(found, key=lambda line: line.block)}.values())
 
 
 def _command(text: str) -> str | None:
@@ -50,11 +58,11 @@ def _command(text: str) -> str | None:
     return " ".join(shlex.join(shlex.split(text, comments=True)).split("\n")) if text.startswith(_PROGRAMS) else None
 
 
-def snippets() -> list[tuple[str, str]]:
-    """Every block of Python, with the file that it stands in."""
+def snippets(wanted: str = "python") -> list[tuple[str, str]]:
+    """Every block of a language, with the file that it stands in."""
     return [
-        (f"{file.relative_to(ROOT)}, block {i}", block)
+        (f"{file.relative_to(ROOT)}, block {i}", textwrap.dedent(block))
         for file in FILES
         for i, (language, block) in enumerate(_FENCE.findall(file.read_text(encoding="utf-8")))
-        if language == "python"
+        if language == wanted
     ]

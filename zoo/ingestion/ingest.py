@@ -106,7 +106,7 @@ def ingest(
 
     Args:
         catalogue: where to.
-        folder: one folder or several; which folders below are runs is what their layouts say (docs/layouts.md).
+        folder: one folder or several; which folders below are runs is what their layouts say.
         root: the folder above them that runs are named from; None names them from the folders themselves.
         embed: hook ``package.module:function`` from a state dict to an array (anchors, dimensions); it runs
             in the reading process. Checkpoints that lack this hook's embedding are read again for it.
