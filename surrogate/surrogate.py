@@ -273,7 +273,15 @@ class Surrogate:
         return torch.stack([t.backward(values[..., j]) for j, t in enumerate(self.transforms)], dim=-1)
 
     def draws_to_metrics(self, values: Tensor) -> Tensor:
-        """As :meth:`to_metrics`, for draws of a model: beyond everything measured they stay small enough to average."""
+        """Map draws of a model from its scale to the metrics' own units.
+
+        Args:
+            values: ``(..., m)`` draws on the model's scale; NaN stays NaN.
+
+        Returns:
+            ``(..., m)`` in the metrics' own units, within their bounds; beyond everything measured small enough to
+            average.
+        """
         return torch.stack([t.backward_draws(values[..., j]) for j, t in enumerate(self.transforms)], dim=-1)
 
     def to_scale(self, name: str, value: float) -> float:
