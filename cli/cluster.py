@@ -10,6 +10,7 @@ import click
 from epsopt.cli.options import Options, common, overwrite_option, seed_option
 
 if TYPE_CHECKING:
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.latent.clusters import Clustering
     from epsopt.studies.output_files import OutputFile
     from epsopt.zoo.catalogue.types import Checkpoint
@@ -33,6 +34,7 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
     from epsopt.cli.pictures import picture_file
     from epsopt.cli.progress import working
     from epsopt.cli.render import checkpoint_json
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import measured, open_workspace
     from epsopt.zoo.errors import UsageError
 
@@ -91,7 +93,7 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
             }
         )  # fmt: skip
         return
-    _show(found, shown, surrogate.metric_names)
+    _show(found, shown, surrogate.metric_names, RunLabels.of(checkpoints))
     if save is not None:
         from epsopt.cli.output import print_wrapped
 
@@ -99,8 +101,8 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
         print_wrapped(f"The picture is in {save}.")
 
 
-def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...]) -> None:
-    from epsopt.cli.output import Head, Rows, label, metric_head, print_list, print_table, print_wrapped, value
+def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...], labels: RunLabels) -> None:
+    from epsopt.cli.output import Head, Rows, metric_head, print_list, print_table, print_wrapped, value
     from epsopt.cli.render import formatters
     from epsopt.optimize.latent.clusters import DOUBTFUL, STABLE
 
@@ -109,7 +111,7 @@ def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...]) ->
     rows = []
     for k, g in enumerate(found.groups, 1):
         medoid = shown[g.medoid]
-        cells = [str(k), str(len(g.members)), f"{g.stability:.2f}", label(medoid.run, medoid.epoch)]
+        cells = [str(k), str(len(g.members)), f"{g.stability:.2f}", labels(medoid.run, medoid.epoch)]
         rows.append(Rows([[*cells, *(texts[n](medoid.metrics.get(n)) for n in names)]]))
     print_table(heads, rows)
     print_wrapped()
@@ -121,11 +123,11 @@ def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...]) ->
     for k, g in enumerate(found.groups, 1):
         print_wrapped()
         print_wrapped(f"Group {k}, most typical first:")
-        print_list(", ".join(shown[i].run for i in g.members))
+        print_list(", ".join(labels(shown[i].run) for i in g.members))
     if found.loners:
         print_wrapped()
         print_wrapped("Unlike all others, and in no group:")
-        print_list(", ".join(shown[i].run for i in found.loners))
+        print_list(", ".join(labels(shown[i].run) for i in found.loners))
     print_wrapped()
     if found.differences:
         print_wrapped("Hyperparameters that tell the groups apart, by group the median or most frequent value:")
@@ -145,7 +147,7 @@ def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...]) ->
     if found.redundant:
         print_wrapped("Redundant runs (they end nearer to each other than a run moves in its last step):")
         for rows_ in found.redundant[:_REDUNDANT]:
-            print_list(", ".join(shown[i].run for i in rows_))
+            print_list(", ".join(labels(shown[i].run) for i in rows_))
         if len(found.redundant) > _REDUNDANT:
             print_wrapped(f"  and {len(found.redundant) - _REDUNDANT} more sets (--json lists them all)")
     else:

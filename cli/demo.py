@@ -240,6 +240,7 @@ def _summary(*, as_json: bool) -> None:
         show_steps,
     )
     from epsopt.cli.output import print_json, print_line, print_wrapped
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import Workspace
     from epsopt.optimize.objectives import Target
     from epsopt.studies import load_project, record_measured
@@ -260,7 +261,7 @@ def _summary(*, as_json: bool) -> None:
     _stage(9, "what came of it")
     print_line(f"Target: coverage >= {TARGET:g}, then as much dist_corr as it goes.")
     print_line("")
-    show_answers(Path("done").read_text(), project.objectives, storage)
+    show_answers(Path("done").read_text(), project.objectives, storage, RunLabels.of(checkpoints))
     print_line("")
     show_proposals(report, project.objectives)
     show_steps(report)

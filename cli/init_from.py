@@ -13,6 +13,7 @@ from epsopt.cli.options import Options, TargetCommand, common, level_option, see
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.forecast.continuation_model import Start
     from epsopt.optimize.objectives import Objective, Target
     from epsopt.optimize.proposals.warm_start import WarmStart
@@ -48,6 +49,7 @@ def command(
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.render import objective_json, target_json
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import check_objectives, measured, open_workspace, resolve_targets
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
@@ -106,7 +108,7 @@ def command(
             }
         )
     else:
-        _show(plans, paths, commands, objectives, targets, space, length, level, project)
+        _show(plans, paths, commands, objectives, targets, space, length, level, project, RunLabels.of(checkpoints))
 
 
 def _usual_length(checkpoints: Sequence[Checkpoint]) -> int:
@@ -194,6 +196,15 @@ def _plan_json(plan: WarmStart, path: str, arguments: list[str] | None) -> dict[
     }
 
 
+def _start(start: Start, labels: RunLabels) -> str:
+    """What the start is, in words."""
+    if start.kind == "base":
+        return "the base"
+    if start.checkpoint is not None:
+        return labels(start.checkpoint.run, start.checkpoint.epoch)
+    return "a mixture of " + " + ".join(labels(c.run, c.epoch) for c, _ in start.mixture)
+
+
 def _show(
     plans: Sequence[WarmStart],
     paths: Sequence[str],
@@ -204,6 +215,7 @@ def _show(
     epochs: int,
     level: float,
     project: Project,
+    labels: RunLabels,
 ) -> None:
     from epsopt.cli.output import TARGETS_HOLD, Head, Rows, print_line, print_list, print_table, print_wrapped, value
     from epsopt.cli.render import formatters, measured_row, metric_heads, predicted_rows, short_path
@@ -226,8 +238,7 @@ def _show(
     print_wrapped()
     for i, (p, path) in enumerate(zip(plans, paths, strict=True), 1):
         joins = f"joins the front with P {p.joins_front:.2f}"
-        what = {"base": "the base", "mixture": "a mixture of "}.get(p.start.kind, "")
-        print_line(f"{i}  from {what if p.start.kind == 'base' else what + p.start.label}, {joins}")
+        print_line(f"{i}  from {_start(p.start, labels)}, {joins}")
         print_line(f"   {short_path(path)}")
         if p.beyond is not None:
             print_line(f"   {p.beyond} epochs of training in all: no past run had as many, so this is extrapolated")

@@ -75,7 +75,7 @@ def command(
             except UsageError as error:
                 reason = str(error)
             if start.sha256 == end.sha256:
-                raise UsageError(f"{ends[0].title} and {ends[1].title} are the same checkpoint: there is no way to go")
+                raise UsageError(f"{ends[0].shown} and {ends[1].shown} are the same checkpoint: there is no way to go")
             if reason is not None and (evaluate or save):
                 raise UsageError(f"{reason}; without --evaluate and --save, the map's predictions are shown")
             names = [f"step_{i:03d}{suffix_for(form, [start, end])}" for i in range(steps)]
@@ -99,7 +99,7 @@ def command(
             else:
                 for located in ends:
                     if (refused := surrogate.refusal(located.fingerprint.signature, level)) is not None:
-                        raise UsageError(f"the way to {located.title} cannot be predicted: {refused}")
+                        raise UsageError(f"the way to {located.shown} cannot be predicted: {refused}")
                 codes = surrogate.encode([e.fingerprint for e in ends])
                 z = straight(codes[0], codes[1], steps)
             way = along(surrogate, checkpoints, z, level)
@@ -176,7 +176,7 @@ def _show(
         if mixtures and mixtures[i].measured is not None:
             lines.append(["", *measured_row("measured", measurements[i], names, texts)])
         groups.append(Rows(lines, dim))
-    print_line(f"from {ends[0].title} (0) to {ends[1].title} (1):")
+    print_line(f"from {ends[0].shown} (0) to {ends[1].shown} (1):")
     print_wrapped()
     print_table([Head("way"), Head("", "left"), *metric_heads(names, ())], groups, keep=2)
     print_wrapped()

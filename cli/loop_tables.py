@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from epsopt.cli.output import Head, Rows, formatter, label, print_line, print_list, print_table, print_wrapped, value
+from epsopt.cli.output import Head, Rows, formatter, print_line, print_list, print_table, print_wrapped, value
 from epsopt.cli.render import formatters, short_path
+from epsopt.cli.run_labels import RunLabels
 from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from epsopt.zoo.catalogue.types import Checkpoint
 
 
-def show_answers(study: str, objectives: Sequence[Objective], storage: RDBStorage) -> None:
+def show_answers(study: str, objectives: Sequence[Objective], storage: RDBStorage, labels: RunLabels) -> None:
     """Show the answers of a search, as its study kept them."""
     import optuna
 
@@ -33,7 +34,7 @@ def show_answers(study: str, objectives: Sequence[Objective], storage: RDBStorag
             _with_interval(texts[name], value, *trial.user_attrs[f"interval.{name}"])
             for name, value in zip(metrics, trial.values, strict=True)
         ]
-        found = f"{label(near['run'], near['epoch'], 20)} measured"
+        found = f"{labels(near['run'], near['epoch'])} measured"
         measured = [texts[n](trial.user_attrs["nearest_metrics"].get(n)) for n in metrics]
         groups.append(Rows([[str(i), "predicted", *predicted], ["", found, *measured]]))
         paths.append(f"  {i}  {short_path(trial.user_attrs['nearest_path'])}")
@@ -121,6 +122,7 @@ def show_gain(report: LoopReport, objectives: Sequence[Objective], target: Targe
     """Say how far the measured front moved, and the best checkpoints that meet the target before and after."""
     for text in front_sentences(report):
         print_wrapped(text)
+    labels = RunLabels.of([*report.old, *report.new, *report.mixed])
     for other in (o for o in objectives if o.name != target.name):
         trained = (*report.old, *report.new)
         groups = [("before", report.old), ("after", trained)]
@@ -129,7 +131,7 @@ def show_gain(report: LoopReport, objectives: Sequence[Objective], target: Targe
             if best is not None:
                 print_wrapped(
                     f"Best {other.name} with {target.name} of at least {target.value:g}, {title}: "
-                    f"{best.metrics[other.name]:.3f} ({label(best.run, best.epoch, 40)})"
+                    f"{best.metrics[other.name]:.3f} ({labels(best.run, best.epoch)})"
                 )
 
 

@@ -12,6 +12,7 @@ from epsopt.cli.options import Options, common, seed_option
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.objectives import Objective
     from epsopt.studies.merge.simplex_merge import Merged
     from epsopt.studies.merge.weight_space_merge import Mixed
@@ -69,6 +70,7 @@ def command(
         raise UsageError("--whole-budget goes with --wide: without it the whole budget is spent anyway")
     from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import check_objectives, measured, open_workspace
 
     with working("opening the catalogue") as progress:
@@ -108,11 +110,11 @@ def command(
         if options.json:
             print_json(wide_document(mixed, project.objectives, folder, budget, seed))
         else:
-            show_wide(mixed, project.objectives, folder, budget, project.evaluate)
+            show_wide(mixed, project.objectives, folder, budget, project.evaluate, RunLabels.of(checkpoints))
     elif options.json:
         print_json(_document(merged, project.objectives, folder, budget, seed, reach))
     else:
-        _show(merged, project.objectives, folder, project)
+        _show(merged, project.objectives, folder, project, RunLabels.of(checkpoints))
 
 
 def _is_given(option: str) -> bool:
@@ -214,8 +216,8 @@ def _document(
     }
 
 
-def _show(merged: Merged, objectives: Sequence[Objective], folder: Path, project: Project) -> None:
-    from epsopt.cli.output import Head, Rows, label, print_line, print_table, print_wrapped
+def _show(merged: Merged, objectives: Sequence[Objective], folder: Path, project: Project, labels: RunLabels) -> None:
+    from epsopt.cli.output import Head, Rows, print_line, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
 
     result = merged.result
@@ -224,7 +226,7 @@ def _show(merged: Merged, objectives: Sequence[Objective], folder: Path, project
     texts = formatters(names, [result.evaluations[i].measured for i in rows])
     letters = "ABCDE"[: len(merged.parents)]
     for letter, parent in zip(letters, merged.parents, strict=True):
-        print_line(f"{letter}  {label(parent.run, parent.epoch, 60)}")
+        print_line(f"{letter}  {labels(parent.run, parent.epoch)}")
     print_wrapped()
     groups = []
     for i in rows:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.objectives import Objective
     from epsopt.studies.merge.merge_candidates import Part
     from epsopt.studies.merge.weight_space_merge import Mixed, Tried
@@ -90,16 +91,20 @@ def _mixed(tried: Tried, part: Part, named: dict[str, str]) -> dict[str, float]:
     return dict(sorted(shares.items(), key=lambda item: -abs(item[1])))
 
 
-def show_wide(mixed: Mixed, objectives: Sequence[Objective], folder: Path, budget: int, hook: str | None) -> None:
+def show_wide(
+    mixed: Mixed, objectives: Sequence[Objective], folder: Path, budget: int, hook: str | None, labels: RunLabels
+) -> None:
     """Print the mixtures that joined the front, what they are made of, and how far the front moved."""
     from epsopt.cli.output import Head, Rows, print_line, print_list, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
 
     sources, names = mixed.sources, [o.name for o in objectives]
+    called = {c.sha256: labels(c.run, c.epoch) for c in sources.checkpoints}
+    called = {sha256: called.get(sha256, name) for sha256, name in sources.labels.items()}
     runs, ends = len({c.run_id for c in sources.checkpoints}), len(sources.checkpoints) - sources.n_front
     print_wrapped(
         f"{len(sources.checkpoints)} checkpoints of {runs} runs that share the base "
-        f"{sources.labels[sources.base.sha256]}: {sources.n_front} of the measured front"
+        f"{called[sources.base.sha256]}: {sources.n_front} of the measured front"
         + (f", and the ends of {ends} runs." if ends else ".")
     )
     print_wrapped()
@@ -128,9 +133,7 @@ def show_wide(mixed: Mixed, objectives: Sequence[Objective], folder: Path, budge
         for part in tried.parts:
             if len(tried.parts) > 1:
                 print_line(f"     {_named(part)}")
-            print_list(
-                ", ".join(f"{name} {c:.2f}" for name, c in _mixed(tried, part, sources.labels).items()), "       "
-            )
+            print_list(", ".join(f"{name} {c:.2f}" for name, c in _mixed(tried, part, called).items()), "       ")
     print_wrapped()
     gain = f" ({mixed.after / mixed.before - 1.0:+.2%})" if mixed.before > 0.0 else ""
     print_wrapped(

@@ -19,6 +19,7 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
     from epsopt.cli.progress import working
     from epsopt.cli.render import checkpoint_table, list_runs, neighbour_json, varying
     from epsopt.cli.resolve_checkpoint import locate
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import measured, open_workspace
 
     with working("loading the map"):
@@ -48,14 +49,15 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
             }
         )
         return
-    print_line(f"nearest to {meant.title}:")
+    labels = RunLabels.of(checkpoints)
+    print_line(f"nearest to {meant.shown}:")
     print_wrapped()
     objectives = workspace.project.objectives if workspace.project else ()
     text = formatter(n.distance for n in found)
     distances = [text(n.distance) for n in found]
-    checkpoint_table(found, surrogate.metric_names, objectives, ("latent\ndistance", distances))
+    checkpoint_table(found, surrogate.metric_names, objectives, labels, ("latent\ndistance", distances))
     print_wrapped()
-    list_runs(found, varying(checkpoints))
+    list_runs(found, varying(checkpoints), labels)
     if not known_architecture:
         print_wrapped()
         print_wrapped("Careful: its architecture is none of the map's, so that latent distances say little.")

@@ -25,6 +25,7 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
     from epsopt.cli.output import print_json, print_wrapped
     from epsopt.cli.progress import working
     from epsopt.cli.render import checkpoint_json, checkpoint_table, list_runs, objective_json, varying
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import check_objectives, measured, open_workspace
 
     if chosen and all_metrics:
@@ -53,7 +54,8 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
         )
         return
     if front:
-        checkpoint_table(front, [o.name for o in objectives], objectives)
+        labels = RunLabels.of(checkpoints)
+        checkpoint_table(front, [o.name for o in objectives], objectives, labels)
         print_wrapped()
     print_wrapped(
         f"{len(front)} of {len(checkpoints)} measured checkpoints are beaten by no other in all objectives at once."
@@ -63,10 +65,11 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
     if not front:
         return
     if len({c.run_id for c in front}) > _MOST_RUNS:
+        labels.print_legend([c.run for c in front])
         print_wrapped("--json names their files and hyperparameters.")
         return
     print_wrapped()
-    list_runs(front, varying(checkpoints))
+    list_runs(front, varying(checkpoints), labels)
 
 
 def _choose(

@@ -11,6 +11,7 @@ from epsopt.cli.options import Options, common, follow_links_option, level_optio
 from epsopt.zoo.errors import CatalogueError, EpsoptError
 
 if TYPE_CHECKING:
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.latent.predict_checkpoint import Assessment
     from epsopt.zoo.reading.reader import CheckpointContents
 
@@ -33,6 +34,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
     from epsopt.cli.output import failures, links_outside, print_json, print_wrapped, troubles
     from epsopt.cli.progress import working
     from epsopt.cli.render import failure_json, neighbour_json, predicted_json
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import measured, open_workspace
 
     with working("loading the map") as progress:
@@ -94,7 +96,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         )
     else:
         if read:
-            _show(read, found, surrogate.metric_names, level)
+            _show(read, found, surrogate.metric_names, level, RunLabels.of(checkpoints))
             if at_ends:
                 print_wrapped(
                     f"Careful: {', '.join(at_ends)} was measured at the ends of runs only; what is predicted of "
@@ -113,7 +115,9 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         )
 
 
-def _show(read: list[CheckpointContents], found: list[Assessment], names: tuple[str, ...], level: float) -> None:
+def _show(
+    read: list[CheckpointContents], found: list[Assessment], names: tuple[str, ...], level: float, labels: RunLabels
+) -> None:
     from epsopt.cli.output import Head, Rows, print_line, print_table, print_wrapped
     from epsopt.cli.render import (
         formatters,
@@ -134,7 +138,7 @@ def _show(read: list[CheckpointContents], found: list[Assessment], names: tuple[
         lines = [[str(i), *rows[0]], ["", *rows[1]]]
         if any(r.metrics.get(n) is not None for n in names):
             lines.append(["", *measured_row("measured in the file", r.metrics, names, texts)])
-        lines.append(["", *measured_row(near_label(a.nearest), a.nearest.metrics, names, texts)])
+        lines.append(["", *measured_row(near_label(a.nearest, labels), a.nearest.metrics, names, texts)])
         groups.append(Rows(lines, dim))
     print_table([Head("#"), Head("", "left"), *metric_heads(names, ())], groups, keep=2)
     print_wrapped()

@@ -13,6 +13,7 @@ from epsopt.zoo.formatting import count as counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import OpenProject
     from epsopt.optimize.objectives import Objective, Target
     from epsopt.optimize.proposals.proposals import Proposal
@@ -52,6 +53,7 @@ def command(
     """
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import open_map
     from epsopt.studies.optuna_io.queue import study_name
 
@@ -80,7 +82,7 @@ def command(
     if form == "json":
         print_json({**_document(opened, proposed, commands, study), "level": level, "seed": seed})
     elif form == "table":
-        _show(proposed, opened.objectives, opened.targets, level)
+        _show(proposed, opened.objectives, opened.targets, level, RunLabels.of(opened.checkpoints))
         _tell(proposed, project, study)
     else:
         _say_beside(form, proposed, project, study, level)
@@ -174,6 +176,7 @@ def _show(
     objectives: Sequence[Objective],
     targets: Sequence[Target],
     level: float,
+    labels: RunLabels,
 ) -> None:
     from epsopt.cli.output import TARGETS_HOLD, Head, Rows, print_line, print_list, print_table, print_wrapped, value
     from epsopt.cli.render import formatters, metric_heads, predicted_rows, short_path
@@ -195,8 +198,10 @@ def _show(
         )
         if p.init_from is not None:
             print_line(f"   init_from {short_path(p.init_from)}")
-        print_list("nearest runs: " + ", ".join(f"{run} ({distance:.2f})" for run, distance in p.nearest_runs), "   ")
+        near = ", ".join(f"{labels(run)} ({distance:.2f})" for run, distance in p.nearest_runs)
+        print_list(f"nearest runs: {near}", "   ")
     print_wrapped()
+    labels.print_legend([run for p in proposals for run, _ in p.nearest_runs])
     print_wrapped("Predicted values are predicted, not evaluated." + (TARGETS_HOLD if targets else ""))
 
 

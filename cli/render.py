@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from epsopt.cli.output import (
-    LABEL,
     Head,
     Rows,
     formatter,
-    label,
     metric_head,
     one_line,
     print_line,
@@ -21,6 +19,7 @@ from epsopt.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.latent.neighbours import Neighbour
     from epsopt.optimize.objectives import Objective, Target
     from epsopt.studies.protocols import Measured
@@ -81,10 +80,9 @@ def measured_row(title: str, metrics: Mapping[str, float | None], names: Sequenc
     return [title, *(texts[n](metrics.get(n)) for n in names)]
 
 
-def near_label(neighbour: Neighbour) -> str:
+def near_label(neighbour: Neighbour, labels: RunLabels) -> str:
     """Name a neighbour with its latent distance: ``run_012:7 (0.41)``."""
-    distance = f" ({neighbour.distance:.2f})"
-    return label(neighbour.run, neighbour.epoch, LABEL - len(distance)) + distance
+    return f"{labels(neighbour.run, neighbour.epoch)} ({neighbour.distance:.2f})"
 
 
 def varying(checkpoints: Sequence[Checkpoint]) -> list[str]:
@@ -99,8 +97,11 @@ def varying(checkpoints: Sequence[Checkpoint]) -> list[str]:
     return [p.name for p in space.parameters]
 
 
-def list_runs(checkpoints: Iterable[Measured], names: Sequence[str]) -> None:
-    """Print the hyperparameters that set each checkpoint's run apart, and the checkpoints' files; nothing twice."""
+def list_runs(checkpoints: Iterable[Measured], names: Sequence[str], labels: RunLabels) -> None:
+    """Print the hyperparameters that set each checkpoint's run apart, and the checkpoints' files; nothing twice.
+
+    What runs are called comes first, so that this is the legend of the table above, too.
+    """
     runs: dict[tuple[str, str], list[Measured]] = {}
     for c in {c.sha256: c for c in checkpoints}.values():
         runs.setdefault((c.run, repr(sorted(c.hyperparameters.items()))), []).append(c)
@@ -108,7 +109,7 @@ def list_runs(checkpoints: Iterable[Measured], names: Sequence[str]) -> None:
         known = [
             f"{n} {value(v)}" for n in names if (v := members[0].hyperparameters.get(n)) is not None
         ]  # fmt: skip
-        print_line(f"{members[0].run}:" if known else members[0].run)
+        print_line(labels(members[0].run) + (":" if known else ""))
         if known:
             print_list(", ".join(known))
         for c in members:
@@ -127,6 +128,7 @@ def checkpoint_table(
     checkpoints: Sequence[Measured],
     names: Sequence[str],
     objectives: Sequence[Objective],
+    labels: RunLabels,
     extra: tuple[str, Sequence[str]] | None = None,
 ) -> None:
     """Print checkpoints with their measured metrics, one a row, and one more column if there is one."""
@@ -134,7 +136,7 @@ def checkpoint_table(
     heads = [Head("checkpoint", "left"), *([Head(extra[0])] if extra else []), *metric_heads(names, objectives)]
     rows = []
     for i, c in enumerate(checkpoints):
-        cells = [label(c.run, c.epoch, 30), *([extra[1][i]] if extra else [])]
+        cells = [labels(c.run, c.epoch), *([extra[1][i]] if extra else [])]
         rows.append(Rows([[*cells, *(texts[n](c.metrics.get(n)) for n in names)]]))
     print_table(heads, rows, keep=1)
 

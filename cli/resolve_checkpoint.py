@@ -1,4 +1,4 @@
-"""Which checkpoint is meant: a file, a run's epoch (else its last), or the beginning of a SHA-256."""
+"""Which checkpoint is meant: a file, a run or its epoch by any name that tells it, a folder, or part of a SHA-256."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from epsopt.cli.run_labels import RunLabels
 from epsopt.zoo.catalogue.run_names import hint, named_run
 from epsopt.zoo.errors import UnreadableCheckpoint, UsageError
 
@@ -23,12 +24,14 @@ class Located:
     """A checkpoint that somebody named.
 
     Attributes:
-        title: how to call it.
+        title: how to call it, by the whole name of its run.
+        shown: what tables call it.
         checkpoint: its record; one that is not in the catalogue has id 0, and lineage 0 where no known one fits.
         fingerprint: of its weights.
     """
 
     title: str
+    shown: str
     checkpoint: Checkpoint
     fingerprint: Fingerprint
 
@@ -52,7 +55,8 @@ def locate(what: str, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -
     else:
         meant = named(what, checkpoints)
     title = meant.run if meant.epoch is None else f"{meant.run}:{meant.epoch}"
-    return Located(title, meant, catalogue.fingerprints([meant.id])[0])
+    shown = RunLabels.of(checkpoints)(meant.run, meant.epoch)
+    return Located(title, shown, meant, catalogue.fingerprints([meant.id])[0])
 
 
 def _stranger(path: Path, catalogue: Catalogue) -> Located:
@@ -77,7 +81,7 @@ def _stranger(path: Path, catalogue: Catalogue) -> Located:
         lineage_id=content.lineage or 0,
         n_parameters=content.n_parameters,
     )
-    return Located(short_path(path), record, content.fingerprint)
+    return Located(short_path(path), short_path(path), record, content.fingerprint)
 
 
 def named(what: str, checkpoints: Sequence[Checkpoint]) -> Checkpoint:
@@ -86,14 +90,12 @@ def named(what: str, checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     Raises:
         UsageError: nothing, or several checkpoints, may be meant.
     """
-    runs: dict[str, list[Checkpoint]] = {}
-    for c in checkpoints:
-        runs.setdefault(c.run, []).append(c)
-    whole = named_run(what, runs)
+    runs = _by_run(checkpoints)
+    whole = find_run(what, checkpoints)
     if whole is not None:
         return runs[whole][-1]
     said, colon, epoch = what.rpartition(":")
-    run = named_run(said, runs) if colon else None
+    run = find_run(said, checkpoints) if colon else None
     if run is not None:
         for c in runs[run]:
             if str(c.epoch) == epoch:
@@ -108,3 +110,51 @@ def named(what: str, checkpoints: Sequence[Checkpoint]) -> Checkpoint:
             raise UsageError(f"{len(fitting)} checkpoints have a SHA-256 that begins with {what}: write more of it")
     meant = hint(said or what, runs, "'epsopt pareto --json' names runs and files")
     raise UsageError(f"{what} is no file, no run of the catalogue, and begins no SHA-256 in it: {meant}")
+
+
+def find_run(what: str, checkpoints: Sequence[Checkpoint]) -> str | None:
+    """Return the name of the run that is meant; None: none is.
+
+    It may be called as tables call it, by its name or any part of it that only one run has, or by its folder.
+
+    Raises:
+        UsageError: several runs may be meant.
+    """
+    runs = _by_run(checkpoints)
+    labels = RunLabels.of(checkpoints).shown
+    if what in runs:
+        return what
+    called = next((run for run, label in labels.items() if label == what), None)
+    if called is not None:
+        return called
+    folder = Path(what)
+    if folder.is_dir():
+        place = str(folder.resolve())
+        inside = sorted({c.run for c in checkpoints if any(p.startswith(f"{place}/") for p in c.paths)})
+        if len(inside) > 1 and named_run(what, runs) is None:
+            raise UsageError(f"{what} holds {len(inside)} runs: name one of them, such as {inside[0]}")
+        if len(inside) == 1:
+            return inside[0]
+    return named_run(what, runs)
+
+
+def require_run(what: str, checkpoints: Sequence[Checkpoint]) -> str:
+    """Return the name of the run that is meant, also where it is named with an epoch.
+
+    Raises:
+        UsageError: no run, or several, may be meant.
+    """
+    found = find_run(what, checkpoints)
+    if found is None and ":" in what:
+        found = find_run(what.rpartition(":")[0], checkpoints)
+    if found is None:
+        meant = hint(what, _by_run(checkpoints), "'epsopt pareto --json' names runs")
+        raise UsageError(f"the catalogue has no run {what}: {meant}")
+    return found
+
+
+def _by_run(checkpoints: Sequence[Checkpoint]) -> dict[str, list[Checkpoint]]:
+    runs: dict[str, list[Checkpoint]] = {}
+    for c in checkpoints:
+        runs.setdefault(c.run, []).append(c)
+    return runs

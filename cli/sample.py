@@ -193,6 +193,7 @@ def _show(
 ) -> None:
     from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import formatters, list_runs, measured_row, metric_heads, near_label, varying
+    from epsopt.cli.run_labels import RunLabels
 
     if not found.points:
         print_wrapped(
@@ -202,6 +203,7 @@ def _show(
         )
         return
     names = [o.name for o in opened.objectives]
+    labels = RunLabels.of(opened.checkpoints)
     shown = found.points[:_SHOWN]
     made = [mixtures[i] if mixtures else None for i in range(len(shown))]
     values: list[Mapping[str, float | None]] = [p.point for p in shown]
@@ -213,7 +215,7 @@ def _show(
     for i, (point, mixture) in enumerate(zip(shown, made, strict=True), 1):
         title, *told = measured_row("at the point, predicted", point.point, names, texts)
         begin = [str(i), f"{point.probability or 0.0:.2f}", *([title] if mixtures else [])]
-        rows = [[*begin, *told, near_label(point.nearest[0])]]
+        rows = [[*begin, *told, near_label(point.nearest[0], labels)]]
         if mixture is not None:
             rows.append(
                 ["", "", *measured_row("decoded, predicted", mixture.assessment.point, names, texts), ""]
@@ -234,7 +236,7 @@ def _show(
         + (TARGETS_HOLD + PRODUCT if len(opened.targets) > 1 else "")
     )
     print_wrapped()
-    list_runs([p.nearest[0] for p in shown], varying(opened.checkpoints))
+    list_runs([p.nearest[0] for p in shown], varying(opened.checkpoints), labels)
 
 
 def _standing(opened: OpenProject, found: RegionSample, mixtures: Sequence[MergedCheckpoint | None]) -> str:

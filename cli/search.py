@@ -107,7 +107,7 @@ def command(
 
 
 def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None) -> None:
-    from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, label, print_table, print_wrapped
+    from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import (
         formatters,
         list_runs,
@@ -117,7 +117,9 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
         predicted_rows,
         varying,
     )
+    from epsopt.cli.run_labels import RunLabels
 
+    labels = RunLabels.of(checkpoints)
     names = [o.name for o in result.objectives]
     values = [m for a in result.answers for m in (a.point, a.low, a.high, a.nearest[0].metrics)]
     texts = formatters(names, values)
@@ -125,7 +127,7 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
     for i, a in enumerate(result.answers, 1):
         title = "predicted" if a.probability is None else f"predicted, P {a.probability:.2f}"
         rows, dim = predicted_rows(a, names, texts, title, result.level)
-        near = measured_row(near_label(a.nearest[0]), a.nearest[0].metrics, names, texts)
+        near = measured_row(near_label(a.nearest[0], labels), a.nearest[0].metrics, names, texts)
         groups.append(Rows([[str(i), *rows[0]], ["", *rows[1]], ["", *near]], dim))
     print_table([Head("#"), Head("", "left"), *metric_heads(names, result.objectives, result.targets)], groups, keep=2)
     print_wrapped()
@@ -136,14 +138,14 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
         + (PRODUCT if len(result.targets) > 1 else "")
     )
     print_wrapped()
-    list_runs([a.nearest[0] for a in result.answers], varying(checkpoints))
+    list_runs([a.nearest[0] for a in result.answers], varying(checkpoints), labels)
     print_wrapped()
     if result.targets:
         if not result.met:
             print_wrapped("No answer is more likely than not to meet all targets; these come nearest.")
         meeting = result.measured_meeting
         if meeting:
-            best = label(meeting[0].run, meeting[0].epoch, 60)
+            best = labels(meeting[0].run, meeting[0].epoch)
             print_wrapped(
                 f"{len(meeting)} of the {len(checkpoints)} checkpoints measurably meet all targets, "
                 f"{best} among the best."

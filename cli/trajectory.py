@@ -45,6 +45,8 @@ def command(
     from epsopt.cli.output import note, print_json, print_wrapped
     from epsopt.cli.pictures import picture_file
     from epsopt.cli.progress import working
+    from epsopt.cli.resolve_checkpoint import require_run
+    from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import measured, open_workspace
 
     with working("loading the map") as progress:
@@ -66,7 +68,10 @@ def command(
             surrogate, _ = load_map(catalogue)
             latents = surrogate.encode(catalogue.fingerprints([c.id for c in checkpoints]))
         paths = run_paths(surrogate, checkpoints, latents)
-        whole = _named(run, paths)
+        name = require_run(run, checkpoints)
+        whole = next((path for path in paths if path.name == name), None)
+        if whole is None:
+            raise UsageError(f"the run {name} has no checkpoint with a known epoch, so it has no path")
         so_far = whole if first is None else whole.first(first)
         others = [p for p in paths if p is not whole]
         moved = path_statistics(so_far, median_speed(others)) if len(so_far) else None
@@ -91,7 +96,7 @@ def command(
     if options.json:
         print_json(_document(so_far, whole, moved, end, forecast, outlook, surrogate.metric_names, level, reason))
         return
-    _show(so_far, moved)
+    _show(so_far, moved, RunLabels.of(checkpoints)(whole.name))
     if end is not None:
         _show_end(end, surrogate.metric_names)
     elif forecast is None or outlook is None:
@@ -101,17 +106,6 @@ def command(
     if save is not None:
         print_wrapped()
         print_wrapped(f"The picture is in {save}.")
-
-
-def _named(run: str, paths: list[RunPath]) -> RunPath:
-    from epsopt.zoo.catalogue.run_names import hint, named_run
-
-    by_name = {path.name: path for path in paths}
-    found = named_run(run, by_name)
-    if found is None:
-        meant = hint(run, by_name, "'epsopt pareto --json' names runs")
-        raise UsageError(f"the catalogue has no run {run}: {meant}")
-    return by_name[found]
 
 
 def _document(
@@ -173,13 +167,13 @@ def _document(
     return out
 
 
-def _show(path: RunPath, moved: PathStatistics | None) -> None:
+def _show(path: RunPath, moved: PathStatistics | None, called: str) -> None:
     from epsopt.cli.output import print_wrapped
 
     if moved is None:
-        print_wrapped(f"{path.name}, not begun: its hyperparameters alone.")
+        print_wrapped(f"{called}, not begun: its hyperparameters alone.")
         return
-    print_wrapped(f"{path.name}: {len(path)} checkpoints, epochs {path.epochs[0]:g} to {path.epochs[-1]:g}")
+    print_wrapped(f"{called}: {len(path)} checkpoints, epochs {path.epochs[0]:g} to {path.epochs[-1]:g}")
     if len(path) < 2:
         return
     print_wrapped()

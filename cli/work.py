@@ -222,13 +222,12 @@ def command(
 
 
 def _show_reached(project: Project, reached: Checkpoint) -> None:
-    from epsopt.cli.output import label, print_line, print_list, print_wrapped, value
+    from epsopt.cli.output import one_line, print_line, print_list, print_wrapped, value
     from epsopt.cli.render import short_path
 
     measured = [f"{o.name} {v:.4g}" for o in project.objectives if (v := reached.metrics.get(o.name)) is not None]
-    print_wrapped(
-        f"The targets are reached by {label(reached.run, reached.epoch, 60)}, as measured: {', '.join(measured)}."
-    )
+    place = reached.run if reached.epoch is None else f"{reached.run}:{reached.epoch}"
+    print_wrapped(f"The targets are reached by {one_line(place)}, as measured: {', '.join(measured)}.")
     print_line(f"  {short_path(reached.path)}")
     print_list(", ".join(f"{n} {value(v)}" for n, v in reached.hyperparameters.items()), "  ")
 

@@ -63,9 +63,12 @@ def test_a_forecast_learns_nothing_from_the_run_itself(project):
 
 
 def test_an_unknown_run_is_named_with_the_nearest_one(project):
+    result = project("trajectory", "rum_003")
+    assert result.status == 2
+    assert "did you mean run_003 or run_00" in result.err
     result = project("trajectory", "run_00")
     assert result.status == 2
-    assert "did you mean run_00" in result.err
+    assert "run_00 may be one of 9 runs: run_000, run_001, run_002, run_003 and others" in result.err
 
 
 def test_pictures_are_drawn_by_themselves(project, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Hashable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Mapping
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -48,23 +50,124 @@ def distinct_names(runs: Mapping[_Key, tuple[str, str]]) -> dict[_Key, str]:
     return {key: out[key] for key in runs}
 
 
+def short_names(names: Collection[str]) -> dict[str, str]:
+    """Return the part of each run's name that tells it from all others, in whole folders.
+
+    Of ``2026-11-28/08-15-32/logs/version_0`` and its like that is ``08-15-32``: what stands behind says nothing where
+    each folder holds one run, and what stands before nothing where no other run has a folder of that name. Runs of one
+    folder show as much of it as the one that needs most.
+
+    Args:
+        names: of all runs, each once.
+
+    Returns:
+        By name; no two are the same, and each is a part of its own name and of no other.
+    """
+    parts = {name: name.split("/") for name in names}
+    owners: dict[tuple[str, ...], set[str]] = {}
+    for name, own in parts.items():
+        for i in range(len(own)):
+            for j in range(i + 1, len(own) + 1):
+                owners.setdefault(tuple(own[i:j]), set()).add(name)
+    below = Counter(tuple(own[:j]) for own in parts.values() for j in range(len(own) + 1))
+    end = {name: len(own) for name, own in parts.items()}
+    while True:
+        # A level of folders says nothing where nearly each of them holds one run: "version_0" of Lightning.
+        levels: dict[str, list[str]] = {}
+        for name, own in parts.items():
+            if end[name] > 1:
+                levels.setdefault(_without_number(own[end[name] - 1]), []).append(name)
+        idle = []
+        for members in levels.values():
+            alone = [name for name in members if below[tuple(parts[name][: end[name] - 1])] == 1]
+            idle += alone if len(members) > 1 and 2 * len(alone) > len(members) else []
+        if not idle:
+            break
+        for name in idle:
+            end[name] -= 1
+
+    def needed(name: str) -> int:
+        kept = parts[name][: end[name]]
+        lengths = (k for k in range(1, len(kept) + 1) if owners[tuple(kept[-k:])] == {name})
+        return next(lengths, len(kept))
+
+    longest: dict[tuple[str, ...], int] = {}
+    for name, own in parts.items():
+        folder = tuple(own[: end[name] - 1])
+        longest[folder] = max(longest.get(folder, 0), needed(name))
+    out = {}
+    for name, own in parts.items():
+        kept = own[: end[name]]
+        short = "/".join(kept[-longest[tuple(kept[:-1])] :])
+        out[name] = short if owners[tuple(short.split("/"))] == {name} else name
+    return out
+
+
+def _without_number(part: str) -> str:
+    return re.sub(r"\d+", "0", part)
+
+
+ELLIPSIS = "…"
+"""Stands for what a shown name leaves out."""
+
+
+def without_common_words(names: Collection[str]) -> dict[str, str]:
+    """Return names without the words that all of them have, with ``…`` where one or several were.
+
+    Args:
+        names: each once; words end at ``-``, ``_``, ``,``, ``;``, ``+``, ``/`` and spaces.
+
+    Returns:
+        By name; where that leaves two alike, or nothing, all of them as they are.
+    """
+    words = {name: re.findall(r"[^-_,;+/ ]*[-_,;+/ ]|[^-_,;+/ ]+$", name) for name in names}
+    common = set.intersection(*(set(own) for own in words.values())) if len(words) > 1 else set()
+    out = {}
+    for name, own in words.items():
+        kept = [ELLIPSIS if word in common else word for word in own]
+        out[name] = "".join(w for i, w in enumerate(kept) if w != ELLIPSIS or i == 0 or kept[i - 1] != ELLIPSIS)
+    alike = len(set(out.values())) < len(out) or ELLIPSIS in out.values()
+    return {name: name for name in names} if alike else out
+
+
 def named_run(what: str, names: Collection[str]) -> str | None:
-    """Return the run that a name means: one of that name, or the only one whose name ends so; None: none does.
+    """Return the run that a name means; None: it means none.
+
+    That is the run of that name, or the only one whose name ends so, is shown so (:func:`short_names`; ``…`` stands for
+    anything), has such a folder in it, or has it in it anywhere. ``proposal 7`` is the run of that proposal.
 
     Raises:
         UsageError: several runs may be meant; names them.
     """
-    wanted = what.rstrip("/")
-    if wanted in names:
-        return wanted
-    ending = sorted(name for name in set(names) if wanted and name.endswith(f"/{wanted}"))
-    if len(ending) > 1:
-        shown = ", ".join(ending[:4]) + (" and others" if len(ending) > 4 else "")
-        raise UsageError(f"{what} may be one of {len(ending)} runs: {shown}: write more of the name")
-    return ending[0] if ending else None
+    wanted = what.strip().rstrip("/")
+    known = set(names)
+    if wanted in known or not wanted:
+        return wanted or None
+    number = re.fullmatch(r"proposal[ _#-]*0*(\d+)", wanted)
+    if number is not None:
+        wanted = f"proposal_{int(number[1]):03d}"
+    rules: list[Callable[[str], bool]] = [
+        lambda name: name.endswith(f"/{wanted}"),
+        lambda name: f"/{wanted}/" in f"/{name}/",
+        lambda name: wanted in name,
+    ]
+    if ELLIPSIS in wanted:
+        shown = re.compile(".*".join(map(re.escape, wanted.split(ELLIPSIS))))
+        short = short_names(known)
+        rules = [lambda name: shown.fullmatch(short[name]) is not None, lambda name: shown.search(name) is not None]
+    for rule in rules:
+        found = sorted(name for name in known if rule(name))
+        if len(found) > 1:
+            listed = ", ".join(found[:4]) + (" and others" if len(found) > 4 else "")
+            raise UsageError(f"{what} may be one of {len(found)} runs: {listed}: write more of the name")
+        if found:
+            return found[0]
+    return None
 
 
 def hint(what: str, names: Collection[str], otherwise: str) -> str:
     """Return what may have been meant by a name that no run has."""
-    close = difflib.get_close_matches(what, names, n=1)
-    return f"did you mean {close[0]}?" if close else otherwise
+    shown = short_names(names)
+    called = {**{short: short for short in shown.values()}, **shown}
+    close = dict.fromkeys(called[match] for match in difflib.get_close_matches(what, called, n=3))
+    return f"did you mean {' or '.join(close)}?" if close else otherwise

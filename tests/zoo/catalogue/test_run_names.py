@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from epsopt.optimize import Objective, Parameter, Space
 from epsopt.optimize.forecast.catalogue_curves import past_curves
-from epsopt.zoo.catalogue.run_names import distinct_names, named_run
+from epsopt.zoo.catalogue.run_names import distinct_names, hint, named_run, short_names, without_common_words
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.ingestion.ingest import ingest
 
@@ -80,6 +80,42 @@ def test_part_of_a_name_is_enough_where_one_run_has_it_and_several_are_named():
         named_run("run_000", names)
 
 
+def test_runs_are_shown_by_the_part_of_their_path_that_differs():
+    hydra = {f"2026-11-28/08-15-{i:02d}/logs/version_0": f"08-15-{i:02d}" for i in range(3)}
+    assert short_names(hydra) == hydra
+    assert short_names([*hydra, "2026-11-29/08-15-01/logs/version_0"]) == {
+        **{name: f"2026-11-28/{time}" for name, time in hydra.items()},
+        "2026-11-29/08-15-01/logs/version_0": "2026-11-29/08-15-01",
+    }
+
+
+def test_a_second_version_in_one_folder_leaves_the_names_of_other_folders_short():
+    days = ("mon", "tue", "wed", "thu")
+    names = [*(f"{day}/logs/version_0" for day in days), "thu/logs/version_1"]
+    assert list(short_names(names).values()) == ["mon", "tue", "wed", "thu/logs/version_0", "thu/logs/version_1"]
+
+
+def test_words_that_all_names_have_are_left_out_of_long_ones():
+    names = [f"resnet-cifar_lr=0.{i},wd=0.1_seed=3" for i in (1, 2)]
+    assert list(without_common_words(names).values()) == ["…lr=0.1,…", "…lr=0.2,…"]
+    assert without_common_words(["a_b", "a_b_a_b"]) == {"a_b": "a_b", "a_b_a_b": "a_b_a_b"}
+
+
+def test_a_run_is_meant_by_any_part_of_its_name_that_no_other_has():
+    names = [f"2026-11-28/08-15-{i:02d}/logs/version_0" for i in range(3)] + ["proposal_007/logs/version_0"]
+    assert named_run("08-15-01", names) == names[1]
+    assert named_run("15-02", names) == names[2]
+    assert named_run("proposal_007", names) == named_run("proposal 7", names) == names[3]
+    assert named_run("08…-00", names) == names[0]
+    with pytest.raises(UsageError, match="may be one of 4 runs"):
+        named_run("version_0", names)
+
+
+def test_a_mistyped_name_suggests_names_as_tables_show_them():
+    names = [f"2026-11-28/08-15-{i:02d}/logs/version_0" for i in (7, 23)]
+    assert hint("08-15-24", names, "") == "did you mean 08-15-23 or 08-15-07?"
+
+
 _PART = st.sampled_from(["a", "b", "run"])
 
 
@@ -94,3 +130,14 @@ def test_no_two_runs_have_one_name_and_each_is_the_end_of_its_path(paths, data):
     for i, name in names.items():
         assert f"/{runs[i][1]}".endswith(f"/{name}")
         assert name == runs[i][0] or sum(runs[i][0] == other for other, _ in runs.values()) > 1
+
+
+@given(st.sets(st.lists(_PART, min_size=1, max_size=4).map("/".join), min_size=1, max_size=12))
+def test_no_two_runs_are_shown_alike_and_each_is_found_by_what_is_shown(names):
+    shown = short_names(names)
+    assert len(set(shown.values())) == len(names)
+    for name, short in shown.items():
+        assert f"/{short}/" in f"/{name}/"
+        assert short in names or named_run(short, names) == name
+        if short in names:
+            assert short == name
