@@ -17,7 +17,14 @@ _ENGINES = ("gradient", "botorch", "optuna")  # optimize.ENGINES, which takes to
 
 @click.command("search", cls=TargetCommand)
 @click.option("--engine", type=click.Choice(_ENGINES), default="gradient", show_default=True, help="What searches.")
-@click.option("--answers", "-n", type=click.IntRange(min=1), default=8, show_default=True, help="At most so many.")
+@click.option(
+    "--answers",
+    "-n",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="At most so many distinct ones.",
+)
 @click.option("--neighbours", type=click.IntRange(min=1), default=3, show_default=True, help="Named in --json.")
 @level_option
 @seed_option
@@ -103,10 +110,10 @@ def command(
             }
         )
     else:
-        _show(result, checkpoints, study)
+        _show(result, checkpoints, study, answers)
 
 
-def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None) -> None:
+def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None, limit: int) -> None:
     from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import (
         formatters,
@@ -118,6 +125,7 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
         varying,
     )
     from epsopt.cli.run_labels import RunLabels
+    from epsopt.zoo.formatting import count
 
     labels = RunLabels.of(checkpoints)
     names = [o.name for o in result.objectives]
@@ -137,6 +145,12 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
         + (TARGETS_HOLD if result.targets else "")
         + (PRODUCT if len(result.targets) > 1 else "")
     )
+    if len(result.answers) < limit:
+        one = len(result.answers) == 1
+        print_wrapped(
+            f"Only {count(len(result.answers), 'distinct answer')}: whatever else may be on the predicted front lies "
+            f"nearest to the same real checkpoint{'' if one else 's'}."
+        )
     print_wrapped()
     list_runs([a.nearest[0] for a in result.answers], varying(checkpoints), labels)
     print_wrapped()

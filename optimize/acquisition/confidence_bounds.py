@@ -89,12 +89,24 @@ class TargetScorer:
         log_probabilities: Tensor = torch.special.log_ndtr(standard)
         return log_probabilities.sum(dim=1)
 
+    def probability(self, z: Tensor) -> Tensor:
+        """``(b, latent)`` -> ``(b,)`` probability that all targets are met at each point; 1 without targets."""
+        with torch.no_grad():
+            return self.log_probability(*self.posterior_moments(z)).exp()
+
     def lower_bound(self, mean: Tensor, deviation: Tensor) -> NDArray[np.float64]:
         """``(b, objectives)`` moments -> lower confidence bounds in the metrics' own units.
 
         For a minimised objective the bound is the upper one. Bounded metrics stay within their bounds.
         """
-        bound = (mean - Z90 * deviation) * self.signs
+        return self._in_units(mean - Z90 * deviation)
+
+    def upper_bound(self, mean: Tensor, deviation: Tensor) -> NDArray[np.float64]:
+        """``(b, objectives)`` moments -> the other ends of the same intervals: as good as it may well be."""
+        return self._in_units(mean + Z90 * deviation)
+
+    def _in_units(self, values: Tensor) -> NDArray[np.float64]:
+        bound = values * self.signs
         full = torch.zeros(len(bound), len(self.surrogate.metric_names), dtype=torch.float64)
         full[:, self.columns] = bound
         return np.asarray(self.surrogate.to_metrics(full)[:, self.columns].detach().numpy())

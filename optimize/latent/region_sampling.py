@@ -1,7 +1,7 @@
 """Hypothetical checkpoints in the region that meets the targets (seeds/epsilon_vae.md, "Latent Space Sampling").
 
-Points are proposed between and around real checkpoints of the trust region, kept when the map finds them more likely
-than not to meet all targets, and thinned so that they lie far apart.
+Points are proposed between and around real checkpoints of the trust region, and where a search ends; they are kept when
+the map finds them more likely than not to meet all targets, and thinned so that they lie far apart.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
+from epsopt.optimize.latent.engines.gradient import gradient_candidates
 from epsopt.optimize.latent.neighbours import nearest
 from epsopt.optimize.latent.search import LIKELY, Answer, known_latents
 from epsopt.optimize.latent.trust_region import TrustRegion, distances, trust_region
@@ -88,10 +89,12 @@ def sample_region(
     region = trust_region(latents, np.array([c.run_id for c in known]))
     scorer = TargetScorer(surrogate, tuple(objectives), tuple(targets))
     generator = torch.Generator().manual_seed(seed)
-    z = _propose(region, scorer, generator)
-    likely = _probability(scorer, z)
+    proposed = _propose(region, scorer, generator)
+    # What a search would answer is in the region, too, however small that is.
+    z = torch.cat([proposed, gradient_candidates(scorer, region, seed).float(), latents])
+    likely = scorer.probability(z)
     inside = torch.nonzero(likely >= probability).reshape(-1)
-    share, best = float(len(inside)) / len(z), float(likely.max())
+    share, best = float((likely[: len(proposed)] >= probability).double().mean()), float(likely.max())
     if len(inside) == 0:
         return RegionSample((), share, float("nan"), region.radius, best)
     if len(inside) > _SHORTLIST:
@@ -114,15 +117,10 @@ def sample_region(
     return RegionSample(answers, share, spacing, region.radius, best)
 
 
-def _probability(scorer: TargetScorer, z: Tensor) -> Tensor:
-    with torch.no_grad():
-        return scorer.log_probability(*scorer.posterior_moments(z)).exp()
-
-
 def _propose(region: TrustRegion, scorer: TargetScorer, generator: torch.Generator) -> Tensor:
     """``(b, latent)`` points of the region: half around all checkpoints, half around those that promise most."""
     centres = region.centres
-    promising = _probability(scorer, centres).topk(min(64, len(centres))).indices
+    promising = scorer.probability(centres).topk(min(64, len(centres))).indices
     half = _PROPOSED // 2
     start = torch.cat(
         [

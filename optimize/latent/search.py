@@ -14,7 +14,7 @@ from torch import Tensor
 
 from epsopt.optimize.acquisition.confidence_bounds import TargetScorer, measured_table
 from epsopt.optimize.latent.neighbours import Neighbour, nearest
-from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
+from epsopt.optimize.latent.trust_region import TrustRegion, nearest_rows, trust_region
 from epsopt.optimize.objectives import Objective, Target, meets
 from epsopt.optimize.pareto import non_dominated
 from epsopt.surrogate.surrogate import Surrogate
@@ -27,6 +27,8 @@ LIKELY = 0.5
 """An answer counts as meeting the targets when it is more likely than not."""
 SURE = 0.8
 """Answers this sure of the targets are ordered by the other objectives, the rest by their probability."""
+
+_NEGLIGIBLE = 0.01  # of the best probability, where no answer meets the targets: what is below does not come near
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,8 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        answers: the predicted front; those sure of the targets first, by how far they push the other objectives.
+        answers: the predicted front and what may be on it, no two nearest to the same real checkpoint; those sure of
+            the targets first, by how far they push the other objectives. Fewer than asked for where there are no more.
         objectives: what was searched for.
         targets: what had to be met.
         engine: which engine searched.
@@ -97,7 +100,7 @@ def search(
         objectives: what to push.
         targets: what must hold first; the other objectives are pushed as far as they go.
         engine: ``gradient`` (many starts at once), ``botorch`` (qLogNEHVI) or ``optuna`` (NSGA-II).
-        limit: at most so many answers, spread over the front.
+        limit: at most so many answers, spread over the front, each nearest to another real checkpoint.
         neighbours: real checkpoints named with each answer.
         level: coverage of the intervals.
         seed: the same seed gives the same answers.
@@ -118,11 +121,16 @@ def search(
     latents, known = known_latents(surrogate, checkpoints)
     region = trust_region(latents, np.array([c.run_id for c in known]))
     candidates = torch.cat([candidates_of(scorer, region, seed).float(), latents])
+    probability = scorer.probability(candidates).numpy()
     with torch.no_grad():
         mean, deviation = scorer.posterior_moments(candidates)
-        probability = scorer.log_probability(mean, deviation).exp().numpy()
-        bounds = scorer.lower_bound(mean, deviation)
-    chosen, met = _front(bounds, probability, scorer, limit)
+        bounds, hopes = scorer.lower_bound(mean, deviation), scorer.upper_bound(mean, deviation)
+    beside = nearest_rows(candidates, latents)[1].numpy()
+    met = bool((probability >= LIKELY).any())
+    if met:
+        chosen = _spread(bounds, hopes, probability, beside, scorer, limit)
+    else:
+        chosen = _most_probable(probability, beside, limit)
     meeting = _measured_meeting(checkpoints, scorer)
     on_map = {c.sha256 for c in known}
     proofs = [c for c in meeting if c.sha256 in on_map]
@@ -192,25 +200,44 @@ def _engine(name: str) -> Callable[[TargetScorer, TrustRegion, int], Tensor]:
     raise UsageError(f"there is no search engine {name!r}, known: {', '.join(ENGINES)}")
 
 
-def _front(
-    bounds: NDArray[np.float64], probability: NDArray[np.float64], scorer: TargetScorer, limit: int
-) -> tuple[list[int], bool]:
-    """Rows of the front over lower bounds, at most ``limit`` of them, and whether the targets are likely met."""
+def _spread(
+    bounds: NDArray[np.float64],
+    hopes: NDArray[np.float64],
+    probability: NDArray[np.float64],
+    beside: NDArray[np.int64],
+    scorer: TargetScorer,
+    limit: int,
+) -> list[int]:
+    """Choose answers that likely meet the targets: from the front over lower bounds, then what may be on the front.
+
+    Farthest-first, in units of the front's own extent, from the most probable point on; of points that are nearest to
+    one real checkpoint the first stands for all.
+    """
+    maximize = [o.maximize for o in scorer.objectives]
     rows = np.flatnonzero(probability >= LIKELY)
-    met = len(rows) > 0
-    if not met:  # the most probable ones, so that the user sees how near it gets
-        rows = np.argsort(-probability, kind="stable")[: max(limit, len(probability) // 20)]
-    front = rows[non_dominated(bounds[rows], [o.maximize for o in scorer.objectives]).indices]
-    if len(front) <= limit:
-        return front.tolist(), met
-    # Farthest-first over the front, in units of its own extent, from the most probable point on.
-    scaled = bounds[front] / np.maximum(np.ptp(bounds[front], axis=0), 1e-12)
-    picked = [int(np.argmax(probability[front]))]
-    distance = np.linalg.norm(scaled - scaled[picked[0]], axis=1)
-    while len(picked) < limit:
-        picked.append(int(np.argmax(distance)))
-        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[picked[-1]], axis=1))
-    return [int(front[i]) for i in picked], met
+    front = rows[non_dominated(bounds[rows], maximize).indices]
+    turned = np.where(maximize, 1.0, -1.0)
+    surely_worse = np.zeros(len(rows), dtype=bool)
+    for i in front:
+        surely_worse |= (bounds[i] * turned >= hopes[rows] * turned).all(axis=1)
+    scaled = bounds / np.maximum(np.ptp(bounds[front], axis=0), 1e-12)
+    picked: list[int] = []
+    distance = np.full(len(bounds), np.inf)
+    for pool in (front, rows[~surely_worse]):
+        free = pool[~np.isin(beside[pool], beside[picked])]
+        while len(free) and len(picked) < limit:
+            best = int(free[np.argmax(distance[free] if picked else probability[free])])
+            picked.append(best)
+            distance = np.minimum(distance, np.linalg.norm(scaled - scaled[best], axis=1))
+            free = free[beside[free] != beside[best]]
+    return picked
+
+
+def _most_probable(probability: NDArray[np.float64], beside: NDArray[np.int64], limit: int) -> list[int]:
+    """Choose the points that come nearest to meeting the targets, each nearest to another real checkpoint."""
+    order = np.argsort(-probability, kind="stable")
+    kept = order[np.sort(np.unique(beside[order], return_index=True)[1])]
+    return [int(i) for i in kept[:limit] if probability[i] >= _NEGLIGIBLE * probability[order[0]]]
 
 
 def _best_first(bounds: NDArray[np.float64], probability: NDArray[np.float64], scorer: TargetScorer) -> list[int]:

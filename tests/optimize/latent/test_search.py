@@ -6,8 +6,10 @@ import torch
 
 from epsopt.optimize import ENGINES, Objective, Target, nearest, search
 from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
+from epsopt.optimize.latent.region_sampling import sample_region
 from epsopt.optimize.latent.search import known_latents
 from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
+from epsopt.optimize.pareto import non_dominated
 from epsopt.zoo.errors import UsageError
 
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))
@@ -85,9 +87,13 @@ def test_gradient_search_is_at_least_as_good_as_the_best_real_checkpoint(zoo, fi
         known = scorer.lower_bound(*scorer.posterior_moments(latents))
     found = search(fitted[0], zoo[1], OBJECTIVES, limit=70)
     with torch.no_grad():
-        bounds = scorer.lower_bound(*scorer.posterior_moments(torch.stack([a.z for a in found.answers])))
-    for row in known:  # no real checkpoint dominates any answer by its lower bounds
-        assert not ((row >= bounds - 1e-9).all(axis=1) & (row > bounds + 1e-9).any(axis=1)).any()
+        moments = scorer.posterior_moments(torch.stack([a.z for a in found.answers]))
+        bounds, hopes = scorer.lower_bound(*moments), scorer.upper_bound(*moments)
+    for row in known:  # no real checkpoint is surely better than any answer
+        assert not ((row >= hopes - 1e-9).all(axis=1) & (row > hopes + 1e-9).any(axis=1)).any()
+    # and those of the front, which come first, are dominated by none in their lower bounds
+    best = non_dominated(np.concatenate([known, bounds]), [True, True]).indices
+    assert {len(known) + i for i in range(2)} <= set(best.tolist())
 
 
 def test_when_measured_checkpoints_meet_the_targets_one_stands_beside_an_answer(zoo, fitted) -> None:
@@ -97,6 +103,42 @@ def test_when_measured_checkpoints_meet_the_targets_one_stands_beside_an_answer(
         assert {c.path for c in result.measured_meeting} == {c.path for c in real}
         if real:
             assert any((a.nearest[0].metrics["coverage"] or 0) >= value for a in result.answers)
+
+
+@pytest.mark.parametrize(
+    "targets", [[], [Target("coverage", 0.5)], [Target("coverage", 0.999), Target("structure", 0.99)]]
+)
+def test_no_two_answers_stand_beside_one_checkpoint_and_they_differ(zoo, fitted, targets) -> None:
+    checkpoints = zoo[1]
+    result = search(fitted[0], checkpoints, OBJECTIVES, targets, limit=8)
+    beside = [a.nearest[0].sha256 for a in result.answers]
+    assert len(set(beside)) == len(beside) <= 8
+    points = [tuple(a.point.values()) for a in result.answers]
+    assert len(set(points)) == len(points)
+
+
+def test_without_targets_answers_are_spread_over_the_front(zoo, fitted) -> None:
+    _, checkpoints = zoo
+    coverage = [a.point["coverage"] for a in search(fitted[0], checkpoints, OBJECTIVES, limit=5).answers]
+    assert len(coverage) == 5
+    assert max(coverage) - min(coverage) > 0.5
+
+
+def test_a_point_meets_the_targets_with_one_probability_wherever_it_is_asked_for(zoo, fitted) -> None:
+    _, checkpoints = zoo
+    targets = [Target("coverage", 0.6), Target("structure", 0.3)]
+    answers = search(fitted[0], checkpoints, OBJECTIVES, targets).answers
+    points = sample_region(fitted[0], checkpoints, OBJECTIVES, targets, n=20).points
+    scorer = TargetScorer(fitted[0], tuple(OBJECTIVES), tuple(targets))
+    for point in (*answers, *points):
+        assert point.probability == pytest.approx(float(scorer.probability(point.z[None])), abs=1e-6)
+
+
+def test_sampling_finds_what_a_search_finds(zoo, fitted) -> None:
+    _, checkpoints = zoo
+    targets = [Target("coverage", 0.9), Target("structure", 0.6)]
+    best = max(a.probability for a in search(fitted[0], checkpoints, OBJECTIVES, targets).answers)
+    assert sample_region(fitted[0], checkpoints, OBJECTIVES, targets, n=5, probability=0.01).best >= best - 1e-6
 
 
 def test_nearest_finds_itself_first_and_can_name_each_run_once(zoo, fitted) -> None:
