@@ -31,7 +31,7 @@ lint: $(READY) ## Check style and the line of imports
 
 # mypy does not follow the editable finder, so it checks what is shipped: an installed copy.
 types: $(READY) ## Check types of what is shipped
-	@rm -rf build
+	@rm -rf build/bdist* build/lib build/shipped
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/shipped .
 	MYPYPATH=build/shipped $(BIN)/mypy --strict $(ROOMS:%=-p epsopt.%)
 

@@ -24,9 +24,10 @@ OUTSIDE = {
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
     "tests/hostile/README.md": "hostile-files.md",
-    "docs/schemas": "schemas",
     "README.md": "index.md",
 }
+# Pages with a wide picture or table, which need the room of a menu.
+HIDDEN = {"index.md": ["navigation", "toc"], "reference/layouts.md": ["toc"]}
 _LINK = re.compile(r"(\]\(|\]: )((?:\.\./)*)([^)\s#:]+)")
 
 
@@ -43,7 +44,7 @@ def on_startup(**_: object) -> None:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what pages link to outside docs/."""
     for outside, place in OUTSIDE.items():
-        if place in {"index.md", "schemas"}:  # docs/ has these itself
+        if place == "index.md":  # docs/ has one of its own
             continue
         for path in sorted((ROOT / outside).glob("*.txt")) if (ROOT / outside).is_dir() else [ROOT / outside]:
             uri = f"{place}/{path.name}" if (ROOT / outside).is_dir() else place
@@ -53,6 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - MkDocs' call
     """Lead links out of docs/ to the copies in the site."""
+    page.meta["hide"] = HIDDEN.get(page.file.src_uri, [])
     here = _home(page.file.src_uri)
 
     def moved(match: re.Match[str]) -> str:
@@ -65,6 +67,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{opening}{above}{place}"
 
     return _LINK.sub(moved, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 - MkDocs' call
+    """Leave out the mark that click puts where an option has no default."""
+    return html.replace("<code>Sentinel.UNSET</code>", "")
 
 
 def _home(uri: str) -> PurePosixPath:

@@ -138,6 +138,18 @@ def test_every_table_of_a_project_file_that_a_text_shows_is_valid(place, block):
     check_text(Path(place), block)
 
 
+def test_the_train_command_that_init_proposes_is_valid_once_the_tutorials_edit_is_made(fresh):
+    text = (fresh.folder / "epsopt.toml").read_text()
+    before, mark, after = text.partition("# [train]\n")
+    command, _, rest = after.partition("# ]\n")
+    uncommented = "".join(line.removeprefix("# ") for line in command.splitlines(keepends=True))
+    edited = f"{before}[train]\n{uncommented}]\n{rest}".replace('"train.py"', '"-m", "epsopt.demo.train"')
+    project = check_text(Path("epsopt.toml"), edited)
+    assert mark
+    assert project.command is not None
+    assert project.command[:5] == ("{python}", "-m", "epsopt.demo.train", "--out", "{out}")
+
+
 @pytest.mark.parametrize(("place", "block"), snippets("json"), ids=[place for place, _ in snippets("json")])
 def test_every_json_that_a_text_shows_is_json(place, block):
     assert json.loads(block), place

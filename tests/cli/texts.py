@@ -45,7 +45,8 @@ def command_lines() -> list[Line]:
         name = str(file.relative_to(ROOT))
         for language, block in _FENCE.findall(text):
             if language in ("", "sh", "bash", "console"):
-                found += [Line(name, line, True) for line in map(_command, block.splitlines()) if line is not None]
+                lines = map(_command, block.replace("\\\n", " ").splitlines())
+                found += [Line(name, line, True) for line in lines if line is not None]
         for code in _CODE.findall(_FENCE.sub("", text)):
             if (line := _command(code)) is not None:
                 found.append(Line(name, line, False))
