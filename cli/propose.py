@@ -54,7 +54,7 @@ def command(
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
-    from epsopt.cli.workspace import open_map
+    from epsopt.cli.workspace import open_map, tell_followed
     from epsopt.studies.optuna_io.queue import study_name
 
     form = "json" if options.json else form
@@ -71,6 +71,8 @@ def command(
 
         workspace = opened.workspace
         storage = workspace.studies() if not no_record or has_studies(workspace.storage) else None
+        if not no_record and storage is not None:
+            tell_followed(storage, project)
         proposed = propose_next(
             project, storage, opened.surrogate, opened.checkpoints, opened.objectives, opened.targets,
             n=count, level=level, seed=seed, reuse=reuse, record=not no_record,

@@ -91,7 +91,7 @@ def _other_objectives(report: LoopReport, project: Project) -> list[str]:
         return []
     made, now = (", ".join(o.name for o in some) for some in (report.objectives, project.objectives))
     said = f"The proposals were made for {made}, and this is a report on those; {project.file.name} names {now} now."
-    return [f"{said} To propose for them, give the project another name there."]
+    return [f"{said} 'epsopt propose' and 'epsopt work' take the proposals over to them; nothing is lost."]
 
 
 def _reasons(report: LoopReport) -> tuple[list[str], list[list[str]]]:

@@ -129,7 +129,7 @@ def command(
         raise UsageError("--until-reached needs something to reach: --target-NAME VALUE")
     from epsopt.cli.output import note, print_json, print_line
     from epsopt.cli.progress import working
-    from epsopt.cli.workspace import open_workspace, resolve_targets
+    from epsopt.cli.workspace import open_workspace, resolve_targets, tell_followed
     from epsopt.zoo.catalogue.catalogue import Catalogue
 
     with working("opening the studies"):
@@ -152,6 +152,7 @@ def command(
             )
         from epsopt.studies.schedule.budget import Budget
         from epsopt.studies.schedule.scheduler_client import StepAsker, StepTask
+        from epsopt.studies.schedule.weight_geometry import why_none_merged
         from epsopt.studies.worker.refit_service import BackgroundLearner
         from epsopt.studies.worker.target_monitor import Goal
         from epsopt.studies.worker.worker import Worker, WorkerConfig
@@ -160,6 +161,8 @@ def command(
         with Catalogue(workspace.storage, project.rename, project.weights_key) as catalogue:
             targets = resolve_targets(wanted, project, catalogue.checkpoints()) if wanted else []
             storage = workspace.studies()
+            if not dry_run:
+                tell_followed(storage, project)
             if budget is not None and not dry_run:
                 _check_steps(project, storage, catalogue, length)
     if dry_run:
@@ -167,7 +170,8 @@ def command(
         return
     orders = WorkerConfig(
         jobs=jobs, runs=runs, ask=8 if asks else 0, forever=forever,
-        learn_after=0 if budget is not None else learn_after, grace=grace, lost_after=lost_after,
+        learn_after=0 if budget is not None else learn_after, await_learning=mix > 0, grace=grace,
+        lost_after=lost_after,
         most_failures=max_failures,
     )  # fmt: skip
     lost: list[str] = []
@@ -199,6 +203,7 @@ def command(
         spent = None if spending is None else {
             "epochs": spending.epochs, "spent": spending.spent, "mixtures": spending.mixtures
         }  # fmt: skip
+        unmixed = None if spending is None or spending.mixtures else why_none_merged(project, catalogue)
     reached = worker.reached
     if options.json:
         from epsopt.cli.render import checkpoint_json, target_json
@@ -216,7 +221,7 @@ def command(
     else:
         if reached is not None:
             _show_reached(project, reached)
-        _sum_up(ended, reached, spent)
+        _sum_up(ended, reached, spent, unmixed)
     if until_reached and reached is None:
         raise EpsoptError(f"no measured checkpoint meets {_wanted(targets)} yet")
 
@@ -282,7 +287,9 @@ def _figures(project: Project, ended: RunResult) -> str:
     return ", ".join([*known, f"{ended.seconds:.0f} s"])
 
 
-def _sum_up(ended: list[RunResult], reached: Checkpoint | None, spent: dict[str, float] | None) -> None:
+def _sum_up(
+    ended: list[RunResult], reached: Checkpoint | None, spent: dict[str, float] | None, unmixed: str | None
+) -> None:
     from epsopt.cli.output import print_wrapped
 
     counts = {state: sum(e.state == state for e in ended) for state in ("complete", "pruned", "fail", "lost")}
@@ -295,6 +302,8 @@ def _sum_up(ended: list[RunResult], reached: Checkpoint | None, spent: dict[str,
         mixtures = f", mixtures measured: {spent['mixtures']}" if spent["mixtures"] else ""
         told += f"; {spent['spent']:.4g} of {count(int(spent['epochs']), 'epoch')} spent{mixtures}"
     print_wrapped(f"{told[:1].upper()}{told[1:]}." + (" 'epsopt report' shows what came of them." if ended else ""))
+    if unmixed is not None:
+        print_wrapped(f"No merge was measured: {unmixed}.")
 
 
 def _run_json(ended: RunResult) -> dict[str, Any]:

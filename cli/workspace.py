@@ -159,6 +159,20 @@ def open_map(options: Options, wanted: dict[str, float]) -> OpenProject:
     return OpenProject(workspace, project, objectives, checkpoints, surrogate, n_unseen, targets)
 
 
+def tell_followed(storage: RDBStorage, project: Project) -> None:
+    """Have proposals follow the objectives of the project file, and tell the user if they changed.
+
+    Raises:
+        UsageError: a worker trains for the objectives of before.
+    """
+    from epsopt.cli.output import note
+    from epsopt.studies.optuna_io.changed_objectives import follow_objectives
+
+    followed = follow_objectives(storage, project.name, project.objectives)
+    if followed is not None:
+        note(followed)
+
+
 def measured(catalogue: Catalogue) -> list[Checkpoint]:
     """Return the catalogue's checkpoints.
 

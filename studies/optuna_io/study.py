@@ -43,7 +43,7 @@ def open_study(
     if not rebuild:
         raise UsageError(
             f"the study {name} has other objectives ({', '.join(known or [])}) than the project "
-            f"({', '.join(names)}): give the project another name in epsopt.toml"
+            f"({', '.join(names)}): 'epsopt propose' and 'epsopt work' take a project's proposals over to other ones"
         )
     delete_study(storage, name)
     return open_study(storage, name, objectives)

@@ -75,8 +75,8 @@ class StudySnapshot:
         if made_for is not None and made_for != project.objectives:
             raise UsageError(
                 f"the proposals of {project.name} were made for {', '.join(o.name for o in made_for)}, and the project "
-                f"file names {', '.join(o.name for o in project.objectives)}: give the project another name in "
-                "epsopt.toml, so that steps are weighed against each other by the same objectives"
+                f"file names {', '.join(o.name for o in project.objectives)} since: start 'epsopt work' again, which "
+                "takes the proposals over to them"
             )
         checkpoints = catalogue.checkpoints()
         ledger = Ledger.read(storage, catalogue, project.name)

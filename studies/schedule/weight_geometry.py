@@ -22,6 +22,7 @@ from epsopt.optimize.space import Parameter, Space
 from epsopt.studies.merge.merge_candidates import Known as Mixable
 from epsopt.studies.merge.merge_sources import MOST_SOURCES, Sources, is_there, only_finite
 from epsopt.studies.project.project import Project
+from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import Parent, is_recombined
@@ -47,6 +48,15 @@ class Family:
     base_checkpoint: Checkpoint | None
     declared: bool
     lineages: frozenset[int]
+
+
+def why_none_merged(project: Project, catalogue: Catalogue) -> str:
+    """Say why a budget measured no merge of checkpoints, as far as the project and its catalogue tell."""
+    if project.evaluate is None:
+        return 'it takes a hook that measures weights, [hooks] evaluate = "package.module:function" in epsopt.toml'
+    if front_family(catalogue.checkpoints(), catalogue.lineages(), project.objectives) is None:
+        return "the measured front holds checkpoints of several bases, and only what descends from one base is merged"
+    return "none was expected to widen the front as much for its cost as training, within what was left of the budget"
 
 
 def front_family(

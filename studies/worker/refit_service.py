@@ -132,8 +132,9 @@ class BackgroundLearner:
         return None if self._learner is None else self._learner.failure()
 
     def finish(self) -> None:
-        """End what is at work."""
-        self.stop()
+        """Leave learning to itself: it ends when it is done. Proposals that nobody will train are not made."""
+        if self._asker is not None:
+            self._asker.kill()
 
     def stop(self) -> None:
         """End all of them; the next ones start from what is in the database."""

@@ -16,7 +16,13 @@ from optuna.storages import RDBStorage
 from epsopt.optimize.schedule.pruner import Decision
 from epsopt.optimize.space import Space
 from epsopt.studies.optuna_io.heartbeat import Heartbeat
-from epsopt.studies.optuna_io.queue import ClaimedProposal, recorded_space, study_name, take_proposal
+from epsopt.studies.optuna_io.queue import (
+    ClaimedProposal,
+    recorded_objectives,
+    recorded_space,
+    study_name,
+    take_proposal,
+)
 from epsopt.studies.optuna_io.storage import DATABASE_ERRORS
 from epsopt.studies.optuna_io.trial_leases import Lost, fail_stale_trials, release, unfinished
 from epsopt.studies.project.project import Project
@@ -37,6 +43,11 @@ BEATS = 4
 
 COUNT_AGAIN = 10.0
 """Seconds between looks at what other workers spend."""
+
+_LEARNS_ON = (
+    "the map still learns in the background and is left to it: the next command uses what it has learned when it is "
+    "done, and the map of before until then"
+)
 
 EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "mixed", "trouble", "reached"]
 
@@ -87,7 +98,7 @@ class Learner(Protocol):
         """
 
     def finish(self) -> None:
-        """End it, when it has done what would be lost."""
+        """Let go of it: wait for what would be lost, and leave to itself what goes on without anybody."""
 
     def stop(self) -> None:
         """End it at once."""
@@ -104,6 +115,7 @@ class WorkerConfig:
         forever: whether to wait for more when nothing is queued and nobody is asked.
         learn_after: finished runs after which the learner learns from them, as it does whenever it was asked for
             proposals; 0 never does.
+        await_learning: whether the work ends only when the learner has learned from the last runs.
         grace: seconds between SIGTERM and SIGKILL when a run is stopped.
         lost_after: seconds without a heartbeat after which another worker's run is given to others; the same for all
             workers of a study.
@@ -116,6 +128,7 @@ class WorkerConfig:
     ask: int = 0
     forever: bool = False
     learn_after: int = 0
+    await_learning: bool = False
     grace: float = 30.0
     lost_after: float = 120.0
     watch: float = 1.0
@@ -197,12 +210,7 @@ class Worker:
                 self._empty_since = [time.monotonic()] * self.orders.jobs
                 while self._patiently(heart):
                     time.sleep(min(0.1, self.orders.watch) if self._runs or self._asking else self.orders.watch)
-                self._wait_for_learner()  # what it is at may have begun before the last runs ended
-                self._learn(1)
-                self._wait_for_learner()
-                if self.learner is not None:
-                    self.learner.finish()
-                    self._hear()
+                self._last_lesson()
                 if self.goal is not None and self.reached is None:
                     self._arrive(self.goal.reached(at_once=True), heart)
             except BaseException:
@@ -355,6 +363,12 @@ class Worker:
             if self.orders.ask or self.orders.forever:
                 return None
             raise EpsoptError(f"{self.project.name} has no proposals yet: run 'epsopt propose' first")
+        made_for = recorded_objectives(self.storage, self.project.name)
+        if made_for is not None and made_for != self.project.objectives:
+            raise EpsoptError(
+                f"the proposals of {self.project.name} are for {', '.join(o.name for o in made_for)} since this worker "
+                "began with other objectives: start it again"
+            )
         while True:
             try:
                 return take_proposal(self.storage, self.project.name, self._known_space(), worker=self.name)
@@ -451,6 +465,21 @@ class Worker:
             self._learned, self._learn_next = len(self._ended), False
             self.learner.start(0)
             self.tell(Event("learning", "learning from what came back, in the background"))
+
+    def _last_lesson(self) -> None:
+        """Learn from the last runs: waited for is only what the orders ask for, and what would be lost."""
+        if self.learner is None:
+            return
+        awaited = self.orders.await_learning or self.budget is not None
+        if awaited:
+            self._wait_for_learner()  # what it is at may have begun before the last runs ended
+        self._learn(1)
+        if awaited:
+            self._wait_for_learner()
+        self.learner.finish()
+        self._hear()
+        if not awaited and self.learner.learns():
+            self.tell(Event("learning", _LEARNS_ON))
 
     def _wait_for_learner(self) -> None:
         while self.learner is not None and (self.learner.asks() or self.learner.learns()):

@@ -14,6 +14,7 @@ from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import record_measured, record_proposals, take_proposal
+from epsopt.studies.optuna_io.changed_objectives import follow_objectives
 from epsopt.studies.optuna_io.queue import ProposalRecord, proposal_attributes, proposed_trials, record_step
 from epsopt.studies.optuna_io.trial_leases import finish, release
 from epsopt.studies.output_files import output_file
@@ -241,7 +242,7 @@ def test_a_report_is_on_the_objectives_that_its_proposals_were_made_for(tmp_path
     assert gained is None or report.steps[0].brought == pytest.approx(gained)
     assert report == loop_report(project, storage, checkpoints) or made_for != now
     said = " ".join(_other_objectives(report, later))
-    assert ("give the project another name" in said) == (made_for != now)
+    assert ("take the proposals over to them" in said) == (made_for != now)
     show_proposals(report, report.objectives)
     _write(output_file(tmp_path / "page.html", (".html",), "a report"), "p", report, report.objectives)
 
@@ -258,4 +259,16 @@ def test_measured_checkpoints_are_recorded_and_compared_in_one_to_four_objective
 def test_a_budget_goes_on_with_the_objectives_that_it_began_with(tmp_path, url, storage):
     project, _ = stepped_for(TWO, tmp_path, url, storage)
     with Catalogue(url) as catalogue, pytest.raises(UsageError, match="were made for coverage, dist_corr, and the"):
+        StudySnapshot.read(replace(project, objectives=FOUR[:3]), storage, catalogue)
+
+
+def test_a_report_after_other_objectives_keeps_predictions_and_epochs(tmp_path, url, storage):
+    project, checkpoints = stepped_for(TWO, tmp_path, url, storage)
+    follow_objectives(storage, "p", FOUR[:3])
+    report = loop_report(replace(project, objectives=FOUR[:3]), storage, checkpoints)
+    assert report.objectives == FOUR[:3]
+    assert report.proposals[0].compared("coverage") is not None
+    (step,) = report.steps
+    assert (step.kind, step.count, step.epochs, step.promised, step.brought) == ("run", 1, 4.0, 0.0, 0.0)
+    with Catalogue(url) as catalogue:
         StudySnapshot.read(replace(project, objectives=FOUR[:3]), storage, catalogue)
