@@ -145,7 +145,7 @@ class Surrogate:
         return tuple(solve(process) for process in self.model.models)
 
     def posterior_mean(self, z: Tensor) -> Tensor:
-        """Predictive means alone, at a fraction of :meth:`moments`' cost; for samplers that ask for very many.
+        """Predict means alone, at a fraction of the cost of :meth:`posterior_moments`, for samplers that ask for many.
 
         Args:
             z: ``(..., latent)``, finite; gradients flow back to it.
@@ -325,7 +325,7 @@ class Surrogate:
         return (share / share.mean()).sqrt()
 
     def recombine(self, z: Tensor, lineage: int, parents: int = 8) -> list[list[tuple[str, float]]]:
-        """Decode weights as recombinations of real checkpoints of one lineage (D5).
+        """Decode weights as recombinations of real checkpoints of one lineage.
 
         Checkpoints are sought whose mixture has the same z, dimensions that tell about the metrics counting more
         (:mod:`epsopt.surrogate.local_reconstruction`); what z says is not what the decoded weights will measure.

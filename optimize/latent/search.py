@@ -106,7 +106,7 @@ def search(
         seed: the same seed gives the same answers.
 
     Returns:
-        The front over lower confidence bounds, with everything an answer must carry (D6).
+        The front over lower confidence bounds, with everything an answer must carry.
 
     Raises:
         UsageError: unknown engine, no objective, a limit below one, or the map knows none of the checkpoints.

@@ -26,7 +26,7 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
     """Open the studies behind a database URL.
 
     On SQLite every transaction begins with BEGIN IMMEDIATE: without it, Optuna hands one queued trial to two
-    processes (43 of 120, FACTS.md).
+    processes.
 
     Args:
         url: ``sqlite:///FILE`` or ``postgresql+psycopg://USER@HOST/NAME``, as the catalogue takes it.

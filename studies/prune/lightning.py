@@ -47,7 +47,7 @@ class EpsoptPruning:
     Args:
         source: what judges the run. A project file or the folder that holds it (None: the ``epsopt.toml`` in the
             current folder or above it); the database URL of a catalogue, with `objectives`; or a
-            :class:`~epsopt.optimize.Stopper` that has learned already.
+            :class:`~epsopt.optimize.Pruner` that has learned already.
         objectives: ``{"val/acc": "maximize"}``, where the source is a URL.
         metrics: names under which objectives are logged, where those differ: ``{"coverage": "val/coverage"}``.
         config: hyperparameters of this run; by default ``hparams`` of the model and its data module, by the names that
@@ -57,7 +57,7 @@ class EpsoptPruning:
         targets: ``{"coverage": 0.95}``: a run goes on, too, while it may reach all of them.
         not_finite: so many evaluations in a row with an objective that is NaN or infinite stop the run; 0 never does.
             A single one says nothing: it counts as not measured.
-        options: ``threshold``, ``worth``, ``grace``, ``audit``, and what else :class:`~epsopt.optimize.Stopper` takes.
+        options: ``threshold``, ``worth``, ``grace``, ``audit``, and what else :class:`~epsopt.optimize.Pruner` takes.
 
     Attributes:
         decision: the last one; None before the first.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import pkgutil
 import re
 import textwrap
 from collections.abc import Iterator
@@ -137,3 +138,35 @@ def test_a_public_class_describes_itself_and_what_it_is_made_of(name):
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_a_public_property_says_what_it_is(name):
     assert (PROPERTIES[name].__doc__ or "").strip()
+
+
+_ROLE = re.compile(r":(?:func|meth|class|attr|mod|data|exc):`~?([\w.]+)`")
+
+
+def _found(target: str, documented: Any, owner: Any) -> bool:
+    """Whether a reference names something: of the class, of the module, of a room, or by its full name."""
+    first, *rest = target.split(".")
+    module = importlib.import_module(documented.__module__)
+    places = [owner, module, *(importlib.import_module(room) for room in ROOMS)]
+    fields = {f.name for f in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else set()
+    if first == "epsopt":
+        try:
+            return pkgutil.resolve_name(target) is not None
+        except (ImportError, AttributeError):  # a field of a dataclass
+            holder = pkgutil.resolve_name(target.rpartition(".")[0])
+            return target.rpartition(".")[2] in {f.name for f in dataclasses.fields(holder)}
+    if not rest and first in fields:
+        return True
+    found = next((getattr(place, first) for place in places if hasattr(place, first)), None)
+    if found is None or not rest:
+        return found is not None
+    return hasattr(found, rest[0]) or rest[0] in getattr(found, "__dataclass_fields__", {})
+
+
+@pytest.mark.parametrize("name", [*CALLABLES, *CLASSES])
+def test_a_reference_in_a_docstring_names_something_that_exists(name):
+    documented = CALLABLES.get(name) or CLASSES[name]
+    owner = CLASSES.get(name) or CLASSES.get(name.rpartition(".")[0])
+    text = documented.__doc__ or ""
+    assert [target for target in _ROLE.findall(text) if not _found(target, documented, owner)] == []
+    assert re.search(r"\bD\d+\b|FACTS\.md", text) is None, "a reference that only those who were there can follow"

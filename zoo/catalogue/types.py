@@ -39,7 +39,7 @@ class Checkpoint:
         metrics: measured values by name; None where the file says NaN or infinity.
         hyperparameters: the run's.
         signature: digest of tensor names and shapes.
-        lineage_id: of its lineage (D3).
+        lineage_id: of its lineage.
         n_parameters: floating-point values in it.
         layout: the name of the one that read the file.
         aliases: absolute paths of other files that hold it.
