@@ -27,7 +27,7 @@ OUTSIDE = {
     "README.md": "index.md",
 }
 # Pages with a wide picture or table, which need the room of a menu.
-HIDDEN = {"index.md": ["navigation", "toc"], "reference/layouts.md": ["toc"]}
+HIDDEN = {"index.md": ["navigation", "toc"], "reference/layouts.md": ["toc"], "evaluation/scheduler.md": ["toc"]}
 _LINK = re.compile(r"(\]\(|\]: )((?:\.\./)*)([^)\s#:]+)")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,19 @@ def test_the_page_on_documents_lists_every_schema():
     schemas = {file.name for file in (DOCS / "schemas").glob("*.json")}
     assert schemas
     assert set(re.findall(r"\[(\S+\.json)\]", page)) == schemas
+
+
+def test_every_file_that_contributing_names_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {name for name in re.findall(r"`([\w./-]+\.(?:py|toml|md|txt|sh))`", text) if name != "epsopt.toml"}
+    assert len(named) > 15
+    places = [ROOT, ROOT / "zoo" / "layouts", ROOT / "tests" / "zoo" / "layouts"]
+    assert [name for name in named if not any((place / name).is_file() for place in places)] == []
+
+
+def test_make_help_lists_every_target_with_one_line():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert targets is not None
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"^  make (\S+) +\S.*$", shown, re.MULTILINE) == targets[1].split()
