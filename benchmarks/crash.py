@@ -73,7 +73,7 @@ def fit(url: str, said: Connection) -> None:
     from epsopt.surrogate.baselines import median_baseline
 
     torch.set_num_threads(1)
-    os.cpu_count = lambda: 1
+    os.environ["LOKY_MAX_CPU_COUNT"] = "1"
     relevance._STEPS = 4  # noqa: SLF001
     cross_validation.statistics_baseline = lambda inside, outside, **_: median_baseline(inside, outside)
     with Catalogue(url) as catalogue:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -79,7 +78,7 @@ def as_fold(inside: TrainingSet, outside: TrainingSet, trained: TrainedNetwork) 
 def predict_held_out(folds: Sequence[Fold], n_metrics: int) -> list[list[HeldOut]]:
     """Predict every metric of every fold's held-out rows, with every setting of the head; ``[metric][fold]``."""
     jobs = [(fold, j) for j in range(n_metrics) for fold in folds]
-    workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(jobs)))
+    workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(jobs)))
     with safe_children():
         found = workers(joblib.delayed(held_out)(fold, j) for fold, j in jobs)
     return [found[j * len(folds) : (j + 1) * len(folds)] for j in range(n_metrics)]
@@ -151,7 +150,7 @@ def validate(
         seed: of the boosting.
     """
     # Threads: LightGBM lets go of the interpreter.
-    workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(parts)), prefer="threads")
+    workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(parts)), prefer="threads")
     boosted = workers(
         joblib.delayed(statistics_baseline)(inside, outside, seed=seed) for inside, outside, *_ in fold_parts
     )

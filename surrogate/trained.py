@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,7 +73,7 @@ def train_all(
 ) -> list[TrainedNetwork]:
     """Train one network on each training set."""
     # Threads: most of it is in libraries that let go of the interpreter, and fingerprints are too large to hand around.
-    workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(parts)), prefer="threads")
+    workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(parts)), prefer="threads")
     prepared = workers(joblib.delayed(_prepare)(part, bounds, probes) for part in parts)
     networks = train_many([(p.shape, p.examples) for p in prepared], recipe, seed, progress)
     return [TrainedNetwork(**vars(p), network=network) for p, network in zip(prepared, networks, strict=True)]

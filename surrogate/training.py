@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -125,7 +124,7 @@ def train_many(
 def _side_by_side(
     jobs: Sequence[tuple[NetworkShape, Examples]], recipe: TrainingConfig, seed: int
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(jobs)), return_as="generator_unordered")
+    workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(jobs)), return_as="generator_unordered")
     with safe_children():
         yield from workers(
             joblib.delayed(_trained)(i, shape, examples, recipe, seed, "cpu")

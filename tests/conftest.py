@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,10 @@ from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
 # A busy machine is slow, and no test may fail for that.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# Networks are trained one after another in the process of the test: other tests have the other cores, and a process
+# takes three seconds to import torch. test_training.py trains in processes of their own.
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
 
 RUNS, EPOCHS = 14, 5
 QUICK = TrainingConfig(steps=120, batch=32)
