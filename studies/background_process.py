@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import IO, Any
 
-from epsopt.zoo.child_processes import environment, python_command
+from epsopt.zoo import child_processes
 from epsopt.zoo.credentials import masked
 
 
@@ -27,12 +27,11 @@ class Helper:
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
         self._heard = 0  # bytes of what it told
-        self._process = subprocess.Popen(
-            python_command(module),
+        self._process = child_processes.start(
+            module,
             stdin=subprocess.PIPE,
             stdout=self._told,
             stderr=self._said,
-            env=environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"),
             start_new_session=True,  # a terminal's Ctrl-C is the worker's to hear
         )
 

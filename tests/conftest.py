@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,8 +13,11 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, Validation, fit
+from epsopt.zoo import child_processes
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
+
+from .preloaded import Preloaded
 
 # A busy machine is slow, and no test may fail for that.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -56,6 +62,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with files of slow tests: run last, one of two processes would have nothing to do beside them."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+START = child_processes.start
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _preloaded() -> Iterator[None]:
+    """Processes beside a test begin at once."""
+    preloaded = Preloaded()
+    with mock.patch.object(child_processes, "start", preloaded.start if sys.platform == "linux" else START):
+        yield
+    preloaded.close()
+
+
+@pytest.fixture(scope="module")
+def real_start() -> Iterator[None]:
+    """Processes begin as they do for users: for tests of that."""
+    with mock.patch.object(child_processes, "start", START):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 import site
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _BEGIN = (
     "import json, runpy, sys; module, path = sys.argv[1], json.loads(sys.argv[2]); del sys.argv[1:3]; "
@@ -48,6 +50,18 @@ def environment(**more: str) -> dict[str, str]:
         entries = variables["PYTHONPATH"].split(os.pathsep)
         variables["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if not _is_working_directory(entry))
     return variables
+
+
+def start(module: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a module as a program: with the installed code only, and one thread of numerical libraries.
+
+    Args:
+        module: its name, as for :func:`python_command`.
+        arguments: of the program.
+        options: of :class:`subprocess.Popen`, but for the environment.
+    """
+    variables = environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    return subprocess.Popen(python_command(module, *arguments), env=variables, **options)
 
 
 def import_path() -> list[str]:

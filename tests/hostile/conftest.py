@@ -9,6 +9,11 @@ import sqlite3
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _as_for_users(real_start):
+    """What a hostile file must not reach is a process that begins as it does for users."""
+
+
 @pytest.fixture(scope="module")
 def canary(tmp_path_factory):
     """The file that a fired canary writes to; readers start after this, and inherit it."""

@@ -9,6 +9,8 @@ import pytest
 
 from epsopt.studies.background_process import Helper
 
+pytestmark = pytest.mark.usefixtures("real_start")
+
 ECHO = """
 import json, subprocess, sys
 for line in sys.stdin:

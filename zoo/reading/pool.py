@@ -16,7 +16,7 @@ from pathlib import Path
 from socket import socketpair
 from typing import Any
 
-from epsopt.zoo.child_processes import environment, python_command
+from epsopt.zoo import child_processes
 from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.fingerprints.lineage import KnownLineage, LineageBook
 from epsopt.zoo.reading.messages import MAX_MESSAGE, decode, encode, pack
@@ -40,12 +40,12 @@ class _Worker:
             # A plain program on a pipe, not multiprocessing: nothing is pickled, and a user's script that
             # calls ingest needs no `if __name__ == "__main__"`. Its output goes to standard error: ours may
             # be a JSON document.
-            self.process = subprocess.Popen(
-                python_command("epsopt.zoo.worker_process", str(theirs.fileno())),
+            self.process = child_processes.start(
+                "epsopt.zoo.worker_process",
+                str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
-                env=environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"),
             )
             self.connection = Connection(ours.detach())
         self.ready = False

@@ -22,6 +22,8 @@ from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import read_files
 from epsopt.zoo.reading.source import Limits
 
+pytestmark = pytest.mark.usefixtures("real_start")
+
 PROGRAM = """
 import sys
 from pathlib import Path
