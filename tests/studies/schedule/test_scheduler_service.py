@@ -42,6 +42,12 @@ def until(done, seconds: float = 1800.0) -> None:
         time.sleep(0.01)
 
 
+def waited() -> bool:
+    """Whether every launch that may wait for less than a second has waited for so long."""
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    return not [timer for timer in timers if timer.interval < 1.0]
+
+
 class Answers(list):
     """What was answered, in order."""
 
@@ -157,13 +163,12 @@ def test_where_a_launch_has_waited_long_enough_no_mixture_is_begun(studied, chea
 
 def test_a_launch_that_nothing_was_ready_for_takes_the_next_choice_if_it_has_waited(studied, cheap, monkeypatch):  # noqa: F811
     chosen = []
-    with follower(studied, within=0.05) as mine:
+    with follower(studied, within=0.0) as mine:
         real = mine._choose
 
         def choose(**how):
             chosen.append(real(**how))
             mine.ask()
-            time.sleep(0.1)
             return chosen[-1]
 
         monkeypatch.setattr(mine, "_choose", choose)
@@ -193,7 +198,7 @@ def test_one_that_is_closed_while_it_chooses_begins_nothing_more(studied, cheap,
         mine.advance()
         monkeypatch.setattr(mine, "_within", 0.0)
         mine.ask()
-        time.sleep(0.2)
+        until(waited)
     assert (waiting(studied), answers) == ([], [])
     assert not Ledger.read(studied[1], studied[2], "tiny").mixtures
 
@@ -232,7 +237,7 @@ def test_two_that_chose_the_same_step_queue_it_once(quiet):  # noqa: F811
         one.advance()
         launch(quiet)
         two.ask()
-        time.sleep(0.5)
+        until(waited)
         assert theirs == [], "it is under way"
         two.advance()
         assert theirs == [None]

@@ -78,10 +78,9 @@ def test_a_program_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_stopped_program_gets_sigterm_and_may_end_well(tmp_path):
-    code = PID + "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(0))); "
-    training = start(tmp_path, code.replace("pathlib.Path('pid')", "0 or pathlib.Path('pid')") + "time.sleep(60)")
+    heed = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(0))); "
+    training = start(tmp_path, heed + PID + "time.sleep(60)")
     pid(tmp_path)
-    time.sleep(0.2)
     training.stop()
     assert training.close() == 0
     assert last_words(training.launch.out) == "saved"
