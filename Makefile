@@ -6,7 +6,7 @@ ROOMS := zoo surrogate optimize studies cli demo
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs check bench bench-surrogate bench-weights clean
+.PHONY: help demo test test-full lint types docs check sweeps bench bench-surrogate bench-weights clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Run epsopt on real training runs, in about seven minutes
 	$(BIN)/epsopt demo
 
-test: lint types docs check ## Run everything that a change must pass
+test: lint types docs check ## Run what a change must pass
+test-full: test sweeps ## Run that, and the sweeps that take longer
 
 lint: $(READY) ## Check style and the line of imports
 	$(BIN)/ruff check .
@@ -41,9 +42,15 @@ docs: $(READY) ## Build the documentation into build/site
 	$(BIN)/python -m mkdocs build --strict --quiet
 
 # Two processes of one thread each: with more, threads of numerical libraries wait for each other's cores.
-check: export OMP_NUM_THREADS = 1
-check: $(READY) ## Run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+check sweeps: export OMP_NUM_THREADS = 1
+# Compiled once: every process that a test starts reads what the first one wrote.
+check sweeps: export PYTHONDONTWRITEBYTECODE =
+check: $(READY) ## Run the tests, without the sweeps
+	$(PYTEST) -m "not slow"
+
+sweeps: $(READY) ## Run the sweeps: the tests that take longest
+	$(PYTEST) -m slow
 
 bench: $(READY) ## Run four of the benchmarks, in about half an hour
 	$(BIN)/python benchmarks/pareto.py

@@ -83,6 +83,7 @@ def test_two_runs_at_a_time_share_a_budget(young, tmp_path):
     assert result.document["budget"]["spent"] == written(tmp_path) == 9
 
 
+@pytest.mark.slow
 def test_mixtures_are_steps_of_a_budget_too(young, tmp_path):
     (tmp_path / "budget_hooks.py").write_text(HOOK)
     with (tmp_path / "epsopt.toml").open("a") as file:
@@ -121,6 +122,7 @@ def test_what_waits_from_before_comes_first_and_gets_no_more_than_is_left(young,
     assert trials(tmp_path)[0].user_attrs["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_left_is_gone_on_with(young, tmp_path):
     project(tmp_path, ', "--hold", "3"' + TOLD)
     arguments = ["work", "--budget", "40", "--length", "30"]

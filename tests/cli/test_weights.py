@@ -139,6 +139,7 @@ def test_groups_of_tensors_are_merged_each_on_its_own(mine, tmp_path):
     assert any(row[0] != row[1] for row in rows)
 
 
+@pytest.mark.slow
 def test_a_merge_shows_its_table_and_leaves_other_folders_alone(mine, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
@@ -250,6 +251,7 @@ def test_a_wide_merge_saves_what_it_measured_and_tells_what_each_part_is_made_of
         assert known[saved[0]["saved"]].lineage_id == next(c.lineage_id for c in known.values() if c.run == "run_000")
 
 
+@pytest.mark.slow
 def test_a_wide_merge_shows_its_table_and_stops_when_little_is_expected(mine, tmp_path):
     result = mine("merge", "--wide", "--budget", "4", "--save", tmp_path / "new")
     assert result.status == 0, result.err

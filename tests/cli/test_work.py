@@ -16,6 +16,7 @@ from epsopt.studies.optuna_io.trial_leases import finish
 from epsopt.studies.project.project import load_project
 from epsopt.zoo import Catalogue
 
+from ..sweeps import sweep  # noqa: TID252
 from .conftest import Result, call, check
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "fake_training.py"
@@ -129,7 +130,7 @@ def broken(state):
 """
 
 
-@pytest.mark.parametrize("function", ["evaluate", "broken"])
+@pytest.mark.parametrize("function", sweep(["broken", "evaluate"]))
 def test_mixtures_are_measured_in_the_background_and_what_came_of_it_is_told(young, tmp_path, function):
     (tmp_path / "work_hooks.py").write_text(MIXING_HOOK)
     with (tmp_path / "epsopt.toml").open("a") as file:

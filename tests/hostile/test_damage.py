@@ -15,6 +15,7 @@ from epsopt.studies.surrogate_store import fit_map, load_map
 from epsopt.surrogate import TrainingConfig
 from epsopt.zoo import Catalogue
 
+from ..sweeps import sweep  # noqa: TID252
 from .project import call
 
 COMMANDS = (["pareto"], ["search", "--no-record", "-n", "1"], ["nearest", "run_1:2"], ["report"], ["ingest", "-j", "1"])
@@ -91,7 +92,7 @@ MAPS = {
 }
 
 
-@pytest.mark.parametrize("kind", MAPS)
+@pytest.mark.parametrize("kind", sweep(MAPS, quick=4))
 def test_a_damaged_map_is_named_with_the_command_that_learns_it_again(folder, kind):
     change(folder, MAPS[kind])
     for arguments in (LEARNED[0], LEARNED[1]):
@@ -143,7 +144,7 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("kind", sweep(ROWS, quick=5))
 def test_a_damaged_row_is_one_sentence_and_repaired_by_reading_it_again(folder, kind):
     change(folder, ROWS[kind])
     for arguments in COMMANDS[:-1]:  # an ingest mends some of it by itself
@@ -169,7 +170,7 @@ STUDIES = {
 }
 
 
-@pytest.mark.parametrize("kind", STUDIES)
+@pytest.mark.parametrize("kind", sweep(STUDIES, quick=2))
 def test_a_damaged_study_is_named_with_what_can_be_done(folder, kind):
     change(folder, STUDIES[kind])
     for arguments in (["search", "-n", "1"], ["propose", "-n", "1"], ["report"]):
@@ -193,7 +194,7 @@ def cells(folder):
 VALUES = ("x", "", -1, 3.5, None, b"\xff\x00", "{", "[]", "null", 10**18, "\x00", "1e999", '{"a": "b"}')
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", sweep(range(4)))
 def test_no_command_calls_a_random_cell_a_defect(folder, seed):
     chance = random.Random(seed)
     places = list(cells(folder))
@@ -207,7 +208,7 @@ def test_no_command_calls_a_random_cell_a_defect(folder, seed):
             honest(call(folder, *arguments))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", sweep(range(4)))
 def test_no_command_calls_random_bytes_a_defect(folder, seed):
     chance = random.Random(seed)
     data_of_whole = (folder / "epsopt.db").read_bytes()

@@ -156,6 +156,7 @@ if __name__ == "__main__":  # two processes, and runs that fail at once: their b
 """
 
 
+@pytest.mark.slow
 def test_the_demo_trains_with_nothing_of_the_folder(strange, canary, tmp_path):
     (tmp_path / "demo_runs.py").write_text(DEMO)
     command = child_processes.python_command("demo_runs", str(tmp_path / "demo"))

@@ -172,6 +172,7 @@ def noisy(rng: np.random.Generator) -> Curve:
     return Curve(clean.config, STEPS, clean.values + own + rng.normal(0, 0.02, (10, 2)))
 
 
+@pytest.mark.slow
 def test_intervals_of_where_begun_runs_end_cover_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     past, begun = [noisy(rng) for _ in range(40)], [noisy(rng) for _ in range(100)]

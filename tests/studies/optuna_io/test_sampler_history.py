@@ -22,6 +22,8 @@ from epsopt.optimize.space import Parameter, Space, Span
 from epsopt.studies.optuna_io.sampler import EpsilonSampler
 from epsopt.studies.optuna_io.study_space import asked_for, space_of
 
+from ...sweeps import sweep  # noqa: TID252
+
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = Space((Parameter("x", "float", 0.0, 1.0), Parameter("y", "float", 0.0, 1.0)))
 TWO = (Objective("a", maximize=True), Objective("b", maximize=False))
@@ -95,14 +97,14 @@ def penalised(penalty: float) -> list[dict[str, float]]:
     return [t.params for t in study.trials]
 
 
-def test_how_large_a_penalty_is_changes_nothing_that_is_suggested() -> None:
+@pytest.mark.parametrize("penalty", sweep([float("inf"), 1e10, float(np.finfo(float).max)]))
+def test_how_large_a_penalty_is_changes_nothing_that_is_suggested(penalty: float) -> None:
     first = penalised(1e3)
     assert sum(p["x"] + p["y"] > 1.2 for p in first[:6]) in (1, 2), "some startup trials are penalised"
-    for penalty in (1e10, float(np.finfo(float).max), float("inf")):
-        assert penalised(penalty) == first
+    assert penalised(penalty) == first
 
 
-@pytest.mark.parametrize("fails", ["raises", "nan"])
+@pytest.mark.parametrize("fails", sweep(["raises", "nan"]))
 def test_where_trials_fail_less_is_tried_and_nothing_twice(fails: str) -> None:
     study = optuna.create_study(direction="maximize", sampler=EpsilonSampler(seed=0, n_startup_trials=4))
 
