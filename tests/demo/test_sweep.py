@@ -53,6 +53,7 @@ def test_a_folder_of_another_sweep_is_refused(runs, capsys):
     assert "run_000 holds another run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_jobs_train_the_runs_that_one_would(runs, capsys):
     assert sweep(runs, 2, "--jobs", "2") == 0
     metrics = [torch.load(plan.last(), weights_only=True)["metrics"] for plan in plan_runs(runs, 2, 0, epochs=1)]

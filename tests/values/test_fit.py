@@ -15,6 +15,7 @@ from epsopt.studies.surrogate_store import training_set
 from epsopt.surrogate import TrainingConfig, fit
 from epsopt.surrogate.baselines import median_baseline
 
+from ..sweeps import sweep  # noqa: TID252
 from .conftest import SHARP, save
 
 QUICK = TrainingConfig(steps=5, batch=8)
@@ -54,7 +55,7 @@ def in_json(folder, epoch, values, number):
             file.write(json.dumps({"epoch": number, **values, "listed": [0.5, 0.25]}) + "\n")
 
 
-@pytest.mark.parametrize("way", [in_checkpoint, in_csv, in_json])
+@pytest.mark.parametrize("way", sweep([in_checkpoint, in_csv, in_json]))
 def test_a_map_of_odd_columns_predicts_what_is_finite_and_possible(door, way, monkeypatch):
     """All columns at once, under each name: one catalogue and one fit for each door."""
     monkeypatch.setattr(

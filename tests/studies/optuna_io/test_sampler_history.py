@@ -237,14 +237,15 @@ def distributions(draw: st.DrawFn) -> BaseDistribution:
     return CategoricalDistribution(choices[: draw(st.integers(1, 7))])
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
+ASKED = (
     st.dictionaries(st.sampled_from("abcd"), distributions(), min_size=1, max_size=3),
     st.integers(1, 3),
     st.integers(0, 2**16),
 )
-@pytest.mark.filterwarnings("ignore")
-def test_what_is_suggested_is_within_what_is_asked_for(ask, objectives, seed) -> None:
+ANY = settings(deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def suggest_within(ask, objectives, seed) -> None:
     """Of every kind, in one objective or several, with constraints, and beside trials that failed, run or wait."""
     sampler = EpsilonSampler(seed=seed, n_startup_trials=3)
     study = optuna.create_study(directions=["minimize", "maximize", "minimize"][:objectives], sampler=sampler)
@@ -268,3 +269,18 @@ def test_what_is_suggested_is_within_what_is_asked_for(ask, objectives, seed) ->
             values = rng.uniform(size=objectives)
             values[0] = odd[seed % 4] if number == 1 else values[0]
             study.tell(t, values.tolist())
+
+
+@settings(ANY, max_examples=2)
+@given(*ASKED)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_suggested_is_within_what_is_asked_for(ask, objectives, seed) -> None:
+    suggest_within(ask, objectives, seed)
+
+
+@pytest.mark.slow
+@settings(ANY, max_examples=20)
+@given(*ASKED)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_suggested_is_always_within_what_is_asked_for(ask, objectives, seed) -> None:
+    suggest_within(ask, objectives, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -133,7 +135,6 @@ def dies(state): os.kill(os.getpid(), 7)
 def leaves(state): os._exit(3)
 def exits(state): sys.exit("no")
 def hangs(state):
-    open(os.path.join(os.path.dirname(__file__), "hanging"), "w").close()
     time.sleep(600)
 def talks(state):
     print("said by the hook")
@@ -166,10 +167,18 @@ def test_a_hook_that_hangs_is_ended_after_its_own_time_and_named(tmp_path, save,
     (tmp_path / "epsopt_bad.py").write_text(HOOKS)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
 
-    def clock() -> float:  # in which it has hanged for a quarter of an hour as soon as it does
-        return time.monotonic() + (900.0 if (tmp_path / "hanging").exists() else 0.0)
+    clock, received = itertools.count(0.0, 900.0), pool.decode
+    began = []
 
-    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=clock))
+    def decode(data: bytes) -> Any:
+        header, blobs = received(data)
+        began.extend(hook for hook in [header.get("at work")] if hook and "good.pt" in hook)
+        return header, blobs
+
+    # Once the pool knows that the hook is at work on the file, every look at the clock takes a quarter of an hour.
+    monkeypatch.setattr(pool, "decode", decode)
+    late = SimpleNamespace(monotonic=lambda: time.monotonic() + (next(clock) if began else 0.0))
+    monkeypatch.setattr(pool, "time", late)
     with pytest.raises(HookError, match=r"bad:hangs' \(on .*good.pt\) took longer than 600 seconds"):
         read_files(small_pool, [(good, 1000)], LineageBook(), lambda *_: True, embed="epsopt_bad:hangs")
 
