@@ -2,6 +2,8 @@
 
 Takes a surrogate and records of checkpoints, gives answers that name real checkpoints and their hyperparameters. It
 knows no files, servers or terminals.
+
+Public is what ``__all__`` lists (docs/reference/api/optimize.md). All else is internal and may change.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Takes checkpoints, answers and proposals with plain fields (kinds.py) and keeps them as Optuna studies behind
 the project's database URL. Knows nothing of how a checkpoint is parsed or how an answer was found.
+
+Public is what ``__all__`` lists (docs/reference/api/studies.md). All else is internal and may change.
 """
 
 from __future__ import annotations

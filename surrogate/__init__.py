@@ -2,6 +2,8 @@
 
 It knows no files, databases or Optuna. :func:`fit` trains and validates, :class:`Surrogate` encodes, predicts, decodes
 and serves BoTorch as a model.
+
+Public is what ``__all__`` lists (docs/reference/api/surrogate.md). All else is internal and may change.
 """
 
 from __future__ import annotations

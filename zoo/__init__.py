@@ -2,6 +2,8 @@
 
 Takes folders of runs and a database URL; gives runs, checkpoints, metrics, fingerprints and embeddings.
 Files are never trusted, copied or changed; it knows nothing of models, optimisers or Optuna.
+
+Public is what ``__all__`` lists (docs/reference/api/zoo.md). All else is internal and may change.
 """
 
 from __future__ import annotations
