@@ -1,13 +1,14 @@
 """What a map loses on ordinary checkpoints when 5 % of the zoo has diverged.
 
-    python benchmarks/diverged.py [--zoo digits|ternary] [--seeds 3]
+    python benchmarks/diverged.py [--zoo digits|ternary] [--seeds 3] [--first-seed 0]
 
 Without --zoo, 40 synthetic runs of 5 checkpoints each (6-16-4 networks that move from a base, a loss that follows how
 far they moved). 5 % of the checkpoints, or whole runs, diverge: their values become a loss of 1e8, a random one of 1e2
-to 1e12, or the largest float; or their weights explode or become NaN as well. With --zoo, the metrics of a zoo of
-zoos.py, of which the first without two ends is made to diverge. Beside stands the same zoo with the diverged values
-unmeasured, and the one in which nothing diverged. Errors and widths of 90 % intervals are those of held-out runs, over
-the checkpoints that did not diverge in either, as ratios to the zoo in which nothing diverged; several seeds.
+to 1e12, or the largest float; or their weights explode or become NaN as well. With --zoo, the zoo of that name and seed
+100 of zoos.py: its first metric without two ends is made to diverge, differently with each seed. Beside stands the same
+zoo with the diverged values unmeasured, and the one in which nothing diverged. Errors and widths of 90 % intervals are
+those of held-out runs, over the checkpoints that did not diverge in either, as ratios to the zoo in which nothing
+diverged; several seeds.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def of_zoo(name: str) -> TrainingSet:
     """A zoo of zoos.py, with the first of its metrics that has not two ends."""
     from zoos import load
 
-    train = load(name, 200).train
+    train = load(name, 100).train
     for j, metric in enumerate(train.metric_names):
         limits = metric_range(metric, train.metrics[:, j], {})
         if limits is None or not np.isfinite(limits).all():
@@ -120,11 +121,13 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="What a map loses when 5 % of the zoo has diverged.")
     parser.add_argument("--zoo", choices=("digits", "ternary"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="Number of seeds.")
+    parser.add_argument("--first-seed", type=int, default=0, help="Seed of the first zoo; the others follow it.")
     arguments = parser.parse_args()
     rows: dict[str, list[tuple[float, float, float]]] = {kind.title: [] for kind in KINDS}
-    for seed in range(arguments.seeds):
-        train = synthetic(seed) if arguments.zoo is None else of_zoo(arguments.zoo)
+    real = None if arguments.zoo is None else of_zoo(arguments.zoo)
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        train = real or synthetic(seed)
         truth = train.metrics[:, 0]
         point, low, high = held_out(train, seed)
         for kind in KINDS:

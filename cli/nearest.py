@@ -58,6 +58,12 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
     checkpoint_table(found, surrogate.metric_names, objectives, labels, ("latent\ndistance", distances))
     print_wrapped()
     list_runs(found, varying(checkpoints), labels)
+    if broken := meant.fingerprint.nan_weights:
+        print_wrapped()
+        print_wrapped(
+            f"Careful: {broken:,} of its {meant.fingerprint.n_parameters:,} weights are NaN, so that latent distances "
+            "say nothing."
+        )
     if not known_architecture:
         print_wrapped()
         print_wrapped("Careful: its architecture is none of the map's, so that latent distances say little.")

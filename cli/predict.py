@@ -30,6 +30,8 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
     Nothing is recorded. A file that lies far from all checkpoints that the map knows is named as such: there the
     intervals mean little. Metrics of an architecture that the map was not trained on are not predicted, unless the map
     was tested on enough architectures that it had not seen; their intervals are then calibrated on those.
+
+    The exit status is 1 where not one file is predicted.
     """
     from epsopt.cli.output import failures, links_outside, print_json, print_wrapped, troubles
     from epsopt.cli.progress import working
@@ -96,8 +98,8 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         )
     else:
         if read:
-            _show(read, found, surrogate.metric_names, level, RunLabels.of(checkpoints))
-            if at_ends:
+            predicted = _show(read, found, surrogate.metric_names, level, RunLabels.of(checkpoints))
+            if at_ends and predicted:
                 print_wrapped(
                     f"Careful: {', '.join(at_ends)} was measured at the ends of runs only; what is predicted of "
                     "earlier checkpoints was never compared with a measurement."
@@ -110,48 +112,42 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
     if not read:
         raise EpsoptError("none of the files could be read")
     if all(a.refused for a in found):
-        raise EpsoptError(
-            "no metrics were predicted: how far off they would be is unknown; ingest runs like these and fit again"
-        )
+        raise EpsoptError(_nothing_predicted(read, found))
+
+
+def _nothing_predicted(read: list[CheckpointContents], found: list[Assessment]) -> str:
+    """Say in one sentence why not one file was predicted."""
+    from epsopt.cli.render import short_path
+
+    reasons = list(dict.fromkeys(str(a.refused) for a in found))
+    if len(read) == 1:
+        lead = f"no metrics of {short_path(read[0].path)} are predicted: {reasons[0]}"
+    elif len(reasons) == 1:
+        lead = f"no metrics of any of the {len(read)} files are predicted, each for the same reason: {reasons[0]}"
+    else:
+        lead = f"no metrics of any of the {len(read)} files are predicted, each for the reason that stands with it"
+    if all(r.fingerprint.nan_weights for r in read):
+        return lead
+    return f"{lead}; ingest runs like these and run 'epsopt fit' again"
 
 
 def _show(
     read: list[CheckpointContents], found: list[Assessment], names: tuple[str, ...], level: float, labels: RunLabels
-) -> None:
-    from epsopt.cli.output import Head, Rows, print_line, print_table, print_wrapped
-    from epsopt.cli.render import (
-        formatters,
-        measured_row,
-        metric_heads,
-        near_label,
-        predicted_rows,
-        short_path,
-    )
+) -> bool:
+    """Print what is predicted, and of every other file why it is not; return whether anything is predicted."""
+    from epsopt.cli.output import print_line, print_wrapped
+    from epsopt.cli.render import short_path
 
-    values = [
-        m for r, a in zip(read, found, strict=True) for m in (r.metrics, a.point, a.low, a.high, a.nearest.metrics)
-    ]
-    texts = formatters(names, values)
-    groups = []
-    for i, (r, a) in enumerate(zip(read, found, strict=True), 1):
-        rows, dim = predicted_rows(a, names, texts, "predicted", level)
-        lines = [[str(i), *rows[0]], ["", *rows[1]]]
-        if any(r.metrics.get(n) is not None for n in names):
-            lines.append(["", *measured_row("measured in the file", r.metrics, names, texts)])
-        lines.append(["", *measured_row(near_label(a.nearest, labels), a.nearest.metrics, names, texts)])
-        groups.append(Rows(lines, dim))
-    print_table([Head("#"), Head("", "left"), *metric_heads(names, ())], groups, keep=2)
-    print_wrapped()
-    print_wrapped(
-        "The last row of each is the nearest checkpoint that the map knows (its latent distance) as it was measured."
-    )
-    print_wrapped("Predicted values are predicted, not evaluated.")
-    print_wrapped()
-    for i, (r, a) in enumerate(zip(read, found, strict=True), 1):
+    pairs = list(enumerate(zip(read, found, strict=True), 1))
+    predicted = [(i, r, a) for i, (r, a) in pairs if a.refused is None]
+    refused = [(i, r, a) for i, (r, a) in pairs if a.refused is not None]
+    if predicted:
+        _table(predicted, names, level, labels)
+    elif len({a.refused for _, _, a in refused}) == 1:
+        return False  # the error says it
+    for i, r, a in predicted:
         print_line(f"{i}  {short_path(r.path)}")
-        if a.refused is not None:
-            print_wrapped(f"Not predicted: {a.refused}.")
-        elif not a.known_architecture:
+        if not a.known_architecture:
             print_wrapped(
                 "Careful: its architecture is none of the map's; intervals are as wide as other architectures that the "
                 "map had not seen asked for."
@@ -163,3 +159,33 @@ def _show(
             )
         elif r.lineage is None:
             print_wrapped("Careful: it belongs to no known lineage; its distance from a base is taken as zero.")
+    for i, r, a in refused:
+        print_line(f"{i}  {short_path(r.path)}")
+        print_wrapped(f"Not predicted: {a.refused}.")
+    return bool(predicted)
+
+
+def _table(
+    rows: list[tuple[int, CheckpointContents, Assessment]], names: tuple[str, ...], level: float, labels: RunLabels
+) -> None:
+    """Print predicted metrics beside what the file says and what the nearest known checkpoint measured."""
+    from epsopt.cli.output import Head, Rows, print_table, print_wrapped
+    from epsopt.cli.render import formatters, measured_row, metric_heads, near_label, predicted_rows
+
+    values = [m for _, r, a in rows for m in (r.metrics, a.point, a.low, a.high, a.nearest.metrics)]
+    texts = formatters(names, values)
+    groups = []
+    for i, r, a in rows:
+        (point, interval), dim = predicted_rows(a, names, texts, "predicted", level)
+        lines = [[str(i), *point], ["", *interval]]
+        if any(r.metrics.get(n) is not None for n in names):
+            lines.append(["", *measured_row("measured in the file", r.metrics, names, texts)])
+        lines.append(["", *measured_row(near_label(a.nearest, labels), a.nearest.metrics, names, texts)])
+        groups.append(Rows(lines, dim))
+    print_table([Head("#"), Head("", "left"), *metric_heads(names, ())], groups, keep=2)
+    print_wrapped()
+    print_wrapped(
+        "The last row of each is the nearest checkpoint that the map knows (its latent distance) as it was measured."
+    )
+    print_wrapped("Predicted values are predicted, not evaluated.")
+    print_wrapped()

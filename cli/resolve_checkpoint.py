@@ -108,8 +108,8 @@ def named(what: str, checkpoints: Sequence[Checkpoint]) -> Checkpoint:
             return fitting[0]
         if fitting:
             raise UsageError(f"{len(fitting)} checkpoints have a SHA-256 that begins with {what}: write more of it")
-    meant = hint(said or what, runs, "'epsopt pareto --json' names runs and files")
-    raise UsageError(f"{what} is no file, no run of the catalogue, and begins no SHA-256 in it: {meant}")
+    meant = hint(said or what, runs)
+    raise UsageError(f"{what} is no file, no run, and begins no SHA-256 of the catalogue: {meant}")
 
 
 def find_run(what: str, checkpoints: Sequence[Checkpoint]) -> str | None:
@@ -148,7 +148,7 @@ def require_run(what: str, checkpoints: Sequence[Checkpoint]) -> str:
     if found is None and ":" in what:
         found = find_run(what.rpartition(":")[0], checkpoints)
     if found is None:
-        meant = hint(what, _by_run(checkpoints), "'epsopt pareto --json' names runs")
+        meant = hint(what, _by_run(checkpoints))
         raise UsageError(f"the catalogue has no run {what}: {meant}")
     return found
 

@@ -201,6 +201,7 @@ def _show(
             f"{found.best:.2g}. Ask for less, or sample with a lower --probability."
             + (PRODUCT if len(opened.targets) > 1 else "")
         )
+        print_wrapped(_trust_region(found))
         return
     names = [o.name for o in opened.objectives]
     labels = RunLabels.of(opened.checkpoints)
@@ -232,11 +233,18 @@ def _show(
     print_wrapped(f"{len(found.points)} hypothetical checkpoints{few}{more}. {_standing(opened, found, mixtures)}")
     print_wrapped(
         f"{found.share:.0%} of the points proposed inside the trust region meet the targets. Samples lie "
-        f"{found.spacing:.2f} apart (median), the trust region reaches {found.radius:.2f} from real checkpoints."
+        f"{found.spacing:.2f} apart (median). {_trust_region(found)}"
         + (TARGETS_HOLD + PRODUCT if len(opened.targets) > 1 else "")
     )
     print_wrapped()
     list_runs([p.nearest[0] for p in shown], varying(opened.checkpoints), labels)
+
+
+def _trust_region(found: RegionSample) -> str:
+    return (
+        f"The trust region is what lies at most {found.radius:.2f} from a real checkpoint, the median distance between "
+        "a checkpoint and the nearest one of another run: predictions farther out are hardly tested."
+    )
 
 
 def _standing(opened: OpenProject, found: RegionSample, mixtures: Sequence[MergedCheckpoint | None]) -> str:

@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from epsopt.studies.output_files import OutputFile
 
 
+FORECASTS = {
+    "stack": ("weighted mean", "the mean of several forecasts"),
+    "hyperparameters": ("hyperparameters", "what they promise for the end"),
+    "late average": ("late average", "what hyperparameters promise for the last quarter"),
+    "h, then g": (
+        "place on the map",
+        "the end on the map that hyperparameters promise, and what the map predicts there",
+    ),
+    "carry-forward": ("carry-forward", "metrics stay as they are"),
+    "linear extrapolation": ("linear extrapolation", "metrics go on in a line"),
+    "curve": ("curve", "trees on the metrics so far"),
+    "map": ("curve and path", "trees on the metrics so far and on the path over the map"),
+}
+"""How output calls each forecast, and what it is."""
+
+
 @click.command("trajectory")
 @click.argument("run", metavar="RUN")
 @click.option("--first", "-n", type=click.IntRange(min=0), help="Only its first N checkpoints, 0: none of them.")
@@ -76,7 +92,8 @@ def command(
         others = [p for p in paths if p is not whole]
         moved = path_statistics(so_far, median_speed(others)) if len(so_far) else None
         outlook = forecast = None
-        signatures = {c.signature for c in checkpoints if c.run == whole.name}
+        members = [c for c in checkpoints if c.run_id == whole.run_id]
+        signatures = {c.signature for c in members}
         reason = next((text for s in sorted(signatures) if (text := surrogate.refusal(s, level)) is not None), None)
         end = measured_end(so_far, planned_total(so_far, others) if epochs is None else epochs)
         if end is not None:
@@ -96,7 +113,7 @@ def command(
     if options.json:
         print_json(_document(so_far, whole, moved, end, forecast, outlook, surrogate.metric_names, level, reason))
         return
-    _show(so_far, moved, RunLabels.of(checkpoints)(whole.name))
+    _show(so_far, moved, RunLabels.of(checkpoints)(whole.name), any(c.trained != c.epoch for c in members))
     if end is not None:
         _show_end(end, surrogate.metric_names)
     elif forecast is None or outlook is None:
@@ -167,20 +184,28 @@ def _document(
     return out
 
 
-def _show(path: RunPath, moved: PathStatistics | None, called: str) -> None:
+def _show(path: RunPath, moved: PathStatistics | None, called: str, counted_from_0: bool) -> None:
+    from math import isnan
+
     from epsopt.cli.output import print_wrapped
+    from epsopt.zoo.formatting import count
 
     if moved is None:
         print_wrapped(f"{called}, not begun: its hyperparameters alone.")
         return
-    print_wrapped(f"{called}: {len(path)} checkpoints, epochs {path.epochs[0]:g} to {path.epochs[-1]:g}")
+    after = f"epoch {path.epochs[0]:g}" if len(path) == 1 else f"epochs {path.epochs[0]:g} to {path.epochs[-1]:g}"
+    print_wrapped(
+        f"{called}: {count(len(path), 'checkpoint')}, {after}"
+        + (" (here epochs count from 1; its files count from 0)" if counted_from_0 else "")
+    )
     if len(path) < 2:
         return
     print_wrapped()
+    straight = "" if isnan(moved.straightness) else f" (straightness {moved.straightness:.2f}, 1 is a straight line)"
+    relative = "" if isnan(moved.relative_speed) else f", {moved.relative_speed:.2g} times the other runs' median speed"
     print_wrapped(
-        f"Path on the map: length {moved.length:.2f}, from end to end {moved.displacement:.2f} "
-        f"(straightness {moved.straightness:.2f}); latest speed {moved.speed[-1]:.3f} an epoch, "
-        f"{moved.relative_speed:.2g} times the median of the other runs' steps."
+        f"Path on the map: length {moved.length:.2f}, from end to end {moved.displacement:.2f}{straight}; latest speed "
+        f"{moved.speed[-1]:.3f} an epoch{relative}."
     )
     if len(moved.turning) and moved.turning[-1] == moved.turning[-1]:
         print_wrapped(
@@ -234,7 +259,8 @@ def _show_forecast(forecast: RunForecast, outlook: RunForecaster, path: RunPath,
         ]
         if truth is not None:
             row.append(text(float(truth[j])))
-        row += [text(forecast.stage.errors[name][forecast.answered_by[name]]), forecast.answered_by[name]]
+        by = forecast.answered_by[name]
+        row += [text(forecast.stage.errors[name][by]), FORECASTS.get(by, (by,))[0]]
         rows.append(Rows([row]))
     print_wrapped()
     print_wrapped(f"At epoch {forecast.total:g}, {forecast.progress:.0%} of which are done (forecast, not measured):")
@@ -246,10 +272,18 @@ def _show_forecast(forecast: RunForecast, outlook: RunForecaster, path: RunPath,
             f"Careful: no past run went beyond epoch {forecast.longest:g}. From there on this is extrapolated, and the "
             "intervals know nothing of it."
         )
+    used = []
     for name in names:
-        if forecast.answered_by[name] == "stack":
+        parts = [(forecast.answered_by[name], 1.0)]
+        if parts[0][0] == "stack":
             parts = sorted(forecast.weights[name].items(), key=lambda w: -w[1])
-            print_wrapped(f"{name}: " + ", ".join(f"{part} {weight:.0%}" for part, weight in parts))
+            shares = (f"{FORECASTS.get(part, (part,))[0]} {weight:.0%}".replace("%", " %") for part, weight in parts)
+            print_wrapped(f"{name}, weighted mean: " + ", ".join(shares))
+        used += [part for part, _ in parts if part in FORECASTS]
+    print_wrapped(
+        "Forecasts are weighted by their errors on runs left out. "
+        + " ".join(f"{FORECASTS[part][0].capitalize()}: {FORECASTS[part][1]}." for part in dict.fromkeys(used))
+    )
 
 
 def _draw(

@@ -13,7 +13,7 @@ import numpy as np
 
 from epsopt.studies.learned_metrics import LearnedMetrics, learned_metrics
 from epsopt.surrogate.dataset import TrainingSet
-from epsopt.surrogate.fitting import fit, fit_key
+from epsopt.surrogate.fitting import enough_runs, fit, fit_key
 from epsopt.surrogate.ranges import guess_range, holds, named_ranges, range_text
 from epsopt.surrogate.refinement import GROWTH, Refinement, condition_on_observations, refinable, refine
 from epsopt.surrogate.surrogate import OtherVersion, Surrogate
@@ -308,7 +308,7 @@ def load_map(catalogue: Catalogue) -> tuple[Surrogate, Validation]:
     """
     kept = find_map(catalogue)
     if kept is None:
-        training_set(catalogue)  # says 'ingest first' when that is what is missing
+        enough_runs(training_set(catalogue))  # where it needs more runs, 'fit' would only say that
         raise EmptyCatalogue("the catalogue has no fitted map yet: learn it with 'epsopt fit' first")
     return kept.surrogate, kept.validation
 

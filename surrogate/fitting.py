@@ -159,6 +159,19 @@ def fit_key(
     return f"{train.digest}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
 
 
+def enough_runs(train: TrainingSet) -> None:
+    """Check that there are runs enough to learn from.
+
+    Raises:
+        EmptyCatalogue: fewer than ``FEWEST_RUNS``.
+    """
+    if train.n_runs < FEWEST_RUNS:
+        raise EmptyCatalogue(
+            f"the catalogue holds {train.n_runs} run{'' if train.n_runs == 1 else 's'} with measured checkpoints, "
+            f"a map needs at least {FEWEST_RUNS} (validation holds out whole runs): ingest more runs"
+        )
+
+
 def _check(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], folds: int, level: float) -> None:
     if folds < 2:
         raise UsageError(f"the number of folds is {folds}, expected at least 2")
@@ -166,11 +179,7 @@ def _check(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], folds:
         raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
     if not train.metric_names:
         raise EmptyCatalogue("no checkpoint has a measured metric, so there is nothing to learn")
-    if train.n_runs < FEWEST_RUNS:
-        raise EmptyCatalogue(
-            f"the catalogue holds {train.n_runs} run{'' if train.n_runs == 1 else 's'} with measured checkpoints, "
-            f"a map needs at least {FEWEST_RUNS} (validation holds out whole runs): ingest more runs"
-        )
+    enough_runs(train)
     unknown = sorted(set(bounds) - set(train.metric_names))
     if unknown:
         raise UsageError(f"bounds are declared for {unknown[0]!r}, known metrics: {', '.join(train.metric_names)}")

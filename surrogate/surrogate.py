@@ -25,6 +25,7 @@ from epsopt.surrogate.views import FeatureEncoder, View
 from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.fingerprints.fingerprint import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
+from epsopt.zoo.formatting import count
 
 FORMAT = 4
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
@@ -211,11 +212,12 @@ class Surrogate:
         if held_out >= level * (held_out + 1) - 1e-9:
             return None
         known = len(self.architectures)
+        tested = f"only {count(held_out, 'architecture')}" if held_out else "no architecture"
         return (
             f"its architecture (tensor names and shapes) is none of the {known} that the map was trained on"
             if known != 1
             else "its architecture (tensor names and shapes) is not the one that the map was trained on"
-        ) + f", and the map was tested on only {held_out} architectures that it had not seen"
+        ) + f", and the map was tested on {tested} that it had not seen"
 
     def predict(self, z: Tensor, level: float = 0.9, unseen: NDArray[np.bool_] | None = None) -> Prediction:
         """Predict the metrics of points of the latent space.

@@ -1,7 +1,7 @@
 """The path of a run through the latent space: how far, how fast and how straight it went, and whether it stands still.
 
 Sections "Training Trajectory Analysis" of seeds/epsilon_vae.md and "Training Trajectory Prediction" of
-seeds/sideways_vae.md; where the path leads is forecast in ``outlook.py``.
+seeds/sideways_vae.md; where the path leads is forecast in ``run_forecaster.py``.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ class RunPath:
     Attributes:
         name: the run's name.
         config: its hyperparameters.
-        epochs: ``(e,)`` strictly increasing; 0 is the checkpoint it started from. May be empty (not begun).
+        epochs: ``(e,)`` epochs of training behind each, strictly increasing; 0 is the checkpoint it started from. May
+            be empty (not begun).
         z: ``(e, latent)`` encoded checkpoints.
         metrics: ``(e, m)`` measured values in the metrics' own units; NaN where not measured.
+        run_id: of its row in the catalogue, which no other run has; ``None`` for a run of no catalogue.
     """
 
     name: str
@@ -44,6 +46,7 @@ class RunPath:
     epochs: Floats
     z: Tensor
     metrics: Floats
+    run_id: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.epochs) == len(self.z) == len(self.metrics):
@@ -63,7 +66,7 @@ class RunPath:
         Args:
             n: number of checkpoints to keep; 0 leaves the hyperparameters alone.
         """
-        return RunPath(self.name, self.config, self.epochs[:n], self.z[:n], self.metrics[:n])
+        return RunPath(self.name, self.config, self.epochs[:n], self.z[:n], self.metrics[:n], self.run_id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +205,8 @@ def run_paths(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], latents: 
         latents: ``(n, latent)`` of the same checkpoints, finite.
 
     Returns:
-        One path per run, in the order of the checkpoints; of several files of one epoch the last counts.
+        One path per run, in the order of the checkpoints, its epochs counted as training goes whatever the files call
+        them (Lightning calls the first one 0); of several files of one epoch the last counts.
     """
     members: dict[int, list[int]] = {}
     for i, c in enumerate(checkpoints):
@@ -210,7 +214,7 @@ def run_paths(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], latents: 
     out = []
     for rows in members.values():
         known = all(checkpoints[i].epoch is not None for i in rows)
-        places = {(checkpoints[i].epoch if known else k): i for k, i in enumerate(rows)}
+        places = {(checkpoints[i].trained if known else k): i for k, i in enumerate(rows)}
         order = sorted(places, key=lambda epoch: epoch or 0)
         kept = [places[epoch] for epoch in order]
         first = checkpoints[kept[0]]
@@ -221,7 +225,7 @@ def run_paths(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], latents: 
             ]
         )
         epochs = np.array([float(epoch or 0) for epoch in order])
-        out.append(RunPath(first.run, first.hyperparameters, epochs, latents[kept], metrics))
+        out.append(RunPath(first.run, first.hyperparameters, epochs, latents[kept], metrics, first.run_id))
     return out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from .test_documents import NAMES, cases
@@ -66,16 +68,20 @@ def test_a_known_file_is_its_own_nearest_checkpoint(project):
     assert only["known_architecture"]
 
 
-def test_an_unknown_architecture_is_refused(project, tmp_path):
+def odd_file(file):
     import torch
 
-    odd = tmp_path / "odd.pt"
-    torch.save({"model": {"weight": torch.randn(6, 5), "bias": torch.randn(6)}}, odd)
+    torch.save({"model": {"weight": torch.randn(6, 5), "bias": torch.randn(6)}}, file)
+    return file
+
+
+def test_an_unknown_architecture_is_refused(project, tmp_path):
+    odd = odd_file(tmp_path / "odd.pt")
     result = project("predict", odd)
-    assert result.status == 1
-    assert "Not predicted: its architecture (tensor names and shapes) is not the one that the map" in " ".join(
-        result.out.split()
-    )
+    assert (result.status, result.out) == (1, ""), "one sentence, and no table of what is not predicted"
+    assert result.err.count("\n") == 1
+    assert f"no metrics of {odd} are predicted: its architecture (tensor names and shapes) is not the one" in result.err
+    assert "the map was tested on no architecture that it had not seen; ingest runs like these" in result.err
     document = project("predict", odd, project.runs / "run_001" / "epoch_002.pt", "--json").document
     refused = {p["path"]: p["refused"] for p in document["predictions"]}
     assert "architecture" in refused.pop(str(odd))
@@ -88,12 +94,62 @@ def test_an_unknown_architecture_is_refused(project, tmp_path):
     assert "cannot be predicted: its architecture" in " ".join(refusal.err.split())
 
 
+def test_files_that_are_not_predicted_stand_below_the_table_of_the_others(project, tmp_path):
+    odd = odd_file(tmp_path / "odd.pt")
+    result = project("predict", odd, project.runs / "run_001" / "epoch_002.pt")
+    assert result.status == 0
+    table, _, below = result.out.partition("Predicted values are predicted")
+    assert "[-, -]" not in table
+    assert table.count("90 % interval") == 1
+    assert f"1  {odd}\nNot predicted: its architecture" in below
+
+
+def test_several_files_that_are_not_predicted_are_named_with_their_reasons(project, tmp_path):
+    import torch
+
+    odd, same, broken = odd_file(tmp_path / "odd.pt"), odd_file(tmp_path / "same.pt"), tmp_path / "nan.pt"
+    content = torch.load(project.runs / "run_001" / "epoch_002.pt")
+    content["model_state_dict"] = {n: torch.full_like(t, torch.nan) for n, t in content["model_state_dict"].items()}
+    torch.save(content, broken)
+    result = project("predict", odd, same)
+    assert (result.status, result.out) == (1, "")
+    assert "no metrics of any of the 2 files are predicted, each for the same reason: its architecture" in result.err
+    result = project("predict", odd, broken)
+    assert result.status == 1
+    assert f"{odd}\nNot predicted: its architecture" in result.out
+    assert f"{broken}\nNot predicted: " in result.out
+    assert "weights are NaN" in result.out
+    assert "interval" not in result.out
+    assert "no metrics of any of the 2 files are predicted, each for the reason that stands with it" in result.err
+    alone = project("predict", broken)
+    assert (alone.status, alone.out) == (1, "")
+    assert alone.err.rstrip().endswith("weights are NaN"), "more runs of the kind would mend nothing"
+    assert "weights are NaN, so that latent distances say nothing" in " ".join(project("nearest", broken).out.split())
+
+
 def test_nearest_takes_files_runs_epochs_and_hashes(project):
     by_epoch = project("nearest", "run_002:3", "--json").document
     assert project("nearest", "run_002", "--json").document == by_epoch
     assert project("nearest", by_epoch["sha256"][:12], "--json").document == by_epoch
     assert project("nearest", project.runs / "run_002" / "epoch_003.pt", "--json").document == by_epoch
     assert by_epoch["sha256"] not in [n["sha256"] for n in by_epoch["nearest"]]
+
+
+def test_a_run_is_named_by_its_folder_too(project):
+    by_name = project("nearest", "run_002", "--json").document
+    assert project("nearest", project.runs / "run_002", "--json").document == by_name
+    assert project("nearest", f"{project.runs / 'run_002'}:3", "--json").document == by_name
+    assert project("trajectory", project.runs / "run_002", "--json").document["run"] == "run_002"
+    several = project("nearest", project.runs)
+    assert several.status == 2
+    assert re.search(r"runs holds \d+ runs: name one of them, such as ", several.err)
+
+
+def test_a_run_that_is_not_there_brings_the_names_of_those_that_are(project):
+    for command in ("nearest", "trajectory"):
+        said = project(command, "somewhere").err
+        assert "its runs are " in said
+        assert "run_001" in said
 
 
 def test_nearest_takes_one_checkpoint_of_each_run(project):

@@ -12,6 +12,7 @@ from typing import TypeVar
 from epsopt.zoo.errors import UsageError
 
 _Key = TypeVar("_Key", bound=Hashable)
+_LISTED = 4  # names in a sentence
 
 
 def distinct_names(runs: Mapping[_Key, tuple[str, str]]) -> dict[_Key, str]:
@@ -158,16 +159,20 @@ def named_run(what: str, names: Collection[str]) -> str | None:
     for rule in rules:
         found = sorted(name for name in known if rule(name))
         if len(found) > 1:
-            listed = ", ".join(found[:4]) + (" and others" if len(found) > 4 else "")
+            listed = ", ".join(found[:_LISTED]) + (" and others" if len(found) > _LISTED else "")
             raise UsageError(f"{what} may be one of {len(found)} runs: {listed}: write more of the name")
         if found:
             return found[0]
     return None
 
 
-def hint(what: str, names: Collection[str], otherwise: str) -> str:
-    """Return what may have been meant by a name that no run has."""
+def hint(what: str, names: Collection[str]) -> str:
+    """Return which runs may have been meant by a name that no run has: those like it, or else the first ones."""
     shown = short_names(names)
     called = {**{short: short for short in shown.values()}, **shown}
     close = dict.fromkeys(called[match] for match in difflib.get_close_matches(what, called, n=3))
-    return f"did you mean {' or '.join(close)}?" if close else otherwise
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    first = ", ".join(sorted(shown.values())[:_LISTED])
+    more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
+    return f"its runs are {first}{more}" if shown else "it holds no run with measured checkpoints"

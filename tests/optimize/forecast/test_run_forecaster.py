@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,14 @@ from epsopt.optimize.forecast.conformal_residuals import fit_misses
 from epsopt.optimize.forecast.run_features import NOT_BEGUN
 from epsopt.optimize.forecast.run_forecaster import RunForecaster, fit_run_forecaster
 from epsopt.optimize.forecast.stacking import STACK, StackingRow, stack, stage_of
-from epsopt.optimize.latent.trajectory import RunPath, median_speed, path_statistics, planned_epochs, run_paths
+from epsopt.optimize.latent.trajectory import (
+    RunPath,
+    median_speed,
+    path_statistics,
+    planned_epochs,
+    planned_total,
+    run_paths,
+)
 from epsopt.optimize.space import Parameter, Space
 from epsopt.surrogate.dataset import run_folds
 from epsopt.surrogate.transforms import MetricTransform
@@ -237,3 +245,12 @@ def test_paths_are_the_catalogues_checkpoints_in_order(zoo, fitted) -> None:
         RunPath("run", {}, np.array([1.0, 1.0]), torch.zeros(2, 2), np.zeros((2, 1)))
     with pytest.raises(UsageError, match="as many of each"):
         RunPath("run", {}, np.array([1.0]), torch.zeros(2, 2), np.zeros((2, 1)))
+
+
+def test_epochs_of_a_path_count_training_where_files_count_from_0(zoo, fitted) -> None:
+    surrogate = fitted[0]
+    there = [replace(c, epoch=(c.epoch or 0) - 1, layout="lightning") for c in zoo[1]]
+    paths = run_paths(surrogate, there, surrogate.memory.latents)
+    assert {tuple(p.epochs.tolist()) for p in paths} == {(1.0, 2.0, 3.0, 4.0, 5.0)}
+    assert [p.run_id for p in paths] == list(range(14))
+    assert planned_total(paths[0].first(2), paths[1:]) == 5.0, "the first two of five epochs are 40 %, not 25 %"
