@@ -13,6 +13,7 @@ from epsopt.zoo.errors import CatalogueError, EpsoptError
 if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.latent.predict_checkpoint import Assessment
+    from epsopt.surrogate.surrogate import Surrogate
     from epsopt.zoo.reading.reader import CheckpointContents
 
 
@@ -99,6 +100,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
     else:
         if read:
             predicted = _show(read, found, surrogate.metric_names, level, RunLabels.of(checkpoints))
+            _doubt_ranges(read, surrogate)
             if at_ends and predicted:
                 print_wrapped(
                     f"Careful: {', '.join(at_ends)} was measured at the ends of runs only; what is predicted of "
@@ -113,6 +115,22 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         raise EpsoptError("none of the files could be read")
     if all(a.refused for a in found):
         raise EpsoptError(_nothing_predicted(read, found))
+
+
+def _doubt_ranges(read: list[CheckpointContents], surrogate: Surrogate) -> None:
+    """Say once a metric that files measured what it cannot be."""
+    from epsopt.cli.output import print_wrapped
+    from epsopt.surrogate.ranges import n_outside, range_text
+    from epsopt.zoo.formatting import count
+
+    for name, transform in zip(surrogate.metric_names, surrogate.transforms, strict=True):
+        values = [v for r in read if (v := r.metrics.get(name)) is not None]
+        if transform.bounds is not None and (outside := n_outside(transform.bounds, values)):
+            print_wrapped(
+                f"Careful: {count(outside, 'file says', 'files say')} a {name} outside of what the map takes it to be, "
+                f"{range_text(transform.bounds)}; what is predicted stays inside. [metrics] bounds in epsopt.toml and "
+                "'epsopt fit' change that."
+            )
 
 
 def _nothing_predicted(read: list[CheckpointContents], found: list[Assessment]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from epsopt.studies.learned_metrics import LearnedMetrics, learned_metrics
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.fitting import enough_runs, fit, fit_key
-from epsopt.surrogate.ranges import guess_range, holds, named_ranges, range_text
+from epsopt.surrogate.ranges import guess_range, n_outside, named_ranges, range_text
 from epsopt.surrogate.refinement import GROWTH, Refinement, condition_on_observations, refinable, refine
 from epsopt.surrogate.surrogate import OtherVersion, Surrogate
 from epsopt.surrogate.training import TrainingConfig
@@ -160,7 +160,7 @@ def fit_map(
     newest, reason, old = None, damaged, None
     if not again and damaged is None:
         newest, damaged = _kept(catalogue, probes)
-        reason, old = (damaged, None) if newest is None else _refinable(newest, key, train)
+        reason, old = (damaged, None) if newest is None else _refinable(newest, key, train, known)
     broken = _kept(catalogue, probes)[1] == DAMAGED if again else damaged == DAMAGED
     if newest is not None and old is not None:
         if progress is not None:
@@ -199,10 +199,12 @@ def _doubts(train: TrainingSet, declared: Mapping[str, tuple[float, float]]) -> 
         lowest, highest = float(values.min()), float(values.max())
         seen = f"{lowest:g} to {highest:g} were measured"
         if name in declared:
-            if not holds(declared[name], lowest, highest):
+            if outside := n_outside(declared[name], values):
                 out.append(
-                    f"{name} is declared to be {range_text(declared[name])}, but {seen}: what is predicted stays in "
-                    "its range; if that is wrong, change its bounds in epsopt.toml and run 'epsopt fit' again"
+                    f"{name} is declared to be {range_text(declared[name])}, but {seen}: {outside} of "
+                    f"{count(len(values), 'measurement')} {'counts' if outside == 1 else 'count'} as the bound, and "
+                    "what is predicted stays in its range; if that is wrong, change its bounds in epsopt.toml and run "
+                    "'epsopt fit' again"
                 )
         elif ranges := named_ranges(name):
             guess = guess_range(name, values)
@@ -213,14 +215,25 @@ def _doubts(train: TrainingSet, declared: Mapping[str, tuple[float, float]]) -> 
     return tuple(out)
 
 
-def _refinable(newest: KeptMap, key: str, train: TrainingSet) -> tuple[str | None, Surrogate | None]:
+def _refinable(
+    newest: KeptMap, key: str, train: TrainingSet, declared: Mapping[str, tuple[float, float]]
+) -> tuple[str | None, Surrogate | None]:
     """Return the kept map if it can be refined; otherwise why not (None: other settings)."""
     if newest.surrogate.trained_on.partition("-")[2] != key.partition("-")[2]:
         return None, None
     if train.n_runs >= GROWTH * newest.fitted_runs:
         return "there are half as many runs again as when it was last fitted", None
-    reason = refinable(newest.surrogate, train)
+    reason = refinable(newest.surrogate, train) or _other_ranges(newest.surrogate, train, declared)
     return reason, None if reason else newest.surrogate
+
+
+def _other_ranges(surrogate: Surrogate, train: TrainingSet, declared: Mapping[str, tuple[float, float]]) -> str | None:
+    """Say which metric was measured outside of what it was guessed to be; None: none was."""
+    for j, (name, transform) in enumerate(zip(surrogate.metric_names, surrogate.transforms, strict=True)):
+        limits = transform.bounds
+        if name not in declared and limits is not None and n_outside(limits, train.metrics[:, j]):
+            return f"{name} was taken to be {range_text(limits)}, and other values were measured since"
+    return None
 
 
 def _kept(catalogue: Catalogue, probes: bool, key: str | None = None) -> tuple[KeptMap | None, str | None]:

@@ -162,6 +162,12 @@ def holds(limits: Range, lowest: float, highest: float) -> bool:
     return low - slack <= lowest and highest <= high + slack
 
 
+def n_outside(limits: Range, values: ArrayLike) -> int:
+    """Count the measurements that lie outside a range, but for rounding; NaN and infinities are none."""
+    array = np.asarray(values, dtype=np.float64).ravel()
+    return sum(not holds(limits, value, value) for value in array[np.isfinite(array)].tolist())
+
+
 def metric_range(name: str, values: ArrayLike, declared: Mapping[str, Range] | None = None) -> Range | None:
     """Return the values that a metric can take: as declared, else by its name, else by how measurements lie.
 

@@ -127,6 +127,17 @@ def test_several_files_that_are_not_predicted_are_named_with_their_reasons(proje
     assert "weights are NaN, so that latent distances say nothing" in " ".join(project("nearest", broken).out.split())
 
 
+def test_a_file_that_measured_what_cannot_be_is_said_once_a_metric(project, tmp_path):
+    import torch
+
+    for name, coverage in (("much.pt", 1.5), ("more.pt", 42.0), ("right.pt", 0.5)):
+        content = torch.load(project.runs / "run_001" / "epoch_002.pt")
+        torch.save(content | {"metrics": content["metrics"] | {"coverage": coverage}}, tmp_path / name)
+    shown = " ".join(project("predict", tmp_path).out.split())
+    assert "Careful: 2 files say a coverage outside of what the map takes it to be, between 0 and 1" in shown
+    assert shown.count("outside of what the map takes it to be") == 1
+
+
 def test_nearest_takes_files_runs_epochs_and_hashes(project):
     by_epoch = project("nearest", "run_002:3", "--json").document
     assert project("nearest", "run_002", "--json").document == by_epoch
