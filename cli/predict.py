@@ -101,6 +101,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         if read:
             predicted = _show(read, found, surrogate.metric_names, level, RunLabels.of(checkpoints))
             _doubt_ranges(read, surrogate)
+            _doubt_embeddings(read, surrogate)
             if at_ends and predicted:
                 print_wrapped(
                     f"Careful: {', '.join(at_ends)} was measured at the ends of runs only; what is predicted of "
@@ -131,6 +132,23 @@ def _doubt_ranges(read: list[CheckpointContents], surrogate: Surrogate) -> None:
                 f"{range_text(transform.bounds)}; what is predicted stays inside. [metrics] bounds in epsopt.toml and "
                 "'epsopt fit' change that."
             )
+
+
+def _doubt_embeddings(read: list[CheckpointContents], surrogate: Surrogate) -> None:
+    """Say of how many files the embed hook gave what the map cannot use."""
+    from epsopt.cli.output import print_wrapped
+    from epsopt.cli.render import short_path
+    from epsopt.optimize.latent.predict_checkpoint import usable
+    from epsopt.zoo.formatting import count
+
+    odd = [r for r in read if r.embedding is not None and not usable(r.embedding, surrogate)]
+    if surrogate.probes and surrogate.embedding_scale is not None and odd:
+        shape = tuple(surrogate.embedding_scale[0].shape)
+        print_wrapped(
+            f"Careful: the embedding of {count(len(odd), 'file')} ({short_path(odd[0].path)} first) is not finite or "
+            f"not of the shape {shape} that the map knows, and counts as none; 'epsopt predict --weights-only' asks "
+            "the map that reads no embeddings."
+        )
 
 
 def _nothing_predicted(read: list[CheckpointContents], found: list[Assessment]) -> str:

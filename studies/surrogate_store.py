@@ -23,6 +23,7 @@ from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint, each_content_once
 from epsopt.zoo.errors import DamagedArtifact, EmptyCatalogue
 from epsopt.zoo.formatting import count
+from epsopt.zoo.ingestion.unusable_embeddings import embedded, unusable, usual_shape
 
 KINDS = {False: "surrogate", True: "surrogate-with-probes"}
 DAMAGED = "it is damaged"
@@ -77,6 +78,11 @@ def training_set(catalogue: Catalogue, learned: Sequence[str] | None = None) -> 
     Raises:
         EmptyCatalogue: there is none; names the command to run first.
     """
+    return _training_set(catalogue, learned)[0]
+
+
+def _training_set(catalogue: Catalogue, learned: Sequence[str] | None) -> tuple[TrainingSet, tuple[str, ...]]:
+    """Return the training set, and sentences about embeddings that count as none in it."""
     checkpoints = _measured_contents(catalogue)
     prints = dict(zip((c.id for c in checkpoints), catalogue.fingerprints([c.id for c in checkpoints]), strict=True))
     # What NaN weights measured says nothing of others, and their fingerprint is that of zeros.
@@ -91,16 +97,15 @@ def training_set(catalogue: Catalogue, learned: Sequence[str] | None = None) -> 
         [[np.nan if (v := c.metrics.get(name)) is None else float(v) for name in names] for c in checkpoints]
     )
     embeddings = catalogue.embeddings(ids)
-    shapes = [e.shape for e in embeddings if e is not None]
-    stacked = None
-    if shapes:
+    points = [embedded(c.path, e) for c, e in zip(checkpoints, embeddings, strict=True) if e is not None]
+    shape, stacked = usual_shape(p.shape for p in points), None
+    if shape is not None:
         # One shape per map, the most frequent one; another one, or one that is not finite, counts as none.
-        shape = max(set(shapes), key=shapes.count)
         blank = np.full(shape, np.nan, dtype=np.float32)
-        usable = [e is not None and e.shape == shape and np.isfinite(e).all() for e in embeddings]
-        stacked = np.stack([e if ok and e is not None else blank for e, ok in zip(embeddings, usable, strict=True)])
-        stacked = stacked.astype(np.float32)
-    return TrainingSet(
+        usable = [e if e is not None and e.shape == shape and np.isfinite(e).all() else blank for e in embeddings]
+        stacked = np.stack(usable).astype(np.float32)
+    doubts = tuple(f"{path}: {text}" for path, text in unusable(points, shape or ()))
+    train = TrainingSet(
         keys=tuple(c.sha256 for c in checkpoints),
         fingerprints=tuple(prints[i] for i in ids),
         runs=np.array([c.run_id for c in checkpoints], dtype=np.int64),
@@ -109,6 +114,7 @@ def training_set(catalogue: Catalogue, learned: Sequence[str] | None = None) -> 
         metrics=metrics,
         embeddings=stacked,
     )
+    return train, doubts
 
 
 def _measured_contents(catalogue: Catalogue) -> list[Checkpoint]:
@@ -146,9 +152,9 @@ def fit_map(
         The map, its validation on runs that were held out or not learned yet, and how it came about.
     """
     chosen = measured_metrics(catalogue, objectives, learn)
-    train = training_set(catalogue, chosen.names)
+    train, unusable_embeddings = _training_set(catalogue, chosen.names)
     known = {name: limits for name, limits in (bounds or {}).items() if name in train.metric_names}
-    doubts = _doubts(train, known)
+    doubts = _doubts(train, known) + unusable_embeddings
     if broken := len(_measured_contents(catalogue)) - len(train):
         doubts += (f"nothing is learned from {count(broken, 'checkpoint')} whose weights are NaN",)
     key = fit_key(train, seed=seed, bounds=known, recipe=recipe, probes=probes)

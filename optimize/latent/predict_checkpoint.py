@@ -68,7 +68,7 @@ def assess(
     """
     latents, known = known_latents(surrogate, checkpoints)
     region = trust_region(latents, np.array([c.run_id for c in known]))
-    z = surrogate.encode(fingerprints, _stacked(embeddings or ()))
+    z = surrogate.encode(fingerprints, _stacked(embeddings or (), surrogate))
     unseen = np.array([f.signature not in surrogate.architectures for f in fingerprints], dtype=bool)
     prediction = surrogate.predict(z, level, unseen)
     names = surrogate.metric_names
@@ -118,10 +118,18 @@ def measured_at_ends(checkpoints: Sequence[Checkpoint], metrics: Sequence[str]) 
     return found
 
 
-def _stacked(embeddings: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
-    """(n, anchors, dim) with NaN where there is none or one of another shape; None without any."""
-    shapes = [e.shape for e in embeddings if e is not None]
-    if not shapes:
+def usable(embedding: NDArray[np.float32] | None, surrogate: Surrogate) -> bool:
+    """Whether an embedding can be compared with those that a map was trained on: finite, and of their shape."""
+    if embedding is None:
+        return False
+    of_map = surrogate.embedding_scale
+    fits = of_map is None or embedding.shape == tuple(of_map[0].shape)
+    return fits and bool(np.isfinite(embedding).all())
+
+
+def _stacked(embeddings: Sequence[NDArray[np.float32] | None], surrogate: Surrogate) -> NDArray[np.float32] | None:
+    """(n, anchors, dim) with NaN where there is none or an unusable one; None without any, or without a use."""
+    if surrogate.embedding_scale is None or all(e is None for e in embeddings):
         return None
-    blank = np.full(max(set(shapes), key=shapes.count), np.nan, dtype=np.float32)
-    return np.stack([blank if e is None or e.shape != blank.shape else e for e in embeddings])
+    blank = np.full(tuple(surrogate.embedding_scale[0].shape), np.nan, dtype=np.float32)
+    return np.stack([e if e is not None and usable(e, surrogate) else blank for e in embeddings])

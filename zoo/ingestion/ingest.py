@@ -26,6 +26,7 @@ from epsopt.zoo.ingestion.catalogue_writer import (
     relocate_references,
 )
 from epsopt.zoo.ingestion.deleted_runs import set_aside
+from epsopt.zoo.ingestion.unusable_embeddings import Embedded, embedded, unusable, usual_shape
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.other_formats import OtherFormat
 from epsopt.zoo.layouts.scan import CheckpointFile, scan, within
@@ -38,6 +39,7 @@ from epsopt.zoo.side_files.refresh import attach_metadata, refresh_runs
 from epsopt.zoo.side_files.run_tables import RunTable
 
 Progress = Callable[[int, int], None]
+_SAMPLED = 200  # embeddings that tell the usual shape
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def ingest(
     recorder = Recorder(catalogue, book, embed, present)
     objects: Counter[str] = Counter()
     notes: dict[tuple[str, str], list[str]] = {}
+    points: list[Embedded] = []
 
     def handle(index: int, outcome: Outcome) -> bool:
         nonlocal waiting
@@ -159,6 +162,8 @@ def ingest(
                 return False
             for note in outcome.notes:
                 notes.setdefault((fresh[index].run_path, note), []).append(str(outcome.path))
+            if outcome.embedding is not None and not outcome.fingerprint.nan_weights:
+                points.append(embedded(str(outcome.path), outcome.embedding))
             objects.update(f"{k} {v}" for k, v in outcome.hyperparameters.items() if is_placeholder(v))
         elif isinstance(outcome, StillWriting):
             waiting += 1
@@ -188,7 +193,7 @@ def ingest(
         seconds=time.monotonic() - started,
         runs=len({f.run_path for f in seen.files}),
         layouts=answered.layouts,
-        troubles=sorted([*answered.troubles, *_noted(notes)], key=lambda f: f.path),
+        troubles=sorted([*answered.troubles, *_noted(notes), *_unusable(catalogue, points)], key=lambda f: f.path),
         left_alone=len(seen.left_alone),
         retold=answered.retold,
         unmatched=answered.unmatched,
@@ -206,6 +211,16 @@ def _noted(notes: dict[tuple[str, str], list[str]]) -> list[Failure]:
         Failure(paths[0], f"{note} (so do {count(len(paths) - 1, 'other checkpoint')})" if paths[1:] else note)
         for (_, note), paths in notes.items()
     ]
+
+
+def _unusable(catalogue: Catalogue, points: Sequence[Embedded]) -> list[Failure]:
+    """Say which of the embeddings made now count as none, beside those that the catalogue holds."""
+    if not points:
+        return []
+    ids = [c.id for c in catalogue.checkpoints()]
+    some = catalogue.embeddings(ids[:: max(1, len(ids) // _SAMPLED)])
+    usual = usual_shape([*(e.shape for e in some if e is not None), *(p.shape for p in points)])
+    return [Failure(path, text) for path, text in unusable(points, usual or ())]
 
 
 def _is_current(known: KnownFile | None, found: CheckpointFile, embed: str | None) -> bool:

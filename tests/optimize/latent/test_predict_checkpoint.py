@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from epsopt.optimize.latent.predict_checkpoint import assess, measured_at_ends
+from epsopt.optimize.latent.predict_checkpoint import _stacked, assess, measured_at_ends, usable
 from epsopt.optimize.proposals.proposals import past_runs
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
@@ -40,7 +40,7 @@ def test_metrics_of_another_architecture_are_refused_with_the_reason(fitted, zoo
     found = assess(fitted[0], zoo[1], [other, zoo[0].fingerprints[7]])
     assert not found[0].known_architecture
     assert "architecture" in found[0].refused
-    assert "only 0 architectures" in found[0].refused
+    assert "tested on no architecture that" in found[0].refused
     assert all(np.isnan(v) for part in (found[0].point, found[0].low, found[0].high) for v in part.values())
     assert found[1].refused is None
     assert all(np.isfinite(v) for v in found[1].point.values())
@@ -75,3 +75,14 @@ def test_metrics_that_only_ends_of_runs_have_are_named(zoo):
     assert measured_at_ends(checkpoints, ["coverage", "test", "early", "unknown"]) == ["test"]
     ends = [c for c in checkpoints if c.epoch == 5]
     assert measured_at_ends(ends, ["coverage", "test"]) == [], "where runs have one checkpoint, that is where all is"
+
+
+def test_an_embedding_that_the_map_cannot_use_counts_as_none(fitted, zoo):
+    surrogate, train = fitted[0], zoo[0]
+    right = train.embeddings[0]
+    assert usable(right, surrogate)
+    odd = [np.full_like(right, np.nan), right[:3], np.ones((7,), dtype=np.float32), None]
+    assert not any(usable(e, surrogate) for e in odd)
+    stacked = _stacked([*odd, right], surrogate)
+    assert np.isnan(stacked[:4]).all(), "though most are of another shape than the map's"
+    np.testing.assert_array_equal(stacked[4], right)

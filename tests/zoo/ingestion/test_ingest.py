@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from epsopt.studies import surrogate_store
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.errors import HookError, UnreadableCheckpoint, UsageError
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
 from epsopt.zoo.ingestion import ingest as ingest_module
 from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
+from epsopt.zoo.ingestion.unusable_embeddings import Embedded, unusable, usual_shape
 from epsopt.zoo.layouts.open_checkpoint import load_weights
 from epsopt.zoo.reading import source
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
@@ -234,6 +236,9 @@ def fails(state):
     raise KeyError("no such layer")
 def flat(state):
     return [1.0, 2.0]
+def odd(state):
+    place = ORDER.index(round(float(state["a.weight"][0, 0]), 4))
+    return numpy.full((4, 3 - (place == 2)), numpy.nan if place == 1 else 1.0)
 """
 
 
@@ -260,6 +265,33 @@ def test_the_embed_hook_gives_embeddings_and_is_not_run_twice(catalogue, runs, h
     assert np.array_equal(read[0].embedding, catalogue.embeddings(ids)[0])
     closed_reader()
     assert ingest(catalogue, runs, embed=f"{hooks}:embed").unchanged == 4
+
+
+def test_embeddings_that_count_as_none_are_said_once_a_reason(catalogue, runs, hooks, tmp_path):
+    def first_weight(path):
+        return round(float(load_weights(path)["a.weight"][0, 0]), 4)
+
+    files = sorted(map(str, runs.glob("*/*.pt")))
+    module = tmp_path / "code" / f"{hooks}.py"
+    module.write_text(f"{HOOKS}\nORDER = {list(map(first_weight, files))}")
+    report = ingest(catalogue, runs, embed=f"{hooks}:odd")
+    assert report.failed == []
+    infinite, other = report.troubles
+    assert (infinite.path, other.path) == (files[1], files[2])
+    again = "counts as none: mend the hook and give it another name under [hooks], then 'epsopt ingest' embeds all"
+    assert f"its embedding holds NaN or infinite numbers, and {again}" in infinite.reason
+    assert f"its embedding has the shape (4, 2) where most have (4, 3), and {again}" in other.reason
+    _, doubts = surrogate_store._training_set(catalogue, None)
+    assert doubts == (f"{infinite.path}: {infinite.reason}", f"{other.path}: {other.reason}"), "a fit says it again"
+
+
+def test_checkpoints_with_unusable_embeddings_are_counted() -> None:
+    found = [Embedded("a", (4, 3), finite=True)] * 3 + [Embedded("b", (4, 3), finite=False)] * 2
+    found += [Embedded("c", (5, 3), finite=True), Embedded("d", (9,), finite=True)]
+    assert usual_shape(e.shape for e in found) == (4, 3)
+    reasons = unusable(found, (4, 3))
+    assert [path for path, _ in reasons] == ["b", "c", "d"]
+    assert "numbers (so does 1 other checkpoint), and" in reasons[0][1]
 
 
 def test_a_hook_that_fails_is_one_error_with_path_hook_and_exception(catalogue, runs, hooks):
