@@ -247,7 +247,10 @@ def _hooks(evaluate: str | None, embed: str | None) -> str:
     said = [(key, hook) for key, hook in (("evaluate", evaluate), ("embed", embed)) if hook is not None]
     table = "".join(f"{key} = {tomlkit.item(hook).as_string()}\n" for key, hook in said)
     mark = "" if said else "# "
-    text = "\n# Your own Python, as package.module:function.\n" + f"{mark}[hooks]\n{table}"
+    text = (
+        "\n# Your own Python, as package.module:function. One model may take evaluate a day, and embed ten minutes.\n"
+        + f"{mark}[hooks]\n{table}"
+    )
     if evaluate is None:
         text += '# evaluate = "package.module:function"  # (state_dict) -> {metric: value}\n'
     if embed is None:

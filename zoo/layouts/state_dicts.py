@@ -243,20 +243,7 @@ def require_no_object(value: Any, name: str, path: Path) -> None:
 
 def _flat(tree: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
     """Collect tensors at any depth, whatever holds them."""
-    import torch
-
-    out: dict[str, torch.Tensor] = {}
-    visited: set[int] = set()
-    stack: list[tuple[str, Any, int]] = [("", tree, 0)]
-    while stack:
-        name, value, depth = stack.pop()
-        if isinstance(value, torch.Tensor):
-            out[sanitize(name)] = value
-        elif isinstance(value, Mapping) and id(value) not in visited and depth < _DEPTH:
-            visited.add(id(value))
-            prefix = f"{name}." if name else ""
-            stack.extend((prefix + k, v, depth + 1) for k, v in reversed(list(value.items())) if isinstance(k, str))
-    return out
+    return _collected(tree, lambda _name, _value: None)
 
 
 def tensors_in(tree: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor]:
@@ -265,6 +252,11 @@ def tensors_in(tree: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor]:
     Raises:
         UnreadableCheckpoint: some are inside objects of foreign classes, or are no plain dense tensors.
     """
+    return _collected(tree, lambda name, value: require_no_object(value, name or "model", path))
+
+
+def _collected(tree: Mapping[Any, Any], check: Callable[[str, Any], None]) -> dict[str, torch.Tensor]:
+    """Collect tensors by dotted names, each container once, after a check of every container."""
     import torch
 
     out: dict[str, torch.Tensor] = {}
@@ -275,7 +267,7 @@ def tensors_in(tree: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor]:
         if isinstance(value, torch.Tensor):
             out[sanitize(name)] = value
         elif isinstance(value, Mapping) and id(value) not in visited and depth < _DEPTH:
-            require_no_object(value, sanitize(name) or "model", path)
+            check(sanitize(name), value)
             visited.add(id(value))
             prefix = f"{name}." if name else ""
             stack.extend((prefix + k, v, depth + 1) for k, v in reversed(list(value.items())) if isinstance(k, str))
