@@ -249,7 +249,7 @@ def _hooks(evaluate: str | None, embed: str | None) -> str:
     mark = "" if said else "# "
     text = (
         "\n# Your own Python, as package.module:function. One model may take evaluate a day, and embed ten minutes.\n"
-        + f"{mark}[hooks]\n{table}"
+        f"{mark}[hooks]\n{table}"
     )
     if evaluate is None:
         text += '# evaluate = "package.module:function"  # (state_dict) -> {metric: value}\n'
