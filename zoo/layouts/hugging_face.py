@@ -3,10 +3,15 @@
 Sharded models are one checkpoint, and adapters (``adapter_model.safetensors``) are the weights that were trained. The
 arguments of the training lie in ``training_args.bin``, a pickle that is never opened: what trainer_state.json and
 config.json repeat of them has to do, and the learning rate is the highest one that was logged.
+
+With ``load_best_model_at_end`` what is evaluated after training is the best checkpoint, and it is logged at the step of
+the last one: in the Trainer's own state, and in ``eval_results.json`` and its like. Nothing that can be read says
+whether the best one was loaded, so it shows where an evaluation after training repeats what that one, or the last, had.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +24,7 @@ from epsopt.zoo.layouts.checkpoint_folders import by_name, checkpoint_folder, nu
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import flat, rows_of
-from epsopt.zoo.layouts.parsed import ParsedCheckpoint, RunMetadata
+from epsopt.zoo.layouts.parsed import AfterTraining, ParsedCheckpoint, RunMetadata
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.reading.shards import shards
 
@@ -30,12 +35,18 @@ MODELS = frozenset(
     "model.safetensors adapter_model.safetensors pytorch_model.bin adapter_model.bin pytorch_model.safetensors".split()
 )
 STATE, CONFIG, ADAPTER = "trainer_state.json", "config.json", "adapter_config.json"
+RESULTS = ("all_results.json", "eval_results.json", "test_results.json", "predict_results.json")
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,15})")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 _NO_MODEL = re.compile(r"(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth|training_args\.bin")
 # How the Trainer itself was set, as far as its state repeats it; the rest of the state is its progress.
 _ARGUMENTS = ("num_train_epochs", "max_steps", "train_batch_size", "eval_steps", "logging_steps", "save_steps")
-_NO_METRIC = re.compile(r"(eval_|train_)?(runtime|samples_per_second|steps_per_second)|total_flos|learning_rate")
+_AFTER = re.compile(r"(?!train_).*")  # what was measured on the model at the end, not on the way there
+_SAME = 1e-5  # of a value that is measured again
+_NO_METRIC = re.compile(
+    r"([a-z0-9]+_)*(runtime|samples_per_second|steps_per_second|jit_compilation_time|model_preparation_time|samples)"
+    r"|total_flos|learning_rate"
+)
 # Names, versions and labels: nothing of it is a choice that a training run makes.
 _NO_HYPERPARAMETER = re.compile(
     r"(_name_or_path|architectures|transformers_version|id2label|label2id)(\..*)?|.*_token_id"
@@ -74,8 +85,9 @@ def leaves_alone(file: Path, folders: Folders) -> bool:
 def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return states and configurations, the newest first: its history holds all earlier ones."""
     ours = [folder for folder in held if any(whole_name(Path(name)) in MODELS for name in folders.names(folder))]
-    newest = dict.fromkeys([*_checkpoints(run, folders), *ours]) if ours else {}
-    return [file for name in (STATE, CONFIG, ADAPTER) for folder in newest for file in folders.those(folder, (name,))]
+    newest = dict.fromkeys([*_checkpoints(run, folders), *ours, run]) if ours else {}
+    told = [file for name in (STATE, CONFIG, ADAPTER) for folder in newest for file in folders.those(folder, (name,))]
+    return [*told, *(folders.those(run, RESULTS) if ours else [])]
 
 
 def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:
@@ -106,6 +118,7 @@ def tell(sides: SideFileReader) -> RunMetadata:
     state = _first(sides, STATE)
     if state is not None:
         _tell_state(told, state)
+    told.after = _after_training(sides, told)
     return told
 
 
@@ -114,15 +127,66 @@ def _first(sides: SideFileReader, name: str) -> Mapping[str, Any] | None:
 
 
 def _tell_state(told: RunMetadata, state: Mapping[str, Any]) -> None:
-    log = state.get("log_history")
-    history = [entry for entry in log if isinstance(entry, Mapping)] if isinstance(log, list) else []
+    history = _history(state)
     told.hyperparameters.update({k: v for k, v in flat({a: state.get(a) for a in _ARGUMENTS}).items() if v is not None})
     told.hyperparameters.update(flat(state.get("trial_params")))
     rates = [rate for entry in history if isinstance(rate := entry.get("learning_rate"), int | float)]
     if rates:
         told.hyperparameters["learning_rate"] = max(rates)
-    kept = [{k: v for k, v in entry.items() if not _NO_METRIC.fullmatch(str(k))} for entry in history]
+    kept = [{k: v for k, v in e.items() if not _NO_METRIC.fullmatch(str(k))} for e in history[: _end(history)]]
     told.rows = rows_of(kept, by_step=True)
+
+
+def _history(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    log = state.get("log_history")
+    return [entry for entry in log if isinstance(entry, Mapping)] if isinstance(log, list) else []
+
+
+def _end(history: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many entries were made before training ended: the Trainer then logs how long it took."""
+    return next((i for i, e in reversed(list(enumerate(history))) if "train_runtime" in e), len(history))
+
+
+def _after_training(sides: SideFileReader, told: RunMetadata) -> AfterTraining | None:
+    """Return what was measured once training had ended, and on which checkpoint as far as that shows."""
+    file = next((f for f in sides.named(STATE) if f.parent == sides.run), None)
+    state = sides.json(file) if file is not None else None
+    state = state if isinstance(state, Mapping) else _first(sides, STATE) or {}
+    history = _history(state)
+    found: dict[str, float | None] = {}
+    for name in RESULTS:
+        found |= _measured(_first(sides, name) or {})
+    for entry in history[_end(history) :]:
+        found |= _measured(entry)
+    best, last = state.get("best_model_checkpoint"), state.get("global_step")
+    best = re.split(r"[\\/]", best)[-1] if isinstance(best, str) and best else None
+    newest = f"checkpoint-{last}" if isinstance(last, int) else None
+    one = best is None or best == newest
+    if not found:  # a model that was saved at the end is the last checkpoint, if not the best
+        values = _logged(told, newest)
+        return AfterTraining(values, newest if one else None, None) if values else None
+    source = str(file or next(iter(sides.named(*RESULTS, STATE))))
+    alike = [newest] if one else [name for name in (best, newest) if _repeats(found, _logged(told, name))]
+    return AfterTraining(found, alike[0] if len(alike) == 1 else None, source)
+
+
+def _logged(told: RunMetadata, checkpoint: str | None) -> dict[str, float | None]:
+    """Return the evaluation that the log has at the step of a checkpoint."""
+    number = _CHECKPOINT.fullmatch(checkpoint or "")
+    rows = [row.metrics for row in told.rows if number is not None and row.step == int(number[1])]
+    return {k: v for row in rows for k, v in row.items() if k.startswith("eval_")}
+
+
+def _measured(entry: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the metrics of an entry that say something of the model as it was then."""
+    kept = {k: v for k, v in entry.items() if _AFTER.fullmatch(str(k)) and not _NO_METRIC.fullmatch(str(k))}
+    return dict(next((row.metrics for row in rows_of([kept], by_step=True)), {}))
+
+
+def _repeats(found: Mapping[str, float | None], known: Mapping[str, float | None]) -> bool:
+    """Tell whether what was measured after training is what had been measured before."""
+    pairs = [(value, then) for k, value in found.items() if value is not None and (then := known.get(k)) is not None]
+    return bool(pairs) and all(math.isclose(value, then, rel_tol=_SAME) for value, then in pairs)
 
 
 def trainer_names(told: RunMetadata) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from epsopt.zoo.layouts.best import is_test
-from epsopt.zoo.layouts.parsed import Position, Row, RunMetadata
+from epsopt.zoo.layouts.parsed import AfterTraining, Position, Row, RunMetadata
 
 _Value = float | None
 _LISTED = 8
@@ -80,7 +80,25 @@ def matched(told: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[
         told.troubles.append((last.path, _unsure(unsure)))
     if told.final and last is not None:
         out[last.key] = {**told.final, **out.get(last.key, {})}
+    if told.after is not None:
+        _give_after(told.after, told, positions, out)
     return out
+
+
+def _give_after(
+    after: AfterTraining, told: RunMetadata, positions: Sequence[Position], out: dict[str, dict[str, _Value]]
+) -> None:
+    """Give what was measured after training to the model that was saved then, or else to the checkpoint it was of."""
+    saved = [p for p in positions if p.epoch is None and p.step is None]
+    named = [p for p in positions if after.checkpoint is not None and after.checkpoint in PurePath(p.path).parts]
+    models = saved if len(saved) == 1 else named
+    if len(models) == 1 and (after.checkpoint or after.file):
+        out[models[0].key] = {**after.metrics, **out.get(models[0].key, {})}
+    elif after.checkpoint is None and (after.file or saved):
+        told.troubles.append((after.file or saved[0].path, _unsure(list(after.metrics), "on the last checkpoint")))
+    elif after.file is not None:
+        names = _named(list(after.metrics))
+        told.troubles.append((after.file, f"{names}: measured after training on {after.checkpoint}, which is not here"))
 
 
 def _of_best_or_last(name: str, entries: list[tuple[Row, _Value]], positions: Sequence[Position]) -> bool:
@@ -97,10 +115,13 @@ def _of_best_or_last(name: str, entries: list[tuple[Row, _Value]], positions: Se
     return any(p.best is False for p in positions) and not any(p.step == newest for p in best) and after
 
 
-def _unsure(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+
+
+def _unsure(names: Sequence[str], where: str = "on this last checkpoint") -> str:
     return (
-        f"{shown}: tested after training, and the log does not say whether on this last checkpoint or on the best one, "
+        f"{_named(names)}: tested after training, and the log does not say whether {where} or on the best one, "
         "so neither has it: say it in a table of runs ([runs] table)"
     )
 

@@ -80,6 +80,21 @@ class Row:
     checkpoint: str | None = None
 
 
+@dataclass(frozen=True)
+class AfterTraining:
+    """What is known of the model with which training ended: the last checkpoint, or the best one, loaded then.
+
+    Attributes:
+        metrics: None where the value is NaN or infinite.
+        checkpoint: name of the folder or file of the checkpoint that the model is; None where nothing says which.
+        file: that says it; None where it was measured on the way, so that the log tells it of the checkpoint, too.
+    """
+
+    metrics: dict[str, float | None]
+    checkpoint: str | None
+    file: str | None
+
+
 @dataclass
 class RunMetadata:
     """What the side files of one layout tell about a run.
@@ -88,6 +103,8 @@ class RunMetadata:
         hyperparameters: flattened with dots.
         rows: the metrics' history, oldest first.
         final: metrics that belong to the run's end and say no epoch or step.
+        after: of the model with which training ended: the run's only checkpoint without epoch and step (as it was
+            saved at the end), or else the one that is named.
         ordered: (file, rows) for rows that say no epoch or step, oldest first.
         pooled: what was logged at one step was put into one row, so its epoch may be that of another call.
         starts: the number that the log counts its first row by.
@@ -97,6 +114,7 @@ class RunMetadata:
     hyperparameters: dict[str, Plain] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     final: dict[str, float | None] = field(default_factory=dict)
+    after: AfterTraining | None = None
     ordered: list[tuple[str, list[Row]]] = field(default_factory=list)
     pooled: bool = False
     starts: int = 0
