@@ -46,7 +46,7 @@ def command(
 
     With [train] in epsopt.toml and a hole {init_from} in its command, each answer carries the command to launch.
     """
-    from epsopt.cli.output import print_json
+    from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
     from epsopt.cli.render import objective_json, target_json
     from epsopt.cli.run_labels import RunLabels
@@ -74,7 +74,10 @@ def command(
             progress("learning where training leads", None)
             continuation = learn_continuation(surrogate, checkpoints, space, seed=seed)
             starts = real_starts(surrogate, catalogue, objectives)
-            mixed = [] if real_only else mixed_starts(decoder, catalogue, surrogate, objectives, progress=progress)
+            mixed = [] if real_only else mixed_starts(
+                decoder, catalogue, surrogate, objectives, progress=progress,
+                left_out=lambda label, why: note(f"the mean of {label} is no start, since it is not predicted: {why}"),
+            )  # fmt: skip
             progress("weighing starts", None)
             length = epochs or _usual_length(checkpoints)
             plans = plan_runs(

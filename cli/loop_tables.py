@@ -48,8 +48,11 @@ def _with_interval(text: Callable[[float | None], str], point: float, low: float
     return f"{text(point)} [{text(low)}, {text(high)}]"
 
 
-def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
-    """Show every proposal as it was predicted and as it was measured."""
+PROPOSED = "The proposed runs, as predicted before they were trained and as measured after"
+
+
+def proposals_table(report: LoopReport, objectives: Sequence[Objective]) -> tuple[list[str], list[list[list[str]]]]:
+    """Return headers, and for each proposal its rows: as it was predicted, and as it was measured or stands now."""
     from epsopt.studies.report.report import WORDS
 
     names = [o.name for o in objectives]
@@ -67,9 +70,27 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
         else:
             title = f"after {count(f'{p.step.epochs:g}', 'epoch')}"
         rows = [["predicted", *predicted], [title, *measured]] if p.point else [[title, *measured]]
-        groups.append(Rows([[str(p.number) if i == 0 else "", *row] for i, row in enumerate(rows)]))
-    print_line("The proposed runs, as predicted before they were trained and as measured after:")
-    print_table([Head("#"), Head("", "left"), *(Head(n) for n in names)], groups, keep=2)
+        groups.append([[str(p.number) if i == 0 else "", *row] for i, row in enumerate(rows)])
+    return ["#", "", *names], groups
+
+
+def proposals_page_table(report: LoopReport, objectives: Sequence[Objective]) -> tuple[list[str], list[list[str]]]:
+    """Return the same for a page, with the hyperparameters and what is said of each proposal in a last column."""
+    heads, groups = proposals_table(report, objectives)
+    rows = []
+    for p, group in zip(report.proposals, groups, strict=True):
+        params = ", ".join(f"{n} {value(v)}" for n, v in p.params.items())
+        start = [] if p.init_from is None else [f"from {short_path(p.init_from)}"]
+        about = "; ".join([*_sayings(p), params, *start])
+        rows += [[*row, about if i == 0 else ""] for i, row in enumerate(group)]
+    return [*heads, "hyperparameters, and why"], rows
+
+
+def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
+    """Show every proposal as it was predicted and as it was measured."""
+    heads, groups = proposals_table(report, objectives)
+    print_line(f"{PROPOSED}:")
+    print_table([Head("#"), Head("", "left"), *map(Head, heads[2:])], [Rows(rows) for rows in groups], keep=2)
     print_line("")
     for p in report.proposals:
         print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in _sayings(p)[:1]))

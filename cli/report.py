@@ -52,7 +52,7 @@ def command(options: Options, page: Path | None, overwrite: bool) -> None:
             checkpoints, mixtures = catalogue.checkpoints(), measured_mixtures(catalogue, project.name)
         report = loop_report(project, workspace.studies(), checkpoints, mixtures)
         if file is not None:
-            _write(file, project.name, report, report.objectives)
+            _write(file, project.name, report, report.objectives, _other_objectives(report, project))
     if options.json:
         print_json({**_document(report), "page": None if page is None else str(page.resolve())})
         return
@@ -71,13 +71,16 @@ def _checked(page: Path, overwrite: bool, catalogue: Catalogue) -> OutputFile:
     return output_file(page, (".html", ".htm"), "a report", overwrite=overwrite, runs=run_folders(catalogue))
 
 
-def _write(file: OutputFile, name: str, report: LoopReport, objectives: Sequence[Objective]) -> None:
-    from epsopt.cli.loop_tables import steps_table
+def _write(
+    file: OutputFile, name: str, report: LoopReport, objectives: Sequence[Objective], first: Sequence[str] = ()
+) -> None:
+    from epsopt.cli.loop_tables import PROPOSED, proposals_page_table, steps_table
     from epsopt.studies.report.report_html import page_html, report_figure
 
     figure = report_figure(report, objectives) if report.measured() else None
-    lines = [*_counts(report), *_sentences(report)]
+    lines = [*first, *_counts(report), *_sentences(report)]
     tables = {
+        PROPOSED: proposals_page_table(report, objectives),
         "Why runs failed or were stopped": _reasons(report),
         "Steps of the budget: hypervolume promised and brought": steps_table(report),
     }

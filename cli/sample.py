@@ -156,6 +156,7 @@ def _document(
             "weights": recombination_json(mixture.recombination, named),
             "z": mixture.z.tolist(),
             "predicted": predicted_json(mixture.assessment),
+            "refused": mixture.assessment.refused,
             "measured": mixture.measured,
             "saved": None if file is None else str(file.resolve()),
         }
@@ -231,6 +232,8 @@ def _show(
         " (fewer than asked for: the region holds no more of the proposed points)" if len(found.points) < count else ""
     )
     print_wrapped(f"{len(found.points)} hypothetical checkpoints{few}{more}. {_standing(opened, found, mixtures)}")
+    for text in _not_predicted(mixtures):
+        print_wrapped(text)
     print_wrapped(
         f"{found.share:.0%} of the points proposed inside the trust region meet the targets. Samples lie "
         f"{found.spacing:.2f} apart (median). {_trust_region(found)}"
@@ -245,6 +248,15 @@ def _trust_region(found: RegionSample) -> str:
         f"The trust region is what lies at most {found.radius:.2f} from a real checkpoint, the median distance between "
         "a checkpoint and the nearest one of another run: predictions farther out are hardly tested."
     )
+
+
+def _not_predicted(mixtures: Sequence[MergedCheckpoint | None]) -> list[str]:
+    """Say of which decoded weights the map predicts nothing, once a reason."""
+    reasons: dict[str, list[str]] = {}
+    for i, mixture in enumerate(mixtures, 1):
+        if mixture is not None and mixture.assessment.refused is not None:
+            reasons.setdefault(mixture.assessment.refused, []).append(str(i))
+    return [f"Nothing is predicted of the decoded weights of {', '.join(who)}: {why}." for why, who in reasons.items()]
 
 
 def _standing(opened: OpenProject, found: RegionSample, mixtures: Sequence[MergedCheckpoint | None]) -> str:

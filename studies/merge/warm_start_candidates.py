@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -47,6 +47,7 @@ def mixed_starts(
     objectives: Sequence[Objective],
     *,
     progress: Progress | None = None,
+    left_out: Callable[[str, str], object] | None = None,
 ) -> list[tuple[Start, MergedCheckpoint]]:
     """Return the means of neighbours on the measured front, measured where the project has an evaluate hook.
 
@@ -56,6 +57,8 @@ def mixed_starts(
         surrogate: predicts what is not measured.
         objectives: of the front.
         progress: called as ``progress(what, share done)``.
+        left_out: called with the label of each mean that is neither measured nor predicted, and the reason: from there
+            no run can be forecast.
 
     Returns:
         Each start with its decoded weights.
@@ -80,9 +83,14 @@ def mixed_starts(
         measured = mixture.measured or {}
         values = {n: measured.get(n) for n in surrogate.metric_names}
         complete = {n: v for n, v in values.items() if v is not None}
+        label = " + ".join(names)
+        if len(complete) < len(values) and mixture.assessment.refused is not None:
+            if left_out is not None:
+                left_out(label, mixture.assessment.refused)
+            continue
         metrics = complete if len(complete) == len(values) else mixture.assessment.point
         start = Start(
-            " + ".join(names), mixture.z, metrics, measured=metrics is complete, kind="mixture",
+            label, mixture.z, metrics, measured=metrics is complete, kind="mixture",
             mixture=tuple((c, 0.5) for c in pair),
         )  # fmt: skip
         out.append((start, mixture))

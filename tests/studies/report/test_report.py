@@ -69,6 +69,21 @@ def test_runs_that_were_left_to_finish_hold_the_forecasts_to_account(report):
     assert _document(report)["audits"][1] == {"number": 9, "probability": 0.04, "joined": True}
 
 
+def test_the_page_has_what_the_terminal_shows_of_every_proposal(report, tmp_path):
+    file = output_file(tmp_path / "page.html", (".html",), "a report")
+    _write(file, "p", report, report.objectives, ["The project file names other objectives now."])
+    page = (tmp_path / "page.html").read_text()
+    assert "The project file names other objectives now." in page
+    rows = page.partition("as predicted before they were trained and as measured after</caption>")[2].split("<tr>")
+    heads, (predicted, measured) = rows[1], rows[2:4]
+    assert "coverage" in heads
+    assert "hyperparameters, and why" in heads
+    assert ">predicted</td><td>0.900 [" in predicted
+    assert "lr 0" in predicted
+    assert ">measured</td><td>0.300</td>" in measured
+    assert page.count(">measured</td>") == len(report.proposals)
+
+
 def test_how_long_slots_were_empty_before_launches_is_told(report):
     assert _waits(report) == ["Before a launch its slot was empty for 1.0 s in the median, 1.8 s at most (9 launches)."]
     assert _document(report)["waits"] == pytest.approx([0.2 * i for i in range(1, 10)])
