@@ -113,7 +113,7 @@ def test_a_run_is_meant_by_any_part_of_its_name_that_no_other_has():
 
 def test_a_mistyped_name_suggests_names_as_tables_show_them():
     names = [f"2026-11-28/08-15-{i:02d}/logs/version_0" for i in (7, 23)]
-    assert hint("08-15-24", names, "") == "did you mean 08-15-23 or 08-15-07?"
+    assert hint("08-15-24", names) == "did you mean 08-15-23 or 08-15-07?"
 
 
 _PART = st.sampled_from(["a", "b", "run"])
