@@ -31,10 +31,11 @@ VERSION = "pytorch-lightning_version"
 _HOLDER = "checkpoints"
 _LOGGED = ("hparams.yaml", "metrics.csv")
 _LOGGERS = ("csv", "csv_logs", "lightning_logs", "logs", "tb_logs", "tensorboard")
-_ADVICE = "let ModelCheckpoint save without dirpath=, beside its log"
+_ADVICE = "let ModelCheckpoint save without dirpath=, beside its log, or into a folder called as its version"
 _ABOVE = 3
 _VERSION = re.compile(r"version_\d+")
 _DEPTH = 4
+_LOOKED = 500  # folders
 # "epoch=3-val", "step=10-train": a name in the making; "val", "best-val": what a metric in a file's name began with.
 _BEGUN = re.compile(r"(?:.*[-_])?(?:epoch|step)=\d+(?:[-_].*)?")
 _SPLIT = re.compile(r"(?:.*[-_])?(?:train|training|val|valid|validation|test|dev|eval)")
@@ -72,10 +73,11 @@ def _is_version(folder: Path, folders: Folders) -> bool:
 
 
 def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
-    """Return what the loggers wrote beside ``checkpoints``."""
+    """Return what the loggers wrote beside ``checkpoints``, or elsewhere where nothing else can be meant."""
     ours = [folder for folder in held if folder.is_relative_to(run) and _HOLDER in folder.relative_to(run).parts]
     if not any(name.endswith(".ckpt") for folder in ours for name in folders.names(folder)):
-        return []
+        log = _only_log(run, held, folders)
+        return [] if log is None else folders.those(log, _LOGGED)
     # A logger with a folder of its own, as in lightning-hydra-template: of several versions nothing says which it is.
     tops = folders.those(run, _LOGGERS)
     versions = [top / name for top in tops for name in folders.names(top) if _VERSION.fullmatch(name)]
@@ -86,19 +88,73 @@ def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
 
 def undecided(run: Path, held: Sequence[Path], folders: Folders) -> Undecided | None:
     """Return versions of logs near checkpoints that a callback saved elsewhere (``dirpath=``)."""
-    if not any(name.endswith(".ckpt") for folder in held for name in folders.names(folder)):
+    if not _saved_elsewhere(run, held, folders):
         return None
-    if folders.those(run, _LOGGED):
+    _, places = _nearby(run, folders)
+    return next((Undecided(place, len(logs), _ADVICE) for place, logs in places.items()), None)
+
+
+def _saved_elsewhere(run: Path, held: Sequence[Path], folders: Folders) -> bool:
+    saved = any(name.endswith(".ckpt") for folder in held for name in folders.names(folder))
+    return saved and not folders.those(run, _LOGGED)
+
+
+def _only_log(run: Path, held: Sequence[Path], folders: Folders) -> Path | None:
+    """Return the log of checkpoints that a callback saved elsewhere, if only one can be meant; None otherwise.
+
+    It is the version that the checkpoints' folder is called by, or the only version of a logger that it is called by,
+    or the only log where there are checkpoints of one run only.
+    """
+    if not _saved_elsewhere(run, held, folders):
         return None
+    above, places = _nearby(run, folders)
+    if above is None:
+        return None
+    called = set(run.relative_to(above).parts)
+    logs = [log for found in places.values() for log in found]
+    of_version = [log for log in logs if log.name in called]
+    of_name = [
+        log for place, found in places.items() for log in found if place.name in called and place.parent != above
+    ]
+    for found in (of_version, of_name):
+        if found:
+            return found[0] if len(found) == 1 else None
+    return logs[0] if len(logs) == 1 and _n_saved(above, folders) == 1 else None
+
+
+def _nearby(run: Path, folders: Folders) -> tuple[Path | None, dict[Path, list[Path]]]:
+    """Return the nearest folder above a run in which loggers wrote, and versions without checkpoints by their place."""
     for above in (run, *run.parents[:_ABOVE]):
+        places: dict[Path, list[Path]] = {}
         for top in folders.those(above, _LOGGERS):
             named = (top, *(top / name for name in sorted(folders.names(top)) if not _VERSION.fullmatch(name)))
             for place in named:
-                logs = [place / name for name in folders.names(place) if _VERSION.fullmatch(name)]
+                logs = [place / name for name in sorted(folders.names(place)) if _VERSION.fullmatch(name)]
                 logs = [log for log in logs if _is_version(log, folders) and _HOLDER not in folders.names(log)]
                 if logs:
-                    return Undecided(place, len(logs), _ADVICE)
-    return None
+                    places[place] = logs
+        if places:
+            return above, places
+    return None, {}
+
+
+def _n_saved(above: Path, folders: Folders) -> int:
+    """Count the folders that hold checkpoints, those inside of others left out, up to two."""
+    key = f"lightning: checkpoints below {above}"
+    if key not in folders.known:
+        found, looked, waiting = 0, 0, [(above, 0)]
+        while waiting and found < 2:
+            folder, depth = waiting.pop()
+            looked += 1
+            if looked > _LOOKED:
+                found = 2
+            elif any(name.endswith(".ckpt") for name in folders.names(folder)):
+                found += 1
+            elif depth < _DEPTH:
+                inside = (n for n in folders.names(folder) if "." not in n or _BEGUN.fullmatch(n))
+                waiting += [(folder / name, depth + 1) for name in inside]
+        folders.known[key] = found
+    return int(str(folders.known[key]))
 
 
 def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:

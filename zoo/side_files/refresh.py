@@ -116,7 +116,8 @@ def undecided_logs(seen: Scan) -> list[Failure]:
             str(logs.place),
             f"holds {count(logs.logs, f'log of {names[logs]}', f'logs of {names[logs]}')}, and nothing says which "
             f"{'is that' if len(runs) == 1 else 'are those'} of {count(len(runs), 'run')} (such as {runs[0]}), which "
-            f"{'is' if len(runs) == 1 else 'are'} left without: {logs.advice}, or name each in a table ([runs] table)",
+            f"{'is' if len(runs) == 1 else 'are'} left without: {logs.advice}, or give their metrics in a CSV "
+            f'with a column run ([runs] table = "runs.csv" in epsopt.toml)',
         )
         for logs, runs in found.items()
     ]

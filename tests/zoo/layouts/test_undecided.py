@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from epsopt.zoo.ingestion.ingest import ingest
@@ -55,3 +57,69 @@ def test_a_run_of_wandb_that_keeps_its_own_checkpoints_is_nobody_elses(tmp_path,
     (tmp_path / "mine").mkdir()
     torch.save({"model": weights(2), "epoch": 1}, tmp_path / "mine" / "epoch_1.pt")
     assert ingest(catalogue, tmp_path).troubles == []
+
+
+def saved(*folder: object, epochs: int = 2) -> None:
+    """Write checkpoints as Lightning's callback does with a folder of its own."""
+    place = Path(*map(str, folder))
+    place.mkdir(parents=True)
+    for epoch in range(epochs):
+        content = {"state_dict": weights(epoch), "epoch": epoch, "global_step": 4 * epoch + 4}
+        torch.save(
+            {**content, "pytorch-lightning_version": "2.6.0"}, place / f"epoch={epoch}-step={4 * epoch + 4}.ckpt"
+        )
+
+
+def logged(*folder: object, start: float, epochs: int = 2) -> None:
+    """Write a log as Lightning's CSVLogger does."""
+    place = Path(*map(str, folder))
+    place.mkdir(parents=True)
+    (place / "hparams.yaml").write_text(f"lr: {start}\n")
+    rows = [f"{epoch},{4 * epoch + 3},{start + epoch}" for epoch in range(epochs)]
+    (place / "metrics.csv").write_text("\n".join(["epoch,step,val_acc", *rows]) + "\n")
+
+
+def taken(catalogue, folder) -> dict[tuple[str, int | None], float | None]:
+    assert ingest(catalogue, folder, jobs=1).troubles == []
+    return {(c.run.rpartition("/")[2], c.epoch): c.metrics.get("val_acc") for c in catalogue.checkpoints()}
+
+
+def test_a_folder_that_is_called_as_a_version_has_the_log_of_that_version(tmp_path, catalogue):
+    for version in (0, 3):
+        saved(tmp_path, "saved", f"version_{version}")
+        logged(tmp_path, "lightning_logs", f"version_{version}", start=float(version))
+    found = taken(catalogue, tmp_path)
+    assert found == {("version_0", 0): 0.0, ("version_0", 1): 1.0, ("version_3", 0): 3.0, ("version_3", 1): 4.0}
+    assert sorted(r.hyperparameters["lr"] for r in catalogue.runs()) == [0.0, 3.0]
+
+
+def test_a_folder_that_is_called_as_a_logger_has_its_only_version(tmp_path, catalogue):
+    for name, start in (("small", 0.25), ("large", 0.5)):
+        saved(tmp_path, "saved", name)
+        logged(tmp_path, "logs", name, "version_0", start=start)
+    found = taken(catalogue, tmp_path)
+    assert found == {("small", 0): 0.25, ("small", 1): 1.25, ("large", 0): 0.5, ("large", 1): 1.5}
+
+
+def test_the_only_checkpoints_have_the_only_log(tmp_path, catalogue):
+    saved(tmp_path, "best_models")
+    logged(tmp_path, "lightning_logs", "version_0", start=0.5)
+    assert taken(catalogue, tmp_path) == {("best_models", 0): 0.5, ("best_models", 1): 1.5}
+
+
+def test_of_two_versions_of_one_name_none_is_guessed(tmp_path, catalogue):
+    saved(tmp_path, "saved", "small")
+    for version in (0, 1):
+        logged(tmp_path, "logs", "small", f"version_{version}", start=0.5)
+    (said,) = ingest(catalogue, tmp_path, jobs=1).troubles
+    assert "holds 2 logs of lightning, and nothing says which is that of 1 run" in said.reason
+    assert '[runs] table = "runs.csv" in epsopt.toml' in said.reason
+    assert {c.metrics.get("val_acc") for c in catalogue.checkpoints()} == {None}
+
+
+def test_one_log_is_not_given_to_one_of_two_runs(tmp_path, catalogue):
+    saved(tmp_path, "saved", "a")
+    saved(tmp_path, "saved", "b")
+    logged(tmp_path, "lightning_logs", "version_0", start=0.5)
+    (said,) = ingest(catalogue, tmp_path, jobs=1).troubles
+    assert "holds 1 log of lightning, and nothing says which are those of 2 runs" in said.reason
