@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 from pathlib import Path
@@ -110,3 +111,14 @@ def test_make_help_lists_every_target_with_one_line():
     assert targets is not None
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert re.findall(r"^  make (\S+) +\S.*$", shown, re.MULTILINE) == targets[1].split()
+
+
+def test_every_name_of_a_room_that_a_page_mentions_is_public():
+    mentioned = {
+        (page.name, room, name)
+        for page in [*OUTSIDE, *PAGES]
+        for room, name in re.findall(r"`epsopt\.(zoo|surrogate|optimize|studies)\.(\w+)", page.read_text("utf-8"))
+    }
+    assert mentioned
+    wrong = [m for m in mentioned if m[2] not in importlib.import_module(f"epsopt.{m[1]}").__all__]
+    assert wrong == []
