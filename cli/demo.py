@@ -51,7 +51,7 @@ def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: b
     options = {"runs": runs, "proposals": proposals, "seed": seed}
     told = click.get_current_context().get_parameter_source
     given = {n: v for n, v in options.items() if told(n) is click.core.ParameterSource.COMMANDLINE}
-    options = _prepare(out, fresh, options, given)
+    options = prepare_folder(out, fresh, options, given)
     with contextlib.chdir(out):
         if Path("done").exists():
             if not as_json:
@@ -102,7 +102,7 @@ def _searches() -> set[str]:
     return {name for name in names if name.startswith("demo/search/")}
 
 
-def _prepare(out: Path, fresh: bool, options: dict[str, int], given: dict[str, int]) -> dict[str, int]:
+def prepare_folder(out: Path, fresh: bool, options: dict[str, int], given: dict[str, int]) -> dict[str, int]:
     """Make the demo's folder; one that holds anything else, or a demo of other options, is left alone.
 
     Args:

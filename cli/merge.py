@@ -99,7 +99,7 @@ def command(
                     budget=budget, give_up=not whole_budget, seed=seed, progress=progress,
                 )  # fmt: skip
             else:
-                merged = _merge(
+                merged = merge_within(
                     project, checkpoints, chosen, folder, form, groups, budget, reach, seed, progress,
                 )  # fmt: skip
     for sentence in (mixed or merged).disagreements:
@@ -135,7 +135,7 @@ def _parents(
     return chosen
 
 
-def _merge(
+def merge_within(
     project: Project,
     checkpoints: Sequence[Checkpoint],
     parents: Sequence[Checkpoint],
@@ -147,6 +147,7 @@ def _merge(
     seed: int,
     progress: Callable[[str, float | None], None],
 ) -> Merged:
+    """Merge checkpoints, each measured by the project's hook and saved into a folder."""
     from epsopt.studies.merge.simplex_merge import merge_checkpoints
     from epsopt.studies.output_paths import suffix_for
     from epsopt.zoo.decoding.decoder import WeightDecoder

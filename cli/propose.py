@@ -87,11 +87,11 @@ def command(
         _show(proposed, opened.objectives, opened.targets, level, RunLabels.of(opened.checkpoints))
         _tell(proposed, project, study)
     else:
-        _say_beside(form, proposed, project, study, level)
+        explain_proposals(form, proposed, project, study, level)
         print(_formatted(form, proposed, commands, project, study, level), end="")  # noqa: T201 - for other programs
 
 
-def _say_beside(form: str, proposed: ProposalBatch, project: Project, study: str | None, level: float) -> None:
+def explain_proposals(form: str, proposed: ProposalBatch, project: Project, study: str | None, level: float) -> None:
     """Say on standard error what a format has no place for."""
     from epsopt.cli.output import note
     from epsopt.studies.export import in_words

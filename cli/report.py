@@ -52,14 +52,14 @@ def command(options: Options, page: Path | None, overwrite: bool) -> None:
             checkpoints, mixtures = catalogue.checkpoints(), measured_mixtures(catalogue, project.name)
         report = loop_report(project, workspace.studies(), checkpoints, mixtures)
         if file is not None:
-            _write(file, project.name, report, report.objectives, _other_objectives(report, project))
+            write_page(file, project.name, report, report.objectives, other_objectives(report, project))
     if options.json:
-        print_json({**_document(report), "page": None if page is None else str(page.resolve())})
+        print_json({**report_document(report), "page": None if page is None else str(page.resolve())})
         return
     show_proposals(report, report.objectives)
     show_steps(report)
     print_line("")
-    for text in [*_other_objectives(report, project), *_sentences(report)]:
+    for text in [*other_objectives(report, project), *_sentences(report)]:
         print_wrapped(text)
     if page is not None:
         print_line(f"wrote {page}")
@@ -71,14 +71,15 @@ def _checked(page: Path, overwrite: bool, catalogue: Catalogue) -> OutputFile:
     return output_file(page, (".html", ".htm"), "a report", overwrite=overwrite, runs=run_folders(catalogue))
 
 
-def _write(
+def write_page(
     file: OutputFile, name: str, report: LoopReport, objectives: Sequence[Objective], first: Sequence[str] = ()
 ) -> None:
+    """Write the report as one HTML page, its first sentences before the others."""
     from epsopt.cli.loop_tables import PROPOSED, proposals_page_table, steps_table
     from epsopt.studies.report.report_html import page_html, report_figure
 
     figure = report_figure(report, objectives) if report.measured() else None
-    lines = [*first, *_counts(report), *_sentences(report)]
+    lines = [*first, *count_sentences(report), *_sentences(report)]
     tables = {
         PROPOSED: proposals_page_table(report, objectives),
         "Why runs failed or were stopped": _reasons(report),
@@ -88,7 +89,7 @@ def _write(
     file.write(page_html(f"{name}: predicted and measured", lines, figure, kept).encode())
 
 
-def _other_objectives(report: LoopReport, project: Project) -> list[str]:
+def other_objectives(report: LoopReport, project: Project) -> list[str]:
     """Say that the project file names other objectives than the proposals were made for."""
     if report.objectives == project.objectives:
         return []
@@ -112,12 +113,14 @@ def _sentences(report: LoopReport) -> list[str]:
     from epsopt.cli.loop_tables import front_sentences
 
     return [
-        *_calibration(report.accuracy, report), *_over_time(report), *_joining(report), *front_sentences(report),
-        *_audits(report), *_waits(report),
+        *_calibration(report.accuracy, report), *drift_sentences(report), *joining_sentences(report),
+        *front_sentences(report),
+        *audit_sentences(report), *wait_sentences(report),
     ]  # fmt: skip
 
 
-def _counts(report: LoopReport) -> list[str]:
+def count_sentences(report: LoopReport) -> list[str]:
+    """Say how many proposals are in which state."""
     from epsopt.studies.report.report import WORDS
 
     counts: dict[str, int] = {}
@@ -144,7 +147,7 @@ def _calibration(accuracy: Sequence[Accuracy], report: LoopReport) -> list[str]:
     return said
 
 
-def _over_time(report: LoopReport) -> list[str]:
+def drift_sentences(report: LoopReport) -> list[str]:
     """Say whether the intervals hold better or worse than they did: earlier half of the runs, later half."""
     half = len(report.over_time) // 2
     if half < _FEWEST_TO_COMPARE:
@@ -164,7 +167,7 @@ def _over_time(report: LoopReport) -> list[str]:
     return said
 
 
-def _joining(report: LoopReport) -> list[str]:
+def joining_sentences(report: LoopReport) -> list[str]:
     """Say how many steps joined the front, and how many of them were expected to."""
     whole = [p for p in report.measured() if p.step is not None and p.joins_front is not None and p.as_predicted]
     if not whole:
@@ -175,7 +178,7 @@ def _joining(report: LoopReport) -> list[str]:
     return [f"{ended}, {expected:.1f} were expected to join the front; {joined} did."]
 
 
-def _audits(report: LoopReport) -> list[str]:
+def audit_sentences(report: LoopReport) -> list[str]:
     """Say how those fared that would have been stopped."""
     if not report.audits:
         return []
@@ -185,7 +188,7 @@ def _audits(report: LoopReport) -> list[str]:
     return [f"{left}; {joined} of them reached the front after all ({expected:.1f} expected)."]
 
 
-def _waits(report: LoopReport) -> list[str]:
+def wait_sentences(report: LoopReport) -> list[str]:
     """Say how long slots were empty."""
     from statistics import median
 
@@ -196,7 +199,8 @@ def _waits(report: LoopReport) -> list[str]:
     return [f"Before a launch its slot was empty for {most} ({count(len(waits), 'launch', 'launches')})."]
 
 
-def _document(report: LoopReport) -> dict[str, Any]:
+def report_document(report: LoopReport) -> dict[str, Any]:
+    """Return the report as its JSON document."""
     from epsopt.cli.loop_tables import accuracy_json, hypervolume_json, mixtures_json, proposals_json, steps_json
     from epsopt.optimize.forecast.evaluation import share_interval
 

@@ -232,7 +232,7 @@ def _show(
         " (fewer than asked for: the region holds no more of the proposed points)" if len(found.points) < count else ""
     )
     print_wrapped(f"{len(found.points)} hypothetical checkpoints{few}{more}. {_standing(opened, found, mixtures)}")
-    for text in _not_predicted(mixtures):
+    for text in reasons_without_prediction(mixtures):
         print_wrapped(text)
     print_wrapped(
         f"{found.share:.0%} of the points proposed inside the trust region meet the targets. Samples lie "
@@ -250,7 +250,7 @@ def _trust_region(found: RegionSample) -> str:
     )
 
 
-def _not_predicted(mixtures: Sequence[MergedCheckpoint | None]) -> list[str]:
+def reasons_without_prediction(mixtures: Sequence[MergedCheckpoint | None]) -> list[str]:
     """Say of which decoded weights the map predicts nothing, once a reason."""
     reasons: dict[str, list[str]] = {}
     for i, mixture in enumerate(mixtures, 1):

@@ -221,7 +221,7 @@ def command(
     else:
         if reached is not None:
             _show_reached(project, reached)
-        _sum_up(ended, reached, spent, unmixed)
+        summarise(ended, reached, spent, unmixed)
     if until_reached and reached is None:
         raise EpsoptError(f"no measured checkpoint meets {_wanted(targets)} yet")
 
@@ -287,9 +287,10 @@ def _figures(project: Project, ended: RunResult) -> str:
     return ", ".join([*known, f"{ended.seconds:.0f} s"])
 
 
-def _sum_up(
+def summarise(
     ended: list[RunResult], reached: Checkpoint | None, spent: dict[str, float] | None, unmixed: str | None
 ) -> None:
+    """Print how many runs ended how, whether the targets are reached, and what was spent."""
     from epsopt.cli.output import print_wrapped
 
     counts = {state: sum(e.state == state for e in ended) for state in ("complete", "pruned", "fail", "lost")}

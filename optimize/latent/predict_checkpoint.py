@@ -68,7 +68,7 @@ def assess(
     """
     latents, known = known_latents(surrogate, checkpoints)
     region = trust_region(latents, np.array([c.run_id for c in known]))
-    z = surrogate.encode(fingerprints, _stacked(embeddings or (), surrogate))
+    z = surrogate.encode(fingerprints, stack_embeddings(embeddings or (), surrogate))
     unseen = np.array([f.signature not in surrogate.architectures for f in fingerprints], dtype=bool)
     prediction = surrogate.predict(z, level, unseen)
     names = surrogate.metric_names
@@ -127,7 +127,9 @@ def usable(embedding: NDArray[np.float32] | None, surrogate: Surrogate) -> bool:
     return fits and bool(np.isfinite(embedding).all())
 
 
-def _stacked(embeddings: Sequence[NDArray[np.float32] | None], surrogate: Surrogate) -> NDArray[np.float32] | None:
+def stack_embeddings(
+    embeddings: Sequence[NDArray[np.float32] | None], surrogate: Surrogate
+) -> NDArray[np.float32] | None:
     """(n, anchors, dim) with NaN where there is none or an unusable one; None without any, or without a use."""
     if surrogate.embedding_scale is None or all(e is None for e in embeddings):
         return None

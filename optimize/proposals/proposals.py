@@ -215,7 +215,7 @@ def propose(
     say("learning where hyperparameters lead", 0.0)
     forecast = fit_forecast(surrogate, space, usable, seed)
     say("weighing candidates", 0.5)
-    candidates, others = _candidates(space, usable, scorer, n, rng, avoid)
+    candidates, others = draw_candidates(space, usable, scorer, n, rng, avoid)
     front = measured_front(past, scorer, measured)
     branches = _branches(forecast, scorer, space, front, starts, candidates, others, tried, n)
     left = min(n - len(branches), len(candidates))
@@ -246,7 +246,7 @@ def measured_front(
     return np.asarray(table[non_dominated(table, [o.maximize for o in scorer.objectives]).indices])
 
 
-def _candidates(
+def draw_candidates(
     space: Space,
     past: Sequence[PastRun],
     scorer: TargetScorer,

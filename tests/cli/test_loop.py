@@ -282,14 +282,14 @@ def test_a_demo_of_other_options_is_not_silently_taken_for_this_one(tmp_path):
 
 
 def test_a_demo_keeps_the_options_that_it_was_begun_with(tmp_path):
-    from epsopt.cli.demo import _prepare
+    from epsopt.cli.demo import prepare_folder
 
     options = {"runs": 10, "proposals": 1, "seed": 2}
-    assert _prepare(tmp_path / "d", False, options, options) == options
+    assert prepare_folder(tmp_path / "d", False, options, options) == options
     others = {"runs": 36, "proposals": 6, "seed": 0}
-    assert _prepare(tmp_path / "d", False, others, {}) == options
-    assert _prepare(tmp_path / "d", False, others, {"seed": 2}) == options
-    assert _prepare(tmp_path / "d", True, others, {}) == others
+    assert prepare_folder(tmp_path / "d", False, others, {}) == options
+    assert prepare_folder(tmp_path / "d", False, others, {"seed": 2}) == options
+    assert prepare_folder(tmp_path / "d", True, others, {}) == others
 
 
 HOSTILE = [
@@ -312,18 +312,18 @@ class Hostile:
 @pytest.mark.parametrize("form", ["hydra", "shell", "csv"])
 @pytest.mark.parametrize("study", ["p/proposals", None])
 def test_who_runs_proposals_himself_is_told_on_standard_error_that_they_are_queued_too(form, study, tmp_path, capsys):
-    from epsopt.cli.propose import _say_beside
+    from epsopt.cli.propose import explain_proposals
     from epsopt.optimize import Space
     from epsopt.studies.project.project import Project
     from epsopt.studies.worker.proposals import ProposalBatch
 
     proposed, space = ProposalBatch((Hostile("x"),), (3,), Space(()), 1), Space(())
     project = Project("p", tmp_path / "epsopt.toml", tmp_path, "sqlite://", (), {}, space, None, tmp_path)
-    _say_beside(form, proposed, project, study, 0.9)
+    explain_proposals(form, proposed, project, study, 0.9)
     out, err = capsys.readouterr()
     assert out == ""
     assert ("add --no-record" in " ".join(err.split())) == (form != "csv" and study is not None)
-    _say_beside("csv", proposed, replace(project, space=None), study, 0.9)
+    explain_proposals("csv", proposed, replace(project, space=None), study, 0.9)
     assert "inferred from 1 past run;" in " ".join(capsys.readouterr().err.split())
 
 

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from epsopt.cli.work import _sum_up
+from epsopt.cli.work import summarise
 from epsopt.studies import open_storage, record_proposals, take_proposal
 from epsopt.studies.optuna_io.queue import ProposalRecord
 from epsopt.studies.optuna_io.trial_leases import finish
@@ -236,9 +236,9 @@ def test_what_is_measured_in_part_makes_no_front_and_hides_no_failure(young, tmp
 
 
 def test_a_budget_that_went_into_mixtures_is_not_said_to_have_found_nothing_queued(capsys):
-    _sum_up([], None, {"epochs": 12, "spent": 3.0, "mixtures": 6})
+    summarise([], None, {"epochs": 12, "spent": 3.0, "mixtures": 6}, None)
     assert capsys.readouterr().out == "No run was trained; 3 of 12 epochs spent, mixtures measured: 6.\n"
-    _sum_up([], None, {"epochs": 1, "spent": 0.0, "mixtures": 0})
+    summarise([], None, {"epochs": 1, "spent": 0.0, "mixtures": 0}, None)
     assert capsys.readouterr().out == "Nothing was queued; 0 of 1 epoch spent.\n"
 
 

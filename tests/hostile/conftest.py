@@ -22,9 +22,9 @@ def canary(tmp_path_factory):
     file = tmp_path_factory.mktemp("canary") / "fired"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EPSOPT_CANARY", str(file))
-        patch.setattr(pool, "_SHARED", {})
+        patch.setattr(pool, "SHARED", {})
         yield file
-        for shared in pool._SHARED.values():
+        for shared in pool.SHARED.values():
             shared.close()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from epsopt.cli.merge import _merge
+from epsopt.cli.merge import merge_within
 from epsopt.optimize import Objective
 from epsopt.optimize.merge import simplex_merge
 from epsopt.studies.output_paths import save_folder
@@ -52,7 +52,7 @@ def merging(tmp_path, monkeypatch):
         mine.value, mine.done = value, 0
         try:
             with save_folder(save, project.runs, "merge", checkpoints) as folder:
-                merged = _merge(
+                merged = merge_within(
                     project, checkpoints, checkpoints[:2], folder, None, None, EVALUATIONS, 0.0, 0, lambda *_: None
                 )
         except BaseException:

@@ -40,7 +40,7 @@ def evaluate(state):
 def strange(tmp_path, canary, monkeypatch) -> Iterator[Path]:
     """The current folder: strangers, and two checkpoints."""
     canary.unlink(missing_ok=True)
-    monkeypatch.setattr(pool, "_SHARED", {})
+    monkeypatch.setattr(pool, "SHARED", {})
     folder = tmp_path / "runs"
     folder.mkdir()
     for i in range(2):
@@ -50,7 +50,7 @@ def strange(tmp_path, canary, monkeypatch) -> Iterator[Path]:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}{tmp_path}{os.pathsep}.")  # an empty entry is the current folder too
     yield folder
-    for shared in pool._SHARED.values():
+    for shared in pool.SHARED.values():
         shared.close()
 
 

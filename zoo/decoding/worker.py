@@ -92,10 +92,10 @@ def _mixed(
     for name in file_order(types):
         coefficients = mixture.row(name)
         order = sorted(range(len(opened)), key=lambda i: -coefficients[i])
-        yield name, _mix(name, [(opened[i], coefficients[i]) for i in order])
+        yield name, weighted_sum(name, [(opened[i], coefficients[i]) for i in order])
 
 
-def _mix(name: str, parts: Sequence[tuple[tuple[OpenCheckpoint, ParsedCheckpoint], float]]) -> torch.Tensor:
+def weighted_sum(name: str, parts: Sequence[tuple[tuple[OpenCheckpoint, ParsedCheckpoint], float]]) -> torch.Tensor:
     """``w_0 + sum_i c_i (w_i - w_0)``, w_0 of the largest coefficient.
 
     So a parent that counts alone comes out bit by bit, and so does a tensor that all parents share.

@@ -231,19 +231,20 @@ def _offers(worker: _Worker, book: LineageBook) -> list[bytes]:
     return messages
 
 
-_SHARED: dict[tuple[int, int, Limits], ReaderPool] = {}
+SHARED: dict[tuple[int, int, Limits], ReaderPool] = {}
+"""Pools by process id, children and limits."""
 
 
 def shared_pool(jobs: int, limits: Limits | None = None) -> ReaderPool:
     """Return this process's pool of that size: children start once, not once per call."""
     key = (os.getpid(), jobs, limits or Limits())
-    if key not in _SHARED:
-        _SHARED[key] = ReaderPool(jobs, limits)
-    return _SHARED[key]
+    if key not in SHARED:
+        SHARED[key] = ReaderPool(jobs, limits)
+    return SHARED[key]
 
 
 @atexit.register
 def _close_shared() -> None:
-    for (pid, _, _), pool in _SHARED.items():
+    for (pid, _, _), pool in SHARED.items():
         if pid == os.getpid():
             pool.close()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from epsopt.optimize.latent.predict_checkpoint import _stacked, assess, measured_at_ends, usable
+from epsopt.optimize.latent.predict_checkpoint import assess, measured_at_ends, stack_embeddings, usable
 from epsopt.optimize.proposals.proposals import past_runs
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
@@ -83,6 +83,6 @@ def test_an_embedding_that_the_map_cannot_use_counts_as_none(fitted, zoo):
     assert usable(right, surrogate)
     odd = [np.full_like(right, np.nan), right[:3], np.ones((7,), dtype=np.float32), None]
     assert not any(usable(e, surrogate) for e in odd)
-    stacked = _stacked([*odd, right], surrogate)
+    stacked = stack_embeddings([*odd, right], surrogate)
     assert np.isnan(stacked[:4]).all(), "though most are of another shape than the map's"
     np.testing.assert_array_equal(stacked[4], right)

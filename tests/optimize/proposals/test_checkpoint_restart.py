@@ -11,7 +11,7 @@ import torch
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.proposals import checkpoint_restart as reuse
 from epsopt.optimize.proposals.checkpoint_restart import best_branches
-from epsopt.optimize.proposals.proposals import PastRun, _candidates
+from epsopt.optimize.proposals.proposals import PastRun, draw_candidates
 from epsopt.optimize.space import Parameter, Space
 
 SPACE = Space(tuple(Parameter(name, "float", 0.0, 1.0) for name in "abcd"))
@@ -23,7 +23,7 @@ def test_neighbours_of_the_front_are_weighed_with_every_start(monkeypatch) -> No
     best = dict.fromkeys("abcd", 0.5)
     past = [PastRun(f"run {i}", c, torch.zeros(2), {"gain": 0.0}) for i, c in enumerate(SPACE.sample(8, rng))]
     past.append(PastRun("best", best, torch.zeros(2), {"gain": 1.0}))
-    new, others = _candidates(SPACE, past, scorer, 4, rng, [])
+    new, others = draw_candidates(SPACE, past, scorer, 4, rng, [])
     weighed: dict[str, list[float]] = {"one": [], "two": []}
 
     def far(branch: reuse.Branch) -> float:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from epsopt.cli.sample import _not_predicted
+from epsopt.cli.sample import reasons_without_prediction
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.merge import warm_start_candidates
 from epsopt.studies.merge.warm_start_candidates import mixed_starts
@@ -50,8 +50,8 @@ def test_a_mean_that_is_neither_measured_nor_predicted_is_no_start(mixed):
 
 
 def test_decoded_samples_that_are_not_predicted_are_said_once_a_reason():
-    assert _not_predicted([mixture(), None, mixture(REASON), mixture(REASON), mixture("odd")]) == [
+    assert reasons_without_prediction([mixture(), None, mixture(REASON), mixture(REASON), mixture("odd")]) == [
         f"Nothing is predicted of the decoded weights of 3, 4: {REASON}.",
         "Nothing is predicted of the decoded weights of 5: odd.",
     ]
-    assert _not_predicted([mixture(), None]) == []
+    assert reasons_without_prediction([mixture(), None]) == []

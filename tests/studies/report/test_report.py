@@ -8,7 +8,16 @@ import pytest
 from optuna.trial import TrialState
 
 from epsopt.cli.loop_tables import show_proposals, show_steps
-from epsopt.cli.report import _audits, _counts, _document, _joining, _other_objectives, _over_time, _waits, _write
+from epsopt.cli.report import (
+    audit_sentences,
+    count_sentences,
+    drift_sentences,
+    joining_sentences,
+    other_objectives,
+    report_document,
+    wait_sentences,
+    write_page,
+)
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import non_dominated
@@ -57,7 +66,7 @@ def report(tmp_path, url, storage):
 
 
 def test_the_intervals_of_the_first_runs_are_set_beside_those_of_the_last(report):
-    assert _over_time(report) == [
+    assert drift_sentences(report) == [
         "coverage over time: 0 of the first 5 inside, mean error 0.6; 5 of the last 5, 0.05.",
         "dist_corr over time: 5 of the first 5 inside, mean error 0; 5 of the last 5, 0.",
     ]
@@ -65,13 +74,15 @@ def test_the_intervals_of_the_first_runs_are_set_beside_those_of_the_last(report
 
 def test_runs_that_were_left_to_finish_hold_the_forecasts_to_account(report):
     assert [(a.number, a.probability, a.joined) for a in report.audits] == [(2, 0.04, False), (9, 0.04, True)]
-    assert _audits(report) == ["Hopeless, but left to finish: 2; 1 of them reached the front after all (0.1 expected)."]
-    assert _document(report)["audits"][1] == {"number": 9, "probability": 0.04, "joined": True}
+    assert audit_sentences(report) == [
+        "Hopeless, but left to finish: 2; 1 of them reached the front after all (0.1 expected)."
+    ]
+    assert report_document(report)["audits"][1] == {"number": 9, "probability": 0.04, "joined": True}
 
 
 def test_the_page_has_what_the_terminal_shows_of_every_proposal(report, tmp_path):
     file = output_file(tmp_path / "page.html", (".html",), "a report")
-    _write(file, "p", report, report.objectives, ["The project file names other objectives now."])
+    write_page(file, "p", report, report.objectives, ["The project file names other objectives now."])
     page = (tmp_path / "page.html").read_text()
     assert "The project file names other objectives now." in page
     rows = page.partition("as predicted before they were trained and as measured after</caption>")[2].split("<tr>")
@@ -85,14 +96,16 @@ def test_the_page_has_what_the_terminal_shows_of_every_proposal(report, tmp_path
 
 
 def test_how_long_slots_were_empty_before_launches_is_told(report):
-    assert _waits(report) == ["Before a launch its slot was empty for 1.0 s in the median, 1.8 s at most (9 launches)."]
-    assert _document(report)["waits"] == pytest.approx([0.2 * i for i in range(1, 10)])
-    assert _waits(replace(report, proposals=report.proposals[:1])) == []
-    assert "at most (1 launch)." in _waits(replace(report, proposals=report.proposals[:2]))[0]
+    assert wait_sentences(report) == [
+        "Before a launch its slot was empty for 1.0 s in the median, 1.8 s at most (9 launches)."
+    ]
+    assert report_document(report)["waits"] == pytest.approx([0.2 * i for i in range(1, 10)])
+    assert wait_sentences(replace(report, proposals=report.proposals[:1])) == []
+    assert "at most (1 launch)." in wait_sentences(replace(report, proposals=report.proposals[:2]))[0]
 
 
 def test_one_proposal_is_one_proposal(report):
-    assert _counts(replace(report, proposals=report.proposals[:1])) == ["1 proposal: 1 trained."]
+    assert count_sentences(replace(report, proposals=report.proposals[:1])) == ["1 proposal: 1 trained."]
 
 
 def told(kind: str, epochs: int = 2, promised: float = 0.1) -> StepPlan:
@@ -152,7 +165,7 @@ def test_promises_stand_beside_what_they_brought_kind_by_kind(stepped, capsys):
     assert ["look", "1", "2", "-", "0.000"] in lines
     assert ["run", "2", "6", "0.150", "0.200"] in lines
     assert ["mixture", "2", "1", "0.500", "0.100"] in lines
-    assert _document(stepped)["steps"][3] == {
+    assert report_document(stepped)["steps"][3] == {
         "kind": "mixture", "count": 2, "epochs": 1.0, "promised": 0.5, "brought": 0.1
     }  # fmt: skip
 
@@ -162,9 +175,9 @@ def test_only_steps_that_ended_where_it_was_predicted_are_compared(stepped, caps
     assert (coverage.n, coverage.inside) == (2, 1)
     assert coverage.error == pytest.approx((0.05 + 0.55) / 2)
     assert [[a.n for a in step if a.name == "coverage"] for step in stepped.over_time] == [[0], [1], [2], [2]]
-    document = _document(stepped)
+    document = report_document(stepped)
     assert [p["compared"] for p in document["proposals"]] == [False, True, True, False, False, False]
-    assert _joining(stepped) == [
+    assert joining_sentences(stepped) == [
         "Of 2 predicted steps that went to their end, 1.6 were expected to join the front; 1 did."
     ]
     show_proposals(stepped, TWO)
@@ -175,13 +188,13 @@ def test_only_steps_that_ended_where_it_was_predicted_are_compared(stepped, caps
 
 
 def test_a_step_s_prediction_and_reason_are_in_the_document_and_the_table(stepped, capsys):
-    first, second = _document(stepped)["proposals"][:2]
+    first, second = report_document(stepped)["proposals"][:2]
     assert (first["predicted"], first["joins_front"], first["reason"]) == ({}, None, "because of 0")
     assert second["predicted"]["coverage"]["point"] == 0.85
     assert (second["joins_front"], second["reason"]) == (0.8, "because of 1")
     assert second["nearest_runs"] == [{"run": "old", "distance": 0.3}]
     assert second["step"] == {"kind": "run", "promised": 0.1, "brought": pytest.approx(0.2), "epochs": 4.0}
-    assert _document(stepped)["proposals"][5]["step"] is None, "it has not ended"
+    assert report_document(stepped)["proposals"][5]["step"] is None, "it has not ended"
     show_proposals(stepped, TWO)
     shown = capsys.readouterr().out
     assert "1: because of 1\n  added 0.2 to the hypervolume in 4 epochs\n" in shown
@@ -189,7 +202,7 @@ def test_a_step_s_prediction_and_reason_are_in_the_document_and_the_table(steppe
 
 
 def test_the_page_has_the_steps_and_their_predictions(stepped, tmp_path):
-    _write(output_file(tmp_path / "page.html", (".html",), "a report"), "p", stepped, TWO)
+    write_page(output_file(tmp_path / "page.html", (".html",), "a report"), "p", stepped, TWO)
     page = (tmp_path / "page.html").read_text()
     assert "<caption>Steps of the budget: hypervolume promised and brought</caption>" in page
     assert "<td>run</td><td>2</td><td>6</td><td>0.150</td><td>0.200</td>" in page
@@ -256,10 +269,10 @@ def test_a_report_is_on_the_objectives_that_its_proposals_were_made_for(tmp_path
     assert report.steps[0].brought > 0.0
     assert gained is None or report.steps[0].brought == pytest.approx(gained)
     assert report == loop_report(project, storage, checkpoints) or made_for != now
-    said = " ".join(_other_objectives(report, later))
+    said = " ".join(other_objectives(report, later))
     assert ("take the proposals over to them" in said) == (made_for != now)
     show_proposals(report, report.objectives)
-    _write(output_file(tmp_path / "page.html", (".html",), "a report"), "p", report, report.objectives)
+    write_page(output_file(tmp_path / "page.html", (".html",), "a report"), "p", report, report.objectives)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])

@@ -22,7 +22,7 @@ from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance, labels
 from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined, recombination
-from epsopt.zoo.decoding.worker import _mix
+from epsopt.zoo.decoding.worker import weighted_sum
 from epsopt.zoo.errors import EpsoptError, HookError, UsageError
 
 from ..conftest import BASE, state_dict  # noqa: TID252
@@ -96,7 +96,7 @@ def test_mixing_agrees_with_its_definition(k, seed, dtype, data):
     raw = [data.draw(st.floats(-1.0, 2.0)) for _ in range(k - 1)]
     coefficients = [*raw, 1.0 - sum(raw)]
     held = [Held(t) for t in tensors]
-    mixed = _mix("w", [((h, h), c) for h, c in zip(held, coefficients, strict=True)])
+    mixed = weighted_sum("w", [((h, h), c) for h, c in zip(held, coefficients, strict=True)])
     assert mixed.dtype == dtype
     wanted = sum(c * t.double() for c, t in zip(coefficients, tensors, strict=True))
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 5e-2}[dtype]
@@ -106,11 +106,11 @@ def test_mixing_agrees_with_its_definition(k, seed, dtype, data):
 def test_what_parents_share_and_a_parent_alone_come_out_bit_by_bit():
     shared, other = torch.randn(7), torch.randn(7)
     same = [((Held(shared), Held(shared)), c) for c in (0.41, 0.33, 0.26)]
-    assert torch.equal(_mix("w", same), shared)
+    assert torch.equal(weighted_sum("w", same), shared)
     alone = [((Held(other), Held(other)), 1.0), ((Held(shared), Held(shared)), 0.0)]
-    assert torch.equal(_mix("w", alone), other)
+    assert torch.equal(weighted_sum("w", alone), other)
     counters = [((Held(t), Held(t)), c) for t, c in ((torch.tensor(7), 0.6), (torch.tensor(9), 0.4))]
-    assert int(_mix("w", counters)) == 7
+    assert int(weighted_sum("w", counters)) == 7
 
 
 def test_saved_checkpoints_load_everywhere_and_say_where_they_come_from(decoder, parents, tmp_path):

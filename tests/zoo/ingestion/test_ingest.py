@@ -249,7 +249,7 @@ def hooks(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / f"{name}.py").write_text(HOOKS)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "code")])
-    monkeypatch.setattr("epsopt.zoo.reading.pool._SHARED", {})  # children that know this path
+    monkeypatch.setattr("epsopt.zoo.reading.pool.SHARED", {})  # children that know this path
     return name
 
 

@@ -235,7 +235,7 @@ def test_children_that_cannot_start_are_one_clear_error(tmp_path, save, monkeypa
 def test_children_end_with_their_parent(tmp_path, save):
     save(tmp_path / "runs" / "a.pt", 1)
     program = PROGRAM + "\nimport os, time\nfrom epsopt.zoo.reading import pool\n"
-    program += "print([w.process.pid for p in pool._SHARED.values() for w in p._workers], flush=True)\n"
+    program += "print([w.process.pid for p in pool.SHARED.values() for w in p._workers], flush=True)\n"
     program += "time.sleep(60)"
     process = subprocess.Popen(
         [sys.executable, "-c", program, f"sqlite:///{tmp_path / 'a.db'}", str(tmp_path / "runs")],

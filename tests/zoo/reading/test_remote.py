@@ -35,9 +35,9 @@ def server():
         patch.setenv("AWS_ACCESS_KEY_ID", "none")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "none")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setattr(pool, "_SHARED", {})
+        patch.setattr(pool, "SHARED", {})
         yield
-        for shared in pool._SHARED.values():
+        for shared in pool.SHARED.values():
             shared.close()
     running.stop()
 
