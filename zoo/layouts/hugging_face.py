@@ -85,9 +85,11 @@ def leaves_alone(file: Path, folders: Folders) -> bool:
 def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return states and configurations, the newest first: its history holds all earlier ones."""
     ours = [folder for folder in held if any(whole_name(Path(name)) in MODELS for name in folders.names(folder))]
-    newest = dict.fromkeys([*_checkpoints(run, folders), *ours, run]) if ours else {}
+    # Other programs save the same names: of its own accord the run's folder is the Trainer's if its state lies there.
+    whole = bool(ours) and (bool(_checkpoints(run, folders)) or run in ours or STATE in folders.names(run))
+    newest = dict.fromkeys([*_checkpoints(run, folders), *ours, *([run] if whole else [])]) if ours else {}
     told = [file for name in (STATE, CONFIG, ADAPTER) for folder in newest for file in folders.those(folder, (name,))]
-    return [*told, *(folders.those(run, RESULTS) if ours else [])]
+    return [*told, *(folders.those(run, RESULTS) if whole else [])]
 
 
 def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:

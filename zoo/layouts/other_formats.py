@@ -104,6 +104,7 @@ class OtherFormats:
 
     kinds: dict[str, OtherFormat] = field(default_factory=dict)
     _peeked: int = 0
+    _folders: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, path: Path | str, kind: str, convert: str) -> None:
         """Count one more of a kind."""
@@ -114,7 +115,9 @@ class OtherFormats:
         """Count a folder that is one checkpoint of another format; tell whether it is."""
         for pattern, kind, convert in _FOLDER:
             if any(pattern.fullmatch(name) for name in names):
-                self.add(folder, kind, convert)
+                if not any((str(above), kind) in self._folders for above in folder.parents):
+                    self.add(folder, kind, convert)  # what lies inside is a part of it
+                self._folders.add((str(folder), kind))
                 return True
         return False
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.formatting import count
 from epsopt.zoo.layouts import hugging_face
 from epsopt.zoo.layouts.parsed import Position, match_rows
 from epsopt.zoo.layouts.registry import BY_NAME
@@ -24,6 +27,8 @@ def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     if any(p.layout == hugging_face.LAYOUT.name for p in positions) and request["layout"] in ("tensorboard", "wandb"):
         hugging_face.trainer_names(told)
     metrics = match_rows(told, positions)  # before the troubles are collected: it may find some
+    if told.rows and positions and not (metrics or told.troubles) and all(p.epoch is p.step is None for p in positions):
+        told.troubles.append((request["files"][0], _without_place(len(told.rows), positions)))
     return {
         "status": "told",
         "hyperparameters": told.hyperparameters,
@@ -31,6 +36,15 @@ def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         "troubles": told.troubles,
         "unfinished": sides.unfinished,
     }
+
+
+def _without_place(rows: int, positions: Sequence[Position]) -> str:
+    """Say that a log is nobody's, since no checkpoint says where in the run it stands."""
+    names = PurePath(positions[0].path).name + (" and others" if len(positions) > 1 else "")
+    return (
+        f"tells {count(rows, 'row')} of metrics, and none belongs to {names}, which say neither epoch nor step: give "
+        'them in a CSV with columns checkpoint and metric.NAME ([runs] table = "runs.csv" in epsopt.toml)'
+    )
 
 
 def deleted(request: dict[str, Any], limits: Limits) -> dict[str, Any]:

@@ -283,7 +283,7 @@ def test_adapters_and_models_of_hugging_face_leave_nothing_unaccounted(tmp_path,
 
 
 def test_the_documentation_names_every_suffix_that_is_counted():
-    said = (Path(__file__).parents[3] / "docs" / "layouts.md").read_text(encoding="utf-8")
+    said = (Path(__file__).parents[3] / "docs" / "reference" / "layouts.md").read_text(encoding="utf-8")
     assert [suffix for suffix in SUFFIX_KINDS if f"`{suffix}`" not in said] == []
 
 
@@ -333,3 +333,12 @@ def test_an_evaluations_file_that_is_none_is_named(tmp_path, catalogue, content)
     report = ingest(catalogue, tmp_path)
     assert [f.reason.partition(":")[0] for f in report.troubles] == ["not a log of EvalCallback"]
     assert report.added == 1
+
+
+def test_a_folder_inside_a_checkpoint_of_its_kind_is_a_part_of_it(tmp_path, catalogue):
+    for step in (100, 200):
+        (tmp_path / "run" / str(step) / "default").mkdir(parents=True)
+        (tmp_path / "run" / str(step) / "_CHECKPOINT_METADATA").write_text("{}")
+        (tmp_path / "run" / str(step) / "default" / "manifest.ocdbt").write_text("x")
+    (kind,) = ingest(catalogue, tmp_path, jobs=1).not_read
+    assert (kind.kind, kind.count) == ("Orbax (JAX, Flax)", 2)

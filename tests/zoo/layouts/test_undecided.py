@@ -123,3 +123,15 @@ def test_one_log_is_not_given_to_one_of_two_runs(tmp_path, catalogue):
     logged(tmp_path, "lightning_logs", "version_0", start=0.5)
     (said,) = ingest(catalogue, tmp_path, jobs=1).troubles
     assert "holds 1 log of lightning, and nothing says which are those of 2 runs" in said.reason
+
+
+def test_a_log_is_named_where_no_checkpoint_says_when_it_was_saved(tmp_path, catalogue):
+    """As Ultralytics leaves them: the best and the last of a run, without their epochs."""
+    for i, name in enumerate(("best.pt", "last.pt")):
+        (tmp_path / "train" / "weights").mkdir(parents=True, exist_ok=True)
+        torch.save({"model": weights(i), "epoch": -1}, tmp_path / "train" / "weights" / name)
+    (tmp_path / "train" / "results.csv").write_text("epoch,mAP50\n1,0.25\n2,0.5\n3,0.375\n")
+    (said,) = ingest(catalogue, tmp_path, jobs=1).troubles
+    assert said.path == str(tmp_path / "train" / "results.csv")
+    assert "tells 3 rows of metrics, and none belongs to best.pt and others, which say neither epoch" in said.reason
+    assert {c.metrics.get("mAP50") for c in catalogue.checkpoints()} == {None}
