@@ -118,6 +118,7 @@ def test_ours_spends_its_budget_and_measures_mixtures(ternary, tmp_path):
     assert any(kind == 2 for _, kind, *_ in line["runs"])
 
 
+@pytest.mark.slow
 def test_methods_spend_their_budget_once_and_their_table_is_printed(ternary, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loop_trainer, "EARLIER", 2)
     monkeypatch.setattr(Ternary, "length", 2)

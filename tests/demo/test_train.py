@@ -126,6 +126,7 @@ def test_the_base_is_trained_beside_the_run_when_none_is_named(tmp_path):
     assert set(base["metrics"]) == {"coverage", "dist_corr", "rad_hier"}
 
 
+@pytest.mark.slow
 def test_two_trainers_that_start_at_once_share_one_base(tmp_path):
     command = [sys.executable, "-m", "epsopt.demo.train", "--base-epochs", "1", "--epochs", "1"]
     trainers = [

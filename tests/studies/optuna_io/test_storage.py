@@ -32,6 +32,7 @@ print(json.dumps(taken))
 """
 
 
+@pytest.mark.slow
 def test_three_processes_that_start_together_take_each_queued_trial_exactly_once(url):
     proposals = [FakeProposal({"lr": i / QUEUED}) for i in range(QUEUED)]
     record_proposals(open_storage(url), "p", [COVERAGE, DIST_CORR], SPACE, proposals)
