@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-ROOMS := zoo surrogate optimize studies cli demo
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
@@ -34,7 +33,7 @@ lint: $(READY) ## Check style and the line of imports
 types: $(READY) ## Check types of what is shipped
 	@rm -rf build/bdist* build/lib build/shipped
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/shipped .
-	MYPYPATH=build/shipped $(BIN)/mypy --strict $(ROOMS:%=-p epsopt.%)
+	MYPYPATH=build/shipped $(BIN)/mypy --strict -p epsopt
 
 # Strict: a broken link, an anchor that is not there, or a page in no menu ends it.
 docs: export NO_MKDOCS_2_WARNING = 1

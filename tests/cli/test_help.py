@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
+import epsopt
 from epsopt.cli.main import COMMANDS
 
 from .conftest import call
@@ -28,6 +30,18 @@ def test_help_imports_nothing_heavy_so_that_it_answers_at_once():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: epsopt ")
     assert done.stderr == "[]"
+
+
+def test_the_package_says_its_version_and_imports_nothing_for_it():
+    program = f"import epsopt, sys; print(epsopt.__version__, [m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [version("epsopt"), "[]"]
+
+
+def test_the_command_says_the_version_of_the_package(tmp_path):
+    assert call(tmp_path, "--version").out.split()[-1] == epsopt.__version__
+    with pytest.raises(AttributeError, match="'nothing_of_that_name'"):
+        epsopt.nothing_of_that_name  # noqa: B018
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
