@@ -53,7 +53,7 @@ def command(
     from epsopt.cli.workspace import DEFAULT_STORAGE
 
     with working("reading the newest checkpoint of each run") as say:
-        from epsopt.optimize.space_inference import infer_space, left_out
+        from epsopt.optimize.space_inference import beyond, diverged_runs, infer_space, left_out, seeds_of
         from epsopt.studies.project.project import FILE_NAME, load_project
         from epsopt.studies.project.scan_runs import survey
         from epsopt.studies.project.schema import is_metric_name, project_name
@@ -68,11 +68,11 @@ def command(
             follow_links=follow_links,
         )
     nameable = [name for name in sorted(seen.metrics) if is_metric_name(name)]
-    objectives, guessed, undecided, no_objectives = _objectives(nameable, minimize, maximize)
+    objectives, guessed, undecided, no_objectives = _objectives(nameable, minimize, maximize, seen.at_ends)
     bounds = {o.name: b for o in objectives if (b := guess_range(o.name, seen.metrics[o.name])) is not None}
     space: Space | None = None
     with contextlib.suppress(UsageError):  # nothing varies: the file shows how to say it
-        space = infer_space(seen.hyperparameters)
+        space = infer_space(seen.hyperparameters, diverged=diverged_runs(seen.ends, objectives))
     file = options.project or Path(FILE_NAME)
     file = (file / FILE_NAME if file.is_dir() else file).resolve()
     try:
@@ -89,6 +89,8 @@ def command(
             guessed=guessed,
             undecided=undecided,
             left_out=no_objectives,
+            at_ends=seen.at_ends,
+            seeds=seeds_of(seen.hyperparameters),
             follow_links=follow_links,
             overwrite=force,
         )
@@ -109,6 +111,7 @@ def command(
                 "direction": "maximize" if o.maximize else "minimize",
                 "guessed": o.name in guessed,
                 "bounds": bounds.get(o.name),
+                "at_ends": o.name in seen.at_ends,
             }
             for o in objectives
         ],
@@ -116,6 +119,10 @@ def command(
         "metrics_left_out": [{"name": e.name, "reason": e.reason} for e in no_objectives],
         "space": None if space is None else [p.name for p in space.parameters],
         "left_out": [{"name": n, "reason": why} for n, why in left_out(seen.hyperparameters).items()],
+        "beyond": [
+            {"name": n, "values": values}
+            for n, values in ({} if space is None else beyond(space, seen.hyperparameters)).items()
+        ],
         "failed": failure_json(seen.failed),
         "troubles": failure_json(seen.troubles),
         "outside": seen.outside,
@@ -130,7 +137,7 @@ def command(
 
 
 def _objectives(
-    metrics: list[str], minimize: tuple[str, ...], maximize: tuple[str, ...]
+    metrics: list[str], minimize: tuple[str, ...], maximize: tuple[str, ...], at_ends: tuple[str, ...]
 ) -> tuple[list[Objective], list[str], list[str], list[LeftOut]]:
     """Return the objectives, names of those that were guessed, undecided metrics, and those that are none by guess."""
     import difflib
@@ -147,7 +154,7 @@ def _objectives(
     if both := sorted({*minimize} & {*maximize}):
         raise UsageError(f"{both[0]} cannot be both minimized and maximized")
     objectives, guessed, undecided = [], [], []
-    no_objectives = leave_out([name for name in metrics if name not in {*minimize, *maximize}])
+    no_objectives = leave_out([name for name in metrics if name not in {*minimize, *maximize}], at_ends)
     without = {entry.name for entry in no_objectives}
     for name in metrics:
         if name in without:
@@ -199,6 +206,12 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
         heads = [Head(text, "left") for text in ("objective", "direction", "", "can be (a guess)")]
         print_table(heads, rows)
         print_wrapped()
+    if late := [o["name"] for o in document["objectives"] if o["at_ends"]]:
+        print_wrapped(
+            f"Only the ends of runs have {', '.join(late)}: fronts then hold last checkpoints alone, and what is "
+            "predicted of earlier ones is never compared with a measurement. Measure it along the way, or choose "
+            "another objective."
+        )
     for name in document["undecided"]:
         print_wrapped(
             f"{name}: its name does not tell which way is better, so it is left out until you say so, in the file "
@@ -217,6 +230,9 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
         print_wrapped(f"Search space from past runs: {', '.join(document['space'])}.")
     else:
         print_wrapped("No hyperparameter varies between the runs: declare [space.NAME] before you ask for proposals.")
+    for found in document["beyond"]:
+        values = ", ".join(f"{v:.6g}" for v in found["values"])
+        print_wrapped(f"The range of {found['name']} leaves out {values}: only runs that diverged had it.")
     reasons: dict[str, list[str]] = {}
     for left in document["left_out"]:
         reasons.setdefault(left["reason"], []).append(left["name"])

@@ -170,7 +170,7 @@ def _command(project: Project, plan: WarmStart, path: str) -> list[str] | None:
     from epsopt.studies.output_paths import free_name
 
     out = free_name(project.runs, "from")
-    return render_command(project.command, {**plan.fixed, **plan.params}, out, path)
+    return render_command(project.command, {**plan.fixed, **plan.params}, out, path, seed=0)
 
 
 def _plan_json(plan: WarmStart, path: str, arguments: list[str] | None) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def _command(project: Project, proposal: Proposal, number: int) -> list[str] | N
     from epsopt.studies.optuna_io.run_folders import run_folder
 
     params = {**proposal.fixed, **proposal.params}
-    return render_command(project.command, params, run_folder(project, number), proposal.init_from)
+    return render_command(project.command, params, run_folder(project, number), proposal.init_from, seed=number)
 
 
 def _show(

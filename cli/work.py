@@ -355,7 +355,7 @@ def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json
         epochs = plan.epochs if plan is not None and plan.told else None
         try:
             planned[taken.number] = render_command(
-                project.command or (), params, out, taken.init_from, taken.resume_from, epochs
+                project.command or (), params, out, taken.init_from, taken.resume_from, epochs, taken.seed
             )
         except UsageError as error:
             refused[taken.number] = str(error)

@@ -9,9 +9,11 @@ from typing import Any
 _PARTS = re.compile(r"[./]")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
+SEED = "a seed"
+
 # By the last part of a name, in words; wherever it stands.
 _ANYWHERE = {
-    "a seed": "seed|random_state|rng_state",
+    SEED: "seed|random_state|rng_state",
     "where it ran": "host|hosts|hostname|host_name|node_name|nodename|nodelist|machine|ip|ip_address|port|"
     "master_port|master_addr|master_address|device|devices|gpu_id|gpu_ids|cuda_visible_devices|"
     "local_rank|global_rank|node_rank|world_rank|pid|process_id|user|username|user_name",
@@ -59,7 +61,7 @@ def why_left_out(name: str, values: Sequence[Any]) -> str | None:
     last = "_".join(w.lower() for w in _WORDS.findall(parts[-1]))
     of_run = len(parts) == 1 or all(p.lower() in _OF_RUNS for p in parts[:-1])
     if last in _REASONS or last.endswith("_seed") or last.startswith("seed_"):
-        return _REASONS.get(last, "a seed")
+        return _REASONS.get(last, SEED)
     if of_run and (last in _AT_TOP or (len(parts) > 1 and last in _OF_A_LOGGER)):
         return "which run it was"
     return _by_values(last, values)

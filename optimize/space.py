@@ -95,18 +95,23 @@ class Parameter:
         return self.optional or None in self.choices
 
     def to_unit(self, value: Any) -> float:
-        """Map a numeric value to [0, 1]; values outside the range are clipped.
+        """Map a numeric value to [0, 1]; one outside the range to less or more, by at most one width of the range.
+
+        A run at ten times the highest learning rate says little of the highest one: it is not clipped to it.
 
         Args:
             value: a finite number.
 
         Returns:
-            Its place in the range, on the parameter's scale; 0.5 where the range has no width.
+            Its place in the range, on the parameter's scale, from -1 to 2; 0.5 where the range has no width and the value
+            is its only one.
         """
         low, high, x = self.low, self.high, float(value)
         if self.log:
-            low, high, x = math.log(low), math.log(high), math.log(max(x, self.low))
-        return min(max((x - low) / (high - low), 0.0), 1.0) if high > low else 0.5
+            low, high, x = math.log(low), math.log(high), math.log(max(x, 5e-324))
+        if high > low:
+            return min(max((x - low) / (high - low), -1.0), 2.0)
+        return 0.5 if x == low else 0.5 + math.copysign(1.0, x - low)
 
     def from_unit(self, unit: float) -> Value:
         """Map [0, 1] to a valid value, rounded to at most a ten-thousandth of the range, or to four digits.
@@ -340,17 +345,18 @@ class Space:
         return self.accepts(config)
 
     def encode(self, configs: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-        """Encode configurations as ``(n, width)`` numbers in [0, 1].
+        """Encode configurations as ``(n, width)`` numbers, in [0, 1] where they lie inside the space.
 
-        Numbers are scaled to their range, categories are one-hot, and a parameter that is conditional or optional has
-        one more column that says whether it has a value; without one it is 0.5 (numeric) or 0 (one-hot). A value
+        Numbers are scaled to their range; what lies outside comes to less than 0 or more than 1, by 1 at most.
+        Categories are one-hot, and a parameter that is conditional or optional has one more column that says whether it
+        has a value; without one it is 0.5 (numeric) or 0 (one-hot). A value
         missing from an active parameter is treated as inactive.
 
         Args:
             configs: ``n`` configurations that :meth:`accepts` takes.
 
         Returns:
-            ``(n, width)`` float64 in [0, 1], without NaN.
+            ``(n, width)`` float64 from -1 to 2, in [0, 1] inside the space, without NaN.
         """
         out = np.zeros((len(configs), self.width))
         for row, config in enumerate(configs):
@@ -518,7 +524,7 @@ class Space:
                 # Half of the numbers stay put: good neighbours differ in a few parameters.
                 step = float(rng.normal(0.0, scale)) if rng.random() < 0.5 else 0.0
                 # Reflected, not clipped: one generation of neighbours after another would gather at the edges.
-                moved = abs(p.to_unit(value) + step)
+                moved = abs(min(max(p.to_unit(value), 0.0), 1.0) + step)
                 config[p.name] = p.from_unit(min(max(1.0 - abs(1.0 - moved), 0.0), 1.0))
         return config
 

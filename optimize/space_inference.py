@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from epsopt.optimize.bookkeeping import why_left_out
+import numpy as np
+
+from epsopt.optimize.bookkeeping import SEED, why_left_out
 from epsopt.optimize.conditional_space import condition_of
+from epsopt.optimize.objectives import Objective
+from epsopt.optimize.outliers import outlying
 from epsopt.optimize.space import Parameter, Space, identity, is_number
+from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.formatting import count
 
-__all__ = ["condition_of", "infer_space", "left_out"]
+__all__ = ["beyond", "condition_of", "diverged_runs", "infer_space", "infer_space_of", "left_out", "seeds_of"]
 
+_LOG = 5.0  # from this ratio of its ends on, a range is searched logarithmically
+_MARGIN = 0.25  # of the range of all other runs: by no more does one that diverged widen it
+_FEWEST_OTHERS = 3  # values of runs that did not diverge; fewer make no range
 _FEW = 4  # whole numbers, or numbers beside None, that return again and again were chosen from a list
 _MOST_CHOICES = 50
 
 
-def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> Space:
+def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = (), diverged: Collection[int] = ()) -> Space:
     """Infer a search space from the hyperparameters of past runs.
 
     A number that varies is searched over the range seen, logarithmically when it spans a factor of five or more; texts,
@@ -33,6 +41,8 @@ def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -
     Args:
         runs: one mapping per run; None is a value, and the same as no value.
         ignore: names to leave out besides.
+        diverged: places of the runs that diverged (:func:`diverged_runs`). A number that one of them has far outside of
+            what all others have, as a learning rate of 1000, does not widen its range; every other value lies inside.
 
     Returns:
         The space.
@@ -40,25 +50,82 @@ def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -
     Raises:
         UsageError: no hyperparameter varies.
     """
-    runs = _of_one_kind(_one_name_each(runs))
+    renamed = _one_name_each(runs)
+    runs = _of_one_kind(renamed)
+    broken = {id(renamed[i]) for i in diverged}
     names = sorted({name for run in runs for name in run} - set(ignore))
     present = {n: [r[n] for r in runs if r.get(n) is not None] for n in names}
     kept = [n for n in names if present[n] and why_left_out(n, present[n]) is None]
     varying = [n for n in kept if _varies(n, runs, present[n])]
+    stretching = {n: [r[n] for r in runs if id(r) in broken and r.get(n) is not None] for n in varying}
     fixed = {n: present[n][0] for n in kept if len(present[n]) == len(runs) and n not in varying}
     parameters: list[Parameter] = []
     # Those that most runs have come first: a parent is there whenever its child is.
     waiting = sorted(varying, key=lambda n: (-len(present[n]), n))
     for name in [n for n in waiting if len(present[n]) == len(runs)]:
-        parameters += _parameters(name, present[name], optional=False)
+        parameters += _parameters(name, _near(present[name], stretching[name]), optional=False)
     for name in [n for n in waiting if len(present[n]) < len(runs)]:
         condition = condition_of(name, runs, parameters)
-        found = _parameters(name, present[name], optional=condition is None)
+        found = _parameters(name, _near(present[name], stretching[name]), optional=condition is None)
         parameters += [replace(p, active_when=condition) for p in found]
     if not parameters:
         why = f"no hyperparameter varies over {count(len(runs), 'run')}" if runs else "no run is known"
         raise UsageError(f"{why}, so there is nothing to search: declare [space.NAME] tables in epsopt.toml")
     return Space(tuple(parameters), fixed)
+
+
+def infer_space_of(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective] = ()) -> Space:
+    """Infer a search space from the runs of checkpoints; those that diverged widen no range.
+
+    Args:
+        checkpoints: the catalogue's, ordered by run and epoch as it gives them.
+        objectives: which way metrics are better; without them only values that are not finite tell of a divergence.
+
+    Raises:
+        UsageError: no hyperparameter varies.
+    """
+    last = {c.run_id: c for c in checkpoints}
+    ends = [c.metrics for c in last.values()]
+    return infer_space([c.hyperparameters for c in last.values()], diverged=diverged_runs(ends, objectives))
+
+
+def diverged_runs(ends: Sequence[Mapping[str, float | None]], objectives: Sequence[Objective] = ()) -> list[int]:
+    """Return the places of runs that diverged, judged by what was measured at their ends.
+
+    Args:
+        ends: metrics by name; None where one was not finite.
+        objectives: metrics with their directions; a run diverged that is far worse than the bulk of all
+            (:mod:`epsopt.optimize.outliers`), or has one that is not finite. Without any, every metric is looked at for
+            what is not finite.
+    """
+    names = {o.name for o in objectives} or {name for end in ends for name in end}
+    found = {i for i, end in enumerate(ends) if any(name in end and end[name] is None for name in names)}
+    for objective in objectives:
+        values = np.array([math.nan if (v := end.get(objective.name)) is None else v for end in ends], dtype=float)
+        found.update(np.flatnonzero(outlying(values, maximize=objective.maximize)).tolist())
+    return sorted(found)
+
+
+def seeds_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
+    """Return the seeds of past runs by name; None where they differ between runs."""
+    found: dict[str, int | None] = {}
+    for name in sorted({name for run in runs for name in run}):
+        values = [run[name] for run in runs if run.get(name) is not None]
+        whole = [v for v in values if isinstance(v, int) and not isinstance(v, bool)]
+        if values and len(whole) == len(values) and why_left_out(name, values) == SEED:
+            found[name] = whole[0] if len(set(whole)) == 1 else None
+    return found
+
+
+def beyond(space: Space, runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return the numbers of runs that lie outside of a space, by hyperparameter: runs that diverged had them."""
+    runs = _of_one_kind(_one_name_each(runs))
+    found = {}
+    for p in space.parameters:
+        values = {r[p.name] for r in runs if p.kind != "categorical" and is_number(r.get(p.name))}
+        if outside := sorted(v for v in values if not p.low <= v <= p.high):
+            found[p.name] = outside
+    return found
 
 
 def left_out(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> dict[str, str]:
@@ -82,6 +149,21 @@ def left_out(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> d
         if why is not None:
             found[name] = why
     return found
+
+
+def _near(values: Sequence[Any], broken: Sequence[Any]) -> Sequence[Any]:
+    """Leave out the numbers that diverged runs alone have, far from those of all others."""
+    if not broken or not all(is_number(v) for v in values):
+        return values
+    rest = Counter(values)
+    rest.subtract(broken)
+    others = [v for v in values if rest[v] > 0]
+    if len(set(others)) < _FEWEST_OTHERS:
+        return values
+    scale = math.log if min(values) > 0 and max(values) / min(values) >= _LOG else float
+    low, high = scale(min(others)), scale(max(others))
+    margin = _MARGIN * (high - low)
+    return [v for v in values if low - margin <= scale(v) <= high + margin]
 
 
 def _one_name_each(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -144,8 +226,8 @@ def _parameters(name: str, values: Sequence[Any], *, optional: bool) -> list[Par
         return [Parameter(name, "categorical", choices=(*nothing, *distinct))]
     low, high = float(min(numbers)), float(max(numbers))
     if not whole:
-        low, high = _inside(low, high)
-    log = low > 0 and high / low >= 5
+        low, high = _around(low, high)
+    log = low > 0 and high / low >= _LOG
     return [Parameter(name, "int" if whole else "float", low, high, log, optional=optional)]
 
 
@@ -170,13 +252,23 @@ def _is_odd(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _inside(low: float, high: float) -> tuple[float, float]:
-    """Round a range to a thousandth of itself, or to three significant digits, never beyond what was seen."""
+def _around(low: float, high: float) -> tuple[float, float]:
+    """Round a range outwards, to a thousandth of itself or to three significant digits: every run lies inside.
+
+    No end is moved to 0 or 1, which may be no valid value (a momentum, a share), or across.
+    """
     wide = math.floor(math.log10(high - low)) if high > low else 0
     # An end near zero is rounded by its own size: on a logarithmic scale it matters as much as the other.
     places = [2 - min(math.floor(math.log10(abs(v))), wide) if v else 0 for v in (low, high)]
     if max(places) > 15:
         return low, high
-    up, down = math.ceil(low * 10.0 ** places[0]), math.floor(high * 10.0 ** places[1])
-    rounded = (float(f"{up * 10.0 ** -places[0]:.15g}"), float(f"{down * 10.0 ** -places[1]:.15g}"))
-    return rounded if low <= rounded[0] < rounded[1] <= high else (low, high)
+    down, up = math.floor(low * 10.0 ** places[0]), math.ceil(high * 10.0 ** places[1])
+    rounded = (float(f"{down * 10.0 ** -places[0]:.15g}"), float(f"{up * 10.0 ** -places[1]:.15g}"))
+    start = rounded[0] if rounded[0] <= low and not _passes(low, rounded[0]) else low
+    end = rounded[1] if rounded[1] >= high and not _passes(high, rounded[1]) else high
+    return start, end
+
+
+def _passes(value: float, rounded: float) -> bool:
+    """Whether rounding brings a value to 0 or 1, to -1, or to its other side."""
+    return value != rounded and any(min(value, rounded) <= mark <= max(value, rounded) for mark in (-1.0, 0.0, 1.0))

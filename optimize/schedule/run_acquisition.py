@@ -236,7 +236,7 @@ class _Known:
         return self._key(candidate.config, None if candidate.start is None else candidate.start.values) in self._keys
 
     def _key(self, config: Mapping[str, Any], start: Floats | None) -> tuple[bytes, bytes]:
-        rounded = np.round(100 * self._space.encode([config])).astype(np.int8)
+        rounded = np.round(100 * self._space.encode([config])).astype(np.int16)
         return rounded.tobytes(), b"" if start is None else start.tobytes()
 
 

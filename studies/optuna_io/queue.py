@@ -51,6 +51,12 @@ class ClaimedProposal:
         found = self.attributes.get("resume_from")
         return found if isinstance(found, str) else None
 
+    @property
+    def seed(self) -> int:
+        """The number of its first attempt: what a train command's ``{seed}`` becomes."""
+        first = self.attributes.get("retry_of")
+        return first if isinstance(first, int) else self.number
+
 
 @dataclass(frozen=True)
 class ProposalRecord:

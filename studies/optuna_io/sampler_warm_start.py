@@ -21,7 +21,7 @@ from epsopt.optimize.forecast.subsample import thinned
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.schedule.run_acquisition import Candidate, optimize_acquisition
 from epsopt.optimize.space import Config, Space
-from epsopt.optimize.space_inference import infer_space
+from epsopt.optimize.space_inference import infer_space_of
 from epsopt.studies.optuna_io.study_space import snap
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.decoding.recombination import is_recombined
@@ -123,9 +123,8 @@ class FirstTrials:
         checkpoints = self._catalogue.checkpoints()
         space = self._space
         if space is None:
-            trained = {c.run_id: c.hyperparameters for c in checkpoints if not is_recombined(c)}
             try:
-                space = infer_space(list(trained.values()))
+                space = infer_space_of([c for c in checkpoints if not is_recombined(c)], objectives)
             except UsageError:  # nothing varies
                 space = Space(())
         curves = list(past_curves(checkpoints, space, objectives).values()) if space.parameters else []

@@ -5,7 +5,7 @@ What it can be at all is guessed in :mod:`epsopt.surrogate.ranges`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -64,7 +64,8 @@ class LeftOut:
 
     Attributes:
         name: of the metric.
-        reason: ``bookkeeping``, ``training``, ``more`` (six others are objectives already).
+        reason: ``bookkeeping``, ``training``, ``ends`` (measured at the ends of runs alone, where others are measured
+            along the way), ``more`` (six others are objectives already).
         maximize: which way its name says that it is better.
     """
 
@@ -87,15 +88,26 @@ def is_bookkeeping(name: str) -> bool:
     return gradient or counts or clocks or bool(_BOOKKEEPING.intersection(said)) or bool(_PAIRS & pairs)
 
 
-def leave_out(names: Sequence[str]) -> list[LeftOut]:
+def leave_out(names: Sequence[str], at_ends: Collection[str] = ()) -> list[LeftOut]:
     """Say which metrics are no objectives by guess.
+
+    One that only the ends of runs have, such as a test score, is none beside those that are measured along the way:
+    with it no checkpoint but the last would be on any front. It stays where only metrics of training are.
 
     A metric of training is none beside metrics of validation: one that says so (``train_loss``), and one that is
     logged for both, such as ``loss`` beside ``eval_loss``. Six objectives are enough: those of the shortest names.
 
     Args:
         names: all metrics whose directions nobody stated.
+        at_ends: those of them that only the ends of runs have.
     """
+    late = [n for n in names if n in at_ends and guess_maximize(n) is not None and not is_bookkeeping(n)]
+    if late:
+        along = [n for n in names if n not in late]
+        out = leave_out(along)
+        without = {entry.name for entry in out}
+        if any(guess_maximize(n) is not None and not _TRAINING & {*words(n)} for n in along if n not in without):
+            return out + [LeftOut(n, "ends", guess_maximize(n)) for n in late]
     out = [LeftOut(n, "bookkeeping", guess_maximize(n)) for n in names if is_bookkeeping(n)]
     rest = [n for n in names if not is_bookkeeping(n)]
     parts = {n: words(n) for n in rest}

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space, Span, condition_value
 from epsopt.studies.project.schema import ParameterTable, ProjectFile, project_name
-from epsopt.studies.project.train_command import OWN_HOLES, Command, holes
+from epsopt.studies.project.train_command import OWN_HOLES, SEARCHED, Command, holes
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.reading.remote import is_url, location
 
@@ -224,7 +224,7 @@ def _parameter(file: Path, name: str, table: ParameterTable, parents: Mapping[st
 def _check_holes(file: Path, command: Command, space: Space | None) -> None:
     """A hole without a parameter is never filled, a parameter without a hole never reaches training."""
     named = {} if space is None else {p.name: p for p in space.parameters}
-    own_holes = [hole for hole in OWN_HOLES if hole != "epochs" or hole not in named]
+    own_holes = [hole for hole in OWN_HOLES if hole not in SEARCHED or hole not in named]
     lacking = [("init_from", "start from scratch"), ("resume_from", "were never interrupted")]
     if space is not None and "epochs" not in named:  # past runs may say it, as all of them may have had it
         lacking.append(("epochs", "are as long as the program makes them"))

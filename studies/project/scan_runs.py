@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from epsopt.zoo.errors import EmptyCatalogue, Failure
 from epsopt.zoo.ingestion.deleted_runs import set_aside
@@ -16,6 +18,9 @@ from epsopt.zoo.reading.reader import CheckpointContents
 
 MOST_RUNS = 200
 """Runs that are opened: two hundred tell the range of hyperparameters, and take a few seconds."""
+
+_ON_THE_WAY = 8  # runs of which an earlier checkpoint is opened, too
+_PLACES = (0.5, 0.75, 0.25, 0.9)  # which one, of a run's earlier ones; the next only where metrics are missing so far
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Survey:
         n_read: runs that were opened and could be read.
         metrics: finite values by metric name.
         hyperparameters: of each run that was read.
+        ends: metrics of each of these runs at its newest checkpoint; None where one is not finite.
+        at_ends: metrics that the ends of runs have and none of the earlier checkpoints that were opened.
         failed: checkpoints that could not be read.
         troubles: files beside them that could not be read.
         outside: links that lead out of the folder and were not followed.
@@ -41,10 +48,14 @@ class Survey:
     failed: list[Failure]
     troubles: list[Failure]
     outside: list[str] = field(default_factory=list)
+    ends: list[dict[str, float | None]] = field(default_factory=list)
+    at_ends: tuple[str, ...] = ()
 
 
 def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, follow_links: bool = False) -> Survey:
     """Open the newest checkpoint of each run (by its numbers), of at most 200 runs spread evenly.
+
+    Of a few runs an earlier checkpoint is opened, too: a metric may be measured at the ends of runs alone.
 
     Args:
         runs: folder of the runs.
@@ -84,8 +95,10 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         if other is not None and not failed:
             why = f": {other.example} is of another kind ({other.kind}): {other.convert}"
         raise EmptyCatalogue(f"{runs} holds no checkpoint that can be read{why}")
+    opened = [(files, r) for files, r in zip(chosen, results, strict=True) if not isinstance(r, Failure)]
+    on_the_way = _on_the_way(opened, read)
     metrics: dict[str, list[float]] = {}
-    for content in contents:
+    for content in (*contents, *on_the_way):
         for name, value in content.metrics.items():
             if value is not None:
                 metrics.setdefault(name, []).append(value)
@@ -98,4 +111,43 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         failed=failed,
         troubles=sorted(set(troubles), key=lambda f: f.path),
         outside=sorted(seen.outside),
+        ends=[dict(c.metrics) for c in contents],
+        at_ends=tuple(sorted(_names(contents) - _names(on_the_way))) if on_the_way else (),
     )
+
+
+def _on_the_way(
+    runs: Sequence[tuple[list[CheckpointFile], CheckpointContents]],
+    read: Callable[[list[Path]], list[CheckpointContents | Failure]],
+) -> list[CheckpointContents]:
+    """Return earlier checkpoints of a few runs; more of them while they lack a metric that the ends have.
+
+    A copy of the last or the best checkpoint is none: a run's ``last.ckpt`` has what its end has.
+    """
+    several = [(files, end) for files, end in runs if len(files) > 1]
+    few = (
+        [several[i * len(several) // _ON_THE_WAY] for i in range(_ON_THE_WAY)]
+        if len(several) > _ON_THE_WAY
+        else several
+    )
+    found: list[CheckpointContents] = []
+    opened: set[Path] = set()
+    for place in _PLACES:
+        earlier = [(files[1 + int(place * (len(files) - 1))].path, end) for files, end in few]
+        new = [(path, end) for path, end in earlier if path not in opened | {end.path}]
+        opened.update(path for path, _ in new)
+        for content, (_, end) in zip(read([path for path, _ in new]), new, strict=True):
+            if not isinstance(content, Failure) and not _is_of_the_end(content, end):
+                found.append(content)
+        if not _names([end for _, end in few]) - _names(found):
+            break
+    return found
+
+
+def _is_of_the_end(content: CheckpointContents, end: CheckpointContents) -> bool:
+    same_epoch = content.epoch is not None and content.epoch == end.epoch
+    return same_epoch or np.array_equal(content.sketch, end.sketch, equal_nan=True)
+
+
+def _names(contents: Sequence[CheckpointContents]) -> set[str]:
+    return {name for content in contents for name in content.metrics}

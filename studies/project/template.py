@@ -34,6 +34,8 @@ def write_project(
     guessed: Collection[str] = (),
     undecided: Sequence[str] = (),
     left_out: Sequence[LeftOut] = (),
+    at_ends: Collection[str] = (),
+    seeds: Mapping[str, int | None] | None = None,
     follow_links: bool = False,
     overwrite: bool = False,
 ) -> bool:
@@ -53,6 +55,9 @@ def write_project(
         guessed: objectives whose direction nobody stated; the file says so beside it.
         undecided: metrics whose direction nobody knows; they become comments to be filled in.
         left_out: metrics that are no objectives by guess; named in a comment.
+        at_ends: objectives that only the ends of runs have; the file says so beside them.
+        seeds: seeds of past runs by their hyperparameter's name, None where runs differ: the proposed train command
+            passes them on.
         follow_links: whether links that lead out of the folder of runs are followed.
         overwrite: whether another file of that name may be replaced.
 
@@ -68,14 +73,14 @@ def write_project(
     document.add(tomlkit.comment("Relative paths start at this file."))
     document.add(tomlkit.nl())
     document["project"] = _project(name, runs, storage)
-    document["objectives"] = _objectives(objectives, bounds or {}, guessed)
+    document["objectives"] = _objectives(objectives, bounds or {}, guessed, at_ends)
     if space is not None:
         document["space"] = _space(space)
     text = tomlkit.dumps(document).rstrip("\n") + "\n"
     text += _undecided(undecided) + _left_out(left_out)
     if space is None:
         text += _NO_SPACE
-    text += _train(command, space) + _hooks(evaluate, embed)
+    text += _train(command, space, seeds or {}) + _hooks(evaluate, embed)
     text += _MORE.replace("# [runs]\n", "[runs]\nfollow_links = true\n", 1) if follow_links else _MORE
     check_text(path, text)  # what is written is what every other command takes
     return _replace(path, text, overwrite)
@@ -84,6 +89,7 @@ def write_project(
 LEFT_OUT = {
     "bookkeeping": "Time, memory and steps of the training program",
     "training": "Measured while training, beside what validation measures",
+    "ends": "Measured at the ends of runs alone, where others are measured along the way",
     "more": "Others, where there are enough already",
 }
 """What each reason of :class:`epsopt.studies.project.metric_direction.LeftOut` means."""
@@ -134,7 +140,10 @@ def _project(name: str, runs: str, storage: str) -> Table:
 
 
 def _objectives(
-    objectives: Sequence[Objective], bounds: Mapping[str, tuple[float, float]], guessed: Collection[str]
+    objectives: Sequence[Objective],
+    bounds: Mapping[str, tuple[float, float]],
+    guessed: Collection[str],
+    at_ends: Collection[str],
 ) -> Table:
     tables = tomlkit.table(is_super_table=True)
     for i, objective in enumerate(objectives):
@@ -142,8 +151,10 @@ def _objectives(
         if i == 0:
             table.comment("a metric that counts; bounds = [low, high] says what it can be at all, inf: no such end")
         table["direction"] = "maximize" if objective.maximize else "minimize"
-        if objective.name in guessed:
-            table["direction"].comment("guessed from its name: check it")
+        said = ["guessed from its name: check it"] if objective.name in guessed else []
+        said += ["only the ends of runs have it"] if objective.name in at_ends else []
+        if said:
+            table["direction"].comment("; ".join(said))
         if objective.name in bounds:
             table["bounds"] = list(bounds[objective.name])
             table["bounds"].comment("guessed from its name: check it, nothing predicted leaves it")
@@ -220,22 +231,29 @@ def _holds_none(value: Any) -> bool:
     return value is None
 
 
-def _train(command: Command | None, space: Space | None) -> str:
+def _train(command: Command | None, space: Space | None, seeds: Mapping[str, int | None]) -> str:
     about = (
         "\n# How one run is launched: an argument list, never a shell. {out} is the run's folder, {python}\n"
         "# this interpreter, {name} a hyperparameter. A list inside the list is dropped as a whole while a\n"
         '# hyperparameter in it is inactive. With ["--init-from", "{init_from}"] a run can start from a checkpoint\n'
         "# ('epsopt propose --reuse'); it is dropped for runs that start from scratch. With\n"
-        '# ["--epochs", "{epochs}"] it can be told how many it is to train (\'epsopt work --budget\').\n'
+        '# ["--epochs", "{epochs}"] it can be told how many it is to train (\'epsopt work --budget\'). {seed} is the\n'
+        "# number of the proposal: a seed of its own for each run.\n"
     )
     if command is not None:
         return about + "[train]\n" + _array(command) + '# cwd = "."\n'
     guess: list[str | tuple[str, ...]] = ["{python}", "train.py", "--out", "{out}"]
     for p in space.parameters if space is not None else (Parameter("lr", "float"),):
-        flag = (f"--{p.name.replace('_', '-')}", f"{{{p.name}}}")
+        flag = (_flag(p.name), f"{{{p.name}}}")
         guess += [flag] if p.active_when is not None or p.may_be_absent else list(flag)
+    for name, seed in seeds.items():
+        guess += [_flag(name), "{seed}" if seed is None else str(seed)]
     lines = ["[train]", *_array(tuple(guess)).splitlines(), 'cwd = "."']
     return about + "".join(f"# {line}\n" for line in lines)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _array(command: Command) -> str:

@@ -15,9 +15,10 @@ from epsopt.zoo.errors import UsageError
 Command = tuple[str | tuple[str, ...], ...]
 
 # Filled by epsopt itself: the run's folder, the interpreter that runs epsopt, the checkpoint that the run starts from,
-# the last one that an attempt before it left when it was interrupted, how many epochs the run is to have. A
-# hyperparameter may be called epochs: then that one says it.
-OWN_HOLES = ("out", "python", "init_from", "resume_from", "epochs")
+# the last one that an attempt before it left when it was interrupted, how many epochs the run is to have, a seed of its
+# own. A hyperparameter may be called epochs or seed: then that one says it.
+OWN_HOLES = ("out", "python", "init_from", "resume_from", "epochs", "seed")
+SEARCHED = ("epochs", "seed")  # those of them that a hyperparameter may say
 _HOLE = re.compile(r"\{\{|\}\}|\{([^\s{}\"':,]+)\}")  # {{ and }} stand for plain braces
 
 
@@ -44,6 +45,7 @@ def render_command(
     init_from: str | None = None,
     resume_from: str | None = None,
     epochs: int | None = None,
+    seed: int | None = None,
 ) -> list[str]:
     """Fill the holes of a train command.
 
@@ -53,7 +55,7 @@ def render_command(
     An item that is a list (a flag and its value) is dropped as a whole when a hyperparameter that it needs is inactive,
     that is absent from params or None, or when the run starts from scratch and it holds ``{init_from}``. So is one that
     holds ``{resume_from}`` where no attempt was interrupted before, or ``{epochs}`` where nothing says how long the run
-    is.
+    is. ``{seed}`` becomes the proposal's number: each run has a seed of its own, and a retry has that of its run.
 
     Args:
         command: the items, from the project file.
@@ -62,6 +64,7 @@ def render_command(
         init_from: the checkpoint to start from; None starts from scratch.
         resume_from: the last checkpoint of an interrupted attempt; a command without a place for it begins again.
         epochs: how many the run is to have; None: as many as its hyperparameters or its program say.
+        seed: what ``{seed}`` becomes where no hyperparameter is called so; None: nothing, as for ``epochs``.
 
     Returns:
         The arguments, for ``subprocess.run`` without a shell.
@@ -85,6 +88,8 @@ def render_command(
         values["init_from"] = init_from
     if epochs is not None:
         values["epochs"] = epochs
+    if seed is not None:
+        values.setdefault("seed", seed)
     arguments: list[str] = []
     for item in command:
         missing = [name for name in holes(item) if name not in values]

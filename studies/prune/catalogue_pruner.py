@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from epsopt.optimize.schedule.planned_length import planned_length, positive_num
 from epsopt.optimize.schedule.pruner import Decision
 from epsopt.optimize.schedule.pruner import Pruner as RunStopper
 from epsopt.optimize.space import Space
-from epsopt.optimize.space_inference import infer_space
+from epsopt.optimize.space_inference import infer_space_of
 from epsopt.studies.protocols import ActiveRun, Trained
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -192,7 +192,7 @@ class CatalogueStopper:
         known = len({c.run_id for c in others})
         if not known or (self._stopper is not None and known <= 1.1 * self._learned_from):
             return
-        space = self._space or _inferred(others)
+        space = self._space or _inferred(others, self._objectives)
         curves = {} if space is None else past_curves(others, space, self._objectives)
         if space is None or not curves:
             return
@@ -236,10 +236,9 @@ def _within(checkpoint: Checkpoint) -> tuple[Path, ...]:
     return (path, *path.parents)
 
 
-def _inferred(checkpoints: Sequence[Checkpoint]) -> Space | None:
+def _inferred(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> Space | None:
     """What varies among runs; None if nothing does yet."""
-    configs: list[Mapping[str, Any]] = list({c.run_id: c.hyperparameters for c in checkpoints}.values())
     try:
-        return infer_space(configs)
+        return infer_space_of(checkpoints, objectives)
     except UsageError:
         return None

@@ -21,7 +21,7 @@ from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.schedule.planned_length import planned_length
 from epsopt.optimize.schedule.run_acquisition import Start
 from epsopt.optimize.space import Space
-from epsopt.optimize.space_inference import infer_space
+from epsopt.optimize.space_inference import infer_space_of
 from epsopt.studies.optuna_io.queue import recorded_objectives
 from epsopt.studies.optuna_io.run_folders import cut_off, folder_of
 from epsopt.studies.project.project import Project
@@ -80,8 +80,8 @@ class StudySnapshot:
             )
         checkpoints = catalogue.checkpoints()
         ledger = Ledger.read(storage, catalogue, project.name)
-        trained = {c.run_id: c.hyperparameters for c in checkpoints if not is_recombined(c)}
-        space = project.space or infer_space(list(trained.values()))
+        trained = [c for c in checkpoints if not is_recombined(c)]
+        space = project.space or infer_space_of(trained, project.objectives)
         lineages = catalogue.lineages()
         family = front_family(checkpoints, lineages, project.objectives)
         origin = None

@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.optimize.pareto import non_dominated
-from epsopt.optimize.proposals.proposals import FEWEST_RUNS, Proposal, past_runs, propose
+from epsopt.optimize.proposals.proposals import FEWEST_RUNS, PastRun, Proposal, past_runs, propose
 from epsopt.optimize.space import Space
-from epsopt.optimize.space_inference import infer_space
+from epsopt.optimize.space_inference import diverged_runs, infer_space
 from epsopt.studies.optuna_io.queue import ProposalRecord, config_of, proposed_trials, record_proposals, waiting
 from epsopt.studies.optuna_io.run_folders import cut_off, folder_of, run_folder
 from epsopt.studies.project.project import Project
@@ -103,7 +103,7 @@ def propose_next(
     reused = {folder_of(project, t) for t in trials if "init_from" in t.user_attrs}
     scratch = [c for c in checkpoints if reused.isdisjoint(Path(c.path).parents)]
     past = past_runs(surrogate, scratch, runs_cut_off(project, trials, scratch))
-    space = project.space or infer_space([r.config for r in past])
+    space = project.space or _inferred_space(past, objectives)
     own = [t for t in trials if "init_from" not in t.user_attrs]
     ran = {c.run_id: c.hyperparameters for c in scratch}  # those that the map does not know yet, too
     before = [*map(config_of, own), *ran.values()]
@@ -121,7 +121,7 @@ def propose_next(
     if project.command is not None:
         out = run_folder(project, len(trials))
         for p in proposals:
-            render_command(project.command, {**p.fixed, **p.params}, out, p.init_from)
+            render_command(project.command, {**p.fixed, **p.params}, out, p.init_from, seed=len(trials))
     if check is not None:
         check(proposals)
     if record and storage is not None and not (unless_queued and waiting(storage, project.name)):
@@ -129,6 +129,11 @@ def propose_next(
     else:
         numbers = list(range(len(trials), len(trials) + len(proposals)))
     return ProposalBatch(tuple(proposals), tuple(numbers), space, len(past))
+
+
+def _inferred_space(past: Sequence[PastRun], objectives: Sequence[Objective]) -> Space:
+    diverged = diverged_runs([r.metrics for r in past], objectives)
+    return infer_space([r.config for r in past], diverged=diverged)
 
 
 def require_start(project: Project) -> None:

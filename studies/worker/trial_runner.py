@@ -127,7 +127,9 @@ def prepare(
             _say(storage, taken, "epochs", epochs)
             params |= {} if plan.by is None else {plan.by: epochs}
             plan = replace(plan, epochs=epochs)
-        arguments = render_command(project.command or (), params, out, taken.init_from, taken.resume_from, epochs)
+        arguments = render_command(
+            project.command or (), params, out, taken.init_from, taken.resume_from, epochs, taken.seed
+        )
         threads = max(1, _cores() // max(terms.jobs, 1))
         training = Training(Launch(tuple(arguments), out, project.cwd, threads, terms.grace))
     except EpsoptError as error:

@@ -98,8 +98,8 @@ def test_an_inferred_space_has_the_ranges_kinds_and_conditions_of_the_runs() -> 
     assert set(by_name) == {"lr", "layers", "encoder", "scale", "flag", "batch"}
     assert by_name["lr"].log
     rates = [r["lr"] for r in past]
-    assert min(rates) <= by_name["lr"].low < 1.01 * min(rates)
-    assert 0.99 * max(rates) < by_name["lr"].high <= max(rates)
+    assert 0.99 * min(rates) < by_name["lr"].low <= min(rates)
+    assert max(rates) <= by_name["lr"].high < 1.01 * max(rates)
     assert (by_name["layers"].kind, by_name["batch"].kind, by_name["flag"].kind) == (
         "int",
         "categorical",

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epsopt.optimize.bookkeeping import why_left_out
+from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space, Span
-from epsopt.optimize.space_inference import infer_space, left_out
+from epsopt.optimize.space_inference import beyond, diverged_runs, infer_space, left_out, seeds_of
 from epsopt.zoo.errors import UsageError
 
 
@@ -221,3 +222,62 @@ def held_to_its_runs(space: Space, runs: list[dict[str, Any]]) -> None:
         if space.accepts(run):
             space.key(run)
             assert np.isfinite(space.encode([run])).all()
+
+
+def test_the_seeds_of_runs_are_known_by_name_where_they_are_numbers() -> None:
+    runs = [{"lr": 0.1, "seed": i, "data.random_state": 3, "tf_seed": None, "split_seed": "a"} for i in range(3)]
+    assert seeds_of(runs) == {"seed": None, "data.random_state": 3}
+
+
+def rates(*values: float) -> list[dict[str, Any]]:
+    return [{"lr": v} for v in values]
+
+
+@given(st.lists(st.floats(1e-12, 1e12) | st.floats(-2.0, 2.0), min_size=2, max_size=12, unique=True))
+def test_every_run_lies_inside_the_space_that_is_inferred_from_it(values: list[float]) -> None:
+    space = infer_space([{"x": v} for v in values])
+    assert all(space.contains({"x": v}) for v in values)
+    (parameter,) = space.parameters
+    if parameter.kind == "float" and min(values) > 0 and max(values) < 1:
+        assert 0 < parameter.low <= parameter.high < 1, "an end is not moved to a value that may be none"
+
+
+def test_the_ends_of_a_range_are_rounded_outwards() -> None:
+    (parameter,) = infer_space(rates(1.23456e-4, 3.2e-3, 0.0456789)).parameters
+    assert (parameter.low, parameter.high) == (1.23e-4, 0.0457)
+
+
+LOSS = (Objective("loss", maximize=False),)
+
+
+def test_a_run_that_diverged_at_a_rate_far_from_all_others_does_not_widen_the_range() -> None:
+    runs = rates(1e-4, 1e-3, 3e-3, 1e-2, 1000.0)
+    ends: list[dict[str, float | None]] = [{"loss": v} for v in (0.5, 0.4, 0.3, 0.35)]
+    for end in ({"loss": None}, {"loss": 1e12}):
+        space = infer_space(runs, diverged=diverged_runs([*ends, end], LOSS))
+        assert by_name(space)["lr"].high == 1e-2
+        assert beyond(space, runs) == {"lr": [1000.0]}
+    fine = infer_space(runs, diverged=diverged_runs([*ends, {"loss": 0.2}], LOSS))
+    assert by_name(fine)["lr"].high == 1000.0, "it trained well there"
+
+
+def test_a_run_that_diverged_near_the_others_lies_inside_the_space() -> None:
+    runs = rates(1e-4, 1e-3, 3e-3, 1e-2, 2e-2)
+    assert by_name(infer_space(runs, diverged=[4]))["lr"].high == 2e-2
+
+
+def test_where_hardly_any_run_did_not_diverge_all_of_them_make_the_range() -> None:
+    assert by_name(infer_space(rates(1e-4, 1e-3, 1.0, 10.0), diverged=[2, 3]))["lr"].high == 10.0
+
+
+def test_a_value_that_another_run_trained_well_with_stays_in_the_range() -> None:
+    runs = rates(1e-4, 1e-3, 3e-3, 1.0, 1.0)
+    assert by_name(infer_space(runs, diverged=[3]))["lr"].high == 1.0
+
+
+def test_a_run_outside_of_the_range_is_not_taken_for_one_at_its_end() -> None:
+    space = Space((Parameter("lr", "float", 1e-4, 1e-2, log=True),))
+    inside, beyond_it, far, below = space.encode(rates(1e-2, 1e-1, 1e9, 1e-30))[:, 0].tolist()
+    assert (inside, beyond_it, far, below) == (1.0, pytest.approx(1.5), 2.0, -1.0)
+    assert len({space.key(r) for r in rates(1e-2, 1e-1, 1e-30)}) == 3
+    assert all(space.contains(space.perturb(r, np.random.default_rng(s))) for r in rates(1e9, 1e-30) for s in range(20))

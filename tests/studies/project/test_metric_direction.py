@@ -78,3 +78,22 @@ def test_of_very_many_metrics_those_of_short_names_are_objectives():
     assert {e.reason for e in out} == {"more"}
     assert len(names) - len(out) == MOST_OBJECTIVES
     assert "mIoU" not in [e.name for e in out]
+
+
+@pytest.mark.parametrize(
+    ("names", "at_ends", "objectives"),
+    [
+        (["val_loss", "val_acc", "test_acc"], ["test_acc"], ["val_loss", "val_acc"]),
+        (["loss", "accuracy", "test_accuracy"], ["test_accuracy"], ["loss", "accuracy"]),
+        (["train_loss", "test_acc"], ["test_acc"], ["test_acc"]),  # a loss of training says little of the model
+        (["epoch_time", "test_acc", "test_loss"], ["test_acc", "test_loss"], ["test_acc", "test_loss"]),
+        (["val_loss", "odd", "test_acc"], ["odd", "test_acc"], ["val_loss", "odd"]),  # nobody knows its direction
+        (["test_acc", "val_loss"], [], ["test_acc", "val_loss"]),
+    ],
+)
+def test_what_only_the_ends_of_runs_have_is_no_objective_beside_what_is_measured_along_the_way(
+    names, at_ends, objectives
+):
+    out = {e.name: e.reason for e in leave_out(names, at_ends)}
+    assert [n for n in names if n not in out] == objectives
+    assert all(out[n] == "ends" for n in at_ends if n in out)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space, Span
 from epsopt.studies import load_project, render_command, write_project
+from epsopt.studies.optuna_io.queue import ClaimedProposal
 from epsopt.studies.project.metric_direction import LeftOut
 from epsopt.studies.project.train_command import takes_epochs
 from epsopt.zoo.errors import UsageError
@@ -421,6 +422,39 @@ def test_a_parameter_that_may_be_left_out_needs_an_argument_that_can_be_dropped(
     assert command is not None
     assert render_command(command, {}, "out") == ["run"]
     assert render_command((("--hidden", "{h}"),), {"h": [8, 8]}, "out") == ["--hidden", "[8, 8]"]
+
+
+def test_a_seed_is_the_proposals_number_unless_a_hyperparameter_is_called_so(tmp_path):
+    command = ("train", "--seed", "{seed}")
+    assert render_command(command, {}, "run", seed=12) == ["train", "--seed", "12"]
+    assert render_command(command, {"seed": 3}, "run", seed=12) == ["train", "--seed", "3"]
+    space = "\n".join(f'[space.{name}]\ntype = "int"\nlow = 0\nhigh = 9' for name in ("lr", "seed"))
+    train = '\n[train]\ncommand = ["train", "{lr}", "{seed}"]\n'
+    assert project_from(tmp_path, space + train).command
+    assert project_from(tmp_path, space.partition("[space.seed]")[0] + train).command
+    assert "expected a hole {seed}" in refusal(tmp_path, space + train.replace(', "{seed}"', ""))
+
+
+def test_a_retry_has_the_seed_of_its_first_attempt():
+    assert ClaimedProposal(7, {}).seed == 7
+    assert ClaimedProposal(9, {}, attributes={"retry_of": 7}).seed == 7
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ({"seed": None}, ['"--seed"', '"{seed}"']),
+        ({"data_seed": 7, "trainer.seed": None}, ['"--data-seed"', '"7"', '"--trainer.seed"', '"{seed}"']),
+        ({}, []),
+    ],
+)
+def test_the_proposed_train_command_passes_the_seeds_of_past_runs_on(tmp_path, seeds, said):
+    file = tmp_path / "epsopt.toml"
+    write_project(file, name="p", runs="runs", objectives=[], seeds=seeds)
+    commented = [line.removeprefix("# ") for line in file.read_text().splitlines()]
+    proposed = commented[commented.index("command = [") + 1 :]
+    arguments = [line.strip().rstrip(",") for line in proposed[: proposed.index("]")]]
+    assert arguments[arguments.index('"{lr}"') + 1 :] == said
 
 
 def test_the_project_file_says_where_the_weights_are(tmp_path):

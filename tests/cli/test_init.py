@@ -1,0 +1,59 @@
+"""What `epsopt init` guesses of runs, and what it says of what it leaves out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .conftest import call, check
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Five runs of plain PyTorch with a test score at their ends; the last one diverged at a learning rate of 1000."""
+    for i, lr in enumerate((1e-4, 1e-3, 3e-3, 1e-2, 1000.0)):
+        (tmp_path / "runs" / f"run_{i}").mkdir(parents=True)
+        for epoch in (1, 2, 3):
+            metrics = {"val_loss": float("nan") if lr > 1 else 1 / epoch + lr}
+            metrics |= {"test_accuracy": 0.5 + i / 10} if epoch == 3 else {}
+            state = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(10 * i + epoch))}
+            said = {"epoch": epoch, "metrics": metrics, "config": {"lr": lr, "seed": i}}
+            torch.save({"model_state_dict": state, **said}, tmp_path / "runs" / f"run_{i}" / f"epoch_{epoch}.pt")
+    return tmp_path / "runs"
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+def test_a_test_score_of_the_ends_alone_is_left_out_and_named(runs):
+    result = call(runs.parent, "init", runs, "--json")
+    assert result.status == 0, result.err
+    check("init", result.document)
+    assert [(o["name"], o["at_ends"]) for o in result.document["objectives"]] == [("val_loss", False)]
+    assert {"name": "test_accuracy", "reason": "ends"} in result.document["metrics_left_out"]
+    text = words(call(runs.parent, "init", runs, "--force").out)
+    assert "No objective by guess: test_accuracy (measured at the ends of runs alone" in text
+    assert "Measured at the ends of runs alone, where others are measured along the way: test_accuracy." in (
+        runs.parent / "epsopt.toml"
+    ).read_text(encoding="utf-8")
+
+
+def test_a_test_score_that_is_asked_for_is_an_objective_and_its_cost_is_said(runs):
+    result = call(runs.parent, "init", runs, "--maximize", "test_accuracy")
+    assert result.status == 0, result.err
+    assert "Only the ends of runs have test_accuracy: fronts then hold last checkpoints alone" in words(result.out)
+    assert 'direction = "maximize" # only the ends of runs have it' in (runs.parent / "epsopt.toml").read_text()
+
+
+def test_the_learning_rate_of_a_run_that_diverged_is_no_end_of_the_range_and_is_named(runs):
+    result = call(runs.parent, "init", runs, "--json")
+    assert result.document["beyond"] == [{"name": "lr", "values": [1000.0]}]
+    assert "high = 0.01\n" in (runs.parent / "epsopt.toml").read_text()
+    text = words(call(runs.parent, "init", runs, "--force").out)
+    assert "The range of lr leaves out 1000: only runs that diverged had it." in text
+
+
+def test_the_proposed_train_command_passes_a_seed_on_where_runs_have_one(runs):
+    assert call(runs.parent, "init", runs).status == 0
+    assert '#     "--seed",\n#     "{seed}",\n' in (runs.parent / "epsopt.toml").read_text()

@@ -1,0 +1,91 @@
+"""A scan of runs: which metrics are measured along the way, and which only the ends of runs have."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from epsopt.studies.project.scan_runs import survey
+
+
+def run_of(folder, metrics, lr=0.1, first=1):
+    """A run of plain PyTorch, a checkpoint for each mapping of metrics."""
+    folder.mkdir(parents=True)
+    for epoch, said in enumerate(metrics, first):
+        state = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(hash((lr, epoch)) % 2**31))}
+        torch.save(
+            {"model_state_dict": state, "epoch": epoch, "metrics": said, "config": {"lr": lr}},
+            folder / f"epoch_{epoch:02d}.pt",
+        )
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_a_test_score_that_only_the_last_checkpoints_have_is_told_apart(tmp_path, n):
+    for i in range(3):
+        metrics = [{"val_loss": 1 / e + i} for e in range(1, n + 1)]
+        metrics[-1]["test_accuracy"] = 0.5 + 0.1 * i
+        run_of(tmp_path / f"run_{i}", metrics, lr=0.1 * (i + 1))
+    assert survey(tmp_path).at_ends == ("test_accuracy",)
+
+
+def test_a_metric_that_is_measured_now_and_then_is_measured_along_the_way(tmp_path):
+    for i in range(4):
+        run_of(tmp_path / f"run_{i}", [{"loss": 1.0, **({"acc": 0.5} if e % 5 == 0 else {})} for e in range(1, 21)])
+    assert survey(tmp_path).at_ends == ()
+
+
+def test_what_only_earlier_checkpoints_say_is_known_where_the_last_file_has_the_test_score_alone(tmp_path):
+    for i in range(2):
+        run_of(tmp_path / f"run_{i}", [{"val_loss": 1 / e} for e in (1, 2, 3)], lr=0.1 + i)
+        state = torch.load(tmp_path / f"run_{i}" / "epoch_03.pt")
+        torch.save({**state, "metrics": {"test_acc": 0.75}}, tmp_path / f"run_{i}" / "final.pt")
+    seen = survey(tmp_path)
+    assert (sorted(seen.metrics), seen.at_ends) == (["test_acc", "val_loss"], ("test_acc",))
+
+
+def test_runs_of_one_checkpoint_say_nothing_of_the_way(tmp_path):
+    run_of(tmp_path / "a", [{"test_acc": 0.5}])
+    run_of(tmp_path / "b", [{"test_acc": 0.6}], lr=0.2)
+    assert survey(tmp_path).at_ends == ()
+
+
+def test_lightning_measures_a_test_after_training_at_the_ends_alone(tmp_path):
+    pl = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
+    from pytorch_lightning.callbacks import ModelCheckpoint
+    from pytorch_lightning.loggers import CSVLogger
+
+    class Model(pl.LightningModule):
+        def __init__(self, lr):
+            super().__init__()
+            self.save_hyperparameters()
+            self.net = torch.nn.Linear(3, 1)
+
+        def training_step(self, batch, index):
+            return self.net(batch[0]).square().mean()
+
+        def validation_step(self, batch, index):
+            self.log("val_acc", 0.25 * self.current_epoch)
+
+        def test_step(self, batch, index):
+            self.log("test_acc", 0.5)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
+
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(4, 3)), batch_size=2)
+    for lr in (0.1, 0.01):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = pl.Trainer(
+                max_epochs=3, accelerator="cpu", logger=CSVLogger(tmp_path), enable_progress_bar=False,
+                enable_model_summary=False, callbacks=[ModelCheckpoint(save_top_k=-1)],
+            )  # fmt: skip
+            model = Model(lr)
+            trainer.fit(model, data, data)
+            trainer.test(model, data, verbose=False)
+    seen = survey(tmp_path)
+    assert {"val_acc", "test_acc"} <= set(seen.metrics)
+    assert "test_acc" in seen.at_ends
+    assert "val_acc" not in seen.at_ends
