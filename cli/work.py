@@ -163,10 +163,12 @@ def command(
             storage = workspace.studies()
             if not dry_run:
                 tell_followed(storage, project)
-            if budget is not None and not dry_run:
+            if budget is not None:
                 _check_steps(project, storage, catalogue, length)
+            goal = Goal(catalogue, project.objectives, targets) if until_reached else None
+            reached = None if goal is None or not dry_run else goal.reached(at_once=True)
     if dry_run:
-        _dry_run(project, storage, runs, as_json=options.json)
+        _dry_run(project, storage, runs, budget, reached, asks=asks, as_json=options.json)
         return
     orders = WorkerConfig(
         jobs=jobs, runs=runs, ask=8 if asks else 0, forever=forever,
@@ -175,6 +177,7 @@ def command(
         most_failures=max_failures,
     )  # fmt: skip
     lost: list[str] = []
+    dropped: list[str] = []
     told: list[str] = []
 
     def tell(event: Event) -> None:
@@ -182,6 +185,8 @@ def command(
             told.append(event.text)
         if event.kind in ("lost", "refused"):
             lost.append(event.text)
+        if event.kind == "refused":
+            dropped.append(event.text)
         if event.kind == "trouble":
             note(event.text)
         elif not options.json:
@@ -222,6 +227,8 @@ def command(
         if reached is not None:
             _show_reached(project, reached)
         summarise(ended, reached, spent, unmixed)
+    if dropped and not ended and not asks and reached is None:
+        raise EpsoptError(_all_dropped(len(dropped), would=False))
     if until_reached and reached is None:
         raise EpsoptError(f"no measured checkpoint meets {_wanted(targets)} yet")
 
@@ -326,51 +333,60 @@ def _run_json(ended: RunResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _dry_run(project: Project, storage: RDBStorage, runs: int | None, *, as_json: bool) -> None:
+def _dry_run(
+    project: Project, storage: RDBStorage, runs: int | None, budget: int | None, reached: Checkpoint | None,
+    *, asks: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Show what the same command would do without --dry-run, and end as it would where it could launch nothing."""
     import shlex
 
     from epsopt.cli.output import print_json, print_line, print_wrapped
-    from epsopt.optimize.space import Space
-    from epsopt.studies.optuna_io.queue import recorded_space, waiting
-    from epsopt.studies.optuna_io.run_folders import run_folder
-    from epsopt.studies.project.train_command import render_command
-    from epsopt.studies.schedule.budget import plan_of
+    from epsopt.studies.worker.dry_run import DryRun, plan_work
+    from epsopt.studies.worker.training_process import cannot_be_launched
 
-    queued = waiting(storage, project.name)
-    space = project.space or (recorded_space(storage, project.name) if queued else Space(()))
-    planned: dict[int, list[str]] = {}
-    refused: dict[int, str] = {}
-    launched = 0
-    for taken in queued:
-        if launched == runs:
-            break
-        trouble = space.validation_error(taken.params)
-        if trouble is not None:
-            refused[taken.number] = f"it {trouble}"
-            continue
-        launched += 1  # even if it ends before its program starts
-        out = run_folder(project, taken.number)
-        params = {**space.fixed, **taken.params}
-        plan = plan_of(taken.attributes)
-        epochs = plan.epochs if plan is not None and plan.told else None
-        try:
-            planned[taken.number] = render_command(
-                project.command or (), params, out, taken.init_from, taken.resume_from, epochs, taken.seed
-            )
-        except UsageError as error:
-            refused[taken.number] = str(error)
+    found = DryRun({}, {}, None, 0) if reached is not None else plan_work(project, storage, runs, asks=asks)
     if as_json:
         print_json({
-            "would_run": [{"number": n, "command": arguments} for n, arguments in planned.items()],
-            "would_be_refused": [{"number": n, "why": why} for n, why in refused.items()],
+            "would_run": [{"number": n, "command": arguments} for n, arguments in found.launched.items()],
+            "would_be_refused": [{"number": n, "why": why} for n, why in found.dropped.items()],
+            "would_stop": None if found.stopped is None else {"number": found.stopped[0], "why": found.stopped[1]},
+            "would_ask": found.asked,
         })  # fmt: skip
-        return
-    told = {n: shlex.join(arguments) for n, arguments in planned.items()}
-    told |= {n: f"would be refused: {why}" for n, why in refused.items()}
-    for number in sorted(told):  # in the order in which they are taken
-        print_line(f"{number}: {told[number]}")
-    if not told:
-        print_wrapped("Nothing is queued: 'epsopt propose' queues proposals, and 'epsopt work -n 8' asks for them.")
+    else:
+        told = {n: shlex.join(arguments) for n, arguments in found.launched.items()}
+        told |= {n: f"would be dropped: {why}" for n, why in found.dropped.items()}
+        for number in sorted(told):  # in the order in which they are taken
+            print_line(f"{number}: {told[number]}")
+        if reached is not None:
+            print_wrapped(f"Nothing would be run: {reached.path} meets the targets already.")
+        elif text := _asked(found.asked, budget, queued=bool(told or found.stopped)):
+            print_wrapped(text)
+    if found.stopped is not None:
+        raise EpsoptError(cannot_be_launched(project, found.stopped[1]))
+    if found.dropped and not found.launched and not asks:
+        raise EpsoptError(_all_dropped(len(found.dropped), would=True))
+
+
+def _asked(asked: int | None, budget: int | None, *, queued: bool) -> str:
+    """Say what would be asked for when the queue is empty; an empty text where nothing would be."""
+    first = "Then" if queued else "Nothing is queued:"
+    if asked == 0:
+        hint = "Nothing is queued: 'epsopt propose' queues proposals, and 'epsopt work -n 8' asks for them."
+        return "" if queued else hint
+    if budget is not None:
+        most = "" if asked is None else f", {count(asked, 'run')} at most"
+        return f"{first} one step after the other would be chosen until {count(budget, 'epoch')} are spent{most}."
+    if asked is None:
+        return f"{first} proposals would be asked for, again and again."
+    return f"{first} {count(asked, 'proposal')} would be asked for and trained."
+
+
+def _all_dropped(number: int, *, would: bool) -> str:
+    return (
+        f"nothing {'would be' if would else 'was'} trained: the search space has none of the "
+        f"{count(number, 'queued proposal')}, which {'would be' if would else 'were'} dropped; 'epsopt propose' queues "
+        "new ones"
+    )
 
 
 def _is_given(option: str) -> bool:

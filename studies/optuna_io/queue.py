@@ -21,7 +21,7 @@ from epsopt.studies.optuna_io.distributions import distribution_of
 from epsopt.studies.optuna_io.recording import NOT_EVALUATED, predicted_attributes
 from epsopt.studies.optuna_io.study import open_study
 from epsopt.studies.optuna_io.study_figure import complete_values
-from epsopt.studies.optuna_io.trial_leases import Refused, claim, finish
+from epsopt.studies.optuna_io.trial_leases import DROPPED, NOT_STARTED, Refused, claim, finish
 from epsopt.studies.optuna_io.trials import add_new, known_distributions, numbers_by
 from epsopt.studies.protocols import Proposal
 from epsopt.zoo.errors import EpsoptError, UsageError
@@ -250,6 +250,11 @@ def config_of(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.system_attrs.get("fixed_params") or trial.params)
 
 
+def was_tried(trial: FrozenTrial) -> bool:
+    """Whether a proposal waits, runs or ran: neither was it dropped, nor could its program not be launched."""
+    return not trial.user_attrs.get(DROPPED) and not trial.user_attrs.get(NOT_STARTED)
+
+
 def waiting(storage: RDBStorage, project: str) -> list[ClaimedProposal]:
     """Return what is queued, in the order in which it would be taken; takes nothing."""
     return [
@@ -282,13 +287,14 @@ def take_proposal(
 
     Raises:
         EpsoptError: nothing was ever proposed.
-        UsageError: the queued configuration is not one of the search space; the trial fails.
+        UsageError: the queued configuration is not one of the search space, which may be another one than when it was
+            queued; it is dropped.
     """
     study_id = _study_id(storage, project)
     distributions = _distributions(storage, study_id, space)
     found = claim(storage, study_id, worker, distributions, space.validation_error, number)
     if isinstance(found, Refused):
-        raise UsageError(f"proposal {found.number} {found.reason}")
+        raise UsageError(f"proposal {found.number} {found.reason}; the search space does not have it, so it is dropped")
     if found is None:
         return None
     init_from = found.attributes.get("init_from")

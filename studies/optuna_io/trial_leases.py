@@ -58,9 +58,18 @@ class Claim:
     attributes: dict[str, Any]
 
 
+DROPPED = "dropped"
+"""User attribute of a trial that was queued and never tried, since the search space does not have it: it failed."""
+
+NOT_STARTED = "not_started"
+"""User attribute of a failed trial whose program could not be launched; today such a trial waits again."""
+
+_OF_THE_CLAIM = ("worker", "folder", "epochs", "waited", "failure")
+
+
 @dataclass(frozen=True)
 class Refused:
-    """A queued configuration that cannot be run; its trial failed.
+    """A queued configuration that cannot be run and was dropped.
 
     Attributes:
         number: of the trial.
@@ -86,7 +95,8 @@ def claim(
         study_id: the study's id.
         worker: who claims it, and will beat for it; None for somebody who will not, and is trusted to come back.
         distributions: of the parameters; a value that does not fit becomes the attribute ``hyperparameter.NAME``.
-        check: says what is wrong with a configuration; such a trial fails, and nobody gets it.
+        check: says what is wrong with a configuration; such a trial is dropped, and nobody gets it. It was never
+            started, so it spends no budget, and the same configuration may be queued again.
         number: claim this trial or none.
 
     Returns:
@@ -106,7 +116,8 @@ def claim(
         trouble = check(params)
         if trouble is not None:
             _end(connection, row.trial_id, TrialState.FAIL, TrialState.WAITING)
-            _put(connection, row.trial_id, {"failure": trouble})
+            _put(connection, row.trial_id, {"failure": trouble, DROPPED: True})
+            _forget(connection, row.trial_id, ("key",))
             return Refused(row.number, trouble)
         mine = _TRIAL.c.trial_id == row.trial_id
         connection.execute(update(_TRIAL).where(mine).values(state=TrialState.RUNNING, datetime_start=datetime.now()))  # noqa: DTZ005 - as Optuna
@@ -159,6 +170,23 @@ def release(storage: RDBStorage, study_id: int, trial_id: int, reason: str) -> i
             return None
         _put(connection, trial_id, {"failure": reason})
         return _queue_again(connection, study_id, trial_id, counted=False)
+
+
+def return_to_queue(storage: RDBStorage, trial_id: int) -> bool:
+    """Give up a claim as if it had never been made: its program could not be launched, so nothing was tried.
+
+    Returns:
+        Whether it waits again; False: the claim was lost already.
+    """
+    with storage.engine.begin() as connection:
+        mine = (_TRIAL.c.trial_id == trial_id) & (_TRIAL.c.state == TrialState.RUNNING)
+        values = {"state": TrialState.WAITING, "datetime_start": None}
+        if connection.execute(update(_TRIAL).where(mine).values(values)).rowcount != 1:
+            return False
+        for table in (_PARAM, _BEAT):
+            connection.execute(delete(table).where(table.c.trial_id == trial_id))
+        _forget(connection, trial_id, _OF_THE_CLAIM)
+        return True
 
 
 @dataclass(frozen=True)
@@ -262,6 +290,10 @@ def _queue_again(connection: Connection, study_id: int, trial_id: int, *, counte
 def _attributes(connection: Connection, table: Table, trial_id: int) -> dict[str, Any]:
     rows = connection.execute(select(table.c.key, table.c.value_json).where(table.c.trial_id == trial_id))
     return {row.key: json.loads(row.value_json) for row in rows}
+
+
+def _forget(connection: Connection, trial_id: int, names: Sequence[str]) -> None:
+    connection.execute(delete(_USER).where((_USER.c.trial_id == trial_id) & _USER.c.key.in_(names)))
 
 
 def _put(connection: Connection, trial_id: int, attributes: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.studies.optuna_io.queue import proposed_trials
+from epsopt.studies.optuna_io.trial_leases import NOT_STARTED
 from epsopt.zoo.catalogue.catalogue import Catalogue
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 EVALUATION = 0.5
 """Epochs that measuring a mixture costs, until it is known how long evaluations and epochs take."""
-
-NOT_STARTED = "not_started"
-"""Attribute of a failed trial whose program could not be started."""
 
 _ARTIFACT = "steps"
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)

@@ -17,7 +17,14 @@ from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.proposals.proposals import FEWEST_RUNS, PastRun, Proposal, past_runs, propose
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import diverged_runs, infer_space
-from epsopt.studies.optuna_io.queue import ProposalRecord, config_of, proposed_trials, record_proposals, waiting
+from epsopt.studies.optuna_io.queue import (
+    ProposalRecord,
+    config_of,
+    proposed_trials,
+    record_proposals,
+    waiting,
+    was_tried,
+)
 from epsopt.studies.optuna_io.run_folders import cut_off, folder_of, run_folder
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import render_command, takes_start
@@ -104,7 +111,7 @@ def propose_next(
     scratch = [c for c in checkpoints if reused.isdisjoint(Path(c.path).parents)]
     past = past_runs(surrogate, scratch, runs_cut_off(project, trials, scratch))
     space = project.space or _inferred_space(past, objectives)
-    own = [t for t in trials if "init_from" not in t.user_attrs]
+    own = [t for t in trials if "init_from" not in t.user_attrs and was_tried(t)]
     ran = {c.run_id: c.hyperparameters for c in scratch}  # those that the map does not know yet, too
     before = [*map(config_of, own), *ran.values()]
     # A run of which the map knows a checkpoint is among the past ones: more is known of it than its hyperparameters.
@@ -115,8 +122,8 @@ def propose_next(
     proposals = propose(
         surrogate, space, past, objectives, targets,
         n=n, level=level, seed=seed, avoid=before, pending=pending, starts=starts,
-        tried=_branches_before(trials, checkpoints) if reuse else (), fewer=fewer, progress=progress,
-        measured=measured_table([c.metrics for c in checkpoints], objectives),
+        tried=_branches_before([t for t in trials if was_tried(t)], checkpoints) if reuse else (), fewer=fewer,
+        progress=progress, measured=measured_table([c.metrics for c in checkpoints], objectives),
     )  # fmt: skip
     if project.command is not None:
         out = run_folder(project, len(trials))
@@ -207,7 +214,7 @@ def queue_random(
     """
     trials = proposed_trials(storage, project.name)
     ran = {c.run_id: c.hyperparameters for c in checkpoints}.values()
-    seen = {space.key(c) for c in [*map(config_of, trials), *ran] if space.accepts(c)}
+    seen = {space.key(c) for c in [*map(config_of, filter(was_tried, trials)), *ran] if space.accepts(c)}
     rng = np.random.default_rng([seed, len(trials)])  # the next ones differ from those before
     found: dict[Any, Mapping[str, Any]] = {}
     for config in (c for _ in range(_DRAWS) for c in space.sample(n, rng)):

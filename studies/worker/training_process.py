@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from epsopt.studies.project.project import Project
 from epsopt.studies.worker.supervisor import CANNOT_START
 from epsopt.zoo.credentials import masked
 from epsopt.zoo.errors import EpsoptError
@@ -20,7 +23,19 @@ SUPERVISOR = Path(__file__).parent / "supervisor.py"
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
 _TAIL = 8192  # bytes of the output that are looked at for the reason of a failure
 _SAID = 2  # lines of it that are told
+_NOTHING_TO_RUN = (CANNOT_START, 126)  # as shells say that a command is not there, or may not be executed
+_NO_LAUNCH = re.compile(
+    r"can't open file '.*': \[Errno \d+\]|can't find '__main__' module|^\S+: No module named |"  # python
+    r"^\S+: Error while finding module specification for |"
+    r"error: unrecognized arguments: |error: the following arguments are required: |error: argument \S+: expected |"
+    r"^Error: (No such option|Missing (option|argument|parameter)|Got unexpected extra argument)|"  # click
+    r"^Could not override '"  # Hydra
+)
 _FRAMES = ("Traceback (most", "File ", "^", "~", "raise ")  # how Python got there; what went wrong comes last
+
+
+class LaunchError(EpsoptError):
+    """No training program can be launched: command, script, arguments or folders are wrong, whatever the proposal."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +106,60 @@ class Training:
                 self._process.stdin.close()
         return status
 
-    def was_started(self, status: int) -> bool:
-        """Whether there was a program to end with this status: the guardian says when none could be started."""
-        return status != CANNOT_START or "could not be started" not in last_words(self.launch.out)
+    def was_launched(self, status: int) -> bool:
+        """Whether a training program came to its work; False: command, script, permission or arguments are wrong.
 
-    def failure(self, status: int) -> str:
+        It is for a program that ended with this status and wrote no checkpoint. The supervisor and shells say by the
+        status that there was nothing to run, interpreters and parsers of arguments by what they print.
+        """
+        if status in _NOTHING_TO_RUN:
+            return False
+        return status <= 0 or not any(_NO_LAUNCH.search(line) for line in _tail(self.launch.out / STDERR))
+
+    def failure(self, status: int, *, launched: bool = True) -> str:
         """Say in one line how the program ended and what it said last."""
         said = last_words(self.launch.out)
-        if not self.was_started(status):
-            return f"{said}; check train.command in epsopt.toml"
+        if not launched:
+            return (_why_not_launched(self.launch.out) or said).removeprefix("the train command could not be started: ")
         how = f"exit status {status}" if status >= 0 else f"ended by {signal.Signals(-status).name}"
         return f"{how}: {said}"
+
+
+def cannot_launch(arguments: Sequence[str], cwd: Path) -> str | None:
+    """Say why a program cannot be launched, as far as it is known without trying; None: nothing is known.
+
+    Args:
+        arguments: program and arguments.
+        cwd: where the program starts.
+    """
+    if not arguments:
+        return "train.command is empty"
+    if not cwd.is_dir():
+        return f"there is no folder {cwd} to start it in (train.cwd)"
+    program = arguments[0]
+    place = str(cwd / program) if os.path.dirname(program) else program  # noqa: PTH120 - as execvp looks at it
+    if shutil.which(place) is not None:
+        return None
+    if place == program or not Path(place).exists():
+        return f"{program}: there is no such program"
+    return f"{program}: it is no program that may be executed"
+
+
+def cannot_be_launched(project: Project, why: str) -> str:
+    """Say that the train command cannot be launched, and what to do."""
+    return (
+        f"the train command cannot be launched: {why}; mend [train] in {project.file}; no proposal was used up, what "
+        "is queued stays queued"
+    )
+
+
+def clear(out: Path) -> None:
+    """Remove the folder of a run that was never launched, unless there is anything of somebody else in it."""
+    with contextlib.suppress(OSError):
+        if {file.name for file in out.iterdir()} <= {STDOUT, STDERR}:
+            for name in (STDOUT, STDERR):
+                (out / name).unlink(missing_ok=True)
+            out.rmdir()
 
 
 def stop_all(trainings: Sequence[Training]) -> None:
@@ -121,10 +179,24 @@ def stop_all(trainings: Sequence[Training]) -> None:
 def last_words(out: Path) -> str:
     """Return the last lines of a run's standard error, or else of its output: where a program says why it failed."""
     for name in (STDERR, STDOUT):
-        with contextlib.suppress(OSError), (out / name).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-            lines = [line for line in lines if line and not line.startswith(_FRAMES)]
-            if lines:
-                return masked(" | ".join(line[:200] for line in lines[-_SAID:]))  # it is kept in the study
+        lines = [line for line in _tail(out / name) if not line.startswith(_FRAMES)]
+        if lines:
+            return masked(" | ".join(line[:200] for line in lines[-_SAID:]))  # it is kept in the study
     return "it printed nothing"
+
+
+def _why_not_launched(out: Path) -> str | None:
+    """Return the line by which an interpreter or a parser of arguments says that it has nothing to run."""
+    line = next((line for line in _tail(out / STDERR) if _NO_LAUNCH.search(line)), None)
+    return None if line is None else masked(line[:400])
+
+
+def _tail(file: Path) -> list[str]:
+    """Return the last lines of a file that hold anything."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(0, opened.seek(0, os.SEEK_END) - _TAIL))
+            lines = [line.strip() for line in opened.read().decode(errors="replace").splitlines()]
+    except OSError:
+        return []
+    return [line for line in lines if line]

@@ -20,12 +20,12 @@ from epsopt.studies.optuna_io.recording import record_measured
 from epsopt.studies.optuna_io.run_folders import run_folder
 from epsopt.studies.optuna_io.storage import DATABASE_ERRORS
 from epsopt.studies.optuna_io.study_figure import complete_values
-from epsopt.studies.optuna_io.trial_leases import finish, set_attributes
+from epsopt.studies.optuna_io.trial_leases import finish, return_to_queue, set_attributes
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import render_command
 from epsopt.studies.protocols import Decision, Stopper
-from epsopt.studies.schedule.budget import NOT_STARTED, StepPlan, plan_of
-from epsopt.studies.worker.training_process import Launch, Training
+from epsopt.studies.schedule.budget import StepPlan, plan_of
+from epsopt.studies.worker.training_process import Launch, LaunchError, Training, cannot_launch, clear
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.credentials import masked
@@ -56,6 +56,7 @@ class RunResult:
         failure: why it failed or was stopped, in one line.
         seconds: how long it took.
         plan: what it was as a step of the policy; None: it was none.
+        launched: whether its program came to its work; otherwise its proposal waits again, and this is no run.
     """
 
     number: int
@@ -69,6 +70,7 @@ class RunResult:
     failure: str | None
     seconds: float
     plan: StepPlan | None = None
+    launched: bool = True
 
     def sentence(self) -> str:
         """Say it in one line."""
@@ -105,8 +107,8 @@ def prepare(
     taken: ClaimedProposal,
     terms: RunSettings,
     most: int | None = None,
-) -> Run | RunResult:
-    """Make the folder of a run and start its program; what cannot be started has ended.
+) -> Run:
+    """Make the folder of a run and start its program.
 
     Args:
         project: names the train command, and the folder of runs.
@@ -116,26 +118,39 @@ def prepare(
         taken: the proposal.
         terms: how runs are started and watched.
         most: epochs that it may have, if it can be told.
+
+    Raises:
+        LaunchError: the train command cannot be filled with the proposal, or there is no program, no place to start it
+            in, or no folder for the run. Nothing is left behind, and the proposal is still claimed.
     """
     plan = plan_of(taken.attributes)
-    out = _new_folder(project, taken.number)
-    _say(storage, taken, "folder", str(out))
-    try:
-        params, epochs = {**space.fixed, **taken.params}, None
-        if plan is not None and plan.told:
-            epochs = plan.epochs if most is None else min(plan.epochs, most)
-            _say(storage, taken, "epochs", epochs)
-            params |= {} if plan.by is None else {plan.by: epochs}
-            plan = replace(plan, epochs=epochs)
-        arguments = render_command(
+    params, epochs = {**space.fixed, **taken.params}, None
+    if plan is not None and plan.told:
+        epochs = plan.epochs if most is None else min(plan.epochs, most)
+        params |= {} if plan.by is None else {plan.by: epochs}
+        plan = replace(plan, epochs=epochs)
+
+    def filled(out: Path) -> list[str]:
+        return render_command(
             project.command or (), params, out, taken.init_from, taken.resume_from, epochs, taken.seed
         )
-        threads = max(1, _cores() // max(terms.jobs, 1))
-        training = Training(Launch(tuple(arguments), out, project.cwd, threads, terms.grace))
+
+    try:
+        trouble = cannot_launch(filled(run_folder(project, taken.number)), project.cwd)
+        if trouble is not None:
+            raise LaunchError(trouble)
+        out = _new_folder(project, taken.number)
     except EpsoptError as error:
-        said = {"failure": str(error), "provenance": "training failed", NOT_STARTED: True}
-        finish(storage, taken.trial_id, TrialState.FAIL, None, said)
-        return RunResult(taken.number, out.name, out, taken.params, "fail", None, None, 0, str(error), 0.0, plan)
+        raise LaunchError(str(error)) from error
+    try:
+        _say(storage, taken, "folder", str(out))
+        if epochs is not None:
+            _say(storage, taken, "epochs", epochs)
+        threads = max(1, _cores() // max(terms.jobs, 1))
+        training = Training(Launch(tuple(filled(out)), out, project.cwd, threads, terms.grace))
+    except EpsoptError as error:
+        clear(out)
+        raise LaunchError(str(error)) from error
     asked = params.get("epochs")
     length = float(asked) if isinstance(asked, int | float) and not isinstance(asked, bool) else None
     return Run(project, storage, catalogue, taken, training, terms.watch, plan=plan, length=length)
@@ -387,8 +402,9 @@ class Run:
             state, values, failure = TrialState.PRUNED, None, self.decision.reason
             said = {"stopped.probability": float(self.decision.probability), "stopped.reason": self.decision.reason}
         elif status != 0:
+            if last is None and not self.training.was_launched(status):
+                return self._not_launched(status)
             state, values, failure = TrialState.FAIL, None, self.training.failure(status)
-            said = {} if self.training.was_started(status) else {NOT_STARTED: True}
         elif values is None or not self.training.launch.out.is_dir():
             state, values, failure = TrialState.FAIL, None, self._nothing_measured(last)
         if self.spared is not None:
@@ -417,6 +433,18 @@ class Run:
             failure=failure,
             seconds=time.monotonic() - self.training.started,
             plan=self.plan,
+        )
+
+    def _not_launched(self, status: int) -> RunResult:
+        """Give the proposal back: nothing of it was tried."""
+        failure = self.training.failure(status, launched=False)
+        given_back = return_to_queue(self.storage, self.taken.trial_id)
+        out = self.training.launch.out
+        clear(out)
+        seconds = time.monotonic() - self.training.started
+        state: State = "fail" if given_back else "lost"
+        return RunResult(
+            self.number, self.name, out, self.params, state, None, None, 0, failure, seconds, self.plan, launched=False
         )
 
     def _nothing_measured(self, last: Checkpoint | None) -> str:

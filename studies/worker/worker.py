@@ -24,13 +24,13 @@ from epsopt.studies.optuna_io.queue import (
     take_proposal,
 )
 from epsopt.studies.optuna_io.storage import DATABASE_ERRORS
-from epsopt.studies.optuna_io.trial_leases import Lost, fail_stale_trials, release, unfinished
+from epsopt.studies.optuna_io.trial_leases import Lost, fail_stale_trials, release, return_to_queue, unfinished
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import holes
 from epsopt.studies.protocols import Stopper
 from epsopt.studies.schedule.budget import Budget
 from epsopt.studies.worker.target_monitor import Goal
-from epsopt.studies.worker.training_process import stop_all
+from epsopt.studies.worker.training_process import LaunchError, cannot_be_launched, stop_all
 from epsopt.studies.worker.trial_runner import Run, RunResult, prepare, recover_attempt
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -168,6 +168,7 @@ class Worker:
     def __post_init__(self) -> None:
         self._runs: list[Run] = []
         self._ended: list[RunResult] = []
+        self._cannot_launch: str | None = None  # why no program can be launched; it ends the work
         self._launched = 0
         self._learned = 0  # of the runs that ended, those that were learned from
         self._failures = 0  # in a row
@@ -198,8 +199,9 @@ class Worker:
 
         Raises:
             UsageError: the project has no train command, or runs where no program can write.
-            EpsoptError: nothing was ever proposed and nobody is asked; too many failures in a row; or the learner
-                could not propose. Nothing runs any more then.
+            EpsoptError: nothing was ever proposed and nobody is asked; the train command cannot be launched (what was
+                to be is queued as before); too many failures in a row; or the learner could not propose. Nothing runs
+                any more then.
         """
         if self.project.command is None:
             raise UsageError(f"{self.project.file} has no train command: add [train] with command = [...]")
@@ -254,6 +256,10 @@ class Worker:
             self._arrive(reached or self.goal.reached(at_once=heard), heart)  # a mixture may have got there
         if self.reached is not None:
             return bool(self._runs)
+        if self._cannot_launch is not None:
+            if self._runs:
+                return True
+            raise EpsoptError(cannot_be_launched(self.project, self._cannot_launch))
         if self._failures >= self.orders.most_failures:
             if self._runs:
                 return True
@@ -334,6 +340,12 @@ class Worker:
                 prepared = prepare(
                     self.project, self.storage, self.catalogue, self._known_space(), taken, self.orders, most
                 )
+            except LaunchError as error:
+                self._launched -= 1
+                heart.release(taken.trial_id)
+                return_to_queue(self.storage, taken.trial_id)
+                self._launches_nothing(str(error))
+                return True
             except BaseException as error:
                 self._launched -= 1
                 heart.release(taken.trial_id)  # if it cannot be given back, it is taken for lost, and queued again
@@ -341,17 +353,17 @@ class Worker:
                 with contextlib.suppress(*DATABASE_ERRORS):
                     release(self.storage, self._study_id() or 0, taken.trial_id, why)
                 raise
-            if isinstance(prepared, RunResult):
-                heart.release(taken.trial_id)
-                self._settle(prepared)
-                if self._failures >= self.orders.most_failures:
-                    return True
-            else:
-                self._runs.append(prepared)
-                prepared.say("waited", time.monotonic() - self._empty_since.pop(0))
-                start = f" from {taken.init_from}" if taken.init_from else ""
-                self.tell(Event("started", f"{prepared.name}: started{_what(prepared)}{start}"))
+            self._runs.append(prepared)
+            prepared.say("waited", time.monotonic() - self._empty_since.pop(0))
+            start = f" from {taken.init_from}" if taken.init_from else ""
+            self.tell(Event("started", f"{prepared.name}: started{_what(prepared)}{start}"))
         return True
+
+    def _launches_nothing(self, why: str) -> None:
+        """Launch no more programs: the next one would fail in the same way. What runs is left to end."""
+        self._cannot_launch = why
+        if self._runs:
+            self.tell(Event("trouble", f"no more programs are launched, what runs goes on: {why}"))
 
     def _behind(self, taken: ClaimedProposal) -> int:
         """Epochs that a run need not train again, since it goes on from an interrupted attempt."""
@@ -507,6 +519,10 @@ class Worker:
             self.tell(Event("trouble", f"runs go on, since whether to stop them cannot be decided: {trouble}"))
 
     def _settle(self, ended: RunResult) -> None:
+        if not ended.launched:
+            self._launched -= 1
+            self._launches_nothing(ended.failure or "")
+            return
         self._ended.append(ended)
         self._failures = self._failures + 1 if ended.state == "fail" else 0
         self.tell(Event("ended", ended.sentence(), ended))

@@ -168,23 +168,82 @@ def queue(folder: Path, *rates: float) -> optuna.storages.RDBStorage:
     return storage
 
 
-def test_a_dry_run_says_of_each_queued_proposal_what_would_run_or_why_it_would_be_refused(young, tmp_path):
+def test_a_dry_run_says_of_each_queued_proposal_what_would_run_be_dropped_or_end_the_work(young, tmp_path):
     study = optuna.load_study(study_name="young/proposals", storage=queue(tmp_path, 2.0))
     for params in ({}, {"lr": 12.0}, {"lr": 3.0}):
         study.enqueue_trial(params)
     study.enqueue_trial({"lr": 4.0}, user_attrs={"init_from": "/x.pt"})
+    study.enqueue_trial({"lr": 5.0})
     planned = young("work", "--dry-run")
-    assert planned.status == 0, planned.err
+    assert planned.status == 1, "as the command itself would end"
     lines = planned.out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["0", "1", "2", "3", "4"]
+    assert [line.split(":")[0] for line in lines] == ["0", "1", "2", "3"]
     assert [line.split()[-1] for line in (lines[0], lines[3])] == ["2.0", "3.0"]
-    assert lines[1] == "1: would be refused: it lacks lr, which is active in it: {}"
-    assert lines[2] == "2: would be refused: it has lr = 12.0, expected a value of [0.0, 10.0]"
-    assert lines[4].startswith("4: would be refused: train.command has no place for the checkpoint /x.pt")
+    assert lines[1] == "1: would be dropped: it lacks lr, which is active in it: {}"
+    assert lines[2] == "2: would be dropped: it has lr = 12.0, expected a value of [0.0, 10.0]"
+    assert "cannot be launched: train.command has no place for the checkpoint /x.pt" in planned.err
+    result = young("work", "--dry-run", "--json")
+    check("work", result.document)
+    assert (result.document["would_stop"]["number"], result.document["would_ask"]) == (4, 0)
     document = young("work", "--dry-run", "-n", "2", "--json").document
     check("work", document)
-    assert [r["number"] for r in document["would_run"]] == [0, 3], "what is refused is none of the two"
+    assert [r["number"] for r in document["would_run"]] == [0, 3], "what is dropped is none of the two"
     assert [r["number"] for r in document["would_be_refused"]] == [1, 2]
+    assert (document["would_stop"], document["would_ask"]) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "'epsopt propose' queues proposals"),
+        (["-n", "6"], "Nothing is queued: 6 proposals would be asked for and trained."),
+        (["-n", "1"], "Nothing is queued: 1 proposal would be asked for and trained."),
+        (["-n", "6", "--until-idle"], "'epsopt propose' queues proposals"),
+        (["--forever"], "proposals would be asked for, again and again"),
+        (["--budget", "30", "--length", "3"], "one step after the other would be chosen until 30 epochs are spent."),
+        (["--until-reached", "--target-coverage", "0.9"], "proposals would be asked for, again and again"),
+    ],
+)
+def test_a_dry_run_with_an_empty_queue_says_what_the_same_command_would_do(young, arguments, words):
+    result = young("work", "--dry-run", *arguments)
+    assert result.status == 0, result.err
+    assert words in " ".join(result.out.split())
+
+
+def test_a_dry_run_refuses_what_the_same_command_would_refuse(young):
+    assert "how long is a whole run?" in young("work", "--dry-run", "--budget", "30").err
+
+
+def test_a_dry_run_asks_for_the_runs_that_the_queue_does_not_give(young, tmp_path):
+    queue(tmp_path, 2.0, 3.0)
+    result = young("work", "--dry-run", "-n", "6")
+    assert result.out.splitlines()[-1] == "Then 4 proposals would be asked for and trained."
+    assert young("work", "--dry-run", "-n", "6", "--json").document["would_ask"] == 4
+
+
+def test_targets_that_are_met_leave_a_dry_run_nothing_to_run(young, tmp_path):
+    queue(tmp_path, 2.0)
+    assert young("work", "-n", "1").status == 0
+    queue(tmp_path, 3.0)
+    result = young("work", "--dry-run", "--until-reached", "--target-coverage", "0.5")
+    assert "meets the targets already" in " ".join(result.out.split())
+
+
+def test_where_the_search_space_has_none_of_the_queue_the_work_says_so_and_what_to_do(young, tmp_path):
+    queue(tmp_path, 2.0, 3.0)
+    (tmp_path / "epsopt.toml").write_text(FILE.replace("space.lr", "space.rate").replace("{lr}", "{rate}"))
+    for arguments in (["--dry-run"], []):
+        result = young("work", *arguments)
+        assert result.status == 1
+        assert "the search space has none of the 2 queued proposals" in " ".join(result.err.split())
+        assert "'epsopt propose' queues new ones" in " ".join(result.err.split())
+        assert result.out.count("lacks rate, which is active in it") == 2
+    assert not (tmp_path / "runs").exists()
+    asks = young("work", "-n", "1", "--dry-run")
+    assert (asks.status, asks.out.splitlines()[-1]) == (
+        0,
+        "Nothing is queued: 1 proposal would be asked for and trained.",
+    )
 
 
 @pytest.mark.parametrize(

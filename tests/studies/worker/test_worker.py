@@ -19,6 +19,7 @@ from epsopt.optimize.objectives import Target
 from epsopt.optimize.schedule.pruner import Decision
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage, record_proposals
+from epsopt.studies.optuna_io.queue import was_tried
 from epsopt.studies.optuna_io.trial_leases import OF_ONE_ATTEMPT, fail_stale_trials
 from epsopt.studies.project.project import Project
 from epsopt.studies.schedule.budget import Budget, was_started
@@ -113,15 +114,99 @@ def test_a_run_that_fails_says_why_and_the_worker_goes_on(loop):
     assert not any("not_started" in t.user_attrs for t in loop.trials())
 
 
-@pytest.mark.parametrize("command", [("no-such-program", "{lr}"), ("{python}", "{momentum}")])
-def test_a_trial_whose_program_cannot_be_started_says_so(loop, command):
-    loop.queue({})
+def script(folder: Path, text: str, mode: int = 0o755) -> str:
+    """A program of the project's own, executable or not."""
+    (folder / "run.sh").write_text(text)
+    (folder / "run.sh").chmod(mode)
+    return "./run.sh"
+
+
+PARSES = "import argparse; argparse.ArgumentParser().parse_args()"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("no-such-program", "{lr}"), "no-such-program: there is no such program"),
+        (("{python}", "nothere.py", "{lr}"), "can't open file '.*nothere.py'"),
+        (("{python}", "-m", "nothere.train", "{lr}"), "nothere"),
+        (("{python}", ".", "{lr}"), "__main__"),
+        (("bash", "nothere.sh", "{lr}"), "nothere.sh: No such file"),
+        (("./run.sh", "{lr}"), "run.sh: it is no program that may be executed"),
+        (("./other/run.sh", "{lr}"), "other/run.sh: there is no such program"),
+        (("{python}", "{momentum}"), "needs momentum"),
+        (("{python}", "-c", PARSES, "--nonsense", "1"), "unrecognized arguments: --nonsense 1"),
+    ],
+)
+def test_a_command_that_cannot_be_launched_ends_the_work_and_uses_up_nothing(loop, tmp_path, command, words):
+    script(tmp_path, "#!/bin/sh\nexit 0\n", mode=0o644)
+    loop.queue({}, {})
+    before = [(t.number, t.user_attrs, t.system_attrs) for t in loop.trials()]
     broken = Loop(replace(loop.project, command=command))
-    (ended,) = broken.work()
-    assert ended.state == "fail"
-    (trial,) = loop.trials()
-    assert trial.user_attrs["not_started"] is True
-    assert was_started(trial) is False
+    with pytest.raises(EpsoptError, match=f"(?s)cannot be launched: .*{words}.*what is queued stays queued"):
+        broken.work()
+    assert loop.states() == ["WAITING", "WAITING"]
+    assert [(t.number, t.user_attrs, t.system_attrs) for t in loop.trials()] == before
+    assert [t.datetime_start for t in loop.trials()] == [None, None]
+    assert not list(loop.project.runs.glob("*")), "no folder of a run is left behind"
+
+
+def test_once_the_command_is_mended_the_same_proposals_run(loop):
+    loop.queue({})
+    for _ in range(2):
+        with pytest.raises(EpsoptError, match=r"nothere\.sh"):
+            Loop(replace(loop.project, command=("bash", "nothere.sh", "{lr}"))).work()
+    (ended,) = loop.work()
+    assert (ended.number, ended.name, ended.state) == (0, "proposal_000", "complete")
+
+
+@pytest.mark.parametrize(
+    ("text", "status"), [("exit 2", 2), ("nothere --fast", 127), ("echo x: No module named y >&2; exit 3", 3)]
+)
+def test_a_program_that_left_a_checkpoint_was_launched_however_it_ends(loop, tmp_path, text, status):
+    arguments = [part for part in COMMAND if isinstance(part, str)][1:]
+    said = script(tmp_path, f'#!/bin/sh\npython="$1"; shift\n"$python" "$@"\n{text}\n')
+    loop.queue({})
+    (ended,) = Loop(replace(loop.project, command=(said, "{python}", *arguments))).work()
+    assert (ended.state, ended.n_checkpoints) == ("fail", 1)
+    assert f"exit status {status}" in ended.failure
+
+
+def test_what_runs_is_left_to_end_where_no_more_can_be_launched(loop, tmp_path):
+    loop.queue({"seconds": 1.0, "mode": "late"}, {"lr": 0.9}, {})
+    # The second of the programs finds that its script is gone.
+    said = script(tmp_path, '#!/bin/sh\ncase "$*" in *"--lr 0.9"*) exec nothere;; esac\nexec "$@"\n')
+    once = Loop(replace(loop.project, command=(said, *COMMAND)))
+    with pytest.raises(EpsoptError, match="cannot be launched"):
+        once.work(replace(ORDERS, jobs=2))
+    assert loop.states() == ["COMPLETE", "WAITING", "WAITING"]
+
+
+def test_a_trial_that_could_not_be_launched_in_an_earlier_version_says_so(loop):
+    loop.queue({})
+    number = loop.trials()[0]._trial_id
+    loop.storage.set_trial_user_attr(number, "not_started", value=True)
+    assert was_started(loop.trials()[0]) is False
+
+
+def test_proposals_of_another_search_space_are_dropped_and_told_and_the_others_run(loop):
+    loop.queue({}, {"hold": 50}, {})
+    narrower = tuple(replace(p, high=9) if p.name == "hold" else p for p in SPACE.parameters)
+    told = []
+    changed = Loop(replace(loop.project, space=Space(narrower)))
+    with Catalogue(loop.project.storage) as catalogue:
+        budget = Budget(5, loop.storage, catalogue, "p")
+        ended = Worker(changed.project, loop.storage, catalogue, ORDERS, tell=told.append, budget=budget).work()
+        assert [e.state for e in ended] == ["complete", "complete"]
+        assert budget.spent == 2
+    assert [e.text for e in told if e.kind == "refused"] == [
+        "proposal 1 has hold = 50, expected a value of [-1, 9]; the search space does not have it, so it is dropped"
+    ]
+    dropped = loop.trials()[1]
+    assert was_started(dropped) is False
+    assert was_tried(dropped) is False
+    loop.queue({}, {"hold": 50}, {})  # the space is as before again
+    assert [(t.number, t.state.name) for t in loop.trials()][3:] == [(3, "WAITING")]
 
 
 def test_metrics_that_are_written_beside_a_checkpoint_after_it_are_seen_while_it_runs(loop):
@@ -300,11 +385,10 @@ def test_a_folder_of_runs_that_cannot_be_made_is_one_sentence(loop, tmp_path):
     loop.queue({})
     (tmp_path / "full").write_text("not a folder")
     broken = Loop(replace(loop.project, runs=tmp_path / "full" / "runs"))
-    for _ in range(3):  # no program ever started, so none is retried too often
+    for _ in range(3):
         with pytest.raises(EpsoptError, match=r"full/runs: the folder of runs cannot be made: Not a directory"):
             broken.work()
-    assert loop.states() == ["FAIL", "FAIL", "FAIL", "WAITING"]
-    assert "cannot be made" in loop.trials()[0].user_attrs["failure"]
+    assert loop.states() == ["WAITING"]
     (ended,) = loop.work()
     assert ended.state == "complete"
 
