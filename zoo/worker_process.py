@@ -109,7 +109,7 @@ class Child:
             if request["kind"] == "evaluate":
                 return evaluate(path, request, self.limits), []
             self.weights_key = request.get("weights_key") or ""
-            return self._read(path, request.get("embed"))
+            return self._read(path, request.get("embed"), request.get("lineage"))
         except ChangedWhileReadError:
             return {"status": "waiting"}, []
         except HookError as error:
@@ -126,16 +126,20 @@ class Child:
         except Exception as error:  # noqa: BLE001 - whatever a hostile file provokes is that file's failure
             return _failed(f"cannot be read ({type(error).__name__}: {str(error)[:200]})")
 
-    def _read(self, path: Path, hook: str | None) -> Answer:
+    def _read(self, path: Path, hook: str | None, known_lineage: int | None) -> Answer:
         function = load_hook(hook) if hook else None
         with open_checkpoint(path, self.limits, self.weights_key) as checkpoint:
             reading = interpret(checkpoint)
             checkpoint.verify()
             signature = _signature(reading.weights)
-            base = self._declared(path, reading.base)
             gone: list[int] = []
             declared, lineage = None, None
-            if base is not None:
+            known = None if known_lineage is None else self.book.get(known_lineage)
+            reference = None if known is None else self._reference_of(known, gone)
+            base = None if reference is not None else self._declared(path, reading.base)
+            if reference is not None:
+                kept, lineage = self._fingerprint(checkpoint, reading, reference), known_lineage
+            elif base is not None:
                 kept = self._fingerprint(checkpoint, reading, base)
                 declared = {"path": str(base.path), "sha256": base.sha256}
             else:

@@ -61,8 +61,8 @@ def front_lineage(checkpoints: Sequence[Checkpoint], objectives: Sequence[Object
     usable = [lineage for lineage, size in sizes.items() if size > 1]
     if not usable:
         raise EmptyCatalogue(
-            "no two measured checkpoints share an initialisation, so there is nothing to merge: ingest runs that start "
-            "from one base, or several checkpoints of a run"
+            "no two measured checkpoints are of one lineage, so there is nothing to merge: ingest runs that start from "
+            "one base and name it (init_from), or several checkpoints of a run"
         )
     best = max(usable, key=lambda lineage: (front[lineage], sizes[lineage], -lineage))
     return best, [i for i in known.tolist() if checkpoints[i].lineage_id == best]

@@ -10,6 +10,7 @@ from typing import Any
 
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
+from epsopt.zoo.fingerprints.lineage import NEAR
 
 RECOMBINED = "recombined"
 """Hyperparameter that tells a decoded checkpoint from one that was trained."""
@@ -125,6 +126,8 @@ def require_one_lineage(parents: Sequence[Checkpoint]) -> None:
             )
         if other.lineage_id != first.lineage_id:
             raise UsageError(
-                f"{first.path} and {other.path} do not share an initialisation: weight 17 of the one has nothing to do "
-                "with weight 17 of the other, so a mixture of them is no network (name checkpoints of one lineage)"
+                f"{first.path} and {other.path} are of two lineages: neither a base that their runs name (init_from) nor "
+                f"the distance of their weights (less than {NEAR:g} of their size) tells that they share an "
+                "initialisation, and a mixture of weights that share none is no network: name checkpoints of one "
+                "lineage"
             )

@@ -1,4 +1,8 @@
-"""Lineages (D3): which checkpoints share an initialisation, told from the distance of their sketches."""
+"""Lineages (D3): which checkpoints share an initialisation.
+
+What is known comes first: the base that a run names, the same content in another run. Otherwise the distance of
+sketches tells: to a lineage's reference, or, where a run has moved far from it, to earlier checkpoints of the same run.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,24 @@ from numpy.typing import NDArray
 NEAR = 0.7
 """Relative sketch distance below which checkpoints are one lineage: fine-tunes of one base stay far below,
 independent initialisations are about 1.4 apart (sketch_distance)."""
+
+
+ALIKE = 0.3
+"""Cosine of the sketches of two checkpoints of one run from which on the one plainly comes from the other: that of
+independent initialisations is about 0, give or take .02 (a sketch has 2,048 buckets; .1 for a network of 100 weights)."""
+
+
+def continues(sketch: NDArray[np.float32], earlier: NDArray[np.float32]) -> float:
+    """Return the cosine of two sketches if the one plainly comes from the other's weights, else NaN.
+
+    Args:
+        sketch: ``(SKETCH,)`` of a checkpoint.
+        earlier: ``(SKETCH,)`` of another one of its run.
+    """
+    one, other = _finite(sketch), _finite(earlier)
+    norms = float(np.linalg.norm(one) * np.linalg.norm(other))
+    cosine = float(one @ other) / norms if norms > 0.0 else float("nan")
+    return cosine if cosine > ALIKE else float("nan")
 
 
 @dataclass(frozen=True, eq=False)

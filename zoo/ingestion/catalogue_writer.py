@@ -23,6 +23,7 @@ from epsopt.zoo.catalogue.queries import insert_lineage, lineage_of_row, put_fil
 from epsopt.zoo.catalogue.tables import checkpoints, embeddings, files, lineages, runs
 from epsopt.zoo.errors import Failure
 from epsopt.zoo.fingerprints.lineage import KnownLineage, LineageBook
+from epsopt.zoo.ingestion.run_lineage import lineage_of_run
 from epsopt.zoo.layouts.scan import CheckpointFile
 from epsopt.zoo.reading.messages import pack
 from epsopt.zoo.reading.reader import CheckpointContents
@@ -158,10 +159,22 @@ class Recorder:
             self._contents |= set(connection.execute(select(checkpoints.c.sha256)).scalars())
         self.added = 0
         self.aliases = 0
+        self.hint: int | None = None
+        self._hinted: tuple[str, int] | None = None
 
     def accept(self, found: CheckpointFile, contents: CheckpointContents) -> bool:
-        """Take one readable checkpoint, or return False: read it again, its lineage was founded meanwhile."""
+        """Take one readable checkpoint, or return False: read it again.
+
+        Its lineage was founded meanwhile, or is known otherwise than from distances: then `hint` is its id.
+        """
+        self.hint = None
         lineage_id = self._lineage_of_known(contents.sha256)
+        if lineage_id is None:
+            known = self._known_origin(found, contents)
+            if known is not None and contents.lineage != known and self._hinted != (str(found.path), known):
+                self.hint, self._hinted = known, (str(found.path), known)
+                return False
+            lineage_id = known if known is not None and contents.lineage == known else None
         if lineage_id is None:
             lineage = self._lineage_of(contents)
             if lineage is None:
@@ -202,6 +215,28 @@ class Recorder:
         with self._catalogue.reading() as connection:
             kept = _kept(connection, sha256, self._reader)
         return None if kept is None else kept[0]
+
+    def _known_origin(self, found: CheckpointFile, contents: CheckpointContents) -> int | None:
+        """Return the lineage that a checkpoint is known to be of: its base's, or that of its run.
+
+        A base that another run wrote is of that run's lineage. What is far from all references, as a run becomes that
+        moves far, is of its run's lineage if its weights plainly come from those of an earlier checkpoint of the run.
+        """
+        if self._hinted is not None and self._hinted == (str(found.path), contents.lineage):
+            return contents.lineage
+        if contents.declared is not None:
+            base = contents.declared.sha256
+            if self._book.of_reference(contents.signature, base) is not None:
+                return None
+            known = self._lineage_of_known(base)
+            lineage = None if known is None else self._book.get(known)
+            return known if lineage is not None and lineage.signature == contents.signature else None
+        if contents.lineage is not None or self._lineage_of(contents) is not None:
+            return None
+        if contents.epoch is None and contents.step is None:
+            return None  # files of a folder that are no moments of one training
+        self.flush()
+        return lineage_of_run(self._catalogue, found.run_path, contents.signature, contents.sketch)
 
     def _lineage_of(self, contents: CheckpointContents) -> KnownLineage | None:
         if contents.declared is not None:

@@ -151,6 +151,7 @@ def ingest(
         relocate_references(catalogue)
     book = known_lineages(catalogue) if fresh else LineageBook()
     recorder = Recorder(catalogue, book, embed, present)
+    hints: dict[int, int] = {}
     objects: Counter[str] = Counter()
     notes: dict[tuple[str, str], list[str]] = {}
     points: list[Embedded] = []
@@ -159,6 +160,7 @@ def ingest(
         nonlocal waiting
         if isinstance(outcome, CheckpointContents):
             if not recorder.accept(fresh[index], outcome):
+                hints.update({} if recorder.hint is None else {index: recorder.hint})
                 return False
             for note in outcome.notes:
                 notes.setdefault((fresh[index].run_path, note), []).append(str(outcome.path))
@@ -177,7 +179,8 @@ def ingest(
     if fresh:
         try:
             files = [(f.path, f.identity.size) for f in fresh]
-            read_files(shared_pool(jobs, limits), files, book, handle, embed=embed, weights_key=catalogue.weights_key)
+            key = catalogue.weights_key
+            read_files(shared_pool(jobs, limits), files, book, handle, embed=embed, weights_key=key, hints=hints)
         finally:
             recorder.flush()
     answered = refresh_runs(catalogue, seen, shared_pool(jobs, limits), sheets, folders)

@@ -44,7 +44,9 @@ HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams", "hyper_par
 METRICS = ("metrics", "val_metrics")
 STEP = ("global_step", "step", "iteration", "iter", "iter_num", "num_updates")
 EPOCH = ("epoch", "step", *STEP[:1], *STEP[2:])
-BASE = ("init_from", "base")
+RESUMED = ("resume_from", "resume_from_checkpoint", "resume", "ckpt_path")
+BASE = ("init_from", "base", "init_checkpoint", "pretrained", "finetune_from", "load_from", *RESUMED)
+"""Hyperparameters that name the checkpoint which a run started from or went on from, by the last part of their name."""
 CONFIGS = tuple(
     f"{stem}.{suffix}"
     for stem in ("config", "hparams", "args", "params", "hyperparameters")
@@ -182,7 +184,7 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
     states = states_of(about)
     hyperparameters = flatten(_first(about, HYPERPARAMETERS) or {}, scalar)
     hyperparameters.pop("", None)
-    declared = next((hyperparameters[k] for k in BASE if isinstance(hyperparameters.get(k), str)), None)
+    declared = _base(hyperparameters, checkpoint.source.path)
     metrics = {
         **scores(states, scalar, tensors=bool(found.key)),
         **metrics_of(_first(about, METRICS) or {}, scalar),
@@ -193,7 +195,7 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
         hyperparameters=hyperparameters,
         metrics=dict(list(metrics.items())[:MOST_METRICS]),
         epoch=epoch_of(said := flatten(stated(states, EPOCH), scalar), checkpoint.source.path),
-        base=str(declared) if declared else None,
+        base=declared,
         step=_step_of(said, checkpoint.source.path),
         notes=tuple(_cut("metrics", metrics, MOST_METRICS) + _cut("hyperparameters", hyperparameters, VALUES)),
     )
@@ -239,6 +241,15 @@ def _require_no_packed_weights(tensors: Mapping[str, torch.Tensor], path: Path) 
             f"holds weights that are quantised (bitsandbytes, GPTQ, AWQ; tensor {packed!r}): dequantise the model and "
             "save it again, or use the adapter that was trained on it",
         )
+
+
+def _base(hyperparameters: Mapping[str, Any], path: Path) -> str | None:
+    """Return the checkpoint that a run says it comes from; one of its own folder, from which it resumed, is none."""
+    said = {name.rpartition(".")[2].lower(): v for name, v in hyperparameters.items() if isinstance(v, str) and v}
+    for name in BASE:
+        if name in said and not (name in RESUMED and str(Path(said[name]).parent) in (".", str(path.parent))):
+            return str(said[name])
+    return None
 
 
 def _about_safetensors(metadata: Mapping[str, str]) -> dict[str, Any]:

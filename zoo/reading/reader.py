@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +105,7 @@ def read_files(
     *,
     embed: str | None = None,
     weights_key: str = "",
+    hints: Mapping[int, int] | None = None,
 ) -> None:
     """Read files and hand over each result, in the order of `files`.
 
@@ -116,12 +117,15 @@ def read_files(
             because it belongs to a lineage that was founded after it was sent.
         embed: hook ``package.module:function`` that children apply to the weights.
         weights_key: the keys that lead to the weights in each file, joined with dots; empty to find them.
+        hints: ids of the lineages that files are known to belong to, by the file's index; `handle` may add to them
+            before it returns False.
 
     Raises:
         HookError: the hook failed; it names the path and the exception.
     """
     with pool.in_use:
-        _read_files(pool, files, book, handle, {"embed": embed, "weights_key": weights_key})
+        of_all = {"embed": embed, "weights_key": weights_key}
+        _read_files(pool, files, book, handle, of_all, {} if hints is None else hints)
 
 
 def _read_files(
@@ -130,6 +134,7 @@ def _read_files(
     book: LineageBook,
     handle: Callable[[int, Outcome], bool],
     header: dict[str, Any],
+    hints: Mapping[int, int],
 ) -> None:
     pool.start(len(files))
     fresh = deque(range(len(files)))
@@ -140,7 +145,7 @@ def _read_files(
         while turn < len(files):
             while pool.has_room() and (again or (fresh and fresh[0] < turn + _WINDOW)):
                 index = again.popleft() if again else fresh.popleft()
-                pool.send(index, *files[index], header, book)
+                pool.send(index, *files[index], {**header, "lineage": hints.get(index)}, book)
             if turn in ready:
                 outcome = _parse(files[turn][0], ready.pop(turn), book)
                 if handle(turn, outcome):

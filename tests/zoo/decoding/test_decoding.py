@@ -218,7 +218,7 @@ def test_a_hostile_parent_is_refused_in_the_child(decoder, parents, tmp_path):
 
 def test_only_one_lineage_is_ever_mixed(parents):
     for other, reason in (
-        (replace(parents[1], lineage_id=99), "do not share an initialisation"),
+        (replace(parents[1], lineage_id=99), "are of two lineages: neither a base that their runs name"),
         (replace(parents[1], signature="x"), "other names or shapes"),
     ):
         with pytest.raises(UsageError, match=reason):

@@ -190,3 +190,71 @@ def test_the_nearest_lineage_is_chosen_as_sketch_distance_says_and_ties_go_to_th
     assert book.nearest("s", query).id == 2
     book.close(2)
     assert book.nearest("s", query).id == 9
+
+
+def drifting(base: dict[str, torch.Tensor], steps: int, seed: int) -> list[dict[str, torch.Tensor]]:
+    """Weights of a run that moves by .4 of the base's size in each epoch, always in another direction."""
+    out = [base]
+    for step in range(1, steps):
+        move = other_base(1000 * seed + step)
+        out.append({n: w + 0.4 * move[n] for n, w in out[-1].items()})
+    return out
+
+
+def test_a_run_that_moves_far_from_its_first_checkpoint_stays_one_lineage(catalogue, tmp_path, save):
+    for run in range(3):
+        for epoch, weights in enumerate(drifting(other_base(run), 8, run + 1)):
+            save(tmp_path / "runs" / f"run_{run}" / f"epoch_{epoch}.pt", epoch, weights=weights, run=run)
+    ingest(catalogue, tmp_path / "runs")
+    kept = [f.sketch for f in catalogue.fingerprints([c.id for c in catalogue.checkpoints()])]
+    assert sketch_distance(kept[0], kept[7]) > 0.7
+    assert len({(c.run, c.lineage_id) for c in catalogue.checkpoints()}) == 3
+    assert [Path(line.reference_path).name for line in catalogue.lineages()] == ["epoch_0.pt"] * 3
+
+
+def test_a_far_checkpoint_that_comes_later_is_of_its_runs_lineage_too(catalogue, tmp_path, save):
+    weights = drifting(other_base(1), 8, 1)
+    for epochs in ((0, 1), (6, 7)):
+        for epoch in epochs:
+            save(tmp_path / "run" / f"epoch_{epoch}.pt", epoch, weights=weights[epoch])
+        ingest(catalogue, tmp_path / "run")
+    (lineage,) = catalogue.lineages()
+    prints = catalogue.fingerprints([c.id for c in catalogue.checkpoints()])
+    assert Path(lineage.reference_path).name == "epoch_0.pt"
+    assert np.any(prints[-1].features[:, SECTIONS["DELTA"]] != 0), "deltas are taken from the lineage's reference"
+
+
+def test_runs_of_one_first_checkpoint_are_one_lineage_however_far_they_go(catalogue, tmp_path, save):
+    base = other_base(1)
+    for run in (1, 2):
+        for epoch, weights in enumerate(drifting(base, 8, run)):
+            said = {} if epoch == 0 else {"run": run}
+            save(tmp_path / "runs" / f"run_{run}" / f"epoch_{epoch}.pt", epoch, weights=weights, **said)
+    ingest(catalogue, tmp_path / "runs")
+    assert len(catalogue.lineages()) == 1
+
+
+def test_a_run_that_was_resumed_from_another_one_is_of_its_lineage(catalogue, tmp_path, save):
+    first, second = drifting(other_base(1), 16, 1)[::8], drifting(other_base(1), 16, 1)[12:]
+    for epoch, weights in zip((1, 9), first, strict=True):
+        save(tmp_path / "runs" / "a" / f"epoch_{epoch}.pt", epoch, weights=weights)
+    for epoch, weights in enumerate(second, 10):
+        save(tmp_path / "runs" / "b" / f"epoch_{epoch}.pt", epoch, weights=weights, resume_from="../a/epoch_9.pt")
+    ingest(catalogue, tmp_path / "runs")
+    assert [Path(line.reference_path).name for line in catalogue.lineages()] == ["epoch_1.pt"]
+
+
+def test_a_run_that_resumes_itself_names_no_base(catalogue, tmp_path, save):
+    for epoch in (1, 2, 3):
+        path = tmp_path / "run" / f"epoch_{epoch}.pt"
+        save(path, epoch, weights=near(other_base(1), epoch), resume_from=str(tmp_path / "run" / "epoch_3.pt"))
+    ingest(catalogue, tmp_path / "run")
+    (lineage,) = catalogue.lineages()
+    assert (lineage.declared, Path(lineage.reference_path).name) == (False, "epoch_1.pt")
+
+
+def test_independent_models_in_one_folder_are_lineages_of_their_own(catalogue, tmp_path, save):
+    for i in range(4):
+        save(tmp_path / "models" / f"epoch_{i}.pt", i, weights=other_base(i))
+    ingest(catalogue, tmp_path / "models")
+    assert len(catalogue.lineages()) == 4
