@@ -15,7 +15,7 @@ from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
     from epsopt.studies.project.project import Project
-    from epsopt.zoo.catalogue.types import NotFinite
+    from epsopt.zoo.catalogue.types import CopiedRun, NotFinite
     from epsopt.zoo.layouts.other_formats import OtherFormat
     from epsopt.zoo.side_files.run_tables import RunTable
 
@@ -107,6 +107,7 @@ def _ingest(
 
     with working("looking for checkpoints") as progress:
         from epsopt.zoo.catalogue.catalogue import Catalogue
+        from epsopt.zoo.catalogue.types import copied_runs
         from epsopt.zoo.ingestion.ingest import ingest
         from epsopt.zoo.reading.remote import location
 
@@ -131,6 +132,7 @@ def _ingest(
                 progress=lambda done, total: progress(f"reading checkpoint {done} of {total}", done / total),
             )
             checkpoints, metrics, runs = catalogue.checkpoints(), catalogue.metric_names(), len(catalogue.runs())
+            copies, shared = copied_runs(checkpoints)
     if options.json:
         print_json(
             {
@@ -152,6 +154,8 @@ def _ingest(
                 "deleted": failure_json(report.deleted),
                 "not_finite": [asdict(n) for n in report.not_finite],
                 "outside": report.outside,
+                "copies": [asdict(copy) for copy in copies],
+                "shared": shared,
                 "seconds": report.seconds,
                 "catalogue": {"runs": runs, "checkpoints": len(checkpoints), "metrics": metrics},
             }
@@ -187,19 +191,14 @@ def _ingest(
         _not_read(report.not_read)
         _objects(report.objects)
         _not_finite(report.not_finite)
+        _copies(copies, shared)
         print_wrapped()
         print_line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
         print_wrapped(f"Metrics: {', '.join(metrics) or 'none'}.")
-    if not report.found and report.deleted:
-        raise EmptyCatalogue(f"all runs found were deleted where they were tracked: {report.deleted[0].reason}")
-    if not report.found:
-        others = sum(kind.count for kind in report.not_read)
-        also = f"; {count(others, 'checkpoint')} of other formats" if others else ""
-        raise EmptyCatalogue(
-            f"no checkpoint file (.pt, .pth, .ckpt, .safetensors) under {', '.join(map(str, folders))}{also}"
-        )
-    if len(report.failed) == report.found:
-        raise EmptyCatalogue("none of the files could be read")
+    if not report.found or len(report.failed) == report.found:
+        from epsopt.zoo.layouts.nothing_found import nothing_found
+
+        raise nothing_found(folders, failed=report.failed, deleted=report.deleted, others=report.not_read)
 
 
 def _not_read(kinds: Sequence[OtherFormat]) -> None:
@@ -242,6 +241,23 @@ def _not_finite(metrics: Sequence[NotFinite]) -> None:
             print_line(f"  {n.metric}: on {count(n.checkpoints, 'checkpoint')} of {count(n.runs, 'run')}")
         if len(metrics) > _LISTED:
             print_line(f"  and {len(metrics) - _LISTED} other metrics ('epsopt ingest --json' names all)")
+
+
+def _copies(copies: Sequence[CopiedRun], shared: int) -> None:
+    """Name the runs that are copies of others, and say what runs share."""
+    from epsopt.cli.output import one_line, print_line, print_wrapped
+
+    if copies:
+        print_wrapped()
+        print_wrapped(f"{count(len(copies), 'run is a copy', 'runs are copies')} of others, and learned from once:")
+        for copy in copies[:_LISTED]:
+            print_line(one_line(f"  {copy.run}: {count(copy.checkpoints, 'checkpoint')}, all of them in {copy.of}"))
+        if len(copies) > _LISTED:
+            print_line(f"  and {len(copies) - _LISTED} more ('epsopt ingest --json' names all)")
+    if shared:
+        print_wrapped()
+        lie = count(shared, "checkpoint is in several runs", "checkpoints are in several runs")
+        print_wrapped(f"{lie}, as a common start, and learned from once.")
 
 
 def _verify(options: Options, paths: tuple[Path, ...], jobs: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from epsopt.cli.options import Options, common, follow_links_option, level_option
-from epsopt.zoo.errors import CatalogueError, EpsoptError
+from epsopt.zoo.errors import EpsoptError
 
 if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
@@ -44,6 +44,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         workspace = open_workspace(options)
         from epsopt.zoo.errors import Failure
         from epsopt.zoo.ingestion.ingest import read_fingerprints
+        from epsopt.zoo.layouts.nothing_found import nothing_found
         from epsopt.zoo.layouts.scan import scan
 
         project = workspace.project
@@ -66,7 +67,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         read = [r for r in results if not isinstance(r, Failure)]
         failed = seen.failures + [r for r in results if isinstance(r, Failure)]
         if not (read or failed):
-            raise CatalogueError(f"no checkpoint file under {', '.join(str(p) for p in paths)}")
+            raise nothing_found(paths, others=seen.other.kinds.values())
         prints, points = [r.fingerprint for r in read], [r.embedding for r in read]
         at_ends = measured_at_ends(checkpoints, surrogate.metric_names)
         found = assess(surrogate, checkpoints, prints, embeddings=points, level=level) if read else []
@@ -113,7 +114,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         troubles(beside)
         links_outside(seen.outside)
     if not read:
-        raise EpsoptError("none of the files could be read")
+        raise nothing_found(paths, failed=failed)
     if all(a.refused for a in found):
         raise EpsoptError(_nothing_predicted(read, found))
 

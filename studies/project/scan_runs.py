@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from epsopt.zoo.errors import EmptyCatalogue, Failure
+from epsopt.zoo.errors import Failure
 from epsopt.zoo.ingestion.deleted_runs import set_aside
 from epsopt.zoo.ingestion.ingest import read_fingerprints
+from epsopt.zoo.layouts.nothing_found import nothing_found
 from epsopt.zoo.layouts.scan import CheckpointFile, order, scan
 from epsopt.zoo.reading.pool import shared_pool
 from epsopt.zoo.reading.reader import CheckpointContents
@@ -67,7 +68,7 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         EmptyCatalogue: it holds no checkpoint that can be read.
     """
     seen = scan(runs, follow_links=follow_links)
-    set_aside(seen, lambda: shared_pool(2))
+    deleted = set_aside(seen, lambda: shared_pool(2))
     members: dict[str, list[CheckpointFile]] = {}
     for found in sorted(seen.files, key=lambda f: order(f.path), reverse=True):
         members.setdefault(found.run_path, []).append(found)
@@ -90,11 +91,7 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
     contents = [r for r in results if not isinstance(r, Failure)]
     failed = seen.failures + [r for r in results if isinstance(r, Failure)]
     if not contents:
-        why = f": {failed[0].path}: {failed[0].reason}" if failed else " (.pt, .pth, .ckpt or .safetensors)"
-        other = next(iter(seen.other.kinds.values()), None)
-        if other is not None and not failed:
-            why = f": {other.example} is of another kind ({other.kind}): {other.convert}"
-        raise EmptyCatalogue(f"{runs} holds no checkpoint that can be read{why}")
+        raise nothing_found([runs], failed=failed, deleted=deleted, others=seen.other.kinds.values())
     opened = [(files, r) for files, r in zip(chosen, results, strict=True) if not isinstance(r, Failure)]
     on_the_way = _on_the_way(opened, read)
     metrics: dict[str, list[float]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,20 @@ def test_a_study_that_is_not_there_is_one_sentence(folder):
     assert result.status == 2
     assert "there is no such database" in result.err
     assert json.dumps(sorted(p.name for p in folder.iterdir())) == '["runs"]'
+
+
+def test_ingest_names_a_run_that_was_copied_and_counts_it(tmp_path):
+    for epoch in (1, 2):
+        (tmp_path / "runs" / "first").mkdir(parents=True, exist_ok=True)
+        state = {"w": torch.full((4, 3), float(epoch))}
+        torch.save(
+            {"model": state, "epoch": epoch, "metrics": {"loss": 1.0}}, tmp_path / f"runs/first/epoch_{epoch}.pt"
+        )
+    shutil.copytree(tmp_path / "runs" / "first", tmp_path / "runs" / "second")
+    shown = call(tmp_path, "ingest", "runs")
+    assert shown.status == 0, shown.err
+    assert "1 run is a copy of others, and learned from once:" in " ".join(shown.out.split())
+    assert "  second: 2 checkpoints, all of them in first" in shown.out.splitlines()
+    document = call(tmp_path, "ingest", "runs", "--json").document
+    check("ingest", document)
+    assert document["copies"] == [{"run": "second", "of": "first", "checkpoints": 2}]

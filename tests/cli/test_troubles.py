@@ -28,6 +28,30 @@ def test_a_missing_catalogue_names_the_first_command_and_is_not_made(fresh, tmp_
     assert not list(tmp_path.glob("*.db*"))
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "found under {folder}"),
+        ({"a.pt": b"damaged"}, "found under {folder}: {folder}/a.pt: "),
+        ({"a.pt": b"damaged", "b.pt": b""}, "found under {folder}: 2 files failed, such as {folder}/a.pt: "),
+        ({"m.h5": b"", "n.h5": b""}, "found under {folder}; 2 checkpoints of other formats, such as {folder}/m.h5 "),
+    ],
+)
+def test_every_command_says_the_same_of_a_folder_that_holds_nothing_to_read(project, tmp_path, files, words):
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    said = set()
+    for command in (["init"], ["ingest"], ["predict", "--storage", f"sqlite:///{project.folder / 'epsopt.db'}"]):
+        result = call(tmp_path, *command, folder)
+        assert result.status == 1
+        said.add(result.err.splitlines()[-1])
+    assert len(said) == 1
+    start = "epsopt: no checkpoint file (.pt, .pth, .ckpt, .safetensors) that can be read under {folder}"
+    assert said.pop().startswith(words.replace("found under {folder}", start).format(folder=folder))
+
+
 def test_an_empty_catalogue_names_the_first_command(fresh, tmp_path):
     shutil.copy(fresh.folder / "epsopt.toml", tmp_path)
     (tmp_path / "empty").mkdir()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -38,7 +38,7 @@ class FileContent:
     Attributes:
         sha256: of its bytes.
         weights: digest of its weights.
-        distinct: whether equal digests mean equal weights; not of weights that are all zero or NaN.
+        distinct: whether equal digests mean equal weights; weights that are all NaN may have been any others before.
         signature: of tensor names and shapes.
         lineage_id: of its lineage.
         n_parameters: floating-point values in it.
@@ -200,18 +200,18 @@ def _of_run(connection: Connection, run_id: int, content: FileContent) -> int | 
         found: int | None = connection.execute(query.limit(1)).scalar()
         if found is not None:
             return found
-    if not content.distinct:
-        return None
     alike = (
         (checkpoints.c.run_id == run_id)
         & (checkpoints.c.weights == content.weights)
         & (checkpoints.c.signature == content.signature)
         & (checkpoints.c.lineage_id == content.lineage_id)
     )
-    columns = (checkpoints.c.id, checkpoints.c.epoch, checkpoints.c.step)
+    columns = (checkpoints.c.id, checkpoints.c.epoch, checkpoints.c.step, checkpoints.c.metrics)
     rows = connection.execute(select(*columns).where(alike)).all()
     said = content.said
     fitting = [r for r in rows if _agree(r.epoch, said["epoch"]) and _agree(r.step, said["step"])]
+    if not content.distinct:  # they are copies unless what was measured says otherwise
+        fitting = [r for r in fitting if _measured_alike(json.loads(r.metrics), said["metrics"])]
     # Of several the one that says the same, else the earliest: a run that stood still from there on.
     fitting.sort(key=lambda r: (r.epoch != said["epoch"], -1 if r.epoch is None else r.epoch, r.id))
     return int(fitting[0].id) if fitting else None
@@ -219,6 +219,10 @@ def _of_run(connection: Connection, run_id: int, content: FileContent) -> int | 
 
 def _agree(one: int | None, other: int | None) -> bool:
     return one is None or other is None or one == other
+
+
+def _measured_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 
 def _left_behind(connection: Connection, sha256: str, path: PurePath, exists: Callable[[str], bool]) -> Any:

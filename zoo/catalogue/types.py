@@ -133,3 +133,45 @@ class NotFinite:
     metric: str
     checkpoints: int
     runs: int
+
+
+@dataclass(frozen=True)
+class CopiedRun:
+    """A run all of whose checkpoints another run holds, too: what is learned, is learned from them once.
+
+    Attributes:
+        run: its name.
+        of: name of the other run.
+        checkpoints: how many it has.
+    """
+
+    run: str
+    of: str
+    checkpoints: int
+
+
+def copied_runs(checkpoints: Sequence[Checkpoint]) -> tuple[list[CopiedRun], int]:
+    """Find runs that are copies of others, and count what several runs share besides.
+
+    Args:
+        checkpoints: the catalogue's.
+
+    Returns:
+        The copies, in the order of the checkpoints; of two runs with the same contents the one that was ingested first
+        is no copy. And the number of contents that several of the remaining runs hold, as those of a common start.
+    """
+    names = {c.run_id: c.run for c in checkpoints}
+    held: dict[int, set[str]] = {}
+    holding: dict[str, set[int]] = {}
+    for c in checkpoints:
+        held.setdefault(c.run_id, set()).add(c.sha256)
+        holding.setdefault(c.sha256, set()).add(c.run_id)
+    copies: list[CopiedRun] = []
+    copied: set[int] = set()
+    for run, contents in held.items():
+        around = [o for o in set.intersection(*(holding[c] for c in contents)) if o != run]
+        whole = max(around, key=lambda o: (len(held[o]), -o), default=run)
+        if (len(held[whole]), -whole) > (len(contents), -run):
+            copied.add(run)
+            copies.append(CopiedRun(names[run], names[whole], len(contents)))
+    return copies, sum(len(runs - copied) > 1 for runs in holding.values())

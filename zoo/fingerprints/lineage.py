@@ -19,20 +19,18 @@ independent initialisations are about 1.4 apart (sketch_distance)."""
 
 ALIKE = 0.3
 """Cosine of the sketches of two checkpoints of one run from which on the one plainly comes from the other: that of
-independent initialisations is about 0, give or take .02 (a sketch has 2,048 buckets; .1 for a network of 100 weights)."""
+independent initialisations is about 0, give or take .02 (2,048 buckets; .1 for a network of 100 weights)."""
 
 
-def continues(sketch: NDArray[np.float32], earlier: NDArray[np.float32]) -> float:
-    """Return the cosine of two sketches if the one plainly comes from the other's weights, else NaN.
+COPIED = 0.9
+"""The same of a file that says neither its epoch nor its step."""
 
-    Args:
-        sketch: ``(SKETCH,)`` of a checkpoint.
-        earlier: ``(SKETCH,)`` of another one of its run.
-    """
-    one, other = _finite(sketch), _finite(earlier)
-    norms = float(np.linalg.norm(one) * np.linalg.norm(other))
-    cosine = float(one @ other) / norms if norms > 0.0 else float("nan")
-    return cosine if cosine > ALIKE else float("nan")
+
+def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Return the cosine of two sketches ``(SKETCH,)``; 0 where one of them is zero."""
+    a, b = _finite(one), _finite(other)
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms > 0.0 else 0.0
 
 
 @dataclass(frozen=True, eq=False)

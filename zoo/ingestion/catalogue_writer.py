@@ -231,12 +231,11 @@ class Recorder:
             known = self._lineage_of_known(base)
             lineage = None if known is None else self._book.get(known)
             return known if lineage is not None and lineage.signature == contents.signature else None
-        if contents.lineage is not None or self._lineage_of(contents) is not None:
-            return None
-        if contents.epoch is None and contents.step is None:
-            return None  # files of a folder that are no moments of one training
+        if contents.sketch.any() and (contents.lineage is not None or self._lineage_of(contents) is not None):
+            return None  # weights that are all NaN lie nowhere
         self.flush()
-        return lineage_of_run(self._catalogue, found.run_path, contents.signature, contents.sketch)
+        numbered = contents.epoch is not None or contents.step is not None
+        return lineage_of_run(self._catalogue, found.run_path, contents.signature, contents.sketch, numbered=numbered)
 
     def _lineage_of(self, contents: CheckpointContents) -> KnownLineage | None:
         if contents.declared is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from epsopt.studies.worker.training_process import Launch, Training, last_words, stop_all
+from epsopt.studies.worker.training_process import Launch, Training, cannot_launch, last_words, stop_all
 
 PID = "import os, time, pathlib; pathlib.Path('pid').write_text(str(os.getpid())); "
 
@@ -71,10 +71,45 @@ def test_a_program_that_is_not_there_is_named(tmp_path):
     (tmp_path / "out").mkdir()
     training = Training(Launch(("no-such-program",), tmp_path / "out", tmp_path))
     assert "could not be started: no-such-program: No such file" in training.failure(training.close())
-    assert "train.command" in training.failure(127)
-    assert not training.was_started(127)
-    (tmp_path / "out" / "stderr.txt").write_text("sh: 1: lr: not found")
-    assert training.was_started(127), "a program may end with this status itself"
+    assert training.failure(127, launched=False) == "no-such-program: No such file or directory"
+    assert not training.was_launched(127)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "launched"),
+    [
+        (127, "bash: train.sh: No such file or directory", False),
+        (126, "bash: ./train.sh: Permission denied", False),
+        (2, "/usr/bin/python: can't open file '/p/train.py': [Errno 2] No such file or directory", False),
+        (1, "/usr/bin/python: No module named train", False),
+        (1, "/usr/bin/python: Error while finding module specification for 'a.b' (ModuleNotFoundError: No ...)", False),
+        (2, "usage: t.py [-h]\nt.py: error: unrecognized arguments: --wd 1", False),
+        (2, "Error: No such option: --wd", False),
+        (1, "Could not override 'wd'.\nKey 'wd' is not in struct\n    full_key: wd\n    object_type=dict", False),
+        (2, "t.py: error: lr is too large", True),
+        (1, "ModuleNotFoundError: No module named 'torch'", True),
+        (1, "ValueError: lr is no good", True),
+        (0, "warning: can't open file 'x': [Errno 2]", True),
+        (-9, "", True),
+    ],
+)
+def test_what_kept_a_program_from_its_work_is_told_apart_from_its_own_failures(tmp_path, status, said, launched):
+    training = start(tmp_path, "")
+    training.close()
+    (training.launch.out / "stderr.txt").write_text(said)
+    assert training.was_launched(status) is launched
+
+
+def test_what_cannot_be_launched_is_known_before_it_is_tried(tmp_path):
+    (tmp_path / "run.sh").write_text("#!/bin/sh\n")
+    assert cannot_launch((sys.executable, "x"), tmp_path) is None
+    assert cannot_launch(("sh",), tmp_path) is None
+    assert "may be executed" in cannot_launch(("./run.sh",), tmp_path)
+    (tmp_path / "run.sh").chmod(0o755)
+    assert cannot_launch(("./run.sh",), tmp_path) is None
+    assert "no such program" in cannot_launch(("./other.sh",), tmp_path)
+    assert "no folder" in cannot_launch(("sh",), tmp_path / "gone")
+    assert "empty" in cannot_launch((), tmp_path)
 
 
 def test_a_stopped_program_gets_sigterm_and_may_end_well(tmp_path):

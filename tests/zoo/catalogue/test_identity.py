@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.types import CopiedRun, copied_runs
 from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.ingestion.verification import verify
 
@@ -132,6 +133,23 @@ def test_different_weights_that_are_all_nan_are_not_one_checkpoint(catalogue, tm
     assert [c.metrics["of"] for c in catalogue.checkpoints()] == [97, 98]
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), 0.0])
+@pytest.mark.parametrize("whole", [True, False])
+def test_copies_of_a_checkpoint_whose_weights_are_nan_are_one_checkpoint(catalogue, tmp_path, save, broken, whole):
+    keys = list(BASE) if whole else list(BASE)[:1]
+    weights = {k: torch.full_like(v, broken) if k in keys else v for k, v in state_dict(1, BASE).items()}
+    save(tmp_path / "run" / "epoch_1.pt", 1)
+    for epoch in (2, 3):
+        save(tmp_path / "run" / f"epoch_{epoch}.pt", epoch, weights=weights)
+    save(tmp_path / "run" / "last.pt", 3, weights=weights)
+    torch.save({"model_state_dict": weights}, tmp_path / "run" / "final.pt")
+    report = ingest(catalogue, tmp_path)
+    assert (report.added, report.aliases) == (3, 2)
+    assert listed(catalogue) == [("run", f"epoch_{epoch}.pt", epoch) for epoch in (1, 2, 3)]
+    assert len(catalogue.lineages()) == 1, "a run that diverged is of the lineage that it was of before"
+    assert ingest(catalogue, tmp_path).unchanged == 5
+
+
 @pytest.mark.parametrize("order", [("b", "a", "c"), ("c", "b", "a")])
 def test_the_order_of_ingests_does_not_matter(tmp_path, shared, save, order):
     save(shared / "a" / "last.pt", 1, weights=state_dict(1, BASE), width=1)
@@ -228,3 +246,22 @@ def test_without_a_tracker_folders_with_the_same_files_are_runs_of_their_own(cat
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     ingest(catalogue, tmp_path)
     assert [(c.run, c.epoch) for c in catalogue.checkpoints()] == [("copy", 1), ("copy", 2), ("run", 1), ("run", 2)]
+
+
+def test_copied_runs_are_told_apart_from_runs_of_a_common_start(catalogue, tmp_path, save):
+    for run in "abc":
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        for epoch in (1, 2):
+            save(tmp_path / "runs" / run / f"epoch_{epoch}.pt", epoch, weights=state_dict(ord(run) + epoch, BASE))
+    start = save(tmp_path / "start.pt", 0)
+    for run in "ab":
+        shutil.copy(start, tmp_path / "runs" / run / "epoch_0.pt")
+    ingest(catalogue, tmp_path / "runs")
+    assert copied_runs(catalogue.checkpoints()) == ([], 1)
+    shutil.copytree(tmp_path / "runs" / "b", tmp_path / "kept" / "best of all")
+    (tmp_path / "kept" / "a part").mkdir()
+    shutil.copy(tmp_path / "runs" / "c" / "epoch_2.pt", tmp_path / "kept" / "a part")
+    ingest(catalogue, tmp_path / "kept")
+    copies, shared = copied_runs(catalogue.checkpoints())
+    assert copies == [CopiedRun("a part", "c", 1), CopiedRun("best of all", "b", 3)]
+    assert shared == 1
