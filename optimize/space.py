@@ -103,8 +103,8 @@ class Parameter:
             value: a finite number.
 
         Returns:
-            Its place in the range, on the parameter's scale, from -1 to 2; 0.5 where the range has no width and the value
-            is its only one.
+            Its place in the range, on the parameter's scale, from -1 to 2; 0.5 for the only value of a range without
+            width.
         """
         low, high, x = self.low, self.high, float(value)
         if self.log:
