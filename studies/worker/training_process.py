@@ -25,7 +25,7 @@ _TAIL = 8192  # bytes of the output that are looked at for the reason of a failu
 _SAID = 2  # lines of it that are told
 _NOTHING_TO_RUN = (CANNOT_START, 126)  # as shells say that a command is not there, or may not be executed
 _NO_LAUNCH = re.compile(
-    r"can't open file '.*': \[Errno \d+\]|can't find '__main__' module|^\S+: No module named |"  # python
+    r"can't open file '.*': \[Errno \d+\]|can't find '__main__' module|^\S+: No module named [^'\s]|"  # python
     r"^\S+: Error while finding module specification for |"
     r"error: unrecognized arguments: |error: the following arguments are required: |error: argument \S+: expected |"
     r"^Error: (No such option|Missing (option|argument|parameter)|Got unexpected extra argument)|"  # click
