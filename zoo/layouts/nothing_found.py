@@ -26,6 +26,7 @@ def nothing_found(
         others: checkpoints of other formats.
     """
     kinds = list(others)
+    failed = sorted(failed, key=lambda f: f.path)
     where = ", ".join(map(str, folders))
     text = f"no checkpoint file (.pt, .pth, .ckpt, .safetensors) that can be read under {where}"
     if failed:
