@@ -194,29 +194,27 @@ def cells(folder):
 VALUES = ("x", "", -1, 3.5, None, b"\xff\x00", "{", "[]", "null", 10**18, "\x00", "1e999", '{"a": "b"}')
 
 
+def spoil_a_cell(folder, chance):
+    """Put a random value into a random cell; a constraint may keep it out."""
+    table, row, column = chance.choice(list(cells(folder)))
+    with contextlib.suppress(sqlite3.IntegrityError):
+        change(folder, f'UPDATE "{table}" SET "{column}" = ? WHERE rowid = ?', chance.choice(VALUES), row)
+
+
+def spoil_bytes(folder, chance):
+    """Put random bytes in random places, and cut the end of the file off, or not."""
+    data = bytearray((folder / "epsopt.db").read_bytes())
+    for _ in range(chance.choice((1, 20, 400))):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    (folder / "epsopt.db").write_bytes(bytes(data[: len(data) - chance.choice((0, 0, 5000))]))
+
+
 @pytest.mark.parametrize("seed", sweep(range(4)))
-def test_no_command_calls_a_random_cell_a_defect(folder, seed):
+@pytest.mark.parametrize(("spoil", "turns"), [(spoil_a_cell, 6), (spoil_bytes, 4)])
+def test_no_command_calls_random_damage_a_defect(folder, spoil, turns, seed):
     chance = random.Random(seed)
-    places = list(cells(folder))
-    for turn in range(6):
-        folder = fresh(folder, turn)
-        table, row, column = chance.choice(places)
-        value = chance.choice(VALUES)
-        with contextlib.suppress(sqlite3.IntegrityError):
-            change(folder, f'UPDATE "{table}" SET "{column}" = ? WHERE rowid = ?', value, row)
+    for turn in range(turns):
+        again = fresh(folder, turn)
+        spoil(again, chance)
         for arguments in chance.sample([*COMMANDS, ["search", "-n", "1"], ["check"]], 3):
-            honest(call(folder, *arguments))
-
-
-@pytest.mark.parametrize("seed", sweep(range(4)))
-def test_no_command_calls_random_bytes_a_defect(folder, seed):
-    chance = random.Random(seed)
-    data_of_whole = (folder / "epsopt.db").read_bytes()
-    for turn in range(4):
-        data = bytearray(data_of_whole)
-        for _ in range(chance.choice((1, 20, 400))):
-            data[chance.randrange(len(data))] = chance.randrange(256)
-        folder = fresh(folder, turn)
-        (folder / "epsopt.db").write_bytes(bytes(data[: len(data) - chance.choice((0, 0, 5000))]))
-        for arguments in chance.sample([*COMMANDS, ["check"]], 3):
-            honest(call(folder, *arguments))
+            honest(call(again, *arguments))
