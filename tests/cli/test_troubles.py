@@ -33,7 +33,6 @@ def test_a_missing_catalogue_names_the_first_command_and_is_not_made(fresh, tmp_
     [
         ({}, "found under {folder}"),
         ({"a.pt": b"damaged"}, "found under {folder}: {folder}/a.pt: "),
-        ({"a.pt": b"damaged", "b.pt": b""}, "found under {folder}: 2 files failed, such as {folder}/a.pt: "),
         ({"m.h5": b"", "n.h5": b""}, "found under {folder}; 2 checkpoints of other formats, such as {folder}/m.h5 "),
     ],
 )
