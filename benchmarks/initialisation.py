@@ -91,7 +91,7 @@ def planned(zoos: Path, seed: int) -> dict[str, Any]:
         def said(plan: WarmStart) -> dict[str, Any]:
             return {
                 "path": str(path_of(plan, mixed, decoder, seed)),
-                "label": ("the mixture of " if plan.start.kind == "mixture" else "") + plan.start.label,
+                "label": ("the merge of " if plan.start.kind == "merge" else "") + plan.start.label,
                 "metrics": [plan.start.metrics[n] for n in NAMES],
                 "measured": plan.start.measured,
                 "config": {**plan.fixed, **plan.params},

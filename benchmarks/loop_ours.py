@@ -73,7 +73,7 @@ class _Search:
             before = self._policy.volume(known)
             step = self._next(known)
             if step.candidate is not None:
-                worth = None if step.kind == "look" else step.worth
+                worth = None if step.kind == "exploration" else step.gain_per_epoch
                 self._stopper.learn(known.curves, model=step.model, new_run=worth)
             ledger.seconds += time.process_time() - began
             taken = self._take(step)
@@ -121,7 +121,7 @@ class _Search:
         candidate = step.candidate
 
         # What only looks around is stopped as a probe or not at all.
-        stops = self._how.stop and (step.kind != "look" or self._weights is None)
+        stops = self._how.stop and (step.kind != "exploration" or self._weights is None)
         allowed = min(int(candidate.epochs), trainer.left)
 
         def hopeless(run: Run) -> bool:

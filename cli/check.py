@@ -27,12 +27,12 @@ def command(options: Options) -> None:
 
         found = check_database(workspace.storage)
     if options.json:
-        print_json({"storage": workspace.shown, "damage": [{"what": d.what, "mend": d.mend} for d in found]})
+        print_json({"storage": workspace.shown, "damage": [{"problem": d.problem, "remedy": d.remedy} for d in found]})
     elif not found:
         print_wrapped(f"{workspace.shown} is in order.")
     else:
         for damage in found:
-            print_line(one_line(damage.what))
-            print_line(f"  mend it with: {one_line(damage.mend)}")
+            print_line(one_line(damage.problem))
+            print_line(f"  mend it with: {one_line(damage.remedy)}")
     if found:
         raise CatalogueError(f"{workspace.shown}: {count(len(found), 'thing is', 'things are')} damaged")

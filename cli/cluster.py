@@ -83,7 +83,7 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
                     }
                     for g in found.groups
                 ],
-                "loners": [shown[i].run for i in found.loners],
+                "unclustered": [shown[i].run for i in found.unclustered],
                 "redundant": [[shown[i].run for i in rows] for rows in found.redundant],
                 "redundant_within": found.threshold,
                 "differences": [
@@ -124,10 +124,10 @@ def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...], la
         print_wrapped()
         print_wrapped(f"Group {k}, most typical first:")
         print_list(", ".join(labels(shown[i].run) for i in g.members))
-    if found.loners:
+    if found.unclustered:
         print_wrapped()
         print_wrapped("Unlike all others, and in no group:")
-        print_list(", ".join(labels(shown[i].run) for i in found.loners))
+        print_list(", ".join(labels(shown[i].run) for i in found.unclustered))
     print_wrapped()
     if found.differences:
         print_wrapped("Hyperparameters that tell the groups apart, by group the median or most frequent value:")
@@ -168,7 +168,7 @@ def _draw(file: OutputFile, points: Any, shown: list[Checkpoint], found: Cluster
 
     grouped = [i for g in found.groups for i in g.members]
     places = PCA(2).fit(points[grouped]).transform(points)
-    of = {i: k for k, g in enumerate(found.groups) for i in g.members} | dict.fromkeys(found.loners, -1)
+    of = {i: k for k, g in enumerate(found.groups) for i in g.members} | dict.fromkeys(found.unclustered, -1)
     labels = [f"group {k}: {len(g.members)} runs, stability {g.stability:.2f}" for k, g in enumerate(found.groups, 1)]
     figure = groups_figure(
         places, [of[i] for i in range(len(shown))], [g.medoid for g in found.groups], [c.run for c in shown], labels

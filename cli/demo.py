@@ -245,13 +245,13 @@ def _summary(*, as_json: bool) -> None:
     from epsopt.optimize.objectives import Target
     from epsopt.studies import load_project, record_measured
     from epsopt.studies.report.report import loop_report
-    from epsopt.studies.schedule.budget import measured_mixtures
+    from epsopt.studies.schedule.budget import measured_merges
     from epsopt.zoo.catalogue.catalogue import Catalogue
 
     project = load_project(Path("epsopt.toml"))
     storage = Workspace(project, project.storage).studies()
     with Catalogue(project.storage) as catalogue:
-        checkpoints, mixtures = catalogue.checkpoints(), measured_mixtures(catalogue, project.name)
+        checkpoints, mixtures = catalogue.checkpoints(), measured_merges(catalogue, project.name)
     record_measured(storage, project.name, project.objectives, checkpoints)
     report = loop_report(project, storage, checkpoints, mixtures)
     target = Target("coverage", TARGET)

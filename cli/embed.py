@@ -86,11 +86,11 @@ def command(
     if options.json:
         print_json(
             {
-                "of": located.title,
+                "checkpoint": located.title,
                 "sha256": located.checkpoint.sha256,
                 "anchors": len(shown.predicted),
                 "dimensions": shown.predicted.shape[1],
-                "ball": ball,
+                "unit_ball": ball,
                 "real": shown.real is not None,
                 "cosine": shown.cosine,
                 "distance_correlation": shown.distance_correlation,

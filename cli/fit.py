@@ -80,7 +80,7 @@ def command(options: Options, seed: int, from_scratch: bool, probes: bool | None
                 **_report(validation),
                 "learned": _learned_json(surrogate),
                 "kept_as_data": list(made.metrics.kept) if made.metrics else [],
-                "doubts": list(made.doubts),
+                "bounds_contradicted": list(made.bounds_contradicted),
                 "embedding_r2": validation.embedding_r2,
                 "embedding_cosine": validation.embedding_cosine,
                 "with_probes": None if probed is None else _report(probed[1]),
@@ -125,7 +125,7 @@ def _learned_json(surrogate: Surrogate) -> list[dict[str, Any]]:
     return [{"name": name, "bounds": None if t.bounds is None else list(t.bounds)} for name, t in pairs]
 
 
-def _say_metrics(made: FitOutcome, surrogate: Surrogate) -> None:
+def _print_metrics(made: FitOutcome, surrogate: Surrogate) -> None:
     """Say which metrics were learned, which are data only, and what they are taken to be at all."""
     from epsopt.cli.output import print_wrapped
     from epsopt.surrogate.ranges import range_text
@@ -150,7 +150,7 @@ def _say_metrics(made: FitOutcome, surrogate: Surrogate) -> None:
         print_wrapped(
             f"What is predicted stays inside what they can be, as declared or guessed from their names: {ranges}."
         )
-    for doubt in made.doubts:
+    for doubt in made.bounds_contradicted:
         print_wrapped(f"Careful: {doubt}.")
 
 
@@ -176,7 +176,7 @@ def _show(validation: Validation, made: FitOutcome, surrogate: Surrogate) -> Non
             print_wrapped(f"The kept map was not refined: {made.reason}.")
     else:
         print_wrapped(f"The kept map is current: it was learned from these {seen}. --from-scratch learns it anew.")
-    _say_metrics(made, surrogate)
+    _print_metrics(made, surrogate)
     print_wrapped()
     print_wrapped(f"Mean absolute error on held-out runs ({held_out}), from weights only:")
     print_wrapped()

@@ -65,7 +65,7 @@ def _repair(options: Options) -> None:
     from epsopt.zoo.catalogue.repair import repair
 
     for damage in repair(open_workspace(options).storage):
-        note(f"forgotten, to be read again: {one_line(damage.what)}")
+        note(f"forgotten, to be read again: {one_line(damage.problem)}")
 
 
 def _sheets(project: Project | None, jobs: int, table: Path | None, study: str | None) -> list[RunTable]:
@@ -97,9 +97,9 @@ def _ingest(
         links_outside,
         print_json,
         print_line,
+        print_side_file_failures,
         print_table,
         print_wrapped,
-        troubles,
     )
     from epsopt.cli.progress import working
     from epsopt.cli.render import failure_json
@@ -142,18 +142,18 @@ def _ingest(
                 "added": report.added,
                 "unchanged": report.unchanged,
                 "aliases": report.aliases,
-                "waiting": report.waiting,
+                "still_writing": report.still_writing,
                 "failed": failure_json(report.failed),
-                "left_alone": report.left_alone,
+                "ignored": report.ignored,
                 "layouts": report.layouts,
-                "retold": report.retold,
-                "troubles": failure_json(report.troubles),
+                "refreshed_runs": report.refreshed_runs,
+                "side_file_failures": failure_json(report.side_file_failures),
                 "unmatched": report.unmatched,
                 "not_read": [asdict(kind) for kind in report.not_read],
                 "objects": report.objects,
                 "deleted": failure_json(report.deleted),
                 "not_finite": [asdict(n) for n in report.not_finite],
-                "outside": report.outside,
+                "outside_links": report.outside_links,
                 "copies": [asdict(copy) for copy in copies],
                 "shared": shared,
                 "seconds": report.seconds,
@@ -165,9 +165,9 @@ def _ingest(
             ("new or changed", report.added),
             ("unchanged", report.unchanged),
             ("same checkpoint as another file", report.aliases),
-            ("still being written", report.waiting),
+            ("still being written", report.still_writing),
             ("could not be read", len(report.failed)),
-            ("not counted: states of optimisers and the like", report.left_alone),
+            ("not counted: states of optimisers and the like", report.ignored),
         ]
         rows = [Rows([[name, str(n)]]) for name, n in counted if n or name == "new or changed"]
         print_table([Head("checkpoint files", "left"), Head(str(report.found))], rows)
@@ -183,8 +183,8 @@ def _ingest(
             print_wrapped()
             print_wrapped("Deleted where they were tracked, and are left out:")
             failures(report.deleted)
-        troubles(report.troubles)
-        links_outside(report.outside)
+        print_side_file_failures(report.side_file_failures)
+        links_outside(report.outside_links)
         for name, rows_left in report.unmatched.items():
             print_wrapped()
             print_wrapped(f"{rows_left} row{'s' if rows_left > 1 else ''} of {name} belong to none of the runs found.")
@@ -281,15 +281,15 @@ def _verify(options: Options, paths: tuple[Path, ...], jobs: int) -> None:
         where = f" under {', '.join(map(str, paths))}" if paths else ""
         raise EmptyCatalogue(f"the catalogue knows no file{where}: read your runs with 'epsopt ingest RUNS' first")
     if options.json:
-        verified = {"checked": report.checked, "intact": report.intact, "troubled": failure_json(report.troubled)}
+        verified = {"checked": report.checked, "intact": report.intact, "failed": failure_json(report.failed)}
         print_json({"storage": workspace.shown, "verified": verified, "seconds": report.seconds})
     else:
         print_line(f"{report.intact} of {report.checked} files are what they were when they were read")
-        if report.troubled:
+        if report.failed:
             print_wrapped()
-            failures(report.troubled)
-    if report.troubled:
+            failures(report.failed)
+    if report.failed:
         raise CatalogueError(
-            f"{len(report.troubled)} of {report.checked} files are not what was catalogued: "
+            f"{len(report.failed)} of {report.checked} files are not what was catalogued: "
             "restore them, or take them as they are now with 'epsopt ingest'"
         )

@@ -118,14 +118,14 @@ def command(
         "undecided": undecided,
         "metrics_left_out": [{"name": e.name, "reason": e.reason} for e in no_objectives],
         "space": None if space is None else [p.name for p in space.parameters],
-        "left_out": [{"name": n, "reason": why} for n, why in left_out(seen.hyperparameters).items()],
+        "hyperparameters_left_out": [{"name": n, "reason": why} for n, why in left_out(seen.hyperparameters).items()],
         "beyond": [
             {"name": n, "values": values}
             for n, values in ({} if space is None else beyond(space, seen.hyperparameters)).items()
         ],
         "failed": failure_json(seen.failed),
-        "troubles": failure_json(seen.troubles),
-        "outside": seen.outside,
+        "side_file_failures": failure_json(seen.side_file_failures),
+        "outside_links": seen.outside_links,
     }
     for metric in sorted(set(seen.metrics) - set(nameable)):
         why = "its name is too long or unprintable, and [metrics.rename] gives it another"
@@ -133,7 +133,7 @@ def command(
     if options.json:
         print_json(document)
     else:
-        _show(document, file, seen.failed, seen.troubles)
+        _show(document, file, seen.failed, seen.side_file_failures)
 
 
 def _objectives(
@@ -177,7 +177,16 @@ def _from(folder: Path, runs: Path) -> str:
 
 
 def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled: list[Failure]) -> None:
-    from epsopt.cli.output import Head, Rows, failures, links_outside, print_line, print_table, print_wrapped, troubles
+    from epsopt.cli.output import (
+        Head,
+        Rows,
+        failures,
+        links_outside,
+        print_line,
+        print_side_file_failures,
+        print_table,
+        print_wrapped,
+    )
     from epsopt.cli.render import short_path
     from epsopt.studies.project.template import LEFT_OUT
     from epsopt.surrogate.ranges import range_text
@@ -190,8 +199,8 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
     if failed:
         print_wrapped(f"{len(failed)} could not be read:")
         failures(failed)
-    troubles(troubled)
-    links_outside(document["outside"])
+    print_side_file_failures(troubled)
+    links_outside(document["outside_links"])
     rows = [
         Rows([[
             o["name"],
@@ -234,7 +243,7 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
         values = ", ".join(f"{v:.6g}" for v in found["values"])
         print_wrapped(f"The range of {found['name']} leaves out {values}: only runs that diverged had it.")
     reasons: dict[str, list[str]] = {}
-    for left in document["left_out"]:
+    for left in document["hyperparameters_left_out"]:
         reasons.setdefault(left["reason"], []).append(left["name"])
     if reasons:
         told = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())

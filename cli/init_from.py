@@ -99,13 +99,13 @@ def command(
                 "level": level,
                 "seed": seed,
                 "epochs": length,
-                "plans": [_plan_json(p, path, argv) for p, path, argv in zip(plans, paths, commands, strict=True)],
+                "warm_starts": [
+                    _plan_json(p, path, argv) for p, path, argv in zip(plans, paths, commands, strict=True)
+                ],
                 "forecast": {
                     "n_segments": continuation.n_segments,
                     "error": dict(zip(surrogate.metric_names, continuation.error.tolist(), strict=True)),
-                    "error_if_nothing_changed": dict(
-                        zip(surrogate.metric_names, continuation.carried.tolist(), strict=True)
-                    ),
+                    "baseline_error": dict(zip(surrogate.metric_names, continuation.carried.tolist(), strict=True)),
                 },
                 "trained_on": surrogate.trained_on,
             }
@@ -187,14 +187,14 @@ def _plan_json(plan: WarmStart, path: str, arguments: list[str] | None) -> dict[
                 {"path": c.path, "sha256": c.sha256, "coefficient": weight} for c, weight in parts if c is not None
             ],
             "metrics": dict(start.metrics),
-            "metrics_are": "measured" if start.measured else "predicted",
+            "metrics_source": "measured" if start.measured else "predicted",
         },
         "params": dict(plan.params),
         "fixed": dict(plan.fixed),
         "predicted": predicted_json(plan),
         "probability": plan.probability,
         "joins_front": plan.joins_front,
-        "beyond": plan.beyond,
+        "extrapolated_epochs": plan.beyond,
         "command": arguments,
     }
 
@@ -205,7 +205,7 @@ def _start(start: Start, labels: RunLabels) -> str:
         return "the base"
     if start.checkpoint is not None:
         return labels(start.checkpoint.run, start.checkpoint.epoch)
-    return "a mixture of " + " + ".join(labels(c.run, c.epoch) for c, _ in start.mixture)
+    return "a merge of " + " + ".join(labels(c.run, c.epoch) for c, _ in start.mixture)
 
 
 def _show(

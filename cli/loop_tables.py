@@ -81,7 +81,7 @@ def proposals_page_table(report: LoopReport, objectives: Sequence[Objective]) ->
     for p, group in zip(report.proposals, groups, strict=True):
         params = ", ".join(f"{n} {value(v)}" for n, v in p.params.items())
         start = [] if p.init_from is None else [f"from {short_path(p.init_from)}"]
-        about = "; ".join([*_sayings(p), params, *start])
+        about = "; ".join([*_sentences_of(p), params, *start])
         rows += [[*row, about if i == 0 else ""] for i, row in enumerate(group)]
     return [*heads, "hyperparameters, and why"], rows
 
@@ -93,43 +93,47 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
     print_table([Head("#"), Head("", "left"), *map(Head, heads[2:])], [Rows(rows) for rows in groups], keep=2)
     print_line("")
     for p in report.proposals:
-        print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in _sayings(p)[:1]))
-        for text in _sayings(p)[1:]:
+        print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in _sentences_of(p)[:1]))
+        for text in _sentences_of(p)[1:]:
             print_wrapped(text, "  ")
         print_list(", ".join(f"{n} {value(v)}" for n, v in p.params.items()))
         if p.init_from is not None:
             print_line(f"  from {short_path(p.init_from)}")
 
 
-def _sayings(p: ProposalOutcome) -> list[str]:
+def _sentences_of(p: ProposalOutcome) -> list[str]:
     """What is said of a proposal beside its figures, a line each: why it was chosen, and what came of it."""
     from epsopt.studies.report.report import WORDS
 
     said = [] if p.retry_of is None else [f"proposal {p.retry_of} once more"]
     if p.reason is not None:
         said.append(p.reason)
-    if p.why is not None:
-        said.append(f"{WORDS.get(p.state, p.state)}, {p.why}")
+    if p.failure is not None:
+        said.append(f"{WORDS.get(p.state, p.state)}, {p.failure}")
     if p.step is not None:
-        gain = f"{p.step.brought:.2g} to the hypervolume" if p.step.brought else "nothing to the hypervolume"
+        gain = (
+            f"{p.step.realized_gain:.2g} to the hypervolume" if p.step.realized_gain else "nothing to the hypervolume"
+        )
         said.append(f"added {gain} in {count(f'{p.step.epochs:g}', 'epoch')}")
     return said
 
 
 def show_steps(report: LoopReport) -> None:
-    """Show what steps of a budget promised and brought, kind by kind; nothing where there were none."""
+    """Show predicted and realized gain of a budget's steps by kind; nothing without steps."""
     if report.steps:
         print_line("")
-        print_line("Steps of the budget: hypervolume that they promised, and that they brought:")
+        print_line("Steps of the budget, with the hypervolume that they were predicted to add and added:")
         heads, rows = steps_table(report)
         print_table([Head(heads[0], "left"), *map(Head, heads[1:])], [Rows([row]) for row in rows])
 
 
 def steps_table(report: LoopReport) -> tuple[list[str], list[list[str]]]:
     """Return headers and rows of the table of steps."""
-    text = formatter(v for s in report.steps for v in (s.promised, s.brought))
-    rows = [[s.kind, str(s.count), f"{s.epochs:.4g}", text(s.promised), text(s.brought)] for s in report.steps]
-    return ["step", "count", "epochs", "promised", "brought"], rows
+    text = formatter(v for s in report.steps for v in (s.predicted_gain, s.realized_gain))
+    rows = [
+        [s.kind, str(s.count), f"{s.epochs:.4g}", text(s.predicted_gain), text(s.realized_gain)] for s in report.steps
+    ]
+    return ["step", "count", "epochs", "predicted gain", "realized gain"], rows
 
 
 def show_accuracy(report: LoopReport) -> None:
@@ -143,11 +147,11 @@ def show_gain(report: LoopReport, objectives: Sequence[Objective], target: Targe
     """Say how far the measured front moved, and the best checkpoints that meet the target before and after."""
     for text in front_sentences(report):
         print_wrapped(text)
-    labels = RunLabels.of([*report.old, *report.new, *report.mixed])
+    labels = RunLabels.of([*report.old, *report.new, *report.merged])
     for other in (o for o in objectives if o.name != target.name):
         trained = (*report.old, *report.new)
         groups = [("before", report.old), ("after", trained)]
-        for title, group in [*groups, *([("with mixtures", (*trained, *report.mixed))] if report.mixed else [])]:
+        for title, group in [*groups, *([("with mixtures", (*trained, *report.merged))] if report.merged else [])]:
             best = best_meeting(group, objectives, target, other)
             if best is not None:
                 print_wrapped(
@@ -158,7 +162,7 @@ def show_gain(report: LoopReport, objectives: Sequence[Objective], target: Targe
 
 def front_sentences(report: LoopReport) -> list[str]:
     """Say how far the measured front moved: by what was trained, and by mixtures beyond that."""
-    gain, mixing = report.gain, report.mixing
+    gain, mixing = report.gain, report.merge_gain
     if gain is None or mixing is None:
         return ["Nothing is measured yet with every objective, so there is no front."]
     runs = {report.new[i].run for i in gain.joined}
@@ -166,10 +170,10 @@ def front_sentences(report: LoopReport) -> list[str]:
     new = count(len(gain.joined), "new checkpoint")
     joined = f"{new} of {count(len(runs), 'proposed run')} {'is' if len(gain.joined) == 1 else 'are'} on it"
     said = [f"Hypervolume of the measured front: {moved}; {joined}."]
-    if report.mixed:
+    if report.merged:
         said.append(
             f"Mixtures of checkpoints, measured, not trained: {mixing.after:.4f} with them ({mixing.relative:+.1%} "
-            f"beyond all that was trained); {len(mixing.joined)} of {len(report.mixed)} are on that front."
+            f"beyond all that was trained); {len(mixing.joined)} of {len(report.merged)} are on that front."
         )
     return said
 
@@ -197,7 +201,7 @@ def outcome_json(report: LoopReport, target: Target) -> dict[str, Any]:
         "proposals": proposals_json(report),
         "accuracy": accuracy_json(report.accuracy),
         "hypervolume": hypervolume_json(report),
-        "mixtures": mixtures_json(report),
+        "merges": merges_json(report),
         "steps": steps_json(report),
     }
 
@@ -211,7 +215,7 @@ def proposals_json(report: LoopReport) -> list[dict[str, Any]]:
             "params": dict(p.params),
             "init_from": p.init_from,
             "retry_of": p.retry_of,
-            "predicted": {n: {"point": p.point[n], "low": p.low[n], "high": p.high[n]} for n in p.point},
+            "predicted": {n: {"value": p.point[n], "low": p.low[n], "high": p.high[n]} for n in p.point},
             "level": p.level,
             "joins_front": p.joins_front,
             "nearest_runs": [{"run": run, "distance": distance} for run, distance in p.nearest_runs],
@@ -220,7 +224,7 @@ def proposals_json(report: LoopReport) -> list[dict[str, Any]]:
             "compared": any(p.compared(name) is not None for name in p.point),
             "step": None if p.step is None else asdict(p.step),
             "path": p.path,
-            "why": p.why,
+            "failure": p.failure,
         }
         for p in report.proposals
     ]
@@ -242,16 +246,16 @@ def hypervolume_json(report: LoopReport) -> dict[str, Any] | None:
 
 
 def steps_json(report: LoopReport) -> list[dict[str, Any]]:
-    """Return what steps of a budget promised and brought, kind by kind, as JSON values."""
+    """Return predicted and realized gain of a budget's steps by kind, as JSON values."""
     return [asdict(s) for s in report.steps]
 
 
-def mixtures_json(report: LoopReport) -> dict[str, Any]:
+def merges_json(report: LoopReport) -> dict[str, Any]:
     """Return how mixtures moved the front beyond what was trained, as JSON values."""
-    mixing = report.mixing
+    mixing = report.merge_gain
     return {
-        "count": len(report.mixed),
+        "count": len(report.merged),
         "before": None if mixing is None else mixing.before,
         "after": None if mixing is None else mixing.after,
-        "joined": [] if mixing is None else [report.mixed[i].path for i in mixing.joined],
+        "joined": [] if mixing is None else [report.merged[i].path for i in mixing.joined],
     }

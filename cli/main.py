@@ -8,7 +8,7 @@ import sys
 
 import click
 
-# Name -> one line for --help. The modules are imported on use, so that `epsopt --help` answers at once (D11).
+# Name -> one line for --help. The modules are imported on use, so that `epsopt --help` answers at once.
 COMMANDS = {
     "init": "Write epsopt.toml from a scan of a runs folder.",
     "ingest": "Read the checkpoints of a runs folder into the catalogue.",
@@ -114,11 +114,11 @@ def _damage(known: dict[str, object]) -> str | None:
     if not found:
         return None
     more = f" (and {len(found) - 1} more: 'epsopt check' lists them)" if len(found) > 1 else ""
-    return f"the database is damaged: {found[0].what}{more}; what mends it: {found[0].mend}"
+    return f"the database is damaged: {found[0].problem}{more}; what mends it: {found[0].remedy}"
 
 
 def main() -> None:
-    """Run the command line; exit status 0, 1 (could not do it) or 2 (bad usage), one sentence per error (D11)."""
+    """Run the command line; exit status 0, 1 (could not do it) or 2 (bad usage), one sentence per error."""
     from epsopt.zoo.child_processes import leave_out_working_directory
     from epsopt.zoo.errors import EpsoptError, UsageError
 

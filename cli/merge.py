@@ -90,7 +90,7 @@ def command(
         from epsopt.studies.output_paths import save_folder
 
         # Held from before the first evaluation: another merge at the same time takes another one.
-        with save_folder(save, project.runs, "mixed" if wide else "merge", checkpoints) as folder:
+        with save_folder(save, project.runs, "merged", checkpoints) as folder:
             if wide:
                 from epsopt.cli.merge_wide import mix_widely
 
@@ -201,9 +201,9 @@ def _document(
                 "weights": recombination_json(merged.recombination(e), named),
                 "parts": None,
                 "predicted": e.predicted,
-                "promised": None,
+                "predicted_gain": None,
                 "measured": dict(e.measured),
-                "why": e.why,
+                "reason": e.reason,
                 "joined": i in result.joined,
                 "saved": str(merged.saved[i].resolve()) if i in merged.saved else None,
             }

@@ -39,7 +39,7 @@ def mix_widely(
     suffix = suffix_for(form, sources.checkpoints)
     with WeightDecoder(project.evaluate, weights_key=project.weights_key) as decoder:
         return mix(
-            decoder, project, checkpoints, sources, lambda i: folder / f"mixed_{i:03d}{suffix}",
+            decoder, project, checkpoints, sources, lambda i: folder / f"merged_{i:03d}{suffix}",
             budget=budget, give_up=give_up, seed=seed, progress=progress,
         )  # fmt: skip
 
@@ -65,12 +65,12 @@ def wide_document(
         "evaluations": [
             {
                 "weights": recombination_json(t.recombination, named),
-                "parts": [{"patterns": list(p.patterns), "tensors": p.tensors, "mixed": _mixed(t, p, named)}
+                "parts": [{"patterns": list(p.patterns), "tensors": p.tensors, "coefficients": _mixed(t, p, named)}
                           for p in t.parts],
                 "predicted": t.predicted,
-                "promised": t.promised,
+                "predicted_gain": t.predicted_gain,
                 "measured": dict(t.measured),
-                "why": t.why,
+                "reason": t.reason,
                 "joined": i in mixed.joined,
                 "saved": str(mixed.saved[i].resolve()) if i in mixed.saved else None,
             }
@@ -129,7 +129,7 @@ def show_wide(
     print_line("What they are made of; coefficients of a part sum to one:")
     for i in mixed.joined:
         tried = mixed.tried[i]
-        print_line(f"{i:>3}  {tried.why}")
+        print_line(f"{i:>3}  {tried.reason}")
         for part in tried.parts:
             if len(tried.parts) > 1:
                 print_line(f"     {_named(part)}")

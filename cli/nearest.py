@@ -42,7 +42,7 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
     if options.json:
         print_json(
             {
-                "of": meant.title,
+                "checkpoint": meant.title,
                 "sha256": meant.checkpoint.sha256,
                 "known_architecture": known_architecture,
                 "nearest": [neighbour_json(n) for n in found],

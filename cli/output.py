@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from rich.console import Console
 
+DOCUMENT_VERSION = 1
+"""Of the JSON documents (docs/schemas): raised when a key is renamed, removed or given another meaning."""
+
 LABEL = 22
 """Widest label of a row: beside it, three metrics with their intervals fit into 80 columns."""
 TARGETS_HOLD = " P: probability that all targets hold."
@@ -37,8 +40,14 @@ class Rows(NamedTuple):
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Print one document on standard output; NaN and infinities become null, and nothing in it acts on a terminal."""
-    text = json.dumps(finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Print one document on standard output, with its version.
+
+    NaN and infinities become null, and nothing in it acts on a terminal.
+    """
+    text = (
+        json.dumps(finite({"version": DOCUMENT_VERSION, **document}), indent=2, ensure_ascii=False, allow_nan=False)
+        + "\n"
+    )
     sys.stdout.write("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
     sys.stdout.flush()
 
@@ -98,7 +107,7 @@ def failures(failed: Sequence[Any]) -> None:
         print_line(f"  and {len(failed) - _LISTED} more (--json lists them all)")
 
 
-def troubles(beside: Sequence[Any]) -> None:
+def print_side_file_failures(beside: Sequence[Any]) -> None:
     """List files beside checkpoints that could not be read, if there are any."""
     if beside:
         print_wrapped()

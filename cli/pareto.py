@@ -34,13 +34,14 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
         workspace = open_workspace(options)
         project = workspace.require_project()
         from epsopt.optimize.acquisition.confidence_bounds import measured_table
+        from epsopt.optimize.objectives import Objectives
         from epsopt.optimize.pareto import non_dominated
 
         with workspace.catalogue() as catalogue:
             checkpoints, metrics = measured(catalogue), catalogue.metric_names()
         objectives = _choose(check_objectives(project, metrics), chosen, metrics if all_metrics else (), project)
         table = measured_table([c.metrics for c in checkpoints], objectives)
-        found = non_dominated(table, [o.maximize for o in objectives])
+        found = non_dominated(table, Objectives(objectives).maximize)
         order = sorted(found.indices.tolist(), key=lambda i: -table[i, 0] if objectives[0].maximize else table[i, 0])
         front = [checkpoints[i] for i in order]
     if options.json:

@@ -34,7 +34,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
 
     The exit status is 1 where not one file is predicted.
     """
-    from epsopt.cli.output import failures, links_outside, print_json, print_wrapped, troubles
+    from epsopt.cli.output import failures, links_outside, print_json, print_side_file_failures, print_wrapped
     from epsopt.cli.progress import working
     from epsopt.cli.render import failure_json, neighbour_json, predicted_json
     from epsopt.cli.run_labels import RunLabels
@@ -95,7 +95,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
                     for r, a in zip(read, found, strict=True)
                 ],
                 "failed": failure_json(failed),
-                "troubles": failure_json(beside),
+                "side_file_failures": failure_json(beside),
             }
         )
     else:
@@ -111,8 +111,8 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         if failed:
             print_wrapped("Could not be read:")
             failures(failed)
-        troubles(beside)
-        links_outside(seen.outside)
+        print_side_file_failures(beside)
+        links_outside(seen.outside_links)
     if not read:
         raise nothing_found(paths, failed=failed)
     if all(a.refused for a in found):

@@ -85,7 +85,7 @@ def command(
         print_json({**_document(opened, proposed, commands, study), "level": level, "seed": seed})
     elif form == "table":
         _show(proposed, opened.objectives, opened.targets, level, RunLabels.of(opened.checkpoints))
-        _tell(proposed, project, study)
+        _print_summary(proposed, project, study)
     else:
         explain_proposals(form, proposed, project, study, level)
         print(_formatted(form, proposed, commands, project, study, level), end="")  # noqa: T201 - for other programs
@@ -207,7 +207,7 @@ def _show(
     print_wrapped("Predicted values are predicted, not evaluated." + (TARGETS_HOLD if targets else ""))
 
 
-def _tell(proposed: ProposalBatch, project: Project, study: str | None) -> None:
+def _print_summary(proposed: ProposalBatch, project: Project, study: str | None) -> None:
     from epsopt.cli.output import print_line, print_wrapped
 
     if project.space is None:

@@ -45,11 +45,11 @@ def command(options: Options, page: Path | None, overwrite: bool) -> None:
         workspace = open_workspace(options)
         project = workspace.require_project()
         from epsopt.studies.report.report import loop_report
-        from epsopt.studies.schedule.budget import measured_mixtures
+        from epsopt.studies.schedule.budget import measured_merges
 
         with workspace.catalogue() as catalogue:
             file = None if page is None else _checked(page, overwrite, catalogue)
-            checkpoints, mixtures = catalogue.checkpoints(), measured_mixtures(catalogue, project.name)
+            checkpoints, mixtures = catalogue.checkpoints(), measured_merges(catalogue, project.name)
         report = loop_report(project, workspace.studies(), checkpoints, mixtures)
         if file is not None:
             write_page(file, project.name, report, report.objectives, other_objectives(report, project))
@@ -83,7 +83,7 @@ def write_page(
     tables = {
         PROPOSED: proposals_page_table(report, objectives),
         "Why runs failed or were stopped": _reasons(report),
-        "Steps of the budget: hypervolume promised and brought": steps_table(report),
+        "Steps of the budget: predicted and realized gain in hypervolume": steps_table(report),
     }
     kept = {caption: (heads, rows) for caption, (heads, rows) in tables.items() if rows}
     file.write(page_html(f"{name}: predicted and measured", lines, figure, kept).encode())
@@ -104,8 +104,8 @@ def _reasons(report: LoopReport) -> tuple[list[str], list[list[str]]]:
 
     told: dict[str, list[str]] = {}
     for p in report.proposals:
-        if p.why is not None:
-            told.setdefault(f"{WORDS.get(p.state, p.state)}, {p.why}", []).append(str(p.number))
+        if p.failure is not None:
+            told.setdefault(f"{WORDS.get(p.state, p.state)}, {p.failure}", []).append(str(p.number))
     return ["reason", "proposals"], [[why, ", ".join(numbers)] for why, numbers in told.items()]
 
 
@@ -173,18 +173,18 @@ def joining_sentences(report: LoopReport) -> list[str]:
     if not whole:
         return []
     expected = sum(p.joins_front or 0.0 for p in whole)
-    joined = sum(p.step is not None and p.step.brought > 0.0 for p in whole)
+    joined = sum(p.step is not None and p.step.realized_gain > 0.0 for p in whole)
     ended = f"Of {count(len(whole), 'predicted step')} that went to {'its' if len(whole) == 1 else 'their'} end"
     return [f"{ended}, {expected:.1f} were expected to join the front; {joined} did."]
 
 
 def audit_sentences(report: LoopReport) -> list[str]:
     """Say how those fared that would have been stopped."""
-    if not report.audits:
+    if not report.control_runs:
         return []
-    joined = sum(a.joined for a in report.audits)
-    expected = sum(a.probability for a in report.audits)
-    left = f"Hopeless, but left to finish: {len(report.audits)}"
+    joined = sum(a.joined for a in report.control_runs)
+    expected = sum(a.probability for a in report.control_runs)
+    left = f"Hopeless, but left to finish: {len(report.control_runs)}"
     return [f"{left}; {joined} of them reached the front after all ({expected:.1f} expected)."]
 
 
@@ -192,7 +192,7 @@ def wait_sentences(report: LoopReport) -> list[str]:
     """Say how long slots were empty."""
     from statistics import median
 
-    waits = report.waits()
+    waits = report.idle_seconds()
     if not waits:
         return []
     most = f"{median(waits):.1f} s in the median, {max(waits):.1f} s at most"
@@ -201,7 +201,7 @@ def wait_sentences(report: LoopReport) -> list[str]:
 
 def report_document(report: LoopReport) -> dict[str, Any]:
     """Return the report as its JSON document."""
-    from epsopt.cli.loop_tables import accuracy_json, hypervolume_json, mixtures_json, proposals_json, steps_json
+    from epsopt.cli.loop_tables import accuracy_json, hypervolume_json, merges_json, proposals_json, steps_json
     from epsopt.optimize.forecast.evaluation import share_interval
 
     front = hypervolume_json(report)
@@ -213,8 +213,10 @@ def report_document(report: LoopReport) -> dict[str, Any]:
         ],
         "over_time": [accuracy_json(step) for step in report.over_time],
         "hypervolume": None if front is None else {**front, "over_time": list(report.hypervolumes)},
-        "audits": [{"number": a.number, "probability": a.probability, "joined": a.joined} for a in report.audits],
-        "mixtures": mixtures_json(report),
+        "control_runs": [
+            {"number": a.number, "probability": a.probability, "joined": a.joined} for a in report.control_runs
+        ],
+        "merges": merges_json(report),
         "steps": steps_json(report),
-        "waits": report.waits(),
+        "idle_seconds": report.idle_seconds(),
     }

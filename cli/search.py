@@ -90,7 +90,7 @@ def command(
                 "level": level,
                 "objectives": objective_json(objectives),
                 "targets": target_json(targets),
-                "met": result.met,
+                "targets_met": result.targets_met,
                 "answers": [
                     {
                         "predicted": predicted_json(a),
@@ -99,7 +99,7 @@ def command(
                     }
                     for a in result.answers
                 ],
-                "measured_meeting": [checkpoint_json(c) for c in result.measured_meeting],
+                "measured_meeting_targets": [checkpoint_json(c) for c in result.measured_meeting_targets],
                 "n_candidates": result.n_candidates,
                 "n_checkpoints": len(checkpoints),
                 "n_unseen": opened.n_unseen,
@@ -155,9 +155,9 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
     list_runs([a.nearest[0] for a in result.answers], varying(checkpoints), labels)
     print_wrapped()
     if result.targets:
-        if not result.met:
+        if not result.targets_met:
             print_wrapped("No answer is more likely than not to meet all targets; these come nearest.")
-        meeting = result.measured_meeting
+        meeting = result.measured_meeting_targets
         if meeting:
             best = labels(meeting[0].run, meeting[0].epoch)
             print_wrapped(

@@ -144,7 +144,7 @@ def _document(
         "motion": None,
         "measured": None,
         "forecast": None,
-        "no_forecast_because": reason,
+        "no_forecast_reason": reason,
     }
     if moved is not None:
         out["motion"] = {
@@ -173,7 +173,7 @@ def _document(
                     "value": forecast.point[j],
                     "low": forecast.low[j],
                     "high": forecast.high[j],
-                    "answered_by": forecast.answered_by[name],
+                    "forecaster": forecast.answered_by[name],
                     "weights": forecast.weights[name],
                     "errors": forecast.stage.errors[name],
                     "measured": whole.metrics[-1, j] if len(whole) > len(path) else None,

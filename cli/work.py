@@ -176,18 +176,18 @@ def command(
         lost_after=lost_after,
         most_failures=max_failures,
     )  # fmt: skip
-    lost: list[str] = []
+    failed_proposals: list[str] = []
     dropped: list[str] = []
-    told: list[str] = []
+    merges: list[str] = []
 
     def tell(event: Event) -> None:
-        if event.kind == "mixed":
-            told.append(event.text)
-        if event.kind in ("lost", "refused"):
-            lost.append(event.text)
+        if event.kind == "merged":
+            merges.append(event.text)
+        if event.kind in ("stale", "released", "refused"):
+            failed_proposals.append(event.text)
         if event.kind == "refused":
             dropped.append(event.text)
-        if event.kind == "trouble":
+        if event.kind == "failure":
             note(event.text)
         elif not options.json:
             print_line(
@@ -206,9 +206,9 @@ def command(
         worker = Worker(project, storage, catalogue, orders, stopper, learner, tell, goal, spending)
         ended = worker.work()
         spent = None if spending is None else {
-            "epochs": spending.epochs, "spent": spending.spent, "mixtures": spending.mixtures
+            "epochs": spending.epochs, "spent": spending.spent, "merges": spending.merges
         }  # fmt: skip
-        unmixed = None if spending is None or spending.mixtures else why_none_merged(project, catalogue)
+        unmixed = None if spending is None or spending.merges else why_none_merged(project, catalogue)
     reached = worker.reached
     if options.json:
         from epsopt.cli.render import checkpoint_json, target_json
@@ -216,8 +216,8 @@ def command(
         print_json(
             {
                 "runs": [_run_json(e) for e in ended],
-                "lost": lost,
-                "mixed": told,
+                "failed_proposals": failed_proposals,
+                "merges": merges,
                 "budget": spent,
                 "targets": target_json(targets),
                 "reached": None if reached is None else checkpoint_json(reached),
@@ -282,10 +282,10 @@ def _stopper(
 
 def _check_steps(project: Project, storage: RDBStorage, catalogue: Catalogue, length: int | None) -> None:
     """Say what the policy lacks before anything is trained, not from the background."""
-    from epsopt.studies.schedule.scheduler_adapter import make_policy
+    from epsopt.studies.schedule.scheduler_adapter import make_scheduler
     from epsopt.studies.schedule.study_snapshot import StudySnapshot
 
-    make_policy(StudySnapshot.read(project, storage, catalogue, length))
+    make_scheduler(StudySnapshot.read(project, storage, catalogue, length))
 
 
 def _figures(project: Project, ended: RunResult) -> str:
@@ -300,14 +300,14 @@ def summarise(
     """Print how many runs ended how, whether the targets are reached, and what was spent."""
     from epsopt.cli.output import print_wrapped
 
-    counts = {state: sum(e.state == state for e in ended) for state in ("complete", "pruned", "fail", "lost")}
-    words = {"complete": "trained", "pruned": "stopped early", "fail": "failed", "lost": "given to other workers"}
+    counts = {state: sum(e.state == state for e in ended) for state in ("complete", "pruned", "fail", "stale")}
+    words = {"complete": "trained", "pruned": "stopped early", "fail": "failed", "stale": "given to other workers"}
     nothing = "nothing was queued" if reached is None else "nothing was left to do"
-    if spent is not None and spent["mixtures"]:
+    if spent is not None and spent["merges"]:
         nothing = "no run was trained"
     told = ", ".join(f"{n} {words[s]}" for s, n in counts.items() if n) or nothing
     if spent is not None:
-        mixtures = f", mixtures measured: {spent['mixtures']}" if spent["mixtures"] else ""
+        mixtures = f", mixtures measured: {spent['merges']}" if spent["merges"] else ""
         told += f"; {spent['spent']:.4g} of {count(int(spent['epochs']), 'epoch')} spent{mixtures}"
     print_wrapped(f"{told[:1].upper()}{told[1:]}." + (" 'epsopt report' shows what came of them." if ended else ""))
     if unmixed is not None:
@@ -327,7 +327,8 @@ def _run_json(ended: RunResult) -> dict[str, Any]:
         "failure": ended.failure,
         "seconds": ended.seconds,
         "step": None if ended.plan is None else {
-            "kind": ended.plan.kind, "promised": ended.plan.promised, "worth": ended.plan.worth,
+            "kind": ended.plan.kind, "predicted_gain": ended.plan.predicted_gain,
+            "gain_per_epoch": ended.plan.gain_per_epoch,
             "epochs": ended.plan.epochs,
         },
     }  # fmt: skip
@@ -348,8 +349,8 @@ def _dry_run(
     if as_json:
         print_json({
             "would_run": [{"number": n, "command": arguments} for n, arguments in found.launched.items()],
-            "would_be_refused": [{"number": n, "why": why} for n, why in found.dropped.items()],
-            "would_stop": None if found.stopped is None else {"number": found.stopped[0], "why": found.stopped[1]},
+            "would_be_refused": [{"number": n, "reason": why} for n, why in found.dropped.items()],
+            "would_stop": None if found.stopped is None else {"number": found.stopped[0], "reason": found.stopped[1]},
             "would_ask": found.asked,
         })  # fmt: skip
     else:

@@ -54,7 +54,7 @@ def sweep(plans: list[Plan], jobs: int) -> int:
             text = f"failed: {outcome}"
         else:
             text = " ".join(f"{name} {value:.3f}" for name, value in outcome.items())
-        _tell(f"[{done}/{len(waiting)}] {plan.out.name} {text} ({time.monotonic() - started:.0f} s)")
+        _print_line(f"[{done}/{len(waiting)}] {plan.out.name} {text} ({time.monotonic() - started:.0f} s)")
     return failed
 
 
@@ -94,13 +94,13 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     plans = plan_runs(options.out, options.runs, options.seed, options.epochs)
     try:
-        ensure_base(base_path(options.out), options.base_epochs, report=_tell)
+        ensure_base(base_path(options.out), options.base_epochs, report=_print_line)
         return 1 if sweep(plans, options.jobs) else 0
     except (DemoError, OSError) as error:
         return complain(error)
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

@@ -36,10 +36,10 @@ def _plan(options: argparse.Namespace) -> Plan:
     for parameter in SPACE:
         if parameter.name in given and not parameter.is_active(values):
             switch = next(iter(parameter.active_when))
-            _tell(f"note: {_flag(parameter.name)} has no effect with {_flag(switch)} {values[switch]}; left out")
+            _print_line(f"note: {_flag(parameter.name)} has no effect with {_flag(switch)} {values[switch]}; left out")
     if options.init_from is None:
         init_from: Path = options.base or base_path(options.out.resolve().parent)
-        ensure_base(init_from, options.base_epochs, options.base_seed, report=_tell)
+        ensure_base(init_from, options.base_epochs, options.base_seed, report=_print_line)
     elif options.base is not None:
         raise BadOptionError("--base and --init-from both say where the run starts: give one of them")
     else:
@@ -114,7 +114,7 @@ def _report(epoch: int, metrics: dict[str, float]) -> None:
     print(f"epoch {epoch:3d}", *(f"{name} {value:.4f}" for name, value in metrics.items()), flush=True)
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

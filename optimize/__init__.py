@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from epsopt.optimize.latent.search import ENGINES, Answer, SearchResult, search
     from epsopt.optimize.latent.trajectory import RunPath, path_statistics, run_paths
     from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace, on_way
-    from epsopt.optimize.objectives import Objective, Target, meets, parse_targets
+    from epsopt.optimize.objectives import Objective, Objectives, Target, meets, parse_targets
     from epsopt.optimize.pareto import Front, hypervolume, non_dominated
     from epsopt.optimize.proposals.proposals import PastRun, Proposal, past_runs, propose
     from epsopt.optimize.schedule.pruner import Decision, Pruner
@@ -43,6 +43,7 @@ __all__ = [
     "MergeCandidate",
     "Neighbour",
     "Objective",
+    "Objectives",
     "Parameter",
     "PastRun",
     "PathMeasurements",
@@ -91,6 +92,7 @@ _HOMES = {
     "MergeCandidate": "merge.weight_space_gp",
     "Neighbour": "latent.neighbours",
     "Objective": "objectives",
+    "Objectives": "objectives",
     "PathMeasurements": "forecast.learning_curve_gp",
     "RunForecaster": "forecast.run_forecaster",
     "Parameter": "space",

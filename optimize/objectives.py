@@ -1,4 +1,4 @@
-"""What the user asks for: objectives with a direction, and targets that mean "at least this good" (D7)."""
+"""What the user asks for: objectives with a direction, and targets that mean "at least this good"."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from epsopt.surrogate.ranges import range_text
 from epsopt.zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,53 @@ class Objective:
 
     name: str
     maximize: bool
+
+
+class Objectives(tuple[Objective, ...]):
+    """Objectives in the order of a table's columns, with the directions and the front that follow from them.
+
+    ``Objectives(objectives)`` takes any sequence of :class:`Objective`.
+    """
+
+    __slots__ = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the metrics."""
+        return [o.name for o in self]
+
+    @property
+    def maximize(self) -> list[bool]:
+        """Whether more is better, by column."""
+        return [o.maximize for o in self]
+
+    @property
+    def signs(self) -> NDArray[np.float64]:
+        """``(m,)`` 1 for a maximised objective, -1 for a minimised one."""
+        import numpy as np
+
+        return np.array([1.0 if o.maximize else -1.0 for o in self])
+
+    def front(self, values: ArrayLike) -> NDArray[np.int64]:
+        """Return the rows of a table that no other row dominates (:func:`epsopt.optimize.pareto.non_dominated`).
+
+        Args:
+            values: ``(n, m)`` in the metrics' own units; rows with NaN are on no front.
+        """
+        from epsopt.optimize.pareto import non_dominated
+
+        return non_dominated(values, self.maximize).indices
+
+    def hypervolume(self, values: ArrayLike, reference: ArrayLike) -> float:
+        """Return the hypervolume of a table's front (:func:`epsopt.optimize.pareto.hypervolume`).
+
+        Args:
+            values: ``(n, m)`` in the metrics' own units; rows with NaN count for nothing.
+            reference: ``(m,)`` reference point, in the same units.
+        """
+        from epsopt.optimize.pareto import hypervolume
+
+        return hypervolume(values, reference, self.maximize)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Search spaces: what a training run may be launched with.
 
 Conditional parameters are first class: an inactive parameter is absent from a configuration, and every model sees it
-masked, not filled with a made-up value (FACTS.md: the largest single effect in a closed loop).
+masked, not filled with a made-up value (the largest single effect in a closed loop).
 """
 
 from __future__ import annotations

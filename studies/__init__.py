@@ -1,6 +1,6 @@
 """What is kept and shown: the project file, Optuna studies of all that is known, the dashboard.
 
-Takes checkpoints, answers and proposals with plain fields (kinds.py) and keeps them as Optuna studies behind
+Takes checkpoints, answers and proposals with plain fields (protocols.py) and keeps them as Optuna studies behind
 the project's database URL. Knows nothing of how a checkpoint is parsed or how an answer was found.
 
 Public is what ``__all__`` lists (docs/reference/api/studies.md). All else is internal and may change.

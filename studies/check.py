@@ -78,7 +78,7 @@ def _studies(connection: Connection, url: str) -> Iterator[Damage]:
         for study_id, name in rows:
             wrong = _wrong_json(connection, study_id) or _unreadable(storage, study_id)
             if wrong is not None:
-                yield Damage(f"the study {name}: {wrong}", _mend(str(name), url))
+                yield Damage(f"the study {name}: {wrong}", _remedy(str(name), url))
     finally:
         storage.engine.dispose()
 
@@ -121,7 +121,7 @@ def _unreadable(storage: RDBStorage, study_id: int) -> str | None:
     return None
 
 
-def _mend(name: str, url: str) -> str:
+def _remedy(name: str, url: str) -> str:
     delete = f"optuna delete-study --study-name '{name}' --storage '{masked_url(url)}'"
     if name.endswith(_VIEWS) or "/search/" in name:
         return f"{delete}, and 'epsopt search' records it anew"

@@ -159,7 +159,7 @@ class ActiveRun(Protocol):
 
 
 class Stopper(Protocol):
-    """Decides at each new checkpoint of a run whether it goes on (D9)."""
+    """Decides at each new checkpoint of a run whether it goes on."""
 
     def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
         """Decide; the checkpoints are the run's own, measured, oldest first."""

@@ -1,4 +1,4 @@
-"""The fitted map in the catalogue's database, so that every worker finds the same one (D1)."""
+"""The fitted map in the catalogue's database, so that every worker finds the same one."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class FitOutcome:
         change: of a refined one.
         reason: why a fitted one was not refined, where there was one to refine.
         metrics: which were learned, and which are kept as data; ``None`` where nobody chose.
-        doubts: sentences about ranges of metrics that measurements contradict.
+        bounds_contradicted: sentences about ranges of metrics that measurements contradict.
     """
 
     how: Literal["current", "refined", "fitted"]
     change: Refinement | None = None
     reason: str | None = None
     metrics: LearnedMetrics | None = None
-    doubts: tuple[str, ...] = ()
+    bounds_contradicted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ def fit_map(
     if kept is not None:
         data, meta = kept.stored
         catalogue.put_artifact(KINDS[probes], key, data, meta)  # the newest is the one that every other command loads
-        return kept.surrogate, kept.validation, FitOutcome("current", metrics=chosen, doubts=doubts)
+        return kept.surrogate, kept.validation, FitOutcome("current", metrics=chosen, bounds_contradicted=doubts)
     newest, reason, old = None, damaged, None
     if not again and damaged is None:
         newest, damaged = _kept(catalogue, probes)
@@ -172,7 +172,10 @@ def fit_map(
         if progress is not None:
             progress("refining the map", 0.0)
         surrogate, validation, change = refine(old, newest.validation, train, trained_on=key, seed=seed, recipe=recipe)
-        fitted_runs, made = newest.fitted_runs, FitOutcome("refined", change, metrics=chosen, doubts=doubts)
+        fitted_runs, made = (
+            newest.fitted_runs,
+            FitOutcome("refined", change, metrics=chosen, bounds_contradicted=doubts),
+        )
     else:
         surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress)
         fitted_runs, made = train.n_runs, FitOutcome("fitted", None, reason, chosen, doubts)

@@ -1,4 +1,4 @@
-"""Coefficients of real checkpoints that reconstruct a point of the latent space: the weight decoder's other half (D5).
+"""Coefficients of real checkpoints that reconstruct a point of the latent space: the weight decoder's other half.
 
 Locally linear reconstruction (Roweis and Saul 2000) with convex weights: among the nearest checkpoints, those mixtures
 are sought whose own z comes nearest to the point, and of equal ones the one with the nearer parents. Convex, because a

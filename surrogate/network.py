@@ -1,9 +1,9 @@
 """The Epsilon-VAE: views of a checkpoint -> latent z -> anchor embeddings, metrics and recombined weights.
 
-The hybrid of seeds/epsilon_vae.md (embedding decoder and metric predictor on one latent) over the blocks of
-seeds/sideways_vae.md, with three changes that figures asked for (docs/decisions): tokens are fingerprints of blocks
-instead of raw weights (D4); attention over them is a learned relevance of each view instead of self-attention, which
-overfits a few dozen runs; and the weight decoder recombines real checkpoints instead of inventing weights (D5).
+An embedding decoder and a metric predictor share one latent over the blocks of a network. Three choices rest on figures
+(docs/decisions): tokens are fingerprints of blocks instead of raw weights; attention is a learned relevance of each
+view instead of self-attention, which overfits a few dozen runs; and the weight decoder recombines real checkpoints
+instead of generating weights.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class NetworkShape:
 
 
 class EpsilonVAE(nn.Module):
-    """Encoder and heads; see the module's docstring. Metrics are answered by Gaussian processes on z (``head.py``)."""
+    """Encoder and heads; see the module's docstring. Gaussian processes on z predict the metrics (``metric_gp.py``)."""
 
     relevance: Tensor
 
@@ -103,7 +103,7 @@ def load_network(shape: NetworkShape, state: Mapping[str, Tensor]) -> EpsilonVAE
 
 
 class Recombination(nn.Module):
-    """Teaches z about weights: coefficients of real checkpoints, as attention from z to the checkpoints' own z (D5).
+    """Teaches z about weights: coefficients of real checkpoints, as attention from z to the checkpoints' own z.
 
     Decoded weights are ``base + sum_i c_i(z) (w_i - base)`` with ``c`` non-negative and summing to one. Trained through
     the linear sketches of the fingerprints, so that no weights are touched: the sketch of the recombination is the

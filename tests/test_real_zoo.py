@@ -73,7 +73,7 @@ def test_unseen_real_runs_are_predicted_better_than_by_the_median(fitted) -> Non
 
 def test_a_reachable_target_is_answered_beside_a_checkpoint_that_measurably_meets_it(checkpoints, fitted) -> None:
     result = search(fitted[0], checkpoints, OBJECTIVES, [Target("coverage", 0.95)])
-    assert result.met
+    assert result.targets_met
     assert any((a.nearest[0].metrics["coverage"] or 0.0) >= 0.95 for a in result.answers)
     assert all(Path(n.path).is_file() for a in result.answers for n in a.nearest)
 

@@ -35,7 +35,7 @@ from epsopt.zoo.reading.messages import decode, encode, pack, unpack
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_at, identity_of
 from epsopt.zoo.reading.tensors import OpenCheckpoint
-from epsopt.zoo.side_files.worker import deleted, read_table, tell
+from epsopt.zoo.side_files.worker import deleted, parse_side_files, read_table
 
 Sketch = NDArray[np.float32]
 Answer = tuple[dict[str, Any], list[bytes]]
@@ -97,7 +97,7 @@ class Child:
         path = location(request["path"])
         try:
             if request["kind"] == "tell":
-                return tell(request, self.limits), []
+                return parse_side_files(request, self.limits), []
             if request["kind"] == "deleted":
                 return deleted(request, self.limits), []
             if request["kind"] == "table":

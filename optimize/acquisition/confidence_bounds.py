@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epsopt.optimize.objectives import Objective, Target
+from epsopt.optimize.objectives import Objective, Objectives, Target
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.errors import UsageError
 
 Z90 = 1.645
-"""Standard deviations that a lower bound lies below the mean: the lower end of the 90 % intervals (D6)."""
+"""Standard deviations that a lower bound lies below the mean: the lower end of the 90 % intervals."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class TargetScorer:
     @property
     def signs(self) -> Tensor:
         """``(objectives,)`` +1 to maximise, -1 to minimise."""
-        return torch.tensor([1.0 if o.maximize else -1.0 for o in self.objectives], dtype=torch.float64)
+        return torch.from_numpy(Objectives(self.objectives).signs)
 
     @property
     def thresholds(self) -> Tensor:

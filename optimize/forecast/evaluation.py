@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from epsopt.optimize.objectives import Objective
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.outliers import bulk
 from epsopt.optimize.pareto import hypervolume, non_dominated
 
@@ -49,7 +49,7 @@ def front_gain(old: NDArray[np.float64], new: NDArray[np.float64], objectives: S
     Returns:
         Hypervolumes against one reference point, and the new rows that are on the joint front.
     """
-    maximize = [o.maximize for o in objectives]
+    maximize = Objectives(objectives).maximize
     known = old[~np.isnan(old).any(axis=1)]
     reference = np.array([bulk(known[:, j], maximize=better)[0] for j, better in enumerate(maximize)])
     both = np.vstack([old, new])

@@ -29,7 +29,7 @@ from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNorm
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epsopt.optimize.objectives import Objective
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.outliers import winsorised, winsorised_limits
 from epsopt.optimize.space import Space
 from epsopt.surrogate.ranges import metric_range, positive_floor
@@ -160,7 +160,7 @@ class CurveModel:
     @cached_property
     def signs(self) -> Tensor:
         """``(m,)`` +1 to maximise, -1 to minimise."""
-        return torch.tensor([1.0 if o.maximize else -1.0 for o in self.objectives], dtype=torch.float64)
+        return torch.from_numpy(Objectives(self.objectives).signs)
 
     def untransform(self, outputs: Tensor) -> Tensor:
         """Map ``(..., outputs)`` to ``(..., m)`` objectives in their own units, larger is better; differentiable.

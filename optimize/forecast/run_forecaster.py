@@ -1,10 +1,9 @@
-"""Where a run will end: joint samples of its final metrics, from its first checkpoints or its hyperparameters alone.
+"""Forecast where a run ends: joint samples of its final metrics, from its first checkpoints or its hyperparameters.
 
-Several simple forecasts (``experts.py``) are weighed against each other on runs left out, more and more for the run's
-own curve and place on the map as it goes on (``stacking.py``). Where a plain baseline has the clearly smaller error on
-runs left out, that one answers for the metric and the moment instead. Samples are the forecast plus what it missed by
-at similar moments of similar runs (``misses.py``). Whole runs are left out throughout: of the forecasts, the weights,
-the choice and the misses.
+A stack weighs several simple forecasts (``base_forecasters.py``) by their errors on runs left out; the weight moves to
+the run's own curve and place on the map as the run goes on (``stacking.py``). Where a plain baseline has the clearly
+smaller error, it replaces the stack for that metric at that stage. A sample is the forecast plus a residual from a
+similar stage of a similar run (``conformal_residuals.py``). Cross-validation leaves whole runs out everywhere.
 """
 
 from __future__ import annotations

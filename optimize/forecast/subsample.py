@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve, Floats
-from epsopt.optimize.objectives import Objective
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.space import Space
 
 MOST_RUNS = 200
@@ -40,7 +39,7 @@ def thinned(
     rows = np.concatenate([c.values for c in curves])
     owner = np.repeat(np.arange(len(curves)), [len(c.values) for c in curves])
     feasible = np.flatnonzero(np.isfinite(rows).all(axis=1) & (rows[:, m:] <= 0.0).all(axis=1))
-    front = feasible[non_dominated(rows[feasible, :m], [o.maximize for o in objectives]).indices]
+    front = feasible[Objectives(objectives).front(rows[feasible, :m])]
     along = front[np.lexsort(rows[front, :m].T[::-1])]
     ends = np.concatenate([rows[along, :m].argmin(axis=0), rows[along, :m].argmax(axis=0)]) if len(along) else along
     limit = max(int(_FRONT * most), 1)

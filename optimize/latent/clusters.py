@@ -1,6 +1,6 @@
 """Groups of runs that behave alike: where they end on the map, how stable the groups are, what tells them apart.
 
-Section "Checkpoint Clustering and Similarity" of seeds/epsilon_vae.md; distances as in ``neighbours.py``. K-means
+Distances are those of :mod:`epsopt.optimize.latent.neighbours`. K-means
 with the number of groups that has the best mean silhouette (Rousseeuw 1987); stability is the mean Jaccard similarity
 with the groups found on subsamples (Hennig 2007), above .75 a group is there, below .6 it should not be believed.
 """
@@ -70,7 +70,7 @@ class Clustering:
 
     Attributes:
         groups: the groups.
-        loners: rows that lie far from all others and belong to no group.
+        unclustered: rows that lie far from all others and belong to no group.
         silhouette: mean silhouette; below about .25 there is hardly any structure.
         redundant: sets of rows that end nearer to each other than a run moves in its last step.
         threshold: that distance.
@@ -78,7 +78,7 @@ class Clustering:
     """
 
     groups: tuple[Group, ...]
-    loners: tuple[int, ...]
+    unclustered: tuple[int, ...]
     silhouette: float
     redundant: tuple[tuple[int, ...], ...]
     threshold: float

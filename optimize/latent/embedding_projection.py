@@ -1,6 +1,6 @@
 """A checkpoint's anchor embeddings, predicted and real, flattened to pictures.
 
-Section "Embedding preview" of seeds/epsilon_vae.md. Predicted and real points always share one projection, learned from
+Predicted and real points always share one projection, learned from
 the real ones where there are some, so that what differs in the picture differs in the embeddings.
 """
 

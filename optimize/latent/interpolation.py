@@ -2,7 +2,7 @@
 
 The way is straight in the latent space (epsilon_vae.md, interpolation). Within one lineage each point of it also has
 weights: the same share of the way between the two real checkpoints, ``(1 - t) w_A + t w_B``, which is the recombination
-of D5 with two parents.
+of a recombination with two parents.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PathPoint:
         low: lower ends of their intervals.
         high: upper ends.
         nearest: the nearest checkpoint that the map knows.
-        trusted: whether the point lies in the trust region around such checkpoints (D6).
+        trusted: whether the point lies in the trust region around such checkpoints.
     """
 
     share: float

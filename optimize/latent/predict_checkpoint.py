@@ -28,7 +28,7 @@ class Assessment:
         high: upper ends; NaN if refused.
         nearest: the nearest real checkpoint that the map knows.
         radius: radius of the trust region around known checkpoints.
-        trusted: whether the checkpoint lies in it (D6).
+        trusted: whether the checkpoint lies in it.
         known_architecture: whether the map was trained on checkpoints with these tensor names and shapes.
         refused: why its metrics are not predicted: nothing is known about how far off they would be; None: they are.
     """

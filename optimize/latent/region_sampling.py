@@ -1,4 +1,4 @@
-"""Hypothetical checkpoints in the region that meets the targets (seeds/epsilon_vae.md, "Latent Space Sampling").
+"""Hypothetical checkpoints in the region that meets the targets.
 
 Points are proposed between and around real checkpoints of the trust region, and where a search ends; they are kept when
 the map finds them more likely than not to meet all targets, and thinned so that they lie far apart.

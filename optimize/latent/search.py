@@ -15,7 +15,7 @@ from torch import Tensor
 from epsopt.optimize.acquisition.confidence_bounds import TargetScorer, measured_table
 from epsopt.optimize.latent.neighbours import Neighbour, nearest
 from epsopt.optimize.latent.trust_region import TrustRegion, nearest_rows, trust_region
-from epsopt.optimize.objectives import Objective, Target, meets
+from epsopt.optimize.objectives import Objective, Objectives, Target, meets
 from epsopt.optimize.pareto import non_dominated
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.types import Checkpoint, each_content_once
@@ -63,9 +63,9 @@ class SearchResult:
         targets: what had to be met.
         engine: which engine searched.
         level: coverage of the intervals.
-        met: whether any answer is more likely than not to meet all targets.
+        targets_met: whether any answer is more likely than not to meet all targets.
         n_candidates: points that were judged.
-        measured_meeting: real checkpoints whose *measured* metrics meet all targets, best first.
+        measured_meeting_targets: real checkpoints whose *measured* metrics meet all targets, best first.
         seconds: what the search took.
     """
 
@@ -74,9 +74,9 @@ class SearchResult:
     targets: tuple[Target, ...]
     engine: Engine
     level: float
-    met: bool
+    targets_met: bool
     n_candidates: int
-    measured_meeting: tuple[Checkpoint, ...]
+    measured_meeting_targets: tuple[Checkpoint, ...]
     seconds: float
 
 
@@ -213,7 +213,7 @@ def _spread(
     Farthest-first, in units of the front's own extent, from the most probable point on; of points that are nearest to
     one real checkpoint the first stands for all.
     """
-    maximize = [o.maximize for o in scorer.objectives]
+    maximize = Objectives(scorer.objectives).maximize
     rows = np.flatnonzero(probability >= LIKELY)
     front = rows[non_dominated(bounds[rows], maximize).indices]
     turned = np.where(maximize, 1.0, -1.0)
@@ -260,7 +260,7 @@ def _measured_meeting(checkpoints: Sequence[Checkpoint], scorer: TargetScorer) -
         if meets({k: v for k, v in c.metrics.items() if v is not None}, scorer.targets, scorer.objectives)
     ]
     table = measured_table([c.metrics for c in meeting], scorer.objectives)
-    front = non_dominated(table, [o.maximize for o in scorer.objectives]).indices.tolist() if meeting else []
+    front = Objectives(scorer.objectives).front(table).tolist() if meeting else []
     on_front = set(front)
     return [meeting[i] for i in front] + [c for i, c in enumerate(meeting) if i not in on_front]
 

@@ -1,7 +1,6 @@
 """The path of a run through the latent space: how far, how fast and how straight it went, and whether it stands still.
 
-Sections "Training Trajectory Analysis" of seeds/epsilon_vae.md and "Training Trajectory Prediction" of
-seeds/sideways_vae.md; where the path leads is forecast in ``run_forecaster.py``.
+:mod:`epsopt.optimize.forecast.run_forecaster` forecasts where the path leads.
 """
 
 from __future__ import annotations

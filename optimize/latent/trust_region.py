@@ -1,4 +1,4 @@
-"""The trust region: candidates stay where the data is (D6).
+"""The trust region: candidates stay where the data is.
 
 Free Gaussian z plus a network's mean is the classic failure of latent optimisation (Tripp et al. 2020; LOL-BO, Maus et
 al. 2022): the optimiser finds the places where the network is wrong. Here the region is the union of balls around

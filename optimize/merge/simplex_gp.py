@@ -17,8 +17,7 @@ from gpytorch.kernels import MaternKernel, PolynomialKernel, ScaleKernel
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from numpy.typing import NDArray
 
-from epsopt.optimize.objectives import Objective
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.surrogate.ranges import metric_range, positive_floor
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 
@@ -71,7 +70,7 @@ def next_mixture(
         for y, o in zip(table.T, objectives, strict=True)
     ]
     model = _fit(x, table, transforms, seed)
-    signs = torch.from_numpy(signs_of(objectives))
+    signs = torch.from_numpy(Objectives(objectives).signs)
 
     def turned(samples: torch.Tensor, X: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG001, N803
         return torch.stack([t.backward_draws(samples[..., j]) for j, t in enumerate(transforms)], dim=-1) * signs
@@ -136,7 +135,7 @@ def _candidates(
     same = np.repeat(rng.dirichlet(np.ones(parents), size=(_CANDIDATES // 4, 1)), groups, axis=1)
     spread = np.concatenate([even, lopsided, same])
     spread = 1.0 / parents + (1.0 + reach) * (spread - 1.0 / parents)
-    front = non_dominated(table, [o.maximize for o in objectives]).indices
+    front = Objectives(objectives).front(table)
     around = tried[rng.choice(front if len(front) else len(tried), size=_CANDIDATES // 2)]  # none has all objectives
     step = rng.normal(0.0, 1.0, size=around.shape) * 10.0 ** rng.uniform(-2.0, -0.7, size=(len(around), 1, 1))
     near = around + step - step.mean(axis=2, keepdims=True)
@@ -149,8 +148,3 @@ def _candidates(
 def _free(coefficients: Floats) -> Floats:
     """``(n, groups, parents)`` -> ``(n, groups * (parents - 1))``: the last coefficient follows from the others."""
     return np.ascontiguousarray(coefficients[:, :, :-1].reshape(len(coefficients), -1))
-
-
-def signs_of(objectives: Sequence[Objective]) -> Floats:
-    """``(objectives,)`` 1 where more is better, -1 where less is."""
-    return np.array([1.0 if o.maximize else -1.0 for o in objectives])

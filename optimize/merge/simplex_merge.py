@@ -1,4 +1,4 @@
-"""Merging toward the front: few real evaluations in the space of merge coefficients of a few parents (D5).
+"""Merging toward the front: few real evaluations in the space of merge coefficients of a few parents.
 
 Metrics as functions of the coefficients are smooth, and nearly quadratic near one basin (MAP, Li et al. 2025, fits
 exactly that; rewarded soups, Rame et al. 2023, walk its first order). Here a Gaussian process with a quadratic kernel
@@ -16,8 +16,8 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from epsopt.optimize.merge.simplex_gp import next_mixture, signs_of
-from epsopt.optimize.objectives import Objective
+from epsopt.optimize.merge.simplex_gp import next_mixture
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.zoo.errors import UsageError
 
@@ -34,13 +34,13 @@ class Evaluation:
         coefficients: ``(groups, parents)``, rows summing to one.
         predicted: ``{"value", "low", "high"}`` of each objective before it was measured; None in the initial design.
         measured: metrics by name, all that were measured.
-        why: what it was chosen for.
+        reason: what it was chosen for.
     """
 
     coefficients: Floats
     predicted: Mapping[str, Mapping[str, float]] | None
     measured: Mapping[str, float | None]
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ def merge(
     done: list[Evaluation] = []
     for coefficients, why in _design(parents, groups, budget, rng):
         done.append(Evaluation(coefficients, None, _measured(evaluate, coefficients, objectives), why))
-        _tell(progress, done, budget)
+        _report_progress(progress, done, budget)
         if len(done) == parents:
             _require_values(done, objectives)
     reference = _reference(done[:parents], others, objectives)
@@ -116,8 +116,8 @@ def merge(
         coefficients, predicted = found
         measured = _measured(evaluate, coefficients, objectives)
         done.append(Evaluation(coefficients, predicted, measured, "expected to widen the front"))
-        _tell(progress, done, budget)
-    maximize = [o.maximize for o in objectives]
+        _report_progress(progress, done, budget)
+    maximize = Objectives(objectives).maximize
     table = np.vstack([others, _table(done, objectives)])
     front = set(non_dominated(table, maximize).indices.tolist())
     joined = tuple(i for i in range(parents, len(done)) if len(others) + i in front)
@@ -144,12 +144,12 @@ def choose_parents(
     Returns:
         Rows of the table, at most ``count``, the most valuable first.
     """
-    maximize = [o.maximize for o in objectives]
+    maximize = Objectives(objectives).maximize
     front = non_dominated(table, maximize).indices
     if len(front) <= count:
         return [int(i) for i in front]
     worst = table[front].min(axis=0), table[front].max(axis=0)
-    corner = np.where(maximize, *worst) - 0.05 * signs_of(objectives) * (worst[1] - worst[0])
+    corner = np.where(maximize, *worst) - 0.05 * Objectives(objectives).signs * (worst[1] - worst[0])
     corner = corner if reference is None else reference
     chosen: list[int] = []
     for _ in range(count):
@@ -211,10 +211,10 @@ def _reference(parents: Sequence[Evaluation], others: Floats, objectives: Sequen
     table = table[np.isfinite(table).all(axis=1)]
     if not len(table):
         raise UsageError("no parent has a finite value for every objective: choose other parents")
-    return np.asarray(np.where([o.maximize for o in objectives], table.min(axis=0), table.max(axis=0)))
+    return np.asarray(np.where(Objectives(objectives).maximize, table.min(axis=0), table.max(axis=0)))
 
 
-def _tell(progress: Callable[[int, int], None] | None, done: Sequence[Evaluation], budget: int) -> None:
+def _report_progress(progress: Callable[[int, int], None] | None, done: Sequence[Evaluation], budget: int) -> None:
     if progress is not None:
         progress(len(done), budget)
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from epsopt.optimize.acquisition.ehvi import improvement_over_front
 from epsopt.optimize.forecast.learning_curve_gp import floor_scale
-from epsopt.optimize.objectives import Objective
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import non_dominated
 from epsopt.surrogate.ranges import metric_range, positive_floor
 from epsopt.surrogate.relevance import matern
@@ -164,7 +164,7 @@ def choose_mixture(
 
 @dataclass(frozen=True, eq=False)
 class _MixtureModel:
-    """Outcomes (improvement.py) of points in weight space."""
+    """Outcomes (ehvi.py) of points in weight space."""
 
     model: _Processes
     objectives: tuple[Objective, ...]
@@ -173,7 +173,7 @@ class _MixtureModel:
 
     @property
     def signs(self) -> Tensor:
-        return torch.tensor([1.0 if o.maximize else -1.0 for o in self.objectives], dtype=torch.float64)
+        return torch.from_numpy(Objectives(self.objectives).signs)
 
     @property
     def constraints(self) -> list[Callable[[Tensor], Tensor]]:
@@ -293,7 +293,7 @@ def _fit(
     finite: NDArray[np.int64],
 ) -> _MixtureModel:
     n_parts, k = len(space.by_part), len(values)
-    front = finite[non_dominated(values[finite], [o.maximize for o in objectives]).indices]
+    front = finite[Objectives(objectives).front(values[finite])]
     newest = [i for i in finite[::-1].tolist() if i not in set(front.tolist())]
     rows = np.array([*front.tolist(), *newest][:MOST_ROWS])
     points = np.zeros((len(rows), n_parts, k))
@@ -344,7 +344,7 @@ def _candidates(
     rng: np.random.Generator,
 ) -> Floats:
     """``(n, parts, k)``: checkpoints of the first two fronts, and others, of which something is changed."""
-    maximize = [o.maximize for o in objectives]
+    maximize = Objectives(objectives).maximize
     first = finite[non_dominated(values[finite], maximize).indices]
     rest = np.setdiff1d(finite, first)
     second = rest[non_dominated(values[rest], maximize).indices] if len(rest) else rest

@@ -19,6 +19,7 @@ from torch import Tensor
 from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
 from epsopt.optimize.forecast.hyperparameter_model import Forecast
 from epsopt.optimize.latent.search import known_latents
+from epsopt.optimize.objectives import Objectives
 from epsopt.optimize.pareto import hypervolume
 from epsopt.optimize.space import Config, Key, Space
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -120,7 +121,7 @@ def best_branches(
 def _improvement(forecast: Forecast, scorer: TargetScorer, branch: Branch, front: NDArray[np.float64]) -> float:
     samples, *_ = predict_branch(forecast, branch, 0.9, 0, _ROUGH)
     values = samples[:, scorer.columns].numpy()
-    maximize = [o.maximize for o in scorer.objectives]
+    maximize = Objectives(scorer.objectives).maximize
     reference = np.where(maximize, front.min(axis=0), front.max(axis=0))
     wanted = {t.name: t.value for t in scorer.targets}
     gains = []

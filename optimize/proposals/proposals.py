@@ -1,4 +1,4 @@
-"""Proposals: the next training runs, as hyperparameters (D8).
+"""Proposals: the next training runs, as hyperparameters.
 
 ``h`` maps hyperparameters to the z that a run ends at: Gaussian processes on the leading principal components of the
 past runs' final z, seeing inactive conditional parameters masked. ``g`` is the map's own z -> metrics. The batch
@@ -27,9 +27,8 @@ from epsopt.optimize.forecast.censored_runs import expected_end
 from epsopt.optimize.forecast.hyperparameter_model import Forecast, fit_forecast
 from epsopt.optimize.latent.search import known_latents
 from epsopt.optimize.latent.trajectory import run_paths
-from epsopt.optimize.objectives import Objective, Target
+from epsopt.optimize.objectives import Objective, Objectives, Target
 from epsopt.optimize.outliers import bulk
-from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.proposals.checkpoint_restart import Branch, best_branches, predict_branch
 from epsopt.optimize.space import Config, Key, Space
 from epsopt.surrogate.surrogate import Surrogate
@@ -243,7 +242,7 @@ def measured_front(
     table = measured_table([r.metrics for r in past], scorer.objectives)
     if measured is not None:
         table = np.vstack([table, measured])
-    return np.asarray(table[non_dominated(table, [o.maximize for o in scorer.objectives]).indices])
+    return np.asarray(table[Objectives(scorer.objectives).front(table)])
 
 
 def draw_candidates(
@@ -263,7 +262,7 @@ def draw_candidates(
         many rounds of random ones hold no more.
     """
     table = measured_table([r.metrics for r in past], scorer.objectives)
-    front = non_dominated(table, [o.maximize for o in scorer.objectives]).indices
+    front = Objectives(scorer.objectives).front(table)
     parents = [past[i].config for i in front] or [r.config for r in past]
     drawn = space.sample(max(_RANDOM, 8 * n), rng)
     near = [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL)]
@@ -381,15 +380,15 @@ def _explain(
         forecast.predict(config, level, seed) if branch is None else predict_branch(forecast, branch, level, seed)
     )
     values = samples[:, scorer.columns].numpy()  # in the metrics' own units
-    maximize = np.array([1.0 if o.maximize else -1.0 for o in scorer.objectives])
-    turned = values * maximize
-    dominated = ((front * maximize)[None] >= turned[:, None]).all(axis=2).any(axis=1)
+    signs: NDArray[Any] = Objectives(scorer.objectives).signs
+    turned = values * signs
+    dominated = ((front * signs)[None] >= turned[:, None]).all(axis=2).any(axis=1)
     joins = float(1.0 - dominated.mean())
     met: NDArray[np.bool_] | None = None
     if scorer.targets:
         wanted = {t.name: t.value for t in scorer.targets}
         limits = np.array([wanted.get(o.name, -np.inf if o.maximize else np.inf) for o in scorer.objectives])
-        met = (turned >= limits * maximize).all(axis=1)
+        met = (turned >= limits * signs).all(axis=1)
     near = nearest_runs(space, config, [(r.name, r.config) for r in past])
     return Proposal(
         params=config,

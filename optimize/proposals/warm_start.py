@@ -1,7 +1,7 @@
 """Guided initialisation: which checkpoint should the next run start from, with which hyperparameters.
 
 The seeds ask for this as "where would I want to start" (epsilon_vae.md, guided initialisation); where training leads
-from there is forecast in ``continuation.py``.
+from there is forecast in ``continuation_model.py``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.forecast.continuation_model import Continuation, Start
-from epsopt.optimize.objectives import Objective, Target
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.objectives import Objective, Objectives, Target
 from epsopt.optimize.space import Config, Space
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
@@ -91,8 +91,8 @@ def plan_runs(
     ends = continuation.forecast(starts, configs, epochs)
     columns = [surrogate.metric_names.index(o.name) for o in objectives]
     measured = measured_table([c.metrics for c in checkpoints], objectives)
-    signs = np.array([1.0 if o.maximize else -1.0 for o in objectives])
-    front = measured[non_dominated(measured, [o.maximize for o in objectives]).indices] * signs
+    signs: NDArray[Any] = Objectives(objectives).signs
+    front = measured[Objectives(objectives).front(measured)] * signs
     wanted = {t.name: t.value for t in targets}
     limits = np.array([wanted.get(o.name, -np.inf if o.maximize else np.inf) for o in objectives]) * signs
     plans: list[tuple[float, WarmStart]] = []
@@ -132,9 +132,7 @@ def _configs(
 ) -> list[Config]:
     """Random configurations and neighbours of those on the measured front."""
     table = measured_table([c.metrics for c in checkpoints], objectives)
-    front = [
-        checkpoints[i].hyperparameters for i in non_dominated(table, [o.maximize for o in objectives]).indices.tolist()
-    ]
+    front = [checkpoints[i].hyperparameters for i in Objectives(objectives).front(table).tolist()]
     parents = [h for h in front if space.accepts(h)]
     near = [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL if parents else 0)]
     return space.sample(_RANDOM, rng) + near

@@ -39,7 +39,7 @@ class Reliability:
         self._promised[kind] = _FADING * self._promised.get(kind, 0.0) + promised
         self._times[kind] = _FADING * self._times.get(kind, 0.0) + 1.0
 
-    def trust(self, kind: str, volume: float) -> float:
+    def of(self, kind: str, volume: float) -> float:
         """Return what a promise of 1 is worth, given the hypervolume of the front."""
         promised = self._promised.get(kind, 0.0)
         usual = promised / self._times[kind] if kind in self._times else 0.0

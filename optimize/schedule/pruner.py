@@ -1,4 +1,4 @@
-"""Early stopping for any number of objectives (D9): is this run still going to join the front?
+"""Early stopping for any number of objectives: is this run still going to join the front?
 
 At each new checkpoint the run's own curve so far, and what hyperparameters did to the curves of all other runs, give
 the joint distribution of the checkpoints that are still to come (:mod:`epsopt.optimize.forecast.learning_curve_gp`).
@@ -51,14 +51,14 @@ class Decision:
         stop: whether.
         probability: that a checkpoint still to come joins the front, or meets the targets; NaN when it is too early.
         reason: one sentence.
-        audit: whether it would be stopped, if it were not one of those that are left to finish.
+        control: whether it would be stopped, if it were not one of those that are left to finish.
         forecast: the same as the model of curves has it, before it is corrected by what such forecasts came to.
     """
 
     stop: bool
     probability: float
     reason: str
-    audit: bool = False
+    control: bool = False
     forecast: float = float("nan")
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from epsopt.optimize.acquisition.ehvi import improvement_over_front
 from epsopt.optimize.forecast.learning_curve_gp import CurveModel
+from epsopt.optimize.objectives import Objectives
 from epsopt.optimize.outliers import reference_point
 from epsopt.optimize.pareto import hypervolume
 from epsopt.optimize.schedule.unfreezing import Onsets
@@ -292,7 +293,7 @@ def _best(model: CurveModel, reference: Floats | None) -> list[int]:
     What a run from the front has on the front may be its start's merit.
     """
     n = len(model.objectives)
-    maximize = [o.maximize for o in model.objectives]
+    maximize = Objectives(model.objectives).maximize
     seen = [c.values if c.on_way is None else np.concatenate([c.values, c.on_way.values]) for c in model.curves]
     tables = [v[np.isfinite(v[:, :n]).all(axis=1), :n] for v in seen]
     known = np.concatenate(tables)
@@ -325,7 +326,7 @@ def continuing(model: CurveModel, run: int, epochs: float, *, reference: Floats 
         model: given all runs so far, the unfinished one among them.
         run: its place among the model's curves.
         epochs: how long it will be.
-        reference: ``(m,)`` as in :func:`choose_runs`.
+        reference: ``(m,)`` as in :func:`optimize_acquisition`.
         seed: of the Monte-Carlo samples.
 
     Returns:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
 from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace, choose_mixture
-from epsopt.optimize.objectives import Objective
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.schedule.gain_calibration import PATIENCE, Reliability, marginal_value_threshold
 from epsopt.optimize.schedule.run_acquisition import Candidate, Start, optimize_acquisition
@@ -69,10 +69,10 @@ class Step:
     """What to do next.
 
     Attributes:
-        kind: a ``"run"`` from where runs start, a ``"branch"`` from a checkpoint, a ``"mixture"`` to be measured, or a
-            ``"look"``: a run of which nothing is expected yet.
-        promised: hypervolume that it is expected to add to the front.
-        worth: of that, what such promises were worth so far, for each epoch that it costs.
+        kind: a ``"run"`` from where runs start, a ``"branch"`` from a checkpoint, a ``"merge"`` to be measured, or a
+            ``"exploration"``: a run of which nothing is expected yet.
+        predicted_gain: hypervolume that it is expected to add to the front.
+        gain_per_epoch: of that, what such promises were worth so far, for each epoch that it costs.
         cost: epochs that it costs.
         candidate: what to launch, unless it is a mixture.
         mixture: what to measure; its coefficients are of the checkpoints in their order.
@@ -80,9 +80,9 @@ class Step:
         otherwise: what to launch if the mixture is not to be measured, or not yet.
     """
 
-    kind: Literal["run", "branch", "mixture", "look"]
-    promised: float
-    worth: float
+    kind: Literal["run", "branch", "merge", "exploration"]
+    predicted_gain: float
+    gain_per_epoch: float
     cost: float
     candidate: Candidate | None = None
     mixture: MergeCandidate | None = None
@@ -179,16 +179,16 @@ class Scheduler:
         begun = len(known.curves) + sum(c.run is None for c in running)
         if len(known.curves) < 2 or begun < self._first:
             candidate = self._look(known, running)
-            look = Step("look", 0.0, 0.0, candidate.cost, candidate)
-            if mixture is not None and mixture.worth > enough / PATIENCE:
+            look = Step("exploration", 0.0, 0.0, candidate.cost, candidate)
+            if mixture is not None and mixture.gain_per_epoch > enough / PATIENCE:
                 return replace(mixture, otherwise=look)
             self._looks += 1
             self._looked.append(dict(candidate.config))
             return look
         step = self._run(known, volume, self._front(known.checkpoints) if self._branch_epochs else [], running)
-        if mixture is not None and mixture.worth >= step.worth and mixture.worth > enough:
+        if mixture is not None and mixture.gain_per_epoch >= step.gain_per_epoch and mixture.gain_per_epoch > enough:
             return replace(mixture, otherwise=step)
-        if step.kind == "branch" and step.worth < enough and self._last == "branch":
+        if step.kind == "branch" and step.gain_per_epoch < enough and self._last == "branch":
             step = self._run(known, volume, [], running)
         self._last = step.kind
         return step
@@ -201,10 +201,10 @@ class Scheduler:
             brought: hypervolume.
             taken: epochs that it took, if it was stopped early: less was to be expected of it then.
         """
-        if step.kind != "look":
+        if step.kind != "exploration":
             share = 1.0 if taken is None else min(taken / step.cost, 1.0)
             kind = step.kind if step.mixture is None else step.mixture.kind
-            self._credit.learn(kind, step.promised * share, brought)
+            self._credit.learn(kind, step.predicted_gain * share, brought)
 
     def restore(self, kinds: Sequence[str], looked: Sequence[Mapping[str, Any]] = ()) -> None:
         """Take note of steps that another process took, so that this policy goes on where that one ended.
@@ -216,8 +216,8 @@ class Scheduler:
             looked: configurations of the looks among them, as they were chosen: none is chosen again.
         """
         self._looked = [dict(config) for config in looked]
-        launched = [kind for kind in kinds if kind != "mixture"]
-        self._looks, self._last = launched.count("look"), launched[-1] if launched else ""
+        launched = [kind for kind in kinds if kind != "merge"]
+        self._looks, self._last = launched.count("exploration"), launched[-1] if launched else ""
         self._rng = np.random.default_rng([self._seed, len(kinds)])  # what was drawn before is not drawn again
 
     def warm_start_from(self, before: Scheduler, *, learn: bool = False) -> None:
@@ -254,7 +254,7 @@ class Scheduler:
 
     @property
     def _directions(self) -> list[bool]:
-        return [o.maximize for o in self._objectives]
+        return Objectives(self._objectives).maximize
 
     def _mixture(self, known: SearchState, volume: float) -> Step | None:
         if known.weights is None:
@@ -262,12 +262,12 @@ class Scheduler:
         found = choose_mixture(
             known.weights, np.stack([c.values for c in known.checkpoints]) if known.checkpoints else np.zeros((0, 2)),
             self._objectives, base=None if self._origin is None else self._origin.values, reference=self._reference,
-            bounds=self._bounds, trust=lambda kind: self._credit.trust(kind, volume), rng=self._rng,
+            bounds=self._bounds, trust=lambda kind: self._credit.of(kind, volume), rng=self._rng,
         )  # fmt: skip
         if found is None:
             return None
-        worth = found.improvement * self._credit.trust(found.kind, volume) / self._evaluation
-        return Step("mixture", found.improvement, worth, self._evaluation, mixture=found)
+        worth = found.improvement * self._credit.of(found.kind, volume) / self._evaluation
+        return Step("merge", found.improvement, worth, self._evaluation, mixture=found)
 
     def _run(self, known: SearchState, volume: float, starts: Sequence[Start], running: Sequence[Candidate]) -> Step:
         runs = len(known.curves)
@@ -283,11 +283,11 @@ class Scheduler:
         (choice,) = optimize_acquisition(
             model, running, starts=starts, origin=self._origin,
             branch_epochs=self._branch_epochs, reference=self._reference,
-            trust=lambda c: self._credit.trust(_kind(c), volume), mixes=known.weights is not None,
+            trust=lambda c: self._credit.of(_kind(c), volume), mixes=known.weights is not None,
             onsets=learn_onsets(self._space, known.curves), rng=self._rng,
         )  # fmt: skip
         kind, cost = _kind(choice.candidate), choice.candidate.cost
-        worth = choice.improvement * self._credit.trust(kind, volume) / cost
+        worth = choice.improvement * self._credit.of(kind, volume) / cost
         return Step(kind, choice.alone, worth, cost, choice.candidate, model=model)
 
     def _with_failures(self, known: SearchState) -> SearchState:

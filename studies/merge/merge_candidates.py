@@ -14,7 +14,7 @@ from epsopt.optimize.acquisition.confidence_bounds import Z90, measured_table
 from epsopt.optimize.merge.simplex_gp import next_mixture
 from epsopt.optimize.merge.simplex_merge import choose_parents
 from epsopt.optimize.merge.weight_space_gp import MergeCandidate, MixtureKind, WeightSpace, choose_mixture
-from epsopt.optimize.objectives import Objective
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.studies.merge.merge_sources import Sources
 from epsopt.studies.project.project import Project
@@ -62,17 +62,17 @@ class Step:
     Attributes:
         kind: whose idea it is: ``between``, ``along`` or ``beyond``.
         coefficients: ``(parts, known)``.
-        why: it is tried, in words.
+        reason: it is tried, in words.
         predicted: ``{"value", "low", "high"}`` of each objective, with 90 % intervals; None: no model said anything.
-        promised: hypervolume that it is expected to add to the measured front.
+        predicted_gain: hypervolume that it is expected to add to the measured front.
         shares: ``(1, parents)`` of the checkpoints that a step between lies between.
     """
 
     kind: str
     coefficients: Floats
-    why: str
+    reason: str
     predicted: Mapping[str, Mapping[str, float]] | None
-    promised: float
+    predicted_gain: float
     shares: Floats | None = None
 
 
@@ -98,7 +98,7 @@ class Known:
 
     @property
     def _maximize(self) -> list[bool]:
-        return [o.maximize for o in self._objectives]
+        return Objectives(self._objectives).maximize
 
     @cached_property
     def _base_values(self) -> Floats | None:

@@ -14,7 +14,8 @@ from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.errors import EmptyCatalogue
 from epsopt.zoo.ingestion.ingest import ingest
 
-_ARTIFACT = "mixing"
+_ARTIFACT = "merge_gains"
+_ROW = ("kind", "predicted_gain", "realized_gain")
 _REMEMBERED = 32  # mixtures of earlier rounds; older ones hardly count (Credit)
 
 
@@ -55,16 +56,16 @@ def mix_round(
     for kind, promised, brought in history:
         credit.learn(kind, promised, brought)
     with (
-        save_folder(None, project.runs, "mixed") as folder,
+        save_folder(None, project.runs, "merged") as folder,
         WeightDecoder(project.evaluate, weights_key=project.weights_key) as decoder,
     ):
         mixed = mix(
-            decoder, project, checkpoints, sources, lambda i: folder / f"mixed_{i:03d}{suffix}",
+            decoder, project, checkpoints, sources, lambda i: folder / f"merged_{i:03d}{suffix}",
             budget=budget, credit=credit, seed=seed + len(checkpoints), made_by="work --mix", progress=progress,
         )  # fmt: skip
     if progress is not None:
         progress("reading mixtures", 1.0)
-    _remember(catalogue, project.name, mixed.shares)
+    _save_gains(catalogue, project.name, mixed.shares)
     if mixed.saved:
         ingest(catalogue, folder, root=project.runs, embed=project.embed, jobs=1, follow_links=project.follow_links)
     return [*_sentences(mixed, folder.name), *mixed.disagreements]
@@ -80,11 +81,12 @@ def _sentences(mixed: Mixed, folder: str) -> list[str]:
 
 def _history(catalogue: Catalogue, project: str) -> list[tuple[str, float, float]]:
     kept = catalogue.get_artifact(_ARTIFACT, project)
-    return [] if kept is None else [(str(k), float(p), float(b)) for k, p, b in json.loads(kept[0])]
+    return [] if kept is None else [tuple(row[name] for name in _ROW) for row in json.loads(kept[0])]
 
 
-def _remember(catalogue: Catalogue, project: str, shares: Sequence[tuple[str, float, float]]) -> None:
+def _save_gains(catalogue: Catalogue, project: str, shares: Sequence[tuple[str, float, float]]) -> None:
     def changed(kept: bytes | None) -> bytes:
-        return json.dumps([*json.loads(kept or b"[]"), *shares][-_REMEMBERED:]).encode()
+        rows = [*json.loads(kept or b"[]"), *(dict(zip(_ROW, row, strict=True)) for row in shares)]
+        return json.dumps(rows[-_REMEMBERED:]).encode()
 
     catalogue.update_artifact(_ARTIFACT, project, changed)

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
-from epsopt.optimize.objectives import Objective
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.studies.merge.simplex_merge import front_lineage
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 from epsopt.zoo.decoding.provenance import labels
@@ -67,7 +66,7 @@ def choose_sources(
     unique = {checkpoints[i].sha256: checkpoints[i] for i in rows if checkpoints[i].sha256 != base.sha256}
     own = [c for c in unique.values() if is_there(c)]
     table = measured_table([c.metrics for c in own], objectives)
-    indices = non_dominated(table, [o.maximize for o in objectives]).indices
+    indices = Objectives(objectives).front(table)
     front = [own[i] for i in indices[np.argsort(table[indices, 0], kind="stable")]]
     ends = [c for c in _ends(own) if c not in front]
     most = max(_FROM_FRONT, MOST_SOURCES - len(ends))

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.merge.simplex_merge import Evaluation, MergeResult, choose_parents, merge
-from epsopt.optimize.objectives import Objective
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -56,7 +55,7 @@ def front_lineage(checkpoints: Sequence[Checkpoint], objectives: Sequence[Object
     table = measured_table([c.metrics for c in checkpoints], objectives)
     known = np.flatnonzero(np.isfinite(table).all(axis=1))
     sizes = Counter(checkpoints[i].lineage_id for i in known.tolist())
-    rows = non_dominated(table, [o.maximize for o in objectives]).indices
+    rows = Objectives(objectives).front(table)
     front = Counter(checkpoints[i].lineage_id for i in rows.tolist())
     usable = [lineage for lineage, size in sizes.items() if size > 1]
     if not usable:
@@ -76,7 +75,7 @@ def front_parents(checkpoints: Sequence[Checkpoint], objectives: Sequence[Object
     """
     _, rows = front_lineage(checkpoints, objectives)
     table = measured_table([c.metrics for c in checkpoints], objectives)
-    own = non_dominated(table[rows], [o.maximize for o in objectives]).indices.tolist()
+    own = Objectives(objectives).front(table[rows]).tolist()
     chosen = [rows[i] for i in choose_parents(table[rows], objectives, count)]
     if len(own) < 2:  # one checkpoint beats all: the best of the others beside it
         rest = [i for i in rows if i not in chosen]

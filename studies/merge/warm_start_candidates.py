@@ -10,8 +10,7 @@ import numpy as np
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.forecast.continuation_model import Start
 from epsopt.optimize.latent.search import known_latents
-from epsopt.optimize.objectives import Objective
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.studies.merge.decode import MergedCheckpoint, Progress, decode_mixtures
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -90,7 +89,7 @@ def mixed_starts(
             continue
         metrics = complete if len(complete) == len(values) else mixture.assessment.point
         start = Start(
-            label, mixture.z, metrics, measured=metrics is complete, kind="mixture",
+            label, mixture.z, metrics, measured=metrics is complete, kind="merge",
             mixture=tuple((c, 0.5) for c in pair),
         )  # fmt: skip
         out.append((start, mixture))
@@ -100,7 +99,7 @@ def mixed_starts(
 def _front(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> list[int]:
     """Rows of the measured front, in the order of the first objective."""
     table = measured_table([c.metrics for c in checkpoints], objectives)
-    rows = non_dominated(table, [o.maximize for o in objectives]).indices
+    rows = Objectives(objectives).front(table)
     return [int(i) for i in rows[np.argsort(table[rows, 0], kind="stable")]]
 
 

@@ -40,23 +40,23 @@ class Tried:
 
     Attributes:
         kind: whose idea it was: ``between``, ``along`` or ``beyond`` (:mod:`epsopt.studies.merge.merge_candidates`).
-        why: it was tried, in words.
+        reason: it was tried, in words.
         recombination: what it is made of.
         parts: the same, part by part.
         predicted: ``{"value", "low", "high"}`` of each objective before it was measured, with 90 % intervals;
             None: no model had said anything.
-        promised: hypervolume that it was expected to add to the measured front.
-        brought: what it added.
+        predicted_gain: hypervolume that it was expected to add to the measured front.
+        realized_gain: what it added.
         measured: metrics by name.
     """
 
     kind: str
-    why: str
+    reason: str
     recombination: Recombination
     parts: tuple[Part, ...]
     predicted: Mapping[str, Mapping[str, float]] | None
-    promised: float
-    brought: float
+    predicted_gain: float
+    realized_gain: float
     measured: Mapping[str, float | None]
 
 
@@ -90,7 +90,7 @@ class Mixed:
     def shares(self) -> list[tuple[str, float, float]]:
         """Whose idea each mixture was, what it promised and what it brought, in shares of the hypervolume before."""
         unit = self.before if self.before > 0.0 else 1.0
-        return [(t.kind, t.promised / unit, t.brought / unit) for t in self.tried]
+        return [(t.kind, t.predicted_gain / unit, t.realized_gain / unit) for t in self.tried]
 
 
 def fresh_credit() -> Reliability:
@@ -155,8 +155,8 @@ def mix(
     while len(tried) < budget and stopped is None:
         tell("measuring mixtures", len(tried) / budget)
         volume = known.volume()
-        worths = {kind: credit.trust(kind, _DOUBT * volume / unit) for kind in (BETWEEN, ALONG, BEYOND)}
-        ideas = [(step, step.promised * worths[step.kind]) for step in known.ideas(rng, seed, worths.__getitem__)]
+        worths = {kind: credit.of(kind, _DOUBT * volume / unit) for kind in (BETWEEN, ALONG, BEYOND)}
+        ideas = [(step, step.predicted_gain * worths[step.kind]) for step in known.ideas(rng, seed, worths.__getitem__)]
         if not ideas:
             stopped = "none of the checkpoints moved away from the base"
             break
@@ -169,8 +169,10 @@ def mix(
         measured = known.measure(decoder, recombination)
         known.add(step, rows, measured)
         brought = known.volume() - volume
-        credit.learn(step.kind, step.promised / unit, brought / unit)
-        tried.append(Tried(step.kind, step.why, recombination, parts, step.predicted, step.promised, brought, measured))
+        credit.learn(step.kind, step.predicted_gain / unit, brought / unit)
+        tried.append(
+            Tried(step.kind, step.reason, recombination, parts, step.predicted, step.predicted_gain, brought, measured)
+        )
     joined = known.joined()
     for place in joined:
         tell("saving mixtures", place / budget)

@@ -90,7 +90,8 @@ def _carried(trial: FrozenTrial, objectives: Sequence[Objective]) -> FrozenTrial
     step = trial.user_attrs.get("step")
     if step is not None:  # what it was expected to add, and added, is no volume of these objectives: epochs still count
         corner = [_FAR if o.maximize else -_FAR for o in objectives]
-        new.user_attrs |= {"step": {**step, "promised": 0.0, "worth": 0.0, "reference": corner}, "step.before": step}
+        nothing = {"predicted_gain": 0.0, "gain_per_epoch": 0.0, "reference_point": corner}
+        new.user_attrs |= {"step": {**step, **nothing}, "step.before": step}
     if trial.state != TrialState.COMPLETE:
         return new
     measured = {o.name: trial.user_attrs.get(f"measured.{o.name}") for o in objectives}

@@ -1,4 +1,4 @@
-"""Keep what was measured and what was found as Optuna studies (wish 1, D1).
+"""Keep what was measured and what was found as Optuna studies.
 
 ``<project>/measured`` holds one trial a measured checkpoint, ``<project>/search/<key>`` one a predicted point
 of a search, ``<project>/front`` the measured front and ``<project>/front/predicted`` the last search's points, for the

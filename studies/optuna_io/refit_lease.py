@@ -33,7 +33,8 @@ RENEW_AFTER = LEASE_SECONDS / 4
 """Seconds between renewals: three may fail."""
 
 _ASK_AGAIN = 1.0  # seconds between looks at a lease that another one holds
-_MINE = meta.c.key == "learning"
+_KEY = "refit_lease"
+_MINE = meta.c.key == _KEY
 
 
 class LeaseLost(EpsoptError):  # noqa: N818 - it says what is so
@@ -64,7 +65,7 @@ class Lease:
             if held is not None and not _has_ended(held, server_time(connection)):
                 return False
             connection.execute(delete(meta).where(_MINE))
-            connection.execute(insert(meta).values(key="learning", value=self._now(connection)))
+            connection.execute(insert(meta).values(key=_KEY, value=self._now(connection)))
             return True
 
     def renew(self) -> bool:

@@ -39,7 +39,7 @@ class FirstTrials:
         space: of their hyperparameters; ``None``: inferred from them.
         bounds: lowest and highest possible value of metrics by name.
         fewest: runs without which nothing is planned.
-        reference: ``(m,)`` the objectives' values that are just not good enough; ``None``: see `choose_runs`.
+        reference: ``(m,)`` the objectives' values that are just not good enough; ``None``: see `optimize_acquisition`.
         seed: with a trial's number it decides what is planned, in whichever process.
     """
 

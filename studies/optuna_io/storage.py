@@ -1,4 +1,4 @@
-"""Optuna's storage on the database of the catalogue, safe for many processes on SQLite too (D1)."""
+"""Optuna's storage on the database of the catalogue, safe for many processes on SQLite too."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from sqlalchemy import Connection, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from epsopt.zoo.catalogue.database import open_database
+from epsopt.studies.optuna_io.migrations import convert_attributes
+from epsopt.zoo.catalogue.database import BUSY_SECONDS, configure_sqlite, driver_message, open_database
 from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.errors import CatalogueError
-
-BUSY_SECONDS = 60
 
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError, CatalogueError)
 """What is raised when the database does not answer."""
@@ -51,9 +50,16 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
     except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
         raise CatalogueError(f"{shown}: the studies cannot be opened: {masked(str(error), url)}") from error
     if sqlite:
-        event.listen(storage.engine, "connect", _no_implicit_begin)
+        event.listen(storage.engine, "connect", configure_sqlite)
         event.listen(storage.engine, "begin", begin_immediate)
         storage.engine.dispose()  # so that no connection from before the listeners is used again
+    try:
+        convert_attributes(storage)
+    except DBAPIError as error:
+        storage.engine.dispose()
+        raise CatalogueError(
+            f"{shown}: the studies cannot be upgraded: {masked(driver_message(error), url)}"
+        ) from error
     return storage
 
 
@@ -70,13 +76,6 @@ def _check_exists(url: str) -> None:
     database = make_url(url).database if url.startswith("sqlite") else None
     if database and not database.startswith((":memory:", "file:")) and not Path(database).is_file():
         raise CatalogueError(f"{database}: there is no such database yet: run `epsopt ingest` first")
-
-
-def _no_implicit_begin(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver's own BEGIN would be a deferred one
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
 
 
 def begin_immediate(connection: Connection) -> None:

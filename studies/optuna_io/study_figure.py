@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from epsopt.optimize.objectives import Objective, Target
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.objectives import Objective, Objectives, Target
 from epsopt.studies.pages import escaped
 from epsopt.studies.protocols import Answer, Measured
 
@@ -25,7 +24,7 @@ def measured_front(
     """Split checkpoints that have all objectives into those on the measured front and the others."""
     complete = [c for c in checkpoints if complete_values(objectives, c.metrics) is not None]
     values = [complete_values(objectives, c.metrics) or [] for c in complete]
-    best = set(non_dominated(values, [o.maximize for o in objectives]).indices.tolist())
+    best = set(Objectives(objectives).front(values).tolist())
     return (
         [c for i, c in enumerate(complete) if i in best],
         [c for i, c in enumerate(complete) if i not in best],

@@ -35,8 +35,9 @@ MOST_RETRIES = 1
 """How often a trial whose worker died is queued again: what kills two workers would kill a third."""
 
 OF_ONE_ATTEMPT = (
-    "worker", "folder", "checkpoints", "failure", "path", "stopped.probability", "stopped.reason",
-    "audit.probability", "audit.checkpoints", "epochs", "not_started", "waited", "interrupted", "unseen",
+    "worker", "folder", "checkpoints", "failure", "path", "pruned.probability", "pruned.reason",
+    "control.probability", "control.checkpoints", "epochs", "not_started", "idle_seconds", "interrupted",
+    "checkpoints_after_loss",
 )  # fmt: skip
 """User attributes (and all ``measured.NAME``) that say what became of a trial; a retry starts without them."""
 
@@ -64,7 +65,7 @@ DROPPED = "dropped"
 NOT_STARTED = "not_started"
 """User attribute of a failed trial whose program could not be launched; today such a trial waits again."""
 
-_OF_THE_CLAIM = ("worker", "folder", "epochs", "waited", "failure")
+_OF_THE_CLAIM = ("worker", "folder", "epochs", "idle_seconds", "failure")
 
 
 @dataclass(frozen=True)

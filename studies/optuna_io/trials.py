@@ -2,8 +2,8 @@
 
 Optuna's ``Study.add_trials`` takes some 20 ms a trial with 14 parameters, half a minute for a zoo of a
 thousand checkpoints, and cannot see to it that two processes do not add the same one. This writes the same
-rows into Optuna's tables in one transaction; tests/studies/test_trials.py holds it to what ``add_trial``
-would have written.
+rows into Optuna's tables in one transaction; tests/studies/optuna_io/test_recording.py compares them
+with what ``add_trial`` writes.
 """
 
 from __future__ import annotations

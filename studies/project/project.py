@@ -1,4 +1,4 @@
-"""The project file epsopt.toml, found, read and checked (D10)."""
+"""The project file epsopt.toml, found, read and checked."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ class Survey:
         ends: metrics of each of these runs at its newest checkpoint; None where one is not finite.
         at_ends: metrics that the ends of runs have and none of the earlier checkpoints that were opened.
         failed: checkpoints that could not be read.
-        troubles: files beside them that could not be read.
-        outside: links that lead out of the folder and were not followed.
+        side_file_failures: files beside them that could not be read.
+        outside_links: links that lead out of the folder and were not followed.
     """
 
     n_runs: int
@@ -47,8 +47,8 @@ class Survey:
     metrics: dict[str, list[float]]
     hyperparameters: list[dict[str, Any]]
     failed: list[Failure]
-    troubles: list[Failure]
-    outside: list[str] = field(default_factory=list)
+    side_file_failures: list[Failure]
+    outside_links: list[str] = field(default_factory=list)
     ends: list[dict[str, float | None]] = field(default_factory=list)
     at_ends: tuple[str, ...] = ()
 
@@ -106,8 +106,8 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         metrics=dict(sorted(metrics.items())),
         hyperparameters=[dict(c.hyperparameters) for c in contents],
         failed=failed,
-        troubles=sorted(set(troubles), key=lambda f: f.path),
-        outside=sorted(seen.outside),
+        side_file_failures=sorted(set(troubles), key=lambda f: f.path),
+        outside_links=sorted(seen.outside_links),
         ends=[dict(c.metrics) for c in contents],
         at_ends=tuple(sorted(_names(contents) - _names(on_the_way))) if on_the_way else (),
     )

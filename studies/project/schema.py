@@ -1,4 +1,4 @@
-"""The shape of epsopt.toml (D10): what each key may hold, as far as one table alone can tell."""
+"""The shape of epsopt.toml: what each key may hold, as far as one table alone can tell."""
 
 from __future__ import annotations
 

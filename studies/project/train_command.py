@@ -1,4 +1,4 @@
-"""The train command: an argument list with {name} holes, never a shell line (D13)."""
+"""The train command: an argument list with {name} holes, never a shell line."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ class WorthStopper:
             return _go_on("it is no step of the policy")
         if so_far is None:
             return _go_on(SILENT)
-        if plan.kind == "look":
-            stop = plan.probe and bool(so_far.steps[-1] >= GRACE)
+        if plan.kind == "exploration":
+            stop = plan.short and bool(so_far.steps[-1] >= GRACE)
             return Decision(stop=stop, probability=float("nan"), reason="it only looks around")
         if so_far.steps[-1] < GRACE:
             return _go_on(f"within its first {GRACE:g} epochs")
@@ -81,9 +81,9 @@ class WorthStopper:
         so_far = replace(so_far, start=origin if start is None else objective_vector(start.metrics, objectives))
         stopper = Pruner(
             scene.space, objectives, plan.length, targets=self._targets, worth=WORTH, grace=GRACE,
-            reference=np.array(plan.reference), bounds=self._project.bounds,
+            reference=np.array(plan.reference_point), bounds=self._project.bounds,
         )  # fmt: skip
-        stopper.learn(others, model=self._learned(scene, others, plan.length), new_run=plan.worth)
+        stopper.learn(others, model=self._learned(scene, others, plan.length), new_run=plan.gain_per_epoch)
         return stopper.should_stop(run.name, so_far, length=plan.ends)
 
     def _now(self) -> StudySnapshot:

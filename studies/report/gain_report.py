@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial
 
 from epsopt.optimize.objectives import Objective
-from epsopt.studies.schedule.budget import Ledger, MeasuredMixture, plan_of, was_started, written
+from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, plan_of, was_started, written
 from epsopt.studies.schedule.study_snapshot import Measurements
 from epsopt.zoo.catalogue.types import Checkpoint
 
-KINDS = ("look", "run", "branch", "mixture")
+KINDS = ("exploration", "run", "branch", "merge")
 """Of steps, as they are shown."""
 
 
@@ -21,16 +21,16 @@ class CompletedStep:
     """A step that has ended.
 
     Attributes:
-        kind: ``look``, ``run``, ``branch`` or ``mixture``.
-        promised: hypervolume that the epochs which it was given were expected to add, as the policy counts it: of a run
-            that was stopped early, less.
-        brought: that its checkpoints added to the front of all that was read before the last of them.
-        epochs: that were paid for, in all of its attempts.
+        kind: ``exploration``, ``run``, ``branch`` or ``merge``.
+        predicted_gain: hypervolume that its epochs were predicted to add to the front; of a run that was stopped
+            early, a share of that.
+        realized_gain: hypervolume that its checkpoints added to the front of all checkpoints read before its last.
+        epochs: number that all of its attempts used.
     """
 
     kind: str
-    promised: float
-    brought: float
+    predicted_gain: float
+    realized_gain: float
     epochs: float
 
 
@@ -39,18 +39,18 @@ class StepsOfKind:
     """All steps of a kind that were taken.
 
     Attributes:
-        kind: ``look``, ``run``, ``branch`` or ``mixture``.
+        kind: ``exploration``, ``run``, ``branch`` or ``merge``.
         count: how many.
         epochs: that they cost.
-        promised: hypervolume that they were expected to add; ``None``: nothing is expected of this kind.
-        brought: that they added.
+        predicted_gain: hypervolume that they were predicted to add; ``None``: this kind has no prediction.
+        realized_gain: hypervolume that they added.
     """
 
     kind: str
     count: int
     epochs: float
-    promised: float | None
-    brought: float
+    predicted_gain: float | None
+    realized_gain: float
 
 
 def taken_steps(
@@ -79,8 +79,8 @@ def taken_steps(
         epochs = sum(ledger.used(by_number[n]) for n in attempts)
         mine = set[int]().union(*(own.get(n, ()) for n in attempts))
         share = min(max(epochs, 1) / plan.cost, 1.0)
-        brought = measured.brought(mine, plan.reference)
-        out[trial.number] = CompletedStep(plan.kind, share * plan.promised, brought, float(epochs))
+        brought = measured.realized_gain(mine, plan.reference_point)
+        out[trial.number] = CompletedStep(plan.kind, share * plan.predicted_gain, brought, float(epochs))
     return out
 
 
@@ -99,15 +99,15 @@ def ended_where_predicted(trial: FrozenTrial) -> bool:
     return plan is None or abs(max(written(trial), default=0) - plan.ends) < 1.0
 
 
-def steps_by_kind(taken: Iterable[CompletedStep], mixtures: Sequence[MeasuredMixture]) -> tuple[StepsOfKind, ...]:
+def steps_by_kind(taken: Iterable[CompletedStep], mixtures: Sequence[MeasuredMerge]) -> tuple[StepsOfKind, ...]:
     """Sum them up, kinds of which none was taken left out."""
-    steps = [*taken, *(CompletedStep("mixture", m.promised, m.brought, m.cost) for m in mixtures)]
+    steps = [*taken, *(CompletedStep("merge", m.predicted_gain, m.realized_gain, m.cost) for m in mixtures)]
     out = []
     for kind in KINDS:
         mine = [s for s in steps if s.kind == kind]
         if mine:
-            promised = None if kind == "look" else sum(s.promised for s in mine)
+            promised = None if kind == "exploration" else sum(s.predicted_gain for s in mine)
             out.append(
-                StepsOfKind(kind, len(mine), sum(s.epochs for s in mine), promised, sum(s.brought for s in mine))
+                StepsOfKind(kind, len(mine), sum(s.epochs for s in mine), promised, sum(s.realized_gain for s in mine))
             )
     return tuple(out)

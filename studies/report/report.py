@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.forecast.evaluation import Accuracy, FrontGain, accuracy, front_gain
-from epsopt.optimize.objectives import Objective
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.studies.optuna_io.queue import config_of, proposed_trials, recorded_objectives
 from epsopt.studies.optuna_io.run_folders import folder_of
@@ -27,7 +27,7 @@ from epsopt.studies.report.gain_report import (
     steps_by_kind,
     taken_steps,
 )
-from epsopt.studies.schedule.budget import Ledger, MeasuredMixture
+from epsopt.studies.schedule.budget import Ledger, MeasuredMerge
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import EmptyCatalogue
@@ -52,19 +52,19 @@ class ProposalOutcome:
         state: ``waiting``, ``running``, ``complete``, ``pruned`` or ``fail``.
         init_from: the checkpoint that it started from; ``None`` from scratch.
         retry_of: number of the proposal that it repeats, because the worker of that one was lost.
-        why: why it failed or was stopped, in one line.
+        failure: why it failed or was stopped, in one line.
         finished: when.
         checkpoints: how many it wrote.
-        audit: probability for which it would have been stopped early, if it were not one of those that are left to
-            finish; ``None``: it would not.
-        audit_after: how many checkpoints it had then.
+        control_probability: of a control run, the forecast for which the pruner would have stopped it;
+            ``None``: it is no control run, or would not have been stopped.
+        control_after: number of checkpoints that it had then.
         joins_front: probability that it joins the front, as it was predicted; ``None``: it was not.
         nearest_runs: past runs with the most similar hyperparameters, and how far they were.
         reason: why it was chosen, in one line; ``None`` where nobody said.
         step: what it came to as a step of the policy; ``None``: it is none, or has not ended.
         as_predicted: whether its last checkpoint is from the epoch that the prediction is of: one that was given less
             of a budget than it was chosen for does not say how good the prediction was.
-        waited: seconds for which the slot of the worker that ran it had been empty before; ``None``: it was not
+        idle_seconds: seconds for which the slot of the worker that ran it had been empty before; ``None``: it was not
             started, or by another program.
     """
 
@@ -79,17 +79,17 @@ class ProposalOutcome:
     state: str
     init_from: str | None
     retry_of: int | None
-    why: str | None
+    failure: str | None
     finished: datetime | None
     checkpoints: int
-    audit: float | None = None
-    audit_after: int = 0
+    control_probability: float | None = None
+    control_after: int = 0
     joins_front: float | None = None
     nearest_runs: tuple[tuple[str, float], ...] = ()
     reason: str | None = None
     step: CompletedStep | None = None
     as_predicted: bool = True
-    waited: float | None = None
+    idle_seconds: float | None = None
 
     def compared(self, name: str) -> tuple[float, float, float, float] | None:
         """Return what was predicted of a metric and what was measured: ``(point, low, high, measured)``.
@@ -126,34 +126,34 @@ class LoopReport:
         proposals: every proposal, in order.
         gain: how the measured front of what was trained moved, counting every checkpoint of the proposed runs; ``None``
             while nothing is measured with every objective.
-        mixing: how mixtures of checkpoints moved it beyond that, against the same reference point; ``None`` likewise.
+        merge_gain: how merged checkpoints moved it beyond that, from the same reference point; ``None`` likewise.
         accuracy: predictions against measurements of final checkpoints, one entry per predicted metric.
         over_time: the same after each run that ended, in the order in which they ended.
         hypervolumes: of the measured front after each of them, as ``gain`` measures it; none without one.
         old: checkpoints of earlier runs.
         new: checkpoints of proposed runs.
-        mixed: checkpoints that were mixed, not trained.
-        audits: runs that would have been stopped early, in order.
+        merged: checkpoints that were mixed, not trained.
+        control_runs: runs that would have been stopped early, in order.
         steps: what steps of the policy promised and brought, kind by kind; none where it was never followed.
         objectives: that the proposals were made for; the project file may name others by now.
     """
 
     proposals: tuple[ProposalOutcome, ...]
     gain: FrontGain | None
-    mixing: FrontGain | None
+    merge_gain: FrontGain | None
     accuracy: tuple[Accuracy, ...]
     over_time: tuple[tuple[Accuracy, ...], ...]
     hypervolumes: tuple[float, ...]
     old: tuple[Checkpoint, ...]
     new: tuple[Checkpoint, ...]
-    mixed: tuple[Checkpoint, ...] = ()
-    audits: tuple[Audit, ...] = ()
+    merged: tuple[Checkpoint, ...] = ()
+    control_runs: tuple[Audit, ...] = ()
     steps: tuple[StepsOfKind, ...] = ()
     objectives: tuple[Objective, ...] = ()
 
-    def waits(self) -> list[float]:
+    def idle_seconds(self) -> list[float]:
         """Return for how many seconds a slot was empty before each launch, in order."""
-        return [p.waited for p in self.proposals if p.waited is not None]
+        return [p.idle_seconds for p in self.proposals if p.idle_seconds is not None]
 
     def measured(self) -> list[ProposalOutcome]:
         """Return the proposals whose runs ended by themselves, in the order in which they ended."""
@@ -165,7 +165,7 @@ def loop_report(
     project: Project,
     storage: RDBStorage,
     checkpoints: Sequence[Checkpoint],
-    mixtures: Sequence[MeasuredMixture] = (),
+    mixtures: Sequence[MeasuredMerge] = (),
 ) -> LoopReport:
     """Put together what was proposed and what it came to.
 
@@ -207,14 +207,14 @@ def loop_report(
     return LoopReport(
         proposals=proposals,
         gain=gain,
-        mixing=mixing,
+        merge_gain=mixing,
         accuracy=steps[-1] if steps else (),
         over_time=steps,
         hypervolumes=_hypervolumes(project, report, proposed),
         old=old,
         new=new,
-        audits=_audits(proposals, [] if gain is None else [new[i] for i in gain.joined], proposed, new),
-        mixed=mixed,
+        control_runs=_audits(proposals, [] if gain is None else [new[i] for i in gain.joined], proposed, new),
+        merged=mixed,
         steps=steps_by_kind(taken.values(), mixtures),
         objectives=project.objectives,
     )
@@ -235,7 +235,7 @@ def _mixing(
     gain: FrontGain, trained: NDArray[np.float64], mixed: NDArray[np.float64], objectives: Sequence[Objective]
 ) -> FrontGain:
     """Compare the front of all that was trained with the front of that and mixtures, from the same reference point."""
-    maximize = [o.maximize for o in objectives]
+    maximize = Objectives(objectives).maximize
     both = np.vstack([trained, mixed])
     front = non_dominated(both, maximize).indices
     return FrontGain(
@@ -254,10 +254,12 @@ def _audits(
 ) -> tuple[Audit, ...]:
     out = []
     for p in proposals:
-        if p.audit is None or p.state == "running":
+        if p.control_probability is None or p.state == "running":
             continue
-        later = {c.id for c in [c for c in new if owner[c.id] == p.number][p.audit_after :]}  # by epoch, as catalogued
-        out.append(Audit(p.number, p.audit, any(c.id in later for c in joined)))
+        later = {
+            c.id for c in [c for c in new if owner[c.id] == p.number][p.control_after :]
+        }  # by epoch, as catalogued
+        out.append(Audit(p.number, p.control_probability, any(c.id in later for c in joined)))
     return tuple(out)
 
 
@@ -289,7 +291,7 @@ def _hypervolumes(project: Project, report: LoopReport, proposed: Mapping[int, i
         return ()
     ended = [p for p in report.proposals if p.finished is not None and p.checkpoints]
     ended.sort(key=_when)
-    maximize = [o.maximize for o in project.objectives]
+    maximize = Objectives(project.objectives).maximize
     tables = [
         measured_table([c.metrics for c in group], project.objectives)
         for group in [
@@ -319,15 +321,15 @@ def _outcome(trial: FrozenTrial, step: CompletedStep | None) -> ProposalOutcome:
         state=trial.state.name.lower(),
         init_from=attributes.get("init_from"),
         retry_of=attributes.get("retry_of"),
-        why=attributes.get("failure") or attributes.get("stopped.reason"),
+        failure=attributes.get("failure") or attributes.get("pruned.reason"),
         finished=trial.datetime_complete,
         checkpoints=len(attributes.get("checkpoints", ())),
-        audit=attributes.get("audit.probability"),
-        audit_after=int(attributes.get("audit.checkpoints", 0)),
+        control_probability=attributes.get("control.probability"),
+        control_after=int(attributes.get("control.checkpoints", 0)),
         joins_front=attributes.get("joins_front"),
         nearest_runs=tuple((n["run"], float(n["distance"])) for n in attributes.get("nearest_runs", ())),
         reason=attributes.get("reason"),
         step=step,
         as_predicted=ended_where_predicted(trial),
-        waited=attributes.get("waited"),
+        idle_seconds=attributes.get("idle_seconds"),
     )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EVALUATION = 0.5
 """Epochs that measuring a mixture costs, until it is known how long evaluations and epochs take."""
 
-_ARTIFACT = "steps"
+_ARTIFACT = "measured_merges"
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
 
@@ -35,52 +35,52 @@ class StepPlan:
     """A step of the policy that is a run, as the attribute ``step`` of its trial says.
 
     Attributes:
-        kind: ``look``, ``run`` or ``branch``.
-        promised: hypervolume that it was expected to add to the front.
-        worth: of that, what such promises were worth then, for each epoch.
+        kind: ``exploration``, ``run`` or ``branch``.
+        predicted_gain: hypervolume that it was expected to add to the front.
+        gain_per_epoch: of that, what such promises were worth then, for each epoch.
         cost: epochs that the promise is of.
         epochs: that it is to have.
         length: epochs of a whole run.
-        told: whether the program can be told how many.
-        by: the hyperparameter that tells it; None: ``{epochs}``, if it can be told.
-        probe: whether it is stopped after its grace, whatever it looks like.
-        reference: the objectives' values that were just not good enough then.
+        takes_epochs: whether the program can be told how many.
+        epochs_parameter: the hyperparameter that tells it; None: ``{epochs}``, if it can be told.
+        short: whether it is stopped after its grace, whatever it looks like.
+        reference_point: the objectives' values that were just not good enough then.
     """
 
     kind: str
-    promised: float
-    worth: float
+    predicted_gain: float
+    gain_per_epoch: float
     cost: float
     epochs: int
     length: float
-    told: bool
-    by: str | None
-    probe: bool
-    reference: tuple[float, ...]
+    takes_epochs: bool
+    epochs_parameter: str | None
+    short: bool
+    reference_point: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {**asdict(self), "reference": list(self.reference)}
+        return {**asdict(self), "reference_point": list(self.reference_point)}
 
     @property
     def ends(self) -> float:
         """The epoch after which its program ends by itself."""
-        return self.epochs if self.told else self.length
+        return self.epochs if self.takes_epochs else self.length
 
 
 def plan_of(attributes: Mapping[str, Any]) -> StepPlan | None:
     """Return the plan that a trial's attributes hold; None: it is no step of the policy."""
     said = attributes.get("step")
-    return None if said is None else StepPlan(**{**said, "reference": tuple(said["reference"])})
+    return None if said is None else StepPlan(**{**said, "reference_point": tuple(said["reference_point"])})
 
 
 @dataclass(frozen=True)
-class MeasuredMixture:
+class MeasuredMerge:
     """A mixture that was measured as a step of the policy.
 
     Attributes:
-        promised: hypervolume that it was expected to add.
-        brought: what it added.
+        predicted_gain: hypervolume that it was expected to add.
+        realized_gain: what it added.
         cost: epochs that it counts as: what measuring one was known to cost when it was chosen.
         seconds: that decoding and measuring it took.
         kind: of a mixture (:class:`epsopt.optimize.merge.weight_space_gp.MergeCandidate`).
@@ -89,8 +89,8 @@ class MeasuredMixture:
         share: of the way from the second of them to the first.
     """
 
-    promised: float
-    brought: float
+    predicted_gain: float
+    realized_gain: float
     cost: float
     seconds: float
     kind: MixtureKind = "beyond"
@@ -112,21 +112,21 @@ class Ledger:
 
     Attributes:
         trials: of the study of proposals, whether the policy chose them or somebody else.
-        mixtures: that the policy chose, in order.
+        merges: that the policy chose, in order.
     """
 
     trials: tuple[FrozenTrial, ...]
-    mixtures: tuple[MeasuredMixture, ...]
+    merges: tuple[MeasuredMerge, ...]
 
     @staticmethod
     def read(storage: RDBStorage, catalogue: Catalogue, project: str) -> Ledger:
         """Read it from the database."""
-        return Ledger(tuple(proposed_trials(storage, project)), measured_mixtures(catalogue, project))
+        return Ledger(tuple(proposed_trials(storage, project)), measured_merges(catalogue, project))
 
     @property
     def spent(self) -> float:
         """Epochs paid for, ever."""
-        return sum(map(self.used, self.trials)) + sum(m.cost for m in self.mixtures)
+        return sum(map(self.used, self.trials)) + sum(m.cost for m in self.merges)
 
     @property
     def under_way(self) -> list[FrozenTrial]:
@@ -136,7 +136,7 @@ class Ledger:
     def reserved(self, *, waiting: bool = True) -> float:
         """Epochs that runs under way are still to have, as far as it was said; those that wait are counted if asked."""
         found = [t for t in self.under_way if waiting or t.state == TrialState.RUNNING]
-        return sum(max((told_epochs(t) or 0) - max(written(t), default=0), 0) for t in found)
+        return sum(max((epochs_of(t) or 0) - max(written(t), default=0), 0) for t in found)
 
     def available(self, end: float, *, waiting: bool = True) -> float:
         """Epochs until so many are spent that no run under way is to have; nor one that waits, if asked."""
@@ -153,7 +153,7 @@ class Ledger:
     def resumed(self, attributes: Mapping[str, Any]) -> int:
         """Epochs of the interrupted attempt that a trial of these attributes may go on from."""
         path = attributes.get("resume_from")
-        names = ("checkpoints", "unseen")  # the latter: after its worker was lost
+        names = ("checkpoints", "checkpoints_after_loss")
         said = (c for t in self.trials for n in names for c in t.user_attrs.get(n, ()) if c["path"] == path)
         return next((_trained(c) or 0 for c in said), 0) if path else 0
 
@@ -161,9 +161,9 @@ class Ledger:
     def evaluation(self) -> float:
         """Epochs that measuring a mixture costs: by the median seconds of either."""
         epoch = self._seconds_per_epoch()
-        if epoch is None or not self.mixtures:
+        if epoch is None or not self.merges:
             return EVALUATION
-        return max(median(m.seconds for m in self.mixtures) / epoch, 1e-3)
+        return max(median(m.seconds for m in self.merges) / epoch, 1e-3)
 
     def _seconds_per_epoch(self) -> float | None:
         found = [
@@ -174,20 +174,20 @@ class Ledger:
         return max(median(found), 1e-3) if found else None
 
 
-def measured_mixtures(catalogue: Catalogue, project: str) -> tuple[MeasuredMixture, ...]:
+def measured_merges(catalogue: Catalogue, project: str) -> tuple[MeasuredMerge, ...]:
     """Return the mixtures that were measured as steps of the policy, in order."""
     kept = catalogue.get_artifact(_ARTIFACT, project)
-    return () if kept is None else tuple(_mixture(row) for row in json.loads(kept[0]))
+    return () if kept is None else tuple(_merge(row) for row in json.loads(kept[0]))
 
 
-def remember_mixture(catalogue: Catalogue, project: str, mixture: MeasuredMixture) -> None:
+def save_measured_merge(catalogue: Catalogue, project: str, mixture: MeasuredMerge) -> None:
     """Keep what a mixture promised and brought beside what is kept by now, for whoever goes on."""
-    row = [getattr(mixture, f.name) for f in fields(mixture)]
+    row = asdict(mixture)
     catalogue.update_artifact(_ARTIFACT, project, lambda kept: json.dumps([*json.loads(kept or b"[]"), row]).encode())
 
 
-def _mixture(row: Sequence[Any]) -> MeasuredMixture:
-    found = MeasuredMixture(*row)
+def _merge(row: Mapping[str, Any]) -> MeasuredMerge:
+    found = MeasuredMerge(**row)
     return found if found.ends is None else replace(found, ends=(found.ends[0], found.ends[1]))
 
 
@@ -209,7 +209,7 @@ def _trained(checkpoint: Mapping[str, Any]) -> int | None:
     return None if said is None else int(said)
 
 
-def told_epochs(trial: FrozenTrial) -> int | None:
+def epochs_of(trial: FrozenTrial) -> int | None:
     """Return how many epochs a trial's run is to have; None: nobody said."""
     plan = plan_of(trial.user_attrs)
     return trial.user_attrs.get("epochs") or (None if plan is None else plan.epochs)
@@ -243,9 +243,9 @@ class Budget:
         return self._read().spent - self._began.spent
 
     @property
-    def mixtures(self) -> int:
+    def merges(self) -> int:
         """Mixtures that were measured of it."""
-        return len(self._read().mixtures) - len(self._began.mixtures)
+        return len(self._read().merges) - len(self._began.merges)
 
     def left(self) -> int:
         """Whole epochs that are not spent."""

@@ -1,8 +1,8 @@
-"""Follow the policy (:class:`epsopt.optimize.Policy`): what is known becomes its next step, and that what is queued.
+"""Drive the scheduler (:class:`epsopt.optimize.Scheduler`): give it what was measured, queue the step that it chooses.
 
-The policy is put together anew each time from the database alone: the catalogue says what was measured, the trials and
-the ledger say what steps promised, and what they brought follows from both. So any worker goes on where another one
-ended, on whatever machine; one that goes on where it ended itself learns its model of curves on (scheduler_service.py).
+Each choice builds the scheduler from the database alone. The catalogue holds what was measured, trials and ledger hold
+the predicted gain of each step, and the realized gain follows from both. So any worker, on any machine, continues where
+another one stopped. A worker that continues its own work keeps its model of curves (scheduler_service.py).
 """
 
 from __future__ import annotations
@@ -27,58 +27,60 @@ from epsopt.optimize.space import Config, Space
 from epsopt.studies.optuna_io.queue import ProposalRecord, config_of, proposal_attributes
 from epsopt.studies.optuna_io.run_folders import folder_of
 from epsopt.studies.project.train_command import takes_start
-from epsopt.studies.schedule.budget import MeasuredMixture, StepPlan, plan_of, told_epochs, was_started
+from epsopt.studies.schedule.budget import MeasuredMerge, StepPlan, epochs_of, plan_of, was_started
 from epsopt.studies.schedule.study_snapshot import StudySnapshot
 from epsopt.studies.schedule.weight_geometry import Floats, WeightGeometry, as_start, shaping
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.formatting import count
 
-LOOK = 6.0
+EXPLORATION_EPOCHS = 6.0
 """Epochs of a run that only looks around, where mixtures are measured between runs."""
 
-PROBES = 8
+SHORT_RUNS = 8
 """Runs that only look around where nothing can be mixed: stopped after their grace, many short ones teach more."""
 
 _REMEMBERED = 32  # steps that were runs; older ones hardly count (Credit)
-_LOOKED = "looked"  # attribute: the configuration of a look before it was told how many epochs it has
+_EXPLORATION_CONFIG = "exploration_config"
+"""Attribute of the trial of an exploration run: its configuration before it was given a number of epochs."""
 
 
-def make_policy(scene: StudySnapshot, *, seed: int = 0) -> Scheduler:
+def make_scheduler(scene: StudySnapshot, *, seed: int = 0) -> Scheduler:
     """Put the policy together from what all steps so far promised and brought.
 
     Raises:
         UsageError: how long a whole run is, is not known.
     """
-    length, told, ledger = scene.length, scene.told, scene.ledger
+    length, told, ledger = scene.length, scene.takes_epochs, scene.ledger
     starts = bool(scene.usable) and takes_start(scene.project.command or ())
     branch = (min(BRANCH_EPOCHS, length) if told else length) if starts else None
     policy = Scheduler(
         scene.space, scene.project.objectives, length=length, reference=scene.reference, origin=scene.origin,
-        evaluation=ledger.evaluation, branch_epochs=branch, first_runs=FIRST_RUNS if scene.mixes else PROBES,
-        look_epochs=min(LOOK, length) if told and scene.mixes else None, bounds=scene.project.bounds, seed=seed,
+        evaluation=ledger.evaluation, branch_epochs=branch, first_runs=FIRST_RUNS if scene.mixes else SHORT_RUNS,
+        look_epochs=min(EXPLORATION_EPOCHS, length) if told and scene.mixes else None,
+        bounds=scene.project.bounds, seed=seed,
     )  # fmt: skip
     planned = [(t, p) for t in ledger.trials if (p := plan_of(t.user_attrs)) is not None]
     again = {n for t in ledger.trials for n in t.system_attrs.get("retry_history", ())}
     first = [(t, p) for t, p in planned if "retry_of" not in t.user_attrs]
-    looked = [t.user_attrs.get(_LOOKED, config_of(t)) for t, p in first if p.kind == "look"]
-    policy.restore([*(p.kind for _, p in first), *("mixture" for _ in ledger.mixtures)], looked)
+    looked = [t.user_attrs.get(_EXPLORATION_CONFIG, config_of(t)) for t, p in first if p.kind == "exploration"]
+    policy.restore([*(p.kind for _, p in first), *("merge" for _ in ledger.merges)], looked)
     ended = [
         (t, p) for t, p in planned
-        if t.state.is_finished() and t.number not in again and p.kind != "look" and was_started(t)
+        if t.state.is_finished() and t.number not in again and p.kind != "exploration" and was_started(t)
     ]  # fmt: skip
     for trial, plan in ended[-_REMEMBERED:]:
-        step = Step("branch" if plan.kind == "branch" else "run", plan.promised, plan.worth, plan.cost)
-        policy.learn(step, scene.brought(trial, plan.reference), taken=max(ledger.used(trial), 1))
-    for mixture in ledger.mixtures:
-        policy.learn(_step_of(mixture, len(scene.project.objectives)), mixture.brought)
+        step = Step("branch" if plan.kind == "branch" else "run", plan.predicted_gain, plan.gain_per_epoch, plan.cost)
+        policy.learn(step, scene.realized_gain(trial, plan.reference_point), taken=max(ledger.used(trial), 1))
+    for mixture in ledger.merges:
+        policy.learn(_step_of(mixture, len(scene.project.objectives)), mixture.realized_gain)
     return policy
 
 
-def _step_of(mixture: MeasuredMixture, objectives: int) -> Step:
+def _step_of(mixture: MeasuredMerge, objectives: int) -> Step:
     """A mixture as the step that it was, as far as the policy learns from it."""
     unknown = np.full(objectives, np.nan)
-    chosen = MergeCandidate(np.zeros((1, 0)), mixture.promised, unknown, unknown, unknown, mixture.kind)
-    return Step("mixture", mixture.promised, 0.0, mixture.cost, mixture=chosen)
+    chosen = MergeCandidate(np.zeros((1, 0)), mixture.predicted_gain, unknown, unknown, unknown, mixture.kind)
+    return Step("merge", mixture.predicted_gain, 0.0, mixture.cost, mixture=chosen)
 
 
 def running(scene: StudySnapshot) -> list[Candidate]:
@@ -97,7 +99,7 @@ def running(scene: StudySnapshot) -> list[Candidate]:
         if trial.state == TrialState.RUNNING:
             run = places.get(run_in.get(folder_of(scene.project, trial), -1))
         done = 0.0 if run is None else float(list(scene.curves.values())[run].steps[-1])
-        epochs = float(told_epochs(trial) or scene.length)
+        epochs = float(epochs_of(trial) or scene.length)
         if epochs > done:
             out.append(Candidate(_active(scene, config), _start(scene, trial, values), epochs, run, done))
     return out
@@ -149,7 +151,7 @@ def known(scene: StudySnapshot, placed: WeightGeometry | None) -> SearchState:
         [replace(as_start(c, objectives, fixed), values=scene.clipped_values(c)) for c in usable],
         np.stack(mixed) if mixed else None,
         None if placed is None else placed.space,
-        trained + sum(m.cost for m in scene.ledger.mixtures),
+        trained + sum(m.cost for m in scene.ledger.merges),
         nothing,
     )
 
@@ -188,17 +190,18 @@ def chosen_run(scene: StudySnapshot, step: Step, candidate: Candidate, room: int
         room: epochs that are left.
     """
     epochs = max(round(candidate.epochs), 1)
-    if scene.told:
+    if scene.takes_epochs:
         epochs = min(epochs, room, _most(scene.space, scene.epochs_parameter))
     plan = StepPlan(
-        step.kind, step.promised, step.worth, step.cost, epochs, scene.length, scene.told, scene.epochs_parameter,
-        probe=step.kind == "look" and not scene.mixes, reference=tuple(scene.reference.tolist()),
+        step.kind, step.predicted_gain, step.gain_per_epoch, step.cost, epochs, scene.length,
+        scene.takes_epochs, scene.epochs_parameter,
+        short=step.kind == "exploration" and not scene.mixes, reference_point=tuple(scene.reference.tolist()),
     )  # fmt: skip
-    config = told_config(scene.space, candidate.config, scene.epochs_parameter, epochs)
+    config = config_with_epochs(scene.space, candidate.config, scene.epochs_parameter, epochs)
     suggestion = suggested(scene, step, replace(candidate, config=config, epochs=plan.ends))
     said: dict[str, Any] = {"step": plan.to_json(), **proposal_attributes(suggestion, LEVEL)}
-    if plan.kind == "look" and config != candidate.config:
-        said[_LOOKED] = dict(candidate.config)
+    if plan.kind == "exploration" and config != candidate.config:
+        said[_EXPLORATION_CONFIG] = dict(candidate.config)
     start = suggestion.init_from
     alike = sum(config_of(t) == config and t.user_attrs.get("init_from") == start for t in scene.ledger.trials)
     identity = json.dumps([config, start, alike], sort_keys=True)
@@ -224,7 +227,7 @@ def suggested(scene: StudySnapshot, step: Step, candidate: Candidate) -> Proposa
     expected = expect(step.model, candidate)
     begun = next((c for c in scene.checkpoints if init_from in c.paths), None)
     where = "" if begun is None else f" from {begun.run}" + ("" if begun.epoch is None else f":{begun.epoch}")
-    each = step.promised / step.cost
+    each = step.predicted_gain / step.cost
     added = each * min(candidate.cost, step.cost)
     why = (
         f"a {step.kind} of {long}{where}, expected to add {added:.2g} to the hypervolume, {each:.2g} an epoch, and "
@@ -240,7 +243,7 @@ def _most(space: Space, by: str | None) -> int:
     return next((int(p.high) for p in space.parameters if p.name == by), 1 << 62)
 
 
-def told_config(space: Space, config: Mapping[str, Any], by: str | None, epochs: int) -> Config:
+def config_with_epochs(space: Space, config: Mapping[str, Any], by: str | None, epochs: int) -> Config:
     """Return a configuration whose hyperparameter says how many epochs the run has, as nearly as its range allows."""
     parameter = next((p for p in space.parameters if p.name == by), None)
     if parameter is None:

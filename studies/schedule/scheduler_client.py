@@ -42,19 +42,19 @@ class StepAsker:
         self._setback: str | None = None
         self._news: list[str] = []
 
-    def asks(self) -> bool:
+    def is_proposing(self) -> bool:
         """Whether a step was asked for that is not queued yet."""
         if self._waits:
             self._hear()
         return self._waits
 
-    def learns(self) -> bool:
+    def is_fitting(self) -> bool:
         """Never: all that it learns, the next step is chosen by."""
         return False
 
     def start(self, propose: int, *, mix: bool = True) -> None:
         """Ask for the next step, if any is wanted; not twice at a time. With `mix` mixtures may be measured before."""
-        if propose and not self.asks():
+        if propose and not self.is_proposing():
             self._trouble = self._setback = None
             self._say(launch=True, mix=mix)
             self._waits = True
@@ -65,17 +65,17 @@ class StepAsker:
         if self._setback is None:  # else not before a step is asked for
             self._say(launch=False, mix=mix)
 
-    def news(self) -> list[str]:
+    def messages(self) -> list[str]:
         """Return what there was to tell, a line each, once."""
         self._hear()
         told, self._news = self._news, []
         return told
 
-    def trouble(self) -> str | None:
+    def proposal_failure(self) -> str | None:
         """Say why the last step that was asked for could not be chosen; None if it could, or is not yet."""
         return self._trouble
 
-    def setback(self) -> str | None:
+    def fit_failure(self) -> str | None:
         """Say why choosing ahead failed, until the next step is asked for; None if it did not."""
         return self._setback
 
@@ -106,7 +106,7 @@ class StepAsker:
             if "answered" in said:
                 self._waits, self._trouble = False, said["answered"]
             else:
-                self._news.append(said["told"])
+                self._news.append(said["message"])
         if ended:
             failure, self._helper = self._helper.failure(), None
             if self._waits:

@@ -1,13 +1,13 @@
-"""Take the policy's steps in a process of its own, ahead of being asked, so that no launch waits for a choice.
+"""Choose the scheduler's steps in a process of its own, ahead of time, so that no launch waits for a choice.
 
-While programs run, the next run is chosen as if they ended as is expected of them, anew with each checkpoint that they
-write, and mixtures that are worth more than it are measured. A launch that is asked for waits for the choice that knows
-how they ended, but not for long: then the one from before is taken.
+While programs run, the service chooses the next run as if they ended as predicted, and again after each new checkpoint.
+It measures merges that have a higher gain per epoch. A launch waits a short time for the choice that knows how the
+programs ended; after that it takes the earlier choice.
 
-``python -m epsopt.studies.schedule.scheduler_service`` reads lines of JSON: first the task (scheduler_client.py),
-then whether to ``launch`` the next step, or else to choose it anew since more is known, and then whether to ``mix``.
-It tells lines of JSON, too: ``told`` is a sentence about a mixture, ``answered`` that a step is queued or none can
-be, and what trouble there was.
+``python -m epsopt.studies.schedule.scheduler_service`` reads lines of JSON: first the task (scheduler_client.py), then
+orders. An order says whether to ``launch`` the next step or only to choose it again, and whether to ``mix``: to measure
+merges meanwhile. The service writes lines of JSON, too: ``message`` is a sentence about a merge; ``answered`` says that
+a step is queued or that none can be, and holds the error if there was one.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from epsopt.studies.optuna_io.refit_lease import Lease, LeaseLost, lease
 from epsopt.studies.optuna_io.storage import DATABASE_ERRORS, open_storage
 from epsopt.studies.output_paths import new_folder, suffix_for
 from epsopt.studies.project.project import Project, load_project
-from epsopt.studies.schedule.budget import Ledger, MeasuredMixture, remember_mixture
-from epsopt.studies.schedule.scheduler_adapter import ChosenRun, chosen_run, known, make_policy, running
+from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, save_measured_merge
+from epsopt.studies.schedule.scheduler_adapter import ChosenRun, chosen_run, known, make_scheduler, running
 from epsopt.studies.schedule.scheduler_client import StepTask
 from epsopt.studies.schedule.study_snapshot import StudySnapshot, whole_rows
 from epsopt.studies.schedule.weight_geometry import WeightGeometry, place
@@ -70,22 +70,22 @@ class _Chosen:
 
 
 class SchedulerService:
-    """Chooses the policy's next step, and queues it when asked.
+    """Chooses the scheduler's next step, and queues it when asked.
 
-    Of all followers of a database one at a time measures mixtures (lease.py). Whoever chose beside a step that somebody
-    else queued meanwhile chooses again, if there is time; the same step is queued once in any case.
+    One service of a database measures merges at a time (refit_lease.py). A service that finds a step of another one
+    queued meanwhile chooses again, if there is time; the same step is queued once in any case.
 
     Args:
         project: the space, unless it is to be inferred, the train command, hooks.
         storage: where the study is.
         catalogue: of the checkpoints.
-        until: what the ledger says is spent when the budget is.
-        length: epochs of a whole run; None: as past ones had.
-        seed: of the policy.
-        within: seconds after which a launch takes what was chosen before it was asked for, or else the next choice.
-        tell: given a sentence about each mixture.
-        answer: called once for each time that it was asked, when a step is queued or none can be; given what keeps it
-            from choosing, if something does.
+        until: epochs that the ledger counts as spent when the budget is used up.
+        length: epochs of a whole run; None: as many as past runs had.
+        seed: RNG seed of the scheduler.
+        within: seconds after which a launch takes the choice made before it was asked for, or else the next one.
+        tell: called with a sentence about each merge.
+        answer: called once for each request, when a step is queued or none can be, with the error that keeps the
+            service from choosing, or None.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class SchedulerService:
     def _is_old(self, scene: StudySnapshot) -> bool:
         """Whether steps were taken that were not known of."""
         now = Ledger.read(self._storage, self._catalogue, self._project.name)
-        return (len(now.trials), len(now.mixtures)) != (len(scene.ledger.trials), len(scene.ledger.mixtures))
+        return (len(now.trials), len(now.merges)) != (len(scene.ledger.trials), len(scene.ledger.merges))
 
     def _queue_ready(self, ask: int) -> None:
         """Queue what was chosen before, unless this was answered by now."""
@@ -276,7 +276,7 @@ class SchedulerService:
         if not self._may_launch(ledger):
             return None
         placed = self._place(scene, ledger.available(self._until))
-        policy = make_policy(scene, seed=self._seed)
+        policy = make_scheduler(scene, seed=self._seed)
         if self._policy is not None:
             policy.warm_start_from(self._policy, learn=ahead)
         self._policy = policy
@@ -353,8 +353,8 @@ class SchedulerService:
             seconds = time.monotonic() - began
             require_objectives(measured, objectives)
             held.assert_held()
-            self._folder = self._folder or new_folder(self._project.runs, "mixed")
-            path = self._folder / f"mixed_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
+            self._folder = self._folder or new_folder(self._project.runs, "merged")
+            path = self._folder / f"merged_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
             ends = zip(objectives, mixture.predicted, mixture.low, mixture.high, strict=True)
             predicted = {o.name: {"value": float(v), "low": float(a), "high": float(b)} for o, v, a, b in ends}
             origin = Provenance("work --budget", predicted, measured, decoder.hook, placed.labels)
@@ -369,10 +369,10 @@ class SchedulerService:
         values = objective_vector(measured, objectives)[None]
         before = scene.volume(scene.measured, scene.reference.tolist())
         brought = scene.volume(whole_rows(np.vstack([scene.measured, values])), scene.reference.tolist()) - before
-        new = MeasuredMixture(
-            step.promised, brought, step.cost, seconds, mixture.kind, str(path), *_way(placed, mixture)
+        new = MeasuredMerge(
+            step.predicted_gain, brought, step.cost, seconds, mixture.kind, str(path), *_way(placed, mixture)
         )
-        remember_mixture(self._catalogue, self._project.name, new)
+        save_measured_merge(self._catalogue, self._project.name, new)
         gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
         joined = f"joined the front, {gain}" if brought > 0.0 else "added nothing to the front"
         self._tell(f"{self._folder.name}/{path.name} {joined}; it cost {count(f'{step.cost:.2g}', 'epoch')}")
@@ -432,7 +432,7 @@ def main() -> int:
             Catalogue(task.storage, project.rename, project.weights_key) as catalogue,
             SchedulerService(
                 project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
-                tell=lambda line: answers.say(told=line), answer=lambda trouble: answers.say(answered=trouble),
+                tell=lambda line: answers.say(message=line), answer=lambda trouble: answers.say(answered=trouble),
             ) as follower,
         ):  # fmt: skip
             threading.Thread(target=_listen, args=(follower,), daemon=True).start()

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from epsopt.optimize.forecast.catalogue_curves import STARTS, objective_vector, past_curves, trained_runs
 from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
-from epsopt.optimize.objectives import Objective
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.outliers import bulk
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.schedule.planned_length import planned_length
@@ -26,7 +26,7 @@ from epsopt.studies.optuna_io.queue import recorded_objectives
 from epsopt.studies.optuna_io.run_folders import cut_off, folder_of
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import takes_epochs
-from epsopt.studies.schedule.budget import Ledger, MeasuredMixture, plan_of, told_epochs
+from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, epochs_of, plan_of
 from epsopt.studies.schedule.weight_geometry import Family, front_family, measured_once
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage
@@ -115,7 +115,7 @@ class StudySnapshot:
         short = cut_off(self.project, self.ledger.trials)
         for trial in self.ledger.trials:
             plan = plan_of(trial.user_attrs)
-            if plan is not None and plan.told and (told_epochs(trial) or 0) < plan.length:
+            if plan is not None and plan.takes_epochs and (epochs_of(trial) or 0) < plan.length:
                 short.add(folder_of(self.project, trial))
         cut = {c.run_id for c in self.checkpoints if not short.isdisjoint(Path(c.path).parents)}
         return [curve for run_id, curve in self.curves.items() if run_id not in cut]
@@ -137,7 +137,7 @@ class StudySnapshot:
         return name if name in numbers else None
 
     @property
-    def told(self) -> bool:
+    def takes_epochs(self) -> bool:
         """Whether a run can be told how many epochs it is to have."""
         named = any(p.name == "epochs" for p in self.space.parameters)  # the place is that hyperparameter's then
         return self.epochs_parameter is not None or (takes_epochs(self.project.command or ()) and not named)
@@ -194,7 +194,7 @@ class StudySnapshot:
 
     @property
     def _signs(self) -> Floats:
-        return np.array([1.0 if o.maximize else -1.0 for o in self.project.objectives])
+        return Objectives(self.project.objectives).signs
 
     @cached_property
     def _worst(self) -> Floats:
@@ -205,13 +205,13 @@ class StudySnapshot:
 
     def volume(self, table: Floats, reference: Sequence[float]) -> float:
         """Hypervolume of what was measured."""
-        return hypervolume(table, np.asarray(reference), [o.maximize for o in self.project.objectives])
+        return Objectives(self.project.objectives).hypervolume(table, np.asarray(reference))
 
-    def brought(self, trial: FrozenTrial, reference: Sequence[float]) -> float:
+    def realized_gain(self, trial: FrozenTrial, reference: Sequence[float]) -> float:
         """Return what a trial's checkpoints added to the front of all that was read before the last of them."""
         folder = folder_of(self.project, trial)
         own = {c.id for c in self.checkpoints if folder in Path(c.path).parents}
-        return self._measurements.brought(own, reference)
+        return self._measurements.realized_gain(own, reference)
 
     @cached_property
     def _measurements(self) -> Measurements:
@@ -241,7 +241,7 @@ class Measurements:
             np.array([c.id for c in checkpoints], dtype=np.int64), values, tuple(o.maximize for o in objectives)
         )
 
-    def brought(self, own: Collection[int], reference: Sequence[float]) -> float:
+    def realized_gain(self, own: Collection[int], reference: Sequence[float]) -> float:
         """Return the hypervolume that some of them added to the front of all that was read before the last of them.
 
         Args:
@@ -312,14 +312,14 @@ def _curves(
         start = None if begun is None else values.get(begun)
         if start is not None and not np.isfinite(start).all():
             start = None
-        way = None if begun is None else _on_way(project, ledger.mixtures, checkpoints, trained[run_id], begun)
+        way = None if begun is None else _on_way(project, ledger.merges, checkpoints, trained[run_id], begun)
         out[run_id] = replace(curve, start=start, on_way=way)
     return out
 
 
 def _on_way(
     project: Project,
-    mixtures: Sequence[MeasuredMixture],
+    mixtures: Sequence[MeasuredMerge],
     checkpoints: Sequence[Checkpoint],
     own: Sequence[Checkpoint],
     start: str,

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.forecast.catalogue_curves import objective_vector
 from epsopt.optimize.merge.weight_space_gp import MOST_ROWS, WeightSpace
-from epsopt.optimize.objectives import Objective
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.schedule.run_acquisition import Start
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies.merge.merge_candidates import Known as Mixable
@@ -70,7 +69,7 @@ def front_family(
         return None
     roots = _roots(checkpoints, lineages)
     table = measured_table([c.metrics for c in measured], objectives)
-    front = non_dominated(table, [o.maximize for o in objectives]).indices
+    front = Objectives(objectives).front(table)
     mixed = {c.sha256 for c in checkpoints if is_recombined(c)}
     # A mixture far out looks like a network of its own. It is none, nor is what was trained from it.
     far_out = {known.id for known in lineages if roots[known.id] == known.id and known.reference_sha256 in mixed}
@@ -176,7 +175,7 @@ def place(
     if len(own) < 2:
         return None
     table = measured_table([c.metrics for c in own], project.objectives)
-    front = non_dominated(table, [o.maximize for o in project.objectives]).indices
+    front = Objectives(project.objectives).front(table)
     front = front[np.argsort(table[front, 0], kind="stable")]
     size = max(location(own[0].path).stat().st_size, 1)
     most = int(np.clip(_READ // size, MOST_SOURCES, MOST_ROWS))

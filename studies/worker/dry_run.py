@@ -56,10 +56,10 @@ def plan_work(project: Project, storage: RDBStorage, runs: int | None, *, asks: 
             dropped[taken.number] = f"it {trouble}"
             continue
         plan = plan_of(taken.attributes)
-        epochs = plan.epochs if plan is not None and plan.told else None
+        epochs = plan.epochs if plan is not None and plan.takes_epochs else None
         params = {**space.fixed, **taken.params}
-        if epochs is not None and plan is not None and plan.by is not None:
-            params[plan.by] = epochs
+        if epochs is not None and plan is not None and plan.epochs_parameter is not None:
+            params[plan.epochs_parameter] = epochs
         out = run_folder(project, taken.number)
         try:
             arguments = render_command(

@@ -12,8 +12,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
-from epsopt.optimize.objectives import Objective, Target
-from epsopt.optimize.pareto import non_dominated
+from epsopt.optimize.objectives import Objective, Objectives, Target
 from epsopt.optimize.proposals.proposals import FEWEST_RUNS, PastRun, Proposal, past_runs, propose
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import diverged_runs, infer_space
@@ -237,7 +236,7 @@ def front_checkpoints(
     known = set(surrogate.memory.keys)
     mapped = each_content_once([c for c in checkpoints if c.sha256 in known and Path(c.path).is_file()])
     table = measured_table([c.metrics for c in mapped], objectives)
-    front = [mapped[i] for i in non_dominated(table, [o.maximize for o in objectives]).indices]
+    front = [mapped[i] for i in Objectives(objectives).front(table)]
     front.sort(key=lambda c: _first(c.metrics, objectives))
     if len(front) <= MOST_STARTS:
         return front

@@ -1,13 +1,13 @@
-"""Learn from what came back in a process of its own, so that no launch waits for it.
+"""Fit the surrogate in a process of its own, so that no launch waits for it.
 
-With a budget the steps of the policy are taken instead (scheduler_service.py).
+With a budget, :mod:`epsopt.studies.schedule.scheduler_service` chooses the steps instead.
 
-``python -m epsopt.studies.worker.refit_service`` takes one JSON document on standard input. Asked for proposals it
-queues them, if none is queued, by the map that there is, which is told of the checkpoints that it was not trained on;
-only the first map is waited for. Otherwise it measures mixtures if asked, and fits the map again if the catalogue has
-checkpoints that it was not trained on. What there is to tell it prints, a line each. Of all workers of a database one
-learns at a time (lease.py); one that was taken for dead ends before it writes anything more, and says so. Proposals by
-a map that is there take no lease, so they wait for no fit.
+``python -m epsopt.studies.worker.refit_service`` reads one JSON document from standard input. When it is asked for
+proposals and none is queued, it queues some by the current surrogate, conditioned on checkpoints that it was not
+trained on; only the first fit is waited for. Otherwise it measures merges if asked, and fits again if the catalogue has
+checkpoints that the surrogate was not trained on. It prints its messages, one a line. One worker of a database fits at
+a time (refit_lease.py); one whose lease went stale ends before it writes anything, with a message. Proposals by a
+surrogate that exists take no lease, so they wait for no fit.
 """
 
 from __future__ import annotations
@@ -88,17 +88,17 @@ class BackgroundLearner:
         self._learner: Helper | None = None
         self._news: list[str] = []
 
-    def asks(self) -> bool:
+    def is_proposing(self) -> bool:
         """Whether proposals are being made."""
         return self._asker is not None and self._asker.runs()
 
-    def learns(self) -> bool:
+    def is_fitting(self) -> bool:
         """Whether one is learning."""
         return self._learner is not None and self._learner.runs()
 
     def start(self, propose: int, *, mix: bool = True) -> None:  # noqa: ARG002 - none is measured for proposals
         """Begin to make so many proposals, or to learn if it is none; does nothing while one is at that."""
-        if self.asks() if propose else self.learns():
+        if self.is_proposing() if propose else self.is_fitting():
             return
         self._collect()
         helper = Helper("epsopt.studies.worker.refit_service")
@@ -110,9 +110,9 @@ class BackgroundLearner:
             self._learner = helper
 
     def look_ahead(self, *, mix: bool) -> None:
-        """Nothing: what is proposed ahead is queued (:attr:`Orders.ask`)."""
+        """Nothing: what is proposed ahead is queued (:attr:`epsopt.studies.worker.worker.WorkerConfig.ask`)."""
 
-    def news(self) -> list[str]:
+    def messages(self) -> list[str]:
         """Return what those that ended had to tell, a line each, once."""
         self._collect()
         told, self._news = self._news, []
@@ -123,11 +123,11 @@ class BackgroundLearner:
             if helper is not None:
                 self._news += helper.receive()
 
-    def trouble(self) -> str | None:
+    def proposal_failure(self) -> str | None:
         """Say why the last one that was to propose failed; None if it did not, or has not ended."""
         return None if self._asker is None else self._asker.failure()
 
-    def setback(self) -> str | None:
+    def fit_failure(self) -> str | None:
         """Say why the last one that was to learn failed; None if it did not, or has not ended."""
         return None if self._learner is None else self._learner.failure()
 

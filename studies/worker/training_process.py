@@ -1,4 +1,4 @@
-"""Start and stop training programs: argument lists, never shells; output kept; none left behind (D13)."""
+"""Start and stop training programs: argument lists, never shells; output kept; none left behind."""
 
 from __future__ import annotations
 

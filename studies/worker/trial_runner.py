@@ -34,9 +34,9 @@ from epsopt.zoo.formatting import count
 from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.layouts.scan import scan
 from epsopt.zoo.reading.source import Identity
-from epsopt.zoo.side_files.discover import sides_of
+from epsopt.zoo.side_files.discover import side_files_by_run
 
-State = Literal["complete", "pruned", "fail", "lost"]
+State = Literal["complete", "pruned", "fail", "stale"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class RunResult:
         name: of its folder.
         out: its folder.
         params: its hyperparameters.
-        state: of the trial: ``complete``; ``pruned`` when the stopper ended it; ``fail``; or ``lost``, when others had
-            taken this worker for dead.
+        state: of the trial: ``complete``; ``pruned`` when the stopper ended it; ``fail``; or ``stale``, when another
+            worker was given the trial.
         metrics: measured on its last checkpoint, None without one.
         path: that checkpoint.
         n_checkpoints: how many it wrote.
@@ -78,7 +78,7 @@ class RunResult:
             return f"{self.name}: trained"
         if self.state == "pruned":
             return f"{self.name}: stopped after {count(self.n_checkpoints, 'checkpoint')}, {self.failure}"
-        if self.state == "lost":
+        if self.state == "stale":
             return f"{self.name}: given to another worker meanwhile; stopped"
         return f"{self.name}: failed, {self.failure}"
 
@@ -125,9 +125,9 @@ def prepare(
     """
     plan = plan_of(taken.attributes)
     params, epochs = {**space.fixed, **taken.params}, None
-    if plan is not None and plan.told:
+    if plan is not None and plan.takes_epochs:
         epochs = plan.epochs if most is None else min(plan.epochs, most)
-        params |= {} if plan.by is None else {plan.by: epochs}
+        params |= {} if plan.epochs_parameter is None else {plan.epochs_parameter: epochs}
         plan = replace(plan, epochs=epochs)
 
     def filled(out: Path) -> list[str]:
@@ -143,9 +143,9 @@ def prepare(
     except EpsoptError as error:
         raise LaunchError(str(error)) from error
     try:
-        _say(storage, taken, "folder", str(out))
+        _set_attribute(storage, taken, "folder", str(out))
         if epochs is not None:
-            _say(storage, taken, "epochs", epochs)
+            _set_attribute(storage, taken, "epochs", epochs)
         threads = max(1, _cores() // max(terms.jobs, 1))
         training = Training(Launch(tuple(filled(out)), out, project.cwd, threads, terms.grace))
     except EpsoptError as error:
@@ -174,7 +174,7 @@ def recover_attempt(
     found = _checkpoints_in(catalogue, out)
     if not found:
         return taken
-    set_attributes(storage, attempt["trial_id"], {"unseen": _curve(project, found)})
+    set_attributes(storage, attempt["trial_id"], {"checkpoints_after_loss": _curve(project, found)})
     record_measured(storage, project.name, project.objectives, found)
     said = {"resume_from": found[-1].path}
     set_attributes(storage, taken.trial_id, said)
@@ -202,7 +202,7 @@ def _new_folder(project: Project, number: int) -> Path:
 def _files(out: Path) -> frozenset[tuple[str, Identity]]:
     """What a run's folder looks like from outside: its checkpoints, and the files beside them that speak of them."""
     seen = scan(out)
-    beside = [known for _, sides in sides_of(seen) for files in sides.files.values() for known in files]
+    beside = [known for _, sides in side_files_by_run(seen) for files in sides.files.values() for known in files]
     return frozenset((str(path), identity) for path, identity in [*((f.path, f.identity) for f in seen.files), *beside])
 
 
@@ -226,7 +226,7 @@ def _said(checkpoint: Checkpoint) -> tuple[object, ...]:
     return checkpoint.sha256, checkpoint.epoch, checkpoint.metrics
 
 
-def _say(storage: RDBStorage, taken: ClaimedProposal, name: str, value: Any) -> None:
+def _set_attribute(storage: RDBStorage, taken: ClaimedProposal, name: str, value: Any) -> None:
     with contextlib.suppress(UpdateFinishedTrialError):  # given to others meanwhile: the next heartbeat tells
         storage.set_trial_user_attr(taken.trial_id, name, value)
 
@@ -248,10 +248,10 @@ class Run:
         watch: seconds between looks at its folder.
         checkpoints: those that it has written.
         decision: the one that stopped it.
-        spared: the first one that would have, if it were no audit run.
+        control_decision: the first one that would have, if it were no audit run.
         plan: what it is as a step of the policy; None: it is none.
         length: epochs that its hyperparameter ``epochs`` says it has; None: there is no such hyperparameter.
-        trouble: what last kept the stopper from judging it; None: nothing did.
+        pruner_failure: what last kept the stopper from judging it; None: nothing did.
     """
 
     project: Project
@@ -262,16 +262,16 @@ class Run:
     watch: float = 1.0
     checkpoints: list[Checkpoint] = field(default_factory=list)
     decision: Decision | None = None
-    spared: Decision | None = None
+    control_decision: Decision | None = None
     plan: StepPlan | None = None
     length: float | None = None
-    trouble: str | None = None
+    pruner_failure: str | None = None
 
     def __post_init__(self) -> None:
         self._seen: frozenset[tuple[str, Identity]] = frozenset()
         self._looked = time.monotonic()
         self._stopping = False
-        self._spared_at = 0
+        self._control_after = 0
 
     @property
     def number(self) -> int:
@@ -299,7 +299,7 @@ class Run:
         last = max((c.trained or 0 for c in self.checkpoints), default=0)
         if self.plan is None:
             return self.length is not None and last >= self.length
-        return last >= self.plan.ends if self.plan.told else last == self.plan.ends
+        return last >= self.plan.ends if self.plan.takes_epochs else last == self.plan.ends
 
     def poll(self, stopper: Stopper | None, *, lost: bool) -> RunResult | None:
         """See whether it has ended or written checkpoints, and whether it should go on.
@@ -334,12 +334,12 @@ class Run:
         except DATABASE_ERRORS:
             raise
         except Exception as error:  # noqa: BLE001 - months of training do not end over a forecast
-            self.trouble = masked(f"{type(error).__name__}: {error}")
+            self.pruner_failure = masked(f"{type(error).__name__}: {error}")
             return
         if decision.stop:
             self.stop(decision)
-        elif self.spared is None and getattr(decision, "audit", False):
-            self.spared, self._spared_at = decision, len(self.checkpoints)
+        elif self.control_decision is None and getattr(decision, "control", False):
+            self.control_decision, self._control_after = decision, len(self.checkpoints)
 
     def stop(self, decision: Decision) -> None:
         """Ask the program to end, once; its trial will say why."""
@@ -351,12 +351,12 @@ class Run:
         """Once its program was ended from outside: read what it wrote last, for the next attempt to go on from."""
         self._read(at_end=True)
         if self.checkpoints:
-            self.say("checkpoints", _curve(self.project, self.checkpoints))
+            self.set_attribute("checkpoints", _curve(self.project, self.checkpoints))
             record_measured(self.storage, self.project.name, self.project.objectives, self.checkpoints)
 
-    def say(self, name: str, value: Any) -> None:
+    def set_attribute(self, name: str, value: Any) -> None:
         """Keep something that is known of it as an attribute of its trial."""
-        _say(self.storage, self.taken, name, value)
+        _set_attribute(self.storage, self.taken, name, value)
 
     def _read(self, *, at_end: bool = False) -> bool:
         """Take new checkpoints, and what files beside them say, into the catalogue and tell the study of them.
@@ -380,14 +380,14 @@ class Run:
             if out.is_dir():
                 raise
             return False  # some programs begin with removing it
-        if not report.waiting:  # what is still being written is looked at again
+        if not report.still_writing:  # what is still being written is looked at again
             self._seen = seen
         found = _checkpoints_in(self.catalogue, out)
         if list(map(_said, found)) == list(map(_said, self.checkpoints)):
             return False
         self.checkpoints = found
         if self.training.poll() is None:
-            _say(self.storage, self.taken, "checkpoints", _curve(self.project, self.checkpoints))
+            _set_attribute(self.storage, self.taken, "checkpoints", _curve(self.project, self.checkpoints))
         return True
 
     def _tell(self, status: int, *, lost: bool) -> RunResult:
@@ -400,15 +400,18 @@ class Run:
             # Optuna takes no values with PRUNED; what was measured is in the attributes, and every checkpoint is a
             # trial of the study of measurements.
             state, values, failure = TrialState.PRUNED, None, self.decision.reason
-            said = {"stopped.probability": float(self.decision.probability), "stopped.reason": self.decision.reason}
+            said = {"pruned.probability": float(self.decision.probability), "pruned.reason": self.decision.reason}
         elif status != 0:
             if last is None and not self.training.was_launched(status):
                 return self._not_launched(status)
             state, values, failure = TrialState.FAIL, None, self.training.failure(status)
         elif values is None or not self.training.launch.out.is_dir():
             state, values, failure = TrialState.FAIL, None, self._nothing_measured(last)
-        if self.spared is not None:
-            said |= {"audit.probability": float(self.spared.probability), "audit.checkpoints": self._spared_at}
+        if self.control_decision is not None:
+            said |= {
+                "control.probability": float(self.control_decision.probability),
+                "control.checkpoints": self._control_after,
+            }
         provenance = "training failed" if state == TrialState.FAIL else "measured"
         said |= outcome_attributes(metrics, None if last is None else last.path, provenance)
         if state == TrialState.FAIL:
@@ -426,7 +429,7 @@ class Run:
             name=self.name,
             out=self.training.launch.out,
             params=self.params,
-            state=ended.get(state, "lost"),
+            state=ended.get(state, "stale"),
             metrics=metrics,
             path=None if last is None else last.path,
             n_checkpoints=len(self.checkpoints),
@@ -442,7 +445,7 @@ class Run:
         out = self.training.launch.out
         clear(out)
         seconds = time.monotonic() - self.training.started
-        state: State = "fail" if given_back else "lost"
+        state: State = "fail" if given_back else "stale"
         return RunResult(
             self.number, self.name, out, self.params, state, None, None, 0, failure, seconds, self.plan, launched=False
         )

@@ -49,7 +49,9 @@ _LEARNS_ON = (
     "done, and the map of before until then"
 )
 
-EventKind = Literal["started", "ended", "lost", "refused", "asking", "learning", "mixed", "trouble", "reached"]
+EventKind = Literal[
+    "started", "ended", "stale", "released", "refused", "proposing", "fitting", "merged", "failure", "reached"
+]
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,10 @@ class Event:
 class Learner(Protocol):
     """Queues more proposals when asked, and learns, each in the background of the other (refit_service.py)."""
 
-    def asks(self) -> bool:
+    def is_proposing(self) -> bool:
         """Whether it is making proposals."""
 
-    def learns(self) -> bool:
+    def is_fitting(self) -> bool:
         """Whether it is learning."""
 
     def start(self, propose: int, *, mix: bool = True) -> None:
@@ -82,13 +84,13 @@ class Learner(Protocol):
         With `mix` mixtures may be measured before, if they are worth more.
         """
 
-    def trouble(self) -> str | None:
+    def proposal_failure(self) -> str | None:
         """Say why the last proposals could not be made; None if they could."""
 
-    def setback(self) -> str | None:
+    def fit_failure(self) -> str | None:
         """Say why learning failed the last time; None if it did not."""
 
-    def news(self) -> list[str]:
+    def messages(self) -> list[str]:
         """Return what there was to tell, a line each, once."""
 
     def look_ahead(self, *, mix: bool) -> None:
@@ -228,7 +230,7 @@ class Worker:
             self._refused_at, why = time.monotonic(), masked(str(error).splitlines()[0])
             if self._refused_since is None:
                 self._refused_since = self._refused_at
-                self.tell(Event("trouble", f"the database does not answer: {why}"))
+                self.tell(Event("failure", f"the database does not answer: {why}"))
             if self._refused_at - self._refused_since > self.orders.lost_after:
                 raise CatalogueError(f"the database does not answer: {why}") from error
             return True
@@ -245,7 +247,7 @@ class Worker:
         for run in looked_at:
             now = time.monotonic()
             ended = run.poll(self.stopper, lost=heart.has_lost(run.taken.trial_id))
-            self._tell_once(run.trouble)
+            self._tell_once(run.pruner_failure)
             if ended is not None:
                 self._runs.remove(run)
                 self._empty_since.append(now)
@@ -309,7 +311,7 @@ class Worker:
         self._reaped = time.monotonic()
         study_id = self._study_id()
         for lost in [] if study_id is None else fail_stale_trials(self.storage, study_id, self.orders.lost_after):
-            self.tell(Event("lost", _lost(lost)))
+            self.tell(Event("stale", _lost(lost)))
 
     def _study_id(self) -> int | None:
         try:
@@ -354,7 +356,7 @@ class Worker:
                     release(self.storage, self._study_id() or 0, taken.trial_id, why)
                 raise
             self._runs.append(prepared)
-            prepared.say("waited", time.monotonic() - self._empty_since.pop(0))
+            prepared.set_attribute("idle_seconds", time.monotonic() - self._empty_since.pop(0))
             start = f" from {taken.init_from}" if taken.init_from else ""
             self.tell(Event("started", f"{prepared.name}: started{_what(prepared)}{start}"))
         return True
@@ -363,7 +365,7 @@ class Worker:
         """Launch no more programs: the next one would fail in the same way. What runs is left to end."""
         self._cannot_launch = why
         if self._runs:
-            self.tell(Event("trouble", f"no more programs are launched, what runs goes on: {why}"))
+            self.tell(Event("failure", f"no more programs are launched, what runs goes on: {why}"))
 
     def _behind(self, taken: ClaimedProposal) -> int:
         """Epochs that a run need not train again, since it goes on from an interrupted attempt."""
@@ -397,7 +399,7 @@ class Worker:
     def _wait_for_more(self) -> bool:
         """Nothing is queued: ask for more, or wait for those that others may leave behind."""
         if self.orders.ask and self.learner is not None:
-            trouble = self.learner.trouble()
+            trouble = self.learner.proposal_failure()
             if trouble is None or self._knows_more():  # what more runs measured may help
                 self._ask(self.learner)
             elif not self._runs:
@@ -448,7 +450,7 @@ class Worker:
 
     def _ask(self, learner: Learner) -> None:
         """Ask for proposals, unless they are being made, or were made a moment ago and not yet looked at."""
-        if self._asking or learner.asks():
+        if self._asking or learner.is_proposing():
             return
         room = self.orders.ask
         if self.orders.runs is not None:
@@ -459,11 +461,11 @@ class Worker:
         self._asking = self._learn_next = True
         learner.start(room, mix=self._may_mix())
         wanted = count(room, "proposal") if self.budget is None else "the next step"
-        self.tell(Event("asking", f"nothing is queued: asking for {wanted}"))
+        self.tell(Event("proposing", f"nothing is queued: asking for {wanted}"))
 
     def _hear_proposals(self) -> None:
         """Look at the queue at once when proposals were made."""
-        if self._asking and self.learner is not None and not self.learner.asks():
+        if self._asking and self.learner is not None and not self.learner.is_proposing():
             self._asking = False
             self._nothing_at = -float("inf")
 
@@ -473,10 +475,10 @@ class Worker:
             return
         new = len(self._ended) - self._learned
         due = new >= runs or (new > 0 and self._learn_next and not self._asking)
-        if due and not self.learner.learns():
+        if due and not self.learner.is_fitting():
             self._learned, self._learn_next = len(self._ended), False
             self.learner.start(0)
-            self.tell(Event("learning", "learning from what came back, in the background"))
+            self.tell(Event("fitting", "learning from what came back, in the background"))
 
     def _last_lesson(self) -> None:
         """Learn from the last runs: waited for is only what the orders ask for, and what would be lost."""
@@ -490,11 +492,11 @@ class Worker:
             self._wait_for_learner()
         self.learner.finish()
         self._hear()
-        if not awaited and self.learner.learns():
-            self.tell(Event("learning", _LEARNS_ON))
+        if not awaited and self.learner.is_fitting():
+            self.tell(Event("fitting", _LEARNS_ON))
 
     def _wait_for_learner(self) -> None:
-        while self.learner is not None and (self.learner.asks() or self.learner.learns()):
+        while self.learner is not None and (self.learner.is_proposing() or self.learner.is_fitting()):
             time.sleep(0.1)
         self._hear()
 
@@ -502,13 +504,13 @@ class Worker:
         """Tell what the learner had to tell, and why it failed if it did; whether there was any news."""
         if self.learner is None:
             return False
-        news, troubles = self.learner.news(), (self.learner.trouble(), self.learner.setback())
+        news, troubles = self.learner.messages(), (self.learner.proposal_failure(), self.learner.fit_failure())
         for text in news:
-            self.tell(Event("mixed", text))
+            self.tell(Event("merged", text))
         what = ("nothing could be proposed", "learning in the background failed")
         for said, trouble, before in zip(what, troubles, self._troubles, strict=True):
             if trouble is not None and trouble != before:
-                self.tell(Event("trouble", f"{said}: {trouble}"))
+                self.tell(Event("failure", f"{said}: {trouble}"))
         self._troubles = troubles
         return bool(news)
 
@@ -516,7 +518,7 @@ class Worker:
         """Tell what keeps runs from being judged."""
         if trouble is not None and trouble != self._unjudged:
             self._unjudged = trouble
-            self.tell(Event("trouble", f"runs go on, since whether to stop them cannot be decided: {trouble}"))
+            self.tell(Event("failure", f"runs go on, since whether to stop them cannot be decided: {trouble}"))
 
     def _settle(self, ended: RunResult) -> None:
         if not ended.launched:
@@ -548,7 +550,7 @@ class Worker:
                     interrupt = again
                 number = release(self.storage, study_id or 0, run.taken.trial_id, why)
                 if number is not None:
-                    self.tell(Event("lost", f"{run.name}: stopped; queued again as proposal {number}"))
+                    self.tell(Event("released", f"{run.name}: stopped; queued again as proposal {number}"))
         finally:
             for run in runs:
                 heart.release(run.taken.trial_id)
@@ -560,7 +562,7 @@ def _what(run: Run) -> str:
     """What it is as a step of the policy."""
     if run.plan is None:
         return ""
-    article = "a look around" if run.plan.kind == "look" else f"a {run.plan.kind}"
+    article = "an exploration run" if run.plan.kind == "exploration" else f"a {run.plan.kind}"
     return f", {article} of {count(run.plan.epochs, 'epoch')}"
 
 

@@ -62,14 +62,14 @@ def test_a_budget_is_spent_to_the_last_epoch_and_every_run_says_what_it_was(youn
     result = young("--budget", "11", "--length", "4", "--json")
     assert result.status == 0, result.err
     check("work", result.document)
-    assert result.document["budget"] == {"epochs": 11, "spent": 11, "mixtures": 0}
+    assert result.document["budget"] == {"epochs": 11, "spent": 11, "merges": 0}
     assert written(tmp_path) == 11
     assert told(tmp_path) == ["4", "4", "3"], "no run is told more than is left"
-    assert [r["step"]["kind"] for r in result.document["runs"]] == ["look"] * 3
+    assert [r["step"]["kind"] for r in result.document["runs"]] == ["exploration"] * 3
     said = [t.user_attrs["step"] for t in trials(tmp_path)]
-    assert [s["kind"] for s in said] == ["look"] * 3
+    assert [s["kind"] for s in said] == ["exploration"] * 3
     assert len({t.params["lr"] for t in trials(tmp_path)}) == 3
-    monkeypatch.setattr(following, "PROBES", 3)
+    monkeypatch.setattr(following, "SHORT_RUNS", 3)
     again = young("--budget", "3")
     assert "3 of 3 epochs spent" in again.out
     assert written(tmp_path) == 14, "the next command has a budget of its own"
@@ -93,11 +93,11 @@ def test_mixtures_are_steps_of_a_budget_too(young, tmp_path):
     check("work", result.document)
     spending = result.document["budget"]
     assert 23 < spending["spent"] <= 24
-    assert len(list((tmp_path / "runs").glob("mixed_*/*"))) == spending["mixtures"] == len(result.document["mixed"])
-    assert {r["step"]["kind"] for r in result.document["runs"]} >= {"look"}
+    assert len(list((tmp_path / "runs").glob("merged_*/*"))) == spending["merges"] == len(result.document["merges"])
+    assert {r["step"]["kind"] for r in result.document["runs"]} >= {"exploration"}
     assert len(result.document["runs"]) > 4
     assert result.document["runs"][-1]["step"]["kind"] in ("run", "branch")
-    assert result.document["runs"][-1]["step"]["promised"] > 0.0
+    assert result.document["runs"][-1]["step"]["predicted_gain"] > 0.0
 
 
 def test_a_program_that_cannot_be_told_is_stopped_when_the_budget_is_spent(young, tmp_path):
@@ -113,8 +113,9 @@ def test_a_program_that_cannot_be_told_is_stopped_when_the_budget_is_spent(young
 
 def test_what_waits_from_before_comes_first_and_gets_no_more_than_is_left(young, tmp_path):
     storage, known = open_storage(f"sqlite:///{tmp_path / 'epsopt.db'}"), load_project(tmp_path)
-    plan = {"kind": "run", "promised": 0.5, "worth": 0.1, "cost": 5.0, "epochs": 5, "length": 5.0, "told": True,
-            "by": None, "probe": False, "reference": [0.0, 0.0]}  # fmt: skip
+    plan = {"kind": "run", "predicted_gain": 0.5, "gain_per_epoch": 0.1, "cost": 5.0, "epochs": 5, "length": 5.0,
+            "takes_epochs": True,
+            "epochs_parameter": None, "short": False, "reference_point": [0.0, 0.0]}  # fmt: skip
     record_step(storage, "young", known.objectives, known.space, {"lr": 0.25}, None, {"step": plan})
     result = young("--budget", "2", "--json")
     assert result.status == 0, result.err
@@ -141,7 +142,7 @@ def test_what_a_killed_worker_left_is_gone_on_with(young, tmp_path):
         connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
     result = young("--budget", "5", "--json")
     assert result.status == 0, result.err
-    assert "stopped answering; queued again as proposal 1" in result.document["lost"][0]
+    assert "stopped answering; queued again as proposal 1" in result.document["failed_proposals"][0]
     first, again = trials(tmp_path)[:2]
     assert (first.state.name, again.user_attrs["retry_of"]) == ("FAIL", 0)
     assert again.user_attrs["step"] == first.user_attrs["step"]
@@ -196,8 +197,9 @@ def test_a_number_of_runs_bounds_a_budget(young, tmp_path):
 
 def test_a_dry_run_says_how_many_epochs_what_is_queued_would_have(young, tmp_path):
     storage, known = open_storage(f"sqlite:///{tmp_path / 'epsopt.db'}"), load_project(tmp_path)
-    plan = {"kind": "look", "promised": 0.0, "worth": 0.0, "cost": 7.0, "epochs": 7, "length": 9.0, "told": True,
-            "by": None, "probe": False, "reference": [0.0, 0.0]}  # fmt: skip
+    plan = {"kind": "exploration", "predicted_gain": 0.0, "gain_per_epoch": 0.0, "cost": 7.0, "epochs": 7,
+            "length": 9.0, "takes_epochs": True, "epochs_parameter": None,
+            "short": False, "reference_point": [0.0, 0.0]}  # fmt: skip
     record_step(storage, "young", known.objectives, known.space, {"lr": 0.25}, None, {"step": plan})
     (planned,) = young("--dry-run", "--json").document["would_run"]
     assert planned["command"][-2:] == ["--epochs", "7"]

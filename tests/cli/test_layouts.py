@@ -76,7 +76,7 @@ def test_init_and_ingest_take_them_as_they_are(folder):
     done = call(folder, "ingest", "--json")
     assert done.status == 0, done.err
     check("ingest", done.document)
-    assert (done.document["layouts"], done.document["retold"]) == ({"plain": 2}, 2)
+    assert (done.document["layouts"], done.document["refreshed_runs"]) == ({"plain": 2}, 2)
     assert done.document["catalogue"]["metrics"] == ["val/acc"]
 
 

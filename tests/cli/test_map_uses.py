@@ -24,7 +24,7 @@ def test_a_trajectory_says_what_is_forecast_and_what_was_measured(project):
     assert measured == next(n["metrics"] for n in front if (n["run"], n["epoch"]) == ("run_000", 3))
     for m in document["forecast"]["metrics"]:
         assert m["low"] <= m["value"] <= m["high"]
-        assert m["answered_by"] in m["errors"]
+        assert m["forecaster"] in m["errors"]
         assert sum(m["weights"].values()) == pytest.approx(1.0)
     assert "forecast, not measured" in project("trajectory", "run_000", "--first", "2").out
 
@@ -51,7 +51,7 @@ def test_hyperparameters_alone_are_forecast_too(project):
     check("trajectory", document)
     assert document["motion"] is None
     assert document["forecast"]["progress"] == 0.0
-    assert {m["answered_by"] for m in document["forecast"]["metrics"]} <= {
+    assert {m["forecaster"] for m in document["forecast"]["metrics"]} <= {
         "hyperparameters", "stack", "carry-forward", "linear extrapolation", "curve",
     }  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_pictures_are_drawn_by_themselves(project, tmp_path):
 
 def test_groups_name_every_run_once(project):
     document = project("cluster", "-k", "2", "--json").document
-    named = [run for g in document["groups"] for run in g["runs"]] + document["loners"]
+    named = [run for g in document["groups"] for run in g["runs"]] + document["unclustered"]
     assert len(named) == len(set(named)) == document["n_runs"]
     for g in document["groups"]:
         assert g["runs"][0] == g["medoid"]["run"]

@@ -143,7 +143,7 @@ def test_a_broken_file_beside_checkpoints_is_named_by_whoever_reads_them(project
         assert "config.yaml: not valid YAML" in result.out, command
         (tmp_path / "epsopt.toml").unlink(missing_ok=True)
         document = call(tmp_path, *command, "runs", "--json").document
-        assert [f["path"] for f in document["troubles"]] == [str(tmp_path / "runs" / "good" / "config.yaml")]
+        assert [f["path"] for f in document["side_file_failures"]] == [str(tmp_path / "runs" / "good" / "config.yaml")]
 
 
 def test_when_nothing_can_be_read_the_status_says_so(tmp_path):

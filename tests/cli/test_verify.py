@@ -23,7 +23,7 @@ def test_an_intact_zoo_gives_status_0_and_a_document(mine):
     check("ingest", result.document)
     verified = result.document["verified"]
     assert verified["checked"] == verified["intact"] > 0
-    assert verified["troubled"] == []
+    assert verified["failed"] == []
 
 
 def test_a_damaged_file_is_named_and_gives_status_1(mine):
@@ -37,7 +37,7 @@ def test_a_damaged_file_is_named_and_gives_status_1(mine):
     assert len(result.err.strip().splitlines()) == 1
     document = call(mine, "ingest", "--verify", "--json").document
     check("ingest", document)
-    assert [t["path"] for t in document["verified"]["troubled"]] == [str(path)]
+    assert [t["path"] for t in document["verified"]["failed"]] == [str(path)]
 
 
 def test_without_a_catalogue_or_its_files_the_first_command_is_named(mine, tmp_path):

@@ -160,11 +160,11 @@ def test_init_from_names_a_start_a_forecast_and_a_command(mine, tmp_path):
     document = result.document
     check("init-from", document)
     assert document["epochs"] == 3
-    assert any(p["start"]["kind"] == "base" for p in document["plans"])
-    for plan in document["plans"]:
+    assert any(p["start"]["kind"] == "base" for p in document["warm_starts"])
+    for plan in document["warm_starts"]:
         argv = plan["command"]
         assert argv[argv.index("--init-from") + 1] == plan["start"]["path"]
-        assert plan["start"]["metrics_are"] == "measured"
+        assert plan["start"]["metrics_source"] == "measured"
         assert close(evaluate(load_weights(plan["start"]["path"])), plan["start"]["metrics"])
         assert all(v["low"] <= v["value"] <= v["high"] for v in plan["predicted"].values())
     shown = mine("init-from", "--target-coverage", "0.5", "--real-only")

@@ -115,7 +115,9 @@ def test_a_target_that_makes_no_sense_trains_nothing(young, tmp_path, arguments,
 
 
 def test_what_keeps_the_learner_from_proposing_is_told_besides_the_document(young, monkeypatch):
-    monkeypatch.setattr("epsopt.studies.worker.refit_service.BackgroundLearner.trouble", lambda _: "no such hook")
+    monkeypatch.setattr(
+        "epsopt.studies.worker.refit_service.BackgroundLearner.proposal_failure", lambda _: "no such hook"
+    )
     result = young("work", "-n", "1", "--json")
     assert result.status == 1, "nothing can be proposed"
     assert "note: nothing could be proposed: no such hook" in result.err
@@ -138,19 +140,19 @@ def test_mixtures_are_measured_in_the_background_and_what_came_of_it_is_told(you
     result = young("work", "-n", "3", "--learn-after", "3", "--mix", "2", "--json")
     assert result.status == 0, result.err
     check("work", result.document)
-    told = result.document["mixed"]
+    told = result.document["merges"]
     if function == "broken":
         assert "no mixture was measured: the evaluate hook 'work_hooks:broken'" in told[0]
         assert "no such layer" in told[0]
-    mixed = list((tmp_path / "runs").glob("mixed_*/*"))
+    mixed = list((tmp_path / "runs").glob("merged_*/*"))
     with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
         known = {Path(c.path) for c in catalogue.checkpoints()}
     assert all(path in known for path in mixed)
     assert bool(mixed) == any("joined the front, hypervolume" in text for text in told)
     report = young("report", "--json").document
     check("report", report)
-    assert report["mixtures"]["count"] == len(mixed), "mixtures are told apart from what was trained"
-    assert report["mixtures"]["before"] == report["hypervolume"]["after"] <= report["mixtures"]["after"]
+    assert report["merges"]["count"] == len(mixed), "mixtures are told apart from what was trained"
+    assert report["merges"]["before"] == report["hypervolume"]["after"] <= report["merges"]["after"]
 
 
 def test_mixing_in_the_loop_needs_a_hook_and_a_learner(young, tmp_path):
@@ -278,8 +280,8 @@ def test_a_report_of_nothing_but_failures_says_why_they_failed(young, tmp_path):
     document = young("report", "--json").document
     check("report", document)
     assert [p["state"] for p in document["proposals"]] == ["fail", "fail"]
-    assert document["proposals"][0]["why"] == "exit status 3: lr is no good"
-    assert (document["hypervolume"], document["mixtures"]["after"]) == (None, None)
+    assert document["proposals"][0]["failure"] == "exit status 3: lr is no good"
+    assert (document["hypervolume"], document["merges"]["after"]) == (None, None)
 
 
 def test_what_is_measured_in_part_makes_no_front_and_hides_no_failure(young, tmp_path):
@@ -295,9 +297,9 @@ def test_what_is_measured_in_part_makes_no_front_and_hides_no_failure(young, tmp
 
 
 def test_a_budget_that_went_into_mixtures_is_not_said_to_have_found_nothing_queued(capsys):
-    summarise([], None, {"epochs": 12, "spent": 3.0, "mixtures": 6}, None)
+    summarise([], None, {"epochs": 12, "spent": 3.0, "merges": 6}, None)
     assert capsys.readouterr().out == "No run was trained; 3 of 12 epochs spent, mixtures measured: 6.\n"
-    summarise([], None, {"epochs": 1, "spent": 0.0, "mixtures": 0}, None)
+    summarise([], None, {"epochs": 1, "spent": 0.0, "merges": 0}, None)
     assert capsys.readouterr().out == "Nothing was queued; 0 of 1 epoch spent.\n"
 
 

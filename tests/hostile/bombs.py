@@ -1,4 +1,4 @@
-"""The five bombs of FACTS: a few kilobytes that cost whoever believes them gigabytes, or never end.
+"""Five bombs: a few kilobytes that cost whoever believes them gigabytes, or never end.
 
 All of them are valid checkpoints, and all pass torch.load(weights_only=True) as far as memory lasts.
 """

@@ -113,7 +113,7 @@ def test_one_flipped_bit_in_a_map_is_found(folder):
         (data,) = connection.execute("SELECT data FROM epsopt_artifacts").fetchone()
     at = len(data) - 40
     change(folder, "UPDATE epsopt_artifacts SET data = ?", data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
-    assert "not what was kept" in check_database(url(folder))[0].what
+    assert "not what was kept" in check_database(url(folder))[0].problem
     assert "epsopt fit" in call(folder, "search").err
 
 

@@ -81,11 +81,11 @@ def test_links_that_lead_elsewhere_are_named_and_followed_only_when_told(tmp_pat
     (runs / "latest").symlink_to(runs / "a")
     (runs / "a" / "last.pt").symlink_to("epoch_1.pt")
     seen = scan(runs)
-    assert sorted(seen.outside) == [str(runs / "a" / "best.pt"), str(runs / "linked")]
+    assert sorted(seen.outside_links) == [str(runs / "a" / "best.pt"), str(runs / "linked")]
     assert {f.path.name for f in seen.files} == {"epoch_1.pt", "last.pt"}, "links inside are fine"
-    assert ingest(catalogue, runs, jobs=1).outside == sorted(seen.outside)
+    assert ingest(catalogue, runs, jobs=1).outside_links == sorted(seen.outside_links)
     followed = scan(runs, follow_links=True)
-    assert followed.outside == []
+    assert followed.outside_links == []
     assert {f.path.name for f in followed.files} >= {"epoch_1.pt", "last.pt", "best.pt"}
     assert len(followed.files) == 4
 
@@ -96,14 +96,14 @@ def test_a_link_to_the_whole_disk_is_not_walked(tmp_path):
     (tmp_path / "runs" / "up").symlink_to("..")
     seen = scan(tmp_path / "runs")
     assert len(seen.files) == 1
-    assert len(seen.outside) == 2
+    assert len(seen.outside_links) == 2
 
 
 def test_a_folder_of_runs_that_is_a_link_itself_is_what_was_named(tmp_path):
     checkpoint(tmp_path / "data" / "a" / "epoch_1.pt")
     (tmp_path / "runs").symlink_to(tmp_path / "data")
     seen = scan(tmp_path / "runs")
-    assert (len(seen.files), seen.outside) == (1, [])
+    assert (len(seen.files), seen.outside_links) == (1, [])
     assert seen.files[0].run_name == "a"
 
 
@@ -171,7 +171,7 @@ def test_a_view_in_place_of_a_table_is_refused_before_it_is_asked(tmp_path, cata
     database(runs / "mlflow.db", VIEW)
     report = ingest(catalogue, runs, jobs=1)
     assert report.added == 5
-    assert {f.reason for f in report.troubles} == {"not a database that MLflow wrote: runs is a view"}
+    assert {f.reason for f in report.side_file_failures} == {"not a database that MLflow wrote: runs is a view"}
 
 
 def test_a_query_ends_when_it_has_done_more_work_than_an_honest_one_needs(tmp_path):
@@ -207,5 +207,5 @@ def test_more_metrics_than_anybody_compares_are_cut_and_said(tmp_path, catalogue
     (run / "metrics.csv").write_text("\n".join(lines) + "\n")
     report = ingest(catalogue, tmp_path / "runs", jobs=1)
     assert report.added == 1
-    assert f"the first {MOST_METRICS:,} are read" in report.troubles[0].reason
+    assert f"the first {MOST_METRICS:,} are read" in report.side_file_failures[0].reason
     assert catalogue.metric_names() == names[:MOST_METRICS]

@@ -114,5 +114,5 @@ def test_every_mutant_of_a_catalogued_file_is_named_by_verify_whatever_its_time_
                 file.truncate()
             os.utime(folder / name, ns=(before.st_atime_ns, before.st_mtime_ns))
         verified = verify(catalogue)
-    assert {f.path for f in verified.troubled} == {str(folder / name) for name, _ in mutants()}
-    assert all(f.reason for f in verified.troubled)
+    assert {f.path for f in verified.failed} == {str(folder / name) for name, _ in mutants()}
+    assert all(f.reason for f in verified.failed)

@@ -31,26 +31,26 @@ def ingested(tmp_path: Path, files: dict[str, tuple[str, bytes]]):
     with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
         report = ingest(catalogue, tmp_path / "runs")
         again = ingest(catalogue, tmp_path / "runs")
-        assert (again.added, again.retold, again.troubles) == (0, 0, report.troubles)
+        assert (again.added, again.refreshed_runs, again.side_file_failures) == (0, 0, report.side_file_failures)
         assert (report.added, report.failed) == (len(files), [])
         return report, sides, {r.name: r.hyperparameters for r in catalogue.runs()}
 
 
 def test_a_file_that_cannot_be_read_is_named_and_its_checkpoint_goes_in(tmp_path, canary):
     report, sides, _ = ingested(tmp_path, {what: (name, content) for what, (name, content, _) in TROUBLES.items()})
-    reasons = {f.path: f.reason for f in report.troubles}
+    reasons = {f.path: f.reason for f in report.side_file_failures}
     for what, (_, _, part) in TROUBLES.items():
         path = str(sides[what])
         assert part in reasons.pop(path, "nothing was said"), what
     assert reasons == {}
-    assert not [f for f in report.troubles if "\n" in f.reason or "the process that read it" in f.reason]
-    assert not [f for f in report.troubles if "took longer" in f.reason]
+    assert not [f for f in report.side_file_failures if "\n" in f.reason or "the process that read it" in f.reason]
+    assert not [f for f in report.side_file_failures if "took longer" in f.reason]
     assert not canary.exists()
 
 
 def test_what_is_odd_but_data_is_read_as_data(tmp_path, canary):
     report, _, told = ingested(tmp_path, {what: (name, content) for what, (name, content, _) in TOLD.items()})
-    assert report.troubles == []
+    assert report.side_file_failures == []
     for what, (_, _, expected) in TOLD.items():
         assert {k: told[what].get(k) for k in expected} == expected, what
     assert all(len(str(v)) <= 5_000 for values in told.values() for v in values.values())
@@ -69,6 +69,6 @@ def test_a_side_file_of_20_gb_a_pipe_and_a_loop_cost_nothing(tmp_path):
     with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
         report = ingest(catalogue, run)
     assert (report.added, report.failed) == (1, [])
-    assert [(Path(f.path).name, f.reason) for f in report.troubles] == [
+    assert [(Path(f.path).name, f.reason) for f in report.side_file_failures] == [
         ("config.yaml", "20,000,000,000 bytes, more than the 1,048,576 that are read of such a file")
     ]

@@ -194,11 +194,11 @@ def test_a_target_at_the_end_of_a_range_is_met_there_and_nowhere_before(world):
     """No slack: a measured .995 is not 1, and what the model puts beyond the end is the end itself."""
     surrogate, checkpoints = world
     result = search(surrogate, checkpoints, OBJECTIVES, [Target("val_acc", 1.0)])
-    assert result.measured_meeting
-    assert all(c.metrics["val_acc"] == 1.0 for c in result.measured_meeting)
+    assert result.measured_meeting_targets
+    assert all(c.metrics["val_acc"] == 1.0 for c in result.measured_meeting_targets)
     near = replace(
         checkpoints[0], sha256="near", path="/near.pt", metrics={**checkpoints[0].metrics, "val_acc": 0.9951}
     )
     again = search(surrogate, [*checkpoints, near], OBJECTIVES, [Target("val_acc", 1.0)])
-    assert "near" not in [c.sha256 for c in again.measured_meeting]
+    assert "near" not in [c.sha256 for c in again.measured_meeting_targets]
     assert 0.0 < max(a.probability for a in result.answers) < 1.0

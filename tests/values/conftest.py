@@ -64,7 +64,7 @@ class Door:
         """Ingest the folder, twice; return what was measured as `m`, by epoch."""
         self.catalogue = Catalogue(f"sqlite:///{folder.parent / (folder.name + '.db')}")
         self.report = ingest(self.catalogue, folder, jobs=1, **options)
-        assert self.report.troubles == [] == self.report.failed
+        assert self.report.side_file_failures == [] == self.report.failed
         found = {c.epoch: c.metrics.get("m", ABSENT) for c in self.catalogue.checkpoints()}
         again = ingest(self.catalogue, folder, jobs=1, **options)
         assert (again.added, again.not_finite) == (0, self.report.not_finite)

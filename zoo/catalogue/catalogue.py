@@ -1,4 +1,4 @@
-"""The catalogue of runs, checkpoints and lineages, and what was learned from them, in one database (D1)."""
+"""The catalogue of runs, checkpoints and lineages, and what was learned from them, in one database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from epsopt.zoo.catalogue.database import driver_message, open_database, reading, writing
 from epsopt.zoo.catalogue.listing import listing
-from epsopt.zoo.catalogue.tables import artifacts, checkpoints, embeddings, files, fingerprints, lineages, meta, told
+from epsopt.zoo.catalogue.tables import (
+    artifacts,
+    checkpoints,
+    embeddings,
+    files,
+    fingerprints,
+    lineages,
+    meta,
+    run_metadata,
+)
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage, NotFinite, Run
 from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.errors import CatalogueError, DamagedArtifact, EmptyCatalogue, Failure
@@ -217,10 +226,11 @@ class Catalogue:
                 out[new] = metrics[old]
         return out
 
-    def troubles(self) -> list[Failure]:
+    def side_file_failures(self) -> list[Failure]:
         """Return the side files that could not be read, by path; the checkpoints beside them are in the catalogue."""
         with self.reading() as connection:
-            rows = connection.execute(select(told.c.troubles).where(told.c.troubles != "[]")).scalars().all()
+            query = select(run_metadata.c.failures).where(run_metadata.c.failures != "[]")
+            rows = connection.execute(query).scalars().all()
         return sorted({Failure(path, reason) for row in rows for path, reason in json.loads(row)}, key=lambda f: f.path)
 
     def failures(self) -> list[Failure]:

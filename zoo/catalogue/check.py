@@ -51,12 +51,12 @@ _JSON: dict[tuple[str, str], type[Any]] = {
     ("epsopt_runs", "hyperparameters"): dict,
     ("epsopt_checkpoints", "metrics"): dict,
     ("epsopt_checkpoints", "hyperparameters"): dict,
-    ("epsopt_told", "hyperparameters"): dict,
-    ("epsopt_told", "metrics"): dict,
-    ("epsopt_told", "troubles"): list,
-    ("epsopt_told", "layouts"): list,
-    ("epsopt_told", "given"): dict,
-    ("epsopt_files", "said"): dict,
+    ("epsopt_run_metadata", "hyperparameters"): dict,
+    ("epsopt_run_metadata", "metrics"): dict,
+    ("epsopt_run_metadata", "failures"): list,
+    ("epsopt_run_metadata", "layouts"): list,
+    ("epsopt_run_metadata", "run_tables"): dict,
+    ("epsopt_files", "metadata"): dict,
     ("epsopt_artifacts", "meta"): dict,
 }
 
@@ -66,15 +66,15 @@ class Damage:
     """Something in the database that no command can use.
 
     Attributes:
-        what: where it is and what is wrong, in a sentence.
-        mend: the command that mends it.
+        problem: where it is and what is wrong, in a sentence.
+        remedy: the command that mends it.
         table: its table, where it is a row of the catalogue.
         key: that row's primary key.
         file: it is the database file itself, so nothing else in it was looked at.
     """
 
-    what: str
-    mend: str
+    problem: str
+    remedy: str
     table: str | None = None
     key: Any = None
     file: bool = False
@@ -250,13 +250,13 @@ def _wrong_json(table: str, name: str, value: str, kind: type[Any]) -> str | Non
     if type(parsed) is not kind:
         return f"{name} is JSON of another kind than expected"
     if name == "metrics":
-        groups = list(parsed.values()) if table == "epsopt_told" else [parsed]
+        groups = list(parsed.values()) if table == "epsopt_run_metadata" else [parsed]
         for group in groups:
             if not isinstance(group, dict) or not all(v is None or _is_number(v) for v in group.values()):
                 return f"{name} holds a value that is no number"
-    if name == "said" and not isinstance(parsed.get("metrics", {}), dict):
+    if name == "metadata" and not isinstance(parsed.get("metrics", {}), dict):
         return f"{name} is JSON of another kind than expected"
-    if name == "troubles" and not all(isinstance(p, list) and len(p) == 2 for p in parsed):
+    if name == "failures" and not all(isinstance(p, list) and len(p) == 2 for p in parsed):
         return f"{name} is JSON of another kind than expected"
     if name == "layouts" and not all(isinstance(p, str) for p in parsed):
         return f"{name} is JSON of another kind than expected"

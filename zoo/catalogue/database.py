@@ -15,12 +15,12 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, insert, i
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
-from epsopt.zoo.catalogue.migrations import upgrade, version_of
-from epsopt.zoo.catalogue.tables import SCHEMA_VERSION, meta, metadata
+from epsopt.zoo.catalogue.migrations import upgrade, version_by_columns, version_of
+from epsopt.zoo.catalogue.tables import SCHEMA_VERSION, checkpoints, meta, metadata
 from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.errors import CatalogueError
 
-_BUSY_SECONDS = 60
+BUSY_SECONDS = 60
 _WITHOUT_USER = re.compile(r"^[\w+]+://(?:[^:/]*(?::[^@]*)?@)?")  # as SQLAlchemy reads it
 _WRITER_LOCK = 0x6570736F7074  # "epsopt": PostgreSQL's advisory lock that stands in for SQLite's one writer
 
@@ -42,7 +42,8 @@ def open_database(url: str) -> Engine:
             "brings the one for postgresql+psycopg:// URLs"
         ) from error
     if parsed.get_backend_name() == "sqlite":
-        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "connect", configure_sqlite)
+        event.listen(engine, "connect", _check_references)
     try:
         with writing(engine) as connection:
             old = _create(connection, shown)
@@ -102,27 +103,32 @@ def _check_file(url: URL) -> None:
 
 def _options(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": _BUSY_SECONDS}}
+        return {"connect_args": {"timeout": BUSY_SECONDS}}
     return {
         "pool_pre_ping": True,
         "connect_args": {"connect_timeout": 10} if "psycopg" in url.drivername else {},
     }
 
 
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    # The driver would begin transactions by itself, deferred; two of those that both want to write then fail
-    # at once with "database is locked", whatever the timeout. So it begins none, and writing() says BEGIN
-    # IMMEDIATE.
+def configure_sqlite(connection: Any, _record: Any) -> None:
+    """Set up a new connection of the driver: write-ahead logging, and no transaction that the driver begins by itself.
+
+    The driver's own transactions are deferred; two of those that both want to write fail at once with "database is
+    locked", whatever the timeout. So whoever writes begins one with BEGIN IMMEDIATE.
+    """
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     try:
         _use_wal(cursor)
         # Safe with WAL: a power cut may lose the last batch, not the file.
         cursor.execute("PRAGMA synchronous = NORMAL")
-        cursor.execute("PRAGMA foreign_keys = ON")
     finally:
         cursor.close()
+
+
+def _check_references(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _use_wal(cursor: Any) -> None:
@@ -131,7 +137,7 @@ def _use_wal(cursor: Any) -> None:
     The switch wants the file for itself, and SQLite refuses it at once there, without waiting for the busy timeout
     (4 processes on a new file: 1 of 240 openings failed).
     """
-    deadline = time.monotonic() + _BUSY_SECONDS
+    deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
@@ -173,18 +179,18 @@ def server_time(connection: Connection) -> float:
 
 def _create(connection: Connection, shown: str) -> bool:
     """Make the tables where they are missing; return whether those that are there are of an older version."""
-    if inspect(connection).has_table(meta.name):
-        found = version_of(connection)
-        if found is not None and found > SCHEMA_VERSION:
-            raise CatalogueError(
-                f"{shown} was written by a newer epsopt "
-                f"(catalogue version {found}, this one knows {SCHEMA_VERSION}): update epsopt"
-            )
-        if found is not None:
-            return found < SCHEMA_VERSION
-    metadata.create_all(connection)
-    connection.execute(insert(meta).values(key="schema_version", value=str(SCHEMA_VERSION)))
-    return False
+    found = inspect(connection)
+    version = version_of(connection) if found.has_table(meta.name) else None
+    if version is not None and version > SCHEMA_VERSION:
+        raise CatalogueError(
+            f"{shown} was written by a newer epsopt "
+            f"(catalogue version {version}, this one knows {SCHEMA_VERSION}): update epsopt"
+        )
+    if version is None:
+        version = version_by_columns(connection) if found.has_table(checkpoints.name) else SCHEMA_VERSION
+        metadata.create_all(connection, tables=[meta] if version < SCHEMA_VERSION else None)
+        connection.execute(insert(meta).values(key="schema_version", value=str(version)))
+    return version < SCHEMA_VERSION
 
 
 @contextmanager

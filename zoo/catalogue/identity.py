@@ -28,7 +28,7 @@ from epsopt.zoo.reading.plain_values import finite_metrics, with_defaults
 from epsopt.zoo.reading.reader import CheckpointContents
 
 _NUMBERED = re.compile(r"(epoch|step|checkpoint|iter(ation)?|global_step)[=_-]?\d", re.IGNORECASE)
-_SAID = ("epoch", "step", "metrics", "hyperparameters", "layout")
+_METADATA = ("epoch", "step", "metrics", "hyperparameters", "layout")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FileContent:
         signature: of tensor names and shapes.
         lineage_id: of its lineage.
         n_parameters: floating-point values in it.
-        said: what it says of itself: epoch, step, metrics, hyperparameters and layout; and of its run, which
+        metadata: what it says of itself: epoch, step, metrics, hyperparameters and layout; and of its run, which
             checkpoint is the best, where it says that.
     """
 
@@ -52,7 +52,7 @@ class FileContent:
     signature: str
     lineage_id: int
     n_parameters: int
-    said: dict[str, Any]
+    metadata: dict[str, Any]
 
     @staticmethod
     def of(contents: CheckpointContents, lineage_id: int, weights: str | None = None) -> FileContent:
@@ -64,8 +64,8 @@ class FileContent:
             signature=contents.signature,
             lineage_id=lineage_id,
             n_parameters=contents.n_parameters,
-            said={
-                **{name: getattr(contents, name) for name in _SAID},
+            metadata={
+                **{name: getattr(contents, name) for name in _METADATA},
                 "metrics": finite_metrics(contents.metrics),
                 **({"best": contents.best} if contents.best is not None else {}),
             },
@@ -138,12 +138,12 @@ def settle(connection: Connection, checkpoint_id: int) -> bool:
     Returns:
         Whether a lineage's reference goes by another path now.
     """
-    columns = (files.c.path, files.c.sha256, files.c.said)
+    columns = (files.c.path, files.c.sha256, files.c.metadata)
     members = connection.execute(select(*columns).where(files.c.checkpoint_id == checkpoint_id)).all()
     if not members:
         _delete(connection, checkpoint_id)
         return False
-    values = _together([(m.path, m.sha256, json.loads(m.said)) for m in members if m.said is not None])
+    values = _together([(m.path, m.sha256, json.loads(m.metadata)) for m in members if m.metadata is not None])
     if not values:  # files that were read before each kept its own words; the next ingest reads them again
         values = {"path": min(m.path for m in members)}
     same = checkpoints.c.id == checkpoint_id
@@ -208,12 +208,12 @@ def _of_run(connection: Connection, run_id: int, content: FileContent) -> int | 
     )
     columns = (checkpoints.c.id, checkpoints.c.epoch, checkpoints.c.step, checkpoints.c.metrics)
     rows = connection.execute(select(*columns).where(alike)).all()
-    said = content.said
-    fitting = [r for r in rows if _agree(r.epoch, said["epoch"]) and _agree(r.step, said["step"])]
+    metadata = content.metadata
+    fitting = [r for r in rows if _agree(r.epoch, metadata["epoch"]) and _agree(r.step, metadata["step"])]
     if not content.distinct:  # they are copies unless what was measured says otherwise
-        fitting = [r for r in fitting if _measured_alike(json.loads(r.metrics), said["metrics"])]
+        fitting = [r for r in fitting if _measured_alike(json.loads(r.metrics), metadata["metrics"])]
     # Of several the one that says the same, else the earliest: a run that stood still from there on.
-    fitting.sort(key=lambda r: (r.epoch != said["epoch"], -1 if r.epoch is None else r.epoch, r.id))
+    fitting.sort(key=lambda r: (r.epoch != metadata["epoch"], -1 if r.epoch is None else r.epoch, r.id))
     return int(fitting[0].id) if fitting else None
 
 
@@ -259,7 +259,7 @@ def _insert(connection: Connection, run_id: int, content: FileContent, fingerpri
         "lineage_id": content.lineage_id,
         "n_parameters": content.n_parameters,
         "weights": content.weights,
-        **_columns(content.said),
+        **_columns(content.metadata),
     }
     connection.execute(insert(checkpoints), row)
     if fingerprint is not None and _holder(connection, fingerprints, content.weights) is None:
@@ -267,9 +267,9 @@ def _insert(connection: Connection, run_id: int, content: FileContent, fingerpri
     return checkpoint_id
 
 
-def _columns(said: dict[str, Any]) -> dict[str, Any]:
-    texts = {name: json.dumps(said[name], sort_keys=name == "metrics") for name in ("metrics", "hyperparameters")}
-    return {**{name: said[name] for name in _SAID}, **texts}
+def _columns(metadata: dict[str, Any]) -> dict[str, Any]:
+    texts = {name: json.dumps(metadata[name], sort_keys=name == "metrics") for name in ("metrics", "hyperparameters")}
+    return {**{name: metadata[name] for name in _METADATA}, **texts}
 
 
 def _holder(connection: Connection, table: Table, weights: str) -> int | None:
@@ -328,25 +328,25 @@ def _together(members: Sequence[tuple[str, str, dict[str, Any]]]) -> dict[str, A
         return {}
     ranked = sorted(members, key=lambda m: _rank(m[0], m[2]))
     path, sha256, first = ranked[0]
-    said = {**first, "metrics": {}, "hyperparameters": {}}
+    metadata = {**first, "metrics": {}, "hyperparameters": {}}
     for _, _, other in reversed(ranked):
-        said["metrics"] = {**said["metrics"], **other["metrics"]}
-        said["hyperparameters"] = with_defaults(other["hyperparameters"], said["hyperparameters"])
-    said["step"] = next((m[2]["step"] for m in ranked if m[2]["step"] is not None), None)
-    return {"path": path, "sha256": sha256, **_columns(said)}
+        metadata["metrics"] = {**metadata["metrics"], **other["metrics"]}
+        metadata["hyperparameters"] = with_defaults(other["hyperparameters"], metadata["hyperparameters"])
+    metadata["step"] = next((m[2]["step"] for m in ranked if m[2]["step"] is not None), None)
+    return {"path": path, "sha256": sha256, **_columns(metadata)}
 
 
-def _rank(path: str, said: dict[str, Any]) -> tuple[Any, ...]:
+def _rank(path: str, metadata: dict[str, Any]) -> tuple[Any, ...]:
     """Order the files of one checkpoint: those that know their epoch and are named by it stand for the others."""
     place = Path(path)
     named = _NUMBERED.search("/".join(place.parts[-2:])) is not None
     numbered = any(c.isdigit() for c in place.stem)
-    epoch = said["epoch"]
+    epoch = metadata["epoch"]
     return (
         epoch is None,
         not named,
         not numbered,
-        said["step"] is None,
+        metadata["step"] is None,
         0 if epoch is None else epoch,
         order(place),
     )

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, select
 
 from epsopt.zoo.catalogue.copies import Held, parts_of_others
 from epsopt.zoo.catalogue.run_names import distinct_names
-from epsopt.zoo.catalogue.tables import checkpoints, files, runs, told
+from epsopt.zoo.catalogue.tables import checkpoints, files, run_metadata, runs
 from epsopt.zoo.layouts.parsed import known_metrics
 from epsopt.zoo.layouts.registry import TRACKERS
 from epsopt.zoo.reading.plain_values import with_defaults
@@ -99,10 +99,10 @@ def listing(connection: Connection) -> Listing:
     hyperparameters = {}
     for i, run in known.items():
         if i not in parts:
-            said = _once(parsed, run.hyperparameters)
+            metadata = _once(parsed, run.hyperparameters)
             for other in [known[p].hyperparameters for p, whole in parts.items() if whole == i]:
-                said = with_defaults(said, _once(parsed, other))
-            hyperparameters[i] = said
+                metadata = with_defaults(metadata, _once(parsed, other))
+            hyperparameters[i] = metadata
     whole_runs = {i: run for i, run in known.items() if i not in parts}
     return Listing(
         [one for one in listed.values() if one.run_id not in parts],
@@ -134,7 +134,8 @@ def _join(
 
 def _metrics_beside(connection: Connection) -> dict[tuple[int, str], Metrics]:
     """Return what side files tell of checkpoints, by run and SHA-256."""
-    rows = connection.execute(select(told.c.run_id, told.c.metrics).where(told.c.metrics != "{}")).all()
+    query = select(run_metadata.c.run_id, run_metadata.c.metrics).where(run_metadata.c.metrics != "{}")
+    rows = connection.execute(query).all()
     return {(r.run_id, sha): metrics for r in rows for sha, metrics in json.loads(r.metrics).items()}
 
 

@@ -1,17 +1,33 @@
-"""Bring the tables of a database that an older version of epsopt made to what this version keeps."""
+"""Upgrade the tables of a database that an older version of epsopt made, revision by revision.
+
+Each revision is a function that Alembic's operations run in, in one transaction with all others. The number of the last
+one is the row ``schema_version`` of ``epsopt_meta``: versions of epsopt from before Alembic read it there and refuse a
+newer database. Alembic's own table would be in their way twice: they do not know it, and Optuna keeps the revision of
+*its* tables in one of that name in the same database.
+
+Revision 1
+    A checkpoint is the content of a file and belongs to one run.
+Revision 2 (:mod:`~epsopt.zoo.catalogue.revision_2`)
+    A checkpoint is a moment of one run. Runs share contents, and each file keeps its own metadata.
+Revision 3 (:mod:`~epsopt.zoo.catalogue.revision_3`)
+    Tables, columns and artifacts have the names of the field.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Table, inspect, select, text, update
+from sqlalchemy import Connection, inspect, select, update
 
-from epsopt.zoo.catalogue.tables import SCHEMA_VERSION, checkpoints, files, fingerprints, meta, metadata, runs, told
+from epsopt.zoo.catalogue import revision_2, revision_3
+from epsopt.zoo.catalogue.tables import SCHEMA_VERSION, checkpoints, meta, run_metadata
 from epsopt.zoo.errors import CatalogueError
-from epsopt.zoo.reading.plain_values import finite_metrics
 
-_CHUNK = 200  # fingerprints that are held at once
+if TYPE_CHECKING:
+    from alembic.operations import Operations
+
+_REVISIONS: Mapping[int, Callable[[Operations], None]] = {2: revision_2.upgrade, 3: revision_3.upgrade}
 
 
 def version_of(connection: Connection) -> int | None:
@@ -31,94 +47,26 @@ def version_of(connection: Connection) -> int | None:
 
 def version_by_columns(connection: Connection) -> int:
     """Return the version that the tables look like, for where nothing says it any more."""
-    present = {column["name"] for column in inspect(connection).get_columns(checkpoints.name)}
-    return SCHEMA_VERSION if "weights" in present else 1
+    found = inspect(connection)
+    if found.has_table(run_metadata.name):
+        return SCHEMA_VERSION
+    return 2 if "weights" in {column["name"] for column in found.get_columns(checkpoints.name)} else 1
 
 
 def upgrade(connection: Connection) -> None:
-    """Upgrade in one transaction, in which SQLite does not check foreign keys; another process may have done it."""
-    if version_of(connection) != 1:
-        return
-    _add_side_files(connection)
-    _share_contents(connection)
-    same = meta.c.key == "schema_version"
-    connection.execute(update(meta).where(same).values(value=str(SCHEMA_VERSION)))
+    """Run the revisions that the database lacks; another process may have run them meanwhile.
 
-
-def _add_side_files(connection: Connection) -> None:
-    """Add what came within version 1: the table of side files, and what they are matched by."""
-    if not inspect(connection).has_table(told.name):
-        metadata.create_all(connection, tables=[told])
-    _add_columns(connection, checkpoints, ("step", "layout"))
-
-
-def _share_contents(connection: Connection) -> None:
-    """Let runs share contents, and keep what each file says."""
-    _drop_unique(connection, checkpoints.name, "sha256")
-    _add_columns(connection, checkpoints, ("weights",))
-    _add_columns(connection, files, ("sha256", "said"))
-    _add_columns(connection, runs, ("layout",))
-    for table in (checkpoints, files):
-        known = {index["name"] for index in inspect(connection).get_indexes(table.name)}
-        for index in table.indexes:
-            if index.name not in known:
-                index.create(connection)
-    ids = connection.execute(select(fingerprints.c.checkpoint_id)).scalars().all()
-    for start in range(0, len(ids), _CHUNK):
-        some = select(fingerprints).where(fingerprints.c.checkpoint_id.in_(ids[start : start + _CHUNK]))
-        for row in connection.execute(some).all():
-            digest = _digest(bytes(row.data))
-            connection.execute(update(checkpoints).where(checkpoints.c.id == row.checkpoint_id).values(weights=digest))
-    # A checkpoint's own file says what the checkpoint says. Of its other files nothing is known but their content: the
-    # next ingest reads them again, and gives them to the run that they lie in.
-    for row in connection.execute(select(checkpoints)).all():
-        said = {
-            "epoch": row.epoch,
-            "step": row.step,
-            "metrics": finite_metrics(json.loads(row.metrics)),
-            "hyperparameters": json.loads(row.hyperparameters),
-            "layout": row.layout or "plain",
-        }
-        connection.execute(update(files).where(files.c.checkpoint_id == row.id).values(sha256=row.sha256))
-        connection.execute(update(files).where(files.c.path == row.path).values(said=json.dumps(said)))
-        if said["metrics"] != json.loads(row.metrics):
-            kept = json.dumps(said["metrics"], sort_keys=True)
-            connection.execute(update(checkpoints).where(checkpoints.c.id == row.id).values(metrics=kept))
-    for row in connection.execute(select(told.c.run_id, told.c.metrics)).all():
-        kept = json.dumps({key: finite_metrics(m) for key, m in json.loads(row.metrics).items()}, sort_keys=True)
-        if kept != row.metrics:
-            connection.execute(update(told).where(told.c.run_id == row.run_id).values(metrics=kept))
-
-
-def _digest(fingerprint: bytes) -> str:
-    from epsopt.zoo.catalogue.identity import weights_digest
-    from epsopt.zoo.fingerprints.fingerprint import Fingerprint  # torch: for this once
-
-    try:
-        return weights_digest(Fingerprint.from_bytes(fingerprint).sketch, fingerprint)
-    except CatalogueError:  # a damaged one: whoever needs it says so
-        return hashlib.sha256(fingerprint).hexdigest()
-
-
-def _add_columns(connection: Connection, table: Table, names: tuple[str, ...]) -> None:
-    present = {column["name"] for column in inspect(connection).get_columns(table.name)}
-    for name in names:
-        if name not in present:
-            kind = table.columns[name].type.compile(connection.dialect)
-            connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {name} {kind}"))
-
-
-def _drop_unique(connection: Connection, table: str, column: str) -> None:
-    """Drop the constraint that a column is unique; SQLite needs the whole table rebuilt for that."""
+    Args:
+        connection: the only writer, in one transaction in which SQLite does not check foreign keys.
+    """
     from alembic.migration import MigrationContext
-    from alembic.operations import Operations
+    from alembic.operations import Operations  # nothing needs it where the database is up to date
 
-    found = inspect(connection).get_unique_constraints(table)
-    names = [c["name"] for c in found if c["column_names"] == [column]]
-    if not names:
-        return
-    # SQLite keeps no name where none was given; Alembic gives the constraint that it finds the one of the convention.
-    convention = {"uq": "uq_%(table_name)s_%(column_0_name)s"}
+    found = version_of(connection)
+    assert found is not None  # whoever asks for an upgrade has read it
     operations = Operations(MigrationContext.configure(connection))
-    with operations.batch_alter_table(table, naming_convention=convention) as batch:
-        batch.drop_constraint(names[0] or f"uq_{table}_{column}", type_="unique")
+    for version, revise in _REVISIONS.items():
+        if version > found:
+            revise(operations)
+    if found < SCHEMA_VERSION:
+        connection.execute(update(meta).where(meta.c.key == "schema_version").values(value=str(SCHEMA_VERSION)))

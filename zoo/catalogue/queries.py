@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from epsopt.zoo.catalogue.identity import FileContent, next_id
-from epsopt.zoo.catalogue.tables import checkpoints, files, lineages, runs, told
+from epsopt.zoo.catalogue.tables import checkpoints, files, lineages, run_metadata, runs
 from epsopt.zoo.fingerprints.lineage import KnownLineage
 from epsopt.zoo.reading.messages import pack, unpack
 from epsopt.zoo.reading.plain_values import with_defaults
@@ -82,7 +82,7 @@ def put_file(
         "reason": reason,
         "reader": reader,
         "sha256": None if content is None else content.sha256,
-        "said": None if content is None else json.dumps(content.said),
+        "metadata": None if content is None else json.dumps(content.metadata),
     }
     changed = connection.execute(_UPDATE_FILE, {"the_path": path, **values})
     if changed.rowcount == 0:
@@ -97,12 +97,12 @@ def refresh_run(connection: Connection, run_id: int) -> None:
         )
     ).all()
     if not rows:
-        connection.execute(delete(told).where(told.c.run_id == run_id))
+        connection.execute(delete(run_metadata).where(run_metadata.c.run_id == run_id))
         connection.execute(delete(runs).where(runs.c.id == run_id))
         return
     telling = [r for r in rows if r.hyperparameters != "{}"] or rows
     newest = max(telling, key=lambda r: (-1 if r.epoch is None else r.epoch, r.path))
-    beside = connection.execute(select(told.c.hyperparameters).where(told.c.run_id == run_id)).scalar()
+    beside = connection.execute(select(run_metadata.c.hyperparameters).where(run_metadata.c.run_id == run_id)).scalar()
     both = newest.hyperparameters if beside in (None, "{}") else _merged(beside, newest.hyperparameters)
     connection.execute(update(runs).where(runs.c.id == run_id).values(hyperparameters=both))
 

@@ -33,7 +33,7 @@ def repair(url: str) -> list[Damage]:
     try:
         while found := [d for d in check_catalogue(url) if d.table is not None]:
             if gone and found[0] in gone:
-                raise CatalogueError(f"{masked_url(url)}: {found[0].what}, and it cannot be deleted")
+                raise CatalogueError(f"{masked_url(url)}: {found[0].problem}, and it cannot be deleted")
             with engine.connect() as connection, connection.begin():
                 for damage in found:
                     _forget(connection, damage)

@@ -1,4 +1,4 @@
-"""The catalogue's tables, in the same database as Optuna's (D1); their names begin with ``epsopt_``."""
+"""The catalogue's tables, in the same database as Optuna's; their names begin with ``epsopt_``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 2
-"""1: a checkpoint was a content, of one run only. 2: it is a content in a run, and each file says its own."""
+SCHEMA_VERSION = 3
+"""Number of the newest revision in :mod:`epsopt.zoo.catalogue.migrations`, which says what each changed."""
 
 metadata = MetaData()
 
@@ -70,18 +70,18 @@ checkpoints = Table(
     Column("weights", String(64), index=True),  # digest of their sketch: equal weights, equal digest
 )
 
-# What the files beside a run's checkpoints tell. It is added when the catalogue is read: what a checkpoint says counts.
-told = Table(
-    "epsopt_told",
+# Metadata that the side files of a run hold. It is added when the catalogue is read: what a checkpoint says counts.
+run_metadata = Table(
+    "epsopt_run_metadata",
     metadata,
     # Cascading, since versions from before this table delete runs without a thought of it.
     Column("run_id", ForeignKey("epsopt_runs.id", ondelete="CASCADE"), primary_key=True),
-    Column("state", String(64), nullable=False),  # digest of the files' identities and the checkpoints they speak of
+    Column("state", String(64), nullable=False),  # digest of the side files' identities and the run's checkpoints
     Column("hyperparameters", Text, nullable=False),  # JSON
     Column("metrics", Text, nullable=False),  # JSON: by the checkpoint's SHA-256
-    Column("troubles", Text, nullable=False),  # JSON: [[path, reason], ...]
-    Column("layouts", Text, nullable=False),  # JSON: names of those that had something to say
-    Column("given", Text, nullable=False),  # JSON: what tables of runs say, by table; part of the above, too
+    Column("failures", Text, nullable=False),  # JSON: [[path, reason], ...] of side files that cannot be read
+    Column("layouts", Text, nullable=False),  # JSON: names of the layouts that found metadata
+    Column("run_tables", Text, nullable=False),  # JSON: the run's rows in tables of runs, by table; part of the above
 )
 
 # Blobs apart from the rows that every command lists; checkpoints of equal weights share what one of them holds.
@@ -112,7 +112,7 @@ files = Table(
     Column("reason", Text),
     Column("reader", Integer, nullable=False),
     Column("sha256", String(64), index=True),  # of its content
-    Column("said", Text),  # JSON: what this file says; the checkpoint's columns are what all of its files say together
+    Column("metadata", Text),  # JSON: of this file alone; the checkpoint's columns join those of all its files
 )
 
 artifacts = Table(

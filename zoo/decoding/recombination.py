@@ -93,7 +93,7 @@ def recombination(
         groups: see :class:`Recombination`.
 
     Raises:
-        UsageError: the checkpoints are not of one lineage (D3), or the coefficients do not fit them.
+        UsageError: the checkpoints are not of one lineage, or the coefficients do not fit them.
     """
     require_one_lineage(parents)
     rows = [list(row) for row in coefficients]

@@ -1,7 +1,7 @@
 """Write a .safetensors file tensor by tensor.
 
 The safetensors library writes only what is in memory all at once, makes files of mode 0600 whatever the umask says,
-and replaces symbolic links (FACTS.md); it reads what is written here.
+and replaces symbolic links; it reads what is written here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fingerprints: what is kept of a checkpoint's weights, tens of kilobytes whatever the model's size (D2).
+"""Fingerprints: what is kept of a checkpoint's weights, tens of kilobytes whatever the model's size.
 
 A fingerprint is a table with one row per *block* (a floating-point tensor of the state dict) and a fixed number
 of columns, plus one linear sketch of the whole weight vector. The columns are, in this order:
@@ -6,9 +6,9 @@ of columns, plus one linear sketch of the whole weight vector. The columns are, 
 ``SHAPE``      log-sizes of the block;
 ``VALUES``     moments, quantiles, row and column norms and leading singular values of the block
                (Unterthiner et al. 2020, "Predicting Neural Network Accuracy from Weights", extended);
-``DELTA``      the same of the block minus the lineage's reference, and its cosine with it (D3);
+``DELTA``      the same of the block minus the lineage's reference, and its cosine with it;
 ``PRODUCT``    the product of the chain of consecutive weight matrices that ends in the block, seen from the chain's
-               input: no permutation of hidden units changes it (FACTS.md: the best single view of what a network does);
+               input: no permutation of hidden units changes it (the best single view of what a network does);
 ``RESPONSE``   what the chain, run as a network with a generic activation, answers to 64 fixed probe inputs (in the
                spirit of ProbeGen, Kahana et al. 2025): the values of up to 16 outputs, of wider layers quantiles over
                the units. A layer with a bias has them once, in the bias's row.

@@ -1,4 +1,4 @@
-"""Lineages (D3): which checkpoints share an initialisation.
+"""Lineages: which checkpoints share an initialisation.
 
 What is known comes first: the base that a run names, the same content in another run. Otherwise the distance of
 sketches tells: to a lineage's reference, or, where a run has moved far from it, to earlier checkpoints of the same run.

@@ -60,7 +60,7 @@ def known_files(catalogue: Catalogue) -> dict[str, KnownFile]:
         r.path: KnownFile(Identity(r.size, r.mtime_ns, int(r.inode)), r.checkpoint_id, r.reason, hook_of.get(r.weights))
         for r in rows
         if (r.reader == reader or (r.reason is None and _reads_the_same(r.path, r.reader, reader)))
-        and (r.said is not None or r.reason is not None)
+        and (r.metadata is not None or r.reason is not None)
     }
 
 
@@ -345,7 +345,7 @@ def adopt(catalogue: Catalogue, seen: Iterable[CheckpointFile]) -> None:
         select(files.c.path, files.c.checkpoint_id, runs.c.path.label("run_path"), runs.c.layout)
         .join(checkpoints, files.c.checkpoint_id == checkpoints.c.id)
         .join(runs, checkpoints.c.run_id == runs.c.id)
-        .where(files.c.said.is_not(None))
+        .where(files.c.metadata.is_not(None))
     )
     with catalogue.reading() as connection:
         known = {r.path: r for r in connection.execute(query)}
@@ -363,16 +363,16 @@ def adopt(catalogue: Catalogue, seen: Iterable[CheckpointFile]) -> None:
 
 def _take_over(connection: Connection, found: CheckpointFile, touched: set[int]) -> None:
     """Make a file one of the run that it belongs to now."""
-    columns = (files.c.sha256.label("content"), files.c.said, checkpoints)
+    columns = (files.c.sha256.label("content"), files.c.metadata, checkpoints)
     query = select(*columns).join(checkpoints, files.c.checkpoint_id == checkpoints.c.id)
     row = connection.execute(query.where(files.c.path == str(found.path))).first()
-    if row is None or row.said is None:
+    if row is None or row.metadata is None:
         return
     run_id = run_id_of(connection, found)
     if row.run_id == run_id:
         return
     content = FileContent(
-        row.content, row.weights, True, row.signature, row.lineage_id, row.n_parameters, json.loads(row.said)
+        row.content, row.weights, True, row.signature, row.lineage_id, row.n_parameters, json.loads(row.metadata)
     )
     placed = attach(connection, found, content, touched)
     same = files.c.path == str(found.path)
@@ -381,7 +381,7 @@ def _take_over(connection: Connection, found: CheckpointFile, touched: set[int])
     settle(connection, placed.checkpoint_id)
 
 
-def forget_failures(catalogue: Catalogue, paths: Iterable[str]) -> None:
+def delete_failures(catalogue: Catalogue, paths: Iterable[str]) -> None:
     """Delete the failures of files that are no longer there."""
     gone = sorted(paths)
     if gone:

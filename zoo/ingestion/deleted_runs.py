@@ -32,7 +32,7 @@ _RUNS = 500  # of one question
 
 
 @dataclass(frozen=True)
-class _Said:
+class _TrackerRecord:
     """What a run's tracker said, and the file that said it as it was then."""
 
     identity: list[int]
@@ -50,8 +50,8 @@ def set_aside(seen: Scan, pool: Callable[[], ReaderPool], catalogue: Catalogue |
     members: dict[str, list[CheckpointFile]] = {}
     for found in seen.files:
         members.setdefault(found.run_path, []).append(found)
-    known = {} if catalogue is None else _remembered(catalogue)
-    said: dict[str, _Said] = {}
+    known = {} if catalogue is None else _kept_records(catalogue)
+    said: dict[str, _TrackerRecord] = {}
     questions: dict[tuple[str, Path], list[str]] = {}
     identities: dict[Path, Identity] = {}
     for run in members:
@@ -72,14 +72,14 @@ def set_aside(seen: Scan, pool: Callable[[], ReaderPool], catalogue: Catalogue |
     ]
     for (_, file, about), answer in zip(asked, ask(pool(), headers) if headers else [], strict=True):
         if answer["status"] == "deleted":
-            said |= {run: _Said(_listed(identities[file]), answer["reasons"].get(run)) for run in about}
+            said |= {run: _TrackerRecord(_listed(identities[file]), answer["reasons"].get(run)) for run in about}
     gone = {run: s.reason for run, s in said.items() if s.reason is not None}
     seen.files = [found for found in seen.files if found.run_path not in gone]
     if catalogue is not None:
         if any(known.get(run) != s for run, s in said.items()):
             text = json.dumps({run: [s.identity, s.reason] for run, s in sorted({**known, **said}.items())})
             catalogue.put_artifact(_KIND, _KEY, text.encode(), {})
-        _forget(catalogue, {*gone, *_former(seen)})
+        _delete_checkpoints(catalogue, {*gone, *_former(seen)})
     named = [*(Failure(run, reason) for run, reason in gone.items()), *_trashed(seen)]
     return sorted(named, key=lambda f: f.path)
 
@@ -115,15 +115,17 @@ def _listed(identity: Identity) -> list[int]:
     return [identity.size, identity.mtime_ns, identity.inode]
 
 
-def _remembered(catalogue: Catalogue) -> dict[str, _Said]:
+def _kept_records(catalogue: Catalogue) -> dict[str, _TrackerRecord]:
     kept = catalogue.get_artifact(_KIND, _KEY)
     try:
-        return {run: _Said(list(i), reason) for run, (i, reason) in json.loads(kept[0]).items()} if kept else {}
+        return (
+            {run: _TrackerRecord(list(i), reason) for run, (i, reason) in json.loads(kept[0]).items()} if kept else {}
+        )
     except (ValueError, TypeError, AttributeError):
         return {}  # damaged: the files are asked again
 
 
-def _forget(catalogue: Catalogue, gone: Collection[str]) -> None:
+def _delete_checkpoints(catalogue: Catalogue, gone: Collection[str]) -> None:
     """Take checkpoints of deleted runs out of the catalogue; other runs keep their own of files that they share."""
     if not gone:
         return

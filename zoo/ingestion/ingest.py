@@ -17,8 +17,8 @@ from epsopt.zoo.ingestion.catalogue_writer import (
     KnownFile,
     Recorder,
     adopt,
+    delete_failures,
     files_read_otherwise,
-    forget_failures,
     known_files,
     known_lineages,
     record_failures,
@@ -51,42 +51,42 @@ class IngestReport:
         added: checkpoints that are new, or whose content changed.
         unchanged: files already in the catalogue, aliases among them.
         aliases: files new to the catalogue that hold a checkpoint which another file of their run holds, too.
-        waiting: files that somebody wrote to while they were read; the next pass takes them.
+        still_writing: files that somebody wrote to while they were read; the next pass takes them.
         failed: files that cannot be read, also those that failed before and have not changed since.
         seconds: duration.
         runs: folders that hold checkpoint files.
         layouts: how many runs are kept in which layout, by its name; several that combine as ``hydra + lightning``.
-        troubles: files beside the checkpoints that cannot be read, and what these or the checkpoints say and was not
+        side_file_failures: side files that cannot be read, and what they or the checkpoints say and was not
             taken; the checkpoints are in all the same.
-        left_alone: files that are named like checkpoints and known to be none: states of optimisers and the like.
-        retold: runs whose side files were read now, because they or the checkpoints they speak of changed.
+        ignored: files that are named like checkpoints and known to be none: states of optimisers and the like.
+        refreshed_runs: runs whose side files were read now, because they or the checkpoints they speak of changed.
         unmatched: rows of tables of runs that belong to none of the runs found, by the table's name.
         not_read: checkpoints of other formats, and files that look like some, by kind; no part of what was found.
         objects: hyperparameters of files read now that hold a class, a function or another object, and stand as text:
             in how many checkpoints, by name and class.
         deleted: folders of runs that their tracker has marked as deleted; their checkpoints are not part of found.
         not_finite: metrics of the runs found that were NaN or infinite somewhere, and count as not measured there.
-        outside: links that lead out of the folders and were not followed.
+        outside_links: links that lead out of the folders and were not followed.
     """
 
     found: int
     added: int
     unchanged: int
     aliases: int
-    waiting: int
+    still_writing: int
     failed: list[Failure]
     seconds: float
     runs: int
     layouts: dict[str, int] = field(default_factory=dict)
-    troubles: list[Failure] = field(default_factory=list)
-    left_alone: int = 0
-    retold: int = 0
+    side_file_failures: list[Failure] = field(default_factory=list)
+    ignored: int = 0
+    refreshed_runs: int = 0
     unmatched: dict[str, int] = field(default_factory=dict)
     not_read: list[OtherFormat] = field(default_factory=list)
     objects: dict[str, int] = field(default_factory=dict)
     deleted: list[Failure] = field(default_factory=list)
     not_finite: list[NotFinite] = field(default_factory=list)
-    outside: list[str] = field(default_factory=list)
+    outside_links: list[str] = field(default_factory=list)
 
 
 def ingest(
@@ -139,7 +139,7 @@ def ingest(
     current = {str(f.path): known[str(f.path)] for f in seen.files if str(f.path) not in opened}
     adopt(catalogue, seen.files)
     present = {str(f.path) for f in seen.files} | {f.path for f in seen.failures}
-    forget_failures(
+    delete_failures(
         catalogue,
         (p for p, k in known.items() if k.reason is not None and p not in present and within(p, folders)),
     )
@@ -191,20 +191,22 @@ def ingest(
         added=recorder.added,
         unchanged=unchanged,
         aliases=recorder.aliases,
-        waiting=waiting,
+        still_writing=waiting,
         failed=sorted(failed, key=lambda f: f.path),
         seconds=time.monotonic() - started,
         runs=len({f.run_path for f in seen.files}),
         layouts=answered.layouts,
-        troubles=sorted([*answered.troubles, *_noted(notes), *_unusable(catalogue, points)], key=lambda f: f.path),
-        left_alone=len(seen.left_alone),
-        retold=answered.retold,
+        side_file_failures=sorted(
+            [*answered.failures, *_noted(notes), *_unusable(catalogue, points)], key=lambda f: f.path
+        ),
+        ignored=len(seen.ignored),
+        refreshed_runs=answered.refreshed,
         unmatched=answered.unmatched,
         not_read=list(seen.other.kinds.values()),
         objects=dict(objects),
         deleted=deleted,
         not_finite=catalogue.not_finite({f.run_path for f in seen.files}),
-        outside=sorted(seen.outside),
+        outside_links=sorted(seen.outside_links),
     )
 
 

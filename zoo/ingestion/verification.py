@@ -28,13 +28,13 @@ class Verification:
     Attributes:
         checked: files looked at: checkpoints, their aliases, and bases that runs declare.
         intact: those whose content is what it was.
-        troubled: those that changed, vanished, or cannot be read any more, by path.
+        failed: those that changed, vanished, or cannot be read any more, by path.
         seconds: duration.
     """
 
     checked: int
     intact: int
-    troubled: list[Failure]
+    failed: list[Failure]
     seconds: float
 
 

@@ -75,21 +75,21 @@ def _checkpoints(run: Path, folders: Folders) -> list[Path]:
     return [run / name for _, name in sorted(found, reverse=True)]
 
 
-def leaves_alone(file: Path, folders: Folders) -> bool:
+def ignores(file: Path, folders: Folders) -> bool:
     """Tell the pickles that the Trainer needs to go on: they are never opened."""
     if _NO_MODEL.fullmatch(file.name) is None:
         return False
     return _CHECKPOINT.fullmatch(file.parent.name) is not None or CONFIG in folders.names(file.parent)
 
 
-def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
+def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return states and configurations, the newest first: its history holds all earlier ones."""
     ours = [folder for folder in held if any(whole_name(Path(name)) in MODELS for name in folders.names(folder))]
     # Other programs save the same names: of its own accord the run's folder is the Trainer's if its state lies there.
     whole = bool(ours) and (bool(_checkpoints(run, folders)) or run in ours or STATE in folders.names(run))
     newest = dict.fromkeys([*_checkpoints(run, folders), *ours, *([run] if whole else [])]) if ours else {}
-    told = [file for name in (STATE, CONFIG, ADAPTER) for folder in newest for file in folders.those(folder, (name,))]
-    return [*told, *(folders.those(run, RESULTS) if whole else [])]
+    kept = [file for name in (STATE, CONFIG, ADAPTER) for folder in newest for file in folders.those(folder, (name,))]
+    return [*kept, *(folders.those(run, RESULTS) if whole else [])]
 
 
 def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:
@@ -111,32 +111,34 @@ def whole_name(path: Path) -> str:
     return path.name if len(shards(path)) == 1 else _SHARD.sub("", path.name)
 
 
-def tell(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(sides: SideFileReader) -> RunMetadata:
     """Read the newest history of metrics that can be read, and what is repeated of the arguments."""
-    told = RunMetadata(troubles=sides.troubles)
+    metadata = RunMetadata(failures=sides.failures)
     for name in (CONFIG, ADAPTER):
         found = flat(_first(sides, name)).items()
-        told.hyperparameters.update((k, v) for k, v in found if not _NO_HYPERPARAMETER.fullmatch(k))
+        metadata.hyperparameters.update((k, v) for k, v in found if not _NO_HYPERPARAMETER.fullmatch(k))
     state = _first(sides, STATE)
     if state is not None:
-        _tell_state(told, state)
-    told.after = _after_training(sides, told)
-    return told
+        _parse_trainer_state(metadata, state)
+    metadata.after = _after_training(sides, metadata)
+    return metadata
 
 
 def _first(sides: SideFileReader, name: str) -> Mapping[str, Any] | None:
     return next((tree for file in sides.named(name) if isinstance(tree := sides.json(file), Mapping)), None)
 
 
-def _tell_state(told: RunMetadata, state: Mapping[str, Any]) -> None:
+def _parse_trainer_state(metadata: RunMetadata, state: Mapping[str, Any]) -> None:
     history = _history(state)
-    told.hyperparameters.update({k: v for k, v in flat({a: state.get(a) for a in _ARGUMENTS}).items() if v is not None})
-    told.hyperparameters.update(flat(state.get("trial_params")))
+    metadata.hyperparameters.update(
+        {k: v for k, v in flat({a: state.get(a) for a in _ARGUMENTS}).items() if v is not None}
+    )
+    metadata.hyperparameters.update(flat(state.get("trial_params")))
     rates = [rate for entry in history if isinstance(rate := entry.get("learning_rate"), int | float)]
     if rates:
-        told.hyperparameters["learning_rate"] = max(rates)
+        metadata.hyperparameters["learning_rate"] = max(rates)
     kept = [{k: v for k, v in e.items() if not _NO_METRIC.fullmatch(str(k))} for e in history[: _end(history)]]
-    told.rows = rows_of(kept, by_step=True)
+    metadata.rows = rows_of(kept, by_step=True)
 
 
 def _history(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -149,7 +151,7 @@ def _end(history: Sequence[Mapping[str, Any]]) -> int:
     return next((i for i, e in reversed(list(enumerate(history))) if "train_runtime" in e), len(history))
 
 
-def _after_training(sides: SideFileReader, told: RunMetadata) -> AfterTraining | None:
+def _after_training(sides: SideFileReader, metadata: RunMetadata) -> AfterTraining | None:
     """Return what was measured once training had ended, and on which checkpoint as far as that shows."""
     file = next((f for f in sides.named(STATE) if f.parent == sides.run), None)
     state = sides.json(file) if file is not None else None
@@ -165,17 +167,17 @@ def _after_training(sides: SideFileReader, told: RunMetadata) -> AfterTraining |
     newest = f"checkpoint-{last}" if isinstance(last, int) else None
     one = best is None or best == newest
     if not found:  # a model that was saved at the end is the last checkpoint, if not the best
-        values = _logged(told, newest)
+        values = _logged(metadata, newest)
         return AfterTraining(values, newest if one else None, None) if values else None
     source = str(file or next(iter(sides.named(*RESULTS, STATE))))
-    alike = [newest] if one else [name for name in (best, newest) if _repeats(found, _logged(told, name))]
+    alike = [newest] if one else [name for name in (best, newest) if _repeats(found, _logged(metadata, name))]
     return AfterTraining(found, alike[0] if len(alike) == 1 else None, source)
 
 
-def _logged(told: RunMetadata, checkpoint: str | None) -> dict[str, float | None]:
+def _logged(metadata: RunMetadata, checkpoint: str | None) -> dict[str, float | None]:
     """Return the evaluation that the log has at the step of a checkpoint."""
     number = _CHECKPOINT.fullmatch(checkpoint or "")
-    rows = [row.metrics for row in told.rows if number is not None and row.step == int(number[1])]
+    rows = [row.metrics for row in metadata.rows if number is not None and row.step == int(number[1])]
     return {k: v for row in rows for k, v in row.items() if k.startswith("eval_")}
 
 
@@ -191,13 +193,13 @@ def _repeats(found: Mapping[str, float | None], known: Mapping[str, float | None
     return bool(pairs) and all(math.isclose(value, then, rel_tol=_SAME) for value, then in pairs)
 
 
-def trainer_names(told: RunMetadata) -> None:
+def trainer_names(metadata: RunMetadata) -> None:
     """Give metrics that the Trainer handed to another logger the names that they have in its own state.
 
     It writes ``eval/acc`` for ``eval_acc`` and ``train/loss`` for ``loss``: one metric is not to be two.
     """
-    told.rows = [replace(row, metrics={_own_name(k): v for k, v in row.metrics.items()}) for row in told.rows]
-    told.final = {_own_name(k): v for k, v in told.final.items()}
+    metadata.rows = [replace(row, metrics={_own_name(k): v for k, v in row.metrics.items()}) for row in metadata.rows]
+    metadata.final = {_own_name(k): v for k, v in metadata.final.items()}
 
 
 def _own_name(name: str) -> str:
@@ -207,4 +209,4 @@ def _own_name(name: str) -> str:
     return name.removeprefix("train/")
 
 
-LAYOUT = Layout("hugging-face", run_of, leaves_alone, beside, interpret, tell)
+LAYOUT = Layout("hugging-face", run_of, ignores, side_files, interpret, parse_side_files)

@@ -36,7 +36,7 @@ def _output(folder: Path, folders: Folders) -> Path | None:
     return None
 
 
-def beside(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
+def side_files(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return the composed configuration, or the overrides where there is none."""
     output = _output(run, folders)
     if output is None:
@@ -45,17 +45,17 @@ def beside(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
     return found[:1]
 
 
-def tell(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(sides: SideFileReader) -> RunMetadata:
     """Read the configuration; interpolations stay text where they are not plain."""
-    told = RunMetadata(troubles=sides.troubles)
+    metadata = RunMetadata(failures=sides.failures)
     for file in sides.files:
         tree = sides.yaml(file)
         if isinstance(tree, list):  # overrides: "optimizer.lr=0.1"
             pairs = [str(item).lstrip("+~").split("=", 1) for item in tree if "=" in str(item)]
-            told.hyperparameters = {sanitize(key): number_or_text(value) for key, value in pairs}
+            metadata.hyperparameters = {sanitize(key): number_or_text(value) for key, value in pairs}
         else:
-            told.hyperparameters = resolved(flat(tree))
-    return told
+            metadata.hyperparameters = resolved(flat(tree))
+    return metadata
 
 
 def resolved(values: Mapping[str, Plain]) -> dict[str, Plain]:
@@ -78,4 +78,4 @@ def _text(value: Plain) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-LAYOUT = Layout("hydra", run_of=run_of, side_files=beside, parse_side_files=tell, combines=True)
+LAYOUT = Layout("hydra", run_of=run_of, side_files=side_files, parse_side_files=parse_side_files, combines=True)

@@ -72,7 +72,7 @@ def _is_version(folder: Path, folders: Folders) -> bool:
     return any(name in _LOGGED or ".tfevents." in name for name in folders.names(folder))
 
 
-def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
+def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return what the loggers wrote beside ``checkpoints``, or elsewhere where nothing else can be meant."""
     ours = [folder for folder in held if folder.is_relative_to(run) and _HOLDER in folder.relative_to(run).parts]
     if not any(name.endswith(".ckpt") for folder in ours for name in folders.names(folder)):
@@ -208,16 +208,21 @@ def _scores(state: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in kept.items() if isinstance(k, str)} if isinstance(kept, Mapping) else {}
 
 
-def tell(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(sides: SideFileReader) -> RunMetadata:
     """Read hparams.yaml and metrics.csv."""
-    told = RunMetadata(troubles=sides.troubles)
+    metadata = RunMetadata(failures=sides.failures)
     for file in sides.named("hparams.yaml"):
-        told.hyperparameters = flat(sides.yaml(file))
+        metadata.hyperparameters = flat(sides.yaml(file))
     for file in sides.named("metrics.csv"):
-        told.rows = rows_of(sides.table(file))
-    return told
+        metadata.rows = rows_of(sides.table(file))
+    return metadata
 
 
 LAYOUT = Layout(
-    "lightning", run_of=run_of, side_files=beside, undecided=undecided, interpret=interpret, parse_side_files=tell
+    "lightning",
+    run_of=run_of,
+    side_files=side_files,
+    undecided=undecided,
+    interpret=interpret,
+    parse_side_files=parse_side_files,
 )

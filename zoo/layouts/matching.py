@@ -51,17 +51,17 @@ class _Clocks:
     lightning: bool
 
 
-def matched(told: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[str, _Value]]:
+def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[str, _Value]]:
     """Match the rows to checkpoints; return the metrics of those that have any, by key.
 
-    A file whose rows say neither epoch nor step, and whose order fits no checkpoints, becomes a trouble in `told`.
+    A file whose rows say neither epoch nor step, and whose order fits no checkpoints, becomes a trouble in `metadata`.
     """
-    rows = [*told.rows, *_numbered(told, positions)]
+    rows = [*metadata.rows, *_numbered(metadata, positions)]
     series: dict[str, list[tuple[Row, _Value]]] = {}
     for row in rows:
         for name, value in row.metrics.items():
             series.setdefault(name, []).append((row, value))
-    clocks = _clocks(told, rows, series.values(), positions)
+    clocks = _clocks(metadata, rows, series.values(), positions)
     by_name = any(row.checkpoint for row in rows)
     out: dict[str, dict[str, _Value]] = {}
     unsure: list[str] = []
@@ -74,19 +74,19 @@ def matched(told: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[
             out.setdefault(key, {})[name] = value
     last = max(positions, key=lambda p: (-1 if p.epoch is None else p.epoch, p.path), default=None)
     if last is not None and last.best is False:
-        unsure += [name for name in told.final if is_test(name)]
-        told.final = {name: value for name, value in told.final.items() if not is_test(name)}
+        unsure += [name for name in metadata.final if is_test(name)]
+        metadata.final = {name: value for name, value in metadata.final.items() if not is_test(name)}
     if unsure and last is not None:
-        told.troubles.append((last.path, _unsure(unsure)))
-    if told.final and last is not None:
-        out[last.key] = {**told.final, **out.get(last.key, {})}
-    if told.after is not None:
-        _give_after(told.after, told, positions, out)
+        metadata.failures.append((last.path, _unsure(unsure)))
+    if metadata.final and last is not None:
+        out[last.key] = {**metadata.final, **out.get(last.key, {})}
+    if metadata.after is not None:
+        _give_after(metadata.after, metadata, positions, out)
     return out
 
 
 def _give_after(
-    after: AfterTraining, told: RunMetadata, positions: Sequence[Position], out: dict[str, dict[str, _Value]]
+    after: AfterTraining, metadata: RunMetadata, positions: Sequence[Position], out: dict[str, dict[str, _Value]]
 ) -> None:
     """Give what was measured after training to the model that was saved then, or else to the checkpoint it was of."""
     saved = [p for p in positions if p.epoch is None and p.step is None]
@@ -95,10 +95,12 @@ def _give_after(
     if len(models) == 1 and (after.checkpoint or after.file):
         out[models[0].key] = {**after.metrics, **out.get(models[0].key, {})}
     elif after.checkpoint is None and (after.file or saved):
-        told.troubles.append((after.file or saved[0].path, _unsure(list(after.metrics), "on the last checkpoint")))
+        metadata.failures.append((after.file or saved[0].path, _unsure(list(after.metrics), "on the last checkpoint")))
     elif after.file is not None:
         names = _named(list(after.metrics))
-        told.troubles.append((after.file, f"{names}: measured after training on {after.checkpoint}, which is not here"))
+        metadata.failures.append(
+            (after.file, f"{names}: measured after training on {after.checkpoint}, which is not here")
+        )
 
 
 def _of_best_or_last(name: str, entries: list[tuple[Row, _Value]], positions: Sequence[Position]) -> bool:
@@ -127,7 +129,7 @@ def _unsure(names: Sequence[str], where: str = "on this last checkpoint") -> str
 
 
 def _clocks(
-    told: RunMetadata,
+    metadata: RunMetadata,
     rows: Sequence[Row],
     series: Collection[list[tuple[Row, _Value]]],
     positions: Sequence[Position],
@@ -137,7 +139,7 @@ def _clocks(
     lightning = any(p.layout == "lightning" for p in positions)
     logged = {row.step for row in rows if row.step is not None}
     both = {(row.epoch, row.step) for row in rows}
-    # Only of metrics with a history can be told how far they go.
+    # Only of metrics with a history does the log say how far they go.
     ends = [
         max(at)
         for entries in series
@@ -145,11 +147,11 @@ def _clocks(
     ]
     return _Clocks(
         last=max(epochs, default=-1),
-        starts=told.starts,
+        starts=metadata.starts,
         strict=lightning or any((p.epoch, p.step) in both for p in positions if None not in (p.epoch, p.step)),
         counted=bool(steps & logged),
         fewest=min(ends, default=None),
-        pooled=told.pooled,
+        pooled=metadata.pooled,
         lightning=lightning,
     )
 
@@ -251,13 +253,13 @@ def _as_epochs(steps: dict[int, _Value], positions: Sequence[Position], clocks: 
     }
 
 
-def _numbered(told: RunMetadata, positions: Sequence[Position]) -> list[Row]:
+def _numbered(metadata: RunMetadata, positions: Sequence[Position]) -> list[Row]:
     """Give epochs to rows that say none, where their number shows the first one; name the files where it does not."""
     epochs = _epochs(positions)
     out: list[Row] = []
-    for path, rows in told.ordered:
+    for path, rows in metadata.ordered:
         if len(rows) == 1:
-            told.final = {**rows[0].metrics, **told.final}
+            metadata.final = {**rows[0].metrics, **metadata.final}
             continue
         # With a checkpoint of epoch 0 the rows start there; with one of epoch n, n rows start at 1.
         start = 0 if 0 in epochs and max(epochs) < len(rows) else 1 if epochs and max(epochs) == len(rows) else None
@@ -266,7 +268,7 @@ def _numbered(told: RunMetadata, positions: Sequence[Position]) -> list[Row]:
                 f"its {len(rows):,} rows say no epoch or step, and their number does not show which checkpoints they "
                 f"belong to: add a column epoch"
             )
-            told.troubles.append((path, reason))
+            metadata.failures.append((path, reason))
             continue
         out += [Row(start + i, None, row.metrics) for i, row in enumerate(rows)]
     return out

@@ -66,7 +66,7 @@ def restore_experiment(experiment: Path) -> str:
     return f"'mlflow experiments restore --experiment-id {sanitize(experiment.name)}'"
 
 
-def beside(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
+def side_files(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return the files of parameters and metrics, or the database of whose runs this may be one."""
     if "meta.yaml" in folders.names(run) and "artifacts" in folders.names(run):
         return [*_below(run / "params", folders), *_below(run / "metrics", folders)]
@@ -88,51 +88,51 @@ def _below(folder: Path, folders: Folders) -> list[Path]:
     return sorted(found)
 
 
-def tell(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(sides: SideFileReader) -> RunMetadata:
     """Read parameters and the history of metrics, by step."""
-    told = RunMetadata(troubles=sides.troubles, pooled=True)
+    metadata = RunMetadata(failures=sides.failures, pooled=True)
     for file in sides.files:
         if file.name == DATABASE:
-            sides.attempt(file, lambda path: _tell_database(told, path, sides))
+            sides.attempt(file, lambda path: _read_database(metadata, path, sides))
             continue
         kind, *parts = file.relative_to(sides.run).parts
         name = sanitize("/".join(parts))
         if kind == "metrics":
-            told.rows += sides.attempt(file, partial(_history, name, sides)) or []
+            metadata.rows += sides.attempt(file, partial(_history, name, sides)) or []
         else:
-            told.hyperparameters.update(sides.attempt(file, partial(_parameter, name, sides)) or {})
-    _place(told, str(sides.files[0]) if sides.files else "")
-    return told
+            metadata.hyperparameters.update(sides.attempt(file, partial(_parameter, name, sides)) or {})
+    _place(metadata, str(sides.files[0]) if sides.files else "")
+    return metadata
 
 
-def _place(told: RunMetadata, path: str) -> None:
+def _place(metadata: RunMetadata, path: str) -> None:
     """Give rows their epochs, which Lightning logs as a metric at the same step; what has no step goes to the end.
 
     MLflow writes step 0 where the caller gives none: a metric that was never logged at any other is one of the whole
     run, or if it has several values, their order is all that is known.
     """
-    rows = [row for row in told.rows if not any(name.startswith(_SYSTEM) for name in row.metrics)]
+    rows = [row for row in metadata.rows if not any(name.startswith(_SYSTEM) for name in row.metrics)]
     epochs = {row.step: whole(value) for row in rows for name, value in row.metrics.items() if name in EPOCH}
     series: dict[str, list[Row]] = {}
     for row in rows:
         for name in row.metrics:
             if name not in EPOCH:
                 series.setdefault(name, []).append(row)
-    told.rows = []
+    metadata.rows = []
     for name, entries in series.items():
         if any(row.step for row in entries):
-            told.rows += [Row(epochs.get(row.step), row.step, row.metrics) for row in entries]
+            metadata.rows += [Row(epochs.get(row.step), row.step, row.metrics) for row in entries]
         elif len(entries) == 1:
-            told.final[name] = entries[0].metrics[name]
+            metadata.final[name] = entries[0].metrics[name]
         else:
-            told.ordered.append((path, [Row(None, None, row.metrics) for row in entries]))
+            metadata.ordered.append((path, [Row(None, None, row.metrics) for row in entries]))
 
 
 def lifecycle(run: Path, folders: Folders) -> Path | None:
     """Return the file that says whether a run was deleted: its meta.yaml, or the database."""
     if {"meta.yaml", "artifacts"} <= folders.names(run):
         return run / "meta.yaml"
-    return next((file for file in beside(run, (), folders) if file.name == DATABASE), None)
+    return next((file for file in side_files(run, (), folders) if file.name == DATABASE), None)
 
 
 def deleted(sides: SideFileReader, runs: Sequence[Path]) -> dict[str, str]:
@@ -173,17 +173,17 @@ def _history(name: str, sides: SideFileReader, file: Path) -> list[Row]:
     return rows
 
 
-def _tell_database(told: RunMetadata, path: Path, sides: SideFileReader) -> None:
+def _read_database(metadata: RunMetadata, path: Path, sides: SideFileReader) -> None:
     with _opened(path, sides) as database:
         run = _run_in(database, sides.run)
         if run is None:
             return
         params = database.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)).fetchmany(_FILES)
-        told.hyperparameters = {sanitize(str(key)): number_or_text(str(value)) for key, value in params}
+        metadata.hyperparameters = {sanitize(str(key)): number_or_text(str(value)) for key, value in params}
         query = "SELECT key, value, step, is_nan FROM metrics WHERE run_uuid = ? ORDER BY timestamp, step"
         for key, value, step, is_nan in database.execute(query, (run,)).fetchmany(_ROWS):
             known = isinstance(value, int | float) and not is_nan
-            told.rows.append(Row(None, int(step), {sanitize(str(key)): finite(value) if known else None}))
+            metadata.rows.append(Row(None, int(step), {sanitize(str(key)): finite(value) if known else None}))
 
 
 def _run_in(database: sqlite3.Connection, folder: Path) -> str | None:
@@ -216,5 +216,11 @@ def _opened(path: Path, sides: SideFileReader) -> Iterator[sqlite3.Connection]:
 
 
 LAYOUT = Layout(
-    "mlflow", run_of=run_of, side_files=beside, parse_side_files=tell, lifecycle=lifecycle, deleted=deleted, tracks=True
+    "mlflow",
+    run_of=run_of,
+    side_files=side_files,
+    parse_side_files=parse_side_files,
+    lifecycle=lifecycle,
+    deleted=deleted,
+    tracks=True,
 )

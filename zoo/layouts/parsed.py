@@ -108,7 +108,7 @@ class RunMetadata:
         ordered: (file, rows) for rows that say no epoch or step, oldest first.
         pooled: what was logged at one step was put into one row, so its epoch may be that of another call.
         starts: the number that the log counts its first row by.
-        troubles: sentences about files that could not be read, as (path, reason).
+        failures: sentences about files that could not be read, as (path, reason).
     """
 
     hyperparameters: dict[str, Plain] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class RunMetadata:
     ordered: list[tuple[str, list[Row]]] = field(default_factory=list)
     pooled: bool = False
     starts: int = 0
-    troubles: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
 
 
 def known_metrics(
@@ -131,8 +131,8 @@ def known_metrics(
     return {**own, **beside} if layout == "lightning" else {**beside, **own}
 
 
-def match_rows(told: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[str, float | None]]:
+def match_rows(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[str, float | None]]:
     """Match the rows to checkpoints; return the metrics of those that have any, by key (``matching`` has the rules)."""
     from epsopt.zoo.layouts.matching import matched  # which needs the types above
 
-    return matched(told, positions)
+    return matched(metadata, positions)

@@ -85,14 +85,14 @@ def run_of(file: Path, folders: Folders) -> Path:
     return folder
 
 
-def leaves_alone(file: Path, folders: Folders) -> bool:
+def ignores(file: Path, folders: Folders) -> bool:
     """Tell the state of an optimiser, scheduler or random generator that was saved beside a model."""
     if _NO_MODEL.fullmatch(file.name):
         return True
     return file.name in _BESIDE_A_POLICY and POLICY in folders.names(file.parent)
 
 
-def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
+def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return configurations and logs in the run's folder, or beside its checkpoints."""
     places = dict.fromkeys((run, *held))
     return [
@@ -109,52 +109,52 @@ def _of_openmmlab(run: Path, folders: Folders) -> list[Path]:
     return [*logs, *(file for place in sessions for file in folders.those(place, ("scalars.json",)))]
 
 
-def tell(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(sides: SideFileReader) -> RunMetadata:
     """Read hyperparameters from configurations and metrics from logs; where two say the same, the first file counts."""
-    told = RunMetadata(troubles=sides.troubles)
+    metadata = RunMetadata(failures=sides.failures)
     for file in sides.files:
         if file.name in CONFIGS:
-            told.hyperparameters = {**flat(sides.structure(file)), **told.hyperparameters}
+            metadata.hyperparameters = {**flat(sides.structure(file)), **metadata.hyperparameters}
         elif file.name == EVALUATIONS:
-            told.rows += sides.attempt(file, partial(evaluations, sides)) or []
+            metadata.rows += sides.attempt(file, partial(evaluations, sides)) or []
         elif file.suffix == ".csv":
-            _tell_records(told, file, sides.table(file))
+            _add_records(metadata, file, sides.table(file))
         elif file.suffix == ".jsonl":
-            _tell_records(told, file, sides.json_lines(file))
+            _add_records(metadata, file, sides.json_lines(file))
         else:
-            _tell_json(told, file, sides.json_or_lines(file))
-    return told
+            _add_json(metadata, file, sides.json_or_lines(file))
+    return metadata
 
 
-def _tell_records(told: RunMetadata, file: Path, records: Iterable[Any]) -> None:
+def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any]) -> None:
     rows = rows_of([r for r in records if isinstance(r, Mapping)])
     if rows and all(row.epoch is None and row.step is None for row in rows):
-        told.ordered.append((str(file), rows))
+        metadata.ordered.append((str(file), rows))
     else:
-        told.rows += rows
+        metadata.rows += rows
 
 
-def _tell_json(told: RunMetadata, file: Path, tree: Any) -> None:
+def _add_json(metadata: RunMetadata, file: Path, tree: Any) -> None:
     """Take a metrics.json: a list of records, columns of equal length, or the values of the run's end."""
     if isinstance(tree, list):
-        _tell_records(told, file, tree)
+        _add_records(metadata, file, tree)
     elif isinstance(tree, Mapping):
         columns = {k: v for k, v in tree.items() if isinstance(v, list)}
         if columns and all(_number(v) for k, v in tree.items() if k not in columns and not isinstance(v, str)):
-            _tell_columns(told, file, columns)
+            _add_columns(metadata, file, columns)
             tree = {k: v for k, v in tree.items() if k not in columns}
         if any(says_place(k) for k in tree):
-            told.rows += rows_of([tree])
+            metadata.rows += rows_of([tree])
         else:
             for row in rows_of([tree]):
-                told.final.update(row.metrics)
+                metadata.final.update(row.metrics)
 
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def _tell_columns(told: RunMetadata, file: Path, columns: Mapping[str, list[Any]]) -> None:
+def _add_columns(metadata: RunMetadata, file: Path, columns: Mapping[str, list[Any]]) -> None:
     """Take lists of one value an epoch each; those as long as the list of epochs have it, others their order."""
     placed = {k: v for k, v in columns.items() if says_place(k)}
     length = len(next(iter(placed.values()), ()))
@@ -163,7 +163,7 @@ def _tell_columns(told: RunMetadata, file: Path, columns: Mapping[str, list[Any]
         others.setdefault(len(values), {})[name] = values
     for n, named in others.items():
         known = {**placed, **named} if n == length else named
-        _tell_records(told, file, [{k: v[i] for k, v in known.items()} for i in range(n)])
+        _add_records(metadata, file, [{k: v[i] for k, v in known.items()} for i in range(n)])
 
 
 def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
@@ -302,4 +302,4 @@ def _step_of(said: Mapping[str, Any], path: Path) -> int | None:
     return step_of(folder) if step is None and folder is not None else step
 
 
-LAYOUT = Layout("plain", run_of, leaves_alone, beside, interpret, tell)
+LAYOUT = Layout("plain", run_of, ignores, side_files, interpret, parse_side_files)

@@ -38,7 +38,7 @@ def run_of(file: Path, folders: Folders) -> Path | None:
     return None
 
 
-def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
+def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return the parameters, and the reports in one of the two forms in which Ray keeps them."""
     if not any(_CHECKPOINT.fullmatch(p.name) for folder in held for p in (folder, *folder.parents[:_DEPTH])):
         return []
@@ -46,29 +46,29 @@ def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     return [*folders.those(run, (PARAMS,)), *reports, *folders.those(run, (MANAGER,))]
 
 
-def tell(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(sides: SideFileReader) -> RunMetadata:
     """Read parameters, and each report with the checkpoint that it came with."""
-    told = RunMetadata(troubles=sides.troubles, starts=1)
+    metadata = RunMetadata(failures=sides.failures, starts=1)
     for file in sides.files:
         if file.name == PARAMS:
-            told.hyperparameters.update(flat(sides.json(file)))
+            metadata.hyperparameters.update(flat(sides.json(file)))
         elif file.name == RESULT:
-            _report(told, map(flat, sides.json_lines(file)))
+            _report(metadata, map(flat, sides.json_lines(file)))
         elif file.name == PROGRESS:
-            _report(told, sides.table(file))
-        elif not told.rows:
-            told.rows += _managed(sides.json(file))
-    return told
+            _report(metadata, sides.table(file))
+        elif not metadata.rows:
+            metadata.rows += _managed(sides.json(file))
+    return metadata
 
 
-def _report(told: RunMetadata, records: Iterable[Mapping[str, Any]]) -> None:
+def _report(metadata: RunMetadata, records: Iterable[Mapping[str, Any]]) -> None:
     kept = []
     for record in records:
         for key, value in record.items():
             if key.startswith(("config.", "config/")):
-                told.hyperparameters.setdefault(key[7:].replace("/", "."), value)
+                metadata.hyperparameters.setdefault(key[7:].replace("/", "."), value)
         kept.append({k: v for k, v in record.items() if k not in _ABOUT and not k.startswith(("config.", "config/"))})
-    told.rows += rows_of(kept, checkpoint=_NAME)
+    metadata.rows += rows_of(kept, checkpoint=_NAME)
 
 
 def _managed(tree: Any) -> list[Row]:
@@ -82,4 +82,4 @@ def _managed(tree: Any) -> list[Row]:
     return rows_of(records, checkpoint=_NAME)
 
 
-LAYOUT = Layout("ray", run_of=run_of, side_files=beside, parse_side_files=tell)
+LAYOUT = Layout("ray", run_of=run_of, side_files=side_files, parse_side_files=parse_side_files)

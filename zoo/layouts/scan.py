@@ -60,19 +60,19 @@ class Scan:
     Attributes:
         files: to read.
         failures: what cannot be looked at.
-        left_alone: files that are named like checkpoints and known to be something else.
+        ignored: files that are named like checkpoints and known to be something else.
         folders: the names seen on the way.
         other: checkpoints of formats that are not read, by kind.
-        outside: links to folders or checkpoints that lie elsewhere, and were not followed.
+        outside_links: links to folders or checkpoints that lie elsewhere, and were not followed.
         trashed: files under a folder where a tracker moves what is deleted, found as if they counted.
     """
 
     files: list[CheckpointFile] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    left_alone: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
     folders: Folders = field(default_factory=Folders)
     other: OtherFormats = field(default_factory=OtherFormats)
-    outside: list[str] = field(default_factory=list)
+    outside_links: list[str] = field(default_factory=list)
     trashed: list[CheckpointFile] = field(default_factory=list)
 
 
@@ -105,7 +105,7 @@ def scan(folders: Path | Sequence[Path], root: Path | None = None, *, follow_lin
         elif start.is_dir():
             _walk(start, start if root is None else _absolute(root), found, seen)
         elif is_checkpoint_name(start.name) or _is_torch_in_tar(start):
-            _look(start, start.parent, found)
+            _scan_folder(start, start.parent, found)
         else:
             found.other.add_file(start, found.folders.names(start.parent))
             known = next(iter(found.other.kinds.values()), None)
@@ -133,7 +133,7 @@ def _list(root: RemotePath, found: Scan) -> None:
         if is_checkpoint_name(path.name):
             _add(path, identity, root if inside.parts else root.parent, found)
         elif found.other.add_file(path, found.folders.names(path.parent), peek=False):
-            found.left_alone.append(str(path))
+            found.ignored.append(str(path))
 
 
 def is_checkpoint_name(name: str) -> bool:
@@ -162,7 +162,7 @@ def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]], dep
         return 0
     found.folders.put(folder, (e.name for e in entries))
     names = found.folders.names(folder)
-    held = _look_at_other(folder, names, found)
+    held = _note_other_formats(folder, names, found)
     whole = bool(held)  # its files are parts of one checkpoint
     for entry in entries:
         if _is_folder(entry):
@@ -171,14 +171,14 @@ def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]], dep
             continue
         path = Path(entry.path)
         if is_checkpoint_name(entry.name) or _is_torch_in_tar(path):
-            _look(path, root, found)
+            _scan_folder(path, root, found)
             held += 1
         elif found.other.add_file(path, names):
-            found.left_alone.append(sanitize(str(path)))
+            found.ignored.append(sanitize(str(path)))
     # Links come last, so that a run is named by the folder it really is ("latest" is a common link).
     for entry in sorted((e for e in entries if _is_folder(e)), key=lambda e: (e.is_symlink(), e.name)):
         if found.folders.leads_outside(Path(entry.path)):
-            found.outside.append(sanitize(entry.path))
+            found.outside_links.append(sanitize(entry.path))
             held += 1
             continue
         if entry.name.startswith("."):
@@ -200,10 +200,10 @@ def _walk_trash(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]
     found.trashed += inside.files
 
 
-def _look_at_other(folder: Path, names: frozenset[str], found: Scan) -> int:
+def _note_other_formats(folder: Path, names: frozenset[str], found: Scan) -> int:
     """Count a folder that is one checkpoint of another format; return how many checkpoints it is."""
     if folder.name.startswith("optimizer") and any(name.endswith(".distcp") for name in names):
-        found.left_alone.append(sanitize(str(folder)))
+        found.ignored.append(sanitize(str(folder)))
         return 1
     return int(found.other.add_folder(folder, names))
 
@@ -220,7 +220,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _look(path: Path, root: Path, found: Scan) -> None:
+def _scan_folder(path: Path, root: Path, found: Scan) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -235,14 +235,14 @@ def _look(path: Path, root: Path, found: Scan) -> None:
         found.failures.append(Failure(str(path), not_a_file(status.st_mode) or "not a file"))
         return
     if found.folders.leads_outside(path):
-        found.outside.append(str(path))
+        found.outside_links.append(str(path))
         return
     _add(path, identity_of(status), root, found)
 
 
 def _add(path: Path, identity: Identity, root: Path, found: Scan) -> None:
     if left_alone(path, found.folders):
-        found.left_alone.append(str(path))
+        found.ignored.append(str(path))
         return
     if (whole := refused(path, found.folders)) is not None:
         failure = Failure(sanitize(str(whole[0])), whole[1])

@@ -23,7 +23,7 @@ _SCRIPT = "zero_to_fp32.py"
 _DEPTH = 6
 
 
-def leaves_alone(file: Path, folders: Folders) -> bool:
+def ignores(file: Path, folders: Folders) -> bool:
     """Tell the parts of a checkpoint whose whole weights lie beside, and the states of optimisers."""
     found = _parts_of(file, folders)
     if found is None:
@@ -81,4 +81,4 @@ def _whole(folder: Path, folders: Folders) -> bool:
     return any(whole_name(Path(name)) in MODELS for place in places for name in folders.names(place))
 
 
-LAYOUT = Layout("sharded", ignores=leaves_alone, refuses=refuses)
+LAYOUT = Layout("sharded", ignores=ignores, refuses=refuses)

@@ -42,14 +42,14 @@ class SideFileReader:
         run: the run's folder.
         files: that the layout named.
         limits: as for checkpoints.
-        troubles: (path, reason) of those that could not be read.
+        failures: (path, reason) of those that could not be read.
         unfinished: a last line was left out because somebody seems to be writing it.
     """
 
     run: Path
     files: Sequence[Path]
     limits: Limits = field(default_factory=Limits)
-    troubles: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
     unfinished: bool = False
 
     def named(self, *names: str) -> list[Path]:
@@ -58,7 +58,7 @@ class SideFileReader:
 
     def record_failure(self, path: Path, reason: str) -> None:
         """Note why a file was not read."""
-        self.troubles.append((str(path), reason))
+        self.failures.append((str(path), reason))
 
     def attempt(self, path: Path, parse: Callable[[Path], _Parsed]) -> _Parsed | None:
         """Call a parser on a file; None and a trouble where it cannot be read."""

@@ -71,7 +71,7 @@ def find_state_dict(
             the keys, and the setting that decides.
     """
     if weights_key:
-        found = _told(tree, path, weights_key)
+        found = _named_state_dict(tree, path, weights_key)
         if found is not None:
             return found
     known = _under_usual_keys(tree, path)
@@ -149,7 +149,7 @@ def held_under(tree: Mapping[Any, Any], key: str) -> Any:
     return held
 
 
-def _told(tree: Mapping[Any, Any], path: Path, weights_key: str) -> StateDict | None:
+def _named_state_dict(tree: Mapping[Any, Any], path: Path, weights_key: str) -> StateDict | None:
     """Return what lies under the key that the user names; None for a file that holds nothing but tensors."""
     held = held_under(tree, weights_key)
     if isinstance(held, Mapping) and (tensors := tensors_in(held, path)):

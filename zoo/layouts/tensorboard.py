@@ -39,7 +39,7 @@ _BYTES = 1 << 30
 _EVENTS = 2_000_000
 
 
-def beside(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
+def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return event files of the run's folder, of its checkpoints' and its logs, and of folders that writers made."""
     logs = folders.those(run, _LOGS)
     deeper = [folder for top in logs for folder in _inside(top, folders, _MARK)]
@@ -77,27 +77,27 @@ class _File:
     declared: set[str] = field(default_factory=set)
 
 
-def tell(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(sides: SideFileReader) -> RunMetadata:
     """Read scalars by step, and what add_hparams wrote."""
-    told = RunMetadata(troubles=sides.troubles, pooled=True)
+    metadata = RunMetadata(failures=sides.failures, pooled=True)
     steps: dict[int, dict[str, float]] = {}
     places = {file.parent for file in sides.files}
     for file in sides.files:
         found = _File()
         sides.attempt(file, partial(_read, found, sides))
-        told.hyperparameters.update(found.hyperparameters)
+        metadata.hyperparameters.update(found.hyperparameters)
         for tag, values in found.scalars.items():
             name = _name(tag, file.parent, sides.run, places)
             if tag in found.declared and set(values) == {0}:  # no step was given: it is a value of the whole run
-                told.final[name] = values[0]
+                metadata.final[name] = values[0]
             else:
                 for step, value in values.items():
                     steps.setdefault(step, {})[name] = value
     # What was logged at one step is one record: Lightning logs the epoch as one more scalar.
-    told.rows = rows_of({**values, "step": step} for step, values in sorted(steps.items()))
+    metadata.rows = rows_of({**values, "step": step} for step, values in sorted(steps.items()))
     if len(sides.files) == _FILES:
         sides.record_failure(sides.files[-1], f"the run has more event files: only the first {_FILES:,} are read")
-    return told
+    return metadata
 
 
 def _name(tag: str, folder: Path, run: Path, places: Container[Path]) -> str:
@@ -175,4 +175,4 @@ def _hparams(found: _File, content: bytes) -> None:
             found.hyperparameters[sanitize(name)] = getattr(value, kind)
 
 
-LAYOUT = Layout("tensorboard", side_files=beside, parse_side_files=tell, combines=True)
+LAYOUT = Layout("tensorboard", side_files=side_files, parse_side_files=parse_side_files, combines=True)

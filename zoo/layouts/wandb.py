@@ -31,7 +31,7 @@ def run_of(file: Path, _folders: Folders) -> Path | None:
     return next((folder for folder in file.parents if _RUN.fullmatch(folder.name)), None)
 
 
-def beside(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
+def side_files(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return the log of the run, and what an online run leaves beside it."""
     found = [run] if _RUN.fullmatch(run.name) else _logged(run, folders)
     logs = [place / name for place in found for name in sorted(folders.names(place)) if name.endswith(".wandb")]
@@ -70,9 +70,9 @@ def _date(name: str) -> str:
     return name.removeprefix("offline-")
 
 
-def tell(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(sides: SideFileReader) -> RunMetadata:
     """Read configuration and history from the log; from the other files what the log does not say."""
-    told = RunMetadata(troubles=sides.troubles)
+    metadata = RunMetadata(failures=sides.failures)
     log = RunLog()
     for file in sides.files:
         if file.suffix == ".wandb":
@@ -86,12 +86,12 @@ def tell(sides: SideFileReader) -> RunMetadata:
             log.config = {**values, **log.config}
         else:
             log.summary = {**(flat(sides.json(file))), **log.summary}
-    told.hyperparameters = flat({k: v for k, v in log.config.items() if not str(k).startswith("_wandb")})
-    told.rows = rows_of(log.history)
-    if not told.rows:  # the summary is the history's last row
+    metadata.hyperparameters = flat({k: v for k, v in log.config.items() if not str(k).startswith("_wandb")})
+    metadata.rows = rows_of(log.history)
+    if not metadata.rows:  # the summary is the history's last row
         for row in rows_of([{k: v for k, v in log.summary.items() if not str(k).startswith("_")}]):
-            told.final = row.metrics
-    return told
+            metadata.final = row.metrics
+    return metadata
 
 
 def _bytes(path: Path, sides: SideFileReader) -> bytes:
@@ -104,9 +104,9 @@ def _bytes(path: Path, sides: SideFileReader) -> bytes:
 LAYOUT = Layout(
     "wandb",
     run_of=run_of,
-    side_files=beside,
+    side_files=side_files,
     undecided=undecided,
-    parse_side_files=tell,
+    parse_side_files=parse_side_files,
     combines=True,
     tracks=True,
 )

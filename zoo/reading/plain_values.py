@@ -89,7 +89,7 @@ def flatten(tree: Any, scalar: Callable[[torch.Tensor], Any], *, whole: bool = F
 
 
 def _items(value: Any) -> list[tuple[Any, Any]] | None:
-    if isinstance(value, Mapping) and not getattr(value, "opaque", False):  # inert.py
+    if isinstance(value, Mapping) and not getattr(value, "opaque", False):  # foreign_objects.py
         return list(value.items())[:VALUES]
     if isinstance(value, list | tuple):
         nested = any(isinstance(v, Mapping | list | tuple | set) for v in value)

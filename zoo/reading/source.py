@@ -162,7 +162,7 @@ def _open_one(path: Path, limits: Limits) -> Iterator[Source]:
     """Open one file.
 
     Small files are held in memory, so that what was hashed is what was parsed. Nothing is memory-mapped: a
-    mapped file that is truncated kills its reader (FACTS.md). A remote file is copied first (remote.py).
+    mapped file that is truncated kills its reader. A remote file is copied first (remote.py).
 
     Raises:
         UnreadableCheckpoint: not a regular file, empty, or refused by the system.

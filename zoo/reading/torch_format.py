@@ -45,7 +45,7 @@ def open_torch(source: Source, limits: Limits) -> OpenCheckpoint:
     Raises:
         UnreadableCheckpoint: not such a file, damaged, over a budget, contains itself, or it refers to something
             that is not data; a refused global is named. In a zip file, whose checksums tell damage, objects of classes
-            are no reason: they are read as what they hold (inert.py).
+            are no reason: they are read as what they hold (foreign_objects.py).
     """
     if source.parts:
         return open_parts(source, limits, open_torch)

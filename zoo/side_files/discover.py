@@ -20,7 +20,7 @@ from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import ask
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity, refusal
-from epsopt.zoo.side_files.run_tables import Entry, Given, merged
+from epsopt.zoo.side_files.run_tables import Entry, RunTableRows, merged
 
 TELLER = 3
 """Raised when side files should be read again because a layout has learned something."""
@@ -40,7 +40,7 @@ class SideFiles:
     run: Path
     files: Mapping[str, Sequence[tuple[Path, Identity]]]
 
-    def state(self, positions: Sequence[Position], given: Given) -> str:
+    def state(self, positions: Sequence[Position], given: RunTableRows) -> str:
         """Return a digest of all that the answer depends on: as long as it is the same, nobody need ask again."""
         listed = {name: [(str(p), vars(i)) for p, i in files] for name, files in self.files.items()}
         places = sorted((p.key, p.path, p.epoch, p.step, p.layout, p.best) for p in positions)
@@ -60,20 +60,20 @@ class SideFileResult:
     Attributes:
         hyperparameters: flattened with dots.
         metrics: by the key of the checkpoint.
-        troubles: files that could not be read, and why.
+        failures: files that could not be read, and why.
         layouts: those that had something to say, or files that should have.
         unfinished: a file ends in a line that somebody is writing.
-        given: what tables of runs say; it is in hyperparameters and metrics, too, and counts more than side files.
+        run_tables: what tables of runs say; it is in hyperparameters and metrics, too, and counts more than side files.
     """
 
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    troubles: list[Failure] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     layouts: set[str] = field(default_factory=set)
     unfinished: bool = False
-    given: Given = field(default_factory=dict)
+    run_tables: RunTableRows = field(default_factory=dict)
 
-    def give(self, given: Given) -> None:
+    def give(self, given: RunTableRows) -> None:
         """Add what tables of runs say."""
         hyperparameters, metrics = merged(given)
         self.given = given
@@ -82,7 +82,7 @@ class SideFileResult:
             self.metrics[key] = {**self.metrics.get(key, {}), **values}
 
 
-def beside(run: Path, held: Sequence[Path], folders: Folders) -> SideFiles:
+def side_files_of(run: Path, held: Sequence[Path], folders: Folders) -> SideFiles:
     """Find the side files of a run, from names alone.
 
     Args:
@@ -98,13 +98,13 @@ def beside(run: Path, held: Sequence[Path], folders: Folders) -> SideFiles:
     return SideFiles(run, found)
 
 
-def sides_of(seen: Scan) -> Iterator[tuple[list[CheckpointFile], SideFiles]]:
+def side_files_by_run(seen: Scan) -> Iterator[tuple[list[CheckpointFile], SideFiles]]:
     """Return the checkpoint files of each run that was seen, with the side files that speak of them."""
     members: dict[str, list[CheckpointFile]] = {}
     for found in seen.files:
         members.setdefault(found.run_path, []).append(found)
     for path, files in members.items():
-        yield files, beside(location(path), list(dict.fromkeys(f.path.parent for f in files)), seen.folders)
+        yield files, side_files_of(location(path), list(dict.fromkeys(f.path.parent for f in files)), seen.folders)
 
 
 def read_table(
@@ -126,7 +126,7 @@ def read_table(
     return tuple(Entry(tuple(e.pop("names")), **e) for e in said["entries"])
 
 
-def ask_beside(
+def read_side_files(
     pool: ReaderPool,
     runs: Sequence[tuple[SideFiles, Sequence[Position]]],
     progress: Callable[[int, int], None] | None = None,
@@ -150,16 +150,16 @@ def ask_beside(
     answers = [SideFileResult() for _ in runs]
     for i, (_, _, question), said in zip(whose, questions, ask(pool, questions, progress), strict=True):
         answer = answers[i]
-        if said["status"] != "told":
+        if said["status"] != "parsed":
             reason = said.get("reason", "was written to while it was read: the next ingest takes it")
-            answer.troubles.append(Failure(question["files"][0], reason))
+            answer.failures.append(Failure(question["files"][0], reason))
             answer.layouts.add(question["layout"])
             continue
-        if said["hyperparameters"] or said["metrics"] or said["troubles"]:
+        if said["hyperparameters"] or said["metrics"] or said["failures"]:
             answer.layouts.add(question["layout"])
         answer.unfinished |= said["unfinished"]
         answer.hyperparameters = with_defaults(answer.hyperparameters, said["hyperparameters"])
         for key, metrics in said["metrics"].items():
             answer.metrics[key] = {**metrics, **answer.metrics.get(key, {})}
-        answer.troubles += [Failure(path, reason) for path, reason in said["troubles"]]
+        answer.failures += [Failure(path, reason) for path, reason in said["failures"]]
     return answers

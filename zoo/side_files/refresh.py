@@ -22,8 +22,8 @@ from epsopt.zoo.reading.plain_values import finite_metrics, with_defaults
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.side_files.discover import SideFileResult, SideFiles, ask_beside, beside, sides_of
-from epsopt.zoo.side_files.run_tables import Given, RunTable, match
+from epsopt.zoo.side_files.discover import SideFileResult, SideFiles, read_side_files, side_files_by_run, side_files_of
+from epsopt.zoo.side_files.run_tables import RunTable, RunTableRows, match
 from epsopt.zoo.side_files.store import RunInCatalogue, delete_metadata, runs_by_path, upsert_metadata
 
 _BATCH = 64  # runs whose answers are written together
@@ -35,14 +35,14 @@ class RefreshReport:
 
     Attributes:
         layouts: runs by the name of their layout.
-        troubles: side files that cannot be read.
-        retold: runs whose side files were read.
+        failures: side files that cannot be read.
+        refreshed: runs whose side files were read.
         unmatched: rows of tables that belong to no run found, by the table's name.
     """
 
     layouts: dict[str, int]
-    troubles: list[Failure]
-    retold: int = 0
+    failures: list[Failure]
+    refreshed: int = 0
     unmatched: dict[str, int] = field(default_factory=dict)
 
 
@@ -58,12 +58,12 @@ def refresh_runs(
     known = runs_by_path(catalogue)
     counted: Counter[str] = Counter()
     out = RefreshReport({}, [])
-    stale: list[tuple[RunInCatalogue, str, SideFiles, set[str], Given]] = []
+    stale: list[tuple[RunInCatalogue, str, SideFiles, set[str], RunTableRows]] = []
     paths = dict.fromkeys(f.run_path for f in seen.files)
     found_runs = {path: run.positions for path in paths if (run := known.get(path)) is not None}
     matched = match(sheets, found_runs, roots)
     out.unmatched = matched.unmatched
-    for files, sides in sides_of(seen):
+    for files, sides in side_files_by_run(seen):
         path = files[0].run_path
         run = known.get(path)
         names = {files[0].layout}
@@ -71,7 +71,7 @@ def refresh_runs(
             counted[shown(names)] += 1
             continue
         names |= run.formats
-        kept = {name: said for name, said in run.given.items() if name not in {s.name for s in sheets}}
+        kept = {name: said for name, said in run.run_tables.items() if name not in {s.name for s in sheets}}
         given = {**kept, **matched.given.get(path, {})}
         state = sides.state(run.positions, given) if sides.files or given else None
         if state is not None and state != run.state:
@@ -81,24 +81,24 @@ def refresh_runs(
             with catalogue.writing() as connection:
                 delete_metadata(connection, run.id)
         elif state is not None:
-            out.troubles += run.troubles
+            out.failures += run.failures
             names |= run.layouts
         counted[shown(names)] += 1
-    out.troubles += undecided_logs(seen)
+    out.failures += undecided_logs(seen)
     for start in range(0, len(stale), _BATCH):
         batch = stale[start : start + _BATCH]
-        answers = ask_beside(pool, [(sides, run.positions) for run, _, sides, _, _ in batch])
+        answers = read_side_files(pool, [(sides, run.positions) for run, _, sides, _, _ in batch])
         with catalogue.writing() as connection:
             for (run, state, sides, names, given), answer in zip(batch, answers, strict=True):
                 answer.give(given)
                 # Written to a moment ago, and already damaged: it is half of something. Ask again the next time.
-                unsure = answer.unfinished or (answer.troubles and sides.recently_modified())
+                unsure = answer.unfinished or (answer.failures and sides.recently_modified())
                 upsert_metadata(connection, run.id, "unsure" if unsure else state, answer)
-                out.troubles += answer.troubles
+                out.failures += answer.failures
                 counted[shown(names | answer.layouts)] += 1
     out.layouts = dict(sorted(counted.items()))
-    out.troubles = sorted(set(out.troubles), key=lambda f: f.path)
-    out.retold = len(stale)
+    out.failures = sorted(set(out.failures), key=lambda f: f.path)
+    out.refreshed = len(stale)
     return out
 
 
@@ -106,7 +106,7 @@ def undecided_logs(seen: Scan) -> list[Failure]:
     """Say once a folder that nothing tells which of its logs are those of runs that were found, and have none."""
     found: dict[Undecided, list[str]] = {}
     names: dict[Undecided, str] = {}
-    for files, sides in sides_of(seen):
+    for files, sides in side_files_by_run(seen):
         held = list(dict.fromkeys(f.path.parent for f in files))
         for layout, logs in undecided(location(files[0].run_path), held, seen.folders, sides.files):
             found.setdefault(logs, []).append(files[0].run_name)
@@ -148,12 +148,14 @@ def attach_metadata(
         held = list(dict.fromkeys(c.path.parent for _, c in read))
         positions = [Position(str(i), str(c.path), c.epoch, c.step, c.layout) for i, c in read]
         claims = [Claim(str(i), str(c.path), c.best) for i, c in read]
-        asked.append((beside(location(path), held, folders), with_best([*positions, *_later(read, folders)], claims)))
+        asked.append(
+            (side_files_of(location(path), held, folders), with_best([*positions, *_later(read, folders)], claims))
+        )
     answers: list[SideFileResult] = (
-        ask_beside(pool, asked) if any(sides.files for sides, _ in asked) else [SideFileResult()] * len(asked)
+        read_side_files(pool, asked) if any(sides.files for sides, _ in asked) else [SideFileResult()] * len(asked)
     )
     out = list(results)
-    for failure in sorted({f for answer in answers for f in answer.troubles}, key=lambda f: f.path):
+    for failure in sorted({f for answer in answers for f in answer.failures}, key=lambda f: f.path):
         if trouble is not None:
             trouble(failure)
     for answer, read in zip(answers, members.values(), strict=True):

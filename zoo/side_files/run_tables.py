@@ -10,7 +10,7 @@ from typing import Any
 
 from epsopt.zoo.layouts.parsed import Position, Row, RunMetadata, match_rows
 
-Given = dict[str, dict[str, Any]]
+RunTableRows = dict[str, dict[str, Any]]
 """What tables say about one run, by the table's name: ``hyperparameters`` and, by SHA-256, ``metrics``."""
 
 
@@ -60,7 +60,7 @@ class Matched:
         unmatched: rows of each table that belong to no run found, by the table's name.
     """
 
-    given: dict[str, Given]
+    given: dict[str, RunTableRows]
     unmatched: dict[str, int]
 
 
@@ -72,18 +72,18 @@ def match(sheets: Sequence[RunTable], runs: Mapping[str, Sequence[Position]], ro
         runs: the checkpoints of each run, by the run's folder.
         roots: folders that were ingested.
     """
-    given: dict[str, Given] = {}
+    given: dict[str, RunTableRows] = {}
     unmatched: dict[str, int] = {}
     files = {p.path: (run, p.key) for run, positions in runs.items() for p in positions}
     for sheet in sheets:
-        told: dict[str, RunMetadata] = {}
+        metadata: dict[str, RunMetadata] = {}
         exact: dict[str, dict[str, dict[str, float | None]]] = {}
         for entry in sheet.entries:
             run, key = _meant(entry, runs, files, (sheet.folder, *roots))
             if run is None:
                 unmatched[sheet.name] = unmatched.get(sheet.name, 0) + 1
                 continue
-            said = told.setdefault(run, RunMetadata())
+            said = metadata.setdefault(run, RunMetadata())
             said.hyperparameters.update(entry.hyperparameters)
             if key is not None:
                 exact.setdefault(run, {}).setdefault(key, {}).update(entry.metrics)
@@ -91,7 +91,7 @@ def match(sheets: Sequence[RunTable], runs: Mapping[str, Sequence[Position]], ro
                 said.final.update(entry.metrics)
             else:
                 said.rows.append(Row(entry.epoch, entry.step, dict(entry.metrics)))
-        for run, said in told.items():
+        for run, said in metadata.items():
             metrics = match_rows(said, runs[run])
             for key, values in exact.get(run, {}).items():
                 metrics[key] = {**metrics.get(key, {}), **values}
@@ -124,7 +124,7 @@ def _meant(
     return None, None
 
 
-def merged(given: Given) -> tuple[dict[str, Any], dict[str, dict[str, float | None]]]:
+def merged(given: RunTableRows) -> tuple[dict[str, Any], dict[str, dict[str, float | None]]]:
     """Put together what several tables say about one run: hyperparameters, and metrics by checkpoint."""
     hyperparameters: dict[str, Any] = {}
     metrics: dict[str, dict[str, float | None]] = {}

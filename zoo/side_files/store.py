@@ -10,18 +10,18 @@ from sqlalchemy import Connection, delete, insert, select
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.listing import parts_of_runs
 from epsopt.zoo.catalogue.queries import refresh_run
-from epsopt.zoo.catalogue.tables import checkpoints, files, runs, told
+from epsopt.zoo.catalogue.tables import checkpoints, files, run_metadata, runs
 from epsopt.zoo.errors import Failure
 from epsopt.zoo.layouts.best import Claim, with_best
 from epsopt.zoo.layouts.parsed import Position
 from epsopt.zoo.reading.plain_values import finite_metrics
 from epsopt.zoo.side_files.discover import SideFileResult
-from epsopt.zoo.side_files.run_tables import Given
+from epsopt.zoo.side_files.run_tables import RunTableRows
 
 _WORDS = (
-    select(checkpoints.c.run_id, checkpoints.c.sha256, files.c.path, files.c.said)
+    select(checkpoints.c.run_id, checkpoints.c.sha256, files.c.path, files.c.metadata)
     .join(files, files.c.checkpoint_id == checkpoints.c.id)
-    .where(checkpoints.c.layout == "lightning", files.c.said.is_not(None))
+    .where(checkpoints.c.layout == "lightning", files.c.metadata.is_not(None))
     .order_by(files.c.path)
 )
 """What files say; of other layouts none says which checkpoint is the best."""
@@ -33,11 +33,11 @@ class RunInCatalogue:
 
     id: int
     state: str | None
-    troubles: list[Failure]
+    failures: list[Failure]
     positions: list[Position]
     formats: frozenset[str]
     layouts: frozenset[str]
-    given: Given
+    run_tables: RunTableRows
 
 
 def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
@@ -53,8 +53,8 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
     with catalogue.reading() as connection:
         rows = connection.execute(members_of.order_by(checkpoints.c.path)).all()
         parts = parts_of_runs(connection)
-        columns = (runs.c.id, runs.c.path, told.c.state, told.c.troubles, told.c.layouts, told.c.given)
-        known = connection.execute(select(*columns).outerjoin(told)).all()
+        kept = (run_metadata.c[name] for name in ("state", "failures", "layouts", "run_tables"))
+        known = connection.execute(select(runs.c.id, runs.c.path, *kept).outerjoin(run_metadata)).all()
         spoken = connection.execute(_WORDS).all()
     members: dict[int, list[Position]] = {}
     claims: dict[int, list[Claim]] = {}
@@ -73,11 +73,11 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
         r.path: RunInCatalogue(
             r.id,
             r.state,
-            [Failure(path, reason) for path, reason in json.loads(r.troubles or "[]")],
+            [Failure(path, reason) for path, reason in json.loads(r.failures or "[]")],
             members.get(r.id, []),
             frozenset(formats.get(r.id, ())),
             frozenset(json.loads(r.layouts or "[]")),
-            json.loads(r.given or "{}"),
+            json.loads(r.run_tables or "{}"),
         )
         for r in known
     }
@@ -89,18 +89,18 @@ def upsert_metadata(connection: Connection, run_id: int, state: str, answer: Sid
         "state": state,
         "hyperparameters": json.dumps(answer.hyperparameters, sort_keys=True),
         "metrics": json.dumps({key: finite_metrics(m) for key, m in answer.metrics.items()}, sort_keys=True),
-        "troubles": json.dumps([[f.path, f.reason] for f in answer.troubles]),
+        "failures": json.dumps([[f.path, f.reason] for f in answer.failures]),
         "layouts": json.dumps(sorted(answer.layouts)),
-        "given": json.dumps(answer.given, sort_keys=True),
+        "run_tables": json.dumps(answer.given, sort_keys=True),
     }
     if connection.execute(select(runs.c.id).where(runs.c.id == run_id)).first() is None:
         return  # another ingest found the run empty meanwhile
-    connection.execute(delete(told).where(told.c.run_id == run_id))
-    connection.execute(insert(told).values(run_id=run_id, **values))
+    connection.execute(delete(run_metadata).where(run_metadata.c.run_id == run_id))
+    connection.execute(insert(run_metadata).values(run_id=run_id, **values))
     refresh_run(connection, run_id)
 
 
 def delete_metadata(connection: Connection, run_id: int) -> None:
     """Delete what side files told that are no longer there."""
-    connection.execute(delete(told).where(told.c.run_id == run_id))
+    connection.execute(delete(run_metadata).where(run_metadata.c.run_id == run_id))
     refresh_run(connection, run_id)

@@ -19,21 +19,26 @@ from epsopt.zoo.reading.source import Limits
 from epsopt.zoo.side_files.run_tables import PATHS, entries_of
 
 
-def tell(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
+def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """Ask one layout about one run; only what concerns its checkpoints goes back to the parent."""
     sides = SideFileReader(location(request["path"]), [location(f) for f in request["files"]], limits)
-    told = BY_NAME[request["layout"]].parse_side_files(sides)
+    metadata = BY_NAME[request["layout"]].parse_side_files(sides)
     positions = [Position(*position) for position in request["positions"]]
     if any(p.layout == hugging_face.LAYOUT.name for p in positions) and request["layout"] in ("tensorboard", "wandb"):
-        hugging_face.trainer_names(told)
-    metrics = match_rows(told, positions)  # before the troubles are collected: it may find some
-    if told.rows and positions and not (metrics or told.troubles) and all(p.epoch is p.step is None for p in positions):
-        told.troubles.append((request["files"][0], _without_place(len(told.rows), positions)))
+        hugging_face.trainer_names(metadata)
+    metrics = match_rows(metadata, positions)  # before the troubles are collected: it may find some
+    if (
+        metadata.rows
+        and positions
+        and not (metrics or metadata.failures)
+        and all(p.epoch is p.step is None for p in positions)
+    ):
+        metadata.failures.append((request["files"][0], _without_place(len(metadata.rows), positions)))
     return {
-        "status": "told",
-        "hyperparameters": told.hyperparameters,
-        "metrics": at_most(metrics, MOST_METRICS, request["files"][0], told.troubles),
-        "troubles": told.troubles,
+        "status": "parsed",
+        "hyperparameters": metadata.hyperparameters,
+        "metrics": at_most(metrics, MOST_METRICS, request["files"][0], metadata.failures),
+        "failures": metadata.failures,
         "unfinished": sides.unfinished,
     }
 
@@ -56,8 +61,8 @@ def deleted(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     path = location(request["path"])
     sides = SideFileReader(path.parent, [path], limits)
     reasons = BY_NAME[request["layout"]].deleted(sides, [location(run) for run in request["runs"]])
-    if sides.troubles and not reasons:
-        raise UnreadableCheckpoint(path, sides.troubles[0][1])
+    if sides.failures and not reasons:
+        raise UnreadableCheckpoint(path, sides.failures[0][1])
     return {"status": "deleted", "reasons": reasons}
 
 
@@ -82,8 +87,8 @@ def read_table(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     path = location(request["path"])
     sides = SideFileReader(path.parent, [path], limits)
     records = sides.table(path, growing=False)
-    if sides.troubles:
-        raise UnreadableCheckpoint(path, sides.troubles[0][1])
+    if sides.failures:
+        raise UnreadableCheckpoint(path, sides.failures[0][1])
     entries = entries_of(records, request["params"], request["metrics"])
     if not entries:
         raise UnreadableCheckpoint(path, f"no row names its run: expected a column {' or '.join(PATHS[:4])}")

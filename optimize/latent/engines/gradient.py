@@ -1,4 +1,4 @@
-"""Gradient search from many starts at once (seeds/sideways_vae.md, "Guided Training Initialization").
+"""Gradient search from many starts at once.
 
 Each start follows its own trade-off: the log-probability of meeting the targets, plus an augmented Chebyshev
 scalarisation of the lower bounds with random weights, so that the starts spread over the front.

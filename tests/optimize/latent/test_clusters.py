@@ -45,7 +45,7 @@ def test_a_lone_run_is_no_group() -> None:
     # One far from everything, and two that only have each other.
     points = np.vstack([points, np.full(4, 60.0), np.full((2, 4), -30.0)])
     found = cluster(points, [*configs, {}, {}, {}], SPACE, last_step=0.1)
-    assert found.loners == (27, 28, 29)
+    assert found.unclustered == (27, 28, 29)
     assert [len(g.members) for g in found.groups] == [12, 9, 6]
 
 

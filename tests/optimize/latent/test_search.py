@@ -43,7 +43,7 @@ class TestEveryEngine:
         latents, known = known_latents(fitted[0], zoo[1])
         region = trust_region(latents, np.array([c.run_id for c in known]))
         assert 1 <= len(result.answers) <= 5
-        assert result.met
+        assert result.targets_met
         by_path = {c.path: c for c in zoo[1]}
         for answer in result.answers:
             assert answer.nearest[0].distance <= region.radius * 1.001
@@ -65,8 +65,8 @@ class TestEveryEngine:
         result = search(
             fitted[0], zoo[1], OBJECTIVES, [Target("coverage", 0.97), Target("structure", 0.97)], engine=engine
         )
-        assert not result.met
-        assert not result.measured_meeting
+        assert not result.targets_met
+        assert not result.measured_meeting_targets
         assert result.answers
 
     def test_one_objective_is_enough(self, engine, zoo, fitted) -> None:
@@ -76,7 +76,7 @@ class TestEveryEngine:
     def test_a_minimised_objective_is_pushed_down(self, engine, zoo, fitted) -> None:
         goal = (Objective("coverage", maximize=True), Objective("structure", maximize=False))
         result = search(fitted[0], zoo[1], goal, [Target("structure", 0.3)], engine=engine)
-        assert result.met
+        assert result.targets_met
         assert max(a.point["structure"] for a in result.answers) <= 0.35
 
 
@@ -100,7 +100,7 @@ def test_when_measured_checkpoints_meet_the_targets_one_stands_beside_an_answer(
     for value in (0.5, 0.9, 0.98):
         result = search(fitted[0], zoo[1], OBJECTIVES, [Target("coverage", value)], limit=2)
         real = [c for c in zoo[1] if (c.metrics["coverage"] or 0) >= value]
-        assert {c.path for c in result.measured_meeting} == {c.path for c in real}
+        assert {c.path for c in result.measured_meeting_targets} == {c.path for c in real}
         if real:
             assert any((a.nearest[0].metrics["coverage"] or 0) >= value for a in result.answers)
 
@@ -182,4 +182,4 @@ def test_a_measured_checkpoint_that_the_map_has_not_seen_still_counts(zoo, fitte
 
     new = replace(zoo[1][0], sha256="new", path="/zoo/new.pt", metrics={"coverage": 0.99, "structure": 0.99})
     result = search(fitted[0], [*zoo[1], new], OBJECTIVES, [Target("coverage", 0.95), Target("structure", 0.95)])
-    assert [c.path for c in result.measured_meeting] == ["/zoo/new.pt"]
+    assert [c.path for c in result.measured_meeting_targets] == ["/zoo/new.pt"]

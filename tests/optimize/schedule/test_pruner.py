@@ -63,7 +63,7 @@ def test_an_audit_run_is_left_to_finish(past: list[Curve]) -> None:
     auditor = Pruner(SPACE, OBJECTIVES, 10, audit=1.0)
     auditor.learn(past)
     decision = auditor.should_stop("bad", curve(0.5, 0.9, 5))
-    assert (decision.stop, decision.audit) == (False, True)
+    assert (decision.stop, decision.control) == (False, True)
     assert "audit" in decision.reason
 
 

@@ -120,7 +120,17 @@ def test_asking_what_is_expected_changes_nothing_of_what_is_chosen():
                 assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
             a, b = step.candidate.config["a"], step.candidate.config["b"]
             start = step.candidate.start
-            out.append((step.kind, step.promised, step.worth, step.cost, a, b, None if start is None else start.key))
+            out.append(
+                (
+                    step.kind,
+                    step.predicted_gain,
+                    step.gain_per_epoch,
+                    step.cost,
+                    a,
+                    b,
+                    None if start is None else start.key,
+                )
+            )
             curves.append(replace(SIX[0], config={"a": a, "b": b}))
             chooser.learn(step, 0.01)
         return out
@@ -135,6 +145,6 @@ def test_a_step_says_what_is_expected_of_it_and_a_look_or_a_mixture_nothing():
     assert 0.0 < step.expected.joins_front <= 1.0
     assert policy().next(SearchState([], [], None, None, 0.0)).expected is None
     mixture = policy(evaluation=0.5).next(known(SIX[:2], weights_of(8), spent=1000.0))
-    assert mixture.kind == "mixture"
+    assert mixture.kind == "merge"
     assert mixture.expected is None
     assert policy().next(known([])).candidate.start is BASE

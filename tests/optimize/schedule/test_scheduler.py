@@ -49,13 +49,13 @@ SIX = [curve(a, b) for a, b in ((0.1, 0.2), (0.3, 0.9), (0.5, 0.4), (0.7, 0.1), 
 def test_it_looks_around_until_there_are_runs_to_learn_from():
     chooser = policy()
     steps = [chooser.next(known(SIX[:i])) for i in range(6)]
-    assert [s.kind for s in steps] == ["look"] * 6
+    assert [s.kind for s in steps] == ["exploration"] * 6
     assert len({tuple(s.candidate.config.items()) for s in steps}) == 6
     assert {s.cost for s in steps} == {4.0}
     assert {s.candidate.start.key for s in steps} == {""}
     then = chooser.next(known(SIX))
     assert then.kind in ("run", "branch")
-    assert then.promised > 0.0
+    assert then.predicted_gain > 0.0
     assert then.model is not None
 
 
@@ -63,7 +63,7 @@ def test_no_step_promises_more_than_its_metrics_may_reach():
     curves = list(SIX)
     for _ in range(3):
         step = policy().next(known(curves))
-        assert 0.0 < step.promised < 10.0, "of metrics near 1 whose ranges nobody declared"
+        assert 0.0 < step.predicted_gain < 10.0, "of metrics near 1 whose ranges nobody declared"
         curves.append(replace(SIX[0], config=dict(step.candidate.config)))
 
 
@@ -87,7 +87,9 @@ def test_where_no_branch_is_worth_an_average_epoch_every_other_launch_begins_els
     def kinds(spent: float) -> list[str]:
         chooser = policy()
         for _ in range(9):
-            chooser.learn(Step("run", promised=1.0, worth=0.1, cost=10.0), 0.0)  # else it launches these anyway
+            chooser.learn(
+                Step("run", predicted_gain=1.0, gain_per_epoch=0.1, cost=10.0), 0.0
+            )  # else it launches these anyway
         return [chooser.next(known(SIX, spent=spent)).kind for _ in range(4)]
 
     assert kinds(1e6) == ["branch"] * 4
@@ -98,41 +100,41 @@ def test_a_mixture_is_measured_while_it_is_worth_more_than_an_epoch_was():
     few = SIX[:2]
     state = known(few, weights_of(8), spent=1000.0)
     step = policy(evaluation=0.5).next(state)
-    assert step.kind == "mixture"
+    assert step.kind == "merge"
     assert step.cost == 0.5
     assert step.mixture.coefficients.shape == (1, 8)
-    assert policy(evaluation=0.5).next(known(few, weights_of(8), spent=0.001)).kind == "look"
-    assert policy(evaluation=500.0).next(state).kind == "look"
+    assert policy(evaluation=0.5).next(known(few, weights_of(8), spent=0.001)).kind == "exploration"
+    assert policy(evaluation=500.0).next(state).kind == "exploration"
 
 
 def test_mixtures_whose_promises_failed_are_not_measured_any_more():
     state = known(SIX[:2], weights_of(8), spent=50.0)
     chooser = policy(evaluation=0.5)
     step = chooser.next(state)
-    assert step.kind == "mixture"
+    assert step.kind == "merge"
     for kind in ("between", "beyond"):
-        assert chooser.next(state).kind == "mixture", "either kind is believed by what it brought itself"
+        assert chooser.next(state).kind == "merge", "either kind is believed by what it brought itself"
         for _ in range(20):
             chooser.learn(replace(step, mixture=replace(step.mixture, kind=kind)), 0.0)
-    assert chooser.next(state).kind == "look"
+    assert chooser.next(state).kind == "exploration"
 
 
 def test_of_a_run_that_was_stopped_less_was_to_be_expected():
-    promise = Step("run", promised=1.0, worth=0.1, cost=10.0)
+    promise = Step("run", predicted_gain=1.0, gain_per_epoch=0.1, cost=10.0)
     stopped, whole = policy(), policy()
     stopped.learn(promise, 0.1, taken=1.0)
     whole.learn(promise, 0.1)
-    assert stopped._credit.trust("run", 1.0) == pytest.approx(1.0)
-    assert whole._credit.trust("run", 1.0) == pytest.approx(0.4), "a tenth of one promise, and half of it in doubt"
+    assert stopped._credit.of("run", 1.0) == pytest.approx(1.0)
+    assert whole._credit.of("run", 1.0) == pytest.approx(0.4), "a tenth of one promise, and half of it in doubt"
     looked = policy()
-    looked.learn(Step("look", 0.0, 0.0, 4.0), 0.3)
-    assert looked._credit.trust("look", 1.0) == 1.0
+    looked.learn(Step("exploration", 0.0, 0.0, 4.0), 0.3)
+    assert looked._credit.of("exploration", 1.0) == 1.0
 
 
 def test_the_same_seed_and_the_same_past_choose_the_same():
     one, two = policy().next(known(SIX)), policy().next(known(SIX))
     assert one.candidate.config == two.candidate.config
-    assert one.promised == two.promised
+    assert one.predicted_gain == two.predicted_gain
 
 
 def test_what_cannot_be_is_refused_in_a_sentence():
@@ -161,11 +163,11 @@ def test_what_is_under_way_is_not_chosen_again_and_counts_as_begun():
     beside = policy().next(known(SIX), [step.candidate])
     one, two = ((s.candidate.config, s.candidate.start.key) for s in (step, beside))
     assert one != two
-    assert beside.promised < step.promised
+    assert beside.predicted_gain < step.predicted_gain
     looks = [Candidate({"a": a, "b": 0.5}, BASE, 4.0) for a in (0.1, 0.9, 0.4, 0.6)]
     assert policy().next(known(SIX[:2]), looks).kind in ("run", "branch"), "six looks are begun"
-    assert policy().next(known(SIX[:2]), looks[:3]).kind == "look"
-    assert policy().next(known(SIX[:1]), looks * 2).kind == "look", "one curve teaches no model"
+    assert policy().next(known(SIX[:2]), looks[:3]).kind == "exploration"
+    assert policy().next(known(SIX[:1]), looks * 2).kind == "exploration", "one curve teaches no model"
     around = policy().next(known(SIX[:1]))
     assert policy().next(known(SIX[:1]), [around.candidate]).candidate.config != around.candidate.config
 
@@ -173,14 +175,14 @@ def test_what_is_under_way_is_not_chosen_again_and_counts_as_begun():
 def test_a_policy_goes_on_where_another_process_ended():
     first, second = policy(), policy()
     looked = [first.next(known(SIX[:i])) for i in range(3)]
-    second.restore(["look", "look"], [s.candidate.config for s in looked[:2]])
+    second.restore(["exploration", "exploration"], [s.candidate.config for s in looked[:2]])
     assert second.next(known(SIX[:2])).candidate.config == looked[2].candidate.config
     again = policy()
-    again.restore(["look"] * 4 + ["run", "mixture", "branch"])
+    again.restore(["exploration"] * 4 + ["run", "merge", "branch"])
     assert again._last == "branch"
     twins = [policy(), policy()]
     for twin in twins:
-        twin.restore(["look"] * 5)
+        twin.restore(["exploration"] * 5)
     assert len({tuple(t.next(known(SIX)).candidate.config.items()) for t in twins}) == 1
 
 
@@ -196,7 +198,7 @@ def test_a_space_that_is_known_to_its_end_is_looked_at_again():
     space = Space((Parameter("a", "categorical", choices=(0, 1)),))
     curves = [replace(SIX[0], config={"a": a}) for a in (0, 1)]
     chooser = Scheduler(space, OBJECTIVES, length=10.0, reference=np.zeros(2), origin=BASE)
-    assert chooser.next(known(curves)).kind == "look"
+    assert chooser.next(known(curves)).kind == "exploration"
 
 
 def test_what_failed_is_not_launched_again_nor_its_like():
@@ -242,8 +244,8 @@ def test_a_mixture_says_what_to_launch_otherwise_which_is_no_step_that_was_taken
     state = known(SIX[:runs], weights_of(4 * runs), spent=1000.0)
     chooser = policy(evaluation=1e-3)
     step = chooser.next(state)
-    assert step.kind == "mixture"
-    assert (step.otherwise.kind == "look") == (runs == 2)
+    assert step.kind == "merge"
+    assert (step.otherwise.kind == "exploration") == (runs == 2)
     assert step.otherwise.mixture is step.otherwise.otherwise is None
     assert chooser._last == "", "nothing was launched"
     if runs == 2:

@@ -103,7 +103,7 @@ def mixed(tiny, tmp_path, **options: object) -> Mixed:
     sources = choose_sources(checkpoints, catalogue.lineages(), project.objectives)
     with WeightDecoder(project.evaluate) as decoder:
         return mix(
-            decoder, project, checkpoints, sources, lambda i: tmp_path / "new" / f"mixed_{i:03d}.pt", **options
+            decoder, project, checkpoints, sources, lambda i: tmp_path / "new" / f"merged_{i:03d}.pt", **options
         )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_mixtures_widen_the_front_and_are_saved_with_what_was_expected_of_them(t
     assert found.disagreements == ()
     assert found.joined
     assert found.after > 1.04 * found.before
-    assert found.after - found.before == pytest.approx(sum(t.brought for t in found.tried))
+    assert found.after - found.before == pytest.approx(sum(t.realized_gain for t in found.tried))
     for place in found.joined:
         tried, content = found.tried[place], torch.load(found.saved[place], weights_only=True)
         assert hook(load_weights(found.saved[place])) == pytest.approx(tried.measured)
@@ -132,8 +132,8 @@ def test_mixtures_widen_the_front_and_are_saved_with_what_was_expected_of_them(t
 
 def test_each_kind_of_step_is_credited_by_itself_and_those_beyond_are_hardly_believed_at_first(tiny, tmp_path):
     credit = fresh_credit()
-    assert (credit.trust("between", 1.0), credit.trust("along", 1.0)) == (1.0, 1.0)
-    assert 0.05 < credit.trust("beyond", 1.0) < 0.1
+    assert (credit.of("between", 1.0), credit.of("along", 1.0)) == (1.0, 1.0)
+    assert 0.05 < credit.of("beyond", 1.0) < 0.1
     for _ in range(20):
         credit.learn("along", 0.1, 0.0)
     found = mixed(tiny, tmp_path, budget=2, give_up=False, credit=credit)
@@ -144,7 +144,7 @@ def test_each_kind_of_step_is_credited_by_itself_and_those_beyond_are_hardly_bel
             credit.learn(kind, 0.1, 0.0)
     again = mixed(tiny, tmp_path / "again", budget=2, give_up=False, credit=credit)
     assert {t.kind for t in again.tried} == {"along"}
-    assert all("on the way" in t.why for t in again.tried)
+    assert all("on the way" in t.reason for t in again.tried)
 
 
 def test_the_same_seed_gives_the_same_mixtures(tiny, tmp_path):
@@ -247,8 +247,8 @@ def test_a_round_of_a_learner_that_was_taken_for_dead_ends_before_anything_is_wr
     with pytest.raises(LeaseLost):
         learn(Task(str(tmp_path / "epsopt.toml"), project.storage, mix=3))
     assert left == [0]
-    assert not list(project.runs.glob("mixed_*"))
-    assert catalogue.get_artifact("mixing", "tiny") is None
+    assert not list(project.runs.glob("merged_*"))
+    assert catalogue.get_artifact("merge_gains", "tiny") is None
 
 
 def test_a_round_of_the_loop_ingests_what_joins_the_front_and_remembers_what_it_was_worth(
@@ -261,9 +261,9 @@ def test_a_round_of_the_loop_ingests_what_joins_the_front_and_remembers_what_it_
     assert "of 3 mixtures joined the front, hypervolume +" in capsys.readouterr().out
     found = [c for c in catalogue.checkpoints() if is_recombined(c)]
     assert found
-    assert {c.run for c in found} == {"mixed_001"}
+    assert {c.run for c in found} == {"merged_001"}
     assert {c.lineage_id for c in found} == {next(c.lineage_id for c in catalogue.checkpoints() if c.run == "run_0")}
-    kept = catalogue.get_artifact("mixing", "tiny")
+    kept = catalogue.get_artifact("merge_gains", "tiny")
     assert kept is not None
     assert len(json.loads(kept[0])) == 3
 

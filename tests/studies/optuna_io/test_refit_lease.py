@@ -15,12 +15,12 @@ from sqlalchemy import select, update
 
 from epsopt.studies import open_storage
 from epsopt.studies.optuna_io.refit_lease import LEASE_SECONDS, Lease, LeaseLost, lease
-from epsopt.studies.schedule.budget import Ledger, MeasuredMixture, remember_mixture
+from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, save_measured_merge
 from epsopt.studies.worker import refit_service as learning
 from epsopt.zoo import Catalogue
 from epsopt.zoo.catalogue.tables import meta
 
-HELD = meta.c.key == "learning"
+HELD = meta.c.key == "refit_lease"
 
 
 @pytest.fixture
@@ -136,12 +136,14 @@ def test_what_two_learners_remember_at_once_is_all_kept(anywhere, catalogue):
     def follow(who: float) -> None:
         with Catalogue(anywhere) as mine:
             for i in range(8):
-                remember_mixture(mine, "p", MeasuredMixture(who, 0.0, float(i), 1.0))
+                save_measured_merge(mine, "p", MeasuredMerge(who, 0.0, float(i), 1.0))
 
     threads = [threading.Thread(target=follow, args=(float(who),)) for who in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    kept = Ledger.read(open_storage(anywhere), catalogue, "p").mixtures
-    assert sorted((m.promised, m.cost) for m in kept) == [(float(w), float(i)) for w in range(3) for i in range(8)]
+    kept = Ledger.read(open_storage(anywhere), catalogue, "p").merges
+    assert sorted((m.predicted_gain, m.cost) for m in kept) == [
+        (float(w), float(i)) for w in range(3) for i in range(8)
+    ]

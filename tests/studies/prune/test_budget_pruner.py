@@ -14,7 +14,9 @@ from epsopt.studies.schedule.study_snapshot import StudySnapshot
 
 from .test_catalogue_pruner import OBJECTIVES, SPACE, checkpoints, past
 
-PLAN = StepPlan("run", 0.4, 0.05, 10.0, 10, 10.0, told=True, by=None, probe=False, reference=(-1.0, 3.0))
+PLAN = StepPlan(
+    "run", 0.4, 0.05, 10.0, 10, 10.0, takes_epochs=True, epochs_parameter=None, short=False, reference_point=(-1.0, 3.0)
+)
 
 
 @dataclass
@@ -46,8 +48,8 @@ def test_a_run_is_stopped_when_its_epochs_bring_less_than_half_of_what_its_step_
     assert decision.stop
     assert "an epoch of it is expected to bring" in decision.reason
     assert "of a new run 0.05" in decision.reason, "what was trusted then, not what a model promises now"
-    assert not stopper.should_stop(Stepping({"a": 1.0, "b": 0.0}, replace(PLAN, worth=1e-6)), good).stop
-    assert not stopper.should_stop(Stepping({"a": 0.5, "b": 0.9}, replace(PLAN, worth=0.0)), bad).stop
+    assert not stopper.should_stop(Stepping({"a": 1.0, "b": 0.0}, replace(PLAN, gain_per_epoch=1e-6)), good).stop
+    assert not stopper.should_stop(Stepping({"a": 0.5, "b": 0.9}, replace(PLAN, gain_per_epoch=0.0)), bad).stop
 
 
 def test_every_run_has_its_grace_and_some_are_left_to_finish(stopper):
@@ -57,14 +59,14 @@ def test_every_run_has_its_grace_and_some_are_left_to_finish(stopper):
     decided = [
         stopper.should_stop(replace(bad, name=f"proposal_{i:03d}"), checkpoints(99, 0.5, 0.9, 4)) for i in range(60)
     ]
-    assert 0 < sum(d.audit for d in decided) < 12
-    assert all(d.stop != d.audit for d in decided)
+    assert 0 < sum(d.control for d in decided) < 12
+    assert all(d.stop != d.control for d in decided)
     assert stopper.should_stop(bad, checkpoints(99, 0.5, 0.9, 10)).reason == "at its end"
 
 
 @pytest.mark.parametrize(("probe", "epochs", "stop"), [(True, 1, False), (True, 2, True), (False, 4, False)])
 def test_what_only_looks_around_is_stopped_as_a_probe_or_not_at_all(stopper, probe, epochs, stop):
-    run = Stepping({"a": 0.5, "b": 0.9}, replace(PLAN, kind="look", probe=probe))
+    run = Stepping({"a": 0.5, "b": 0.9}, replace(PLAN, kind="exploration", short=probe))
     assert stopper.should_stop(run, checkpoints(99, 0.5, 0.9, epochs)).stop == stop
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epsopt.cli.output import one_line, plain, print_json
+from epsopt.cli.output import DOCUMENT_VERSION, one_line, plain, print_json
 from epsopt.optimize.latent.embedding_projection import Preview
 from epsopt.studies.optuna_io.study_figure import pareto_figure
 from epsopt.studies.optuna_io.study_notes import measured_note
@@ -102,7 +102,7 @@ def test_json_on_a_terminal_obeys_nothing_and_is_the_same_json(capsys):
     print_json({"run": EVIL + "\x9b31m\U000e0001 é"})
     shown = capsys.readouterr().out
     assert shown.replace("\n", "").isprintable()
-    assert json.loads(shown) == {"run": EVIL + "\x9b31m\U000e0001 é"}
+    assert json.loads(shown) == {"version": DOCUMENT_VERSION, "run": EVIL + "\x9b31m\U000e0001 é"}
 
 
 def test_pictures_and_pages_name_themselves_so_that_they_may_be_replaced(tmp_path):

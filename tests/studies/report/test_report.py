@@ -30,7 +30,7 @@ from epsopt.studies.output_files import output_file
 from epsopt.studies.project.project import Project
 from epsopt.studies.report.gain_report import StepsOfKind
 from epsopt.studies.report.report import loop_report
-from epsopt.studies.schedule.budget import MeasuredMixture, StepPlan
+from epsopt.studies.schedule.budget import MeasuredMerge, StepPlan
 from epsopt.studies.schedule.study_snapshot import StudySnapshot
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -52,9 +52,9 @@ def report(tmp_path, url, storage):
     for i in range(10):
         taken = take_proposal(storage, "p", SPACE, worker="w")
         measured = {"coverage": 0.3 if i < 5 else 0.85, "dist_corr": 0.8}
-        audit = {"audit.probability": 0.04, "audit.checkpoints": 1} if i in (2, 9) else {}
+        audit = {"control.probability": 0.04, "control.checkpoints": 1} if i in (2, 9) else {}
         said = {f"measured.{n}": v for n, v in measured.items()} | audit | {"checkpoints": [1, 2]}
-        said |= {"waited": 0.2 * i} if i else {}  # the first was run by another program
+        said |= {"idle_seconds": 0.2 * i} if i else {}  # the first was run by another program
         finish(storage, taken.trial_id, TrialState.COMPLETE, list(measured.values()), said)
         for epoch in (1, 2):
             grown = {n: v * epoch / 2 + (0.01 if i == 9 else 0.0) for n, v in measured.items()}
@@ -73,11 +73,11 @@ def test_the_intervals_of_the_first_runs_are_set_beside_those_of_the_last(report
 
 
 def test_runs_that_were_left_to_finish_hold_the_forecasts_to_account(report):
-    assert [(a.number, a.probability, a.joined) for a in report.audits] == [(2, 0.04, False), (9, 0.04, True)]
+    assert [(a.number, a.probability, a.joined) for a in report.control_runs] == [(2, 0.04, False), (9, 0.04, True)]
     assert audit_sentences(report) == [
         "Hopeless, but left to finish: 2; 1 of them reached the front after all (0.1 expected)."
     ]
-    assert report_document(report)["audits"][1] == {"number": 9, "probability": 0.04, "joined": True}
+    assert report_document(report)["control_runs"][1] == {"number": 9, "probability": 0.04, "joined": True}
 
 
 def test_the_page_has_what_the_terminal_shows_of_every_proposal(report, tmp_path):
@@ -99,7 +99,7 @@ def test_how_long_slots_were_empty_before_launches_is_told(report):
     assert wait_sentences(report) == [
         "Before a launch its slot was empty for 1.0 s in the median, 1.8 s at most (9 launches)."
     ]
-    assert report_document(report)["waits"] == pytest.approx([0.2 * i for i in range(1, 10)])
+    assert report_document(report)["idle_seconds"] == pytest.approx([0.2 * i for i in range(1, 10)])
     assert wait_sentences(replace(report, proposals=report.proposals[:1])) == []
     assert "at most (1 launch)." in wait_sentences(replace(report, proposals=report.proposals[:2]))[0]
 
@@ -114,7 +114,7 @@ def told(kind: str, epochs: int = 2, promised: float = 0.1) -> StepPlan:
 
 # kind, epochs that it is to have, epochs that it had, coverage at its end, how it ended
 STEPS = (
-    ("look", 2, 2, 0.5, TrialState.COMPLETE),
+    ("exploration", 2, 2, 0.5, TrialState.COMPLETE),
     ("run", 4, 4, 0.9, TrialState.COMPLETE),  # inside its interval
     ("branch", 2, 2, 0.3, TrialState.COMPLETE),  # outside
     ("branch", 2, 1, 0.1, TrialState.PRUNED),  # stopped early: outside too, but not to be compared
@@ -130,10 +130,10 @@ def stepped(tmp_path, url, storage):
     old = Checkpoint(1, 1, "old", "/old/1.pt", "x", 1, {"coverage": 0.5, "dist_corr": 0.5}, {}, "s", 1, 9)
     checkpoints = [old]
     for i, (kind, epochs, taken, coverage, state) in enumerate(STEPS):
-        known = {} if kind == "look" else {"coverage": 0.85, "dist_corr": 0.5}
+        known = {} if kind == "exploration" else {"coverage": 0.85, "dist_corr": 0.5}
         expected = ProposalRecord(
             {"lr": i / 10}, known, {n: v - 0.1 for n, v in known.items()}, {n: v + 0.1 for n, v in known.items()},
-            joins_front=None if kind == "look" else 0.8, nearest_runs=[("old", 0.3)], reason=f"because of {i}",
+            joins_front=None if kind == "exploration" else 0.8, nearest_runs=[("old", 0.3)], reason=f"because of {i}",
         )  # fmt: skip
         said = {"step": told(kind, epochs).to_json(), **proposal_attributes(expected, 0.9)}
         record_step(storage, "p", TWO, SPACE, {"lr": i / 10}, None, said)
@@ -147,26 +147,28 @@ def stepped(tmp_path, url, storage):
         path = str(tmp_path / "runs" / f"proposal_{i:03d}" / "last.pt")
         more = replace(old, id=10 + i, run_id=i + 2, run=f"proposal_{i:03d}", path=path, metrics=measured)
         checkpoints += [more] * bool(taken)
-    mixtures = [MeasuredMixture(0.2, 0.0, 0.5, 1.0), MeasuredMixture(0.3, 0.1, 0.5, 1.0)]
+    mixtures = [MeasuredMerge(0.2, 0.0, 0.5, 1.0), MeasuredMerge(0.3, 0.1, 0.5, 1.0)]
     return loop_report(project, storage, checkpoints, mixtures)
 
 
-def test_promises_stand_beside_what_they_brought_kind_by_kind(stepped, capsys):
-    assert [(s.kind, s.count) for s in stepped.steps] == [("look", 1), ("run", 2), ("branch", 2), ("mixture", 2)]
+def test_the_realized_gain_of_each_kind_of_step_stands_beside_the_predicted_one(stepped, capsys):
+    assert [(s.kind, s.count) for s in stepped.steps] == [("exploration", 1), ("run", 2), ("branch", 2), ("merge", 2)]
     look, run, branch, mixture = stepped.steps
-    assert look == StepsOfKind("look", 1, 2.0, None, 0.0)
-    assert (run.epochs, run.promised) == (6.0, pytest.approx(0.15)), "half of the second one's epochs were paid for"
-    assert run.brought == pytest.approx(0.4 * 0.5)
-    assert (branch.epochs, branch.promised, branch.brought) == (3.0, pytest.approx(0.15), 0.0)
-    assert mixture == StepsOfKind("mixture", 2, 1.0, 0.5, 0.1)
+    assert look == StepsOfKind("exploration", 1, 2.0, None, 0.0)
+    assert (run.epochs, run.predicted_gain) == (6.0, pytest.approx(0.15)), (
+        "half of the second one's epochs were paid for"
+    )
+    assert run.realized_gain == pytest.approx(0.4 * 0.5)
+    assert (branch.epochs, branch.predicted_gain, branch.realized_gain) == (3.0, pytest.approx(0.15), 0.0)
+    assert mixture == StepsOfKind("merge", 2, 1.0, 0.5, 0.1)
     show_steps(stepped)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["step", "count", "epochs", "promised", "brought"] in lines
-    assert ["look", "1", "2", "-", "0.000"] in lines
+    assert "step count epochs predicted gain realized gain".split() in lines
+    assert ["exploration", "1", "2", "-", "0.000"] in lines
     assert ["run", "2", "6", "0.150", "0.200"] in lines
-    assert ["mixture", "2", "1", "0.500", "0.100"] in lines
+    assert ["merge", "2", "1", "0.500", "0.100"] in lines
     assert report_document(stepped)["steps"][3] == {
-        "kind": "mixture", "count": 2, "epochs": 1.0, "promised": 0.5, "brought": 0.1
+        "kind": "merge", "count": 2, "epochs": 1.0, "predicted_gain": 0.5, "realized_gain": 0.1
     }  # fmt: skip
 
 
@@ -190,10 +192,10 @@ def test_only_steps_that_ended_where_it_was_predicted_are_compared(stepped, caps
 def test_a_step_s_prediction_and_reason_are_in_the_document_and_the_table(stepped, capsys):
     first, second = report_document(stepped)["proposals"][:2]
     assert (first["predicted"], first["joins_front"], first["reason"]) == ({}, None, "because of 0")
-    assert second["predicted"]["coverage"]["point"] == 0.85
+    assert second["predicted"]["coverage"]["value"] == 0.85
     assert (second["joins_front"], second["reason"]) == (0.8, "because of 1")
     assert second["nearest_runs"] == [{"run": "old", "distance": 0.3}]
-    assert second["step"] == {"kind": "run", "promised": 0.1, "brought": pytest.approx(0.2), "epochs": 4.0}
+    assert second["step"] == {"kind": "run", "predicted_gain": 0.1, "realized_gain": pytest.approx(0.2), "epochs": 4.0}
     assert report_document(stepped)["proposals"][5]["step"] is None, "it has not ended"
     show_proposals(stepped, TWO)
     shown = capsys.readouterr().out
@@ -204,7 +206,7 @@ def test_a_step_s_prediction_and_reason_are_in_the_document_and_the_table(steppe
 def test_the_page_has_the_steps_and_their_predictions(stepped, tmp_path):
     write_page(output_file(tmp_path / "page.html", (".html",), "a report"), "p", stepped, TWO)
     page = (tmp_path / "page.html").read_text()
-    assert "<caption>Steps of the budget: hypervolume promised and brought</caption>" in page
+    assert "<caption>Steps of the budget: predicted and realized gain in hypervolume</caption>" in page
     assert "<td>run</td><td>2</td><td>6</td><td>0.150</td><td>0.200</td>" in page
     assert "proposal 1, a run" in page
     assert "inside its interval" in page
@@ -242,7 +244,7 @@ def stepped_for(objectives, folder, url, storage):
     old = Checkpoint(1, 1, "old", "/old/1.pt", "x", 1, start, {}, "s", 1, 9)
     names = [o.name for o in objectives]
     worst = tuple(0.0 if o.maximize else 1.0 for o in objectives)
-    step = replace(told("run", 4), reference=worst).to_json()
+    step = replace(told("run", 4), reference_point=worst).to_json()
     predicted = {n: REACHED[n] for n in names}
     expected = ProposalRecord({"lr": 0.5}, predicted, predicted, predicted)
     record_step(
@@ -266,8 +268,8 @@ def test_a_report_is_on_the_objectives_that_its_proposals_were_made_for(tmp_path
     assert report.objectives == FOUR[:made_for]
     assert len(report.gain.reference) == made_for
     gained = 0.4 if made_for == 1 else 0.9 * 0.6 - 0.25 if made_for == 2 else None
-    assert report.steps[0].brought > 0.0
-    assert gained is None or report.steps[0].brought == pytest.approx(gained)
+    assert report.steps[0].realized_gain > 0.0
+    assert gained is None or report.steps[0].realized_gain == pytest.approx(gained)
     assert report == loop_report(project, storage, checkpoints) or made_for != now
     said = " ".join(other_objectives(report, later))
     assert ("take the proposals over to them" in said) == (made_for != now)
@@ -297,6 +299,6 @@ def test_a_report_after_other_objectives_keeps_predictions_and_epochs(tmp_path, 
     assert report.objectives == FOUR[:3]
     assert report.proposals[0].compared("coverage") is not None
     (step,) = report.steps
-    assert (step.kind, step.count, step.epochs, step.promised, step.brought) == ("run", 1, 4.0, 0.0, 0.0)
+    assert (step.kind, step.count, step.epochs, step.predicted_gain, step.realized_gain) == ("run", 1, 4.0, 0.0, 0.0)
     with Catalogue(url) as catalogue:
         StudySnapshot.read(replace(project, objectives=FOUR[:3]), storage, catalogue)

@@ -21,8 +21,15 @@ from epsopt.studies.schedule import budget as ledger_module
 from epsopt.studies.schedule import scheduler_adapter as following
 from epsopt.studies.schedule import scheduler_service as stepping
 from epsopt.studies.schedule import weight_geometry as placing
-from epsopt.studies.schedule.budget import Budget, Ledger, MeasuredMixture, plan_of, remember_mixture, written
-from epsopt.studies.schedule.scheduler_adapter import failed, known, make_policy, running, suggested, told_config
+from epsopt.studies.schedule.budget import Budget, Ledger, MeasuredMerge, plan_of, save_measured_merge, written
+from epsopt.studies.schedule.scheduler_adapter import (
+    config_with_epochs,
+    failed,
+    known,
+    make_scheduler,
+    running,
+    suggested,
+)
 from epsopt.studies.schedule.scheduler_service import SchedulerService
 from epsopt.studies.schedule.study_snapshot import StudySnapshot
 from epsopt.studies.schedule.weight_geometry import WeightGeometry, as_start, front_family, place, shaping
@@ -49,7 +56,7 @@ def studied(tiny, monkeypatch):  # noqa: F811
 @pytest.fixture
 def quiet(studied, monkeypatch):
     """The same without a hook; the runs that are there suffice to learn from."""
-    monkeypatch.setattr(following, "PROBES", 4)
+    monkeypatch.setattr(following, "SHORT_RUNS", 4)
     project, storage, catalogue = studied
     return replace(project, evaluate=None), storage, catalogue
 
@@ -77,9 +84,9 @@ def follow(studied, n: int = 1, **options) -> None:
             mine.advance()
 
 
-def remember(catalogue, *mixtures: MeasuredMixture) -> None:
+def remember(catalogue, *mixtures: MeasuredMerge) -> None:
     for mixture in mixtures:
-        remember_mixture(catalogue, "tiny", mixture)
+        save_measured_merge(catalogue, "tiny", mixture)
 
 
 def plans(studied) -> list:
@@ -93,12 +100,12 @@ def test_a_mixture_is_measured_there_and_then_and_the_next_step_knows_it(studied
     mixed = [c for c in catalogue.checkpoints() if is_recombined(c)]
     ledger = Ledger.read(storage, catalogue, "tiny")
     assert mixed
-    assert len(mixed) == len(ledger.mixtures) == len(told)
-    assert told[0].startswith("mixed_001/mixed_000.pt ")
-    for text, mixture in zip(told, ledger.mixtures, strict=True):
-        assert ("joined the front, hypervolume +" in text) == (mixture.brought > 0.0)
-    assert ledger.mixtures[0].cost == cheap, "nobody knows yet how long an epoch takes"
-    assert ledger.mixtures[0].seconds > 0.0
+    assert len(mixed) == len(ledger.merges) == len(told)
+    assert told[0].startswith("merged_001/mixed_000.pt ")
+    for text, mixture in zip(told, ledger.merges, strict=True):
+        assert ("joined the front, hypervolume +" in text) == (mixture.realized_gain > 0.0)
+    assert ledger.merges[0].cost == cheap, "nobody knows yet how long an epoch takes"
+    assert ledger.merges[0].seconds > 0.0
     scene = StudySnapshot.read(project, storage, catalogue)
     with WeightDecoder(project.evaluate) as decoder:
         placed = place(decoder, project, scene.checkpoints, scene.family)
@@ -141,7 +148,7 @@ def test_a_hook_that_fails_is_told_in_a_line_and_a_run_is_chosen(studied, cheap,
     assert len(told) == 1
     assert told[0].startswith("no mixture was measured: the evaluate hook 'broken_hook:evaluate'")
     assert len(plans(studied)) == 1
-    assert not Ledger.read(storage, catalogue, "tiny").mixtures
+    assert not Ledger.read(storage, catalogue, "tiny").merges
 
 
 @pytest.mark.parametrize("calls", [0, 1])
@@ -165,7 +172,7 @@ def test_who_was_taken_for_dead_writes_nothing_more(studied, cheap, calls, monke
         dead.ask()
         dead.advance()
     written_down = Ledger.read(storage, catalogue, "tiny")
-    assert (len(written_down.trials), len(written_down.mixtures)) == (0, calls)
+    assert (len(written_down.trials), len(written_down.merges)) == (0, calls)
     assert len(catalogue.checkpoints()) - before == calls
     assert (files() == there) == (calls == 0)
 
@@ -176,8 +183,10 @@ def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, t
     steps = []
     for _ in range(2):
         scene = StudySnapshot.read(project, storage, catalogue)
-        step = make_policy(scene).next(known(scene, None), running(scene))
-        steps.append((step.kind, step.promised, step.worth, dict(step.candidate.config), step.candidate.start))
+        step = make_scheduler(scene).next(known(scene, None), running(scene))
+        steps.append(
+            (step.kind, step.predicted_gain, step.gain_per_epoch, dict(step.candidate.config), step.candidate.start)
+        )
     assert steps[0][:4] == steps[1][:4]
     assert (steps[0][4] and steps[0][4].key) == (steps[1][4] and steps[1][4].key)
     with sqlite3.connect(tmp_path / "epsopt.db") as one, sqlite3.connect(tmp_path / "other.db") as two:
@@ -195,7 +204,7 @@ def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, t
 def test_a_step_is_queued_with_what_a_proposal_is_queued_with(quiet):
     project, storage, catalogue = quiet
     scene = StudySnapshot.read(project, storage, catalogue)
-    step = make_policy(scene).next(known(scene, None), running(scene))
+    step = make_scheduler(scene).next(known(scene, None), running(scene))
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     said, names = trial.user_attrs, ("up", "calm")
@@ -210,7 +219,9 @@ def test_a_step_is_queued_with_what_a_proposal_is_queued_with(quiet):
     assert said["reason"].startswith(f"a {step.kind} of 2 epochs")
     start = Path(said["init_from"]) if step.kind == "branch" else None
     assert start is None or f" from {start.parent.name}:{int(start.stem[-3:])}, " in said["reason"]
-    added = f"expected to add {step.promised:.2g} to the hypervolume, {step.promised / step.cost:.2g} an epoch"
+    added = (
+        f"expected to add {step.predicted_gain:.2g} to the hypervolume, {step.predicted_gain / step.cost:.2g} an epoch"
+    )
     assert said["reason"].endswith(f"{added}, and to join the front ({step.expected.joins_front:.0%})")
     assert "\n" not in said["reason"]
 
@@ -218,14 +229,14 @@ def test_a_step_is_queued_with_what_a_proposal_is_queued_with(quiet):
 def test_of_a_run_that_is_given_less_than_it_was_chosen_for_its_own_end_is_predicted(quiet):
     project, storage, catalogue = quiet
     scene = StudySnapshot.read(project, storage, catalogue, 4.0)
-    step = make_policy(scene).next(known(scene, None), running(scene))
+    step = make_scheduler(scene).next(known(scene, None), running(scene))
     follow(quiet, until=1.0, length=4.0)
     (trial,) = proposed_trials(storage, "tiny")
     assert plan_of(trial.user_attrs).epochs == 1 < step.cost
     cut = suggested(scene, step, replace(step.candidate, epochs=1.0))
     assert trial.user_attrs["predicted.up"] == cut.point["up"] != step.expected.point["up"]
     assert trial.user_attrs["reason"] == cut.reason
-    assert f"expected to add {step.promised / step.cost:.2g} to" in cut.reason
+    assert f"expected to add {step.predicted_gain / step.cost:.2g} to" in cut.reason
     assert cut.reason.startswith(f"a {step.kind} of 1 epoch")
 
 
@@ -233,7 +244,7 @@ def test_of_a_look_nothing_is_predicted_but_why_it_is_taken_is_said(studied, mon
     monkeypatch.setattr(following, "FIRST_RUNS", 9)
     follow(studied)
     (trial,) = proposed_trials(studied[1], "tiny")
-    assert plan_of(trial.user_attrs).kind == "look"
+    assert plan_of(trial.user_attrs).kind == "exploration"
     assert not any(n.startswith(("predicted.", "interval.", "joins_front")) for n in trial.user_attrs)
     assert trial.user_attrs["reason"].startswith("a look of up to 2 epochs: too few runs")
     assert len(trial.user_attrs["nearest_runs"]) == 3
@@ -244,21 +255,21 @@ def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     kind = plan_of(trial.user_attrs).kind
-    believed = make_policy(StudySnapshot.read(*quiet))._credit.trust(kind, 1.0)
+    believed = make_scheduler(StudySnapshot.read(*quiet))._credit.of(kind, 1.0)
     study = storage.get_study_id_from_name("tiny/proposals")
     taken = claim(storage, study, "me", {}, lambda _: None)
     assert running(StudySnapshot.read(*quiet))[0].epochs == plan_of(trial.user_attrs).epochs
-    assert make_policy(StudySnapshot.read(*quiet))._credit.trust(kind, 1.0) == believed, "it has not ended"
+    assert make_scheduler(StudySnapshot.read(*quiet))._credit.of(kind, 1.0) == believed, "it has not ended"
     finish(storage, taken.trial_id, TrialState.PRUNED, None, {})
-    policy = make_policy(StudySnapshot.read(*quiet))
-    assert policy._credit.trust(kind, 1.0) < believed
+    policy = make_scheduler(StudySnapshot.read(*quiet))
+    assert policy._credit.of(kind, 1.0) < believed
     assert policy._last == kind
     assert running(StudySnapshot.read(*quiet)) == []
-    mixtures = [MeasuredMixture(0.5, 0.0, 0.5, 1.0, "between")] * 10
-    remember(catalogue, *mixtures, MeasuredMixture(0.1, 0.1, 0.5, 1.0, "beyond"))
-    credit = make_policy(StudySnapshot.read(*quiet))._credit
-    assert credit.trust("between", 1.0) < 0.1
-    assert credit.trust("beyond", 1.0) == pytest.approx((0.1 + 0.05 * 0.3) / 0.15), "its kinds are believed apart"
+    mixtures = [MeasuredMerge(0.5, 0.0, 0.5, 1.0, "between")] * 10
+    remember(catalogue, *mixtures, MeasuredMerge(0.1, 0.1, 0.5, 1.0, "beyond"))
+    credit = make_scheduler(StudySnapshot.read(*quiet))._credit
+    assert credit.of("between", 1.0) < 0.1
+    assert credit.of("beyond", 1.0) == pytest.approx((0.1 + 0.05 * 0.3) / 0.15), "its kinds are believed apart"
 
 
 def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once(quiet):
@@ -266,7 +277,7 @@ def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once
     follow(quiet)
     study = storage.get_study_id_from_name("tiny/proposals")
     budget = Budget(20, storage, catalogue, "tiny")
-    before = make_policy(StudySnapshot.read(*quiet))
+    before = make_scheduler(StudySnapshot.read(*quiet))
     first = claim(storage, study, "me", {}, lambda _: None)
     curve = [{"epoch": e, "path": f"/a/{e}.pt", "metrics": {}} for e in (1, 2)]
     storage.set_trial_user_attr(first.trial_id, "checkpoints", curve)
@@ -277,14 +288,14 @@ def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once
     more = [{"epoch": 3, "path": "/b/3.pt", "metrics": {}}]
     finish(storage, again.trial_id, TrialState.PRUNED, None, {"checkpoints": more})
     assert budget.spent == 3, "it went on from where the first attempt ended"
-    after = make_policy(StudySnapshot.read(*quiet))
+    after = make_scheduler(StudySnapshot.read(*quiet))
     assert (before._looks, before._last) == (after._looks, after._last)
     assert len(after._credit._promised) == 1
 
 
 def test_mixtures_cost_what_their_seconds_are_in_epochs(studied):
     project, storage, catalogue = studied
-    remember(catalogue, MeasuredMixture(0.1, 0.1, 0.5, 3.0))
+    remember(catalogue, MeasuredMerge(0.1, 0.1, 0.5, 3.0))
     assert Ledger.read(storage, catalogue, "tiny").evaluation == 0.5
     record_step(storage, "tiny", project.objectives, project.space, {"lr": 0.5}, None, {})
     taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
@@ -307,19 +318,19 @@ def test_no_run_is_given_more_than_is_left(quiet):
 
 def test_a_hyperparameter_may_say_how_long_a_run_is_within_its_range():
     space = Space((Parameter("epochs", "int", 3, 9), Parameter("lr", "float")))
-    assert told_config(space, {"epochs": 7, "lr": 0.1}, "epochs", 5) == {"epochs": 5, "lr": 0.1}
-    assert told_config(space, {"epochs": 7, "lr": 0.1}, "epochs", 2) == {"epochs": 3, "lr": 0.1}
-    assert told_config(space, {"epochs": 7, "lr": 0.1}, None, 2) == {"epochs": 7, "lr": 0.1}
+    assert config_with_epochs(space, {"epochs": 7, "lr": 0.1}, "epochs", 5) == {"epochs": 5, "lr": 0.1}
+    assert config_with_epochs(space, {"epochs": 7, "lr": 0.1}, "epochs", 2) == {"epochs": 3, "lr": 0.1}
+    assert config_with_epochs(space, {"epochs": 7, "lr": 0.1}, None, 2) == {"epochs": 7, "lr": 0.1}
 
 
 def test_a_program_that_cannot_be_told_gets_whole_branches(studied):
     project, storage, catalogue = studied
     deaf = replace(project, command=("train", "{lr}", ("--init-from", "{init_from}")), evaluate=None)
     scene = StudySnapshot.read(deaf, storage, catalogue)
-    assert (scene.told, scene.epochs_parameter, scene.length) == (False, None, 2.0)
-    assert make_policy(scene)._branch_epochs == 2.0
+    assert (scene.takes_epochs, scene.epochs_parameter, scene.length) == (False, None, 2.0)
+    assert make_scheduler(scene)._branch_epochs == 2.0
     rigid = StudySnapshot.read(replace(deaf, command=("train", "{lr}")), storage, catalogue)
-    assert make_policy(rigid)._branch_epochs is None
+    assert make_scheduler(rigid)._branch_epochs is None
 
 
 def test_where_the_files_are_gone_runs_start_where_runs_start(quiet):
@@ -336,9 +347,9 @@ def test_where_nothing_says_how_long_a_run_is_that_is_an_error(tmp_path, studied
     with Catalogue(f"sqlite:///{tmp_path / 'new.db'}") as empty:
         storage = open_storage(empty.url)
         with pytest.raises(UsageError, match=r"how long is a whole run.*--length EPOCHS"):
-            make_policy(StudySnapshot.read(studied[0], storage, empty))
+            make_scheduler(StudySnapshot.read(studied[0], storage, empty))
         scene = StudySnapshot.read(studied[0], storage, empty, 6.0)
-        assert make_policy(scene).next(known(scene, None)).kind == "look"
+        assert make_scheduler(scene).next(known(scene, None)).kind == "exploration"
 
 
 def made(run: int, lineage: int, sha: str, up: float, calm: float, signature: str = "s", **config) -> Checkpoint:
@@ -492,20 +503,20 @@ def test_mixtures_on_a_run_s_way_are_known_with_it(studied):
     sha = {(c.run, c.epoch): c.sha256 for c in scene.checkpoints}
     stands = {c.sha256: i for i, c in enumerate(found.checkpoints)}
 
-    def mixture(path: str, **shares: float) -> MeasuredMixture:
+    def mixture(path: str, **shares: float) -> MeasuredMerge:
         row = np.zeros((2, len(found.checkpoints)))
         for name, share in shares.items():
             row[:, stands[sha[name, 2]]] = share
         nothing = np.zeros(2)
         chosen = MergeCandidate(row, 0.1, nothing, nothing, nothing, "between")
-        return MeasuredMixture(0.1, 0.0, 0.5, 1.0, "between", path, *stepping._way(found, chosen))
+        return MeasuredMerge(0.1, 0.0, 0.5, 1.0, "between", path, *stepping._way(found, chosen))
 
     mixed = {c.run: c for c in scene.checkpoints if c.epoch == 1}  # what they measured is of no matter here
     remember(
         studied[2],
         mixture(mixed["run_0"].path, run_2=0.3), mixture(mixed["run_2"].path, run_1=0.25, branch=0.75),
         mixture(mixed["run_3"].path, run_2=0.5, run_3=0.5), mixture("/gone.pt", run_2=0.9),
-        MeasuredMixture(0.1, 0.0, 0.5, 1.0, "beyond", mixed["run_0"].path),
+        MeasuredMerge(0.1, 0.0, 0.5, 1.0, "beyond", mixed["run_0"].path),
     )  # fmt: skip
     scene = StudySnapshot.read(*studied)
     curves = {name: scene.curves[run_id] for run_id, name in names_of(scene).items()}
@@ -519,10 +530,10 @@ def test_mixtures_on_a_run_s_way_are_known_with_it(studied):
 def test_what_is_remembered_of_a_mixture_comes_back_as_it_was(studied):
     _, storage, catalogue = studied
     mixtures = (
-        MeasuredMixture(0.1, 0.2, 0.3, 0.4, "between", "/m.pt", ("a", "b"), 0.7), MeasuredMixture(0.1, 0.2, 0.3, 0.4),
+        MeasuredMerge(0.1, 0.2, 0.3, 0.4, "between", "/m.pt", ("a", "b"), 0.7), MeasuredMerge(0.1, 0.2, 0.3, 0.4),
     )  # fmt: skip
     remember(catalogue, *mixtures)
-    assert Ledger.read(storage, catalogue, "tiny").mixtures == mixtures
+    assert Ledger.read(storage, catalogue, "tiny").merges == mixtures
     assert mixtures[0].on_way("b") == ("a", 0.7)
     assert mixtures[0].on_way("a") == ("b", pytest.approx(0.3))
     assert mixtures[0].on_way("c") is mixtures[1].on_way("a") is None
@@ -536,13 +547,13 @@ def test_mixtures_that_are_measured_are_remembered_with_kind_and_place(studied, 
     scene, ledger = StudySnapshot.read(project, storage, catalogue), Ledger.read(storage, catalogue, "tiny")
     by_path = {c.path: c for c in scene.checkpoints}
     known_ones = {c.sha256 for c in scene.checkpoints}
-    assert ledger.mixtures
-    for mixture in ledger.mixtures:
+    assert ledger.merges
+    for mixture in ledger.merges:
         assert is_recombined(by_path[mixture.path])
         assert (mixture.ends is None) == (mixture.share is None)
         assert mixture.kind == "between" or mixture.ends is None
         assert mixture.ends is None or set(mixture.ends) <= known_ones
-    assert any(m.ends for m in ledger.mixtures)
+    assert any(m.ends for m in ledger.merges)
 
 
 def test_a_mixture_far_out_does_not_make_all_that_was_trained_alike(studied):
@@ -594,7 +605,7 @@ def test_runs_that_ended_before_anything_was_measured_are_known_as_failed(studie
     told = known(scene, None)
     assert [c.config for c in told.failed] == [c.config for c in found]
     assert told.spent == sum(c.steps[-1] for c in scene.curves.values()) + 4.0
-    step = make_policy(scene).next(told, running(scene))
+    step = make_scheduler(scene).next(told, running(scene))
     assert all(abs(step.candidate.config["lr"] - lr) > 0.005 for lr in (0.91, 0.92))
 
 
@@ -614,10 +625,10 @@ def test_a_step_whose_program_could_not_be_started_broke_no_promise(quiet):
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     kind = plan_of(trial.user_attrs).kind
-    believed = make_policy(StudySnapshot.read(*quiet))._credit.trust(kind, 1.0)
+    believed = make_scheduler(StudySnapshot.read(*quiet))._credit.of(kind, 1.0)
     taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
     finish(storage, taken.trial_id, TrialState.FAIL, None, {"not_started": True})
-    assert make_policy(StudySnapshot.read(*quiet))._credit.trust(kind, 1.0) == believed
+    assert make_scheduler(StudySnapshot.read(*quiet))._credit.of(kind, 1.0) == believed
 
 
 def test_a_look_that_was_told_its_epochs_by_a_hyperparameter_is_not_chosen_again(studied):
@@ -626,8 +637,8 @@ def test_a_look_that_was_told_its_epochs_by_a_hyperparameter_is_not_chosen_again
     young = replace(project, space=space, evaluate=None, command=("train", "{lr}", "{epochs}"))
     follow((young, storage, catalogue), 4, length=4.0)
     trials = proposed_trials(storage, "tiny")
-    assert [plan_of(t.user_attrs).kind for t in trials] == ["look"] * 4
+    assert [plan_of(t.user_attrs).kind for t in trials] == ["exploration"] * 4
     assert {config_of(t)["epochs"] for t in trials} == {4}
     assert len({config_of(t)["lr"] for t in trials}) == 4
     for trial in trials:
-        assert trial.user_attrs["looked"]["lr"] == config_of(trial)["lr"]
+        assert trial.user_attrs["exploration_config"]["lr"] == config_of(trial)["lr"]

@@ -15,7 +15,7 @@ from epsopt.studies.optuna_io.queue import config_of, proposed_trials, record_st
 from epsopt.studies.optuna_io.refit_lease import Lease
 from epsopt.studies.optuna_io.trial_leases import claim, finish
 from epsopt.studies.schedule import scheduler_service as stepping
-from epsopt.studies.schedule.budget import Ledger, MeasuredMixture, remember_mixture
+from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, save_measured_merge
 from epsopt.studies.schedule.scheduler_client import StepAsker, StepTask
 from epsopt.studies.schedule.scheduler_service import SchedulerService
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -149,7 +149,7 @@ def test_mixtures_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, ch
         (trial,) = waiting(studied)
         assert trial.user_attrs["reason"] == measured[1].said["reason"]
     assert all(ready is not None for ready in measured)
-    assert len(Ledger.read(studied[1], studied[2], "tiny").mixtures) == len(told) == len(measured)
+    assert len(Ledger.read(studied[1], studied[2], "tiny").merges) == len(told) == len(measured)
     assert answers == [None]
 
 
@@ -158,7 +158,7 @@ def test_where_a_launch_has_waited_long_enough_no_mixture_is_begun(studied, chea
         mine.ask()
         mine.advance()
     assert len(waiting(studied)) == 1
-    assert not Ledger.read(studied[1], studied[2], "tiny").mixtures
+    assert not Ledger.read(studied[1], studied[2], "tiny").merges
 
 
 def test_a_launch_that_nothing_was_ready_for_takes_the_next_choice_if_it_has_waited(studied, cheap, monkeypatch):  # noqa: F811
@@ -176,7 +176,7 @@ def test_a_launch_that_nothing_was_ready_for_takes_the_next_choice_if_it_has_wai
     assert chosen[0].mixture is not None
     assert len(chosen) == 1
     assert len(waiting(studied)) == 1
-    assert not Ledger.read(studied[1], studied[2], "tiny").mixtures
+    assert not Ledger.read(studied[1], studied[2], "tiny").merges
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -200,7 +200,7 @@ def test_one_that_is_closed_while_it_chooses_begins_nothing_more(studied, cheap,
         mine.ask()
         until(waited)
     assert (waiting(studied), answers) == ([], [])
-    assert not Ledger.read(studied[1], studied[2], "tiny").mixtures
+    assert not Ledger.read(studied[1], studied[2], "tiny").merges
 
 
 def test_a_run_is_not_given_what_a_mixture_before_it_will_take(studied, monkeypatch):  # noqa: F811
@@ -257,7 +257,7 @@ def test_while_somebody_else_measures_a_run_is_launched_and_nothing_measured(stu
     other.assert_held()
     assert answers == [None]
     assert len(waiting(studied)) == 1
-    assert not Ledger.read(studied[1], studied[2], "tiny").mixtures
+    assert not Ledger.read(studied[1], studied[2], "tiny").merges
 
 
 def test_what_somebody_else_did_meanwhile_is_known_before_anything_is_done(studied, cheap, monkeypatch):  # noqa: F811
@@ -269,7 +269,7 @@ def test_what_somebody_else_did_meanwhile_is_known_before_anything_is_done(studi
         def choose(**how):
             chosen.append(real(**how))
             if len(chosen) == 1:
-                remember_mixture(catalogue, "tiny", MeasuredMixture(0.1, 0.0, 0.1, 1.0))
+                save_measured_merge(catalogue, "tiny", MeasuredMerge(0.1, 0.0, 0.1, 1.0))
             elif len(chosen) == 2:
                 record_step(storage, "tiny", project.objectives, project.space, {"lr": 0.5}, None, {})
                 launch(studied)
@@ -386,15 +386,20 @@ def test_one_that_runs_does_as_it_is_told_until_it_is_closed(quiet):  # noqa: F8
 
 def test_an_asker_hears_why_nothing_can_be_chosen_and_asks_a_new_process_the_next_time(tmp_path):
     asker = StepAsker(StepTask(str(tmp_path / "epsopt.toml"), f"sqlite:///{tmp_path / 'none.db'}", 3.0))
-    assert (asker.asks(), asker.news(), asker.trouble(), asker.learns()) == (False, [], None, False)
+    assert (asker.is_proposing(), asker.messages(), asker.proposal_failure(), asker.is_fitting()) == (
+        False,
+        [],
+        None,
+        False,
+    )
     asker.start(0)
     assert asker._helper is None
     for _ in range(2):
         asker.start(1)
-        assert asker.trouble() is None
-        until(lambda: not asker.asks(), 120)
-        assert "epsopt.toml: cannot be read" in asker.trouble()
-        assert "epsopt.toml: cannot be read" in asker.trouble(), "until it is asked again"
+        assert asker.proposal_failure() is None
+        until(lambda: not asker.is_proposing(), 120)
+        assert "epsopt.toml: cannot be read" in asker.proposal_failure()
+        assert "epsopt.toml: cannot be read" in asker.proposal_failure(), "until it is asked again"
     asker.finish()
     asker.stop()
 
@@ -422,13 +427,13 @@ command = ["train", "--lr", "{{lr}}"]
     asker = StepAsker(StepTask(str(file), catalogue.url, 1000.0))
     asker.look_ahead(mix=True)
     asker.start(1)
-    until(lambda: not asker.asks(), 120)
-    assert asker.trouble() is None
+    until(lambda: not asker.is_proposing(), 120)
+    assert asker.proposal_failure() is None
     assert len(waiting(quiet)) == 1
     process = asker._helper._process
     asker.finish()
     assert process.returncode == 0
-    assert (asker.news(), asker.trouble(), asker.setback()) == ([], None, None), "that is no trouble"
+    assert (asker.messages(), asker.proposal_failure(), asker.fit_failure()) == ([], None, None), "that is no trouble"
     asker.stop()
     for asked in (True, False):
         asker = StepAsker(StepTask(str(file), catalogue.url, 1000.0))
@@ -439,7 +444,7 @@ command = ["train", "--lr", "{{lr}}"]
             asker.start(1)
         process.kill()
         process.wait()
-        trouble, setback = (asker.asks(), asker.news()) and (asker.trouble(), asker.setback())
+        trouble, setback = (asker.is_proposing(), asker.messages()) and (asker.proposal_failure(), asker.fit_failure())
         assert "was killed by SIGKILL (most likely memory ran out)" in ((trouble if asked else setback) or "")
         assert (setback if asked else trouble) is None
         asker.look_ahead(mix=False)

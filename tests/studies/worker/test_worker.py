@@ -271,7 +271,7 @@ def test_a_stopper_that_fails_stops_nothing_and_its_trouble_is_told_once(loop):
 
     told: list[str] = []
     loop.queue({"epochs": 3, "seconds": 0.2}, {"epochs": 2, "seconds": 0.2})
-    ended = loop.work(stopper=Breaks(0), tell=lambda e: told.append(e.text) if e.kind == "trouble" else None)
+    ended = loop.work(stopper=Breaks(0), tell=lambda e: told.append(e.text) if e.kind == "failure" else None)
     assert [e.state for e in ended] == ["complete", "complete"]
     assert told == ["runs go on, since whether to stop them cannot be decided: FloatingPointError: no forecast"]
 
@@ -312,7 +312,7 @@ def test_a_hopeless_run_is_stopped_and_what_it_measured_is_kept(loop, mode):
     assert 2 <= ended.n_checkpoints <= 3
     trial = loop.trials()[0]
     assert (trial.state.name, trial.values) == ("PRUNED", None)
-    assert trial.user_attrs["stopped.probability"] == 0.02
+    assert trial.user_attrs["pruned.probability"] == 0.02
     assert trial.user_attrs["measured.coverage"] == pytest.approx(1 - 0.05 * ended.n_checkpoints)
     assert len(loop.trials("p/measured")) == ended.n_checkpoints
     optuna.load_study(study_name="p/proposals", storage=loop.storage).ask({})  # samplers can live with it
@@ -323,14 +323,14 @@ class Audits(StopsAt):
 
     def should_stop(self, run, checkpoints_so_far) -> Decision:
         found = super().should_stop(run, checkpoints_so_far)
-        return Decision(stop=False, probability=found.probability, reason=found.reason, audit=found.stop)
+        return Decision(stop=False, probability=found.probability, reason=found.reason, control=found.stop)
 
 
 def test_a_run_that_is_left_to_finish_keeps_what_was_thought_of_it(loop):
     class GoesOn(Audits):
         def should_stop(self, run, checkpoints_so_far) -> Decision:
             found = super().should_stop(run, checkpoints_so_far)
-            if found.audit:
+            if found.control:
                 (run.training.launch.out / "go").touch()
             return found
 
@@ -338,8 +338,8 @@ def test_a_run_that_is_left_to_finish_keeps_what_was_thought_of_it(loop):
     first, second = loop.work(stopper=GoesOn(2))
     assert (first.state, first.n_checkpoints, second.state) == ("complete", 6, "complete")
     said = loop.trials()[0].user_attrs
-    assert (said["audit.probability"], said["audit.checkpoints"]) == (0.02, 2)
-    assert "audit.probability" not in loop.trials()[1].user_attrs
+    assert (said["control.probability"], said["control.checkpoints"]) == (0.02, 2)
+    assert "control.probability" not in loop.trials()[1].user_attrs
 
 
 def test_a_worker_that_was_taken_for_dead_stops_its_run_gently_and_tells_nothing(loop):
@@ -358,7 +358,7 @@ def test_a_worker_that_was_taken_for_dead_stops_its_run_gently_and_tells_nothing
     thread.start()
     (ended,) = loop.work(replace(ORDERS, lost_after=2, runs=1), tell=lambda event: told.append(event.text))
     thread.join()
-    assert ended.state == "lost"
+    assert ended.state == "stale"
     assert told[-1] == "proposal_000: given to another worker meanwhile; stopped"
     assert loop.states() == ["FAIL", "WAITING"]
     assert "measured.coverage" not in loop.trials()[0].user_attrs
@@ -422,10 +422,10 @@ class FakeLearner:
     def __init__(self, loop: Loop, most: int) -> None:
         self.loop, self.left, self.asked = loop, most, []
 
-    def asks(self) -> bool:
+    def is_proposing(self) -> bool:
         return False
 
-    def learns(self) -> bool:
+    def is_fitting(self) -> bool:
         return False
 
     def start(self, propose: int, *, mix: bool = True) -> None:
@@ -434,13 +434,13 @@ class FakeLearner:
         self.left -= len(new)
         self.loop.queue(*new)
 
-    def trouble(self) -> str | None:
+    def proposal_failure(self) -> str | None:
         return None if self.left or not self.asked else "nothing can be proposed"
 
-    def setback(self) -> str | None:
+    def fit_failure(self) -> str | None:
         return None
 
-    def news(self) -> list[str]:
+    def messages(self) -> list[str]:
         return []
 
     def look_ahead(self, *, mix: bool) -> None:
@@ -477,13 +477,13 @@ class SlowLearner(FakeLearner):
         """Let programs that hold go on."""
         (self.loop.project.runs / "go").touch()
 
-    def asks(self) -> bool:
+    def is_proposing(self) -> bool:
         self.looks -= 1
         if self.looks == 0:
             super().start(self.wanted)
         return self.looks > 0
 
-    def learns(self) -> bool:
+    def is_fitting(self) -> bool:
         if self.learning and len([t for t in self.told if t[0] == "ended"]) == 6:
             self.learning = False
             self.told.append(("learned", ""))
@@ -503,12 +503,12 @@ def test_no_launch_waits_for_learning_and_the_next_proposals_are_asked_for_while
     loop.queue({"lr": 0.9, "hold": 1})  # until it is asked
     loop.work(replace(ORDERS, runs=6, ask=2, learn_after=1), learner=learner, tell=learner.tell)
     kinds = [kind for kind, _ in learner.told]
-    assert kinds.index("asking") < kinds.index("ended"), "asked while the first one ran"
+    assert kinds.index("proposing") < kinds.index("ended"), "asked while the first one ran"
     assert kinds.count("started") == 6
-    assert kinds.index("learning") < len(kinds) - 1 - kinds[::-1].index("started"), "runs began while it learned"
+    assert kinds.index("fitting") < len(kinds) - 1 - kinds[::-1].index("started"), "runs began while it learned"
     assert kinds.index("learned") > kinds.index("ended")
-    assert kinds[-1] in ("learned", "learning")
-    between = kinds[kinds.index("learning") : kinds.index("learned")]
+    assert kinds[-1] in ("learned", "fitting")
+    between = kinds[kinds.index("fitting") : kinds.index("learned")]
     assert between.count("started") >= 4, kinds
     assert learner.asked == [2, 2, 1]
 
@@ -542,10 +542,10 @@ def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_
     assert [k for k, _ in learner.told if k != "ahead"] == [
         "started",
         "ended",
-        "asking",
+        "proposing",
         "started",
         "ended",
-        "asking",
+        "proposing",
         "started",
         "ended",
         "finish",
@@ -572,10 +572,10 @@ def test_no_mixture_is_measured_before_a_step_while_another_program_begins(loop)
 def test_each_run_says_how_long_its_slot_was_empty_and_a_retry_has_a_wait_of_its_own(loop):
     loop.queue({"mode": "fail"}, {}, {})
     loop.work(replace(ORDERS, jobs=2))
-    waited = [t.user_attrs["waited"] for t in loop.trials()]
+    waited = [t.user_attrs["idle_seconds"] for t in loop.trials()]
     assert len(waited) == 3
     assert all(w >= 0.0 for w in waited)
-    assert "waited" in OF_ONE_ATTEMPT
+    assert "idle_seconds" in OF_ONE_ATTEMPT
 
 
 class Exhausted(FakeLearner):
@@ -589,7 +589,7 @@ class Exhausted(FakeLearner):
         elif propose:
             self.asked.append(propose)
 
-    def trouble(self) -> str | None:
+    def proposal_failure(self) -> str | None:
         return "nothing new is left" if self.asked and self.failed else None
 
 
@@ -607,7 +607,7 @@ def test_what_keeps_a_learner_from_proposing_ends_the_worker(loop):
     with pytest.raises(EpsoptError, match="nothing can be proposed"):
         loop.work(
             replace(ORDERS, runs=5, ask=3), learner=FakeLearner(loop, 2),
-            tell=lambda event: told.append(event.text) if event.kind == "trouble" else None,
+            tell=lambda event: told.append(event.text) if event.kind == "failure" else None,
         )  # fmt: skip
     assert told == ["nothing could be proposed: nothing can be proposed"]
     assert loop.states() == ["COMPLETE", "COMPLETE"]
@@ -619,7 +619,7 @@ class FailingLearner(FakeLearner):
     def start(self, propose: int, *, mix: bool = True) -> None:
         self.asked.append(propose)
 
-    def setback(self) -> str | None:
+    def fit_failure(self) -> str | None:
         return dict(enumerate([None, "no hook", "no space"])).get(len(self.asked))
 
 
@@ -629,7 +629,7 @@ def test_what_keeps_a_learner_from_learning_is_told_once_and_the_work_goes_on(lo
     learner = FailingLearner(loop, 1)
     ended = loop.work(
         replace(ORDERS, learn_after=1), learner=learner,
-        tell=lambda event: told.append(event.text) if event.kind == "trouble" else None,
+        tell=lambda event: told.append(event.text) if event.kind == "failure" else None,
     )  # fmt: skip
     assert [e.state for e in ended] == ["complete"] * 3
     assert told == [f"learning in the background failed: {why}" for why in ("no hook", "no space")]
@@ -649,7 +649,7 @@ def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is
     assert (worker.reached.run, worker.reached.epoch) == ("proposal_001", 3)
     assert (ended.name, ended.state) == ("proposal_001", "pruned")
     assert loop.states() == ["FAIL", "PRUNED", "WAITING", "WAITING"]
-    assert loop.trials()[1].user_attrs["stopped.reason"] == "since it meets the targets"
+    assert loop.trials()[1].user_attrs["pruned.reason"] == "since it meets the targets"
     assert loop.trials()[0].user_attrs["failure"] == "another run reached the targets"
     assert ("reached", f"proposal_001:3 meets the targets: {worker.reached.path}") in told
     interrupted = loop.trials()[0].user_attrs["checkpoints"][-1]["path"]
@@ -797,6 +797,6 @@ def test_what_a_killed_worker_ran_is_run_by_another_one(loop, tmp_path):
     assert "stopped answering; queued again as proposal 1" in told[0]
     before, again = loop.trials()
     assert (before.state.name, again.state.name) == ("FAIL", "COMPLETE")
-    assert [c["path"] for c in before.user_attrs["unseen"]] == [str(last)]
+    assert [c["path"] for c in before.user_attrs["checkpoints_after_loss"]] == [str(last)]
     assert again.user_attrs["resume_from"] == str(last)
     assert str(last) in {t.user_attrs["path"] for t in loop.trials("p/measured")}

@@ -67,7 +67,7 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path):
     Catalogue(f"sqlite:///{path}").close()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE epsopt_meta SET value = '99' WHERE key = 'schema_version'")
-    with pytest.raises(CatalogueError, match=r"newer epsopt \(catalogue version 99, this one knows 2\): update epsopt"):
+    with pytest.raises(CatalogueError, match=r"newer epsopt \(catalogue version 99, this one knows 3\): update epsopt"):
         Catalogue(f"sqlite:///{path}")
 
 

@@ -94,7 +94,7 @@ def test_a_last_and_a_best_copy_are_the_checkpoint_that_has_a_number(catalogue, 
         str(run / "best.pt"): str(run / "epoch_2.pt"),
         str(run / "last.pt"): str(run / "epoch_3.pt"),
     }
-    assert verify(catalogue).troubled == []
+    assert verify(catalogue).failed == []
     assert ingest(catalogue, run).unchanged == 5
     save(run / "last.pt", 4)
     ingest(catalogue, run)

@@ -129,7 +129,7 @@ def test_a_database_from_before_side_files_is_extended_and_keeps_what_it_has(tmp
     with Catalogue(f"sqlite:///{path}") as catalogue:
         assert [(c.id, c.path, c.metrics) for c in catalogue.checkpoints()] == before
         report = ingest(catalogue, runs)
-        assert (report.added, report.unchanged, report.retold) == (0, 4, 1)
+        assert (report.added, report.unchanged, report.refreshed_runs) == (0, 4, 1)
         assert catalogue.runs()[0].hyperparameters == {"lr": 0.1, "wd": 0.01}
 
 

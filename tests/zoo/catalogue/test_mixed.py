@@ -70,7 +70,7 @@ def test_the_state_of_an_optimiser_in_a_file_of_its_own_is_left_alone(tmp_path, 
         save(tmp_path / name, {"state": {}, "param_groups": []})
     save(tmp_path / "optimal.pt", {"model": state_dict(1)})
     report = ingest(catalogue, tmp_path)
-    assert (report.found, report.added, report.left_alone, report.failed) == (1, 1, 6, [])
+    assert (report.found, report.added, report.ignored, report.failed) == (1, 1, 6, [])
 
 
 def test_architectures_are_kept_apart_and_never_share_a_lineage(tmp_path, catalogue):
@@ -122,7 +122,7 @@ def test_a_change_in_any_shard_is_a_change_of_the_checkpoint_and_verify_names_it
     before = catalogue.checkpoints()[0].sha256
     second = first.with_name("model-00002-of-00002.safetensors")
     save_file(halves(3)[1], second)
-    (trouble,) = verify(catalogue).troubled
+    (trouble,) = verify(catalogue).failed
     assert trouble.path == str(first)
     assert ingest(catalogue, tmp_path).added == 1
     assert catalogue.checkpoints()[0].sha256 != before

@@ -81,7 +81,7 @@ def test_a_second_ingest_opens_no_checkpoint_and_changes_nothing(catalogue, runs
     before = contents(catalogue)
     closed_reader()
     report = ingest(catalogue, runs)
-    assert (report.added, report.unchanged, report.aliases, report.waiting) == (0, 4, 0, 0)
+    assert (report.added, report.unchanged, report.aliases, report.still_writing) == (0, 4, 0, 0)
     assert [Path(f.path).name for f in report.failed] == ["broken.pt"]
     assert contents(catalogue) == before
 
@@ -223,7 +223,7 @@ def test_a_file_that_is_being_written_waits_and_is_taken_by_the_next_pass(catalo
     finally:
         stop.set()
         writer.join()
-    assert (report.waiting, report.failed, catalogue.checkpoints(), catalogue.failures()) == (1, [], [], [])
+    assert (report.still_writing, report.failed, catalogue.checkpoints(), catalogue.failures()) == (1, [], [], [])
     growing.write_bytes(whole)
     assert ingest(catalogue, growing.parent).added == 1
 
@@ -276,7 +276,7 @@ def test_embeddings_that_count_as_none_are_said_once_a_reason(catalogue, runs, h
     module.write_text(f"{HOOKS}\nORDER = {list(map(first_weight, files))}")
     report = ingest(catalogue, runs, embed=f"{hooks}:odd")
     assert report.failed == []
-    infinite, other = report.troubles
+    infinite, other = report.side_file_failures
     assert (infinite.path, other.path) == (files[1], files[2])
     again = "counts as none: mend the hook and give it another name under [hooks], then 'epsopt ingest' embeds all"
     assert f"its embedding holds NaN or infinite numbers, and {again}" in infinite.reason

@@ -28,7 +28,7 @@ def test_files_that_are_what_they_were_are_intact(catalogue, runs):
     ingest(catalogue, runs)
     calls: list[tuple[int, int]] = []
     report = verify(catalogue, progress=lambda done, total: calls.append((done, total)))
-    assert (report.checked, report.intact, report.troubled) == (5, 5, [])
+    assert (report.checked, report.intact, report.failed) == (5, 5, [])
     assert calls == [(n, 5) for n in range(1, 6)]
 
 
@@ -38,7 +38,7 @@ def test_one_bit_is_noticed_though_size_and_time_are_the_same(catalogue, runs):
     assert ingest(catalogue, runs).unchanged == 4
     report = verify(catalogue)
     assert (report.checked, report.intact) == (4, 3)
-    (troubled,) = report.troubled
+    (troubled,) = report.failed
     assert troubled.path == str(runs / "two" / "epoch_002.pt")
     assert "changed" in troubled.reason
 
@@ -48,7 +48,7 @@ def test_a_vanished_file_and_a_pipe_in_its_place_are_named(catalogue, runs):
     (runs / "one" / "epoch_001.pt").unlink()
     (runs / "one" / "epoch_002.pt").unlink()
     os.mkfifo(runs / "one" / "epoch_002.pt")
-    reasons = {Path(f.path).name: f.reason for f in verify(catalogue).troubled}
+    reasons = {Path(f.path).name: f.reason for f in verify(catalogue).failed}
     assert reasons["epoch_001.pt"].startswith("vanished")
     assert reasons["epoch_002.pt"] == "a named pipe, not a file"
 
@@ -56,7 +56,7 @@ def test_a_vanished_file_and_a_pipe_in_its_place_are_named(catalogue, runs):
 def test_only_the_folders_asked_for_are_looked_at(catalogue, runs):
     ingest(catalogue, runs)
     flip(runs / "two" / "epoch_002.pt")
-    assert verify(catalogue, runs / "one").troubled == []
+    assert verify(catalogue, runs / "one").failed == []
     assert verify(catalogue, [runs / "one", runs / "two"]).checked == 4
 
 
@@ -66,7 +66,7 @@ def test_a_base_that_runs_declare_is_checked_though_it_is_no_run(catalogue, tmp_
     save(tmp_path / "runs" / "a.pt", 1, weights=weights, init_from=str(tmp_path / "base.pt"))
     ingest(catalogue, tmp_path / "runs")
     flip(tmp_path / "base.pt")
-    assert [f.path for f in verify(catalogue).troubled] == [str(tmp_path / "base.pt")]
+    assert [f.path for f in verify(catalogue).failed] == [str(tmp_path / "base.pt")]
 
 
 @pytest.mark.parametrize("jobs", [1, 3])

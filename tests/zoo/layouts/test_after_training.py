@@ -87,7 +87,7 @@ def last(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def taken(catalogue, run: Path) -> dict[int | None, tuple[float | None, float | None]]:
     """Accuracy in the evaluation and in the test, by step."""
     report = ingest(catalogue, run.parent, jobs=1)
-    assert (report.troubles, report.failed) == ([], [])
+    assert (report.side_file_failures, report.failed) == ([], [])
     return {c.epoch: (c.metrics.get("eval_acc"), c.metrics.get("test_acc")) for c in catalogue.checkpoints()}
 
 
@@ -141,7 +141,7 @@ def test_a_model_of_which_nothing_says_which_it_is_has_neither_value(catalogue, 
     for folder in run.glob("checkpoint-*"):
         shutil.rmtree(folder)
     without_end(run / "trainer_state.json")
-    (said,) = ingest(catalogue, run.parent, jobs=1).troubles
+    (said,) = ingest(catalogue, run.parent, jobs=1).side_file_failures
     assert said.path == str(run / "model.safetensors")
     assert said.reason.startswith("eval_acc, eval_loss: tested after training, and the log does not say whether on")
     assert catalogue.checkpoints()[0].metrics == {}
@@ -152,7 +152,7 @@ def test_a_test_that_repeats_no_evaluation_is_said_and_given_to_nobody(catalogue
     (run / "model.safetensors").unlink()
     without_end(run / "trainer_state.json")
     (run / "test_results.json").write_text(json.dumps({"epoch": 2.0, "test_acc": 0.7}))
-    (said,) = ingest(catalogue, run.parent, jobs=1).troubles
+    (said,) = ingest(catalogue, run.parent, jobs=1).side_file_failures
     assert said.path == str(run / "trainer_state.json")
     assert "test_acc: tested after training" in said.reason
     assert {c.metrics.get("test_acc") for c in catalogue.checkpoints()} == {None}

@@ -74,7 +74,7 @@ UNPLACED = [
 @pytest.mark.parametrize("epochs", [(0, 1, 2), (1, 2, 3), (0, 2), (3,)])
 def test_rows_without_an_epoch_are_placed_where_their_number_shows_it(tmp_path, catalogue, name, text, epochs):
     run(tmp_path / "r", epochs, name, text)
-    assert ingest(catalogue, tmp_path).troubles == []
+    assert ingest(catalogue, tmp_path).side_file_failures == []
     first = 0 if 0 in epochs else 1
     for c in catalogue.checkpoints():
         assert c.metrics == {k: v[c.epoch - first] for k, v in COLUMNS.items()}
@@ -83,7 +83,7 @@ def test_rows_without_an_epoch_are_placed_where_their_number_shows_it(tmp_path, 
 @pytest.mark.parametrize(("name", "text"), UNPLACED)
 def test_rows_without_an_epoch_are_named_where_nothing_shows_it(tmp_path, catalogue, name, text):
     run(tmp_path / "r", (1, 2), name, text)
-    (trouble,) = ingest(catalogue, tmp_path).troubles
+    (trouble,) = ingest(catalogue, tmp_path).side_file_failures
     assert (trouble.path, "add a column epoch" in trouble.reason) == (str(tmp_path / "r" / name), True)
     assert all(c.metrics == {} for c in catalogue.checkpoints())
 
@@ -91,13 +91,13 @@ def test_rows_without_an_epoch_are_named_where_nothing_shows_it(tmp_path, catalo
 def test_columns_beside_an_epoch_column_and_single_values_are_read(tmp_path, catalogue):
     tree = {"epoch": [1, 2], "loss": [0.2, 0.1], "best_acc": 0.75, "note": "text"}
     run(tmp_path / "r", (1, 2), "metrics.json", json.dumps(tree))
-    assert ingest(catalogue, tmp_path).troubles == []
+    assert ingest(catalogue, tmp_path).side_file_failures == []
     assert [c.metrics for c in catalogue.checkpoints()] == [{"loss": 0.2}, {"loss": 0.1, "best_acc": 0.75}]
 
 
 def test_a_half_written_line_of_json_lines_waits(tmp_path, catalogue):
     run(tmp_path / "r", (1, 2), "metrics.json", '{"epoch": 1, "a": 1}\n{"epoch": 2, "a": 2}\n{"epoch": 3, "')
-    assert ingest(catalogue, tmp_path).troubles == []
+    assert ingest(catalogue, tmp_path).side_file_failures == []
     assert [c.metrics for c in catalogue.checkpoints()] == [{"a": 1.0}, {"a": 2.0}]
 
 

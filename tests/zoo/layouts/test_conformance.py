@@ -66,7 +66,7 @@ def check_metrics(found, expected) -> None:
 def test_the_layout_is_recognised_and_named(example, catalogue):
     report = ingest(catalogue, example.folder)
     assert report.layouts == example.layouts
-    assert (report.failed, report.troubles) == ([], [])
+    assert (report.failed, report.side_file_failures) == ([], [])
     assert report.runs == sum(example.layouts.values()) == len(catalogue.runs())
     assert report.aliases == example.aliases
 
@@ -95,7 +95,7 @@ def test_a_second_ingest_opens_nothing_and_changes_nothing(mine, catalogue, monk
     before = dump(catalogue)
     monkeypatch.setattr(ingestion, "shared_pool", lambda *_: None)
     report = ingest(catalogue, mine.folder)
-    assert (report.added, report.aliases, report.retold) == (0, 0, 0)
+    assert (report.added, report.aliases, report.refreshed_runs) == (0, 0, 0)
     assert report.layouts == mine.layouts
     assert dump(catalogue) == before
 
@@ -106,7 +106,7 @@ def test_what_the_framework_adds_later_comes_in_without_the_weights_being_read_a
     ingest(catalogue, mine.folder)
     monkeypatch.setattr(ingestion, "read_files", lambda *_a, **_k: pytest.fail("weights were read"))
     expected = mine.grow(mine.folder)
-    assert ingest(catalogue, mine.folder).retold >= 1
+    assert ingest(catalogue, mine.folder).refreshed_runs >= 1
     check_metrics(measured(catalogue), expected)
 
 
@@ -124,12 +124,12 @@ def test_a_damaged_side_file_is_named_and_loses_no_checkpoint(mine, catalogue, d
         assert report.failed == []
         assert len(catalogue.checkpoints()) == whole
         if damage == "garbage":
-            assert {f.path for f in report.troubles} == {str(side)}, side
-            assert all(f.reason and "\n" not in f.reason for f in report.troubles)
-            assert catalogue.troubles() == report.troubles
+            assert {f.path for f in report.side_file_failures} == {str(side)}, side
+            assert all(f.reason and "\n" not in f.reason for f in report.side_file_failures)
+            assert catalogue.side_file_failures() == report.side_file_failures
         side.write_bytes(content)
         os.utime(side, (1_700_000_000, 1_700_000_000))
-    assert ingest(catalogue, mine.folder).troubles == []
+    assert ingest(catalogue, mine.folder).side_file_failures == []
     check_metrics(measured(catalogue), mine.metrics)
 
 

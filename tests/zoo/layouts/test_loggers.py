@@ -110,7 +110,7 @@ def logged(request, tmp_path_factory) -> Path:
 
 def test_every_checkpoint_has_the_values_of_its_own_moment(logged, catalogue):
     report = ingest(catalogue, logged)
-    assert (report.failed, report.troubles, len(catalogue.runs())) == ([], [], 1)
+    assert (report.failed, report.side_file_failures, len(catalogue.runs())) == ([], [], 1)
     found = {Path(c.path).stem: c for c in catalogue.checkpoints()} | {
         Path(path).stem: next(c for c in catalogue.checkpoints() if c.path == of)
         for path, of in catalogue.aliases().items()
@@ -145,17 +145,17 @@ def test_a_test_after_training_is_on_no_checkpoint_where_it_may_be_of_the_best_o
     assert [epoch for epoch, metrics in found.items() if "test/clock" in metrics] == holders
     assert [m["val/score"] for _, m in sorted(found.items())] == list(SCORES)
     if not holders:
-        (said,) = report.troubles
+        (said,) = report.side_file_failures
         assert said.reason.startswith("test/clock: tested after training, and the log does not say whether on this")
         assert "[runs] table" in said.reason
         assert f"epoch={EPOCHS - 1}" in said.path
-        assert ingest(catalogue, tmp_path).troubles == [said]
+        assert ingest(catalogue, tmp_path).side_file_failures == [said]
         heard = []
         read = read_fingerprints([Path(c.path) for c in catalogue.checkpoints()], trouble=heard.append)
         assert [c for c in read if "test/clock" in c.metrics] == []
         assert heard == [said]
     else:
-        assert report.troubles == []
+        assert report.side_file_failures == []
 
 
 def test_nested_hyperparameters_have_one_name_each(logged, catalogue):

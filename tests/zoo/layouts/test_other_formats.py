@@ -151,7 +151,7 @@ def test_every_file_of_a_folder_is_accounted_for(zoo, catalogue):
     report = ingest(catalogue, zoo)
     assert report.failed == []
     assert sorted(Path(c.path).name for c in catalogue.checkpoints()) == sorted(READ)
-    assert report.left_alone == len(LEFT_ALONE)
+    assert report.ignored == len(LEFT_ALONE)
     expected: dict[str, int] = {}
     kinds = {k.kind: k for k in report.not_read}
     for name, (_, part) in NOT_READ.items():
@@ -268,7 +268,7 @@ def test_what_accelerate_saves_is_read_or_known_as_states(tmp_path, catalogue):
     assert (report.failed, report.not_read) == ([], [])
     assert sorted(Path(c.path).name for c in catalogue.checkpoints()) == ["model.safetensors", "pytorch_model.bin"]
     files = sum(path.is_file() for kind in ("safe", "pickled") for path in (tmp_path / kind).rglob("*"))
-    assert report.left_alone + report.added == files
+    assert report.ignored + report.added == files
 
 
 def test_adapters_and_models_of_hugging_face_leave_nothing_unaccounted(tmp_path, catalogue):
@@ -311,7 +311,7 @@ def test_archives_of_stable_baselines_are_named_and_what_is_unpacked_is_read_wit
     for archive in tmp_path.glob("*.zip"):
         zipfile.ZipFile(archive).extractall(archive.with_suffix(""))
     report = ingest(catalogue, tmp_path)
-    assert (report.failed, report.troubles, report.left_alone, report.runs) == ([], [], 6, 1)
+    assert (report.failed, report.side_file_failures, report.ignored, report.runs) == ([], [], 6, 1)
     assert {c.epoch: c.metrics for c in catalogue.checkpoints()} == {
         1000: {"eval/mean_reward": 2.0, "eval/mean_ep_length": 9.0},
         2000: {"eval/mean_reward": 6.0, "eval/mean_ep_length": 9.0},
@@ -331,7 +331,7 @@ def test_an_evaluations_file_that_is_none_is_named(tmp_path, catalogue, content)
     (tmp_path / "evaluations.npz").write_bytes(content)
     (tmp_path / "policy.pth").write_bytes(saved(weights(1)))
     report = ingest(catalogue, tmp_path)
-    assert [f.reason.partition(":")[0] for f in report.troubles] == ["not a log of EvalCallback"]
+    assert [f.reason.partition(":")[0] for f in report.side_file_failures] == ["not a log of EvalCallback"]
     assert report.added == 1
 
 

@@ -49,7 +49,7 @@ def test_a_run_that_a_layout_has_come_to_recognise_is_taken_over(catalogue, tmp_
     assert [r.name for r in catalogue.runs()] == ["job/checkpoints"]
     (tmp_path / "job" / "metrics.csv").write_text("epoch,extra\n1,0.5\n")
     report = ingest(catalogue, tmp_path)
-    assert (report.added, report.retold) == (0, 1)
+    assert (report.added, report.refreshed_runs) == (0, 1)
     assert [r.name for r in catalogue.runs()] == ["job"]
     assert catalogue.checkpoints()[0].metrics == {"coverage": 0.01, "dist_corr": 0.5, "extra": 0.5}
 

@@ -187,7 +187,7 @@ def test_checkpoints_of_a_trial_of_ray_have_the_report_that_came_with_them(tmp_p
     ray_trial(tmp_path / "exp" / "train_0_lr=0.5", named=True, first=0)
     ray_trial(tmp_path / "exp" / "train_1_lr=0.5", named=False, first=2)
     report = ingest(catalogue, tmp_path)
-    assert (report.failed, report.troubles, report.layouts) == ([], [], {"ray": 2})
+    assert (report.failed, report.side_file_failures, report.layouts) == ([], [], {"ray": 2})
     for run in catalogue.runs():
         assert run.hyperparameters == {"lr": 0.5, "optim.name": "sgd"}
         own = [c for c in catalogue.checkpoints() if c.run_id == run.id]
@@ -223,7 +223,7 @@ def test_logs_of_detectron2_are_matched_by_iteration(tmp_path, catalogue):
         torch.save({"model": weights(seed), "optimizer": {}, "iteration": iteration}, run / f"{name}.pth")
     (run / "last_checkpoint").write_text("model_final.pth")
     report = ingest(catalogue, tmp_path)
-    assert (report.troubles, len(catalogue.runs())) == ([], 1)
+    assert (report.side_file_failures, len(catalogue.runs())) == ([], 1)
     assert [(c.epoch, c.metrics["bbox/AP"], c.metrics["total_loss"]) for c in catalogue.checkpoints()] == [
         (i, float(i), 1 / (i + 1)) for i in (99, 199, 199)
     ]
@@ -294,7 +294,7 @@ def test_logs_of_openmmlab_have_losses_by_step_and_scores_by_epoch(tmp_path, cat
             records.append({"bbox_mAP": epoch / 4, "data_time": 0.1, "step": epoch})
         text(tmp_path, "work/20260101_000000/vis_data/scalars.json", lines(records))
     report = ingest(catalogue, tmp_path)
-    assert (report.runs, report.troubles) == (1, [])
+    assert (report.runs, report.side_file_failures) == (1, [])
     assert [c.metrics["bbox_mAP"] for c in catalogue.checkpoints()] == [0.25, 0.5]
     assert [c.metrics["loss"] for c in catalogue.checkpoints()] == [0.01, 1 / 200]
 
@@ -335,7 +335,7 @@ def test_parts_that_deepspeed_writes_beside_whole_weights_are_left_alone(tmp_pat
         (folder / "trainer_state.json").write_text(json.dumps(state))
         touch(folder, "zero_to_fp32.py", "latest", "rng_state_0.pth", "scheduler.pt")
     report = ingest(catalogue, tmp_path)
-    assert (report.found, report.added, report.failed, report.left_alone) == (2, 2, [], 10)
+    assert (report.found, report.added, report.failed, report.ignored) == (2, 2, [], 10)
     assert report.layouts == {"hugging-face": 1}
 
 
@@ -360,7 +360,7 @@ def test_a_checkpoint_in_parts_alone_is_named_once_with_the_command_that_joins_t
     # What the command writes is read.
     torch.save(weights(2), top / "global_step7" / "pytorch_model.bin")
     report = ingest(catalogue, tmp_path)
-    assert (report.added, report.failed, report.left_alone) == (1, [], 3)
+    assert (report.added, report.failed, report.ignored) == (1, [], 3)
     assert {c.epoch for c in catalogue.checkpoints()} == {None, 7}
 
 
@@ -374,4 +374,4 @@ def test_parts_of_other_trainers_are_named_too(tmp_path, catalogue):
     assert [Path(f.path).name for f in report.failed] == ["iter_0000100", "actor"]
     assert "convert.py" in report.failed[0].reason
     assert "verl.model_merger" in report.failed[1].reason
-    assert report.left_alone == 2
+    assert report.ignored == 2

@@ -67,11 +67,11 @@ def test_a_checkpoint_with_more_metrics_than_a_run_may_have_says_so_once_a_run(t
     for epoch in range(3):
         metrics = {f"m{i:05d}": float(i) for i in range(12_000)}
         torch.save({"model": weights(epoch), "epoch": epoch, "metrics": metrics}, tmp_path / f"epoch_{epoch}.pt")
-    (said,) = ingest(catalogue, tmp_path).troubles
+    (said,) = ingest(catalogue, tmp_path).side_file_failures
     assert said.reason.startswith(f"holds at least 10,000 metrics, of which the first {MOST_METRICS:,} are read")
     assert said.reason.endswith("(so do 2 other checkpoints)")
     assert {len(c.metrics) for c in catalogue.checkpoints()} == {MOST_METRICS}
-    assert ingest(catalogue, tmp_path).troubles == []
+    assert ingest(catalogue, tmp_path).side_file_failures == []
     heard = []
     read_fingerprints([tmp_path / "epoch_1.pt"], trouble=heard.append)
     assert [f.reason for f in heard] == [said.reason.partition(" (so")[0]]

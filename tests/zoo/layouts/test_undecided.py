@@ -21,11 +21,11 @@ def test_versions_of_logs_whose_checkpoints_lie_elsewhere_are_named_once(tmp_pat
         fit(CSVLogger(tmp_path), ModelCheckpoint(tmp_path / "saved" / f"run_{i}"), lr=lr)
     report = ingest(catalogue, tmp_path)
     assert len(catalogue.runs()) == 2
-    (said,) = report.troubles
+    (said,) = report.side_file_failures
     assert said.path == str(tmp_path / "lightning_logs")
     assert "holds 2 logs of lightning, and nothing says which are those of 2 runs (such as saved/run_0)" in said.reason
     assert "without dirpath=" in said.reason
-    assert ingest(catalogue, tmp_path).troubles == [said]
+    assert ingest(catalogue, tmp_path).side_file_failures == [said]
 
 
 def test_versions_with_checkpoints_of_their_own_are_nobody_elses(tmp_path, catalogue):
@@ -34,7 +34,7 @@ def test_versions_with_checkpoints_of_their_own_are_nobody_elses(tmp_path, catal
 
     fit(CSVLogger(tmp_path), ModelCheckpoint())
     torch.save({"model": weights(1), "epoch": 1}, tmp_path / "other.ckpt")
-    assert ingest(catalogue, tmp_path).troubles == []
+    assert ingest(catalogue, tmp_path).side_file_failures == []
 
 
 def test_several_runs_of_wandb_beside_one_runs_checkpoints_are_named(tmp_path, catalogue):
@@ -43,7 +43,7 @@ def test_several_runs_of_wandb_beside_one_runs_checkpoints_are_named(tmp_path, c
         files.mkdir(parents=True)
         (files / "config.yaml").write_text("lr: {value: 0.5}\n")
     torch.save({"model": weights(1), "epoch": 1}, tmp_path / "job" / "epoch_1.pt")
-    (said,) = ingest(catalogue, tmp_path).troubles
+    (said,) = ingest(catalogue, tmp_path).side_file_failures
     assert said.path == str(tmp_path / "job" / "wandb")
     assert "holds 2 logs of wandb, and nothing says which is that of 1 run (such as job)" in said.reason
     (run,) = catalogue.runs()
@@ -56,7 +56,7 @@ def test_a_run_of_wandb_that_keeps_its_own_checkpoints_is_nobody_elses(tmp_path,
     torch.save({"model": weights(1), "epoch": 1}, files / "epoch_1.pt")
     (tmp_path / "mine").mkdir()
     torch.save({"model": weights(2), "epoch": 1}, tmp_path / "mine" / "epoch_1.pt")
-    assert ingest(catalogue, tmp_path).troubles == []
+    assert ingest(catalogue, tmp_path).side_file_failures == []
 
 
 def saved(*folder: object, epochs: int = 2) -> None:
@@ -80,7 +80,7 @@ def logged(*folder: object, start: float, epochs: int = 2) -> None:
 
 
 def taken(catalogue, folder) -> dict[tuple[str, int | None], float | None]:
-    assert ingest(catalogue, folder, jobs=1).troubles == []
+    assert ingest(catalogue, folder, jobs=1).side_file_failures == []
     return {(c.run.rpartition("/")[2], c.epoch): c.metrics.get("val_acc") for c in catalogue.checkpoints()}
 
 
@@ -111,7 +111,7 @@ def test_of_two_versions_of_one_name_none_is_guessed(tmp_path, catalogue):
     saved(tmp_path, "saved", "small")
     for version in (0, 1):
         logged(tmp_path, "logs", "small", f"version_{version}", start=0.5)
-    (said,) = ingest(catalogue, tmp_path, jobs=1).troubles
+    (said,) = ingest(catalogue, tmp_path, jobs=1).side_file_failures
     assert "holds 2 logs of lightning, and nothing says which is that of 1 run" in said.reason
     assert '[runs] table = "runs.csv" in epsopt.toml' in said.reason
     assert {c.metrics.get("val_acc") for c in catalogue.checkpoints()} == {None}
@@ -121,7 +121,7 @@ def test_one_log_is_not_given_to_one_of_two_runs(tmp_path, catalogue):
     saved(tmp_path, "saved", "a")
     saved(tmp_path, "saved", "b")
     logged(tmp_path, "lightning_logs", "version_0", start=0.5)
-    (said,) = ingest(catalogue, tmp_path, jobs=1).troubles
+    (said,) = ingest(catalogue, tmp_path, jobs=1).side_file_failures
     assert "holds 1 log of lightning, and nothing says which are those of 2 runs" in said.reason
 
 
@@ -131,7 +131,7 @@ def test_a_log_is_named_where_no_checkpoint_says_when_it_was_saved(tmp_path, cat
         (tmp_path / "train" / "weights").mkdir(parents=True, exist_ok=True)
         torch.save({"model": weights(i), "epoch": -1}, tmp_path / "train" / "weights" / name)
     (tmp_path / "train" / "results.csv").write_text("epoch,mAP50\n1,0.25\n2,0.5\n3,0.375\n")
-    (said,) = ingest(catalogue, tmp_path, jobs=1).troubles
+    (said,) = ingest(catalogue, tmp_path, jobs=1).side_file_failures
     assert said.path == str(tmp_path / "train" / "results.csv")
     assert "tells 3 rows of metrics, and none belongs to best.pt and others, which say neither epoch" in said.reason
     assert {c.metrics.get("mAP50") for c in catalogue.checkpoints()} == {None}

@@ -100,7 +100,7 @@ def test_an_object_that_was_replaced_is_read_again_and_one_that_went_is_named(fi
     ingest(catalogue, location(url))
     put("runs/one/epoch_001.pt", save(runs / "new.pt", 77).read_bytes())
     drop("runs/two/epoch_002.pt")
-    reasons = {f.path.removeprefix(url): f.reason for f in verify(catalogue).troubled}
+    reasons = {f.path.removeprefix(url): f.reason for f in verify(catalogue).failed}
     assert reasons["/one/epoch_001.pt"].startswith("changed")
     assert reasons["/two/epoch_002.pt"].startswith("vanished")
     assert len(reasons) == 2
@@ -205,14 +205,14 @@ def test_what_lies_beside_checkpoints_in_a_bucket_is_read_too(bucket, catalogue,
     put("runs/job/hparams.yaml", b"a: 1\na: 2\n")
     report = ingest(catalogue, location(url))
     assert report.layouts == {"hydra + plain": 1}
-    assert [f.path for f in report.troubles] == [f"{url}/job/hparams.yaml"]
+    assert [f.path for f in report.side_file_failures] == [f"{url}/job/hparams.yaml"]
     (checkpoint,) = catalogue.checkpoints()
     assert (checkpoint.run, checkpoint.metrics, checkpoint.hyperparameters) == ("job", {"acc": 0.5}, {"lr": 0.001})
     drop("runs/job/hparams.yaml")
-    assert ingest(catalogue, location(url)).troubles == []
-    assert ingest(catalogue, location(url)).retold == 0
+    assert ingest(catalogue, location(url)).side_file_failures == []
+    assert ingest(catalogue, location(url)).refreshed_runs == 0
     put("runs/job/metrics.csv", b"epoch,acc\n1,0.75\n")
-    assert ingest(catalogue, location(url)).retold == 1
+    assert ingest(catalogue, location(url)).refreshed_runs == 1
     assert catalogue.checkpoints()[0].metrics == {"acc": 0.75}
     seen = survey(location(url))
     assert (seen.metrics, seen.hyperparameters) == ({"acc": [0.75]}, [{"lr": 0.001}])
@@ -231,7 +231,7 @@ def test_event_files_in_a_bucket_are_read_too(bucket, catalogue, tmp_path):
     for path in sorted(p for p in (tmp_path / "run").rglob("*") if p.is_file()):
         put(f"runs/job/{path.relative_to(tmp_path / 'run')}", path.read_bytes())
     report = ingest(catalogue, location(url))
-    assert (report.layouts, report.troubles) == ({"plain + tensorboard": 1}, [])
+    assert (report.layouts, report.side_file_failures) == ({"plain + tensorboard": 1}, [])
     (checkpoint,) = catalogue.checkpoints()
     assert checkpoint.metrics["val/acc"] == 0.75
     assert checkpoint.hyperparameters == {"lr": 0.5}

@@ -77,7 +77,7 @@ def test_declared_columns_need_no_prefix(bare, catalogue):
 def test_what_a_table_said_stays_without_it_and_is_replaced_by_its_next_state(bare, catalogue):
     file = bare.parent / "runs.csv"
     ingest(catalogue, bare, sheets=[table(file, "path,metric.acc\ntrial_000,0.5\n")])
-    assert ingest(catalogue, bare).retold == 0
+    assert ingest(catalogue, bare).refreshed_runs == 0
     assert measured(catalogue) == {("trial_000", 2): {"acc": 0.5}}
     ingest(catalogue, bare, sheets=[table(file, "path,metric.acc\ntrial_001,0.75\n")])
     assert measured(catalogue) == {("trial_001", 2): {"acc": 0.75}}
