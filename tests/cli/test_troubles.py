@@ -177,7 +177,9 @@ def test_the_direction_of_a_metric_can_be_said(runs, tmp_path):
     assert "guessed" in text
     assert "# [objectives.rad_hier]" in text
     said = call(tmp_path, "init", runs, "--minimize", "rad_hier", "--force", "--json").document
-    assert {"name": "rad_hier", "direction": "minimize", "guessed": False, "bounds": None} in said["objectives"]
+    assert {"name": "rad_hier", "direction": "minimize", "guessed": False, "bounds": None, "at_ends": False} in said[
+        "objectives"
+    ]
     wrong = call(tmp_path, "init", runs, "--minimize", "rad_heir")
     assert wrong.status == 2
     assert "rad_hier" in wrong.err
@@ -228,7 +230,8 @@ def test_init_says_what_a_folder_of_other_formats_holds(tmp_path):
     (tmp_path / "runs" / "m.keras").write_bytes(b"")
     refused = call(tmp_path, "init", "runs")
     assert refused.status == 1
-    assert "m.keras is of another kind (Keras" in refused.err
+    assert "1 checkpoint of other formats, such as" in refused.err
+    assert "m.keras (Keras" in refused.err
 
 
 def test_the_key_of_the_weights_reaches_every_command_from_the_project_file(tmp_path):
