@@ -176,7 +176,6 @@ def test_what_no_parameter_tells_of_is_suggested_all_the_same() -> None:
 
 def test_a_script_that_asks_for_less_before_it_fails_is_learned_from_without_being_fooled() -> None:
     """That a trial has a momentum says that it went well, and would be taken for what makes it go well."""
-    study = optuna.create_study(direction="minimize", sampler=EpsilonSampler(seed=0, n_startup_trials=10))
 
     def value(t: optuna.Trial) -> float:
         kind, step = t.suggest_categorical("kind", ["sgd", "adam"]), t.suggest_float("step", 0.0, 1.0)
@@ -185,9 +184,14 @@ def test_a_script_that_asks_for_less_before_it_fails_is_learned_from_without_bei
         loss = (step - 0.2) ** 2 + (kind == "adam")
         return loss + (t.suggest_float("momentum", 0.0, 1.0) - 0.9) ** 2 if kind == "sgd" else loss
 
-    study.optimize(value, n_trials=18)
-    assert sum(t.value == 1e10 for t in study.trials[:10]) >= 3
-    assert sum(t.value == 1e10 for t in study.trials[10:]) <= 2
+    drawn, chosen = 0, 0
+    for seed in range(3):
+        study = optuna.create_study(direction="minimize", sampler=EpsilonSampler(seed=seed, n_startup_trials=10))
+        study.optimize(value, n_trials=18)
+        drawn += sum(t.value == 1e10 for t in study.trials[:10])
+        chosen += sum(t.value == 1e10 for t in study.trials[10:])
+    assert drawn >= 10, "half of all configurations fail"
+    assert chosen <= 8, "a third of what is chosen; whoever is fooled chooses hardly anything else"
     assert {t.params["kind"] for t in study.trials[14:]} == {"sgd"}
 
 
