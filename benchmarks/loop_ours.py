@@ -74,7 +74,8 @@ class _Search:
             step = self._next(known)
             if step.candidate is not None:
                 worth = None if step.kind == "exploration" else step.gain_per_epoch
-                self._stopper.learn(known.curves, model=step.model, new_run=worth)
+                model = None if step.model is None else step.model.curves
+                self._stopper.learn(known.curves, model=model, new_run=worth)
             ledger.seconds += time.process_time() - began
             taken = self._take(step)
             brought = self._policy.volume(self._known()) - before - self._aside

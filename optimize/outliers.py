@@ -12,6 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from epsopt.optimize.pareto import non_dominated
+
 Floats = NDArray[np.float64]
 
 TOO_LARGE = 1e300
@@ -21,6 +23,7 @@ _WIDE = 3.0  # times the span of all better values
 _VERY_WIDE = 1e3  # on the good side: a run may well be far better than all others before it
 _LEAST = 3
 _SHARE = 0.2  # of the values belong to the bulk at least
+_BEYOND = 0.5  # of the front's range
 _MARGIN = 0.5  # of the bulk's span, by which what is worse counts as worse
 
 
@@ -91,6 +94,28 @@ def reference_point(gains: Floats) -> Floats:
     ends = np.array([bulk(column, maximize=True) for column in gains.T])
     worst, best = ends[:, 0], ends[:, 1]
     return np.asarray(worst - 0.1 * np.maximum(best - worst, 1e-9))
+
+
+def front_reference(gains: Floats) -> Floats:
+    """Return the reference point of a search that goes on: half of the front's range beyond its worst values.
+
+    One run that diverged does not move it, as it would if it were simply the worst; and what goes somewhat farther than
+    the ends of the front counts.
+
+    Args:
+        gains: ``(n, m)`` measured, larger is better; rows with NaN are passed over.
+
+    Returns:
+        ``(m,)`` finite; zeros where nothing was measured. Where all of the front have the same value of an objective,
+        the worst value of it that is no outlier.
+    """
+    known = gains[np.isfinite(gains).all(axis=1)]
+    if not len(known):
+        return np.zeros(gains.shape[1])
+    front = known[non_dominated(known, [True] * known.shape[1]).indices]
+    span = front.max(axis=0) - front.min(axis=0)
+    worst = np.array([bulk(column, maximize=True)[0] for column in known.T])
+    return np.where(span > 0.0, front.min(axis=0) - _BEYOND * span, worst)
 
 
 def _before_gap(ordered: Floats, wide: float) -> int:

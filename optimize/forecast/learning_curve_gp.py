@@ -43,9 +43,12 @@ LEAST_SCALE = 0.5
 """Of a bounded metric, in units of its logit: the logits of 0 and 1 are eight apart."""
 
 _JOINTLY = 0.5  # figures in docs/decisions
-_LEAST_EXPLAINED = 4.0  # runs that all stayed near their start say nothing of how far others may go
+_LEAST_EXPLAINED = 4.0  # runs that all stayed near, or of which a few were merged, say little of how others differ
+_NEAR = 1.0  # of the model's scale: who went no farther stayed near
 _SCALARS = 6  # of a process, beside the weights of views
 _MOST_ON_WAY = 4  # mixtures of a run that are learned from
+_MOST_AFTER = 2  # checkpoints of a run after one of its own that are learned as those of a run from there
+_FEWEST_BEFORE_RESTART = 3
 _STEPS = 80
 _FURTHER_STEPS = 20
 _RATE = 0.1
@@ -107,6 +110,9 @@ class CurveModel:
         length: epochs of a whole run.
         others: ``(k, m)`` what was measured on checkpoints that no run wrote (mixtures), in the objectives' own units:
             they count for the front and teach nothing about runs.
+        stretch: one per output: what the standard deviation of a prediction is multiplied by, since predictions of runs
+            that were chosen erred so much more, or less (:mod:`epsopt.optimize.schedule.selection_calibration`); none
+            leaves it as it was learned.
     """
 
     processes: tuple[Process, ...]
@@ -116,16 +122,14 @@ class CurveModel:
     objectives: tuple[Objective, ...]
     length: float
     others: Floats | None = None
+    stretch: tuple[float, ...] = ()
 
     @cached_property
     def model(self) -> CurveProcesses:
         """BoTorch model; one output per objective on the model's scale, inputs as :meth:`inputs` makes them."""
         layout = Layout.of(self.space, len(self.transforms))
-        return CurveProcesses(
-            self.processes,
-            layout,
-            *_rows(layout, self.space, self.curves, self.transforms, self.objectives, self.length),
-        )
+        x, y, ends = _rows(layout, self.space, self.curves, self.transforms, self.objectives, self.length)
+        return CurveProcesses(self.processes, layout, x, y, ends, self.stretch)
 
     def given(self, curves: Sequence[Curve]) -> CurveModel:
         """Build on other runs with what was learned from those it was fitted to: milliseconds, not seconds."""
@@ -338,11 +342,25 @@ class CurveProcesses(Model):  # type: ignore[misc]
         layout: of the inputs.
         x: ``(n, width)`` inputs.
         y: ``(n, outputs)``; NaN where not measured.
+        ends: ``(n,)`` when each was measured, in shares of a whole length since its run began; by default the time
+            since the checkpoint that the input names as its start.
+        stretch: of standard deviations, one per output; none leaves them.
     """
 
-    def __init__(self, processes: Sequence[Process], layout: Layout, x: Tensor, y: Tensor) -> None:
+    def __init__(
+        self,
+        processes: Sequence[Process],
+        layout: Layout,
+        x: Tensor,
+        y: Tensor,
+        ends: Tensor | None = None,
+        stretch: Sequence[float] = (),
+    ) -> None:
         super().__init__()
         self._processes, self._layout = tuple(processes), layout
+        self._stretch = tuple(stretch) or (1.0,) * len(self._processes)
+        times = x[:, -2] if ends is None else torch.from_numpy(_time(ends.numpy()))
+        self._times = [times[torch.isfinite(y[:, j])] for j in range(len(self._processes))]
         self._inputs, self._changes, self._roots, self._weights = [], [], [], []
         for j, process in enumerate(processes):
             inputs = x[torch.isfinite(y[:, j])]
@@ -374,7 +392,7 @@ class CurveProcesses(Model):  # type: ignore[misc]
             half = torch.linalg.solve_triangular(self._roots[j], cross.T, upper=False).T.reshape(*X.shape[:-1], -1)
             covariance = process.covariance(among) - half @ half.mT + _JITTER * torch.eye(X.shape[-2]).to(X)
             mean = (cross @ self._weights[j]).reshape(X.shape[:-1]) + X[..., self._layout.start + j]
-            found.append(MultivariateNormal(mean, covariance))
+            found.append(MultivariateNormal(mean, self._stretch[j] ** 2 * covariance))
         return _joint(found)
 
     def leave_future_out(self, X: Tensor, after: Floats) -> GPyTorchPosterior:  # noqa: N803
@@ -395,13 +413,14 @@ class CurveProcesses(Model):  # type: ignore[misc]
             inverse = torch.cholesky_inverse(self._roots[j])
             solved = []
             for row, run, time in zip(cross, X[:, 0, -1], _time(after), strict=True):
-                out = (inputs[:, -1] == run) & (inputs[:, -2] > time + _JITTER)
+                out = (inputs[:, -1] == run) & (self._times[j] > time + _JITTER)
                 block = inverse[:, out]
                 solved.append(row @ inverse - row @ block @ torch.linalg.solve(block[out], block.T))
             half = torch.stack(solved)
             covariance = process.covariance(among) - half @ cross.mT
             covariance = (covariance + covariance.mT) / 2.0 + _JITTER * torch.eye(X.shape[-2]).to(X)
-            found.append(MultivariateNormal(half @ change + X[..., self._layout.start + j], covariance))
+            mean = half @ change + X[..., self._layout.start + j]
+            found.append(MultivariateNormal(mean, self._stretch[j] ** 2 * covariance))
         return _joint(found)
 
 
@@ -447,7 +466,7 @@ def fit_curves(
         )
     )
     layout = Layout.of(space, len(transforms))
-    x, y = _rows(layout, space, curves, transforms, objectives, length)
+    x, y, _ = _rows(layout, space, curves, transforms, objectives, length)
     rng = np.random.default_rng(seed)
     known = [None] * y.shape[1] if before is None else list(before.processes)
     processes = tuple(_learn(layout, x, y[:, j], j, rng, known[j]) for j in range(y.shape[1]))
@@ -476,7 +495,8 @@ def _learn(
     rows = torch.from_numpy(sampler.draw().reshape(-1))
     parts = Parts.of(layout, x[rows], x[rows])
     change = y[rows] - x[rows, layout.start + output]
-    all_from_known = bool((x[:, layout.known] > 0).all())
+    near = float(change.abs().max()) < _NEAR or bool((x[:, -3] < 1.0).any())
+    floored = near and bool((x[:, layout.known] > 0).all())
     eye = torch.eye(len(rows), dtype=torch.float64)
     log = (guess.clone() if before is None else before.log()).requires_grad_()
     optimizer = torch.optim.Adam([log], lr=_RATE)
@@ -490,7 +510,7 @@ def _learn(
         optimizer.step()
         with torch.no_grad():
             log.clamp_(-9.0, 5.0)
-            if all_from_known:
+            if floored:
                 log[views + 1].clamp_(min=math.log(_LEAST_EXPLAINED))
     return Process.of(log.detach())
 
@@ -509,10 +529,13 @@ def _rows(
     transforms: Sequence[MetricTransform],
     objectives: Sequence[Objective],
     length: float,
-) -> tuple[Tensor, Tensor]:
-    """Inputs ``(n, width)`` and outputs ``(n, m)`` of the checkpoints that are learned from."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs ``(n, width)`` and outputs ``(n, m)`` of the checkpoints that are learned from; when each was measured.
+
+    What a run did after one of its checkpoints is what a run from that checkpoint does: it is learned as such, too.
+    """
     heads = _heads(space, [c.config for c in curves], [c.start for c in curves], transforms)
-    x, y = [], []
+    x, y, ends = [], [], []
     for i, curve in enumerate(curves):
         kept = _spread(curve.steps, max(MAX_ROWS // len(curves), 2))
         steps, way, values = curve.steps[kept], np.ones(len(kept)), curve.values[kept]
@@ -523,9 +546,25 @@ def _rows(
             values = np.concatenate([values, curve.on_way.values[mixed]])
         x.append(layout.rows(heads[i : i + 1], steps[None] / length, way[None], np.array([i]))[0])
         y.append(values)
+        ends.append(steps / length)
+        for place in _restarts(curve):
+            later = place + 1 + _spread(curve.steps[place + 1 :] - curve.steps[place], _MOST_AFTER)
+            since = curve.steps[later] - curve.steps[place]
+            head = _heads(space, [curve.config], [curve.values[place]], transforms)
+            x.append(layout.rows(head, since[None] / length, np.ones((1, len(since))), np.array([i]))[0])
+            y.append(curve.values[later])
+            ends.append(curve.steps[later] / length)
     table = _of_one_size(np.concatenate(y), objectives)
     scaled = np.column_stack([t.forward(table[:, j]) for j, t in enumerate(transforms)])
-    return torch.from_numpy(np.concatenate(x)), torch.from_numpy(scaled)
+    return torch.from_numpy(np.concatenate(x)), torch.from_numpy(scaled), torch.from_numpy(np.concatenate(ends))
+
+
+def _restarts(curve: Curve) -> list[int]:
+    """Places of checkpoints after which a run is learned as one that started there."""
+    if curve.start is None or len(curve.steps) < _FEWEST_BEFORE_RESTART:
+        return []
+    places = sorted({len(curve.steps) // 3, (2 * len(curve.steps)) // 3})
+    return [p for p in places if p < len(curve.steps) - 1 and np.isfinite(curve.values[p]).all()]
 
 
 def _heads(

@@ -47,11 +47,13 @@ class Start:
         values: ``(m,)`` its measured objectives; NaN where not measured.
         fixed: hyperparameters that every run from it must have, such as those of its architecture: its weights fit
             into no other.
+        label: what a person knows it by.
     """
 
     key: str
     values: Floats
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,7 @@ def optimize_acquisition(
     onsets: Onsets | None = None,
     tried: Sequence[Mapping[str, Any]] = (),
     within: Space | None = None,
+    pool: Sequence[Candidate] | None = None,
     rng: np.random.Generator,
 ) -> list[Choice]:
     """Choose the next runs, one after another; each knows what the ones before it are expected to reach.
@@ -128,6 +131,7 @@ def optimize_acquisition(
         onsets: what is known of when blocks begin to move: runs in which little will are believed less.
         tried: configurations that ran besides those of the model's curves: it is not built on all runs, or they failed.
         within: what may be launched, where that is less than the model's space; with the same parameters.
+        pool: what to choose from, each at most once; by default candidates are drawn, and refined near the best.
         rng: draws candidates; seeds the Monte-Carlo samples.
 
     Raises:
@@ -146,18 +150,23 @@ def optimize_acquisition(
         lively = 1.0 if onsets is None else onsets.expected_trainable_share(c.config, c.epochs)
         return lively if trust is None else lively * trust(c)
 
-    out = []
+    out: list[Choice] = []
     seed = int(rng.integers(2**31))
     space = model.space if within is None else within
     ran = [c for c in tried if model.space.accepts(c)]
     for _ in range(n):
         value = _improvement(model, reference, busy, seed, mixes)
         known = _Known(model, busy, ran)
-        drawn = _candidates(model, space, starts, origin, branch_epochs, reference, rng, short=mixes)
-        pool = [c for c in drawn if c not in known] or drawn  # a small space may be known to its end
-        scores, beliefs = value(pool), np.array([belief(c) for c in pool])
-        for scale in _ROUNDS:
-            best = [pool[i] for i in np.argsort(-scores * beliefs, kind="stable")[:8]]
+        if pool is None:
+            drawn = _candidates(model, space, starts, origin, branch_epochs, reference, rng, short=mixes)
+            weighed = [c for c in drawn if c not in known] or drawn  # a small space may be known to its end
+        else:
+            weighed = [c for c in pool if c not in (o.candidate for o in out)]
+        if not weighed:
+            break
+        scores, beliefs = value(weighed), np.array([belief(c) for c in weighed])
+        for scale in _ROUNDS if pool is None else ():
+            best = [weighed[i] for i in np.argsort(-scores * beliefs, kind="stable")[:8]]
             more = [
                 Candidate(_keep(space, space.perturb(c.config, rng, scale), c.start, rng), c.start, c.epochs)
                 for c in best
@@ -165,10 +174,10 @@ def optimize_acquisition(
             ]
             more = [c for c in more if c not in known]
             if more:
-                pool, scores = [*pool, *more], np.concatenate([scores, value(more)])
+                weighed, scores = [*weighed, *more], np.concatenate([scores, value(more)])
                 beliefs = np.concatenate([beliefs, [belief(c) for c in more]])
         best_place = int(np.argmax(scores * beliefs))
-        chosen = pool[best_place]
+        chosen = weighed[best_place]
         alone = _improvement(model, reference, busy, seed) if mixes else value
         out.append(Choice(chosen, float(scores[best_place]) * chosen.cost, float(alone([chosen])[0]) * chosen.cost))
         busy.append(chosen)

@@ -71,7 +71,8 @@ def expect(model: CurveModel, candidate: Candidate, level: float = LEVEL) -> Exp
     with torch.no_grad():
         posterior = model.model.posterior(model.inputs([candidate.config], steps, [start], run))
         mean = posterior.mean[0]
-        noise = torch.stack([p.noise for p in model.processes])
+        stretch = torch.tensor(model.stretch or (1.0,) * len(model.processes), dtype=mean.dtype)
+        noise = torch.stack([p.noise for p in model.processes]) * stretch.square()
         spread = (posterior.variance[0, -1] + noise).sqrt()
         reach = NormalDist().inv_cdf((1.0 + level) / 2.0)
         low, point, high = (

@@ -17,13 +17,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
+from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace, choose_mixture
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.schedule.gain_calibration import PATIENCE, Reliability, marginal_value_threshold
 from epsopt.optimize.schedule.run_acquisition import Candidate, Start, optimize_acquisition
-from epsopt.optimize.schedule.run_prediction import Expected, expect
+from epsopt.optimize.schedule.run_model import RunModel, fit_run_model
+from epsopt.optimize.schedule.run_prediction import Expected
 from epsopt.optimize.schedule.unfreezing import learn_onsets
 from epsopt.optimize.space import Space
 from epsopt.zoo.errors import UsageError
@@ -37,7 +38,6 @@ BRANCH_EPOCHS = 3.0
 _FIRST = {"beyond": 0.3}  # mixtures farther out than anything trained promise too much (docs/decisions)
 _LOOKED_AHEAD = 16
 _LIVELY = 0.7  # share of blocks and epochs that move, above which a run of a few epochs shows enough
-_ANEW = 1.5  # times as many runs as the model was learned from: then it is learned from scratch again
 Floats = NDArray[np.float64]
 
 
@@ -86,13 +86,13 @@ class Step:
     cost: float
     candidate: Candidate | None = None
     mixture: MergeCandidate | None = None
-    model: CurveModel | None = None
+    model: RunModel | None = None
     otherwise: Step | None = None
 
     @cached_property
     def expected(self) -> Expected | None:
         """What is expected of the candidate's checkpoints; ``None``: no model of curves was asked, as of a look."""
-        return None if self.model is None or self.candidate is None else expect(self.model, self.candidate)
+        return None if self.model is None or self.candidate is None else self.model.expect(self.candidate)
 
 
 class Scheduler:
@@ -143,10 +143,10 @@ class Scheduler:
         self._branch_epochs, self._first, self._look_epochs = branch_epochs, first_runs, look_epochs or length
         self._bounds, self._seed = bounds, seed
         self._rng, self._credit = np.random.default_rng(seed), Reliability(_FIRST)
-        self._looks = self._learned_from = 0
+        self._looks = 0
         self._looked: list[dict[str, Any]] = []  # what a program says of itself may differ in the last digit
         self._last = ""
-        self._model: CurveModel | None = None
+        self._model: RunModel | None = None
         self._learns_on = False
 
     def next(self, known: SearchState, running: Sequence[Candidate] = ()) -> Step:
@@ -230,7 +230,7 @@ class Scheduler:
             learn: learn on for the next step even if no run is new, since runs have new checkpoints.
         """
         if self._subject == before._subject:
-            self._model, self._learned_from = before._model, before._learned_from
+            self._model = before._model
             self._learns_on = learn
 
     @property
@@ -270,25 +270,27 @@ class Scheduler:
         return Step("merge", found.improvement, worth, self._evaluation, mixture=found)
 
     def _run(self, known: SearchState, volume: float, starts: Sequence[Start], running: Sequence[Candidate]) -> Step:
-        runs = len(known.curves)
-        if self._model is None or runs != len(self._model.curves) or self._learns_on:
+        if self._model is None or len(known.curves) != len(self._model.curves.curves) or self._learns_on:
             self._learns_on = False
-            anew = runs >= _ANEW * self._learned_from
-            self._learned_from = runs if anew else self._learned_from
-            self._model = fit_curves(
-                self._space, self._objectives, known.curves, length=self._length, bounds=self._bounds, seed=self._seed,
-                before=None if anew else self._model,
+            self._model = fit_run_model(
+                self._space, self._objectives, known.curves, length=self._length, reference=self._reference,
+                bounds=self._bounds, seed=self._seed, before=self._model,
             )  # fmt: skip
-        model = replace(self._model, curves=tuple(known.curves), others=known.mixed)
+        curves = replace(self._model.curves, curves=tuple(known.curves), others=known.mixed)
+        model, support = replace(self._model, curves=curves), self._model.support
+
+        def trust(c: Candidate) -> float:
+            return self._credit.of(_kind(c), volume) * support.belief(c.config)
+
         (choice,) = optimize_acquisition(
-            model, running, starts=starts, origin=self._origin,
-            branch_epochs=self._branch_epochs, reference=self._reference,
-            trust=lambda c: self._credit.of(_kind(c), volume), mixes=known.weights is not None,
+            curves, running, starts=starts, origin=self._origin,
+            branch_epochs=self._branch_epochs, reference=self._reference, trust=trust, mixes=known.weights is not None,
             onsets=learn_onsets(self._space, known.curves), rng=self._rng,
         )  # fmt: skip
         kind, cost = _kind(choice.candidate), choice.candidate.cost
-        worth = choice.improvement * self._credit.of(kind, volume) / cost
-        return Step(kind, choice.alone, worth, cost, choice.candidate, model=model)
+        gain = model.calibration.gain(kind) * support.belief(choice.candidate.config)
+        worth = gain * choice.improvement * self._credit.of(kind, volume) / cost
+        return Step(kind, gain * choice.alone, worth, cost, choice.candidate, model=model)
 
     def _with_failures(self, known: SearchState) -> SearchState:
         worst = np.asarray(self._reference)[None]

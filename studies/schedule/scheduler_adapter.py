@@ -21,7 +21,7 @@ from epsopt.optimize.forecast.catalogue_curves import objective_vector
 from epsopt.optimize.merge.weight_space_gp import MergeCandidate
 from epsopt.optimize.proposals.proposals import nearest_runs
 from epsopt.optimize.schedule.run_acquisition import Candidate, Start
-from epsopt.optimize.schedule.run_prediction import LEVEL, expect
+from epsopt.optimize.schedule.run_prediction import LEVEL
 from epsopt.optimize.schedule.scheduler import BRANCH_EPOCHS, FIRST_RUNS, Scheduler, SearchState, Step
 from epsopt.optimize.space import Config, Space
 from epsopt.studies.optuna_io.queue import ProposalRecord, config_of, proposal_attributes
@@ -224,7 +224,7 @@ def suggested(scene: StudySnapshot, step: Step, candidate: Candidate) -> Proposa
     if step.model is None:
         why = f"a look of up to {long}: too few runs are known to expect anything of one"
         return ProposalRecord(candidate.config, init_from=init_from, nearest_runs=near, reason=why)
-    expected = expect(step.model, candidate)
+    expected = step.model.expect(candidate)
     begun = next((c for c in scene.checkpoints if init_from in c.paths), None)
     where = "" if begun is None else f" from {begun.run}" + ("" if begun.epoch is None else f":{begun.epoch}")
     each = step.predicted_gain / step.cost

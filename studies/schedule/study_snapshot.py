@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial
 from epsopt.optimize.forecast.catalogue_curves import STARTS, objective_vector, past_curves, trained_runs
 from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
 from epsopt.optimize.objectives import Objective, Objectives
-from epsopt.optimize.outliers import bulk
-from epsopt.optimize.pareto import hypervolume, non_dominated
+from epsopt.optimize.outliers import front_reference
+from epsopt.optimize.pareto import hypervolume
 from epsopt.optimize.schedule.planned_length import planned_length
 from epsopt.optimize.schedule.run_acquisition import Start
 from epsopt.optimize.space import Space
@@ -33,7 +33,6 @@ from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import UsageError
 
-_BEYOND = 0.5  # of the front's range: how far beyond its worst values what is just not good enough lies
 Floats = NDArray[np.float64]
 
 
@@ -164,21 +163,9 @@ class StudySnapshot:
 
     @cached_property
     def reference(self) -> Floats:
-        """``(m,)`` what is just not good enough: half of the front's range beyond its worst values, within the bounds.
-
-        One run that diverged does not move it, as it would if it were simply the worst; and what goes somewhat farther
-        than the ends of the front counts.
-        """
-        objectives = self.project.objectives
-        signs = self._signs
-        if not len(self.measured):
-            return np.zeros(len(signs))
-        gains = self.measured * signs
-        front = gains[non_dominated(gains, [True] * len(signs)).indices]
-        span = front.max(axis=0) - front.min(axis=0)
-        worst = np.array([bulk(column, maximize=True)[0] for column in gains.T])
-        corner = np.where(span > 0.0, front.min(axis=0) - _BEYOND * span, worst) * signs
-        bounds = np.array([self.project.bounds.get(o.name, (-np.inf, np.inf)) for o in objectives])
+        """``(m,)`` the reference point: :func:`~epsopt.optimize.outliers.front_reference`, within the bounds."""
+        corner = front_reference(self.measured * self._signs) * self._signs
+        bounds = np.array([self.project.bounds.get(o.name, (-np.inf, np.inf)) for o in self.project.objectives])
         return np.asarray(corner.clip(bounds[:, 0], bounds[:, 1]))
 
     def clipped_values(self, checkpoint: Checkpoint) -> Floats:

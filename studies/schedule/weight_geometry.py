@@ -104,7 +104,8 @@ def as_start(checkpoint: Checkpoint, objectives: Sequence[Objective], fixed: Seq
     """Return a checkpoint as a start of runs, which must have these hyperparameters as it has them."""
     given = checkpoint.hyperparameters
     kept = {p.name: given[p.name] for p in fixed if given.get(p.name) is not None and p.contains(given[p.name])}
-    return Start(checkpoint.path, objective_vector(checkpoint.metrics, objectives), kept)
+    label = checkpoint.run if checkpoint.epoch is None else f"{checkpoint.run}:{checkpoint.epoch}"
+    return Start(checkpoint.path, objective_vector(checkpoint.metrics, objectives), kept, label)
 
 
 def shaping(checkpoints: Sequence[Checkpoint], space: Space) -> list[Parameter]:

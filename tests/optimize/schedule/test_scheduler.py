@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from epsopt.optimize.forecast.learning_curve_gp import Curve, fit_curves
+from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.merge.weight_space_gp import WeightSpace
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.schedule import scheduler as module
 from epsopt.optimize.schedule.run_acquisition import Candidate, Start
+from epsopt.optimize.schedule.run_model import fit_run_model
 from epsopt.optimize.schedule.scheduler import Scheduler, SearchState, Step
 from epsopt.optimize.space import Parameter, Space
 from epsopt.zoo.errors import UsageError
@@ -258,7 +259,9 @@ def test_a_mixture_says_what_to_launch_otherwise_which_is_no_step_that_was_taken
 
 def test_a_model_is_learned_on_from_an_earlier_policy_s_unless_that_was_of_something_else(monkeypatch):
     fitted = []
-    monkeypatch.setattr(module, "fit_curves", lambda *a, **how: fitted.append(how["before"]) or fit_curves(*a, **how))
+    monkeypatch.setattr(
+        module, "fit_run_model", lambda *a, **how: fitted.append(how["before"]) or fit_run_model(*a, **how)
+    )
     first = policy()
     first.next(known(SIX))
     second = policy()
