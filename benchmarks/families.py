@@ -1,0 +1,253 @@
+"""How well the map predicts new runs of models that people train, beside what needs no map.
+
+    python benchmarks/families.py make [FAMILY ...]      # train the zoos; minutes each, one core
+    python benchmarks/families.py fit [FAMILY ...]       # three splits of each; minutes a family
+    python benchmarks/families.py table                  # what is kept so far
+
+Every zoo is made by the library that such models are trained with, small enough for minutes on one core, and lies in
+benchmarks/out/families with its catalogue; a second call goes on where the first one stopped. Of each zoo a quarter of
+the runs is held out whole, three times; everybody learns from the other runs alone and predicts the held-out
+checkpoints. Errors are mean absolute errors. Results are kept by the map's format, so that a table of another version
+can be printed as long as its results lie there.
+
+The split, stated before anything was run: whatever is chosen (constants, grids, rules) is chosen on DEVELOPMENT;
+REPORTED families are measured with what was chosen there. A policy trained by reinforcement learning is not among them:
+Stable-Baselines3 is not part of the development environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import family_trainers as trainers
+import numpy as np
+import torch
+import zoos
+from baselines import hyperparameters
+from numpy.typing import NDArray
+from scores import interval_score
+
+from epsopt.surrogate import fit
+from epsopt.surrogate.baselines import median_baseline, statistics_baseline
+from epsopt.surrogate.surrogate import FORMAT
+from epsopt.zoo import Catalogue, ingest
+
+OUT = Path(__file__).resolve().parent / "out" / "families"
+SPLITS = 3
+HELD_OUT = 0.25  # of the runs
+SEED = 20
+
+# name: trainer of a run, trainer of the base that all runs begin with, runs
+Family = tuple[Callable[..., None], Callable[[Path], None] | None, int]
+DEVELOPMENT: dict[str, Family] = {
+    "mlp-finetune": (trainers.mlp_finetune, trainers.mlp_base, 32),
+    "cnn-lightning": (trainers.cnn_lightning, None, 28),
+    "resnet-bn": (trainers.resnet_bn, None, 24),
+    "lora": (trainers.lora, trainers.llama_base, 20),
+    "ternary-relu": (trainers.ternary_relu, trainers.ternary_base, 24),
+}
+REPORTED: dict[str, Family | None] = {
+    "encoder": (trainers.encoder, None, 24),
+    "llama": (trainers.llama, trainers.llama_base, 20),
+    "vit": (trainers.vit, None, 24),
+    "gpt2": (trainers.gpt2, None, 20),
+    "digits": None,  # benchmarks/digits.py: mixed architectures
+}
+FAMILIES: dict[str, Family | None] = {**DEVELOPMENT, **REPORTED}
+
+Array = NDArray[np.float64]
+
+
+def make(name: str) -> None:
+    """Train what is missing of a family's zoo."""
+    family = FAMILIES[name]
+    if family is None:
+        zoos.make(name, SEED, OUT)
+        return
+    train, base, runs = family
+    folder, home = OUT / f"{name}-{SEED}", OUT / f"{name}-{SEED}-base"
+    home.mkdir(parents=True, exist_ok=True)
+    if base is not None and not (home / "done").exists():
+        base(home)
+        (home / "done").touch()
+    started, before = time.monotonic(), time.process_time()
+    for i in range(runs):
+        if (home / f"run_{i:03d}").exists():
+            continue
+        rng = np.random.default_rng([SEED, i])
+        torch.manual_seed(int(rng.integers(2**31)))
+        train(folder / f"run_{i:03d}", rng, home)
+        (home / f"run_{i:03d}").touch()
+    spent = time.process_time() - before
+    print(f"{name}: {time.monotonic() - started:.0f} s, {spent:.0f} s of processor time", file=sys.stderr)
+
+
+def load(name: str) -> zoos.Zoo:
+    """Give a family's zoo as arrays; trains and ingests first what is missing."""
+    if FAMILIES[name] is None:
+        return kept_metrics(zoos.load(name, SEED, OUT))
+    make(name)
+    folder = OUT / f"{name}-{SEED}"
+    with Catalogue(f"sqlite:///{folder}.db") as catalogue:
+        report = ingest(catalogue, folder, jobs=1)
+        if report.failed:
+            print(f"{len(report.failed)} files of {folder} could not be read: {report.failed[0]}", file=sys.stderr)
+        return kept_metrics(zoos.as_arrays(catalogue, name, SEED))
+
+
+def kept_metrics(zoo: zoos.Zoo) -> zoos.Zoo:
+    """Leave out what is logged about training itself: it is no metric of a checkpoint that anybody searches for."""
+    from dataclasses import replace
+
+    told = [j for j, n in enumerate(zoo.train.metric_names) if n not in _NOT_JUDGED and not n.startswith("train")]
+    train = replace(
+        zoo.train, metric_names=tuple(zoo.train.metric_names[j] for j in told), metrics=zoo.train.metrics[:, told]
+    )
+    return replace(zoo, train=train)
+
+
+_NOT_JUDGED = {"loss", "grad_norm", "eval_loss"}
+
+
+def predictions(name: str, split: int) -> dict[str, Any]:
+    """What everybody predicts of the held-out runs of one split, as JSON values."""
+    zoo = load(name)
+    runs = np.random.default_rng(split).permutation(np.unique(zoo.train.runs))
+    held = np.isin(zoo.train.runs, runs[: max(round(HELD_OUT * len(runs)), 3)])
+    inside, outside = zoo.take(np.flatnonzero(~held)), zoo.take(np.flatnonzero(held))
+    before = _processor_seconds()
+    surrogate, _ = fit(inside.train, seed=split)
+    spent = _processor_seconds() - before
+    predicted = answer(surrogate, outside)
+    return {
+        "runs": [int(inside.train.n_runs), int(outside.train.n_runs)],
+        "checkpoints": [len(inside), len(outside)],
+        "metrics": list(zoo.train.metric_names),
+        "run": outside.train.runs.tolist(),
+        "truth": outside.train.metrics.tolist(),
+        "map": predicted.point.tolist(),
+        "low": predicted.low.tolist(),
+        "high": predicted.high.tolist(),
+        "median": median_baseline(inside.train, outside.train).tolist(),
+        "statistics": statistics_baseline(inside.train, outside.train).tolist(),
+        "hyperparameters": hyperparameters(inside, outside).tolist(),
+        "seconds": spent,
+    }
+
+
+def answer(surrogate: Any, outside: zoos.Zoo) -> Any:
+    """What `epsopt predict` answers."""
+    return surrogate.predict(surrogate.encode(outside.train.fingerprints))
+
+
+def results(name: str, split: int, version: int = FORMAT, *, make_it: bool = False) -> dict[str, Any] | None:
+    """One split's predictions as they are kept."""
+    file = OUT / "results" / f"{name}-{split}-{version}.json"
+    if not file.exists():
+        if not make_it:
+            return None
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(predictions(name, split))
+        file.write_text(content)
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def _processor_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def table(version: int) -> None:
+    """Print all families of which results are kept."""
+    print("mean absolute error on held-out runs, mean of the splits; ratio: the map's to the best of the other three")
+    print(
+        "intervals: share of held-out checkpoints inside where 90 % are promised, the same in the worst tenth of runs,"
+    )
+    print("mean width as a share of the interval around the median that covers 90 % of these very measurements")
+    titles = ("map", "median", "stat.+LGB", "hyperp.", "ratio", "inside", "worst", "width")
+    head = " " * 34 + "".join(f"{t:>{w}}" for t, w in zip(titles, (9, 9, 10, 9, 7, 8, 7, 7), strict=True))
+    ratios: dict[str, list[float]] = {}
+    for title, names in (("development", DEVELOPMENT), ("reported", REPORTED)):
+        print(f"\n{title}\n{head}")
+        for name in names:
+            found = [r for split in range(SPLITS) if (r := results(name, split, version)) is not None]
+            if not found:
+                print(f"{name}: not measured")
+                continue
+            seconds = np.mean([r["seconds"] for r in found])
+            sizes = f"{found[0]['runs'][0]} + {found[0]['runs'][1]} runs, {sum(found[0]['checkpoints'])} checkpoints"
+            print(f"{name}: {sizes}, {len(found)} splits; a fit: {seconds:.0f} s of this process's own processor time")
+            for j, metric in enumerate(found[0]["metrics"]):
+                ratios.setdefault(title, []).append(_row(metric, found, j))
+        if title in ratios:
+            some = np.array(ratios[title])
+            print(
+                f"{len(some)} metrics: ratio at most .8 on {(some <= 0.8).sum()}, "
+                f"at most 1.02 on {(some <= 1.02).sum()}, "
+                f"mean {some.mean():.3f}, worst {some.max():.2f}"
+            )
+
+
+def _row(metric: str, found: list[dict[str, Any]], j: int) -> float:
+    errors = {kind: np.mean([_error(r, kind, j) for r in found]) for kind in _KINDS}
+    inside, widths, per_run = [], [], []
+    for r in found:
+        truth, low, high, median = (np.array(r[k], dtype=float)[:, j] for k in ("truth", "low", "high", "median"))
+        score = interval_score(truth, low, high, median)
+        inside.append(score.coverage)
+        widths.append(score.relative_width)
+        known, runs = np.isfinite(truth), np.array(r["run"])
+        covered = (truth >= low) & (truth <= high)
+        per_run += [float(covered[known & (runs == run)].mean()) for run in np.unique(runs[known])]
+    worst = np.sort(per_run)[: max(round(len(per_run) / 10), 1)].mean()
+    ratio = errors["map"] / min(errors[k] for k in _KINDS[1:])
+    figures = "".join(f"{errors[k]:{w}.4f}" for k, w in zip(_KINDS, (9, 9, 10, 9), strict=True))
+    print(
+        f"  {metric[:30]:32}{figures}{ratio:7.2f}{np.mean(inside):8.1%}{worst:7.0%}{np.mean(widths):7.2f}", flush=True
+    )
+    return float(ratio)
+
+
+_KINDS = ("map", "median", "statistics", "hyperparameters")
+
+
+def _error(result: dict[str, Any], kind: str, j: int) -> float:
+    truth, guess = (np.array(result[k], dtype=float)[:, j] for k in ("truth", kind))
+    return float(np.nanmean(np.abs(guess - truth)))
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["make", "fit", "table"])
+    parser.add_argument("family", nargs="*", help=f"default: all of {', '.join(FAMILIES)}")
+    parser.add_argument("--version", type=int, default=FORMAT, help="format of the maps whose results are printed")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    if unknown := set(options.family) - set(FAMILIES):
+        parser.error(f"there is no family {', '.join(sorted(unknown))}: expected some of {', '.join(FAMILIES)}")
+    if options.what == "table":
+        print(f"$ python benchmarks/families.py {' '.join(sys.argv[1:])}".rstrip())
+        table(options.version)
+        return
+    for name in options.family or FAMILIES:
+        if options.what == "make":
+            load(name)
+            continue
+        for split in range(SPLITS):
+            results(name, split, make_it=True)
+        print(f"{name}: fitted", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
