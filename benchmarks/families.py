@@ -24,6 +24,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +106,16 @@ def load(name: str) -> zoos.Zoo:
 
 def kept_metrics(zoo: zoos.Zoo) -> zoos.Zoo:
     """Leave out what is logged about training itself: it is no metric of a checkpoint that anybody searches for."""
-    from dataclasses import replace
-
-    told = [j for j, n in enumerate(zoo.train.metric_names) if n not in _NOT_JUDGED and not n.startswith("train")]
+    names = enumerate(zoo.train.metric_names)
+    told = [j for j, n in names if n not in _NOT_JUDGED and not n.startswith("train") and not n.endswith(_TIMES)]
     train = replace(
         zoo.train, metric_names=tuple(zoo.train.metric_names[j] for j in told), metrics=zoo.train.metrics[:, told]
     )
     return replace(zoo, train=train)
 
 
-_NOT_JUDGED = {"loss", "grad_norm", "eval_loss"}
+_TIMES = ("_runtime", "_per_second")
+_NOT_JUDGED = {"loss", "grad_norm", "eval_loss", "log10_parameters"}
 
 
 def predictions(name: str, split: int) -> dict[str, Any]:

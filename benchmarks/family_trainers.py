@@ -29,7 +29,7 @@ Batch = Callable[[], Tensor]
 
 def mlp_finetune(folder: Path, rng: Rng, home: Path) -> None:
     """A small MLP that knows upright digits learns inverted ones: new skill against the old one. Plain PyTorch."""
-    config = {**_optimisation(rng, 1e-4, 0.1), "frozen": int(rng.integers(0, 3)), "anchor": _log(rng, 1e-5, 1.0),
+    config = {**_optimisation(rng, 1e-3, 0.3), "frozen": int(rng.integers(0, 3)), "anchor": _log(rng, 1e-6, 0.1),
               "replay": float(max(0.0, rng.uniform(-0.3, 0.5)))}  # fmt: skip
     base = torch.load(home / "base.pt")
     model = mlp()
@@ -53,7 +53,7 @@ def mlp_finetune(folder: Path, rng: Rng, home: Path) -> None:
         with torch.no_grad():
             return {"new_accuracy": accuracy(model(1.0 - test), labels), "old_accuracy": accuracy(model(test), labels)}
 
-    _train_plain(folder, model, config, loss, judge, epochs=6, steps=25)
+    _train_plain(folder, model, config, loss, judge, epochs=6, steps=50)
 
 
 def mlp_base(home: Path) -> None:
@@ -104,7 +104,7 @@ def encoder(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
         with torch.no_grad():
             logits = model(test)
             return {"accuracy": accuracy(logits, truth), "strange_accuracy": accuracy(model(strange), truth),
-                    "loss": float(nn.functional.cross_entropy(logits, truth))}  # fmt: skip
+                    "test_loss": float(nn.functional.cross_entropy(logits, truth))}  # fmt: skip
 
     _train_plain(folder, model, config, loss, judge, epochs=6, steps=25)
 
@@ -137,7 +137,7 @@ def vit(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
 
 def ternary_relu(folder: Path, rng: Rng, home: Path) -> None:
     """Ternary operations with another network (ReLU) and other losses than the demo's, from one base. Plain PyTorch."""
-    config = {**_optimisation(rng, 1e-4, 0.02), "distance": _log(rng, 1e-2, 10.0), "radius": _log(rng, 1e-3, 3.0),
+    config = {**_optimisation(rng, 1e-3, 0.3), "distance": _log(rng, 1e-2, 10.0), "radius": _log(rng, 1e-3, 3.0),
               "reconstruction": _log(rng, 1e-2, 3.0), "frozen_encoder": bool(rng.random() < 0.3)}  # fmt: skip
     model = TernaryReLU()
     model.load_state_dict(torch.load(home / "base.pt"))
@@ -156,7 +156,7 @@ def ternary_relu(folder: Path, rng: Rng, home: Path) -> None:
             + config["reconstruction"] * _right_trits(logits, left)
         )
 
-    _train_plain(folder, model, config, loss, lambda: _judge_ternary(model), epochs=8, steps=25)
+    _train_plain(folder, model, config, loss, lambda: _judge_ternary(model), epochs=8, steps=50)
 
 
 def ternary_base(home: Path) -> None:
@@ -179,7 +179,7 @@ def cnn_lightning(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.loggers import CSVLogger
 
-    config = {**_optimisation(rng, 3e-4, 0.3), **_few_digits(rng)}
+    config = {**_optimisation(rng, 3e-3, 0.5), **_few_digits(rng)}
     x, y = some_digits(rng, config["train_size"], config["label_noise"])
 
     class Module(pl.LightningModule):
@@ -197,10 +197,10 @@ def cnn_lightning(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return _optimizer(self, config)
 
-    rows = torch.from_numpy(rng.integers(0, len(y), (8 * 20, config["batch_size"])))
+    rows = torch.from_numpy(rng.integers(0, len(y), (8 * 40, config["batch_size"])))
     loader: Any = torch.utils.data.DataLoader(rows, batch_size=None)
     trainer = pl.Trainer(
-        max_epochs=8, limit_train_batches=20, accelerator="cpu", logger=CSVLogger(folder, name=""),
+        max_epochs=8, limit_train_batches=40, accelerator="cpu", logger=CSVLogger(folder, name=""),
         callbacks=[ModelCheckpoint(save_top_k=-1, save_weights_only=True)], enable_progress_bar=False,
         enable_model_summary=False, gradient_clip_val=5.0, num_sanity_val_steps=0,
     )  # fmt: skip
@@ -254,7 +254,7 @@ def llama_base(home: Path) -> None:
 
 
 def _train_language(folder: Path, rng: Rng, model: Any, rates: tuple[float, float]) -> None:
-    from transformers import Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -270,10 +270,14 @@ def _train_language(folder: Path, rng: Rng, model: Any, rates: tuple[float, floa
         per_device_eval_batch_size=256, report_to=[], use_cpu=True, disable_tqdm=True, seed=int(rng.integers(2**31)),
     )  # fmt: skip
     judged = {"first": sentences(0)[768:], "second": sentences(1)[768:]}
-    Trainer(
-        model, arguments, train_dataset=_as_dataset(words),
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=_as_dataset(words),
         eval_dataset={name: _as_dataset(part) for name, part in judged.items()},
-    ).train()  # fmt: skip
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()  # fmt: skip
 
 
 def _as_dataset(words: Tensor) -> Any:
