@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from epsopt.zoo.fingerprints.fingerprint import SECTIONS, Fingerprint
 
 _VALUES = SECTIONS["VALUES"]
 # Mean, standard deviation and the quantiles 0, .25, .5, .75 and 1: what Unterthiner et al. take of each tensor.
-_UNTERTHINER = [_VALUES.start + i for i in (0, 1, 6, 10, 11, 12, 16)]
+UNTERTHINER = [_VALUES.start + i for i in (0, 1, 6, 10, 11, 12, 16)]
 
 
 def median_baseline(train: TrainingSet, test: TrainingSet) -> NDArray[np.float64]:
@@ -32,35 +33,46 @@ def statistics_baseline(train: TrainingSet, test: TrainingSet, *, seed: int = 0)
     Returns:
         ``(len(test), metrics)``; a metric measured on fewer than ten training checkpoints gets its median.
     """
-    import lightgbm  # takes a second to import, and only a fit needs it
-
     names = sorted({name for f in train.fingerprints for name in f.names})
-    x_train, x_test = (feature_table(part.fingerprints, names, _UNTERTHINER) for part in (train, test))
+    x_train, x_test = (feature_table(part.fingerprints, names, UNTERTHINER) for part in (train, test))
     out = median_baseline(train, test)
     for j in range(len(train.metric_names)):
         known = np.isfinite(train.metrics[:, j])
         if known.sum() < 10 or len(test) == 0:
             continue
-        model = lightgbm.train(
-            {
-                "objective": "regression",
-                "learning_rate": 0.06,
-                "num_leaves": 15,
-                "min_data_in_leaf": 5,
-                "feature_fraction": 0.5,
-                "bagging_fraction": 0.8,
-                "bagging_freq": 1,
-                "seed": seed,
-                "verbose": -1,
-                "num_threads": 1,  # small tables: a second thread only waits
-                "deterministic": True,
-                "force_row_wise": True,
-            },
-            lightgbm.Dataset(x_train[known], train.metrics[known, j]),
-            num_boost_round=200,
-        )
+        model = boosted(x_train[known], train.metrics[known, j], seed)
         out[:, j] = model.predict(x_test, num_threads=1)
     return out
+
+
+def boosted(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> Any:
+    """Boost regression trees on a small table.
+
+    Args:
+        x: ``(n, columns)``; NaN where missing.
+        y: ``(n,)``.
+        seed: of the sampling of rows and columns.
+
+    Returns:
+        A LightGBM booster; the same seed gives the same trees.
+    """
+    import lightgbm  # takes a second to import, and only a fit needs it
+
+    parameters = {
+        "objective": "regression",
+        "learning_rate": 0.06,
+        "num_leaves": 15,
+        "min_data_in_leaf": 5,
+        "feature_fraction": 0.5,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "seed": seed,
+        "verbose": -1,
+        "num_threads": 1,  # small tables: a second thread only waits
+        "deterministic": True,
+        "force_row_wise": True,
+    }
+    return lightgbm.train(parameters, lightgbm.Dataset(x, y), num_boost_round=200)
 
 
 def feature_table(

@@ -22,9 +22,12 @@ from epsopt.surrogate.metric_gp import (
     standardised,
     subsample_runs,
 )
+from epsopt.surrogate.statistics_trees import StatisticsTrees
 from epsopt.surrogate.trained import TrainedNetwork
 from epsopt.surrogate.validation import HeldOutPredictions, MetricValidation, constant_width
 from epsopt.zoo.child_processes import safe_children
+
+Floats = NDArray[np.float64]
 
 _FEWEST_RUNS = 2  # that a fold learns from
 
@@ -62,13 +65,23 @@ def unseen_rows(scored: TrainingSet, same: NDArray[np.int64], held_out: NDArray[
     return new if len(np.unique(scored.runs[new])) >= _FEWEST_RUNS else others
 
 
-def as_fold(inside: TrainingSet, outside: TrainingSet, trained: TrainedNetwork) -> Fold:
-    """Encode both parts of a fold with the network that never saw `outside`."""
+def as_fold(
+    inside: TrainingSet, outside: TrainingSet, trained: TrainedNetwork, trees: StatisticsTrees, unseen: Floats
+) -> Fold:
+    """Encode both parts of a fold with the network and the trees that never saw `outside`.
+
+    Args:
+        inside: what the fold learns from.
+        outside: its held-out runs.
+        trained: the fold's network.
+        trees: the fold's trees.
+        unseen: ``(n, m)`` what trees say of `inside` that have not seen the run they speak of.
+    """
     rows = subsample_runs(inside.runs)
     return Fold(
-        z_train=trained.latents.double().numpy()[rows],
+        z_train=np.concatenate([trained.latents.double().numpy(), unseen], axis=1)[rows],
         y_train=trained.scaled(inside)[rows],
-        z_held=trained.encode(outside).double().numpy(),
+        z_held=np.concatenate([trained.encode(outside).double().numpy(), trees(outside.fingerprints)], axis=1),
         y_held=trained.scaled(outside),
         runs_held=outside.runs,
         inverse_lengths=trained.network.inverse_lengths.double().numpy(),
@@ -201,7 +214,7 @@ def validate_embeddings(
         real = outside.embeddings[known].astype(np.float64)
         mean, scale = fitted.embedding_scale
         with torch.no_grad():
-            z = torch.from_numpy(fold.z_held[known]).float()
+            z = torch.from_numpy(fold.z_held[known, : fitted.network.shape.latent]).float()
             predicted = fitted.network.decode_embeddings(z) * scale + mean
         guess = predicted.double().numpy()
         error += float(((guess - real) ** 2).sum())

@@ -25,6 +25,7 @@ from epsopt.surrogate.dataset import TrainingSet, run_folds, shared_weights
 from epsopt.surrogate.metric_gp import GPHyperparameters, select_hyperparameters, standardised, subsample_runs
 from epsopt.surrogate.outliers import Screened, screen
 from epsopt.surrogate.ranges import metric_range
+from epsopt.surrogate.statistics_trees import grow_all, weights_digest
 from epsopt.surrogate.surrogate import FORMAT as SURROGATE_FORMAT
 from epsopt.surrogate.surrogate import EncodedCheckpoints, Surrogate
 from epsopt.surrogate.trained import train_all
@@ -93,9 +94,11 @@ def fit(
 
     report(0, len(parts) + 1)
     *fold_networks, final = train_all([*map(usual.take, others), usual], scales, recipe, seed, report, probes=probes)
+    learned = zip((*inside, answered), (*fold_networks, final), strict=True)
+    *fold_trees, (trees, said) = grow_all([(part, trained.scaled(part)) for part, trained in learned], seed)
     fold_parts = [
-        (kept, left, trained, as_fold(kept, left, trained))
-        for kept, left, trained in zip(inside, outside, fold_networks, strict=True)
+        (kept, left, trained, as_fold(kept, left, trained, *grown))
+        for kept, left, trained, grown in zip(inside, outside, fold_networks, fold_trees, strict=True)
     ]
     held = predict_held_out([fold for *_, fold in fold_parts], len(train.metric_names))
     settings: list[GPHyperparameters] = []
@@ -116,13 +119,15 @@ def fit(
         network=final.network,
         memory=EncodedCheckpoints(
             keys=train.keys,
-            latents=final.latents,
+            latents=torch.cat([final.latents, torch.from_numpy(said).float()], dim=1),
             metrics=torch.from_numpy(final.scaled(answered)).float(),
             runs=torch.from_numpy(train.runs),
             lineages=torch.from_numpy(train.lineages),
             head_rows=torch.from_numpy(subsample_runs(train.runs)),
             far_out=torch.from_numpy(screened.far_out),
+            weights=tuple(map(weights_digest, train.fingerprints)),
         ),
+        trees=trees,
         settings=tuple(settings),
         scores=tuple(scores),
         architectures=frozenset(f.signature for f in train.fingerprints),

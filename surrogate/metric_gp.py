@@ -5,19 +5,24 @@ metric: it honours measurements where there are some, grows unsure away from the
 unseen runs (docs/decisions). Its length scale and noise must not be fitted to the training rows, whose z has already
 seen their labels: they are chosen by the predictive density on held-out runs, and the residuals there make the
 intervals (split conformal prediction grouped by run; Dunn et al. 2022, Barber et al. 2021).
+
+The last coordinates of z are what trees on statistics of the weights predict (``statistics_trees.py``), one a metric.
+How far a metric's process follows its own is chosen in the same way, from not at all to all the way: as its mean, from
+which the rest of z corrects, and as one more dimension along which checkpoints are alike or not.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from botorch.models import ModelListGP, SingleTaskGP
 from gpytorch.kernels import MaternKernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
-from gpytorch.means import ZeroMean
+from gpytorch.means import Mean, ZeroMean
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,6 +30,11 @@ from epsopt.surrogate.relevance import matern
 
 _LENGTHS = (0.5, 0.7, 1.0, 1.5, 2.5)  # multiples of the lengths that the network learned
 _NOISES = (1e-3, 3e-3, 1e-2, 0.05, 0.2, 0.8)  # in units of the signal variance
+# Share of the trees' prediction in the mean, and inverse length of its dimension, in units of the metric's deviation.
+_TREES = ((0.0, 0.0), (0.5, 0.5), (0.5, 1.0), (0.8, 1.0), (0.8, 2.0))
+# The same where the rest of z has no say (noise so large that no measurement counts): from the median to trees alone.
+_ALONE = (0.0, 0.5, 0.8, 1.0)
+_NO_SIGNAL = 1e6
 _UNKNOWN = 10.0  # standard deviations, for a metric without a single held-out measurement
 MAX_ROWS = 800
 """Rows an exact Gaussian process is given; a larger zoo is thinned evenly, run by run."""
@@ -40,11 +50,15 @@ class GPHyperparameters:
         length: multiple of the length scales that the network learned for the metric.
         noise: noise variance in units of the signal variance.
         variance: signal variance on the model's scale; positive.
+        trees: share of the trees' prediction in the mean, 0 to 1.
+        alike: inverse length of the trees' prediction as a dimension of the kernel; 0: it is none.
     """
 
     length: float
     noise: float
     variance: float
+    trees: float = 0.0
+    alike: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +66,12 @@ class Fold:
     """One fold as the head sees it: a network that never saw the held-out runs encoded both parts.
 
     Attributes:
-        z_train: ``(n, latent)``.
+        z_train: ``(n, latent)``, the encoder's coordinates and then what trees predict of the metrics.
         y_train: ``(n, m)`` on the model's scale; NaN where not measured.
         z_held: ``(k, latent)``.
         y_held: ``(k, m)``.
         runs_held: ``(k,)``.
-        inverse_lengths: ``(m, latent)`` of the network.
+        inverse_lengths: ``(m, encoded)`` of the network.
     """
 
     z_train: Floats
@@ -85,29 +99,53 @@ class HeldOut:
     weight: Floats
 
 
-def grid() -> list[tuple[float, float]]:
-    """Return the ``(length, noise)`` pairs that are tried."""
-    return list(itertools.product(_LENGTHS, _NOISES))
+def grid() -> list[GPHyperparameters]:
+    """Return the settings that are tried, with signal variance one."""
+    return [
+        *(
+            GPHyperparameters(length, noise, 1.0, trees, alike)
+            for (trees, alike), length, noise in itertools.product(_TREES, _LENGTHS, _NOISES)
+        ),
+        *(GPHyperparameters(1.0, _NO_SIGNAL, 1.0, trees) for trees in _ALONE),
+    ]
 
 
 def held_out(fold: Fold, metric: int) -> HeldOut:
     """Predict one metric of a fold's held-out rows with every setting of the grid."""
     known = np.flatnonzero(np.isfinite(fold.y_train[:, metric]))
-    z, y = fold.z_train[known] * fold.inverse_lengths[metric], fold.y_train[known, metric]
-    between, across = _distances(z, z), _distances(fold.z_held * fold.inverse_lengths[metric], z)
-    means, variances = [], []
-    for length in _LENGTHS:
-        covariance, cross = _matern(between / length), _matern(across / length)
-        # One eigendecomposition serves all noise levels.
+    y = fold.y_train[known, metric]
+    inverse_lengths = fold.inverse_lengths[metric]
+    encoded = len(inverse_lengths)
+    z, z_held = (part[:, :encoded] * inverse_lengths for part in (fold.z_train[known], fold.z_held))
+    said, said_held = (part[:, encoded + metric] for part in (fold.z_train[known], fold.z_held))
+    between, across = _distances(z, z) ** 2, _distances(z_held, z) ** 2
+    apart, apart_held = (said[:, None] - said) ** 2, (said_held[:, None] - said) ** 2
+    mean, variance = {}, {}
+    for alike, length in itertools.product(dict.fromkeys(alike for _, alike in _TREES), _LENGTHS):
+        covariance = _matern(np.sqrt(between + alike**2 * apart) / length)
+        cross = _matern(np.sqrt(across + alike**2 * apart_held) / length)
+        # One eigendecomposition serves all noise levels and shares of the trees.
         values, vectors = np.linalg.eigh(covariance)
-        projected, target = cross @ vectors, vectors.T @ y
+        projected = cross @ vectors
         for noise in _NOISES:
             inverse = 1.0 / (np.maximum(values, 0.0) + noise)
-            means.append(projected @ (inverse * target))
-            variances.append(np.maximum(1.0 - (projected**2) @ inverse, 1e-6) + noise)
-    mean = np.stack(means)
+            unit = np.maximum(1.0 - (projected**2) @ inverse, 1e-6) + noise
+            for trees in (share for share, place in _TREES if place == alike):
+                rest = projected @ (inverse * (vectors.T @ (y - trees * said)))
+                mean[trees, alike, length, noise] = trees * said_held + rest
+                variance[trees, alike, length, noise] = unit
+    for trees in _ALONE:
+        key = (trees, 0.0, 1.0, _NO_SIGNAL)
+        mean[key], variance[key] = trees * said_held, np.full(len(said_held), 1.0 + _NO_SIGNAL)
+    order = [(s.trees, s.alike, s.length, s.noise) for s in grid()]
+    means = np.stack([mean[key] for key in order])
     measured = np.isfinite(fold.y_held[:, metric])
-    return HeldOut(mean, np.stack(variances), fold.y_held[:, metric] - mean, run_weights(fold.runs_held, measured))
+    return HeldOut(
+        means,
+        np.stack([variance[key] for key in order]),
+        fold.y_held[:, metric] - means,
+        run_weights(fold.runs_held, measured),
+    )
 
 
 def run_weights(runs: NDArray[np.int64], measured: NDArray[np.bool_]) -> Floats:
@@ -140,8 +178,7 @@ def select_hyperparameters(parts: list[HeldOut]) -> tuple[int, GPHyperparameters
     weight = np.concatenate([p.weight for p in parts])
     known = np.isfinite(residual[0])
     if not known.any():
-        length, noise = grid()[0]
-        return 0, GPHyperparameters(length, noise, 1.0)
+        return 0, grid()[0]
     residual, variance = residual[:, known], variance[:, known]
     share = weight[known] / weight[known].sum()
     scale = np.maximum((residual**2 / variance) @ share, 1e-8)
@@ -149,8 +186,7 @@ def select_hyperparameters(parts: list[HeldOut]) -> tuple[int, GPHyperparameters
     # Mean error decides as well: a density alone prefers a vague head over a sharp one with a few outliers.
     score = density - np.log(np.maximum(np.abs(residual) @ share, 1e-9))
     best = int(np.argmax(score))
-    length, noise = grid()[best]
-    return best, GPHyperparameters(length, noise, float(scale[best]))
+    return best, replace(grid()[best], variance=float(scale[best]))
 
 
 def standardised(parts: list[HeldOut], place: int, settings: GPHyperparameters) -> tuple[Floats, Floats]:
@@ -188,15 +224,16 @@ def build_model(z: Tensor, y: Tensor, settings: list[GPHyperparameters], inverse
     """Build the BoTorch model: one exact Gaussian process per metric, hyperparameters fixed.
 
     Args:
-        z: ``(n, latent)`` encoded checkpoints.
+        z: ``(n, latent)`` encoded checkpoints: the encoder's coordinates, and then what trees predict of the metrics.
         y: ``(n, m)`` metrics on the model's scale; NaN rows of a metric are left out of its process.
         settings: one per metric.
-        inverse_lengths: ``(m, latent)`` of the network.
+        inverse_lengths: ``(m, encoded)`` of the network.
 
     Returns:
         The model, in float64 and evaluation mode; ``posterior(X)`` takes ``(..., q, latent)``.
     """
     z = z.double()
+    encoded = inverse_lengths.shape[1]
     models = []
     for j, chosen in enumerate(settings):
         known = torch.isfinite(y[:, j])
@@ -206,17 +243,33 @@ def build_model(z: Tensor, y: Tensor, settings: list[GPHyperparameters], inverse
             z[known],
             y[known, j : j + 1].double(),
             covar_module=kernel,
-            mean_module=ZeroMean(),
+            mean_module=TreeMean(encoded + j, chosen.trees) if chosen.trees else ZeroMean(),
             likelihood=likelihood,
             outcome_transform=None,
         )
-        kernel.base_kernel.lengthscale = chosen.length / inverse_lengths[j].double().clamp(min=1e-6)
+        inverse = torch.zeros(z.shape[1], dtype=torch.float64)
+        inverse[:encoded] = inverse_lengths[j].double()
+        if chosen.alike:
+            inverse[encoded + j] = chosen.alike
+        kernel.base_kernel.lengthscale = chosen.length / inverse.clamp(min=1e-6)
         kernel.outputscale = chosen.variance
         likelihood.noise = max(chosen.noise * chosen.variance, 1.1e-4)
         models.append(model.double())
     out = ModelListGP(*models).eval()
     out.requires_grad_(requires_grad=False)
     return out
+
+
+class TreeMean(Mean):  # type: ignore[misc]
+    """A process's mean: a share of what trees predict, which is one of the coordinates of z."""
+
+    def __init__(self, column: int, share: float) -> None:
+        super().__init__()
+        self.column, self.share = column, share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., n, latent)`` to ``(..., n)``."""
+        return self.share * x[..., self.column]
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,10 +282,11 @@ class CachedGP:
     Attributes:
         rows: ``(n, latent)`` training inputs in units of the length scales.
         inverse_lengths: ``(latent,)``.
-        weights: ``(n,)`` the mean at z is ``matern(z, rows) @ weights``.
+        weights: ``(n,)`` the mean at z is ``prior(z) + matern(z, rows) @ weights``.
         cholesky: ``(n, n)`` lower factor of the training covariance, noise included.
         variance: signal variance.
         noise: noise variance.
+        prior: the process's mean before any measurement.
     """
 
     rows: Tensor
@@ -241,16 +295,18 @@ class CachedGP:
     cholesky: Tensor
     variance: float
     noise: float
+    prior: Callable[[Tensor], Tensor]
 
     def mean(self, z: Tensor) -> Tensor:
         """``(k, latent)`` to ``(k,)`` predictive means, computed in z's precision; differentiable."""
-        return self._correlation(z) @ self.weights.to(z.dtype)
+        return self.prior(z) + self._correlation(z) @ self.weights.to(z.dtype)
 
     def posterior_moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """``(k, latent)`` float64 to ``(k,)`` predictive means and variances, noise included; differentiable."""
         correlation = self._correlation(z)
         half = torch.linalg.solve_triangular(self.cholesky, self.variance * correlation.T, upper=False)
-        return correlation @ self.weights, self.variance + self.noise - half.square().sum(dim=0)
+        mean = self.prior(z) + correlation @ self.weights
+        return mean, self.variance + self.noise - half.square().sum(dim=0)
 
     def _correlation(self, z: Tensor) -> Tensor:
         return matern(torch.cdist(z * self.inverse_lengths.to(z.dtype), self.rows.to(z.dtype)))
@@ -265,8 +321,9 @@ def solve(process: SingleTaskGP) -> CachedGP:
         rows = inputs * inverse_lengths
         covariance = variance * matern(torch.cdist(rows, rows)) + noise * torch.eye(len(rows), dtype=rows.dtype)
         cholesky = torch.linalg.cholesky(covariance)
-        weights = torch.cholesky_solve(process.train_targets[:, None], cholesky).squeeze(1)
-    return CachedGP(rows, inverse_lengths, variance * weights, cholesky, variance, noise)
+        residual = process.train_targets - process.mean_module(inputs)
+        weights = torch.cholesky_solve(residual[:, None], cholesky).squeeze(1)
+    return CachedGP(rows, inverse_lengths, variance * weights, cholesky, variance, noise, process.mean_module)
 
 
 def subsample_runs(runs: NDArray[np.int64], limit: int = MAX_ROWS) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from epsopt.surrogate.dataset import TrainingSet, shared_weights
 from epsopt.surrogate.metric_gp import run_weights, subsample_runs
 from epsopt.surrogate.network import load_network
 from epsopt.surrogate.outliers import Screened, lies_far_out, pull_in, screen
+from epsopt.surrogate.statistics_trees import grow_all, weights_digest
 from epsopt.surrogate.surrogate import EncodedCheckpoints, Prediction, Surrogate
 from epsopt.surrogate.trained import as_examples, scaled_by
 from epsopt.surrogate.training import TrainingConfig, train_network
@@ -120,6 +121,7 @@ def condition_on_observations(old: Surrogate, train: TrainingSet) -> Surrogate:
     latents = torch.cat([memory.latents, old.encode(new.fingerprints, new.embeddings)])
     metrics = torch.cat([memory.metrics, torch.from_numpy(scaled[rows]).to(memory.metrics)])
     far_out = pull_in(metrics, latents, runs.numpy(), old.transforms, first=len(memory.keys))
+    weights = tuple(map(weights_digest, new.fingerprints)) if old.trees is not None else ()
     longer = EncodedCheckpoints(
         keys=(*memory.keys, *new.keys),
         latents=latents,
@@ -128,6 +130,7 @@ def condition_on_observations(old: Surrogate, train: TrainingSet) -> Surrogate:
         lineages=torch.cat([memory.lineages, torch.from_numpy(new.lineages)]),
         head_rows=torch.from_numpy(subsample_runs(runs.numpy())),
         far_out=torch.cat([memory.far_out, far_out]),
+        weights=(*memory.weights, *weights),
     )
     return replace(old, memory=longer)
 
@@ -181,19 +184,27 @@ def refine(
         network.requires_grad_(requires_grad=False)
     with torch.no_grad():
         latents = network.encode(examples.tokens)[0]
+    scaled = scaled_by(old.transforms, screened.answered)
+    trees, weights = old.trees, ()
+    if trees is not None:  # grown anew in a few seconds: new epochs of runs that the old ones have seen must be unseen
+        ((trees, unseen),) = grow_all([(screened.answered, scaled)], seed)
+        latents = torch.cat([latents, torch.from_numpy(unseen).float()], dim=1)
+        weights = tuple(map(weights_digest, train.fingerprints))
     memory = EncodedCheckpoints(
         keys=train.keys,
         latents=latents,
-        metrics=torch.from_numpy(scaled_by(old.transforms, screened.answered)).float(),
+        metrics=torch.from_numpy(scaled).float(),
         runs=torch.from_numpy(train.runs),
         lineages=torch.from_numpy(train.lineages),
         head_rows=torch.from_numpy(subsample_runs(train.runs)),
         far_out=torch.from_numpy(screened.far_out),
+        weights=weights,
     )
     architectures = old.architectures | {f.signature for f in train.fingerprints}
     refined = replace(
-        old, network=network, memory=memory, scores=scores, architectures=architectures, trained_on=trained_on
-    )
+        old, network=network, memory=memory, scores=scores, architectures=architectures, trained_on=trained_on,
+        trees=trees,
+    )  # fmt: skip
     seconds = time.monotonic() - started
     change = Refinement(len(np.unique(train.runs[fresh])), int((~seen).sum()), drift(old, refined), seconds)
     return refined, replace(validation, seconds=seconds), change
@@ -205,7 +216,9 @@ def drift(old: Surrogate, new: Surrogate) -> float:
     pairs = [(i, places[key]) for i, key in enumerate(old.memory.keys) if key in places]
     if not pairs:
         return float("nan")
-    before, after = (m.memory.latents[[p[k] for p in pairs]].double() for k, m in enumerate((old, new)))
+    # Of the encoder's coordinates: trees are grown anew.
+    encoded = old.network.shape.latent
+    before, after = (m.memory.latents[[p[k] for p in pairs], :encoded].double() for k, m in enumerate((old, new)))
     spread = (before - before.mean(dim=0)).square().sum(dim=1).mean()
     return float(((after - before).square().sum(dim=1).mean() / spread.clamp(min=1e-12)).sqrt())
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from epsopt.surrogate.local_reconstruction import reconstruct
 from epsopt.surrogate.metric_gp import CachedGP, GPHyperparameters, build_model, conformal_factor, solve
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
+from epsopt.surrogate.statistics_trees import StatisticsTrees, weights_digest
 from epsopt.surrogate.transforms import NO_TAILS, MetricTransform
 from epsopt.surrogate.views import FeatureEncoder, View
 from epsopt.zoo.errors import CatalogueError, UsageError
@@ -27,7 +29,8 @@ from epsopt.zoo.fingerprints.fingerprint import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 from epsopt.zoo.formatting import count
 
-FORMAT = 4
+FORMAT = 5
+_WITHOUT_TREES = 4  # the format before trees had a say: such a map answers as it did
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
 
 
@@ -67,6 +70,8 @@ class EncodedCheckpoints:
         lineages: ``(n,)`` int64.
         head_rows: rows that the Gaussian processes use.
         far_out: ``(n, m)`` bool, values that were set aside or pulled in (:mod:`epsopt.surrogate.outliers`).
+        weights: what identifies each one's weights (:func:`epsopt.surrogate.statistics_trees.weights_digest`); empty in
+            a map without trees.
     """
 
     keys: tuple[str, ...]
@@ -76,6 +81,12 @@ class EncodedCheckpoints:
     lineages: Tensor
     head_rows: Tensor
     far_out: Tensor
+    weights: tuple[str, ...] = ()
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Row of each known weights; the first, where several checkpoints have them."""
+        return {digest: i for i, digest in reversed(list(enumerate(self.weights)))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +107,7 @@ class Surrogate:
             fold's network had never seen; every architecture counts once.
         embedding_scale: ``(mean (anchors, dim), scale ())`` or ``None``.
         trained_on: digest of the training set.
+        trees: their predictions are the last coordinates of z; ``None`` in a map of an earlier version.
     """
 
     metric_names: tuple[str, ...]
@@ -109,11 +121,12 @@ class Surrogate:
     unseen_scores: tuple[Tensor, ...]
     embedding_scale: tuple[Tensor, Tensor] | None
     trained_on: str
+    trees: StatisticsTrees | None = None
 
     @property
     def latent(self) -> int:
-        """Length of z."""
-        return self.network.shape.latent
+        """Length of z: the encoder's coordinates, and then what trees predict of each metric on the model's scale."""
+        return self.network.shape.latent + (0 if self.trees is None else len(self.metric_names))
 
     @cached_property
     def model(self) -> ModelListGP:
@@ -124,7 +137,7 @@ class Surrogate:
         widened = []
         for j, chosen in enumerate(self.settings):
             widening = max(self.calibration_factor(j) ** 2, 1e-6)
-            widened.append(GPHyperparameters(chosen.length, chosen.noise, chosen.variance * widening))
+            widened.append(replace(chosen, variance=chosen.variance * widening))
         rows = self.memory.head_rows
         return build_model(self.memory.latents[rows], self.memory.metrics[rows], widened, self.network.inverse_lengths)
 
@@ -172,10 +185,19 @@ class Surrogate:
                 does not look at them.
 
         Returns:
-            ``(n, latent)`` float32 means of z.
+            ``(n, latent)`` float32 means of z. Of weights that the map was trained on, trees say what they said before
+            they had seen them: a known checkpoint is encoded to where it lies.
         """
         with torch.no_grad():
-            return self.network.encode(self.tokenizer(fingerprints, embeddings))[0]
+            z = self.network.encode(self.tokenizer(fingerprints, embeddings))[0]
+        if self.trees is None:
+            return z
+        said = torch.from_numpy(self.trees(fingerprints)).float()
+        for i, fingerprint in enumerate(fingerprints):
+            known = self.memory.place.get(weights_digest(fingerprint))
+            if known is not None:
+                said[i] = self.memory.latents[known, z.shape[1] :]
+        return torch.cat([z, said], dim=1)
 
     def posterior_moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Predictive mean and standard deviation on the model's scale, measurement noise included.
@@ -317,12 +339,14 @@ class Surrogate:
             )
         mean, scale = self.embedding_scale
         with torch.no_grad():
-            return self.network.decode_embeddings(z.float()) * scale + mean
+            return self.network.decode_embeddings(z[:, : self.network.shape.latent].float()) * scale + mean
 
     @property
     def relevance(self) -> Tensor:
         """``(latent,)`` how much each dimension of z tells about the metrics, all of them alike; mean square one."""
-        per_metric = self.network.inverse_lengths.detach().square()
+        encoded = self.network.inverse_lengths.detach()
+        own = torch.diag(torch.tensor([s.alike for s in self.settings], dtype=encoded.dtype))
+        per_metric = (encoded if self.trees is None else torch.cat([encoded, own], dim=1)).square()
         share = (per_metric / per_metric.sum(dim=1, keepdim=True)).mean(dim=0)
         return (share / share.mean()).sqrt()
 
@@ -382,7 +406,13 @@ class Surrogate:
             "views": [view.name for view in self.tokenizer.views],
             "keys": list(self.memory.keys),
             "architectures": sorted(self.architectures),
+            "weights": list(self.memory.weights),
         }
+        if self.trees is not None:
+            meta["tree_tensors"] = list(self.trees.names)
+            for i, text in enumerate(self.trees.models):
+                packed = b"" if text is None else zlib.compress(text.encode())
+                tensors[f"trees.{i}"] = torch.from_numpy(np.frombuffer(packed, dtype=np.uint8).copy())
         return save_tensors(tensors, metadata={"epsopt": json.dumps(meta)}), meta
 
     @classmethod
@@ -399,7 +429,7 @@ class Surrogate:
         Raises:
             OtherVersion: written by another version of epsopt; run 'epsopt fit' again.
         """
-        if meta.get("format") != FORMAT or meta.get("fingerprint_format") != FINGERPRINT_FORMAT:
+        if meta.get("format") not in {FORMAT, _WITHOUT_TREES} or meta.get("fingerprint_format") != FINGERPRINT_FORMAT:
             raise OtherVersion("the fitted map was written by another version of epsopt: run 'epsopt fit' again")
         tensors = load_tensors(data)
         state = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
@@ -409,6 +439,11 @@ class Surrogate:
             for i, name in enumerate(meta["views"])
         )
         memory = {n: tensors[f"memory.{n}"] for n in ("latents", "metrics", "runs", "lineages", "head_rows", "far_out")}
+        trees = None
+        if meta["format"] != _WITHOUT_TREES:
+            packed = [tensors[f"trees.{i}"].numpy().tobytes() for i in range(len(meta["metrics"]))]
+            models = tuple(zlib.decompress(p).decode() if p else None for p in packed)
+            trees = StatisticsTrees(tuple(meta["tree_tensors"]), models)
         embedding = (tensors["embeddings.mean"], tensors["embeddings.scale"]) if "embeddings.mean" in tensors else None
         return cls(
             metric_names=tuple(meta["metrics"]),
@@ -420,13 +455,14 @@ class Surrogate:
             ),
             tokenizer=FeatureEncoder(tuple(meta["kinds"]), views),
             network=network,
-            memory=EncodedCheckpoints(keys=tuple(meta["keys"]), **memory),
+            memory=EncodedCheckpoints(keys=tuple(meta["keys"]), weights=tuple(meta.get("weights", ())), **memory),
             settings=tuple(GPHyperparameters(**s) for s in meta["settings"]),
             scores=tuple(tensors[f"scores.{i}"] for i in range(len(meta["metrics"]))),
             architectures=frozenset(meta["architectures"]),
             unseen_scores=tuple(tensors[f"unseen_scores.{i}"] for i in range(len(meta["metrics"]))),
             embedding_scale=embedding,
             trained_on=meta["trained_on"],
+            trees=trees,
         )
 
 

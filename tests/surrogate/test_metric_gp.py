@@ -16,26 +16,29 @@ from epsopt.surrogate.metric_gp import (
     held_out,
     run_weights,
     select_hyperparameters,
+    solve,
     standardised,
     subsample_runs,
 )
 
 
-def fold(rng: np.random.Generator, noise: float, k: int = 60) -> Fold:
+def fold(rng: np.random.Generator, noise: float, k: int = 60, trees: float | None = None) -> Fold:
+    """A metric of z's first coordinate; `trees`: how far off they are that predict it, ``None``: they say nothing."""
     z = rng.normal(size=(120, 3))
     y = np.sin(z[:, :1]) + noise * rng.normal(size=(120, 1))
+    said = np.zeros_like(y) if trees is None else y + trees * rng.normal(size=y.shape)
+    z = np.concatenate([z, said], axis=1)
     return Fold(z[:k], y[:k], z[k:], y[k:], np.arange(120 - k) // 6, np.ones((1, 3)))
 
 
-def test_held_out_predictions_are_those_of_the_model_that_is_built() -> None:
-    part = fold(np.random.default_rng(0), 0.1)
-    place = 13
-    length, noise = grid()[place]
+@pytest.mark.parametrize("place", [13, 40, 100, len(grid()) - 2])
+def test_held_out_predictions_are_those_of_the_model_that_is_built(place: int) -> None:
+    part = fold(np.random.default_rng(0), 0.1, trees=0.5)
     found = held_out(part, 0)
     model = build_model(
         torch.from_numpy(part.z_train),
         torch.from_numpy(part.y_train),
-        [GPHyperparameters(length, noise, 1.0)],
+        [grid()[place]],
         torch.from_numpy(part.inverse_lengths),
     )
     posterior = model.posterior(torch.from_numpy(part.z_held), observation_noise=True)
@@ -43,6 +46,29 @@ def test_held_out_predictions_are_those_of_the_model_that_is_built() -> None:
     np.testing.assert_allclose(
         found.unit_variance[place], posterior.variance[:, 0].detach().numpy(), rtol=1e-3, atol=1e-5
     )
+    alone = solve(model.models[0]).posterior_moments(torch.from_numpy(part.z_held))
+    np.testing.assert_allclose(found.mean[place], alone[0].numpy(), atol=1e-5)
+
+
+def test_trees_are_followed_as_far_as_they_were_right_on_runs_that_they_had_not_seen() -> None:
+    rng = np.random.default_rng
+
+    def share(noise: float, trees: float | None) -> float:
+        return select_hyperparameters([held_out(fold(rng(s), noise, trees=trees), 0) for s in range(3)])[1].trees
+
+    assert share(1.0, 0.05) >= 0.8, "what z does not tell, they do"
+    assert share(0.01, 3.0) == 0.0, "what z tells better"
+
+
+def test_where_nothing_tells_of_a_metric_its_median_answers() -> None:
+    rng = np.random.default_rng(0)
+    parts = []
+    for seed in range(5):
+        part = fold(np.random.default_rng(seed), 0.1, trees=0.1)
+        parts.append(replace(part, y_train=rng.normal(size=(60, 1)), y_held=rng.normal(size=(60, 1))))
+    found = [held_out(part, 0) for part in parts]
+    place, _ = select_hyperparameters(found)
+    assert np.abs(np.concatenate([h.mean[place] for h in found])).mean() < 0.15
 
 
 def test_noisier_metrics_get_a_noisier_head() -> None:
@@ -88,7 +114,7 @@ def interval(measured: np.ndarray, residuals: np.ndarray, per_run: int, level: f
     """Half the width of an interval whose residuals have unit deviation, through the folds as a fit sees them."""
     runs = np.repeat(np.arange(len(residuals)), per_run)
     y = np.where(measured, np.repeat(residuals, per_run), np.nan)[:, None]
-    part = Fold(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((len(runs), 1)), y, runs, np.ones((1, 1)))
+    part = Fold(np.zeros((1, 2)), np.zeros((1, 1)), np.zeros((len(runs), 2)), y, runs, np.ones((1, 1)))
     held = held_out(part, 0)
     settings = GPHyperparameters(1.0, 0.0, 1.0)
     scores, weights = standardised([replace(held, unit_variance=np.ones_like(held.unit_variance))], 0, settings)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, Validation, fit
+from epsopt.surrogate.dataset import run_folds
+from epsopt.surrogate.statistics_trees import INNER_FOLDS, grow_trees, unseen_predictions, weights_digest
+from epsopt.zoo.fingerprints.fingerprint import fingerprint
+
+
+def standardised(train: TrainingSet) -> np.ndarray:
+    return (train.metrics - train.metrics.mean(axis=0)) / train.metrics.std(axis=0)
+
+
+def test_what_trees_say_of_a_run_is_said_without_its_measurements(zoo) -> None:
+    train, targets = zoo[0], standardised(zoo[0])
+    before = unseen_predictions(train, targets, 0)
+    rows = run_folds(train.runs, INNER_FOLDS, 0)[1]
+    changed = targets.copy()
+    changed[rows] = np.random.default_rng(1).normal(size=changed[rows].shape)
+    np.testing.assert_array_equal(unseen_predictions(train, changed, 0)[rows], before[rows])
+    assert np.abs(unseen_predictions(train, changed, 0) - before).max() > 0.01, "the others' did change"
+
+
+def test_trees_of_a_metric_that_was_hardly_measured_say_nothing(zoo) -> None:
+    targets = standardised(zoo[0])
+    targets[9:, 0] = np.nan
+    said = grow_trees(zoo[0].fingerprints, targets, 0)(zoo[0].fingerprints)
+    assert (said[:, 0] == 0.0).all()
+    assert (said[:, 1] != 0.0).any()
+
+
+def test_a_known_checkpoint_is_encoded_to_where_it_lies_and_a_changed_one_is_not(
+    zoo, fitted: tuple[Surrogate, Validation]
+) -> None:
+    surrogate, train = fitted[0], zoo[0]
+    assert surrogate.latent == surrogate.network.shape.latent + len(train.metric_names)
+    z = surrogate.encode(train.fingerprints)
+    torch.testing.assert_close(z, surrogate.memory.latents, atol=1e-4, rtol=1e-4)
+    first = train.fingerprints[0]
+    other = replace(first, sketch=first.sketch + 1.0)
+    assert weights_digest(other) != weights_digest(first)
+    said = surrogate.encode([other])[:, surrogate.network.shape.latent :]
+    np.testing.assert_allclose(said.numpy(), surrogate.trees([other]), atol=1e-6)
+
+
+def test_a_map_from_before_trees_had_a_say_still_answers(zoo, fitted: tuple[Surrogate, Validation]) -> None:
+    surrogate = fitted[0]
+    encoded = surrogate.network.shape.latent
+    memory = replace(surrogate.memory, latents=surrogate.memory.latents[:, :encoded], weights=())
+    settings = tuple(replace(s, trees=0.0, alike=0.0) for s in surrogate.settings)
+    former = replace(surrogate, memory=memory, settings=settings, trees=None)
+    data, meta = former.to_bytes()
+    opened = Surrogate.from_bytes(data, {**meta, "format": 4})
+    assert opened.latent == encoded
+    z = opened.encode(zoo[0].fingerprints)
+    np.testing.assert_allclose(opened.predict(z).point, former.predict(z).point, atol=1e-9)
+
+
+def test_what_only_trees_see_is_predicted_nearly_as_well_as_by_trees() -> None:
+    """A step at zero of two tensors' means, among statistics that vary wildly: no smooth function of the views."""
+    rng = np.random.default_rng(0)
+    prints, scores = [], []
+    for _ in range(24):
+        side = rng.choice([-1.0, 1.0], 2)
+        for _ in range(4):
+            weights = rng.normal(size=(6, 8, 8)) * np.exp(rng.normal(size=(6, 1, 1)))
+            for place, sign in zip((0, 3), side, strict=True):
+                weights[place] += 4.0 * weights[place].std() * rng.uniform(0.05, 1.0) * sign
+            tensors = torch.from_numpy(weights).float()
+            prints.append(fingerprint([(f"layer{k}.weight", tensors[k]) for k in range(6)]))
+            scores.append((side[0] > 0) + 0.5 * (side[1] > 0) + 0.02 * rng.normal())
+    keys, runs = tuple(map(str, range(96))), np.repeat(np.arange(24), 4)
+    train = TrainingSet(keys, tuple(prints), runs, np.zeros(96, np.int64), ("score",), np.array(scores)[:, None])
+    found = fit(train, recipe=TrainingConfig(steps=40, batch=32), folds=4)[1].metrics[0]
+    assert found.error <= 1.5 * found.statistics_error
+    assert found.error < 0.3 * found.median_error
