@@ -9,7 +9,6 @@ they say of a checkpoint that they learn from is therefore always said by trees 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,7 +106,7 @@ def grow_all(parts: Sequence[tuple[TrainingSet, Floats]], seed: int) -> list[tup
         For each the trees, and :func:`unseen_predictions`.
     """
     # Threads: LightGBM lets go of the interpreter.
-    workers = joblib.Parallel(n_jobs=min(os.cpu_count() or 1, len(parts)), prefer="threads")
+    workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(parts)), prefer="threads")
     found: list[tuple[StatisticsTrees, Floats]] = workers(joblib.delayed(_grown)(*part, seed) for part in parts)
     return found
 
