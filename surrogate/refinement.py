@@ -185,7 +185,7 @@ def refine(
     with torch.no_grad():
         latents = network.encode(examples.tokens)[0]
     scaled = scaled_by(old.transforms, screened.answered)
-    trees, weights = old.trees, ()
+    trees, weights = old.trees, old.memory.weights
     if trees is not None:  # grown anew in a few seconds: new epochs of runs that the old ones have seen must be unseen
         ((trees, unseen),) = grow_all([(screened.answered, scaled)], seed)
         latents = torch.cat([latents, torch.from_numpy(unseen).float()], dim=1)
