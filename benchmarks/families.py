@@ -186,9 +186,8 @@ def table(version: int) -> None:
             if not found:
                 print(f"{name}: not measured")
                 continue
-            seconds = np.mean([r["seconds"] for r in found])
             sizes = f"{found[0]['runs'][0]} + {found[0]['runs'][1]} runs, {sum(found[0]['checkpoints'])} checkpoints"
-            print(f"{name}: {sizes}, {len(found)} splits; a fit: {seconds:.0f} s of processor time")
+            print(f"{name}: {sizes}, {len(found)} of {SPLITS} splits")
             for j, metric in enumerate(found[0]["metrics"]):
                 ratios.setdefault(title, []).append(_row(metric, found, j))
         if title in ratios:
