@@ -40,8 +40,8 @@ from zoos import OUT
 
 from epsopt.optimize.outliers import front_reference
 from epsopt.optimize.pareto import hypervolume, joins_front
-from epsopt.optimize.schedule.run_acquisition import Candidate, optimize_acquisition
-from epsopt.optimize.schedule.run_model import fit_run_model
+from epsopt.optimize.proposals.proposals import History, propose
+from epsopt.optimize.schedule.run_acquisition import Candidate
 from epsopt.optimize.schedule.scheduler import BRANCH_EPOCHS, Scheduler, SearchState
 
 RESULTS = OUT.parent / "replay.jsonl"
@@ -181,33 +181,20 @@ def by_budget(books: Books, count: int, seed: int) -> list[Chosen]:
     return out
 
 
-def by_curves(books: Books, count: int, seed: int) -> list[Chosen]:
-    """At once, by the model of curves."""
-    of = books.table
-    model = fit_run_model(
-        of.space, of.objectives, [r.curve for r in books.runs], length=of.length, reference=books.reference,
-        bounds=of.bounds, seed=seed,
-    )  # fmt: skip
-    support = model.support
-    chosen = optimize_acquisition(
-        model.curves, n=count, origin=of.origin, reference=books.reference,
-        trust=lambda c: support.belief(c.config), rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    names = [o.name for o in of.objectives]
-    out = []
-    for choice in chosen:
-        said = model.expect(choice.candidate)
-        gain = choice.alone * model.calibration.gain("run") * support.belief(choice.candidate.config)
-        low, high = [said.low[n] for n in names], [said.high[n] for n in names]
-        out.append(Prediction(choice.candidate, "propose", low, high, said.joins_front, gain))
-    return _at_once(books, out)
-
-
 def by_propose(books: Books, count: int, seed: int) -> list[Chosen]:
-    """At once, as `epsopt propose` does; only of zoos, since it asks a map."""
-    from replay_map import proposals
-
-    return _at_once(books, proposals(books.table, [r.name for r in books.runs], books.values, count, seed))
+    """At once, as `epsopt propose` does."""
+    of = books.table
+    curves = {r.name: r.curve for r in books.runs}
+    past = History(of.space, of.objectives, (), curves, (), books.values, of.bounds)
+    names = [o.name for o in of.objectives]
+    said = [
+        Prediction(
+            Candidate(p.params, of.origin, past.length), "propose", [p.low[n] for n in names],
+            [p.high[n] for n in names], p.joins_front, p.gain,
+        )
+        for p in propose(past, n=count, seed=seed)
+    ]  # fmt: skip
+    return _at_once(books, said)
 
 
 def _at_once(books: Books, said: Sequence[Prediction]) -> list[Chosen]:
@@ -217,7 +204,7 @@ def _at_once(books: Books, said: Sequence[Prediction]) -> list[Chosen]:
 
 
 CHOOSERS: Mapping[str, Callable[[Books, int, int], list[Chosen]]] = {
-    "propose": by_propose, "curves": by_curves, "budget": by_budget, "random": at_random,
+    "propose": by_propose, "budget": by_budget, "random": at_random,
 }  # fmt: skip
 
 
@@ -305,8 +292,6 @@ def main() -> int:
     for name in options.tables:
         print(f"\n{name}, {len(options.seeds)} seeds\n{HEAD}")
         for chooser in options.choosers:
-            if chooser == "propose" and name.startswith("formula"):
-                continue
             batches = {
                 k: [results.batch(name, s, k, chooser, options.count) for s in options.seeds] for k in options.known
             }

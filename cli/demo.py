@@ -16,6 +16,7 @@ from epsopt.zoo.child_processes import environment, python_command
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 TARGET = 0.95
+FURTHER = 50.0
 MIXTURES = 12
 EPOCHS = 12
 STOP_BELOW = 0.05
@@ -246,6 +247,7 @@ def _summary(*, as_json: bool) -> None:
     from epsopt.studies import load_project, record_measured
     from epsopt.studies.report.report import loop_report
     from epsopt.studies.schedule.budget import measured_merges
+    from epsopt.studies.schedule.remaining import project_remaining_gain, remaining_sentence
     from epsopt.zoo.catalogue.catalogue import Catalogue
 
     project = load_project(Path("epsopt.toml"))
@@ -267,6 +269,8 @@ def _summary(*, as_json: bool) -> None:
     show_steps(report)
     show_accuracy(report)
     show_gain(report, project.objectives, target)
+    with Catalogue(project.storage) as catalogue:
+        print_wrapped(remaining_sentence(project_remaining_gain(project, storage, catalogue, FURTHER), FURTHER))
     print_line("")
     print_wrapped(f"The Optuna studies of all this are in {Path.cwd().name}/epsopt.db. See them with")
     print_line(f"  cd {Path.cwd().name} && epsopt dashboard")

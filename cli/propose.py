@@ -74,8 +74,8 @@ def command(
         if not no_record and storage is not None:
             tell_followed(storage, project)
         proposed = propose_next(
-            project, storage, opened.surrogate, opened.checkpoints, opened.objectives, opened.targets,
-            n=count, level=level, seed=seed, reuse=reuse, record=not no_record,
+            project, storage, opened.checkpoints, opened.objectives, opened.targets,
+            metrics=opened.surrogate.metric_names, n=count, level=level, seed=seed, reuse=reuse, record=not no_record,
             check=as_hydra if form == "hydra" else None, progress=progress,
         )  # fmt: skip
     opened.tell_unseen()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from epsopt.optimize.forecast.evaluation import Accuracy
     from epsopt.optimize.objectives import Objective
+    from epsopt.optimize.schedule.remaining_gain import RemainingGain
     from epsopt.studies.output_files import OutputFile
     from epsopt.studies.project.project import Project
     from epsopt.studies.report.report import LoopReport
@@ -29,9 +31,13 @@ _FEWEST_TO_COMPARE = 4
     "--html", "page", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Write it as one page with pictures, too.",
 )  # fmt: skip
+@click.option(
+    "--further", type=click.FloatRange(min=0, min_open=True), metavar="EPOCHS",
+    help="Predict what so many further epochs of 'epsopt work --budget' add to the front.",
+)  # fmt: skip
 @overwrite_option
 @common
-def command(options: Options, page: Path | None, overwrite: bool) -> None:
+def command(options: Options, page: Path | None, further: float | None, overwrite: bool) -> None:
     """Show predicted against measured for every proposal, and how far the intervals have held so far.
 
     Predictions are those that were made before a run was started.
@@ -41,7 +47,7 @@ def command(options: Options, page: Path | None, overwrite: bool) -> None:
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
 
-    with working("reading what came back"):
+    with working("reading what came back") as progress:
         workspace = open_workspace(options)
         project = workspace.require_project()
         from epsopt.studies.report.report import loop_report
@@ -51,18 +57,34 @@ def command(options: Options, page: Path | None, overwrite: bool) -> None:
             file = None if page is None else _checked(page, overwrite, catalogue)
             checkpoints, mixtures = catalogue.checkpoints(), measured_merges(catalogue, project.name)
         report = loop_report(project, workspace.studies(), checkpoints, mixtures)
+        remaining = None
+        if further is not None:
+            from epsopt.studies.schedule.remaining import project_remaining_gain
+
+            progress("predicting further epochs", None)
+            with workspace.catalogue() as catalogue:
+                remaining = project_remaining_gain(project, workspace.studies(), catalogue, further)
         if file is not None:
             write_page(file, project.name, report, report.objectives, other_objectives(report, project))
     if options.json:
-        print_json({**report_document(report), "page": None if page is None else str(page.resolve())})
+        told = {"page": None if page is None else str(page.resolve()), "remaining": _remaining(remaining)}
+        print_json({**report_document(report), **told})
         return
     show_proposals(report, report.objectives)
     show_steps(report)
     print_line("")
     for text in [*other_objectives(report, project), *_sentences(report)]:
         print_wrapped(text)
+    if further is not None:
+        from epsopt.studies.schedule.remaining import remaining_sentence
+
+        print_wrapped(remaining_sentence(remaining, further))
     if page is not None:
         print_line(f"wrote {page}")
+
+
+def _remaining(found: RemainingGain | None) -> dict[str, Any] | None:
+    return None if found is None else asdict(found)
 
 
 def _checked(page: Path, overwrite: bool, catalogue: Catalogue) -> OutputFile:

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace, on_way
     from epsopt.optimize.objectives import Objective, Objectives, Target, meets, parse_targets
     from epsopt.optimize.pareto import Front, hypervolume, non_dominated
-    from epsopt.optimize.proposals.proposals import PastRun, Proposal, past_runs, propose
+    from epsopt.optimize.proposals.past_runs import PastRun, past_runs
+    from epsopt.optimize.proposals.proposals import History, Proposal, propose
     from epsopt.optimize.schedule.pruner import Decision, Pruner
     from epsopt.optimize.schedule.run_acquisition import Candidate, Start
+    from epsopt.optimize.schedule.run_model import RunModel
     from epsopt.optimize.schedule.run_prediction import Expected, expect
     from epsopt.optimize.schedule.scheduler import Scheduler, SearchState, Step
     from epsopt.optimize.space import Parameter, Space
@@ -40,6 +42,7 @@ __all__ = [
     "Decision",
     "Expected",
     "Front",
+    "History",
     "MergeCandidate",
     "Neighbour",
     "Objective",
@@ -52,6 +55,7 @@ __all__ = [
     "RegionSample",
     "RunForecast",
     "RunForecaster",
+    "RunModel",
     "RunPath",
     "Scheduler",
     "SearchResult",
@@ -88,6 +92,7 @@ _HOMES = {
     "ENGINES": "latent.search",
     "Expected": "schedule.run_prediction",
     "Front": "pareto",
+    "History": "proposals.proposals",
     "SearchState": "schedule.scheduler",
     "MergeCandidate": "merge.weight_space_gp",
     "Neighbour": "latent.neighbours",
@@ -96,11 +101,12 @@ _HOMES = {
     "PathMeasurements": "forecast.learning_curve_gp",
     "RunForecaster": "forecast.run_forecaster",
     "Parameter": "space",
-    "PastRun": "proposals.proposals",
+    "PastRun": "proposals.past_runs",
     "Scheduler": "schedule.scheduler",
     "Proposal": "proposals.proposals",
     "RegionSample": "latent.region_sampling",
     "RunForecast": "forecast.run_forecaster",
+    "RunModel": "schedule.run_model",
     "RunPath": "latent.trajectory",
     "SearchResult": "latent.search",
     "Space": "space",
@@ -120,7 +126,7 @@ _HOMES = {
     "non_dominated": "pareto",
     "on_way": "merge.weight_space_gp",
     "parse_targets": "objectives",
-    "past_runs": "proposals.proposals",
+    "past_runs": "proposals.past_runs",
     "propose": "proposals.proposals",
     "run_paths": "latent.trajectory",
     "sample_region": "latent.region_sampling",

@@ -10,11 +10,11 @@ import pytest
 from epsopt.demo.base import base_path, ensure_base
 from epsopt.demo.sweep import plan_runs, sweep
 from epsopt.optimize import (
+    History,
     Objective,
     Target,
     infer_space,
     non_dominated,
-    past_runs,
     propose,
     search,
 )
@@ -90,12 +90,15 @@ def test_the_measured_front_agrees_with_the_definition(checkpoints: list[Checkpo
     assert set(non_dominated(table, [True, True, False]).indices.tolist()) == front
 
 
-def test_proposals_for_the_real_program_are_configurations_that_it_takes(checkpoints, fitted) -> None:
+def test_proposals_for_the_real_program_are_configurations_that_it_takes(checkpoints) -> None:
     from epsopt.demo.space import active
+    from epsopt.optimize.forecast.catalogue_curves import past_curves
 
-    past = past_runs(fitted[0], checkpoints)
-    space = infer_space([r.config for r in past])
-    for proposal in propose(fitted[0], space, past, OBJECTIVES, [Target("coverage", 0.9)], n=3):
+    space = infer_space([c.hyperparameters for c in checkpoints])
+    curves = {str(i): c for i, c in past_curves(checkpoints, space, OBJECTIVES).items()}
+    measured = np.concatenate([c.values for c in curves.values()])
+    past = History(space, tuple(OBJECTIVES), (), curves, (), measured, {"coverage": (0.0, 1.0)})
+    for proposal in propose(past, [Target("coverage", 0.9)], n=3):
         assert active(proposal.params) == {k: proposal.params[k] for k in active(proposal.params)}
         assert set(active(proposal.params)) == set(proposal.params)
 

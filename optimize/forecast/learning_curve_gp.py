@@ -547,7 +547,7 @@ def _rows(
         x.append(layout.rows(heads[i : i + 1], steps[None] / length, way[None], np.array([i]))[0])
         y.append(values)
         ends.append(steps / length)
-        for place in _restarts(curve):
+        for place in restart_places(curve):
             later = place + 1 + _spread(curve.steps[place + 1 :] - curve.steps[place], _MOST_AFTER)
             since = curve.steps[later] - curve.steps[place]
             head = _heads(space, [curve.config], [curve.values[place]], transforms)
@@ -559,7 +559,7 @@ def _rows(
     return torch.from_numpy(np.concatenate(x)), torch.from_numpy(scaled), torch.from_numpy(np.concatenate(ends))
 
 
-def _restarts(curve: Curve) -> list[int]:
+def restart_places(curve: Curve) -> list[int]:
     """Places of checkpoints after which a run is learned as one that started there."""
     if curve.start is None or len(curve.steps) < _FEWEST_BEFORE_RESTART:
         return []

@@ -64,7 +64,7 @@ class Support:
             worst = max(worst, UNTRIED if known is None else max(known[0] - place, place - known[1]))
         return worst
 
-    def belief(self, config: Mapping[str, Any]) -> float:
+    def weight(self, config: Mapping[str, Any]) -> float:
         """Return from 1, where past runs support what is predicted of a configuration, down to 0."""
         return math.exp(-self.beyond(config) / REACH)
 

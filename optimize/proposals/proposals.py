@@ -1,117 +1,48 @@
-"""Proposals: the next training runs, as hyperparameters.
+"""Proposals: the next training runs, as hyperparameters and, where asked for, the checkpoints that they start from.
 
-``h`` maps hyperparameters to the z that a run ends at: Gaussian processes on the leading principal components of the
-past runs' final z, seeing inactive conditional parameters masked. ``g`` is the map's own z -> metrics. The batch
-maximises qLogNEHVI through ``g(h(x))`` (composite Bayesian optimisation, Astudillo and Frazier 2019; qLogNEHVI: Daulton
-et al. 2021, Ament et al. 2023) over valid configurations only.
+They are chosen by what chooses the steps of ``epsopt work --budget``: the model of all runs' curves
+(:mod:`~epsopt.optimize.schedule.run_model`), and how much a run's checkpoints are expected to widen the front of all
+that was measured (:mod:`~epsopt.optimize.schedule.run_acquisition`). The batch is chosen one by one, each run beside
+the ones before it.
 """
 
 from __future__ import annotations
 
-import warnings
+import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
-from botorch.acquisition import AcquisitionFunction
-from botorch.optim import optimize_acqf_discrete
 from numpy.typing import NDArray
-from torch import Tensor
 
-from epsopt.optimize.acquisition.confidence_bounds import TargetScorer, measured_table
-from epsopt.optimize.acquisition.noisy_ehvi import noisy_improvement
-from epsopt.optimize.forecast.censored_runs import expected_end
-from epsopt.optimize.forecast.hyperparameter_model import Forecast, fit_forecast
-from epsopt.optimize.latent.search import known_latents
-from epsopt.optimize.latent.trajectory import run_paths
+from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
+from epsopt.optimize.forecast.subsample import thinned
 from epsopt.optimize.objectives import Objective, Objectives, Target
-from epsopt.optimize.outliers import bulk
-from epsopt.optimize.proposals.checkpoint_restart import Branch, best_branches, predict_branch
+from epsopt.optimize.outliers import front_reference
+from epsopt.optimize.schedule.run_acquisition import Candidate, Start, optimize_acquisition
+from epsopt.optimize.schedule.run_model import RunModel, fit_run_model
+from epsopt.optimize.schedule.run_prediction import expect
 from epsopt.optimize.space import Config, Key, Space
-from epsopt.surrogate.surrogate import Surrogate
-from epsopt.zoo.catalogue.types import Checkpoint
-from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 
 _RANDOM = 384
 _LOCAL = 256
-_SAMPLES = 64
-_ROUGH_SAMPLES = 16
-_SHORTLIST = 96
 FEWEST_RUNS = 8
 """With fewer, a Gaussian process over a dozen hyperparameters says nothing."""
 _MOST_PENDING = 32
 _ROUNDS = 32
 """Of random configurations, where the first ones hold too few that are new."""
-
-
-@dataclass(frozen=True, eq=False)
-class PastRun:
-    """A run to learn from.
-
-    Attributes:
-        name: the run's name.
-        config: its hyperparameters.
-        z: ``(latent,)`` of its last checkpoint, finite; of a censored run, what its end is expected to be.
-        metrics: measured metrics of its last checkpoint; none for one that was cut off: it measured no end.
-        finished: whether it was not cut off.
-        run_id: id of the run in its catalogue; -1 where it is in none.
-    """
-
-    name: str
-    config: Mapping[str, Any]
-    z: Tensor
-    metrics: dict[str, float | None]
-    finished: bool = True
-    run_id: int = -1
-
-
-def past_runs(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], cut_off: Collection[int] = ()) -> list[PastRun]:
-    """Return what each run ended at: its last checkpoint (highest epoch) that the map knows.
-
-    Args:
-        surrogate: the fitted map.
-        checkpoints: the catalogue's, ordered by run and epoch as it gives them.
-        cut_off: ids of runs that did not end by themselves (stopped early, failed, still training): their last
-            checkpoint is not taken for their end (:func:`epsopt.optimize.forecast.censored_runs.expected_end`).
-
-    Returns:
-        One past run for each run that was trained, in the order of the checkpoints; none for a run that was cut off
-        where too few others tell how it would have gone on.
-
-    Raises:
-        UsageError: the map knows none of the checkpoints.
-    """
-    latents, known = known_latents(surrogate, checkpoints, of_runs=True)
-    last = {c.run_id: i for i, c in enumerate(known) if not is_recombined(c)}
-    ends = _ends_of_cut_off(surrogate, known, latents, last, set(cut_off))
-    out = []
-    for run_id, i in sorted(last.items(), key=lambda pair: pair[1]):
-        if run_id not in ends:
-            out.append(PastRun(known[i].run, known[i].hyperparameters, latents[i], known[i].metrics, run_id=run_id))
-        elif (end := ends[run_id]) is not None:
-            out.append(PastRun(known[i].run, known[i].hyperparameters, end, {}, finished=False, run_id=run_id))
-    return out
-
-
-def _ends_of_cut_off(
-    surrogate: Surrogate,
-    known: Sequence[Checkpoint],
-    latents: Tensor,
-    last: Mapping[int, int],
-    cut_off: set[int],
-) -> dict[int, Tensor | None]:
-    """Expected ends by the run's id."""
-    if not cut_off & last.keys():
-        return {}
-    rows = [i for i, c in enumerate(known) if c.run_id in last and not is_recombined(c)]
-    ids = list(dict.fromkeys(known[i].run_id for i in rows))
-    paths = dict(zip(ids, run_paths(surrogate, [known[i] for i in rows], latents[rows]), strict=True))
-    finished = [path for run_id, path in paths.items() if run_id not in cut_off]
-    return {run_id: expected_end(paths[run_id], finished) for run_id in ids if run_id in cut_off}
+_CONFIGS = 48
+"""Configurations weighed with every start."""
+_SHARE = 3
+"""At most one proposal in so many, rounded up, is a variation of the same past run."""
+_TYPICAL = 0.35
+"""Distance for each parameter, below which a configuration is a variation of another."""
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -124,11 +55,12 @@ class Proposal:
         point: predicted final metrics by name.
         low: lower ends of their intervals.
         high: upper ends.
-        probability: that all targets are met; ``None`` without targets.
-        joins_front: probability that no measured checkpoint dominates its end.
+        probability: that all targets are met at its end; ``None`` without targets.
+        joins_front: probability that one of its checkpoints joins the front of all that was measured.
         nearest_runs: past runs with the most similar hyperparameters, ``(name, distance)``, nearest first.
         reason: why it was chosen, in one line.
         init_from: path of the checkpoint that it starts from; ``None`` starts from scratch.
+        gain: hypervolume that it is expected to add to the measured front, in the product of the objectives' units.
     """
 
     params: Config
@@ -141,45 +73,120 @@ class Proposal:
     nearest_runs: tuple[tuple[str, float], ...]
     reason: str
     init_from: str | None = None
+    gain: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """Everything that was measured, as proposals learn from it.
+
+    Attributes:
+        space: what may be launched.
+        objectives: what to push.
+        metrics: names of further metrics that are predicted.
+        curves: of every run by its name, in the order in which they were launched; columns of values are the
+            objectives, then the metrics; NaN where not measured.
+        cut_off: names of runs that did not end by themselves (stopped early, failed, still training).
+        measured: ``(k, objectives)`` of every checkpoint, merged ones included; NaN where not measured.
+        bounds: declared bounds of metrics.
+    """
+
+    space: Space
+    objectives: tuple[Objective, ...]
+    metrics: tuple[str, ...]
+    curves: Mapping[str, Curve]
+    cut_off: Collection[str]
+    measured: Floats
+    bounds: Mapping[str, tuple[float, float]]
+
+    @property
+    def usable(self) -> dict[str, Curve]:
+        """Runs whose configuration lies in the space."""
+        return {name: c for name, c in self.curves.items() if self.space.accepts(c.config)}
+
+    @property
+    def whole(self) -> int:
+        """How many of them ended by themselves."""
+        return sum(name not in self.cut_off for name in self.usable)
+
+    @property
+    def length(self) -> float:
+        """Epochs of a whole run: the median of those that ended by themselves."""
+        ends = [float(c.steps[-1]) for name, c in self.usable.items() if name not in self.cut_off]
+        return float(np.median(ends)) if ends else max((float(c.steps[-1]) for c in self.curves.values()), default=1.0)
+
+    @property
+    def origin(self) -> Start | None:
+        """Where most runs start, if that was measured; its values are those of all columns."""
+        starts = Counter(b"" if c.start is None else c.start.tobytes() for c in self.curves.values())
+        if not starts or not (usual := starts.most_common(1)[0][0]):
+            return None
+        values = next(c.start for c in self.curves.values() if c.start is not None and c.start.tobytes() == usual)
+        return Start("", values)
+
+    def pushed(self, candidate: Candidate) -> Candidate:
+        """Return a candidate whose start says the objectives alone, as the model of runs has it.
+
+        Args:
+            candidate: whose start has the values of all columns.
+        """
+        return self._with(candidate, slice(0, len(self.objectives)))
+
+    def rest(self, candidate: Candidate) -> Candidate:
+        """Return a candidate whose start says the further metrics alone.
+
+        Args:
+            candidate: whose start has the values of all columns.
+        """
+        return self._with(candidate, slice(len(self.objectives), None))
+
+    @staticmethod
+    def _with(candidate: Candidate, columns: slice) -> Candidate:
+        start = candidate.start
+        return candidate if start is None else replace(candidate, start=replace(start, values=start.values[columns]))
+
+    def of(self, columns: slice) -> dict[str, Curve]:
+        """Return usable runs with some of their columns.
+
+        Args:
+            columns: of the curves' values.
+        """
+        return {
+            name: replace(
+                c, values=c.values[:, columns], start=None if c.start is None else c.start[columns], on_way=None
+            )
+            for name, c in self.usable.items()
+        }  # fmt: skip
 
 
 def propose(
-    surrogate: Surrogate,
-    space: Space,
-    past: Sequence[PastRun],
-    objectives: Sequence[Objective],
+    history: History,
     targets: Sequence[Target] = (),
     *,
     n: int = 8,
     level: float = 0.9,
     seed: int = 0,
     avoid: Sequence[Mapping[str, Any]] = (),
-    pending: Sequence[Mapping[str, Any]] = (),
-    starts: Sequence[Checkpoint] = (),
+    pending: Sequence[Candidate] = (),
+    starts: Sequence[Start] = (),
     tried: Sequence[tuple[str, Mapping[str, Any]]] = (),
     fewer: bool = False,
-    measured: NDArray[np.float64] | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> list[Proposal]:
     """Propose the next training runs.
 
     Args:
-        surrogate: the fitted map (``g``).
-        space: what may be launched.
-        past: past runs; at least eight that ended by themselves and whose configuration lies in the space.
-        objectives: what to push.
-        targets: become constraints.
+        history: past runs; at least eight that ended by themselves and whose configuration lies in the space.
+        targets: what the outcome is to meet; each names one of the objectives.
         n: how many proposals.
         level: coverage of the intervals.
         seed: the same seed proposes the same.
         avoid: configurations besides those of past runs that shall not be proposed again from scratch.
-        pending: configurations that run or wait, whose outcome is unknown: the batch keeps its distance from them.
-        starts: checkpoints that half of the runs may start from, more where the space holds too few new
-            configurations; the map knows them.
-        tried: runs from checkpoints that shall not be proposed again: the start's content hash, hyperparameters.
+        pending: runs that wait or train: what they are expected to reach is not proposed again.
+        starts: measured checkpoints that half of the runs may start from, more where the space holds too few new
+            configurations; their keys are what proposals name.
+        tried: runs from checkpoints that shall not be proposed again: the start's key, hyperparameters.
         fewer: whether to return what there is where that is less than ``n``.
-        measured: ``(k, objectives)`` what was measured on any checkpoint, in the metrics' own units, NaN where it was
-            not: the front that proposals are to improve. By default only what past runs ended at.
         progress: called as ``progress(what, share done)``.
 
     Returns:
@@ -187,87 +194,112 @@ def propose(
 
     Raises:
         EmptyCatalogue: too few usable past runs.
-        UsageError: ``n`` below one, a level outside (0, 1), or fewer than ``n`` new runs are found; with ``fewer``,
-            none is.
+        UsageError: ``n`` below one, a level outside (0, 1), a target that is no objective, or fewer than ``n`` new runs
+            are found; with ``fewer``, none is.
     """
-    if n < 1:
-        raise UsageError(f"the number of proposals is {n}, expected at least 1")
-    if not 0.0 < level < 1.0:
-        raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
-    usable = [r for r in past if space.accepts(r.config)]
-    whole = sum(r.finished for r in usable)
-    if whole < FEWEST_RUNS:
-        raise EmptyCatalogue(
-            f"proposals learn from past runs: {whole} of the catalogue's runs have every hyperparameter of the search "
-            f"space and were not cut off, at least {FEWEST_RUNS} are needed; ingest more runs, or start with a random "
-            "sweep"
-        )
-    for objective in objectives:
-        if all(r.metrics.get(objective.name) is None for r in usable):
-            raise EmptyCatalogue(
-                f"no run's last checkpoint has a measured {objective.name}, so nothing is known of where runs end: "
-                "measure it there, or leave it out of the objectives in epsopt.toml"
-            )
     say = progress or (lambda _what, _share: None)
-    scorer = TargetScorer(surrogate, tuple(objectives), tuple(targets))
+    _check(history, targets, n, level)
+    space, objectives = history.space, history.objectives
+    say("learning from past runs", 0.1)
+    signs = Objectives(objectives).signs
+    runs = list(history.of(slice(0, len(objectives))).values())
+    reference = _reference(history, targets, signs)
+    kept, others = thinned(space, objectives, runs)
+    model = fit_run_model(
+        space, objectives, kept, length=history.length, reference=reference, bounds=history.bounds, seed=seed
+    )
+    known = np.vstack([history.measured, others])
+    model = replace(model, curves=replace(model.curves, others=known[np.isfinite(known).all(axis=1)]))
+    rest = _rest(history, seed)
+    say("weighing candidates", 0.6)
     rng = np.random.default_rng(seed)
-    say("learning where hyperparameters lead", 0.0)
-    forecast = fit_forecast(surrogate, space, usable, seed)
-    say("weighing candidates", 0.5)
-    candidates, others = draw_candidates(space, usable, scorer, n, rng, avoid)
-    front = measured_front(past, scorer, measured)
-    branches = _branches(forecast, scorer, space, front, starts, candidates, others, tried, n)
-    left = min(n - len(branches), len(candidates))
-    found = left + len(branches)
-    if found == 0 or (found < n and not fewer):
+    new, ran = draw_configs(history, n, rng, avoid)
+    origin, length = history.origin, history.length
+    scratch = [Candidate(c, origin, length) for c in new]
+    left = {space.key(c) for c in new}
+    branches = _branches(space, starts, [*new, *ran], tried, length, rng)
+    wanted = min(max((n + 1) // 2, n - len(left)), len(branches)) if starts else 0
+    found = min(n - wanted, len(left)) + wanted
+    if not found or (found < n and not fewer):
         kinds = "configurations of the search space" + (" and branches of checkpoints" if starts else "")
         raise UsageError(
             f"found only {found} {kinds} that were not run yet, {n} were asked for: widen the search space"
         )
-    outstanding = [c for c in pending if space.accepts(c)]
-    picked = _pick(forecast, scorer, space, usable, candidates, outstanding, left, seed) if left else []
+    busy = [history.pushed(c) for c in pending[-_MOST_PENDING:]]
+    chooser = _Chooser(history, model, reference, targets, busy, rng)
+    picked = chooser.pick(scratch, min(n - wanted, len(left)))
+    picked += chooser.pick(branches, wanted)
     say("weighing candidates", 1.0)
-    return [_explain(c, None, forecast, scorer, space, usable, front, level, seed) for c in picked] + [
-        _explain(b.config, b, forecast, scorer, space, usable, front, level, seed) for b in branches
-    ]
+    explain = _Explainer(history, model, rest, targets, level)
+    return [explain(candidate, gain) for candidate, gain in picked]
 
 
-def measured_front(
-    past: Sequence[PastRun], scorer: TargetScorer, measured: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
-    """What was measured and nothing else dominates: ``(k, objectives)`` in the metrics' own units.
+def _check(history: History, targets: Sequence[Target], n: int, level: float) -> None:
+    if n < 1:
+        raise UsageError(f"the number of proposals is {n}, expected at least 1")
+    if not 0.0 < level < 1.0:
+        raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
+    names = [o.name for o in history.objectives]
+    for target in targets:
+        if target.name not in names:
+            raise UsageError(f"target {target.name!r} is none of the objectives {', '.join(names)}")
+    if history.whole < FEWEST_RUNS:
+        raise EmptyCatalogue(
+            f"proposals learn from past runs: {history.whole} of the catalogue's runs have every hyperparameter of the "
+            f"search space and were not cut off, at least {FEWEST_RUNS} are needed; ingest more runs, or start with a "
+            "random sweep"
+        )
+    values = np.concatenate([c.values for c in history.usable.values()])
+    for j, name in enumerate(names):
+        if not np.isfinite(values[:, j]).any():
+            raise EmptyCatalogue(
+                f"no run's checkpoints have a measured {name}, so nothing is known of where runs lead: measure it "
+                "there, or leave it out of the objectives in epsopt.toml"
+            )
 
-    A run's best checkpoint is often not its last one, and merged checkpoints belong to no run: `measured` holds them.
-    """
-    table = measured_table([r.metrics for r in past], scorer.objectives)
-    if measured is not None:
-        table = np.vstack([table, measured])
-    return np.asarray(table[Objectives(scorer.objectives).front(table)])
+
+def _reference(history: History, targets: Sequence[Target], signs: Floats) -> Floats:
+    """The reference point: what misses a target improves nothing."""
+    corner = front_reference(history.measured * signs) * signs
+    bounds = np.array([history.bounds.get(o.name, (-np.inf, np.inf)) for o in history.objectives])
+    corner = corner.clip(bounds[:, 0], bounds[:, 1])
+    wanted = {t.name: t.value for t in targets}
+    for j, objective in enumerate(history.objectives):
+        if objective.name in wanted:
+            corner[j] = max(corner[j] * signs[j], wanted[objective.name] * signs[j]) * signs[j]
+    return np.asarray(corner)
 
 
-def draw_candidates(
-    space: Space,
-    past: Sequence[PastRun],
-    scorer: TargetScorer,
-    n: int,
-    rng: np.random.Generator,
-    avoid: Sequence[Mapping[str, Any]],
+def _rest(history: History, seed: int) -> CurveModel | None:
+    """A model of the metrics that are predicted and pushed nowhere."""
+    if not history.metrics:
+        return None
+    curves = [c for c in history.of(slice(len(history.objectives), None)).values() if np.isfinite(c.values).any()]
+    if len(curves) < 2:
+        return None
+    names = [Objective(name, maximize=True) for name in history.metrics]
+    return fit_curves(history.space, names, curves, length=history.length, bounds=history.bounds, seed=seed)
+
+
+def draw_configs(
+    history: History, n: int, rng: np.random.Generator, avoid: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Config], list[Config]]:
-    """Random configurations and neighbours of the measured front's, in turn, all valid and each once.
-
-    Whoever weighs only the first of them weighs both kinds.
+    """Random configurations and neighbours of those with a checkpoint on the front, in turn, all valid and each once.
 
     Returns:
         Those that were not run or queued before from scratch, and those that were; fewer than ``n`` new ones only where
         many rounds of random ones hold no more.
     """
-    table = measured_table([r.metrics for r in past], scorer.objectives)
-    front = Objectives(scorer.objectives).front(table)
-    parents = [past[i].config for i in front] or [r.config for r in past]
+    space, curves = history.space, list(history.usable.values())
+    m = len(history.objectives)
+    values = np.concatenate([c.values[:, :m] for c in curves])
+    owner = np.repeat(np.arange(len(curves)), [len(c.steps) for c in curves])
+    front = Objectives(history.objectives).front(values)
+    parents = [curves[i].config for i in dict.fromkeys(owner[front].tolist())] or [c.config for c in curves]
     drawn = space.sample(max(_RANDOM, 8 * n), rng)
     near = [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL)]
     pool = [c for pair in zip_longest(near, drawn) for c in pair if c is not None]
-    ran = {space.key(config) for config in (*(r.config for r in past), *avoid) if space.accepts(config)}
+    ran = {space.key(config) for config in (*(c.config for c in curves), *avoid) if space.accepts(config)}
     new: dict[Key, Config] = {}
     others: dict[Key, Config] = {}
     for _ in range(_ROUNDS):
@@ -281,127 +313,145 @@ def draw_candidates(
 
 
 def _branches(
-    forecast: Forecast,
-    scorer: TargetScorer,
     space: Space,
-    front: NDArray[np.float64],
-    starts: Sequence[Checkpoint],
-    new: Sequence[Config],
-    others: Sequence[Config],
+    starts: Sequence[Start],
+    configs: Sequence[Config],
     tried: Sequence[tuple[str, Mapping[str, Any]]],
-    n: int,
-) -> list[Branch]:
-    """Half of ``n`` runs, from checkpoints, each from another one; more where there are fewer new configurations."""
+    length: float,
+    rng: np.random.Generator,
+) -> list[Candidate]:
+    """Runs from every start: what ran from scratch is something else from a checkpoint."""
     seen = {(start, space.key(config)) for start, config in tried if space.accepts(config)}
-    branches: list[Branch] = []
-    wanted = (n + 1) // 2
-    while wanted > 0:
-        # What ran from scratch is something else from a checkpoint.
-        chosen = best_branches(forecast, scorer, space, starts, [*new, *others], front, wanted, seen)
-        if not chosen:
-            break
-        seen |= {branch.key(space) for branch in chosen}
-        branches += chosen
-        wanted = n - len(branches) - len(new)
-    return branches
+    out = []
+    for start in starts:
+        fits = [c for c in configs if all(c.get(name) == value for name, value in start.fixed.items())]
+        if start.fixed and len(fits) < _CONFIGS:
+            kept = ({**space.perturb({**c, **start.fixed}, rng, 0.0), **start.fixed} for c in configs)
+            fits += [space.given(c) for c in kept]
+        new = {space.key(c): c for c in fits if (start.key, space.key(c)) not in seen}
+        out += [Candidate(c, start, length) for c in list(new.values())[:_CONFIGS]]
+    return out
 
 
-def _pick(
-    forecast: Forecast,
-    scorer: TargetScorer,
-    space: Space,
-    past: Sequence[PastRun],
-    candidates: list[Config],
-    pending: Sequence[Mapping[str, Any]],
-    n: int,
-    seed: int,
-) -> list[Config]:
-    signs, thresholds, columns = scorer.signs, scorer.thresholds, scorer.columns
+class _Chooser:
+    """Chooses one run after another, each beside those before it."""
 
-    def objective(samples: Tensor) -> Tensor:
-        return forecast.metrics(samples)[..., columns] * signs
+    def __init__(
+        self,
+        history: History,
+        model: RunModel,
+        reference: Floats,
+        targets: Sequence[Target],
+        pending: list[Candidate],
+        rng: np.random.Generator,
+    ) -> None:
+        self._history = history
+        self._model, self._reference, self._targets, self._rng = model, reference, targets, rng
+        self._busy = pending
+        self._variations: Counter[int] = Counter()
+        space, curves = model.curves.space, model.curves.curves
+        self._past = space.encode([c.config for c in curves])
+        self._typical = _TYPICAL * math.sqrt(len(space.parameters))
 
-    def below(place: int) -> Callable[[Tensor], Tensor]:
-        return lambda samples: thresholds[place] - signs[place] * forecast.metrics(samples)[..., columns[place]]
+    def pick(self, pool: Sequence[Candidate], n: int) -> list[tuple[Candidate, float]]:
+        """Choose at most ``n``, with the hypervolume that each is expected to add alone."""
+        space = self._model.curves.space
+        out: list[tuple[Candidate, float]] = []
+        left, most = list(pool), max(math.ceil(n / _SHARE), 1)
+        while left and len(out) < n:
+            some = [c for c in left if (run := self._varied(c)) is None or self._variations[run] < most] or left
+            pushed = [self._history.pushed(c) for c in some]
+            (choice,) = optimize_acquisition(
+                self._model.curves, self._busy, pool=pushed, reference=self._reference, trust=self._trust,
+                rng=self._rng,
+            )  # fmt: skip
+            place = next(i for i, c in enumerate(pushed) if c is choice.candidate)
+            if choice.improvement <= 0.0 and self._targets:
+                place = max(range(len(some)), key=lambda i: _met(self._model, pushed[i], self._targets))
+            chosen = some[place]
+            kind = "branch" if _is_branch(chosen) else "run"
+            gain = self._model.calibration.gain(kind) * self._trust(chosen)
+            out.append((chosen, choice.alone * gain))
+            self._busy.append(pushed[place])
+            if (run := self._varied(chosen)) is not None:
+                self._variations[run] += 1
+            if _is_branch(chosen):  # each from another checkpoint, as long as there are any
+                left = [c for c in left if c.start is not chosen.start] or [c for c in left if c is not chosen]
+            else:
+                key = space.key(chosen.config)
+                left = [c for c in left if space.key(c.config) != key]
+        return out
 
-    constraints = [below(i) for i, t in enumerate(thresholds.tolist()) if np.isfinite(t)]
-    x_past = torch.from_numpy(space.encode([r.config for r in past]))
-    x_new = torch.from_numpy(space.encode(candidates))
-    table = (
-        np.stack(
-            [
-                [
-                    scorer.surrogate.to_scale(o.name, v) if np.isfinite(v) else np.nan
-                    for o, v in zip(scorer.objectives, row, strict=True)
-                ]
-                for row in measured_table([r.metrics for r in past], scorer.objectives)
-            ]
+    def _trust(self, candidate: Candidate) -> float:
+        return self._model.support.weight(candidate.config)
+
+    def _varied(self, candidate: Candidate) -> int | None:
+        """Place of the past run that a configuration is a variation of, if it is one."""
+        away = np.linalg.norm(self._past - self._model.curves.space.encode([candidate.config]), axis=1)
+        nearest = int(away.argmin())
+        return nearest if away[nearest] < self._typical else None
+
+
+def _met(model: RunModel, candidate: Candidate, targets: Sequence[Target]) -> float:
+    """Probability that all targets are met at a run's end; errors of different metrics are taken as independent."""
+    curves = model.curves
+    start = None if candidate.start is None else candidate.start.values
+    beyond = 1.0 / max(model.support.weight(candidate.config), 1e-12)
+    x = curves.inputs([candidate.config], np.array([candidate.epochs]), [start], len(curves.curves))
+    with torch.no_grad():
+        posterior = curves.model.posterior(x)
+        mean, variance = posterior.mean[0, 0], posterior.variance[0, 0]
+    out = 1.0
+    for target in targets:
+        j = [o.name for o in curves.objectives].index(target.name)
+        stretch = curves.stretch[j] if curves.stretch else 1.0
+        spread = math.sqrt(float(variance[j]) + stretch**2 * float(curves.processes[j].noise))
+        spread *= 1.0 + math.log(beyond)
+        wanted = float(curves.transforms[j].forward(np.array([target.value]))[0])
+        side = float(curves.signs[j]) * (float(mean[j]) - wanted) / spread
+        out *= 0.5 * math.erfc(-side / math.sqrt(2.0))
+    return out
+
+
+class _Explainer:
+    """Says of a run what is predicted of it, and why it was chosen."""
+
+    def __init__(
+        self,
+        history: History,
+        model: RunModel,
+        rest: CurveModel | None,
+        targets: Sequence[Target],
+        level: float,
+    ) -> None:
+        self._history, self._model, self._rest = history, model, rest
+        self._targets, self._level = targets, level
+        self._past = [(name, c.config) for name, c in history.usable.items()]
+
+    def __call__(self, candidate: Candidate, gain: float) -> Proposal:
+        """Explain a run."""
+        space = self._history.space
+        pushed = self._history.pushed(candidate)
+        said = [self._model.expect(pushed, self._level)]
+        if self._rest is not None:
+            said.append(expect(self._rest, self._history.rest(candidate), self._level))
+        point, low, high = ({k: v for e in said for k, v in getattr(e, n).items()} for n in ("point", "low", "high"))
+        joins = said[0].joins_front
+        near = nearest_runs(space, candidate.config, self._past)
+        start = candidate.start if _is_branch(candidate) else None
+        return Proposal(
+            params=dict(candidate.config),
+            fixed=dict(space.fixed),
+            point=point,
+            low=low,
+            high=high,
+            probability=_met(self._model, pushed, self._targets) if self._targets else None,
+            joins_front=joins,
+            nearest_runs=near,
+            reason=_reason(joins, *near[0], space) if start is None else _branch_reason(joins, start),
+            init_from=None if start is None else start.key,
+            gain=gain,
         )
-        * signs.numpy()
-    )
-    # One diverged run is not what is just not good enough.
-    ends = np.array([bulk(column, maximize=True) for column in table.T])
-    low, high = ends[:, 0], ends[:, 1]
-
-    def acquisition(samples: int) -> AcquisitionFunction:
-        reference = (low - 0.1 * np.maximum(high - low, 1e-6)).tolist()
-        found = noisy_improvement(forecast.model, x_past, objective, reference, constraints, samples=samples, seed=seed)
-        if pending:
-            found.set_X_pending(torch.from_numpy(space.encode(pending[-_MOST_PENDING:])))
-        return found
-
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # BoTorch suggests input scaling that is already done
-        # A rough look at all candidates, then a thorough one at the best: the batch is chosen one by one, and every
-        # choice weighs every candidate again.
-        rough = acquisition(_ROUGH_SAMPLES)
-        values = torch.cat([rough(part.unsqueeze(1)) for part in torch.split(x_new, 64)])
-        short = values.topk(min(max(_SHORTLIST, 4 * n), len(candidates))).indices
-        chosen, _ = optimize_acqf_discrete(
-            acquisition(_SAMPLES), q=n, choices=x_new[short], max_batch_size=64, unique=True
-        )
-    places = torch.cdist(chosen.double(), x_new[short]).argmin(dim=1)
-    return [candidates[i] for i in short[places].tolist()]
-
-
-def _explain(
-    config: Config,
-    branch: Branch | None,
-    forecast: Forecast,
-    scorer: TargetScorer,
-    space: Space,
-    past: Sequence[PastRun],
-    front: NDArray[np.float64],
-    level: float,
-    seed: int,
-) -> Proposal:
-    names = scorer.surrogate.metric_names
-    samples, low, point, high = (
-        forecast.predict(config, level, seed) if branch is None else predict_branch(forecast, branch, level, seed)
-    )
-    values = samples[:, scorer.columns].numpy()  # in the metrics' own units
-    signs: NDArray[Any] = Objectives(scorer.objectives).signs
-    turned = values * signs
-    dominated = ((front * signs)[None] >= turned[:, None]).all(axis=2).any(axis=1)
-    joins = float(1.0 - dominated.mean())
-    met: NDArray[np.bool_] | None = None
-    if scorer.targets:
-        wanted = {t.name: t.value for t in scorer.targets}
-        limits = np.array([wanted.get(o.name, -np.inf if o.maximize else np.inf) for o in scorer.objectives])
-        met = (turned >= limits * signs).all(axis=1)
-    near = nearest_runs(space, config, [(r.name, r.config) for r in past])
-    return Proposal(
-        params=config,
-        fixed=dict(space.fixed),
-        point=dict(zip(names, point.tolist(), strict=True)),
-        low=dict(zip(names, low.tolist(), strict=True)),
-        high=dict(zip(names, high.tolist(), strict=True)),
-        probability=None if met is None else float(met.mean()),
-        joins_front=joins,
-        nearest_runs=near,
-        reason=_reason(joins, *near[0], space) if branch is None else branch.why(joins),
-        init_from=None if branch is None else branch.start.path,
-    )
 
 
 def nearest_runs(
@@ -424,8 +474,16 @@ def nearest_runs(
     return tuple((runs[i][0], float(distance[i])) for i in np.argsort(distance, kind="stable")[:n])
 
 
+def _is_branch(candidate: Candidate) -> bool:
+    return candidate.start is not None and bool(candidate.start.key)
+
+
+def _branch_reason(joins: float, start: Start) -> str:
+    return f"starts from {start.label or start.key} of the front ({joins:.0%} to join the front)"
+
+
 def _reason(joins: float, run: str, distance: float, space: Space) -> str:
-    typical = 0.35 * np.sqrt(len(space.parameters))
+    typical = _TYPICAL * np.sqrt(len(space.parameters))
     where = f"a variation of {run}" if distance < typical else f"far from every past run (nearest: {run})"
     if joins >= 0.5:
         return f"likely to join the front ({joins:.0%}), {where}"

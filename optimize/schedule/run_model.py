@@ -54,13 +54,20 @@ class RunModel:
         """Predict a run: see :func:`epsopt.optimize.schedule.run_prediction.expect`.
 
         Intervals are wider, and the front is less likely to be joined, where no past run supports the configuration.
+
+        Args:
+            candidate: the run.
+            level: share of measurements that the intervals are meant to hold.
+
+        Returns:
+            What is expected of its last checkpoint, and of all of them for the front.
         """
         support = self.support
         beyond = support.beyond(candidate.config)
         wide = 1.0 + beyond / REACH
         stretch = tuple(wide * s for s in self.curves.stretch or (1.0,) * len(self.curves.processes))
         found = expect(replace(self.curves, stretch=stretch), candidate, level)
-        joins = self.calibration.joins(found.joins_front) * support.belief(candidate.config)
+        joins = self.calibration.joins(found.joins_front) * support.weight(candidate.config)
         return replace(found, joins_front=joins)
 
 

@@ -22,9 +22,10 @@ from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace, c
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.schedule.gain_calibration import PATIENCE, Reliability, marginal_value_threshold
+from epsopt.optimize.schedule.remaining_gain import RemainingGain, remaining_gain
 from epsopt.optimize.schedule.run_acquisition import Candidate, Start, optimize_acquisition
 from epsopt.optimize.schedule.run_model import RunModel, fit_run_model
-from epsopt.optimize.schedule.run_prediction import Expected
+from epsopt.optimize.schedule.run_prediction import LEVEL, Expected
 from epsopt.optimize.schedule.unfreezing import learn_onsets
 from epsopt.optimize.space import Space
 from epsopt.zoo.errors import UsageError
@@ -269,7 +270,34 @@ class Scheduler:
         worth = found.improvement * self._credit.of(found.kind, volume) / self._evaluation
         return Step("merge", found.improvement, worth, self._evaluation, mixture=found)
 
-    def _run(self, known: SearchState, volume: float, starts: Sequence[Start], running: Sequence[Candidate]) -> Step:
+    def remaining_gain(
+        self, known: SearchState, epochs: float, running: Sequence[Candidate] = (), *, level: float = LEVEL
+    ) -> RemainingGain | None:
+        """Predict what so many further epochs of runs and branches add to the front.
+
+        Merges are not looked at: what they add comes on top.
+
+        Args:
+            known: what was measured.
+            epochs: of the further budget, positive.
+            running: launched and not finished: what they are expected to add is not counted.
+            level: of the interval.
+
+        Returns:
+            The gain with its interval; ``None`` while there are too few runs for a model of runs.
+        """
+        known = self._with_failures(known)
+        if len(known.curves) < max(self._first, 2):
+            return None
+        model, volume = self._fitted(known), self.volume(known)
+        return remaining_gain(
+            model, epochs, reference=self._reference, origin=self._origin, branch_epochs=self._branch_epochs,
+            starts=self._front(known.checkpoints) if self._branch_epochs else [], running=running,
+            trust=lambda c: self._credit.of(_kind(c), volume), level=level, seed=self._seed,
+        )  # fmt: skip
+
+    def _fitted(self, known: SearchState) -> RunModel:
+        """The model of runs, learned on if there are new ones, of what is known."""
         if self._model is None or len(known.curves) != len(self._model.curves.curves) or self._learns_on:
             self._learns_on = False
             self._model = fit_run_model(
@@ -277,18 +305,21 @@ class Scheduler:
                 bounds=self._bounds, seed=self._seed, before=self._model,
             )  # fmt: skip
         curves = replace(self._model.curves, curves=tuple(known.curves), others=known.mixed)
-        model, support = replace(self._model, curves=curves), self._model.support
+        return replace(self._model, curves=curves)
+
+    def _run(self, known: SearchState, volume: float, starts: Sequence[Start], running: Sequence[Candidate]) -> Step:
+        model = self._fitted(known)
 
         def trust(c: Candidate) -> float:
-            return self._credit.of(_kind(c), volume) * support.belief(c.config)
+            return self._credit.of(_kind(c), volume) * model.support.weight(c.config)
 
         (choice,) = optimize_acquisition(
-            curves, running, starts=starts, origin=self._origin,
+            model.curves, running, starts=starts, origin=self._origin,
             branch_epochs=self._branch_epochs, reference=self._reference, trust=trust, mixes=known.weights is not None,
             onsets=learn_onsets(self._space, known.curves), rng=self._rng,
         )  # fmt: skip
         kind, cost = _kind(choice.candidate), choice.candidate.cost
-        gain = model.calibration.gain(kind) * support.belief(choice.candidate.config)
+        gain = model.calibration.gain(kind) * model.support.weight(choice.candidate.config)
         worth = gain * choice.improvement * self._credit.of(kind, volume) / cost
         return Step(kind, gain * choice.alone, worth, cost, choice.candidate, model=model)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
+from epsopt.optimize.forecast.catalogue_curves import objective_vector, past_curves
+from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.objectives import Objective, Objectives, Target
-from epsopt.optimize.proposals.proposals import FEWEST_RUNS, PastRun, Proposal, past_runs, propose
+from epsopt.optimize.proposals.proposals import FEWEST_RUNS, History, Proposal, propose
+from epsopt.optimize.schedule.run_acquisition import Candidate, Start
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import diverged_runs, infer_space
 from epsopt.studies.optuna_io.queue import (
@@ -28,7 +31,7 @@ from epsopt.studies.optuna_io.run_folders import cut_off, folder_of, run_folder
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import render_command, takes_start
 from epsopt.studies.schedule.study_snapshot import named_start
-from epsopt.surrogate.surrogate import Surrogate
+from epsopt.studies.schedule.weight_geometry import as_start, shaping
 from epsopt.zoo.catalogue.types import Checkpoint, each_content_once
 from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import EpsoptError, UsageError
@@ -59,11 +62,11 @@ class ProposalBatch:
 def propose_next(
     project: Project,
     storage: RDBStorage | None,
-    surrogate: Surrogate,
     checkpoints: Sequence[Checkpoint],
     objectives: Sequence[Objective],
     targets: Sequence[Target] = (),
     *,
+    metrics: Sequence[str] = (),
     n: int = 8,
     level: float = 0.9,
     seed: int = 0,
@@ -77,16 +80,15 @@ def propose_next(
     """Propose the next training runs, none of which ran, runs or waits already, and queue them.
 
     A run from a checkpoint is another one than a run from scratch with the same hyperparameters, or than one from
-    another checkpoint. Runs that were stopped early, failed or still train are learned from by where they are expected
-    to end.
+    another checkpoint. Of runs that were stopped early, failed or still train, what they measured by then is learned.
 
     Args:
         project: the space, unless it is to be inferred, and the train command.
         storage: where the study of proposals is; None: nothing was ever proposed, and nothing is recorded.
-        surrogate: the fitted map.
         checkpoints: the catalogue's.
         objectives: what to push.
-        targets: become constraints.
+        targets: what the outcome is to meet.
+        metrics: names of metrics that are predicted, those of objectives may be among them.
         n: how many.
         level: coverage of the intervals.
         seed: the same seed proposes the same, until something changes.
@@ -105,25 +107,28 @@ def propose_next(
     if reuse:
         require_start(project)
     trials = [] if storage is None else proposed_trials(storage, project.name)
-    # A run that started from another's checkpoint says little of where its hyperparameters alone lead.
+    cut = runs_cut_off(project, trials, checkpoints)
+    history, names = _history(project, trials, checkpoints, objectives, metrics, cut)
+    own = [t for t in trials if "init_from" not in t.user_attrs and was_tried(t)]
     reused = {folder_of(project, t) for t in trials if "init_from" in t.user_attrs}
     scratch = [c for c in checkpoints if reused.isdisjoint(Path(c.path).parents)]
-    past = past_runs(surrogate, scratch, runs_cut_off(project, trials, scratch))
-    space = project.space or _inferred_space(past, objectives)
-    own = [t for t in trials if "init_from" not in t.user_attrs and was_tried(t)]
-    ran = {c.run_id: c.hyperparameters for c in scratch}  # those that the map does not know yet, too
-    before = [*map(config_of, own), *ran.values()]
-    # A run of which the map knows a checkpoint is among the past ones: more is known of it than its hyperparameters.
-    learned = {r.run_id for r in past}
-    begun = {folder for c in scratch if c.run_id in learned for folder in Path(c.path).parents}
-    pending = [config_of(t) for t in own if not t.state.is_finished() and folder_of(project, t) not in begun]
-    starts = front_checkpoints(surrogate, checkpoints, objectives) if reuse else []
+    before = [*map(config_of, own), *{c.run_id: c.hyperparameters for c in scratch}.values()]
+    starts: list[Start] = []
+    tried: list[tuple[str, Mapping[str, Any]]] = []
+    if reuse:
+        front = front_checkpoints(checkpoints, objectives)
+        begun = _branches_before([t for t in trials if was_tried(t)], checkpoints)
+        by_content = {c.sha256: c.path for c in front}
+        tried = [(by_content[s], config) for s, config in begun if s in by_content]
+        fixed = shaping(checkpoints, history.space)
+        every = [*objectives, *_named(metrics, objectives)]
+        starts = [as_start(c, every, fixed) for c in front]
     proposals = propose(
-        surrogate, space, past, objectives, targets,
-        n=n, level=level, seed=seed, avoid=before, pending=pending, starts=starts,
-        tried=_branches_before([t for t in trials if was_tried(t)], checkpoints) if reuse else (), fewer=fewer,
-        progress=progress, measured=measured_table([c.metrics for c in checkpoints], objectives),
+        history, targets, n=n, level=level, seed=seed, avoid=before,
+        pending=_under_way(project, trials, checkpoints, history, names), starts=starts,
+        tried=tried, fewer=fewer, progress=progress,
     )  # fmt: skip
+    space = history.space
     if project.command is not None:
         out = run_folder(project, len(trials))
         for p in proposals:
@@ -134,12 +139,12 @@ def propose_next(
         numbers = record_proposals(storage, project.name, objectives, space, proposals, level=level)
     else:
         numbers = list(range(len(trials), len(trials) + len(proposals)))
-    return ProposalBatch(tuple(proposals), tuple(numbers), space, len(past))
+    return ProposalBatch(tuple(proposals), tuple(numbers), space, len(history.curves))
 
 
-def _inferred_space(past: Sequence[PastRun], objectives: Sequence[Objective]) -> Space:
-    diverged = diverged_runs([r.metrics for r in past], objectives)
-    return infer_space([r.config for r in past], diverged=diverged)
+def _inferred_space(ends: Sequence[Checkpoint], objectives: Sequence[Objective]) -> Space:
+    diverged = diverged_runs([c.metrics for c in ends], objectives)
+    return infer_space([c.hyperparameters for c in ends], diverged=diverged)
 
 
 def require_start(project: Project) -> None:
@@ -229,14 +234,11 @@ def queue_random(
     return record_proposals(storage, project.name, project.objectives, space, drawn)
 
 
-def front_checkpoints(
-    surrogate: Surrogate, checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]
-) -> list[Checkpoint]:
-    """Return checkpoints of the measured front that the map knows, at most MOST_STARTS, spread over the front."""
-    known = set(surrogate.memory.keys)
-    mapped = each_content_once([c for c in checkpoints if c.sha256 in known and Path(c.path).is_file()])
-    table = measured_table([c.metrics for c in mapped], objectives)
-    front = [mapped[i] for i in Objectives(objectives).front(table)]
+def front_checkpoints(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> list[Checkpoint]:
+    """Return checkpoints of the measured front whose files are there, at most MOST_STARTS, spread over the front."""
+    there = each_content_once([c for c in checkpoints if Path(c.path).is_file()])
+    table = measured_table([c.metrics for c in there], objectives)
+    front = [there[i] for i in Objectives(objectives).front(table)]
     front.sort(key=lambda c: _first(c.metrics, objectives))
     if len(front) <= MOST_STARTS:
         return front
@@ -245,3 +247,80 @@ def front_checkpoints(
 
 def _first(metrics: Mapping[str, float | None], objectives: Sequence[Objective]) -> float:
     return float(metrics[objectives[0].name] or 0.0)
+
+
+def _named(metrics: Sequence[str], objectives: Sequence[Objective]) -> list[Objective]:
+    """Metrics that are none of the objectives; which way is better does not matter."""
+    return [Objective(name, maximize=True) for name in metrics if name not in {o.name for o in objectives}]
+
+
+def _history(
+    project: Project,
+    trials: Sequence[FrozenTrial],
+    checkpoints: Sequence[Checkpoint],
+    objectives: Sequence[Objective],
+    metrics: Sequence[str],
+    cut: Collection[int],
+) -> tuple[History, dict[int, str]]:
+    """What proposals learn from, and the names of its runs by their ids."""
+    trained = {c.run_id: c for c in checkpoints if not is_recombined(c)}
+    reused = {folder_of(project, t) for t in trials if "init_from" in t.user_attrs}
+    # A run that started from another's checkpoint may have what nobody would launch from scratch.
+    own = [c for c in trained.values() if reused.isdisjoint(Path(c.path).parents)]
+    space = project.space or _inferred_space(own, objectives)
+    further = _named(metrics, objectives)
+    every = [*objectives, *further]
+    begun = {folder_of(project, t): path for t in trials if (path := t.user_attrs.get("init_from")) is not None}
+    values = {path: objective_vector(c.metrics, every) for c in checkpoints for path in c.paths}
+    found = past_curves(checkpoints, space, every)
+    whole = {**_without_epochs(checkpoints, space, every, found), **found}
+    curves, names = {}, {}
+    for run_id in sorted(whole):
+        path = next((begun[f] for f in Path(trained[run_id].path).parents if f in begun), None)
+        name = trained[run_id].run
+        names[run_id] = name if name not in curves else f"{name} ({run_id})"
+        start = whole[run_id].start if path is None else values.get(path)
+        known = start is not None and np.isfinite(start).all()
+        curves[names[run_id]] = replace(whole[run_id], start=start if known else None)
+    history = History(
+        space, tuple(objectives), tuple(o.name for o in further), curves,
+        {names[i] for i in cut if i in names}, measured_table([c.metrics for c in checkpoints], objectives),
+        project.bounds,
+    )  # fmt: skip
+    return history, names
+
+
+def _without_epochs(
+    checkpoints: Sequence[Checkpoint], space: Space, objectives: Sequence[Objective], known: Mapping[int, Curve]
+) -> dict[int, Curve]:
+    """Curves of runs whose checkpoints name no epoch: what their last one measured, at the end of a run."""
+    length = float(np.median([c.steps[-1] for c in known.values()])) if known else 1.0
+    last = {c.run_id: c for c in checkpoints if not is_recombined(c) and c.epoch is None}
+    out = {}
+    for run_id, c in last.items():
+        measured = objective_vector(c.metrics, objectives)
+        if run_id not in known and np.isfinite(measured).any() and space.accepts(c.hyperparameters):
+            out[run_id] = Curve(space.given(c.hyperparameters), np.array([length]), measured[None])
+    return out
+
+
+def _under_way(
+    project: Project,
+    trials: Sequence[FrozenTrial],
+    checkpoints: Sequence[Checkpoint],
+    history: History,
+    names: Mapping[int, str],
+) -> list[Candidate]:
+    """Runs that wait or train, and are expected to reach something yet."""
+    every = [*history.objectives, *_named(history.metrics, ())]
+    values = {path: objective_vector(c.metrics, every) for c in checkpoints for path in c.paths}
+    begun = {folder: c.run_id for c in checkpoints if c.run_id in names for folder in Path(c.path).parents}
+    out = []
+    for trial in trials:
+        config = config_of(trial)
+        if trial.state.is_finished() or not history.space.accepts(config) or folder_of(project, trial) in begun:
+            continue  # of a run that trains more is known than its hyperparameters
+        path = trial.user_attrs.get("init_from")
+        start = history.origin if path is None else Start(path, values[path]) if path in values else None
+        out.append(Candidate(history.space.given(config), start, history.length))
+    return out

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from epsopt.studies.project.project import Project
-    from epsopt.surrogate.surrogate import Surrogate
 
 LOW_PRIORITY = 10
 """What a learner adds to its niceness."""
@@ -169,13 +168,10 @@ def learn(task: Task) -> None:
 
 
 def _propose(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue) -> None:
-    """Queue proposals, unless some wait: random ones while there are too few runs, then by the map that there is.
-
-    Only where there is none, or one that knows too little of the runs, it is fitted first.
-    """
+    """Queue proposals, unless some wait: random ones while there are too few runs."""
     from epsopt.studies.optuna_io.queue import proposed_trials
+    from epsopt.studies.surrogate_store import measured_metrics
     from epsopt.studies.worker.proposals import lacking, propose_next, queue_random, runs_cut_off
-    from epsopt.zoo.errors import EmptyCatalogue
 
     if _is_queued(storage, project.name):  # another worker asked meanwhile
         return
@@ -188,42 +184,13 @@ def _propose(task: Task, project: Project, storage: RDBStorage, catalogue: Catal
             n = min(task.propose, max(few, 1))
             queue_random(project, storage, project.space, n, task.seed, checkpoints)
             return
-
-    def by(surrogate: Surrogate) -> None:
-        propose_next(
-            project, storage, surrogate, catalogue.checkpoints(), project.objectives,
-            [Target(name, value) for name, value in task.targets.items()],
-            n=task.propose, seed=task.seed, reuse=task.reuse, fewer=True, unless_queued=True,
-        )  # fmt: skip
-
-    surrogate = _map(catalogue, project)
-    if surrogate is not None:
-        with contextlib.suppress(EmptyCatalogue):
-            by(surrogate)
-            return
-    with lease(catalogue, wait=True) as held:
-        if held is not None:
-            _refit(task, project, storage, catalogue, held)
-    surrogate = _map(catalogue, project)
-    if surrogate is None:
-        raise EmptyCatalogue("no map can be learned from what was measured: 'epsopt fit' says why")
-    by(surrogate)
-
-
-def _map(catalogue: Catalogue, project: Project) -> Surrogate | None:
-    """The map that there is, told of what it was not trained on; None: there is none, or it lacks an objective."""
-    from epsopt.studies.surrogate_store import extend_map, load_map, unseen
-    from epsopt.zoo.errors import EmptyCatalogue
-
-    try:
-        surrogate, _ = load_map(catalogue)
-    except EmptyCatalogue:
-        return None
-    if not unseen(catalogue, surrogate):
-        return surrogate
-    if any(o.name not in surrogate.metric_names for o in project.objectives):
-        return None
-    return extend_map(catalogue, surrogate)
+    names = [o.name for o in project.objectives]
+    propose_next(
+        project, storage, checkpoints, project.objectives,
+        [Target(name, value) for name, value in task.targets.items()],
+        metrics=measured_metrics(catalogue, names, project.learn).names, n=task.propose, seed=task.seed,
+        reuse=task.reuse, fewer=True, unless_queued=True,
+    )  # fmt: skip
 
 
 def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue, held: Lease) -> None:

@@ -11,12 +11,11 @@ import subprocess
 import sys
 import time
 import tomllib
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
-import torch
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -192,29 +191,31 @@ def test_a_learner_learns_what_came_back_and_queues_what_was_asked_for_once(copy
     assert (len(fits), len(trials(other)) - before) == (1, 2)
 
 
-def test_proposals_by_a_map_that_is_there_wait_for_no_other_learner_and_know_what_is_new(copy, mine, monkeypatch):
+def test_proposals_wait_for_no_fit_and_need_no_map(copy, mine, monkeypatch):
     from epsopt.studies import surrogate_store as maps
-    from epsopt.studies.worker import proposals as proposing
     from epsopt.studies.worker import refit_service as learning
 
     other = copy(mine)
     url = f"sqlite:///{other.folder / 'epsopt.db'}"
-    with Catalogue(url) as catalogue:
-        fitted, validation = maps.load_map(catalogue)
-    rows = len(fitted.memory.keys) - 3
-    cut = {f.name: getattr(fitted.memory, f.name)[:rows] for f in fields(fitted.memory)}
-    older = replace(fitted, memory=replace(fitted.memory, **{**cut, "head_rows": torch.arange(rows)}))
-    monkeypatch.setattr(maps, "load_map", lambda _: (older, validation))
-    known: list[set[str]] = []
-    propose_next = proposing.propose_next
-    monkeypatch.setattr(
-        proposing, "propose_next", lambda *a, **k: known.append(set(a[2].memory.keys)) or propose_next(*a, **k)
-    )
+    monkeypatch.setattr(maps, "load_map", lambda _: pytest.fail("it would wait for a map"))
     monkeypatch.setattr(learning, "lease", lambda *_, **__: pytest.fail("it would wait for a fit"))
     before = len(trials(other))
     learning.learn(learning.Task(str(other.folder / "epsopt.toml"), url, propose=3))
     assert len(trials(other)) == before + 3
-    assert known == [set(fitted.memory.keys)], "it was told of the last three"
+
+
+def test_a_report_says_what_further_epochs_are_expected_to_add_when_asked(mine, proposed):
+    plain = mine("report", "--json").document
+    assert plain["remaining"] is None
+    found = mine("report", "--further", "10", "--json")
+    assert found.status == 0, found.err
+    check("report", found.document)
+    remaining = found.document["remaining"]
+    assert remaining["epochs"] == 10
+    assert 0.0 <= remaining["low"] <= remaining["gain"] <= remaining["high"]
+    assert remaining["volume"] > 0.0
+    assert "10 further epochs are expected to add" in " ".join(mine("report", "--further", "10").out.split())
+    assert mine("report", "--further", "0").status == 2
 
 
 def test_a_project_without_runs_begins_with_random_ones(copy, mine):

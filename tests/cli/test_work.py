@@ -320,7 +320,6 @@ def test_the_targets_are_told_to_the_learner_and_to_the_stopper(young, tmp_path,
 
 
 def test_what_the_learner_is_told_becomes_constraints_of_the_proposals(young, tmp_path, monkeypatch):
-    from epsopt.studies import surrogate_store as maps
     from epsopt.studies.worker import proposals as proposing
     from epsopt.studies.worker.refit_service import Task, learn
 
@@ -328,8 +327,6 @@ def test_what_the_learner_is_told_becomes_constraints_of_the_proposals(young, tm
     assert young("work", "--dry-run").status == 0
     Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}").close()
     monkeypatch.setattr(proposing, "lacking", lambda *_: 0)
-    monkeypatch.setattr(maps, "load_map", lambda _: ("map", None))
-    monkeypatch.setattr(maps, "unseen", lambda *_: 0)
-    monkeypatch.setattr(proposing, "propose_next", lambda *a, **_: asked.extend(a[5]))
+    monkeypatch.setattr(proposing, "propose_next", lambda *a, **_: asked.extend(a[4]))
     learn(Task(str(tmp_path / "epsopt.toml"), f"sqlite:///{tmp_path / 'epsopt.db'}", 2, targets={"coverage": 0.9}))
     assert [(t.name, t.value) for t in asked] == [("coverage", 0.9)]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from epsopt.optimize import Objective, PastRun, Target, infer_space, propose, search
+from epsopt.optimize import History, Objective, Target, infer_space, propose, search
+from epsopt.optimize.forecast.catalogue_curves import past_curves
 from epsopt.optimize.forecast.continuation_model import Start, learn_continuation
 from epsopt.optimize.forecast.learning_curve_gp import Curve, fit_curves
 from epsopt.optimize.forecast.run_forecaster import fit_run_forecaster
@@ -20,6 +21,7 @@ from epsopt.optimize.latent.region_sampling import sample_region
 from epsopt.optimize.latent.trajectory import run_paths
 from epsopt.optimize.merge.simplex_merge import merge
 from epsopt.optimize.proposals.warm_start import plan_runs
+from epsopt.optimize.schedule.run_acquisition import Start as RunStart
 from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, fit
 from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -57,14 +59,13 @@ def world(zoo: tuple[TrainingSet, list[Checkpoint]]) -> Iterable[tuple[Surrogate
     return surrogate, checkpoints
 
 
-@pytest.fixture(scope="module")
-def past(world) -> list[PastRun]:
-    surrogate, checkpoints = world
-    return [
-        PastRun(c.run, c.hyperparameters, z, c.metrics)
-        for c, z in zip(checkpoints, surrogate.memory.latents, strict=True)
-        if c.epoch == 5
-    ]
+def past(checkpoints: list[Checkpoint], objectives: Sequence[Objective]) -> History:
+    space = infer_space([c.hyperparameters for c in checkpoints])
+    rest = tuple(n for n in LIMITS if n not in {o.name for o in objectives})
+    every = [*objectives, *(Objective(n, maximize=True) for n in rest)]
+    curves = {str(i): c for i, c in past_curves(checkpoints, space, every).items()}
+    measured = np.array([[c.metrics[o.name] for o in objectives] for c in checkpoints])
+    return History(space, tuple(objectives), rest, curves, (), measured, {})
 
 
 def possible(*predicted: Mapping[str, object]) -> None:
@@ -110,11 +111,10 @@ def test_answers_of_a_search(world, engine):
 
 
 @pytest.mark.parametrize("k", sweep([1, 3, 2, 4], quick=2))
-def test_one_to_four_objectives_are_searched_and_proposed_for(world, past, k):
+def test_one_to_four_objectives_are_searched_and_proposed_for(world, k):
     surrogate, checkpoints = world
     assert told(search(surrogate, checkpoints, OBJECTIVES[:k], TARGETS[:1], limit=3).answers)
-    space = infer_space([r.config for r in past])
-    assert told(propose(surrogate, space, past, OBJECTIVES[:k], n=1)) == 1
+    assert told(propose(past(checkpoints, OBJECTIVES[:k]), n=1)) == 1
 
 
 def test_samples_of_a_region(world):
@@ -129,10 +129,12 @@ def test_assessments_and_the_way_between_checkpoints(world, zoo):
     assert told(along(surrogate, checkpoints, straight(latents[0], 40.0 * latents[-1], 7), 0.99)) == 7
 
 
-def test_proposals_and_branches(world, past):
-    surrogate, checkpoints = world
-    space = infer_space([r.config for r in past])
-    found = propose(surrogate, space, past, OBJECTIVES, TARGETS, n=4, level=0.99, starts=checkpoints[4:15:5])
+def test_proposals_and_branches(world):
+    checkpoints = world[1]
+    history = past(checkpoints, OBJECTIVES)
+    columns = [*(o.name for o in OBJECTIVES), *history.metrics]
+    starts = [RunStart(c.path, np.array([c.metrics[n] for n in columns])) for c in checkpoints[4:15:5]]
+    found = propose(history, TARGETS, n=4, level=0.99, starts=starts)
     assert told(found) == 4
     assert any(p.init_from is not None for p in found)
 

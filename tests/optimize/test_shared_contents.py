@@ -11,7 +11,7 @@ from epsopt.optimize.latent.neighbours import nearest
 from epsopt.optimize.latent.search import known_latents
 from epsopt.optimize.latent.trajectory import run_paths
 from epsopt.optimize.latent.trust_region import trust_region
-from epsopt.optimize.proposals.proposals import past_runs
+from epsopt.optimize.proposals.past_runs import past_runs
 from epsopt.zoo.catalogue.types import each_content_once
 
 

@@ -36,15 +36,15 @@ def end_of_a_branch(curves: list[Curve]) -> float:
 
 def test_a_branch_from_where_runs_saturate_gains_no_more_than_they_did(monkeypatch):
     assert abs(end_of_a_branch(CURVES) - 5.5) < 0.7
-    monkeypatch.setattr(module, "_restarts", lambda curve: [])
+    monkeypatch.setattr(module, "restart_places", lambda curve: [])
     assert end_of_a_branch(CURVES) > 6.5, "only of runs from the base, as many as ever are added"
 
 
 def test_runs_of_which_nothing_is_known_where_they_start_or_that_are_short_are_learned_whole():
-    assert module._restarts(replace(CURVES[0], start=None)) == []
-    assert module._restarts(Curve({"a": 0.1}, STEPS[:2], np.ones((2, 1)), BASE)) == []
+    assert module.restart_places(replace(CURVES[0], start=None)) == []
+    assert module.restart_places(Curve({"a": 0.1}, STEPS[:2], np.ones((2, 1)), BASE)) == []
     unmeasured = replace(CURVES[0], values=np.where(STEPS[:, None] < 5.0, np.nan, 1.0))
-    assert [STEPS[p] for p in module._restarts(unmeasured)] == [6.0]
+    assert [STEPS[p] for p in module.restart_places(unmeasured)] == [6.0]
 
 
 def test_leaving_out_the_future_of_a_run_leaves_out_what_it_did_after_its_checkpoints():

@@ -20,8 +20,8 @@ def test_a_learning_rate_that_only_another_optimizer_had_is_not_supported():
     support = Support.of(SPACE, TRIED)
     assert support.beyond({"optimizer": "sgd", "lr": 0.5, "momentum": 0.5}) == 0.0
     assert support.beyond({"optimizer": "adam", "lr": 0.5}) == pytest.approx((3.7 - 1.9) / 4 - 1 / 21, abs=0.01)
-    assert support.belief({"optimizer": "adam", "lr": 0.5}) < 0.2 < support.belief({"optimizer": "adam", "lr": 0.02})
-    assert support.belief({"optimizer": "adam", "lr": 1e-3}) == 1.0
+    assert support.weight({"optimizer": "adam", "lr": 0.5}) < 0.2 < support.weight({"optimizer": "adam", "lr": 0.02})
+    assert support.weight({"optimizer": "adam", "lr": 1e-3}) == 1.0
 
 
 def test_a_choice_that_no_run_made_is_as_far_as_half_a_range():

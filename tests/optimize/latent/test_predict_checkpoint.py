@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from epsopt.optimize.latent.predict_checkpoint import assess, measured_at_ends, stack_embeddings, usable
-from epsopt.optimize.proposals.proposals import past_runs
+from epsopt.optimize.proposals.past_runs import past_runs
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
 from ...conftest import network_weights, synthetic  # noqa: TID252

@@ -1,64 +1,87 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from epsopt.optimize import Objective, PastRun, Target, infer_space, propose
-from epsopt.optimize.forecast.hyperparameter_model import fit_forecast
+from epsopt.optimize import Curve, History, Objective, Start, Target, infer_space, propose
+from epsopt.optimize.forecast.catalogue_curves import past_curves
 from epsopt.optimize.gp import leave_one_out
-from epsopt.optimize.proposals.checkpoint_restart import Branch, predict_branch
+from epsopt.optimize.proposals import proposals as module
+from epsopt.optimize.schedule.run_acquisition import Candidate
 from epsopt.optimize.space import Parameter, Space
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))
+MODES = Space((Parameter("mode", "categorical", choices=("a", "b", "c")),))
 
 
 @pytest.fixture(scope="module")
-def past(zoo, fitted) -> list[PastRun]:
-    return [
-        PastRun(c.run, c.hyperparameters, fitted[0].memory.latents[i], c.metrics)
-        for i, c in enumerate(zoo[1])
-        if c.epoch == 5
-    ]
+def checkpoints(zoo):
+    return zoo[1]
 
 
-def test_proposals_are_valid_new_different_and_explained(past, fitted) -> None:
-    space = infer_space([r.config for r in past])
-    proposals = propose(fitted[0], space, past, OBJECTIVES, [Target("coverage", 0.5)], n=4)
+def history_of(checkpoints, objectives=OBJECTIVES, metrics=(), space=None, **how) -> History:
+    space = space or infer_space([c.hyperparameters for c in checkpoints])
+    every = [*objectives, *(Objective(name, maximize=True) for name in metrics)]
+    curves = past_curves(checkpoints, space, every)
+    names = {c.run_id: c.run for c in checkpoints}
+    table = np.array([[np.nan if (v := c.metrics[o.name]) is None else v for o in objectives] for c in checkpoints])
+    return History(
+        space, tuple(objectives), tuple(metrics), {names[i]: c for i, c in curves.items()}, (), table, {}, **how
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def past(checkpoints) -> History:
+    return history_of(checkpoints)
+
+
+def test_proposals_are_valid_new_different_and_explained(past) -> None:
+    proposals = propose(past, [Target("coverage", 0.5)], n=4)
     assert len({tuple(sorted(p.params.items())) for p in proposals}) == 4
     for p in proposals:
-        assert space.contains(p.params)
-        assert all(p.params != {k: r.config[k] for k in p.params} for r in past)
+        assert past.space.contains(p.params)
+        assert all(p.params != {k: c.config[k] for k in p.params} for c in past.curves.values())
         assert 0.0 <= p.joins_front <= 1.0
         assert p.probability is not None
+        assert p.gain >= 0.0
         assert p.nearest_runs[0][0].startswith("run_")
         assert p.reason
         for name in ("coverage", "structure"):
             assert p.low[name] <= p.point[name] <= p.high[name]
 
 
-def test_one_seed_proposes_the_same(past, fitted) -> None:
-    space = infer_space([r.config for r in past])
-    one, two = (propose(fitted[0], space, past, OBJECTIVES, n=2, seed=3) for _ in range(2))
+def test_one_seed_proposes_the_same(past) -> None:
+    one, two = (propose(past, n=2, seed=3) for _ in range(2))
     assert [p.params for p in one] == [p.params for p in two]
 
 
-def test_a_run_joins_the_front_of_all_measured_checkpoints_not_only_of_the_last_ones(past, fitted) -> None:
-    space = infer_space([r.config for r in past])
-    best = np.array([[1.0 if o.maximize else 0.0 for o in OBJECTIVES], [np.nan] * len(OBJECTIVES)])
-    alone, beside = (propose(fitted[0], space, past, OBJECTIVES, n=1, measured=m) for m in (None, best))
+def test_a_run_joins_the_front_of_all_measured_checkpoints_merged_ones_included(past) -> None:
+    best = np.vstack([past.measured, [1.0 for _ in OBJECTIVES], [np.nan for _ in OBJECTIVES]])
+    alone, beside = (propose(h, n=1) for h in (past, replace(past, measured=best)))
     assert alone[0].joins_front > 0.05
-    assert beside[0].joins_front < alone[0].joins_front, "an early or merged checkpoint is better than every end"
+    assert beside[0].joins_front < 0.5 * alone[0].joins_front, "a merged checkpoint is better than every run"
+    assert beside[0].gain <= alone[0].gain
 
 
-def test_the_forecast_follows_what_the_hyperparameters_do(past, fitted) -> None:
-    space = infer_space([r.config for r in past])
-    forecast = fit_forecast(fitted[0], space, past, seed=0)
-    column = fitted[0].metric_names.index("structure")
-    weak = forecast.predict({"lr": 1.5e-4, "mode": "a"}, 0.9, 0)[2][column]
-    strong = forecast.predict({"lr": 8e-3, "mode": "a"}, 0.9, 0)[2][column]
-    assert strong > weak + 0.3
+def test_a_target_draws_proposals_to_where_it_is_met_and_out_of_reach_to_where_it_is_most_nearly(past) -> None:
+    (near,) = propose(past, [Target("structure", 0.9)], n=1)
+    (far,) = propose(past, [Target("structure", 50.0)], n=1)
+    assert near.point["structure"] > 0.7
+    assert near.probability > 0.2
+    assert far.probability < 0.01
+    assert far.point["structure"] > 0.6
+
+
+def test_metrics_that_nobody_pushes_are_predicted_too(checkpoints) -> None:
+    both = history_of(checkpoints, OBJECTIVES[1:], ("coverage",))
+    (proposal,) = propose(both, n=1)
+    assert set(proposal.point) == {"structure", "coverage"}
+    assert proposal.point["structure"] > 0.6
+    assert proposal.low["coverage"] <= proposal.point["coverage"] < 0.6, "the one costs the other"
 
 
 def test_leave_one_out_is_what_leaving_each_run_out_gives() -> None:
@@ -78,89 +101,93 @@ def test_leave_one_out_is_what_leaving_each_run_out_gives() -> None:
         torch.testing.assert_close(variance[i], posterior.variance[0].detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_too_little_to_learn_from_or_to_choose_from_is_said(past, fitted) -> None:
-    space = infer_space([r.config for r in past])
+def test_too_little_to_learn_from_or_to_choose_from_is_said(past, checkpoints) -> None:
     with pytest.raises(EmptyCatalogue, match="at least 8"):
-        propose(fitted[0], space, past[:5], OBJECTIVES)
+        propose(history_of(checkpoints[:25]))
+    with pytest.raises(EmptyCatalogue, match="7 of the catalogue's runs"):
+        propose(replace(past, cut_off=list(past.curves)[:7]))
     with pytest.raises(UsageError, match="at least 1"):
-        propose(fitted[0], space, past, OBJECTIVES, n=0)
-    tiny = Space((Parameter("mode", "categorical", choices=("a", "b", "c")),))
+        propose(past, n=0)
+    with pytest.raises(UsageError, match="none of the objectives"):
+        propose(past, [Target("loss", 0.1)])
     with pytest.raises(UsageError, match="only 1 configuration"):
-        propose(fitted[0], tiny, past, OBJECTIVES, n=2)
+        propose(history_of(checkpoints, space=MODES), n=2)
 
 
-def test_runs_without_some_metric_are_still_learned_from(past, fitted) -> None:
-    broken = [PastRun(past[0].name, past[0].config, past[0].z, {"coverage": None, "structure": 0.5}), *past[1:]]
-    space = infer_space([r.config for r in past])
-    (proposal,) = propose(fitted[0], space, broken, OBJECTIVES, n=1)
+def test_checkpoints_without_some_metric_are_still_learned_from(checkpoints) -> None:
+    broken = [replace(c, metrics={**c.metrics, "coverage": None}) if c.run_id == 0 else c for c in checkpoints]
+    (proposal,) = propose(history_of(broken), n=1)
     assert np.isfinite(list(proposal.point.values())).all()
 
 
-def test_one_objective_is_enough(past, fitted) -> None:
-    space = infer_space([r.config for r in past])
-    (proposal,) = propose(fitted[0], space, past, OBJECTIVES[1:], n=1)
-    assert proposal.point["structure"] > 0.6
-
-
-def test_runs_whose_values_are_no_numbers_or_an_objective_that_no_run_ends_with_are_said(past, fitted) -> None:
-    space = infer_space([r.config for r in past])
-    odd = [PastRun("odd", {"lr": "auto", "mode": "a"}, past[0].z, past[0].metrics), *past]
-    assert propose(fitted[0], space, odd, OBJECTIVES, n=1)
-    unmeasured = [PastRun(r.name, r.config, r.z, {"coverage": r.metrics["coverage"]}) for r in past]
+def test_an_objective_that_no_run_has_measured_is_said_and_runs_that_are_not_of_the_space_are_left_out(
+    past, checkpoints
+) -> None:
+    odd = Curve({"lr": "auto", "mode": "a"}, np.array([5.0]), np.array([[0.5, 0.5]]))
+    assert propose(replace(past, curves={"odd": odd, **past.curves}), n=1)
+    unmeasured = [replace(c, metrics={**c.metrics, "structure": None}) for c in checkpoints]
     with pytest.raises(EmptyCatalogue, match="measured structure"):
-        propose(fitted[0], space, unmeasured, OBJECTIVES, n=1)
+        propose(history_of(unmeasured), n=1)
 
 
-def test_what_is_queued_is_not_proposed_again(past, fitted) -> None:
-    space = Space((Parameter("mode", "categorical", choices=tuple("abcde")),))
+def test_what_is_queued_is_not_proposed_again(checkpoints) -> None:
+    past = history_of(checkpoints, space=Space((Parameter("mode", "categorical", choices=tuple("abcde")),)))
     avoid = [{"mode": "c"}, {"mode": "d"}]
-    (proposal,) = propose(fitted[0], space, past, OBJECTIVES, n=1, avoid=avoid, pending=avoid[:1])
+    (proposal,) = propose(past, n=1, avoid=avoid, pending=[Candidate(avoid[0], None, 5.0)])
     assert proposal.params == {"mode": "e"}
     assert proposal.init_from is None
     with pytest.raises(UsageError, match="only 1 configuration"):
-        propose(fitted[0], space, past, OBJECTIVES, n=2, avoid=avoid)
+        propose(past, n=2, avoid=avoid)
 
 
-def test_half_of_the_runs_may_start_from_checkpoints_each_from_another_one(zoo, past, fitted) -> None:
-    space = infer_space([r.config for r in past])
-    starts = [c for c in zoo[1] if c.epoch in (2, 3)][:8]
-    proposals = propose(fitted[0], space, past, OBJECTIVES, n=4, starts=starts)
+def starts_of(checkpoints, past) -> list[Start]:
+    return [
+        Start(c.path, np.array([c.metrics[n] for n in ("coverage", "structure")]), label=f"{c.run}:{c.epoch}")
+        for c in checkpoints
+    ]
+
+
+def test_half_of_the_runs_may_start_from_checkpoints_each_from_another_one(checkpoints, past) -> None:
+    starts = starts_of([c for c in checkpoints if c.epoch in (2, 3)][:8], past)
+    proposals = propose(past, n=4, starts=starts)
     assert [p.init_from is None for p in proposals] == [True, True, False, False]
     reused = [p.init_from for p in proposals if p.init_from is not None]
     assert len(set(reused)) == 2
-    assert set(reused) <= {c.path for c in starts}
-    assert all(space.contains(p.params) for p in proposals)
+    assert set(reused) <= {s.key for s in starts}
+    assert all(past.space.contains(p.params) for p in proposals)
+    assert all(p.reason.startswith("starts from run_") for p in proposals[2:])
 
 
-def test_a_run_from_a_checkpoint_is_predicted_between_it_and_where_its_hyperparameters_lead(zoo, past, fitted) -> None:
-    space = infer_space([r.config for r in past])
-    forecast = fit_forecast(fitted[0], space, past, seed=0)
-    column = fitted[0].metric_names.index("structure")
-    strong = {"lr": 8e-3, "mode": "a"}
-    start = min((c for c in zoo[1] if c.epoch == 1), key=lambda c: c.metrics["structure"])
-    z = fitted[0].memory.latents[[c.sha256 for c in zoo[1]].index(start.sha256)]
-    _, low, point, high = predict_branch(forecast, Branch(start, z, strong), 0.9, 0)
-    alone = forecast.predict(strong, 0.9, 0)
-    assert start.metrics["structure"] < point[column] < alone[2][column]
-    assert high[column] - low[column] > alone[3][column] - alone[1][column], "not knowing how far it gets widens it"
+def test_a_start_keeps_what_its_weights_fix(checkpoints, past) -> None:
+    starts = [replace(s, fixed={"mode": "b"}) for s in starts_of(checkpoints[2:4], past)]
+    assert {p.params["mode"] for p in propose(past, n=4, starts=starts) if p.init_from is not None} == {"b"}
 
 
-def test_where_the_space_holds_nothing_new_more_runs_start_from_checkpoints_until_nothing_is_left(
-    zoo, past, fitted
-) -> None:
-    space = Space((Parameter("mode", "categorical", choices=("a", "b", "c")),))
-    starts = [c for c in zoo[1] if c.epoch == 3][:2]
+def test_where_the_space_holds_nothing_new_more_runs_start_from_checkpoints_until_nothing_is_left(checkpoints) -> None:
+    past = history_of(checkpoints, space=MODES)
+    starts = starts_of([c for c in checkpoints if c.epoch == 3][:2], past)
     tried: list[tuple[str, dict]] = []
     while True:
-        found = propose(fitted[0], space, past, OBJECTIVES, n=4, starts=starts, tried=tried, fewer=True)
+        found = propose(past, n=4, starts=starts, tried=tried, fewer=True)
         assert [p.params for p in found if p.init_from is None] == [{"mode": "c"}]
-        new = [(next(c.sha256 for c in starts if c.path == p.init_from), p.params) for p in found if p.init_from]
+        new = [(p.init_from, p.params) for p in found if p.init_from]
         if not new:
             break
         assert not [b for b in new if b in tried]
         tried += new
-    assert len(tried) > 2, "both checkpoints, with more than one configuration each"
+    assert len(tried) == 6, "both checkpoints, with each configuration"
     with pytest.raises(UsageError, match="found only 1 configurations of the search space and branches of checkpoints"):
-        propose(fitted[0], space, past, OBJECTIVES, n=2, starts=starts, tried=tried)
+        propose(past, n=2, starts=starts, tried=tried)
     with pytest.raises(UsageError, match="found only 0 configurations"):
-        propose(fitted[0], space, past, OBJECTIVES, n=2, starts=starts, tried=tried, fewer=True, avoid=[{"mode": "c"}])
+        propose(past, n=2, starts=starts, tried=tried, fewer=True, avoid=[{"mode": "c"}])
+
+
+def test_a_batch_is_no_handful_of_variations_of_one_run(past, monkeypatch) -> None:
+    chosen = list(past.curves.values())[2].config
+    near = [{**chosen, "lr": chosen["lr"] * (1.0 + 0.01 * i)} for i in range(1, 30)]
+    far = past.space.sample(6, np.random.default_rng(0))
+    monkeypatch.setattr(module, "draw_configs", lambda *_: ([*near, *far], []))
+    proposals = propose(past, n=6)
+    space = past.space
+    away = np.linalg.norm(space.encode([p.params for p in proposals]) - space.encode([chosen]), axis=1)
+    assert (away < 0.05).sum() <= 2

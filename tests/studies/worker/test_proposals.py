@@ -91,18 +91,54 @@ def test_the_last_checkpoint_of_a_stopped_run_is_not_taken_for_its_end(fitted, c
 
 
 def test_proposals_learn_from_stopped_runs_and_repeat_nothing_that_ran(
-    fitted, checkpoints, project, storage, told, monkeypatch
+    checkpoints, project, storage, told, monkeypatch
 ):
     asked = {}
-    monkeypatch.setattr(proposing, "propose", lambda *a, **more: asked.update(more, past=a[2]) or [])
-    unknown = replace(checkpoints[0], run_id=99, sha256="new", hyperparameters={"lr": 2e-3, "mode": "b"})
-    unknown = replace(unknown, run="other", path="/elsewhere/1.pt")
-    found = propose_next(project, storage, fitted[0], [*checkpoints, unknown], OBJECTIVES)
-    assert found.n_past == len(asked["past"]) == 14
-    assert {"lr": 2e-3, "mode": "b"} in asked["avoid"], "it ran, though the map does not know it yet"
+    monkeypatch.setattr(proposing, "propose", lambda history, *_, **more: asked.update(more, history=history) or [])
+    unmeasured = replace(checkpoints[0], run_id=99, sha256="new", hyperparameters={"lr": 2e-3, "mode": "b"})
+    unmeasured = replace(unmeasured, run="other", path="/elsewhere/1.pt", metrics={})
+    found = propose_next(project, storage, [*checkpoints, unmeasured], OBJECTIVES)
+    history = asked["history"]
+    assert found.n_past == len(history.curves) == 14
+    assert set(history.cut_off) == {f"proposal_{i:03d}" for i in (*PRUNED, RUNNING)}
+    assert [len(history.curves[f"proposal_{i:03d}"].steps) for i in (0, *PRUNED)] == [5, 2, 2]
+    assert {"lr": 2e-3, "mode": "b"} in asked["avoid"], "it ran, though nothing was measured of it"
     assert asked["pending"] == [], "of the run that trains more is known than its hyperparameters"
-    propose_next(project, storage, fitted[0], [c for c in checkpoints if c.run_id != RUNNING], OBJECTIVES)
-    assert asked["pending"] == [checkpoints[-1].hyperparameters]
+    propose_next(project, storage, [c for c in checkpoints if c.run_id != RUNNING], OBJECTIVES)
+    assert [c.config for c in asked["pending"]] == [checkpoints[-1].hyperparameters]
+
+
+def test_a_run_from_a_checkpoint_is_learned_as_one_from_there_and_says_nothing_of_the_space(
+    checkpoints, project, storage, told, monkeypatch
+):
+    asked = {}
+    monkeypatch.setattr(proposing, "propose", lambda history, *_, **more: asked.update(more, history=history) or [])
+    start = checkpoints[7]
+    config = {"lr": 0.5, "mode": "a", "init_from": start.path}
+    branch = [
+        replace(c, run_id=99, run="mine", sha256=f"mine{c.epoch}", path=f"/mine/{c.epoch}.pt", hyperparameters=config)
+        for c in checkpoints[:2]
+    ]
+    propose_next(replace(project, space=None), storage, [*checkpoints, *branch], OBJECTIVES)
+    begun = asked["history"].curves["mine"].start
+    assert begun.tolist() == [start.metrics["coverage"], start.metrics["structure"]]
+    assert asked["history"].origin is None, "nothing is known of where the others start"
+
+
+def test_metrics_besides_the_objectives_follow_them_and_runs_without_epochs_end_where_others_do(
+    checkpoints, project, storage, monkeypatch
+):
+    asked = {}
+    monkeypatch.setattr(proposing, "propose", lambda history, *_, **more: asked.update(more, history=history) or [])
+    last = replace(checkpoints[4], run_id=99, run="mine", sha256="mine", path="/mine/a.pt", epoch=None)
+    propose_next(
+        project, storage, [*checkpoints, last], OBJECTIVES[1:], metrics=("coverage", "structure"), record=False
+    )
+    history = asked["history"]
+    assert history.metrics == ("coverage",)
+    mine = history.curves["mine"]
+    assert mine.steps.tolist() == [5.0]
+    assert mine.values.tolist() == [[last.metrics["structure"], last.metrics["coverage"]]]
 
 
 @pytest.mark.parametrize(
@@ -114,13 +150,12 @@ def test_proposals_that_cannot_be_launched_or_written_are_not_queued(project, st
     proposals = [FakeProposal({"w d": x}) for x in (0.1, 0.2)]
     for p in proposals:
         p.fixed = {}
-    monkeypatch.setattr(proposing, "past_runs", lambda *_: [])
     monkeypatch.setattr(proposing, "propose", lambda *_, **__: proposals)
     theirs = replace(project, space=space, command=("{python}", hole))
     with pytest.raises(UsageError, match=words):
-        propose_next(theirs, storage, None, [], OBJECTIVES, check=check)
+        propose_next(theirs, storage, [], OBJECTIVES, check=check)
     assert proposed_trials(storage, "p") == []
-    propose_next(replace(theirs, command=None), storage, None, [], OBJECTIVES)
+    propose_next(replace(theirs, command=None), storage, [], OBJECTIVES)
     assert len(proposed_trials(storage, "p")) == 2, "otherwise they would have been"
 
 
@@ -163,38 +198,38 @@ def branches(found) -> list[tuple]:
     return [(p.init_from, SPACE.key(p.params)) for p in found.proposals if p.init_from is not None]
 
 
-def test_a_branch_that_waits_or_ran_is_not_proposed_again(fitted, branching, storage, told):
+def test_a_branch_that_waits_or_ran_is_not_proposed_again(branching, storage, told):
     project, checkpoints = branching
     seen: list[tuple] = []
     ends = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, None]  # of each round's; None: they go on waiting
     for number, state in zip(range(14, 22, 2), ends, strict=True):
-        found = propose_next(project, storage, fitted[0], checkpoints, OBJECTIVES, n=2, reuse=True)
+        found = propose_next(project, storage, checkpoints, OBJECTIVES, n=2, reuse=True)
         assert found.numbers == (number, number + 1), "all of them are new"
         assert len(branches(found)) == 1
         seen += branches(found)
         while state is not None and (taken := take_proposal(storage, "p", SPACE, worker="w")) is not None:
             finish(storage, taken.trial_id, state, [0.5, 0.5] if state == TrialState.COMPLETE else None, {})
-    (last,) = branches(propose_next(project, storage, fitted[0], checkpoints, OBJECTIVES, n=2, reuse=True))
+    (last,) = branches(propose_next(project, storage, checkpoints, OBJECTIVES, n=2, reuse=True))
     assert len({*seen, last}) == len(ends) + 1
 
 
-def test_a_single_proposal_that_is_a_branch_is_another_one_each_time(fitted, branching, storage, told):
+def test_a_single_proposal_that_is_a_branch_is_another_one_each_time(branching, storage, told):
     project, checkpoints = branching
-    rounds = [propose_next(project, storage, fitted[0], checkpoints, OBJECTIVES, n=1, reuse=True) for _ in range(3)]
+    rounds = [propose_next(project, storage, checkpoints, OBJECTIVES, n=1, reuse=True) for _ in range(3)]
     assert [r.numbers for r in rounds] == [(14,), (15,), (16,)]
     assert len({b for r in rounds for b in branches(r)}) == 3
 
 
 @pytest.mark.parametrize("name", ["init_from", "base"])
-def test_a_branch_of_the_catalogue_is_not_proposed_again(fitted, branching, name):
+def test_a_branch_of_the_catalogue_is_not_proposed_again(branching, name):
     project, checkpoints = branching
-    first = propose_next(project, None, fitted[0], checkpoints, OBJECTIVES, n=1, reuse=True)
+    first = propose_next(project, None, checkpoints, OBJECTIVES, n=1, reuse=True)
     ((start, _),) = branches(first)
     config = {**first.proposals[0].params, name: start}
     ran = replace(checkpoints[0], run_id=99, run="mine", sha256="new", path="/mine/1.pt", hyperparameters=config)
-    second = propose_next(project, None, fitted[0], [*checkpoints, ran], OBJECTIVES, n=1, reuse=True)
+    second = propose_next(project, None, [*checkpoints, ran], OBJECTIVES, n=1, reuse=True)
     assert branches(first) != branches(second)
     relative = {**config, name: str(Path("..") / Path(start).relative_to(project.runs))}
     beside = replace(ran, path=str(project.runs / "mine" / "1.pt"), hyperparameters=relative)
-    third = propose_next(project, None, fitted[0], [*checkpoints, beside], OBJECTIVES, n=1, reuse=True)
+    third = propose_next(project, None, [*checkpoints, beside], OBJECTIVES, n=1, reuse=True)
     assert branches(first) != branches(third)
