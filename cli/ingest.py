@@ -120,7 +120,10 @@ def _ingest(
             if not folder.exists():
                 raise UsageError(f"{folder} does not exist: expected a folder of training runs or a checkpoint file")
         sheets = _sheets(project, jobs, table, study)
-        how = (project.rename, project.weights_key) if project else (None, None)
+        if project is not None and project.base is not None and not project.base.is_file():
+            raise UsageError(f"{project.file}: lineage.base: {project.base} is no file, expected the base checkpoint")
+        base = None if project is None else str(project.base or "")
+        how = (project.rename, project.weights_key, base) if project else (None, None, None)
         with Catalogue(workspace.storage, *how) as catalogue:
             report = ingest(
                 catalogue,

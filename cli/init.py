@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from epsopt.optimize.objectives import Objective
     from epsopt.optimize.space import Space
     from epsopt.studies.project.metric_direction import LeftOut
+    from epsopt.studies.project.scan_runs import Survey
     from epsopt.zoo.errors import Failure
 
 
+_UNREACHABLE = "it is no key of Hydra's configuration, so no override sets it"
 _LISTED = 8  # metrics of a kind that are named
 
 
@@ -54,6 +56,8 @@ def command(
 
     with working("reading the newest checkpoint of each run") as say:
         from epsopt.optimize.space_inference import beyond, diverged_runs, infer_space, left_out, seeds_of
+        from epsopt.studies.project.find_base import find_base
+        from epsopt.studies.project.launch_form import launch_form
         from epsopt.studies.project.project import FILE_NAME, load_project
         from epsopt.studies.project.scan_runs import survey
         from epsopt.studies.project.schema import is_metric_name, project_name
@@ -70,11 +74,16 @@ def command(
     nameable = [name for name in sorted(seen.metrics) if is_metric_name(name)]
     objectives, guessed, undecided, no_objectives = _objectives(nameable, minimize, maximize, seen.at_ends)
     bounds = {o.name: b for o in objectives if (b := guess_range(o.name, seen.metrics[o.name])) is not None}
-    space: Space | None = None
-    with contextlib.suppress(UsageError):  # nothing varies: the file shows how to say it
-        space = infer_space(seen.hyperparameters, diverged=diverged_runs(seen.ends, objectives))
     file = options.project or Path(FILE_NAME)
     file = (file / FILE_NAME if file.is_dir() else file).resolve()
+    form = launch_form(seen.newest, file.parent)
+    bases = find_base(seen.hyperparameters, seen.newest, runs, file.parent) if isinstance(runs, type(Path())) else []
+    unreachable = {n: _UNREACHABLE for run in seen.hyperparameters for n in run if not form.sets(n)}
+    space: Space | None = None
+    with contextlib.suppress(UsageError):  # nothing varies: the file shows how to say it
+        diverged = diverged_runs(seen.ends, objectives)
+        space = infer_space(seen.hyperparameters, ignore=list(_alone(unreachable, seen)), diverged=diverged)
+    reasons = {**left_out(seen.hyperparameters), **_alone(unreachable, seen)}
     try:
         changed = write_project(
             file,
@@ -90,7 +99,9 @@ def command(
             undecided=undecided,
             left_out=no_objectives,
             at_ends=seen.at_ends,
-            seeds=seeds_of(seen.hyperparameters),
+            seeds={n: s for n, s in seeds_of(seen.hyperparameters).items() if form.sets(n)},
+            bases=[_from(file.parent, b.path) for b in bases],
+            form=form,
             follow_links=follow_links,
             overwrite=force,
         )
@@ -118,11 +129,12 @@ def command(
         "undecided": undecided,
         "metrics_left_out": [{"name": e.name, "reason": e.reason} for e in no_objectives],
         "space": None if space is None else [p.name for p in space.parameters],
-        "hyperparameters_left_out": [{"name": n, "reason": why} for n, why in left_out(seen.hyperparameters).items()],
+        "hyperparameters_left_out": [{"name": n, "reason": why} for n, why in sorted(reasons.items())],
         "beyond": [
             {"name": n, "values": values}
             for n, values in ({} if space is None else beyond(space, seen.hyperparameters)).items()
         ],
+        "bases": [{"path": str(b.path), "key": b.key, "runs": b.runs} for b in bases],
         "failed": failure_json(seen.failed),
         "side_file_failures": failure_json(seen.side_file_failures),
         "outside_links": seen.outside_links,
@@ -134,6 +146,21 @@ def command(
         print_json(document)
     else:
         _show(document, file, seen.failed, seen.side_file_failures)
+
+
+def _alone(unreachable: dict[str, str], seen: Survey) -> dict[str, str]:
+    """Of what the program cannot be told, what varies and no other hyperparameter sets."""
+    from epsopt.optimize.space_inference import left_out
+
+    if not unreachable:
+        return {}
+    known = left_out(seen.hyperparameters)
+    values: dict[str, set[str]] = {}
+    for run in seen.hyperparameters:
+        for name, value in run.items():
+            if value is not None:
+                values.setdefault(name, set()).add(repr(value))
+    return {n: why for n, why in unreachable.items() if n not in known and len(values.get(n, ())) > 1}
 
 
 def _objectives(
@@ -239,6 +266,14 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
         print_wrapped(f"Search space from past runs: {', '.join(document['space'])}.")
     else:
         print_wrapped("No hyperparameter varies between the runs: declare [space.NAME] before you ask for proposals.")
+    if document["bases"]:
+        base, *others = document["bases"]
+        known = f"{short_path(base['path'])}, as {base['runs']} of {read} runs say by their {base['key']}"
+        print_wrapped(
+            f"Base checkpoint: {known}; other runs name {len(others)} more, so [lineage] names none: see the file."
+            if others
+            else f"Base checkpoint: {known} ([lineage] base)."
+        )
     for found in document["beyond"]:
         values = ", ".join(f"{v:.6g}" for v in found["values"])
         print_wrapped(f"The range of {found['name']} leaves out {values}: only runs that diverged had it.")

@@ -88,13 +88,15 @@ def proposals_page_table(report: LoopReport, objectives: Sequence[Objective]) ->
 
 def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
     """Show every proposal as it was predicted and as it was measured."""
+    labels = RunLabels.of([*report.old, *report.new, *report.mixed])
     heads, groups = proposals_table(report, objectives)
     print_line(f"{PROPOSED}:")
     print_table([Head("#"), Head("", "left"), *map(Head, heads[2:])], [Rows(rows) for rows in groups], keep=2)
     print_line("")
     for p in report.proposals:
-        print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in _sentences_of(p)[:1]))
-        for text in _sentences_of(p)[1:]:
+        said = [labels.in_text(text) for text in _sentences_of(p)]
+        print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in said[:1]))
+        for text in said[1:]:
             print_wrapped(text, "  ")
         print_list(", ".join(f"{n} {value(v)}" for n, v in p.params.items()))
         if p.init_from is not None:

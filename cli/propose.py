@@ -194,7 +194,7 @@ def _show(
     print_table([Head("#"), Head("", "left"), *metric_heads(names, objectives, targets)], groups, keep=2)
     print_wrapped()
     for number, p in zip(numbers, proposals, strict=True):
-        print_wrapped(f"{number}  {p.reason}")
+        print_wrapped(f"{number}  {labels.in_text(p.reason)}")
         print_list(
             ", ".join(f"{q.name} {value(p.params[q.name])}" for q in space.parameters if q.name in p.params), "   "
         )

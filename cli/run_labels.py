@@ -70,6 +70,13 @@ class RunLabels:
         """Name a run, or a checkpoint as ``RUN:EPOCH``; one that is not known keeps its name."""
         return self.shown.get(run, one_line(run)) + ("" if epoch is None else f":{epoch}")
 
+    def in_text(self, text: str) -> str:
+        """Return a sentence with the names of runs in it as they are called here."""
+        for run in sorted(self.shown, key=len, reverse=True):
+            if self.shown[run] != run:
+                text = text.replace(run, self.shown[run])
+        return text
+
     def print_legend(self, runs: Sequence[str]) -> None:
         """Say which runs labels mean that are no part of their names; nothing where there are none."""
         named = {run: self.legend[run] for run in runs if run in self.legend}

@@ -12,16 +12,21 @@ import numpy as np
 
 from epsopt.optimize.bookkeeping import SEED, why_left_out
 from epsopt.optimize.conditional_space import condition_of
+from epsopt.optimize.copied_parameters import copied_parameters
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.outliers import outlying
 from epsopt.optimize.space import Parameter, Space, identity, is_number
+from epsopt.surrogate.ranges import words
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.formatting import count
 
 __all__ = ["beyond", "condition_of", "diverged_runs", "infer_space", "infer_space_of", "left_out", "seeds_of"]
 
-_LOG = 5.0  # from this ratio of its ends on, a range is searched logarithmically
+_LOG = 5.0  # from this ratio of its ends on, a range may be searched logarithmically
+_SURELY_LOG = 100.0  # from this one on it is
+_RATES = frozenset("lr eta wd decay weightdecay learning_rate weight_decay l1 l2".split())
+_SHARES = frozenset("dropout drop smoothing momentum prob probability ratio fraction frac share mixup cutmix p".split())
 _MARGIN = 0.25  # of the range of all other runs: by no more does one that diverged widen it
 _FEWEST_OTHERS = 3  # values of runs that did not diverge; fewer make no range
 _FEW = 4  # whole numbers, or numbers beside None, that return again and again were chosen from a list
@@ -31,12 +36,13 @@ _MOST_CHOICES = 50
 def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = (), diverged: Collection[int] = ()) -> Space:
     """Infer a search space from the hyperparameters of past runs.
 
-    A number that varies is searched over the range seen, logarithmically when it spans a factor of five or more; texts,
+    A number that varies is searched over the range seen: logarithmically where it spans a factor of five or more and is
+    a learning rate, a weight decay, or spread that way (a factor of a hundred for what its name calls a share); texts,
     truth values, lists and numbers beside them are choices; what never varies is fixed. A parameter that only some runs
     have is conditional when another one (a choice, a truth value, a number, or None) tells exactly when it is there;
     that one may be conditional itself. Where none does, runs without it were launched without it, which is a choice
     as well. `optim.lr` and `optim/lr` are one parameter. Seeds, paths, hosts, times and what else says which run it was
-    are bookkeeping, not hyperparameters (:func:`left_out`).
+    are bookkeeping, not hyperparameters; nor is what another hyperparameter sets (:func:`left_out`).
 
     Args:
         runs: one mapping per run; None is a value, and the same as no value.
@@ -50,7 +56,7 @@ def infer_space(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = (), d
     Raises:
         UsageError: no hyperparameter varies.
     """
-    renamed = _one_name_each(runs)
+    renamed = _without_copies(_one_name_each(runs))
     runs = _of_one_kind(renamed)
     broken = {id(renamed[i]) for i in diverged}
     names = sorted({name for run in runs for name in run} - set(ignore))
@@ -119,7 +125,7 @@ def seeds_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
 
 def beyond(space: Space, runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Return the numbers of runs that lie outside of a space, by hyperparameter: runs that diverged had them."""
-    runs = _of_one_kind(_one_name_each(runs))
+    runs = _of_one_kind(_without_copies(_one_name_each(runs)))
     found = {}
     for p in space.parameters:
         values = {r[p.name] for r in runs if p.kind != "categorical" and is_number(r.get(p.name))}
@@ -136,12 +142,15 @@ def left_out(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> d
         ignore: as of :func:`infer_space`; these are not named.
     """
     runs = _of_one_kind(_one_name_each(runs))
+    copies = copied_parameters(runs)
     found: dict[str, str] = {}
     for name in sorted({name for run in runs for name in run} - set(ignore)):
         values = [r[name] for r in runs if r.get(name) is not None]
         if not values or not _varies(name, runs, values):
             continue
         why = why_left_out(name, values)
+        if why is None and name in copies:
+            why = f"{copies[name]} sets it"
         if why is None and not _parameters(name, values, optional=False):
             why = (
                 "it has no finite value" if all(_is_odd(v) for v in values) else "it has a value of its own in each run"
@@ -149,6 +158,12 @@ def left_out(runs: Sequence[Mapping[str, Any]], ignore: Sequence[str] = ()) -> d
         if why is not None:
             found[name] = why
     return found
+
+
+def _without_copies(runs: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Leave out what is set by another hyperparameter."""
+    copies = copied_parameters(_of_one_kind(runs))
+    return [{n: v for n, v in run.items() if n not in copies} for run in runs] if copies else runs
 
 
 def _near(values: Sequence[Any], broken: Sequence[Any]) -> Sequence[Any]:
@@ -227,8 +242,25 @@ def _parameters(name: str, values: Sequence[Any], *, optional: bool) -> list[Par
     low, high = float(min(numbers)), float(max(numbers))
     if not whole:
         low, high = _around(low, high)
-    log = low > 0 and high / low >= _LOG
+    log = _is_logarithmic(name, [float(v) for v in numbers], low, high)
     return [Parameter(name, "int" if whole else "float", low, high, log, optional=optional)]
+
+
+def _is_logarithmic(name: str, numbers: Sequence[float], low: float, high: float) -> bool:
+    """Whether a range is searched on a logarithmic scale: by its name, or as its values are spread.
+
+    They are where they are likelier drawn log-uniformly than uniformly from that range.
+    """
+    if low <= 0 or high / low < _LOG:
+        return False
+    said = set(words(name))
+    if said & _RATES or "_".join(words(name)[-2:]) in _RATES or high / low >= _SURELY_LOG:
+        return True
+    if said & _SHARES:
+        return False
+    uniform = -len(numbers) * math.log(high - low)
+    log_uniform = -len(numbers) * math.log(math.log(high / low)) - sum(map(math.log, numbers))
+    return log_uniform > uniform
 
 
 def _choices(values: Sequence[Any]) -> tuple[Any, ...]:

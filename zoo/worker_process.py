@@ -80,6 +80,7 @@ class Child:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.weights_key = ""
+        self.base = ""
         self.book = LineageBook()
         self._references: OrderedDict[Path, _Reference] = OrderedDict()
         self._guesses: dict[str, KnownLineage] = {}  # the last lineage of each signature
@@ -109,6 +110,7 @@ class Child:
             if request["kind"] == "evaluate":
                 return evaluate(path, request, self.limits), []
             self.weights_key = request.get("weights_key") or ""
+            self.base = request.get("base") or ""
             return self._read(path, request.get("embed"), request.get("lineage"))
         except ChangedWhileReadError:
             return {"status": "waiting"}, []
@@ -136,7 +138,9 @@ class Child:
             declared, lineage = None, None
             known = None if known_lineage is None else self.book.get(known_lineage)
             reference = None if known is None else self._reference_of(known, gone)
-            base = None if reference is not None else self._declared(path, reading.base)
+            base = None
+            if reference is None:
+                base = self._declared(path, reading.base) or self._shared_base(path, signature)
             if reference is not None:
                 kept, lineage = self._fingerprint(checkpoint, reading, reference), known_lineage
             elif base is not None:
@@ -222,6 +226,11 @@ class Child:
                 break
             found = former
         return found
+
+    def _shared_base(self, path: Path, signature: str) -> _Reference | None:
+        """Return the base that all runs start from which name none, if it has the same tensors."""
+        found = self._named(path, self.base or None)
+        return found if found is not None and found.signature == signature else None
 
     def _named(self, path: Path, base: str | None) -> _Reference | None:
         """Return the checkpoint that a file names as its base."""

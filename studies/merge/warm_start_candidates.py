@@ -80,17 +80,17 @@ def mixed_starts(
     for pair, mixture in zip(pairs, found, strict=True):
         names = [c.run if c.epoch is None else f"{c.run}:{c.epoch}" for c in pair]
         measured = mixture.measured or {}
-        values = {n: measured.get(n) for n in surrogate.metric_names}
-        complete = {n: v for n, v in values.items() if v is not None}
+        # What the hook did not measure is predicted, and what it did is not.
+        found_out = {n: v for n in surrogate.metric_names if (v := measured.get(n)) is not None}
         label = " + ".join(names)
-        if len(complete) < len(values) and mixture.assessment.refused is not None:
+        if len(found_out) < len(surrogate.metric_names) and mixture.assessment.refused is not None:
             if left_out is not None:
                 left_out(label, mixture.assessment.refused)
             continue
-        metrics = complete if len(complete) == len(values) else mixture.assessment.point
+        metrics = {**mixture.assessment.point, **found_out}
         start = Start(
-            label, mixture.z, metrics, measured=metrics is complete, kind="merge",
-            mixture=tuple((c, 0.5) for c in pair),
+            label, mixture.z, metrics, measured=all(o.name in found_out for o in objectives),
+            kind="merge", mixture=tuple((c, 0.5) for c in pair),
         )  # fmt: skip
         out.append((start, mixture))
     return out

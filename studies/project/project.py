@@ -45,6 +45,7 @@ class Project:
         study: an Optuna study that tells of the runs, as URL#NAME, or None.
         follow_links: whether links that lead out of the folder of runs are followed.
         weights_key: the keys that lead to the weights in a checkpoint, joined with dots; empty to find them.
+        base: the checkpoint that runs start from where they name none themselves, or None.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Project:
     study: str | None = None
     follow_links: bool = False
     weights_key: str = ""
+    base: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -162,6 +164,7 @@ def _resolved(file: Path, parsed: ProjectFile) -> Project:
         study=parsed.runs.study,
         follow_links=parsed.runs.follow_links,
         weights_key=parsed.runs.weights_key or "",
+        base=None if parsed.lineage.base is None else _absolute_runs(parsed.lineage.base, folder),
     )
 
 

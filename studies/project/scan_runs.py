@@ -35,6 +35,7 @@ class Survey:
         metrics: finite values by metric name.
         hyperparameters: of each run that was read.
         ends: metrics of each of these runs at its newest checkpoint; None where one is not finite.
+        newest: the checkpoint of each of these runs that was judged by.
         at_ends: metrics that the ends of runs have and none of the earlier checkpoints that were opened.
         failed: checkpoints that could not be read.
         side_file_failures: files beside them that could not be read.
@@ -51,6 +52,7 @@ class Survey:
     outside_links: list[str] = field(default_factory=list)
     ends: list[dict[str, float | None]] = field(default_factory=list)
     at_ends: tuple[str, ...] = ()
+    newest: tuple[Path, ...] = ()
 
 
 def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, follow_links: bool = False) -> Survey:
@@ -109,6 +111,7 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         side_file_failures=sorted(set(troubles), key=lambda f: f.path),
         outside_links=sorted(seen.outside_links),
         ends=[dict(c.metrics) for c in contents],
+        newest=tuple(c.path for c in contents),
         at_ends=tuple(sorted(_names(contents) - _names(on_the_way))) if on_the_way else (),
     )
 

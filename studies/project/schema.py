@@ -114,6 +114,12 @@ class RunsTable(_Table):
     weights_key: Annotated[str, Field(min_length=1)] | None = None
 
 
+class LineageTable(_Table):
+    """[lineage]: the checkpoint that runs start from where they name none themselves."""
+
+    base: Annotated[str, Field(min_length=1)] | None = None
+
+
 class MetricsTable(_Table):
     """[metrics]: what runs call a metric, which are learned besides the objectives, what they can be at all."""
 
@@ -206,6 +212,7 @@ class ProjectFile(_Table):
 
     project: ProjectTable = ProjectTable()
     runs: RunsTable = RunsTable()
+    lineage: LineageTable = LineageTable()
     metrics: MetricsTable = MetricsTable()
     objectives: dict[Metric, ObjectiveTable] = {}
     space: dict[str, ParameterTable] = {}

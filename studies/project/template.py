@@ -12,6 +12,7 @@ from tomlkit.items import InlineTable, Table
 
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space, Span, identity
+from epsopt.studies.project.launch_form import LaunchForm
 from epsopt.studies.project.metric_direction import LeftOut
 from epsopt.studies.project.project import FILE_NAME, check_text
 from epsopt.studies.project.train_command import Command
@@ -36,6 +37,8 @@ def write_project(
     left_out: Sequence[LeftOut] = (),
     at_ends: Collection[str] = (),
     seeds: Mapping[str, int | None] | None = None,
+    bases: Sequence[str] = (),
+    form: LaunchForm | None = None,
     follow_links: bool = False,
     overwrite: bool = False,
 ) -> bool:
@@ -58,6 +61,8 @@ def write_project(
         at_ends: objectives that only the ends of runs have; the file says so beside them.
         seeds: seeds of past runs by their hyperparameter's name, None where runs differ: the proposed train command
             passes them on.
+        bases: checkpoints that past runs start from, absolute or relative to the file; a single one is written down.
+        form: how past runs were launched, where that is known: the train command is written in it.
         follow_links: whether links that lead out of the folder of runs are followed.
         overwrite: whether another file of that name may be replaced.
 
@@ -74,13 +79,16 @@ def write_project(
     document.add(tomlkit.nl())
     document["project"] = _project(name, runs, storage)
     document["objectives"] = _objectives(objectives, bounds or {}, guessed, at_ends)
+    if len(bases) == 1:
+        document["lineage"] = _lineage(bases[0])
     if space is not None:
         document["space"] = _space(space)
     text = tomlkit.dumps(document).rstrip("\n") + "\n"
+    text += _several_bases(bases) if len(bases) != 1 else ""
     text += _undecided(undecided) + _left_out(left_out)
     if space is None:
         text += _NO_SPACE
-    text += _train(command, space, seeds or {}) + _hooks(evaluate, embed)
+    text += _train(path.parent, command, space, seeds or {}, form) + _hooks(evaluate, embed)
     text += _MORE.replace("# [runs]\n", "[runs]\nfollow_links = true\n", 1) if follow_links else _MORE
     check_text(path, text)  # what is written is what every other command takes
     return _replace(path, text, overwrite)
@@ -182,6 +190,20 @@ def _left_out(left_out: Sequence[LeftOut]) -> str:
     return "\n# Measured too, but no objectives by guess; a table [objectives.NAME] makes one.\n" + text if text else ""
 
 
+def _lineage(base: str) -> Table:
+    table = tomlkit.table()
+    table["base"] = base
+    table["base"].comment("named in the runs' configurations: what they start from, and weights are compared with")
+    return table
+
+
+def _several_bases(bases: Sequence[str]) -> str:
+    text = "\n# The checkpoint that runs start from, where they do not name it themselves.\n"
+    text += f"# Past runs name several: {', '.join(bases)}.\n" if bases else ""
+    example = tomlkit.item(bases[0] if bases else "base/pretrained.pt").as_string()
+    return f"{text}# [lineage]\n# base = {example}\n"
+
+
 def _space(space: Space) -> Table:
     tables = tomlkit.table(is_super_table=True)
     for i, parameter in enumerate(space.parameters):
@@ -231,7 +253,9 @@ def _holds_none(value: Any) -> bool:
     return value is None
 
 
-def _train(command: Command | None, space: Space | None, seeds: Mapping[str, int | None]) -> str:
+def _train(
+    folder: Path, command: Command | None, space: Space | None, seeds: Mapping[str, int | None], form: LaunchForm | None
+) -> str:
     about = (
         "\n# How one run is launched: an argument list, never a shell. {out} is the run's folder, {python}\n"
         "# this interpreter, {name} a hyperparameter. A list inside the list is dropped as a whole while a\n"
@@ -242,18 +266,25 @@ def _train(command: Command | None, space: Space | None, seeds: Mapping[str, int
     )
     if command is not None:
         return about + "[train]\n" + _array(command) + '# cwd = "."\n'
-    guess: list[str | tuple[str, ...]] = ["{python}", "train.py", "--out", "{out}"]
-    for p in space.parameters if space is not None else (Parameter("lr", "float"),):
-        flag = (_flag(p.name), f"{{{p.name}}}")
-        guess += [flag] if p.active_when is not None or p.may_be_absent else list(flag)
-    for name, seed in seeds.items():
-        guess += [_flag(name), "{seed}" if seed is None else str(seed)]
-    lines = ["[train]", *_array(tuple(guess)).splitlines(), 'cwd = "."']
+    form = form or LaunchForm("arguments", "train.py")
+    parameters = space.parameters if space is not None else (Parameter("lr", "float"),)
+    guess, unknown = form.command(parameters, seeds, {} if space is None else space.fixed)
+    known = space is not None and (form.cwd is not None or bool(form.text)) and not unknown
+    lines = ["[train]", *_array(guess).splitlines(), f"cwd = {tomlkit.item(_below(folder, form.cwd)).as_string()}"]
+    if known:
+        how = "by Hydra's overrides" if form.kind == "hydra" else f"by arguments that {form.script} has"
+        about += f"# Guessed from past runs, which were launched {how}: check it with 'epsopt work --dry-run'.\n"
+        return about + "".join(f"{line}\n" for line in lines)
+    if unknown and form.text:
+        about += f"# {form.script} is not seen to take {', '.join(unknown)}: write what it takes.\n"
     return about + "".join(f"# {line}\n" for line in lines)
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _below(folder: Path, cwd: Path | None) -> str:
+    if cwd is None:
+        return "."
+    resolved, start = cwd.resolve(), folder.resolve()
+    return str(resolved.relative_to(start)) if resolved.is_relative_to(start) else str(resolved)
 
 
 def _array(command: Command) -> str:

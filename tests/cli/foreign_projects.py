@@ -184,9 +184,12 @@ def run(arguments):
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", default="finetune.yaml")
     parser.add_argument("--out", required=True)
-    for name, kind in (("lr", float), ("l2-to-base", float), ("replay", float), ("epochs", int), ("seed", int),
-                       ("init-from", str), ("base", str)):
-        parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--l2-to-base", type=float)
+    parser.add_argument("--replay", type=float)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--init-from")
     parser.add_argument("--freeze", choices=("true", "false"))
     args = parser.parse_args(arguments)
     config = yaml.safe_load(Path(args.config).read_text())

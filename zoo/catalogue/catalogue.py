@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 
 _Parsed = TypeVar("_Parsed")
-_WEIGHTS_KEY = "weights_key"
+_WEIGHTS_KEY, _BASE = "weights_key", "base"
 _CHUNK = 500  # ids per query: SQLite's oldest limit is 999 variables
 
 
@@ -48,6 +48,8 @@ class Catalogue:
             to what is read from the database, never to what is kept: another map needs no other ingest.
         weights_key: the keys that lead to a checkpoint's weights, joined with dots; empty to find them; None for what
             the last ingest took.
+        base: path of the checkpoint that runs start from where they name none; empty: none; None for what the last
+            ingest took.
 
     Raises:
         CatalogueError: it cannot be opened, or was written by a newer version.
@@ -58,28 +60,44 @@ class Catalogue:
         url: str = "sqlite:///epsopt.db",
         rename: Mapping[str, str] | None = None,
         weights_key: str | None = None,
+        base: str | None = None,
     ) -> None:
         self.url = url
         self.rename = dict(rename or {})
         self._weights_key = weights_key
+        self._base = base
         self._engine = open_database(url)
 
     @property
     def weights_key(self) -> str:
         """The keys that lead to a checkpoint's weights, joined with dots; empty where they are to be found."""
         if self._weights_key is None:
-            with self.reading() as connection:
-                kept = connection.execute(select(meta.c.value).where(meta.c.key == _WEIGHTS_KEY)).scalar()
-            self._weights_key = str(kept or "")
+            self._weights_key = self._kept(_WEIGHTS_KEY)
         return self._weights_key
 
-    def keep_weights_key(self) -> None:
-        """Keep the weights' key, for those who open the catalogue without naming one."""
-        key = self.weights_key
+    @property
+    def base(self) -> str:
+        """Path of the checkpoint that runs start from where they name none; empty: none."""
+        if self._base is None:
+            self._base = self._kept(_BASE)
+        return self._base
+
+    def has_other_base(self) -> bool:
+        """Whether what is catalogued was compared with another base than is meant now."""
+        return self.base != self._kept(_BASE)
+
+    def keep_how_to_read(self) -> None:
+        """Keep the weights' key and the base, for those who open the catalogue without naming them."""
+        values = {_WEIGHTS_KEY: self.weights_key, _BASE: self.base}
         with self.writing() as connection:
-            connection.execute(delete(meta).where(meta.c.key == _WEIGHTS_KEY))
-            if key:
-                connection.execute(insert(meta).values(key=_WEIGHTS_KEY, value=key))
+            connection.execute(delete(meta).where(meta.c.key.in_(values)))
+            for key, value in values.items():
+                if value:
+                    connection.execute(insert(meta).values(key=key, value=value))
+
+    def _kept(self, key: str) -> str:
+        with self.reading() as connection:
+            return str(connection.execute(select(meta.c.value).where(meta.c.key == key)).scalar() or "")
 
     @classmethod
     def existing(

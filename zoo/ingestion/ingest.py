@@ -131,11 +131,14 @@ def ingest(
     seen = scan(folders, root, follow_links=follow_links)
     deleted = set_aside(seen, lambda: shared_pool(jobs, limits), catalogue)
     known = known_files(catalogue)
+    if catalogue.has_other_base():  # how far each checkpoint is from it is another question now
+        release_files(catalogue, known)
+        known = {}
     fresh = [f for f in seen.files if not _is_current(known.get(str(f.path)), f, embed)]
     opened = {str(f.path) for f in fresh}
     if other := files_read_otherwise(catalogue, sorted(opened)):
         release_files(catalogue, other)
-    catalogue.keep_weights_key()
+    catalogue.keep_how_to_read()
     current = {str(f.path): known[str(f.path)] for f in seen.files if str(f.path) not in opened}
     adopt(catalogue, seen.files)
     present = {str(f.path) for f in seen.files} | {f.path for f in seen.failures}
@@ -179,8 +182,10 @@ def ingest(
     if fresh:
         try:
             files = [(f.path, f.identity.size) for f in fresh]
-            key = catalogue.weights_key
-            read_files(shared_pool(jobs, limits), files, book, handle, embed=embed, weights_key=key, hints=hints)
+            read_files(
+                shared_pool(jobs, limits), files, book, handle,
+                embed=embed, weights_key=catalogue.weights_key, base=catalogue.base, hints=hints,
+            )  # fmt: skip
         finally:
             recorder.flush()
     answered = refresh_runs(catalogue, seen, shared_pool(jobs, limits), sheets, folders)
@@ -279,8 +284,8 @@ def read_fingerprints(
 
     files = [(location(p), _size(location(p))) for p in paths]
     pool = shared_pool(jobs, limits)
-    key = catalogue.weights_key if catalogue is not None else ""
-    read_files(pool, files, book, handle, embed=embed, weights_key=key)
+    key, base = ("", "") if catalogue is None else (catalogue.weights_key, catalogue.base)
+    read_files(pool, files, book, handle, embed=embed, weights_key=key, base=base)
     renamed = catalogue.renamed if catalogue is not None else None
     return attach_metadata(results, pool, folders or Folders(), renamed, trouble)
 

@@ -1,6 +1,7 @@
 """Hydra: ``outputs/D/T/.hydra/config.yaml`` or ``multirun/D/T/N/.hydra/config.yaml``; combines with every other layout.
 
-It gives the hyperparameters. Interpolations are never evaluated: ``${lr}`` is replaced where it names a plain value of
+It gives the hyperparameters, and of each configuration group what was chosen (``model=wide``), under the group's name.
+Interpolations are never evaluated: ``${lr}`` is replaced where it names a plain value of
 the same file, and everything else (``${oc.env:HOME}``, ``${mul:2,3}``) stays the text that it is.
 """
 
@@ -19,6 +20,7 @@ from epsopt.zoo.reading.plain_values import Plain, number_or_text
 from epsopt.zoo.reading.text import LONGEST, sanitize
 
 FOLDER = ".hydra"
+OWN = "hydra.yaml"
 _ABOVE = 5  # folders above a checkpoint in which Hydra's own is looked for
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.-]*)\}")
 _ROUNDS = 8  # references that lead to references
@@ -37,25 +39,40 @@ def _output(folder: Path, folders: Folders) -> Path | None:
 
 
 def side_files(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
-    """Return the composed configuration, or the overrides where there is none."""
+    """Return the composed configuration, or the overrides where there is none, and what Hydra says of itself."""
     output = _output(run, folders)
     if output is None:
         return []
     found = folders.those(output / FOLDER, ("config.yaml", "overrides.yaml"))
-    return found[:1]
+    return [*found[:1], *folders.those(output / FOLDER, (OWN,))]
 
 
 def parse_side_files(sides: SideFileReader) -> RunMetadata:
     """Read the configuration; interpolations stay text where they are not plain."""
     metadata = RunMetadata(failures=sides.failures)
+    choices: dict[str, Plain] = {}
     for file in sides.files:
         tree = sides.yaml(file)
+        if Path(file).name == OWN:
+            choices = _choices(tree)
+            continue
         if isinstance(tree, list):  # overrides: "optimizer.lr=0.1"
             pairs = [str(item).lstrip("+~").split("=", 1) for item in tree if "=" in str(item)]
             metadata.hyperparameters = {sanitize(key): number_or_text(value) for key, value in pairs}
         else:
             metadata.hyperparameters = resolved(flat(tree))
+    metadata.hyperparameters = {**choices, **metadata.hyperparameters}
     return metadata
+
+
+def _choices(tree: object) -> dict[str, Plain]:
+    """What was chosen in each group of the configuration; Hydra's own groups are none."""
+    for key in ("hydra", "runtime", "choices"):
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    if not isinstance(tree, Mapping):
+        return {}
+    pairs = ((str(group).partition("@")[0], choice) for group, choice in tree.items())
+    return {sanitize(g): sanitize(c) for g, c in pairs if isinstance(c, str) and not g.startswith("hydra/")}
 
 
 def resolved(values: Mapping[str, Plain]) -> dict[str, Plain]:

@@ -105,6 +105,7 @@ def read_files(
     *,
     embed: str | None = None,
     weights_key: str = "",
+    base: str = "",
     hints: Mapping[int, int] | None = None,
 ) -> None:
     """Read files and hand over each result, in the order of `files`.
@@ -117,6 +118,7 @@ def read_files(
             because it belongs to a lineage that was founded after it was sent.
         embed: hook ``package.module:function`` that children apply to the weights.
         weights_key: the keys that lead to the weights in each file, joined with dots; empty to find them.
+        base: path of the checkpoint that those start from which name none; empty: none.
         hints: ids of the lineages that files are known to belong to, by the file's index; `handle` may add to them
             before it returns False.
 
@@ -124,7 +126,7 @@ def read_files(
         HookError: the hook failed; it names the path and the exception.
     """
     with pool.in_use:
-        of_all = {"embed": embed, "weights_key": weights_key}
+        of_all = {"embed": embed, "weights_key": weights_key, "base": base}
         _read_files(pool, files, book, handle, of_all, {} if hints is None else hints)
 
 

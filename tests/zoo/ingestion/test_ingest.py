@@ -327,3 +327,26 @@ def test_weights_that_are_not_finite_still_get_a_finite_fingerprint(catalogue, t
     assert (report.added, report.failed) == (1, [])
     (kept,) = catalogue.fingerprints([catalogue.checkpoints()[0].id])
     assert np.isfinite(kept.features).all()
+
+
+def test_runs_that_name_no_base_are_compared_with_the_one_that_the_project_names(tmp_path, save):
+    """And anew when it names another one, or none."""
+    url = f"sqlite:///{tmp_path / 'epsopt.db'}"
+    base = save(tmp_path / "base" / "pretrained.pt", 50)
+    save(tmp_path / "runs" / "a" / "epoch_1.pt", 1)
+    save(tmp_path / "runs" / "a" / "epoch_2.pt", 2)
+
+    def references(**how):
+        with Catalogue(url, **how) as catalogue:
+            ingest(catalogue, tmp_path / "runs")
+            used = {c.lineage_id for c in catalogue.checkpoints()}
+            assert len(catalogue.checkpoints()) == 2
+            return {(Path(k.reference_path).name, k.declared) for k in catalogue.lineages() if k.id in used}
+
+    assert references() == {("epoch_1.pt", False)}
+    assert references(base=str(base)) == {("pretrained.pt", True)}
+    save(tmp_path / "runs" / "b" / "epoch_1.pt", 3)
+    with Catalogue(url) as catalogue:  # whoever names none takes what the last ingest took
+        report = ingest(catalogue, tmp_path / "runs")
+        assert (report.added, report.unchanged) == (1, 2)
+        assert len({c.lineage_id for c in catalogue.checkpoints()}) == 1

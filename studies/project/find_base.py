@@ -1,0 +1,68 @@
+"""Which checkpoint runs started from, as their configurations name it: a file that is there, outside their folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".pt.tar", ".pth.tar", ".ckpt.tar")
+_ABOVE = 3  # folders above a checkpoint that a relative path may start from
+_MOST = 0.5  # of the runs name it, at least: fewer, and it is not what runs start from
+
+
+@dataclass(frozen=True)
+class FoundBase:
+    """A checkpoint that runs name.
+
+    Attributes:
+        path: of the file, absolute.
+        key: of the configuration that names it.
+        runs: how many runs do.
+    """
+
+    path: Path
+    key: str
+    runs: int
+
+
+def find_base(
+    configurations: Sequence[Mapping[str, Any]], checkpoints: Sequence[Path], runs: Path, folder: Path
+) -> list[FoundBase]:
+    """Find the checkpoints that runs name in their configurations and that lie outside the folder of runs.
+
+    Args:
+        configurations: of each run, flattened with dots.
+        checkpoints: one of each of the same runs; a path may be relative to a folder above it.
+        runs: the folder of runs.
+        folder: of the project; a path may be relative to it, or to the current folder.
+
+    Returns:
+        Those that are there, the one that most runs name first; none is what fewer than half of the runs name in all.
+    """
+    named: Counter[tuple[Path, str]] = Counter()
+    inside = runs.resolve()
+    for configuration, checkpoint in zip(configurations, checkpoints, strict=True):
+        for key, value in configuration.items():
+            if isinstance(value, str) and value.lower().endswith(SUFFIXES):
+                found = _file(value, checkpoint, folder)
+                if found is not None and not found.is_relative_to(inside):
+                    named[found, key] += 1
+    best: dict[Path, FoundBase] = {}
+    for (path, key), times in named.most_common():
+        best.setdefault(path, FoundBase(path, key, times))
+    enough = sum(b.runs for b in best.values()) >= _MOST * len(configurations)
+    return list(best.values()) if enough else []
+
+
+def _file(value: str, checkpoint: Path, folder: Path) -> Path | None:
+    places = (*checkpoint.parents[:_ABOVE], folder, Path.cwd())
+    for candidate in (place / value for place in places):
+        try:
+            if candidate.is_file():
+                return candidate.resolve()
+        except (OSError, ValueError):
+            return None
+    return None

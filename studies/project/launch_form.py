@@ -1,0 +1,190 @@
+"""How a project's program is launched, as far as its runs and its files tell: by Hydra's overrides or by arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from epsopt.optimize.space import Parameter
+from epsopt.studies.project.train_command import Command
+
+_LARGEST = 1 << 20  # bytes of a configuration or a script that are looked at
+_ABOVE = 6  # folders above a checkpoint in which a run's configuration is looked for
+_MOST = 50  # scripts that are looked at
+_OUT = (
+    "out", "output", "out-dir", "output-dir", "outdir", "run-dir", "save-dir", "logdir", "log-dir", "results-dir",
+    "default-root-dir", "work-dir",
+)  # fmt: skip
+_EPOCHS = frozenset({"epochs", "max_epochs", "num_epochs", "n_epochs", "num_train_epochs"})
+_START = ("init-from", "init-checkpoint", "pretrained", "checkpoint", "ckpt", "load-from")
+
+
+@dataclass(frozen=True)
+class LaunchForm:
+    """How one run is launched.
+
+    Attributes:
+        kind: ``hydra`` or ``arguments``.
+        script: the program, relative to `cwd`.
+        cwd: the folder that it starts in; None: the project file's.
+        keys: of Hydra's configuration that an override may set, with what stands before it (``+`` for a new one).
+        constants: overrides that all runs had, as they are.
+        text: of the script, where it was found.
+    """
+
+    kind: str
+    script: str
+    cwd: Path | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    constants: tuple[str, ...] = ()
+    text: str = ""
+
+    def sets(self, name: str) -> bool:
+        """Whether the program can be told a hyperparameter, as far as is known."""
+        return self.kind != "hydra" or name in self.keys
+
+    def command(
+        self, parameters: Sequence[Parameter], seeds: Mapping[str, int | None], fixed: Mapping[str, Any] | None = None
+    ) -> tuple[Command, list[str]]:
+        """Return the train command, and which of its arguments the program is not known to take.
+
+        Args:
+            parameters: that are searched.
+            seeds: by name, None where each run had its own.
+            fixed: what all past runs had; an argument of the program is given it, too.
+        """
+        if self.kind == "hydra":
+            return self._overrides(parameters, seeds), []
+        unknown: list[str] = []
+
+        def flag(name: str, others: Sequence[str] = ()) -> str:
+            found = next((s for n in (name, *others) if (s := self._spelling(n)) is not None), None)
+            if found is None:
+                unknown.append(f"--{name.replace('_', '-')}")
+            return f"--{found or name.replace('_', '-')}"
+
+        items: list[str | tuple[str, ...]] = ["{python}", self.script, flag(_OUT[0], _OUT[1:]), "{out}"]
+        for p in parameters:
+            pair = (flag(p.name), f"{{{p.name}}}")
+            items += [pair] if p.active_when is not None or p.may_be_absent else list(pair)
+        for name, seed in seeds.items():
+            items += [flag(name), "{seed}" if seed is None else str(seed)]
+        for name, value in (fixed or {}).items():
+            spelled = self._spelling(name)
+            if (
+                spelled is not None
+                and name not in seeds
+                and isinstance(value, int | float | str)
+                and value not in (True, False)
+            ):
+                items += [f"--{spelled}", str(value).replace("{", "{{").replace("}", "}}")]
+        known = {p.name for p in parameters}
+        if "epochs" not in known and (spelled := self._spelling("epochs")) is not None:
+            items.append((f"--{spelled}", "{epochs}"))  # after what all runs had: the last one counts
+        start = next((s for n in _START if (s := self._spelling(n)) is not None), None)
+        if start is not None:
+            items.append((f"--{start}", "{init_from}"))
+        return tuple(items), unknown
+
+    def _spelling(self, name: str) -> str | None:
+        """How the script spells an argument; None: it has none of that name."""
+        spellings = dict.fromkeys((name.replace("_", "-"), name, name.replace("-", "_")))
+        return next((s for s in spellings if re.search(rf"--{re.escape(s)}(?![\w-])", self.text)), None)
+
+    def _overrides(self, parameters: Sequence[Parameter], seeds: Mapping[str, int | None]) -> Command:
+        constants = [text.replace("{", "{{").replace("}", "}}") for text in self.constants]
+        items: list[str | tuple[str, ...]] = ["{python}", self.script, "hydra.run.dir={out}", *constants]
+        for p in parameters:
+            text = f"{self.keys.get(p.name, '')}{p.name}={{{p.name}}}"
+            items.append((text,) if p.active_when is not None or p.may_be_absent else text)
+        for name, seed in seeds.items():
+            if name in self.keys:
+                items.append(f"{self.keys[name]}{name}=" + ("{seed}" if seed is None else str(seed)))
+        said = [text.partition("=")[0] for text in constants]
+        items += [(f"{key}={{epochs}}",) for key in said if key.rpartition(".")[2] in _EPOCHS][:1]
+        return tuple(items)
+
+
+def launch_form(checkpoints: Sequence[Path], folder: Path) -> LaunchForm:
+    """Find out how the runs of some checkpoints were launched.
+
+    Args:
+        checkpoints: files, of one run each.
+        folder: of the project file; scripts are looked for in it.
+
+    Returns:
+        Hydra's form where all of them lie below a folder ``.hydra``; otherwise arguments of the script in the folder
+        that parses most, ``train.py`` where there is none.
+    """
+    places = [found for path in checkpoints if (found := _hydra_folder(path)) is not None]
+    if places and len(places) == len(checkpoints):
+        return _hydra_form(places, folder)
+    scripts = sorted(folder.glob("*.py"))[:_MOST] if folder.is_dir() else []
+    texts = {script.name: text for script in scripts if "--" in (text := _read(script))}
+    parsers = {name: len(re.findall(r"[\"']--[a-zA-Z]", text)) for name, text in texts.items()}
+    best = max(parsers, key=lambda name: (parsers[name], "train" in name), default=None)
+    if best is None or not parsers[best]:
+        return LaunchForm("arguments", "train.py")
+    return LaunchForm("arguments", best, text=texts[best])
+
+
+def _hydra_folder(checkpoint: Path) -> Path | None:
+    try:
+        above = (parent / ".hydra" for parent in checkpoint.parents[:_ABOVE])
+        return next((place for place in above if (place / "config.yaml").is_file()), None)
+    except OSError:
+        return None
+
+
+def _hydra_form(places: Sequence[Path], folder: Path) -> LaunchForm:
+    from epsopt.zoo.layouts.log_rows import flat
+
+    own = _mapping(places[-1] / "hydra.yaml").get("hydra")
+    own = own if isinstance(own, Mapping) else {}
+    job, runtime = (part if isinstance(part := own.get(key), Mapping) else {} for key in ("job", "runtime"))
+    name = str(job.get("name") or "train")
+    cwd = Path(str(runtime.get("cwd") or folder))
+    script = next((f"{name}{end}" for end in (".py", "") if (cwd / f"{name}{end}").is_file()), None)
+    keys = {str(key): "" for place in places for key in flat(_mapping(place / "config.yaml"))}
+    choices = runtime.get("choices")
+    if isinstance(choices, Mapping):
+        keys.update({str(group).partition("@")[0]: "" for group in choices if not str(group).startswith("hydra/")})
+    said = [_overrides_of(place) for place in places]
+    for text in (text for one in said for text in one):
+        key, plus = text.partition("=")[0].lstrip("+"), text[: len(text) - len(text.lstrip("+"))]
+        if plus and not any(t.partition("=")[0] == key for one in said for t in one):
+            keys[key] = plus
+    common = [t for t in said[0] if all(t in one for one in said)] if len(said) > 1 else []
+    constants = tuple(t for t in common if not t.lstrip("+~").startswith("hydra"))
+    return LaunchForm("hydra", script or f"{name}.py", cwd if script else None, keys, constants)
+
+
+def _overrides_of(place: Path) -> list[str]:
+    found = _parsed(place / "overrides.yaml")
+    return [str(text) for text in found] if isinstance(found, list) else []
+
+
+def _mapping(file: Path) -> Mapping[str, Any]:
+    found = _parsed(file)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _parsed(file: Path) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(_read(file))
+    except (YAMLError, ValueError, RecursionError):
+        return None
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_LARGEST).decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,138 @@
+"""Two projects of the usual kinds go through every step with no edit but the objectives; what is launched is whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from epsopt.studies import load_project
+from epsopt.studies.surrogate_store import fit_map
+from epsopt.surrogate import TrainingConfig
+from epsopt.zoo import Catalogue
+
+from .conftest import Project, call, quick_baseline
+from .foreign_projects import finetune_runs, hydra_runs
+
+HYDRA_SEARCHED = {
+    "data.noise", "label_smoothing", "model", "model.dropout", "optimizer", "optimizer.lr", "optimizer.momentum",
+}  # fmt: skip
+
+
+def _fitted(folder: Path) -> None:
+    project = load_project(folder / "epsopt.toml")
+    with Catalogue(project.storage) as catalogue, quick_baseline():
+        names = [o.name for o in project.objectives]
+        fit_map(catalogue, bounds=project.bounds, objectives=names, recipe=TrainingConfig(steps=30, batch=16))
+
+
+def _worked(folder: Path, runs: Path, *options: str) -> Project:
+    """Everything from init to work, by commands alone; the map is a quick one."""
+    assert call(folder, "init", runs.name, *options).status == 0
+    result = call(folder, "ingest")
+    assert result.status == 0, result.err
+    _fitted(folder)
+    assert call(folder, "propose", "-n", "2").status == 0
+    result = call(folder, "work", "--learn-after", "0")
+    assert result.status == 0, result.err
+    assert "2 trained" in result.out, result.out
+    return Project(folder, runs)
+
+
+@pytest.fixture(scope="session")
+def hydra(tmp_path_factory) -> Project:
+    pytest.importorskip("hydra", reason="hydra-core is not installed")
+    folder = tmp_path_factory.mktemp("hydra")
+    return _worked(folder, hydra_runs(folder, runs=8, epochs=2))
+
+
+@pytest.fixture(scope="session")
+def finetunes(tmp_path_factory) -> Project:
+    folder = tmp_path_factory.mktemp("finetunes")
+    return _worked(folder, finetune_runs(folder, runs=8, epochs=2), "--evaluate", "measure:evaluate")
+
+
+def _proposed(project: Project) -> list[dict]:
+    return project("report", "--json").document["proposals"]
+
+
+def test_hydra_is_launched_with_every_hyperparameter_that_varied(hydra):
+    written = tomllib.loads((hydra.folder / "epsopt.toml").read_text())
+    assert set(written["space"]) == HYDRA_SEARCHED
+    assert {n for n, table in written["space"].items() if table.get("log")} == {"optimizer.lr"}
+    proposals = _proposed(hydra)
+    assert [p["state"] for p in proposals] == ["complete"] * 2
+    for proposal in proposals:
+        (out,) = hydra.runs.glob(f"proposal_{proposal['number']:03d}")
+        config = yaml.safe_load((out / ".hydra" / "config.yaml").read_text())
+        choices = yaml.safe_load((out / ".hydra" / "hydra.yaml").read_text())["hydra"]["runtime"]["choices"]
+        assert config["trainer"]["max_epochs"] == 2, "as all past runs had it, whatever the default is"
+        assert config["seed"] == proposal["number"]
+        for name, value in proposal["params"].items():
+            group, _, key = name.partition(".")
+            found = choices[group] if name in ("model", "optimizer") else config[group][key] if key else config[group]
+            assert found == pytest.approx(value), name
+
+
+def test_fine_tunes_are_launched_with_every_hyperparameter_that_varied(finetunes):
+    written = tomllib.loads((finetunes.folder / "epsopt.toml").read_text())
+    assert written["lineage"] == {"base": "base/pretrained.pt"}
+    assert set(written["space"]) == {"lr", "l2_to_base", "replay", "freeze"}
+    for proposal in _proposed(finetunes):
+        config = yaml.safe_load((finetunes.runs / f"proposal_{proposal['number']:03d}" / "config.yaml").read_text())
+        assert {n: config[n] for n in proposal["params"]} == pytest.approx(proposal["params"])
+        assert (config["epochs"], config["seed"]) == (2, proposal["number"])
+    with Catalogue(f"sqlite:///{finetunes.folder / 'epsopt.db'}") as catalogue:
+        (lineage,) = catalogue.lineages()
+    assert (Path(lineage.reference_path).name, lineage.declared) == ("pretrained.pt", True)
+
+
+@pytest.mark.parametrize("which", ["hydra", "finetunes"])
+def test_runs_are_called_by_what_differs_and_tables_fit_the_terminal(which, request):
+    project = request.getfixturevalue(which)
+    for arguments in (
+        ["pareto"],
+        ["search", "--no-record", "-n", "4"],
+        ["propose", "-n", "2", "--no-record"],
+        ["report"],
+    ):
+        result = call(project.folder, *arguments)
+        assert result.status == 0, result.err
+        told = [line for line in result.out.splitlines() if not re.match(r"\s*(saved|wrote|from)?\s*\S*/\S*$", line)]
+        assert all(len(line) <= 80 for line in told), max(told, key=len)
+        assert "version_0" not in "\n".join(told), "which all runs have"
+        assert "…" not in "\n".join(told), "no name is cut"
+
+
+def test_a_checkpoint_that_a_table_names_is_found_by_that_name(hydra):
+    first = hydra("pareto", "--json").document["front"][0]
+    shown = re.search(r"(?m)^([\w-]+:\d+) ", hydra("pareto").out)[1]
+    nearest = hydra("nearest", shown, "--json")
+    assert nearest.status == 0, nearest.err
+    assert nearest.document["of"].endswith(f":{first['epoch']}")
+    assert hydra("trajectory", shown.partition(":")[0]).status == 0
+    wrong = hydra("nearest", "08-99-99")
+    assert wrong.status == 2
+    assert "did you mean" in wrong.err
+
+
+def test_other_objectives_are_followed(finetunes, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(finetunes.folder, tmp_path / "copy")
+    file = folder / "epsopt.toml"
+    text = file.read_text().replace(
+        "[objectives.old_acc]", '[objectives.train_loss]\ndirection = "minimize"\n\n[objectives.old_acc]'
+    )
+    file.write_text(text)
+    _fitted(folder)
+    result = call(folder, "propose", "-n", "1")
+    assert result.status == 0, result.err
+    assert "the objectives are new_acc, train_loss, old_acc now" in " ".join(result.err.split())
+    document = call(folder, "report", "--json").document
+    assert [p["state"] for p in document["proposals"]] == ["complete", "complete", "waiting"]
+    assert json.dumps(document)

@@ -1,0 +1,74 @@
+"""How runs were launched is read from what Hydra wrote beside them, or from the program that parses arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+from epsopt.optimize import Parameter
+from epsopt.studies.project.launch_form import launch_form
+
+LR = Parameter("optimizer.lr", "float", 1e-4, 1e-1, log=True)
+MOMENTUM = Parameter("optimizer.momentum", "float", 0.5, 0.9, active_when=("optimizer", ("sgd",)))
+GROUP = Parameter("model/encoder", "categorical", choices=("small", "wide"))
+
+
+@pytest.fixture
+def hydra(tmp_path):
+    """Two runs as Hydra leaves them; the second was launched with a key that the configuration lacks."""
+    (tmp_path / "fit.py").write_text("import hydra\n")
+    files = []
+    for i, more in enumerate(("", "- +extra=1\n")):
+        run = tmp_path / "outputs" / f"08-15-0{i}"
+        (run / ".hydra").mkdir(parents=True)
+        (run / ".hydra" / "config.yaml").write_text(
+            "optimizer: {lr: 0.1, momentum: 0.9}\nmodel: {encoder: {width: 4}}\nseed: 0\nextra: 1\n"
+        )
+        (run / ".hydra" / "overrides.yaml").write_text(
+            f"- optimizer.lr=0.{i}\n- trainer.max_epochs=4\n- hydra.job.chdir=false\n- seed={i}\n{more}"
+        )
+        (run / ".hydra" / "hydra.yaml").write_text(
+            f"hydra: {{job: {{name: fit}}, runtime: {{cwd: {tmp_path}, choices: {{model/encoder: small, "
+            "hydra/launcher: basic}}}\n"
+        )
+        files.append(run / "logs" / "version_0" / "checkpoints" / "epoch=1.ckpt")
+    return files
+
+
+def test_runs_of_hydra_are_launched_by_overrides(hydra, tmp_path):
+    form = launch_form(hydra, tmp_path)
+    assert (form.kind, form.script, form.cwd) == ("hydra", "fit.py", tmp_path)
+    assert form.sets("model/encoder")
+    assert not form.sets("lr")
+    command, unknown = form.command([LR, MOMENTUM, GROUP, Parameter("extra", "int", 1, 3)], {"seed": None})
+    assert unknown == []
+    assert command == (
+        "{python}", "fit.py", "hydra.run.dir={out}", "trainer.max_epochs=4", "optimizer.lr={optimizer.lr}",
+        ("optimizer.momentum={optimizer.momentum}",), "model/encoder={model/encoder}", "+extra={extra}",
+        "seed={seed}", ("trainer.max_epochs={epochs}",),
+    )  # fmt: skip
+
+
+def test_arguments_are_spelled_as_the_program_parses_them(tmp_path):
+    (tmp_path / "plot.py").write_text('parser.add_argument("--title")\n')
+    (tmp_path / "finetune.py").write_text(
+        'add("--learning_rate"), add("--weight-decay"), add("--output-dir"), add("--num-workers"), add("--epochs")\n'
+    )
+    form = launch_form([tmp_path / "runs" / "a" / "last.pt"], tmp_path)
+    parameters = [Parameter("learning_rate", "float"), Parameter("weight_decay", "float")]
+    command, unknown = form.command(parameters, {}, {"epochs": 5, "num_workers": 2, "note": "x"})
+    assert unknown == []
+    assert command == (
+        "{python}", "finetune.py", "--output-dir", "{out}", "--learning_rate", "{learning_rate}",
+        "--weight-decay", "{weight_decay}", "--epochs", "5", "--num-workers", "2", ("--epochs", "{epochs}"),
+    )  # fmt: skip
+
+
+def test_what_the_program_does_not_parse_is_named(tmp_path):
+    (tmp_path / "train.py").write_text('add("--lr"), add("--out")\n')
+    form = launch_form([tmp_path / "runs" / "a" / "last.pt"], tmp_path)
+    assert form.command([Parameter("lr", "float"), Parameter("depth", "int", 1, 3)], {})[1] == ["--depth"]
+
+
+def test_without_any_program_a_usual_one_is_proposed(tmp_path):
+    form = launch_form([], tmp_path)
+    assert form.command([Parameter("lr", "float")], {})[0][:4] == ("{python}", "train.py", "--out", "{out}")
