@@ -61,6 +61,7 @@ def command(
         from epsopt.studies.project.project import FILE_NAME, load_project
         from epsopt.studies.project.scan_runs import survey
         from epsopt.studies.project.schema import is_metric_name, project_name
+        from epsopt.studies.project.suggest_limits import suggest_limits
         from epsopt.studies.project.template import write_project
         from epsopt.surrogate.ranges import guess_range
         from epsopt.zoo.reading.remote import location
@@ -78,6 +79,7 @@ def command(
     file = (file / FILE_NAME if file.is_dir() else file).resolve()
     form = launch_form(seen.newest, file.parent)
     bases = find_base(seen.hyperparameters, seen.newest, runs, file.parent) if isinstance(runs, type(Path())) else []
+    limits = suggest_limits(objectives, bounds, seen.ends)
     unreachable = {n: _UNREACHABLE for run in seen.hyperparameters for n in run if not form.sets(n)}
     space: Space | None = None
     with contextlib.suppress(UsageError):  # nothing varies: the file shows how to say it
@@ -101,6 +103,7 @@ def command(
             at_ends=seen.at_ends,
             seeds={n: s for n, s in seeds_of(seen.hyperparameters).items() if form.sets(n)},
             bases=[_from(file.parent, b.path) for b in bases],
+            limits=limits,
             form=form,
             follow_links=follow_links,
             overwrite=force,
@@ -123,6 +126,7 @@ def command(
                 "guessed": o.name in guessed,
                 "bounds": bounds.get(o.name),
                 "at_ends": o.name in seen.at_ends,
+                "suggested_limit": limits.get(o.name),
             }
             for o in objectives
         ],
@@ -248,6 +252,12 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
             "predicted of earlier ones is never compared with a measurement. Measure it along the way, or choose "
             "another objective."
         )
+    for o in document["objectives"]:
+        if o["suggested_limit"] is not None:
+            print_wrapped(
+                f"On the front of past runs are models that are hardly better than chance in {o['name']}: at_least = "
+                f"{o['suggested_limit']:g} in its table leaves them out (a comment there)."
+            )
     for name in document["undecided"]:
         print_wrapped(
             f"{name}: its name does not tell which way is better, so it is left out until you say so, in the file "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -33,6 +34,8 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
     with working("loading the catalogue"):
         workspace = open_workspace(options)
         project = workspace.require_project()
+        import numpy as np
+
         from epsopt.optimize.acquisition.confidence_bounds import measured_table
         from epsopt.optimize.objectives import Objectives
         from epsopt.optimize.pareto import non_dominated
@@ -41,6 +44,8 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
             checkpoints, metrics = measured(catalogue), catalogue.metric_names()
         objectives = _choose(check_objectives(project, metrics), chosen, metrics if all_metrics else (), project)
         table = measured_table([c.metrics for c in checkpoints], objectives)
+        measured_ones = measured_table([c.metrics for c in checkpoints], [replace(o, limit=None) for o in objectives])
+        n_missing = int(np.isnan(measured_ones).any(axis=1).sum())
         found = non_dominated(table, Objectives(objectives).maximize)
         order = sorted(found.indices.tolist(), key=lambda i: -table[i, 0] if objectives[0].maximize else table[i, 0])
         front = [checkpoints[i] for i in order]
@@ -50,7 +55,8 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
                 "objectives": objective_json(objectives),
                 "front": [checkpoint_json(c) for c in front],
                 "n_checkpoints": len(checkpoints),
-                "n_left_out": found.n_nan,
+                "n_left_out": n_missing,
+                "n_beyond_limits": found.n_nan - n_missing,
             }
         )
         return
@@ -61,8 +67,13 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
     print_wrapped(
         f"{len(front)} of {len(checkpoints)} measured checkpoints are beaten by no other in all objectives at once."
     )
-    if found.n_nan:
-        print_wrapped(f"{found.n_nan} lack an objective (not measured, or NaN) and are left out.")
+    if n_missing:
+        print_wrapped(f"{n_missing} lack an objective (not measured, or NaN) and are left out.")
+    if beyond := found.n_nan - n_missing:
+        limits = [
+            f"{o.name} {'at least' if o.maximize else 'at most'} {o.limit:g}" for o in objectives if o.limit is not None
+        ]
+        print_wrapped(f"{beyond} miss a limit ({', '.join(limits)}) and are left out.")
     if not front:
         return
     if len({c.run_id for c in front}) > _MOST_RUNS:

@@ -159,7 +159,7 @@ def command(
 
         # A first run needs no catalogue from before.
         with Catalogue(workspace.storage, project.rename, project.weights_key) as catalogue:
-            targets = resolve_targets(wanted, project, catalogue.checkpoints()) if wanted else []
+            targets = resolve_targets(wanted, project, catalogue.checkpoints())
             storage = workspace.studies()
             if not dry_run:
                 tell_followed(storage, project)

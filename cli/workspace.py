@@ -205,11 +205,13 @@ def resolve_targets(
 ) -> list[Target]:
     """Turn ``--target-NAME VALUE`` into targets: for what was measured, and for objectives that were not yet.
 
+    The limits of objectives (``at_least``, ``at_most``) are targets, too.
+
     Raises:
         UsageError: no such metric, no direction for it, or a value that it cannot take.
     """
     from epsopt.cli.options import named_targets
-    from epsopt.optimize.objectives import parse_targets
+    from epsopt.optimize.objectives import limits_as_targets, parse_targets
 
     observed: dict[str, tuple[float, float]] = {}
     for name in sorted({n for c in checkpoints for n in c.metrics}):
@@ -227,4 +229,5 @@ def resolve_targets(
             )
     scales = [] if surrogate is None else zip(surrogate.metric_names, surrogate.transforms, strict=True)
     found = {n: t.bounds for n, t in scales if t.bounds}
-    return parse_targets(pairs, project.objectives, observed, {**found, **project.bounds})
+    asked = parse_targets(pairs, project.objectives, observed, {**found, **project.bounds})
+    return limits_as_targets(project.objectives, asked)

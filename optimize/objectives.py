@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from epsopt.surrogate.ranges import range_text
@@ -23,10 +23,13 @@ class Objective:
     Attributes:
         name: the metric's name, as the catalogue has it.
         maximize: whether more is better.
+        limit: the least good value that is any use, in the metric's own unit: what does not reach it is on no front
+            and counts for no hypervolume; None: every value is. Two objectives are the same whatever their limits.
     """
 
     name: str
     maximize: bool
+    limit: float | None = field(default=None, compare=False)
 
 
 class Objectives(tuple[Objective, ...]):
@@ -127,6 +130,36 @@ def parse_targets(
                 )
         targets.append(Target(name, float(value)))
     return targets
+
+
+def within_limits(table: NDArray[np.float64], objectives: Sequence[Objective]) -> NDArray[np.float64]:
+    """Leave out what does not reach the limit of an objective, as if it were not measured.
+
+    Args:
+        table: ``(n, m)`` values of the objectives; NaN where not measured.
+        objectives: ``m`` of them.
+
+    Returns:
+        The same table with NaN in every column of a row that misses a limit.
+    """
+    import numpy as np
+
+    out = table.copy()
+    for j, objective in enumerate(objectives):
+        if objective.limit is not None:
+            sign = 1.0 if objective.maximize else -1.0
+            out[sign * table[:, j] < sign * objective.limit] = np.nan
+    return out
+
+
+def limits_as_targets(objectives: Sequence[Objective], targets: Sequence[Target]) -> list[Target]:
+    """Return targets that hold the objectives' limits, too: of each objective the one that asks for more."""
+    wanted = {t.name: t.value for t in targets}
+    for o in objectives:
+        if o.limit is not None:
+            stricter = max if o.maximize else min
+            wanted[o.name] = stricter(o.limit, wanted.get(o.name, o.limit))
+    return [Target(name, value) for name, value in wanted.items()]
 
 
 def meets(values: Mapping[str, float], targets: Sequence[Target], objectives: Sequence[Objective]) -> bool:

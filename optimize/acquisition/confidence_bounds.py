@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epsopt.optimize.objectives import Objective, Objectives, Target
+from epsopt.optimize.objectives import Objective, Objectives, Target, within_limits
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.errors import UsageError
 
@@ -113,8 +113,9 @@ class TargetScorer:
 
 
 def measured_table(metrics: Sequence[dict[str, float | None]], objectives: Sequence[Objective]) -> NDArray[np.float64]:
-    """Measured metrics as ``(n, objectives)``; NaN where not measured."""
-    return np.array(
+    """Measured metrics as ``(n, objectives)``; NaN where not measured, and in rows that miss an objective's limit."""
+    table = np.array(
         [[np.nan if (v := m.get(o.name)) is None else float(v) for o in objectives] for m in metrics],
         dtype=np.float64,
     ).reshape(len(metrics), len(objectives))
+    return within_limits(table, objectives)

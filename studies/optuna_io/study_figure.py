@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from epsopt.optimize.objectives import Objective, Objectives, Target
+from epsopt.optimize.objectives import Objective, Objectives, Target, within_limits
 from epsopt.studies.pages import escaped
 from epsopt.studies.protocols import Answer, Measured
 
@@ -23,8 +23,11 @@ def measured_front(
 ) -> tuple[list[Measured], list[Measured]]:
     """Split checkpoints that have all objectives into those on the measured front and the others."""
     complete = [c for c in checkpoints if complete_values(objectives, c.metrics) is not None]
+    import numpy as np
+
     values = [complete_values(objectives, c.metrics) or [] for c in complete]
-    best = set(Objectives(objectives).front(values).tolist())
+    table = np.array(values, dtype=np.float64).reshape(len(complete), len(objectives))
+    best = set(Objectives(objectives).front(within_limits(table, objectives)).tolist())
     return (
         [c for i, c in enumerate(complete) if i in best],
         [c for i, c in enumerate(complete) if i not in best],

@@ -147,7 +147,8 @@ def _resolved(file: Path, parsed: ProjectFile) -> Project:
         runs=_absolute_runs(parsed.project.runs, folder),
         storage=_absolute_url(parsed.project.storage, folder),
         objectives=tuple(
-            Objective(name, maximize=table.direction == "maximize") for name, table in parsed.objectives.items()
+            Objective(name, maximize=table.direction == "maximize", limit=table.limit)
+            for name, table in parsed.objectives.items()
         ),
         bounds=parsed.metrics.bounds
         | {name: table.bounds for name, table in parsed.objectives.items() if table.bounds is not None},

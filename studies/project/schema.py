@@ -140,6 +140,22 @@ class ObjectiveTable(_Table):
 
     direction: Literal["maximize", "minimize"]
     bounds: Interval | None = None
+    at_least: Number | None = None
+    at_most: Number | None = None
+
+    @model_validator(mode="after")
+    def _limit(self) -> Self:
+        wrong, right = ("at_most", "at_least") if self.direction == "maximize" else ("at_least", "at_most")
+        if getattr(self, wrong) is not None:
+            raise ValueError(f"{wrong} is no limit of a metric to {self.direction}: expected {right}")
+        if (limit := self.limit) is not None and not math.isfinite(limit):
+            raise ValueError(f"{right}: expected a finite number, got {limit}")
+        return self
+
+    @property
+    def limit(self) -> float | None:
+        """The least good value that is any use, if one is named."""
+        return self.at_least if self.direction == "maximize" else self.at_most
 
 
 class ConditionTable(_Table):

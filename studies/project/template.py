@@ -38,6 +38,7 @@ def write_project(
     at_ends: Collection[str] = (),
     seeds: Mapping[str, int | None] | None = None,
     bases: Sequence[str] = (),
+    limits: Mapping[str, float] | None = None,
     form: LaunchForm | None = None,
     follow_links: bool = False,
     overwrite: bool = False,
@@ -62,6 +63,7 @@ def write_project(
         seeds: seeds of past runs by their hyperparameter's name, None where runs differ: the proposed train command
             passes them on.
         bases: checkpoints that past runs start from, absolute or relative to the file; a single one is written down.
+        limits: of objectives, proposed in a comment.
         form: how past runs were launched, where that is known: the train command is written in it.
         follow_links: whether links that lead out of the folder of runs are followed.
         overwrite: whether another file of that name may be replaced.
@@ -78,7 +80,7 @@ def write_project(
     document.add(tomlkit.comment("Relative paths start at this file."))
     document.add(tomlkit.nl())
     document["project"] = _project(name, runs, storage)
-    document["objectives"] = _objectives(objectives, bounds or {}, guessed, at_ends)
+    document["objectives"] = _objectives(objectives, bounds or {}, guessed, at_ends, limits or {})
     if len(bases) == 1:
         document["lineage"] = _lineage(bases[0])
     if space is not None:
@@ -152,6 +154,7 @@ def _objectives(
     bounds: Mapping[str, tuple[float, float]],
     guessed: Collection[str],
     at_ends: Collection[str],
+    limits: Mapping[str, float],
 ) -> Table:
     tables = tomlkit.table(is_super_table=True)
     for i, objective in enumerate(objectives):
@@ -166,6 +169,10 @@ def _objectives(
         if objective.name in bounds:
             table["bounds"] = list(bounds[objective.name])
             table["bounds"].comment("guessed from its name: check it, nothing predicted leaves it")
+        if objective.name in limits:
+            key = "at_least" if objective.maximize else "at_most"
+            why = "past runs that are hardly better than chance would be on the front"
+            table.add(tomlkit.comment(f"{key} = {limits[objective.name]:g} # {why}: this leaves them out"))
         tables[objective.name] = table
     return tables
 

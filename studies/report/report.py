@@ -185,7 +185,9 @@ def loop_report(
     trials = proposed_trials(storage, project.name)
     if not trials:
         raise EmptyCatalogue(f"{project.name} has no proposals yet: run 'epsopt propose' first")
-    project = replace(project, objectives=recorded_objectives(storage, project.name) or project.objectives)
+    limits = {o.name: o.limit for o in project.objectives}
+    made_for = recorded_objectives(storage, project.name) or project.objectives
+    project = replace(project, objectives=tuple(replace(o, limit=limits.get(o.name)) for o in made_for))
     folders = {folder_of(project, t).resolve(): t.number for t in trials}
     proposed = {c.id: n for c in checkpoints if (n := _owner(folders, c)) is not None}
     taken = taken_steps(Ledger(tuple(trials), tuple(mixtures)), checkpoints, proposed, project.objectives)

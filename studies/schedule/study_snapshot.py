@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from epsopt.optimize.forecast.catalogue_curves import STARTS, objective_vector, past_curves, trained_runs
 from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
-from epsopt.optimize.objectives import Objective, Objectives
+from epsopt.optimize.objectives import Objective, Objectives, within_limits
 from epsopt.optimize.outliers import front_reference
 from epsopt.optimize.pareto import hypervolume
 from epsopt.optimize.schedule.planned_length import planned_length
@@ -159,6 +159,7 @@ class StudySnapshot:
             objective_vector(c.metrics, self.project.objectives) for c in sorted(self.checkpoints, key=lambda c: c.id)
         ]
         table = np.stack(rows) if rows else np.zeros((0, len(self.project.objectives)))
+        table = within_limits(table, self.project.objectives)
         return np.asarray(table[np.isfinite(table).all(axis=1)])
 
     @cached_property
@@ -223,7 +224,7 @@ class Measurements:
     def of(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> Measurements:
         """Take them from the catalogue's checkpoints."""
         rows = [objective_vector(c.metrics, objectives) for c in checkpoints]
-        values = np.reshape(np.array(rows, dtype=np.float64), (-1, len(objectives)))
+        values = within_limits(np.reshape(np.array(rows, dtype=np.float64), (-1, len(objectives))), objectives)
         return Measurements(
             np.array([c.id for c in checkpoints], dtype=np.int64), values, tuple(o.maximize for o in objectives)
         )

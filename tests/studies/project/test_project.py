@@ -15,6 +15,7 @@ from epsopt.optimize.space import Parameter, Space, Span
 from epsopt.studies import load_project, render_command, write_project
 from epsopt.studies.optuna_io.queue import ClaimedProposal
 from epsopt.studies.project.metric_direction import LeftOut
+from epsopt.studies.project.project import check_text
 from epsopt.studies.project.train_command import takes_epochs
 from epsopt.zoo.errors import UsageError
 
@@ -494,3 +495,18 @@ def test_guesses_are_marked_and_what_is_no_objective_is_named(tmp_path):
     assert "# Time, memory and steps of the training program: eval_runtime." in text
     assert '"train loss"' in text
     assert load_project(file).bounds == {"loss": (0.0, math.inf)}
+
+
+@pytest.mark.parametrize(
+    ("direction", "said", "limit"),
+    [("maximize", "at_least = 0.5", 0.5), ("minimize", "at_most = 0.1", 0.1), ("maximize", "", None)],
+)
+def test_an_objective_may_have_a_limit(tmp_path, direction, said, limit):
+    text = f'[objectives.x]\ndirection = "{direction}"\n{said}\n'
+    assert check_text(tmp_path / "epsopt.toml", text).objectives[0].limit == limit
+
+
+def test_a_limit_of_the_wrong_side_is_refused(tmp_path):
+    text = '[objectives.x]\ndirection = "maximize"\nat_most = 0.5\n'
+    with pytest.raises(UsageError, match="at_most is no limit of a metric to maximize: expected at_least"):
+        check_text(tmp_path / "epsopt.toml", text)
