@@ -106,6 +106,7 @@ def _ingest(
     from epsopt.cli.workspace import open_workspace
 
     with working("looking for checkpoints") as progress:
+        from epsopt.studies.diagnosis import diagnose
         from epsopt.zoo.catalogue.catalogue import Catalogue
         from epsopt.zoo.catalogue.types import copied_runs
         from epsopt.zoo.ingestion.ingest import ingest
@@ -136,6 +137,7 @@ def _ingest(
             )
             checkpoints, metrics, runs = catalogue.checkpoints(), catalogue.metric_names(), len(catalogue.runs())
             copies, shared = copied_runs(checkpoints)
+            diagnosis = diagnose(project, catalogue) if project is not None and not options.json else None
     if options.json:
         print_json(
             {
@@ -198,6 +200,12 @@ def _ingest(
         print_wrapped()
         print_line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
         print_wrapped(f"Metrics: {', '.join(metrics) or 'none'}.")
+        if diagnosis is not None:
+            from epsopt.cli.doctor import show_readiness
+
+            print_wrapped()
+            show_readiness(diagnosis.readiness)
+            print_wrapped("'epsopt doctor' says what metrics and hyperparameters were taken for.")
     if not report.found or len(report.failed) == report.found:
         from epsopt.zoo.layouts.nothing_found import nothing_found
 

@@ -12,6 +12,7 @@ import click
 COMMANDS = {
     "init": "Write epsopt.toml from a scan of a runs folder.",
     "ingest": "Read the checkpoints of a runs folder into the catalogue.",
+    "doctor": "Say what was read, what it was taken for, and what each command needs.",
     "check": "Check the database for damage, without changing it.",
     "fit": "Learn the map (the Epsilon-VAE) from the catalogue and validate it on held-out runs.",
     "predict": "Predict the metrics of checkpoint files, with intervals.",

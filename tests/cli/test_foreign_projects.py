@@ -15,7 +15,7 @@ from epsopt.studies.surrogate_store import fit_map
 from epsopt.surrogate import TrainingConfig
 from epsopt.zoo import Catalogue
 
-from .conftest import Project, call, quick_baseline
+from .conftest import Project, call, check, quick_baseline
 from .foreign_projects import finetune_runs, hydra_runs
 
 HYDRA_SEARCHED = {
@@ -136,3 +136,30 @@ def test_other_objectives_are_followed(finetunes, tmp_path):
     document = call(folder, "report", "--json").document
     assert [p["state"] for p in document["proposals"]] == ["complete", "complete", "waiting"]
     assert json.dumps(document)
+
+
+def test_the_doctor_says_what_was_understood_and_what_each_command_needs(hydra, finetunes, tmp_path):
+    document = hydra("doctor", "--json").document
+    check("doctor", document)
+    assert {p["name"] for p in document["parameters"]} == HYDRA_SEARCHED
+    assert {p["name"]: p["reason"] for p in document["left_out"]}["lr"] == "optimizer.lr sets it"
+    ready = {r["command"]: r["lacks"] for r in document["readiness"]}
+    assert ready["fit"] == ready["propose"] == []
+    assert ready["merge"] == ["no hook measures weights", "no two runs share a base, and only what does can be merged"]
+    roles = {m["name"]: (m["role"], m["measured"]) for m in finetunes("doctor", "--json").document["metrics"]}
+    assert roles["new_acc"][0] == "objective"
+    assert roles["train_loss"][0] == "kept"
+    told = finetunes("doctor").out
+    assert "They start from base/pretrained.pt." in told
+    assert "Ready: epsopt fit, epsopt propose, epsopt work, epsopt merge." in told
+
+
+def test_a_fresh_catalogue_is_told_what_to_do_next(finetunes, tmp_path):
+    folder = tmp_path / "fresh"
+    folder.mkdir()
+    assert call(folder, "init", finetunes.runs).status == 0
+    told = " ".join(call(folder, "ingest").out.split())
+    assert "Ready: epsopt fit." in told
+    assert "epsopt propose: there is no map yet: epsopt fit" in told
+    assert 'epsopt merge: no hook measures weights: [hooks] evaluate = "package.module:function"' in told
+    assert "epsopt work: there is no train command: [train] command = " in told

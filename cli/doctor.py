@@ -1,0 +1,97 @@
+"""`epsopt doctor`: what was read, what it was taken for, and what each command still needs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from epsopt.cli.options import Options, common
+from epsopt.zoo.formatting import count
+
+if TYPE_CHECKING:
+    from epsopt.studies.diagnosis import Diagnosis, Readiness
+
+_LISTED = 12
+
+
+@click.command("doctor")
+@common
+def command(options: Options) -> None:
+    """Say what was read, what metrics and hyperparameters were taken for, and what each command still needs.
+
+    For everything that is missing the line to add to epsopt.toml, or the command to run, is named. Nothing is changed.
+    """
+    from epsopt.cli.output import print_json
+    from epsopt.cli.progress import working
+    from epsopt.cli.workspace import open_workspace
+
+    with working("looking at the project"):
+        workspace = open_workspace(options)
+        from epsopt.studies.diagnosis import diagnose
+
+        with workspace.catalogue() as catalogue:
+            found = diagnose(workspace.project, catalogue)
+    if options.json:
+        print_json({
+            "storage": workspace.shown,
+            "project": None if workspace.project is None else str(workspace.project.file),
+            **asdict(found),
+            "parameters": [{"name": n, "about": text} for n, text in found.parameters.items()],
+            "left_out": [{"name": n, "reason": why} for n, why in found.left_out.items()],
+            "not_read": [{"reason": why, "files": n} for why, n in found.not_read.items()],
+        })  # fmt: skip
+        return
+    _show(found)
+
+
+def _show(found: Diagnosis) -> None:
+    from epsopt.cli.output import Head, Rows, one_line, print_line, print_list, print_table, print_wrapped
+    from epsopt.cli.render import short_path
+
+    layouts = ", ".join(f"{n} of {name}" for name, n in found.layouts.items())
+    print_wrapped(
+        f"Read: {count(found.checkpoints, 'checkpoint')} of {count(found.runs, 'run')}"
+        + (f" ({layouts})." if layouts else ".")
+    )
+    if found.not_read:
+        print_wrapped("Not read, by reason:")
+        for why, n in list(found.not_read.items())[:_LISTED]:
+            print_line(one_line(f"  {count(n, 'file')}: {why}"))
+    if found.bases:
+        print_wrapped(f"They start from {', '.join(short_path(p) for p in found.bases)}.")
+    elif found.checkpoints:
+        print_wrapped(f"They name no base; by their weights they are of {count(found.lineages, 'lineage')}.")
+    if found.metrics:
+        print_wrapped()
+        rows = [Rows([[m.name, m.role, m.about, str(m.measured)]]) for m in found.metrics]
+        heads = [Head("metric", "left"), Head("taken for", "left"), Head("", "left"), Head("checkpoints")]
+        print_table(heads, rows)
+    if found.parameters:
+        print_wrapped()
+        print_wrapped("Hyperparameters that are searched:")
+        for name, about in found.parameters.items():
+            print_list(f"{name}: {about}")
+    if found.left_out:
+        reasons: dict[str, list[str]] = {}
+        for name, why in found.left_out.items():
+            reasons.setdefault(why, []).append(name)
+        print_wrapped("They vary and are not searched:")
+        for why, names in reasons.items():
+            print_list(f"{', '.join(names)} ({why})")
+    print_wrapped()
+    show_readiness(found.readiness)
+
+
+def show_readiness(readiness: tuple[Readiness, ...]) -> None:
+    """Say which commands are ready, and of the others what they lack and what to do."""
+    from epsopt.cli.output import print_line, print_wrapped
+
+    ready = [r.command for r in readiness if not r.lacks]
+    if ready:
+        print_wrapped(f"Ready: {', '.join(f'epsopt {name}' for name in ready)}.")
+    for r in readiness:
+        for lack, remedy in zip(r.lacks, r.remedies, strict=True):
+            print_wrapped(f"epsopt {r.command}: {lack}:")
+            print_line(f"  {remedy}")

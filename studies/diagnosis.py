@@ -1,0 +1,231 @@
+"""What a project has and lacks: what was read, what it was taken for, and what each command still needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from epsopt.optimize.objectives import Objective
+from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.space_inference import infer_space_of, left_out
+from epsopt.studies.project.project import Project
+from epsopt.studies.project.train_command import takes_start
+from epsopt.surrogate.ranges import range_text
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.errors import UsageError
+from epsopt.zoo.formatting import count
+
+RUNS_OF_A_MAP = 3
+"""Runs that `epsopt fit` needs (``surrogate.fitting.FEWEST_RUNS``, which takes torch to import)."""
+RUNS_OF_PROPOSALS = 8
+"""Whole runs that `epsopt propose` needs (``optimize.proposals.proposals.FEWEST_RUNS``)."""
+MAP = "surrogate"
+
+
+@dataclass(frozen=True)
+class MetricRole:
+    """A metric of the catalogue, and what it is taken for.
+
+    Attributes:
+        name: of the metric.
+        role: ``objective``, ``learned`` (besides objectives) or ``kept`` as data.
+        about: its direction and what it can be, in words.
+        measured: checkpoints that have it.
+    """
+
+    name: str
+    role: str
+    about: str
+    measured: int
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a command can do its work.
+
+    Attributes:
+        command: its name.
+        lacks: what is missing, a sentence each; none: it is ready.
+        remedies: for each of these the line to add to epsopt.toml, or the command to run.
+    """
+
+    command: str
+    lacks: tuple[str, ...]
+    remedies: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a project has and lacks.
+
+    Attributes:
+        checkpoints: how many were read.
+        runs: of how many runs.
+        layouts: runs by the layout that read them.
+        not_read: number of files by the reason why they could not be read, the most frequent first.
+        metrics: all metrics.
+        parameters: what is searched, in words, by name.
+        left_out: hyperparameters that vary and are not searched, with the reason.
+        bases: paths of the checkpoints that runs name as what they start from.
+        lineages: how many lineages the checkpoints are of.
+        readiness: of `fit`, `propose`, `work` and `merge`.
+    """
+
+    checkpoints: int
+    runs: int
+    layouts: dict[str, int]
+    not_read: dict[str, int]
+    metrics: tuple[MetricRole, ...]
+    parameters: dict[str, str]
+    left_out: dict[str, str]
+    bases: tuple[str, ...]
+    lineages: int
+    readiness: tuple[Readiness, ...]
+
+
+def diagnose(project: Project | None, catalogue: Catalogue) -> Diagnosis:
+    """Look at a project without changing anything.
+
+    Args:
+        project: what epsopt.toml says; None: there is none.
+        catalogue: of its checkpoints.
+    """
+    checkpoints = catalogue.checkpoints()
+    objectives = () if project is None else project.objectives
+    names = catalogue.metric_names()
+    runs = {c.run_id: c for c in checkpoints}
+    space = _space(project, checkpoints, objectives)
+    lineages = {c.lineage_id for c in checkpoints}
+    known = [k for k in catalogue.lineages() if k.id in lineages]
+    reasons = Counter(f.reason for f in catalogue.failures())
+    return Diagnosis(
+        checkpoints=len(checkpoints),
+        runs=len(runs),
+        layouts=dict(Counter(c.layout for c in runs.values())),
+        not_read=dict(reasons.most_common()),
+        metrics=tuple(_role(name, project, checkpoints) for name in names),
+        parameters={} if space is None else {p.name: _in_words(p) for p in space.parameters},
+        left_out=left_out([c.hyperparameters for c in runs.values()]),
+        bases=tuple(sorted(k.reference_path for k in known if k.declared)),
+        lineages=len(known),
+        readiness=(
+            _fit(project, checkpoints, names),
+            _propose(project, catalogue, runs, space),
+            _work(project),
+            _merge(project, checkpoints),
+        ),
+    )
+
+
+def _space(project: Project | None, checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> Space | None:
+    if project is not None and project.space is not None:
+        return project.space
+    try:
+        return infer_space_of(checkpoints, objectives)
+    except UsageError:
+        return None
+
+
+def _role(name: str, project: Project | None, checkpoints: Sequence[Checkpoint]) -> MetricRole:
+    from fnmatch import fnmatchcase
+
+    measured = sum(c.metrics.get(name) is not None for c in checkpoints)
+    objective = next((o for o in project.objectives if o.name == name), None) if project else None
+    if objective is not None and project is not None:
+        about = "maximize" if objective.maximize else "minimize"
+        if name in project.bounds:
+            about += f", {range_text(project.bounds[name])}"
+        if objective.limit is not None:
+            about += f", {'at least' if objective.maximize else 'at most'} {objective.limit:g}"
+        return MetricRole(name, "objective", about, measured)
+    learned = project is not None and any(fnmatchcase(name, pattern) for pattern in project.learn)
+    return MetricRole(name, "learned" if learned else "kept", "", measured)
+
+
+def _in_words(p: Parameter) -> str:
+    if p.kind == "categorical":
+        text = "one of " + ", ".join("none" if c is None else str(c) for c in p.choices)
+    else:
+        text = f"{p.kind} from {p.low:.6g} to {p.high:.6g}" + (", logarithmic" if p.log else "")
+        text += ", or none" if p.optional else ""
+    if p.active_when is not None:
+        text += f", when {p.active_when[0]} is {' or '.join(map(str, p.active_when[1]))}"
+    return text
+
+
+def _readiness(command: str, *lacks: tuple[bool, str, str]) -> Readiness:
+    missing = [(text, remedy) for lacking, text, remedy in lacks if lacking]
+    return Readiness(command, tuple(text for text, _ in missing), tuple(remedy for _, remedy in missing))
+
+
+def _fit(project: Project | None, checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> Readiness:
+    objectives = () if project is None else project.objectives
+    unknown = [o.name for o in objectives if o.name not in names]
+    measured = {c.run_id for c in checkpoints if any(v is not None for v in c.metrics.values())}
+    example = next(iter(names), "accuracy")
+    return _readiness(
+        "fit",
+        (not checkpoints, "no checkpoint was read", "epsopt ingest RUNS"),
+        (
+            bool(checkpoints) and len(measured) < RUNS_OF_A_MAP,
+            f"{count(len(measured), 'run')} with measured metrics, at least {RUNS_OF_A_MAP} are needed",
+            "epsopt ingest RUNS",
+        ),
+        (not objectives, "no objective is named", f'[objectives."{example}"] direction = "maximize"'),
+        (bool(unknown), f"no checkpoint has {', '.join(unknown)}", '[metrics.rename] "NAME IN THE RUNS" = "NAME HERE"'),
+    )
+
+
+def _propose(
+    project: Project | None, catalogue: Catalogue, runs: dict[int, Checkpoint], space: Space | None
+) -> Readiness:
+    whole = [c for c in runs.values() if space is None or space.accepts(c.hyperparameters)]
+    example = '[space.lr] type = "float", low = 1e-5, high = 1e-2, log = true'
+    return _readiness(
+        "propose",
+        (project is None or not project.objectives, "no objective is named", "epsopt init RUNS"),
+        (catalogue.get_artifact(MAP) is None, "there is no map yet", "epsopt fit"),
+        (space is None, "no hyperparameter varies between the runs, so there is nothing to search", example),
+        (
+            len(whole) < RUNS_OF_PROPOSALS,
+            f"{count(len(whole), 'run')} inside the search space, at least {RUNS_OF_PROPOSALS} are needed",
+            "epsopt work -n 8 (random ones, while there are too few)",
+        ),
+    )
+
+
+def _work(project: Project | None) -> Readiness:
+    command = () if project is None else project.command or ()
+    program = '[train] command = ["{python}", "train.py", "--out", "{out}", "--lr", "{lr}"]'
+    script = next((item for item in command if isinstance(item, str) and item.endswith(".py")), None)
+    gone = script is not None and project is not None and not (project.cwd / script).is_file()
+    return _readiness(
+        "work",
+        (not command, "there is no train command", program),
+        (gone, f"its program {script} is not in {project.cwd if project else ''}", '[train] cwd = "FOLDER"'),
+        (
+            bool(command) and not takes_start(command),
+            "no run can start from a checkpoint (only --reuse and --budget need that)",
+            '[train] command = [..., ["--init-from", "{init_from}"]]',
+        ),
+    )
+
+
+def _merge(project: Project | None, checkpoints: Sequence[Checkpoint]) -> Readiness:
+    sizes = Counter(c.lineage_id for c in checkpoints)
+    runs = {lineage: len({c.run_id for c in checkpoints if c.lineage_id == lineage}) for lineage in sizes}
+    return _readiness(
+        "merge",
+        (
+            project is None or project.evaluate is None,
+            "no hook measures weights",
+            '[hooks] evaluate = "package.module:function"',
+        ),
+        (
+            bool(checkpoints) and max(runs.values(), default=0) < 2,
+            "no two runs share a base, and only what does can be merged",
+            '[lineage] base = "PATH OF THE CHECKPOINT THAT RUNS START FROM"',
+        ),
+    )
