@@ -93,7 +93,7 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
             }
         )  # fmt: skip
         return
-    _show(found, shown, surrogate.metric_names, RunLabels.of(checkpoints))
+    _show(found, shown, workspace.shown_metrics(surrogate.metric_names), RunLabels.of(checkpoints))
     if save is not None:
         from epsopt.cli.output import print_wrapped
 

@@ -113,7 +113,7 @@ def command(
     if options.json:
         print_json(_document(ends, way, mixtures, between, files, reason, level, named))
     else:
-        _show(ends, way, mixtures, files, reason, surrogate.metric_names, level)
+        _show(ends, way, mixtures, files, reason, workspace.shown_metrics(surrogate.metric_names), level)
 
 
 def _document(

@@ -55,7 +55,9 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
     objectives = workspace.project.objectives if workspace.project else ()
     text = formatter(n.distance for n in found)
     distances = [text(n.distance) for n in found]
-    checkpoint_table(found, surrogate.metric_names, objectives, labels, ("latent\ndistance", distances))
+    checkpoint_table(
+        found, workspace.shown_metrics(surrogate.metric_names), objectives, labels, ("latent\ndistance", distances)
+    )
     print_wrapped()
     list_runs(found, varying(checkpoints), labels)
     if broken := meant.fingerprint.nan_weights:

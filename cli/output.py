@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ TARGETS_HOLD = " P: probability that all targets hold."
 PRODUCT = " It is the product over single targets: errors of different metrics are taken as independent."
 _NAME = 16
 _GAP = 2
+_NARROW = 7  # columns narrower than that are not made narrower by breaking their headers
 _MISSING = "-"
 _LISTED = 20
 
@@ -143,6 +145,15 @@ def print_table(heads: Sequence[Head], groups: Sequence[Rows], keep: int = 1) ->
 
     console = _console()
     rows = [row for group in groups for row in group.rows]
+    cells = [max((cell_len(plain(row[j])) for row in rows), default=0) for j in range(len(heads))]
+    narrow = [head if j < keep else _narrow(head, max(cells[j], _NARROW)) for j, head in enumerate(heads)]
+
+    def whole(heads: Sequence[Head]) -> int:
+        widths = (max(n, *map(cell_len, plain(h.text).split("\n"))) for n, h in zip(cells, heads, strict=True))
+        return sum(widths) + _GAP * (len(cells) - 1)
+
+    if whole(heads) > console.width >= whole(narrow):
+        heads = narrow
 
     def width(j: int) -> int:
         cells = [*heads[j].text.split("\n"), *(row[j] for row in rows)]
@@ -162,6 +173,22 @@ def print_table(heads: Sequence[Head], groups: Sequence[Rows], keep: int = 1) ->
         if i:
             console.print()
         _print_part(console, heads, groups, [*range(keep), *part])
+
+
+def _narrow(head: Head, width: int) -> Head:
+    """Break a header at its separators, so that a column is little wider than its cells."""
+    lines: list[str] = []
+    for line in head.text.split("\n"):
+        started = False
+        for piece in re.findall(r"[^/_. -]*[/_. -]|[^/_. -]+$", line):
+            if started and len(lines[-1]) + len(piece.rstrip()) <= width:
+                lines[-1] += piece
+            else:
+                lines.append(piece)
+            started = True
+        if not line:
+            lines.append("")
+    return Head("\n".join(line.rstrip() for line in lines), head.align)
 
 
 def _print_part(console: Console, heads: Sequence[Head], groups: Sequence[Rows], columns: Sequence[int]) -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from epsopt.zoo.reading.reader import CheckpointContents
 
 
+_LISTED = 12  # files of a kind that are named
+
+
 @click.command("predict")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
 @click.option("--weights-only", is_flag=True, help="Do not run the project's embed hook on the files.")
@@ -100,7 +103,9 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         )
     else:
         if read:
-            predicted = _show(read, found, surrogate.metric_names, level, RunLabels.of(checkpoints))
+            predicted = _show(
+                read, found, workspace.shown_metrics(surrogate.metric_names), level, RunLabels.of(checkpoints)
+            )
             _doubt_ranges(read, surrogate)
             _doubt_embeddings(read, surrogate)
             if at_ends and predicted:
@@ -182,24 +187,32 @@ def _show(
         _table(predicted, names, level, labels)
     elif len({a.refused for _, _, a in refused}) == 1:
         return False  # the error says it
-    for i, r, a in predicted:
+    for i, r, _ in predicted:
         print_line(f"{i}  {short_path(r.path)}")
-        if not a.known_architecture:
-            print_wrapped(
-                "Careful: its architecture is none of the map's; intervals are as wide as other architectures that the "
-                "map had not seen asked for."
-            )
-        elif not a.trusted:
-            print_wrapped(
-                f"Careful: far from all known checkpoints (latent distance {a.nearest.distance:.2f}, "
-                f"trusted up to {a.radius:.2f}); the intervals mean little there."
-            )
-        elif r.lineage is None:
-            print_wrapped("Careful: it belongs to no known lineage; its distance from a base is taken as zero.")
+    _doubts(predicted)
     for i, r, a in refused:
         print_line(f"{i}  {short_path(r.path)}")
         print_wrapped(f"Not predicted: {a.refused}.")
     return bool(predicted)
+
+
+def _doubts(rows: list[tuple[int, CheckpointContents, Assessment]]) -> None:
+    """Say of which files the predictions mean less than their intervals say, once a kind."""
+    from epsopt.cli.output import print_wrapped
+
+    kinds = {
+        "architecture is none of the map's; intervals are as wide as other architectures that the map had not seen "
+        "asked for": [i for i, _, a in rows if not a.known_architecture],
+        "weights are far from all known checkpoints, further than the map is trusted; the intervals mean little "
+        "there": [i for i, _, a in rows if a.known_architecture and not a.trusted],
+        "lineage is not known: a distance from a base is one of the things that the map goes by, and theirs is taken "
+        "as zero": [i for i, r, a in rows if a.known_architecture and a.trusted and r.lineage is None],
+    }
+    for why, numbers in kinds.items():
+        if numbers:
+            listed = ", ".join(map(str, numbers[:_LISTED])) + (" and others" if len(numbers) > _LISTED else "")
+            which = "all of them" if len(numbers) == len(rows) > 1 else listed
+            print_wrapped(f"Careful with {which} ({len(numbers)} of {len(rows)}): the {why}.")
 
 
 def _table(

@@ -113,13 +113,14 @@ def command(
     if options.json:
         print_json(_document(so_far, whole, moved, end, forecast, outlook, surrogate.metric_names, level, reason))
         return
+    wanted = workspace.shown_metrics(surrogate.metric_names)
     _show(so_far, moved, RunLabels.of(checkpoints)(whole.name), any(c.trained != c.epoch for c in members))
     if end is not None:
-        _show_end(end, surrogate.metric_names)
+        _show_end(end, surrogate.metric_names, wanted)
     elif forecast is None or outlook is None:
         note(f"there is no forecast: {reason}")
     else:
-        _show_forecast(forecast, outlook, so_far, whole, level)
+        _show_forecast(forecast, outlook, so_far, whole, level, wanted)
     if save is not None:
         print_wrapped()
         print_wrapped(f"The picture is in {save}.")
@@ -215,7 +216,7 @@ def _show(path: RunPath, moved: PathStatistics | None, called: str, counted_from
         print_wrapped(f"It stands still: since epoch {moved.stagnant_since:g} it has hardly moved.")
 
 
-def _show_end(end: MeasuredEnd, names: tuple[str, ...]) -> None:
+def _show_end(end: MeasuredEnd, names: tuple[str, ...], wanted: tuple[str, ...]) -> None:
     from math import isnan
 
     from epsopt.cli.output import Head, Rows, print_table, print_wrapped
@@ -225,6 +226,7 @@ def _show_end(end: MeasuredEnd, names: tuple[str, ...]) -> None:
     rows = [
         Rows([[n, texts[n](v), "-" if isnan(e) else f"{e:g}"]])
         for n, v, e in zip(names, end.values.tolist(), end.epochs.tolist(), strict=True)
+        if n in wanted
     ]
     print_wrapped()
     print_wrapped(f"At epoch {end.total:g}, all of which are done (measured, not forecast):")
@@ -232,7 +234,9 @@ def _show_end(end: MeasuredEnd, names: tuple[str, ...]) -> None:
     print_table([Head("metric", "left"), Head("measured"), Head("at epoch")], rows)
 
 
-def _show_forecast(forecast: RunForecast, outlook: RunForecaster, path: RunPath, whole: RunPath, level: float) -> None:
+def _show_forecast(
+    forecast: RunForecast, outlook: RunForecaster, path: RunPath, whole: RunPath, level: float, wanted: tuple[str, ...]
+) -> None:
     from epsopt.cli.output import Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import formatters
 
@@ -250,6 +254,8 @@ def _show_forecast(forecast: RunForecast, outlook: RunForecaster, path: RunPath,
     heads += [Head("error on\nruns left out"), Head("answered by", "left")]
     rows = []
     for j, name in enumerate(names):
+        if name not in wanted:
+            continue
         text = texts[name]
         row = [
             name,
@@ -273,7 +279,7 @@ def _show_forecast(forecast: RunForecast, outlook: RunForecaster, path: RunPath,
             "intervals know nothing of it."
         )
     used = []
-    for name in names:
+    for name in wanted:
         parts = [(forecast.answered_by[name], 1.0)]
         if parts[0][0] == "stack":
             parts = sorted(forecast.weights[name].items(), key=lambda w: -w[1])

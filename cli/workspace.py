@@ -59,6 +59,17 @@ class Workspace:
             )
         return project
 
+    def shown_metrics(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return those of a map's metrics that the project file still asks for; all of them where it names none."""
+        from fnmatch import fnmatchcase
+
+        project = self.project
+        if project is None:
+            return tuple(names)
+        wanted = {o.name for o in project.objectives}
+        kept = tuple(n for n in names if n in wanted or any(fnmatchcase(n, p) for p in project.learn))
+        return kept or tuple(names)
+
     def catalogue(self) -> Catalogue:
         """Open the catalogue, which must be there already: nothing that only reads makes a database file.
 

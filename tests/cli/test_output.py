@@ -86,3 +86,18 @@ def test_a_spelling_of_two_metrics_asks_which():
     with pytest.raises(UsageError, match="may mean val/acc or val_acc"):
         named_targets({"val-acc": 1.0}, ["val/acc", "val_acc"])
     assert named_targets({"val_acc": 1.0}, ["val/acc", "val_acc"]) == {"val_acc": 1.0}
+
+
+def test_headers_break_at_their_separators_before_columns_go_below(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ["val/noisy_acc", "val/ece", "test_f1_macro", "old_task_acc", "new_task_acc"]
+    heads = [Head("checkpoint", "left"), Head("latent\ndistance"), *(Head(f"{n}\nmax") for n in names)]
+    text = printed(heads, [Rows([["08-15-32-and-more:12", "0.41", *["0.123"] * 5]])], 1)
+    assert text.count("08-15-32") == 1, "one table"
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "noisy_" in text
+
+
+def test_headers_that_fit_are_left_whole(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "val/noisy_acc" in printed([Head("checkpoint", "left"), Head("val/noisy_acc")], [Rows([["a", "0.1"]])], 1)
