@@ -88,7 +88,7 @@ def proposals_page_table(report: LoopReport, objectives: Sequence[Objective]) ->
 
 def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
     """Show every proposal as it was predicted and as it was measured."""
-    labels = RunLabels.of([*report.old, *report.new, *report.mixed])
+    labels = RunLabels.of([*report.old, *report.new, *report.merged])
     heads, groups = proposals_table(report, objectives)
     print_line(f"{PROPOSED}:")
     print_table([Head("#"), Head("", "left"), *map(Head, heads[2:])], [Rows(rows) for rows in groups], keep=2)
