@@ -39,7 +39,9 @@ def command(options: Options) -> None:
             "project": None if workspace.project is None else str(workspace.project.file),
             **asdict(found),
             "parameters": [{"name": n, "about": text} for n, text in found.parameters.items()],
-            "left_out": [{"name": n, "reason": why} for n, why in found.left_out.items()],
+            "hyperparameters_left_out": [
+                {"name": n, "reason": why} for n, why in found.hyperparameters_left_out.items()
+            ],
             "not_read": [{"reason": why, "files": n} for why, n in found.not_read.items()],
         })  # fmt: skip
         return
@@ -73,9 +75,9 @@ def _show(found: Diagnosis) -> None:
         print_wrapped("Hyperparameters that are searched:")
         for name, about in found.parameters.items():
             print_list(f"{name}: {about}")
-    if found.left_out:
+    if found.hyperparameters_left_out:
         reasons: dict[str, list[str]] = {}
-        for name, why in found.left_out.items():
+        for name, why in found.hyperparameters_left_out.items():
             reasons.setdefault(why, []).append(name)
         print_wrapped("They vary and are not searched:")
         for why, names in reasons.items():

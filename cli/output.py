@@ -22,7 +22,7 @@ TARGETS_HOLD = " P: probability that all targets hold."
 PRODUCT = " It is the product over single targets: errors of different metrics are taken as independent."
 _NAME = 16
 _GAP = 2
-_NARROW = 7  # columns narrower than that are not made narrower by breaking their headers
+_NARROW = (14, 12, 10, 8, 7)  # how narrow headers are broken, the first that lets a table fit the terminal
 _MISSING = "-"
 _LISTED = 20
 
@@ -146,14 +146,16 @@ def print_table(heads: Sequence[Head], groups: Sequence[Rows], keep: int = 1) ->
     console = _console()
     rows = [row for group in groups for row in group.rows]
     cells = [max((cell_len(plain(row[j])) for row in rows), default=0) for j in range(len(heads))]
-    narrow = [head if j < keep else _narrow(head, max(cells[j], _NARROW)) for j, head in enumerate(heads)]
+
+    def narrowed(least: int) -> list[Head]:
+        return [head if j < keep else _narrow(head, max(cells[j], least)) for j, head in enumerate(heads)]
 
     def whole(heads: Sequence[Head]) -> int:
         widths = (max(n, *map(cell_len, plain(h.text).split("\n"))) for n, h in zip(cells, heads, strict=True))
         return sum(widths) + _GAP * (len(cells) - 1)
 
-    if whole(heads) > console.width >= whole(narrow):
-        heads = narrow
+    if whole(heads) > console.width:
+        heads = next((h for least in _NARROW if whole(h := narrowed(least)) <= console.width), heads)
 
     def width(j: int) -> int:
         cells = [*heads[j].text.split("\n"), *(row[j] for row in rows)]

@@ -10,7 +10,6 @@ from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.space_inference import infer_space_of, left_out
 from epsopt.studies.project.project import Project
-from epsopt.studies.project.train_command import takes_start
 from epsopt.surrogate.ranges import range_text
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -67,7 +66,7 @@ class Diagnosis:
         not_read: number of files by the reason why they could not be read, the most frequent first.
         metrics: all metrics.
         parameters: what is searched, in words, by name.
-        left_out: hyperparameters that vary and are not searched, with the reason.
+        hyperparameters_left_out: those that vary and are not searched, with the reason.
         bases: paths of the checkpoints that runs name as what they start from.
         lineages: how many lineages the checkpoints are of.
         readiness: of `fit`, `propose`, `work` and `merge`.
@@ -79,7 +78,7 @@ class Diagnosis:
     not_read: dict[str, int]
     metrics: tuple[MetricRole, ...]
     parameters: dict[str, str]
-    left_out: dict[str, str]
+    hyperparameters_left_out: dict[str, str]
     bases: tuple[str, ...]
     lineages: int
     readiness: tuple[Readiness, ...]
@@ -107,7 +106,7 @@ def diagnose(project: Project | None, catalogue: Catalogue) -> Diagnosis:
         not_read=dict(reasons.most_common()),
         metrics=tuple(_role(name, project, checkpoints) for name in names),
         parameters={} if space is None else {p.name: _in_words(p) for p in space.parameters},
-        left_out=left_out([c.hyperparameters for c in runs.values()]),
+        hyperparameters_left_out=left_out([c.hyperparameters for c in runs.values()]),
         bases=tuple(sorted(k.reference_path for k in known if k.declared)),
         lineages=len(known),
         readiness=(
@@ -205,11 +204,6 @@ def _work(project: Project | None) -> Readiness:
         "work",
         (not command, "there is no train command", program),
         (gone, f"its program {script} is not in {project.cwd if project else ''}", '[train] cwd = "FOLDER"'),
-        (
-            bool(command) and not takes_start(command),
-            "no run can start from a checkpoint (only --reuse and --budget need that)",
-            '[train] command = [..., ["--init-from", "{init_from}"]]',
-        ),
     )
 
 

@@ -142,7 +142,7 @@ def test_the_doctor_says_what_was_understood_and_what_each_command_needs(hydra, 
     document = hydra("doctor", "--json").document
     check("doctor", document)
     assert {p["name"] for p in document["parameters"]} == HYDRA_SEARCHED
-    assert {p["name"]: p["reason"] for p in document["left_out"]}["lr"] == "optimizer.lr sets it"
+    assert {p["name"]: p["reason"] for p in document["hyperparameters_left_out"]}["lr"] == "optimizer.lr sets it"
     ready = {r["command"]: r["lacks"] for r in document["readiness"]}
     assert ready["fit"] == ready["propose"] == []
     assert "no hook measures weights" in ready["merge"]
