@@ -461,6 +461,26 @@ def test_a_worker_asks_for_proposals_when_none_is_queued_and_learns_after_each_b
     assert learner.asked[-1] == 0, "it learns from the last ones too"
 
 
+class EndlessLearner(FakeLearner):
+    """Never ends learning; whoever waits for it waits for ever."""
+
+    def is_fitting(self) -> bool:
+        return 0 in self.asked
+
+
+def test_work_ends_when_its_runs_have_ended_and_leaves_the_map_to_learn(loop):
+    loop.queue({}, {})
+    told: list[str] = []
+    learner = EndlessLearner(loop, 1)
+    ended = loop.work(
+        replace(ORDERS, learn_after=1), learner=learner,
+        tell=lambda event: told.append(event.text) if event.kind == "fitting" else None,
+    )  # fmt: skip
+    assert len(ended) == 2
+    assert learner.asked == [0]
+    assert told[-1].startswith("the map still learns in the background and is left to it")
+
+
 class SlowLearner(FakeLearner):
     """Proposes what it is asked for a few looks later; learning never ends while the worker has something to do."""
 
