@@ -113,7 +113,7 @@ def test_a_checkpoint_that_a_table_names_is_found_by_that_name(hydra):
     shown = re.search(r"(?m)^([\w-]+:\d+) ", hydra("pareto").out)[1]
     nearest = hydra("nearest", shown, "--json")
     assert nearest.status == 0, nearest.err
-    assert nearest.document["of"].endswith(f":{first['epoch']}")
+    assert nearest.document["checkpoint"].endswith(f":{first['epoch']}")
     assert hydra("trajectory", shown.partition(":")[0]).status == 0
     wrong = hydra("nearest", "08-99-99")
     assert wrong.status == 2
