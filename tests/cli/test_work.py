@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from epsopt.cli.work import summarise
+from epsopt.cli.work_output import summarise
 from epsopt.studies import open_storage, record_proposals, take_proposal
 from epsopt.studies.optuna_io.queue import ProposalRecord
 from epsopt.studies.optuna_io.trial_leases import finish

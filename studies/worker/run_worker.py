@@ -1,0 +1,148 @@
+"""Join a worker with a learner, a pruner, a budget and a goal, and let it work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from optuna.storages import RDBStorage
+
+from epsopt.optimize.objectives import Target
+from epsopt.studies.optuna_io.queue import proposed_trials, recorded_space
+from epsopt.studies.optuna_io.run_folders import cut_off
+from epsopt.studies.project.project import Project
+from epsopt.studies.protocols import Stopper
+from epsopt.studies.prune.budget_pruner import WorthStopper
+from epsopt.studies.prune.catalogue_pruner import CatalogueStopper
+from epsopt.studies.schedule.budget import Budget
+from epsopt.studies.schedule.scheduler_adapter import make_scheduler
+from epsopt.studies.schedule.scheduler_client import StepAsker, StepTask
+from epsopt.studies.schedule.study_snapshot import StudySnapshot
+from epsopt.studies.schedule.weight_geometry import why_none_merged
+from epsopt.studies.worker.refit_service import BackgroundLearner
+from epsopt.studies.worker.target_monitor import Goal
+from epsopt.studies.worker.trial_runner import RunResult
+from epsopt.studies.worker.worker import Event, Learner, Worker, WorkerConfig
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.types import Checkpoint
+
+
+@dataclass(frozen=True)
+class WorkSettings:
+    """What work is to be done, beside how its worker works (`WorkerConfig`).
+
+    Attributes:
+        targets: what proposals shall meet and what is spared from pruning; empty for none.
+        until_reached: whether the work ends when a measured checkpoint meets all targets.
+        budget: epochs of training to spend, step by step; None for no budget.
+        length: epochs of a whole run of a budget; None for as many as past runs had.
+        stop_below: probability of joining the front below which a run is pruned; 0 prunes none.
+        reuse: whether runs that are asked for may start from checkpoints of the front.
+        mix: merged checkpoints to measure at each refit, at most.
+    """
+
+    targets: Sequence[Target]
+    until_reached: bool
+    budget: int | None
+    length: int | None
+    stop_below: float
+    reuse: bool
+    mix: int
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a budget was spent on.
+
+    Attributes:
+        epochs: the budget, in epochs.
+        spent: epochs spent, by all workers together.
+        merges: merged checkpoints that were measured.
+    """
+
+    epochs: int
+    spent: float
+    merges: int
+
+
+@dataclass(frozen=True)
+class WorkResult:
+    """What came of the work.
+
+    Attributes:
+        ended: the runs that ended, in that order.
+        reached: the measured checkpoint that meets all targets; None where none does or nobody asked.
+        spending: what was spent; None without a budget.
+        why_none_merged: why a budget measured no merged checkpoint; None where it did, or could have.
+    """
+
+    ended: list[RunResult]
+    reached: Checkpoint | None
+    spending: Spending | None
+    why_none_merged: str | None
+
+
+def reached_already(project: Project, catalogue: Catalogue, settings: WorkSettings) -> Checkpoint | None:
+    """Return a measured checkpoint that meets all targets, where the work is to end with one."""
+    goal = _goal(project, catalogue, settings)
+    return None if goal is None else goal.reached(at_once=True)
+
+
+def check_steps(project: Project, storage: RDBStorage, catalogue: Catalogue, length: int | None) -> None:
+    """Check before anything is trained, not in the background, that a budget's scheduler has what it needs.
+
+    Raises:
+        UsageError: it has not; the message names what is missing.
+    """
+    make_scheduler(StudySnapshot.read(project, storage, catalogue, length))
+
+
+def run_worker(
+    project: Project, url: str, storage: RDBStorage, config: WorkerConfig, settings: WorkSettings,
+    tell: Callable[[Event], None],
+) -> WorkResult:  # fmt: skip
+    """Work until it is done.
+
+    Args:
+        project: what epsopt.toml says.
+        url: database URL of the catalogue and the studies.
+        storage: the studies, open.
+        config: how the worker works.
+        settings: what is to be done.
+        tell: called with each event, in the order in which they happen.
+    """
+    with Catalogue(url, project.rename, project.weights_key) as catalogue:
+        budget = None if settings.budget is None else Budget(settings.budget, storage, catalogue, project.name)
+        learner: Learner
+        if budget is None:
+            learner = BackgroundLearner(
+                project.file, url, reuse=settings.reuse, targets=settings.targets, mix=settings.mix
+            )
+        else:
+            learner = StepAsker(StepTask(str(project.file), url, budget.end, settings.length))
+        stopper = _stopper(project, storage, catalogue, settings)
+        goal = _goal(project, catalogue, settings)
+        worker = Worker(project, storage, catalogue, config, stopper, learner, tell, goal, budget)
+        ended = worker.work()
+        spending = None if budget is None else Spending(budget.epochs, budget.spent, budget.merges)
+        unmerged = None if spending is None or spending.merges else why_none_merged(project, catalogue)
+    return WorkResult(ended, worker.reached, spending, unmerged)
+
+
+def _goal(project: Project, catalogue: Catalogue, settings: WorkSettings) -> Goal | None:
+    return Goal(catalogue, project.objectives, settings.targets) if settings.until_reached else None
+
+
+def _stopper(project: Project, storage: RDBStorage, catalogue: Catalogue, settings: WorkSettings) -> Stopper | None:
+    if settings.budget is not None:
+        return WorthStopper(project, storage, catalogue, settings.targets)
+    if not settings.stop_below:
+        return None
+    space = project.space
+    if space is None and proposed_trials(storage, project.name):
+        space = recorded_space(storage, project.name)
+    return CatalogueStopper(
+        catalogue, space, project.objectives,
+        targets=settings.targets, bounds=project.bounds, threshold=settings.stop_below,
+        unfinished=lambda: cut_off(project, proposed_trials(storage, project.name)),
+    )  # fmt: skip
