@@ -33,65 +33,24 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
     from epsopt.cli.output import print_json
     from epsopt.cli.pictures import picture_file
     from epsopt.cli.progress import working
-    from epsopt.cli.render import checkpoint_json
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import measured, open_workspace
-    from epsopt.zoo.errors import UsageError
 
     with working("loading the map") as progress:
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
             picture = picture_file(save, catalogue, overwrite=overwrite)
-            import numpy as np
-
-            from epsopt.optimize.latent.clusters import cluster
-            from epsopt.optimize.latent.search import known_latents
-            from epsopt.optimize.space_inference import infer_space
+            from epsopt.optimize.latent.clusters import cluster_runs
             from epsopt.studies.surrogate_store import load_map
 
             surrogate, _ = load_map(catalogue)
-        latents, known = known_latents(surrogate, checkpoints, of_runs=True)
-        rows: dict[int, list[int]] = {}
-        for i, c in enumerate(known):
-            rows.setdefault(c.run_id, []).append(i)
-        ends = [r[-1] for r in rows.values()]
-        steps = [float((latents[r[-1]] - latents[r[-2]]).norm()) for r in rows.values() if len(r) > 1]
-        shown = [known[i] for i in ends]
-        configs = [c.hyperparameters for c in shown]
-        try:
-            space = infer_space(configs)
-        except UsageError:
-            space = None
         progress("grouping runs", None)
-        last_step = float(np.median(steps)) if steps else 0.0
-        points = latents[ends].double().numpy()
-        found = cluster(points, configs, space, last_step=last_step, groups=groups, seed=seed)
+        found, shown, points = cluster_runs(surrogate, checkpoints, groups=groups, seed=seed)
         if picture is not None:
             _draw(picture, points, shown, found)
     if options.json:
-        print_json(
-            {
-                "seed": seed,
-                "n_runs": len(shown),
-                "silhouette": found.silhouette,
-                "groups": [
-                    {
-                        "stability": g.stability,
-                        "medoid": checkpoint_json(shown[g.medoid]),
-                        "runs": [shown[i].run for i in g.members],
-                    }
-                    for g in found.groups
-                ],
-                "unclustered": [shown[i].run for i in found.unclustered],
-                "redundant": [[shown[i].run for i in rows] for rows in found.redundant],
-                "redundant_within": found.threshold,
-                "differences": [
-                    {"name": d.name, "effect": d.effect, "p_value": d.p_value} for d in found.differences
-                ],
-                "trained_on": surrogate.trained_on,
-            }
-        )  # fmt: skip
+        print_json(_document(found, shown, surrogate.trained_on, seed))
         return
     _show(found, shown, workspace.shown_metrics(surrogate.metric_names), RunLabels.of(checkpoints))
     if save is not None:
@@ -99,6 +58,29 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
 
         print_wrapped()
         print_wrapped(f"The picture is in {save}.")
+
+
+def _document(found: Clustering, shown: list[Checkpoint], trained_on: str, seed: int) -> dict[str, Any]:
+    from epsopt.cli.render import checkpoint_json
+
+    return {
+        "seed": seed,
+        "n_runs": len(shown),
+        "silhouette": found.silhouette,
+        "groups": [
+            {
+                "stability": g.stability,
+                "medoid": checkpoint_json(shown[g.medoid]),
+                "runs": [shown[i].run for i in g.members],
+            }
+            for g in found.groups
+        ],
+        "unclustered": [shown[i].run for i in found.unclustered],
+        "redundant": [[shown[i].run for i in rows] for rows in found.redundant],
+        "redundant_within": found.threshold,
+        "differences": [{"name": d.name, "effect": d.effect, "p_value": d.p_value} for d in found.differences],
+        "trained_on": trained_on,
+    }
 
 
 def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...], labels: RunLabels) -> None:

@@ -61,31 +61,7 @@ def command(options: Options, seed: int, from_scratch: bool, probes: bool | None
                     progress=lambda what, share: progress(f"with probes: {what}", share),
                 )  # fmt: skip
     if options.json:
-        print_json(
-            {
-                "fitted": made.how != "current",
-                "refined": None
-                if made.change is None
-                else {
-                    "new_runs": made.change.new_runs,
-                    "new_checkpoints": made.change.new_checkpoints,
-                    "drift": made.change.drift,
-                },
-                "trained_on": surrogate.trained_on,
-                "seed": seed,
-                "n_runs": validation.n_runs,
-                "n_checkpoints": validation.n_checkpoints,
-                "level": validation.level,
-                "folds": validation.folds,
-                **_report(validation),
-                "learned": _learned_json(surrogate),
-                "kept_as_data": list(made.metrics.kept) if made.metrics else [],
-                "bounds_contradicted": list(made.bounds_contradicted),
-                "embedding_r2": validation.embedding_r2,
-                "embedding_cosine": validation.embedding_cosine,
-                "with_probes": None if probed is None else _report(probed[1]),
-            }
-        )
+        print_json(_document(surrogate, validation, made, None if probed is None else probed[1], seed))
         return
     _show(validation, made, surrogate)
     if probed is not None:
@@ -97,6 +73,34 @@ def command(options: Options, seed: int, from_scratch: bool, probes: bool | None
         _table(probed[1])
         for warning in probed[1].warnings():
             print_wrapped(f"Careful, even with probes: {warning}.")
+
+
+def _document(
+    surrogate: Surrogate, validation: Validation, made: FitOutcome, probed: Validation | None, seed: int
+) -> dict[str, Any]:
+    return {
+        "fitted": made.how != "current",
+        "refined": None
+        if made.change is None
+        else {
+            "new_runs": made.change.new_runs,
+            "new_checkpoints": made.change.new_checkpoints,
+            "drift": made.change.drift,
+        },
+        "trained_on": surrogate.trained_on,
+        "seed": seed,
+        "n_runs": validation.n_runs,
+        "n_checkpoints": validation.n_checkpoints,
+        "level": validation.level,
+        "folds": validation.folds,
+        **_report(validation),
+        "learned": _learned_json(surrogate),
+        "kept_as_data": list(made.metrics.kept) if made.metrics else [],
+        "bounds_contradicted": list(made.bounds_contradicted),
+        "embedding_r2": validation.embedding_r2,
+        "embedding_cosine": validation.embedding_cosine,
+        "with_probes": None if probed is None else _report(probed),
+    }
 
 
 def _report(validation: Validation) -> dict[str, Any]:

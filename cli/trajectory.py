@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epsopt.cli.options import Options, common, level_option, overwrite_option, seed_option
-from epsopt.zoo.errors import EmptyCatalogue, UsageError
 
 if TYPE_CHECKING:
-    from epsopt.optimize.forecast.run_forecaster import RunForecast, RunForecaster
-    from epsopt.optimize.latent.trajectory import MeasuredEnd, PathStatistics, RunPath
+    from epsopt.optimize.forecast.run_forecaster import RunForecast
+    from epsopt.optimize.forecast.run_trajectory import RunTrajectory
+    from epsopt.optimize.latent.trajectory import MeasuredEnd
     from epsopt.studies.output_files import OutputFile
 
 
@@ -70,73 +70,37 @@ def command(
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
             picture = picture_file(save, catalogue, overwrite=overwrite)
-            from epsopt.optimize.forecast.run_forecaster import fit_run_forecaster
-            from epsopt.optimize.latent.trajectory import (
-                measured_end,
-                median_speed,
-                path_statistics,
-                planned_total,
-                run_paths,
-            )
-            from epsopt.optimize.space_inference import infer_space
+            from epsopt.optimize.forecast.run_trajectory import run_trajectory
             from epsopt.studies.surrogate_store import load_map
 
             surrogate, _ = load_map(catalogue)
             latents = surrogate.encode(catalogue.fingerprints([c.id for c in checkpoints]))
-        paths = run_paths(surrogate, checkpoints, latents)
-        name = require_run(run, checkpoints)
-        whole = next((path for path in paths if path.name == name), None)
-        if whole is None:
-            raise UsageError(f"the run {name} has no checkpoint with a known epoch, so it has no path")
-        so_far = whole if first is None else whole.first(first)
-        others = [p for p in paths if p is not whole]
-        moved = path_statistics(so_far, median_speed(others)) if len(so_far) else None
-        outlook = forecast = None
-        members = [c for c in checkpoints if c.run_id == whole.run_id]
-        signatures = {c.signature for c in members}
-        reason = next((text for s in sorted(signatures) if (text := surrogate.refusal(s, level)) is not None), None)
-        end = measured_end(so_far, planned_total(so_far, others) if epochs is None else epochs)
-        if end is not None:
-            reason = f"the run is over: what it measured up to epoch {end.total:g} is known"
-        elif reason is None:
-            progress("learning from the other runs", None)
-            try:
-                space = workspace.project.space if workspace.project and workspace.project.space else None
-                space = space or infer_space([p.config for p in others if len(p) > 1])
-                outlook = fit_run_forecaster(surrogate, space, others, seed)
-            except (EmptyCatalogue, UsageError) as error:
-                reason = str(error)
-        if outlook is not None:
-            forecast = outlook.forecast(so_far, total=epochs, level=level, seed=seed)
+        found = run_trajectory(
+            surrogate, checkpoints, latents, require_run(run, checkpoints), first=first, total=epochs,
+            space=workspace.project.space if workspace.project else None, level=level, seed=seed,
+            progress=lambda what: progress(what, None),
+        )  # fmt: skip
         if picture is not None:
-            _draw(picture, so_far, whole, latents, surrogate.metric_names, forecast)
+            _draw(picture, found, latents)
     if options.json:
-        print_json(_document(so_far, whole, moved, end, forecast, outlook, surrogate.metric_names, level, reason))
+        print_json(_document(found, level))
         return
-    wanted = workspace.shown_metrics(surrogate.metric_names)
-    _show(so_far, moved, RunLabels.of(checkpoints)(whole.name), any(c.trained != c.epoch for c in members))
-    if end is not None:
-        _show_end(end, surrogate.metric_names, wanted)
-    elif forecast is None or outlook is None:
-        note(f"there is no forecast: {reason}")
+    wanted = workspace.shown_metrics(found.metric_names)
+    _show(found, RunLabels.of(checkpoints)(found.whole.name))
+    if found.end is not None:
+        _show_end(found.end, found.metric_names, wanted)
+    elif found.forecast is None:
+        note(f"there is no forecast: {found.reason}")
     else:
-        _show_forecast(forecast, outlook, so_far, whole, level, wanted)
+        _show_forecast(found, found.forecast, level, wanted)
     if save is not None:
         print_wrapped()
         print_wrapped(f"The picture is in {save}.")
 
 
-def _document(
-    path: RunPath,
-    whole: RunPath,
-    moved: PathStatistics | None,
-    end: MeasuredEnd | None,
-    forecast: RunForecast | None,
-    outlook: RunForecaster | None,
-    names: tuple[str, ...],
-    level: float,
-    reason: str | None,
-) -> dict[str, Any]:
+def _document(found: RunTrajectory, level: float) -> dict[str, Any]:
+    path, whole, moved, end, forecast = found.path, found.whole, found.moved, found.end, found.forecast
+    names = found.metric_names
     out: dict[str, Any] = {
         "run": path.name,
         "epochs": path.epochs.tolist(),
@@ -145,7 +109,7 @@ def _document(
         "motion": None,
         "measured": None,
         "forecast": None,
-        "no_forecast_reason": reason,
+        "no_forecast_reason": found.reason,
     }
     if moved is not None:
         out["motion"] = {
@@ -163,7 +127,7 @@ def _document(
         out["measured"] = [
             {"name": n, "value": float(end.values[j]), "epoch": float(end.epochs[j])} for j, n in enumerate(names)
         ]
-    if forecast is not None and outlook is not None:
+    if forecast is not None:
         out["forecast"] = {
             "epochs": forecast.total,
             "progress": forecast.progress,
@@ -185,19 +149,20 @@ def _document(
     return out
 
 
-def _show(path: RunPath, moved: PathStatistics | None, called: str, counted_from_0: bool) -> None:
+def _show(found: RunTrajectory, called: str) -> None:
     from math import isnan
 
     from epsopt.cli.output import print_wrapped
     from epsopt.zoo.formatting import count
 
+    path, moved = found.path, found.moved
     if moved is None:
         print_wrapped(f"{called}, not begun: its hyperparameters alone.")
         return
     after = f"epoch {path.epochs[0]:g}" if len(path) == 1 else f"epochs {path.epochs[0]:g} to {path.epochs[-1]:g}"
     print_wrapped(
         f"{called}: {count(len(path), 'checkpoint')}, {after}"
-        + (" (here epochs count from 1; its files count from 0)" if counted_from_0 else "")
+        + (" (here epochs count from 1; its files count from 0)" if found.counted_from_0 else "")
     )
     if len(path) < 2:
         return
@@ -234,13 +199,11 @@ def _show_end(end: MeasuredEnd, names: tuple[str, ...], wanted: tuple[str, ...])
     print_table([Head("metric", "left"), Head("measured"), Head("at epoch")], rows)
 
 
-def _show_forecast(
-    forecast: RunForecast, outlook: RunForecaster, path: RunPath, whole: RunPath, level: float, wanted: tuple[str, ...]
-) -> None:
+def _show_forecast(found: RunTrajectory, forecast: RunForecast, level: float, wanted: tuple[str, ...]) -> None:
     from epsopt.cli.output import Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import formatters
 
-    names = outlook.metric_names
+    names, path, whole = found.metric_names, found.path, found.whole
     now = path.metrics[-1].tolist() if len(path) else [float("nan")] * len(names)
     truth = whole.metrics[-1] if len(whole) > len(path) else None
     shown = [
@@ -292,18 +255,12 @@ def _show_forecast(
     )
 
 
-def _draw(
-    file: OutputFile,
-    path: RunPath,
-    whole: RunPath,
-    latents: Any,
-    names: tuple[str, ...],
-    forecast: RunForecast | None,
-) -> None:
+def _draw(file: OutputFile, found: RunTrajectory, latents: Any) -> None:
     from sklearn.decomposition import PCA
 
     from epsopt.studies.report.plots import path_figure, save_picture
 
+    path, whole, names, forecast = found.path, found.whole, found.metric_names, found.forecast
     plane = PCA(2).fit(latents.numpy())
     places = plane.transform((path if len(path) else whole.first(1)).z.numpy())
     curves = {n: (path.epochs.tolist(), path.metrics[:, j].tolist()) for j, n in enumerate(names)}

@@ -19,7 +19,11 @@ from scipy.stats import chi2_contingency, kruskal
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
+from epsopt.optimize.latent.search import known_latents
 from epsopt.optimize.space import Space
+from epsopt.optimize.space_inference import infer_space
+from epsopt.surrogate.surrogate import Surrogate
+from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 
 Floats = NDArray[np.float64]
@@ -148,6 +152,42 @@ def cluster(
         last_step,
         _differences(labels, [configs[i] for i in near.tolist()], space) if space is not None else (),
     )
+
+
+def cluster_runs(
+    surrogate: Surrogate, checkpoints: Sequence[Checkpoint], *, groups: int | None = None, seed: int = 0
+) -> tuple[Clustering, list[Checkpoint], Floats]:
+    """Group runs by where their last checkpoints lie on the map.
+
+    Args:
+        surrogate: the map; checkpoints that it does not know are left out.
+        checkpoints: of all runs.
+        groups: number of groups; None for what separates best.
+        seed: RNG seed for K-means and the subsamples.
+
+    Returns:
+        The groups, whose rows are those of the last known checkpoint of each run, and of their ``(runs, latent)``
+        positions.
+
+    Raises:
+        EmptyCatalogue: too few runs.
+        UsageError: as many groups as there are runs, or more.
+    """
+    latents, known = known_latents(surrogate, checkpoints, of_runs=True)
+    rows: dict[int, list[int]] = {}
+    for i, c in enumerate(known):
+        rows.setdefault(c.run_id, []).append(i)
+    ends = [r[-1] for r in rows.values()]
+    steps = [float((latents[r[-1]] - latents[r[-2]]).norm()) for r in rows.values() if len(r) > 1]
+    shown = [known[i] for i in ends]
+    configs = [c.hyperparameters for c in shown]
+    try:
+        space = infer_space(configs)
+    except UsageError:
+        space = None
+    last_step = float(np.median(steps)) if steps else 0.0
+    points = latents[ends].double().numpy()
+    return cluster(points, configs, space, last_step=last_step, groups=groups, seed=seed), shown, points
 
 
 def _not_alone(between: Floats) -> NDArray[np.int64]:

@@ -60,7 +60,7 @@ class Spending:
         merges: merged checkpoints that were measured.
     """
 
-    epochs: int
+    epochs: float
     spent: float
     merges: int
 

@@ -14,6 +14,7 @@ from epsopt.studies import open_storage, record_proposals, take_proposal
 from epsopt.studies.optuna_io.queue import ProposalRecord
 from epsopt.studies.optuna_io.trial_leases import finish
 from epsopt.studies.project.project import load_project
+from epsopt.studies.worker.run_worker import Spending
 from epsopt.zoo import Catalogue
 
 from ..sweeps import sweep  # noqa: TID252
@@ -297,9 +298,9 @@ def test_what_is_measured_in_part_makes_no_front_and_hides_no_failure(young, tmp
 
 
 def test_a_budget_that_went_into_mixtures_is_not_said_to_have_found_nothing_queued(capsys):
-    summarise([], None, {"epochs": 12, "spent": 3.0, "merges": 6}, None)
+    summarise([], None, Spending(12, 3.0, 6), None)
     assert capsys.readouterr().out == "No run was trained; 3 of 12 epochs spent, mixtures measured: 6.\n"
-    summarise([], None, {"epochs": 1, "spent": 0.0, "merges": 0}, None)
+    summarise([], None, Spending(1, 0.0, 0), None)
     assert capsys.readouterr().out == "Nothing was queued; 0 of 1 epoch spent.\n"
 
 

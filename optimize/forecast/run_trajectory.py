@@ -1,0 +1,109 @@
+"""One run: its path over the map so far, and what it measured or is forecast to measure at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from epsopt.optimize.forecast.run_forecaster import RunForecast, fit_run_forecaster
+from epsopt.optimize.latent.trajectory import (
+    MeasuredEnd,
+    PathStatistics,
+    RunPath,
+    measured_end,
+    median_speed,
+    path_statistics,
+    planned_total,
+    run_paths,
+)
+from epsopt.optimize.space import Space
+from epsopt.optimize.space_inference import infer_space
+from epsopt.surrogate.surrogate import Surrogate
+from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.errors import EmptyCatalogue, UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class RunTrajectory:
+    """A run so far and its end.
+
+    Attributes:
+        path: the first checkpoints of the run, those that the forecast knows.
+        whole: all of its checkpoints.
+        moved: how the run moved over the map; None where the path is empty.
+        end: what the run measured at its end; None while it is not over.
+        forecast: of the run's end; None where there is none.
+        reason: why there is no forecast; None where there is one.
+        metric_names: metrics of the map, in the order of the forecast's arrays.
+        counted_from_0: whether the run's files count epochs from 0; paths count from 1.
+    """
+
+    path: RunPath
+    whole: RunPath
+    moved: PathStatistics | None
+    end: MeasuredEnd | None
+    forecast: RunForecast | None
+    reason: str | None
+    metric_names: tuple[str, ...]
+    counted_from_0: bool
+
+
+def run_trajectory(
+    surrogate: Surrogate,
+    checkpoints: Sequence[Checkpoint],
+    latents: Tensor,
+    name: str,
+    *,
+    first: int | None = None,
+    total: float | None = None,
+    space: Space | None = None,
+    level: float = 0.9,
+    seed: int = 0,
+    progress: Callable[[str], object] = lambda _: None,
+) -> RunTrajectory:
+    """Follow a run over the map, and forecast its end unless it is over.
+
+    Args:
+        surrogate: the map.
+        checkpoints: of all runs.
+        latents: ``(len(checkpoints), latent)``, their positions.
+        name: of the run.
+        first: number of its checkpoints that the forecast knows, 0 for its hyperparameters alone; None for all.
+        total: epochs that the run will have; None for what its configuration or past runs say.
+        space: search space; None infers it from the other runs.
+        level: probability that the forecast's intervals hold, 0 to 1.
+        seed: RNG seed for the forecast.
+        progress: called with what begins.
+
+    Raises:
+        UsageError: no checkpoint of the run has a known epoch.
+    """
+    paths = run_paths(surrogate, checkpoints, latents)
+    whole = next((path for path in paths if path.name == name), None)
+    if whole is None:
+        raise UsageError(f"the run {name} has no checkpoint with a known epoch, so it has no path")
+    so_far = whole if first is None else whole.first(first)
+    others = [p for p in paths if p is not whole]
+    moved = path_statistics(so_far, median_speed(others)) if len(so_far) else None
+    members = [c for c in checkpoints if c.run_id == whole.run_id]
+    signatures = {c.signature for c in members}
+    reason = next((text for s in sorted(signatures) if (text := surrogate.refusal(s, level)) is not None), None)
+    end = measured_end(so_far, planned_total(so_far, others) if total is None else total)
+    forecast = None
+    if end is not None:
+        reason = f"the run is over: what it measured up to epoch {end.total:g} is known"
+    elif reason is None:
+        progress("learning from the other runs")
+        try:
+            space = space or infer_space([p.config for p in others if len(p) > 1])
+            forecaster = fit_run_forecaster(surrogate, space, others, seed)
+        except (EmptyCatalogue, UsageError) as error:
+            reason = str(error)
+        else:
+            forecast = forecaster.forecast(so_far, total=total, level=level, seed=seed)
+    return RunTrajectory(
+        so_far, whole, moved, end, forecast, reason, tuple(surrogate.metric_names),
+        any(c.trained != c.epoch for c in members),
+    )  # fmt: skip
