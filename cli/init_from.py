@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
-from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.forecast.continuation_model import Start
     from epsopt.optimize.objectives import Objective, Target
     from epsopt.optimize.proposals.warm_start import WarmStart
-    from epsopt.optimize.space import Space
     from epsopt.studies.merge.decode import MergedCheckpoint
+    from epsopt.studies.merge.rank_warm_starts import RankedStarts
     from epsopt.studies.project.project import Project
+    from epsopt.surrogate.surrogate import Surrogate
     from epsopt.zoo.catalogue.types import Checkpoint
     from epsopt.zoo.decoding.decoder import WeightDecoder
+
+    Shown = tuple[WarmStart, str, list[str] | None]  # a start, its file, and the command that starts there
 
 
 @click.command("init-from", cls=TargetCommand)
@@ -48,7 +50,6 @@ def command(
     """
     from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
-    from epsopt.cli.render import objective_json, target_json
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import check_objectives, measured, open_workspace, resolve_targets
     from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -61,71 +62,54 @@ def command(
             WeightDecoder(project.evaluate, weights_key=catalogue.weights_key) as decoder,
         ):
             checkpoints = measured(catalogue)
-            from epsopt.optimize import infer_space, past_runs
-            from epsopt.optimize.forecast.continuation_model import learn_continuation
-            from epsopt.optimize.proposals.warm_start import plan_runs
-            from epsopt.studies.merge.warm_start_candidates import mixed_starts, real_starts
+            from epsopt.studies.merge.rank_warm_starts import rank_warm_starts
             from epsopt.studies.surrogate_store import load_map
 
             objectives = check_objectives(project, catalogue.metric_names())
             surrogate, _ = load_map(catalogue)
             targets = resolve_targets(wanted, project, checkpoints, surrogate)
-            space = project.space or infer_space([r.config for r in past_runs(surrogate, checkpoints)])
-            progress("learning where training leads", None)
-            continuation = learn_continuation(surrogate, checkpoints, space, seed=seed)
-            starts = real_starts(surrogate, catalogue, objectives)
-            mixed = [] if real_only else mixed_starts(
-                decoder, catalogue, surrogate, objectives, progress=progress,
+            ranked = rank_warm_starts(
+                decoder, catalogue, checkpoints, surrogate, project.space, objectives, targets, epochs=epochs,
+                real_only=real_only, level=level, seed=seed, progress=progress,
                 left_out=lambda label, why: note(f"the mean of {label} is no start, since it is not predicted: {why}"),
             )  # fmt: skip
-            progress("weighing starts", None)
-            length = epochs or _usual_length(checkpoints)
-            plans = plan_runs(
-                continuation, [*starts, *(s for s, _ in mixed)], checkpoints, objectives, targets,
-                epochs=length, level=level, seed=seed,
-            )  # fmt: skip
-            base = next((p for p in plans if p.start.kind == "base"), None)
-            plans = plans[:count]
-            files = _saved(plans, mixed, decoder, project, save, checkpoints)
-    if base is not None and base not in plans:
-        plans.append(base)
+            files = _saved(ranked.plans[:count], ranked.merged, decoder, project, save, checkpoints)
+    plans = ranked.shown(count)
     paths = [_path(p, files) for p in plans]
     commands = [_command(project, p, path) for p, path in zip(plans, paths, strict=True)]
+    shown = list(zip(plans, paths, commands, strict=True))
     if options.json:
-        print_json(
-            {
-                "objectives": objective_json(objectives),
-                "targets": target_json(targets),
-                "level": level,
-                "seed": seed,
-                "epochs": length,
-                "warm_starts": [
-                    _plan_json(p, path, argv) for p, path, argv in zip(plans, paths, commands, strict=True)
-                ],
-                "forecast": {
-                    "n_segments": continuation.n_segments,
-                    "error": dict(zip(surrogate.metric_names, continuation.error.tolist(), strict=True)),
-                    "baseline_error": dict(zip(surrogate.metric_names, continuation.carried.tolist(), strict=True)),
-                },
-                "trained_on": surrogate.trained_on,
-            }
-        )
+        print_json(_document(shown, ranked, objectives, targets, surrogate, level, seed))
     else:
-        _show(plans, paths, commands, objectives, targets, space, length, level, project, RunLabels.of(checkpoints))
+        _show(shown, ranked, objectives, targets, level, project, RunLabels.of(checkpoints))
 
 
-def _usual_length(checkpoints: Sequence[Checkpoint]) -> int:
-    from epsopt.zoo.decoding.recombination import is_recombined
+def _document(
+    shown: Sequence[Shown],
+    ranked: RankedStarts,
+    objectives: Sequence[Objective],
+    targets: Sequence[Target],
+    surrogate: Surrogate,
+    level: float,
+    seed: int,
+) -> dict[str, Any]:
+    from epsopt.cli.render import objective_json, target_json
 
-    last: dict[int, int] = {}
-    for c in checkpoints:
-        if is_recombined(c):
-            continue
-        last[c.run_id] = max(last.get(c.run_id, 0), c.epoch or 0)
-    lengths = sorted(v for v in last.values() if v > 0)
-    if not lengths:
-        raise UsageError("no checkpoint says its epoch, so say with --epochs how long the run trains")
-    return lengths[len(lengths) // 2]
+    learned = ranked.continuation
+    return {
+        "objectives": objective_json(objectives),
+        "targets": target_json(targets),
+        "level": level,
+        "seed": seed,
+        "epochs": ranked.epochs,
+        "warm_starts": [_plan_json(*one) for one in shown],
+        "forecast": {
+            "n_segments": learned.n_segments,
+            "error": dict(zip(surrogate.metric_names, learned.error.tolist(), strict=True)),
+            "baseline_error": dict(zip(surrogate.metric_names, learned.carried.tolist(), strict=True)),
+        },
+        "trained_on": surrogate.trained_on,
+    }
 
 
 def _saved(
@@ -209,13 +193,10 @@ def _start(start: Start, labels: RunLabels) -> str:
 
 
 def _show(
-    plans: Sequence[WarmStart],
-    paths: Sequence[str],
-    commands: Sequence[list[str] | None],
+    shown: Sequence[Shown],
+    ranked: RankedStarts,
     objectives: Sequence[Objective],
     targets: Sequence[Target],
-    space: Space,
-    epochs: int,
     level: float,
     project: Project,
     labels: RunLabels,
@@ -223,7 +204,7 @@ def _show(
     from epsopt.cli.output import TARGETS_HOLD, Head, Rows, print_line, print_list, print_table, print_wrapped, value
     from epsopt.cli.render import formatters, measured_row, metric_heads, predicted_rows, short_path
 
-    names = [o.name for o in objectives]
+    plans, names, space = [p for p, _, _ in shown], [o.name for o in objectives], ranked.space
     texts = formatters(names, [m for p in plans for m in (p.point, p.low, p.high, dict(p.start.metrics))])
     groups = []
     for i, p in enumerate(plans, 1):
@@ -235,11 +216,11 @@ def _show(
     print_table([Head("#"), Head("", "left"), *metric_heads(names, objectives, targets)], groups, keep=2)
     print_wrapped()
     print_wrapped(
-        f"Forecasts are of a run of {epochs} epochs from there: predicted, not evaluated, and learned from runs that "
-        "went on with their own hyperparameters." + (TARGETS_HOLD if targets else "")
+        f"Forecasts are of a run of {ranked.epochs} epochs from there: predicted, not evaluated, and learned from runs "
+        "that went on with their own hyperparameters." + (TARGETS_HOLD if targets else "")
     )
     print_wrapped()
-    for i, (p, path) in enumerate(zip(plans, paths, strict=True), 1):
+    for i, (p, path, _) in enumerate(shown, 1):
         joins = f"joins the front with P {p.joins_front:.2f}"
         print_line(f"{i}  from {_start(p.start, labels)}, {joins}")
         print_line(f"   {short_path(path)}")
@@ -249,8 +230,9 @@ def _show(
             ", ".join(f"{q.name} {value(p.params[q.name])}" for q in space.parameters if q.name in p.params), "   "
         )
     print_wrapped()
-    if commands[0] is not None:
-        print_line(shlex.join(commands[0]))
+    first = shown[0][2]
+    if first is not None:
+        print_line(shlex.join(first))
     elif project.command is not None:
         print_wrapped(
             'To launch from there, add ["--init-from", "{init_from}"] (or your program\'s option) to train.command.'

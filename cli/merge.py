@@ -62,12 +62,8 @@ def command(
     With --wide, up to 24 checkpoints are mixed: the front and the ends of the newest runs. Blocks that moved alike
     while training are stretched, shrunk and exchanged together, wherever that is expected to widen the front most.
     """
-    if wide and (parents or groups or reach or _is_given("count")):
-        raise UsageError(
-            "--wide chooses checkpoints and parts by itself: leave out parents, --count, --groups, --reach"
-        )
-    if whole_budget and not wide:
-        raise UsageError("--whole-budget goes with --wide: without it the whole budget is spent anyway")
+    _check_options(wide=wide, chooses=bool(parents or groups or reach or _is_given("count")), whole=whole_budget)
+    from epsopt.cli.merge_wide import mix_widely, print_wide
     from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
@@ -76,11 +72,7 @@ def command(
     with working("opening the catalogue") as progress:
         workspace = open_workspace(options)
         project = workspace.require_project()
-        if project.evaluate is None:
-            raise UsageError(
-                f"{project.file}: merging measures every mixture, which needs a hook: add "
-                '[hooks] evaluate = "package.module:function"'
-            )
+        _require_evaluate(project)
         with workspace.catalogue() as catalogue:
             checkpoints, lineages = measured(catalogue), catalogue.lineages()
             check_objectives(project, catalogue.metric_names())
@@ -92,8 +84,6 @@ def command(
         # Held from before the first evaluation: another merge at the same time takes another one.
         with save_folder(save, project.runs, "merged", checkpoints) as folder:
             if wide:
-                from epsopt.cli.merge_wide import mix_widely
-
                 mixed = mix_widely(
                     project, checkpoints, lineages, folder, form,
                     budget=budget, give_up=not whole_budget, seed=seed, progress=progress,
@@ -105,16 +95,28 @@ def command(
     for sentence in (mixed or merged).disagreements:
         note(sentence)
     if mixed is not None:
-        from epsopt.cli.merge_wide import show_wide, wide_document
-
-        if options.json:
-            print_json(wide_document(mixed, project.objectives, folder, budget, seed))
-        else:
-            show_wide(mixed, project.objectives, folder, budget, project.evaluate, RunLabels.of(checkpoints))
+        print_wide(mixed, project, folder, budget, seed, RunLabels.of(checkpoints), as_json=options.json)
     elif options.json:
         print_json(_document(merged, project.objectives, folder, budget, seed, reach))
     else:
         _show(merged, project.objectives, folder, project, RunLabels.of(checkpoints))
+
+
+def _check_options(*, wide: bool, chooses: bool, whole: bool) -> None:
+    if wide and chooses:
+        raise UsageError(
+            "--wide chooses checkpoints and parts by itself: leave out parents, --count, --groups, --reach"
+        )
+    if whole and not wide:
+        raise UsageError("--whole-budget goes with --wide: without it the whole budget is spent anyway")
+
+
+def _require_evaluate(project: Project) -> None:
+    if project.evaluate is None:
+        raise UsageError(
+            f"{project.file}: merging measures every mixture, which needs a hook: add "
+            '[hooks] evaluate = "package.module:function"'
+        )
 
 
 def _is_given(option: str) -> bool:

@@ -44,6 +44,18 @@ def mix_widely(
         )  # fmt: skip
 
 
+def print_wide(
+    mixed: Mixed, project: Project, folder: Path, budget: int, seed: int, labels: RunLabels, *, as_json: bool
+) -> None:
+    """Print what came of it, as a JSON document or as tables."""
+    from epsopt.cli.output import print_json
+
+    if as_json:
+        print_json(wide_document(mixed, project.objectives, folder, budget, seed))
+    else:
+        show_wide(mixed, project.objectives, folder, budget, project.evaluate, labels)
+
+
 def wide_document(
     mixed: Mixed, objectives: Sequence[Objective], folder: Path, budget: int, seed: int
 ) -> dict[str, Any]:
