@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epsopt.cli.options import Options, common, overwrite_option, seed_option
-from epsopt.zoo.errors import UnreadableCheckpoint, UsageError
+from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from epsopt.cli.resolve_checkpoint import Located
     from epsopt.optimize.latent.embedding_projection import Preview
     from epsopt.studies.output_files import OutputFile
+    from epsopt.surrogate.surrogate import Surrogate
     from epsopt.zoo.catalogue.catalogue import Catalogue
 
 
@@ -37,7 +39,7 @@ def command(
 
     Real embeddings come from the catalogue, or for a file that is not in it from the project's embed hook.
     """
-    from epsopt.cli.output import print_json, print_wrapped
+    from epsopt.cli.output import print_json
     from epsopt.cli.pictures import picture_file
     from epsopt.cli.progress import working
     from epsopt.cli.resolve_checkpoint import locate
@@ -49,34 +51,18 @@ def command(
             checkpoints = measured(catalogue)
             picture = picture_file(save, catalogue, overwrite=overwrite)
             arrays = _arrays_file(output, catalogue, overwrite=overwrite)
-            import numpy as np
-
-            from epsopt.optimize.latent.embedding_projection import preview
+            from epsopt.studies.embedding_preview import in_unit_ball, preview_embeddings, real_embeddings
             from epsopt.studies.surrogate_store import load_map
-            from epsopt.zoo.errors import Failure
-            from epsopt.zoo.ingestion.ingest import read_fingerprints
 
             surrogate, _ = load_map(catalogue)
             located = locate(what, catalogue, checkpoints)
-            meant = located.checkpoint if located.checkpoint.id else None
             if (refused := surrogate.refusal(located.fingerprint.signature)) is not None:
                 raise UsageError(f"the embeddings of {located.title} cannot be predicted: {refused}")
-            real: Any = None
-            if meant is not None:
-                (real,) = catalogue.embeddings([meant.id])
-            elif workspace.project is not None and workspace.project.embed is not None and not weights_only:
-                (read,) = read_fingerprints([Path(what)], catalogue, embed=workspace.project.embed)
-                if isinstance(read, Failure):
-                    raise UnreadableCheckpoint(read.path, read.reason)
-                real = read.embedding
-            known = [e for e in catalogue.embeddings([c.id for c in checkpoints[:: max(1, len(checkpoints) // 64)]])
-                     if e is not None]  # fmt: skip
+            hook = workspace.project.embed if workspace.project and not weights_only else None
+            real = real_embeddings(catalogue, located.checkpoint, Path(what), hook)
+            ball = in_unit_ball(catalogue, checkpoints)
         progress("drawing", None)
-        predicted = surrogate.decode_embeddings(surrogate.encode([located.fingerprint]))[0].double().numpy()
-        if real is not None and (real.shape != predicted.shape or not np.isfinite(real).all()):
-            real = None
-        ball = bool(known) and max(float(np.nanmax(np.linalg.norm(e, axis=1))) for e in known) < 1.0
-        shown = preview(predicted, real, ball=ball, seed=seed)
+        shown = preview_embeddings(surrogate, located.fingerprint, real, ball=ball, seed=seed)
         if arrays is not None:
             _write(arrays, shown)
         if picture is not None:
@@ -84,23 +70,35 @@ def command(
 
             save_picture(preview_figure(f"Anchor embeddings of {located.title}", shown), picture)
     if options.json:
-        print_json(
-            {
-                "checkpoint": located.title,
-                "sha256": located.checkpoint.sha256,
-                "anchors": len(shown.predicted),
-                "dimensions": shown.predicted.shape[1],
-                "unit_ball": ball,
-                "real": shown.real is not None,
-                "cosine": shown.cosine,
-                "distance_correlation": shown.distance_correlation,
-                "explained": shown.explained,
-                "picture": None if save is None else str(save),
-                "arrays": None if output is None else str(output),
-                "trained_on": surrogate.trained_on,
-            }
-        )
-        return
+        print_json(_document(located, shown, surrogate, save, output, ball=ball))
+    else:
+        _show(located, shown, surrogate, save, output, ball=ball)
+
+
+def _document(
+    located: Located, shown: Preview, surrogate: Surrogate, save: Path | None, output: Path | None, *, ball: bool
+) -> dict[str, Any]:
+    return {
+        "checkpoint": located.title,
+        "sha256": located.checkpoint.sha256,
+        "anchors": len(shown.predicted),
+        "dimensions": shown.predicted.shape[1],
+        "unit_ball": ball,
+        "real": shown.real is not None,
+        "cosine": shown.cosine,
+        "distance_correlation": shown.distance_correlation,
+        "explained": shown.explained,
+        "picture": None if save is None else str(save),
+        "arrays": None if output is None else str(output),
+        "trained_on": surrogate.trained_on,
+    }
+
+
+def _show(
+    located: Located, shown: Preview, surrogate: Surrogate, save: Path | None, output: Path | None, *, ball: bool
+) -> None:
+    from epsopt.cli.output import print_wrapped
+
     space = "the Poincaré ball" if ball else "Euclidean space"
     print_wrapped(f"{located.title}: {len(shown.predicted)} anchors in {shown.predicted.shape[1]} dimensions ({space})")
     if shown.real is None:
@@ -112,7 +110,7 @@ def command(
             f"Predicted from its weights, against the real ones: mean cosine {shown.cosine:.3f}, rank correlation of "
             f"the distances between anchors {shown.distance_correlation:.3f}."
         )
-        if meant is not None and meant.sha256 in surrogate.memory.keys:
+        if located.checkpoint.id and located.checkpoint.sha256 in surrogate.memory.keys:
             print_wrapped(
                 "Careful: the map has learned from this very checkpoint, so its prediction is better than on new ones."
             )

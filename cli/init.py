@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,10 @@ from epsopt.cli.options import Options, common, follow_links_option
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from epsopt.optimize.objectives import Objective
-    from epsopt.optimize.space import Space
-    from epsopt.studies.project.metric_direction import LeftOut
-    from epsopt.studies.project.scan_runs import Survey
+    from epsopt.studies.project.draft import ProjectDraft
     from epsopt.zoo.errors import Failure
 
 
-_UNREACHABLE = "it is no key of Hydra's configuration, so no override sets it"
 _LISTED = 8  # metrics of a kind that are named
 
 
@@ -51,19 +46,12 @@ def command(
     """
     from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
-    from epsopt.cli.render import failure_json
     from epsopt.cli.workspace import DEFAULT_STORAGE
 
     with working("reading the newest checkpoint of each run") as say:
-        from epsopt.optimize.space_inference import beyond, diverged_runs, infer_space, left_out, seeds_of
-        from epsopt.studies.project.find_base import find_base
-        from epsopt.studies.project.launch_form import launch_form
+        from epsopt.studies.project.draft import draft_project
         from epsopt.studies.project.project import FILE_NAME, load_project
         from epsopt.studies.project.scan_runs import survey
-        from epsopt.studies.project.schema import is_metric_name, project_name
-        from epsopt.studies.project.suggest_limits import suggest_limits
-        from epsopt.studies.project.template import write_project
-        from epsopt.surrogate.ranges import guess_range
         from epsopt.zoo.reading.remote import location
 
         runs = location(runs)
@@ -72,47 +60,34 @@ def command(
             lambda done, total: say("reading the newest checkpoint of each run", done / total),
             follow_links=follow_links,
         )
-    nameable = [name for name in sorted(seen.metrics) if is_metric_name(name)]
-    objectives, guessed, undecided, no_objectives = _objectives(nameable, minimize, maximize, seen.at_ends)
-    bounds = {o.name: b for o in objectives if (b := guess_range(o.name, seen.metrics[o.name])) is not None}
     file = options.project or Path(FILE_NAME)
     file = (file / FILE_NAME if file.is_dir() else file).resolve()
-    form = launch_form(seen.newest, file.parent)
-    bases = find_base(seen.hyperparameters, seen.newest, runs, file.parent) if isinstance(runs, type(Path())) else []
-    limits = suggest_limits(objectives, bounds, seen.ends)
-    unreachable = {n: _UNREACHABLE for run in seen.hyperparameters for n in run if not form.sets(n)}
-    space: Space | None = None
-    with contextlib.suppress(UsageError):  # nothing varies: the file shows how to say it
-        diverged = diverged_runs(seen.ends, objectives)
-        space = infer_space(seen.hyperparameters, ignore=list(_alone(unreachable, seen)), diverged=diverged)
-    reasons = {**left_out(seen.hyperparameters), **_alone(unreachable, seen)}
+    draft = draft_project(seen, runs, file.parent, minimize, maximize)
     try:
-        changed = write_project(
-            file,
-            name=project_name(file.parent.name) if name is None else name,
-            runs=_from(file.parent, runs),
-            objectives=objectives,
-            bounds=bounds,
-            space=space,
-            storage=options.storage or DEFAULT_STORAGE,
-            evaluate=evaluate,
-            embed=embed,
-            guessed=guessed,
-            undecided=undecided,
-            left_out=no_objectives,
-            at_ends=seen.at_ends,
-            seeds={n: s for n, s in seeds_of(seen.hyperparameters).items() if form.sets(n)},
-            bases=[_from(file.parent, b.path) for b in bases],
-            limits=limits,
-            form=form,
-            follow_links=follow_links,
-            overwrite=force,
-        )
+        changed = draft.write(
+            file, name=name, storage=options.storage or DEFAULT_STORAGE, evaluate=evaluate, embed=embed,
+            follow_links=follow_links, overwrite=force,
+        )  # fmt: skip
     except UsageError as error:
         hint = " (--force replaces it)" if file.exists() and not force else ""
         raise UsageError(f"{error}{hint}") from error
     load_project(file)  # what was written must be what every other command takes
-    document = {
+    for metric in draft.nameless:
+        why = "its name is too long or unprintable, and [metrics.rename] gives it another"
+        note(f"the metric {metric[:60]} is no objective: {why}")
+    document = _document(draft, file, runs, changed=changed)
+    if options.json:
+        print_json(document)
+    else:
+        _show(document, file, seen.failed, seen.side_file_failures)
+
+
+def _document(draft: ProjectDraft, file: Path, runs: Path, *, changed: bool) -> dict[str, Any]:
+    from epsopt.cli.render import failure_json
+    from epsopt.optimize.space_inference import beyond
+
+    seen, space = draft.seen, draft.space
+    return {
         "file": str(file),
         "changed": changed,
         "runs": str(runs.resolve()),
@@ -123,88 +98,28 @@ def command(
             {
                 "name": o.name,
                 "direction": "maximize" if o.maximize else "minimize",
-                "guessed": o.name in guessed,
-                "bounds": bounds.get(o.name),
+                "guessed": o.name in draft.guessed,
+                "bounds": draft.bounds.get(o.name),
                 "at_ends": o.name in seen.at_ends,
-                "suggested_limit": limits.get(o.name),
+                "suggested_limit": draft.limits.get(o.name),
             }
-            for o in objectives
+            for o in draft.objectives
         ],
-        "undecided": undecided,
-        "metrics_left_out": [{"name": e.name, "reason": e.reason} for e in no_objectives],
+        "undecided": draft.undecided,
+        "metrics_left_out": [{"name": e.name, "reason": e.reason} for e in draft.left_out],
         "space": None if space is None else [p.name for p in space.parameters],
-        "hyperparameters_left_out": [{"name": n, "reason": why} for n, why in sorted(reasons.items())],
+        "hyperparameters_left_out": [
+            {"name": n, "reason": why} for n, why in sorted(draft.hyperparameters_left_out.items())
+        ],
         "beyond": [
             {"name": n, "values": values}
             for n, values in ({} if space is None else beyond(space, seen.hyperparameters)).items()
         ],
-        "bases": [{"path": str(b.path), "key": b.key, "runs": b.runs} for b in bases],
+        "bases": [{"path": str(b.path), "key": b.key, "runs": b.runs} for b in draft.bases],
         "failed": failure_json(seen.failed),
         "side_file_failures": failure_json(seen.side_file_failures),
         "outside_links": seen.outside_links,
     }
-    for metric in sorted(set(seen.metrics) - set(nameable)):
-        why = "its name is too long or unprintable, and [metrics.rename] gives it another"
-        note(f"the metric {metric[:60]} is no objective: {why}")
-    if options.json:
-        print_json(document)
-    else:
-        _show(document, file, seen.failed, seen.side_file_failures)
-
-
-def _alone(unreachable: dict[str, str], seen: Survey) -> dict[str, str]:
-    """Of what the program cannot be told, what varies and no other hyperparameter sets."""
-    from epsopt.optimize.space_inference import left_out
-
-    if not unreachable:
-        return {}
-    known = left_out(seen.hyperparameters)
-    values: dict[str, set[str]] = {}
-    for run in seen.hyperparameters:
-        for name, value in run.items():
-            if value is not None:
-                values.setdefault(name, set()).add(repr(value))
-    return {n: why for n, why in unreachable.items() if n not in known and len(values.get(n, ())) > 1}
-
-
-def _objectives(
-    metrics: list[str], minimize: tuple[str, ...], maximize: tuple[str, ...], at_ends: tuple[str, ...]
-) -> tuple[list[Objective], list[str], list[str], list[LeftOut]]:
-    """Return the objectives, names of those that were guessed, undecided metrics, and those that are none by guess."""
-    import difflib
-
-    from epsopt.optimize.objectives import Objective
-    from epsopt.studies.project.metric_direction import guess_maximize, leave_out
-
-    for option, names in (("--minimize", minimize), ("--maximize", maximize)):
-        for name in names:
-            if name not in metrics:
-                close = difflib.get_close_matches(name, metrics, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(metrics) or 'none'}"
-                raise UsageError(f"{option} {name}: no checkpoint has this metric, {hint}")
-    if both := sorted({*minimize} & {*maximize}):
-        raise UsageError(f"{both[0]} cannot be both minimized and maximized")
-    objectives, guessed, undecided = [], [], []
-    no_objectives = leave_out([name for name in metrics if name not in {*minimize, *maximize}], at_ends)
-    without = {entry.name for entry in no_objectives}
-    for name in metrics:
-        if name in without:
-            continue
-        said = False if name in minimize else True if name in maximize else None
-        better = guess_maximize(name) if said is None else said
-        if better is None:
-            undecided.append(name)
-            continue
-        objectives.append(Objective(name, better))
-        if said is None:
-            guessed.append(name)
-    return objectives, guessed, undecided, no_objectives
-
-
-def _from(folder: Path, runs: Path) -> str:
-    """Name the runs folder relative to the project file when it lies below it: the project may then move."""
-    absolute = runs.resolve()
-    return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
 
 
 def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled: list[Failure]) -> None:

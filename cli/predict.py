@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.latent.predict_checkpoint import Assessment
     from epsopt.surrogate.surrogate import Surrogate
+    from epsopt.zoo.errors import Failure
     from epsopt.zoo.reading.reader import CheckpointContents
 
 
@@ -39,7 +40,6 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
     """
     from epsopt.cli.output import failures, links_outside, print_json, print_side_file_failures, print_wrapped
     from epsopt.cli.progress import working
-    from epsopt.cli.render import failure_json, neighbour_json, predicted_json
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import measured, open_workspace
 
@@ -75,44 +75,11 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         at_ends = measured_at_ends(checkpoints, surrogate.metric_names)
         found = assess(surrogate, checkpoints, prints, embeddings=points, level=level) if read else []
     if options.json:
-        print_json(
-            {
-                "level": level,
-                "trained_on": surrogate.trained_on,
-                "probes": surrogate.probes,
-                "measured_at_ends": at_ends,
-                "predictions": [
-                    {
-                        "path": str(r.path),
-                        "epoch": r.epoch,
-                        "sha256": r.sha256,
-                        "predicted": predicted_json(a),
-                        "measured": dict(r.metrics),
-                        "nearest": neighbour_json(a.nearest),
-                        "in_trust_region": a.trusted,
-                        "trust_radius": a.radius,
-                        "known_architecture": a.known_architecture,
-                        "known_lineage": r.lineage is not None,
-                        "refused": a.refused,
-                    }
-                    for r, a in zip(read, found, strict=True)
-                ],
-                "failed": failure_json(failed),
-                "side_file_failures": failure_json(beside),
-            }
-        )
+        print_json(_document(read, found, failed, beside, surrogate, at_ends, level))
     else:
         if read:
-            predicted = _show(
-                read, found, workspace.shown_metrics(surrogate.metric_names), level, RunLabels.of(checkpoints)
-            )
-            _doubt_ranges(read, surrogate)
-            _doubt_embeddings(read, surrogate)
-            if at_ends and predicted:
-                print_wrapped(
-                    f"Careful: {', '.join(at_ends)} was measured at the ends of runs only; what is predicted of "
-                    "earlier checkpoints was never compared with a measurement."
-                )
+            names = workspace.shown_metrics(surrogate.metric_names)
+            _show_predicted(read, found, surrogate, names, at_ends, level, RunLabels.of(checkpoints))
         if failed:
             print_wrapped("Could not be read:")
             failures(failed)
@@ -122,6 +89,65 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         raise nothing_found(paths, failed=failed)
     if all(a.refused for a in found):
         raise EpsoptError(_nothing_predicted(read, found))
+
+
+def _document(
+    read: list[CheckpointContents],
+    found: list[Assessment],
+    failed: list[Failure],
+    beside: list[Failure],
+    surrogate: Surrogate,
+    at_ends: list[str],
+    level: float,
+) -> dict[str, Any]:
+    from epsopt.cli.render import failure_json, neighbour_json, predicted_json
+
+    return {
+        "level": level,
+        "trained_on": surrogate.trained_on,
+        "probes": surrogate.probes,
+        "measured_at_ends": at_ends,
+        "predictions": [
+            {
+                "path": str(r.path),
+                "epoch": r.epoch,
+                "sha256": r.sha256,
+                "predicted": predicted_json(a),
+                "measured": dict(r.metrics),
+                "nearest": neighbour_json(a.nearest),
+                "in_trust_region": a.trusted,
+                "trust_radius": a.radius,
+                "known_architecture": a.known_architecture,
+                "known_lineage": r.lineage is not None,
+                "refused": a.refused,
+            }
+            for r, a in zip(read, found, strict=True)
+        ],
+        "failed": failure_json(failed),
+        "side_file_failures": failure_json(beside),
+    }
+
+
+def _show_predicted(
+    read: list[CheckpointContents],
+    found: list[Assessment],
+    surrogate: Surrogate,
+    names: tuple[str, ...],
+    at_ends: list[str],
+    level: float,
+    labels: RunLabels,
+) -> None:
+    """Print what is predicted of files that were read, and what to doubt about it."""
+    from epsopt.cli.output import print_wrapped
+
+    predicted = _show(read, found, names, level, labels)
+    _doubt_ranges(read, surrogate)
+    _doubt_embeddings(read, surrogate)
+    if at_ends and predicted:
+        print_wrapped(
+            f"Careful: {', '.join(at_ends)} was measured at the ends of runs only; what is predicted of "
+            "earlier checkpoints was never compared with a measurement."
+        )
 
 
 def _doubt_ranges(read: list[CheckpointContents], surrogate: Surrogate) -> None:
