@@ -38,7 +38,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
 
     The exit status is 1 where not one file is predicted.
     """
-    from epsopt.cli.output import failures, links_outside, print_json, print_side_file_failures, print_wrapped
+    from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import measured, open_workspace
@@ -80,11 +80,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         if read:
             names = workspace.shown_metrics(surrogate.metric_names)
             _show_predicted(read, found, surrogate, names, at_ends, level, RunLabels.of(checkpoints))
-        if failed:
-            print_wrapped("Could not be read:")
-            failures(failed)
-        print_side_file_failures(beside)
-        links_outside(seen.outside_links)
+        _show_failures(failed, beside, seen.outside_links)
     if not read:
         raise nothing_found(paths, failed=failed)
     if all(a.refused for a in found):
@@ -148,6 +144,17 @@ def _show_predicted(
             f"Careful: {', '.join(at_ends)} was measured at the ends of runs only; what is predicted of "
             "earlier checkpoints was never compared with a measurement."
         )
+
+
+def _show_failures(failed: list[Failure], beside: list[Failure], outside_links: list[str]) -> None:
+    """Print files that could not be read, and links that were not followed."""
+    from epsopt.cli.output import failures, links_outside, print_side_file_failures, print_wrapped
+
+    if failed:
+        print_wrapped("Could not be read:")
+        failures(failed)
+    print_side_file_failures(beside)
+    links_outside(outside_links)
 
 
 def _doubt_ranges(read: list[CheckpointContents], surrogate: Surrogate) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
 
 if TYPE_CHECKING:
+    from epsopt.cli.workspace import OpenProject
     from epsopt.optimize.latent.search import Engine, SearchResult
     from epsopt.zoo.catalogue.types import Checkpoint
 
@@ -47,7 +48,6 @@ def command(
     """
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
-    from epsopt.cli.render import checkpoint_json, neighbour_json, objective_json, predicted_json, target_json
     from epsopt.cli.workspace import open_map
 
     with working("loading the map") as progress:
@@ -83,34 +83,41 @@ def command(
             front = record_front(storage, project.name, objectives, checkpoints, result.answers, targets)
     opened.tell_unseen()
     if options.json:
-        print_json(
-            {
-                "engine": engine,
-                "seed": seed,
-                "level": level,
-                "objectives": objective_json(objectives),
-                "targets": target_json(targets),
-                "targets_met": result.targets_met,
-                "answers": [
-                    {
-                        "predicted": predicted_json(a),
-                        "probability": a.probability,
-                        "nearest": [neighbour_json(n) for n in a.nearest],
-                    }
-                    for a in result.answers
-                ],
-                "measured_meeting_targets": [checkpoint_json(c) for c in result.measured_meeting_targets],
-                "n_candidates": result.n_candidates,
-                "n_checkpoints": len(checkpoints),
-                "n_unseen": opened.n_unseen,
-                "trained_on": surrogate.trained_on,
-                "study": study,
-                "front_study": front,
-                "seconds": result.seconds,
-            }
-        )
+        print_json(_document(opened, result, study, front, engine=engine, level=level, seed=seed))
     else:
         _show(result, checkpoints, study, answers)
+
+
+def _document(
+    opened: OpenProject, result: SearchResult, study: str | None, front: str | None,
+    *, engine: str, level: float, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    from epsopt.cli.render import checkpoint_json, neighbour_json, objective_json, predicted_json, target_json
+
+    return {
+        "engine": engine,
+        "seed": seed,
+        "level": level,
+        "objectives": objective_json(opened.objectives),
+        "targets": target_json(opened.targets),
+        "targets_met": result.targets_met,
+        "answers": [
+            {
+                "predicted": predicted_json(a),
+                "probability": a.probability,
+                "nearest": [neighbour_json(n) for n in a.nearest],
+            }
+            for a in result.answers
+        ],
+        "measured_meeting_targets": [checkpoint_json(c) for c in result.measured_meeting_targets],
+        "n_candidates": result.n_candidates,
+        "n_checkpoints": len(opened.checkpoints),
+        "n_unseen": opened.n_unseen,
+        "trained_on": opened.surrogate.trained_on,
+        "study": study,
+        "front_study": front,
+        "seconds": result.seconds,
+    }
 
 
 def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None, limit: int) -> None:
