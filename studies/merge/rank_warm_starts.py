@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from epsopt.optimize.forecast.continuation_model import Continuation, Start, learn_continuation
 from epsopt.optimize.objectives import Objective, Target
-from epsopt.optimize.proposals.proposals import past_runs
+from epsopt.optimize.proposals.past_runs import past_runs
 from epsopt.optimize.proposals.warm_start import WarmStart, plan_runs
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space
