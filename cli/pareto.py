@@ -13,6 +13,7 @@ from epsopt.zoo.errors import UsageError
 if TYPE_CHECKING:
     from epsopt.optimize.objectives import Objective
     from epsopt.studies.project.project import Project
+    from epsopt.zoo.catalogue.types import Checkpoint
 
 _MOST_RUNS = 8  # whose files and hyperparameters are listed below the table
 
@@ -23,10 +24,9 @@ _MOST_RUNS = 8  # whose files and hyperparameters are listed below the table
 @common
 def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> None:
     """Show the measured checkpoints that no other one beats in every objective."""
-    from epsopt.cli.output import print_json, print_wrapped
+    from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
-    from epsopt.cli.render import checkpoint_json, checkpoint_table, list_runs, objective_json, varying
-    from epsopt.cli.run_labels import RunLabels
+    from epsopt.cli.render import checkpoint_json, objective_json
     from epsopt.cli.workspace import check_objectives, measured, open_workspace
 
     if chosen and all_metrics:
@@ -45,8 +45,9 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
         objectives = _choose(check_objectives(project, metrics), chosen, metrics if all_metrics else (), project)
         table = measured_table([c.metrics for c in checkpoints], objectives)
         measured_ones = measured_table([c.metrics for c in checkpoints], [replace(o, limit=None) for o in objectives])
-        n_missing = int(np.isnan(measured_ones).any(axis=1).sum())
         found = non_dominated(table, Objectives(objectives).maximize)
+        n_missing = int(np.isnan(measured_ones).any(axis=1).sum())
+        n_beyond = found.n_nan - n_missing
         order = sorted(found.indices.tolist(), key=lambda i: -table[i, 0] if objectives[0].maximize else table[i, 0])
         front = [checkpoints[i] for i in order]
     if options.json:
@@ -56,10 +57,20 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
                 "front": [checkpoint_json(c) for c in front],
                 "n_checkpoints": len(checkpoints),
                 "n_left_out": n_missing,
-                "n_beyond_limits": found.n_nan - n_missing,
+                "n_beyond_limits": n_beyond,
             }
         )
-        return
+    else:
+        _show(front, checkpoints, objectives, n_missing, n_beyond)
+
+
+def _show(
+    front: list[Checkpoint], checkpoints: list[Checkpoint], objectives: list[Objective], n_missing: int, n_beyond: int
+) -> None:
+    from epsopt.cli.output import print_wrapped
+    from epsopt.cli.render import checkpoint_table, list_runs, varying
+    from epsopt.cli.run_labels import RunLabels
+
     if front:
         labels = RunLabels.of(checkpoints)
         checkpoint_table(front, [o.name for o in objectives], objectives, labels)
@@ -69,11 +80,11 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
     )
     if n_missing:
         print_wrapped(f"{n_missing} lack an objective (not measured, or NaN) and are left out.")
-    if beyond := found.n_nan - n_missing:
+    if n_beyond:
         limits = [
             f"{o.name} {'at least' if o.maximize else 'at most'} {o.limit:g}" for o in objectives if o.limit is not None
         ]
-        print_wrapped(f"{beyond} miss a limit ({', '.join(limits)}) and are left out.")
+        print_wrapped(f"{n_beyond} miss a limit ({', '.join(limits)}) and are left out.")
     if not front:
         return
     if len({c.run_id for c in front}) > _MOST_RUNS:
