@@ -100,7 +100,7 @@ def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...], la
     loose = ": there is hardly any structure" if found.silhouette < 0.25 else ""
     print_wrapped(
         f"Metrics are the medoid's, measured. Stability above {STABLE:g}: the group is there; below {DOUBTFUL:g}: do "
-        f"not believe it. Mean silhouette {found.silhouette:.2f}{loose}."
+        f"not rely on it. Mean silhouette {found.silhouette:.2f}{loose}."
     )
     for k, g in enumerate(found.groups, 1):
         print_wrapped()

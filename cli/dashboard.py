@@ -14,7 +14,7 @@ from epsopt.cli.options import Options, common
 @click.option("--allow-edits", is_flag=True, help="Let the page change and delete studies.")
 @common
 def command(options: Options, host: str, port: int, allow_remote: bool, allow_edits: bool) -> None:
-    """Open the Optuna dashboard on the project's studies, to look at; Ctrl-C ends it."""
+    """Open the Optuna dashboard on the project's studies, read-only; Ctrl-C ends it."""
     from epsopt.cli.output import note, print_json, print_line
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace

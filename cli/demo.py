@@ -44,7 +44,7 @@ def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: b
     """Run the whole promise on a small zoo that is trained for real: about seven minutes on two cores.
 
     Trains a base and a random sweep of fine-tuning runs, reads their checkpoints, learns the map, searches it for
-    coverage >= 0.95 with the most structure, proposes the next runs, trains those, measures mixtures of all that was
+    coverage >= 0.95 with the most structure, proposes the next runs, trains those, measures merges of all that was
     trained, spends a few epochs more step by step, and says what came of it.
     """
     from epsopt.cli.output import print_wrapped
@@ -225,7 +225,7 @@ def _spend() -> None:
     asked = ["work", "--budget", str(EPOCHS)]
     _stage(8, "spend some epochs one step after another", " ".join(["epsopt", *asked]))
     print_wrapped(
-        "A run from the base, a branch of a few epochs from a checkpoint of the front, or one more mixture: whatever "
+        "A run from the base, a branch of a few epochs from a checkpoint of the front, or one more merge: whatever "
         "is worth most for each epoch, chosen anew after each step. A run that is worth too little is stopped."
     )
     group.main(args=asked, prog_name="epsopt", standalone_mode=False)

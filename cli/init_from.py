@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 @click.command("init-from", cls=TargetCommand)
 @click.option("--count", "-n", type=click.IntRange(min=1), default=3, show_default=True, help="Starts to show.")
 @click.option("--epochs", type=click.IntRange(min=1), help="How long the run trains; as past runs if not said.")
-@click.option("--real-only", is_flag=True, help="Checkpoints only, no mixtures of them.")
-@click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Where mixtures that are shown are saved.")
+@click.option("--real-only", is_flag=True, help="Checkpoints of runs only, no merges of them.")
+@click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Folder for merges that are shown.")
 @level_option
 @seed_option
 @common
@@ -44,7 +44,7 @@ def command(
     level: float,
     seed: int,
 ) -> None:
-    """Name the best checkpoint to start the next run from, real or mixed, and what training from it may reach.
+    """Name the best checkpoint to start the next run from, of a run or merged, and what training from it may reach.
 
     With [train] in epsopt.toml and a hole {init_from} in its command, each answer carries the command to launch.
     """
@@ -120,7 +120,7 @@ def _saved(
     save: Path | None,
     checkpoints: Sequence[Checkpoint],
 ) -> dict[int, Path]:
-    """Save the mixtures that are shown; return their files by the identity of their starts."""
+    """Save the merged checkpoints that are shown; return their files by the identity of their starts."""
     from epsopt.cli.merge_output import free_files
     from epsopt.cli.render import predicted_json
     from epsopt.studies.output_paths import save_folder, suffix_for

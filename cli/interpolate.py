@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option("--steps", type=click.IntRange(min=2), default=11, show_default=True, help="Points, both ends included.")
-@click.option("--evaluate", is_flag=True, help="Measure each mixture of the weights with the project's evaluate hook.")
-@click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Write each mixture as a checkpoint.")
+@click.option("--evaluate", is_flag=True, help="Measure each merged checkpoint with the project's evaluate hook.")
+@click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Write each merge as a checkpoint.")
 @click.option(
     "--format", "form", type=click.Choice(["safetensors", "pt"]), help="Of saved checkpoints; like A and B if not said."
 )
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def command(
     options: Options, a: str, b: str, steps: int, evaluate: bool, save: Path | None, form: str | None, level: float
 ) -> None:
-    """Walk from checkpoint A to checkpoint B: predicted metrics at each step, and mixtures of their weights.
+    """Walk from checkpoint A to checkpoint B: predicted metrics at each step, and merges of their weights.
 
     A and B are files, runs (their last checkpoint), RUN:EPOCH, or the beginning of a SHA-256. Where both share an
     initialisation, each step is a real set of weights; otherwise there are only predictions.
@@ -168,9 +168,9 @@ def _show(
     if reason is not None:
         print_wrapped(f"Predictions only: {reason}.")
     elif way.merged[0].measured is None:
-        print_wrapped("Predicted values are predicted from the mixed weights, not evaluated: --evaluate measures them.")
+        print_wrapped("Predicted values are predicted from merged weights, not evaluated: --evaluate measures them.")
     else:
-        print_wrapped("Predicted values are predicted from the mixed weights; measured ones are the evaluate hook's.")
+        print_wrapped("Predicted values are predicted from merged weights; measured ones are the evaluate hook's.")
     if not all(step.trusted for step in way.steps):
         print_wrapped("'far': outside of what the map was trained on; the intervals mean little there.")
     if files:

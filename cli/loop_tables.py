@@ -153,7 +153,7 @@ def show_gain(report: LoopReport, objectives: Sequence[Objective], target: Targe
     for other in (o for o in objectives if o.name != target.name):
         trained = (*report.old, *report.new)
         groups = [("before", report.old), ("after", trained)]
-        for title, group in [*groups, *([("with mixtures", (*trained, *report.merged))] if report.merged else [])]:
+        for title, group in [*groups, *([("with merges", (*trained, *report.merged))] if report.merged else [])]:
             best = best_meeting(group, objectives, target, other)
             if best is not None:
                 print_wrapped(
@@ -163,7 +163,7 @@ def show_gain(report: LoopReport, objectives: Sequence[Objective], target: Targe
 
 
 def front_sentences(report: LoopReport) -> list[str]:
-    """Say how far the measured front moved: by what was trained, and by mixtures beyond that."""
+    """Say how far the measured front moved: by what was trained, and by merges beyond that."""
     gain, mixing = report.gain, report.merge_gain
     if gain is None or mixing is None:
         return ["Nothing is measured yet with every objective, so there is no front."]
@@ -174,7 +174,7 @@ def front_sentences(report: LoopReport) -> list[str]:
     said = [f"Hypervolume of the measured front: {moved}; {joined}."]
     if report.merged:
         said.append(
-            f"Mixtures of checkpoints, measured, not trained: {mixing.after:.4f} with them ({mixing.relative:+.1%} "
+            f"Merged checkpoints, measured, not trained: {mixing.after:.4f} with them ({mixing.relative:+.1%} "
             f"beyond all that was trained); {len(mixing.joined)} of {len(report.merged)} are on that front."
         )
     return said
@@ -253,7 +253,7 @@ def steps_json(report: LoopReport) -> list[dict[str, Any]]:
 
 
 def merges_json(report: LoopReport) -> dict[str, Any]:
-    """Return how mixtures moved the front beyond what was trained, as JSON values."""
+    """Return how merges moved the front beyond what was trained, as JSON values."""
     mixing = report.merge_gain
     return {
         "count": len(report.merged),

@@ -1,4 +1,4 @@
-"""`epsopt merge`: mixtures of a few checkpoints that widen the measured front, each measured and saved."""
+"""`epsopt merge`: merges of a few checkpoints that widen the measured front, each measured and saved."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--count", "-n", type=click.IntRange(2, 5), default=3, show_default=True, help="Parents, if none is named."
 )
-@click.option("--wide", is_flag=True, help="Mix up to 24 checkpoints, each part of the network on its own.")
+@click.option("--wide", is_flag=True, help="Merge up to 24 checkpoints, each part of the network on its own.")
 @click.option("--budget", type=click.IntRange(min=3), default=30, show_default=True, help="Real evaluations.")
 @click.option(
     "--groups", metavar="PATTERN,...", help="Tensors with coefficients of their own: '*.encoder.*,*.projection.*'."
@@ -54,12 +54,12 @@ def command(
     form: str | None,
     seed: int,
 ) -> None:
-    """Mix 2 to 5 checkpoints of one lineage so that the measured front widens.
+    """Merge 2 to 5 checkpoints of one lineage so that the measured front widens.
 
-    Each mixture is measured with the project's evaluate hook. Those that no measured checkpoint beats are saved with
+    Each merge is measured with the project's evaluate hook. Those that no measured checkpoint beats are saved with
     their origin, ready to be ingested. Parents not named are taken from the measured front.
 
-    With --wide, up to 24 checkpoints are mixed: the front and the ends of the newest runs. Blocks that moved alike
+    With --wide, up to 24 checkpoints are merged: the front and the ends of the newest runs. Blocks that moved alike
     while training are stretched, shrunk and exchanged together, wherever that is expected to widen the front most.
     """
     _check_options(wide=wide, chooses=bool(parents or groups or reach or _is_given("count")), whole=whole_budget)
@@ -114,7 +114,7 @@ def _check_options(*, wide: bool, chooses: bool, whole: bool) -> None:
 def _require_evaluate(project: Project) -> None:
     if project.evaluate is None:
         raise UsageError(
-            f"{project.file}: merging measures every mixture, which needs a hook: add "
+            f"{project.file}: merging measures every merged checkpoint, which needs a hook: add "
             '[hooks] evaluate = "package.module:function"'
         )
 
@@ -160,7 +160,7 @@ def merge_within(
         return merge_checkpoints(
             decoder, project, checkpoints, parents, lambda i: folder / f"merged_{i:03d}{suffix}",
             groups=patterns, budget=budget, reach=reach, seed=seed,
-            progress=lambda done, total: progress("measuring mixtures", done / total),
+            progress=lambda done, total: progress("measuring merges", done / total),
         )  # fmt: skip
 
 
@@ -246,11 +246,11 @@ def _show(merged: Merged, objectives: Sequence[Objective], folder: Path, project
         print_wrapped(f"Rows of coefficients: tensors that fit {', then '.join(merged.groups)}, then all others.")
     n = len(result.evaluations)
     if not result.joined:
-        print_wrapped(f"None of the {n - len(letters)} mixtures beats what is measured already; nothing was saved.")
+        print_wrapped(f"None of the {n - len(letters)} merges beats what is measured already; nothing was saved.")
         return
     gain = f" ({result.after / result.before - 1.0:+.2%})" if result.before > 0.0 else ""
     print_wrapped(
-        f"All values are measured by {project.evaluate}. {len(result.joined)} of {n - len(letters)} mixtures are on "
+        f"All values are measured by {project.evaluate}. {len(result.joined)} of {n - len(letters)} merges are on "
         f"the measured front; its hypervolume went from {result.before:.4g} to {result.after:.4g}{gain}."
     )
     print_line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")

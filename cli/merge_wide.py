@@ -1,4 +1,4 @@
-"""What `epsopt merge --wide` shows: mixtures of many checkpoints, each part of the network on its own."""
+"""What `epsopt merge --wide` shows: merges of many checkpoints, each part of the network on its own."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _mixed(tried: Tried, part: Part, named: dict[str, str]) -> dict[str, float]:
 def show_wide(
     mixed: Mixed, objectives: Sequence[Objective], folder: Path, budget: int, hook: str | None, labels: RunLabels
 ) -> None:
-    """Print the mixtures that joined the front, what they are made of, and how far the front moved."""
+    """Print the merges that joined the front, what they are made of, and how far the front moved."""
     from epsopt.cli.output import Head, Rows, print_line, print_list, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
 
@@ -123,7 +123,7 @@ def show_wide(
     n = len(mixed.tried)
     spent = f" Of a budget of {budget}, {n} were measured: {mixed.stopped}." if mixed.stopped else ""
     if not mixed.joined:
-        print_wrapped(f"None of {n} mixtures beats what is measured already; nothing was saved.{spent}")
+        print_wrapped(f"None of {n} merges beats what is measured already; nothing was saved.{spent}")
         return
     joined = [mixed.tried[i] for i in mixed.joined]
     ends_of = [{k: e[m] for k, e in (t.predicted or {}).items()} for t in joined for m in ("low", "high")]
@@ -136,7 +136,7 @@ def show_wide(
             ends_here = [(texts[k], tried.predicted[k]) for k in names]
             rows.append(["", "expected", *(f"[{text(p['low'])}, {text(p['high'])}]" for text, p in ends_here)])
         groups.append(Rows(rows, frozenset({1})))
-    print_table([Head("mixture"), Head("", "left"), *metric_heads(names, objectives)], groups, keep=2)
+    print_table([Head("merge"), Head("", "left"), *metric_heads(names, objectives)], groups, keep=2)
     print_wrapped()
     print_line("What they are made of; coefficients of a part sum to one:")
     for i in mixed.joined:
@@ -150,7 +150,7 @@ def show_wide(
     gain = f" ({mixed.after / mixed.before - 1.0:+.2%})" if mixed.before > 0.0 else ""
     print_wrapped(
         f"All values are measured by {hook}; expected is the 90 % interval from before. {len(mixed.joined)} of {n} "
-        f"mixtures are on the measured front; its hypervolume went from {mixed.before:.4g} to {mixed.after:.4g}{gain}."
+        f"merges are on the measured front; its hypervolume went from {mixed.before:.4g} to {mixed.after:.4g}{gain}."
         f"{spent}"
     )
     print_line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")

@@ -113,7 +113,7 @@ def print_side_file_failures(beside: Sequence[Any]) -> None:
     """List files beside checkpoints that could not be read, if there are any."""
     if beside:
         print_wrapped()
-        print_wrapped("Told beside or in checkpoints and not taken; the checkpoints are in all the same:")
+        print_wrapped("Metadata in or beside checkpoints that could not be used; the checkpoints are in all the same:")
         failures(beside)
 
 

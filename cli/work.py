@@ -1,4 +1,4 @@
-"""`epsopt work`: train what was proposed, watch it, tell the study."""
+"""`epsopt work`: train what was proposed, watch it, record it in the study."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--budget", type=click.IntRange(min=1), metavar="EPOCHS",
     help="Spend so many epochs of training, step by step: each a run, a short run from a checkpoint of the front, or a "
-    "mixture of checkpoints.",
+    "merge of checkpoints.",
 )  # fmt: skip
 @click.option(
     "--length", type=click.IntRange(min=1), metavar="EPOCHS",
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 @click.option("--reuse", is_flag=True, help="Let runs that are asked for start from the front ({init_from}).")
 @click.option(
     "--mix", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-    help="Measure up to N mixtures of checkpoints each time the map is refitted; those on the front are kept.",
+    help="Measure up to N merged checkpoints each time the map is refitted; those on the front are kept.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print what would be run, in order, and run nothing.")
 @common
@@ -78,8 +78,8 @@ def command(options: Options, wanted: dict[str, float], dry_run: bool, **given: 
     chosen by what it is expected to bring for each epoch, and by what such steps brought so far. No map is learned.
 
     With targets, proposals that are asked for shall meet them, and no run is stopped early that is likely enough to do
-    so yet. With --budget, steps do not aim at them, short first looks end all the same, and so does what runs when the
-    budget is spent.
+    so yet. With --budget, steps do not aim at them, short exploration runs end all the same, and so does what runs
+    when the budget is spent.
     """
     asked = _Given(**given)
     _check_given(asked, wanted)
@@ -184,10 +184,10 @@ def _check_given(given: _Given, wanted: dict[str, float]) -> None:
         if contradicting is not None:
             raise UsageError(
                 f"--budget and {contradicting} contradict each other: a budget decides by itself when the work ends, "
-                "what starts from checkpoints, what is mixed and what is stopped, and learns no map"
+                "what starts from checkpoints, what is merged and what is stopped, and learns no map"
             )
     if given.mix and not given.learn_after:
-        raise UsageError("--mix measures mixtures when the map is refitted: leave out --learn-after 0")
+        raise UsageError("--mix measures merged checkpoints when the map is refitted: leave out --learn-after 0")
     if given.reuse and not given.asks:
         raise UsageError(
             "--reuse is for runs that are asked for, and none is: give -n, --forever or --until-reached without "
@@ -207,7 +207,7 @@ def _check_project(project: Project, given: _Given) -> None:
         raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
     if given.mix and project.evaluate is None:
         raise UsageError(
-            f"{project.file}: --mix measures every mixture, which needs a hook: add "
+            f"{project.file}: --mix measures every merged checkpoint, which needs a hook: add "
             '[hooks] evaluate = "package.module:function"'
         )
     if given.reuse:

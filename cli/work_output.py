@@ -116,7 +116,7 @@ def summarise(
         nothing = "no run was trained"
     told = ", ".join(f"{n} {words[s]}" for s, n in counts.items() if n) or nothing
     if spent is not None:
-        mixtures = f", mixtures measured: {spent.merges}" if spent.merges else ""
+        mixtures = f", merges measured: {spent.merges}" if spent.merges else ""
         told += f"; {spent.spent:.4g} of {count(int(spent.epochs), 'epoch')} spent{mixtures}"
     print_wrapped(f"{told[:1].upper()}{told[1:]}." + (" 'epsopt report' shows what came of them." if ended else ""))
     if why_none_merged is not None:

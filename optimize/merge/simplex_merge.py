@@ -175,7 +175,7 @@ def _design(parents: int, groups: int, budget: int, rng: np.random.Generator) ->
         rows += [((np.eye(parents)[i] + np.eye(parents)[j]) / 2, f"parents {j + 1} and {i + 1}") for i, j in pairs[:6]]
     out = [(np.tile(row, (groups, 1)), why) for row, why in rows][: max(parents, budget // 3)]
     while groups > 1 and len(out) < budget // 3:
-        out.append((rng.dirichlet(np.ones(parents), size=groups), "random mixture"))
+        out.append((rng.dirichlet(np.ones(parents), size=groups), "random merge"))
     return out
 
 

@@ -194,7 +194,7 @@ class Pruner:
         if so_far.steps[-1] >= end:
             return Decision(stop=False, probability=float("nan"), reason="at its end")
         if len(self._past) < self._probes:
-            reason = f"one of the first {self._probes} runs, which only look around"
+            reason = f"one of the first {self._probes} runs, which only explore"
             return Decision(stop=True, probability=float("nan"), reason=reason)
         if self._model is None:
             return Decision(

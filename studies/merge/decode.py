@@ -96,7 +96,7 @@ def _measured(
     for i, mixture in enumerate(mixtures):
         if progress is not None:
             progress("measuring", i / len(mixtures))
-        out.append(replace(mixture, measured=decoder.measure(mixture.decoded, f"mixture {i + 1}")))
+        out.append(replace(mixture, measured=decoder.measure(mixture.decoded, f"merge {i + 1}")))
     return out
 
 

@@ -218,7 +218,7 @@ class Known:
         """Decode and measure; every objective must be among what the hook measures."""
         decoded = decoder.decode(recombination)
         try:
-            metrics = decoder.measure(decoded, "a mixture")
+            metrics = decoder.measure(decoded, "a merge")
         finally:
             decoder.forget(decoded)
         require_objectives(metrics, self._objectives)

@@ -64,7 +64,7 @@ def mix_round(
             budget=budget, credit=credit, seed=seed + len(checkpoints), made_by="work --mix", progress=progress,
         )  # fmt: skip
     if progress is not None:
-        progress("reading mixtures", 1.0)
+        progress("reading merges", 1.0)
     _save_gains(catalogue, project.name, mixed.shares)
     if mixed.saved:
         ingest(catalogue, folder, root=project.runs, embed=project.embed, jobs=1, follow_links=project.follow_links)
@@ -75,8 +75,8 @@ def _sentences(mixed: Mixed, folder: str) -> list[str]:
     if not mixed.tried:
         return []
     gain = f", hypervolume {mixed.after / mixed.before - 1.0:+.2%}" if mixed.before > 0.0 else ""
-    joined = f"{len(mixed.joined)} of {len(mixed.tried)} mixtures joined the front"
-    return [f"{folder}: {joined}{gain}" if mixed.joined else f"none of {len(mixed.tried)} mixtures joined the front"]
+    joined = f"{len(mixed.joined)} of {len(mixed.tried)} merges joined the front"
+    return [f"{folder}: {joined}{gain}" if mixed.joined else f"none of {len(mixed.tried)} merges joined the front"]
 
 
 def _history(catalogue: Catalogue, project: str) -> list[tuple[str, float, float]]:

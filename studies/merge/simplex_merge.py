@@ -119,7 +119,7 @@ def merge_checkpoints(
     def evaluate(coefficients: NDArray[np.float64]) -> dict[str, float | None]:
         decoded = decoder.decode(recombination(parents, coefficients.tolist(), groups))
         try:
-            return decoder.measure(decoded, "a mixture")
+            return decoder.measure(decoded, "a merge")
         finally:
             decoder.forget(decoded)
 

@@ -153,7 +153,7 @@ def mix(
     unit = before if before > 0.0 else 1.0
     tried: list[Tried] = []
     while len(tried) < budget and stopped is None:
-        tell("measuring mixtures", len(tried) / budget)
+        tell("measuring merges", len(tried) / budget)
         volume = known.volume()
         worths = {kind: credit.of(kind, _DOUBT * volume / unit) for kind in (BETWEEN, ALONG, BEYOND)}
         ideas = [(step, step.predicted_gain * worths[step.kind]) for step in known.ideas(rng, seed, worths.__getitem__)]
@@ -175,7 +175,7 @@ def mix(
         )
     joined = known.joined()
     for place in joined:
-        tell("saving mixtures", place / budget)
+        tell("saving merges", place / budget)
         decoded = decoder.decode(tried[place].recombination)
         origin = Provenance(made_by, tried[place].predicted, tried[place].measured, decoder.hook, sources.labels)
         decoder.save(decoded, files(place), origin)

@@ -268,7 +268,7 @@ def _train(
         "# this interpreter, {name} a hyperparameter. A list inside the list is dropped as a whole while a\n"
         '# hyperparameter in it is inactive. With ["--init-from", "{init_from}"] a run can start from a checkpoint\n'
         "# ('epsopt propose --reuse'); it is dropped for runs that start from scratch. With\n"
-        '# ["--epochs", "{epochs}"] it can be told how many it is to train (\'epsopt work --budget\'). {seed} is the\n'
+        '# ["--epochs", "{epochs}"] it is given its number of epochs (\'epsopt work --budget\'). {seed} is the\n'
         "# number of the proposal: a seed of its own for each run.\n"
     )
     if command is not None:

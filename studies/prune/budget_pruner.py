@@ -62,12 +62,12 @@ class WorthStopper:
         plan = getattr(run, "plan", None)
         so_far = curve_so_far(run, checkpoints_so_far, self._project.objectives)
         if not isinstance(plan, StepPlan):
-            return _go_on("it is no step of the policy")
+            return _go_on("it is no step of the scheduler")
         if so_far is None:
             return _go_on(SILENT)
         if plan.kind == "exploration":
             stop = plan.short and bool(so_far.steps[-1] >= GRACE)
-            return Decision(stop=stop, probability=float("nan"), reason="it only looks around")
+            return Decision(stop=stop, probability=float("nan"), reason="it only explores")
         if so_far.steps[-1] < GRACE:
             return _go_on(f"within its first {GRACE:g} epochs")
         scene = self._now()

@@ -222,7 +222,7 @@ def suggested(scene: StudySnapshot, step: Step, candidate: Candidate) -> Proposa
     init_from = candidate.start.key if candidate.start is not None and candidate.start.key else None
     long = count(f"{candidate.epochs:g}", "epoch")
     if step.model is None:
-        why = f"a look of up to {long}: too few runs are known to expect anything of one"
+        why = f"an exploration run of up to {long}: too few runs are known to expect anything of one"
         return ProposalRecord(candidate.config, init_from=init_from, nearest_runs=near, reason=why)
     expected = step.model.expect(candidate)
     begun = next((c for c in scene.checkpoints if init_from in c.paths), None)

@@ -323,7 +323,7 @@ class SchedulerService:
 
     def _give_up(self, error: EpsoptError) -> None:
         self._gave_up = True
-        self._tell(f"no mixture was measured: {error}")
+        self._tell(f"no merge was measured: {error}")
 
     def _measured(self, scene: StudySnapshot, placed: WeightGeometry, step: Step) -> bool:
         """Measure a mixture, unless somebody else is at that; whether there is something new to choose by."""
@@ -349,7 +349,7 @@ class SchedulerService:
         began = time.monotonic()
         decoded = decoder.decode(recombination)
         try:
-            measured = decoder.measure(decoded, "a mixture")
+            measured = decoder.measure(decoded, "a merge")
             seconds = time.monotonic() - began
             require_objectives(measured, objectives)
             held.assert_held()

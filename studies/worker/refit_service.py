@@ -231,7 +231,7 @@ def _mix(task: Task, project: Project, catalogue: Catalogue, held: Lease) -> Non
     except LeaseLost:
         raise
     except EpsoptError as error:
-        told = [f"no mixture was measured: {error}"]
+        told = [f"no merge was measured: {error}"]
     for line in told:
         sys.stdout.write(f"{line}\n")
 

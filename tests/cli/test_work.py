@@ -143,7 +143,7 @@ def test_mixtures_are_measured_in_the_background_and_what_came_of_it_is_told(you
     check("work", result.document)
     told = result.document["merges"]
     if function == "broken":
-        assert "no mixture was measured: the evaluate hook 'work_hooks:broken'" in told[0]
+        assert "no merge was measured: the evaluate hook 'work_hooks:broken'" in told[0]
         assert "no such layer" in told[0]
     mixed = list((tmp_path / "runs").glob("merged_*/*"))
     with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
@@ -159,7 +159,7 @@ def test_mixtures_are_measured_in_the_background_and_what_came_of_it_is_told(you
 def test_mixing_in_the_loop_needs_a_hook_and_a_learner(young, tmp_path):
     result = young("work", "-n", "1", "--mix", "2")
     assert result.status == 2
-    assert "--mix measures every mixture, which needs a hook" in " ".join(result.err.split())
+    assert "--mix measures every merged checkpoint, which needs a hook" in " ".join(result.err.split())
     assert "leave out --learn-after 0" in young("work", "-n", "1", "--mix", "2", "--learn-after", "0").err
     assert not (tmp_path / "runs").exists()
 
@@ -299,7 +299,7 @@ def test_what_is_measured_in_part_makes_no_front_and_hides_no_failure(young, tmp
 
 def test_a_budget_that_went_into_mixtures_is_not_said_to_have_found_nothing_queued(capsys):
     summarise([], None, Spending(12, 3.0, 6), None)
-    assert capsys.readouterr().out == "No run was trained; 3 of 12 epochs spent, mixtures measured: 6.\n"
+    assert capsys.readouterr().out == "No run was trained; 3 of 12 epochs spent, merges measured: 6.\n"
     summarise([], None, Spending(1, 0.0, 0), None)
     assert capsys.readouterr().out == "Nothing was queued; 0 of 1 epoch spent.\n"
 

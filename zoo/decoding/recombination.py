@@ -128,6 +128,6 @@ def require_one_lineage(parents: Sequence[Checkpoint]) -> None:
             raise UsageError(
                 f"{first.path} and {other.path} are of two lineages: neither a base that their runs name (init_from) "
                 f"nor the distance of their weights (less than {NEAR:g} of their size) tells that they share an "
-                "initialisation, and a mixture of weights that share none is no network: name checkpoints of one "
+                "initialisation, and a merge of weights that share none is no network: name checkpoints of one "
                 "lineage"
             )

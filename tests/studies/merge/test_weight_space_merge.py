@@ -258,7 +258,7 @@ def test_a_round_of_the_loop_ingests_what_joins_the_front_and_remembers_what_it_
     monkeypatch.setattr(mixing, "marginal_value_threshold", lambda *_: 0.0)
     monkeypatch.chdir(tmp_path)
     learn(Task(str(tmp_path / "epsopt.toml"), project.storage, mix=3))  # four runs: too few for a map
-    assert "of 3 mixtures joined the front, hypervolume +" in capsys.readouterr().out
+    assert "of 3 merges joined the front, hypervolume +" in capsys.readouterr().out
     found = [c for c in catalogue.checkpoints() if is_recombined(c)]
     assert found
     assert {c.run for c in found} == {"merged_001"}

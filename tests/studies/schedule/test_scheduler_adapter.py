@@ -146,7 +146,7 @@ def test_a_hook_that_fails_is_told_in_a_line_and_a_run_is_chosen(studied, cheap,
     broken = replace(project, evaluate="broken_hook:evaluate")
     follow((broken, storage, catalogue), tell=told.append)
     assert len(told) == 1
-    assert told[0].startswith("no mixture was measured: the evaluate hook 'broken_hook:evaluate'")
+    assert told[0].startswith("no merge was measured: the evaluate hook 'broken_hook:evaluate'")
     assert len(plans(studied)) == 1
     assert not Ledger.read(storage, catalogue, "tiny").merges
 
@@ -246,7 +246,7 @@ def test_of_a_look_nothing_is_predicted_but_why_it_is_taken_is_said(studied, mon
     (trial,) = proposed_trials(studied[1], "tiny")
     assert plan_of(trial.user_attrs).kind == "exploration"
     assert not any(n.startswith(("predicted.", "interval.", "joins_front")) for n in trial.user_attrs)
-    assert trial.user_attrs["reason"].startswith("a look of up to 2 epochs: too few runs")
+    assert trial.user_attrs["reason"].startswith("an exploration run of up to 2 epochs: too few runs")
     assert len(trial.user_attrs["nearest_runs"]) == 3
 
 

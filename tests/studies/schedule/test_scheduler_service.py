@@ -223,7 +223,7 @@ def test_a_mixture_that_fails_leaves_no_weights_behind(studied, cheap, monkeypat
         mine.advance()
         assert len(decoded) == 1
         assert not decoded[0].path.exists()
-    assert told == ["no mixture was measured: no coverage"]
+    assert told == ["no merge was measured: no coverage"]
     assert not list(studied[0].runs.glob("mixed*"))
 
 
