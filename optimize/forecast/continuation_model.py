@@ -45,8 +45,8 @@ class Start:
         metrics: measured, or predicted where it was not evaluated; every metric that the map knows.
         measured: whether they were measured.
         kind: ``base``, ``checkpoint`` or ``mixture``.
-        checkpoint: the real checkpoint; None for a mixture.
-        mixture: the real checkpoints of a mixture with their coefficients.
+        checkpoint: the real checkpoint; None for a merge.
+        mixture: the real checkpoints of a merge with their coefficients.
     """
 
     label: str

@@ -46,7 +46,7 @@ _JOINTLY = 0.5  # figures in docs/decisions
 _LEAST_EXPLAINED = 4.0  # runs that all stayed near, or of which a few were merged, say little of how others differ
 _NEAR = 1.0  # of the model's scale: who went no farther stayed near
 _SCALARS = 6  # of a process, beside the weights of views
-_MOST_ON_WAY = 4  # mixtures of a run that are learned from
+_MOST_ON_WAY = 4  # merges of a run that are learned from
 _MOST_AFTER = 2  # checkpoints of a run after one of its own that are learned as those of a run from there
 _FEWEST_BEFORE_RESTART = 3
 _STEPS = 80
@@ -61,7 +61,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class PathMeasurements:
-    """Measured mixtures of the checkpoint that a run started from and one of its own.
+    """Measured merges of the checkpoint that a run started from and one of its own.
 
     Attributes:
         steps: ``(k,)`` epochs that the run's own checkpoint is from.
@@ -108,7 +108,7 @@ class CurveModel:
         transforms: one per objective and constraint.
         objectives: in the order of the outputs; what comes after them are constraints, met at zero or below.
         length: epochs of a whole run.
-        others: ``(k, m)`` what was measured on checkpoints that no run wrote (mixtures), in the objectives' own units:
+        others: ``(k, m)`` what was measured on checkpoints that no run wrote (merges), in the objectives' own units:
             they count for the front and teach nothing about runs.
         stretch: one per output: what the standard deviation of a prediction is multiplied by, since predictions of runs
             that were chosen erred so much more, or less (:mod:`epsopt.optimize.schedule.selection_calibration`); none

@@ -1,4 +1,4 @@
-"""Interpolation: the way from one checkpoint to another on the map, and the mixtures of real weights along it.
+"""Interpolation: the way from one checkpoint to another on the map, and the merges of real weights along it.
 
 The way is straight in the latent space (epsilon_vae.md, interpolation). Within one lineage each point of it also has
 weights: the same share of the way between the two real checkpoints, ``(1 - t) w_A + t w_B``, which is the recombination
@@ -68,7 +68,7 @@ def along(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], z: Tensor, le
     Args:
         surrogate: the fitted map.
         checkpoints: the catalogue's.
-        z: ``(steps, latent)``: points between two checkpoints, or encoded mixtures of their weights.
+        z: ``(steps, latent)``: points between two checkpoints, or encoded merges of their weights.
         level: coverage of the intervals.
 
     Returns:

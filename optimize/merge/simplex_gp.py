@@ -1,4 +1,4 @@
-"""What is expected of a mixture that was not measured yet, and which one to measure next."""
+"""What is expected of a merge that was not measured yet, and which one to measure next."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def next_mixture(
     seed: int,
     rng: np.random.Generator,
 ) -> tuple[Floats, dict[str, dict[str, float]]] | None:
-    """Fit the model to what was measured; return the mixture expected to gain most, with its prediction.
+    """Fit the model to what was measured; return the merge expected to gain most, with its prediction.
 
     Args:
-        tried: ``(n, groups, parents)`` coefficients of measured mixtures.
+        tried: ``(n, groups, parents)`` coefficients of measured merges.
         table: ``(n, objectives)`` what they measured; NaN where nothing.
         known: ``(k, objectives)`` what was measured on other checkpoints, no NaN.
         objectives: the columns.
@@ -127,7 +127,7 @@ def _fit(x: torch.Tensor, table: Floats, transforms: Sequence[MetricTransform], 
 def _candidates(
     tried: Floats, table: Floats, objectives: Sequence[Objective], reach: float, rng: np.random.Generator
 ) -> Floats:
-    """Random mixtures, even and lopsided, and neighbours of the best so far: ``(n, groups, parents)``."""
+    """Random merges, even and lopsided, and neighbours of the best so far: ``(n, groups, parents)``."""
     _, groups, parents = tried.shape
     shape = (_CANDIDATES // 4, groups)
     even = rng.dirichlet(np.ones(parents), size=shape)

@@ -2,7 +2,7 @@
 
 Metrics as functions of the coefficients are smooth, and nearly quadratic near one basin (MAP, Li et al. 2025, fits
 exactly that; rewarded soups, Rame et al. 2023, walk its first order). Here a Gaussian process with a quadratic kernel
-and a Matern kernel for the rest is fitted to what was measured so far, and the next mixture maximises the expected
+and a Matern kernel for the rest is fitted to what was measured so far, and the next merge maximises the expected
 improvement of the hypervolume (qLogEHVI, Ament et al. 2023) over what is already there.
 """
 
@@ -28,7 +28,7 @@ MOST_PARENTS = 5
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One mixture that was measured.
+    """One merge that was measured.
 
     Attributes:
         coefficients: ``(groups, parents)``, rows summing to one.
@@ -48,10 +48,10 @@ class MergeResult:
     """What a merge came to.
 
     Attributes:
-        evaluations: every mixture that was measured, in order; the parents themselves come first.
-        joined: places of the mixtures that nothing measured dominates, the parents left out.
+        evaluations: every merge that was measured, in order; the parents themselves come first.
+        joined: places of the merges that nothing measured dominates, the parents left out.
         reference: reference point of the hypervolumes, one value per objective.
-        before: hypervolume of the front without mixtures.
+        before: hypervolume of the front without merges.
         after: hypervolume with them.
     """
 
@@ -75,23 +75,23 @@ def merge(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> MergeResult:
-    """Look for mixtures of a few checkpoints that widen the measured front.
+    """Look for merges of a few checkpoints that widen the measured front.
 
     Args:
-        evaluate: measures a mixture, given as ``(groups, parents)`` coefficients.
+        evaluate: measures a merge, given as ``(groups, parents)`` coefficients.
         parents: how many there are, 2 to 5.
         objectives: what counts.
-        known: ``(n, objectives)`` what was measured on other checkpoints, which a mixture should not merely repeat;
+        known: ``(n, objectives)`` what was measured on other checkpoints, which a merge should not merely repeat;
             NaN rows count for nothing.
         bounds: lowest and highest possible values of metrics, by name.
         budget: evaluations, the parents' own among them.
         groups: how many groups of tensors have coefficients of their own.
         reach: how far coefficients may leave the simplex: 0.1 stretches it by a tenth about its centre.
-        seed: the same seed and the same measurements give the same mixtures.
+        seed: the same seed and the same measurements give the same merges.
         progress: called as ``progress(evaluations done, budget)``.
 
     Returns:
-        Everything that was measured, and which mixtures are on the joint front.
+        Everything that was measured, and which merges are on the joint front.
 
     Raises:
         UsageError: too few or too many parents, a budget that does not even measure these, no objective, a negative
@@ -167,7 +167,7 @@ def simplex_grid(parents: int, least: int) -> Floats:
 
 
 def _design(parents: int, groups: int, budget: int, rng: np.random.Generator) -> list[tuple[Floats, str]]:
-    """Parents, their soup, the middles of pairs, then random mixtures until a third of the budget is spent."""
+    """Parents, their soup, the middles of pairs, then random merges until a third of the budget is spent."""
     rows = [(np.eye(parents)[i], f"parent {i + 1}") for i in range(parents)]
     rows.append((np.full(parents, 1.0 / parents), "uniform soup"))
     if parents > 2:
@@ -191,7 +191,7 @@ def _measured(evaluate: Evaluate, coefficients: Floats, objectives: Sequence[Obj
 
 
 def _require_values(parents: Sequence[Evaluation], objectives: Sequence[Objective]) -> None:
-    """Refuse a hook that finds no value for an objective on any parent: it would find none on mixtures either."""
+    """Refuse a hook that finds no value for an objective on any parent: it would find none on merges either."""
     nothing = [not column.any() for column in np.isfinite(_table(parents, objectives)).T]
     if any(nothing):
         names = ", ".join(o.name for o, lacking in zip(objectives, nothing, strict=True) if lacking)
@@ -206,7 +206,7 @@ def _table(done: Sequence[Evaluation], objectives: Sequence[Objective]) -> Float
 
 
 def _reference(parents: Sequence[Evaluation], others: Floats, objectives: Sequence[Objective]) -> Floats:
-    """The worst of all that is known without mixtures."""
+    """The worst of all that is known without merges."""
     table = np.vstack([others, _table(parents, objectives)])
     table = table[np.isfinite(table).all(axis=1)]
     if not len(table):

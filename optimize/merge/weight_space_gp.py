@@ -1,7 +1,7 @@
 """What to mix next: sums of weight differences of checkpoints that share a base, chosen part by part.
 
 A run leaves a direction in weight space, and how far it went along it is only one of the places worth looking at
-(task arithmetic, Ilharco et al. 2023; WiSE-FT, Wortsman et al. 2022). A mixture is ``base + sum_i c_i (w_i - base)``
+(task arithmetic, Ilharco et al. 2023; WiSE-FT, Wortsman et al. 2022). A merge is ``base + sum_i c_i (w_i - base)``
 with coefficients of its own for each *part* of the network: blocks that move alike while training, found from how far
 they moved. Measuring one costs an evaluation instead of a run, so they are tried where that gains more for its cost.
 
@@ -95,7 +95,7 @@ class WeightSpace:
 
 @dataclass(frozen=True, eq=False)
 class MergeCandidate:
-    """A mixture that was chosen, and what is expected of it.
+    """A merge that was chosen, and what is expected of it.
 
     Attributes:
         coefficients: ``(parts, k)`` of the checkpoints' differences from the base, finite; a block's row is that of
@@ -127,7 +127,7 @@ def choose_mixture(
     trust: Callable[[MixtureKind], float] | None = None,
     rng: np.random.Generator,
 ) -> MergeCandidate | None:
-    """Choose the mixture that is expected to widen the measured front most.
+    """Choose the merge that is expected to widen the measured front most.
 
     Args:
         space: where the checkpoints lie.
@@ -141,7 +141,7 @@ def choose_mixture(
         rng: draws candidates.
 
     Returns:
-        The mixture; None where fewer than two checkpoints were measured, or none of them moved.
+        The merge; None where fewer than two checkpoints were measured, or none of them moved.
     """
     finite = np.flatnonzero(np.isfinite(values).all(axis=1))
     if len(finite) < 2 or not float(space.moved.max()) > _STILL:
@@ -261,7 +261,7 @@ class _Processes(Model):  # type: ignore[misc]
         return torch.Size([])
 
     def posterior(self, X: Tensor, *_: Any, **__: Any) -> GPyTorchPosterior:  # noqa: N803
-        """``(..., q, parts * k)`` to the joint posterior of ``q`` mixtures, measurement noise left out."""
+        """``(..., q, parts * k)`` to the joint posterior of ``q`` merges, measurement noise left out."""
         points = X.reshape(*X.shape[:-1], len(self._products), -1)
         flat = points.reshape(-1, *points.shape[-2:])
         cross_parts = _Compared.of(self._products, flat, self._points)
@@ -310,13 +310,13 @@ def _fit(
 
 
 def on_way(coefficients: Floats) -> tuple[int, int | None, float] | None:
-    """Tell which way a mixture lies on: places of the end and of the start (None: the base), share of the way.
+    """Tell which way a merge lies on: places of the end and of the start (None: the base), share of the way.
 
     Args:
         coefficients: ``(parts, k)`` of checkpoints, finite.
 
     Returns:
-        Of two checkpoints the later one counts as the end; None when it is no such mixture.
+        Of two checkpoints the later one counts as the end; None when it is no such merge.
     """
     if _kind(coefficients) != "between":
         return None
@@ -330,7 +330,7 @@ def on_way(coefficients: Floats) -> tuple[int, int | None, float] | None:
 
 
 def _kind(coefficients: Floats) -> MixtureKind:
-    """Which kind a mixture is; coefficients ``(parts, k)``."""
+    """Which kind a merge is; coefficients ``(parts, k)``."""
     alike = bool((coefficients == coefficients[:1]).all())
     inside = bool((coefficients >= 0.0).all()) and float(coefficients[0].sum()) <= 1.0 + 1e-9
     return "between" if alike and inside else "beyond"

@@ -1,7 +1,7 @@
 """Which kind of step to take next: what each promises, by what its promises were worth so far.
 
-Models of different things (runs, mixtures) are not wrong in the same way. Each kind of step is credited with what it
-brought of what it had promised, recent steps counting more. When what the next mixture promises falls below a share
+Models of different things (runs, merges) are not wrong in the same way. Each kind of step is credited with what it
+brought of what it had promised, recent steps counting more. When what the next merge promises falls below a share
 of what an epoch brought on average so far, it is time to train instead: the marginal value theorem of foraging (Charnov
 1976).
 """

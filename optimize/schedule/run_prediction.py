@@ -48,7 +48,7 @@ def expect(model: CurveModel, candidate: Candidate, level: float = LEVEL) -> Exp
     """Foretell a run.
 
     Args:
-        model: of all runs so far; what they and the mixtures measured is the front. Constraints are not looked at.
+        model: of all runs so far; what they and the merges measured is the front. Constraints are not looked at.
         candidate: the run; what it starts from is on the front, too.
         level: of the intervals.
 

@@ -1,8 +1,8 @@
-"""Which step to take next: launch a run, branch off a checkpoint, or measure a mixture.
+"""Which step to take next: launch a run, branch off a checkpoint, or measure a merge.
 
 Each kind has a model of its own that says how much of its best step is expected to widen the front: curves of whole
 runs (:mod:`~epsopt.optimize.forecast.learning_curve_gp`) for runs from where runs start and for branches from the
-front, a process over weight space (:mod:`~epsopt.optimize.merge.weight_space_gp`) for mixtures. What they promise is
+front, a process over weight space (:mod:`~epsopt.optimize.merge.weight_space_gp`) for merges. What they promise is
 weighed by what steps of that kind brought of their promises so far
 (:mod:`~epsopt.optimize.schedule.gain_calibration`), and by what they cost.
 """
@@ -36,7 +36,7 @@ FIRST_RUNS = 6
 BRANCH_EPOCHS = 3.0
 """Of a run from a checkpoint of the front."""
 
-_FIRST = {"beyond": 0.3}  # mixtures farther out than anything trained promise too much (docs/decisions)
+_FIRST = {"beyond": 0.3}  # merges farther out than anything trained promise too much (docs/decisions)
 _LOOKED_AHEAD = 16
 _LIVELY = 0.7  # share of blocks and epochs that move, above which a run of a few epochs shows enough
 Floats = NDArray[np.float64]
@@ -75,10 +75,10 @@ class Step:
         predicted_gain: hypervolume that it is expected to add to the front.
         gain_per_epoch: of that, what such promises were worth so far, for each epoch that it costs.
         cost: epochs that it costs.
-        candidate: what to launch, unless it is a mixture.
+        candidate: what to launch, unless it is a merge.
         mixture: what to measure; its coefficients are of the checkpoints in their order.
         model: of the curves, if one was asked.
-        otherwise: what to launch if the mixture is not to be measured, or not yet.
+        otherwise: what to launch if the merge is not to be measured, or not yet.
     """
 
     kind: Literal["run", "branch", "merge", "exploration"]
@@ -105,7 +105,7 @@ class Scheduler:
         length: epochs of a whole run.
         reference: ``(m,)`` the reference point, finite, in the objectives' own units.
         origin: the checkpoint that runs start from, if they share one and it was measured; its key is ``""``.
-        evaluation: epochs that it costs to measure a mixture.
+        evaluation: epochs that it costs to measure a merge.
         branch_epochs: epochs of a run from a checkpoint; ``None``: runs start only where runs start.
         first_runs: runs spread over the space before a model of runs is asked; at least two.
         look_epochs: of those; by default as long as any.
@@ -153,7 +153,7 @@ class Scheduler:
     def next(self, known: SearchState, running: Sequence[Candidate] = ()) -> Step:
         """Choose the step that is worth most for each epoch that it costs.
 
-        What goes on from the front, a mixture or a branch, has to be worth more than a share of what an epoch brought
+        What goes on from the front, a merge or a branch, has to be worth more than a share of what an epoch brought
         on average, too, lest it is better to begin elsewhere: then every other launch is a run from where runs start.
         While there are too few runs for a model of runs, that is a look around.
 
@@ -208,7 +208,7 @@ class Scheduler:
             self._credit.learn(kind, step.predicted_gain * share, brought)
 
     def restore(self, kinds: Sequence[str], looked: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Take note of steps that another process took, so that this policy goes on where that one ended.
+        """Take note of steps that another process took, so that this scheduler goes on where that one ended.
 
         What they brought is told by :meth:`learn`, step by step, as ever.
 
@@ -227,7 +227,7 @@ class Scheduler:
         Unless that was of another space, of other objectives, or of runs of another length.
 
         Args:
-            before: the earlier policy.
+            before: the earlier scheduler.
             learn: learn on for the next step even if no run is new, since runs have new checkpoints.
         """
         if self._subject == before._subject:

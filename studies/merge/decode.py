@@ -20,7 +20,7 @@ from epsopt.zoo.ingestion.ingest import read_fingerprints
 
 Progress = Callable[[str, float], None]
 _ROUNDS = 3
-_STRIDE = 0.7  # of what is missing: the answer of a mixture to its target is not linear
+_STRIDE = 0.7  # of what is missing: the answer of a merge to its target is not linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def decode_mixtures(
     evaluate: bool = False,
     progress: Progress | None = None,
 ) -> list[MergedCheckpoint]:
-    """Decode mixtures and predict them from their own fingerprints.
+    """Decode merges and predict them from their own fingerprints.
 
     Args:
         decoder: decodes, and measures with the project's hook.
@@ -66,7 +66,7 @@ def decode_mixtures(
         progress: called as ``progress(what, share done)``.
 
     Returns:
-        One mixture for each recombination.
+        One merge for each recombination.
 
     Raises:
         UnreadableCheckpoint: a parent is gone or has changed.
@@ -115,7 +115,7 @@ def decode_points(
 ) -> list[MergedCheckpoint]:
     """Decode points of the latent space, look at what came out, and correct the aim.
 
-    A mixture's own z is not the mixture of its parents' z. So each point is decoded from its best single parent, from a
+    The z of a merge is not the merge of its parents' z. So each point is decoded from its best single parent, from a
     local reconstruction, and from two more that aim further by what the one before missed; the one counts whose
     predicted metrics are nearest to those of the point.
 
@@ -132,7 +132,7 @@ def decode_points(
         progress: called as ``progress(what, share done)``.
 
     Returns:
-        One mixture for each point.
+        One merge for each point.
 
     Raises:
         UsageError: the map holds no checkpoint of the lineage.
@@ -187,7 +187,7 @@ def decode_samples(
         progress: called as ``progress(what, share done)``.
 
     Returns:
-        One mixture for each point; None where the nearest checkpoint belongs to no lineage.
+        One merge for each point; None where the nearest checkpoint belongs to no lineage.
 
     Raises:
         UnreadableCheckpoint: a parent is gone or has changed.

@@ -1,4 +1,4 @@
-"""What may be mixed next: the ideas of two models about checkpoints and mixtures that were measured."""
+"""What may be merged next: the ideas of two models about checkpoints and merges that were measured."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _WHY = {
 _OF_PROCESS: Mapping[MixtureKind, str] = {"between": ALONG, "beyond": BEYOND}
 
 _PARENTS = 3  # of the front, to look between
-_DRAWS = 64  # of what a mixture may measure
+_DRAWS = 64  # of what a merge may measure
 Floats = NDArray[np.float64]
 
 
@@ -57,7 +57,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A mixture that might be measured.
+    """A merge that might be measured.
 
     Attributes:
         kind: whose idea it is: ``between``, ``along`` or ``beyond``.
@@ -165,7 +165,7 @@ class Known:
         return WeightSpace(made @ self._products.products @ made.swapaxes(1, 2), self._products.norms)
 
     def _promise(self, predicted: Mapping[str, Mapping[str, float]], rng: np.random.Generator) -> float:
-        """Return the hypervolume that a mixture is expected to add to all that was measured.
+        """Return the hypervolume that a merge is expected to add to all that was measured.
 
         Both models are asked alike, and the whole front counts, of which they may know a part.
         """
@@ -225,7 +225,7 @@ class Known:
         return metrics
 
     def add(self, step: Step, rows: Floats, measured: Mapping[str, float | None]) -> None:
-        """Take a measured mixture for one more that is known."""
+        """Take a measured merge for one more that is known."""
         values = measured_table([dict(measured)], self._objectives)
         self._made = np.concatenate([self._made, rows[None]])
         self._values = np.vstack([self._values, values])
@@ -248,7 +248,7 @@ class Known:
         return hypervolume(self._table, self.reference, self._maximize)
 
     def joined(self) -> list[int]:
-        """Places of the mixtures that nothing measured dominates."""
+        """Places of the merges that nothing measured dominates."""
         front = non_dominated(np.vstack([self._others, self._mixed]), self._maximize).indices
         return [int(i) - len(self._others) for i in front if i >= len(self._others)]
 

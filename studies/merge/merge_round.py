@@ -1,4 +1,4 @@
-"""A round of mixtures in the loop: measured, saved among the runs, and read into the catalogue."""
+"""A round of merges in the loop: measured, saved among the runs, and read into the catalogue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from epsopt.zoo.ingestion.ingest import ingest
 
 _ARTIFACT = "merge_gains"
 _ROW = ("kind", "predicted_gain", "realized_gain")
-_REMEMBERED = 32  # mixtures of earlier rounds; older ones hardly count (Credit)
+_REMEMBERED = 32  # merges of earlier rounds; older ones hardly count (Credit)
 
 
 def mix_round(
@@ -27,15 +27,15 @@ def mix_round(
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> list[str]:
-    """Measure mixtures while they are worth it, and take into the catalogue those that join the front.
+    """Measure merges while they are worth it, and take into the catalogue those that join the front.
 
-    What mixtures of earlier rounds promised and brought is remembered in the catalogue, in shares of the front's
+    What merges of earlier rounds promised and brought is remembered in the catalogue, in shares of the front's
     hypervolume.
 
     Args:
         project: objectives, runs and hooks.
         catalogue: of the checkpoints.
-        budget: mixtures to measure at most.
+        budget: merges to measure at most.
         seed: of the search.
         progress: called as ``progress(what, share done)``.
 

@@ -19,7 +19,7 @@ from epsopt.zoo.errors import EmptyCatalogue, EpsoptError
 from epsopt.zoo.reading.remote import RemotePath, location
 
 MOST_SOURCES = 24
-"""Checkpoints that are mixed: each is read once, and any of them may be read again for a mixture."""
+"""Checkpoints that are merged: each is read once, and any of them may be read again for a merge."""
 
 _FROM_FRONT = 16  # of the sources, where the front has more; ends of runs take the rest
 

@@ -1,4 +1,4 @@
-"""Merge checkpoints of the catalogue: choose parents, measure mixtures, keep those that widen the front."""
+"""Merge checkpoints of the catalogue: choose parents, measure merges, keep those that widen the front."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Merged:
     Attributes:
         parents: the checkpoints that were mixed.
         groups: patterns of tensor names with coefficients of their own.
-        result: every mixture that was measured.
-        saved: file of each mixture that joined the front, by its place among the evaluations.
+        result: every merge that was measured.
+        saved: file of each merge that joined the front, by its place among the evaluations.
         disagreements: sentences about parents of which the hook says something else than their files.
     """
 
@@ -42,7 +42,7 @@ class Merged:
     disagreements: tuple[str, ...]
 
     def recombination(self, evaluation: Evaluation) -> Recombination:
-        """Return what a mixture is made of."""
+        """Return what a merge is made of."""
         return recombination(self.parents, evaluation.coefficients.tolist(), self.groups)
 
 
@@ -96,14 +96,14 @@ def merge_checkpoints(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Merged:
-    """Measure mixtures of checkpoints and save those that nothing measured dominates.
+    """Measure merges of checkpoints and save those that nothing measured dominates.
 
     Args:
         decoder: decodes, and measures with the project's hook.
         project: objectives and bounds.
         checkpoints: the catalogue's; what was measured on them is the front to be widened.
         parents: 2 to 5 of one lineage.
-        files: the file of a mixture, by its place among the evaluations.
+        files: the file of a merge, by its place among the evaluations.
         groups: patterns of tensor names with coefficients of their own; all other tensors share the last row.
         budget: evaluations.
         reach: see :func:`epsopt.optimize.merge.simplex_merge.merge`.

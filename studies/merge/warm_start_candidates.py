@@ -1,4 +1,4 @@
-"""Where the next run could start: the bases, the measured front, and mixtures of its neighbours."""
+"""Where the next run could start: the bases, the measured front, and merges of its neighbours."""
 
 from __future__ import annotations
 

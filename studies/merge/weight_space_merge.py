@@ -1,12 +1,12 @@
-"""Mix many checkpoints of one lineage: parts of the network stretched and exchanged, each mixture measured.
+"""Merge many checkpoints of one lineage: parts of the network stretched and exchanged, each merge measured.
 
 Two models say what to try. One knows what lies between the three checkpoints of the front that dominate most
 (optimize/merge/simplex_merge.py): it is nearly always right, and soon has no more to offer. The other, a process over
 weight space, takes all of up to two dozen checkpoints, along the way from one to another or to the base, and part by
 part beyond them (optimize/merge/weight_space_gp.py): what it promises beyond is far more, and mostly not kept. Each
-of the three kinds of step is believed by what its mixtures brought so far (Credit).
+of the three kinds of step is believed by what its merges brought so far (Credit).
 
-A mixture that was measured is known from then on as any checkpoint is: what it has in common with all others follows
+A merge that was measured is known from then on as any checkpoint is: what it has in common with all others follows
 from its coefficients.
 """
 
@@ -29,14 +29,14 @@ from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined
 from epsopt.zoo.errors import UsageError
 
-_DOUBT = 0.4  # of Credit's: where much is trained already a mixture brings tenths of a percent, and dozens could fail
+_DOUBT = 0.4  # of Credit's: where much is trained already a merge brings tenths of a percent, and dozens could fail
 _STEPS, _EXPERIENCE = 12, (0.028, 0.002)  # what each step beyond promised and brought before, on the demo's zoo
 _FIRST = {BEYOND: 0.075}  # and so what one is worth where that is forgotten
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A mixture that was measured.
+    """A merge that was measured.
 
     Attributes:
         kind: whose idea it was: ``between``, ``along`` or ``beyond`` (:mod:`epsopt.studies.merge.merge_candidates`).
@@ -66,10 +66,10 @@ class Mixed:
 
     Attributes:
         sources: what was mixed.
-        tried: every mixture that was measured, in order.
+        tried: every merge that was measured, in order.
         joined: places of those that nothing measured dominates.
         saved: files of these, by place.
-        reference: reference point of the hypervolumes: the worst that was measured without mixtures.
+        reference: reference point of the hypervolumes: the worst that was measured without merges.
         before: hypervolume of all that was measured without them.
         after: and with them.
         stopped: why fewer were measured than the budget has; None: all were.
@@ -88,7 +88,7 @@ class Mixed:
 
     @property
     def shares(self) -> list[tuple[str, float, float]]:
-        """Whose idea each mixture was, what it promised and what it brought, in shares of the hypervolume before."""
+        """Whose idea each merge was, what it promised and what it brought, in shares of the hypervolume before."""
         unit = self.before if self.before > 0.0 else 1.0
         return [(t.kind, t.predicted_gain / unit, t.realized_gain / unit) for t in self.tried]
 
@@ -115,7 +115,7 @@ def mix(
     made_by: str = "merge --wide",
     progress: Callable[[str, float], None] | None = None,
 ) -> Mixed:
-    """Measure mixtures of checkpoints, and save those that nothing measured dominates.
+    """Measure merges of checkpoints, and save those that nothing measured dominates.
 
     One source is measured again beside the budget, to see whether the hook says what its file says.
 
@@ -124,13 +124,13 @@ def mix(
         project: objectives and bounds.
         checkpoints: the catalogue's; what was measured on them is the front to be widened.
         sources: what is mixed (:func:`epsopt.studies.merge.merge_sources.choose_sources`).
-        files: the file of a mixture, by its place among those that were measured.
-        budget: mixtures to measure at most.
+        files: the file of a merge, by its place among those that were measured.
+        budget: merges to measure at most.
         give_up: stop when the next one is expected to gain less than training elsewhere would (Credit, worth_staying).
-        credit: what mixtures were worth so far, in shares of the hypervolume at the time, which learns from these;
+        credit: what merges were worth so far, in shares of the hypervolume at the time, which learns from these;
             None begins anew.
-        seed: the same seed and the same measurements give the same mixtures.
-        made_by: the command, as saved mixtures tell it.
+        seed: the same seed and the same measurements give the same merges.
+        made_by: the command, as saved merges name it.
         progress: called as ``progress(what, share done)``.
 
     Raises:
@@ -194,7 +194,7 @@ def mix(
 
 
 def _require_values(measured: Mapping[str, float | None], project: Project, checkpoint: Checkpoint) -> None:
-    """Refuse a hook that finds no value where training found one: it would find none on mixtures either."""
+    """Refuse a hook that finds no value where training found one: it would find none on merges either."""
     lost = [
         o.name for o in project.objectives
         if measured.get(o.name) is None and checkpoint.metrics.get(o.name) is not None

@@ -1,4 +1,4 @@
-"""Early stopping by what epochs are worth, of runs that are steps of the policy."""
+"""Early stopping by what epochs are worth, of runs that are steps of the scheduler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What steps of the policy promised, and what they brought, kind by kind."""
+"""What steps of the scheduler promised, and what they brought, kind by kind."""
 
 from __future__ import annotations
 

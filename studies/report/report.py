@@ -61,7 +61,7 @@ class ProposalOutcome:
         joins_front: probability that it joins the front, as it was predicted; ``None``: it was not.
         nearest_runs: past runs with the most similar hyperparameters, and how far they were.
         reason: why it was chosen, in one line; ``None`` where nobody said.
-        step: what it came to as a step of the policy; ``None``: it is none, or has not ended.
+        step: what it came to as a step of the scheduler; ``None``: it is none, or has not ended.
         as_predicted: whether its last checkpoint is from the epoch that the prediction is of: one that was given less
             of a budget than it was chosen for does not say how good the prediction was.
         idle_seconds: seconds for which the slot of the worker that ran it had been empty before; ``None``: it was not
@@ -134,7 +134,7 @@ class LoopReport:
         new: checkpoints of proposed runs.
         merged: checkpoints that were mixed, not trained.
         control_runs: runs that would have been stopped early, in order.
-        steps: what steps of the policy promised and brought, kind by kind; none where it was never followed.
+        steps: what steps of the scheduler promised and brought, kind by kind; none where it was never followed.
         objectives: that the proposals were made for; the project file may name others by now.
     """
 
@@ -177,7 +177,7 @@ def loop_report(
         project: names the study, and its objectives where the study does not.
         storage: where the study is.
         checkpoints: the catalogue's.
-        mixtures: that were measured as steps of the policy (:class:`epsopt.studies.schedule.budget.Ledger`).
+        mixtures: that were measured as steps of the scheduler (:class:`epsopt.studies.schedule.budget.Ledger`).
 
     Raises:
         EmptyCatalogue: nothing was proposed yet.
@@ -225,7 +225,7 @@ def loop_report(
 def _gains(
     project: Project, old: Sequence[Checkpoint], new: Sequence[Checkpoint], mixed: Sequence[Checkpoint]
 ) -> tuple[FrontGain, FrontGain]:
-    """How the front was moved by what was trained, and by mixtures beyond that."""
+    """How the front was moved by what was trained, and by merges beyond that."""
     before, after, beyond = (
         measured_table([c.metrics for c in group], project.objectives) for group in (old, new, mixed)
     )
@@ -236,7 +236,7 @@ def _gains(
 def _mixing(
     gain: FrontGain, trained: NDArray[np.float64], mixed: NDArray[np.float64], objectives: Sequence[Objective]
 ) -> FrontGain:
-    """Compare the front of all that was trained with the front of that and mixtures, from the same reference point."""
+    """Compare the front of all that was trained with the front of that and merges, from the same reference point."""
     maximize = Objectives(objectives).maximize
     both = np.vstack([trained, mixed])
     front = non_dominated(both, maximize).indices

@@ -1,6 +1,6 @@
-"""What `epsopt work --budget` spends: epochs of training that runs of the study wrote, and mixtures at their cost.
+"""What `epsopt work --budget` spends: epochs of training that runs of the study wrote, and merges at their cost.
 
-Everything is read from the database: what each step promised is an attribute of its trial, what mixtures promised,
+Everything is read from the database: what each step promised is an attribute of its trial, what merges promised,
 brought and cost is kept in the catalogue. So any worker on any machine comes to the same figures.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from epsopt.optimize.merge.weight_space_gp import MixtureKind
 
 EVALUATION = 0.5
-"""Epochs that measuring a mixture costs, until it is known how long evaluations and epochs take."""
+"""Epochs that measuring a merge costs, until it is known how long evaluations and epochs take."""
 
 _ARTIFACT = "measured_merges"
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
@@ -32,7 +32,7 @@ _OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
 @dataclass(frozen=True)
 class StepPlan:
-    """A step of the policy that is a run, as the attribute ``step`` of its trial says.
+    """A step of the scheduler that is a run, as the attribute ``step`` of its trial says.
 
     Attributes:
         kind: ``exploration``, ``run`` or ``branch``.
@@ -69,21 +69,21 @@ class StepPlan:
 
 
 def plan_of(attributes: Mapping[str, Any]) -> StepPlan | None:
-    """Return the plan that a trial's attributes hold; None: it is no step of the policy."""
+    """Return the plan that a trial's attributes hold; None: it is no step of the scheduler."""
     said = attributes.get("step")
     return None if said is None else StepPlan(**{**said, "reference_point": tuple(said["reference_point"])})
 
 
 @dataclass(frozen=True)
 class MeasuredMerge:
-    """A mixture that was measured as a step of the policy.
+    """A merge that was measured as a step of the scheduler.
 
     Attributes:
         predicted_gain: hypervolume that it was expected to add.
         realized_gain: what it added.
         cost: epochs that it counts as: what measuring one was known to cost when it was chosen.
         seconds: that decoding and measuring it took.
-        kind: of a mixture (:class:`epsopt.optimize.merge.weight_space_gp.MergeCandidate`).
+        kind: of a merge (:class:`epsopt.optimize.merge.weight_space_gp.MergeCandidate`).
         path: of its file.
         ends: content hashes of the two checkpoints that it lies between, whole network alike; None: it does not.
         share: of the way from the second of them to the first.
@@ -111,8 +111,8 @@ class Ledger:
     """All steps so far.
 
     Attributes:
-        trials: of the study of proposals, whether the policy chose them or somebody else.
-        merges: that the policy chose, in order.
+        trials: of the study of proposals, whether the scheduler chose them or somebody else.
+        merges: that the scheduler chose, in order.
     """
 
     trials: tuple[FrozenTrial, ...]
@@ -159,7 +159,7 @@ class Ledger:
 
     @property
     def evaluation(self) -> float:
-        """Epochs that measuring a mixture costs: by the median seconds of either."""
+        """Epochs that measuring a merge costs: by the median seconds of either."""
         epoch = self._seconds_per_epoch()
         if epoch is None or not self.merges:
             return EVALUATION
@@ -175,13 +175,13 @@ class Ledger:
 
 
 def measured_merges(catalogue: Catalogue, project: str) -> tuple[MeasuredMerge, ...]:
-    """Return the mixtures that were measured as steps of the policy, in order."""
+    """Return the merges that were measured as steps of the scheduler, in order."""
     kept = catalogue.get_artifact(_ARTIFACT, project)
     return () if kept is None else tuple(_merge(row) for row in json.loads(kept[0]))
 
 
 def save_measured_merge(catalogue: Catalogue, project: str, mixture: MeasuredMerge) -> None:
-    """Keep what a mixture promised and brought beside what is kept by now, for whoever goes on."""
+    """Keep what a merge promised and brought beside what is kept by now, for whoever goes on."""
     row = asdict(mixture)
     catalogue.update_artifact(_ARTIFACT, project, lambda kept: json.dumps([*json.loads(kept or b"[]"), row]).encode())
 
@@ -221,7 +221,7 @@ class Budget:
     Args:
         epochs: how many.
         storage: where the study is.
-        catalogue: where mixtures are remembered.
+        catalogue: where merges are remembered.
         project: the project's name.
     """
 

@@ -34,7 +34,7 @@ from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.formatting import count
 
 EXPLORATION_EPOCHS = 6.0
-"""Epochs of a run that only looks around, where mixtures are measured between runs."""
+"""Epochs of a run that only explores, where merges are measured between runs."""
 
 SHORT_RUNS = 8
 """Runs that only look around where nothing can be mixed: stopped after their grace, many short ones teach more."""
@@ -45,7 +45,7 @@ _EXPLORATION_CONFIG = "exploration_config"
 
 
 def make_scheduler(scene: StudySnapshot, *, seed: int = 0) -> Scheduler:
-    """Put the policy together from what all steps so far promised and brought.
+    """Put the scheduler together from what all steps so far promised and brought.
 
     Raises:
         UsageError: how long a whole run is, is not known.
@@ -77,14 +77,14 @@ def make_scheduler(scene: StudySnapshot, *, seed: int = 0) -> Scheduler:
 
 
 def _step_of(mixture: MeasuredMerge, objectives: int) -> Step:
-    """A mixture as the step that it was, as far as the policy learns from it."""
+    """A merge as the step that it was, as far as the scheduler learns from it."""
     unknown = np.full(objectives, np.nan)
     chosen = MergeCandidate(np.zeros((1, 0)), mixture.predicted_gain, unknown, unknown, unknown, mixture.kind)
     return Step("merge", mixture.predicted_gain, 0.0, mixture.cost, mixture=chosen)
 
 
 def running(scene: StudySnapshot) -> list[Candidate]:
-    """Return what is under way or waits, as the policy sees it."""
+    """Return what is under way or waits, as the scheduler sees it."""
     places = {run_id: i for i, run_id in enumerate(scene.curves)}
     values = {
         path: objective_vector(c.metrics, scene.project.objectives) for c in scene.checkpoints for path in c.paths
@@ -139,7 +139,7 @@ def _start(scene: StudySnapshot, trial: FrozenTrial, values: Mapping[str, Floats
 
 
 def known(scene: StudySnapshot, placed: WeightGeometry | None) -> SearchState:
-    """Return what the policy is told."""
+    """Return the state that the scheduler chooses from."""
     objectives = scene.project.objectives
     fixed = shaping(scene.checkpoints, scene.space)
     usable = scene.usable if placed is None else placed.checkpoints

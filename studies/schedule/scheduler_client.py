@@ -17,7 +17,7 @@ class StepTask:
         storage: database URL.
         until: what the ledger says is spent when the budget is.
         length: epochs of a whole run; None: as past ones had.
-        seed: of the policy.
+        seed: of the scheduler.
     """
 
     project: str
@@ -53,14 +53,14 @@ class StepAsker:
         return False
 
     def start(self, propose: int, *, mix: bool = True) -> None:
-        """Ask for the next step, if any is wanted; not twice at a time. With `mix` mixtures may be measured before."""
+        """Ask for the next step, if any is wanted; not twice at a time. With `mix` merges may be measured before."""
         if propose and not self.is_proposing():
             self._trouble = self._setback = None
             self._say(launch=True, mix=mix)
             self._waits = True
 
     def look_ahead(self, *, mix: bool) -> None:
-        """Have the next step chosen anew, since more is known; with `mix`, mixtures may be measured meanwhile."""
+        """Have the next step chosen anew, since more is known; with `mix`, merges may be measured meanwhile."""
         self._hear()
         if self._setback is None:  # else not before a step is asked for
             self._say(launch=False, mix=mix)

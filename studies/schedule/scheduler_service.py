@@ -64,7 +64,7 @@ _BORNE = 120.0  # seconds for which it need not answer
 class _Chosen:
     """A step, and what was known when it was chosen."""
 
-    run: ChosenRun | None  # what to launch, unless a mixture takes the room for it
+    run: ChosenRun | None  # what to launch, unless a merge takes the room for it
     scene: StudySnapshot
     mixture: tuple[WeightGeometry, Step] | None  # to be measured before
 
@@ -130,7 +130,7 @@ class SchedulerService:
         """Have the next step queued as soon as it is chosen; after a while the one that was chosen before.
 
         Args:
-            mix: whether mixtures may be measured before.
+            mix: whether merges may be measured before.
         """
         with self._lock:
             self._asks += 1
@@ -145,7 +145,7 @@ class SchedulerService:
         """Have the next step chosen anew, since more is known.
 
         Args:
-            mix: whether mixtures may be measured beside the programs that run.
+            mix: whether merges may be measured beside the programs that run.
         """
         with self._lock:
             self._may_mix = mix
@@ -170,7 +170,7 @@ class SchedulerService:
                 self._hurry.wait(time.monotonic() - began)  # programs need the processor too
 
     def advance(self) -> None:
-        """Choose until a run is ready, measuring mixtures on the way, and queue it if it was asked for."""
+        """Choose until a run is ready, measuring merges on the way, and queue it if it was asked for."""
         refused: float | None = None  # since when the database does not answer
         while not self._closed:
             asks = self._asks
@@ -191,7 +191,7 @@ class SchedulerService:
                     return
 
     def _advance(self, asks: int) -> bool:
-        """Choose a step, and take it if it is a mixture or was asked for; whether to go on."""
+        """Choose a step, and take it if it is a merge or was asked for; whether to go on."""
         queued = self._queued
         chosen = self._choose(ahead=self._asked is None)
         with self._lock:
@@ -326,7 +326,7 @@ class SchedulerService:
         self._tell(f"no merge was measured: {error}")
 
     def _measured(self, scene: StudySnapshot, placed: WeightGeometry, step: Step) -> bool:
-        """Measure a mixture, unless somebody else is at that; whether there is something new to choose by."""
+        """Measure a merge, unless somebody else is at that; whether there is something new to choose by."""
         with lease(self._catalogue, wait=False) as held:
             if held is None:
                 return False
@@ -341,7 +341,7 @@ class SchedulerService:
             return True
 
     def _measure(self, held: Lease, scene: StudySnapshot, placed: WeightGeometry, step: Step) -> None:
-        """Measure a mixture and read it into the catalogue, good or not: then the next step knows it."""
+        """Measure a merge and read it into the catalogue, good or not: then the next step knows it."""
         mixture, decoder = step.mixture, self._decoder
         assert mixture is not None
         objectives = self._project.objectives
@@ -379,7 +379,7 @@ class SchedulerService:
 
 
 def _way(placed: WeightGeometry, mixture: MergeCandidate) -> tuple[tuple[str, str], float] | tuple[None, None]:
-    """Contents of the two checkpoints that a mixture lies between, and its share of the way from the second."""
+    """Contents of the two checkpoints that a merge lies between, and its share of the way from the second."""
     found = on_way(mixture.coefficients)
     if found is None:
         return None, None

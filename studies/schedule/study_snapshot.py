@@ -170,10 +170,10 @@ class StudySnapshot:
         return np.asarray(corner.clip(bounds[:, 0], bounds[:, 1]))
 
     def clipped_values(self, checkpoint: Checkpoint) -> Floats:
-        """``(m,)`` what models are told of a checkpoint: of a mixture, no worse than all that was trained.
+        """``(m,)`` what models learn of a checkpoint: of a merge, no worse than all that was trained.
 
         One far out may be worse by thousands where a metric has no bounds. On that scale what was trained is all alike,
-        promises are thousands of fronts, and nothing but mixtures would ever be worth its cost.
+        promises are thousands of fronts, and nothing but merges would ever be worth its cost.
         """
         values = objective_vector(checkpoint.metrics, self.project.objectives)
         if not is_recombined(checkpoint):

@@ -40,7 +40,7 @@ class Family:
         base: the reference of the first of them.
         base_checkpoint: the same in the catalogue; None: it is not there.
         declared: whether runs name it as what they start from.
-        lineages: their ids, and those that mixtures founded, of those with the tensors of the first one.
+        lineages: their ids, and those that merges founded, of those with the tensors of the first one.
     """
 
     base: Parent
@@ -62,7 +62,7 @@ def front_family(
     checkpoints: Sequence[Checkpoint], lineages: Sequence[Lineage], objectives: Sequence[Objective]
 ) -> Family | None:
     """Return the family that the whole front of what was trained is of; None: of several, or nothing is measured."""
-    # Mixtures are of the family of what they were mixed from, however far out they lie.
+    # Merges are of the family of what they were mixed from, however far out they lie.
     trained = [c for c in checkpoints if not is_recombined(c)]
     measured = [c for c in trained if np.isfinite(objective_vector(c.metrics, objectives)).all()]
     if not measured:
@@ -71,7 +71,7 @@ def front_family(
     table = measured_table([c.metrics for c in measured], objectives)
     front = Objectives(objectives).front(table)
     mixed = {c.sha256 for c in checkpoints if is_recombined(c)}
-    # A mixture far out looks like a network of its own. It is none, nor is what was trained from it.
+    # A merge far out looks like a network of its own. It is none, nor is what was trained from it.
     far_out = {known.id for known in lineages if roots[known.id] == known.id and known.reference_sha256 in mixed}
     found = {roots.get(measured[i].lineage_id) for i in front} - far_out
     root = found.pop() if found else None

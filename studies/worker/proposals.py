@@ -181,7 +181,7 @@ def runs_cut_off(project: Project, trials: Sequence[FrozenTrial], checkpoints: S
 
 
 def too_few(space: Space, checkpoints: Sequence[Checkpoint], cut_off: Collection[int] = ()) -> bool:
-    """Whether there are too few runs to learn proposals from; those that were cut off show no end, mixtures none."""
+    """Whether there are too few runs to learn proposals from; those that were cut off show no end, merges none."""
     return lacking(space, checkpoints, cut_off) > 0
 
 

@@ -47,7 +47,7 @@ class Task:
         seed: of map and proposals.
         reuse: whether proposals may start from checkpoints.
         targets: what proposals shall meet, by metric.
-        mix: mixtures to measure at most, before the map is fitted.
+        mix: merges to measure at most, before the map is fitted.
     """
 
     project: str
@@ -68,7 +68,7 @@ class BackgroundLearner:
         seed: of map and proposals.
         reuse: whether proposals may start from checkpoints.
         targets: what proposals shall meet.
-        mix: mixtures to measure at most, each time.
+        mix: merges to measure at most, each time.
     """
 
     def __init__(
@@ -194,9 +194,9 @@ def _propose(task: Task, project: Project, storage: RDBStorage, catalogue: Catal
 
 
 def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue, held: Lease) -> None:
-    """Measure mixtures if asked, so that the map knows them; then fit it again, if there are enough runs.
+    """Measure merges if asked, so that the map knows them; then fit it again, if there are enough runs.
 
-    When mixtures cannot be measured, that is told, and the rest is done.
+    When merges cannot be measured, that is reported, and the rest is done.
     """
     from epsopt.studies.optuna_io.queue import proposed_trials
     from epsopt.studies.surrogate_store import fit_map, load_map, unseen
@@ -223,7 +223,7 @@ def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalog
 
 
 def _mix(task: Task, project: Project, catalogue: Catalogue, held: Lease) -> None:
-    """Measure mixtures and take those into the catalogue that join the front; tell what came of it."""
+    """Measure merges and take those into the catalogue that join the front; report what came of it."""
     from epsopt.studies.merge.merge_round import mix_round
 
     try:

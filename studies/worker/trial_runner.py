@@ -55,7 +55,7 @@ class RunResult:
         n_checkpoints: how many it wrote.
         failure: why it failed or was stopped, in one line.
         seconds: how long it took.
-        plan: what it was as a step of the policy; None: it was none.
+        plan: what it was as a step of the scheduler; None: it was none.
         launched: whether its program came to its work; otherwise its proposal waits again, and this is no run.
     """
 
@@ -249,7 +249,7 @@ class Run:
         checkpoints: those that it has written.
         decision: the one that stopped it.
         control_decision: the first one that would have, if it were no audit run.
-        plan: what it is as a step of the policy; None: it is none.
+        plan: what it is as a step of the scheduler; None: it is none.
         length: epochs that its hyperparameter ``epochs`` says it has; None: there is no such hyperparameter.
         pruner_failure: what last kept the stopper from judging it; None: nothing did.
     """

@@ -81,7 +81,7 @@ class Learner(Protocol):
     def start(self, propose: int, *, mix: bool = True) -> None:
         """Begin to make so many proposals, or to learn from what came back if it is none; not twice at a time.
 
-        With `mix` mixtures may be measured before, if they are worth more.
+        With `mix` merges may be measured before, if they are worth more.
         """
 
     def proposal_failure(self) -> str | None:
@@ -96,7 +96,7 @@ class Learner(Protocol):
     def look_ahead(self, *, mix: bool) -> None:
         """Make up its mind while programs run, with what they wrote by now, about what it may be asked for next.
 
-        With `mix` it may measure mixtures beside them.
+        With `mix` it may measure merges beside them.
         """
 
     def finish(self) -> None:
@@ -255,7 +255,7 @@ class Worker:
                 self._settle(ended)
         if self.goal is not None and self.reached is None:  # after the looks: this hands back what else runs
             reached = self.goal.met_by(c for run in looked_at for c in run.checkpoints)
-            self._arrive(reached or self.goal.reached(at_once=heard), heart)  # a mixture may have got there
+            self._arrive(reached or self.goal.reached(at_once=heard), heart)  # a merge may have got there
         if self.reached is not None:
             return bool(self._runs)
         if self._cannot_launch is not None:
@@ -559,7 +559,7 @@ class Worker:
 
 
 def _what(run: Run) -> str:
-    """What it is as a step of the policy."""
+    """What it is as a step of the scheduler."""
     if run.plan is None:
         return ""
     article = "an exploration run" if run.plan.kind == "exploration" else f"a {run.plan.kind}"

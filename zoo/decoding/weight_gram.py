@@ -1,6 +1,6 @@
 """Where checkpoints of one lineage lie, seen from their base: inner products of their differences, block by block.
 
-That is all that a model of mixtures needs to know of weights, whatever the size of the network. It is computed in a
+That is all that a model of merges needs to know of weights, whatever the size of the network. It is computed in a
 reader's child process, a piece of one block of every file at a time.
 """
 
