@@ -1,4 +1,4 @@
-"""`epsopt demo`: the whole promise on real training runs, with the commands that a user would type."""
+"""`epsopt demo`: every step on real training runs, with the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MARK = (
 @click.option("--fresh", is_flag=True, help="Start over if the folder holds a demo already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (docs/schemas); the story on stderr.")
 def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: bool, as_json: bool) -> None:
-    """Run the whole promise on a small zoo that is trained for real: about seven minutes on two cores.
+    """Run every step on a small zoo that is trained for real: about seven minutes on two cores.
 
     Trains a base and a random sweep of fine-tuning runs, reads their checkpoints, learns the map, searches it for
     coverage >= 0.95 with the most structure, proposes the next runs, trains those, measures merges of all that was
@@ -209,7 +209,7 @@ def _mix(seed: int) -> None:
     from epsopt.cli.output import print_line, print_wrapped
 
     asked = ["merge", "--wide", "--budget", str(MIXTURES), "--seed", str(seed)]
-    _stage(7, "mix what was trained", " ".join(["epsopt", *asked]))
+    _stage(7, "merge what was trained", " ".join(["epsopt", *asked]))
     print_wrapped("Every run left a direction in weight space; no training is needed to try how far to go along which.")
     print_line("")
     group.main(args=asked, prog_name="epsopt", standalone_mode=False)

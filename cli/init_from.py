@@ -145,7 +145,7 @@ def _path(plan: WarmStart, files: dict[int, Path]) -> str:
 
 
 def _command(project: Project, plan: WarmStart, path: str) -> list[str] | None:
-    """Fill the train command; None where there is none, or where it cannot be told where to start."""
+    """Fill the train command; None where there is none, or where it takes no start."""
     from epsopt.studies import render_command
     from epsopt.studies.project.train_command import takes_start
 

@@ -30,7 +30,7 @@ COMMANDS = {
     "work": "Train what was proposed, watch it, and record it in the study.",
     "report": "Show predicted against measured, and how far the intervals hold.",
     "dashboard": "Open the Optuna dashboard on the project's studies.",
-    "demo": "Run the whole promise on a small zoo that is trained for real.",
+    "demo": "Run every step on a small zoo that is trained for real.",
 }
 
 
@@ -110,7 +110,7 @@ def _damage(known: dict[str, object]) -> str | None:
         found = check_database(storage)
     except EpsoptError as error:
         return str(error)
-    except Exception:  # noqa: BLE001 - the first error is the one to be told of
+    except Exception:  # noqa: BLE001 - the first error is the one to report
         return None
     if not found:
         return None
@@ -142,7 +142,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has seen enough: `epsopt pareto | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told in a sentence
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is reported in a sentence
         damage = None if debug else _damage(known)
         if damage is not None:
             click.echo(_shown(f"epsopt: {damage}"), err=True)

@@ -206,7 +206,7 @@ def audit_sentences(report: LoopReport) -> list[str]:
         return []
     joined = sum(a.joined for a in report.control_runs)
     expected = sum(a.probability for a in report.control_runs)
-    left = f"Hopeless, but left to finish: {len(report.control_runs)}"
+    left = f"Control runs, which the pruner would have pruned: {len(report.control_runs)}"
     return [f"{left}; {joined} of them reached the front after all ({expected:.1f} expected)."]
 
 

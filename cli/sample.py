@@ -31,7 +31,7 @@ _SHOWN = 10
     show_default=True,
     help="That all targets are met, at least: the product over single targets.",
 )
-@click.option("--decode", is_flag=True, help="Mix real checkpoints into weights for each, and predict those.")
+@click.option("--decode", is_flag=True, help="Merge real checkpoints into weights for each, and predict those.")
 @click.option("--evaluate", is_flag=True, help="Measure decoded weights with the project's evaluate hook.")
 @click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Write decoded weights as checkpoints.")
 @level_option
@@ -53,7 +53,7 @@ def command(
 
     Everything about them is predicted, not evaluated; each names the real checkpoints nearest to it. With --decode,
     --evaluate or --save each becomes real weights, out of checkpoints of the lineage that is nearest to it: what those
-    weights are predicted to reach, or measured to, is said beside what the point promised.
+    weights are predicted to reach, or measured to, is shown beside what was predicted at the point.
     """
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working

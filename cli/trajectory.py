@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 FORECASTS = {
     "stack": ("weighted mean", "the mean of several forecasts"),
-    "hyperparameters": ("hyperparameters", "what they promise for the end"),
-    "late average": ("late average", "what hyperparameters promise for the last quarter"),
+    "hyperparameters": ("hyperparameters", "what they predict for the end"),
+    "late average": ("late average", "what hyperparameters predict for the last quarter"),
     "h, then g": (
         "place on the map",
-        "the end on the map that hyperparameters promise, and what the map predicts there",
+        "the end on the map that hyperparameters predict, and what the map predicts there",
     ),
     "carry-forward": ("carry-forward", "metrics stay as they are"),
     "linear extrapolation": ("linear extrapolation", "metrics go on in a line"),

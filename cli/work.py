@@ -75,7 +75,7 @@ def command(options: Options, wanted: dict[str, float], dry_run: bool, **given: 
     proposals again.
 
     With --budget so many epochs are spent, by all workers together: what is queued comes first, then each step is
-    chosen by what it is expected to bring for each epoch, and by what such steps brought so far. No map is learned.
+    chosen by its predicted gain per epoch, corrected by what such steps realized so far. No map is learned.
 
     With targets, proposals that are asked for shall meet them, and no run is stopped early that is likely enough to do
     so yet. With --budget, steps do not aim at them, short exploration runs end all the same, and so does what runs

@@ -75,7 +75,7 @@ def decode_mixtures(
     say = progress or (lambda _what, _share: None)
     decoded = []
     for i, wanted in enumerate(recombinations):
-        say("mixing weights", i / len(recombinations))
+        say("merging weights", i / len(recombinations))
         decoded.append(decoder.decode(wanted))
     contents = []
     for content in read_fingerprints([d.path for d in decoded], catalogue, jobs=1):

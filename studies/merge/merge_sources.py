@@ -75,7 +75,7 @@ def choose_sources(
     chosen = [*front, *ends[: MOST_SOURCES - len(front)]]
     if len(chosen) < 2:
         raise EmptyCatalogue(
-            f"there is only one measured checkpoint besides the base {base.path}, so there is nothing to mix: ingest "
+            f"there is only one measured checkpoint besides the base {base.path}, so there is nothing to merge: ingest "
             "more runs that start from it, or more checkpoints of this one"
         )
     founder = next((c for c in checkpoints if c.sha256 == base.sha256), None)
@@ -96,10 +96,10 @@ def only_finite(sources: Sources, products: WeightProducts) -> tuple[Sources, We
         EpsoptError: the base is no better.
     """
     if not np.isfinite(products.norms).all():
-        raise EpsoptError(f"the base {sources.base.path} holds weights that are not finite: nothing can be mixed")
+        raise EpsoptError(f"the base {sources.base.path} holds weights that are not finite: nothing can be merged")
     kept = np.flatnonzero(np.isfinite(np.diagonal(products.products, axis1=1, axis2=2)).all(axis=0))
     if len(kept) < 2:
-        raise EmptyCatalogue("fewer than two of the checkpoints hold finite weights, so there is nothing to mix")
+        raise EmptyCatalogue("fewer than two of the checkpoints hold finite weights, so there is nothing to merge")
     chosen = tuple(sources.checkpoints[i] for i in kept)
     n_front = int((kept < sources.n_front).sum())
     inner = products.products[:, kept[:, None], kept[None, :]]

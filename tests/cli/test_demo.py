@@ -25,7 +25,7 @@ def test_the_demo_trains_searches_proposes_and_says_what_came_of_it(finished) ->
     assert result.status == 0, result.err
     for text in ("epsopt search --target-coverage 0.95", "proposal_000: trained", "Hypervolume of the measured front"):
         assert text in result.out
-    titles = ("6. train them", "7. mix what was trained", "8. spend some epochs", "9. what came of it")
+    titles = ("6. train them", "7. merge what was trained", "8. spend some epochs", "9. what came of it")
     stages = [result.out.index(title) for title in titles]
     assert stages == sorted(stages)
     assert "epsopt propose -n 1 --reuse" in result.out

@@ -43,6 +43,6 @@ def require_compatible(opened: Sequence[tuple[OpenCheckpoint, ParsedCheckpoint]]
                 shapes = ["none" if t is None else str(tuple(t.shape)) for t in (a, b)]
                 raise UnreadableCheckpoint(
                     other.source.path,
-                    f"cannot be mixed with {first.source.path}: tensor {name!r} has shape {shapes[1]} here and "
+                    f"cannot be merged with {first.source.path}: tensor {name!r} has shape {shapes[1]} here and "
                     f"{shapes[0]} there",
                 )

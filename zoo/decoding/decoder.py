@@ -80,7 +80,7 @@ class WeightDecoder:
             self._measuring.close()
 
     def decode(self, recombination: Recombination) -> Decoded:
-        """Mix real checkpoints into a temporary file, streamed: three tensors are held at a time.
+        """Merge real checkpoints into a temporary file, streamed: three tensors are held at a time.
 
         Raises:
             UnreadableCheckpoint: a parent is gone, changed since it was ingested, or of another architecture.

@@ -122,7 +122,7 @@ def require_one_lineage(parents: Sequence[Checkpoint]) -> None:
         first = parents[0]
         if other.signature != first.signature:
             raise UsageError(
-                f"{first.path} and {other.path} have tensors of other names or shapes, so their weights cannot be mixed"
+                f"{first.path} and {other.path} have tensors of other names or shapes, so they cannot be merged"
             )
         if other.lineage_id != first.lineage_id:
             raise UsageError(

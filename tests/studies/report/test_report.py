@@ -75,7 +75,7 @@ def test_the_intervals_of_the_first_runs_are_set_beside_those_of_the_last(report
 def test_runs_that_were_left_to_finish_hold_the_forecasts_to_account(report):
     assert [(a.number, a.probability, a.joined) for a in report.control_runs] == [(2, 0.04, False), (9, 0.04, True)]
     assert audit_sentences(report) == [
-        "Hopeless, but left to finish: 2; 1 of them reached the front after all (0.1 expected)."
+        "Control runs, which the pruner would have pruned: 2; 1 of them reached the front after all (0.1 expected)."
     ]
     assert report_document(report)["control_runs"][1] == {"number": 9, "probability": 0.04, "joined": True}
 
