@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from epsopt.studies.project.metric_direction import guess_maximize, is_bookkeeping, leave_out
@@ -44,13 +45,22 @@ def learned_metrics(
         learn: names or patterns (``*``, ``?``, ``[...]``) of others, as ``[metrics] learn`` lists them.
 
     Raises:
-        UsageError: none of the objectives, and nothing that was asked for, was measured.
+        UsageError: an objective was measured on no checkpoint, or nothing that was asked for was. A map without an
+            objective answers no search, and would replace one that has it.
     """
     names = [name for name, n in measured.items() if n > 0]
     asked = {name for name in names if any(name == p or fnmatchcase(name, p) for p in learn)}
     unmatched = tuple(p for p in learn if not any(name == p or fnmatchcase(name, p) for name in names))
     if objectives or learn:
         wanted = asked | set(objectives)
+        unmeasured = [name for name in objectives if names and name not in names]
+        if unmeasured:
+            close = get_close_matches(unmeasured[0], names, 1)
+            hint = f"; did you mean {close[0]}?" if close else "."
+            raise UsageError(
+                f"no checkpoint has {' or '.join(unmeasured)} measured, which epsopt.toml names as "
+                f"{'an objective' if len(unmeasured) == 1 else 'objectives'}{hint} Known: {_listed(names)}"
+            )
         if names and not wanted.intersection(names):
             missing = ", ".join([*objectives, *unmatched])
             raise UsageError(f"nothing to learn: no checkpoint has any of {missing} measured, known: {_listed(names)}")

@@ -82,7 +82,8 @@ def _likely(
         local = weight * np.exp(-0.5 * distance / width**2)
         per_run = np.bincount(runs, weights=local)
         total = per_run.sum()
-        if total > 0 and total**2 / np.square(per_run).sum() >= needed:
+        # In shares: the squares of weights that are all tiny are zero.
+        if total > 0 and 1.0 / np.square(per_run / total).sum() >= needed:
             break
         width *= 1.25
     return np.asarray(local / local.sum())

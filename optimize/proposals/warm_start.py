@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
+from epsopt.optimize.acquisition.confidence_bounds import TargetScorer, measured_table
 from epsopt.optimize.forecast.continuation_model import Continuation, Start
 from epsopt.optimize.objectives import Objective, Objectives, Target
 from epsopt.optimize.space import Config, Space
@@ -82,14 +82,14 @@ def plan_runs(
         is better in everything.
 
     Raises:
-        UsageError: no start, no objective, or a level outside (0, 1).
+        UsageError: no start, no objective, one that the map does not know, or a level outside (0, 1).
     """
     if not starts or not objectives or not 0.0 < level < 1.0 or epochs < 1:
         raise UsageError("planning a run needs a start, an objective, a level between 0 and 1 and at least one epoch")
     surrogate, space = continuation.surrogate, continuation.space
     configs = _configs(space, checkpoints, objectives, np.random.default_rng(seed))
     ends = continuation.forecast(starts, configs, epochs)
-    columns = [surrogate.metric_names.index(o.name) for o in objectives]
+    columns = TargetScorer(surrogate, tuple(objectives), tuple(targets)).columns
     measured = measured_table([c.metrics for c in checkpoints], objectives)
     signs: NDArray[Any] = Objectives(objectives).signs
     front = measured[Objectives(objectives).front(measured)] * signs

@@ -34,9 +34,10 @@ def test_what_fits_no_metric_is_named_and_stops_nothing():
     assert chosen.unmatched == ("valid_*",)
 
 
-def test_objectives_that_nobody_measured_are_an_error_that_names_what_was():
-    with pytest.raises(UsageError, match=r"any of accuracy measured, known: val_acc, val_loss"):
-        learned_metrics({"val_acc": 3, "val_loss": 3, "never": 0}, ["accuracy"])
+@pytest.mark.parametrize("beside", [[], ["val_acc"]])
+def test_objectives_that_nobody_measured_are_an_error_that_names_what_was(beside):
+    with pytest.raises(UsageError, match=r"has valacc measured.*did you mean val_acc\? Known: val_acc, val_loss"):
+        learned_metrics({"val_acc": 3, "val_loss": 3, "never": 0}, ["valacc", *beside])
 
 
 def test_without_objectives_few_metrics_are_all_learned_and_of_many_those_that_tell_of_the_model():

@@ -70,6 +70,8 @@ def test_one_seed_gives_one_plan(learned, starts, zoo):
 def test_what_cannot_be_planned_is_refused(learned, starts, zoo, fitted):
     with pytest.raises(UsageError, match="needs a start"):
         plan_runs(learned, [], zoo[1], OBJECTIVES, epochs=2)
+    with pytest.raises(UsageError, match="the map was not trained on 'unheard'"):
+        plan_runs(learned, starts[:1], zoo[1], [*OBJECTIVES, Objective("unheard", maximize=True)], epochs=2)
     few = [c for c in zoo[1] if c.run_id < 5]
     with pytest.raises(EmptyCatalogue, match="at least 8"):
         learn_continuation(fitted[0], few, learned.space)
