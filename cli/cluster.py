@@ -34,7 +34,7 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
     from epsopt.cli.pictures import picture_file
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
-    from epsopt.cli.workspace import measured, open_workspace
+    from epsopt.cli.workspace import measured, open_workspace, tell_unseen
 
     with working("loading the map") as progress:
         workspace = open_workspace(options)
@@ -42,13 +42,18 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
             checkpoints = measured(catalogue)
             picture = picture_file(save, catalogue, overwrite=overwrite)
             from epsopt.optimize.latent.clusters import cluster_runs
-            from epsopt.studies.surrogate_store import load_map
+            from epsopt.studies.surrogate_store import load_map, unseen, with_nan_weights
 
             surrogate, _ = load_map(catalogue)
+            on_map = set(surrogate.memory.keys)
+            left_out = with_nan_weights(catalogue, [c for c in checkpoints if c.sha256 not in on_map])
+            n_unseen = unseen(catalogue, surrogate)
         progress("grouping runs", None)
         found, shown, points = cluster_runs(surrogate, checkpoints, groups=groups, seed=seed)
         if picture is not None:
             _draw(picture, points, shown, found)
+    _tell_left_out(left_out, RunLabels.of(checkpoints))
+    tell_unseen(n_unseen)
     if options.json:
         print_json(_document(found, shown, surrogate.trained_on, seed))
         return
@@ -58,6 +63,19 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
 
         print_wrapped()
         print_wrapped(f"The picture is in {save}.")
+
+
+def _tell_left_out(left_out: list[Checkpoint], labels: RunLabels) -> None:
+    """Tell the user of checkpoints without a place on the map, and of which runs they are."""
+    from epsopt.cli.output import note
+    from epsopt.zoo.formatting import count
+
+    runs = list(dict.fromkeys(labels(c.run) for c in left_out))
+    if runs:
+        named = ", ".join(runs[:_REDUNDANT]) + (" and others" if len(runs) > _REDUNDANT else "")
+        number = count(len(left_out), "checkpoint is", "checkpoints are")
+        whose = "its" if len(left_out) == 1 else "their"
+        note(f"{number} left out, because {whose} weights are NaN, of {count(len(runs), 'run')}: {named}")
 
 
 def _document(found: Clustering, shown: list[Checkpoint], trained_on: str, seed: int) -> dict[str, Any]:

@@ -156,6 +156,7 @@ def _ingest(
                 "unmatched": report.unmatched,
                 "not_read": [asdict(kind) for kind in report.not_read],
                 "objects": report.objects,
+                "nan_weights": report.nan_weights,
                 "deleted": failure_json(report.deleted),
                 "not_finite": [asdict(n) for n in report.not_finite],
                 "outside_links": report.outside_links,
@@ -196,6 +197,7 @@ def _ingest(
         _not_read(report.not_read)
         _objects(report.objects)
         _not_finite(report.not_finite)
+        _nan_weights(report.nan_weights)
         _copies(copies, shared)
         print_wrapped()
         print_line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
@@ -252,6 +254,17 @@ def _not_finite(metrics: Sequence[NotFinite]) -> None:
             print_line(f"  {n.metric}: on {count(n.checkpoints, 'checkpoint')} of {count(n.runs, 'run')}")
         if len(metrics) > _LISTED:
             print_line(f"  and {len(metrics) - _LISTED} other metrics ('epsopt ingest --json' names all)")
+
+
+def _nan_weights(runs: dict[str, int]) -> None:
+    """Say of which runs nothing is learned, or not from all of their checkpoints, because weights are NaN."""
+    from epsopt.cli.output import print_wrapped
+
+    if runs:
+        named = ", ".join(f"{run} ({count(n, 'checkpoint')})" for run, n in list(runs.items())[:_LISTED])
+        more = f" and {len(runs) - _LISTED} more ('epsopt ingest --json' names all)" if len(runs) > _LISTED else ""
+        print_wrapped()
+        print_wrapped(f"Weights are NaN, and nothing is learned from them: {named}{more}.")
 
 
 def _copies(copies: Sequence[CopiedRun], shared: int) -> None:

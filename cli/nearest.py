@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from epsopt.cli.options import Options, common
-from epsopt.zoo.errors import UsageError
+from epsopt.zoo.errors import EpsoptError, UsageError
 
 
 @click.command("nearest")
@@ -31,6 +31,8 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
             from epsopt.studies.surrogate_store import load_map
 
             meant = locate(what, catalogue, checkpoints)
+            if (refused := meant.fingerprint.refusal) is not None:
+                raise EpsoptError(f"no checkpoints nearest to {meant.shown} are shown: {refused}")
             surrogate, _ = load_map(catalogue)
         latents, known = known_latents(surrogate, checkpoints)
         others = [i for i, c in enumerate(known) if c.sha256 != meant.checkpoint.sha256]
@@ -60,12 +62,6 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
     )
     print_wrapped()
     list_runs(found, varying(checkpoints), labels)
-    if broken := meant.fingerprint.nan_weights:
-        print_wrapped()
-        print_wrapped(
-            f"Careful: {broken:,} of its {meant.fingerprint.n_parameters:,} weights are NaN, so that latent distances "
-            "say nothing."
-        )
     if not known_architecture:
         print_wrapped()
         print_wrapped("Careful: its architecture is none of the map's, so that latent distances say little.")

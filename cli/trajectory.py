@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from epsopt.optimize.forecast.run_trajectory import RunTrajectory
     from epsopt.optimize.latent.trajectory import MeasuredEnd
     from epsopt.studies.output_files import OutputFile
+    from epsopt.zoo.catalogue.types import Checkpoint
+    from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 
 
 FORECASTS = {
@@ -74,9 +76,11 @@ def command(
             from epsopt.studies.surrogate_store import load_map
 
             surrogate, _ = load_map(catalogue)
-            latents = surrogate.encode(catalogue.fingerprints([c.id for c in checkpoints]))
+            name = require_run(run, checkpoints)
+            checkpoints, prints = _placed(name, checkpoints, catalogue.fingerprints([c.id for c in checkpoints]))
+            latents = surrogate.encode(prints)
         found = run_trajectory(
-            surrogate, checkpoints, latents, require_run(run, checkpoints), first=first, total=epochs,
+            surrogate, checkpoints, latents, name, first=first, total=epochs,
             space=workspace.project.space if workspace.project else None, level=level, seed=seed,
             progress=lambda what: progress(what, None),
         )  # fmt: skip
@@ -96,6 +100,31 @@ def command(
     if save is not None:
         print_wrapped()
         print_wrapped(f"The picture is in {save}.")
+
+
+def _placed(
+    name: str, checkpoints: list[Checkpoint], prints: list[Fingerprint]
+) -> tuple[list[Checkpoint], list[Fingerprint]]:
+    """Leave out checkpoints with NaN weights, which have no place on the map, and say how many the run has of them.
+
+    Raises:
+        EpsoptError: the run has no others.
+    """
+    from epsopt.cli.output import note
+    from epsopt.cli.run_labels import RunLabels
+    from epsopt.zoo.errors import EpsoptError
+    from epsopt.zoo.formatting import count
+
+    whole = [found for c, found in zip(checkpoints, prints, strict=True) if c.run == name]
+    broken = [found for found in whole if found.nan_weights]
+    if broken:
+        called = RunLabels.of(checkpoints)(name)
+        if len(broken) == len(whole):
+            where = "its only checkpoint" if len(broken) == 1 else f"each of its {len(broken)} checkpoints"
+            raise EpsoptError(f"no path of {called} is shown: in {where} weights are NaN")
+        note(f"{count(len(broken), 'checkpoint')} of {called} left out of its path: weights are NaN")
+    kept = [(c, found) for c, found in zip(checkpoints, prints, strict=True) if not found.nan_weights]
+    return [c for c, _ in kept], [found for _, found in kept]
 
 
 def _document(found: RunTrajectory, level: float) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class OpenProject:
         objectives: they, all known to the catalogue.
         checkpoints: the catalogue's.
         surrogate: the newest map.
-        n_unseen: measured checkpoints that it was not trained on.
+        n_unseen: measured checkpoints that it was not trained on, and a fit would learn.
         targets: what ``--target-NAME`` asked for.
     """
 
@@ -142,11 +142,16 @@ class OpenProject:
 
     def tell_unseen(self) -> None:
         """Tell the user of checkpoints that the map does not know."""
-        from epsopt.cli.output import note
+        tell_unseen(self.n_unseen)
 
-        if self.n_unseen:
-            unknown = count(self.n_unseen, "checkpoint of the catalogue is", "checkpoints of the catalogue are")
-            note(f"{unknown} not on the map yet: 'epsopt fit' learns {'it' if self.n_unseen == 1 else 'them'}")
+
+def tell_unseen(number: int) -> None:
+    """Tell the user of so many checkpoints that the map does not know and a fit would learn."""
+    from epsopt.cli.output import note
+
+    if number:
+        unknown = count(number, "checkpoint of the catalogue is", "checkpoints of the catalogue are")
+        note(f"{unknown} not on the map yet: 'epsopt fit' learns {'it' if number == 1 else 'them'}")
 
 
 def open_map(options: Options, wanted: dict[str, float]) -> OpenProject:

@@ -350,9 +350,19 @@ def load_map_with_probes(catalogue: Catalogue) -> Surrogate | None:
 
 
 def unseen(catalogue: Catalogue, surrogate: Surrogate) -> int:
-    """Count the catalogue's measured checkpoints that the map was not trained on."""
+    """Count the catalogue's measured checkpoints, each content once, that a fit would learn and the map does not know.
+
+    Nothing is learned from NaN weights: such checkpoints do not count.
+    """
     known = set(surrogate.memory.keys)
-    return sum(c.sha256 not in known for c in catalogue.checkpoints() if any(v is not None for v in c.metrics.values()))
+    new = [c for c in _measured_contents(catalogue) if c.sha256 not in known]
+    return len(new) - len(with_nan_weights(catalogue, new))
+
+
+def with_nan_weights(catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Return those of the catalogue's checkpoints of which some weights are NaN, in their order."""
+    prints = catalogue.fingerprints([c.id for c in checkpoints])
+    return [c for c, found in zip(checkpoints, prints, strict=True) if found.nan_weights]
 
 
 def _validation(data: Mapping[str, Any]) -> Validation:

@@ -75,9 +75,7 @@ def assess(
     out = []
     for i, near in enumerate(nearest(z, latents, known, 1)):
         distance = near[0].distance
-        refused = surrogate.refusal(fingerprints[i].signature, level)
-        if broken := fingerprints[i].nan_weights:
-            refused = f"{broken:,} of its {fingerprints[i].n_parameters:,} weights are NaN"
+        refused = fingerprints[i].refusal or surrogate.refusal(fingerprints[i].signature, level)
         if refused is None and distance > _TOO_FAR * region.furthest:
             refused = (
                 f"it lies {distance:.3g} from the nearest checkpoint that the map knows, and none of those lies "

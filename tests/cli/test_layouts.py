@@ -44,6 +44,17 @@ def test_ingest_says_once_for_each_metric_how_often_it_was_not_finite_and_what_t
     ]  # fmt: skip
 
 
+def test_ingest_names_the_runs_whose_weights_are_nan(folder):
+    broken = {"model": {"w": torch.full((4, 4), torch.nan)}, "epoch": 2}
+    torch.save(broken, folder / "runs" / "run_1" / "checkpoints" / "epoch_2.pt")
+    done = call(folder, "ingest", "runs", "--storage", "sqlite:///other.db", "--json")
+    check("ingest", done.document)
+    assert done.document["nan_weights"] == {"run_1": 1}
+    assert "Weights are NaN, and nothing is learned from them: run_1 (1 checkpoint)." in call(
+        folder, "ingest", "runs"
+    ).out  # fmt: skip
+
+
 def test_runs_of_one_name_are_called_by_their_folders(folder):
     (folder / "runs").rename(folder / "monday")
     for run in (0, 1):

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 
 from epsopt.studies import surrogate_store as maps
 from epsopt.surrogate import fit
@@ -90,6 +91,42 @@ def test_groups_name_every_run_once(project):
     for g in document["groups"]:
         assert g["runs"][0] == g["medoid"]["run"]
     assert project("cluster", "-k", "40").status == 2
+
+
+@pytest.fixture
+def with_a_broken_run(project, copy, tmp_path):
+    """The project after a run whose weights are all NaN, a copy of it, and one whose last weights are NaN came in."""
+    mine = copy(project)
+    for epoch in (1, 2, 3):
+        content = torch.load(project.runs / "run_000" / f"epoch_{epoch:03}.pt", weights_only=True)
+        weights = {n: torch.full_like(t, torch.nan) for n, t in content["model_state_dict"].items()}
+        metrics = {n: v + 0.01 for n, v in content["metrics"].items()}
+        for run in ("broken", "copied"):
+            (tmp_path / "new" / run).mkdir(parents=True, exist_ok=True)
+            torch.save(content | {"model_state_dict": weights}, tmp_path / "new" / run / f"epoch_{epoch:03}.pt")
+        (tmp_path / "new" / "late").mkdir(exist_ok=True)
+        late = {"model_state_dict": weights} if epoch == 3 else {"metrics": metrics}
+        torch.save(content | late, tmp_path / "new" / "late" / f"epoch_{epoch:03}.pt")
+    assert mine("ingest", tmp_path / "new").status == 0
+    return mine
+
+
+def test_no_use_of_the_map_takes_nan_weights_for_a_place_on_it(with_a_broken_run):
+    mine = with_a_broken_run
+    found = mine("search", "--no-record", "--json")
+    assert found.document["n_unseen"] == 2, "a fit learns nothing from NaN weights"
+    assert "2 checkpoints of the catalogue are not on the map yet" in " ".join(found.err.split())
+    for arguments in (("trajectory", "broken"), ("trajectory", "broken", "--first", "2"), ("nearest", "broken:2")):
+        result = mine(*arguments)
+        assert (result.status, result.out) == (1, ""), arguments
+        assert result.err.rstrip().endswith("weights are NaN")
+    partly = mine("trajectory", "late", "--json")
+    assert partly.document["epochs"] == [1.0, 2.0]
+    assert "1 checkpoint of late left out of its path: weights are NaN" in " ".join(partly.err.split())
+    grouped = mine("cluster", "-k", "2", "--json")
+    said = " ".join(grouped.err.split())
+    assert "7 checkpoints are left out, because their weights are NaN, of 3 runs: broken, copied, late" in said
+    assert "2 checkpoints of the catalogue are not on the map yet" in said
 
 
 def test_samples_say_that_they_are_predicted_and_targets_are_needed(project):

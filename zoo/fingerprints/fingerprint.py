@@ -93,6 +93,13 @@ class Fingerprint:
     nan_weights: int = 0
 
     @property
+    def refusal(self) -> str | None:
+        """Why nothing can be said of these weights: some are NaN; None: none is."""
+        if not self.nan_weights:
+            return None
+        return f"{self.nan_weights:,} of its {self.n_parameters:,} weights are NaN"
+
+    @property
     def signature(self) -> str:
         """Digest of names and shapes, in any order: checkpoints of one signature can be compared tensor by tensor."""
         listing = json.dumps(sorted(zip(self.names, self.shapes, strict=True)), separators=(",", ":"))

@@ -64,6 +64,7 @@ class IngestReport:
         not_read: checkpoints of other formats, and files that look like some, by kind; no part of what was found.
         objects: hyperparameters of files read now that hold a class, a function or another object, and stand as text:
             in how many checkpoints, by name and class.
+        nan_weights: files read now of which some weights are NaN: how many, by the name of their run.
         deleted: folders of runs that their tracker has marked as deleted; their checkpoints are not part of found.
         not_finite: metrics of the runs found that were NaN or infinite somewhere, and count as not measured there.
         outside_links: links that lead out of the folders and were not followed.
@@ -84,6 +85,7 @@ class IngestReport:
     unmatched: dict[str, int] = field(default_factory=dict)
     not_read: list[OtherFormat] = field(default_factory=list)
     objects: dict[str, int] = field(default_factory=dict)
+    nan_weights: dict[str, int] = field(default_factory=dict)
     deleted: list[Failure] = field(default_factory=list)
     not_finite: list[NotFinite] = field(default_factory=list)
     outside_links: list[str] = field(default_factory=list)
@@ -156,6 +158,7 @@ def ingest(
     recorder = Recorder(catalogue, book, embed, present)
     hints: dict[int, int] = {}
     objects: Counter[str] = Counter()
+    broken: Counter[str] = Counter()
     notes: dict[tuple[str, str], list[str]] = {}
     points: list[Embedded] = []
 
@@ -167,7 +170,9 @@ def ingest(
                 return False
             for note in outcome.notes:
                 notes.setdefault((fresh[index].run_path, note), []).append(str(outcome.path))
-            if outcome.embedding is not None and not outcome.fingerprint.nan_weights:
+            if outcome.fingerprint.nan_weights:
+                broken[fresh[index].run_name] += 1
+            elif outcome.embedding is not None:
                 points.append(embedded(str(outcome.path), outcome.embedding))
             objects.update(f"{k} {v}" for k, v in outcome.hyperparameters.items() if is_placeholder(v))
         elif isinstance(outcome, StillWriting):
@@ -209,6 +214,7 @@ def ingest(
         unmatched=answered.unmatched,
         not_read=list(seen.other.kinds.values()),
         objects=dict(objects),
+        nan_weights=dict(broken),
         deleted=deleted,
         not_finite=catalogue.not_finite({f.run_path for f in seen.files}),
         outside_links=sorted(seen.outside_links),
