@@ -56,7 +56,8 @@ def command(
 
             surrogate, _ = load_map(catalogue)
             located = locate(what, catalogue, checkpoints)
-            if (refused := surrogate.refusal(located.fingerprint.signature)) is not None:
+            found = located.fingerprint
+            if (refused := found.refusal or surrogate.refusal(found.signature)) is not None:
                 raise UsageError(f"the embeddings of {located.title} cannot be predicted: {refused}")
             hook = workspace.project.embed if workspace.project and not weights_only else None
             real = real_embeddings(catalogue, located.checkpoint, Path(what), hook)

@@ -83,6 +83,9 @@ def command(
 def _check_ends(ends: list[Located], reason: str | None, *, weights: bool) -> None:
     if ends[0].checkpoint.sha256 == ends[1].checkpoint.sha256:
         raise UsageError(f"{ends[0].shown} and {ends[1].shown} are the same checkpoint: there is no way to go")
+    for end in ends:
+        if (refused := end.fingerprint.refusal) is not None:
+            raise UsageError(f"there is no way from or to {end.shown}: {refused}")
     if reason is not None and weights:
         raise UsageError(f"{reason}; without --evaluate and --save, the map's predictions are shown")
 

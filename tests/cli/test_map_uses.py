@@ -120,6 +120,10 @@ def test_no_use_of_the_map_takes_nan_weights_for_a_place_on_it(with_a_broken_run
         result = mine(*arguments)
         assert (result.status, result.out) == (1, ""), arguments
         assert result.err.rstrip().endswith("weights are NaN")
+    for arguments in (("interpolate", "run_001", "broken"), ("embed", "late")):
+        result = mine(*arguments)
+        assert (result.status, result.out) == (2, ""), arguments
+        assert "weights are NaN" in " ".join(result.err.split())
     partly = mine("trajectory", "late", "--json")
     assert partly.document["epochs"] == [1.0, 2.0]
     assert "1 checkpoint of late left out of its path: weights are NaN" in " ".join(partly.err.split())
