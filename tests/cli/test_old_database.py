@@ -35,7 +35,9 @@ def save(file: Path, lr: float, epoch: int, last: float) -> None:
 @pytest.fixture(scope="module")
 def old(tmp_path_factory) -> Project:
     folder = tmp_path_factory.mktemp("old")
-    (folder / "epsopt.toml").write_text(FILE.replace("high = 10.0", "high = 1.0"))
+    (folder / "epsopt.toml").write_text(
+        FILE.replace("high = 10.0", "high = 1.0").replace('"{lr}"]', '"{lr}", ["--init-from", "{init_from}"]]')
+    )
     for i in range(9):
         for epoch in (1, 2):
             save(folder / "runs" / f"sweep_{i}" / f"epoch_{epoch:03d}.safetensors", 0.05 + 0.1 * i, epoch, float(i))
