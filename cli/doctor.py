@@ -29,10 +29,10 @@ def command(options: Options) -> None:
 
     with working("looking at the project"):
         workspace = open_workspace(options)
-        from epsopt.studies.diagnosis import diagnose
+        from epsopt.studies.diagnosis import diagnose, other_formats
 
         with workspace.catalogue() as catalogue:
-            found = diagnose(workspace.project, catalogue)
+            found = diagnose(workspace.project, catalogue, other_formats(workspace.project, catalogue))
     if options.json:
         print_json({
             "storage": workspace.shown,
@@ -63,7 +63,7 @@ def _show(found: Diagnosis) -> None:
             print_line(one_line(f"  {count(n, 'file')}: {why}"))
     if found.bases:
         print_wrapped(f"They start from {', '.join(short_path(p) for p in found.bases)}.")
-    elif found.checkpoints:
+    elif found.checkpoints and found.base_line is None:
         print_wrapped(f"They name no base; by their weights they are of {count(found.lineages, 'lineage')}.")
     if found.metrics:
         print_wrapped()
@@ -83,7 +83,17 @@ def _show(found: Diagnosis) -> None:
         for why, names in reasons.items():
             print_list(f"{', '.join(names)} ({why})")
     print_wrapped()
+    show_base_line(found.base_line)
     show_readiness(found.readiness)
+
+
+def show_base_line(line: str | None) -> None:
+    """Name the line of epsopt.toml that says what runs start from, where they say it and the file does not."""
+    from epsopt.cli.output import print_line, print_wrapped
+
+    if line is not None:
+        print_wrapped("The runs name the base that they start from, and epsopt.toml does not. Add, and ingest again:")
+        print_line(f"  {line}")
 
 
 def show_readiness(readiness: tuple[Readiness, ...]) -> None:

@@ -203,9 +203,10 @@ def _ingest(
         print_line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
         print_wrapped(f"Metrics: {', '.join(metrics) or 'none'}.")
         if diagnosis is not None:
-            from epsopt.cli.doctor import show_readiness
+            from epsopt.cli.doctor import show_base_line, show_readiness
 
             print_wrapped()
+            show_base_line(diagnosis.base_line)
             show_readiness(diagnosis.readiness)
             print_wrapped("'epsopt doctor' says what metrics and hyperparameters were taken for.")
     if not report.found or len(report.failed) == report.found:

@@ -185,10 +185,9 @@ def _plan_json(plan: WarmStart, path: str, arguments: list[str] | None) -> dict[
 
 def _start(start: Start, labels: RunLabels) -> str:
     """What the start is, in words."""
-    if start.kind == "base":
-        return "the base"
     if start.checkpoint is not None:
-        return labels(start.checkpoint.run, start.checkpoint.epoch)
+        label = labels(start.checkpoint.run, start.checkpoint.epoch)
+        return f"the base ({label})" if start.kind == "base" else label
     return "a merge of " + " + ".join(labels(c.run, c.epoch) for c, _ in start.mixture)
 
 

@@ -61,11 +61,16 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
             }
         )
     else:
-        _show(front, checkpoints, objectives, n_missing, n_beyond)
+        whole = [c.sha256 for c, row in zip(checkpoints, measured_ones, strict=True) if not np.isnan(row).any()]
+        _show(front, checkpoints, objectives, whole, n_beyond)
 
 
 def _show(
-    front: list[Checkpoint], checkpoints: list[Checkpoint], objectives: list[Objective], n_missing: int, n_beyond: int
+    front: list[Checkpoint],
+    checkpoints: list[Checkpoint],
+    objectives: list[Objective],
+    measured: list[str],
+    n_beyond: int,
 ) -> None:
     from epsopt.cli.output import print_wrapped
     from epsopt.cli.render import checkpoint_table, list_runs, varying
@@ -76,10 +81,15 @@ def _show(
         checkpoint_table(front, [o.name for o in objectives], objectives, labels)
         print_wrapped()
     print_wrapped(
-        f"{len(front)} of {len(checkpoints)} measured checkpoints are beaten by no other in all objectives at once."
+        f"{len(front)} of {len(measured)} measured checkpoints are beaten by no other in all objectives at once."
     )
-    if n_missing:
-        print_wrapped(f"{n_missing} lack an objective (not measured, or NaN) and are left out.")
+    if copies := len(measured) - len(set(measured)):
+        held = "holds what another of them holds, and is" if copies == 1 else "hold what others of them hold, and are"
+        print_wrapped(f"{copies} of them {held} counted in each run.")
+    if n_missing := len(checkpoints) - len(measured):
+        more = "other lacks" if n_missing == 1 else "others lack"
+        left = "is" if n_missing == 1 else "are"
+        print_wrapped(f"{n_missing} {more} an objective (not measured, or NaN) and {left} left out.")
     if n_beyond:
         limits = [
             f"{o.name} {'at least' if o.maximize else 'at most'} {o.limit:g}" for o in objectives if o.limit is not None

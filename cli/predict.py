@@ -9,6 +9,7 @@ import click
 
 from epsopt.cli.options import Options, common, follow_links_option, level_option
 from epsopt.zoo.errors import EpsoptError
+from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
@@ -137,12 +138,29 @@ def _show_predicted(
     from epsopt.cli.output import print_wrapped
 
     predicted = _show(read, found, names, level, labels)
+    _learned_from(read, found, surrogate)
     _doubt_ranges(read, surrogate)
     _doubt_embeddings(read, surrogate)
     if at_ends and predicted:
         print_wrapped(
             f"Careful: {', '.join(at_ends)} was measured at the ends of runs only; what is predicted of "
             "earlier checkpoints was never compared with a measurement."
+        )
+
+
+def _learned_from(read: list[CheckpointContents], found: list[Assessment], surrogate: Surrogate) -> None:
+    """Say how many of the files that are predicted the map has learned from."""
+    from epsopt.cli.output import print_wrapped
+
+    memory = surrogate.memory
+    taught = {k for k, ok in zip(memory.keys, memory.metrics.isfinite().any(1).tolist(), strict=True) if ok}
+    predicted = [r for r, a in zip(read, found, strict=True) if a.refused is None]
+    if known := sum(r.sha256 in taught for r in predicted):
+        print_wrapped(
+            f"{known} of these {count(len(predicted), 'checkpoint')} taught the map what they measured: this is no "
+            "test of it."
+            if len(predicted) > 1
+            else "This checkpoint taught the map what it measured: this is no test of it."
         )
 
 
@@ -161,7 +179,6 @@ def _doubt_ranges(read: list[CheckpointContents], surrogate: Surrogate) -> None:
     """Say once a metric that files measured what it cannot be."""
     from epsopt.cli.output import print_wrapped
     from epsopt.surrogate.ranges import n_outside, range_text
-    from epsopt.zoo.formatting import count
 
     for name, transform in zip(surrogate.metric_names, surrogate.transforms, strict=True):
         values = [v for r in read if (v := r.metrics.get(name)) is not None]
@@ -178,7 +195,6 @@ def _doubt_embeddings(read: list[CheckpointContents], surrogate: Surrogate) -> N
     from epsopt.cli.output import print_wrapped
     from epsopt.cli.render import short_path
     from epsopt.optimize.latent.predict_checkpoint import usable
-    from epsopt.zoo.formatting import count
 
     odd = [r for r in read if r.embedding is not None and not usable(r.embedding, surrogate)]
     if surrogate.probes and surrogate.embedding_scale is not None and odd:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.space_inference import infer_space_of, left_out
+from epsopt.studies.project.find_base import base_line, base_to_name
 from epsopt.studies.project.project import Project
 from epsopt.surrogate.ranges import range_text
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.formatting import count
+from epsopt.zoo.layouts.other_formats import OtherFormat
+from epsopt.zoo.layouts.scan import scan
+from epsopt.zoo.reading.remote import is_url
 
 RUNS_OF_A_MAP = 3
 """Runs that `epsopt fit` needs (``surrogate.fitting.FEWEST_RUNS``, which takes torch to import)."""
@@ -63,11 +68,12 @@ class Diagnosis:
         checkpoints: how many were read.
         runs: of how many runs.
         layouts: runs by the layout that read them.
-        not_read: number of files by the reason why they could not be read, the most frequent first.
+        not_read: number of files by the reason why they were not read, the most frequent first.
         metrics: all metrics.
         parameters: what is searched, in words, by name.
         hyperparameters_left_out: those that vary and are not searched, with the reason.
         bases: paths of the checkpoints that runs name as what they start from.
+        base_line: the line of epsopt.toml that names the base which runs name, where that file does not say it.
         lineages: how many lineages the checkpoints are of.
         readiness: of `fit`, `propose`, `work` and `merge`.
     """
@@ -80,16 +86,35 @@ class Diagnosis:
     parameters: dict[str, str]
     hyperparameters_left_out: dict[str, str]
     bases: tuple[str, ...]
+    base_line: str | None
     lineages: int
     readiness: tuple[Readiness, ...]
 
 
-def diagnose(project: Project | None, catalogue: Catalogue) -> Diagnosis:
+def other_formats(project: Project | None, catalogue: Catalogue) -> list[OtherFormat]:
+    """Look for files that are not read among the project's runs, and among those of the catalogue elsewhere.
+
+    Folders that are gone, or that lie behind a URL, are not looked at.
+    """
+    runs = [] if project is None else [project.runs]
+    folders = [f for f in (*runs, *(Path(r.path) for r in catalogue.runs() if not is_url(r.path))) if _is_folder(f)]
+    known = set(folders)
+    apart = [f for f in sorted(known) if known.isdisjoint(f.parents)]
+    follow = project is not None and project.follow_links
+    return list(scan(apart, follow_links=follow).other.kinds.values())
+
+
+def _is_folder(path: Path) -> bool:
+    return isinstance(path, type(Path())) and path.is_dir()
+
+
+def diagnose(project: Project | None, catalogue: Catalogue, others: Sequence[OtherFormat] = ()) -> Diagnosis:
     """Look at a project without changing anything.
 
     Args:
         project: what epsopt.toml says; None: there is none.
         catalogue: of its checkpoints.
+        others: what lies beside them and is not read.
     """
     checkpoints = catalogue.checkpoints()
     objectives = () if project is None else project.objectives
@@ -99,6 +124,8 @@ def diagnose(project: Project | None, catalogue: Catalogue) -> Diagnosis:
     lineages = {c.lineage_id for c in checkpoints}
     known = [k for k in catalogue.lineages() if k.id in lineages]
     reasons = Counter(f.reason for f in catalogue.failures())
+    reasons.update({f"{kind.kind}: {kind.convert}": kind.count for kind in others})
+    base = base_to_name(project, checkpoints, known)
     return Diagnosis(
         checkpoints=len(checkpoints),
         runs=len(runs),
@@ -108,6 +135,7 @@ def diagnose(project: Project | None, catalogue: Catalogue) -> Diagnosis:
         parameters={} if space is None else {p.name: _in_words(p) for p in space.parameters},
         hyperparameters_left_out=left_out([c.hyperparameters for c in runs.values()]),
         bases=tuple(sorted(k.reference_path for k in known if k.declared)),
+        base_line=None if base is None or project is None else base_line(base, project.folder),
         lineages=len(known),
         readiness=(
             _fit(project, checkpoints, names),

@@ -23,9 +23,13 @@ _MOST_MIXED = 8
 
 
 def real_starts(surrogate: Surrogate, catalogue: Catalogue, objectives: Sequence[Objective]) -> list[Start]:
-    """Return the lineages' bases and the measured front, those of which every metric of the map was measured."""
+    """Return the lineages' bases and the measured front, those of which every metric of the map was measured.
+
+    A checkpoint that weights are compared with for want of a base is a start like others: nobody said it was the base.
+    """
     latents, known = known_latents(surrogate, catalogue.checkpoints())
     references = {lineage.reference_path for lineage in catalogue.lineages()}
+    declared = {lineage.reference_path for lineage in catalogue.lineages() if lineage.declared}
     bases = [i for i, c in enumerate(known) if c.path in references]
     front = _front(known, objectives)
     out = []
@@ -34,7 +38,7 @@ def real_starts(surrogate: Surrogate, catalogue: Catalogue, objectives: Sequence
         metrics = {n: v for n in surrogate.metric_names if (v := c.metrics.get(n)) is not None}
         if len(metrics) == len(surrogate.metric_names):
             label = c.run if c.epoch is None else f"{c.run}:{c.epoch}"
-            kind = "base" if i in bases else "checkpoint"
+            kind = "base" if c.path in declared else "checkpoint"
             out.append(Start(label, latents[i], metrics, measured=True, kind=kind, checkpoint=c))
     return out
 

@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import tomlkit
+
+from epsopt.zoo.layouts.plain import BASE
+
+if TYPE_CHECKING:
+    from epsopt.studies.project.project import Project
+    from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".pt.tar", ".pth.tar", ".ckpt.tar")
 _ABOVE = 3  # folders above a checkpoint that a relative path may start from
@@ -55,6 +63,35 @@ def find_base(
         best.setdefault(path, FoundBase(path, key, times))
     enough = sum(b.runs for b in best.values()) >= _MOST * len(configurations)
     return list(best.values()) if enough else []
+
+
+def base_to_name(
+    project: Project | None, checkpoints: Sequence[Checkpoint], known: Sequence[Lineage]
+) -> FoundBase | None:
+    """Return the base that runs name, where neither the project file says it nor their lineages go by it.
+
+    Args:
+        project: what epsopt.toml says; None: there is none.
+        checkpoints: of the catalogue.
+        known: lineages of the catalogue.
+
+    Returns:
+        None, too, where runs name several: one of them is not what all start from.
+    """
+    if project is None or project.base is not None or not isinstance(project.runs, type(Path())):
+        return None
+    runs = list({c.run_id: c for c in checkpoints}.values())
+    found = find_base([c.hyperparameters for c in runs], [Path(c.path) for c in runs], project.runs, project.folder)
+    likely = [b for b in found if b.key.rpartition(".")[2] in BASE] or found
+    declared = {k.reference_path for k in known if k.declared}
+    return likely[0] if len(likely) == 1 and str(likely[0].path) not in declared else None
+
+
+def base_line(found: FoundBase, folder: Path) -> str:
+    """Return the line of epsopt.toml that names a base, relative to the project's folder when it lies below it."""
+    path, folder = found.path, folder.resolve()
+    name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    return f"[lineage] base = {tomlkit.item(name).as_string()}"
 
 
 def _file(value: str, checkpoint: Path, folder: Path) -> Path | None:

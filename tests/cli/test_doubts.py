@@ -35,3 +35,15 @@ def test_metrics_that_are_no_objectives_any_more_have_no_columns(project, copy):
         assert result.status == 0, result.err
         assert "rad_hier" not in result.out, arguments
         assert "coverage" in result.out, arguments
+
+
+def test_predictions_of_what_the_map_learned_from_are_said_to_be_no_test(project, tmp_path):
+    known = project.runs / "run_000" / "epoch_002.pt"
+    content = torch.load(known, weights_only=True)
+    content["model_state_dict"] = {name: value * 1.001 for name, value in content["model_state_dict"].items()}
+    torch.save(content, tmp_path / "unseen.pt")
+    both = " ".join(call(project.folder, "predict", known, tmp_path / "unseen.pt").out.split())
+    assert "1 of these 2 checkpoints taught the map what they measured: this is no test of it." in both
+    alone = " ".join(call(project.folder, "predict", known).out.split())
+    assert "This checkpoint taught the map what it measured" in alone
+    assert "taught the map" not in call(project.folder, "predict", tmp_path / "unseen.pt").out

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
+import torch
 
+from .conftest import call
 from .test_documents import NAMES, cases
 
 
@@ -51,6 +54,21 @@ def test_pareto_counts_what_it_leaves_out(project):
     assert document["n_left_out"] == 0
 
 
+def test_pareto_counts_as_measured_what_has_every_objective_and_says_what_is_counted_twice(tmp_path):
+    for i, name in enumerate("abcd"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        measured = {"accuracy": i / 10} if name != "a" else {"other": 1.0}
+        torch.save({"model": {"w": torch.eye(3) * (i + 1)}, **measured}, tmp_path / "runs" / name / "epoch_1.pt")
+    (tmp_path / "runs" / "e").mkdir()
+    shutil.copy(tmp_path / "runs" / "b" / "epoch_1.pt", tmp_path / "runs" / "e" / "epoch_1.pt")
+    (tmp_path / "epsopt.toml").write_text('[project]\nruns = "runs"\n[objectives.accuracy]\ndirection = "maximize"\n')
+    assert call(tmp_path, "ingest").status == 0
+    shown = " ".join(call(tmp_path, "pareto").out.split())
+    assert "1 of 4 measured checkpoints are beaten by no other" in shown
+    assert "1 of them holds what another of them holds, and is counted in each run." in shown
+    assert "1 other lacks an objective (not measured, or NaN) and is left out." in shown
+
+
 def test_pareto_of_one_objective_is_its_best(project):
     document = project("pareto", "--objective", "rad_hier", "--json").document
     everything = project("pareto", "--json").document
@@ -69,8 +87,6 @@ def test_a_known_file_is_its_own_nearest_checkpoint(project):
 
 
 def odd_file(file):
-    import torch
-
     torch.save({"model": {"weight": torch.randn(6, 5), "bias": torch.randn(6)}}, file)
     return file
 
@@ -105,8 +121,6 @@ def test_files_that_are_not_predicted_stand_below_the_table_of_the_others(projec
 
 
 def test_several_files_that_are_not_predicted_are_named_with_their_reasons(project, tmp_path):
-    import torch
-
     odd, same, broken = odd_file(tmp_path / "odd.pt"), odd_file(tmp_path / "same.pt"), tmp_path / "nan.pt"
     content = torch.load(project.runs / "run_001" / "epoch_002.pt")
     content["model_state_dict"] = {n: torch.full_like(t, torch.nan) for n, t in content["model_state_dict"].items()}
@@ -130,8 +144,6 @@ def test_several_files_that_are_not_predicted_are_named_with_their_reasons(proje
 
 
 def test_a_file_that_measured_what_cannot_be_is_said_once_a_metric(project, tmp_path):
-    import torch
-
     for name, coverage in (("much.pt", 1.5), ("more.pt", 42.0), ("right.pt", 0.5)):
         content = torch.load(project.runs / "run_001" / "epoch_002.pt")
         torch.save(content | {"metrics": content["metrics"] | {"coverage": coverage}}, tmp_path / name)

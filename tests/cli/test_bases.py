@@ -1,0 +1,78 @@
+"""What runs start from is called the base only where somebody says so, and epsopt.toml is asked to say it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from epsopt.cli.init_from import _start
+from epsopt.cli.run_labels import RunLabels
+from epsopt.optimize.objectives import Objective
+from epsopt.studies.merge.warm_start_candidates import real_starts
+from epsopt.studies.surrogate_store import load_map
+from epsopt.zoo import Catalogue
+
+from .conftest import call, check
+
+LINE = '[lineage] base = "pretrained/base.pt"'
+
+
+def test_a_base_that_only_the_runs_name_is_asked_for_until_the_project_names_it(tmp_path):
+    weights = {"w": torch.randn(8, 8, generator=torch.Generator().manual_seed(0))}
+    (tmp_path / "pretrained").mkdir()
+    torch.save(weights, tmp_path / "pretrained" / "base.pt")
+    for i in range(3):
+        run = tmp_path / "runs" / f"r{i}"
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(f"lr: 0.{i + 1}\ninit_from: pretrained/base.pt\n")
+        torch.save({"model": {"w": weights["w"] + 0.01 * i}, "accuracy": 0.5 + i / 10}, run / "epoch_1.pt")
+    toml = tmp_path / "epsopt.toml"
+    toml.write_text('[project]\nruns = "runs"\n\n[objectives.accuracy]\ndirection = "maximize"\n')
+    elsewhere = tmp_path / "elsewhere"  # from here, the path in the runs' files leads nowhere
+    elsewhere.mkdir()
+    told = call(elsewhere, "ingest", "--project", toml)
+    assert told.status == 0, told.err
+    assert LINE in told.out
+    asked = call(elsewhere, "doctor", "--project", toml)
+    assert LINE in asked.out, asked.err
+    assert "They name no base" not in asked.out
+    document = call(elsewhere, "doctor", "--project", toml, "--json").document
+    check("doctor", document)
+    assert document["base_line"] == LINE
+    toml.write_text(toml.read_text() + '\n[lineage]\nbase = "pretrained/base.pt"\n')
+    assert LINE not in call(elsewhere, "ingest", "--project", toml).out
+    assert "They start from" in call(elsewhere, "doctor", "--project", toml).out
+
+
+def test_files_of_other_formats_are_among_what_the_doctor_says_was_not_read(tmp_path):
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    torch.save({"model": {"w": torch.eye(3)}}, tmp_path / "runs" / "a" / "epoch_1.pt")
+    (tmp_path / "runs" / "a" / "epoch_2.pt").write_bytes(b"no checkpoint")
+    (tmp_path / "runs" / "a" / "scaler.pkl").write_bytes(b"\x80\x04N.")
+    (tmp_path / "runs" / "m.onnx").write_bytes(b"")
+    (tmp_path / "epsopt.toml").write_text('[project]\nruns = "runs"\n')
+    counted = call(tmp_path, "ingest", "--json").document
+    document = call(tmp_path, "doctor", "--json").document
+    check("doctor", document)
+    kinds = {f"{k['kind']}: {k['convert']}": k["count"] for k in counted["not_read"]}
+    failed = {f["reason"]: 1 for f in counted["failed"]}
+    assert len(kinds) == 2
+    assert len(failed) == 1
+    assert {k["reason"]: k["files"] for k in document["not_read"]} == kinds | failed
+    assert "1 file: ONNX" in call(tmp_path, "doctor").out
+
+
+def test_a_start_is_called_the_base_only_where_runs_or_the_project_name_it(project, monkeypatch):
+    with Catalogue(f"sqlite:///{project.folder / 'epsopt.db'}") as catalogue:
+        labels, surrogate = RunLabels.of(catalogue.checkpoints()), load_map(catalogue)[0]
+
+        def named() -> dict[str, str]:
+            starts = real_starts(surrogate, catalogue, [Objective("coverage", True)])
+            return {_start(s, labels): s.kind for s in starts}
+
+        assert named()["the base (base:0)"] == "base"
+        found = [replace(lineage, declared=False) for lineage in catalogue.lineages()]
+        monkeypatch.setattr(catalogue, "lineages", lambda: found)
+        assert named()["base:0"] == "checkpoint"
+        assert not any("the base" in said for said in named())
