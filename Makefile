@@ -24,16 +24,19 @@ demo: $(READY) ## Run epsopt on real training runs, in about seven minutes
 test: lint types docs check ## Run what a change must pass
 test-full: test sweeps ## Run that, and the sweeps that take longer
 
-lint: $(READY) ## Check style and the line of imports
+lint: shipped ## Check style and the line of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	PYTHONPATH=build/shipped $(BIN)/lint-imports
 
-# mypy does not follow the editable finder, so it checks what is shipped: an installed copy.
-types: $(READY) ## Check types of what is shipped
-	@rm -rf build/bdist* build/lib build/shipped
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/shipped .
+types: shipped ## Check types of what is shipped
 	MYPYPATH=build/shipped $(BIN)/mypy --strict -p epsopt
+
+# mypy and import-linter do not follow the editable finder, so they check what is shipped: an installed copy.
+.PHONY: shipped
+shipped: $(READY)
+	@rm -rf build/bdist* build/lib build/shipped
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/shipped .
 
 # Strict: a broken link, an anchor that is not there, or a page in no menu ends it.
 docs: export NO_MKDOCS_2_WARNING = 1
