@@ -11,6 +11,7 @@ from sqlalchemy import (
     Column,
     Connection,
     ForeignKey,
+    Integer,
     LargeBinary,
     String,
     Text,
@@ -53,7 +54,8 @@ def upgrade(operations: Operations) -> None:
 def _add_side_files(operations: Operations, connection: Connection) -> None:
     """Add what came within revision 1: the table of side files, and what they are matched by."""
     if not inspect(connection).has_table("epsopt_told"):
-        run: Column[int] = Column("run_id", ForeignKey("epsopt_runs.id", ondelete="CASCADE"), primary_key=True)
+        of_run = ForeignKey("epsopt_runs.id", ondelete="CASCADE")
+        run: Column[int] = Column("run_id", Integer, of_run, primary_key=True)
         texts = ("hyperparameters", "metrics", "troubles", "layouts", "given")
         others = (Column(name, Text, nullable=False) for name in texts)
         operations.create_table("epsopt_told", run, Column("state", String(64), nullable=False), *others)

@@ -35,8 +35,10 @@ def lineage_of_run(
     )
     with catalogue.reading() as connection:
         rows = connection.execute(query).all()
+    if not rows:  # of most runs, at their first checkpoint; reading fingerprints takes torch
+        return None
     if not sketch.any():
-        return int(rows[-1].lineage_id) if rows else None
+        return int(rows[-1].lineage_id)
     rows = [*rows[:1], *rows[1:][1 - _COMPARED :]]
     prints = catalogue.fingerprints([row.id for row in rows])
     alike = [(cosine(sketch, kept.sketch), row.lineage_id) for kept, row in zip(prints, rows, strict=True)]

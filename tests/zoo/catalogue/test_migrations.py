@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.tables import SCHEMA_VERSION
 from epsopt.zoo.ingestion.ingest import ingest
 
 DUMP = (Path(__file__).parent / "old" / "catalogue_1.sql").read_text()
@@ -27,6 +28,10 @@ def old(tmp_path) -> Path:
     return path
 
 
+FORMER = {"epsopt_run_metadata": "epsopt_told", "failures": "troubles", "run_tables": "given", "metadata": "said"}
+"""What revision 3 renamed, tables and columns, by today's names."""
+
+
 def as_version_1(path: Path) -> None:
     """Rebuild a database with the tables of version 1, and what they had columns for."""
     schema = "".join(s for s in DUMP.splitlines(keepends=True) if not s.startswith("INSERT"))
@@ -35,7 +40,10 @@ def as_version_1(path: Path) -> None:
             t: new.execute(f"SELECT * FROM {t}")
             for (t,) in new.execute("SELECT name FROM sqlite_master WHERE type='table'")
         }
-        rows = {t: ([d[0] for d in cursor.description], cursor.fetchall()) for t, cursor in kept.items()}
+        rows = {
+            FORMER.get(t, t): ([FORMER.get(d[0], d[0]) for d in cursor.description], cursor.fetchall())
+            for t, cursor in kept.items()
+        }
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     with sqlite3.connect(path) as database:
@@ -58,7 +66,9 @@ def test_a_database_of_version_1_opens_with_all_that_it_had(old):
         assert len(catalogue.lineages()) == 2
     with sqlite3.connect(old) as database:
         assert database.execute("PRAGMA foreign_key_check").fetchall() == []
-        assert database.execute("SELECT value FROM epsopt_meta WHERE key = 'schema_version'").fetchone() == ("2",)
+        assert database.execute("SELECT value FROM epsopt_meta WHERE key = 'schema_version'").fetchone() == (
+            str(SCHEMA_VERSION),
+        )
 
 
 def test_what_an_earlier_version_kept_as_a_number_and_is_none_becomes_not_measured(old):
@@ -156,9 +166,16 @@ def test_a_postgresql_database_of_version_1_is_upgraded_too(tmp_path, runs):
         ingest(catalogue, runs)
         before = catalogue.checkpoints()
         with catalogue.writing() as connection:
-            for table, columns in (("checkpoints", ["weights"]), ("files", ["sha256", "said"]), ("runs", ["layout"])):
+            for table, columns in (
+                ("checkpoints", ["weights"]),
+                ("files", ["sha256", "metadata"]),
+                ("runs", ["layout"]),
+            ):
                 for column in columns:
                     connection.execute(text(f"ALTER TABLE epsopt_{table} DROP COLUMN {column}"))
+            connection.execute(text("ALTER TABLE epsopt_run_metadata RENAME TO epsopt_told"))
+            for column in ("failures", "run_tables"):
+                connection.execute(text(f"ALTER TABLE epsopt_told RENAME COLUMN {column} TO {FORMER[column]}"))
             connection.execute(text("DROP INDEX ix_epsopt_checkpoints_sha256"))
             connection.execute(text("ALTER TABLE epsopt_checkpoints ADD UNIQUE (sha256)"))
             connection.execute(text("UPDATE epsopt_meta SET value = '1' WHERE key = 'schema_version'"))
