@@ -159,6 +159,7 @@ class Child:
                 "identity": _listed(checkpoint.source.identity),
                 "signature": signature,
                 "n_parameters": kept.n_parameters,
+                "nan_weights": kept.nan_weights,
                 "hyperparameters": reading.hyperparameters,
                 "metrics": reading.metrics,
                 "epoch": reading.epoch,

@@ -170,7 +170,7 @@ def ingest(
                 return False
             for note in outcome.notes:
                 notes.setdefault((fresh[index].run_path, note), []).append(str(outcome.path))
-            if outcome.fingerprint.nan_weights:
+            if outcome.nan_weights:
                 broken[fresh[index].run_name] += 1
             elif outcome.embedding is not None:
                 points.append(embedded(str(outcome.path), outcome.embedding))

@@ -52,6 +52,7 @@ class CheckpointContents:
         sketch: ``(SKETCH,)`` float32, the fingerprint's sketch.
         signature: digest of tensor names and shapes.
         n_parameters: floating-point values in it.
+        nan_weights: number of those that are NaN.
         declared: its declared base, None without one.
         identity: size, time and inode while it was read.
         step: optimiser steps, None when nothing says it.
@@ -72,6 +73,7 @@ class CheckpointContents:
     sketch: NDArray[np.float32]
     signature: str
     n_parameters: int
+    nan_weights: int
     declared: DeclaredBase | None
     identity: Identity
     step: int | None = None
@@ -228,6 +230,7 @@ def _contents(path: Path, header: dict[str, Any], blobs: list[bytes]) -> Checkpo
         sketch=sketch,
         signature=header["signature"],
         n_parameters=header["n_parameters"],
+        nan_weights=header["nan_weights"],
         declared=declared,
         identity=Identity(*header["identity"]),
         step=header["step"],
