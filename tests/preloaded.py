@@ -159,10 +159,18 @@ def serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
             if request["module"].startswith("epsopt."):
                 for name in (request["module"], *LATER.get(request["module"], ())):
                     importlib.import_module(name)
+            leads, led = os.pipe()
             if not (pid := os.fork()):
+                if request["session"]:
+                    os.setsid()  # before anybody knows the pid: whoever kills its group must find one
+                os.close(leads)
+                os.close(led)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 return request, descriptors[1:]
+            os.close(led)
+            os.read(leads, 1)  # nothing comes: the copy closes its end when it leads its session
+            os.close(leads)
             ends[pid] = descriptors[0]
             for descriptor in descriptors[1:]:
                 os.close(descriptor)
@@ -178,8 +186,6 @@ def become(request: dict[str, Any], descriptors: list[int]) -> None:
     for other in set(range(3, max(high) + 1)) - set(numbers):
         with contextlib.suppress(OSError):
             os.close(other)
-    if request["session"]:
-        os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])
     os.environ.clear()
