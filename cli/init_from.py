@@ -183,7 +183,7 @@ def _plan_json(plan: WarmStart, path: str, arguments: list[str] | None) -> dict[
     }
 
 
-def _start(start: Start, labels: RunLabels) -> str:
+def start_text(start: Start, labels: RunLabels) -> str:
     """What the start is, in words."""
     if start.checkpoint is not None:
         label = labels(start.checkpoint.run, start.checkpoint.epoch)
@@ -221,7 +221,7 @@ def _show(
     print_wrapped()
     for i, (p, path, _) in enumerate(shown, 1):
         joins = f"joins the front with P {p.joins_front:.2f}"
-        print_line(f"{i}  from {_start(p.start, labels)}, {joins}")
+        print_line(f"{i}  from {start_text(p.start, labels)}, {joins}")
         print_line(f"   {short_path(path)}")
         if p.beyond is not None:
             print_line(f"   {p.beyond} epochs of training in all: no past run had as many, so this is extrapolated")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from epsopt.cli.init_from import _start
+from epsopt.cli.init_from import start_text
 from epsopt.cli.run_labels import RunLabels
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.merge.warm_start_candidates import real_starts
@@ -69,7 +69,7 @@ def test_a_start_is_called_the_base_only_where_runs_or_the_project_name_it(proje
 
         def named() -> dict[str, str]:
             starts = real_starts(surrogate, catalogue, [Objective("coverage", True)])
-            return {_start(s, labels): s.kind for s in starts}
+            return {start_text(s, labels): s.kind for s in starts}
 
         assert named()["the base (base:0)"] == "base"
         found = [replace(lineage, declared=False) for lineage in catalogue.lineages()]
