@@ -1,9 +1,9 @@
-"""Which kind of step to take next: what each promises, by what its promises were worth so far.
+"""Which kind of step to take next: the predicted gain of each, by how reliable its predicted gains were so far.
 
-Models of different things (runs, merges) are not wrong in the same way. Each kind of step is credited with what it
-brought of what it had promised, recent steps counting more. When what the next merge promises falls below a share
-of what an epoch brought on average so far, it is time to train instead: the marginal value theorem of foraging (Charnov
-1976).
+Models of different things (runs, merges) are not wrong in the same way. Each kind of step has a reliability, its
+realized gain by its predicted gain, recent steps counting more. When the predicted gain of the next merge falls below a
+share of what an epoch added on average so far, it is time to train instead: the marginal value theorem of foraging
+(Charnov 1976).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 PATIENCE = 0.5
-"""Share of the average gain per epoch below which a promise is not worth its cost."""
+"""Share of the average gain per epoch below which a predicted gain is not worth its cost."""
 
 _FADING = 0.9
 _MOST = 2.0  # a kind that brought more than it promised is believed up to twice its promise
@@ -22,7 +22,7 @@ _FAILURES = 0.5  # and as much as so many of its promises: what is likely to bri
 
 @dataclass
 class Reliability:
-    """What kinds of steps promised and brought, in hypervolume.
+    """Predicted and realized gain of kinds of steps, in hypervolume.
 
     Args:
         first: what a promise of 1 is believed to be worth before anything is known, by kind; others are believed.

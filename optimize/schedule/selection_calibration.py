@@ -3,7 +3,7 @@
 Whoever takes the most promising of a thousand candidates takes the one that is overrated most (the optimiser's curse,
 Smith and Winkler 2006), and intervals that hold what they should on average do not hold it there. So the model is
 learned from the first half of the runs, and at a few moments of the second half the runs that came later are candidates
-of which it is known what they brought: the most promising of them say what such predictions are to be multiplied by.
+of which it is known what they added: the most promising of them say what such predictions are to be multiplied by.
 What a run did after one of its own checkpoints stands for a branch from there, as long as no branch was launched.
 With few runs the factors stay near 1.
 """
@@ -66,7 +66,7 @@ class _Replayed:
         runs: ``(n,)`` which they are.
         error: ``(n, outputs)`` of their last checkpoints, in standard deviations; NaN where not measured.
         gain: ``(n,)`` expected hypervolume.
-        brought: ``(n,)`` hypervolume that they added.
+        realized: ``(n,)`` hypervolume that they added.
         joins: ``(n,)`` probability that they join the front.
         joined: ``(n,)`` 1 where they did.
     """
@@ -74,7 +74,7 @@ class _Replayed:
     runs: NDArray[np.int64]
     error: Floats
     gain: Floats
-    brought: Floats
+    realized: Floats
     joins: Floats
     joined: Floats
 
@@ -178,7 +178,7 @@ def _replay(model: CurveModel, later: Mapping[int, Curve], reference: Floats, se
     noise = stretch**2 * np.array([float(p.noise) for p in model.processes])
     ends = np.stack([c.values[-1] for c in curves])
     scaled = np.column_stack([t.forward(column) for t, column in zip(model.transforms, ends.T, strict=True)])
-    told = []
+    replayed = []
     for curve, paths in zip(curves, drawn, strict=True):
         known = measured
         if curve.start is not None and np.isfinite(curve.start[:m]).all():
@@ -186,24 +186,24 @@ def _replay(model: CurveModel, later: Mapping[int, Curve], reference: Floats, se
         rows = curve.values[np.isfinite(curve.values[:, :m]).all(axis=1), :m] * signs
         volume = hypervolume(known, corner, maximize)
         gain = np.mean([hypervolume(np.vstack([known, path]), corner, maximize) for path in paths]) - volume
-        brought = hypervolume(np.vstack([known, rows]), corner, maximize) - volume
+        realized = hypervolume(np.vstack([known, rows]), corner, maximize) - volume
         joined = bool(len(rows)) and bool(joins_front(rows[None], known)[0])
-        told.append((gain, brought, joins_front(paths, known).mean(), float(joined)))
-    return _Replayed(np.array(list(later)), (scaled - mean) / np.sqrt(variance + noise), *np.array(told).T)
+        replayed.append((gain, realized, joins_front(paths, known).mean(), float(joined)))
+    return _Replayed(np.array(list(later)), (scaled - mean) / np.sqrt(variance + noise), *np.array(replayed).T)
 
 
-def _shares(told: Sequence[_Replayed]) -> tuple[Floats, NDArray[np.int64]]:
+def _shares(replayed: Sequence[_Replayed]) -> tuple[Floats, NDArray[np.int64]]:
     """Weights of all that was predicted, those of a run as much as of one prediction; and the runs."""
-    runs = np.concatenate([r.runs for r in told])
-    return np.concatenate([r.weights for r in told]) / (runs[:, None] == runs).sum(axis=1), runs
+    runs = np.concatenate([r.runs for r in replayed])
+    return np.concatenate([r.weights for r in replayed]) / (runs[:, None] == runs).sum(axis=1), runs
 
 
-def _stretch(told: Sequence[_Replayed], outputs: int) -> tuple[float, ...]:
-    if not told:
+def _stretch(replayed: Sequence[_Replayed], outputs: int) -> tuple[float, ...]:
+    if not replayed:
         return (1.0,) * outputs
-    weights, runs = _shares(told)
+    weights, runs = _shares(replayed)
     out = []
-    for column in np.concatenate([r.error for r in told]).T:
+    for column in np.concatenate([r.error for r in replayed]).T:
         known = np.isfinite(column)
         if not known.any():
             out.append(1.0)
@@ -218,17 +218,17 @@ def _stretch(told: Sequence[_Replayed], outputs: int) -> tuple[float, ...]:
     return tuple(out)
 
 
-def _gain(told: Sequence[_Replayed]) -> float:
-    """Brought by predicted of those that would have been chosen, as if a few more had brought what was predicted."""
-    predicted = sum(float(r.gain[r.chosen].sum()) for r in told) / len(told)
-    brought = sum(float(r.brought[r.chosen].sum()) for r in told) / len(told)
-    doubt = sum(float(r.gain[r.chosen].mean()) for r in told) / len(told)
-    return min(max((brought + doubt) / max(predicted + doubt, 1e-300), _GAINS[0]), _GAINS[1])
+def _gain(replayed: Sequence[_Replayed]) -> float:
+    """Realized by predicted gain of those that would have been chosen, as if a few more had added all of it."""
+    predicted = sum(float(r.gain[r.chosen].sum()) for r in replayed) / len(replayed)
+    realized = sum(float(r.realized[r.chosen].sum()) for r in replayed) / len(replayed)
+    doubt = sum(float(r.gain[r.chosen].mean()) for r in replayed) / len(replayed)
+    return min(max((realized + doubt) / max(predicted + doubt, 1e-300), _GAINS[0]), _GAINS[1])
 
 
-def _joins(told: Sequence[_Replayed]) -> Calibration:
-    if not told:
+def _joins(replayed: Sequence[_Replayed]) -> Calibration:
+    if not replayed:
         return Calibration()
-    weights, _ = _shares(told)
-    forecasts, outcomes = (np.concatenate([getattr(r, name) for r in told]) for name in ("joins", "joined"))
+    weights, _ = _shares(replayed)
+    forecasts, outcomes = (np.concatenate([getattr(r, name) for r in replayed]) for name in ("joins", "joined"))
     return fit_calibration(forecasts, outcomes, weights / _WEIGHT)

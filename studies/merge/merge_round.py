@@ -29,7 +29,7 @@ def mix_round(
 ) -> list[str]:
     """Measure merges while they are worth it, and take into the catalogue those that join the front.
 
-    What merges of earlier rounds promised and brought is remembered in the catalogue, in shares of the front's
+    Predicted and realized gains of merges of earlier rounds are remembered in the catalogue, in shares of the front's
     hypervolume.
 
     Args:

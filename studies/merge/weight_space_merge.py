@@ -4,7 +4,7 @@ Two models say what to try. One knows what lies between the three checkpoints of
 (optimize/merge/simplex_merge.py): it is nearly always right, and soon has no more to offer. The other, a process over
 weight space, takes all of up to two dozen checkpoints, along the way from one to another or to the base, and part by
 part beyond them (optimize/merge/weight_space_gp.py): what it promises beyond is far more, and mostly not kept. Each
-of the three kinds of step is believed by what its merges brought so far (Credit).
+of the three kinds of step counts by the realized gain of its merges so far (Reliability).
 
 A merge that was measured is known from then on as any checkpoint is: what it has in common with all others follows
 from its coefficients.
@@ -88,7 +88,7 @@ class Mixed:
 
     @property
     def shares(self) -> list[tuple[str, float, float]]:
-        """Whose idea each merge was, what it promised and what it brought, in shares of the hypervolume before."""
+        """Whose idea each merge was, its predicted and realized gain, in shares of the hypervolume before."""
         unit = self.before if self.before > 0.0 else 1.0
         return [(t.kind, t.predicted_gain / unit, t.realized_gain / unit) for t in self.tried]
 

@@ -1,4 +1,4 @@
-"""What steps of the scheduler promised, and what they brought, kind by kind."""
+"""Predicted and realized gain of the scheduler's steps, kind by kind."""
 
 from __future__ import annotations
 

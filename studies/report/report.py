@@ -134,7 +134,7 @@ class LoopReport:
         new: checkpoints of proposed runs.
         merged: checkpoints that were mixed, not trained.
         control_runs: runs that would have been stopped early, in order.
-        steps: what steps of the scheduler promised and brought, kind by kind; none where it was never followed.
+        steps: predicted and realized gain of the scheduler's steps, kind by kind; none where it was never followed.
         objectives: that the proposals were made for; the project file may name others by now.
     """
 

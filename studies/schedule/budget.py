@@ -181,7 +181,7 @@ def measured_merges(catalogue: Catalogue, project: str) -> tuple[MeasuredMerge, 
 
 
 def save_measured_merge(catalogue: Catalogue, project: str, mixture: MeasuredMerge) -> None:
-    """Keep what a merge promised and brought beside what is kept by now, for whoever goes on."""
+    """Keep the predicted and realized gain of a merge beside what is kept by now, for whoever goes on."""
     row = asdict(mixture)
     catalogue.update_artifact(_ARTIFACT, project, lambda kept: json.dumps([*json.loads(kept or b"[]"), row]).encode())
 

@@ -45,7 +45,7 @@ _EXPLORATION_CONFIG = "exploration_config"
 
 
 def make_scheduler(scene: StudySnapshot, *, seed: int = 0) -> Scheduler:
-    """Put the scheduler together from what all steps so far promised and brought.
+    """Put the scheduler together from the predicted and realized gains of all steps so far.
 
     Raises:
         UsageError: how long a whole run is, is not known.
