@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.latent.clusters import Clustering
     from epsopt.studies.output_files import OutputFile
+    from epsopt.surrogate.plane import Plane
     from epsopt.zoo.catalogue.types import Checkpoint
 
 _REDUNDANT = 8
@@ -51,7 +52,7 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
         progress("grouping runs", None)
         found, shown, points = cluster_runs(surrogate, checkpoints, groups=groups, seed=seed)
         if picture is not None:
-            _draw(picture, points, shown, found)
+            _draw(picture, surrogate.plane, points, shown, found)
     _tell_left_out(left_out, RunLabels.of(checkpoints))
     tell_unseen(n_unseen)
     if options.json:
@@ -161,16 +162,18 @@ def _typical(values: list[object]) -> object:
     return statistics.median(numbers) if len(numbers) == len(values) else statistics.mode(values)
 
 
-def _draw(file: OutputFile, points: Any, shown: list[Checkpoint], found: Clustering) -> None:
-    from sklearn.decomposition import PCA
-
+def _draw(file: OutputFile, plane: Plane, points: Any, shown: list[Checkpoint], found: Clustering) -> None:
     from epsopt.studies.report.plots import groups_figure, save_picture
 
-    grouped = [i for g in found.groups for i in g.members]
-    places = PCA(2).fit(points[grouped]).transform(points)
+    places = plane.coordinates(points)
     of = {i: k for k, g in enumerate(found.groups) for i in g.members} | dict.fromkeys(found.unclustered, -1)
     labels = [f"group {k}: {len(g.members)} runs, stability {g.stability:.2f}" for k, g in enumerate(found.groups, 1)]
     figure = groups_figure(
-        places, [of[i] for i in range(len(shown))], [g.medoid for g in found.groups], [c.run for c in shown], labels
+        places,
+        [of[i] for i in range(len(shown))],
+        [g.medoid for g in found.groups],
+        [c.run for c in shown],
+        labels,
+        plane,
     )
     save_picture(figure, file)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from epsopt.optimize.forecast.run_trajectory import RunTrajectory
     from epsopt.optimize.latent.trajectory import MeasuredEnd
     from epsopt.studies.output_files import OutputFile
+    from epsopt.surrogate.plane import Plane
     from epsopt.zoo.catalogue.types import Checkpoint
     from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 
@@ -85,7 +86,7 @@ def command(
             progress=lambda what: progress(what, None),
         )  # fmt: skip
         if picture is not None:
-            _draw(picture, found, latents)
+            _draw(picture, found, surrogate.plane, surrogate.plane_coordinates(latents))
     if options.json:
         print_json(_document(found, level))
         return
@@ -284,20 +285,15 @@ def _show_forecast(found: RunTrajectory, forecast: RunForecast, level: float, wa
     )
 
 
-def _draw(file: OutputFile, found: RunTrajectory, latents: Any) -> None:
-    from sklearn.decomposition import PCA
-
+def _draw(file: OutputFile, found: RunTrajectory, plane: Plane, background: Any) -> None:
     from epsopt.studies.report.plots import path_figure, save_picture
 
     path, whole, names, forecast = found.path, found.whole, found.metric_names, found.forecast
-    plane = PCA(2).fit(latents.numpy())
-    places = plane.transform((path if len(path) else whole.first(1)).z.numpy())
+    places = plane.coordinates((path if len(path) else whole.first(1)).z)
     curves = {n: (path.epochs.tolist(), path.metrics[:, j].tolist()) for j, n in enumerate(names)}
     ends = {} if forecast is None else {
         n: (forecast.total, float(forecast.low[j]), float(forecast.point[j]), float(forecast.high[j]))
         for j, n in enumerate(names)
     }  # fmt: skip
-    figure = path_figure(
-        path.name, plane.transform(latents.numpy()), places, path.epochs.tolist() or [0.0], curves, ends
-    )
+    figure = path_figure(path.name, background, places, path.epochs.tolist() or [0.0], curves, ends, plane)
     save_picture(figure, file)

@@ -179,6 +179,9 @@ def fit_map(
     else:
         surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress)
         fitted_runs, made = train.n_runs, FitOutcome("fitted", None, reason, chosen, doubts)
+        earlier = _kept(catalogue, probes)[0] or _kept(catalogue, probes=False)[0]
+        if earlier is not None:
+            surrogate = surrogate.aligned_with(earlier.surrogate)
     data, meta = surrogate.to_bytes()
     meta = {**meta, "validation": asdict(replace(validation, held_out=None)), "fitted_runs": fitted_runs}
     meta["digest"] = _digest(data, meta)

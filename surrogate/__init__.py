@@ -15,12 +15,14 @@ from epsopt.zoo.public_names import lazy_names
 if TYPE_CHECKING:
     from epsopt.surrogate.dataset import TrainingSet, run_folds
     from epsopt.surrogate.fitting import fit
+    from epsopt.surrogate.plane import Plane
     from epsopt.surrogate.surrogate import Prediction, Surrogate
     from epsopt.surrogate.training import TrainingConfig
     from epsopt.surrogate.validation import MetricValidation, Validation
 
 __all__ = [
     "MetricValidation",
+    "Plane",
     "Prediction",
     "Surrogate",
     "TrainingConfig",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOMES = {
     "MetricValidation": "validation",
+    "Plane": "plane",
     "Prediction": "surrogate",
     "TrainingConfig": "training",
     "Surrogate": "surrogate",

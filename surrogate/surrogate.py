@@ -21,6 +21,7 @@ from torch import Tensor
 from epsopt.surrogate.local_reconstruction import reconstruct
 from epsopt.surrogate.metric_gp import CachedGP, GPHyperparameters, build_model, conformal_factor, solve
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
+from epsopt.surrogate.plane import Plane, fit_plane, plane_of, shared_rows, turned
 from epsopt.surrogate.statistics_trees import StatisticsTrees, weights_digest
 from epsopt.surrogate.transforms import NO_TAILS, MetricTransform
 from epsopt.surrogate.views import FeatureEncoder, View
@@ -108,6 +109,8 @@ class Surrogate:
         embedding_scale: ``(mean (anchors, dim), scale ())`` or ``None``.
         trained_on: digest of the training set.
         trees: their predictions are the last coordinates of z; ``None`` in a map of an earlier version.
+        projection: centre ``(latent,)`` and axes ``(latent, 2)`` of the plane in which the map is drawn (see
+            :attr:`plane`); by default what :func:`epsopt.surrogate.plane.fit_plane` finds.
     """
 
     metric_names: tuple[str, ...]
@@ -122,6 +125,47 @@ class Surrogate:
     embedding_scale: tuple[Tensor, Tensor] | None
     trained_on: str
     trees: StatisticsTrees | None = None
+    projection: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.projection is None:  # now, not on demand: what is derived from this map keeps its plane
+            found = fit_plane(self.memory.latents)
+            object.__setattr__(self, "projection", (found.centre, found.axes))
+
+    @cached_property
+    def plane(self) -> Plane:
+        """The plane in which every picture draws this map, with its frame and each axis' share of the variance.
+
+        It is kept with the map. A refined map has the plane of the map before.
+        """
+        if self.projection is None:
+            return fit_plane(self.memory.latents)
+        return plane_of(*self.projection, self.memory.latents)
+
+    def plane_coordinates(self, z: Tensor) -> NDArray[np.float64]:
+        """Project points of the latent space to the plane in which every picture draws this map.
+
+        Args:
+            z: ``(n, latent)``; NaN gives NaN.
+
+        Returns:
+            ``(n, 2)`` coordinates, in units of z.
+        """
+        return self.plane.coordinates(z)
+
+    def aligned_with(self, before: Surrogate) -> Surrogate:
+        """Turn this map's plane so that checkpoints lie as near as possible to where an earlier map drew them.
+
+        Args:
+            before: the earlier map.
+
+        Returns:
+            This map with the turned plane; unchanged where both know fewer than three checkpoints.
+        """
+        mine, others = shared_rows(self.memory.keys, before.memory.keys)
+        there = before.plane_coordinates(before.memory.latents[others])
+        found = turned(self.plane, self.memory.latents[mine], there) if len(mine) else self.plane
+        return replace(self, projection=(found.centre, found.axes))
 
     @property
     def latent(self) -> int:
@@ -394,6 +438,9 @@ class Surrogate:
             tensors[f"unseen_scores.{i}"] = self.unseen_scores[i].contiguous()
         if self.embedding_scale is not None:
             tensors["embeddings.mean"], tensors["embeddings.scale"] = (t.contiguous() for t in self.embedding_scale)
+        if self.projection is not None:
+            for name, part in zip(("centre", "axes"), self.projection, strict=True):
+                tensors[f"plane.{name}"] = torch.from_numpy(np.ascontiguousarray(part))
         meta = {
             "format": FORMAT,
             "fingerprint_format": FINGERPRINT_FORMAT,
@@ -463,6 +510,10 @@ class Surrogate:
             embedding_scale=embedding,
             trained_on=meta["trained_on"],
             trees=trees,
+            # Maps of earlier versions have none: it is found again, from what is kept alone.
+            projection=(
+                (tensors["plane.centre"].numpy(), tensors["plane.axes"].numpy()) if "plane.axes" in tensors else None
+            ),
         )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from epsopt.optimize.latent.embedding_projection import Preview
+    from epsopt.surrogate.plane import Plane
 
 Floats = NDArray[np.float64]
 
@@ -60,6 +61,7 @@ def path_figure(
     epochs: Sequence[float],
     curves: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],
     ends: Mapping[str, tuple[float, float, float, float]],
+    plane: Plane,
 ) -> go.Figure:
     """Draw a run's path on the map, and its metrics with where they are forecast to end.
 
@@ -70,6 +72,7 @@ def path_figure(
         epochs: ``e`` of them.
         curves: measured metrics by name: epochs and values.
         ends: by the same names: last epoch, lower end, median and upper end of the forecast.
+        plane: the map's, of which these are coordinates.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
@@ -100,12 +103,7 @@ def path_figure(
             x=place[0], y=place[1], text=f"epoch {epoch:g}", showarrow=False, yshift=shift, row=1, col=1,
             bgcolor="rgba(255, 255, 255, 0.7)",
         )  # fmt: skip
-    # A few checkpoints far away would shrink everything else to a corner.
-    low, high = np.quantile(background, (0.01, 0.99), axis=0)
-    low, high = np.minimum(low, path.min(axis=0)), np.maximum(high, path.max(axis=0))
-    margin = 0.08 * (high - low)
-    figure.update_xaxes(range=[low[0] - margin[0], high[0] + margin[0]], row=1, col=1)
-    figure.update_yaxes(range=[low[1] - margin[1], high[1] + margin[1]], row=1, col=1)
+    _framed(figure, plane, background, path, row=1, col=1)
     for row, (metric, (at, values)) in enumerate(curves.items(), 1):
         style = {"color": MEASURED, "width": 1.5}
         figure.add_trace(
@@ -127,13 +125,16 @@ def path_figure(
                 row, 2,
             )  # fmt: skip
     figure.update_xaxes(title_text="epoch", row=rows, col=2)
-    figure.update_xaxes(title_text="first principal component of z", row=1, col=1)
-    figure.update_yaxes(title_text="second principal component of z", row=1, col=1)
     return _dressed(figure, 480)
 
 
 def groups_figure(
-    places: Floats, groups: Sequence[int], medoids: Sequence[int], texts: Sequence[str], labels: Sequence[str]
+    places: Floats,
+    groups: Sequence[int],
+    medoids: Sequence[int],
+    texts: Sequence[str],
+    labels: Sequence[str],
+    plane: Plane,
 ) -> go.Figure:
     """Draw groups of runs on the map.
 
@@ -143,6 +144,7 @@ def groups_figure(
         medoids: row of each group's medoid.
         texts: shown on hovering over a run.
         labels: names of the groups.
+        plane: the map's, of which these are coordinates.
     """
     import plotly.graph_objects as go
 
@@ -165,12 +167,8 @@ def groups_figure(
                 text=[escaped(texts[i]) for i in rows], hoverinfo="text",
             )
         )  # fmt: skip
-    inside = places[[i for i, g in enumerate(groups) if g >= 0]]
-    low, high = inside.min(axis=0), inside.max(axis=0)
-    margin = 0.08 * (high - low) + 1e-6
-    # Runs in no group may lie so far away that the others would shrink to a point.
-    figure.update_xaxes(title_text="first principal component of z", range=[low[0] - margin[0], high[0] + margin[0]])
-    figure.update_yaxes(title_text="second principal component of z", range=[low[1] - margin[1], high[1] + margin[1]])
+    grouped = places[[i for i, g in enumerate(groups) if g >= 0]]
+    _framed(figure, plane, places, grouped)
     figure.update_layout(title={"text": "Where runs end on the map; the large point of a group is its medoid"})
     return _dressed(figure, 480)
 
@@ -215,6 +213,18 @@ def preview_figure(title: str, shown: Preview) -> go.Figure:
         figure.update_yaxes(range=[-1.05, 1.05], row=1, col=last)
     figure.update_layout(title={"text": escaped(title)})
     return _dressed(figure, 460)
+
+
+def _framed(figure: go.Figure, plane: Plane, places: Floats, shown: Floats, **where: int) -> None:
+    """Give axes the map's frame, widened to what must be shown, their titles, and the number of points beyond it."""
+    low, high = np.minimum(plane.low, shown.min(axis=0)), np.maximum(plane.high, shown.max(axis=0))
+    wider = np.where((shown.min(axis=0) < plane.low) | (shown.max(axis=0) > plane.high), 0.04 * (high - low), 0.0)
+    low, high = low - wider, high + wider
+    beyond = int((~((places >= low) & (places <= high)).all(axis=1)).sum())
+    first, second = plane.titles
+    first += f"; {beyond} of {len(places)} lie outside the frame" if beyond else ""
+    figure.update_xaxes(title_text=first, range=[low[0], high[0]], **where)
+    figure.update_yaxes(title_text=second, range=[low[1], high[1]], **where)
 
 
 def _dressed(figure: go.Figure, height: int) -> go.Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -82,6 +83,21 @@ def test_pictures_are_drawn_by_themselves(project, tmp_path):
     result = project("cluster", "-k", "2", "--save", tmp_path / "groups.gif")
     assert result.status == 2
     assert ".html, .png or .svg" in result.err
+
+
+def test_a_checkpoint_has_the_same_place_in_every_picture(project, tmp_path):
+    drawn = []
+    with mock.patch("epsopt.studies.report.plots.save_picture", lambda figure, _: drawn.append(figure)):
+        for arguments in (["trajectory", "run_000"], ["cluster", "-k", "2"], ["trajectory", "run_003"]):
+            assert project(*arguments, "--save", tmp_path / "map.html").status == 0
+    path, groups, other = drawn
+    (run,) = (t for t in path.data if t.name == "the run")
+    ends = [(x, y) for t in groups.data for x, y, text in zip(t.x, t.y, t.text, strict=True) if text == "run_000"]
+    assert ends == [(run.x[-1], run.y[-1])]
+    assert path.layout.xaxis.title.text.split(";")[0] == groups.layout.xaxis.title.text.split(";")[0]
+    assert "of the variance of z" in groups.layout.yaxis.title.text
+    elsewhere = {(x, y) for x, y in zip(other.data[0].x, other.data[0].y, strict=True)}
+    assert set(zip(run.x, run.y, strict=True)) <= elsewhere
 
 
 def test_groups_name_every_run_once(project):

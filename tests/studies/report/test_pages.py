@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,22 +21,24 @@ from epsopt.studies.output_files import is_ours, output_file
 from epsopt.studies.pages import escaped, html_page
 from epsopt.studies.report.plots import groups_figure, path_figure, preview_figure, save_picture
 from epsopt.studies.report.report_html import page_html
+from epsopt.surrogate.plane import fit_plane
 
 from ..fakes import COVERAGE, DIST_CORR, make_answers, make_zoo  # noqa: TID252
 
 CHROMIUM = Path("/usr/bin/chromium")
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>\x1b[2J\0\u202egnp.\u2066"
+PLANE = fit_plane(torch.arange(12.0).reshape(6, 2))
 ACTING = "\x1b\0\u202e\u2066\x9b"
 
 
 def groups():
     places = np.arange(12.0).reshape(6, 2)
-    return groups_figure(places, [0, 0, 0, 1, 1, -1], [0, 3], [EVIL] * 6, [EVIL, "group 2"])
+    return groups_figure(places, [0, 0, 0, 1, 1, -1], [0, 3], [EVIL] * 6, [EVIL, "group 2"], PLANE)
 
 
 def path():
     places = np.arange(12.0).reshape(6, 2)
-    return path_figure(EVIL, places, places[:3], [1, 2, 3], {EVIL: ([1, 2, 3], [0.1, 0.2, 0.3])}, {})
+    return path_figure(EVIL, places, places[:3], [1, 2, 3], {EVIL: ([1, 2, 3], [0.1, 0.2, 0.3])}, {}, PLANE)
 
 
 def preview():
