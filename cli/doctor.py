@@ -65,6 +65,7 @@ def _show(found: Diagnosis) -> None:
         print_wrapped(f"They start from {', '.join(short_path(p) for p in found.bases)}.")
     elif found.checkpoints and found.base_line is None:
         print_wrapped(f"They name no base; by their weights they are of {count(found.lineages, 'lineage')}.")
+    show_nan_weights(found.nan_weights)
     if found.metrics:
         print_wrapped()
         rows = [Rows([[m.name, m.role, m.about, str(m.measured)]]) for m in found.metrics]
@@ -85,6 +86,17 @@ def _show(found: Diagnosis) -> None:
     print_wrapped()
     show_base_line(found.base_line)
     show_readiness(found.readiness)
+
+
+def show_nan_weights(runs: dict[str, int]) -> None:
+    """Say of which runs nothing is learned, or not from all of their checkpoints, because weights are NaN."""
+    from epsopt.cli.output import print_wrapped
+
+    if runs:
+        named = ", ".join(f"{run} ({count(n, 'checkpoint')})" for run, n in list(runs.items())[:_LISTED])
+        more = f" and {len(runs) - _LISTED} more (--json names all)" if len(runs) > _LISTED else ""
+        print_wrapped()
+        print_wrapped(f"Weights are NaN, and nothing is learned from them: {named}{more}.")
 
 
 def show_base_line(line: str | None) -> None:

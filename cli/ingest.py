@@ -90,6 +90,7 @@ def _sheets(project: Project | None, jobs: int, table: Path | None, study: str |
 def _ingest(
     options: Options, paths: tuple[Path, ...], jobs: int, table: Path | None, study: str | None, *, follow_links: bool
 ) -> None:
+    from epsopt.cli.doctor import show_nan_weights
     from epsopt.cli.output import (
         Head,
         Rows,
@@ -197,7 +198,7 @@ def _ingest(
         _not_read(report.not_read)
         _objects(report.objects)
         _not_finite(report.not_finite)
-        _nan_weights(report.nan_weights)
+        show_nan_weights(report.nan_weights)
         _copies(copies, shared)
         print_wrapped()
         print_line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
@@ -255,17 +256,6 @@ def _not_finite(metrics: Sequence[NotFinite]) -> None:
             print_line(f"  {n.metric}: on {count(n.checkpoints, 'checkpoint')} of {count(n.runs, 'run')}")
         if len(metrics) > _LISTED:
             print_line(f"  and {len(metrics) - _LISTED} other metrics ('epsopt ingest --json' names all)")
-
-
-def _nan_weights(runs: dict[str, int]) -> None:
-    """Say of which runs nothing is learned, or not from all of their checkpoints, because weights are NaN."""
-    from epsopt.cli.output import print_wrapped
-
-    if runs:
-        named = ", ".join(f"{run} ({count(n, 'checkpoint')})" for run, n in list(runs.items())[:_LISTED])
-        more = f" and {len(runs) - _LISTED} more ('epsopt ingest --json' names all)" if len(runs) > _LISTED else ""
-        print_wrapped()
-        print_wrapped(f"Weights are NaN, and nothing is learned from them: {named}{more}.")
 
 
 def _copies(copies: Sequence[CopiedRun], shared: int) -> None:

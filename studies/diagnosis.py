@@ -75,6 +75,7 @@ class Diagnosis:
         bases: paths of the checkpoints that runs name as what they start from.
         base_line: the line of epsopt.toml that names the base which runs name, where that file does not say it.
         lineages: how many lineages the checkpoints are of.
+        nan_weights: checkpoints of which some weights are NaN, by the name of their run; nothing is learned from them.
         readiness: of `fit`, `propose`, `work` and `merge`.
     """
 
@@ -88,6 +89,7 @@ class Diagnosis:
     bases: tuple[str, ...]
     base_line: str | None
     lineages: int
+    nan_weights: dict[str, int]
     readiness: tuple[Readiness, ...]
 
 
@@ -137,6 +139,7 @@ def diagnose(project: Project | None, catalogue: Catalogue, others: Sequence[Oth
         bases=tuple(sorted(k.reference_path for k in known if k.declared)),
         base_line=None if base is None or project is None else base_line(base, project.folder),
         lineages=len(known),
+        nan_weights=catalogue.nan_weights(),
         readiness=(
             _fit(project, checkpoints, names),
             _propose(project, catalogue, runs, space),

@@ -35,7 +35,7 @@ from epsopt.zoo.reading.messages import decode, encode, pack, unpack
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_at, identity_of
 from epsopt.zoo.reading.tensors import OpenCheckpoint
-from epsopt.zoo.side_files.worker import deleted, parse_side_files, read_table
+from epsopt.zoo.side_files.worker import compare_logs, deleted, parse_side_files, read_table
 
 Sketch = NDArray[np.float32]
 Answer = tuple[dict[str, Any], list[bytes]]
@@ -99,6 +99,8 @@ class Child:
         try:
             if request["kind"] == "tell":
                 return parse_side_files(request, self.limits), []
+            if request["kind"] == "compare":
+                return compare_logs(request, self.limits), []
             if request["kind"] == "deleted":
                 return deleted(request, self.limits), []
             if request["kind"] == "table":

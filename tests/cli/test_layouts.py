@@ -55,6 +55,19 @@ def test_ingest_names_the_runs_whose_weights_are_nan(folder):
     ).out  # fmt: skip
 
 
+def test_a_second_ingest_and_doctor_name_nan_weights_too(folder):
+    broken = {"model": {"w": torch.full((4, 4), torch.nan)}, "epoch": 2}
+    torch.save(broken, folder / "runs" / "run_1" / "checkpoints" / "epoch_2.pt")
+    call(folder, "ingest", "runs")
+    again = call(folder, "ingest", "runs", "--json").document
+    assert again["added"] == 0
+    assert again["nan_weights"] == {"run_1": 1}
+    found = call(folder, "doctor", "--json").document
+    check("doctor", found)
+    assert found["nan_weights"] == {"run_1": 1}
+    assert "Weights are NaN, and nothing is learned from them: run_1 (1 checkpoint)." in call(folder, "doctor").out
+
+
 def test_runs_of_one_name_are_called_by_their_folders(folder):
     (folder / "runs").rename(folder / "monday")
     for run in (0, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from sqlalchemy import Connection, Table, delete, insert, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from epsopt.zoo.catalogue.database import driver_message, open_database, reading, writing
-from epsopt.zoo.catalogue.listing import listing
+from epsopt.zoo.catalogue.listing import listing, said_of_files
 from epsopt.zoo.catalogue.tables import (
     artifacts,
     checkpoints,
@@ -229,6 +230,33 @@ class Catalogue:
                     if value is None:
                         places.setdefault(name, []).append(c.run_id)
         return [NotFinite(name, len(runs), len(set(runs))) for name, runs in sorted(places.items())]
+
+    def nan_weights(self, within: Collection[str] | None = None) -> dict[str, int]:
+        """Count the checkpoints of which some weights are NaN: nothing is learned from them.
+
+        Args:
+            within: paths of the runs to look at; None: all.
+
+        Returns:
+            Their number by the name of their run, of runs that have any.
+        """
+        with self.reading() as connection:
+            broken = said_of_files(connection, "nan_weights").keys()
+            found = listing(connection) if broken else None
+        if found is None:
+            return {}
+        seen = [c for c in found.checkpoints if within is None or found.runs[c.run_id].path in within]
+        return dict(sorted(Counter(found.names[c.run_id] for c in seen if not broken.isdisjoint(c.paths)).items()))
+
+    def notes(self, paths: Collection[str] | None = None) -> dict[str, list[str]]:
+        """Return the sentences about what checkpoints say and was not taken, by path.
+
+        Args:
+            paths: of the files to look at; None: all.
+        """
+        with self.reading() as connection:
+            said = said_of_files(connection, "notes")
+        return {path: notes for path, notes in said.items() if paths is None or path in paths}
 
     def renamed(self, metrics: dict[str, float | None]) -> dict[str, float | None]:
         """Return metrics under the names that they are to have; one that has its name already is kept over others.

@@ -42,8 +42,8 @@ class FileContent:
         signature: of tensor names and shapes.
         lineage_id: of its lineage.
         n_parameters: floating-point values in it.
-        metadata: what it says of itself: epoch, step, metrics, hyperparameters and layout; and of its run, which
-            checkpoint is the best, where it says that.
+        metadata: what it says of itself: epoch, step, metrics, hyperparameters and layout; and where there are any,
+            which checkpoint of its run is the best, how many weights are NaN, and sentences about what was not taken.
     """
 
     sha256: str
@@ -68,6 +68,8 @@ class FileContent:
                 **{name: getattr(contents, name) for name in _METADATA},
                 "metrics": finite_metrics(contents.metrics),
                 **({"best": contents.best} if contents.best is not None else {}),
+                **({"nan_weights": contents.nan_weights} if contents.nan_weights else {}),
+                **({"notes": list(contents.notes)} if contents.notes else {}),
             },
         )
 

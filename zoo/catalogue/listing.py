@@ -113,6 +113,13 @@ def listing(connection: Connection) -> Listing:
     )
 
 
+def said_of_files(connection: Connection, key: str) -> dict[str, Any]:
+    """Return what files say under a key that few have, by path."""
+    query = select(files.c.path, files.c.metadata).where(files.c.metadata.contains(f'"{key}"', autoescape=True))
+    said = {r.path: json.loads(r.metadata) for r in connection.execute(query.order_by(files.c.path))}
+    return {path: metadata[key] for path, metadata in said.items() if key in metadata}
+
+
 def _join(
     part: int,
     whole: int,

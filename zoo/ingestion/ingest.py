@@ -64,7 +64,7 @@ class IngestReport:
         not_read: checkpoints of other formats, and files that look like some, by kind; no part of what was found.
         objects: hyperparameters of files read now that hold a class, a function or another object, and stand as text:
             in how many checkpoints, by name and class.
-        nan_weights: files read now of which some weights are NaN: how many, by the name of their run.
+        nan_weights: checkpoints of the runs found of which some weights are NaN: how many, by the name of their run.
         deleted: folders of runs that their tracker has marked as deleted; their checkpoints are not part of found.
         not_finite: metrics of the runs found that were NaN or infinite somewhere, and count as not measured there.
         outside_links: links that lead out of the folders and were not followed.
@@ -158,8 +158,6 @@ def ingest(
     recorder = Recorder(catalogue, book, embed, present)
     hints: dict[int, int] = {}
     objects: Counter[str] = Counter()
-    broken: Counter[str] = Counter()
-    notes: dict[tuple[str, str], list[str]] = {}
     points: list[Embedded] = []
 
     def handle(index: int, outcome: Outcome) -> bool:
@@ -168,11 +166,7 @@ def ingest(
             if not recorder.accept(fresh[index], outcome):
                 hints.update({} if recorder.hint is None else {index: recorder.hint})
                 return False
-            for note in outcome.notes:
-                notes.setdefault((fresh[index].run_path, note), []).append(str(outcome.path))
-            if outcome.nan_weights:
-                broken[fresh[index].run_name] += 1
-            elif outcome.embedding is not None:
+            if outcome.embedding is not None and not outcome.nan_weights:
                 points.append(embedded(str(outcome.path), outcome.embedding))
             objects.update(f"{k} {v}" for k, v in outcome.hyperparameters.items() if is_placeholder(v))
         elif isinstance(outcome, StillWriting):
@@ -195,6 +189,7 @@ def ingest(
             recorder.flush()
     answered = refresh_runs(catalogue, seen, shared_pool(jobs, limits), sheets, folders)
     found = len(seen.files) + len(seen.failures)
+    run_paths = {f.run_path for f in seen.files}
     unchanged += found - unchanged - recorder.added - recorder.aliases - waiting - len(failed)
     return IngestReport(
         found=found,
@@ -204,25 +199,30 @@ def ingest(
         still_writing=waiting,
         failed=sorted(failed, key=lambda f: f.path),
         seconds=time.monotonic() - started,
-        runs=len({f.run_path for f in seen.files}),
+        runs=len(run_paths),
         layouts=answered.layouts,
         side_file_failures=sorted(
-            [*answered.failures, *_noted(notes), *_unusable(catalogue, points)], key=lambda f: f.path
+            [*answered.failures, *_noted(catalogue, seen.files), *_unusable(catalogue, points)], key=lambda f: f.path
         ),
         ignored=len(seen.ignored),
         refreshed_runs=answered.refreshed,
         unmatched=answered.unmatched,
         not_read=list(seen.other.kinds.values()),
         objects=dict(objects),
-        nan_weights=dict(broken),
+        nan_weights=catalogue.nan_weights(run_paths),
         deleted=deleted,
-        not_finite=catalogue.not_finite({f.run_path for f in seen.files}),
+        not_finite=catalogue.not_finite(run_paths),
         outside_links=sorted(seen.outside_links),
     )
 
 
-def _noted(notes: dict[tuple[str, str], list[str]]) -> list[Failure]:
-    """Say each sentence about what checkpoints say once a run."""
+def _noted(catalogue: Catalogue, seen: Sequence[CheckpointFile]) -> list[Failure]:
+    """Say each sentence about what checkpoints say and was not taken once a run."""
+    run_of = {str(f.path): f.run_path for f in seen}
+    notes: dict[tuple[str, str], list[str]] = {}
+    for path, said in catalogue.notes(run_of).items():
+        for note in said:
+            notes.setdefault((run_of[path], note), []).append(path)
     return [
         Failure(paths[0], f"{note} (so do {count(len(paths) - 1, 'other checkpoint')})" if paths[1:] else note)
         for (_, note), paths in notes.items()

@@ -48,18 +48,22 @@ def _none_deleted(_sides: SideFileReader, _runs: Sequence[Path]) -> dict[str, st
     return {}
 
 
+Log = tuple[tuple[str, tuple[Path, ...]], ...]
+"""The files of one log, by the name of the layout that reads them."""
+
+
 @dataclass(frozen=True)
 class Undecided:
-    """Logs that may be those of a run, where nothing says which of them is.
+    """Logs that may be those of a run, where their names do not say which of them is; their content may.
 
     Attributes:
         place: the folder that holds them.
-        logs: how many there are.
+        logs: the files of each.
         advice: what to do so that it shows.
     """
 
     place: Path
-    logs: int
+    logs: tuple[Log, ...]
     advice: str
 
 
@@ -82,7 +86,8 @@ class Layout:
         side_files: ``(run's folder, folders that hold its checkpoints, folders)`` to the files that tell more about it.
             ``parse_side_files`` is asked only about runs where there are some.
         undecided: ``(run's folder, folders that hold its checkpoints, folders)`` to logs nearby of which one may be
-            this run's, and nothing says which. Asked where ``side_files`` finds none.
+            this run's, and no name says which. Asked where ``side_files`` finds none; the log whose content agrees
+            with the run's checkpoints, and with those of no other run, is then read.
         interpret: what a checkpoint says; None when it is not one of this layout.
         parse_side_files: what the files that ``side_files`` named say. A file that cannot be read is a trouble in the
             answer, never an exception.

@@ -6,6 +6,7 @@ pattern of its name (``{epoch}-{val/loss:.2f}``) makes folders, ``epoch=0-val/lo
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from epsopt.zoo.layouts import plain
 from epsopt.zoo.layouts.best import same_end
 from epsopt.zoo.layouts.folders import Folders
-from epsopt.zoo.layouts.layout import Layout, Undecided
+from epsopt.zoo.layouts.layout import Layout, Log, Undecided
 from epsopt.zoo.layouts.log_rows import flat, rows_of
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, RunMetadata
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
@@ -76,7 +77,7 @@ def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return what the loggers wrote beside ``checkpoints``, or elsewhere where nothing else can be meant."""
     ours = [folder for folder in held if folder.is_relative_to(run) and _HOLDER in folder.relative_to(run).parts]
     if not any(name.endswith(".ckpt") for folder in ours for name in folders.names(folder)):
-        log = _only_log(run, held, folders)
+        log = log_elsewhere(run, held, folders)
         return [] if log is None else folders.those(log, _LOGGED)
     # A logger with a folder of its own, as in lightning-hydra-template: of several versions nothing says which it is.
     tops = folders.those(run, _LOGGERS)
@@ -91,7 +92,14 @@ def undecided(run: Path, held: Sequence[Path], folders: Folders) -> Undecided | 
     if not _saved_elsewhere(run, held, folders):
         return None
     _, places = _nearby(run, folders)
-    return next((Undecided(place, len(logs), _ADVICE) for place, logs in places.items()), None)
+    logs = tuple(_files(log, folders) for found in places.values() for log in found)
+    return Undecided(Path(os.path.commonpath(places)), logs, _ADVICE) if logs else None
+
+
+def _files(log: Path, folders: Folders) -> Log:
+    events = tuple(log / name for name in sorted(folders.names(log)) if ".tfevents." in name)
+    found = (("lightning", tuple(folders.those(log, _LOGGED))), ("tensorboard", events))
+    return tuple((layout, files) for layout, files in found if files)
 
 
 def _saved_elsewhere(run: Path, held: Sequence[Path], folders: Folders) -> bool:
@@ -99,8 +107,8 @@ def _saved_elsewhere(run: Path, held: Sequence[Path], folders: Folders) -> bool:
     return saved and not folders.those(run, _LOGGED)
 
 
-def _only_log(run: Path, held: Sequence[Path], folders: Folders) -> Path | None:
-    """Return the log of checkpoints that a callback saved elsewhere, if only one can be meant; None otherwise.
+def log_elsewhere(run: Path, held: Sequence[Path], folders: Folders) -> Path | None:
+    """Return the log of checkpoints that a callback saved elsewhere, if its name tells it; None otherwise.
 
     It is the version that the checkpoints' folder is called by, or the only version of a logger that it is called by,
     or the only log where there are checkpoints of one run only.

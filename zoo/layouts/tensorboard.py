@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from epsopt.zoo.layouts import lightning
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import rows_of
@@ -43,7 +44,9 @@ def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return event files of the run's folder, of its checkpoints' and its logs, and of folders that writers made."""
     logs = folders.those(run, _LOGS)
     deeper = [folder for top in logs for folder in _inside(top, folders, _MARK)]
-    places = dict.fromkeys((run, *held, *logs, *deeper))
+    # Lightning's logger writes its events into a version, wherever a callback saves the checkpoints.
+    version = lightning.log_elsewhere(run, held, folders)
+    places = dict.fromkeys((run, *held, *logs, *deeper, *([] if version is None else [version])))
     for place in list(places):
         # A writer's own folders lie beside its file; others of the run's folder may be runs of their own.
         mine = any(re.search(_MARK, name) for name in folders.names(place))

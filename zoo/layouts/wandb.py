@@ -33,7 +33,11 @@ def run_of(file: Path, _folders: Folders) -> Path | None:
 
 def side_files(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return the log of the run, and what an online run leaves beside it."""
-    found = [run] if _RUN.fullmatch(run.name) else _logged(run, folders)
+    return _files([run] if _RUN.fullmatch(run.name) else _logged(run, folders), folders)
+
+
+def _files(found: Sequence[Path], folders: Folders) -> list[Path]:
+    """Return the files of the folders of one run, the oldest first."""
     logs = [place / name for place in found for name in sorted(folders.names(place)) if name.endswith(".wandb")]
     # The newest first: what it says counts.
     files = [f for place in found[::-1] for f in folders.those(place / "files", ("config.yaml", "wandb-summary.json"))]
@@ -61,8 +65,13 @@ def undecided(run: Path, _held: Sequence[Path], folders: Folders) -> Undecided |
             names = [name for name in folders.names(place) if _RUN.fullmatch(name)]
             # Runs whose files hold checkpoints are those of these, and no others'.
             free = [n for n in names if not any(f.endswith(_SAVED) for f in folders.names(place / n / "files"))]
-            idents = {m[1] for name in free if (m := _RUN.fullmatch(name))} - folders.names(folder)
-            return Undecided(place, len(idents), _ADVICE) if idents else None
+            idents = {name: m[1] for name in sorted(free, key=_date) if (m := _RUN.fullmatch(name))}
+            ours: dict[str, list[Path]] = {}
+            for name, ident in idents.items():
+                if ident not in folders.names(folder):
+                    ours.setdefault(ident, []).append(place / name)
+            logs = tuple((("wandb", tuple(_files(found, folders))),) for found in ours.values())
+            return Undecided(place, logs, _ADVICE) if logs else None
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from epsopt.zoo.formatting import count
 from epsopt.zoo.layouts.best import Claim, with_best
 from epsopt.zoo.layouts.checkpoint_folders import by_name
 from epsopt.zoo.layouts.folders import Folders
-from epsopt.zoo.layouts.layout import Undecided
 from epsopt.zoo.layouts.parsed import Position, known_metrics
 from epsopt.zoo.layouts.plain import epoch_of
 from epsopt.zoo.layouts.registry import shown, undecided
@@ -23,6 +22,7 @@ from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.side_files.discover import SideFileResult, SideFiles, read_side_files, side_files_by_run, side_files_of
+from epsopt.zoo.side_files.logs_by_content import Candidates, logs_by_content
 from epsopt.zoo.side_files.run_tables import RunTable, RunTableRows, match
 from epsopt.zoo.side_files.store import RunInCatalogue, delete_metadata, runs_by_path, upsert_metadata
 
@@ -63,16 +63,23 @@ def refresh_runs(
     found_runs = {path: run.positions for path in paths if (run := known.get(path)) is not None}
     matched = match(sheets, found_runs, roots)
     out.unmatched = matched.unmatched
-    for files, sides in side_files_by_run(seen):
+    kept = {s.name for s in sheets}
+    given_of = {
+        path: {**{n: said for n, said in run.run_tables.items() if n not in kept}, **matched.given.get(path, {})}
+        for path, run in known.items()
+    }
+    candidates = undecided_logs(seen)
+    chosen = logs_by_content(catalogue, pool, candidates, known, given_of)
+    for files, named in side_files_by_run(seen):
         path = files[0].run_path
+        sides = chosen.get(path, named)
         run = known.get(path)
         names = {files[0].layout}
         if run is None or not run.positions:  # none of its files could be read
             counted[shown(names)] += 1
             continue
         names |= run.formats
-        kept = {name: said for name, said in run.run_tables.items() if name not in {s.name for s in sheets}}
-        given = {**kept, **matched.given.get(path, {})}
+        given = given_of[path]
         state = sides.state(run.positions, given) if sides.files or given else None
         if state is not None and state != run.state:
             stale.append((run, state, sides, names, given))
@@ -84,7 +91,7 @@ def refresh_runs(
             out.failures += run.failures
             names |= run.layouts
         counted[shown(names)] += 1
-    out.failures += undecided_logs(seen)
+    out.failures += _still_undecided(candidates, chosen)
     for start in range(0, len(stale), _BATCH):
         batch = stale[start : start + _BATCH]
         answers = read_side_files(pool, [(sides, run.positions) for run, _, sides, _, _ in batch])
@@ -102,25 +109,35 @@ def refresh_runs(
     return out
 
 
-def undecided_logs(seen: Scan) -> list[Failure]:
-    """Say once a folder that nothing tells which of its logs are those of runs that were found, and have none."""
-    found: dict[Undecided, list[str]] = {}
-    names: dict[Undecided, str] = {}
+def undecided_logs(seen: Scan) -> list[Candidates]:
+    """Return the logs that may be those of runs that were found, where no name says which are."""
+    found = []
     for files, sides in side_files_by_run(seen):
         held = list(dict.fromkeys(f.path.parent for f in files))
         for layout, logs in undecided(location(files[0].run_path), held, seen.folders, sides.files):
-            found.setdefault(logs, []).append(files[0].run_name)
-            names[logs] = layout
-    return [
-        Failure(
-            str(logs.place),
-            f"holds {count(logs.logs, f'log of {names[logs]}', f'logs of {names[logs]}')}, and nothing says which "
-            f"{'is that' if len(runs) == 1 else 'are those'} of {count(len(runs), 'run')} (such as {runs[0]}), which "
-            f"{'is' if len(runs) == 1 else 'are'} left without: {logs.advice}, or give their metrics in a CSV "
-            f'with a column run ([runs] table = "runs.csv" in epsopt.toml)',
-        )
-        for logs, runs in found.items()
-    ]
+            found.append(Candidates(files[0].run_path, files[0].run_name, layout, logs, sides, seen.folders))
+    return found
+
+
+def _still_undecided(candidates: Sequence[Candidates], chosen: Mapping[str, SideFiles]) -> list[Failure]:
+    """Say once a folder that nothing tells which of its logs are those of runs that were found, and have none."""
+    taken = {path for sides in chosen.values() for files in sides.files.values() for path, _ in files}
+    found: dict[Path, list[Candidates]] = {}
+    for one in candidates:
+        if one.run_path not in chosen:
+            found.setdefault(one.logs.place, []).append(one)
+    return [Failure(str(place), _undecided_text(those, taken)) for place, those in found.items()]
+
+
+def _undecided_text(those: Sequence[Candidates], taken: Collection[Path]) -> str:
+    layout, logs, runs = those[0].layout, those[0].logs, [one.run_name for one in those]
+    left = [log for log in logs.logs if not any(file in taken for _, files in log for file in files)] or logs.logs
+    return (
+        f"holds {count(len(left), f'log of {layout}', f'logs of {layout}')}, and nothing says which "
+        f"{'is that' if len(runs) == 1 else 'are those'} of {count(len(runs), 'run')} (such as {runs[0]}), which "
+        f"{'is' if len(runs) == 1 else 'are'} left without: {logs.advice}, or give their metrics in a CSV "
+        f'with a column run ([runs] table = "runs.csv" in epsopt.toml)'
+    )
 
 
 def attach_metadata(

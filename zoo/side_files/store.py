@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
@@ -38,6 +40,14 @@ class RunInCatalogue:
     formats: frozenset[str]
     layouts: frozenset[str]
     run_tables: RunTableRows
+
+
+@dataclass(frozen=True)
+class OwnMetadata:
+    """What the files of one run say of themselves: hyperparameters, and metrics by the checkpoint's SHA-256."""
+
+    hyperparameters: dict[str, Any]
+    metrics: dict[str, dict[str, float | None]]
 
 
 def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
@@ -81,6 +91,25 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
         )
         for r in known
     }
+
+
+def said_by_checkpoints(catalogue: Catalogue, run_ids: Collection[int]) -> dict[int, OwnMetadata]:
+    """Return what the files of runs say of themselves, without what was read beside them."""
+    query = (
+        select(checkpoints.c.run_id, checkpoints.c.sha256, files.c.metadata)
+        .join(files, files.c.checkpoint_id == checkpoints.c.id)
+        .where(files.c.metadata.is_not(None))
+        .order_by(files.c.path)
+    )
+    found: dict[int, OwnMetadata] = {}
+    with catalogue.reading() as connection:
+        for run_id, sha256, text in connection.execute(query):
+            if run_id in run_ids:
+                said = json.loads(text)
+                own = found.setdefault(run_id, OwnMetadata({}, {}))
+                own.hyperparameters.update(said.get("hyperparameters") or {})
+                own.metrics.setdefault(sha256, {}).update(said.get("metrics") or {})
+    return found
 
 
 def upsert_metadata(connection: Connection, run_id: int, state: str, answer: SideFileResult) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -50,6 +50,26 @@ def _without_place(rows: int, positions: Sequence[Position]) -> str:
         f"tells {count(rows, 'row')} of metrics, and none belongs to {names}, which say neither epoch nor step: give "
         'them in a CSV with columns checkpoint and metric.NAME ([runs] table = "runs.csv" in epsopt.toml)'
     )
+
+
+def compare_logs(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """Say what a log would tell of each of several runs, so that the one that it is of can be recognised.
+
+    The answer has its hyperparameters, and for each run its values of the metrics that the checkpoints know themselves,
+    by the checkpoint's key, and how many of the checkpoints it tells anything of; None where it holds no rows at all.
+    """
+    sides = SideFileReader(location(request["path"]), [location(f) for f in request["files"]], limits)
+    metadata = BY_NAME[request["layout"]].parse_side_files(sides)
+    runs = []
+    for run in request["runs"]:
+        again = replace(metadata, failures=[], final=dict(metadata.final), after=None)
+        found = match_rows(again, [Position(*position) for position in run["positions"]])
+        names = set(run["names"])
+        runs.append({
+            "values": {key: {n: v for n, v in row.items() if n in names} for key, row in found.items()},
+            "told": len(found) if metadata.rows or metadata.ordered else None,
+        })  # fmt: skip
+    return {"status": "compared", "hyperparameters": metadata.hyperparameters, "runs": runs}
 
 
 def deleted(request: dict[str, Any], limits: Limits) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_a_checkpoint_with_more_metrics_than_a_run_may_have_says_so_once_a_run(t
     assert said.reason.startswith(f"holds at least 10,000 metrics, of which the first {MOST_METRICS:,} are read")
     assert said.reason.endswith("(so do 2 other checkpoints)")
     assert {len(c.metrics) for c in catalogue.checkpoints()} == {MOST_METRICS}
-    assert ingest(catalogue, tmp_path).side_file_failures == []
+    assert ingest(catalogue, tmp_path).side_file_failures == [said]
     heard = []
     read_fingerprints([tmp_path / "epoch_1.pt"], trouble=heard.append)
     assert [f.reason for f in heard] == [said.reason.partition(" (so")[0]]

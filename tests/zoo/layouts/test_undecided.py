@@ -17,8 +17,8 @@ def test_versions_of_logs_whose_checkpoints_lie_elsewhere_are_named_once(tmp_pat
     from pytorch_lightning.loggers import CSVLogger
 
     assert pl is not None
-    for i, lr in enumerate((0.5, 0.25)):
-        fit(CSVLogger(tmp_path), ModelCheckpoint(tmp_path / "saved" / f"run_{i}"), lr=lr)
+    for i in range(2):  # of the same hyperparameters
+        fit(CSVLogger(tmp_path), ModelCheckpoint(tmp_path / "saved" / f"run_{i}"))
     report = ingest(catalogue, tmp_path)
     assert len(catalogue.runs()) == 2
     (said,) = report.side_file_failures
@@ -59,15 +59,17 @@ def test_a_run_of_wandb_that_keeps_its_own_checkpoints_is_nobody_elses(tmp_path,
     assert ingest(catalogue, tmp_path).side_file_failures == []
 
 
-def saved(*folder: object, epochs: int = 2) -> None:
-    """Write checkpoints as Lightning's callback does with a folder of its own."""
+def saved(*folder: object, epochs: int = 2, scores: tuple[str, list[float]] | None = None) -> None:
+    """Write checkpoints as Lightning's callback does with a folder of its own, and with what it monitors."""
     place = Path(*map(str, folder))
     place.mkdir(parents=True)
     for epoch in range(epochs):
         content = {"state_dict": weights(epoch), "epoch": epoch, "global_step": 4 * epoch + 4}
-        torch.save(
-            {**content, "pytorch-lightning_version": "2.6.0"}, place / f"epoch={epoch}-step={4 * epoch + 4}.ckpt"
-        )
+        path = place / f"epoch={epoch}-step={4 * epoch + 4}.ckpt"
+        if scores is not None:
+            kept = {str(path): torch.tensor(scores[1][epoch])}
+            content["callbacks"] = {"ModelCheckpoint": {"monitor": scores[0], "best_k_models": kept}}
+        torch.save({**content, "pytorch-lightning_version": "2.6.0"}, path)
 
 
 def logged(*folder: object, start: float, epochs: int = 2) -> None:
