@@ -93,7 +93,9 @@ def logs_by_content(
                 break
         else:
             waiting.append((one, run))
-    own = said_by_checkpoints(catalogue, {run.id for _, run in waiting}) if waiting else {}
+    if not waiting:
+        return chosen
+    own = said_by_checkpoints(catalogue, {run.id for _, run in waiting})
     waiting = [(one, run) for one, run in waiting if run.id in own]
     fits: dict[tuple[str, str], list[Log]] = {}
     claimed: dict[Log, set[str]] = {}
