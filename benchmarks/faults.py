@@ -66,11 +66,11 @@ def project(folder: Path, url: str, space: Space = SPACE, command: tuple[str, ..
     return Project("faults", folder / "epsopt.toml", folder / "runs", url, OBJECTIVES, {}, space, command, folder)
 
 
-def work(url: str, folder: Path, lost_after: float) -> None:
+def work(url: str, folder: Path, stale_after: float) -> None:
     """Be a worker: say when it is ready, and work until everything that is queued is done."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url)
-    orders = WorkerConfig(watch=0.05, lost_after=lost_after, grace=2.0)
+    orders = WorkerConfig(watch=0.05, stale_after=stale_after, grace=2.0)
 
     def tell(event: Event) -> None:
         print(event.kind, flush=True)
@@ -80,13 +80,13 @@ def work(url: str, folder: Path, lost_after: float) -> None:
         Worker(project(folder, url), storage, catalogue, orders, tell=tell).work()
 
 
-def start(url: str, folder: Path, lost_after: float = LOST_AFTER) -> subprocess.Popen[str]:
+def start(url: str, folder: Path, stale_after: float = LOST_AFTER) -> subprocess.Popen[str]:
     """Start a worker and wait until it is ready."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     said = (folder / "workers.txt").open("a", encoding="utf-8")
     with said:
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, "--work", url, str(folder), str(lost_after)],
+            [sys.executable, "-W", "ignore", __file__, "--work", url, str(folder), str(stale_after)],
             stdout=subprocess.PIPE, stderr=said, text=True, env=environment,
         )  # fmt: skip
     STARTED.append(process)

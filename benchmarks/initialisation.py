@@ -30,7 +30,7 @@ from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.forecast.continuation_model import learn_continuation
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.proposals.warm_start import WarmStart, plan_runs
-from epsopt.studies.merge.warm_start_candidates import mixed_starts, real_starts
+from epsopt.studies.merge.warm_start_candidates import merged_starts, real_starts
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
 
@@ -65,13 +65,13 @@ def head(what: str) -> None:
 
 
 def path_of(plan: WarmStart, mixed: Sequence[Any], decoder: WeightDecoder, seed: int) -> Path:
-    """The file to start from; a mixture is saved as `epsopt init-from` saves it."""
+    """The file to start from; a merge is saved as `epsopt init-from` saves it."""
     if plan.start.checkpoint is not None:
         return Path(plan.start.checkpoint.path)
     file = OUT / f"start-{seed}.pt"
     if not file.exists():
-        mixture = next(m for s, m in mixed if s is plan.start)
-        decoder.save(mixture.decoded, file, Provenance("init-from", None, mixture.measured, decoder.hook))
+        merge = next(m for s, m in mixed if s is plan.start)
+        decoder.save(merge.decoded, file, Provenance("init-from", None, merge.measured, decoder.hook))
     return file
 
 
@@ -83,7 +83,7 @@ def planned(zoos: Path, seed: int) -> dict[str, Any]:
         space = infer_space([r.config for r in past_runs(surrogate, checkpoints)])
         continuation = learn_continuation(surrogate, checkpoints, space)
         starts = real_starts(surrogate, catalogue, OBJECTIVES)
-        mixed = mixed_starts(decoder, catalogue, surrogate, OBJECTIVES)
+        mixed = merged_starts(decoder, catalogue, surrogate, OBJECTIVES)
         everywhere = [*starts, *(s for s, _ in mixed)]
         plans = plan_runs(continuation, everywhere, checkpoints, OBJECTIVES, TARGETS, epochs=EPOCHS)
         from_base = next(p for p in plans if p.start.kind == "base")

@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 
 
 class Bench:
-    """One zoo with its map; measures mixtures, each once."""
+    """One zoo with its map; measures merges, each once."""
 
     def __init__(self, catalogue: Catalogue, key: str, decoder: WeightDecoder) -> None:
         self.catalogue, self.decoder = catalogue, decoder
@@ -47,12 +47,12 @@ class Bench:
         """Return z of checkpoints."""
         return self.surrogate.encode(self.catalogue.fingerprints([c.id for c in checkpoints]))
 
-    def measure(self, mixtures: Sequence[Recombination]) -> tuple[Array, list[Fingerprint]]:
-        """Metrics and fingerprints of mixtures; metrics are kept, fingerprints are made anew."""
+    def measure(self, merges: Sequence[Recombination]) -> tuple[Array, list[Fingerprint]]:
+        """Metrics and fingerprints of merges; metrics are kept, fingerprints are made anew."""
         metrics, files = [], []
-        for mixture in mixtures:
-            decoded = self.decoder.decode(mixture)
-            found = self.memory(str(mixture.to_json()), lambda d=decoded: self.decoder.measure(d))
+        for merge in merges:
+            decoded = self.decoder.decode(merge)
+            found = self.memory(str(merge.to_json()), lambda d=decoded: self.decoder.measure(d))
             metrics.append([found[n] for n in self.names])
             files.append(decoded)
         prints = [r.fingerprint for r in read_fingerprints([d.path for d in files], self.catalogue, jobs=1)]
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Interpolation and decoding, against measured truth.")
     parser.add_argument("--zoo", default="ternary", choices=["ternary", "bases"])
     parser.add_argument("--seed", type=int, default=100)
-    parser.add_argument("--corrected", action="store_true", help="also decode with studies.mixtures.decode_points")
+    parser.add_argument("--corrected", action="store_true", help="also decode with studies.merges.decode_points")
     parser.add_argument("--zoos", type=Path, default=ZOOS, help="folder of the zoos")
     options = parser.parse_args()
     title(["benchmarks/interpolation.py", "--zoo", options.zoo, "--seed", str(options.seed)])

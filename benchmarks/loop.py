@@ -24,13 +24,13 @@ gp           Optuna's GPSampler, inactive conditional parameters masked (set to 
 nehvi        BoTorch's qLogNEHVI over masked hyperparameters and final values
 -few         gp and nehvi after five random runs instead of ten, which is what Optuna's samplers and nehvi begin with
 epsopt       whole curves; a few runs to look around first; what an epoch is worth decides which run goes on, and
-             whether the next one starts from the base or from a checkpoint of the front; between runs, mixtures of
+             whether the next one starts from the base or from a checkpoint of the front; between runs, merges of
              checkpoints that share a base are measured, each paid for with what measuring costs (`price`); -branch:
-             always from the base; -stop: every run to its end; -mix: no mixtures; -ahead: the next step is chosen
+             always from the base; -stop: every run to its end; -mix: no merges; -ahead: the next step is chosen
              before the last epoch of a run is known, as by a worker that may not wait
 epsopt-sampler
              EpsilonSampler in a plain Optuna script, asked and told as tpe is: last values of whole runs from the base,
-             no curves, no stopping, no mixtures
+             no curves, no stopping, no merges
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--zoo", action="store_true", help=f"everybody begins with the same {EARLIER} random runs")
     parser.add_argument("--evaluation", type=float,
-                        help="in the table, charge a mixture with so many epochs instead of what it cost")  # fmt: skip
+                        help="in the table, charge a merge with so many epochs instead of what it cost")  # fmt: skip
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)

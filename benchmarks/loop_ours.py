@@ -22,7 +22,7 @@ LOOK = 6  # epochs of a run that only looks around
 GRACE = 2
 # Runs that only look around where nothing can be mixed: stopped after their grace, of many short ones more is learned.
 PROBES = 8
-WORTH = 0.5  # of what an epoch of a new run is expected to bring
+GAIN_RATIO = 0.5  # share of a new run's gain per epoch below which a run is stopped
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Epsopt:
 
     Attributes:
         branch: start runs from checkpoints of the front as well.
-        stop: stop a run when an epoch of it is expected to bring less than this share of what a new run's would.
-        mix: measure mixtures of checkpoints, where runs share a base.
+        stop: stop a run when its gain per epoch is below `GAIN_RATIO` of that of a new run.
+        merge: measure merges of checkpoints, where runs share a base.
         ahead: choose the next step before the last epoch of a run, or when it is stopped, as if it ended as is
             expected of it: what a worker does whose choices take longer than a launch may wait, every time.
     """
 
     branch: bool = True
     stop: bool = True
-    mix: bool = True
+    merge: bool = True
     ahead: bool = False
 
     def __call__(self, trainer: Trainer, seed: int) -> None:
@@ -50,19 +50,19 @@ class Epsopt:
 class _Search:
     def __init__(self, how: Epsopt, trainer: Trainer, seed: int) -> None:
         self._how, self._trainer, self._seed, workload = how, trainer, seed, trainer.workload
-        self._weights = _Weights(trainer) if how.mix and trainer.base is not None else None
-        mixes = self._weights is not None
-        self._policy = Scheduler(
+        self._weights = _Weights(trainer) if how.merge and trainer.base is not None else None
+        can_merge = self._weights is not None
+        self._scheduler = Scheduler(
             workload.space, workload.objectives, length=workload.length, reference=trainer.reference,
-            origin=trainer.base, evaluation=workload.evaluation, branch_epochs=BRANCH_EPOCHS if how.branch else None,
-            first_runs=FIRST_RUNS if mixes else PROBES, look_epochs=LOOK if mixes else None, seed=seed,
+            base=trainer.base, evaluation=workload.evaluation, branch_epochs=BRANCH_EPOCHS if how.branch else None,
+            first_runs=FIRST_RUNS if can_merge else PROBES, exploration_epochs=LOOK if can_merge else None, seed=seed,
         )  # fmt: skip
-        self._stopper = Pruner(
-            workload.space, workload.objectives, workload.length, worth=WORTH, grace=GRACE,
-            probes=0 if mixes else PROBES, reference=trainer.reference,
+        self._pruner = Pruner(
+            workload.space, workload.objectives, workload.length, gain_ratio=GAIN_RATIO, grace=GRACE,
+            exploration_runs=0 if can_merge else PROBES, reference=trainer.reference,
         )  # fmt: skip
         self._planned: tuple[Scheduler, Step] | None = None
-        self._aside = 0.0  # what mixtures brought while a run trained
+        self._aside = 0.0  # gain of merges while a run trained
 
     def run(self) -> None:
         """Take steps until no epoch is left."""
@@ -70,53 +70,53 @@ class _Search:
         while trainer.left:
             began = time.process_time()
             known = self._known()
-            before = self._policy.volume(known)
+            before = self._scheduler.volume(known)
             step = self._next(known)
             if step.candidate is not None:
-                worth = None if step.kind == "exploration" else step.gain_per_epoch
+                rate = None if step.kind == "exploration" else step.gain_per_epoch
                 model = None if step.model is None else step.model.curves
-                self._stopper.learn(known.curves, model=model, new_run=worth)
+                self._pruner.learn(known.curves, model=model, new_run=rate)
             ledger.seconds += time.process_time() - began
             taken = self._take(step)
-            brought = self._policy.volume(self._known()) - before - self._aside
-            for policy in (self._policy, *self._planned[:1]) if self._planned else (self._policy,):
-                policy.learn(step, brought, taken=taken)
+            realized_gain = self._scheduler.volume(self._known()) - before - self._aside
+            for scheduler in (self._scheduler, *self._planned[:1]) if self._planned else (self._scheduler,):
+                scheduler.learn(step, realized_gain, taken=taken)
             self._aside = 0.0
 
     def _next(self, known: SearchState) -> Step:
         if self._planned is None:
-            return self._policy.next(known)
-        (self._policy, step), self._planned = self._planned, None
+            return self._scheduler.next(known)
+        (self._scheduler, step), self._planned = self._planned, None
         return step
 
     def _plan(self, run: Run, candidate: Candidate, stays: int) -> None:
-        """Choose the next run while one trains that has so many epochs before it; measure mixtures before."""
+        """Choose the next run while one trains that has so many epochs before it; measure merges before."""
         trainer, ledger = self._trainer, self._trainer.ledger
         trainer.runs.append(run)
         while True:
             began = time.process_time()
-            known, policy = self._known(), copy.deepcopy(self._policy)
+            known, scheduler = self._known(), copy.deepcopy(self._scheduler)
             going = replace(candidate, run=len(known.curves) - 1, done=float(len(run.values)))
-            step = policy.next(known, [going] if stays else [])
+            step = scheduler.next(known, [going] if stays else [])
             ledger.seconds += time.process_time() - began
-            if step.mixture is None or trainer.left - stays < 1:
+            if step.merge is None or trainer.left - stays < 1:
                 break
-            self._policy, before = policy, policy.volume(known)
+            self._scheduler, before = scheduler, scheduler.volume(known)
             self._take(step)
-            brought = policy.volume(self._known()) - before
-            policy.learn(step, brought)
-            self._aside += brought
+            realized_gain = scheduler.volume(self._known()) - before
+            scheduler.learn(step, realized_gain)
+            self._aside += realized_gain
         trainer.runs.pop()
-        self._planned = policy, step if step.mixture is None or step.otherwise is None else step.otherwise
+        self._planned = scheduler, step if step.merge is None or step.otherwise is None else step.otherwise
 
     def _take(self, step: Step) -> float:
         """Do it; returns how many epochs that took."""
         trainer = self._trainer
-        if step.mixture is not None and self._weights is not None:
-            way = self._weights.on_way(step.mixture.coefficients)
-            mixed = trainer.mix(self._weights.mixed(step.mixture.coefficients))
+        if step.merge is not None and self._weights is not None:
+            way = self._weights.on_way(step.merge.coefficients)
+            merged = trainer.merge(self._weights.merged(step.merge.coefficients))
             if way is not None:
-                trainer.passed(*way, mixed)
+                trainer.passed(*way, merged)
             return step.cost
         assert step.candidate is not None
         candidate = step.candidate
@@ -137,7 +137,7 @@ class _Search:
     def _hopeless(self, run: Run, candidate: Candidate) -> bool:
         began = time.process_time()
         name = f"{self._seed}/{len(self._trainer.runs)}"
-        decision = self._stopper.should_stop(name, run.curve, length=candidate.epochs)
+        decision = self._pruner.should_stop(name, run.curve, length=candidate.epochs)
         self._trainer.ledger.seconds += time.process_time() - began
         return decision.stop
 
@@ -150,7 +150,8 @@ class _Search:
             checkpoints = [by_key[key] for key in keys]
         return SearchState(
             [self._curve(run) for run in trainer.runs if len(run.values)], checkpoints,
-            np.stack([s.values for s in trainer.mixed]) if trainer.mixed else None, weights, sum(trainer.ledger.costs),
+            np.stack([s.values for s in trainer.merged]) if trainer.merged else None,
+            weights, sum(trainer.ledger.costs),
             [Candidate(run.config, run.start, 1.0) for run in trainer.runs if not len(run.values)],
         )  # fmt: skip
 
@@ -204,15 +205,15 @@ class _Weights:
         return np.asarray(np.sqrt(np.maximum(squares, 0.0)).T / np.maximum(space.norms, 1e-12))
 
     def on_way(self, coefficients: Floats) -> tuple[str, str, float] | None:
-        """Keys of the end and the start of the way that a mixture lies on, and its share."""
+        """Keys of the end and the start of the way that a merge lies on, and its share."""
         found = on_way(coefficients)
         if found is None:
             return None
         end, start, share = found
         return self._keys[end], "" if start is None else self._keys[start], share
 
-    def mixed(self, coefficients: Floats) -> State:
-        """Weights of a mixture of what is known."""
+    def merged(self, coefficients: Floats) -> State:
+        """Weights of a merge of what is known."""
         space, _ = self.known()
         state = {n: t.clone() for n, t in self._base.items()}
         used = np.flatnonzero(np.abs(coefficients).sum(axis=0)).tolist()
@@ -226,7 +227,7 @@ class _Weights:
 
 OURS: Mapping[str, Method] = {
     "epsopt": Epsopt(),
-    "epsopt-mix": Epsopt(mix=False),
+    "epsopt-mix": Epsopt(merge=False),
     "epsopt-branch": Epsopt(branch=False),
     "epsopt-stop": Epsopt(stop=False),
     "epsopt-ahead": Epsopt(ahead=True),

@@ -30,7 +30,7 @@ class Run:
         values: ``(epochs, 2)`` measured objectives.
         keys: of its checkpoints.
         start: what it started from; ``None``: weights of its own.
-        on_way: mixtures of its start and one of its checkpoints: epoch of the checkpoint, share of the way, values.
+        on_way: merges of its start and one of its checkpoints: epoch of the checkpoint, share of the way, values.
     """
 
     config: Config
@@ -43,11 +43,11 @@ class Run:
     def curve(self) -> Curve:
         """What the curves' model sees of it."""
         steps = np.arange(1.0, len(self.values) + 1)
-        mixed = None
+        merged = None
         if self.on_way:
             epochs, shares, values = zip(*self.on_way, strict=True)
-            mixed = PathMeasurements(np.array(epochs), np.array(shares), np.stack(values))
-        return Curve(self.config, steps, self.values, None if self.start is None else self.start.values, mixed)
+            merged = PathMeasurements(np.array(epochs), np.array(shares), np.stack(values))
+        return Curve(self.config, steps, self.values, None if self.start is None else self.start.values, merged)
 
 
 @dataclass
@@ -55,11 +55,11 @@ class Ledger:
     """What was paid and what came of it.
 
     Attributes:
-        values: what was measured, in order: after each epoch of training, and on mixtures.
+        values: what was measured, in order: after each epoch of training, and on merges.
         costs: epochs that each of them cost: 1, or what a workload's `evaluation` says.
         seconds: of the processor, spent on deciding, not on training.
         notes: one per run: epochs, whether it branched, whether it was stopped, whether it diverged (one more epoch).
-            A mixture has a line too: one row, 2 in the place of whether it branched.
+            A merge has a line too: one row, 2 in the place of whether it branched.
     """
 
     values: list[list[float]] = field(default_factory=list)
@@ -87,7 +87,7 @@ class Trainer:
         ledger: what was paid.
         base: where runs start; ``None``: each draws its own weights.
         runs: all that is known.
-        mixed: mixtures that were measured.
+        merged: merges that were measured.
         reference: ``(2,)`` the objectives' values that are just not good enough.
     """
 
@@ -100,7 +100,7 @@ class Trainer:
             self._states[""] = workload.origin
             self.base = Start("", workload.evaluate(workload.origin))
         self.runs: list[Run] = self._earlier() if zoo else []
-        self.mixed: list[Start] = []
+        self.merged: list[Start] = []
 
     @property
     def left(self) -> int:
@@ -116,13 +116,13 @@ class Trainer:
         return [float(v) for v in (run.values[-1] if len(run.values) else self.workload.failed)]
 
     def starts(self) -> list[Start]:
-        """Every checkpoint as a start of another run: those of runs, run after run, then mixtures."""
+        """Every checkpoint as a start of another run: those of runs, run after run, then merges."""
         trained = [
             Start(key, values, {n: run.config[n] for n in self.workload.fixed if n in run.config})
             for run in self.runs
             for key, values in zip(run.keys, run.values, strict=True)
         ]
-        return [*trained, *self.mixed]
+        return [*trained, *self.merged]
 
     def train(
         self,
@@ -163,21 +163,21 @@ class Trainer:
         self.runs.append(run)
         return run
 
-    def mix(self, state: State) -> Start:
+    def merge(self, state: State) -> Start:
         """Measure weights that nobody trained; that costs the share of an epoch which goes into measuring."""
         values = self.workload.evaluate(state)
         key = f"{self._seed}/{len(self.ledger.notes)}/mixed"
         self._states[key] = state
         self.ledger.pay(values, self.workload.evaluation)
         self.ledger.notes.append([1, 2, 0, 0])
-        self.mixed.append(Start(key, values))
-        return self.mixed[-1]
+        self.merged.append(Start(key, values))
+        return self.merged[-1]
 
-    def passed(self, end: str, start: str, share: float, mixed: Start) -> None:
-        """Note that a mixture lies on the way of a run, if it does."""
+    def passed(self, end: str, start: str, share: float, merged: Start) -> None:
+        """Note that a merge lies on the way of a run, if it does."""
         for run in self.runs:
             if end in run.keys and run.start is not None and run.start.key == start:
-                run.on_way.append((run.keys.index(end) + 1.0, share, mixed.values))
+                run.on_way.append((run.keys.index(end) + 1.0, share, merged.values))
 
     def _begun(self, config: Config, start: Start | None) -> Run:
         return Run(config, np.empty((0, len(self.workload.objectives))), (), start)

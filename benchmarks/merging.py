@@ -4,8 +4,8 @@
 
 Fronts: that of the whole ternary zoo, and that of a random quarter of its runs (--quarters: of more of them), as a user
 with fewer runs has it. Three parents each, chosen as `epsopt merge` does. Beside 30 evaluations of `merge` (three seeds
-on the whole zoo): a uniform grid of 210 mixtures, the uniform soup, WiSE-FT's line (base to each parent, 30 evaluations
-in all), and 30 random mixtures. Every mixture is measured with the demo's own hook. Some minutes a front; resumable.
+on the whole zoo): a uniform grid of 210 merges, the uniform soup, WiSE-FT's line (base to each parent, 30 evaluations
+in all), and 30 random merges. Every merge is measured with the demo's own hook. Some minutes a front; resumable.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 
 
 class Front:
-    """The checkpoints of some runs, their parents, and mixtures of these, measured once each."""
+    """The checkpoints of some runs, their parents, and merges of these, measured once each."""
 
     def __init__(self, name: str, checkpoints: list[Checkpoint], decoder: WeightDecoder, memory: Memory) -> None:
         self.name, self.decoder, self.memory = name, decoder, memory
@@ -45,27 +45,27 @@ class Front:
         self.reference = self.trained.min(axis=0)
 
     def measure(self, parents: Sequence[Checkpoint], coefficients: Sequence[float]) -> dict[str, float]:
-        """Metrics of one mixture."""
-        mixture = recombination(parents, [np.asarray(coefficients).tolist()])
+        """Metrics of one merge."""
+        merge = recombination(parents, [np.asarray(coefficients).tolist()])
 
         def now() -> dict[str, float | None]:
-            decoded = self.decoder.decode(mixture)
+            decoded = self.decoder.decode(merge)
             try:
                 return self.decoder.measure(decoded)
             finally:
                 self.decoder.forget(decoded)
 
-        key = [[p.sha256 for p in mixture.parents], np.round(mixture.coefficients[0], 9).tolist()]
+        key = [[p.sha256 for p in merge.parents], np.round(merge.coefficients[0], 9).tolist()]
         return self.memory(str(key), now)
 
     def table(self, parents: Sequence[Checkpoint], rows: Array) -> Array:
-        """Objectives of mixtures."""
+        """Objectives of merges."""
         return measured_table([self.measure(parents, row) for row in rows], OBJECTIVES)
 
-    def volume(self, mixtures: Array, *, alone: bool = False) -> float:
-        """Hypervolume of mixtures with what was trained, or with nothing but the parents."""
+    def volume(self, merges: Array, *, alone: bool = False) -> float:
+        """Hypervolume of merges with what was trained, or with nothing but the parents."""
         with_what = self.trained if not alone else measured_table([p.metrics for p in self.parents], OBJECTIVES)
-        return hypervolume(np.vstack([with_what, mixtures]), self.reference, MAXIMIZE)
+        return hypervolume(np.vstack([with_what, merges]), self.reference, MAXIMIZE)
 
     def merged(self, seed: int) -> Array:
         """Objectives of what `epsopt merge` measures."""
@@ -87,7 +87,7 @@ class Front:
         return np.vstack([self.table([self.base, p], rows) for p in self.parents])
 
     def random(self, seed: int) -> Array:
-        """Objectives of as many random mixtures."""
+        """Objectives of as many random merges."""
         return self.table(self.parents, np.random.default_rng(seed).dirichlet(np.ones(PARENTS), size=BUDGET))
 
 
@@ -98,7 +98,7 @@ def report(front: Front, seeds: int) -> tuple[float, float, float]:
     print(f"\n{front.name}: {len(front.trained)} checkpoints, hypervolume {before:.5f}; parents "
           + ", ".join(f"{p.run}:{p.epoch} ({p.metrics['coverage']:.3f}, {p.metrics['dist_corr']:.3f})"
                       for p in front.parents))  # fmt: skip
-    print(f"{'':38}{'evaluations':>12}{'gain of the front':>22}{'of the grid, mixtures alone':>32}")
+    print(f"{'':38}{'evaluations':>12}{'gain of the front':>22}{'of the grid, merges alone':>32}")
 
     def show(name: str, evaluations: int, tables: Sequence[Array]) -> tuple[float, float]:
         gains = [front.volume(t) / before - 1.0 for t in tables]
@@ -116,7 +116,7 @@ def report(front: Front, seeds: int) -> tuple[float, float, float]:
         pictured = {"trained": front.trained, "grid": grid, "merged": merged[0]}
         keep_for_picture("merging", {k: v.tolist() for k, v in pictured.items()})
     found = show("epsopt merge" + (f", {seeds} seeds" if seeds > 1 else ""), BUDGET, merged)
-    show("random mixtures, 3 seeds", BUDGET, [front.random(s) for s in range(3)])
+    show("random merges, 3 seeds", BUDGET, [front.random(s) for s in range(3)])
     show("WiSE-FT's line", BUDGET, [front.line()])
     show("uniform soup", 1, [front.table(front.parents, np.full((1, PARENTS), 1 / PARENTS))])
     return found[0], found[1], whole / before - 1.0

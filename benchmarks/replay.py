@@ -122,7 +122,7 @@ class Books:
     @property
     def values(self) -> Floats:
         """``(k, m)`` of every checkpoint."""
-        return np.stack([c.values for c in checkpoints(self.runs, self.table.origin)])
+        return np.stack([c.values for c in checkpoints(self.runs, self.table.base)])
 
     @property
     def volume(self) -> float:
@@ -148,23 +148,23 @@ def at_random(books: Books, count: int, seed: int) -> list[Chosen]:
     """Whole runs."""
     of = books.table
     configs = of.space.sample(count, np.random.default_rng([seed, 1]))
-    return _at_once(books, [Prediction(Candidate(c, of.origin, of.length), "random") for c in configs])
+    return _at_once(books, [Prediction(Candidate(c, of.base, of.length), "random") for c in configs])
 
 
 def by_budget(books: Books, count: int, seed: int) -> list[Chosen]:
     """One after another, as `epsopt work --budget` does where nothing can be mixed."""
     of, out = books.table, []
-    policy = Scheduler(
-        of.space, of.objectives, length=of.length, reference=books.reference, origin=of.origin,
+    scheduler = Scheduler(
+        of.space, of.objectives, length=of.length, reference=books.reference, base=of.base,
         branch_epochs=min(BRANCH_EPOCHS, of.length) if of.branches else None, first_runs=PROBES, bounds=of.bounds,
         seed=seed,
     )  # fmt: skip
     for _ in range(count):
         known = SearchState(
-            [r.curve for r in books.runs], checkpoints(books.runs, of.origin), None, None,
+            [r.curve for r in books.runs], checkpoints(books.runs, of.base), None, None,
             sum(float(r.curve.steps[-1]) for r in books.runs),
         )  # fmt: skip
-        step = policy.next(known)
+        step = scheduler.next(known)
         said = step.expected
         assert step.candidate is not None
         assert said is not None
@@ -176,7 +176,7 @@ def by_budget(books: Books, count: int, seed: int) -> list[Chosen]:
             ),
             keep=True,
         )  # fmt: skip
-        policy.learn(step, chosen.added)
+        scheduler.learn(step, chosen.added)
         out.append(chosen)
     return out
 
@@ -189,7 +189,7 @@ def by_propose(books: Books, count: int, seed: int) -> list[Chosen]:
     names = [o.name for o in of.objectives]
     said = [
         Prediction(
-            Candidate(p.params, of.origin, past.length), "propose", [p.low[n] for n in names],
+            Candidate(p.params, of.base, past.length), "propose", [p.low[n] for n in names],
             [p.high[n] for n in names], p.joins_front, p.gain,
         )
         for p in propose(past, n=count, seed=seed)

@@ -55,7 +55,7 @@ class Table(Protocol):
         space: of the hyperparameters; what it draws can be measured.
         objectives: what counts.
         length: epochs of a whole run.
-        origin: where runs start, if that was measured.
+        base: where runs start, if that was measured.
         branches: whether a run may start from another one's checkpoint.
         bounds: declared bounds of objectives.
     """
@@ -63,7 +63,7 @@ class Table(Protocol):
     space: Space
     objectives: tuple[Objective, ...]
     length: float
-    origin: Start | None
+    base: Start | None
     branches: bool
     bounds: Mapping[str, tuple[float, float]]
 
@@ -109,7 +109,7 @@ class Formula:
         self._rate, self._kick = rng.uniform(0.2, 0.5), math.exp(rng.normal(-1.2, 0.4))
         self._drop, self._decay = rng.uniform(0.0, 0.5), rng.normal(-4.0, 0.7)
         self._states: dict[str, tuple[float, float]] = {"": (0.0, 0.0)}
-        self.origin = Start("", self._measured(0.0, 0.0)) if base else None
+        self.base = Start("", self._measured(0.0, 0.0)) if base else None
 
     def _measured(self, skill: float, drift: float) -> Floats:
         logits = np.array([-2.0 + 3.0 * skill - 0.3 * max(drift - 2.0, 0.0), 3.0 - 2.2 * drift + 0.3 * skill])
@@ -118,7 +118,7 @@ class Formula:
     def past(self, k: int) -> list[Run]:
         """Random whole runs."""
         configs = self.space.sample(k, np.random.default_rng([self._seed, 7]))
-        return [self.measure(Candidate(c, self.origin, self.length), f"run_{i:03d}") for i, c in enumerate(configs)]
+        return [self.measure(Candidate(c, self.base, self.length), f"run_{i:03d}") for i, c in enumerate(configs)]
 
     def measure(self, candidate: Candidate, name: str | None = None) -> Run:
         """Train, so to speak; the same candidate measures the same."""
@@ -187,7 +187,7 @@ class Recorded:
     """
 
     branches = False
-    origin = None
+    base = None
 
     def __init__(self, name: str, seed: int, k: int) -> None:
         self.zoo: Zoo = load(name, seed)
@@ -199,7 +199,7 @@ class Recorded:
         columns = [self.zoo.train.metric_names.index(m) for m in metrics]
         values, base = self.zoo.train.metrics[:, columns], np.flatnonzero(self.zoo.epochs == 0)
         start = values[base[0]] if name == "ternary" and len(base) else None
-        self.origin = None if start is None else Start("", start)
+        self.base = None if start is None else Start("", start)
         self._runs = []
         for run in sorted(set(self.zoo.run_names)):
             rows = np.flatnonzero(np.array([n == run for n in self.zoo.run_names]) & (self.zoo.epochs > 0))
@@ -237,6 +237,6 @@ def table(name: str, seed: int, k: int) -> Table:
     return Recorded(name, seed, k)
 
 
-def checkpoints(runs: Sequence[Run], origin: Start | None) -> list[Start]:
+def checkpoints(runs: Sequence[Run], base: Start | None) -> list[Start]:
     """Everything measured."""
-    return ([] if origin is None else [origin]) + [c for r in runs for c in r.checkpoints]
+    return ([] if base is None else [base]) + [c for r in runs for c in r.checkpoints]

@@ -8,7 +8,7 @@ another in a random order. At each epoch the stopper sees the run's checkpoints 
 before it (a stopped run ends there for good), and decides as `epsopt work --stop-below` does, with its own grace and
 audits, by a probability that the run will join the front. Beside it a rule that needs no model: stop after the grace
 time when another run had a better checkpoint, in both objectives, at the same epoch; and runs stopped at random after
-their grace, as many epochs saved. `--worth .5` replays Stopper(worth=.5) as well, which no command offers.
+their grace, as many epochs saved. `--worth .5` replays Pruner(gain_ratio=.5) as well, which no command offers.
 Hypervolume of the workload's objectives over every checkpoint that was trained, from the workload's reference. 'of the
 front': stopped runs that would have left a checkpoint on the final front.
 
@@ -142,15 +142,15 @@ def _first(curve: Curve, n: int) -> Curve:
 def by_forecast(
     runs: Runs, *, threshold: float | None = None, worth: float | None = None
 ) -> Callable[[int, list[Curve]], int]:
-    """Stop by the stopper, by either of its rules; it learns again after every few runs, and knows of all."""
+    """Stop by the pruner, by either of its rules; it learns again after every few runs, and knows of all."""
     workload, curves = runs.workload, runs.curves
-    rule: dict[str, Any] = {"worth": worth} if threshold is None else {"threshold": threshold}
-    stopper = Pruner(workload.space, workload.objectives, workload.length, **rule, reference=workload.reference)
+    rule: dict[str, Any] = {"gain_ratio": worth} if threshold is None else {"threshold": threshold}
+    pruner = Pruner(workload.space, workload.objectives, workload.length, **rule, reference=workload.reference)
 
     def keep(place: int, before: list[Curve]) -> int:
         if len(before) % REFIT == 0:
-            stopper.learn(before)
-        judge = stopper.given(before)
+            pruner.learn(before)
+        judge = pruner.given(before)
         for n in range(GRACE, len(curves[place].steps)):
             if judge.should_stop(f"run {place}", _first(curves[place], n)).stop:
                 return n
@@ -162,14 +162,14 @@ def by_forecast(
 def judgements(runs: Runs, order: Sequence[int]) -> list[Judged]:
     """Judge every checkpoint of runs that come one after another, and stop none."""
     workload, out, before, model = runs.workload, [], list[Curve](), None
-    stopper = Pruner(workload.space, workload.objectives, workload.length, threshold=0.0)
+    pruner = Pruner(workload.space, workload.objectives, workload.length, threshold=0.0)
     for place in order:
         curve = runs.curves[place]
         if len(before) >= FEWEST_RUNS:
             if model is None or len(before) % REFIT == 0:
                 model = fit_curves(workload.space, workload.objectives, before, length=workload.length)
-                stopper.learn(before, model=model)
-            judge = stopper.given(before)
+                pruner.learn(before, model=model)
+            judge = pruner.given(before)
             for n in range(GRACE, len(curve.steps)):
                 so_far = _first(curve, n)
                 told = judge.should_stop(f"run {place}", so_far)
@@ -323,7 +323,7 @@ def _tell_calibration(runs: Runs, judged: Sequence[Judged]) -> None:
     joined = np.array([float(j.joined) for j in judged])
     count, rate = len({j.run for j in judged}), float(joined.mean())
     print(f"\n{len(judged)} decisions on {count} runs, none stopped; {rate:.1%} had a later checkpoint on the front")
-    print(f"{'':22}{'model of curves':^26}   {'as the stopper uses it':^26}")
+    print(f"{'':22}{'model of curves':^26}   {'as the pruner uses it':^26}")
     print(f"{'probability':22}" + f"   {'decisions':>9}{'mean':>8}{'joined':>9}" * 2)
     forecasts = [np.array([getattr(j, name) for j in judged]) for name in ("forecast", "probability")]
     for low, high in pairwise(EDGES):

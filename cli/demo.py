@@ -17,7 +17,7 @@ from epsopt.zoo.errors import EpsoptError, UsageError
 
 TARGET = 0.95
 FURTHER = 50.0
-MIXTURES = 12
+MERGES = 12
 EPOCHS = 12
 STOP_BELOW = 0.05
 _MARK = (
@@ -87,7 +87,7 @@ def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     asked = ["propose", "-n", str(proposals), "--reuse", "--seed", str(seed)]
     _epsopt(5, "propose runs that widen the front, from the base or from a checkpoint", *asked)
     _train(jobs)
-    _mix(seed)
+    _merge(seed)
     _spend()
     return study
 
@@ -204,11 +204,11 @@ def _train(jobs: int) -> None:
     group.main(args=asked, prog_name="epsopt", standalone_mode=False)
 
 
-def _mix(seed: int) -> None:
+def _merge(seed: int) -> None:
     from epsopt.cli.main import group
     from epsopt.cli.output import print_line, print_wrapped
 
-    asked = ["merge", "--wide", "--budget", str(MIXTURES), "--seed", str(seed)]
+    asked = ["merge", "--wide", "--budget", str(MERGES), "--seed", str(seed)]
     _stage(7, "merge what was trained", " ".join(["epsopt", *asked]))
     print_wrapped("Every run left a direction in weight space; no training is needed to try how far to go along which.")
     print_line("")
@@ -253,9 +253,9 @@ def _summary(*, as_json: bool) -> None:
     project = load_project(Path("epsopt.toml"))
     storage = Workspace(project, project.storage).studies()
     with Catalogue(project.storage) as catalogue:
-        checkpoints, mixtures = catalogue.checkpoints(), measured_merges(catalogue, project.name)
+        checkpoints, merges = catalogue.checkpoints(), measured_merges(catalogue, project.name)
     record_measured(storage, project.name, project.objectives, checkpoints)
-    report = loop_report(project, storage, checkpoints, mixtures)
+    report = loop_report(project, storage, checkpoints, merges)
     target = Target("coverage", TARGET)
     if as_json:
         print_json(outcome_json(report, target))

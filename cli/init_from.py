@@ -114,7 +114,7 @@ def _document(
 
 def _saved(
     plans: Sequence[WarmStart],
-    mixed: Sequence[tuple[Start, MergedCheckpoint]],
+    merged: Sequence[tuple[Start, MergedCheckpoint]],
     decoder: WeightDecoder,
     project: Project,
     save: Path | None,
@@ -126,17 +126,17 @@ def _saved(
     from epsopt.studies.output_paths import save_folder, suffix_for
     from epsopt.zoo.decoding.provenance import Provenance, labels
 
-    shown = [(s, m) for s, m in mixed if any(p.start is s for p in plans)]
+    shown = [(s, m) for s, m in merged if any(p.start is s for p in plans)]
     if not shown:
         return {}
-    parents = [[c for c, _ in s.mixture] for s, _ in shown]
-    names = [f"mixture_{i:03d}{suffix_for(None, p)}" for i, p in enumerate(parents)]
+    parents = [[c for c, _ in s.parents] for s, _ in shown]
+    names = [f"merged_{i:03d}{suffix_for(None, p)}" for i, p in enumerate(parents)]
     with save_folder(save, project.runs, "init", checkpoints) as folder:
         files = free_files(folder, names)
-        for (_, mixture), own, file in zip(shown, parents, files, strict=True):
-            predicted = predicted_json(mixture.assessment)
-            origin = Provenance("init-from", predicted, mixture.measured, decoder.hook, labels(own))
-            decoder.save(mixture.decoded, file, origin)
+        for (_, found), own, file in zip(shown, parents, files, strict=True):
+            predicted = predicted_json(found.assessment)
+            origin = Provenance("init-from", predicted, found.measured, decoder.hook, labels(own))
+            decoder.save(found.decoded, file, origin)
     return {id(s): file.resolve() for (s, _), file in zip(shown, files, strict=True)}
 
 
@@ -161,7 +161,7 @@ def _plan_json(plan: WarmStart, path: str, arguments: list[str] | None) -> dict[
     from epsopt.cli.render import predicted_json
 
     start = plan.start
-    parts = start.mixture or ((start.checkpoint, 1.0),)
+    parts = start.parents or ((start.checkpoint, 1.0),)
     return {
         "start": {
             "label": start.label,
@@ -188,7 +188,7 @@ def start_text(start: Start, labels: RunLabels) -> str:
     if start.checkpoint is not None:
         label = labels(start.checkpoint.run, start.checkpoint.epoch)
         return f"the base ({label})" if start.kind == "base" else label
-    return "a merge of " + " + ".join(labels(c.run, c.epoch) for c, _ in start.mixture)
+    return "a merge of " + " + ".join(labels(c.run, c.epoch) for c, _ in start.parents)
 
 
 def _show(

@@ -164,8 +164,8 @@ def show_gain(report: LoopReport, objectives: Sequence[Objective], target: Targe
 
 def front_sentences(report: LoopReport) -> list[str]:
     """Say how far the measured front moved: by what was trained, and by merges beyond that."""
-    gain, mixing = report.gain, report.merge_gain
-    if gain is None or mixing is None:
+    gain, merge_gain = report.gain, report.merge_gain
+    if gain is None or merge_gain is None:
         return ["Nothing is measured yet with every objective, so there is no front."]
     runs = {report.new[i].run for i in gain.joined}
     moved = f"{gain.before:.4f} before, {gain.after:.4f} after ({gain.relative:+.1%})"
@@ -174,8 +174,8 @@ def front_sentences(report: LoopReport) -> list[str]:
     said = [f"Hypervolume of the measured front: {moved}; {joined}."]
     if report.merged:
         said.append(
-            f"Merged checkpoints, measured, not trained: {mixing.after:.4f} with them ({mixing.relative:+.1%} "
-            f"beyond all that was trained); {len(mixing.joined)} of {len(report.merged)} are on that front."
+            f"Merged checkpoints, measured, not trained: {merge_gain.after:.4f} with them ({merge_gain.relative:+.1%} "
+            f"beyond all that was trained); {len(merge_gain.joined)} of {len(report.merged)} are on that front."
         )
     return said
 
@@ -254,10 +254,10 @@ def steps_json(report: LoopReport) -> list[dict[str, Any]]:
 
 def merges_json(report: LoopReport) -> dict[str, Any]:
     """Return how merges moved the front beyond what was trained, as JSON values."""
-    mixing = report.merge_gain
+    merge_gain = report.merge_gain
     return {
         "count": len(report.merged),
-        "before": None if mixing is None else mixing.before,
-        "after": None if mixing is None else mixing.after,
-        "joined": [] if mixing is None else [report.merged[i].path for i in mixing.joined],
+        "before": None if merge_gain is None else merge_gain.before,
+        "after": None if merge_gain is None else merge_gain.after,
+        "joined": [] if merge_gain is None else [report.merged[i].path for i in merge_gain.joined],
     }

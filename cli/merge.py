@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.objectives import Objective
     from epsopt.studies.merge.simplex_merge import Merged
-    from epsopt.studies.merge.weight_space_merge import Mixed
+    from epsopt.studies.merge.weight_space_merge import WeightSpaceMerge
     from epsopt.studies.project.project import Project
     from epsopt.zoo.catalogue.types import Checkpoint
 
@@ -63,7 +63,7 @@ def command(
     while training are stretched, shrunk and exchanged together, wherever that is expected to widen the front most.
     """
     _check_options(wide=wide, chooses=bool(parents or groups or reach or _is_given("count")), whole=whole_budget)
-    from epsopt.cli.merge_wide import mix_widely, print_wide
+    from epsopt.cli.merge_wide import merge_widely, print_wide
     from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
@@ -78,13 +78,13 @@ def command(
             check_objectives(project, catalogue.metric_names())
         chosen = [] if wide else _parents(parents, checkpoints, project, count)
         _check_new(save)
-        mixed: Mixed | None = None
+        found: WeightSpaceMerge | None = None
         from epsopt.studies.output_paths import save_folder
 
         # Held from before the first evaluation: another merge at the same time takes another one.
         with save_folder(save, project.runs, "merged", checkpoints) as folder:
             if wide:
-                mixed = mix_widely(
+                found = merge_widely(
                     project, checkpoints, lineages, folder, form,
                     budget=budget, give_up=not whole_budget, seed=seed, progress=progress,
                 )  # fmt: skip
@@ -92,10 +92,10 @@ def command(
                 merged = merge_within(
                     project, checkpoints, chosen, folder, form, groups, budget, reach, seed, progress,
                 )  # fmt: skip
-    for sentence in (mixed or merged).disagreements:
+    for sentence in (found or merged).disagreements:
         note(sentence)
-    if mixed is not None:
-        print_wide(mixed, project, folder, budget, seed, RunLabels.of(checkpoints), as_json=options.json)
+    if found is not None:
+        print_wide(found, project, folder, budget, seed, RunLabels.of(checkpoints), as_json=options.json)
     elif options.json:
         print_json(_document(merged, project.objectives, folder, budget, seed, reach))
     else:

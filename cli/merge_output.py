@@ -1,4 +1,4 @@
-"""What the commands that mix weights show alike: coefficients, files, and whether metrics are predicted or measured."""
+"""What commands that merge weights show: coefficients, files, and whether metrics are predicted or measured."""
 
 from __future__ import annotations
 

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.objectives import Objective
     from epsopt.studies.merge.merge_candidates import Part
-    from epsopt.studies.merge.weight_space_merge import Mixed, Tried
+    from epsopt.studies.merge.weight_space_merge import Tried, WeightSpaceMerge
     from epsopt.studies.project.project import Project
     from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 
 _SMALL = 0.005  # of a coefficient: rounded to nothing
 
 
-def mix_widely(
+def merge_widely(
     project: Project,
     checkpoints: Sequence[Checkpoint],
     lineages: Sequence[Lineage],
@@ -28,46 +28,46 @@ def mix_widely(
     give_up: bool,
     seed: int,
     progress: Callable[[str, float | None], None],
-) -> Mixed:
-    """Choose what is mixed, and mix it; see :func:`epsopt.studies.merge.weight_space_merge.mix`."""
+) -> WeightSpaceMerge:
+    """Choose checkpoints and merge them; see :func:`epsopt.studies.merge.weight_space_merge.merge_in_weight_space`."""
     from epsopt.studies.merge.merge_sources import choose_sources
-    from epsopt.studies.merge.weight_space_merge import mix
+    from epsopt.studies.merge.weight_space_merge import merge_in_weight_space
     from epsopt.studies.output_paths import suffix_for
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
     sources = choose_sources(checkpoints, lineages, project.objectives)
     suffix = suffix_for(form, sources.checkpoints)
     with WeightDecoder(project.evaluate, weights_key=project.weights_key) as decoder:
-        return mix(
+        return merge_in_weight_space(
             decoder, project, checkpoints, sources, lambda i: folder / f"merged_{i:03d}{suffix}",
             budget=budget, give_up=give_up, seed=seed, progress=progress,
         )  # fmt: skip
 
 
 def print_wide(
-    mixed: Mixed, project: Project, folder: Path, budget: int, seed: int, labels: RunLabels, *, as_json: bool
+    wide: WeightSpaceMerge, project: Project, folder: Path, budget: int, seed: int, labels: RunLabels, *, as_json: bool
 ) -> None:
     """Print what came of it, as a JSON document or as tables."""
     from epsopt.cli.output import print_json
 
     if as_json:
-        print_json(wide_document(mixed, project.objectives, folder, budget, seed))
+        print_json(wide_document(wide, project.objectives, folder, budget, seed))
     else:
-        show_wide(mixed, project.objectives, folder, budget, project.evaluate, labels)
+        show_wide(wide, project.objectives, folder, budget, project.evaluate, labels)
 
 
 def wide_document(
-    mixed: Mixed, objectives: Sequence[Objective], folder: Path, budget: int, seed: int
+    wide: WeightSpaceMerge, objectives: Sequence[Objective], folder: Path, budget: int, seed: int
 ) -> dict[str, Any]:
     """Return it as JSON values (docs/schemas/merge.json)."""
     from epsopt.cli.merge_output import recombination_json
     from epsopt.cli.render import checkpoint_json, objective_json
 
-    named = mixed.sources.labels
-    base = mixed.sources.base
+    named = wide.sources.labels
+    base = wide.sources.base
     return {
         "objectives": objective_json(objectives),
-        "parents": [checkpoint_json(c) for c in mixed.sources.checkpoints],
+        "parents": [checkpoint_json(c) for c in wide.sources.checkpoints],
         "base": {"checkpoint": named[base.sha256], "path": base.path, "sha256": base.sha256},
         "wide": True,
         "groups": [],
@@ -77,26 +77,26 @@ def wide_document(
         "evaluations": [
             {
                 "weights": recombination_json(t.recombination, named),
-                "parts": [{"patterns": list(p.patterns), "tensors": p.tensors, "coefficients": _mixed(t, p, named)}
+                "parts": [{"patterns": [*p.patterns], "tensors": p.tensors, "coefficients": _coefficients(t, p, named)}
                           for p in t.parts],
                 "predicted": t.predicted,
                 "predicted_gain": t.predicted_gain,
                 "measured": dict(t.measured),
                 "reason": t.reason,
-                "joined": i in mixed.joined,
-                "saved": str(mixed.saved[i].resolve()) if i in mixed.saved else None,
+                "joined": i in wide.joined,
+                "saved": str(wide.saved[i].resolve()) if i in wide.saved else None,
             }
-            for i, t in enumerate(mixed.tried)
+            for i, t in enumerate(wide.tried)
         ],
-        "stopped": mixed.stopped,
-        "reference": dict(zip([o.name for o in objectives], mixed.reference, strict=True)),
-        "hypervolume": {"before": mixed.before, "after": mixed.after},
-        "disagreements": list(mixed.disagreements),
-        "folder": str(folder.resolve()) if mixed.saved else None,
+        "stopped": wide.stopped,
+        "reference": dict(zip([o.name for o in objectives], wide.reference, strict=True)),
+        "hypervolume": {"before": wide.before, "after": wide.after},
+        "disagreements": list(wide.disagreements),
+        "folder": str(folder.resolve()) if wide.saved else None,
     }  # fmt: skip
 
 
-def _mixed(tried: Tried, part: Part, named: dict[str, str]) -> dict[str, float]:
+def _coefficients(tried: Tried, part: Part, named: dict[str, str]) -> dict[str, float]:
     """How much of each checkpoint is in a part, by its name, the most first."""
     pairs = zip(tried.recombination.parents, part.coefficients, strict=True)
     shares = {named[p.sha256]: c for p, c in pairs if abs(c) >= _SMALL}
@@ -104,13 +104,18 @@ def _mixed(tried: Tried, part: Part, named: dict[str, str]) -> dict[str, float]:
 
 
 def show_wide(
-    mixed: Mixed, objectives: Sequence[Objective], folder: Path, budget: int, hook: str | None, labels: RunLabels
+    wide: WeightSpaceMerge,
+    objectives: Sequence[Objective],
+    folder: Path,
+    budget: int,
+    hook: str | None,
+    labels: RunLabels,
 ) -> None:
     """Print the merges that joined the front, what they are made of, and how far the front moved."""
     from epsopt.cli.output import Head, Rows, print_line, print_list, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
 
-    sources, names = mixed.sources, [o.name for o in objectives]
+    sources, names = wide.sources, [o.name for o in objectives]
     called = {c.sha256: labels(c.run, c.epoch) for c in sources.checkpoints}
     called = {sha256: called.get(sha256, name) for sha256, name in sources.labels.items()}
     runs, ends = len({c.run_id for c in sources.checkpoints}), len(sources.checkpoints) - sources.n_front
@@ -120,17 +125,17 @@ def show_wide(
         + (f", and the ends of {ends} runs." if ends else ".")
     )
     print_wrapped()
-    n = len(mixed.tried)
-    spent = f" Of a budget of {budget}, {n} were measured: {mixed.stopped}." if mixed.stopped else ""
-    if not mixed.joined:
+    n = len(wide.tried)
+    spent = f" Of a budget of {budget}, {n} were measured: {wide.stopped}." if wide.stopped else ""
+    if not wide.joined:
         print_wrapped(f"None of {n} merges beats what is measured already; nothing was saved.{spent}")
         return
-    joined = [mixed.tried[i] for i in mixed.joined]
+    joined = [wide.tried[i] for i in wide.joined]
     ends_of = [{k: e[m] for k, e in (t.predicted or {}).items()} for t in joined for m in ("low", "high")]
     texts = formatters(names, [*(t.measured for t in joined), *ends_of])
     groups = []
-    for i in mixed.joined:
-        tried = mixed.tried[i]
+    for i in wide.joined:
+        tried = wide.tried[i]
         rows = [[str(i), *measured_row("measured", tried.measured, names, texts)]]
         if tried.predicted is not None:
             ends_here = [(texts[k], tried.predicted[k]) for k in names]
@@ -139,18 +144,20 @@ def show_wide(
     print_table([Head("merge"), Head("", "left"), *metric_heads(names, objectives)], groups, keep=2)
     print_wrapped()
     print_line("What they are made of; coefficients of a part sum to one:")
-    for i in mixed.joined:
-        tried = mixed.tried[i]
+    for i in wide.joined:
+        tried = wide.tried[i]
         print_line(f"{i:>3}  {tried.reason}")
         for part in tried.parts:
             if len(tried.parts) > 1:
                 print_line(f"     {_named(part)}")
-            print_list(", ".join(f"{name} {c:.2f}" for name, c in _mixed(tried, part, called).items()), "       ")
+            print_list(
+                ", ".join(f"{name} {c:.2f}" for name, c in _coefficients(tried, part, called).items()), "       "
+            )
     print_wrapped()
-    gain = f" ({mixed.after / mixed.before - 1.0:+.2%})" if mixed.before > 0.0 else ""
+    gain = f" ({wide.after / wide.before - 1.0:+.2%})" if wide.before > 0.0 else ""
     print_wrapped(
-        f"All values are measured by {hook}; expected is the 90 % interval from before. {len(mixed.joined)} of {n} "
-        f"merges are on the measured front; its hypervolume went from {mixed.before:.4g} to {mixed.after:.4g}{gain}."
+        f"All values are measured by {hook}; expected is the 90 % interval from before. {len(wide.joined)} of {n} "
+        f"merges are on the measured front; its hypervolume went from {wide.before:.4g} to {wide.after:.4g}{gain}."
         f"{spent}"
     )
     print_line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")

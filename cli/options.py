@@ -14,6 +14,7 @@ import click
 from epsopt.zoo.errors import UsageError
 
 PREFIX = "--target-"
+_FORMER = {"--mix": "--merges", "--lost-after": "--stale-after"}  # options of version 0.1; they go with 0.3
 Callback = Callable[..., None]
 
 
@@ -89,7 +90,7 @@ class TargetCommand(click.Command):
             if argument in ("--target", "--targets") or argument.startswith("--target="):
                 raise click.UsageError("a target is written --target-NAME VALUE: --target-coverage 0.95", ctx)
             if not argument.startswith(PREFIX):
-                rest.append(argument)
+                rest.append(self._present(argument))
                 continue
             option, equals, text = argument.partition("=")
             if not equals and not queue:
@@ -105,6 +106,17 @@ class TargetCommand(click.Command):
         left = super().parse_args(ctx, rest)
         ctx.params["wanted"] = wanted
         return left
+
+    def _present(self, argument: str) -> str:
+        """Return an option by its present name, with a note where the former one is given."""
+        option, equals, value = argument.partition("=")
+        now = _FORMER.get(option)
+        if now is None or not any(now in p.opts for p in self.params):
+            return argument
+        from epsopt.cli.output import note
+
+        note(f"{option} is called {now} since version 0.2, and goes with version 0.3")
+        return now + equals + value
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the targets before the options."""

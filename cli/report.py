@@ -55,8 +55,8 @@ def command(options: Options, page: Path | None, further: float | None, overwrit
 
         with workspace.catalogue() as catalogue:
             file = None if page is None else _checked(page, overwrite, catalogue)
-            checkpoints, mixtures = catalogue.checkpoints(), measured_merges(catalogue, project.name)
-        report = loop_report(project, workspace.studies(), checkpoints, mixtures)
+            checkpoints, merges = catalogue.checkpoints(), measured_merges(catalogue, project.name)
+        report = loop_report(project, workspace.studies(), checkpoints, merges)
         remaining = None
         if further is not None:
             from epsopt.studies.schedule.remaining import project_remaining_gain
@@ -137,7 +137,7 @@ def _sentences(report: LoopReport) -> list[str]:
     return [
         *_calibration(report.accuracy, report), *drift_sentences(report), *joining_sentences(report),
         *front_sentences(report),
-        *audit_sentences(report), *wait_sentences(report),
+        *control_run_sentences(report), *wait_sentences(report),
     ]  # fmt: skip
 
 
@@ -200,7 +200,7 @@ def joining_sentences(report: LoopReport) -> list[str]:
     return [f"{ended}, {expected:.1f} were expected to join the front; {joined} did."]
 
 
-def audit_sentences(report: LoopReport) -> list[str]:
+def control_run_sentences(report: LoopReport) -> list[str]:
     """Say how those fared that would have been stopped."""
     if not report.control_runs:
         return []

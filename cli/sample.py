@@ -75,15 +75,15 @@ def command(
             opened.surrogate, opened.checkpoints, opened.objectives, opened.targets,
             n=count, neighbours=neighbours, probability=probability, level=level, seed=seed,
         )  # fmt: skip
-        mixtures: list[MergedCheckpoint | None] = []
+        merges: list[MergedCheckpoint | None] = []
         files: list[Path | None] = []
         if found.points and (decode or evaluate or save is not None):
-            mixtures, files = _decode(opened, found.points, save, level, progress, evaluate=evaluate)
+            merges, files = _decode(opened, found.points, save, level, progress, evaluate=evaluate)
     opened.tell_unseen()
     if options.json:
-        print_json(_document(opened, found, mixtures, files, seed, level, probability))
+        print_json(_document(opened, found, merges, files, seed, level, probability))
     else:
-        _show(opened, found, mixtures, count, probability)
+        _show(opened, found, merges, count, probability)
         if save is not None and any(files):
             from epsopt.cli.output import print_line
 
@@ -115,27 +115,27 @@ def _decode(
         opened.workspace.catalogue() as catalogue,
         WeightDecoder(hook, weights_key=catalogue.weights_key) as decoder,
     ):
-        mixtures = decode_samples(
+        merges = decode_samples(
             decoder, catalogue, opened.checkpoints, opened.surrogate, points,
             level=level, evaluate=evaluate, progress=progress,
         )  # fmt: skip
         files: list[Path | None] = []
-        for i, mixture in enumerate(mixtures, 1):
-            if mixture is None or save is None:
+        for i, merged in enumerate(merges, 1):
+            if merged is None or save is None:
                 files.append(None)
                 continue
-            parents = [by_key[p.sha256] for p in mixture.recombination.parents]
+            parents = [by_key[p.sha256] for p in merged.recombination.parents]
             file = save / f"sample_{i:03d}{suffix_for(None, parents)}"
-            origin = Provenance("sample", predicted_json(mixture.assessment), mixture.measured, hook, labels(parents))
-            decoder.save(mixture.decoded, file, origin)
+            origin = Provenance("sample", predicted_json(merged.assessment), merged.measured, hook, labels(parents))
+            decoder.save(merged.decoded, file, origin)
             files.append(file)
-    return mixtures, files
+    return merges, files
 
 
 def _document(
     opened: OpenProject,
     found: RegionSample,
-    mixtures: Sequence[MergedCheckpoint | None],
+    merges: Sequence[MergedCheckpoint | None],
     files: Sequence[Path | None],
     seed: int,
     level: float,
@@ -145,19 +145,19 @@ def _document(
     from epsopt.cli.render import neighbour_json, objective_json, predicted_json, target_json
     from epsopt.zoo.decoding.provenance import labels
 
-    named = labels(opened.checkpoints) if mixtures else {}
+    named = labels(opened.checkpoints) if merges else {}
 
     def decoded(i: int) -> dict[str, Any] | None:
-        mixture = mixtures[i] if mixtures else None
-        if mixture is None:
+        merged = merges[i] if merges else None
+        if merged is None:
             return None
         file = files[i]
         return {
-            "weights": recombination_json(mixture.recombination, named),
-            "z": mixture.z.tolist(),
-            "predicted": predicted_json(mixture.assessment),
-            "refused": mixture.assessment.refused,
-            "measured": mixture.measured,
+            "weights": recombination_json(merged.recombination, named),
+            "z": merged.z.tolist(),
+            "predicted": predicted_json(merged.assessment),
+            "refused": merged.assessment.refused,
+            "measured": merged.measured,
             "saved": None if file is None else str(file.resolve()),
         }
 
@@ -188,7 +188,7 @@ def _document(
 def _show(
     opened: OpenProject,
     found: RegionSample,
-    mixtures: Sequence[MergedCheckpoint | None],
+    merges: Sequence[MergedCheckpoint | None],
     count: int,
     probability: float,
 ) -> None:
@@ -207,32 +207,32 @@ def _show(
     names = [o.name for o in opened.objectives]
     labels = RunLabels.of(opened.checkpoints)
     shown = found.points[:_SHOWN]
-    made = [mixtures[i] if mixtures else None for i in range(len(shown))]
+    made = [merges[i] if merges else None for i in range(len(shown))]
     values: list[Mapping[str, float | None]] = [p.point for p in shown]
     values += [m.measured or m.assessment.point for m in made if m is not None]
     texts = formatters(names, values)
-    heads = [Head("#"), Head("P"), *([Head("", "left")] if mixtures else [])]
+    heads = [Head("#"), Head("P"), *([Head("", "left")] if merges else [])]
     heads += [*metric_heads(names, opened.objectives, opened.targets), Head("nearest real checkpoint", "left")]
     groups = []
-    for i, (point, mixture) in enumerate(zip(shown, made, strict=True), 1):
+    for i, (point, merged) in enumerate(zip(shown, made, strict=True), 1):
         title, *told = measured_row("at the point, predicted", point.point, names, texts)
-        begin = [str(i), f"{point.probability or 0.0:.2f}", *([title] if mixtures else [])]
+        begin = [str(i), f"{point.probability or 0.0:.2f}", *([title] if merges else [])]
         rows = [[*begin, *told, near_label(point.nearest[0], labels)]]
-        if mixture is not None:
+        if merged is not None:
             rows.append(
-                ["", "", *measured_row("decoded, predicted", mixture.assessment.point, names, texts), ""]
-                if mixture.measured is None
-                else ["", "", *measured_row("decoded, measured", mixture.measured, names, texts), ""]
+                ["", "", *measured_row("decoded, predicted", merged.assessment.point, names, texts), ""]
+                if merged.measured is None
+                else ["", "", *measured_row("decoded, measured", merged.measured, names, texts), ""]
             )
         groups.append(Rows(rows))
-    print_table(heads, groups, keep=3 if mixtures else 1)
+    print_table(heads, groups, keep=3 if merges else 1)
     print_wrapped()
     more = f"; the first {_SHOWN} are shown, --json has all" if len(found.points) > _SHOWN else ""
     few = (
         " (fewer than asked for: the region holds no more of the proposed points)" if len(found.points) < count else ""
     )
-    print_wrapped(f"{len(found.points)} hypothetical checkpoints{few}{more}. {_standing(opened, found, mixtures)}")
-    for text in reasons_without_prediction(mixtures):
+    print_wrapped(f"{len(found.points)} hypothetical checkpoints{few}{more}. {_standing(opened, found, merges)}")
+    for text in reasons_without_prediction(merges):
         print_wrapped(text)
     print_wrapped(
         f"{found.share:.0%} of the points proposed inside the trust region meet the targets. Samples lie "
@@ -250,19 +250,19 @@ def _trust_region(found: RegionSample) -> str:
     )
 
 
-def reasons_without_prediction(mixtures: Sequence[MergedCheckpoint | None]) -> list[str]:
+def reasons_without_prediction(merges: Sequence[MergedCheckpoint | None]) -> list[str]:
     """Say of which decoded weights the map predicts nothing, once a reason."""
     reasons: dict[str, list[str]] = {}
-    for i, mixture in enumerate(mixtures, 1):
-        if mixture is not None and mixture.assessment.refused is not None:
-            reasons.setdefault(mixture.assessment.refused, []).append(str(i))
+    for i, merged in enumerate(merges, 1):
+        if merged is not None and merged.assessment.refused is not None:
+            reasons.setdefault(merged.assessment.refused, []).append(str(i))
     return [f"Nothing is predicted of the decoded weights of {', '.join(who)}: {why}." for why, who in reasons.items()]
 
 
-def _standing(opened: OpenProject, found: RegionSample, mixtures: Sequence[MergedCheckpoint | None]) -> str:
+def _standing(opened: OpenProject, found: RegionSample, merges: Sequence[MergedCheckpoint | None]) -> str:
     """Say whether what is shown was predicted or measured."""
-    made = [m for m in mixtures if m is not None]
-    alone = f" {len(found.points) - len(made)} belong to no lineage and cannot be decoded." if mixtures else ""
+    made = [m for m in merges if m is not None]
+    alone = f" {len(found.points) - len(made)} belong to no lineage and cannot be decoded." if merges else ""
     alone = alone if len(made) < len(found.points) else ""
     if not made:
         return f"Predicted, not evaluated.{alone}"

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     help="Seconds between SIGTERM and SIGKILL when a run is stopped.",
 )  # fmt: skip
 @click.option(
-    "--lost-after", type=click.FloatRange(min=4), default=120.0, show_default=True,
-    help="Seconds of silence after which a worker counts as dead; the same for all workers.",
+    "--stale-after", type=click.FloatRange(min=4), default=120.0, show_default=True,
+    help="Seconds without a heartbeat after which a worker counts as dead; the same for all workers.",
 )  # fmt: skip
 @click.option(
     "--max-failures", type=click.IntRange(min=1), default=3, show_default=True, help="Give up after so many in a row."
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--reuse", is_flag=True, help="Let runs that are asked for start from the front ({init_from}).")
 @click.option(
-    "--mix", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+    "--merges", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
     help="Measure up to N merged checkpoints each time the map is refitted; those on the front are kept.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print what would be run, in order, and run nothing.")
@@ -132,12 +132,12 @@ class _Given:
     until_reached: bool
     jobs: int
     grace: float
-    lost_after: float
+    stale_after: float
     max_failures: int
     learn_after: int
     stop_below: float
     reuse: bool
-    mix: int
+    merges: int
 
     @property
     def asks(self) -> bool:
@@ -152,8 +152,8 @@ class _Given:
 
         return WorkerConfig(
             jobs=self.jobs, runs=self.runs, ask=8 if self.asks else 0, forever=self.forever,
-            learn_after=0 if self.budget is not None else self.learn_after, await_learning=self.mix > 0,
-            grace=self.grace, lost_after=self.lost_after, most_failures=self.max_failures,
+            learn_after=0 if self.budget is not None else self.learn_after, await_learning=self.merges > 0,
+            grace=self.grace, stale_after=self.stale_after, most_failures=self.max_failures,
         )  # fmt: skip
 
     def settings(self, targets: Sequence[Target]) -> WorkSettings:
@@ -162,7 +162,7 @@ class _Given:
 
         return WorkSettings(
             targets=targets, until_reached=self.until_reached, budget=self.budget, length=self.length,
-            stop_below=self.stop_below, reuse=self.reuse, mix=self.mix,
+            stop_below=self.stop_below, reuse=self.reuse, merges=self.merges,
         )  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def _check_given(given: _Given, wanted: dict[str, float]) -> None:
     if given.length is not None and given.budget is None:
         raise UsageError("--length says how long a whole run is where there is a --budget: give both, or neither")
     if given.budget is not None:
-        decided = {"--until-idle": given.until_idle, "--forever": given.forever, "--mix": given.mix,
+        decided = {"--until-idle": given.until_idle, "--forever": given.forever, "--merges": given.merges,
                    "--reuse": given.reuse, "--stop-below": given.stop_below,
                    "--learn-after": given.learn_after and _is_given("learn_after")}  # fmt: skip
         contradicting = next((name for name, value in decided.items() if value), None)
@@ -186,8 +186,8 @@ def _check_given(given: _Given, wanted: dict[str, float]) -> None:
                 f"--budget and {contradicting} contradict each other: a budget decides by itself when the work ends, "
                 "what starts from checkpoints, what is merged and what is stopped, and learns no map"
             )
-    if given.mix and not given.learn_after:
-        raise UsageError("--mix measures merged checkpoints when the map is refitted: leave out --learn-after 0")
+    if given.merges and not given.learn_after:
+        raise UsageError("--merges measures merged checkpoints when the map is refitted: leave out --learn-after 0")
     if given.reuse and not given.asks:
         raise UsageError(
             "--reuse is for runs that are asked for, and none is: give -n, --forever or --until-reached without "
@@ -205,9 +205,9 @@ def _check_project(project: Project, given: _Given) -> None:
     """
     if project.command is None:
         raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
-    if given.mix and project.evaluate is None:
+    if given.merges and project.evaluate is None:
         raise UsageError(
-            f"{project.file}: --mix measures every merged checkpoint, which needs a hook: add "
+            f"{project.file}: --merges measures every merged checkpoint, which needs a hook: add "
             '[hooks] evaluate = "package.module:function"'
         )
     if given.reuse:

@@ -79,7 +79,7 @@ def train(plan: Plan, report: Callable[[int, dict[str, float]], None] | None = N
 
 
 def refuse_foreign(plan: Plan) -> None:
-    """Never mix two runs in one folder. The same run may be trained again: it writes the same files.
+    """Never write two runs into one folder. The same run may be trained again: it writes the same files.
 
     Raises:
         BadOptionError: `plan.out` holds checkpoints of a run with another config.

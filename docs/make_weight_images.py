@@ -48,7 +48,7 @@ def interpolation(data: list[dict[str, Any]]) -> go.Figure:
                 go.Scatter(x=[0, 1], y=ends, mode="lines", line={"color": ORANGE, "dash": "dash", "width": 1.5},
                            name="straight line between the ends", showlegend=first, legendrank=4),
                 go.Scatter(x=x, y=[r[j] for r in pair["point"]], mode="lines", line={"color": BLUE, "width": 2},
-                           name="predicted from the mixed weights", showlegend=first, legendrank=1),
+                           name="predicted from the merged weights", showlegend=first, legendrank=1),
                 go.Scatter(x=[0, *x, 1], y=[ends[0], *(r[j] for r in pair["measured"]), ends[1]], mode="markers",
                            marker={"color": "black", "size": 5}, name="measured", showlegend=first, legendrank=3),
             ]  # fmt: skip
@@ -71,16 +71,16 @@ def merging(data: dict[str, Any]) -> go.Figure:
     trained, grid, merged = (np.array(data[k]) for k in ("trained", "grid", "merged"))
     front = trained[non_dominated(trained, [True, True]).indices]
     front = front[np.argsort(front[:, 0])]
-    parents, mixtures = merged[:3], merged[3:]
+    parents, merges = merged[:3], merged[3:]
     figure = go.Figure()
     figure.add_scatter(x=trained[:, 0], y=trained[:, 1], mode="markers", name="trained checkpoints",
                        marker={"color": "#c9ccd1", "size": 5})  # fmt: skip
     figure.add_scatter(
         x=front[:, 0], y=front[:, 1], mode="lines", name="their front", line={"color": GREY, "shape": "vh"}
     )
-    figure.add_scatter(x=grid[:, 0], y=grid[:, 1], mode="markers", name=f"grid of {len(grid)} mixtures",
+    figure.add_scatter(x=grid[:, 0], y=grid[:, 1], mode="markers", name=f"grid of {len(grid)} merges",
                        marker={"color": ORANGE, "size": 4, "opacity": 0.6})  # fmt: skip
-    figure.add_scatter(x=mixtures[:, 0], y=mixtures[:, 1], mode="markers", name="epsopt merge: 27 mixtures",
+    figure.add_scatter(x=merges[:, 0], y=merges[:, 1], mode="markers", name="epsopt merge: 27 merges",
                        marker={"color": BLUE, "size": 8})  # fmt: skip
     figure.add_scatter(x=parents[:, 0], y=parents[:, 1], mode="markers", name="the three parents",
                        marker={"color": "black", "size": 11, "symbol": "diamond-open", "line_width": 2})  # fmt: skip

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from epsopt.studies.project.project import Project, find_project, load_project
     from epsopt.studies.project.template import write_project
     from epsopt.studies.project.train_command import render_command
-    from epsopt.studies.prune.catalogue_pruner import CatalogueStopper
+    from epsopt.studies.prune.catalogue_pruner import CataloguePruner
     from epsopt.studies.prune.lightning import EpsoptPruning
     from epsopt.studies.report.dashboard import dashboard_server, serve
     from epsopt.studies.surrogate_store import fit_map, load_map, training_set
 
 _HOMES = {
-    "CatalogueStopper": "prune.catalogue_pruner",
+    "CataloguePruner": "prune.catalogue_pruner",
     "Project": "project.project",
     "Recorded": "optuna_io.recording",
     "EpsilonSampler": "optuna_io.sampler",
@@ -53,7 +53,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "CatalogueStopper",
+    "CataloguePruner",
     "ClaimedProposal",
     "EpsilonSampler",
     "EpsoptPruning",
@@ -80,6 +80,7 @@ __all__ = [
 
 # Names of version 0.1.
 _FORMER = {
+    "CatalogueStopper": "epsopt.studies:CataloguePruner",
     "StopHopeless": "epsopt.studies:EpsoptPruning",
     "Taken": "epsopt.studies:ClaimedProposal",
 }

@@ -158,7 +158,7 @@ class ActiveRun(Protocol):
         """The checkpoint that it started from, None from scratch."""
 
 
-class Stopper(Protocol):
+class RunPruner(Protocol):
     """Decides at each new checkpoint of a run whether it goes on."""
 
     def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:

@@ -1,8 +1,8 @@
 """Coefficients of real checkpoints that reconstruct a point of the latent space: the weight decoder's other half.
 
-Locally linear reconstruction (Roweis and Saul 2000) with convex weights: among the nearest checkpoints, those mixtures
+Locally linear reconstruction (Roweis and Saul 2000) with convex weights: among the nearest checkpoints, those merges
 are sought whose own z comes nearest to the point, and of equal ones the one with the nearer parents. Convex, because a
-mixture outside of what was trained is a guess; sparse, because few parents bind at once.
+merge outside of what was trained is a guess; sparse, because few parents bind at once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def reconstruct(z: Tensor, latents: Tensor, parents: int = 8, locality: float = 
         near = np.argsort((offsets**2).sum(axis=1), kind="stable")[:CANDIDATES]
         c = _solve(offsets[near], locality)
         if (c > 0.0).sum() > parents:
-            # The few largest, and their best mixture: cutting alone would leave a gap.
+            # The few largest, and their best merge: cutting alone would leave a gap.
             near = near[np.argsort(-c, kind="stable")[:parents]]
             c = _solve(offsets[near], locality)
         c = np.where(c < _SMALLEST, 0.0, c)

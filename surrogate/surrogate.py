@@ -397,7 +397,7 @@ class Surrogate:
     def recombine(self, z: Tensor, lineage: int, parents: int = 8) -> list[list[tuple[str, float]]]:
         """Decode weights as recombinations of real checkpoints of one lineage.
 
-        Checkpoints are sought whose mixture has the same z, dimensions that tell about the metrics counting more
+        Checkpoints are sought whose merge has the same z, dimensions that tell about the metrics counting more
         (:mod:`epsopt.surrogate.local_reconstruction`); what z says is not what the decoded weights will measure.
 
         Args:

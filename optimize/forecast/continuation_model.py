@@ -44,9 +44,9 @@ class Start:
         z: ``(latent,)`` of its weights.
         metrics: measured, or predicted where it was not evaluated; every metric that the map knows.
         measured: whether they were measured.
-        kind: ``base``, ``checkpoint`` or ``mixture``.
+        kind: ``base``, ``checkpoint`` or ``merge``.
         checkpoint: the real checkpoint; None for a merge.
-        mixture: the real checkpoints of a merge with their coefficients.
+        parents: the real checkpoints of a merge with their coefficients.
     """
 
     label: str
@@ -55,12 +55,12 @@ class Start:
     measured: bool
     kind: str
     checkpoint: Checkpoint | None = None
-    mixture: tuple[tuple[Checkpoint, float], ...] = ()
+    parents: tuple[tuple[Checkpoint, float], ...] = ()
 
     @property
     def trained(self) -> int:
         """Epochs of training behind it, as far as its checkpoint or its parents say."""
-        own = [self.checkpoint] if self.checkpoint is not None else [c for c, _ in self.mixture]
+        own = [self.checkpoint] if self.checkpoint is not None else [c for c, _ in self.parents]
         return max((c.epoch or 0 for c in own), default=0)
 
 
@@ -176,10 +176,10 @@ def _segments(known: Sequence[Checkpoint], scaled: Floats, space: Space) -> tupl
         first = known[members[0]]
         if not space.accepts(first.hyperparameters):
             continue
-        origin = places.get(str(first.hyperparameters.get("init_from", first.hyperparameters.get("base"))))
+        base = places.get(str(first.hyperparameters.get("init_from", first.hyperparameters.get("base"))))
         rows = [(i, known[i].epoch or 0) for i in members]
-        if origin is not None and np.isfinite(scaled[origin]).all():
-            rows.append((origin, 0))
+        if base is not None and np.isfinite(scaled[base]).all():
+            rows.append((base, 0))
         for i, begin in rows:
             for j in members:
                 length = (known[j].epoch or 0) - begin

@@ -30,7 +30,7 @@ _FIT_STEPS = 40
 _INTERVAL = 1.6449  # standard deviations on either side of a 90 % interval
 
 
-def next_mixture(
+def next_merge(
     tried: Floats,
     table: Floats,
     known: Floats,

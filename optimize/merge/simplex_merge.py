@@ -16,7 +16,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from epsopt.optimize.merge.simplex_gp import next_mixture
+from epsopt.optimize.merge.simplex_gp import next_merge
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.zoo.errors import UsageError
@@ -110,7 +110,7 @@ def merge(
     while len(done) < budget:
         tried = np.stack([e.coefficients for e in done])
         table = _table(done, objectives)
-        found = next_mixture(tried, table, others, objectives, bounds or {}, reference, reach, seed, rng)
+        found = next_merge(tried, table, others, objectives, bounds or {}, reference, reach, seed, rng)
         if found is None:
             break
         coefficients, predicted = found

@@ -1,4 +1,4 @@
-"""What to mix next: sums of weight differences of checkpoints that share a base, chosen part by part.
+"""What to merge next: sums of weight differences of checkpoints that share a base, chosen part by part.
 
 A run leaves a direction in weight space, and how far it went along it is only one of the places worth looking at
 (task arithmetic, Ilharco et al. 2023; WiSE-FT, Wortsman et al. 2022). A merge is ``base + sum_i c_i (w_i - base)``
@@ -7,7 +7,7 @@ they moved. Measuring one costs an evaluation instead of a run, so they are trie
 
 Which one is chosen by a Gaussian process over weight space: in each part, how far from the base, and in which
 direction. It needs inner products of the differences alone (one small matrix for each block), so that it works for
-models of any size; every measured checkpoint is learned from, trained or mixed.
+models of any size; every measured checkpoint is learned from, trained or merged.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _STEPS = 30
 _RATE = 0.1
 _JITTER = 1e-5
 Floats = NDArray[np.float64]
-MixtureKind = Literal["between", "beyond"]
+MergeKind = Literal["between", "beyond"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +113,10 @@ class MergeCandidate:
     predicted: Floats
     low: Floats
     high: Floats
-    kind: MixtureKind
+    kind: MergeKind
 
 
-def choose_mixture(
+def choose_merge(
     space: WeightSpace,
     values: Floats,
     objectives: Sequence[Objective],
@@ -124,19 +124,20 @@ def choose_mixture(
     base: Floats | None = None,
     reference: Floats | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
-    trust: Callable[[MixtureKind], float] | None = None,
+    reliability: Callable[[MergeKind], float] | None = None,
     rng: np.random.Generator,
 ) -> MergeCandidate | None:
     """Choose the merge that is expected to widen the measured front most.
 
     Args:
         space: where the checkpoints lie.
-        values: ``(k, m)`` what was measured on them, in the objectives' own units; NaN rows are only mixed.
+        values: ``(k, m)`` what was measured on them, in the objectives' own units; rows with NaN may be merged, but are
+            not learned from.
         objectives: what counts.
         base: ``(m,)`` what was measured on the base.
         reference: ``(m,)`` the objectives' values that are just not good enough; see :func:`improvement_over_front`.
         bounds: declared bounds of objectives; others are guessed.
-        trust: what a promise of either kind is worth
+        reliability: what a promise of either kind is worth
             (:class:`epsopt.optimize.schedule.gain_calibration.Reliability`); by default both are believed alike.
         rng: draws candidates.
 
@@ -153,8 +154,8 @@ def choose_mixture(
     with torch.no_grad():
         scores = torch.cat([acquisition(part) for part in torch.split(x, 256)])
         kinds = [_kind(c) for c in candidates]
-        belief = {kind: 1.0 if trust is None else trust(kind) for kind in set(kinds)}
-        best = int((scores * torch.tensor([belief[k] for k in kinds])).argmax())
+        weight = {kind: 1.0 if reliability is None else reliability(kind) for kind in set(kinds)}
+        best = int((scores * torch.tensor([weight[k] for k in kinds])).argmax())
         posterior = model.model.posterior(x[best : best + 1])
         mean, spread = posterior.mean[0, 0], posterior.variance[0, 0].clamp(min=0.0).sqrt()
         middle, *ends = (model.untransform(mean + k * spread) * model.signs for k in (0.0, -1.645, 1.645))
@@ -163,7 +164,7 @@ def choose_mixture(
 
 
 @dataclass(frozen=True, eq=False)
-class _MixtureModel:
+class _MergeModel:
     """Outcomes (ehvi.py) of points in weight space."""
 
     model: _Processes
@@ -291,7 +292,7 @@ def _fit(
     base: Floats | None,
     bounds: Mapping[str, tuple[float, float]],
     finite: NDArray[np.int64],
-) -> _MixtureModel:
+) -> _MergeModel:
     n_parts, k = len(space.by_part), len(values)
     front = finite[Objectives(objectives).front(values[finite])]
     newest = [i for i in finite[::-1].tolist() if i not in set(front.tolist())]
@@ -306,7 +307,7 @@ def _fit(
         for y, o in zip(table.T, objectives, strict=True)
     )
     y = torch.from_numpy(np.column_stack([t.forward(table[:, j]) for j, t in enumerate(transforms)]))
-    return _MixtureModel(_Processes(space.by_part, points, y), tuple(objectives), transforms, values[finite])
+    return _MergeModel(_Processes(space.by_part, points, y), tuple(objectives), transforms, values[finite])
 
 
 def on_way(coefficients: Floats) -> tuple[int, int | None, float] | None:
@@ -329,7 +330,7 @@ def on_way(coefficients: Floats) -> tuple[int, int | None, float] | None:
     return None
 
 
-def _kind(coefficients: Floats) -> MixtureKind:
+def _kind(coefficients: Floats) -> MergeKind:
     """Which kind a merge is; coefficients ``(parts, k)``."""
     alike = bool((coefficients == coefficients[:1]).all())
     inside = bool((coefficients >= 0.0).all()) and float(coefficients[0].sum()) <= 1.0 + 1e-9
@@ -351,27 +352,27 @@ def _candidates(
     good = np.concatenate([first, second])
     out = np.zeros((_CANDIDATES, len(space.by_part), len(values)))
     for place in range(_CANDIDATES):
-        mixture = out[place]
+        row = out[place]
         from_good = rng.random() < 0.7
-        mixture[:, rng.choice(good if from_good else finite)] = 1.0
-        other, part = int(rng.integers(len(values))), int(rng.integers(len(mixture)))
+        row[:, rng.choice(good if from_good else finite)] = 1.0
+        other, part = int(rng.integers(len(values))), int(rng.integers(len(row)))
         match int(rng.integers(5)):
             case 4:  # all of it nearer to the base
-                mixture *= rng.uniform(0.05, 0.95)
+                row *= rng.uniform(0.05, 0.95)
                 continue
             case 0:  # a part of it nearer to the base, or farther
-                mixture[part] *= math.exp(rng.normal(0.0, 0.7 if rng.random() < 0.5 else 2.0))
+                row[part] *= math.exp(rng.normal(0.0, 0.7 if rng.random() < 0.5 else 2.0))
             case 1:  # a part of another one in the place of its own
-                mixture[part] = 0.0
-                mixture[part, other] = math.exp(rng.normal(0.0, 0.5))
+                row[part] = 0.0
+                row[part, other] = math.exp(rng.normal(0.0, 0.5))
             case 2:  # on the line between two
                 other = int(rng.choice(good)) if rng.random() < 0.5 else other
                 share = rng.uniform(0.1, 0.9)
-                mixture[:] = (1.0 - share) * mixture
-                mixture[:, other] += share
+                row[:] = (1.0 - share) * row
+                row[:, other] += share
                 continue
             case _:  # another one's part on top
-                mixture[part, other] += rng.uniform(0.2, 1.0)
+                row[part, other] += rng.uniform(0.2, 1.0)
         if rng.random() < 0.3:
-            mixture[int(rng.integers(len(mixture)))] *= math.exp(rng.normal(0.0, 0.5))
+            row[int(rng.integers(len(row)))] *= math.exp(rng.normal(0.0, 0.5))
     return out

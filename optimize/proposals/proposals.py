@@ -362,7 +362,7 @@ class _Chooser:
             some = [c for c in left if (run := self._varied(c)) is None or self._variations[run] < most] or left
             pushed = [self._history.pushed(c) for c in some]
             (choice,) = optimize_acquisition(
-                self._model.curves, self._busy, pool=pushed, reference=self._reference, trust=self._trust,
+                self._model.curves, self._busy, pool=pushed, reference=self._reference, reliability=self._reliability,
                 rng=self._rng,
             )  # fmt: skip
             place = next(i for i, c in enumerate(pushed) if c is choice.candidate)
@@ -370,7 +370,7 @@ class _Chooser:
                 place = max(range(len(some)), key=lambda i: _met(self._model, pushed[i], self._targets))
             chosen = some[place]
             kind = "branch" if _is_branch(chosen) else "run"
-            gain = self._model.calibration.gain(kind) * self._trust(chosen)
+            gain = self._model.calibration.gain(kind) * self._reliability(chosen)
             out.append((chosen, choice.alone * gain))
             self._busy.append(pushed[place])
             if (run := self._varied(chosen)) is not None:
@@ -382,7 +382,7 @@ class _Chooser:
                 left = [c for c in left if space.key(c.config) != key]
         return out
 
-    def _trust(self, candidate: Candidate) -> float:
+    def _reliability(self, candidate: Candidate) -> float:
         return self._model.support.weight(candidate.config)
 
     def _varied(self, candidate: Candidate) -> int | None:

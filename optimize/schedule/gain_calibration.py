@@ -15,9 +15,9 @@ PATIENCE = 0.5
 """Share of the average gain per epoch below which a predicted gain is not worth its cost."""
 
 _FADING = 0.9
-_MOST = 2.0  # a kind that brought more than it promised is believed up to twice its promise
-_DOUBT = 0.005  # of the hypervolume: about so much must have been promised before its failing counts
-_FAILURES = 0.5  # and as much as so many of its promises: what is likely to bring nothing may bring a lot all the same
+_MOST = 2.0  # upper limit: a kind whose realized gains exceed the predicted ones counts at most twice as much
+_DOUBT = 0.005  # of the hypervolume: about so much predicted gain must have failed before that counts
+_FAILURES = 0.5  # and so many predicted gains of usual size: what likely adds nothing may add a lot all the same
 
 
 @dataclass
@@ -25,31 +25,31 @@ class Reliability:
     """Predicted and realized gain of kinds of steps, in hypervolume.
 
     Args:
-        first: what a promise of 1 is believed to be worth before anything is known, by kind; others are believed.
+        first: reliability of each kind before any step of it was measured; 1 for kinds that are not named.
     """
 
     first: Mapping[str, float] = field(default_factory=dict)
-    _brought: dict[str, float] = field(default_factory=dict, init=False)
-    _promised: dict[str, float] = field(default_factory=dict, init=False)
+    _realized: dict[str, float] = field(default_factory=dict, init=False)
+    _predicted_gain: dict[str, float] = field(default_factory=dict, init=False)
     _times: dict[str, float] = field(default_factory=dict, init=False)
 
-    def learn(self, kind: str, promised: float, brought: float) -> None:
+    def learn(self, kind: str, predicted_gain: float, realized_gain: float) -> None:
         """Take note of a step: what it was expected to add to the front, and what it added."""
-        self._brought[kind] = _FADING * self._brought.get(kind, 0.0) + brought
-        self._promised[kind] = _FADING * self._promised.get(kind, 0.0) + promised
+        self._realized[kind] = _FADING * self._realized.get(kind, 0.0) + realized_gain
+        self._predicted_gain[kind] = _FADING * self._predicted_gain.get(kind, 0.0) + predicted_gain
         self._times[kind] = _FADING * self._times.get(kind, 0.0) + 1.0
 
     def of(self, kind: str, volume: float) -> float:
-        """Return what a promise of 1 is worth, given the hypervolume of the front."""
-        promised = self._promised.get(kind, 0.0)
-        usual = promised / self._times[kind] if kind in self._times else 0.0
+        """Return the reliability of a kind of step, from 0 to 2, given the hypervolume of the front."""
+        predicted_gain = self._predicted_gain.get(kind, 0.0)
+        usual = predicted_gain / self._times[kind] if kind in self._times else 0.0
         doubt = max(_DOUBT * volume, _FAILURES * usual, 1e-12)
-        worth = (self._brought.get(kind, 0.0) + doubt * self.first.get(kind, 1.0)) / (promised + doubt)
-        return min(worth, _MOST)
+        ratio = (self._realized.get(kind, 0.0) + doubt * self.first.get(kind, 1.0)) / (predicted_gain + doubt)
+        return min(ratio, _MOST)
 
 
 def marginal_value_threshold(volume: float, epochs: float) -> float:
-    """Return what a step must promise for each epoch that it costs, lest it is better to train elsewhere.
+    """Return the predicted gain per epoch below which it is better to train elsewhere.
 
     Args:
         volume: hypervolume of the front.

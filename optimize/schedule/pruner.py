@@ -2,13 +2,12 @@
 
 At each new checkpoint the run's own curve so far, and what hyperparameters did to the curves of all other runs, give
 the joint distribution of the checkpoints that are still to come (:mod:`epsopt.optimize.forecast.learning_curve_gp`).
-The run is stopped when the probability that any of them joins the front is below a threshold; or, with `worth`, when
-its epochs are expected to widen the front less, each, than those of a new run would: what an epoch is worth depends
-on what else it could be spent on. A share of runs is left to finish whatever is expected of them: without these
-audits nobody would learn where the forecasts are wrong.
+The run is stopped when the probability that any of them joins the front is below a threshold; or, with `gain_ratio`,
+when its predicted gain per epoch is below that share of a new run's: an epoch can be spent only once. Control runs, a
+share of all, are never stopped: without them nobody would learn where the forecasts are wrong.
 
-The model's probability is not taken as it is: every run so far is judged as if it were new, by all other runs, and what
-came of that says what such forecasts are worth (:mod:`epsopt.optimize.forecast.calibration`).
+The model's probability is calibrated: every run so far is judged as if it were new, by all other runs, and what came of
+that says how reliable such forecasts are (:mod:`epsopt.optimize.forecast.calibration`).
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ GRACE = 2.0
 """Epochs that every run is given, unless more or fewer are asked for."""
 
 _SAMPLES = 256
-_LOOKS = 6
-_REPLAYED = 48  # runs that say what forecasts were worth, of more some spread over all of them
+_PER_RUN = 6  # future checkpoints of a run that are predicted
+_REPLAYED = 48  # runs that forecasts are calibrated on; of more, some spread over all of them
 _MOMENTS = 3  # of a run's life at which it is judged for that
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -51,8 +50,8 @@ class Decision:
         stop: whether.
         probability: that a checkpoint still to come joins the front, or meets the targets; NaN when it is too early.
         reason: one sentence.
-        control: whether it would be stopped, if it were not one of those that are left to finish.
-        forecast: the same as the model of curves has it, before it is corrected by what such forecasts came to.
+        control: whether it would be stopped, if it were no control run.
+        forecast: the probability as the model of curves has it, before calibration.
     """
 
     stop: bool
@@ -69,22 +68,22 @@ class Pruner:
         space: of the hyperparameters.
         objectives: what counts.
         length: epochs of a whole run.
-        targets: if given, a run is also worth its epochs while it may meet all of them.
+        targets: if given, a run goes on, too, while it may meet all of them.
         threshold: a run whose probability is below is stopped.
-        worth: if given, the rule instead of `threshold`: a run is stopped when an epoch of it is expected to bring less
-            than this share of what an epoch of the best new run would, in hypervolume; not while it meets the targets
-            with at least the probability `threshold`.
-        probes: so many first runs are stopped after their grace whatever they look like: of a space that nobody knows,
-            many short runs teach more than a few long ones.
+        gain_ratio: if given, the rule instead of `threshold`: a run is stopped when its predicted gain per epoch, in
+            hypervolume, is below this share of that of the best new run; not while it meets the targets with at least
+            the probability `threshold`.
+        exploration_runs: number of first runs that are stopped after their grace whatever they look like: of a space
+            that nobody knows, many short runs teach more than a few long ones.
         grace: epochs that every run is given: what unfreezes, warms up or decays later has not shown itself before.
-        audit: share of runs that are left to finish, chosen by their names.
-        reference: ``(m,)`` for `worth`: the reference point, finite, in the objectives' own units.
+        control_share: share of control runs, which are never stopped, chosen by their names.
+        reference: ``(m,)`` for `gain_ratio`: the reference point, finite, in the objectives' own units.
         bounds: declared bounds of objectives.
         seed: of the samples.
 
     Raises:
-        UsageError: `threshold` is not at least 0 and below 1, `worth` not between 0 and 1, `audit` not from 0 to 1, or
-            a target is no objective.
+        UsageError: `threshold` is not at least 0 and below 1, `gain_ratio` not between 0 and 1, `control_share` not
+            from 0 to 1, or a target is no objective.
     """
 
     def __init__(
@@ -95,27 +94,28 @@ class Pruner:
         *,
         targets: Sequence[Target] = (),
         threshold: float = 0.05,
-        worth: float | None = None,
-        probes: int = 0,
+        gain_ratio: float | None = None,
+        exploration_runs: int = 0,
         grace: float = GRACE,
-        audit: float = 0.05,
+        control_share: float = 0.05,
         reference: Floats | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         seed: int = 0,
     ) -> None:
         said: list[tuple[str, object]] = [
-            ("threshold", threshold), ("worth", 0.5 if worth is None else worth), ("probes", probes), ("grace", grace),
-            ("audit", audit), ("seed", seed), *((f"target {t.name}", t.value) for t in targets),
+            ("threshold", threshold), ("gain_ratio", 0.5 if gain_ratio is None else gain_ratio),
+            ("exploration_runs", exploration_runs), ("grace", grace), ("control_share", control_share), ("seed", seed),
+            *((f"target {t.name}", t.value) for t in targets),
         ]  # fmt: skip
         for name, value in said:
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise UsageError(f"{name} of early stopping is {value!r}, expected a number")
         if not 0.0 <= threshold < 1.0:
             raise UsageError(f"the threshold of early stopping is {threshold}, expected at least 0 and below 1")
-        if worth is not None and not 0.0 < worth < 1.0:
-            raise UsageError(f"an epoch's worth is {worth} of a new run's, expected above 0 and below 1")
-        if not 0.0 <= audit <= 1.0:
-            raise UsageError(f"the share of audit runs is {audit}, expected between 0 and 1")
+        if gain_ratio is not None and not 0.0 < gain_ratio < 1.0:
+            raise UsageError(f"gain_ratio is {gain_ratio} of a new run's gain per epoch, expected above 0 and below 1")
+        if not 0.0 <= control_share <= 1.0:
+            raise UsageError(f"the share of control runs is {control_share}, expected between 0 and 1")
         if not grace >= 0.0:
             raise UsageError(f"the grace of early stopping is {grace} epochs, expected at least 0")
         known = [o.name for o in objectives]
@@ -124,8 +124,8 @@ class Pruner:
                 raise UsageError(f"target {target.name}: there is no such objective, known are {', '.join(known)}")
         self._space, self._objectives, self._length = space, tuple(objectives), float(length)
         self._targets = {t.name: t.value for t in targets}
-        self._threshold, self._worth, self._probes = threshold, worth, probes
-        self._grace, self._audit, self._reference = grace, audit, reference
+        self._threshold, self._gain_ratio, self._exploration_runs = threshold, gain_ratio, exploration_runs
+        self._grace, self._control_share, self._reference = grace, control_share, reference
         self._bounds, self._seed = bounds, seed
         self._past: tuple[Curve, ...] = ()
         self._model: CurveModel | None = None
@@ -148,7 +148,7 @@ class Pruner:
         Args:
             curves: of these runs.
             model: of these curves, where the caller has it already.
-            new_run: hypervolume that each epoch of the best new run is expected to bring, where the caller knows it.
+            new_run: predicted gain per epoch of the best new run, in hypervolume, where the caller knows it.
         """
         self._past = tuple(c for c in curves if len(c.steps))
         self._model, self._rate = model, new_run or 0.0
@@ -156,12 +156,12 @@ class Pruner:
             self._model = fit_curves(
                 self._space, self._objectives, self._past, length=self._length, bounds=self._bounds, seed=self._seed
             )
-        if self._model is not None and self._worth is not None and new_run is None:
+        if self._model is not None and self._gain_ratio is not None and new_run is None:
             rng = np.random.default_rng(self._seed)
             (choice,) = optimize_acquisition(self._model, reference=self._reference, rng=rng)
             self._rate = choice.improvement / choice.candidate.cost
         self._calibration = Calibration()
-        if self._model is not None and self._worth is None:
+        if self._model is not None and self._gain_ratio is None:
             self._calibration = self._calibrated(self._model.given(self._past))
 
     def given(self, curves: Sequence[Curve]) -> Pruner:
@@ -181,7 +181,7 @@ class Pruner:
         """Decide on a run.
 
         Args:
-            run: its name; decides, with nothing else, whether it is an audit run.
+            run: its name; decides, with nothing else, whether it is a control run.
             so_far: its checkpoints; NaN where an objective was not measured.
             length: epochs of this run, if it is not as long as any.
 
@@ -193,8 +193,8 @@ class Pruner:
             return Decision(stop=False, probability=float("nan"), reason=f"within its first {self._grace:g} epochs")
         if so_far.steps[-1] >= end:
             return Decision(stop=False, probability=float("nan"), reason="at its end")
-        if len(self._past) < self._probes:
-            reason = f"one of the first {self._probes} runs, which only explore"
+        if len(self._past) < self._exploration_runs:
+            reason = f"one of the first {self._exploration_runs} runs, which only explore"
             return Decision(stop=True, probability=float("nan"), reason=reason)
         if self._model is None:
             return Decision(
@@ -209,24 +209,24 @@ class Pruner:
         model = self._model.given([*self._past, so_far])
         forecast, meets = self._probabilities(model, so_far, end)
         probability = self._calibration(forecast)
-        worth = "join the front or meet the targets" if self._targets else "join the front"
+        aim = "join the front or meet the targets" if self._targets else "join the front"
         left = end - so_far.steps[-1]
         rest = "its last epoch" if left == 1 else f"its remaining {left:g} epochs"
-        what = f"{probability:.0%} likely to {worth} in {rest}"
-        if self._worth is None:
+        what = f"{probability:.0%} likely to {aim} in {rest}"
+        if self._gain_ratio is None:
             hopeless = probability < self._threshold
         else:
             expected = continuing(model, len(self._past), end, reference=self._reference, seed=self._seed)
-            hopeless = expected < self._worth * self._rate and not meets >= max(self._threshold, 1e-9)
-            what += f"; an epoch of it is expected to bring {expected:.2g}, of a new run {self._rate:.2g}"
-        audit = hopeless and is_audit(run, self._audit)
-        if audit:
-            what += ", but it is an audit run"
-        return Decision(hopeless and not audit, probability, what, audit, forecast)
+            hopeless = expected < self._gain_ratio * self._rate and not meets >= max(self._threshold, 1e-9)
+            what += f"; its predicted gain per epoch is {expected:.2g}, that of a new run {self._rate:.2g}"
+        control = hopeless and is_control_run(run, self._control_share)
+        if control:
+            what += ", but it is a control run"
+        return Decision(hopeless and not control, probability, what, control, forecast)
 
     def _probabilities(self, model: CurveModel, so_far: Curve, end: float) -> tuple[float, float]:
         """That a checkpoint to come joins the front or meets the targets; and that one meets them, 0 without any."""
-        x = model.inputs([so_far.config], _looks(so_far.steps[-1], end), [so_far.start], len(self._past))
+        x = model.inputs([so_far.config], _steps_ahead(so_far.steps[-1], end), [so_far.start], len(self._past))
         with torch.no_grad():
             gains = model.sample_futures(model.model.posterior(x), _SAMPLES, self._seed)[0]
         good, met = self._counts(gains, model.measured())
@@ -245,7 +245,7 @@ class Pruner:
         return good | met, met
 
     def _calibrated(self, model: CurveModel) -> Calibration:
-        """What such forecasts are worth: of runs so far, at some checkpoints, as if the rest of each were to come.
+        """How reliable such forecasts are: of runs so far, at some checkpoints, as if the rest of each were to come.
 
         Of a run that was cut off before anything came of it, what was forecast at its last checkpoint counts.
         """
@@ -254,14 +254,14 @@ class Pruner:
         if not asked:
             return Calibration()
         forecasts = dict(zip(asked, self._as_if_new(model, asked), strict=True))
-        told = []
+        rows = []
         for (place, n), forecast in forecasts.items():
             if n < len(self._past[place].steps):
                 rest = replace(model, curves=(_part(self._past[place], n, None),), others=None).measured()
                 came = self._counts(rest[None], self._known(model, place, n))[0].any()
                 left = forecasts.get((place, len(self._past[place].steps)), 0.0)
-                told.append((place, forecast, 1.0 if came else left))
-        of_run, predicted, outcome = np.array(told).T
+                rows.append((place, forecast, 1.0 if came else left))
+        of_run, predicted, outcome = np.array(rows).T
         return fit_calibration(predicted, outcome, 1.0 / (of_run[:, None] == of_run).sum(axis=1))
 
     def _moments(self, run: Curve) -> list[int]:
@@ -276,8 +276,8 @@ class Pruner:
         """What is forecast of runs from so many of their checkpoints and all other runs."""
         runs = [self._past[place] for place, _ in asked]
         after = np.array([run.steps[n - 1] for run, (_, n) in zip(runs, asked, strict=True)])
-        looks = np.stack([_looks(a, max(self._length, r.steps[-1])) for a, r in zip(after, runs, strict=True)])
-        x = model.inputs([r.config for r in runs], looks, [r.start for r in runs], [place for place, _ in asked])
+        ahead = np.stack([_steps_ahead(a, max(self._length, r.steps[-1])) for a, r in zip(after, runs, strict=True)])
+        x = model.inputs([r.config for r in runs], ahead, [r.start for r in runs], [place for place, _ in asked])
         with torch.no_grad():
             gains = model.sample_futures(model.model.leave_future_out(x, after / model.length), _SAMPLES, self._seed)
         counts = [self._counts(g, self._known(model, *of))[0] for g, of in zip(gains, asked, strict=True)]
@@ -289,15 +289,15 @@ class Pruner:
         return model.given([*past[:place], _part(past[place], 0, n), *past[place + 1 :]]).measured()
 
 
-def _looks(done: float, end: float) -> Floats:
-    """Epochs to come that are looked at."""
-    return np.asarray(np.linspace(done, end, _LOOKS + 1)[1:])
+def _steps_ahead(done: float, end: float) -> Floats:
+    """Future epochs that are predicted."""
+    return np.asarray(np.linspace(done, end, _PER_RUN + 1)[1:])
 
 
 def _part(run: Curve, first: int, last: int | None) -> Curve:
     return Curve(run.config, run.steps[first:last], run.values[first:last], run.start)
 
 
-def is_audit(run: str, share: float) -> bool:
-    """Tell whether a run is left to finish: by a hash of its name, so that every process says the same."""
+def is_control_run(run: str, share: float) -> bool:
+    """Return whether a run is a control run: by a hash of its name, so that every process decides alike."""
     return int.from_bytes(hashlib.sha256(run.encode()).digest()[:8]) < share * 2**64

@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 _MOST_STEPS = 6
 """Steps that are chosen in advance; the rest of a larger budget counts as much an epoch as the second half of them."""
 
-_LOOKS = 4  # checkpoints of each
+_PER_RUN = 4  # checkpoints of each
 _SAMPLES = 128
 
 
@@ -60,10 +60,10 @@ def remaining_gain(
     *,
     reference: Floats,
     starts: Sequence[Start] = (),
-    origin: Start | None = None,
+    base: Start | None = None,
     branch_epochs: float | None = None,
     running: Sequence[Candidate] = (),
-    trust: Callable[[Candidate], float] = lambda _candidate: 1.0,
+    reliability: Callable[[Candidate], float] = lambda _candidate: 1.0,
     level: float = 0.9,
     seed: int = 0,
 ) -> RemainingGain:
@@ -74,10 +74,10 @@ def remaining_gain(
         epochs: of the budget, positive.
         reference: ``(m,)`` the reference point, in the objectives' own units.
         starts: checkpoints that a run may start from.
-        origin: where runs start, if that was measured.
+        base: where runs start, if that was measured.
         branch_epochs: epochs of a run from a checkpoint; ``None``: as long as any.
         running: runs under way: what they are expected to add is not counted.
-        trust: what a predicted gain is multiplied by, of each candidate, beside the model's own corrections.
+        reliability: what a predicted gain is multiplied by, of each candidate, beside the model's own corrections.
         level: of the interval.
         seed: of the samples.
 
@@ -90,15 +90,15 @@ def remaining_gain(
         raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
     support = model.support
 
-    def belief(c: Candidate) -> float:
+    def weight(c: Candidate) -> float:
         kind = "branch" if c.start is not None and c.start.key else "run"
-        return support.weight(c.config) * model.calibration.gain(kind) * trust(c)
+        return support.weight(c.config) * model.calibration.gain(kind) * reliability(c)
 
     rng, chosen, left, busy = np.random.default_rng(seed), list[Candidate](), epochs, list(running)
     while left >= 1.0 and len(chosen) < _MOST_STEPS:
         (choice,) = optimize_acquisition(
-            model.curves, busy, starts=starts, origin=origin, branch_epochs=branch_epochs, reference=reference,
-            trust=belief, rng=rng,
+            model.curves, busy, starts=starts, base=base, branch_epochs=branch_epochs, reference=reference,
+            reliability=weight, rng=rng,
         )  # fmt: skip
         candidate = choice.candidate
         if candidate.cost > left:
@@ -106,8 +106,8 @@ def remaining_gain(
         chosen.append(candidate)
         busy.append(candidate)
         left -= candidate.cost
-    beliefs = [0.0] * len(running) + [belief(c) for c in chosen]
-    drawn = _sampled(model, [*running, *chosen], reference, beliefs, seed)[:, len(running) :]
+    weights = [0.0] * len(running) + [weight(c) for c in chosen]
+    drawn = _sampled(model, [*running, *chosen], reference, weights, seed)[:, len(running) :]
     spent = sum(c.cost for c in chosen)
     halfway = max(len(chosen) // 2, 1)
     late = sum(c.cost for c in chosen[halfway:])
@@ -119,11 +119,11 @@ def remaining_gain(
 
 
 def _sampled(
-    model: RunModel, chosen: Sequence[Candidate], reference: Floats, beliefs: Sequence[float], seed: int
+    model: RunModel, chosen: Sequence[Candidate], reference: Floats, weights: Sequence[float], seed: int
 ) -> Floats:
-    """``(samples, steps)`` hypervolume that the steps so far add together, each discounted by what it is believed."""
+    """``(samples, steps)`` hypervolume that the steps so far add together, each discounted by its reliability."""
     curves = model.curves
-    steps = np.stack([c.done + np.linspace(0.0, c.cost, _LOOKS + 1)[1:] for c in chosen])
+    steps = np.stack([c.done + np.linspace(0.0, c.cost, _PER_RUN + 1)[1:] for c in chosen])
     first = len(curves.curves)
     x = curves.inputs(
         [c.config for c in chosen], steps, [None if c.start is None else c.start.values for c in chosen],
@@ -134,12 +134,12 @@ def _sampled(
         (paths,) = curves.sample_futures(posterior, _SAMPLES, seed)
     measured, corner = curves.measured(), reference * curves.signs.numpy()
     out = np.zeros((_SAMPLES, len(chosen)))
-    for i, sample in enumerate(paths.reshape(_SAMPLES, len(chosen), _LOOKS, -1)):
+    for i, sample in enumerate(paths.reshape(_SAMPLES, len(chosen), _PER_RUN, -1)):
         known, before, total = measured, _volume(measured, corner), 0.0
-        for k, (rows, belief) in enumerate(zip(sample, beliefs, strict=True)):
+        for k, (rows, weight) in enumerate(zip(sample, weights, strict=True)):
             known = np.vstack([known, rows])
             after = _volume(known, corner)
-            total += belief * (after - before)
+            total += weight * (after - before)
             out[i, k], before = total, after
     return out
 

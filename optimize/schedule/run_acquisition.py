@@ -33,8 +33,8 @@ _REFINED = 96
 _PARENTS = 6
 _ROUNDS = (0.15, 0.08)
 _UNLIKELY = 0.02
-_LOOKS = 3  # checkpoints of a run that are looked at
-_ON_WAY = (0.2, 0.5)  # shares of the way back to its start at which its end is looked at too, where it can be mixed
+_PER_RUN = 3  # checkpoints of a run that are considered
+_ON_WAY = (0.2, 0.5)  # shares of the way back to its start at which merges of both are considered, too
 _JOINT = 3  # runs under way whose ends are weighed jointly with a candidate's checkpoints; one less with the way back
 
 
@@ -43,7 +43,7 @@ class Start:
     """A checkpoint that a run may start from.
 
     Attributes:
-        key: what the caller knows it by; ``""`` is the origin, where runs start, and a run from any other is a branch.
+        key: what the caller knows it by; ``""`` is the base, where runs start, and a run from any other is a branch.
         values: ``(m,)`` its measured objectives; NaN where not measured.
         fixed: hyperparameters that every run from it must have, such as those of its architecture: its weights fit
             into no other.
@@ -86,8 +86,8 @@ class Choice:
 
     Attributes:
         candidate: the run.
-        improvement: expected hypervolume improvement of its checkpoints, in the product of the objectives' units, and
-            where it can be mixed of what lies on the way to its end.
+        improvement: expected hypervolume improvement of its checkpoints, in the product of the objectives' units; where
+            checkpoints can be merged, of the merges on the way to its end, too.
         alone: of its checkpoints alone.
     """
 
@@ -102,11 +102,11 @@ def optimize_acquisition(
     *,
     n: int = 1,
     starts: Sequence[Start] = (),
-    origin: Start | None = None,
+    base: Start | None = None,
     branch_epochs: float | None = None,
     reference: Floats | None = None,
-    trust: Callable[[Candidate], float] | None = None,
-    mixes: bool = False,
+    reliability: Callable[[Candidate], float] | None = None,
+    can_merge: bool = False,
     onsets: Onsets | None = None,
     tried: Sequence[Mapping[str, Any]] = (),
     within: Space | None = None,
@@ -120,15 +120,15 @@ def optimize_acquisition(
         running: launched and not finished.
         n: how many to choose.
         starts: checkpoints that a run may start from instead of where runs start.
-        origin: where runs start, if that was measured.
+        base: where runs start, if that was measured.
         branch_epochs: how long a run from one of them is; ``None``: as long as any.
         reference: ``(m,)`` the objectives' values that are just not good enough, in their own units; by default a
             tenth of their range beyond the worst measured that is no outlier.
-        trust: what a promise of a candidate is worth
-            (:class:`epsopt.optimize.schedule.gain_calibration.Reliability`); by default all are believed alike.
-        mixes: whether checkpoints can be mixed with what a run started from: then its end is worth what lies on the
-            way there, too, and a run from where runs start may be as short as one from the front.
-        onsets: what is known of when blocks begin to move: runs in which little will are believed less.
+        reliability: factor of a candidate's predicted gain
+            (:class:`epsopt.optimize.schedule.gain_calibration.Reliability`); by default 1 for all.
+        can_merge: whether checkpoints can be merged with what a run started from: then merges on the way to its end
+            count, too, and a run from where runs start may be as short as one from the front.
+        onsets: what is known of when blocks begin to move: runs in which few will count less.
         tried: configurations that ran besides those of the model's curves: it is not built on all runs, or they failed.
         within: what may be launched, where that is less than the model's space; with the same parameters.
         pool: what to choose from, each at most once; by default candidates are drawn, and refined near the best.
@@ -146,27 +146,27 @@ def optimize_acquisition(
                 )
     busy = list(running)
 
-    def belief(c: Candidate) -> float:
+    def weight(c: Candidate) -> float:
         lively = 1.0 if onsets is None else onsets.expected_trainable_share(c.config, c.epochs)
-        return lively if trust is None else lively * trust(c)
+        return lively if reliability is None else lively * reliability(c)
 
     out: list[Choice] = []
     seed = int(rng.integers(2**31))
     space = model.space if within is None else within
     ran = [c for c in tried if model.space.accepts(c)]
     for _ in range(n):
-        value = _improvement(model, reference, busy, seed, mixes)
+        value = _improvement(model, reference, busy, seed, can_merge)
         known = _Known(model, busy, ran)
         if pool is None:
-            drawn = _candidates(model, space, starts, origin, branch_epochs, reference, rng, short=mixes)
+            drawn = _candidates(model, space, starts, base, branch_epochs, reference, rng, short=can_merge)
             weighed = [c for c in drawn if c not in known] or drawn  # a small space may be known to its end
         else:
             weighed = [c for c in pool if c not in (o.candidate for o in out)]
         if not weighed:
             break
-        scores, beliefs = value(weighed), np.array([belief(c) for c in weighed])
+        scores, weights = value(weighed), np.array([weight(c) for c in weighed])
         for scale in _ROUNDS if pool is None else ():
-            best = [weighed[i] for i in np.argsort(-scores * beliefs, kind="stable")[:8]]
+            best = [weighed[i] for i in np.argsort(-scores * weights, kind="stable")[:8]]
             more = [
                 Candidate(_keep(space, space.perturb(c.config, rng, scale), c.start, rng), c.start, c.epochs)
                 for c in best
@@ -175,31 +175,33 @@ def optimize_acquisition(
             more = [c for c in more if c not in known]
             if more:
                 weighed, scores = [*weighed, *more], np.concatenate([scores, value(more)])
-                beliefs = np.concatenate([beliefs, [belief(c) for c in more]])
-        best_place = int(np.argmax(scores * beliefs))
+                weights = np.concatenate([weights, [weight(c) for c in more]])
+        best_place = int(np.argmax(scores * weights))
         chosen = weighed[best_place]
-        alone = _improvement(model, reference, busy, seed) if mixes else value
+        alone = _improvement(model, reference, busy, seed) if can_merge else value
         out.append(Choice(chosen, float(scores[best_place]) * chosen.cost, float(alone([chosen])[0]) * chosen.cost))
         busy.append(chosen)
     return out
 
 
 def _improvement(
-    model: CurveModel, reference: Floats | None, busy: Sequence[Candidate], seed: int, mixes: bool = False
+    model: CurveModel, reference: Floats | None, busy: Sequence[Candidate], seed: int, can_merge: bool = False
 ) -> Callable[[Sequence[Candidate]], Floats]:
     """Expected improvement per epoch, beside what is under way.
 
     The ends of the newest few are foretold together with the candidate's checkpoints, which takes twice as long for
-    each of them; of the others it is believed that they end at their mean.
+    each of them; the others are taken to end at their mean.
     """
     first_run = len(model.curves)
     joint = [_trajectory(model, [c], first_run + i)[0, -1:] for i, c in enumerate(busy)]
-    most = _JOINT - int(mixes)
+    most = _JOINT - int(can_merge)
     if len(joint) > most:
         with torch.no_grad():
             means = model.model.posterior(torch.stack(joint[:-most])).mean
-        believed = (model.untransform(means).squeeze(1) * model.signs).numpy()
-        model = replace(model, others=believed if model.others is None else np.vstack([model.others, believed]))
+        expected_ends = (model.untransform(means).squeeze(1) * model.signs).numpy()
+        model = replace(
+            model, others=expected_ends if model.others is None else np.vstack([model.others, expected_ends])
+        )
     pending = torch.cat(joint[-most:]) if joint else None
     acquisition = improvement_over_front(model, reference, pending, seed)
     theirs = 0.0  # what is under way brings anyway, and is no merit of a candidate: least of all of a short one
@@ -207,10 +209,10 @@ def _improvement(
         with torch.no_grad():
             theirs = float(improvement_over_front(model, reference, None, seed)(pending[None]))
 
-    end = -1 - (len(_ON_WAY) if mixes else 0)
+    end = -1 - (len(_ON_WAY) if can_merge else 0)
 
     def value(candidates: Sequence[Candidate]) -> Floats:
-        x = _trajectory(model, candidates, first_run + len(busy), mixes=mixes)
+        x = _trajectory(model, candidates, first_run + len(busy), can_merge=can_merge)
         with torch.no_grad():
             parts = [acquisition(part) * _likely_allowed(model, part[:, [end]]) for part in torch.split(x, 128)]
         gains = (torch.cat(parts) - theirs).clamp(min=0.0).numpy()
@@ -250,11 +252,13 @@ class _Known:
         return rounded.tobytes(), b"" if start is None else start.tobytes()
 
 
-def _trajectory(model: CurveModel, candidates: Sequence[Candidate], first_run: int, *, mixes: bool = False) -> Tensor:
+def _trajectory(
+    model: CurveModel, candidates: Sequence[Candidate], first_run: int, *, can_merge: bool = False
+) -> Tensor:
     """``(n, looks, width)``: checkpoints along each candidate's run. All candidates may count as the same new run."""
     # Where only the ends of runs were ever measured, nothing is known of the way there.
-    looks = min(_LOOKS - int(mixes), int(np.median([len(c.steps) for c in model.curves])))
-    back = _ON_WAY if mixes else ()
+    looks = min(_PER_RUN - int(can_merge), int(np.median([len(c.steps) for c in model.curves])))
+    back = _ON_WAY if can_merge else ()
     return model.inputs(
         [c.config for c in candidates],
         np.stack(
@@ -273,7 +277,7 @@ def _candidates(
     model: CurveModel,
     space: Space,
     starts: Sequence[Start],
-    origin: Start | None,
+    base: Start | None,
     branch_epochs: float | None,
     reference: Floats | None,
     rng: np.random.Generator,
@@ -292,7 +296,7 @@ def _candidates(
             out.append(Candidate(_keep(space, config, start, rng), start, branch_epochs or model.length))
         else:
             brief = short and branch_epochs is not None and (i // 2) % 2
-            out.append(Candidate(config, origin, branch_epochs if brief and branch_epochs else model.length))
+            out.append(Candidate(config, base, branch_epochs if brief and branch_epochs else model.length))
     return out
 
 

@@ -22,7 +22,7 @@ LEVEL = 0.9
 """Share of measurements that intervals are meant to hold, as those of `epsopt propose`."""
 
 _SAMPLES = 256
-_LOOKS = 6  # checkpoints of a run that are looked at
+_PER_RUN = 6  # checkpoints of a run that are looked at
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def expect(model: CurveModel, candidate: Candidate, level: float = LEVEL) -> Exp
     if not candidate.cost > 0.0:
         raise UsageError(f"a run of {candidate.epochs:g} epochs has {candidate.done:g} behind it: nothing is to come")
     # Where only the ends of runs were ever measured, nothing is known of the way there.
-    looks = min(_LOOKS, max(int(np.median([len(c.steps) for c in model.curves])), 1))
+    looks = min(_PER_RUN, max(int(np.median([len(c.steps) for c in model.curves])), 1))
     steps = np.linspace(candidate.done, candidate.epochs, looks + 1)[1:]
     start = None if candidate.start is None else candidate.start.values
     run = len(model.curves) if candidate.run is None else candidate.run

@@ -2,9 +2,9 @@
 
 Each kind has a model of its own that says how much of its best step is expected to widen the front: curves of whole
 runs (:mod:`~epsopt.optimize.forecast.learning_curve_gp`) for runs from where runs start and for branches from the
-front, a process over weight space (:mod:`~epsopt.optimize.merge.weight_space_gp`) for merges. What they promise is
-weighed by what steps of that kind brought of their promises so far
-(:mod:`~epsopt.optimize.schedule.gain_calibration`), and by what they cost.
+front, a process over weight space (:mod:`~epsopt.optimize.merge.weight_space_gp`) for merges. Their predicted gain is
+multiplied by the reliability of that kind of step (:mod:`~epsopt.optimize.schedule.gain_calibration`) and divided by
+its cost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve
-from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace, choose_mixture
+from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace, choose_merge
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.optimize.schedule.gain_calibration import PATIENCE, Reliability, marginal_value_threshold
@@ -36,8 +36,8 @@ FIRST_RUNS = 6
 BRANCH_EPOCHS = 3.0
 """Of a run from a checkpoint of the front."""
 
-_FIRST = {"beyond": 0.3}  # merges farther out than anything trained promise too much (docs/decisions)
-_LOOKED_AHEAD = 16
+_FIRST = {"beyond": 0.3}  # gains of merges farther out than anything trained are predicted too high (docs/decisions)
+_CONSIDERED = 16
 _LIVELY = 0.7  # share of blocks and epochs that move, above which a run of a few epochs shows enough
 Floats = NDArray[np.float64]
 
@@ -48,10 +48,10 @@ class SearchState:
 
     Attributes:
         curves: of every run that has a measured checkpoint.
-        checkpoints: every one that was measured, trained or mixed.
-        mixed: ``(k, m)`` what was measured on those that were mixed, NaN where not measured; ``None``: nothing was
-            mixed.
-        weights: where the same checkpoints lie, in the same order; ``None``: they cannot be mixed.
+        checkpoints: every one that was measured, trained or merged.
+        merged: ``(k, m)`` what was measured on those that were merged, NaN where not measured; ``None``: nothing was
+            merged.
+        weights: where the same checkpoints lie, in the same order; ``None``: they cannot be merged.
         spent: epochs paid for.
         failed: runs that ended before anything was measured, with the epochs that it took: they count as just not good
             enough by then, so that their like is not launched again.
@@ -59,7 +59,7 @@ class SearchState:
 
     curves: Sequence[Curve]
     checkpoints: Sequence[Start]
-    mixed: Floats | None
+    merged: Floats | None
     weights: WeightSpace | None
     spent: float
     failed: Sequence[Candidate] = ()
@@ -73,10 +73,10 @@ class Step:
         kind: a ``"run"`` from where runs start, a ``"branch"`` from a checkpoint, a ``"merge"`` to be measured, or a
             ``"exploration"``: a run of which nothing is expected yet.
         predicted_gain: hypervolume that it is expected to add to the front.
-        gain_per_epoch: of that, what such promises were worth so far, for each epoch that it costs.
+        gain_per_epoch: the predicted gain, multiplied by the reliability of such steps so far, for each epoch of cost.
         cost: epochs that it costs.
         candidate: what to launch, unless it is a merge.
-        mixture: what to measure; its coefficients are of the checkpoints in their order.
+        merge: what to measure; its coefficients are of the checkpoints in their order.
         model: of the curves, if one was asked.
         otherwise: what to launch if the merge is not to be measured, or not yet.
     """
@@ -86,13 +86,13 @@ class Step:
     gain_per_epoch: float
     cost: float
     candidate: Candidate | None = None
-    mixture: MergeCandidate | None = None
+    merge: MergeCandidate | None = None
     model: RunModel | None = None
     otherwise: Step | None = None
 
     @cached_property
     def expected(self) -> Expected | None:
-        """What is expected of the candidate's checkpoints; ``None``: no model of curves was asked, as of a look."""
+        """What is expected of the candidate's checkpoints; ``None``: no model of curves was asked, as to explore."""
         return None if self.model is None or self.candidate is None else self.model.expect(self.candidate)
 
 
@@ -104,16 +104,16 @@ class Scheduler:
         objectives: what counts.
         length: epochs of a whole run.
         reference: ``(m,)`` the reference point, finite, in the objectives' own units.
-        origin: the checkpoint that runs start from, if they share one and it was measured; its key is ``""``.
+        base: the checkpoint that runs start from, if they share one and it was measured; its key is ``""``.
         evaluation: epochs that it costs to measure a merge.
         branch_epochs: epochs of a run from a checkpoint; ``None``: runs start only where runs start.
         first_runs: runs spread over the space before a model of runs is asked; at least two.
-        look_epochs: of those; by default as long as any.
+        exploration_epochs: epochs of each of those; by default ``length``.
         bounds: declared bounds of objectives.
-        seed: of everything random.
+        seed: RNG seed of exploration runs, candidates and samples.
 
     Raises:
-        UsageError: a model is to be asked of fewer than two runs, something costs nothing, or the origin has a key.
+        UsageError: a model is to be asked of fewer than two runs, something costs nothing, or the base has a key.
     """
 
     def __init__(
@@ -123,49 +123,58 @@ class Scheduler:
         *,
         length: float,
         reference: Floats,
-        origin: Start | None = None,
+        base: Start | None = None,
         evaluation: float = 1.0,
         branch_epochs: float | None = BRANCH_EPOCHS,
         first_runs: int = FIRST_RUNS,
-        look_epochs: float | None = None,
+        exploration_epochs: float | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         seed: int = 0,
     ) -> None:
         if first_runs < 2:
             raise UsageError(f"first_runs is {first_runs}: a model of runs needs two at least")
-        if origin is not None and origin.key:
-            raise UsageError(f"the origin's key is {origin.key!r}, expected '': other keys are those of branches")
-        costs = {"length": length, "evaluation": evaluation, "branch_epochs": branch_epochs, "look_epochs": look_epochs}
+        if base is not None and base.key:
+            raise UsageError(f"the base's key is {base.key!r}, expected '': other keys are those of branches")
+        costs = {
+            "length": length,
+            "evaluation": evaluation,
+            "branch_epochs": branch_epochs,
+            "exploration_epochs": exploration_epochs,
+        }
         for name, epochs in costs.items():
             if epochs is not None and not epochs > 0.0:
                 raise UsageError(f"{name} is {epochs} epochs, expected more than none")
         self._space, self._objectives, self._length = space, tuple(objectives), length
-        self._reference, self._origin, self._evaluation = reference, origin, evaluation
-        self._branch_epochs, self._first, self._look_epochs = branch_epochs, first_runs, look_epochs or length
+        self._reference, self._base, self._evaluation = reference, base, evaluation
+        self._branch_epochs, self._first, self._exploration_epochs = (
+            branch_epochs,
+            first_runs,
+            exploration_epochs or length,
+        )
         self._bounds, self._seed = bounds, seed
-        self._rng, self._credit = np.random.default_rng(seed), Reliability(_FIRST)
-        self._looks = 0
-        self._looked: list[dict[str, Any]] = []  # what a program says of itself may differ in the last digit
+        self._rng, self._reliability = np.random.default_rng(seed), Reliability(_FIRST)
+        self._explorations = 0
+        self._explored: list[dict[str, Any]] = []  # what a program says of itself may differ in the last digit
         self._last = ""
         self._model: RunModel | None = None
         self._learns_on = False
 
     def next(self, known: SearchState, running: Sequence[Candidate] = ()) -> Step:
-        """Choose the step that is worth most for each epoch that it costs.
+        """Choose the step of the largest gain per epoch.
 
-        What goes on from the front, a merge or a branch, has to be worth more than a share of what an epoch brought
-        on average, too, lest it is better to begin elsewhere: then every other launch is a run from where runs start.
-        While there are too few runs for a model of runs, that is a look around.
+        What continues from the front, a merge or a branch, must also gain more than a share of the average realized
+        gain per epoch; else every other launch is a run from where runs start. While there are too few runs for a model
+        of runs, that is an exploration run.
 
         Args:
             known: what was measured.
-            running: launched and not finished, or about to be: what they are expected to reach is not promised again.
+            running: launched and not finished, or about to be: what they are expected to reach is not predicted again.
 
         Returns:
-            The step: with a `mixture` to measure if that is its kind, else with a `candidate` to launch.
+            The step: with a `merge` to measure if that is its kind, else with a `candidate` to launch.
 
         Raises:
-            UsageError: it is not said of as many checkpoints where they lie as were measured, or one on the front fixes
+            UsageError: `weights` are not of as many checkpoints as were measured, or one on the front fixes
                 what the search space does not have (:attr:`epsopt.optimize.Start.fixed`).
         """
         if known.weights is not None and known.weights.products.shape[-1] != len(known.checkpoints):
@@ -175,60 +184,60 @@ class Scheduler:
             )
         known = self._with_failures(known)
         volume = self.volume(known)
-        mixture = self._mixture(known, volume)
+        merge = self._merge(known, volume)
         enough = marginal_value_threshold(volume, known.spent)
         begun = len(known.curves) + sum(c.run is None for c in running)
         if len(known.curves) < 2 or begun < self._first:
-            candidate = self._look(known, running)
-            look = Step("exploration", 0.0, 0.0, candidate.cost, candidate)
-            if mixture is not None and mixture.gain_per_epoch > enough / PATIENCE:
-                return replace(mixture, otherwise=look)
-            self._looks += 1
-            self._looked.append(dict(candidate.config))
-            return look
+            candidate = self._exploration_run(known, running)
+            exploration = Step("exploration", 0.0, 0.0, candidate.cost, candidate)
+            if merge is not None and merge.gain_per_epoch > enough / PATIENCE:
+                return replace(merge, otherwise=exploration)
+            self._explorations += 1
+            self._explored.append(dict(candidate.config))
+            return exploration
         step = self._run(known, volume, self._front(known.checkpoints) if self._branch_epochs else [], running)
-        if mixture is not None and mixture.gain_per_epoch >= step.gain_per_epoch and mixture.gain_per_epoch > enough:
-            return replace(mixture, otherwise=step)
+        if merge is not None and merge.gain_per_epoch >= step.gain_per_epoch and merge.gain_per_epoch > enough:
+            return replace(merge, otherwise=step)
         if step.kind == "branch" and step.gain_per_epoch < enough and self._last == "branch":
             step = self._run(known, volume, [], running)
         self._last = step.kind
         return step
 
-    def learn(self, step: Step, brought: float, *, taken: float | None = None) -> None:
+    def learn(self, step: Step, realized_gain: float, *, taken: float | None = None) -> None:
         """Take note of what a step added to the front's hypervolume.
 
         Args:
             step: that was taken.
-            brought: hypervolume.
+            realized_gain: hypervolume that it added.
             taken: epochs that it took, if it was stopped early: less was to be expected of it then.
         """
         if step.kind != "exploration":
             share = 1.0 if taken is None else min(taken / step.cost, 1.0)
-            kind = step.kind if step.mixture is None else step.mixture.kind
-            self._credit.learn(kind, step.predicted_gain * share, brought)
+            kind = step.kind if step.merge is None else step.merge.kind
+            self._reliability.learn(kind, step.predicted_gain * share, realized_gain)
 
-    def restore(self, kinds: Sequence[str], looked: Sequence[Mapping[str, Any]] = ()) -> None:
+    def restore(self, kinds: Sequence[str], explored: Sequence[Mapping[str, Any]] = ()) -> None:
         """Take note of steps that another process took, so that this scheduler goes on where that one ended.
 
-        What they brought is told by :meth:`learn`, step by step, as ever.
+        Their realized gains are passed to :meth:`learn`, step by step.
 
         Args:
             kinds: of all steps before the next one, in order.
-            looked: configurations of the looks among them, as they were chosen: none is chosen again.
+            explored: configurations of the exploration runs among them, as they were chosen: none is chosen again.
         """
-        self._looked = [dict(config) for config in looked]
+        self._explored = [dict(config) for config in explored]
         launched = [kind for kind in kinds if kind != "merge"]
-        self._looks, self._last = launched.count("exploration"), launched[-1] if launched else ""
+        self._explorations, self._last = launched.count("exploration"), launched[-1] if launched else ""
         self._rng = np.random.default_rng([self._seed, len(kinds)])  # what was drawn before is not drawn again
 
     def warm_start_from(self, before: Scheduler, *, learn: bool = False) -> None:
-        """Take over an earlier policy's model of curves: with more runs it is learned on, in a fraction of the time.
+        """Take over an earlier scheduler's model of curves: with more runs it is learned on, in a fraction of the time.
 
         Unless that was of another space, of other objectives, or of runs of another length.
 
         Args:
             before: the earlier scheduler.
-            learn: learn on for the next step even if no run is new, since runs have new checkpoints.
+            learn: refit for the next step even if no run is new, since runs have new checkpoints.
         """
         if self._subject == before._subject:
             self._model = before._model
@@ -257,25 +266,25 @@ class Scheduler:
     def _directions(self) -> list[bool]:
         return Objectives(self._objectives).maximize
 
-    def _mixture(self, known: SearchState, volume: float) -> Step | None:
+    def _merge(self, known: SearchState, volume: float) -> Step | None:
         if known.weights is None:
             return None
-        found = choose_mixture(
+        found = choose_merge(
             known.weights, np.stack([c.values for c in known.checkpoints]) if known.checkpoints else np.zeros((0, 2)),
-            self._objectives, base=None if self._origin is None else self._origin.values, reference=self._reference,
-            bounds=self._bounds, trust=lambda kind: self._credit.of(kind, volume), rng=self._rng,
+            self._objectives, base=None if self._base is None else self._base.values, reference=self._reference,
+            bounds=self._bounds, reliability=lambda kind: self._reliability.of(kind, volume), rng=self._rng,
         )  # fmt: skip
         if found is None:
             return None
-        worth = found.improvement * self._credit.of(found.kind, volume) / self._evaluation
-        return Step("merge", found.improvement, worth, self._evaluation, mixture=found)
+        gain_per_epoch = found.improvement * self._reliability.of(found.kind, volume) / self._evaluation
+        return Step("merge", found.improvement, gain_per_epoch, self._evaluation, merge=found)
 
     def remaining_gain(
         self, known: SearchState, epochs: float, running: Sequence[Candidate] = (), *, level: float = LEVEL
     ) -> RemainingGain | None:
         """Predict what so many further epochs of runs and branches add to the front.
 
-        Merges are not looked at: what they add comes on top.
+        Merges are not counted: what they add comes on top.
 
         Args:
             known: what was measured.
@@ -291,9 +300,9 @@ class Scheduler:
             return None
         model, volume = self._fitted(known), self.volume(known)
         return remaining_gain(
-            model, epochs, reference=self._reference, origin=self._origin, branch_epochs=self._branch_epochs,
+            model, epochs, reference=self._reference, base=self._base, branch_epochs=self._branch_epochs,
             starts=self._front(known.checkpoints) if self._branch_epochs else [], running=running,
-            trust=lambda c: self._credit.of(_kind(c), volume), level=level, seed=self._seed,
+            reliability=lambda c: self._reliability.of(_kind(c), volume), level=level, seed=self._seed,
         )  # fmt: skip
 
     def _fitted(self, known: SearchState) -> RunModel:
@@ -304,24 +313,24 @@ class Scheduler:
                 self._space, self._objectives, known.curves, length=self._length, reference=self._reference,
                 bounds=self._bounds, seed=self._seed, before=self._model,
             )  # fmt: skip
-        curves = replace(self._model.curves, curves=tuple(known.curves), others=known.mixed)
+        curves = replace(self._model.curves, curves=tuple(known.curves), others=known.merged)
         return replace(self._model, curves=curves)
 
     def _run(self, known: SearchState, volume: float, starts: Sequence[Start], running: Sequence[Candidate]) -> Step:
         model = self._fitted(known)
 
-        def trust(c: Candidate) -> float:
-            return self._credit.of(_kind(c), volume) * model.support.weight(c.config)
+        def reliability(c: Candidate) -> float:
+            return self._reliability.of(_kind(c), volume) * model.support.weight(c.config)
 
         (choice,) = optimize_acquisition(
-            model.curves, running, starts=starts, origin=self._origin,
-            branch_epochs=self._branch_epochs, reference=self._reference, trust=trust, mixes=known.weights is not None,
-            onsets=learn_onsets(self._space, known.curves), rng=self._rng,
+            model.curves, running, starts=starts, base=self._base,
+            branch_epochs=self._branch_epochs, reference=self._reference, reliability=reliability,
+            can_merge=known.weights is not None, onsets=learn_onsets(self._space, known.curves), rng=self._rng,
         )  # fmt: skip
         kind, cost = _kind(choice.candidate), choice.candidate.cost
         gain = model.calibration.gain(kind) * model.support.weight(choice.candidate.config)
-        worth = gain * choice.improvement * self._credit.of(kind, volume) / cost
-        return Step(kind, gain * choice.alone, worth, cost, choice.candidate, model=model)
+        gain_per_epoch = gain * choice.improvement * self._reliability.of(kind, volume) / cost
+        return Step(kind, gain * choice.alone, gain_per_epoch, cost, choice.candidate, model=model)
 
     def _with_failures(self, known: SearchState) -> SearchState:
         worst = np.asarray(self._reference)[None]
@@ -331,16 +340,16 @@ class Scheduler:
         ]
         return replace(known, curves=[*known.curves, *failed], failed=())
 
-    def _look(self, known: SearchState, running: Sequence[Candidate]) -> Candidate:
+    def _exploration_run(self, known: SearchState, running: Sequence[Candidate]) -> Candidate:
         """The liveliest of the next few points of an even cover of the space, the earlier the better."""
         onsets = learn_onsets(self._space, known.curves)
         there = [dict(c.config) for c in known.curves] + [dict(c.config) for c in running]
-        cover = self._space.low_discrepancy_sample(self._looks + _LOOKED_AHEAD, self._seed)
-        ahead = [c for c in cover if c not in there and c not in self._looked] or cover[self._looks :]
-        config = max(ahead[:_LOOKED_AHEAD], key=lambda c: onsets.expected_trainable_share(c, self._look_epochs))
-        short = self._branch_epochs if known.weights is not None and self._branch_epochs else self._look_epochs
+        cover = self._space.low_discrepancy_sample(self._explorations + _CONSIDERED, self._seed)
+        ahead = [c for c in cover if c not in there and c not in self._explored] or cover[self._explorations :]
+        config = max(ahead[:_CONSIDERED], key=lambda c: onsets.expected_trainable_share(c, self._exploration_epochs))
+        short = self._branch_epochs if known.weights is not None and self._branch_epochs else self._exploration_epochs
         brief = bool(onsets.groups) and onsets.expected_trainable_share(config, short) > _LIVELY
-        return Candidate(config, self._origin, short if brief else self._look_epochs)
+        return Candidate(config, self._base, short if brief else self._exploration_epochs)
 
     def _front(self, checkpoints: Sequence[Start]) -> list[Start]:
         places = non_dominated(np.stack([c.values for c in checkpoints]), self._directions).indices

@@ -34,7 +34,7 @@ _DOUBT = 4.0  # runs: as much as these says the assumption that predictions are 
 _STRETCHES = (0.8, 4.0)
 _GAINS = (0.02, 1.0)
 _Z90 = 1.645
-_LOOKS = 4
+_PER_RUN = 4
 _SAMPLES = 128
 _SHORT = 0.3  # of a run lies before its checkpoint that stands for a branch's start
 
@@ -168,7 +168,7 @@ def _replay(model: CurveModel, later: Mapping[int, Curve], reference: Floats, se
     signs, m = model.signs.numpy(), len(model.objectives)
     measured, corner, maximize = model.measured(), reference * signs, [True] * m
     curves = list(later.values())
-    steps = np.stack([np.linspace(0.0, c.steps[-1], _LOOKS + 1)[1:] for c in curves])
+    steps = np.stack([np.linspace(0.0, c.steps[-1], _PER_RUN + 1)[1:] for c in curves])
     x = model.inputs([c.config for c in curves], steps, [c.start for c in curves], [len(model.curves)] * len(curves))
     with torch.no_grad():
         posterior = model.model.posterior(x)

@@ -1,4 +1,4 @@
-"""Mixtures of the catalogue's checkpoints: decoded, placed on the map by their own weights, measured if asked."""
+"""Merges of the catalogue's checkpoints: decoded, placed on the map by their own weights, measured if asked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class MergedCheckpoint:
     measured: dict[str, float | None] | None = None
 
 
-def decode_mixtures(
+def decode_merges(
     decoder: WeightDecoder,
     catalogue: Catalogue,
     checkpoints: Sequence[Checkpoint],
@@ -85,18 +85,18 @@ def decode_mixtures(
     prints = [content.fingerprint for content in contents]
     z = surrogate.encode(prints)
     found = assess(surrogate, checkpoints, prints, level=level) if prints else []
-    mixtures = [MergedCheckpoint(d.recombination, d, z[i], found[i]) for i, d in enumerate(decoded)]
-    return _measured(decoder, mixtures, progress) if evaluate else mixtures
+    merges = [MergedCheckpoint(d.recombination, d, z[i], found[i]) for i, d in enumerate(decoded)]
+    return _measured(decoder, merges, progress) if evaluate else merges
 
 
 def _measured(
-    decoder: WeightDecoder, mixtures: Sequence[MergedCheckpoint], progress: Progress | None
+    decoder: WeightDecoder, merges: Sequence[MergedCheckpoint], progress: Progress | None
 ) -> list[MergedCheckpoint]:
     out = []
-    for i, mixture in enumerate(mixtures):
+    for i, merged in enumerate(merges):
         if progress is not None:
-            progress("measuring", i / len(mixtures))
-        out.append(replace(mixture, measured=decoder.measure(mixture.decoded, f"merge {i + 1}")))
+            progress("measuring", i / len(merges))
+        out.append(replace(merged, measured=decoder.measure(merged.decoded, f"merge {i + 1}")))
     return out
 
 
@@ -125,7 +125,7 @@ def decode_points(
         checkpoints: the catalogue's.
         surrogate: the fitted map.
         z: ``(n, latent)``.
-        lineage: whose checkpoints are mixed.
+        lineage: whose checkpoints are merged.
         parents: at most so many for each point.
         level: coverage of the intervals.
         evaluate: measure what is kept.
@@ -146,7 +146,7 @@ def decode_points(
     aim = z
     for attempt in range(_ROUNDS + 1):
         parts = surrogate.recombine(aim, lineage, 1 if attempt == 0 else parents)
-        found = decode_mixtures(
+        found = decode_merges(
             decoder, catalogue, checkpoints, surrogate,
             [recombination([by_key[key] for key, _ in part], [[c for _, c in part]]) for part in parts],
             level=level, progress=progress,
@@ -154,9 +154,9 @@ def decode_points(
         reached = torch.stack([m.z for m in found])
         miss = (surrogate.posterior_moments(reached)[0] - wanted).abs().sum(dim=1)
         best = [new if m < old else kept for new, kept, m, old in zip(found, best or found, miss, misses, strict=True)]
-        for mixture in found:
-            if mixture not in best:
-                decoder.forget(mixture.decoded)
+        for merged in found:
+            if merged not in best:
+                decoder.forget(merged.decoded)
         misses = torch.minimum(misses, miss)
         if attempt > 0:
             aim = aim + _STRIDE * (z - reached)
@@ -198,10 +198,10 @@ def decode_samples(
     out: list[MergedCheckpoint | None] = [None] * len(points)
     for lineage in sorted(set(lineages) - {0}):
         rows = [i for i, own in enumerate(lineages) if own == lineage]
-        mixtures = decode_points(
+        merges = decode_points(
             decoder, catalogue, checkpoints, surrogate, torch.stack([points[i].z for i in rows]), lineage,
             level=level, evaluate=evaluate, progress=progress,
         )  # fmt: skip
-        for i, mixture in zip(rows, mixtures, strict=True):
-            out[i] = mixture
+        for i, merged in zip(rows, merges, strict=True):
+            out[i] = merged
     return out

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from epsopt.optimize.latent.interpolation import PathPoint, along, linear_metrics, shares, straight
-from epsopt.studies.merge.decode import MergedCheckpoint, Progress, decode_mixtures
+from epsopt.studies.merge.decode import MergedCheckpoint, Progress, decode_merges
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -95,7 +95,7 @@ def interpolate(
     merged: list[MergedCheckpoint] = []
     if weights:
         recombinations = [recombination([start, end], [[1.0 - t, t]]) for t in shares(steps)]
-        merged = decode_mixtures(
+        merged = decode_merges(
             decoder,
             catalogue,
             checkpoints,

@@ -11,9 +11,9 @@ from botorch.exceptions.errors import ModelFittingError
 from numpy.typing import NDArray
 
 from epsopt.optimize.acquisition.confidence_bounds import Z90, measured_table
-from epsopt.optimize.merge.simplex_gp import next_mixture
+from epsopt.optimize.merge.simplex_gp import next_merge
 from epsopt.optimize.merge.simplex_merge import choose_parents
-from epsopt.optimize.merge.weight_space_gp import MergeCandidate, MixtureKind, WeightSpace, choose_mixture
+from epsopt.optimize.merge.weight_space_gp import MergeCandidate, MergeKind, WeightSpace, choose_merge
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.studies.merge.merge_sources import Sources
@@ -26,14 +26,14 @@ from epsopt.zoo.decoding.weight_gram import WeightProducts
 from epsopt.zoo.errors import UsageError
 
 BETWEEN, ALONG, BEYOND = "between", "along", "beyond"
-"""What credit calls the steps of the model of three parents, and the two kinds of the process over weight space."""
+"""Kinds of steps: of the model of three parents, and two of the process over weight space."""
 
 _WHY = {
     BETWEEN: "between checkpoints of the front",
     ALONG: "on the way between two checkpoints, or from the base to one",
     BEYOND: "parts stretched, shrunk or exchanged",
 }
-_OF_PROCESS: Mapping[MixtureKind, str] = {"between": ALONG, "beyond": BEYOND}
+_OF_PROCESS: Mapping[MergeKind, str] = {"between": ALONG, "beyond": BEYOND}
 
 _PARENTS = 3  # of the front, to look between
 _DRAWS = 64  # of what a merge may measure
@@ -42,7 +42,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Part:
-    """Tensors that are mixed alike.
+    """Tensors that are merged with the same coefficients.
 
     Attributes:
         patterns: of their names; none: all that no other part's fit.
@@ -56,7 +56,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class MergeStep:
     """A merge that might be measured.
 
     Attributes:
@@ -76,8 +76,8 @@ class Step:
     shares: Floats | None = None
 
 
-class Known:
-    """Sources and measured mixtures: what they are made of, block by block, and what was measured on them."""
+class MergeSearch:
+    """Sources and measured merges: what they are made of, block by block, and what was measured on them."""
 
     def __init__(
         self, sources: Sources, products: WeightProducts, project: Project, checkpoints: Sequence[Checkpoint]
@@ -106,17 +106,19 @@ class Known:
         values = None if base is None else measured_table([base.metrics], self._objectives)[0]
         return values if values is not None and np.isfinite(values).all() else None
 
-    def ideas(self, rng: np.random.Generator, seed: int, trust: Callable[[str], float]) -> list[Step]:
+    def ideas(self, rng: np.random.Generator, seed: int, reliability: Callable[[str], float]) -> list[MergeStep]:
         """Return what either model would measure next, by what is known of all others.
 
         Args:
             rng: draws candidates and what they may measure.
             seed: of the model of three parents.
-            trust: what a promise of each kind of step is worth.
+            reliability: factor of the predicted gain of each kind of step.
         """
-        return [step for step in (self._next_between(rng, seed), self._next_of_all(rng, trust)) if step is not None]
+        return [
+            step for step in (self._next_between(rng, seed), self._next_of_all(rng, reliability)) if step is not None
+        ]
 
-    def _next_between(self, rng: np.random.Generator, seed: int) -> Step | None:
+    def _next_between(self, rng: np.random.Generator, seed: int) -> MergeStep | None:
         if len(self._parents) < 2:
             return None
         begins = len(self._between) == len(self._parents)
@@ -126,10 +128,12 @@ class Known:
         shares, predicted = found
         coefficients = np.zeros((int(self._space.parts.max()) + 1, len(self._made)))
         coefficients[:, self._parents] = shares
-        promised = self._promise(predicted, rng)
+        predicted_gain = self._promise(predicted, rng)
         if begins:
-            return Step(BETWEEN, coefficients, "the mean of checkpoints of the front", None, promised, shares)
-        return Step(BETWEEN, coefficients, _WHY[BETWEEN], predicted, promised, shares)
+            return MergeStep(
+                BETWEEN, coefficients, "the mean of checkpoints of the front", None, predicted_gain, shares
+            )
+        return MergeStep(BETWEEN, coefficients, _WHY[BETWEEN], predicted, predicted_gain, shares)
 
     def _mean(self) -> tuple[Floats, dict[str, dict[str, float]]]:
         """The mean of the parents, with which looking between them begins: a model needs more than their corners."""
@@ -142,22 +146,22 @@ class Known:
 
     def _modelled(self, rng: np.random.Generator, seed: int) -> tuple[Floats, dict[str, dict[str, float]]] | None:
         try:
-            return next_mixture(
+            return next_merge(
                 self._between, self._between_values, self._table, self._objectives, self._bounds, self.reference,
                 0.0, seed, rng,
             )  # fmt: skip
         except ModelFittingError:  # so few measurements may be anything; after a step beyond it is tried again
             return None
 
-    def _next_of_all(self, rng: np.random.Generator, trust: Callable[[str], float]) -> Step | None:
-        mixture = choose_mixture(
+    def _next_of_all(self, rng: np.random.Generator, reliability: Callable[[str], float]) -> MergeStep | None:
+        merge = choose_merge(
             self._space, self._values, self._objectives, base=self._base_values, reference=self.reference,
-            bounds=self._bounds, trust=lambda kind: trust(_OF_PROCESS[kind]), rng=rng,
+            bounds=self._bounds, reliability=lambda kind: reliability(_OF_PROCESS[kind]), rng=rng,
         )  # fmt: skip
-        if mixture is None:
+        if merge is None:
             return None
-        predicted, kind = _predicted(mixture, self._objectives), _OF_PROCESS[mixture.kind]
-        return Step(kind, mixture.coefficients, _WHY[kind], predicted, self._promise(predicted, rng))
+        predicted, kind = _predicted(merge, self._objectives), _OF_PROCESS[merge.kind]
+        return MergeStep(kind, merge.coefficients, _WHY[kind], predicted, self._promise(predicted, rng))
 
     @property
     def _space(self) -> WeightSpace:
@@ -184,7 +188,7 @@ class Known:
     def expanded(self, coefficients: Floats) -> Floats:
         """Turn ``(parts, known)`` coefficients into ``(blocks, sources)``."""
         of_block = coefficients[self._space.parts]
-        # Rounded, so that blocks that are mixed alike have the same numbers to the last bit.
+        # Rounded, so that blocks that are merged alike have the same numbers to the last bit.
         return np.asarray(np.einsum("bk,kbs->bs", of_block, self._made).round(12))
 
     def alone(self, place: int) -> Recombination:
@@ -224,7 +228,7 @@ class Known:
         require_objectives(metrics, self._objectives)
         return metrics
 
-    def add(self, step: Step, rows: Floats, measured: Mapping[str, float | None]) -> None:
+    def add(self, step: MergeStep, rows: Floats, measured: Mapping[str, float | None]) -> None:
         """Take a measured merge for one more that is known."""
         values = measured_table([dict(measured)], self._objectives)
         self._made = np.concatenate([self._made, rows[None]])
@@ -234,14 +238,14 @@ class Known:
             self._between_values = np.vstack([self._between_values, values])
 
     @property
-    def _mixed(self) -> Floats:
+    def _merges(self) -> Floats:
         return self._values[len(self._sources.checkpoints) :]
 
     @property
     def _table(self) -> Floats:
         """``(n, objectives)`` all that was measured, without NaN."""
-        mixed = self._mixed
-        return np.vstack([self._others, mixed[np.isfinite(mixed).all(axis=1)]])
+        merges = self._merges
+        return np.vstack([self._others, merges[np.isfinite(merges).all(axis=1)]])
 
     def volume(self) -> float:
         """Hypervolume of all that was measured."""
@@ -249,7 +253,7 @@ class Known:
 
     def joined(self) -> list[int]:
         """Places of the merges that nothing measured dominates."""
-        front = non_dominated(np.vstack([self._others, self._mixed]), self._maximize).indices
+        front = non_dominated(np.vstack([self._others, self._merges]), self._maximize).indices
         return [int(i) - len(self._others) for i in front if i >= len(self._others)]
 
 
@@ -267,8 +271,8 @@ def require_objectives(metrics: Mapping[str, float | None], objectives: Sequence
             )
 
 
-def _predicted(mixture: MergeCandidate, objectives: Sequence[Objective]) -> dict[str, dict[str, float]]:
+def _predicted(merge: MergeCandidate, objectives: Sequence[Objective]) -> dict[str, dict[str, float]]:
     return {
-        o.name: {"value": float(mixture.predicted[j]), "low": float(mixture.low[j]), "high": float(mixture.high[j])}
+        o.name: {"value": float(merge.predicted[j]), "low": float(merge.low[j]), "high": float(merge.high[j])}
         for j, o in enumerate(objectives)
     }

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from epsopt.studies.merge.merge_sources import choose_sources
-from epsopt.studies.merge.weight_space_merge import Mixed, fresh_credit, mix
+from epsopt.studies.merge.weight_space_merge import WeightSpaceMerge, merge_in_weight_space, prior_reliability
 from epsopt.studies.output_paths import save_folder, suffix_for
 from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -16,10 +16,10 @@ from epsopt.zoo.ingestion.ingest import ingest
 
 _ARTIFACT = "merge_gains"
 _ROW = ("kind", "predicted_gain", "realized_gain")
-_REMEMBERED = 32  # merges of earlier rounds; older ones hardly count (Credit)
+_REMEMBERED = 32  # merges of earlier rounds; older ones hardly count (Reliability)
 
 
-def mix_round(
+def merge_round(
     project: Project,
     catalogue: Catalogue,
     budget: int,
@@ -27,7 +27,7 @@ def mix_round(
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> list[str]:
-    """Measure merges while they are worth it, and take into the catalogue those that join the front.
+    """Measure merges while their predicted gain warrants it, and take into the catalogue those that join the front.
 
     Predicted and realized gains of merges of earlier rounds are remembered in the catalogue, in shares of the front's
     hypervolume.
@@ -40,10 +40,10 @@ def mix_round(
         progress: called as ``progress(what, share done)``.
 
     Returns:
-        Sentences about what came of it; none while there are too few checkpoints to mix.
+        Sentences about what came of it; none while there are too few checkpoints to merge.
 
     Raises:
-        EpsoptError: as :func:`epsopt.studies.merge.weight_space_merge.mix`.
+        EpsoptError: as :func:`epsopt.studies.merge.weight_space_merge.merge_in_weight_space`.
     """
     checkpoints = catalogue.checkpoints()
     try:
@@ -52,31 +52,32 @@ def mix_round(
         return []
     suffix = suffix_for(None, sources.checkpoints)
     history = _history(catalogue, project.name)
-    credit = fresh_credit()
-    for kind, promised, brought in history:
-        credit.learn(kind, promised, brought)
+    reliability = prior_reliability()
+    for kind, predicted_gain, realized_gain in history:
+        reliability.learn(kind, predicted_gain, realized_gain)
     with (
         save_folder(None, project.runs, "merged") as folder,
         WeightDecoder(project.evaluate, weights_key=project.weights_key) as decoder,
     ):
-        mixed = mix(
+        wide = merge_in_weight_space(
             decoder, project, checkpoints, sources, lambda i: folder / f"merged_{i:03d}{suffix}",
-            budget=budget, credit=credit, seed=seed + len(checkpoints), made_by="work --mix", progress=progress,
+            budget=budget, reliability=reliability, seed=seed + len(checkpoints), made_by="work --merges",
+            progress=progress,
         )  # fmt: skip
     if progress is not None:
         progress("reading merges", 1.0)
-    _save_gains(catalogue, project.name, mixed.shares)
-    if mixed.saved:
+    _save_gains(catalogue, project.name, wide.shares)
+    if wide.saved:
         ingest(catalogue, folder, root=project.runs, embed=project.embed, jobs=1, follow_links=project.follow_links)
-    return [*_sentences(mixed, folder.name), *mixed.disagreements]
+    return [*_sentences(wide, folder.name), *wide.disagreements]
 
 
-def _sentences(mixed: Mixed, folder: str) -> list[str]:
-    if not mixed.tried:
+def _sentences(wide: WeightSpaceMerge, folder: str) -> list[str]:
+    if not wide.tried:
         return []
-    gain = f", hypervolume {mixed.after / mixed.before - 1.0:+.2%}" if mixed.before > 0.0 else ""
-    joined = f"{len(mixed.joined)} of {len(mixed.tried)} merges joined the front"
-    return [f"{folder}: {joined}{gain}" if mixed.joined else f"none of {len(mixed.tried)} merges joined the front"]
+    gain = f", hypervolume {wide.after / wide.before - 1.0:+.2%}" if wide.before > 0.0 else ""
+    joined = f"{len(wide.joined)} of {len(wide.tried)} merges joined the front"
+    return [f"{folder}: {joined}{gain}" if wide.joined else f"none of {len(wide.tried)} merges joined the front"]
 
 
 def _history(catalogue: Catalogue, project: str) -> list[tuple[str, float, float]]:

@@ -1,4 +1,4 @@
-"""What is mixed when nobody names it: of one lineage, the measured front and the ends of the newest runs."""
+"""Which checkpoints are merged when nobody names them: of one lineage, the measured front and the newest runs' ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FROM_FRONT = 16  # of the sources, where the front has more; ends of runs take 
 
 @dataclass(frozen=True)
 class Sources:
-    """What is mixed.
+    """Checkpoints to merge.
 
     Attributes:
         base: the lineage's reference, which differences are taken from.
@@ -50,7 +50,7 @@ class Sources:
 def choose_sources(
     checkpoints: Sequence[Checkpoint], lineages: Sequence[Lineage], objectives: Sequence[Objective]
 ) -> Sources:
-    """Choose what is mixed, of the lineage that holds most of the measured front: its own front, its newest runs' ends.
+    """Choose checkpoints to merge, of the lineage that holds most of the front: its own front, its newest runs' ends.
 
     Args:
         checkpoints: the catalogue's.
@@ -78,8 +78,8 @@ def choose_sources(
             f"there is only one measured checkpoint besides the base {base.path}, so there is nothing to merge: ingest "
             "more runs that start from it, or more checkpoints of this one"
         )
-    founder = next((c for c in checkpoints if c.sha256 == base.sha256), None)
-    return Sources(base, founder, tuple(chosen), len(front))
+    base_checkpoint = next((c for c in checkpoints if c.sha256 == base.sha256), None)
+    return Sources(base, base_checkpoint, tuple(chosen), len(front))
 
 
 def is_there(checkpoint: Checkpoint) -> bool:
@@ -89,7 +89,7 @@ def is_there(checkpoint: Checkpoint) -> bool:
 
 
 def only_finite(sources: Sources, products: WeightProducts) -> tuple[Sources, WeightProducts]:
-    """Leave out checkpoints of a run that diverged: anything that is mixed with NaN is NaN.
+    """Leave out checkpoints of a run that diverged: anything that is merged with NaN is NaN.
 
     Raises:
         EmptyCatalogue: fewer than two are left.

@@ -12,7 +12,7 @@ from epsopt.optimize.proposals.warm_start import WarmStart, plan_runs
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space
 from epsopt.studies.merge.decode import MergedCheckpoint
-from epsopt.studies.merge.warm_start_candidates import mixed_starts, real_starts
+from epsopt.studies.merge.warm_start_candidates import merged_starts, real_starts
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -87,7 +87,7 @@ def rank_warm_starts(
     progress("learning where training leads", None)
     continuation = learn_continuation(surrogate, checkpoints, space, seed=seed)
     starts = real_starts(surrogate, catalogue, objectives)
-    merged = [] if real_only else mixed_starts(
+    merged = [] if real_only else merged_starts(
         decoder, catalogue, surrogate, objectives, progress=progress, left_out=left_out
     )  # fmt: skip
     progress("weighing starts", None)

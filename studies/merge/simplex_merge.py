@@ -28,7 +28,7 @@ class Merged:
     """What merging came to.
 
     Attributes:
-        parents: the checkpoints that were mixed.
+        parents: the checkpoints that were merged.
         groups: patterns of tensor names with coefficients of their own.
         result: every merge that was measured.
         saved: file of each merge that joined the front, by its place among the evaluations.

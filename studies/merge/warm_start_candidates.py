@@ -11,7 +11,7 @@ from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.forecast.continuation_model import Start
 from epsopt.optimize.latent.search import known_latents
 from epsopt.optimize.objectives import Objective, Objectives
-from epsopt.studies.merge.decode import MergedCheckpoint, Progress, decode_mixtures
+from epsopt.studies.merge.decode import MergedCheckpoint, Progress, decode_merges
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -19,7 +19,7 @@ from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import recombination
 
 _MOST_REAL = 24
-_MOST_MIXED = 8
+_MOST_MERGED = 8
 
 
 def real_starts(surrogate: Surrogate, catalogue: Catalogue, objectives: Sequence[Objective]) -> list[Start]:
@@ -43,7 +43,7 @@ def real_starts(surrogate: Surrogate, catalogue: Catalogue, objectives: Sequence
     return out
 
 
-def mixed_starts(
+def merged_starts(
     decoder: WeightDecoder,
     catalogue: Catalogue,
     surrogate: Surrogate,
@@ -73,30 +73,30 @@ def mixed_starts(
         mine = [c for c in known if c.lineage_id == lineage]
         front = [mine[i] for i in _front(mine, objectives)]
         pairs += [(a, b) for a, b in pairwise(front) if a.run_id != b.run_id]
-    pairs = [pairs[i] for i in _evenly(list(range(len(pairs))), _MOST_MIXED)]
-    mixed = [recombination(pair, [[0.5, 0.5]]) for pair in pairs]
-    if not mixed:
+    pairs = [pairs[i] for i in _evenly(list(range(len(pairs))), _MOST_MERGED)]
+    merges = [recombination(pair, [[0.5, 0.5]]) for pair in pairs]
+    if not merges:
         return []
-    found = decode_mixtures(
-        decoder, catalogue, checkpoints, surrogate, mixed, evaluate=decoder.hook is not None, progress=progress
+    found = decode_merges(
+        decoder, catalogue, checkpoints, surrogate, merges, evaluate=decoder.hook is not None, progress=progress
     )
     out = []
-    for pair, mixture in zip(pairs, found, strict=True):
+    for pair, merged in zip(pairs, found, strict=True):
         names = [c.run if c.epoch is None else f"{c.run}:{c.epoch}" for c in pair]
-        measured = mixture.measured or {}
+        measured = merged.measured or {}
         # What the hook did not measure is predicted, and what it did is not.
         found_out = {n: v for n in surrogate.metric_names if (v := measured.get(n)) is not None}
         label = " + ".join(names)
-        if len(found_out) < len(surrogate.metric_names) and mixture.assessment.refused is not None:
+        if len(found_out) < len(surrogate.metric_names) and merged.assessment.refused is not None:
             if left_out is not None:
-                left_out(label, mixture.assessment.refused)
+                left_out(label, merged.assessment.refused)
             continue
-        metrics = {**mixture.assessment.point, **found_out}
+        metrics = {**merged.assessment.point, **found_out}
         start = Start(
-            label, mixture.z, metrics, measured=all(o.name in found_out for o in objectives),
-            kind="merge", mixture=tuple((c, 0.5) for c in pair),
+            label, merged.z, metrics, measured=all(o.name in found_out for o in objectives),
+            kind="merge", parents=tuple((c, 0.5) for c in pair),
         )  # fmt: skip
-        out.append((start, mixture))
+        out.append((start, merged))
     return out
 
 

@@ -3,8 +3,8 @@
 Two models say what to try. One knows what lies between the three checkpoints of the front that dominate most
 (optimize/merge/simplex_merge.py): it is nearly always right, and soon has no more to offer. The other, a process over
 weight space, takes all of up to two dozen checkpoints, along the way from one to another or to the base, and part by
-part beyond them (optimize/merge/weight_space_gp.py): what it promises beyond is far more, and mostly not kept. Each
-of the three kinds of step counts by the realized gain of its merges so far (Reliability).
+part beyond them (optimize/merge/weight_space_gp.py): the gains that it predicts beyond are larger and mostly not
+realized. Each of the three kinds of step counts by its reliability so far.
 
 A merge that was measured is known from then on as any checkpoint is: what it has in common with all others follows
 from its coefficients.
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from epsopt.optimize.schedule.gain_calibration import Reliability, marginal_value_threshold
-from epsopt.studies.merge.merge_candidates import ALONG, BETWEEN, BEYOND, Known, Part
+from epsopt.studies.merge.merge_candidates import ALONG, BETWEEN, BEYOND, MergeSearch, Part
 from epsopt.studies.merge.merge_sources import Sources, only_finite
 from epsopt.studies.merge.simplex_merge import disagreements
 from epsopt.studies.project.project import Project
@@ -29,9 +29,9 @@ from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined
 from epsopt.zoo.errors import UsageError
 
-_DOUBT = 0.4  # of Credit's: where much is trained already a merge brings tenths of a percent, and dozens could fail
-_STEPS, _EXPERIENCE = 12, (0.028, 0.002)  # what each step beyond promised and brought before, on the demo's zoo
-_FIRST = {BEYOND: 0.075}  # and so what one is worth where that is forgotten
+_DOUBT = 0.4  # of Reliability's: where much is trained already a merge adds tenths of a percent, and dozens may fail
+_STEPS, _EXPERIENCE = 12, (0.028, 0.002)  # predicted and realized gain of each step beyond, on the demo's zoo
+_FIRST = {BEYOND: 0.075}  # and so the reliability where that is forgotten
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """What mixing came to.
+class WeightSpaceMerge:
+    """What merging came to.
 
     Attributes:
-        sources: what was mixed.
+        sources: checkpoints that were merged.
         tried: every merge that was measured, in order.
         joined: places of those that nothing measured dominates.
         saved: files of these, by place.
@@ -93,15 +93,15 @@ class Mixed:
         return [(t.kind, t.predicted_gain / unit, t.realized_gain / unit) for t in self.tried]
 
 
-def fresh_credit() -> Reliability:
-    """Return what steps of each kind are believed before any was measured."""
-    credit = Reliability(_FIRST)
+def prior_reliability() -> Reliability:
+    """Return the reliability of each kind of step before any was measured."""
+    reliability = Reliability(_FIRST)
     for _ in range(_STEPS):
-        credit.learn(BEYOND, *_EXPERIENCE)
-    return credit
+        reliability.learn(BEYOND, *_EXPERIENCE)
+    return reliability
 
 
-def mix(
+def merge_in_weight_space(
     decoder: WeightDecoder,
     project: Project,
     checkpoints: Sequence[Checkpoint],
@@ -110,11 +110,11 @@ def mix(
     *,
     budget: int = 30,
     give_up: bool = True,
-    credit: Reliability | None = None,
+    reliability: Reliability | None = None,
     seed: int = 0,
     made_by: str = "merge --wide",
     progress: Callable[[str, float], None] | None = None,
-) -> Mixed:
+) -> WeightSpaceMerge:
     """Measure merges of checkpoints, and save those that nothing measured dominates.
 
     One source is measured again beside the budget, to see whether the hook says what its file says.
@@ -123,12 +123,11 @@ def mix(
         decoder: decodes, and measures with the project's hook.
         project: objectives and bounds.
         checkpoints: the catalogue's; what was measured on them is the front to be widened.
-        sources: what is mixed (:func:`epsopt.studies.merge.merge_sources.choose_sources`).
+        sources: checkpoints to merge (:func:`epsopt.studies.merge.merge_sources.choose_sources`).
         files: the file of a merge, by its place among those that were measured.
         budget: merges to measure at most.
-        give_up: stop when the next one is expected to gain less than training elsewhere would (Credit, worth_staying).
-        credit: what merges were worth so far, in shares of the hypervolume at the time, which learns from these;
-            None begins anew.
+        give_up: stop when the next one is expected to gain less than training elsewhere (`marginal_value_threshold`).
+        reliability: of merges so far, in shares of the hypervolume at the time; it learns from these. None begins anew.
         seed: the same seed and the same measurements give the same merges.
         made_by: the command, as saved merges name it.
         progress: called as ``progress(what, share done)``.
@@ -143,8 +142,8 @@ def mix(
     tell("comparing checkpoints", 0.0)
     parents = [Parent(c.path, c.sha256) for c in sources.checkpoints]
     sources, products = only_finite(sources, decoder.products(parents, sources.base))
-    known = Known(sources, products, project, checkpoints)
-    rng, credit = np.random.default_rng(seed), credit or fresh_credit()
+    known = MergeSearch(sources, products, project, checkpoints)
+    rng, reliability = np.random.default_rng(seed), reliability or prior_reliability()
     found = known.measure(decoder, known.alone(0))
     _require_values(found, project, sources.checkpoints[0])
     differing = disagreements(sources.checkpoints[0], found, project.objectives)
@@ -155,7 +154,7 @@ def mix(
     while len(tried) < budget and stopped is None:
         tell("measuring merges", len(tried) / budget)
         volume = known.volume()
-        worths = {kind: credit.of(kind, _DOUBT * volume / unit) for kind in (BETWEEN, ALONG, BEYOND)}
+        worths = {kind: reliability.of(kind, _DOUBT * volume / unit) for kind in (BETWEEN, ALONG, BEYOND)}
         ideas = [(step, step.predicted_gain * worths[step.kind]) for step in known.ideas(rng, seed, worths.__getitem__)]
         if not ideas:
             stopped = "none of the checkpoints moved away from the base"
@@ -168,10 +167,19 @@ def mix(
         recombination, parts = known.recombination(rows)
         measured = known.measure(decoder, recombination)
         known.add(step, rows, measured)
-        brought = known.volume() - volume
-        credit.learn(step.kind, step.predicted_gain / unit, brought / unit)
+        realized_gain = known.volume() - volume
+        reliability.learn(step.kind, step.predicted_gain / unit, realized_gain / unit)
         tried.append(
-            Tried(step.kind, step.reason, recombination, parts, step.predicted, step.predicted_gain, brought, measured)
+            Tried(
+                step.kind,
+                step.reason,
+                recombination,
+                parts,
+                step.predicted,
+                step.predicted_gain,
+                realized_gain,
+                measured,
+            )
         )
     joined = known.joined()
     for place in joined:
@@ -180,7 +188,7 @@ def mix(
         origin = Provenance(made_by, tried[place].predicted, tried[place].measured, decoder.hook, sources.labels)
         decoder.save(decoded, files(place), origin)
         decoder.forget(decoded)
-    return Mixed(
+    return WeightSpaceMerge(
         sources=sources,
         tried=tuple(tried),
         joined=tuple(joined),

@@ -191,7 +191,7 @@ def return_to_queue(storage: RDBStorage, trial_id: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Lost:
+class StaleTrial:
     """A trial whose worker stopped beating.
 
     Attributes:
@@ -205,7 +205,7 @@ class Lost:
     retry: int | None
 
 
-def fail_stale_trials(storage: RDBStorage, study_id: int, lost_after: float) -> list[Lost]:
+def fail_stale_trials(storage: RDBStorage, study_id: int, stale_after: float) -> list[StaleTrial]:
     """End the trials whose workers have not beaten for so many seconds, and queue each again, once."""
     now = func.current_timestamp().label("now")
     stale = (
@@ -214,19 +214,19 @@ def fail_stale_trials(storage: RDBStorage, study_id: int, lost_after: float) -> 
         .where(_TRIAL.c.study_id == study_id, _TRIAL.c.state == TrialState.RUNNING)
     )
     with storage.engine.begin() as connection:  # a look, before the lock
-        if not any(_is_stale(row, lost_after) for row in connection.execute(stale)):
+        if not any(_is_stale(row, stale_after) for row in connection.execute(stale)):
             return []
     found = []
     with storage.engine.begin() as connection:
         lock_study(connection, study_id)
         for row in connection.execute(stale.order_by(_TRIAL.c.number)).all():
-            if not _is_stale(row, lost_after) or not _end(
+            if not _is_stale(row, stale_after) or not _end(
                 connection, row.trial_id, TrialState.FAIL, TrialState.RUNNING
             ):
                 continue
             worker = str(_attributes(connection, _USER, row.trial_id).get("worker"))
             _put(connection, row.trial_id, {"failure": f"its worker {worker} stopped answering"})
-            found.append(Lost(row.number, worker, _queue_again(connection, study_id, row.trial_id, counted=True)))
+            found.append(StaleTrial(row.number, worker, _queue_again(connection, study_id, row.trial_id, counted=True)))
     return found
 
 
@@ -248,10 +248,10 @@ def unfinished(storage: RDBStorage, study_id: int) -> tuple[int, int]:
         return int(connection.scalar(waiting) or 0), int(connection.scalar(running) or 0)
 
 
-def _is_stale(row: Row[Any], lost_after: float) -> bool:
+def _is_stale(row: Row[Any], stale_after: float) -> bool:
     now = row.now if isinstance(row.now, datetime) else datetime.fromisoformat(row.now)
     age: timedelta = now.replace(tzinfo=None) - row.heartbeat
-    return age > timedelta(seconds=lost_after)
+    return age > timedelta(seconds=stale_after)
 
 
 def _end(connection: Connection, trial_id: int, state: TrialState, before: TrialState) -> bool:

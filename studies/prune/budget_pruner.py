@@ -1,4 +1,4 @@
-"""Early stopping by what epochs are worth, of runs that are steps of the scheduler."""
+"""Early stopping by gain per epoch, of runs that are steps of the scheduler."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from epsopt.studies.schedule.study_snapshot import StudySnapshot
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.decoding.recombination import is_recombined
 
-WORTH = 0.5
-"""Of what an epoch of the best step was worth when the run was launched: less is not worth going on."""
+GAIN_RATIO = 0.5
+"""Share of the gain per epoch of the best step when the run was launched, below which the run is stopped."""
 
 GRACE = 2.0
 """Epochs that every run is given."""
 
 
-class WorthStopper:
-    """Stops a run whose epochs are expected to bring less than half of what its step was worth when it was launched.
+class BudgetPruner:
+    """Stops a run whose predicted gain per epoch falls below half of its step's when it was launched.
 
-    What only looks around goes on; or, where nothing can be mixed, stopped after its grace.
+    An exploration run goes on; or, where nothing can be merged, is stopped after its grace.
 
     Args:
         project: objectives and bounds.
         storage: where the study is.
         catalogue: of all runs.
         targets: if given, no run is stopped that may meet all of them.
-        read_again: seconds for which what was read is believed.
+        read_again: seconds until the database is read again.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class WorthStopper:
         self._project, self._targets, self._read_again = project, tuple(targets), read_again
         self._storage, self._catalogue = storage, catalogue
         self._read_at = -float("inf")
-        self._scene: StudySnapshot | None = None
+        self._snapshot: StudySnapshot | None = None
         self._model: CurveModel | None = None
 
     def should_stop(self, run: ActiveRun, checkpoints_so_far: Sequence[Trained]) -> Decision:
@@ -70,37 +70,37 @@ class WorthStopper:
             return Decision(stop=stop, probability=float("nan"), reason="it only explores")
         if so_far.steps[-1] < GRACE:
             return _go_on(f"within its first {GRACE:g} epochs")
-        scene = self._now()
-        mine = own_runs(scene.checkpoints, checkpoints_so_far)
-        others = [curve for run_id, curve in scene.curves.items() if run_id not in mine]
+        snapshot = self._now()
+        mine = own_runs(snapshot.checkpoints, checkpoints_so_far)
+        others = [curve for run_id, curve in snapshot.curves.items() if run_id not in mine]
         if len(others) < FIRST_RUNS:
             return _go_on(f"only {len(others)} other runs: at least {FIRST_RUNS} are needed to judge one")
         objectives = self._project.objectives
-        start = next((c for c in scene.checkpoints if run.init_from in c.paths), None)
-        origin = None if scene.origin is None else scene.origin.values
-        so_far = replace(so_far, start=origin if start is None else objective_vector(start.metrics, objectives))
-        stopper = Pruner(
-            scene.space, objectives, plan.length, targets=self._targets, worth=WORTH, grace=GRACE,
+        start = next((c for c in snapshot.checkpoints if run.init_from in c.paths), None)
+        base = None if snapshot.base is None else snapshot.base.values
+        so_far = replace(so_far, start=base if start is None else objective_vector(start.metrics, objectives))
+        pruner = Pruner(
+            snapshot.space, objectives, plan.length, targets=self._targets, gain_ratio=GAIN_RATIO, grace=GRACE,
             reference=np.array(plan.reference_point), bounds=self._project.bounds,
         )  # fmt: skip
-        stopper.learn(others, model=self._learned(scene, others, plan.length), new_run=plan.gain_per_epoch)
-        return stopper.should_stop(run.name, so_far, length=plan.ends)
+        pruner.learn(others, model=self._learned(snapshot, others, plan.length), new_run=plan.gain_per_epoch)
+        return pruner.should_stop(run.name, so_far, length=plan.ends)
 
     def _now(self) -> StudySnapshot:
-        if self._scene is None or time.monotonic() - self._read_at > self._read_again:
-            self._scene = StudySnapshot.read(self._project, self._storage, self._catalogue)
+        if self._snapshot is None or time.monotonic() - self._read_at > self._read_again:
+            self._snapshot = StudySnapshot.read(self._project, self._storage, self._catalogue)
             self._read_at = time.monotonic()
-        return self._scene
+        return self._snapshot
 
-    def _learned(self, scene: StudySnapshot, others: Sequence[Curve], length: float) -> CurveModel:
+    def _learned(self, snapshot: StudySnapshot, others: Sequence[Curve], length: float) -> CurveModel:
         """Learn again when there are a tenth more runs; what runs measured since is known anyway."""
         if self._model is None or len(others) > 1.1 * len(self._model.curves):
             self._model = fit_curves(
-                scene.space, self._project.objectives, others, length=length, bounds=self._project.bounds
+                snapshot.space, self._project.objectives, others, length=length, bounds=self._project.bounds
             )
         objectives = self._project.objectives
-        mixed = [objective_vector(c.metrics, objectives) for c in scene.checkpoints if is_recombined(c)]
-        return replace(self._model, others=np.stack(mixed) if mixed else None)
+        merged = [objective_vector(c.metrics, objectives) for c in snapshot.checkpoints if is_recombined(c)]
+        return replace(self._model, others=np.stack(merged) if merged else None)
 
 
 def _go_on(reason: str) -> Decision:

@@ -15,8 +15,7 @@ from epsopt.optimize.forecast.catalogue_curves import objective_vector, past_cur
 from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.schedule.planned_length import planned_length, positive_number
-from epsopt.optimize.schedule.pruner import Decision
-from epsopt.optimize.schedule.pruner import Pruner as RunStopper
+from epsopt.optimize.schedule.pruner import Decision, Pruner
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space_of
 from epsopt.studies.protocols import ActiveRun, Trained
@@ -44,7 +43,7 @@ def _with_gradients(decide: Callable[..., Decision]) -> Callable[..., Decision]:
 
 
 def _go_on_if_it_fails(decide: Callable[..., Decision]) -> Callable[..., Decision]:
-    """Let a training go on where deciding fails, whatever the reason: it is worth more than what stopping may save."""
+    """Let a training go on where deciding fails, whatever the reason: it matters more than what stopping may save."""
 
     @functools.wraps(decide)
     def decision(*args: Any, **options: Any) -> Decision:
@@ -58,14 +57,14 @@ def _go_on_if_it_fails(decide: Callable[..., Decision]) -> Callable[..., Decisio
     return decision
 
 
-class CatalogueStopper:
+class CataloguePruner:
     """Stops a run that will hardly join the front; learns again when more runs are known.
 
     Args:
         catalogue: of all runs.
         space: of the hyperparameters; None: what varies among the catalogue's runs.
         objectives: what counts.
-        read_again: seconds for which what was read from the catalogue is believed.
+        read_again: seconds until the catalogue is read again.
         unfinished: gives the folders of runs that were cut off (stopped, failed, still training). They are learned
             from, but how long they lasted says nothing of how long runs are.
         options: of :class:`epsopt.optimize.schedule.pruner.Pruner`.
@@ -83,13 +82,13 @@ class CatalogueStopper:
     ) -> None:
         self._catalogue, self._space, self._objectives = catalogue, space, tuple(objectives)
         self._read_again, self._unfinished, self._options = read_again, unfinished, options
-        RunStopper(space or Space(()), objectives, 1.0, **options)  # refuses nonsense now, not after hours
+        Pruner(space or Space(()), objectives, 1.0, **options)  # refuses nonsense now, not after hours
         self._read_at = float("-inf")
         self._checkpoints: list[Checkpoint] = []
         self._starts: dict[str, Checkpoint] = {}
         self._learned_from = -1
-        self._stopper: RunStopper | None = None
-        self._curves: dict[int, Curve] | None = None  # of all runs, as that stopper's space describes them
+        self._pruner: Pruner | None = None
+        self._curves: dict[int, Curve] | None = None  # of all runs, as that pruner's space describes them
         self._length_name: str | None = None
 
     @property
@@ -163,11 +162,11 @@ class CatalogueStopper:
             init_from: path of the checkpoint that it started from.
         """
         self._learn([c for c in self._checkpoints if c.run_id not in mine])
-        if self._stopper is None:
+        if self._pruner is None:
             return Decision(stop=False, probability=float("nan"), reason="no earlier run is known")
         if self._curves is None:
-            self._curves = past_curves(self._checkpoints, self._stopper.space, self._objectives)
-        stopper = self._stopper.given([curve for run_id, curve in self._curves.items() if run_id not in mine])
+            self._curves = past_curves(self._checkpoints, self._pruner.space, self._objectives)
+        pruner = self._pruner.given([curve for run_id, curve in self._curves.items() if run_id not in mine])
         start = None if init_from is None else self._starts.get(init_from)
         if start is not None:
             so_far = Curve(
@@ -175,7 +174,7 @@ class CatalogueStopper:
             )
         if length is None and self._length_name is not None:
             length = positive_number(so_far.config.get(self._length_name))
-        return stopper.should_stop(run, so_far, length=length)
+        return pruner.should_stop(run, so_far, length=length)
 
     def _read(self) -> None:
         """Read the catalogue, unless it was read a moment ago."""
@@ -190,7 +189,7 @@ class CatalogueStopper:
         What is learned is how hyperparameters and curves go together in general: it serves for any run's judgement.
         """
         known = len({c.run_id for c in others})
-        if not known or (self._stopper is not None and known <= 1.1 * self._learned_from):
+        if not known or (self._pruner is not None and known <= 1.1 * self._learned_from):
             return
         space = self._space or _inferred(others, self._objectives)
         curves = {} if space is None else past_curves(others, space, self._objectives)
@@ -201,8 +200,8 @@ class CatalogueStopper:
         whole = [c for run_id, c in curves.items() if run_id not in short] or list(curves.values())
         self._length_name = planned_length(whole)
         length = float(np.median([c.steps[-1] for c in whole]))
-        self._stopper, self._curves = RunStopper(space, self._objectives, length, **self._options), None
-        self._stopper.learn(list(curves.values()))
+        self._pruner, self._curves = Pruner(space, self._objectives, length, **self._options), None
+        self._pruner.learn(list(curves.values()))
         self._learned_from = known
 
 

@@ -21,7 +21,7 @@ from epsopt.optimize.objectives import Objective, Target
 from epsopt.optimize.schedule.pruner import Decision, Pruner
 from epsopt.optimize.space import Space
 from epsopt.studies.project.project import Project, load_project
-from epsopt.studies.prune.catalogue_pruner import CatalogueStopper
+from epsopt.studies.prune.catalogue_pruner import CataloguePruner
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.layouts.log_rows import flat
@@ -52,12 +52,13 @@ class EpsoptPruning:
         metrics: names under which objectives are logged, where those differ: ``{"coverage": "val/coverage"}``.
         config: hyperparameters of this run; by default ``hparams`` of the model and its data module, by the names that
             the catalogue has (nested ones with dots).
-        run: name of this run, which decides whether it is an audit run; by default where its checkpoints are.
+        run: name of this run, which decides whether it is a control run; by default where its checkpoints are.
         length: epochs of this run; by default ``max_epochs``.
         targets: ``{"coverage": 0.95}``: a run goes on, too, while it may reach all of them.
         not_finite: so many evaluations in a row with an objective that is NaN or infinite stop the run; 0 never does.
             A single one says nothing: it counts as not measured.
-        options: ``threshold``, ``worth``, ``grace``, ``audit``, and what else :class:`~epsopt.optimize.Pruner` takes.
+        options: ``threshold``, ``gain_ratio``, ``grace``, ``control_share``, and what else
+            :class:`~epsopt.optimize.Pruner` takes.
 
     Attributes:
         decision: the last one; None before the first.
@@ -91,13 +92,13 @@ class EpsoptPruning:
                 'EpsoptPruning(URL, objectives={"val/acc": "maximize"}), or the project file instead of the URL'
             )
         if isinstance(source, Pruner) and (objectives or targets or options):
-            raise UsageError("a Stopper has its objectives, targets and options already: give them to it")
+            raise UsageError("a Pruner has its objectives, targets and options already: give them to it")
         _check_options(options, objectives, targets)
         self._source, self._given, self._config = source, dict(objectives or {}), config
         self._metrics = {objective: [name] for objective, name in (metrics or {}).items()}
         self._run, self._length = run, length
         self._targets, self._not_finite, self._options = dict(targets or {}), not_finite, options
-        self._judge: Pruner | CatalogueStopper | None = None
+        self._judge: Pruner | CataloguePruner | None = None
         self._objectives: tuple[Objective, ...] = ()
         self._own: tuple[Path, ...] = ()
         self._curve: dict[float, dict[str, float]] = {}  # by epoch, the first is 0, then by objective
@@ -189,13 +190,13 @@ class EpsoptPruning:
         self._judge, self._objectives = self._open()
         _check(self._config or {}, self._judge.space)
 
-    def _open(self) -> tuple[Pruner | CatalogueStopper, tuple[Objective, ...]]:
+    def _open(self) -> tuple[Pruner | CataloguePruner, tuple[Objective, ...]]:
         if isinstance(self._source, Pruner):
             return self._source, self._source.objectives
         options = {**self._options, "targets": _targets(self._targets)}
         if isinstance(self._source, str) and "://" in self._source:
             objectives = tuple(Objective(n, maximize=_DIRECTIONS[d]) for n, d in self._given.items())
-            return CatalogueStopper(Catalogue.existing(self._source), None, objectives, **options), objectives
+            return CataloguePruner(Catalogue.existing(self._source), None, objectives, **options), objectives
         project = self._source if isinstance(self._source, Project) else load_project(self._source)
         if not project.objectives:
             raise UsageError(
@@ -206,7 +207,7 @@ class EpsoptPruning:
             self._metrics.setdefault(ours, []).append(theirs)
         catalogue = Catalogue.existing(project.storage, project.rename, project.weights_key)
         options = {"bounds": project.bounds, **options}
-        judge = CatalogueStopper(catalogue, project.space, project.objectives, **options)
+        judge = CataloguePruner(catalogue, project.space, project.objectives, **options)
         return judge, project.objectives
 
     def _look(self, trainer: Any, epoch: float) -> None:
@@ -276,7 +277,7 @@ class EpsoptPruning:
         if length is None and (trainer.max_epochs or -1) > 0:
             length = float(trainer.max_epochs)
         run = str(self._run)
-        if isinstance(self._judge, CatalogueStopper):
+        if isinstance(self._judge, CataloguePruner):
             return self._judge.judge(run, so_far, length=length, own=self._own)
         if self._judge is None:
             raise UsageError("EpsoptPruning decides in trainer.fit: on_fit_start was not called")

@@ -79,8 +79,8 @@ def taken_steps(
         epochs = sum(ledger.used(by_number[n]) for n in attempts)
         mine = set[int]().union(*(own.get(n, ()) for n in attempts))
         share = min(max(epochs, 1) / plan.cost, 1.0)
-        brought = measured.realized_gain(mine, plan.reference_point)
-        out[trial.number] = CompletedStep(plan.kind, share * plan.predicted_gain, brought, float(epochs))
+        realized_gain = measured.realized_gain(mine, plan.reference_point)
+        out[trial.number] = CompletedStep(plan.kind, share * plan.predicted_gain, realized_gain, float(epochs))
     return out
 
 
@@ -99,15 +99,17 @@ def ended_where_predicted(trial: FrozenTrial) -> bool:
     return plan is None or abs(max(written(trial), default=0) - plan.ends) < 1.0
 
 
-def steps_by_kind(taken: Iterable[CompletedStep], mixtures: Sequence[MeasuredMerge]) -> tuple[StepsOfKind, ...]:
+def steps_by_kind(taken: Iterable[CompletedStep], merges: Sequence[MeasuredMerge]) -> tuple[StepsOfKind, ...]:
     """Sum them up, kinds of which none was taken left out."""
-    steps = [*taken, *(CompletedStep("merge", m.predicted_gain, m.realized_gain, m.cost) for m in mixtures)]
+    steps = [*taken, *(CompletedStep("merge", m.predicted_gain, m.realized_gain, m.cost) for m in merges)]
     out = []
     for kind in KINDS:
         mine = [s for s in steps if s.kind == kind]
         if mine:
-            promised = None if kind == "exploration" else sum(s.predicted_gain for s in mine)
+            predicted_gain = None if kind == "exploration" else sum(s.predicted_gain for s in mine)
             out.append(
-                StepsOfKind(kind, len(mine), sum(s.epochs for s in mine), promised, sum(s.realized_gain for s in mine))
+                StepsOfKind(
+                    kind, len(mine), sum(s.epochs for s in mine), predicted_gain, sum(s.realized_gain for s in mine)
+                )
             )
     return tuple(out)

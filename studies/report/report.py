@@ -132,7 +132,7 @@ class LoopReport:
         hypervolumes: of the measured front after each of them, as ``gain`` measures it; none without one.
         old: checkpoints of earlier runs.
         new: checkpoints of proposed runs.
-        merged: checkpoints that were mixed, not trained.
+        merged: checkpoints that were merged, not trained.
         control_runs: runs that would have been stopped early, in order.
         steps: predicted and realized gain of the scheduler's steps, kind by kind; none where it was never followed.
         objectives: that the proposals were made for; the project file may name others by now.
@@ -165,7 +165,7 @@ def loop_report(
     project: Project,
     storage: RDBStorage,
     checkpoints: Sequence[Checkpoint],
-    mixtures: Sequence[MeasuredMerge] = (),
+    merges: Sequence[MeasuredMerge] = (),
 ) -> LoopReport:
     """Put together what was proposed and what it came to.
 
@@ -177,7 +177,7 @@ def loop_report(
         project: names the study, and its objectives where the study does not.
         storage: where the study is.
         checkpoints: the catalogue's.
-        mixtures: that were measured as steps of the scheduler (:class:`epsopt.studies.schedule.budget.Ledger`).
+        merges: that were measured as steps of the scheduler (:class:`epsopt.studies.schedule.budget.Ledger`).
 
     Raises:
         EmptyCatalogue: nothing was proposed yet.
@@ -190,10 +190,10 @@ def loop_report(
     project = replace(project, objectives=tuple(replace(o, limit=limits.get(o.name)) for o in made_for))
     folders = {folder_of(project, t).resolve(): t.number for t in trials}
     proposed = {c.id: n for c in checkpoints if (n := _owner(folders, c)) is not None}
-    taken = taken_steps(Ledger(tuple(trials), tuple(mixtures)), checkpoints, proposed, project.objectives)
+    taken = taken_steps(Ledger(tuple(trials), tuple(merges)), checkpoints, proposed, project.objectives)
     proposals = tuple(_outcome(t, taken.get(t.number)) for t in trials)
-    mixed = tuple(c for c in checkpoints if is_recombined(c) and c.id not in proposed)
-    others = {c.id for c in mixed}
+    merged = tuple(c for c in checkpoints if is_recombined(c) and c.id not in proposed)
+    others = {c.id for c in merged}
     old = tuple(c for c in checkpoints if c.id not in proposed and c.id not in others)
     if not _complete(project, old):  # a project that began with proposals: the first that was measured is the start
         measured = {proposed[c.id] for c in checkpoints if c.id in proposed and _complete(project, [c])}
@@ -201,44 +201,44 @@ def loop_report(
         old += tuple(c for c in checkpoints if ended and proposed.get(c.id) == ended[0].number)
     known = {c.id for c in old} | others
     new = tuple(c for c in checkpoints if c.id not in known)
-    gain, mixing = _gains(project, old, new, mixed) if _complete(project, old) else (None, None)
-    report = LoopReport(proposals, gain, mixing, (), (), (), old, new, mixed)
+    gain, merge_gain = _gains(project, old, new, merged) if _complete(project, old) else (None, None)
+    report = LoopReport(proposals, gain, merge_gain, (), (), (), old, new, merged)
     done = report.measured()
     names = sorted({name for p in done for name in p.point})
     steps = tuple(tuple(_accuracy(done[: i + 1], names)) for i in range(len(done)))
     return LoopReport(
         proposals=proposals,
         gain=gain,
-        merge_gain=mixing,
+        merge_gain=merge_gain,
         accuracy=steps[-1] if steps else (),
         over_time=steps,
         hypervolumes=_hypervolumes(project, report, proposed),
         old=old,
         new=new,
-        control_runs=_audits(proposals, [] if gain is None else [new[i] for i in gain.joined], proposed, new),
-        merged=mixed,
-        steps=steps_by_kind(taken.values(), mixtures),
+        control_runs=_control_runs(proposals, [] if gain is None else [new[i] for i in gain.joined], proposed, new),
+        merged=merged,
+        steps=steps_by_kind(taken.values(), merges),
         objectives=project.objectives,
     )
 
 
 def _gains(
-    project: Project, old: Sequence[Checkpoint], new: Sequence[Checkpoint], mixed: Sequence[Checkpoint]
+    project: Project, old: Sequence[Checkpoint], new: Sequence[Checkpoint], merged: Sequence[Checkpoint]
 ) -> tuple[FrontGain, FrontGain]:
     """How the front was moved by what was trained, and by merges beyond that."""
     before, after, beyond = (
-        measured_table([c.metrics for c in group], project.objectives) for group in (old, new, mixed)
+        measured_table([c.metrics for c in group], project.objectives) for group in (old, new, merged)
     )
     gain = front_gain(before, after, project.objectives)
-    return gain, _mixing(gain, np.vstack([before, after]), beyond, project.objectives)
+    return gain, _merge_gain(gain, np.vstack([before, after]), beyond, project.objectives)
 
 
-def _mixing(
-    gain: FrontGain, trained: NDArray[np.float64], mixed: NDArray[np.float64], objectives: Sequence[Objective]
+def _merge_gain(
+    gain: FrontGain, trained: NDArray[np.float64], merged: NDArray[np.float64], objectives: Sequence[Objective]
 ) -> FrontGain:
     """Compare the front of all that was trained with the front of that and merges, from the same reference point."""
     maximize = Objectives(objectives).maximize
-    both = np.vstack([trained, mixed])
+    both = np.vstack([trained, merged])
     front = non_dominated(both, maximize).indices
     return FrontGain(
         before=gain.after,
@@ -248,7 +248,7 @@ def _mixing(
     )
 
 
-def _audits(
+def _control_runs(
     proposals: Sequence[ProposalOutcome],
     joined: Sequence[Checkpoint],
     owner: Mapping[int, int],

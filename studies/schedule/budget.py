@@ -1,7 +1,7 @@
 """What `epsopt work --budget` spends: epochs of training that runs of the study wrote, and merges at their cost.
 
-Everything is read from the database: what each step promised is an attribute of its trial, what merges promised,
-brought and cost is kept in the catalogue. So any worker on any machine comes to the same figures.
+Everything is read from the database: the predicted gain of a step is an attribute of its trial; the catalogue keeps
+predicted gain, realized gain and cost of merges. So any worker on any machine computes the same figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from epsopt.studies.optuna_io.trial_leases import NOT_STARTED
 from epsopt.zoo.catalogue.catalogue import Catalogue
 
 if TYPE_CHECKING:
-    from epsopt.optimize.merge.weight_space_gp import MixtureKind
+    from epsopt.optimize.merge.weight_space_gp import MergeKind
 
 EVALUATION = 0.5
 """Epochs that measuring a merge costs, until it is known how long evaluations and epochs take."""
@@ -37,14 +37,14 @@ class StepPlan:
     Attributes:
         kind: ``exploration``, ``run`` or ``branch``.
         predicted_gain: hypervolume that it was expected to add to the front.
-        gain_per_epoch: of that, what such promises were worth then, for each epoch.
-        cost: epochs that the promise is of.
+        gain_per_epoch: the predicted gain, multiplied by the reliability of such steps then, for each epoch of cost.
+        cost: epochs that the predicted gain is of.
         epochs: that it is to have.
         length: epochs of a whole run.
-        takes_epochs: whether the program can be told how many.
-        epochs_parameter: the hyperparameter that tells it; None: ``{epochs}``, if it can be told.
+        takes_epochs: whether the program takes the number of epochs as an argument.
+        epochs_parameter: the hyperparameter that it is passed as; None: ``{epochs}``, if the program takes it.
         short: whether it is stopped after its grace, whatever it looks like.
-        reference_point: the objectives' values that were just not good enough then.
+        reference_point: of the hypervolume then, in the objectives' own units.
     """
 
     kind: str
@@ -93,7 +93,7 @@ class MeasuredMerge:
     realized_gain: float
     cost: float
     seconds: float
-    kind: MixtureKind = "beyond"
+    kind: MergeKind = "beyond"
     path: str | None = None
     ends: tuple[str, str] | None = None
     share: float | None = None
@@ -180,9 +180,9 @@ def measured_merges(catalogue: Catalogue, project: str) -> tuple[MeasuredMerge, 
     return () if kept is None else tuple(_merge(row) for row in json.loads(kept[0]))
 
 
-def save_measured_merge(catalogue: Catalogue, project: str, mixture: MeasuredMerge) -> None:
+def save_measured_merge(catalogue: Catalogue, project: str, merge: MeasuredMerge) -> None:
     """Keep the predicted and realized gain of a merge beside what is kept by now, for whoever goes on."""
-    row = asdict(mixture)
+    row = asdict(merge)
     catalogue.update_artifact(_ARTIFACT, project, lambda kept: json.dumps([*json.loads(kept or b"[]"), row]).encode())
 
 
@@ -244,7 +244,7 @@ class Budget:
 
     @property
     def merges(self) -> int:
-        """Mixtures that were measured of it."""
+        """Merges that were measured of it."""
         return len(self._read().merges) - len(self._began.merges)
 
     def left(self) -> int:

@@ -32,8 +32,8 @@ def project_remaining_gain(
     Raises:
         UsageError: how long a whole run is, is not known, or no budget is left to predict for.
     """
-    scene = StudySnapshot.read(project, storage, catalogue)
-    return make_scheduler(scene, seed=seed).remaining_gain(known(scene, None), epochs, running(scene))
+    snapshot = StudySnapshot.read(project, storage, catalogue)
+    return make_scheduler(snapshot, seed=seed).remaining_gain(known(snapshot, None), epochs, running(snapshot))
 
 
 def remaining_sentence(found: RemainingGain | None, epochs: float) -> str:

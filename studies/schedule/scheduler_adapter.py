@@ -37,128 +37,128 @@ EXPLORATION_EPOCHS = 6.0
 """Epochs of a run that only explores, where merges are measured between runs."""
 
 SHORT_RUNS = 8
-"""Runs that only look around where nothing can be mixed: stopped after their grace, many short ones teach more."""
+"""Exploration runs where nothing can be merged: stopped after their grace, many short ones teach more."""
 
-_REMEMBERED = 32  # steps that were runs; older ones hardly count (Credit)
+_REMEMBERED = 32  # steps that were runs; older ones hardly count (Reliability)
 _EXPLORATION_CONFIG = "exploration_config"
 """Attribute of the trial of an exploration run: its configuration before it was given a number of epochs."""
 
 
-def make_scheduler(scene: StudySnapshot, *, seed: int = 0) -> Scheduler:
+def make_scheduler(snapshot: StudySnapshot, *, seed: int = 0) -> Scheduler:
     """Put the scheduler together from the predicted and realized gains of all steps so far.
 
     Raises:
         UsageError: how long a whole run is, is not known.
     """
-    length, told, ledger = scene.length, scene.takes_epochs, scene.ledger
-    starts = bool(scene.usable) and takes_start(scene.project.command or ())
+    length, told, ledger = snapshot.length, snapshot.takes_epochs, snapshot.ledger
+    starts = bool(snapshot.usable) and takes_start(snapshot.project.command or ())
     branch = (min(BRANCH_EPOCHS, length) if told else length) if starts else None
-    policy = Scheduler(
-        scene.space, scene.project.objectives, length=length, reference=scene.reference, origin=scene.origin,
-        evaluation=ledger.evaluation, branch_epochs=branch, first_runs=FIRST_RUNS if scene.mixes else SHORT_RUNS,
-        look_epochs=min(EXPLORATION_EPOCHS, length) if told and scene.mixes else None,
-        bounds=scene.project.bounds, seed=seed,
+    scheduler = Scheduler(
+        snapshot.space, snapshot.project.objectives, length=length, reference=snapshot.reference, base=snapshot.base,
+        evaluation=ledger.evaluation, branch_epochs=branch, first_runs=FIRST_RUNS if snapshot.can_merge else SHORT_RUNS,
+        exploration_epochs=min(EXPLORATION_EPOCHS, length) if told and snapshot.can_merge else None,
+        bounds=snapshot.project.bounds, seed=seed,
     )  # fmt: skip
     planned = [(t, p) for t in ledger.trials if (p := plan_of(t.user_attrs)) is not None]
     again = {n for t in ledger.trials for n in t.system_attrs.get("retry_history", ())}
     first = [(t, p) for t, p in planned if "retry_of" not in t.user_attrs]
     looked = [t.user_attrs.get(_EXPLORATION_CONFIG, config_of(t)) for t, p in first if p.kind == "exploration"]
-    policy.restore([*(p.kind for _, p in first), *("merge" for _ in ledger.merges)], looked)
+    scheduler.restore([*(p.kind for _, p in first), *("merge" for _ in ledger.merges)], looked)
     ended = [
         (t, p) for t, p in planned
         if t.state.is_finished() and t.number not in again and p.kind != "exploration" and was_started(t)
     ]  # fmt: skip
     for trial, plan in ended[-_REMEMBERED:]:
         step = Step("branch" if plan.kind == "branch" else "run", plan.predicted_gain, plan.gain_per_epoch, plan.cost)
-        policy.learn(step, scene.realized_gain(trial, plan.reference_point), taken=max(ledger.used(trial), 1))
-    for mixture in ledger.merges:
-        policy.learn(_step_of(mixture, len(scene.project.objectives)), mixture.realized_gain)
-    return policy
+        scheduler.learn(step, snapshot.realized_gain(trial, plan.reference_point), taken=max(ledger.used(trial), 1))
+    for merge in ledger.merges:
+        scheduler.learn(_step_of(merge, len(snapshot.project.objectives)), merge.realized_gain)
+    return scheduler
 
 
-def _step_of(mixture: MeasuredMerge, objectives: int) -> Step:
+def _step_of(merge: MeasuredMerge, objectives: int) -> Step:
     """A merge as the step that it was, as far as the scheduler learns from it."""
     unknown = np.full(objectives, np.nan)
-    chosen = MergeCandidate(np.zeros((1, 0)), mixture.predicted_gain, unknown, unknown, unknown, mixture.kind)
-    return Step("merge", mixture.predicted_gain, 0.0, mixture.cost, mixture=chosen)
+    chosen = MergeCandidate(np.zeros((1, 0)), merge.predicted_gain, unknown, unknown, unknown, merge.kind)
+    return Step("merge", merge.predicted_gain, 0.0, merge.cost, merge=chosen)
 
 
-def running(scene: StudySnapshot) -> list[Candidate]:
+def running(snapshot: StudySnapshot) -> list[Candidate]:
     """Return what is under way or waits, as the scheduler sees it."""
-    places = {run_id: i for i, run_id in enumerate(scene.curves)}
+    places = {run_id: i for i, run_id in enumerate(snapshot.curves)}
     values = {
-        path: objective_vector(c.metrics, scene.project.objectives) for c in scene.checkpoints for path in c.paths
+        path: objective_vector(c.metrics, snapshot.project.objectives) for c in snapshot.checkpoints for path in c.paths
     }
-    run_in = {folder: c.run_id for c in scene.checkpoints for folder in Path(c.path).parents}
+    run_in = {folder: c.run_id for c in snapshot.checkpoints for folder in Path(c.path).parents}
     out = []
-    for trial in scene.ledger.under_way:
+    for trial in snapshot.ledger.under_way:
         config = config_of(trial)
-        if not scene.space.accepts(config):
+        if not snapshot.space.accepts(config):
             continue
         run = None
         if trial.state == TrialState.RUNNING:
-            run = places.get(run_in.get(folder_of(scene.project, trial), -1))
-        done = 0.0 if run is None else float(list(scene.curves.values())[run].steps[-1])
-        epochs = float(epochs_of(trial) or scene.length)
+            run = places.get(run_in.get(folder_of(snapshot.project, trial), -1))
+        done = 0.0 if run is None else float(list(snapshot.curves.values())[run].steps[-1])
+        epochs = float(epochs_of(trial) or snapshot.length)
         if epochs > done:
-            out.append(Candidate(_active(scene, config), _start(scene, trial, values), epochs, run, done))
+            out.append(Candidate(_active(snapshot, config), _start(snapshot, trial, values), epochs, run, done))
     return out
 
 
-def failed(scene: StudySnapshot) -> list[Candidate]:
+def failed(snapshot: StudySnapshot) -> list[Candidate]:
     """Return runs of the study that ended before anything was measured, in none of their attempts.
 
     Not those whose program could not be started, nor those that somebody stopped: they say nothing of what was to run.
     """
-    objectives, trials = scene.project.objectives, scene.ledger.trials
-    values = {path: objective_vector(c.metrics, objectives) for c in scene.checkpoints for path in c.paths}
+    objectives, trials = snapshot.project.objectives, snapshot.ledger.trials
+    values = {path: objective_vector(c.metrics, objectives) for c in snapshot.checkpoints for path in c.paths}
     measured = {f for path, row in values.items() if np.isfinite(row).any() for f in Path(path).parents}
     again = {n for t in trials for n in t.system_attrs.get("retry_history", ())}
-    folders = {t.number: folder_of(scene.project, t) for t in trials}
+    folders = {t.number: folder_of(snapshot.project, t) for t in trials}
     out = []
     for trial in trials:
         config = config_of(trial)
         attempts = [trial.number, *trial.system_attrs.get("retry_history", ())]
         over = trial.state == TrialState.FAIL and trial.number not in again and was_started(trial)
-        if over and scene.space.accepts(config) and not any(folders[n] in measured for n in attempts):
-            epochs = float(max(scene.ledger.used(trial), 1))
-            out.append(Candidate(_active(scene, config), _start(scene, trial, values), epochs))
+        if over and snapshot.space.accepts(config) and not any(folders[n] in measured for n in attempts):
+            epochs = float(max(snapshot.ledger.used(trial), 1))
+            out.append(Candidate(_active(snapshot, config), _start(snapshot, trial, values), epochs))
     return out
 
 
-def _active(scene: StudySnapshot, config: Mapping[str, Any]) -> Config:
-    return {p.name: config[p.name] for p in scene.space.active(config)}
+def _active(snapshot: StudySnapshot, config: Mapping[str, Any]) -> Config:
+    return {p.name: config[p.name] for p in snapshot.space.active(config)}
 
 
-def _start(scene: StudySnapshot, trial: FrozenTrial, values: Mapping[str, Floats]) -> Start | None:
+def _start(snapshot: StudySnapshot, trial: FrozenTrial, values: Mapping[str, Floats]) -> Start | None:
     """What a trial's run starts from, as far as it was measured."""
     path = trial.user_attrs.get("init_from")
     if path is None:
-        return scene.origin
+        return snapshot.base
     return Start(path, values[path]) if path in values else None
 
 
-def known(scene: StudySnapshot, placed: WeightGeometry | None) -> SearchState:
+def known(snapshot: StudySnapshot, placed: WeightGeometry | None) -> SearchState:
     """Return the state that the scheduler chooses from."""
-    objectives = scene.project.objectives
-    fixed = shaping(scene.checkpoints, scene.space)
-    usable = scene.usable if placed is None else placed.checkpoints
-    mixed = [scene.clipped_values(c) for c in scene.checkpoints if is_recombined(c)]
-    nothing = failed(scene)
-    trained = sum(float(c.steps[-1]) for c in scene.curves.values()) + sum(c.epochs for c in nothing)
+    objectives = snapshot.project.objectives
+    fixed = shaping(snapshot.checkpoints, snapshot.space)
+    usable = snapshot.usable if placed is None else placed.checkpoints
+    merged = [snapshot.clipped_values(c) for c in snapshot.checkpoints if is_recombined(c)]
+    nothing = failed(snapshot)
+    trained = sum(float(c.steps[-1]) for c in snapshot.curves.values()) + sum(c.epochs for c in nothing)
     return SearchState(
-        [replace(curve, moved=_moved(scene, placed, run_id)) for run_id, curve in scene.curves.items()],
-        [replace(as_start(c, objectives, fixed), values=scene.clipped_values(c)) for c in usable],
-        np.stack(mixed) if mixed else None,
+        [replace(curve, moved=_moved(snapshot, placed, run_id)) for run_id, curve in snapshot.curves.items()],
+        [replace(as_start(c, objectives, fixed), values=snapshot.clipped_values(c)) for c in usable],
+        np.stack(merged) if merged else None,
         None if placed is None else placed.space,
-        trained + sum(m.cost for m in scene.ledger.merges),
+        trained + sum(m.cost for m in snapshot.ledger.merges),
         nothing,
     )
 
 
-def _moved(scene: StudySnapshot, placed: WeightGeometry | None, run_id: int) -> Floats | None:
-    start = scene.starts.get(run_id)
-    return None if placed is None or start is None else placed.moved(scene.trained[run_id], start)
+def _moved(snapshot: StudySnapshot, placed: WeightGeometry | None, run_id: int) -> Floats | None:
+    start = snapshot.starts.get(run_id)
+    return None if placed is None or start is None else placed.moved(snapshot.trained[run_id], start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +167,7 @@ class ChosenRun:
 
     Attributes:
         space: of its configuration.
-        config: active hyperparameters, as the program is to be told them.
+        config: active hyperparameters, as the program is to get them.
         init_from: the checkpoint that it starts from; None: where runs start.
         said: attributes of its trial.
         key: the same for whoever chooses the same one from what is known by now.
@@ -180,52 +180,52 @@ class ChosenRun:
     key: str
 
 
-def chosen_run(scene: StudySnapshot, step: Step, candidate: Candidate, room: int) -> ChosenRun:
+def chosen_run(snapshot: StudySnapshot, step: Step, candidate: Candidate, room: int) -> ChosenRun:
     """Return what is to be queued of a step.
 
     Args:
-        scene: at the moment when it was chosen.
+        snapshot: at the moment when it was chosen.
         step: a run of any kind.
         candidate: what it launches.
         room: epochs that are left.
     """
     epochs = max(round(candidate.epochs), 1)
-    if scene.takes_epochs:
-        epochs = min(epochs, room, _most(scene.space, scene.epochs_parameter))
+    if snapshot.takes_epochs:
+        epochs = min(epochs, room, _most(snapshot.space, snapshot.epochs_parameter))
     plan = StepPlan(
-        step.kind, step.predicted_gain, step.gain_per_epoch, step.cost, epochs, scene.length,
-        scene.takes_epochs, scene.epochs_parameter,
-        short=step.kind == "exploration" and not scene.mixes, reference_point=tuple(scene.reference.tolist()),
+        step.kind, step.predicted_gain, step.gain_per_epoch, step.cost, epochs, snapshot.length,
+        snapshot.takes_epochs, snapshot.epochs_parameter,
+        short=step.kind == "exploration" and not snapshot.can_merge, reference_point=tuple(snapshot.reference.tolist()),
     )  # fmt: skip
-    config = config_with_epochs(scene.space, candidate.config, scene.epochs_parameter, epochs)
-    suggestion = suggested(scene, step, replace(candidate, config=config, epochs=plan.ends))
+    config = config_with_epochs(snapshot.space, candidate.config, snapshot.epochs_parameter, epochs)
+    suggestion = suggested(snapshot, step, replace(candidate, config=config, epochs=plan.ends))
     said: dict[str, Any] = {"step": plan.to_json(), **proposal_attributes(suggestion, LEVEL)}
     if plan.kind == "exploration" and config != candidate.config:
         said[_EXPLORATION_CONFIG] = dict(candidate.config)
     start = suggestion.init_from
-    alike = sum(config_of(t) == config and t.user_attrs.get("init_from") == start for t in scene.ledger.trials)
+    alike = sum(config_of(t) == config and t.user_attrs.get("init_from") == start for t in snapshot.ledger.trials)
     identity = json.dumps([config, start, alike], sort_keys=True)
-    return ChosenRun(scene.space, config, start, said, hashlib.sha256(identity.encode()).hexdigest()[:16])
+    return ChosenRun(snapshot.space, config, start, said, hashlib.sha256(identity.encode()).hexdigest()[:16])
 
 
-def suggested(scene: StudySnapshot, step: Step, candidate: Candidate) -> ProposalRecord:
+def suggested(snapshot: StudySnapshot, step: Step, candidate: Candidate) -> ProposalRecord:
     """Return a step as a proposal: what is expected of it, and why it was chosen.
 
     Args:
-        scene: at the moment when it was chosen.
+        snapshot: at the moment when it was chosen.
         step: a run of any kind.
-        candidate: that run as it will be launched, told how many epochs it has: its last one is what is predicted.
+        candidate: that run as it will be launched, with its number of epochs: its last one is what is predicted.
     """
-    names = {c.run_id: c.run for c in scene.checkpoints}
-    past = [(names.get(run_id, str(run_id)), c.config) for run_id, c in scene.curves.items()]
-    near = nearest_runs(scene.space, candidate.config, past)
+    names = {c.run_id: c.run for c in snapshot.checkpoints}
+    past = [(names.get(run_id, str(run_id)), c.config) for run_id, c in snapshot.curves.items()]
+    near = nearest_runs(snapshot.space, candidate.config, past)
     init_from = candidate.start.key if candidate.start is not None and candidate.start.key else None
     long = count(f"{candidate.epochs:g}", "epoch")
     if step.model is None:
         why = f"an exploration run of up to {long}: too few runs are known to expect anything of one"
         return ProposalRecord(candidate.config, init_from=init_from, nearest_runs=near, reason=why)
     expected = step.model.expect(candidate)
-    begun = next((c for c in scene.checkpoints if init_from in c.paths), None)
+    begun = next((c for c in snapshot.checkpoints if init_from in c.paths), None)
     where = "" if begun is None else f" from {begun.run}" + ("" if begun.epoch is None else f":{begun.epoch}")
     each = step.predicted_gain / step.cost
     added = each * min(candidate.cost, step.cost)

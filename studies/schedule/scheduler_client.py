@@ -38,8 +38,8 @@ class StepAsker:
         self._task = task
         self._helper: Helper | None = None
         self._waits = False
-        self._trouble: str | None = None
-        self._setback: str | None = None
+        self._failure: str | None = None
+        self._fit_failure: str | None = None
         self._news: list[str] = []
 
     def is_proposing(self) -> bool:
@@ -52,32 +52,32 @@ class StepAsker:
         """Never: all that it learns, the next step is chosen by."""
         return False
 
-    def start(self, propose: int, *, mix: bool = True) -> None:
-        """Ask for the next step, if any is wanted; not twice at a time. With `mix` merges may be measured before."""
+    def start(self, propose: int, *, merge: bool = True) -> None:
+        """Ask for the next step, if any is wanted; not twice at a time. With `merge` merges may be measured before."""
         if propose and not self.is_proposing():
-            self._trouble = self._setback = None
-            self._say(launch=True, mix=mix)
+            self._failure = self._fit_failure = None
+            self._say(launch=True, merge=merge)
             self._waits = True
 
-    def look_ahead(self, *, mix: bool) -> None:
-        """Have the next step chosen anew, since more is known; with `mix`, merges may be measured meanwhile."""
+    def reconsider(self, *, merge: bool) -> None:
+        """Have the next step chosen anew, since more is known; with `merge`, merges may be measured meanwhile."""
         self._hear()
-        if self._setback is None:  # else not before a step is asked for
-            self._say(launch=False, mix=mix)
+        if self._fit_failure is None:  # else not before a step is asked for
+            self._say(launch=False, merge=merge)
 
     def messages(self) -> list[str]:
         """Return what there was to tell, a line each, once."""
         self._hear()
-        told, self._news = self._news, []
-        return told
+        messages, self._news = self._news, []
+        return messages
 
     def proposal_failure(self) -> str | None:
         """Say why the last step that was asked for could not be chosen; None if it could, or is not yet."""
-        return self._trouble
+        return self._failure
 
     def fit_failure(self) -> str | None:
         """Say why choosing ahead failed, until the next step is asked for; None if it did not."""
-        return self._setback
+        return self._fit_failure
 
     def finish(self) -> None:
         """End it, when it has measured what it is measuring."""
@@ -104,12 +104,12 @@ class StepAsker:
         for line in self._helper.receive():
             said = json.loads(line)
             if "answered" in said:
-                self._waits, self._trouble = False, said["answered"]
+                self._waits, self._failure = False, said["answered"]
             else:
                 self._news.append(said["message"])
         if ended:
             failure, self._helper = self._helper.failure(), None
             if self._waits:
-                self._waits, self._trouble = False, failure or "what chooses the next step has ended"
+                self._waits, self._failure = False, failure or "what chooses the next step has ended"
             else:
-                self._setback = failure
+                self._fit_failure = failure

@@ -5,9 +5,9 @@ It measures merges that have a higher gain per epoch. A launch waits a short tim
 programs ended; after that it takes the earlier choice.
 
 ``python -m epsopt.studies.schedule.scheduler_service`` reads lines of JSON: first the task (scheduler_client.py), then
-orders. An order says whether to ``launch`` the next step or only to choose it again, and whether to ``mix``: to measure
-merges meanwhile. The service writes lines of JSON, too: ``message`` is a sentence about a merge; ``answered`` says that
-a step is queued or that none can be, and holds the error if there was one.
+orders. An order says whether to ``launch`` the next step or only to choose it again, and whether to ``merge``: to
+measure merges meanwhile. The service writes lines of JSON, too: ``message`` is a sentence about a merge; ``answered``
+says that a step is queued or that none can be, and holds the error if there was one.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class _Chosen:
     """A step, and what was known when it was chosen."""
 
     run: ChosenRun | None  # what to launch, unless a merge takes the room for it
-    scene: StudySnapshot
-    mixture: tuple[WeightGeometry, Step] | None  # to be measured before
+    snapshot: StudySnapshot
+    merge: tuple[WeightGeometry, Step] | None  # to be measured before
 
 
 class SchedulerService:
@@ -99,17 +99,17 @@ class SchedulerService:
         seed: int = 0,
         within: float = LAUNCH_WITHIN,
         tell: Callable[[str], object] = lambda _line: None,
-        answer: Callable[[str | None], object] = lambda _trouble: None,
+        answer: Callable[[str | None], object] = lambda _failure: None,
     ) -> None:
         self._project, self._storage, self._catalogue = project, storage, catalogue
         self._until, self._length, self._seed, self._within = until, length, seed, within
         self._tell, self._answer = tell, answer
         self._decoder = WeightDecoder(project.evaluate, weights_key=project.weights_key)
-        self._gave_up = False  # mixing, until it is asked again
+        self._gave_up = False  # merging, until it is asked again
         self._folder: Path | None = None
         self._saved = 0
         self._sought: set[Parent] = set()
-        self._policy: Scheduler | None = None
+        self._scheduler: Scheduler | None = None
         self._placed: tuple[object, WeightGeometry | None] | None = None  # and what it was placed by
         self._news, self._hurry = threading.Event(), threading.Event()
         self._lock = threading.RLock()  # of what follows: orders come from other threads
@@ -117,7 +117,7 @@ class SchedulerService:
         self._asked: float | None = None  # when, unless it is answered
         self._queued = 0
         self._ready: ChosenRun | None = None
-        self._may_mix = True
+        self._may_merge = True
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -126,29 +126,29 @@ class SchedulerService:
     def __exit__(self, *_: object) -> None:
         self._decoder.close()
 
-    def ask(self, *, mix: bool = True) -> None:
+    def ask(self, *, merge: bool = True) -> None:
         """Have the next step queued as soon as it is chosen; after a while the one that was chosen before.
 
         Args:
-            mix: whether merges may be measured before.
+            merge: whether merges may be measured before.
         """
         with self._lock:
             self._asks += 1
-            self._asked, self._may_mix, self._gave_up = time.monotonic(), mix, False
+            self._asked, self._may_merge, self._gave_up = time.monotonic(), merge, False
             self._hurry.set()
             timer = threading.Timer(self._within, self._queue_ready, (self._asks,))
         timer.daemon = True
         timer.start()
         self._news.set()
 
-    def look(self, *, mix: bool = True) -> None:
+    def reconsider(self, *, merge: bool = True) -> None:
         """Have the next step chosen anew, since more is known.
 
         Args:
-            mix: whether merges may be measured beside the programs that run.
+            merge: whether merges may be measured beside the programs that run.
         """
         with self._lock:
-            self._may_mix = mix
+            self._may_merge = merge
         self._news.set()
 
     def close(self) -> None:
@@ -202,14 +202,14 @@ class SchedulerService:
             self._ready = None if chosen is None else chosen.run
             asked = self._asked is not None
             late = self._asked is not None and time.monotonic() - self._asked >= self._within
-            may_mix = self._may_mix
+            may_merge = self._may_merge
         if chosen is None:
             return not self._done(None, asks)
         if late and chosen.run is not None:
             return not self._queue(chosen.run)
         if self._asks != asks:
             return True  # something has ended, and is known by now
-        if chosen.mixture is not None and may_mix and self._measured(chosen.scene, *chosen.mixture):
+        if chosen.merge is not None and may_merge and self._measured(chosen.snapshot, *chosen.merge):
             if self._queued != queued:
                 self._decoder.rest()  # a program begins
             return True
@@ -217,12 +217,12 @@ class SchedulerService:
             return False
         if chosen.run is None:
             return not self._done(None, asks)
-        return self._is_old(chosen.scene) or not self._queue(chosen.run)
+        return self._is_old(chosen.snapshot) or not self._queue(chosen.run)
 
-    def _is_old(self, scene: StudySnapshot) -> bool:
+    def _is_old(self, snapshot: StudySnapshot) -> bool:
         """Whether steps were taken that were not known of."""
         now = Ledger.read(self._storage, self._catalogue, self._project.name)
-        return (len(now.trials), len(now.merges)) != (len(scene.ledger.trials), len(scene.ledger.merges))
+        return (len(now.trials), len(now.merges)) != (len(snapshot.ledger.trials), len(snapshot.ledger.merges))
 
     def _queue_ready(self, ask: int) -> None:
         """Queue what was chosen before, unless this was answered by now."""
@@ -247,7 +247,7 @@ class SchedulerService:
             if number is None:
                 return False
             self._queued += 1
-            self._may_mix = False  # a program is about to begin
+            self._may_merge = False  # a program is about to begin
             return self._done()
 
     def _done(self, trouble: str | None = None, asks: int | None = None) -> bool:
@@ -271,34 +271,39 @@ class SchedulerService:
 
         Ahead, the model of curves is learned on whatever is new; later it only builds on that: a launch waits.
         """
-        scene = self._scene()
-        ledger = scene.ledger
+        snapshot = self._snapshot()
+        ledger = snapshot.ledger
         if not self._may_launch(ledger):
             return None
-        placed = self._place(scene, ledger.available(self._until))
-        policy = make_scheduler(scene, seed=self._seed)
-        if self._policy is not None:
-            policy.warm_start_from(self._policy, learn=ahead)
-        self._policy = policy
-        step = policy.next(known(scene, placed), running(scene))
+        placed = self._place(snapshot, ledger.available(self._until))
+        scheduler = make_scheduler(snapshot, seed=self._seed)
+        if self._scheduler is not None:
+            scheduler.warm_start_from(self._scheduler, learn=ahead)
+        self._scheduler = scheduler
+        step = scheduler.next(known(snapshot, placed), running(snapshot))
         run = step if step.candidate is not None else step.otherwise
         assert run is not None
         assert run.candidate is not None
         # Ahead, what runs may be stopped before it has had its epochs; a worker gives no run more than is left by then.
         room = self._until - ledger.spent if ahead else ledger.available(self._until)
-        mixture = None if placed is None or step.mixture is None else (placed, step)
-        room -= 0.0 if mixture is None else step.cost
+        merge = None if placed is None or step.merge is None else (placed, step)
+        room -= 0.0 if merge is None else step.cost
         left = math.floor(room + 1e-9)
-        return _Chosen(chosen_run(scene, run, run.candidate, left) if left >= 1 else None, scene, mixture)
+        return _Chosen(chosen_run(snapshot, run, run.candidate, left) if left >= 1 else None, snapshot, merge)
 
-    def _scene(self) -> StudySnapshot:
+    def _snapshot(self) -> StudySnapshot:
         """Read it; where runs name a base among the runs that was not read yet, that is read first."""
-        scene = StudySnapshot.read(self._project, self._storage, self._catalogue, self._length)
-        family = scene.family
-        if family is None or not family.declared or family.base_checkpoint is not None or family.base in self._sought:
-            return scene
-        self._sought.add(family.base)
-        base = Path(family.base.path)
+        snapshot = StudySnapshot.read(self._project, self._storage, self._catalogue, self._length)
+        lineage_tree = snapshot.lineage_tree
+        if (
+            lineage_tree is None
+            or not lineage_tree.declared
+            or lineage_tree.base_checkpoint is not None
+            or lineage_tree.base in self._sought
+        ):
+            return snapshot
+        self._sought.add(lineage_tree.base)
+        base = Path(lineage_tree.base.path)
         if base.is_file() and base.is_relative_to(self._project.runs):
             ingest(
                 self._catalogue, base.parent, root=self._project.runs, embed=self._project.embed, jobs=1,
@@ -306,14 +311,19 @@ class SchedulerService:
             )  # fmt: skip
         return StudySnapshot.read(self._project, self._storage, self._catalogue, self._length)
 
-    def _place(self, scene: StudySnapshot, room: float) -> WeightGeometry | None:
-        """Where checkpoints lie, if mixing them is possible and can be paid for."""
-        if self._gave_up or not scene.mixes or scene.family is None or scene.ledger.evaluation > room:
+    def _place(self, snapshot: StudySnapshot, room: float) -> WeightGeometry | None:
+        """Where checkpoints lie, if merging them is possible and can be paid for."""
+        if (
+            self._gave_up
+            or not snapshot.can_merge
+            or snapshot.lineage_tree is None
+            or snapshot.ledger.evaluation > room
+        ):
             return None
-        by = (scene.family, scene.checkpoints)
+        by = (snapshot.lineage_tree, snapshot.checkpoints)
         if self._placed is None or self._placed[0] != by:
             try:
-                self._placed = by, place(self._decoder, self._project, scene.checkpoints, scene.family)
+                self._placed = by, place(self._decoder, self._project, snapshot.checkpoints, snapshot.lineage_tree)
             except DATABASE_ERRORS:
                 raise
             except EpsoptError as error:
@@ -325,27 +335,27 @@ class SchedulerService:
         self._gave_up = True
         self._tell(f"no merge was measured: {error}")
 
-    def _measured(self, scene: StudySnapshot, placed: WeightGeometry, step: Step) -> bool:
+    def _measured(self, snapshot: StudySnapshot, placed: WeightGeometry, step: Step) -> bool:
         """Measure a merge, unless somebody else is at that; whether there is something new to choose by."""
         with lease(self._catalogue, wait=False) as held:
             if held is None:
                 return False
-            if self._is_old(scene):
+            if self._is_old(snapshot):
                 return True
             try:
-                self._measure(held, scene, placed, step)
+                self._measure(held, snapshot, placed, step)
             except (LeaseLost, *DATABASE_ERRORS):
                 raise
             except EpsoptError as error:
                 self._give_up(error)
             return True
 
-    def _measure(self, held: Lease, scene: StudySnapshot, placed: WeightGeometry, step: Step) -> None:
+    def _measure(self, held: Lease, snapshot: StudySnapshot, placed: WeightGeometry, step: Step) -> None:
         """Measure a merge and read it into the catalogue, good or not: then the next step knows it."""
-        mixture, decoder = step.mixture, self._decoder
-        assert mixture is not None
+        merge, decoder = step.merge, self._decoder
+        assert merge is not None
         objectives = self._project.objectives
-        recombination, _ = placed.mixable.recombination(placed.mixable.expanded(mixture.coefficients))
+        recombination, _ = placed.merge_search.recombination(placed.merge_search.expanded(merge.coefficients))
         began = time.monotonic()
         decoded = decoder.decode(recombination)
         try:
@@ -355,10 +365,10 @@ class SchedulerService:
             held.assert_held()
             self._folder = self._folder or new_folder(self._project.runs, "merged")
             path = self._folder / f"merged_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
-            ends = zip(objectives, mixture.predicted, mixture.low, mixture.high, strict=True)
+            ends = zip(objectives, merge.predicted, merge.low, merge.high, strict=True)
             predicted = {o.name: {"value": float(v), "low": float(a), "high": float(b)} for o, v, a, b in ends}
-            origin = Provenance("work --budget", predicted, measured, decoder.hook, placed.labels)
-            decoder.save(decoded, path, origin)
+            provenance = Provenance("work --budget", predicted, measured, decoder.hook, placed.labels)
+            decoder.save(decoded, path, provenance)
         finally:
             decoder.forget(decoded)
         self._saved += 1
@@ -367,20 +377,22 @@ class SchedulerService:
             follow_links=self._project.follow_links,
         )  # fmt: skip
         values = objective_vector(measured, objectives)[None]
-        before = scene.volume(scene.measured, scene.reference.tolist())
-        brought = scene.volume(whole_rows(np.vstack([scene.measured, values])), scene.reference.tolist()) - before
+        before = snapshot.volume(snapshot.measured, snapshot.reference.tolist())
+        realized_gain = (
+            snapshot.volume(whole_rows(np.vstack([snapshot.measured, values])), snapshot.reference.tolist()) - before
+        )
         new = MeasuredMerge(
-            step.predicted_gain, brought, step.cost, seconds, mixture.kind, str(path), *_way(placed, mixture)
+            step.predicted_gain, realized_gain, step.cost, seconds, merge.kind, str(path), *_way(placed, merge)
         )
         save_measured_merge(self._catalogue, self._project.name, new)
-        gain = f"hypervolume {brought / before:+.2%}" if before > 0.0 else "the first that counts"
-        joined = f"joined the front, {gain}" if brought > 0.0 else "added nothing to the front"
+        gain = f"hypervolume {realized_gain / before:+.2%}" if before > 0.0 else "the first that counts"
+        joined = f"joined the front, {gain}" if realized_gain > 0.0 else "added nothing to the front"
         self._tell(f"{self._folder.name}/{path.name} {joined}; it cost {count(f'{step.cost:.2g}', 'epoch')}")
 
 
-def _way(placed: WeightGeometry, mixture: MergeCandidate) -> tuple[tuple[str, str], float] | tuple[None, None]:
+def _way(placed: WeightGeometry, merge: MergeCandidate) -> tuple[tuple[str, str], float] | tuple[None, None]:
     """Contents of the two checkpoints that a merge lies between, and its share of the way from the second."""
-    found = on_way(mixture.coefficients)
+    found = on_way(merge.coefficients)
     if found is None:
         return None, None
     end, start, share = found
@@ -406,14 +418,14 @@ class _Answers:
             self._file.flush()
 
 
-def _listen(follower: SchedulerService) -> None:
+def _listen(service: SchedulerService) -> None:
     """Pass orders on until nobody is there who may give any."""
     try:
         for line in sys.stdin:
             said = json.loads(line)
-            (follower.ask if said["launch"] else follower.look)(mix=said["mix"])
+            (service.ask if said["launch"] else service.reconsider)(merge=said["merge"])
     finally:
-        follower.close()
+        service.close()
 
 
 def main() -> int:
@@ -433,10 +445,10 @@ def main() -> int:
             SchedulerService(
                 project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
                 tell=lambda line: answers.say(message=line), answer=lambda trouble: answers.say(answered=trouble),
-            ) as follower,
+            ) as service,
         ):  # fmt: skip
-            threading.Thread(target=_listen, args=(follower,), daemon=True).start()
-            follower.run()
+            threading.Thread(target=_listen, args=(service,), daemon=True).start()
+            service.run()
     except EpsoptError as error:
         sys.stderr.write(f"{error}\n")
         return 1

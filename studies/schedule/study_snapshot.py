@@ -1,4 +1,4 @@
-"""What the database says of a project that spends a budget, at one moment: what was measured, promised and paid."""
+"""What the database says of a project that spends a budget, at one moment: measured values, gains and costs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from epsopt.studies.optuna_io.run_folders import cut_off, folder_of
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import takes_epochs
 from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, epochs_of, plan_of
-from epsopt.studies.schedule.weight_geometry import Family, front_family, measured_once
+from epsopt.studies.schedule.weight_geometry import LineageTree, front_lineage_tree, measured_once
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 from epsopt.zoo.decoding.recombination import is_recombined
@@ -42,12 +42,12 @@ class StudySnapshot:
 
     Attributes:
         project: objectives, train command, hooks.
-        ledger: what was promised and paid.
+        ledger: steps so far, with their predicted gains and costs.
         checkpoints: all of the catalogue.
         space: of the hyperparameters.
         curves: of every run with a measured checkpoint, by its id.
-        family: that the measured front is of; None: of several.
-        origin: the checkpoint that runs start from, if they share one and it was measured.
+        lineage_tree: that the measured front is of; None: of several.
+        base: the checkpoint that runs start from, if they share one and it was measured.
         asked_length: epochs of a whole run, where the user said it.
         starts: content hash of the checkpoint that each run started from, by its id, where that is known.
     """
@@ -57,8 +57,8 @@ class StudySnapshot:
     checkpoints: tuple[Checkpoint, ...]
     space: Space
     curves: Mapping[int, Curve]
-    family: Family | None
-    origin: Start | None
+    lineage_tree: LineageTree | None
+    base: Start | None
     asked_length: float | None = None
     starts: Mapping[int, str] = field(default_factory=dict)
 
@@ -82,14 +82,14 @@ class StudySnapshot:
         trained = [c for c in checkpoints if not is_recombined(c)]
         space = project.space or infer_space_of(trained, project.objectives)
         lineages = catalogue.lineages()
-        family = front_family(checkpoints, lineages, project.objectives)
-        origin = None
-        if family is not None and family.declared and family.base_checkpoint is not None:
-            values = objective_vector(family.base_checkpoint.metrics, project.objectives)
-            origin = Start("", values) if np.isfinite(values).all() else None
-        starts = _starts(project, ledger, checkpoints, lineages, family)
+        lineage_tree = front_lineage_tree(checkpoints, lineages, project.objectives)
+        base = None
+        if lineage_tree is not None and lineage_tree.declared and lineage_tree.base_checkpoint is not None:
+            values = objective_vector(lineage_tree.base_checkpoint.metrics, project.objectives)
+            base = Start("", values) if np.isfinite(values).all() else None
+        starts = _starts(project, ledger, checkpoints, lineages, lineage_tree)
         curves = _curves(project, ledger, checkpoints, space, starts)
-        return StudySnapshot(project, ledger, tuple(checkpoints), space, curves, family, origin, length, starts)
+        return StudySnapshot(project, ledger, tuple(checkpoints), space, curves, lineage_tree, base, length, starts)
 
     @cached_property
     def length(self) -> float:
@@ -142,14 +142,14 @@ class StudySnapshot:
         return self.epochs_parameter is not None or (takes_epochs(self.project.command or ()) and not named)
 
     @property
-    def mixes(self) -> bool:
-        """Whether checkpoints can be mixed and measured."""
-        return self.project.evaluate is not None and (self.family is not None or not self.curves)
+    def can_merge(self) -> bool:
+        """Whether checkpoints can be merged and the merges measured."""
+        return self.project.evaluate is not None and (self.lineage_tree is not None or not self.curves)
 
     @cached_property
     def usable(self) -> list[Checkpoint]:
         """Measured checkpoints whose files are there, the base left out: what may be started from."""
-        base = None if self.family is None else self.family.base.sha256
+        base = None if self.lineage_tree is None else self.lineage_tree.base.sha256
         return measured_once(self.checkpoints, self.project.objectives, base)
 
     @cached_property
@@ -257,13 +257,13 @@ def _starts(
     ledger: Ledger,
     checkpoints: Sequence[Checkpoint],
     lineages: Sequence[Lineage],
-    family: Family | None,
+    lineage_tree: LineageTree | None,
 ) -> dict[int, str]:
     """Content of what each run started from: known from its trial, its own words, or because all start there."""
     told = {folder_of(project, t): path for t in ledger.trials if (path := t.user_attrs.get("init_from")) is not None}
     content = {path: c.sha256 for c in checkpoints for path in c.paths}
     declared = {known.id: known.reference_sha256 for known in lineages if known.declared}
-    shared = family.base.sha256 if family is not None and family.declared else None
+    shared = lineage_tree.base.sha256 if lineage_tree is not None and lineage_tree.declared else None
     out = {}
     for c in checkpoints:
         path = next((told[f] for f in Path(c.path).parents if f in told), None) or named_start(c, content)
@@ -307,19 +307,19 @@ def _curves(
 
 def _on_way(
     project: Project,
-    mixtures: Sequence[MeasuredMerge],
+    merges: Sequence[MeasuredMerge],
     checkpoints: Sequence[Checkpoint],
     own: Sequence[Checkpoint],
     start: str,
 ) -> PathMeasurements | None:
-    """Mixtures that lie on the way from where a run started to one of its checkpoints, as they were measured."""
+    """Merges that lie on the way from where a run started to one of its checkpoints, as they were measured."""
     epochs = {c.sha256: float(c.trained or 0) for c in own}
     by_path = {c.path: c for c in checkpoints}
     rows = []
-    for mixture in mixtures:
-        found = mixture.on_way(start)
-        if found is not None and found[0] in epochs and mixture.path in by_path:
-            measured = objective_vector(by_path[mixture.path].metrics, project.objectives)
+    for merge in merges:
+        found = merge.on_way(start)
+        if found is not None and found[0] in epochs and merge.path in by_path:
+            measured = objective_vector(by_path[merge.path].metrics, project.objectives)
             rows.append((epochs[found[0]], found[1], measured))
     if not rows:
         return None

@@ -1,7 +1,7 @@
-"""Where the measured checkpoints lie in weight space, for the policy: those of one family, seen from its base.
+"""Where the measured checkpoints lie in weight space, for the scheduler: of one tree of lineages, seen from its base.
 
-A run that says which checkpoint it started from founds a lineage of its own if that was not the base; lineages that
-descend from one another are a family, and what is of one family can be mixed.
+A run that says which checkpoint it started from begins a lineage of its own if that was not the base; lineages that
+descend from one another are a tree, and checkpoints of one tree can be merged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from epsopt.optimize.merge.weight_space_gp import MOST_ROWS, WeightSpace
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.schedule.run_acquisition import Start
 from epsopt.optimize.space import Parameter, Space
-from epsopt.studies.merge.merge_candidates import Known as Mixable
+from epsopt.studies.merge.merge_candidates import MergeSearch
 from epsopt.studies.merge.merge_sources import MOST_SOURCES, Sources, is_there, only_finite
 from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -33,14 +33,14 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Family:
-    """Lineages that descend from one.
+class LineageTree:
+    """Lineages that descend from one base checkpoint.
 
     Attributes:
         base: the reference of the first of them.
         base_checkpoint: the same in the catalogue; None: it is not there.
         declared: whether runs name it as what they start from.
-        lineages: their ids, and those that merges founded, of those with the tensors of the first one.
+        lineages: their ids, and those that merges began, of those with the tensors of the first one.
     """
 
     base: Parent
@@ -53,16 +53,16 @@ def why_none_merged(project: Project, catalogue: Catalogue) -> str:
     """Say why a budget measured no merge of checkpoints, as far as the project and its catalogue tell."""
     if project.evaluate is None:
         return 'it takes a hook that measures weights, [hooks] evaluate = "package.module:function" in epsopt.toml'
-    if front_family(catalogue.checkpoints(), catalogue.lineages(), project.objectives) is None:
+    if front_lineage_tree(catalogue.checkpoints(), catalogue.lineages(), project.objectives) is None:
         return "the measured front holds checkpoints of several bases, and only what descends from one base is merged"
     return "none was expected to widen the front as much for its cost as training, within what was left of the budget"
 
 
-def front_family(
+def front_lineage_tree(
     checkpoints: Sequence[Checkpoint], lineages: Sequence[Lineage], objectives: Sequence[Objective]
-) -> Family | None:
-    """Return the family that the whole front of what was trained is of; None: of several, or nothing is measured."""
-    # Merges are of the family of what they were mixed from, however far out they lie.
+) -> LineageTree | None:
+    """Return the tree that the whole front of what was trained is of; None: of several, or nothing is measured."""
+    # Merges are of the tree of what they were merged from, however far out they lie.
     trained = [c for c in checkpoints if not is_recombined(c)]
     measured = [c for c in trained if np.isfinite(objective_vector(c.metrics, objectives)).all()]
     if not measured:
@@ -70,16 +70,16 @@ def front_family(
     roots = _roots(checkpoints, lineages)
     table = measured_table([c.metrics for c in measured], objectives)
     front = Objectives(objectives).front(table)
-    mixed = {c.sha256 for c in checkpoints if is_recombined(c)}
+    merged = {c.sha256 for c in checkpoints if is_recombined(c)}
     # A merge far out looks like a network of its own. It is none, nor is what was trained from it.
-    far_out = {known.id for known in lineages if roots[known.id] == known.id and known.reference_sha256 in mixed}
+    far_out = {known.id for known in lineages if roots[known.id] == known.id and known.reference_sha256 in merged}
     found = {roots.get(measured[i].lineage_id) for i in front} - far_out
     root = found.pop() if found else None
     if found or root is None:
         return None
     base = next(known for known in lineages if known.id == root)
     own = [k for k in lineages if roots[k.id] in (root, *far_out) and k.signature == base.signature]
-    return Family(
+    return LineageTree(
         Parent(base.reference_path, base.reference_sha256),
         next((c for c in checkpoints if c.sha256 == base.reference_sha256), None),
         any(known.declared and known.reference_sha256 == base.reference_sha256 for known in own),
@@ -130,16 +130,16 @@ class WeightGeometry:
     """Checkpoints whose place in weight space is known.
 
     Attributes:
-        checkpoints: of one family, all measured; the front first.
+        checkpoints: of one tree of lineages, all measured; the front first.
         space: where they lie.
-        mixable: writes coefficients as a recombination of their files.
+        merge_search: measured merges; writes coefficients as a recombination of their files.
         labels: names of all, by content hash.
         base: content hash of what differences are taken from.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     space: WeightSpace
-    mixable: Mixable
+    merge_search: MergeSearch
     labels: Mapping[str, str]
     base: str
 
@@ -162,7 +162,7 @@ class WeightGeometry:
 
 
 def place(
-    decoder: WeightDecoder, project: Project, checkpoints: Sequence[Checkpoint], family: Family
+    decoder: WeightDecoder, project: Project, checkpoints: Sequence[Checkpoint], lineage_tree: LineageTree
 ) -> WeightGeometry | None:
     """Compare the measured checkpoints of a family with its base; None: there are fewer than two.
 
@@ -171,8 +171,8 @@ def place(
     Raises:
         EpsoptError: a file is gone or has changed, or the base is not finite.
     """
-    own = measured_once(checkpoints, project.objectives, family.base.sha256)
-    own = [c for c in own if c.lineage_id in family.lineages]
+    own = measured_once(checkpoints, project.objectives, lineage_tree.base.sha256)
+    own = [c for c in own if c.lineage_id in lineage_tree.lineages]
     if len(own) < 2:
         return None
     table = measured_table([c.metrics for c in own], project.objectives)
@@ -185,11 +185,14 @@ def place(
     on_front = set(front.tolist())
     newest = sorted((i for i in range(len(own)) if i not in on_front), key=lambda i: -own[i].id)
     chosen = tuple(own[i] for i in [*front.tolist(), *newest][:most])
-    sources = Sources(family.base, family.base_checkpoint, chosen, len(front))
+    sources = Sources(lineage_tree.base, lineage_tree.base_checkpoint, chosen, len(front))
     parents = [Parent(c.path, c.sha256) for c in chosen]
-    sources, products = only_finite(sources, decoder.products(parents, family.base))
-    mixable, space = Mixable(sources, products, project, checkpoints), WeightSpace(products.products, products.norms)
-    return WeightGeometry(sources.checkpoints, space, mixable, sources.labels, family.base.sha256)
+    sources, products = only_finite(sources, decoder.products(parents, lineage_tree.base))
+    merge_search, space = (
+        MergeSearch(sources, products, project, checkpoints),
+        WeightSpace(products.products, products.norms),
+    )
+    return WeightGeometry(sources.checkpoints, space, merge_search, sources.labels, lineage_tree.base.sha256)
 
 
 def measured_once(

@@ -47,7 +47,7 @@ class Task:
         seed: of map and proposals.
         reuse: whether proposals may start from checkpoints.
         targets: what proposals shall meet, by metric.
-        mix: merges to measure at most, before the map is fitted.
+        merges: merges to measure at most, before the map is fitted.
     """
 
     project: str
@@ -56,7 +56,7 @@ class Task:
     seed: int = 0
     reuse: bool = False
     targets: Mapping[str, float] = field(default_factory=dict)
-    mix: int = 0
+    merges: int = 0
 
 
 class BackgroundLearner:
@@ -68,7 +68,7 @@ class BackgroundLearner:
         seed: of map and proposals.
         reuse: whether proposals may start from checkpoints.
         targets: what proposals shall meet.
-        mix: merges to measure at most, each time.
+        merges: merges to measure at most, each time.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class BackgroundLearner:
         seed: int = 0,
         reuse: bool = False,
         targets: Sequence[Target] = (),
-        mix: int = 0,
+        merges: int = 0,
     ) -> None:
         wanted = {t.name: t.value for t in targets}
-        self._task = Task(str(project), storage, 0, seed, reuse, wanted, mix)
+        self._task = Task(str(project), storage, 0, seed, reuse, wanted, merges)
         self._asker: Helper | None = None
         self._learner: Helper | None = None
         self._news: list[str] = []
@@ -95,7 +95,7 @@ class BackgroundLearner:
         """Whether one is learning."""
         return self._learner is not None and self._learner.runs()
 
-    def start(self, propose: int, *, mix: bool = True) -> None:  # noqa: ARG002 - none is measured for proposals
+    def start(self, propose: int, *, merge: bool = True) -> None:  # noqa: ARG002 - none is measured for proposals
         """Begin to make so many proposals, or to learn if it is none; does nothing while one is at that."""
         if self.is_proposing() if propose else self.is_fitting():
             return
@@ -108,14 +108,14 @@ class BackgroundLearner:
         else:
             self._learner = helper
 
-    def look_ahead(self, *, mix: bool) -> None:
+    def reconsider(self, *, merge: bool) -> None:
         """Nothing: what is proposed ahead is queued (:attr:`epsopt.studies.worker.worker.WorkerConfig.ask`)."""
 
     def messages(self) -> list[str]:
-        """Return what those that ended had to tell, a line each, once."""
+        """Return the messages of those that ended, a line each, once."""
         self._collect()
-        told, self._news = self._news, []
-        return told
+        messages, self._news = self._news, []
+        return messages
 
     def _collect(self) -> None:
         for helper in (self._asker, self._learner):
@@ -206,7 +206,7 @@ def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalog
     checkpoints = catalogue.checkpoints()
     cut = runs_cut_off(project, proposed_trials(storage, project.name), checkpoints)
     few = project.space is not None and too_few(project.space, checkpoints, cut)
-    if few and not task.mix:
+    if few and not task.merges:
         return
     try:
         surrogate, _ = load_map(catalogue)
@@ -214,20 +214,20 @@ def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalog
         stale = bool(unseen(catalogue, surrogate)) or not wanted.issubset(surrogate.metric_names)
     except EmptyCatalogue:
         stale = True
-    if stale and task.mix:
-        _mix(task, project, catalogue, held)
+    if stale and task.merges:
+        _measure_merges(task, project, catalogue, held)
     if stale and not few:
         held.assert_held()  # not once more when it is fitted: whoever fits the same map keeps the same one
         names = [o.name for o in project.objectives]
         fit_map(catalogue, seed=task.seed, objectives=names, learn=project.learn, bounds=project.bounds)
 
 
-def _mix(task: Task, project: Project, catalogue: Catalogue, held: Lease) -> None:
+def _measure_merges(task: Task, project: Project, catalogue: Catalogue, held: Lease) -> None:
     """Measure merges and take those into the catalogue that join the front; report what came of it."""
-    from epsopt.studies.merge.merge_round import mix_round
+    from epsopt.studies.merge.merge_round import merge_round
 
     try:
-        told = mix_round(project, catalogue, task.mix, seed=task.seed, progress=lambda *_: held.assert_held())
+        told = merge_round(project, catalogue, task.merges, seed=task.seed, progress=lambda *_: held.assert_held())
     except LeaseLost:
         raise
     except EpsoptError as error:

@@ -11,9 +11,9 @@ from epsopt.optimize.objectives import Target
 from epsopt.studies.optuna_io.queue import proposed_trials, recorded_space
 from epsopt.studies.optuna_io.run_folders import cut_off
 from epsopt.studies.project.project import Project
-from epsopt.studies.protocols import Stopper
-from epsopt.studies.prune.budget_pruner import WorthStopper
-from epsopt.studies.prune.catalogue_pruner import CatalogueStopper
+from epsopt.studies.protocols import RunPruner
+from epsopt.studies.prune.budget_pruner import BudgetPruner
+from epsopt.studies.prune.catalogue_pruner import CataloguePruner
 from epsopt.studies.schedule.budget import Budget
 from epsopt.studies.schedule.scheduler_adapter import make_scheduler
 from epsopt.studies.schedule.scheduler_client import StepAsker, StepTask
@@ -38,7 +38,7 @@ class WorkSettings:
         length: epochs of a whole run of a budget; None for as many as past runs had.
         stop_below: probability of joining the front below which a run is pruned; 0 prunes none.
         reuse: whether runs that are asked for may start from checkpoints of the front.
-        mix: merged checkpoints to measure at each refit, at most.
+        merges: merged checkpoints to measure at each refit, at most.
     """
 
     targets: Sequence[Target]
@@ -47,7 +47,7 @@ class WorkSettings:
     length: int | None
     stop_below: float
     reuse: bool
-    mix: int
+    merges: int
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,13 @@ def run_worker(
         learner: Learner
         if budget is None:
             learner = BackgroundLearner(
-                project.file, url, reuse=settings.reuse, targets=settings.targets, mix=settings.mix
+                project.file, url, reuse=settings.reuse, targets=settings.targets, merges=settings.merges
             )
         else:
             learner = StepAsker(StepTask(str(project.file), url, budget.end, settings.length))
-        stopper = _stopper(project, storage, catalogue, settings)
+        pruner = _pruner(project, storage, catalogue, settings)
         goal = _goal(project, catalogue, settings)
-        worker = Worker(project, storage, catalogue, config, stopper, learner, tell, goal, budget)
+        worker = Worker(project, storage, catalogue, config, pruner, learner, tell, goal, budget)
         ended = worker.work()
         spending = None if budget is None else Spending(budget.epochs, budget.spent, budget.merges)
         unmerged = None if spending is None or spending.merges else why_none_merged(project, catalogue)
@@ -133,15 +133,15 @@ def _goal(project: Project, catalogue: Catalogue, settings: WorkSettings) -> Goa
     return Goal(catalogue, project.objectives, settings.targets) if settings.until_reached else None
 
 
-def _stopper(project: Project, storage: RDBStorage, catalogue: Catalogue, settings: WorkSettings) -> Stopper | None:
+def _pruner(project: Project, storage: RDBStorage, catalogue: Catalogue, settings: WorkSettings) -> RunPruner | None:
     if settings.budget is not None:
-        return WorthStopper(project, storage, catalogue, settings.targets)
+        return BudgetPruner(project, storage, catalogue, settings.targets)
     if not settings.stop_below:
         return None
     space = project.space
     if space is None and proposed_trials(storage, project.name):
         space = recorded_space(storage, project.name)
-    return CatalogueStopper(
+    return CataloguePruner(
         catalogue, space, project.objectives,
         targets=settings.targets, bounds=project.bounds, threshold=settings.stop_below,
         unfinished=lambda: cut_off(project, proposed_trials(storage, project.name)),

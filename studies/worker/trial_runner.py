@@ -23,7 +23,7 @@ from epsopt.studies.optuna_io.study_figure import complete_values
 from epsopt.studies.optuna_io.trial_leases import finish, return_to_queue, set_attributes
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import render_command
-from epsopt.studies.protocols import Decision, Stopper
+from epsopt.studies.protocols import Decision, RunPruner
 from epsopt.studies.schedule.budget import StepPlan, plan_of
 from epsopt.studies.worker.training_process import Launch, LaunchError, Training, cannot_launch, clear
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -301,11 +301,11 @@ class Run:
             return self.length is not None and last >= self.length
         return last >= self.plan.ends if self.plan.takes_epochs else last == self.plan.ends
 
-    def poll(self, stopper: Stopper | None, *, lost: bool) -> RunResult | None:
+    def poll(self, pruner: RunPruner | None, *, lost: bool) -> RunResult | None:
         """See whether it has ended or written checkpoints, and whether it should go on.
 
         Args:
-            stopper: decides at each new checkpoint.
+            pruner: decides at each new checkpoint.
             lost: whether the trial is no longer this worker's.
 
         Returns:
@@ -323,14 +323,14 @@ class Run:
             self.training.stop()
         elif time.monotonic() - self._looked >= self.watch:
             self._looked = time.monotonic()
-            if self._read() and self.checkpoints and stopper is not None:
-                self._judge(stopper)
+            if self._read() and self.checkpoints and pruner is not None:
+                self._judge(pruner)
         return None
 
-    def _judge(self, stopper: Stopper) -> None:
+    def _judge(self, pruner: RunPruner) -> None:
         """Stop it if the stopper says so; while the stopper fails it goes on."""
         try:
-            decision = stopper.should_stop(self, self.checkpoints)
+            decision = pruner.should_stop(self, self.checkpoints)
         except DATABASE_ERRORS:
             raise
         except Exception as error:  # noqa: BLE001 - months of training do not end over a forecast

@@ -24,10 +24,10 @@ from epsopt.studies.optuna_io.queue import (
     take_proposal,
 )
 from epsopt.studies.optuna_io.storage import DATABASE_ERRORS
-from epsopt.studies.optuna_io.trial_leases import Lost, fail_stale_trials, release, return_to_queue, unfinished
+from epsopt.studies.optuna_io.trial_leases import StaleTrial, fail_stale_trials, release, return_to_queue, unfinished
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import holes
-from epsopt.studies.protocols import Stopper
+from epsopt.studies.protocols import RunPruner
 from epsopt.studies.schedule.budget import Budget
 from epsopt.studies.worker.target_monitor import Goal
 from epsopt.studies.worker.training_process import LaunchError, cannot_be_launched, stop_all
@@ -78,10 +78,10 @@ class Learner(Protocol):
     def is_fitting(self) -> bool:
         """Whether it is learning."""
 
-    def start(self, propose: int, *, mix: bool = True) -> None:
+    def start(self, propose: int, *, merge: bool = True) -> None:
         """Begin to make so many proposals, or to learn from what came back if it is none; not twice at a time.
 
-        With `mix` merges may be measured before, if they are worth more.
+        With `merge` merges may be measured before, if they are worth more.
         """
 
     def proposal_failure(self) -> str | None:
@@ -93,10 +93,10 @@ class Learner(Protocol):
     def messages(self) -> list[str]:
         """Return what there was to tell, a line each, once."""
 
-    def look_ahead(self, *, mix: bool) -> None:
+    def reconsider(self, *, merge: bool) -> None:
         """Make up its mind while programs run, with what they wrote by now, about what it may be asked for next.
 
-        With `mix` it may measure merges beside them.
+        With `merge` it may measure merges beside them.
         """
 
     def finish(self) -> None:
@@ -119,7 +119,7 @@ class WorkerConfig:
             proposals; 0 never does.
         await_learning: whether the work ends only when the learner has learned from the last runs.
         grace: seconds between SIGTERM and SIGKILL when a run is stopped.
-        lost_after: seconds without a heartbeat after which another worker's run is given to others; the same for all
+        stale_after: seconds without a heartbeat after which another worker's run is given to others; the same for all
             workers of a study.
         watch: seconds between looks at the folders of running programs.
         most_failures: failed runs in a row after which the worker gives up.
@@ -132,7 +132,7 @@ class WorkerConfig:
     learn_after: int = 0
     await_learning: bool = False
     grace: float = 30.0
-    lost_after: float = 120.0
+    stale_after: float = 120.0
     watch: float = 1.0
     most_failures: int = 3
 
@@ -146,7 +146,7 @@ class Worker:
         storage: where the study is.
         catalogue: takes the checkpoints.
         orders: how to work.
-        stopper: decides at each new checkpoint whether its run goes on; None lets all runs end.
+        pruner: decides at each new checkpoint whether its run goes on; None lets all runs end.
         learner: learns in the background; None never learns or asks.
         tell: given every event.
         goal: what ends the work before the orders are carried out; None: nothing does.
@@ -159,7 +159,7 @@ class Worker:
     storage: RDBStorage
     catalogue: Catalogue
     orders: WorkerConfig = field(default_factory=WorkerConfig)
-    stopper: Stopper | None = None
+    pruner: RunPruner | None = None
     learner: Learner | None = None
     tell: Callable[[Event], None] = lambda _event: None
     goal: Goal | None = None
@@ -209,7 +209,7 @@ class Worker:
             raise UsageError(f"{self.project.file} has no train command: add [train] with command = [...]")
         if not isinstance(self.project.runs, type(Path())):
             raise UsageError(f"{self.project.file}: runs = {self.project.runs}: training needs a folder, not a URL")
-        with Heartbeat(self.storage, self.orders.lost_after / BEATS) as heart:
+        with Heartbeat(self.storage, self.orders.stale_after / BEATS) as heart:
             try:
                 self._empty_since = [time.monotonic()] * self.orders.jobs
                 while self._patiently(heart):
@@ -231,10 +231,11 @@ class Worker:
             if self._refused_since is None:
                 self._refused_since = self._refused_at
                 self.tell(Event("failure", f"the database does not answer: {why}"))
-            if self._refused_at - self._refused_since > self.orders.lost_after:
+            if self._refused_at - self._refused_since > self.orders.stale_after:
                 raise CatalogueError(f"the database does not answer: {why}") from error
             return True
-        if time.monotonic() - self._refused_at > 2 * self.orders.lost_after / BEATS:  # it was asked since, for the dead
+        # It was asked since, for stale trials.
+        if time.monotonic() - self._refused_at > 2 * self.orders.stale_after / BEATS:
             self._refused_since = None
         return more
 
@@ -246,7 +247,7 @@ class Worker:
         looked_at = list(self._runs)
         for run in looked_at:
             now = time.monotonic()
-            ended = run.poll(self.stopper, lost=heart.has_lost(run.taken.trial_id))
+            ended = run.poll(self.pruner, lost=heart.has_lost(run.taken.trial_id))
             self._tell_once(run.pruner_failure)
             if ended is not None:
                 self._runs.remove(run)
@@ -271,7 +272,7 @@ class Worker:
         self._learn(self.orders.learn_after)
         more = self._fill(heart)
         self._ask_ahead()
-        self._look_ahead()
+        self._reconsider()
         return bool(self._runs) or more
 
     def _arrive(self, reached: Checkpoint | None, heart: Heartbeat) -> None:
@@ -306,11 +307,11 @@ class Worker:
                 run.stop(Decision(stop=True, probability=float("nan"), reason="since the budget is spent"))
 
     def _reap(self) -> None:
-        if time.monotonic() - self._reaped < self.orders.lost_after / BEATS:
+        if time.monotonic() - self._reaped < self.orders.stale_after / BEATS:
             return
         self._reaped = time.monotonic()
         study_id = self._study_id()
-        for lost in [] if study_id is None else fail_stale_trials(self.storage, study_id, self.orders.lost_after):
+        for lost in [] if study_id is None else fail_stale_trials(self.storage, study_id, self.orders.stale_after):
             self.tell(Event("stale", _lost(lost)))
 
     def _study_id(self) -> int | None:
@@ -414,7 +415,7 @@ class Worker:
     def _ask_ahead(self) -> None:
         """Ask for more as soon as nothing waits, while programs run: so there is something when one has ended.
 
-        Not with a budget: each of its steps needs what the one before it brought (:meth:`_look_ahead`).
+        Not with a budget: each of its steps needs what the one before it brought (:meth:`_reconsider`).
         """
         if not self._runs or not self.orders.ask or self.learner is None or self.budget is not None or self._asking:
             return
@@ -431,16 +432,16 @@ class Worker:
     def _launches_no_more(self) -> bool:
         return self.orders.runs is not None and self._launched >= self.orders.runs
 
-    def _look_ahead(self) -> None:
+    def _reconsider(self) -> None:
         """With a budget, have the next step chosen ahead while programs run, anew with every checkpoint."""
         if self.budget is None or self.learner is None or not self.orders.ask or self._launches_no_more():
             return
         looked_at = [(run.taken.trial_id, len(run.checkpoints)) for run in self._runs]
         if looked_at and looked_at != self._looked_at:
             self._looked_at = looked_at
-            self.learner.look_ahead(mix=self._may_mix())
+            self.learner.reconsider(merge=self._may_merge())
 
-    def _may_mix(self) -> bool:
+    def _may_merge(self) -> bool:
         """Whether all programs that run have begun to train, and know what memory they need."""
         return all(run.checkpoints for run in self._runs)
 
@@ -459,7 +460,7 @@ class Worker:
             room = min(room, self.orders.jobs - len(self._runs))
         self._asked = (len(self._ended), self._launched)
         self._asking = self._learn_next = True
-        learner.start(room, mix=self._may_mix())
+        learner.start(room, merge=self._may_merge())
         wanted = count(room, "proposal") if self.budget is None else "the next step"
         self.tell(Event("proposing", f"nothing is queued: asking for {wanted}"))
 
@@ -566,6 +567,6 @@ def _what(run: Run) -> str:
     return f", {article} of {count(run.plan.epochs, 'epoch')}"
 
 
-def _lost(lost: Lost) -> str:
+def _lost(lost: StaleTrial) -> str:
     after = f"queued again as proposal {lost.retry}" if lost.retry is not None else "it was retried before: given up"
     return f"proposal {lost.number}: its worker {lost.worker} stopped answering; {after}"

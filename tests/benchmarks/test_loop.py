@@ -67,7 +67,7 @@ def test_every_epoch_is_paid_for_and_a_stopped_run_pays_for_what_it_trained(trai
     assert trainer.ledger.notes == [[3, 0, 1, 0], [4, 0, 0, 0]]
 
 
-def test_a_mixture_is_made_of_checkpoints_and_paid_for_by_what_measuring_costs(trainer):
+def test_a_merge_is_made_of_checkpoints_and_paid_for_by_what_measuring_costs(trainer):
     first = trainer.train(config(), 1)
     second = trainer.train(config(1), 1)
     weights = _Weights(trainer)
@@ -78,7 +78,7 @@ def test_a_mixture_is_made_of_checkpoints_and_paid_for_by_what_measuring_costs(t
     mixed = weights.mixed(alone)
     for name, tensor in trainer.state(second.keys[0]).items():
         torch.testing.assert_close(mixed[name], tensor)
-    start = trainer.mix(mixed)
+    start = trainer.merge(mixed)
     np.testing.assert_allclose(start.values, second.values[-1], atol=1e-3)
     assert trainer.ledger.notes[-1] == [1, 2, 0, 0]
     assert trainer.ledger.costs == [1.0, 1.0, trainer.workload.evaluation]
@@ -109,7 +109,7 @@ def test_a_line_is_cut_at_what_was_paid_for():
     np.testing.assert_allclose(spent(charged(line, 1.0)), [1.0, 2.0, 3.0, 4.0, 5.0])
 
 
-def test_ours_spends_its_budget_and_measures_mixtures(ternary, tmp_path):
+def test_ours_spends_its_budget_and_measures_merges(ternary, tmp_path):
     out = tmp_path / "loop.jsonl"
     loop.run(ternary, ["epsopt"], [1], 8, out, zoo=False)
     (line,) = read(out)

@@ -21,14 +21,14 @@ def test_a_formula_measures_the_same_candidate_the_same_and_goes_on_from_checkpo
     assert len(run.curve.steps) == 3
     assert run.curve.start is start.values
     assert np.abs(run.curve.values[0] - start.values).max() < 0.3
-    assert Formula(3, base=False).origin is None
+    assert Formula(3, base=False).base is None
 
 
 def test_what_a_choice_added_is_measured_against_all_that_was_known():
     books = Books(Formula(3), Formula(3).past(6))
     before, runs = books.volume, len(books.runs)
     config = books.runs[0].curve.config
-    again = books.take(Prediction(Candidate(config, books.table.origin, 10.0), "run"), keep=False)
+    again = books.take(Prediction(Candidate(config, books.table.base, 10.0), "run"), keep=False)
     assert (len(books.runs), books.volume) == (runs, before)
     assert again.added == 0.0, "the same run once more"
     assert not again.joined

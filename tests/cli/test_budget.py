@@ -84,7 +84,7 @@ def test_two_runs_at_a_time_share_a_budget(young, tmp_path):
 
 
 @pytest.mark.slow
-def test_mixtures_are_steps_of_a_budget_too(young, tmp_path):
+def test_merges_are_steps_of_a_budget_too(young, tmp_path):
     (tmp_path / "budget_hooks.py").write_text(HOOK)
     with (tmp_path / "epsopt.toml").open("a") as file:
         file.write('[hooks]\nevaluate = "budget_hooks:evaluate"\n')
@@ -171,7 +171,7 @@ def test_a_budget_ends_when_the_targets_are_reached(young, tmp_path):
     [
         (["--budget", "0"], "0 is not in the range"),
         (["--budget", "5"], "say it with --length EPOCHS"),
-        (["--budget", "5", "--mix", "2"], "--budget and --mix contradict each other"),
+        (["--budget", "5", "--merges", "2"], "--budget and --merges contradict each other"),
         (["--budget", "5", "--reuse"], "--budget and --reuse contradict each other"),
         (["--budget", "5", "--forever"], "--budget and --forever contradict each other"),
         (["--budget", "5", "--until-idle"], "--budget and --until-idle contradict each other"),
@@ -227,8 +227,8 @@ def test_the_worker_is_given_the_budget_its_stopper_the_targets_and_its_learner_
     monkeypatch.setattr(worker.Worker, "work", lambda self: given.update(worker=self) or [])
     assert young("--budget", "7", "--length", "3", "--target-coverage", "0.9").status == 0
     working = given["worker"]
-    assert isinstance(working.stopper, worth.WorthStopper)
-    assert [(t.name, t.value) for t in working.stopper._targets] == [("coverage", 0.9)]
+    assert isinstance(working.pruner, worth.BudgetPruner)
+    assert [(t.name, t.value) for t in working.pruner._targets] == [("coverage", 0.9)]
     assert isinstance(working.learner, asking.StepAsker)
     assert (working.learner._task.until, working.learner._task.length) == (7.0, 3)
     assert (working.budget.epochs, working.orders.learn_after) == (7, 0)

@@ -50,10 +50,10 @@ def test_a_second_demo_trains_nothing_and_its_document_fits_the_schema(finished)
     check("demo", document)
     assert document["proposals"][0]["state"] == "complete"
     assert Path(document["proposals"][0]["path"]).is_file()
-    mixtures = document["merges"]
-    assert mixtures["count"] == len(list((folder / "d" / "runs").glob("merged_*/*.pt")))
-    assert mixtures["before"] == document["hypervolume"]["after"]
-    assert mixtures["after"] >= mixtures["before"]
+    merges = document["merges"]
+    assert merges["count"] == len(list((folder / "d" / "runs").glob("merged_*/*.pt")))
+    assert merges["before"] == document["hypervolume"]["after"]
+    assert merges["after"] >= merges["before"]
     assert sorted((p, p.stat().st_mtime_ns) for p in (folder / "d" / "runs").rglob("*")) == before
 
 

@@ -264,7 +264,7 @@ def test_reuse_needs_a_place_for_the_start_and_then_starts_from_the_front(copy, 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["work", "--until-idle", "--forever"], "contradict"), (["work", "--lost-after", "1"], "lost-after")],
+    [(["work", "--until-idle", "--forever"], "contradict"), (["work", "--stale-after", "1"], "stale-after")],
 )
 def test_what_makes_no_sense_is_one_sentence(mine, arguments, words):
     result = mine(*arguments)

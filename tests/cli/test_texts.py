@@ -42,7 +42,7 @@ NOT_RUN = {
     "fit": "minutes of training; every test of this folder works on what it made",
     "work": "it trains real runs: test_work.py and test_loop.py run it",
     "embed": "it reads embeddings of a hook, which this project lacks: test_map_uses.py runs it",
-    "merge": "it measures thirty mixtures with a hook: test_weights.py runs it",
+    "merge": "it measures thirty merges with a hook: test_weights.py runs it",
     "dashboard": "it serves until it is interrupted: tests/studies/report/test_dashboard.py asks it",
     "demo": "seven minutes of training: test_demo.py runs it",
 }

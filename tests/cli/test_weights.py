@@ -9,7 +9,7 @@ import torch
 
 from epsopt.demo.hooks import evaluate
 from epsopt.studies import load_map, load_project
-from epsopt.studies.merge.decode import decode_mixtures, decode_points
+from epsopt.studies.merge.decode import decode_merges, decode_points
 from epsopt.zoo import Catalogue, load_weights
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import recombination
@@ -186,15 +186,15 @@ def test_points_of_the_map_are_decoded_into_weights_that_answer_as_asked(mine):
         points = torch.stack([latents[4], latents[20], (latents[4] + latents[20]) / 2])
         found = decode_points(decoder, catalogue, checkpoints, surrogate, points, lineage, evaluate=True)
         # A checkpoint's own z gives that checkpoint back, and what it measures.
-        for place, mixture in zip((4, 20), found, strict=False):
-            (parent,) = mixture.recombination.parents
+        for place, merged in zip((4, 20), found, strict=False):
+            (parent,) = merged.recombination.parents
             assert parent.sha256 == surrogate.memory.keys[place]
-            assert mixture.measured == pytest.approx(by_key[parent.sha256].metrics)
+            assert merged.measured == pytest.approx(by_key[parent.sha256].metrics)
         assert len(found[2].recombination.parents) <= 8
         # Looking and correcting is never worse, by the map's own judgement, than the first reconstruction.
         part = surrogate.recombine(points[2:], lineage)[0]
         first = recombination([by_key[k] for k, _ in part], [[c for _, c in part]])
-        (plain,) = decode_mixtures(decoder, catalogue, checkpoints, surrogate, [first])
+        (plain,) = decode_merges(decoder, catalogue, checkpoints, surrogate, [first])
         wanted = surrogate.posterior_moments(points[2:])[0]
         miss = [float((surrogate.posterior_moments(m.z[None])[0] - wanted).abs().sum()) for m in (found[2], plain)]
         assert miss[0] <= miss[1] + 1e-6

@@ -134,11 +134,11 @@ def broken(state):
 
 
 @pytest.mark.parametrize("function", sweep(["broken", "evaluate"]))
-def test_mixtures_are_measured_in_the_background_and_what_came_of_it_is_told(young, tmp_path, function):
+def test_merges_are_measured_in_the_background_and_what_came_of_it_is_told(young, tmp_path, function):
     (tmp_path / "work_hooks.py").write_text(MIXING_HOOK)
     with (tmp_path / "epsopt.toml").open("a") as file:
         file.write(f'[hooks]\nevaluate = "work_hooks:{function}"\n')
-    result = young("work", "-n", "3", "--learn-after", "3", "--mix", "2", "--json")
+    result = young("work", "-n", "3", "--learn-after", "3", "--merges", "2", "--json")
     assert result.status == 0, result.err
     check("work", result.document)
     told = result.document["merges"]
@@ -152,15 +152,15 @@ def test_mixtures_are_measured_in_the_background_and_what_came_of_it_is_told(you
     assert bool(mixed) == any("joined the front, hypervolume" in text for text in told)
     report = young("report", "--json").document
     check("report", report)
-    assert report["merges"]["count"] == len(mixed), "mixtures are told apart from what was trained"
+    assert report["merges"]["count"] == len(mixed), "merges are told apart from what was trained"
     assert report["merges"]["before"] == report["hypervolume"]["after"] <= report["merges"]["after"]
 
 
 def test_mixing_in_the_loop_needs_a_hook_and_a_learner(young, tmp_path):
-    result = young("work", "-n", "1", "--mix", "2")
+    result = young("work", "-n", "1", "--merges", "2")
     assert result.status == 2
-    assert "--mix measures every merged checkpoint, which needs a hook" in " ".join(result.err.split())
-    assert "leave out --learn-after 0" in young("work", "-n", "1", "--mix", "2", "--learn-after", "0").err
+    assert "--merges measures every merged checkpoint, which needs a hook" in " ".join(result.err.split())
+    assert "leave out --learn-after 0" in young("work", "-n", "1", "--merges", "2", "--learn-after", "0").err
     assert not (tmp_path / "runs").exists()
 
 
@@ -297,7 +297,7 @@ def test_what_is_measured_in_part_makes_no_front_and_hides_no_failure(young, tmp
     assert young("report", "--json").document["hypervolume"] is None
 
 
-def test_a_budget_that_went_into_mixtures_is_not_said_to_have_found_nothing_queued(capsys):
+def test_a_budget_that_went_into_merges_is_not_said_to_have_found_nothing_queued(capsys):
     summarise([], None, Spending(12, 3.0, 6), None)
     assert capsys.readouterr().out == "No run was trained; 3 of 12 epochs spent, merges measured: 6.\n"
     summarise([], None, Spending(1, 0.0, 0), None)
@@ -312,11 +312,11 @@ def test_the_targets_are_told_to_the_learner_and_to_the_stopper(young, tmp_path,
     told = {}
     monkeypatch.setattr(worker.Worker, "work", lambda self: told.update(worker=self) or [])
     assert young("work", "-n", "1", "--stop-below", "0.05", "--target-coverage", "0.9").status == 0
-    learner, stopper = told["worker"].learner, told["worker"].stopper
+    learner, pruner = told["worker"].learner, told["worker"].pruner
     assert isinstance(learner, learning.BackgroundLearner)
     assert learner._task.targets == {"coverage": 0.9}
-    assert isinstance(stopper, stopping.CatalogueStopper)
-    assert [(t.name, t.value) for t in stopper._options["targets"]] == [("coverage", 0.9)]
+    assert isinstance(pruner, stopping.CataloguePruner)
+    assert [(t.name, t.value) for t in pruner._options["targets"]] == [("coverage", 0.9)]
     assert told["worker"].goal is None
 
 

@@ -46,7 +46,7 @@ def merging(tmp_path, monkeypatch):
 
     steps = [np.array([[share, 1.0 - share]]) for share in (0.5, 0.25)]
     monkeypatch.setattr(WeightDecoder, "measure", measure)
-    monkeypatch.setattr(simplex_merge, "next_mixture", lambda tried, *_: (steps[len(tried) - 2], {}))
+    monkeypatch.setattr(simplex_merge, "next_merge", lambda tried, *_: (steps[len(tried) - 2], {}))
 
     def merge(value: float, save: Path | None):
         mine.value, mine.done = value, 0

@@ -178,7 +178,7 @@ def test_futures_of_learning_curves(world):
     possible(dict(zip(LIMITS, gains.T.numpy(), strict=True)))
 
 
-def test_mixtures_of_weights():
+def test_merges_of_weights():
     two = tuple(o for o in OBJECTIVES if o.name in ("val_acc", "loss"))
 
     def measure(c: np.ndarray) -> dict[str, float]:

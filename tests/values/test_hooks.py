@@ -92,7 +92,7 @@ def test_a_map_learns_beside_embeddings_that_are_huge_constant_or_missing(zoo, o
 
 
 @pytest.mark.parametrize("odd", [1e8])
-def test_a_merge_goes_on_whatever_is_measured_of_its_mixtures(odd):
+def test_a_merge_goes_on_whatever_is_measured_of_its_merges(odd):
     """A hook's NaN, infinity and 1e300 come as None; the parents' own values are ordinary ones."""
     done: list[float] = []
 

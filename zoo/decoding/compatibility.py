@@ -1,4 +1,4 @@
-"""What must hold of checkpoints that are mixed or compared: they are those of the catalogue, and alike."""
+"""What must hold of checkpoints that are merged or compared: they are those of the catalogue, and alike."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 
-_PIECE = 1 << 18  # values that are mixed at a time
+_PIECE = 1 << 18  # values that are merged at a time
 _LONGEST = 1 << 20  # characters of the hyperparameters that are carried over
 _DEPTH = 8
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
-    """Mix the parents, tensor by tensor, into a .safetensors file.
+    """Merge the parents, tensor by tensor, into a .safetensors file.
 
     At any moment at most three tensors are held: the result's, and those of two parents (in the older format of
     torch.save, which cannot be read in pieces, whole parents).
@@ -41,10 +41,10 @@ def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     Raises:
         UnreadableCheckpoint: a parent is not what the catalogue says, or not like the others.
     """
-    mixture = Recombination.from_json(request["recombination"])
+    recombination = Recombination.from_json(request["recombination"])
     with contextlib.ExitStack() as stack:
         opened = []
-        for parent in mixture.parents:
+        for parent in recombination.parents:
             checkpoint = stack.enter_context(
                 open_checkpoint(location(parent.path), limits, request.get("weights_key", ""))
             )
@@ -55,7 +55,7 @@ def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
         types = {name: TensorType(t.dtype, tuple(t.shape)) for name, t in first.items()}
         try:
             with Path(request["to"]).open("wb") as file:
-                write_tensors(file, types, _mixed(mixture, opened, types), {})
+                write_tensors(file, types, _recombined(recombination, opened, types), {})
         except OSError as error:
             if error.errno in _NO_ROOM:  # no fault of the parents'
                 raise UnreadableCheckpoint(
@@ -86,11 +86,13 @@ def evaluate(path: Path, request: Mapping[str, Any], limits: Limits) -> dict[str
     return {"status": "measured", "metrics": measure(function, request["hook"], state, request["title"])}
 
 
-def _mixed(
-    mixture: Recombination, opened: Sequence[tuple[OpenCheckpoint, ParsedCheckpoint]], types: Mapping[str, TensorType]
+def _recombined(
+    recombination: Recombination,
+    opened: Sequence[tuple[OpenCheckpoint, ParsedCheckpoint]],
+    types: Mapping[str, TensorType],
 ) -> Iterator[tuple[str, torch.Tensor]]:
     for name in file_order(types):
-        coefficients = mixture.row(name)
+        coefficients = recombination.row(name)
         order = sorted(range(len(opened)), key=lambda i: -coefficients[i])
         yield name, weighted_sum(name, [(opened[i], coefficients[i]) for i in order])
 

@@ -37,7 +37,7 @@ from epsopt.zoo.fingerprints.order_statistics import order_statistics
 from epsopt.zoo.fingerprints.tiled_matmul import times
 
 FORMAT = 2
-"""Raised with every change of the columns, so that an old fingerprint is never mixed with a new one."""
+"""Raised with every change of the columns, so that an old fingerprint is never compared with a new one."""
 
 SKETCH = 2048
 _WIDTH = 16  # chain inputs and (at most) outputs that PRODUCT keeps

@@ -88,7 +88,7 @@ def _kept(catalogue: Catalogue) -> dict[str, str]:
 
 def _outcomes(wanted: dict[str, str], jobs: int) -> Iterator[tuple[str, str | None]]:
     with ThreadPoolExecutor(max(1, jobs)) as threads:
-        futures = {threads.submit(_trouble, location(path), sha256): path for path, sha256 in wanted.items()}
+        futures = {threads.submit(_failure, location(path), sha256): path for path, sha256 in wanted.items()}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -96,7 +96,7 @@ def _outcomes(wanted: dict[str, str], jobs: int) -> Iterator[tuple[str, str | No
             threads.shutdown(cancel_futures=True)
 
 
-def _trouble(path: Path, sha256: str) -> str | None:
+def _failure(path: Path, sha256: str) -> str | None:
     try:
         with open_source(path, _LIMITS) as source:
             found = source.sha256()

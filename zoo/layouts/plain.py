@@ -233,7 +233,7 @@ def _state_dict(checkpoint: OpenCheckpoint) -> StateDict:
 
 
 def _require_no_packed_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Refuse weights that a library packed into whole numbers: nothing can be learned or mixed from these."""
+    """Refuse weights that a library packed into whole numbers: nothing can be learned or merged from these."""
     packed = next((name for name in tensors if _PACKED.search(name)), None)
     if packed is not None:
         raise UnreadableCheckpoint(

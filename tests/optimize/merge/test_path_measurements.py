@@ -57,24 +57,26 @@ def test_rows_of_the_way_are_those_of_their_epoch_and_share() -> None:
 
 def test_a_run_whose_end_is_bad_is_worth_what_lies_on_the_way_where_that_can_be_mixed() -> None:
     known, reference = model(mixed=True), np.zeros(2)
-    for mixes in (False, True):
+    for can_merge in (False, True):
         (choice,) = optimize_acquisition(
-            known, origin=BASE, reference=reference, mixes=mixes, rng=np.random.default_rng(0)
+            known, base=BASE, reference=reference, can_merge=can_merge, rng=np.random.default_rng(0)
         )
-        assert choice.candidate.config["far"] is mixes
-        assert (choice.improvement > 1.5 * choice.alone) is mixes
+        assert choice.candidate.config["far"] is can_merge
+        assert (choice.improvement > 1.5 * choice.alone) is can_merge
         assert choice.alone >= 0.0
 
 
 def test_runs_from_where_runs_start_may_be_short_where_the_way_counts() -> None:
     known = model(mixed=True)
 
-    def epochs(*, mixes: bool) -> set[float]:
+    def epochs(*, can_merge: bool) -> set[float]:
         rngs = (np.random.default_rng(seed) for seed in range(3))
         return {
-            optimize_acquisition(known, origin=BASE, branch_epochs=1.0, reference=np.zeros(2), mixes=mixes, rng=rng)[0]
-            .candidate.epochs for rng in rngs
+            optimize_acquisition(
+                known, base=BASE, branch_epochs=1.0, reference=np.zeros(2), can_merge=can_merge, rng=rng
+            )[0].candidate.epochs
+            for rng in rngs
         }  # fmt: skip
 
-    assert epochs(mixes=False) == {3.0}
-    assert 1.0 in epochs(mixes=True)
+    assert epochs(can_merge=False) == {3.0}
+    assert 1.0 in epochs(can_merge=True)

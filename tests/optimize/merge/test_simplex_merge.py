@@ -15,7 +15,7 @@ OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maxim
 
 
 def truth(c):
-    """Coverage falls as a sigmoid, structure rises with two parents and saturates: mixtures beat their parents."""
+    """Coverage falls as a sigmoid, structure rises with two parents and saturates: merges beat their parents."""
     far = c[1] + 2.0 * c[2]
     return {
         "coverage": float(1 / (1 + np.exp(10 * (far - 0.9)))),
@@ -47,7 +47,7 @@ def test_few_evaluations_find_what_two_hundred_on_a_grid_find_and_predictions_co
     assert np.mean(errors) < 0.3 * np.std([e.measured["structure"] for e in result.evaluations])
 
 
-def test_mixtures_that_join_are_those_that_nothing_measured_dominates():
+def test_merges_that_join_are_those_that_nothing_measured_dominates():
     known = np.array([[0.9, 0.5], [np.nan, 2.0]])
     result = merge(lambda c: truth(c[0]), 3, OBJECTIVES, known=known, budget=8, seed=0)
     rows = np.array([[e.measured["coverage"], e.measured["structure"]] for e in result.evaluations])
@@ -92,7 +92,7 @@ def test_a_hook_that_finds_no_value_on_any_parent_is_named_before_the_budget_is_
     assert len(calls) == 3
 
 
-def test_objectives_that_no_mixture_has_together_are_still_searched():
+def test_objectives_that_no_merge_has_together_are_still_searched():
     def evaluate(c):
         values = truth(c[0])
         return {**values, ("coverage" if c[0][0] > 0.5 else "structure"): None}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace, choose_mixture, on_way
+from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace, choose_merge, on_way
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import hypervolume
 
@@ -41,8 +41,8 @@ class Toy:
     def values(self) -> Floats:
         return np.stack([self.measure(*d) for d in self.differences])
 
-    def mix(self, mixture: MergeCandidate, parts: NDArray[np.int64]) -> None:
-        rows = [mixture.coefficients[parts[b]] for b in range(2)]
+    def mix(self, merge: MergeCandidate, parts: NDArray[np.int64]) -> None:
+        rows = [merge.coefficients[parts[b]] for b in range(2)]
         self.differences.append([
             np.sum([c * d[b] for c, d in zip(rows[b], self.differences, strict=True)], axis=0) for b in range(2)
         ])  # fmt: skip
@@ -69,32 +69,30 @@ def test_distances_are_relative_to_the_base() -> None:
 def test_there_is_nothing_to_mix_of_one_checkpoint_nor_where_nothing_moved() -> None:
     rng = np.random.default_rng(0)
     still = WeightSpace(np.zeros((2, 3, 3)), np.ones(2))
-    assert choose_mixture(still, np.ones((3, 2)), OBJECTIVES, rng=rng) is None
+    assert choose_merge(still, np.ones((3, 2)), OBJECTIVES, rng=rng) is None
     toy = Toy(2)
     unmeasured = np.vstack([toy.values[:1], [[np.nan, np.nan]]])
-    assert choose_mixture(toy.space, unmeasured, OBJECTIVES, rng=rng) is None
+    assert choose_merge(toy.space, unmeasured, OBJECTIVES, rng=rng) is None
 
 
-def test_mixtures_find_what_no_run_reached() -> None:
+def test_merges_find_what_no_run_reached() -> None:
     toy, rng = Toy(3), np.random.default_rng(1)
     before = hypervolume(toy.values, REFERENCE, [True, True])
     for _ in range(12):
-        mixture = choose_mixture(
-            toy.space, toy.values, OBJECTIVES, base=np.array([1.0, 0.0]), reference=REFERENCE, rng=rng
-        )
-        assert mixture is not None
-        assert mixture.improvement >= 0.0
-        assert (mixture.low <= mixture.predicted).all()
-        assert (mixture.predicted <= mixture.high).all()
-        toy.mix(mixture, toy.space.parts)
+        merge = choose_merge(toy.space, toy.values, OBJECTIVES, base=np.array([1.0, 0.0]), reference=REFERENCE, rng=rng)
+        assert merge is not None
+        assert merge.improvement >= 0.0
+        assert (merge.low <= merge.predicted).all()
+        assert (merge.predicted <= merge.high).all()
+        toy.mix(merge, toy.space.parts)
     after = hypervolume(toy.values, REFERENCE, [True, True])
     assert before < 0.2
     assert after > 0.6
 
 
-def test_the_same_seed_chooses_the_same_mixture() -> None:
+def test_the_same_seed_chooses_the_same_merge() -> None:
     toy = Toy(4)
-    first, second = (choose_mixture(toy.space, toy.values, OBJECTIVES, rng=np.random.default_rng(3)) for _ in range(2))
+    first, second = (choose_merge(toy.space, toy.values, OBJECTIVES, rng=np.random.default_rng(3)) for _ in range(2))
     assert first is not None
     assert second is not None
     np.testing.assert_array_equal(first.coefficients, second.coefficients)
@@ -106,10 +104,10 @@ def test_minimised_objectives_and_a_single_one_are_mixed_for_as_well() -> None:
         (-toy.values, (Objective("a", maximize=False), Objective("b", maximize=False))),
         (toy.values[:, 1:], OBJECTIVES[1:]),
     ):
-        mixture = choose_mixture(toy.space, values, objectives, rng=np.random.default_rng(0))
-        assert mixture is not None
-        assert mixture.predicted.shape == (len(objectives),)
-        assert (mixture.low <= mixture.high).all()
+        merge = choose_merge(toy.space, values, objectives, rng=np.random.default_rng(0))
+        assert merge is not None
+        assert merge.predicted.shape == (len(objectives),)
+        assert (merge.low <= merge.high).all()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +123,7 @@ def test_minimised_objectives_and_a_single_one_are_mixed_for_as_well() -> None:
         ([[0.0, 0.0, 0.0]], None),
     ],
 )
-def test_coefficients_say_which_way_a_mixture_lies_on(
+def test_coefficients_say_which_way_a_merge_lies_on(
     rows: list[list[float]], expected: tuple[int, int | None, float] | None
 ) -> None:
     assert on_way(np.array(rows)) == expected
@@ -135,12 +133,12 @@ def test_of_the_kind_that_is_not_believed_nothing_is_chosen() -> None:
     toy = Toy(4)
     for kind in ("between", "beyond"):
         for seed in range(3):
-            mixture = choose_mixture(
+            merge = choose_merge(
                 toy.space, toy.values, OBJECTIVES, base=np.array([1.0, 0.0]), reference=REFERENCE,
-                trust=lambda k, kind=kind: float(k == kind), rng=np.random.default_rng(seed),
+                reliability=lambda k, kind=kind: float(k == kind), rng=np.random.default_rng(seed),
             )  # fmt: skip
-            assert mixture is not None
-            assert mixture.kind == kind
-            alike = bool((mixture.coefficients == mixture.coefficients[:1]).all())
-            inside = mixture.coefficients.min() >= 0.0 and mixture.coefficients[0].sum() <= 1.0 + 1e-9
+            assert merge is not None
+            assert merge.kind == kind
+            alike = bool((merge.coefficients == merge.coefficients[:1]).all())
+            inside = merge.coefficients.min() >= 0.0 and merge.coefficients[0].sum() <= 1.0 + 1e-9
             assert (alike and inside) == (kind == "between")

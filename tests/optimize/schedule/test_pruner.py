@@ -6,7 +6,7 @@ import torch
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve, fit_curves
 from epsopt.optimize.objectives import Objective, Target
-from epsopt.optimize.schedule.pruner import Pruner, is_audit
+from epsopt.optimize.schedule.pruner import Pruner, is_control_run
 from epsopt.optimize.space import Parameter, Space
 from epsopt.zoo.errors import UsageError
 
@@ -30,25 +30,25 @@ def past() -> list[Curve]:
 
 
 @pytest.fixture(scope="module")
-def stopper(past: list[Curve]) -> Pruner:
-    out = Pruner(SPACE, OBJECTIVES, 10, audit=0.0)
+def pruner(past: list[Curve]) -> Pruner:
+    out = Pruner(SPACE, OBJECTIVES, 10, control_share=0.0)
     out.learn(past)
     return out
 
 
-def test_a_hopeless_run_is_stopped_and_a_promising_one_is_not(stopper: Pruner) -> None:
-    hopeless = stopper.should_stop("bad", curve(0.5, 0.9, 4))
+def test_a_hopeless_run_is_stopped_and_a_promising_one_is_not(pruner: Pruner) -> None:
+    hopeless = pruner.should_stop("bad", curve(0.5, 0.9, 4))
     assert hopeless.stop
     assert hopeless.probability < 0.05
-    promising = stopper.should_stop("good", curve(0.35, 0.0, 4))
+    promising = pruner.should_stop("good", curve(0.35, 0.0, 4))
     assert not promising.stop
     assert promising.probability > 0.2
     assert "join the front" in promising.reason
 
 
-def test_no_run_is_stopped_within_its_grace_nor_at_its_end(stopper: Pruner) -> None:
-    assert not stopper.should_stop("bad", curve(0.5, 0.9, 1)).stop
-    assert not stopper.should_stop("bad", curve(0.5, 0.9, 10)).stop
+def test_no_run_is_stopped_within_its_grace_nor_at_its_end(pruner: Pruner) -> None:
+    assert not pruner.should_stop("bad", curve(0.5, 0.9, 1)).stop
+    assert not pruner.should_stop("bad", curve(0.5, 0.9, 10)).stop
 
 
 def test_too_few_earlier_runs_stop_nothing_and_say_so(past: list[Curve]) -> None:
@@ -59,20 +59,20 @@ def test_too_few_earlier_runs_stop_nothing_and_say_so(past: list[Curve]) -> None
     assert "only 3 earlier runs" in decision.reason
 
 
-def test_an_audit_run_is_left_to_finish(past: list[Curve]) -> None:
-    auditor = Pruner(SPACE, OBJECTIVES, 10, audit=1.0)
-    auditor.learn(past)
-    decision = auditor.should_stop("bad", curve(0.5, 0.9, 5))
+def test_a_control_run_is_left_to_finish(past: list[Curve]) -> None:
+    lenient = Pruner(SPACE, OBJECTIVES, 10, control_share=1.0)
+    lenient.learn(past)
+    decision = lenient.should_stop("bad", curve(0.5, 0.9, 5))
     assert (decision.stop, decision.control) == (False, True)
-    assert "audit" in decision.reason
+    assert "control run" in decision.reason
 
 
-def test_about_the_asked_share_of_names_is_audited() -> None:
-    assert 0.05 < np.mean([is_audit(f"run {i}", 0.1) for i in range(1000)]) < 0.15
+def test_about_the_asked_share_of_names_are_control_runs() -> None:
+    assert 0.05 < np.mean([is_control_run(f"run {i}", 0.1) for i in range(1000)]) < 0.15
 
 
 def test_a_run_that_may_meet_the_targets_goes_on_though_it_is_dominated(past: list[Curve]) -> None:
-    easy = Pruner(SPACE, OBJECTIVES, 10, targets=[Target("gain", 0.1)], audit=0.0)
+    easy = Pruner(SPACE, OBJECTIVES, 10, targets=[Target("gain", 0.1)], control_share=0.0)
     easy.learn(past)
     dominated = curve(0.5, 0.25, 5)
     assert easy.should_stop("meets", dominated).probability > 0.9
@@ -80,7 +80,7 @@ def test_a_run_that_may_meet_the_targets_goes_on_though_it_is_dominated(past: li
 
 def test_what_a_new_run_would_bring_decides_where_worth_is_asked(past: list[Curve]) -> None:
     def expensive(new_run: float) -> Pruner:
-        out = Pruner(SPACE, OBJECTIVES, 10, worth=0.5, audit=0.0)
+        out = Pruner(SPACE, OBJECTIVES, 10, gain_ratio=0.5, control_share=0.0)
         out.learn(past, new_run=new_run)
         return out
 
@@ -89,7 +89,7 @@ def test_what_a_new_run_would_bring_decides_where_worth_is_asked(past: list[Curv
     decision = expensive(1e3).should_stop("good", good)
     assert decision.stop
     assert "of a new run 1e+03" in decision.reason
-    itself = Pruner(SPACE, OBJECTIVES, 10, worth=0.5, audit=0.0)
+    itself = Pruner(SPACE, OBJECTIVES, 10, gain_ratio=0.5, control_share=0.0)
     itself.learn(past)  # finds out on its own
     assert itself.should_stop("bad", curve(0.5, 0.9, 4)).stop
 
@@ -97,19 +97,19 @@ def test_what_a_new_run_would_bring_decides_where_worth_is_asked(past: list[Curv
 def test_a_run_that_may_meet_the_targets_is_worth_its_epochs(past: list[Curve]) -> None:
     dominated = curve(0.5, 0.25, 5)
     for targets, stop in (([], True), ([Target("gain", 0.1)], False), ([Target("gain", 0.9)], True)):
-        asked = Pruner(SPACE, OBJECTIVES, 10, worth=0.5, targets=targets, audit=0.0)
+        asked = Pruner(SPACE, OBJECTIVES, 10, gain_ratio=0.5, targets=targets, control_share=0.0)
         asked.learn(past, new_run=1e3)
         assert asked.should_stop("dominated", dominated).stop is stop
 
 
-def test_a_run_of_which_something_is_unknown_goes_on(stopper: Pruner) -> None:
+def test_a_run_of_which_something_is_unknown_goes_on(pruner: Pruner) -> None:
     bad = curve(0.5, 0.9, 5)
-    decision = stopper.should_stop("bad", Curve({"a": 0.5}, bad.steps, bad.values))
+    decision = pruner.should_stop("bad", Curve({"a": 0.5}, bad.steps, bad.values))
     assert (decision.stop, decision.reason) == (False, "nothing usable is known of its b")
 
 
 def test_the_first_runs_only_look_around() -> None:
-    young = Pruner(SPACE, OBJECTIVES, 10, probes=3, grace=3)
+    young = Pruner(SPACE, OBJECTIVES, 10, exploration_runs=3, grace=3)
     young.learn([curve(0.1, 0.1, 3)])
     assert not young.should_stop("second", curve(0.3, 0.0, 2)).stop
     assert young.should_stop("second", curve(0.3, 0.0, 3)).stop
@@ -117,20 +117,20 @@ def test_the_first_runs_only_look_around() -> None:
     assert not young.should_stop("fourth", curve(0.3, 0.0, 3)).stop
 
 
-def test_a_shorter_run_is_judged_by_its_own_end(stopper: Pruner) -> None:
-    assert stopper.should_stop("bad", curve(0.5, 0.9, 4)).stop
-    assert stopper.should_stop("bad", curve(0.5, 0.9, 4), length=4).reason == "at its end"
+def test_a_shorter_run_is_judged_by_its_own_end(pruner: Pruner) -> None:
+    assert pruner.should_stop("bad", curve(0.5, 0.9, 4)).stop
+    assert pruner.should_stop("bad", curve(0.5, 0.9, 4), length=4).reason == "at its end"
 
 
 def test_nonsense_is_refused() -> None:
-    with pytest.raises(UsageError, match="worth"):
-        Pruner(SPACE, OBJECTIVES, 10, worth=1.5)
+    with pytest.raises(UsageError, match="gain_ratio"):
+        Pruner(SPACE, OBJECTIVES, 10, gain_ratio=1.5)
     with pytest.raises(UsageError, match="threshold"):
         Pruner(SPACE, OBJECTIVES, 10, threshold=2.0)
     with pytest.raises(UsageError, match="known are gain, cost"):
         Pruner(SPACE, OBJECTIVES, 10, targets=[Target("loss", 1.0)])
-    with pytest.raises(UsageError, match="audit"):
-        Pruner(SPACE, OBJECTIVES, 10, audit=-1.0)
+    with pytest.raises(UsageError, match="control runs"):
+        Pruner(SPACE, OBJECTIVES, 10, control_share=-1.0)
 
 
 def test_forecasts_of_unseen_runs_are_better_than_a_median(past: list[Curve]) -> None:
@@ -152,7 +152,7 @@ def test_the_forecast_is_the_share_of_the_models_own_draws_that_join() -> None:
 
     rng = np.random.default_rng(0)
     past = [sized(a) for a in np.linspace(0.05, 0.95, 16)]
-    judge = Pruner(SPACE, OBJECTIVES, 10, audit=0.0)
+    judge = Pruner(SPACE, OBJECTIVES, 10, control_share=0.0)
     model = fit_curves(SPACE, OBJECTIVES, past, length=10)
     judge.learn(past, model=model)
     for so_far in [part(sized(a), 2) for a in np.linspace(0.1, 0.9, 9)]:
@@ -219,7 +219,7 @@ def test_forecasts_that_did_not_come_true_are_believed_less(past: list[Curve]) -
     model = fit_curves(SPACE, OBJECTIVES, past, length=10)
     told = []
     for runs in (past, stalled(past, 4)):
-        judge = Pruner(SPACE, OBJECTIVES, 10, audit=0.0)
+        judge = Pruner(SPACE, OBJECTIVES, 10, control_share=0.0)
         judge.learn(runs, model=model)  # which thinks that runs go on growing
         told.append(judge.should_stop("good", curve(0.35, 0.0, 4)))
     assert told[0].probability == pytest.approx(told[0].forecast, abs=0.15)
@@ -230,7 +230,7 @@ def test_of_runs_that_were_cut_off_it_counts_what_was_forecast_at_their_last_che
     model = fit_curves(SPACE, OBJECTIVES, past, length=10)
     told = []
     for length in (10, 4):
-        judge = Pruner(SPACE, OBJECTIVES, length, audit=0.0)
+        judge = Pruner(SPACE, OBJECTIVES, length, control_share=0.0)
         judge.learn([part(c, 4) for c in stalled(past, 2)], model=model)
         told.append(judge.should_stop("good", curve(0.35, 0.0, 4), length=10))
     assert told[0].forecast == told[1].forecast
@@ -239,7 +239,7 @@ def test_of_runs_that_were_cut_off_it_counts_what_was_forecast_at_their_last_che
 
 
 def test_one_objective_is_enough_and_runs_that_measured_nothing_do_not_matter(past: list[Curve]) -> None:
-    judge = Pruner(SPACE, OBJECTIVES[:1], 10, audit=0.0)
+    judge = Pruner(SPACE, OBJECTIVES[:1], 10, control_share=0.0)
     nothing = Curve(past[0].config, STEPS, np.full((10, 1), np.nan))
     judge.learn([*(Curve(c.config, c.steps, c.values[:, :1]) for c in past), nothing])
     told = [
@@ -250,7 +250,7 @@ def test_one_objective_is_enough_and_runs_that_measured_nothing_do_not_matter(pa
 
 def test_worth_takes_the_model_by_its_word(past: list[Curve], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pruner, "_calibrated", lambda *_: pytest.fail("the rule by worth needs no calibration"))
-    judge = Pruner(SPACE, OBJECTIVES, 10, worth=0.5, audit=0.0)
+    judge = Pruner(SPACE, OBJECTIVES, 10, gain_ratio=0.5, control_share=0.0)
     for learned in ({}, {"model": fit_curves(SPACE, OBJECTIVES, stalled(past, 4), length=10), "new_run": 1e-3}):
         judge.learn(stalled(past, 4), **learned)
         for run in (curve(0.35, 0.0, 4), curve(0.5, 0.9, 4)):

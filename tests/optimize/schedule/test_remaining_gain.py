@@ -29,17 +29,17 @@ def open_end() -> RunModel:
 
 
 def test_where_the_best_was_found_less_is_expected_than_where_it_was_not(open_end):
-    there = remaining_gain(open_end, 20.0, reference=CORNER, origin=BASE)
+    there = remaining_gain(open_end, 20.0, reference=CORNER, base=BASE)
     rng = np.random.default_rng(1)
     curves = [curve(float(a), float(b), 10) for a, b in rng.uniform((0.97, 0.0), (1.0, 1.0), (6, 2))]
     settled = fit_run_model(SPACE, OBJECTIVES, [*open_end.curves.curves, *curves], length=10.0, reference=CORNER)
-    here = remaining_gain(settled, 20.0, reference=CORNER, origin=BASE)
+    here = remaining_gain(settled, 20.0, reference=CORNER, base=BASE)
     assert there.low <= there.gain <= there.high
     assert 0.0 < here.share(here.gain) < 0.3 * there.share(there.gain)
 
 
 def test_more_epochs_are_expected_to_add_more_but_not_in_proportion(open_end):
-    some, many = (remaining_gain(open_end, e, reference=CORNER, origin=BASE) for e in (10.0, 40.0))
+    some, many = (remaining_gain(open_end, e, reference=CORNER, base=BASE) for e in (10.0, 40.0))
     assert some.gain < many.gain < 4.0 * some.gain
     assert some.volume == many.volume > 0.0
 
@@ -47,11 +47,11 @@ def test_more_epochs_are_expected_to_add_more_but_not_in_proportion(open_end):
 def test_what_runs_under_way_bring_is_not_promised_again(open_end):
     from epsopt.optimize.schedule.run_acquisition import Candidate
 
-    alone = remaining_gain(open_end, 10.0, reference=CORNER, origin=BASE, trust=lambda _: 1.0)
-    doubted = remaining_gain(open_end, 10.0, reference=CORNER, origin=BASE, trust=lambda _: 0.5)
+    alone = remaining_gain(open_end, 10.0, reference=CORNER, base=BASE, reliability=lambda _: 1.0)
+    doubted = remaining_gain(open_end, 10.0, reference=CORNER, base=BASE, reliability=lambda _: 0.5)
     assert doubted.gain == pytest.approx(0.5 * alone.gain, rel=0.2)
     busy = [Candidate({"a": 1.0, "b": 0.5}, BASE, 10.0)]
-    assert remaining_gain(open_end, 10.0, reference=CORNER, origin=BASE, running=busy).gain <= alone.gain * 1.05
+    assert remaining_gain(open_end, 10.0, reference=CORNER, base=BASE, running=busy).gain <= alone.gain * 1.05
 
 
 def test_a_budget_of_nothing_and_a_level_that_is_none_are_refused(open_end):

@@ -72,8 +72,8 @@ def test_the_better_run_joins_the_front_and_the_worse_one_does_not(model):
     worst = expect(model, Candidate({"a": 0.0, "b": 0.0}, None, 8.0))
     assert best.joins_front > 0.8
     assert worst.joins_front < 0.2
-    mixed = replace(model, others=np.array([[1.0, -9.0]]))  # a mixture that nothing is better than
-    assert expect(mixed, Candidate({"a": 1.0, "b": 1.0}, None, 8.0)).joins_front == 0.0
+    merged = replace(model, others=np.array([[1.0, -9.0]]))  # a merge that nothing is better than
+    assert expect(merged, Candidate({"a": 1.0, "b": 1.0}, None, 8.0)).joins_front == 0.0
     top = Start("top", np.array([1.0, -9.0]))
     assert expect(model, Candidate({"a": 0.5, "b": 0.5}, top, 1.0)).joins_front < 1.0
 
@@ -138,13 +138,13 @@ def test_asking_what_is_expected_changes_nothing_of_what_is_chosen():
     assert steps(asks=True) == steps(asks=False)
 
 
-def test_a_step_says_what_is_expected_of_it_and_a_look_or_a_mixture_nothing():
+def test_a_step_says_what_is_expected_of_it_and_a_look_or_a_merge_nothing():
     step = policy().next(known(SIX))
     assert set(step.expected.point) == {"up", "right"}
     assert all(step.expected.low[n] <= step.expected.point[n] <= step.expected.high[n] for n in ("up", "right"))
     assert 0.0 < step.expected.joins_front <= 1.0
     assert policy().next(SearchState([], [], None, None, 0.0)).expected is None
-    mixture = policy(evaluation=0.5).next(known(SIX[:2], weights_of(8), spent=1000.0))
-    assert mixture.kind == "merge"
-    assert mixture.expected is None
+    merge = policy(evaluation=0.5).next(known(SIX[:2], weights_of(8), spent=1000.0))
+    assert merge.kind == "merge"
+    assert merge.expected is None
     assert policy().next(known([])).candidate.start is BASE

@@ -23,7 +23,7 @@ BASE = Start("", np.array([0.5, 0.1]))
 def policy(**how) -> Scheduler:
     return Scheduler(
         SPACE, OBJECTIVES, reference=np.zeros(2),
-        **{"length": 10.0, "origin": BASE, "look_epochs": 4.0, "seed": 1, **how},
+        **{"length": 10.0, "base": BASE, "exploration_epochs": 4.0, "seed": 1, **how},
     )  # fmt: skip
 
 
@@ -97,18 +97,18 @@ def test_where_no_branch_is_worth_an_average_epoch_every_other_launch_begins_els
     assert kinds(1e-3) == ["branch", "run"] * 2
 
 
-def test_a_mixture_is_measured_while_it_is_worth_more_than_an_epoch_was():
+def test_a_merge_is_measured_while_it_is_worth_more_than_an_epoch_was():
     few = SIX[:2]
     state = known(few, weights_of(8), spent=1000.0)
     step = policy(evaluation=0.5).next(state)
     assert step.kind == "merge"
     assert step.cost == 0.5
-    assert step.mixture.coefficients.shape == (1, 8)
+    assert step.merge.coefficients.shape == (1, 8)
     assert policy(evaluation=0.5).next(known(few, weights_of(8), spent=0.001)).kind == "exploration"
     assert policy(evaluation=500.0).next(state).kind == "exploration"
 
 
-def test_mixtures_whose_promises_failed_are_not_measured_any_more():
+def test_merges_whose_promises_failed_are_not_measured_any_more():
     state = known(SIX[:2], weights_of(8), spent=50.0)
     chooser = policy(evaluation=0.5)
     step = chooser.next(state)
@@ -116,7 +116,7 @@ def test_mixtures_whose_promises_failed_are_not_measured_any_more():
     for kind in ("between", "beyond"):
         assert chooser.next(state).kind == "merge", "either kind is believed by what it brought itself"
         for _ in range(20):
-            chooser.learn(replace(step, mixture=replace(step.mixture, kind=kind)), 0.0)
+            chooser.learn(replace(step, merge=replace(step.merge, kind=kind)), 0.0)
     assert chooser.next(state).kind == "exploration"
 
 
@@ -125,11 +125,11 @@ def test_of_a_run_that_was_stopped_less_was_to_be_expected():
     stopped, whole = policy(), policy()
     stopped.learn(promise, 0.1, taken=1.0)
     whole.learn(promise, 0.1)
-    assert stopped._credit.of("run", 1.0) == pytest.approx(1.0)
-    assert whole._credit.of("run", 1.0) == pytest.approx(0.4), "a tenth of one promise, and half of it in doubt"
-    looked = policy()
-    looked.learn(Step("exploration", 0.0, 0.0, 4.0), 0.3)
-    assert looked._credit.of("exploration", 1.0) == 1.0
+    assert stopped._reliability.of("run", 1.0) == pytest.approx(1.0)
+    assert whole._reliability.of("run", 1.0) == pytest.approx(0.4), "a tenth of one promise, and half of it in doubt"
+    explored = policy()
+    explored.learn(Step("exploration", 0.0, 0.0, 4.0), 0.3)
+    assert explored._reliability.of("exploration", 1.0) == 1.0
 
 
 def test_the_same_seed_and_the_same_past_choose_the_same():
@@ -143,10 +143,10 @@ def test_what_cannot_be_is_refused_in_a_sentence():
         policy(first_runs=1)
     with pytest.raises(UsageError, match="evaluation is 0"):
         policy(evaluation=0)
-    with pytest.raises(UsageError, match="look_epochs is -1"):
-        policy(look_epochs=-1)
-    with pytest.raises(UsageError, match=r"the origin's key is 'base.pt', expected"):
-        policy(origin=Start("base.pt", np.zeros(2)))
+    with pytest.raises(UsageError, match="exploration_epochs is -1"):
+        policy(exploration_epochs=-1)
+    with pytest.raises(UsageError, match=r"the base's key is 'base.pt', expected"):
+        policy(base=Start("base.pt", np.zeros(2)))
     with pytest.raises(UsageError, match="where 7 checkpoints lie, but 8 were measured"):
         policy().next(known(SIX[:2], weights_of(7)))
 
@@ -175,9 +175,9 @@ def test_what_is_under_way_is_not_chosen_again_and_counts_as_begun():
 
 def test_a_policy_goes_on_where_another_process_ended():
     first, second = policy(), policy()
-    looked = [first.next(known(SIX[:i])) for i in range(3)]
-    second.restore(["exploration", "exploration"], [s.candidate.config for s in looked[:2]])
-    assert second.next(known(SIX[:2])).candidate.config == looked[2].candidate.config
+    explored = [first.next(known(SIX[:i])) for i in range(3)]
+    second.restore(["exploration", "exploration"], [s.candidate.config for s in explored[:2]])
+    assert second.next(known(SIX[:2])).candidate.config == explored[2].candidate.config
     again = policy()
     again.restore(["exploration"] * 4 + ["run", "merge", "branch"])
     assert again._last == "branch"
@@ -198,7 +198,7 @@ def test_a_look_is_chosen_once_even_where_the_program_says_something_else_of_it(
 def test_a_space_that_is_known_to_its_end_is_looked_at_again():
     space = Space((Parameter("a", "categorical", choices=(0, 1)),))
     curves = [replace(SIX[0], config={"a": a}) for a in (0, 1)]
-    chooser = Scheduler(space, OBJECTIVES, length=10.0, reference=np.zeros(2), origin=BASE)
+    chooser = Scheduler(space, OBJECTIVES, length=10.0, reference=np.zeros(2), base=BASE)
     assert chooser.next(known(curves)).kind == "exploration"
 
 
@@ -227,7 +227,7 @@ def moving(part: str, a: float) -> Curve:
 def test_looks_at_what_moves_come_first_and_are_as_short_as_branches():
     def look(curves, weights=None) -> Candidate:
         chooser = Scheduler(
-            FROZEN, OBJECTIVES, length=10.0, reference=np.zeros(2), origin=BASE, look_epochs=6.0, seed=4
+            FROZEN, OBJECTIVES, length=10.0, reference=np.zeros(2), base=BASE, exploration_epochs=6.0, seed=4
         )
         return chooser.next(known(curves, weights, spent=1e-9)).candidate
 
@@ -241,13 +241,13 @@ def test_looks_at_what_moves_come_first_and_are_as_short_as_branches():
 
 
 @pytest.mark.parametrize("runs", [2, 6])
-def test_a_mixture_says_what_to_launch_otherwise_which_is_no_step_that_was_taken(runs):
+def test_a_merge_says_what_to_launch_otherwise_which_is_no_step_that_was_taken(runs):
     state = known(SIX[:runs], weights_of(4 * runs), spent=1000.0)
     chooser = policy(evaluation=1e-3)
     step = chooser.next(state)
     assert step.kind == "merge"
     assert (step.otherwise.kind == "exploration") == (runs == 2)
-    assert step.otherwise.mixture is step.otherwise.otherwise is None
+    assert step.otherwise.merge is step.otherwise.otherwise is None
     assert chooser._last == "", "nothing was launched"
     if runs == 2:
         again = chooser.next(state)

@@ -1,4 +1,4 @@
-"""Mixtures of many checkpoints, on a lineage small enough to know what is best."""
+"""Merges of many checkpoints, on a lineage small enough to know what is best."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 from epsopt.optimize.objectives import Objective
 from epsopt.studies import load_project
 from epsopt.studies.merge import weight_space_merge as mixing
-from epsopt.studies.merge.merge_candidates import Known, Step
+from epsopt.studies.merge.merge_candidates import MergeSearch, MergeStep
 from epsopt.studies.merge.merge_sources import MOST_SOURCES, Sources, choose_sources, only_finite
-from epsopt.studies.merge.weight_space_merge import Mixed, fresh_credit, mix
+from epsopt.studies.merge.weight_space_merge import WeightSpaceMerge, merge_in_weight_space, prior_reliability
 from epsopt.studies.optuna_io.refit_lease import Lease, LeaseLost
 from epsopt.studies.worker.refit_service import Task, learn
 from epsopt.zoo import Catalogue, ingest, load_weights
@@ -97,17 +97,17 @@ def tiny(tmp_path, hook):
         yield load_project(tmp_path), catalogue
 
 
-def mixed(tiny, tmp_path, **options: object) -> Mixed:
+def mixed(tiny, tmp_path, **options: object) -> WeightSpaceMerge:
     project, catalogue = tiny
     checkpoints = catalogue.checkpoints()
     sources = choose_sources(checkpoints, catalogue.lineages(), project.objectives)
     with WeightDecoder(project.evaluate) as decoder:
-        return mix(
+        return merge_in_weight_space(
             decoder, project, checkpoints, sources, lambda i: tmp_path / "new" / f"merged_{i:03d}.pt", **options
         )  # fmt: skip
 
 
-def test_mixtures_widen_the_front_and_are_saved_with_what_was_expected_of_them(tiny, tmp_path, hook):
+def test_merges_widen_the_front_and_are_saved_with_what_was_expected_of_them(tiny, tmp_path, hook):
     found = mixed(tiny, tmp_path, budget=7, give_up=False)
     assert len(found.tried) == 7
     assert found.disagreements == ()
@@ -131,23 +131,23 @@ def test_mixtures_widen_the_front_and_are_saved_with_what_was_expected_of_them(t
 
 
 def test_each_kind_of_step_is_credited_by_itself_and_those_beyond_are_hardly_believed_at_first(tiny, tmp_path):
-    credit = fresh_credit()
-    assert (credit.of("between", 1.0), credit.of("along", 1.0)) == (1.0, 1.0)
-    assert 0.05 < credit.of("beyond", 1.0) < 0.1
+    reliability = prior_reliability()
+    assert (reliability.of("between", 1.0), reliability.of("along", 1.0)) == (1.0, 1.0)
+    assert 0.05 < reliability.of("beyond", 1.0) < 0.1
     for _ in range(20):
-        credit.learn("along", 0.1, 0.0)
-    found = mixed(tiny, tmp_path, budget=2, give_up=False, credit=credit)
+        reliability.learn("along", 0.1, 0.0)
+    found = mixed(tiny, tmp_path, budget=2, give_up=False, reliability=reliability)
     assert {t.kind for t in found.tried} <= {"between", "beyond"}
-    credit = fresh_credit()
+    reliability = prior_reliability()
     for kind in ("between", "beyond"):
         for _ in range(20):
-            credit.learn(kind, 0.1, 0.0)
-    again = mixed(tiny, tmp_path / "again", budget=2, give_up=False, credit=credit)
+            reliability.learn(kind, 0.1, 0.0)
+    again = mixed(tiny, tmp_path / "again", budget=2, give_up=False, reliability=reliability)
     assert {t.kind for t in again.tried} == {"along"}
     assert all("on the way" in t.reason for t in again.tried)
 
 
-def test_the_same_seed_gives_the_same_mixtures(tiny, tmp_path):
+def test_the_same_seed_gives_the_same_merges(tiny, tmp_path):
     one, two = (mixed(tiny, tmp_path / str(i), budget=2, give_up=False, seed=3) for i in range(2))
     assert [t.recombination for t in one.tried] == [t.recombination for t in two.tried]
 
@@ -161,20 +161,20 @@ def test_nothing_is_measured_where_training_elsewhere_gains_more(tiny, tmp_path,
     assert not (tmp_path / "new").exists()
 
 
-def test_products_of_mixtures_follow_from_their_coefficients(tiny):
+def test_products_of_merges_follow_from_their_coefficients(tiny):
     project, catalogue = tiny
     sources = choose_sources(catalogue.checkpoints(), catalogue.lineages(), project.objectives)
     with WeightDecoder(project.evaluate) as decoder:
         parents = [Parent(c.path, c.sha256) for c in sources.checkpoints]
         products = decoder.products(parents, sources.base)
-        known = Known(sources, products, project, catalogue.checkpoints())
+        known = MergeSearch(sources, products, project, catalogue.checkpoints())
         rng = np.random.default_rng(0)
-        for _ in range(2):  # the second is a mixture of the first
+        for _ in range(2):  # the second is a merge of the first
             rows = known.expanded(rng.normal(size=(int(known._space.parts.max()) + 1, len(known._made))))
             recombination, parts = known.recombination(rows)
             assert sum(p.tensors for p in parts) == len(products.names)
             decoded = decoder.decode(recombination)
-            known.add(Step("beyond", np.zeros((1, 1)), "", None, 0.0), rows, decoder.measure(decoded))
+            known.add(MergeStep("beyond", np.zeros((1, 1)), "", None, 0.0), rows, decoder.measure(decoded))
             files = [*parents, Parent(str(decoded.path), _digest(decoded.path))]
             read = decoder.products([files[0], files[-1]], sources.base).products
             last = len(known._made) - 1
@@ -245,7 +245,7 @@ def test_a_round_of_a_learner_that_was_taken_for_dead_ends_before_anything_is_wr
     monkeypatch.setattr(Lease, "assert_held", require)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LeaseLost):
-        learn(Task(str(tmp_path / "epsopt.toml"), project.storage, mix=3))
+        learn(Task(str(tmp_path / "epsopt.toml"), project.storage, merge_in_weight_space=3))
     assert left == [0]
     assert not list(project.runs.glob("merged_*"))
     assert catalogue.get_artifact("merge_gains", "tiny") is None
@@ -257,7 +257,7 @@ def test_a_round_of_the_loop_ingests_what_joins_the_front_and_remembers_what_it_
     project, catalogue = tiny
     monkeypatch.setattr(mixing, "marginal_value_threshold", lambda *_: 0.0)
     monkeypatch.chdir(tmp_path)
-    learn(Task(str(tmp_path / "epsopt.toml"), project.storage, mix=3))  # four runs: too few for a map
+    learn(Task(str(tmp_path / "epsopt.toml"), project.storage, merge_in_weight_space=3))  # four runs: too few for a map
     assert "of 3 merges joined the front, hypervolume +" in capsys.readouterr().out
     found = [c for c in catalogue.checkpoints() if is_recombined(c)]
     assert found

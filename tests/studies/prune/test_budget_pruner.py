@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from epsopt.studies.project.project import Project
-from epsopt.studies.prune.budget_pruner import WorthStopper
+from epsopt.studies.prune.budget_pruner import BudgetPruner
 from epsopt.studies.schedule.budget import Ledger, StepPlan
 from epsopt.studies.schedule.study_snapshot import StudySnapshot
 
@@ -30,68 +30,68 @@ class Stepping:
 
 
 @pytest.fixture
-def stopper(tmp_path, monkeypatch) -> WorthStopper:
+def pruner(tmp_path, monkeypatch) -> BudgetPruner:
     """One that has seen sixteen whole runs."""
     from epsopt.optimize.forecast.catalogue_curves import past_curves
 
     known = past()
     curves = past_curves(known, SPACE, OBJECTIVES)
     project = Project("p", tmp_path / "epsopt.toml", tmp_path / "runs", "sqlite://", OBJECTIVES, {}, SPACE, ("train",))
-    scene = StudySnapshot(project, Ledger((), ()), tuple(known), SPACE, curves, None, None)
-    monkeypatch.setattr(StudySnapshot, "read", staticmethod(lambda *_: scene))
-    return WorthStopper(project, None, None)
+    snapshot = StudySnapshot(project, Ledger((), ()), tuple(known), SPACE, curves, None, None)
+    monkeypatch.setattr(StudySnapshot, "read", staticmethod(lambda *_: snapshot))
+    return BudgetPruner(project, None, None)
 
 
-def test_a_run_is_stopped_when_its_epochs_bring_less_than_half_of_what_its_step_was_worth(stopper):
+def test_a_run_is_stopped_when_its_epochs_bring_less_than_half_of_what_its_step_was_worth(pruner):
     bad, good = checkpoints(99, 0.5, 0.9, 4), checkpoints(99, 1.0, 0.0, 4)
-    decision = stopper.should_stop(Stepping({"a": 0.5, "b": 0.9}), bad)
+    decision = pruner.should_stop(Stepping({"a": 0.5, "b": 0.9}), bad)
     assert decision.stop
     assert "an epoch of it is expected to bring" in decision.reason
     assert "of a new run 0.05" in decision.reason, "what was trusted then, not what a model promises now"
-    assert not stopper.should_stop(Stepping({"a": 1.0, "b": 0.0}, replace(PLAN, gain_per_epoch=1e-6)), good).stop
-    assert not stopper.should_stop(Stepping({"a": 0.5, "b": 0.9}, replace(PLAN, gain_per_epoch=0.0)), bad).stop
+    assert not pruner.should_stop(Stepping({"a": 1.0, "b": 0.0}, replace(PLAN, gain_per_epoch=1e-6)), good).stop
+    assert not pruner.should_stop(Stepping({"a": 0.5, "b": 0.9}, replace(PLAN, gain_per_epoch=0.0)), bad).stop
 
 
-def test_every_run_has_its_grace_and_some_are_left_to_finish(stopper):
+def test_every_run_has_its_grace_and_some_are_left_to_finish(pruner):
     bad = Stepping({"a": 0.5, "b": 0.9})
-    early = stopper.should_stop(bad, checkpoints(99, 0.5, 0.9, 1))
+    early = pruner.should_stop(bad, checkpoints(99, 0.5, 0.9, 1))
     assert (early.stop, early.reason) == (False, "within its first 2 epochs")
     decided = [
-        stopper.should_stop(replace(bad, name=f"proposal_{i:03d}"), checkpoints(99, 0.5, 0.9, 4)) for i in range(60)
+        pruner.should_stop(replace(bad, name=f"proposal_{i:03d}"), checkpoints(99, 0.5, 0.9, 4)) for i in range(60)
     ]
     assert 0 < sum(d.control for d in decided) < 12
     assert all(d.stop != d.control for d in decided)
-    assert stopper.should_stop(bad, checkpoints(99, 0.5, 0.9, 10)).reason == "at its end"
+    assert pruner.should_stop(bad, checkpoints(99, 0.5, 0.9, 10)).reason == "at its end"
 
 
 @pytest.mark.parametrize(("probe", "epochs", "stop"), [(True, 1, False), (True, 2, True), (False, 4, False)])
-def test_what_only_looks_around_is_stopped_as_a_probe_or_not_at_all(stopper, probe, epochs, stop):
+def test_what_only_looks_around_is_stopped_as_a_probe_or_not_at_all(pruner, probe, epochs, stop):
     run = Stepping({"a": 0.5, "b": 0.9}, replace(PLAN, kind="exploration", short=probe))
-    assert stopper.should_stop(run, checkpoints(99, 0.5, 0.9, epochs)).stop == stop
+    assert pruner.should_stop(run, checkpoints(99, 0.5, 0.9, epochs)).stop == stop
 
 
-def test_what_is_no_step_and_what_says_no_epoch_goes_on(stopper):
-    assert not stopper.should_stop(Stepping({"a": 0.5, "b": 0.9}, None), checkpoints(99, 0.5, 0.9, 4)).stop
+def test_what_is_no_step_and_what_says_no_epoch_goes_on(pruner):
+    assert not pruner.should_stop(Stepping({"a": 0.5, "b": 0.9}, None), checkpoints(99, 0.5, 0.9, 4)).stop
     silent = [replace(c, epoch=None) for c in checkpoints(99, 0.5, 0.9, 4)]
-    assert "which epoch" in stopper.should_stop(Stepping({"a": 0.5, "b": 0.9}), silent).reason
+    assert "which epoch" in pruner.should_stop(Stepping({"a": 0.5, "b": 0.9}), silent).reason
 
 
-def test_with_few_other_runs_nothing_is_judged(stopper, monkeypatch):
-    scene = StudySnapshot.read(None, None, None)
-    few = replace(scene, curves=dict(list(scene.curves.items())[:3]))
+def test_with_few_other_runs_nothing_is_judged(pruner, monkeypatch):
+    snapshot = StudySnapshot.read(None, None, None)
+    few = replace(snapshot, curves=dict(list(snapshot.curves.items())[:3]))
     monkeypatch.setattr(StudySnapshot, "read", staticmethod(lambda *_: few))
-    decision = stopper.should_stop(Stepping({"a": 0.5, "b": 0.9}), checkpoints(99, 0.5, 0.9, 4))
+    decision = pruner.should_stop(Stepping({"a": 0.5, "b": 0.9}), checkpoints(99, 0.5, 0.9, 4))
     assert (decision.stop, decision.reason) == (False, "only 3 other runs: at least 6 are needed to judge one")
     assert np.isnan(decision.probability)
 
 
-def test_a_run_in_folders_within_its_own_is_not_among_those_that_it_is_judged_by(stopper, monkeypatch):
-    scene, name = StudySnapshot.read(None, None, None), "new/lightning_logs/version_0"
-    curves = dict(list(scene.curves.items())[:5]) | {99: scene.curves[9]}
+def test_a_run_in_folders_within_its_own_is_not_among_those_that_it_is_judged_by(pruner, monkeypatch):
+    snapshot, name = StudySnapshot.read(None, None, None), "new/lightning_logs/version_0"
+    curves = dict(list(snapshot.curves.items())[:5]) | {99: snapshot.curves[9]}
     own = [replace(c, run=name) for c in checkpoints(99, 0.5, 0.9, 4)]
-    known = (*scene.checkpoints, *own)
+    known = (*snapshot.checkpoints, *own)
     monkeypatch.setattr(
-        StudySnapshot, "read", staticmethod(lambda *_: replace(scene, checkpoints=known, curves=curves))
+        StudySnapshot, "read", staticmethod(lambda *_: replace(snapshot, checkpoints=known, curves=curves))
     )
-    decision = stopper.should_stop(Stepping({"a": 0.5, "b": 0.9}), own)
+    decision = pruner.should_stop(Stepping({"a": 0.5, "b": 0.9}), own)
     assert decision.reason == "only 5 other runs: at least 6 are needed to judge one"

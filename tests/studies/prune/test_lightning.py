@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from epsopt.optimize import Curve, Objective, Parameter, Pruner, Space
-from epsopt.studies import CatalogueStopper, EpsoptPruning
+from epsopt.studies import CataloguePruner, EpsoptPruning
 from epsopt.zoo import Catalogue, EmptyCatalogue, UsageError, ingest
 from epsopt.zoo.errors import EpsoptError
 
@@ -81,9 +81,9 @@ def fit(what, model, **more) -> None:
 
 
 @pytest.fixture(scope="module")
-def stopper() -> Pruner:
+def pruner() -> Pruner:
     steps = np.arange(1.0, EPOCHS)
-    out = Pruner(SPACE, OBJECTIVES, EPOCHS - 1, audit=0.0)
+    out = Pruner(SPACE, OBJECTIVES, EPOCHS - 1, control_share=0.0)
     out.learn([Curve({"a": a, "b": b}, steps, np.array([measured(a, b, e) for e in steps])) for a, b in configs()])
     return out
 
@@ -102,7 +102,7 @@ def catalogue(tmp_path_factory) -> str:
 
 
 def test_a_hopeless_run_is_stopped_by_what_the_catalogue_knows_and_a_good_one_is_not(catalogue, tmp_path, caplog):
-    bad, good = (EpsoptPruning(catalogue, objectives=DIRECTIONS, audit=0.0) for _ in range(2))
+    bad, good = (EpsoptPruning(catalogue, objectives=DIRECTIONS, control_share=0.0) for _ in range(2))
     with caplog.at_level(logging.INFO, "epsopt"):
         stopped = trainer(tmp_path, bad)
         fit(stopped, Model(**HOPELESS))
@@ -123,19 +123,19 @@ def test_the_project_file_says_what_counts_and_how_runs_name_it(catalogue, tmp_p
         f'[project]\nruns = "runs"\nstorage = "{catalogue}"\n[metrics.rename]\n"val/gain" = "gain"\n'
         '"val/cost" = "cost"\n[objectives.gain]\ndirection = "maximize"\n[objectives.cost]\ndirection = "minimize"\n'
     )
-    callback = EpsoptPruning(tmp_path, audit=0.0)
+    callback = EpsoptPruning(tmp_path, control_share=0.0)
     fit(trainer(tmp_path, callback), Model(**HOPELESS, prefix="val/"))
     assert callback.stopped
 
 
 def test_a_resumed_run_is_judged_by_its_whole_curve_and_by_other_runs_only(catalogue, tmp_path):
-    first = EpsoptPruning(catalogue, objectives=DIRECTIONS, audit=0.0, length=EPOCHS - 1)
+    first = EpsoptPruning(catalogue, objectives=DIRECTIONS, control_share=0.0, length=EPOCHS - 1)
     begun = trainer(tmp_path, first, max_epochs=4)
     fit(begun, Model(**GOOD))
     checkpoint = next((tmp_path / "lightning_logs/version_0/checkpoints").glob("epoch=3*.ckpt"))
     kept = torch.load(checkpoint, weights_only=True)["callbacks"]["StopHopeless"]
     assert sorted(map(int, kept["curve"])) == [0, 1, 2, 3]
-    again = EpsoptPruning(catalogue, objectives=DIRECTIONS, audit=0.0)
+    again = EpsoptPruning(catalogue, objectives=DIRECTIONS, control_share=0.0)
     seen = []
     resumed = trainer(tmp_path, again)
     again_judge = EpsoptPruning._decide
@@ -146,8 +146,8 @@ def test_a_resumed_run_is_judged_by_its_whole_curve_and_by_other_runs_only(catal
     assert resumed.current_epoch == EPOCHS
 
 
-def test_one_odd_value_is_not_measured_and_several_in_a_row_stop_the_run(stopper, tmp_path):
-    once, always = EpsoptPruning(stopper), EpsoptPruning(stopper, not_finite=2)
+def test_one_odd_value_is_not_measured_and_several_in_a_row_stop_the_run(pruner, tmp_path):
+    once, always = EpsoptPruning(pruner), EpsoptPruning(pruner, not_finite=2)
     model = Model(**GOOD)
     model.spoilt = {1, 3, 5}
     whole = trainer(tmp_path, once)
@@ -161,8 +161,8 @@ def test_one_odd_value_is_not_measured_and_several_in_a_row_stop_the_run(stopper
     assert max(always._curve) == 2
 
 
-def test_an_objective_that_is_not_logged_is_named_with_what_to_do_and_the_training_goes_on(stopper, tmp_path, caplog):
-    whole = trainer(tmp_path, EpsoptPruning(stopper))
+def test_an_objective_that_is_not_logged_is_named_with_what_to_do_and_the_training_goes_on(pruner, tmp_path, caplog):
+    whole = trainer(tmp_path, EpsoptPruning(pruner))
     with caplog.at_level(logging.WARNING, "epsopt"):
         fit(whole, Model(**GOOD, prefix="val/"))
     assert whole.current_epoch == EPOCHS
@@ -170,20 +170,20 @@ def test_an_objective_that_is_not_logged_is_named_with_what_to_do_and_the_traini
     assert "goes on, nothing is decided: the objective gain is not among the logged metrics" in said
     assert "val/gain" in said
     assert "metrics=" in said
-    named = EpsoptPruning(stopper, metrics={"gain": "val/gain", "cost": "val/cost"})
+    named = EpsoptPruning(pruner, metrics={"gain": "val/gain", "cost": "val/cost"})
     fit(trainer(tmp_path, named), Model(**HOPELESS, prefix="val/"))
     assert named.stopped
 
 
-def test_where_validation_is_rarer_than_epochs_it_decides_after_validation(stopper, tmp_path):
-    callback = EpsoptPruning(stopper)
+def test_where_validation_is_rarer_than_epochs_it_decides_after_validation(pruner, tmp_path):
+    callback = EpsoptPruning(pruner)
     fit(trainer(tmp_path, callback, check_val_every_n_epoch=2), Model(**HOPELESS))
     assert sorted(callback._curve) == [1], "two epochs lie behind it: as many as every run is given"
     assert callback.stopped
 
 
-def test_nothing_is_judged_while_things_are_only_tried_out(stopper, tmp_path):
-    callback = EpsoptPruning(stopper)
+def test_nothing_is_judged_while_things_are_only_tried_out(pruner, tmp_path):
+    callback = EpsoptPruning(pruner)
     fit(trainer(tmp_path, callback, fast_dev_run=True), Model(**HOPELESS))
     assert (callback.decision, callback._curve) == (None, {})
     tried = trainer(tmp_path, callback, num_sanity_val_steps=2, max_epochs=1)
@@ -210,8 +210,8 @@ class OtherProcess:
         return self.arriving.pop(0)
 
 
-def test_other_processes_obey_process_zero_and_ask_nobody(stopper):
-    told = type(stopper.should_stop("x", Curve({}, np.array([]), np.empty((0, 2)))))(True, 0.01, "hopeless")
+def test_other_processes_obey_process_zero_and_ask_nobody(pruner):
+    told = type(pruner.should_stop("x", Curve({}, np.array([]), np.empty((0, 2)))))(True, 0.01, "hopeless")
     other = OtherProcess([(None, OBJECTIVES, {}, "the run"), (None, told)])
     callback = EpsoptPruning("sqlite:////nowhere/at/all.db", objectives=DIRECTIONS)
     callback.on_fit_start(other, None)
@@ -223,35 +223,35 @@ def test_other_processes_obey_process_zero_and_ask_nobody(stopper):
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together(stopper, tmp_path):
-    both = trainer(tmp_path, EpsoptPruning(stopper), devices=2, strategy="ddp_fork")
+def test_two_processes_stop_together(pruner, tmp_path):
+    both = trainer(tmp_path, EpsoptPruning(pruner), devices=2, strategy="ddp_fork")
     fit(both, Model(**HOPELESS))
     saved = [p.name for p in (tmp_path / "lightning_logs/version_0/checkpoints").glob("*.ckpt")]
     assert 2 <= len(saved) < EPOCHS - 1
 
 
-def test_what_makes_no_sense_is_refused_before_the_training(stopper, tmp_path):
+def test_what_makes_no_sense_is_refused_before_the_training(pruner, tmp_path):
     with pytest.raises(UsageError, match="objectives="):
         EpsoptPruning("sqlite:///epsopt.db")
     with pytest.raises(UsageError, match="'maximize' or 'minimize', not gain: 'max'"):
         EpsoptPruning("sqlite:///epsopt.db", objectives={"gain": "max"})
     with pytest.raises(UsageError, match="a Stopper has"):
-        EpsoptPruning(stopper, threshold=0.1)
+        EpsoptPruning(pruner, threshold=0.1)
     with pytest.raises(EmptyCatalogue, match="epsopt ingest"):
         fit(trainer(tmp_path, EpsoptPruning(f"sqlite:///{tmp_path}/no.db", objectives=DIRECTIONS)), Model(**GOOD))
     assert not (tmp_path / "no.db").exists()
     with pytest.raises(UsageError, match=r"this run's b: call self.save_hyperparameters\(\).*there are: a$"):
-        fit(trainer(tmp_path, EpsoptPruning(stopper, config={"a": 0.5})), Model(**GOOD))
+        fit(trainer(tmp_path, EpsoptPruning(pruner, config={"a": 0.5})), Model(**GOOD))
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"treshold": 0.1}, "no option treshold: known are threshold, worth,"),
+        ({"treshold": 0.1}, "no option treshold: known are threshold, gain_ratio,"),
         ({"threshold": 5}, "threshold of early stopping is 5, expected at least 0 and below 1"),
         ({"threshold": "0.05"}, "threshold of early stopping is '0.05', expected a number"),
-        ({"worth": 1.5}, "worth is 1.5"),
-        ({"audit": None}, "audit of early stopping is None, expected a number"),
+        ({"gain_ratio": 1.5}, "gain_ratio is 1.5"),
+        ({"control_share": None}, "control_share of early stopping is None, expected a number"),
         ({"seed": "x"}, "seed of early stopping is 'x', expected a number"),
         ({"grace": -1}, "grace of early stopping is -1 epochs"),
         ({"targets": {"loss": 0.5}}, "target loss: there is no such objective, known are gain, cost"),
@@ -266,7 +266,7 @@ def test_options_that_make_no_sense_are_refused_at_once_wherever_the_objectives_
             EpsoptPruning(tmp_path, **options)
 
 
-def test_whatever_fails_in_process_zero_is_told_to_the_others(stopper, monkeypatch):
+def test_whatever_fails_in_process_zero_is_told_to_the_others(pruner, monkeypatch):
     told = []
 
     class ProcessZero(OtherProcess):
@@ -276,7 +276,7 @@ def test_whatever_fails_in_process_zero_is_told_to_the_others(stopper, monkeypat
             told.append(pickle.loads(pickle.dumps(mine))[0])
             return mine
 
-    callback, trainer = EpsoptPruning(stopper, config=GOOD), ProcessZero([])
+    callback, trainer = EpsoptPruning(pruner, config=GOOD), ProcessZero([])
     callback.on_fit_start(trainer, None)
     monkeypatch.setattr(callback._judge, "should_stop", lambda *_, **__: {}["deciding"])
     callback.on_train_epoch_end(trainer, None)
@@ -288,8 +288,8 @@ def test_whatever_fails_in_process_zero_is_told_to_the_others(stopper, monkeypat
     assert ["deciding" in str(told[1]), "beginning" in str(told[2])] == [True, True]
 
 
-def test_it_can_be_sent_to_another_process(stopper):
-    assert pickle.loads(pickle.dumps(EpsoptPruning(stopper)))._objectives == ()
+def test_it_can_be_sent_to_another_process(pruner):
+    assert pickle.loads(pickle.dumps(EpsoptPruning(pruner)))._objectives == ()
 
 
 class Rarely(Model):
@@ -314,7 +314,7 @@ class Rarely(Model):
 def test_in_whatever_rhythm_it_validates_the_training_is_judged_and_goes_on(
     catalogue, tmp_path, caplog, options, epochs
 ):
-    callback = EpsoptPruning(catalogue, objectives=DIRECTIONS, audit=1.0)
+    callback = EpsoptPruning(catalogue, objectives=DIRECTIONS, control_share=1.0)
     whole = trainer(tmp_path, callback, max_epochs=4, **options)
     with caplog.at_level(logging.WARNING, "epsopt"):
         fit(whole, Rarely(**GOOD))
@@ -325,13 +325,13 @@ def test_in_whatever_rhythm_it_validates_the_training_is_judged_and_goes_on(
     assert "cannot" not in caplog.text
 
 
-def test_without_any_validation_what_training_logs_is_judged(stopper, tmp_path):
+def test_without_any_validation_what_training_logs_is_judged(pruner, tmp_path):
     class Trains(Model):
         def training_step(self, batch, index):
             self.validation_step(batch, index)
             return super().training_step(batch, index)
 
-    callback = EpsoptPruning(stopper)
+    callback = EpsoptPruning(pruner)
     fit(trainer(tmp_path, callback, limit_val_batches=0, val_check_interval=0.5), Trains(**HOPELESS))
     assert callback.stopped
     assert sorted(callback._curve)[:2] == [0, 1]
@@ -355,7 +355,7 @@ def test_a_database_that_breaks_while_it_trains_is_logged_once_and_the_training_
 
 @pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
 def test_a_loop_of_ones_own_may_ask_while_it_evaluates(catalogue, without):
-    judge = CatalogueStopper(Catalogue.existing(catalogue), None, OBJECTIVES, audit=0.0)
+    judge = CataloguePruner(Catalogue.existing(catalogue), None, OBJECTIVES, control_share=0.0)
     steps = np.arange(1.0, 4.0)
     so_far = Curve(HOPELESS, steps, np.array([measured(**HOPELESS, epoch=e) for e in steps]))
     with without():

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from epsopt.cli.loop_tables import show_proposals, show_steps
 from epsopt.cli.report import (
-    audit_sentences,
+    control_run_sentences,
     count_sentences,
     drift_sentences,
     joining_sentences,
@@ -52,8 +52,8 @@ def report(tmp_path, url, storage):
     for i in range(10):
         taken = take_proposal(storage, "p", SPACE, worker="w")
         measured = {"coverage": 0.3 if i < 5 else 0.85, "dist_corr": 0.8}
-        audit = {"control.probability": 0.04, "control.checkpoints": 1} if i in (2, 9) else {}
-        said = {f"measured.{n}": v for n, v in measured.items()} | audit | {"checkpoints": [1, 2]}
+        control_share = {"control.probability": 0.04, "control.checkpoints": 1} if i in (2, 9) else {}
+        said = {f"measured.{n}": v for n, v in measured.items()} | control_share | {"checkpoints": [1, 2]}
         said |= {"idle_seconds": 0.2 * i} if i else {}  # the first was run by another program
         finish(storage, taken.trial_id, TrialState.COMPLETE, list(measured.values()), said)
         for epoch in (1, 2):
@@ -74,7 +74,7 @@ def test_the_intervals_of_the_first_runs_are_set_beside_those_of_the_last(report
 
 def test_runs_that_were_left_to_finish_hold_the_forecasts_to_account(report):
     assert [(a.number, a.probability, a.joined) for a in report.control_runs] == [(2, 0.04, False), (9, 0.04, True)]
-    assert audit_sentences(report) == [
+    assert control_run_sentences(report) == [
         "Control runs, which the pruner would have pruned: 2; 1 of them reached the front after all (0.1 expected)."
     ]
     assert report_document(report)["control_runs"][1] == {"number": 9, "probability": 0.04, "joined": True}
@@ -125,7 +125,7 @@ STEPS = (
 
 @pytest.fixture
 def stepped(tmp_path, url, storage):
-    """Six steps of a budget and two mixtures."""
+    """Six steps of a budget and two merges."""
     project = Project("p", tmp_path / "epsopt.toml", tmp_path / "runs", url, TWO, {}, SPACE, None, tmp_path)
     old = Checkpoint(1, 1, "old", "/old/1.pt", "x", 1, {"coverage": 0.5, "dist_corr": 0.5}, {}, "s", 1, 9)
     checkpoints = [old]
@@ -147,20 +147,20 @@ def stepped(tmp_path, url, storage):
         path = str(tmp_path / "runs" / f"proposal_{i:03d}" / "last.pt")
         more = replace(old, id=10 + i, run_id=i + 2, run=f"proposal_{i:03d}", path=path, metrics=measured)
         checkpoints += [more] * bool(taken)
-    mixtures = [MeasuredMerge(0.2, 0.0, 0.5, 1.0), MeasuredMerge(0.3, 0.1, 0.5, 1.0)]
-    return loop_report(project, storage, checkpoints, mixtures)
+    merges = [MeasuredMerge(0.2, 0.0, 0.5, 1.0), MeasuredMerge(0.3, 0.1, 0.5, 1.0)]
+    return loop_report(project, storage, checkpoints, merges)
 
 
 def test_the_realized_gain_of_each_kind_of_step_stands_beside_the_predicted_one(stepped, capsys):
     assert [(s.kind, s.count) for s in stepped.steps] == [("exploration", 1), ("run", 2), ("branch", 2), ("merge", 2)]
-    look, run, branch, mixture = stepped.steps
+    look, run, branch, merge = stepped.steps
     assert look == StepsOfKind("exploration", 1, 2.0, None, 0.0)
     assert (run.epochs, run.predicted_gain) == (6.0, pytest.approx(0.15)), (
         "half of the second one's epochs were paid for"
     )
     assert run.realized_gain == pytest.approx(0.4 * 0.5)
     assert (branch.epochs, branch.predicted_gain, branch.realized_gain) == (3.0, pytest.approx(0.15), 0.0)
-    assert mixture == StepsOfKind("merge", 2, 1.0, 0.5, 0.1)
+    assert merge == StepsOfKind("merge", 2, 1.0, 0.5, 0.1)
     show_steps(stepped)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert "step count epochs predicted gain realized gain".split() in lines

@@ -1,4 +1,4 @@
-"""The policy put together from the database: the same next step for whoever asks, and mixtures as steps."""
+"""The policy put together from the database: the same next step for whoever asks, and merges as steps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from epsopt.studies.schedule.scheduler_adapter import (
 )
 from epsopt.studies.schedule.scheduler_service import SchedulerService
 from epsopt.studies.schedule.study_snapshot import StudySnapshot
-from epsopt.studies.schedule.weight_geometry import WeightGeometry, as_start, front_family, place, shaping
+from epsopt.studies.schedule.weight_geometry import WeightGeometry, as_start, front_lineage_tree, place, shaping
 from epsopt.zoo import Catalogue, ingest, load_weights
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -63,12 +63,12 @@ def quiet(studied, monkeypatch):
 
 @pytest.fixture
 def cheap(monkeypatch) -> float:
-    """What measuring a mixture costs: so little that mixtures come first."""
+    """What measuring a merge costs: so little that merges come first."""
     monkeypatch.setattr(ledger_module, "EVALUATION", 0.1)
     return 0.1
 
 
-def follower(studied, until: float = 1000.0, within: float = 600.0, **options) -> SchedulerService:
+def service(studied, until: float = 1000.0, within: float = 600.0, **options) -> SchedulerService:
     project, storage, catalogue = studied
     return SchedulerService(project, storage, catalogue, until=until, within=within, **options)
 
@@ -76,7 +76,7 @@ def follower(studied, until: float = 1000.0, within: float = 600.0, **options) -
 def follow(studied, n: int = 1, **options) -> None:
     """Ask for so many steps, one after another; all that waited before are under way then."""
     storage = studied[1]
-    with follower(studied, **options) as mine:
+    with service(studied, **options) as mine:
         for _ in range(n):
             if any(t.state == TrialState.WAITING for t in proposed_trials(storage, "tiny")):
                 claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
@@ -84,33 +84,33 @@ def follow(studied, n: int = 1, **options) -> None:
             mine.advance()
 
 
-def remember(catalogue, *mixtures: MeasuredMerge) -> None:
-    for mixture in mixtures:
-        save_measured_merge(catalogue, "tiny", mixture)
+def remember(catalogue, *merges: MeasuredMerge) -> None:
+    for merge in merges:
+        save_measured_merge(catalogue, "tiny", merge)
 
 
 def plans(studied) -> list:
     return [plan_of(t.user_attrs) for t in proposed_trials(studied[1], "tiny")]
 
 
-def test_a_mixture_is_measured_there_and_then_and_the_next_step_knows_it(studied, cheap):
+def test_a_merge_is_measured_there_and_then_and_the_next_step_knows_it(studied, cheap):
     project, storage, catalogue = studied
     told: list[str] = []
     follow(studied, until=1.0, tell=told.append)  # its hook has no bounds: stretching goes on for ever
-    mixed = [c for c in catalogue.checkpoints() if is_recombined(c)]
+    merged = [c for c in catalogue.checkpoints() if is_recombined(c)]
     ledger = Ledger.read(storage, catalogue, "tiny")
-    assert mixed
-    assert len(mixed) == len(ledger.merges) == len(told)
+    assert merged
+    assert len(merged) == len(ledger.merges) == len(told)
     assert told[0].startswith("merged_001/merged_000.pt ")
-    for text, mixture in zip(told, ledger.merges, strict=True):
-        assert ("joined the front, hypervolume +" in text) == (mixture.realized_gain > 0.0)
+    for text, merge in zip(told, ledger.merges, strict=True):
+        assert ("joined the front, hypervolume +" in text) == (merge.realized_gain > 0.0)
     assert ledger.merges[0].cost == cheap, "nobody knows yet how long an epoch takes"
     assert ledger.merges[0].seconds > 0.0
-    scene = StudySnapshot.read(project, storage, catalogue)
+    snapshot = StudySnapshot.read(project, storage, catalogue)
     with WeightDecoder(project.evaluate) as decoder:
-        placed = place(decoder, project, scene.checkpoints, scene.family)
-    assert {c.sha256 for c in mixed} <= {c.sha256 for c in placed.checkpoints}
-    assert known(scene, placed).mixed.shape == (len(mixed), 2)
+        placed = place(decoder, project, snapshot.checkpoints, snapshot.lineage_tree)
+    assert {c.sha256 for c in merged} <= {c.sha256 for c in placed.checkpoints}
+    assert known(snapshot, placed).merged.shape == (len(merged), 2)
 
 
 def test_a_base_that_runs_name_is_read_with_them(quiet, tmp_path):
@@ -119,14 +119,14 @@ def test_a_base_that_runs_name_is_read_with_them(quiet, tmp_path):
         storage = open_storage(catalogue.url)
         for i in range(4):  # as a worker does, run by run
             ingest(catalogue, project.runs / f"run_{i}", root=project.runs, jobs=1)
-        assert StudySnapshot.read(project, storage, catalogue).origin is None
+        assert StudySnapshot.read(project, storage, catalogue).base is None
         follow((project, storage, catalogue))
-        scene = StudySnapshot.read(project, storage, catalogue)
-    assert scene.origin.key == ""
-    assert scene.origin.values[0] == 0.0
-    assert len(scene.curves) == 4, "the base is no run"
-    assert all(c.start[0] == 0.0 for c in scene.curves.values())
-    (trial,) = scene.ledger.trials
+        snapshot = StudySnapshot.read(project, storage, catalogue)
+    assert snapshot.base.key == ""
+    assert snapshot.base.values[0] == 0.0
+    assert len(snapshot.curves) == 4, "the base is no run"
+    assert all(c.start[0] == 0.0 for c in snapshot.curves.values())
+    (trial,) = snapshot.ledger.trials
     plan = plan_of(trial.user_attrs)
     assert (plan.kind == "branch") == ("init_from" in trial.user_attrs)
 
@@ -160,7 +160,7 @@ def test_who_was_taken_for_dead_writes_nothing_more(studied, cheap, calls, monke
         return set(project.runs.rglob("*"))
 
     there = files()
-    with follower(studied) as dead:
+    with service(studied) as dead:
 
         def require(_lease) -> None:
             if not left[0]:
@@ -182,8 +182,8 @@ def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, t
     follow(studied, 2)
     steps = []
     for _ in range(2):
-        scene = StudySnapshot.read(project, storage, catalogue)
-        step = make_scheduler(scene).next(known(scene, None), running(scene))
+        snapshot = StudySnapshot.read(project, storage, catalogue)
+        step = make_scheduler(snapshot).next(known(snapshot, None), running(snapshot))
         steps.append(
             (step.kind, step.predicted_gain, step.gain_per_epoch, dict(step.candidate.config), step.candidate.start)
         )
@@ -203,8 +203,8 @@ def test_whoever_puts_the_policy_together_comes_to_the_same_next_step(studied, t
 
 def test_a_step_is_queued_with_what_a_proposal_is_queued_with(quiet):
     project, storage, catalogue = quiet
-    scene = StudySnapshot.read(project, storage, catalogue)
-    step = make_scheduler(scene).next(known(scene, None), running(scene))
+    snapshot = StudySnapshot.read(project, storage, catalogue)
+    step = make_scheduler(snapshot).next(known(snapshot, None), running(snapshot))
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     said, names = trial.user_attrs, ("up", "calm")
@@ -212,7 +212,7 @@ def test_a_step_is_queued_with_what_a_proposal_is_queued_with(quiet):
     assert [said[f"predicted.{n}"] for n in names] == [step.expected.point[n] for n in names]
     assert [said[f"interval.{n}"] for n in names] == [[step.expected.low[n], step.expected.high[n]] for n in names]
     assert said["joins_front"] == step.expected.joins_front
-    config = {name: scene.curves[run_id].config for run_id, name in names_of(scene).items()}
+    config = {name: snapshot.curves[run_id].config for run_id, name in names_of(snapshot).items()}
     near = [n["run"] for n in said["nearest_runs"]]
     assert near == sorted(config, key=lambda n: abs(config[n]["lr"] - step.candidate.config["lr"]))[:3]
     assert said["nearest_runs"][0]["distance"] <= said["nearest_runs"][-1]["distance"]
@@ -228,12 +228,12 @@ def test_a_step_is_queued_with_what_a_proposal_is_queued_with(quiet):
 
 def test_of_a_run_that_is_given_less_than_it_was_chosen_for_its_own_end_is_predicted(quiet):
     project, storage, catalogue = quiet
-    scene = StudySnapshot.read(project, storage, catalogue, 4.0)
-    step = make_scheduler(scene).next(known(scene, None), running(scene))
+    snapshot = StudySnapshot.read(project, storage, catalogue, 4.0)
+    step = make_scheduler(snapshot).next(known(snapshot, None), running(snapshot))
     follow(quiet, until=1.0, length=4.0)
     (trial,) = proposed_trials(storage, "tiny")
     assert plan_of(trial.user_attrs).epochs == 1 < step.cost
-    cut = suggested(scene, step, replace(step.candidate, epochs=1.0))
+    cut = suggested(snapshot, step, replace(step.candidate, epochs=1.0))
     assert trial.user_attrs["predicted.up"] == cut.point["up"] != step.expected.point["up"]
     assert trial.user_attrs["reason"] == cut.reason
     assert f"expected to add {step.predicted_gain / step.cost:.2g} to" in cut.reason
@@ -255,21 +255,21 @@ def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     kind = plan_of(trial.user_attrs).kind
-    believed = make_scheduler(StudySnapshot.read(*quiet))._credit.of(kind, 1.0)
+    believed = make_scheduler(StudySnapshot.read(*quiet))._reliability.of(kind, 1.0)
     study = storage.get_study_id_from_name("tiny/proposals")
     taken = claim(storage, study, "me", {}, lambda _: None)
     assert running(StudySnapshot.read(*quiet))[0].epochs == plan_of(trial.user_attrs).epochs
-    assert make_scheduler(StudySnapshot.read(*quiet))._credit.of(kind, 1.0) == believed, "it has not ended"
+    assert make_scheduler(StudySnapshot.read(*quiet))._reliability.of(kind, 1.0) == believed, "it has not ended"
     finish(storage, taken.trial_id, TrialState.PRUNED, None, {})
-    policy = make_scheduler(StudySnapshot.read(*quiet))
-    assert policy._credit.of(kind, 1.0) < believed
-    assert policy._last == kind
+    scheduler = make_scheduler(StudySnapshot.read(*quiet))
+    assert scheduler._reliability.of(kind, 1.0) < believed
+    assert scheduler._last == kind
     assert running(StudySnapshot.read(*quiet)) == []
-    mixtures = [MeasuredMerge(0.5, 0.0, 0.5, 1.0, "between")] * 10
-    remember(catalogue, *mixtures, MeasuredMerge(0.1, 0.1, 0.5, 1.0, "beyond"))
-    credit = make_scheduler(StudySnapshot.read(*quiet))._credit
-    assert credit.of("between", 1.0) < 0.1
-    assert credit.of("beyond", 1.0) == pytest.approx((0.1 + 0.05 * 0.3) / 0.15), "its kinds are believed apart"
+    merges = [MeasuredMerge(0.5, 0.0, 0.5, 1.0, "between")] * 10
+    remember(catalogue, *merges, MeasuredMerge(0.1, 0.1, 0.5, 1.0, "beyond"))
+    reliability = make_scheduler(StudySnapshot.read(*quiet))._reliability
+    assert reliability.of("between", 1.0) < 0.1
+    assert reliability.of("beyond", 1.0) == pytest.approx((0.1 + 0.05 * 0.3) / 0.15), "its kinds are believed apart"
 
 
 def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once(quiet):
@@ -290,10 +290,10 @@ def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once
     assert budget.spent == 3, "it went on from where the first attempt ended"
     after = make_scheduler(StudySnapshot.read(*quiet))
     assert (before._looks, before._last) == (after._looks, after._last)
-    assert len(after._credit._promised) == 1
+    assert len(after._reliability._predicted_gain) == 1
 
 
-def test_mixtures_cost_what_their_seconds_are_in_epochs(studied):
+def test_merges_cost_what_their_seconds_are_in_epochs(studied):
     project, storage, catalogue = studied
     remember(catalogue, MeasuredMerge(0.1, 0.1, 0.5, 3.0))
     assert Ledger.read(storage, catalogue, "tiny").evaluation == 0.5
@@ -326,9 +326,9 @@ def test_a_hyperparameter_may_say_how_long_a_run_is_within_its_range():
 def test_a_program_that_cannot_be_told_gets_whole_branches(studied):
     project, storage, catalogue = studied
     deaf = replace(project, command=("train", "{lr}", ("--init-from", "{init_from}")), evaluate=None)
-    scene = StudySnapshot.read(deaf, storage, catalogue)
-    assert (scene.takes_epochs, scene.epochs_parameter, scene.length) == (False, None, 2.0)
-    assert make_scheduler(scene)._branch_epochs == 2.0
+    snapshot = StudySnapshot.read(deaf, storage, catalogue)
+    assert (snapshot.takes_epochs, snapshot.epochs_parameter, snapshot.length) == (False, None, 2.0)
+    assert make_scheduler(snapshot)._branch_epochs == 2.0
     rigid = StudySnapshot.read(replace(deaf, command=("train", "{lr}")), storage, catalogue)
     assert make_scheduler(rigid)._branch_epochs is None
 
@@ -348,8 +348,8 @@ def test_where_nothing_says_how_long_a_run_is_that_is_an_error(tmp_path, studied
         storage = open_storage(empty.url)
         with pytest.raises(UsageError, match=r"how long is a whole run.*--length EPOCHS"):
             make_scheduler(StudySnapshot.read(studied[0], storage, empty))
-        scene = StudySnapshot.read(studied[0], storage, empty, 6.0)
-        assert make_scheduler(scene).next(known(scene, None)).kind == "exploration"
+        snapshot = StudySnapshot.read(studied[0], storage, empty, 6.0)
+        assert make_scheduler(snapshot).next(known(snapshot, None)).kind == "exploration"
 
 
 def made(run: int, lineage: int, sha: str, up: float, calm: float, signature: str = "s", **config) -> Checkpoint:
@@ -362,27 +362,27 @@ def test_runs_that_name_another_run_s_checkpoint_are_of_its_family():
     checkpoints = [made(0, 1, "base", 0.0, 0.0), made(1, 2, "a", 0.5, 0.5), made(2, 3, "branch", 0.9, 0.9)]
     lineages = [Lineage(1, "s", "/base.pt", False, "base"), Lineage(2, "s", "/base.pt", True, "base"),
                 Lineage(3, "s", "/a.pt", True, "a")]  # fmt: skip
-    family = front_family(checkpoints, lineages, [UP, CALM])
-    assert (family.base.sha256, family.declared, family.lineages) == ("base", True, {1, 2, 3})
+    lineage_tree = front_lineage_tree(checkpoints, lineages, [UP, CALM])
+    assert (lineage_tree.base.sha256, lineage_tree.declared, lineage_tree.lineages) == ("base", True, {1, 2, 3})
     strangers = [*lineages[:2], Lineage(3, "s", "/x.pt", True, "x")]
     apart = [*checkpoints, made(3, 1, "c", 0.1, 1.5)]
-    assert front_family(apart, strangers, [UP, CALM]) is None, "the front is of two"
-    assert front_family(checkpoints[:1], [], [UP, CALM]) is None
+    assert front_lineage_tree(apart, strangers, [UP, CALM]) is None, "the front is of two"
+    assert front_lineage_tree(checkpoints[:1], [], [UP, CALM]) is None
 
 
-def test_what_lies_far_out_is_of_the_family_that_it_was_mixed_from_and_other_families_mixtures_are_not():
+def test_what_lies_far_out_is_of_the_family_that_it_was_mixed_from_and_other_families_merges_are_not():
     checkpoints = [
         made(0, 1, "base", 0.0, 0.0), made(1, 1, "a", 0.5, 0.5), made(2, 2, "far", 0.1, 0.1, recombined=True),
         made(3, 2, "from far", 0.4, 0.6), made(4, 3, "stranger", -1.0, -1.0),
-        made(5, 3, "its mixture", -0.9, -0.9, recombined=True),
+        made(5, 3, "its merge", -0.9, -0.9, recombined=True),
     ]  # fmt: skip
     lineages = [Lineage(1, "s", "/base.pt", True, "base"), Lineage(2, "s", "/far.pt", False, "far"),
                 Lineage(3, "s", "/x.pt", False, "stranger")]  # fmt: skip
-    family = front_family(checkpoints, lineages, [UP, CALM])
-    assert (family.base.sha256, family.lineages) == ("base", {1, 2})
+    lineage_tree = front_lineage_tree(checkpoints, lineages, [UP, CALM])
+    assert (lineage_tree.base.sha256, lineage_tree.lineages) == ("base", {1, 2})
     declared = [lineages[0], replace(lineages[1], declared=True), lineages[2]]
-    assert front_family(checkpoints, declared, [UP, CALM]).lineages == {1, 2}, "a run says that it started there"
-    assert front_family(checkpoints[2:4], lineages, [UP, CALM]) is None, "nothing says of which family it is"
+    assert front_lineage_tree(checkpoints, declared, [UP, CALM]).lineages == {1, 2}, "a run says that it started there"
+    assert front_lineage_tree(checkpoints[2:4], lineages, [UP, CALM]) is None, "nothing says of which family it is"
 
 
 def test_hyperparameters_that_shape_the_network_are_kept_by_those_that_start_from_it():
@@ -399,12 +399,12 @@ def test_hyperparameters_that_shape_the_network_are_kept_by_those_that_start_fro
 
 def test_one_run_that_diverged_does_not_move_what_is_just_not_good_enough(studied):
     project, storage, catalogue = studied
-    scene = StudySnapshot.read(project, storage, catalogue)
-    far = replace(scene.checkpoints[0], metrics={"up": -1e9, "calm": -1e9})
-    moved = replace(scene, checkpoints=(*scene.checkpoints, far))
-    front_range = np.ptp(scene.measured, axis=0)
-    assert np.all(scene.reference - moved.reference <= front_range)
-    assert np.all(moved.reference >= scene.measured.min(axis=0) - front_range)
+    snapshot = StudySnapshot.read(project, storage, catalogue)
+    far = replace(snapshot.checkpoints[0], metrics={"up": -1e9, "calm": -1e9})
+    moved = replace(snapshot, checkpoints=(*snapshot.checkpoints, far))
+    front_range = np.ptp(snapshot.measured, axis=0)
+    assert np.all(snapshot.reference - moved.reference <= front_range)
+    assert np.all(moved.reference >= snapshot.measured.min(axis=0) - front_range)
 
 
 def test_epochs_are_counted_where_no_checkpoint_says_its_own(studied):
@@ -426,10 +426,10 @@ def test_what_a_run_paid_counts_from_its_first_epoch_whatever_its_files_call_it(
     assert ledger.spent == paid, "one that only left its start behind would be launched for ever if it cost nothing"
 
 
-def names_of(scene: StudySnapshot) -> dict[int, str]:
+def names_of(snapshot: StudySnapshot) -> dict[int, str]:
     """The name of each run that has a curve."""
-    names = {c.run_id: c.run for c in scene.checkpoints}
-    return {run_id: names[run_id] for run_id in scene.curves}
+    names = {c.run_id: c.run for c in snapshot.checkpoints}
+    return {run_id: names[run_id] for run_id in snapshot.curves}
 
 
 def branched(studied) -> None:
@@ -447,19 +447,19 @@ def branched(studied) -> None:
 
 
 def placed(studied) -> tuple[StudySnapshot, WeightGeometry]:
-    scene = StudySnapshot.read(*studied)
+    snapshot = StudySnapshot.read(*studied)
     with WeightDecoder(studied[0].evaluate) as decoder:
-        found = place(decoder, studied[0], scene.checkpoints, scene.family)
+        found = place(decoder, studied[0], snapshot.checkpoints, snapshot.lineage_tree)
     assert found is not None
-    return scene, found
+    return snapshot, found
 
 
 def test_curves_say_how_far_each_block_moved_from_where_the_run_started(studied):
     branched(studied)
-    scene, found = placed(studied)
+    snapshot, found = placed(studied)
     base = load_weights(studied[0].runs / "base" / "epoch_000.pt")
-    curves = dict(zip(names_of(scene).values(), known(scene, found).curves, strict=True))
-    assert known(scene, None).curves[0].moved is None
+    curves = dict(zip(names_of(snapshot).values(), known(snapshot, found).curves, strict=True))
+    assert known(snapshot, None).curves[0].moved is None
     for name, curve in curves.items():
         start = base if name != "branch" else load_weights(studied[0].runs / "run_1" / "epoch_002.pt")
         assert curve.moved.shape == (2, 3)
@@ -469,18 +469,18 @@ def test_curves_say_how_far_each_block_moved_from_where_the_run_started(studied)
             far = [float((state[n] - start[n]).double().norm() / base[n].double().norm()) for n in blocks]
             assert row == pytest.approx(far, rel=1e-4, abs=1e-7)
     assert curves["branch"].moved[:, 2].tolist() == [0.0, 0.0]
-    ends = [c.metrics["up"] for c in scene.checkpoints if c.run == "run_1"]
+    ends = [c.metrics["up"] for c in snapshot.checkpoints if c.run == "run_1"]
     assert curves["branch"].start[0] == ends[-1], "relative to its own folder"
 
 
 def test_of_runs_that_are_not_placed_whole_nothing_is_said(studied, monkeypatch):
     monkeypatch.setattr(placing, "_READ", 0)
     monkeypatch.setattr(placing, "MOST_SOURCES", 5)
-    scene, found = placed(studied)
+    snapshot, found = placed(studied)
     there = {c.sha256 for c in found.checkpoints}
     assert len(there) == 5
-    whole = {name: all(c.sha256 in there for c in rows) for name, rows in scene.trained.items()}
-    said = dict(zip(scene.curves, (c.moved is not None for c in known(scene, found).curves), strict=True))
+    whole = {name: all(c.sha256 in there for c in rows) for name, rows in snapshot.trained.items()}
+    said = dict(zip(snapshot.curves, (c.moved is not None for c in known(snapshot, found).curves), strict=True))
     assert said == whole
     assert {True, False} == set(said.values())
 
@@ -497,13 +497,13 @@ def test_what_rounding_leaves_of_a_block_that_began_as_zeros_is_no_movement():
     assert found.moved([two, made(2, 1, "c", 0.0, 0.0)], "a") is None
 
 
-def test_mixtures_on_a_run_s_way_are_known_with_it(studied):
+def test_merges_on_a_run_s_way_are_known_with_it(studied):
     branched(studied)
-    scene, found = placed(studied)
-    sha = {(c.run, c.epoch): c.sha256 for c in scene.checkpoints}
+    snapshot, found = placed(studied)
+    sha = {(c.run, c.epoch): c.sha256 for c in snapshot.checkpoints}
     stands = {c.sha256: i for i, c in enumerate(found.checkpoints)}
 
-    def mixture(path: str, **shares: float) -> MeasuredMerge:
+    def merge(path: str, **shares: float) -> MeasuredMerge:
         row = np.zeros((2, len(found.checkpoints)))
         for name, share in shares.items():
             row[:, stands[sha[name, 2]]] = share
@@ -511,66 +511,66 @@ def test_mixtures_on_a_run_s_way_are_known_with_it(studied):
         chosen = MergeCandidate(row, 0.1, nothing, nothing, nothing, "between")
         return MeasuredMerge(0.1, 0.0, 0.5, 1.0, "between", path, *stepping._way(found, chosen))
 
-    mixed = {c.run: c for c in scene.checkpoints if c.epoch == 1}  # what they measured is of no matter here
+    merged = {c.run: c for c in snapshot.checkpoints if c.epoch == 1}  # what they measured is of no matter here
     remember(
         studied[2],
-        mixture(mixed["run_0"].path, run_2=0.3), mixture(mixed["run_2"].path, run_1=0.25, branch=0.75),
-        mixture(mixed["run_3"].path, run_2=0.5, run_3=0.5), mixture("/gone.pt", run_2=0.9),
-        MeasuredMerge(0.1, 0.0, 0.5, 1.0, "beyond", mixed["run_0"].path),
+        merge(merged["run_0"].path, run_2=0.3), merge(merged["run_2"].path, run_1=0.25, branch=0.75),
+        merge(merged["run_3"].path, run_2=0.5, run_3=0.5), merge("/gone.pt", run_2=0.9),
+        MeasuredMerge(0.1, 0.0, 0.5, 1.0, "beyond", merged["run_0"].path),
     )  # fmt: skip
-    scene = StudySnapshot.read(*studied)
-    curves = {name: scene.curves[run_id] for run_id, name in names_of(scene).items()}
+    snapshot = StudySnapshot.read(*studied)
+    curves = {name: snapshot.curves[run_id] for run_id, name in names_of(snapshot).items()}
     ways = {name: c.on_way for name, c in curves.items() if c.on_way is not None}
     assert set(ways) == {"run_2", "branch"}
     for name, share, like in (("run_2", 0.3, "run_0"), ("branch", 0.75, "run_2")):
         assert (ways[name].steps.tolist(), ways[name].shares.tolist()) == ([2.0], [share])
-        assert ways[name].values[0].tolist() == [mixed[like].metrics["up"], mixed[like].metrics["calm"]]
+        assert ways[name].values[0].tolist() == [merged[like].metrics["up"], merged[like].metrics["calm"]]
 
 
-def test_what_is_remembered_of_a_mixture_comes_back_as_it_was(studied):
+def test_what_is_remembered_of_a_merge_comes_back_as_it_was(studied):
     _, storage, catalogue = studied
-    mixtures = (
+    merges = (
         MeasuredMerge(0.1, 0.2, 0.3, 0.4, "between", "/m.pt", ("a", "b"), 0.7), MeasuredMerge(0.1, 0.2, 0.3, 0.4),
     )  # fmt: skip
-    remember(catalogue, *mixtures)
-    assert Ledger.read(storage, catalogue, "tiny").merges == mixtures
-    assert mixtures[0].on_way("b") == ("a", 0.7)
-    assert mixtures[0].on_way("a") == ("b", pytest.approx(0.3))
-    assert mixtures[0].on_way("c") is mixtures[1].on_way("a") is None
+    remember(catalogue, *merges)
+    assert Ledger.read(storage, catalogue, "tiny").merges == merges
+    assert merges[0].on_way("b") == ("a", 0.7)
+    assert merges[0].on_way("a") == ("b", pytest.approx(0.3))
+    assert merges[0].on_way("c") is merges[1].on_way("a") is None
 
 
-def test_mixtures_that_are_measured_are_remembered_with_kind_and_place(studied, cheap):
+def test_merges_that_are_measured_are_remembered_with_kind_and_place(studied, cheap):
     project, storage, catalogue = studied
     follow(studied)
     (plan,) = plans(studied)
     assert plan.kind in ("run", "branch"), "in the end it is a run"
-    scene, ledger = StudySnapshot.read(project, storage, catalogue), Ledger.read(storage, catalogue, "tiny")
-    by_path = {c.path: c for c in scene.checkpoints}
-    known_ones = {c.sha256 for c in scene.checkpoints}
+    snapshot, ledger = StudySnapshot.read(project, storage, catalogue), Ledger.read(storage, catalogue, "tiny")
+    by_path = {c.path: c for c in snapshot.checkpoints}
+    known_ones = {c.sha256 for c in snapshot.checkpoints}
     assert ledger.merges
-    for mixture in ledger.merges:
-        assert is_recombined(by_path[mixture.path])
-        assert (mixture.ends is None) == (mixture.share is None)
-        assert mixture.kind == "between" or mixture.ends is None
-        assert mixture.ends is None or set(mixture.ends) <= known_ones
+    for merge in ledger.merges:
+        assert is_recombined(by_path[merge.path])
+        assert (merge.ends is None) == (merge.share is None)
+        assert merge.kind == "between" or merge.ends is None
+        assert merge.ends is None or set(merge.ends) <= known_ones
     assert any(m.ends for m in ledger.merges)
 
 
-def test_a_mixture_far_out_does_not_make_all_that_was_trained_alike(studied):
-    scene, _ = placed(studied)
+def test_a_merge_far_out_does_not_make_all_that_was_trained_alike(studied):
+    snapshot, _ = placed(studied)
     far = replace(
-        scene.checkpoints[-1], id=99, sha256="far", path="/far.pt", metrics={"up": -8e3, "calm": 0.9},
+        snapshot.checkpoints[-1], id=99, sha256="far", path="/far.pt", metrics={"up": -8e3, "calm": 0.9},
         hyperparameters={"recombined": True},
     )  # fmt: skip
-    worse = replace(scene, checkpoints=(*scene.checkpoints, far))
-    told = known(worse, None).mixed
-    trained = [c.metrics["up"] for c in scene.checkpoints]
-    assert told.tolist() == [[pytest.approx(min(*trained, scene.reference[0])), pytest.approx(0.9)]]
+    worse = replace(snapshot, checkpoints=(*snapshot.checkpoints, far))
+    told = known(worse, None).merged
+    trained = [c.metrics["up"] for c in snapshot.checkpoints]
+    assert told.tolist() == [[pytest.approx(min(*trained, snapshot.reference[0])), pytest.approx(0.9)]]
     assert told[0, 0] <= worse.reference[0], "it counts for nothing that it is not"
     assert worse.clipped_values(replace(far, hyperparameters={})).tolist() == [-8e3, 0.9], (
         "what was trained is told as it is"
     )
-    least = replace(scene.project, objectives=(replace(UP, maximize=False), CALM))
+    least = replace(snapshot.project, objectives=(replace(UP, maximize=False), CALM))
     assert np.isnan(replace(worse, project=least).clipped_values(replace(far, metrics={"up": 8e3}))[1])
     assert replace(worse, project=least).clipped_values(replace(far, metrics={"up": 8e3, "calm": 0.9}))[0] < 8e3
 
@@ -599,13 +599,13 @@ def test_runs_that_ended_before_anything_was_measured_are_known_as_failed(studie
     record_step(storage, "tiny", project.objectives, project.space, {"lr": 0.97}, None, {})
     release(storage, study, claim(storage, study, "me", {}, lambda _: None).trial_id, "interrupted")
     claim(storage, study, "me", {}, lambda _: "is none of this space")
-    scene = StudySnapshot.read(*studied)
-    found = failed(scene)
+    snapshot = StudySnapshot.read(*studied)
+    found = failed(snapshot)
     assert [(c.config["lr"], c.epochs, c.start.key) for c in found] == [(0.91, 1.0, ""), (0.92, 3.0, start)]
-    told = known(scene, None)
+    told = known(snapshot, None)
     assert [c.config for c in told.failed] == [c.config for c in found]
-    assert told.spent == sum(c.steps[-1] for c in scene.curves.values()) + 4.0
-    step = make_scheduler(scene).next(told, running(scene))
+    assert told.spent == sum(c.steps[-1] for c in snapshot.curves.values()) + 4.0
+    step = make_scheduler(snapshot).next(told, running(snapshot))
     assert all(abs(step.candidate.config["lr"] - lr) > 0.005 for lr in (0.91, 0.92))
 
 
@@ -625,10 +625,10 @@ def test_a_step_whose_program_could_not_be_started_broke_no_promise(quiet):
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     kind = plan_of(trial.user_attrs).kind
-    believed = make_scheduler(StudySnapshot.read(*quiet))._credit.of(kind, 1.0)
+    believed = make_scheduler(StudySnapshot.read(*quiet))._reliability.of(kind, 1.0)
     taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
     finish(storage, taken.trial_id, TrialState.FAIL, None, {"not_started": True})
-    assert make_scheduler(StudySnapshot.read(*quiet))._credit.of(kind, 1.0) == believed
+    assert make_scheduler(StudySnapshot.read(*quiet))._reliability.of(kind, 1.0) == believed
 
 
 def test_a_look_that_was_told_its_epochs_by_a_hyperparameter_is_not_chosen_again(studied):

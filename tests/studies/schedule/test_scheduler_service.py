@@ -22,7 +22,7 @@ from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.errors import EpsoptError
 
 from ..merge.test_weight_space_merge import hook, tiny  # noqa: F401, TID252 - fixtures
-from .test_scheduler_adapter import cheap, follower, quiet, studied  # noqa: F401 - fixtures
+from .test_scheduler_adapter import cheap, quiet, service, studied  # noqa: F401 - fixtures
 
 
 def waiting(studied) -> list:  # noqa: F811
@@ -57,8 +57,8 @@ class Answers(list):
 
 def test_what_is_chosen_ahead_is_queued_only_when_a_launch_has_waited_for_a_better_choice(quiet):  # noqa: F811
     answers = Answers()
-    with follower(quiet, within=0.05, answer=answers) as mine:
-        mine.look()
+    with service(quiet, within=0.05, answer=answers) as mine:
+        mine.reconsider()
         mine.advance()
         ahead = mine._ready
         assert (waiting(quiet), answers) == ([], [])
@@ -74,11 +74,11 @@ def test_what_is_chosen_ahead_is_queued_only_when_a_launch_has_waited_for_a_bett
 
 def test_a_choice_that_is_made_in_time_knows_what_ended_meanwhile(quiet):  # noqa: F811
     answers = Answers()
-    with follower(quiet, answer=answers) as mine:
+    with service(quiet, answer=answers) as mine:
         mine.ask()
         mine.advance()
         first = launch(quiet)
-        mine.look()
+        mine.reconsider()
         mine.advance()
         ahead = mine._ready
         finish(quiet[1], first, TrialState.PRUNED, None, {})  # it brought nothing
@@ -92,7 +92,7 @@ def test_a_choice_that_is_made_in_time_knows_what_ended_meanwhile(quiet):  # noq
 
 def test_what_was_asked_for_while_a_choice_was_made_is_chosen_again(quiet, monkeypatch):  # noqa: F811
     answers, chosen = Answers(), []
-    with follower(quiet, answer=answers) as mine:
+    with service(quiet, answer=answers) as mine:
         real = mine._choose
 
         def choose(**how):
@@ -110,7 +110,7 @@ def test_what_was_asked_for_while_a_choice_was_made_is_chosen_again(quiet, monke
 
 def test_a_choice_that_comes_too_late_is_not_queued_too(quiet, monkeypatch):  # noqa: F811
     answers = Answers()
-    with follower(quiet, within=0.05, answer=answers) as mine:
+    with service(quiet, within=0.05, answer=answers) as mine:
         mine.advance()
         real = mine._choose
 
@@ -126,24 +126,24 @@ def test_a_choice_that_comes_too_late_is_not_queued_too(quiet, monkeypatch):  # 
     assert len(waiting(quiet)) == 1
 
 
-def test_mixtures_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, cheap, monkeypatch):  # noqa: F811
+def test_merges_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, cheap, monkeypatch):  # noqa: F811
     answers, told = Answers(), []
     real = SchedulerService._measure
     measured = []
 
-    def measure(self, held, scene, placed, step):
+    def measure(self, held, snapshot, placed, step):
         measured.append(self._ready)
         if len(measured) == 2:
             self.ask()
             until(lambda: answers)  # a launch does not wait until it is measured
-        real(self, held, scene, placed, step)
+        real(self, held, snapshot, placed, step)
 
     monkeypatch.setattr(SchedulerService, "_measure", measure)
-    with follower(studied, within=0.05, tell=told.append, answer=answers) as mine:
-        mine.look(mix=False)
+    with service(studied, within=0.05, tell=told.append, answer=answers) as mine:
+        mine.reconsider(merge=False)
         mine.advance()
         assert (measured, told) == ([], []), "a program that begins is left alone"
-        mine.look()
+        mine.reconsider()
         mine.advance()
         assert len(measured) == 2, "what waits is launched first"
         (trial,) = waiting(studied)
@@ -153,8 +153,8 @@ def test_mixtures_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, ch
     assert answers == [None]
 
 
-def test_where_a_launch_has_waited_long_enough_no_mixture_is_begun(studied, cheap):  # noqa: F811
-    with follower(studied, within=0.0) as mine:
+def test_where_a_launch_has_waited_long_enough_no_merge_is_begun(studied, cheap):  # noqa: F811
+    with service(studied, within=0.0) as mine:
         mine.ask()
         mine.advance()
     assert len(waiting(studied)) == 1
@@ -163,7 +163,7 @@ def test_where_a_launch_has_waited_long_enough_no_mixture_is_begun(studied, chea
 
 def test_a_launch_that_nothing_was_ready_for_takes_the_next_choice_if_it_has_waited(studied, cheap, monkeypatch):  # noqa: F811
     chosen = []
-    with follower(studied, within=0.0) as mine:
+    with service(studied, within=0.0) as mine:
         real = mine._choose
 
         def choose(**how):
@@ -172,8 +172,8 @@ def test_a_launch_that_nothing_was_ready_for_takes_the_next_choice_if_it_has_wai
             return chosen[-1]
 
         monkeypatch.setattr(mine, "_choose", choose)
-        mine.advance()  # begun ahead, of something: a mixture would come first
-    assert chosen[0].mixture is not None
+        mine.advance()  # begun ahead, of something: a merge would come first
+    assert chosen[0].merge is not None
     assert len(chosen) == 1
     assert len(waiting(studied)) == 1
     assert not Ledger.read(studied[1], studied[2], "tiny").merges
@@ -182,7 +182,7 @@ def test_a_launch_that_nothing_was_ready_for_takes_the_next_choice_if_it_has_wai
 @pytest.mark.parametrize("asked", [False, True])
 def test_one_that_is_closed_while_it_chooses_begins_nothing_more(studied, cheap, monkeypatch, asked):  # noqa: F811
     answers = Answers()
-    with follower(studied, within=0.05, answer=answers) as mine:
+    with service(studied, within=0.05, answer=answers) as mine:
         mine._ready = mine._choose(ahead=True).run
         real = mine._choose
 
@@ -203,33 +203,33 @@ def test_one_that_is_closed_while_it_chooses_begins_nothing_more(studied, cheap,
     assert not Ledger.read(studied[1], studied[2], "tiny").merges
 
 
-def test_a_run_is_not_given_what_a_mixture_before_it_will_take(studied, monkeypatch):  # noqa: F811
+def test_a_run_is_not_given_what_a_merge_before_it_will_take(studied, monkeypatch):  # noqa: F811
     monkeypatch.setattr("epsopt.studies.schedule.budget.EVALUATION", 0.1)
-    with follower(studied, until=2.05) as mine:
+    with service(studied, until=2.05) as mine:
         chosen = mine._choose(ahead=False)
-    assert chosen.mixture is not None
+    assert chosen.merge is not None
     assert chosen.run.said["step"]["epochs"] == 1
-    with follower(studied, until=1.05) as mine:
+    with service(studied, until=1.05) as mine:
         assert mine._choose(ahead=False).run is None
 
 
-def test_a_mixture_that_fails_leaves_no_weights_behind(studied, cheap, monkeypatch):  # noqa: F811
+def test_a_merge_that_fails_leaves_no_weights_behind(studied, cheap, monkeypatch):  # noqa: F811
     decoded = []
     real = WeightDecoder.decode
     monkeypatch.setattr(WeightDecoder, "decode", lambda *a: decoded.append(real(*a)) or decoded[-1])
     monkeypatch.setattr(stepping, "require_objectives", lambda *_: (_ for _ in ()).throw(EpsoptError("no coverage")))
     told = []
-    with follower(studied, tell=told.append) as mine:
+    with service(studied, tell=told.append) as mine:
         mine.advance()
         assert len(decoded) == 1
         assert not decoded[0].path.exists()
     assert told == ["no merge was measured: no coverage"]
-    assert not list(studied[0].runs.glob("mixed*"))
+    assert not list(studied[0].runs.glob("merged*"))
 
 
 def test_two_that_chose_the_same_step_queue_it_once(quiet):  # noqa: F811
     ours, theirs = Answers(), Answers()
-    with follower(quiet, answer=ours) as one, follower(quiet, within=0.05, answer=theirs) as two:
+    with service(quiet, answer=ours) as one, service(quiet, within=0.05, answer=theirs) as two:
         one.advance()
         two.advance()
         assert one._ready.key == two._ready.key
@@ -249,7 +249,7 @@ def test_while_somebody_else_measures_a_run_is_launched_and_nothing_measured(stu
     other = Lease(studied[2])
     assert other.acquire()
     answers = Answers()
-    with follower(studied, answer=answers) as mine:
+    with service(studied, answer=answers) as mine:
         mine.advance()
         assert mine._ready is not None
         mine.ask()
@@ -263,7 +263,7 @@ def test_while_somebody_else_measures_a_run_is_launched_and_nothing_measured(stu
 def test_what_somebody_else_did_meanwhile_is_known_before_anything_is_done(studied, cheap, monkeypatch):  # noqa: F811
     project, storage, catalogue = studied
     chosen = []
-    with follower(studied) as mine:
+    with service(studied) as mine:
         real = mine._choose
 
         def choose(**how):
@@ -285,7 +285,7 @@ def test_what_somebody_else_did_meanwhile_is_known_before_anything_is_done(studi
         monkeypatch.setattr(mine, "_measure", measure)
         mine.ask()
         mine.advance()
-    assert chosen[0].mixture is not None
+    assert chosen[0].merge is not None
     assert len(chosen) > 2
     assert not {1, 2} & set(measured), "the first knew too little, and so did the second"
     assert len(waiting(studied)) == 1
@@ -293,7 +293,7 @@ def test_what_somebody_else_did_meanwhile_is_known_before_anything_is_done(studi
 
 def test_nothing_is_queued_beside_what_waits_or_beyond_the_budget(quiet):  # noqa: F811
     answers = Answers()
-    with follower(quiet, until=2.0, within=0.05, answer=answers) as mine:
+    with service(quiet, until=2.0, within=0.05, answer=answers) as mine:
         mine.advance()
         spare = mine._ready
         mine.ask()
@@ -319,14 +319,14 @@ def test_what_keeps_it_from_choosing_is_answered_when_it_was_asked_and_a_databas
     answers = Answers()
     project, storage, catalogue = quiet
     young = replace(project, space=None)
-    with follower((young, storage, catalogue), answer=answers) as mine:
+    with service((young, storage, catalogue), answer=answers) as mine:
         monkeypatch.setattr(stepping.StudySnapshot, "read", lambda *_: (_ for _ in ()).throw(EpsoptError("no space")))
         mine.advance()
         assert answers == []
         mine.ask()
         mine.advance()
         assert answers == ["no space"]
-    with follower((young, storage, catalogue), answer=answers) as mine:
+    with service((young, storage, catalogue), answer=answers) as mine:
 
         def early(*_):
             mine.ask()
@@ -357,7 +357,7 @@ def test_what_keeps_it_from_choosing_is_answered_when_it_was_asked_and_a_databas
 
     monkeypatch.setattr(stepping.StudySnapshot, "read", read)
     monkeypatch.setattr(stepping, "_ASK_AGAIN", 0.01)
-    with follower(quiet, answer=answers) as mine:
+    with service(quiet, answer=answers) as mine:
         mine.ask()
         mine.advance()
         assert answers == ["no space", None]
@@ -371,10 +371,10 @@ def test_what_keeps_it_from_choosing_is_answered_when_it_was_asked_and_a_databas
 
 def test_one_that_runs_does_as_it_is_told_until_it_is_closed(quiet):  # noqa: F811
     answers = Answers()
-    with follower(quiet, answer=answers) as mine:
+    with service(quiet, answer=answers) as mine:
         thread = threading.Thread(target=mine.run)
         thread.start()
-        mine.look()
+        mine.reconsider()
         until(lambda: mine._ready is not None)
         mine.ask()
         until(lambda: answers)
@@ -425,7 +425,7 @@ command = ["train", "--lr", "{{lr}}"]
 """
     )
     asker = StepAsker(StepTask(str(file), catalogue.url, 1000.0))
-    asker.look_ahead(mix=True)
+    asker.reconsider(merge=True)
     asker.start(1)
     until(lambda: not asker.is_proposing(), 120)
     assert asker.proposal_failure() is None
@@ -437,7 +437,7 @@ command = ["train", "--lr", "{{lr}}"]
     asker.stop()
     for asked in (True, False):
         asker = StepAsker(StepTask(str(file), catalogue.url, 1000.0))
-        asker.look_ahead(mix=False)
+        asker.reconsider(merge=False)
         process = asker._helper._process
         process.send_signal(signal.SIGSTOP)
         if asked:
@@ -447,6 +447,6 @@ command = ["train", "--lr", "{{lr}}"]
         trouble, setback = (asker.is_proposing(), asker.messages()) and (asker.proposal_failure(), asker.fit_failure())
         assert "was killed by SIGKILL (most likely memory ran out)" in ((trouble if asked else setback) or "")
         assert (setback if asked else trouble) is None
-        asker.look_ahead(mix=False)
+        asker.reconsider(merge=False)
         assert (asker._helper is None) == (not asked), "what dies of looking ahead does not do it again at once"
         asker.stop()

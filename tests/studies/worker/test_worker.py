@@ -47,7 +47,7 @@ COMMAND = (
     "{python}", "-I", "-S", str(PROGRAM), "--out", "{out}", "--lr", "{lr}", "--mode", "{mode}", "--epochs", "{epochs}",
     "--seconds", "{seconds}", "--hold", "{hold}", ("--init-from", "{init_from}"), ("--resume-from", "{resume_from}"),
 )  # fmt: skip
-ORDERS = WorkerConfig(watch=0.03, lost_after=60, grace=5)
+ORDERS = WorkerConfig(watch=0.03, stale_after=60, grace=5)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def test_metrics_that_are_written_beside_a_checkpoint_after_it_are_seen_while_it
             measured = sum("coverage" in c.metrics for c in checkpoints_so_far)
             return Verdict(measured >= 2, 0.02, "two are enough")
 
-    (ended,) = loop.work(stopper=Looks(0))
+    (ended,) = loop.work(pruner=Looks(0))
     assert (ended.state, ended.failure) == ("pruned", "two are enough")
     curve = loop.trials()[0].user_attrs["checkpoints"]
     assert [c["metrics"]["coverage"] for c in curve[:2]] == pytest.approx([0.95, 0.9])
@@ -245,7 +245,7 @@ def test_a_log_that_grows_costs_no_reading_of_checkpoints(loop, monkeypatch):
             (run.training.launch.out / "metrics.csv").write_text(f"epoch,loss\n1,{len(told)}\n")
             return Verdict(len(told) > 5, 0.02, "enough")
 
-    (ended,) = loop.work(stopper=Grows(0))
+    (ended,) = loop.work(pruner=Grows(0))
     assert told == [None, 1.0, 2.0, 3.0, 4.0, 5.0]
     assert len(opened) == len(set(opened)) == ended.n_checkpoints
 
@@ -271,7 +271,7 @@ def test_a_stopper_that_fails_stops_nothing_and_its_trouble_is_told_once(loop):
 
     told: list[str] = []
     loop.queue({"epochs": 3, "seconds": 0.2}, {"epochs": 2, "seconds": 0.2})
-    ended = loop.work(stopper=Breaks(0), tell=lambda e: told.append(e.text) if e.kind == "failure" else None)
+    ended = loop.work(pruner=Breaks(0), tell=lambda e: told.append(e.text) if e.kind == "failure" else None)
     assert [e.state for e in ended] == ["complete", "complete"]
     assert told == ["runs go on, since whether to stop them cannot be decided: FloatingPointError: no forecast"]
 
@@ -306,8 +306,8 @@ class StopsAt:
 @pytest.mark.parametrize("mode", ["ok", "deaf"])
 def test_a_hopeless_run_is_stopped_and_what_it_measured_is_kept(loop, mode):
     loop.queue({"epochs": 100, "hold": 3, "mode": mode})
-    stopper = StopsAt(2)
-    (ended,) = loop.work(replace(ORDERS, grace=0.2), stopper=stopper)
+    pruner = StopsAt(2)
+    (ended,) = loop.work(replace(ORDERS, grace=0.2), pruner=pruner)
     assert ended.state == "pruned"
     assert 2 <= ended.n_checkpoints <= 3
     trial = loop.trials()[0]
@@ -318,7 +318,7 @@ def test_a_hopeless_run_is_stopped_and_what_it_measured_is_kept(loop, mode):
     optuna.load_study(study_name="p/proposals", storage=loop.storage).ask({})  # samplers can live with it
 
 
-class Audits(StopsAt):
+class Controls(StopsAt):
     """A stopper that would stop, but leaves this run to finish."""
 
     def should_stop(self, run, checkpoints_so_far) -> Decision:
@@ -327,7 +327,7 @@ class Audits(StopsAt):
 
 
 def test_a_run_that_is_left_to_finish_keeps_what_was_thought_of_it(loop):
-    class GoesOn(Audits):
+    class GoesOn(Controls):
         def should_stop(self, run, checkpoints_so_far) -> Decision:
             found = super().should_stop(run, checkpoints_so_far)
             if found.control:
@@ -335,7 +335,7 @@ def test_a_run_that_is_left_to_finish_keeps_what_was_thought_of_it(loop):
             return found
 
     loop.queue({"epochs": 6, "hold": 2}, {"lr": 0.9})
-    first, second = loop.work(stopper=GoesOn(2))
+    first, second = loop.work(pruner=GoesOn(2))
     assert (first.state, first.n_checkpoints, second.state) == ("complete", 6, "complete")
     said = loop.trials()[0].user_attrs
     assert (said["control.probability"], said["control.checkpoints"]) == (0.02, 2)
@@ -356,7 +356,7 @@ def test_a_worker_that_was_taken_for_dead_stops_its_run_gently_and_tells_nothing
 
     thread = threading.Thread(target=give_away)
     thread.start()
-    (ended,) = loop.work(replace(ORDERS, lost_after=2, runs=1), tell=lambda event: told.append(event.text))
+    (ended,) = loop.work(replace(ORDERS, stale_after=2, runs=1), tell=lambda event: told.append(event.text))
     thread.join()
     assert ended.state == "stale"
     assert told[-1] == "proposal_000: given to another worker meanwhile; stopped"
@@ -428,7 +428,7 @@ class FakeLearner:
     def is_fitting(self) -> bool:
         return False
 
-    def start(self, propose: int, *, mix: bool = True) -> None:
+    def start(self, propose: int, *, merge: bool = True) -> None:
         self.asked.append(propose)
         new = [{"lr": 0.001 * self.left + 0.01 * i} for i in range(min(propose, self.left))]
         self.left -= len(new)
@@ -443,7 +443,7 @@ class FakeLearner:
     def messages(self) -> list[str]:
         return []
 
-    def look_ahead(self, *, mix: bool) -> None:
+    def reconsider(self, *, merge: bool) -> None:
         pass
 
     def finish(self) -> None:
@@ -487,7 +487,7 @@ class SlowLearner(FakeLearner):
     def __init__(self, loop: Loop, most: int = 99) -> None:
         super().__init__(loop, most)
         self.told: list[tuple[str, str]] = []
-        self.mixes: list[bool] = []  # whether mixtures might be measured, of each time that it was asked
+        self.can_merge: list[bool] = []  # whether merges might be measured, of each time that it was asked
         self.looks, self.wanted, self.learning = 0, 0, False
 
     def tell(self, event) -> None:
@@ -509,10 +509,10 @@ class SlowLearner(FakeLearner):
             self.told.append(("learned", ""))
         return self.learning
 
-    def start(self, propose: int, *, mix: bool = True) -> None:
+    def start(self, propose: int, *, merge: bool = True) -> None:
         if propose:
             self.looks, self.wanted = 3, propose
-            self.mixes.append(mix)
+            self.can_merge.append(merge)
             self.let_go()
         else:
             self.learning = True
@@ -548,9 +548,9 @@ class Plenty:
 
 def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_while_programs_run(loop):
     class Ahead(SlowLearner):
-        def look_ahead(self, *, mix: bool) -> None:
-            self.told.append(("ahead", mix))
-            if mix:  # a checkpoint is seen
+        def reconsider(self, *, merge: bool) -> None:
+            self.told.append(("ahead", merge))
+            if merge:  # a checkpoint is seen
                 self.let_go()
 
         def finish(self) -> None:
@@ -574,19 +574,19 @@ def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_
     kinds = [k for k, _ in learner.told]
     first = kinds[: kinds.index("ended")]
     assert 2 <= first.count("ahead") <= 4, "when it begins, and with each checkpoint that is seen while it runs"
-    assert learner.mixes == [True, True], "asked for when nothing runs beside it"
+    assert learner.can_merge == [True, True], "asked for when nothing runs beside it"
     assert first[0] == "started"
-    mixes = [mix for kind, mix in learner.told[: kinds.index("ended")] if kind == "ahead"]
-    assert mixes == [False, *[True] * (len(mixes) - 1)], "nothing is measured beside a program that begins"
+    can_merge = [merge for kind, merge in learner.told[: kinds.index("ended")] if kind == "ahead"]
+    assert can_merge == [False, *[True] * (len(can_merge) - 1)], "nothing is measured beside a program that begins"
     last = kinds[len(kinds) - kinds[::-1].index("started") :]
     assert "ahead" not in last, "nothing will be launched after it"
 
 
-def test_no_mixture_is_measured_before_a_step_while_another_program_begins(loop):
+def test_no_merge_is_measured_before_a_step_while_another_program_begins(loop):
     learner = SlowLearner(loop)
     loop.queue({"lr": 0.9, "epochs": 2, "hold": 0})  # until it is asked
     loop.work(replace(ORDERS, jobs=2, runs=2, ask=8), learner=learner, budget=Plenty())
-    assert learner.mixes == [False]
+    assert learner.can_merge == [False]
 
 
 def test_each_run_says_how_long_its_slot_was_empty_and_a_retry_has_a_wait_of_its_own(loop):
@@ -601,7 +601,7 @@ def test_each_run_says_how_long_its_slot_was_empty_and_a_retry_has_a_wait_of_its
 class Exhausted(FakeLearner):
     """Finds nothing new until two runs have ended, then one proposal, then nothing any more."""
 
-    def start(self, propose: int, *, mix: bool = True) -> None:
+    def start(self, propose: int, *, merge: bool = True) -> None:
         (self.loop.project.runs / "go").touch()
         self.failed = not (propose and self.left and self.loop.states().count("COMPLETE") >= 2)
         if not self.failed:
@@ -636,7 +636,7 @@ def test_what_keeps_a_learner_from_proposing_ends_the_worker(loop):
 class FailingLearner(FakeLearner):
     """Fails whenever it learns, the second time for another reason; the third time it does not."""
 
-    def start(self, propose: int, *, mix: bool = True) -> None:
+    def start(self, propose: int, *, merge: bool = True) -> None:
         self.asked.append(propose)
 
     def fit_failure(self) -> str | None:
@@ -673,7 +673,7 @@ def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is
     assert loop.trials()[0].user_attrs["failure"] == "another run reached the targets"
     assert ("reached", f"proposal_001:3 meets the targets: {worker.reached.path}") in told
     interrupted = loop.trials()[0].user_attrs["checkpoints"][-1]["path"]
-    loop.work(replace(ORDERS, runs=2), stopper=StopsAt(1))
+    loop.work(replace(ORDERS, runs=2), pruner=StopsAt(1))
     given = [(Path(t.user_attrs["folder"]) / "argv").read_text().split("\0") for t in loop.trials()]
     assert given[3][-2:] == ["--resume-from", interrupted]
     assert not any("--resume-from" in words for words in given[:3])
@@ -772,7 +772,7 @@ def test_a_database_that_never_answers_again_ends_the_worker_with_a_sentence(loo
             gone.set()
 
     with pytest.raises(CatalogueError, match=r"^the database does not answer: connection refused$"):
-        loop.work(replace(ORDERS, lost_after=2), tell=tell)
+        loop.work(replace(ORDERS, stale_after=2), tell=tell)
     assert not list((loop.project.runs / "proposal_000").glob("epoch_100*")), "it waited for the program's own end"
     assert told[1:] == ["the database does not answer: connection refused"]
     (process,) = (loop.project.runs / "proposal_000" / "attempts").read_text().split()

@@ -1,4 +1,4 @@
-"""Decoded weights are the mixture that was asked for, in files that every reader takes, with memory bounded."""
+"""Decoded weights are the merge that was asked for, in files that every reader takes, with memory bounded."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def mean_of(parents, coefficients):
     return {n: sum(c * w[n].double() for c, w in zip(coefficients, weights, strict=True)) for n in weights[0]}
 
 
-def test_decoded_weights_are_the_mixture(decoder, parents):
+def test_decoded_weights_are_the_merge(decoder, parents):
     coefficients = [0.5, 0.7, -0.2]
     decoded = decoder.decode(recombination(parents[:3], [coefficients]))
     found = load_weights(decoded.path)
@@ -210,9 +210,9 @@ def test_a_hostile_parent_is_refused_in_the_child(decoder, parents, tmp_path):
     path = tmp_path / "attack.pt"
     torch.save({"model_state_dict": state_dict(1), "x": Attack()}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    mixture = Recombination((Parent(parents[0].path, parents[0].sha256), Parent(str(path), digest)), ((0.5, 0.5),))
+    merge = Recombination((Parent(parents[0].path, parents[0].sha256), Parent(str(path), digest)), ((0.5, 0.5),))
     with pytest.raises(EpsoptError, match="refers to"):
-        decoder.decode(mixture)
+        decoder.decode(merge)
     assert not Path("/tmp/epsopt-canary-decoding").exists()
 
 
@@ -234,7 +234,7 @@ def test_only_one_lineage_is_ever_mixed(parents):
         ([[0.5, 0.5]], ["a.*"], "expected 2"),
     ],
 )
-def test_coefficients_that_make_no_mixture_are_refused(parents, rows, groups, reason):
+def test_coefficients_that_make_no_merge_are_refused(parents, rows, groups, reason):
     with pytest.raises(UsageError, match=reason):
         recombination(parents[:2], rows, groups)
 
@@ -298,8 +298,8 @@ def test_memory_is_bounded_by_a_few_tensors_whatever_the_model(tmp_path):
             torch.save({f"t{i}.weight": torch.full((length,), float(k + i)) for i in range(tensors)}, path)
             with path.open("rb") as file:
                 parents.append(Parent(str(path), hashlib.file_digest(file, "sha256").hexdigest()))
-        mixture = Recombination(tuple(parents), ((0.25,) * n_parents,))
-        said = {"recombination": mixture.to_json(), "to": str(tmp_path / f"{name}.safetensors")}
+        merge = Recombination(tuple(parents), ((0.25,) * n_parents,))
+        said = {"recombination": merge.to_json(), "to": str(tmp_path / f"{name}.safetensors")}
         (tmp_path / f"{name}.json").write_text(json.dumps(said))
         return str(tmp_path / f"{name}.json")
 

@@ -208,9 +208,9 @@ def test_the_setting_reaches_whoever_reads_weights_and_is_kept_for_them(tmp_path
         count = sum(t.numel() for t in net().values() if t.is_floating_point())
         assert [c.n_parameters for c in parents] == [count] * 4
         assert read_fingerprints([Path(parents[0].path)], catalogue)[0].n_parameters == count
-    mixture = Recombination(tuple(Parent(c.path, c.sha256) for c in parents[:2]), ((0.5, 0.5),))
+    merge = Recombination(tuple(Parent(c.path, c.sha256) for c in parents[:2]), ((0.5, 0.5),))
     with WeightDecoder(weights_key="generator") as decoder:
-        decoded = decoder.decode(mixture)
+        decoded = decoder.decode(merge)
         decoder.save(decoded, tmp_path / "merged.pt", Provenance("merge"))
     saved = torch.load(tmp_path / "merged.pt", weights_only=True)
     assert list(saved["generator"]) == list(net())

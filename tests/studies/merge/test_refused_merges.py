@@ -9,13 +9,13 @@ import pytest
 from epsopt.cli.sample import reasons_without_prediction
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.merge import warm_start_candidates
-from epsopt.studies.merge.warm_start_candidates import mixed_starts
+from epsopt.studies.merge.warm_start_candidates import merged_starts
 
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))
 REASON = "it lies 9 from the nearest checkpoint that the map knows"
 
 
-def mixture(refused: str | None = None, measured: dict[str, float] | None = None) -> SimpleNamespace:
+def merged(refused: str | None = None, measured: dict[str, float] | None = None) -> SimpleNamespace:
     value = float("nan") if refused else 0.5
     point = {"coverage": value, "structure": value}
     return SimpleNamespace(z=None, measured=measured, assessment=SimpleNamespace(point=point, refused=refused))
@@ -27,13 +27,13 @@ def mixed(monkeypatch, zoo, fitted):
 
     def starts(measured: dict[str, float] | None) -> tuple[list[object], list[tuple[str, str]]]:
         def decoded(_decoder, _catalogue, _checkpoints, _surrogate, wanted, **_):
-            return [mixture(REASON if i == 0 else None, measured) for i in range(len(wanted))]
+            return [merged(REASON if i == 0 else None, measured) for i in range(len(wanted))]
 
-        monkeypatch.setattr(warm_start_candidates, "decode_mixtures", decoded)
+        monkeypatch.setattr(warm_start_candidates, "decode_merges", decoded)
         said: list[tuple[str, str]] = []
         catalogue = SimpleNamespace(checkpoints=lambda: zoo[1])
         decoder = SimpleNamespace(hook=None)
-        found = mixed_starts(decoder, catalogue, fitted[0], OBJECTIVES, left_out=lambda *what: said.append(what))
+        found = merged_starts(decoder, catalogue, fitted[0], OBJECTIVES, left_out=lambda *what: said.append(what))
         return found, said
 
     return starts
@@ -50,8 +50,8 @@ def test_a_mean_that_is_neither_measured_nor_predicted_is_no_start(mixed):
 
 
 def test_decoded_samples_that_are_not_predicted_are_said_once_a_reason():
-    assert reasons_without_prediction([mixture(), None, mixture(REASON), mixture(REASON), mixture("odd")]) == [
+    assert reasons_without_prediction([merged(), None, merged(REASON), merged(REASON), merged("odd")]) == [
         f"Nothing is predicted of the decoded weights of 3, 4: {REASON}.",
         "Nothing is predicted of the decoded weights of 5: odd.",
     ]
-    assert reasons_without_prediction([mixture(), None]) == []
+    assert reasons_without_prediction([merged(), None]) == []
