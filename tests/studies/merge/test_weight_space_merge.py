@@ -245,7 +245,7 @@ def test_a_round_of_a_learner_that_was_taken_for_dead_ends_before_anything_is_wr
     monkeypatch.setattr(Lease, "assert_held", require)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LeaseLost):
-        learn(Task(str(tmp_path / "epsopt.toml"), project.storage, merge_in_weight_space=3))
+        learn(Task(str(tmp_path / "epsopt.toml"), project.storage, merges=3))
     assert left == [0]
     assert not list(project.runs.glob("merged_*"))
     assert catalogue.get_artifact("merge_gains", "tiny") is None
@@ -257,7 +257,7 @@ def test_a_round_of_the_loop_ingests_what_joins_the_front_and_remembers_what_it_
     project, catalogue = tiny
     monkeypatch.setattr(mixing, "marginal_value_threshold", lambda *_: 0.0)
     monkeypatch.chdir(tmp_path)
-    learn(Task(str(tmp_path / "epsopt.toml"), project.storage, merge_in_weight_space=3))  # four runs: too few for a map
+    learn(Task(str(tmp_path / "epsopt.toml"), project.storage, merges=3))  # four runs: too few for a map
     assert "of 3 merges joined the front, hypervolume +" in capsys.readouterr().out
     found = [c for c in catalogue.checkpoints() if is_recombined(c)]
     assert found
