@@ -1,4 +1,4 @@
-"""Steps of the policy are stopped by what their epochs are worth, as it was when they were launched."""
+"""Steps of the scheduler are stopped by their gain per epoch, compared with that when they were launched."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def pruner(tmp_path, monkeypatch) -> BudgetPruner:
     return BudgetPruner(project, None, None)
 
 
-def test_a_run_is_stopped_when_its_epochs_bring_less_than_half_of_what_its_step_was_worth(pruner):
+def test_a_run_is_stopped_whose_gain_per_epoch_is_less_than_half_of_its_steps(pruner):
     bad, good = checkpoints(99, 0.5, 0.9, 4), checkpoints(99, 1.0, 0.0, 4)
     decision = pruner.should_stop(Stepping({"a": 0.5, "b": 0.9}), bad)
     assert decision.stop
-    assert "an epoch of it is expected to bring" in decision.reason
+    assert "its predicted gain per epoch is" in decision.reason
     assert "of a new run 0.05" in decision.reason, "what was trusted then, not what a model promises now"
     assert not pruner.should_stop(Stepping({"a": 1.0, "b": 0.0}, replace(PLAN, gain_per_epoch=1e-6)), good).stop
     assert not pruner.should_stop(Stepping({"a": 0.5, "b": 0.9}, replace(PLAN, gain_per_epoch=0.0)), bad).stop
