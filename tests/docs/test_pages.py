@@ -23,7 +23,7 @@ _FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 # Words of conversation, and references that only those who were there can follow.
 _NOT_OURS = re.compile(
-    r"\b(told|promis\w*|brought|troubles?|believed|setbacks?|hopeless|merges?(?! models))\b"
+    r"\b(told|promis\w*|brought|troubles?|believed|setbacks?|hopeless|mixtures?(?! models))\b"
     r"|\bD\d+\b|FACTS\.md|HOUSE\.md|†",
     re.IGNORECASE,
 )

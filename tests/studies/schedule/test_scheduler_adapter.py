@@ -289,7 +289,7 @@ def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once
     finish(storage, again.trial_id, TrialState.PRUNED, None, {"checkpoints": more})
     assert budget.spent == 3, "it went on from where the first attempt ended"
     after = make_scheduler(StudySnapshot.read(*quiet))
-    assert (before._explorations, before._last) == (after._looks, after._last)
+    assert (before._explorations, before._last) == (after._explorations, after._last)
     assert len(after._reliability._predicted_gain) == 1
 
 
