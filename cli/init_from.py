@@ -59,7 +59,7 @@ def command(
         project = workspace.require_project()
         with (
             workspace.catalogue() as catalogue,
-            WeightDecoder(project.evaluate, weights_key=catalogue.weights_key) as decoder,
+            WeightDecoder(project.evaluate, weights_key=catalogue.weights_key, calibrate=project.calibrate) as decoder,
         ):
             checkpoints = measured(catalogue)
             from epsopt.studies.merge.rank_warm_starts import rank_warm_starts
@@ -123,16 +123,16 @@ def _saved(
     """Save the merged checkpoints that are shown; return their files by the identity of their starts."""
     from epsopt.cli.merge_output import free_files
     from epsopt.cli.render import predicted_json
-    from epsopt.studies.output_paths import save_folder, suffix_for
+    from epsopt.studies.output_paths import decoded_file, save_folder
     from epsopt.zoo.decoding.provenance import Provenance, labels
 
     shown = [(s, m) for s, m in merged if any(p.start is s for p in plans)]
     if not shown:
         return {}
     parents = [[c for c, _ in s.parents] for s, _ in shown]
-    names = [f"merged_{i:03d}{suffix_for(None, p)}" for i, p in enumerate(parents)]
     with save_folder(save, project.runs, "init", checkpoints) as folder:
-        files = free_files(folder, names)
+        wanted = [decoded_file(folder, f"merged_{i:03d}", None, p) for i, p in enumerate(parents)]
+        files = free_files(folder, wanted)
         for (_, found), own, file in zip(shown, parents, files, strict=True):
             predicted = predicted_json(found.assessment)
             origin = Provenance("init-from", predicted, found.measured, decoder.hook, labels(own))

@@ -47,7 +47,8 @@ def command(
 
     with working("loading the map") as progress:
         workspace = open_workspace(options)
-        hook = workspace.project.evaluate if workspace.project else None
+        project = workspace.project
+        hook, calibrate = (project.evaluate, project.calibrate) if project else (None, None)
         if evaluate and hook is None:
             raise UsageError(
                 "--evaluate needs an evaluate hook: name it in epsopt.toml, as "
@@ -56,7 +57,7 @@ def command(
         with (
             contextlib.ExitStack() as held,
             workspace.catalogue() as catalogue,
-            WeightDecoder(hook, weights_key=catalogue.weights_key) as decoder,
+            WeightDecoder(hook, weights_key=catalogue.weights_key, calibrate=calibrate) as decoder,
         ):
             checkpoints = measured(catalogue)
             from epsopt.studies.merge.interpolate import interpolate, why_not_mergeable
@@ -97,10 +98,10 @@ def _files(
 ) -> Iterator[list[Path]]:  # fmt: skip
     """Hold the folder until all is saved, and give the files to save into, none of which is there."""
     from epsopt.cli.merge_output import free_files
-    from epsopt.studies.output_paths import save_folder, suffix_for
+    from epsopt.studies.output_paths import decoded_file, save_folder
 
-    suffix = suffix_for(form, [e.checkpoint for e in ends])
-    files = free_files(save, [f"step_{i:03d}{suffix}" for i in range(steps)])
+    parents = [e.checkpoint for e in ends]
+    files = free_files(save, [decoded_file(save, f"step_{i:03d}", form, parents) for i in range(steps)])
     with save_folder(save, project.runs if project else Path(), "step", checkpoints):
         yield files
 

@@ -99,7 +99,7 @@ def command(
     elif options.json:
         print_json(_document(merged, project.objectives, folder, budget, seed, reach))
     else:
-        _show(merged, project.objectives, folder, project, RunLabels.of(checkpoints))
+        _show(merged, project.objectives, folder, project, budget, RunLabels.of(checkpoints))
 
 
 def _check_options(*, wide: bool, chooses: bool, whole: bool) -> None:
@@ -151,14 +151,13 @@ def merge_within(
 ) -> Merged:
     """Merge checkpoints, each measured by the project's hook and saved into a folder."""
     from epsopt.studies.merge.simplex_merge import merge_checkpoints
-    from epsopt.studies.output_paths import suffix_for
+    from epsopt.studies.output_paths import decoded_file
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
-    suffix = suffix_for(form, parents)
     patterns = tuple(p.strip() for p in groups.split(",") if p.strip()) if groups else ()
-    with WeightDecoder(project.evaluate, weights_key=project.weights_key) as decoder:
+    with WeightDecoder(project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate) as decoder:
         return merge_checkpoints(
-            decoder, project, checkpoints, parents, lambda i: folder / f"merged_{i:03d}{suffix}",
+            decoder, project, checkpoints, parents, lambda i: decoded_file(folder, f"merged_{i:03d}", form, parents),
             groups=patterns, budget=budget, reach=reach, seed=seed,
             progress=lambda done, total: progress("measuring merges", done / total),
         )  # fmt: skip
@@ -211,7 +210,7 @@ def _document(
             }
             for i, e in enumerate(result.evaluations)
         ],
-        "stopped": None,
+        "stopped": result.stopped,
         "reference": dict(zip([o.name for o in objectives], result.reference, strict=True)),
         "hypervolume": {"before": result.before, "after": result.after},
         "disagreements": list(merged.disagreements),
@@ -219,13 +218,15 @@ def _document(
     }
 
 
-def _show(merged: Merged, objectives: Sequence[Objective], folder: Path, project: Project, labels: RunLabels) -> None:
+def _show(
+    merged: Merged, objectives: Sequence[Objective], folder: Path, project: Project, budget: int, labels: RunLabels
+) -> None:
     from epsopt.cli.output import Head, Rows, print_line, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
 
     result = merged.result
     names = [o.name for o in objectives]
-    rows = [*range(len(merged.parents)), *result.joined]
+    rows = [i for i, e in enumerate(result.evaluations) if e.measured]
     texts = formatters(names, [result.evaluations[i].measured for i in rows])
     letters = "ABCDE"[: len(merged.parents)]
     for letter, parent in zip(letters, merged.parents, strict=True):
@@ -234,7 +235,7 @@ def _show(merged: Merged, objectives: Sequence[Objective], folder: Path, project
     groups = []
     for i in rows:
         e = result.evaluations[i]
-        title = f"parent {letters[i]}" if i < len(letters) else f"merged {i}"
+        title = f"parent {letters[i]}" if i < len(letters) else f"merged {i}{' *' if i in result.joined else ''}"
         for g, coefficients in enumerate(e.coefficients):
             shown = " ".join(f"{c:5.2f}" for c in coefficients)
             cells = measured_row(title, e.measured, names, texts) if g == 0 else ["", *[""] * len(names)]
@@ -245,12 +246,14 @@ def _show(merged: Merged, objectives: Sequence[Objective], folder: Path, project
     if merged.groups:
         print_wrapped(f"Rows of coefficients: tensors that fit {', then '.join(merged.groups)}, then all others.")
     n = len(result.evaluations)
+    if result.stopped is not None:
+        print_wrapped(f"{n} of a budget of {budget} were measured: {result.stopped}.")
     if not result.joined:
         print_wrapped(f"None of the {n - len(letters)} merges beats what is measured already; nothing was saved.")
         return
     gain = f" ({result.after / result.before - 1.0:+.2%})" if result.before > 0.0 else ""
     print_wrapped(
-        f"All values are measured by {project.evaluate}. {len(result.joined)} of {n - len(letters)} merges are on "
+        f"All values are measured by {project.evaluate}. {len(result.joined)} of {n - len(letters)} merges (*) are on "
         f"the measured front; its hypervolume went from {result.before:.4g} to {result.after:.4g}{gain}."
     )
     print_line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")

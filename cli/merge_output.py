@@ -12,19 +12,18 @@ if TYPE_CHECKING:
     from epsopt.zoo.decoding.recombination import Recombination
 
 
-def free_files(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Return files in a folder, none of which is there yet: said before anything is computed.
+def free_files(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """Return files below a folder, none of which is there yet: said before anything is computed.
 
     Raises:
         UsageError: one is there, or the folder is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file, expected a folder to save checkpoints in")
-    files = [folder / name for name in names]
     taken = [f for f in files if f.exists() or f.is_symlink()]
     if taken:
         raise UsageError(f"{taken[0]} is there already: name another folder, nothing is written over")
-    return files
+    return list(files)
 
 
 def recombination_json(recombination: Recombination, labels: Mapping[str, str]) -> dict[str, Any]:

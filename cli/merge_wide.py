@@ -32,14 +32,14 @@ def merge_widely(
     """Choose checkpoints and merge them; see :func:`epsopt.studies.merge.weight_space_merge.merge_in_weight_space`."""
     from epsopt.studies.merge.merge_sources import choose_sources
     from epsopt.studies.merge.weight_space_merge import merge_in_weight_space
-    from epsopt.studies.output_paths import suffix_for
+    from epsopt.studies.output_paths import decoded_file
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
     sources = choose_sources(checkpoints, lineages, project.objectives)
-    suffix = suffix_for(form, sources.checkpoints)
-    with WeightDecoder(project.evaluate, weights_key=project.weights_key) as decoder:
+    with WeightDecoder(project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate) as decoder:
         return merge_in_weight_space(
-            decoder, project, checkpoints, sources, lambda i: folder / f"merged_{i:03d}{suffix}",
+            decoder, project, checkpoints, sources,
+            lambda i: decoded_file(folder, f"merged_{i:03d}", form, sources.checkpoints),
             budget=budget, give_up=give_up, seed=seed, progress=progress,
         )  # fmt: skip
 

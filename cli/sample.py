@@ -101,7 +101,7 @@ def _decode(
 ) -> tuple[list[MergedCheckpoint | None], list[Path | None]]:
     from epsopt.cli.render import predicted_json
     from epsopt.studies.merge.decode import decode_samples
-    from epsopt.studies.output_paths import save_folder, suffix_for
+    from epsopt.studies.output_paths import decoded_file, save_folder
     from epsopt.zoo.decoding.decoder import WeightDecoder
     from epsopt.zoo.decoding.provenance import Provenance, labels
 
@@ -113,7 +113,7 @@ def _decode(
     with (
         held,
         opened.workspace.catalogue() as catalogue,
-        WeightDecoder(hook, weights_key=catalogue.weights_key) as decoder,
+        WeightDecoder(hook, weights_key=catalogue.weights_key, calibrate=opened.project.calibrate) as decoder,
     ):
         merges = decode_samples(
             decoder, catalogue, opened.checkpoints, opened.surrogate, points,
@@ -125,7 +125,7 @@ def _decode(
                 files.append(None)
                 continue
             parents = [by_key[p.sha256] for p in merged.recombination.parents]
-            file = save / f"sample_{i:03d}{suffix_for(None, parents)}"
+            file = decoded_file(save, f"sample_{i:03d}", None, parents)
             origin = Provenance("sample", predicted_json(merged.assessment), merged.measured, hook, labels(parents))
             decoder.save(merged.decoded, file, origin)
             files.append(file)

@@ -11,13 +11,29 @@ from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.files import claimed_folder
 from epsopt.zoo.files import new_folder as numbered_folder
+from epsopt.zoo.layouts.hugging_face import MODELS, whole_name
+
+_SAME = ({".safetensors"}, {".ckpt"}, {".pth"})
+"""Suffixes that a checkpoint has if all of its parents have it; others are .pt."""
 
 
-def suffix_for(form: str | None, parents: Sequence[Checkpoint]) -> str:
-    """Return the suffix of saved files: as asked, else like the parents'."""
+def decoded_file(folder: Path, name: str, form: str | None, parents: Sequence[Checkpoint]) -> Path:
+    """Return the file of one decoded checkpoint, in a folder of its own, where its parents' library looks for it.
+
+    Args:
+        folder: that all of a command are saved in.
+        name: of the checkpoint's own folder.
+        form: suffix of the file without its dot, as asked for; None: as the parents have it.
+        parents: what it is made of. A model of transformers or an adapter of peft is called as these call it.
+    """
+    names = {whole_name(Path(p.path)) for p in parents}
+    if form in (None, "safetensors") and names and all(n in MODELS for n in names):
+        kind = "adapter_model" if all(n.startswith("adapter_model") for n in names) else "model"
+        return folder / name / f"{kind}.safetensors"
     if form is not None:
-        return f".{form}"
-    return ".safetensors" if all(Path(p.path).suffix == ".safetensors" for p in parents) else ".pt"
+        return folder / name / f"model.{form}"
+    suffixes = {Path(p.path).suffix for p in parents}
+    return folder / name / f"model{suffixes.pop() if suffixes in _SAME else '.pt'}"
 
 
 def free_name(runs: Path, name: str) -> Path:

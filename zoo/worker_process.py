@@ -6,6 +6,7 @@ Nothing that a checkpoint holds leaves this process but numbers and text. Starte
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import resource
 import sys
@@ -25,11 +26,11 @@ from numpy.typing import NDArray
 from epsopt.zoo.decoding.weight_gram import weight_products
 from epsopt.zoo.decoding.worker import evaluate, recombine
 from epsopt.zoo.errors import HookError, UnreadableCheckpoint
-from epsopt.zoo.fingerprints.fingerprint import FEATURES, SKETCH, Fingerprint, _finite, _sketch, fingerprint
-from epsopt.zoo.fingerprints.lineage import KnownLineage, LineageBook
+from epsopt.zoo.fingerprints.fingerprint import SKETCH, Fingerprint, _finite, _sketch
+from epsopt.zoo.fingerprints.lineage import ADAPTED, KnownLineage, LineageBook
+from epsopt.zoo.layouts.adapters import reference_of
+from epsopt.zoo.layouts.effective_weights import EffectiveWeights, effective_weights
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
-from epsopt.zoo.layouts.parsed import ParsedCheckpoint
-from epsopt.zoo.layouts.registry import interpret
 from epsopt.zoo.reading.hooks import embed, listen, load_hook
 from epsopt.zoo.reading.messages import decode, encode, pack, unpack
 from epsopt.zoo.reading.remote import location
@@ -56,12 +57,12 @@ class _Reference:
         with open_checkpoint(path, limits, weights_key) as checkpoint:
             self.identity = checkpoint.source.identity
             self.sha256 = checkpoint.source.sha256()
-            reading = interpret(checkpoint)
-            self.weights, self.base = reading.weights, reading.base
-            self.signature = _signature(self.weights)
-            self.sketch = _sketch_of(checkpoint, self.weights)
+            held = effective_weights(checkpoint, limits)
+            self.base = held.reading.base
+            self.signature = held.signature()
+            self.sketch = _sketch_of(held)
             small = self.identity.size <= limits.at_once
-            self._held = {n: checkpoint.read(n, t) for n, t in self.weights.items()} if small else None
+            self._held = dict(held.stream()) if small else None
 
     @contextlib.contextmanager
     def tensors(self, limits: Limits) -> Iterator[Callable[[str], torch.Tensor | None]]:
@@ -70,8 +71,8 @@ class _Reference:
             yield self._held.get
             return
         with open_checkpoint(self.path, limits, self.weights_key) as checkpoint:
-            weights = interpret(checkpoint).weights
-            yield lambda name: checkpoint.read(name, weights[name]) if name in weights else None
+            held = effective_weights(checkpoint, limits)
+            yield lambda name: held.looked_at(name) if name in held.tensors else None
 
 
 class Child:
@@ -133,25 +134,37 @@ class Child:
     def _read(self, path: Path, hook: str | None, known_lineage: int | None) -> Answer:
         function = load_hook(hook) if hook else None
         with open_checkpoint(path, self.limits, self.weights_key) as checkpoint:
-            reading = interpret(checkpoint)
+            held = effective_weights(checkpoint, self.limits)
+            reading = held.reading
             checkpoint.verify()
-            signature = _signature(reading.weights)
+            signature = held.signature()
             gone: list[int] = []
             declared, lineage = None, None
             known = None if known_lineage is None else self.book.get(known_lineage)
-            reference = None if known is None else self._reference_of(known, gone)
+            adapted = self._adapted(held)
             base = None
-            if reference is None:
-                base = self._declared(path, reading.base) or self._shared_base(path, signature)
-            if reference is not None:
-                kept, lineage = self._fingerprint(checkpoint, reading, reference), known_lineage
-            elif base is not None:
-                kept = self._fingerprint(checkpoint, reading, base)
-                declared = {"path": str(base.path), "sha256": base.sha256}
+            if adapted is not None:
+                reference = None
+            elif known is not None and known.reference_path.startswith(ADAPTED):
+                reference, lineage = None, known_lineage
             else:
-                kept, lineage, gone = self._fingerprint_in_lineage(checkpoint, reading, signature)
+                reference = None if known is None else self._reference_of(known, gone)
+                if reference is None:
+                    base = self._declared(path, reading.base) or self._shared_base(path, signature)
+            if reference is not None:
+                kept, lineage = self._fingerprint(held, reference), known_lineage
+            elif base is not None:
+                kept = self._fingerprint(held, base)
+                declared = {"path": str(base.path), "sha256": base.sha256}
+            elif adapted is not None or lineage is not None:
+                kept = self._fingerprint(held, None)
+                declared = adapted
+            else:
+                kept, lineage, gone = self._fingerprint_in_lineage(held, signature)
             blobs = [kept.to_bytes(), pack(kept.sketch)]
-            if base is not None:
+            if adapted is not None:
+                blobs.append(pack(np.zeros(SKETCH, dtype=np.float32)))  # of no update at all
+            elif base is not None:
                 blobs.append(pack(base.sketch if base.signature == signature else kept.sketch))
             if function is not None:
                 blobs.append(pack(embed(function, str(hook), checkpoint, reading.weights)))
@@ -176,38 +189,46 @@ class Child:
             }
         return header, blobs
 
-    def _fingerprint(
-        self, checkpoint: OpenCheckpoint, reading: ParsedCheckpoint, reference: _Reference | None
-    ) -> Fingerprint:
-        own = reference is None or _is(reference, checkpoint)
+    def _adapted(self, held: EffectiveWeights) -> dict[str, str] | None:
+        """Return what stands for the base of a low-rank adapter: the one that it names, or that of all runs."""
+        if not held.updates:
+            return None
+        base = (held.adapter.base if held.adapter is not None else "") or self.base
+        if not base:
+            return None
+        path = reference_of(base)
+        return {"path": path, "sha256": hashlib.sha256(path.encode()).hexdigest()}
+
+    def _fingerprint(self, held: EffectiveWeights, reference: _Reference | None) -> Fingerprint:
+        own = reference is None or _is(reference, held.checkpoint)
         with contextlib.nullcontext() if own or reference is None else reference.tensors(self.limits) as lookup:
-            return fingerprint(_stream(checkpoint, reading.weights), lookup)
+            return held.fingerprint(lookup)
 
     def _fingerprint_in_lineage(
-        self, checkpoint: OpenCheckpoint, reading: ParsedCheckpoint, signature: str
+        self, held: EffectiveWeights, signature: str
     ) -> tuple[Fingerprint, int | None, list[int]]:
         """Fingerprint against the nearest lineage; also return its id and those whose reference is gone."""
         gone: list[int] = []
         sketch: Sketch | None = None
         if self.book.open_for(signature):
             guess = self._guesses.get(signature)
-            if guess is not None and checkpoint.source.size <= self.limits.at_once:
+            if guess is not None and held.checkpoint.source.size <= self.limits.at_once:
                 # Most files belong where the one before did: then looking once is enough.
                 reference = self._reference_of(guess, gone)
                 if reference is not None:
-                    kept = self._fingerprint(checkpoint, reading, reference)
+                    kept = self._fingerprint(held, reference)
                     nearest = self.book.nearest(signature, kept.sketch)
                     if nearest is not None and nearest.id == guess.id:
                         return kept, guess.id, gone
                     sketch = kept.sketch
             if sketch is None:
-                sketch = _sketch_of(checkpoint, reading.weights)
+                sketch = _sketch_of(held)
             while (known := self.book.nearest(signature, sketch)) is not None:
                 reference = self._reference_of(known, gone)
                 if reference is not None:
                     self._guesses[signature] = known
-                    return self._fingerprint(checkpoint, reading, reference), known.id, gone
-        return self._fingerprint(checkpoint, reading, None), None, gone
+                    return self._fingerprint(held, reference), known.id, gone
+        return self._fingerprint(held, None), None, gone
 
     def _reference_of(self, known: KnownLineage, gone: list[int]) -> _Reference | None:
         reference = self._reference(location(known.reference_path))
@@ -284,26 +305,13 @@ def _still_growing(path: Path) -> bool:
         return False
 
 
-def _stream(checkpoint: OpenCheckpoint, weights: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, described in weights.items():
-        if described.is_floating_point():
-            yield name, checkpoint.read(name, described)
-
-
-def _sketch_of(checkpoint: OpenCheckpoint, weights: dict[str, torch.Tensor]) -> Sketch:
+def _sketch_of(held: EffectiveWeights) -> Sketch:
     # The same sum as fingerprint() makes, to choose the reference before the statistics are taken.
     total = np.zeros(SKETCH, dtype=np.float64)
-    for name, tensor in _stream(checkpoint, weights):
+    for name, tensor in held.stream():
         if tensor.numel():
             total += _sketch(name, _finite(tensor).reshape(-1))
     return total.astype(np.float32)
-
-
-def _signature(weights: dict[str, torch.Tensor]) -> str:
-    blocks = [(n, tuple(t.shape)) for n, t in weights.items() if t.is_floating_point() and t.numel()]
-    names, shapes = tuple(n for n, _ in blocks), tuple(s for _, s in blocks)
-    empty = np.zeros((0, FEATURES), dtype=np.float32)
-    return Fingerprint(names, shapes, empty, empty[0:0].reshape(-1), 0).signature
 
 
 def _limit_memory(extra: int) -> None:

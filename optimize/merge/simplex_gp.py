@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from botorch.acquisition.multi_objective.logei import qLogExpectedHypervolumeImprovement
 from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
+from botorch.exceptions.errors import ModelFittingError
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import ModelListGP, SingleTaskGP
 from botorch.sampling import SobolQMCNormalSampler
 from botorch.utils.multi_objective.box_decompositions.non_dominated import FastNondominatedPartitioning
 from gpytorch.kernels import MaternKernel, PolynomialKernel, ScaleKernel
 from gpytorch.mlls import ExactMarginalLogLikelihood
+from linear_operator.utils.errors import NanError, NotPSDError
 from numpy.typing import NDArray
 
 from epsopt.optimize.objectives import Objective, Objectives
@@ -40,8 +42,11 @@ def next_merge(
     reach: float,
     seed: int,
     rng: np.random.Generator,
-) -> tuple[Floats, dict[str, dict[str, float]]] | None:
+) -> tuple[Floats, dict[str, dict[str, float]] | None] | None:
     """Fit the model to what was measured; return the merge expected to gain most, with its prediction.
+
+    Where no model can be computed from so few measurements, it is the merge that lies farthest from all that were
+    measured, and nothing is predicted.
 
     Args:
         tried: ``(n, groups, parents)`` coefficients of measured merges.
@@ -65,6 +70,25 @@ def next_merge(
     if not bool(pool_of.any()):
         return None
     candidates, pool = candidates[pool_of.numpy()], pool[pool_of]
+    try:
+        return _expected_most(x, table, known, candidates, pool, objectives, bounds, reference, seed)
+    except (ModelFittingError, NotPSDError, NanError, torch.linalg.LinAlgError):
+        away = torch.cdist(pool, x).min(dim=1).values
+        return candidates[int(away.argmax())], None
+
+
+def _expected_most(
+    x: torch.Tensor,
+    table: Floats,
+    known: Floats,
+    candidates: Floats,
+    pool: torch.Tensor,
+    objectives: Sequence[Objective],
+    bounds: Mapping[str, tuple[float, float]],
+    reference: Floats,
+    seed: int,
+) -> tuple[Floats, dict[str, dict[str, float]]]:
+    """Return the candidate with the largest expected improvement, and its prediction."""
     transforms = [
         fit_transform(y, metric_range(o.name, y, bounds), positive_floor(o.name, y, bounds))
         for y, o in zip(table.T, objectives, strict=True)
@@ -119,7 +143,12 @@ def _fit(x: torch.Tensor, table: Floats, transforms: Sequence[MetricTransform], 
             single.likelihood.requires_grad_(requires_grad=False)
             # A few dozen steps are as good as convergence, which takes most of a merge's time.
             options = {"options": {"maxiter": _FIT_STEPS}}
-            fit_gpytorch_mll(ExactMarginalLogLikelihood(single.likelihood, single), optimizer_kwargs=options)
+            begun = {k: v.clone() for k, v in single.state_dict().items()}
+            try:
+                fit_gpytorch_mll(ExactMarginalLogLikelihood(single.likelihood, single), optimizer_kwargs=options)
+            except ModelFittingError:  # of no use to learn from; what one would have guessed before still is
+                single.load_state_dict(begun)
+                single.eval()
         models.append(single)
     return ModelListGP(*models).eval()
 

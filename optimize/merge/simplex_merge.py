@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
+from epsopt.optimize.merge.patience import Patience
 from epsopt.optimize.merge.simplex_gp import next_merge
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import hypervolume, non_dominated
@@ -53,6 +55,8 @@ class MergeResult:
         reference: reference point of the hypervolumes, one value per objective.
         before: hypervolume of the front without merges.
         after: hypervolume with them.
+        stopped: why fewer were measured than the budget has; None: all were, or there was nothing left to try.
+        failures: how each evaluation failed that did; it counts as measured, with no value.
     """
 
     evaluations: tuple[Evaluation, ...]
@@ -60,6 +64,8 @@ class MergeResult:
     reference: tuple[float, ...]
     before: float
     after: float
+    stopped: str | None = None
+    failures: tuple[str, ...] = ()
 
 
 def merge(
@@ -91,30 +97,40 @@ def merge(
         progress: called as ``progress(evaluations done, budget)``.
 
     Returns:
-        Everything that was measured, and which merges are on the joint front.
+        Everything that was measured, and which merges are on the joint front. A merge whose evaluation fails has no
+        values; after three failures in a row no more is measured, and what was measured is returned.
 
     Raises:
         UsageError: too few or too many parents, a budget that does not even measure these, no objective, a negative
             reach, or an objective that `evaluate` does not measure, or not on any parent.
+        EpsoptError: the evaluation of a parent failed.
     """
     _check(parents, objectives, budget, groups, reach)
     rng = np.random.default_rng(seed)
     others = np.zeros((0, len(objectives))) if known is None else known[np.isfinite(known).all(axis=1)]
     done: list[Evaluation] = []
+    patience = Patience()
     for coefficients, why in _design(parents, groups, budget, rng):
-        done.append(Evaluation(coefficients, None, _measured(evaluate, coefficients, objectives), why))
+        if patience.stopped is not None:
+            break
+        measured = (
+            _measured(evaluate, coefficients, objectives)
+            if len(done) < parents
+            else patience.attempt(partial(_measured, evaluate, coefficients, objectives))
+        )
+        done.append(Evaluation(coefficients, None, measured, why))
         _report_progress(progress, done, budget)
         if len(done) == parents:
             _require_values(done, objectives)
     reference = _reference(done[:parents], others, objectives)
-    while len(done) < budget:
+    while len(done) < budget and patience.stopped is None:
         tried = np.stack([e.coefficients for e in done])
         table = _table(done, objectives)
         found = next_merge(tried, table, others, objectives, bounds or {}, reference, reach, seed, rng)
         if found is None:
             break
         coefficients, predicted = found
-        measured = _measured(evaluate, coefficients, objectives)
+        measured = patience.attempt(partial(_measured, evaluate, coefficients, objectives))
         done.append(Evaluation(coefficients, predicted, measured, "expected to widen the front"))
         _report_progress(progress, done, budget)
     maximize = Objectives(objectives).maximize
@@ -127,6 +143,8 @@ def merge(
         reference=tuple(reference.tolist()),
         before=hypervolume(table[: len(others) + parents], reference, maximize),
         after=hypervolume(table, reference, maximize),
+        stopped=patience.stopped,
+        failures=tuple(patience.failures),
     )
 
 
@@ -202,7 +220,7 @@ def _require_values(parents: Sequence[Evaluation], objectives: Sequence[Objectiv
 
 
 def _table(done: Sequence[Evaluation], objectives: Sequence[Objective]) -> Floats:
-    return np.array([[np.nan if (v := e.measured[o.name]) is None else v for o in objectives] for e in done])
+    return np.array([[np.nan if (v := e.measured.get(o.name)) is None else v for o in objectives] for e in done])
 
 
 def _reference(parents: Sequence[Evaluation], others: Floats, objectives: Sequence[Objective]) -> Floats:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from botorch.exceptions.errors import ModelFittingError
 from numpy.typing import NDArray
 
 from epsopt.optimize.acquisition.confidence_bounds import Z90, measured_table
@@ -145,13 +144,13 @@ class MergeSearch:
         return np.full((1, len(values)), 1.0 / len(values)), predicted
 
     def _modelled(self, rng: np.random.Generator, seed: int) -> tuple[Floats, dict[str, dict[str, float]]] | None:
-        try:
-            return next_merge(
-                self._between, self._between_values, self._table, self._objectives, self._bounds, self.reference,
-                0.0, seed, rng,
-            )  # fmt: skip
-        except ModelFittingError:  # so few measurements may be anything; after a step beyond it is tried again
+        found = next_merge(
+            self._between, self._between_values, self._table, self._objectives, self._bounds, self.reference,
+            0.0, seed, rng,
+        )  # fmt: skip
+        if found is None or found[1] is None:  # nothing is predicted; after a step beyond it is tried again
             return None
+        return found[0], found[1]
 
     def _next_of_all(self, rng: np.random.Generator, reliability: Callable[[str], float]) -> MergeStep | None:
         merge = choose_merge(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from epsopt.studies.merge.merge_sources import choose_sources
 from epsopt.studies.merge.weight_space_merge import WeightSpaceMerge, merge_in_weight_space, prior_reliability
-from epsopt.studies.output_paths import save_folder, suffix_for
+from epsopt.studies.output_paths import decoded_file, save_folder
 from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -50,17 +50,17 @@ def merge_round(
         sources = choose_sources(checkpoints, catalogue.lineages(), project.objectives)
     except EmptyCatalogue:
         return []
-    suffix = suffix_for(None, sources.checkpoints)
     history = _history(catalogue, project.name)
     reliability = prior_reliability()
     for kind, predicted_gain, realized_gain in history:
         reliability.learn(kind, predicted_gain, realized_gain)
     with (
         save_folder(None, project.runs, "merged") as folder,
-        WeightDecoder(project.evaluate, weights_key=project.weights_key) as decoder,
+        WeightDecoder(project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate) as decoder,
     ):
         wide = merge_in_weight_space(
-            decoder, project, checkpoints, sources, lambda i: folder / f"merged_{i:03d}{suffix}",
+            decoder, project, checkpoints, sources,
+            lambda i: decoded_file(folder, f"merged_{i:03d}", None, sources.checkpoints),
             budget=budget, reliability=reliability, seed=seed + len(checkpoints), made_by="work --merges",
             progress=progress,
         )  # fmt: skip

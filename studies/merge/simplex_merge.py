@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
+from epsopt.optimize.merge.patience import Patience
 from epsopt.optimize.merge.simplex_merge import Evaluation, MergeResult, choose_parents, merge
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.studies.project.project import Project
@@ -32,7 +33,8 @@ class Merged:
         groups: patterns of tensor names with coefficients of their own.
         result: every merge that was measured.
         saved: file of each merge that joined the front, by its place among the evaluations.
-        disagreements: sentences about parents of which the hook says something else than their files.
+        disagreements: sentences about parents of which the hook says something else than their files, and about what
+            merging cannot do right by itself.
     """
 
     parents: tuple[Checkpoint, ...]
@@ -112,7 +114,7 @@ def merge_checkpoints(
 
     Raises:
         UsageError: the parents are not of one lineage, or too few, or too many; or no evaluate hook.
-        HookError: the hook failed; nothing is saved.
+        HookError: the hook failed on a parent. What it fails on later measures nothing, and the others are kept.
     """
     require_one_lineage(parents)
 
@@ -131,7 +133,8 @@ def merge_checkpoints(
     )  # fmt: skip
     differing = [s for p, e in zip(parents, result.evaluations, strict=False)
                  for s in disagreements(p, e.measured, objectives)]  # fmt: skip
-    merged = Merged(tuple(parents), tuple(groups), result, {}, tuple(differing))
+    notes = [*differing, *decoder.notes, *Patience(list(result.failures)).notes()]
+    merged = Merged(tuple(parents), tuple(groups), result, {}, tuple(notes))
     for place in result.joined:
         evaluation = result.evaluations[place]
         decoded = decoder.decode(merged.recombination(evaluation))

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from epsopt.optimize.merge.patience import Patience
 from epsopt.optimize.schedule.gain_calibration import Reliability, marginal_value_threshold
 from epsopt.studies.merge.merge_candidates import ALONG, BETWEEN, BEYOND, MergeSearch, Part
 from epsopt.studies.merge.merge_sources import Sources, only_finite
@@ -134,7 +136,7 @@ def merge_in_weight_space(
 
     Raises:
         UsageError: no evaluate hook, or one that does not measure an objective, or finds it not finite on a source.
-        HookError: the hook failed; nothing is saved.
+        HookError: the hook failed on the source that is measured first.
         EmptyCatalogue: fewer than two sources hold finite weights.
         EpsoptError: a source or the base is gone or has changed, or the base's weights are not finite.
     """
@@ -151,6 +153,7 @@ def merge_in_weight_space(
     before, stopped = known.volume(), None
     unit = before if before > 0.0 else 1.0
     tried: list[Tried] = []
+    patience = Patience()
     while len(tried) < budget and stopped is None:
         tell("measuring merges", len(tried) / budget)
         volume = known.volume()
@@ -165,7 +168,8 @@ def merge_in_weight_space(
             break
         rows = known.expanded(step.coefficients)
         recombination, parts = known.recombination(rows)
-        measured = known.measure(decoder, recombination)
+        measured = patience.attempt(partial(known.measure, decoder, recombination))
+        stopped = patience.stopped
         known.add(step, rows, measured)
         realized_gain = known.volume() - volume
         reliability.learn(step.kind, step.predicted_gain / unit, realized_gain / unit)
@@ -197,7 +201,7 @@ def merge_in_weight_space(
         before=before,
         after=known.volume(),
         stopped=stopped,
-        disagreements=tuple(differing),
+        disagreements=(*differing, *decoder.notes, *patience.notes()),
     )
 
 

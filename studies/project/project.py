@@ -36,6 +36,7 @@ class Project:
         command: the train command with its holes; None where nothing can be launched.
         cwd: folder that the train command starts in.
         evaluate: hook "package.module:function", or None.
+        calibrate: likewise.
         embed: hook "package.module:function", or None.
         learn: metrics that are learned besides the objectives; ``*``, ``?`` and ``[...]`` stand for others.
         rename: metrics by the name that some runs give them, to their name here.
@@ -58,6 +59,7 @@ class Project:
     command: Command | None = None
     cwd: Path = Path()
     evaluate: str | None = None
+    calibrate: str | None = None
     embed: str | None = None
     learn: tuple[str, ...] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -156,6 +158,7 @@ def _resolved(file: Path, parsed: ProjectFile) -> Project:
         command=command,
         cwd=(folder / (parsed.train.cwd if parsed.train else ".")).resolve(),
         evaluate=parsed.hooks.evaluate,
+        calibrate=parsed.hooks.calibrate,
         embed=parsed.hooks.embed,
         learn=tuple(parsed.metrics.learn),
         rename=parsed.metrics.rename,

@@ -217,9 +217,10 @@ class TrainTable(_Table):
 
 
 class HooksTable(_Table):
-    """[hooks]: the user's own evaluate(state_dict) -> metrics and embed(state_dict) -> (anchors, dim)."""
+    """[hooks]: the user's own evaluate(state_dict) -> metrics, calibrate(state_dict) -> tensors, embed(state_dict)."""
 
     evaluate: Hook | None = None
+    calibrate: Hook | None = None
     embed: Hook | None = None
 
 

@@ -37,7 +37,7 @@ from epsopt.studies.merge.merge_candidates import require_objectives
 from epsopt.studies.optuna_io.queue import record_step
 from epsopt.studies.optuna_io.refit_lease import Lease, LeaseLost, lease
 from epsopt.studies.optuna_io.storage import DATABASE_ERRORS, open_storage
-from epsopt.studies.output_paths import new_folder, suffix_for
+from epsopt.studies.output_paths import decoded_file, new_folder
 from epsopt.studies.project.project import Project, load_project
 from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, save_measured_merge
 from epsopt.studies.schedule.scheduler_adapter import ChosenRun, chosen_run, known, make_scheduler, running
@@ -104,7 +104,7 @@ class SchedulerService:
         self._project, self._storage, self._catalogue = project, storage, catalogue
         self._until, self._length, self._seed, self._within = until, length, seed, within
         self._tell, self._answer = tell, answer
-        self._decoder = WeightDecoder(project.evaluate, weights_key=project.weights_key)
+        self._decoder = WeightDecoder(project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate)
         self._gave_up = False  # merging, until it is asked again
         self._folder: Path | None = None
         self._saved = 0
@@ -364,7 +364,7 @@ class SchedulerService:
             require_objectives(measured, objectives)
             held.assert_held()
             self._folder = self._folder or new_folder(self._project.runs, "merged")
-            path = self._folder / f"merged_{self._saved:03d}{suffix_for(None, placed.checkpoints)}"
+            path = decoded_file(self._folder, f"merged_{self._saved:03d}", None, placed.checkpoints)
             ends = zip(objectives, merge.predicted, merge.low, merge.high, strict=True)
             predicted = {o.name: {"value": float(v), "low": float(a), "high": float(b)} for o, v, a, b in ends}
             provenance = Provenance("work --budget", predicted, measured, decoder.hook, placed.labels)
@@ -387,7 +387,7 @@ class SchedulerService:
         save_measured_merge(self._catalogue, self._project.name, new)
         gain = f"hypervolume {realized_gain / before:+.2%}" if before > 0.0 else "the first that counts"
         joined = f"joined the front, {gain}" if realized_gain > 0.0 else "added nothing to the front"
-        self._tell(f"{self._folder.name}/{path.name} {joined}; it cost {count(f'{step.cost:.2g}', 'epoch')}")
+        self._tell(f"{self._folder.name}/{path.parent.name} {joined}; it cost {count(f'{step.cost:.2g}', 'epoch')}")
 
 
 def _way(placed: WeightGeometry, merge: MergeCandidate) -> tuple[tuple[str, str], float] | tuple[None, None]:

@@ -51,7 +51,7 @@ def test_a_second_demo_trains_nothing_and_its_document_fits_the_schema(finished)
     assert document["proposals"][0]["state"] == "complete"
     assert Path(document["proposals"][0]["path"]).is_file()
     merges = document["merges"]
-    assert merges["count"] == len(list((folder / "d" / "runs").glob("merged_*/*.pt")))
+    assert merges["count"] == len(list((folder / "d" / "runs").glob("merged_*/*/*.pt")))
     assert merges["before"] == document["hypervolume"]["after"]
     assert merges["after"] >= merges["before"]
     assert sorted((p, p.stat().st_mtime_ns) for p in (folder / "d" / "runs").rglob("*")) == before

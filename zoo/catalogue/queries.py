@@ -19,7 +19,7 @@ from epsopt.zoo.reading.source import Identity
 # Values are given when a statement is executed, not when it is built: building is half of what a small one costs.
 _UPDATE_FILE = update(files).where(files.c.path == bindparam("the_path"))
 
-READER = 3
+READER = 4
 """Raised when files that failed should be tried again because the reader has learned something."""
 
 

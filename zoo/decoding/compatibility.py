@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.layouts.parsed import ParsedCheckpoint
-from epsopt.zoo.reading.source import Identity
+from epsopt.zoo.layouts.effective_weights import EffectiveWeights, effective_weights
+from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
+from epsopt.zoo.reading.remote import location
+from epsopt.zoo.reading.source import Identity, Limits
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 
 # Checkpoints whose content was compared with the catalogue before, by path: thirty evaluations hash them once.
@@ -29,20 +32,37 @@ def require_content(checkpoint: OpenCheckpoint, sha256: str) -> None:
     _COMPARED[path] = (checkpoint.source.identity, sha256)
 
 
-def require_compatible(opened: Sequence[tuple[OpenCheckpoint, ParsedCheckpoint]]) -> None:
+def open_parent(stack: ExitStack, said: Mapping[str, str], limits: Limits, weights_key: str) -> EffectiveWeights:
+    """Open a checkpoint that is merged or compared, for as long as a stack lasts.
+
+    Args:
+        stack: closes it.
+        said: its path and the content hash that the catalogue has of it.
+        limits: what reading it may cost.
+        weights_key: the keys that lead to its weights, joined with dots; empty to find them.
+
+    Raises:
+        UnreadableCheckpoint: it is not what the catalogue says.
+    """
+    checkpoint = stack.enter_context(open_checkpoint(location(said["path"]), limits, weights_key))
+    require_content(checkpoint, said["sha256"])
+    return effective_weights(checkpoint, limits)
+
+
+def require_compatible(opened: Sequence[EffectiveWeights]) -> None:
     """Refuse checkpoints that have other tensors than the first.
 
     Raises:
         UnreadableCheckpoint: names both files and the tensor.
     """
-    first, wanted = opened[0]
-    for other, reading in opened[1:]:
-        for name in {**wanted.weights, **reading.weights}:
-            a, b = wanted.weights.get(name), reading.weights.get(name)
+    first = opened[0]
+    for other in opened[1:]:
+        for name in {**first.tensors, **other.tensors}:
+            a, b = first.tensors.get(name), other.tensors.get(name)
             if a is None or b is None or a.shape != b.shape:
                 shapes = ["none" if t is None else str(tuple(t.shape)) for t in (a, b)]
                 raise UnreadableCheckpoint(
-                    other.source.path,
-                    f"cannot be merged with {first.source.path}: tensor {name!r} has shape {shapes[1]} here and "
-                    f"{shapes[0]} there",
+                    other.checkpoint.source.path,
+                    f"cannot be merged with {first.checkpoint.source.path}: tensor {name!r} has shape {shapes[1]} "
+                    f"here and {shapes[0]} there",
                 )

@@ -5,44 +5,31 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
 from epsopt.zoo.decoding.provenance import Provenance
-from epsopt.zoo.decoding.recombination import RECOMBINED, Parent, Recombination
-from epsopt.zoo.decoding.tensor_file import TensorType, mapped_tensors, write_tensors
+from epsopt.zoo.decoding.recombination import Parent, Recombination
+from epsopt.zoo.decoding.saving import Decoded, Tensors, name_like, save_decoded
+from epsopt.zoo.decoding.tensor_file import TensorType
 from epsopt.zoo.decoding.weight_gram import WeightProducts
 from epsopt.zoo.errors import EpsoptError, HookError, UnreadableCheckpoint, UsageError
-from epsopt.zoo.files import atomic_file
 from epsopt.zoo.fingerprints.lineage import LineageBook
+from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
 from epsopt.zoo.reading.pool import Message, ReaderPool
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
 
-FORMATS = ("safetensors", "pt")
 _DAY = 24 * 3600.0
 _MEASURING = Limits(memory=1 << 46, seconds=_DAY, hook=_DAY)
 """The user's own program on a file of ours: as much memory as it takes (a GPU maps terabytes), and a day."""
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """Decoded weights in a temporary file, which lasts as long as their decoder.
-
-    Attributes:
-        recombination: what they are made of.
-        path: a .safetensors file.
-        types: the tensors in the parents' order, names without wrappers' prefixes.
-        layout: how the parents keep their weights.
-    """
-
-    recombination: Recombination
-    path: Path
-    types: Mapping[str, TensorType]
-    layout: Mapping[str, Any]
+_AVERAGED = (
+    "the checkpoints hold running statistics of BatchNorm, which in a merge are those of no network: name a hook that "
+    'computes them anew, as [hooks] calibrate = "package.module:function", or have evaluate return (metrics, tensors)'
+)
 
 
 class WeightDecoder:
@@ -52,10 +39,20 @@ class WeightDecoder:
         evaluate: the project's evaluate hook ``package.module:function``, None where nothing is measured.
         limits: what reading the parents may cost.
         weights_key: the keys that lead to the parents' weights, as the catalogue has it; empty to find them.
+        calibrate: the project's calibrate hook ``package.module:function``, None where nothing is calibrated.
     """
 
-    def __init__(self, evaluate: str | None = None, limits: Limits | None = None, weights_key: str = "") -> None:
+    def __init__(
+        self,
+        evaluate: str | None = None,
+        limits: Limits | None = None,
+        weights_key: str = "",
+        calibrate: str | None = None,
+    ) -> None:
         self.hook = evaluate
+        self.calibrate = calibrate
+        self._corrections: dict[str, list[Tensors]] = {}
+        self._averaged = False
         self._weights_key = weights_key
         self._reading = ReaderPool(1, limits)
         self._measuring = ReaderPool(1, _MEASURING)
@@ -96,8 +93,7 @@ class WeightDecoder:
         }
         first = location(recombination.parents[0].path)
         answer, _ = _read(self._reading, first, size, request)
-        types = {t["name"]: TensorType(getattr(torch, t["dtype"]), tuple(t["shape"])) for t in answer["tensors"]}
-        return Decoded(recombination, to, types, answer["layout"])
+        return Decoded(recombination, to, _types(answer["tensors"]), answer["layout"])
 
     def products(self, checkpoints: Sequence[Parent], base: Parent) -> WeightProducts:
         """Compare checkpoints with their base, block by block, streamed: a piece of one block of each is held.
@@ -128,12 +124,37 @@ class WeightDecoder:
                 '[hooks] evaluate = "package.module:function"'
             )
         request = {"kind": "evaluate", "hook": self.hook, "names": list(decoded.types), "title": title}
-        answer, _ = _ask(self._measuring, decoded.path, _size(decoded.path), request)
+        request["calibrate"] = self.calibrate
+        answer = self._measured(decoded, request)
+        if answer["status"] == "folder":
+            with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
+                save_decoded(self._corrected(decoded), Path(folder) / name_like(decoded), Provenance("evaluate"))
+                answer = self._measured(decoded, {**request, "folder": folder})
         if answer["status"] != "measured":
             reason = answer.get("reason", "its file changed meanwhile")
             raise HookError(reason if answer["status"] == "hook" else f"the evaluate hook {self.hook!r}: {reason}")
         metrics: dict[str, float | None] = answer["metrics"]
+        statistics = {n for n in decoded.types if is_statistic(n)}
+        corrected = {n for tensors in self._corrected(decoded).corrected for n in tensors.types}
+        self._averaged |= len(decoded.recombination.parents) > 1 and bool(statistics) and not statistics & corrected
         return metrics
+
+    def _measured(self, decoded: Decoded, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for a measurement, and remember what the hooks corrected: it is saved with these weights."""
+        self._count += 1
+        to = Path(self._folder.name) / f"corrected_{self._count:05d}.safetensors"
+        answer, _ = _ask(self._measuring, decoded.path, _size(decoded.path), {**request, "corrected": str(to)})
+        if answer.get("corrected"):
+            self._corrections.setdefault(_key(decoded), []).append(Tensors(to, _types(answer["corrected"])))
+        return answer
+
+    def _corrected(self, decoded: Decoded) -> Decoded:
+        return replace(decoded, corrected=tuple(self._corrections.get(_key(decoded), ())))
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what was measured so far."""
+        return [_AVERAGED] if self._averaged else []
 
     def forget(self, decoded: Decoded) -> None:
         """Remove decoded weights that nobody will ask for again."""
@@ -142,51 +163,21 @@ class WeightDecoder:
     def save(self, decoded: Decoded, path: Path, provenance: Provenance) -> None:
         """Write decoded weights as a checkpoint that says where it comes from; whole or not at all.
 
-        A ``.pt`` is laid out as its parents: the same key for the weights, the same names, and those hyperparameters
-        on which all parents agree. Where parents are bare state dicts so is it, and its origin lies beside it, in a
-        file of its name that ends in .json. Only measured metrics are written as metrics.
-
-        Args:
-            decoded: what to write.
-            path: ends in .safetensors or .pt; nothing may be there.
-            provenance: where it comes from.
+        See :func:`epsopt.zoo.decoding.saving.save_decoded`, whose arguments these are.
 
         Raises:
             UsageError: something is there already, or another suffix.
             EpsoptError: it cannot be written.
         """
-        tensors = mapped_tensors(decoded.path, decoded.types)
-        about = {k: {**v, RECOMBINED: True} for k, v in decoded.layout["about"].items()}
-        about = about or {"config": {RECOMBINED: True}}
-        record = provenance.to_json(decoded.recombination)
-        measured = {k: v for k, v in (provenance.measured or {}).items() if v is not None}
-        if path.suffix == ".safetensors":
-            strings = {k: json.dumps(v) for k, v in about.items()}
-            strings |= {"metrics": json.dumps(measured), "epsopt": json.dumps(record), "format": "pt"}
-            with atomic_file(path) as file:
-                order = sorted(tensors, key=lambda n: -decoded.types[n].dtype.itemsize)
-                write_tensors(file, decoded.types, ((n, tensors[n]) for n in order), strings)
-        elif path.suffix == ".pt":
-            names = decoded.layout["names"]
-            weights = {names[n]: t for n, t in tensors.items()}
-            beside = {**about, "metrics": measured, "epsopt": record}
-            if decoded.layout["bare"]:
-                with atomic_file(path.with_suffix(".json")) as file:
-                    file.write(json.dumps(beside, indent=2).encode())
-                beside = {}
-            with atomic_file(path) as file:
-                key = decoded.layout["weights"] or "state_dict"
-                torch.save(weights if decoded.layout["bare"] else {**_nested(key, weights), **beside}, file)
-        else:
-            raise UsageError(f"{path} ends in {path.suffix or 'nothing'}, expected .safetensors or .pt")
+        save_decoded(self._corrected(decoded), path, provenance)
 
 
-def _nested(key: str, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Put weights under keys that are joined with dots, as the parents have them."""
-    held: dict[str, Any] = weights
-    for part in reversed(key.split(".")):
-        held = {part: held}
-    return held
+def _types(listed: Sequence[Mapping[str, Any]]) -> dict[str, TensorType]:
+    return {t["name"]: TensorType(getattr(torch, t["dtype"]), tuple(t["shape"])) for t in listed}
+
+
+def _key(decoded: Decoded) -> str:
+    return json.dumps(decoded.recombination.to_json())
 
 
 def _read(pool: ReaderPool, first: Path, size: int, request: Mapping[str, Any]) -> Message:

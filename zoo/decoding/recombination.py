@@ -11,9 +11,8 @@ from typing import Any
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprints.lineage import NEAR
+from epsopt.zoo.layouts.parsed import RECOMBINED
 
-RECOMBINED = "recombined"
-"""Hyperparameter that tells a decoded checkpoint from one that was trained."""
 _ROUNDING = 1e-6
 
 

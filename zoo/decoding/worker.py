@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from epsopt.zoo.decoding.compatibility import require_compatible, require_content
+from epsopt.zoo.decoding.adapter_merge import MergedAdapter, merged_adapter
+from epsopt.zoo.decoding.compatibility import open_parent, require_compatible
+from epsopt.zoo.decoding.parents import Parts, merged_tensor
 from epsopt.zoo.decoding.recombination import Recombination
 from epsopt.zoo.decoding.tensor_file import TensorType, file_order, write_tensors
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.fingerprints.lineage import ADAPTED
+from epsopt.zoo.layouts.effective_weights import EffectiveWeights
+from epsopt.zoo.layouts.hugging_face import CONFIG, MODELS, whole_name
+from epsopt.zoo.layouts.lightning import VERSION
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
-from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 from epsopt.zoo.layouts.plain import HYPERPARAMETERS, interpret
 from epsopt.zoo.layouts.state_dicts import held_under
-from epsopt.zoo.reading.hooks import load_hook, measure
-from epsopt.zoo.reading.remote import location
-from epsopt.zoo.reading.source import Limits
-from epsopt.zoo.reading.tensors import OpenCheckpoint
+from epsopt.zoo.reading.hooks import calibrated, load_hook, measure, wants_folder
+from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
 
-_PIECE = 1 << 18  # values that are merged at a time
 _LONGEST = 1 << 20  # characters of the hyperparameters that are carried over
 _DEPTH = 8
+_LARGEST_CONFIG = 4 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -43,93 +47,114 @@ def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     """
     recombination = Recombination.from_json(request["recombination"])
     with contextlib.ExitStack() as stack:
-        opened = []
-        for parent in recombination.parents:
-            checkpoint = stack.enter_context(
-                open_checkpoint(location(parent.path), limits, request.get("weights_key", ""))
+        opened = [
+            None
+            if p.path.startswith(ADAPTED)
+            else open_parent(stack, {"path": p.path, "sha256": p.sha256}, limits, request.get("weights_key", ""))
+            for p in recombination.parents
+        ]
+        there = [held for held in opened if held is not None]
+        if not there:
+            raise UnreadableCheckpoint(
+                recombination.parents[0].path, "the base alone is no adapter: merge it with others"
             )
-            require_content(checkpoint, parent.sha256)
-            opened.append((checkpoint, interpret(checkpoint)))
-        require_compatible(opened)
-        first = opened[0][1].weights
-        types = {name: TensorType(t.dtype, tuple(t.shape)) for name, t in first.items()}
+        require_compatible(there)
+        parts = Parts(recombination, tuple(opened))
+        merged = merged_adapter(parts, request.get("rank"))
+        types = merged.types if merged is not None else _types(parts)
         try:
             with Path(request["to"]).open("wb") as file:
-                write_tensors(file, types, _recombined(recombination, opened, types), {})
+                write_tensors(file, types, _merged(parts, merged, types), {})
         except OSError as error:
             if error.errno in _NO_ROOM:  # no fault of the parents'
                 raise UnreadableCheckpoint(
                     request["to"], "no space left for decoded weights: let TMPDIR name a folder that has room"
                 ) from error
             raise
-        layout = _layout(opened)
+        layout = _layout(there, parts.leading)
+        layout["adapter"] = None if merged is None else merged.config
+        layout["config"] = _config(parts.leading, types, limits)
+        adapter = parts.leading.adapter
+        layout["base"] = None if adapter is None else adapter.base
     return {
         "status": "recombined",
-        "tensors": [
-            {"name": n, "dtype": str(t.dtype).removeprefix("torch."), "shape": list(t.shape)} for n, t in types.items()
-        ],
+        "tensors": _listed(types),
         "layout": layout,
     }
 
 
 def evaluate(path: Path, request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
-    """Apply the user's evaluate hook to the weights in a file.
+    """Apply the user's hooks to the weights in a file: calibrate, then evaluate.
+
+    An evaluate hook that wants a folder is asked again, once the folder is there with what was calibrated.
+
+    Returns:
+        What it measured (``{"status": "folder"}`` where it wants a folder and none is given), and which tensors the
+        hooks corrected; their values are in the file that the request names.
 
     Raises:
-        HookError: it cannot be imported, raised, or returned nonsense.
+        HookError: a hook cannot be imported, raised, or returned nonsense.
     """
     function = load_hook(request["hook"], "evaluate")
+    by_folder, folder, title = wants_folder(function), request.get("folder"), request["title"]
     with open_checkpoint(path, limits) as checkpoint:
         weights = interpret(checkpoint).weights
         names = request["names"] or list(weights)
         state = {name: checkpoint.read(name, weights[name]) for name in names}
-    return {"status": "measured", "metrics": measure(function, request["hook"], state, request["title"])}
+        corrected: dict[str, torch.Tensor] = {}
+        if request.get("calibrate") and folder is None:
+            corrected = calibrated(load_hook(request["calibrate"], "calibrate"), request["calibrate"], state, title)
+            state |= corrected
+        answer: dict[str, Any] = {"status": "folder"}
+        if folder is not None or not by_folder:
+            given = Path(folder) if folder is not None else state
+            metrics, more = measure(function, request["hook"], given, title, state)
+            corrected |= more
+            answer = {"status": "measured", "metrics": metrics}
+    types = {n: TensorType(t.dtype, tuple(t.shape)) for n, t in corrected.items()}
+    if types:
+        with Path(request["corrected"]).open("wb") as file:
+            write_tensors(file, types, ((n, corrected[n]) for n in file_order(types)), {})
+    return {**answer, "corrected": _listed(types)}
 
 
-def _recombined(
-    recombination: Recombination,
-    opened: Sequence[tuple[OpenCheckpoint, ParsedCheckpoint]],
-    types: Mapping[str, TensorType],
+def _listed(types: Mapping[str, TensorType]) -> list[dict[str, Any]]:
+    return [{"name": n, "dtype": str(t.dtype).removeprefix("torch."), "shape": list(t.shape)} for n, t in types.items()]
+
+
+def _types(parts: Parts) -> dict[str, TensorType]:
+    """Return the tensors of a merge: of the first parent's shapes, of the widest type that a parent has."""
+    return {n: TensorType(parts.dtype(n), tuple(t.shape)) for n, t in parts.there[0].reading.weights.items()}
+
+
+def _merged(
+    parts: Parts, merged: MergedAdapter | None, types: Mapping[str, TensorType]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     for name in file_order(types):
-        coefficients = recombination.row(name)
-        order = sorted(range(len(opened)), key=lambda i: -coefficients[i])
-        yield name, weighted_sum(name, [(opened[i], coefficients[i]) for i in order])
+        if merged is not None and name in merged.factors:
+            yield name, merged.factor(name)
+        elif merged is None and parts.there[0].updates:  # an adapter by itself, bit by bit
+            yield name, parts.there[0].checkpoint.read(name, parts.there[0].reading.weights[name])
+        else:
+            yield name, merged_tensor(parts, name).to(types[name].dtype)
 
 
-def weighted_sum(name: str, parts: Sequence[tuple[tuple[OpenCheckpoint, ParsedCheckpoint], float]]) -> torch.Tensor:
-    """``w_0 + sum_i c_i (w_i - w_0)``, w_0 of the largest coefficient.
-
-    So a parent that counts alone comes out bit by bit, and so does a tensor that all parents share.
-    """
-    (checkpoint, reading), _ = parts[0]
-    first = checkpoint.read(name, reading.weights[name])
-    if not (first.is_floating_point() or first.is_complex()):  # counters and masks have no mean
-        return first
-    wide = first.dtype if first.dtype.itemsize >= 4 else torch.float32
-    centre = first.reshape(-1)
-    out = centre.to(wide, copy=True)
-    for (other, its), coefficient in parts[1:]:
-        if coefficient == 0.0:
-            continue
-        values = other.read(name, its.weights[name]).reshape(-1)
-        for start in range(0, out.numel(), _PIECE):
-            piece = slice(start, start + _PIECE)
-            out[piece].add_(values[piece].to(wide) - centre[piece].to(wide), alpha=coefficient)
-        del values
-    return out.to(first.dtype).reshape(first.shape)
-
-
-def _layout(opened: Sequence[tuple[OpenCheckpoint, ParsedCheckpoint]]) -> dict[str, Any]:
+def _layout(opened: Sequence[EffectiveWeights], leading: EffectiveWeights) -> dict[str, Any]:
     """Say how the first parent keeps its weights, and which plain values all parents agree on."""
-    checkpoint, reading = opened[0]
-    trees = [c.tree if c.metadata is None else {} for c, _ in opened]
+    checkpoint, reading = opened[0].checkpoint, opened[0].reading
+    trees = [held.checkpoint.tree if held.checkpoint.metadata is None else {} for held in opened]
     tree = trees[0] if isinstance(trees[0], Mapping) else {}
     key = reading.weights_key
     held = held_under(tree, key) if checkpoint.metadata is None else None
     names = list(reading.weights)
     written = [k for k, v in held.items() if isinstance(v, torch.Tensor)] if isinstance(held, Mapping) else []
     about = {k: _agreed([t.get(k) for t in trees if isinstance(t, Mapping)]) for k in HYPERPARAMETERS if k in tree}
+    own = leading.checkpoint.tree
+    keeps = {}
+    if leading.checkpoint.metadata is None and isinstance(own, Mapping) and VERSION in own:
+        # Lightning builds the model from these, so that what parents do not share has to be there, too.
+        about = {k: _agreed([own.get(k)]) for k in about}
+        keeps = {k: own[k] for k in (VERSION, "hparams_name") if isinstance(own.get(k), str)}
     kept = {k: v for k, v in about.items() if isinstance(v, dict) and v}
     if len(str(kept)) > _LONGEST:
         kept = {}
@@ -139,7 +164,30 @@ def _layout(opened: Sequence[tuple[OpenCheckpoint, ParsedCheckpoint]]) -> dict[s
         # A state dict of state dicts is written flat, under its dotted names.
         "names": dict(zip(names, written, strict=True)) if len(written) == len(names) else {n: n for n in names},
         "about": kept,
+        "kept": keeps,
+        "like": str(leading.checkpoint.source.path),
     }
+
+
+def _config(leading: EffectiveWeights, types: Mapping[str, TensorType], limits: Limits) -> dict[str, Any] | None:
+    """Return the configuration of a model whose weights are of another type than its parent's; None: it stays."""
+    path = leading.checkpoint.source.path
+    before = leading.reading.weights
+    if whole_name(path) not in MODELS or all(types[n].dtype == t.dtype for n, t in before.items() if n in types):
+        return None
+    try:
+        with open_source(path.with_name(CONFIG), limits) as source:
+            values = json.loads(bytes(source.read(0, min(source.size, _LARGEST_CONFIG))))
+    except (UnreadableCheckpoint, ChangedWhileReadError, OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict):
+        return None
+    sizes: dict[torch.dtype, int] = {}
+    for kind in types.values():
+        if kind.dtype.is_floating_point:
+            sizes[kind.dtype] = sizes.get(kind.dtype, 0) + kind.nbytes
+    name = str(max(sizes, key=lambda k: sizes[k])).removeprefix("torch.")
+    return {k: name if k in ("dtype", "torch_dtype") and isinstance(v, str) else v for k, v in values.items()}
 
 
 def _agreed(values: Sequence[Any], depth: int = 0) -> Any:

@@ -22,7 +22,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -102,7 +102,12 @@ class Fingerprint:
     @property
     def signature(self) -> str:
         """Digest of names and shapes, in any order: checkpoints of one signature can be compared tensor by tensor."""
-        listing = json.dumps(sorted(zip(self.names, self.shapes, strict=True)), separators=(",", ":"))
+        return self.signature_of(self.names, self.shapes)
+
+    @staticmethod
+    def signature_of(names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> str:
+        """Return the signature of tensors with these names and shapes."""
+        listing = json.dumps(sorted(zip(names, shapes, strict=True)), separators=(",", ":"))
         return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
     def to_bytes(self) -> bytes:

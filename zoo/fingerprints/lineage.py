@@ -33,6 +33,11 @@ def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float(a @ b) / norms if norms > 0.0 else 0.0
 
 
+ADAPTED = "adapters of "
+"""What the reference of a lineage of low-rank adapters begins with, instead of a path: the name of their base follows.
+From the base all updates are zero, so that no file is needed to compare with."""
+
+
 @dataclass(frozen=True, eq=False)
 class KnownLineage:
     """A lineage as its members are compared with it.
@@ -40,7 +45,7 @@ class KnownLineage:
     Attributes:
         id: of the row in the catalogue.
         signature: of its members.
-        reference_path: the checkpoint file that deltas are taken from.
+        reference_path: the checkpoint file that deltas are taken from, or the base of adapters (:data:`ADAPTED`).
         reference_sha256: that file's content when the lineage was founded.
         declared: whether runs name the reference as their base.
         sketch: ``(SKETCH,)`` of the reference (of the founding member, if the reference has other tensors).

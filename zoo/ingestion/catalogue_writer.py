@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 from sqlalchemy import Connection, delete, select, update
 
@@ -24,6 +25,7 @@ from epsopt.zoo.catalogue.tables import checkpoints, embeddings, files, lineages
 from epsopt.zoo.errors import Failure
 from epsopt.zoo.fingerprints.lineage import KnownLineage, LineageBook
 from epsopt.zoo.ingestion.run_lineage import lineage_of_run
+from epsopt.zoo.layouts.adapters import MODEL
 from epsopt.zoo.layouts.scan import CheckpointFile
 from epsopt.zoo.reading.messages import pack
 from epsopt.zoo.reading.reader import CheckpointContents
@@ -31,6 +33,7 @@ from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Identity, identity_at
 
 _BATCH = 64
+_ADAPTERS_SINCE = 4  # READER that looks at low-rank adapters as their products: before, they are to be read again
 _SECONDS = 1.0
 
 
@@ -65,6 +68,8 @@ def known_files(catalogue: Catalogue) -> dict[str, KnownFile]:
 
 
 def _reads_the_same(path: str, one: int, other: int) -> bool:
+    if MODEL.fullmatch(PurePath(path).name) and min(one & 0xFF, other & 0xFF) < _ADAPTERS_SINCE:
+        return one & 0xFF == other & 0xFF
     return one >> 8 == other >> 8 or path.lower().endswith(".safetensors")  # which has only one set of weights
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.tables import checkpoints, files, lineages
 from epsopt.zoo.errors import Failure, UnreadableCheckpoint
+from epsopt.zoo.fingerprints.lineage import ADAPTED
 from epsopt.zoo.layouts.scan import within
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
@@ -83,7 +84,8 @@ def _kept(catalogue: Catalogue) -> dict[str, str]:
         bases = connection.execute(select(lineages.c.reference_path, lineages.c.reference_sha256)).all()
         content = func.coalesce(files.c.sha256, checkpoints.c.sha256)
         read = connection.execute(select(files.c.path, content).join(checkpoints)).all()
-    return {row[0]: row[1] for row in (*bases, *read)}  # a base that was read as a run, too, counts as read
+    # A base that was read as a run, too, counts as read; that of adapters is no file of ours.
+    return {row[0]: row[1] for row in (*bases, *read) if not row[0].startswith(ADAPTED)}
 
 
 def _outcomes(wanted: dict[str, str], jobs: int) -> Iterator[tuple[str, str | None]]:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from epsopt.zoo.reading.plain_values import Plain
 
 
+RECOMBINED = "recombined"
+"""Hyperparameter that tells a decoded checkpoint from one that was trained."""
+
+
 @dataclass(frozen=True)
 class ParsedCheckpoint:
     """One checkpoint, interpreted.

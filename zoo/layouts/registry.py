@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epsopt.zoo.layouts import hugging_face, hydra, lightning, mlflow, plain, ray, sharded, tensorboard, wandb
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout, Undecided
-from epsopt.zoo.layouts.parsed import ParsedCheckpoint
+from epsopt.zoo.layouts.parsed import RECOMBINED, ParsedCheckpoint
 
 if TYPE_CHECKING:
     from epsopt.zoo.reading.tensors import OpenCheckpoint
@@ -25,6 +26,7 @@ LAYOUTS: tuple[Layout, ...] = (
     plain.LAYOUT,
     tensorboard.LAYOUT,
 )
+_RECORD = "epsopt"  # key under which a merge says where it comes from
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
 TRACKERS = frozenset(layout.name for layout in LAYOUTS if layout.tracks)
 
@@ -76,14 +78,18 @@ def lifecycles(run: Path, folders: Folders) -> list[tuple[str, Path]]:
 def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
     """Return what a checkpoint says, by the first layout that recognises it.
 
+    A merge is no moment of a training: the number in its name is neither an epoch nor a step.
+
     Raises:
         UnreadableCheckpoint: none does: there are no weights in it.
     """
-    for layout in LAYOUTS:
-        reading = layout.interpret(checkpoint)
-        if reading is not None:
-            return reading
-    return plain.interpret(checkpoint)
+    reading = next((r for layout in LAYOUTS if (r := layout.interpret(checkpoint)) is not None), None)
+    reading = plain.interpret(checkpoint) if reading is None else reading
+    about = checkpoint.tree if checkpoint.metadata is None else checkpoint.metadata
+    if not isinstance(about, Mapping) or _RECORD not in about:
+        return reading
+    hyperparameters = {**reading.hyperparameters, RECOMBINED: True}
+    return replace(reading, hyperparameters=hyperparameters, epoch=None, step=None)
 
 
 def shown(names: Iterable[str]) -> str:

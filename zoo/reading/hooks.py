@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -127,20 +128,62 @@ def embed(
     return embedding
 
 
-def measure(
+def wants_folder(function: Callable[..., Any]) -> bool:
+    """Tell whether an evaluate function takes the folder of a model instead of its tensors: ``evaluate(folder)``."""
+    try:
+        parameters = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # it is compiled, and says nothing of itself
+        return False
+    return parameters[:1] == ["folder"]
+
+
+def calibrated(
     function: Callable[[dict[str, torch.Tensor]], Any], spec: str, state: dict[str, torch.Tensor], title: str
-) -> dict[str, float | None]:
-    """Apply the user's evaluate function to weights; return metrics by name, None for NaN and infinity.
+) -> dict[str, torch.Tensor]:
+    """Apply the user's calibrate function to weights; return the tensors that it changed.
+
+    Args:
+        function: the hook, from a state dict to one with corrected tensors, of all or of some names.
+        spec: ``package.module:name`` of the hook, for messages.
+        state: tensors by name; they stay as they are.
+        title: what is calibrated, for messages.
+
+    Raises:
+        HookError: it raised, or returned something else; names hook, checkpoint and exception.
+    """
+    with _blamed("calibrate", spec, title):
+        result = function({name: tensor.clone() for name, tensor in state.items()})
+    return _changed(result, "calibrate", spec, state, title)
+
+
+def measure(
+    function: Callable[[Any], Any],
+    spec: str,
+    given: dict[str, torch.Tensor] | Path,
+    title: str,
+    state: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[dict[str, float | None], dict[str, torch.Tensor]]:
+    """Apply the user's evaluate function to weights; return metrics by name and the tensors that it corrected.
+
+    A metric that is NaN or infinite is None. A function that corrects tensors returns ``(metrics, tensors)``.
+
+    Args:
+        function: the hook.
+        spec: ``package.module:name`` of the hook, for messages.
+        given: tensors by name, or the folder of the model.
+        title: what is measured, for messages.
+        state: the tensors that may be corrected; None: those given, of a folder none.
 
     Raises:
         HookError: it raised, or returned something else than numbers by name; names hook, checkpoint and exception.
     """
-    try:
-        with _at_work(f"the evaluate hook {spec!r} (on {title})"), _its_folder(spec), torch.inference_mode(False):
-            result = function(state)
-            pairs = dict(result.items()) if hasattr(result, "items") else None
-    except (Exception, SystemExit) as error:
-        raise HookError(f"the evaluate hook {spec!r} failed on {title}: {type(error).__name__}: {error}") from error
+    known = state if state is not None else given if isinstance(given, dict) else {}
+    with _blamed("evaluate", spec, title):
+        result = function(given)
+        corrected = None
+        if isinstance(result, tuple) and len(result) == 2:
+            result, corrected = result
+        pairs = dict(result.items()) if hasattr(result, "items") else None
     if pairs is None:
         returned = "None" if result is None else f"a {type(result).__name__}"
         raise HookError(f"the evaluate hook {spec!r} returned {returned} on {title}: {_EXPECTED}")
@@ -152,7 +195,40 @@ def measure(
                 f"the evaluate hook {spec!r} returned {name!r}: {str(value)[:60]!r} on {title}: {_EXPECTED}"
             )
         metrics[name] = finite(number)
-    return metrics
+    return metrics, {} if corrected is None else _changed(corrected, "evaluate", spec, known, title)
+
+
+@contextlib.contextmanager
+def _blamed(kind: str, spec: str, title: str) -> Iterator[None]:
+    """Run a hook: what it raises is said to be its failure."""
+    try:
+        with _at_work(f"the {kind} hook {spec!r} (on {title})"), _its_folder(spec), torch.inference_mode(False):
+            yield
+    except (Exception, SystemExit) as error:
+        raise HookError(f"the {kind} hook {spec!r} failed on {title}: {type(error).__name__}: {error}") from error
+
+
+def _changed(
+    result: object, kind: str, spec: str, state: Mapping[str, torch.Tensor], title: str
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of an answer that are others than before, in the types that the file has."""
+    if not isinstance(result, Mapping):
+        raise HookError(
+            f"the {kind} hook {spec!r} returned a {type(result).__name__} on {title}: expected tensors by name"
+        )
+    changed = {}
+    for name, tensor in result.items():
+        before = state.get(name)
+        if not isinstance(tensor, torch.Tensor) or before is None or before.shape != tensor.shape:
+            held = "no such tensor" if before is None else f"one of shape {tuple(before.shape)}"
+            shape = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise HookError(
+                f"the {kind} hook {spec!r} returned {str(name)[:80]!r} ({shape}) on {title}, whose weights have {held}"
+            )
+        value = tensor.detach().cpu().to(before.dtype)
+        if not torch.equal(value, before):
+            changed[name] = value
+    return changed
 
 
 def _number(value: Any) -> float | None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from epsopt.optimize import Objective, hypervolume
 from epsopt.optimize.merge.simplex_merge import choose_parents, merge, simplex_grid
-from epsopt.zoo.errors import UsageError
+from epsopt.zoo.errors import HookError, UsageError
 
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))
 
@@ -137,3 +137,49 @@ def test_chosen_parents_are_different_points_of_the_front(points, count):
     assert len(set(chosen)) == len(chosen)
     for i in chosen:
         assert not ((table >= table[i]).all(axis=1) & (table > table[i]).any(axis=1)).any()
+
+
+def test_a_model_that_cannot_be_fitted_loses_nothing(monkeypatch):
+    from botorch.exceptions.errors import ModelFittingError
+    from linear_operator.utils.errors import NotPSDError
+
+    from epsopt.optimize.merge import simplex_gp
+
+    def refused(*_, **__):
+        raise ModelFittingError("All attempts to fit the model have failed.")
+
+    monkeypatch.setattr(simplex_gp, "fit_gpytorch_mll", refused)
+    result = merge(lambda c: truth(c[0]), 3, OBJECTIVES, budget=9, seed=0)
+    assert len(result.evaluations) == 9
+    assert result.evaluations[-1].predicted is not None  # by what one would have guessed before
+
+    def broken(*_, **__):
+        raise NotPSDError("not positive definite")
+
+    monkeypatch.setattr(simplex_gp, "_expected_most", broken)
+    result = merge(lambda c: truth(c[0]), 3, OBJECTIVES, budget=9, seed=0)
+    assert len(result.evaluations) == 9
+    assert result.evaluations[-1].predicted is None
+    tried = np.stack([e.coefficients[0] for e in result.evaluations])
+    apart = np.linalg.norm(tried[:, None] - tried[None], axis=-1) + 9.0 * np.eye(len(tried))
+    assert apart.min() > 1e-3
+
+
+@pytest.mark.parametrize(("broken", "measured", "stops"), [({4}, 9, False), ({5, 6, 7, 8}, 5, True)])
+def test_an_evaluation_that_fails_loses_nothing(broken, measured, stops):
+    calls = []
+
+    def evaluate(c):
+        calls.append(c)
+        if len(calls) - 1 in broken:
+            raise HookError("the evaluate hook 'a:b' failed: out of memory")
+        return truth(c[0])
+
+    result = merge(evaluate, 3, OBJECTIVES, budget=10, seed=0)
+    assert sum(bool(e.measured) for e in result.evaluations) == measured
+    assert len(result.failures) == len([i for i in broken if i < len(calls)])
+    assert "out of memory" in result.failures[0]
+    assert (result.stopped is not None) == stops
+    assert not set(result.joined) & broken
+    with pytest.raises(HookError):  # a parent that cannot be measured ends it: there is nothing yet to lose
+        merge(lambda _: (_ for _ in ()).throw(HookError("no")), 3, OBJECTIVES, budget=9)

@@ -101,7 +101,7 @@ def test_a_merge_is_measured_there_and_then_and_the_next_step_knows_it(studied, 
     ledger = Ledger.read(storage, catalogue, "tiny")
     assert merged
     assert len(merged) == len(ledger.merges) == len(told)
-    assert told[0].startswith("merged_001/merged_000.pt ")
+    assert told[0].startswith("merged_001/merged_000 ")
     for text, merge in zip(told, ledger.merges, strict=True):
         assert ("joined the front, hypervolume +" in text) == (merge.realized_gain > 0.0)
     assert ledger.merges[0].cost == cheap, "nobody knows yet how long an epoch takes"

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from epsopt.zoo import ingest, load_weights
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.parents import weighted_sum
 from epsopt.zoo.decoding.provenance import Provenance, labels
 from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined, recombination
-from epsopt.zoo.decoding.worker import weighted_sum
 from epsopt.zoo.errors import EpsoptError, HookError, UsageError
 
 from ..conftest import BASE, state_dict  # noqa: TID252
@@ -80,9 +80,9 @@ class Held:
     """Stands in for an open file: gives tensors that are in memory."""
 
     def __init__(self, tensor):
-        self.tensor, self.weights = tensor, {"w": tensor}
+        self.tensor = tensor
 
-    def read(self, name, described):
+    def read(self, name):
         return self.tensor.clone()
 
 
@@ -96,7 +96,7 @@ def test_mixing_agrees_with_its_definition(k, seed, dtype, data):
     raw = [data.draw(st.floats(-1.0, 2.0)) for _ in range(k - 1)]
     coefficients = [*raw, 1.0 - sum(raw)]
     held = [Held(t) for t in tensors]
-    mixed = weighted_sum("w", [((h, h), c) for h, c in zip(held, coefficients, strict=True)])
+    mixed = weighted_sum("w", list(zip(held, coefficients, strict=True)))
     assert mixed.dtype == dtype
     wanted = sum(c * t.double() for c, t in zip(coefficients, tensors, strict=True))
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 5e-2}[dtype]
@@ -105,11 +105,11 @@ def test_mixing_agrees_with_its_definition(k, seed, dtype, data):
 
 def test_what_parents_share_and_a_parent_alone_come_out_bit_by_bit():
     shared, other = torch.randn(7), torch.randn(7)
-    same = [((Held(shared), Held(shared)), c) for c in (0.41, 0.33, 0.26)]
+    same = [(Held(shared), c) for c in (0.41, 0.33, 0.26)]
     assert torch.equal(weighted_sum("w", same), shared)
-    alone = [((Held(other), Held(other)), 1.0), ((Held(shared), Held(shared)), 0.0)]
+    alone = [(Held(other), 1.0), (Held(shared), 0.0)]
     assert torch.equal(weighted_sum("w", alone), other)
-    counters = [((Held(t), Held(t)), c) for t, c in ((torch.tensor(7), 0.6), (torch.tensor(9), 0.4))]
+    counters = [(Held(t), c) for t, c in ((torch.tensor(7), 0.6), (torch.tensor(9), 0.4))]
     assert int(weighted_sum("w", counters)) == 7
 
 
@@ -186,7 +186,7 @@ def test_nothing_is_ever_written_over(decoder, parents, tmp_path):
     assert link.is_symlink()
     assert not link.exists()
     with pytest.raises(UsageError, match=r"expected \.safetensors or \.pt"):
-        decoder.save(decoded, tmp_path / "m.ckpt", Provenance("merge"))
+        decoder.save(decoded, tmp_path / "m.bin", Provenance("merge"))
     assert {p.name for p in tmp_path.iterdir()} >= {"taken.pt", "link.safetensors"}
     assert not list(tmp_path.glob(".*.tmp"))
 
