@@ -18,6 +18,7 @@ from gpytorch.kernels import MaternKernel, PolynomialKernel, ScaleKernel
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from linear_operator.utils.errors import NanError, NotPSDError
 from numpy.typing import NDArray
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.surrogate.ranges import metric_range, positive_floor
@@ -72,7 +73,7 @@ def next_merge(
     candidates, pool = candidates[pool_of.numpy()], pool[pool_of]
     try:
         return _expected_most(x, table, known, candidates, pool, objectives, bounds, reference, seed)
-    except (ModelFittingError, NotPSDError, NanError, torch.linalg.LinAlgError):
+    except (ModelFittingError, NotPSDError, NanError, LinAlgError):
         away = torch.cdist(pool, x).min(dim=1).values
         return candidates[int(away.argmax())], None
 

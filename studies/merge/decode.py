@@ -13,8 +13,9 @@ from epsopt.optimize.latent.search import Answer
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
-from epsopt.zoo.decoding.decoder import Decoded, WeightDecoder
+from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import Recombination, recombination
+from epsopt.zoo.decoding.saving import Decoded
 from epsopt.zoo.errors import Failure, UnreadableCheckpoint
 from epsopt.zoo.ingestion.ingest import read_fingerprints
 

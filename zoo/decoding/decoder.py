@@ -123,8 +123,8 @@ class WeightDecoder:
                 "nothing can be measured without an evaluate hook: name it in epsopt.toml, as "
                 '[hooks] evaluate = "package.module:function"'
             )
-        request = {"kind": "evaluate", "hook": self.hook, "names": list(decoded.types), "title": title}
-        request["calibrate"] = self.calibrate
+        request: dict[str, Any] = {"kind": "evaluate", "hook": self.hook, "calibrate": self.calibrate}
+        request |= {"names": list(decoded.types), "title": title}
         answer = self._measured(decoded, request)
         if answer["status"] == "folder":
             with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
