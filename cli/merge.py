@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from epsopt.studies.merge.simplex_merge import Merged
     from epsopt.studies.merge.weight_space_merge import WeightSpaceMerge
     from epsopt.studies.project.project import Project
+    from epsopt.zoo.catalogue.catalogue import Catalogue
     from epsopt.zoo.catalogue.types import Checkpoint
 
 
@@ -64,7 +65,7 @@ def command(
     """
     _check_options(wide=wide, chooses=bool(parents or groups or reach or _is_given("count")), whole=whole_budget)
     from epsopt.cli.merge_wide import merge_widely, print_wide
-    from epsopt.cli.output import note, print_json
+    from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import check_objectives, measured, open_workspace
@@ -76,7 +77,7 @@ def command(
         with workspace.catalogue() as catalogue:
             checkpoints, lineages = measured(catalogue), catalogue.lineages()
             check_objectives(project, catalogue.metric_names())
-        chosen = [] if wide else _parents(parents, checkpoints, project, count)
+            chosen, broken = ([], []) if wide else _parents(parents, checkpoints, project, count, catalogue)
         _check_new(save)
         found: WeightSpaceMerge | None = None
         from epsopt.studies.output_paths import save_folder
@@ -92,14 +93,21 @@ def command(
                 merged = merge_within(
                     project, checkpoints, chosen, folder, form, groups, budget, reach, seed, progress,
                 )  # fmt: skip
-    for sentence in (found or merged).disagreements:
-        note(sentence)
+    _say(found.sources.left_out if found else broken, (found or merged).disagreements)
     if found is not None:
         print_wide(found, project, folder, budget, seed, RunLabels.of(checkpoints), as_json=options.json)
     elif options.json:
-        print_json(_document(merged, project.objectives, folder, budget, seed, reach))
+        print_json(_document(merged, broken, project.objectives, folder, budget, seed, reach))
     else:
         _show(merged, project.objectives, folder, project, budget, RunLabels.of(checkpoints))
+
+
+def _say(left_out: Sequence[Checkpoint], disagreements: Sequence[str]) -> None:
+    from epsopt.cli.output import note
+    from epsopt.studies.merge.merge_sources import left_out_sentences
+
+    for sentence in (*left_out_sentences(left_out), *disagreements):
+        note(sentence)
 
 
 def _check_options(*, wide: bool, chooses: bool, whole: bool) -> None:
@@ -124,17 +132,28 @@ def _is_given(option: str) -> bool:
 
 
 def _parents(
-    named_ones: tuple[str, ...], checkpoints: Sequence[Checkpoint], project: Project, count: int
-) -> list[Checkpoint]:
+    named_ones: tuple[str, ...], checkpoints: Sequence[Checkpoint], project: Project, count: int, catalogue: Catalogue
+) -> tuple[list[Checkpoint], list[Checkpoint]]:
+    """Return the parents, and checkpoints that would be some if no weight of theirs were NaN."""
     from epsopt.cli.resolve_checkpoint import named
     from epsopt.studies.merge.simplex_merge import front_parents
+    from epsopt.studies.surrogate_store import with_nan_weights
 
-    if not named_ones:
-        return front_parents(checkpoints, project.objectives, count)
+    left_out: list[Checkpoint] = []
+    while not named_ones:
+        chosen = front_parents([c for c in checkpoints if c not in left_out], project.objectives, count)
+        broken = with_nan_weights(catalogue, chosen)
+        if not broken:
+            return chosen, left_out
+        left_out += broken
     chosen = [named(_known(p, checkpoints), checkpoints) for p in named_ones]
     if len({c.sha256 for c in chosen}) < len(chosen):
         raise UsageError("two of the parents are the same checkpoint: name each once")
-    return chosen
+    for c in with_nan_weights(catalogue, chosen):
+        raise UsageError(
+            f"{c.path} cannot be merged: some of its weights are NaN, and so would be those of every merge"
+        )
+    return chosen, []
 
 
 def merge_within(
@@ -180,10 +199,17 @@ def _check_new(save: Path | None) -> None:
 
 
 def _document(
-    merged: Merged, objectives: Sequence[Objective], folder: Path, budget: int, seed: int, reach: float
+    merged: Merged,
+    broken: Sequence[Checkpoint],
+    objectives: Sequence[Objective],
+    folder: Path,
+    budget: int,
+    seed: int,
+    reach: float,
 ) -> dict[str, Any]:
     from epsopt.cli.merge_output import recombination_json
     from epsopt.cli.render import checkpoint_json, objective_json
+    from epsopt.studies.merge.merge_sources import left_out_sentences
     from epsopt.zoo.decoding.provenance import labels
 
     named = labels(merged.parents)
@@ -214,6 +240,7 @@ def _document(
         "reference": dict(zip([o.name for o in objectives], result.reference, strict=True)),
         "hypervolume": {"before": result.before, "after": result.after},
         "disagreements": list(merged.disagreements),
+        "left_out": left_out_sentences(broken),
         "folder": str(folder.resolve()) if merged.saved else None,
     }
 

@@ -62,6 +62,7 @@ def wide_document(
     """Return it as JSON values (docs/schemas/merge.json)."""
     from epsopt.cli.merge_output import recombination_json
     from epsopt.cli.render import checkpoint_json, objective_json
+    from epsopt.studies.merge.merge_sources import left_out_sentences
 
     named = wide.sources.labels
     base = wide.sources.base
@@ -92,6 +93,7 @@ def wide_document(
         "reference": dict(zip([o.name for o in objectives], wide.reference, strict=True)),
         "hypervolume": {"before": wide.before, "after": wide.after},
         "disagreements": list(wide.disagreements),
+        "left_out": left_out_sentences(wide.sources.left_out),
         "folder": str(folder.resolve()) if wide.saved else None,
     }  # fmt: skip
 

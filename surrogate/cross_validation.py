@@ -15,11 +15,11 @@ from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.metric_gp import (
     Fold,
     HeldOut,
+    calibration_scores,
     conformal_factor,
     held_out,
     run_weights,
     select_hyperparameters,
-    standardised,
     subsample_runs,
 )
 from epsopt.surrogate.statistics_trees import StatisticsTrees
@@ -134,7 +134,7 @@ def held_out_predictions(
         for k, (rows, (_, _, trained, _)) in enumerate(zip(parts, fold_parts, strict=True)):
             others = [h for i, h in enumerate(of_metric) if i != k]
             place, settings = select_hyperparameters(others)
-            factor = conformal_factor(*standardised(others, place, settings), level)
+            factor = conformal_factor(*calibration_scores(others), level)
             deviation = np.sqrt(of_metric[k].unit_variance[place] * settings.variance)
             mean, back = of_metric[k].mean[place], trained.transforms[j].backward
             for out, values in (

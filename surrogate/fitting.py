@@ -22,7 +22,7 @@ from epsopt.surrogate.cross_validation import (
     validate_embeddings,
 )
 from epsopt.surrogate.dataset import TrainingSet, run_folds, shared_weights
-from epsopt.surrogate.metric_gp import GPHyperparameters, select_hyperparameters, standardised, subsample_runs
+from epsopt.surrogate.metric_gp import GPHyperparameters, calibration_scores, select_hyperparameters, subsample_runs
 from epsopt.surrogate.outliers import Screened, screen
 from epsopt.surrogate.ranges import metric_range
 from epsopt.surrogate.statistics_trees import grow_all, weights_digest
@@ -105,13 +105,12 @@ def fit(
     scores: list[torch.Tensor] = []
     unseen_scores: list[torch.Tensor] = []
     for per_fold in held:
-        place, chosen_settings = select_hyperparameters(per_fold)
-        settings.append(chosen_settings)
+        settings.append(select_hyperparameters(per_fold)[1])
         unseen = [
             unseen_architectures(h, *pair) for h, pair in zip(per_fold, zip(inside, outside, strict=True), strict=True)
         ]
         for found, parts_held in ((scores, per_fold), (unseen_scores, unseen)):
-            found.append(torch.from_numpy(np.stack(standardised(parts_held, place, chosen_settings))).float())
+            found.append(torch.from_numpy(np.stack(calibration_scores(per_fold, parts_held))).float())
     surrogate = Surrogate(
         metric_names=train.metric_names,
         transforms=final.transforms,

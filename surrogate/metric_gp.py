@@ -198,6 +198,27 @@ def standardised(parts: list[HeldOut], place: int, settings: GPHyperparameters) 
     return np.abs(residual[known]) / np.sqrt(variance[known]), weight[known]
 
 
+def calibration_scores(parts: list[HeldOut], scored: list[HeldOut] | None = None) -> tuple[Floats, Floats]:
+    """Return standardised residuals of each fold by the settings that the *other* folds choose.
+
+    The settings that suit these very residuals best would leave them smaller than those of new runs: with 40 runs,
+    intervals that are to cover 90 % were a tenth too narrow and covered 86 %.
+
+    Args:
+        parts: one metric's held-out predictions, fold by fold; settings are chosen on them.
+        scored: the same folds, rows that are not to be scored without residuals; None: all of `parts`.
+
+    Returns:
+        As :func:`standardised`. A fold where no other one measured the metric has the settings of all together.
+    """
+    found = []
+    for k, part in enumerate(parts if scored is None else scored):
+        others = [other for i, other in enumerate(parts) if i != k]
+        measured = any(np.isfinite(other.residual[0]).any() for other in others)
+        found.append(standardised([part], *select_hyperparameters(others if measured else parts)))
+    return np.concatenate([scores for scores, _ in found]), np.concatenate([weights for _, weights in found])
+
+
 def conformal_factor(scores: Floats, weights: Floats, level: float) -> float:
     """How many standard deviations an interval needs on either side to cover ``level`` of held-out rows.
 

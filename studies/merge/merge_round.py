@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from epsopt.studies.merge.merge_sources import choose_sources
+from epsopt.studies.merge.merge_sources import choose_sources, left_out_sentences
 from epsopt.studies.merge.weight_space_merge import WeightSpaceMerge, merge_in_weight_space, prior_reliability
 from epsopt.studies.output_paths import decoded_file, save_folder
 from epsopt.studies.project.project import Project
@@ -69,7 +69,7 @@ def merge_round(
     _save_gains(catalogue, project.name, wide.shares)
     if wide.saved:
         ingest(catalogue, folder, root=project.runs, embed=project.embed, jobs=1, follow_links=project.follow_links)
-    return [*_sentences(wide, folder.name), *wide.disagreements]
+    return [*_sentences(wide, folder.name), *left_out_sentences(wide.sources.left_out), *wide.disagreements]
 
 
 def _sentences(wide: WeightSpaceMerge, folder: str) -> list[str]:

@@ -33,12 +33,14 @@ class Sources:
         base_checkpoint: the same in the catalogue; None: it is not there.
         checkpoints: others of the lineage, all measured; those of the front come first.
         n_front: how many those are.
+        left_out: checkpoints that would be mixed, if their weights were finite.
     """
 
     base: Parent
     base_checkpoint: Checkpoint | None
     checkpoints: tuple[Checkpoint, ...]
     n_front: int
+    left_out: tuple[Checkpoint, ...] = ()
 
     @property
     def labels(self) -> dict[str, str]:
@@ -101,9 +103,16 @@ def only_finite(sources: Sources, products: WeightProducts) -> tuple[Sources, We
     if len(kept) < 2:
         raise EmptyCatalogue("fewer than two of the checkpoints hold finite weights, so there is nothing to merge")
     chosen = tuple(sources.checkpoints[i] for i in kept)
+    left_out = tuple(c for c in sources.checkpoints if c not in chosen)
     n_front = int((kept < sources.n_front).sum())
     inner = products.products[:, kept[:, None], kept[None, :]]
-    return replace(sources, checkpoints=chosen, n_front=n_front), replace(products, products=inner)
+    finite = replace(sources, checkpoints=chosen, n_front=n_front, left_out=left_out)
+    return finite, replace(products, products=inner)
+
+
+def left_out_sentences(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Say of checkpoints that they are not merged because their weights are not finite, a sentence each."""
+    return [f"{c.path} is left out: not all of its weights are finite" for c in checkpoints]
 
 
 def _ends(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -267,3 +268,42 @@ def test_a_wide_merge_needs_a_hook_and_chooses_by_itself(project, mine):
         assert refused.status == 2
         assert "--wide chooses checkpoints and parts by itself" in " ".join(refused.err.split())
     assert "goes with --wide" in mine("merge", "--whole-budget").err
+
+
+@pytest.fixture
+def with_nan(mine, tmp_path):
+    """One of its checkpoints, the best of all by its metrics, has a weight that is NaN."""
+    shutil.copytree(mine.runs, tmp_path / "runs")
+    best = tmp_path / "runs" / "run_001" / "epoch_003.pt"
+    content = torch.load(best, weights_only=True)
+    name, weight = next(iter(content["model_state_dict"].items()))
+    content["model_state_dict"][name] = weight.clone().index_fill_(0, torch.tensor([0]), torch.nan)
+    content["metrics"] = dict.fromkeys(content["metrics"], 10.0)
+    torch.save(content, best)
+    set_runs(mine, tmp_path / "runs")
+    (mine.folder / "epsopt.db").unlink()
+    assert mine("ingest").status == 0
+    return mine, best
+
+
+def test_a_merge_says_which_checkpoint_is_left_out_for_its_weights_and_takes_others(with_nan, tmp_path):
+    mine, best = with_nan
+    shown = mine("merge", "-n", "2", "--budget", "3", "--save", tmp_path / "merged")
+    assert shown.status == 0, shown.err
+    assert f"{best} is left out: not all of its weights are finite" in " ".join(shown.err.split())
+    result = mine("merge", "-n", "2", "--budget", "3", "--save", tmp_path / "again", "--json")
+    check("merge", result.document)
+    assert result.document["left_out"] == [f"{best} is left out: not all of its weights are finite"]
+    assert str(best) not in {p["path"] for p in result.document["parents"]}
+    refused = mine("merge", "run_000", best, "--budget", "3")
+    assert refused.status == 2
+    assert f"{best} cannot be merged: some of its weights are NaN" in " ".join(refused.err.split())
+
+
+def test_a_wide_merge_says_which_checkpoints_are_left_out_for_their_weights(with_nan, tmp_path):
+    mine, best = with_nan
+    result = mine("merge", "--wide", "--budget", "3", "--save", tmp_path / "merged", "--json")
+    assert result.status == 0, result.err
+    check("merge", result.document)
+    assert result.document["left_out"] == [f"{best} is left out: not all of its weights are finite"]
+    assert f"{best} is left out" in " ".join(result.err.split())

@@ -10,7 +10,9 @@ import torch
 from epsopt.surrogate.metric_gp import (
     Fold,
     GPHyperparameters,
+    HeldOut,
     build_model,
+    calibration_scores,
     conformal_factor,
     grid,
     held_out,
@@ -134,6 +136,33 @@ def test_a_metric_measured_at_the_end_of_a_run_weighs_as_much_as_one_measured_at
         independent.append(np.sort(np.abs(residuals))[math.ceil(0.9 * (runs + 1)) - 1])
     assert widths == pytest.approx(independent), "split conformal prediction with 40 independent residuals"
     assert 0.87 < np.mean(inside) < 0.93
+
+
+def test_intervals_of_a_setting_that_was_chosen_among_many_cover_new_runs() -> None:
+    """Forty runs in five folds, of which no setting knows anything: the best of many fits them by chance alone."""
+    rng, settings, runs = np.random.default_rng(0), len(grid()), 40
+    covered, careless = [], []
+    for _ in range(200):
+        residuals = rng.normal(size=(settings, runs))
+        parts = [
+            HeldOut(np.zeros((settings, 8)), np.ones((settings, 8)), residuals[:, 8 * k : 8 * k + 8], np.ones(8))
+            for k in range(5)
+        ]
+        place, chosen = select_hyperparameters(parts)
+        for found, scored in ((covered, calibration_scores(parts)), (careless, standardised(parts, place, chosen))):
+            half = conformal_factor(*scored, 0.9) * math.sqrt(chosen.variance)
+            found.append(math.erf(half / math.sqrt(2.0)))
+    assert 0.87 < np.mean(covered) < 0.94
+    assert np.mean(careless) < 0.86
+
+
+def test_a_metric_that_one_fold_alone_measured_is_scored_by_the_settings_that_it_chooses() -> None:
+    part = held_out(fold(np.random.default_rng(0), 0.1), 0)
+    blank = replace(part, residual=np.full_like(part.residual, np.nan), weight=np.zeros_like(part.weight))
+    place, chosen = select_hyperparameters([part, blank])
+    scores, weights = calibration_scores([part, blank])
+    np.testing.assert_array_equal(scores, standardised([part], place, chosen)[0])
+    assert weights.sum() == part.weight.sum()
 
 
 def test_every_run_with_a_measurement_counts_once() -> None:
