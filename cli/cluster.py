@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epsopt.cli.options import Options, common, overwrite_option, seed_option
+from epsopt.cli.pictures import former_picture_option
 
 if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.latent.clusters import Clustering
-    from epsopt.studies.output_files import OutputFile
-    from epsopt.surrogate.plane import Plane
     from epsopt.zoo.catalogue.types import Checkpoint
 
 _REDUNDANT = 8
@@ -21,18 +20,18 @@ _REDUNDANT = 8
 
 @click.command("cluster")
 @click.option("--groups", "-k", type=click.IntRange(min=2), help="How many; by default what separates best.")
-@click.option("--save", type=click.Path(path_type=Path), help="Picture to write: .html, .png or .svg.")
+@former_picture_option
 @overwrite_option
 @seed_option
 @common
-def command(options: Options, groups: int | None, save: Path | None, overwrite: bool, seed: int) -> None:
+def command(options: Options, groups: int | None, picture: Path | None, overwrite: bool, seed: int) -> None:
     """Group runs by where they end on the map.
 
     Each group has a stability (how surely it is found again when a fifth of the runs is left out) and a medoid, its
     most typical run. Runs that end nearer to each other than a run moves in its last step are named as redundant.
     """
     from epsopt.cli.output import print_json
-    from epsopt.cli.pictures import picture_file
+    from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import measured, open_workspace, tell_unseen
@@ -41,7 +40,7 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
-            picture = picture_file(save, catalogue, overwrite=overwrite)
+            file = picture_file(picture, catalogue, overwrite=overwrite)
             from epsopt.optimize.latent.clusters import cluster_runs
             from epsopt.studies.surrogate_store import load_map, unseen, with_nan_weights
 
@@ -51,19 +50,17 @@ def command(options: Options, groups: int | None, save: Path | None, overwrite: 
             n_unseen = unseen(catalogue, surrogate)
         progress("grouping runs", None)
         found, shown, points = cluster_runs(surrogate, checkpoints, groups=groups, seed=seed)
-        if picture is not None:
-            _draw(picture, surrogate.plane, points, shown, found)
+        if file is not None:
+            from epsopt.figures import groups as groups_figure
+
+            save_picture(groups_figure(surrogate, found, shown, points), file)
     _tell_left_out(left_out, RunLabels.of(checkpoints))
     tell_unseen(n_unseen)
     if options.json:
         print_json(_document(found, shown, surrogate.trained_on, seed))
         return
     _show(found, shown, workspace.shown_metrics(surrogate.metric_names), RunLabels.of(checkpoints))
-    if save is not None:
-        from epsopt.cli.output import print_wrapped
-
-        print_wrapped()
-        print_wrapped(f"The picture is in {save}.")
+    tell_picture(picture)
 
 
 def _tell_left_out(left_out: list[Checkpoint], labels: RunLabels) -> None:
@@ -160,20 +157,3 @@ def _typical(values: list[object]) -> object:
 
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     return statistics.median(numbers) if len(numbers) == len(values) else statistics.mode(values)
-
-
-def _draw(file: OutputFile, plane: Plane, points: Any, shown: list[Checkpoint], found: Clustering) -> None:
-    from epsopt.studies.report.plots import groups_figure, save_picture
-
-    places = plane.coordinates(points)
-    of = {i: k for k, g in enumerate(found.groups) for i in g.members} | dict.fromkeys(found.unclustered, -1)
-    labels = [f"group {k}: {len(g.members)} runs, stability {g.stability:.2f}" for k, g in enumerate(found.groups, 1)]
-    figure = groups_figure(
-        places,
-        [of[i] for i in range(len(shown))],
-        [g.medoid for g in found.groups],
-        [c.run for c in shown],
-        labels,
-        plane,
-    )
-    save_picture(figure, file)

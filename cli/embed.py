@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epsopt.cli.options import Options, common, overwrite_option, seed_option
+from epsopt.cli.pictures import former_picture_option
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("embed")
 @click.argument("what", metavar="PATH|RUN[:EPOCH]|SHA256")
-@click.option("--save", type=click.Path(path_type=Path), help="Picture to write: .html, .png or .svg.")
+@former_picture_option
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Arrays to write: .npz.")
 @click.option("--weights-only", is_flag=True, help="Do not run the project's embed hook on a file.")
 @overwrite_option
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 def command(
     options: Options,
     what: str,
-    save: Path | None,
+    picture: Path | None,
     output: Path | None,
     weights_only: bool,
     overwrite: bool,
@@ -40,7 +41,7 @@ def command(
     Real embeddings come from the catalogue, or for a file that is not in it from the project's embed hook.
     """
     from epsopt.cli.output import print_json
-    from epsopt.cli.pictures import picture_file
+    from epsopt.cli.pictures import picture_file, save_picture
     from epsopt.cli.progress import working
     from epsopt.cli.resolve_checkpoint import locate
     from epsopt.cli.workspace import measured, open_workspace
@@ -49,7 +50,7 @@ def command(
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
-            picture = picture_file(save, catalogue, overwrite=overwrite)
+            file = picture_file(picture, catalogue, overwrite=overwrite)
             arrays = _arrays_file(output, catalogue, overwrite=overwrite)
             from epsopt.studies.embedding_preview import in_unit_ball, preview_embeddings, real_embeddings
             from epsopt.studies.surrogate_store import load_map
@@ -66,18 +67,18 @@ def command(
         shown = preview_embeddings(surrogate, located.fingerprint, real, ball=ball, seed=seed)
         if arrays is not None:
             _write(arrays, shown)
-        if picture is not None:
-            from epsopt.studies.report.plots import preview_figure, save_picture
+        if file is not None:
+            from epsopt.figures import embedding
 
-            save_picture(preview_figure(f"Anchor embeddings of {located.title}", shown), picture)
+            save_picture(embedding(shown, title=f"Anchor embeddings of {located.title}"), file)
     if options.json:
-        print_json(_document(located, shown, surrogate, save, output, ball=ball))
+        print_json(_document(located, shown, surrogate, picture, output, ball=ball))
     else:
-        _show(located, shown, surrogate, save, output, ball=ball)
+        _show(located, shown, surrogate, picture, output, ball=ball)
 
 
 def _document(
-    located: Located, shown: Preview, surrogate: Surrogate, save: Path | None, output: Path | None, *, ball: bool
+    located: Located, shown: Preview, surrogate: Surrogate, picture: Path | None, output: Path | None, *, ball: bool
 ) -> dict[str, Any]:
     return {
         "checkpoint": located.title,
@@ -89,14 +90,14 @@ def _document(
         "cosine": shown.cosine,
         "distance_correlation": shown.distance_correlation,
         "explained": shown.explained,
-        "picture": None if save is None else str(save),
+        "picture": None if picture is None else str(picture),
         "arrays": None if output is None else str(output),
         "trained_on": surrogate.trained_on,
     }
 
 
 def _show(
-    located: Located, shown: Preview, surrogate: Surrogate, save: Path | None, output: Path | None, *, ball: bool
+    located: Located, shown: Preview, surrogate: Surrogate, picture: Path | None, output: Path | None, *, ball: bool
 ) -> None:
     from epsopt.cli.output import print_wrapped
 
@@ -115,11 +116,11 @@ def _show(
             print_wrapped(
                 "Careful: the map has learned from this very checkpoint, so its prediction is better than on new ones."
             )
-    for kind, file in (("picture", save), ("arrays", output)):
+    for kind, file in (("picture", picture), ("arrays", output)):
         if file is not None:
             print_wrapped(f"The {kind} {'are' if kind == 'arrays' else 'is'} in {file}.")
-    if save is None and output is None:
-        print_wrapped("--save FILE.png draws them, --output FILE.npz writes them.")
+    if picture is None and output is None:
+        print_wrapped("--picture FILE.png draws them, --output FILE.npz writes them.")
 
 
 def _arrays_file(output: Path | None, catalogue: Catalogue, *, overwrite: bool) -> OutputFile | None:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, common, level_option
+from epsopt.cli.options import Options, common, level_option, overwrite_option
+from epsopt.cli.pictures import picture_option
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from epsopt.cli.resolve_checkpoint import Located
     from epsopt.studies.merge.interpolate import Interpolation
     from epsopt.studies.project.project import Project
@@ -26,20 +29,24 @@ if TYPE_CHECKING:
 @click.option("--steps", type=click.IntRange(min=2), default=11, show_default=True, help="Points, both ends included.")
 @click.option("--evaluate", is_flag=True, help="Measure each merged checkpoint with the project's evaluate hook.")
 @click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Write each merge as a checkpoint.")
+@picture_option
+@overwrite_option
 @click.option(
     "--format", "form", type=click.Choice(["safetensors", "pt"]), help="Of saved checkpoints; like A and B if not said."
 )
 @level_option
 @common
 def command(
-    options: Options, a: str, b: str, steps: int, evaluate: bool, save: Path | None, form: str | None, level: float
-) -> None:
+    options: Options, a: str, b: str, steps: int, evaluate: bool, save: Path | None, picture: Path | None,
+    overwrite: bool, form: str | None, level: float,
+) -> None:  # fmt: skip
     """Walk from checkpoint A to checkpoint B: predicted metrics at each step, and merges of their weights.
 
     A and B are files, runs (their last checkpoint), RUN:EPOCH, or the beginning of a SHA-256. Where both share an
     initialisation, each step is a real set of weights; otherwise there are only predictions.
     """
     from epsopt.cli.output import print_json
+    from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.resolve_checkpoint import locate
     from epsopt.cli.workspace import measured, open_workspace
@@ -60,6 +67,7 @@ def command(
             WeightDecoder(hook, weights_key=catalogue.weights_key, calibrate=calibrate) as decoder,
         ):
             checkpoints = measured(catalogue)
+            drawn = picture_file(picture, catalogue, overwrite=overwrite)
             from epsopt.studies.merge.interpolate import interpolate, why_not_mergeable
             from epsopt.studies.surrogate_store import load_map
 
@@ -75,10 +83,25 @@ def command(
                 weights=reason is None, level=level, evaluate=evaluate, progress=progress,
             )  # fmt: skip
             _save(decoder, way, files, ends)
+        if drawn is not None:
+            save_picture(_figure(ends, way, workspace.shown_metrics(surrogate.metric_names)), drawn)
     if options.json:
         print_json(_document(ends, way, files, reason, level))
     else:
         _show(ends, way, files, reason, workspace.shown_metrics(surrogate.metric_names), level)
+        tell_picture(picture)
+
+
+def _figure(ends: list[Located], way: Interpolation, names: tuple[str, ...]) -> go.Figure:
+    """The way as a figure: measured ends are measured, whether weights were or not."""
+    from epsopt.figures import Way, interpolation
+
+    measured: list[Mapping[str, float | None] | None] = [m.measured for m in way.merged] or [None] * len(way.steps)
+    for i in (0, -1):
+        measured[i] = measured[i] or ends[i].checkpoint.metrics
+    title = f"A: {ends[0].shown}, B: {ends[1].shown}"
+    drawn = Way(title, [s.share for s in way.steps], way.steps, measured, [s.trusted for s in way.steps])
+    return interpolation([drawn], names)
 
 
 def _check_ends(ends: list[Located], reason: str | None, *, weights: bool) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from epsopt.cli.options import Options, common
+from epsopt.cli.options import Options, common, overwrite_option
+from epsopt.cli.pictures import picture_option
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,10 +23,15 @@ _MOST_RUNS = 8  # whose files and hyperparameters are listed below the table
 @click.command("pareto")
 @click.option("--objective", "chosen", multiple=True, metavar="NAME", help="Only these objectives; may be repeated.")
 @click.option("--all-metrics", is_flag=True, help="Every metric of the catalogue, directions guessed where undeclared.")
+@picture_option
+@overwrite_option
 @common
-def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> None:
+def command(
+    options: Options, chosen: tuple[str, ...], all_metrics: bool, picture: Path | None, overwrite: bool
+) -> None:
     """Show the measured checkpoints that no other one beats in every objective."""
     from epsopt.cli.output import print_json
+    from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.render import checkpoint_json, objective_json
     from epsopt.cli.workspace import check_objectives, measured, open_workspace
@@ -42,6 +49,7 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
 
         with workspace.catalogue() as catalogue:
             checkpoints, metrics = measured(catalogue), catalogue.metric_names()
+            file = picture_file(picture, catalogue, overwrite=overwrite)
         objectives = _choose(check_objectives(project, metrics), chosen, metrics if all_metrics else (), project)
         table = measured_table([c.metrics for c in checkpoints], objectives)
         measured_ones = measured_table([c.metrics for c in checkpoints], [replace(o, limit=None) for o in objectives])
@@ -50,6 +58,10 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
         n_beyond = found.n_nan - n_missing
         order = sorted(found.indices.tolist(), key=lambda i: -table[i, 0] if objectives[0].maximize else table[i, 0])
         front = [checkpoints[i] for i in order]
+        if file is not None:
+            from epsopt.figures import front as front_figure
+
+            save_picture(front_figure(objectives, checkpoints, title="Measured front"), file)
     if options.json:
         print_json(
             {
@@ -63,6 +75,7 @@ def command(options: Options, chosen: tuple[str, ...], all_metrics: bool) -> Non
     else:
         whole = [c.sha256 for c, row in zip(checkpoints, measured_ones, strict=True) if not np.isnan(row).any()]
         _show(front, checkpoints, objectives, whole, n_beyond)
+        tell_picture(picture)
 
 
 def _show(

@@ -98,9 +98,9 @@ def write_page(
 ) -> None:
     """Write the report as one HTML page, its first sentences before the others."""
     from epsopt.cli.loop_tables import PROPOSED, proposals_page_table, steps_table
-    from epsopt.studies.report.report_html import page_html, report_figure
+    from epsopt.studies.report.report_html import page_html, report_figures
 
-    figure = report_figure(report, objectives) if report.measured() else None
+    figures = report_figures(report, objectives)
     lines = [*first, *count_sentences(report), *_sentences(report)]
     tables = {
         PROPOSED: proposals_page_table(report, objectives),
@@ -108,7 +108,7 @@ def write_page(
         "Steps of the budget: predicted and realized gain in hypervolume": steps_table(report),
     }
     kept = {caption: (heads, rows) for caption, (heads, rows) in tables.items() if rows}
-    file.write(page_html(f"{name}: predicted and measured", lines, figure, kept).encode())
+    file.write(page_html(f"{name}: predicted and measured", lines, figures, kept).encode())
 
 
 def other_objectives(report: LoopReport, project: Project) -> list[str]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
+from epsopt.cli.options import Options, TargetCommand, common, level_option, overwrite_option, seed_option
+from epsopt.cli.pictures import picture_option
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _SHOWN = 10
 @click.option("--decode", is_flag=True, help="Merge real checkpoints into weights for each, and predict those.")
 @click.option("--evaluate", is_flag=True, help="Measure decoded weights with the project's evaluate hook.")
 @click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Write decoded weights as checkpoints.")
+@picture_option
+@overwrite_option
 @level_option
 @seed_option
 @common
@@ -46,6 +49,8 @@ def command(
     decode: bool,
     evaluate: bool,
     save: Path | None,
+    picture: Path | None,
+    overwrite: bool,
     level: float,
     seed: int,
 ) -> None:
@@ -56,6 +61,7 @@ def command(
     weights are predicted to reach, or measured to, is shown beside what was predicted at the point.
     """
     from epsopt.cli.output import print_json
+    from epsopt.cli.pictures import opened_picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_map
 
@@ -68,6 +74,7 @@ def command(
             )
         if save is not None and save.exists() and (not save.is_dir() or any(save.iterdir())):
             raise UsageError(f"{save} is there already: name another folder, nothing is written over")
+        file = opened_picture_file(picture, opened, overwrite=overwrite)
         from epsopt.optimize.latent.region_sampling import sample_region
 
         progress("sampling the map", None)
@@ -79,11 +86,17 @@ def command(
         files: list[Path | None] = []
         if found.points and (decode or evaluate or save is not None):
             merges, files = _decode(opened, found.points, save, level, progress, evaluate=evaluate)
+        if file is not None:
+            from epsopt.figures import sampling
+
+            made = [None if m is None else m.measured for m in merges]
+            save_picture(sampling(opened.objectives, opened.checkpoints, found.points, opened.targets, made), file)
     opened.tell_unseen()
     if options.json:
         print_json(_document(opened, found, merges, files, seed, level, probability))
     else:
         _show(opened, found, merges, count, probability)
+        tell_picture(picture)
         if save is not None and any(files):
             from epsopt.cli.output import print_line
 

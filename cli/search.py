@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
+from epsopt.cli.options import Options, TargetCommand, common, level_option, overwrite_option, seed_option
+from epsopt.cli.pictures import picture_option
 
 if TYPE_CHECKING:
     from epsopt.cli.workspace import OpenProject
@@ -30,6 +32,8 @@ _ENGINES = ("gradient", "botorch", "optuna")  # optimize.ENGINES, which takes to
 @level_option
 @seed_option
 @click.option("--no-record", is_flag=True, help="Do not keep the search as an Optuna study.")
+@picture_option
+@overwrite_option
 @common
 def command(
     options: Options,
@@ -40,6 +44,8 @@ def command(
     level: float,
     seed: int,
     no_record: bool,
+    picture: Path | None,
+    overwrite: bool,
 ) -> None:
     """Search the map for the trade-offs that meet your targets.
 
@@ -47,6 +53,7 @@ def command(
     other objectives are pushed as far as they go once the targets hold.
     """
     from epsopt.cli.output import print_json
+    from epsopt.cli.pictures import opened_picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_map
 
@@ -54,6 +61,7 @@ def command(
         opened = open_map(options, wanted)
         project, objectives, targets = opened.project, opened.objectives, opened.targets
         checkpoints, surrogate = opened.checkpoints, opened.surrogate
+        file = opened_picture_file(picture, opened, overwrite=overwrite)
         from epsopt.optimize import search
 
         progress("searching the map", None)
@@ -61,6 +69,10 @@ def command(
             surrogate, checkpoints, objectives, targets,
             engine=engine, limit=answers, neighbours=neighbours, level=level, seed=seed,
         )  # fmt: skip
+        if file is not None:
+            from epsopt.figures import front as front_figure
+
+            save_picture(front_figure(objectives, checkpoints, result.answers, targets), file)
         study = front = None
         if not no_record:
             progress("recording the studies", None)
@@ -86,6 +98,7 @@ def command(
         print_json(_document(opened, result, study, front, engine=engine, level=level, seed=seed))
     else:
         _show(result, checkpoints, study, answers)
+        tell_picture(picture)
 
 
 def _document(

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epsopt.cli.options import Options, common, level_option, overwrite_option, seed_option
+from epsopt.cli.pictures import former_picture_option
 
 if TYPE_CHECKING:
     from epsopt.optimize.forecast.run_forecaster import RunForecast
     from epsopt.optimize.forecast.run_trajectory import RunTrajectory
     from epsopt.optimize.latent.trajectory import MeasuredEnd
-    from epsopt.studies.output_files import OutputFile
-    from epsopt.surrogate.plane import Plane
     from epsopt.zoo.catalogue.types import Checkpoint
     from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 
@@ -39,7 +38,7 @@ FORECASTS = {
 @click.argument("run", metavar="RUN")
 @click.option("--first", "-n", type=click.IntRange(min=0), help="Only its first N checkpoints, 0: none of them.")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Epochs that it will have.")
-@click.option("--save", type=click.Path(path_type=Path), help="Picture to write: .html, .png or .svg.")
+@former_picture_option
 @overwrite_option
 @level_option
 @seed_option
@@ -49,7 +48,7 @@ def command(
     run: str,
     first: int | None,
     epochs: float | None,
-    save: Path | None,
+    picture: Path | None,
     overwrite: bool,
     level: float,
     seed: int,
@@ -61,8 +60,8 @@ def command(
     With --first 0 its hyperparameters alone are asked. The forecast learns from the other finished runs; where a plain
     baseline was clearly better on runs left out, that one answers, and the output says which.
     """
-    from epsopt.cli.output import note, print_json, print_wrapped
-    from epsopt.cli.pictures import picture_file
+    from epsopt.cli.output import note, print_json
+    from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.resolve_checkpoint import require_run
     from epsopt.cli.run_labels import RunLabels
@@ -72,7 +71,7 @@ def command(
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
-            picture = picture_file(save, catalogue, overwrite=overwrite)
+            file = picture_file(picture, catalogue, overwrite=overwrite)
             from epsopt.optimize.forecast.run_trajectory import run_trajectory
             from epsopt.studies.surrogate_store import load_map
 
@@ -85,8 +84,10 @@ def command(
             space=workspace.project.space if workspace.project else None, level=level, seed=seed,
             progress=lambda what: progress(what, None),
         )  # fmt: skip
-        if picture is not None:
-            _draw(picture, found, surrogate.plane, surrogate.plane_coordinates(latents))
+        if file is not None:
+            from epsopt.figures import trajectory
+
+            save_picture(trajectory(surrogate, latents.double().numpy(), found), file)
     if options.json:
         print_json(_document(found, level))
         return
@@ -98,9 +99,7 @@ def command(
         note(f"there is no forecast: {found.reason}")
     else:
         _show_forecast(found, found.forecast, level, wanted)
-    if save is not None:
-        print_wrapped()
-        print_wrapped(f"The picture is in {save}.")
+    tell_picture(picture)
 
 
 def _placed(
@@ -283,17 +282,3 @@ def _show_forecast(found: RunTrajectory, forecast: RunForecast, level: float, wa
         "Forecasts are weighted by their errors on runs left out. "
         + " ".join(f"{FORECASTS[part][0].capitalize()}: {FORECASTS[part][1]}." for part in dict.fromkeys(used))
     )
-
-
-def _draw(file: OutputFile, found: RunTrajectory, plane: Plane, background: Any) -> None:
-    from epsopt.studies.report.plots import path_figure, save_picture
-
-    path, whole, names, forecast = found.path, found.whole, found.metric_names, found.forecast
-    places = plane.coordinates((path if len(path) else whole.first(1)).z)
-    curves = {n: (path.epochs.tolist(), path.metrics[:, j].tolist()) for j, n in enumerate(names)}
-    ends = {} if forecast is None else {
-        n: (forecast.total, float(forecast.low[j]), float(forecast.point[j]), float(forecast.high[j]))
-        for j, n in enumerate(names)
-    }  # fmt: skip
-    figure = path_figure(path.name, background, places, path.epochs.tolist() or [0.0], curves, ends, plane)
-    save_picture(figure, file)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from epsopt.studies.optuna_io.recording import Recorded, record_front, record_measured, record_search
     from epsopt.studies.optuna_io.sampler import EpsilonSampler
     from epsopt.studies.optuna_io.storage import open_storage
-    from epsopt.studies.optuna_io.study_figure import pareto_figure
     from epsopt.studies.project.project import Project, find_project, load_project
     from epsopt.studies.project.template import write_project
     from epsopt.studies.project.train_command import render_command
@@ -39,7 +38,6 @@ _HOMES = {
     "load_map": "surrogate_store",
     "load_project": "project.project",
     "open_storage": "optuna_io.storage",
-    "pareto_figure": "optuna_io.study_figure",
     "record_front": "optuna_io.recording",
     "record_measured": "optuna_io.recording",
     "record_outcome": "optuna_io.queue",
@@ -65,7 +63,6 @@ __all__ = [
     "load_map",
     "load_project",
     "open_storage",
-    "pareto_figure",
     "record_front",
     "record_measured",
     "record_outcome",
@@ -83,6 +80,7 @@ _FORMER = {
     "CatalogueStopper": "epsopt.studies:CataloguePruner",
     "StopHopeless": "epsopt.studies:EpsoptPruning",
     "Taken": "epsopt.studies:ClaimedProposal",
+    "pareto_figure": "epsopt.figures:front",
 }
 
 __getattr__ = lazy_names(__name__, _HOMES, _FORMER)

@@ -68,8 +68,7 @@ class Plane:
     def titles(self) -> tuple[str, str]:
         """Titles of both axes, with their shares of the variance."""
         first, second = (
-            f"{name} axis of the map ({share:.0%} of the variance of z)"
-            for name, share in zip(_ORDINALS, self.explained, strict=True)
+            f"{name} axis ({share:.0%} of the variance)" for name, share in zip(_ORDINALS, self.explained, strict=True)
         )
         return first, second
 

@@ -83,6 +83,26 @@ class Validation:
     probes: bool = False
     held_out: HeldOutPredictions | None = field(default=None, compare=False, repr=False)
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook: errors beside those of the baselines, coverage, and warnings."""
+        from epsopt.zoo.html_text import escaped, html_table
+
+        heads = ["metric", "error", "median", "statistics", f"inside {self.level:.0%} intervals", "n"]
+        rows = [
+            [
+                m.name,
+                f"{m.error:.3g}",
+                f"{m.median_error:.3g}",
+                f"{m.statistics_error:.3g}",
+                f"{m.coverage:.0%}",
+                f"{m.n}",
+            ]
+            for m in self.metrics
+        ]
+        caption = f"Mean absolute error on runs that were held out ({self.n_runs} runs, {self.folds} folds)"
+        said = "".join(f"<p>Careful: {escaped(text)}.</p>" for text in self.warnings())
+        return html_table(caption, heads, rows) + said
+
     def warnings(self) -> list[str]:
         """Say in plain words where the surrogate should not be trusted.
 

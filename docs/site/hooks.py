@@ -15,7 +15,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("zoo", "surrogate", "optimize", "studies", "cli", "demo")
+ROOMS = ("zoo", "surrogate", "optimize", "figures", "studies", "cli", "demo")
 # Folder or file of the repository that pages link to -> its place in the site.
 OUTSIDE = {
     "benchmarks/results": "benchmarks/results",

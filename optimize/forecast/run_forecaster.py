@@ -69,6 +69,17 @@ class RunForecast:
     total: float
     longest: float | None
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook: forecast metrics with their intervals."""
+        from epsopt.zoo.html_text import html_table
+
+        rows = [
+            [name, f"{self.point[j]:.4g}", f"{self.low[j]:.4g} to {self.high[j]:.4g}", self.answered_by[name]]
+            for j, name in enumerate(self.answered_by)
+        ]
+        caption = f"Forecast at epoch {self.total:g}, {self.progress:.0%} of which are done; not measured"
+        return html_table(caption, ["metric", "forecast", "interval", "answered by"], rows)
+
 
 @dataclass(frozen=True, eq=False)
 class RunForecaster:

@@ -51,6 +51,25 @@ class Answer:
     probability: float | None
     nearest: tuple[Neighbour, ...]
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook: predicted beside measured on the nearest checkpoint."""
+        from epsopt.zoo.html_text import html_table
+
+        near = self.nearest[0] if self.nearest else None
+        sure = "" if self.probability is None else f", P {self.probability:.2f}"
+        where = "" if near is None else f"{near.run}{'' if near.epoch is None else f', epoch {near.epoch}'}"
+        rows = [
+            [
+                n,
+                f"{v:.4g}",
+                f"{self.low[n]:.4g} to {self.high[n]:.4g}",
+                _shown(None if near is None else near.metrics.get(n)),
+            ]
+            for n, v in self.point.items()
+        ]
+        heads = ["metric", "predicted", "interval", f"measured on {where}" if where else "measured"]
+        return html_table(f"A predicted answer, not evaluated{sure}", heads, rows)
+
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
@@ -78,6 +97,26 @@ class SearchResult:
     n_candidates: int
     measured_meeting_targets: tuple[Checkpoint, ...]
     seconds: float
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook: each answer with its intervals, and the nearest checkpoint as it was measured."""
+        from epsopt.zoo.html_text import html_table
+
+        names = [o.name for o in self.objectives]
+        rows = []
+        for i, a in enumerate(self.answers, 1):
+            near = a.nearest[0]
+            sure = "predicted" if a.probability is None else f"predicted, P {a.probability:.2f}"
+            rows.append([str(i), sure, *(f"{a.point[n]:.4g} [{a.low[n]:.4g}, {a.high[n]:.4g}]" for n in names)])
+            measured = near.run if near.epoch is None else f"{near.run}, epoch {near.epoch}"
+            rows.append(["", f"{measured}, measured", *(_shown(near.metrics.get(n)) for n in names)])
+        asked = ", ".join(f"{t.name} {t.value:g}" for t in self.targets)
+        caption = f"{len(self.answers)} predicted answers{f' for the targets {asked}' if asked else ''}, not evaluated"
+        return html_table(caption, ["", "", *names], rows)
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def search(

@@ -11,10 +11,10 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select, update
 
+from epsopt.optimize.measured_front import complete_values
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.optuna_io.queue import recorded_objectives, study_name
 from epsopt.studies.optuna_io.study import open_study
-from epsopt.studies.optuna_io.study_figure import complete_values
 from epsopt.studies.optuna_io.trial_leases import fail_stale_trials
 from epsopt.studies.optuna_io.trials import insert_trials, lock_study
 from epsopt.zoo.errors import UsageError

@@ -15,12 +15,12 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from epsopt.optimize.measured_front import complete_values
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Space
 from epsopt.studies.optuna_io.distributions import distribution_of
 from epsopt.studies.optuna_io.recording import NOT_EVALUATED, predicted_attributes
 from epsopt.studies.optuna_io.study import open_study
-from epsopt.studies.optuna_io.study_figure import complete_values
 from epsopt.studies.optuna_io.trial_leases import DROPPED, NOT_STARTED, Refused, claim, finish
 from epsopt.studies.optuna_io.trials import add_new, known_distributions, numbers_by
 from epsopt.studies.protocols import Proposal

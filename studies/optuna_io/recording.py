@@ -18,10 +18,11 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
+from epsopt.figures.fronts import front
+from epsopt.optimize.measured_front import complete_values, measured_front
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.studies.optuna_io.distributions import fits, infer_distributions
 from epsopt.studies.optuna_io.study import delete_study, open_study
-from epsopt.studies.optuna_io.study_figure import complete_values, measured_front, pareto_figure
 from epsopt.studies.optuna_io.study_notes import front_note, measured_note, predicted_note, search_note, write_note
 from epsopt.studies.optuna_io.trials import add_new, known_distributions, known_keys
 from epsopt.studies.protocols import Answer, Measured
@@ -293,10 +294,10 @@ def _save_figure(
     answers: Sequence[Answer],
     targets: Sequence[Target],
 ) -> None:
-    figure = pareto_figure(objectives, checkpoints, answers, targets)
-    if figure is not None:
+    if len(objectives) > 1:
         from optuna_dashboard import save_plotly_graph_object
 
+        figure = front(objectives, checkpoints, answers, targets)
         save_plotly_graph_object(study, figure, graph_object_id="pareto")
 
 

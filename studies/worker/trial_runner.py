@@ -14,12 +14,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from epsopt.optimize.measured_front import complete_values
 from epsopt.optimize.space import Space
 from epsopt.studies.optuna_io.queue import ClaimedProposal, outcome_attributes
 from epsopt.studies.optuna_io.recording import record_measured
 from epsopt.studies.optuna_io.run_folders import run_folder
 from epsopt.studies.optuna_io.storage import DATABASE_ERRORS
-from epsopt.studies.optuna_io.study_figure import complete_values
 from epsopt.studies.optuna_io.trial_leases import finish, return_to_queue, set_attributes
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import render_command

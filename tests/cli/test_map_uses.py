@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 from unittest import mock
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 
@@ -76,26 +78,78 @@ def test_an_unknown_run_is_named_with_the_nearest_one(project):
 def test_pictures_are_drawn_by_themselves(project, tmp_path):
     for name, arguments in {"path": ["trajectory", "run_000"], "groups": ["cluster", "-k", "2"]}.items():
         file = tmp_path / f"{name}.html"
-        assert project(*arguments, "--save", file).status == 0
+        assert project(*arguments, "--picture", file).status == 0
         text = file.read_text(encoding="utf-8")
         assert "run_000" in text
         assert "<script src" not in text
-    result = project("cluster", "-k", "2", "--save", tmp_path / "groups.gif")
+    result = project("cluster", "-k", "2", "--picture", tmp_path / "groups.gif")
     assert result.status == 2
     assert ".html, .png or .svg" in result.err
 
 
+PICTURES = {
+    "pareto": ["pareto"],
+    "search": ["search", "--target-coverage", "0.3", "--no-record"],
+    "sample": ["sample", "--target-coverage", "0.3", "--probability", "0.05", "-n", "5"],
+    "interpolate": ["interpolate", "run_000", "run_001", "--steps", "3"],
+}
+
+
+@pytest.mark.parametrize("command", PICTURES)
+def test_every_command_that_has_a_picture_draws_it(project, tmp_path, command):
+    file = tmp_path / "p.html"
+    result = project(*PICTURES[command], "--picture", file)
+    assert result.status == 0, result.err
+    text = file.read_text(encoding="utf-8")
+    assert "Plotly.newPlot" in text
+    assert "<script src" not in text
+    assert str(file) in "".join(result.out.split())
+    (tmp_path / "mine.html").write_text("<html></html>")
+    refused = project(*PICTURES[command], "--picture", tmp_path / "mine.html")
+    assert refused.status == 2
+    assert "--overwrite" in refused.err
+    assert (tmp_path / "mine.html").read_text() == "<html></html>"
+
+
+def test_the_former_name_of_the_option_works_and_says_todays(project, tmp_path):
+    result = project("cluster", "-k", "2", "--save", tmp_path / "g.html")
+    assert result.status == 0
+    assert (tmp_path / "g.html").exists()
+    assert "--picture now" in " ".join(result.err.split())
+    both = project("cluster", "-k", "2", "--save", tmp_path / "a.html", "--picture", tmp_path / "b.html")
+    assert both.status == 2
+    assert "--save" not in project("cluster", "--help").out
+
+
+def test_a_browser_draws_png_and_svg(project, tmp_path):
+    from epsopt.studies.pictures import drawn_image
+
+    if not any(map(shutil.which, ("chromium", "google-chrome"))):
+        pytest.skip("there is neither Chromium nor Chrome")
+    figure = go.Figure(go.Scatter(x=[1, 2], y=[1, 2], name="</script><b>"), layout={"height": 300})
+    assert drawn_image(figure, "png", "p.png").startswith(b"\x89PNG")
+    assert drawn_image(figure, "svg", "p.svg").startswith(b"<svg")
+    with (
+        mock.patch("shutil.which", return_value=None),
+        mock.patch.object(go.Figure, "to_image", side_effect=ValueError("x")),
+    ):
+        result = project("cluster", "-k", "2", "--picture", tmp_path / "p.png")
+    assert result.status == 1
+    assert "save it as .html" in " ".join(result.err.split())
+    assert not (tmp_path / "p.png").exists()
+
+
 def test_a_checkpoint_has_the_same_place_in_every_picture(project, tmp_path):
     drawn = []
-    with mock.patch("epsopt.studies.report.plots.save_picture", lambda figure, _: drawn.append(figure)):
+    with mock.patch("epsopt.studies.pictures.save_picture", lambda figure, _: drawn.append(figure)):
         for arguments in (["trajectory", "run_000"], ["cluster", "-k", "2"], ["trajectory", "run_003"]):
-            assert project(*arguments, "--save", tmp_path / "map.html").status == 0
+            assert project(*arguments, "--picture", tmp_path / "map.html").status == 0
     path, groups, other = drawn
     (run,) = (t for t in path.data if t.name == "the run")
-    ends = [(x, y) for t in groups.data for x, y, text in zip(t.x, t.y, t.text, strict=True) if text == "run_000"]
+    ends = [(x, y) for t in groups.data for x, y, text in zip(t.x, t.y, t.text, strict=True) if "run_000," in text]
     assert ends == [(run.x[-1], run.y[-1])]
-    assert path.layout.xaxis.title.text.split(";")[0] == groups.layout.xaxis.title.text.split(";")[0]
-    assert "of the variance of z" in groups.layout.yaxis.title.text
+    assert path.layout.xaxis.title.text == groups.layout.xaxis.title.text
+    assert "of the variance" in groups.layout.yaxis.title.text
     elsewhere = {(x, y) for x, y in zip(other.data[0].x, other.data[0].y, strict=True)}
     assert set(zip(run.x, run.y, strict=True)) <= elsewhere
 

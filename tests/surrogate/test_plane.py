@@ -28,7 +28,7 @@ def test_the_plane_holds_the_two_directions_of_most_variance() -> None:
     np.testing.assert_allclose(plane.axes.T @ plane.axes, np.eye(2), atol=1e-12)
     spread = cloud().var(dim=0, unbiased=False)
     assert plane.explained == pytest.approx((spread[[1, 3]] / spread.sum()).tolist(), rel=0.02)
-    assert plane.titles[0] == f"first axis of the map ({plane.explained[0]:.0%} of the variance of z)"
+    assert plane.titles[0] == f"first axis ({plane.explained[0]:.0%} of the variance)"
 
 
 def test_neither_order_nor_a_few_diverged_checkpoints_turn_the_plane() -> None:

@@ -6,9 +6,9 @@ import importlib
 
 import pytest
 
-ROOMS = ["epsopt.zoo", "epsopt.surrogate", "epsopt.optimize", "epsopt.studies"]
+ROOMS = ["epsopt.zoo", "epsopt.surrogate", "epsopt.optimize", "epsopt.figures", "epsopt.studies"]
 PUBLIC = [(room, name) for room in ROOMS for name in importlib.import_module(room).__all__]
-FORMER = [(room, name) for room in ROOMS for name in importlib.import_module(room)._FORMER]
+FORMER = [(room, name) for room in ROOMS for name in vars(importlib.import_module(room)).get("_FORMER", ())]
 
 
 @pytest.mark.parametrize(("room", "name"), PUBLIC, ids=str)

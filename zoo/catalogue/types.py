@@ -59,6 +59,15 @@ class Checkpoint:
     layout: str = "plain"
     aliases: tuple[str, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook: what it measured, and what its run was trained with."""
+        from epsopt.zoo.html_text import html_table
+
+        name = self.run if self.epoch is None else f"{self.run}, epoch {self.epoch}"
+        rows = [[n, "not known" if v is None else f"{v:.6g}"] for n, v in self.metrics.items()]
+        rows += [[n, str(v)] for n, v in self.hyperparameters.items()]
+        return html_table(f"{name}: {self.path}", ["measured, then hyperparameters", ""], rows)
+
     @property
     def paths(self) -> tuple[str, ...]:
         """Of all its files."""

@@ -7,9 +7,9 @@ import optuna
 import pytest
 from optuna_dashboard._note import get_note
 
+from epsopt.figures import front
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.studies import open_storage, record_front, record_measured, record_search
-from epsopt.studies.optuna_io.study_figure import pareto_figure
 from epsopt.studies.optuna_io.trials import add_new
 from epsopt.zoo.errors import EpsoptError, UsageError
 
@@ -227,7 +227,7 @@ def test_the_front_study_is_left_alone_until_it_would_show_something_else(storag
 
 def test_the_picture_names_objectives_and_shows_intervals_and_targets():
     zoo = make_zoo()
-    figure = pareto_figure([COVERAGE, RAD_HIER], zoo, make_answers(zoo), [Target("rad_hier", -0.5)])
+    figure = front([COVERAGE, RAD_HIER], zoo, make_answers(zoo), [Target("rad_hier", -0.5)])
     text = figure.to_json()
     assert figure.layout.xaxis.title.text == "coverage (higher is better)"
     assert figure.layout.yaxis.title.text == "rad_hier (lower is better)"
@@ -238,16 +238,18 @@ def test_the_picture_names_objectives_and_shows_intervals_and_targets():
     assert '"bdata"' not in text  # the dashboard's plotly does not read it
 
 
-def test_three_objectives_are_a_matrix_and_one_is_no_picture():
+def test_three_objectives_are_a_matrix_and_one_is_its_value_over_training():
     zoo = make_zoo()
-    figure = pareto_figure([COVERAGE, DIST_CORR, RAD_HIER], zoo, make_answers(zoo))
-    assert {trace.type for trace in figure.data} == {"splom"}
-    assert pareto_figure([COVERAGE], zoo, []) is None
+    figure = front([COVERAGE, DIST_CORR, RAD_HIER], zoo, make_answers(zoo))
+    titles = {axis.title.text for axis in [*figure.select_xaxes(), *figure.select_yaxes()]} - {None}
+    assert len(titles) == 3
+    assert sum(trace.name.startswith("predicted") for trace in figure.data) == 3, "every pair of objectives"
+    assert front([COVERAGE], zoo, []).layout.xaxis.title.text == "epoch"
 
 
 def test_a_large_zoo_keeps_its_front_in_the_picture():
     zoo = make_zoo(200, 20)
-    figure = pareto_figure(TWO, zoo, [])
+    figure = front(TWO, zoo, [])
     sizes = {trace.name.split(" (")[0]: len(trace.x) for trace in figure.data}
     assert sizes["measured"] <= 1500
     complete = sum(not any(dominates(d, c) for d in zoo) for c in zoo[:400])
@@ -260,7 +262,7 @@ def test_names_are_text_in_pictures_and_notes_never_markup(storage):
         checkpoint.run = "<img src=x onerror=alert(1)>"
         checkpoint.metrics["a<b>`|"] = checkpoint.metrics["coverage"]
     hostile = Objective("a<b>`|", maximize=True)
-    assert "<img" not in pareto_figure([hostile, DIST_CORR], zoo, []).to_json()
+    assert "<img" not in front([hostile, DIST_CORR], zoo, []).to_json()
     name = record_front(storage, "p", [hostile, DIST_CORR], zoo, [])
     assert "`a<b>'\\|`" in get_note(load(storage, name))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,15 +15,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from epsopt import figures
 from epsopt.cli.output import DOCUMENT_VERSION, one_line, plain, print_json
+from epsopt.optimize.forecast.run_trajectory import RunTrajectory
+from epsopt.optimize.latent.clusters import Clustering, Group
 from epsopt.optimize.latent.embedding_projection import Preview
-from epsopt.studies.optuna_io.study_figure import pareto_figure
+from epsopt.optimize.latent.trajectory import RunPath
+from epsopt.optimize.objectives import Objective, Target
 from epsopt.studies.optuna_io.study_notes import measured_note
 from epsopt.studies.output_files import is_ours, output_file
-from epsopt.studies.pages import escaped, html_page
-from epsopt.studies.report.plots import groups_figure, path_figure, preview_figure, save_picture
+from epsopt.studies.pages import html_page
+from epsopt.studies.pictures import save_picture
 from epsopt.studies.report.report_html import page_html
-from epsopt.surrogate.plane import fit_plane
+from epsopt.surrogate.plane import Plane, fit_plane
+from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.html_text import escaped
 
 from ..fakes import COVERAGE, DIST_CORR, make_answers, make_zoo  # noqa: TID252
 
@@ -31,30 +39,90 @@ PLANE = fit_plane(torch.arange(12.0).reshape(6, 2))
 ACTING = "\x1b\0\u202e\u2066\x9b"
 
 
+def make_checkpoint(run, i=0, config=None, metrics=None):
+    return Checkpoint(i, i, run, f"/runs/{i}.pt", f"{i:064x}", 1, metrics or {"loss": 0.1}, config or {}, "s", 1, 10)
+
+
+@dataclass
+class Flat:
+    """A map whose latent space is its plane."""
+
+    plane: Plane
+
+    def plane_coordinates(self, z):
+        return self.plane.coordinates(z)
+
+
 def groups():
     places = np.arange(12.0).reshape(6, 2)
-    return groups_figure(places, [0, 0, 0, 1, 1, -1], [0, 3], [EVIL] * 6, [EVIL, "group 2"], PLANE)
+    found = Clustering((Group((0, 1, 2), 0, 0.9), Group((3, 4), 3, 0.8)), (5,), 0.5, (), 0.1, ())
+    return figures.groups(Flat(PLANE), found, [make_checkpoint(EVIL)] * 6, places, title=EVIL)
 
 
 def path():
     places = np.arange(12.0).reshape(6, 2)
-    return path_figure(EVIL, places, places[:3], [1, 2, 3], {EVIL: ([1, 2, 3], [0.1, 0.2, 0.3])}, {}, PLANE)
+    run = RunPath(EVIL, {}, np.array([1.0, 2.0, 3.0]), torch.from_numpy(places[:3]), np.array([[0.1], [0.2], [0.3]]))
+    found = RunTrajectory(run, run, None, None, None, None, (EVIL,), counted_from_0=False)
+    return figures.trajectory(Flat(PLANE), places, found)
 
 
 def preview():
     points = {"predicted": np.ones((3, 2))}
     shown = Preview(np.ones((3, 2)), None, points, points, None, 0.5, None, None)
-    return preview_figure(EVIL, shown)
+    return figures.embedding(shown, title=EVIL)
+
+
+def way():
+    point = SimpleNamespace(point={EVIL: 0.5}, low={EVIL: 0.4}, high={EVIL: 0.6})
+    return figures.interpolation(
+        [figures.Way(EVIL, [0.0, 1.0], [point] * 2, [{EVIL: 0.5}, None], [True, False])], [EVIL]
+    )
+
+
+def compared():
+    return figures.calibration([figures.Comparison(EVIL, EVIL, 0.5, 0.4, 0.6, 0.55)] * 2, 0.9, title=EVIL)
+
+
+def runs():
+    some = [
+        make_checkpoint(EVIL, i, config={EVIL: 0.1 * (i + 1), "kind": EVIL if i else "b"}, metrics={EVIL: 0.5 + i})
+        for i in range(3)
+    ]
+    return figures.parallel([Objective(EVIL, maximize=True)], some, title=EVIL)
+
+
+def samples():
+    zoo = make_zoo()
+    for checkpoint in zoo:
+        checkpoint.run = EVIL
+    return figures.sampling(
+        [COVERAGE, DIST_CORR], zoo, make_answers(zoo), [Target("coverage", 0.5)], [{"coverage": 0.4, "dist_corr": 0.6}],
+        title=EVIL,
+    )  # fmt: skip
 
 
 def fronts():
     zoo = make_zoo()
     for checkpoint in zoo:
         checkpoint.run = EVIL
-    return pareto_figure([COVERAGE, DIST_CORR], zoo, make_answers(zoo))
+    return figures.front([COVERAGE, DIST_CORR], zoo, make_answers(zoo))
 
 
-FIGURES = {"groups": groups, "path": path, "preview": preview, "fronts": fronts}
+def one_objective():
+    zoo = make_zoo()
+    for checkpoint in zoo:
+        checkpoint.run = EVIL
+    return figures.front([COVERAGE], zoo, targets=[Target("coverage", 0.5)])
+
+
+def grown():
+    return figures.hypervolume({EVIL: [1.0, 2.0], "other": [1.0, 1.5]}, title=EVIL)
+
+
+FIGURES = {
+    "groups": groups, "path": path, "preview": preview, "way": way, "compared": compared, "runs": runs,
+    "samples": samples, "fronts": fronts, "one_objective": one_objective, "grown": grown,
+}  # fmt: skip
 
 
 def texts(value):
@@ -79,7 +147,7 @@ def test_every_text_of_a_figure_is_text(kind):
 
 
 def test_a_page_shows_what_is_in_a_name_and_obeys_none_of_it():
-    page = page_html(EVIL, [EVIL], fronts(), {EVIL: ([EVIL], [[EVIL]])})
+    page = page_html(EVIL, [EVIL], [fronts()], {EVIL: ([EVIL], [[EVIL]])})
     assert "<img" not in page.replace("<img>", "")
     assert not set(ACTING) & set(re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL))
     assert "\\x1b[2J\\x00\\u202egnp." in page
@@ -118,14 +186,14 @@ def test_pictures_and_pages_name_themselves_so_that_they_may_be_replaced(tmp_pat
 
 def matrix():
     zoo = make_zoo()
-    return pareto_figure([COVERAGE, DIST_CORR, COVERAGE], zoo, [])
+    return figures.front([COVERAGE, DIST_CORR, COVERAGE], zoo, [])
 
 
 def test_a_browser_draws_pages_that_reach_nothing_and_offer_no_upload(tmp_path):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
-    pages = {"report": page_html(EVIL, [EVIL], fronts()), "bare": html_page(EVIL, f"<p>{escaped(EVIL)}</p>")}
+    pages = {"report": page_html(EVIL, [EVIL], [fronts()]), "bare": html_page(EVIL, f"<p>{escaped(EVIL)}</p>")}
     for kind in ("groups", "path", "preview"):
         save_picture(FIGURES[kind](), output_file(tmp_path / f"{kind}.html", (".html",), "a picture"))
     for name, text in pages.items():
