@@ -172,7 +172,7 @@ def _plane(
         text, extra = group.text, {}
         if group.name == "measured front":
             order = sorted(range(len(x)), key=x.__getitem__)
-            x, y, text = ([column[i] for i in order] for column in (x, y, text))
+            x, y, text = [x[i] for i in order], [y[i] for i in order], [text[i] for i in order]
             # The border of what the front dominates is a staircase.
             shape = "vh" if objectives[0].maximize else "hv"
             extra = {"line": {"color": FRONT, "width": 1.5, "shape": shape}}
@@ -221,7 +221,9 @@ def _matrix(
     size = len(objectives) - 1
     # Where better is; there is no room for more.
     labels = [f"{escaped(o.name)} {'↑' if o.maximize else '↓'}" for o in objectives]
-    specs = [[{} if column <= row else None for column in range(size)] for row in range(size)]
+    specs: list[list[dict[str, Any] | None]] = [
+        [{} if column <= row else None for column in range(size)] for row in range(size)
+    ]
     figure = make_subplots(
         size, size, specs=specs, horizontal_spacing=0.12 / size, vertical_spacing=0.12 / size,
         shared_xaxes=True, shared_yaxes=True,

@@ -130,7 +130,7 @@ def _axis(parameter: Parameter, configs: Sequence[Mapping[str, Any]]) -> _Axis |
         at = {name: i / (len(names) - 1) for i, name in enumerate(names)}
         ticks = [(place_, escaped(name[:_LABEL])) for name, place_ in at.items()]
         return _Axis(_label(parameter.name), np.array([at[str(v)] for v in values]), ticks)
-    numbers = np.array([float(v) if _is_number(v) else np.nan for v in values])
+    numbers = np.array([_number(v) for v in values])
     finite = numbers[np.isfinite(numbers)]
     if not len(finite) or finite.min() == finite.max():
         return None
@@ -157,6 +157,10 @@ def _hashable(value: Any) -> Any:
 def _order(value: Any) -> tuple[bool, float, str]:
     """Numbers by size, then texts."""
     return not _is_number(value), float(value) if _is_number(value) else 0.0, str(value)
+
+
+def _number(value: Any) -> float:
+    return float(value) if _is_number(value) else float("nan")
 
 
 def _is_number(value: Any) -> bool:

@@ -79,8 +79,8 @@ def sampling(
         figure.add_trace(go.Scatter(x=x, y=y, mode="markers", name=f"{name} ({len(rows)})", marker=marker, **bars))
         drawn[0] += x
         drawn[1] += y
-    for update, o, scale, values in zip((figure.update_xaxes, figure.update_yaxes), axes, scales, drawn, strict=True):
-        update(title_text=axis_title(o, scale), **scaled_axis(scale, values))
+    for update, o, scale, ends in zip((figure.update_xaxes, figure.update_yaxes), axes, scales, drawn, strict=True):
+        update(title_text=axis_title(o, scale), **scaled_axis(scale, ends))
     draw_targets(figure, axes, targets, scales)
     dressed(figure, 520, escaped(title))
     if len(objectives) > 2:

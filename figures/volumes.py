@@ -51,9 +51,9 @@ def hypervolume(
     figure = go.Figure()
     if len(tables) == 1:
         (values,) = (t.mean(axis=0) for t in tables.values())
-        steps = [*range(start, start + len(values)), start + len(values) - 0.5]  # the last step shows, too
+        stairs = [*range(start, start + len(values)), start + len(values) - 0.5]  # the last step shows, too
         figure.add_trace(
-            go.Scatter(x=steps, y=short([*values, values[-1]]), mode="lines", name="hypervolume", showlegend=False,
+            go.Scatter(x=stairs, y=short([*values, values[-1]]), mode="lines", name="hypervolume", showlegend=False,
                        line={"color": FRONT, "width": 2.5, "shape": "hv"})
         )  # fmt: skip
         figure.update_xaxes(title_text=escaped(x), **({"dtick": 1} if len(values) <= 10 else {}))
