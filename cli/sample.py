@@ -14,6 +14,8 @@ from epsopt.cli.pictures import picture_option
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from epsopt.cli.workspace import OpenProject
     from epsopt.optimize.latent.region_sampling import RegionSample
     from epsopt.optimize.latent.search import Answer
@@ -87,10 +89,7 @@ def command(
         if found.points and (decode or evaluate or save is not None):
             merges, files = _decode(opened, found.points, save, level, progress, evaluate=evaluate)
         if file is not None:
-            from epsopt.figures import sampling
-
-            made = [None if m is None else m.measured for m in merges]
-            save_picture(sampling(opened.objectives, opened.checkpoints, found.points, opened.targets, made), file)
+            save_picture(_figure(opened, found, merges), file)
     opened.tell_unseen()
     if options.json:
         print_json(_document(opened, found, merges, files, seed, level, probability))
@@ -101,6 +100,13 @@ def command(
             from epsopt.cli.output import print_line
 
             print_line(f"saved: {sum(f is not None for f in files)} checkpoints in {save}")
+
+
+def _figure(opened: OpenProject, found: RegionSample, merges: Sequence[MergedCheckpoint | None]) -> go.Figure:
+    from epsopt.figures import sampling
+
+    made = [None if m is None else m.measured for m in merges]
+    return sampling(opened.objectives, opened.checkpoints, found.points, opened.targets, made)
 
 
 def _decode(

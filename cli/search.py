@@ -59,7 +59,7 @@ def command(
 
     with working("loading the map") as progress:
         opened = open_map(options, wanted)
-        project, objectives, targets = opened.project, opened.objectives, opened.targets
+        objectives, targets = opened.objectives, opened.targets
         checkpoints, surrogate = opened.checkpoints, opened.surrogate
         file = opened_picture_file(picture, opened, overwrite=overwrite)
         from epsopt.optimize import search
@@ -76,29 +76,26 @@ def command(
         study = front = None
         if not no_record:
             progress("recording the studies", None)
-            from epsopt.studies import record_front, record_measured, record_search
-
-            storage = opened.workspace.studies()
-            query = {
-                "targets": {t.name: t.value for t in targets},
-                "engine": engine,
-                "answers": answers,
-                "neighbours": neighbours,
-                "level": level,
-                "seed": seed,
-                "map": surrogate.trained_on,
-            }
-            record_measured(storage, project.name, objectives, checkpoints)
-            study = record_search(
-                storage, project.name, objectives, result.answers, query, checkpoints=checkpoints, targets=targets
-            )
-            front = record_front(storage, project.name, objectives, checkpoints, result.answers, targets)
+            query = {"engine": engine, "answers": answers, "neighbours": neighbours, "level": level, "seed": seed}
+            study, front = _record(opened, result, query)
     opened.tell_unseen()
     if options.json:
         print_json(_document(opened, result, study, front, engine=engine, level=level, seed=seed))
     else:
         _show(result, checkpoints, study, answers)
         tell_picture(picture)
+
+
+def _record(opened: OpenProject, result: SearchResult, query: dict[str, Any]) -> tuple[str, str | None]:
+    """Keep the search and the front as Optuna studies, and return their names."""
+    from epsopt.studies import record_front, record_measured, record_search
+
+    storage, name = opened.workspace.studies(), opened.project.name
+    objectives, checkpoints, targets = opened.objectives, opened.checkpoints, opened.targets
+    asked = {"targets": {t.name: t.value for t in targets}, **query, "map": opened.surrogate.trained_on}
+    record_measured(storage, name, objectives, checkpoints)
+    study = record_search(storage, name, objectives, result.answers, asked, checkpoints=checkpoints, targets=targets)
+    return study, record_front(storage, name, objectives, checkpoints, result.answers, targets)
 
 
 def _document(
