@@ -134,7 +134,7 @@ _HOMES = {
 }
 
 # Names of version 0.1.
-_FORMER = {
+FORMER = {
     "EpsilonSampler": "epsopt.studies:EpsilonSampler",
     "Known": "epsopt.optimize:SearchState",
     "Mixture": "epsopt.optimize:MergeCandidate",
@@ -146,4 +146,4 @@ _FORMER = {
     "motion": "epsopt.optimize:path_statistics",
 }
 
-__getattr__ = lazy_names(__name__, _HOMES, _FORMER)
+__getattr__ = lazy_names(__name__, _HOMES, FORMER)

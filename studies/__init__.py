@@ -76,11 +76,11 @@ __all__ = [
 ]
 
 # Names of version 0.1.
-_FORMER = {
+FORMER = {
     "CatalogueStopper": "epsopt.studies:CataloguePruner",
     "StopHopeless": "epsopt.studies:EpsoptPruning",
     "Taken": "epsopt.studies:ClaimedProposal",
     "pareto_figure": "epsopt.figures:front",
 }
 
-__getattr__ = lazy_names(__name__, _HOMES, _FORMER)
+__getattr__ = lazy_names(__name__, _HOMES, FORMER)

@@ -27,7 +27,7 @@ class Helper:
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
         self._heard = 0  # bytes of what it told
-        self._process = child_processes.start(
+        self.process = child_processes.start(
             module,
             stdin=subprocess.PIPE,
             stdout=self._told,
@@ -37,11 +37,11 @@ class Helper:
 
     def send(self, document: Mapping[str, Any]) -> None:
         """Write a line to its standard input; nothing happens if it has ended."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
+        if self.process.stdin is not None and not self.process.stdin.closed:
             # Not as arguments: a database URL may hold a password, and anybody can list the arguments of a process.
             with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(json.dumps(document).encode() + b"\n")
-                self._process.stdin.flush()
+                self.process.stdin.write(json.dumps(document).encode() + b"\n")
+                self.process.stdin.flush()
 
     def receive(self) -> list[str]:
         """Return what it told since it was last asked, a line each; a line that is not whole yet waits."""
@@ -54,21 +54,21 @@ class Helper:
 
     def close(self) -> None:
         """Say that nothing more will be said: it ends when it is done."""
-        if self._process.stdin is not None:
+        if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+                self.process.stdin.close()
 
     def runs(self) -> bool:
         """Whether it has not ended."""
-        return self._process.poll() is None
+        return self.process.poll() is None
 
     def wait(self) -> None:
         """Wait until it has ended."""
-        self._process.wait()
+        self.process.wait()
 
     def failure(self) -> str | None:
         """Say why it failed, as the last line of its standard error does; None if it did not, or has not ended."""
-        status = self._process.poll()
+        status = self.process.poll()
         if not status:
             return None
         if status < 0:
@@ -76,12 +76,12 @@ class Helper:
             return f"{self._module} was killed by {signal.Signals(-status).name}{memory}"
         self._said.seek(0)
         lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
-        return masked(lines[-1]) if lines else f"{self._module} ended with status {self._process.returncode}"
+        return masked(lines[-1]) if lines else f"{self._module} ended with status {self.process.returncode}"
 
     def kill(self) -> None:
         """Kill it and the processes that it started, unless it has ended."""
         if self.runs():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session of its own
-            self._process.wait()
+                os.killpg(self.process.pid, signal.SIGKILL)  # it leads a session of its own
+            self.process.wait()
         self.close()

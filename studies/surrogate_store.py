@@ -78,10 +78,10 @@ def training_set(catalogue: Catalogue, learned: Sequence[str] | None = None) -> 
     Raises:
         EmptyCatalogue: there is none; names the command to run first.
     """
-    return _training_set(catalogue, learned)[0]
+    return training_set_of(catalogue, learned)[0]
 
 
-def _training_set(catalogue: Catalogue, learned: Sequence[str] | None) -> tuple[TrainingSet, tuple[str, ...]]:
+def training_set_of(catalogue: Catalogue, learned: Sequence[str] | None) -> tuple[TrainingSet, tuple[str, ...]]:
     """Return the training set, and sentences about embeddings that count as none in it."""
     checkpoints = _measured_contents(catalogue)
     prints = dict(zip((c.id for c in checkpoints), catalogue.fingerprints([c.id for c in checkpoints]), strict=True))
@@ -152,9 +152,9 @@ def fit_map(
         The map, its validation on runs that were held out or not learned yet, and how it came about.
     """
     chosen = measured_metrics(catalogue, objectives, learn)
-    train, unusable_embeddings = _training_set(catalogue, chosen.names)
+    train, unusable_embeddings = training_set_of(catalogue, chosen.names)
     known = {name: limits for name, limits in (bounds or {}).items() if name in train.metric_names}
-    doubts = _doubts(train, known) + unusable_embeddings
+    doubts = doubts_about_ranges(train, known) + unusable_embeddings
     if broken := len(_measured_contents(catalogue)) - len(train):
         doubts += (f"nothing is learned from {count(broken, 'checkpoint')} whose weights are NaN",)
     key = fit_key(train, seed=seed, bounds=known, recipe=recipe, probes=probes)
@@ -201,7 +201,7 @@ def measured_metrics(catalogue: Catalogue, objectives: Sequence[str] = (), learn
     return learned_metrics(counts, objectives, learn)
 
 
-def _doubts(train: TrainingSet, declared: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
+def doubts_about_ranges(train: TrainingSet, declared: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
     """Say where measurements contradict what a metric was declared, or guessed, to be."""
     out = []
     for j, name in enumerate(train.metric_names):
@@ -235,11 +235,11 @@ def _refinable(
         return None, None
     if train.n_runs >= GROWTH * newest.fitted_runs:
         return "there are half as many runs again as when it was last fitted", None
-    reason = refinable(newest.surrogate, train) or _other_ranges(newest.surrogate, train, declared)
+    reason = refinable(newest.surrogate, train) or other_ranges(newest.surrogate, train, declared)
     return reason, None if reason else newest.surrogate
 
 
-def _other_ranges(surrogate: Surrogate, train: TrainingSet, declared: Mapping[str, tuple[float, float]]) -> str | None:
+def other_ranges(surrogate: Surrogate, train: TrainingSet, declared: Mapping[str, tuple[float, float]]) -> str | None:
     """Say which metric was measured outside of what it was guessed to be; None: none was."""
     for j, (name, transform) in enumerate(zip(surrogate.metric_names, surrogate.transforms, strict=True)):
         limits = transform.bounds

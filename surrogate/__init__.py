@@ -45,8 +45,8 @@ _HOMES = {
 }
 
 # Names of version 0.1.
-_FORMER = {
+FORMER = {
     "Recipe": "epsopt.surrogate:TrainingConfig",
 }
 
-__getattr__ = lazy_names(__name__, _HOMES, _FORMER)
+__getattr__ = lazy_names(__name__, _HOMES, FORMER)

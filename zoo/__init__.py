@@ -81,8 +81,8 @@ _LATER = {
 }
 
 # Names of version 0.1.
-_FORMER = {
+FORMER = {
     "Sheet": "epsopt.zoo:RunTable",
 }
 
-__getattr__ = lazy_names(__name__, _LATER, _FORMER)
+__getattr__ = lazy_names(__name__, _LATER, FORMER)

@@ -361,13 +361,13 @@ class CurveProcesses(Model):  # type: ignore[misc]
         self._stretch = tuple(stretch) or (1.0,) * len(self._processes)
         times = x[:, -2] if ends is None else torch.from_numpy(_time(ends.numpy()))
         self._times = [times[torch.isfinite(y[:, j])] for j in range(len(self._processes))]
-        self._inputs, self._changes, self._roots, self._weights = [], [], [], []
+        self.train_x, self._changes, self._roots, self._weights = [], [], [], []
         for j, process in enumerate(processes):
             inputs = x[torch.isfinite(y[:, j])]
             change = y[torch.isfinite(y[:, j]), j] - inputs[:, layout.start + j]
             covariance = process.covariance(Parts.of(layout, inputs, inputs))
             root = torch.linalg.cholesky(covariance + (process.noise + _JITTER) * torch.eye(len(inputs)).to(x))
-            self._inputs.append(inputs)
+            self.train_x.append(inputs)
             self._changes.append(change)
             self._roots.append(root)
             self._weights.append(torch.cholesky_solve(change[:, None], root).squeeze(1))
@@ -388,7 +388,7 @@ class CurveProcesses(Model):  # type: ignore[misc]
         flat = X.reshape(-1, X.shape[-1])
         among = Parts.of(self._layout, X, X)
         for j, process in enumerate(self._processes):
-            cross = process.covariance(Parts.of(self._layout, flat, self._inputs[j]))
+            cross = process.covariance(Parts.of(self._layout, flat, self.train_x[j]))
             half = torch.linalg.solve_triangular(self._roots[j], cross.T, upper=False).T.reshape(*X.shape[:-1], -1)
             covariance = process.covariance(among) - half @ half.mT + _JITTER * torch.eye(X.shape[-2]).to(X)
             mean = (cross @ self._weights[j]).reshape(X.shape[:-1]) + X[..., self._layout.start + j]
@@ -408,7 +408,7 @@ class CurveProcesses(Model):  # type: ignore[misc]
         flat = X.reshape(-1, X.shape[-1])
         among = Parts.of(self._layout, X, X)
         for j, process in enumerate(self._processes):
-            inputs, change = self._inputs[j], self._changes[j]
+            inputs, change = self.train_x[j], self._changes[j]
             cross = process.covariance(Parts.of(self._layout, flat, inputs)).reshape(*X.shape[:-1], -1)
             inverse = torch.cholesky_inverse(self._roots[j])
             solved = []

@@ -26,25 +26,29 @@ class Reliability:
 
     Args:
         first: reliability of each kind before any step of it was measured; 1 for kinds that are not named.
+
+    Attributes:
+        realized: realized gain of each kind, recent steps counting more.
+        predicted: predicted gain of each kind, likewise.
     """
 
     first: Mapping[str, float] = field(default_factory=dict)
-    _realized: dict[str, float] = field(default_factory=dict, init=False)
-    _predicted_gain: dict[str, float] = field(default_factory=dict, init=False)
+    realized: dict[str, float] = field(default_factory=dict, init=False)
+    predicted: dict[str, float] = field(default_factory=dict, init=False)
     _times: dict[str, float] = field(default_factory=dict, init=False)
 
     def learn(self, kind: str, predicted_gain: float, realized_gain: float) -> None:
         """Take note of a step: what it was expected to add to the front, and what it added."""
-        self._realized[kind] = _FADING * self._realized.get(kind, 0.0) + realized_gain
-        self._predicted_gain[kind] = _FADING * self._predicted_gain.get(kind, 0.0) + predicted_gain
+        self.realized[kind] = _FADING * self.realized.get(kind, 0.0) + realized_gain
+        self.predicted[kind] = _FADING * self.predicted.get(kind, 0.0) + predicted_gain
         self._times[kind] = _FADING * self._times.get(kind, 0.0) + 1.0
 
     def of(self, kind: str, volume: float) -> float:
         """Return the reliability of a kind of step, from 0 to 2, given the hypervolume of the front."""
-        predicted_gain = self._predicted_gain.get(kind, 0.0)
+        predicted_gain = self.predicted.get(kind, 0.0)
         usual = predicted_gain / self._times[kind] if kind in self._times else 0.0
         doubt = max(_DOUBT * volume, _FAILURES * usual, 1e-12)
-        ratio = (self._realized.get(kind, 0.0) + doubt * self.first.get(kind, 1.0)) / (predicted_gain + doubt)
+        ratio = (self.realized.get(kind, 0.0) + doubt * self.first.get(kind, 1.0)) / (predicted_gain + doubt)
         return min(ratio, _MOST)
 
 

@@ -127,7 +127,7 @@ class Pruner:
         self._threshold, self._gain_ratio, self._exploration_runs = threshold, gain_ratio, exploration_runs
         self._grace, self._control_share, self._reference = grace, control_share, reference
         self._bounds, self._seed = bounds, seed
-        self._past: tuple[Curve, ...] = ()
+        self.past: tuple[Curve, ...] = ()
         self._model: CurveModel | None = None
         self._calibration = Calibration()
         self._rate = 0.0
@@ -150,11 +150,11 @@ class Pruner:
             model: of these curves, where the caller has it already.
             new_run: predicted gain per epoch of the best new run, in hypervolume, where the caller knows it.
         """
-        self._past = tuple(c for c in curves if len(c.steps))
+        self.past = tuple(c for c in curves if len(c.steps))
         self._model, self._rate = model, new_run or 0.0
-        if self._model is None and len(self._past) >= FEWEST_RUNS:
+        if self._model is None and len(self.past) >= FEWEST_RUNS:
             self._model = fit_curves(
-                self._space, self._objectives, self._past, length=self._length, bounds=self._bounds, seed=self._seed
+                self._space, self._objectives, self.past, length=self._length, bounds=self._bounds, seed=self._seed
             )
         if self._model is not None and self._gain_ratio is not None and new_run is None:
             rng = np.random.default_rng(self._seed)
@@ -162,7 +162,7 @@ class Pruner:
             self._rate = choice.improvement / choice.candidate.cost
         self._calibration = Calibration()
         if self._model is not None and self._gain_ratio is None:
-            self._calibration = self._calibrated(self._model.given(self._past))
+            self._calibration = self.calibrate(self._model.given(self.past))
 
     def given(self, curves: Sequence[Curve]) -> Pruner:
         """Judge by other runs with what was learned from those before: no time at all, not seconds.
@@ -174,7 +174,7 @@ class Pruner:
             A pruner of its own; this one is left unchanged.
         """
         other = copy(self)
-        other._past = tuple(c for c in curves if len(c.steps))  # noqa: SLF001 - of its own class
+        other.past = tuple(c for c in curves if len(c.steps))
         return other
 
     def should_stop(self, run: str, so_far: Curve, *, length: float | None = None) -> Decision:
@@ -193,20 +193,20 @@ class Pruner:
             return Decision(stop=False, probability=float("nan"), reason=f"within its first {self._grace:g} epochs")
         if so_far.steps[-1] >= end:
             return Decision(stop=False, probability=float("nan"), reason="at its end")
-        if len(self._past) < self._exploration_runs:
+        if len(self.past) < self._exploration_runs:
             reason = f"one of the first {self._exploration_runs} runs, which only explore"
             return Decision(stop=True, probability=float("nan"), reason=reason)
         if self._model is None:
             return Decision(
                 stop=False,
                 probability=float("nan"),
-                reason=f"only {len(self._past)} earlier runs: at least {FEWEST_RUNS} are needed to judge one",
+                reason=f"only {len(self.past)} earlier runs: at least {FEWEST_RUNS} are needed to judge one",
             )
         if not self._space.accepts(so_far.config):
             config = so_far.config
             lacking = ", ".join(p.name for p in self._space.active(config) if not p.is_of_kind(config.get(p.name)))
             return Decision(stop=False, probability=float("nan"), reason=f"nothing usable is known of its {lacking}")
-        model = self._model.given([*self._past, so_far])
+        model = self._model.given([*self.past, so_far])
         forecast, meets = self._probabilities(model, so_far, end)
         probability = self._calibration(forecast)
         aim = "join the front or meet the targets" if self._targets else "join the front"
@@ -216,7 +216,7 @@ class Pruner:
         if self._gain_ratio is None:
             hopeless = probability < self._threshold
         else:
-            expected = continuing(model, len(self._past), end, reference=self._reference, seed=self._seed)
+            expected = continuing(model, len(self.past), end, reference=self._reference, seed=self._seed)
             hopeless = expected < self._gain_ratio * self._rate and not meets >= max(self._threshold, 1e-9)
             what += f"; its predicted gain per epoch is {expected:.2g}, that of a new run {self._rate:.2g}"
         control = hopeless and is_control_run(run, self._control_share)
@@ -226,7 +226,7 @@ class Pruner:
 
     def _probabilities(self, model: CurveModel, so_far: Curve, end: float) -> tuple[float, float]:
         """That a checkpoint to come joins the front or meets the targets; and that one meets them, 0 without any."""
-        x = model.inputs([so_far.config], _steps_ahead(so_far.steps[-1], end), [so_far.start], len(self._past))
+        x = model.inputs([so_far.config], _steps_ahead(so_far.steps[-1], end), [so_far.start], len(self.past))
         with torch.no_grad():
             gains = model.sample_futures(model.model.posterior(x), _SAMPLES, self._seed)[0]
         good, met = self._counts(gains, model.measured())
@@ -244,22 +244,28 @@ class Pruner:
             met = np.any(np.all(gains >= wanted, axis=2), axis=1)
         return good | met, met
 
-    def _calibrated(self, model: CurveModel) -> Calibration:
-        """How reliable such forecasts are: of runs so far, at some checkpoints, as if the rest of each were to come.
+    def calibrate(self, model: CurveModel) -> Calibration:
+        """Measure how reliable such forecasts are: of runs so far, at some checkpoints, as if the rest were to come.
 
-        Of a run that was cut off before anything came of it, what was forecast at its last checkpoint counts.
+        Of a censored run before anything came of it, what was forecast at its last checkpoint counts.
+
+        Args:
+            model: of the curves of all runs so far.
+
+        Returns:
+            The calibration; one that changes nothing where no run can be judged.
         """
-        places = np.unique(np.linspace(0, len(self._past) - 1, _REPLAYED).round().astype(np.int64)).tolist()
-        asked = [(place, n) for place in places for n in self._moments(self._past[place])]
+        places = np.unique(np.linspace(0, len(self.past) - 1, _REPLAYED).round().astype(np.int64)).tolist()
+        asked = [(place, n) for place in places for n in self._moments(self.past[place])]
         if not asked:
             return Calibration()
         forecasts = dict(zip(asked, self._as_if_new(model, asked), strict=True))
         rows = []
         for (place, n), forecast in forecasts.items():
-            if n < len(self._past[place].steps):
-                rest = replace(model, curves=(_part(self._past[place], n, None),), others=None).measured()
+            if n < len(self.past[place].steps):
+                rest = replace(model, curves=(_part(self.past[place], n, None),), others=None).measured()
                 came = self._counts(rest[None], self._known(model, place, n))[0].any()
-                left = forecasts.get((place, len(self._past[place].steps)), 0.0)
+                left = forecasts.get((place, len(self.past[place].steps)), 0.0)
                 rows.append((place, forecast, 1.0 if came else left))
         of_run, predicted, outcome = np.array(rows).T
         return fit_calibration(predicted, outcome, 1.0 / (of_run[:, None] == of_run).sum(axis=1))
@@ -274,7 +280,7 @@ class Pruner:
 
     def _as_if_new(self, model: CurveModel, asked: Sequence[tuple[int, int]]) -> list[float]:
         """What is forecast of runs from so many of their checkpoints and all other runs."""
-        runs = [self._past[place] for place, _ in asked]
+        runs = [self.past[place] for place, _ in asked]
         after = np.array([run.steps[n - 1] for run, (_, n) in zip(runs, asked, strict=True)])
         ahead = np.stack([_steps_ahead(a, max(self._length, r.steps[-1])) for a, r in zip(after, runs, strict=True)])
         x = model.inputs([r.config for r in runs], ahead, [r.start for r in runs], [place for place, _ in asked])
@@ -285,7 +291,7 @@ class Pruner:
 
     def _known(self, model: CurveModel, place: int, n: int) -> Floats:
         """What was measured on all checkpoints but those of a run after its first `n`."""
-        past = self._past
+        past = self.past
         return model.given([*past[:place], _part(past[place], 0, n), *past[place + 1 :]]).measured()
 
 

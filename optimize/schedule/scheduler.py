@@ -112,6 +112,13 @@ class Scheduler:
         bounds: declared bounds of objectives.
         seed: RNG seed of exploration runs, candidates and samples.
 
+    Attributes:
+        reliability: predicted and realized gain of each kind of step.
+        run_model: of the runs; None before it was asked.
+        branch_epochs: epochs of a run from a checkpoint; None: there are none.
+        explorations: exploration runs so far.
+        last_kind: of the last step that was no merge; empty before the first.
+
     Raises:
         UsageError: a model is to be asked of fewer than two runs, something costs nothing, or the base has a key.
     """
@@ -146,17 +153,17 @@ class Scheduler:
                 raise UsageError(f"{name} is {epochs} epochs, expected more than none")
         self._space, self._objectives, self._length = space, tuple(objectives), length
         self._reference, self._base, self._evaluation = reference, base, evaluation
-        self._branch_epochs, self._first, self._exploration_epochs = (
+        self.branch_epochs, self._first, self._exploration_epochs = (
             branch_epochs,
             first_runs,
             exploration_epochs or length,
         )
         self._bounds, self._seed = bounds, seed
-        self._rng, self._reliability = np.random.default_rng(seed), Reliability(_FIRST)
-        self._explorations = 0
+        self._rng, self.reliability = np.random.default_rng(seed), Reliability(_FIRST)
+        self.explorations = 0
         self._explored: list[dict[str, Any]] = []  # what a program says of itself may differ in the last digit
-        self._last = ""
-        self._model: RunModel | None = None
+        self.last_kind = ""
+        self.run_model: RunModel | None = None
         self._learns_on = False
 
     def next(self, known: SearchState, running: Sequence[Candidate] = ()) -> Step:
@@ -192,15 +199,15 @@ class Scheduler:
             exploration = Step("exploration", 0.0, 0.0, candidate.cost, candidate)
             if merge is not None and merge.gain_per_epoch > enough / PATIENCE:
                 return replace(merge, otherwise=exploration)
-            self._explorations += 1
+            self.explorations += 1
             self._explored.append(dict(candidate.config))
             return exploration
-        step = self._run(known, volume, self._front(known.checkpoints) if self._branch_epochs else [], running)
+        step = self._run(known, volume, self._front(known.checkpoints) if self.branch_epochs else [], running)
         if merge is not None and merge.gain_per_epoch >= step.gain_per_epoch and merge.gain_per_epoch > enough:
             return replace(merge, otherwise=step)
-        if step.kind == "branch" and step.gain_per_epoch < enough and self._last == "branch":
+        if step.kind == "branch" and step.gain_per_epoch < enough and self.last_kind == "branch":
             step = self._run(known, volume, [], running)
-        self._last = step.kind
+        self.last_kind = step.kind
         return step
 
     def learn(self, step: Step, realized_gain: float, *, taken: float | None = None) -> None:
@@ -214,7 +221,7 @@ class Scheduler:
         if step.kind != "exploration":
             share = 1.0 if taken is None else min(taken / step.cost, 1.0)
             kind = step.kind if step.merge is None else step.merge.kind
-            self._reliability.learn(kind, step.predicted_gain * share, realized_gain)
+            self.reliability.learn(kind, step.predicted_gain * share, realized_gain)
 
     def restore(self, kinds: Sequence[str], explored: Sequence[Mapping[str, Any]] = ()) -> None:
         """Take note of steps that another process took, so that this scheduler goes on where that one ended.
@@ -227,7 +234,7 @@ class Scheduler:
         """
         self._explored = [dict(config) for config in explored]
         launched = [kind for kind in kinds if kind != "merge"]
-        self._explorations, self._last = launched.count("exploration"), launched[-1] if launched else ""
+        self.explorations, self.last_kind = launched.count("exploration"), launched[-1] if launched else ""
         self._rng = np.random.default_rng([self._seed, len(kinds)])  # what was drawn before is not drawn again
 
     def warm_start_from(self, before: Scheduler, *, learn: bool = False) -> None:
@@ -240,7 +247,7 @@ class Scheduler:
             learn: refit for the next step even if no run is new, since runs have new checkpoints.
         """
         if self._subject == before._subject:
-            self._model = before._model
+            self.run_model = before.run_model
             self._learns_on = learn
 
     @property
@@ -272,11 +279,11 @@ class Scheduler:
         found = choose_merge(
             known.weights, np.stack([c.values for c in known.checkpoints]) if known.checkpoints else np.zeros((0, 2)),
             self._objectives, base=None if self._base is None else self._base.values, reference=self._reference,
-            bounds=self._bounds, reliability=lambda kind: self._reliability.of(kind, volume), rng=self._rng,
+            bounds=self._bounds, reliability=lambda kind: self.reliability.of(kind, volume), rng=self._rng,
         )  # fmt: skip
         if found is None:
             return None
-        gain_per_epoch = found.improvement * self._reliability.of(found.kind, volume) / self._evaluation
+        gain_per_epoch = found.improvement * self.reliability.of(found.kind, volume) / self._evaluation
         return Step("merge", found.improvement, gain_per_epoch, self._evaluation, merge=found)
 
     def remaining_gain(
@@ -300,36 +307,36 @@ class Scheduler:
             return None
         model, volume = self._fitted(known), self.volume(known)
         return remaining_gain(
-            model, epochs, reference=self._reference, base=self._base, branch_epochs=self._branch_epochs,
-            starts=self._front(known.checkpoints) if self._branch_epochs else [], running=running,
-            reliability=lambda c: self._reliability.of(_kind(c), volume), level=level, seed=self._seed,
+            model, epochs, reference=self._reference, base=self._base, branch_epochs=self.branch_epochs,
+            starts=self._front(known.checkpoints) if self.branch_epochs else [], running=running,
+            reliability=lambda c: self.reliability.of(_kind(c), volume), level=level, seed=self._seed,
         )  # fmt: skip
 
     def _fitted(self, known: SearchState) -> RunModel:
         """The model of runs, learned on if there are new ones, of what is known."""
-        if self._model is None or len(known.curves) != len(self._model.curves.curves) or self._learns_on:
+        if self.run_model is None or len(known.curves) != len(self.run_model.curves.curves) or self._learns_on:
             self._learns_on = False
-            self._model = fit_run_model(
+            self.run_model = fit_run_model(
                 self._space, self._objectives, known.curves, length=self._length, reference=self._reference,
-                bounds=self._bounds, seed=self._seed, before=self._model,
+                bounds=self._bounds, seed=self._seed, before=self.run_model,
             )  # fmt: skip
-        curves = replace(self._model.curves, curves=tuple(known.curves), others=known.merged)
-        return replace(self._model, curves=curves)
+        curves = replace(self.run_model.curves, curves=tuple(known.curves), others=known.merged)
+        return replace(self.run_model, curves=curves)
 
     def _run(self, known: SearchState, volume: float, starts: Sequence[Start], running: Sequence[Candidate]) -> Step:
         model = self._fitted(known)
 
         def reliability(c: Candidate) -> float:
-            return self._reliability.of(_kind(c), volume) * model.support.weight(c.config)
+            return self.reliability.of(_kind(c), volume) * model.support.weight(c.config)
 
         (choice,) = optimize_acquisition(
             model.curves, running, starts=starts, base=self._base,
-            branch_epochs=self._branch_epochs, reference=self._reference, reliability=reliability,
+            branch_epochs=self.branch_epochs, reference=self._reference, reliability=reliability,
             can_merge=known.weights is not None, onsets=learn_onsets(self._space, known.curves), rng=self._rng,
         )  # fmt: skip
         kind, cost = _kind(choice.candidate), choice.candidate.cost
         gain = model.calibration.gain(kind) * model.support.weight(choice.candidate.config)
-        gain_per_epoch = gain * choice.improvement * self._reliability.of(kind, volume) / cost
+        gain_per_epoch = gain * choice.improvement * self.reliability.of(kind, volume) / cost
         return Step(kind, gain * choice.alone, gain_per_epoch, cost, choice.candidate, model=model)
 
     def _with_failures(self, known: SearchState) -> SearchState:
@@ -344,10 +351,10 @@ class Scheduler:
         """The liveliest of the next few points of an even cover of the space, the earlier the better."""
         onsets = learn_onsets(self._space, known.curves)
         there = [dict(c.config) for c in known.curves] + [dict(c.config) for c in running]
-        cover = self._space.low_discrepancy_sample(self._explorations + _CONSIDERED, self._seed)
-        ahead = [c for c in cover if c not in there and c not in self._explored] or cover[self._explorations :]
+        cover = self._space.low_discrepancy_sample(self.explorations + _CONSIDERED, self._seed)
+        ahead = [c for c in cover if c not in there and c not in self._explored] or cover[self.explorations :]
         config = max(ahead[:_CONSIDERED], key=lambda c: onsets.expected_trainable_share(c, self._exploration_epochs))
-        short = self._branch_epochs if known.weights is not None and self._branch_epochs else self._exploration_epochs
+        short = self.branch_epochs if known.weights is not None and self.branch_epochs else self._exploration_epochs
         brief = bool(onsets.groups) and onsets.expected_trainable_share(config, short) > _LIVELY
         return Candidate(config, self._base, short if brief else self._exploration_epochs)
 

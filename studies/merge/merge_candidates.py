@@ -85,7 +85,7 @@ class MergeSearch:
         self._objectives, self._bounds = project.objectives, project.bounds
         n = len(sources.checkpoints)
         # (known, blocks, sources): of each source, how much of its difference from the base is in a block.
-        self._made = np.broadcast_to(np.eye(n)[:, None, :], (n, len(products.names), n)).copy()
+        self.source_shares = np.broadcast_to(np.eye(n)[:, None, :], (n, len(products.names), n)).copy()
         self._values = measured_table([c.metrics for c in sources.checkpoints], self._objectives)
         others = measured_table([c.metrics for c in checkpoints], self._objectives)
         self._others = others[np.isfinite(others).all(axis=1)]
@@ -125,9 +125,9 @@ class MergeSearch:
         if found is None:
             return None
         shares, predicted = found
-        coefficients = np.zeros((int(self._space.parts.max()) + 1, len(self._made)))
+        coefficients = np.zeros((int(self.space.parts.max()) + 1, len(self.source_shares)))
         coefficients[:, self._parents] = shares
-        predicted_gain = self._promise(predicted, rng)
+        predicted_gain = self._predicted_gain(predicted, rng)
         if begins:
             return MergeStep(
                 BETWEEN, coefficients, "the mean of checkpoints of the front", None, predicted_gain, shares
@@ -154,20 +154,21 @@ class MergeSearch:
 
     def _next_of_all(self, rng: np.random.Generator, reliability: Callable[[str], float]) -> MergeStep | None:
         merge = choose_merge(
-            self._space, self._values, self._objectives, base=self._base_values, reference=self.reference,
+            self.space, self._values, self._objectives, base=self._base_values, reference=self.reference,
             bounds=self._bounds, reliability=lambda kind: reliability(_OF_PROCESS[kind]), rng=rng,
         )  # fmt: skip
         if merge is None:
             return None
         predicted, kind = _predicted(merge, self._objectives), _OF_PROCESS[merge.kind]
-        return MergeStep(kind, merge.coefficients, _WHY[kind], predicted, self._promise(predicted, rng))
+        return MergeStep(kind, merge.coefficients, _WHY[kind], predicted, self._predicted_gain(predicted, rng))
 
     @property
-    def _space(self) -> WeightSpace:
-        made = self._made.swapaxes(0, 1)
+    def space(self) -> WeightSpace:
+        """Where sources and merges lie in weight space, block by block."""
+        made = self.source_shares.swapaxes(0, 1)
         return WeightSpace(made @ self._products.products @ made.swapaxes(1, 2), self._products.norms)
 
-    def _promise(self, predicted: Mapping[str, Mapping[str, float]], rng: np.random.Generator) -> float:
+    def _predicted_gain(self, predicted: Mapping[str, Mapping[str, float]], rng: np.random.Generator) -> float:
         """Return the hypervolume that a merge is expected to add to all that was measured.
 
         Both models are asked alike, and the whole front counts, of which they may know a part.
@@ -186,9 +187,9 @@ class MergeSearch:
 
     def expanded(self, coefficients: Floats) -> Floats:
         """Turn ``(parts, known)`` coefficients into ``(blocks, sources)``."""
-        of_block = coefficients[self._space.parts]
+        of_block = coefficients[self.space.parts]
         # Rounded, so that blocks that are merged alike have the same numbers to the last bit.
-        return np.asarray(np.einsum("bk,kbs->bs", of_block, self._made).round(12))
+        return np.asarray(np.einsum("bk,kbs->bs", of_block, self.source_shares).round(12))
 
     def alone(self, place: int) -> Recombination:
         """Return a source by itself."""
@@ -230,7 +231,7 @@ class MergeSearch:
     def add(self, step: MergeStep, rows: Floats, measured: Mapping[str, float | None]) -> None:
         """Take a measured merge for one more that is known."""
         values = measured_table([dict(measured)], self._objectives)
-        self._made = np.concatenate([self._made, rows[None]])
+        self.source_shares = np.concatenate([self.source_shares, rows[None]])
         self._values = np.vstack([self._values, values])
         if step.shares is not None:
             self._between = np.concatenate([self._between, step.shares[None]])

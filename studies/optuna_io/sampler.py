@@ -87,18 +87,18 @@ class EpsilonSampler(BaseSampler):
         bounds: Mapping[str, tuple[float, float]] | None = None,
         seed: int | None = None,
     ) -> None:
-        self._catalogue = Catalogue.existing(catalogue) if isinstance(catalogue, str) else catalogue
+        self.catalogue = Catalogue.existing(catalogue) if isinstance(catalogue, str) else catalogue
         self._metrics = None if metrics is None else tuple(metrics)
         self._n_startup = n_startup_trials
         self._reference = None if reference is None else np.asarray(reference, dtype=np.float64)
         self._bounds = dict(bounds or {})
         self._rng = np.random.default_rng(seed)
         self._random = RandomSampler(seed=seed)
-        self._suggested: dict[int, dict[str, Any]] = {}  # by trial: a study knows them only once they were asked for
-        self._first: FirstTrials | None = None
-        if self._catalogue is not None:
-            self._first = FirstTrials(
-                self._catalogue,
+        self.suggested: dict[int, dict[str, Any]] = {}  # by trial: a study knows them only once they were asked for
+        self.warm_start: FirstTrials | None = None
+        if self.catalogue is not None:
+            self.warm_start = FirstTrials(
+                self.catalogue,
                 space,
                 bounds=self._bounds,
                 fewest=n_startup_trials,
@@ -124,7 +124,7 @@ class EpsilonSampler(BaseSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
         """Return every parameter that trials had, with the range that the newest of them asked for."""
         ended = study.get_trials(deepcopy=False, states=_ENDED)
-        if self._first is not None and not any(t.state is not TrialState.FAIL and t.distributions for t in ended):
+        if self.warm_start is not None and not any(t.state is not TrialState.FAIL and t.distributions for t in ended):
             return {}  # the catalogue knows more than what failed shows
         return {n: d for n, d in asked_for(ended).items() if not d.single()}
 
@@ -133,28 +133,28 @@ class EpsilonSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Choose a configuration; see Optuna's ``BaseSampler``. Threads choose one after another."""
         if not search_space:
-            if self._first is not None and not _tells(study):
+            if self.warm_start is not None and not _tells(study):
                 with self._lock:
-                    self._first.plan(trial.number, study.get_trials(deepcopy=False), self._objectives(study))
+                    self.warm_start.plan(trial.number, study.get_trials(deepcopy=False), self.objectives_of(study))
             return {}
         with self._lock:
-            if self._first is not None:
-                self._first.finish()
+            if self.warm_start is not None:
+                self.warm_start.finish()
             chosen = self._choose(study, trial, search_space)
-            self._suggested[trial.number] = chosen
+            self.suggested[trial.number] = chosen
         return chosen
 
     def _choose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        objectives = self._objectives(study)
+        objectives = self.objectives_of(study)
         trials = study.get_trials(deepcopy=False)
         ended = [t for t in trials if t.state in _ENDED]
         known = {n: d for n, d in asked_for(ended, recent=None).items() if n in search_space}
         space = space_of(known, [t.params for t in _whole(ended, objectives)], always=False)
         asked = asking(space, search_space)
         running = [t for t in trials if t.state is TrialState.RUNNING and t.number != trial.number]
-        self._suggested = {t.number: self._suggested[t.number] for t in running if t.number in self._suggested}
-        planned = [{**self._suggested.get(t.number, {}), **t.params} for t in running]
-        curves, failed = self._curves(space, objectives, ended)
+        self.suggested = {t.number: self.suggested[t.number] for t in running if t.number in self.suggested}
+        planned = [{**self.suggested.get(t.number, {}), **t.params} for t in running]
+        curves, failed = self.curves_of(space, objectives, ended)
         measured = [c for c in curves if np.isfinite(c.values[:, : len(objectives)]).any()]
         tried = [config for t in ended if (config := filled(space, t)) is not None]
         if len(curves) - len(failed) < max(self._n_startup, 2) or len(measured) < 2:
@@ -181,8 +181,8 @@ class EpsilonSampler(BaseSampler):
         What was planned is asked for here where the trial's range is another one than those of the trials before it.
         """
         with self._lock:
-            chosen = self._suggested.get(trial.number, {})
-            planned = {} if self._first is None else self._first.planned(trial.number)
+            chosen = self.suggested.get(trial.number, {})
+            planned = {} if self.warm_start is None else self.warm_start.planned(trial.number)
         if param_name in chosen:
             value = nearest(chosen[param_name], param_distribution)
             if value is not None:
@@ -201,15 +201,27 @@ class EpsilonSampler(BaseSampler):
     ) -> None:
         """Forget what was planned for a trial that ended."""
         with self._lock:
-            self._suggested.pop(trial.number, None)
-            if self._first is not None:
-                self._first.end(trial.number)
+            self.suggested.pop(trial.number, None)
+            if self.warm_start is not None:
+                self.warm_start.end(trial.number)
         self._random.after_trial(study, trial, state, values)
 
-    def _objectives(self, study: Study) -> list[Objective]:
+    def objectives_of(self, study: Study) -> list[Objective]:
+        """Return a study's objectives, by the names that the catalogue has.
+
+        Args:
+            study: Optuna's; its metric names count where the sampler was given none.
+
+        Returns:
+            One for each direction of the study, in its order.
+
+        Raises:
+            UsageError: there is a catalogue and nothing names the objectives, or as many names as directions are not
+                given.
+        """
         names = self._metrics or (None if study.metric_names is None else tuple(study.metric_names))
         if names is None:
-            if self._catalogue is not None:
+            if self.catalogue is not None:
                 raise UsageError(
                     "the catalogue's runs have many metrics and the study does not say which are its objectives: "
                     "call study.set_metric_names([...]), or give EpsilonSampler(metrics=[...])"
@@ -225,19 +237,24 @@ class EpsilonSampler(BaseSampler):
             for name, direction in zip(names, study.directions, strict=True)
         ]
 
-    def _curves(
+    def curves_of(
         self, space: Space, objectives: Sequence[Objective], trials: Sequence[FrozenTrial]
     ) -> tuple[list[Curve], list[Curve]]:
-        """What is known: the catalogue's runs with all their checkpoints, and the study's trials that ended.
+        """Return what is known: the catalogue's runs with all their checkpoints, and the study's trials that ended.
 
         Of a trial its end is known. Of one that was pruned it is not, only what it had reported by then, and that tells
         something of its end beside what whole trials reported on their way. Of one that failed, or whose value is
         infinite or a penalty far beyond all others, it is known that it failed: that is a constraint, the last one.
 
+        Args:
+            space: of the trials' hyperparameters.
+            objectives: of the study.
+            trials: of the study that ended.
+
         Returns:
-            All of them, and those that failed without a value.
+            All curves, NaN where not measured, and those of trials that failed without a value.
         """
-        past = {} if self._catalogue is None else past_curves(self._catalogue.checkpoints(), space, objectives)
+        past = {} if self.catalogue is None else past_curves(self.catalogue.checkpoints(), space, objectives)
         curves = list(past.values())
         length = float(max((c.steps[-1] for c in curves), default=1.0))
         seen = {_identity(space, c.config) for c in curves}

@@ -53,11 +53,11 @@ class FirstTrials:
         reference: Floats | None,
         seed: int,
     ) -> None:
-        self._catalogue, self._space = catalogue, space
+        self.catalogue, self._space = catalogue, space
         self._bounds, self._fewest, self._reference, self._seed = bounds, fewest, reference, seed
-        self._plans: dict[int, Config] = {}
+        self.plans: dict[int, Config] = {}
         self._tried: list[Mapping[str, Any]] = []
-        self._learned: tuple[tuple[Objective, ...], CurveModel | None] | None = None
+        self.learned: tuple[tuple[Objective, ...], CurveModel | None] | None = None
 
     def plan(self, number: int, trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> None:
         """Choose a trial's configuration, in the catalogue's space.
@@ -72,20 +72,20 @@ class FirstTrials:
             objectives: of the study, under the names that the catalogue has.
         """
         running = {t.number for t in trials if t.state is TrialState.RUNNING}
-        self._plans = {n: plan for n, plan in self._plans.items() if n in running}
-        self._plans[number] = self._chosen(number, [t for t in trials if t.number != number], objectives)
+        self.plans = {n: plan for n, plan in self.plans.items() if n in running}
+        self.plans[number] = self._chosen(number, [t for t in trials if t.number != number], objectives)
 
     def planned(self, number: int) -> Config:
         """Return the active hyperparameters that a trial is to have; none where nothing was planned."""
-        return self._plans.get(number, {})
+        return self.plans.get(number, {})
 
     def end(self, number: int) -> None:
         """Forget what was planned for a trial."""
-        self._plans.pop(number, None)
+        self.plans.pop(number, None)
 
     def finish(self) -> None:
         """Forget what was learned of the catalogue: the study tells enough from now on."""
-        self._learned = None
+        self.learned = None
 
     def _chosen(self, number: int, others: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> Config:
         model = self._model(tuple(objectives))
@@ -115,12 +115,12 @@ class FirstTrials:
 
     def _model(self, objectives: tuple[Objective, ...]) -> CurveModel | None:
         """The model of the catalogue's runs; None, and a warning, where they are too few."""
-        if self._learned is None or self._learned[0] != objectives:
-            self._learned = objectives, self._fitted(objectives)
-        return self._learned[1]
+        if self.learned is None or self.learned[0] != objectives:
+            self.learned = objectives, self._fitted(objectives)
+        return self.learned[1]
 
     def _fitted(self, objectives: tuple[Objective, ...]) -> CurveModel | None:
-        checkpoints = self._catalogue.checkpoints()
+        checkpoints = self.catalogue.checkpoints()
         space = self._space
         if space is None:
             try:

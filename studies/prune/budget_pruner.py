@@ -51,7 +51,7 @@ class BudgetPruner:
         *,
         read_again: float = 30.0,
     ) -> None:
-        self._project, self._targets, self._read_again = project, tuple(targets), read_again
+        self._project, self.targets, self._read_again = project, tuple(targets), read_again
         self._storage, self._catalogue = storage, catalogue
         self._read_at = -float("inf")
         self._snapshot: StudySnapshot | None = None
@@ -80,7 +80,7 @@ class BudgetPruner:
         base = None if snapshot.base is None else snapshot.base.values
         so_far = replace(so_far, start=base if start is None else objective_vector(start.metrics, objectives))
         pruner = Pruner(
-            snapshot.space, objectives, plan.length, targets=self._targets, gain_ratio=GAIN_RATIO, grace=GRACE,
+            snapshot.space, objectives, plan.length, targets=self.targets, gain_ratio=GAIN_RATIO, grace=GRACE,
             reference=np.array(plan.reference_point), bounds=self._project.bounds,
         )  # fmt: skip
         pruner.learn(others, model=self._learned(snapshot, others, plan.length), new_run=plan.gain_per_epoch)

@@ -81,7 +81,7 @@ class CataloguePruner:
         **options: Any,
     ) -> None:
         self._catalogue, self._space, self._objectives = catalogue, space, tuple(objectives)
-        self._read_again, self._unfinished, self._options = read_again, unfinished, options
+        self._read_again, self._unfinished, self.options = read_again, unfinished, options
         Pruner(space or Space(()), objectives, 1.0, **options)  # refuses nonsense now, not after hours
         self._read_at = float("-inf")
         self._checkpoints: list[Checkpoint] = []
@@ -200,7 +200,7 @@ class CataloguePruner:
         whole = [c for run_id, c in curves.items() if run_id not in short] or list(curves.values())
         self._length_name = planned_length(whole)
         length = float(np.median([c.steps[-1] for c in whole]))
-        self._pruner, self._curves = Pruner(space, self._objectives, length, **self._options), None
+        self._pruner, self._curves = Pruner(space, self._objectives, length, **self.options), None
         self._pruner.learn(list(curves.values()))
         self._learned_from = known
 

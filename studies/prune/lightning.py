@@ -61,6 +61,11 @@ class EpsoptPruning:
             :class:`~epsopt.optimize.Pruner` takes.
 
     Attributes:
+        run: name of the run; None before the training starts, unless it was given.
+        curve: measured values by epoch, from 0, then by objective; NaN where one was not finite.
+        objectives: what counts; none before the training starts.
+        judge: what decides; None in all processes but the first one.
+        own: folders that this training writes its checkpoints into.
         decision: the last one; None before the first.
         stopped: why the run was stopped; None if it was not.
 
@@ -96,12 +101,12 @@ class EpsoptPruning:
         _check_options(options, objectives, targets)
         self._source, self._given, self._config = source, dict(objectives or {}), config
         self._metrics = {objective: [name] for objective, name in (metrics or {}).items()}
-        self._run, self._length = run, length
+        self.run, self._length = run, length
         self._targets, self._not_finite, self._options = dict(targets or {}), not_finite, options
-        self._judge: Pruner | CataloguePruner | None = None
-        self._objectives: tuple[Objective, ...] = ()
-        self._own: tuple[Path, ...] = ()
-        self._curve: dict[float, dict[str, float]] = {}  # by epoch, the first is 0, then by objective
+        self.judge: Pruner | CataloguePruner | None = None
+        self.objectives: tuple[Objective, ...] = ()
+        self.own: tuple[Path, ...] = ()
+        self.curve: dict[float, dict[str, float]] = {}  # by epoch, the first is 0, then by objective
         self._odd = 0  # evaluations in a row that were not finite
         self._warned: set[str] = set()
         self.decision: Decision | None = None
@@ -126,8 +131,8 @@ class EpsoptPruning:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the run's name and curve: texts and numbers, which ``weights_only=True`` reads."""
-        curve = {f"{epoch:g}": dict(values) for epoch, values in self._curve.items()}
-        return {"run": self._run, "curve": curve, "not_finite": self._odd}
+        curve = {f"{epoch:g}": dict(values) for epoch, values in self.curve.items()}
+        return {"run": self.run, "curve": curve, "not_finite": self._odd}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what was kept.
@@ -135,8 +140,8 @@ class EpsoptPruning:
         Args:
             state_dict: what :meth:`state_dict` returned; keys that are missing change nothing.
         """
-        self._run = state_dict.get("run") or self._run
-        self._curve = {float(epoch): dict(values) for epoch, values in state_dict.get("curve", {}).items()}
+        self.run = state_dict.get("run") or self.run
+        self.curve = {float(epoch): dict(values) for epoch, values in state_dict.get("curve", {}).items()}
         self._odd = int(state_dict.get("not_finite", 0))
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -150,14 +155,14 @@ class EpsoptPruning:
             UsageError: the project, the catalogue or an option is not what is expected; raised in all processes.
         """
         self.stopped = self.decision = None
-        self._own = _places(trainer)
+        self.own = _places(trainer)
         if self._config is None:
             self._config = _hyperparameters(trainer, pl_module)
         failed = _failure(self._begin) if trainer.is_global_zero else None
-        name = self._run or (str(self._own[0]) if self._own else uuid4().hex)
+        name = self.run or (str(self.own[0]) if self.own else uuid4().hex)
         # All processes fail together: one that went on alone would wait for the others for ever.
-        told = trainer.strategy.broadcast((failed, self._objectives, self._metrics, name))
-        failed, self._objectives, self._metrics, self._run = told
+        told = trainer.strategy.broadcast((failed, self.objectives, self._metrics, name))
+        failed, self.objectives, self._metrics, self.run = told
         if failed is not None:
             raise failed
 
@@ -181,16 +186,25 @@ class EpsoptPruning:
         if _once_an_epoch(trainer):
             return
         when = trainer.current_epoch + _share_done(trainer) - 1.0
-        if when in self._curve or all(abs(when - before) >= _LEAST_APART for before in self._curve) or when % 1 == 0:
+        if when in self.curve or all(abs(when - before) >= _LEAST_APART for before in self.curve) or when % 1 == 0:
             self._look(trainer, when)
 
     # ----------------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        self._judge, self._objectives = self._open()
-        _check(self._config or {}, self._judge.space)
+        self.judge, self.objectives = self.open_judge()
+        _check(self._config or {}, self.judge.space)
 
-    def _open(self) -> tuple[Pruner | CataloguePruner, tuple[Objective, ...]]:
+    def open_judge(self) -> tuple[Pruner | CataloguePruner, tuple[Objective, ...]]:
+        """Open what the callback was given: a pruner, the catalogue at a URL, or the project's.
+
+        Returns:
+            What decides, and the objectives that it decides by.
+
+        Raises:
+            UsageError: no project is there, or it names no objective.
+            EmptyCatalogue: there is no catalogue.
+        """
         if isinstance(self._source, Pruner):
             return self._source, self._source.objectives
         options = {**self._options, "targets": _targets(self._targets)}
@@ -216,13 +230,13 @@ class EpsoptPruning:
         self.decision = None
         failed = _failure(lambda: self._read(trainer, epoch))
         if failed is None and trainer.is_global_zero:
-            failed = _failure(lambda: self._decide(trainer))
+            failed = _failure(lambda: self.decide(trainer))
         failed, self.decision = trainer.strategy.broadcast((failed, self.decision))
         if failed is not None:
             # Hours of training are worth more than what it may save to stop them.
             if trainer.is_global_zero and str(failed) not in self._warned:
                 self._warned.add(str(failed))
-                _LOG.warning("epsopt: %s goes on, nothing is decided: %s", _short(self._run), failed, exc_info=failed)
+                _LOG.warning("epsopt: %s goes on, nothing is decided: %s", _short(self.run), failed, exc_info=failed)
             return
         if self.decision is not None and self.decision.stop:
             self.stopped = self.decision.reason
@@ -231,7 +245,7 @@ class EpsoptPruning:
             _LOG.log(
                 logging.WARNING if self.decision.stop else logging.INFO,
                 "epsopt: %s after epoch %g: %s",
-                f"{_short(self._run)} {'is stopped' if self.decision.stop else 'goes on'}",
+                f"{_short(self.run)} {'is stopped' if self.decision.stop else 'goes on'}",
                 epoch,
                 self.decision.reason,
             )
@@ -239,10 +253,10 @@ class EpsoptPruning:
     def _read(self, trainer: Any, epoch: float) -> None:
         """Take down what was measured last."""
         logged = {name: _float(value) for name, value in trainer.callback_metrics.items()}
-        values = {o.name: logged[self._logged_as(o.name, logged)] for o in self._objectives}
+        values = {o.name: logged[self._logged_as(o.name, logged)] for o in self.objectives}
         finite = {name: value if math.isfinite(value) else math.nan for name, value in values.items()}
         self._odd = self._odd + 1 if any(map(math.isnan, finite.values())) else 0
-        self._curve[epoch] = finite
+        self.curve[epoch] = finite
 
     def _logged_as(self, objective: str, logged: Mapping[str, float]) -> str:
         """Find what an objective is logged as: as was said, or as the catalogue names it, or by a renamed name."""
@@ -256,7 +270,12 @@ class EpsoptPruning:
             )
         return found
 
-    def _decide(self, trainer: Any) -> None:
+    def decide(self, trainer: Any) -> None:
+        """Set `decision` by the run's curve so far.
+
+        Args:
+            trainer: Lightning's trainer.
+        """
         import torch  # Lightning has it loaded
 
         # Callbacks run without gradients, after a validation in inference mode; the model of curves learns by them.
@@ -265,27 +284,27 @@ class EpsoptPruning:
 
     def _decision(self, trainer: Any) -> Decision:
         if self._not_finite and self._odd >= self._not_finite:
-            names = [o.name for o in self._objectives if math.isnan(self._curve[max(self._curve)][o.name])]
+            names = [o.name for o in self.objectives if math.isnan(self.curve[max(self.curve)][o.name])]
             reason = f"{', '.join(names) or 'an objective'} was NaN or infinite {self._odd} times in a row"
             return Decision(stop=True, probability=0.0, reason=reason)
-        epochs = sorted(e for e in self._curve if -1.0 < e <= trainer.current_epoch)
+        epochs = sorted(e for e in self.curve if -1.0 < e <= trainer.current_epoch)
         if not epochs:
             return Decision(stop=False, probability=math.nan, reason="it has only begun")
-        rows = [[self._curve[e].get(o.name, math.nan) for o in self._objectives] for e in epochs]
+        rows = [[self.curve[e].get(o.name, math.nan) for o in self.objectives] for e in epochs]
         so_far = Curve(dict(self._config or {}), np.array(epochs, dtype=np.float64) + 1.0, np.array(rows))
         length = self._length
         if length is None and (trainer.max_epochs or -1) > 0:
             length = float(trainer.max_epochs)
-        run = str(self._run)
-        if isinstance(self._judge, CataloguePruner):
-            return self._judge.judge(run, so_far, length=length, own=self._own)
-        if self._judge is None:
+        run = str(self.run)
+        if isinstance(self.judge, CataloguePruner):
+            return self.judge.judge(run, so_far, length=length, own=self.own)
+        if self.judge is None:
             raise UsageError("EpsoptPruning decides in trainer.fit: on_fit_start was not called")
-        return self._judge.should_stop(run, so_far, length=length)
+        return self.judge.should_stop(run, so_far, length=length)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open database behind: spawned processes open their own."""
-        return {**self.__dict__, "_judge": None}
+        return {**self.__dict__, "judge": None}
 
 
 def _targets(given: Mapping[str, float]) -> list[Target]:

@@ -35,8 +35,8 @@ class StepAsker:
     """
 
     def __init__(self, task: StepTask) -> None:
-        self._task = task
-        self._helper: Helper | None = None
+        self.task = task
+        self.helper: Helper | None = None
         self._waits = False
         self._failure: str | None = None
         self._fit_failure: str | None = None
@@ -81,34 +81,34 @@ class StepAsker:
 
     def finish(self) -> None:
         """End it, when it has measured what it is measuring."""
-        if self._helper is not None:
-            self._helper.close()
-            self._helper.wait()
+        if self.helper is not None:
+            self.helper.close()
+            self.helper.wait()
 
     def stop(self) -> None:
         """End it at once; the next one starts from what is in the database."""
-        if self._helper is not None:
-            self._helper.kill()
+        if self.helper is not None:
+            self.helper.kill()
 
     def _say(self, **order: bool) -> None:
         self._hear()
-        if self._helper is None or not self._helper.runs():
-            self._helper = Helper("epsopt.studies.schedule.scheduler_service")
-            self._helper.send(asdict(self._task))
-        self._helper.send(order)
+        if self.helper is None or not self.helper.runs():
+            self.helper = Helper("epsopt.studies.schedule.scheduler_service")
+            self.helper.send(asdict(self.task))
+        self.helper.send(order)
 
     def _hear(self) -> None:
-        if self._helper is None:
+        if self.helper is None:
             return
-        ended = not self._helper.runs()
-        for line in self._helper.receive():
+        ended = not self.helper.runs()
+        for line in self.helper.receive():
             said = json.loads(line)
             if "answered" in said:
                 self._waits, self._failure = False, said["answered"]
             else:
                 self._news.append(said["message"])
         if ended:
-            failure, self._helper = self._helper.failure(), None
+            failure, self.helper = self.helper.failure(), None
             if self._waits:
                 self._waits, self._failure = False, failure or "what chooses the next step has ended"
             else:

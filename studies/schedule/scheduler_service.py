@@ -61,12 +61,18 @@ _BORNE = 120.0  # seconds for which it need not answer
 
 
 @dataclass(frozen=True, eq=False)
-class _Chosen:
-    """A step, and what was known when it was chosen."""
+class ChosenStep:
+    """A step, and what was known when it was chosen.
 
-    run: ChosenRun | None  # what to launch, unless a merge takes the room for it
+    Attributes:
+        run: what to launch; None where a merge takes the room for it.
+        snapshot: what was known.
+        merge: to be measured before; None: none.
+    """
+
+    run: ChosenRun | None
     snapshot: StudySnapshot
-    merge: tuple[WeightGeometry, Step] | None  # to be measured before
+    merge: tuple[WeightGeometry, Step] | None
 
 
 class SchedulerService:
@@ -101,8 +107,8 @@ class SchedulerService:
         tell: Callable[[str], object] = lambda _line: None,
         answer: Callable[[str | None], object] = lambda _failure: None,
     ) -> None:
-        self._project, self._storage, self._catalogue = project, storage, catalogue
-        self._until, self._length, self._seed, self._within = until, length, seed, within
+        self.project, self._storage, self._catalogue = project, storage, catalogue
+        self._until, self._length, self._seed, self.within = until, length, seed, within
         self._tell, self._answer = tell, answer
         self._decoder = WeightDecoder(project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate)
         self._gave_up = False  # merging, until it is asked again
@@ -116,7 +122,7 @@ class SchedulerService:
         self._asks = 0
         self._asked: float | None = None  # when, unless it is answered
         self._queued = 0
-        self._ready: ChosenRun | None = None
+        self.ready: ChosenRun | None = None
         self._may_merge = True
         self._closed = False
 
@@ -136,7 +142,7 @@ class SchedulerService:
             self._asks += 1
             self._asked, self._may_merge, self._gave_up = time.monotonic(), merge, False
             self._hurry.set()
-            timer = threading.Timer(self._within, self._queue_ready, (self._asks,))
+            timer = threading.Timer(self.within, self.queue_ready, (self._asks,))
         timer.daemon = True
         timer.start()
         self._news.set()
@@ -183,28 +189,28 @@ class SchedulerService:
             except DATABASE_ERRORS as error:
                 refused = refused or time.monotonic()
                 if time.monotonic() - refused > _BORNE:
-                    self._done(_line(error))
+                    self.finish(_line(error))
                     return
                 time.sleep(_ASK_AGAIN)
             except EpsoptError as error:
-                if self._done(_line(error), asks):
+                if self.finish(_line(error), asks):
                     return
 
     def _advance(self, asks: int) -> bool:
         """Choose a step, and take it if it is a merge or was asked for; whether to go on."""
         queued = self._queued
-        chosen = self._choose(ahead=self._asked is None)
+        chosen = self.choose(ahead=self._asked is None)
         with self._lock:
             if self._closed:
                 return False
             if self._queued != queued:  # meanwhile what was ready is: choose beside that
                 return True
-            self._ready = None if chosen is None else chosen.run
+            self.ready = None if chosen is None else chosen.run
             asked = self._asked is not None
-            late = self._asked is not None and time.monotonic() - self._asked >= self._within
+            late = self._asked is not None and time.monotonic() - self._asked >= self.within
             may_merge = self._may_merge
         if chosen is None:
-            return not self._done(None, asks)
+            return not self.finish(None, asks)
         if late and chosen.run is not None:
             return not self._queue(chosen.run)
         if self._asks != asks:
@@ -216,23 +222,23 @@ class SchedulerService:
         if not asked:
             return False
         if chosen.run is None:
-            return not self._done(None, asks)
+            return not self.finish(None, asks)
         return self._is_old(chosen.snapshot) or not self._queue(chosen.run)
 
     def _is_old(self, snapshot: StudySnapshot) -> bool:
         """Whether steps were taken that were not known of."""
-        now = Ledger.read(self._storage, self._catalogue, self._project.name)
+        now = Ledger.read(self._storage, self._catalogue, self.project.name)
         return (len(now.trials), len(now.merges)) != (len(snapshot.ledger.trials), len(snapshot.ledger.merges))
 
-    def _queue_ready(self, ask: int) -> None:
+    def queue_ready(self, ask: int) -> None:
         """Queue what was chosen before, unless this was answered by now."""
         with self._lock:
-            if self._asks == ask and self._asked is not None and self._ready is not None:
+            if self._asks == ask and self._asked is not None and self.ready is not None:
                 with contextlib.suppress(EpsoptError, *DATABASE_ERRORS):  # then the choice that is being made will do
-                    if self._may_launch(Ledger.read(self._storage, self._catalogue, self._project.name)):
-                        self._queue(self._ready)
+                    if self._may_launch(Ledger.read(self._storage, self._catalogue, self.project.name)):
+                        self._queue(self.ready)
                     else:
-                        self._done()
+                        self.finish()
 
     def _queue(self, run: ChosenRun) -> bool:
         """Queue it, if it was asked for and nobody else did; whether there is nothing left to do about it."""
@@ -240,17 +246,17 @@ class SchedulerService:
             if self._asked is None or self._closed:
                 return True
             number = record_step(
-                self._storage, self._project.name, self._project.objectives, run.space, run.config, run.init_from,
+                self._storage, self.project.name, self.project.objectives, run.space, run.config, run.init_from,
                 run.said, run.key,
             )  # fmt: skip
-            self._ready = None
+            self.ready = None
             if number is None:
                 return False
             self._queued += 1
             self._may_merge = False  # a program is about to begin
-            return self._done()
+            return self.finish()
 
-    def _done(self, trouble: str | None = None, asks: int | None = None) -> bool:
+    def finish(self, failure: str | None = None, asks: int | None = None) -> bool:
         """Answer, unless it was asked again since it was asked so many times; whether it was not."""
         with self._lock:
             if asks is not None and asks != self._asks:
@@ -259,14 +265,14 @@ class SchedulerService:
                 self._asked = None
                 if not self._closed:
                     self._hurry.clear()
-                self._answer(trouble)
+                self._answer(failure)
             return True
 
     def _may_launch(self, ledger: Ledger) -> bool:
         """Whether nothing waits, and an epoch is left."""
         return ledger.available(self._until) >= 1 and not any(t.state == TrialState.WAITING for t in ledger.trials)
 
-    def _choose(self, *, ahead: bool) -> _Chosen | None:
+    def choose(self, *, ahead: bool) -> ChosenStep | None:
         """Choose by what is known; None: something waits already, or no epoch is left.
 
         Ahead, the model of curves is learned on whatever is new; later it only builds on that: a launch waits.
@@ -289,11 +295,11 @@ class SchedulerService:
         merge = None if placed is None or step.merge is None else (placed, step)
         room -= 0.0 if merge is None else step.cost
         left = math.floor(room + 1e-9)
-        return _Chosen(chosen_run(snapshot, run, run.candidate, left) if left >= 1 else None, snapshot, merge)
+        return ChosenStep(chosen_run(snapshot, run, run.candidate, left) if left >= 1 else None, snapshot, merge)
 
     def _snapshot(self) -> StudySnapshot:
         """Read it; where runs name a base among the runs that was not read yet, that is read first."""
-        snapshot = StudySnapshot.read(self._project, self._storage, self._catalogue, self._length)
+        snapshot = StudySnapshot.read(self.project, self._storage, self._catalogue, self._length)
         lineage_tree = snapshot.lineage_tree
         if (
             lineage_tree is None
@@ -304,12 +310,12 @@ class SchedulerService:
             return snapshot
         self._sought.add(lineage_tree.base)
         base = Path(lineage_tree.base.path)
-        if base.is_file() and base.is_relative_to(self._project.runs):
+        if base.is_file() and base.is_relative_to(self.project.runs):
             ingest(
-                self._catalogue, base.parent, root=self._project.runs, embed=self._project.embed, jobs=1,
-                follow_links=self._project.follow_links,
+                self._catalogue, base.parent, root=self.project.runs, embed=self.project.embed, jobs=1,
+                follow_links=self.project.follow_links,
             )  # fmt: skip
-        return StudySnapshot.read(self._project, self._storage, self._catalogue, self._length)
+        return StudySnapshot.read(self.project, self._storage, self._catalogue, self._length)
 
     def _place(self, snapshot: StudySnapshot, room: float) -> WeightGeometry | None:
         """Where checkpoints lie, if merging them is possible and can be paid for."""
@@ -323,7 +329,7 @@ class SchedulerService:
         by = (snapshot.lineage_tree, snapshot.checkpoints)
         if self._placed is None or self._placed[0] != by:
             try:
-                self._placed = by, place(self._decoder, self._project, snapshot.checkpoints, snapshot.lineage_tree)
+                self._placed = by, place(self._decoder, self.project, snapshot.checkpoints, snapshot.lineage_tree)
             except DATABASE_ERRORS:
                 raise
             except EpsoptError as error:
@@ -343,18 +349,18 @@ class SchedulerService:
             if self._is_old(snapshot):
                 return True
             try:
-                self._measure(held, snapshot, placed, step)
+                self.measure_merge(held, snapshot, placed, step)
             except (LeaseLost, *DATABASE_ERRORS):
                 raise
             except EpsoptError as error:
                 self._give_up(error)
             return True
 
-    def _measure(self, held: Lease, snapshot: StudySnapshot, placed: WeightGeometry, step: Step) -> None:
+    def measure_merge(self, held: Lease, snapshot: StudySnapshot, placed: WeightGeometry, step: Step) -> None:
         """Measure a merge and read it into the catalogue, good or not: then the next step knows it."""
         merge, decoder = step.merge, self._decoder
         assert merge is not None
-        objectives = self._project.objectives
+        objectives = self.project.objectives
         recombination, _ = placed.merge_search.recombination(placed.merge_search.expanded(merge.coefficients))
         began = time.monotonic()
         decoded = decoder.decode(recombination)
@@ -363,7 +369,7 @@ class SchedulerService:
             seconds = time.monotonic() - began
             require_objectives(measured, objectives)
             held.assert_held()
-            self._folder = self._folder or new_folder(self._project.runs, "merged")
+            self._folder = self._folder or new_folder(self.project.runs, "merged")
             path = decoded_file(self._folder, f"merged_{self._saved:03d}", None, placed.checkpoints)
             ends = zip(objectives, merge.predicted, merge.low, merge.high, strict=True)
             predicted = {o.name: {"value": float(v), "low": float(a), "high": float(b)} for o, v, a, b in ends}
@@ -373,8 +379,8 @@ class SchedulerService:
             decoder.forget(decoded)
         self._saved += 1
         ingest(
-            self._catalogue, self._folder, root=self._project.runs, embed=self._project.embed, jobs=1,
-            follow_links=self._project.follow_links,
+            self._catalogue, self._folder, root=self.project.runs, embed=self.project.embed, jobs=1,
+            follow_links=self.project.follow_links,
         )  # fmt: skip
         values = objective_vector(measured, objectives)[None]
         before = snapshot.volume(snapshot.measured, snapshot.reference.tolist())
@@ -382,15 +388,15 @@ class SchedulerService:
             snapshot.volume(whole_rows(np.vstack([snapshot.measured, values])), snapshot.reference.tolist()) - before
         )
         new = MeasuredMerge(
-            step.predicted_gain, realized_gain, step.cost, seconds, merge.kind, str(path), *_way(placed, merge)
+            step.predicted_gain, realized_gain, step.cost, seconds, merge.kind, str(path), *way_between(placed, merge)
         )
-        save_measured_merge(self._catalogue, self._project.name, new)
+        save_measured_merge(self._catalogue, self.project.name, new)
         gain = f"hypervolume {realized_gain / before:+.2%}" if before > 0.0 else "the first that counts"
         joined = f"joined the front, {gain}" if realized_gain > 0.0 else "added nothing to the front"
         self._tell(f"{self._folder.name}/{path.parent.name} {joined}; it cost {count(f'{step.cost:.2g}', 'epoch')}")
 
 
-def _way(placed: WeightGeometry, merge: MergeCandidate) -> tuple[tuple[str, str], float] | tuple[None, None]:
+def way_between(placed: WeightGeometry, merge: MergeCandidate) -> tuple[tuple[str, str], float] | tuple[None, None]:
     """Contents of the two checkpoints that a merge lies between, and its share of the way from the second."""
     found = on_way(merge.coefficients)
     if found is None:
@@ -444,7 +450,7 @@ def main() -> int:
             Catalogue(task.storage, project.rename, project.weights_key) as catalogue,
             SchedulerService(
                 project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
-                tell=lambda line: answers.say(message=line), answer=lambda trouble: answers.say(answered=trouble),
+                tell=lambda line: answers.say(message=line), answer=lambda failure: answers.say(answered=failure),
             ) as service,
         ):  # fmt: skip
             threading.Thread(target=_listen, args=(service,), daemon=True).start()

@@ -82,7 +82,7 @@ class BackgroundLearner:
         merges: int = 0,
     ) -> None:
         wanted = {t.name: t.value for t in targets}
-        self._task = Task(str(project), storage, 0, seed, reuse, wanted, merges)
+        self.task = Task(str(project), storage, 0, seed, reuse, wanted, merges)
         self._asker: Helper | None = None
         self._learner: Helper | None = None
         self._news: list[str] = []
@@ -101,7 +101,7 @@ class BackgroundLearner:
             return
         self._collect()
         helper = Helper("epsopt.studies.worker.refit_service")
-        helper.send(asdict(replace(self._task, propose=propose)))
+        helper.send(asdict(replace(self.task, propose=propose)))
         helper.close()
         if propose:
             self._asker = helper
@@ -243,7 +243,7 @@ def _is_queued(storage: RDBStorage, project: str) -> bool:
     return bool(waiting(storage, project))
 
 
-def _let_training_come_first() -> None:
+def yield_to_training() -> None:
     """Lower the priority: of this process, and of its session, by which Linux may weigh first (sched(7), autogroup)."""
     with contextlib.suppress(OSError):
         os.nice(LOW_PRIORITY)
@@ -259,7 +259,7 @@ def main() -> int:
         return 0
     task = Task(**json.loads(asked))
     if not task.propose:  # a launch may wait for proposals, none waits for learning
-        _let_training_come_first()
+        yield_to_training()
     try:
         learn(task)
     except LeaseLost as lost:  # no trouble: what is to be learned is learned

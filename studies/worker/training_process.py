@@ -74,7 +74,7 @@ class Training:
         command = [sys.executable, "-I", "-S", str(SUPERVISOR), str(launch.grace), *launch.arguments]
         try:
             with (launch.out / STDOUT).open("ab") as out, (launch.out / STDERR).open("ab") as err:
-                self._process = subprocess.Popen(
+                self.process = subprocess.Popen(
                     command,
                     cwd=launch.cwd,
                     stdin=subprocess.PIPE,
@@ -88,22 +88,22 @@ class Training:
 
     def poll(self) -> int | None:
         """Return the exit status, negative when a signal ended the program; None while it runs."""
-        return self._process.poll()
+        return self.process.poll()
 
     def stop(self) -> None:
         """Ask the program to end: SIGTERM, SIGKILL after the grace time. A second call kills at once."""
-        if self._process.stdin is not None and self._asked < 2:
+        if self.process.stdin is not None and self._asked < 2:
             self._asked += 1
             with contextlib.suppress(OSError, ValueError):  # it has ended by itself
-                self._process.stdin.write(b"x")
-                self._process.stdin.flush()
+                self.process.stdin.write(b"x")
+                self.process.stdin.flush()
 
     def close(self) -> int:
         """Wait for the end and let go of the pipe; returns the exit status."""
-        status = self._process.wait()
-        if self._process.stdin is not None:
+        status = self.process.wait()
+        if self.process.stdin is not None:
             with contextlib.suppress(OSError):
-                self._process.stdin.close()
+                self.process.stdin.close()
         return status
 
     def was_launched(self, status: int) -> bool:

@@ -228,7 +228,7 @@ def test_the_worker_is_given_the_budget_its_stopper_the_targets_and_its_learner_
     assert young("--budget", "7", "--length", "3", "--target-coverage", "0.9").status == 0
     working = given["worker"]
     assert isinstance(working.pruner, worth.BudgetPruner)
-    assert [(t.name, t.value) for t in working.pruner._targets] == [("coverage", 0.9)]
+    assert [(t.name, t.value) for t in working.pruner.targets] == [("coverage", 0.9)]
     assert isinstance(working.learner, asking.StepAsker)
-    assert (working.learner._task.until, working.learner._task.length) == (7.0, 3)
+    assert (working.learner.task.until, working.learner.task.length) == (7.0, 3)
     assert (working.budget.epochs, working.orders.learn_after) == (7, 0)

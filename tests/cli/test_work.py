@@ -314,9 +314,9 @@ def test_the_targets_are_told_to_the_learner_and_to_the_stopper(young, tmp_path,
     assert young("work", "-n", "1", "--stop-below", "0.05", "--target-coverage", "0.9").status == 0
     learner, pruner = told["worker"].learner, told["worker"].pruner
     assert isinstance(learner, learning.BackgroundLearner)
-    assert learner._task.targets == {"coverage": 0.9}
+    assert learner.task.targets == {"coverage": 0.9}
     assert isinstance(pruner, stopping.CataloguePruner)
-    assert [(t.name, t.value) for t in pruner._options["targets"]] == [("coverage", 0.9)]
+    assert [(t.name, t.value) for t in pruner.options["targets"]] == [("coverage", 0.9)]
     assert told["worker"].goal is None
 
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOMS = ["epsopt.zoo", "epsopt.surrogate", "epsopt.optimize", "epsopt.figures", "epsopt.studies"]
 PUBLIC = [(room, name) for room in ROOMS for name in importlib.import_module(room).__all__]
-FORMER = [(room, name) for room in ROOMS for name in vars(importlib.import_module(room)).get("_FORMER", ())]
+FORMER = [(room, name) for room in ROOMS for name in vars(importlib.import_module(room)).get("FORMER", ())]
 
 
 @pytest.mark.parametrize(("room", "name"), PUBLIC, ids=str)
@@ -19,7 +19,7 @@ def test_a_public_name_can_be_imported(room, name):
 @pytest.mark.parametrize(("room", "name"), FORMER, ids=str)
 def test_a_former_name_warns_and_gives_what_it_is_today(room, name):
     module = importlib.import_module(room)
-    where, today = module._FORMER[name].split(":")
+    where, today = module.FORMER[name].split(":")
     with pytest.warns(FutureWarning, match=f"{where}.{today}"):
         former = getattr(module, name)
     assert former is getattr(importlib.import_module(where), today)

@@ -120,7 +120,7 @@ def configure_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     try:
-        _use_wal(cursor)
+        use_wal(cursor)
         # Safe with WAL: a power cut may lose the last batch, not the file.
         cursor.execute("PRAGMA synchronous = NORMAL")
     finally:
@@ -131,7 +131,7 @@ def _check_references(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _use_wal(cursor: Any) -> None:
+def use_wal(cursor: Any) -> None:
     """Switch to write-ahead logging; two processes that open a new file at once need a second try.
 
     The switch wants the file for itself, and SQLite refuses it at once there, without waiting for the busy timeout

@@ -55,7 +55,7 @@ class WeightDecoder:
         self._averaged = False
         self._weights_key = weights_key
         self._reading = ReaderPool(1, limits)
-        self._measuring = ReaderPool(1, _MEASURING)
+        self.measuring = ReaderPool(1, _MEASURING)
         self._folder = tempfile.TemporaryDirectory(prefix="epsopt-")
         self._count = 0
 
@@ -68,13 +68,13 @@ class WeightDecoder:
     def close(self) -> None:
         """End the processes and remove the temporary files."""
         self._reading.close()
-        self._measuring.close()
+        self.measuring.close()
         self._folder.cleanup()
 
     def rest(self) -> None:
         """End the process of the hook, which may hold a GPU's memory; the next measurement starts another."""
-        with self._measuring.in_use:
-            self._measuring.close()
+        with self.measuring.in_use:
+            self.measuring.close()
 
     def decode(self, recombination: Recombination) -> Decoded:
         """Merge real checkpoints into a temporary file, streamed: three tensors are held at a time.
@@ -143,7 +143,7 @@ class WeightDecoder:
         """Ask for a measurement, and remember what the hooks corrected: it is saved with these weights."""
         self._count += 1
         to = Path(self._folder.name) / f"corrected_{self._count:05d}.safetensors"
-        answer, _ = _ask(self._measuring, decoded.path, _size(decoded.path), {**request, "corrected": str(to)})
+        answer, _ = _ask(self.measuring, decoded.path, _size(decoded.path), {**request, "corrected": str(to)})
         if answer.get("corrected"):
             self._corrections.setdefault(_key(decoded), []).append(Tensors(to, _types(answer["corrected"])))
         return answer

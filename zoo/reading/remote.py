@@ -107,7 +107,7 @@ def open_remote(path: RemotePath, limit: int) -> tuple[IO[bytes], os.stat_result
     system, inside = _system(str(path))
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     try:
-        _stream(system, inside, copy, status.st_size, path)
+        stream(system, inside, copy, status.st_size, path)
     except (OSError, UnreadableCheckpoint):
         copy.close()
         raise
@@ -118,7 +118,8 @@ def open_remote(path: RemotePath, limit: int) -> tuple[IO[bytes], os.stat_result
     return copy, status
 
 
-def _stream(system: Any, inside: str, copy: BinaryIO | IO[bytes], size: int, path: Path) -> None:
+def stream(system: Any, inside: str, copy: BinaryIO | IO[bytes], size: int, path: Path) -> None:
+    """Copy a remote file piece by piece; refuse one that ends early."""
     left = size
     with system.open(inside, "rb", block_size=_CHUNK, cache_type="readahead") as remote:
         while left:

@@ -47,7 +47,7 @@ def test_what_was_measured_on_the_way_is_learned_from_and_predicted() -> None:
 
 def test_rows_of_the_way_are_those_of_their_epoch_and_share() -> None:
     known = model(mixed=True)
-    inputs = known.model._inputs[0]
+    inputs = known.model.train_x[0]
     assert len(inputs) == 8 * 3 + 4 * 3 + 8, "and what each run did after its second epoch"
     way = inputs[inputs[:, -3] < 1.0]
     assert sorted(set(way[:, -3].tolist())) == [0.2, 0.5, 0.8]

@@ -249,7 +249,7 @@ def test_one_objective_is_enough_and_runs_that_measured_nothing_do_not_matter(pa
 
 
 def test_worth_takes_the_model_by_its_word(past: list[Curve], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pruner, "_calibrated", lambda *_: pytest.fail("the rule by worth needs no calibration"))
+    monkeypatch.setattr(Pruner, "calibrate", lambda *_: pytest.fail("the rule by worth needs no calibration"))
     judge = Pruner(SPACE, OBJECTIVES, 10, gain_ratio=0.5, control_share=0.0)
     for learned in ({}, {"model": fit_curves(SPACE, OBJECTIVES, stalled(past, 4), length=10), "new_run": 1e-3}):
         judge.learn(stalled(past, 4), **learned)

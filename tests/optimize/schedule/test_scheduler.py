@@ -125,11 +125,11 @@ def test_of_a_run_that_was_stopped_less_was_to_be_expected():
     stopped, whole = policy(), policy()
     stopped.learn(promise, 0.1, taken=1.0)
     whole.learn(promise, 0.1)
-    assert stopped._reliability.of("run", 1.0) == pytest.approx(1.0)
-    assert whole._reliability.of("run", 1.0) == pytest.approx(0.4), "a tenth of one promise, and half of it in doubt"
+    assert stopped.reliability.of("run", 1.0) == pytest.approx(1.0)
+    assert whole.reliability.of("run", 1.0) == pytest.approx(0.4), "a tenth of one promise, and half of it in doubt"
     explored = policy()
     explored.learn(Step("exploration", 0.0, 0.0, 4.0), 0.3)
-    assert explored._reliability.of("exploration", 1.0) == 1.0
+    assert explored.reliability.of("exploration", 1.0) == 1.0
 
 
 def test_the_same_seed_and_the_same_past_choose_the_same():
@@ -180,7 +180,7 @@ def test_a_policy_goes_on_where_another_process_ended():
     assert second.next(known(SIX[:2])).candidate.config == explored[2].candidate.config
     again = policy()
     again.restore(["exploration"] * 4 + ["run", "merge", "branch"])
-    assert again._last == "branch"
+    assert again.last_kind == "branch"
     twins = [policy(), policy()]
     for twin in twins:
         twin.restore(["exploration"] * 5)
@@ -248,7 +248,7 @@ def test_a_merge_says_what_to_launch_otherwise_which_is_no_step_that_was_taken(r
     assert step.kind == "merge"
     assert (step.otherwise.kind == "exploration") == (runs == 2)
     assert step.otherwise.merge is step.otherwise.otherwise is None
-    assert chooser._last == "", "nothing was launched"
+    assert chooser.last_kind == "", "nothing was launched"
     if runs == 2:
         again = chooser.next(state)
         assert again.otherwise.candidate.config == step.otherwise.candidate.config
@@ -272,12 +272,12 @@ def test_a_model_is_learned_on_from_an_earlier_policy_s_unless_that_was_of_somet
     eager.warm_start_from(second, learn=True)
     eager.next(known(SIX))
     eager.next(known(SIX))
-    assert fitted.pop() is first._model, "once"
+    assert fitted.pop() is first.run_model, "once"
     assert fitted == [None]
     third = policy()
     third.warm_start_from(second)
     third.next(known([*SIX, curve(0.9, 0.9)]))
-    assert fitted == [None, first._model]
+    assert fitted == [None, first.run_model]
     for other in (policy(length=12.0), policy(bounds={"up": (0.0, 1.0)})):
         other.warm_start_from(third)
         other.next(known(SIX))

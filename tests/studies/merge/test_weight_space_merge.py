@@ -170,15 +170,15 @@ def test_products_of_merges_follow_from_their_coefficients(tiny):
         known = MergeSearch(sources, products, project, catalogue.checkpoints())
         rng = np.random.default_rng(0)
         for _ in range(2):  # the second is a merge of the first
-            rows = known.expanded(rng.normal(size=(int(known._space.parts.max()) + 1, len(known._made))))
+            rows = known.expanded(rng.normal(size=(int(known.space.parts.max()) + 1, len(known.source_shares))))
             recombination, parts = known.recombination(rows)
             assert sum(p.tensors for p in parts) == len(products.names)
             decoded = decoder.decode(recombination)
             known.add(MergeStep("beyond", np.zeros((1, 1)), "", None, 0.0), rows, decoder.measure(decoded))
             files = [*parents, Parent(str(decoded.path), _digest(decoded.path))]
             read = decoder.products([files[0], files[-1]], sources.base).products
-            last = len(known._made) - 1
-            np.testing.assert_allclose(known._space.products[:, [0, 0, last], [0, last, last]],
+            last = len(known.source_shares) - 1
+            np.testing.assert_allclose(known.space.products[:, [0, 0, last], [0, last, last]],
                                        read[:, [0, 0, 1], [0, 1, 1]], rtol=1e-4, atol=1e-4)  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def test_a_learner_that_was_taken_for_dead_says_so_and_has_not_failed(monkeypatc
         raise LeaseLost("another learner took over")
 
     monkeypatch.setattr(learning, "learn", lost)
-    monkeypatch.setattr(learning, "_let_training_come_first", lambda: None)
+    monkeypatch.setattr(learning, "yield_to_training", lambda: None)
     monkeypatch.setattr("sys.stdin", io.StringIO('{"project": "epsopt.toml", "storage": "sqlite://"}'))
     assert learning.main() == 0, "or the worker that wants proposals would end"
     assert capsys.readouterr().out == "another learner took over\n"
@@ -111,7 +111,7 @@ def test_a_learner_that_was_taken_for_dead_says_so_and_has_not_failed(monkeypatc
 def test_learning_yields_to_training_and_proposals_that_a_launch_may_wait_for_do_not(monkeypatch, propose, yields):
     lowered: list[bool] = []
     monkeypatch.setattr(learning, "learn", lambda _task: None)
-    monkeypatch.setattr(learning, "_let_training_come_first", lambda: lowered.append(True))
+    monkeypatch.setattr(learning, "yield_to_training", lambda: lowered.append(True))
     said = {"project": "epsopt.toml", "storage": "sqlite://", "propose": propose}
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(said)))
     assert learning.main() == 0

@@ -145,10 +145,10 @@ def test_what_pruned_trials_reported_is_learned_and_not_taken_for_their_end() ->
     space = space_of(trials[0].distributions, [t.params for t in trials])
     done = [t for t in trials if t.state is optuna.trial.TrialState.COMPLETE]
     pruned = [t for t in trials if t.state is optuna.trial.TrialState.PRUNED]
-    curves, _ = sampler._curves(space, sampler._objectives(study), done + pruned)
+    curves, _ = sampler.curves_of(space, sampler.objectives_of(study), done + pruned)
     assert [(len(c.steps), round(float(c.steps[-1]), 3)) for c in curves] == [(3, 0.333), (9, 1.0)] * 6
     assert curves[1].values[-1, 0] == done[0].value
-    only_ends, _ = sampler._curves(space, sampler._objectives(study), done)
+    only_ends, _ = sampler.curves_of(space, sampler.objectives_of(study), done)
     assert [len(c.steps) for c in only_ends] == [1] * 6
     assert abs(study.ask({"x": FloatDistribution(0.0, 1.0)}).params["x"] - 0.3) < 0.15
 

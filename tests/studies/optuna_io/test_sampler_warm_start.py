@@ -102,10 +102,10 @@ def test_without_a_catalogue_the_first_trial_is_random() -> None:
 def test_trials_that_end_are_learned_from_and_the_plans_forgotten() -> None:
     study = study_with(Runs())
     study.optimize(script, n_trials=3)
-    first = study.sampler._first
-    assert first._plans == {}
-    assert first._learned is None
-    assert study.sampler._suggested == {}
+    first = study.sampler.warm_start
+    assert first.plans == {}
+    assert first.learned is None
+    assert study.sampler.suggested == {}
     assert set(study.sampler.infer_relative_search_space(study, study.trials[0])) >= {"lr", "mine", "optimizer"}
 
 
@@ -124,10 +124,10 @@ def test_processes_that_share_a_seed_and_see_nothing_of_each_other_plan_one_batc
     """Four samplers, all asked before any of them has answered: each knows only that the trials before its own run."""
     study = study_with(Runs())
     numbers = [study.ask().number for _ in range(4)]
-    objectives = study.sampler._objectives(study)
-    one, plans = EpsilonSampler(catalogue=Runs(), seed=0)._first, []
+    objectives = study.sampler.objectives_of(study)
+    one, plans = EpsilonSampler(catalogue=Runs(), seed=0).warm_start, []
     for number in numbers:
-        alone = EpsilonSampler(catalogue=Runs(), seed=0)._first
+        alone = EpsilonSampler(catalogue=Runs(), seed=0).warm_start
         for first in (one, alone):
             first.plan(number, study.get_trials(), objectives)
         plans.append(alone.planned(number))
@@ -144,10 +144,10 @@ def test_what_other_processes_run_or_what_failed_is_not_chosen_again(failed: boo
         "width": IntDistribution(8, 128),
         "beta": FloatDistribution(0.0, 1.0),
     }
-    objectives = study.sampler._objectives(study)
+    objectives = study.sampler.objectives_of(study)
 
     def planned() -> dict[str, Any]:
-        first = EpsilonSampler(catalogue=Runs(), seed=0)._first
+        first = EpsilonSampler(catalogue=Runs(), seed=0).warm_start
         first.plan(1, study.get_trials(), objectives)
         return first.planned(1)
 
@@ -171,7 +171,7 @@ def test_a_script_that_fails_again_and_again_gets_something_else_each_time() -> 
     study.optimize(breaks, n_trials=4, catch=MemoryError)
     assert [t.state for t in study.trials] == [TrialState.FAIL] * 4
     assert len({tuple(sorted(t.params.items())) for t in study.trials}) == 4
-    assert study.sampler._first._plans == {}
+    assert study.sampler.warm_start.plans == {}
 
 
 def test_the_same_seed_plans_the_same() -> None:
@@ -278,10 +278,10 @@ def test_an_objective_without_a_name_is_refused_at_the_first_suggestion() -> Non
 def test_a_sampler_with_a_catalogue_travels_to_other_processes(tmp_path) -> None:
     catalogue = Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}")
     sampler = pickle.loads(pickle.dumps(EpsilonSampler(catalogue=catalogue, seed=0)))
-    assert sampler._first._catalogue is sampler._catalogue
-    assert sampler._catalogue.url == catalogue.url
+    assert sampler.warm_start.catalogue is sampler.catalogue
+    assert sampler.catalogue.url == catalogue.url
     study = study_with(Runs())
     trial = study.ask()
     trial.suggest_float("lr", 1e-5, 10.0, log=True)
     again = pickle.loads(pickle.dumps(study.sampler))
-    assert again._first.planned(0) == study.sampler._first.planned(0) != {}
+    assert again.warm_start.planned(0) == study.sampler.warm_start.planned(0) != {}

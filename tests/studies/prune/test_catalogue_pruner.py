@@ -77,7 +77,7 @@ class Judged:
         decide, fit = stopping.Pruner.should_stop, stopping.fit_curves
 
         def should_stop(pruner, *arguments, **options):
-            self.past.append([(dict(c.config), len(c.steps)) for c in pruner._past])
+            self.past.append([(dict(c.config), len(c.steps)) for c in pruner.past])
             return decide(pruner, *arguments, **options)
 
         def fit_curves(*arguments, **options):

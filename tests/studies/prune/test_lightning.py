@@ -138,11 +138,11 @@ def test_a_resumed_run_is_judged_by_its_whole_curve_and_by_other_runs_only(catal
     again = EpsoptPruning(catalogue, objectives=DIRECTIONS, control_share=0.0)
     seen = []
     resumed = trainer(tmp_path, again)
-    again_judge = EpsoptPruning._decide
-    again._decide = lambda t: seen.append((again._run, sorted(again._curve))) or again_judge(again, t)
+    again_judge = EpsoptPruning.decide
+    again.decide = lambda t: seen.append((again.run, sorted(again.curve))) or again_judge(again, t)
     fit(resumed, Model(**GOOD), ckpt_path=checkpoint)
-    assert seen[0] == (first._run, [0, 1, 2, 3, 4])
-    assert checkpoint in again._own
+    assert seen[0] == (first.run, [0, 1, 2, 3, 4])
+    assert checkpoint in again.own
     assert resumed.current_epoch == EPOCHS
 
 
@@ -153,12 +153,12 @@ def test_one_odd_value_is_not_measured_and_several_in_a_row_stop_the_run(pruner,
     whole = trainer(tmp_path, once)
     fit(whole, model)
     assert whole.current_epoch == EPOCHS
-    assert math.isnan(once._curve[3]["gain"])
+    assert math.isnan(once.curve[3]["gain"])
     model = Model(**GOOD)
     model.spoilt = set(range(1, EPOCHS))
     fit(trainer(tmp_path, always), model)
     assert always.stopped == "gain was NaN or infinite 2 times in a row"
-    assert max(always._curve) == 2
+    assert max(always.curve) == 2
 
 
 def test_an_objective_that_is_not_logged_is_named_with_what_to_do_and_the_training_goes_on(pruner, tmp_path, caplog):
@@ -178,20 +178,20 @@ def test_an_objective_that_is_not_logged_is_named_with_what_to_do_and_the_traini
 def test_where_validation_is_rarer_than_epochs_it_decides_after_validation(pruner, tmp_path):
     callback = EpsoptPruning(pruner)
     fit(trainer(tmp_path, callback, check_val_every_n_epoch=2), Model(**HOPELESS))
-    assert sorted(callback._curve) == [1], "two epochs lie behind it: as many as every run is given"
+    assert sorted(callback.curve) == [1], "two epochs lie behind it: as many as every run is given"
     assert callback.stopped
 
 
 def test_nothing_is_judged_while_things_are_only_tried_out(pruner, tmp_path):
     callback = EpsoptPruning(pruner)
     fit(trainer(tmp_path, callback, fast_dev_run=True), Model(**HOPELESS))
-    assert (callback.decision, callback._curve) == (None, {})
+    assert (callback.decision, callback.curve) == (None, {})
     tried = trainer(tmp_path, callback, num_sanity_val_steps=2, max_epochs=1)
     fit(tried, Model(**HOPELESS))
-    assert list(callback._curve) == [0]
+    assert list(callback.curve) == [0]
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(4, 2)))
     tried.validate(Model(**HOPELESS), data, verbose=False)
-    assert list(callback._curve) == [0]
+    assert list(callback.curve) == [0]
 
 
 class OtherProcess:
@@ -217,7 +217,7 @@ def test_other_processes_obey_process_zero_and_ask_nobody(pruner):
     callback.on_fit_start(other, None)
     callback.on_train_epoch_end(other, None)
     assert other.should_stop
-    assert (callback.stopped, callback._run) == ("hopeless", "the run")
+    assert (callback.stopped, callback.run) == ("hopeless", "the run")
     with pytest.raises(EmptyCatalogue):
         callback.on_fit_start(OtherProcess([(EmptyCatalogue("none"), (), {}, "")]), None)
 
@@ -278,10 +278,10 @@ def test_whatever_fails_in_process_zero_is_told_to_the_others(pruner, monkeypatc
 
     callback, trainer = EpsoptPruning(pruner, config=GOOD), ProcessZero([])
     callback.on_fit_start(trainer, None)
-    monkeypatch.setattr(callback._judge, "should_stop", lambda *_, **__: {}["deciding"])
+    monkeypatch.setattr(callback.judge, "should_stop", lambda *_, **__: {}["deciding"])
     callback.on_train_epoch_end(trainer, None)
     assert (callback.decision, callback.stopped, trainer.should_stop) == (None, None, False)
-    monkeypatch.setattr(callback, "_open", lambda: {}["beginning"])
+    monkeypatch.setattr(callback, "open_judge", lambda: {}["beginning"])
     with pytest.raises(EpsoptError, match="early stopping failed: KeyError: 'beginning'"):
         callback.on_fit_start(trainer, None)
     assert told[0] is None
@@ -289,7 +289,7 @@ def test_whatever_fails_in_process_zero_is_told_to_the_others(pruner, monkeypatc
 
 
 def test_it_can_be_sent_to_another_process(pruner):
-    assert pickle.loads(pickle.dumps(EpsoptPruning(pruner)))._objectives == ()
+    assert pickle.loads(pickle.dumps(EpsoptPruning(pruner))).objectives == ()
 
 
 class Rarely(Model):
@@ -319,7 +319,7 @@ def test_in_whatever_rhythm_it_validates_the_training_is_judged_and_goes_on(
     with caplog.at_level(logging.WARNING, "epsopt"):
         fit(whole, Rarely(**GOOD))
     assert [r.getMessage() for r in caplog.records if r.name.startswith("epsopt")] == []
-    assert sorted(callback._curve) == epochs
+    assert sorted(callback.curve) == epochs
     assert whole.current_epoch == 4
     assert not math.isnan(callback.decision.forecast) or max(epochs) == 3, "of a run at its end nothing is forecast"
     assert "cannot" not in caplog.text
@@ -334,7 +334,7 @@ def test_without_any_validation_what_training_logs_is_judged(pruner, tmp_path):
     callback = EpsoptPruning(pruner)
     fit(trainer(tmp_path, callback, limit_val_batches=0, val_check_interval=0.5), Trains(**HOPELESS))
     assert callback.stopped
-    assert sorted(callback._curve)[:2] == [0, 1]
+    assert sorted(callback.curve)[:2] == [0, 1]
 
 
 def test_a_database_that_breaks_while_it_trains_is_logged_once_and_the_training_goes_on(

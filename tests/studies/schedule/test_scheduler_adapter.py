@@ -255,19 +255,19 @@ def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     kind = plan_of(trial.user_attrs).kind
-    believed = make_scheduler(StudySnapshot.read(*quiet))._reliability.of(kind, 1.0)
+    believed = make_scheduler(StudySnapshot.read(*quiet)).reliability.of(kind, 1.0)
     study = storage.get_study_id_from_name("tiny/proposals")
     taken = claim(storage, study, "me", {}, lambda _: None)
     assert running(StudySnapshot.read(*quiet))[0].epochs == plan_of(trial.user_attrs).epochs
-    assert make_scheduler(StudySnapshot.read(*quiet))._reliability.of(kind, 1.0) == believed, "it has not ended"
+    assert make_scheduler(StudySnapshot.read(*quiet)).reliability.of(kind, 1.0) == believed, "it has not ended"
     finish(storage, taken.trial_id, TrialState.PRUNED, None, {})
     scheduler = make_scheduler(StudySnapshot.read(*quiet))
-    assert scheduler._reliability.of(kind, 1.0) < believed
-    assert scheduler._last == kind
+    assert scheduler.reliability.of(kind, 1.0) < believed
+    assert scheduler.last_kind == kind
     assert running(StudySnapshot.read(*quiet)) == []
     merges = [MeasuredMerge(0.5, 0.0, 0.5, 1.0, "between")] * 10
     remember(catalogue, *merges, MeasuredMerge(0.1, 0.1, 0.5, 1.0, "beyond"))
-    reliability = make_scheduler(StudySnapshot.read(*quiet))._reliability
+    reliability = make_scheduler(StudySnapshot.read(*quiet)).reliability
     assert reliability.of("between", 1.0) < 0.1
     assert reliability.of("beyond", 1.0) == pytest.approx((0.1 + 0.05 * 0.3) / 0.15), "its kinds are believed apart"
 
@@ -289,8 +289,8 @@ def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once
     finish(storage, again.trial_id, TrialState.PRUNED, None, {"checkpoints": more})
     assert budget.spent == 3, "it went on from where the first attempt ended"
     after = make_scheduler(StudySnapshot.read(*quiet))
-    assert (before._explorations, before._last) == (after._explorations, after._last)
-    assert len(after._reliability._predicted_gain) == 1
+    assert (before.explorations, before.last_kind) == (after.explorations, after.last_kind)
+    assert len(after.reliability.predicted) == 1
 
 
 def test_merges_cost_what_their_seconds_are_in_epochs(studied):
@@ -328,9 +328,9 @@ def test_a_program_that_cannot_be_told_gets_whole_branches(studied):
     deaf = replace(project, command=("train", "{lr}", ("--init-from", "{init_from}")), evaluate=None)
     snapshot = StudySnapshot.read(deaf, storage, catalogue)
     assert (snapshot.takes_epochs, snapshot.epochs_parameter, snapshot.length) == (False, None, 2.0)
-    assert make_scheduler(snapshot)._branch_epochs == 2.0
+    assert make_scheduler(snapshot).branch_epochs == 2.0
     rigid = StudySnapshot.read(replace(deaf, command=("train", "{lr}")), storage, catalogue)
-    assert make_scheduler(rigid)._branch_epochs is None
+    assert make_scheduler(rigid).branch_epochs is None
 
 
 def test_where_the_files_are_gone_runs_start_where_runs_start(quiet):
@@ -509,7 +509,7 @@ def test_merges_on_a_run_s_way_are_known_with_it(studied):
             row[:, stands[sha[name, 2]]] = share
         nothing = np.zeros(2)
         chosen = MergeCandidate(row, 0.1, nothing, nothing, nothing, "between")
-        return MeasuredMerge(0.1, 0.0, 0.5, 1.0, "between", path, *stepping._way(found, chosen))
+        return MeasuredMerge(0.1, 0.0, 0.5, 1.0, "between", path, *stepping.way_between(found, chosen))
 
     merged = {c.run: c for c in snapshot.checkpoints if c.epoch == 1}  # what they measured is of no matter here
     remember(
@@ -625,10 +625,10 @@ def test_a_step_whose_program_could_not_be_started_broke_no_promise(quiet):
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     kind = plan_of(trial.user_attrs).kind
-    believed = make_scheduler(StudySnapshot.read(*quiet))._reliability.of(kind, 1.0)
+    believed = make_scheduler(StudySnapshot.read(*quiet)).reliability.of(kind, 1.0)
     taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
     finish(storage, taken.trial_id, TrialState.FAIL, None, {"not_started": True})
-    assert make_scheduler(StudySnapshot.read(*quiet))._reliability.of(kind, 1.0) == believed
+    assert make_scheduler(StudySnapshot.read(*quiet)).reliability.of(kind, 1.0) == believed
 
 
 def test_a_look_that_was_told_its_epochs_by_a_hyperparameter_is_not_chosen_again(studied):

@@ -51,8 +51,8 @@ def waited() -> bool:
 class Answers(list):
     """What was answered, in order."""
 
-    def __call__(self, trouble: str | None) -> None:
-        self.append(trouble)
+    def __call__(self, failure: str | None) -> None:
+        self.append(failure)
 
 
 def test_what_is_chosen_ahead_is_queued_only_when_a_launch_has_waited_for_a_better_choice(quiet):  # noqa: F811
@@ -60,7 +60,7 @@ def test_what_is_chosen_ahead_is_queued_only_when_a_launch_has_waited_for_a_bett
     with service(quiet, within=0.05, answer=answers) as mine:
         mine.reconsider()
         mine.advance()
-        ahead = mine._ready
+        ahead = mine.ready
         assert (waiting(quiet), answers) == ([], [])
         mine.ask()  # nobody chooses now: the follower is busy
         until(lambda: answers)
@@ -80,20 +80,20 @@ def test_a_choice_that_is_made_in_time_knows_what_ended_meanwhile(quiet):  # noq
         first = launch(quiet)
         mine.reconsider()
         mine.advance()
-        ahead = mine._ready
+        ahead = mine.ready
         finish(quiet[1], first, TrialState.PRUNED, None, {})  # it brought nothing
         mine.ask()
         mine.advance()
     (trial,) = waiting(quiet)
     assert trial.user_attrs["reason"] != ahead.said["reason"], "promises are believed less"
     assert answers == [None, None]
-    assert mine._ready is None
+    assert mine.ready is None
 
 
 def test_what_was_asked_for_while_a_choice_was_made_is_chosen_again(quiet, monkeypatch):  # noqa: F811
     answers, chosen = Answers(), []
     with service(quiet, answer=answers) as mine:
-        real = mine._choose
+        real = mine.choose
 
         def choose(**how):
             chosen.append(real(**how))
@@ -101,7 +101,7 @@ def test_what_was_asked_for_while_a_choice_was_made_is_chosen_again(quiet, monke
                 mine.ask()
             return chosen[-1]
 
-        monkeypatch.setattr(mine, "_choose", choose)
+        monkeypatch.setattr(mine, "choose", choose)
         mine.advance()
     assert len(chosen) == 2
     assert answers == [None]
@@ -112,14 +112,14 @@ def test_a_choice_that_comes_too_late_is_not_queued_too(quiet, monkeypatch):  # 
     answers = Answers()
     with service(quiet, within=0.05, answer=answers) as mine:
         mine.advance()
-        real = mine._choose
+        real = mine.choose
 
         def choose(**how):
             found = real(**how)
             until(lambda: answers)  # the one from before is queued meanwhile
             return found
 
-        monkeypatch.setattr(mine, "_choose", choose)
+        monkeypatch.setattr(mine, "choose", choose)
         mine.ask()
         mine.advance()
     assert answers == [None]
@@ -128,17 +128,17 @@ def test_a_choice_that_comes_too_late_is_not_queued_too(quiet, monkeypatch):  # 
 
 def test_merges_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, cheap, monkeypatch):  # noqa: F811
     answers, told = Answers(), []
-    real = SchedulerService._measure
+    real = SchedulerService.measure_merge
     measured = []
 
     def measure(self, held, snapshot, placed, step):
-        measured.append(self._ready)
+        measured.append(self.ready)
         if len(measured) == 2:
             self.ask()
             until(lambda: answers)  # a launch does not wait until it is measured
         real(self, held, snapshot, placed, step)
 
-    monkeypatch.setattr(SchedulerService, "_measure", measure)
+    monkeypatch.setattr(SchedulerService, "measure_merge", measure)
     with service(studied, within=0.05, tell=told.append, answer=answers) as mine:
         mine.reconsider(merge=False)
         mine.advance()
@@ -164,14 +164,14 @@ def test_where_a_launch_has_waited_long_enough_no_merge_is_begun(studied, cheap)
 def test_a_launch_that_nothing_was_ready_for_takes_the_next_choice_if_it_has_waited(studied, cheap, monkeypatch):  # noqa: F811
     chosen = []
     with service(studied, within=0.0) as mine:
-        real = mine._choose
+        real = mine.choose
 
         def choose(**how):
             chosen.append(real(**how))
             mine.ask()
             return chosen[-1]
 
-        monkeypatch.setattr(mine, "_choose", choose)
+        monkeypatch.setattr(mine, "choose", choose)
         mine.advance()  # begun ahead, of something: a merge would come first
     assert chosen[0].merge is not None
     assert len(chosen) == 1
@@ -183,20 +183,20 @@ def test_a_launch_that_nothing_was_ready_for_takes_the_next_choice_if_it_has_wai
 def test_one_that_is_closed_while_it_chooses_begins_nothing_more(studied, cheap, monkeypatch, asked):  # noqa: F811
     answers = Answers()
     with service(studied, within=0.05, answer=answers) as mine:
-        mine._ready = mine._choose(ahead=True).run
-        real = mine._choose
+        mine.ready = mine.choose(ahead=True).run
+        real = mine.choose
 
         def choose(**how):
             found = real(**how)
             mine.close()
             return found
 
-        monkeypatch.setattr(mine, "_choose", choose)
+        monkeypatch.setattr(mine, "choose", choose)
         if asked:
-            monkeypatch.setattr(mine, "_within", 600.0)
+            monkeypatch.setattr(mine, "within", 600.0)
             mine.ask()
         mine.advance()
-        monkeypatch.setattr(mine, "_within", 0.0)
+        monkeypatch.setattr(mine, "within", 0.0)
         mine.ask()
         until(waited)
     assert (waiting(studied), answers) == ([], [])
@@ -206,11 +206,11 @@ def test_one_that_is_closed_while_it_chooses_begins_nothing_more(studied, cheap,
 def test_a_run_is_not_given_what_a_merge_before_it_will_take(studied, monkeypatch):  # noqa: F811
     monkeypatch.setattr("epsopt.studies.schedule.budget.EVALUATION", 0.1)
     with service(studied, until=2.05) as mine:
-        chosen = mine._choose(ahead=False)
+        chosen = mine.choose(ahead=False)
     assert chosen.merge is not None
     assert chosen.run.said["step"]["epochs"] == 1
     with service(studied, until=1.05) as mine:
-        assert mine._choose(ahead=False).run is None
+        assert mine.choose(ahead=False).run is None
 
 
 def test_a_merge_that_fails_leaves_no_weights_behind(studied, cheap, monkeypatch):  # noqa: F811
@@ -232,7 +232,7 @@ def test_two_that_chose_the_same_step_queue_it_once(quiet):  # noqa: F811
     with service(quiet, answer=ours) as one, service(quiet, within=0.05, answer=theirs) as two:
         one.advance()
         two.advance()
-        assert one._ready.key == two._ready.key
+        assert one.ready.key == two.ready.key
         one.ask()
         one.advance()
         launch(quiet)
@@ -251,7 +251,7 @@ def test_while_somebody_else_measures_a_run_is_launched_and_nothing_measured(stu
     answers = Answers()
     with service(studied, answer=answers) as mine:
         mine.advance()
-        assert mine._ready is not None
+        assert mine.ready is not None
         mine.ask()
         mine.advance()
     other.assert_held()
@@ -264,7 +264,7 @@ def test_what_somebody_else_did_meanwhile_is_known_before_anything_is_done(studi
     project, storage, catalogue = studied
     chosen = []
     with service(studied) as mine:
-        real = mine._choose
+        real = mine.choose
 
         def choose(**how):
             chosen.append(real(**how))
@@ -275,14 +275,14 @@ def test_what_somebody_else_did_meanwhile_is_known_before_anything_is_done(studi
                 launch(studied)
             return chosen[-1]
 
-        monkeypatch.setattr(mine, "_choose", choose)
+        monkeypatch.setattr(mine, "choose", choose)
         measured: list[int] = []
 
         def measure(*_) -> None:
             measured.append(len(chosen))
             raise EpsoptError("it is enough")
 
-        monkeypatch.setattr(mine, "_measure", measure)
+        monkeypatch.setattr(mine, "measure_merge", measure)
         mine.ask()
         mine.advance()
     assert chosen[0].merge is not None
@@ -295,15 +295,15 @@ def test_nothing_is_queued_beside_what_waits_or_beyond_the_budget(quiet):  # noq
     answers = Answers()
     with service(quiet, until=2.0, within=0.05, answer=answers) as mine:
         mine.advance()
-        spare = mine._ready
+        spare = mine.ready
         mine.ask()
         mine.advance()
-        mine._ready = spare
+        mine.ready = spare
         mine.ask()
         until(lambda: len(answers) == 2)
         assert len(waiting(quiet)) == 1
         launch(quiet)
-        mine._ready = spare
+        mine.ready = spare
         mine.ask()
         until(lambda: len(answers) == 3)
         assert waiting(quiet) == []
@@ -333,16 +333,16 @@ def test_what_keeps_it_from_choosing_is_answered_when_it_was_asked_and_a_databas
             raise EpsoptError("early")
 
         monkeypatch.setattr(stepping.StudySnapshot, "read", early)
-        monkeypatch.setattr(mine, "_queue_ready", lambda _: None)
-        real_done = mine._done
+        monkeypatch.setattr(mine, "queue_ready", lambda _: None)
+        real_done = mine.finish
 
-        def done(trouble=None, asks=None):
-            if trouble == "early":
+        def done(failure=None, asks=None):
+            if failure == "early":
                 monkeypatch.undo()
-            return real_done(trouble, asks)
+            return real_done(failure, asks)
 
-        monkeypatch.setattr(mine, "_done", done)
-        mine._project = project
+        monkeypatch.setattr(mine, "finish", done)
+        mine.project = project
         mine.advance()
         assert answers == ["no space", None], "what failed before it was asked for is no answer"
         launch(quiet)
@@ -375,7 +375,7 @@ def test_one_that_runs_does_as_it_is_told_until_it_is_closed(quiet):  # noqa: F8
         thread = threading.Thread(target=mine.run)
         thread.start()
         mine.reconsider()
-        until(lambda: mine._ready is not None)
+        until(lambda: mine.ready is not None)
         mine.ask()
         until(lambda: answers)
         mine.close()
@@ -393,7 +393,7 @@ def test_an_asker_hears_why_nothing_can_be_chosen_and_asks_a_new_process_the_nex
         False,
     )
     asker.start(0)
-    assert asker._helper is None
+    assert asker.helper is None
     for _ in range(2):
         asker.start(1)
         assert asker.proposal_failure() is None
@@ -430,7 +430,7 @@ command = ["train", "--lr", "{{lr}}"]
     until(lambda: not asker.is_proposing(), 120)
     assert asker.proposal_failure() is None
     assert len(waiting(quiet)) == 1
-    process = asker._helper._process
+    process = asker.helper.process
     asker.finish()
     assert process.returncode == 0
     assert (asker.messages(), asker.proposal_failure(), asker.fit_failure()) == ([], None, None), "that is no trouble"
@@ -438,15 +438,15 @@ command = ["train", "--lr", "{{lr}}"]
     for asked in (True, False):
         asker = StepAsker(StepTask(str(file), catalogue.url, 1000.0))
         asker.reconsider(merge=False)
-        process = asker._helper._process
+        process = asker.helper.process
         process.send_signal(signal.SIGSTOP)
         if asked:
             asker.start(1)
         process.kill()
         process.wait()
-        trouble, setback = (asker.is_proposing(), asker.messages()) and (asker.proposal_failure(), asker.fit_failure())
-        assert "was killed by SIGKILL (most likely memory ran out)" in ((trouble if asked else setback) or "")
-        assert (setback if asked else trouble) is None
+        failure, setback = (asker.is_proposing(), asker.messages()) and (asker.proposal_failure(), asker.fit_failure())
+        assert "was killed by SIGKILL (most likely memory ran out)" in ((failure if asked else setback) or "")
+        assert (setback if asked else failure) is None
         asker.reconsider(merge=False)
-        assert (asker._helper is None) == (not asked), "what dies of looking ahead does not do it again at once"
+        assert (asker.helper is None) == (not asked), "what dies of looking ahead does not do it again at once"
         asker.stop()

@@ -239,7 +239,7 @@ def test_with_its_guardian_killed_a_program_and_what_is_in_its_group_end(tmp_pat
     while len(pids(tmp_path)) < 3:
         time.sleep(0.01)
     program, in_group, in_a_session = pids(tmp_path)
-    os.kill(training._process.pid, signal.SIGKILL)
+    os.kill(training.process.pid, signal.SIGKILL)
     try:
         assert training.close() == -signal.SIGKILL
         assert is_gone(program)
@@ -251,7 +251,7 @@ def test_with_its_guardian_killed_a_program_and_what_is_in_its_group_end(tmp_pat
 def test_nothing_stays_of_what_stands_beside_a_program(tmp_path):
     training = start(tmp_path, PID + "time.sleep(600)")
     pid(tmp_path)
-    beside = processes_below(training._process.pid)
+    beside = processes_below(training.process.pid)
     assert len(beside) == 2, "the program, and the sentinel"
     training.stop()
     training.close()

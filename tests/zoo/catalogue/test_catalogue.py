@@ -102,10 +102,10 @@ def test_a_locked_file_is_waited_for_while_it_is_switched_to_wal():
                 raise sqlite3.OperationalError(self.refusals.pop())
 
     cursor = Cursor(["database is locked"] * 3)
-    database._use_wal(cursor)
+    database.use_wal(cursor)
     assert cursor.refusals == []
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        database._use_wal(Cursor(["attempt to write a readonly database"]))
+        database.use_wal(Cursor(["attempt to write a readonly database"]))
 
 
 def test_an_empty_catalogue_answers_with_empty_lists(catalogue):

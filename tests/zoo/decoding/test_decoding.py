@@ -244,9 +244,9 @@ def test_a_decoder_that_rests_holds_no_process_of_the_hook_and_measures_again(pa
     with WeightDecoder(decoder.hook) as other:
         other.rest()
         before = other.measure(decoded)
-        (process,) = other._measuring.processes()
+        (process,) = other.measuring.processes()
         other.rest()
-        assert other._measuring.processes() == []
+        assert other.measuring.processes() == []
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)
         assert other.measure(decoded) == before

@@ -281,7 +281,7 @@ def test_embeddings_that_count_as_none_are_said_once_a_reason(catalogue, runs, h
     again = "counts as none: mend the hook and give it another name under [hooks], then 'epsopt ingest' embeds all"
     assert f"its embedding holds NaN or infinite numbers, and {again}" in infinite.reason
     assert f"its embedding has the shape (4, 2) where most have (4, 3), and {again}" in other.reason
-    _, doubts = surrogate_store._training_set(catalogue, None)
+    _, doubts = surrogate_store.training_set_of(catalogue, None)
     assert doubts == (f"{infinite.path}: {infinite.reason}", f"{other.path}: {other.reason}"), "a fit says it again"
 
 

@@ -119,7 +119,7 @@ def test_weights_and_fingerprints_of_a_url_are_those_of_the_file(filled, runs):
 
 def test_more_than_the_budget_is_refused_before_it_is_copied(filled, monkeypatch):
     _, url, _ = filled
-    monkeypatch.setattr(remote, "_stream", lambda *_: pytest.fail("it was copied"))
+    monkeypatch.setattr(remote, "stream", lambda *_: pytest.fail("it was copied"))
     with pytest.raises(UnreadableCheckpoint, match="more than the 1,000 that are copied from afar"):
         load_weights(f"{url}/one/epoch_001.pt", limits=Limits(remote=1_000))
 
