@@ -50,8 +50,8 @@ def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: b
     from epsopt.cli.output import print_wrapped
 
     options = {"runs": runs, "proposals": proposals, "seed": seed}
-    told = click.get_current_context().get_parameter_source
-    given = {n: v for n, v in options.items() if told(n) is click.core.ParameterSource.COMMANDLINE}
+    source = click.get_current_context().get_parameter_source
+    given = {n: v for n, v in options.items() if source(n) is click.core.ParameterSource.COMMANDLINE}
     options = prepare_folder(out, fresh, options, given)
     with contextlib.chdir(out):
         if Path("done").exists():

@@ -122,7 +122,7 @@ def _document(draft: ProjectDraft, file: Path, runs: Path, *, changed: bool) -> 
     }
 
 
-def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled: list[Failure]) -> None:
+def _show(document: dict[str, Any], file: Path, failed: list[Failure], side_file_failures: list[Failure]) -> None:
     from epsopt.cli.output import (
         Head,
         Rows,
@@ -145,7 +145,7 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
     if failed:
         print_wrapped(f"{len(failed)} could not be read:")
         failures(failed)
-    print_side_file_failures(troubled)
+    print_side_file_failures(side_file_failures)
     links_outside(document["outside_links"])
     rows = [
         Rows([[
@@ -206,7 +206,9 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], troubled:
     for left in document["hyperparameters_left_out"]:
         reasons.setdefault(left["reason"], []).append(left["name"])
     if reasons:
-        told = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
-        print_wrapped(f"They vary and are not searched: {told}. To search one of them, declare it in [space.NAME].")
+        reasons_text = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+        print_wrapped(
+            f"They vary and are not searched: {reasons_text}. To search one of them, declare it in [space.NAME]."
+        )
     print_line(f"{'wrote' if document['changed'] else 'unchanged:'} {short_path(file)}")
     print_wrapped("Next: check it, then 'epsopt ingest' and 'epsopt fit'.")

@@ -66,7 +66,7 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
             results = read_fingerprints(
                 files, catalogue, embed=embed if probed else None,
                 progress=lambda done, total: progress("reading checkpoints", done / total), folders=seen.folders,
-                trouble=beside.append,
+                on_failure=beside.append,
             )  # fmt: skip
         read = [r for r in results if not isinstance(r, Failure)]
         failed = seen.failures + [r for r in results if isinstance(r, Failure)]

@@ -67,8 +67,8 @@ def command(options: Options, page: Path | None, further: float | None, overwrit
         if file is not None:
             write_page(file, project.name, report, report.objectives, other_objectives(report, project))
     if options.json:
-        told = {"page": None if page is None else str(page.resolve()), "remaining": _remaining(remaining)}
-        print_json({**report_document(report), **told})
+        by_reason = {"page": None if page is None else str(page.resolve()), "remaining": _remaining(remaining)}
+        print_json({**report_document(report), **by_reason})
         return
     show_proposals(report, report.objectives)
     show_steps(report)
@@ -124,11 +124,11 @@ def _reasons(report: LoopReport) -> tuple[list[str], list[list[str]]]:
     """Return headers and rows of a table of why runs failed or were stopped, with the numbers of their proposals."""
     from epsopt.studies.report.report import WORDS
 
-    told: dict[str, list[str]] = {}
+    by_reason: dict[str, list[str]] = {}
     for p in report.proposals:
         if p.failure is not None:
-            told.setdefault(f"{WORDS.get(p.state, p.state)}, {p.failure}", []).append(str(p.number))
-    return ["reason", "proposals"], [[why, ", ".join(numbers)] for why, numbers in told.items()]
+            by_reason.setdefault(f"{WORDS.get(p.state, p.state)}, {p.failure}", []).append(str(p.number))
+    return ["reason", "proposals"], [[why, ", ".join(numbers)] for why, numbers in by_reason.items()]
 
 
 def _sentences(report: LoopReport) -> list[str]:

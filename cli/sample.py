@@ -234,9 +234,9 @@ def _show(
     heads += [*metric_heads(names, opened.objectives, opened.targets), Head("nearest real checkpoint", "left")]
     groups = []
     for i, (point, merged) in enumerate(zip(shown, made, strict=True), 1):
-        title, *told = measured_row("at the point, predicted", point.point, names, texts)
+        title, *cells = measured_row("at the point, predicted", point.point, names, texts)
         begin = [str(i), f"{point.probability or 0.0:.2f}", *([title] if merges else [])]
-        rows = [[*begin, *told, near_label(point.nearest[0], labels)]]
+        rows = [[*begin, *cells, near_label(point.nearest[0], labels)]]
         if merged is not None:
             rows.append(
                 ["", "", *measured_row("decoded, predicted", merged.assessment.point, names, texts), ""]

@@ -114,11 +114,13 @@ def summarise(
     nothing = "nothing was queued" if reached is None else "nothing was left to do"
     if spent is not None and spent.merges:
         nothing = "no run was trained"
-    told = ", ".join(f"{n} {words[s]}" for s, n in counts.items() if n) or nothing
+    summary = ", ".join(f"{n} {words[s]}" for s, n in counts.items() if n) or nothing
     if spent is not None:
-        mixtures = f", merges measured: {spent.merges}" if spent.merges else ""
-        told += f"; {spent.spent:.4g} of {count(int(spent.epochs), 'epoch')} spent{mixtures}"
-    print_wrapped(f"{told[:1].upper()}{told[1:]}." + (" 'epsopt report' shows what came of them." if ended else ""))
+        merges = f", merges measured: {spent.merges}" if spent.merges else ""
+        summary += f"; {spent.spent:.4g} of {count(int(spent.epochs), 'epoch')} spent{merges}"
+    print_wrapped(
+        f"{summary[:1].upper()}{summary[1:]}." + (" 'epsopt report' shows what came of them." if ended else "")
+    )
     if why_none_merged is not None:
         print_wrapped(f"No merge was measured: {why_none_merged}.")
 
@@ -163,13 +165,13 @@ def show_dry_run(
             "would_ask": found.asked,
         })  # fmt: skip
     else:
-        told = {n: shlex.join(arguments) for n, arguments in found.launched.items()}
-        told |= {n: f"would be dropped: {why}" for n, why in found.dropped.items()}
-        for number in sorted(told):  # in the order in which they are taken
-            print_line(f"{number}: {told[number]}")
+        summary = {n: shlex.join(arguments) for n, arguments in found.launched.items()}
+        summary |= {n: f"would be dropped: {why}" for n, why in found.dropped.items()}
+        for number in sorted(summary):  # in the order in which they are taken
+            print_line(f"{number}: {summary[number]}")
         if reached is not None:
             print_wrapped(f"Nothing would be run: {reached.path} meets the targets already.")
-        elif text := _asked(found.asked, budget, queued=bool(told or found.stopped)):
+        elif text := _asked(found.asked, budget, queued=bool(summary or found.stopped)):
             print_wrapped(text)
     if found.stopped is not None:
         raise EpsoptError(cannot_be_launched(project, found.stopped[1]))

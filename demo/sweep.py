@@ -42,7 +42,7 @@ def sweep(plans: list[Plan], jobs: int) -> int:
     """Train what is not finished yet in `jobs` processes of one thread each; progress goes to standard error.
 
     Returns:
-        How many runs failed. Each is told on standard error; a run that diverged keeps its checkpoints.
+        How many runs failed. Each is reported on standard error; a run that diverged keeps its checkpoints.
     """
     for plan in plans:
         refuse_foreign(plan)

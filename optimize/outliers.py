@@ -1,7 +1,7 @@
 """Values that say nothing of how large others are: of diverged runs, and penalties for what failed.
 
 One loss of 1e8 among losses near 1 must not set the scale of a model or the reference point of a front. What belongs to
-the bulk is told by gaps: counted from the best, values belong to it up to the first gap that is several times as wide
+gaps delimit the bulk: counted from the best, values belong to it up to the first gap that is several times as wide
 as all that lies before it. A tail that grows steadily has no such gap and is kept.
 """
 

@@ -1,4 +1,4 @@
-"""A process beside a worker that works for it in the background: told in lines of JSON, heard in lines of text."""
+"""A background process of a worker: it takes lines of JSON and writes lines of text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Helper:
         self._module = module
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
-        self._heard = 0  # bytes of what it told
+        self._heard = 0  # bytes of its output that were read
         self.process = child_processes.start(
             module,
             stdin=subprocess.PIPE,
@@ -44,7 +44,7 @@ class Helper:
                 self.process.stdin.flush()
 
     def receive(self) -> list[str]:
-        """Return what it told since it was last asked, a line each; a line that is not whole yet waits."""
+        """Return its new lines of output; a line that is not whole yet waits."""
         file = self._told.fileno()
         new = os.fstat(file).st_size - self._heard
         # Not with seek and read: where the process goes on to write, it shares with this one.

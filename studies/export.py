@@ -82,8 +82,8 @@ def as_csv(proposals: Sequence[Config], numbers: Sequence[int | None]) -> str:
     ends = ("predicted", "low", "high")
     most = max((len(p.nearest_runs) for p in proposals), default=0)
     nearest = [f"nearest_run.{i}{part}" for i in range(1, most + 1) for part in ("", ".distance")]
-    told = ["probability", "joins_front", *nearest, "reason"]
-    table.writerow(["number", *names, "init_from", *(f"{end}.{m}" for m in metrics for end in ends), *told])
+    rest = ["probability", "joins_front", *nearest, "reason"]
+    table.writerow(["number", *names, "init_from", *(f"{end}.{m}" for m in metrics for end in ends), *rest])
     for p, number in zip(proposals, numbers, strict=True):
         values = {**p.fixed, **p.params}
         predicted = [repr(part[m]) if m in part else "" for m in metrics for part in (p.point, p.low, p.high)]

@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Screened:
-    """A training set whose far-out values are told apart.
+    """A training set whose far-out values are marked.
 
     Attributes:
         usual: what views and z are learned from, and what errors and intervals are counted on: without any far-out

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 SHRINK = 0.02
-"""Bounds 0 and 1 become logits of about -3.9 and 3.9: far enough to be told apart, near enough not to rule the loss."""
+"""Bounds 0 and 1 become logits of about -3.9 and 3.9: far enough to be distinct, near enough not to rule the loss."""
 KNEES = (4.0, 7.0)
 """Standard deviations from the centre where a logarithmic tail begins, and where the logarithm of that begins: normal
 values hardly ever lie beyond the first; 7 is where the metric is 23 of its deviations away, 13.5 where it is 1e300."""

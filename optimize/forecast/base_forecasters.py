@@ -28,7 +28,7 @@ hyperparameters: Gaussian processes from hyperparameters to final metrics. late 
 last quarter of a run, which is less noisy. h, then g: hyperparameters to final z, and through the map to its metrics
 (``forecast.py``). carry-forward: the metrics stay as they are. linear extrapolation: they go on as over the latest
 checkpoints, within the zoo's range. curve: trees on the metrics so far. map: trees on the metrics so far, the place and
-movement in the latent space, and what the hyperparameters promise.
+movement in the latent space, and the forecast from hyperparameters alone.
 """
 BEFORE = 3
 """The first so many of them need no checkpoint."""
@@ -40,7 +40,7 @@ _LATE = 0.75
 
 @dataclass(frozen=True, eq=False)
 class HyperparameterForecaster:
-    """What hyperparameters alone promise.
+    """Predicts from hyperparameters alone.
 
     Attributes:
         model: Gaussian processes of encoded configurations: final metrics, then their late average.
@@ -71,10 +71,10 @@ class _Ended:
     metrics: Mapping[str, float | None]
 
 
-def fit_promise(
+def fit_hyperparameter_forecaster(
     surrogate: Surrogate, space: Space, paths: Sequence[RunPath], curves: Sequence[Floats], seed: int
 ) -> HyperparameterForecaster:
-    """Fit what hyperparameters promise to past runs.
+    """Fit the forecast from hyperparameters alone to past runs.
 
     Args:
         surrogate: the map.
@@ -99,27 +99,27 @@ class Trees:
 
     Attributes:
         curve: trees on the metrics so far.
-        map: trees on those, z and the promise.
+        map: trees on those, z and the forecast from hyperparameters.
     """
 
     curve: ExtraTreesRegressor
     map: ExtraTreesRegressor
 
-    def __call__(self, moments: Sequence[RunSnapshot], promised: Floats) -> tuple[Floats, Floats]:
+    def __call__(self, moments: Sequence[RunSnapshot], by_hyperparameters: Floats) -> tuple[Floats, Floats]:
         """``(n, m)`` final metrics on the model's scale, of each forecast; every moment has a state."""
-        m = promised.shape[2]
+        m = by_hyperparameters.shape[2]
         state = np.stack([_known(q) for q in moments])
         curve = self.curve.predict(_curve_table(moments)).reshape(-1, m)
-        mapped = self.map.predict(_map_table(moments, promised)).reshape(-1, m)
+        mapped = self.map.predict(_map_table(moments, by_hyperparameters)).reshape(-1, m)
         return state + curve, state + mapped
 
 
-def fit_trees(moments: Sequence[RunSnapshot], promised: Floats, final: Floats, seed: int) -> Trees:
+def fit_trees(moments: Sequence[RunSnapshot], by_hyperparameters: Floats, final: Floats, seed: int) -> Trees:
     """Fit trees to moments that have a state.
 
     Args:
         moments: ``n`` of them.
-        promised: ``(n, BEFORE, m)`` what each one's hyperparameters promise, its own run left out.
+        by_hyperparameters: ``(n, BEFORE, m)`` forecasts from hyperparameters alone, its own run left out.
         final: ``(n, m)`` final metrics on the model's scale.
         seed: of the trees.
     """
@@ -131,27 +131,27 @@ def fit_trees(moments: Sequence[RunSnapshot], promised: Floats, final: Floats, s
         trees = ExtraTreesRegressor(_TREES, min_samples_leaf=3, max_features=0.7, random_state=seed, n_jobs=1)
         return trees.fit(table, gain)
 
-    return Trees(fitted(_curve_table(moments)), fitted(_map_table(moments, promised)))
+    return Trees(fitted(_curve_table(moments)), fitted(_map_table(moments, by_hyperparameters)))
 
 
 def expert_table(
-    moments: Sequence[RunSnapshot], promised: Floats, trees: Trees, limits: tuple[Floats, Floats]
+    moments: Sequence[RunSnapshot], by_hyperparameters: Floats, trees: Trees, limits: tuple[Floats, Floats]
 ) -> Floats:
     """``(n, experts, m)`` forecasts of final metrics on the model's scale, in the order of ``EXPERTS``.
 
     Args:
-        moments: ``n`` of them; before a run's first checkpoint the forecasts that need one say what its hyperparameters
-            promise.
-        promised: ``(n, BEFORE, m)``.
+        moments: ``n`` of them; before a run's first checkpoint the forecasts that need one are those from
+            hyperparameters alone.
+        by_hyperparameters: ``(n, BEFORE, m)``.
         trees: the learned forecasts.
         limits: lowest and highest value ``(m,)`` that an extrapolation may reach.
     """
-    waiting = np.repeat(promised[:, :1], len(EXPERTS) - BEFORE, axis=1)
-    out = np.concatenate([promised, waiting], axis=1)
+    waiting = np.repeat(by_hyperparameters[:, :1], len(EXPERTS) - BEFORE, axis=1)
+    out = np.concatenate([by_hyperparameters, waiting], axis=1)
     rows = np.array([i for i, q in enumerate(moments) if q.state is not None], dtype=np.int64)
     if len(rows):
         begun = [moments[i] for i in rows.tolist()]
-        curve, mapped = trees(begun, promised[rows])
+        curve, mapped = trees(begun, by_hyperparameters[rows])
         plain = np.stack([_plain(q, limits) for q in begun])
         out[rows, BEFORE:] = np.stack([plain[:, 0], plain[:, 1], curve, mapped], axis=1)
     return out
@@ -166,10 +166,10 @@ def _curve_table(moments: Sequence[RunSnapshot]) -> Floats:
     return np.stack([np.concatenate([[q.progress], _known(q), q.slope, q.step]) for q in moments])
 
 
-def _map_table(moments: Sequence[RunSnapshot], promised: Floats) -> Floats:
+def _map_table(moments: Sequence[RunSnapshot], by_hyperparameters: Floats) -> Floats:
     own = np.stack([np.concatenate([q.place, q.move]) for q in moments])
     state = np.stack([_known(q) for q in moments])
-    gaps = (promised - state[:, None]).reshape(len(state), -1)
+    gaps = (by_hyperparameters - state[:, None]).reshape(len(state), -1)
     return np.concatenate([_curve_table(moments), own, gaps], axis=1)
 
 

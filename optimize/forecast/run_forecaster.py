@@ -22,7 +22,7 @@ from epsopt.optimize.forecast.base_forecasters import (
     HyperparameterForecaster,
     Trees,
     expert_table,
-    fit_promise,
+    fit_hyperparameter_forecaster,
     fit_trees,
 )
 from epsopt.optimize.forecast.conformal_residuals import Misses, fit_misses
@@ -87,7 +87,7 @@ class RunForecaster:
 
     Attributes:
         reader: turns checkpoints into moments.
-        promise: what hyperparameters alone promise.
+        hyperparameter_forecaster: predicts from hyperparameters alone.
         trees: the forecasts that are learned from moments.
         limits: ``(m,)`` lowest and highest value seen, on the model's scale.
         weights: ``(stages, m, experts)`` of the forecast that answers; finite, those of a metric and stage add up
@@ -100,7 +100,7 @@ class RunForecaster:
     """
 
     reader: Reader
-    promise: HyperparameterForecaster
+    hyperparameter_forecaster: HyperparameterForecaster
     trees: Trees
     limits: tuple[Floats, Floats]
     weights: Floats
@@ -131,8 +131,8 @@ class RunForecaster:
         """Draw final metrics of a run.
 
         Args:
-            path: its checkpoints so far; none at all asks what its hyperparameters alone promise, one of epoch 0 what
-                comes of a checkpoint with these hyperparameters.
+            path: its checkpoints so far; with none, the forecast is from hyperparameters alone; with one of epoch 0, of
+                a run from that checkpoint with these hyperparameters.
             total: epochs that it will have; default: as past runs had, or as many as it has already.
             samples: how many.
             seed: of the samples.
@@ -169,7 +169,7 @@ class RunForecaster:
             raise UsageError(f"the run is to have {length:g} epochs, expected more than 0")
         if not 0.0 < level < 1.0:
             raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
-        table, progress = self.told(path, length)
+        table, progress = self.expert_forecasts(path, length)
         stage = stage_of(progress)
         point = np.einsum("me,em->m", self.weights[stage], table)
         surrogate = self.reader.surrogate
@@ -192,8 +192,8 @@ class RunForecaster:
             longest=self.longest if max(length, done) > self.longest else None,
         )
 
-    def told(self, path: RunPath, total: float) -> tuple[Floats, float]:
-        """What each of the weighed forecasts says by itself of a run of so many epochs.
+    def expert_forecasts(self, path: RunPath, total: float) -> tuple[Floats, float]:
+        """Return each of the weighed forecasts of a run of so many epochs.
 
         Args:
             path: its checkpoints so far.
@@ -204,7 +204,8 @@ class RunForecaster:
             moment's progress.
         """
         moment = self.reader.moment(path.epochs, self.reader.curves(path), total)
-        return expert_table([moment], self.promise([path.config]), self.trees, self.limits)[0], moment.progress
+        before = self.hyperparameter_forecaster([path.config])
+        return expert_table([moment], before, self.trees, self.limits)[0], moment.progress
 
 
 def fit_run_forecaster(surrogate: Surrogate, space: Space, paths: Sequence[RunPath], seed: int = 0) -> RunForecaster:
@@ -233,17 +234,18 @@ def fit_run_forecaster(surrogate: Surrogate, space: Space, paths: Sequence[RunPa
     reading = reader(surrogate, past)
     curves = [reading.curves(p) for p in past]
 
-    def promise(rows: NDArray[np.int64]) -> HyperparameterForecaster:
+    def fit_rows(rows: NDArray[np.int64]) -> HyperparameterForecaster:
         some = rows.tolist()
-        return fit_promise(surrogate, space, [past[i] for i in some], [curves[i][0] for i in some], seed)
+        ends = [curves[i][0] for i in some]
+        return fit_hyperparameter_forecaster(surrogate, space, [past[i] for i in some], ends, seed)
 
     # By folds, not left out one by one in closed form: that keeps length scales that have seen the run, and 90 %
     # intervals then covered 81 to 86 % of runs that the map had not seen either.
     run_parts = run_folds(np.arange(len(past)), _FOLDS, seed)
-    promised = np.empty((len(past), BEFORE, len(surrogate.metric_names)))
+    by_hyperparameters = np.empty((len(past), BEFORE, len(surrogate.metric_names)))
     for rows in run_parts:
-        learned = promise(np.setdiff1d(np.arange(len(past)), rows))
-        promised[rows] = learned([past[i].config for i in rows.tolist()])
+        learned = fit_rows(np.setdiff1d(np.arange(len(past)), rows))
+        by_hyperparameters[rows] = learned([past[i].config for i in rows.tolist()])
     moments, owner = moments_of(reading, past, curves)
     final = np.stack([c[0][-1] for c in curves])[owner]
     measured = np.isfinite(np.stack([p.metrics[-1] for p in past]))[owner]
@@ -252,33 +254,33 @@ def fit_run_forecaster(surrogate: Surrogate, space: Space, paths: Sequence[RunPa
 
     def trees(rows: NDArray[np.int64]) -> Trees:
         rows = rows[begun[rows]]
-        return fit_trees([moments[i] for i in rows.tolist()], promised[owner[rows]], final[rows], seed)
+        return fit_trees([moments[i] for i in rows.tolist()], by_hyperparameters[owner[rows]], final[rows], seed)
 
     parts = [np.flatnonzero(np.isin(owner, rows)) for rows in run_parts]
     everything = np.arange(len(owner))
     scaled = np.empty((len(owner), len(EXPERTS), final.shape[1]))
     for rows in parts:
         grown = trees(np.setdiff1d(everything, rows))
-        scaled[rows] = expert_table([moments[i] for i in rows.tolist()], promised[owner[rows]], grown, limits)
+        scaled[rows] = expert_table([moments[i] for i in rows.tolist()], by_hyperparameters[owner[rows]], grown, limits)
 
     def own(values: Floats) -> Floats:
         return np.asarray(surrogate.to_metrics(torch.from_numpy(values)).numpy())
 
-    told = StackingRow(scaled, final, own(scaled), own(final), np.array([q.progress for q in moments]), owner)
-    weights, stacked = stack(told, parts)
-    errors, forecasts = choose(told, stacked, own(stacked), surrogate.metric_names)
+    table = StackingRow(scaled, final, own(scaled), own(final), np.array([q.progress for q in moments]), owner)
+    weights, stacked = stack(table, parts)
+    errors, forecasts = choose(table, stacked, own(stacked), surrogate.metric_names)
     for s, stage in enumerate(errors):
         for j, metric in enumerate(surrogate.metric_names):
             if (chosen := stage.chosen[metric]) != STACK:
                 weights[s, j] = np.eye(len(EXPERTS))[EXPERTS.index(chosen)]
     return RunForecaster(
         reader=reading,
-        promise=promise(np.arange(len(past))),
+        hyperparameter_forecaster=fit_rows(np.arange(len(past))),
         trees=trees(everything),
         limits=limits,
         weights=weights,
         errors=errors,
-        misses=fit_misses(told.progress, forecasts, final, owner, measured),
+        misses=fit_misses(table.progress, forecasts, final, owner, measured),
         total=total,
         total_name=name,
         longest=float(max(p.epochs[-1] for p in past)),

@@ -1,8 +1,8 @@
 """Weighing forecasts against each other on runs left out: which ones answer, with what weights.
 
 Non-negative weights summing to one that minimise the error on runs left out (stacking: Wolpert 1992; Breiman 1996),
-held near to weights that share the answer among all forecasts that cannot be told from the best. A few dozen runs
-cannot tell forecasts apart that are nearly as good as each other: picking one by its error is picking by chance.
+held near to weights that share the answer among all forecasts whose error is near the smallest. A few dozen runs
+cannot rank forecasts that are nearly as good as each other: picking one by its error is picking by chance.
 """
 
 from __future__ import annotations
@@ -77,35 +77,35 @@ def alike(gap: Floats) -> Floats:
     return np.asarray(np.exp(-0.5 * np.square(gap / _NEAR)) + 1e-9)
 
 
-def stack(told: StackingRow, parts: Sequence[NDArray[np.int64]]) -> tuple[Floats, Floats]:
+def stack(table: StackingRow, parts: Sequence[NDArray[np.int64]]) -> tuple[Floats, Floats]:
     """Weigh the forecasts.
 
     Args:
-        told: what each said.
+        table: what each forecast predicted.
         parts: rows of the moments by folds of whole runs.
 
     Returns:
-        ``(stages, m, experts)`` weights learned from all runs, and ``(n, m)`` what runs are told with weights that
+        ``(stages, m, experts)`` weights learned from all runs, and ``(n, m)`` forecasts of runs with weights that
         were learned without them.
     """
-    stages = np.array([stage_of(p) for p in told.progress])
-    stacked = np.empty_like(told.final)
+    stages = np.array([stage_of(p) for p in table.progress])
+    stacked = np.empty_like(table.final)
     for rows in parts:
-        rest = told.take(np.setdiff1d(np.arange(len(stages)), rows))
+        rest = table.take(np.setdiff1d(np.arange(len(stages)), rows))
         for s in np.unique(stages[rows]).tolist():
             these = rows[stages[rows] == s]
-            stacked[these] = np.einsum("me,nem->nm", _weights(rest, s), told.scaled[these])
-    return np.stack([_weights(told, s) for s in range(len(STAGES))]), stacked
+            stacked[these] = np.einsum("me,nem->nm", _weights(rest, s), table.scaled[these])
+    return np.stack([_weights(table, s) for s in range(len(STAGES))]), stacked
 
 
-def _weights(told: StackingRow, stage: int) -> Floats:
+def _weights(table: StackingRow, stage: int) -> Floats:
     """``(m, experts)`` at one stage."""
-    near = alike(told.progress - STAGES[stage])
+    near = alike(table.progress - STAGES[stage])
     rows = np.flatnonzero(near > 1e-4)
     rows = rows if len(rows) else np.arange(len(near))
-    some, near = told.take(rows), near[rows]
+    some, near = table.take(rows), near[rows]
     heard = BEFORE if stage == 0 else len(EXPERTS)
-    out = np.zeros((told.final.shape[1], len(EXPERTS)))
+    out = np.zeros((table.final.shape[1], len(EXPERTS)))
     for j in range(len(out)):
         errors = np.abs(some.own[:, :heard, j] - some.truth[:, None, j])
         prior = _shared(by_run(errors, near, some.runs))
@@ -144,13 +144,13 @@ def standard_error(differences: Floats) -> Floats:
 
 
 def choose(
-    told: StackingRow, stacked: Floats, own: Floats, names: Sequence[str]
+    table: StackingRow, stacked: Floats, own: Floats, names: Sequence[str]
 ) -> tuple[tuple[StageError, ...], Floats]:
     """Let a baseline answer where it was better than the stack by more than noise.
 
     Args:
-        told: what each forecast said.
-        stacked: ``(n, m)`` what the stack said, weighed without the runs in question.
+        table: what each forecast predicted.
+        stacked: ``(n, m)`` what the stack predicted, weighed without the runs in question.
         own: ``(n, m)`` the same in the metrics' own units.
         names: of the metrics.
 
@@ -158,17 +158,17 @@ def choose(
         Errors and choice by stage, and ``(n, m)`` what the chosen ones said.
     """
     places = [EXPERTS.index(b) for b in BASELINES]
-    absolute = np.abs(np.concatenate([told.own[:, places], own[:, None]], axis=1) - told.truth[:, None])
-    values = np.concatenate([told.scaled[:, places], stacked[:, None]], axis=1)
+    absolute = np.abs(np.concatenate([table.own[:, places], own[:, None]], axis=1) - table.truth[:, None])
+    values = np.concatenate([table.scaled[:, places], stacked[:, None]], axis=1)
     options = (*BASELINES, STACK)
     picks = np.full((len(STAGES), len(names)), len(places))
     out = []
     for s, stage in enumerate(STAGES):
         heard = [i for i, name in enumerate(options) if s > 0 or name in {"hyperparameters", STACK}]
-        near = alike(told.progress - stage)
+        near = alike(table.progress - stage)
         errors, chosen = {}, {}
         for j, name in enumerate(names):
-            each = by_run(absolute[:, heard, j], near, told.runs)
+            each = by_run(absolute[:, heard, j], near, table.runs)
             mean, noise = each.mean(axis=0), standard_error(each - each[:, -1:])
             best = int(mean.argmin())
             if mean[-1] - mean[best] > noise[best]:
@@ -176,5 +176,5 @@ def choose(
             errors[name] = dict(zip([options[i] for i in heard], mean.tolist(), strict=True))
             chosen[name] = options[picks[s, j]]
         out.append(StageError(float(stage), errors, chosen))
-    rows = picks[[stage_of(p) for p in told.progress]]
+    rows = picks[[stage_of(p) for p in table.progress]]
     return tuple(out), np.take_along_axis(values, rows[:, None], axis=1)[:, 0]

@@ -2,7 +2,7 @@
 
 Distances are those of :mod:`epsopt.optimize.latent.neighbours`. K-means
 with the number of groups that has the best mean silhouette (Rousseeuw 1987); stability is the mean Jaccard similarity
-with the groups found on subsamples (Hennig 2007), above .75 a group is there, below .6 it should not be believed.
+with the groups found on subsamples (Hennig 2007), above .75 a group is stable, below .6 it is not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 STABLE = 0.75
 DOUBTFUL = 0.6
-_MOST = 8  # groups that are tried: more cannot be told apart by eye
+_MOST = 8  # groups that are tried: more cannot be distinguished by eye
 _SUBSAMPLES = 40
 _SHARE = 0.8
 _FEWEST = 6

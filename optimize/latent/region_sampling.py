@@ -101,7 +101,7 @@ def sample_region(
         inside = inside[torch.randperm(len(inside), generator=generator)[:_SHORTLIST]]
     chosen = inside[_far_apart(z[inside], n)]
     points, odds = z[chosen], likely[chosen]
-    told = surrogate.predict(points, level)
+    predicted = surrogate.predict(points, level)
     names = surrogate.metric_names
     near = nearest(points, latents, known, neighbours)
 
@@ -109,7 +109,14 @@ def sample_region(
         return dict(zip(names, map(float, values), strict=True))
 
     answers = tuple(
-        Answer(points[i], named(told.point[i]), named(told.low[i]), named(told.high[i]), float(odds[i]), tuple(near[i]))
+        Answer(
+            points[i],
+            named(predicted.point[i]),
+            named(predicted.low[i]),
+            named(predicted.high[i]),
+            float(odds[i]),
+            tuple(near[i]),
+        )
         for i in range(len(points))
     )
     between = distances(points, points).fill_diagonal_(torch.inf).min(dim=1).values
@@ -118,7 +125,7 @@ def sample_region(
 
 
 def _propose(region: TrustRegion, scorer: TargetScorer, generator: torch.Generator) -> Tensor:
-    """``(b, latent)`` points of the region: half around all checkpoints, half around those that promise most."""
+    """``(b, latent)`` points of the region: half around all checkpoints, half around those predicted best."""
     centres = region.centres
     promising = scorer.probability(centres).topk(min(64, len(centres))).indices
     half = _PROPOSED // 2

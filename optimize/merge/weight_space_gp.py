@@ -137,8 +137,8 @@ def choose_merge(
         base: ``(m,)`` what was measured on the base.
         reference: ``(m,)`` the objectives' values that are just not good enough; see :func:`improvement_over_front`.
         bounds: declared bounds of objectives; others are guessed.
-        reliability: what a promise of either kind is worth
-            (:class:`epsopt.optimize.schedule.gain_calibration.Reliability`); by default both are believed alike.
+        reliability: factor of the predicted gain of either kind
+            (:class:`epsopt.optimize.schedule.gain_calibration.Reliability`); by default 1 for both.
         rng: draws candidates.
 
     Returns:

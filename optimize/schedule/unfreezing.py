@@ -54,8 +54,8 @@ class Group:
         alive = 1.0 / (1.0 + runs)
         if self.delay is not None and config.get(self.delay) is not None:
             return alive * (1.0 if epochs > float(config[self.delay]) else _SELDOM)
-        told = [o < epochs for o, n in zip(self.onsets, self.lengths, strict=True) if n >= epochs or o < epochs]
-        return alive * (1.0 + sum(told)) / (2.0 + len(told))
+        moved = [o < epochs for o, n in zip(self.onsets, self.lengths, strict=True) if n >= epochs or o < epochs]
+        return alive * (1.0 + sum(moved)) / (2.0 + len(moved))
 
 
 @dataclass(frozen=True)

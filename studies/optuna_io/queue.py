@@ -1,4 +1,4 @@
-"""Proposed configurations as an Optuna study: queued, taken by exactly one process, told the outcome."""
+"""Proposed configurations as an Optuna study: queued, taken by exactly one process, finished with the outcome."""
 
 from __future__ import annotations
 
@@ -119,9 +119,9 @@ def record_proposals(
         UsageError: a configuration is not one of the search space. Nothing is queued then.
     """
     for proposal in proposals:
-        trouble = space.validation_error(proposal.params)
-        if trouble is not None:
-            raise UsageError(f"a proposal {trouble}")
+        failure = space.validation_error(proposal.params)
+        if failure is not None:
+            raise UsageError(f"a proposal {failure}")
     study = open_study(storage, study_name(project), objectives)
     study_id = storage.get_study_id_from_name(study.study_name)
     described = space.as_json()
@@ -161,9 +161,9 @@ def record_step(
     Raises:
         UsageError: the configuration is not one of the search space.
     """
-    trouble = space.validation_error(config)
-    if trouble is not None:
-        raise UsageError(f"a step {trouble}")
+    failure = space.validation_error(config)
+    if failure is not None:
+        raise UsageError(f"a step {failure}")
     study = open_study(storage, study_name(project), objectives)
     study_id = storage.get_study_id_from_name(study.study_name)
     described = space.as_json()

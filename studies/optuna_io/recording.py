@@ -55,7 +55,7 @@ def record_measured(
     """Record every measured checkpoint as a finished trial of the study ``<project>/measured``.
 
     The hyperparameters of its run are the trial's parameters where Optuna can hold them as such, else user
-    attributes ``hyperparameter.NAME``. Checkpoints are told apart by their sha256, so that one that runs share is
+    attributes ``hyperparameter.NAME``. Checkpoints are identified by their sha256, so that one that runs share is
     recorded once. When the project's objectives have changed, the study is built anew: everything in it comes from the
     catalogue.
 

@@ -114,12 +114,12 @@ def claim(
         if row is None:
             return None
         params = _attributes(connection, _SYSTEM, row.trial_id).get("fixed_params", {})
-        trouble = check(params)
-        if trouble is not None:
+        failure = check(params)
+        if failure is not None:
             _end(connection, row.trial_id, TrialState.FAIL, TrialState.WAITING)
-            _put(connection, row.trial_id, {"failure": trouble, DROPPED: True})
+            _put(connection, row.trial_id, {"failure": failure, DROPPED: True})
             _forget(connection, row.trial_id, ("key",))
-            return Refused(row.number, trouble)
+            return Refused(row.number, failure)
         mine = _TRIAL.c.trial_id == row.trial_id
         connection.execute(update(_TRIAL).where(mine).values(state=TrialState.RUNNING, datetime_start=datetime.now()))  # noqa: DTZ005 - as Optuna
         _put_params(connection, row.trial_id, params, distributions)
@@ -255,7 +255,7 @@ def _is_stale(row: Row[Any], stale_after: float) -> bool:
 
 
 def _end(connection: Connection, trial_id: int, state: TrialState, before: TrialState) -> bool:
-    """Finish a trial if it is in the state that it is believed to be in."""
+    """Finish a trial if it is in the expected state."""
     mine = (_TRIAL.c.trial_id == trial_id) & (_TRIAL.c.state == before)
     values = {"state": state, "datetime_complete": datetime.now()}  # noqa: DTZ005 - as Optuna does
     return connection.execute(update(_TRIAL).where(mine).values(values)).rowcount == 1

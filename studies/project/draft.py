@@ -138,7 +138,7 @@ def draft_project(
 
 
 def _alone(unreachable: dict[str, str], seen: Survey) -> dict[str, str]:
-    """Of what the program cannot be told, what varies and no other hyperparameter sets."""
+    """Hyperparameters that vary, that the program does not take, and that no other hyperparameter sets."""
     if not unreachable:
         return {}
     known = left_out(seen.hyperparameters)

@@ -43,7 +43,7 @@ class LaunchForm:
     text: str = ""
 
     def sets(self, name: str) -> bool:
-        """Whether the program can be told a hyperparameter, as far as is known."""
+        """Whether the program takes a hyperparameter, as far as is known."""
         return self.kind != "hydra" or name in self.keys
 
     def command(

@@ -265,8 +265,8 @@ def _check_holes(file: Path, command: Command, space: Space | None) -> None:
 
 
 def _first_trouble(error: ValidationError) -> str:
-    troubles = error.errors()
-    first = troubles[0]
+    failures = error.errors()
+    first = failures[0]
     # Members of a union and tagged branches are the schema's business, not part of the user's key.
     place = [part for part in first["loc"] if not (isinstance(part, str) and _is_branch(part))]
     key = ".".join(str(part) for part in place)
@@ -280,7 +280,7 @@ def _first_trouble(error: ValidationError) -> str:
         message = first["msg"].removeprefix("Value error, ")
         got = "" if first["type"] in {"missing", "value_error"} else f", got {first['input']!r:.80}"
         sentence = f"{key}: {message[:1].lower()}{message[1:]}{got}"
-    more = len({t["loc"][:2] for t in troubles}) - 1
+    more = len({t["loc"][:2] for t in failures}) - 1
     return sentence + (f" (and {more} more)" if more else "")
 
 

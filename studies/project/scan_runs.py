@@ -77,10 +77,12 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
     chosen = sorted(members.values(), key=lambda files: files[0].run_name)
     if len(chosen) > MOST_RUNS:
         chosen = [chosen[i * len(chosen) // MOST_RUNS] for i in range(MOST_RUNS)]
-    troubles: list[Failure] = []
+    failures: list[Failure] = []
 
     def read(paths: list[Path], tell: Callable[[int, int], None] | None = None) -> list[CheckpointContents | Failure]:
-        return read_fingerprints(paths, progress=tell, folders=seen.folders, trouble=troubles.append) if paths else []
+        return (
+            read_fingerprints(paths, progress=tell, folders=seen.folders, on_failure=failures.append) if paths else []
+        )
 
     results = read([files[0].path for files in chosen], progress)
     # A copy of the weights under a name of its own ("final") is often the newest, and says nothing.
@@ -108,7 +110,7 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         metrics=dict(sorted(metrics.items())),
         hyperparameters=[dict(c.hyperparameters) for c in contents],
         failed=failed,
-        side_file_failures=sorted(set(troubles), key=lambda f: f.path),
+        side_file_failures=sorted(set(failures), key=lambda f: f.path),
         outside_links=sorted(seen.outside_links),
         ends=[dict(c.metrics) for c in contents],
         newest=tuple(c.path for c in contents),

@@ -29,12 +29,12 @@ def holes(item: str | tuple[str, ...]) -> list[str]:
 
 
 def takes_start(command: Command) -> bool:
-    """Whether a run can be told which checkpoint to start from: some argument holds ``{init_from}``."""
+    """Whether the command takes the checkpoint to start from: some argument holds ``{init_from}``."""
     return any("init_from" in holes(item) for item in command)
 
 
 def takes_epochs(command: Command) -> bool:
-    """Whether a run can be told how long it is: some argument holds ``{epochs}``."""
+    """Whether the command takes the number of epochs: some argument holds ``{epochs}``."""
     return any("epochs" in holes(item) for item in command)
 
 

@@ -161,8 +161,8 @@ class EpsoptPruning:
         failed = _failure(self._begin) if trainer.is_global_zero else None
         name = self.run or (str(self.own[0]) if self.own else uuid4().hex)
         # All processes fail together: one that went on alone would wait for the others for ever.
-        told = trainer.strategy.broadcast((failed, self.objectives, self._metrics, name))
-        failed, self.objectives, self._metrics, self.run = told
+        begun = trainer.strategy.broadcast((failed, self.objectives, self._metrics, name))
+        failed, self.objectives, self._metrics, self.run = begun
         if failed is not None:
             raise failed
 

@@ -50,13 +50,13 @@ def make_scheduler(snapshot: StudySnapshot, *, seed: int = 0) -> Scheduler:
     Raises:
         UsageError: how long a whole run is, is not known.
     """
-    length, told, ledger = snapshot.length, snapshot.takes_epochs, snapshot.ledger
+    length, takes_epochs, ledger = snapshot.length, snapshot.takes_epochs, snapshot.ledger
     starts = bool(snapshot.usable) and takes_start(snapshot.project.command or ())
-    branch = (min(BRANCH_EPOCHS, length) if told else length) if starts else None
+    branch = (min(BRANCH_EPOCHS, length) if takes_epochs else length) if starts else None
     scheduler = Scheduler(
         snapshot.space, snapshot.project.objectives, length=length, reference=snapshot.reference, base=snapshot.base,
         evaluation=ledger.evaluation, branch_epochs=branch, first_runs=FIRST_RUNS if snapshot.can_merge else SHORT_RUNS,
-        exploration_epochs=min(EXPLORATION_EPOCHS, length) if told and snapshot.can_merge else None,
+        exploration_epochs=min(EXPLORATION_EPOCHS, length) if takes_epochs and snapshot.can_merge else None,
         bounds=snapshot.project.bounds, seed=seed,
     )  # fmt: skip
     planned = [(t, p) for t in ledger.trials if (p := plan_of(t.user_attrs)) is not None]

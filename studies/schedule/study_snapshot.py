@@ -137,7 +137,7 @@ class StudySnapshot:
 
     @property
     def takes_epochs(self) -> bool:
-        """Whether a run can be told how many epochs it is to have."""
+        """Whether a run takes the number of its epochs."""
         named = any(p.name == "epochs" for p in self.space.parameters)  # the place is that hyperparameter's then
         return self.epochs_parameter is not None or (takes_epochs(self.project.command or ()) and not named)
 
@@ -173,7 +173,7 @@ class StudySnapshot:
         """``(m,)`` what models learn of a checkpoint: of a merge, no worse than all that was trained.
 
         One far out may be worse by thousands where a metric has no bounds. On that scale what was trained is all alike,
-        promises are thousands of fronts, and nothing but merges would ever be worth its cost.
+        predicted gains are thousands of fronts, and nothing but merges would ever be worth its cost.
         """
         values = objective_vector(checkpoint.metrics, self.project.objectives)
         if not is_recombined(checkpoint):
@@ -260,13 +260,17 @@ def _starts(
     lineage_tree: LineageTree | None,
 ) -> dict[int, str]:
     """Content of what each run started from: known from its trial, its own words, or because all start there."""
-    told = {folder_of(project, t): path for t in ledger.trials if (path := t.user_attrs.get("init_from")) is not None}
+    started_from = {
+        folder_of(project, t): path for t in ledger.trials if (path := t.user_attrs.get("init_from")) is not None
+    }
     content = {path: c.sha256 for c in checkpoints for path in c.paths}
     declared = {known.id: known.reference_sha256 for known in lineages if known.declared}
     shared = lineage_tree.base.sha256 if lineage_tree is not None and lineage_tree.declared else None
     out = {}
     for c in checkpoints:
-        path = next((told[f] for f in Path(c.path).parents if f in told), None) or named_start(c, content)
+        path = next((started_from[f] for f in Path(c.path).parents if f in started_from), None) or named_start(
+            c, content
+        )
         start = declared.get(c.lineage_id, shared) if path is None else content.get(path)
         if start is not None:
             out[c.run_id] = start

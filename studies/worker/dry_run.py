@@ -51,9 +51,9 @@ def plan_work(project: Project, storage: RDBStorage, runs: int | None, *, asks: 
     for taken in queued:
         if len(launched) == runs:
             break
-        trouble = space.validation_error(taken.params)
-        if trouble is not None:
-            dropped[taken.number] = f"it {trouble}"
+        failure = space.validation_error(taken.params)
+        if failure is not None:
+            dropped[taken.number] = f"it {failure}"
             continue
         plan = plan_of(taken.attributes)
         epochs = plan.epochs if plan is not None and plan.takes_epochs else None

@@ -227,12 +227,12 @@ def _measure_merges(task: Task, project: Project, catalogue: Catalogue, held: Le
     from epsopt.studies.merge.merge_round import merge_round
 
     try:
-        told = merge_round(project, catalogue, task.merges, seed=task.seed, progress=lambda *_: held.assert_held())
+        sentences = merge_round(project, catalogue, task.merges, seed=task.seed, progress=lambda *_: held.assert_held())
     except LeaseLost:
         raise
     except EpsoptError as error:
-        told = [f"no merge was measured: {error}"]
-    for line in told:
+        sentences = [f"no merge was measured: {error}"]
+    for line in sentences:
         sys.stdout.write(f"{line}\n")
 
 
@@ -262,7 +262,7 @@ def main() -> int:
         yield_to_training()
     try:
         learn(task)
-    except LeaseLost as lost:  # no trouble: what is to be learned is learned
+    except LeaseLost as lost:  # no failure: another learner does the same
         sys.stdout.write(f"{lost}\n")
     except EpsoptError as error:
         sys.stderr.write(f"{error}\n")

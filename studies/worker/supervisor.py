@@ -5,7 +5,7 @@ input. It starts the program in a session of its own, with no standard input, an
 (the worker is gone, however it went), ends the program's whole process group: SIGTERM, then SIGKILL after GRACE
 seconds; a second byte kills at once. It ends as the program ended: with its exit status, or by the same signal.
 
-What the program leaves running when it ends is ended, too: with SIGKILL where the program was told to end, otherwise
+What the program leaves running when it ends is ended, too: with SIGKILL where the program was asked to end, otherwise
 as the program would be. On Linux that is every process below it, whatever group or session it went to; elsewhere it is
 the process group.
 
@@ -53,7 +53,7 @@ def main() -> int:
         sys.stderr.write(f"the train command could not be started: {arguments[0]}: {reason}\n")
         return CANNOT_START
     os.write(tell_sentinel, str(program.pid).encode())
-    told = killed = False
+    signalled = killed = False
     deadline = give_up = float("inf")
     pipe = [0]
     asked_to_end: set[int] = set()
@@ -65,7 +65,7 @@ def main() -> int:
             if now >= give_up or not (left if adopts else _has_members(program.pid)):
                 break
             deadline = min(deadline, now + grace)
-        killed = killed or now >= deadline or (ended and told)
+        killed = killed or now >= deadline or (ended and signalled)
         if killed:
             _signal(program.pid if not (ended and adopts) else None, left, signal.SIGKILL)
             give_up = min(give_up, now + _UNKILLABLE) if ended else give_up
@@ -80,9 +80,9 @@ def main() -> int:
         if 0 in ready:
             asked = os.read(0, 1)
             pipe = pipe if asked else []
-            killed = killed or (told and bool(asked))
-            if not told:
-                told, deadline = True, min(deadline, time.monotonic() + grace)
+            killed = killed or (signalled and bool(asked))
+            if not signalled:
+                signalled, deadline = True, min(deadline, time.monotonic() + grace)
                 if not ended:
                     _signal(program.pid, (), signal.SIGTERM)
     os.write(tell_sentinel, b".")

@@ -22,7 +22,7 @@ from epsopt.zoo.errors import EpsoptError
 SUPERVISOR = Path(__file__).parent / "supervisor.py"
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
 _TAIL = 8192  # bytes of the output that are looked at for the reason of a failure
-_SAID = 2  # lines of it that are told
+_SAID = 2  # lines of it that are reported
 _NOTHING_TO_RUN = (CANNOT_START, 126)  # as shells say that a command is not there, or may not be executed
 _NO_LAUNCH = re.compile(
     r"can't open file '.*': \[Errno \d+\]|can't find '__main__' module|^\S+: No module named [^'\s]|"  # python
@@ -46,7 +46,7 @@ class Launch:
         arguments: program and arguments.
         out: the run's folder; it exists, and takes the program's output as stdout.txt and stderr.txt.
         cwd: where the program starts.
-        threads: how many the program is told to use (``OMP_NUM_THREADS``), unless the environment says it already.
+        threads: number of threads that the program may use (``OMP_NUM_THREADS``), unless the environment sets it.
         grace: seconds between SIGTERM and SIGKILL.
     """
 

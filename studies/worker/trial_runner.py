@@ -117,7 +117,7 @@ def prepare(
         space: fixes hyperparameters besides those of the proposal.
         taken: the proposal.
         terms: how runs are started and watched.
-        most: epochs that it may have, if it can be told.
+        most: epochs that it may have, if it takes their number.
 
     Raises:
         LaunchError: the train command cannot be filled with the proposal, or there is no program, no place to start it
@@ -136,9 +136,9 @@ def prepare(
         )
 
     try:
-        trouble = cannot_launch(filled(run_folder(project, taken.number)), project.cwd)
-        if trouble is not None:
-            raise LaunchError(trouble)
+        failure = cannot_launch(filled(run_folder(project, taken.number)), project.cwd)
+        if failure is not None:
+            raise LaunchError(failure)
         out = _new_folder(project, taken.number)
     except EpsoptError as error:
         raise LaunchError(str(error)) from error
@@ -222,7 +222,7 @@ def _curve(project: Project, checkpoints: Sequence[Checkpoint]) -> list[dict[str
 
 
 def _said(checkpoint: Checkpoint) -> tuple[object, ...]:
-    """What is told of a checkpoint: a file beside it may tell more of it later."""
+    """What is reported of a checkpoint: a side file may add to it later."""
     return checkpoint.sha256, checkpoint.epoch, checkpoint.metrics
 
 
@@ -248,7 +248,7 @@ class Run:
         watch: seconds between looks at its folder.
         checkpoints: those that it has written.
         decision: the one that stopped it.
-        control_decision: the first one that would have, if it were no audit run.
+        control_decision: the first one that would have, if it were no control run.
         plan: what it is as a step of the scheduler; None: it is none.
         length: epochs that its hyperparameter ``epochs`` says it has; None: there is no such hyperparameter.
         pruner_failure: what last kept the stopper from judging it; None: nothing did.

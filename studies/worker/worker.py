@@ -186,13 +186,13 @@ class Worker:
         self._refused_at = -float("inf")  # the last time
         self._counted_at = -float("inf")  # when it was last looked at what is spent
         self._counted: list[int] = []  # checkpoints of what ran then
-        self._troubles: tuple[str | None, str | None] = (None, None)  # of asking and of learning, told last
-        self._unjudged: str | None = None  # why runs cannot be judged, told last
+        self._learner_failures: tuple[str | None, str | None] = (None, None)  # of asking and of learning, reported last
+        self._unjudged: str | None = None  # why runs cannot be judged, reported last
 
     def work(self) -> list[RunResult]:
         """Work until the orders are carried out, the budget is spent, or the goal is reached.
 
-        A run that fails is told to the study with the reason, and the next one is taken. When this is interrupted,
+        A run that fails is recorded in the study with the reason, and the next one is taken. When this is interrupted,
         running programs are stopped and their proposals queued again. So they are when the goal is reached; the run
         that reached it counts as stopped early.
 
@@ -248,7 +248,7 @@ class Worker:
         for run in looked_at:
             now = time.monotonic()
             ended = run.poll(self.pruner, lost=heart.has_lost(run.taken.trial_id))
-            self._tell_once(run.pruner_failure)
+            self._report_once(run.pruner_failure)
             if ended is not None:
                 self._runs.remove(run)
                 self._empty_since.append(now)
@@ -276,7 +276,7 @@ class Worker:
         return bool(self._runs) or more
 
     def _arrive(self, reached: Checkpoint | None, heart: Heartbeat) -> None:
-        """Stop what runs if the goal is reached: the run that reached it is told to end, others are queued again."""
+        """Stop what runs if the goal is reached: the run that reached it is ended, others are queued again."""
         if reached is None:
             return
         self.reached = reached
@@ -291,7 +291,7 @@ class Worker:
         self._hand_back(others, heart, "another run reached the targets")
 
     def _stop_at_the_budget(self) -> None:
-        """Once it is spent, end what goes on: programs that cannot be told how long they are, above all.
+        """Once it is spent, end what goes on: above all programs that do not take their number of epochs.
 
         One that has written its last epoch is left to end by itself.
         """
@@ -400,11 +400,11 @@ class Worker:
     def _wait_for_more(self) -> bool:
         """Nothing is queued: ask for more, or wait for those that others may leave behind."""
         if self.orders.ask and self.learner is not None:
-            trouble = self.learner.proposal_failure()
-            if trouble is None or self._knows_more():  # what more runs measured may help
+            failure = self.learner.proposal_failure()
+            if failure is None or self._knows_more():  # what more runs measured may help
                 self._ask(self.learner)
             elif not self._runs:
-                raise EpsoptError(trouble)
+                raise EpsoptError(failure)
             return True
         if self.orders.forever:
             return True
@@ -415,7 +415,7 @@ class Worker:
     def _ask_ahead(self) -> None:
         """Ask for more as soon as nothing waits, while programs run: so there is something when one has ended.
 
-        Not with a budget: each of its steps needs what the one before it brought (:meth:`_reconsider`).
+        Not with a budget: each of its steps needs the realized gain of the one before it (:meth:`_reconsider`).
         """
         if not self._runs or not self.orders.ask or self.learner is None or self.budget is not None or self._asking:
             return
@@ -505,21 +505,21 @@ class Worker:
         """Tell what the learner had to tell, and why it failed if it did; whether there was any news."""
         if self.learner is None:
             return False
-        news, troubles = self.learner.messages(), (self.learner.proposal_failure(), self.learner.fit_failure())
+        news, failures = self.learner.messages(), (self.learner.proposal_failure(), self.learner.fit_failure())
         for text in news:
             self.tell(Event("merged", text))
         what = ("nothing could be proposed", "learning in the background failed")
-        for said, trouble, before in zip(what, troubles, self._troubles, strict=True):
-            if trouble is not None and trouble != before:
-                self.tell(Event("failure", f"{said}: {trouble}"))
-        self._troubles = troubles
+        for said, failure, before in zip(what, failures, self._learner_failures, strict=True):
+            if failure is not None and failure != before:
+                self.tell(Event("failure", f"{said}: {failure}"))
+        self._learner_failures = failures
         return bool(news)
 
-    def _tell_once(self, trouble: str | None) -> None:
+    def _report_once(self, failure: str | None) -> None:
         """Tell what keeps runs from being judged."""
-        if trouble is not None and trouble != self._unjudged:
-            self._unjudged = trouble
-            self.tell(Event("failure", f"runs go on, since whether to stop them cannot be decided: {trouble}"))
+        if failure is not None and failure != self._unjudged:
+            self._unjudged = failure
+            self.tell(Event("failure", f"runs go on, since whether to stop them cannot be decided: {failure}"))
 
     def _settle(self, ended: RunResult) -> None:
         if not ended.launched:

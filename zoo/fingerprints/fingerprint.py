@@ -41,7 +41,7 @@ FORMAT = 2
 
 SKETCH = 2048
 _WIDTH = 16  # chain inputs and (at most) outputs that PRODUCT keeps
-_PROBES = 64  # 16 told much less (docs/decisions)
+_PROBES = 64  # 16 predicted much worse (docs/decisions)
 _LARGEST = 1e9  # larger weights count as this: their squares must stay within float32
 _SIGN_PERIOD = 65_521  # prime, so that it never lines up with a power-of-two row length
 _KEPT_INPUTS = 1 << 13  # inputs of a chain up to which its probes are kept for the next: 3 MB

@@ -254,7 +254,7 @@ def read_fingerprints(
     progress: Progress | None = None,
     limits: Limits | None = None,
     folders: Folders | None = None,
-    trouble: Callable[[Failure], None] | None = None,
+    on_failure: Callable[[Failure], None] | None = None,
 ) -> list[CheckpointContents | Failure]:
     """Read files without recording them, their deltas taken from the catalogue's lineages where one fits.
 
@@ -266,7 +266,7 @@ def read_fingerprints(
         progress: called with (files done, files in all).
         limits: what one file may cost; the defaults when None.
         folders: of the scan that found the files; without it, nothing is known of what lies beside files behind URLs.
-        trouble: called with each file beside them that cannot be read.
+        on_failure: called with each file beside them that cannot be read.
 
     Returns:
         One result per path, in their order. ``lineage`` is None where no known lineage fits.
@@ -280,9 +280,9 @@ def read_fingerprints(
         elif isinstance(outcome, CheckpointContents) and outcome.declared is not None:
             known = book.of_reference(outcome.signature, outcome.declared.sha256)
             outcome = replace(outcome, lineage=known.id if known is not None else None)
-        if isinstance(outcome, CheckpointContents) and trouble is not None:
+        if isinstance(outcome, CheckpointContents) and on_failure is not None:
             for note in outcome.notes:
-                trouble(Failure(str(outcome.path), note))
+                on_failure(Failure(str(outcome.path), note))
         results.append(outcome)
         if progress is not None:
             progress(index + 1, len(paths))
@@ -293,7 +293,7 @@ def read_fingerprints(
     key, base = ("", "") if catalogue is None else (catalogue.weights_key, catalogue.base)
     read_files(pool, files, book, handle, embed=embed, weights_key=key, base=base)
     renamed = catalogue.renamed if catalogue is not None else None
-    return attach_metadata(results, pool, folders or Folders(), renamed, trouble)
+    return attach_metadata(results, pool, folders or Folders(), renamed, on_failure)
 
 
 def _size(path: Path) -> int:

@@ -68,14 +68,14 @@ def verify(
     if folder is not None:
         roots = [folder] if isinstance(folder, str | Path) else list(folder)
         wanted = {path: sha256 for path, sha256 in wanted.items() if within(path, roots)}
-    troubled: list[Failure] = []
+    failed: list[Failure] = []
     for done, (path, reason) in enumerate(_outcomes(wanted, jobs), start=1):
         if reason is not None:
-            troubled.append(Failure(path, reason))
+            failed.append(Failure(path, reason))
         if progress is not None:
             progress(done, len(wanted))
-    troubled.sort(key=lambda f: f.path)
-    return Verification(len(wanted), len(wanted) - len(troubled), troubled, time.monotonic() - started)
+    failed.sort(key=lambda f: f.path)
+    return Verification(len(wanted), len(wanted) - len(failed), failed, time.monotonic() - started)
 
 
 def _kept(catalogue: Catalogue) -> dict[str, str]:

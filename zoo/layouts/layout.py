@@ -89,7 +89,7 @@ class Layout:
             this run's, and no name says which. Asked where ``side_files`` finds none; the log whose content agrees
             with the run's checkpoints, and with those of no other run, is then read.
         interpret: what a checkpoint says; None when it is not one of this layout.
-        parse_side_files: what the files that ``side_files`` named say. A file that cannot be read is a trouble in the
+        parse_side_files: what the files that ``side_files`` named say. A file that cannot be read is a failure in the
             answer, never an exception.
         lifecycle: ``(run's folder, folders)`` to the file that says whether the run was deleted; None where nothing
             does.

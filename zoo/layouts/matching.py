@@ -54,7 +54,7 @@ class _Clocks:
 def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[str, _Value]]:
     """Match the rows to checkpoints; return the metrics of those that have any, by key.
 
-    A file whose rows say neither epoch nor step, and whose order fits no checkpoints, becomes a trouble in `metadata`.
+    A file whose rows say neither epoch nor step, and whose order fits no checkpoints, becomes a failure in `metadata`.
     """
     rows = [*metadata.rows, *_numbered(metadata, positions)]
     series: dict[str, list[tuple[Row, _Value]]] = {}

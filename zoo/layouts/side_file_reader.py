@@ -62,7 +62,7 @@ class SideFileReader:
         self.failures.append((str(path), reason))
 
     def attempt(self, path: Path, parse: Callable[[Path], _Parsed]) -> _Parsed | None:
-        """Call a parser on a file; None and a trouble where it cannot be read."""
+        """Call a parser on a file; None and a failure where it cannot be read."""
         try:
             return parse(path)
         except SideError as error:
@@ -77,7 +77,7 @@ class SideFileReader:
             self.record_failure(
                 path, f"needs more than the {self.limits.memory >> 20:,} MB of memory that a reader may take"
             )
-        except Exception as error:  # noqa: BLE001 - whatever a hostile file provokes is that file's trouble
+        except Exception as error:  # noqa: BLE001 - whatever a hostile file provokes is that file's failure
             self.record_failure(path, sanitize(f"cannot be read ({type(error).__name__}: {str(error)[:200]})"))
         return None
 

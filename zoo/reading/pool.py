@@ -56,7 +56,7 @@ class _Worker:
         self.hook: str | None = None  # that is at work, and on what
         self.offered: dict[int, KnownLineage] = {}
         self.book: LineageBook | None = None
-        with contextlib.suppress(OSError):  # it may be dead already; whoever waits for it is told how it ended
+        with contextlib.suppress(OSError):  # it may be dead already; whoever waits for it sees how it ended
             self.connection.send_bytes(encode({"limits": dataclasses.asdict(limits)}))
 
     def stop(self) -> None:

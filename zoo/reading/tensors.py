@@ -52,7 +52,7 @@ class OpenCheckpoint:
     def verify(self) -> None:
         """Compare the checksums of a zip file with its content: a flipped bit in a weight shows nowhere else.
 
-        torch.save can be told to write none (set_crc32_options): then not a single one agrees, and none counts.
+        torch.save may write none (set_crc32_options): then not a single one agrees, and none counts.
 
         Raises:
             UnreadableCheckpoint: some agree and one does not; it is named.

@@ -209,7 +209,7 @@ def _needs_another_reader(data: bytes) -> bool:
 
 
 def _is_damaged(source: Source, record: Record, records: list[Record], data: bytes) -> bool:
-    """Compare the pickle's checksum; torch.save can be told to write none, and then no small record's agrees either."""
+    """Compare the pickle's checksum; torch.save may write none, and then no small record's agrees either."""
     if zlib.crc32(data) == record.crc:
         return False
     small = [r for r in records if 0 < r.length <= 64 and r is not record]

@@ -145,7 +145,7 @@ def attach_metadata(
     pool: ReaderPool,
     folders: Folders,
     renamed: Callable[[dict[str, float | None]], dict[str, float | None]] | None = None,
-    trouble: Callable[[Failure], None] | None = None,
+    on_failure: Callable[[Failure], None] | None = None,
 ) -> list[CheckpointContents | Failure]:
     """Add to each checkpoint what the files beside it tell; what it says itself counts.
 
@@ -154,7 +154,7 @@ def attach_metadata(
         pool: the children.
         folders: what lies where.
         renamed: gives metrics the names that the catalogue has for them.
-        trouble: called with each side file that cannot be read.
+        on_failure: called with each side file that cannot be read.
     """
     members: dict[str, list[tuple[int, CheckpointContents]]] = {}
     for i, result in enumerate(results):
@@ -173,8 +173,8 @@ def attach_metadata(
     )
     out = list(results)
     for failure in sorted({f for answer in answers for f in answer.failures}, key=lambda f: f.path):
-        if trouble is not None:
-            trouble(failure)
+        if on_failure is not None:
+            on_failure(failure)
     for answer, read in zip(answers, members.values(), strict=True):
         for i, c in read:
             metrics = finite_metrics(known_metrics(c.layout, c.metrics, answer.metrics.get(str(i), {})))

@@ -113,7 +113,7 @@ def said_by_checkpoints(catalogue: Catalogue, run_ids: Collection[int]) -> dict[
 
 
 def upsert_metadata(connection: Connection, run_id: int, state: str, answer: SideFileResult) -> None:
-    """Write what the side files of a run tell, in place of what they told before."""
+    """Write the metadata that the side files of a run hold, in place of what was kept before."""
     values = {
         "state": state,
         "hyperparameters": json.dumps(answer.hyperparameters, sort_keys=True),
@@ -130,6 +130,6 @@ def upsert_metadata(connection: Connection, run_id: int, state: str, answer: Sid
 
 
 def delete_metadata(connection: Connection, run_id: int) -> None:
-    """Delete what side files told that are no longer there."""
+    """Delete metadata of side files that are no longer there."""
     connection.execute(delete(run_metadata).where(run_metadata.c.run_id == run_id))
     refresh_run(connection, run_id)

@@ -26,7 +26,7 @@ def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     positions = [Position(*position) for position in request["positions"]]
     if any(p.layout == hugging_face.LAYOUT.name for p in positions) and request["layout"] in ("tensorboard", "wandb"):
         hugging_face.trainer_names(metadata)
-    metrics = match_rows(metadata, positions)  # before the troubles are collected: it may find some
+    metrics = match_rows(metadata, positions)  # before the failures are collected: it may find some
     if (
         metadata.rows
         and positions
@@ -87,14 +87,14 @@ def deleted(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
 
 
 def at_most(
-    metrics: dict[str, dict[str, float | None]], most: int, file: str, troubles: list[tuple[str, str]]
+    metrics: dict[str, dict[str, float | None]], most: int, file: str, failures: list[tuple[str, str]]
 ) -> dict[str, dict[str, float | None]]:
     """Keep the metrics that come first where a run has more of them than anybody compares, and say so."""
     names = dict.fromkeys(name for row in metrics.values() for name in row)
     if len(names) <= most:
         return metrics
     kept = set(list(names)[:most])
-    troubles.append((file, f"tells {len(names):,} metrics, of which the first {most:,} are read: log fewer"))
+    failures.append((file, f"tells {len(names):,} metrics, of which the first {most:,} are read: log fewer"))
     return {key: {n: v for n, v in row.items() if n in kept} for key, row in metrics.items()}
 
 

@@ -32,10 +32,10 @@ def test_of_many_forecasts_it_is_found_how_far_they_are_off() -> None:
 
 def test_few_forecasts_move_it_little() -> None:
     forecasts, outcomes = drawn(5000, -3.0, 1.0)
-    told = [fit_calibration(forecasts[:n], outcomes[:n], np.ones(n))(0.5) for n in (2, 20, 5000)]
-    assert 0.5 > told[0] > told[1] > told[2] > 0.03
-    assert told[0] > 0.3
-    assert told[2] == pytest.approx(1 / (1 + np.exp(3.0)), abs=0.01)
+    table = [fit_calibration(forecasts[:n], outcomes[:n], np.ones(n))(0.5) for n in (2, 20, 5000)]
+    assert 0.5 > table[0] > table[1] > table[2] > 0.03
+    assert table[0] > 0.3
+    assert table[2] == pytest.approx(1 / (1 + np.exp(3.0)), abs=0.01)
 
 
 def test_what_came_true_in_half_counts_as_half() -> None:
@@ -50,9 +50,9 @@ def test_it_is_a_probability_keeps_the_order_and_fits_no_worse_than_no_change(pr
     came = data.draw(st.lists(st.floats(0.0, 1.0), min_size=n, max_size=n))
     weights = data.draw(st.lists(st.floats(0.1, 10.0), min_size=n, max_size=n))
     found = fit_calibration(np.array(predicted), np.array(came), np.array(weights))
-    told = [found(p) for p in np.linspace(0.0, 1.0, 21)]
-    assert all(0.0 <= p <= 1.0 for p in told)
-    assert (np.diff(told) >= 0.0).all()
+    table = [found(p) for p in np.linspace(0.0, 1.0, 21)]
+    assert all(0.0 <= p <= 1.0 for p in table)
+    assert (np.diff(table) >= 0.0).all()
 
     def loss(q: np.ndarray) -> float:
         return float(-(np.array(weights) * (np.array(came) * np.log(q) + (1 - np.array(came)) * np.log1p(-q))).sum())

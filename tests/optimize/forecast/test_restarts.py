@@ -54,7 +54,7 @@ def test_leaving_out_the_future_of_a_run_leaves_out_what_it_did_after_its_checkp
     cut = replace(CURVES[3], steps=STEPS[:2], values=CURVES[3].values[:2])
     cut = model.given([*CURVES[:3], cut, *CURVES[4:]])
     with torch.no_grad():
-        told = model.model.leave_future_out(x, after)
+        table = model.model.leave_future_out(x, after)
         alone = cut.model.posterior(cut.inputs([CURVES[3].config], np.array([8.0]), [BASE], [3]))
-    torch.testing.assert_close(told.mean, alone.mean, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(told.variance, alone.variance, rtol=1e-2, atol=1e-4)
+    torch.testing.assert_close(table.mean, alone.mean, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(table.variance, alone.variance, rtol=1e-2, atol=1e-4)

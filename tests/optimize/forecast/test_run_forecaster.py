@@ -71,8 +71,8 @@ def test_ends_that_the_map_filled_in_do_not_narrow_the_intervals() -> None:
     measured = np.arange(60)[:, None] < 30
     final[30:] *= 0.01  # the map's own means: as good as forecast
     forecasts = np.zeros((60, 1))
-    blind, told = (fit_misses(progress, forecasts, final, runs, known) for known in (None, measured))
-    for fitted, covers in ((blind, False), (told, True)):
+    blind, table = (fit_misses(progress, forecasts, final, runs, known) for known in (None, measured))
+    for fitted, covers in ((blind, False), (table, True)):
         low, high = np.quantile(fitted.draw(0.5, np.zeros(1), 4000, 0), (0.05, 0.95))
         inside = np.mean((final[:30] >= low) & (final[:30] <= high))
         assert (inside >= 0.87) == covers
@@ -143,7 +143,7 @@ def test_a_run_that_goes_beyond_all_past_ones_is_said_to_be_extrapolated(outlook
     assert (forecast.total, forecast.longest) == (EPOCHS + 4, EPOCHS)
 
 
-def told(errors: np.ndarray, progress: float) -> StackingRow:
+def table(errors: np.ndarray, progress: float) -> StackingRow:
     """Forecasts that are off by so much, on made-up runs with one moment each."""
     runs = np.arange(len(errors))
     final = np.random.default_rng(0).standard_normal((len(errors), 1))
@@ -155,16 +155,16 @@ def test_forecasts_that_cannot_be_told_apart_share_and_an_exact_one_takes_all() 
     rng = np.random.default_rng(1)
     errors = rng.standard_normal((40, len(EXPERTS))) * np.array([1.0, 1.0, 1.0, 9.0, 9.0, 9.0, 9.0])
     parts = run_folds(np.arange(40), 5, 0)
-    weights, _ = stack(told(errors, 0.5), parts)
+    weights, _ = stack(table(errors, 0.5), parts)
     shares = weights[stage_of(0.5), 0]
     assert shares.sum() == pytest.approx(1.0)
     assert shares[:3].min() > 0.15
     assert shares[3:].max() < 0.1
     errors[:, 3] = 0.0
-    weights, _ = stack(told(errors, 0.5), parts)
+    weights, _ = stack(table(errors, 0.5), parts)
     assert weights[stage_of(0.5), 0, 3] > 0.95
     # Before its first checkpoint nobody can carry a run's metrics forward.
-    weights, _ = stack(told(errors, NOT_BEGUN), parts)
+    weights, _ = stack(table(errors, NOT_BEGUN), parts)
     assert weights[stage_of(NOT_BEGUN), 0, BEFORE:].tolist() == [0.0] * (len(EXPERTS) - BEFORE)
 
 

@@ -122,8 +122,8 @@ def test_a_change_in_any_shard_is_a_change_of_the_checkpoint_and_verify_names_it
     before = catalogue.checkpoints()[0].sha256
     second = first.with_name("model-00002-of-00002.safetensors")
     save_file(halves(3)[1], second)
-    (trouble,) = verify(catalogue).failed
-    assert trouble.path == str(first)
+    (failure,) = verify(catalogue).failed
+    assert failure.path == str(first)
     assert ingest(catalogue, tmp_path).added == 1
     assert catalogue.checkpoints()[0].sha256 != before
 

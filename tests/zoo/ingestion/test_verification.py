@@ -38,9 +38,9 @@ def test_one_bit_is_noticed_though_size_and_time_are_the_same(catalogue, runs):
     assert ingest(catalogue, runs).unchanged == 4
     report = verify(catalogue)
     assert (report.checked, report.intact) == (4, 3)
-    (troubled,) = report.failed
-    assert troubled.path == str(runs / "two" / "epoch_002.pt")
-    assert "changed" in troubled.reason
+    (failed,) = report.failed
+    assert failed.path == str(runs / "two" / "epoch_002.pt")
+    assert "changed" in failed.reason
 
 
 def test_a_vanished_file_and_a_pipe_in_its_place_are_named(catalogue, runs):

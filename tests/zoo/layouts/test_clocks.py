@@ -83,8 +83,8 @@ def test_rows_without_an_epoch_are_placed_where_their_number_shows_it(tmp_path, 
 @pytest.mark.parametrize(("name", "text"), UNPLACED)
 def test_rows_without_an_epoch_are_named_where_nothing_shows_it(tmp_path, catalogue, name, text):
     run(tmp_path / "r", (1, 2), name, text)
-    (trouble,) = ingest(catalogue, tmp_path).side_file_failures
-    assert (trouble.path, "add a column epoch" in trouble.reason) == (str(tmp_path / "r" / name), True)
+    (failure,) = ingest(catalogue, tmp_path).side_file_failures
+    assert (failure.path, "add a column epoch" in failure.reason) == (str(tmp_path / "r" / name), True)
     assert all(c.metrics == {} for c in catalogue.checkpoints())
 
 

@@ -151,7 +151,7 @@ def test_a_test_after_training_is_on_no_checkpoint_where_it_may_be_of_the_best_o
         assert f"epoch={EPOCHS - 1}" in said.path
         assert ingest(catalogue, tmp_path).side_file_failures == [said]
         heard = []
-        read = read_fingerprints([Path(c.path) for c in catalogue.checkpoints()], trouble=heard.append)
+        read = read_fingerprints([Path(c.path) for c in catalogue.checkpoints()], on_failure=heard.append)
         assert [c for c in read if "test/clock" in c.metrics] == []
         assert heard == [said]
     else:

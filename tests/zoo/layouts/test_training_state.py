@@ -73,5 +73,5 @@ def test_a_checkpoint_with_more_metrics_than_a_run_may_have_says_so_once_a_run(t
     assert {len(c.metrics) for c in catalogue.checkpoints()} == {MOST_METRICS}
     assert ingest(catalogue, tmp_path).side_file_failures == [said]
     heard = []
-    read_fingerprints([tmp_path / "epoch_1.pt"], trouble=heard.append)
+    read_fingerprints([tmp_path / "epoch_1.pt"], on_failure=heard.append)
     assert [f.reason for f in heard] == [said.reason.partition(" (so")[0]]
