@@ -72,12 +72,12 @@ def work(url: str, folder: Path, stale_after: float) -> None:
     storage = open_storage(url)
     orders = WorkerConfig(watch=0.05, stale_after=stale_after, grace=2.0)
 
-    def tell(event: Event) -> None:
+    def notify(event: Event) -> None:
         print(event.kind, flush=True)
 
     with Catalogue(url) as catalogue:
         print("ready", flush=True)
-        Worker(project(folder, url), storage, catalogue, orders, tell=tell).work()
+        Worker(project(folder, url), storage, catalogue, orders, notify=notify).work()
 
 
 def start(url: str, folder: Path, stale_after: float = LOST_AFTER) -> subprocess.Popen[str]:

@@ -34,7 +34,7 @@ def command(options: Options, groups: int | None, picture: Path | None, overwrit
     from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
-    from epsopt.cli.workspace import measured, open_workspace, tell_unseen
+    from epsopt.cli.workspace import measured, note_unseen, open_workspace
 
     with working("loading the map") as progress:
         workspace = open_workspace(options)
@@ -54,8 +54,8 @@ def command(options: Options, groups: int | None, picture: Path | None, overwrit
             from epsopt.figures import groups as groups_figure
 
             save_picture(groups_figure(surrogate, found, shown, points), file)
-    _tell_left_out(left_out, RunLabels.of(checkpoints))
-    tell_unseen(n_unseen)
+    _note_left_out(left_out, RunLabels.of(checkpoints))
+    note_unseen(n_unseen)
     if options.json:
         print_json(_document(found, shown, surrogate.trained_on, seed))
         return
@@ -63,7 +63,7 @@ def command(options: Options, groups: int | None, picture: Path | None, overwrit
     tell_picture(picture)
 
 
-def _tell_left_out(left_out: list[Checkpoint], labels: RunLabels) -> None:
+def _note_left_out(left_out: list[Checkpoint], labels: RunLabels) -> None:
     """Tell the user of checkpoints without a place on the map, and of which runs they are."""
     from epsopt.cli.output import note
     from epsopt.zoo.formatting import count

@@ -135,8 +135,8 @@ def _saved(
         files = free_files(folder, wanted)
         for (_, found), own, file in zip(shown, parents, files, strict=True):
             predicted = predicted_json(found.assessment)
-            origin = Provenance("init-from", predicted, found.measured, decoder.hook, labels(own))
-            decoder.save(found.decoded, file, origin)
+            provenance = Provenance("init-from", predicted, found.measured, decoder.hook, labels(own))
+            decoder.save(found.decoded, file, provenance)
     return {id(s): file.resolve() for (s, _), file in zip(shown, files, strict=True)}
 
 

@@ -135,8 +135,8 @@ def _save(decoder: WeightDecoder, way: Interpolation, files: list[Path], ends: l
 
     named = labels([e.checkpoint for e in ends])
     for merged, step, file in zip(way.merged, way.steps, files, strict=False):
-        origin = Provenance("interpolate", predicted_json(step), merged.measured, decoder.hook, named)
-        decoder.save(merged.decoded, file, origin)
+        provenance = Provenance("interpolate", predicted_json(step), merged.measured, decoder.hook, named)
+        decoder.save(merged.decoded, file, provenance)
 
 
 def _document(

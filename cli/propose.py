@@ -54,7 +54,7 @@ def command(
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
-    from epsopt.cli.workspace import open_map, tell_followed
+    from epsopt.cli.workspace import note_followed, open_map
     from epsopt.studies.optuna_io.queue import study_name
 
     form = "json" if options.json else form
@@ -72,13 +72,13 @@ def command(
         workspace = opened.workspace
         storage = workspace.studies() if not no_record or has_studies(workspace.storage) else None
         if not no_record and storage is not None:
-            tell_followed(storage, project)
+            note_followed(storage, project)
         proposed = propose_next(
             project, storage, opened.checkpoints, opened.objectives, opened.targets,
             metrics=opened.surrogate.metric_names, n=count, level=level, seed=seed, reuse=reuse, record=not no_record,
             check=as_hydra if form == "hydra" else None, progress=progress,
         )  # fmt: skip
-    opened.tell_unseen()
+    opened.note_unseen()
     study = None if no_record else study_name(project.name)
     commands = [_command(project, p, number) for p, number in zip(proposed.proposals, proposed.numbers, strict=True)]
     if form == "json":

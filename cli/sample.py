@@ -90,7 +90,7 @@ def command(
             merges, files = _decode(opened, found.points, save, level, progress, evaluate=evaluate)
         if file is not None:
             save_picture(_figure(opened, found, merges), file)
-    opened.tell_unseen()
+    opened.note_unseen()
     if options.json:
         print_json(_document(opened, found, merges, files, seed, level, probability))
     else:
@@ -145,8 +145,8 @@ def _decode(
                 continue
             parents = [by_key[p.sha256] for p in merged.recombination.parents]
             file = decoded_file(save, f"sample_{i:03d}", None, parents)
-            origin = Provenance("sample", predicted_json(merged.assessment), merged.measured, hook, labels(parents))
-            decoder.save(merged.decoded, file, origin)
+            provenance = Provenance("sample", predicted_json(merged.assessment), merged.measured, hook, labels(parents))
+            decoder.save(merged.decoded, file, provenance)
             files.append(file)
     return merges, files
 

@@ -78,7 +78,7 @@ def command(
             progress("recording the studies", None)
             query = {"engine": engine, "answers": answers, "neighbours": neighbours, "level": level, "seed": seed}
             study, front = _record(opened, result, query)
-    opened.tell_unseen()
+    opened.note_unseen()
     if options.json:
         print_json(_document(opened, result, study, front, engine=engine, level=level, seed=seed))
     else:

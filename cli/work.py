@@ -86,7 +86,7 @@ def command(options: Options, wanted: dict[str, float], dry_run: bool, **given: 
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.work_output import EventPrinter, all_dropped, show_dry_run, show_work, target_text, work_document
-    from epsopt.cli.workspace import open_workspace, resolve_targets, tell_followed
+    from epsopt.cli.workspace import note_followed, open_workspace, resolve_targets
     from epsopt.zoo.catalogue.catalogue import Catalogue
 
     with working("opening the studies"):
@@ -100,7 +100,7 @@ def command(options: Options, wanted: dict[str, float], dry_run: bool, **given: 
             settings = asked.settings(resolve_targets(wanted, project, catalogue.checkpoints()))
             storage = workspace.studies()
             if not dry_run:
-                tell_followed(storage, project)
+                note_followed(storage, project)
             if asked.budget is not None:
                 check_steps(project, storage, catalogue, asked.length)
             reached = reached_already(project, catalogue, settings) if dry_run else None

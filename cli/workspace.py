@@ -140,12 +140,12 @@ class OpenProject:
     n_unseen: int
     targets: list[Target]
 
-    def tell_unseen(self) -> None:
+    def note_unseen(self) -> None:
         """Tell the user of checkpoints that the map does not know."""
-        tell_unseen(self.n_unseen)
+        note_unseen(self.n_unseen)
 
 
-def tell_unseen(number: int) -> None:
+def note_unseen(number: int) -> None:
     """Tell the user of so many checkpoints that the map does not know and a fit would learn."""
     from epsopt.cli.output import note
 
@@ -175,7 +175,7 @@ def open_map(options: Options, wanted: dict[str, float]) -> OpenProject:
     return OpenProject(workspace, project, objectives, checkpoints, surrogate, n_unseen, targets)
 
 
-def tell_followed(storage: RDBStorage, project: Project) -> None:
+def note_followed(storage: RDBStorage, project: Project) -> None:
     """Have proposals follow the objectives of the project file, and tell the user if they changed.
 
     Raises:

@@ -26,7 +26,7 @@ class Helper:
         self._module = module
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
-        self._heard = 0  # bytes of its output that were read
+        self._bytes_read = 0  # bytes of its output that were read
         self.process = child_processes.start(
             module,
             stdin=subprocess.PIPE,
@@ -46,10 +46,10 @@ class Helper:
     def receive(self) -> list[str]:
         """Return its new lines of output; a line that is not whole yet waits."""
         file = self._told.fileno()
-        new = os.fstat(file).st_size - self._heard
+        new = os.fstat(file).st_size - self._bytes_read
         # Not with seek and read: where the process goes on to write, it shares with this one.
-        whole, newline, _ = os.pread(file, new, self._heard).rpartition(b"\n")
-        self._heard += len(whole) + len(newline)
+        whole, newline, _ = os.pread(file, new, self._bytes_read).rpartition(b"\n")
+        self._bytes_read += len(whole) + len(newline)
         return [line for line in whole.decode(errors="replace").splitlines() if line.strip()]
 
     def close(self) -> None:

@@ -280,7 +280,7 @@ class Child:
 
 
 def _is(reference: _Reference, checkpoint: OpenCheckpoint) -> bool:
-    """Tell whether a checkpoint is its own reference; its deltas stay at zero, as a founder's do."""
+    """Return whether a checkpoint is its own reference; its deltas stay at zero, as a base checkpoint's do."""
     same_size = reference.identity.size == checkpoint.source.size
     return same_size and reference.sha256 == checkpoint.source.sha256()
 

@@ -104,19 +104,23 @@ def _weights(table: StackingRow, stage: int) -> Floats:
     rows = np.flatnonzero(near > 1e-4)
     rows = rows if len(rows) else np.arange(len(near))
     some, near = table.take(rows), near[rows]
-    heard = BEFORE if stage == 0 else len(EXPERTS)
+    usable = BEFORE if stage == 0 else len(EXPERTS)
     out = np.zeros((table.final.shape[1], len(EXPERTS)))
     for j in range(len(out)):
-        errors = np.abs(some.own[:, :heard, j] - some.truth[:, None, j])
+        errors = np.abs(some.own[:, :usable, j] - some.truth[:, None, j])
         prior = _shared(by_run(errors, near, some.runs))
         root = np.sqrt(near)
         size = float(np.linalg.norm(root))
         heavy = 1e3 * size  # this row makes the weights sum to one
-        left = [root[:, None] * some.scaled[:, :heard, j], np.full((1, heard), heavy), _PULL * size * np.eye(heard)]
+        left = [
+            root[:, None] * some.scaled[:, :usable, j],
+            np.full((1, usable), heavy),
+            _PULL * size * np.eye(usable),
+        ]
         right = [root * some.final[:, j], np.array([heavy]), _PULL * size * prior]
         solved = nnls(np.vstack(left), np.concatenate(right))[0]
         solved[solved < 0.005 * solved.sum()] = 0.0
-        out[j, :heard] = solved / solved.sum()
+        out[j, :usable] = solved / solved.sum()
     return out
 
 
@@ -164,16 +168,16 @@ def choose(
     picks = np.full((len(STAGES), len(names)), len(places))
     out = []
     for s, stage in enumerate(STAGES):
-        heard = [i for i, name in enumerate(options) if s > 0 or name in {"hyperparameters", STACK}]
+        candidates = [i for i, name in enumerate(options) if s > 0 or name in {"hyperparameters", STACK}]
         near = alike(table.progress - stage)
         errors, chosen = {}, {}
         for j, name in enumerate(names):
-            each = by_run(absolute[:, heard, j], near, table.runs)
+            each = by_run(absolute[:, candidates, j], near, table.runs)
             mean, noise = each.mean(axis=0), standard_error(each - each[:, -1:])
             best = int(mean.argmin())
             if mean[-1] - mean[best] > noise[best]:
-                picks[s, j] = heard[best]
-            errors[name] = dict(zip([options[i] for i in heard], mean.tolist(), strict=True))
+                picks[s, j] = candidates[best]
+            errors[name] = dict(zip([options[i] for i in candidates], mean.tolist(), strict=True))
             chosen[name] = options[picks[s, j]]
         out.append(StageError(float(stage), errors, chosen))
     rows = picks[[stage_of(p) for p in table.progress]]

@@ -116,7 +116,7 @@ class History:
         return float(np.median(ends)) if ends else max((float(c.steps[-1]) for c in self.curves.values()), default=1.0)
 
     @property
-    def origin(self) -> Start | None:
+    def base(self) -> Start | None:
         """Where most runs start, if that was measured; its values are those of all columns."""
         starts = Counter(b"" if c.start is None else c.start.tobytes() for c in self.curves.values())
         if not starts or not (usual := starts.most_common(1)[0][0]):
@@ -214,8 +214,8 @@ def propose(
     say("weighing candidates", 0.6)
     rng = np.random.default_rng(seed)
     new, ran = draw_configs(history, n, rng, avoid)
-    origin, length = history.origin, history.length
-    scratch = [Candidate(c, origin, length) for c in new]
+    base, length = history.base, history.length
+    scratch = [Candidate(c, base, length) for c in new]
     left = {space.key(c) for c in new}
     branches = _branches(space, starts, [*new, *ran], tried, length, rng)
     wanted = min(max((n + 1) // 2, n - len(left)), len(branches)) if starts else 0

@@ -255,21 +255,21 @@ class _Known:
 def _trajectory(
     model: CurveModel, candidates: Sequence[Candidate], first_run: int, *, can_merge: bool = False
 ) -> Tensor:
-    """``(n, looks, width)``: checkpoints along each candidate's run. All candidates may count as the same new run."""
+    """``(n, per_run, width)``: checkpoints along each candidate's run. All candidates may count as the same new run."""
     # Where only the ends of runs were ever measured, nothing is known of the way there.
-    looks = min(_PER_RUN - int(can_merge), int(np.median([len(c.steps) for c in model.curves])))
+    per_run = min(_PER_RUN - int(can_merge), int(np.median([len(c.steps) for c in model.curves])))
     back = _ON_WAY if can_merge else ()
     return model.inputs(
         [c.config for c in candidates],
         np.stack(
             [
-                c.done + np.append(np.linspace(c.cost / looks, c.cost, looks), np.full(len(back), c.cost))
+                c.done + np.append(np.linspace(c.cost / per_run, c.cost, per_run), np.full(len(back), c.cost))
                 for c in candidates
             ]
         ),
         [None if c.start is None else c.start.values for c in candidates],
         [first_run if c.run is None else c.run for c in candidates],
-        np.append(np.ones(looks), back),
+        np.append(np.ones(per_run), back),
     )
 
 

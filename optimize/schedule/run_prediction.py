@@ -1,6 +1,6 @@
 """What a model of curves expects of a run before it is launched: where it ends, and whether it joins the front.
 
-Choosing draws from the policy's generators; this draws from one of its own, so that what is chosen is the same whether
+Choosing draws from the scheduler's generators; this draws from one of its own, so what is chosen is the same whether
 anybody asks what is expected or not.
 """
 
@@ -64,8 +64,8 @@ def expect(model: CurveModel, candidate: Candidate, level: float = LEVEL) -> Exp
     if not candidate.cost > 0.0:
         raise UsageError(f"a run of {candidate.epochs:g} epochs has {candidate.done:g} behind it: nothing is to come")
     # Where only the ends of runs were ever measured, nothing is known of the way there.
-    looks = min(_PER_RUN, max(int(np.median([len(c.steps) for c in model.curves])), 1))
-    steps = np.linspace(candidate.done, candidate.epochs, looks + 1)[1:]
+    per_run = min(_PER_RUN, max(int(np.median([len(c.steps) for c in model.curves])), 1))
+    steps = np.linspace(candidate.done, candidate.epochs, per_run + 1)[1:]
     start = None if candidate.start is None else candidate.start.values
     run = len(model.curves) if candidate.run is None else candidate.run
     with torch.no_grad():

@@ -138,8 +138,8 @@ def merge_checkpoints(
     for place in result.joined:
         evaluation = result.evaluations[place]
         decoded = decoder.decode(merged.recombination(evaluation))
-        origin = Provenance("merge", evaluation.predicted, evaluation.measured, decoder.hook, labels(parents))
-        decoder.save(decoded, files(place), origin)
+        provenance = Provenance("merge", evaluation.predicted, evaluation.measured, decoder.hook, labels(parents))
+        decoder.save(decoded, files(place), provenance)
         decoder.forget(decoded)
         merged.saved[place] = files(place)
     return merged

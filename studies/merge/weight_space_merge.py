@@ -140,8 +140,8 @@ def merge_in_weight_space(
         EmptyCatalogue: fewer than two sources hold finite weights.
         EpsoptError: a source or the base is gone or has changed, or the base's weights are not finite.
     """
-    tell = progress or (lambda _what, _share: None)
-    tell("comparing checkpoints", 0.0)
+    notify = progress or (lambda _what, _share: None)
+    notify("comparing checkpoints", 0.0)
     parents = [Parent(c.path, c.sha256) for c in sources.checkpoints]
     sources, products = only_finite(sources, decoder.products(parents, sources.base))
     known = MergeSearch(sources, products, project, checkpoints)
@@ -155,7 +155,7 @@ def merge_in_weight_space(
     tried: list[Tried] = []
     patience = Patience()
     while len(tried) < budget and stopped is None:
-        tell("measuring merges", len(tried) / budget)
+        notify("measuring merges", len(tried) / budget)
         volume = known.volume()
         worths = {kind: reliability.of(kind, _DOUBT * volume / unit) for kind in (BETWEEN, ALONG, BEYOND)}
         ideas = [(step, step.predicted_gain * worths[step.kind]) for step in known.ideas(rng, seed, worths.__getitem__)]
@@ -187,10 +187,10 @@ def merge_in_weight_space(
         )
     joined = known.joined()
     for place in joined:
-        tell("saving merges", place / budget)
+        notify("saving merges", place / budget)
         decoded = decoder.decode(tried[place].recombination)
-        origin = Provenance(made_by, tried[place].predicted, tried[place].measured, decoder.hook, sources.labels)
-        decoder.save(decoded, files(place), origin)
+        provenance = Provenance(made_by, tried[place].predicted, tried[place].measured, decoder.hook, sources.labels)
+        decoder.save(decoded, files(place), provenance)
         decoder.forget(decoded)
     return WeightSpaceMerge(
         sources=sources,

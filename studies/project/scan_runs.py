@@ -79,10 +79,12 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         chosen = [chosen[i * len(chosen) // MOST_RUNS] for i in range(MOST_RUNS)]
     failures: list[Failure] = []
 
-    def read(paths: list[Path], tell: Callable[[int, int], None] | None = None) -> list[CheckpointContents | Failure]:
-        return (
-            read_fingerprints(paths, progress=tell, folders=seen.folders, on_failure=failures.append) if paths else []
-        )
+    def read(
+        paths: list[Path], progress: Callable[[int, int], None] | None = None
+    ) -> list[CheckpointContents | Failure]:
+        if not paths:
+            return []
+        return read_fingerprints(paths, progress=progress, folders=seen.folders, on_failure=failures.append)
 
     results = read([files[0].path for files in chosen], progress)
     # A copy of the weights under a name of its own ("final") is often the newest, and says nothing.

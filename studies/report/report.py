@@ -104,7 +104,7 @@ class ProposalOutcome:
 
 
 @dataclass(frozen=True)
-class Audit:
+class ControlRun:
     """A run that would have been stopped early, but was left to finish, so that the forecasts are held to account.
 
     Attributes:
@@ -147,7 +147,7 @@ class LoopReport:
     old: tuple[Checkpoint, ...]
     new: tuple[Checkpoint, ...]
     merged: tuple[Checkpoint, ...] = ()
-    control_runs: tuple[Audit, ...] = ()
+    control_runs: tuple[ControlRun, ...] = ()
     steps: tuple[StepsOfKind, ...] = ()
     objectives: tuple[Objective, ...] = ()
 
@@ -253,7 +253,7 @@ def _control_runs(
     joined: Sequence[Checkpoint],
     owner: Mapping[int, int],
     new: Sequence[Checkpoint],
-) -> tuple[Audit, ...]:
+) -> tuple[ControlRun, ...]:
     out = []
     for p in proposals:
         if p.control_probability is None or p.state == "running":
@@ -261,7 +261,7 @@ def _control_runs(
         later = {
             c.id for c in [c for c in new if owner[c.id] == p.number][p.control_after :]
         }  # by epoch, as catalogued
-        out.append(Audit(p.number, p.control_probability, any(c.id in later for c in joined)))
+        out.append(ControlRun(p.number, p.control_probability, any(c.id in later for c in joined)))
     return tuple(out)
 
 

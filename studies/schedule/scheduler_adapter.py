@@ -62,8 +62,8 @@ def make_scheduler(snapshot: StudySnapshot, *, seed: int = 0) -> Scheduler:
     planned = [(t, p) for t in ledger.trials if (p := plan_of(t.user_attrs)) is not None]
     again = {n for t in ledger.trials for n in t.system_attrs.get("retry_history", ())}
     first = [(t, p) for t, p in planned if "retry_of" not in t.user_attrs]
-    looked = [t.user_attrs.get(_EXPLORATION_CONFIG, config_of(t)) for t, p in first if p.kind == "exploration"]
-    scheduler.restore([*(p.kind for _, p in first), *("merge" for _ in ledger.merges)], looked)
+    explored = [t.user_attrs.get(_EXPLORATION_CONFIG, config_of(t)) for t, p in first if p.kind == "exploration"]
+    scheduler.restore([*(p.kind for _, p in first), *("merge" for _ in ledger.merges)], explored)
     ended = [
         (t, p) for t, p in planned
         if t.state.is_finished() and t.number not in again and p.kind != "exploration" and was_started(t)

@@ -45,7 +45,7 @@ class StepAsker:
     def is_proposing(self) -> bool:
         """Whether a step was asked for that is not queued yet."""
         if self._waits:
-            self._hear()
+            self._receive()
         return self._waits
 
     def is_fitting(self) -> bool:
@@ -56,18 +56,18 @@ class StepAsker:
         """Ask for the next step, if any is wanted; not twice at a time. With `merge` merges may be measured before."""
         if propose and not self.is_proposing():
             self._failure = self._fit_failure = None
-            self._say(launch=True, merge=merge)
+            self._send(launch=True, merge=merge)
             self._waits = True
 
     def reconsider(self, *, merge: bool) -> None:
         """Have the next step chosen anew, since more is known; with `merge`, merges may be measured meanwhile."""
-        self._hear()
+        self._receive()
         if self._fit_failure is None:  # else not before a step is asked for
-            self._say(launch=False, merge=merge)
+            self._send(launch=False, merge=merge)
 
     def messages(self) -> list[str]:
         """Return what there was to tell, a line each, once."""
-        self._hear()
+        self._receive()
         messages, self._news = self._news, []
         return messages
 
@@ -90,14 +90,14 @@ class StepAsker:
         if self.helper is not None:
             self.helper.kill()
 
-    def _say(self, **order: bool) -> None:
-        self._hear()
+    def _send(self, **order: bool) -> None:
+        self._receive()
         if self.helper is None or not self.helper.runs():
             self.helper = Helper("epsopt.studies.schedule.scheduler_service")
             self.helper.send(asdict(self.task))
         self.helper.send(order)
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         if self.helper is None:
             return
         ended = not self.helper.runs()

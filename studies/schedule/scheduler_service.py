@@ -89,7 +89,7 @@ class SchedulerService:
         length: epochs of a whole run; None: as many as past runs had.
         seed: RNG seed of the scheduler.
         within: seconds after which a launch takes the choice made before it was asked for, or else the next one.
-        tell: called with a sentence about each merge.
+        notify: called with a sentence about each merge.
         answer: called once for each request, when a step is queued or none can be, with the error that keeps the
             service from choosing, or None.
     """
@@ -104,7 +104,7 @@ class SchedulerService:
         length: float | None = None,
         seed: int = 0,
         within: float = LAUNCH_WITHIN,
-        tell: Callable[[str], object] = lambda _line: None,
+        notify: Callable[[str], object] = lambda _line: None,
         answer: Callable[[str | None], object] = lambda _failure: None,
     ) -> None:
         self.project, self._storage, self._catalogue = project, storage, catalogue
@@ -339,7 +339,7 @@ class SchedulerService:
 
     def _give_up(self, error: EpsoptError) -> None:
         self._gave_up = True
-        self._tell(f"no merge was measured: {error}")
+        self._notify(f"no merge was measured: {error}")
 
     def _measured(self, snapshot: StudySnapshot, placed: WeightGeometry, step: Step) -> bool:
         """Measure a merge, unless somebody else is at that; whether there is something new to choose by."""
@@ -393,7 +393,7 @@ class SchedulerService:
         save_measured_merge(self._catalogue, self.project.name, new)
         gain = f"hypervolume {realized_gain / before:+.2%}" if before > 0.0 else "the first that counts"
         joined = f"joined the front, {gain}" if realized_gain > 0.0 else "added nothing to the front"
-        self._tell(f"{self._folder.name}/{path.parent.name} {joined}; it cost {count(f'{step.cost:.2g}', 'epoch')}")
+        self._notify(f"{self._folder.name}/{path.parent.name} {joined}; it cost {count(f'{step.cost:.2g}', 'epoch')}")
 
 
 def way_between(placed: WeightGeometry, merge: MergeCandidate) -> tuple[tuple[str, str], float] | tuple[None, None]:
@@ -417,7 +417,7 @@ class _Answers:
         self._lock = threading.Lock()
         os.dup2(2, 1)
 
-    def say(self, **what: str | None) -> None:
+    def send(self, **what: str | None) -> None:
         """Write a line."""
         with self._lock:
             self._file.write(json.dumps(what) + "\n")
@@ -450,7 +450,7 @@ def main() -> int:
             Catalogue(task.storage, project.rename, project.weights_key) as catalogue,
             SchedulerService(
                 project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
-                tell=lambda line: answers.say(message=line), answer=lambda failure: answers.say(answered=failure),
+                notify=lambda line: answers.send(message=line), answer=lambda failure: answers.send(answered=failure),
             ) as service,
         ):  # fmt: skip
             threading.Thread(target=_listen, args=(service,), daemon=True).start()

@@ -164,7 +164,7 @@ class WeightGeometry:
 def place(
     decoder: WeightDecoder, project: Project, checkpoints: Sequence[Checkpoint], lineage_tree: LineageTree
 ) -> WeightGeometry | None:
-    """Compare the measured checkpoints of a family with its base; None: there are fewer than two.
+    """Compare the measured checkpoints of a lineage tree with its base; None: there are fewer than two.
 
     Of more than can be read each time, the front and the newest are taken.
 

@@ -321,6 +321,6 @@ def _under_way(
         if trial.state.is_finished() or not history.space.accepts(config) or folder_of(project, trial) in begun:
             continue  # of a run that trains more is known than its hyperparameters
         path = trial.user_attrs.get("init_from")
-        start = history.origin if path is None else Start(path, values[path]) if path in values else None
+        start = history.base if path is None else Start(path, values[path]) if path in values else None
         out.append(Candidate(history.space.given(config), start, history.length))
     return out

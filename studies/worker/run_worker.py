@@ -99,7 +99,7 @@ def check_steps(project: Project, storage: RDBStorage, catalogue: Catalogue, len
 
 def run_worker(
     project: Project, url: str, storage: RDBStorage, config: WorkerConfig, settings: WorkSettings,
-    tell: Callable[[Event], None],
+    notify: Callable[[Event], None],
 ) -> WorkResult:  # fmt: skip
     """Work until it is done.
 
@@ -109,7 +109,7 @@ def run_worker(
         storage: the studies, open.
         config: how the worker works.
         settings: what is to be done.
-        tell: called with each event, in the order in which they happen.
+        notify: called with each event, in the order in which they happen.
     """
     with Catalogue(url, project.rename, project.weights_key) as catalogue:
         budget = None if settings.budget is None else Budget(settings.budget, storage, catalogue, project.name)
@@ -122,7 +122,7 @@ def run_worker(
             learner = StepAsker(StepTask(str(project.file), url, budget.end, settings.length))
         pruner = _pruner(project, storage, catalogue, settings)
         goal = _goal(project, catalogue, settings)
-        worker = Worker(project, storage, catalogue, config, pruner, learner, tell, goal, budget)
+        worker = Worker(project, storage, catalogue, config, pruner, learner, notify, goal, budget)
         ended = worker.work()
         spending = None if budget is None else Spending(budget.epochs, budget.spent, budget.merges)
         unmerged = None if spending is None or spending.merges else why_none_merged(project, catalogue)

@@ -39,7 +39,7 @@ def main() -> int:
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake)
-    sentinel, tell_sentinel = _sentinel()
+    sentinel, sentinel_input = _sentinel()
     adopts = _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans become children of this process
     try:
         program = subprocess.Popen(
@@ -52,7 +52,7 @@ def main() -> int:
         reason = getattr(error, "strerror", None) or error
         sys.stderr.write(f"the train command could not be started: {arguments[0]}: {reason}\n")
         return CANNOT_START
-    os.write(tell_sentinel, str(program.pid).encode())
+    os.write(sentinel_input, str(program.pid).encode())
     signalled = killed = False
     deadline = give_up = float("inf")
     pipe = [0]
@@ -85,12 +85,12 @@ def main() -> int:
                 signalled, deadline = True, min(deadline, time.monotonic() + grace)
                 if not ended:
                     _signal(program.pid, (), signal.SIGTERM)
-    os.write(tell_sentinel, b".")
+    os.write(sentinel_input, b".")
     return int(program.returncode)
 
 
 def _prctl(option: int, value: int) -> bool:
-    """Tell Linux something about this process; whether it was heard."""
+    """Set an attribute of this process in Linux; whether that worked."""
     try:
         return sys.platform == "linux" and bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
     except (OSError, AttributeError):

@@ -48,7 +48,7 @@ class RunResult:
         name: of its folder.
         out: its folder.
         params: its hyperparameters.
-        state: of the trial: ``complete``; ``pruned`` when the stopper ended it; ``fail``; or ``stale``, when another
+        state: of the trial: ``complete``; ``pruned`` when the pruner ended it; ``fail``; or ``stale``, when another
             worker was given the trial.
         metrics: measured on its last checkpoint, None without one.
         path: that checkpoint.
@@ -251,7 +251,7 @@ class Run:
         control_decision: the first one that would have, if it were no control run.
         plan: what it is as a step of the scheduler; None: it is none.
         length: epochs that its hyperparameter ``epochs`` says it has; None: there is no such hyperparameter.
-        pruner_failure: what last kept the stopper from judging it; None: nothing did.
+        pruner_failure: what last kept the pruner from judging it; None: nothing did.
     """
 
     project: Project
@@ -315,7 +315,7 @@ class Run:
         if status is not None:
             self.training.close()
             self._read(at_end=True)
-            return self._tell(status, lost=lost)
+            return self._result(status, lost=lost)
         if self._stopping:
             return None
         if lost:
@@ -328,7 +328,7 @@ class Run:
         return None
 
     def _judge(self, pruner: RunPruner) -> None:
-        """Stop it if the stopper says so; while the stopper fails it goes on."""
+        """Stop it if the pruner decides so; while the pruner fails it goes on."""
         try:
             decision = pruner.should_stop(self, self.checkpoints)
         except DATABASE_ERRORS:
@@ -390,7 +390,7 @@ class Run:
             _set_attribute(self.storage, self.taken, "checkpoints", _curve(self.project, self.checkpoints))
         return True
 
-    def _tell(self, status: int, *, lost: bool) -> RunResult:
+    def _result(self, status: int, *, lost: bool) -> RunResult:
         last = self.checkpoints[-1] if self.checkpoints else None
         metrics = None if last is None else last.metrics
         values = None if metrics is None else complete_values(self.project.objectives, metrics)

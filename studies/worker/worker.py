@@ -148,7 +148,7 @@ class Worker:
         orders: how to work.
         pruner: decides at each new checkpoint whether its run goes on; None lets all runs end.
         learner: learns in the background; None never learns or asks.
-        tell: given every event.
+        notify: given every event.
         goal: what ends the work before the orders are carried out; None: nothing does.
         budget: epochs that may be spent, by all workers; None: as many as runs take.
         name: who this is: machine and process.
@@ -161,7 +161,7 @@ class Worker:
     orders: WorkerConfig = field(default_factory=WorkerConfig)
     pruner: RunPruner | None = None
     learner: Learner | None = None
-    tell: Callable[[Event], None] = lambda _event: None
+    notify: Callable[[Event], None] = lambda _event: None
     goal: Goal | None = None
     budget: Budget | None = None
     name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
@@ -180,7 +180,7 @@ class Worker:
         self._asked: tuple[int, int] | None = None  # runs that had ended and been launched when it last asked
         self._asking = False
         self._learn_next = False  # since proposals were asked for
-        self._looked_at: list[tuple[int, int]] = []  # runs and their checkpoints when it last looked ahead
+        self._known_at_last_choice: list[tuple[int, int]] = []  # runs and their checkpoints when it last looked ahead
         self._nothing_at = -float("inf")  # when the queue was last found empty
         self._refused_since: float | None = None  # the database, time after time
         self._refused_at = -float("inf")  # the last time
@@ -230,7 +230,7 @@ class Worker:
             self._refused_at, why = time.monotonic(), masked(str(error).splitlines()[0])
             if self._refused_since is None:
                 self._refused_since = self._refused_at
-                self.tell(Event("failure", f"the database does not answer: {why}"))
+                self.notify(Event("failure", f"the database does not answer: {why}"))
             if self._refused_at - self._refused_since > self.orders.stale_after:
                 raise CatalogueError(f"the database does not answer: {why}") from error
             return True
@@ -242,8 +242,8 @@ class Worker:
     def _step(self, heart: Heartbeat) -> bool:
         """Do what there is to do now; False when there is nothing left."""
         self._reap()
-        heard = self._hear()
-        self._hear_proposals()
+        heard = self._receive()
+        self._receive_proposals()
         looked_at = list(self._runs)
         for run in looked_at:
             now = time.monotonic()
@@ -281,7 +281,7 @@ class Worker:
             return
         self.reached = reached
         place = reached.run if reached.epoch is None else f"{reached.run}:{reached.epoch}"
-        self.tell(Event("reached", f"{place} meets the targets: {reached.path}"))
+        self.notify(Event("reached", f"{place} meets the targets: {reached.path}"))
         others = []
         for run in self._runs:
             if any(c.path == reached.path for c in run.checkpoints):
@@ -312,7 +312,7 @@ class Worker:
         self._reaped = time.monotonic()
         study_id = self._study_id()
         for lost in [] if study_id is None else fail_stale_trials(self.storage, study_id, self.orders.stale_after):
-            self.tell(Event("stale", _lost(lost)))
+            self.notify(Event("stale", _lost(lost)))
 
     def _study_id(self) -> int | None:
         try:
@@ -359,14 +359,14 @@ class Worker:
             self._runs.append(prepared)
             prepared.set_attribute("idle_seconds", time.monotonic() - self._empty_since.pop(0))
             start = f" from {taken.init_from}" if taken.init_from else ""
-            self.tell(Event("started", f"{prepared.name}: started{_what(prepared)}{start}"))
+            self.notify(Event("started", f"{prepared.name}: started{_what(prepared)}{start}"))
         return True
 
     def _launches_nothing(self, why: str) -> None:
         """Launch no more programs: the next one would fail in the same way. What runs is left to end."""
         self._cannot_launch = why
         if self._runs:
-            self.tell(Event("failure", f"no more programs are launched, what runs goes on: {why}"))
+            self.notify(Event("failure", f"no more programs are launched, what runs goes on: {why}"))
 
     def _behind(self, taken: ClaimedProposal) -> int:
         """Epochs that a run need not train again, since it goes on from an interrupted attempt."""
@@ -388,7 +388,7 @@ class Worker:
             try:
                 return take_proposal(self.storage, self.project.name, self._known_space(), worker=self.name)
             except UsageError as error:  # queued by somebody who did not check; its trial says so too
-                self.tell(Event("refused", str(error)))
+                self.notify(Event("refused", str(error)))
 
     def _known_space(self) -> Space:
         if self.project.space is not None:
@@ -437,8 +437,8 @@ class Worker:
         if self.budget is None or self.learner is None or not self.orders.ask or self._launches_no_more():
             return
         looked_at = [(run.taken.trial_id, len(run.checkpoints)) for run in self._runs]
-        if looked_at and looked_at != self._looked_at:
-            self._looked_at = looked_at
+        if looked_at and looked_at != self._known_at_last_choice:
+            self._known_at_last_choice = looked_at
             self.learner.reconsider(merge=self._may_merge())
 
     def _may_merge(self) -> bool:
@@ -462,9 +462,9 @@ class Worker:
         self._asking = self._learn_next = True
         learner.start(room, merge=self._may_merge())
         wanted = count(room, "proposal") if self.budget is None else "the next step"
-        self.tell(Event("proposing", f"nothing is queued: asking for {wanted}"))
+        self.notify(Event("proposing", f"nothing is queued: asking for {wanted}"))
 
-    def _hear_proposals(self) -> None:
+    def _receive_proposals(self) -> None:
         """Look at the queue at once when proposals were made."""
         if self._asking and self.learner is not None and not self.learner.is_proposing():
             self._asking = False
@@ -479,7 +479,7 @@ class Worker:
         if due and not self.learner.is_fitting():
             self._learned, self._learn_next = len(self._ended), False
             self.learner.start(0)
-            self.tell(Event("fitting", "learning from what came back, in the background"))
+            self.notify(Event("fitting", "learning from what came back, in the background"))
 
     def _last_lesson(self) -> None:
         """Learn from the last runs: waited for is only what the orders ask for, and what would be lost."""
@@ -492,34 +492,34 @@ class Worker:
         if awaited:
             self._wait_for_learner()
         self.learner.finish()
-        self._hear()
+        self._receive()
         if not awaited and self.learner.is_fitting():
-            self.tell(Event("fitting", _LEARNS_ON))
+            self.notify(Event("fitting", _LEARNS_ON))
 
     def _wait_for_learner(self) -> None:
         while self.learner is not None and (self.learner.is_proposing() or self.learner.is_fitting()):
             time.sleep(0.1)
-        self._hear()
+        self._receive()
 
-    def _hear(self) -> bool:
-        """Tell what the learner had to tell, and why it failed if it did; whether there was any news."""
+    def _receive(self) -> bool:
+        """Report the learner's messages, and why it failed if it did; whether there was any news."""
         if self.learner is None:
             return False
         news, failures = self.learner.messages(), (self.learner.proposal_failure(), self.learner.fit_failure())
         for text in news:
-            self.tell(Event("merged", text))
+            self.notify(Event("merged", text))
         what = ("nothing could be proposed", "learning in the background failed")
         for said, failure, before in zip(what, failures, self._learner_failures, strict=True):
             if failure is not None and failure != before:
-                self.tell(Event("failure", f"{said}: {failure}"))
+                self.notify(Event("failure", f"{said}: {failure}"))
         self._learner_failures = failures
         return bool(news)
 
     def _report_once(self, failure: str | None) -> None:
-        """Tell what keeps runs from being judged."""
+        """Report what keeps runs from being judged."""
         if failure is not None and failure != self._unjudged:
             self._unjudged = failure
-            self.tell(Event("failure", f"runs go on, since whether to stop them cannot be decided: {failure}"))
+            self.notify(Event("failure", f"runs go on, since whether to stop them cannot be decided: {failure}"))
 
     def _settle(self, ended: RunResult) -> None:
         if not ended.launched:
@@ -528,7 +528,7 @@ class Worker:
             return
         self._ended.append(ended)
         self._failures = self._failures + 1 if ended.state == "fail" else 0
-        self.tell(Event("ended", ended.sentence(), ended))
+        self.notify(Event("ended", ended.sentence(), ended))
 
     def _abandon(self, heart: Heartbeat) -> None:
         """Stop everything; what ran is queued again, whatever its number of retries."""
@@ -551,7 +551,7 @@ class Worker:
                     interrupt = again
                 number = release(self.storage, study_id or 0, run.taken.trial_id, why)
                 if number is not None:
-                    self.tell(Event("released", f"{run.name}: stopped; queued again as proposal {number}"))
+                    self.notify(Event("released", f"{run.name}: stopped; queued again as proposal {number}"))
         finally:
             for run in runs:
                 heart.release(run.taken.trial_id)

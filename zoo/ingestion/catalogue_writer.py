@@ -404,7 +404,7 @@ def record_failures(catalogue: Catalogue, failures: Sequence[Failure]) -> None:
 
 
 def _deltas_fit(lineage: KnownLineage, contents: CheckpointContents) -> bool:
-    """Tell whether deltas were taken from the lineage's reference (a founder's: from itself)."""
+    """Return whether deltas were taken from the lineage's reference (a base checkpoint's: from itself)."""
     if contents.declared is not None or contents.lineage == lineage.id:
         return True
     return contents.lineage is None and lineage.reference_sha256 == contents.sha256

@@ -96,7 +96,7 @@ def plans(studied) -> list:
 def test_a_merge_is_measured_there_and_then_and_the_next_step_knows_it(studied, cheap):
     project, storage, catalogue = studied
     told: list[str] = []
-    follow(studied, until=1.0, tell=told.append)  # its hook has no bounds: stretching goes on for ever
+    follow(studied, until=1.0, notify=told.append)  # its hook has no bounds: stretching goes on for ever
     merged = [c for c in catalogue.checkpoints() if is_recombined(c)]
     ledger = Ledger.read(storage, catalogue, "tiny")
     assert merged
@@ -144,7 +144,7 @@ def test_a_hook_that_fails_is_told_in_a_line_and_a_run_is_chosen(studied, cheap,
     project, storage, catalogue = studied
     told: list[str] = []
     broken = replace(project, evaluate="broken_hook:evaluate")
-    follow((broken, storage, catalogue), tell=told.append)
+    follow((broken, storage, catalogue), notify=told.append)
     assert len(told) == 1
     assert told[0].startswith("no merge was measured: the evaluate hook 'broken_hook:evaluate'")
     assert len(plans(studied)) == 1

@@ -139,7 +139,7 @@ def test_merges_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, chea
         real(self, held, snapshot, placed, step)
 
     monkeypatch.setattr(SchedulerService, "measure_merge", measure)
-    with service(studied, within=0.05, tell=told.append, answer=answers) as mine:
+    with service(studied, within=0.05, notify=told.append, answer=answers) as mine:
         mine.reconsider(merge=False)
         mine.advance()
         assert (measured, told) == ([], []), "a program that begins is left alone"
@@ -219,7 +219,7 @@ def test_a_merge_that_fails_leaves_no_weights_behind(studied, cheap, monkeypatch
     monkeypatch.setattr(WeightDecoder, "decode", lambda *a: decoded.append(real(*a)) or decoded[-1])
     monkeypatch.setattr(stepping, "require_objectives", lambda *_: (_ for _ in ()).throw(EpsoptError("no coverage")))
     told = []
-    with service(studied, tell=told.append) as mine:
+    with service(studied, notify=told.append) as mine:
         mine.advance()
         assert len(decoded) == 1
         assert not decoded[0].path.exists()

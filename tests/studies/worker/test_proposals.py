@@ -122,7 +122,7 @@ def test_a_run_from_a_checkpoint_is_learned_as_one_from_there_and_says_nothing_o
     propose_next(replace(project, space=None), storage, [*checkpoints, *branch], OBJECTIVES)
     begun = asked["history"].curves["mine"].start
     assert begun.tolist() == [start.metrics["coverage"], start.metrics["structure"]]
-    assert asked["history"].origin is None, "nothing is known of where the others start"
+    assert asked["history"].base is None, "nothing is known of where the others start"
 
 
 def test_metrics_besides_the_objectives_follow_them_and_runs_without_epochs_end_where_others_do(

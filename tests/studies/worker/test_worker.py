@@ -196,7 +196,7 @@ def test_proposals_of_another_search_space_are_dropped_and_told_and_the_others_r
     changed = Loop(replace(loop.project, space=Space(narrower)))
     with Catalogue(loop.project.storage) as catalogue:
         budget = Budget(5, loop.storage, catalogue, "p")
-        ended = Worker(changed.project, loop.storage, catalogue, ORDERS, tell=told.append, budget=budget).work()
+        ended = Worker(changed.project, loop.storage, catalogue, ORDERS, notify=told.append, budget=budget).work()
         assert [e.state for e in ended] == ["complete", "complete"]
         assert budget.spent == 2
     assert [e.text for e in told if e.kind == "refused"] == [
@@ -271,7 +271,7 @@ def test_a_stopper_that_fails_stops_nothing_and_its_trouble_is_told_once(loop):
 
     told: list[str] = []
     loop.queue({"epochs": 3, "seconds": 0.2}, {"epochs": 2, "seconds": 0.2})
-    ended = loop.work(pruner=Breaks(0), tell=lambda e: told.append(e.text) if e.kind == "failure" else None)
+    ended = loop.work(pruner=Breaks(0), notify=lambda e: told.append(e.text) if e.kind == "failure" else None)
     assert [e.state for e in ended] == ["complete", "complete"]
     assert told == ["runs go on, since whether to stop them cannot be decided: FloatingPointError: no forecast"]
 
@@ -356,7 +356,7 @@ def test_a_worker_that_was_taken_for_dead_stops_its_run_gently_and_tells_nothing
 
     thread = threading.Thread(target=give_away)
     thread.start()
-    (ended,) = loop.work(replace(ORDERS, stale_after=2, runs=1), tell=lambda event: told.append(event.text))
+    (ended,) = loop.work(replace(ORDERS, stale_after=2, runs=1), notify=lambda event: told.append(event.text))
     thread.join()
     assert ended.state == "stale"
     assert told[-1] == "proposal_000: given to another worker meanwhile; stopped"
@@ -474,7 +474,7 @@ def test_work_ends_when_its_runs_have_ended_and_leaves_the_map_to_learn(loop):
     learner = EndlessLearner(loop, 1)
     ended = loop.work(
         replace(ORDERS, learn_after=1), learner=learner,
-        tell=lambda event: told.append(event.text) if event.kind == "fitting" else None,
+        notify=lambda event: told.append(event.text) if event.kind == "fitting" else None,
     )  # fmt: skip
     assert len(ended) == 2
     assert learner.asked == [0]
@@ -490,7 +490,7 @@ class SlowLearner(FakeLearner):
         self.can_merge: list[bool] = []  # whether merges might be measured, of each time that it was asked
         self.looks, self.wanted, self.learning = 0, 0, False
 
-    def tell(self, event) -> None:
+    def notify(self, event) -> None:
         self.told.append((event.kind, event.text.partition(":")[0]))
 
     def let_go(self) -> None:
@@ -521,7 +521,7 @@ class SlowLearner(FakeLearner):
 def test_no_launch_waits_for_learning_and_the_next_proposals_are_asked_for_while_programs_run(loop):
     learner = SlowLearner(loop)
     loop.queue({"lr": 0.9, "hold": 1})  # until it is asked
-    loop.work(replace(ORDERS, runs=6, ask=2, learn_after=1), learner=learner, tell=learner.tell)
+    loop.work(replace(ORDERS, runs=6, ask=2, learn_after=1), learner=learner, notify=learner.notify)
     kinds = [kind for kind, _ in learner.told]
     assert kinds.index("proposing") < kinds.index("ended"), "asked while the first one ran"
     assert kinds.count("started") == 6
@@ -558,7 +558,7 @@ def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_
 
     learner = Ahead(loop)
     loop.queue({"lr": 0.9, "epochs": 3, "hold": 1})
-    loop.work(replace(ORDERS, runs=3, ask=8), learner=learner, tell=learner.tell, budget=Plenty())
+    loop.work(replace(ORDERS, runs=3, ask=8), learner=learner, notify=learner.notify, budget=Plenty())
     assert [k for k, _ in learner.told if k != "ahead"] == [
         "started",
         "ended",
@@ -627,7 +627,7 @@ def test_what_keeps_a_learner_from_proposing_ends_the_worker(loop):
     with pytest.raises(EpsoptError, match="nothing can be proposed"):
         loop.work(
             replace(ORDERS, runs=5, ask=3), learner=FakeLearner(loop, 2),
-            tell=lambda event: told.append(event.text) if event.kind == "failure" else None,
+            notify=lambda event: told.append(event.text) if event.kind == "failure" else None,
         )  # fmt: skip
     assert told == ["nothing could be proposed: nothing can be proposed"]
     assert loop.states() == ["COMPLETE", "COMPLETE"]
@@ -649,7 +649,7 @@ def test_what_keeps_a_learner_from_learning_is_told_once_and_the_work_goes_on(lo
     learner = FailingLearner(loop, 1)
     ended = loop.work(
         replace(ORDERS, learn_after=1), learner=learner,
-        tell=lambda event: told.append(event.text) if event.kind == "failure" else None,
+        notify=lambda event: told.append(event.text) if event.kind == "failure" else None,
     )  # fmt: skip
     assert [e.state for e in ended] == ["complete"] * 3
     assert told == [f"learning in the background failed: {why}" for why in ("no hook", "no space")]
@@ -663,7 +663,7 @@ def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is
         goal = Goal(catalogue, loop.project.objectives, [Target("dist_corr", 0.3), Target("coverage", 0.6)])
         worker = Worker(
             loop.project, loop.storage, catalogue, replace(ORDERS, jobs=2), goal=goal,
-            tell=lambda event: told.append((event.kind, event.text)),
+            notify=lambda event: told.append((event.kind, event.text)),
         )  # fmt: skip
         (ended,) = worker.work()
     assert (worker.reached.run, worker.reached.epoch) == ("proposal_001", 3)
@@ -766,13 +766,13 @@ def test_a_database_that_never_answers_again_ends_the_worker_with_a_sentence(loo
         real = getattr(worker_module, name)
         monkeypatch.setattr(worker_module, name, lambda *a, real=real, **k: refuse() or real(*a, **k))
 
-    def tell(event) -> None:
+    def notify(event) -> None:
         told.append(event.text)
         if event.kind == "started":
             gone.set()
 
     with pytest.raises(CatalogueError, match=r"^the database does not answer: connection refused$"):
-        loop.work(replace(ORDERS, stale_after=2), tell=tell)
+        loop.work(replace(ORDERS, stale_after=2), notify=notify)
     assert not list((loop.project.runs / "proposal_000").glob("epoch_100*")), "it waited for the program's own end"
     assert told[1:] == ["the database does not answer: connection refused"]
     (process,) = (loop.project.runs / "proposal_000" / "attempts").read_text().split()
@@ -812,7 +812,7 @@ def test_what_a_killed_worker_ran_is_run_by_another_one(loop, tmp_path):
         connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
     (loop.project.runs / "go").touch()
     told: list[str] = []
-    (ended,) = loop.work(tell=lambda event: told.append(event.text))
+    (ended,) = loop.work(notify=lambda event: told.append(event.text))
     assert (ended.number, ended.state) == (1, "complete")
     assert "stopped answering; queued again as proposal 1" in told[0]
     before, again = loop.trials()
