@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ..mlflow_store import mlflow_database  # noqa: TID252 - of the tests
 from .conftest import SHARP, kept, numbers, quick, save
 
 _few = st.lists(numbers, min_size=1, max_size=8)
@@ -17,7 +18,7 @@ def test_mlflow_s_values_are_finite_or_not_measured(door, kind, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     folder = door.new()
-    uri = (folder / "mlruns").as_uri() if kind == "file" else f"sqlite:///{folder / 'mlflow.db'}"
+    uri = (folder / "mlruns").as_uri() if kind == "file" else mlflow_database(folder / "mlflow.db")
     client = mlflow.MlflowClient(uri)
     place = {"artifact_location": (folder / "mlruns" / "1").as_uri()} if kind == "sqlite" else {}
     experiment = client.create_experiment("e", **place)

@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 import torch
 
+from ...mlflow_store import mlflow_database as empty_store  # noqa: TID252 - of the tests
+
 
 @dataclass(frozen=True)
 class Example:
@@ -368,8 +370,9 @@ def mlflow(folder: Path) -> Example:
 
 def mlflow_database(folder: Path) -> Example:
     """SQLite, which is MLflow's default since."""
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
     artifacts = (folder / "mlruns" / "1").as_uri()
-    example = _mlflow(folder, f"sqlite:///{folder / 'mlflow.db'}", artifact_location=artifacts)
+    example = _mlflow(folder, empty_store(folder / "mlflow.db"), artifact_location=artifacts)
     first = next(iter(example.hyperparameters))
 
     def grow(root: Path) -> dict[tuple[str, int | None], dict[str, float]]:

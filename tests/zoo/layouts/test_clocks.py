@@ -12,6 +12,7 @@ import torch
 from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
 from epsopt.zoo.layouts.parsed import Position, Row, RunMetadata, match_rows
 
+from ...mlflow_store import mlflow_database  # noqa: TID252 - of the tests
 from .examples import weights
 
 
@@ -200,7 +201,7 @@ def test_runs_that_were_deleted_in_mlflow_are_named_and_left_out(tmp_path, catal
     logging.getLogger("alembic").setLevel(logging.ERROR)
     root = tmp_path / "work"
     root.mkdir()
-    uri = (root / "mlruns").as_uri() if store == "files" else f"sqlite:///{root / 'mlflow.db'}"
+    uri = (root / "mlruns").as_uri() if store == "files" else mlflow_database(root / "mlflow.db")
     client = MlflowClient(uri)
     where = {} if store == "files" else {"artifact_location": (root / "mlruns" / "1").as_uri()}
     experiment = client.create_experiment("e", **where)

@@ -18,6 +18,8 @@ import torch
 
 from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
 
+from ...mlflow_store import mlflow_database  # noqa: TID252 - of the tests
+
 pl = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
 from pytorch_lightning.callbacks import ModelCheckpoint  # noqa: E402 - after the skip
 
@@ -76,7 +78,7 @@ def logger_of(kind: str, folder: Path):
         return loggers.WandbLogger(project="p", save_dir=folder, offline=True, settings=settings)
     pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
     os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
-    store = f"sqlite:///{folder / 'mlflow.db'}" if kind == "mlflow database" else (folder / "mlruns").as_uri()
+    store = mlflow_database(folder / "mlflow.db") if kind == "mlflow database" else (folder / "mlruns").as_uri()
     return loggers.MLFlowLogger("exp", tracking_uri=store, artifact_location=(folder / "mlruns" / "1").as_uri())
 
 
