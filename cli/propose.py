@@ -63,8 +63,8 @@ def command(
     with working("loading the map") as progress:
         opened = open_map(options, wanted)
         project = opened.project
-        if form == "shell" and project.command is None:
-            raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
+        if form == "shell":
+            project.require_command()
         from epsopt.studies.export import as_hydra
         from epsopt.studies.optuna_io.storage import has_studies
         from epsopt.studies.worker.proposals import propose_next

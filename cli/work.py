@@ -203,8 +203,7 @@ def _check_project(project: Project, given: _Given) -> None:
     Raises:
         UsageError: it does; the message says what to add.
     """
-    if project.command is None:
-        raise UsageError(f"{project.file} has no train command: add [train] with command = [...]")
+    project.require_command()
     if given.merges and project.evaluate is None:
         raise UsageError(
             f"{project.file}: --merges measures every merged checkpoint, which needs a hook: add "

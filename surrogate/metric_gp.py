@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epsopt.surrogate.relevance import matern
+from epsopt.surrogate.thinning import evenly_spaced
 
 _LENGTHS = (0.5, 0.7, 1.0, 1.5, 2.5)  # multiples of the lengths that the network learned
 _NOISES = (1e-3, 3e-3, 1e-2, 0.05, 0.2, 0.8)  # in units of the signal variance
@@ -350,9 +351,7 @@ def solve(process: SingleTaskGP) -> CachedGP:
 def subsample_runs(runs: NDArray[np.int64], limit: int = MAX_ROWS) -> NDArray[np.int64]:
     """Return at most ``limit`` rows, spread evenly over rows sorted by run."""
     order = np.argsort(runs, kind="stable")
-    if len(order) <= limit:
-        return np.arange(len(runs))
-    return np.sort(order[np.linspace(0, len(order) - 1, limit).astype(np.int64)])
+    return np.sort(order[evenly_spaced(len(order), limit, np.floor)])
 
 
 def _distances(a: Floats, b: Floats) -> Floats:

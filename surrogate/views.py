@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from epsopt.surrogate.thinning import evenly_spaced
 from epsopt.zoo.fingerprints.fingerprint import FEATURES, SECTIONS, Fingerprint
 
 COMPONENTS = 16
@@ -109,9 +110,7 @@ def fit_tokenizer(
             seen.setdefault(kind, set()).add(run)
     needed = _SHARE_OF_RUNS * len(np.unique(runs))
     kinds = tuple(kind for kind, where in seen.items() if len(where) >= needed)
-    rows = np.arange(len(fingerprints))
-    if len(rows) > _ROWS:
-        rows = np.linspace(0, len(rows) - 1, _ROWS).astype(np.int64)
+    rows = evenly_spaced(len(fingerprints), _ROWS, np.floor)
     raw = _Raw(kinds, [fingerprints[i] for i in rows.tolist()], None if embeddings is None else embeddings[rows])
     views = [
         view
@@ -254,7 +253,7 @@ def _without_tails(table: Floats) -> tuple[Floats, Floats]:
 
     Weights of a diverged run, NaN or 1e8, give features a million times as large as all others.
     """
-    some = table[np.linspace(0, len(table) - 1, min(len(table), _QUARTILE_ROWS)).astype(np.int64)]
+    some = table[evenly_spaced(len(table), _QUARTILE_ROWS, np.floor)]
     first, middle, third = np.quantile(some, (0.25, 0.5, 0.75), axis=0).astype(np.float32)
     reach = _TAIL * (third - first) / np.float32(1.349)  # a normal's interquartile range in standard deviations
     # Of a column whose quartiles are equal nothing says what is far out.

@@ -34,6 +34,7 @@ from epsopt.optimize.outliers import winsorised, winsorised_limits
 from epsopt.optimize.space import Space
 from epsopt.surrogate.ranges import metric_range, positive_floor
 from epsopt.surrogate.relevance import ROWS, RunSampler, held_out_loss, matern
+from epsopt.surrogate.thinning import evenly_spaced
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 
 MAX_ROWS = 400
@@ -540,10 +541,10 @@ def _rows(
         kept = _spread(curve.steps, max(MAX_ROWS // len(curves), 2))
         steps, way, values = curve.steps[kept], np.ones(len(kept)), curve.values[kept]
         if curve.on_way is not None:
-            mixed = np.argsort(curve.on_way.shares, kind="stable")
-            mixed = mixed[np.unique(np.linspace(0, len(mixed) - 1, _MOST_ON_WAY).round().astype(np.int64))]
-            steps, way = np.append(steps, curve.on_way.steps[mixed]), np.append(way, curve.on_way.shares[mixed])
-            values = np.concatenate([values, curve.on_way.values[mixed]])
+            merged = np.argsort(curve.on_way.shares, kind="stable")
+            merged = merged[evenly_spaced(len(merged), _MOST_ON_WAY)]
+            steps, way = np.append(steps, curve.on_way.steps[merged]), np.append(way, curve.on_way.shares[merged])
+            values = np.concatenate([values, curve.on_way.values[merged]])
         x.append(layout.rows(heads[i : i + 1], steps[None] / length, way[None], np.array([i]))[0])
         y.append(values)
         ends.append(steps / length)

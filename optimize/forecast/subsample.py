@@ -9,6 +9,7 @@ import numpy as np
 from epsopt.optimize.forecast.learning_curve_gp import Curve, Floats
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.space import Space
+from epsopt.surrogate.thinning import evenly_spaced
 
 MOST_RUNS = 200
 """Runs that a model learns from; a model of more answers too slowly for a trial of seconds."""
@@ -42,8 +43,7 @@ def thinned(
     front = feasible[Objectives(objectives).front(rows[feasible, :m])]
     along = front[np.lexsort(rows[front, :m].T[::-1])]
     ends = np.concatenate([rows[along, :m].argmin(axis=0), rows[along, :m].argmax(axis=0)]) if len(along) else along
-    limit = max(int(_FRONT * most), 1)
-    even = np.linspace(0, len(along) - 1, limit).round().astype(np.int64) if len(along) > limit else range(len(along))
+    even = evenly_spaced(len(along), max(int(_FRONT * most), 1))
     kept = list(dict.fromkeys(owner[along[[*ends, *even]]].tolist())) if len(along) else []
     newest = range(len(curves) - 1, len(curves) - 1 - int(_NEWEST * most), -1)
     kept = list(dict.fromkeys([*kept[:most], *newest]))[:most]

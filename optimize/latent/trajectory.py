@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epsopt.optimize.planned_epochs import epochs_parameter
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
@@ -241,12 +242,5 @@ def planned_epochs(paths: Sequence[RunPath]) -> tuple[float, str | None]:
     trained = [p for p in paths if len(p) > 1]
     if not trained:
         return 0.0, None
-    names = set.intersection(*(set(p.config) for p in trained))
-    for name in sorted(names):
-        values = [p.config[name] for p in trained]
-        if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
-            continue
-        agree = sum(v == p.epochs[-1] for v, p in zip(values, trained, strict=True))
-        if agree >= 0.9 * len(trained):
-            return float(np.median([p.epochs[-1] for p in trained])), name
-    return float(np.median([p.epochs[-1] for p in trained])), None
+    last = [float(p.epochs[-1]) for p in trained]
+    return float(np.median(last)), epochs_parameter([p.config for p in trained], last)

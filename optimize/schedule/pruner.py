@@ -28,6 +28,7 @@ from epsopt.optimize.objectives import Objective, Target
 from epsopt.optimize.pareto import joins_front
 from epsopt.optimize.schedule.run_acquisition import continuing, optimize_acquisition
 from epsopt.optimize.space import Space
+from epsopt.surrogate.thinning import evenly_spaced
 from epsopt.zoo.errors import UsageError
 
 FEWEST_RUNS = 5
@@ -255,7 +256,7 @@ class Pruner:
         Returns:
             The calibration; one that changes nothing where no run can be judged.
         """
-        places = np.unique(np.linspace(0, len(self.past) - 1, _REPLAYED).round().astype(np.int64)).tolist()
+        places = evenly_spaced(len(self.past), _REPLAYED).tolist()
         asked = [(place, n) for place in places for n in self._moments(self.past[place])]
         if not asked:
             return Calibration()

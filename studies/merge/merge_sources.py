@@ -11,6 +11,7 @@ import numpy as np
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.studies.merge.simplex_merge import front_lineage
+from epsopt.surrogate.thinning import evenly_spaced
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 from epsopt.zoo.decoding.provenance import labels
 from epsopt.zoo.decoding.recombination import Parent, is_recombined
@@ -72,8 +73,7 @@ def choose_sources(
     front = [own[i] for i in indices[np.argsort(table[indices, 0], kind="stable")]]
     ends = [c for c in _ends(own) if c not in front]
     most = max(_FROM_FRONT, MOST_SOURCES - len(ends))
-    if len(front) > most:
-        front = [front[i] for i in np.linspace(0, len(front) - 1, most).round().astype(int)]
+    front = [front[i] for i in evenly_spaced(len(front), most)]
     chosen = [*front, *ends[: MOST_SOURCES - len(front)]]
     if len(chosen) < 2:
         raise EmptyCatalogue(

@@ -13,6 +13,7 @@ from epsopt.optimize.latent.search import known_latents
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.studies.merge.decode import MergedCheckpoint, Progress, decode_merges
 from epsopt.surrogate.surrogate import Surrogate
+from epsopt.surrogate.thinning import evenly_spaced
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -33,7 +34,7 @@ def real_starts(surrogate: Surrogate, catalogue: Catalogue, objectives: Sequence
     bases = [i for i, c in enumerate(known) if c.path in references]
     front = _front(known, objectives)
     out = []
-    for i in dict.fromkeys([*bases, *_evenly(front, _MOST_REAL)]):
+    for i in dict.fromkeys([*bases, *(front[j] for j in evenly_spaced(len(front), _MOST_REAL))]):
         c = known[i]
         metrics = {n: v for n in surrogate.metric_names if (v := c.metrics.get(n)) is not None}
         if len(metrics) == len(surrogate.metric_names):
@@ -73,7 +74,7 @@ def merged_starts(
         mine = [c for c in known if c.lineage_id == lineage]
         front = [mine[i] for i in _front(mine, objectives)]
         pairs += [(a, b) for a, b in pairwise(front) if a.run_id != b.run_id]
-    pairs = [pairs[i] for i in _evenly(list(range(len(pairs))), _MOST_MERGED)]
+    pairs = [pairs[i] for i in evenly_spaced(len(pairs), _MOST_MERGED)]
     merges = [recombination(pair, [[0.5, 0.5]]) for pair in pairs]
     if not merges:
         return []
@@ -105,9 +106,3 @@ def _front(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -
     table = measured_table([c.metrics for c in checkpoints], objectives)
     rows = Objectives(objectives).front(table)
     return [int(i) for i in rows[np.argsort(table[rows, 0], kind="stable")]]
-
-
-def _evenly(rows: Sequence[int], count: int) -> list[int]:
-    if len(rows) <= count:
-        return list(rows)
-    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))]

@@ -76,6 +76,16 @@ class Project:
         """The folder that the file's relative paths start from."""
         return self.file.parent
 
+    def require_command(self) -> Command:
+        """Return the train command.
+
+        Raises:
+            UsageError: there is none; the message says what to add.
+        """
+        if self.command is None:
+            raise UsageError(f"{self.file} has no train command: add [train] with command = [...]")
+        return self.command
+
 
 def find_project(start: Path | None = None) -> Path | None:
     """Return the epsopt.toml in a folder or the nearest above it, if any.

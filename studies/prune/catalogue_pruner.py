@@ -14,8 +14,8 @@ import numpy as np
 from epsopt.optimize.forecast.catalogue_curves import objective_vector, past_curves
 from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.objectives import Objective
-from epsopt.optimize.schedule.planned_length import planned_length, positive_number
-from epsopt.optimize.schedule.pruner import Decision, Pruner
+from epsopt.optimize.planned_epochs import epochs_parameter, positive_number
+from epsopt.optimize.schedule.pruner import FEWEST_RUNS, Decision, Pruner
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space_of
 from epsopt.studies.protocols import ActiveRun, Trained
@@ -198,7 +198,9 @@ class CataloguePruner:
         cut = frozenset(self._unfinished())
         short = {c.run_id for c in others if not cut.isdisjoint(_within(c))}
         whole = [c for run_id, c in curves.items() if run_id not in short] or list(curves.values())
-        self._length_name = planned_length(whole)
+        self._length_name = epochs_parameter(
+            [c.config for c in whole], [c.steps[-1] for c in whole], fewest=FEWEST_RUNS
+        )
         length = float(np.median([c.steps[-1] for c in whole]))
         self._pruner, self._curves = Pruner(space, self._objectives, length, **self.options), None
         self._pruner.learn(list(curves.values()))

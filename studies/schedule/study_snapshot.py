@@ -18,7 +18,8 @@ from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
 from epsopt.optimize.objectives import Objective, Objectives, within_limits
 from epsopt.optimize.outliers import front_reference
 from epsopt.optimize.pareto import hypervolume
-from epsopt.optimize.schedule.planned_length import planned_length
+from epsopt.optimize.planned_epochs import epochs_parameter
+from epsopt.optimize.schedule.pruner import FEWEST_RUNS
 from epsopt.optimize.schedule.run_acquisition import Start
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space_of
@@ -132,7 +133,8 @@ class StudySnapshot:
             return "epochs"
         if takes_epochs(self.project.command or ()):
             return None
-        name = planned_length(self._whole)
+        whole = self._whole
+        name = epochs_parameter([c.config for c in whole], [c.steps[-1] for c in whole], fewest=FEWEST_RUNS)
         return name if name in numbers else None
 
     @property

@@ -21,6 +21,7 @@ from epsopt.optimize.space import Parameter, Space
 from epsopt.studies.merge.merge_candidates import MergeSearch
 from epsopt.studies.merge.merge_sources import MOST_SOURCES, Sources, is_there, only_finite
 from epsopt.studies.project.project import Project
+from epsopt.surrogate.thinning import evenly_spaced
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -180,8 +181,7 @@ def place(
     front = front[np.argsort(table[front, 0], kind="stable")]
     size = max(location(own[0].path).stat().st_size, 1)
     most = int(np.clip(_READ // size, MOST_SOURCES, MOST_ROWS))
-    if len(front) > most:
-        front = front[np.linspace(0, len(front) - 1, most).round().astype(int)]
+    front = front[evenly_spaced(len(front), most)]
     on_front = set(front.tolist())
     newest = sorted((i for i in range(len(own)) if i not in on_front), key=lambda i: -own[i].id)
     chosen = tuple(own[i] for i in [*front.tolist(), *newest][:most])

@@ -205,8 +205,7 @@ class Worker:
                 to be is queued as before); too many failures in a row; or the learner could not propose. Nothing runs
                 any more then.
         """
-        if self.project.command is None:
-            raise UsageError(f"{self.project.file} has no train command: add [train] with command = [...]")
+        self.project.require_command()
         if not isinstance(self.project.runs, type(Path())):
             raise UsageError(f"{self.project.file}: runs = {self.project.runs}: training needs a folder, not a URL")
         with Heartbeat(self.storage, self.orders.stale_after / BEATS) as heart:

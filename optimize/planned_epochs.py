@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from epsopt.optimize.forecast.learning_curve_gp import Curve
-from epsopt.optimize.schedule.pruner import FEWEST_RUNS
+_AGREEING = 0.9
 
 
-def planned_length(curves: Sequence[Curve]) -> str | None:
+def epochs_parameter(
+    configs: Sequence[Mapping[str, Any]], last_epochs: Sequence[float], *, fewest: int = 1
+) -> str | None:
     """Name the hyperparameter that gives the number of epochs: it equals the last epoch of nine runs in ten.
 
     Args:
-        curves: of runs that ended by themselves. Fewer than five may agree by chance, so they name none.
+        configs: hyperparameters of ``n`` runs that ended by themselves.
+        last_epochs: of the same runs.
+        fewest: runs without which none is named: a few may agree by chance.
 
     Returns:
         The name of the hyperparameter, or None.
     """
-    if len(curves) < FEWEST_RUNS:
+    if len(configs) < max(fewest, 1):
         return None
-    for name in sorted(set[str].intersection(*(set(c.config) for c in curves))):
-        values = [positive_number(c.config[name]) for c in curves]
-        if sum(v == c.steps[-1] for v, c in zip(values, curves, strict=True)) >= 0.9 * len(curves):
+    for name in sorted(set[str].intersection(*map(set, configs))):
+        values = [positive_number(config[name]) for config in configs]
+        if sum(v == last for v, last in zip(values, last_epochs, strict=True)) >= _AGREEING * len(configs):
             return name
     return None
 
