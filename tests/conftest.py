@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, Validation, fit
+from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, Validation, cross_validation, fit, refinement
+from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo import child_processes
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
@@ -79,6 +81,31 @@ def all_of_some(values: Iterable[object]) -> bool:
     some = list(values)
     assert some, "all() over nothing is true, and shows nothing"
     return all(some)
+
+
+BASELINES = {module.__name__: module.statistics_baseline for module in (cross_validation, refinement)}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_baseline() -> Iterator[None]:
+    """LightGBM takes seconds at each fit for a baseline that hardly any test looks at: the median instead."""
+    with contextlib.ExitStack() as stack:
+        for module in BASELINES:
+            stack.enter_context(mock.patch(f"{module}.statistics_baseline", quick_baseline))
+        yield
+
+
+@pytest.fixture(scope="module")
+def real_baseline() -> Iterator[None]:
+    """The baseline that users see: for tests of just that."""
+    with contextlib.ExitStack() as stack:
+        for module, baseline in BASELINES.items():
+            stack.enter_context(mock.patch(f"{module}.statistics_baseline", baseline))
+        yield
+
+
+def quick_baseline(inside: TrainingSet, outside: TrainingSet, **_: object) -> np.ndarray:
+    return median_baseline(inside, outside)
 
 
 START = child_processes.start

@@ -23,7 +23,6 @@ from epsopt.demo.base import base_path, ensure_base
 from epsopt.demo.sweep import plan_runs, sweep
 from epsopt.studies.surrogate_store import fit_map
 from epsopt.surrogate import TrainingConfig
-from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo import Catalogue
 
 RUNS, EPOCHS = 9, 3
@@ -73,14 +72,6 @@ def call(folder: Path, *arguments: str | Path) -> Result:
     return Result(status, out.getvalue(), err.getvalue())
 
 
-def quick_baseline() -> contextlib.AbstractContextManager[Any]:
-    """LightGBM takes 20 s for a baseline that these tests do not look at."""
-    return mock.patch(
-        "epsopt.surrogate.cross_validation.statistics_baseline",
-        lambda inside, outside, **_: median_baseline(inside, outside),
-    )
-
-
 def check(command: str, document: Any) -> None:
     """Hold a document to its schema."""
     schema = json.loads((SCHEMAS / f"{command}.json").read_text(encoding="utf-8"))
@@ -114,7 +105,7 @@ def project(tmp_path_factory, fresh) -> Project:
     """A project with a map; tests that count what is recorded take a copy."""
     folder = tmp_path_factory.mktemp("mapped") / "project"
     shutil.copytree(fresh.folder, folder)
-    with Catalogue(f"sqlite:///{folder / 'epsopt.db'}") as catalogue, quick_baseline():
+    with Catalogue(f"sqlite:///{folder / 'epsopt.db'}") as catalogue:
         fit_map(catalogue, bounds={"coverage": (0.0, 1.0)}, recipe=QUICK)
     shutil.copytree(folder, folder.with_name("untouched"))  # what copies are made of, whatever tests do to this one
     return Project(folder, fresh.runs)

@@ -9,13 +9,13 @@ import pytest
 
 from epsopt.surrogate import fitting
 
-from .conftest import QUICK, call, check, quick_baseline
+from .conftest import QUICK, call, check
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("demo")
-    with quick_baseline(), mock.patch.object(fitting, "TrainingConfig", return_value=QUICK):
+    with mock.patch.object(fitting, "TrainingConfig", return_value=QUICK):
         return folder, call(folder, "demo", "--runs", "10", "--proposals", "1", "--jobs", "2", "--out", "d")
 
 

@@ -15,7 +15,7 @@ from epsopt.studies.surrogate_store import fit_map
 from epsopt.surrogate import TrainingConfig
 from epsopt.zoo import Catalogue
 
-from .conftest import Project, call, check, quick_baseline
+from .conftest import Project, call, check
 from .foreign_projects import finetune_runs, hydra_runs
 
 HYDRA_SEARCHED = {
@@ -25,7 +25,7 @@ HYDRA_SEARCHED = {
 
 def _fitted(folder: Path) -> None:
     project = load_project(folder / "epsopt.toml")
-    with Catalogue(project.storage) as catalogue, quick_baseline():
+    with Catalogue(project.storage) as catalogue:
         names = [o.name for o in project.objectives]
         fit_map(catalogue, bounds=project.bounds, objectives=names, recipe=TrainingConfig(steps=30, batch=16))
 

@@ -15,7 +15,7 @@ from epsopt.studies import surrogate_store as maps
 from epsopt.surrogate import fit
 from epsopt.zoo import Catalogue
 
-from .conftest import QUICK, check, quick_baseline
+from .conftest import QUICK, check
 
 
 def test_a_trajectory_says_what_is_forecast_and_what_was_measured(project):
@@ -220,7 +220,7 @@ def test_samples_say_that_they_are_predicted_and_targets_are_needed(project):
 def embedded(project, copy):
     """The project with a map that has an embedding head of made-up embeddings: only their shape matters here."""
     mine = copy(project)
-    with Catalogue(f"sqlite:///{mine.folder / 'epsopt.db'}") as catalogue, quick_baseline():
+    with Catalogue(f"sqlite:///{mine.folder / 'epsopt.db'}") as catalogue:
         train = maps.training_set(catalogue)
         ball = 0.9 * np.random.default_rng(0).uniform(-0.5, 0.5, (1, 20, 4)).astype(np.float32)
         surrogate, validation = fit(replace(train, embeddings=np.repeat(ball, len(train), 0)), recipe=QUICK, folds=2)

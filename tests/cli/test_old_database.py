@@ -15,7 +15,7 @@ from epsopt.studies import surrogate_store
 from epsopt.surrogate.surrogate import OtherVersion
 from epsopt.zoo import Catalogue
 
-from .conftest import QUICK, Project, check, quick_baseline
+from .conftest import QUICK, Project, check
 from .test_work import FILE
 
 OLD = Path(__file__).parents[1] / "zoo" / "catalogue" / "old" / "version_2.sql.gz"
@@ -75,8 +75,7 @@ def test_every_command_answers(old):
         try:
             surrogate_store.load_map(catalogue)
         except OtherVersion:  # of the map, not of the database: 'epsopt fit' is what the commands ask for
-            with quick_baseline():
-                surrogate_store.fit_map(catalogue, recipe=QUICK)
+            surrogate_store.fit_map(catalogue, recipe=QUICK)
     for command, arguments in COMMANDS.items():
         result = old(command, *arguments, "--json")
         assert result.status == 0, f"{command}: {result.err}"

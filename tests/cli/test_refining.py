@@ -7,10 +7,8 @@ import shutil
 import pytest
 
 from epsopt.studies import surrogate_store as maps
-from epsopt.surrogate import refinement
-from epsopt.surrogate.baselines import median_baseline
 
-from .conftest import QUICK, Project, call, check, quick_baseline
+from .conftest import QUICK, Project, call, check
 
 
 @pytest.fixture
@@ -18,9 +16,7 @@ def growing(tmp_path, runs, monkeypatch):
     """A project of six runs with a map, and a function that adds the others."""
     fit_map = maps.fit_map
     monkeypatch.setattr(maps, "fit_map", lambda *a, **k: fit_map(*a, **k, recipe=QUICK))
-    monkeypatch.setattr(
-        refinement, "statistics_baseline", lambda inside, outside, **_: median_baseline(inside, outside)
-    )
+
     folders = sorted(p for p in runs.iterdir() if p.is_dir())
     some = tmp_path / "runs"
     for folder in folders[:7]:
@@ -34,8 +30,7 @@ def growing(tmp_path, runs, monkeypatch):
             shutil.copytree(folder, some / folder.name)
         assert project("ingest").status == 0
 
-    with quick_baseline():
-        yield project, grow
+    return project, grow
 
 
 def test_fit_goes_on_from_the_map_that_is_there(growing) -> None:

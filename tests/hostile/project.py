@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from unittest import mock
 
 import torch
 
 from epsopt.studies.surrogate_store import fit_map
 from epsopt.surrogate import TrainingConfig
-from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo import Catalogue
 
 from ..cli.conftest import call  # noqa: TID252
@@ -40,17 +38,14 @@ def write_runs(runs: Path) -> None:
 def make_project(folder: Path) -> Path:
     """Set a project up by the commands themselves, with a map that is learned quickly."""
     write_runs(folder / "runs")
-    baseline = mock.patch(
-        "epsopt.surrogate.cross_validation.statistics_baseline",
-        lambda inside, outside, **_: median_baseline(inside, outside),
-    )
+
     for arguments in (
         ["init", "runs", "--name", "p", "--maximize", "accuracy", "--maximize", "structure"],
         ["ingest", "-j", "1"],
     ):
         result = call(folder, *arguments)
         assert result.status == 0, result.err
-    with Catalogue(f"sqlite:///{folder / 'epsopt.db'}") as catalogue, baseline:
+    with Catalogue(f"sqlite:///{folder / 'epsopt.db'}") as catalogue:
         fit_map(catalogue, recipe=TrainingConfig(steps=20, batch=8), bounds={"accuracy": (0.0, 1.0)})
     for arguments in (["search", "-n", "2"], ["propose", "-n", "2"]):
         result = call(folder, *arguments)

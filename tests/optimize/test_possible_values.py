@@ -23,7 +23,6 @@ from epsopt.optimize.merge.simplex_merge import merge
 from epsopt.optimize.proposals.warm_start import plan_runs
 from epsopt.optimize.schedule.run_acquisition import Start as RunStart
 from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, fit
-from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo.catalogue.types import Checkpoint
 
 from ..sweeps import sweep  # noqa: TID252
@@ -50,9 +49,7 @@ def world(zoo: tuple[TrainingSet, list[Checkpoint]]) -> Iterable[tuple[Surrogate
     checkpoints = [replace(c, metrics=values_of(c.metrics)) for c in zoo[1]]
     table = np.array([[c.metrics[n] for n in LIMITS] for c in checkpoints], dtype=np.float64)
     train = replace(zoo[0], metric_names=tuple(LIMITS), metrics=table)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("epsopt.surrogate.cross_validation.statistics_baseline", lambda a, b, **_: median_baseline(a, b))
-        surrogate, validation = fit(train, recipe=TrainingConfig(steps=40, batch=16), folds=3)
+    surrogate, validation = fit(train, recipe=TrainingConfig(steps=40, batch=16), folds=3)
     held = validation.held_out
     for ends in (held.point, held.low, held.high):
         possible(dict(zip(LIMITS, ends.T, strict=True)))

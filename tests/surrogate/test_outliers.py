@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
 from epsopt.surrogate import TrainingConfig, TrainingSet, fit
-from epsopt.surrogate.baselines import median_baseline
 from epsopt.surrogate.outliers import screen, unlike_neighbours
 from epsopt.surrogate.refinement import condition_on_observations, refinable, refine
 from epsopt.surrogate.transforms import KNEES, fit_transform
@@ -20,20 +18,6 @@ from ..conftest import network_weights  # noqa: TID252
 
 QUICK = TrainingConfig(steps=20, batch=32)
 DIVERGED = np.array([7, 33, 52, 61])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_boosting():
-    """LightGBM takes seconds for a baseline that these tests do not look at."""
-    with (
-        mock.patch("epsopt.surrogate.cross_validation.statistics_baseline", quick),
-        mock.patch("epsopt.surrogate.refinement.statistics_baseline", quick),
-    ):
-        yield
-
-
-def quick(inside: TrainingSet, outside: TrainingSet, **_: object) -> np.ndarray:
-    return median_baseline(inside, outside)
 
 
 def with_losses(train: TrainingSet, diverged: object, runs: int = 14) -> TrainingSet:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
 from epsopt.surrogate import Surrogate, fit
-from epsopt.surrogate.baselines import median_baseline
 from epsopt.surrogate.plane import fit_plane, turned
 from epsopt.surrogate.refinement import condition_on_observations, refine
 
@@ -86,21 +84,18 @@ def test_a_map_that_was_kept_without_a_plane_has_the_one_that_its_fit_would_have
 
 def test_refining_and_longer_memory_keep_the_plane(zoo, fitted) -> None:
     train = zoo[0]
-    with mock.patch(
-        "epsopt.surrogate.refinement.statistics_baseline", lambda inside, outside, **_: median_baseline(inside, outside)
-    ):
-        early, validation = fitted
-        rows = np.flatnonzero(train.runs < 11)
-        keys = [early.memory.keys[i] for i in rows]
-        memory = replace(
-            early.memory,
-            keys=tuple(keys),
-            weights=tuple(early.memory.weights[i] for i in rows),
-            head_rows=torch.arange(len(rows)),
-            **{n: getattr(early.memory, n)[rows] for n in ("latents", "metrics", "runs", "lineages", "far_out")},
-        )
-        before = replace(early, memory=memory, projection=None)
-        after, _, change = refine(before, validation, train, trained_on="grown", recipe=QUICK)
+    early, validation = fitted
+    rows = np.flatnonzero(train.runs < 11)
+    keys = [early.memory.keys[i] for i in rows]
+    memory = replace(
+        early.memory,
+        keys=tuple(keys),
+        weights=tuple(early.memory.weights[i] for i in rows),
+        head_rows=torch.arange(len(rows)),
+        **{n: getattr(early.memory, n)[rows] for n in ("latents", "metrics", "runs", "lineages", "far_out")},
+    )
+    before = replace(early, memory=memory, projection=None)
+    after, _, change = refine(before, validation, train, trained_on="grown", recipe=QUICK)
     z = before.memory.latents
     np.testing.assert_array_equal(after.plane_coordinates(z), before.plane_coordinates(z))
     there = dict(zip(after.memory.keys, after.plane_coordinates(after.memory.latents), strict=True))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
 from epsopt.surrogate import Surrogate, TrainingSet, Validation, fit
-from epsopt.surrogate.baselines import median_baseline
 from epsopt.surrogate.refinement import condition_on_observations, drift, refinable, refine
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
@@ -22,20 +20,6 @@ EARLY, HELD = 8, 3
 
 def of_runs(train: TrainingSet, runs: range) -> TrainingSet:
     return train.take(np.flatnonzero(np.isin(train.runs, runs)))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_boosting():
-    """LightGBM takes seconds for a baseline that these tests do not look at."""
-    with (
-        mock.patch("epsopt.surrogate.cross_validation.statistics_baseline", quick),
-        mock.patch("epsopt.surrogate.refinement.statistics_baseline", quick),
-    ):
-        yield
-
-
-def quick(inside: TrainingSet, outside: TrainingSet, **_: object) -> np.ndarray:
-    return median_baseline(inside, outside)
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from epsopt.surrogate import TrainingConfig, TrainingSet, fit
 from epsopt.surrogate import fitting as fitting_module
-from epsopt.surrogate.baselines import median_baseline
 from epsopt.surrogate.dataset import shared_weights
 from epsopt.surrogate.refinement import refine
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
@@ -30,14 +28,6 @@ def with_untrained_starts(train: TrainingSet, runs: int) -> TrainingSet:
     metrics[starts] = [0.9, 0.1]
     prints = tuple(untrained if i in set(starts.tolist()) else f for i, f in enumerate(part.fingerprints))
     return replace(part, fingerprints=prints, metrics=metrics)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(
-        "epsopt.surrogate.cross_validation.statistics_baseline", lambda a, b, **_: median_baseline(a, b)
-    )
-    monkeypatch.setattr("epsopt.surrogate.refinement.statistics_baseline", lambda a, b, **_: median_baseline(a, b))
 
 
 def test_no_fold_learns_from_the_weights_that_it_is_tested_on(zoo, monkeypatch):

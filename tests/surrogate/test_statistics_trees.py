@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, Validation, fit
@@ -60,6 +61,7 @@ def test_a_map_from_before_trees_had_a_say_still_answers(zoo, fitted: tuple[Surr
     np.testing.assert_allclose(opened.predict(z).point, former.predict(z).point, atol=1e-9)
 
 
+@pytest.mark.usefixtures("real_baseline")
 def test_what_only_trees_see_is_predicted_nearly_as_well_as_by_trees() -> None:
     """A step at zero of two tensors' means, among statistics that vary wildly: no smooth function of the views."""
     rng = np.random.default_rng(0)

@@ -13,7 +13,6 @@ import torch
 
 from epsopt.studies.surrogate_store import training_set
 from epsopt.surrogate import TrainingConfig, fit
-from epsopt.surrogate.baselines import median_baseline
 
 from ..sweeps import sweep  # noqa: TID252
 from .conftest import SHARP, save
@@ -58,9 +57,7 @@ def in_json(folder, epoch, values, number):
 @pytest.mark.parametrize("way", sweep([in_checkpoint, in_csv, in_json]))
 def test_a_map_of_odd_columns_predicts_what_is_finite_and_possible(door, way, monkeypatch):
     """All columns at once, under each name: one catalogue and one fit for each door."""
-    monkeypatch.setattr(
-        "epsopt.surrogate.cross_validation.statistics_baseline", lambda a, b, **_: median_baseline(a, b)
-    )
+
     folder = door.new()
     columns = {f"{c.replace(' ', '_')}/{n}": v for (c, v), n in itertools.product(COLUMNS.items(), NAMES)}
     for number, (run, epoch) in enumerate(itertools.product(range(RUNS), range(EPOCHS))):

@@ -16,7 +16,6 @@ from epsopt.optimize import Objective
 from epsopt.optimize.merge.simplex_merge import merge
 from epsopt.studies.surrogate_store import training_set
 from epsopt.surrogate import TrainingConfig, fit
-from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo.errors import EpsoptError, HookError
 from epsopt.zoo.reading.hooks import embed, measure
 
@@ -77,9 +76,7 @@ def test_embeddings_that_are_not_finite_or_of_another_shape_count_as_none(door, 
 
 @pytest.mark.parametrize("odd", [1e30, 1e300, 0.0])
 def test_a_map_learns_beside_embeddings_that_are_huge_constant_or_missing(zoo, odd, monkeypatch):
-    monkeypatch.setattr(
-        "epsopt.surrogate.cross_validation.statistics_baseline", lambda a, b, **_: median_baseline(a, b)
-    )
+
     train = zoo[0].take(np.arange(30))
     embeddings = train.embeddings.copy()
     with np.errstate(over="ignore"):

@@ -13,7 +13,6 @@ import torch
 from epsopt.studies.optuna_io.optuna_import import study_sheet
 from epsopt.studies.surrogate_store import training_set
 from epsopt.surrogate import TrainingConfig, fit
-from epsopt.surrogate.baselines import median_baseline
 
 from .conftest import save
 
@@ -87,9 +86,7 @@ def test_a_map_of_what_trackers_and_a_study_kept_predicts_what_is_finite_and_pos
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setattr(
-        "epsopt.surrogate.cross_validation.statistics_baseline", lambda a, b, **_: median_baseline(a, b)
-    )
+
     folder = door.new()
     for place, write in enumerate((in_mlflow, in_tensorboard, in_wandb, in_optuna)):
         write(folder, place * EPOCHS)
