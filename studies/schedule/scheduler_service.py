@@ -109,7 +109,7 @@ class SchedulerService:
     ) -> None:
         self.project, self._storage, self._catalogue = project, storage, catalogue
         self._until, self._length, self._seed, self.within = until, length, seed, within
-        self._tell, self._answer = tell, answer
+        self._notify, self._answer = notify, answer
         self._decoder = WeightDecoder(project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate)
         self._gave_up = False  # merging, until it is asked again
         self._folder: Path | None = None
