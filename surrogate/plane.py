@@ -28,7 +28,7 @@ class Plane:
     """A plane through the latent space, and the frame in which most checkpoints of a map lie.
 
     Attributes:
-        centre: ``(latent,)`` the point of z whose coordinates are (0, 0).
+        centre: ``(latent,)`` the point of z, finite, whose coordinates are (0, 0).
         axes: ``(latent, 2)`` orthonormal directions.
         explained: share of the variance of z along each axis, 0 to 1; far-out checkpoints do not count.
         low: lower ends of the frame along both axes.

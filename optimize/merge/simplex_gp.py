@@ -72,13 +72,13 @@ def next_merge(
         return None
     candidates, pool = candidates[pool_of.numpy()], pool[pool_of]
     try:
-        return _expected_most(x, table, known, candidates, pool, objectives, bounds, reference, seed)
+        return expected_most(x, table, known, candidates, pool, objectives, bounds, reference, seed)
     except (ModelFittingError, NotPSDError, NanError, LinAlgError):
         away = torch.cdist(pool, x).min(dim=1).values
         return candidates[int(away.argmax())], None
 
 
-def _expected_most(
+def expected_most(
     x: torch.Tensor,
     table: Floats,
     known: Floats,

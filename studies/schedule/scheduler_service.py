@@ -56,8 +56,8 @@ from epsopt.zoo.ingestion.ingest import ingest
 LAUNCH_WITHIN = 3.0
 """Seconds that a launch waits for a choice that knows how the last run ended, where one was made before."""
 
-_ASK_AGAIN = 0.2  # seconds until a database that did not answer is asked again
-_BORNE = 120.0  # seconds for which it need not answer
+ASK_AGAIN = 0.2  # seconds until a database that did not answer is asked again
+SILENT_FOR_AT_MOST = 120.0  # seconds for which it need not answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,10 +188,10 @@ class SchedulerService:
                 continue  # it was taken for dead: what it chose may be out of date
             except DATABASE_ERRORS as error:
                 refused = refused or time.monotonic()
-                if time.monotonic() - refused > _BORNE:
+                if time.monotonic() - refused > SILENT_FOR_AT_MOST:
                     self.finish(_line(error))
                     return
-                time.sleep(_ASK_AGAIN)
+                time.sleep(ASK_AGAIN)
             except EpsoptError as error:
                 if self.finish(_line(error), asks):
                     return

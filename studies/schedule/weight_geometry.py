@@ -28,7 +28,7 @@ from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import Parent, is_recombined
 from epsopt.zoo.reading.remote import location
 
-_READ = 8 << 30  # bytes of checkpoints that are read before each step
+MOST_BYTES = 8 << 30  # bytes of checkpoints that are read before each step
 _ROUNDING = 1e-12  # of the squared distances from the base that a difference of two of them is the rest of
 Floats = NDArray[np.float64]
 
@@ -180,7 +180,7 @@ def place(
     front = Objectives(project.objectives).front(table)
     front = front[np.argsort(table[front, 0], kind="stable")]
     size = max(location(own[0].path).stat().st_size, 1)
-    most = int(np.clip(_READ // size, MOST_SOURCES, MOST_ROWS))
+    most = int(np.clip(MOST_BYTES // size, MOST_SOURCES, MOST_ROWS))
     front = front[evenly_spaced(len(front), most)]
     on_front = set(front.tolist())
     newest = sorted((i for i in range(len(own)) if i not in on_front), key=lambda i: -own[i].id)

@@ -21,7 +21,7 @@ from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
 from epsopt.zoo.layouts.effective_weights import EffectiveWeights
 from epsopt.zoo.reading.source import Limits
 
-_PIECE = 1 << 18  # values of each file that are held at a time, twice: two megabytes as doubles
+PIECE = 1 << 18  # values of each file that are held at a time, twice: two megabytes as doubles
 _UPDATE = 0.1
 """Share of a weight's norm that a typical low-rank update counts as, where the weight itself is not known."""
 Floats = NDArray[np.float64]
@@ -89,8 +89,8 @@ def _of_values(opened: Sequence[EffectiveWeights | None], name: str) -> tuple[Fl
     """Return inner products of differences from the base, and the base's norm; each file is read in pieces."""
     products, squares = np.zeros((len(opened) - 1, len(opened) - 1)), 0.0
     size = next(held for held in opened if held is not None).tensors[name].numel()
-    for start in range(0, size, _PIECE):
-        pieces = [None if held is None else _piece(held, name, start, start + _PIECE) for held in opened]
+    for start in range(0, size, PIECE):
+        pieces = [None if held is None else _piece(held, name, start, start + PIECE) for held in opened]
         others = [piece for piece in pieces[1:] if piece is not None]
         # What a base of adapters holds here nobody knows; differences from the first are as good.
         base = pieces[0] if pieces[0] is not None else others[0]

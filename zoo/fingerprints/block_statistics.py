@@ -33,7 +33,7 @@ _SAMPLE = 1 << 17  # values that quantiles are read from when a block has more
 _LOOKED = 1 << 17  # values of a piece that is looked at and multiplied, if that is rows enough
 _ROWS = 128  # of it: with fewer, adding up the transposed products takes longer than multiplying
 _MULTIPLIED = 1 << 19  # values of a piece that is multiplied with a few columns: two megabytes
-_WHOLE = 1 << 24  # values of a difference that may be held whole
+MOST_VALUES_HELD = 1 << 24  # values of a difference that may be held whole
 _PROBES = 24  # columns of the range finder
 _KEPT_PROBES = 1 << 16  # rows of probes that are kept for the next block: 6 MB
 _DIRECT = 256  # up to this many rows (or columns) the spectrum is exact
@@ -89,7 +89,7 @@ def delta(
         OverflowError: the reference's sum of squares is above `most`, or not a number.
     """
     products = _Products()
-    whole = (workspace or ScratchMemory()).matrix(*matrix.shape) if matrix.size <= _WHOLE else None
+    whole = (workspace or ScratchMemory()).matrix(*matrix.shape) if matrix.size <= MOST_VALUES_HELD else None
     described, energy = _statistics(matrix, most, base, whole, products)
     former = np.sqrt(products.base)
     cosine = products.across / (np.sqrt(squares) * former + 1e-12)

@@ -106,7 +106,12 @@ class Fingerprint:
 
     @staticmethod
     def signature_of(names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> str:
-        """Return the signature of tensors with these names and shapes."""
+        """Return the signature of tensors with these names and shapes.
+
+        Args:
+            names: of the tensors, in any order.
+            shapes: of the same tensors.
+        """
         listing = json.dumps(sorted(zip(names, shapes, strict=True)), separators=(",", ":"))
         return hashlib.sha256(listing.encode()).hexdigest()[:16]
 

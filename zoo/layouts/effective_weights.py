@@ -165,13 +165,14 @@ def _added_up(rows: torch.Tensor) -> torch.Tensor:
     """Add rows up to at most SIDE sums, with signs that depend on nothing but their number."""
     if len(rows) <= SIDE:
         return rows
-    places, signs = _places(len(rows))
+    places, signs = places_and_signs(len(rows))
     return rows.new_zeros((SIDE, *rows.shape[1:])).index_add_(
         0, places, rows * signs.to(rows.dtype).reshape(-1, *[1] * (rows.dim() - 1))
     )
 
 
 @lru_cache(maxsize=8)
-def _places(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+def places_and_signs(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which of the columns each of so many rows is added to, and with which sign; the same each time."""
     rng = np.random.default_rng(number)
     return torch.from_numpy(rng.permutation(number) % SIDE), torch.from_numpy(rng.choice([-1.0, 1.0], number))

@@ -23,7 +23,7 @@ from epsopt.zoo.reading.messages import MAX_MESSAGE, decode, encode, pack
 from epsopt.zoo.reading.remote import RemotePath
 from epsopt.zoo.reading.source import Limits
 
-_BYTES_PER_SECOND = 20e6  # added to a file's time limit: no disk is slower
+BYTES_PER_SECOND = 20e6  # added to a file's time limit: no disk is slower
 _BYTES_PER_SECOND_FROM_AFAR = 1e6  # no network that is worth reading from is slower
 _START = 600.0  # seconds for a child to import torch: minutes from a network disk, or on a busy machine
 
@@ -131,7 +131,7 @@ class ReaderPool:
         messages = _offers(worker, book)
         messages.append(encode({"kind": "read", "path": str(path), **header}))
         worker.ticket = ticket
-        speed = _BYTES_PER_SECOND_FROM_AFAR if isinstance(path, RemotePath) else _BYTES_PER_SECOND
+        speed = _BYTES_PER_SECOND_FROM_AFAR if isinstance(path, RemotePath) else BYTES_PER_SECOND
         worker.seconds = self.limits.seconds + size / speed
         if worker.ready:
             worker.deadline = time.monotonic() + worker.seconds

@@ -156,7 +156,7 @@ def test_a_model_that_cannot_be_fitted_loses_nothing(monkeypatch):
     def broken(*_, **__):
         raise NotPSDError("not positive definite")
 
-    monkeypatch.setattr(simplex_gp, "_expected_most", broken)
+    monkeypatch.setattr(simplex_gp, "expected_most", broken)
     result = merge(lambda c: truth(c[0]), 3, OBJECTIVES, budget=9, seed=0)
     assert len(result.evaluations) == 9
     assert result.evaluations[-1].predicted is None

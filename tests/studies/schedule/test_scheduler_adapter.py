@@ -474,7 +474,7 @@ def test_curves_say_how_far_each_block_moved_from_where_the_run_started(studied)
 
 
 def test_of_runs_that_are_not_placed_whole_nothing_is_said(studied, monkeypatch):
-    monkeypatch.setattr(placing, "_READ", 0)
+    monkeypatch.setattr(placing, "MOST_BYTES", 0)
     monkeypatch.setattr(placing, "MOST_SOURCES", 5)
     snapshot, found = placed(studied)
     there = {c.sha256 for c in found.checkpoints}

@@ -356,14 +356,14 @@ def test_what_keeps_it_from_choosing_is_answered_when_it_was_asked_and_a_databas
         return real(*arguments)
 
     monkeypatch.setattr(stepping.StudySnapshot, "read", read)
-    monkeypatch.setattr(stepping, "_ASK_AGAIN", 0.01)
+    monkeypatch.setattr(stepping, "ASK_AGAIN", 0.01)
     with service(quiet, answer=answers) as mine:
         mine.ask()
         mine.advance()
         assert answers == ["no space", None]
         launch(quiet)
         times.clear()
-        monkeypatch.setattr(stepping, "_BORNE", 0.0)
+        monkeypatch.setattr(stepping, "SILENT_FOR_AT_MOST", 0.0)
         mine.ask()
         mine.advance()
     assert answers[2] == "the database is locked"

@@ -69,7 +69,7 @@ def test_moments_are_central_wherever_the_mean_lies(mean: float) -> None:
 def test_a_tiny_difference_loses_nothing_to_the_size_of_the_weights(
     shape: tuple[int, int], whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "_WHOLE", 1 << 30 if whole else 0)
+    monkeypatch.setattr(blocks, "MOST_VALUES_HELD", 1 << 30 if whole else 0)
     base = normal(*shape)
     matrix = base + np.float32(1e-4) * normal(*shape, seed=1)
     exact = matrix - base  # of neighbours in float32, without rounding

@@ -74,7 +74,7 @@ def test_products_and_norms_agree_with_their_definition(decoder, files):
 
 @pytest.mark.parametrize("piece", [1, 4, 35])
 def test_blocks_are_read_in_pieces_without_changing_the_answer(files, monkeypatch, piece):
-    monkeypatch.setattr(products, "_PIECE", piece)
+    monkeypatch.setattr(products, "PIECE", piece)
     base, *others = ({"path": p.path, "sha256": p.sha256} for p in files)
     header, blobs = weight_products({"base": base, "checkpoints": others}, Limits())
     check(WeightProducts.from_message(header, blobs))

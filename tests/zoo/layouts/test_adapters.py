@@ -147,7 +147,7 @@ def test_a_catalogue_of_before_reads_adapters_again(base, tmp_path):
 
 def test_a_large_update_is_looked_at_through_a_fixed_sum_of_its_rows_and_columns(tmp_path, monkeypatch):
     monkeypatch.setattr(effective, "SIDE", 32)
-    effective._places.cache_clear()
+    effective.places_and_signs.cache_clear()
     generator = torch.Generator().manual_seed(0)
     files = []
     for k in range(2):
@@ -166,7 +166,7 @@ def test_a_large_update_is_looked_at_through_a_fixed_sum_of_its_rows_and_columns
     np.testing.assert_allclose(prints[0].features, prints[2].features, rtol=0.02, atol=0.02)
     assert np.linalg.norm(prints[0].sketch) == pytest.approx(float(updates[0].norm()), rel=0.3)
     assert 1.2 < sketch_distance(prints[0].sketch, prints[1].sketch) < 1.7
-    effective._places.cache_clear()
+    effective.places_and_signs.cache_clear()
 
 
 def test_a_convolution_s_update_has_its_kernel(tmp_path):

@@ -198,7 +198,7 @@ def test_what_a_hook_prints_goes_to_standard_error(tmp_path, save, small_pool, m
 
 def test_a_reader_that_hangs_is_replaced_and_its_file_is_the_failure(tmp_path, save, monkeypatch):
     good = save(tmp_path / "good.pt", 1)
-    monkeypatch.setattr("epsopt.zoo.reading.pool._BYTES_PER_SECOND", float("inf"))
+    monkeypatch.setattr("epsopt.zoo.reading.pool.BYTES_PER_SECOND", float("inf"))
     hasty = ReaderPool(jobs=1, limits=Limits(seconds=0.0))  # no reader is that fast
     try:
         (outcome,) = read(hasty, [good])
