@@ -15,12 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from epsopt.optimize.forecast.evaluation import Accuracy
-    from epsopt.optimize.objectives import Objective
     from epsopt.optimize.schedule.remaining_gain import RemainingGain
-    from epsopt.studies.output_files import OutputFile
     from epsopt.studies.project.project import Project
     from epsopt.studies.report.report import LoopReport
-    from epsopt.zoo.catalogue.catalogue import Catalogue
 
 _FEWEST_TO_COMPARE = 4
 """Runs in each half of the history; the share of fewer says nothing."""
@@ -28,16 +25,20 @@ _FEWEST_TO_COMPARE = 4
 
 @click.command("report")
 @click.option(
-    "--html", "page", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Write it as one page with pictures, too.",
+    "--html", "--output", "page", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write it as one page with pictures, too: .html, or .md with PNG files in a folder beside it.",
 )  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["html", "md"]), help="Of the page; by default what FILE says.")
+@click.option("--anonymous", is_flag=True, help="Leave names of runs, files and the project out of the page.")
 @click.option(
     "--further", type=click.FloatRange(min=0, min_open=True), metavar="EPOCHS",
     help="Predict what so many further epochs of 'epsopt work --budget' add to the front.",
 )  # fmt: skip
 @overwrite_option
 @common
-def command(options: Options, page: Path | None, further: float | None, overwrite: bool) -> None:
+def command(
+    options: Options, page: Path | None, form: str | None, anonymous: bool, further: float | None, overwrite: bool
+) -> None:
     """Show predicted against measured for every proposal, and how far the intervals have held so far.
 
     Predictions are those that were made before a run was started.
@@ -45,6 +46,7 @@ def command(options: Options, page: Path | None, further: float | None, overwrit
     from epsopt.cli.loop_tables import show_proposals, show_steps
     from epsopt.cli.output import print_json, print_line, print_wrapped
     from epsopt.cli.progress import working
+    from epsopt.cli.report_page import MapOfReport, map_of_report, provenance, report_files, write_page
     from epsopt.cli.workspace import open_workspace
 
     with working("reading what came back") as progress:
@@ -54,7 +56,8 @@ def command(options: Options, page: Path | None, further: float | None, overwrit
         from epsopt.studies.schedule.budget import measured_merges
 
         with workspace.catalogue() as catalogue:
-            file = None if page is None else _checked(page, overwrite, catalogue)
+            files = None if page is None else report_files(page, form, catalogue, overwrite=overwrite)
+            shown = MapOfReport() if page is None else map_of_report(catalogue)
             checkpoints, merges = catalogue.checkpoints(), measured_merges(catalogue, project.name)
         report = loop_report(project, workspace.studies(), checkpoints, merges)
         remaining = None
@@ -64,8 +67,13 @@ def command(options: Options, page: Path | None, further: float | None, overwrit
             progress("predicting further epochs", None)
             with workspace.catalogue() as catalogue:
                 remaining = project_remaining_gain(project, workspace.studies(), catalogue, further)
-        if file is not None:
-            write_page(file, project.name, report, report.objectives, other_objectives(report, project))
+        if files is not None:
+            progress("drawing", None)
+            write_page(
+                files.page, project.name, report, report.objectives, other_objectives(report, project),
+                pictures=files.pictures, shown=shown, about=provenance(project, report, shown, _called()),
+                nameless=anonymous,
+            )  # fmt: skip
     if options.json:
         by_reason = {"page": None if page is None else str(page.resolve()), "remaining": _remaining(remaining)}
         print_json({**report_document(report), **by_reason})
@@ -83,32 +91,16 @@ def command(options: Options, page: Path | None, further: float | None, overwrit
         print_line(f"wrote {page}")
 
 
+def _called() -> str:
+    """The command that is running, as it was typed."""
+    import shlex
+    import sys
+
+    return shlex.join(["epsopt", *sys.argv[1:]])
+
+
 def _remaining(found: RemainingGain | None) -> dict[str, Any] | None:
     return None if found is None else asdict(found)
-
-
-def _checked(page: Path, overwrite: bool, catalogue: Catalogue) -> OutputFile:
-    from epsopt.studies.output_files import output_file, run_folders
-
-    return output_file(page, (".html", ".htm"), "a report", overwrite=overwrite, runs=run_folders(catalogue))
-
-
-def write_page(
-    file: OutputFile, name: str, report: LoopReport, objectives: Sequence[Objective], first: Sequence[str] = ()
-) -> None:
-    """Write the report as one HTML page, its first sentences before the others."""
-    from epsopt.cli.loop_tables import PROPOSED, proposals_page_table, steps_table
-    from epsopt.studies.report.report_html import page_html, report_figures
-
-    figures = report_figures(report, objectives)
-    lines = [*first, *count_sentences(report), *_sentences(report)]
-    tables = {
-        PROPOSED: proposals_page_table(report, objectives),
-        "Why runs failed or were stopped": _reasons(report),
-        "Steps of the budget: predicted and realized gain in hypervolume": steps_table(report),
-    }
-    kept = {caption: (heads, rows) for caption, (heads, rows) in tables.items() if rows}
-    file.write(page_html(f"{name}: predicted and measured", lines, figures, kept).encode())
 
 
 def other_objectives(report: LoopReport, project: Project) -> list[str]:
@@ -120,7 +112,7 @@ def other_objectives(report: LoopReport, project: Project) -> list[str]:
     return [f"{said} 'epsopt propose' and 'epsopt work' take the proposals over to them; nothing is lost."]
 
 
-def _reasons(report: LoopReport) -> tuple[list[str], list[list[str]]]:
+def reasons(report: LoopReport) -> tuple[list[str], list[list[str]]]:
     """Return headers and rows of a table of why runs failed or were stopped, with the numbers of their proposals."""
     from epsopt.studies.report.report import WORDS
 
@@ -134,10 +126,14 @@ def _reasons(report: LoopReport) -> tuple[list[str], list[list[str]]]:
 def _sentences(report: LoopReport) -> list[str]:
     from epsopt.cli.loop_tables import front_sentences
 
+    return [*interval_sentences(report), *front_sentences(report), *wait_sentences(report)]
+
+
+def interval_sentences(report: LoopReport) -> list[str]:
+    """Say what was predicted of proposals and came true: intervals, steps that joined the front, control runs."""
     return [
         *_calibration(report.accuracy, report), *drift_sentences(report), *joining_sentences(report),
-        *front_sentences(report),
-        *control_run_sentences(report), *wait_sentences(report),
+        *control_run_sentences(report),
     ]  # fmt: skip
 
 

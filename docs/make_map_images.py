@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "figure.html"
         for name, (arguments, width, height) in PICTURES.items():
-            subprocess.run([epsopt, *arguments, "--save", str(page)], check=True, cwd=project)
+            subprocess.run([epsopt, *arguments, "--picture", str(page)], check=True, cwd=project)
             shoot(page, IMAGES / name, width, height)
             page.unlink()
     targets = [part for name, value in TARGETS.items() for part in (f"--target-{name.replace('_', '-')}", str(value))]

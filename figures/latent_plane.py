@@ -46,6 +46,7 @@ def map(  # noqa: A001 - epsopt.figures.map
     *,
     colour: str | None = None,
     answers: Sequence[Answer] = (),
+    most: int = _MANY,
     title: str = "The checkpoint map",
 ) -> go.Figure:
     """Draw the checkpoints of a map in its plane, with the paths of up to sixty runs.
@@ -55,6 +56,7 @@ def map(  # noqa: A001 - epsopt.figures.map
         checkpoints: of all runs.
         colour: metric or hyperparameter that colours the points, or ``"epoch"``; a checkpoint without it is grey.
         answers: predicted points, drawn hollow.
+        most: of more checkpoints than that, every n-th one is drawn, and the figure says how many.
         title: of the figure.
 
     Returns:
@@ -81,7 +83,7 @@ def map(  # noqa: A001 - epsopt.figures.map
     values = None if colour is None else [_value(c, colour) for c in known]
     if values is not None and all(v is None for v in values):
         raise UsageError(f"no checkpoint of the map has {colour}, neither as a metric nor as a hyperparameter")
-    drawn = range(0, len(known), -(-len(known) // _MANY))
+    drawn = range(0, len(known), -(-len(known) // max(most, 1)))
     coloured = [i for i in drawn if values is None or values[i] is not None]
     without = sorted(set(drawn) - set(coloured))
     marker: dict[str, Any] = {"color": MEASURED, "size": 6}

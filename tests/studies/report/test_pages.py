@@ -26,7 +26,8 @@ from epsopt.studies.optuna_io.study_notes import measured_note
 from epsopt.studies.output_files import is_ours, output_file
 from epsopt.studies.pages import html_page
 from epsopt.studies.pictures import save_picture
-from epsopt.studies.report.report_html import page_html
+from epsopt.studies.report.document import ReportDocument, Section, Table
+from epsopt.studies.report.verdict import Verdict
 from epsopt.surrogate.plane import Plane, fit_plane
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.html_text import escaped
@@ -137,6 +138,14 @@ def texts(value):
             yield from texts(part)
 
 
+def report():
+    """A report in which every text is a stranger's."""
+    table = Table(EVIL, [EVIL], [[EVIL]])
+    return ReportDocument(
+        EVIL, [Verdict(EVIL, EVIL, EVIL)], [Section(EVIL, [EVIL], {"front": fronts()}, [table]), Section("empty")]
+    )
+
+
 @pytest.mark.parametrize("kind", FIGURES)
 def test_every_text_of_a_figure_is_text(kind):
     found = list(texts(json.loads(FIGURES[kind]().to_json())))
@@ -147,10 +156,19 @@ def test_every_text_of_a_figure_is_text(kind):
 
 
 def test_a_page_shows_what_is_in_a_name_and_obeys_none_of_it():
-    page = page_html(EVIL, [EVIL], [fronts()], {EVIL: ([EVIL], [[EVIL]])})
+    page = report().html()
     assert "<img" not in page.replace("<img>", "")
     assert not set(ACTING) & set(re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL))
     assert "\\x1b[2J\\x00\\u202egnp." in page
+
+
+def test_markdown_shows_what_is_in_a_name_and_obeys_none_of_it():
+    text = report().markdown("pictures")
+    assert "![" in text
+    assert "](pictures/front.png)" in text
+    assert not re.search(r"(?<!\\)<", text)
+    assert not set(ACTING) & set(text)
+    assert "## empty" not in text
 
 
 def test_notes_carry_no_character_that_acts():
@@ -193,7 +211,7 @@ def test_a_browser_draws_pages_that_reach_nothing_and_offer_no_upload(tmp_path):
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
-    pages = {"report": page_html(EVIL, [EVIL], [fronts()]), "bare": html_page(EVIL, f"<p>{escaped(EVIL)}</p>")}
+    pages = {"report": report().html(), "bare": html_page(EVIL, f"<p>{escaped(EVIL)}</p>")}
     for kind in ("groups", "path", "preview"):
         save_picture(FIGURES[kind](), output_file(tmp_path / f"{kind}.html", (".html",), "a picture"))
     for name, text in pages.items():

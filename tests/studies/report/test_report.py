@@ -16,8 +16,8 @@ from epsopt.cli.report import (
     other_objectives,
     report_document,
     wait_sentences,
-    write_page,
 )
+from epsopt.cli.report_page import write_page
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.pareto import non_dominated
