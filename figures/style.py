@@ -54,6 +54,7 @@ def dressed(figure: go.Figure, height: int, title: str | None = None, *, legend_
                     "font": {"size": 12, "color": "#24313e"}},  # not the ink: a dark page leaves it
         legend={"orientation": "h", "x": 0, "xanchor": "left", "yref": "container", "y": 0.01, "yanchor": "bottom"},
         margin={"l": 70, "r": 25, "t": top, "b": 92 + legend_below},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": LIGHT["line"], "activecolor": FRONT},
         height=height,
     )  # fmt: skip
     if title is not None:

@@ -103,7 +103,7 @@ def _drawn(figure: go.Figure, bar: bool) -> str:
     return str(
         clear.to_html(
             full_html=False, include_plotlyjs=False,
-            config={**PLOTLY_CONFIG, "displayModeBar": bar, "responsive": True},
+            config={**PLOTLY_CONFIG, **({} if bar else {"displayModeBar": False}), "responsive": True},
         )
     )  # fmt: skip
 

@@ -153,10 +153,11 @@ p{margin:.4em 0;overflow-wrap:anywhere}
 .card{border:1px solid #8a96a366;border-radius:8px;padding:.8em 1em}
 .card h2{font-size:.85em;font-weight:500;margin:0;opacity:.75}
 .answer{font-size:1.15em;font-weight:600;margin:.2em 0}
-.figure{margin:.8em 0}.table{overflow-x:auto;margin:1em 0}
+.figure{margin:.8em 0;overflow-x:auto}.figure>div{min-width:580px}.table{overflow-x:auto;margin:1em 0}
 table{border-collapse:collapse;font-size:.9em}
 caption{text-align:left;white-space:nowrap;margin-bottom:.4em;font-weight:600}
-th,td{text-align:right;padding:.25em .9em;font-variant-numeric:tabular-nums;vertical-align:top}
+th,td{text-align:right;padding:.25em .9em;font-variant-numeric:tabular-nums;vertical-align:top;white-space:nowrap}
+th.words,td.words{text-align:left;white-space:normal;min-width:16em}
 th{border-bottom:1px solid #8a96a3}td{border-bottom:1px solid #8a96a355}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 @media(max-width:700px){.cards{grid-template-columns:1fr}main{margin:1em auto}}
