@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from epsopt.zoo.reading.text import visible
 
-
 _SENTENCE = 28  # characters: a number with its interval is shorter
 
 
@@ -29,7 +28,7 @@ def html_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
 
     def cell(kind: str, text: str, column: int) -> str:
         words = ' class="words"' if column in worded else ""
-        return f"<{kind}{words}>{escaped(text)}</{kind.split()[0]}>"
+        return f"<{kind}{words}>{escaped(text)}</{kind.split(maxsplit=1)[0]}>"
 
     head = "".join(cell('th scope="col"', h, i) for i, h in enumerate(heads))
     body = "".join("<tr>" + "".join(cell("td", c, i) for i, c in enumerate(row)) + "</tr>\n" for row in rows)
