@@ -29,6 +29,7 @@ COMMANDS = {
     "init-from": "Name the checkpoint that the next run should start from.",
     "work": "Train what was proposed, watch it, and record it in the study.",
     "report": "Show predicted against measured, and how far the intervals hold.",
+    "explore": "Explore the map in a browser: checkpoints, front, runs and what-if, linked.",
     "dashboard": "Open the Optuna dashboard on the project's studies.",
     "demo": "Run every step on a small zoo that is trained for real.",
 }

@@ -80,7 +80,7 @@ def html_page(
         from plotly.offline import get_plotlyjs
 
         scripts = f"<script>{get_plotlyjs()}</script>\n"
-    digests = " ".join(_digest(script) for script in _SCRIPT.findall(scripts + picture)) or "'none'"
+    digests = " ".join(digest(script) for script in _SCRIPT.findall(scripts + picture)) or "'none'"
     policy = (
         f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
         "base-uri 'none'; form-action 'none'"
@@ -108,5 +108,6 @@ def _drawn(figure: go.Figure, bar: bool) -> str:
     )  # fmt: skip
 
 
-def _digest(script: str) -> str:
+def digest(script: str) -> str:
+    """Return what a Content-Security-Policy names a script or a style sheet by."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -11,7 +11,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from epsopt.studies.optuna_io.storage import open_storage
-from epsopt.studies.report.host_check import guard, is_loopback
+from epsopt.studies.report.host_check import Application, guard, is_loopback
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -64,24 +64,51 @@ def dashboard_server(
         EpsoptError: the address cannot be listened on.
         CatalogueError: the database cannot be opened.
     """
+    check_address(host, port, allow_remote=allow_remote)
+    import optuna_dashboard
+
+    application = guard(optuna_dashboard.wsgi(open_storage(storage_url, create=False)), host, allow_edits=allow_edits)
+    return bind(application, host, port)
+
+
+def check_address(host: str, port: int, *, allow_remote: bool) -> None:
+    """Refuse an address that other machines can reach, unless that is meant, and what is no port.
+
+    Args:
+        host: name or address to listen on.
+        port: 0 takes a free one.
+        allow_remote: whether an address that other machines can reach is meant. There is no password.
+
+    Raises:
+        UsageError: an address that other machines can reach, without allow_remote; or no port number.
+    """
     if not allow_remote and not is_loopback(host):
         raise UsageError(
-            f"{host} can be reached from other machines, and the dashboard has no passwords: use 127.0.0.1, "
+            f"{host} can be reached from other machines, and the page has no passwords: use 127.0.0.1, "
             "or allow remote access if the network is yours alone"
         )
     if not 0 <= port <= 65535:
         raise UsageError(f"port: expected 0 to 65535, got {port}")
-    import optuna_dashboard
 
-    application = guard(optuna_dashboard.wsgi(open_storage(storage_url, create=False)), host, allow_edits=allow_edits)
+
+def bind(application: Application, host: str, port: int) -> DashboardServer:
+    """Bind a server for a guarded application; ``serve_forever()`` runs it.
+
+    Args:
+        application: what answers; :func:`epsopt.studies.report.host_check.guard` made it.
+        host: name or address to listen on.
+        port: 0 takes a free one.
+
+    Raises:
+        EpsoptError: the address cannot be listened on.
+    """
     kind = _DashboardServer6 if ":" in host else DashboardServer
     try:
-        server = make_server(host.strip("[]"), port, application, server_class=kind, handler_class=_QuietHandler)
+        return make_server(host.strip("[]"), port, application, server_class=kind, handler_class=_QuietHandler)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise EpsoptError(f"port {port} on {host} is in use: choose another one, or 0 for any free one") from error
         raise EpsoptError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
-    return server
 
 
 def serve(

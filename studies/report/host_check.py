@@ -23,11 +23,20 @@ _POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
 )
-_HEADERS = [("X-Frame-Options", "DENY"), ("Content-Security-Policy", _POLICY)]
 """The dashboard's page reaches this server and nothing else; its bundle needs inline scripts and evaluation."""
 
 
-def guard(application: Application, host: str, *, allow_edits: bool = False) -> Application:
+_ONLY_SHOWS = "epsopt dashboard only shows: 'epsopt dashboard --allow-edits' lets you change and delete studies"
+
+
+def guard(
+    application: Application,
+    host: str,
+    *,
+    allow_edits: bool = False,
+    only_shows: str = _ONLY_SHOWS,
+    policy: str = _POLICY,
+) -> Application:
     """Wrap a WSGI application so that it answers only requests that were meant for it.
 
     A request must name this server in its Host header: a loopback name, an address (which, unlike a name,
@@ -39,15 +48,19 @@ def guard(application: Application, host: str, *, allow_edits: bool = False) -> 
         application: what is guarded.
         host: name or address that the server listens on.
         allow_edits: whether requests that change something are let through, too.
+        only_shows: what such a request is told otherwise.
+        policy: Content-Security-Policy of its pages; by default the dashboard's.
     """
     names = {"localhost", host.lower().strip("[]")}
     if not is_loopback(host):
         names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 
+    added = [("X-Frame-Options", "DENY"), ("Content-Security-Policy", policy)]
+
     def guarded(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         reason = _refusal(environ, names, loopback=is_loopback(host))
         if reason is None and not allow_edits and environ.get("REQUEST_METHOD") not in _READING:
-            reason = "epsopt dashboard only shows: 'epsopt dashboard --allow-edits' lets you change and delete studies"
+            reason = only_shows
         if reason is not None:
             body = f"{reason}\n".encode()
             headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
@@ -55,7 +68,7 @@ def guard(application: Application, host: str, *, allow_edits: bool = False) -> 
             return [body]
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            return start_response(status, [*headers, *_HEADERS], *rest)
+            return start_response(status, [*headers, *added], *rest)
 
         return application(environ, start)
 

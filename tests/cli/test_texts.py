@@ -44,6 +44,7 @@ NOT_RUN = {
     "embed": "it reads embeddings of a hook, which this project lacks: test_map_uses.py runs it",
     "merge": "it measures thirty merges with a hook: test_weights.py runs it",
     "dashboard": "it serves until it is interrupted: tests/studies/report/test_dashboard.py asks it",
+    "explore": "it serves until it is interrupted: tests/cli/test_explore.py asks it, and has a page exported",
     "demo": "seven minutes of training: test_demo.py runs it",
 }
 NEEDS_A_HOOK = "--evaluate"  # measured with the project's own hook: test_weights.py

@@ -1,0 +1,72 @@
+"""Draw the pictures of the page to explore from a finished demo.
+
+    python docs/make_explore_images.py demo-out
+
+Needs Debian's chromium. The page is the one that `epsopt explore` serves, on what was measured and predicted there.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+IMAGES = Path(__file__).resolve().parent / "images"
+LOOK = "#colour=epoch&across=metric:coverage&up=metric:dist_corr"
+VIEWS = {  # name: (width, height, scheme, whether targets are searched)
+    "explore": (1280, 900, "light", False),
+    "explore-dark": (1280, 900, "dark", False),
+    "explore-search": (1280, 900, "light", True),
+    "explore-800": (800, 1150, "light", True),
+    "explore-800-dark": (800, 1150, "dark", False),
+}
+
+
+def main() -> None:
+    command = [Path(sys.executable).parent / "epsopt", "explore", "--port", "0"]
+    server = subprocess.Popen(command, cwd=sys.argv[1], stdout=subprocess.PIPE, text=True)
+    try:
+        line = server.stdout.readline() if server.stdout else ""
+        url = re.search(r"http://\S+", line)
+        if url is None:
+            sys.exit(f"epsopt explore did not start: {line}")
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path="/usr/bin/chromium",
+                args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
+            )
+            for name, (width, height, scheme, searched) in VIEWS.items():
+                page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+                page.set_default_timeout(0)
+                page.goto(url.group() + LOOK + ("&target.coverage=0.95&target.dist_corr=0.4" if searched else ""))
+                page.wait_for_selector("body[data-ready]")
+                search(page) if searched else details(page)
+                page.screenshot(path=str(IMAGES / f"{name}.png"))
+                page.close()
+                print(f"wrote {name}.png")
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def details(page: Page) -> None:
+    """Open the last checkpoint of the run that has most checkpoints on the front."""
+    heading = page.locator("#runs thead button", has_text="on the front")
+    heading.click()
+    page.locator("#runs tbody tr").first.get_by_role("button", name="details").click()
+    page.wait_for_selector("#neighbours")
+
+
+def search(page: Page) -> None:
+    """Search the map for the targets of the address."""
+    page.get_by_role("button", name="Search the map").click()
+    page.wait_for_selector("#answers tbody tr")
+    page.evaluate("document.querySelector('#details').closest('details').open = false")
+
+
+if __name__ == "__main__":
+    main()

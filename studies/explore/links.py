@@ -1,0 +1,55 @@
+"""What checkpoints began from: the start of a restarted run, and the two checkpoints that a merge lies between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from optuna.storages import RDBStorage
+
+from epsopt.studies.optuna_io.queue import proposed_trials
+from epsopt.studies.optuna_io.run_folders import folder_of
+from epsopt.studies.project.project import Project
+from epsopt.studies.schedule.budget import MeasuredMerge
+from epsopt.studies.schedule.study_snapshot import named_start
+from epsopt.zoo.catalogue.types import Checkpoint
+
+
+def proposed_starts(project: Project, storage: RDBStorage) -> dict[Path, str]:
+    """Return the checkpoint that each proposed run started from, by the run's folder.
+
+    Args:
+        project: names the study.
+        storage: where it is.
+    """
+    trials = proposed_trials(storage, project.name)
+    return {folder_of(project, t): t.user_attrs["init_from"] for t in trials if "init_from" in t.user_attrs}
+
+
+def links(
+    checkpoints: Sequence[Checkpoint], started: Mapping[Path, str], merges: Sequence[MeasuredMerge]
+) -> list[list[int]]:
+    """Return ``[row, row of what it began from]``: of a run its first checkpoint, of a merge two such pairs.
+
+    Args:
+        checkpoints: of the catalogue.
+        started: path of the checkpoint that a run started from, by the run's folder; runs may also name it themselves.
+        merges: that were measured.
+    """
+    content = {path: c.sha256 for c in checkpoints for path in c.paths}
+    place = {path: i for i, c in enumerate(checkpoints) for path in c.paths}
+    of_content = {c.sha256: i for i, c in reversed(list(enumerate(checkpoints)))}
+    out: list[list[int]] = []
+    seen: set[int] = set()
+    for i, c in enumerate(checkpoints):
+        if c.run_id in seen:
+            continue
+        seen.add(c.run_id)
+        start = named_start(c, content) or next((started[f] for f in Path(c.path).parents if f in started), None)
+        if start in place and place[start] != i:
+            out.append([i, place[start]])
+    for merge in merges:
+        row = None if merge.path is None else place.get(merge.path)
+        if row is not None and merge.ends is not None:
+            out += [[row, of_content[end]] for end in merge.ends if of_content.get(end, row) != row]
+    return out

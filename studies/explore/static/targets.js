@@ -1,0 +1,121 @@
+// Targets: sliders, how many checkpoints measurably meet them, and the search of the map.
+
+import { copyButton, el, fill, number, percent } from "./text.js";
+import { ask } from "./data.js";
+
+const NOTCHES = 400;
+
+export class Targets {
+  constructor(root, state, onAnswers) {
+    this.state = state;
+    this.data = state.data;
+    this.onAnswers = onAnswers;
+    this.sliders = new Map();
+    this.count = el("p", { id: "meeting", "aria-live": "polite" });
+    this.found = el("div", { id: "answers" });
+    this.command = el("code");
+    const rows = this.data.objectives.map((objective) => this.slider(objective)).filter(Boolean);
+    const clear = el("button", { type: "button", onclick: () => state.set({ targets: {} }) }, "Clear");
+    const go = el("button", { type: "button", className: "main", onclick: () => this.search() }, "Search the map");
+    this.go = go;
+    const copy = el("p", { className: "path" }, this.command, copyButton("copy", () => this.command.textContent));
+    fill(root, ...rows, this.count, el("p", { className: "row" }, this.data.server ? go : null, clear), copy, this.found);
+    state.on((names) => {
+      if (names.has("targets") || names.has("filter")) this.draw(names);
+    });
+  }
+
+  slider({ name, maximize }) {
+    const column = this.data.byKey.get(`metric:${name}`);
+    if (!column) return null;
+    const finite = column.values.filter(Number.isFinite).sort();
+    // Notches are measured values, so that each takes as many checkpoints from those that meet: a metric that crowds
+    // at a bound is as easy to set as any other.
+    const worst = maximize ? 0 : finite.length - 1;
+    const at = (notch) => finite[Math.round(Math.abs((notch / NOTCHES) * (finite.length - 1) - (maximize ? 0 : finite.length - 1)))];
+    const range = el("input", { type: "range", min: 0, max: NOTCHES, step: 1, value: 0, "aria-label": `target for ${name}` });
+    const box = el("input", { type: "number", step: "any", "aria-label": `target for ${name} as a number` });
+    const off = el("button", { type: "button", className: "quiet", title: "no target", onclick: () => this.want(name, null) }, "×");
+    range.addEventListener("input", () => this.want(name, Number(range.value) === 0 ? null : Number(at(Number(range.value)).toPrecision(6))));
+    box.addEventListener("change", () => this.want(name, box.value === "" || !Number.isFinite(Number(box.value)) ? null : Number(box.value)));
+    const notch = (value) => {
+      let n = 0;
+      for (const v of finite) if (maximize ? v < value : v > value) n++;
+      return Math.round((n / Math.max(finite.length - 1, 1)) * NOTCHES);
+    };
+    this.sliders.set(name, { range, box, notch, worst: finite[worst] });
+    return el("div", { className: "target" }, el("label", { title: name }, `${maximize ? "≥" : "≤"} ${name}`), range, box, off);
+  }
+
+  want(name, value) {
+    const targets = { ...this.state.get("targets") };
+    if (value === null) delete targets[name];
+    else targets[name] = value;
+    this.state.set({ targets });
+  }
+
+  draw(names) {
+    const { state, data } = this;
+    const targets = state.get("targets");
+    for (const [name, { range, box, notch }] of this.sliders) {
+      const value = targets[name];
+      box.value = value === undefined ? "" : value;
+      if (document.activeElement !== range || value === undefined) range.value = value === undefined ? 0 : notch(value);
+      range.setAttribute("aria-valuetext", value === undefined ? "no target" : number(value));
+    }
+    let [n, of] = [0, 0];
+    for (let i = 0; i < data.n; i++) {
+      if (state.hidden?.[i]) continue;
+      of++;
+      if (state.meeting?.[i]) n++;
+    }
+    const all = state.hidden ? "checkpoints of the filtered runs" : "checkpoints";
+    this.count.textContent = state.meeting ? `${n} of ${of} ${all} measurably meet` : `No target: all ${of} ${all}`;
+    const spelled = Object.entries(targets).map(([name, v]) => ` --target-${name.replace(/[^\p{L}\p{N}_.]+|_/gu, "-").replace(/^-+|-+$/g, "")} ${v}`);
+    this.command.textContent = `epsopt search${spelled.join("")}`;
+    if (names.has("targets")) {
+      this.onAnswers(null);
+      fill(this.found);
+    }
+  }
+
+  async search() {
+    const query = Object.fromEntries(Object.entries(this.state.get("targets")).map(([name, v]) => [`target.${name}`, v]));
+    const asked = JSON.stringify(query);
+    this.go.disabled = true;
+    fill(this.found, el("p", { className: "loading" }, "searching the map …"));
+    try {
+      const found = await ask("search", query);
+      const now = Object.fromEntries(Object.entries(this.state.get("targets")).map(([name, v]) => [`target.${name}`, v]));
+      if (JSON.stringify(now) !== asked) return; // the sliders moved on meanwhile
+      this.onAnswers(found);
+      fill(this.found, ...this.answers(found));
+    } catch (error) {
+      fill(this.found, el("p", { className: "error" }, error.message));
+    } finally {
+      this.go.disabled = false;
+    }
+  }
+
+  answers(found) {
+    const { data, state } = this;
+    const names = data.objectives.map((o) => o.name).filter((name) => data.metrics.includes(name));
+    const say = [];
+    if (found.targets.length && !found.targets_met) say.push(el("p", { className: "error" }, "No answer is more likely than not to meet all targets: these come nearest."));
+    const rows = found.answers.map((answer, i) => {
+      const near = answer.nearest[0];
+      const open = el("button", { type: "button", className: "link", onclick: () => state.set({ chosen: near.row }) }, data.label(near.row));
+      const cells = names.map((name) => {
+        const [point, low, high] = answer.predicted[name];
+        return el("td", {}, number(point), el("div", { className: "quiet" }, `[${number(low)}, ${number(high)}]`));
+      });
+      return el("tr", {}, el("th", { scope: "row" }, String(i + 1)), ...cells, el("td", {}, answer.probability === null ? "–" : answer.probability.toFixed(2)), el("td", { className: "text" }, open));
+    });
+    const heads = ["#", ...names, "P", "nearest checkpoint"];
+    return [
+      ...say,
+      el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((h) => el("th", { scope: "col" }, h)))), el("tbody", {}, ...rows))),
+      el("p", { className: "quiet" }, `Predicted, not evaluated, with ${percent(found.level)} intervals. P is the probability that all targets are met. Hollow on the plots.`),
+    ];
+  }
+}

@@ -1,0 +1,123 @@
+"""The page in Chromium, on names that act where they are not escaped, and as one file."""
+
+from __future__ import annotations
+
+import pytest
+
+from epsopt.studies.explore.page import exported
+from epsopt.zoo.reading.text import visible
+
+from ...chromium import opened  # noqa: TID252
+from .conftest import EVIL
+
+SHOWN = visible(EVIL)
+
+
+def box(page, plot, left, top, right, bottom):
+    """Draw a box over a plot, its ends as shares of the plot's size."""
+    page.locator(f"#{plot} .canvases").scroll_into_view_if_needed()
+    place = page.locator(f"#{plot} .canvases").bounding_box()
+    at = lambda x, y: (place["x"] + x * place["width"], place["y"] + y * place["height"])  # noqa: E731
+    page.mouse.move(*at(left, top))
+    page.mouse.down()
+    page.mouse.move(*at(right, bottom), steps=3)
+    page.mouse.up()
+
+
+def ready(page, url):
+    page.goto(url)
+    page.wait_for_selector("body[data-ready]")
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_names_from_files_are_text_wherever_they_are_shown(server, snapshot, tmp_path, served):
+    file = tmp_path / "page.html"
+    file.write_bytes(exported(snapshot))
+    url = server.url if served else file.as_uri()
+    with opened() as found:
+        page = found.page
+        ready(page, url)
+        row = page.locator("#runs tbody tr", has_text="alert(1)")
+        assert SHOWN in row.inner_text()
+        row.get_by_role("button", name="details").click()
+        page.wait_for_selector("#neighbours")
+        assert SHOWN in page.inner_text("#details h3")
+        assert "alert(1)" in page.inner_text("#path")
+        page.select_option("#colour", f"hyperparameter:{EVIL}")
+        assert "alert(2)" in page.inner_text("#legend")
+        page.locator("#map .canvases").focus()
+        page.keyboard.press("ArrowRight")
+        assert page.locator("img, script:not([src]):not([type='text/plain']):not([type='module'])").count() == 0
+        assert page.title() == "the zoo: explore"
+        # What comes in with a text runs not even where it reaches the page.
+        page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=alert(3)>')")
+        blocked = [e for e in found.errors if "Content Security Policy" in e]
+    assert blocked
+    assert [e for e in found.errors if e not in blocked] == []
+    assert found.reached(server.url if served else "file:") == []
+
+
+def test_the_file_shows_what_the_page_shows_without_asking_anyone(server, snapshot, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_bytes(exported(snapshot))
+    told = {}
+    with opened() as found:
+        for url in (server.url, file.as_uri()):
+            page = found.page
+            ready(page, url)
+            box(page, "map", 0.1, 0.05, 0.6, 0.9)
+            counts, front = page.inner_text("#counts"), page.inner_text("#runs")
+            page.keyboard.press("Escape")
+            page.locator("#runs tbody tr").first.get_by_role("button", name="details").click()
+            page.wait_for_selector("#apart, #alike")
+            told[url] = (counts, front, page.inner_text("#neighbours"), page.inner_text("#path"))
+        asked = [url for url in found.asked if url.startswith("file:")]
+    assert told[server.url] == told[file.as_uri()]
+    assert "selected" in told[server.url][0]
+    assert asked == [file.as_uri()], "nothing but the file itself"
+    assert found.errors == []
+
+
+def test_a_checkpoint_without_a_place_says_so_instead_of_its_neighbours(server, snapshot):
+    broken = snapshot.checkpoints[-2]
+    with opened() as found:
+        page = found.page
+        ready(page, f"{server.url}#chosen={broken.id}")
+        page.wait_for_selector("#details .error")
+        assert "NaN" in page.inner_text("#details .error")
+        assert "1 without a value here" in page.inner_text("#map-said")
+
+
+def test_embeddings_are_previewed_on_demand(server):
+    with opened() as found:
+        page = found.page
+        ready(page, server.url)
+        page.locator("#runs tbody tr").first.get_by_role("button", name="details").click()
+        page.get_by_role("button", name="Preview embeddings").click()
+        page.wait_for_selector("#embedding canvas")
+        assert "of the variance" in page.inner_text("#embedding")
+    assert found.errors == []
+
+
+def test_the_page_is_usable_at_800_pixels_light_and_dark(server):
+    for scheme in ("light", "dark"):
+        with opened(800, 900, scheme) as found:
+            page = found.page
+            ready(page, server.url)
+            width = page.evaluate("document.documentElement.scrollWidth")
+            paper = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+            sizes = page.locator(".canvases").evaluate_all("e => e.map(x => x.clientWidth)")
+        assert width <= 800, "nothing is wider than the window"
+        assert min(sizes) > 300
+        assert (max(map(int, paper[4:-1].split(","))) < 60) == (scheme == "dark")
+        assert found.errors == []
+
+
+def test_a_server_that_has_ended_is_one_sentence(server):
+    with opened() as found:
+        page = found.page
+        ready(page, server.url)
+        page.context.set_offline(True)
+        page.get_by_role("button", name="Search the map").click()
+        page.wait_for_selector("#answers .error")
+        assert "still running" in page.inner_text("#answers .error")
