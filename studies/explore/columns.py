@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from epsopt.figures.axis_scale import AxisScale
 from epsopt.zoo.reading.text import visible
 
 _ALIGNED = 8  # bytes: where JavaScript's Float64Array may begin
@@ -27,6 +28,7 @@ class Column:
         values: ``(n,)`` float64 or float32 with NaN for what is missing, or int32.
         rows: whether there is one value a checkpoint or one a run.
         categories: names of the values 0, 1, ... of an int32 column, where -1 is missing; none in a column of numbers.
+        scale: how its axis is drawn; None: as :attr:`logarithmic` says.
     """
 
     key: str
@@ -35,6 +37,7 @@ class Column:
     values: NDArray[Any]
     rows: Literal["checkpoint", "run"] = "checkpoint"
     categories: tuple[str, ...] = ()
+    scale: AxisScale | None = None
 
     @property
     def logarithmic(self) -> bool:
@@ -90,12 +93,25 @@ def pack(columns: Sequence[Column]) -> tuple[list[dict[str, Any]], bytes]:
                 "length": len(column.values),
                 "categories": list(column.categories) or None,
                 "logarithmic": column.logarithmic,
+                "scale": _scale(column.scale),
             }
         )
         padding = -len(data) % _ALIGNED
         parts.append(data + b"\0" * padding)
         offset += len(data) + padding
     return described, b"".join(parts)
+
+
+def _scale(scale: AxisScale | None) -> dict[str, Any] | None:
+    if scale is None or scale.bound is None:
+        return None
+    return {
+        "bound": scale.bound,
+        "unit": scale.unit,
+        "cap": scale.cap,
+        "flipped": scale.flipped,
+        "words": scale.words,
+    }
 
 
 def _number(value: Any) -> float:

@@ -1,6 +1,6 @@
 // What a linter holds the page's modules to: `npx eslint --config studies/explore/eslint.config.mjs studies/explore/static`
 const browser = ["atob", "document", "fetch", "history", "location", "navigator", "performance", "requestAnimationFrame",
-  "getComputedStyle", "setTimeout", "window", "Node", "ImageData", "ResizeObserver", "URLSearchParams"];
+  "getComputedStyle", "setTimeout", "window", "Node", "ImageData", "Intl", "ResizeObserver", "URLSearchParams"];
 
 export default [
   {

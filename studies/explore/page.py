@@ -14,7 +14,8 @@ from epsopt.studies.explore.snapshot import Snapshot
 from epsopt.studies.explore.view import view
 from epsopt.studies.explore.what_if import finite, neighbours
 from epsopt.studies.output_files import HTML_MARK
-from epsopt.studies.pages import digest, escaped
+from epsopt.studies.pages import digest
+from epsopt.zoo.html_text import escaped
 
 MODULES = (
     "text.js", "data.js", "colours.js", "scales.js", "state.js", "scatter.js", "table.js", "details.js", "targets.js",

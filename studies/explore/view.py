@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from epsopt.figures.axis_scale import AxisScale, choose_scale
 from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.bookkeeping import why_left_out
 from epsopt.optimize.latent.clusters import cluster_runs
@@ -119,14 +120,19 @@ def _columns(
         Column("x", "first axis of the map", "", places[:, 0].astype(np.float32)),
         Column("y", "second axis of the map", "", places[:, 1].astype(np.float32)),
     ]
+    better = {o.name: o.maximize for o in snapshot.objectives}
+    scales: dict[str, AxisScale] = {}
     for name in names:
         values = np.array([math.nan if (v := c.metrics.get(name)) is None else float(v) for c in checkpoints])
-        out.append(Column(f"metric:{name}", name, "measured", values))
+        if name in better:
+            scales[name] = choose_scale(name, better[name], values.tolist(), values[front == 1].tolist())
+        out.append(Column(f"metric:{name}", name, "measured", values, scale=scales.get(name)))
     predicted, refused = _predictions(snapshot)
     for j, name in enumerate(snapshot.surrogate.metric_names):
         for kind, values in zip(("predicted", "low", "high"), predicted, strict=True):
             group = "predicted" if kind == "predicted" else ""
-            out.append(Column(f"{kind}:{name}", name, group, values[:, j].astype(np.float32)))
+            column = Column(f"{kind}:{name}", name, group, values[:, j].astype(np.float32), scale=scales.get(name))
+            out.append(column)
     out.append(Column("epoch", "epoch", "training", epochs))
     kinds = np.array([_kind(c) for c in checkpoints], dtype=np.int32)
     out.append(Column("kind", "kind", "training", kinds, categories=("trained", "merged")))

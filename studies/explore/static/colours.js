@@ -2,8 +2,8 @@
 
 // Viridis (Smith and van der Walt, 2015), eleven of its colours.
 const VIRIDIS = ["440154", "482475", "414487", "355f8d", "2a788e", "21918c", "22a884", "44bf70", "7ad151", "bddf26", "fde725"];
-// Okabe and Ito (2008), without black and yellow.
-const KINDS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f6a4f"];
+// Of Okabe and Ito (2008), as in every other picture of epsopt.
+const KINDS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d1f", "#7f7f7f"];
 export const STEPS = 32;
 export const MISSING = 255;
 

@@ -3,7 +3,7 @@
 import { counted, el, fill, number, shown } from "./text.js";
 import { loadData } from "./data.js";
 import { colouring } from "./colours.js";
-import { fitting } from "./scales.js";
+import { LINEAR, scaleOf } from "./scales.js";
 import { State } from "./state.js";
 import { Scatter, arrows } from "./scatter.js";
 import { RunTable } from "./table.js";
@@ -91,13 +91,13 @@ class Page {
     const column = this.data.byKey.get(key);
     const values = this.data.perCheckpoint(key);
     const words = { predicted: "predicted ", "prediction error": "prediction error of ", "interval width": "interval width of " };
-    const kind = fitting(values, column.logarithmic);
-    return { key, values, kind, title: `${words[column.group] ?? ""}${column.title}${kind === "near 1" ? " (scale of the distance to 1)" : ""}` };
+    const scale = scaleOf(column);
+    return { key, values, scale, title: `${words[column.group] ?? ""}${column.title}${scale.words ? `, scaled as ${scale.words}` : ""}` };
   }
 
   mapAxis(key, i) {
     const { title, ends } = this.data.axes[i];
-    return { key, values: this.data.values(key), kind: "linear", title, ends };
+    return { key, values: this.data.values(key), scale: LINEAR, title, ends };
   }
 
   changed(names) {
@@ -317,7 +317,7 @@ class Page {
     const { found, at } = this.way;
     const points = found.points.map((p) => this.predicted(plot, map, p)).filter(Boolean).map((p) => p.at);
     if (points.length < 2) return;
-    context.strokeStyle = context.fillStyle = plot.style("--accent");
+    context.strokeStyle = context.fillStyle = plot.style("--answer");
     context.lineWidth = 2;
     arrows(context, points);
     context.beginPath();

@@ -1,37 +1,26 @@
-// Axes: linear, logarithmic, and "distance to 1" for metrics that crowd there.
+// Axes: linear, logarithmic, or by the distance from a bound where a metric crowds at it.
 
-const SCALES = {
-  linear: { to: (v) => v, from: (v) => v },
-  log: { to: (v) => (v > 0 ? Math.log10(v) : NaN), from: (v) => 10 ** v },
-  // Of 0.99 and 0.999 a linear axis tells nothing; 1 itself stands where 1e-6 less would.
-  "near 1": { to: (v) => (v <= 1 ? -Math.log10(Math.max(1 - v, 1e-6)) : NaN), from: (v) => 1 - 10 ** -v },
-};
+export const LINEAR = { to: (v) => v, from: (v) => v };
+const LOG = { to: (v) => (v > 0 ? Math.log10(v) : NaN), from: (at) => 10 ** at, decades: true };
 
-export function scale(kind) {
-  return SCALES[kind];
-}
-
-/** The scale on which a column's values can be told apart. */
-export function fitting(values, logarithmic) {
-  if (logarithmic) return "log";
-  let n = 0;
-  let near = 0;
-  let low = Infinity;
-  for (const v of values) {
-    if (!Number.isFinite(v)) continue;
-    if (v > 1) return "linear";
-    n++;
-    if (v > 0.97) near++;
-    low = Math.min(low, v);
-  }
-  return n > 0 && low >= 0 && near > 0.6 * n ? "near 1" : "linear";
+/** The scale of a column, as Python chose it: the same as in every other picture of the metric. */
+export function scaleOf({ logarithmic, scale }) {
+  if (!scale) return logarithmic ? LOG : LINEAR;
+  const { bound, unit, cap, flipped, words } = scale;
+  const turn = flipped ? -1 : 1;
+  return {
+    decades: true,
+    turn,
+    words,
+    bound: { at: turn * cap, value: bound },
+    to: (v) => (Number.isNaN(v) ? NaN : turn * Math.min(-Math.log10(Math.max((turn * (bound - v)) / unit, 0)), cap)),
+    from: (at) => (turn * at >= cap - 1e-9 ? bound : bound - turn * unit * 10 ** (-turn * at)),
+  };
 }
 
 /** Values scaled for drawing; NaN where the scale has no place for one. */
-export function scaled(values, kind) {
-  if (kind === "linear") return values;
-  const { to } = SCALES[kind];
-  return Float64Array.from(values, to);
+export function scaled(values, scale) {
+  return scale === LINEAR ? values : Float64Array.from(values, scale.to);
 }
 
 /** Lowest and highest finite value: all of them, or the middle 98 % where a few lie far out. */
@@ -49,15 +38,35 @@ export function frame(values) {
 }
 
 /** Round values for an axis, at most about `most`, each with its text. */
-export function ticks([low, high], kind, most, text) {
+export function ticks([low, high], scale, most, text) {
+  if (scale.decades) return decades([low, high], scale, most, text);
   const raw = (high - low) / Math.max(most, 2);
   const power = 10 ** Math.floor(Math.log10(raw));
-  const unit = [1, 2, 5, 10].find((m) => m * power >= raw) * power;
-  const step = kind === "linear" ? unit : Math.max(unit, unit < 1 ? unit : Math.ceil(unit));
+  const step = [1, 2, 5, 10].find((m) => m * power >= raw) * power;
   const out = [];
   for (let k = Math.ceil(low / step); k * step <= high + 1e-9 * step; k++) {
     const at = k * step;
-    out.push({ at, text: text(SCALES[kind].from(Math.abs(at) < 1e-12 * step ? 0 : Number(at.toPrecision(12)))) });
+    out.push({ at, text: text(Math.abs(at) < 1e-12 * step ? 0 : Number(at.toPrecision(12))) });
   }
   return out;
+}
+
+/** Powers of ten, and some between where there is room. */
+function decades([low, high], scale, most, text) {
+  const span = high - low;
+  const steps = span * 3 <= most ? [1, 2, 5] : span * 2 <= most ? [1, 3] : [1];
+  const every = Math.max(1, Math.ceil(span / most));
+  const bound = scale.bound;
+  const out = [];
+  for (let power = -12; power <= 12; power++) {
+    if (power % every !== 0) continue;
+    for (const step of steps) {
+      const at = (scale.turn === 1 ? -1 : 1) * Math.log10(step * 10 ** power);
+      if (at < low || at > high || (bound && Math.abs(bound.at - at) < 0.06 * span)) continue;
+      if (bound && scale.turn * at > scale.turn * bound.at) continue;
+      out.push({ at, text: text(Number(scale.from(at).toPrecision(12))) });
+    }
+  }
+  if (bound && bound.at >= low && bound.at <= high) out.push({ at: bound.at, text: text(bound.value) });
+  return out.sort((a, b) => a.at - b.at);
 }

@@ -2,7 +2,7 @@
 
 import { el, number } from "./text.js";
 import { MISSING, pixel } from "./colours.js";
-import { frame, scale, scaled, ticks } from "./scales.js";
+import { frame, scaled, ticks } from "./scales.js";
 
 const MARGIN = { left: 58, right: 14, top: 10, bottom: 42 };
 const NEAR = 14; // pixels within which a click means a point
@@ -28,12 +28,12 @@ export class Scatter {
     new ResizeObserver(() => this.resize()).observe(this.frame);
   }
 
-  /** Axes: `{ key, title, kind, values }` for both directions, with `ends` of a frame that is not fitted to them. */
+  /** Axes: `{ key, title, scale, values }` for both directions, with `ends` of a frame that is not fitted to them. */
   setAxes(across, up) {
     this.across = across;
     this.up = up;
-    this.xs = scaled(across.values, across.kind);
-    this.ys = scaled(up.values, up.kind);
+    this.xs = scaled(across.values, across.scale);
+    this.ys = scaled(up.values, up.scale);
     this.fit();
   }
 
@@ -59,7 +59,7 @@ export class Scatter {
 
   /** Pixels of a place in the axes' own units. */
   at(x, y) {
-    return [this.px(scale(this.across.kind).to(x)), this.py(scale(this.up.kind).to(y))];
+    return [this.px(this.across.scale.to(x)), this.py(this.up.scale.to(y))];
   }
 
   px(x) {
@@ -75,7 +75,7 @@ export class Scatter {
   /** A place in the axes' own units, of pixels. */
   value(px, py) {
     const [x, y] = this.inner(px, py);
-    return [scale(this.across.kind).from(x), scale(this.up.kind).from(y)];
+    return [this.across.scale.from(x), this.up.scale.from(y)];
   }
 
   inner(px, py) {
@@ -120,14 +120,14 @@ export class Scatter {
     context.fillStyle = quiet;
     context.textAlign = "center";
     context.textBaseline = "top";
-    for (const { at, text } of ticks(this.window.x, this.across.kind, this.width / 90, number)) {
+    for (const { at, text } of ticks(this.window.x, this.across.scale, this.width / 90, number)) {
       const x = Math.round(this.px(at)) + 0.5;
       stroke(context, x, MARGIN.top, x, bottom);
       context.fillText(text, x, bottom + 5);
     }
     context.textAlign = "right";
     context.textBaseline = "middle";
-    for (const { at, text } of ticks(this.window.y, this.up.kind, this.height / 60, number)) {
+    for (const { at, text } of ticks(this.window.y, this.up.scale, this.height / 60, number)) {
       const y = Math.round(this.py(at)) + 0.5;
       stroke(context, MARGIN.left, y, this.width - MARGIN.right, y);
       context.fillText(text, MARGIN.left - 6, y);

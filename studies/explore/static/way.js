@@ -101,12 +101,12 @@ export class Way {
     const half = 0.5 / (found.points.length - 1);
     context.fillStyle = colour("--shade");
     for (const p of found.points) if (!p.within_data) context.fillRect(x(Math.max(p.share - half, 0)), top, x(Math.min(p.share + half, 1)) - x(Math.max(p.share - half, 0)), bottom - top);
-    context.fillStyle = colour("--wash");
+    context.fillStyle = colour("--band");
     context.beginPath();
     found.points.forEach((p, i) => context[i ? "lineTo" : "moveTo"](x(p.share), y(p.predicted[name][2])));
     [...found.points].reverse().forEach((p) => context.lineTo(x(p.share), y(p.predicted[name][1])));
     context.fill();
-    context.strokeStyle = colour("--accent");
+    context.strokeStyle = colour("--answer");
     context.lineWidth = 1.5;
     context.beginPath();
     found.points.forEach((p, i) => context[i ? "lineTo" : "moveTo"](x(p.share), y(p.predicted[name][0])));

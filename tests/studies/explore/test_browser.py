@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from epsopt.figures.axis_scale import AxisScale
+from epsopt.studies.explore.columns import _scale
 from epsopt.studies.explore.page import exported
 from epsopt.zoo.reading.text import visible
 
@@ -86,6 +88,29 @@ def test_a_checkpoint_without_a_place_says_so_instead_of_its_neighbours(server, 
         page.wait_for_selector("#details .error")
         assert "NaN" in page.inner_text("#details .error")
         assert "1 without a value here" in page.inner_text("#map-said")
+
+
+@pytest.mark.parametrize(
+    "scale", [AxisScale(1.0, 1.0, 4.0), AxisScale(0.0, 100.0, 3.0, flipped=True), AxisScale(100.0, 50.0, 2.5)]
+)
+def test_axes_are_scaled_as_in_every_other_picture(server, scale):
+    values = [scale.bound, *(scale.bound + (1 if scale.flipped else -1) * scale.unit * 10.0**-k for k in range(7))]
+    described = _scale(scale)
+    with opened() as found:
+        page = found.page
+        ready(page, server.url)
+        script = """async ([values, scale]) => {
+            const { scaleOf, ticks } = await import('/static/scales.js');
+            const made = scaleOf({ scale });
+            const at = values.map(made.to);
+            return [at, at.map(made.from), ticks([Math.min(...at), Math.max(...at)], made, 6, String)];
+        }"""
+        at, back, ticks = page.evaluate(script, [values, described])
+    assert at == pytest.approx(scale(values).tolist())
+    kept = [v if abs(a) < scale.cap else scale.bound for v, a in zip(values, at, strict=True)]
+    assert back == pytest.approx(kept)
+    assert 2 <= len(ticks) <= 12
+    assert [t["at"] for t in ticks] == pytest.approx(scale([float(t["text"]) for t in ticks]).tolist())
 
 
 def test_embeddings_are_previewed_on_demand(server):
