@@ -41,7 +41,7 @@ def main() -> None:
             for name, (width, height, scheme, searched) in VIEWS.items():
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
                 page.set_default_timeout(0)
-                page.goto(url.group() + LOOK + ("&target.coverage=0.95&target.dist_corr=0.4" if searched else ""))
+                page.goto(url.group() + LOOK + ("&target.coverage=0.95&target.dist_corr=0.8" if searched else ""))
                 page.wait_for_selector("body[data-ready]")
                 search(page) if searched else details(page)
                 page.screenshot(path=str(IMAGES / f"{name}.png"))
@@ -59,6 +59,9 @@ def details(page: Page) -> None:
     heading.click()
     page.locator("#runs tbody tr").first.get_by_role("button", name="details").click()
     page.wait_for_selector("#neighbours")
+    hide = """folder => document.querySelectorAll('#path, #python').forEach((e) => {
+        e.textContent = e.textContent.replaceAll(folder, '~/demo-out'); })"""
+    page.evaluate(hide, str(Path(sys.argv[1]).resolve()))  # where it was made is nobody's business
 
 
 def search(page: Page) -> None:

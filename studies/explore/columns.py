@@ -41,8 +41,8 @@ class Column:
 
     @property
     def logarithmic(self) -> bool:
-        """Whether it reads better on a logarithmic scale: positive numbers over orders of magnitude."""
-        if self.categories or self.values.dtype.kind != "f":
+        """Whether it is read on a logarithmic scale: a positive hyperparameter over orders of magnitude."""
+        if self.rows != "run" or self.values.dtype.kind != "f":
             return False
         finite = self.values[np.isfinite(self.values)]
         return bool(len(finite) and finite.min() > 0.0 and finite.max() > _LOGARITHMIC * finite.min())
@@ -79,10 +79,10 @@ def pack(columns: Sequence[Column]) -> tuple[list[dict[str, Any]], bytes]:
     Returns:
         What describes each as JSON values, with the place of its values, and the values themselves, little-endian.
     """
-    described, parts, offset = [], [], 0
+    told, parts, offset = [], [], 0
     for column in columns:
         data = np.ascontiguousarray(column.values, dtype=column.values.dtype.newbyteorder("<")).tobytes()
-        described.append(
+        told.append(
             {
                 "key": column.key,
                 "title": visible(column.title),
@@ -93,16 +93,21 @@ def pack(columns: Sequence[Column]) -> tuple[list[dict[str, Any]], bytes]:
                 "length": len(column.values),
                 "categories": list(column.categories) or None,
                 "logarithmic": column.logarithmic,
-                "scale": _scale(column.scale),
+                "scale": described(column.scale),
             }
         )
         padding = -len(data) % _ALIGNED
         parts.append(data + b"\0" * padding)
         offset += len(data) + padding
-    return described, b"".join(parts)
+    return told, b"".join(parts)
 
 
-def _scale(scale: AxisScale | None) -> dict[str, Any] | None:
+def described(scale: AxisScale | None) -> dict[str, Any] | None:
+    """Return an axis' scale as JSON values; None where it is plain.
+
+    Args:
+        scale: of the axis.
+    """
     if scale is None or scale.bound is None:
         return None
     return {

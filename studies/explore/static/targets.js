@@ -111,7 +111,7 @@ export class Targets {
       });
       return el("tr", {}, el("th", { scope: "row" }, String(i + 1)), ...cells, el("td", {}, answer.probability === null ? "–" : answer.probability.toFixed(2)), el("td", { className: "text" }, open));
     });
-    const heads = ["#", ...names, "P", "nearest checkpoint"];
+    const heads = ["#", ...names, "P", "nearest"];
     return [
       ...say,
       el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((h) => el("th", { scope: "col" }, h)))), el("tbody", {}, ...rows))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from epsopt.figures.axis_scale import AxisScale
-from epsopt.studies.explore.columns import _scale
+from epsopt.studies.explore.columns import described
 from epsopt.studies.explore.page import exported
 from epsopt.zoo.reading.text import visible
 
@@ -95,7 +95,6 @@ def test_a_checkpoint_without_a_place_says_so_instead_of_its_neighbours(server, 
 )
 def test_axes_are_scaled_as_in_every_other_picture(server, scale):
     values = [scale.bound, *(scale.bound + (1 if scale.flipped else -1) * scale.unit * 10.0**-k for k in range(7))]
-    described = _scale(scale)
     with opened() as found:
         page = found.page
         ready(page, server.url)
@@ -105,7 +104,7 @@ def test_axes_are_scaled_as_in_every_other_picture(server, scale):
             const at = values.map(made.to);
             return [at, at.map(made.from), ticks([Math.min(...at), Math.max(...at)], made, 6, String)];
         }"""
-        at, back, ticks = page.evaluate(script, [values, described])
+        at, back, ticks = page.evaluate(script, [values, described(scale)])
     assert at == pytest.approx(scale(values).tolist())
     kept = [v if abs(a) < scale.cap else scale.bound for v, a in zip(values, at, strict=True)]
     assert back == pytest.approx(kept)

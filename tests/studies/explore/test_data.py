@@ -58,6 +58,10 @@ def test_positive_numbers_over_orders_of_magnitude_are_read_on_a_logarithmic_sca
     assert of_values("k", "k", "g", values).logarithmic is logarithmic
 
 
+def test_a_metric_is_drawn_as_in_every_other_picture_and_never_logarithmic_by_its_span():
+    assert not Column("metric:loss", "loss", "measured", np.array([1e-4, 1.0])).logarithmic
+
+
 def test_what_was_measured_arrives_to_the_last_digit(shown, snapshot):
     for name in ("coverage", "structure"):
         assert column(shown, f"metric:{name}")[1].tolist() == [c.metrics[name] for c in snapshot.checkpoints]
