@@ -201,4 +201,4 @@ def _show(
     if not all(step.trusted for step in way.steps):
         print_wrapped("'far': outside of what the map was trained on; the intervals mean little there.")
     if files:
-        print_line(f"saved: {short_path(files[0].resolve())} to {files[-1].name}")
+        print_line(f"saved: {short_path(files[0].resolve().parent)} to {files[-1].parent.name}")

@@ -117,9 +117,13 @@ def list_runs(checkpoints: Iterable[Measured], names: Sequence[str], labels: Run
 
 
 def short_path(path: str | Path) -> str:
-    """Return a path from the current folder, when it lies below it."""
+    """Return a path from the current folder, when it lies below it; of a checkpoint in several files its folder."""
+    from epsopt.zoo.reading.shards import shards
+
+    path = Path(path)
+    path = path.parent if len(shards(path)) > 1 else path
     try:
-        return one_line(str(Path(path).relative_to(Path.cwd())))
+        return one_line(str(path.relative_to(Path.cwd())))
     except ValueError:
         return one_line(str(path))
 

@@ -13,7 +13,7 @@ from epsopt.zoo.files import claimed_folder
 from epsopt.zoo.files import new_folder as numbered_folder
 from epsopt.zoo.layouts.hugging_face import MODELS, whole_name
 
-_SAME = ({".safetensors"}, {".ckpt"}, {".pth"})
+_SAME = ({".safetensors"}, {".ckpt"}, {".pth"}, {".zip"})
 """Suffixes that a checkpoint has if all of its parents have it; others are .pt."""
 
 

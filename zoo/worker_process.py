@@ -34,7 +34,7 @@ from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
 from epsopt.zoo.reading.hooks import embed, listen, load_hook
 from epsopt.zoo.reading.messages import decode, encode, pack, unpack
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_at, identity_of
+from epsopt.zoo.reading.source import ChangedWhileReadError, Identity, Limits, identity_at, identity_of, needs_more
 from epsopt.zoo.reading.tensors import OpenCheckpoint
 from epsopt.zoo.side_files.worker import compare_logs, deleted, parse_side_files, read_table
 
@@ -125,7 +125,7 @@ class Child:
                 return _failed(str(error))  # which of the parents
             return ({"status": "waiting"}, []) if _still_growing(path) else _failed(error.reason)
         except MemoryError:
-            return _failed(f"needs more than the {self.limits.memory >> 20:,} MB of memory that a reader may take")
+            return _failed(needs_more(self.limits))
         except RecursionError:
             return _failed("nested deeper than any checkpoint needs")
         except Exception as error:  # noqa: BLE001 - whatever a hostile file provokes is that file's failure

@@ -101,3 +101,12 @@ def test_headers_break_at_their_separators_before_columns_go_below(monkeypatch):
 def test_headers_that_fit_are_left_whole(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert "val/noisy_acc" in printed([Head("checkpoint", "left"), Head("val/noisy_acc")], [Rows([["a", "0.1"]])], 1)
+
+
+def test_a_checkpoint_in_shards_is_shown_by_its_folder(tmp_path, monkeypatch):
+    from epsopt.cli.render import short_path
+
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run" / "checkpoint-3"
+    assert short_path(folder / "model-00001-of-00002.safetensors") == "run/checkpoint-3"
+    assert short_path(folder / "model.safetensors") == "run/checkpoint-3/model.safetensors"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from epsopt.zoo.files import atomic_file
 from epsopt.zoo.layouts.adapters import CONFIG as ADAPTER
 from epsopt.zoo.layouts.hugging_face import CONFIG, MODELS, whole_name
 from epsopt.zoo.layouts.parsed import RECOMBINED
-from epsopt.zoo.reading.remote import is_url
+from epsopt.zoo.reading.policy_archive import POLICY
+from epsopt.zoo.reading.remote import is_url, location
 
 _TORCH = (".pt", ".pth", ".ckpt")
 _COMPANIONS = re.compile(
@@ -76,7 +78,7 @@ def name_like(decoded: Decoded) -> str:
     name = whole_name(like)
     if name in MODELS:
         return "adapter_model.safetensors" if name.startswith("adapter_model") else "model.safetensors"
-    return f"model{like.suffix if like.suffix in ('.safetensors', *_TORCH) else '.pt'}"
+    return f"model{like.suffix if like.suffix in ('.safetensors', '.zip', *_TORCH) else '.pt'}"
 
 
 def save_decoded(decoded: Decoded, path: Path, provenance: Provenance) -> None:
@@ -104,6 +106,8 @@ def save_decoded(decoded: Decoded, path: Path, provenance: Provenance) -> None:
         _write_safetensors(decoded, path, provenance)
     elif path.suffix in _TORCH:
         _write_torch(decoded, path, provenance)
+    elif path.suffix == ".zip" and str(decoded.layout["like"]).lower().endswith(".zip"):
+        _write_archive(decoded, path, provenance)
     else:
         raise UsageError(
             f"{path} ends in {path.suffix or 'nothing'}, expected .safetensors or .pt (.pth and .ckpt are .pt)"
@@ -127,21 +131,46 @@ def _write_safetensors(decoded: Decoded, path: Path, provenance: Provenance) -> 
 def _write_torch(decoded: Decoded, path: Path, provenance: Provenance) -> None:
     layout = decoded.layout
     weights = {layout["names"][n]: t for n, t in decoded.tensors().items()}
-    beside: dict[str, Any] = {"metrics": _measured(provenance), "epsopt": provenance.to_json(decoded.recombination)}
     if layout["bare"]:
-        about = {**layout["about"], "config": {**layout["about"].get("config", {}), RECOMBINED: True}}
-        _write_json(path.with_suffix(".json"), {**about, **beside})
-        for name, content in ((CONFIG, about["config"]), ("metrics.json", beside["metrics"])):
-            if content and not (path.parent / name).exists():
-                _write_json(path.parent / name, content)
+        _write_beside(decoded, path, provenance)
         with atomic_file(path) as file:
             torch.save(weights, file)
         return
+    beside: dict[str, Any] = {"metrics": _measured(provenance), "epsopt": provenance.to_json(decoded.recombination)}
     about = layout["about"] if layout["kept"] else {k: {**v, RECOMBINED: True} for k, v in layout["about"].items()}
     if not layout["kept"]:
         about = about or {"config": {RECOMBINED: True}}
     with atomic_file(path) as file:
         torch.save({**_nested(layout["weights"] or "state_dict", weights), **about, **layout["kept"], **beside}, file)
+
+
+def _write_archive(decoded: Decoded, path: Path, provenance: Provenance) -> None:
+    """Write an archive of Stable-Baselines3: that of the parent that counts most, with the merged policy in it."""
+    names = decoded.layout["names"]
+    weights = {names[n]: t.clone() for n, t in decoded.tensors().items()}
+    _write_beside(decoded, path, provenance)
+    with (
+        location(decoded.layout["like"]).open("rb") as parent,
+        zipfile.ZipFile(parent) as old,
+        atomic_file(path) as file,
+        zipfile.ZipFile(file, "w") as new,
+    ):
+        for record in old.infolist():
+            if record.filename == POLICY:
+                with new.open(POLICY, "w", force_zip64=True) as out:
+                    torch.save(weights, out)
+            else:
+                new.writestr(record, old.read(record))
+
+
+def _write_beside(decoded: Decoded, path: Path, provenance: Provenance) -> None:
+    """Say beside a file that has no room for it where it comes from, and that it is a merge."""
+    beside = {"metrics": _measured(provenance), "epsopt": provenance.to_json(decoded.recombination)}
+    about = {**decoded.layout["about"], "config": {**decoded.layout["about"].get("config", {}), RECOMBINED: True}}
+    _write_json(path.with_suffix(".json"), {**about, **beside})
+    for name, content in ((CONFIG, about["config"]), ("metrics.json", beside["metrics"])):
+        if content and not (path.parent / name).exists():
+            _write_json(path.parent / name, content)
 
 
 def _measured(provenance: Provenance) -> dict[str, float]:

@@ -30,7 +30,7 @@ from epsopt.zoo.layouts.scan import CheckpointFile
 from epsopt.zoo.reading.messages import pack
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
-from epsopt.zoo.reading.source import Identity, identity_at
+from epsopt.zoo.reading.source import MEMORY, Identity, Limits, identity_at, needs_more
 
 _BATCH = 64
 _ADAPTERS_SINCE = 4  # READER that looks at low-rank adapters as their products: before, they are to be read again
@@ -50,10 +50,10 @@ class KnownFile:
 def known_files(catalogue: Catalogue) -> dict[str, KnownFile]:
     """Return every file the catalogue has seen, by path, but what is to be read again.
 
-    That are failures of older readers, files of which other weights were read than the ones that are meant now, and
-    files of which nobody kept what they say.
+    That are failures of older readers or of ones with less memory, files of which other weights were read than the
+    ones that are meant now, and files of which nobody kept what they say.
     """
-    reader = reader_of(catalogue.weights_key)
+    reader, limits = reader_of(catalogue.weights_key), Limits()
     hooks = select(checkpoints.c.weights, embeddings.c.hook).join(embeddings)
     query = select(files, checkpoints.c.weights).outerjoin(checkpoints, files.c.checkpoint_id == checkpoints.c.id)
     with catalogue.reading() as connection:
@@ -64,6 +64,7 @@ def known_files(catalogue: Catalogue) -> dict[str, KnownFile]:
         for r in rows
         if (r.reader == reader or (r.reason is None and _reads_the_same(r.path, r.reader, reader)))
         and (r.metadata is not None or r.reason is not None)
+        and (r.reason is None or MEMORY not in r.reason or needs_more(limits) in r.reason)
     }
 
 

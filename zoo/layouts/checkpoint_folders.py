@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from epsopt.zoo.layouts.folders import Folders
+from epsopt.zoo.reading.policy_archive import POLICY
 
 HOLDERS = frozenset("checkpoint checkpoints ckpt ckpts weights models snapshots".split())
 _DEEP = frozenset("checkpoint ckpt chkpt iter iteration".split())
@@ -27,8 +28,6 @@ _NAME = re.compile(r"(?:(.*)[-_.=])?([A-Za-z]+)[-_.=]?(\d{1,15})(?:-\d{1,15})?")
 _MOMENT = re.compile(r"checkpoint_\d{4}-\d\d-\d\d_[\d.-]+")  # Ray Train 2
 _PART = re.compile(r"mp_rank_\d\d(?:_\d\d\d)?")  # Megatron-LM's, in the folder of a checkpoint
 _LIGHTNING = ".ckpt"  # with DeepSpeed and FSDP, Lightning's files are folders
-POLICY = "policy.pth"
-"""The weights in an unpacked archive of Stable-Baselines3, whose names are like ``rl_model_1000_steps``."""
 _STEPS = re.compile(r"(?:(.*)[-_.])?(\d{1,15})_steps")
 _DEPTH = 3
 _NUMBERED = HOLDERS - {"models", "weights"}

@@ -49,8 +49,11 @@ _NO_METRIC = re.compile(
 )
 # Names, versions and labels: nothing of it is a choice that a training run makes.
 _NO_HYPERPARAMETER = re.compile(
-    r"(_name_or_path|architectures|transformers_version|id2label|label2id)(\..*)?|.*_token_id"
+    r"(_name_or_path|architectures|auto_map|transformers_version|id2label|label2id|auto_mapping)(\..*)?|.*_token_ids?"
+    r"|use_cache|inference_mode|peft_version"
 )
+_SETS = frozenset(("target_modules", "modules_to_save", "exclude_modules", "target_parameters"))
+"""What peft keeps as sets, so that the order in which it writes them is another one in every process."""
 
 
 def run_of(file: Path, folders: Folders) -> Path | None:
@@ -115,13 +118,20 @@ def parse_side_files(sides: SideFileReader) -> RunMetadata:
     """Read the newest history of metrics that can be read, and what is repeated of the arguments."""
     metadata = RunMetadata(failures=sides.failures)
     for name in (CONFIG, ADAPTER):
-        found = flat(_first(sides, name)).items()
+        tree = {k: _in_order(k, v) for k, v in (_first(sides, name) or {}).items()}
+        found = flat(tree).items()
         metadata.hyperparameters.update((k, v) for k, v in found if not _NO_HYPERPARAMETER.fullmatch(k))
     state = _first(sides, STATE)
     if state is not None:
         _parse_trainer_state(metadata, state)
     metadata.after = _after_training(sides, metadata)
     return metadata
+
+
+def _in_order(name: str, value: Any) -> Any:
+    """Return what is a set to peft in one order: ``[q_proj, v_proj]`` is the same choice as ``[v_proj, q_proj]``."""
+    named = name in _SETS and isinstance(value, list) and all(isinstance(v, str) for v in value)
+    return sorted(value) if named else value
 
 
 def _first(sides: SideFileReader, name: str) -> Mapping[str, Any] | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from epsopt.zoo.layouts.evaluations import EVALUATIONS
 from epsopt.zoo.reading.magic import HEAD, foreign, is_safetensors, is_torch
+from epsopt.zoo.reading.policy_archive import end_of_archive
 
 SAFETENSORS = "save its weights with safetensors (safetensors.torch.save_file, or .numpy, .flax, .paddle, .tensorflow)"
 _PICKLED = "a pickle can run any program and is never opened: load it yourself and save the weights with torch.save"
@@ -200,18 +201,7 @@ def head_of(path: Path) -> bytes:
 
 def _in_archive(path: Path) -> tuple[str, str] | None:
     """Tell what a zip file holds by the names at its end; nothing is unpacked."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - (1 << 16)))
-            end = file.read(1 << 16)
-    except OSError:
-        return None
-    if b"policy.pth" in end:
-        return (
-            "Stable-Baselines3",
-            "unzip each into a folder of its name (unzip NAME.zip -d NAME): policy.pth in it is read",
-        )
+    end = end_of_archive(path)
     if re.search(rb"\.(pt|pth|ckpt|safetensors)\b", end) or b"data.pkl" in end:
         return "archive", "unpack it (unzip): the checkpoint is inside"
     return None

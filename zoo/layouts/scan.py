@@ -15,6 +15,7 @@ from epsopt.zoo.layouts.mlflow import is_trash
 from epsopt.zoo.layouts.other_formats import OtherFormats, head_of
 from epsopt.zoo.layouts.registry import left_alone, place, refused
 from epsopt.zoo.reading.magic import is_torch
+from epsopt.zoo.reading.policy_archive import is_policy_archive
 from epsopt.zoo.reading.remote import RemotePath, is_url, list_remote, location
 from epsopt.zoo.reading.shards import combined_identity, shards
 from epsopt.zoo.reading.source import Identity, identity_of, not_a_file, refusal
@@ -104,7 +105,7 @@ def scan(folders: Path | Sequence[Path], root: Path | None = None, *, follow_lin
             raise UsageError(f"{folder} does not exist: expected a {what}")
         elif start.is_dir():
             _walk(start, start if root is None else _absolute(root), found, seen)
-        elif is_checkpoint_name(start.name) or _is_torch_in_tar(start):
+        elif is_checkpoint_name(start.name) or _is_torch_in_tar(start) or is_policy_archive(start):
             _scan_folder(start, start.parent, found)
         else:
             found.other.add_file(start, found.folders.names(start.parent))
@@ -170,7 +171,7 @@ def _walk(folder: Path, root: Path, found: Scan, seen: set[tuple[int, int]], dep
         if whole and not (is_checkpoint_name(entry.name) and entry.name != _FSDP_META):
             continue
         path = Path(entry.path)
-        if is_checkpoint_name(entry.name) or _is_torch_in_tar(path):
+        if is_checkpoint_name(entry.name) or _is_torch_in_tar(path) or is_policy_archive(path):
             _scan_folder(path, root, found)
             held += 1
         elif found.other.add_file(path, names):

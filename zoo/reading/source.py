@@ -9,15 +9,38 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, cast
 
-from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.errors import UnreadableCheckpoint, UsageError
+from epsopt.zoo.reading.policy_archive import policy_place
 from epsopt.zoo.reading.remote import RemotePath, open_remote
 from epsopt.zoo.reading.shards import ConcatenatedFile, combined_identity, shards
+
+MEMORY = "EPSOPT_READER_MEMORY"
+"""Environment variable: gigabytes that a reader may take, where 2 are too few for a checkpoint's largest tensor."""
+_GIGABYTE = 1 << 30
+
+
+def reader_memory() -> int:
+    """Return the bytes that a reader may take beyond what it needs to start: 2 GB, or what the environment says.
+
+    Raises:
+        UsageError: the environment says no positive number.
+    """
+    said = os.environ.get(MEMORY, "").strip()
+    if not said:
+        return 2 * _GIGABYTE
+    try:
+        gigabytes = float(said)
+    except ValueError:
+        gigabytes = 0.0
+    if not 0.0 < gigabytes < 1e6:
+        raise UsageError(f"the environment variable {MEMORY} is {said!r}, expected gigabytes, such as 8")
+    return int(gigabytes * _GIGABYTE)
 
 
 @dataclass(frozen=True)
@@ -25,7 +48,7 @@ class Limits:
     """What one file may cost. Budgets are compared with metadata before a tensor is touched.
 
     Attributes:
-        memory: address space, in bytes, that a reader may take beyond what it needs to start.
+        memory: address space, in bytes, that a reader may take beyond what it needs to start (:data:`MEMORY`).
         seconds: time for one file, plus one second per 20 MB of it.
         pickle: bytes of the pickled structure (not the tensors); torch.save writes about 100 per tensor.
         entries: tensors, zip records or values in one file.
@@ -34,7 +57,7 @@ class Limits:
         hook: seconds that a hook of the user's may take for one file, or to be imported.
     """
 
-    memory: int = 2 << 30
+    memory: int = field(default_factory=reader_memory)
     seconds: float = 60.0
     pickle: int = 64 << 20
     entries: int = 200_000
@@ -52,6 +75,14 @@ class Identity:
     inode: int
 
 
+def needs_more(limits: Limits) -> str:
+    """Say that a file needs more memory than a reader may take, and how it gets it."""
+    return (
+        f"needs more than the {limits.memory >> 20:,} MB of memory that a reader may take: set the environment "
+        f"variable {MEMORY} to more gigabytes, such as {max(4, 2 * limits.memory // _GIGABYTE)}, and ingest again"
+    )
+
+
 class ChangedWhileReadError(Exception):
     """Somebody wrote to the file while it was read: it waits for the next pass."""
 
@@ -64,7 +95,7 @@ class Source:
         path: of the file, or of the first one.
         file: to read from.
         identity: size, time and inode when it was opened.
-        parts: (start, length) of each file, where there are several.
+        parts: (start, length) of each file, where there are several, or of the one inside an archive.
     """
 
     path: Path
@@ -141,7 +172,8 @@ def open_source(path: Path, limits: Limits) -> Iterator[Source]:
     files = shards(path)
     if len(files) == 1:
         with _open_one(path, limits) as source:
-            yield source
+            archived = path.suffix.lower() == ".zip"
+            yield replace(source, parts=(policy_place(path, source.file),)) if archived else source
         return
     for file in files:
         if not (file.exists() or file.is_symlink()):

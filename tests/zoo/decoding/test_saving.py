@@ -278,3 +278,32 @@ def test_merges_of_bare_state_dicts_and_of_adapters_are_known_as_merges(decoder,
     assert found["merged_002/merged_007"] == (True, None, {"coverage": 0.5})
     assert [merge for merge, _, _ in found.values()].count(True) == 2
     assert len(lineages) == 1
+
+
+def test_a_merge_of_archives_of_stable_baselines_is_such_an_archive(decoder, tmp_path):
+    import io
+    import zipfile
+
+    files, states = [], []
+    for k in range(2):
+        torch.manual_seed(k)
+        states.append({"mlp_extractor.policy_net.0.weight": torch.eye(4) + 0.01 * torch.randn(4, 4),
+                       "log_std": torch.zeros(2)})  # fmt: skip
+        files.append(tmp_path / "runs" / f"run_{k}" / "best_model.zip")
+        files[-1].parent.mkdir(parents=True)
+        with zipfile.ZipFile(files[-1], "w") as archive:
+            archive.writestr("data", json.dumps({"num_timesteps": 1000 + k}))
+            with archive.open("policy.pth", "w", force_zip64=True) as policy:  # as BaseAlgorithm.save does
+                torch.save(states[-1], policy)
+            archive.writestr("_stable_baselines3_version", "2.7.0")
+    out = saved(decoder, files, [0.3, 0.7], tmp_path / "runs" / "merged_001" / "merged_004" / "model.zip")
+    with zipfile.ZipFile(out) as archive:
+        assert archive.namelist() == ["data", "policy.pth", "_stable_baselines3_version"]
+        assert json.loads(archive.read("data")) == {"num_timesteps": 1001}  # of the parent that counts most
+        merged = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+    for name, tensor in merged.items():
+        torch.testing.assert_close(tensor, 0.3 * states[0][name] + 0.7 * states[1][name])
+    with Catalogue(f"sqlite:///{tmp_path}/c.db") as catalogue:
+        assert not ingest(catalogue, tmp_path / "runs", jobs=1).failed
+        found = {c.run: (is_recombined(c), c.epoch, c.lineage_id) for c in catalogue.checkpoints()}
+    assert found["merged_001/merged_004"] == (True, None, found["run_0"][2])

@@ -196,3 +196,17 @@ def test_a_convolution_s_update_has_its_kernel(tmp_path):
 def test_a_configuration_that_cannot_be_read_leaves_the_product():
     assert AdapterConfig({"lora_alpha": "x"}).scale("m", 4) == 1.0
     assert AdapterConfig({"lora_alpha": 8, "alpha_pattern": {"[": 3}}).scale("m", 4) == 2.0
+
+
+def test_the_order_of_a_set_and_how_a_model_is_run_are_no_choices_of_a_training(base, tmp_path):
+    runs = tmp_path / "runs"
+    for k, names in enumerate((["q_proj", "v_proj"], ["v_proj", "q_proj"])):
+        file = save_adapter(base, runs / f"run_{k}" / "checkpoint-5", k, target_modules=names)
+        change_config(file, target_modules=names, peft_version=f"0.{k}")
+        config = {"use_cache": bool(k), "pad_token_id": k, "hidden_size": 16 + k}
+        (file.parent / "config.json").write_text(json.dumps(config))
+    with Catalogue(f"sqlite:///{tmp_path}/c.db") as catalogue:
+        assert not ingest(catalogue, runs, jobs=1).failed
+        one, two = (c.hyperparameters for c in sorted(catalogue.checkpoints(), key=lambda c: c.run))
+    assert one["target_modules"] == two["target_modules"]
+    assert {name for name in one if one[name] != two[name]} == {"hidden_size"}

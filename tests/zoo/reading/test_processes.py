@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
-from epsopt.zoo.errors import EpsoptError, Failure, HookError
+from epsopt.zoo.errors import EpsoptError, Failure, HookError, UsageError
 from epsopt.zoo.fingerprints.lineage import LineageBook
 from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.reading import pool
@@ -218,6 +218,23 @@ def test_a_file_that_needs_more_memory_than_allowed_is_a_failure_and_the_next_go
     assert [type(o) is Failure for o in outcomes] == [True, True, False]
     assert "memory" in outcomes[0].reason
     assert "memory" in outcomes[1].reason
+
+
+def test_the_memory_of_readers_is_said_and_raised_and_what_lacked_it_is_tried_again(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    torch.save({"model": {"w.weight": torch.ones(8_000, 8_000)}}, tmp_path / "runs" / "run" / "epoch_1.pt")
+    monkeypatch.setenv("EPSOPT_READER_MEMORY", "0.25")
+    with Catalogue(f"sqlite:///{tmp_path / 'c.db'}") as catalogue:
+        (failure,) = ingest(catalogue, tmp_path / "runs", jobs=1).failed
+        assert "the 256 MB of memory that a reader may take" in failure.reason
+        assert "set the environment variable EPSOPT_READER_MEMORY to more gigabytes, such as 4" in failure.reason
+        assert ingest(catalogue, tmp_path / "runs", jobs=1).failed == [failure]
+        monkeypatch.setenv("EPSOPT_READER_MEMORY", "2")
+        report = ingest(catalogue, tmp_path / "runs", jobs=1)
+        assert (report.added, report.failed) == (1, [])
+        monkeypatch.setenv("EPSOPT_READER_MEMORY", "much")
+        with pytest.raises(UsageError, match="EPSOPT_READER_MEMORY is 'much', expected gigabytes"):
+            ingest(catalogue, tmp_path / "runs", jobs=1)
 
 
 class Bytes:
