@@ -21,7 +21,7 @@ from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.fingerprints.lineage import KnownLineage, LineageBook
 from epsopt.zoo.reading.messages import MAX_MESSAGE, decode, encode, pack
 from epsopt.zoo.reading.remote import RemotePath
-from epsopt.zoo.reading.source import Limits
+from epsopt.zoo.reading.source import Limits, needs_more
 
 BYTES_PER_SECOND = 20e6  # added to a file's time limit: no disk is slower
 _BYTES_PER_SECOND_FROM_AFAR = 1e6  # no network that is worth reading from is slower
@@ -75,7 +75,9 @@ class _Worker:
             return "the process that read it stopped answering"
         if code == -signal.SIGKILL:
             return "the process that read it was killed, most likely because memory ran out"
-        return f"the process that read it died of it ({_how(code)})"
+        died = f"the process that read it died of it ({_how(code)})"
+        # Libraries of linear algebra end the process where they get no memory.
+        return f"{died}, most likely because it {needs_more(self.limits)}" if code == 1 else died
 
     def lateness(self) -> str:
         """Say what took too long."""
