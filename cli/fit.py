@@ -36,43 +36,37 @@ def command(options: Options, seed: int, from_scratch: bool, probes: bool | None
 
     All checkpoints of a run are held out together. Errors are mean absolute errors in the metric's own units.
     """
-    from epsopt.cli.output import print_json, print_wrapped
+    from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
 
-    probed = None
     with working("loading the catalogue") as progress:
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             measured(catalogue)
-            from epsopt.studies.surrogate_store import fit_map, has_embeddings
+            from epsopt.studies.fit_maps import fit_maps
 
-            project = workspace.project
-            objectives = [o.name for o in project.objectives] if project else []
-            learn, bounds = (project.learn, project.bounds) if project else ((), None)
-            surrogate, validation, made = fit_map(
-                catalogue, seed=seed, objectives=objectives, learn=learn, bounds=bounds, again=from_scratch,
-                progress=progress,
-            )  # fmt: skip
-            if probes or (probes is None and has_embeddings(catalogue)):
-                probed = fit_map(
-                    catalogue, seed=seed, objectives=objectives, learn=learn, bounds=bounds, again=from_scratch,
-                    probes=True,
-                    progress=lambda what, share: progress(f"with probes: {what}", share),
-                )  # fmt: skip
+            surrogate, validation, made, probed = fit_maps(
+                catalogue, workspace.project, seed=seed, from_scratch=from_scratch, probes=probes, progress=progress
+            )
     if options.json:
-        print_json(_document(surrogate, validation, made, None if probed is None else probed[1], seed))
+        print_json(_document(surrogate, validation, made, probed, seed))
         return
     _show(validation, made, surrogate)
     if probed is not None:
-        print_wrapped()
-        print_wrapped(
-            "With probes, that is, where hooks.embed ran the model on the anchors ('epsopt predict' uses it):"
-        )
-        print_wrapped()
-        _table(probed[1])
-        for warning in probed[1].warnings():
-            print_wrapped(f"Careful, even with probes: {warning}.")
+        _show_probed(probed)
+
+
+def _show_probed(validation: Validation) -> None:
+    """Print how far the map that reads embeddings can be trusted."""
+    from epsopt.cli.output import print_wrapped
+
+    print_wrapped()
+    print_wrapped("With probes, that is, where hooks.embed ran the model on the anchors ('epsopt predict' uses it):")
+    print_wrapped()
+    _table(validation)
+    for warning in validation.warnings():
+        print_wrapped(f"Careful, even with probes: {warning}.")
 
 
 def _document(

@@ -12,10 +12,12 @@ from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.latent.predict_checkpoint import Assessment
+    from epsopt.studies.predict_files import FilePredictions
     from epsopt.surrogate.surrogate import Surrogate
-    from epsopt.zoo.errors import Failure
     from epsopt.zoo.reading.reader import CheckpointContents
 
 
@@ -46,64 +48,43 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
 
     with working("loading the map") as progress:
         workspace = open_workspace(options)
-        from epsopt.zoo.errors import Failure
-        from epsopt.zoo.ingestion.ingest import read_fingerprints
-        from epsopt.zoo.layouts.nothing_found import nothing_found
-        from epsopt.zoo.layouts.scan import scan
-
-        project = workspace.project
-        seen = scan(list(paths), follow_links=follow_links or (project is not None and project.follow_links))
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
-            from epsopt.optimize.latent.predict_checkpoint import assess, measured_at_ends
-            from epsopt.studies.surrogate_store import load_map, load_map_with_probes
+            from epsopt.studies.predict_files import predict_files
 
-            embed = workspace.project.embed if workspace.project and not weights_only else None
-            probed = load_map_with_probes(catalogue) if embed is not None else None
-            surrogate = probed or load_map(catalogue)[0]
-            files = [f.path for f in seen.files]
-            beside: list[Failure] = []
-            results = read_fingerprints(
-                files, catalogue, embed=embed if probed else None,
-                progress=lambda done, total: progress("reading checkpoints", done / total), folders=seen.folders,
-                on_failure=beside.append,
+            found = predict_files(
+                catalogue, workspace.project, paths,
+                level=level, weights_only=weights_only, follow_links=follow_links, progress=progress,
             )  # fmt: skip
-        read = [r for r in results if not isinstance(r, Failure)]
-        failed = seen.failures + [r for r in results if isinstance(r, Failure)]
-        if not (read or failed):
-            raise nothing_found(paths, others=seen.other.kinds.values())
-        prints, points = [r.fingerprint for r in read], [r.embedding for r in read]
-        at_ends = measured_at_ends(checkpoints, surrogate.metric_names)
-        found = assess(surrogate, checkpoints, prints, embeddings=points, level=level) if read else []
     if options.json:
-        print_json(_document(read, found, failed, beside, surrogate, at_ends, level))
+        print_json(_document(found, level))
     else:
-        if read:
-            names = workspace.shown_metrics(surrogate.metric_names)
-            _show_predicted(read, found, surrogate, names, at_ends, level, RunLabels.of(checkpoints))
-        _show_failures(failed, beside, seen.outside_links)
-    if not read:
-        raise nothing_found(paths, failed=failed)
-    if all(a.refused for a in found):
-        raise EpsoptError(_nothing_predicted(read, found))
+        _show_all(found, workspace.shown_metrics(found.surrogate.metric_names), level, RunLabels.of(checkpoints))
+    _require_predictions(found, paths)
 
 
-def _document(
-    read: list[CheckpointContents],
-    found: list[Assessment],
-    failed: list[Failure],
-    beside: list[Failure],
-    surrogate: Surrogate,
-    at_ends: list[str],
-    level: float,
-) -> dict[str, Any]:
+def _require_predictions(found: FilePredictions, paths: Sequence[Path]) -> None:
+    """Refuse to end well where not one file is predicted.
+
+    Raises:
+        EpsoptError: none is; says why.
+    """
+    from epsopt.zoo.layouts.nothing_found import nothing_found
+
+    if not found.read:
+        raise nothing_found(paths, failed=found.failed)
+    if all(a.refused for a in found.predicted):
+        raise EpsoptError(_nothing_predicted(found))
+
+
+def _document(found: FilePredictions, level: float) -> dict[str, Any]:
     from epsopt.cli.render import failure_json, neighbour_json, predicted_json
 
     return {
         "level": level,
-        "trained_on": surrogate.trained_on,
-        "probes": surrogate.probes,
-        "measured_at_ends": at_ends,
+        "trained_on": found.surrogate.trained_on,
+        "probes": found.surrogate.probes,
+        "measured_at_ends": found.measured_at_ends,
         "predictions": [
             {
                 "path": str(r.path),
@@ -118,43 +99,41 @@ def _document(
                 "known_lineage": r.lineage is not None,
                 "refused": a.refused,
             }
-            for r, a in zip(read, found, strict=True)
+            for r, a in zip(found.read, found.predicted, strict=True)
         ],
-        "failed": failure_json(failed),
-        "side_file_failures": failure_json(beside),
+        "failed": failure_json(found.failed),
+        "side_file_failures": failure_json(found.side_file_failures),
     }
 
 
-def _show_predicted(
-    read: list[CheckpointContents],
-    found: list[Assessment],
-    surrogate: Surrogate,
-    names: tuple[str, ...],
-    at_ends: list[str],
-    level: float,
-    labels: RunLabels,
-) -> None:
-    """Print what is predicted of files that were read, and what to doubt about it."""
-    from epsopt.cli.output import print_wrapped
+def _show_all(found: FilePredictions, names: tuple[str, ...], level: float, labels: RunLabels) -> None:
+    """Print what is predicted, what to doubt about it, and what could not be read."""
+    from epsopt.cli.output import failures, links_outside, print_side_file_failures, print_wrapped
 
-    predicted = _show(read, found, names, level, labels)
-    _learned_from(read, found, surrogate)
-    _doubt_ranges(read, surrogate)
-    _doubt_embeddings(read, surrogate)
-    if at_ends and predicted:
-        print_wrapped(
-            f"Careful: {', '.join(at_ends)} was measured at the ends of runs only; what is predicted of "
-            "earlier checkpoints was never compared with a measurement."
-        )
+    if found.read:
+        predicted = _show(found.read, found.predicted, names, level, labels)
+        _learned_from(found)
+        _doubt_ranges(found.read, found.surrogate)
+        _doubt_embeddings(found.read, found.surrogate)
+        if found.measured_at_ends and predicted:
+            print_wrapped(
+                f"Careful: {', '.join(found.measured_at_ends)} was measured at the ends of runs only; what is "
+                "predicted of earlier checkpoints was never compared with a measurement."
+            )
+    if found.failed:
+        print_wrapped("Could not be read:")
+        failures(found.failed)
+    print_side_file_failures(found.side_file_failures)
+    links_outside(found.outside_links)
 
 
-def _learned_from(read: list[CheckpointContents], found: list[Assessment], surrogate: Surrogate) -> None:
+def _learned_from(found: FilePredictions) -> None:
     """Say how many of the files that are predicted the map has learned from."""
     from epsopt.cli.output import print_wrapped
 
-    memory = surrogate.memory
+    memory = found.surrogate.memory
     taught = {k for k, ok in zip(memory.keys, memory.metrics.isfinite().any(1).tolist(), strict=True) if ok}
-    predicted = [r for r, a in zip(read, found, strict=True) if a.refused is None]
+    predicted = [r for r, a in zip(found.read, found.predicted, strict=True) if a.refused is None]
     if known := sum(r.sha256 in taught for r in predicted):
         print_wrapped(
             f"{known} of these {count(len(predicted), 'checkpoint')} taught the map what they measured: this is no "
@@ -164,18 +143,7 @@ def _learned_from(read: list[CheckpointContents], found: list[Assessment], surro
         )
 
 
-def _show_failures(failed: list[Failure], beside: list[Failure], outside_links: list[str]) -> None:
-    """Print files that could not be read, and links that were not followed."""
-    from epsopt.cli.output import failures, links_outside, print_side_file_failures, print_wrapped
-
-    if failed:
-        print_wrapped("Could not be read:")
-        failures(failed)
-    print_side_file_failures(beside)
-    links_outside(outside_links)
-
-
-def _doubt_ranges(read: list[CheckpointContents], surrogate: Surrogate) -> None:
+def _doubt_ranges(read: Sequence[CheckpointContents], surrogate: Surrogate) -> None:
     """Say once a metric that files measured what it cannot be."""
     from epsopt.cli.output import print_wrapped
     from epsopt.surrogate.ranges import n_outside, range_text
@@ -190,7 +158,7 @@ def _doubt_ranges(read: list[CheckpointContents], surrogate: Surrogate) -> None:
             )
 
 
-def _doubt_embeddings(read: list[CheckpointContents], surrogate: Surrogate) -> None:
+def _doubt_embeddings(read: Sequence[CheckpointContents], surrogate: Surrogate) -> None:
     """Say of how many files the embed hook gave what the map cannot use."""
     from epsopt.cli.output import print_wrapped
     from epsopt.cli.render import short_path
@@ -206,11 +174,12 @@ def _doubt_embeddings(read: list[CheckpointContents], surrogate: Surrogate) -> N
         )
 
 
-def _nothing_predicted(read: list[CheckpointContents], found: list[Assessment]) -> str:
+def _nothing_predicted(found: FilePredictions) -> str:
     """Say in one sentence why not one file was predicted."""
     from epsopt.cli.render import short_path
 
-    reasons = list(dict.fromkeys(str(a.refused) for a in found))
+    read = found.read
+    reasons = list(dict.fromkeys(str(a.refused) for a in found.predicted))
     if len(read) == 1:
         lead = f"no metrics of {short_path(read[0].path)} are predicted: {reasons[0]}"
     elif len(reasons) == 1:
@@ -223,7 +192,11 @@ def _nothing_predicted(read: list[CheckpointContents], found: list[Assessment]) 
 
 
 def _show(
-    read: list[CheckpointContents], found: list[Assessment], names: tuple[str, ...], level: float, labels: RunLabels
+    read: Sequence[CheckpointContents],
+    found: Sequence[Assessment],
+    names: tuple[str, ...],
+    level: float,
+    labels: RunLabels,
 ) -> bool:
     """Print what is predicted, and of every other file why it is not; return whether anything is predicted."""
     from epsopt.cli.output import print_line, print_wrapped

@@ -1,0 +1,89 @@
+"""What the map says of checkpoint files, whether the catalogue has them or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from epsopt.optimize.latent.predict_checkpoint import Assessment, assess, measured_at_ends
+from epsopt.studies.project.project import Project
+from epsopt.studies.surrogate_store import load_map, load_map_with_probes
+from epsopt.surrogate.surrogate import Surrogate
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.errors import Failure
+from epsopt.zoo.ingestion.ingest import read_fingerprints
+from epsopt.zoo.layouts.nothing_found import nothing_found
+from epsopt.zoo.layouts.scan import scan
+from epsopt.zoo.reading.reader import CheckpointContents
+
+
+@dataclass(frozen=True, eq=False)
+class FilePredictions:
+    """Files that were read, and what is predicted of them.
+
+    Attributes:
+        surrogate: that predicts: the one with probes where the embed hook ran.
+        read: contents of ``n`` files.
+        predicted: of the same files.
+        measured_at_ends: metrics that only the ends of runs have.
+        failed: files that could not be read.
+        side_file_failures: files beside them that could not be read.
+        outside_links: links that lead out of the folders and were not followed.
+    """
+
+    surrogate: Surrogate
+    read: Sequence[CheckpointContents]
+    predicted: Sequence[Assessment]
+    measured_at_ends: list[str]
+    failed: list[Failure] = field(default_factory=list)
+    side_file_failures: list[Failure] = field(default_factory=list)
+    outside_links: list[str] = field(default_factory=list)
+
+
+def predict_files(
+    catalogue: Catalogue,
+    project: Project | None,
+    paths: Sequence[Path],
+    *,
+    level: float = 0.9,
+    weights_only: bool = False,
+    follow_links: bool = False,
+    progress: Callable[[str, float | None], None] = lambda _what, _share: None,
+) -> FilePredictions:
+    """Read checkpoint files and predict their metrics; nothing is recorded.
+
+    Args:
+        catalogue: of the map.
+        project: whose embed hook runs on each file; None: no hook runs.
+        paths: files, or folders of files.
+        level: coverage of the intervals, between 0 and 1.
+        weights_only: run no hook.
+        follow_links: follow links that lead out of the folders.
+        progress: called as ``progress(what, share done)``.
+
+    Returns:
+        The predictions; NaN nowhere: what is not predicted has a reason instead.
+
+    Raises:
+        EpsoptError: there is no map, or no checkpoint at these paths.
+    """
+    seen = scan(list(paths), follow_links=follow_links or (project is not None and project.follow_links))
+    checkpoints = catalogue.checkpoints()
+    embed = project.embed if project is not None and not weights_only else None
+    probed = load_map_with_probes(catalogue) if embed is not None else None
+    surrogate = probed or load_map(catalogue)[0]
+    side_file_failures: list[Failure] = []
+    results = read_fingerprints(
+        [f.path for f in seen.files], catalogue, embed=embed if probed else None,
+        progress=lambda done, total: progress("reading checkpoints", done / total), folders=seen.folders,
+        on_failure=side_file_failures.append,
+    )  # fmt: skip
+    read = [r for r in results if not isinstance(r, Failure)]
+    failed = seen.failures + [r for r in results if isinstance(r, Failure)]
+    if not (read or failed):
+        raise nothing_found(paths, others=seen.other.kinds.values())
+    prints, embeddings = [r.fingerprint for r in read], [r.embedding for r in read]
+    predicted = assess(surrogate, checkpoints, prints, embeddings=embeddings, level=level) if read else []
+    at_ends = measured_at_ends(checkpoints, surrogate.metric_names)
+    return FilePredictions(surrogate, read, predicted, at_ends, failed, side_file_failures, seen.outside_links)
