@@ -124,6 +124,11 @@ def load_project(path: Path | str | None = None) -> Project:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{file}: not valid TOML: {error}") from error
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{file}: there is no such project file: name an {FILE_NAME} or the folder that holds it, or write one "
+            "with 'epsopt init RUNS'"
+        ) from error
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror or error}") from error
     return check_text(file, text)

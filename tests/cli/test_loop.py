@@ -241,7 +241,7 @@ def test_what_keeps_a_learner_from_learning_is_said_in_one_sentence(tmp_path):
     learner.start(2)
     while learner.is_proposing():
         time.sleep(0.1)
-    assert "epsopt.toml: cannot be read" in learner.proposal_failure()
+    assert "epsopt.toml: there is no such project file" in learner.proposal_failure()
 
 
 def test_reuse_needs_a_place_for_the_start_and_then_starts_from_the_front(copy, mine, proposed):

@@ -113,8 +113,10 @@ def test_without_a_file_the_error_says_how_to_write_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="epsopt init"):
         load_project()
-    with pytest.raises(UsageError, match="cannot be read"):
-        load_project(tmp_path / "none.toml")
+    for missing in (tmp_path / "none.toml", tmp_path / "nowhere"):
+        with pytest.raises(UsageError, match=r"there is no such project file: .* 'epsopt init RUNS'") as caught:
+            load_project(missing)
+        assert str(missing) in str(caught.value)
 
 
 @pytest.mark.parametrize(
