@@ -1,6 +1,6 @@
 """Plotly figures of everything that epsopt shows: commands, report, dashboard, notebooks, documentation use these.
 
-What was measured is filled, what is predicted is hollow with whiskers; colours are told apart by the colour-blind.
+What was measured is filled, what is predicted is hollow with whiskers; the colour-blind can distinguish the colours.
 Takes records and results of the other rooms, gives figures; it knows no files, servers or terminals.
 
 Public is what ``__all__`` lists (docs/reference/api/figures.md). All else is internal and may change.

@@ -87,7 +87,7 @@ def choose_scale(name: str, maximize: bool, values: Sequence[float | None], impo
         name: of the metric, by which its bounds are guessed (:func:`epsopt.surrogate.ranges.guess_range`).
         maximize: whether more is better; only the bound on the better side counts.
         values: all that is drawn; None and NaN do not count.
-        important: those that must be told apart, such as the front's.
+        important: those that must be distinguishable, such as the front's.
 
     Returns:
         A plain scale, unless the important values crowd at the bound and the other one spreads them over twice as much

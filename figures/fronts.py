@@ -90,7 +90,7 @@ def axis_scales(
     Args:
         objectives: what is drawn.
         checkpoints: measured ones.
-        best: those of them that must be told apart.
+        best: those of them that must be distinguishable.
         answers: predicted points.
     """
     out = []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MOST = 9  # axes that can be read beside each other
 _LABEL = 18  # characters of an axis' name
 _LINES = 400  # runs beside the front: more are a blot
-_TOLD = 12  # hyperparameters that hovering over a run shows
+_LISTED = 12  # hyperparameters that hovering over a run shows
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def parallel(
                 x=list(range(len(axes))), y=short([a.places[i] for a in axes]), mode="lines+markers",
                 line={"color": hues[i], "width": 2.6 if strong else 1.1}, opacity=1.0 if strong else 0.55,
                 marker={"size": 5 if strong else 3, "color": hues[i]}, showlegend=False, hoverinfo="text",
-                hovertext=_told(c, objectives),
+                hovertext=_hover_text(c, objectives),
             )
         )  # fmt: skip
     figure.add_trace(
@@ -114,10 +114,10 @@ def parallel(
     return figure
 
 
-def _told(c: Checkpoint, objectives: Sequence[Objective]) -> str:
+def _hover_text(c: Checkpoint, objectives: Sequence[Objective]) -> str:
     lines = [f"<b>{place(c.run, c.epoch)}</b>"]
     lines += [f"{escaped(o.name)}: {c.metrics[o.name]:.4g}" for o in objectives]
-    lines += [f"{escaped(n)} {escaped(str(v))[:40]}" for n, v in list(c.hyperparameters.items())[:_TOLD]]
+    lines += [f"{escaped(n)} {escaped(str(v))[:40]}" for n, v in list(c.hyperparameters.items())[:_LISTED]]
     return "<br>".join(lines)
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from epsopt.surrogate.surrogate import Surrogate
 
 _MANY = 20_000  # points that SVG draws in seconds; a page that forbids code from texts draws no WebGL
-_PATHS = 60  # runs whose paths can be told apart at all
+_PATHS = 60  # runs whose paths can be distinguished at all
 
 
 def map(  # noqa: A001 - epsopt.figures.map

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 _APART = 0.058  # of the height, between two labels
-_BANDS = 3  # methods whose bands can still be told apart
+_BANDS = 3  # methods whose bands can still be distinguished
 
 
 def hypervolume(

@@ -25,12 +25,12 @@ class Helper:
     def __init__(self, module: str) -> None:
         self._module = module
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._told: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
         self._bytes_read = 0  # bytes of its output that were read
         self.process = child_processes.start(
             module,
             stdin=subprocess.PIPE,
-            stdout=self._told,
+            stdout=self._output,
             stderr=self._said,
             start_new_session=True,  # a terminal's Ctrl-C is the worker's to hear
         )
@@ -45,7 +45,7 @@ class Helper:
 
     def receive(self) -> list[str]:
         """Return its new lines of output; a line that is not whole yet waits."""
-        file = self._told.fileno()
+        file = self._output.fileno()
         new = os.fstat(file).st_size - self._bytes_read
         # Not with seek and read: where the process goes on to write, it shares with this one.
         whole, newline, _ = os.pread(file, new, self._bytes_read).rpartition(b"\n")

@@ -103,8 +103,10 @@ def _by_browser(browser: str, figure: go.Figure, form: str, height: int) -> byte
         if hasattr(os, "geteuid") and os.geteuid() == 0:  # Chrome's sandbox does not start as root; the page is ours
             command.insert(1, "--no-sandbox")
         with safe_children():
-            told = subprocess.run(command, capture_output=True, check=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL)
-    _, found, rest = told.stdout.decode("utf-8", "replace").partition("drawn:data:image/")
+            drawn = subprocess.run(
+                command, capture_output=True, check=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL
+            )
+    _, found, rest = drawn.stdout.decode("utf-8", "replace").partition("drawn:data:image/")
     url, end, _ = rest.partition(":end")
     if not found or not end:
         raise ValueError("it drew nothing")

@@ -127,12 +127,12 @@ def sample_region(
 def _propose(region: TrustRegion, scorer: TargetScorer, generator: torch.Generator) -> Tensor:
     """``(b, latent)`` points of the region: half around all checkpoints, half around those predicted best."""
     centres = region.centres
-    promising = scorer.probability(centres).topk(min(64, len(centres))).indices
+    best = scorer.probability(centres).topk(min(64, len(centres))).indices
     half = _PROPOSED // 2
     start = torch.cat(
         [
             torch.randint(len(centres), (half,), generator=generator),
-            promising[torch.randint(len(promising), (half,), generator=generator)],
+            best[torch.randint(len(best), (half,), generator=generator)],
         ]
     )
     # Part of the way to another checkpoint, and a step of the region's own size: along the data, and a little beside.

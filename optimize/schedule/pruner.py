@@ -215,15 +215,15 @@ class Pruner:
         rest = "its last epoch" if left == 1 else f"its remaining {left:g} epochs"
         what = f"{probability:.0%} likely to {aim} in {rest}"
         if self._gain_ratio is None:
-            hopeless = probability < self._threshold
+            prune = probability < self._threshold
         else:
             expected = continuing(model, len(self.past), end, reference=self._reference, seed=self._seed)
-            hopeless = expected < self._gain_ratio * self._rate and not meets >= max(self._threshold, 1e-9)
+            prune = expected < self._gain_ratio * self._rate and not meets >= max(self._threshold, 1e-9)
             what += f"; its predicted gain per epoch is {expected:.2g}, that of a new run {self._rate:.2g}"
-        control = hopeless and is_control_run(run, self._control_share)
+        control = prune and is_control_run(run, self._control_share)
         if control:
             what += ", but it is a control run"
-        return Decision(hopeless and not control, probability, what, control, forecast)
+        return Decision(prune and not control, probability, what, control, forecast)
 
     def _probabilities(self, model: CurveModel, so_far: Curve, end: float) -> tuple[float, float]:
         """That a checkpoint to come joins the front or meets the targets; and that one meets them, 0 without any."""

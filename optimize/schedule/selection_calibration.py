@@ -1,9 +1,9 @@
 """What predictions of *chosen* runs are worth, by replaying the history of the project's own runs.
 
-Whoever takes the most promising of a thousand candidates takes the one that is overrated most (the optimiser's curse,
+Whoever takes the best of a thousand predictions takes the one that is overrated most (the optimiser's curse,
 Smith and Winkler 2006), and intervals that hold what they should on average do not hold it there. So the model is
 learned from the first half of the runs, and at a few moments of the second half the runs that came later are candidates
-of which it is known what they added: the most promising of them say what such predictions are to be multiplied by.
+of which it is known what they added: those predicted best say what such predictions are to be multiplied by.
 What a run did after one of its own checkpoints stands for a branch from there, as long as no branch was launched.
 With few runs the factors stay near 1.
 """

@@ -147,7 +147,7 @@ def check_text(file: Path, text: str) -> Project:
     try:
         parsed = ProjectFile.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"{file}: {_first_trouble(error)}") from error
+        raise UsageError(f"{file}: {_first_error(error)}") from error
     return _resolved(file, parsed)
 
 
@@ -279,7 +279,7 @@ def _check_holes(file: Path, command: Command, space: Space | None) -> None:
                 )
 
 
-def _first_trouble(error: ValidationError) -> str:
+def _first_error(error: ValidationError) -> str:
     failures = error.errors()
     first = failures[0]
     # Members of a union and tagged branches are the schema's business, not part of the user's key.

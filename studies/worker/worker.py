@@ -1,4 +1,4 @@
-"""A worker: takes proposals, trains them, watches their checkpoints, stops what is hopeless, tells the study."""
+"""A worker: takes proposals, trains them, watches their checkpoints, prunes, records outcomes in the study."""
 
 from __future__ import annotations
 

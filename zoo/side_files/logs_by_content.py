@@ -152,7 +152,7 @@ def _compared(
 
 def _agree(own: OwnMetadata, parts: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> bool:
     """Tell whether a log, in the parts that layouts read, says what a run's checkpoints say."""
-    told = [part["told"] for _, part in parts if part["told"] is not None]
+    counts = [part["matched"] for _, part in parts if part["matched"] is not None]
     pairs = [
         (value, hyperparameters[name])
         for hyperparameters, _ in parts
@@ -166,7 +166,7 @@ def _agree(own: OwnMetadata, parts: Sequence[tuple[dict[str, Any], dict[str, Any
         for name, value in own.metrics.get(key, {}).items()
         if value is not None and row.get(name) is not None
     ]
-    return bool(pairs) and (not told or max(told) > 0) and all(_same(one, other) for one, other in pairs)
+    return bool(pairs) and (not counts or max(counts) > 0) and all(_same(one, other) for one, other in pairs)
 
 
 def _same(one: object, other: object) -> bool:

@@ -67,7 +67,7 @@ def compare_logs(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         names = set(run["names"])
         runs.append({
             "values": {key: {n: v for n, v in row.items() if n in names} for key, row in found.items()},
-            "told": len(found) if metadata.rows or metadata.ordered else None,
+            "matched": len(found) if metadata.rows or metadata.ordered else None,
         })  # fmt: skip
     return {"status": "compared", "hyperparameters": metadata.hyperparameters, "runs": runs}
 
