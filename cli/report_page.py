@@ -176,7 +176,7 @@ def write_page(
     document = report_contents(
         f"{name}: what came of the proposed runs", report, objectives, texts,
         surrogate=shown.surrogate, validation=shown.validation, n_unseen=shown.n_unseen,
-    ).told(change)  # fmt: skip
+    ).with_texts(change)  # fmt: skip
     if not pictures:
         file.write(document.html().encode())
         return

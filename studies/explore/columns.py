@@ -79,10 +79,10 @@ def pack(columns: Sequence[Column]) -> tuple[list[dict[str, Any]], bytes]:
     Returns:
         What describes each as JSON values, with the place of its values, and the values themselves, little-endian.
     """
-    told, parts, offset = [], [], 0
+    listed, parts, offset = [], [], 0
     for column in columns:
         data = np.ascontiguousarray(column.values, dtype=column.values.dtype.newbyteorder("<")).tobytes()
-        told.append(
+        listed.append(
             {
                 "key": column.key,
                 "title": visible(column.title),
@@ -99,7 +99,7 @@ def pack(columns: Sequence[Column]) -> tuple[list[dict[str, Any]], bytes]:
         padding = -len(data) % _ALIGNED
         parts.append(data + b"\0" * padding)
         offset += len(data) + padding
-    return told, b"".join(parts)
+    return listed, b"".join(parts)
 
 
 def described(scale: AxisScale | None) -> dict[str, Any] | None:

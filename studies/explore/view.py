@@ -155,16 +155,16 @@ def _predictions(snapshot: Snapshot) -> tuple[tuple[NDArray[np.float64], ...], i
     """Point, low and high end of every checkpoint that the map predicts, NaN elsewhere; and how many it refuses."""
     surrogate, level = snapshot.surrogate, snapshot.level
     reasons = {c.signature: surrogate.refusal(c.signature, level) for c in snapshot.checkpoints}
-    told = np.array([reasons[c.signature] is None for c in snapshot.checkpoints])
+    predictable = np.array([reasons[c.signature] is None for c in snapshot.checkpoints])
     finite_rows = torch.isfinite(snapshot.latents).all(dim=1).numpy()
-    rows = np.flatnonzero(told & finite_rows)
-    out = tuple(np.full((len(told), len(surrogate.metric_names)), np.nan) for _ in range(3))
+    rows = np.flatnonzero(predictable & finite_rows)
+    out = tuple(np.full((len(predictable), len(surrogate.metric_names)), np.nan) for _ in range(3))
     if len(rows):
         unseen = np.array([snapshot.checkpoints[i].signature not in surrogate.architectures for i in rows.tolist()])
         found = surrogate.predict(snapshot.latents[torch.from_numpy(rows)], level, unseen)
         for table, values in zip(out, (found.point, found.low, found.high), strict=True):
             table[rows] = values
-    return out, int((~told & finite_rows).sum())
+    return out, int((~predictable & finite_rows).sum())
 
 
 def _kind(checkpoint: Checkpoint) -> int:

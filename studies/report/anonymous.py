@@ -45,7 +45,7 @@ def anonymous(report: LoopReport, project: str) -> tuple[LoopReport, Callable[[s
         word = found[0]
         return word if word in kept or _RATIO.fullmatch(word) else "(a file)"
 
-    def told(text: str) -> str:
+    def changed(text: str) -> str:
         for path in sorted(folders, key=len, reverse=True):
             text = text.replace(path, "(a file)")
         text = _WORD.sub(hidden, _QUOTED.sub("(a file)", text))
@@ -54,4 +54,4 @@ def anonymous(report: LoopReport, project: str) -> tuple[LoopReport, Callable[[s
         return re.sub(rf"(?<![\w/-]){re.escape(project)}(?![\w/-])", "the project", text)
 
     old, new, merged = (nameless(g) for g in groups)
-    return replace(report, old=old, new=new, merged=merged), told
+    return replace(report, old=old, new=new, merged=merged), changed

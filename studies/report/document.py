@@ -67,7 +67,7 @@ class ReportDocument:
     verdicts: Sequence[Verdict]
     sections: Sequence[Section]
 
-    def told(self, change: Callable[[str], str]) -> ReportDocument:
+    def with_texts(self, change: Callable[[str], str]) -> ReportDocument:
         """Return the same with every text changed; figures are left as they are.
 
         Args:

@@ -48,7 +48,7 @@ def guard(
         application: what is guarded.
         host: name or address that the server listens on.
         allow_edits: whether requests that change something are let through, too.
-        only_shows: what such a request is told otherwise.
+        only_shows: the answer to such a request otherwise.
         policy: Content-Security-Policy of its pages; by default the dashboard's.
     """
     names = {"localhost", host.lower().strip("[]")}
