@@ -14,8 +14,10 @@ from epsopt.surrogate.ranges import guess_range
 
 Floats = NDArray[np.float64]
 
-_CROWDED = 0.12  # of the axis: less of it holds the middle half of what matters
-_BETTER = 2.0  # times as much of the axis must hold them on the other scale
+_NEAR = 0.1  # of the metric's range: closer to the bound than that is next to it
+_CROWDED = 0.4  # of what matters: so much of it next to the bound is a crowd
+_BETTER = 1.5  # times as many bins of the axis must hold what matters on the other scale
+_BINS = 25
 _FEWEST = 4  # points: fewer do not crowd
 _BEYOND = 0.35  # decades: how far beyond the nearest value the bound itself is drawn
 
@@ -90,8 +92,8 @@ def choose_scale(name: str, maximize: bool, values: Sequence[float | None], impo
         important: those that must be distinguishable, such as the front's.
 
     Returns:
-        A plain scale, unless the important values crowd at the bound and the other one spreads them over twice as much
-        of the axis.
+        A plain scale, unless the important values crowd at the bound and the other one spreads them over half as much
+        of the axis again.
     """
     known = np.array([v for v in values if v is not None and math.isfinite(v)], dtype=np.float64)
     front = np.array([v for v in important if math.isfinite(v)], dtype=np.float64)
@@ -112,11 +114,14 @@ def choose_scale(name: str, maximize: bool, values: Sequence[float | None], impo
     # Rounding next to the bound would take the axis for itself.
     least = max(float(near[near > 0.0].min()), 1e-6)
     scale = AxisScale(bound, unit, -math.log10(least) + _BEYOND, flipped=not maximize)
-    shares = [_middle(at(front), at(known)) for at in (AxisScale(), scale)]
-    return scale if shares[0] < _CROWDED and shares[1] > _BETTER * shares[0] else AxisScale()
+    plain, other = (_told_apart(at(front), at(known)) for at in (AxisScale(), scale))
+    crowd = float((near < _NEAR).mean())
+    return scale if crowd > _CROWDED and other > _BETTER * plain else AxisScale()
 
 
-def _middle(front: Floats, known: Floats) -> float:
-    """Share of an axis that the middle half of the important values takes."""
-    first, third = np.quantile(front, (0.25, 0.75))
-    return float((third - first) / max(float(known.max() - known.min()), 1e-12))
+def _told_apart(front: Floats, known: Floats) -> float:
+    """How many of an axis' bins the important values fill: the exponential of the entropy of their histogram."""
+    low, high = float(known.min()), float(known.max())
+    counts, _ = np.histogram(front, bins=_BINS, range=(low, max(high, low + 1e-12)))
+    shares = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))

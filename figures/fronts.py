@@ -142,8 +142,8 @@ def _predicted(objectives: Sequence[Objective], answers: Sequence[Predicted]) ->
             lines.append(f"{escaped(o.name)}: {answer.point[o.name]:.4g} ({span})")
         if answer.probability is not None:
             lines.append(f"meets the targets with probability {answer.probability:.2f}")
-        if answer.nearest:
-            near = answer.nearest[0]
+        if nearest := getattr(answer, "nearest", ()):  # a proposal has none
+            near = nearest[0]
             lines.append(f"nearest: {place(near.run, near.epoch)}, latent distance {near.distance:.3g}")
         text.append("<br>".join(lines))
     return _Group("predicted, not evaluated", _columns(objectives, rows), text, HOLLOW)

@@ -14,6 +14,9 @@ from epsopt.zoo.html_text import escaped
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from epsopt.surrogate.surrogate import Surrogate
+    from epsopt.zoo.catalogue.types import Checkpoint
+
 _BAND = "rgba(213, 94, 0, 0.16)"
 _BEYOND = "rgba(127, 127, 127, 0.16)"
 
@@ -35,6 +38,41 @@ class Way:
     predicted: Sequence[Interval]
     measured: Sequence[Mapping[str, float | None] | None]
     trusted: Sequence[bool]
+
+    @classmethod
+    def between(cls, surrogate: Surrogate, checkpoints: Sequence[Checkpoint], a: str, b: str, steps: int = 11) -> Way:
+        """Predict the straight way through the latent space from one checkpoint to another.
+
+        Args:
+            surrogate: the map.
+            checkpoints: the catalogue's.
+            a: SHA-256 of the checkpoint where it begins, or the beginning of it.
+            b: of the one where it ends.
+            steps: points, both ends included.
+
+        Returns:
+            The way, measured at its ends alone.
+
+        Raises:
+            UsageError: fewer than two steps, or the map knows no checkpoint, or several, that begin so.
+        """
+        from epsopt.optimize.latent.interpolation import along, straight
+        from epsopt.optimize.latent.search import known_latents
+
+        latents, known = known_latents(surrogate, checkpoints)
+        rows = []
+        for digest in (a, b):
+            found = [i for i, c in enumerate(known) if c.sha256.startswith(digest)]
+            if len(found) != 1:
+                raise UsageError(f"the map knows {len(found)} checkpoints whose SHA-256 begins with {digest}, not one")
+            rows.append(found[0])
+        points = along(surrogate, checkpoints, straight(latents[rows[0]], latents[rows[1]], steps))
+        ends = [known[i] for i in rows]
+        names = [c.run if c.epoch is None else f"{c.run}, epoch {c.epoch}" for c in ends]
+        measured = [ends[0].metrics, *[None] * (steps - 2), ends[1].metrics]
+        return cls(
+            f"A: {names[0]}, B: {names[1]}", [p.share for p in points], points, measured, [p.trusted for p in points]
+        )
 
 
 def interpolation(ways: Sequence[Way], names: Sequence[str]) -> go.Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 
@@ -26,22 +26,6 @@ class Measured(Protocol):
         """The run's hyperparameters by name."""
 
 
-class Neighbour(Protocol):
-    """A real checkpoint near a predicted point."""
-
-    @property
-    def run(self) -> str:
-        """Name of its run."""
-
-    @property
-    def epoch(self) -> int | None:
-        """Epoch or step, None when unknown."""
-
-    @property
-    def distance(self) -> float:
-        """Latent distance from the point."""
-
-
 class Interval(Protocol):
     """Predicted metrics with intervals."""
 
@@ -59,12 +43,8 @@ class Interval(Protocol):
 
 
 class Predicted(Interval, Protocol):
-    """A predicted point (:class:`epsopt.optimize.Answer` is one)."""
+    """A predicted point; the ``nearest`` checkpoints of a :class:`epsopt.optimize.Answer` are shown besides."""
 
     @property
     def probability(self) -> float | None:
         """That all targets are met, None where there are none."""
-
-    @property
-    def nearest(self) -> Sequence[Neighbour]:
-        """Real checkpoints, nearest first."""

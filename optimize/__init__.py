@@ -15,7 +15,8 @@ from epsopt.zoo.public_names import lazy_names
 if TYPE_CHECKING:
     from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
     from epsopt.optimize.forecast.run_forecaster import RunForecast, RunForecaster, fit_run_forecaster
-    from epsopt.optimize.latent.clusters import Clustering, cluster
+    from epsopt.optimize.forecast.run_trajectory import RunTrajectory, run_trajectory
+    from epsopt.optimize.latent.clusters import Clustering, cluster, cluster_runs
     from epsopt.optimize.latent.neighbours import Neighbour, nearest
     from epsopt.optimize.latent.region_sampling import RegionSample, sample_region
     from epsopt.optimize.latent.search import ENGINES, Answer, SearchResult, search
@@ -57,6 +58,7 @@ __all__ = [
     "RunForecaster",
     "RunModel",
     "RunPath",
+    "RunTrajectory",
     "Scheduler",
     "SearchResult",
     "SearchState",
@@ -66,6 +68,7 @@ __all__ = [
     "Target",
     "WeightSpace",
     "cluster",
+    "cluster_runs",
     "expect",
     "fit_run_forecaster",
     "hypervolume",
@@ -79,6 +82,7 @@ __all__ = [
     "path_statistics",
     "propose",
     "run_paths",
+    "run_trajectory",
     "sample_region",
     "search",
 ]
@@ -108,6 +112,7 @@ _HOMES = {
     "RunForecast": "forecast.run_forecaster",
     "RunModel": "schedule.run_model",
     "RunPath": "latent.trajectory",
+    "RunTrajectory": "forecast.run_trajectory",
     "SearchResult": "latent.search",
     "Space": "space",
     "Start": "schedule.run_acquisition",
@@ -116,6 +121,7 @@ _HOMES = {
     "Target": "objectives",
     "WeightSpace": "merge.weight_space_gp",
     "cluster": "latent.clusters",
+    "cluster_runs": "latent.clusters",
     "expect": "schedule.run_prediction",
     "fit_run_forecaster": "forecast.run_forecaster",
     "hypervolume": "pareto",
@@ -129,6 +135,7 @@ _HOMES = {
     "past_runs": "proposals.past_runs",
     "propose": "proposals.proposals",
     "run_paths": "latent.trajectory",
+    "run_trajectory": "forecast.run_trajectory",
     "sample_region": "latent.region_sampling",
     "search": "latent.search",
 }

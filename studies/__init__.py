@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from epsopt.zoo.public_names import lazy_names
 
 if TYPE_CHECKING:
+    from epsopt.studies.embedding_preview import preview_embeddings
     from epsopt.studies.optuna_io.queue import ClaimedProposal, record_outcome, record_proposals, take_proposal
     from epsopt.studies.optuna_io.recording import Recorded, record_front, record_measured, record_search
     from epsopt.studies.optuna_io.sampler import EpsilonSampler
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from epsopt.studies.prune.lightning import EpsoptPruning
     from epsopt.studies.report.dashboard import dashboard_server, serve
     from epsopt.studies.surrogate_store import fit_map, load_map, training_set
+    from epsopt.studies.worker.proposals import propose_next
 
 _HOMES = {
     "CataloguePruner": "prune.catalogue_pruner",
@@ -37,7 +39,9 @@ _HOMES = {
     "fit_map": "surrogate_store",
     "load_map": "surrogate_store",
     "load_project": "project.project",
+    "preview_embeddings": "embedding_preview",
     "open_storage": "optuna_io.storage",
+    "propose_next": "worker.proposals",
     "record_front": "optuna_io.recording",
     "record_measured": "optuna_io.recording",
     "record_outcome": "optuna_io.queue",
@@ -63,6 +67,8 @@ __all__ = [
     "load_map",
     "load_project",
     "open_storage",
+    "preview_embeddings",
+    "propose_next",
     "record_front",
     "record_measured",
     "record_outcome",

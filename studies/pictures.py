@@ -48,13 +48,14 @@ def save_picture(figure: go.Figure, file: OutputFile) -> None:
     file.write(drawn_image(figure, ending[1:], str(file.named)))
 
 
-def drawn_image(figure: go.Figure, form: str, named: str) -> bytes:
+def drawn_image(figure: go.Figure, form: str, named: str, scale: float = SCALE) -> bytes:
     """Draw a figure as a PNG or SVG file.
 
     Args:
         figure: the picture.
         form: ``"png"`` or ``"svg"``.
         named: the file, for errors.
+        scale: pixels of a PNG for each of the figure's own, of which it is 1000 wide.
 
     Returns:
         The file's content.
@@ -65,13 +66,13 @@ def drawn_image(figure: go.Figure, form: str, named: str) -> bytes:
     height = int(figure.layout.height or 480)
     try:
         with safe_children():
-            return bytes(figure.to_image(form, width=WIDTH, height=height, scale=SCALE))
+            return bytes(figure.to_image(form, width=WIDTH, height=height, scale=scale))
     except (OSError, ValueError, RuntimeError, ImportError) as error:  # whatever kaleido and its browser raise
         reason = str(error).strip().splitlines()[0]
     browser = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
     if browser is not None:
         try:
-            return _by_browser(browser, figure, form, height)
+            return _by_browser(browser, figure, form, height, scale)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             reason = f"{browser}: {str(error).strip().splitlines()[0][:120]}"
     raise EpsoptError(
@@ -80,14 +81,14 @@ def drawn_image(figure: go.Figure, form: str, named: str) -> bytes:
     )
 
 
-def _by_browser(browser: str, figure: go.Figure, form: str, height: int) -> bytes:
+def _by_browser(browser: str, figure: go.Figure, form: str, height: int, scale: float) -> bytes:
     """Have a browser without a window run Plotly's own export, and read the result from the page."""
     from plotly.offline import get_plotlyjs
 
     drawing = _DRAW % {
         # A name in a figure must not end the script.
         "figure": figure.to_json().replace("</", "<\\/"), "form": form, "width": WIDTH, "height": height,
-        "scale": SCALE if form == "png" else 1,
+        "scale": scale if form == "png" else 1,
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="epsopt-") as folder:
         page = Path(folder) / "figure.html"

@@ -24,7 +24,7 @@ def html_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
         rows: cells, as many as heads. All but the first column are numbers; one that has a sentence in it gets the
             class ``words``.
     """
-    worded = {i for row in rows for i, cell in enumerate(row) if len(cell) > _SENTENCE}
+    worded = {i for row in rows for i, text in enumerate(row) if i and len(text) > _SENTENCE}
 
     def cell(kind: str, text: str, column: int) -> str:
         words = ' class="words"' if column in worded else ""

@@ -159,7 +159,7 @@ caption{text-align:left;white-space:nowrap;margin-bottom:.4em;font-weight:600}
 th,td{text-align:right;padding:.25em .9em;font-variant-numeric:tabular-nums;vertical-align:top;white-space:nowrap}
 th.words,td.words{text-align:left;white-space:normal;min-width:16em}
 th{border-bottom:1px solid #8a96a3}td{border-bottom:1px solid #8a96a355}
-th:first-child,td:first-child{text-align:left;padding-left:0}
+th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal}
 @media(max-width:700px){.cards{grid-template-columns:1fr}main{margin:1em auto}}
 @media print{main{max-width:none;margin:0}.card,.figure,tr{break-inside:avoid}section>h2{break-after:avoid}}
 """

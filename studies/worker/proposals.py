@@ -99,6 +99,9 @@ def propose_next(
         check: called with the proposals before they are queued; what it raises keeps all of them from it.
         progress: called as ``progress(what, share done)``.
 
+    Returns:
+        The proposals, the numbers of their trials, and the space that they are from.
+
     Raises:
         UsageError: ``reuse`` without a place for the start in the train command; a proposal that the train command
             cannot be filled with; or as :func:`propose`. Nothing is queued then.

@@ -35,7 +35,7 @@ OTHERS = [line for line in LINES if line.arguments[0] != "epsopt"]
 # What a line of the docs names, and the project of these tests has under another name.
 STANDS_FOR = {
     "run_012": "run_001", "run_034:7": "run_002:2", "RUN": "run_001", "PATH": "runs/run_001/epoch_002.pt",
-    "RUNS": "runs", "FILE.png": "file.html", "P": "0.05", "N": "2", "FILE": "file.html",
+    "RUNS": "runs", "FILE.png": "file.html", "report.md": "report.html", "P": "0.05", "N": "2", "FILE": "file.html",
 }  # fmt: skip
 NOT_RUN = {
     "init": "the project is set up by it, for all of these tests",
