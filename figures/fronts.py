@@ -220,7 +220,10 @@ def _matrix(
 
     size = len(objectives) - 1
     # Where better is; there is no room for more.
-    labels = [f"{escaped(o.name)} {'↑' if o.maximize else '↓'}" for o in objectives]
+    labels = [
+        f"{escaped(o.name)} {'↑' if o.maximize else '↓'}{', ' + at.words if at.words else ''}"
+        for o, at in zip(objectives, scales, strict=True)
+    ]
     specs: list[list[dict[str, Any] | None]] = [
         [{} if column <= row else None for column in range(size)] for row in range(size)
     ]
@@ -253,13 +256,16 @@ def _matrix(
                 figure.update_xaxes(title_text=labels[across], row=size, col=column + 1)
             if column == 0:
                 figure.update_yaxes(title_text=labels[down], row=row + 1, col=1)
-    for k in range(len(objectives)):
+    for k, o in enumerate(objectives):
         drawn = [v for g in groups for v in short(scales[k](g.columns[k]))]
-        ticks = scaled_axis(scales[k], drawn)
-        if ticks and k < size:
-            figure.update_xaxes(col=k + 1, **ticks)
-        if ticks and k > 0:
-            figure.update_yaxes(row=k, **ticks)
+        drawn += [v for end in ("low", "high") for v in short(scales[k]([getattr(a, end)[o.name] for a in answers]))]
+        # Said, not left to Plotly, which forgets the points of matched axes where another axis has a range.
+        margin = 0.04 * (max(drawn) - min(drawn)) + 1e-9
+        ends = {"range": [min(drawn) - margin, max(drawn) + margin], **scaled_axis(scales[k], drawn)}
+        if k < size:
+            figure.update_xaxes(col=k + 1, **ends)
+        if k > 0:
+            figure.update_yaxes(row=k, **ends)
     dressed(figure, 450 if size == 2 else 180 * size + 60, escaped(title))
     # The upper right half of the matrix is free.
     figure.update_layout(
