@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -49,6 +50,58 @@ def rows_of(records: Iterable[Mapping[str, Any]], *, by_step: bool = False, chec
             epoch, step = place_of(about)
             out.append(Row(None if by_step else epoch, step, metrics, named if isinstance(named, str) else None))
     return out
+
+
+def no_numbers(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say what columns hold that hold numbers with something beside (``51%``, ``1,024``), and never a number."""
+    held: dict[str, str | None] = {}
+    for record in records:
+        for name, value in record.items():
+            if name.lower() in _ABOUT or not isinstance(value, str):
+                continue
+            number = isinstance(number_or_text(value), int | float)
+            if number or _ALMOST.fullmatch(value):
+                held[name] = None if number or held.get(name, value) is None else held.get(name, value)
+    return [
+        f"its column {name[:60]!r} holds {value.strip()[:20]!r}, which is no number: write it without units, "
+        "and with a point for decimals"
+        for name, value in held.items()
+        if value is not None
+    ]
+
+
+_ALMOST = re.compile(r"\s*[-+]?\d[\d.,]*\s*(?:%|[kKmMG]|ms|s)?\s*")
+_MOMENT = re.compile(r"(?:(epoch|ep|step|iter|iteration|checkpoint)[ _=:-]?)?(\d{1,15})", re.IGNORECASE)
+
+
+def by_moment(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the records of ``{"1": {…}, "2": {…}}`` or ``{"epoch_1": {…}}`` in their order; none of other mappings."""
+    found = {key: _MOMENT.fullmatch(key.strip()) for key in tree}
+    if not tree or not all(m and isinstance(tree[key], Mapping) for key, m in found.items()):
+        return []
+    moments = sorted((int(m[2]), (m[1] or "epoch").lower(), tree[key]) for key, m in found.items() if m)
+    return [{"step" if word in ("step", "iter", "iteration") else "epoch": n, **held} for n, word, held in moments]
+
+
+def columns_of(tree: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the lists of numbers in a mapping and in those inside, named with dots: columns of a log."""
+    found: dict[str, list[Any]] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found.update({f"{name}.{k}": v for k, v in columns_of(value).items()})
+        elif isinstance(value, list) and value and all(_is_number(v) for v in value):
+            found[name] = value
+    return found
+
+
+def without_lists(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping without its lists, nor those inside."""
+    kept = {k: without_lists(v) if isinstance(v, Mapping) else v for k, v in tree.items() if not isinstance(v, list)}
+    return {k: v for k, v in kept.items() if v != {}}
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def place_of(record: Mapping[str, Any]) -> tuple[int | None, int | None]:

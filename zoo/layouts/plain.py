@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +27,12 @@ from epsopt.zoo.layouts.checkpoint_folders import (
 from epsopt.zoo.layouts.evaluations import EVALUATIONS, evaluations
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
-from epsopt.zoo.layouts.log_rows import flat, rows_of, says_place
+from epsopt.zoo.layouts.log_rows import by_moment, columns_of, flat, no_numbers, rows_of, says_place, without_lists
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, RunMetadata
-from epsopt.zoo.layouts.series import series_of
+from epsopt.zoo.layouts.series import OF_RUNS, series_of
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
-from epsopt.zoo.layouts.training_state import scores, stated, states_of
+from epsopt.zoo.layouts.training_state import latest, scores, stated, states_of
 from epsopt.zoo.reading.plain_values import MOST_METRICS, VALUES, flatten, metrics_of, without_prefixes
 from epsopt.zoo.reading.policy_archive import POLICY, unpacked
 
@@ -124,36 +125,43 @@ def parse_side_files(sides: SideFileReader) -> RunMetadata:
         elif file.suffix == ".jsonl":
             _add_records(metadata, file, sides.json_lines(file))
         else:
-            _add_json(metadata, file, sides.json_or_lines(file))
+            _add_json(metadata, file, sides.json_or_lines(file), sides.run)
     return metadata
 
 
 def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any]) -> None:
-    rows = rows_of([r for r in records if isinstance(r, Mapping)])
+    found = [r for r in records if isinstance(r, Mapping)]
+    rows = rows_of(found)
+    metadata.failures += [(str(file), reason) for reason in no_numbers(found)]
     if rows and all(row.epoch is None and row.step is None for row in rows):
         metadata.ordered.append((str(file), rows))
     else:
         metadata.rows += rows
 
 
-def _add_json(metadata: RunMetadata, file: Path, tree: Any) -> None:
-    """Take a metrics.json: a list of records, columns of equal length, or the values of the run's end."""
+def _add_json(metadata: RunMetadata, file: Path, tree: Any, run: Path) -> None:
+    """Take a metrics.json: a list of records, columns of equal length, or the values of the run's end.
+
+    In the folder of one checkpoint (``epoch_3/metrics.json``) they are those of this checkpoint.
+    """
+    if isinstance(tree, Mapping) and (records := by_moment(tree)):
+        tree = records
     if isinstance(tree, list):
         _add_records(metadata, file, tree)
     elif isinstance(tree, Mapping):
-        columns = {k: v for k, v in tree.items() if isinstance(v, list)}
-        if columns and all(_number(v) for k, v in tree.items() if k not in columns and not isinstance(v, str)):
+        columns = columns_of(tree)
+        if columns:
             _add_columns(metadata, file, columns)
-            tree = {k: v for k, v in tree.items() if k not in columns}
+            tree = without_lists(tree)
         if any(says_place(k) for k in tree):
             metadata.rows += rows_of([tree])
         else:
+            number = None if file.parent == run else number_of(file.parent)
             for row in rows_of([tree]):
-                metadata.final.update(row.metrics)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float)
+                if number is None:
+                    metadata.final.update(row.metrics)
+                else:
+                    metadata.rows.append(replace(row, epoch=number, step=step_of(file.parent)))
 
 
 def _add_columns(metadata: RunMetadata, file: Path, columns: Mapping[str, list[Any]]) -> None:
@@ -191,12 +199,14 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
         **scores(states, scalar, tensors=bool(found.key)),
         **metrics_of(_first(about, METRICS) or {}, scalar),
     }
+    epoch = epoch_of(said := flatten(stated(states, EPOCH), scalar), unpacked(checkpoint.source.path))
+    metrics = {**latest(states, epoch), **metrics}
     return ParsedCheckpoint(
         weights=found.tensors,
         weights_key=found.key,
         hyperparameters=hyperparameters,
         metrics=dict(list(metrics.items())[:MOST_METRICS]),
-        epoch=epoch_of(said := flatten(stated(states, EPOCH), scalar), unpacked(checkpoint.source.path)),
+        epoch=epoch,
         base=declared,
         step=_step_of(said, unpacked(checkpoint.source.path)),
         notes=tuple(_cut("metrics", metrics, MOST_METRICS) + _cut("hyperparameters", hyperparameters, VALUES)),
@@ -280,12 +290,25 @@ _NUMBER = re.compile(r"(?<![\d.])(\d{1,15})(?!\d|\.\d)")
 _WORD = re.compile(r"(?<![a-z])(?:f|top|r|l|map|mrr|ndcg|hits?|recall|fp|bf|int|float|v)@?$", re.IGNORECASE)
 
 
+# "20250103_1530" and "2025-01-03T15:30:00" say when a file was written, as 1735918200 (seconds) does.
+_DATE = re.compile(
+    r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
+    r"(?:[T_\-. ]*(?:[01]\d|2[0-3])[-_.:h]?[0-5]\d(?:[-_.:m]?[0-5]\d)?)?(?!\d)|(?<!\d)1[4-9]\d{8}(?:\d{3})?(?!\d)"
+)
+# A size that is a part of an architecture's name: resnet50, vgg16, vit_b_16, efficientnet_b3.
+_ARCHITECTURE = re.compile(
+    r"(?<![a-z])(?:wide_?)?(?:se_?)?(?:resnet|resnext|preresnet|densenet|darknet|hrnet|vgg|dla|dpn|yolo|gpt|llama|pythia"
+    r"|(?:vit|deit|swin|beit)_[a-z]+_?(?:patch)?|efficientnet_?b|regnet[a-z_]*)[-_]?\d{1,4}(?!\d)",
+    re.IGNORECASE,
+)
+
+
 def epoch_of(said: Mapping[str, Any], path: Path) -> int | None:
     """Return the epoch (or step) that the file says, or else that its name tells, or that of the folder it fills."""
     for key in EPOCH:
         if (value := _whole(said.get(key))) is not None and value >= 0:
             return value
-    stem = path.stem
+    stem = _ARCHITECTURE.sub("", OF_RUNS.sub("", _DATE.sub("", path.stem)))
     if named := _EPOCH_IN_NAME.search(stem):
         return int(named[1])
     folder = by_name(path)

@@ -2,7 +2,8 @@
 
 kohya's scripts number the epochs of a training with six digits, and its steps with eight; the last file has no number.
 Of other names the numbers tell: two names that were both saved at the same moments, and that are no words for a
-callback (``best-1``, ``last-1``) or for a part of one model (``generator_1``, ``netD_1``), are two trainings.
+callback (``best-1``, ``last-1``) or for a part of one model (``generator_1``, ``netD_1``), are two trainings. Words for
+runs (``fold_0.pt`` beside ``fold_1.pt``, ``model_seed3.pt``) part a folder by themselves: their numbers are no epochs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ _WORDS = frozenset(
     stage state state_dict states step steps student swa target teacher temp text third tmp top train trained
     trainer training unet update vae val valid validation value weights worst""".split()
 )
+OF_RUNS = re.compile(
+    r"(?:(?<=[-_.])|^)(?:run|trial|exp|experiment|seed|fold|cv|split|rep|repeat|try|attempt|replica)[-_=]?\d{1,9}"
+    r"(?=[-_.]|$)",
+    re.IGNORECASE,
+)
+"""A word for a run with its number, in the name of a file."""
 _LEAST = 2  # numbers that two names have in common
 
 
@@ -44,6 +51,9 @@ def series_of(file: Path, folders: Folders) -> str | None:
 def _series(names: Iterable[str]) -> dict[str, str]:
     """Return the training of each file, by the file's name; empty where there are fewer than two."""
     stems = {name: _SUFFIX.sub("", name) for name in names if _SUFFIX.search(name)}
+    named = {n: stem[: m.end()] for n, stem in stems.items() if (m := OF_RUNS.search(stem))}
+    if len(set(named.values())) > 1:
+        return named
     numbered = {n: m[1] for n, stem in stems.items() if n.endswith(".safetensors") and (m := _KOHYA.fullmatch(stem))}
     if len(set(numbered.values())) < 2:
         numbered = _of_common_moments(stems)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -258,6 +259,9 @@ def _json_lines(text: str) -> Iterator[dict[str, Any]]:
 def parse_csv(text: str) -> list[dict[str, str]]:
     """Parse a CSV file with a header; empty cells are left out. Comma, semicolon or tab: what the header has most of.
 
+    Where commas do not part the cells, ``0,51`` is a number, as spreadsheets write it in half of the world: the cell
+    becomes ``0.51``.
+
     Raises:
         SideError: not CSV, a column twice, or more cells than any table of metrics has.
     """
@@ -270,9 +274,17 @@ def parse_csv(text: str) -> list[dict[str, str]]:
         if len(set(named)) != len(named):
             twice = next(name for name in named if named.count(name) > 1)
             raise SideError(f"the column {twice[:60]!r} stands twice in its header")
-        return list(_rows(reader, header))
+        rows = _rows(reader, header)
+        return list(rows if delimiter == "," else map(_with_points, rows))
     except csv.Error as error:
         raise SideError(f"not valid CSV: {error}") from error
+
+
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+(?:[eE][-+]?\d+)?\s*")
+
+
+def _with_points(row: dict[str, str]) -> dict[str, str]:
+    return {k: v.replace(",", ".") if _DECIMAL_COMMA.fullmatch(v) else v for k, v in row.items()}
 
 
 def _rows(reader: Iterable[list[str]], header: list[str]) -> Iterator[dict[str, str]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
-from epsopt.zoo.reading.plain_values import metrics_of
+from epsopt.zoo.reading.plain_values import metrics_of, no_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +73,36 @@ def scores(
                 except UnreadableCheckpoint:
                     continue  # an odd number beside the weights costs itself alone
     return found
+
+
+def latest(states: list[Mapping[Any, Any]], epoch: int | None) -> dict[str, float | None]:
+    """Return the last value of lists that hold one number an epoch (``val_losses``, a mapping ``history``).
+
+    Args:
+        states: as :func:`states_of` returns them.
+        epoch: of the checkpoint; lists that are as long as it, or by one longer (from epoch 0), hold a value of it.
+    """
+    if epoch is None:
+        return {}
+    about = states[0]
+    lists = {name: v for name, v in about.items() if isinstance(name, str) and _is_score(_SINGULAR.sub(r"\1", name))}
+    for key in _HISTORIES:
+        if isinstance(held := about.get(key), Mapping):
+            lists.update({name: v for name, v in held.items() if isinstance(name, str)})
+    found = {
+        name: values[-1]
+        for name, values in lists.items()
+        if isinstance(values, list) and len(values) in (epoch, epoch + 1) and _are_numbers(values)
+    }
+    return metrics_of(found, no_tensor)
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+_HISTORIES = ("history", "hist", "log", "logs", "results", "metrics_history")
+_SINGULAR = re.compile(r"(?:(loss|fitness)es|(accurac)ies|([a-z])s)$", re.IGNORECASE)
 
 
 def _size(value: Any) -> int:

@@ -1,0 +1,124 @@
+"""Tables as spreadsheets write them, JSON by epoch, and numbers in names that are no epochs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from epsopt.zoo.ingestion.ingest import ingest
+
+from .examples import weights
+
+
+def saved(folder, epochs=3, **more):
+    for epoch in range(1, epochs + 1):
+        torch.save({"model": weights(epoch), "epoch": epoch, **more}, folder / f"epoch_{epoch}.pt")
+
+
+def measured(catalogue, name="acc"):
+    return [c.metrics.get(name) for c in sorted(catalogue.checkpoints(), key=lambda c: c.epoch or 0)]
+
+
+@pytest.mark.parametrize("cells", ["epoch;acc\n1;0,5\n2;,625\n3;7,5e-1\n", "epoch\tacc\n1\t0,5\n2\t0.625\n3\t0,75\n"])
+def test_a_comma_is_a_decimal_point_where_it_does_not_part_the_cells(tmp_path, catalogue, cells):
+    saved(tmp_path)
+    (tmp_path / "metrics.csv").write_text(cells)
+    assert ingest(catalogue, tmp_path).side_file_failures == []
+    assert measured(catalogue) == [0.5, 0.625, 0.75]
+
+
+def test_a_column_of_numbers_with_units_is_named_and_others_are_read(tmp_path, catalogue):
+    saved(tmp_path)
+    (tmp_path / "metrics.csv").write_text('epoch,acc,loss,note,lr\n1,51%,3,a1,"1,5"\n2,62 %,2,b2,"1,5"\n3,,1,c3,0.5\n')
+    (said,) = ingest(catalogue, tmp_path).side_file_failures
+    assert said.reason.startswith("its column 'acc' holds '51%', which is no number")
+    assert measured(catalogue, "loss") == [3.0, 2.0, 1.0]
+    assert measured(catalogue, "lr") == [None, None, 0.5]
+
+
+@pytest.mark.parametrize("key", ["{}", "epoch_{}", "Epoch {}", "epoch={}"])
+def test_a_mapping_of_epochs_is_a_row_each(tmp_path, catalogue, key):
+    saved(tmp_path, epochs=10)
+    (tmp_path / "metrics.json").write_text(json.dumps({key.format(i): {"acc": i / 16} for i in range(1, 11)}))
+    assert ingest(catalogue, tmp_path).side_file_failures == []
+    assert measured(catalogue) == [i / 16 for i in range(1, 11)]
+
+
+def test_a_mapping_of_other_things_is_no_mapping_of_epochs(tmp_path, catalogue):
+    saved(tmp_path)
+    (tmp_path / "metrics.json").write_text(json.dumps({"val": {"acc": 0.5}, "test_1": {"acc": 0.25}}))
+    ingest(catalogue, tmp_path)
+    assert measured(catalogue, "val.acc") == [None, None, 0.5]
+
+
+def test_columns_inside_mappings_are_columns(tmp_path, catalogue):
+    saved(tmp_path)
+    history = {"loss": [3, 2, 1], "val": {"acc": [0.5, 0.625, 0.75]}, "classes": ["a", "b"], "seconds": 12.5}
+    (tmp_path / "history.json").write_text(json.dumps(history))
+    assert ingest(catalogue, tmp_path).side_file_failures == []
+    assert measured(catalogue, "val.acc") == [0.5, 0.625, 0.75]
+    assert measured(catalogue, "loss") == [3.0, 2.0, 1.0]
+    assert measured(catalogue, "seconds") == [None, None, 12.5]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_lists_of_one_value_an_epoch_in_a_checkpoint_tell_its_own(tmp_path, catalogue, first):
+    for epoch in range(first, first + 3):
+        values = [i / 8 for i in range(epoch - first + 1)]
+        lists = {"val_losses": values, "history": {"acc": values}, "milestones": values, "class_acc": [0.5] * 9}
+        torch.save({"model": weights(epoch), "epoch": epoch, **lists}, tmp_path / f"epoch_{epoch}.pt")
+    assert ingest(catalogue, tmp_path).failed == []
+    rows = sorted(((c.epoch, c.metrics) for c in catalogue.checkpoints()), key=lambda row: row[0])
+    assert [row for _, row in rows] == [{"val_losses": i / 8, "acc": i / 8} for i in range(3)]
+
+
+def test_metrics_in_the_folder_of_a_checkpoint_are_its_own(tmp_path, catalogue):
+    for epoch in (1, 2):
+        folder = tmp_path / "job" / f"epoch_{epoch}"
+        folder.mkdir(parents=True)
+        torch.save(weights(epoch), folder / "pytorch_model.bin")
+        (folder / "metrics.json").write_text(json.dumps({"acc": epoch / 4}))
+    ingest(catalogue, tmp_path)
+    assert measured(catalogue) == [0.25, 0.5]
+
+
+@pytest.mark.parametrize("names", [["fold_0", "fold_1"], ["model_seed1", "model_seed2"], ["fold1_best", "fold2_best"]])
+def test_files_that_are_called_as_runs_are_a_run_each_and_their_numbers_no_epochs(tmp_path, catalogue, names):
+    for i, name in enumerate(names):
+        torch.save({"model": weights(i), "val_loss": i / 4}, tmp_path / f"{name}.pth")
+    ingest(catalogue, tmp_path)
+    assert sorted((c.run, c.epoch) for c in catalogue.checkpoints()) == [
+        (name.removesuffix("_best"), None) for name in names
+    ]
+
+
+def test_epochs_of_runs_in_one_folder_are_read(tmp_path, catalogue):
+    for fold in (0, 1):
+        for epoch in (1, 2):
+            torch.save(weights(2 * fold + epoch), tmp_path / f"fold{fold}_epoch{epoch}.pt")
+    ingest(catalogue, tmp_path)
+    found = sorted((c.run, c.epoch) for c in catalogue.checkpoints())
+    assert found == [("fold0", 1), ("fold0", 2), ("fold1", 1), ("fold1", 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch"),
+    [
+        ("model_20250103_1530", None),
+        ("model-2025-01-03T15-30-00", None),
+        ("net_1735918200", None),
+        ("20250103_epoch3", 3),
+        ("resnet50", None),
+        ("vgg16_bn_12", 12),
+        ("vit_b_16", None),
+        ("unet_16", 16),
+        ("efficientnet_b3-7", 7),
+        ("model_20000", 20000),
+    ],
+)
+def test_dates_and_sizes_in_names_are_no_epochs(tmp_path, catalogue, name, epoch):
+    torch.save(weights(1), tmp_path / f"{name}.pt")
+    ingest(catalogue, tmp_path)
+    assert [c.epoch for c in catalogue.checkpoints()] == [epoch]
