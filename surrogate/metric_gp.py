@@ -202,8 +202,8 @@ def standardised(parts: list[HeldOut], place: int, settings: GPHyperparameters) 
 def calibration_scores(parts: list[HeldOut], scored: list[HeldOut] | None = None) -> tuple[Floats, Floats]:
     """Return standardised residuals of each fold by the settings that the *other* folds choose.
 
-    The settings that suit these very residuals best would leave them smaller than those of new runs: with 40 runs,
-    intervals that are to cover 90 % were a tenth too narrow and covered 86 %.
+    The settings that suit these very residuals best leave them smaller than those of new runs, and intervals of few
+    runs too narrow.
 
     Args:
         parts: one metric's held-out predictions, fold by fold; settings are chosen on them.
