@@ -13,7 +13,8 @@ from epsopt.zoo.reading.plain_values import flatten, metrics_of, no_tensor, numb
 EPOCH = ("epoch", "epochs", "train/epoch", "trainer/epoch")
 STEP = (
     *("step", "global_step", "global_steps", "iteration", "iter", "iter_num", "num_updates"),
-    *("trainer/global_step", "train/global_step", "training_iteration", "_step"),
+    *("trainer/global_step", "train/global_step", "training_iteration", "_step", "current_steps"),
+    *("time/total_timesteps", "total_timesteps", "timesteps_total", "timesteps"),  # of Stable-Baselines3 and RLlib
 )
 """Columns that say where in a run a row was logged, the most certain first; capitals make no difference."""
 TIMES = frozenset("time timestamp _timestamp _runtime runtime wall_time date".split())
@@ -89,7 +90,7 @@ def columns_of(tree: Mapping[str, Any]) -> dict[str, list[Any]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             found.update({f"{name}.{k}": v for k, v in columns_of(value).items()})
-        elif isinstance(value, list) and value and all(_is_number(v) for v in value):
+        elif isinstance(value, list) and all(_is_plain(v) for v in value) and any(_is_number(v) for v in value):
             found[name] = value
     return found
 
@@ -100,8 +101,13 @@ def without_lists(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in kept.items() if v != {}}
 
 
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, int | float | str)
+
+
 def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    number = number_or_text(value) if isinstance(value, str) else value
+    return isinstance(number, int | float) and not isinstance(number, bool)
 
 
 def place_of(record: Mapping[str, Any]) -> tuple[int | None, int | None]:

@@ -63,6 +63,13 @@ def test_columns_inside_mappings_are_columns(tmp_path, catalogue):
     assert measured(catalogue, "seconds") == [None, None, 12.5]
 
 
+def test_a_column_with_a_text_among_its_numbers_is_a_column(tmp_path, catalogue):
+    saved(tmp_path)
+    (tmp_path / "history.json").write_text(json.dumps({"acc": [0.5, "failed", "0.75"], "best": [None, None, None]}))
+    assert ingest(catalogue, tmp_path).side_file_failures == []
+    assert measured(catalogue) == [0.5, None, 0.75]
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_lists_of_one_value_an_epoch_in_a_checkpoint_tell_its_own(tmp_path, catalogue, first):
     for epoch in range(first, first + 3):
@@ -82,6 +89,16 @@ def test_metrics_in_the_folder_of_a_checkpoint_are_its_own(tmp_path, catalogue):
         (folder / "metrics.json").write_text(json.dumps({"acc": epoch / 4}))
     ingest(catalogue, tmp_path)
     assert measured(catalogue) == [0.25, 0.5]
+
+
+def test_stable_baselines_log_counts_by_its_timesteps(tmp_path, catalogue):
+    for steps in (1000, 2000):
+        (tmp_path / f"rl_model_{steps}_steps").mkdir()
+        torch.save(weights(steps), tmp_path / f"rl_model_{steps}_steps" / "policy.pth")
+    log = "rollout/ep_rew_mean,time/total_timesteps,time/fps\n10,500,9\n20,1000,9\n,1500,9\n30,2000,9\n"
+    (tmp_path / "progress.csv").write_text(log)
+    assert ingest(catalogue, tmp_path).side_file_failures == []
+    assert measured(catalogue, "rollout/ep_rew_mean") == [20.0, 30.0]
 
 
 @pytest.mark.parametrize("names", [["fold_0", "fold_1"], ["model_seed1", "model_seed2"], ["fold1_best", "fold2_best"]])
