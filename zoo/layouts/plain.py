@@ -28,7 +28,7 @@ from epsopt.zoo.layouts.evaluations import EVALUATIONS, evaluations
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import by_moment, columns_of, flat, no_numbers, rows_of, says_place, without_lists
-from epsopt.zoo.layouts.parsed import ParsedCheckpoint, RunMetadata
+from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
 from epsopt.zoo.layouts.series import OF_RUNS, series_of
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
@@ -134,7 +134,9 @@ def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any]) -> N
     rows = rows_of(found)
     metadata.failures += [(str(file), reason) for reason in no_numbers(found)]
     if rows and all(row.epoch is None and row.step is None for row in rows):
-        metadata.ordered.append((str(file), rows))
+        # A row without a number counts: order is all that tells where the others stand.
+        whole = [next(iter(rows_of([record])), Row(None, None, {})) for record in found]
+        metadata.ordered.append((str(file), whole))
     else:
         metadata.rows += rows
 
