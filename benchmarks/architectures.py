@@ -29,7 +29,7 @@ FEW = 4
 def asked(surrogate: Surrogate, zoo: Zoo) -> tuple[float, float, float, float]:
     """Share refused; of the others the share inside, relative width, and share inside if nothing were widened."""
     train = zoo.train
-    refused = np.array([surrogate.refusal(f.signature, LEVEL) is not None for f in train.fingerprints])
+    refused = np.array([surrogate.refusal(f.signature, LEVEL, f.tensor_kinds) is not None for f in train.fingerprints])
     if refused.all():
         return 1.0, float("nan"), float("nan"), float("nan")
     rows = np.flatnonzero(~refused)

@@ -58,7 +58,7 @@ def command(
             surrogate, _ = load_map(catalogue)
             located = locate(what, catalogue, checkpoints)
             found = located.fingerprint
-            if (refused := found.refusal or surrogate.refusal(found.signature)) is not None:
+            if (refused := found.refusal or surrogate.refusal(found.signature, kinds=found.tensor_kinds)) is not None:
                 raise UsageError(f"the embeddings of {located.title} cannot be predicted: {refused}")
             hook = workspace.project.embed if workspace.project and not weights_only else None
             real = real_embeddings(catalogue, located.checkpoint, Path(what), hook)

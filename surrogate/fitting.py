@@ -130,6 +130,7 @@ def fit(
         settings=tuple(settings),
         scores=tuple(scores),
         architectures=frozenset(f.signature for f in train.fingerprints),
+        tensor_kinds=kinds_of(train),
         unseen_scores=tuple(unseen_scores),
         embedding_scale=final.embedding_scale,
         trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe, probes=probes),
@@ -141,6 +142,11 @@ def fit(
     seconds = time.monotonic() - started
     sizes = (len(parts), train.n_runs, len(train))
     return surrogate, Validation(metrics, level, *sizes, r2, cosine, seconds, probes, predictions)
+
+
+def kinds_of(train: TrainingSet) -> frozenset[str]:
+    """Return the kinds of tensors of a training set's checkpoints."""
+    return frozenset().union(*({f.signature: f.tensor_kinds for f in train.fingerprints}.values()))
 
 
 def _screened(train: TrainingSet, scales: Mapping[str, tuple[float, float]]) -> Screened:

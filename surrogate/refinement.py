@@ -201,9 +201,10 @@ def refine(
         weights=weights,
     )
     architectures = old.architectures | {f.signature for f in train.fingerprints}
+    kinds = old.tensor_kinds and old.tensor_kinds | frozenset().union(*(f.tensor_kinds for f in train.fingerprints))
     refined = replace(
         old, network=network, memory=memory, scores=scores, architectures=architectures, trained_on=trained_on,
-        trees=trees,
+        tensor_kinds=kinds, trees=trees,
     )  # fmt: skip
     seconds = time.monotonic() - started
     change = Refinement(len(np.unique(train.runs[fresh])), int((~seen).sum()), drift(old, refined), seconds)

@@ -108,6 +108,8 @@ class Surrogate:
             fold's network had never seen; every architecture counts once.
         embedding_scale: ``(mean (anchors, dim), scale ())`` or ``None``.
         trained_on: digest of the training set.
+        tensor_kinds: of all these architectures (:attr:`epsopt.zoo.fingerprints.fingerprint.Fingerprint.tensor_kinds`);
+            empty in a map of an earlier version.
         trees: their predictions are the last coordinates of z; ``None`` in a map of an earlier version.
         projection: centre ``(latent,)`` and axes ``(latent, 2)`` of the plane in which the map is drawn (see
             :attr:`plane`); by default what :func:`epsopt.surrogate.plane.fit_plane` finds.
@@ -124,6 +126,7 @@ class Surrogate:
     unseen_scores: tuple[Tensor, ...]
     embedding_scale: tuple[Tensor, Tensor] | None
     trained_on: str
+    tensor_kinds: frozenset[str] = frozenset()
     trees: StatisticsTrees | None = None
     projection: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
@@ -259,21 +262,31 @@ class Surrogate:
             deviations.append(torch.stack([variance.clamp(min=1e-10).sqrt() for _, variance in of_metrics], dim=-1))
         return torch.cat(means), torch.cat(deviations)
 
-    def refusal(self, signature: str, level: float = 0.9) -> str | None:
+    def refusal(self, signature: str, level: float = 0.9, kinds: frozenset[str] = frozenset()) -> str | None:
         """Say why a checkpoint's metrics cannot be predicted with honest intervals; None: they can.
 
         Intervals are calibrated on held-out runs of known architectures. Of another architecture they say something
         only if enough architectures were held out whole: ``n`` of them hold intervals up to the level ``n / (n + 1)``.
+        Those that were held out are of other widths and depths: of a network of other parts, convolutions where all
+        others are fully connected, they say nothing.
 
         Args:
             signature: of the checkpoint (:attr:`epsopt.zoo.fingerprints.fingerprint.Fingerprint.signature`).
             level: coverage of the intervals.
+            kinds: the checkpoint's kinds of tensors.
 
         Returns:
             One sentence, or None.
         """
         if signature in self.architectures:
             return None
+        new = sorted(kinds - self.tensor_kinds) if self.tensor_kinds else []
+        if new:
+            example, _, dimensions = new[0].rpartition(" ")
+            return (
+                f"none of the architectures that the map was trained on has tensors such as {example} of "
+                f"{count(int(dimensions[1:-1]), 'dimension')}, so intervals were never tested on one like it"
+            )
         held_out = min((_units(s) for s in self.unseen_scores), default=0)
         if held_out >= level * (held_out + 1) - 1e-9:
             return None
@@ -453,6 +466,7 @@ class Surrogate:
             "views": [view.name for view in self.tokenizer.views],
             "keys": list(self.memory.keys),
             "architectures": sorted(self.architectures),
+            "tensor_kinds": sorted(self.tensor_kinds),
             "weights": list(self.memory.weights),
         }
         if self.trees is not None:
@@ -506,6 +520,7 @@ class Surrogate:
             settings=tuple(GPHyperparameters(**s) for s in meta["settings"]),
             scores=tuple(tensors[f"scores.{i}"] for i in range(len(meta["metrics"]))),
             architectures=frozenset(meta["architectures"]),
+            tensor_kinds=frozenset(meta.get("tensor_kinds", ())),
             unseen_scores=tuple(tensors[f"unseen_scores.{i}"] for i in range(len(meta["metrics"]))),
             embedding_scale=embedding,
             trained_on=meta["trained_on"],

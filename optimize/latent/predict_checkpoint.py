@@ -75,7 +75,8 @@ def assess(
     out = []
     for i, near in enumerate(nearest(z, latents, known, 1)):
         distance = near[0].distance
-        refused = fingerprints[i].refusal or surrogate.refusal(fingerprints[i].signature, level)
+        mine = fingerprints[i]
+        refused = mine.refusal or surrogate.refusal(mine.signature, level, mine.tensor_kinds)
         if refused is None and distance > _TOO_FAR * region.furthest:
             refused = (
                 f"it lies {distance:.3g} from the nearest checkpoint that the map knows, and none of those lies "

@@ -108,7 +108,8 @@ def interpolate(
         z = torch.stack([m.z for m in merged])
     else:
         for one in ends:
-            if (refused := surrogate.refusal(one.fingerprint.signature, level)) is not None:
+            found = one.fingerprint
+            if (refused := surrogate.refusal(found.signature, level, found.tensor_kinds)) is not None:
                 raise UsageError(f"the way to {one.shown} cannot be predicted: {refused}")
         codes = surrogate.encode([e.fingerprint for e in ends])
         z = straight(codes[0], codes[1], steps)

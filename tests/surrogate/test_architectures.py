@@ -68,6 +68,17 @@ def test_a_map_of_a_few_architectures_refuses_another() -> None:
     assert again.architectures == surrogate.architectures
 
 
+def test_an_architecture_of_other_parts_is_refused_however_many_are_known(mixed) -> None:
+    g = torch.Generator().manual_seed(0)
+    deeper = fingerprint([("a.weight", torch.randn(9, 6, generator=g)), ("b.weight", torch.randn(3, 9, generator=g))])
+    convolved = fingerprint([("a.weight", torch.randn(9, 1, 3, 3)), ("b.weight", torch.randn(3, 9, generator=g))])
+    assert mixed.refusal(deeper.signature, kinds=deeper.tensor_kinds) is None
+    said = str(mixed.refusal(convolved.signature, kinds=convolved.tensor_kinds))
+    assert "has tensors such as a.weight of 4 dimensions" in said
+    again = Surrogate.from_bytes(*mixed.to_bytes())
+    assert again.refusal(convolved.signature, kinds=convolved.tensor_kinds) == said
+
+
 def test_surprising_architectures_widen_the_intervals_of_unseen_ones_only() -> None:
     widths = [6] * 30 + list(range(8, 20))
     train = zoo(widths)

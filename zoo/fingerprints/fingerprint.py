@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -70,6 +71,9 @@ _MAPS = slice(SECTIONS["PRODUCT"].start, FEATURES)  # kept in half precision: th
 Array = NDArray[np.float32]
 
 
+_DIGITS = re.compile(r"\d+")
+
+
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
     """What is kept of one checkpoint's weights.
@@ -114,6 +118,12 @@ class Fingerprint:
         """
         listing = json.dumps(sorted(zip(names, shapes, strict=True)), separators=(",", ":"))
         return hashlib.sha256(listing.encode()).hexdigest()[:16]
+
+    @property
+    def tensor_kinds(self) -> frozenset[str]:
+        """Kinds of tensors: names without their numbers, and how many dimensions they have, ``layers.#.weight (2)``."""
+        pairs = zip(self.names, self.shapes, strict=True)
+        return frozenset(f"{_DIGITS.sub('#', name)} ({len(shape)})" for name, shape in pairs)
 
     def to_bytes(self) -> bytes:
         """Return the fingerprint as bytes: a JSON header and compressed arrays; no pickle."""
