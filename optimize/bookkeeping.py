@@ -14,6 +14,7 @@ SEED = "a seed"
 # By the last part of a name, in words; wherever it stands.
 _ANYWHERE = {
     SEED: "seed|random_state|rng_state",
+    "which part of the data was held out": "fold|fold_id|fold_idx|fold_index|cv_fold|val_fold|test_fold",
     "where it ran": "host|hosts|hostname|host_name|node_name|nodename|nodelist|machine|ip|ip_address|port|"
     "master_port|master_addr|master_address|device|devices|gpu_id|gpu_ids|cuda_visible_devices|"
     "local_rank|global_rank|node_rank|world_rank|pid|process_id|user|username|user_name",

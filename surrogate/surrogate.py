@@ -280,16 +280,9 @@ class Surrogate:
         """
         if signature in self.architectures:
             return None
-        new = sorted(kinds - self.tensor_kinds) if self.tensor_kinds else []
-        if new:
-            example, _, dimensions = new[0].rpartition(" ")
-            return (
-                f"none of the architectures that the map was trained on has tensors such as {example} of "
-                f"{count(int(dimensions[1:-1]), 'dimension')}, so intervals were never tested on one like it"
-            )
         held_out = min((_units(s) for s in self.unseen_scores), default=0)
         if held_out >= level * (held_out + 1) - 1e-9:
-            return None
+            return self._of_other_parts(kinds)
         known = len(self.architectures)
         tested = f"only {count(held_out, 'architecture')}" if held_out else "no architecture"
         return (
@@ -297,6 +290,17 @@ class Surrogate:
             if known != 1
             else "its architecture (tensor names and shapes) is not the one that the map was trained on"
         ) + f", and the map was tested on {tested} that it had not seen"
+
+    def _of_other_parts(self, kinds: frozenset[str]) -> str | None:
+        """Say that an architecture has tensors of a kind that none of the known ones has; None: it has not."""
+        new = sorted(kinds - self.tensor_kinds) if self.tensor_kinds else []
+        if new:
+            example, _, dimensions = new[0].rpartition(" ")
+            return (
+                f"none of the architectures that the map was trained on has tensors such as {example} of "
+                f"{count(int(dimensions[1:-1]), 'dimension')}, so intervals were never tested on one like it"
+            )
+        return None
 
     def predict(self, z: Tensor, level: float = 0.9, unseen: NDArray[np.bool_] | None = None) -> Prediction:
         """Predict the metrics of points of the latent space.

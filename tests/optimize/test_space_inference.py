@@ -110,7 +110,7 @@ def test_choices_whose_names_sound_like_bookkeeping_are_searched(name: str, valu
         ("name", ["a", "b"], "which run it was"), ("wandb.name", ["a", "b"], "which run it was"),
         ("seed", [1, 2], "a seed"), ("train.randomSeed", [1, 2], "a seed"), ("trainer/seed_everything", [1], "a seed"),
         ("slurm_job_id", [1, 2], "which run it was"), ("SLURM_JOB_ID", [1], "which run it was"),
-        ("master_port", [29500], "where it ran"), ("env.hostname", ["gpu1"], "where it ran"),
+        ("data.fold", [0, 1], "which part of the data was held out"), ("master_port", [29500], "where it ran"), ("env.hostname", ["gpu1"], "where it ran"),
         ("startTime", [1.7e9], "when it ran"), ("stamp", ["2026-01-05 10:11:12"], "when it ran"),
         ("begin_ts", [1_700_000_000, 1_700_000_050], "when it ran"), ("tagged", ["20260105-101112"], "when it ran"),
         ("where", ["/data/a", "/data/b"], "a path"), ("source", ["s3://b/a"], "a path"), ("w", ["C:\\x"], "a path"),
