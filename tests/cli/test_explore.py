@@ -126,6 +126,11 @@ def test_the_path_of_a_run_is_drawn_on_both_plots_and_runs_are_filtered_by_name(
     assert shown.locator("#runs tbody tr").count() == 1
     assert number(shown.inner_text("#counts")) == EPOCHS
     assert pixels(shown, "map") != points
+    field = shown.get_by_label("target for coverage as a number")
+    field.fill("0.0001")
+    field.press("Tab")
+    assert f" of {EPOCHS} meet the targets" in shown.inner_text("#counts")
+    assert f" of {EPOCHS} checkpoints of the filtered runs" in shown.inner_text("#meeting")
     shown.fill("#filter", "nothing of the kind")
     assert "no run fits" in shown.inner_text("#table")
 

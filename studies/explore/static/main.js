@@ -350,10 +350,11 @@ class Page {
   counts() {
     const { state, data } = this;
     const sum = (mask) => mask.reduce((n, v) => n + v, 0);
+    const visible = data.n - (state.hidden === null ? 0 : sum(state.hidden));
     const texts = [];
     if (state.selected !== null) texts.push(`${counted(sum(state.selected), "checkpoint")} selected (Esc clears)`);
-    if (state.meeting !== null) texts.push(`${sum(state.meeting)} of ${data.n} meet the targets`);
-    if (state.hidden !== null) texts.push(`${counted(data.n - sum(state.hidden), "checkpoint")} in the filtered runs`);
+    if (state.meeting !== null) texts.push(`${state.meeting.reduce((n, v, i) => n + (v && !state.hidden?.[i] ? 1 : 0), 0)} of ${visible} meet the targets`);
+    if (state.hidden !== null) texts.push(`${counted(visible, "checkpoint")} in the filtered runs`);
     if (this.cut) texts.push(`the first ${MOST_PATHS} paths are drawn`);
     const text = texts.join(" · ");
     if (by("counts").textContent !== text) by("counts").textContent = text;
