@@ -219,7 +219,12 @@ class Parameter:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def identity(value: object) -> tuple[str, Any]:

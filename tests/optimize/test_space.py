@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epsopt.optimize.space import Parameter, Space
+from epsopt.optimize.space import Parameter, Space, is_number
 from epsopt.optimize.space_inference import infer_space
 from epsopt.zoo.errors import UsageError
 
@@ -176,3 +176,9 @@ def test_neighbours_of_neighbours_stay_within_the_range_and_do_not_gather_at_its
     assert sum(x in (0.0, 1.0) for x in seen) <= 2, "clipped, a fifth of them would be at an edge"
     far = [float(space.perturb({"x": 0.5}, rng, 5.0)["x"]) for _ in range(100)]
     assert 0.0 <= min(far) <= max(far) <= 1.0
+
+
+def test_a_whole_number_that_no_float_holds_is_no_number_to_search_in():
+    assert not is_number(10**400)
+    assert is_number(10**30)
+    assert not is_number(True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from epsopt.figures.axis_scale import AxisScale
+from epsopt.optimize.objectives import Objective
 from epsopt.studies.explore.columns import described
 from epsopt.studies.explore.page import exported
 from epsopt.zoo.reading.text import visible
 
 from ...chromium import opened  # noqa: TID252
-from .conftest import EVIL
+from .conftest import EVIL, OBJECTIVES
 
 SHOWN = visible(EVIL)
 
@@ -78,6 +82,51 @@ def test_the_file_shows_what_the_page_shows_without_asking_anyone(server, snapsh
     assert "selected" in told[server.url][0]
     assert asked == [file.as_uri()], "nothing but the file itself"
     assert found.errors == []
+
+
+def of(snapshot, rows, objectives=OBJECTIVES, **changes):
+    """A snapshot of some checkpoints, each changed."""
+    kept = tuple(replace(snapshot.checkpoints[i], **changes) for i in rows)
+    return replace(
+        snapshot,
+        objectives=objectives,
+        checkpoints=kept,
+        latents=snapshot.latents[rows],
+        learned=snapshot.learned[rows],
+    )
+
+
+ODD = {"nan": math.nan, "inf": math.inf, "huge": 10**400, "list": [1, "<b>"], "none": None, "flag": True, "": "empty"}
+VARIANTS = {
+    "one objective, no epochs": lambda s: of(s, list(range(20)), OBJECTIVES[:1], epoch=None),
+    "an objective that was never measured": lambda s: of(
+        s, list(range(20)), (*OBJECTIVES, Objective("f1", maximize=True))
+    ),
+    "nothing varies": lambda s: of(s, list(range(20)), metrics={"coverage": 0.5, "structure": 0.5}, hyperparameters={}),
+    "one run": lambda s: of(s, list(range(5))),
+    "one checkpoint": lambda s: of(s, [4]),
+    "odd hyperparameters": lambda s: of(s, list(range(10)), hyperparameters=ODD),
+    "no metric measured": lambda s: of(s, list(range(10)), metrics={"coverage": None}),
+    "another architecture": lambda s: of(s, list(range(10)), signature="another"),
+}
+
+
+def test_whatever_is_missing_the_page_shows_the_rest(snapshot, tmp_path):
+    with opened() as found:
+        page = found.page
+        for name, variant in VARIANTS.items():
+            file = tmp_path / f"{name}.html"
+            file.write_bytes(exported(variant(snapshot)))
+            ready(page, file.as_uri())
+            box(page, "map", 0.02, 0.02, 0.98, 0.9)
+            page.locator("#runs tbody tr").first.get_by_role("button", name="details").click()
+            page.wait_for_selector("#path")
+            for select in ("#colour", "#across", "#up"):
+                for value in page.locator(f"{select} option").evaluate_all("e => e.map(o => o.value)"):
+                    page.select_option(select, value)
+            page.keyboard.press("Escape")
+            assert page.locator("#counts").inner_text() == "", name
+            assert found.errors == [], name
 
 
 def test_a_checkpoint_without_a_place_says_so_instead_of_its_neighbours(server, snapshot):
