@@ -111,7 +111,7 @@ def unseen_architectures(held: HeldOut, inside: TrainingSet, outside: TrainingSe
     unseen = np.array([signature not in known for signature in signatures])
     residual = np.where(unseen, held.residual, np.nan)
     weight = run_weights(np.array([names[s] for s in signatures]), np.isfinite(residual[0]))
-    return HeldOut(held.mean, held.unit_variance, residual, weight)
+    return HeldOut(held.mean, held.unit_variance, residual, weight, held.runs)
 
 
 def held_out_predictions(

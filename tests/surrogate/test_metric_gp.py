@@ -62,6 +62,19 @@ def test_trees_are_followed_as_far_as_they_were_right_on_runs_that_they_had_not_
     assert share(0.01, 3.0) == 0.0, "what z tells better"
 
 
+@pytest.mark.parametrize(("better", "taken"), [(0.05, "trees"), (0.4, "other")])
+def test_another_setting_answers_only_if_runs_agree_that_it_is_better_than_trees(better: float, taken: str) -> None:
+    rng = np.random.default_rng(0)
+    runs, trees, other = np.repeat(np.arange(16), 3), grid().index(GPHyperparameters(1.0, 1e6, 1.0, 1.0)), 40
+    residual = np.full((len(grid()), len(runs)), 5.0)
+    residual[trees] = 1.0
+    # Better on average, by as much for some runs as worse for others, or nearly so.
+    residual[other] = 1.0 - better + np.repeat(rng.permutation(np.tile([-0.5, 0.5], 8)), 3)
+    unit = np.ones_like(residual)
+    found = HeldOut(np.zeros_like(unit), unit, residual, np.full(len(runs), 1.0 / 3.0), runs)
+    assert select_hyperparameters([found])[0] == {"trees": trees, "other": other}[taken]
+
+
 def test_where_nothing_tells_of_a_metric_its_median_answers() -> None:
     rng = np.random.default_rng(0)
     parts = []
