@@ -1,6 +1,6 @@
 """What forecasts were worth: a probability is mapped to how often such forecasts came true (Platt 1999).
 
-A logistic map of the forecast's logit, two numbers, held to the identity by a prior: a few runs move it little.
+A logistic map of the forecast's logit, two numbers, held by a prior to what is usual: a few runs move it little.
 """
 
 from __future__ import annotations
@@ -30,28 +30,35 @@ class Calibration:
         return float(_sigmoid(self.shift + self.slope * logit(np.array([probability])))[0])
 
 
-def fit_calibration(forecasts: Floats, outcomes: Floats, weights: Floats) -> Calibration:
+IDENTITY = Calibration()
+
+
+def fit_calibration(
+    forecasts: Floats, outcomes: Floats, weights: Floats, *, usual: Calibration = IDENTITY
+) -> Calibration:
     """Learn from forecasts of which it is known what came of them.
 
     Args:
         forecasts: ``(k,)`` probabilities.
         outcomes: ``(k,)`` 1 where it came true, 0 where not; between, where only that is known.
         weights: ``(k,)`` what each counts: those of one run are correlated, and should count as one together.
+        usual: what such forecasts are worth before anything is seen.
 
     Returns:
-        The most likely map; the identity of none.
+        The most likely map; the usual one of none.
     """
-    x, at = logit(forecasts), np.zeros(2)  # shift, logarithm of the slope
+    x, prior = logit(forecasts), np.array([usual.shift, np.log(usual.slope)])  # shift, logarithm of the slope
+    at = prior.copy()
     doubts = np.square(np.array(_DOUBTS))
 
     def loss(at: Floats) -> float:
         s = at[0] + np.exp(at[1]) * x
-        return float((weights * (np.logaddexp(0.0, s) - outcomes * s)).sum() + 0.5 * (at**2 / doubts).sum())
+        return float((weights * (np.logaddexp(0.0, s) - outcomes * s)).sum() + 0.5 * ((at - prior) ** 2 / doubts).sum())
 
     for _ in range(_STEPS):
         inner = np.stack([np.ones_like(x), np.exp(at[1]) * x])
         p = _sigmoid(at[0] + inner[1])
-        gradient = inner @ (weights * (p - outcomes)) + at / doubts
+        gradient = inner @ (weights * (p - outcomes)) + (at - prior) / doubts
         curvature = (inner * weights * p * (1 - p)) @ inner.T + np.diag(1.0 / doubts)
         step = np.linalg.solve(curvature, gradient)
         while loss(at - step) > loss(at) + 1e-12 and np.abs(step).max() > 1e-9:

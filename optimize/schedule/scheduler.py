@@ -72,13 +72,16 @@ class Step:
     Attributes:
         kind: a ``"run"`` from where runs start, a ``"branch"`` from a checkpoint, a ``"merge"`` to be measured, or a
             ``"exploration"``: a run of which nothing is expected yet.
-        predicted_gain: hypervolume that it is expected to add to the front.
-        gain_per_epoch: the predicted gain, multiplied by the reliability of such steps so far, for each epoch of cost.
+        predicted_gain: hypervolume that it is expected to add to the front: the model's prediction, multiplied by the
+            reliability of such steps so far.
+        gain_per_epoch: by which it was chosen, for each epoch of cost; with what lies on the way to its end, where
+            that can be merged.
         cost: epochs that it costs.
         candidate: what to launch, unless it is a merge.
         merge: what to measure; its coefficients are of the checkpoints in their order.
         model: of the curves, if one was asked.
         otherwise: what to launch if the merge is not to be measured, or not yet.
+        reliability: that the predicted gain was multiplied by.
     """
 
     kind: Literal["run", "branch", "merge", "exploration"]
@@ -89,6 +92,7 @@ class Step:
     merge: MergeCandidate | None = None
     model: RunModel | None = None
     otherwise: Step | None = None
+    reliability: float = 1.0
 
     @cached_property
     def expected(self) -> Expected | None:
@@ -221,7 +225,7 @@ class Scheduler:
         if step.kind != "exploration":
             share = 1.0 if taken is None else min(taken / step.cost, 1.0)
             kind = step.kind if step.merge is None else step.merge.kind
-            self.reliability.learn(kind, step.predicted_gain * share, realized_gain)
+            self.reliability.learn(kind, step.predicted_gain / step.reliability * share, realized_gain)
 
     def restore(self, kinds: Sequence[str], explored: Sequence[Mapping[str, Any]] = ()) -> None:
         """Take note of steps that another process took, so that this scheduler goes on where that one ended.
@@ -283,8 +287,9 @@ class Scheduler:
         )  # fmt: skip
         if found is None:
             return None
-        gain_per_epoch = found.improvement * self.reliability.of(found.kind, volume) / self._evaluation
-        return Step("merge", found.improvement, gain_per_epoch, self._evaluation, merge=found)
+        reliability = self.reliability.of(found.kind, volume)
+        gain = found.improvement * reliability
+        return Step("merge", gain, gain / self._evaluation, self._evaluation, merge=found, reliability=reliability)
 
     def remaining_gain(
         self, known: SearchState, epochs: float, running: Sequence[Candidate] = (), *, level: float = LEVEL
@@ -336,8 +341,12 @@ class Scheduler:
         )  # fmt: skip
         kind, cost = _kind(choice.candidate), choice.candidate.cost
         gain = model.calibration.gain(kind) * model.support.weight(choice.candidate.config)
-        gain_per_epoch = gain * choice.improvement * self.reliability.of(kind, volume) / cost
-        return Step(kind, gain * choice.alone, gain_per_epoch, cost, choice.candidate, model=model)
+        known_reliability = self.reliability.of(kind, volume)
+        gain *= known_reliability
+        return Step(
+            kind, gain * choice.alone, gain * choice.improvement / cost, cost, choice.candidate, model=model,
+            reliability=known_reliability,
+        )  # fmt: skip
 
     def _with_failures(self, known: SearchState) -> SearchState:
         worst = np.asarray(self._reference)[None]

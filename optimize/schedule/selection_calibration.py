@@ -5,7 +5,7 @@ Smith and Winkler 2006), and intervals that hold what they should on average do 
 learned from the first half of the runs, and at a few moments of the second half the runs that came later are candidates
 of which it is known what they added: those predicted best say what such predictions are to be multiplied by.
 What a run did after one of its own checkpoints stands for a branch from there, as long as no branch was launched.
-With few runs the factors stay near 1.
+With few runs the factors stay near what they were on the development tables of benchmarks/replay.py.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _WEIGHT = 3.0  # of a chosen one's error, of any other's 1
 _DOUBT = 4.0  # runs: as much as these says the assumption that predictions are right
 _STRETCHES = (0.8, 4.0)
 _GAINS = (0.02, 1.0)
+_USUAL_GAINS = {"run": 0.35, "branch": 0.1}  # realized by predicted gain of chosen steps (docs/decisions)
+_USUAL_JOINS = Calibration(shift=-1.0)  # of 36 chosen steps 73 % were expected to join the front, 42 % did
 _Z90 = 1.645
 _PER_RUN = 4
 _SAMPLES = 128
@@ -45,17 +47,18 @@ class SelectionCalibration:
 
     Attributes:
         stretch: one per output: of standard deviations; none where nothing is known.
-        gains: what expected hypervolume is multiplied by, of a ``"run"`` and of a ``"branch"``; others are left.
+        gains: what expected hypervolume is multiplied by, of a ``"run"`` and of a ``"branch"``; where nothing is known,
+            by what is usual of such steps.
         joins: of the probability that a run joins the front.
     """
 
     stretch: tuple[float, ...] = ()
     gains: Mapping[str, float] = field(default_factory=dict)
-    joins: Calibration = field(default_factory=Calibration)
+    joins: Calibration = _USUAL_JOINS
 
     def gain(self, kind: str) -> float:
         """Return what the expected hypervolume of a kind of step is multiplied by."""
-        return self.gains.get(kind, 1.0)
+        return self.gains.get(kind, _USUAL_GAINS.get(kind, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +107,7 @@ def fit_selection_calibration(
         seed: of the samples.
 
     Returns:
-        The corrections; none with fewer than ``FEWEST_RUNS`` runs.
+        The corrections; the usual ones with fewer than ``FEWEST_RUNS`` runs.
     """
     n = len(curves)
     if n < FEWEST_RUNS:
@@ -121,7 +124,7 @@ def fit_selection_calibration(
     replays = _all(replace(model, stretch=stretch), curves, kinds, moments, reference, seed)
     return SelectionCalibration(
         stretch,
-        {kind: _gain(mine) for kind, mine in replays.items()},
+        {kind: _gain(mine, _USUAL_GAINS[kind]) for kind, mine in replays.items()},
         _joins([r for mine in replays.values() for r in mine]),
     )
 
@@ -218,17 +221,17 @@ def _stretch(replayed: Sequence[_Replayed], outputs: int) -> tuple[float, ...]:
     return tuple(out)
 
 
-def _gain(replayed: Sequence[_Replayed]) -> float:
-    """Realized by predicted gain of those that would have been chosen, as if a few more had added all of it."""
+def _gain(replayed: Sequence[_Replayed], usual: float) -> float:
+    """Realized by predicted gain of those that would have been chosen, as if one more had added the usual share."""
     predicted = sum(float(r.gain[r.chosen].sum()) for r in replayed) / len(replayed)
     realized = sum(float(r.realized[r.chosen].sum()) for r in replayed) / len(replayed)
     doubt = sum(float(r.gain[r.chosen].mean()) for r in replayed) / len(replayed)
-    return min(max((realized + doubt) / max(predicted + doubt, 1e-300), _GAINS[0]), _GAINS[1])
+    return min(max((realized + usual * doubt) / max(predicted + doubt, 1e-300), _GAINS[0]), _GAINS[1])
 
 
 def _joins(replayed: Sequence[_Replayed]) -> Calibration:
     if not replayed:
-        return Calibration()
+        return _USUAL_JOINS
     weights, _ = _shares(replayed)
     forecasts, outcomes = (np.concatenate([getattr(r, name) for r in replayed]) for name in ("joins", "joined"))
-    return fit_calibration(forecasts, outcomes, weights / _WEIGHT)
+    return fit_calibration(forecasts, outcomes, weights / _WEIGHT, usual=_USUAL_JOINS)

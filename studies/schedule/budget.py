@@ -57,6 +57,7 @@ class StepPlan:
     epochs_parameter: str | None
     short: bool
     reference_point: tuple[float, ...]
+    reliability: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -87,6 +88,7 @@ class MeasuredMerge:
         path: of its file.
         ends: content hashes of the two checkpoints that it lies between, whole network alike; None: it does not.
         share: of the way from the second of them to the first.
+        reliability: that the predicted gain was multiplied by.
     """
 
     predicted_gain: float
@@ -97,6 +99,7 @@ class MeasuredMerge:
     path: str | None = None
     ends: tuple[str, str] | None = None
     share: float | None = None
+    reliability: float = 1.0
 
     def on_way(self, start: str) -> tuple[str, float] | None:
         """Return which checkpoint it lies on the way to from this one, and at what share of it; None: it does not."""

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
@@ -69,7 +69,8 @@ def make_scheduler(snapshot: StudySnapshot, *, seed: int = 0) -> Scheduler:
         if t.state.is_finished() and t.number not in again and p.kind != "exploration" and was_started(t)
     ]  # fmt: skip
     for trial, plan in ended[-_REMEMBERED:]:
-        step = Step("branch" if plan.kind == "branch" else "run", plan.predicted_gain, plan.gain_per_epoch, plan.cost)
+        kind: Literal["run", "branch"] = "branch" if plan.kind == "branch" else "run"
+        step = Step(kind, plan.predicted_gain, plan.gain_per_epoch, plan.cost, reliability=plan.reliability)
         scheduler.learn(step, snapshot.realized_gain(trial, plan.reference_point), taken=max(ledger.used(trial), 1))
     for merge in ledger.merges:
         scheduler.learn(_step_of(merge, len(snapshot.project.objectives)), merge.realized_gain)
@@ -80,7 +81,7 @@ def _step_of(merge: MeasuredMerge, objectives: int) -> Step:
     """A merge as the step that it was, as far as the scheduler learns from it."""
     unknown = np.full(objectives, np.nan)
     chosen = MergeCandidate(np.zeros((1, 0)), merge.predicted_gain, unknown, unknown, unknown, merge.kind)
-    return Step("merge", merge.predicted_gain, 0.0, merge.cost, merge=chosen)
+    return Step("merge", merge.predicted_gain, 0.0, merge.cost, merge=chosen, reliability=merge.reliability)
 
 
 def running(snapshot: StudySnapshot) -> list[Candidate]:
@@ -196,6 +197,7 @@ def chosen_run(snapshot: StudySnapshot, step: Step, candidate: Candidate, room: 
         step.kind, step.predicted_gain, step.gain_per_epoch, step.cost, epochs, snapshot.length,
         snapshot.takes_epochs, snapshot.epochs_parameter,
         short=step.kind == "exploration" and not snapshot.can_merge, reference_point=tuple(snapshot.reference.tolist()),
+        reliability=step.reliability,
     )  # fmt: skip
     config = config_with_epochs(snapshot.space, candidate.config, snapshot.epochs_parameter, epochs)
     suggestion = suggested(snapshot, step, replace(candidate, config=config, epochs=plan.ends))

@@ -388,8 +388,9 @@ class SchedulerService:
             snapshot.volume(whole_rows(np.vstack([snapshot.measured, values])), snapshot.reference.tolist()) - before
         )
         new = MeasuredMerge(
-            step.predicted_gain, realized_gain, step.cost, seconds, merge.kind, str(path), *way_between(placed, merge)
-        )
+            step.predicted_gain, realized_gain, step.cost, seconds, merge.kind, str(path), *way_between(placed, merge),
+            reliability=step.reliability,
+        )  # fmt: skip
         save_measured_merge(self._catalogue, self.project.name, new)
         gain = f"hypervolume {realized_gain / before:+.2%}" if before > 0.0 else "the first that counts"
         joined = f"joined the front, {gain}" if realized_gain > 0.0 else "added nothing to the front"
