@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     help="With --budget: of a whole run; by default as many as past runs had.",
 )  # fmt: skip
 @click.option(
+    "--min-gain", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE",
+    help="With --budget: end when the rest of it is expected to add less than this share of the front's hypervolume.",
+)  # fmt: skip
+@click.option(
     "--until-idle", is_flag=True,
     help="Only what is queued; this is so without -n, --budget, --forever or --until-reached.",
 )  # fmt: skip
@@ -127,6 +131,7 @@ class _Given:
     runs: int | None
     budget: int | None
     length: int | None
+    min_gain: float | None
     until_idle: bool
     forever: bool
     until_reached: bool
@@ -162,7 +167,7 @@ class _Given:
 
         return WorkSettings(
             targets=targets, until_reached=self.until_reached, budget=self.budget, length=self.length,
-            stop_below=self.stop_below, reuse=self.reuse, merges=self.merges,
+            stop_below=self.stop_below, reuse=self.reuse, merges=self.merges, min_gain=self.min_gain or 0.0,
         )  # fmt: skip
 
 
@@ -176,6 +181,8 @@ def _check_given(given: _Given, wanted: dict[str, float]) -> None:
         raise UsageError("--until-idle and --forever contradict each other: give one of them")
     if given.length is not None and given.budget is None:
         raise UsageError("--length says how long a whole run is where there is a --budget: give both, or neither")
+    if given.min_gain is not None and given.budget is None:
+        raise UsageError("--min-gain ends a --budget early: give both, or neither")
     if given.budget is not None:
         decided = {"--until-idle": given.until_idle, "--forever": given.forever, "--merges": given.merges,
                    "--reuse": given.reuse, "--stop-below": given.stop_below,

@@ -231,6 +231,8 @@ class Budget:
     def __init__(self, epochs: float, storage: RDBStorage, catalogue: Catalogue, project: str) -> None:
         self._storage, self._catalogue, self._project = storage, catalogue, project
         self.epochs, self._began = epochs, self._read()
+        self.settled: str | None = None
+        """Why no further step begins although epochs are left; ``None``: steps go on."""
 
     def _read(self) -> Ledger:
         return Ledger.read(self._storage, self._catalogue, self._project)
@@ -239,6 +241,10 @@ class Budget:
     def end(self) -> float:
         """What the ledger says is spent when the budget is."""
         return self._began.spent + self.epochs
+
+    def settle(self, sentence: str) -> None:
+        """Begin no further step, for this reason."""
+        self.settled = sentence
 
     @property
     def spent(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from epsopt.studies.background_process import Helper
@@ -18,6 +19,7 @@ class StepTask:
         until: what the ledger says is spent when the budget is.
         length: epochs of a whole run; None: as past ones had.
         seed: of the scheduler.
+        min_gain: share of the front's hypervolume; when what is left is expected to add less, no step is chosen.
     """
 
     project: str
@@ -25,6 +27,7 @@ class StepTask:
     until: float
     length: float | None = None
     seed: int = 0
+    min_gain: float = 0.0
 
 
 class StepAsker:
@@ -32,10 +35,11 @@ class StepAsker:
 
     Args:
         task: what steps are taken for.
+        settled: called, with a sentence, when what is left of the budget is expected to add too little.
     """
 
-    def __init__(self, task: StepTask) -> None:
-        self.task = task
+    def __init__(self, task: StepTask, settled: Callable[[str], object] = lambda _sentence: None) -> None:
+        self.task, self._settled = task, settled
         self.helper: Helper | None = None
         self._waits = False
         self._failure: str | None = None
@@ -105,6 +109,9 @@ class StepAsker:
             said = json.loads(line)
             if "answered" in said:
                 self._waits, self._failure = False, said["answered"]
+            elif "settled" in said:
+                self._settled(said["settled"])
+                self._news.append(said["settled"])
             else:
                 self._news.append(said["message"])
         if ended:

@@ -40,6 +40,7 @@ from epsopt.studies.optuna_io.storage import DATABASE_ERRORS, open_storage
 from epsopt.studies.output_paths import decoded_file, new_folder
 from epsopt.studies.project.project import Project, load_project
 from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, save_measured_merge
+from epsopt.studies.schedule.remaining import remaining_sentence
 from epsopt.studies.schedule.scheduler_adapter import ChosenRun, chosen_run, known, make_scheduler, running
 from epsopt.studies.schedule.scheduler_client import StepTask
 from epsopt.studies.schedule.study_snapshot import StudySnapshot, whole_rows
@@ -88,8 +89,11 @@ class SchedulerService:
         until: epochs that the ledger counts as spent when the budget is used up.
         length: epochs of a whole run; None: as many as past runs had.
         seed: RNG seed of the scheduler.
+        min_gain: share of the front's hypervolume; when what is left of the budget is expected to add less, no further
+            step is queued.
         within: seconds after which a launch takes the choice made before it was asked for, or else the next one.
         notify: called with a sentence about each merge.
+        settled: called with a sentence when no further step is queued because of `min_gain`.
         answer: called once for each request, when a step is queued or none can be, with the error that keeps the
             service from choosing, or None.
     """
@@ -103,13 +107,16 @@ class SchedulerService:
         until: float,
         length: float | None = None,
         seed: int = 0,
+        min_gain: float = 0.0,
         within: float = LAUNCH_WITHIN,
         notify: Callable[[str], object] = lambda _line: None,
+        settled: Callable[[str], object] = lambda _line: None,
         answer: Callable[[str | None], object] = lambda _failure: None,
     ) -> None:
         self.project, self._storage, self._catalogue = project, storage, catalogue
         self._until, self._length, self._seed, self.within = until, length, seed, within
         self._notify, self._answer = notify, answer
+        self._min_gain, self._settled = min_gain, settled
         self._decoder = WeightDecoder(project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate)
         self._gave_up = False  # merging, until it is asked again
         self._folder: Path | None = None
@@ -233,6 +240,8 @@ class SchedulerService:
     def queue_ready(self, ask: int) -> None:
         """Queue what was chosen before, unless this was answered by now."""
         with self._lock:
+            if self._min_gain:  # whether to go on is decided by what is known now
+                return
             if self._asks == ask and self._asked is not None and self.ready is not None:
                 with contextlib.suppress(EpsoptError, *DATABASE_ERRORS):  # then the choice that is being made will do
                     if self._may_launch(Ledger.read(self._storage, self._catalogue, self.project.name)):
@@ -273,7 +282,7 @@ class SchedulerService:
         return ledger.available(self._until) >= 1 and not any(t.state == TrialState.WAITING for t in ledger.trials)
 
     def choose(self, *, ahead: bool) -> ChosenStep | None:
-        """Choose by what is known; None: something waits already, or no epoch is left.
+        """Choose by what is known; None: something waits already, no epoch is left, or it is not worth going on.
 
         Ahead, the model of curves is learned on whatever is new; later it only builds on that: a launch waits.
         """
@@ -287,6 +296,8 @@ class SchedulerService:
             scheduler.warm_start_from(self._scheduler, learn=ahead)
         self._scheduler = scheduler
         step = scheduler.next(known(snapshot, placed), running(snapshot))
+        if not ahead and step.kind != "merge" and self._is_settled(scheduler, snapshot):
+            return None
         run = step if step.candidate is not None else step.otherwise
         assert run is not None
         assert run.candidate is not None
@@ -296,6 +307,19 @@ class SchedulerService:
         room -= 0.0 if merge is None else step.cost
         left = math.floor(room + 1e-9)
         return ChosenStep(chosen_run(snapshot, run, run.candidate, left) if left >= 1 else None, snapshot, merge)
+
+    def _is_settled(self, scheduler: Scheduler, snapshot: StudySnapshot) -> bool:
+        """Whether what is left of the budget is expected to add less than was asked for; tells why."""
+        if not self._min_gain:
+            return False
+        left = snapshot.ledger.available(self._until)
+        found = scheduler.remaining_gain(known(snapshot, None), left, running(snapshot))
+        if found is None or found.volume <= 0.0 or found.share(found.gain) >= self._min_gain:
+            return False
+        self._settled(
+            f"{remaining_sentence(found, left)} That is less than {self._min_gain:.2g}: no further step begins."
+        )
+        return True
 
     def _snapshot(self) -> StudySnapshot:
         """Read it; where runs name a base among the runs that was not read yet, that is read first."""
@@ -451,7 +475,8 @@ def main() -> int:
             Catalogue(task.storage, project.rename, project.weights_key) as catalogue,
             SchedulerService(
                 project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
-                notify=lambda line: answers.send(message=line), answer=lambda failure: answers.send(answered=failure),
+                min_gain=task.min_gain, notify=lambda line: answers.say(message=line),
+                settled=lambda line: answers.say(settled=line), answer=lambda trouble: answers.say(answered=trouble),
             ) as service,
         ):  # fmt: skip
             threading.Thread(target=_listen, args=(service,), daemon=True).start()

@@ -39,6 +39,7 @@ class WorkSettings:
         stop_below: probability of joining the front below which a run is pruned; 0 prunes none.
         reuse: whether runs that are asked for may start from checkpoints of the front.
         merges: merged checkpoints to measure at each refit, at most.
+        min_gain: share of the front's hypervolume; a budget ends when what is left of it is expected to add less.
     """
 
     targets: Sequence[Target]
@@ -48,6 +49,7 @@ class WorkSettings:
     stop_below: float
     reuse: bool
     merges: int
+    min_gain: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def run_worker(
                 project.file, url, reuse=settings.reuse, targets=settings.targets, merges=settings.merges
             )
         else:
-            learner = StepAsker(StepTask(str(project.file), url, budget.end, settings.length))
+            task = StepTask(str(project.file), url, budget.end, settings.length, min_gain=settings.min_gain)
+            learner = StepAsker(task, budget.settle)
         pruner = _pruner(project, storage, catalogue, settings)
         goal = _goal(project, catalogue, settings)
         worker = Worker(project, storage, catalogue, config, pruner, learner, notify, goal, budget)

@@ -429,6 +429,8 @@ class Worker:
         self._ask(self.learner)
 
     def _launches_no_more(self) -> bool:
+        if self.budget is not None and self.budget.settled is not None:
+            return True
         return self.orders.runs is not None and self._launched >= self.orders.runs
 
     def _reconsider(self) -> None:

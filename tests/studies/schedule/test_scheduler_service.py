@@ -450,3 +450,26 @@ command = ["train", "--lr", "{{lr}}"]
         asker.reconsider(merge=False)
         assert (asker.helper is None) == (not asked), "what dies of looking ahead does not do it again at once"
         asker.stop()
+
+
+@pytest.mark.parametrize(("least", "queued"), [(1.0, 0), (1e-9, 1)])
+def test_no_step_is_queued_when_what_is_left_is_expected_to_add_too_little(quiet, least, queued):  # noqa: F811
+    answers, sentences = Answers(), Answers()
+    with service(quiet, min_gain=least, answer=answers, settled=sentences) as mine:
+        mine.ask()
+        mine.advance()
+    assert answers == [None]
+    assert (len(waiting(quiet)), len(sentences)) == (queued, 1 - queued)
+    assert all("no further step begins" in sentence for sentence in sentences)
+
+
+def test_a_launch_waits_for_what_says_whether_to_go_on(quiet):  # noqa: F811
+    answers = Answers()
+    with service(quiet, within=0.05, min_gain=1.0, answer=answers) as mine:
+        mine.reconsider()
+        mine.advance()
+        mine.ask()
+        until(waited)
+        assert (waiting(quiet), answers) == ([], [])
+        mine.advance()
+    assert (waiting(quiet), answers) == ([], [None])

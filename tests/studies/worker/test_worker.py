@@ -536,6 +536,8 @@ def test_no_launch_waits_for_learning_and_the_next_proposals_are_asked_for_while
 class Plenty:
     """A budget that is never spent."""
 
+    settled: str | None = None
+
     def available(self, *, waiting: bool = False) -> int:
         return 9
 
@@ -580,6 +582,21 @@ def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_
     assert can_merge == [False, *[True] * (len(can_merge) - 1)], "nothing is measured beside a program that begins"
     last = kinds[len(kinds) - kinds[::-1].index("started") :]
     assert "ahead" not in last, "nothing will be launched after it"
+
+
+def test_a_budget_that_has_settled_begins_no_further_step_and_what_runs_goes_on(loop):
+    budget = Plenty()
+
+    class Settles(SlowLearner):
+        def start(self, propose: int, *, merge: bool = True) -> None:
+            self.asked.append(propose)
+            budget.settled = "The front has settled."
+
+    learner = Settles(loop)
+    loop.queue({"lr": 0.9, "epochs": 2, "hold": 0})
+    ended = loop.work(replace(ORDERS, jobs=2, runs=None, ask=8), learner=learner, budget=budget)
+    assert learner.asked == [1], "asked once, and not again"
+    assert [e.state for e in ended] == ["complete"]
 
 
 def test_no_merge_is_measured_before_a_step_while_another_program_begins(loop):
