@@ -164,7 +164,7 @@ def test_what_is_under_way_is_not_chosen_again_and_counts_as_begun():
     beside = policy().next(known(SIX), [step.candidate])
     one, two = ((s.candidate.config, s.candidate.start.key) for s in (step, beside))
     assert one != two
-    assert beside.predicted_gain < step.predicted_gain
+    assert beside.gain_per_epoch < step.gain_per_epoch
     looks = [Candidate({"a": a, "b": 0.5}, BASE, 4.0) for a in (0.1, 0.9, 0.4, 0.6)]
     assert policy().next(known(SIX[:2]), looks).kind in ("run", "branch"), "six looks are begun"
     assert policy().next(known(SIX[:2]), looks[:3]).kind == "exploration"
