@@ -475,8 +475,8 @@ def main() -> int:
             Catalogue(task.storage, project.rename, project.weights_key) as catalogue,
             SchedulerService(
                 project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
-                min_gain=task.min_gain, notify=lambda line: answers.say(message=line),
-                settled=lambda line: answers.say(settled=line), answer=lambda trouble: answers.say(answered=trouble),
+                min_gain=task.min_gain, notify=lambda line: answers.send(message=line),
+                settled=lambda line: answers.send(settled=line), answer=lambda failure: answers.send(answered=failure),
             ) as service,
         ):  # fmt: skip
             threading.Thread(target=_listen, args=(service,), daemon=True).start()
