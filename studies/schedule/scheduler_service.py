@@ -395,8 +395,8 @@ class SchedulerService:
             held.assert_held()
             self._folder = self._folder or new_folder(self.project.runs, "merged")
             path = decoded_file(self._folder, f"merged_{self._saved:03d}", None, placed.checkpoints)
-            ends = zip(objectives, merge.predicted, merge.low, merge.high, strict=True)
-            predicted = {o.name: {"value": float(v), "low": float(a), "high": float(b)} for o, v, a, b in ends}
+            expected = zip(objectives, merge.predicted, merge.low, merge.high, strict=True)
+            predicted = {o.name: {"value": float(v), "low": float(a), "high": float(b)} for o, v, a, b in expected}
             provenance = Provenance("work --budget", predicted, measured, decoder.hook, placed.labels)
             decoder.save(decoded, path, provenance)
         finally:
@@ -411,10 +411,10 @@ class SchedulerService:
         realized_gain = (
             snapshot.volume(whole_rows(np.vstack([snapshot.measured, values])), snapshot.reference.tolist()) - before
         )
+        ends, share = way_between(placed, merge)
         new = MeasuredMerge(
-            step.predicted_gain, realized_gain, step.cost, seconds, merge.kind, str(path), *way_between(placed, merge),
-            reliability=step.reliability,
-        )  # fmt: skip
+            step.predicted_gain, realized_gain, step.cost, seconds, merge.kind, str(path), ends, share, step.reliability
+        )
         save_measured_merge(self._catalogue, self.project.name, new)
         gain = f"hypervolume {realized_gain / before:+.2%}" if before > 0.0 else "the first that counts"
         joined = f"joined the front, {gain}" if realized_gain > 0.0 else "added nothing to the front"
