@@ -589,8 +589,10 @@ def test_a_budget_that_has_settled_begins_no_further_step_and_what_runs_goes_on(
 
     class Settles(SlowLearner):
         def start(self, propose: int, *, merge: bool = True) -> None:
-            self.asked.append(propose)
-            budget.settled = "The front has settled."
+            if propose:
+                self.asked.append(propose)
+                budget.settled = "The front has settled."
+                self.let_go()
 
     learner = Settles(loop)
     loop.queue({"lr": 0.9, "epochs": 2, "hold": 0})
