@@ -114,12 +114,12 @@ def choose_scale(name: str, maximize: bool, values: Sequence[float | None], impo
     # Rounding next to the bound would take the axis for itself.
     least = max(float(near[near > 0.0].min()), 1e-6)
     scale = AxisScale(bound, unit, -math.log10(least) + _BEYOND, flipped=not maximize)
-    plain, other = (_told_apart(at(front), at(known)) for at in (AxisScale(), scale))
+    plain, other = (_distinct_share(at(front), at(known)) for at in (AxisScale(), scale))
     crowd = float((near < _NEAR).mean())
     return scale if crowd > _CROWDED and other > _BETTER * plain else AxisScale()
 
 
-def _told_apart(front: Floats, known: Floats) -> float:
+def _distinct_share(front: Floats, known: Floats) -> float:
     """How many of an axis' bins the important values fill: the exponential of the entropy of their histogram."""
     low, high = float(known.min()), float(known.max())
     counts, _ = np.histogram(front, bins=_BINS, range=(low, max(high, low + 1e-12)))
