@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from plotly.subplots import make_subplots
 from scipy.linalg import orthogonal_procrustes
 from screenshot import draw, shoot
 
+from epsopt import figures
+from epsopt.optimize import Objective, Target
 from epsopt.surrogate import Surrogate
 
 IMAGES = Path(__file__).resolve().parent / "images"
@@ -31,6 +34,7 @@ PICTURES = {
     "groups.png": (["cluster"], 1000, 480),
     "embeddings.png": (["embed", "run_007:20"], 1000, 460),
 }
+ENDS = {"point": "value", "low": "low", "high": "high"}
 TARGETS = {"coverage": 0.9, "dist_corr": 0.85}
 BLUE, ORANGE, GREY = "#1f5fa8", "#d9730d", "#b4b8be"
 Floats = NDArray[np.float64]
@@ -53,42 +57,23 @@ def main() -> None:
         draw(refining(), IMAGES / "refining.png", 1000, 520)
 
 
-def sampling(told: dict[str, Any], front: dict[str, Any]) -> go.Figure:
+def sampling(found: dict[str, Any], front: dict[str, Any]) -> go.Figure:
     """Draw samples as predicted, what their weights measured, the measured front and the targets."""
-    x, y = TARGETS
-    figure = go.Figure()
-    measured = sorted((p["metrics"][x], p["metrics"][y]) for p in front["front"])
-    figure.add_trace(go.Scatter(
-        x=[m[0] for m in measured], y=[m[1] for m in measured], mode="markers", name="front of trained checkpoints",
-        marker={"color": GREY, "size": 7},
-    ))  # fmt: skip
-    points = [(s, s["decoded"]) for s in told["samples"] if s["decoded"] is not None]
-    asked = [s["predicted"] for s, _ in points]
-    figure.add_trace(go.Scatter(
-        x=[a[x]["value"] for a in asked], y=[a[y]["value"] for a in asked], mode="markers", name="sampled, predicted",
-        marker={"color": BLUE, "size": 9, "symbol": "circle-open", "line": {"width": 2}},
-        error_x=_bars([a[x] for a in asked]), error_y=_bars([a[y] for a in asked]),
-    ))  # fmt: skip
-    found = [d["measured"] for _, d in points]
-    for a, m in zip(asked, found, strict=True):
-        figure.add_trace(go.Scatter(
-            x=[a[x]["value"], m[x]], y=[a[y]["value"], m[y]], mode="lines", showlegend=False,
-            line={"color": GREY, "width": 1, "dash": "dot"},
-        ))  # fmt: skip
-    figure.add_trace(go.Scatter(
-        x=[m[x] for m in found], y=[m[y] for m in found], mode="markers", name="decoded into weights, measured",
-        marker={"color": ORANGE, "size": 9, "symbol": "diamond"},
-    ))  # fmt: skip
-    figure.add_vline(x=TARGETS[x], line={"color": "black", "width": 1, "dash": "dash"})
-    figure.add_hline(y=TARGETS[y], line={"color": "black", "width": 1, "dash": "dash"})
-    figure.update_layout(
-        template="simple_white", xaxis_title=x, yaxis_title=y, legend={"orientation": "h", "y": 1.1},
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+    objectives = [Objective(o["name"], o["direction"] == "maximize") for o in found["objectives"]]
+    points = [s for s in found["samples"] if s["decoded"] is not None]
+    samples = [
+        SimpleNamespace(
+            **{e: {n: v[k] for n, v in s["predicted"].items()} for e, k in ENDS.items()}, probability=s["probability"]
+        )
+        for s in points
+    ]
+    measured = [SimpleNamespace(hyperparameters={}, **{k: c[k] for k in ("run", "epoch", "metrics")})
+                for c in front["front"]]  # fmt: skip
+    targets = [Target(name, value) for name, value in TARGETS.items()]
+    return figures.sampling(
+        [next(o for o in objectives if o.name == name) for name in TARGETS],
+        measured, samples, targets, [s["decoded"]["measured"] for s in points],
     )  # fmt: skip
-    low_x, low_y = (min(m[n] for m in found) for n in (x, y))
-    figure.update_xaxes(range=[min(low_x, TARGETS[x]) - 0.06, 1.01])
-    figure.update_yaxes(range=[min(low_y, TARGETS[y]) - 0.06, 0.99])
-    return figure
 
 
 def refining() -> go.Figure:
@@ -140,14 +125,6 @@ def _latents(name: str) -> dict[str, Floats]:
     file = REFINED / f"ternary-100-{name}.safetensors"
     memory = Surrogate.from_bytes(file.read_bytes(), json.loads(file.with_suffix(".json").read_text())[0]).memory
     return dict(zip(memory.keys, memory.latents.double().numpy(), strict=True))
-
-
-def _bars(intervals: list[dict[str, float]]) -> dict[str, Any]:
-    return {
-        "type": "data", "symmetric": False, "color": BLUE, "thickness": 1, "width": 0,
-        "array": [i["high"] - i["value"] for i in intervals],
-        "arrayminus": [i["value"] - i["low"] for i in intervals],
-    }  # fmt: skip
 
 
 def _json(command: list[str], project: Path) -> dict[str, Any]:

@@ -17,15 +17,19 @@ def draw(figure: go.Figure, out: Path, width: int, height: int) -> None:
         shoot(page_file, out, width, height)
 
 
-def shoot(page_file: Path, out: Path, width: int, height: int) -> None:
-    """Write a PNG of a page that holds a Plotly figure."""
+def shoot(page_file: Path, out: Path, width: int, height: int, *, dark: bool = False) -> None:
+    """Write a PNG of a page that holds a Plotly figure, as a light or a dark screen shows it."""
     out.parent.mkdir(exist_ok=True)
     with sync_playwright() as browsers:
         browser = browsers.chromium.launch(
             executable_path="/usr/bin/chromium",
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
         )
-        page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=1.5)
+        page = browser.new_page(
+            viewport={"width": width, "height": height},
+            device_scale_factor=1.5,
+            color_scheme="dark" if dark else "light",
+        )
         page.goto(page_file.as_uri())
         page.wait_for_selector(".main-svg")
         page.wait_for_timeout(500)
