@@ -15,13 +15,19 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent / "images"
-LOOK = "#colour=epoch&across=metric:coverage&up=metric:dist_corr"
-VIEWS = {  # name: (width, height, scheme, whether targets are searched)
-    "explore": (1280, 900, "light", False),
-    "explore-dark": (1280, 900, "dark", False),
-    "explore-search": (1280, 900, "light", True),
-    "explore-800": (800, 1150, "light", True),
-    "explore-800-dark": (800, 1150, "dark", False),
+LOOK = "#across=metric:coverage&up=metric:dist_corr"
+VIEWS = {  # name: (width, height, scheme, what is asked)
+    "explore": (1280, 900, "light", "details"),
+    "explore-dark": (1280, 900, "dark", "details"),
+    "explore-search": (1280, 900, "light", "search"),
+    "explore-interpolate": (1280, 900, "light", "way"),
+    "explore-800": (800, 1150, "light", "search"),
+    "explore-800-dark": (800, 1150, "dark", "details"),
+}
+ASKED = {
+    "details": "&colour=epoch",
+    "search": "&colour=epoch&target.coverage=0.95&target.dist_corr=0.8",
+    "way": "&colour=hyperparameter:encoder",
 }
 
 
@@ -38,12 +44,12 @@ def main() -> None:
                 executable_path="/usr/bin/chromium",
                 args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
             )
-            for name, (width, height, scheme, searched) in VIEWS.items():
+            for name, (width, height, scheme, asked) in VIEWS.items():
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
                 page.set_default_timeout(0)
-                page.goto(url.group() + LOOK + ("&target.coverage=0.95&target.dist_corr=0.8" if searched else ""))
+                page.goto(url.group() + LOOK + ASKED[asked])
                 page.wait_for_selector("body[data-ready]")
-                search(page) if searched else details(page)
+                {"details": details, "search": search, "way": way}[asked](page)
                 page.screenshot(path=str(IMAGES / f"{name}.png"))
                 page.close()
                 print(f"wrote {name}.png")
@@ -69,6 +75,19 @@ def search(page: Page) -> None:
     page.get_by_role("button", name="Search the map").click()
     page.wait_for_selector("#answers tbody tr")
     page.evaluate("document.querySelector('#details').closest('details').open = false")
+
+
+def way(page: Page) -> None:
+    """Go from the last checkpoint of one run to that of another."""
+    for run, end in (("run_005", "from"), ("run_019", "to")):
+        page.locator("#runs tbody tr", has_text=run).get_by_role("button", name="details").click()
+        page.get_by_role("button", name=f"Interpolate {end} here").click()
+    page.wait_for_selector("#share")
+    for _ in range(9):
+        page.locator("#share").press("ArrowRight")
+    for part in ("details", "targets"):
+        page.evaluate("part => { document.getElementById(part).closest('details').open = false }", part)
+    page.locator("#trust summary").click()
 
 
 if __name__ == "__main__":

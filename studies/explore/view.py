@@ -184,7 +184,7 @@ def _groups(snapshot: Snapshot, number: dict[int, int], n_runs: int) -> tuple[Co
         for row in group.members:
             codes[number[ends[row].run_id]] = k
     names = tuple(f"group {k + 1}" for k in range(len(found.groups)))
-    return Column("group", "group of runs that behave alike", "training", codes, "run", names), None
+    return Column("group", "group of runs", "training", codes, "run", names), None
 
 
 def _hyperparameters(checkpoints: Sequence[Checkpoint], by_run: dict[int, list[int]]) -> list[Column]:

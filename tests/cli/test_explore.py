@@ -256,12 +256,13 @@ def test_interpolation_moves_a_marker_and_tells_each_metric(shown, project):
 
 
 def test_proposals_are_configs_to_copy_and_nothing_is_queued(shown, project):
-    before = project.database()
+    before, front = project.database(), pixels(shown, "front", "top")
     shown.locator("#side summary", has_text="Propose").click()
     shown.fill("#how-many", "2")
     shown.get_by_role("button", name="Propose", exact=True).click()
     shown.wait_for_selector("#proposed article, #proposed .error")
     assert shown.locator("#proposed article").count() == 2, shown.inner_text("#proposed")
+    assert pixels(shown, "front", "top") != front, "what they are predicted to reach is drawn"
     config = json.loads(shown.locator("#proposed pre").first.inner_text())
     assert "lr" in config or len(config) > 2
     shown.locator("#proposed button", has_text="copy config").first.click()

@@ -24,6 +24,7 @@ class Page {
     this.state = new State(data);
     this.answers = null;
     this.way = null;
+    this.proposed = null;
     document.title = `${data.project}: explore`;
     fill(by("title"), data.project, el("small", {}, ` ${counted(data.n, "checkpoint")} of ${counted(data.runs.length, "run")}, read ${data.read.replace("T", " ").slice(0, 16)}${data.server ? "" : ", exported: nothing is asked of a server"}`));
     showTrust(by("trust"), data);
@@ -35,7 +36,7 @@ class Page {
     this.targets = new Targets(by("targets"), this.state, (found) => ((this.answers = found), this.overlays()));
     if (data.server) {
       this.between = new Way(by("way"), this.state, (found, at) => ((this.way = found === null ? null : { found, at }), this.overlays()));
-      this.proposals = new Proposals(by("proposals"), this.state);
+      this.proposals = new Proposals(by("proposals"), this.state, (made) => ((this.proposed = made), this.overlays()));
     } else {
       const text = "This file only shows what was measured and predicted when it was written: 'epsopt explore' answers questions.";
       for (const id of ["way", "proposals"]) fill(by(id), el("p", { className: "quiet" }, text));
@@ -217,7 +218,8 @@ class Page {
     const chosen = state.get("chosen");
     if (map) for (const [row, start] of data.links) if (this.onPath(data.run[row])) this.link(context, plot, start, row);
     if (this.way) this.drawWay(context, plot, map);
-    if (this.answers) this.drawAnswers(context, plot, map);
+    if (this.answers) this.drawPredicted(context, plot, map, this.answers.answers, "");
+    if (this.proposed && !map) this.drawPredicted(context, plot, map, this.proposed, "p");
     if (chosen >= 0) plot.ring(context, chosen, 9, plot.style("--accent"));
     for (const [name, text] of [["from", "A"], ["to", "B"]]) if (state.get(name) >= 0) this.letter(context, plot, state.get(name), text);
   }
@@ -280,10 +282,11 @@ class Page {
     return { at: plot.at(x[0], y[0]), low: plot.at(x[1], y[1]), high: plot.at(x[2], y[2]) };
   }
 
-  drawAnswers(context, plot, map) {
+  /** Hollow diamonds with whiskers: answers of the search, and ends of proposed runs. */
+  drawPredicted(context, plot, map, some, mark) {
     context.strokeStyle = plot.style("--answer");
-    this.answers.answers.forEach((answer, i) => {
-      const where = this.predicted(plot, map, answer);
+    some.forEach((one, i) => {
+      const where = this.predicted(plot, map, one);
       if (where === null) return;
       const [x, y] = where.at;
       context.lineWidth = 1.2;
@@ -309,7 +312,7 @@ class Page {
       context.font = "bold 10px system-ui, sans-serif";
       context.textAlign = "center";
       context.textBaseline = "middle";
-      context.fillText(String(i + 1), x, y + 0.5);
+      context.fillText(mark + (i + 1), x, y + 0.5);
     });
   }
 

@@ -4,7 +4,8 @@ import { code, copyButton, counted, el, fill, number, percent } from "./text.js"
 import { ask } from "./data.js";
 
 export class Proposals {
-  constructor(root, state) {
+  constructor(root, state, onMade) {
+    this.onMade = onMade;
     this.state = state;
     this.data = state.data;
     this.n = el("input", { type: "number", id: "how-many", min: 1, max: 32, value: 4 });
@@ -24,7 +25,8 @@ export class Proposals {
     fill(this.found, el("p", { className: "loading" }, "learning from past runs; this takes a while …"));
     try {
       const made = await ask("proposals", query, method);
-      const said = made.queued ? `${counted(made.proposals.length, "proposal")} queued: 'epsopt work' trains them.` : `${counted(made.proposals.length, "proposal")}, not queued.`;
+      this.onMade(made.proposals);
+      const said = made.queued ? `${counted(made.proposals.length, "proposal")} queued: 'epsopt work' trains them.` : `${counted(made.proposals.length, "proposal")}, not queued. Hollow among the measured: what their runs are predicted to end with.`;
       fill(this.found, el("p", {}, said), ...made.proposals.map((p, i) => this.one(p, i, made.proposals.length)));
     } catch (error) {
       fill(this.found, el("p", { className: "error" }, error.message));
@@ -37,10 +39,9 @@ export class Proposals {
     const text = JSON.stringify(proposal.config, null, 1);
     const rows = Object.entries(proposal.predicted).map(([name, [point, low, high]]) =>
       el("tr", {}, el("th", { scope: "row", className: "text" }, name), el("td", {}, number(point)), el("td", {}, `[${number(low)}, ${number(high)}]`)));
-    const joins = proposal.joins_front === null ? "" : `joins the front with P ${proposal.joins_front.toFixed(2)}`;
     return el("article", { className: "proposal" },
       el("h4", {}, proposal.number === null ? `Proposal ${i + 1}` : `Trial ${proposal.number}`),
-      el("p", { className: "quiet" }, [proposal.reason, joins].filter(Boolean).join(" · ")),
+      el("p", { className: "quiet" }, proposal.reason ?? ""),
       el("table", {}, el("thead", {}, el("tr", {}, ...["metric", "predicted", `${percent(this.data.level)} interval`].map((h, k) => el("th", { scope: "col", className: k ? "" : "text" }, h)))), el("tbody", {}, ...rows)),
       code(text), copyButton("copy config", () => text));
   }
