@@ -50,7 +50,8 @@ def command(
     """Search the map for the trade-offs that meet your targets.
 
     Each answer names the nearest real checkpoint, what was measured on it, its file and its hyperparameters. The
-    other objectives are pushed as far as they go once the targets hold.
+    other objectives are pushed as far as they go once the targets hold. The probability of several targets is the
+    product of those of each.
     """
     from epsopt.cli.output import print_json
     from epsopt.cli.pictures import opened_picture_file, save_picture, tell_picture
