@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--save", type=click.Path(path_type=Path), metavar="DIR", help="Where to; a new folder in the runs folder."
 )
+@click.option("--rank", type=click.IntRange(min=1), help="Of merged LoRA adapters; that of the sum if not said.")
 @click.option("--format", "form", type=click.Choice(["safetensors", "pt"]), help="Like the parents if not said.")
 @seed_option
 @common
@@ -53,6 +54,7 @@ def command(
     whole_budget: bool,
     save: Path | None,
     form: str | None,
+    rank: int | None,
     seed: int,
 ) -> None:
     """Merge 2 to 5 checkpoints of one lineage so that the measured front widens.
@@ -87,11 +89,11 @@ def command(
             if wide:
                 found = merge_widely(
                     project, checkpoints, lineages, folder, form,
-                    budget=budget, give_up=not whole_budget, seed=seed, progress=progress,
+                    budget=budget, give_up=not whole_budget, rank=rank, seed=seed, progress=progress,
                 )  # fmt: skip
             else:
                 merged = merge_within(
-                    project, checkpoints, chosen, folder, form, groups, budget, reach, seed, progress,
+                    project, checkpoints, chosen, folder, form, groups, budget, reach, rank, seed, progress,
                 )  # fmt: skip
     _say(found.sources.left_out if found else broken, (found or merged).disagreements)
     if found is not None:
@@ -165,6 +167,7 @@ def merge_within(
     groups: str | None,
     budget: int,
     reach: float,
+    rank: int | None,
     seed: int,
     progress: Callable[[str, float | None], None],
 ) -> Merged:
@@ -174,7 +177,9 @@ def merge_within(
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
     patterns = tuple(p.strip() for p in groups.split(",") if p.strip()) if groups else ()
-    with WeightDecoder(project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate) as decoder:
+    with WeightDecoder(
+        project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate, rank=rank
+    ) as decoder:
         return merge_checkpoints(
             decoder, project, checkpoints, parents, lambda i: decoded_file(folder, f"merged_{i:03d}", form, parents),
             groups=patterns, budget=budget, reach=reach, seed=seed,

@@ -26,6 +26,7 @@ def merge_widely(
     *,
     budget: int,
     give_up: bool,
+    rank: int | None,
     seed: int,
     progress: Callable[[str, float | None], None],
 ) -> WeightSpaceMerge:
@@ -36,7 +37,9 @@ def merge_widely(
     from epsopt.zoo.decoding.decoder import WeightDecoder
 
     sources = choose_sources(checkpoints, lineages, project.objectives)
-    with WeightDecoder(project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate) as decoder:
+    with WeightDecoder(
+        project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate, rank=rank
+    ) as decoder:
         return merge_in_weight_space(
             decoder, project, checkpoints, sources,
             lambda i: decoded_file(folder, f"merged_{i:03d}", form, sources.checkpoints),

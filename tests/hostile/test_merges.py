@@ -53,7 +53,17 @@ def merging(tmp_path, monkeypatch):
         try:
             with save_folder(save, project.runs, "merge", checkpoints) as folder:
                 merged = merge_within(
-                    project, checkpoints, checkpoints[:2], folder, None, None, EVALUATIONS, 0.0, 0, lambda *_: None
+                    project,
+                    checkpoints,
+                    checkpoints[:2],
+                    folder,
+                    None,
+                    None,
+                    EVALUATIONS,
+                    0.0,
+                    None,
+                    0,
+                    lambda *_: None,
                 )
         except BaseException:
             both.abort()
@@ -70,7 +80,7 @@ def test_two_merges_at_once_keep_their_folders_and_evaluations(merging):
     for value, (folder, merged) in zip((10.0, 20.0), ended, strict=True):
         measured = [e.measured["accuracy"] for e in merged.result.evaluations]
         assert measured == [value + 1, value + 2, value + 3, value + 4]
-        assert set(folder.glob("*.pt")) == set(merged.saved.values()) != set()
+        assert set(folder.glob("*/*.pt")) == set(merged.saved.values()) != set()
         for place, path in merged.saved.items():
             assert torch.load(path, weights_only=True)["metrics"]["accuracy"] == measured[place]
 

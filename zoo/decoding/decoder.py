@@ -40,6 +40,8 @@ class WeightDecoder:
         limits: what reading the parents may cost.
         weights_key: the keys that lead to the parents' weights, as the catalogue has it; empty to find them.
         calibrate: the project's calibrate hook ``package.module:function``, None where nothing is calibrated.
+        rank: rank of merged low-rank adapters at most: of a sum of a higher rank the largest singular values are kept.
+            None: that of the sum.
     """
 
     def __init__(
@@ -48,12 +50,13 @@ class WeightDecoder:
         limits: Limits | None = None,
         weights_key: str = "",
         calibrate: str | None = None,
+        rank: int | None = None,
     ) -> None:
         self.hook = evaluate
         self.calibrate = calibrate
         self._corrections: dict[str, list[Tensors]] = {}
         self._averaged = False
-        self._weights_key = weights_key
+        self._weights_key, self._rank = weights_key, rank
         self._reading = ReaderPool(1, limits)
         self.measuring = ReaderPool(1, _MEASURING)
         self._folder = tempfile.TemporaryDirectory(prefix="epsopt-")
@@ -90,6 +93,7 @@ class WeightDecoder:
             "recombination": recombination.to_json(),
             "to": str(to),
             "weights_key": self._weights_key,
+            "rank": self._rank,
         }
         first = location(recombination.parents[0].path)
         answer, _ = _read(self._reading, first, size, request)

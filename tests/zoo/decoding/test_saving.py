@@ -307,3 +307,18 @@ def test_a_merge_of_archives_of_stable_baselines_is_such_an_archive(decoder, tmp
         assert not ingest(catalogue, tmp_path / "runs", jobs=1).failed
         found = {c.run: (is_recombined(c), c.epoch, c.lineage_id) for c in catalogue.checkpoints()}
     assert found["merged_001/merged_004"] == (True, None, found["run_0"][2])
+
+
+def test_a_rank_that_is_asked_for_keeps_the_largest_singular_values_of_each_update(base, tmp_path):
+    files = [save_adapter(base, tmp_path / str(k), k, r=4) for k in (1, 2)]
+    with WeightDecoder(rank=3) as decoder:
+        out = saved(decoder, files, [0.5, 0.5], tmp_path / "m" / "adapter_model.safetensors")
+    with WeightDecoder() as decoder:
+        whole = saved(decoder, files, [0.5, 0.5], tmp_path / "n" / "adapter_model.safetensors")
+    assert json.loads((out.parent / "adapter_config.json").read_text())["r"] == 3
+    found, all_of_it = load_file(out), load_file(whole)
+    for down in (n for n in found if ".lora_A." in n):
+        up = down.replace(".lora_A.", ".lora_B.")
+        u, s, v = torch.linalg.svd(all_of_it[up] @ all_of_it[down])
+        torch.testing.assert_close(found[up] @ found[down], (u[:, :3] * s[:3]) @ v[:3], rtol=1e-3, atol=1e-4)
+    assert torch.isfinite(logits(base, out.parent)).all()
