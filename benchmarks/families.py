@@ -38,7 +38,7 @@ from scores import interval_score
 
 from epsopt.surrogate import fit
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
-from epsopt.surrogate.surrogate import FORMAT
+from epsopt.surrogate.map_format import FORMAT
 from epsopt.zoo import Catalogue, ingest
 
 OUT = Path(__file__).resolve().parent / "out" / "families"

@@ -26,8 +26,8 @@ from epsopt.demo.run import Plan as Training
 from epsopt.demo.run import train
 from epsopt.demo.space import draw
 from epsopt.optimize import Objective, Target, infer_space, past_runs
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.forecast.continuation_model import learn_continuation
+from epsopt.optimize.objectives import measured_table
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.proposals.warm_start import WarmStart, plan_runs
 from epsopt.studies.merge.warm_start_candidates import merged_starts, real_starts

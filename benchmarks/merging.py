@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from zoos import OUT as ZOOS
 
 from epsopt.optimize import Objective, hypervolume
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.merge.simplex_merge import merge, simplex_grid
+from epsopt.optimize.objectives import measured_table
 from epsopt.studies.merge.simplex_merge import front_parents
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder

@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "Predict the metrics of checkpoint files, with intervals.",
     "search": "Search the map for the trade-offs that meet your targets.",
     "pareto": "Show the measured checkpoints that no other one beats.",
+    "runs": "List every run: its state, its epochs, its last metrics, and what of it is on the front.",
     "nearest": "Show the catalogue's checkpoints nearest to one.",
     "interpolate": "Walk from one checkpoint to another: predicted, merged and measured.",
     "merge": "Merge checkpoints of one lineage so that the measured front widens.",

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import click
 
 from epsopt.cli.options import Options, common
 from epsopt.zoo.errors import EpsoptError, UsageError
+
+if TYPE_CHECKING:
+    from epsopt.cli.workspace import Workspace
+    from epsopt.optimize.latent.neighbours import Neighbour
+    from epsopt.zoo.catalogue.catalogue import Catalogue
+    from epsopt.zoo.catalogue.types import Checkpoint
+
+_ALONE = "the map knows no other checkpoint"
 
 
 @click.command("nearest")
@@ -15,53 +27,103 @@ from epsopt.zoo.errors import EpsoptError, UsageError
 @common
 def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
     """Show the catalogue's checkpoints nearest to one: a file, a run's epoch (else its last), or a SHA-256 prefix."""
-    from epsopt.cli.output import formatter, print_json, print_line, print_wrapped
+    from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
-    from epsopt.cli.render import checkpoint_table, list_runs, neighbour_json, varying
-    from epsopt.cli.resolve_checkpoint import locate
-    from epsopt.cli.run_labels import RunLabels
+    from epsopt.cli.render import neighbour_json
     from epsopt.cli.workspace import measured, open_workspace
 
     with working("loading the map"):
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
-            from epsopt.optimize.latent.neighbours import nearest
-            from epsopt.optimize.latent.search import known_latents
-            from epsopt.studies.surrogate_store import load_map
-
-            meant = locate(what, catalogue, checkpoints)
-            if (refused := meant.fingerprint.refusal) is not None:
-                raise EpsoptError(f"no checkpoints nearest to {meant.shown} are shown: {refused}")
-            surrogate, _ = load_map(catalogue)
-        latents, known = known_latents(surrogate, checkpoints)
-        others = [i for i, c in enumerate(known) if c.sha256 != meant.checkpoint.sha256]
-        if not others:
-            raise UsageError("the map knows no other checkpoint")
-        z = surrogate.encode([meant.fingerprint])
-        known_architecture = meant.fingerprint.signature in surrogate.architectures
-        found = nearest(z, latents[others], [known[i] for i in others], count, one_per_run=one_per_run)[0]
+            found = _find(what, catalogue, checkpoints, count, one_per_run=one_per_run)
     if options.json:
         print_json(
             {
-                "checkpoint": meant.title,
-                "sha256": meant.checkpoint.sha256,
-                "known_architecture": known_architecture,
-                "nearest": [neighbour_json(n) for n in found],
+                "checkpoint": found.title,
+                "sha256": found.sha256,
+                "known_architecture": found.known_architecture,
+                "nearest": [neighbour_json(n) for n in found.neighbours],
             }
         )
-        return
+    else:
+        _show(found, checkpoints, workspace)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is nearest to a checkpoint, and how tables call that."""
+
+    title: str
+    shown: str
+    sha256: str
+    neighbours: Sequence[Neighbour]
+    metric_names: tuple[str, ...]
+    known_architecture: bool = True
+
+
+def _find(
+    what: str, catalogue: Catalogue, checkpoints: Sequence[Checkpoint], count: int, *, one_per_run: bool
+) -> _Found:
+    """Find what is nearest; of a checkpoint that the map knows without loading the map, which takes seconds."""
+    from epsopt.cli.resolve_checkpoint import find_known, title
+    from epsopt.cli.run_labels import RunLabels
+    from epsopt.optimize.latent.neighbours import nearest_by_distance
+    from epsopt.studies.map_index import read_map_index
+    from epsopt.zoo.catalogue.types import each_content_once
+
+    meant = find_known(what, catalogue, checkpoints)
+    index = None if meant is None else read_map_index(catalogue)
+    if meant is None or index is None or meant.sha256 not in index.rows:
+        return _find_encoded(what, catalogue, checkpoints, count, one_per_run=one_per_run)
+    distances = index.distances(meant.sha256)
+    others = [
+        c for c in each_content_once([c for c in checkpoints if c.sha256 in distances]) if c.sha256 != meant.sha256
+    ]
+    if not others:
+        raise UsageError(_ALONE)
+    found = nearest_by_distance([distances[c.sha256] for c in others], others, count, one_per_run=one_per_run)
+    shown = RunLabels.of(checkpoints)(meant.run, meant.epoch)
+    return _Found(title(meant), shown, meant.sha256, found, index.metric_names)
+
+
+def _find_encoded(
+    what: str, catalogue: Catalogue, checkpoints: Sequence[Checkpoint], count: int, *, one_per_run: bool
+) -> _Found:
+    """Find what is nearest to a checkpoint that the map must encode first."""
+    from epsopt.cli.resolve_checkpoint import locate
+    from epsopt.optimize.latent.neighbours import nearest
+    from epsopt.optimize.latent.search import known_latents
+    from epsopt.studies.surrogate_store import load_map
+
+    meant = locate(what, catalogue, checkpoints)
+    if (refused := meant.fingerprint.refusal) is not None:
+        raise EpsoptError(f"no checkpoints nearest to {meant.shown} are shown: {refused}")
+    surrogate, _ = load_map(catalogue)
+    latents, known = known_latents(surrogate, checkpoints)
+    others = [i for i, c in enumerate(known) if c.sha256 != meant.checkpoint.sha256]
+    if not others:
+        raise UsageError(_ALONE)
+    z = surrogate.encode([meant.fingerprint])
+    found = nearest(z, latents[others], [known[i] for i in others], count, one_per_run=one_per_run)[0]
+    familiar = meant.fingerprint.signature in surrogate.architectures
+    return _Found(meant.title, meant.shown, meant.checkpoint.sha256, found, surrogate.metric_names, familiar)
+
+
+def _show(found: _Found, checkpoints: Sequence[Checkpoint], workspace: Workspace) -> None:
+    from epsopt.cli.output import formatter, print_line, print_wrapped
+    from epsopt.cli.render import checkpoint_table, list_runs, varying
+    from epsopt.cli.run_labels import RunLabels
+
     labels = RunLabels.of(checkpoints)
-    print_line(f"nearest to {meant.shown}:")
+    print_line(f"nearest to {found.shown}:")
     print_wrapped()
     objectives = workspace.project.objectives if workspace.project else ()
-    text = formatter(n.distance for n in found)
-    distances = [text(n.distance) for n in found]
-    checkpoint_table(
-        found, workspace.shown_metrics(surrogate.metric_names), objectives, labels, ("latent\ndistance", distances)
-    )
+    text = formatter(n.distance for n in found.neighbours)
+    extra = ("latent\ndistance", [text(n.distance) for n in found.neighbours])
+    checkpoint_table(found.neighbours, workspace.shown_metrics(found.metric_names), objectives, labels, extra)
     print_wrapped()
-    list_runs(found, varying(checkpoints), labels)
-    if not known_architecture:
+    list_runs(found.neighbours, varying(checkpoints), labels)
+    if not found.known_architecture:
         print_wrapped()
         print_wrapped("Careful: its architecture is none of the map's, so that latent distances say little.")

@@ -43,8 +43,7 @@ def command(
         project = workspace.require_project()
         import numpy as np
 
-        from epsopt.optimize.acquisition.confidence_bounds import measured_table
-        from epsopt.optimize.objectives import Objectives
+        from epsopt.optimize.objectives import Objectives, measured_table
         from epsopt.optimize.pareto import non_dominated
 
         with workspace.catalogue() as catalogue:

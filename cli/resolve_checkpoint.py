@@ -43,20 +43,32 @@ def locate(what: str, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -
         UsageError: nothing, or several checkpoints, may be meant.
         UnreadableCheckpoint: it is a file that cannot be read.
     """
-    path = Path(what)
-    if path.is_file():
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        held = set(catalogue.holding(sha256))
-        same = [c for c in checkpoints if c.id in held]  # several, where runs share the file: the one that it lies in
-        meant = next((c for c in same if str(path.absolute()) in c.paths), same[0] if same else None)
-        if meant is None:
-            return _stranger(path, catalogue)
-    else:
-        meant = named(what, checkpoints)
-    title = meant.run if meant.epoch is None else f"{meant.run}:{meant.epoch}"
+    meant = find_known(what, catalogue, checkpoints)
+    if meant is None:
+        return _stranger(Path(what), catalogue)
     shown = RunLabels.of(checkpoints)(meant.run, meant.epoch)
-    return Located(title, shown, meant, catalogue.fingerprints([meant.id])[0])
+    return Located(title(meant), shown, meant, catalogue.fingerprints([meant.id])[0])
+
+
+def find_known(what: str, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+    """Find the checkpoint of the catalogue that is meant; None: it is a file that the catalogue does not hold.
+
+    Raises:
+        UsageError: nothing, or several checkpoints, may be meant.
+    """
+    path = Path(what)
+    if not path.is_file():
+        return named(what, checkpoints)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    held = set(catalogue.holding(sha256))
+    same = [c for c in checkpoints if c.id in held]  # several, where runs share the file: the one that it lies in
+    return next((c for c in same if str(path.absolute()) in c.paths), same[0] if same else None)
+
+
+def title(checkpoint: Checkpoint) -> str:
+    """Call a checkpoint by the whole name of its run."""
+    return checkpoint.run if checkpoint.epoch is None else f"{checkpoint.run}:{checkpoint.epoch}"
 
 
 def _stranger(path: Path, catalogue: Catalogue) -> Located:

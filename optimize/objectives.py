@@ -152,6 +152,17 @@ def within_limits(table: NDArray[np.float64], objectives: Sequence[Objective]) -
     return out
 
 
+def measured_table(metrics: Sequence[dict[str, float | None]], objectives: Sequence[Objective]) -> NDArray[np.float64]:
+    """Measured metrics as ``(n, objectives)``; NaN where not measured, and in rows that miss an objective's limit."""
+    import numpy as np
+
+    table = np.array(
+        [[np.nan if (v := m.get(o.name)) is None else float(v) for o in objectives] for m in metrics],
+        dtype=np.float64,
+    ).reshape(len(metrics), len(objectives))
+    return within_limits(table, objectives)
+
+
 def limits_as_targets(objectives: Sequence[Objective], targets: Sequence[Target]) -> list[Target]:
     """Return targets that hold the objectives' limits, too: of each objective the one that asks for more."""
     wanted = {t.name: t.value for t in targets}

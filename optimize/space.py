@@ -16,7 +16,6 @@ from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from epsopt.zoo.errors import UsageError
 
@@ -402,6 +401,8 @@ class Space:
             seed: of the scrambling.
             first: place in the sequence; what came before it is not repeated.
         """
+        from scipy.stats import qmc  # on use: it takes longer to import than most commands that know a space take
+
         sequence = qmc.Sobol(max(len(self.parameters), 1), seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the sequence is balanced at powers of two; it is even enough between them

@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Select, inspect, select, text, type_coerce
 from sqlalchemy.engine import make_url
 from sqlalchemy.types import NullType
 
-from epsopt.studies.surrogate_store import KINDS, damage_of_map
+from epsopt.studies.map_index import KINDS
+from epsopt.studies.surrogate_store import damage_of_map
 from epsopt.zoo.catalogue.check import Damage, check_catalogue, damaged_file, kept_artifacts, opened_read_only
 from epsopt.zoo.credentials import masked_url
 from epsopt.zoo.errors import EpsoptError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from epsopt.studies.learned_metrics import LearnedMetrics, learned_metrics
+from epsopt.studies.map_index import KINDS, digest
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.fitting import enough_runs, fit, fit_key
 from epsopt.surrogate.ranges import guess_range, n_outside, named_ranges, range_text
@@ -25,7 +25,6 @@ from epsopt.zoo.errors import DamagedArtifact, EmptyCatalogue
 from epsopt.zoo.formatting import count
 from epsopt.zoo.ingestion.unusable_embeddings import embedded, unusable, usual_shape
 
-KINDS = {False: "surrogate", True: "surrogate-with-probes"}
 DAMAGED = "it is damaged"
 
 
@@ -184,7 +183,7 @@ def fit_map(
             surrogate = surrogate.aligned_with(earlier.surrogate)
     data, meta = surrogate.to_bytes()
     meta = {**meta, "validation": asdict(replace(validation, held_out=None)), "fitted_runs": fitted_runs}
-    meta["digest"] = _digest(data, meta)
+    meta["digest"] = digest(data, meta)
     if broken:  # of what is kept beside it nobody knows either
         catalogue.forget_artifacts(KINDS[probes])
     catalogue.put_artifact(KINDS[probes], key, data, meta)
@@ -291,7 +290,7 @@ def damage_of_map(meta: Any, data: Any, *, probes: bool) -> str | None:
 def _opened(data: bytes, meta: dict[str, Any], *, probes: bool) -> KeptMap:
     again = "'epsopt fit --probes'" if probes else "'epsopt fit'"
     try:
-        if "digest" in meta and meta["digest"] != _digest(data, meta):
+        if "digest" in meta and meta["digest"] != digest(data, meta):
             raise ValueError("it is not what was kept")  # noqa: TRY301 - said as all the rest
         if "format" not in meta:
             raise ValueError("it does not say its format")  # noqa: TRY301 - said as all the rest
@@ -305,11 +304,6 @@ def _opened(data: bytes, meta: dict[str, Any], *, probes: bool) -> KeptMap:
         raise DamagedArtifact(
             f"the fitted map in the database is damaged ({said[0][:80]}): run {again} again"
         ) from error
-
-
-def _digest(data: bytes, meta: Mapping[str, Any]) -> str:
-    about = json.dumps({k: v for k, v in meta.items() if k != "digest"}, sort_keys=True)
-    return hashlib.sha256(data + about.encode()).hexdigest()
 
 
 def has_embeddings(catalogue: Catalogue) -> bool:

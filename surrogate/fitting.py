@@ -22,11 +22,11 @@ from epsopt.surrogate.cross_validation import (
     validate_embeddings,
 )
 from epsopt.surrogate.dataset import TrainingSet, run_folds, shared_weights
+from epsopt.surrogate.map_format import FORMAT as SURROGATE_FORMAT
 from epsopt.surrogate.metric_gp import GPHyperparameters, calibration_scores, select_hyperparameters, subsample_runs
 from epsopt.surrogate.outliers import Screened, screen
 from epsopt.surrogate.ranges import metric_range
 from epsopt.surrogate.statistics_trees import grow_all, weights_digest
-from epsopt.surrogate.surrogate import FORMAT as SURROGATE_FORMAT
 from epsopt.surrogate.surrogate import EncodedCheckpoints, Surrogate
 from epsopt.surrogate.trained import train_all
 from epsopt.surrogate.training import TrainingConfig

@@ -13,9 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike
-
-from epsopt.surrogate.transforms import likely_bounds
+from numpy.typing import ArrayLike, NDArray
 
 Range = tuple[float, float]
 
@@ -192,3 +190,13 @@ def range_text(limits: Sequence[float]) -> str:
     if math.isinf(low):
         return "any number" if math.isinf(high) else f"at most {high:g}"
     return f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+
+
+def likely_bounds(values: NDArray[np.float64]) -> tuple[float, float] | None:
+    """Guess whether a metric is a share: within [0, 1], and either exactly at an end or near both of them."""
+    finite = values[np.isfinite(values)]
+    if not len(finite) or finite.min() < 0.0 or finite.max() > 1.0:
+        return None
+    at_an_end = finite.min() == 0.0 or finite.max() == 1.0
+    near_both = finite.min() <= 0.01 and finite.max() >= 0.99
+    return (0.0, 1.0) if at_an_end or near_both else None

@@ -19,6 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from epsopt.surrogate.local_reconstruction import reconstruct
+from epsopt.surrogate.map_format import FORMAT, READABLE, WITHOUT_TREES
 from epsopt.surrogate.metric_gp import CachedGP, GPHyperparameters, build_model, conformal_factor, solve
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.plane import Plane, fit_plane, plane_of, shared_rows, turned
@@ -30,8 +31,6 @@ from epsopt.zoo.fingerprints.fingerprint import FORMAT as FINGERPRINT_FORMAT
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 from epsopt.zoo.formatting import count
 
-FORMAT = 5
-_WITHOUT_TREES = 4  # the format before trees had a say: such a map answers as it did
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval
 
 
@@ -494,7 +493,7 @@ class Surrogate:
         Raises:
             OtherVersion: written by another version of epsopt; run 'epsopt fit' again.
         """
-        if meta.get("format") not in {FORMAT, _WITHOUT_TREES} or meta.get("fingerprint_format") != FINGERPRINT_FORMAT:
+        if meta.get("format") not in READABLE or meta.get("fingerprint_format") != FINGERPRINT_FORMAT:
             raise OtherVersion("the fitted map was written by another version of epsopt: run 'epsopt fit' again")
         tensors = load_tensors(data)
         state = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
@@ -505,7 +504,7 @@ class Surrogate:
         )
         memory = {n: tensors[f"memory.{n}"] for n in ("latents", "metrics", "runs", "lineages", "head_rows", "far_out")}
         trees = None
-        if meta["format"] != _WITHOUT_TREES:
+        if meta["format"] != WITHOUT_TREES:
             packed = [tensors[f"trees.{i}"].numpy().tobytes() for i in range(len(meta["metrics"]))]
             models = tuple(zlib.decompress(p).decode() if p else None for p in packed)
             trees = StatisticsTrees(tuple(meta["tree_tensors"]), models)

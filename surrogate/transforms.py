@@ -199,13 +199,3 @@ def robust_scale(values: NDArray[np.float64]) -> tuple[float, float]:
         return middle, 0.0
     spread = 2.0 * min(float(np.median(away)), _LARGEST / 2.0)
     return middle, min(spread, abs(middle)) if middle != 0.0 else spread
-
-
-def likely_bounds(values: NDArray[np.float64]) -> tuple[float, float] | None:
-    """Guess whether a metric is a share: within [0, 1], and either exactly at an end or near both of them."""
-    finite = values[np.isfinite(values)]
-    if not len(finite) or finite.min() < 0.0 or finite.max() > 1.0:
-        return None
-    at_an_end = finite.min() == 0.0 or finite.max() == 1.0
-    near_both = finite.min() <= 0.01 and finite.max() >= 0.99
-    return (0.0, 1.0) if at_an_end or near_both else None

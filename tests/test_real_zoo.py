@@ -18,7 +18,7 @@ from epsopt.optimize import (
     propose,
     search,
 )
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
+from epsopt.optimize.objectives import measured_table
 from epsopt.studies.surrogate_store import fit_map, load_map
 from epsopt.surrogate import Surrogate, TrainingConfig, Validation
 from epsopt.zoo import Catalogue, Checkpoint, ingest

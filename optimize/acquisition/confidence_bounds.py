@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epsopt.optimize.objectives import Objective, Objectives, Target, within_limits
+from epsopt.optimize.objectives import Objective, Objectives, Target
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.errors import UsageError
 
@@ -110,12 +109,3 @@ class TargetScorer:
         full = torch.zeros(len(bound), len(self.surrogate.metric_names), dtype=torch.float64)
         full[:, self.columns] = bound
         return np.asarray(self.surrogate.to_metrics(full)[:, self.columns].detach().numpy())
-
-
-def measured_table(metrics: Sequence[dict[str, float | None]], objectives: Sequence[Objective]) -> NDArray[np.float64]:
-    """Measured metrics as ``(n, objectives)``; NaN where not measured, and in rows that miss an objective's limit."""
-    table = np.array(
-        [[np.nan if (v := m.get(o.name)) is None else float(v) for o in objectives] for m in metrics],
-        dtype=np.float64,
-    ).reshape(len(metrics), len(objectives))
-    return within_limits(table, objectives)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike
 
-from epsopt.optimize.latent.trust_region import blocks, distances
 from epsopt.zoo.catalogue.types import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -50,19 +53,37 @@ def nearest(
     Returns:
         For each point at most ``k`` neighbours, nearest first; none twice that is the same file in two runs.
     """
-    out = []
-    for row in (row for rows in blocks(len(z), len(latents)) for row in distances(z[rows], latents)):
-        found: list[Neighbour] = []
-        runs: set[int] = set()
-        contents: set[str] = set()
-        for i in row.argsort(stable=True).tolist():
-            c = checkpoints[i]
-            if c.sha256 in contents or (one_per_run and c.run_id in runs):
-                continue
-            runs.add(c.run_id)
-            contents.add(c.sha256)
-            found.append(Neighbour(c.path, c.run, c.epoch, float(row[i]), c.metrics, c.hyperparameters, c.sha256))
-            if len(found) == k:
-                break
-        out.append(found)
-    return out
+    from epsopt.optimize.latent.trust_region import blocks, distances
+
+    rows = (row for some in blocks(len(z), len(latents)) for row in distances(z[some], latents).detach().numpy())
+    return [nearest_by_distance(row, checkpoints, k, one_per_run=one_per_run) for row in rows]
+
+
+def nearest_by_distance(
+    distances: ArrayLike, checkpoints: Sequence[Checkpoint], k: int = 3, *, one_per_run: bool = False
+) -> list[Neighbour]:
+    """Return the checkpoints with the smallest latent distances.
+
+    Args:
+        distances: ``(n,)`` from a point, finite.
+        checkpoints: the same ``n`` checkpoints.
+        k: how many.
+        one_per_run: only the nearest checkpoint of each run.
+
+    Returns:
+        At most ``k`` neighbours, nearest first; none twice that is the same file in two runs.
+    """
+    row = np.asarray(distances)
+    found: list[Neighbour] = []
+    runs: set[int] = set()
+    contents: set[str] = set()
+    for i in row.argsort(kind="stable").tolist():
+        c = checkpoints[i]
+        if c.sha256 in contents or (one_per_run and c.run_id in runs):
+            continue
+        runs.add(c.run_id)
+        contents.add(c.sha256)
+        found.append(Neighbour(c.path, c.run, c.epoch, float(row[i]), c.metrics, c.hyperparameters, c.sha256))
+        if len(found) == k:
+            break
+    return found

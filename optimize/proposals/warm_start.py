@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epsopt.optimize.acquisition.confidence_bounds import TargetScorer, measured_table
+from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
 from epsopt.optimize.forecast.continuation_model import Continuation, Start
-from epsopt.optimize.objectives import Objective, Objectives, Target
+from epsopt.optimize.objectives import Objective, Objectives, Target, measured_table
 from epsopt.optimize.space import Config, Space
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError

@@ -9,11 +9,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from epsopt.optimize.acquisition.confidence_bounds import Z90, measured_table
+from epsopt.optimize.acquisition.confidence_bounds import Z90
 from epsopt.optimize.merge.simplex_gp import next_merge
 from epsopt.optimize.merge.simplex_merge import choose_parents
 from epsopt.optimize.merge.weight_space_gp import MergeCandidate, MergeKind, WeightSpace, choose_merge
-from epsopt.optimize.objectives import Objective, Objectives
+from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.studies.merge.merge_sources import Sources
 from epsopt.studies.project.project import Project

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
-from epsopt.optimize.objectives import Objective, Objectives
+from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.studies.merge.simplex_merge import front_lineage
 from epsopt.surrogate.thinning import evenly_spaced
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage

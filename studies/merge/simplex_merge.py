@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.merge.patience import Patience
 from epsopt.optimize.merge.simplex_merge import Evaluation, MergeResult, choose_parents, merge
-from epsopt.optimize.objectives import Objective, Objectives
+from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder

@@ -7,10 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.forecast.continuation_model import Start
 from epsopt.optimize.latent.search import known_latents
-from epsopt.optimize.objectives import Objective, Objectives
+from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.studies.merge.decode import MergedCheckpoint, Progress, decode_merges
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.thinning import evenly_spaced

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.studies.project.project import Project
+from epsopt.zoo.catalogue.types import Checkpoint
 
 
 def run_folder(project: Project, number: int) -> Path:
@@ -26,3 +27,13 @@ def cut_off(project: Project, trials: Sequence[FrozenTrial]) -> set[Path]:
     """Return the folders of the runs that did not end by themselves: stopped early, failed, lost, or still training."""
     whole = (TrialState.COMPLETE, TrialState.WAITING)
     return {folder_of(project, t) for t in trials if t.state not in whole}
+
+
+def owner_of(folders: Mapping[Path, int], checkpoint: Checkpoint) -> int | None:
+    """Return the number of the proposal in whose folder a checkpoint lies; None: it is of no proposal.
+
+    Args:
+        folders: number of each proposal by its resolved folder.
+        checkpoint: of the catalogue.
+    """
+    return next((folders[f] for f in Path(checkpoint.path).parents if f in folders), None)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
-from epsopt.optimize.objectives import Objective
+from epsopt.optimize.objectives import Objective, measured_table
 from epsopt.optimize.pareto import non_dominated
 
 _SHARE = 0.5  # of the best: a model below that is no trade-off that anybody asks for

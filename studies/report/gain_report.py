@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, plan_of, was_started, written
-from epsopt.studies.schedule.study_snapshot import Measurements
+from epsopt.studies.schedule.measurements import Measurements
 from epsopt.zoo.catalogue.types import Checkpoint
 
 KINDS = ("exploration", "run", "branch", "merge")

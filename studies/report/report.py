@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,11 @@ from numpy.typing import NDArray
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.forecast.evaluation import Accuracy, FrontGain, accuracy, front_gain
-from epsopt.optimize.objectives import Objective, Objectives
+from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.studies.optuna_io.queue import config_of, proposed_trials, recorded_objectives
-from epsopt.studies.optuna_io.run_folders import folder_of
+from epsopt.studies.optuna_io.run_folders import folder_of, owner_of
 from epsopt.studies.project.project import Project
 from epsopt.studies.report.gain_report import (
     CompletedStep,
@@ -189,7 +187,7 @@ def loop_report(
     made_for = recorded_objectives(storage, project.name) or project.objectives
     project = replace(project, objectives=tuple(replace(o, limit=limits.get(o.name)) for o in made_for))
     folders = {folder_of(project, t).resolve(): t.number for t in trials}
-    proposed = {c.id: n for c in checkpoints if (n := _owner(folders, c)) is not None}
+    proposed = {c.id: n for c in checkpoints if (n := owner_of(folders, c)) is not None}
     taken = taken_steps(Ledger(tuple(trials), tuple(merges)), checkpoints, proposed, project.objectives)
     proposals = tuple(_outcome(t, taken.get(t.number)) for t in trials)
     merged = tuple(c for c in checkpoints if is_recombined(c) and c.id not in proposed)
@@ -273,10 +271,6 @@ def _complete(project: Project, checkpoints: Sequence[Checkpoint]) -> bool:
     """Whether any checkpoint has every objective measured."""
     table = measured_table([c.metrics for c in checkpoints], project.objectives)
     return bool((~np.isnan(table).any(axis=1)).any())
-
-
-def _owner(folders: Mapping[Path, int], checkpoint: Checkpoint) -> int | None:
-    return next((folders[f] for f in Path(checkpoint.path).parents if f in folders), None)
 
 
 def _accuracy(done: Sequence[ProposalOutcome], names: Sequence[str]) -> list[Accuracy]:

@@ -40,10 +40,11 @@ from epsopt.studies.optuna_io.storage import DATABASE_ERRORS, open_storage
 from epsopt.studies.output_paths import decoded_file, new_folder
 from epsopt.studies.project.project import Project, load_project
 from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, save_measured_merge
+from epsopt.studies.schedule.measurements import whole_rows
 from epsopt.studies.schedule.remaining import remaining_sentence
 from epsopt.studies.schedule.scheduler_adapter import ChosenRun, chosen_run, known, make_scheduler, running
 from epsopt.studies.schedule.scheduler_client import StepTask
-from epsopt.studies.schedule.study_snapshot import StudySnapshot, whole_rows
+from epsopt.studies.schedule.study_snapshot import StudySnapshot
 from epsopt.studies.schedule.weight_geometry import WeightGeometry, place
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.credentials import masked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,8 @@ from optuna.trial import FrozenTrial
 
 from epsopt.optimize.forecast.catalogue_curves import STARTS, objective_vector, past_curves, trained_runs
 from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
-from epsopt.optimize.objectives import Objective, Objectives, within_limits
+from epsopt.optimize.objectives import Objectives, within_limits
 from epsopt.optimize.outliers import front_reference
-from epsopt.optimize.pareto import hypervolume
 from epsopt.optimize.planned_epochs import epochs_parameter
 from epsopt.optimize.schedule.pruner import FEWEST_RUNS
 from epsopt.optimize.schedule.run_acquisition import Start
@@ -28,6 +27,7 @@ from epsopt.studies.optuna_io.run_folders import cut_off, folder_of
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import takes_epochs
 from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, epochs_of, plan_of
+from epsopt.studies.schedule.measurements import Measurements, whole_rows
 from epsopt.studies.schedule.weight_geometry import LineageTree, front_lineage_tree, measured_once
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint, Lineage
@@ -206,52 +206,6 @@ class StudySnapshot:
     @cached_property
     def _measurements(self) -> Measurements:
         return Measurements.of(self.checkpoints, self.project.objectives)
-
-
-@dataclass(frozen=True, eq=False)
-class Measurements:
-    """What was measured on checkpoints, by the order in which they were read.
-
-    Attributes:
-        ids: ``(k,)`` of the catalogue; what was read later has a larger one.
-        values: ``(k, m)`` objectives; NaN where not measured.
-        maximize: of each objective, whether more is better.
-    """
-
-    ids: NDArray[np.int64]
-    values: Floats
-    maximize: tuple[bool, ...]
-
-    @staticmethod
-    def of(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> Measurements:
-        """Take them from the catalogue's checkpoints."""
-        rows = [objective_vector(c.metrics, objectives) for c in checkpoints]
-        values = within_limits(np.reshape(np.array(rows, dtype=np.float64), (-1, len(objectives))), objectives)
-        return Measurements(
-            np.array([c.id for c in checkpoints], dtype=np.int64), values, tuple(o.maximize for o in objectives)
-        )
-
-    def realized_gain(self, own: Collection[int], reference: Sequence[float]) -> float:
-        """Return the hypervolume that some of them added to the front of all that was read before the last of them.
-
-        Args:
-            own: ids of those.
-            reference: the objectives' values that are just not good enough.
-        """
-        mine = np.isin(self.ids, list(own))
-        if not mine.any():
-            return 0.0
-        before = (self.ids < self.ids[mine].max()) & ~mine
-        old, new = (
-            hypervolume(whole_rows(self.values[some]), np.asarray(reference), self.maximize)
-            for some in (before, before | mine)
-        )
-        return new - old
-
-
-def whole_rows(table: Floats) -> Floats:
-    """Rows in which every objective was measured."""
-    return np.asarray(table[np.isfinite(table).all(axis=1)])
 
 
 def _starts(

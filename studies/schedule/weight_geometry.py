@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.forecast.catalogue_curves import objective_vector
 from epsopt.optimize.merge.weight_space_gp import MOST_ROWS, WeightSpace
-from epsopt.optimize.objectives import Objective, Objectives
+from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.optimize.schedule.run_acquisition import Start
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies.merge.merge_candidates import MergeSearch

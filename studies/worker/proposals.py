@@ -11,10 +11,9 @@ import numpy as np
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.forecast.catalogue_curves import objective_vector, past_curves
 from epsopt.optimize.forecast.learning_curve_gp import Curve
-from epsopt.optimize.objectives import Objective, Objectives, Target
+from epsopt.optimize.objectives import Objective, Objectives, Target, measured_table
 from epsopt.optimize.proposals.proposals import FEWEST_RUNS, History, Proposal, propose
 from epsopt.optimize.schedule.run_acquisition import Candidate, Start
 from epsopt.optimize.space import Space

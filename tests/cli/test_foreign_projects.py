@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
-from epsopt.studies import load_project
+from epsopt.studies import load_project, open_storage, record_proposals
+from epsopt.studies.optuna_io.queue import ProposalRecord
 from epsopt.studies.surrogate_store import fit_map
 from epsopt.surrogate import TrainingConfig
 from epsopt.zoo import Catalogue
@@ -120,9 +122,38 @@ def test_a_checkpoint_that_a_table_names_is_found_by_that_name(hydra):
     assert "did you mean" in wrong.err
 
 
-def test_other_objectives_are_followed(finetunes, tmp_path):
-    import shutil
+def test_runs_lists_past_runs_and_proposals_with_what_became_of_them(finetunes):
+    document = finetunes("runs", "--json").document
+    check("runs", document)
+    states = {r["run"]: r["state"] for r in document["runs"]}
+    assert list(states.values()).count("past") == 8
+    assert {name: state for name, state in states.items() if state != "past"} == {
+        "proposal_000": "complete", "proposal_001": "complete",
+    }  # fmt: skip
+    front = {(c["run"], c["epoch"]) for c in finetunes("pareto", "--json").document["front"]}
+    assert {(r["run"], epoch) for r in document["runs"] for epoch in r["on_front"]} == front
+    for run in document["runs"]:
+        assert (run["epoch"], run["checkpoints"]) == (2, 2)
+        assert set(run["metrics"]) == {"new_acc", "old_acc", "train_loss"}
+    trained = finetunes("runs", "--state", "trained").out
+    assert "2 of 10 runs: 2 trained." in trained
+    assert "ft-0" not in trained
+    assert finetunes("runs", "--front").out.count("past") + finetunes("runs", "--front").out.count("trained") > 1
+    wrong = finetunes("runs", "--state", "done")
+    assert (wrong.status, "known: past, waiting, running, trained" in wrong.err) == (2, True)
 
+
+def test_a_proposal_that_waits_is_a_run_too(finetunes, tmp_path):
+    folder = shutil.copytree(finetunes.folder, tmp_path / "copy")
+    project = load_project(folder / "epsopt.toml")
+    waits = ProposalRecord({"lr": 0.0123, "l2_to_base": 0.001, "replay": 0.1, "freeze": False})
+    record_proposals(open_storage(project.storage), project.name, project.objectives, project.space, [waits])
+    (run,) = (r for r in call(folder, "runs", "--json").document["runs"] if r["state"] == "waiting")
+    assert (run["run"], run["proposal"], run["epoch"], run["checkpoints"]) == ("proposal_002", 2, None, 0)
+    assert "proposal_002  waiting" in call(folder, "runs").out
+
+
+def test_other_objectives_are_followed(finetunes, tmp_path):
     folder = shutil.copytree(finetunes.folder, tmp_path / "copy")
     file = folder / "epsopt.toml"
     text = file.read_text().replace(

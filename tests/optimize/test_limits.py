@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from epsopt.optimize import Objective, Target
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.measured_front import measured_front
-from epsopt.optimize.objectives import limits_as_targets, within_limits
+from epsopt.optimize.objectives import limits_as_targets, measured_table, within_limits
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.studies.project.suggest_limits import suggest_limits
 from epsopt.zoo.catalogue.types import Checkpoint

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epsopt.surrogate.transforms import KNEES, fit_transform, likely_bounds, robust_scale
+from epsopt.surrogate.ranges import likely_bounds
+from epsopt.surrogate.transforms import KNEES, fit_transform, robust_scale
 
 share = st.floats(0, 1)
 

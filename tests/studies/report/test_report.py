@@ -18,8 +18,7 @@ from epsopt.cli.report import (
     wait_sentences,
 )
 from epsopt.cli.report_page import write_page
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
-from epsopt.optimize.objectives import Objective
+from epsopt.optimize.objectives import Objective, measured_table
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import record_measured, record_proposals, take_proposal

@@ -1,0 +1,9 @@
+"""The version of a kept map, for whoever reads a part of one without loading what learned it."""
+
+from __future__ import annotations
+
+FORMAT = 5
+WITHOUT_TREES = 4
+"""The format before trees had a say: such a map answers as it did."""
+READABLE = frozenset({FORMAT, WITHOUT_TREES})
+"""Formats of maps that this version opens."""
