@@ -26,8 +26,8 @@ from held_out import Memory, title
 from numpy.typing import NDArray
 
 from epsopt.optimize import Objective, hypervolume
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.merge.simplex_merge import merge
+from epsopt.optimize.objectives import measured_table
 from epsopt.studies.merge.simplex_merge import front_parents
 from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.catalogue.types import Checkpoint

@@ -179,14 +179,17 @@ def _show(
     from epsopt.cli.render import formatters, measured_row, metric_heads, predicted_rows, short_path
 
     measurements = [m.measured or {} for m in way.merged]
+    known = {0: ends[0].checkpoint.metrics, len(way.steps) - 1: ends[1].checkpoint.metrics}
     shown: list[Mapping[str, float | None]] = [m for s in way.steps for m in (s.point, s.low, s.high)]
-    texts = formatters(names, [*shown, *measurements])
+    texts = formatters(names, [*shown, *measurements, *known.values()])
     groups = []
     for i, step in enumerate(way.steps):
         rows, dim = predicted_rows(step, names, texts, "predicted", level)
         lines = [[f"{step.share:.2f}", *rows[0]], ["" if step.trusted else "far", *rows[1]]]
         if way.merged and way.merged[i].measured is not None:
             lines.append(["", *measured_row("measured", measurements[i], names, texts)])
+        elif any(known.get(i, {}).get(n) is not None for n in names):
+            lines.append(["", *measured_row("measured", known[i], names, texts)])
         groups.append(Rows(lines, dim))
     print_line(f"from {ends[0].shown} (0) to {ends[1].shown} (1):")
     print_wrapped()
@@ -195,7 +198,10 @@ def _show(
     if reason is not None:
         print_wrapped(f"Predictions only: {reason}.")
     elif way.merged[0].measured is None:
-        print_wrapped("Predicted values are predicted from merged weights, not evaluated: --evaluate measures them.")
+        print_wrapped(
+            "Predicted values are predicted from merged weights, not evaluated: --evaluate measures them. What is "
+            "measured of both ends is what their runs measured."
+        )
     else:
         print_wrapped("Predicted values are predicted from merged weights; measured ones are the evaluate hook's.")
     if not all(step.trusted for step in way.steps):

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from epsopt.cli.output import Head, Rows, formatter, print_line, print_list, print_table, print_wrapped, value
-from epsopt.cli.render import formatters, short_path
+from epsopt.cli.render import HIDDEN, formatters, short_path
 from epsopt.cli.run_labels import RunLabels
 from epsopt.zoo.formatting import count
 
@@ -86,8 +86,8 @@ def proposals_page_table(report: LoopReport, objectives: Sequence[Objective]) ->
     return [*heads, "hyperparameters, and why"], rows
 
 
-def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
-    """Show every proposal as it was predicted and as it was measured."""
+def show_proposals(report: LoopReport, objectives: Sequence[Objective], *, details: bool = True) -> None:
+    """Show every proposal as it was predicted and as it was measured, with `details` its hyperparameters, too."""
     labels = RunLabels.of([*report.old, *report.new, *report.merged])
     heads, groups = proposals_table(report, objectives)
     print_line(f"{PROPOSED}:")
@@ -98,9 +98,12 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective]) -> None:
         print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in said[:1]))
         for text in said[1:]:
             print_wrapped(text, "  ")
-        print_list(", ".join(f"{n} {value(v)}" for n, v in p.params.items()))
+        if details:
+            print_list(", ".join(f"{n} {value(v)}" for n, v in p.params.items()))
         if p.init_from is not None:
             print_line(f"  from {short_path(p.init_from)}")
+    if not details:
+        print_wrapped(HIDDEN)
 
 
 def _sentences_of(p: ProposalOutcome) -> list[str]:

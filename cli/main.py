@@ -93,6 +93,24 @@ def _shown(text: str) -> str:
     return visible(masked(text, *urls), keep="\n")
 
 
+def _print_error(text: str) -> None:
+    """Write an error on standard error: at a terminal broken at words, elsewhere as one line, for whoever greps."""
+    shown = _shown(text)
+    if sys.stderr.isatty():
+        import shutil
+        import textwrap
+
+        width = shutil.get_terminal_size().columns
+        lines = [
+            [line]
+            if line.startswith(" ")  # of a traceback
+            else textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+            for line in shown.split("\n")
+        ]
+        shown = "\n".join(part for parts in lines for part in parts)
+    click.echo(shown, err=True)
+
+
 def _traceback() -> str:
     """Return the traceback of what is being handled."""
     import traceback
@@ -133,13 +151,13 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        click.echo(_shown(_sentence(error)), err=True)
+        _print_error(_sentence(error))
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("\nepsopt: stopped; what was finished is kept", err=True)
         sys.exit(130)
     except EpsoptError as error:
-        click.echo(_shown(_traceback() if debug else f"epsopt: {error}"), err=True)
+        _print_error(_traceback() if debug else f"epsopt: {error}")
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except BrokenPipeError:  # the reader of our output has seen enough: `epsopt pareto | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -147,8 +165,8 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is reported in a sentence
         damage = None if debug else _damage(known)
         if damage is not None:
-            click.echo(_shown(f"epsopt: {damage}"), err=True)
+            _print_error(f"epsopt: {damage}")
             sys.exit(1)
         said = f"unexpected {type(error).__name__}: {error} (this is a defect; 'epsopt --debug ...' shows where)"
-        click.echo(_shown(_traceback() if debug else f"epsopt: {said}"), err=True)
+        _print_error(_traceback() if debug else f"epsopt: {said}")
         sys.exit(1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epsopt.cli.options import Options, common
+from epsopt.cli.options import Options, common, details_option
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ _ALONE = "the map knows no other checkpoint"
 @click.argument("what", metavar="PATH|RUN[:EPOCH]|SHA256")
 @click.option("--count", "-k", type=click.IntRange(min=1), default=5, show_default=True, help="How many.")
 @click.option("--one-per-run", is_flag=True, help="Only the nearest checkpoint of each run.")
+@details_option
 @common
-def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
+def command(options: Options, what: str, count: int, one_per_run: bool, details: bool) -> None:
     """Show the catalogue's checkpoints nearest to one: a file, a run's epoch (else its last), or a SHA-256 prefix."""
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
@@ -47,7 +48,7 @@ def command(options: Options, what: str, count: int, one_per_run: bool) -> None:
             }
         )
     else:
-        _show(found, checkpoints, workspace)
+        _show(found, checkpoints, workspace, details=details)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _find_encoded(
     return _Found(meant.title, meant.shown, meant.checkpoint.sha256, found, surrogate.metric_names, familiar)
 
 
-def _show(found: _Found, checkpoints: Sequence[Checkpoint], workspace: Workspace) -> None:
+def _show(found: _Found, checkpoints: Sequence[Checkpoint], workspace: Workspace, *, details: bool) -> None:
     from epsopt.cli.output import formatter, print_line, print_wrapped
     from epsopt.cli.render import checkpoint_table, list_runs, varying
     from epsopt.cli.run_labels import RunLabels
@@ -123,7 +124,7 @@ def _show(found: _Found, checkpoints: Sequence[Checkpoint], workspace: Workspace
     extra = ("latent\ndistance", [text(n.distance) for n in found.neighbours])
     checkpoint_table(found.neighbours, workspace.shown_metrics(found.metric_names), objectives, labels, extra)
     print_wrapped()
-    list_runs(found.neighbours, varying(checkpoints), labels)
+    list_runs(found.neighbours, varying(checkpoints), labels, details=details)
     if not found.known_architecture:
         print_wrapped()
         print_wrapped("Careful: its architecture is none of the map's, so that latent distances say little.")

@@ -56,6 +56,12 @@ def level_option(function: Callback) -> Callback:
     )
 
 
+def details_option(function: Callback) -> Callback:
+    """Add ``--details``."""
+    text = "Print the hyperparameters of runs, too."
+    return click.option("--details", is_flag=True, help=text)(function)
+
+
 def seed_option(function: Callback) -> Callback:
     """Add ``--seed``."""
     text = "The same seed gives the same result."

@@ -22,6 +22,7 @@ TARGETS_HOLD = " P: probability that all targets hold."
 PRODUCT = " It is the product over single targets: errors of different metrics are taken as independent."
 _NAME = 16
 _GAP = 2
+_ACCENT = "cyan"  # the only colour, of headers; rich leaves it out off a terminal and where NO_COLOR is set
 _NARROW = (14, 12, 10, 8, 7)  # how narrow headers are broken, the first that lets a table fit the terminal
 _MISSING = "-"
 _LISTED = 20
@@ -198,7 +199,9 @@ def _print_part(console: Console, heads: Sequence[Head], groups: Sequence[Rows],
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style=f"bold {_ACCENT}"
+    )
     for j in columns:
         table.add_column(Text(plain(heads[j].text)), justify=heads[j].align, no_wrap=True, vertical="bottom")
     spaced = any(len(group.rows) > 1 for group in groups)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from epsopt.cli.options import Options, common, overwrite_option
+from epsopt.cli.options import Options, common, details_option, overwrite_option
 from epsopt.cli.pictures import picture_option
 from epsopt.zoo.errors import UsageError
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from epsopt.studies.project.project import Project
     from epsopt.zoo.catalogue.types import Checkpoint
 
-_MOST_RUNS = 8  # whose files and hyperparameters are listed below the table
+_MOST_RUNS = 8  # whose files are listed below the table
 
 
 @click.command("pareto")
 @click.option("--objective", "chosen", multiple=True, metavar="NAME", help="Only these objectives; may be repeated.")
 @click.option("--all-metrics", is_flag=True, help="Every metric of the catalogue, directions guessed where undeclared.")
+@details_option
 @picture_option
 @overwrite_option
 @common
 def command(
-    options: Options, chosen: tuple[str, ...], all_metrics: bool, picture: Path | None, overwrite: bool
+    options: Options, chosen: tuple[str, ...], all_metrics: bool, details: bool, picture: Path | None, overwrite: bool
 ) -> None:
     """Show the measured checkpoints that no other one beats in every objective."""
     from epsopt.cli.output import print_json
@@ -73,7 +74,7 @@ def command(
         )
     else:
         whole = [c.sha256 for c, row in zip(checkpoints, measured_ones, strict=True) if not np.isnan(row).any()]
-        _show(front, checkpoints, objectives, whole, n_beyond)
+        _show(front, checkpoints, objectives, whole, n_beyond, details=details)
         tell_picture(picture)
 
 
@@ -83,6 +84,8 @@ def _show(
     objectives: list[Objective],
     measured: list[str],
     n_beyond: int,
+    *,
+    details: bool,
 ) -> None:
     from epsopt.cli.output import print_wrapped
     from epsopt.cli.render import checkpoint_table, list_runs, varying
@@ -109,12 +112,12 @@ def _show(
         print_wrapped(f"{n_beyond} miss a limit ({', '.join(limits)}) and are left out.")
     if not front:
         return
-    if len({c.run_id for c in front}) > _MOST_RUNS:
+    if len({c.run_id for c in front}) > _MOST_RUNS and not details:
         labels.print_legend([c.run for c in front])
-        print_wrapped("--json names their files and hyperparameters.")
+        print_wrapped("--details prints their files and hyperparameters.")
         return
     print_wrapped()
-    list_runs(front, varying(checkpoints), labels)
+    list_runs(front, varying(checkpoints), labels, details=details)
 
 
 def _choose(

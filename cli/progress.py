@@ -1,19 +1,23 @@
-"""A progress bar on standard error, for whatever takes longer than two seconds at a terminal."""
+"""What a command is at, on standard error, once that has taken two seconds: a bar at a terminal, else one line."""
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 DELAY = 2.0
-"""Seconds before the bar appears: what is quicker needs none."""
+"""Seconds before anything appears: what is quicker needs no word."""
 
 
 @contextmanager
 def working(what: str) -> Iterator[Callable[[str, float | None], None]]:
     """Show that something is under way.
+
+    Off a terminal, each thing that takes longer than two seconds is named once, in a line of its own; how far it is,
+    is not told there.
 
     Args:
         what: the first thing that is done.
@@ -22,7 +26,8 @@ def working(what: str) -> Iterator[Callable[[str, float | None], None]]:
         A function to be called as ``say(what, share done)``; None for a share that nobody knows.
     """
     if not sys.stderr.isatty():
-        yield lambda _what, _share: None
+        with _lines(what) as say:
+            yield say
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -43,3 +48,42 @@ def working(what: str) -> Iterator[Callable[[str, float | None], None]]:
         timer.cancel()
         timer.join()
         bar.stop()
+
+
+@contextmanager
+def _lines(what: str) -> Iterator[Callable[[str, float | None], None]]:
+    """Name what is being done, each thing once, when it has taken long enough; counts in a text are no other thing."""
+    told: set[str] = set()
+    current = what
+    more, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not ended.is_set():
+            seen = current
+            more.clear()
+            if not more.wait(DELAY) and not ended.is_set() and _thing(seen) not in told:
+                told.add(_thing(seen))
+                sys.stderr.write(f"epsopt: {seen} ...\n")
+                sys.stderr.flush()
+            while _thing(current) in told and not ended.is_set():
+                more.wait()
+                more.clear()
+
+    def say(what: str, _share: float | None) -> None:
+        nonlocal current
+        if _thing(what) != _thing(current):
+            current = what
+            more.set()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield say
+    finally:
+        ended.set()
+        more.set()
+        watcher.join()
+
+
+def _thing(what: str) -> str:
+    return re.sub(r"\d+", "", what)

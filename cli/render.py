@@ -15,6 +15,7 @@ from epsopt.cli.output import (
     print_line,
     print_list,
     print_table,
+    print_wrapped,
     value,
 )
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from epsopt.optimize.objectives import Objective, Target
     from epsopt.studies.protocols import Measured
     from epsopt.zoo.catalogue.types import Checkpoint
+
+HIDDEN = "--details prints their hyperparameters."
 
 Texts = dict[str, Callable[[float | None], str]]
 
@@ -97,23 +100,29 @@ def varying(checkpoints: Sequence[Checkpoint]) -> list[str]:
     return [p.name for p in space.parameters]
 
 
-def list_runs(checkpoints: Iterable[Measured], names: Sequence[str], labels: RunLabels) -> None:
-    """Print the hyperparameters that set each checkpoint's run apart, and the checkpoints' files; nothing twice.
+def list_runs(checkpoints: Iterable[Measured], names: Sequence[str], labels: RunLabels, *, details: bool) -> None:
+    """Print the checkpoints' files run by run, nothing twice, and with `details` what sets each run apart.
 
     What runs are called comes first, so that this is the legend of the table above, too.
+
+    Args:
+        checkpoints: in the order in which they are listed.
+        names: hyperparameters that differ between runs.
+        labels: what runs are called.
+        details: whether hyperparameters are printed; otherwise a last line says how to have them.
     """
     runs: dict[tuple[str, str], list[Measured]] = {}
     for c in {c.sha256: c for c in checkpoints}.values():
         runs.setdefault((c.run, repr(sorted(c.hyperparameters.items()))), []).append(c)
     for members in runs.values():
-        known = [
-            f"{n} {value(v)}" for n in names if (v := members[0].hyperparameters.get(n)) is not None
-        ]  # fmt: skip
+        known = [f"{n} {value(v)}" for n in names if details and (v := members[0].hyperparameters.get(n)) is not None]
         print_line(labels(members[0].run) + (":" if known else ""))
         if known:
             print_list(", ".join(known))
         for c in members:
             print_line(f"  {short_path(c.path)}")
+    if names and runs and not details:
+        print_wrapped(HIDDEN)
 
 
 def short_path(path: str | Path) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, common, overwrite_option
+from epsopt.cli.options import Options, common, details_option, overwrite_option
 from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
@@ -34,11 +34,13 @@ _FEWEST_TO_COMPARE = 4
     "--further", type=click.FloatRange(min=0, min_open=True), metavar="EPOCHS",
     help="Predict what so many further epochs of 'epsopt work --budget' add to the front.",
 )  # fmt: skip
+@details_option
 @overwrite_option
 @common
 def command(
-    options: Options, page: Path | None, form: str | None, anonymous: bool, further: float | None, overwrite: bool
-) -> None:
+    options: Options, page: Path | None, form: str | None, anonymous: bool, further: float | None, details: bool,
+    overwrite: bool,
+) -> None:  # fmt: skip
     """Show predicted against measured for every proposal, and how far the intervals have held so far.
 
     Predictions are those that were made before a run was started.
@@ -78,7 +80,7 @@ def command(
         by_reason = {"page": None if page is None else str(page.resolve()), "remaining": _remaining(remaining)}
         print_json({**report_document(report), **by_reason})
         return
-    show_proposals(report, report.objectives)
+    show_proposals(report, report.objectives, details=details)
     show_steps(report)
     print_line("")
     for text in [*other_objectives(report, project), *_sentences(report)]:

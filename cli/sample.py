@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, TargetCommand, common, level_option, overwrite_option, seed_option
+from epsopt.cli.options import (
+    Options,
+    TargetCommand,
+    common,
+    details_option,
+    level_option,
+    overwrite_option,
+    seed_option,
+)
 from epsopt.cli.pictures import picture_option
 from epsopt.zoo.errors import UsageError
 
@@ -39,6 +47,7 @@ _SHOWN = 10
 @click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Write decoded weights as checkpoints.")
 @picture_option
 @overwrite_option
+@details_option
 @level_option
 @seed_option
 @common
@@ -53,6 +62,7 @@ def command(
     save: Path | None,
     picture: Path | None,
     overwrite: bool,
+    details: bool,
     level: float,
     seed: int,
 ) -> None:
@@ -94,7 +104,7 @@ def command(
     if options.json:
         print_json(_document(opened, found, merges, files, seed, level, probability))
     else:
-        _show(opened, found, merges, count, probability)
+        _show(opened, found, merges, count, probability, details=details)
         tell_picture(picture)
         if save is not None and any(files):
             from epsopt.cli.output import print_line
@@ -210,6 +220,8 @@ def _show(
     merges: Sequence[MergedCheckpoint | None],
     count: int,
     probability: float,
+    *,
+    details: bool,
 ) -> None:
     from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import formatters, list_runs, measured_row, metric_heads, near_label, varying
@@ -259,7 +271,7 @@ def _show(
         + (TARGETS_HOLD + PRODUCT if len(opened.targets) > 1 else "")
     )
     print_wrapped()
-    list_runs([p.nearest[0] for p in shown], varying(opened.checkpoints), labels)
+    list_runs([p.nearest[0] for p in shown], varying(opened.checkpoints), labels, details=details)
 
 
 def _trust_region(found: RegionSample) -> str:

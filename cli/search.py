@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, TargetCommand, common, level_option, overwrite_option, seed_option
+from epsopt.cli.options import (
+    Options,
+    TargetCommand,
+    common,
+    details_option,
+    level_option,
+    overwrite_option,
+    seed_option,
+)
 from epsopt.cli.pictures import picture_option
 
 if TYPE_CHECKING:
@@ -29,6 +37,7 @@ _ENGINES = ("gradient", "botorch", "optuna")  # optimize.ENGINES, which takes to
     help="At most so many distinct ones.",
 )
 @click.option("--neighbours", type=click.IntRange(min=1), default=3, show_default=True, help="Named in --json.")
+@details_option
 @level_option
 @seed_option
 @click.option("--no-record", is_flag=True, help="Do not keep the search as an Optuna study.")
@@ -41,6 +50,7 @@ def command(
     engine: Engine,
     answers: int,
     neighbours: int,
+    details: bool,
     level: float,
     seed: int,
     no_record: bool,
@@ -83,7 +93,7 @@ def command(
     if options.json:
         print_json(_document(opened, result, study, front, engine=engine, level=level, seed=seed))
     else:
-        _show(result, checkpoints, study, answers)
+        _show(result, checkpoints, study, answers, details=details)
         tell_picture(picture)
 
 
@@ -131,7 +141,7 @@ def _document(
     }
 
 
-def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None, limit: int) -> None:
+def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None, limit: int, *, details: bool) -> None:
     from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import (
         formatters,
@@ -170,7 +180,7 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
             f"nearest to the same real checkpoint{'' if one else 's'}."
         )
     print_wrapped()
-    list_runs([a.nearest[0] for a in result.answers], varying(checkpoints), labels)
+    list_runs([a.nearest[0] for a in result.answers], varying(checkpoints), labels, details=details)
     print_wrapped()
     if result.targets:
         if not result.targets_met:

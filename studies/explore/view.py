@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from epsopt.figures.axis_scale import AxisScale, choose_scale
-from epsopt.optimize.acquisition.confidence_bounds import measured_table
 from epsopt.optimize.bookkeeping import why_left_out
 from epsopt.optimize.latent.clusters import cluster_runs
-from epsopt.optimize.objectives import Objectives
+from epsopt.optimize.objectives import Objectives, measured_table
 from epsopt.studies.explore.columns import Column, of_values, pack
 from epsopt.studies.explore.links import links
 from epsopt.studies.explore.snapshot import Snapshot

@@ -79,6 +79,13 @@ def check(command: str, document: Any) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _no_word_of_waits():
+    """What a command says on standard error must not depend on how fast the machine is."""
+    with mock.patch("epsopt.cli.progress.DELAY", 3600.0):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
 

@@ -146,7 +146,8 @@ def test_runs_lists_past_runs_and_proposals_with_what_became_of_them(finetunes):
 def test_a_proposal_that_waits_is_a_run_too(finetunes, tmp_path):
     folder = shutil.copytree(finetunes.folder, tmp_path / "copy")
     project = load_project(folder / "epsopt.toml")
-    waits = ProposalRecord({"lr": 0.0123, "l2_to_base": 0.001, "replay": 0.1, "freeze": False})
+    assert project.space is not None
+    waits = ProposalRecord(project.space.low_discrepancy_sample(1, seed=1)[0])
     record_proposals(open_storage(project.storage), project.name, project.objectives, project.space, [waits])
     (run,) = (r for r in call(folder, "runs", "--json").document["runs"] if r["state"] == "waiting")
     assert (run["run"], run["proposal"], run["epoch"], run["checkpoints"]) == ("proposal_002", 2, None, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 
 import pytest
 
@@ -110,3 +111,54 @@ def test_a_checkpoint_in_shards_is_shown_by_its_folder(tmp_path, monkeypatch):
     folder = tmp_path / "run" / "checkpoint-3"
     assert short_path(folder / "model-00001-of-00002.safetensors") == "run/checkpoint-3"
     assert short_path(folder / "model.safetensors") == "run/checkpoint-3/model.safetensors"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def on_terminal(monkeypatch, **environment):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, text in {"TERM": "xterm-256color", "COLUMNS": "80", **environment}.items():
+        monkeypatch.setenv(name, text)
+    out = Terminal()
+    with contextlib.redirect_stdout(out):
+        print_table([Head("run", "left"), Head("acc")], [Rows([["a", "0.5"]])], 1)
+    return out.getvalue()
+
+
+def test_a_terminal_has_one_colour_and_none_where_no_color_is_set(monkeypatch):
+    def colours(text):
+        return {code for codes in re.findall(r"\x1b\[([\d;]*)m", text) for code in codes.split(";")} & set(
+            map(str, (*range(30, 50), *range(90, 108)))
+        )
+
+    assert colours(on_terminal(monkeypatch)) == {"36"}
+    assert colours(on_terminal(monkeypatch, NO_COLOR="1")) == set()
+    assert "\x1b" not in printed([Head("run")], [Rows([["a"]])], 1)
+
+
+def test_wide_terminals_are_used(monkeypatch):
+    heads = [Head("run", "left"), *(Head(f"a_metric_{i}") for i in range(9))]
+    row = [Rows([["run_1", *(f"0.{i}00" for i in range(9))]])]
+    monkeypatch.setenv("COLUMNS", "120")
+    wide = printed(heads, row, 1)
+    assert wide.count("run_1") == 1
+    assert 80 < max(len(line.rstrip()) for line in wide.splitlines()) <= 120
+    assert "a_metric_8" in wide, "no header is broken where there is room"
+
+
+def test_errors_are_broken_at_words_on_a_terminal_and_whole_elsewhere(monkeypatch):
+    from epsopt.cli.main import _print_error
+
+    text = "epsopt: " + " ".join(f"word-{i:02d}" for i in range(20))
+    monkeypatch.setenv("COLUMNS", "40")
+    for stream, lines in ((Terminal(), 5), (io.StringIO(), 1)):
+        with contextlib.redirect_stderr(stream):
+            _print_error(text)
+        shown = stream.getvalue().splitlines()
+        assert len(shown) == lines
+        assert " ".join(shown) == text, "no word is broken, nothing is lost"
+        assert lines == 1 or all(len(line) <= 40 for line in shown)

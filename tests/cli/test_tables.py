@@ -39,7 +39,11 @@ def test_search_says_that_the_data_holds_none(project):
 
 
 def test_only_hyperparameters_that_vary_are_named(project):
-    out = project("nearest", "run_000:2").out
+    short = project("nearest", "run_000:2").out
+    assert "lr " not in short
+    assert "--details prints their hyperparameters." in short
+    out = project("nearest", "run_000:2", "--details").out
+    assert "--details" not in out
     assert "lr " in out
     assert "projection" not in out
     assert "seed" not in out
