@@ -26,8 +26,8 @@ def working(what: str) -> Iterator[Callable[[str, float | None], None]]:
         A function to be called as ``say(what, share done)``; None for a share that nobody knows.
     """
     if not sys.stderr.isatty():
-        with _lines(what) as say:
-            yield say
+        with _lines(what) as named:
+            yield named
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
