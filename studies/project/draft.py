@@ -21,7 +21,10 @@ from epsopt.studies.project.template import write_project
 from epsopt.surrogate.ranges import guess_range
 from epsopt.zoo.errors import UsageError
 
-_UNREACHABLE = "it is no key of Hydra's configuration, so no override sets it"
+_UNREACHABLE = {
+    "hydra": "it is no key of Hydra's configuration, so no override sets it",
+    "lightning": "it is no key of LightningCLI's configuration, so no option sets it",
+}
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def draft_project(
     bounds = {o.name: b for o in objectives if (b := guess_range(o.name, seen.metrics[o.name])) is not None}
     form = launch_form(seen.newest, folder)
     bases = find_base(seen.hyperparameters, seen.newest, runs, folder) if isinstance(runs, type(Path())) else []
-    unreachable = {n: _UNREACHABLE for run in seen.hyperparameters for n in run if not form.sets(n)}
+    unreachable = {n: _UNREACHABLE[form.kind] for run in seen.hyperparameters for n in run if not form.sets(n)}
     alone = _alone(unreachable, seen)
     space: Space | None = None
     with contextlib.suppress(UsageError):  # nothing varies: the file shows how to say it

@@ -1,4 +1,4 @@
-"""How a project's program is launched, as far as its runs and its files tell: by Hydra's overrides or by arguments."""
+"""How a project's program is launched, as far as its runs and files tell: by Hydra, LightningCLI or arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from epsopt.optimize.space import Parameter
+from epsopt.studies.project.lightning_form import cli_script, constants, kept_config
 from epsopt.studies.project.train_command import Command
+from epsopt.zoo.layouts.lightning import cli_parameters
 
 _LARGEST = 1 << 20  # bytes of a configuration or a script that are looked at
 _ABOVE = 6  # folders above a checkpoint in which a run's configuration is looked for
@@ -19,6 +21,7 @@ _OUT = (
     "default-root-dir", "work-dir",
 )  # fmt: skip
 _EPOCHS = frozenset({"epochs", "max_epochs", "num_epochs", "n_epochs", "num_train_epochs"})
+_MAX_EPOCHS = "trainer.max_epochs"
 _START = ("init-from", "init-checkpoint", "pretrained", "checkpoint", "ckpt", "load-from")
 
 
@@ -27,11 +30,12 @@ class LaunchForm:
     """How one run is launched.
 
     Attributes:
-        kind: ``hydra`` or ``arguments``.
+        kind: ``hydra``, ``lightning`` (LightningCLI) or ``arguments``.
         script: the program, relative to `cwd`.
         cwd: the folder that it starts in; None: the project file's.
-        keys: of Hydra's configuration that an override may set, with what stands before it (``+`` for a new one).
-        constants: overrides that all runs had, as they are.
+        keys: of the configuration of Hydra or LightningCLI that a run may set, with what stands before it in an
+            override (``+`` for a new one).
+        constants: of Hydra, overrides that all runs had, as they are; of LightningCLI, arguments of each run.
         text: of the script, where it was found.
     """
 
@@ -44,7 +48,7 @@ class LaunchForm:
 
     def sets(self, name: str) -> bool:
         """Whether the program takes a hyperparameter, as far as is known."""
-        return self.kind != "hydra" or name in self.keys
+        return self.kind == "arguments" or name in self.keys
 
     def command(
         self, parameters: Sequence[Parameter], seeds: Mapping[str, int | None], fixed: Mapping[str, Any] | None = None
@@ -58,6 +62,8 @@ class LaunchForm:
         """
         if self.kind == "hydra":
             return self._overrides(parameters, seeds), []
+        if self.kind == "lightning":
+            return self._options(parameters, seeds), []
         unknown: list[str] = []
 
         def flag(name: str, others: Sequence[str] = ()) -> str:
@@ -107,6 +113,16 @@ class LaunchForm:
         items += [(f"{key}={{epochs}}",) for key in said if key.rpartition(".")[2] in _EPOCHS][:1]
         return tuple(items)
 
+    def _options(self, parameters: Sequence[Parameter], seeds: Mapping[str, int | None]) -> Command:
+        items: list[str | tuple[str, ...]] = ["{python}", self.script, *self.constants]
+        for p in parameters:
+            text = f"--{p.name}={{{p.name}}}"
+            items.append((text,) if p.active_when is not None or p.may_be_absent else text)
+        items += [f"--{name}=" + ("{seed}" if seed is None else str(seed)) for name, seed in seeds.items()]
+        if _MAX_EPOCHS not in {p.name for p in parameters}:
+            items.append((f"--{_MAX_EPOCHS}={{epochs}}",))
+        return tuple(items)
+
 
 def launch_form(checkpoints: Sequence[Path], folder: Path) -> LaunchForm:
     """Find out how the runs of some checkpoints were launched.
@@ -116,19 +132,51 @@ def launch_form(checkpoints: Sequence[Path], folder: Path) -> LaunchForm:
         folder: of the project file; scripts are looked for in it.
 
     Returns:
-        Hydra's form where all of them lie below a folder ``.hydra``; otherwise arguments of the script in the folder
+        Hydra's form where all of them lie below a folder ``.hydra``, LightningCLI's where all have its configuration
+        beside them; otherwise arguments of the script in the folder
         that parses most, ``train.py`` where there is none.
     """
     places = [found for path in checkpoints if (found := _hydra_folder(path)) is not None]
     if places and len(places) == len(checkpoints):
         return _hydra_form(places, folder)
     scripts = sorted(folder.glob("*.py"))[:_MOST] if folder.is_dir() else []
-    texts = {script.name: text for script in scripts if "--" in (text := _read(script))}
+    every = {script.name: _read(script) for script in scripts}
+    configs = _Configs()
+    kept = [place for path in checkpoints if (place := kept_config(path, configs)) is not None]
+    if kept and len(kept) == len(checkpoints):
+        return _lightning_form(kept, configs, every, folder)
+    texts = {name: text for name, text in every.items() if "--" in text}
     parsers = {name: len(re.findall(r"[\"']--[a-zA-Z]", text)) for name, text in texts.items()}
     best = max(parsers, key=lambda name: (parsers[name], "train" in name), default=None)
     if best is None or not parsers[best]:
         return LaunchForm("arguments", "train.py")
     return LaunchForm("arguments", best, text=texts[best])
+
+
+class _Configs(dict[Path, Any]):
+    """Configurations by their path, each read once."""
+
+    def __missing__(self, place: Path) -> Any:
+        self[place] = _parsed(place) if _is_file(place) else None
+        return self[place]
+
+
+def _is_file(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except OSError:
+        return False
+
+
+def _lightning_form(
+    kept: Sequence[Path], configs: Mapping[Path, Any], scripts: Mapping[str, str], folder: Path
+) -> LaunchForm:
+    script = cli_script(scripts)
+    newest = kept[-1]
+    named = str(newest.relative_to(folder)) if newest.is_relative_to(folder) else str(newest)
+    said = constants(named, configs[newest], scripts.get(script or "", ""))
+    keys = {name: "" for place in kept for name in cli_parameters(configs[place])}
+    return LaunchForm("lightning", script or "train.py", folder if script else None, keys, tuple(said))
 
 
 def _hydra_folder(checkpoint: Path) -> Path | None:

@@ -279,7 +279,10 @@ def _train(
     known = space is not None and (form.cwd is not None or bool(form.text)) and not unknown
     lines = ["[train]", *_array(guess).splitlines(), f"cwd = {tomlkit.item(_below(folder, form.cwd)).as_string()}"]
     if known:
-        how = "by Hydra's overrides" if form.kind == "hydra" else f"by arguments that {form.script} has"
+        how = {
+            "hydra": "by Hydra's overrides",
+            "lightning": "by LightningCLI with the configuration of the newest run",
+        }.get(form.kind, f"by arguments that {form.script} has")
         about += f"# Guessed from past runs, which were launched {how}: check it with 'epsopt work --dry-run'.\n"
         return about + "".join(f"{line}\n" for line in lines)
     if unknown and form.text:

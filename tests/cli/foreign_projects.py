@@ -139,7 +139,7 @@ def hydra_runs(folder: Path, runs: int = 10, epochs: int = 3) -> Path:
         line += [f"optimizer.momentum={rng.uniform(0.5, 0.98):.3f}"] if optimizer == "sgd" else []
         lines.append(line)
     (folder / "lines.json").write_text(json.dumps(lines))
-    _train(folder, "train.py", "--several", "lines.json")
+    train(folder, "train.py", "--several", "lines.json")
     return folder / "outputs"
 
 
@@ -263,11 +263,12 @@ def finetune_runs(folder: Path, runs: int = 12, epochs: int = 4) -> Path:
         for i in range(runs)
     ]  # fmt: skip
     (folder / "lines.json").write_text(json.dumps(lines))
-    _train(folder, "train.py", "--several", "lines.json")
+    train(folder, "train.py", "--several", "lines.json")
     return folder / "runs"
 
 
-def _train(folder: Path, *arguments: str) -> None:
+def train(folder: Path, *arguments: str) -> None:
+    """Run a program in a folder."""
     quiet = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=quiet, capture_output=True, text=True, check=False

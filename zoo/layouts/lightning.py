@@ -1,5 +1,8 @@
 """PyTorch Lightning: ``version_N/{hparams.yaml, metrics.csv, checkpoints/*.ckpt}``; the run is ``version_N``.
 
+LightningCLI keeps beside them the configuration with which it may be launched again, ``config.yaml``: its names
+(``model.lr``, ``trainer.max_epochs``) are those that the command line takes.
+
 A checkpoint is Lightning's if it says ``pytorch-lightning_version``, wherever it lies. A metric with a slash in the
 pattern of its name (``{epoch}-{val/loss:.2f}``) makes folders, ``epoch=0-val/loss=0.50.ckpt``: they are no runs.
 """
@@ -31,6 +34,9 @@ VERSION = "pytorch-lightning_version"
 
 _HOLDER = "checkpoints"
 _LOGGED = ("hparams.yaml", "metrics.csv")
+CONFIG = "config.yaml"
+_CLI_PARTS = ("trainer", "model")  # of every configuration that LightningCLI writes
+_PLACES = ("trainer.logger", "trainer.default_root_dir", "trainer.callbacks")  # they say where, not how, it trains
 _LOGGERS = ("csv", "csv_logs", "lightning_logs", "logs", "tb_logs", "tensorboard")
 _ADVICE = "let ModelCheckpoint save without dirpath=, beside its log, or into a folder called as its version"
 _ABOVE = 3
@@ -78,13 +84,13 @@ def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     ours = [folder for folder in held if folder.is_relative_to(run) and _HOLDER in folder.relative_to(run).parts]
     if not any(name.endswith(".ckpt") for folder in ours for name in folders.names(folder)):
         log = log_elsewhere(run, held, folders)
-        return [] if log is None else folders.those(log, _LOGGED)
+        return [] if log is None else folders.those(log, (*_LOGGED, CONFIG))
     # A logger with a folder of its own, as in lightning-hydra-template: of several versions nothing says which it is.
     tops = folders.those(run, _LOGGERS)
     versions = [top / name for top in tops for name in folders.names(top) if _VERSION.fullmatch(name)]
     nested = versions if len(versions) == 1 else [] if versions else tops
     missing = [name for name in _LOGGED if name not in folders.names(run)]
-    return [*folders.those(run, _LOGGED), *(f for top in nested for f in folders.those(top, missing))]
+    return [*folders.those(run, (*_LOGGED, CONFIG)), *(f for top in nested for f in folders.those(top, missing))]
 
 
 def undecided(run: Path, held: Sequence[Path], folders: Folders) -> Undecided | None:
@@ -217,13 +223,30 @@ def _scores(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_side_files(sides: SideFileReader) -> RunMetadata:
-    """Read hparams.yaml and metrics.csv."""
+    """Read hparams.yaml, metrics.csv and LightningCLI's config.yaml."""
     metadata = RunMetadata(failures=sides.failures)
     for file in sides.named("hparams.yaml"):
         metadata.hyperparameters = flat(sides.yaml(file))
+    for file in sides.named(CONFIG):
+        metadata.hyperparameters |= cli_parameters(sides.yaml(file))
     for file in sides.named("metrics.csv"):
         metadata.rows = rows_of(sides.table(file))
     return metadata
+
+
+def is_cli_config(tree: object) -> bool:
+    """Whether a configuration is one that LightningCLI wrote."""
+    return isinstance(tree, Mapping) and all(isinstance(tree.get(part), Mapping) for part in _CLI_PARTS)
+
+
+def cli_parameters(tree: object) -> dict[str, Any]:
+    """Return the hyperparameters of LightningCLI's configuration, called as its command line calls them.
+
+    What is not set is left out, and so is where a run writes; none of a configuration of another program.
+    """
+    if not is_cli_config(tree):
+        return {}
+    return {n: v for n, v in flat(tree).items() if v is not None and not n.startswith(_PLACES)}
 
 
 LAYOUT = Layout(
