@@ -20,7 +20,7 @@ _OUT = (
     "out", "output", "out-dir", "output-dir", "outdir", "run-dir", "save-dir", "logdir", "log-dir", "results-dir",
     "default-root-dir", "work-dir",
 )  # fmt: skip
-_EPOCHS = frozenset({"epochs", "max_epochs", "num_epochs", "n_epochs", "num_train_epochs"})
+_EPOCHS = ("epochs", "max_epochs", "num_epochs", "n_epochs", "num_train_epochs")
 _MAX_EPOCHS = "trainer.max_epochs"
 _START = ("init-from", "init-checkpoint", "pretrained", "checkpoint", "ckpt", "load-from")
 
@@ -88,7 +88,8 @@ class LaunchForm:
             ):
                 items += [f"--{spelled}", str(value).replace("{", "{{").replace("}", "}}")]
         known = {p.name for p in parameters}
-        if "epochs" not in known and (spelled := self._spelling("epochs")) is not None:
+        spelled = next((s for n in _EPOCHS if (s := self._spelling(n)) is not None), None)
+        if spelled is not None and not known.intersection(_EPOCHS):
             items.append((f"--{spelled}", "{epochs}"))  # after what all runs had: the last one counts
         start = next((s for n in _START if (s := self._spelling(n)) is not None), None)
         if start is not None:

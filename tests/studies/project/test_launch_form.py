@@ -63,6 +63,15 @@ def test_arguments_are_spelled_as_the_program_parses_them(tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("flag", ["--max_epochs", "--num-train-epochs"])
+def test_epochs_are_given_by_the_name_that_the_program_has_for_them(tmp_path, flag):
+    (tmp_path / "train.py").write_text(f'add("--lr"), add("--out"), add("{flag}")\n')
+    form = launch_form([tmp_path / "runs" / "a" / "last.pt"], tmp_path)
+    assert form.command([Parameter("lr", "float")], {})[0][-1] == (flag, "{epochs}")
+    own = flag.strip("-").replace("-", "_")
+    assert (flag, "{epochs}") not in form.command([Parameter(own, "int", 1, 9)], {})[0]
+
+
 def test_what_the_program_does_not_parse_is_named(tmp_path):
     (tmp_path / "train.py").write_text('add("--lr"), add("--out")\n')
     form = launch_form([tmp_path / "runs" / "a" / "last.pt"], tmp_path)
