@@ -46,7 +46,7 @@ def command(
     """
     from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
-    from epsopt.cli.workspace import DEFAULT_STORAGE
+    from epsopt.cli.workspace import DEFAULT_STORAGE, note_unseen_arguments
 
     with working("reading the newest checkpoint of each run") as say:
         from epsopt.studies.project.draft import draft_project
@@ -71,7 +71,7 @@ def command(
     except UsageError as error:
         hint = " (--force replaces it)" if file.exists() and not force else ""
         raise UsageError(f"{error}{hint}") from error
-    load_project(file)  # what was written must be what every other command takes
+    note_unseen_arguments(load_project(file))  # what was written must be what every other command takes
     for metric in draft.nameless:
         why = "its name is too long or unprintable, and [metrics.rename] gives it another"
         note(f"the metric {metric[:60]} is no objective: {why}")

@@ -54,7 +54,7 @@ def command(
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
-    from epsopt.cli.workspace import note_followed, open_map
+    from epsopt.cli.workspace import note_followed, note_unseen_arguments, open_map
     from epsopt.studies.optuna_io.queue import study_name
 
     form = "json" if options.json else form
@@ -79,6 +79,7 @@ def command(
             check=as_hydra if form == "hydra" else None, progress=progress,
         )  # fmt: skip
     opened.note_unseen()
+    note_unseen_arguments(project)
     study = None if no_record else study_name(project.name)
     commands = [_command(project, p, number) for p, number in zip(proposed.proposals, proposed.numbers, strict=True)]
     if form == "json":

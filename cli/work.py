@@ -90,7 +90,7 @@ def command(options: Options, wanted: dict[str, float], dry_run: bool, **given: 
     from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.work_output import EventPrinter, all_dropped, show_dry_run, show_work, target_text, work_document
-    from epsopt.cli.workspace import note_followed, open_workspace, resolve_targets
+    from epsopt.cli.workspace import note_followed, note_unseen_arguments, open_workspace, resolve_targets
     from epsopt.zoo.catalogue.catalogue import Catalogue
 
     with working("opening the studies"):
@@ -108,6 +108,7 @@ def command(options: Options, wanted: dict[str, float], dry_run: bool, **given: 
             if asked.budget is not None:
                 check_steps(project, storage, catalogue, asked.length)
             reached = reached_already(project, catalogue, settings) if dry_run else None
+    note_unseen_arguments(project)
     if dry_run:
         show_dry_run(project, storage, asked.runs, asked.budget, reached, asks=asked.asks, as_json=options.json)
         return

@@ -154,6 +154,18 @@ def note_unseen(number: int) -> None:
         note(f"{unknown} not on the map yet: 'epsopt fit' learns {'it' if number == 1 else 'them'}")
 
 
+def note_unseen_arguments(project: Project) -> None:
+    """Tell the user which options of the train command its program is not seen to take, before a run is launched."""
+    from epsopt.cli.output import note
+    from epsopt.studies.project.launch_form import unseen_arguments
+
+    script, unseen = unseen_arguments(project.command or (), project.cwd)
+    if unseen:
+        it = "it" if len(unseen) == 1 else "them"
+        said = f"{script} is not seen to take {', '.join(unseen)}, and the train command gives {it}"
+        note(f"{said}: change [train] command")
+
+
 def open_map(options: Options, wanted: dict[str, float]) -> OpenProject:
     """Open the project, its catalogue and its map, and understand the targets.
 

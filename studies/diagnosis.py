@@ -11,6 +11,7 @@ from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.space_inference import infer_space_of, left_out
 from epsopt.studies.project.find_base import base_line, base_to_name
+from epsopt.studies.project.launch_form import unseen_arguments
 from epsopt.studies.project.project import Project
 from epsopt.surrogate.ranges import range_text
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -176,7 +177,8 @@ def _role(name: str, project: Project | None, checkpoints: Sequence[Checkpoint])
 
 def _in_words(p: Parameter) -> str:
     if p.kind == "categorical":
-        text = "one of " + ", ".join("none" if c is None else str(c) for c in p.choices)
+        words = {"None": "none", "True": "true", "False": "false"}  # as epsopt.toml and command lines have them
+        text = "one of " + ", ".join(words.get(repr(c), str(c)) for c in p.choices)
     else:
         text = f"{p.kind} from {p.low:.6g} to {p.high:.6g}" + (", logarithmic" if p.log else "")
         text += ", or none" if p.optional else ""
@@ -231,9 +233,12 @@ def _work(project: Project | None) -> Readiness:
     program = '[train] command = ["{python}", "train.py", "--out", "{out}", "--lr", "{lr}"]'
     script = next((item for item in command if isinstance(item, str) and item.endswith(".py")), None)
     gone = script is not None and project is not None and not (project.cwd / script).is_file()
+    unseen = [] if project is None else unseen_arguments(command, project.cwd)[1]
+    other = '[train] command = [..., "--NAME", "{NAME}"]'
     return _readiness(
         "work",
         (not command, "there is no train command", program),
+        (bool(unseen), f"{script} is not seen to take {', '.join(unseen)}", other),
         (gone, f"its program {script} is not in {project.cwd if project else ''}", '[train] cwd = "FOLDER"'),
     )
 

@@ -67,7 +67,7 @@ class LaunchForm:
         unknown: list[str] = []
 
         def flag(name: str, others: Sequence[str] = ()) -> str:
-            found = next((s for n in (name, *others) if (s := self._spelling(n)) is not None), None)
+            found = next((s for n in (name, *others) if (s := self.spelling(n)) is not None), None)
             if found is None:
                 unknown.append(f"--{name.replace('_', '-')}")
             return f"--{found or name.replace('_', '-')}"
@@ -79,7 +79,7 @@ class LaunchForm:
         for name, seed in seeds.items():
             items += [flag(name), "{seed}" if seed is None else str(seed)]
         for name, value in (fixed or {}).items():
-            spelled = self._spelling(name)
+            spelled = self.spelling(name)
             if (
                 spelled is not None
                 and name not in seeds
@@ -88,16 +88,20 @@ class LaunchForm:
             ):
                 items += [f"--{spelled}", str(value).replace("{", "{{").replace("}", "}}")]
         known = {p.name for p in parameters}
-        spelled = next((s for n in _EPOCHS if (s := self._spelling(n)) is not None), None)
+        spelled = next((s for n in _EPOCHS if (s := self.spelling(n)) is not None), None)
         if spelled is not None and not known.intersection(_EPOCHS):
             items.append((f"--{spelled}", "{epochs}"))  # after what all runs had: the last one counts
-        start = next((s for n in _START if (s := self._spelling(n)) is not None), None)
+        start = next((s for n in _START if (s := self.spelling(n)) is not None), None)
         if start is not None:
             items.append((f"--{start}", "{init_from}"))
         return tuple(items), unknown
 
-    def _spelling(self, name: str) -> str | None:
-        """How the script spells an argument; None: it has none of that name."""
+    def spelling(self, name: str) -> str | None:
+        """Return how the script spells an argument; None: it has none of that name.
+
+        Args:
+            name: of the argument, without dashes in front.
+        """
         spellings = dict.fromkeys((name.replace("_", "-"), name, name.replace("-", "_")))
         return next((s for s in spellings if re.search(rf"--{re.escape(s)}(?![\w-])", self.text)), None)
 
@@ -152,6 +156,32 @@ def launch_form(checkpoints: Sequence[Path], folder: Path) -> LaunchForm:
     if best is None or not parsers[best]:
         return LaunchForm("arguments", "train.py")
     return LaunchForm("arguments", best, text=texts[best])
+
+
+def unseen_arguments(command: Command, cwd: Path) -> tuple[str, list[str]]:
+    """Return the program of a train command, and which of the command's options it is not seen to take.
+
+    An option is taken where the program's text has it. Where that has fewer than half of them, its options are made
+    elsewhere (by another module, from a dataclass), and nothing is said of any.
+
+    Args:
+        command: of the project file.
+        cwd: the folder that it starts in.
+
+    Returns:
+        The program as the command names it, and the options without values, in their order; an empty text and none
+        where no script is named or it cannot be read.
+    """
+    words = [text for item in command for text in ([item] if isinstance(item, str) else item)]
+    script = next((word for word in words if word.endswith(".py")), None)
+    text = "" if script is None else _read(cwd / script)
+    if script is None or not text:
+        return "", []
+    found = (re.match(r"--([A-Za-z][\w.-]*)(?:=|$)", word) for word in words)
+    options = list(dict.fromkeys(match[1] for match in found if match is not None))
+    form = LaunchForm("arguments", script, text=text)
+    unseen = [name for name in options if form.spelling(name) is None]
+    return script, [f"--{name}" for name in unseen] if 2 * len(unseen) <= len(options) else []
 
 
 class _Configs(dict[Path, Any]):

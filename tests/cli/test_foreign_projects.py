@@ -143,6 +143,16 @@ def test_runs_lists_past_runs_and_proposals_with_what_became_of_them(finetunes):
     assert (wrong.status, "known: past, waiting, running, trained" in wrong.err) == (2, True)
 
 
+def test_a_renamed_option_is_named_where_the_project_is_looked_at(finetunes, tmp_path):
+    folder = shutil.copytree(finetunes.folder, tmp_path / "copy")
+    script = folder / "train.py"
+    script.write_text(script.read_text().replace('"--replay"', '"--share-of-old"'))
+    said = "train.py is not seen to take --replay"
+    assert said in call(folder, "doctor").out
+    assert f"{said}, and the train command gives it" in " ".join(call(folder, "work", "--dry-run").err.split())
+    assert "is not seen to take" not in finetunes("doctor").out
+
+
 def test_a_proposal_that_waits_is_a_run_too(finetunes, tmp_path):
     folder = shutil.copytree(finetunes.folder, tmp_path / "copy")
     project = load_project(folder / "epsopt.toml")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from epsopt.optimize import Parameter
-from epsopt.studies.project.launch_form import launch_form
+from epsopt.studies.project.launch_form import launch_form, unseen_arguments
 
 LR = Parameter("optimizer.lr", "float", 1e-4, 1e-1, log=True)
 MOMENTUM = Parameter("optimizer.momentum", "float", 0.5, 0.9, active_when=("optimizer", ("sgd",)))
@@ -76,6 +76,24 @@ def test_what_the_program_does_not_parse_is_named(tmp_path):
     (tmp_path / "train.py").write_text('add("--lr"), add("--out")\n')
     form = launch_form([tmp_path / "runs" / "a" / "last.pt"], tmp_path)
     assert form.command([Parameter("lr", "float"), Parameter("depth", "int", 1, 3)], {})[1] == ["--depth"]
+
+
+def _unseen(folder, text, *options):
+    (folder / "train.py").write_text(text)
+    return unseen_arguments(("{python}", "train.py", *options), folder)
+
+
+def test_an_option_that_the_program_calls_otherwise_is_named_before_a_run_is_launched(tmp_path):
+    text = 'add("--out"), add("--learning_rate"), add("--weight-decay")\n'
+    found = _unseen(tmp_path, text, "--out", "{out}", "--lr", "{lr}", ("--weight_decay={weight_decay}",))
+    assert found == ("train.py", ["--lr"])
+
+
+def test_nothing_is_said_of_options_that_are_made_elsewhere(tmp_path):
+    options = ("--out", "{out}", "--lr", "{lr}", "--depth", "{depth}")
+    assert _unseen(tmp_path, "args = HfArgumentParser(Config).parse()  # --out\n", *options)[1] == []
+    assert unseen_arguments(("{python}", "-m", "package.train", *options), tmp_path) == ("", [])
+    assert unseen_arguments(("{python}", "gone.py", *options), tmp_path) == ("", [])
 
 
 def test_without_any_program_a_usual_one_is_proposed(tmp_path):
