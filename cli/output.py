@@ -218,7 +218,8 @@ def formatter(values: Iterable[float | None]) -> Callable[[float | None], str]:
     known = [abs(v) for v in values if v is not None and math.isfinite(v)]
     largest = max(known, default=0.0)
     decimals = 3 if largest < 10 else max(0, 4 - len(str(int(largest))))
-    plainly = not known or (sorted(known)[len(known) // 2] >= 0.01 and largest < 1e6) or largest == 0.0
+    some = sorted(v for v in known if v)  # zeros look well in every form
+    plainly = not some or (some[len(some) // 2] >= 0.01 and largest < 1e6)
 
     def text(value: float | None) -> str:
         if value is None or math.isnan(value):

@@ -24,6 +24,7 @@ from epsopt.zoo.errors import UsageError
         ([None, float("nan"), 0.5], ["-", "-", "0.500"]),
         ([-0.0001, 0.5, 0.6], ["0.000", "0.500", "0.600"]),
         ([0.0, 0.0], ["0.000", "0.000"]),
+        ([0.0, 0.0, 0.0, 0.526, 0.888], ["0.000", "0.000", "0.000", "0.526", "0.888"]),
     ],
 )
 def test_numbers_have_three_or_four_significant_digits(values, texts):
