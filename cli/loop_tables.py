@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from epsopt.cli.output import Head, Rows, formatter, print_line, print_list, print_table, print_wrapped, value
+from epsopt.cli.output import (
+    HYPERVOLUME,
+    Head,
+    Rows,
+    formatter,
+    print_line,
+    print_list,
+    print_table,
+    print_wrapped,
+    value,
+)
 from epsopt.cli.render import HIDDEN, formatters, short_path
 from epsopt.cli.run_labels import RunLabels
 from epsopt.zoo.formatting import count
@@ -81,7 +91,7 @@ def proposals_page_table(report: LoopReport, objectives: Sequence[Objective]) ->
     for p, group in zip(report.proposals, groups, strict=True):
         params = ", ".join(f"{n} {value(v)}" for n, v in p.params.items())
         start = [] if p.init_from is None else [f"from {short_path(p.init_from)}"]
-        about = "; ".join([*_sentences_of(p), params, *start])
+        about = "; ".join([*_sentences_of(p, report.joined), params, *start])
         rows += [[*row, about if i == 0 else ""] for i, row in enumerate(group)]
     return [*heads, "hyperparameters, and why"], rows
 
@@ -94,7 +104,7 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective], *, detai
     print_table([Head("#"), Head("", "left"), *map(Head, heads[2:])], [Rows(rows) for rows in groups], keep=2)
     print_line("")
     for p in report.proposals:
-        said = [labels.in_text(text) for text in _sentences_of(p)]
+        said = [labels.in_text(text) for text in _sentences_of(p, report.joined)]
         print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in said[:1]))
         for text in said[1:]:
             print_wrapped(text, "  ")
@@ -106,7 +116,7 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective], *, detai
         print_wrapped(HIDDEN)
 
 
-def _sentences_of(p: ProposalOutcome) -> list[str]:
+def _sentences_of(p: ProposalOutcome, joined: Collection[int]) -> list[str]:
     """What is said of a proposal beside its figures, a line each: why it was chosen, and what came of it."""
     from epsopt.studies.report.report import WORDS
 
@@ -119,7 +129,11 @@ def _sentences_of(p: ProposalOutcome) -> list[str]:
         gain = (
             f"{p.step.realized_gain:.2g} to the hypervolume" if p.step.realized_gain else "nothing to the hypervolume"
         )
-        said.append(f"added {gain} in {count(f'{p.step.epochs:g}', 'epoch')}")
+        used, planned = f"{p.step.epochs:g}", f"{p.step.planned or p.step.epochs:g}"
+        said.append(f"added {gain} in {count(used, 'epoch') if used == planned else f'{used} of {planned} epochs'}")
+    if p.joins_front is not None and p.measured is not None:
+        verdict = "is on the front" if p.number in joined else "is not on the front"
+        said.append(f"was predicted to join the front with P {p.joins_front:.2f}, and {verdict}")
     return said
 
 
@@ -180,7 +194,7 @@ def front_sentences(report: LoopReport) -> list[str]:
             f"Merged checkpoints, measured, not trained: {merge_gain.after:.4f} with them ({merge_gain.relative:+.1%} "
             f"beyond all that was trained); {len(merge_gain.joined)} of {len(report.merged)} are on that front."
         )
-    return said
+    return [*said, HYPERVOLUME]
 
 
 def best_meeting(
@@ -227,7 +241,7 @@ def proposals_json(report: LoopReport) -> list[dict[str, Any]]:
             "reason": p.reason,
             "measured": None if p.measured is None else dict(p.measured),
             "compared": any(p.compared(name) is not None for name in p.point),
-            "step": None if p.step is None else asdict(p.step),
+            "step": None if p.step is None else {n: v for n, v in asdict(p.step).items() if n != "planned"},
             "path": p.path,
             "failure": p.failure,
         }

@@ -253,7 +253,7 @@ def _document(
 def _show(
     merged: Merged, objectives: Sequence[Objective], folder: Path, project: Project, budget: int, labels: RunLabels
 ) -> None:
-    from epsopt.cli.output import Head, Rows, print_line, print_table, print_wrapped
+    from epsopt.cli.output import HYPERVOLUME, Head, Rows, print_line, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
 
     result = merged.result
@@ -288,4 +288,5 @@ def _show(
         f"All values are measured by {project.evaluate}. {len(result.joined)} of {n - len(letters)} merges (*) are on "
         f"the measured front; its hypervolume went from {result.before:.4g} to {result.after:.4g}{gain}."
     )
+    print_wrapped(HYPERVOLUME)
     print_line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")

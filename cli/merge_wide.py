@@ -117,7 +117,7 @@ def show_wide(
     labels: RunLabels,
 ) -> None:
     """Print the merges that joined the front, what they are made of, and how far the front moved."""
-    from epsopt.cli.output import Head, Rows, print_line, print_list, print_table, print_wrapped
+    from epsopt.cli.output import HYPERVOLUME, Head, Rows, print_line, print_list, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
 
     sources, names = wide.sources, [o.name for o in objectives]
@@ -165,6 +165,7 @@ def show_wide(
         f"merges are on the measured front; its hypervolume went from {wide.before:.4g} to {wide.after:.4g}{gain}."
         f"{spent}"
     )
+    print_wrapped(HYPERVOLUME)
     print_line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")
 
 

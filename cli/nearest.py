@@ -112,7 +112,7 @@ def _find_encoded(
 
 
 def _show(found: _Found, checkpoints: Sequence[Checkpoint], workspace: Workspace, *, details: bool) -> None:
-    from epsopt.cli.output import formatter, print_line, print_wrapped
+    from epsopt.cli.output import DISTANCE, formatter, print_line, print_wrapped
     from epsopt.cli.render import checkpoint_table, list_runs, varying
     from epsopt.cli.run_labels import RunLabels
 
@@ -123,6 +123,8 @@ def _show(found: _Found, checkpoints: Sequence[Checkpoint], workspace: Workspace
     text = formatter(n.distance for n in found.neighbours)
     extra = ("latent\ndistance", [text(n.distance) for n in found.neighbours])
     checkpoint_table(found.neighbours, workspace.shown_metrics(found.metric_names), objectives, labels, extra)
+    print_wrapped()
+    print_wrapped(DISTANCE.strip())
     print_wrapped()
     list_runs(found.neighbours, varying(checkpoints), labels, details=details)
     if not found.known_architecture:

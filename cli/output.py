@@ -20,6 +20,11 @@ LABEL = 22
 """Widest label of a row: beside it, three metrics with their intervals fit into 80 columns."""
 TARGETS_HOLD = " P: probability that all targets hold."
 PRODUCT = " It is the product over single targets: errors of different metrics are taken as independent."
+DISTANCE = " Latent distance: how far apart two checkpoints lie on the map; it has no unit, so compare it with others."
+HYPERVOLUME = (
+    "Hypervolume: how much of what is possible the measured front beats, down to a point that is just not good enough; "
+    "it grows whenever a new trade-off is found."
+)
 _NAME = 16
 _GAP = 2
 _ACCENT = "cyan"  # the only colour, of headers; rich leaves it out off a terminal and where NO_COLOR is set

@@ -241,7 +241,7 @@ def _table(
     rows: list[tuple[int, CheckpointContents, Assessment]], names: tuple[str, ...], level: float, labels: RunLabels
 ) -> None:
     """Print predicted metrics beside what the file says and what the nearest known checkpoint measured."""
-    from epsopt.cli.output import Head, Rows, print_table, print_wrapped
+    from epsopt.cli.output import DISTANCE, Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, near_label, predicted_rows
 
     values = [m for _, r, a in rows for m in (r.metrics, a.point, a.low, a.high, a.nearest.metrics)]
@@ -258,6 +258,7 @@ def _table(
     print_wrapped()
     print_wrapped(
         "The last row of each is the nearest checkpoint that the map knows (its latent distance) as it was measured."
+        + DISTANCE
     )
     print_wrapped("Predicted values are predicted, not evaluated.")
     print_wrapped()

@@ -223,7 +223,7 @@ def _show(
     *,
     details: bool,
 ) -> None:
-    from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
+    from epsopt.cli.output import DISTANCE, PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import formatters, list_runs, measured_row, metric_heads, near_label, varying
     from epsopt.cli.run_labels import RunLabels
 
@@ -268,6 +268,7 @@ def _show(
     print_wrapped(
         f"{found.share:.0%} of the points proposed inside the trust region meet the targets. Samples lie "
         f"{found.spacing:.2f} apart (median). {_trust_region(found)}"
+        + DISTANCE
         + (TARGETS_HOLD + PRODUCT if len(opened.targets) > 1 else "")
     )
     print_wrapped()

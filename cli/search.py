@@ -142,7 +142,7 @@ def _document(
 
 
 def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None, limit: int, *, details: bool) -> None:
-    from epsopt.cli.output import PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
+    from epsopt.cli.output import DISTANCE, PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import (
         formatters,
         list_runs,
@@ -170,14 +170,15 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
     print_wrapped(
         "Predicted values are predicted, not evaluated. The last row of each answer is the nearest real checkpoint "
         "(its latent distance) as it was measured."
+        + DISTANCE
         + (TARGETS_HOLD if result.targets else "")
         + (PRODUCT if len(result.targets) > 1 else "")
     )
     if len(result.answers) < limit:
         one = len(result.answers) == 1
         print_wrapped(
-            f"Only {count(len(result.answers), 'distinct answer')}: whatever else may be on the predicted front lies "
-            f"nearest to the same real checkpoint{'' if one else 's'}."
+            f"{count(len(result.answers), 'answer')} instead of {limit}, each nearest to another real checkpoint: all "
+            f"other points of the predicted front lie nearest to {'the same one' if one else 'one of these'}."
         )
     print_wrapped()
     list_runs([a.nearest[0] for a in result.answers], varying(checkpoints), labels, details=details)

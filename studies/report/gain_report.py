@@ -26,12 +26,14 @@ class CompletedStep:
             early, a share of that.
         realized_gain: hypervolume that its checkpoints added to the front of all checkpoints read before its last.
         epochs: number that all of its attempts used.
+        planned: number that it was planned to use; None: it had no plan.
     """
 
     kind: str
     predicted_gain: float
     realized_gain: float
     epochs: float
+    planned: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def taken_steps(
         mine = set[int]().union(*(own.get(n, ()) for n in attempts))
         share = min(max(epochs, 1) / plan.cost, 1.0)
         realized_gain = measured.realized_gain(mine, plan.reference_point)
-        out[trial.number] = CompletedStep(plan.kind, share * plan.predicted_gain, realized_gain, float(epochs))
+        out[trial.number] = CompletedStep(
+            plan.kind, share * plan.predicted_gain, realized_gain, float(epochs), float(plan.epochs)
+        )
     return out
 
 

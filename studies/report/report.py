@@ -134,6 +134,7 @@ class LoopReport:
         control_runs: runs that would have been stopped early, in order.
         steps: predicted and realized gain of the scheduler's steps, kind by kind; none where it was never followed.
         objectives: that the proposals were made for; the project file may name others by now.
+        joined: numbers of the proposals with a checkpoint on the front of what was trained.
     """
 
     proposals: tuple[ProposalOutcome, ...]
@@ -148,6 +149,7 @@ class LoopReport:
     control_runs: tuple[ControlRun, ...] = ()
     steps: tuple[StepsOfKind, ...] = ()
     objectives: tuple[Objective, ...] = ()
+    joined: frozenset[int] = frozenset()
 
     def idle_seconds(self) -> list[float]:
         """Return for how many seconds a slot was empty before each launch, in order."""
@@ -217,6 +219,9 @@ def loop_report(
         merged=merged,
         steps=steps_by_kind(taken.values(), merges),
         objectives=project.objectives,
+        joined=frozenset()
+        if gain is None
+        else frozenset(n for i in gain.joined if (n := proposed.get(new[i].id)) is not None),
     )
 
 

@@ -200,6 +200,16 @@ def test_a_step_s_prediction_and_reason_are_in_the_document_and_the_table(steppe
     shown = capsys.readouterr().out
     assert "1: because of 1\n  added 0.2 to the hypervolume in 4 epochs\n" in shown
     assert "2: because of 2\n  added nothing to the hypervolume in 2 epochs\n" in shown
+    assert "4: because of 4\n  added nothing to the hypervolume in 2 of 4 epochs\n" in shown
+
+
+def test_what_was_likely_to_join_the_front_stands_beside_what_did(stepped, capsys):
+    assert stepped.joined == {1}
+    show_proposals(stepped, TWO)
+    shown = capsys.readouterr().out
+    assert "in 4 epochs\n  was predicted to join the front with P 0.80, and is on the front\n" in shown
+    assert shown.count("was predicted to join the front with P 0.80, and is not on the front") == 2
+    assert shown.count("was predicted to join") == 3, "not of what did not end by itself, nor of what had no prediction"
 
 
 def test_the_page_has_the_steps_and_their_predictions(stepped, tmp_path):
