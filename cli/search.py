@@ -59,9 +59,9 @@ def command(
 ) -> None:
     """Search the map for the trade-offs that meet your targets.
 
-    Each answer names the nearest real checkpoint, what was measured on it, its file and its hyperparameters. The
-    other objectives are pushed as far as they go once the targets hold. The probability of several targets is the
-    product of those of each.
+    Each answer names the nearest real checkpoint, what was measured on it and its file; --details adds its
+    hyperparameters. The other objectives are pushed as far as they go once the targets hold. The probability of
+    several targets is the product of those of each.
     """
     from epsopt.cli.output import print_json
     from epsopt.cli.pictures import opened_picture_file, save_picture, tell_picture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class ListedRun:
 def list_runs(
     project: Project, objectives: Sequence[Objective], checkpoints: Sequence[Checkpoint], trials: Sequence[FrozenTrial]
 ) -> list[ListedRun]:
-    """List every run: those of the catalogue in its order, then proposals that wrote no checkpoint yet.
+    """List every run: those of the catalogue by name, ``run_2`` before ``run_10``, then proposals without a checkpoint.
 
     Args:
         project: says where proposals go.
@@ -62,7 +63,7 @@ def list_runs(
     for c in checkpoints:
         runs.setdefault(c.run_id, []).append(c)
     out, seen = [], set()
-    for own in runs.values():
+    for own in sorted(runs.values(), key=lambda own: _in_order(own[-1].run)):
         number = owner_of(folders, own[-1])
         seen.add(number)
         state = MERGED if all(map(is_recombined, own)) else PAST
@@ -83,6 +84,11 @@ def list_runs(
             place = folder_of(project, t)
             out.append(ListedRun(place.name, str(place), t.state.name.lower(), t.number, None, 0, {}, ()))
     return out
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """Order names as people count: digits by their value."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _last_measured(own: Sequence[Checkpoint], objectives: Sequence[Objective]) -> Checkpoint:
