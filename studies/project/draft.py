@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import diverged_runs, infer_space, left_out, seeds_of
 from epsopt.studies.project.find_base import FoundBase, find_base
-from epsopt.studies.project.launch_form import LaunchForm, launch_form
+from epsopt.studies.project.launch_form import LaunchForm, folder_name, launch_form
 from epsopt.studies.project.metric_direction import LeftOut, guess_maximize, leave_out
 from epsopt.studies.project.scan_runs import Survey
 from epsopt.studies.project.schema import is_metric_name, project_name
@@ -124,6 +124,8 @@ def draft_project(
     objectives, guessed, undecided, no_objectives = _objectives(nameable, minimize, maximize, seen.at_ends)
     bounds = {o.name: b for o in objectives if (b := guess_range(o.name, seen.metrics[o.name])) is not None}
     form = launch_form(seen.newest, folder)
+    if isinstance(runs, type(Path())):
+        form = replace(form, named_by=folder_name(seen.hyperparameters, seen.newest, runs.resolve()))
     bases = find_base(seen.hyperparameters, seen.newest, runs, folder) if isinstance(runs, type(Path())) else []
     unreachable = {n: _UNREACHABLE[form.kind] for run in seen.hyperparameters for n in run if not form.sets(n)}
     alone = _alone(unreachable, seen)

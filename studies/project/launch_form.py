@@ -37,6 +37,7 @@ class LaunchForm:
             override (``+`` for a new one).
         constants: of Hydra, overrides that all runs had, as they are; of LightningCLI, arguments of each run.
         text: of the script, where it was found.
+        named_by: the hyperparameter that past runs' folders are called by, where their program makes them itself.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class LaunchForm:
     keys: Mapping[str, str] = field(default_factory=dict)
     constants: tuple[str, ...] = ()
     text: str = ""
+    named_by: str | None = None
 
     def sets(self, name: str) -> bool:
         """Whether the program takes a hyperparameter, as far as is known."""
@@ -72,7 +74,11 @@ class LaunchForm:
                 unknown.append(f"--{name.replace('_', '-')}")
             return f"--{found or name.replace('_', '-')}"
 
-        items: list[str | tuple[str, ...]] = ["{python}", self.script, flag(_OUT[0], _OUT[1:]), "{out}"]
+        items: list[str | tuple[str, ...]] = ["{python}", self.script]
+        if self.named_by is not None and all(self.spelling(name) is None for name in _OUT):
+            items += [flag(self.named_by), "{out_name}"]
+        else:
+            items += [flag(_OUT[0], _OUT[1:]), "{out}"]
         for p in parameters:
             pair = (flag(p.name), f"{{{p.name}}}")
             items += [pair] if p.active_when is not None or p.may_be_absent else list(pair)
@@ -156,6 +162,25 @@ def launch_form(checkpoints: Sequence[Path], folder: Path) -> LaunchForm:
     if best is None or not parsers[best]:
         return LaunchForm("arguments", "train.py")
     return LaunchForm("arguments", best, text=texts[best])
+
+
+def folder_name(hyperparameters: Sequence[Mapping[str, Any]], checkpoints: Sequence[Path], runs: Path) -> str | None:
+    """Return the hyperparameter that the folders of runs are called by, as ``--run-name`` of many programs.
+
+    Args:
+        hyperparameters: of each run.
+        checkpoints: a file of each of these runs.
+        runs: the folder in which theirs lie.
+
+    Returns:
+        A name whose value in each run is that of the folder in `runs` in which its checkpoint lies; None: there is
+        none.
+    """
+    places = [path.relative_to(runs).parts[0] if path.is_relative_to(runs) else None for path in checkpoints]
+    if len(set(places)) < max(len(places), 2) or None in places:
+        return None
+    pairs = list(zip(hyperparameters, places, strict=True))
+    return next((n for n in hyperparameters[0] if all(run.get(n) == place for run, place in pairs)), None)
 
 
 def unseen_arguments(command: Command, cwd: Path) -> tuple[str, list[str]]:

@@ -14,10 +14,10 @@ from epsopt.zoo.errors import UsageError
 # An item is one argument, or a list of arguments that stays or goes together.
 Command = tuple[str | tuple[str, ...], ...]
 
-# Filled by epsopt itself: the run's folder, the interpreter that runs epsopt, the checkpoint that the run starts from,
-# the last one that an attempt before it left when it was interrupted, how many epochs the run is to have, a seed of its
-# own. A hyperparameter may be called epochs or seed: then that one says it.
-OWN_HOLES = ("out", "python", "init_from", "resume_from", "epochs", "seed")
+# Filled by epsopt itself: the run's folder, that folder's name, the interpreter that runs epsopt, the checkpoint that
+# the run starts from, the last one that an attempt before it left when it was interrupted, how many epochs the run is
+# to have, a seed of its own. A hyperparameter may be called epochs or seed: then that one says it.
+OWN_HOLES = ("out", "out_name", "python", "init_from", "resume_from", "epochs", "seed")
 SEARCHED = ("epochs", "seed")  # those of them that a hyperparameter may say
 _HOLE = re.compile(r"\{\{|\}\}|\{([^\s{}\"':,]+)\}")  # {{ and }} stand for plain braces
 
@@ -49,13 +49,14 @@ def render_command(
 ) -> list[str]:
     """Fill the holes of a train command.
 
-    ``{out}`` becomes the run's folder, ``{python}`` the interpreter that runs epsopt, ``{name}`` the value of a
-    hyperparameter: numbers in full precision, truth values as ``true`` and ``false``, lists and mappings as JSON. A
-    value stays inside its argument, whatever it holds. ``{init_from}`` becomes the checkpoint that the run starts from.
-    An item that is a list (a flag and its value) is dropped as a whole when a hyperparameter that it needs is inactive,
-    that is absent from params or None, or when the run starts from scratch and it holds ``{init_from}``. So is one that
-    holds ``{resume_from}`` where no attempt was interrupted before, or ``{epochs}`` where nothing says how long the run
-    is. ``{seed}`` becomes the proposal's number: each run has a seed of its own, and a retry has that of its run.
+    ``{out}`` becomes the run's folder, ``{out_name}`` its name alone, ``{python}`` the interpreter that runs epsopt,
+    ``{name}`` the value of a hyperparameter: numbers in full precision, truth values as ``true`` and ``false``, lists
+    and mappings as JSON. A value stays inside its argument, whatever it holds. ``{init_from}`` becomes the checkpoint
+    that the run starts from. An item that is a list (a flag and its value) is dropped as a whole when a hyperparameter
+    that it needs is inactive, that is absent from params or None, or when the run starts from scratch and it holds
+    ``{init_from}``. So is one that holds ``{resume_from}`` where no attempt was interrupted before, or ``{epochs}``
+    where nothing says how long the run is. ``{seed}`` becomes the proposal's number: each run has a seed of its own,
+    and a retry has that of its run.
 
     Args:
         command: the items, from the project file.
@@ -74,7 +75,7 @@ def render_command(
             a checkpoint to start from and no place for it.
     """
     values = {name: value for name, value in params.items() if value is not None}
-    values.update(out=str(out), python=sys.executable)
+    values.update(out=str(out), out_name=str(out).rstrip("/").rpartition("/")[2], python=sys.executable)
     for own in ("init_from", "resume_from"):
         values.pop(own, None)
     if resume_from is not None:

@@ -88,7 +88,7 @@ def list_runs(
 
 def _in_order(name: str) -> list[tuple[int, str]]:
     """Order names as people count: digits by their value."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _last_measured(own: Sequence[Checkpoint], objectives: Sequence[Objective]) -> Checkpoint:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from epsopt.optimize import Parameter
-from epsopt.studies.project.launch_form import launch_form, unseen_arguments
+from epsopt.studies.project.launch_form import folder_name, launch_form, unseen_arguments
+from epsopt.studies.project.train_command import render_command
 
 LR = Parameter("optimizer.lr", "float", 1e-4, 1e-1, log=True)
 MOMENTUM = Parameter("optimizer.momentum", "float", 0.5, 0.9, active_when=("optimizer", ("sgd",)))
@@ -76,6 +79,20 @@ def test_what_the_program_does_not_parse_is_named(tmp_path):
     (tmp_path / "train.py").write_text('add("--lr"), add("--out")\n')
     form = launch_form([tmp_path / "runs" / "a" / "last.pt"], tmp_path)
     assert form.command([Parameter("lr", "float"), Parameter("depth", "int", 1, 3)], {})[1] == ["--depth"]
+
+
+def test_a_program_that_makes_the_folder_itself_is_given_its_name(tmp_path):
+    (tmp_path / "train.py").write_text('add("--lr"), add("--run-name")\n')
+    runs = tmp_path / "experiments"
+    files = [runs / name / "model.pth" for name in ("a", "b")]
+    said = [{"lr": 0.1, "run_name": "a"}, {"lr": 0.2, "run_name": "b"}]
+    assert folder_name(said, files, runs) == "run_name"
+    assert folder_name([said[0], {**said[1], "run_name": "c"}], files, runs) is None
+    assert folder_name(said, files, tmp_path / "elsewhere") is None
+    form = replace(launch_form(files, tmp_path), named_by="run_name")
+    command, unknown = form.command([Parameter("lr", "float")], {})
+    assert (command[2:4], unknown) == (("--run-name", "{out_name}"), [])
+    assert render_command(command, {"lr": 0.1}, runs / "proposal_003")[2:4] == ["--run-name", "proposal_003"]
 
 
 def _unseen(folder, text, *options):
