@@ -105,7 +105,8 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective], *, detai
     print_line("")
     for p in report.proposals:
         said = [labels.in_text(text) for text in _sentences_of(p, report.joined)]
-        print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in said[:1]))
+        if said or details or p.init_from is not None:
+            print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in said[:1]))
         for text in said[1:]:
             print_wrapped(text, "  ")
         if details:
