@@ -215,3 +215,14 @@ def test_shell_needs_a_train_command(project):
     result = project("propose", "--format", "shell")
     assert result.status == 2
     assert "[train]" in result.err
+
+
+def test_the_ends_of_a_way_between_checkpoints_are_shown_as_measured(project):
+    way = ["interpolate", "run_000", "run_001", "--steps", "3"]
+    result = project(*way)
+    assert result.status == 0, result.err
+    rows = [line.split()[1:] for line in result.out.splitlines() if line.split()[:1] == ["measured"]]
+    document = project(*way, "--json").document
+    names = list(document["steps"][0]["predicted"])
+    ends = [[document[end]["metrics"][name] for name in names] for end in ("from", "to")]
+    assert [[float(text) for text in row] for row in rows] == [pytest.approx(end, abs=6e-4) for end in ends]
