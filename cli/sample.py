@@ -269,7 +269,8 @@ def _show(
         f"{found.share:.0%} of the points proposed inside the trust region meet the targets. Samples lie "
         f"{found.spacing:.2f} apart (median). {_trust_region(found)}"
         + DISTANCE
-        + (TARGETS_HOLD + PRODUCT if len(opened.targets) > 1 else "")
+        + TARGETS_HOLD
+        + (PRODUCT if len(opened.targets) > 1 else "")
     )
     print_wrapped()
     list_runs([p.nearest[0] for p in shown], varying(opened.checkpoints), labels, details=details)

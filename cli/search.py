@@ -178,7 +178,8 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
         one = len(result.answers) == 1
         print_wrapped(
             f"{count(len(result.answers), 'answer')} instead of {limit}, each nearest to another real checkpoint: all "
-            f"other points of the predicted front lie nearest to {'the same one' if one else 'one of these'}."
+            f"other points of the predicted front lie nearest to {'the same one' if one else 'one of these'}, or are "
+            "predicted to measure the same."
         )
     print_wrapped()
     list_runs([a.nearest[0] for a in result.answers], varying(checkpoints), labels, details=details)

@@ -28,6 +28,7 @@ LIKELY = 0.5
 SURE = 0.8
 """Answers this sure of the targets are ordered by the other objectives, the rest by their probability."""
 
+_SAME = 0.01  # of the extent of all likely answers: what is no farther apart in any objective is one answer
 _NEGLIGIBLE = 0.01  # of the best probability, where no answer meets the targets: what is below does not come near
 
 
@@ -250,7 +251,7 @@ def _spread(
     """Choose answers that likely meet the targets: from the front over lower bounds, then what may be on the front.
 
     Farthest-first, in units of the front's own extent, from the most probable point on; of points that are nearest to
-    one real checkpoint the first stands for all.
+    one real checkpoint the first stands for all, and so it does of points that are predicted to measure the same.
     """
     maximize = Objectives(scorer.objectives).maximize
     rows = np.flatnonzero(probability >= LIKELY)
@@ -260,15 +261,18 @@ def _spread(
     for i in front:
         surely_worse |= (bounds[i] * turned >= hopes[rows] * turned).all(axis=1)
     scaled = bounds / np.maximum(np.ptp(bounds[front], axis=0), 1e-12)
+    width = np.maximum(np.ptp(bounds[rows], axis=0), 1e-12)
+    same = np.zeros(len(bounds), dtype=bool)
     picked: list[int] = []
     distance = np.full(len(bounds), np.inf)
     for pool in (front, rows[~surely_worse]):
-        free = pool[~np.isin(beside[pool], beside[picked])]
+        free = pool[~np.isin(beside[pool], beside[picked]) & ~same[pool]]
         while len(free) and len(picked) < limit:
             best = int(free[np.argmax(distance[free] if picked else probability[free])])
             picked.append(best)
             distance = np.minimum(distance, np.linalg.norm(scaled - scaled[best], axis=1))
-            free = free[beside[free] != beside[best]]
+            same |= (np.abs(bounds - bounds[best]) <= _SAME * width).all(axis=1)
+            free = free[(beside[free] != beside[best]) & ~same[free]]
     return picked
 
 
