@@ -93,7 +93,7 @@ def _shown(text: str) -> str:
     return visible(masked(text, *urls), keep="\n")
 
 
-def _print_error(text: str) -> None:
+def print_error(text: str) -> None:
     """Write an error on standard error: at a terminal broken at words, elsewhere as one line, for whoever greps."""
     shown = _shown(text)
     if sys.stderr.isatty():
@@ -151,13 +151,13 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        _print_error(_sentence(error))
+        print_error(_sentence(error))
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("\nepsopt: stopped; what was finished is kept", err=True)
         sys.exit(130)
     except EpsoptError as error:
-        _print_error(_traceback() if debug else f"epsopt: {error}")
+        print_error(_traceback() if debug else f"epsopt: {error}")
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except BrokenPipeError:  # the reader of our output has seen enough: `epsopt pareto | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -165,8 +165,8 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is reported in a sentence
         damage = None if debug else _damage(known)
         if damage is not None:
-            _print_error(f"epsopt: {damage}")
+            print_error(f"epsopt: {damage}")
             sys.exit(1)
         said = f"unexpected {type(error).__name__}: {error} (this is a defect; 'epsopt --debug ...' shows where)"
-        _print_error(_traceback() if debug else f"epsopt: {said}")
+        print_error(_traceback() if debug else f"epsopt: {said}")
         sys.exit(1)

@@ -168,7 +168,7 @@ def search(
     beside = nearest_rows(candidates, latents)[1].numpy()
     met = bool((probability >= LIKELY).any())
     if met:
-        chosen = _spread(bounds, hopes, probability, beside, scorer, limit)
+        chosen = spread_answers(bounds, hopes, probability, beside, scorer, limit)
     else:
         chosen = _most_probable(probability, beside, limit)
     meeting = _measured_meeting(checkpoints, scorer)
@@ -240,7 +240,7 @@ def _engine(name: str) -> Callable[[TargetScorer, TrustRegion, int], Tensor]:
     raise UsageError(f"there is no search engine {name!r}, known: {', '.join(ENGINES)}")
 
 
-def _spread(
+def spread_answers(
     bounds: NDArray[np.float64],
     hopes: NDArray[np.float64],
     probability: NDArray[np.float64],

@@ -152,13 +152,13 @@ def test_wide_terminals_are_used(monkeypatch):
 
 
 def test_errors_are_broken_at_words_on_a_terminal_and_whole_elsewhere(monkeypatch):
-    from epsopt.cli.main import _print_error
+    from epsopt.cli.main import print_error
 
     text = "epsopt: " + " ".join(f"word-{i:02d}" for i in range(20))
     monkeypatch.setenv("COLUMNS", "40")
     for stream, lines in ((Terminal(), 5), (io.StringIO(), 1)):
         with contextlib.redirect_stderr(stream):
-            _print_error(text)
+            print_error(text)
         shown = stream.getvalue().splitlines()
         assert len(shown) == lines
         assert " ".join(shown) == text, "no word is broken, nothing is lost"

@@ -9,7 +9,7 @@ import torch
 from epsopt.optimize import ENGINES, Objective, Target, nearest, search
 from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
 from epsopt.optimize.latent.region_sampling import sample_region
-from epsopt.optimize.latent.search import _spread, known_latents
+from epsopt.optimize.latent.search import known_latents, spread_answers
 from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
 from epsopt.optimize.pareto import non_dominated
 from epsopt.zoo.errors import UsageError
@@ -122,7 +122,7 @@ def test_no_two_answers_stand_beside_one_checkpoint_and_they_differ(zoo, fitted,
 def test_points_that_are_predicted_to_measure_the_same_are_one_answer():
     table = np.array([[0.9, 0.1], [0.9, 0.1002], [0.5, 0.5], [0.1, 0.9]])
     scorer = SimpleNamespace(objectives=(Objective("a", True), Objective("b", True)))
-    chosen = _spread(table, table + 0.2, np.array([0.9, 0.8, 0.7, 0.6]), np.arange(4), scorer, 4)
+    chosen = spread_answers(table, table + 0.2, np.array([0.9, 0.8, 0.7, 0.6]), np.arange(4), scorer, 4)
     assert sorted(chosen) in ([0, 2, 3], [1, 2, 3])
 
 
