@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,17 @@ def state_dict(seed: int, base: dict[str, torch.Tensor] | None = None) -> dict[s
 
 
 BASE = state_dict(1_000_000)
+
+
+def opened_by_two_processes(database: Path) -> list[str]:
+    """Open a database in two processes at once; how many checkpoints each of them finds, as text."""
+    program = (
+        "import sys; from epsopt.zoo.catalogue.catalogue import Catalogue; "
+        "print(len(Catalogue(sys.argv[1]).checkpoints()))"
+    )
+    command = [sys.executable, "-c", program, f"sqlite:///{database}"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    return [process.communicate()[0].strip() for process in both]
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,8 @@ from sqlalchemy import text
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.tables import SCHEMA_VERSION
 from epsopt.zoo.ingestion.ingest import ingest
+
+from ..conftest import opened_by_two_processes  # noqa: TID252
 
 DUMP = (Path(__file__).parent / "old" / "catalogue_1.sql").read_text()
 
@@ -144,13 +144,7 @@ def test_a_database_from_before_side_files_is_extended_and_keeps_what_it_has(tmp
 
 
 def test_several_processes_may_upgrade_at_once(old):
-    program = (
-        "import sys; from epsopt.zoo.catalogue.catalogue import Catalogue; "
-        "print(len(Catalogue(sys.argv[1]).checkpoints()))"
-    )
-    command = [sys.executable, "-c", program, f"sqlite:///{old}"]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [p.communicate()[0].strip() for p in both] == ["3", "3"]
+    assert opened_by_two_processes(old) == ["3", "3"]
 
 
 @pytest.mark.skipif(

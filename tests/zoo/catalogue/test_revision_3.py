@@ -18,6 +18,8 @@ from epsopt.zoo.catalogue import database, migrations
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.errors import CatalogueError
 
+from ..conftest import opened_by_two_processes  # noqa: TID252
+
 DUMP = gzip.decompress((Path(__file__).parent / "old" / "version_2.sql.gz").read_bytes()).decode()
 
 
@@ -157,13 +159,7 @@ def test_a_process_that_is_killed_while_it_upgrades_leaves_the_old_database_whol
 
 
 def test_two_processes_at_once_upgrade_once(old):
-    program = (
-        "import sys; from epsopt.zoo.catalogue.catalogue import Catalogue; "
-        "print(len(Catalogue(sys.argv[1]).checkpoints()))"
-    )
-    command = [sys.executable, "-c", program, f"sqlite:///{old}"]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [p.communicate()[0].strip() for p in both] == ["25", "25"]
+    assert opened_by_two_processes(old) == ["25", "25"]
     assert len(rows(old, "SELECT * FROM epsopt_artifacts WHERE kind = 'measured_merges'")) == 1
 
 

@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -252,16 +252,13 @@ def hydra(folder: Path) -> Example:
     )
 
 
-def hugging_face(folder: Path) -> Example:
-    """A Trainer's run of four steps with its final model; a model in shards of both formats; an adapter."""
+def bert_trainer(folder: Path, accuracies: Iterable[float], **arguments: Any) -> Any:
+    """A Trainer of a tiny classifier: four steps, each saved and measured; `accuracies` are what is measured."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     pytest.importorskip("accelerate", reason="accelerate is not installed")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    import huggingface_hub
-    from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
-
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=20,
         hidden_size=8,
         num_hidden_layers=1,
@@ -269,12 +266,11 @@ def hugging_face(folder: Path) -> Example:
         intermediate_size=8,
         max_position_embeddings=8,
     )
-    model = BertForSequenceClassification(config)
     row = {"input_ids": torch.arange(5), "attention_mask": torch.ones(5, dtype=torch.long)}
     data = [{**row, "labels": torch.tensor(i % 2)} for i in range(8)]
-    accuracies = iter((0.25, 0.5, 0.75, 1.0))
-    arguments = TrainingArguments(
-        str(folder / "trained"),
+    measured = iter(accuracies)
+    settings = transformers.TrainingArguments(
+        str(folder),
         num_train_epochs=2,
         per_device_train_batch_size=4,
         eval_strategy="steps",
@@ -283,23 +279,31 @@ def hugging_face(folder: Path) -> Example:
         save_steps=1,
         report_to=[],
         use_cpu=True,
-        learning_rate=0.001,
         disable_tqdm=True,
+        **arguments,
     )
-    trainer = Trainer(
-        model=model,
-        args=arguments,
+    return transformers.Trainer(
+        model=transformers.BertForSequenceClassification(config),
+        args=settings,
         train_dataset=data,
         eval_dataset=data,
-        compute_metrics=lambda _: {"acc": next(accuracies)},
+        compute_metrics=lambda _: {"acc": next(measured)},
     )
+
+
+def hugging_face(folder: Path) -> Example:
+    """A Trainer's run of four steps with its final model; a model in shards of both formats; an adapter."""
+    trainer = bert_trainer(folder / "trained", (0.25, 0.5, 0.75, 1.0), learning_rate=0.001)
+    import huggingface_hub
+
+    model = trainer.model
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         trainer.train()
         trainer.save_model(str(folder / "trained" / "final"))
         model.save_pretrained(folder / "sharded", max_shard_size="2KB")
         # Transformers 5 writes safetensors alone; the library under it still writes the shards of earlier versions.
-        config.save_pretrained(folder / "older")
+        model.config.save_pretrained(folder / "older")
         state, shards = model.state_dict(), {"safe_serialization": False, "max_shard_size": "2KB"}
         huggingface_hub.save_torch_state_dict(state, folder / "older", **shards)
     shape = {"hidden_size": 8, "model_type": "bert"}

@@ -8,9 +8,10 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch
 
 from epsopt.zoo.ingestion.ingest import ingest
+
+from .examples import bert_trainer
 
 ON_THE_WAY = (0.25, 0.9, 0.5, 0.4)
 """The second of four checkpoints is the best."""
@@ -18,46 +19,11 @@ ON_THE_WAY = (0.25, 0.9, 0.5, 0.4)
 
 def train(folder: Path, *, load_best: bool, save_model: bool = True) -> None:
     """Train four steps, save the model, and measure it on two sets of data, as the example scripts do."""
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    pytest.importorskip("accelerate", reason="accelerate is not installed")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
-
     at_end = 0.9 if load_best else 0.4
-    accuracies = iter((*ON_THE_WAY, at_end, 0.8))
-    row = {"input_ids": torch.arange(5), "attention_mask": torch.ones(5, dtype=torch.long)}
-    data = [{**row, "labels": torch.tensor(i % 2)} for i in range(8)]
-    config = BertConfig(
-        vocab_size=20,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        max_position_embeddings=8,
-    )
-    arguments = TrainingArguments(
-        str(folder),
-        num_train_epochs=2,
-        per_device_train_batch_size=4,
-        eval_strategy="steps",
-        eval_steps=1,
-        logging_steps=1,
-        save_steps=1,
-        report_to=[],
-        use_cpu=True,
-        learning_rate=0.01,
-        disable_tqdm=True,
-        load_best_model_at_end=load_best,
-        metric_for_best_model="acc",
-    )
-    trainer = Trainer(
-        model=BertForSequenceClassification(config),
-        args=arguments,
-        train_dataset=data,
-        eval_dataset=data,
-        compute_metrics=lambda _: {"acc": next(accuracies)},
-    )
+    trainer = bert_trainer(
+        folder, (*ON_THE_WAY, at_end, 0.8),
+        learning_rate=0.01, load_best_model_at_end=load_best, metric_for_best_model="acc",
+    )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.train()
