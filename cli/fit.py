@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, common, seed_option
+from epsopt.cli.options import Options, common, overwrite_option, seed_option
+from epsopt.cli.pictures import picture_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from epsopt.studies.output_files import OutputFile
     from epsopt.studies.surrogate_store import FitOutcome
     from epsopt.surrogate.surrogate import Surrogate
     from epsopt.surrogate.validation import Validation
@@ -26,17 +29,24 @@ _NAMED = 8  # metrics that are named in a sentence
     default=None,
     help="Also fit a map that reads anchor embeddings (hooks.embed) beside the weights; default: if there are any.",
 )
+@picture_option
+@overwrite_option
 @seed_option
 @common
-def command(options: Options, seed: int, from_scratch: bool, probes: bool | None) -> None:
+def command(
+    options: Options, seed: int, from_scratch: bool, probes: bool | None, picture: Path | None, overwrite: bool
+) -> None:
     """Learn the map (the Epsilon-VAE) from the catalogue and validate it on held-out runs.
 
     A map that is there already goes on from where it is: it learns what is new in a fraction of the time and keeps its
     orientation; new runs are predicted before they are learned from. With half as many runs again it is fitted anew.
 
+    --picture draws predictions against measurements of the runs that a fit from scratch held out.
+
     All checkpoints of a run are held out together. Errors are mean absolute errors in the metric's own units.
     """
     from epsopt.cli.output import print_json
+    from epsopt.cli.pictures import picture_file, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import measured, open_workspace
 
@@ -44,17 +54,29 @@ def command(options: Options, seed: int, from_scratch: bool, probes: bool | None
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             measured(catalogue)
+            file = picture_file(picture, catalogue, overwrite=overwrite)
             from epsopt.studies.fit_maps import fit_maps
 
             surrogate, validation, made, probed = fit_maps(
                 catalogue, workspace.project, seed=seed, from_scratch=from_scratch, probes=probes, progress=progress
             )
+        if file is not None:
+            _draw(surrogate, validation, file)
     if options.json:
         print_json(_document(surrogate, validation, made, probed, seed))
         return
     _show(validation, made, surrogate)
     if probed is not None:
         _show_probed(probed)
+    tell_picture(picture)
+
+
+def _draw(surrogate: Surrogate, validation: Validation, file: OutputFile) -> None:
+    from epsopt.cli.pictures import save_picture
+    from epsopt.figures import calibration, held_out
+
+    title = "Runs held out of the fit: predicted, and measured"
+    save_picture(calibration(held_out(surrogate, validation), validation.level, title=title), file)
 
 
 def _show_probed(validation: Validation) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
+from epsopt.cli.options import Options, TargetCommand, common, level_option, overwrite_option, seed_option
+from epsopt.cli.pictures import picture_option
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.formatting import count as counted
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from epsopt.cli.workspace import OpenProject
     from epsopt.optimize.objectives import Objective, Target
     from epsopt.optimize.proposals.proposals import Proposal
+    from epsopt.studies.output_files import OutputFile
     from epsopt.studies.project.project import Project
     from epsopt.studies.worker.proposals import ProposalBatch
 
@@ -35,6 +38,8 @@ FORMATS = ("table", "json", "yaml", "csv", "hydra", "shell", "optuna")
 @level_option
 @seed_option
 @click.option("--no-record", is_flag=True, help="Do not queue them as an Optuna study.")
+@picture_option
+@overwrite_option
 @common
 def command(
     options: Options,
@@ -45,6 +50,8 @@ def command(
     level: float,
     seed: int,
     no_record: bool,
+    picture: Path | None,
+    overwrite: bool,
 ) -> None:
     """Propose the next training configs, predict what they reach, and queue them for `epsopt work`.
 
@@ -52,6 +59,7 @@ def command(
     project file's, else it is inferred from past runs.
     """
     from epsopt.cli.output import print_json
+    from epsopt.cli.pictures import opened_picture_file, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import note_followed, note_unseen_arguments, open_map
@@ -65,6 +73,7 @@ def command(
         project = opened.project
         if form == "shell":
             project.require_command()
+        file = opened_picture_file(picture, opened, overwrite=overwrite)
         from epsopt.studies.export import as_hydra
         from epsopt.studies.optuna_io.storage import has_studies
         from epsopt.studies.worker.proposals import propose_next
@@ -78,6 +87,8 @@ def command(
             metrics=opened.surrogate.metric_names, n=count, level=level, seed=seed, reuse=reuse, record=not no_record,
             check=as_hydra if form == "hydra" else None, progress=progress,
         )  # fmt: skip
+        if file is not None:
+            _draw(opened, proposed, file)
     opened.note_unseen()
     note_unseen_arguments(project)
     study = None if no_record else study_name(project.name)
@@ -87,9 +98,18 @@ def command(
     elif form == "table":
         _show(proposed, opened.objectives, opened.targets, level, RunLabels.of(opened.checkpoints))
         _print_summary(proposed, project, study)
+        tell_picture(picture)
     else:
         explain_proposals(form, proposed, project, study, level)
         print(_formatted(form, proposed, commands, project, study, level), end="")  # noqa: T201 - for other programs
+
+
+def _draw(opened: OpenProject, proposed: ProposalBatch, file: OutputFile) -> None:
+    from epsopt.cli.pictures import save_picture
+    from epsopt.figures import front
+
+    title = "Measured front, and proposals as predicted"
+    save_picture(front(opened.objectives, opened.checkpoints, proposed.proposals, opened.targets, title=title), file)
 
 
 def explain_proposals(form: str, proposed: ProposalBatch, project: Project, study: str | None, level: float) -> None:

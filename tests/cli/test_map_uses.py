@@ -91,6 +91,7 @@ PICTURES = {
     "pareto": ["pareto"],
     "search": ["search", "--target-coverage", "0.3", "--no-record"],
     "sample": ["sample", "--target-coverage", "0.3", "--probability", "0.05", "-n", "5"],
+    "propose": ["propose", "-n", "2", "--no-record"],
     "interpolate": ["interpolate", "run_000", "run_001", "--steps", "3"],
 }
 
@@ -109,6 +110,18 @@ def test_every_command_that_has_a_picture_draws_it(project, tmp_path, command):
     assert refused.status == 2
     assert "--overwrite" in refused.err
     assert (tmp_path / "mine.html").read_text() == "<html></html>"
+
+
+def test_a_fit_draws_held_out_runs_or_says_why_it_cannot(project, tmp_path):
+    kept = project("fit", "--picture", tmp_path / "p.gif")
+    assert (kept.status, "is saved as" in kept.err) == (2, True)
+    with mock.patch("epsopt.studies.fit_maps.fit_maps") as fit_maps:
+        with Catalogue(f"sqlite:///{project.folder / 'epsopt.db'}") as catalogue:
+            fit_maps.return_value = (*maps.load_map(catalogue), maps.FitOutcome("current"), None)
+        current = project("fit", "--picture", tmp_path / "p.html")
+    assert current.status == 2
+    assert "--from-scratch" in current.err
+    assert not (tmp_path / "p.html").exists()
 
 
 def test_the_former_name_of_the_option_works_and_says_todays(project, tmp_path):
