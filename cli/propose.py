@@ -15,6 +15,8 @@ from epsopt.zoo.formatting import count as counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from optuna.storages import RDBStorage
+
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import OpenProject
     from epsopt.optimize.objectives import Objective, Target
@@ -75,11 +77,9 @@ def command(
             project.require_command()
         file = opened_picture_file(picture, opened, overwrite=overwrite)
         from epsopt.studies.export import as_hydra
-        from epsopt.studies.optuna_io.storage import has_studies
         from epsopt.studies.worker.proposals import propose_next
 
-        workspace = opened.workspace
-        storage = workspace.studies() if not no_record or has_studies(workspace.storage) else None
+        storage = _studies(opened, no_record=no_record)
         if not no_record and storage is not None:
             note_followed(storage, project)
         proposed = propose_next(
@@ -102,6 +102,14 @@ def command(
     else:
         explain_proposals(form, proposed, project, study, level)
         print(_formatted(form, proposed, commands, project, study, level), end="")  # noqa: T201 - for other programs
+
+
+def _studies(opened: OpenProject, *, no_record: bool) -> RDBStorage | None:
+    """The project's studies; None where there are none and none is to be made."""
+    from epsopt.studies.optuna_io.storage import has_studies
+
+    workspace = opened.workspace
+    return workspace.studies() if not no_record or has_studies(workspace.storage) else None
 
 
 def _draw(opened: OpenProject, proposed: ProposalBatch, file: OutputFile) -> None:
