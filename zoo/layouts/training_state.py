@@ -76,7 +76,7 @@ def scores(
 
 
 def latest(states: list[Mapping[Any, Any]], epoch: int | None) -> dict[str, float | None]:
-    """Return the last value of lists that hold one number an epoch (``val_losses``, a mapping ``history``).
+    """Return the last value of lists that hold one number an epoch: ``val_losses`` as ``val_loss``, those of a history.
 
     Args:
         states: as :func:`states_of` returns them.
@@ -85,7 +85,9 @@ def latest(states: list[Mapping[Any, Any]], epoch: int | None) -> dict[str, floa
     if epoch is None:
         return {}
     about = states[0]
-    lists = {name: v for name, v in about.items() if isinstance(name, str) and _is_score(_SINGULAR.sub(r"\1", name))}
+    # A list under a singular name (``loss``) may be of one epoch's batches.
+    plural = {name: _singular(name) for name in about if isinstance(name, str)}
+    lists = {one: about[name] for name, one in plural.items() if one != name and _is_score(one)}
     for key in _HISTORIES:
         if isinstance(held := about.get(key), Mapping):
             lists.update({name: v for name, v in held.items() if isinstance(name, str)})
@@ -97,12 +99,18 @@ def latest(states: list[Mapping[Any, Any]], epoch: int | None) -> dict[str, floa
     return metrics_of(found, no_tensor)
 
 
+def _singular(name: str) -> str:
+    for plural, one in (("sses", "ss"), ("ies", "y"), ("ss", "ss"), ("s", "")):
+        if name.lower().endswith(plural):
+            return name[: len(name) - len(plural)] + one
+    return name
+
+
 def _are_numbers(values: list[Any]) -> bool:
     return bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
 _HISTORIES = ("history", "hist", "log", "logs", "results", "metrics_history")
-_SINGULAR = re.compile(r"(?:(loss|fitness)es|(accurac)ies|([a-z])s)$", re.IGNORECASE)
 
 
 def _size(value: Any) -> int:

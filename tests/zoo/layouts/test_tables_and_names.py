@@ -74,11 +74,13 @@ def test_a_column_with_a_text_among_its_numbers_is_a_column(tmp_path, catalogue)
 def test_lists_of_one_value_an_epoch_in_a_checkpoint_tell_its_own(tmp_path, catalogue, first):
     for epoch in range(first, first + 3):
         values = [i / 8 for i in range(epoch - first + 1)]
-        lists = {"val_losses": values, "history": {"acc": values}, "milestones": values, "class_acc": [0.5] * 9}
+        lists = {"val_losses": values, "train_accs": values, "accuracies": values, "history": {"top1": values}}
+        lists |= {"milestones": values, "class_acc": [0.5] * 9}
         torch.save({"model": weights(epoch), "epoch": epoch, **lists}, tmp_path / f"epoch_{epoch}.pt")
     assert ingest(catalogue, tmp_path).failed == []
     rows = sorted(((c.epoch, c.metrics) for c in catalogue.checkpoints()), key=lambda row: row[0])
-    assert [row for _, row in rows] == [{"val_losses": i / 8, "acc": i / 8} for i in range(3)]
+    names = ("val_loss", "train_acc", "accuracy", "top1")
+    assert [row for _, row in rows] == [dict.fromkeys(names, i / 8) for i in range(3)]
 
 
 def test_metrics_in_the_folder_of_a_checkpoint_are_its_own(tmp_path, catalogue):
