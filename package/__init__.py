@@ -1,6 +1,7 @@
 """A Pareto optimiser that learns from checkpoints, not only from scores.
 
-Its parts are imported as ``epsopt.zoo``, ``epsopt.surrogate``, ``epsopt.optimize`` and ``epsopt.studies``; importing
+Its parts are imported as ``epsopt.zoo``, ``epsopt.surrogate``, ``epsopt.optimize``, ``epsopt.figures`` and
+``epsopt.studies``; importing
 the package itself loads none of them.
 """
 
