@@ -235,7 +235,7 @@ def test_what_makes_no_sense_is_refused_before_the_training(pruner, tmp_path):
         EpsoptPruning("sqlite:///epsopt.db")
     with pytest.raises(UsageError, match="'maximize' or 'minimize', not gain: 'max'"):
         EpsoptPruning("sqlite:///epsopt.db", objectives={"gain": "max"})
-    with pytest.raises(UsageError, match="a Stopper has"):
+    with pytest.raises(UsageError, match="a Pruner has"):
         EpsoptPruning(pruner, threshold=0.1)
     with pytest.raises(EmptyCatalogue, match="epsopt ingest"):
         fit(trainer(tmp_path, EpsoptPruning(f"sqlite:///{tmp_path}/no.db", objectives=DIRECTIONS)), Model(**GOOD))
