@@ -16,8 +16,8 @@ DELAY = 2.0
 def working(what: str) -> Iterator[Callable[[str, float | None], None]]:
     """Show that something is under way.
 
-    Off a terminal, each thing that takes longer than two seconds is named once, in a line of its own; how far it is,
-    is not told there.
+    Off a terminal, each thing that takes longer than two seconds is named once, in a line of its own, without its
+    progress.
 
     Args:
         what: the first thing that is done.
@@ -53,7 +53,7 @@ def working(what: str) -> Iterator[Callable[[str, float | None], None]]:
 @contextmanager
 def _lines(what: str) -> Iterator[Callable[[str, float | None], None]]:
     """Name what is being done, each thing once, when it has taken long enough; counts in a text are no other thing."""
-    told: set[str] = set()
+    announced: set[str] = set()
     current = what
     more, ended = threading.Event(), threading.Event()
 
@@ -61,11 +61,11 @@ def _lines(what: str) -> Iterator[Callable[[str, float | None], None]]:
         while not ended.is_set():
             seen = current
             more.clear()
-            if not more.wait(DELAY) and not ended.is_set() and _thing(seen) not in told:
-                told.add(_thing(seen))
+            if not more.wait(DELAY) and not ended.is_set() and _thing(seen) not in announced:
+                announced.add(_thing(seen))
                 sys.stderr.write(f"epsopt: {seen} ...\n")
                 sys.stderr.flush()
-            while _thing(current) in told and not ended.is_set():
+            while _thing(current) in announced and not ended.is_set():
                 more.wait()
                 more.clear()
 

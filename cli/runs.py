@@ -100,8 +100,10 @@ def _show(
     counts: dict[str, int] = {}
     for r in shown:
         counts[_word(r.state)] = counts.get(_word(r.state), 0) + 1
-    told = ", ".join(f"{n} {word}" for word, n in counts.items())
-    print_wrapped(f"{some}{': ' if told else ''}{told}. Metrics are those of each run's last measured checkpoint.")
+    counted = ", ".join(f"{n} {word}" for word, n in counts.items())
+    print_wrapped(
+        f"{some}{': ' if counted else ''}{counted}. Metrics are those of each run's last measured checkpoint."
+    )
     labels.print_legend([r.run for r in shown])
 
 
