@@ -72,6 +72,9 @@ def preview_embeddings(
         real: ``(anchors, dimensions)``; those of another shape or with NaN count as not known.
         ball: whether embeddings lie in the unit ball.
         seed: RNG seed of the projection.
+
+    Returns:
+        The predicted embeddings and the real ones, where they are known, on two axes.
     """
     predicted = surrogate.decode_embeddings(surrogate.encode([fingerprint]))[0].double().numpy()
     if real is not None and (real.shape != predicted.shape or not np.isfinite(real).all()):

@@ -68,7 +68,7 @@ def run_trajectory(
     Args:
         surrogate: the map.
         checkpoints: of all runs.
-        latents: ``(len(checkpoints), latent)``, their positions.
+        latents: ``(n, latent)``, finite, positions of the `n` checkpoints.
         name: of the run.
         first: number of its checkpoints that the forecast knows, 0 for its hyperparameters alone; None for all.
         total: epochs that the run will have; None for what its configuration or past runs say.
@@ -76,6 +76,9 @@ def run_trajectory(
         level: probability that the forecast's intervals hold, 0 to 1.
         seed: RNG seed for the forecast.
         progress: called with what begins.
+
+    Returns:
+        The run's path, and the forecast of its end; none of a run that is over.
 
     Raises:
         UsageError: no checkpoint of the run has a known epoch.
