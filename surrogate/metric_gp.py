@@ -33,12 +33,12 @@ _LENGTHS = (0.5, 0.7, 1.0, 1.5, 2.5)  # multiples of the lengths that the networ
 _NOISES = (1e-3, 3e-3, 1e-2, 0.05, 0.2, 0.8)  # in units of the signal variance
 # Share of the trees' prediction in the mean, and inverse length of its dimension, in units of the metric's deviation.
 _TREES = ((0.0, 0.0), (0.5, 0.5), (0.5, 1.0), (0.8, 1.0), (0.8, 2.0))
-# The same where the rest of z has no say (noise so large that no measurement counts): from the median to trees alone.
+# The same where the rest of z says nothing beyond what was measured at a point: from the median to trees alone.
 _ALONE = (0.0, 0.5, 0.8, 1.0)
+_POINTWISE = (0.15, 0.01)  # length and noise: measurements are honoured where they were made, and reach no further
 # Standard errors over held-out runs by which anything has to be better than trees alone (Breiman et al. 1984: the
 # simplest within one); chosen on the development families of benchmarks/families.py.
 _BETTER = 0.5
-_NO_SIGNAL = 1e6
 _UNKNOWN = 10.0  # standard deviations, for a metric without a single held-out measurement
 MAX_ROWS = 800
 """Rows an exact Gaussian process is given; a larger zoo is thinned evenly, run by run."""
@@ -112,7 +112,7 @@ def grid() -> list[GPHyperparameters]:
             GPHyperparameters(length, noise, 1.0, trees, alike)
             for (trees, alike), length, noise in itertools.product(_TREES, _LENGTHS, _NOISES)
         ),
-        *(GPHyperparameters(1.0, _NO_SIGNAL, 1.0, trees) for trees in _ALONE),
+        *(GPHyperparameters(*_POINTWISE, 1.0, trees) for trees in _ALONE),
     ]
 
 
@@ -127,22 +127,24 @@ def held_out(fold: Fold, metric: int) -> HeldOut:
     between, across = _distances(z, z) ** 2, _distances(z_held, z) ** 2
     apart, apart_held = (said[:, None] - said) ** 2, (said_held[:, None] - said) ** 2
     mean, variance = {}, {}
-    for alike, length in itertools.product(dict.fromkeys(alike for _, alike in _TREES), _LENGTHS):
+    tried: dict[tuple[float, float], tuple[list[float], list[float]]] = {
+        (alike, length): ([share for share, place in _TREES if place == alike], list(_NOISES))
+        for alike, length in itertools.product(dict.fromkeys(alike for _, alike in _TREES), _LENGTHS)
+    }
+    tried[0.0, _POINTWISE[0]] = list(_ALONE), [_POINTWISE[1]]
+    for (alike, length), (shares, noises) in tried.items():
         covariance = _matern(np.sqrt(between + alike**2 * apart) / length)
         cross = _matern(np.sqrt(across + alike**2 * apart_held) / length)
         # One eigendecomposition serves all noise levels and shares of the trees.
         values, vectors = np.linalg.eigh(covariance)
         projected = cross @ vectors
-        for noise in _NOISES:
+        for noise in noises:
             inverse = 1.0 / (np.maximum(values, 0.0) + noise)
             unit = np.maximum(1.0 - (projected**2) @ inverse, 1e-6) + noise
-            for trees in (share for share, place in _TREES if place == alike):
+            for trees in shares:
                 rest = projected @ (inverse * (vectors.T @ (y - trees * said)))
                 mean[trees, alike, length, noise] = trees * said_held + rest
                 variance[trees, alike, length, noise] = unit
-    for trees in _ALONE:
-        key = (trees, 0.0, 1.0, _NO_SIGNAL)
-        mean[key], variance[key] = trees * said_held, np.full(len(said_held), 1.0 + _NO_SIGNAL)
     order = [(s.trees, s.alike, s.length, s.noise) for s in grid()]
     means = np.stack([mean[key] for key in order])
     measured = np.isfinite(fold.y_held[:, metric])
@@ -196,7 +198,7 @@ def select_hyperparameters(parts: list[HeldOut]) -> tuple[int, GPHyperparameters
     # Mean error decides as well: a density alone prefers a vague head over a sharp one with a few outliers.
     best = int(np.argmax(density - np.log(np.maximum(np.abs(residual) @ share, 1e-9))))
     settings = grid()
-    trees = settings.index(GPHyperparameters(1.0, _NO_SIGNAL, 1.0, 1.0))
+    trees = settings.index(GPHyperparameters(*_POINTWISE, 1.0, 1.0))
     _, runs = np.unique(np.concatenate([p.runs for p in parts])[known], return_inverse=True)
     worse = np.bincount(runs, weights=weight * (np.abs(residual[trees]) - np.abs(residual[best])))
     if len(worse) > 1 and worse.mean() <= _BETTER * worse.std(ddof=1) / np.sqrt(len(worse)):

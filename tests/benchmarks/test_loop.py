@@ -75,10 +75,10 @@ def test_a_merge_is_made_of_checkpoints_and_paid_for_by_what_measuring_costs(tra
     assert keys == [*first.keys, *second.keys]
     alone = np.zeros((len(space.by_part), 2))
     alone[:, 1] = 1.0
-    mixed = weights.mixed(alone)
+    merged = weights.merged(alone)
     for name, tensor in trainer.state(second.keys[0]).items():
-        torch.testing.assert_close(mixed[name], tensor)
-    start = trainer.merge(mixed)
+        torch.testing.assert_close(merged[name], tensor)
+    start = trainer.merge(merged)
     np.testing.assert_allclose(start.values, second.values[-1], atol=1e-3)
     assert trainer.ledger.notes[-1] == [1, 2, 0, 0]
     assert trainer.ledger.costs == [1.0, 1.0, trainer.workload.evaluation]

@@ -74,10 +74,13 @@ def test_interpolation_predicts_mixes_measures_and_saves(mine, tmp_path):
 
 
 def test_interpolation_without_evaluation_says_that_it_predicts(mine):
-    result = mine("interpolate", "run_000", "run_001", "--steps", "2")
+    result = mine("interpolate", "run_000", "run_001", "--steps", "3")
     assert result.status == 0, result.err
     assert "not evaluated" in result.out
-    assert "measured" not in result.out
+    lines = result.out.splitlines()
+    (middle,) = (i for i, line in enumerate(lines) if line.strip().startswith("0.50"))
+    assert "predicted" in lines[middle]
+    assert "measured" not in "".join(lines[middle : middle + 2]), "the ends alone are"
     assert all(len(line) <= 80 for line in result.out.splitlines())
 
 

@@ -65,7 +65,7 @@ def test_trees_are_followed_as_far_as_they_were_right_on_runs_that_they_had_not_
 @pytest.mark.parametrize(("better", "taken"), [(0.05, "trees"), (0.4, "other")])
 def test_another_setting_answers_only_if_runs_agree_that_it_is_better_than_trees(better: float, taken: str) -> None:
     rng = np.random.default_rng(0)
-    runs, trees, other = np.repeat(np.arange(16), 3), grid().index(GPHyperparameters(1.0, 1e6, 1.0, 1.0)), 40
+    runs, trees, other = np.repeat(np.arange(16), 3), grid().index(GPHyperparameters(0.15, 0.01, 1.0, 1.0)), 40
     residual = np.full((len(grid()), len(runs)), 5.0)
     residual[trees] = 1.0
     # Better on average, by as much for some runs as worse for others, or nearly so.
@@ -83,7 +83,7 @@ def test_where_nothing_tells_of_a_metric_its_median_answers() -> None:
         parts.append(replace(part, y_train=rng.normal(size=(60, 1)), y_held=rng.normal(size=(60, 1))))
     found = [held_out(part, 0) for part in parts]
     place, _ = select_hyperparameters(found)
-    assert np.abs(np.concatenate([h.mean[place] for h in found])).mean() < 0.15
+    assert np.abs(np.concatenate([h.mean[place] for h in found])).mean() < 0.3
 
 
 def test_noisier_metrics_get_a_noisier_head() -> None:
@@ -158,7 +158,10 @@ def test_intervals_of_a_setting_that_was_chosen_among_many_cover_new_runs() -> N
     for _ in range(200):
         residuals = rng.normal(size=(settings, runs))
         parts = [
-            HeldOut(np.zeros((settings, 8)), np.ones((settings, 8)), residuals[:, 8 * k : 8 * k + 8], np.ones(8))
+            HeldOut(
+                np.zeros((settings, 8)), np.ones((settings, 8)), residuals[:, 8 * k : 8 * k + 8], np.ones(8),
+                np.arange(8 * k, 8 * k + 8),
+            )  # fmt: skip
             for k in range(5)
         ]
         place, chosen = select_hyperparameters(parts)
