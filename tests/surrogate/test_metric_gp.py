@@ -159,9 +159,12 @@ def test_intervals_of_a_setting_that_was_chosen_among_many_cover_new_runs() -> N
         residuals = rng.normal(size=(settings, runs))
         parts = [
             HeldOut(
-                np.zeros((settings, 8)), np.ones((settings, 8)), residuals[:, 8 * k : 8 * k + 8], np.ones(8),
+                np.zeros((settings, 8)),
+                np.ones((settings, 8)),
+                residuals[:, 8 * k : 8 * k + 8],
+                np.ones(8),
                 np.arange(8 * k, 8 * k + 8),
-            )  # fmt: skip
+            )
             for k in range(5)
         ]
         place, chosen = select_hyperparameters(parts)
