@@ -122,7 +122,7 @@ def test_learning_yields_to_training_and_proposals_that_a_launch_may_wait_for_do
 def test_a_learner_lowers_the_priority_of_its_session_since_linux_weighs_sessions():
     code = (
         "import os; from pathlib import Path; "
-        "from epsopt.studies.worker.refit_service import _let_training_come_first as f\n"
+        "from epsopt.studies.worker.refit_service import yield_to_training as f\n"
         "before = os.nice(0); f(); print(os.nice(0) - before, Path('/proc/self/autogroup').read_text())"
     )
     done = subprocess.run(
