@@ -398,8 +398,8 @@ def test_an_asker_hears_why_nothing_can_be_chosen_and_asks_a_new_process_the_nex
         asker.start(1)
         assert asker.proposal_failure() is None
         until(lambda: not asker.is_proposing(), 120)
-        assert "epsopt.toml: cannot be read" in asker.proposal_failure()
-        assert "epsopt.toml: cannot be read" in asker.proposal_failure(), "until it is asked again"
+        assert "epsopt.toml: there is no such project file" in asker.proposal_failure()
+        assert "epsopt.toml: there is no such project file" in asker.proposal_failure(), "until it is asked again"
     asker.finish()
     asker.stop()
 
