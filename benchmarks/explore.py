@@ -113,7 +113,7 @@ def small_snapshot() -> Snapshot:
 
 
 def copies(base: Snapshot, n: int) -> Snapshot:
-    """Return a snapshot of so many checkpoints: copies of runs, moved a little."""
+    """Return a snapshot of the given number of checkpoints: copies of runs, moved a little."""
     rng = np.random.default_rng(0)
     times = -(-n // len(base.checkpoints))
     checkpoints = [

@@ -116,7 +116,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--zoo", action="store_true", help=f"everybody begins with the same {EARLIER} random runs")
     parser.add_argument("--evaluation", type=float,
-                        help="in the table, charge a merge with so many epochs instead of what it cost")  # fmt: skip
+                        help="in the table, the cost of a merge in epochs, in place of its measured cost")  # fmt: skip
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -90,7 +90,7 @@ class _Search:
         return step
 
     def _plan(self, run: Run, candidate: Candidate, stays: int) -> None:
-        """Choose the next run while one trains that has so many epochs before it; measure merges before."""
+        """Choose the next run while one trains, given its remaining epochs; measure merges before."""
         trainer, ledger = self._trainer, self._trainer.ledger
         trainer.runs.append(run)
         while True:

@@ -94,7 +94,7 @@ def _shown(text: str) -> str:
 
 
 def print_error(text: str) -> None:
-    """Write an error on standard error: at a terminal broken at words, elsewhere as one line, for whoever greps."""
+    """Write an error on standard error: at a terminal broken at words, elsewhere as one line, so that grep finds it."""
     shown = _shown(text)
     if sys.stderr.isatty():
         import shutil

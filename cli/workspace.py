@@ -146,7 +146,7 @@ class OpenProject:
 
 
 def note_unseen(number: int) -> None:
-    """Tell the user of so many checkpoints that the map does not know and a fit would learn."""
+    """Report the number of checkpoints that the map does not know and a fit would learn."""
     from epsopt.cli.output import note
 
     if number:

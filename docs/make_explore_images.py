@@ -67,7 +67,7 @@ def details(page: Page) -> None:
     page.wait_for_selector("#neighbours")
     hide = """folder => document.querySelectorAll('#path, #python').forEach((e) => {
         e.textContent = e.textContent.replaceAll(folder, '~/demo-out'); })"""
-    page.evaluate(hide, str(Path(sys.argv[1]).resolve()))  # where it was made is nobody's business
+    page.evaluate(hide, str(Path(sys.argv[1]).resolve()))  # the folder of the machine that made it is left out
 
 
 def search(page: Page) -> None:

@@ -20,7 +20,7 @@ from epsopt.zoo.html_text import escaped
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_MOST = 9  # axes that can be read beside each other
+_MOST = 9  # axes that stay legible next to each other
 _LABEL = 18  # characters of an axis' name
 _LINES = 400  # runs beside the front: more are a blot
 _LISTED = 12  # hyperparameters that hovering over a run shows

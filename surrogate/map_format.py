@@ -1,4 +1,4 @@
-"""The version of a kept map, for whoever reads a part of one without loading what learned it."""
+"""The version of a kept map, for readers of a part of one that do not load what learned it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def evenly_spaced(n: int, most: int, rounding: Callable[..., NDArray[np.float64]] = np.rint) -> NDArray[np.int64]:
-    """Return at most so many places, spread evenly over ``n`` of them, the first and the last included.
+    """Return at most `most` places, spread evenly over ``n`` of them, the first and the last included.
 
     Args:
         n: number of places.

@@ -193,7 +193,7 @@ class RunForecaster:
         )
 
     def expert_forecasts(self, path: RunPath, total: float) -> tuple[Floats, float]:
-        """Return each of the weighed forecasts of a run of so many epochs.
+        """Return each of the weighed forecasts of a run of the given length.
 
         Args:
             path: its checkpoints so far.

@@ -17,7 +17,7 @@ PATIENCE = 0.5
 _FADING = 0.9
 _MOST = 2.0  # upper limit: a kind whose realized gains exceed the predicted ones counts at most twice as much
 _DOUBT = 0.005  # of the hypervolume: about so much predicted gain must have failed before that counts
-_FAILURES = 0.5  # and so many predicted gains of usual size: what likely adds nothing may add a lot all the same
+_FAILURES = 0.5  # and this many predicted gains of usual size: a step that likely adds nothing may add a lot
 
 
 @dataclass

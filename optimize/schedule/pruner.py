@@ -4,7 +4,7 @@ At each new checkpoint the run's own curve so far, and what hyperparameters did 
 the joint distribution of the checkpoints that are still to come (:mod:`epsopt.optimize.forecast.learning_curve_gp`).
 The run is stopped when the probability that any of them joins the front is below a threshold; or, with `gain_ratio`,
 when its predicted gain per epoch is below that share of a new run's: an epoch can be spent only once. Control runs, a
-share of all, are never stopped: without them nobody would learn where the forecasts are wrong.
+share of all, are never pruned: they show where the forecasts are wrong.
 
 The model's probability is calibrated: every run so far is judged as if it were new, by all other runs, and what came of
 that says how reliable such forecasts are (:mod:`epsopt.optimize.forecast.calibration`).

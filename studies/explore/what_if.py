@@ -89,7 +89,7 @@ def answers(snapshot: Snapshot, wanted: Mapping[str, float], *, limit: int = 8, 
     Args:
         snapshot: what the page shows.
         wanted: value by metric.
-        limit: at most so many answers.
+        limit: largest number of answers.
         seed: RNG seed; the same seed gives the same answers.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which checkpoints are merged when nobody names them: of one lineage, the measured front and the newest runs' ends."""
+"""Which checkpoints are merged by default: of one lineage, the measured front and the newest runs' ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sources:
         base_checkpoint: the same in the catalogue; None: it is not there.
         checkpoints: others of the lineage, all measured; those of the front come first.
         n_front: how many those are.
-        left_out: checkpoints that would be mixed, if their weights were finite.
+        left_out: checkpoints that would be merged, if their weights were finite.
     """
 
     base: Parent

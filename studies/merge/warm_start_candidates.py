@@ -25,7 +25,7 @@ _MOST_MERGED = 8
 def real_starts(surrogate: Surrogate, catalogue: Catalogue, objectives: Sequence[Objective]) -> list[Start]:
     """Return the lineages' bases and the measured front, those of which every metric of the map was measured.
 
-    A checkpoint that weights are compared with for want of a base is a start like others: nobody said it was the base.
+    A checkpoint that weights are compared with for want of a base is a start like others: nothing declares it the base.
     """
     latents, known = known_latents(surrogate, catalogue.checkpoints())
     references = {lineage.reference_path for lineage in catalogue.lineages()}

@@ -66,7 +66,7 @@ def report_contents(
         title: of the report.
         report: of the loop.
         objectives: what counts.
-        texts: what is said besides figures.
+        texts: sentences between the figures.
         surrogate: the map; None without one.
         validation: of the map.
         n_unseen: checkpoints that the map does not know yet.

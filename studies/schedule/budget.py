@@ -114,7 +114,7 @@ class Ledger:
     """All steps so far.
 
     Attributes:
-        trials: of the study of proposals, whether the scheduler chose them or somebody else.
+        trials: of the study of proposals, chosen by the scheduler or queued otherwise.
         merges: that the scheduler chose, in order.
     """
 

@@ -367,7 +367,7 @@ class SchedulerService:
         self._notify(f"no merge was measured: {error}")
 
     def _measured(self, snapshot: StudySnapshot, placed: WeightGeometry, step: Step) -> bool:
-        """Measure a merge, unless somebody else is at that; whether there is something new to choose by."""
+        """Measure a merge, unless another service does; return whether there is something new to choose by."""
         with lease(self._catalogue, wait=False) as held:
             if held is None:
                 return False

@@ -1,4 +1,4 @@
-"""What runs start from is called the base only where somebody says so, and epsopt.toml is asked to say it."""
+"""What runs start from is called the base only where it is declared, and epsopt.toml is asked to say it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server answers its own page and nobody else, and changes nothing unless that is allowed."""
+"""The server answers its own page alone, and changes nothing unless that is allowed."""
 
 from __future__ import annotations
 
