@@ -126,35 +126,24 @@ def held_out(fold: Fold, metric: int) -> HeldOut:
     said, said_held = (part[:, encoded + metric] for part in (fold.z_train[known], fold.z_held))
     between, across = _distances(z, z) ** 2, _distances(z_held, z) ** 2
     apart, apart_held = (said[:, None] - said) ** 2, (said_held[:, None] - said) ** 2
-    mean, variance = {}, {}
-    tried: dict[tuple[float, float], tuple[list[float], list[float]]] = {
-        (alike, length): ([share for share, place in _TREES if place == alike], list(_NOISES))
-        for alike, length in itertools.product(dict.fromkeys(alike for _, alike in _TREES), _LENGTHS)
-    }
-    tried[0.0, _POINTWISE[0]] = list(_ALONE), [_POINTWISE[1]]
-    for (alike, length), (shares, noises) in tried.items():
+    kernels: dict[tuple[float, float], list[tuple[int, GPHyperparameters]]] = {}
+    for place, setting in enumerate(grid()):
+        kernels.setdefault((setting.alike, setting.length), []).append((place, setting))
+    mean, variance = np.empty((2, sum(map(len, kernels.values())), len(said_held)))
+    for (alike, length), settings in kernels.items():
         covariance = _matern(np.sqrt(between + alike**2 * apart) / length)
         cross = _matern(np.sqrt(across + alike**2 * apart_held) / length)
         # One eigendecomposition serves all noise levels and shares of the trees.
         values, vectors = np.linalg.eigh(covariance)
         projected = cross @ vectors
-        for noise in noises:
-            inverse = 1.0 / (np.maximum(values, 0.0) + noise)
-            unit = np.maximum(1.0 - (projected**2) @ inverse, 1e-6) + noise
-            for trees in shares:
-                rest = projected @ (inverse * (vectors.T @ (y - trees * said)))
-                mean[trees, alike, length, noise] = trees * said_held + rest
-                variance[trees, alike, length, noise] = unit
-    order = [(s.trees, s.alike, s.length, s.noise) for s in grid()]
-    means = np.stack([mean[key] for key in order])
+        squared = projected**2
+        for place, setting in settings:
+            inverse = 1.0 / (np.maximum(values, 0.0) + setting.noise)
+            rest = projected @ (inverse * (vectors.T @ (y - setting.trees * said)))
+            mean[place] = setting.trees * said_held + rest
+            variance[place] = np.maximum(1.0 - squared @ inverse, 1e-6) + setting.noise
     measured = np.isfinite(fold.y_held[:, metric])
-    return HeldOut(
-        means,
-        np.stack([variance[key] for key in order]),
-        fold.y_held[:, metric] - means,
-        run_weights(fold.runs_held, measured),
-        fold.runs_held,
-    )
+    return HeldOut(mean, variance, fold.y_held[:, metric] - mean, run_weights(fold.runs_held, measured), fold.runs_held)
 
 
 def run_weights(runs: NDArray[np.int64], measured: NDArray[np.bool_]) -> Floats:
