@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from epsopt.figures.protocols import Measured as DrawnCheckpoint
+from epsopt.figures.protocols import Predicted
 
-class Measured(Protocol):
+
+class Measured(DrawnCheckpoint, Protocol):
     """A checkpoint as the catalogue knows it (``epsopt.zoo.catalogue.catalogue.Checkpoint`` is one)."""
-
-    @property
-    def run(self) -> str:
-        """Name of its run."""
 
     @property
     def path(self) -> str:
@@ -20,18 +19,6 @@ class Measured(Protocol):
     @property
     def sha256(self) -> str:
         """Digest of the file's content, by which it is known."""
-
-    @property
-    def epoch(self) -> int | None:
-        """Epoch or step, None when unknown."""
-
-    @property
-    def metrics(self) -> Mapping[str, float | None]:
-        """Measured values by name."""
-
-    @property
-    def hyperparameters(self) -> Mapping[str, Any]:
-        """The run's hyperparameters by name."""
 
 
 class Trained(Measured, Protocol):
@@ -68,26 +55,6 @@ class Neighbour(Protocol):
     @property
     def hyperparameters(self) -> Mapping[str, Any]:
         """The run's hyperparameters by name."""
-
-
-class Predicted(Protocol):
-    """Metrics that a model expects, with intervals: one point of a predicted front, or of a proposal."""
-
-    @property
-    def point(self) -> Mapping[str, float]:
-        """Predicted value of every objective (and of other metrics, if any)."""
-
-    @property
-    def low(self) -> Mapping[str, float]:
-        """Lower ends of the intervals."""
-
-    @property
-    def high(self) -> Mapping[str, float]:
-        """Upper ends of the intervals."""
-
-    @property
-    def probability(self) -> float | None:
-        """Probability of meeting the targets, None without targets."""
 
 
 class Answer(Predicted, Protocol):
