@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from epsopt.cli.output import (
     Head,
@@ -21,6 +21,7 @@ from epsopt.cli.output import (
 
 if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
+    from epsopt.figures.protocols import Interval
     from epsopt.optimize.latent.neighbours import Neighbour
     from epsopt.optimize.objectives import Objective, Target
     from epsopt.studies.protocols import Measured
@@ -29,22 +30,6 @@ if TYPE_CHECKING:
 HIDDEN = "--details prints their hyperparameters."
 
 Texts = dict[str, Callable[[float | None], str]]
-
-
-class Predicted(Protocol):
-    """Predicted metrics with intervals; unlike what studies record, they need no probability of meeting targets."""
-
-    @property
-    def point(self) -> Mapping[str, float]:
-        """Points by metric."""
-
-    @property
-    def low(self) -> Mapping[str, float]:
-        """Lower ends."""
-
-    @property
-    def high(self) -> Mapping[str, float]:
-        """Upper ends."""
 
 
 def formatters(names: Sequence[str], shown: Iterable[Mapping[str, float | None]]) -> Texts:
@@ -68,7 +53,7 @@ def metric_heads(names: Sequence[str], objectives: Sequence[Objective], targets:
     return [metric_head(name, second(name)) for name in names]
 
 
-def predicted_rows(predicted: Predicted, names: Sequence[str], texts: Texts, title: str, level: float) -> Rows:
+def predicted_rows(predicted: Interval, names: Sequence[str], texts: Texts, title: str, level: float) -> Rows:
     """Return a row of points and a row of intervals, each beginning with its label."""
 
     def interval(name: str) -> str:
@@ -164,7 +149,7 @@ def target_json(targets: Sequence[Target]) -> list[dict[str, Any]]:
     return [{"name": t.name, "value": t.value} for t in targets]
 
 
-def predicted_json(predicted: Predicted) -> dict[str, Any]:
+def predicted_json(predicted: Interval) -> dict[str, Any]:
     """Return predicted metrics as JSON values."""
     return {n: {"value": v, "low": predicted.low[n], "high": predicted.high[n]} for n, v in predicted.point.items()}
 
