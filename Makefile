@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY) ## Run epsopt on real training runs, in about seven minutes
+demo: $(READY) ## Run epsopt on real training runs, in about nine minutes
 	$(BIN)/epsopt demo
 
 test: lint types docs check ## Run what a change must pass

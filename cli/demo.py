@@ -41,7 +41,7 @@ _MARK = (
 @click.option("--fresh", is_flag=True, help="Start over if the folder holds a demo already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (docs/schemas); the story on stderr.")
 def command(out: Path, runs: int, proposals: int, jobs: int, seed: int, fresh: bool, as_json: bool) -> None:
-    """Run every step on a small zoo that is trained for real: about seven minutes on two cores.
+    """Run every step on a small zoo that is trained for real: about nine minutes on two cores.
 
     Trains a base and a random sweep of fine-tuning runs, reads their checkpoints, learns the map, searches it for
     coverage >= 0.95 with the most structure, proposes the next runs, trains those, measures merges of all that was

@@ -22,7 +22,7 @@ TARGETS_HOLD = " P: probability that all targets hold."
 PRODUCT = " It is the product over single targets: errors of different metrics are taken as independent."
 DISTANCE = " Latent distance: how far apart two checkpoints lie on the map; it has no unit, so compare it with others."
 HYPERVOLUME = (
-    "Hypervolume: how much of what is possible the measured front beats, down to a point that is just not good enough; "
+    "Hypervolume: how much of what is possible the measured front beats, down to the reference point; "
     "it grows whenever a new trade-off is found."
 )
 _NAME = 16

@@ -30,7 +30,6 @@ def main() -> None:
     figure = figures.front(project.objectives, checkpoints, result.answers, targets)
     out = Path(__file__).parent / "images" / "front.png"
     draw(figure, out, 900, 460)
-    draw(figures.dark(figure), out.with_name("front-dark.png"), 900, 460)
     report(Path(sys.argv[1]), out.parent)
 
 

@@ -103,8 +103,8 @@ def axis_scales(
 
 def axis_title(objective: Objective, scale: AxisScale | None = None) -> str:
     """Return an axis' title with the direction and the scale, as HTML."""
-    words = "" if scale is None or not scale.words else f"; scale {scale.words}"
-    return f"{escaped(objective.name)} ({'higher' if objective.maximize else 'lower'} is better{words})"
+    words = "" if scale is None or not scale.words else f"<br>scale {scale.words}"
+    return f"{escaped(objective.name)} ({'higher' if objective.maximize else 'lower'} is better){words}"
 
 
 def whiskers(name: str, predicted: Sequence[Interval], scale: AxisScale, colour: str = WHISKER) -> dict[str, Any]:
