@@ -177,6 +177,7 @@ def _show(
 ) -> None:
     from epsopt.cli.output import Head, Rows, print_line, print_table, print_wrapped
     from epsopt.cli.render import formatters, measured_row, metric_heads, predicted_rows, short_path
+    from epsopt.zoo.formatting import count
 
     measurements = [m.measured or {} for m in way.merged]
     known = {0: ends[0].checkpoint.metrics, len(way.steps) - 1: ends[1].checkpoint.metrics}
@@ -204,6 +205,9 @@ def _show(
         )
     else:
         print_wrapped("Predicted values are predicted from merged weights; measured ones are the evaluate hook's.")
+    refused = [why for m in way.merged if (why := m.assessment.refused) is not None]
+    if refused:
+        print_wrapped(f"No prediction for {count(len(refused), 'merge')}, for example: {refused[0]}.")
     if not all(step.trusted for step in way.steps):
         print_wrapped("'far': outside of what the map was trained on; the intervals mean little there.")
     if files:

@@ -80,7 +80,7 @@ def command(
             checkpoints, prints = _placed(name, checkpoints, catalogue.fingerprints([c.id for c in checkpoints]))
             latents = surrogate.encode(prints)
         found = run_trajectory(
-            surrogate, checkpoints, latents, name, first=first, total=epochs,
+            surrogate, checkpoints, latents, name, fingerprints=prints, first=first, total=epochs,
             space=workspace.project.space if workspace.project else None, level=level, seed=seed,
             progress=lambda what: progress(what, None),
         )  # fmt: skip

@@ -66,7 +66,7 @@ figures.sampling(objectives, checkpoints, sample.points, targets)""",
 Where a run has been and where it is forecast to end, from its first checkpoints; and runs that behave alike.""",
     """latents = surrogate.encode(fingerprints)
 run = max(checkpoints, key=lambda c: c.epoch or 0).run
-found = run_trajectory(surrogate, checkpoints, latents, run, first=2)
+found = run_trajectory(surrogate, checkpoints, latents, run, fingerprints=fingerprints, first=2)
 figures.trajectory(surrogate, latents.double().numpy(), found)""",
     "found.forecast",
     """clusters, runs, points = cluster_runs(surrogate, checkpoints, groups=2)

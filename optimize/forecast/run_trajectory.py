@@ -23,6 +23,7 @@ from epsopt.optimize.space_inference import infer_space
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
+from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,7 @@ def run_trajectory(
     latents: Tensor,
     name: str,
     *,
+    fingerprints: Sequence[Fingerprint] | None = None,
     first: int | None = None,
     total: float | None = None,
     space: Space | None = None,
@@ -70,6 +72,8 @@ def run_trajectory(
         checkpoints: of all runs.
         latents: ``(n, latent)``, finite, positions of the `n` checkpoints.
         name: of the run.
+        fingerprints: of the `n` checkpoints. Without them there is no forecast of a run whose architecture the map has
+            not seen: they tell whether it has parts that no architecture of the map has.
         first: number of its checkpoints that the forecast knows, 0 for its hyperparameters alone; None for all.
         total: epochs that the run will have; None for what its configuration or past runs say.
         space: search space; None infers it from the other runs.
@@ -91,8 +95,7 @@ def run_trajectory(
     others = [p for p in paths if p is not whole]
     moved = path_statistics(so_far, median_speed(others)) if len(so_far) else None
     members = [c for c in checkpoints if c.run_id == whole.run_id]
-    signatures = {c.signature for c in members}
-    reason = next((text for s in sorted(signatures) if (text := surrogate.refusal(s, level)) is not None), None)
+    reason = _refusal(surrogate, members, checkpoints, fingerprints, level)
     end = measured_end(so_far, planned_total(so_far, others) if total is None else total)
     forecast = None
     if end is not None:
@@ -110,3 +113,27 @@ def run_trajectory(
         so_far, whole, moved, end, forecast, reason, tuple(surrogate.metric_names),
         any(c.trained != c.epoch for c in members),
     )  # fmt: skip
+
+
+def _refusal(
+    surrogate: Surrogate,
+    members: Sequence[Checkpoint],
+    checkpoints: Sequence[Checkpoint],
+    fingerprints: Sequence[Fingerprint] | None,
+    level: float,
+) -> str | None:
+    """Say why the map cannot speak of a run's architecture; None: it can."""
+    signatures = sorted({c.signature for c in members} - surrogate.architectures)
+    kinds = {}
+    for c, found in zip(checkpoints, fingerprints or (), strict=fingerprints is not None):
+        if c.signature in signatures and c.signature not in kinds:
+            kinds[c.signature] = found.tensor_kinds
+    for signature in signatures:
+        if (reason := surrogate.refusal(signature, level, kinds.get(signature, frozenset()))) is not None:
+            return reason
+        if signature not in kinds:
+            return (
+                "its architecture (tensor names and shapes) is none of those that the map was trained on, and without "
+                "fingerprints nothing tells whether it has parts that none of them has"
+            )
+    return None

@@ -62,7 +62,9 @@ def straight(start: Tensor, end: Tensor, steps: int) -> Tensor:
     return torch.where(t < 1.0, start + t * (end - start), end)
 
 
-def along(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], z: Tensor, level: float = 0.9) -> list[PathPoint]:
+def along(
+    surrogate: Surrogate, checkpoints: Sequence[Checkpoint], z: Tensor, level: float = 0.9, *, unseen: bool = False
+) -> list[PathPoint]:
     """Predict the points of a way.
 
     Args:
@@ -70,6 +72,8 @@ def along(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], z: Tensor, le
         checkpoints: the catalogue's.
         z: ``(steps, latent)``: points between two checkpoints, or encoded merges of their weights.
         level: coverage of the intervals.
+        unseen: whether an end is of an architecture that the map was not trained on and does predict: intervals are
+            then as wide as on architectures held out.
 
     Returns:
         One step per point.
@@ -79,7 +83,7 @@ def along(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], z: Tensor, le
     """
     latents, known = known_latents(surrogate, checkpoints)
     region = trust_region(latents, np.array([c.run_id for c in known]))
-    prediction = surrogate.predict(z, level)
+    prediction = surrogate.predict(z, level, np.full(len(z), unseen))
     names = surrogate.metric_names
     inside = region.contains(z).tolist()
     near = nearest(z, latents, known, 1)

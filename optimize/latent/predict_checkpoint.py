@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from epsopt.optimize.latent.neighbours import Neighbour, nearest
 from epsopt.optimize.latent.search import known_latents
-from epsopt.optimize.latent.trust_region import trust_region
+from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
@@ -75,13 +75,7 @@ def assess(
     out = []
     for i, near in enumerate(nearest(z, latents, known, 1)):
         distance = near[0].distance
-        mine = fingerprints[i]
-        refused = mine.refusal or surrogate.refusal(mine.signature, level, mine.tensor_kinds)
-        if refused is None and distance > _TOO_FAR * region.furthest:
-            refused = (
-                f"it lies {distance:.3g} from the nearest checkpoint that the map knows, and none of those lies "
-                f"further than {region.furthest:.3g} from another run's: intervals were never tested so far out"
-            )
+        refused = why_refused(surrogate, fingerprints[i], distance, region, level)
         point, low, high = (
             dict(zip(names, (float("nan") if refused else float(v) for v in values[i]), strict=True))
             for values in (prediction.point, prediction.low, prediction.high)
@@ -89,6 +83,31 @@ def assess(
         trusted = distance <= region.radius
         out.append(Assessment(point, low, high, near[0], region.radius, trusted, not unseen[i], refused))
     return out
+
+
+def why_refused(
+    surrogate: Surrogate, fingerprint: Fingerprint, distance: float, region: TrustRegion, level: float = 0.9
+) -> str | None:
+    """Say why a checkpoint's metrics cannot be predicted with honest intervals; None: they can.
+
+    Args:
+        surrogate: the fitted map.
+        fingerprint: of the checkpoint.
+        distance: latent distance to the nearest checkpoint that the map was trained on.
+        region: the trust region around those.
+        level: coverage of the intervals.
+
+    Returns:
+        NaN weights, an unseen architecture (:meth:`epsopt.surrogate.Surrogate.refusal`), or a place far outside; or
+        None.
+    """
+    refused = fingerprint.refusal or surrogate.refusal(fingerprint.signature, level, fingerprint.tensor_kinds)
+    if refused is None and distance > _TOO_FAR * region.furthest:
+        return (
+            f"it lies {distance:.3g} from the nearest checkpoint that the map knows, and none of those lies "
+            f"further than {region.furthest:.3g} from another run's: intervals were never tested so far out"
+        )
+    return refused
 
 
 def measured_at_ends(checkpoints: Sequence[Checkpoint], metrics: Sequence[str]) -> list[str]:

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from optuna.storages import RDBStorage
 from torch import Tensor
 
+from epsopt.optimize.latent.neighbours import nearest
+from epsopt.optimize.latent.predict_checkpoint import why_refused
 from epsopt.optimize.latent.search import known_latents
 from epsopt.optimize.latent.trajectory import run_paths
+from epsopt.optimize.latent.trust_region import trust_region
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.explore.links import proposed_starts
 from epsopt.studies.project.project import Project
@@ -43,6 +46,8 @@ class Snapshot:
         latents: ``(n, latent)`` encoded checkpoints; NaN where weights are NaN.
         learned: ``(n,)`` whether the map was trained on each; the others it only encodes.
         steps: usual step of each run by its id: the median distance between consecutive checkpoints.
+        refused: why the map predicts nothing of a checkpoint, by its row; those that it predicts, and those with NaN
+            weights, are missing.
         level: coverage of the intervals.
         storage: of the studies; None where there are none.
         report: how proposals fared; None where there are none.
@@ -61,6 +66,7 @@ class Snapshot:
     latents: Tensor
     learned: NDArray[np.bool_]
     steps: Mapping[int, float]
+    refused: Mapping[int, str] = field(default_factory=dict)
     level: float = 0.9
     storage: RDBStorage | None = None
     report: LoopReport | None = None
@@ -112,7 +118,7 @@ def take_snapshot(
     surrogate, validation = load_map(catalogue)
     checkpoints = catalogue.checkpoints()
     known_latents(surrogate, checkpoints)  # says so where there is none
-    latents, learned = _encoded(surrogate, catalogue, checkpoints)
+    latents, learned, refused = _encoded(surrogate, catalogue, checkpoints, level)
     merges = measured_merges(catalogue, project.name)
     report, started = None, {}
     if storage is not None:
@@ -131,6 +137,7 @@ def take_snapshot(
         latents=latents,
         learned=learned,
         steps=_usual_steps(surrogate, checkpoints, latents),
+        refused=refused,
         level=level,
         storage=storage,
         report=report,
@@ -141,9 +148,9 @@ def take_snapshot(
 
 
 def _encoded(
-    surrogate: Surrogate, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]
-) -> tuple[Tensor, NDArray[np.bool_]]:
-    """Latents of all checkpoints, those that the map was not trained on encoded now; and which it was trained on."""
+    surrogate: Surrogate, catalogue: Catalogue, checkpoints: Sequence[Checkpoint], level: float
+) -> tuple[Tensor, NDArray[np.bool_], dict[int, str]]:
+    """Latents of all checkpoints, those that the map was not trained on encoded now; which it was; what it refuses."""
     place = {key: i for i, key in enumerate(surrogate.memory.keys)}
     learned = np.array([c.sha256 in place for c in checkpoints], dtype=bool)
     latents = torch.full((len(checkpoints), surrogate.latent), torch.nan)
@@ -153,9 +160,16 @@ def _encoded(
     others = np.flatnonzero(~learned).tolist()
     prints = catalogue.fingerprints([checkpoints[i].id for i in others])
     usable = [(i, found) for i, found in zip(others, prints, strict=True) if not found.nan_weights]
+    refused: dict[int, str] = {}
     if usable:
-        latents[[i for i, _ in usable]] = surrogate.encode([found for _, found in usable]).float()
-    return latents, learned
+        z = surrogate.encode([found for _, found in usable]).float()
+        latents[[i for i, _ in usable]] = z
+        known_z, known = known_latents(surrogate, checkpoints)
+        region = trust_region(known_z, np.array([c.run_id for c in known]))
+        for (i, found), (near,) in zip(usable, nearest(z, known_z, known, 1), strict=True):
+            if (why := why_refused(surrogate, found, near.distance, region, level)) is not None:
+                refused[i] = why
+    return latents, learned, refused
 
 
 def _usual_steps(surrogate: Surrogate, checkpoints: Sequence[Checkpoint], latents: Tensor) -> dict[int, float]:

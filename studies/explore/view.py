@@ -153,8 +153,7 @@ def _columns(
 def _predictions(snapshot: Snapshot) -> tuple[tuple[NDArray[np.float64], ...], int]:
     """Point, low and high end of every checkpoint that the map predicts, NaN elsewhere; and how many it refuses."""
     surrogate, level = snapshot.surrogate, snapshot.level
-    reasons = {c.signature: surrogate.refusal(c.signature, level) for c in snapshot.checkpoints}
-    predictable = np.array([reasons[c.signature] is None for c in snapshot.checkpoints])
+    predictable = np.array([i not in snapshot.refused for i in range(len(snapshot.checkpoints))])
     finite_rows = torch.isfinite(snapshot.latents).all(dim=1).numpy()
     rows = np.flatnonzero(predictable & finite_rows)
     out = tuple(np.full((len(predictable), len(surrogate.metric_names)), np.nan) for _ in range(3))
@@ -208,7 +207,8 @@ def _notes(snapshot: Snapshot, refused: int) -> list[str]:
     if placed := int((finite_rows & ~snapshot.learned).sum()):
         out.append(f"the map was not trained on {count(placed, 'checkpoint')}: 'epsopt fit' learns what is new")
     if refused:
-        out.append(f"no prediction for {count(refused, 'checkpoint')} of an architecture that the map does not know")
+        example = next(iter(snapshot.refused.values()))
+        out.append(f"no prediction for {count(refused, 'checkpoint')}, for example: {example}")
     return out
 
 

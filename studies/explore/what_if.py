@@ -147,12 +147,13 @@ def way(snapshot: Snapshot, start: int, end: int, steps: int = 21) -> dict[str, 
     ends = [snapshot.placed(start), snapshot.placed(end)]
     if ends[0].sha256 == ends[1].sha256:
         raise UsageError("both ends are the same checkpoint: there is no way to go")
-    for one in ends:
-        if (refused := snapshot.surrogate.refusal(one.signature, snapshot.level)) is not None:
+    for row, one in zip((start, end), ends, strict=True):
+        if (refused := snapshot.refused.get(row)) is not None:
             raise UsageError(f"the way to {visible(one.path)} cannot be predicted: {refused}")
     z = straight(snapshot.latents[start], snapshot.latents[end], steps)
     with snapshot.lock:
-        points = along(snapshot.surrogate, snapshot.checkpoints, z, snapshot.level)
+        unseen = any(one.signature not in snapshot.surrogate.architectures for one in ends)
+        points = along(snapshot.surrogate, snapshot.checkpoints, z, snapshot.level, unseen=unseen)
     places = snapshot.surrogate.plane_coordinates(z).tolist()
     return {
         "rows": [start, end],

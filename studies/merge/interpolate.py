@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -92,26 +92,30 @@ def interpolate(
         UsageError: weights are not merged, and the map predicts nothing for an end.
     """
     start, end = (e.checkpoint for e in ends)
-    merged: list[MergedCheckpoint] = []
-    if weights:
-        recombinations = [recombination([start, end], [[1.0 - t, t]]) for t in shares(steps)]
-        merged = decode_merges(
-            decoder,
-            catalogue,
-            checkpoints,
-            surrogate,
-            recombinations,
-            level=level,
-            evaluate=evaluate,
-            progress=progress,
-        )
-        z = torch.stack([m.z for m in merged])
-    else:
+    between = linear_metrics(start.metrics, end.metrics, surrogate.metric_names, steps)
+    unseen = any(e.checkpoint.signature not in surrogate.architectures for e in ends)
+    if not weights:
         for one in ends:
             found = one.fingerprint
             if (refused := surrogate.refusal(found.signature, level, found.tensor_kinds)) is not None:
                 raise UsageError(f"the way to {one.shown} cannot be predicted: {refused}")
         codes = surrogate.encode([e.fingerprint for e in ends])
         z = straight(codes[0], codes[1], steps)
-    between = linear_metrics(start.metrics, end.metrics, surrogate.metric_names, steps)
-    return Interpolation(along(surrogate, checkpoints, z, level), merged, between)
+        return Interpolation(along(surrogate, checkpoints, z, level, unseen=unseen), [], between)
+    recombinations = [recombination([start, end], [[1.0 - t, t]]) for t in shares(steps)]
+    merged = decode_merges(
+        decoder,
+        catalogue,
+        checkpoints,
+        surrogate,
+        recombinations,
+        level=level,
+        evaluate=evaluate,
+        progress=progress,
+    )
+    way = along(surrogate, checkpoints, torch.stack([m.z for m in merged]), level, unseen=unseen)
+    predicted = [
+        replace(step, point=found.point, low=found.low, high=found.high)  # NaN where the map refuses the merge
+        for step, found in zip(way, (m.assessment for m in merged), strict=True)
+    ]
+    return Interpolation(predicted, merged, between)

@@ -148,3 +148,11 @@ def test_what_meets_a_target_in_the_browser_meets_it_in_python(shown, snapshot, 
     measured = column(shown, "metric:coverage")[1]
     python = sum(meets(c.metrics, [Target("coverage", value)], OBJECTIVES) for c in snapshot.checkpoints)
     assert int((measured >= value).sum()) == python
+
+
+def test_the_page_says_what_the_map_refuses_to_predict_and_why(snapshot):
+    refusing = view(replace(snapshot, refused={69: "its architecture has other parts"}))
+    _, predicted = column(refusing, "predicted:coverage")
+    assert math.isnan(predicted[69])
+    assert math.isfinite(predicted[67])
+    assert "no prediction for 1 checkpoint, for example: its architecture has other parts" in refusing.about["notes"]

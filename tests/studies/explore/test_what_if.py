@@ -111,3 +111,10 @@ def test_no_number_that_json_has_no_word_for_is_sent():
     assert finite({"a": [math.nan, math.inf, 1.5, np.float32(2.0), np.int64(3), True, None, "x"]}) == {
         "a": [None, None, 1.5, 2.0, 3, True, None, "x"]
     }
+
+
+def test_what_the_map_refuses_has_no_prediction_and_no_way(snapshot):
+    refusing = replace(snapshot, refused={69: "none of the architectures has tensors such as c of 4 dimensions"})
+    with pytest.raises(UsageError, match="cannot be predicted: none of the architectures has tensors such as c"):
+        way(refusing, 3, 69)
+    assert len(way(snapshot, 3, 69)["points"]) == 21
