@@ -293,7 +293,7 @@ def read_fingerprints(
     key, base = ("", "") if catalogue is None else (catalogue.weights_key, catalogue.base)
     read_files(pool, files, book, handle, embed=embed, weights_key=key, base=base)
     renamed = catalogue.renamed if catalogue is not None else None
-    return attach_metadata(results, pool, folders or Folders(), renamed, on_failure)
+    return attach_metadata(results, pool, folders or Folders(), renamed, on_failure, key)
 
 
 def _size(path: Path) -> int:

@@ -9,6 +9,7 @@ Nothing is interpolated: a metric that was not logged at a checkpoint is not mea
    they are those of the optimiser if any checkpoint stands at one of them; if none does they count epochs, but not if
    the log runs far beyond those of the checkpoints.
 4. What says neither belongs to the run's last checkpoint.
+5. Of several models of one moment the log speaks of one (:mod:`epsopt.zoo.layouts.several_models`).
 
 Lightning's loggers write the index of the last update, one less than the ``global_step`` of a checkpoint of the same
 moment. Programs that count epochs from 0 in the log and from 1 in checkpoints (``"epoch": epoch + 1`` in PyTorch's own
@@ -17,15 +18,18 @@ examples) are recognised by the two ends: the log starts at 0 and ends one befor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from epsopt.zoo.formatting import count
 from epsopt.zoo.layouts.best import is_test
 from epsopt.zoo.layouts.parsed import AfterTraining, Position, Row, RunMetadata
 
 _Value = float | None
 _LISTED = 8
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class _Clocks:
 def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[str, _Value]]:
     """Match the rows to checkpoints; return the metrics of those that have any, by key.
 
-    A file whose rows say neither epoch nor step, and whose order fits no checkpoints, becomes a failure in `metadata`.
+    Of several models that were saved at one moment, those that the log may not speak of have none, and are named. A
+    file whose rows say neither epoch nor step, and whose order fits no checkpoints, becomes a failure in `metadata`.
     """
     rows = [*metadata.rows, *_numbered(metadata, positions)]
     series: dict[str, list[tuple[Row, _Value]]] = {}
@@ -72,7 +77,7 @@ def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, d
             continue
         for key, value in found.items():
             out.setdefault(key, {})[name] = value
-    last = max(positions, key=lambda p: (-1 if p.epoch is None else p.epoch, p.path), default=None)
+    last = max(positions, key=lambda p: (-1 if p.epoch is None else p.epoch, p.rival is None, p.path), default=None)
     if last is not None and last.best is False:
         unsure += [name for name in metadata.final if is_test(name)]
         metadata.final = {name: value for name, value in metadata.final.items() if not is_test(name)}
@@ -82,7 +87,20 @@ def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, d
         out[last.key] = {**metadata.final, **out.get(last.key, {})}
     if metadata.after is not None:
         _give_after(metadata.after, metadata, positions, out)
+    _take_from_rivals(metadata, positions, out)
     return out
+
+
+def _take_from_rivals(metadata: RunMetadata, positions: Sequence[Position], out: dict[str, dict[str, _Value]]) -> None:
+    """Leave checkpoints that the log may not speak of without its values, and say each reason once."""
+    said: dict[str, dict[str, Position]] = {}
+    for p in positions:
+        if p.rival is not None and out.pop(p.key, None) is not None and p.rival:
+            said.setdefault(_DIGITS.sub("#", p.rival), {}).setdefault(f"{p.epoch} {p.step}", p)
+    for moments in said.values():
+        first, *others = moments.values()
+        more = f" (so it is at {count(len(others), 'other moment')})" if others else ""
+        metadata.failures.append((first.path, f"{first.rival}{more}"))
 
 
 def _give_after(

@@ -57,6 +57,8 @@ class Position:
         step: optimiser steps, None when unknown.
         layout: the layout that knows the checkpoint's keys: some loggers count steps in a way of their own.
         best: whether the run called this checkpoint the best at its end; None where nothing says which was.
+        rival: why the log may not speak of this checkpoint, one of several models of its moment; empty where the user
+            names another one; None where the log speaks of it.
     """
 
     key: str
@@ -65,6 +67,7 @@ class Position:
     step: int | None
     layout: str = "plain"
     best: bool | None = None
+    rival: str | None = None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import by_moment, columns_of, flat, no_numbers, rows_of, says_place, without_lists
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
-from epsopt.zoo.layouts.series import OF_RUNS, series_of
+from epsopt.zoo.layouts.series import OF_RUNS, is_part, series_of
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
 from epsopt.zoo.layouts.training_state import latest, scores, stated, states_of
@@ -73,7 +73,8 @@ def run_of(file: Path, folders: Folders) -> Path:
     """Return the folder that holds the file, or the one above a folder ``checkpoints`` if that one says more.
 
     A folder that is one checkpoint (``checkpoint_3/model.pt``) is no run: the one above it is. Where a folder holds the
-    files of several trainings, each is a run, called as its files are.
+    files of several trainings, each is a run, called as its files are. Folders in ``checkpoints`` that are called as
+    parts of a model or as callbacks (``checkpoints/generator/``) are no runs where the folder above says more.
     """
     folder = file.parent
     single = checkpoint_folder(file, folders, TELLS)
@@ -85,6 +86,14 @@ def run_of(file: Path, folders: Folders) -> Path:
         return folder / name
     if folder.name.lower() in HOLDERS and says_more(folder.parent, folders, TELLS):
         return folder.parent
+    holder = folder.parent
+    if (
+        is_part(folder.name)
+        and holder.name.lower() in HOLDERS
+        and says_more(holder.parent, folders, TELLS)
+        and not says_more(folder, folders, TELLS)
+    ):
+        return holder.parent
     return folder
 
 

@@ -75,6 +75,11 @@ def _of_common_moments(stems: dict[str, str]) -> dict[str, str]:
     return {name: before for before, held in moments.items() for name in held.values()}
 
 
+def is_part(name: str) -> bool:
+    """Tell whether a folder's name is a word for a part of a model or for a callback, and so no name of a run."""
+    return name.lower() in _WORDS
+
+
 def _is_word(before: str) -> bool:
     """Tell whether a name ends in words that say when or of what a file was saved, and not of which training."""
     parts = [p for p in re.split(r"[^a-z]+", before.lower()) if p]

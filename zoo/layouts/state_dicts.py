@@ -12,7 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.errors import UnreadableCheckpoint
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 WEIGHTS = ("model_state_dict", "state_dict", "model", "model_state")
 """Keys of the model's state dict, in the order of preference."""
 SETTING = 'under [runs] in epsopt.toml, as weights_key = "{}"'
-_AVERAGE = re.compile(r"(^|[_.-])(ema|swa|polyak|averaged?|shadow|teacher_ema|target)([_.-]|\d|$)", re.IGNORECASE)
+AVERAGE = re.compile(r"(^|[_.-])(ema|swa|polyak|averaged?|shadow|teacher_ema|target)([_.-]|\d|$)", re.IGNORECASE)
+"""Names of moving averages and of target networks."""
+SUFFIX = re.compile(r"\.(?:pt|pth|ckpt|safetensors|bin|zip)(?:\.tar)?$", re.IGNORECASE)
 _NO_WEIGHTS = re.compile(
     r"(^|[_.-])(optim\w*|opts?|lr|\w*schedulers?|scalers?|rngs?|\w*metrics?|logs?|history|callbacks|loops|cfg|config|"
     r"hparams|args|hyper_?param\w*|stat(istic)?s)([_.-]|\d|$)",
@@ -79,7 +81,7 @@ def find_state_dict(
         return _whole(known, path, equal)
     loose = _loose(tree)
     several = list(_candidates(tree, path))
-    models = [c for c in several if not _AVERAGE.search(c.key)] or several
+    models = [c for c in several if not AVERAGE.search(c.key)] or several
     usual = [c for c in models if c.key.rpartition(".")[2] in WEIGHTS]
     models = usual if len(usual) == 1 else models
     if loose and _is_named(loose):
@@ -156,10 +158,18 @@ def _named_state_dict(tree: Mapping[Any, Any], path: Path, weights_key: str) -> 
         return StateDict(weights_key, tensors)
     if held is not None:
         require_no_object(held, weights_key, path)
-    if len(_loose(tree)) == len(tree):  # as merged and exported checkpoints are
+    # Merged and exported checkpoints are nothing but tensors; where files are named as the model, the key names a file.
+    if len(_loose(tree)) == len(tree) or bears(path, weights_key):
         return None
     where = f"no state dict under {sanitize(weights_key)!r}, the weights_key {SETTING.format(sanitize(weights_key))}"
     raise UnreadableCheckpoint(path, f"{where}; {_keys(tree)}")
+
+
+def bears(path: PurePath | str, key: str) -> bool:
+    """Tell whether a file, or the folder that holds it, is named by a key: as a word of its own."""
+    inside = PurePath(path)
+    name = f"{inside.parent.name}/{SUFFIX.sub('', inside.name)}"
+    return bool(key) and re.search(rf"(?:^|[/_.=-]){re.escape(key)}(?=[/_.=-]|$)", name) is not None
 
 
 def _candidates(tree: Mapping[Any, Any], path: Path, before: str = "", level: int = 0) -> Iterator[StateDict]:

@@ -43,7 +43,7 @@ class SideFiles:
     def state(self, positions: Sequence[Position], given: RunTableRows) -> str:
         """Return a digest of all that the answer depends on: as long as it is the same, nobody need ask again."""
         listed = {name: [(str(p), vars(i)) for p, i in files] for name, files in self.files.items()}
-        places = sorted((p.key, p.path, p.epoch, p.step, p.layout, p.best) for p in positions)
+        places = sorted((p.key, p.path, p.epoch, p.step, p.layout, p.best, p.rival) for p in positions)
         text = json.dumps([TELLER, listed, places, given], default=str, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -17,6 +17,7 @@ from epsopt.zoo.layouts.parsed import Position, known_metrics
 from epsopt.zoo.layouts.plain import epoch_of
 from epsopt.zoo.layouts.registry import shown, undecided
 from epsopt.zoo.layouts.scan import Scan, is_checkpoint_name, locate_run, order
+from epsopt.zoo.layouts.several_models import Saved, with_models
 from epsopt.zoo.reading.plain_values import finite_metrics, with_defaults
 from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.reader import CheckpointContents
@@ -146,6 +147,7 @@ def attach_metadata(
     folders: Folders,
     renamed: Callable[[dict[str, float | None]], dict[str, float | None]] | None = None,
     on_failure: Callable[[Failure], None] | None = None,
+    weights_key: str = "",
 ) -> list[CheckpointContents | Failure]:
     """Add to each checkpoint what the files beside it tell; what it says itself counts.
 
@@ -155,6 +157,7 @@ def attach_metadata(
         folders: what lies where.
         renamed: gives metrics the names that the catalogue has for them.
         on_failure: called with each side file that cannot be read.
+        weights_key: as the catalogue has it.
     """
     members: dict[str, list[tuple[int, CheckpointContents]]] = {}
     for i, result in enumerate(results):
@@ -163,7 +166,9 @@ def attach_metadata(
     asked = []
     for path, read in members.items():
         held = list(dict.fromkeys(c.path.parent for _, c in read))
-        positions = [Position(str(i), str(c.path), c.epoch, c.step, c.layout) for i, c in read]
+        positions = with_models(
+            [Saved(Position(str(i), str(c.path), c.epoch, c.step, c.layout), c.signature) for i, c in read], weights_key
+        )
         claims = [Claim(str(i), str(c.path), c.best) for i, c in read]
         asked.append(
             (side_files_of(location(path), held, folders), with_best([*positions, *_later(read, folders)], claims))

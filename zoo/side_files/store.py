@@ -16,6 +16,7 @@ from epsopt.zoo.catalogue.tables import checkpoints, files, run_metadata, runs
 from epsopt.zoo.errors import Failure
 from epsopt.zoo.layouts.best import Claim, with_best
 from epsopt.zoo.layouts.parsed import Position
+from epsopt.zoo.layouts.several_models import Saved, with_models
 from epsopt.zoo.reading.plain_values import finite_metrics
 from epsopt.zoo.side_files.discover import SideFileResult
 from epsopt.zoo.side_files.run_tables import RunTableRows
@@ -59,6 +60,7 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
         checkpoints.c.epoch,
         checkpoints.c.step,
         checkpoints.c.layout,
+        checkpoints.c.signature,
     )
     with catalogue.reading() as connection:
         rows = connection.execute(members_of.order_by(checkpoints.c.path)).all()
@@ -66,15 +68,18 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
         kept = (run_metadata.c[name] for name in ("state", "failures", "layouts", "run_tables"))
         known = connection.execute(select(runs.c.id, runs.c.path, *kept).outerjoin(run_metadata)).all()
         spoken = connection.execute(_WORDS).all()
-    members: dict[int, list[Position]] = {}
+    saved: dict[int, list[Saved]] = {}
     claims: dict[int, list[Claim]] = {}
     for run_id, sha256, path, said in spoken:
         claims.setdefault(run_id, []).append(Claim(sha256, path, json.loads(said).get("best")))
     formats: dict[int, set[str]] = {}
     for r in rows:
-        members.setdefault(r.run_id, []).append(Position(r.sha256, r.path, r.epoch, r.step, r.layout or "plain"))
+        position = Position(r.sha256, r.path, r.epoch, r.step, r.layout or "plain")
+        saved.setdefault(r.run_id, []).append(Saved(position, r.signature))
         formats.setdefault(r.run_id, set()).add(r.layout or "plain")
-    members = {run: with_best(found, claims.get(run, ())) for run, found in members.items()}
+    members = {
+        run: with_best(with_models(found, catalogue.weights_key), claims.get(run, ())) for run, found in saved.items()
+    }
     # What a tracker logged speaks of all that the run wrote, also of what the tracker did not keep.
     for part, whole in parts.items():
         own = {p.key for p in members.get(part, [])}
