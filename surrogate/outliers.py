@@ -1,10 +1,11 @@
 """Measured values that no surrogate should be bent by: those of diverged or penalised checkpoints.
 
 One loss of 1e8 among losses of .3 says that a run diverged, and nothing about how much better .29 is than .31. A value
-far from all others is learned from if checkpoints like it have such values too (the untrained start of every run, runs
-whose weights show that they diverged): then it is predictable, and the surrogate learns that it is bad. Otherwise it is
-set aside, as if it had not been measured. Views and z are learned without either kind, and neither is scored: errors
-and intervals are those of all others.
+far from all others is learned from if checkpoints like it have such values in several other runs (the untrained start
+of every run, many runs whose weights show that they diverged): then it is predictable, and the surrogate learns that it
+is bad. Otherwise it is set aside, as if it had not been measured: two runs that diverged alike bend the surrogate more
+than they tell. Views and z are learned without either kind, and neither is scored: errors and intervals are those of
+all others.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.transforms import KNEES, MetricTransform
 
-_NEIGHBOURS = 5  # of other runs: three of them must lie as far out
+_NEIGHBOURS = 5  # nearest other runs: three of them must lie as far out
 _TOGETHER = 256
 
 Floats = NDArray[np.float64]
@@ -136,11 +137,20 @@ def unlike_neighbours(
             some = suspects[start : start + _TOGETHER]
             distance = torch.cdist(points[some].double(), points[known].double()).numpy()
             distance[runs[some, None] == runs[None, known]] = np.inf
-            near = np.argsort(distance, axis=1, kind="stable")[:, :_NEIGHBOURS]
-            values = np.where(np.isfinite(np.take_along_axis(distance, near, axis=1)), column[known][near], np.nan)
-            for row, others in zip(some.tolist(), values, strict=True):
-                known_others = others[np.isfinite(others)]
+            for row, away in zip(some.tolist(), distance, strict=True):
+                others = column[known][_nearest_of_each(away, runs[known])]
                 # Without another run there is nobody to confirm it.
-                typical = float(np.median(known_others)) if len(known_others) else 0.0
+                typical = float(np.median(others)) if len(others) else 0.0
                 out[row, j] = abs(column[row] - typical) > KNEES[0]
     return out
+
+
+def _nearest_of_each(away: Floats, runs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the nearest row of each of the nearest runs; infinitely far ones are none.
+
+    A run counts once: one other run that diverged says five times over what it says once.
+    """
+    order = np.argsort(away, kind="stable")
+    order = order[np.isfinite(away[order])]
+    first = np.unique(runs[order], return_index=True)[1]
+    return np.asarray(order[np.sort(first)[:_NEIGHBOURS]])

@@ -173,3 +173,40 @@ def test_weights_of_diverged_checkpoints_do_not_set_the_scale_of_the_views(zoo) 
             tokens = tokenizer([prints[i] for i in ordinary])[:, place]
             spreads.append(float(tokens.var(dim=0).sum()))
         assert spreads[1] > 0.5 * spreads[0], f"{name}: as much is seen of the others"
+
+
+def exploded(run: int, row: int) -> object:
+    """Weights of a diverged run: a million times as large, in a direction of their own."""
+    return fingerprint({k: 1e6 * w for k, w in network_weights(1000 + 10 * run + row).items()}.items())
+
+
+def test_two_runs_that_diverge_with_their_weights_are_nothing_to_the_others(zoo) -> None:
+    train = with_losses(zoo[0], 5.0)
+    bad = np.isin(train.runs, [2, 9])
+    prints = tuple(
+        exploded(int(run), i) if b else f
+        for i, (f, run, b) in enumerate(zip(train.fingerprints, train.runs, bad, strict=True))
+    )
+    predicted = []
+    for value in (1e8, np.nan):
+        metrics = np.where(bad[:, None], value, train.metrics)
+        found = replace(train, fingerprints=prints, metrics=metrics, diverged=bad if np.isnan(value) else None)
+        _, validation = fit(found, recipe=QUICK, folds=2)
+        predicted.append(validation.held_out)
+    for part in ("point", "low", "high"):
+        np.testing.assert_allclose(getattr(predicted[0], part)[~bad], getattr(predicted[1], part)[~bad])
+
+
+def test_one_other_run_confirms_a_far_out_value_once_however_long_it_is() -> None:
+    rng = np.random.default_rng(0)
+    runs = np.repeat(np.arange(12), 6)
+    column = rng.normal(size=(72, 1))
+    points = torch.from_numpy(rng.normal(size=(72, 3)))
+
+    def alone(diverged: list[int]) -> np.ndarray:
+        bad = np.isin(runs, diverged)
+        apart = points + 100.0 * torch.from_numpy(bad[:, None].astype(float))
+        return unlike_neighbours(np.where(bad[:, None], 9.0, column), apart, runs)[bad]
+
+    assert alone([0, 1]).all(), "one of the five nearest runs has diverged"
+    assert not alone([0, 1, 2, 3]).any(), "three of them have"
