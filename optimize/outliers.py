@@ -1,8 +1,9 @@
 """Values that say nothing of how large others are: of diverged runs, and penalties for what failed.
 
-One loss of 1e8 among losses near 1 must not set the scale of a model or the reference point of a front. What belongs to
-gaps delimit the bulk: counted from the best, values belong to it up to the first gap that is several times as wide
-as all that lies before it. A tail that grows steadily has no such gap and is kept.
+One loss of 1e8 among losses near 1 must not set the scale of a model or the reference point of a front. Gaps
+delimit the bulk: counted from the best, values belong to it up to the first gap that is several times as wide
+as all that lies before it. A tail that grows steadily has no such gap and is kept; so is a broad one behind many values
+that are nearly the same.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ TOO_LARGE = 1e300
 """From here on a value counts as infinite: programs return the largest float for want of infinity."""
 
 _WIDE = 3.0  # times the span of all better values
+_FAR = 100.0  # times that span: whatever lies so far away, it is no tail
+_FEW = 0.2  # of the values may lie beyond a wide gap, however they spread there
 _VERY_WIDE = 1e3  # on the good side: a run may well be far better than all others before it
 _LEAST = 3
 _SHARE = 0.2  # of the values belong to the bulk at least
@@ -128,5 +131,10 @@ def _before_gap(ordered: Floats, wide: float) -> int:
     span, gap = away[first - 1 : -1], np.diff(away)[first - 1 :]
     # Where all are equal so far, only another order of magnitude tells.
     wanted = np.where(span > 0.0, wide * span, 1e3 * max(1.0, abs(float(ordered[0]))))
-    found = np.flatnonzero(gap > wanted)
+    # Half of the runs may have kept the best value there is, and the others spread over what they gave up for another
+    # metric: that is a tail. What went wrong is rare, or much the same (the accuracy of guessing), or very far away.
+    beyond = n - first - np.arange(len(gap))
+    alike = (away[-1] - away[first:] <= gap) & (2 * beyond < n)
+    apart = alike | (beyond <= max(1.0, _FEW * n)) | (gap > _FAR * span)
+    found = np.flatnonzero((gap > wanted) & apart)
     return first - 1 + int(found[0]) if len(found) else n - 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.space_inference import infer_space_of, left_out
 from epsopt.studies.project.find_base import base_line, base_to_name
-from epsopt.studies.project.launch_form import unseen_arguments
+from epsopt.studies.project.launch_form import epochs_option, unseen_arguments
 from epsopt.studies.project.project import Project
 from epsopt.surrogate.ranges import range_text
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -144,7 +144,7 @@ def diagnose(project: Project | None, catalogue: Catalogue, others: Sequence[Oth
         readiness=(
             _fit(project, checkpoints, names),
             _propose(project, catalogue, runs, space),
-            _work(project),
+            _work(project, runs.values()),
             _merge(project, checkpoints),
         ),
     )
@@ -228,16 +228,24 @@ def _propose(
     )
 
 
-def _work(project: Project | None) -> Readiness:
+def _work(project: Project | None, ends: Iterable[Checkpoint]) -> Readiness:
     command = () if project is None else project.command or ()
     program = '[train] command = ["{python}", "train.py", "--out", "{out}", "--lr", "{lr}"]'
     script = next((item for item in command if isinstance(item, str) and item.endswith(".py")), None)
     gone = script is not None and project is not None and not (project.cwd / script).is_file()
     unseen = [] if project is None else unseen_arguments(command, project.cwd)[1]
     other = '[train] command = [..., "--NAME", "{NAME}"]'
+    layouts = [c.layout for c in ends]
+    steps = bool(layouts) and all("hugging-face" in layout for layout in layouts)
+    given = epochs_option(command) if steps else None
     return _readiness(
         "work",
         (not command, "there is no train command", program),
+        (
+            given is not None,
+            f"checkpoints of a Trainer are numbered by steps, and {given} would be given a number of steps",
+            '[train] command = [..., ["--max_steps", "{epochs}"]], or nothing with {epochs}',
+        ),
         (bool(unseen), f"{script} is not seen to take {', '.join(unseen)}", other),
         (gone, f"its program {script} is not in {project.cwd if project else ''}", '[train] cwd = "FOLDER"'),
     )

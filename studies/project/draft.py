@@ -123,7 +123,7 @@ def draft_project(
     nameable = [name for name in sorted(seen.metrics) if is_metric_name(name)]
     objectives, guessed, undecided, no_objectives = _objectives(nameable, minimize, maximize, seen.at_ends)
     bounds = {o.name: b for o in objectives if (b := guess_range(o.name, seen.metrics[o.name])) is not None}
-    form = launch_form(seen.newest, folder)
+    form = replace(launch_form(seen.newest, folder), counts_steps=seen.counts_steps)
     if isinstance(runs, type(Path())):
         form = replace(form, named_by=folder_name(seen.hyperparameters, seen.newest, runs.resolve()))
     bases = find_base(seen.hyperparameters, seen.newest, runs, folder) if isinstance(runs, type(Path())) else []

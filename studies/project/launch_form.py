@@ -21,6 +21,12 @@ _OUT = (
     "default-root-dir", "work-dir",
 )  # fmt: skip
 _EPOCHS = ("epochs", "max_epochs", "num_epochs", "n_epochs", "num_train_epochs")
+_STEPS = ("max_steps", "num_steps", "n_steps", "total_steps", "train_steps", "num_train_steps", "max_iters", "steps")
+_ALSO = {  # what programs call that which the logs of their frameworks call otherwise
+    "learning_rate": ("lr",),
+    "num_train_epochs": _EPOCHS,
+    "train_batch_size": ("per_device_train_batch_size", "batch_size", "bs"),
+}
 _MAX_EPOCHS = "trainer.max_epochs"
 _START = ("init-from", "init-checkpoint", "pretrained", "checkpoint", "ckpt", "load-from")
 
@@ -38,6 +44,7 @@ class LaunchForm:
         constants: of Hydra, overrides that all runs had, as they are; of LightningCLI, arguments of each run.
         text: of the script, where it was found.
         named_by: the hyperparameter that past runs' folders are called by, where their program makes them itself.
+        counts_steps: whether checkpoints are numbered by steps: ``{epochs}`` is then a number of steps.
     """
 
     kind: str
@@ -47,6 +54,12 @@ class LaunchForm:
     constants: tuple[str, ...] = ()
     text: str = ""
     named_by: str | None = None
+    counts_steps: bool = False
+
+    @property
+    def lengths(self) -> tuple[str, ...]:
+        """Names of arguments that may say how long a run is, in what its checkpoints count."""
+        return _STEPS if self.counts_steps else _EPOCHS
 
     def sets(self, name: str) -> bool:
         """Whether the program takes a hyperparameter, as far as is known."""
@@ -80,7 +93,7 @@ class LaunchForm:
         else:
             items += [flag(_OUT[0], _OUT[1:]), "{out}"]
         for p in parameters:
-            pair = (flag(p.name), f"{{{p.name}}}")
+            pair = (flag(p.name, _ALSO.get(p.name, ())), f"{{{p.name}}}")
             items += [pair] if p.active_when is not None or p.may_be_absent else list(pair)
         for name, seed in seeds.items():
             items += [flag(name), "{seed}" if seed is None else str(seed)]
@@ -94,8 +107,8 @@ class LaunchForm:
             ):
                 items += [f"--{spelled}", str(value).replace("{", "{{").replace("}", "}}")]
         known = {p.name for p in parameters}
-        spelled = next((s for n in _EPOCHS if (s := self.spelling(n)) is not None), None)
-        if spelled is not None and not known.intersection(_EPOCHS):
+        spelled = next((s for n in self.lengths if (s := self.spelling(n)) is not None), None)
+        if spelled is not None and not known.intersection((*_EPOCHS, *_STEPS)):
             items.append((f"--{spelled}", "{epochs}"))  # after what all runs had: the last one counts
         start = next((s for n in _START if (s := self.spelling(n)) is not None), None)
         if start is not None:
@@ -121,7 +134,10 @@ class LaunchForm:
             if name in self.keys:
                 items.append(f"{self.keys[name]}{name}=" + ("{seed}" if seed is None else str(seed)))
         said = [text.partition("=")[0] for text in constants]
-        items += [(f"{key}={{epochs}}",) for key in said if key.rpartition(".")[2] in _EPOCHS][:1]
+        length = [key for key in said if key.rpartition(".")[2] in self.lengths][:1]
+        own = [key for key, before in self.keys.items() if not before and key.rpartition(".")[2] in self.lengths]
+        length = length or (own if len(own) == 1 else [])
+        items += [(f"{key}={{epochs}}",) for key in length if key not in {p.name for p in parameters}]
         return tuple(items)
 
     def _options(self, parameters: Sequence[Parameter], seeds: Mapping[str, int | None]) -> Command:
@@ -207,6 +223,21 @@ def unseen_arguments(command: Command, cwd: Path) -> tuple[str, list[str]]:
     form = LaunchForm("arguments", script, text=text)
     unseen = [name for name in options if form.spelling(name) is None]
     return script, [f"--{name}" for name in unseen] if 2 * len(unseen) <= len(options) else []
+
+
+def epochs_option(command: Command) -> str | None:
+    """Return the option of a train command that is given ``{epochs}`` and by its name takes epochs, not steps.
+
+    Args:
+        command: of the project file.
+    """
+    groups = [[item] if isinstance(item, str) else list(item) for item in command]
+    words = [word for group in groups for word in group]
+    for before, word in zip(["", *words], words, strict=False):
+        option = word.partition("=")[0] if "=" in word else before
+        if "{epochs}" in word and option.lstrip("-").replace("-", "_").rpartition(".")[2] in _EPOCHS:
+            return option
+    return None
 
 
 class _Configs(dict[Path, Any]):

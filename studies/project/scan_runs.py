@@ -36,6 +36,7 @@ class Survey:
         hyperparameters: of each run that was read.
         ends: metrics of each of these runs at its newest checkpoint; None where one is not finite.
         newest: the checkpoint of each of these runs that was judged by.
+        counts_steps: whether a number of steps stands for the epoch in all of them.
         at_ends: metrics that the ends of runs have and none of the earlier checkpoints that were opened.
         failed: checkpoints that could not be read.
         side_file_failures: files beside them that could not be read.
@@ -53,6 +54,7 @@ class Survey:
     ends: list[dict[str, float | None]] = field(default_factory=list)
     at_ends: tuple[str, ...] = ()
     newest: tuple[Path, ...] = ()
+    counts_steps: bool = False
 
 
 def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, follow_links: bool = False) -> Survey:
@@ -116,6 +118,7 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         outside_links=sorted(seen.outside_links),
         ends=[dict(c.metrics) for c in contents],
         newest=tuple(c.path for c in contents),
+        counts_steps=all(c.epoch is not None and c.epoch == c.step for c in contents),
         at_ends=tuple(sorted(_names(contents) - _names(on_the_way))) if on_the_way else (),
     )
 

@@ -271,6 +271,8 @@ def _train(
         '# ["--epochs", "{epochs}"] it is given its number of epochs (\'epsopt work --budget\'). {seed} is the\n'
         "# number of the proposal: a seed of its own for each run.\n"
     )
+    if form is not None and form.counts_steps:
+        about += "# Checkpoints of past runs are numbered by steps: {epochs} and budgets are numbers of steps here.\n"
     if command is not None:
         return about + "[train]\n" + _array(command) + '# cwd = "."\n'
     form = form or LaunchForm("arguments", "train.py")

@@ -51,6 +51,24 @@ def test_what_grows_steadily_or_lies_together_has_no_outliers(values: np.ndarray
     assert outlying(values, maximize=False).sum() <= 1
 
 
+KEPT = [0.9625, 0.9625, 0.9625, 0.9625, 0.9625, 0.9575, 0.9575, 0.955]  # of an old task, as the base had it
+GIVEN_UP = [0.9275, 0.915, 0.91, 0.91, 0.9025, 0.9, 0.895, 0.8025, 0.78, 0.74, 0.715]  # for a new one
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_is_given_up_for_another_metric_is_no_divergence(times: int) -> None:
+    values = np.array(KEPT * times + GIVEN_UP)
+    assert not outlying(values, maximize=True).any()
+    # Whole percents of few rows leave few different values, of which most lie near the best.
+    kept = np.round(np.linspace(0.95, 0.9625, 8), 4)
+    assert not outlying(np.concatenate([kept, [0.90, 0.86, 0.80, 0.74, 0.70, 0.62]]), maximize=True).any()
+
+
+def test_the_accuracy_of_guessing_is_one() -> None:
+    learned, guessing = np.linspace(0.8, 0.95, 12), np.array([0.098, 0.101, 0.11, 0.128, 0.113])
+    assert outlying(np.concatenate([learned, guessing]), maximize=True).tolist() == [False] * 12 + [True] * 5
+
+
 def test_a_run_far_better_than_all_others_is_believed() -> None:
     values = np.append(np.random.default_rng(0).uniform(0.1, 0.12, 20), 0.95)
     assert bulk(values, maximize=True)[1] == 0.95

@@ -143,12 +143,28 @@ def _parse_trainer_state(metadata: RunMetadata, state: Mapping[str, Any]) -> Non
     metadata.hyperparameters.update(
         {k: v for k, v in flat({a: state.get(a) for a in _ARGUMENTS}).items() if v is not None}
     )
+    if _comes_of_epochs(state):
+        metadata.hyperparameters.pop("max_steps", None)
     metadata.hyperparameters.update(flat(state.get("trial_params")))
     rates = [rate for entry in history if isinstance(rate := entry.get("learning_rate"), int | float)]
     if rates:
         metadata.hyperparameters["learning_rate"] = max(rates)
     kept = [{k: v for k, v in e.items() if not _NO_METRIC.fullmatch(str(k))} for e in history[: _end(history)]]
     metadata.rows = rows_of(kept, by_step=True)
+
+
+def _comes_of_epochs(state: Mapping[str, Any]) -> bool:
+    """Tell whether the number of steps is only what the epochs come to, with as many rows and as large batches.
+
+    The Trainer keeps both numbers, whichever of them it was given; with a number of steps that is no whole number of
+    epochs it keeps the next larger one.
+    """
+    known = (state.get(k) for k in ("max_steps", "num_train_epochs", "global_step", "epoch"))
+    numbers = [float(v) for v in known if isinstance(v, int | float) and v > 0]
+    if len(numbers) < 4:
+        return False
+    steps, epochs, step, epoch = numbers
+    return math.isclose(steps * epoch / step, epochs, rel_tol=1e-6)
 
 
 def _history(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:

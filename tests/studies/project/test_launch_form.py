@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from epsopt.optimize import Parameter
-from epsopt.studies.project.launch_form import folder_name, launch_form, unseen_arguments
+from epsopt.studies.project.launch_form import epochs_option, folder_name, launch_form, unseen_arguments
 from epsopt.studies.project.train_command import render_command
 
 LR = Parameter("optimizer.lr", "float", 1e-4, 1e-1, log=True)
@@ -73,6 +73,39 @@ def test_epochs_are_given_by_the_name_that_the_program_has_for_them(tmp_path, fl
     assert form.command([Parameter("lr", "float")], {})[0][-1] == (flag, "{epochs}")
     own = flag.strip("-").replace("-", "_")
     assert (flag, "{epochs}") not in form.command([Parameter(own, "int", 1, 9)], {})[0]
+
+
+def test_a_number_of_steps_is_never_given_as_epochs(tmp_path):
+    (tmp_path / "train.py").write_text('add("--lr"), add("--out"), add("--epochs"), add("--max_steps")\n')
+    form = replace(launch_form([tmp_path / "runs" / "a" / "model.safetensors"], tmp_path), counts_steps=True)
+    assert form.command([Parameter("lr", "float")], {})[0][-1] == ("--max_steps", "{epochs}")
+    form = replace(form, text=form.text.replace('add("--max_steps")', ""))
+    assert form.command([Parameter("lr", "float")], {})[0][-1] == "{lr}"
+    assert epochs_option(("{python}", "train.py", ("--num-train-epochs", "{epochs}"))) == "--num-train-epochs"
+    assert epochs_option(("{python}", "train.py", "trainer.max_epochs={epochs}")) == "trainer.max_epochs"
+    assert epochs_option(("{python}", "train.py", "--epochs", "3", ("--max_steps", "{epochs}"))) is None
+
+
+def test_what_a_trainer_logs_is_given_by_the_name_that_the_program_has_for_it(tmp_path):
+    (tmp_path / "train.py").write_text('add("--lr"), add("--batch-size"), add("--out"), add("--epochs")\n')
+    form = launch_form([tmp_path / "runs" / "a" / "model.safetensors"], tmp_path)
+    parameters = [Parameter(n, "float") for n in ("learning_rate", "train_batch_size", "num_train_epochs")]
+    command, unknown = form.command(parameters, {})
+    assert (command[4::2], command[5::2], unknown) == (
+        ("--lr", "--batch-size", "--epochs"), ("{learning_rate}", "{train_batch_size}", "{num_train_epochs}"), []
+    )  # fmt: skip
+
+
+def test_the_epochs_of_a_configuration_of_hydra_are_set_by_an_override(hydra, tmp_path):
+    for file in hydra:
+        folder = next(parent / ".hydra" for parent in file.parents if (parent / ".hydra").is_dir())
+        (folder / "overrides.yaml").write_text("- optimizer.lr=0.1\n")
+        config = folder / "config.yaml"
+        config.write_text(config.read_text() + "trainer: {max_epochs: 5}\n")
+    form = launch_form(hydra, tmp_path)
+    assert form.command([LR], {})[0][-1] == ("trainer.max_epochs={epochs}",)
+    searched = form.command([LR, Parameter("trainer.max_epochs", "int", 1, 9)], {})[0]
+    assert ("trainer.max_epochs={epochs}",) not in searched
 
 
 def test_what_the_program_does_not_parse_is_named(tmp_path):

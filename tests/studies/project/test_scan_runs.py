@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from epsopt.studies.project.scan_runs import survey
+from tests.zoo.layouts.examples import bert_trainer
 
 
 def run_of(folder, metrics, lr=0.1, first=1):
@@ -89,3 +90,22 @@ def test_lightning_measures_a_test_after_training_at_the_ends_alone(tmp_path):
     assert {"val_acc", "test_acc"} <= set(seen.metrics)
     assert "test_acc" in seen.at_ends
     assert "val_acc" not in seen.at_ends
+
+
+def test_steps_that_epochs_and_rows_come_to_are_no_choice_of_a_trainer(tmp_path):
+    """The Trainer keeps the number of steps in its state, whether or not it was given one."""
+    for name, more in (("a", {}), ("b", {"max_steps": 3})):
+        trainer = bert_trainer(tmp_path / name, (0.25, 0.5, 0.75, 1.0), learning_rate=0.001, **more)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.train()
+    seen = survey(tmp_path)
+    by_epochs, by_steps = seen.hyperparameters
+    assert "max_steps" not in by_epochs
+    assert (by_epochs["num_train_epochs"], by_steps["max_steps"]) == (2, 3)
+    assert seen.counts_steps
+
+
+def test_checkpoints_of_epochs_count_none(tmp_path):
+    run_of(tmp_path / "a", [{"loss": 1.0}])
+    assert not survey(tmp_path).counts_steps
