@@ -9,6 +9,7 @@ import click
 
 from epsopt.cli.options import Options, common, level_option, overwrite_option, seed_option
 from epsopt.cli.pictures import former_picture_option
+from epsopt.cli.trajectory_ahead import ahead_document, show_ahead
 
 if TYPE_CHECKING:
     from epsopt.optimize.forecast.run_forecaster import RunForecast
@@ -38,6 +39,12 @@ FORECASTS = {
 @click.argument("run", metavar="RUN")
 @click.option("--first", "-n", type=click.IntRange(min=0), help="Only its first N checkpoints, 0: none of them.")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Epochs that it will have.")
+@click.option(
+    "--ahead",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Predict N epochs after its last checkpoint, one by one.",
+)
 @former_picture_option
 @overwrite_option
 @level_option
@@ -48,6 +55,7 @@ def command(
     run: str,
     first: int | None,
     epochs: float | None,
+    ahead: int | None,
     picture: Path | None,
     overwrite: bool,
     level: float,
@@ -59,8 +67,10 @@ def command(
 
     With --first 0 its hyperparameters alone are asked. The forecast learns from the other finished runs; where a plain
     baseline was clearly better on runs left out, that one answers, and the output says which.
+
+    With --ahead N the next N epochs are predicted one by one instead: metrics with intervals, and the path on the map.
     """
-    from epsopt.cli.output import note, print_json
+    from epsopt.cli.output import print_json
     from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.resolve_checkpoint import require_run
@@ -80,7 +90,7 @@ def command(
             checkpoints, prints = _placed(name, checkpoints, catalogue.fingerprints([c.id for c in checkpoints]))
             latents = surrogate.encode(prints)
         found = run_trajectory(
-            surrogate, checkpoints, latents, name, fingerprints=prints, first=first, total=epochs,
+            surrogate, checkpoints, latents, name, fingerprints=prints, first=first, total=epochs, ahead=ahead or 0,
             space=workspace.project.space if workspace.project else None, level=level, seed=seed,
             progress=lambda what: progress(what, None),
         )  # fmt: skip
@@ -91,15 +101,22 @@ def command(
     if options.json:
         print_json(_document(found, level))
         return
-    wanted = workspace.shown_metrics(found.metric_names)
     _show(found, RunLabels.of(checkpoints)(found.whole.name))
+    _show_future(found, level, workspace.shown_metrics(found.metric_names), ahead=bool(ahead))
+    tell_picture(picture)
+
+
+def _show_future(found: RunTrajectory, level: float, wanted: tuple[str, ...], *, ahead: bool) -> None:
+    from epsopt.cli.output import note
+
     if found.end is not None:
         _show_end(found.end, found.metric_names, wanted)
-    elif found.forecast is None:
-        note(f"there is no forecast: {found.reason}")
-    else:
+    elif found.forecast is not None:
         _show_forecast(found, found.forecast, level, wanted)
-    tell_picture(picture)
+    elif not ahead:
+        note(f"there is no forecast: {found.reason}")
+    if ahead:
+        show_ahead(found, level, wanted)
 
 
 def _placed(
@@ -139,6 +156,8 @@ def _document(found: RunTrajectory, level: float) -> dict[str, Any]:
         "measured": None,
         "forecast": None,
         "no_forecast_reason": found.reason,
+        "ahead": None if found.ahead is None else ahead_document(found.ahead, names),
+        "no_ahead_reason": found.no_ahead,
     }
     if moved is not None:
         out["motion"] = {

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from epsopt.optimize.forecast.run_trajectory import RunTrajectory
+    from epsopt.optimize.forecast.temporal_model import PredictedPath
     from epsopt.optimize.latent.clusters import Clustering
     from epsopt.surrogate.surrogate import Surrogate
 
@@ -158,6 +159,10 @@ def trajectory(
             line={"color": FRONT, "width": 1.6}, text=[f"epoch {e:g}" for e in epochs],
         ), 1, 1,
     )  # fmt: skip
+    needed, drawn = at, others
+    if found.ahead is not None:
+        way, spots = _ahead(figure, surrogate, found.ahead, at[-1])
+        needed, drawn = np.concatenate([at, way]), np.concatenate([others, spots])
     for where, epoch, shift in ((at[0], epochs[0], -16), (at[-1], epochs[-1], 16))[: min(len(at), 2)]:
         figure.add_annotation(
             x=where[0], y=where[1], text=f"epoch {epoch:g}", showarrow=False, yshift=shift, row=1, col=1,
@@ -169,6 +174,8 @@ def trajectory(
                        mode="markers+lines", line={"color": FRONT, "width": 1.5}, marker={"size": 6},
                        name="measured", showlegend=j == 0), j + 1, 2,
         )  # fmt: skip
+        if found.ahead is not None:
+            _ahead_metric(figure, found.ahead, j)
         if forecast is not None:
             low, middle, high = (float(v[j]) for v in (forecast.low, forecast.point, forecast.high))
             figure.add_trace(
@@ -183,8 +190,44 @@ def trajectory(
         figure.update_yaxes(title_text=escaped(name), row=j + 1, col=2)
     figure.update_xaxes(title_text="epoch", row=rows, col=2)
     dressed(figure, max(480, 40 + 150 * rows), escaped(title or f"{path.name} on the map"))
-    _framed(figure, surrogate, others, at, "", row=1, col=1)
+    _framed(figure, surrogate, drawn, needed, "", row=1, col=1)
     return figure
+
+
+def _ahead(figure: go.Figure, surrogate: Surrogate, ahead: PredictedPath, last: Floats) -> tuple[Floats, Floats]:
+    """Draw where the next checkpoints are predicted to lie, with samples of the last of them; return both."""
+    import plotly.graph_objects as go
+
+    spots = surrogate.plane_coordinates(ahead.z_samples[:, -1])
+    figure.add_trace(
+        go.Scatter(x=short(spots[:, 0]), y=short(spots[:, 1]), mode="markers", hoverinfo="skip",
+                   name=f"where epoch {ahead.epochs[-1]:g} could lie",
+                   marker={"color": PREDICTED, "size": 4, "opacity": 0.35}), 1, 1,
+    )  # fmt: skip
+    way = np.concatenate([last[None], surrogate.plane_coordinates(ahead.z)])
+    figure.add_trace(
+        go.Scatter(
+            x=short(way[:, 0]), y=short(way[:, 1]), mode="markers+lines", name="predicted path",
+            line={"color": PREDICTED, "width": 1.6, "dash": "dot"}, marker=HOLLOW, hoverinfo="text",
+            text=["", *(f"epoch {e:g}, predicted" for e in ahead.epochs.tolist())],
+        ), 1, 1,
+    )  # fmt: skip
+    return way, spots
+
+
+def _ahead_metric(figure: go.Figure, ahead: PredictedPath, metric: int) -> None:
+    """Draw the predicted course of one metric with its intervals."""
+    import plotly.graph_objects as go
+
+    low, middle, high = (v[:, metric] for v in (ahead.low, ahead.point, ahead.high))
+    figure.add_trace(
+        go.Scatter(
+            x=short(ahead.epochs), y=short(middle), mode="markers+lines", name="predicted", showlegend=metric == 0,
+            line={"color": PREDICTED, "width": 1.2, "dash": "dot"}, marker=HOLLOW,
+            error_y={"type": "data", "symmetric": False, "array": short(high - middle),
+                     "arrayminus": short(middle - low), "color": PREDICTED},
+        ), metric + 1, 2,
+    )  # fmt: skip
 
 
 def groups(

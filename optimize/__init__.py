@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from epsopt.optimize.forecast.learning_curve_gp import Curve, PathMeasurements
     from epsopt.optimize.forecast.run_forecaster import RunForecast, RunForecaster, fit_run_forecaster
     from epsopt.optimize.forecast.run_trajectory import RunTrajectory, run_trajectory
+    from epsopt.optimize.forecast.temporal_model import (
+        PredictedPath,
+        TemporalModel,
+        fit_temporal_model,
+        predict_training_trajectory,
+    )
     from epsopt.optimize.latent.clusters import Clustering, cluster, cluster_runs
     from epsopt.optimize.latent.neighbours import Neighbour, nearest
     from epsopt.optimize.latent.region_sampling import RegionSample, sample_region
@@ -51,6 +57,7 @@ __all__ = [
     "Parameter",
     "PastRun",
     "PathMeasurements",
+    "PredictedPath",
     "Proposal",
     "Pruner",
     "RegionSample",
@@ -66,11 +73,13 @@ __all__ = [
     "Start",
     "Step",
     "Target",
+    "TemporalModel",
     "WeightSpace",
     "cluster",
     "cluster_runs",
     "expect",
     "fit_run_forecaster",
+    "fit_temporal_model",
     "hypervolume",
     "infer_space",
     "meets",
@@ -80,6 +89,7 @@ __all__ = [
     "parse_targets",
     "past_runs",
     "path_statistics",
+    "predict_training_trajectory",
     "propose",
     "run_paths",
     "run_trajectory",
@@ -138,6 +148,10 @@ _HOMES = {
     "run_trajectory": "forecast.run_trajectory",
     "sample_region": "latent.region_sampling",
     "search": "latent.search",
+    "PredictedPath": "forecast.temporal_model",
+    "TemporalModel": "forecast.temporal_model",
+    "fit_temporal_model": "forecast.temporal_model",
+    "predict_training_trajectory": "forecast.temporal_model",
 }
 
 # Names of version 0.1.

@@ -87,12 +87,12 @@ class Reader:
         return RunSnapshot(float(min(shares[-1], 1.0)), values[-1], slope, step, places[-1], move)
 
 
-def reader(surrogate: Surrogate, paths: Sequence[RunPath]) -> Reader:
-    """Choose the components of z that the zoo's runs vary along."""
+def reader(surrogate: Surrogate, paths: Sequence[RunPath], components: int = _COMPONENTS) -> Reader:
+    """Choose the components of z that the zoo's runs vary along: at most so many."""
     z = torch.cat([p.z for p in paths]).double().numpy()
     centre = z.mean(axis=0)
     _, singular, right = np.linalg.svd(z - centre, full_matrices=False)
-    k = min(_COMPONENTS, len(singular))
+    k = min(components, len(singular))
     scale = np.maximum(singular[:k] / np.sqrt(len(z)), 1e-6)
     return Reader(surrogate, centre, right[:k] / scale[:, None])
 

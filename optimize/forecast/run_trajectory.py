@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from epsopt.optimize.forecast.run_forecaster import RunForecast, fit_run_forecaster
+from epsopt.optimize.forecast.temporal_model import PredictedPath, fit_temporal_model
 from epsopt.optimize.latent.trajectory import (
     MeasuredEnd,
     PathStatistics,
@@ -37,6 +38,8 @@ class RunTrajectory:
         end: what the run measured at its end; None while it is not over.
         forecast: of the run's end; None where there is none.
         reason: why there is no forecast; None where there is one.
+        ahead: the next checkpoints, predicted; None where none were asked for or none can be.
+        no_ahead: why the next checkpoints are not predicted; None where they are, or were not asked for.
         metric_names: metrics of the map, in the order of the forecast's arrays.
         counted_from_0: whether the run's files count epochs from 0; paths count from 1.
     """
@@ -49,6 +52,8 @@ class RunTrajectory:
     reason: str | None
     metric_names: tuple[str, ...]
     counted_from_0: bool
+    ahead: PredictedPath | None = None
+    no_ahead: str | None = None
 
 
 def run_trajectory(
@@ -60,6 +65,7 @@ def run_trajectory(
     fingerprints: Sequence[Fingerprint] | None = None,
     first: int | None = None,
     total: float | None = None,
+    ahead: int = 0,
     space: Space | None = None,
     level: float = 0.9,
     seed: int = 0,
@@ -76,13 +82,16 @@ def run_trajectory(
             not seen: they tell whether it has parts that no architecture of the map has.
         first: number of its checkpoints that the forecast knows, 0 for its hyperparameters alone; None for all.
         total: epochs that the run will have; None for what its configuration or past runs say.
+        ahead: how many epochs after the last known checkpoint to predict, one by one, instead of the end; also of a
+            run that is over.
         space: search space; None infers it from the other runs.
         level: probability that the forecast's intervals hold, 0 to 1.
         seed: RNG seed for the forecast.
         progress: called with what begins.
 
     Returns:
-        The run's path, and the forecast of its end; none of a run that is over.
+        The run's path, and the forecast of its end, or the next checkpoints if they are asked for. The end of a run
+        that is over is not forecast.
 
     Raises:
         UsageError: no checkpoint of the run has a known epoch.
@@ -97,22 +106,34 @@ def run_trajectory(
     members = [c for c in checkpoints if c.run_id == whole.run_id]
     reason = _refusal(surrogate, members, checkpoints, fingerprints, level)
     end = measured_end(so_far, planned_total(so_far, others) if total is None else total)
-    forecast = None
+    found = RunTrajectory(
+        so_far, whole, moved, end, None, reason, tuple(surrogate.metric_names),
+        any(c.trained != c.epoch for c in members), no_ahead=reason if ahead else None,
+    )  # fmt: skip
     if end is not None:
-        reason = f"the run is over: what it measured up to epoch {end.total:g} is known"
-    elif reason is None:
+        found = replace(found, reason=f"the run is over: what it measured up to epoch {end.total:g} is known")
+    if reason is not None:
+        return found
+    if end is None and not ahead:
         progress("learning from the other runs")
         try:
-            space = space or infer_space([p.config for p in others if len(p) > 1])
-            forecaster = fit_run_forecaster(surrogate, space, others, seed)
+            learned = space or infer_space([p.config for p in others if len(p) > 1])
+            forecaster = fit_run_forecaster(surrogate, learned, others, seed)
+            found = replace(found, forecast=forecaster.forecast(so_far, total=total, level=level, seed=seed))
         except (EmptyCatalogue, UsageError) as error:
-            reason = str(error)
-        else:
-            forecast = forecaster.forecast(so_far, total=total, level=level, seed=seed)
-    return RunTrajectory(
-        so_far, whole, moved, end, forecast, reason, tuple(surrogate.metric_names),
-        any(c.trained != c.epoch for c in members),
-    )  # fmt: skip
+            found = replace(found, reason=str(error))
+    if not ahead:
+        return found
+    if end is None:
+        found = replace(found, reason="its next checkpoints are predicted instead")
+    progress("learning how runs go on")
+    try:
+        learned = space or infer_space([p.config for p in others if len(p) > 1])
+        model = fit_temporal_model(surrogate, learned, others, seed)
+        wanted = [float(so_far.epochs[-1]) + k for k in range(1, ahead + 1)] if len(so_far) else []
+        return replace(found, ahead=model.predict(so_far, wanted, level=level, seed=seed))
+    except (EmptyCatalogue, UsageError) as error:
+        return replace(found, no_ahead=str(error))
 
 
 def _refusal(

@@ -108,20 +108,36 @@ def _weights(table: StackingRow, stage: int) -> Floats:
     out = np.zeros((table.final.shape[1], len(EXPERTS)))
     for j in range(len(out)):
         errors = np.abs(some.own[:, :usable, j] - some.truth[:, None, j])
-        prior = _shared(by_run(errors, near, some.runs))
-        root = np.sqrt(near)
-        size = float(np.linalg.norm(root))
-        heavy = 1e3 * size  # this row makes the weights sum to one
-        left = [
-            root[:, None] * some.scaled[:, :usable, j],
-            np.full((1, usable), heavy),
-            _PULL * size * np.eye(usable),
-        ]
-        right = [root * some.final[:, j], np.array([heavy]), _PULL * size * prior]
-        solved = nnls(np.vstack(left), np.concatenate(right))[0]
-        solved[solved < 0.005 * solved.sum()] = 0.0
-        out[j, :usable] = solved / solved.sum()
+        out[j, :usable] = convex_weights(some.scaled[:, :usable, j], some.final[:, j], errors, near, some.runs)
     return out
+
+
+def convex_weights(
+    forecasts: Floats, truth: Floats, errors: Floats, near: Floats, runs: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Weigh several forecasts of one quantity: non-negative weights that sum to one.
+
+    Args:
+        forecasts: ``(n, k)`` of runs left out, on the model's scale; finite.
+        truth: ``(n,)`` what came of them, on the same scale; finite.
+        errors: ``(n, k)`` absolute errors by which forecasts are ranked, in any unit.
+        near: ``(n,)`` how much each moment counts; not all zero.
+        runs: ``(n,)`` run of each moment.
+
+    Returns:
+        ``(k,)`` weights that minimise the squared error, held near to shares among the forecasts that are about as good
+        as the best.
+    """
+    usable = forecasts.shape[1]
+    prior = _shared(by_run(errors, near, runs))
+    root = np.sqrt(near)
+    size = float(np.linalg.norm(root))
+    heavy = 1e3 * size  # this row makes the weights sum to one
+    left = [root[:, None] * forecasts, np.full((1, usable), heavy), _PULL * size * np.eye(usable)]
+    right = [root * truth, np.array([heavy]), _PULL * size * prior]
+    solved = nnls(np.vstack(left), np.concatenate(right))[0]
+    solved[solved < 0.005 * solved.sum()] = 0.0
+    return np.asarray(solved / solved.sum())
 
 
 def _shared(errors: Floats) -> Floats:

@@ -50,6 +50,29 @@ def test_of_a_run_that_is_over_what_it_measured_is_said_and_nothing_is_forecast(
     assert "interval" not in shown
 
 
+def test_the_next_checkpoints_are_predicted_one_by_one(project):
+    arguments = ("trajectory", "run_000", "--first", "2", "--ahead", "3")
+    document = project(*arguments, "--json").document
+    check("trajectory", document)
+    ahead = document["ahead"]
+    assert ahead["epochs"] == [3.0, 4.0, 5.0]
+    assert ahead["longest"] == 3.0
+    assert document["forecast"] is None
+    for m in ahead["metrics"]:
+        assert all(low <= v <= high for low, v, high in zip(m["low"], m["value"], m["high"], strict=True))
+        assert m["forecaster"] in m["errors"]
+    shown = project(*arguments).out
+    assert "The next checkpoints (predicted" in shown
+    assert "measured" in shown.partition("The next checkpoints")[2]
+    assert "no past run went beyond epoch 3" in shown.replace("\n", " ")
+
+
+def test_why_the_next_checkpoints_are_not_predicted_is_said(project):
+    result = project("trajectory", "run_003", "--first", "0", "--ahead", "3")
+    assert "the next checkpoints are not predicted" in result.err + result.out
+    assert "no checkpoint yet" in result.err + result.out
+
+
 def test_hyperparameters_alone_are_forecast_too(project):
     document = project("trajectory", "run_003", "--first", "0", "--json").document
     check("trajectory", document)
@@ -76,7 +99,11 @@ def test_an_unknown_run_is_named_with_the_nearest_one(project):
 
 
 def test_pictures_are_drawn_by_themselves(project, tmp_path):
-    for name, arguments in {"path": ["trajectory", "run_000"], "groups": ["cluster", "-k", "2"]}.items():
+    for name, arguments in {
+        "path": ["trajectory", "run_000"],
+        "ahead": ["trajectory", "run_000", "--first", "2", "--ahead", "2"],
+        "groups": ["cluster", "-k", "2"],
+    }.items():
         file = tmp_path / f"{name}.html"
         assert project(*arguments, "--picture", file).status == 0
         text = file.read_text(encoding="utf-8")
