@@ -25,6 +25,7 @@ from epsopt.zoo.ingestion.catalogue_writer import (
     release_files,
     relocate_references,
 )
+from epsopt.zoo.ingestion.changed_hyperparameters import changed_hyperparameters
 from epsopt.zoo.ingestion.deleted_runs import set_aside
 from epsopt.zoo.ingestion.unusable_embeddings import Embedded, embedded, unusable, usual_shape
 from epsopt.zoo.layouts.folders import Folders
@@ -202,7 +203,13 @@ def ingest(
         runs=len(run_paths),
         layouts=answered.layouts,
         side_file_failures=sorted(
-            [*answered.failures, *_noted(catalogue, seen.files), *_unusable(catalogue, points)], key=lambda f: f.path
+            [
+                *answered.failures,
+                *_noted(catalogue, seen.files),
+                *changed_hyperparameters(catalogue, run_paths),
+                *_unusable(catalogue, points),
+            ],
+            key=lambda f: f.path,
         ),
         ignored=len(seen.ignored),
         refreshed_runs=answered.refreshed,

@@ -15,6 +15,7 @@ from pathlib import PurePath
 from epsopt.zoo.layouts.parsed import Position
 
 _TEST = re.compile(r"(^|[^a-z])test([^a-z]|$)", re.IGNORECASE)
+_BEST = re.compile(r"(^|[_.-])best([_.-]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,21 @@ class Claim:
 def is_test(name: str) -> bool:
     """Tell whether a metric's name says that it was measured in a test."""
     return _TEST.search(name) is not None
+
+
+def named_best(claims: Sequence[Claim]) -> list[Claim]:
+    """Return claims of files that are called the best, where one of a run's checkpoints is and none says which it is.
+
+    Args:
+        claims: of all files of one run.
+    """
+    if any(c.best for c in claims):
+        return list(claims)
+    called = [c for c in claims if _BEST.search(PurePath(c.path).name)]
+    keys = {c.key for c in called}
+    if len(keys) != 1:  # of several callbacks, or of several metrics
+        return list(claims)
+    return [replace(c, best=called[0].path) for c in claims]
 
 
 def same_end(one: PurePath | str, other: str) -> int:

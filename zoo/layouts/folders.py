@@ -58,6 +58,10 @@ class Folders:
                 return
             path = folder
 
+    def listed(self) -> list[Path]:
+        """Return the local folders that were listed, in the order of their names."""
+        return [Path(name) for name in sorted(self._names) if "://" not in name]
+
     def names(self, folder: Path) -> frozenset[str]:
         """Return the names in a folder; none if it cannot be listed."""
         key = str(folder)

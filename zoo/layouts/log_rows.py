@@ -71,6 +71,8 @@ def no_numbers(records: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+_SERIES_PLACE = ("epochs", "epoch", "steps", "step", "iterations", "iteration", "x")
+_SERIES_VALUES = ("values", "value", "y")
 _ALMOST = re.compile(r"\s*[-+]?\d[\d.,]*\s*(?:%|[kKmMG]|ms|s)?\s*")
 _MOMENT = re.compile(r"(?:(epoch|ep|step|iter|iteration|checkpoint)[ _=:-]?)?(\d{1,15})", re.IGNORECASE)
 
@@ -93,6 +95,34 @@ def columns_of(tree: Mapping[str, Any]) -> dict[str, list[Any]]:
         elif isinstance(value, list) and all(_is_plain(v) for v in value) and any(_is_number(v) for v in value):
             found[name] = value
     return found
+
+
+def series_in(tree: Mapping[str, Any]) -> tuple[list[Row], dict[str, Any]]:
+    """Take out ``{"val.acc": {"steps": […], "values": […]}}``: metrics with steps of their own, as Sacred keeps them.
+
+    Returns:
+        A row for each value, and the mapping without them. Names inside others are joined with dots.
+    """
+    rows: list[Row] = []
+    rest: dict[str, Any] = {}
+    for name, value in tree.items():
+        if not isinstance(value, Mapping):
+            rest[name] = value
+            continue
+        place = next((k for k in _SERIES_PLACE if isinstance(value.get(k), list)), None)
+        held = next((k for k in _SERIES_VALUES if isinstance(value.get(k), list)), None)
+        if place is not None and held is not None and len(value[place]) == len(value[held]):
+            by_epoch = place.startswith("epoch")
+            for at, number in zip(value[place], value[held], strict=True):
+                if (moment := whole(at)) is not None:
+                    metrics = metrics_of({name: number}, no_tensor)
+                    rows += [Row(*((moment, None) if by_epoch else (None, moment)), metrics)] if metrics else []
+            continue
+        inside, left = series_in(value)
+        rows += [Row(r.epoch, r.step, {f"{name}.{k}": v for k, v in r.metrics.items()}) for r in inside]
+        if left or not inside:
+            rest[name] = left
+    return rows, rest
 
 
 def without_lists(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from epsopt.zoo.layouts.parsed import AfterTraining, Position, Row, RunMetadata
 
 _Value = float | None
 _LISTED = 8
+_FEWEST = 3  # epochs that show how a log counts
 _DIGITS = re.compile(r"\d+")
 
 
@@ -88,7 +89,27 @@ def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, d
     if metadata.after is not None:
         _give_after(metadata.after, metadata, positions, out)
     _take_from_rivals(metadata, positions, out)
+    if (reason := _one_behind(rows, positions, clocks)) is not None and last is not None:
+        metadata.failures.append((last.path, reason))
     return out
+
+
+def _one_behind(rows: Sequence[Row], positions: Sequence[Position], clocks: _Clocks) -> str | None:
+    """Say that a log counts from 1 what may be the epochs that its checkpoints count from 0; None where it is clear.
+
+    A first checkpoint of epoch 0 may as well be the untrained model, and the newest row ahead of its checkpoint.
+    """
+    logged, epochs = {row.epoch for row in rows if row.epoch is not None}, _epochs(positions)
+    n = len(epochs)
+    if n < _FEWEST or clocks.lightning or clocks.starts == 1:
+        return None
+    if epochs != set(range(n)) or logged != set(range(1, n + 1)) or any(p.epoch == p.step for p in positions):
+        return None
+    return (
+        f"its log counts epochs 1 to {n}, and the checkpoints of its run 0 to {n - 1}: a value goes to the checkpoint "
+        "of its number. If both mean the same epochs, every value is one epoch off: save epoch + 1, or name the "
+        'checkpoint of each row in a CSV ([runs] table = "runs.csv")'
+    )
 
 
 def _take_from_rivals(metadata: RunMetadata, positions: Sequence[Position], out: dict[str, dict[str, _Value]]) -> None:

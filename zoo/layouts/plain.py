@@ -27,7 +27,16 @@ from epsopt.zoo.layouts.checkpoint_folders import (
 from epsopt.zoo.layouts.evaluations import EVALUATIONS, evaluations
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
-from epsopt.zoo.layouts.log_rows import by_moment, columns_of, flat, no_numbers, rows_of, says_place, without_lists
+from epsopt.zoo.layouts.log_rows import (
+    by_moment,
+    columns_of,
+    flat,
+    no_numbers,
+    rows_of,
+    says_place,
+    series_in,
+    without_lists,
+)
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
 from epsopt.zoo.layouts.series import OF_RUNS, is_part, series_of
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
@@ -51,11 +60,15 @@ BASE = ("init_from", "base", "init_checkpoint", "pretrained", "finetune_from", "
 CONFIGS = tuple(
     f"{stem}.{suffix}"
     for stem in ("config", "hparams", "args", "params", "hyperparameters")
-    for suffix in ("yaml", "yml", "json")
+    for suffix in ("yaml", "yml", "json", "toml")
 )
 LOGS = tuple(
     f"{stem}.{suffix}"
-    for stem in ("metrics", "log", "logs", "results", "summary", "history", "progress")
+    for stem in (
+        *("metrics", "log", "logs", "results", "summary", "history", "progress"),
+        *("training_log", "train_log", "trainer_log", "training_history", "train_history", "log_history"),
+        *("train_metrics", "val_metrics", "eval_metrics", "losses", "scores"),
+    )
     for suffix in ("csv", "jsonl", "json")
 )
 TELLS = frozenset((*CONFIGS, *LOGS, EVALUATIONS))
@@ -157,6 +170,11 @@ def _add_json(metadata: RunMetadata, file: Path, tree: Any, run: Path) -> None:
     """
     if isinstance(tree, Mapping) and (records := by_moment(tree)):
         tree = records
+    elif isinstance(tree, Mapping):
+        rows, tree = series_in(tree)
+        metadata.rows += rows
+        if rows and not tree:
+            return
     if isinstance(tree, list):
         _add_records(metadata, file, tree)
     elif isinstance(tree, Mapping):
@@ -294,11 +312,18 @@ def _whole(value: Any) -> int | None:
     return None
 
 
-_EPOCH_IN_NAME = re.compile(r"epoch[=_-]?(\d{1,15})", re.IGNORECASE)
-_STEP_IN_NAME = re.compile(r"(?:step|iter|iteration|ckpt|checkpoint)s?[=_-]?(\d{1,15})(?!\d|\.\d)", re.IGNORECASE)
-# "acc0.93" is a score, "f1", "top5" and "fp16" are words.
+_EPOCH_IN_NAME = re.compile(r"(?:epoch|(?<![a-z])ep)[=_-]?(\d{1,15})", re.IGNORECASE)
+_STEP_IN_NAME = re.compile(
+    r"(?:step|iter|iteration|ckpt|checkpoint|(?<![a-z])ba)s?[=_-]?(\d{1,15})(?!\d|\.\d)", re.IGNORECASE
+)
+# "acc0.93" is a score, "f1", "top5" and "fp16" are words; "rank0", "bs64" and "256x256" say how, not when.
 _NUMBER = re.compile(r"(?<![\d.])(\d{1,15})(?!\d|\.\d)")
-_WORD = re.compile(r"(?<![a-z])(?:f|top|r|l|map|mrr|ndcg|hits?|recall|fp|bf|int|float|v)@?$", re.IGNORECASE)
+_WORD = re.compile(
+    r"(?<![a-z])(?:f|top|r|l|map|mrr|ndcg|hits?|recall|fp|bf|int|float|v)@?$"
+    r"|(?<![a-z])(?:rank|bsz?|batch_?size|lr|wd|dims?|hidden|layers?|heads?|depth|width|size|gpus?|seq_?len|ctx|dropout"
+    r"|world_?size)[=_-]?$",
+    re.IGNORECASE,
+)
 
 
 # "20250103_1530" and "2025-01-03T15:30:00" say when a file was written, as 1735918200 (seconds) does.
@@ -306,6 +331,7 @@ _DATE = re.compile(
     r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
     r"(?:[T_\-. ]*(?:[01]\d|2[0-3])[-_.:h]?[0-5]\d(?:[-_.:m]?[0-5]\d)?)?(?!\d)|(?<!\d)1[4-9]\d{8}(?:\d{3})?(?!\d)"
 )
+_TIMES = re.compile(r"(?<![\d.])\d{1,5}x\d{1,5}(?!\d)")
 # A size that is a part of an architecture's name: resnet50, vgg16, vit_b_16, efficientnet_b3.
 _ARCHITECTURE = re.compile(
     r"(?<![a-z])(?:wide_?)?(?:se_?)?(?:resnet|resnext|preresnet|densenet|darknet|hrnet|vgg|dla|dpn|yolo|gpt|llama|pythia"
@@ -319,7 +345,7 @@ def epoch_of(said: Mapping[str, Any], path: Path) -> int | None:
     for key in EPOCH:
         if (value := _whole(said.get(key))) is not None and value >= 0:
             return value
-    stem = _ARCHITECTURE.sub("", OF_RUNS.sub("", _DATE.sub("", path.stem)))
+    stem = _ARCHITECTURE.sub("", OF_RUNS.sub("", _TIMES.sub("", _DATE.sub("", path.stem))))
     if named := _EPOCH_IN_NAME.search(stem):
         return int(named[1])
     folder = by_name(path)

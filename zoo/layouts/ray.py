@@ -28,6 +28,7 @@ _ABOUT = frozenset(
     " should_checkpoint done warmup_time experiment_tag episodes_total trial_id hostname node_ip date".split()
 )
 _DEPTH = 4
+_LISTED = 3
 
 
 def run_of(file: Path, folders: Folders) -> Path | None:
@@ -53,22 +54,31 @@ def parse_side_files(sides: SideFileReader) -> RunMetadata:
         if file.name == PARAMS:
             metadata.hyperparameters.update(flat(sides.json(file)))
         elif file.name == RESULT:
-            _report(metadata, map(flat, sides.json_lines(file)))
+            _report(metadata, map(flat, sides.json_lines(file)), file)
         elif file.name == PROGRESS:
-            _report(metadata, sides.table(file))
+            _report(metadata, sides.table(file), file)
         elif not metadata.rows:
             metadata.rows += _managed(sides.json(file))
     return metadata
 
 
-def _report(metadata: RunMetadata, records: Iterable[Mapping[str, Any]]) -> None:
+def _report(metadata: RunMetadata, records: Iterable[Mapping[str, Any]], file: Path) -> None:
     kept = []
+    first: dict[str, Any] = {}
+    changed: dict[str, str] = {}
     for record in records:
         for key, value in record.items():
             if key.startswith(("config.", "config/")):
-                metadata.hyperparameters.setdefault(key[7:].replace("/", "."), value)
+                name = key[7:].replace("/", ".")
+                metadata.hyperparameters.setdefault(name, value)
+                if first.setdefault(name, value) != value:
+                    changed.setdefault(name, f"{name} (from {first[name]} to {value})")
         kept.append({k: v for k, v in record.items() if k not in _ABOUT and not k.startswith(("config.", "config/"))})
     metadata.rows += rows_of(kept, checkpoint=_NAME)
+    if changed:  # population-based training
+        names = ", ".join(list(changed.values())[:_LISTED])
+        reason = f"hyperparameters changed on the way: {names}; all checkpoints of the trial have those of its {PARAMS}"
+        metadata.failures.append((str(file), reason))
 
 
 def _managed(tree: Any) -> list[Row]:

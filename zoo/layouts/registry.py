@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from epsopt.zoo.layouts import hugging_face, hydra, lightning, mlflow, plain, ray, sharded, tensorboard, wandb
+from epsopt.zoo.layouts import dvclive, hugging_face, hydra, lightning, mlflow, plain, ray, sharded, tensorboard, wandb
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout, Undecided
 from epsopt.zoo.layouts.parsed import RECOMBINED, ParsedCheckpoint
@@ -21,6 +21,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ray.LAYOUT,
     hugging_face.LAYOUT,
     lightning.LAYOUT,
+    dvclive.LAYOUT,
     hydra.LAYOUT,
     sharded.LAYOUT,
     plain.LAYOUT,

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import time
+import tomllib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,9 @@ class SideFileReader:
         return list(_json_lines(self.text(path, JSON_BYTES, lines=True)))
 
     def structure(self, path: Path) -> Any:
-        """Return what a JSON or YAML file holds, by its suffix."""
+        """Return what a JSON, TOML or YAML file holds, by its suffix."""
+        if path.suffix.lower() == ".toml":
+            return self.attempt(path, lambda p: parse_toml(self.text(p, YAML_BYTES)))
         return self.json(path) if path.suffix.lower() == ".json" else self.yaml(path)
 
     def table(self, path: Path, *, growing: bool = True) -> list[dict[str, str]]:
@@ -220,6 +223,18 @@ def partial_call(state: object) -> dict[str, Any] | None:
 def _line(error: Any) -> str:
     mark = error.problem_mark or error.context_mark
     return "" if mark is None else f" in line {mark.line + 1}"
+
+
+def parse_toml(text: str) -> Any:
+    """Return what TOML says.
+
+    Raises:
+        SideError: it is not TOML, or too deep.
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SideError(f"not valid TOML: {sanitize(str(error))[:200]}") from error
 
 
 def parse_json(text: str) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.errors import Failure
 from epsopt.zoo.formatting import count
-from epsopt.zoo.layouts.best import Claim, with_best
+from epsopt.zoo.layouts.best import Claim, named_best, with_best
 from epsopt.zoo.layouts.checkpoint_folders import by_name
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.parsed import Position, known_metrics
@@ -26,6 +26,7 @@ from epsopt.zoo.side_files.discover import SideFileResult, SideFiles, read_side_
 from epsopt.zoo.side_files.logs_by_content import Candidates, logs_by_content
 from epsopt.zoo.side_files.run_tables import RunTable, RunTableRows, match
 from epsopt.zoo.side_files.store import RunInCatalogue, delete_metadata, runs_by_path, upsert_metadata
+from epsopt.zoo.side_files.unclaimed_logs import unclaimed_logs
 
 _BATCH = 64  # runs whose answers are written together
 
@@ -71,9 +72,12 @@ def refresh_runs(
     }
     candidates = undecided_logs(seen)
     chosen = logs_by_content(catalogue, pool, candidates, known, given_of)
+    claimed: set[Path] = {file for one in candidates for log in one.logs.logs for _, files in log for file in files}
+    claimed |= {Path(s.folder, Path(s.name).name) for s in sheets}
     for files, named in side_files_by_run(seen):
         path = files[0].run_path
         sides = chosen.get(path, named)
+        claimed |= {file for held in sides.files.values() for file, _ in held}
         run = known.get(path)
         names = {files[0].layout}
         if run is None or not run.positions:  # none of its files could be read
@@ -93,6 +97,7 @@ def refresh_runs(
             names |= run.layouts
         counted[shown(names)] += 1
     out.failures += _still_undecided(candidates, chosen)
+    out.failures += unclaimed_logs(seen.folders, roots, {location(p) for p in paths}, claimed)
     for start in range(0, len(stale), _BATCH):
         batch = stale[start : start + _BATCH]
         answers = read_side_files(pool, [(sides, run.positions) for run, _, sides, _, _ in batch])
@@ -169,7 +174,7 @@ def attach_metadata(
         positions = with_models(
             [Saved(Position(str(i), str(c.path), c.epoch, c.step, c.layout), c.signature) for i, c in read], weights_key
         )
-        claims = [Claim(str(i), str(c.path), c.best) for i, c in read]
+        claims = named_best([Claim(str(i), str(c.path), c.best) for i, c in read])
         asked.append(
             (side_files_of(location(path), held, folders), with_best([*positions, *_later(read, folders)], claims))
         )

@@ -7,14 +7,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.listing import parts_of_runs
 from epsopt.zoo.catalogue.queries import refresh_run
 from epsopt.zoo.catalogue.tables import checkpoints, files, run_metadata, runs
 from epsopt.zoo.errors import Failure
-from epsopt.zoo.layouts.best import Claim, with_best
+from epsopt.zoo.layouts.best import Claim, named_best, with_best
 from epsopt.zoo.layouts.parsed import Position
 from epsopt.zoo.layouts.several_models import Saved, with_models
 from epsopt.zoo.reading.plain_values import finite_metrics
@@ -27,7 +27,13 @@ _WORDS = (
     .where(checkpoints.c.layout == "lightning", files.c.metadata.is_not(None))
     .order_by(files.c.path)
 )
-"""What files say; of other layouts none says which checkpoint is the best."""
+"""What files of Lightning say; in other layouts a file's name alone says that it is the best."""
+_CALLED_BEST = (
+    select(checkpoints.c.run_id, checkpoints.c.sha256, files.c.path)
+    .join(files, files.c.checkpoint_id == checkpoints.c.id)
+    .where(func.coalesce(checkpoints.c.layout, "plain") != "lightning", files.c.path.ilike("%best%"))
+    .order_by(files.c.path)
+)
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,15 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
         kept = (run_metadata.c[name] for name in ("state", "failures", "layouts", "run_tables"))
         known = connection.execute(select(runs.c.id, runs.c.path, *kept).outerjoin(run_metadata)).all()
         spoken = connection.execute(_WORDS).all()
+        called = connection.execute(_CALLED_BEST).all()
     saved: dict[int, list[Saved]] = {}
     claims: dict[int, list[Claim]] = {}
     for run_id, sha256, path, said in spoken:
         claims.setdefault(run_id, []).append(Claim(sha256, path, json.loads(said).get("best")))
+    by_name: dict[int, list[Claim]] = {}
+    for run_id, sha256, path in called:
+        by_name.setdefault(run_id, []).append(Claim(sha256, path, None))
+    claims = {**{run: named_best(found) for run, found in by_name.items()}, **claims}
     formats: dict[int, set[str]] = {}
     for r in rows:
         position = Position(r.sha256, r.path, r.epoch, r.step, r.layout or "plain")

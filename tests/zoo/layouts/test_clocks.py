@@ -42,6 +42,25 @@ def test_a_log_from_zero_belongs_to_checkpoints_from_one():
     assert match_rows(told, positions(3, 5, layout="lightning")) == {"3": {"acc": 0.3}}
 
 
+@pytest.mark.parametrize(
+    ("logged", "saved", "said"),
+    [
+        (range(1, 4), (0, 1, 2), True),
+        (range(1, 4), (0, 1, 2, 3), False),
+        (range(1, 7), (0, 1, 2), False),
+        (range(3), (0, 1, 2), False),
+        (range(1, 4), (0, 2), False),
+    ],
+)
+def test_a_log_that_may_be_one_epoch_off_is_named_and_matched_by_its_numbers(logged, saved, said):
+    told = RunMetadata(rows=[Row(e, None, {"acc": e / 10}) for e in logged])
+    found = match_rows(told, positions(*saved))
+    assert found == {str(e): {"acc": e / 10} for e in saved if e in logged}
+    assert [reason.partition(":")[0] for _, reason in told.failures] == (
+        ["its log counts epochs 1 to 3, and the checkpoints of its run 0 to 2"] if said else []
+    )
+
+
 def test_what_is_measured_later_in_an_epoch_is_not_a_checkpoints_where_steps_agree():
     rows = [Row(0, 10, {"acc": 0.1}), Row(0, 20, {"acc": 0.2}), Row(0, 20, {"late": 0.3})]
     places = [Position("a", "/a", 0, 10), Position("b", "/b", 0, 20)]

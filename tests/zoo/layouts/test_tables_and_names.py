@@ -1,13 +1,16 @@
-"""Tables as spreadsheets write them, JSON by epoch, and numbers in names that are no epochs."""
+"""Tables as spreadsheets write them, JSON by epoch or by series, and numbers in names that are no epochs."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from epsopt.zoo.ingestion.ingest import ingest
+from epsopt.zoo.layouts.plain import epoch_of
 
 from .examples import weights
 
@@ -141,3 +144,81 @@ def test_dates_and_sizes_in_names_are_no_epochs(tmp_path, catalogue, name, epoch
     torch.save(weights(1), tmp_path / f"{name}.pt")
     ingest(catalogue, tmp_path)
     assert [c.epoch for c in catalogue.checkpoints()] == [epoch]
+
+
+@pytest.mark.parametrize(
+    ("place", "values"), [("steps", "values"), ("x", "y"), ("epochs", "values")], ids=["sacred", "clearml", "epochs"]
+)
+def test_a_metric_with_steps_of_its_own_is_called_as_it_is(tmp_path, catalogue, place, values):
+    saved(tmp_path)
+    tree = {
+        "val.acc": {place: [3, 1, 2], "timestamps": ["c", "a", "b"], values: [0.75, 0.5, 0.625]},
+        "train": {"loss": {"name": "loss", place: [1, 3], values: [2.0, 1.0]}},
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(tree))
+    assert ingest(catalogue, tmp_path).side_file_failures == []
+    assert measured(catalogue, "val.acc") == [0.5, 0.625, 0.75]
+    assert measured(catalogue, "train.loss") == [2.0, None, 1.0]
+    assert {name for c in catalogue.checkpoints() for name in c.metrics} == {"val.acc", "train.loss"}
+
+
+def test_a_configuration_in_toml_is_read_and_a_broken_one_named(tmp_path, catalogue):
+    for run in "ab":
+        (tmp_path / run).mkdir()
+        saved(tmp_path / run, epochs=1, run=run)
+    (tmp_path / "a" / "config.toml").write_text("lr = 0.5\n[model]\ndepth = 3\n")
+    (tmp_path / "b" / "config.toml").write_text("lr = = 0.5\n")
+    (said,) = ingest(catalogue, tmp_path).side_file_failures
+    assert said.reason.startswith("not valid TOML")
+    found = {c.run: dict(c.hyperparameters) for c in catalogue.checkpoints()}
+    assert found == {"a": {"lr": 0.5, "model.depth": 3}, "b": {}}
+
+
+@pytest.mark.parametrize("name", ["training_log.csv", "train_history.csv", "val_metrics.csv", "losses.csv"])
+def test_logs_have_other_names_as_well(tmp_path, catalogue, name):
+    saved(tmp_path)
+    (tmp_path / name).write_text("epoch,acc\n1,0.5\n2,0.625\n3,0.75\n")
+    ingest(catalogue, tmp_path)
+    assert measured(catalogue) == [0.5, 0.625, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch"),
+    [
+        ("ep2-ba200-rank0.pt", 2),
+        ("net_ep_7.pt", 7),
+        ("ba200-rank0.pt", 200),
+        ("unet_256x256_5.pt", 5),
+        ("unet_5_256x256.pt", 5),
+        ("net_3_bs64.pt", 3),
+        ("net_dim512.pt", None),
+        ("step_7.pt", 7),
+        ("deep_4.pt", 4),
+    ],
+)
+def test_numbers_that_say_how_it_was_trained_are_no_epochs(name, epoch):
+    assert epoch_of({}, Path("/a") / name) == epoch
+
+
+def test_a_final_test_is_not_the_last_checkpoints_where_a_file_is_called_the_best(tmp_path, catalogue):
+    for epoch, name in ((3, "model_best.pt"), (5, "last.pt")):
+        torch.save({"model": weights(epoch), "epoch": epoch}, tmp_path / name)
+    (tmp_path / "log.csv").write_text("epoch,val_acc\n3,0.75\n5,0.5\n")
+    (tmp_path / "metrics.json").write_text('{"test_acc": 0.625, "size": 4.0}')
+    (said,) = ingest(catalogue, tmp_path).side_file_failures
+    assert said.reason.startswith("test_acc: tested after training")
+    assert measured(catalogue, "test_acc") == [None, None]
+    assert measured(catalogue, "size") == [None, 4.0]
+    assert measured(catalogue, "val_acc") == [0.75, 0.5]
+
+
+def test_a_final_test_is_the_last_checkpoints_where_that_is_the_best_or_nothing_is(tmp_path, catalogue):
+    for run, copied in (("a", True), ("b", False)):
+        folder = tmp_path / run
+        folder.mkdir()
+        saved(folder, run=run)
+        if copied:
+            shutil.copy(folder / "epoch_3.pt", folder / "best.pt")
+        (folder / "metrics.json").write_text('{"test_acc": 0.625}')
+    assert ingest(catalogue, tmp_path).side_file_failures == []
+    assert {(c.run, c.epoch) for c in catalogue.checkpoints() if c.metrics} == {("a", 3), ("b", 3)}
