@@ -23,15 +23,27 @@ _MORE = """
     reward rouge score sensitivity similarity skill spearman specificity ssim success throughput top1 top5 tps win
     winrate
 """
+_CHANGES = frozenset(
+    "change decay decline decrease degradation delta diff difference drop gap improvement increase reduction".split()
+)
+_NEGATED = frozenset("minus neg negated negative".split())
 _DIRECTIONS = dict.fromkeys(_LESS.split(), False) | dict.fromkeys(_MORE.split(), True)
 
 
 def guess_maximize(name: str) -> bool | None:
     """Say whether more of a metric is better, as far as its name tells; None when it does not.
 
-    The last word that says anything decides: ``error_recall`` is a recall.
+    The last word that says anything decides: ``error_recall`` is a recall. ``neg_mean_squared_error``, as scikit-learn
+    calls it, turns it round. What is said of a change (``accuracy_drop``, ``loss_reduction``) tells nothing.
     """
-    return next((_DIRECTIONS[word] for word in reversed(words(name)) if word in _DIRECTIONS), None)
+    said = words(name)
+    place = next((i for i in range(len(said) - 1, -1, -1) if said[i] in _DIRECTIONS), None)
+    if place is None or _CHANGES.intersection(said[place + 1 :]):
+        return None
+    turned = any(
+        word in _NEGATED and (i == 0 or said[i - 1] not in ("false", "true")) for i, word in enumerate(said[:place])
+    )
+    return _DIRECTIONS[said[place]] is not turned
 
 
 MOST_OBJECTIVES = 6

@@ -116,7 +116,8 @@ def series_in(tree: Mapping[str, Any]) -> tuple[list[Row], dict[str, Any]]:
             for at, number in zip(value[place], value[held], strict=True):
                 if (moment := whole(at)) is not None:
                     metrics = metrics_of({name: number}, no_tensor)
-                    rows += [Row(*((moment, None) if by_epoch else (None, moment)), metrics)] if metrics else []
+                    epoch, step = (moment, None) if by_epoch else (None, moment)
+                    rows += [Row(epoch, step, metrics)] if metrics else []
             continue
         inside, left = series_in(value)
         rows += [Row(r.epoch, r.step, {f"{name}.{k}": v for k, v in r.metrics.items()}) for r in inside]

@@ -19,6 +19,25 @@ def test_scores_are_maximized(name):
     assert guess_maximize(name) is True
 
 
+@pytest.mark.parametrize(
+    ("name", "maximize"),
+    [
+        ("neg_mean_squared_error", True),
+        ("val/neg_log_loss", True),
+        ("negative_similarity", False),
+        ("false_negative_error", False),
+        ("test_neg_loss", True),
+    ],
+)
+def test_a_negated_metric_is_better_the_other_way(name, maximize):
+    assert guess_maximize(name) is maximize
+
+
+@pytest.mark.parametrize("name", ["accuracy_drop", "loss_reduction", "acc_gap", "score/delta", "error_decrease"])
+def test_a_change_of_a_metric_is_not_guessed(name):
+    assert guess_maximize(name) is None
+
+
 @pytest.mark.parametrize("name", ["rad_hier", "x", "", "alpha_2", "glossary"])
 def test_a_name_that_says_nothing_is_not_guessed(name):
     assert guess_maximize(name) is None
