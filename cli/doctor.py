@@ -66,6 +66,13 @@ def _show(found: Diagnosis) -> None:
     elif found.checkpoints and found.base_line is None:
         print_wrapped(f"They name no base; by their weights they are of {count(found.lineages, 'lineage')}.")
     show_nan_weights(found.nan_weights)
+    if found.not_taken:
+        print_wrapped()
+        print_wrapped("Not taken:")
+        for failure in found.not_taken[:_LISTED]:
+            print_list(f"{short_path(failure.path)}: {failure.reason}")
+        if found.not_taken[_LISTED:]:
+            print_list(f"{len(found.not_taken) - _LISTED} more (--json names all)")
     if found.metrics:
         print_wrapped()
         rows = [Rows([[m.name, m.role, m.about, str(m.measured)]]) for m in found.metrics]

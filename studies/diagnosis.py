@@ -16,8 +16,9 @@ from epsopt.studies.project.project import Project
 from epsopt.surrogate.ranges import range_text
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
-from epsopt.zoo.errors import UsageError
+from epsopt.zoo.errors import Failure, UsageError
 from epsopt.zoo.formatting import count
+from epsopt.zoo.ingestion.changed_hyperparameters import changed_hyperparameters
 from epsopt.zoo.layouts.other_formats import OtherFormat
 from epsopt.zoo.layouts.scan import scan
 from epsopt.zoo.reading.remote import is_url
@@ -77,6 +78,7 @@ class Diagnosis:
         base_line: the line of epsopt.toml that names the base which runs name, where that file does not say it.
         lineages: how many lineages the checkpoints are of.
         nan_weights: checkpoints of which some weights are NaN, by the name of their run; nothing is learned from them.
+        not_taken: what side files or checkpoints say and was not taken, or contradicts, as `epsopt ingest` names it.
         readiness: of `fit`, `propose`, `work` and `merge`.
     """
 
@@ -91,6 +93,7 @@ class Diagnosis:
     base_line: str | None
     lineages: int
     nan_weights: dict[str, int]
+    not_taken: tuple[Failure, ...]
     readiness: tuple[Readiness, ...]
 
 
@@ -141,6 +144,7 @@ def diagnose(project: Project | None, catalogue: Catalogue, others: Sequence[Oth
         base_line=None if base is None or project is None else base_line(base, project.folder),
         lineages=len(known),
         nan_weights=catalogue.nan_weights(),
+        not_taken=tuple(_not_taken(catalogue)),
         readiness=(
             _fit(project, checkpoints, names),
             _propose(project, catalogue, runs, space),
@@ -148,6 +152,12 @@ def diagnose(project: Project | None, catalogue: Catalogue, others: Sequence[Oth
             _merge(project, checkpoints),
         ),
     )
+
+
+def _not_taken(catalogue: Catalogue) -> list[Failure]:
+    """Return each sentence once, with the first file that it is about."""
+    found = [*catalogue.side_file_failures(), *changed_hyperparameters(catalogue, {r.path for r in catalogue.runs()})]
+    return list({f.reason: f for f in reversed(found)}.values())[::-1]
 
 
 def _space(project: Project | None, checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> Space | None:

@@ -68,6 +68,22 @@ def test_a_second_ingest_and_doctor_name_nan_weights_too(folder):
     assert "Weights are NaN, and nothing is learned from them: run_1 (1 checkpoint)." in call(folder, "doctor").out
 
 
+def test_doctor_says_what_was_not_taken_from_logs_and_what_checkpoints_contradict(folder):
+    run = folder / "runs" / "run_1"
+    torch.save({"model": {"other": torch.ones(3, 3)}, "epoch": 2}, run / "checkpoints" / "critic_2.pt")
+    torch.save({"model": {"w": torch.ones(4, 4)}, "epoch": 3, "config": {"lr": 0.75}}, run / "checkpoints" / "3.pt")
+    torch.save({"model": {"w": torch.zeros(4, 4)}, "epoch": 4, "config": {"lr": 0.5}}, run / "checkpoints" / "4.pt")
+    (run / "metrics.csv").write_text("epoch,val/acc,loss\n2,0.5,0.5\n")
+    said = [f["reason"] for f in call(folder, "ingest", "runs", "--json").document["side_file_failures"]]
+    assert sum("different networks of one moment" in reason for reason in said) == 1
+    found = call(folder, "doctor", "--json").document
+    check("doctor", found)
+    assert {f["reason"] for f in found["not_taken"]} == set(said)
+    shown = " ".join(call(folder, "doctor").out.split())
+    assert "Not taken:" in shown
+    assert "lr (0.75 in 3.pt, 0.5 here)" in shown
+
+
 def test_runs_of_one_name_are_called_by_their_folders(folder):
     (folder / "runs").rename(folder / "monday")
     for run in (0, 1):

@@ -72,7 +72,7 @@ def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, d
     out: dict[str, dict[str, _Value]] = {}
     unsure: list[str] = []
     for name, entries in series.items():
-        found = _by_name(entries, positions) if by_name else _of_metric(entries, positions, clocks)
+        found = _by_name(entries, positions) if by_name else _of_metric(name, entries, positions, clocks)
         if _of_best_or_last(name, entries, positions):
             unsure.append(name)
             continue
@@ -203,7 +203,7 @@ def _epochs(positions: Sequence[Position]) -> set[int]:
 def _behind(logged: Collection[int], positions: Sequence[Position], clocks: _Clocks) -> int:
     """Return by how much the log's numbers are less than those of checkpoints: 1, 0 or -1."""
     epochs = _epochs(positions)
-    if clocks.lightning or not logged or not epochs:
+    if clocks.lightning or clocks.strict or not logged or not epochs:
         return 0
     if clocks.starts == 1 and min(epochs) == 0:
         return -1
@@ -221,7 +221,9 @@ def _by_name(entries: list[tuple[Row, _Value]], positions: Sequence[Position]) -
     return out
 
 
-def _of_metric(entries: list[tuple[Row, _Value]], positions: Sequence[Position], clocks: _Clocks) -> dict[str, _Value]:
+def _of_metric(
+    name: str, entries: list[tuple[Row, _Value]], positions: Sequence[Position], clocks: _Clocks
+) -> dict[str, _Value]:
     """Match one metric by epoch, or else by step."""
     steps = {row.step: value for row, value in entries if row.step is not None}
     places = {p.step for p in positions if p.step is not None}
@@ -243,7 +245,8 @@ def _of_metric(entries: list[tuple[Row, _Value]], positions: Sequence[Position],
                 kept = _not_later(found, p, clocks)
                 if kept:
                     out[p.key] = kept[-1][1]
-        return out or _at(steps, positions, 0)
+        # A test after training is logged at the number of updates; all else in Lightning at the index of the last one.
+        return out or _at(steps, positions, int(clocks.lightning and not is_test(name)))
     if clocks.lightning:
         return _at(steps, positions, _shift(steps, places))
     if steps.keys() & places:

@@ -471,6 +471,33 @@ def ray(folder: Path) -> Example:
     return Example(folder, {"ray": 2}, told, expected, (first / "progress.csv", first / "params.json"), grow)
 
 
+def dvclive(folder: Path) -> Example:
+    """Two runs in folders of their own, as DVCLive 3 writes them: a table of steps for each metric."""
+    expected: dict[tuple[str, int | None], dict[str, float]] = {}
+    for i, name in enumerate("ab"):
+        run = folder / name
+        (run / "model").mkdir(parents=True)
+        for epoch in range(3):
+            torch.save({"model": weights(10 * i + epoch), "epoch": epoch}, run / "model" / f"epoch_{epoch}.pt")
+            expected[name, epoch] = {"acc": epoch / 4 + i, "val/loss": 3.0 - epoch}
+        for metric, at in (("acc", lambda e, i=i: e / 4 + i), ("val/loss", lambda e: 3.0 - e)):
+            table = run / "dvclive" / "plots" / "metrics" / f"{metric}.tsv"
+            table.parent.mkdir(parents=True, exist_ok=True)
+            table.write_text(f"step\t{table.stem}\n" + "".join(f"{e}\t{at(e)}\n" for e in range(3)))
+        (run / "dvclive" / "params.yaml").write_text(f"optim:\n  lr: {0.5 / (i + 1)}\n")
+        (run / "dvclive" / "metrics.json").write_text(json.dumps({"acc": 0.5 + i, "val": {"loss": 1.0}, "step": 2}))
+    first = folder / "a" / "dvclive"
+
+    def grow(root: Path) -> dict[tuple[str, int | None], dict[str, float]]:
+        with (root / "a" / "dvclive" / "plots" / "metrics" / "acc.tsv").open("a") as file:
+            file.write("2\t0.875\n")
+        return {**expected, ("a", 2): {"acc": 0.875, "val/loss": 1.0}}
+
+    told = {"a": {"optim.lr": 0.5}, "b": {"optim.lr": 0.25}}
+    sides = (first / "plots" / "metrics" / "acc.tsv", first / "params.yaml")
+    return Example(folder, {"dvclive": 2}, told, expected, sides, grow)
+
+
 def sharded(folder: Path) -> Example:
     """The Trainer with DeepSpeed: each process wrote its part beside the whole weights."""
     from safetensors.torch import save_file
@@ -504,6 +531,7 @@ WRITERS: dict[str, Callable[[Path], Example]] = {
     "wandb": wandb,
     "tensorboard": tensorboard,
     "ray": ray,
+    "dvclive": dvclive,
     "sharded": sharded,
 }
 
