@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePath
 
 from epsopt.zoo.formatting import count
@@ -43,6 +44,8 @@ class _Clocks:
         strict: steps of rows and of checkpoints count the same.
         counted: some metric was logged at the optimiser steps of checkpoints.
         fewest: the end of the shortest metric that may count epochs by its steps.
+        strides: some metric without an epoch was logged as often as there are epochs, and never at steps that follow
+            each other: the steps count something else.
         pooled: as in :class:`~epsopt.zoo.layouts.parsed.RunMetadata`.
         lightning: a checkpoint is Lightning's.
     """
@@ -52,6 +55,7 @@ class _Clocks:
     strict: bool
     counted: bool
     fewest: int | None
+    strides: bool
     pooled: bool
     lightning: bool
 
@@ -190,9 +194,16 @@ def _clocks(
         strict=lightning or any((p.epoch, p.step) in both for p in positions if None not in (p.epoch, p.step)),
         counted=bool(steps & logged),
         fewest=min(ends, default=None),
+        strides=any(_at_strides(entries, max(epochs, default=0)) for entries in series),
         pooled=metadata.pooled,
         lightning=lightning,
     )
+
+
+def _at_strides(entries: list[tuple[Row, _Value]], last: int) -> bool:
+    """Tell whether a metric's steps lie apart, and are as many as the epochs up to the last checkpoint's."""
+    at = sorted({row.step for row, _ in entries if row.step is not None and row.epoch is None})
+    return len(at) >= max(last, 2) and all(b - a > 1 for a, b in pairwise(at)) and at[-1] > len(at) * 2
 
 
 def _epochs(positions: Sequence[Position]) -> set[int]:
@@ -287,6 +298,8 @@ def _as_epochs(steps: dict[int, _Value], positions: Sequence[Position], clocks: 
         return {}  # other metrics of this log have the optimiser's steps
     if beyond and clocks.fewest is not None and max(steps) > 2 * clocks.fewest + 2:
         return {}  # others end far earlier: those count epochs
+    if beyond and clocks.strides:
+        return {}  # others come once an epoch, and far apart: steps count updates
     behind = _behind(steps, positions, clocks)
     return {
         p.key: steps[p.epoch - behind]

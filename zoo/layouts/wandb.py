@@ -8,7 +8,7 @@ id (as Lightning's WandbLogger does it).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from epsopt.zoo.layouts.folders import Folders
@@ -21,6 +21,7 @@ from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import open_source
 
 _RUN = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-(.+)")
+_AGAIN = re.compile(r"-\d{1,3}$")
 _ABOVE = 3
 _SAVED = (".pt", ".pth", ".ckpt", ".safetensors")
 _ADVICE = "save each run's checkpoints to a folder that has W&B's id of the run as its name, or with wandb.save"
@@ -49,12 +50,18 @@ def _logged(run: Path, folders: Folders) -> list[Path]:
     for folder in (run, *run.parents[:_ABOVE]):
         if "wandb" not in folders.names(folder):
             continue
-        known = {name: m[1] for name in folders.names(folder / "wandb") if (m := _RUN.fullmatch(name))}
+        known = run_ids(folders.names(folder / "wandb"))
         named = [name for name, ident in known.items() if ident == run.name]
         ours = named or (list(known) if folder == run else [])
         if len({known[name] for name in ours}) == 1:  # a run that was resumed has a folder for each time
             return [folder / "wandb" / name for name in sorted(ours, key=_date)]
     return []
+
+
+def run_ids(names: Collection[str]) -> dict[str, str]:
+    """Return the id of the run of each folder; one that began in the second of another has its name and a number."""
+    found = {name: m[1] for name in names if (m := _RUN.fullmatch(name))}
+    return {name: found.get(_AGAIN.sub("", name), ident) for name, ident in found.items()}
 
 
 def undecided(run: Path, _held: Sequence[Path], folders: Folders) -> Undecided | None:
@@ -65,7 +72,8 @@ def undecided(run: Path, _held: Sequence[Path], folders: Folders) -> Undecided |
             names = [name for name in folders.names(place) if _RUN.fullmatch(name)]
             # Runs whose files hold checkpoints are those of these, and no others'.
             free = [n for n in names if not any(f.endswith(_SAVED) for f in folders.names(place / n / "files"))]
-            idents = {name: m[1] for name in sorted(free, key=_date) if (m := _RUN.fullmatch(name))}
+            known = run_ids(names)
+            idents = {name: known[name] for name in sorted(free, key=_date)}
             ours: dict[str, list[Path]] = {}
             for name, ident in idents.items():
                 if ident not in folders.names(folder):

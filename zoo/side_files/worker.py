@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import PurePath
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from epsopt.zoo.errors import UnreadableCheckpoint
 from epsopt.zoo.formatting import count
 from epsopt.zoo.layouts import hugging_face
-from epsopt.zoo.layouts.parsed import Position, match_rows
+from epsopt.zoo.layouts.parsed import Position, Row, match_rows
 from epsopt.zoo.layouts.registry import BY_NAME
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.reading.plain_values import MOST_METRICS
@@ -27,13 +27,10 @@ def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     if any(p.layout == hugging_face.LAYOUT.name for p in positions) and request["layout"] in ("tensorboard", "wandb"):
         hugging_face.trainer_names(metadata)
     metrics = match_rows(metadata, positions)  # before the failures are collected: it may find some
-    if (
-        metadata.rows
-        and positions
-        and not (metrics or metadata.failures)
-        and all(p.epoch is p.step is None for p in positions)
-    ):
-        metadata.failures.append((request["files"][0], _without_place(len(metadata.rows), positions)))
+    if metadata.rows and positions and not (metrics or metadata.failures):
+        nowhere = all(p.epoch is p.step is None for p in positions)
+        text = _without_place(len(metadata.rows), positions) if nowhere else _elsewhere(metadata.rows, positions)
+        metadata.failures.append((request["files"][0], text))
     return {
         "status": "parsed",
         "hyperparameters": metadata.hyperparameters,
@@ -50,6 +47,29 @@ def _without_place(rows: int, positions: Sequence[Position]) -> str:
         f"tells {count(rows, 'row')} of metrics, and none belongs to {names}, which say neither epoch nor step: give "
         'them in a CSV with columns checkpoint and metric.NAME ([runs] table = "runs.csv" in epsopt.toml)'
     )
+
+
+def _elsewhere(rows: Sequence[Row], positions: Sequence[Position]) -> str:
+    """Say that a log stands at no checkpoint's moment, with the moments of both."""
+    logged = [f"{what} {span}" for what, of in _MOMENTS if (span := _span([of(row) for row in rows]))]
+    saved = [f"{what} {span}" for what, of in _MOMENTS if (span := _span([of(p) for p in positions]))]
+    at = " and ".join(logged) or "no epoch or step"
+    return (
+        f"tells {count(len(rows), 'row')} of metrics, at {at}, and none belongs to a checkpoint: those are at "
+        f"{' and '.join(saved)}. Log the epoch of each row, or give them in a CSV with columns checkpoint and "
+        'metric.NAME ([runs] table = "runs.csv")'
+    )
+
+
+_MOMENTS: tuple[tuple[str, Callable[[Row | Position], int | None]], ...] = (
+    ("epochs", lambda place: place.epoch),
+    ("steps", lambda place: place.step),
+)
+
+
+def _span(numbers: Sequence[int | None]) -> str:
+    known = [n for n in numbers if n is not None and n < 2**53]
+    return f"{min(known)} to {max(known)}" if known else ""
 
 
 def compare_logs(request: dict[str, Any], limits: Limits) -> dict[str, Any]:

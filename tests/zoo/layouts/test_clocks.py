@@ -11,6 +11,7 @@ import torch
 
 from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
 from epsopt.zoo.layouts.parsed import Position, Row, RunMetadata, match_rows
+from epsopt.zoo.layouts.wandb import run_ids
 
 from ...mlflow_store import mlflow_database  # noqa: TID252 - of the tests
 from .examples import weights
@@ -40,6 +41,38 @@ def test_a_log_from_zero_belongs_to_checkpoints_from_one():
     assert match_rows(log(acc={s: s / 10 for s in range(5)}), positions(3, 5)) == {"3": {"acc": 0.2}, "5": {"acc": 0.4}}
     # Lightning's epochs are what they say.
     assert match_rows(told, positions(3, 5, layout="lightning")) == {"3": {"acc": 0.3}}
+
+
+def test_steps_of_updates_are_no_epochs_where_a_metric_comes_once_an_epoch():
+    """W&B counts calls of ``log``: ten batches and a validation an epoch, and the checkpoints say their epoch alone."""
+    told = log(loss={s: s / 100 for s in range(33) if s % 11 != 10}, val={10: 0.1, 21: 0.2, 32: 0.3})
+    assert match_rows(told, positions(0, 1, 2)) == {}
+    assert match_rows(told, positions(1, 2, 3)) == {}
+    # A metric every fifth epoch, beside one of each, with the checkpoints of all of them.
+    slow = log(loss={s: s / 100 for s in range(1, 21)}, val={5: 0.1, 10: 0.2, 15: 0.3, 20: 0.4})
+    found = match_rows(slow, positions(*range(1, 21)))
+    assert found["5"] == {"loss": 0.05, "val": 0.1}
+    assert found["4"] == {"loss": 0.04}
+
+
+def test_a_log_that_stands_at_no_checkpoints_moment_is_named_with_the_moments_of_both(tmp_path, catalogue):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard", reason="tensorboard is not installed")
+    with tensorboard.SummaryWriter(str(tmp_path / "a")) as writer:
+        for step in range(10, 301, 10):
+            writer.add_scalar("loss", 1 / step, step)
+        for epoch in (1, 2, 3):
+            writer.add_scalar("acc", epoch / 4, 100 * epoch)
+    for epoch in (1, 2, 3):
+        torch.save({"model": weights(epoch), "epoch": epoch}, tmp_path / "a" / f"epoch_{epoch}.pt")
+    (said,) = ingest(catalogue, tmp_path).side_file_failures
+    assert "at steps 10 to 300, and none belongs to a checkpoint: those are at epochs 1 to 3" in said.reason
+    assert all(not c.metrics for c in catalogue.checkpoints())
+
+
+def test_a_run_of_wandb_that_goes_on_within_a_second_is_one_run():
+    day = "run-20260101_00000"
+    names = [f"{day}0-abc", f"{day}0-abc-1", f"{day}5-abc", f"{day}0-b-2"]
+    assert run_ids(names) == dict(zip(names, ["abc", "abc", "abc", "b-2"], strict=True))
 
 
 @pytest.mark.parametrize(
