@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.tables import checkpoints, runs
@@ -44,9 +44,16 @@ def changed_hyperparameters(catalogue: Catalogue, run_paths: Collection[str]) ->
         catalogue: of the checkpoints.
         run_paths: folders of the runs to look at.
     """
+    several = (
+        select(checkpoints.c.run_id)
+        .where(checkpoints.c.hyperparameters != "{}")
+        .group_by(checkpoints.c.run_id)
+        .having(func.count(checkpoints.c.hyperparameters.distinct()) > 1)
+    )
     query = (
         select(runs.c.path, checkpoints.c.epoch, checkpoints.c.path.label("file"), checkpoints.c.hyperparameters)
         .join(checkpoints, checkpoints.c.run_id == runs.c.id)
+        .where(runs.c.id.in_(several))
         .order_by(checkpoints.c.path)
     )
     with catalogue.reading() as connection:

@@ -30,13 +30,13 @@ def unclaimed_logs(
         taken: files that are read for some run, or said to be undecided.
     """
     found: list[Path] = []
+    known = set(runs)
     for folder in folders.listed():
-        if not within(str(folder), roots) or _TRACKERS & set(folder.parts):
-            continue
-        if any(run == folder or run in folder.parents for run in runs):
-            continue
         names = sorted(name for name in folders.names(folder) if name in LOGS or _EVENTS in name)
-        found += [path for name in names if (path := folder / name) not in taken]
+        if not names or _TRACKERS & set(folder.parts) or not within(str(folder), roots):
+            continue
+        if known.isdisjoint((folder, *folder.parents)):
+            found += [path for name in names if (path := folder / name) not in taken]
     if not found:
         return []
     others = f" (the first of {len(found):,} such logs)" if found[1:] else ""
