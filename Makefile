@@ -21,7 +21,15 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Run epsopt on real training runs, in about nine minutes
 	$(BIN)/epsopt demo
 
-test: lint types docs check ## Run what a change must pass
+# The static checks run beside the tests, one after another; what they print is shown whole when the tests have ended.
+test: $(READY) ## Run what a change must pass: lint, types and docs, beside check
+	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	$(MAKE) --no-print-directory --keep-going lint types docs > "$$log" 2>&1 & static=$$!; \
+	trap 'kill $$static' INT TERM; \
+	$(MAKE) --no-print-directory check && tests=passed || tests=failed; \
+	wait $$static && static=passed || static=failed; \
+	cat "$$log"; echo "lint, types and docs $$static, tests $$tests"; [ $$static$$tests = passedpassed ]
+
 test-full: test sweeps ## Run that, and the sweeps that take longer
 
 lint: shipped ## Check style and the line of imports
