@@ -74,7 +74,7 @@ def fit(url: str, said: Connection) -> None:
 
     torch.set_num_threads(1)
     os.environ["LOKY_MAX_CPU_COUNT"] = "1"
-    relevance._STEPS = 4  # noqa: SLF001
+    relevance.STEPS = 4
     cross_validation.statistics_baseline = lambda inside, outside, **_: median_baseline(inside, outside)
     with Catalogue(url) as catalogue:
         keep = catalogue.put_artifact

@@ -10,9 +10,8 @@ from botorch.models import SingleTaskGP
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from torch import Tensor
 
-_ITERATIONS = (
-    50  # of L-BFGS; hundreds more changed held-out errors by a few per cent either way and took ten times as long
-)
+ITERATIONS = 50
+"""Of L-BFGS; hundreds more changed held-out errors by a few per cent either way and took ten times as long."""
 
 
 def fit_process(x: Tensor, y: Tensor, seed: int) -> SingleTaskGP:
@@ -32,7 +31,7 @@ def fit_process(x: Tensor, y: Tensor, seed: int) -> SingleTaskGP:
         model = SingleTaskGP(x, y, outcome_transform=None)
         fit_gpytorch_mll(
             ExactMarginalLogLikelihood(model.likelihood, model),
-            optimizer_kwargs={"options": {"maxiter": _ITERATIONS}},
+            optimizer_kwargs={"options": {"maxiter": ITERATIONS}},
         )
     model.eval()
     model.requires_grad_(requires_grad=False)

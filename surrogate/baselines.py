@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.zoo.fingerprints.fingerprint import SECTIONS, Fingerprint
 
+ROUNDS = 200
+"""Trees of each booster."""
+
 _VALUES = SECTIONS["VALUES"]
 # Mean, standard deviation and the quantiles 0, .25, .5, .75 and 1: what Unterthiner et al. take of each tensor.
 UNTERTHINER = [_VALUES.start + i for i in (0, 1, 6, 10, 11, 12, 16)]
@@ -72,7 +75,7 @@ def boosted(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> Any:
         "deterministic": True,
         "force_row_wise": True,
     }
-    return lightgbm.train(parameters, lightgbm.Dataset(x, y), num_boost_round=200)
+    return lightgbm.train(parameters, lightgbm.Dataset(x, y), num_boost_round=ROUNDS)
 
 
 def feature_table(

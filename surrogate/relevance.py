@@ -20,8 +20,10 @@ from torch import Tensor
 ROWS = 320
 """Checkpoints that one evaluation of the density looks at."""
 
+STEPS = 40
+"""Of the ascent that learns which views matter to a metric."""
+
 _MOST_VIEWS = 32  # of more, those are taken whose distances agree best with the metric's
-_STEPS = 40
 _RATE = 0.2
 _PRIOR = 0.05
 _JITTER = 1e-5
@@ -138,7 +140,7 @@ def _ascend(squared: Tensor, y: Tensor, runs: int) -> Tensor:
     log = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([log], lr=_RATE)
     eye = torch.eye(len(y), dtype=torch.float64)
-    for _ in range(_STEPS):
+    for _ in range(STEPS):
         distance = (torch.einsum("v,vab->ab", log[:-2].exp(), squared) + 1e-9).sqrt()
         covariance = log[-2].exp() * matern(distance) + (log[-1].exp() + _JITTER) * eye
         loss = held_out_loss(covariance, y, runs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import joblib
 import numpy as np
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.relevance import Relevance, RunSampler, held_out_loss, learn_relevance, matern
 from epsopt.zoo.child_processes import safe_children
+
+STEPS = 240
+"""Of the optimiser in a fit, where nothing else is said."""
 
 _METRIC_EVERY = 3  # steps from one look at the metrics' held-out density to the next: it costs most of the time
 _JITTER = 1e-5
@@ -37,7 +40,7 @@ class TrainingConfig:
         finetune: whether the metrics' held-out density also trains the encoder.
     """
 
-    steps: int = 240
+    steps: int = field(default_factory=lambda: STEPS)
     batch: int = 64
     learning_rate: float = 4e-3
     encoder_rate: float = 0.02

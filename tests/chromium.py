@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,41 @@ class Opened:
         return [url for url in self.asked if not url.startswith((*own, "data:", "blob:"))]
 
 
+_kept: list[Any] = []
+
+
 @contextmanager
-def opened(width: int = 1280, height: int = 900, scheme: str = "light") -> Iterator[Opened]:
-    """Open an empty page; the test skips, and says so, where there is no Chromium."""
+def one_browser() -> Iterator[None]:
+    """Have all pages that are opened meanwhile share one browser; each still has a profile of its own."""
+    with ExitStack() as stack:
+        _kept.append(stack)
+        yield
+        _kept.clear()
+
+
+@contextmanager
+def _browser() -> Iterator[Any]:
+    """A browser that ends with the block, or with that of `one_browser`."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
+    if _kept[1:]:
+        yield _kept[1]
+        return
+    with ExitStack() as own:
+        stack = _kept[0] if _kept else own
+        playwright = stack.enter_context(sync_api.sync_playwright())
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(ARGUMENTS))
+        stack.callback(browser.close)
+        if _kept:
+            _kept.append(browser)
+        yield browser
+
+
+@contextmanager
+def opened(width: int = 1280, height: int = 900, scheme: str = "light") -> Iterator[Opened]:
+    """Open an empty page; the test skips, and says so, where there is no Chromium."""
+    with _browser() as browser:
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         found = Opened(context.new_page())
@@ -54,4 +81,4 @@ def opened(width: int = 1280, height: int = 900, scheme: str = "light") -> Itera
         try:
             yield found
         finally:
-            browser.close()
+            context.close()

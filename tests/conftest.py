@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pkgutil
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -19,6 +22,8 @@ from epsopt.zoo import child_processes
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
 
+from . import chromium
+from .effort import LITTLE, effort
 from .preloaded import Preloaded
 
 # A busy machine is slow, and no test may fail for that.
@@ -58,6 +63,15 @@ def synthetic(run: int, epoch: int) -> tuple[dict[str, torch.Tensor], dict[str, 
     metrics = {"coverage": float(1 / (1 + np.exp(12 * (far - 0.5)))), "structure": float(far**0.5)}
     embedding = far * np.ones((6, 2), dtype=np.float32) + np.arange(12, dtype=np.float32).reshape(6, 2) / 12
     return weights, metrics, embedding
+
+
+IN_MEMORY, ROOM = Path("/dev/shm"), 8 << 30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep temporary files in memory where there is room: on a disk, each commit of a database takes milliseconds."""
+    if config.option.basetemp is None and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
 # Files that take more than half a minute of processor time, the longest first.
@@ -108,6 +122,30 @@ def quick_baseline(inside: TrainingSet, outside: TrainingSet, **_: object) -> np
     return median_baseline(inside, outside)
 
 
+WHOLE = {name: pkgutil.resolve_name(name) for name in LITTLE}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _little_effort() -> Iterator[None]:
+    """Fits learn in fewer steps, and searches weigh fewer candidates."""
+    with effort(LITTLE):
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole_effort() -> Iterator[None]:
+    """What users get: for tests of how good it is."""
+    with effort(WHOLE):
+        yield
+
+
+@pytest.fixture
+def whole_effort_here() -> Iterator[None]:
+    """As `whole_effort`, for one test of a file."""
+    with effort(WHOLE):
+        yield
+
+
 START = child_processes.start
 
 
@@ -120,10 +158,30 @@ def _preloaded() -> Iterator[None]:
     preloaded.close()
 
 
+@contextlib.contextmanager
+def starts_for_users() -> Iterator[None]:
+    with mock.patch.object(child_processes, "start", START):
+        yield
+
+
 @pytest.fixture(scope="module")
 def real_start() -> Iterator[None]:
     """Processes begin as they do for users: for tests of that."""
-    with mock.patch.object(child_processes, "start", START):
+    with starts_for_users():
+        yield
+
+
+@pytest.fixture
+def real_start_here() -> Iterator[None]:
+    """As `real_start`, for one test of a file."""
+    with starts_for_users():
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_browser() -> Iterator[None]:
+    """All pages of a module are opened in one browser: a start takes two seconds."""
+    with chromium.one_browser():
         yield
 
 
@@ -159,4 +217,5 @@ def zoo() -> tuple[TrainingSet, list[Checkpoint]]:
 
 @pytest.fixture(scope="session")
 def fitted(zoo: tuple[TrainingSet, list[Checkpoint]]) -> tuple[Surrogate, Validation]:
-    return fit(zoo[0], recipe=QUICK, folds=4)
+    with effort(WHOLE):
+        return fit(zoo[0], recipe=QUICK, folds=4)

@@ -12,6 +12,7 @@ import fcntl
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import select
 import signal
@@ -25,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 # What the program imports when it has something to do, not when it begins.
+_BOTH = ["alembic.command", "torch._dynamo", "botorch.models"]
 LATER = {
-    "epsopt.studies.schedule.scheduler_service": ["torch._dynamo", "botorch.models", "botorch.acquisition"],
-    "epsopt.studies.worker.refit_service": ["torch._dynamo", "botorch.models", "epsopt.surrogate.fitting"],
+    "epsopt.studies.schedule.scheduler_service": [*_BOTH, "botorch.acquisition"],
+    "epsopt.studies.worker.refit_service": [*_BOTH, "epsopt.surrogate.fitting"],
 }
 _LONGEST = 1 << 17  # bytes of a request: an environment and a path
 _ABOVE = 200  # descriptors are put there before they get their numbers
@@ -45,6 +47,8 @@ class Preloaded:
         """Start a module as :func:`epsopt.zoo.child_processes.start` does."""
         from epsopt.zoo.child_processes import environment, import_path
 
+        from .effort import LITTLE
+
         request = {
             "module": module,
             "arguments": arguments,
@@ -53,6 +57,7 @@ class Preloaded:
             "environment": environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1"),
             "session": start_new_session,
             "numbers": [0, 1, 2, *pass_fds],
+            "constants": {name: pkgutil.resolve_name(name) for name in LITTLE if module in LATER},
         }
         ended, say_ended = os.pipe()
         stdin = None
@@ -159,6 +164,10 @@ def serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
             if request["module"].startswith("epsopt."):
                 for name in (request["module"], *LATER.get(request["module"], ())):
                     importlib.import_module(name)
+                if request["module"] in LATER:
+                    for name, value in request["constants"].items():
+                        module, _, constant = name.rpartition(".")
+                        setattr(importlib.import_module(module), constant, value)
             leads, led = os.pipe()
             if not (pid := os.fork()):
                 if request["session"]:

@@ -23,7 +23,9 @@ from epsopt.optimize.objectives import Objective
 from epsopt.optimize.outliers import reference_point
 from epsopt.optimize.pareto import non_dominated
 
-_SAMPLES = 64
+SAMPLES = 64
+"""Of the outcomes of a candidate; the same for all candidates."""
+
 _FAR = 5.0  # standard deviations
 _EXACT_UP_TO = 4  # objectives
 Floats = NDArray[np.float64]
@@ -78,7 +80,7 @@ def improvement_over_front(
         corner = outcomes.untransform(worst).numpy()
     common = {
         "model": outcomes.model,
-        "sampler": SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed),
+        "sampler": SobolQMCNormalSampler(torch.Size([SAMPLES]), seed=seed),
         "constraints": outcomes.constraints or None,
         "X_pending": pending,
     }

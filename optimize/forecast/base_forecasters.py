@@ -34,7 +34,9 @@ BEFORE = 3
 """The first so many of them need no checkpoint."""
 BASELINES = ("hyperparameters", "carry-forward", "linear extrapolation", "curve")
 
-_TREES = 60
+TREES = 60
+"""Of each forecaster's forest."""
+
 _LATE = 0.75
 
 
@@ -128,7 +130,7 @@ def fit_trees(moments: Sequence[RunSnapshot], by_hyperparameters: Floats, final:
 
     def fitted(table: Floats) -> ExtraTreesRegressor:
         # Extremely randomised trees (Geurts et al. 2006): no tuning, seconds, and bounded outside the data.
-        trees = ExtraTreesRegressor(_TREES, min_samples_leaf=3, max_features=0.7, random_state=seed, n_jobs=1)
+        trees = ExtraTreesRegressor(TREES, min_samples_leaf=3, max_features=0.7, random_state=seed, n_jobs=1)
         return trees.fit(table, gain)
 
     return Trees(fitted(_curve_table(moments)), fitted(_map_table(moments, by_hyperparameters)))

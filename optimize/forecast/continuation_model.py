@@ -27,11 +27,13 @@ from epsopt.zoo.decoding.recombination import is_recombined
 from epsopt.zoo.errors import EmptyCatalogue
 
 Floats = NDArray[np.float64]
+TREES = 100
+"""Of the forest that foretells the movement in the latent space."""
+
 _SEGMENTS = 6000
 _COMPONENTS = 8
 _FEWEST_RUNS = 8
 _FOLDS = 5
-_TREES = 100
 _DRAWS = 256
 
 
@@ -199,4 +201,4 @@ def _scaled(surrogate: Surrogate, metrics: Sequence[Mapping[str, float | None]])
 
 
 def _forest(seed: int) -> ExtraTreesRegressor:
-    return ExtraTreesRegressor(n_estimators=_TREES, min_samples_leaf=3, random_state=seed, n_jobs=1)
+    return ExtraTreesRegressor(n_estimators=TREES, min_samples_leaf=3, random_state=seed, n_jobs=1)

@@ -43,6 +43,9 @@ MAX_ROWS = 400
 LEAST_SCALE = 0.5
 """Of a bounded metric, in units of its logit: the logits of 0 and 1 are eight apart."""
 
+STEPS = 80
+"""Of the ascent that learns a process for each metric."""
+
 _JOINTLY = 0.5  # figures in docs/decisions
 _LEAST_EXPLAINED = 4.0  # runs that all stayed near, or of which a few were merged, say little of how others differ
 _NEAR = 1.0  # of the model's scale: who went no farther stayed near
@@ -50,7 +53,6 @@ _SCALARS = 6  # of a process, beside the weights of views
 _MOST_ON_WAY = 4  # merges of a run that are learned from
 _MOST_AFTER = 2  # checkpoints of a run after one of its own that are learned as those of a run from there
 _FEWEST_BEFORE_RESTART = 3
-_STEPS = 80
 _FURTHER_STEPS = 20
 _RATE = 0.1
 _PRIOR = 0.2
@@ -501,7 +503,7 @@ def _learn(
     eye = torch.eye(len(rows), dtype=torch.float64)
     log = (guess.clone() if before is None else before.log()).requires_grad_()
     optimizer = torch.optim.Adam([log], lr=_RATE)
-    for _ in range(_STEPS if before is None else _FURTHER_STEPS):
+    for _ in range(STEPS if before is None else _FURTHER_STEPS):
         process = Process.of(log)
         covariance = process.covariance(parts) + (process.noise + _JITTER) * eye
         loss = len(rows) * held_out_loss(covariance, change, sampler.n_runs, _JOINTLY)

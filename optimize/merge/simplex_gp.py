@@ -25,11 +25,15 @@ from epsopt.surrogate.ranges import metric_range, positive_floor
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 
 Floats = NDArray[np.float64]
-_CANDIDATES = 1024
+CANDIDATES = 1024
+"""Merges that are weighed before each measurement."""
+
+FIT_STEPS = 40
+"""Of L-BFGS, for each fit of the processes."""
+
 _ROUGH_SAMPLES = 16
 _SHORTLIST = 64
 _SAMPLES = 128
-_FIT_STEPS = 40
 _INTERVAL = 1.6449  # standard deviations on either side of a 90 % interval
 
 
@@ -143,7 +147,7 @@ def _fit(x: torch.Tensor, table: Floats, transforms: Sequence[MetricTransform], 
             single.likelihood.noise = 1e-4  # the same weights measure the same
             single.likelihood.requires_grad_(requires_grad=False)
             # A few dozen steps are as good as convergence, which takes most of a merge's time.
-            options = {"options": {"maxiter": _FIT_STEPS}}
+            options = {"options": {"maxiter": FIT_STEPS}}
             begun = {k: v.clone() for k, v in single.state_dict().items()}
             try:
                 fit_gpytorch_mll(ExactMarginalLogLikelihood(single.likelihood, single), optimizer_kwargs=options)
@@ -159,14 +163,14 @@ def _candidates(
 ) -> Floats:
     """Random merges, even and lopsided, and neighbours of the best so far: ``(n, groups, parents)``."""
     _, groups, parents = tried.shape
-    shape = (_CANDIDATES // 4, groups)
+    shape = (CANDIDATES // 4, groups)
     even = rng.dirichlet(np.ones(parents), size=shape)
     lopsided = rng.dirichlet(np.full(parents, 0.4), size=shape)
-    same = np.repeat(rng.dirichlet(np.ones(parents), size=(_CANDIDATES // 4, 1)), groups, axis=1)
+    same = np.repeat(rng.dirichlet(np.ones(parents), size=(CANDIDATES // 4, 1)), groups, axis=1)
     spread = np.concatenate([even, lopsided, same])
     spread = 1.0 / parents + (1.0 + reach) * (spread - 1.0 / parents)
     front = Objectives(objectives).front(table)
-    around = tried[rng.choice(front if len(front) else len(tried), size=_CANDIDATES // 2)]  # none has all objectives
+    around = tried[rng.choice(front if len(front) else len(tried), size=CANDIDATES // 2)]  # none has all objectives
     step = rng.normal(0.0, 1.0, size=around.shape) * 10.0 ** rng.uniform(-2.0, -0.7, size=(len(around), 1, 1))
     near = around + step - step.mean(axis=2, keepdims=True)
     low = -reach / parents

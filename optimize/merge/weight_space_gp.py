@@ -37,11 +37,15 @@ from epsopt.surrogate.transforms import MetricTransform, fit_transform
 MOST_ROWS = 128
 """Measured checkpoints that the process is fitted to: the front, then the newest."""
 
+CANDIDATES = 512
+"""Merges that are weighed before each measurement."""
+
+STEPS = 30
+"""Of the ascent that fits the process."""
+
 _NEAR = 0.1  # relative distance from the base below which distances count as they are, and beyond as logarithms
 _APART = 0.5  # two parts differ when their blocks' mean decimal logarithms of movement do, by more than this
 _STILL = 1e-6  # relative movement of a block that was not trained
-_CANDIDATES = 512
-_STEPS = 30
 _RATE = 0.1
 _JITTER = 1e-5
 Floats = NDArray[np.float64]
@@ -240,7 +244,7 @@ class _Processes(Model):  # type: ignore[misc]
         guess[parts : 2 * parts], guess[-1] = math.log(0.5), math.log(0.003)
         log = guess.clone().requires_grad_()
         optimizer = torch.optim.Adam([log], lr=_RATE)
-        for _ in range(_STEPS):
+        for _ in range(STEPS):
             root = torch.linalg.cholesky(_covariance(log, compared) + (log[-1].exp() + _JITTER) * eye)
             loss = 0.5 * (y @ torch.cholesky_solve(y[:, None], root).squeeze(1)) + root.diagonal().log().sum()
             loss = loss + 0.5 * (log - guess).square().sum()
@@ -350,8 +354,8 @@ def _candidates(
     rest = np.setdiff1d(finite, first)
     second = rest[non_dominated(values[rest], maximize).indices] if len(rest) else rest
     good = np.concatenate([first, second])
-    out = np.zeros((_CANDIDATES, len(space.by_part), len(values)))
-    for place in range(_CANDIDATES):
+    out = np.zeros((CANDIDATES, len(space.by_part), len(values)))
+    for place in range(CANDIDATES):
         row = out[place]
         from_good = rng.random() < 0.7
         row[:, rng.choice(good if from_good else finite)] = 1.0

@@ -29,14 +29,14 @@ from epsopt.optimize.schedule.run_prediction import expect
 from epsopt.optimize.space import Config, Key, Space
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 
-_RANDOM = 384
-_LOCAL = 256
+RANDOM, LOCAL = 384, 256
+"""Configurations that are weighed: drawn anywhere, and near those with a checkpoint on the front."""
 FEWEST_RUNS = 8
 """With fewer, a Gaussian process over a dozen hyperparameters says nothing."""
 _MOST_PENDING = 32
 _ROUNDS = 32
 """Of random configurations, where the first ones hold too few that are new."""
-_CONFIGS = 48
+CONFIGS = 48
 """Configurations weighed with every start."""
 _SHARE = 3
 """At most one proposal in so many, rounded up, is a variation of the same past run."""
@@ -296,8 +296,8 @@ def draw_configs(
     owner = np.repeat(np.arange(len(curves)), [len(c.steps) for c in curves])
     front = Objectives(history.objectives).front(values)
     parents = [curves[i].config for i in dict.fromkeys(owner[front].tolist())] or [c.config for c in curves]
-    drawn = space.sample(max(_RANDOM, 8 * n), rng)
-    near = [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL)]
+    drawn = space.sample(max(RANDOM, 8 * n), rng)
+    near = [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(LOCAL)]
     pool = [c for pair in zip_longest(near, drawn) for c in pair if c is not None]
     ran = {space.key(config) for config in (*(c.config for c in curves), *avoid) if space.accepts(config)}
     new: dict[Key, Config] = {}
@@ -308,7 +308,7 @@ def draw_configs(
             (others if key in ran else new).setdefault(key, config)
         if len(new) >= n:
             break
-        pool = space.sample(max(_RANDOM, 8 * n), rng)
+        pool = space.sample(max(RANDOM, 8 * n), rng)
     return list(new.values()), list(others.values())
 
 
@@ -325,11 +325,11 @@ def _branches(
     out = []
     for start in starts:
         fits = [c for c in configs if all(c.get(name) == value for name, value in start.fixed.items())]
-        if start.fixed and len(fits) < _CONFIGS:
+        if start.fixed and len(fits) < CONFIGS:
             kept = ({**space.perturb({**c, **start.fixed}, rng, 0.0), **start.fixed} for c in configs)
             fits += [space.given(c) for c in kept]
         new = {space.key(c): c for c in fits if (start.key, space.key(c)) not in seen}
-        out += [Candidate(c, start, length) for c in list(new.values())[:_CONFIGS]]
+        out += [Candidate(c, start, length) for c in list(new.values())[:CONFIGS]]
     return out
 
 

@@ -25,8 +25,10 @@ Floats = NDArray[np.float64]
 _MOST_STEPS = 6
 """Steps that are chosen in advance; the rest of a larger budget counts as much an epoch as the second half of them."""
 
+SAMPLES = 128
+"""Of what further runs would measure."""
+
 _PER_RUN = 4  # checkpoints of each
-_SAMPLES = 128
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,10 @@ def _sampled(
     )  # fmt: skip
     with torch.no_grad():
         posterior = curves.model.posterior(x.reshape(1, -1, x.shape[-1]))
-        (paths,) = curves.sample_futures(posterior, _SAMPLES, seed)
+        (paths,) = curves.sample_futures(posterior, SAMPLES, seed)
     measured, corner = curves.measured(), reference * curves.signs.numpy()
-    out = np.zeros((_SAMPLES, len(chosen)))
-    for i, sample in enumerate(paths.reshape(_SAMPLES, len(chosen), _PER_RUN, -1)):
+    out = np.zeros((SAMPLES, len(chosen)))
+    for i, sample in enumerate(paths.reshape(SAMPLES, len(chosen), _PER_RUN, -1)):
         known, before, total = measured, _volume(measured, corner), 0.0
         for k, (rows, weight) in enumerate(zip(sample, weights, strict=True)):
             known = np.vstack([known, rows])

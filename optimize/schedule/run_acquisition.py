@@ -27,9 +27,9 @@ from epsopt.optimize.space import Config, Space
 from epsopt.zoo.errors import UsageError
 
 Floats = NDArray[np.float64]
-_RANDOM = 384
-_NEIGHBOURS = 256
-_REFINED = 96
+RANDOM, NEIGHBOURS, REFINED = 384, 256, 96
+"""Candidates: drawn anywhere, near the runs that went farthest, and near the best in each round after."""
+
 _PARENTS = 6
 _ROUNDS = (0.15, 0.08)
 _UNLIKELY = 0.02
@@ -170,7 +170,7 @@ def optimize_acquisition(
             more = [
                 Candidate(_keep(space, space.perturb(c.config, rng, scale), c.start, rng), c.start, c.epochs)
                 for c in best
-                for _ in range(_REFINED // 8)
+                for _ in range(REFINED // 8)
             ]
             more = [c for c in more if c not in known]
             if more:
@@ -287,8 +287,8 @@ def _candidates(
     """Random runs and neighbours of those that went farthest; with `starts`, half of them from a checkpoint."""
     curves = model.curves
     good = _best(model, reference)
-    configs = space.sample(_RANDOM, rng)
-    configs += [space.perturb(curves[good[int(rng.integers(len(good)))]].config, rng) for _ in range(_NEIGHBOURS)]
+    configs = space.sample(RANDOM, rng)
+    configs += [space.perturb(curves[good[int(rng.integers(len(good)))]].config, rng) for _ in range(NEIGHBOURS)]
     out = []
     for i, config in enumerate(configs):
         if starts and i % 2:

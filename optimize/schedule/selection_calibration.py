@@ -27,6 +27,9 @@ Floats = NDArray[np.float64]
 FEWEST_RUNS = 10
 """Runs of which a half can say something of the other half."""
 
+SAMPLES = 128
+"""Of the future of each run that is replayed."""
+
 _MOMENTS = 3
 _CHOSEN = 1 / 3  # of the later runs: those that would have been chosen
 _WEIGHT = 3.0  # of a chosen one's error, of any other's 1
@@ -37,7 +40,6 @@ _USUAL_GAINS = {"run": 0.35, "branch": 0.1}  # realized by predicted gain of cho
 _USUAL_JOINS = Calibration(shift=-1.0)  # of 36 chosen steps 73 % were expected to join the front, 42 % did
 _Z90 = 1.645
 _PER_RUN = 4
-_SAMPLES = 128
 _SHORT = 0.3  # of a run lies before its checkpoint that stands for a branch's start
 
 
@@ -175,7 +177,7 @@ def _replay(model: CurveModel, later: Mapping[int, Curve], reference: Floats, se
     x = model.inputs([c.config for c in curves], steps, [c.start for c in curves], [len(model.curves)] * len(curves))
     with torch.no_grad():
         posterior = model.model.posterior(x)
-        drawn = model.sample_futures(posterior, _SAMPLES, seed)
+        drawn = model.sample_futures(posterior, SAMPLES, seed)
         mean, variance = posterior.mean[:, -1].numpy(), posterior.variance[:, -1].numpy()
     stretch = np.array(model.stretch or (1.0,) * len(model.processes))
     noise = stretch**2 * np.array([float(p.noise) for p in model.processes])

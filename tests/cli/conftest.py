@@ -25,6 +25,8 @@ from epsopt.studies.surrogate_store import fit_map
 from epsopt.surrogate import TrainingConfig
 from epsopt.zoo import Catalogue
 
+from ..once import once  # noqa: TID252
+
 RUNS, EPOCHS = 9, 3
 QUICK = TrainingConfig(steps=30, batch=16)
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
@@ -92,30 +94,37 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("zoo") / "runs"
-    ensure_base(base_path(folder), epochs=1)
-    assert sweep(plan_runs(folder, RUNS, seed=1, epochs=EPOCHS), jobs=1) == 0
-    return folder
+    def make(folder: Path) -> None:
+        ensure_base(base_path(folder / "runs"), epochs=1)
+        assert sweep(plan_runs(folder / "runs", RUNS, seed=1, epochs=EPOCHS), jobs=1) == 0
+
+    return once(tmp_path_factory, "runs", make) / "runs"
 
 
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory, runs) -> Project:
     """A project with a catalogue and no map; not to be written to."""
-    folder = tmp_path_factory.mktemp("fresh")
-    assert call(folder, "init", runs, "--name", "small", "--minimize", "rad_hier").status == 0
-    assert call(folder, "ingest").status == 0
-    return Project(folder, runs)
+
+    def make(folder: Path) -> None:
+        (folder / "project").mkdir()
+        assert call(folder / "project", "init", runs, "--name", "small", "--minimize", "rad_hier").status == 0
+        assert call(folder / "project", "ingest").status == 0
+
+    return Project(once(tmp_path_factory, "fresh", make) / "project", runs)
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory, fresh) -> Project:
     """A project with a map; tests that count what is recorded take a copy."""
-    folder = tmp_path_factory.mktemp("mapped") / "project"
-    shutil.copytree(fresh.folder, folder)
-    with Catalogue(f"sqlite:///{folder / 'epsopt.db'}") as catalogue:
-        fit_map(catalogue, bounds={"coverage": (0.0, 1.0)}, recipe=QUICK)
-    shutil.copytree(folder, folder.with_name("untouched"))  # what copies are made of, whatever tests do to this one
-    return Project(folder, fresh.runs)
+
+    def make(folder: Path) -> None:
+        shutil.copytree(fresh.folder, folder / "untouched")
+        with Catalogue(f"sqlite:///{folder / 'untouched' / 'epsopt.db'}") as catalogue:
+            fit_map(catalogue, bounds={"coverage": (0.0, 1.0)}, recipe=QUICK)
+
+    mapped = tmp_path_factory.mktemp("mapped")
+    untouched = shutil.copytree(once(tmp_path_factory, "mapped", make) / "untouched", mapped / "untouched")
+    return Project(shutil.copytree(untouched, mapped / "project"), fresh.runs)
 
 
 @pytest.fixture

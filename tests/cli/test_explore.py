@@ -19,6 +19,8 @@ from epsopt.zoo import Catalogue
 from ..chromium import opened  # noqa: TID252
 from .conftest import EPOCHS, RUNS, check
 
+pytestmark = pytest.mark.usefixtures("one_browser")
+
 TOTAL = RUNS * EPOCHS + 1
 """Checkpoints; the base that all runs start from is one of them."""
 

@@ -5,6 +5,8 @@ import torch
 
 from epsopt.demo.base import base_path, ensure_base
 
+from ..once import once  # noqa: TID252
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
@@ -14,6 +16,4 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def quick_base(tmp_path_factory) -> Path:
     """A base of one epoch: good enough to be a checkpoint."""
-    path = base_path(tmp_path_factory.mktemp("quick"))
-    ensure_base(path, epochs=1)
-    return path
+    return base_path(once(tmp_path_factory, "base", lambda folder: ensure_base(base_path(folder), epochs=1)))

@@ -9,7 +9,7 @@ import pkgutil
 import re
 import textwrap
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import griffe
@@ -54,6 +54,7 @@ PROPERTIES = {
 }
 
 
+@cache
 def _sections(documented: Any) -> dict[str, Any]:
     """Return the sections of a docstring by kind: text, parameters, attributes, returns, yields, raises."""
     text = inspect.cleandoc(documented.__doc__ or "")

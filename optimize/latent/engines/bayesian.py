@@ -18,7 +18,9 @@ from epsopt.optimize.acquisition.noisy_ehvi import noisy_improvement
 from epsopt.optimize.latent.trust_region import TrustRegion
 from epsopt.optimize.pareto import non_dominated
 
-_PICKS = 8
+PICKS = 8
+"""Batches of points, one after another."""
+
 _SAMPLES = 32
 _BASELINE = 16  # points whose joint front counts as known; every evaluation pays for each of them
 _RESTARTS = 3
@@ -85,7 +87,7 @@ def bayesian_candidates(scorer: TargetScorer, region: TrustRegion, seed: int) ->
     bounds = bounds + region.radius * torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     picks: list[Tensor] = []
-    for _ in range(_PICKS):
+    for _ in range(PICKS):
         # Starts near the known front: in 64 dimensions a random start is far from every real checkpoint.
         begin = baseline[torch.randint(len(baseline), (_RESTARTS,), generator=generator)]
         noise = torch.randn(begin.shape, generator=generator, dtype=torch.float64)

@@ -14,7 +14,13 @@ from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
 from epsopt.optimize.pareto import non_dominated
 from epsopt.zoo.errors import UsageError
 
+from ...sweeps import sweep  # noqa: TID252
+
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))
+
+
+def test_every_engine_is_known() -> None:
+    assert set(ENGINES) == {"gradient", "optuna", "botorch"}
 
 
 def test_projection_moves_only_points_outside_and_only_to_the_surface() -> None:
@@ -36,7 +42,7 @@ def test_the_radius_is_the_reach_to_another_run() -> None:
     assert trust_region(latents, np.array([0, 0, 1, 1])).radius == pytest.approx(2.9, abs=0.11)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", sweep(["gradient", "optuna", "botorch"], quick=2))
 class TestEveryEngine:
     """The conformance suite: what any engine must do."""
 

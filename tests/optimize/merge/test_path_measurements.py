@@ -10,6 +10,8 @@ from epsopt.optimize.objectives import Objective
 from epsopt.optimize.schedule.run_acquisition import Start, optimize_acquisition
 from epsopt.optimize.space import Parameter, Space
 
+pytestmark = pytest.mark.usefixtures("whole_effort")
+
 SPACE = Space((Parameter("far", "categorical", choices=(False, True)), Parameter("rate", "float", 0.0, 1.0)))
 OBJECTIVES = (Objective("up", maximize=True), Objective("right", maximize=True))
 BASE = Start("", np.array([0.4, 0.4]))

@@ -10,6 +10,8 @@ from epsopt.optimize.schedule.pruner import Pruner, is_control_run
 from epsopt.optimize.space import Parameter, Space
 from epsopt.zoo.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("whole_effort")
+
 SPACE = Space((Parameter("a", "float", 0.0, 1.0), Parameter("b", "float", 0.0, 1.0)))
 OBJECTIVES = (Objective("gain", maximize=True), Objective("cost", maximize=False))
 STEPS = np.arange(1.0, 11.0)

@@ -13,6 +13,8 @@ from epsopt.zoo.errors import UsageError
 
 from .test_scheduler import BASE, OBJECTIVES, SPACE, curve
 
+pytestmark = pytest.mark.usefixtures("whole_effort")
+
 CORNER = np.zeros(2)
 
 

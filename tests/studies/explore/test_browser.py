@@ -16,6 +16,8 @@ from epsopt.zoo.reading.text import visible
 from ...chromium import opened  # noqa: TID252
 from .conftest import EVIL, OBJECTIVES
 
+pytestmark = pytest.mark.usefixtures("one_browser")
+
 SHOWN = visible(EVIL)
 
 

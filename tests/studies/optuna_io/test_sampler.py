@@ -136,6 +136,7 @@ def slow_start(trial: optuna.Trial, *, pruned: bool) -> float:
     return end
 
 
+@pytest.mark.usefixtures("whole_effort_here")
 def test_what_pruned_trials_reported_is_learned_and_not_taken_for_their_end() -> None:
     study = optuna.create_study(direction="minimize", sampler=EpsilonSampler(seed=0))
     for i, x in enumerate(np.linspace(0.0, 1.0, 12)):

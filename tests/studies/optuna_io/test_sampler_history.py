@@ -104,6 +104,7 @@ def test_how_large_a_penalty_is_changes_nothing_that_is_suggested(penalty: float
     assert penalised(penalty) == first
 
 
+@pytest.mark.usefixtures("whole_effort_here")
 @pytest.mark.parametrize("fails", sweep(["raises", "nan"]))
 def test_where_trials_fail_less_is_tried_and_nothing_twice(fails: str) -> None:
     study = optuna.create_study(direction="maximize", sampler=EpsilonSampler(seed=0, n_startup_trials=4))
