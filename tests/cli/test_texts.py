@@ -187,8 +187,12 @@ AROUND = {"docs/howto/prune.md, block 2": _learned_before, "docs/howto/own-loop.
 SHORTER = {"from lightning.pytorch": "from pytorch_lightning", "spent < 60": "spent < 7"}
 
 
+# The quickstarts' programs are run by tests/docs/test_quickstarts.py, with the arguments that their pages give them.
+PARTS = [(place, code) for place, code in snippets() if not place.startswith("docs/howto/quickstart-")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "code"), snippets(), ids=[place for place, _ in snippets()])
+@pytest.mark.parametrize(("place", "code"), PARTS, ids=[place for place, _ in PARTS])
 def test_every_snippet_runs_on_a_project(place, code, project, copy, capsys):
     if "pytorch_lightning" in code or "lightning.pytorch" in code:
         pytest.importorskip("pytorch_lightning")

@@ -145,7 +145,7 @@ def test_merges_are_measured_in_the_background_and_what_came_of_it_is_told(young
     if function == "broken":
         assert "no merge was measured: the evaluate hook 'work_hooks:broken'" in told[0]
         assert "no such layer" in told[0]
-    mixed = list((tmp_path / "runs").glob("merged_*/*/*"))
+    mixed = list((tmp_path / "runs").glob("merged_*/*/*.safetensors"))
     with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
         known = {Path(c.path) for c in catalogue.checkpoints()}
     assert known.issuperset(mixed)
