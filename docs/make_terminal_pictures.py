@@ -63,7 +63,9 @@ def main() -> None:
             project.mkdir(parents=True, exist_ok=True)
             runs = train(project)
             for line in (["init", runs.name, *options], ["ingest"], ["fit"]):
-                subprocess.run([sys.executable, "-m", "epsopt.cli.main", *line], cwd=project, check=True)
+                subprocess.run(
+                    [sys.executable, "-c", "from epsopt.cli.main import main; main()", *line], cwd=project, check=True
+                )
         for width in WIDTHS:
             for command, text in take(project, wanted, width):
                 save(
