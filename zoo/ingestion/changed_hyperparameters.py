@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.tables import checkpoints, runs
 from epsopt.zoo.errors import Failure
+from epsopt.zoo.layouts.parsed import RECOMBINED
 from epsopt.zoo.reading.text import visible
 
 _RESUMING = frozenset(
@@ -78,7 +79,10 @@ def _moment(epoch: int | None, path: str) -> tuple[int, str]:
     return (-1 if epoch is None else epoch, path)
 
 
-def _of_run(said: Sequence[_Said]) -> Failure | None:
+def _of_run(all_said: Sequence[_Said]) -> Failure | None:
+    said = [s for s in all_said if not s.hyperparameters.get(RECOMBINED)]  # a merge was not trained with any
+    if len(said) < 2:
+        return None
     newest = max(said, key=lambda s: _moment(s.epoch, s.path))
     changed = []
     for name, value in newest.hyperparameters.items():

@@ -46,6 +46,12 @@ def test_a_value_that_an_earlier_checkpoint_does_not_say_is_not_named(tmp_path, 
     assert said(catalogue, tmp_path) == []
 
 
+def test_merges_of_parents_that_were_trained_otherwise_are_not_named(tmp_path, catalogue):
+    saved(tmp_path / "merged", 1, lr=0.5, recombined=True)
+    saved(tmp_path / "merged", 2, lr=0.25, recombined=True)
+    assert said(catalogue, tmp_path) == []
+
+
 def test_two_trainings_of_one_lightning_version_are_named(tmp_path, catalogue):
     lightning = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
     import logging
