@@ -17,13 +17,16 @@ from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.side_files.run_tables import Entry, RunTable
 
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
 
 def study_sheet(source: str, folder: Path) -> RunTable:
     """Read the trials of a study; the study and its database are not changed.
 
     A trial's run is the folder that one of its user attributes names, or else the one folder with its number
     (``trial_7``, ``0007``). Parameters are hyperparameters; objective values belong to the run's last checkpoint, and
-    what was reported on the way (one objective) to the checkpoints of those steps.
+    what was reported on the way (one objective) to the checkpoints of those steps. A trial that failed or still runs
+    counts where an attribute names its run.
 
     Args:
         source: ``URL#NAME``; ``#NAME`` may be left out where the database holds one study.
@@ -51,7 +54,7 @@ def study_sheet(source: str, folder: Path) -> RunTable:
         raise UsageError(f"{shown}: no study {name!r}; there are: {', '.join(names) or 'none'}")
     study = optuna.load_study(study_name=name or names[0], storage=storage)
     metrics = study.metric_names or _metric_names(len(study.directions))
-    states = (TrialState.COMPLETE, TrialState.PRUNED)
+    states = (*_ENDED, TrialState.FAIL, TrialState.RUNNING)
     entries = [e for trial in study.get_trials(deepcopy=False, states=states) for e in _entries(trial, metrics)]
     return RunTable(f"study {study.study_name}", folder, tuple(entries))
 
@@ -92,7 +95,10 @@ def _metric_names(count: int) -> list[str]:
 def _entries(trial: FrozenTrial, metrics: list[str]) -> list[Entry]:
     # Any text with a separator may name the folder; one that names none of the runs found is passed over.
     paths = tuple(v for v in trial.user_attrs.values() if isinstance(v, str) and "/" in v and len(v) < 4096)
-    known: dict[str, Any] = {"names": paths, "number": trial.number}
+    # What a failed or running trial was launched with is true of the run that it names; a number may be another's.
+    known: dict[str, Any] = {"names": paths, "number": trial.number if trial.state in _ENDED else None}
+    if trial.state not in _ENDED and not paths:
+        return []
     values = dict(zip(metrics, trial.values or (), strict=False))
     out = [Entry(**known, hyperparameters=trial.params, metrics=values)]
     if len(metrics) == 1:

@@ -149,6 +149,26 @@ def test_a_study_gives_its_parameters_and_values_to_the_runs_of_its_trials(bare,
     assert hashlib.sha256(Path(study[len("sqlite:///") :].partition("#")[0]).read_bytes()).hexdigest() == before
 
 
+def test_a_failed_trial_that_names_its_run_gives_it_what_it_was_launched_with(bare, catalogue, tmp_path):
+    url = f"sqlite:///{tmp_path / 'failed.db'}"
+    made = optuna.create_study(storage=url, study_name="s", direction="maximize")
+    for number, state in ((0, optuna.trial.TrialState.FAIL), (1, None), (2, optuna.trial.TrialState.FAIL)):
+        trial = made.ask({"lr": optuna.distributions.FloatDistribution(0.0, 1.0)})
+        trial.report(0.125, 1)
+        if number < 2:
+            trial.set_user_attr("folder", str(bare / f"trial_00{number}"))
+        if state is not None:
+            made.tell(trial, state=state)
+    ingest(catalogue, bare, sheets=[study_sheet(f"{url}#s", bare)])
+    lr = [t.params["lr"] for t in made.trials]
+    assert {r.name: r.hyperparameters for r in catalogue.runs()} == {
+        "trial_000": {"lr": lr[0]},
+        "trial_001": {"lr": lr[1]},
+        "trial_002": {},
+    }
+    assert measured(catalogue) == {("trial_000", 1): {"value": 0.125}, ("trial_001", 1): {"value": 0.125}}
+
+
 def test_a_study_that_is_not_there_is_one_sentence(tmp_path, study):
     url = study.partition("#")[0]
     with pytest.raises(UsageError, match="no study 'new'; there are: old"):
