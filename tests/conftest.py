@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pkgutil
 import shutil
@@ -88,6 +89,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
     for module in {item.module for item in items if isinstance(item, pytest.Function)}:
         vars(module).setdefault("all", all_of_some)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there by now, libraries above all, out of every further collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def all_of_some(values: Iterable[object]) -> bool:

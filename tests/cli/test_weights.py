@@ -303,6 +303,7 @@ def test_a_merge_says_which_checkpoint_is_left_out_for_its_weights_and_takes_oth
     assert f"{best} cannot be merged: some of its weights are NaN" in " ".join(refused.err.split())
 
 
+@pytest.mark.slow
 def test_a_wide_merge_says_which_checkpoints_are_left_out_for_their_weights(with_nan, tmp_path):
     mine, best = with_nan
     result = mine("merge", "--wide", "--budget", "3", "--save", tmp_path / "merged", "--json")

@@ -10,8 +10,6 @@ from epsopt.optimize.schedule.pruner import Pruner, is_control_run
 from epsopt.optimize.space import Parameter, Space
 from epsopt.zoo.errors import UsageError
 
-pytestmark = pytest.mark.usefixtures("whole_effort")
-
 SPACE = Space((Parameter("a", "float", 0.0, 1.0), Parameter("b", "float", 0.0, 1.0)))
 OBJECTIVES = (Objective("gain", maximize=True), Objective("cost", maximize=False))
 STEPS = np.arange(1.0, 11.0)
@@ -217,6 +215,7 @@ def stalled(past: list[Curve], after: int) -> list[Curve]:
     return [Curve(c.config, c.steps, c.values[places]) for c in past]
 
 
+@pytest.mark.usefixtures("whole_effort_here")
 def test_forecasts_that_did_not_come_true_are_believed_less(past: list[Curve]) -> None:
     model = fit_curves(SPACE, OBJECTIVES, past, length=10)
     told = []

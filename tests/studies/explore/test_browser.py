@@ -14,6 +14,7 @@ from epsopt.studies.explore.page import exported
 from epsopt.zoo.reading.text import visible
 
 from ...chromium import opened  # noqa: TID252
+from ...sweeps import sweep  # noqa: TID252
 from .conftest import EVIL, OBJECTIVES
 
 pytestmark = pytest.mark.usefixtures("one_browser")
@@ -113,22 +114,22 @@ VARIANTS = {
 }
 
 
-def test_whatever_is_missing_the_page_shows_the_rest(snapshot, tmp_path):
+@pytest.mark.parametrize("name", sweep(VARIANTS, quick=4))
+def test_whatever_is_missing_the_page_shows_the_rest(snapshot, tmp_path, name):
+    file = tmp_path / "page.html"
+    file.write_bytes(exported(VARIANTS[name](snapshot)))
     with opened() as found:
         page = found.page
-        for name, variant in VARIANTS.items():
-            file = tmp_path / f"{name}.html"
-            file.write_bytes(exported(variant(snapshot)))
-            ready(page, file.as_uri())
-            box(page, "map", 0.02, 0.02, 0.98, 0.9)
-            page.locator("#runs tbody tr").first.get_by_role("button", name="details").click()
-            page.wait_for_selector("#path")
-            for select in ("#colour", "#across", "#up"):
-                for value in page.locator(f"{select} option").evaluate_all("e => e.map(o => o.value)"):
-                    page.select_option(select, value)
-            page.keyboard.press("Escape")
-            assert page.locator("#counts").inner_text() == "", name
-            assert found.errors == [], name
+        ready(page, file.as_uri())
+        box(page, "map", 0.02, 0.02, 0.98, 0.9)
+        page.locator("#runs tbody tr").first.get_by_role("button", name="details").click()
+        page.wait_for_selector("#path")
+        for select in ("#colour", "#across", "#up"):
+            for value in page.locator(f"{select} option").evaluate_all("e => e.map(o => o.value)"):
+                page.select_option(select, value)
+        page.keyboard.press("Escape")
+        assert page.locator("#counts").inner_text() == ""
+    assert found.errors == []
 
 
 def test_a_checkpoint_without_a_place_says_so_instead_of_its_neighbours(server, snapshot):

@@ -17,6 +17,7 @@ from epsopt.zoo.ingestion import ingest as ingestion
 from epsopt.zoo.ingestion.ingest import ingest, read_fingerprints
 from epsopt.zoo.layouts.registry import BY_NAME
 
+from ...sweeps import sweep  # noqa: TID252
 from .examples import WRITERS, Example, written
 
 
@@ -110,7 +111,7 @@ def test_what_the_framework_adds_later_comes_in_without_the_weights_being_read_a
     check_metrics(measured(catalogue), expected)
 
 
-@pytest.mark.parametrize("damage", ["garbage", "half", "gone"])
+@pytest.mark.parametrize("damage", sweep(["garbage", "half", "gone"]))
 def test_a_damaged_side_file_is_named_and_loses_no_checkpoint(mine, catalogue, damage):
     whole = len(ingest_into(catalogue, mine))
     for side in mine.sides:
