@@ -11,6 +11,7 @@ from epsopt.cli.options import Options, common
 from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
+    from epsopt.optimize.renamed_parameters import RenamedParameter
     from epsopt.studies.diagnosis import Diagnosis, Readiness
 
 _LISTED = 12
@@ -61,6 +62,8 @@ def _show(found: Diagnosis) -> None:
         print_wrapped("Not read, by reason:")
         for why, n in list(found.not_read.items())[:_LISTED]:
             print_line(one_line(f"  {count(n, 'file')}: {why}"))
+    if found.declared_base is not None and found.base_lack is not None:
+        print_wrapped(f"epsopt.toml names the base {short_path(found.declared_base)}: {found.base_lack}.")
     if found.bases:
         print_wrapped(f"They start from {', '.join(short_path(p) for p in found.bases)}.")
     elif found.checkpoints and found.base_line is None:
@@ -92,6 +95,7 @@ def _show(found: Diagnosis) -> None:
             print_list(f"{', '.join(names)} ({why})")
     print_wrapped()
     show_base_line(found.base_line)
+    show_renamed(found.renamed)
     show_readiness(found.readiness)
 
 
@@ -113,6 +117,20 @@ def show_base_line(line: str | None) -> None:
     if line is not None:
         print_wrapped("The runs name the base that they start from, and epsopt.toml does not. Add, and ingest again:")
         print_line(f"  {line}")
+
+
+def show_renamed(renamed: tuple[RenamedParameter, ...]) -> None:
+    """Name the lines of epsopt.toml that make one hyperparameter of two which runs call by two names."""
+    from epsopt.cli.output import print_line, print_wrapped
+    from epsopt.studies.project.template import rename_lines
+
+    if renamed:
+        pairs = "; ".join(f"{r.old} in {count(r.old_runs, 'run')}, {r.new} in {r.new_runs}" for r in renamed)
+        print_wrapped(f"Some runs seem to call a hyperparameter by another name ({pairs}). If so, add:")
+        print_line("  [hyperparameters.rename]")
+        for line in rename_lines(renamed):
+            print_line(f"  {line}")
+        print_wrapped()
 
 
 def show_readiness(readiness: tuple[Readiness, ...]) -> None:

@@ -108,6 +108,7 @@ def _ingest(
 
     with working("looking for checkpoints") as progress:
         from epsopt.studies.diagnosis import diagnose
+        from epsopt.studies.project.find_base import lack_of_base
         from epsopt.zoo.catalogue.catalogue import Catalogue
         from epsopt.zoo.catalogue.types import copied_runs
         from epsopt.zoo.ingestion.ingest import ingest
@@ -122,11 +123,11 @@ def _ingest(
             if not folder.exists():
                 raise UsageError(f"{folder} does not exist: expected a folder of training runs or a checkpoint file")
         sheets = _sheets(project, jobs, table, study)
-        if project is not None and project.base is not None and not project.base.is_file():
-            raise UsageError(f"{project.file}: lineage.base: {project.base} is no file, expected the base checkpoint")
+        if project is not None and (lack := lack_of_base(project)) is not None:
+            raise UsageError(f"{project.file}: lineage.base: {lack}")
         base = None if project is None else str(project.base or "")
-        how = (project.rename, project.weights_key, base) if project else (None, None, None)
-        with Catalogue(workspace.storage, *how) as catalogue:
+        how = {} if project is None else project.how_to_read
+        with Catalogue(workspace.storage, base=base, **how) as catalogue:
             report = ingest(
                 catalogue,
                 folders,
@@ -204,10 +205,11 @@ def _ingest(
         print_line(f"{workspace.shown} holds {len(checkpoints)} checkpoints of {runs} runs")
         print_wrapped(f"Metrics: {', '.join(metrics) or 'none'}.")
         if diagnosis is not None:
-            from epsopt.cli.doctor import show_base_line, show_readiness
+            from epsopt.cli.doctor import show_base_line, show_readiness, show_renamed
 
             print_wrapped()
             show_base_line(diagnosis.base_line)
+            show_renamed(diagnosis.renamed)
             show_readiness(diagnosis.readiness)
             print_wrapped("'epsopt doctor' says what metrics and hyperparameters were taken for.")
     if not report.found or len(report.failed) == report.found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,7 @@ def _document(draft: ProjectDraft, file: Path, runs: Path, *, changed: bool) -> 
             {"name": n, "values": values}
             for n, values in ({} if space is None else beyond(space, seen.hyperparameters)).items()
         ],
+        "renamed": [asdict(r) for r in draft.renamed],
         "bases": [{"path": str(b.path), "key": b.key, "runs": b.runs} for b in draft.bases],
         "failed": failure_json(seen.failed),
         "side_file_failures": failure_json(seen.side_file_failures),
@@ -136,6 +138,7 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], side_file
     from epsopt.cli.render import short_path
     from epsopt.studies.project.template import LEFT_OUT
     from epsopt.surrogate.ranges import range_text
+    from epsopt.zoo.formatting import count
 
     read = document["n_read"]
     print_wrapped(
@@ -198,6 +201,11 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], side_file
             f"Base checkpoint: {known}; other runs name {len(others)} more, so [lineage] names none: see the file."
             if others
             else f"Base checkpoint: {known} ([lineage] base)."
+        )
+    for pair in document["renamed"]:
+        print_wrapped(
+            f"{count(pair['old_runs'], 'run')} call {pair['old']} what {pair['new_runs']} others call {pair['new']}, "
+            "by guess: check [hyperparameters.rename]."
         )
     for found in document["beyond"]:
         values = ", ".join(f"{v:.6g}" for v in found["values"])

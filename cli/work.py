@@ -100,7 +100,7 @@ def command(options: Options, wanted: dict[str, float], dry_run: bool, **given: 
         from epsopt.studies.worker.run_worker import check_steps, reached_already, run_worker
 
         # A first run needs no catalogue from before.
-        with Catalogue(workspace.storage, project.rename, project.weights_key) as catalogue:
+        with Catalogue(workspace.storage, **project.how_to_read) as catalogue:
             settings = asked.settings(resolve_targets(wanted, project, catalogue.checkpoints()))
             storage = workspace.studies()
             if not dry_run:

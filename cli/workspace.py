@@ -82,7 +82,7 @@ class Workspace:
         project = self.project
         if project is None:
             return Catalogue.existing(self.storage)
-        return Catalogue.existing(self.storage, project.rename, project.weights_key)
+        return Catalogue.existing(self.storage, **project.how_to_read)
 
     def studies(self) -> RDBStorage:
         """Open the Optuna studies beside the catalogue.

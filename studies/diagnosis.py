@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from epsopt.optimize.objectives import Objective
+from epsopt.optimize.renamed_parameters import RenamedParameter, renamed_parameters
 from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.space_inference import infer_space_of, left_out
-from epsopt.studies.project.find_base import base_line, base_to_name
+from epsopt.studies.project.find_base import base_line, base_to_name, lack_of_base
 from epsopt.studies.project.launch_form import epochs_option, unseen_arguments
 from epsopt.studies.project.project import Project
 from epsopt.surrogate.ranges import range_text
 from epsopt.zoo.catalogue.catalogue import Catalogue
-from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 from epsopt.zoo.errors import Failure, UsageError
 from epsopt.zoo.formatting import count
 from epsopt.zoo.ingestion.changed_hyperparameters import changed_hyperparameters
@@ -74,7 +75,10 @@ class Diagnosis:
         metrics: all metrics.
         parameters: what is searched, in words, by name.
         hyperparameters_left_out: those that vary and are not searched, with the reason.
+        renamed: hyperparameters that some runs call otherwise than the others.
         bases: paths of the checkpoints that runs name as what they start from.
+        declared_base: path of the base that epsopt.toml names, or None.
+        base_lack: what is wrong with that one, or what is still to be done; None: nothing.
         base_line: the line of epsopt.toml that names the base which runs name, where that file does not say it.
         lineages: how many lineages the checkpoints are of.
         nan_weights: checkpoints of which some weights are NaN, by the name of their run; nothing is learned from them.
@@ -89,7 +93,10 @@ class Diagnosis:
     metrics: tuple[MetricRole, ...]
     parameters: dict[str, str]
     hyperparameters_left_out: dict[str, str]
+    renamed: tuple[RenamedParameter, ...]
     bases: tuple[str, ...]
+    declared_base: str | None
+    base_lack: str | None
     base_line: str | None
     lineages: int
     nan_weights: dict[str, int]
@@ -140,7 +147,10 @@ def diagnose(project: Project | None, catalogue: Catalogue, others: Sequence[Oth
         metrics=tuple(_role(name, project, checkpoints) for name in names),
         parameters={} if space is None else {p.name: _in_words(p) for p in space.parameters},
         hyperparameters_left_out=left_out([c.hyperparameters for c in runs.values()]),
+        renamed=tuple(_renamed(project, runs)),
         bases=tuple(sorted(k.reference_path for k in known if k.declared)),
+        declared_base=None if project is None or project.base is None else str(project.base),
+        base_lack=None if project is None else _base_lack(project, known),
         base_line=None if base is None or project is None else base_line(base, project.folder),
         lineages=len(known),
         nan_weights=catalogue.nan_weights(),
@@ -167,6 +177,19 @@ def _space(project: Project | None, checkpoints: Sequence[Checkpoint], objective
         return infer_space_of(checkpoints, objectives)
     except UsageError:
         return None
+
+
+def _renamed(project: Project | None, runs: Mapping[int, Checkpoint]) -> list[RenamedParameter]:
+    used = project.space.parameters if project is not None and project.space is not None else ()
+    return renamed_parameters([runs[i].hyperparameters for i in sorted(runs)], kept=[p.name for p in used])
+
+
+def _base_lack(project: Project, known: Sequence[Lineage]) -> str | None:
+    lack = lack_of_base(project)
+    if lack is None and project.base is not None and known:
+        read = any(k.declared and k.reference_path == str(project.base) for k in known)
+        lack = None if read else "the catalogue does not know it yet, or none of its runs starts from it: epsopt ingest"
+    return lack
 
 
 def _role(name: str, project: Project | None, checkpoints: Sequence[Checkpoint]) -> MetricRole:

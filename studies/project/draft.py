@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from epsopt.optimize.objectives import Objective
+from epsopt.optimize.renamed_parameters import RenamedParameter, renamed_parameters
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import diverged_runs, infer_space, left_out, seeds_of
 from epsopt.studies.project.find_base import FoundBase, find_base
@@ -19,6 +21,7 @@ from epsopt.studies.project.schema import is_metric_name, project_name
 from epsopt.studies.project.suggest_limits import suggest_limits
 from epsopt.studies.project.template import write_project
 from epsopt.surrogate.ranges import guess_range
+from epsopt.zoo.catalogue.renaming import under_new_names
 from epsopt.zoo.errors import UsageError
 
 _UNREACHABLE = {
@@ -42,6 +45,7 @@ class ProjectDraft:
         limits: suggested limits of objectives, by name.
         space: search space; None where nothing varies between the runs.
         hyperparameters_left_out: names of hyperparameters that vary and are not searched, with reasons.
+        renamed: hyperparameters that some runs call otherwise than the others, a guess.
         bases: base checkpoints that the runs name.
         form: how the program of the runs is launched.
         runs: the folder that was scanned.
@@ -57,6 +61,7 @@ class ProjectDraft:
     limits: dict[str, float]
     space: Space | None
     hyperparameters_left_out: dict[str, str]
+    renamed: list[RenamedParameter]
     bases: list[FoundBase]
     form: LaunchForm
     runs: Path
@@ -99,6 +104,7 @@ class ProjectDraft:
             seeds={n: s for n, s in seeds_of(self.seen.hyperparameters).items() if self.form.sets(n)},
             bases=[_from(file.parent, b.path) for b in self.bases],
             limits=self.limits,
+            renamed=self.renamed,
             form=self.form,
             follow_links=follow_links,
             overwrite=overwrite,
@@ -127,6 +133,9 @@ def draft_project(
     if isinstance(runs, type(Path())):
         form = replace(form, named_by=folder_name(seen.hyperparameters, seen.newest, runs.resolve()))
     bases = find_base(seen.hyperparameters, seen.newest, runs, folder) if isinstance(runs, type(Path())) else []
+    renamed = renamed_parameters(seen.hyperparameters, kept=_spelled(seen.hyperparameters, form))
+    rename = {r.old: r.new for r in renamed}
+    seen = replace(seen, hyperparameters=[under_new_names(run, rename) for run in seen.hyperparameters])
     unreachable = {n: _UNREACHABLE[form.kind] for run in seen.hyperparameters for n in run if not form.sets(n)}
     alone = _alone(unreachable, seen)
     space: Space | None = None
@@ -138,8 +147,14 @@ def draft_project(
         nameless=sorted(set(seen.metrics) - set(nameable)), bounds=bounds,
         limits=suggest_limits(objectives, bounds, seen.ends), space=space,
         hyperparameters_left_out={**left_out(seen.hyperparameters), **alone},
-        bases=bases, form=form, runs=runs,
+        renamed=renamed, bases=bases, form=form, runs=runs,
     )  # fmt: skip
+
+
+def _spelled(runs: Sequence[Mapping[str, Any]], form: LaunchForm) -> list[str]:
+    """Hyperparameters that the program takes under their names, as far as is known."""
+    names = dict.fromkeys(name for run in runs for name in run)
+    return [n for n in names if (form.spelling(n) is not None if form.kind == "arguments" else form.sets(n))]
 
 
 def _alone(unreachable: dict[str, str], seen: Survey) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import tomlkit
 
-from epsopt.zoo.layouts.plain import BASE
+from epsopt.studies.project.model_folder import model_of
+from epsopt.zoo.layouts.plain import BASE, RESUMED
 
 if TYPE_CHECKING:
     from epsopt.studies.project.project import Project
     from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".pt.tar", ".pth.tar", ".ckpt.tar")
+_FOLDERS = frozenset(
+    (*BASE, "base_model", "model_name_or_path", "pretrained_model_name_or_path", "pretrained_path", "from_pretrained")
+) - frozenset(RESUMED)
 _ABOVE = 3  # folders above a checkpoint that a relative path may start from
 _MOST = 0.5  # of the runs name it, at least: fewer, and it is not what runs start from
 
@@ -54,7 +59,9 @@ def find_base(
     inside = runs.resolve()
     for configuration, checkpoint in zip(configurations, checkpoints, strict=True):
         for key, value in configuration.items():
-            if isinstance(value, str) and value.lower().endswith(SUFFIXES):
+            names_file = isinstance(value, str) and value.lower().endswith(SUFFIXES)
+            # A folder of save_pretrained is a base under a name that says so; others are data, or the run's own.
+            if names_file or (isinstance(value, str) and value and re.split(r"[./]", key)[-1] in _FOLDERS):
                 found = _file(value, checkpoint, folder)
                 if found is not None and not found.is_relative_to(inside):
                     named[found, key] += 1
@@ -63,6 +70,16 @@ def find_base(
         best.setdefault(path, FoundBase(path, key, times))
     enough = sum(b.runs for b in best.values()) >= _MOST * len(configurations)
     return list(best.values()) if enough else []
+
+
+def lack_of_base(project: Project) -> str | None:
+    """Say what is wrong with the base that the project file names; None: nothing, or it names none."""
+    base = project.base
+    if base is None or base.is_file():
+        return None
+    if base.is_dir():
+        return f"{base} is a folder without a checkpoint that stands for it: name the file of the base checkpoint"
+    return f"{base} is no file, expected the base checkpoint"
 
 
 def base_to_name(
@@ -98,8 +115,9 @@ def _file(value: str, checkpoint: Path, folder: Path) -> Path | None:
     places = (*checkpoint.parents[:_ABOVE], folder, Path.cwd())
     for candidate in (place / value for place in places):
         try:
-            if candidate.is_file():
-                return candidate.resolve()
+            model = model_of(candidate)
+            if model.is_file():
+                return model.resolve()
         except (OSError, ValueError):
             return None
     return None

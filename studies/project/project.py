@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space, Span, condition_value
+from epsopt.studies.project.model_folder import model_of
 from epsopt.studies.project.schema import ParameterTable, ProjectFile, project_name
 from epsopt.studies.project.train_command import OWN_HOLES, SEARCHED, Command, holes
 from epsopt.zoo.errors import UsageError
@@ -40,6 +41,7 @@ class Project:
         embed: hook "package.module:function", or None.
         learn: metrics that are learned besides the objectives; ``*``, ``?`` and ``[...]`` stand for others.
         rename: metrics by the name that some runs give them, to their name here.
+        rename_hyperparameters: hyperparameters, likewise.
         table: CSV table of runs, or None.
         table_params: columns of it without a prefix that are hyperparameters.
         table_metrics: columns of it without a prefix that are metrics.
@@ -63,6 +65,7 @@ class Project:
     embed: str | None = None
     learn: tuple[str, ...] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
+    rename_hyperparameters: Mapping[str, str] = field(default_factory=dict)
     table: Path | None = None
     table_params: tuple[str, ...] = ()
     table_metrics: tuple[str, ...] = ()
@@ -75,6 +78,15 @@ class Project:
     def folder(self) -> Path:
         """The folder that the file's relative paths start from."""
         return self.file.parent
+
+    @property
+    def how_to_read(self) -> dict[str, Any]:
+        """What :class:`epsopt.zoo.Catalogue` is opened with, besides its database and the base."""
+        return {
+            "rename": self.rename,
+            "weights_key": self.weights_key,
+            "rename_hyperparameters": self.rename_hyperparameters,
+        }
 
     def require_command(self) -> Command:
         """Return the train command.
@@ -177,13 +189,14 @@ def _resolved(file: Path, parsed: ProjectFile) -> Project:
         embed=parsed.hooks.embed,
         learn=tuple(parsed.metrics.learn),
         rename=parsed.metrics.rename,
+        rename_hyperparameters=parsed.hyperparameters.rename,
         table=None if parsed.runs.table is None else _absolute_runs(parsed.runs.table, folder),
         table_params=tuple(parsed.runs.params),
         table_metrics=tuple(parsed.runs.metrics),
         study=parsed.runs.study,
         follow_links=parsed.runs.follow_links,
         weights_key=parsed.runs.weights_key or "",
-        base=None if parsed.lineage.base is None else _absolute_runs(parsed.lineage.base, folder),
+        base=None if parsed.lineage.base is None else model_of(_absolute_runs(parsed.lineage.base, folder)),
     )
 
 

@@ -120,19 +120,25 @@ class LineageTable(_Table):
     base: Annotated[str, Field(min_length=1)] | None = None
 
 
+def _one_step(rename: dict[str, str]) -> dict[str, str]:
+    chained = next((new for new in rename.values() if new in rename), None)
+    if chained is not None:
+        raise ValueError(f"rename leads to {chained!r}, which is renamed in turn: name the last one at once")
+    return rename
+
+
+class HyperparametersTable(_Table):
+    """[hyperparameters]: what runs call a hyperparameter."""
+
+    rename: Annotated[dict[str, Annotated[str, Field(min_length=1)]], AfterValidator(_one_step)] = {}
+
+
 class MetricsTable(_Table):
     """[metrics]: what runs call a metric, which are learned besides the objectives, what they can be at all."""
 
-    rename: dict[str, Metric] = {}
+    rename: Annotated[dict[str, Metric], AfterValidator(_one_step)] = {}
     learn: list[Annotated[str, Field(min_length=1)]] = []
     bounds: dict[str, Interval] = {}
-
-    @model_validator(mode="after")
-    def _ends(self) -> Self:
-        chained = next((new for new in self.rename.values() if new in self.rename), None)
-        if chained is not None:
-            raise ValueError(f"rename leads to {chained!r}, which is renamed in turn: name the last one at once")
-        return self
 
 
 class ObjectiveTable(_Table):
@@ -230,6 +236,7 @@ class ProjectFile(_Table):
     project: ProjectTable = ProjectTable()
     runs: RunsTable = RunsTable()
     lineage: LineageTable = LineageTable()
+    hyperparameters: HyperparametersTable = HyperparametersTable()
     metrics: MetricsTable = MetricsTable()
     objectives: dict[Metric, ObjectiveTable] = {}
     space: dict[str, ParameterTable] = {}

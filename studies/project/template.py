@@ -11,6 +11,7 @@ import tomlkit
 from tomlkit.items import InlineTable, Table
 
 from epsopt.optimize.objectives import Objective
+from epsopt.optimize.renamed_parameters import RenamedParameter
 from epsopt.optimize.space import Parameter, Space, Span, identity
 from epsopt.studies.project.launch_form import LaunchForm
 from epsopt.studies.project.metric_direction import LeftOut
@@ -39,6 +40,7 @@ def write_project(
     seeds: Mapping[str, int | None] | None = None,
     bases: Sequence[str] = (),
     limits: Mapping[str, float] | None = None,
+    renamed: Sequence[RenamedParameter] = (),
     form: LaunchForm | None = None,
     follow_links: bool = False,
     overwrite: bool = False,
@@ -64,6 +66,7 @@ def write_project(
             passes them on.
         bases: checkpoints that past runs start from, absolute or relative to the file; a single one is written down.
         limits: of objectives, proposed in a comment.
+        renamed: hyperparameters that some runs call otherwise, a guess.
         form: how past runs were launched, where that is known: the train command is written in it.
         follow_links: whether links that lead out of the folder of runs are followed.
         overwrite: whether another file of that name may be replaced.
@@ -86,6 +89,7 @@ def write_project(
     if space is not None:
         document["space"] = _space(space)
     text = tomlkit.dumps(document).rstrip("\n") + "\n"
+    text += _renamed(renamed)
     text += _several_bases(bases) if len(bases) != 1 else ""
     text += _undecided(undecided) + _left_out(left_out)
     if space is None:
@@ -104,6 +108,12 @@ LEFT_OUT = {
 }
 """What each reason of :class:`epsopt.studies.project.metric_direction.LeftOut` means."""
 _NAMED = 20
+
+
+def rename_lines(renamed: Sequence[RenamedParameter]) -> list[str]:
+    """Return the lines of ``[hyperparameters.rename]`` that give each hyperparameter one name."""
+    return [f"{tomlkit.key(r.old).as_string()} = {tomlkit.item(r.new).as_string()}" for r in renamed]
+
 
 _NO_SPACE = """
 # The search space is inferred from the hyperparameters of past runs. To say it yourself:
@@ -136,6 +146,13 @@ _MORE = """
 # learn = ["test_*"]
 # bounds = { test_loss = [0.0, inf] }
 """
+
+
+def _renamed(renamed: Sequence[RenamedParameter]) -> str:
+    if not renamed:
+        return ""
+    about = "\n# What some past runs call otherwise than the others, guessed from the names: check it.\n"
+    return about + "[hyperparameters.rename]\n" + "".join(f"{line}\n" for line in rename_lines(renamed))
 
 
 def _project(name: str, runs: str, storage: str) -> Table:

@@ -219,7 +219,7 @@ class EpsoptPruning:
             )
         for theirs, ours in project.rename.items():
             self._metrics.setdefault(ours, []).append(theirs)
-        catalogue = Catalogue.existing(project.storage, project.rename, project.weights_key)
+        catalogue = Catalogue.existing(project.storage, **project.how_to_read)
         options = {"bounds": project.bounds, **options}
         judge = CataloguePruner(catalogue, project.space, project.objectives, **options)
         return judge, project.objectives

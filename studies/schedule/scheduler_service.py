@@ -473,7 +473,7 @@ def main() -> int:
         project = load_project(task.project)
         storage = open_storage(task.storage, create=False)
         with (
-            Catalogue(task.storage, project.rename, project.weights_key) as catalogue,
+            Catalogue(task.storage, **project.how_to_read) as catalogue,
             SchedulerService(
                 project, storage, catalogue, until=task.until, length=task.length, seed=task.seed,
                 min_gain=task.min_gain, notify=lambda line: answers.send(message=line),

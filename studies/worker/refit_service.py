@@ -158,7 +158,7 @@ def learn(task: Task) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     project = load_project(task.project)
     storage = open_storage(task.storage, create=False)
-    with Catalogue(task.storage, project.rename, project.weights_key) as catalogue:
+    with Catalogue(task.storage, **project.how_to_read) as catalogue:
         if task.propose:
             _propose(task, project, storage, catalogue)
         else:

@@ -113,7 +113,7 @@ def run_worker(
         settings: what is to be done.
         notify: called with each event, in the order in which they happen.
     """
-    with Catalogue(url, project.rename, project.weights_key) as catalogue:
+    with Catalogue(url, **project.how_to_read) as catalogue:
         budget = None if settings.budget is None else Budget(settings.budget, storage, catalogue, project.name)
         learner: Learner
         if budget is None:

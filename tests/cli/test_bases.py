@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from safetensors.torch import save_file
 
 from epsopt.cli.init_from import start_text
 from epsopt.cli.run_labels import RunLabels
@@ -76,3 +77,29 @@ def test_a_start_is_called_the_base_only_where_runs_or_the_project_name_it(proje
         monkeypatch.setattr(catalogue, "lineages", lambda: found)
         assert named()["base:0"] == "checkpoint"
         assert not any("the base" in said for said in named())
+
+
+def test_the_doctor_says_what_is_wrong_with_the_base_that_the_project_names(tmp_path):
+    weights = {"w": torch.randn(8, 8, generator=torch.Generator().manual_seed(0))}
+    for i in range(3):
+        run = tmp_path / "runs" / f"r{i}"
+        run.mkdir(parents=True)
+        torch.save({"model": {"w": weights["w"] + 0.01 * i}, "accuracy": 0.5 + i / 10}, run / "epoch_1.pt")
+    toml = tmp_path / "epsopt.toml"
+    toml.write_text('[project]\nruns = "runs"\n')
+    assert call(tmp_path, "ingest").status == 0
+    toml.write_text(toml.read_text() + '\n[lineage]\nbase = "models/base"\n')
+    assert "is no file" in " ".join(call(tmp_path, "doctor").out.split())
+    assert "is no file" in call(tmp_path, "ingest").err
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    assert "is a folder without a checkpoint" in call(tmp_path, "ingest").err
+    # As save_pretrained writes it: the folder stands for the model in it.
+    save_file(weights, tmp_path / "models" / "base" / "model.safetensors")
+    (tmp_path / "models" / "base" / "config.json").write_text("{}")
+    document = call(tmp_path, "doctor", "--json").document
+    check("doctor", document)
+    assert document["declared_base"].endswith("models/base/model.safetensors")
+    assert "epsopt ingest" in document["base_lack"]
+    assert call(tmp_path, "ingest").status == 0
+    assert call(tmp_path, "doctor", "--json").document["base_lack"] is None
+    assert "They start from models/base/model.safetensors" in call(tmp_path, "doctor").out

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from epsopt.zoo.catalogue.database import driver_message, open_database, reading, writing
 from epsopt.zoo.catalogue.listing import listing, said_of_files
+from epsopt.zoo.catalogue.renaming import under_new_names
 from epsopt.zoo.catalogue.tables import (
     artifacts,
     checkpoints,
@@ -51,6 +52,7 @@ class Catalogue:
             the last ingest took.
         base: path of the checkpoint that runs start from where they name none; empty: none; None for what the last
             ingest took.
+        rename_hyperparameters: hyperparameters, as `rename`.
 
     Raises:
         CatalogueError: it cannot be opened, or was written by a newer version.
@@ -62,9 +64,12 @@ class Catalogue:
         rename: Mapping[str, str] | None = None,
         weights_key: str | None = None,
         base: str | None = None,
+        *,
+        rename_hyperparameters: Mapping[str, str] | None = None,
     ) -> None:
         self.url = url
         self.rename = dict(rename or {})
+        self.rename_hyperparameters = dict(rename_hyperparameters or {})
         self._weights_key = weights_key
         self._base = base
         self._engine = open_database(url)
@@ -106,6 +111,7 @@ class Catalogue:
         url: str = "sqlite:///epsopt.db",
         rename: Mapping[str, str] | None = None,
         weights_key: str | None = None,
+        rename_hyperparameters: Mapping[str, str] | None = None,
     ) -> Self:
         """Open a catalogue that must be there already: nothing that only reads makes a database file.
 
@@ -113,6 +119,7 @@ class Catalogue:
             url: as of the class.
             rename: as of the class.
             weights_key: as of the class.
+            rename_hyperparameters: as of the class.
 
         Raises:
             EmptyCatalogue: there is no such SQLite file.
@@ -124,11 +131,11 @@ class Catalogue:
             file = None  # said better when it is opened
         if file and not file.startswith((":memory:", "file:")) and not Path(file).exists():
             raise EmptyCatalogue(f"there is no catalogue at {file} yet: read your runs with 'epsopt ingest RUNS'")
-        return cls(url, rename, weights_key)
+        return cls(url, rename, weights_key, rename_hyperparameters=rename_hyperparameters)
 
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[str, dict[str, str], str | None]]:
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[str, dict[str, str], str | None, dict[str, str]]]:
         """Pickle as what it was opened with: each process has connections of its own."""
-        return type(self).existing, (self.url, self.rename, self._weights_key)
+        return type(self).existing, (self.url, self.rename, self._weights_key, self.rename_hyperparameters)
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +171,8 @@ class Catalogue:
         with self.reading() as connection:
             found = listing(connection)
         rows = sorted(found.runs.values(), key=lambda r: (found.names[r.id], r.path))
-        return [Run(r.id, found.names[r.id], r.path, found.hyperparameters[r.id]) for r in rows]
+        said = {r.id: under_new_names(found.hyperparameters[r.id], self.rename_hyperparameters) for r in rows}
+        return [Run(r.id, found.names[r.id], r.path, said[r.id]) for r in rows]
 
     def checkpoints(self, *, signature: str | None = None, within: Path | None = None) -> list[Checkpoint]:
         """Return all checkpoints, or those of one signature, or of the runs in one folder.
@@ -195,7 +203,7 @@ class Catalogue:
                     sha256=row.sha256,
                     epoch=c.epoch,
                     metrics=self.renamed(c.metrics),
-                    hyperparameters=dict(found.hyperparameters[run.id]),
+                    hyperparameters=under_new_names(found.hyperparameters[run.id], self.rename_hyperparameters),
                     signature=row.signature,
                     lineage_id=row.lineage_id,
                     n_parameters=row.n_parameters,
@@ -264,13 +272,7 @@ class Catalogue:
         Args:
             metrics: metric name to value; None where it is not measured. Left unchanged.
         """
-        if not self.rename or self.rename.keys().isdisjoint(metrics):
-            return metrics
-        out = {name: value for name, value in metrics.items() if name not in self.rename}
-        for old, new in self.rename.items():
-            if old in metrics and out.get(new) is None:
-                out[new] = metrics[old]
-        return out
+        return under_new_names(metrics, self.rename) if self.rename else metrics
 
     def side_file_failures(self) -> list[Failure]:
         """Return the side files that could not be read, by path; the checkpoints beside them are in the catalogue."""
