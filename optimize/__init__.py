@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from epsopt.optimize.pareto import Front, hypervolume, non_dominated
     from epsopt.optimize.proposals.past_runs import PastRun, past_runs
     from epsopt.optimize.proposals.proposals import History, Proposal, propose
-    from epsopt.optimize.schedule.pruner import Decision, Pruner
+    from epsopt.optimize.schedule.decision import Decision
+    from epsopt.optimize.schedule.pruner import Pruner
     from epsopt.optimize.schedule.run_acquisition import Candidate, Start
     from epsopt.optimize.schedule.run_model import RunModel
     from epsopt.optimize.schedule.run_prediction import Expected, expect

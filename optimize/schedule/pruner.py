@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Real
 
 import numpy as np
@@ -26,6 +26,7 @@ from epsopt.optimize.forecast.calibration import Calibration, fit_calibration
 from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.optimize.pareto import joins_front
+from epsopt.optimize.schedule.decision import Decision
 from epsopt.optimize.schedule.run_acquisition import continuing, optimize_acquisition
 from epsopt.optimize.space import Space
 from epsopt.surrogate.thinning import evenly_spaced
@@ -41,25 +42,6 @@ _REPLAYED = 48  # runs that forecasts are calibrated on; of more, some spread ov
 _MOMENTS = 3  # of a run's life at which it is judged for that
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether to stop a run.
-
-    Attributes:
-        stop: whether.
-        probability: that a checkpoint still to come joins the front, or meets the targets; NaN when it is too early.
-        reason: one sentence.
-        control: whether it would be stopped, if it were no control run.
-        forecast: the probability as the model of curves has it, before calibration.
-    """
-
-    stop: bool
-    probability: float
-    reason: str
-    control: bool = False
-    forecast: float = float("nan")
 
 
 class Pruner:

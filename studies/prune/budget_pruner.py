@@ -12,7 +12,8 @@ from optuna.storages import RDBStorage
 from epsopt.optimize.forecast.catalogue_curves import objective_vector
 from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
 from epsopt.optimize.objectives import Target
-from epsopt.optimize.schedule.pruner import Decision, Pruner
+from epsopt.optimize.schedule.decision import Decision
+from epsopt.optimize.schedule.pruner import Pruner
 from epsopt.optimize.schedule.scheduler import FIRST_RUNS
 from epsopt.studies.project.project import Project
 from epsopt.studies.protocols import ActiveRun, Trained

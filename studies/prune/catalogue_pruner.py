@@ -15,7 +15,8 @@ from epsopt.optimize.forecast.catalogue_curves import objective_vector, past_cur
 from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.planned_epochs import epochs_parameter, positive_number
-from epsopt.optimize.schedule.pruner import FEWEST_RUNS, Decision, Pruner
+from epsopt.optimize.schedule.decision import Decision
+from epsopt.optimize.schedule.pruner import FEWEST_RUNS, Pruner
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space_of
 from epsopt.studies.protocols import ActiveRun, Trained

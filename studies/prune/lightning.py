@@ -18,7 +18,8 @@ import numpy as np
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.objectives import Objective, Target
-from epsopt.optimize.schedule.pruner import Decision, Pruner
+from epsopt.optimize.schedule.decision import Decision
+from epsopt.optimize.schedule.pruner import Pruner
 from epsopt.optimize.space import Space
 from epsopt.studies.project.project import Project, load_project
 from epsopt.studies.prune.catalogue_pruner import CataloguePruner

@@ -1,4 +1,7 @@
-"""Join a worker with a learner, a pruner, a budget and a goal, and let it work."""
+"""Join a worker with a learner, a pruner, a budget and a goal, and let it work.
+
+What predicts takes torch, which takes seconds to import: it is imported where something is to be predicted.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,8 @@ from epsopt.studies.optuna_io.queue import proposed_trials, recorded_space
 from epsopt.studies.optuna_io.run_folders import cut_off
 from epsopt.studies.project.project import Project
 from epsopt.studies.protocols import RunPruner
-from epsopt.studies.prune.budget_pruner import BudgetPruner
-from epsopt.studies.prune.catalogue_pruner import CataloguePruner
 from epsopt.studies.schedule.budget import Budget
-from epsopt.studies.schedule.scheduler_adapter import make_scheduler
 from epsopt.studies.schedule.scheduler_client import StepAsker, StepTask
-from epsopt.studies.schedule.study_snapshot import StudySnapshot
-from epsopt.studies.schedule.weight_geometry import why_none_merged
 from epsopt.studies.worker.refit_service import BackgroundLearner
 from epsopt.studies.worker.target_monitor import Goal
 from epsopt.studies.worker.trial_runner import RunResult
@@ -96,6 +94,9 @@ def check_steps(project: Project, storage: RDBStorage, catalogue: Catalogue, len
     Raises:
         UsageError: it has not; the message names what is missing.
     """
+    from epsopt.studies.schedule.scheduler_adapter import make_scheduler
+    from epsopt.studies.schedule.study_snapshot import StudySnapshot
+
     make_scheduler(StudySnapshot.read(project, storage, catalogue, length))
 
 
@@ -128,7 +129,11 @@ def run_worker(
         worker = Worker(project, storage, catalogue, config, pruner, learner, notify, goal, budget)
         ended = worker.work()
         spending = None if budget is None else Spending(budget.epochs, budget.spent, budget.merges)
-        unmerged = None if spending is None or spending.merges else why_none_merged(project, catalogue)
+        unmerged = None
+        if spending is not None and not spending.merges:
+            from epsopt.studies.schedule.weight_geometry import why_none_merged
+
+            unmerged = why_none_merged(project, catalogue)
     return WorkResult(ended, worker.reached, spending, unmerged)
 
 
@@ -138,9 +143,13 @@ def _goal(project: Project, catalogue: Catalogue, settings: WorkSettings) -> Goa
 
 def _pruner(project: Project, storage: RDBStorage, catalogue: Catalogue, settings: WorkSettings) -> RunPruner | None:
     if settings.budget is not None:
+        from epsopt.studies.prune.budget_pruner import BudgetPruner
+
         return BudgetPruner(project, storage, catalogue, settings.targets)
     if not settings.stop_below:
         return None
+    from epsopt.studies.prune.catalogue_pruner import CataloguePruner
+
     space = project.space
     if space is None and proposed_trials(storage, project.name):
         space = recorded_space(storage, project.name)

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from optuna.storages import RDBStorage
 
-from epsopt.optimize.schedule.pruner import Decision
+from epsopt.optimize.schedule.decision import Decision
 from epsopt.optimize.space import Space
 from epsopt.studies.optuna_io.heartbeat import Heartbeat
 from epsopt.studies.optuna_io.queue import (

@@ -16,7 +16,9 @@ from epsopt.studies.optuna_io.queue import ProposalRecord
 from .conftest import EPOCHS
 
 HEAVY = ("torch", "botorch", "gpytorch", "sklearn", "lightgbm", "pandas", "plotly")
-LIGHT = [["pareto"], ["nearest", "run_001:2"], ["runs"], ["report"], ["doctor"], ["init", "--help"]]
+LIGHT = [
+    ["pareto"], ["nearest", "run_001:2"], ["runs"], ["report"], ["doctor"], ["work", "--dry-run"], ["init", "--help"],
+]  # fmt: skip
 
 _ONE_AFTER_THE_OTHER = """
 import contextlib, io, json, sys
@@ -41,8 +43,12 @@ def loaded(project, tmp_path_factory) -> dict[str, tuple[int, str, list[str]]]:
     """What each command ended with, said, and had loaded, in one process that begins with none of it."""
     folder = tmp_path_factory.mktemp("light") / "project"
     shutil.copytree(project.folder.with_name("untouched"), folder)
-    found = load_project(folder / "epsopt.toml")
+    file = folder / "epsopt.toml"
+    found = load_project(file)
     assert found.space is not None
+    arguments = [word for p in found.space.parameters for word in (f"--{p.name}", f"{{{p.name}}}")]
+    command = ["{python}", "train.py", "--out", "{out}", *arguments]
+    file.write_text(f"{file.read_text()}\n[train]\ncommand = {json.dumps(command)}\n")
     proposal = ProposalRecord(found.space.low_discrepancy_sample(1, seed=0)[0])
     record_proposals(open_storage(found.storage), found.name, found.objectives, found.space, [proposal])
     done = subprocess.run(

@@ -16,7 +16,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from epsopt.optimize.objectives import Target
-from epsopt.optimize.schedule.pruner import Decision
+from epsopt.optimize.schedule.decision import Decision
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage, record_proposals
 from epsopt.studies.optuna_io.queue import was_tried
