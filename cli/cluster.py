@@ -115,8 +115,10 @@ def _show(found: Clustering, shown: list[Checkpoint], names: tuple[str, ...], la
     print_wrapped()
     loose = ": there is hardly any structure" if found.silhouette < 0.25 else ""
     print_wrapped(
-        f"Metrics are the medoid's, measured. Stability above {STABLE:g}: the group is there; below {DOUBTFUL:g}: do "
-        f"not rely on it. Mean silhouette {found.silhouette:.2f}{loose}."
+        "Medoid: the checkpoint of a group that is nearest to all others of it; metrics are its own, measured. "
+        "Stability: how surely a group is found again when a fifth of the runs is left out; above "
+        f"{STABLE:g} the group is there, below {DOUBTFUL:g} do not rely on it. "
+        f"Mean silhouette {found.silhouette:.2f}{loose}."
     )
     for k, g in enumerate(found.groups, 1):
         print_wrapped()

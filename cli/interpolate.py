@@ -197,6 +197,8 @@ def _show(
     print_table([Head("way"), Head("", "left"), *metric_heads(names, ())], groups, keep=2)
     print_wrapped()
     if reason is not None:
+        for end in ends:
+            reason = reason.replace(end.checkpoint.path, end.shown)
         print_wrapped(f"Predictions only: {reason}.")
     elif way.merged[0].measured is None:
         print_wrapped(

@@ -187,6 +187,9 @@ def front_sentences(report: LoopReport) -> list[str]:
         return ["Nothing is measured yet with every objective, so there is no front."]
     runs = {report.new[i].run for i in gain.joined}
     moved = f"{gain.before:.4f} before, {gain.after:.4f} after ({gain.relative:+.1%})"
+    if not report.new and not report.merged:
+        nothing = "no proposed run has measured anything yet"
+        return [f"Hypervolume of the measured front: {gain.before:.4f}; {nothing}.", HYPERVOLUME]
     new = count(len(gain.joined), "new checkpoint")
     joined = f"{new} of {count(len(runs), 'proposed run')} {'is' if len(gain.joined) == 1 else 'are'} on it"
     said = [f"Hypervolume of the measured front: {moved}; {joined}."]

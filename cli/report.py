@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from epsopt.cli.options import Options, common, details_option, overwrite_option
+from epsopt.zoo.errors import UsageError
 from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def command(
     from epsopt.cli.report_page import MapOfReport, map_of_report, provenance, report_files, write_page
     from epsopt.cli.workspace import open_workspace
 
+    if form is not None and page is None:
+        raise UsageError(f"--format is the kind of page that is written: name its file, too: --output report.{form}")
     with working("reading what came back") as progress:
         workspace = open_workspace(options)
         project = workspace.require_project()

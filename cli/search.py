@@ -141,6 +141,13 @@ def _document(
     }
 
 
+def _best_of(name: str, checkpoints: list[Checkpoint], result: SearchResult) -> str:
+    """Name the best measured value of one metric in all its digits: a table's may look like its target's."""
+    maximize = next(o.maximize for o in result.objectives if o.name == name)
+    values = [v for c in checkpoints if (v := c.metrics.get(name)) is not None]
+    return f"{name} {max(values) if maximize else min(values):.6g}" if values else f"{name} never"
+
+
 def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None, limit: int, *, details: bool) -> None:
     from epsopt.cli.output import DISTANCE, PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import (
@@ -195,6 +202,7 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
                 f"{best} among the best."
             )
         else:
-            print_wrapped("The data holds no measured checkpoint that meets all targets.")
+            best = "; ".join(_best_of(t.name, checkpoints, result) for t in result.targets)
+            print_wrapped(f"The data holds no measured checkpoint that meets all targets. Best measured: {best}.")
     if study is not None:
         print_wrapped(f"Recorded as the Optuna study {study}: 'epsopt dashboard' shows it.")

@@ -147,12 +147,12 @@ def merge_checkpoints(
 def disagreements(
     checkpoint: Checkpoint, measured: Mapping[str, float | None], objectives: Sequence[Objective]
 ) -> list[str]:
-    """Return a sentence for each objective of which the hook says something else than the checkpoint's file."""
+    """Return one sentence that names the objectives of which the hook says something else than the file, or none."""
     out = []
     for objective in objectives:
         said, found = checkpoint.metrics.get(objective.name), measured.get(objective.name)
         if said is None or found is None:
             continue
         if abs(said - found) > _DIFFERENT * max(abs(said), abs(found), 1e-9):
-            out.append(f"the hook measures {objective.name} {found:.4g} on {checkpoint.path}, its file says {said:.4g}")
-    return out
+            out.append(f"{objective.name} {found:.4g} where its file says {said:.4g}")
+    return [f"the hook measures of {checkpoint.path} {', '.join(out)}"] if out else []

@@ -38,6 +38,12 @@ def test_long_names_lose_what_all_have_before_they_are_cut():
     assert labels("finetune-of-the-large-base-model-seed-3") == "…3"
 
 
+def test_runs_that_epsopt_names_itself_change_no_label():
+    users = [f"finetune-of-the-large-base-model-seed-{i}" for i in range(5)]
+    labels = RunLabels.of(rows([*users, "proposal_000", "proposal_001", "merged_001"]))
+    assert [labels(name) for name in (users[3], "proposal_001", "merged_001")] == ["…3", "proposal_001", "merged_001"]
+
+
 def test_names_that_no_short_form_tells_apart_become_numbers_with_a_legend(capsys):
     alike = [f"{'a' * 40}{i}{'b' * 40}" for i in range(3)]
     labels = RunLabels.of(rows(alike))

@@ -36,6 +36,7 @@ def test_search_says_that_the_data_holds_none(project):
     result = project("search", "--target-rad-hier", "-7", "--target-coverage", "1")
     assert result.status == 0
     assert "The data holds no measured checkpoint" in result.out
+    assert "Best measured: rad_hier" in " ".join(result.out.split())  # in all digits: a table's may look like a target
 
 
 def test_only_hyperparameters_that_vary_are_named(project):

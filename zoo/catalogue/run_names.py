@@ -108,6 +108,7 @@ def _without_number(part: str) -> str:
     return re.sub(r"\d+", "0", part)
 
 
+_OWN = re.compile(r"(.*/)?(proposal|merged|sample)_\d+(_\d+)?")
 ELLIPSIS = "…"
 """Stands for what a shown name leaves out."""
 
@@ -122,7 +123,9 @@ def without_common_words(names: Collection[str]) -> dict[str, str]:
         By name; where that leaves two alike, or nothing, all of them as they are.
     """
     words = {name: re.findall(r"[^-_,;+/ ]*[-_,;+/ ]|[^-_,;+/ ]+$", name) for name in names}
-    common = set.intersection(*(set(own) for own in words.values())) if len(words) > 1 else set()
+    # Runs that epsopt names itself share none of the user's words, and leave all others called as they were.
+    users = [set(own) for name, own in words.items() if _OWN.fullmatch(name) is None]
+    common = set.intersection(*users) if len(users) > 1 else set()
     out = {}
     for name, own in words.items():
         kept = [ELLIPSIS if word in common else word for word in own]

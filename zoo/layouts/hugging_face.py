@@ -2,7 +2,8 @@
 
 Sharded models are one checkpoint, and adapters (``adapter_model.safetensors``) are the weights that were trained. The
 arguments of the training lie in ``training_args.bin``, a pickle that is never opened: what trainer_state.json and
-config.json repeat of them has to do, and the learning rate is the highest one that was logged.
+config.json repeat of them has to do. The learning rate is the highest one that was logged, or the one that a linear
+decay began with: logged once an epoch, the first of five is a fifth lower.
 
 With ``load_best_model_at_end`` what is evaluated after training is the best checkpoint, and it is logged at the step of
 the last one: in the Trainer's own state, and in ``eval_results.json`` and its like. Nothing that can be read says
@@ -146,11 +147,36 @@ def _parse_trainer_state(metadata: RunMetadata, state: Mapping[str, Any]) -> Non
     if _comes_of_epochs(state):
         metadata.hyperparameters.pop("max_steps", None)
     metadata.hyperparameters.update(flat(state.get("trial_params")))
-    rates = [rate for entry in history if isinstance(rate := entry.get("learning_rate"), int | float)]
+    rates = [
+        (float(step), float(rate))
+        for entry in history
+        if isinstance(rate := entry.get("learning_rate"), int | float)
+        and isinstance(step := entry.get("step"), int | float)
+    ]
     if rates:
-        metadata.hyperparameters["learning_rate"] = max(rates)
+        highest = max(rate for _, rate in rates)
+        metadata.hyperparameters["learning_rate"] = _first_rate(rates, state.get("max_steps")) or highest
     kept = [{k: v for k, v in e.items() if not _NO_METRIC.fullmatch(str(k))} for e in history[: _end(history)]]
     metadata.rows = rows_of(kept, by_step=True)
+
+
+def _first_rate(rates: Sequence[tuple[float, float]], end: object) -> float | None:
+    """Return the learning rate that a decay in a line to zero at the end began with; None: it is no such decay.
+
+    The Trainer's own default is one without warm-up. A warm-up that ends before the first entry does not show.
+
+    Args:
+        rates: the step of each entry and its rate, in their order.
+        end: the last step of the whole training.
+    """
+    if len(rates) < 2 or not isinstance(end, int | float) or end <= 0:
+        return None
+    (first, high), (last, low) = rates[0], rates[-1]
+    slope = (high - low) / (last - first) if last > first else 0.0
+    if slope <= 0.0 or any(not math.isclose(high - slope * (s - first), r, rel_tol=_SAME) for s, r in rates):
+        return None
+    zero = first + high / slope  # `end`, or one more where a rate is logged before the step that it is used in
+    return slope * end if min(abs(zero - end), abs(zero - end - 1)) < _SAME * end else None
 
 
 def _comes_of_epochs(state: Mapping[str, Any]) -> bool:

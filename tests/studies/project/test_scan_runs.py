@@ -109,3 +109,18 @@ def test_steps_that_epochs_and_rows_come_to_are_no_choice_of_a_trainer(tmp_path)
 def test_checkpoints_of_epochs_count_none(tmp_path):
     run_of(tmp_path / "a", [{"loss": 1.0}])
     assert not survey(tmp_path).counts_steps
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_the_learning_rate_is_the_one_that_a_linear_decay_began_with(tmp_path, schedule):
+    """Logged every other step, the first entry of a decay is lower than what the Trainer was given."""
+    trainer = bert_trainer(tmp_path / "a", (0.25, 0.5, 0.75, 1.0), learning_rate=0.001, lr_scheduler_type=schedule)
+    trainer.args.logging_steps = trainer.state.logging_steps = 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.train()
+    said = survey(tmp_path).hyperparameters[0]["learning_rate"]
+    if schedule == "cosine":
+        assert said < 0.001
+    else:
+        assert said == pytest.approx(0.001)

@@ -1,0 +1,28 @@
+"""What `epsopt report` says while nothing has come back yet, and of options that say nothing alone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from epsopt.cli.loop_tables import front_sentences
+from epsopt.optimize.forecast.evaluation import front_gain
+from epsopt.optimize.objectives import Objective
+
+from .conftest import call
+
+OBJECTIVES = [Objective("acc", maximize=True), Objective("loss", maximize=False)]
+
+
+def test_a_front_that_no_proposed_run_could_widen_yet_is_compared_with_nothing():
+    gain = front_gain(np.array([[0.5, 0.5], [0.6, 0.7], [0.4, 0.3]]), np.empty((0, 2)), OBJECTIVES)
+    first, *_ = front_sentences(SimpleNamespace(gain=gain, merge_gain=gain, new=[], merged=[]))
+    assert first.endswith("no proposed run has measured anything yet.")
+    assert "before" not in first
+
+
+def test_the_format_of_no_file_is_refused_with_what_to_add(tmp_path):
+    told = call(tmp_path, "report", "--format", "md")
+    assert told.status == 2
+    assert "--output report.md" in told.err
