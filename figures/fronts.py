@@ -18,6 +18,7 @@ from epsopt.zoo.html_text import escaped
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+_UPRIGHT = 34  # characters of a title that all planes of a column have room for
 MOST_POINTS = 1500  # besides the front: more makes the dashboard slow and the picture no clearer
 
 
@@ -206,6 +207,11 @@ def scaled_axis(scale: AxisScale, drawn: Sequence[float]) -> dict[str, Any]:
     return {**scale.ticks(low - margin, high + margin), "range": [low - margin, high + margin]}
 
 
+def _ending(name: str, room: int) -> str:
+    """Keep the end of a name that is too long: metrics differ there."""
+    return name if len(name) <= room else f"…{name[1 - room :]}"
+
+
 def _matrix(
     objectives: Sequence[Objective],
     groups: Sequence[_Group],
@@ -219,10 +225,16 @@ def _matrix(
     from plotly.subplots import make_subplots
 
     size = len(objectives) - 1
-    # Where better is; there is no room for more.
-    labels = [
-        f"{escaped(o.name)} {'↑' if o.maximize else '↓'}{', ' + at.words if at.words else ''}"
-        for o, at in zip(objectives, scales, strict=True)
+    # Where better is; there is no room for more. Upright titles have the height of a plane and a line for the scale.
+    arrows = ["↑" if o.maximize else "↓" for o in objectives]
+    across_titles = [
+        f"{escaped(o.name)} {arrow}{', ' + at.words if at.words else ''}"
+        for o, arrow, at in zip(objectives, arrows, scales, strict=True)
+    ]
+    room = _UPRIGHT // size
+    upright_titles = [
+        f"{escaped(_ending(o.name, room))} {arrow}{'<br>' + at.words if at.words else ''}"
+        for o, arrow, at in zip(objectives, arrows, scales, strict=True)
     ]
     specs: list[list[dict[str, Any] | None]] = [
         [{} if column <= row else None for column in range(size)] for row in range(size)
@@ -253,9 +265,9 @@ def _matrix(
                         draw(float(scales[k]([target.value])[0]), row=row + 1, col=column + 1,
                              line={"color": TARGET, "dash": "dash", "width": 1.2})  # fmt: skip
             if row == size - 1:
-                figure.update_xaxes(title_text=labels[across], row=size, col=column + 1)
+                figure.update_xaxes(title_text=across_titles[across], row=size, col=column + 1)
             if column == 0:
-                figure.update_yaxes(title_text=labels[down], row=row + 1, col=1)
+                figure.update_yaxes(title_text=upright_titles[down], row=row + 1, col=1)
     for k, o in enumerate(objectives):
         drawn = [v for g in groups for v in short(scales[k](g.columns[k]))]
         drawn += [v for end in ("low", "high") for v in short(scales[k]([getattr(a, end)[o.name] for a in answers]))]
