@@ -82,7 +82,9 @@ def _show(
     labels = RunLabels.of(checkpoints)
     names = [o.name for o in objectives]
     texts = formatters(names, (r.metrics for r in shown))
-    heads = [Head("run", "left"), Head("state", "left"), Head("last\nepoch"), *metric_heads(names, objectives)]
+    # A Trainer of transformers numbers its checkpoints by steps.
+    unit = "step" if checkpoints and all("hugging-face" in c.layout for c in checkpoints) else "epoch"
+    heads = [Head("run", "left"), Head("state", "left"), Head(f"last\n{unit}"), *metric_heads(names, objectives)]
     rows = [
         Rows([[
             labels(r.run), _word(r.state), "-" if r.epoch is None else str(r.epoch),
@@ -91,7 +93,7 @@ def _show(
         for r in shown
     ]  # fmt: skip
     if rows:
-        print_table([*heads, Head("epochs on\nthe front")], rows, keep=1)
+        print_table([*heads, Head(f"{unit}s on\nthe front")], rows, keep=1)
         print_wrapped()
     some = f"{len(shown)} of {count(total, 'run')}" if len(shown) != total else count(total, "run")
     if not total:

@@ -89,6 +89,7 @@ def test_a_program_runs_as_it_stands_there_and_is_read(name, tmp_path):
     assert (document["runs"], document["not_read"]) == (runs, [])
     assert document["checkpoints"] == runs * (2 if name == "huggingface" else 3)
     assert {p["name"] for p in document["parameters"]} == SEARCHED.get(name, {"lr", "width"})
+    assert ("steps on" if name == "huggingface" else "epochs on") in call(tmp_path, "runs").out
     measured = {m["name"]: m["measured"] for m in document["metrics"] if m["role"] == "objective"}
     assert set(measured) == OBJECTIVES.get(name, {"val_acc", "val_brier"})
     assert set(measured.values()) == {document["checkpoints"]}
