@@ -62,7 +62,7 @@ def renamed_parameters(runs: Sequence[Mapping[str, Any]], kept: Sequence[str] = 
             values = [[runs[k][name] for k in having[name]] for name in (one, other)]
             if len({_kind(v) for v in (*values[0], *values[1])}) > 1 or why_left_out(one, values[0]) is not None:
                 continue
-            if _told_apart(runs, a, b, having):
+            if _set_apart(runs, a, b, having):
                 continue
             old, new = (one, other) if (other in kept, max(b)) > (one in kept, max(a)) else (other, one)
             found.append(RenamedParameter(old, new, len(having[old]), len(having[new])))
@@ -90,7 +90,7 @@ def _kind(value: object) -> type:
     return float if numeric else type(value)
 
 
-def _told_apart(
+def _set_apart(
     runs: Sequence[Mapping[str, Any]], a: set[int], b: set[int], having: Mapping[str, Sequence[int]]
 ) -> bool:
     """Whether a text or truth value that all runs have tells which of two names a run has."""

@@ -142,8 +142,8 @@ def test_upright_titles_of_a_matrix_fit_beside_their_planes(zoo):
     names = ["val/accuracy_new", "val/accuracy_of_the_old_task", "val/loss"]
     objectives = [Objective(n, maximize=n != "val/loss") for n in names]
     values = [1.0 - 10.0**-k for k in (1, 2, 3, 4)]
-    told = [dict(zip(names, (0.1 * k, values[k], 0.3 * k), strict=True)) for k in range(4)]
-    drawn = figures.front(objectives, [replace(c, metrics=m) for c, m in zip(zoo[1], told, strict=False)])
+    values_of = [dict(zip(names, (0.1 * k, values[k], 0.3 * k), strict=True)) for k in range(4)]
+    drawn = figures.front(objectives, [replace(c, metrics=m) for c, m in zip(zoo[1], values_of, strict=False)])
     titles = [a.title.text for a in drawn.select_yaxes() if a.title.text]
     assert len(titles) == 2
     assert all(len(line) <= 20 for title in titles for line in title.split("<br>")), titles
