@@ -46,7 +46,7 @@ def loaded(project, tmp_path_factory) -> dict[str, tuple[int, str, list[str]]]:
     file = folder / "epsopt.toml"
     found = load_project(file)
     assert found.space is not None
-    arguments = [word for p in found.space.parameters for word in (f"--{p.name}", f"{{{p.name}}}")]
+    arguments = [[f"--{p.name}", f"{{{p.name}}}"] for p in found.space.parameters]
     command = ["{python}", "train.py", "--out", "{out}", *arguments]
     file.write_text(f"{file.read_text()}\n[train]\ncommand = {json.dumps(command)}\n")
     proposal = ProposalRecord(found.space.low_discrepancy_sample(1, seed=0)[0])
