@@ -2,10 +2,10 @@
 
 One loss of 1e8 among losses of .3 says that a run diverged, and nothing about how much better .29 is than .31. A value
 far from all others is learned from if checkpoints like it have such values in several other runs (the untrained start
-of every run, many runs whose weights show that they diverged): then it is predictable, and the surrogate learns that it
-is bad. Otherwise it is set aside, as if it had not been measured: two runs that diverged alike bend the surrogate more
-than they tell. Views and z are learned without either kind, and neither is scored: errors and intervals are those of
-all others.
+of every run, the end of many runs): then it is predictable, and the surrogate learns that it is bad. Otherwise it is
+set aside, as if it had not been measured, and so are runs that have no other values: two of forty that diverged alike
+bend the surrogate more than they tell. Views and z are learned without either kind, and neither is scored: errors and
+intervals are those of all others.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.transforms import KNEES, MetricTransform
 
 _NEIGHBOURS = 5  # nearest other runs: three of them must lie as far out
+_FEW = 0.25  # of all runs: up to that share scales are not those of the far-out values (transforms.robust_scale)
 _TOGETHER = 256
 
 Floats = NDArray[np.float64]
@@ -142,7 +143,19 @@ def unlike_neighbours(
                 # Without another run there is nobody to confirm it.
                 typical = float(np.median(others)) if len(others) else 0.0
                 out[row, j] = abs(column[row] - typical) > KNEES[0]
+        out[:, j] |= _of_lost_runs(column, runs) & looked_at
     return out
+
+
+def _of_lost_runs(column: Floats, runs: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which values are of runs that have none but far-out ones, several of them, where few runs are like that.
+
+    Nothing leads from such a run to the others. However many confirm each other, they bend what is learned of those.
+    """
+    far, known = lies_far_out(column), np.isfinite(column)
+    measured = np.unique(runs[known])
+    lost = [run for run in measured if (mine := known & (runs == run)).sum() > 1 and far[mine].all()]
+    return np.asarray(np.isin(runs, lost) & far) if len(lost) <= _FEW * len(measured) else np.zeros_like(far)
 
 
 def _nearest_of_each(away: Floats, runs: NDArray[np.int64]) -> NDArray[np.int64]:

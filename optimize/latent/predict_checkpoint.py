@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.optimize.latent.neighbours import Neighbour, nearest
-from epsopt.optimize.latent.search import known_latents
+from epsopt.optimize.latent.search import known_latents, learned_latents
 from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -67,14 +67,16 @@ def assess(
         UsageError: the map knows none of the catalogue's checkpoints, or a level outside (0, 1).
     """
     latents, known = known_latents(surrogate, checkpoints)
-    region = trust_region(latents, np.array([c.run_id for c in known]))
+    learned, of_learned = learned_latents(surrogate, checkpoints)
+    region = trust_region(learned, np.array([c.run_id for c in of_learned]))
     z = surrogate.encode(fingerprints, stack_embeddings(embeddings or (), surrogate))
     unseen = np.array([f.signature not in surrogate.architectures for f in fingerprints], dtype=bool)
     prediction = surrogate.predict(z, level, unseen)
     names = surrogate.metric_names
     out = []
+    away = region.distance(z.to(learned.dtype)).tolist()
     for i, near in enumerate(nearest(z, latents, known, 1)):
-        distance = near[0].distance
+        distance = away[i]
         refused = why_refused(surrogate, fingerprints[i], distance, region, level)
         point, low, high = (
             dict(zip(names, (float("nan") if refused else float(v) for v in values[i]), strict=True))
@@ -93,7 +95,7 @@ def why_refused(
     Args:
         surrogate: the fitted map.
         fingerprint: of the checkpoint.
-        distance: latent distance to the nearest checkpoint that the map was trained on.
+        distance: latent distance to the nearest checkpoint that the map learned from.
         region: the trust region around those.
         level: coverage of the intervals.
 
@@ -104,7 +106,7 @@ def why_refused(
     refused = fingerprint.refusal or surrogate.refusal(fingerprint.signature, level, fingerprint.tensor_kinds)
     if refused is None and distance > _TOO_FAR * region.furthest:
         return (
-            f"it lies {distance:.3g} from the nearest checkpoint that the map knows, and none of those lies "
+            f"it lies {distance:.3g} from the nearest checkpoint that the map learned from, and none of those lies "
             f"further than {region.furthest:.3g} from another run's: intervals were never tested so far out"
         )
     return refused

@@ -17,7 +17,7 @@ from torch import Tensor
 from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
 from epsopt.optimize.latent.engines.gradient import gradient_candidates
 from epsopt.optimize.latent.neighbours import nearest
-from epsopt.optimize.latent.search import LIKELY, Answer, known_latents
+from epsopt.optimize.latent.search import LIKELY, Answer, learned_latents
 from epsopt.optimize.latent.trust_region import TrustRegion, distances, trust_region
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.surrogate.surrogate import Surrogate
@@ -85,7 +85,7 @@ def sample_region(
     for name, value in (("probability", probability), ("interval level", level)):
         if not 0.0 < value < 1.0:
             raise UsageError(f"the {name} is {value}, expected a number between 0 and 1")
-    latents, known = known_latents(surrogate, checkpoints)
+    latents, known = learned_latents(surrogate, checkpoints)
     region = trust_region(latents, np.array([c.run_id for c in known]))
     scorer = TargetScorer(surrogate, tuple(objectives), tuple(targets))
     generator = torch.Generator().manual_seed(seed)

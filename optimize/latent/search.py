@@ -158,7 +158,7 @@ def search(
     if limit < 1 or neighbours < 1:
         raise UsageError("the number of answers and of nearest checkpoints must be at least 1")
     scorer = TargetScorer(surrogate, tuple(objectives), tuple(targets))
-    latents, known = known_latents(surrogate, checkpoints)
+    latents, known = learned_latents(surrogate, checkpoints)
     region = trust_region(latents, np.array([c.run_id for c in known]))
     candidates = torch.cat([candidates_of(scorer, region, seed).float(), latents])
     probability = scorer.probability(candidates).numpy()
@@ -222,6 +222,29 @@ def known_latents(
     if not known:
         raise UsageError("the fitted map knows none of the catalogue's checkpoints: run 'epsopt fit' again")
     return surrogate.memory.latents[[place[c.sha256] for c in known]], known
+
+
+def learned_latents(surrogate: Surrogate, checkpoints: Sequence[Checkpoint]) -> tuple[Tensor, list[Checkpoint]]:
+    """As :func:`known_latents`, without checkpoints of which a far-out value was set aside: no region goes around them.
+
+    What such a checkpoint measured was not learned, so that the map takes its place for an ordinary one.
+
+    Args:
+        surrogate: the fitted map.
+        checkpoints: the catalogue's.
+
+    Returns:
+        Latents and checkpoints; all known ones where nothing else is left.
+
+    Raises:
+        UsageError: the map was trained on none of them.
+    """
+    latents, known = known_latents(surrogate, checkpoints)
+    memory = surrogate.memory
+    aside = (memory.far_out & memory.metrics.isnan()).any(dim=1).numpy()
+    lost = {key for key, out in zip(memory.keys, aside.tolist(), strict=True) if out}
+    rows = [i for i, c in enumerate(known) if c.sha256 not in lost]
+    return (latents[rows], [known[i] for i in rows]) if lost and rows else (latents, known)
 
 
 def _engine(name: str) -> Callable[[TargetScorer, TrustRegion, int], Tensor]:

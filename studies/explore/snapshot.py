@@ -15,7 +15,7 @@ from torch import Tensor
 
 from epsopt.optimize.latent.neighbours import nearest
 from epsopt.optimize.latent.predict_checkpoint import why_refused
-from epsopt.optimize.latent.search import known_latents
+from epsopt.optimize.latent.search import known_latents, learned_latents
 from epsopt.optimize.latent.trajectory import run_paths
 from epsopt.optimize.latent.trust_region import trust_region
 from epsopt.optimize.objectives import Objective
@@ -164,7 +164,7 @@ def _encoded(
     if usable:
         z = surrogate.encode([found for _, found in usable]).float()
         latents[[i for i, _ in usable]] = z
-        known_z, known = known_latents(surrogate, checkpoints)
+        known_z, known = learned_latents(surrogate, checkpoints)
         region = trust_region(known_z, np.array([c.run_id for c in known]))
         for (i, found), (near,) in zip(usable, nearest(z, known_z, known, 1), strict=True):
             if (why := why_refused(surrogate, found, near.distance, region, level)) is not None:

@@ -210,3 +210,23 @@ def test_one_other_run_confirms_a_far_out_value_once_however_long_it_is() -> Non
 
     assert alone([0, 1]).all(), "one of the five nearest runs has diverged"
     assert not alone([0, 1, 2, 3]).any(), "three of them have"
+
+
+@pytest.mark.parametrize(("diverged", "set_aside"), [(5, True), (20, True), (40, False)])
+def test_runs_that_have_nothing_but_far_out_values_are_set_aside_unless_they_are_many(diverged, set_aside) -> None:
+    rng = np.random.default_rng(0)
+    runs = np.repeat(np.arange(100), 3)
+    bad = runs < diverged
+    points = torch.from_numpy(rng.normal(size=(300, 3)) + 100.0 * bad[:, None])
+    scaled = np.where(bad[:, None], 9.0, rng.normal(size=(300, 1)).clip(-3, 3))
+    assert unlike_neighbours(scaled, points, runs)[bad].all() == set_aside
+    assert not unlike_neighbours(scaled, points, runs)[~bad].any()
+
+
+def test_a_run_that_goes_far_out_on_its_way_is_learned_where_others_do() -> None:
+    rng = np.random.default_rng(0)
+    runs, epoch = np.repeat(np.arange(40), 3), np.tile(np.arange(3), 40)
+    lost = (runs < 8) & (epoch == 2)
+    points = torch.from_numpy(rng.normal(size=(120, 3)) + 100.0 * lost[:, None])
+    scaled = np.where(lost[:, None], 9.0, rng.normal(size=(120, 1)).clip(-3, 3))
+    assert not unlike_neighbours(scaled, points, runs).any()

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from epsopt.optimize.latent.predict_checkpoint import assess, measured_at_ends, stack_embeddings, usable
+from epsopt.optimize.latent.search import known_latents, learned_latents, search
+from epsopt.optimize.objectives import Objective
 from epsopt.optimize.proposals.past_runs import past_runs
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
@@ -52,6 +54,23 @@ def test_a_checkpoint_far_outside_of_the_zoo_is_refused(fitted, zoo):
     assert found.known_architecture
     assert "never tested so far out" in found.refused
     assert not found.trusted
+
+
+def test_no_region_goes_around_checkpoints_whose_values_were_set_aside(fitted, zoo):
+    surrogate, checkpoints = fitted[0], zoo[1]
+    lost = [i for i, c in enumerate(checkpoints) if c.run_id == 2]
+    memory = surrogate.memory
+    latents, metrics, far_out = memory.latents.clone(), memory.metrics.clone(), torch.zeros_like(memory.far_out)
+    latents[lost] += 1e3
+    metrics[lost], far_out[lost] = torch.nan, True
+    marked = replace(surrogate, memory=replace(memory, latents=latents, metrics=metrics, far_out=far_out))
+    z, known = learned_latents(marked, checkpoints)
+    assert len(z) == len(known) == 65
+    assert {c.run_id for c in known} == set(range(14)) - {2}
+    assert len(known_latents(marked, checkpoints)[1]) == 70
+    assert len(learned_latents(surrogate, checkpoints)[1]) == 70
+    found = search(marked, checkpoints, (Objective("coverage", maximize=True),), limit=20)
+    assert all(float((a.z - latents[lost].float()).norm(dim=1).min()) > 100.0 for a in found.answers)
 
 
 def test_every_checkpoint_of_a_run_like_the_others_is_predicted(fitted, zoo):
