@@ -24,7 +24,7 @@ from epsopt.surrogate import Surrogate, TrainingConfig, Validation
 from epsopt.zoo import Catalogue, Checkpoint, ingest
 
 QUICK = TrainingConfig(steps=200)
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("whole_effort")]
 
 OBJECTIVES = (
     Objective("coverage", maximize=True),
