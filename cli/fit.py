@@ -130,6 +130,7 @@ def _report(validation: Validation) -> dict[str, Any]:
                 "statistics_error": m.statistics_error,
                 "skill": m.skill,
                 "coverage": m.coverage,
+                "worst_tenth": m.worst_tenth,
                 "width": m.width,
                 "median_width": m.median_width,
                 "n": m.n,
@@ -204,7 +205,8 @@ def _show(validation: Validation, made: FitOutcome, surrogate: Surrogate) -> Non
     print_wrapped()
     print_wrapped(
         f"Skill: 0 is the train median, 1 is perfect. Intervals are made to cover {validation.level:.0%} of unseen "
-        "checkpoints; an interval about the median that covers as much has the last column's width."
+        "checkpoints; in the worst tenth of the runs they cover fewer. An interval about the median that covers as "
+        "much has the last column's width."
     )
     if validation.embedding_r2 is not None and validation.embedding_cosine is not None:
         print_wrapped(
@@ -213,6 +215,10 @@ def _show(validation: Validation, made: FitOutcome, surrogate: Surrogate) -> Non
         )
     for warning in validation.warnings():
         print_wrapped(f"Careful: {warning}.")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}".replace("%", " %")
 
 
 def _table(validation: Validation) -> None:
@@ -225,12 +231,13 @@ def _table(validation: Validation) -> None:
         Head("stats +\nLightGBM"),
         Head("\nskill"),
         Head("\ncovers"),
+        Head("worst\ntenth"),
         Head("interval\nwidth"),
         Head("median's\nwidth"),
     ]
     rows = []
     for m in validation.metrics:
         errors = [f"{e:.3g}" for e in (m.error, m.median_error, m.statistics_error)]
-        shares = [f"{m.skill:.2f}", f"{m.coverage:.0%}".replace("%", " %")]
+        shares = [f"{m.skill:.2f}", *map(_percent, (m.coverage, m.worst_tenth))]
         rows.append(Rows([[metric_head(m.name).text, *errors, *shares, f"{m.width:.3g}", f"{m.median_width:.3g}"]]))
     print_table(heads, rows)

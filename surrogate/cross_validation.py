@@ -24,7 +24,7 @@ from epsopt.surrogate.metric_gp import (
 )
 from epsopt.surrogate.statistics_trees import StatisticsTrees
 from epsopt.surrogate.trained import TrainedNetwork
-from epsopt.surrogate.validation import HeldOutPredictions, MetricValidation, constant_width
+from epsopt.surrogate.validation import HeldOutPredictions, MetricValidation, constant_width, worst_tenth
 from epsopt.zoo.child_processes import safe_children
 
 Floats = NDArray[np.float64]
@@ -198,6 +198,7 @@ def _score(
         width=float((high - low).mean()) if n else 0.0,
         median_width=constant_width(y, float(np.median(y)), level) if n else 0.0,
         n=n,
+        worst_tenth=worst_tenth((y >= low) & (y <= high), train.runs[known]) if n else None,
     )
 
 

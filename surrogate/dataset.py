@@ -74,6 +74,9 @@ class TrainingSet:
         groups = [np.unique(ids, return_inverse=True)[1] for ids in (self.runs, self.lineages)]
         for array in (*groups, self.metrics, self.embeddings):
             content.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        # A fingerprint that follows more of the same weights is another one.
+        kinds = {(f.names, f.shapes, f.format): f for f in self.fingerprints}.values()
+        content.update("".join(sorted(f.signature for f in kinds if f.is_followed)).encode())
         return content.hexdigest()[:16]
 
     def take(self, rows: NDArray[np.int64] | Sequence[int]) -> TrainingSet:

@@ -34,7 +34,7 @@ from epsopt.surrogate.transforms import fit_transform
 from epsopt.surrogate.validation import Validation
 from epsopt.surrogate.views import fit_tokenizer
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
-from epsopt.zoo.fingerprints.fingerprint import FORMAT as FINGERPRINT_FORMAT
+from epsopt.zoo.fingerprints.fingerprint import WITHOUT_FOLLOWED
 
 FEWEST_RUNS = 3
 Progress = Callable[[str, float], None]
@@ -164,7 +164,7 @@ def fit_key(
     probes: bool = False,
 ) -> str:
     """Identify a fit before it is made: the same key, the same map. Other versions of the formats have other keys."""
-    formats = [SURROGATE_FORMAT, FINGERPRINT_FORMAT]
+    formats = [SURROGATE_FORMAT, WITHOUT_FOLLOWED]  # what later formats see more of has signatures of its own
     settings = [formats, seed, sorted((bounds or {}).items()), asdict(recipe or TrainingConfig()), probes]
     return f"{train.digest}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
 

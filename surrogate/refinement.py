@@ -24,7 +24,7 @@ from epsopt.surrogate.statistics_trees import grow_all, weights_digest
 from epsopt.surrogate.surrogate import EncodedCheckpoints, Prediction, Surrogate
 from epsopt.surrogate.trained import as_examples, scaled_by
 from epsopt.surrogate.training import TrainingConfig, train_network
-from epsopt.surrogate.validation import MetricValidation, Validation, constant_width
+from epsopt.surrogate.validation import MetricValidation, Validation, constant_width, worst_tenth
 from epsopt.surrogate.views import kinds_of
 from epsopt.zoo.errors import UsageError
 
@@ -293,4 +293,7 @@ def _pooled(
         median_width=both(before.median_width, constant_width(y[known], float(np.median(y[known])), predicted.level)),
         n=n + before.n,
         far_out=before.far_out,
+        worst_tenth=None
+        if before.worst_tenth is None
+        else both(before.worst_tenth, worst_tenth((y[known] >= low) & (y[known] <= high), part.runs[known])),
     )

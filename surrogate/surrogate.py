@@ -28,6 +28,7 @@ from epsopt.surrogate.transforms import NO_TAILS, MetricTransform
 from epsopt.surrogate.views import FeatureEncoder, View
 from epsopt.zoo.errors import CatalogueError, UsageError
 from epsopt.zoo.fingerprints.fingerprint import FORMAT as FINGERPRINT_FORMAT
+from epsopt.zoo.fingerprints.fingerprint import READABLE as FINGERPRINT_FORMATS
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 from epsopt.zoo.formatting import count
 
@@ -493,7 +494,7 @@ class Surrogate:
         Raises:
             OtherVersion: written by another version of epsopt; run 'epsopt fit' again.
         """
-        if meta.get("format") not in READABLE or meta.get("fingerprint_format") != FINGERPRINT_FORMAT:
+        if meta.get("format") not in READABLE or meta.get("fingerprint_format") not in FINGERPRINT_FORMATS:
             raise OtherVersion("the fitted map was written by another version of epsopt: run 'epsopt fit' again")
         tensors = load_tensors(data)
         state = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}

@@ -22,6 +22,8 @@ class MetricValidation:
         median_width: width of an interval around the median of all measurements that covers as much of them.
         n: held-out checkpoints with a measurement that is not far out.
         far_out: measurements too far from all others to be scored (:mod:`epsopt.surrogate.outliers`).
+        worst_tenth: share inside the intervals in the tenth of the runs where it is smallest; ``None`` in a validation
+            of an earlier version.
     """
 
     name: str
@@ -33,6 +35,7 @@ class MetricValidation:
     median_width: float
     n: int
     far_out: int = 0
+    worst_tenth: float | None = None
 
     @property
     def skill(self) -> float:
@@ -134,6 +137,18 @@ class Validation:
                     f"({metric.statistics_error:.3g} against {metric.error:.3g})"
                 )
         return out
+
+
+def worst_tenth(inside: NDArray[np.bool_], runs: NDArray[np.int64]) -> float:
+    """Return the share of checkpoints inside their intervals in the worst tenth of the runs, one run at least.
+
+    Args:
+        inside: ``(n,)`` whether each measured checkpoint is inside.
+        runs: ``(n,)`` run of each.
+    """
+    _, which = np.unique(runs, return_inverse=True)
+    shares = np.sort(np.bincount(which, weights=inside) / np.bincount(which))
+    return float(shares[: max(round(len(shares) / 10), 1)].mean())
 
 
 def constant_width(values: np.ndarray, centre: float, level: float) -> float:

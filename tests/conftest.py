@@ -15,8 +15,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from hypothesis import HealthCheck, settings
 
 from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, Validation, cross_validation, fit, refinement
@@ -152,21 +150,6 @@ def whole_effort() -> Iterator[None]:
 def whole_effort_here() -> Iterator[None]:
     """As `whole_effort`, for one test of a file."""
     with effort(WHOLE):
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _migrations_read_once() -> Iterator[None]:
-    """Optuna reads its migrations, some fifty milliseconds, each time that a storage is opened: here once a process."""
-    read, known = ScriptDirectory.from_config, {}
-
-    def once(config: Config) -> ScriptDirectory:
-        place = config.get_main_option("script_location")
-        if place not in known:
-            known[place] = read(config)
-        return known[place]
-
-    with mock.patch.object(ScriptDirectory, "from_config", once):
         yield
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, fit
-from epsopt.zoo.fingerprints.fingerprint import fingerprint
+from epsopt.zoo.fingerprints.fingerprint import FORMAT, WITHOUT_FOLLOWED, fingerprint
 
 
 def made(run: int, epoch: int, width: int) -> tuple[object, float]:
@@ -90,3 +92,16 @@ def test_surprising_architectures_widen_the_intervals_of_unseen_ones_only() -> N
     z = surrogate.encode([new])
     told, wider = surrogate.predict(z), surrogate.predict(z, unseen=np.array([True]))
     assert wider.high - wider.low > 1.2 * (told.high - told.low)
+
+
+def test_weights_that_are_followed_further_are_another_training_set() -> None:
+    def zoo_of(name: str, version: int) -> TrainingSet:
+        prints = []
+        for k in range(3):
+            tensors = [("a.weight", torch.full((3, 2), 1.0 + k)), (name, torch.full((3,), 2.0 + k))]
+            prints.append(replace(fingerprint(tensors), format=version))
+        runs = np.arange(3)
+        return TrainingSet(("0", "1", "2"), tuple(prints), runs, runs, ("loss",), np.ones((3, 1)))
+
+    assert zoo_of("n.running_var", FORMAT).digest != zoo_of("n.running_var", WITHOUT_FOLLOWED).digest
+    assert zoo_of("n.bias", FORMAT).digest == zoo_of("n.bias", WITHOUT_FOLLOWED).digest

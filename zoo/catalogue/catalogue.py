@@ -349,9 +349,12 @@ class Catalogue:
             for start in range(0, len(wanted), _CHUNK):
                 chunk = wanted[start : start + _CHUNK]
                 # Checkpoints of equal weights share what one of them holds.
+                shared = holder.c.weights == checkpoints.c.weights
+                if table is fingerprints:  # what an earlier version saw less of has another signature
+                    shared &= holder.c.signature == checkpoints.c.signature
                 query = (
                     select(checkpoints.c.id, table.c.data)
-                    .join(holder, holder.c.weights == checkpoints.c.weights)
+                    .join(holder, shared)
                     .join(table, table.c.checkpoint_id == holder.c.id)
                     .where(checkpoints.c.id.in_(chunk))
                 )

@@ -125,6 +125,10 @@ def attach(
     gone = None if exists is None else _left_behind(connection, content.sha256, found.path, exists)
     if gone is not None:
         touched.add(gone.run_id)
+        if gone.signature != content.signature:  # an earlier version saw less of it
+            connection.execute(delete(files).where(files.c.checkpoint_id == gone.id))
+            _delete(connection, gone.id)
+            return Attached(_insert(connection, run_id, content, fingerprint), "new")
         connection.execute(update(checkpoints).where(checkpoints.c.id == gone.id).values(run_id=run_id))
         former = connection.execute(select(files.c.path).where(files.c.checkpoint_id == gone.id)).scalars().all()
         founded = lineages.c.reference_path.in_([gone.path, *former]) & (lineages.c.reference_sha256 == content.sha256)
@@ -229,7 +233,7 @@ def _measured_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def _left_behind(connection: Connection, sha256: str, path: PurePath, exists: Callable[[str], bool]) -> Any:
     """Return the checkpoint of this content whose files are all gone, the one that lay at the most similar place."""
-    columns = (checkpoints.c.id, checkpoints.c.run_id, checkpoints.c.path)
+    columns = (checkpoints.c.id, checkpoints.c.run_id, checkpoints.c.path, checkpoints.c.signature)
     rows = connection.execute(select(*columns).where(checkpoints.c.sha256 == sha256)).all()
     for row in sorted(rows, key=lambda r: (-_common_end(r.path, str(path)), r.id)):
         if exists(row.path):
@@ -264,7 +268,7 @@ def _insert(connection: Connection, run_id: int, content: FileContent, fingerpri
         **_columns(content.metadata),
     }
     connection.execute(insert(checkpoints), row)
-    if fingerprint is not None and _holder(connection, fingerprints, content.weights) is None:
+    if fingerprint is not None and _holder(connection, content.weights, content.signature) is None:
         connection.execute(insert(fingerprints), {"checkpoint_id": checkpoint_id, "data": fingerprint})
     return checkpoint_id
 
@@ -274,10 +278,14 @@ def _columns(metadata: dict[str, Any]) -> dict[str, Any]:
     return {**{name: metadata[name] for name in _METADATA}, **texts}
 
 
-def _holder(connection: Connection, table: Table, weights: str) -> int | None:
-    """Return the id of the checkpoint that holds what all of these weights share."""
-    query = select(table.c.checkpoint_id).join(checkpoints, checkpoints.c.id == table.c.checkpoint_id)
-    found: int | None = connection.execute(query.where(checkpoints.c.weights == weights).limit(1)).scalar()
+def _holder(connection: Connection, weights: str, signature: str) -> int | None:
+    """Return the id of the checkpoint that holds the fingerprint that all of these weights share.
+
+    What an earlier version saw less of has another signature, and a fingerprint of its own.
+    """
+    query = select(fingerprints.c.checkpoint_id).join(checkpoints, checkpoints.c.id == fingerprints.c.checkpoint_id)
+    query = query.where(checkpoints.c.weights == weights, checkpoints.c.signature == signature)
+    found: int | None = connection.execute(query.limit(1)).scalar()
     return found
 
 
@@ -291,11 +299,12 @@ def put_embedding(connection: Connection, checkpoint_id: int, hook: str | None, 
 
 def _delete(connection: Connection, checkpoint_id: int) -> None:
     """Delete a checkpoint; what it holds for others of its weights goes to one of them."""
-    weights = select(checkpoints.c.weights).where(checkpoints.c.id == checkpoint_id).scalar_subquery()
-    query = select(checkpoints.c.id).where(checkpoints.c.weights == weights, checkpoints.c.id != checkpoint_id)
-    heir = connection.execute(query.order_by(checkpoints.c.id).limit(1)).scalar()
-    for table in (fingerprints, embeddings):
+    me = select(checkpoints.c.weights, checkpoints.c.signature).where(checkpoints.c.id == checkpoint_id).subquery()
+    alike = select(checkpoints.c.id).join(me, me.c.weights == checkpoints.c.weights)
+    alike = alike.where(checkpoints.c.id != checkpoint_id).order_by(checkpoints.c.id).limit(1)
+    for table, query in ((fingerprints, alike.where(checkpoints.c.signature == me.c.signature)), (embeddings, alike)):
         own = table.c.checkpoint_id == checkpoint_id
+        heir = connection.execute(query).scalar()
         if heir is None:
             connection.execute(delete(table).where(own))
         else:

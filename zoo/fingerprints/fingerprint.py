@@ -9,6 +9,7 @@ of columns, plus one linear sketch of the whole weight vector. The columns are, 
 ``DELTA``      the same of the block minus the lineage's reference, and its cosine with it;
 ``PRODUCT``    the product of the chain of consecutive weight matrices that ends in the block, seen from the chain's
                input: no permutation of hidden units changes it (the best single view of what a network does);
+               ``weight_chain.py``;
 ``RESPONSE``   what the chain, run as a network with a generic activation, answers to 64 fixed probe inputs (in the
                spirit of ProbeGen, Kahana et al. 2025): the values of up to 16 outputs, of wider layers quantiles over
                the units. A layer with a bias has them once, in the bias's row.
@@ -24,9 +25,8 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,24 +34,25 @@ from numpy.typing import NDArray
 
 from epsopt.zoo.errors import CatalogueError
 from epsopt.zoo.fingerprints.block_statistics import DELTA, STATISTICS, ScratchMemory, delta, statistics
-from epsopt.zoo.fingerprints.order_statistics import order_statistics
-from epsopt.zoo.fingerprints.tiled_matmul import times
+from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
+from epsopt.zoo.fingerprints.weight_chain import PROBES, WIDTH, WeightChain, is_followed
 
-FORMAT = 2
+FORMAT = 3
 """Raised with every change of the columns, so that an old fingerprint is never compared with a new one."""
+WITHOUT_FOLLOWED = 2
+"""The format before fused projections, BatchNorm and attention were followed; of other networks it is the same."""
+READABLE = frozenset({FORMAT, WITHOUT_FOLLOWED})
+"""Formats that this version reads."""
 
 SKETCH = 2048
-_WIDTH = 16  # chain inputs and (at most) outputs that PRODUCT keeps
-_PROBES = 64  # 16 predicted much worse (docs/decisions)
 _LARGEST = 1e9  # larger weights count as this: their squares must stay within float32
 _SIGN_PERIOD = 65_521  # prime, so that it never lines up with a power-of-two row length
-_KEPT_INPUTS = 1 << 13  # inputs of a chain up to which its probes are kept for the next: 3 MB
 _LONG = 32  # weights of a bucket from which on BLAS adds them up faster
 _SIGNED = 1 << 16  # weights that are given their signs at a time
 
 _N_SHAPE = 4
-_N_PRODUCT = _WIDTH * _WIDTH
-_N_RESPONSE = _WIDTH * _PROBES
+_N_PRODUCT = WIDTH * WIDTH
+_N_RESPONSE = WIDTH * PROBES
 
 SECTIONS: dict[str, slice] = {}
 _start = 0
@@ -87,6 +88,7 @@ class Fingerprint:
             of checkpoints is the weighted sum of their sketches.
         n_parameters: number of floating-point values in the checkpoint.
         nan_weights: number of those that are NaN. Infinite ones do not count: masks of attention hold them.
+        format: version of the columns, :data:`FORMAT` or :data:`WITHOUT_FOLLOWED`.
     """
 
     names: tuple[str, ...]
@@ -95,6 +97,7 @@ class Fingerprint:
     sketch: Array
     n_parameters: int
     nan_weights: int = 0
+    format: int = FORMAT
 
     @property
     def refusal(self) -> str | None:
@@ -104,19 +107,30 @@ class Fingerprint:
         return f"{self.nan_weights:,} of its {self.n_parameters:,} weights are NaN"
 
     @property
+    def is_followed(self) -> bool:
+        """Whether it follows parts of the network that an earlier format did not."""
+        return self.format > WITHOUT_FOLLOWED and any(map(is_followed, self.names))
+
+    @property
     def signature(self) -> str:
-        """Digest of names and shapes, in any order: checkpoints of one signature can be compared tensor by tensor."""
-        return self.signature_of(self.names, self.shapes)
+        """Digest of names and shapes, in any order: checkpoints of one signature can be compared tensor by tensor.
+
+        Where an earlier format saw less of a network, its signature is another one: no map takes one for the other.
+        """
+        return self.signature_of(self.names, self.shapes, self.format)
 
     @staticmethod
-    def signature_of(names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> str:
+    def signature_of(names: Sequence[str], shapes: Sequence[tuple[int, ...]], version: int = FORMAT) -> str:
         """Return the signature of tensors with these names and shapes.
 
         Args:
             names: of the tensors, in any order.
             shapes: of the same tensors.
+            version: format of the fingerprint.
         """
         listing = json.dumps(sorted(zip(names, shapes, strict=True)), separators=(",", ":"))
+        if version > WITHOUT_FOLLOWED and any(map(is_followed, names)):
+            listing += f" followed since format {WITHOUT_FOLLOWED + 1}"
         return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
     @property
@@ -129,7 +143,7 @@ class Fingerprint:
         """Return the fingerprint as bytes: a JSON header and compressed arrays; no pickle."""
         header = json.dumps(
             {
-                "format": FORMAT,
+                "format": self.format,
                 "names": self.names,
                 "shapes": self.shapes,
                 "n_parameters": self.n_parameters,
@@ -170,6 +184,7 @@ class Fingerprint:
                 sketch=np.frombuffer(body[second:], dtype="<f4").reshape(SKETCH).astype(np.float32),
                 n_parameters=int(header["n_parameters"]),
                 nan_weights=int(header.get("nan_weights", 0)),
+                format=int(header["format"]),
             )
         except (struct.error, ValueError, KeyError, TypeError, zlib.error) as error:
             raise CatalogueError(
@@ -196,7 +211,7 @@ def fingerprint(
     shapes: list[tuple[int, ...]] = []
     rows: list[Array] = []
     sketch = np.zeros(SKETCH, dtype=np.float64)
-    chain = _Chain()
+    chain = WeightChain()
     workspace = ScratchMemory()
     n_parameters = nan_weights = 0
     for name, tensor in tensors:
@@ -232,7 +247,7 @@ def fingerprint(
         maps = chain.add(name, values)
         if maps is not None:
             row[SECTIONS["PRODUCT"]], row[SECTIONS["RESPONSE"]] = maps
-            if values.ndim == 1:  # the answer with the bias replaces the one without
+            if values.ndim == 1 and not is_statistic(name):  # the answer with the bias replaces the one without
                 rows[-1][SECTIONS["RESPONSE"]] = 0.0
         row = np.nan_to_num(row, posinf=1e6, neginf=-1e6)
         row[_MAPS] = row[_MAPS].astype(np.float16)
@@ -262,7 +277,7 @@ def sketch_distance(a: Array, b: Array) -> float:
 
 
 def _check_format(found: object) -> None:
-    if found != FORMAT:
+    if found not in READABLE:
         raise CatalogueError(
             f"a fingerprint in the catalogue has format {found}, expected {FORMAT}: "
             "ingest the runs again into a new catalogue"
@@ -290,11 +305,6 @@ def _clipped(values: Array) -> Array:
     if float(values.min()) >= -_LARGEST and float(values.max()) <= _LARGEST:
         return values
     return np.clip(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0), -_LARGEST, _LARGEST)
-
-
-def _squash(x: NDArray[Any]) -> NDArray[Any]:
-    """Signed logarithm, linear near zero: keeps features of weights of any scale comparable."""
-    return np.asarray(np.sign(x) * np.log1p(np.abs(x)))
 
 
 @lru_cache(maxsize=1)
@@ -332,143 +342,3 @@ def _sketch(name: str, flat: Array) -> NDArray[np.float64]:
             sign = (first + full * length) % _SIGN_PERIOD
             out[full] += float((rest * signs[sign : sign + rest.size]).sum())
     return np.roll(out, seed % SKETCH)
-
-
-@dataclass(frozen=True, eq=False)
-class _Output:
-    """One matrix as the chain sees it.
-
-    Attributes:
-        path: its module's path.
-        source: place of the matrix that it is fed by; -1: fresh probes.
-        crossed: whether `source` lies in another module, so that no activation is assumed between them.
-        inputs: how many inputs it has.
-        product: ``(units, 16)`` product of the chain up to here.
-        state: ``(units, 64)`` answers to the probes, before any activation.
-    """
-
-    path: list[str]
-    source: int
-    crossed: bool
-    inputs: int
-    product: Array
-    state: Array
-
-
-class _Chain:
-    """Follows consecutive weight matrices through a state dict and multiplies them up.
-
-    Who feeds whom is not in a state dict; it is guessed from names and sizes, from the innermost module outwards. A
-    matrix that takes as many inputs as a differently named earlier sibling (``mu`` and ``logvar``, ``q`` and ``k``) is
-    fed like it; otherwise by the nearest earlier matrix with as many outputs (of parallel ones, the first); and when
-    there is none, by fresh probes. A bias belongs to its own module's matrix. A wrong guess is still a fixed function
-    of the weights, the same for every checkpoint of an architecture.
-    """
-
-    def __init__(self) -> None:
-        self._outputs: list[_Output] = []
-
-    def add(self, name: str, values: Array) -> tuple[Array, Array] | None:
-        path = name.split(".")[:-1]
-        if values.ndim == 1:
-            return self._bias(path, values)
-        if values.ndim < 2:
-            return None
-        # A convolution acts on a constant input as the sum over its kernel does.
-        matrix = values if values.ndim == 2 else values.reshape(*values.shape[:2], -1).sum(axis=2)
-        inputs = matrix.shape[1]
-        source, crossed = self._fed_by(path, inputs)
-        if source < 0:
-            product, state = _inputs(inputs)
-        else:
-            before = self._outputs[source]
-            product = before.product
-            state = _normalise(before.state) if crossed else _activate(before.state)
-        answered = times(matrix, np.concatenate([product, state], axis=1))
-        product, state = answered[:, :_WIDTH], answered[:, _WIDTH:]
-        scale = max(float(np.sqrt(np.mean(product * product))), 1e-12)
-        if scale > 1e3:  # an exploding chain says so in its norm columns; here it must only stay finite
-            product = product * (1e3 / scale)
-        self._outputs.append(_Output(path, source, crossed, inputs, product, state))
-        return _summary(product), _summary(state)
-
-    def _bias(self, path: list[str], bias: Array) -> tuple[Array, Array] | None:
-        if not self._outputs or self._outputs[-1].path != path or len(self._outputs[-1].product) != len(bias):
-            return None
-        last = self._outputs[-1]
-        state = last.state + bias[:, None]
-        # The same product through units that are open at zero input: W2 diag(act'(b1)) W1.
-        self._outputs[-1] = replace(last, state=state)
-        return _summary(last.product * _slope(bias)[:, None]), _summary(state)
-
-    def _fed_by(self, path: list[str], inputs: int) -> tuple[int, bool]:
-        """Place of the matrix that feeds one at `path` (-1: none), and whether another module lies between."""
-        for depth in range(len(path) - 1, -1, -1):
-            inside = [i for i, o in enumerate(self._outputs) if o.path[:depth] == path[:depth] and len(o.path) > depth]
-            for i in inside:
-                other = self._outputs[i]
-                enters = other.source < 0 or other.source not in _under(self._outputs, other.path[: depth + 1])
-                if other.inputs == inputs and enters and _stem(other.path[depth]) != _stem(path[depth]):
-                    return other.source, other.crossed
-            fitting = [i for i in inside if len(self._outputs[i].product) == inputs]
-            if fitting:
-                nearest = self._outputs[fitting[-1]]
-                alike = [i for i in fitting if self._outputs[i].source == nearest.source
-                         and self._outputs[i].inputs == nearest.inputs
-                         and self._outputs[i].path[:-1] == nearest.path[:-1]]  # fmt: skip
-                return (alike[0] if nearest.source >= 0 else fitting[-1]), depth < len(path) - 1
-        return -1, False
-
-
-def _under(outputs: list[_Output], prefix: list[str]) -> set[int]:
-    return {i for i, o in enumerate(outputs) if o.path[: len(prefix)] == prefix}
-
-
-def _stem(name: str) -> str:
-    """A module's name without its number: ``fc1`` and ``fc2`` follow each other, ``mu`` and ``logvar`` do not."""
-    return name.rstrip("0123456789")
-
-
-def _inputs(width: int) -> tuple[Array, Array]:
-    return _kept_inputs(width) if width <= _KEPT_INPUTS else _kept_inputs.__wrapped__(width)
-
-
-@lru_cache(maxsize=4)
-def _kept_inputs(width: int) -> tuple[Array, Array]:
-    """Basis (width, 16) for products and probe inputs (width, 64) for responses, of a chain of `width` inputs."""
-    rng = np.random.default_rng(width)
-    basis = np.zeros((width, _WIDTH), dtype=np.float32)
-    if width <= _WIDTH:
-        basis[:, :width] = np.eye(width, dtype=np.float32)
-    else:
-        basis = rng.standard_normal((width, _WIDTH), dtype=np.float32) / np.float32(np.sqrt(_WIDTH))
-    probes = rng.standard_normal((width, _PROBES), dtype=np.float32)
-    probes[:, 0] = 0.0  # what the biases alone do
-    return basis, probes
-
-
-def _normalise(x: Array) -> Array:
-    """Every probe's answer scaled to unit mean square: what one module hands another is of sane size."""
-    return np.asarray(x / np.sqrt(np.mean(x * x, axis=0, keepdims=True) + 1e-12), dtype=np.float32)
-
-
-def _activate(x: Array) -> Array:
-    """SiLU, a stand-in for whichever activation the network has, kept within a sane range."""
-    x = np.clip(x, -30.0, 30.0)
-    return np.asarray(x / (1.0 + np.exp(-x)), dtype=np.float32)
-
-
-def _slope(bias: Array) -> Array:
-    return np.asarray(1.0 / (1.0 + np.exp(-4.0 * np.clip(bias, -7.0, 7.0))), dtype=np.float32)
-
-
-def _summary(columns: Array) -> Array:
-    """(units, k) -> 16 k numbers: the values where units are few (outputs), else quantiles over the hidden units."""
-    units, k = columns.shape
-    out = np.zeros((_WIDTH, k), dtype=np.float32)
-    if units <= _WIDTH:
-        out[:units] = columns
-    else:
-        places = np.rint(np.linspace(0, units - 1, _WIDTH)).astype(np.int64)
-        out[:] = order_statistics(np.ascontiguousarray(columns.T), places).T
-    return _squash(out).reshape(-1).astype(np.float32)

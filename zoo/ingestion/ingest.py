@@ -27,6 +27,7 @@ from epsopt.zoo.ingestion.catalogue_writer import (
 )
 from epsopt.zoo.ingestion.changed_hyperparameters import changed_hyperparameters
 from epsopt.zoo.ingestion.deleted_runs import set_aside
+from epsopt.zoo.ingestion.followed_since import files_followed_further, with_their_copies
 from epsopt.zoo.ingestion.unusable_embeddings import Embedded, embedded, unusable, usual_shape
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.other_formats import OtherFormat
@@ -137,10 +138,12 @@ def ingest(
     if catalogue.has_other_base():  # how far each checkpoint is from it is another question now
         release_files(catalogue, known)
         known = {}
+    further = files_followed_further(catalogue)
+    known = {path: kept for path, kept in known.items() if path not in further}
     fresh = [f for f in seen.files if not _is_current(known.get(str(f.path)), f, embed)]
     opened = {str(f.path) for f in fresh}
-    if other := files_read_otherwise(catalogue, sorted(opened)):
-        release_files(catalogue, other)
+    if other := {*files_read_otherwise(catalogue, sorted(opened)), *with_their_copies(opened, further)}:
+        release_files(catalogue, sorted(other))
     catalogue.keep_how_to_read()
     current = {str(f.path): known[str(f.path)] for f in seen.files if str(f.path) not in opened}
     adopt(catalogue, seen.files)

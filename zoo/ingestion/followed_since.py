@@ -1,0 +1,44 @@
+"""Files to read again: of networks that fingerprints follow further than those of an earlier version did."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+
+from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.catalogue.tables import checkpoints, files, fingerprints
+from epsopt.zoo.fingerprints.fingerprint import WITHOUT_FOLLOWED, Fingerprint
+from epsopt.zoo.fingerprints.weight_chain import is_followed
+
+
+def files_followed_further(catalogue: Catalogue) -> dict[str, int]:
+    """Return files whose fingerprints would be different ones if they were read now, and the checkpoint of each.
+
+    Args:
+        catalogue: whose fingerprints are looked at, one for each architecture.
+
+    Raises:
+        CatalogueError: a fingerprint is damaged.
+    """
+    held = select(checkpoints.c.signature, func.min(fingerprints.c.checkpoint_id)).join(fingerprints)
+    with catalogue.reading() as connection:
+        before = [
+            signature
+            for signature, one in connection.execute(held.group_by(checkpoints.c.signature)).all()
+            if _is_followed_further(
+                connection.execute(select(fingerprints.c.data).where(fingerprints.c.checkpoint_id == one)).scalar_one()
+            )
+        ]
+        query = select(files.c.path, files.c.checkpoint_id).join(checkpoints, files.c.checkpoint_id == checkpoints.c.id)
+        rows = connection.execute(query.where(checkpoints.c.signature.in_(before))).all() if before else []
+    return {row.path: row.checkpoint_id for row in rows}
+
+
+def with_their_copies(paths: set[str], checkpoint_of: dict[str, int]) -> set[str]:
+    """Return some of these files and all others of the same checkpoints: a copy would keep what is read anew."""
+    meant = {checkpoint_of[path] for path in paths & checkpoint_of.keys()}
+    return {path for path, checkpoint in checkpoint_of.items() if checkpoint in meant}
+
+
+def _is_followed_further(data: bytes) -> bool:
+    found = Fingerprint.from_bytes(bytes(data))
+    return found.format == WITHOUT_FOLLOWED and any(map(is_followed, found.names))
