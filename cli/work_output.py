@@ -41,7 +41,7 @@ class EventPrinter:
 
     def __call__(self, event: Event) -> None:
         """Print an event."""
-        from epsopt.cli.output import note, print_line
+        from epsopt.cli.output import note, print_line, print_wrapped
 
         if event.kind == "merged":
             self.merges.append(event.text)
@@ -53,7 +53,7 @@ class EventPrinter:
             note(event.text)
         elif not self.as_json:
             shown = f" ({_figures(self.project, event.ended)})" if event.ended and event.ended.metrics else ""
-            print_line(event.text + shown)
+            (print_wrapped if event.kind == "fitting" else print_line)(event.text + shown)
 
 
 def work_document(result: WorkResult, events: EventPrinter, targets: Sequence[Target]) -> dict[str, Any]:
