@@ -34,7 +34,7 @@ from epsopt.surrogate.transforms import fit_transform
 from epsopt.surrogate.validation import Validation
 from epsopt.surrogate.views import fit_tokenizer
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
-from epsopt.zoo.fingerprints.fingerprint import WITHOUT_FOLLOWED
+from epsopt.zoo.fingerprints.formats import WITHOUT_FOLLOWED
 
 FEWEST_RUNS = 3
 Progress = Callable[[str, float], None]

@@ -27,9 +27,9 @@ from epsopt.surrogate.statistics_trees import StatisticsTrees, weights_digest
 from epsopt.surrogate.transforms import NO_TAILS, MetricTransform
 from epsopt.surrogate.views import FeatureEncoder, View
 from epsopt.zoo.errors import CatalogueError, UsageError
-from epsopt.zoo.fingerprints.fingerprint import FORMAT as FINGERPRINT_FORMAT
-from epsopt.zoo.fingerprints.fingerprint import READABLE as FINGERPRINT_FORMATS
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
+from epsopt.zoo.fingerprints.formats import FORMAT as FINGERPRINT_FORMAT
+from epsopt.zoo.fingerprints.formats import READABLE as FINGERPRINT_FORMATS
 from epsopt.zoo.formatting import count
 
 _NORMAL_90 = 1.6449  # standard deviations on either side of a normal's 90 % interval

@@ -122,7 +122,7 @@ def test_links_that_lead_elsewhere_are_said_and_a_project_may_follow_them(tmp_pa
 
 def test_side_files_that_are_links_to_elsewhere_are_not_read(tmp_path, catalogue):
     secret = tmp_path / "secret.csv"
-    secret.write_text("epoch,step,password\n1,1,42\n")
+    secret.write_text("epoch,step,password\n1,0,42\n")
     run = tmp_path / "runs" / "lightning_logs" / "version_0"
     file = run / "checkpoints" / "epoch=1-step=1.ckpt"
     file.parent.mkdir(parents=True)
@@ -203,7 +203,7 @@ def test_more_metrics_than_anybody_compares_are_cut_and_said(tmp_path, catalogue
     content = {"state_dict": {"w": torch.randn(4, 3)}, "epoch": 1, "global_step": 1, "pytorch-lightning_version": "2.5"}
     torch.save(content, file)
     names = [f"m{i:06d}" for i in range(200_000)]
-    lines = [",".join(["epoch", "step", *names]), ",".join(["1", "1", *["0.5"] * len(names)])]
+    lines = [",".join(["epoch", "step", *names]), ",".join(["1", "0", *["0.5"] * len(names)])]
     (run / "metrics.csv").write_text("\n".join(lines) + "\n")
     report = ingest(catalogue, tmp_path / "runs", jobs=1)
     assert report.added == 1

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, fit
-from epsopt.zoo.fingerprints.fingerprint import FORMAT, WITHOUT_FOLLOWED, fingerprint
+from epsopt.zoo.fingerprints.fingerprint import fingerprint
+from epsopt.zoo.fingerprints.formats import FORMAT, WITHOUT_FOLLOWED
 
 
 def made(run: int, epoch: int, width: int) -> tuple[object, float]:

@@ -32,17 +32,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epsopt.zoo.errors import CatalogueError
 from epsopt.zoo.fingerprints.block_statistics import DELTA, STATISTICS, ScratchMemory, delta, statistics
+from epsopt.zoo.fingerprints.formats import DAMAGED, FORMAT, WITHOUT_FOLLOWED, damaged, header_of
 from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
 from epsopt.zoo.fingerprints.weight_chain import PROBES, WIDTH, WeightChain, is_followed
-
-FORMAT = 3
-"""Raised with every change of the columns, so that an old fingerprint is never compared with a new one."""
-WITHOUT_FOLLOWED = 2
-"""The format before fused projections, BatchNorm and attention were followed; of other networks it is the same."""
-READABLE = frozenset({FORMAT, WITHOUT_FOLLOWED})
-"""Formats that this version reads."""
 
 SKETCH = 2048
 _LARGEST = 1e9  # larger weights count as this: their squares must stay within float32
@@ -167,11 +160,9 @@ class Fingerprint:
         Raises:
             CatalogueError: the bytes are damaged or of another format version.
         """
+        header, start = header_of(data)
         try:
-            (length,) = struct.unpack_from("<I", data)
-            header = json.loads(data[4 : 4 + length])
-            _check_format(header["format"])
-            body = zlib.decompress(data[4 + length :])
+            body = zlib.decompress(data[start:])
             names = tuple(header["names"])
             n = len(names)
             first, second = 4 * n * _MAPS.start, 4 * n * _MAPS.start + 2 * n * (FEATURES - _MAPS.start)
@@ -186,10 +177,8 @@ class Fingerprint:
                 nan_weights=int(header.get("nan_weights", 0)),
                 format=int(header["format"]),
             )
-        except (struct.error, ValueError, KeyError, TypeError, zlib.error) as error:
-            raise CatalogueError(
-                f"a fingerprint in the catalogue is damaged ({error}): ingest the runs again into a new catalogue"
-            ) from error
+        except DAMAGED as error:
+            raise damaged(error) from error
 
 
 def fingerprint(
@@ -274,14 +263,6 @@ def sketch_distance(a: Array, b: Array) -> float:
     """
     scale = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)), 1e-12)
     return float(np.linalg.norm(a - b)) / scale
-
-
-def _check_format(found: object) -> None:
-    if found not in READABLE:
-        raise CatalogueError(
-            f"a fingerprint in the catalogue has format {found}, expected {FORMAT}: "
-            "ingest the runs again into a new catalogue"
-        )
 
 
 def _float32(tensor: torch.Tensor) -> Array:

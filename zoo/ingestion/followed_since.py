@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.tables import checkpoints, files, fingerprints
-from epsopt.zoo.fingerprints.fingerprint import WITHOUT_FOLLOWED, Fingerprint
+from epsopt.zoo.fingerprints.formats import WITHOUT_FOLLOWED, header_of
 from epsopt.zoo.fingerprints.weight_chain import is_followed
 
 
@@ -40,5 +40,5 @@ def with_their_copies(paths: set[str], checkpoint_of: dict[str, int]) -> set[str
 
 
 def _is_followed_further(data: bytes) -> bool:
-    found = Fingerprint.from_bytes(bytes(data))
-    return found.format == WITHOUT_FOLLOWED and any(map(is_followed, found.names))
+    header, _ = header_of(bytes(data))
+    return header["format"] == WITHOUT_FOLLOWED and any(map(is_followed, header["names"]))

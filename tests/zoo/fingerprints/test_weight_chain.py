@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from epsopt.zoo.fingerprints.fingerprint import SECTIONS, WITHOUT_FOLLOWED, Fingerprint, fingerprint
+from epsopt.zoo.fingerprints.fingerprint import SECTIONS, Fingerprint, fingerprint
+from epsopt.zoo.fingerprints.formats import WITHOUT_FOLLOWED
 
 Tensors = dict[str, torch.Tensor]
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.catalogue import tables
-from epsopt.zoo.fingerprints.fingerprint import FORMAT, WITHOUT_FOLLOWED, Fingerprint
+from epsopt.zoo.fingerprints.fingerprint import Fingerprint
+from epsopt.zoo.fingerprints.formats import FORMAT, WITHOUT_FOLLOWED
 
 NETWORKS = {
     "plain": nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)),

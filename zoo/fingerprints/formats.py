@@ -1,0 +1,50 @@
+"""Versions of fingerprints, and what a kept one says of itself, for readers that have no use for its columns."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from typing import Any
+
+from epsopt.zoo.errors import CatalogueError
+
+FORMAT = 3
+"""Raised with every change of the columns, so that an old fingerprint is never compared with a new one."""
+WITHOUT_FOLLOWED = 2
+"""The format before fused projections, BatchNorm and attention were followed; of other networks it is the same."""
+READABLE = frozenset({FORMAT, WITHOUT_FOLLOWED})
+"""Formats that this version reads."""
+
+DAMAGED = (struct.error, ValueError, KeyError, TypeError, zlib.error)
+"""What reading a damaged fingerprint raises."""
+
+
+def header_of(data: bytes) -> tuple[dict[str, Any], int]:
+    """Return the header of a kept fingerprint (format, names, shapes), and where its columns begin.
+
+    Args:
+        data: as :meth:`epsopt.zoo.fingerprints.fingerprint.Fingerprint.to_bytes` wrote it.
+
+    Raises:
+        CatalogueError: the bytes are damaged or of a format that this version does not read.
+    """
+    try:
+        (length,) = struct.unpack_from("<I", data)
+        header: dict[str, Any] = json.loads(data[4 : 4 + length])
+        found = header["format"]
+    except DAMAGED as error:
+        raise damaged(error) from error
+    if found not in READABLE:
+        raise CatalogueError(
+            f"a fingerprint in the catalogue has format {found}, expected {FORMAT}: "
+            "ingest the runs again into a new catalogue"
+        )
+    return header, 4 + length
+
+
+def damaged(error: BaseException) -> CatalogueError:
+    """Say that a fingerprint is damaged."""
+    return CatalogueError(
+        f"a fingerprint in the catalogue is damaged ({error}): ingest the runs again into a new catalogue"
+    )
