@@ -142,7 +142,7 @@ def show_steps(report: LoopReport) -> None:
     """Show predicted and realized gain of a budget's steps by kind; nothing without steps."""
     if report.steps:
         print_line("")
-        print_line("Steps of the budget, with the hypervolume that they were predicted to add and added:")
+        print_line("Steps of the budget, with the hypervolume predicted and realized:")
         heads, rows = steps_table(report)
         print_table([Head(heads[0], "left"), *map(Head, heads[1:])], [Rows([row]) for row in rows])
 
