@@ -9,7 +9,7 @@ import click
 
 from epsopt.cli.options import Options, common, level_option, overwrite_option, seed_option
 from epsopt.cli.pictures import former_picture_option
-from epsopt.cli.trajectory_ahead import ahead_document, show_ahead
+from epsopt.cli.trajectory_ahead import ahead_document, show_ahead, warn_beyond
 
 if TYPE_CHECKING:
     from epsopt.optimize.forecast.run_forecaster import RunForecast
@@ -284,11 +284,7 @@ def _show_forecast(found: RunTrajectory, forecast: RunForecast, level: float, wa
     print_wrapped()
     print_table(heads, rows)
     print_wrapped()
-    if forecast.longest is not None:
-        print_wrapped(
-            f"Careful: no past run went beyond epoch {forecast.longest:g}. From there on this is extrapolated, and the "
-            "intervals know nothing of it."
-        )
+    warn_beyond(forecast.longest)
     used = []
     for name in wanted:
         parts = [(forecast.answered_by[name], 1.0)]

@@ -9,15 +9,11 @@ if TYPE_CHECKING:
     from epsopt.optimize.forecast.temporal_model import PredictedPath
 
 _ROWS = 12  # epochs that a table shows at most; --json has all
-NAMES = {
-    "carry-forward": "carry-forward",
-    "linear extrapolation": "linear extrapolation",
-    "curves": "curves",
-    "curves and path": "curves and path",
-    "map": "map",
-    "stack": "weighted mean",
-}
-"""How output calls each forecast."""
+
+
+def _called(forecast: str) -> str:
+    """How output calls a forecast."""
+    return "weighted mean" if forecast == "stack" else forecast
 
 
 def ahead_document(ahead: PredictedPath, names: tuple[str, ...]) -> dict[str, Any]:
@@ -100,7 +96,7 @@ def _show_errors(found: RunTrajectory, ahead: PredictedPath, wanted: tuple[str, 
     texts = formatters(names, [{n: ahead.errors[n][o] for n in names} for o in options])
     heads = [Head("forecast", "left"), *(Head(n) for n in names), Head("distance\non the map")]
     rows = [
-        Rows([[NAMES[o], *(texts[n](ahead.errors[n][o]) for n in names),
+        Rows([[_called(o), *(texts[n](ahead.errors[n][o]) for n in names),
                f"{ahead.z_errors[o]:.2f}" if o in ahead.z_errors else "-"]])
         for o in options
     ]  # fmt: skip
@@ -108,15 +104,22 @@ def _show_errors(found: RunTrajectory, ahead: PredictedPath, wanted: tuple[str, 
     print_wrapped()
     print_table(heads, rows)
     print_wrapped()
-    answered = {NAMES[ahead.answered_by[n]] for n in names}
-    said = ", ".join(f"{n} by {NAMES[ahead.answered_by[n]]}" for n in names)
+    answered = {_called(ahead.answered_by[n]) for n in names}
+    said = ", ".join(f"{n} by {_called(ahead.answered_by[n])}" for n in names)
     print_wrapped(f"Answered by {answered.pop()}." if len(answered) == 1 else f"Answered: {said}.")
     print_wrapped(
         "Weighted mean: of those above it, by their errors. Curves: trees on the metrics so far and hyperparameters; "
         "curves and path: on the path over the map too; map: what the map says of where the run is predicted to be."
     )
-    if ahead.longest is not None:
+    warn_beyond(ahead.longest)
+
+
+def warn_beyond(longest: float | None) -> None:
+    """Say that what is predicted lies beyond every past run, whose longest had so many epochs; None: it does not."""
+    from epsopt.cli.output import print_wrapped
+
+    if longest is not None:
         print_wrapped(
-            f"Careful: no past run went beyond epoch {ahead.longest:g}. From there on this is extrapolated, and the "
+            f"Careful: no past run went beyond epoch {longest:g}. From there on this is extrapolated, and the "
             "intervals know nothing of it."
         )

@@ -28,7 +28,7 @@ from epsopt.zoo.errors import EmptyCatalogue
 
 Floats = NDArray[np.float64]
 TREES = 100
-"""Of the forest that foretells the movement in the latent space."""
+"""Of the forest that predicts how metrics change."""
 
 _SEGMENTS = 6000
 _COMPONENTS = 8

@@ -16,9 +16,11 @@ from epsopt.surrogate.metric_gp import conformal_factor
 
 Floats = NDArray[np.float64]
 
+DISTANCES = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
+"""Shares of a whole run ahead, at which forecasts are weighed, judged and calibrated; in between they are blended."""
+
 _LEVEL = 0.9
 _EDGES = np.array([0.0, 0.075, 0.15, 0.3, 0.6, np.inf])  # shares of a run ahead that are calibrated together
-_CENTRES = np.array([0.05, 0.1, 0.2, 0.4, 0.8])  # at which that holds; between them, what lies between
 _FEWEST_RUNS = 5  # whose misses reach as far as is asked
 
 
@@ -30,7 +32,8 @@ class PathMisses:
         progress: ``(r,)`` share of a run behind each moment.
         runs: ``(r,)`` run of each.
         ahead: per moment ``(k + 1,)`` shares of a run ahead, from 0 on, increasing.
-        metrics: per moment ``(k + 1, m)`` measured minus predicted, on the model's scale; 0 at the moment itself.
+        metrics: per moment ``(k + 1, m)`` measured minus predicted, on the model's scale; 0 at the moment itself,
+            NaN where not measured.
         places: per moment ``(k + 1, components)`` the same of the place on the map.
         stretch: ``(intervals of distance, m)`` what misses are multiplied by so that 90 % intervals cover 90 % of past
             runs.
@@ -64,7 +67,7 @@ class PathMisses:
         rng = np.random.default_rng(seed)
         rows = rng.choice(len(reach), samples, p=weight / weight.sum())
         at = np.log(np.maximum(ahead, 1e-9))
-        stretch = np.stack([np.interp(at, np.log(_CENTRES), column) for column in self.stretch.T], axis=1)
+        stretch = np.stack([np.interp(at, np.log(DISTANCES), column) for column in self.stretch.T], axis=1)
         metrics = np.stack([_course(self.ahead[i], self.metrics[i], ahead) for i in rows.tolist()])
         places = np.stack([_course(self.ahead[i], self.places[i], ahead) for i in rows.tolist()])
         return metrics * stretch, places
@@ -77,6 +80,7 @@ def fit_path_misses(
     places: Floats,
     runs: NDArray[np.int64],
     moments: NDArray[np.int64],
+    measured: NDArray[np.bool_],
 ) -> PathMisses:
     """Calibrate misses.
 
@@ -87,6 +91,8 @@ def fit_path_misses(
         places: ``(n, components)`` the same of the place on the map.
         runs: ``(n,)`` run of each.
         moments: ``(n,)`` moment of each; those of one moment in order of distance.
+        measured: ``(n, m)`` whether what came of it was measured: what the map filled in is nearer to what the map
+            predicts than a measurement is, and intervals are calibrated without it.
     """
     groups = [np.flatnonzero(moments == k) for k in np.unique(moments)]
 
@@ -98,23 +104,23 @@ def fit_path_misses(
         progress=progress[first],
         runs=runs[first],
         ahead=tuple(np.concatenate([[0.0], ahead[rows]]) for rows in groups),
-        metrics=courses(metrics),
+        metrics=courses(np.where(measured, metrics, np.nan)),
         places=courses(places),
-        stretch=_stretch(ahead, metrics, runs),
+        stretch=_stretch(ahead, metrics, runs, measured),
     )
 
 
-def _stretch(ahead: Floats, misses: Floats, runs: NDArray[np.int64]) -> Floats:
+def _stretch(ahead: Floats, misses: Floats, runs: NDArray[np.int64], measured: NDArray[np.bool_]) -> Floats:
     """``(intervals of distance, m)`` factors at which intervals of the other runs' misses cover 90 % of runs."""
     out = np.ones((len(_EDGES) - 1, misses.shape[1]))
     place = np.searchsorted(_EDGES, ahead, side="right") - 1
     for b in np.unique(place).tolist():
-        mine = np.flatnonzero(place == b)
-        _, index = np.unique(runs[mine], return_inverse=True)
-        weight = 1.0 / np.bincount(index)[index]
-        if index.max() < 1:
-            continue
-        for j in range(misses.shape[1]):
+        for j, known in enumerate(measured.T):
+            mine = np.flatnonzero((place == b) & known)
+            _, index = np.unique(runs[mine], return_inverse=True)
+            if len(mine) == 0 or index.max() < 1:
+                continue
+            weight = 1.0 / np.bincount(index)[index]
             scores = np.empty(len(mine))
             values = misses[mine, j]
             order = np.argsort(values)
@@ -130,5 +136,8 @@ def _stretch(ahead: Floats, misses: Floats, runs: NDArray[np.int64]) -> Floats:
 
 
 def _course(at: Floats, values: Floats, ahead: Floats) -> Floats:
-    """``(h, k)`` misses at given distances; beyond the last one it stays."""
-    return np.stack([np.interp(ahead, at, column) for column in values.T], axis=1)
+    """``(h, k)`` misses at given distances, between what was measured; beyond the last one it stays."""
+    known = np.isfinite(values)
+    return np.stack(
+        [np.interp(ahead, at[use], column[use]) for column, use in zip(values.T, known.T, strict=True)], axis=1
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -60,6 +61,11 @@ class Reader:
     surrogate: Surrogate
     centre: Floats
     directions: Floats
+
+    @cached_property
+    def back(self) -> Floats:
+        """``(components, latent)`` what a unit of each component is in z."""
+        return np.asarray(np.linalg.pinv(self.directions.T))
 
     def curves(self, path: RunPath) -> tuple[Floats, Floats]:
         """``(e, m)`` metrics on the model's scale without gaps, and ``(e, components)`` of z."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 from torch import Tensor
 
-from epsopt.optimize.forecast.path_misses import PathMisses, fit_path_misses
+from epsopt.optimize.forecast.path_misses import DISTANCES, PathMisses, fit_path_misses
 from epsopt.optimize.forecast.run_features import Reader, reader
 from epsopt.optimize.forecast.stacking import STACK, by_run, convex_weights, standard_error
 from epsopt.optimize.latent.trajectory import RunPath, planned_epochs
@@ -34,8 +34,6 @@ from epsopt.zoo.errors import EmptyCatalogue, UsageError
 Floats = NDArray[np.float64]
 
 FEWEST_RUNS = 8
-DISTANCES = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
-"""Shares of a whole run ahead, at which forecasts are weighed and judged."""
 FORECASTS = ("carry-forward", "linear extrapolation", "curves", "curves and path", "map")
 """Of metrics: as they are now, the latest step goes on, forests without and with z, the map where z is predicted."""
 PLAIN = ("carry-forward", "linear extrapolation")
@@ -96,6 +94,7 @@ class _Examples:
         ahead: ``(n,)`` epochs from the first to the second.
         change: ``(n, m)`` of the metrics from the first to the second.
         moved: ``(n, c)`` of the place.
+        measured: ``(n, m)`` whether the metrics were measured at the second; else the map filled them in.
         z: ``(n, latent)`` of the first.
         run: ``(n,)`` index of the run.
         moment: ``(n,)`` index of the first checkpoint among all that are learned from.
@@ -110,6 +109,7 @@ class _Examples:
     ahead: Floats
     change: Floats
     moved: Floats
+    measured: NDArray[np.bool_]
     z: Tensor
     run: NDArray[np.int64]
     moment: NDArray[np.int64]
@@ -247,8 +247,7 @@ class TemporalModel:
 
     def _latents(self, start: Tensor, moved: Floats) -> Tensor:
         """``(..., components)`` moves from one place to ``(..., latent)``; the other directions stay."""
-        back = np.linalg.pinv(self.reader.directions.T)
-        return start + torch.from_numpy(moved @ back).to(start.dtype)
+        return start + torch.from_numpy(moved @ self.reader.back).to(start.dtype)
 
 
 def predict_training_trajectory(
@@ -321,9 +320,7 @@ def fit_temporal_model(surrogate: Surrogate, space: Space, paths: Sequence[RunPa
     for rows in folds:
         forests = _grow(examples.take(np.setdiff1d(everything, rows)), seed)
         metrics[rows], places[rows] = _forecasts(reading, *forests, examples.take(rows), limits)
-    held = _HeldOut(
-        metrics, places, examples, surrogate, total, np.linalg.norm(np.linalg.pinv(reading.directions), axis=0)
-    )
+    held = _HeldOut(metrics, places, examples, surrogate, total, np.linalg.norm(reading.back, axis=1))
     point, moved = np.empty_like(examples.change), np.empty_like(examples.moved)
     for rows in folds:
         rest = held.take(np.setdiff1d(everything, rows))
@@ -350,7 +347,7 @@ def fit_temporal_model(surrogate: Surrogate, space: Space, paths: Sequence[RunPa
         answered_by=answered_by,
         misses=fit_path_misses(
             examples.progress, examples.ahead / total, examples.now + examples.change - answered,
-            examples.moved - moved, examples.run, examples.moment,
+            examples.moved - moved, examples.run, examples.moment, examples.measured,
         ),
         total=total,
         longest=float(max(p.epochs[-1] for p in past)),
@@ -388,10 +385,12 @@ class _HeldOut:
             self.metrics[rows], self.places[rows], self.examples.take(rows), self.surrogate, self.total, self.lengths
         )
 
-    def near(self, distance: int) -> Floats:
-        """``(n,)`` how much each pair says about a distance ahead."""
+    def near(self, distance: int, metric: int | None = None) -> Floats:
+        """``(n,)`` how much each pair says about a distance ahead; of a metric only those where it was measured."""
         gap = np.log(self.examples.ahead / self.total / DISTANCES[distance])
-        return np.asarray(np.exp(-0.5 * np.square(gap / _WIDTH)) + 1e-9)
+        near = np.asarray(np.exp(-0.5 * np.square(gap / _WIDTH)) + 1e-9)
+        known = np.ones(len(near), dtype=bool) if metric is None else self.examples.measured[:, metric]
+        return np.where(known, near, 0.0) if known.any() else near
 
     def weights(self) -> tuple[Floats, Floats]:
         """Weigh the forecasts at each distance: ``(distances, m, forecasts)``, ``(distances, path forecasts)``."""
@@ -405,7 +404,8 @@ class _HeldOut:
         for d in range(len(DISTANCES)):
             near = self.near(d)
             for j in range(m):
-                out[d, j] = convex_weights(self.metrics[:, :, j], truth[:, j], errors[:, :, j], near, runs)
+                own = self.near(d, j)
+                out[d, j] = convex_weights(self.metrics[:, :, j], truth[:, j], errors[:, :, j], own, runs)
             path[d] = convex_weights(
                 flat, moved, np.abs(flat - moved[:, None]), np.repeat(near, c), np.repeat(runs, c)
             )  # fmt: skip
@@ -424,9 +424,9 @@ class _HeldOut:
         options = (*FORECASTS, STACK)
         errors, chosen = [], []
         for d in range(len(DISTANCES)):
-            near, of, by = self.near(d), {}, {}
+            of, by = {}, {}
             for j, name in enumerate(self.surrogate.metric_names):
-                each = by_run(every[:, :, j], near, self.examples.run)
+                each = by_run(every[:, :, j], self.near(d, j), self.examples.run)
                 mean, noise = each.mean(axis=0), standard_error(each - each[:, -1:])
                 best = int(mean[: len(PLAIN)].argmin())
                 of[name] = dict(zip(options, mean.tolist(), strict=True))
@@ -508,6 +508,7 @@ def _described(
         ahead=ahead,
         change=values[later] - now,
         moved=places[later] - place,
+        measured=np.isfinite(path.metrics[later]),
         z=so_far.z[-1:].expand(n, -1).double(),
         run=np.full(n, run),
         moment=np.full(n, moment),
@@ -534,7 +535,7 @@ def _forecasts(
     alone = without_map.predict(rows.curve).reshape(n, m)
     both = with_map.predict(np.hstack([rows.curve, rows.place])).reshape(n, -1)
     gap = rows.ahead[:, None]
-    there = rows.z + torch.from_numpy(both[:, m:] @ np.linalg.pinv(reading.directions.T))
+    there = rows.z + torch.from_numpy(both[:, m:] @ reading.back)
     with torch.no_grad():
         on_map = (reading.surrogate.posterior_mean(there) - reading.surrogate.posterior_mean(rows.z)).double().numpy()
     changes = (np.zeros_like(rows.now), rows.step * gap, alone, both[:, :m], on_map)

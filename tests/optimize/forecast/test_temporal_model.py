@@ -105,3 +105,22 @@ def test_metrics_that_were_never_measured_are_filled_in_by_the_map(model, new):
     found, known = (model.predict(r, [5.0, 9.0]) for r in (unmeasured, run))
     assert np.isfinite(found.point).all()
     assert np.abs(found.point - known.point).max() < 0.05
+
+
+def test_intervals_of_a_metric_that_only_ends_measure_are_those_of_measurements():
+    """Elsewhere the map fills it in, which is nearer to what the map predicts than a measurement is."""
+
+    def measured_at_the_end(number: int) -> RunPath:
+        run, noise = made(number), np.random.default_rng(number).normal(size=(1, 2))
+        metrics = np.full_like(run.metrics, np.nan)
+        metrics[-1] = MAP.to_metrics(run.z[-1:, :2].double() + torch.from_numpy(noise)).numpy()[0]
+        return RunPath(run.name, run.config, run.epochs, run.z, metrics)
+
+    learned = fit_temporal_model(MAP, SPACE, [measured_at_the_end(i) for i in range(40)])
+    inside = []
+    for run in (measured_at_the_end(i) for i in range(3000, 3080)):
+        found = learned.predict(run.first(4), run.epochs[4:].tolist())
+        inside.append((found.low[-1] <= run.metrics[-1]) & (run.metrics[-1] <= found.high[-1]))
+    shares = np.mean(inside, axis=0)
+    assert shares.min() > 0.84
+    assert shares.max() < 0.97
