@@ -65,7 +65,7 @@ def command(
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import note_followed, note_unseen_arguments, open_map
-    from epsopt.studies.optuna_io.queue import study_name
+    from epsopt.studies.optuna_io.stored_trials import study_name
 
     form = "json" if options.json else form
     if form == "optuna" and no_record:

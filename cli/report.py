@@ -64,7 +64,7 @@ def command(
             files = None if page is None else report_files(page, form, catalogue, overwrite=overwrite)
             shown = MapOfReport() if page is None else map_of_report(catalogue)
             checkpoints, merges = catalogue.checkpoints(), measured_merges(catalogue, project.name)
-        report = loop_report(project, workspace.studies(), checkpoints, merges)
+        report = loop_report(project, workspace.proposals(), checkpoints, merges)
         remaining = None
         if further is not None:
             from epsopt.studies.schedule.remaining import project_remaining_gain

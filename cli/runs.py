@@ -35,13 +35,13 @@ def command(options: Options, only_front: bool, state: str | None) -> None:
     with working("loading the catalogue"):
         workspace = open_workspace(options)
         project = workspace.require_project()
-        from epsopt.studies.optuna_io.queue import proposed_trials
+        from epsopt.studies.optuna_io.stored_trials import proposed_trials
         from epsopt.studies.report.run_list import list_runs
 
         with workspace.catalogue() as catalogue:
             checkpoints, metrics = catalogue.checkpoints(), catalogue.metric_names()
         objectives = check_objectives(project, metrics) if checkpoints else project.objectives
-        everything = list_runs(project, objectives, checkpoints, proposed_trials(workspace.studies(), project.name))
+        everything = list_runs(project, objectives, checkpoints, proposed_trials(workspace.proposals(), project.name))
         shown = _chosen(everything, only_front=only_front, state=state)
     if options.json:
         print_json({

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from epsopt.cli.options import Options
     from epsopt.optimize.objectives import Objective, Target
+    from epsopt.studies.optuna_io.stored_trials import StudyDatabase
     from epsopt.studies.project.project import Project
     from epsopt.surrogate.surrogate import Surrogate
     from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -83,6 +84,16 @@ class Workspace:
         if project is None:
             return Catalogue.existing(self.storage)
         return Catalogue.existing(self.storage, **project.how_to_read)
+
+    def proposals(self) -> StudyDatabase:
+        """Open the database of the studies to read proposals.
+
+        Raises:
+            CatalogueError: the database cannot be opened.
+        """
+        from epsopt.studies.optuna_io.stored_trials import open_to_read
+
+        return open_to_read(self.storage)
 
     def studies(self) -> RDBStorage:
         """Open the Optuna studies beside the catalogue.

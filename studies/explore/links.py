@@ -7,8 +7,8 @@ from pathlib import Path
 
 from optuna.storages import RDBStorage
 
-from epsopt.studies.optuna_io.queue import proposed_trials
 from epsopt.studies.optuna_io.run_folders import folder_of
+from epsopt.studies.optuna_io.stored_trials import proposed_trials
 from epsopt.studies.project.project import Project
 from epsopt.studies.schedule.budget import MeasuredMerge
 from epsopt.studies.schedule.study_snapshot import named_start

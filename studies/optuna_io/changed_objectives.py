@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select, update
 
 from epsopt.optimize.measured_front import complete_values
 from epsopt.optimize.objectives import Objective
-from epsopt.studies.optuna_io.queue import recorded_objectives, study_name
+from epsopt.studies.optuna_io.stored_trials import recorded_objectives, study_name
 from epsopt.studies.optuna_io.study import open_study
 from epsopt.studies.optuna_io.trial_leases import fail_stale_trials
 from epsopt.studies.optuna_io.trials import insert_trials, lock_study

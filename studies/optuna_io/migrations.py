@@ -16,14 +16,9 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from sqlalchemy import Connection, Table, insert, select, update
 
+from epsopt.studies.optuna_io.stored_trials import ATTRIBUTES_VERSION, MARK, unmarked_studies
 from epsopt.studies.optuna_io.trials import lock_study
 
-MARK = "epsopt:attributes"
-"""System attribute of a study: version of the names of its trials' attributes."""
-
-VERSION = 1
-
-_STUDY: Table = models.StudyModel.__table__
 _MARKS: Table = models.StudySystemAttributeModel.__table__
 _TRIAL: Table = models.TrialModel.__table__
 _USER: Table = models.TrialUserAttributeModel.__table__
@@ -55,19 +50,12 @@ def convert_attributes(storage: RDBStorage) -> None:
         storage: on SQLite its transactions begin with BEGIN IMMEDIATE.
     """
     with storage.engine.begin() as connection:
-        unmarked = _unmarked(connection)
+        unmarked = unmarked_studies(connection)
     for study_id in unmarked:
         with storage.engine.begin() as connection:
             lock_study(connection, study_id)
-            if study_id in _unmarked(connection):  # another process was not faster
+            if study_id in unmarked_studies(connection):  # another process was not faster
                 _convert(connection, study_id)
-
-
-def _unmarked(connection: Connection) -> list[int]:
-    marked = select(_MARKS.c.study_id).where(_MARKS.c.key == MARK)
-    name = _STUDY.c.study_name  # PROJECT/proposals, or PROJECT/proposals/OBJECTIVES: of former objectives
-    query = select(_STUDY.c.study_id).where(name.endswith("/proposals") | name.contains("/proposals/"))
-    return list(connection.scalars(query.where(_STUDY.c.study_id.not_in(marked))))
 
 
 def _convert(connection: Connection, study_id: int) -> None:
@@ -84,7 +72,7 @@ def _convert(connection: Connection, study_id: int) -> None:
             values["value_json"] = json.dumps(_step(json.loads(row.value_json)))
         own = _USER.c.trial_user_attribute_id == row.trial_user_attribute_id
         connection.execute(update(_USER).where(own).values(values))
-    connection.execute(insert(_MARKS).values(study_id=study_id, key=MARK, value_json=json.dumps(VERSION)))
+    connection.execute(insert(_MARKS).values(study_id=study_id, key=MARK, value_json=json.dumps(ATTRIBUTES_VERSION)))
 
 
 def _step(kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from epsopt.optimize.measured_front import complete_values
@@ -20,8 +19,15 @@ from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Space
 from epsopt.studies.optuna_io.distributions import distribution_of
 from epsopt.studies.optuna_io.recording import NOT_EVALUATED, predicted_attributes
+from epsopt.studies.optuna_io.stored_trials import (
+    DROPPED,
+    NOT_STARTED,
+    config_of,
+    proposed_trials,
+    study_name,
+)
 from epsopt.studies.optuna_io.study import open_study
-from epsopt.studies.optuna_io.trial_leases import DROPPED, NOT_STARTED, Refused, claim, finish
+from epsopt.studies.optuna_io.trial_leases import Refused, claim, finish
 from epsopt.studies.optuna_io.trials import add_new, known_distributions, numbers_by
 from epsopt.studies.protocols import Proposal
 from epsopt.zoo.errors import EpsoptError, UsageError
@@ -83,11 +89,6 @@ class ProposalRecord:
     joins_front: float | None = None
     nearest_runs: Sequence[tuple[str, float]] = ()
     reason: str | None = None
-
-
-def study_name(project: str) -> str:
-    """Name the study of a project's proposals."""
-    return f"{project}/proposals"
 
 
 def record_proposals(
@@ -221,33 +222,6 @@ def recorded_space(storage: RDBStorage, project: str) -> Space:
     if described is None:
         raise EpsoptError(f"the study {study_name(project)} does not say what was searched: run 'epsopt propose' again")
     return Space.from_json(described)
-
-
-def recorded_objectives(storage: RDBStorage, project: str) -> tuple[Objective, ...] | None:
-    """Return the objectives that a project's proposals were made for; ``None``: there are none, or without names."""
-    try:
-        study = optuna.load_study(study_name=study_name(project), storage=storage)
-    except KeyError:
-        return None
-    names = study.metric_names
-    if names is None:
-        return None
-    pairs = zip(names, study.directions, strict=True)
-    return tuple(Objective(name, direction == StudyDirection.MAXIMIZE) for name, direction in pairs)
-
-
-def proposed_trials(storage: RDBStorage, project: str) -> list[FrozenTrial]:
-    """Return every proposal there ever was, whatever became of it; none where nothing was proposed."""
-    try:
-        study = optuna.load_study(study_name=study_name(project), storage=storage)
-    except KeyError:
-        return []
-    return study.get_trials(deepcopy=False)
-
-
-def config_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the hyperparameters of a proposal, whether it ran or waits."""
-    return dict(trial.system_attrs.get("fixed_params") or trial.params)
 
 
 def was_tried(trial: FrozenTrial) -> bool:

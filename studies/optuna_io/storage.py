@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,6 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from epsopt.studies.optuna_io.migrations import convert_attributes
+from epsopt.studies.optuna_io.stored_trials import check_exists
 from epsopt.zoo.catalogue.database import BUSY_SECONDS, configure_sqlite, driver_message, open_database
 from epsopt.zoo.credentials import masked, masked_url
 from epsopt.zoo.errors import CatalogueError
@@ -35,7 +35,7 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
         CatalogueError: the database cannot be opened, is of another version of Optuna, or is missing.
     """
     if not create:
-        _check_exists(url)
+        check_exists(url)
     open_database(url).dispose()  # says clearly what is wrong with a URL, a folder, a file or a server
     shown = masked_url(url)
     sqlite = make_url(url).get_backend_name() == "sqlite"
@@ -70,12 +70,6 @@ def has_studies(url: str) -> bool:
         return inspect(engine).has_table("studies")
     finally:
         engine.dispose()
-
-
-def _check_exists(url: str) -> None:
-    database = make_url(url).database if url.startswith("sqlite") else None
-    if database and not database.startswith((":memory:", "file:")) and not Path(database).is_file():
-        raise CatalogueError(f"{database}: there is no such database yet: run `epsopt ingest` first")
 
 
 def begin_immediate(connection: Connection) -> None:

@@ -11,6 +11,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
 from epsopt.optimize.objectives import Objective
+from epsopt.studies.optuna_io.stored_trials import ATTRIBUTES_VERSION, MARK, is_of_proposals
 from epsopt.zoo.errors import UsageError
 
 
@@ -39,6 +40,9 @@ def open_study(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(names)
+            if is_of_proposals(name):  # a new one: nothing in it has former names
+                study_id = storage.get_study_id_from_name(name)
+                storage.set_study_system_attr(study_id, MARK, ATTRIBUTES_VERSION)
         return study
     if not rebuild:
         raise UsageError(

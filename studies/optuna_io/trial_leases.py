@@ -22,6 +22,7 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
 
 from epsopt.studies.optuna_io.distributions import fits
+from epsopt.studies.optuna_io.stored_trials import DROPPED
 from epsopt.studies.optuna_io.trials import insert_trials, lock_study
 
 _TRIAL: Table = models.TrialModel.__table__
@@ -58,12 +59,6 @@ class Claim:
     params: dict[str, Any]
     attributes: dict[str, Any]
 
-
-DROPPED = "dropped"
-"""User attribute of a trial that was queued and never tried, since the search space does not have it: it failed."""
-
-NOT_STARTED = "not_started"
-"""User attribute of a failed trial whose program could not be launched; today such a trial waits again."""
 
 _OF_THE_CLAIM = ("worker", "folder", "epochs", "idle_seconds", "failure")
 

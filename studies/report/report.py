@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from epsopt.optimize.forecast.evaluation import Accuracy, FrontGain, accuracy, front_gain
 from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.optimize.pareto import hypervolume, non_dominated
-from epsopt.studies.optuna_io.queue import config_of, proposed_trials, recorded_objectives
 from epsopt.studies.optuna_io.run_folders import folder_of, owner_of
+from epsopt.studies.optuna_io.stored_trials import StudyDatabase, config_of, proposed_trials, recorded_objectives
 from epsopt.studies.project.project import Project
 from epsopt.studies.report.gain_report import (
     CompletedStep,
@@ -163,7 +162,7 @@ class LoopReport:
 
 def loop_report(
     project: Project,
-    storage: RDBStorage,
+    storage: StudyDatabase,
     checkpoints: Sequence[Checkpoint],
     merges: Sequence[MeasuredMerge] = (),
 ) -> LoopReport:

@@ -13,11 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from epsopt.studies.optuna_io.queue import proposed_trials
-from epsopt.studies.optuna_io.trial_leases import NOT_STARTED
+from epsopt.studies.optuna_io.stored_trials import NOT_STARTED, StudyDatabase, proposed_trials
 from epsopt.zoo.catalogue.catalogue import Catalogue
 
 if TYPE_CHECKING:
@@ -122,7 +120,7 @@ class Ledger:
     merges: tuple[MeasuredMerge, ...]
 
     @staticmethod
-    def read(storage: RDBStorage, catalogue: Catalogue, project: str) -> Ledger:
+    def read(storage: StudyDatabase, catalogue: Catalogue, project: str) -> Ledger:
         """Read it from the database."""
         return Ledger(tuple(proposed_trials(storage, project)), measured_merges(catalogue, project))
 
@@ -228,7 +226,7 @@ class Budget:
         project: the project's name.
     """
 
-    def __init__(self, epochs: float, storage: RDBStorage, catalogue: Catalogue, project: str) -> None:
+    def __init__(self, epochs: float, storage: StudyDatabase, catalogue: Catalogue, project: str) -> None:
         self._storage, self._catalogue, self._project = storage, catalogue, project
         self.epochs, self._began = epochs, self._read()
         self.settled: str | None = None

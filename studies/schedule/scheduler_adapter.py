@@ -24,8 +24,9 @@ from epsopt.optimize.schedule.run_acquisition import Candidate, Start
 from epsopt.optimize.schedule.run_prediction import LEVEL
 from epsopt.optimize.schedule.scheduler import BRANCH_EPOCHS, FIRST_RUNS, Scheduler, SearchState, Step
 from epsopt.optimize.space import Config, Space
-from epsopt.studies.optuna_io.queue import ProposalRecord, config_of, proposal_attributes
+from epsopt.studies.optuna_io.queue import ProposalRecord, proposal_attributes
 from epsopt.studies.optuna_io.run_folders import folder_of
+from epsopt.studies.optuna_io.stored_trials import config_of
 from epsopt.studies.project.train_command import takes_start
 from epsopt.studies.schedule.budget import MeasuredMerge, StepPlan, epochs_of, plan_of, was_started
 from epsopt.studies.schedule.study_snapshot import StudySnapshot

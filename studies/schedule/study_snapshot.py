@@ -22,8 +22,8 @@ from epsopt.optimize.schedule.pruner import FEWEST_RUNS
 from epsopt.optimize.schedule.run_acquisition import Start
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import infer_space_of
-from epsopt.studies.optuna_io.queue import recorded_objectives
 from epsopt.studies.optuna_io.run_folders import cut_off, folder_of
+from epsopt.studies.optuna_io.stored_trials import recorded_objectives
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import takes_epochs
 from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, epochs_of, plan_of

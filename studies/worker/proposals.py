@@ -18,15 +18,9 @@ from epsopt.optimize.proposals.proposals import FEWEST_RUNS, History, Proposal, 
 from epsopt.optimize.schedule.run_acquisition import Candidate, Start
 from epsopt.optimize.space import Space
 from epsopt.optimize.space_inference import diverged_runs, infer_space
-from epsopt.studies.optuna_io.queue import (
-    ProposalRecord,
-    config_of,
-    proposed_trials,
-    record_proposals,
-    waiting,
-    was_tried,
-)
+from epsopt.studies.optuna_io.queue import ProposalRecord, record_proposals, waiting, was_tried
 from epsopt.studies.optuna_io.run_folders import cut_off, folder_of, run_folder
+from epsopt.studies.optuna_io.stored_trials import config_of, proposed_trials
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import render_command, takes_start
 from epsopt.studies.schedule.study_snapshot import named_start

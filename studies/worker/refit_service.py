@@ -169,7 +169,7 @@ def learn(task: Task) -> None:
 
 def _propose(task: Task, project: Project, storage: RDBStorage, catalogue: Catalogue) -> None:
     """Queue proposals, unless some wait: random ones while there are too few runs."""
-    from epsopt.studies.optuna_io.queue import proposed_trials
+    from epsopt.studies.optuna_io.stored_trials import proposed_trials
     from epsopt.studies.surrogate_store import measured_metrics
     from epsopt.studies.worker.proposals import lacking, propose_next, queue_random, runs_cut_off
 
@@ -198,7 +198,7 @@ def _refit(task: Task, project: Project, storage: RDBStorage, catalogue: Catalog
 
     When merges cannot be measured, that is reported, and the rest is done.
     """
-    from epsopt.studies.optuna_io.queue import proposed_trials
+    from epsopt.studies.optuna_io.stored_trials import proposed_trials
     from epsopt.studies.surrogate_store import fit_map, load_map, unseen
     from epsopt.studies.worker.proposals import runs_cut_off, too_few
     from epsopt.zoo.errors import EmptyCatalogue

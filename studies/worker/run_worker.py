@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from optuna.storages import RDBStorage
 
 from epsopt.optimize.objectives import Target
-from epsopt.studies.optuna_io.queue import proposed_trials, recorded_space
+from epsopt.studies.optuna_io.queue import recorded_space
 from epsopt.studies.optuna_io.run_folders import cut_off
+from epsopt.studies.optuna_io.stored_trials import proposed_trials
 from epsopt.studies.project.project import Project
 from epsopt.studies.protocols import RunPruner
 from epsopt.studies.schedule.budget import Budget

@@ -16,14 +16,9 @@ from optuna.storages import RDBStorage
 from epsopt.optimize.schedule.decision import Decision
 from epsopt.optimize.space import Space
 from epsopt.studies.optuna_io.heartbeat import Heartbeat
-from epsopt.studies.optuna_io.queue import (
-    ClaimedProposal,
-    recorded_objectives,
-    recorded_space,
-    study_name,
-    take_proposal,
-)
+from epsopt.studies.optuna_io.queue import ClaimedProposal, recorded_space, take_proposal
 from epsopt.studies.optuna_io.storage import DATABASE_ERRORS
+from epsopt.studies.optuna_io.stored_trials import recorded_objectives, study_name
 from epsopt.studies.optuna_io.trial_leases import StaleTrial, fail_stale_trials, release, return_to_queue, unfinished
 from epsopt.studies.project.project import Project
 from epsopt.studies.project.train_command import holes

@@ -13,7 +13,7 @@ from epsopt.cli.explore import open_snapshot
 from epsopt.cli.workspace import open_workspace
 from epsopt.studies import load_map
 from epsopt.studies.explore.server import explore_server
-from epsopt.studies.optuna_io.queue import config_of, proposed_trials
+from epsopt.studies.optuna_io.stored_trials import config_of, proposed_trials
 from epsopt.zoo import Catalogue
 
 from ..chromium import opened  # noqa: TID252

@@ -8,7 +8,8 @@ import pytest
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import record_outcome, record_proposals, take_proposal
 from epsopt.studies.optuna_io.changed_objectives import follow_objectives
-from epsopt.studies.optuna_io.queue import recorded_objectives, recorded_space
+from epsopt.studies.optuna_io.queue import recorded_space
+from epsopt.studies.optuna_io.stored_trials import recorded_objectives
 from epsopt.zoo.errors import UsageError
 
 from ..fakes import COVERAGE, DIST_CORR, RAD_HIER, FakeProposal  # noqa: TID252

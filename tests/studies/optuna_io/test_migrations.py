@@ -14,7 +14,7 @@ from sqlalchemy import event
 
 from epsopt.studies import open_storage
 from epsopt.studies.optuna_io import migrations
-from epsopt.studies.optuna_io.queue import proposed_trials
+from epsopt.studies.optuna_io.stored_trials import proposed_trials
 from epsopt.studies.schedule.budget import plan_of
 from epsopt.zoo.catalogue.catalogue import Catalogue
 

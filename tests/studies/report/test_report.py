@@ -23,7 +23,8 @@ from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import record_measured, record_proposals, take_proposal
 from epsopt.studies.optuna_io.changed_objectives import follow_objectives
-from epsopt.studies.optuna_io.queue import ProposalRecord, proposal_attributes, proposed_trials, record_step
+from epsopt.studies.optuna_io.queue import ProposalRecord, proposal_attributes, record_step
+from epsopt.studies.optuna_io.stored_trials import proposed_trials
 from epsopt.studies.optuna_io.trial_leases import finish, release
 from epsopt.studies.output_files import output_file
 from epsopt.studies.project.project import Project

@@ -14,8 +14,9 @@ from optuna.trial import TrialState
 from epsopt.optimize.merge.weight_space_gp import MergeCandidate, WeightSpace
 from epsopt.optimize.space import Parameter, Space
 from epsopt.studies import open_storage
-from epsopt.studies.optuna_io.queue import config_of, proposed_trials, record_step
+from epsopt.studies.optuna_io.queue import record_step
 from epsopt.studies.optuna_io.refit_lease import LeaseLost
+from epsopt.studies.optuna_io.stored_trials import config_of, proposed_trials
 from epsopt.studies.optuna_io.trial_leases import claim, finish, release
 from epsopt.studies.schedule import budget as ledger_module
 from epsopt.studies.schedule import scheduler_adapter as following

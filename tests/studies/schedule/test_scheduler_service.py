@@ -11,8 +11,9 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from epsopt.studies.optuna_io.queue import config_of, proposed_trials, record_step
+from epsopt.studies.optuna_io.queue import record_step
 from epsopt.studies.optuna_io.refit_lease import Lease
+from epsopt.studies.optuna_io.stored_trials import config_of, proposed_trials
 from epsopt.studies.optuna_io.trial_leases import claim, finish
 from epsopt.studies.schedule import scheduler_service as stepping
 from epsopt.studies.schedule.budget import Ledger, MeasuredMerge, save_measured_merge

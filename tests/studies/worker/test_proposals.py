@@ -15,7 +15,7 @@ from epsopt.optimize.forecast.censored_runs import expected_end
 from epsopt.optimize.latent.trajectory import RunPath
 from epsopt.studies import record_proposals, take_proposal
 from epsopt.studies.export import as_hydra
-from epsopt.studies.optuna_io.queue import proposed_trials
+from epsopt.studies.optuna_io.stored_trials import proposed_trials
 from epsopt.studies.optuna_io.trial_leases import finish
 from epsopt.studies.project.project import Project
 from epsopt.studies.worker import proposals as proposing
