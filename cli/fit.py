@@ -107,6 +107,7 @@ def _document(
         "seed": seed,
         "n_runs": validation.n_runs,
         "n_checkpoints": validation.n_checkpoints,
+        "n_placed": made.placed,
         "level": validation.level,
         "folds": validation.folds,
         **_report(validation),
@@ -197,6 +198,11 @@ def _show(validation: Validation, made: FitOutcome, surrogate: Surrogate) -> Non
             print_wrapped(f"The kept map was not refined: {made.reason}.")
     else:
         print_wrapped(f"The kept map is current: it was learned from these {seen}. --from-scratch learns it anew.")
+    if made.placed:
+        print_wrapped(
+            f"{made.placed:,} further checkpoints are placed on it and not learned from: fingerprints of more at once "
+            "would take too much memory."
+        )
     _print_metrics(made, surrogate)
     print_wrapped()
     print_wrapped(f"Mean absolute error on held-out runs ({held_out}), from weights only:")

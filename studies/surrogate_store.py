@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -12,18 +12,19 @@ import numpy as np
 
 from epsopt.studies.learned_metrics import LearnedMetrics, learned_metrics
 from epsopt.studies.map_index import KINDS, digest
+from epsopt.studies.training_data import MeasuredZoo, measured_contents, measured_zoo
 from epsopt.surrogate.dataset import TrainingSet
 from epsopt.surrogate.fitting import enough_runs, fit, fit_key
+from epsopt.surrogate.placement import place_on_map
 from epsopt.surrogate.ranges import guess_range, n_outside, named_ranges, range_text
 from epsopt.surrogate.refinement import GROWTH, Refinement, condition_on_observations, refinable, refine
 from epsopt.surrogate.surrogate import OtherVersion, Surrogate
 from epsopt.surrogate.training import TrainingConfig
 from epsopt.surrogate.validation import MetricValidation, Validation
 from epsopt.zoo.catalogue.catalogue import Catalogue
-from epsopt.zoo.catalogue.types import Checkpoint, each_content_once
+from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import DamagedArtifact, EmptyCatalogue
 from epsopt.zoo.formatting import count
-from epsopt.zoo.ingestion.unusable_embeddings import embedded, unusable, usual_shape
 
 DAMAGED = "it is damaged"
 
@@ -38,6 +39,7 @@ class FitOutcome:
         reason: why a fitted one was not refined, where there was one to refine.
         metrics: which were learned, and which are kept as data; ``None`` where nobody chose.
         bounds_contradicted: sentences about ranges of metrics that measurements contradict.
+        placed: checkpoints of a large catalogue that were placed on the map, and not learned from.
     """
 
     how: Literal["current", "refined", "fitted"]
@@ -45,6 +47,7 @@ class FitOutcome:
     reason: str | None = None
     metrics: LearnedMetrics | None = None
     bounds_contradicted: tuple[str, ...] = ()
+    placed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,8 @@ class KeptMap:
 def training_set(catalogue: Catalogue, learned: Sequence[str] | None = None) -> TrainingSet:
     """Read what a surrogate learns from: every checkpoint with at least one measured metric, each content once.
 
+    Of a large catalogue those are read that a map is learned from (:mod:`epsopt.surrogate.thinning`).
+
     Args:
         catalogue: what to read.
         learned: names of the metrics that are learned, in the order of the columns; by default all.
@@ -82,43 +87,8 @@ def training_set(catalogue: Catalogue, learned: Sequence[str] | None = None) -> 
 
 def training_set_of(catalogue: Catalogue, learned: Sequence[str] | None) -> tuple[TrainingSet, tuple[str, ...]]:
     """Return the training set, and sentences about embeddings that count as none in it."""
-    checkpoints = _measured_contents(catalogue)
-    prints = dict(zip((c.id for c in checkpoints), catalogue.fingerprints([c.id for c in checkpoints]), strict=True))
-    # What NaN weights measured says nothing of others, and their fingerprint is that of zeros.
-    checkpoints = [c for c in checkpoints if not prints[c.id].nan_weights] or checkpoints
-    if not checkpoints:
-        raise EmptyCatalogue(
-            "the catalogue holds no checkpoint with metrics: read your runs with 'epsopt ingest RUNS' first"
-        )
-    names = tuple(catalogue.metric_names() if learned is None else learned)
-    ids = [c.id for c in checkpoints]
-    metrics = np.array(
-        [[np.nan if (v := c.metrics.get(name)) is None else float(v) for name in names] for c in checkpoints]
-    )
-    embeddings = catalogue.embeddings(ids)
-    points = [embedded(c.path, e) for c, e in zip(checkpoints, embeddings, strict=True) if e is not None]
-    shape, stacked = usual_shape(p.shape for p in points), None
-    if shape is not None:
-        # One shape per map, the most frequent one; another one, or one that is not finite, counts as none.
-        blank = np.full(shape, np.nan, dtype=np.float32)
-        usable = [e if e is not None and e.shape == shape and np.isfinite(e).all() else blank for e in embeddings]
-        stacked = np.stack(usable).astype(np.float32)
-    doubts = tuple(f"{path}: {text}" for path, text in unusable(points, shape or ()))
-    train = TrainingSet(
-        keys=tuple(c.sha256 for c in checkpoints),
-        fingerprints=tuple(prints[i] for i in ids),
-        runs=np.array([c.run_id for c in checkpoints], dtype=np.int64),
-        lineages=np.array([c.lineage_id for c in checkpoints], dtype=np.int64),
-        metric_names=names,
-        metrics=metrics,
-        embeddings=stacked,
-    )
-    return train, doubts
-
-
-def _measured_contents(catalogue: Catalogue) -> list[Checkpoint]:
-    """Return the checkpoints with at least one measured metric, each content once."""
-    return each_content_once([c for c in catalogue.checkpoints() if any(v is not None for v in c.metrics.values())])
+    zoo = measured_zoo(catalogue, learned)
+    return zoo.training_set(zoo.rows_to_learn())
 
 
 def fit_map(
@@ -151,43 +121,80 @@ def fit_map(
         The map, its validation on runs that were held out or not learned yet, and how it came about.
     """
     chosen = measured_metrics(catalogue, objectives, learn)
-    train, unusable_embeddings = training_set_of(catalogue, chosen.names)
-    known = {name: limits for name, limits in (bounds or {}).items() if name in train.metric_names}
-    doubts = doubts_about_ranges(train, known) + unusable_embeddings
-    if broken := len(_measured_contents(catalogue)) - len(train):
+    zoo = measured_zoo(catalogue, chosen.names)
+    known = {name: limits for name, limits in (bounds or {}).items() if name in zoo.metric_names}
+    # Fingerprints of a small zoo are part of what identifies it; of a large one they are read when they are needed.
+    whole = None if zoo.is_large else zoo.training_set(zoo.rows_to_learn())
+    doubts = doubts_about_ranges(zoo if whole is None else whole[0], known) + (() if whole is None else whole[1])
+    if whole is not None and (broken := len(zoo) - len(whole[0])):
         doubts += (f"nothing is learned from {count(broken, 'checkpoint')} whose weights are NaN",)
-    key = fit_key(train, seed=seed, bounds=known, recipe=recipe, probes=probes)
+    same = zoo.digest if whole is None else whole[0].digest
+    key = fit_key(same, seed=seed, bounds=known, recipe=recipe, probes=probes)
     kept, damaged = (None, None) if again else _kept(catalogue, probes, key)
     if kept is not None:
         data, meta = kept.stored
         catalogue.put_artifact(KINDS[probes], key, data, meta)  # the newest is the one that every other command loads
-        return kept.surrogate, kept.validation, FitOutcome("current", metrics=chosen, bounds_contradicted=doubts)
+        made = FitOutcome("current", metrics=chosen, bounds_contradicted=doubts, placed=_placed(kept.surrogate))
+        return kept.surrogate, kept.validation, made
     newest, reason, old = None, damaged, None
     if not again and damaged is None:
         newest, damaged = _kept(catalogue, probes)
-        reason, old = (damaged, None) if newest is None else _refinable(newest, key, train, known)
-    broken = _kept(catalogue, probes)[1] == DAMAGED if again else damaged == DAMAGED
+        reason = damaged
+        if newest is not None:
+            reason, old = _refinable(newest, key, zoo, whole, known)
+    broken_map = _kept(catalogue, probes)[1] == DAMAGED if again else damaged == DAMAGED
+    train = old[1] if old is not None else (whole or zoo.training_set(zoo.rows_to_learn()))[0]
     if newest is not None and old is not None:
         if progress is not None:
             progress("refining the map", 0.0)
-        surrogate, validation, change = refine(old, newest.validation, train, trained_on=key, seed=seed, recipe=recipe)
+        surrogate, validation, change = refine(
+            old[0], newest.validation, train, trained_on=key, seed=seed, recipe=recipe
+        )
         fitted_runs, made = (
             newest.fitted_runs,
             FitOutcome("refined", change, metrics=chosen, bounds_contradicted=doubts),
         )
     else:
         surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress)
-        fitted_runs, made = train.n_runs, FitOutcome("fitted", None, reason, chosen, doubts)
+        fitted_runs, made = (
+            zoo.n_runs if whole is None else train.n_runs,
+            FitOutcome("fitted", None, reason, chosen, doubts),
+        )
         earlier = _kept(catalogue, probes)[0] or _kept(catalogue, probes=False)[0]
         if earlier is not None:
             surrogate = surrogate.aligned_with(earlier.surrogate)
+    if whole is None:
+        surrogate = replace(_with_the_others(surrogate, zoo, progress), trained_on=key)
+        made = replace(made, placed=_placed(surrogate))
     data, meta = surrogate.to_bytes()
     meta = {**meta, "validation": asdict(replace(validation, held_out=None)), "fitted_runs": fitted_runs}
     meta["digest"] = digest(data, meta)
-    if broken:  # of what is kept beside it nobody knows either
+    if broken_map:  # of what is kept beside it nobody knows either
         catalogue.forget_artifacts(KINDS[probes])
     catalogue.put_artifact(KINDS[probes], key, data, meta)
     return surrogate, validation, made
+
+
+def _placed(surrogate: Surrogate) -> int:
+    return len(surrogate.memory.keys) - surrogate.memory.n_learned
+
+
+def _with_the_others(
+    surrogate: Surrogate, zoo: MeasuredZoo, progress: Callable[[str, float], None] | None
+) -> Surrogate:
+    """Place what a map of a large zoo was not learned from on it."""
+    learned = set(surrogate.memory.keys)
+    others = np.array([i for i, c in enumerate(zoo.checkpoints) if c.sha256 not in learned], dtype=np.int64)
+
+    def batches() -> Iterator[TrainingSet]:
+        done = 0
+        for part in zoo.batches(others):
+            if progress is not None:
+                progress("placing checkpoints on the map", done / len(others))
+            yield part
+            done += len(part)
+
+    return place_on_map(surrogate, batches())
 
 
 def measured_metrics(catalogue: Catalogue, objectives: Sequence[str] = (), learn: Sequence[str] = ()) -> LearnedMetrics:
@@ -200,7 +207,9 @@ def measured_metrics(catalogue: Catalogue, objectives: Sequence[str] = (), learn
     return learned_metrics(counts, objectives, learn)
 
 
-def doubts_about_ranges(train: TrainingSet, declared: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
+def doubts_about_ranges(
+    train: TrainingSet | MeasuredZoo, declared: Mapping[str, tuple[float, float]]
+) -> tuple[str, ...]:
     """Say where measurements contradict what a metric was declared, or guessed, to be."""
     out = []
     for j, name in enumerate(train.metric_names):
@@ -227,15 +236,22 @@ def doubts_about_ranges(train: TrainingSet, declared: Mapping[str, tuple[float, 
 
 
 def _refinable(
-    newest: KeptMap, key: str, train: TrainingSet, declared: Mapping[str, tuple[float, float]]
-) -> tuple[str | None, Surrogate | None]:
-    """Return the kept map if it can be refined; otherwise why not (None: other settings)."""
+    newest: KeptMap,
+    key: str,
+    zoo: MeasuredZoo,
+    whole: tuple[TrainingSet, tuple[str, ...]] | None,
+    declared: Mapping[str, tuple[float, float]],
+) -> tuple[str | None, tuple[Surrogate, TrainingSet] | None]:
+    """Return the kept map and what it is to learn, if it can be refined; otherwise why not (None: other settings)."""
     if newest.surrogate.trained_on.partition("-")[2] != key.partition("-")[2]:
         return None, None
-    if train.n_runs >= GROWTH * newest.fitted_runs:
+    n_runs = zoo.n_runs if whole is None else whole[0].n_runs
+    if n_runs >= GROWTH * newest.fitted_runs:
         return "there are half as many runs again as when it was last fitted", None
-    reason = refinable(newest.surrogate, train) or other_ranges(newest.surrogate, train, declared)
-    return reason, None if reason else newest.surrogate
+    old = replace(newest.surrogate, memory=newest.surrogate.memory.learned_only)
+    train = (whole or zoo.training_set(zoo.rows_to_learn(newest.surrogate)))[0]
+    reason = refinable(old, train) or other_ranges(old, train, declared)
+    return reason, None if reason else (old, train)
 
 
 def other_ranges(surrogate: Surrogate, train: TrainingSet, declared: Mapping[str, tuple[float, float]]) -> str | None:
@@ -327,7 +343,7 @@ def load_map(catalogue: Catalogue) -> tuple[Surrogate, Validation]:
     """
     kept = find_map(catalogue)
     if kept is None:
-        enough_runs(training_set(catalogue))  # where it needs more runs, 'fit' would only say that
+        enough_runs(training_set(catalogue).n_runs)  # where it needs more runs, 'fit' would only say that
         raise EmptyCatalogue("the catalogue has no fitted map yet: learn it with 'epsopt fit' first")
     return kept.surrogate, kept.validation
 
@@ -352,7 +368,7 @@ def unseen(catalogue: Catalogue, surrogate: Surrogate) -> int:
     Nothing is learned from NaN weights: such checkpoints do not count.
     """
     known = set(surrogate.memory.keys)
-    new = [c for c in _measured_contents(catalogue) if c.sha256 not in known]
+    new = [c for c in measured_contents(catalogue) if c.sha256 not in known]
     return len(new) - len(with_nan_weights(catalogue, new))
 
 

@@ -133,7 +133,7 @@ def fit(
         tensor_kinds=kinds_of(train),
         unseen_scores=tuple(unseen_scores),
         embedding_scale=final.embedding_scale,
-        trained_on=fit_key(train, seed=seed, bounds=bounds, recipe=recipe, probes=probes),
+        trained_on=fit_key(train.digest, seed=seed, bounds=bounds, recipe=recipe, probes=probes),
     )
     predictions = held_out_predictions(parts, fold_parts, held, level)
     metrics = validate(parts, scored, fold_parts, predictions, level, seed)
@@ -156,28 +156,39 @@ def _screened(train: TrainingSet, scales: Mapping[str, tuple[float, float]]) -> 
 
 
 def fit_key(
-    train: TrainingSet,
+    digest: str,
     *,
     seed: int,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     recipe: TrainingConfig | None = None,
     probes: bool = False,
 ) -> str:
-    """Identify a fit before it is made: the same key, the same map. Other versions of the formats have other keys."""
+    """Identify a fit before it is made: the same key, the same map. Other versions of the formats have other keys.
+
+    Args:
+        digest: of everything that the map is to hold (:attr:`epsopt.surrogate.dataset.TrainingSet.digest`).
+        seed: of the fit.
+        bounds: declared bounds of metrics.
+        recipe: how it is trained.
+        probes: whether checkpoints are read with their anchor embeddings.
+    """
     formats = [SURROGATE_FORMAT, WITHOUT_FOLLOWED]  # what later formats see more of has signatures of its own
     settings = [formats, seed, sorted((bounds or {}).items()), asdict(recipe or TrainingConfig()), probes]
-    return f"{train.digest}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
+    return f"{digest}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
 
 
-def enough_runs(train: TrainingSet) -> None:
+def enough_runs(n_runs: int) -> None:
     """Check that there are runs enough to learn from.
+
+    Args:
+        n_runs: how many there are.
 
     Raises:
         EmptyCatalogue: fewer than ``FEWEST_RUNS``.
     """
-    if train.n_runs < FEWEST_RUNS:
+    if n_runs < FEWEST_RUNS:
         raise EmptyCatalogue(
-            f"the catalogue holds {train.n_runs} run{'' if train.n_runs == 1 else 's'} with measured checkpoints, "
+            f"the catalogue holds {n_runs} run{'' if n_runs == 1 else 's'} with measured checkpoints, "
             f"a map needs at least {FEWEST_RUNS} (validation holds out whole runs): ingest more runs"
         )
 
@@ -189,7 +200,7 @@ def _check(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], folds:
         raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
     if not train.metric_names:
         raise EmptyCatalogue("no checkpoint has a measured metric, so there is nothing to learn")
-    enough_runs(train)
+    enough_runs(train.n_runs)
     unknown = sorted(set(bounds) - set(train.metric_names))
     if unknown:
         raise UsageError(f"bounds are declared for {unknown[0]!r}, known metrics: {', '.join(train.metric_names)}")

@@ -153,8 +153,9 @@ def _of_lost_runs(column: Floats, runs: NDArray[np.int64]) -> NDArray[np.bool_]:
     Nothing leads from such a run to the others. However many confirm each other, they bend what is learned of those.
     """
     far, known = lies_far_out(column), np.isfinite(column)
-    measured = np.unique(runs[known])
-    lost = [run for run in measured if (mine := known & (runs == run)).sum() > 1 and far[mine].all()]
+    measured, which = np.unique(runs[known], return_inverse=True)
+    counts, far_ones = np.bincount(which), np.bincount(which, weights=far[known])
+    lost = measured[(counts > 1) & (far_ones == counts)]
     return np.asarray(np.isin(runs, lost) & far) if len(lost) <= _FEW * len(measured) else np.zeros_like(far)
 
 

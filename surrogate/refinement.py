@@ -122,16 +122,12 @@ def condition_on_observations(old: Surrogate, train: TrainingSet) -> Surrogate:
     metrics = torch.cat([memory.metrics, torch.from_numpy(scaled[rows]).to(memory.metrics)])
     far_out = pull_in(metrics, latents, runs.numpy(), old.transforms, first=len(memory.keys))
     weights = tuple(map(weights_digest, new.fingerprints)) if old.trees is not None else ()
-    longer = EncodedCheckpoints(
-        keys=(*memory.keys, *new.keys),
-        latents=latents,
-        metrics=metrics,
-        runs=runs,
-        lineages=torch.cat([memory.lineages, torch.from_numpy(new.lineages)]),
-        head_rows=torch.from_numpy(subsample_runs(runs.numpy())),
-        far_out=torch.cat([memory.far_out, far_out]),
-        weights=(*memory.weights, *weights),
-    )
+    # Where most of its checkpoints were only placed on it, heads hold what they were learned with, and what is new.
+    held = np.concatenate([np.arange(memory.n_learned), np.arange(len(memory.keys), len(runs))])
+    longer = memory.longer(
+        new.keys, latents[len(memory.keys) :], metrics[len(memory.keys) :], torch.from_numpy(new.runs),
+        torch.from_numpy(new.lineages), far_out, weights, torch.from_numpy(held[subsample_runs(runs.numpy()[held])]),
+    )  # fmt: skip
     return replace(old, memory=longer)
 
 

@@ -73,6 +73,7 @@ class EncodedCheckpoints:
         far_out: ``(n, m)`` bool, values that were set aside or pulled in (:mod:`epsopt.surrogate.outliers`).
         weights: what identifies each one's weights (:func:`epsopt.surrogate.statistics_trees.weights_digest`); empty in
             a map without trees.
+        learned: how many of them, the first ones, were learned from; the others were only placed on the map. None: all.
     """
 
     keys: tuple[str, ...]
@@ -83,6 +84,51 @@ class EncodedCheckpoints:
     head_rows: Tensor
     far_out: Tensor
     weights: tuple[str, ...] = ()
+    learned: int | None = None
+
+    @property
+    def n_learned(self) -> int:
+        """How many checkpoints were learned from: the first ones."""
+        return len(self.keys) if self.learned is None else self.learned
+
+    @property
+    def learned_only(self) -> EncodedCheckpoints:
+        """The checkpoints that were learned from, without those that were only placed on the map."""
+        if self.learned is None:
+            return self
+        first = slice(self.learned)
+        return EncodedCheckpoints(
+            self.keys[first], self.latents[first], self.metrics[first], self.runs[first], self.lineages[first],
+            self.head_rows, self.far_out[first], self.weights[first],
+        )  # fmt: skip
+
+    def longer(
+        self, keys: Sequence[str], latents: Tensor, metrics: Tensor, runs: Tensor, lineages: Tensor, far_out: Tensor,
+        weights: Sequence[str], head_rows: Tensor,
+    ) -> EncodedCheckpoints:  # fmt: skip
+        """Return these checkpoints with others behind them; arguments as the attributes, of the others alone.
+
+        Args:
+            keys: as the attribute.
+            latents: as the attribute.
+            metrics: as the attribute.
+            runs: as the attribute.
+            lineages: as the attribute.
+            far_out: as the attribute.
+            weights: as the attribute.
+            head_rows: rows, of all together, that the Gaussian processes use.
+        """
+        return EncodedCheckpoints(
+            keys=(*self.keys, *keys),
+            latents=torch.cat([self.latents, latents]),
+            metrics=torch.cat([self.metrics, metrics]),
+            runs=torch.cat([self.runs, runs]),
+            lineages=torch.cat([self.lineages, lineages]),
+            head_rows=head_rows,
+            far_out=torch.cat([self.far_out, far_out]),
+            weights=(*self.weights, *weights),
+            learned=self.learned,
+        )
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -473,6 +519,8 @@ class Surrogate:
             "tensor_kinds": sorted(self.tensor_kinds),
             "weights": list(self.memory.weights),
         }
+        if self.memory.learned is not None:
+            meta["learned"] = self.memory.learned
         if self.trees is not None:
             meta["tree_tensors"] = list(self.trees.names)
             for i, text in enumerate(self.trees.models):
@@ -520,7 +568,9 @@ class Surrogate:
             ),
             tokenizer=FeatureEncoder(tuple(meta["kinds"]), views),
             network=network,
-            memory=EncodedCheckpoints(keys=tuple(meta["keys"]), weights=tuple(meta.get("weights", ())), **memory),
+            memory=EncodedCheckpoints(
+                keys=tuple(meta["keys"]), weights=tuple(meta.get("weights", ())), learned=meta.get("learned"), **memory
+            ),
             settings=tuple(GPHyperparameters(**s) for s in meta["settings"]),
             scores=tuple(tensors[f"scores.{i}"] for i in range(len(meta["metrics"]))),
             architectures=frozenset(meta["architectures"]),

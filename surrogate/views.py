@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from epsopt.surrogate.thinning import evenly_spaced
-from epsopt.zoo.fingerprints.fingerprint import FEATURES, SECTIONS, Fingerprint
+from epsopt.zoo.fingerprints.fingerprint import SECTIONS, Fingerprint
 
 COMPONENTS = 16
 """Principal components of a view; 32 or 64 were no better on the development zoo (docs/decisions)."""
@@ -141,12 +141,10 @@ class _Raw:
         self._fingerprints = fingerprints
         self._embeddings = embeddings
         self._index = {kind: k for k, kind in enumerate(self._kinds)}
-        self._blocks = np.full((len(fingerprints), len(self._kinds), FEATURES), np.nan, dtype=np.float32)
-        for row, fingerprint in enumerate(fingerprints):
-            found = [(self._index[kind], i) for i, kind in enumerate(kinds_of(fingerprint)) if kind in self._index]
-            if found:
-                places, blocks = zip(*found, strict=True)
-                self._blocks[row, list(places)] = fingerprint.features[list(blocks)]
+        # Of each checkpoint, by kind, which of its blocks is of it.
+        self._found = [
+            {self._index[kind]: i for i, kind in enumerate(kinds_of(f)) if kind in self._index} for f in fingerprints
+        ]
 
     def names(self, *, mixed: bool) -> Iterable[str]:
         """All views that these checkpoints could have; `mixed`: architectures differ."""
@@ -164,12 +162,29 @@ class _Raw:
     def table(self, name: str) -> Floats:
         """(n, columns) of one view."""
         if name.startswith("answers "):
-            return self._blocks[:, self._index[name.removeprefix("answers ")], SECTIONS["RESPONSE"]]
+            return self._answers(self._index[name.removeprefix("answers ")])
         if name.startswith("probes "):
             return self._probes(name.removeprefix("probes "))
         if name.upper() in _STATISTICS:
-            return self._blocks[:, :, SECTIONS[name.upper()]].reshape(len(self._fingerprints), -1)
+            return self._statistics(SECTIONS[name.upper()])
         return np.stack([_of_any(name, f) for f in self._fingerprints])
+
+    def _answers(self, kind: int) -> Floats:
+        section = SECTIONS["RESPONSE"]
+        table = np.full((len(self._fingerprints), section.stop - section.start), np.nan, dtype=np.float32)
+        for row, (fingerprint, found) in enumerate(zip(self._fingerprints, self._found, strict=True)):
+            if kind in found:
+                table[row] = fingerprint.features[found[kind], section]
+        return table
+
+    def _statistics(self, section: slice) -> Floats:
+        # One view at a time: all columns of all blocks together would take as much memory as the fingerprints.
+        shape = (len(self._fingerprints), len(self._kinds), section.stop - section.start)
+        table = np.full(shape, np.nan, dtype=np.float32)
+        for row, (fingerprint, found) in enumerate(zip(self._fingerprints, self._found, strict=True)):
+            if found:
+                table[row, list(found)] = fingerprint.features[list(found.values()), section]
+        return table.reshape(len(self._fingerprints), -1)
 
     def _probes(self, name: str) -> Floats:
         if self._embeddings is None:  # a map with probes, asked about a checkpoint without them
