@@ -71,6 +71,7 @@ IN_MEMORY, ROOM = Path("/dev/shm"), 8 << 30
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep temporary files in memory where there is room: on a disk, each commit of a database takes milliseconds."""
+    gc.set_threshold(20_000, 20, 100)  # from the first import on
     if config.option.basetemp is None and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 

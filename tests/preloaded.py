@@ -7,8 +7,10 @@ program of its own. :class:`Preloaded` is the other end, in the process of the t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -21,9 +23,11 @@ import struct
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # What the program imports when it has something to do, not when it begins.
 _BOTH = ["alembic.command", "torch._dynamo", "botorch.models"]
@@ -168,6 +172,8 @@ def serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
                     for name, value in request["constants"].items():
                         module, _, constant = name.rpartition(".")
                         setattr(importlib.import_module(module), constant, value)
+            gc.collect()
+            gc.freeze()  # a collection in a copy would write to, and so copy, all of this process
             leads, led = os.pipe()
             if not (pid := os.fork()):
                 if request["session"]:
@@ -203,10 +209,34 @@ def become(request: dict[str, Any], descriptors: list[int]) -> None:
     sys.path[:] = request["path"]
 
 
+def end(program: Callable[[], object]) -> NoReturn:
+    """Run a program and end this copy as the interpreter would, but for the second in which it frees every module."""
+    status, interrupted = 0, False
+    try:
+        program()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            sys.stderr.write(f"{ended.code}\n")
+    except BaseException as error:  # noqa: BLE001 - as the interpreter does
+        traceback.print_exc()
+        status, interrupted = 1, isinstance(error, KeyboardInterrupt)
+    with contextlib.suppress(Exception):
+        threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(status)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked = serve(socket.socket(fileno=int(sys.argv[1])))
     if asked is not None:
         become(*asked)
         warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
-        runpy.run_module(asked[0]["module"], run_name="__main__", alter_sys=True)
+        end(lambda: runpy.run_module(asked[0]["module"], run_name="__main__", alter_sys=True))
