@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Table, delete, insert, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from epsopt.zoo.catalogue.database import driver_message, open_database, reading, writing
-from epsopt.zoo.catalogue.listing import listing, said_of_files
+from epsopt.zoo.catalogue.listing import Listing, listing, said_of_files
 from epsopt.zoo.catalogue.renaming import under_new_names
 from epsopt.zoo.catalogue.tables import (
     artifacts,
@@ -72,6 +72,7 @@ class Catalogue:
         self.rename_hyperparameters = dict(rename_hyperparameters or {})
         self._weights_key = weights_key
         self._base = base
+        self._names: tuple[tuple[Any, ...], list[str]] | None = None  # metric_names, and the state that they are of
         self._engine = open_database(url)
 
     @property
@@ -185,7 +186,8 @@ class Catalogue:
             within: folder of the runs that count, absolute; None: all.
         """
         with self.reading() as connection:
-            found = listing(connection)
+            state, found = _state(connection), listing(connection)
+        self._names = None if state is None else (state, self._measured_names(found))
         below = None if within is None else (str(within), f"{within}/")
         out = []
         for c in found.checkpoints:
@@ -217,8 +219,17 @@ class Catalogue:
     def metric_names(self) -> list[str]:
         """Return the metrics that have at least one finite value, sorted."""
         with self.reading() as connection:
-            found = listing(connection).checkpoints
-        return sorted({name for c in found for name, v in self.renamed(c.metrics).items() if v is not None})
+            # Every command asks for checkpoints and for these: listing a large catalogue once takes seconds.
+            if self._names is not None and self._names[0] == _state(connection):
+                return list(self._names[1])
+            found = listing(connection)
+        return self._measured_names(found)
+
+    def _measured_names(self, found: Listing) -> list[str]:
+        measured: set[str] = set()
+        for c in found.checkpoints:
+            measured.update(name for name, v in self.renamed(c.metrics).items() if v is not None)
+        return sorted(measured)
 
     def not_finite(self, within: Collection[str] | None = None) -> list[NotFinite]:
         """Count the values that were logged as NaN or infinite, by metric: they count as not measured.
@@ -420,6 +431,18 @@ class Catalogue:
         """
         with self.writing() as connection:
             connection.execute(delete(artifacts).where(artifacts.c.kind == kind))
+
+
+def _state(connection: Connection) -> tuple[Any, ...] | None:
+    """What is as before only if nothing was written meanwhile, by this connection or another one; None: unknown.
+
+    SQLite counts for each connection what others commit (data_version), and what it changes itself.
+    """
+    if connection.dialect.name != "sqlite":
+        return None
+    own = connection.connection.dbapi_connection
+    version = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+    return own, version, getattr(own, "total_changes", 0)
 
 
 def _put_artifact(connection: Connection, kind: str, key: str, data: bytes, text: str) -> None:

@@ -84,7 +84,7 @@ def listing(connection: Connection) -> Listing:
         members.setdefault(file.checkpoint_id, []).append(file)
     listed: dict[int, Listed] = {}
     holding: dict[tuple[int, str], int] = {}
-    for row in connection.execute(select(checkpoints)):
+    for row in connection.execute(select(*(c for c in checkpoints.c if c is not checkpoints.c.hyperparameters))):
         own = members.get(row.id, [])
         metrics: Metrics = {}
         hashes = dict.fromkeys([*(m.sha256 for m in own if m.sha256 is not None), row.sha256])

@@ -16,6 +16,8 @@ def under_new_names(values: Mapping[str, _Value], rename: Mapping[str, str]) -> 
         rename: names that some runs have, to those that they are to have; of several that lead to one name the first
             that has a value counts.
     """
+    if not rename:
+        return dict(values)
     out = {name: value for name, value in values.items() if name not in rename}
     for old, new in rename.items():
         if old in values and out.get(new) is None:

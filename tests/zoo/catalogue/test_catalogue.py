@@ -10,7 +10,9 @@ import sys
 
 import pytest
 import sqlalchemy
+import torch
 
+from epsopt.zoo.catalogue import catalogue as catalogue_module
 from epsopt.zoo.catalogue import database
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue
@@ -174,3 +176,30 @@ def test_postgresql_does_what_sqlite_does(tmp_path, runs, save):
         remote.put_artifact("surrogate", "a", b"\0\xff", {"n": 1})
         assert remote.get_artifact("surrogate") == (b"\0\xff", {"n": 1})
     server.cleanup()
+
+
+def test_the_names_of_metrics_follow_what_anyone_writes_and_are_not_read_twice(tmp_path, monkeypatch):
+    def run(number: int, metric: str) -> None:
+        (tmp_path / "runs" / f"run_{number}").mkdir(parents=True)
+        weights = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(number))}
+        content = {"model_state_dict": weights, "metrics": {metric: 0.5}, "epoch": 1}
+        torch.save(content, tmp_path / "runs" / f"run_{number}" / "epoch_1.pt")
+
+    listings = []
+    real = catalogue_module.listing
+    monkeypatch.setattr(catalogue_module, "listing", lambda connection: listings.append(1) or real(connection))
+    url = f"sqlite:///{tmp_path / 'epsopt.db'}"
+    with Catalogue(url) as one, Catalogue(url) as other:
+        run(1, "gain")
+        ingest(one, tmp_path / "runs", jobs=1)
+        one.checkpoints()
+        listings.clear()
+        assert one.metric_names() == ["gain"]
+        assert listings == [], "what the checkpoints measured is known from listing them"
+        run(2, "loss")
+        ingest(other, tmp_path / "runs", jobs=1)
+        assert one.metric_names() == ["gain", "loss"]
+        one.checkpoints()
+        run(3, "size")
+        ingest(one, tmp_path / "runs", jobs=1)
+        assert one.metric_names() == ["gain", "loss", "size"]
