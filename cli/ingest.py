@@ -139,7 +139,8 @@ def _ingest(
             )
             checkpoints, metrics, runs = catalogue.checkpoints(), catalogue.metric_names(), len(catalogue.runs())
             copies, shared = copied_runs(checkpoints)
-            diagnosis = diagnose(project, catalogue) if project is not None and not options.json else None
+            shown = project is not None and not options.json
+            diagnosis = diagnose(project, catalogue, checkpoints=checkpoints) if shown else None
     if options.json:
         print_json(
             {

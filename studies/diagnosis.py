@@ -121,15 +121,21 @@ def _is_folder(path: Path) -> bool:
     return isinstance(path, type(Path())) and path.is_dir()
 
 
-def diagnose(project: Project | None, catalogue: Catalogue, others: Sequence[OtherFormat] = ()) -> Diagnosis:
+def diagnose(
+    project: Project | None,
+    catalogue: Catalogue,
+    others: Sequence[OtherFormat] = (),
+    checkpoints: Sequence[Checkpoint] | None = None,
+) -> Diagnosis:
     """Look at a project without changing anything.
 
     Args:
         project: what epsopt.toml says; None: there is none.
         catalogue: of its checkpoints.
         others: what lies beside them and is not read.
+        checkpoints: the catalogue's; None: they are read.
     """
-    checkpoints = catalogue.checkpoints()
+    checkpoints = catalogue.checkpoints() if checkpoints is None else checkpoints
     objectives = () if project is None else project.objectives
     names = catalogue.metric_names()
     runs = {c.run_id: c for c in checkpoints}

@@ -176,7 +176,8 @@ def search(
     proofs = [c for c in meeting if c.sha256 in on_map]
     chosen = _with_proof(chosen, candidates, latents, known, proofs, limit)
     prediction = surrogate.predict(candidates[chosen], level)
-    near = nearest(candidates[chosen], latents, known, neighbours)
+    around = (latents, known) if surrogate.memory.learned is None else known_latents(surrogate, checkpoints)
+    near = nearest(candidates[chosen], *around, neighbours)
     names = surrogate.metric_names
 
     def named(row: NDArray[np.float64]) -> dict[str, float]:
@@ -227,7 +228,9 @@ def known_latents(
 def learned_latents(surrogate: Surrogate, checkpoints: Sequence[Checkpoint]) -> tuple[Tensor, list[Checkpoint]]:
     """As :func:`known_latents`, without checkpoints of which a far-out value was set aside: no region goes around them.
 
-    What such a checkpoint measured was not learned, so that the map takes its place for an ordinary one.
+    What such a checkpoint measured was not learned, so that the map takes its place for an ordinary one. Neither are
+    those among them that a map of a large catalogue only holds: intervals were calibrated on what it was learned from,
+    and a search looks at every checkpoint of the region at every step.
 
     Args:
         surrogate: the fitted map.
@@ -243,6 +246,7 @@ def learned_latents(surrogate: Surrogate, checkpoints: Sequence[Checkpoint]) -> 
     memory = surrogate.memory
     aside = (memory.far_out & memory.metrics.isnan()).any(dim=1).numpy()
     lost = {key for key, out in zip(memory.keys, aside.tolist(), strict=True) if out}
+    lost.update(memory.keys[memory.n_learned :])
     rows = [i for i, c in enumerate(known) if c.sha256 not in lost]
     return (latents[rows], [known[i] for i in rows]) if lost and rows else (latents, known)
 

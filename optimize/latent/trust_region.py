@@ -18,6 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epsopt.surrogate.thinning import evenly_spaced
+
+_MOST = 8192  # checkpoints that a region goes around: of more, each would be compared with each
 _BLOCK = 2**22  # distances at a time: 16 MB in single precision
 
 
@@ -113,12 +116,14 @@ def trust_region(latents: Tensor, runs: NDArray[np.int64]) -> TrustRegion:
 
     Args:
         latents: ``(n, latent)`` encoded checkpoints.
-        runs: ``(n,)`` the run of each.
+        runs: ``(n,)`` the run of each. Of more than 8,192 checkpoints as many are taken, evenly.
 
     Returns:
         The region; with a single run, the median distance to the nearest other checkpoint is its radius. Its reach is
         the root mean square, dimension by dimension, of the steps to those nearest checkpoints.
     """
+    some = evenly_spaced(len(latents), _MOST)
+    latents, runs = (latents, runs) if len(some) == len(latents) else (latents[some], runs[some])
     centres = latents
     # The same weights in two runs (an untrained epoch 0) lie at one place: that says nothing of how far apart runs are.
     kept = np.sort(np.unique(latents.detach().numpy(), axis=0, return_index=True)[1])

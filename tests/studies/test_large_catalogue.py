@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from epsopt.optimize import Objective
+from epsopt.optimize.latent.search import learned_latents, search
+from epsopt.optimize.latent.trust_region import trust_region
 from epsopt.studies import surrogate_store, training_data
 from epsopt.studies.surrogate_store import find_map, fit_map, unseen
 from epsopt.surrogate import TrainingConfig
@@ -112,6 +115,18 @@ def test_new_runs_of_a_large_catalogue_refine_the_map_and_the_others_are_placed_
     kept = find_map(catalogue)
     assert kept is not None
     assert kept.surrogate.memory.n_learned == 90
+
+
+def test_a_search_stays_where_the_map_was_learned_and_names_any_checkpoint_as_nearest(catalogue, few):
+    surrogate, _, _ = fit_map(catalogue, recipe=QUICK)
+    checkpoints = catalogue.checkpoints()
+    learned = set(surrogate.memory.keys[:60])
+    latents, known = learned_latents(surrogate, checkpoints)
+    assert {c.sha256 for c in known} == learned
+    found = search(surrogate, checkpoints, [Objective("gain", maximize=True)], neighbours=20)
+    assert {n.sha256 for a in found.answers for n in a.nearest} - learned
+    region = trust_region(latents, np.array([c.run_id for c in known]))
+    assert region.contains(torch.stack([a.z for a in found.answers])).all()
 
 
 def test_up_to_the_limit_nothing_is_thinned_and_the_map_is_bit_for_bit_that_of_all(catalogue, monkeypatch):

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Table, delete, insert, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from epsopt.zoo.catalogue.database import driver_message, open_database, reading, writing
-from epsopt.zoo.catalogue.listing import Listing, listing, said_of_files
+from epsopt.zoo.catalogue.listing import Listing, listing, said_of_files, says_not_finite, whole_runs
 from epsopt.zoo.catalogue.renaming import under_new_names
 from epsopt.zoo.catalogue.tables import (
     artifacts,
@@ -170,7 +170,7 @@ class Catalogue:
     def runs(self) -> list[Run]:
         """Return all runs, by name; where several have one name, by as much of their path as tells them apart."""
         with self.reading() as connection:
-            found = listing(connection)
+            found = whole_runs(connection)
         rows = sorted(found.runs.values(), key=lambda r: (found.names[r.id], r.path))
         said = {r.id: under_new_names(found.hyperparameters[r.id], self.rename_hyperparameters) for r in rows}
         return [Run(r.id, found.names[r.id], r.path, said[r.id]) for r in rows]
@@ -241,6 +241,8 @@ class Catalogue:
             One count a metric that has such values, by name.
         """
         with self.reading() as connection:
+            if not says_not_finite(connection):  # of most catalogues; listing a large one takes seconds
+                return []
             found = listing(connection)
         places: dict[str, list[int]] = {}
         for c in found.checkpoints:

@@ -74,10 +74,47 @@ def parts_of_runs(connection: Connection) -> dict[int, int]:
     return parts_of_others(held, TRACKERS)
 
 
-def listing(connection: Connection) -> Listing:
-    """Read all checkpoints, and put together what is one."""
+@dataclass(frozen=True)
+class WholeRuns:
+    """The runs under which checkpoints are listed, without those.
+
+    Attributes:
+        runs: rows of the runs, by id.
+        hyperparameters: of the runs, by id.
+        parts: id of the run that counts, by the id of one that is a part of it.
+        names: by id; no two are the same.
+    """
+
+    runs: dict[int, Row[Any]]
+    hyperparameters: dict[int, dict[str, Any]]
+    parts: dict[int, int]
+    names: dict[int, str]
+
+
+def whole_runs(connection: Connection) -> WholeRuns:
+    """Read all runs, and put together what is one."""
     parts = parts_of_runs(connection)
     known = {r.id: r for r in connection.execute(select(runs))}
+    of_whole: dict[int, list[int]] = {}
+    for part, whole in parts.items():
+        of_whole.setdefault(whole, []).append(part)
+    parsed: dict[str, dict[str, Any]] = {}
+    hyperparameters = {}
+    for i, run in known.items():
+        if i not in parts:
+            metadata = _once(parsed, run.hyperparameters)
+            for part in of_whole.get(i, ()):
+                metadata = with_defaults(metadata, _once(parsed, known[part].hyperparameters))
+            hyperparameters[i] = metadata
+    kept = {i: run for i, run in known.items() if i not in parts}
+    names = distinct_names({i: (run.name, run.path) for i, run in kept.items()})
+    return WholeRuns(kept, hyperparameters, parts, names)
+
+
+def listing(connection: Connection) -> Listing:
+    """Read all checkpoints, and put together what is one."""
+    found = whole_runs(connection)
+    parts = found.parts
     beside = _metrics_beside(connection)
     members: dict[int, list[Any]] = {}
     for file in connection.execute(select(files.c.checkpoint_id, files.c.path, files.c.sha256).order_by(files.c.path)):
@@ -95,22 +132,16 @@ def listing(connection: Connection) -> Listing:
         listed[row.id] = Listed(row, metrics, row.run_id, row.epoch, [m.path for m in own])
     for part, whole in parts.items():
         _join(part, whole, listed, holding, beside)
-    parsed: dict[str, dict[str, Any]] = {}
-    hyperparameters = {}
-    for i, run in known.items():
-        if i not in parts:
-            metadata = _once(parsed, run.hyperparameters)
-            for other in [known[p].hyperparameters for p, whole in parts.items() if whole == i]:
-                metadata = with_defaults(metadata, _once(parsed, other))
-            hyperparameters[i] = metadata
-    whole_runs = {i: run for i, run in known.items() if i not in parts}
-    return Listing(
-        [one for one in listed.values() if one.run_id not in parts],
-        whole_runs,
-        hyperparameters,
-        parts,
-        distinct_names({i: (run.name, run.path) for i, run in whole_runs.items()}),
-    )
+    shown = [one for one in listed.values() if one.run_id not in parts]
+    return Listing(shown, found.runs, found.hyperparameters, parts, found.names)
+
+
+def says_not_finite(connection: Connection) -> bool:
+    """Whether any metric of a checkpoint or of a run's side files may be kept as null: NaN or infinite."""
+    for table in (checkpoints, run_metadata):
+        if connection.execute(select(table).where(table.c.metrics.contains("null")).limit(1)).first() is not None:
+            return True
+    return False
 
 
 def said_of_files(connection: Connection, key: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import pickle
 import sqlite3
 import sys
+from pathlib import Path
 
 import pytest
 import sqlalchemy
@@ -178,28 +179,47 @@ def test_postgresql_does_what_sqlite_does(tmp_path, runs, save):
     server.cleanup()
 
 
-def test_the_names_of_metrics_follow_what_anyone_writes_and_are_not_read_twice(tmp_path, monkeypatch):
-    def run(number: int, metric: str) -> None:
-        (tmp_path / "runs" / f"run_{number}").mkdir(parents=True)
-        weights = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(number))}
-        content = {"model_state_dict": weights, "metrics": {metric: 0.5}, "epoch": 1}
-        torch.save(content, tmp_path / "runs" / f"run_{number}" / "epoch_1.pt")
+def write_run(folder: Path, number: int, **metrics: float) -> None:
+    (folder / f"run_{number}").mkdir(parents=True)
+    weights = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(number))}
+    content = {"model_state_dict": weights, "metrics": metrics, "epoch": 1}
+    torch.save(content, folder / f"run_{number}" / "epoch_1.pt")
 
-    listings = []
+
+@pytest.fixture
+def listings(monkeypatch):
+    """How often all checkpoints are listed."""
+    counted: list[int] = []
     real = catalogue_module.listing
-    monkeypatch.setattr(catalogue_module, "listing", lambda connection: listings.append(1) or real(connection))
+    monkeypatch.setattr(catalogue_module, "listing", lambda connection: counted.append(1) or real(connection))
+    return counted
+
+
+def test_a_new_run_is_read_without_listing_all_checkpoints(tmp_path, listings):
+    with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
+        for number in (1, 2):
+            write_run(tmp_path / "runs", number, gain=0.5)
+            ingest(catalogue, tmp_path / "runs", jobs=1)
+        assert [r.name for r in catalogue.runs()] == ["run_1", "run_2"]
+        assert listings == [], "of 100,000 checkpoints that takes seconds"
+        write_run(tmp_path / "runs", 3, gain=float("nan"))
+        report = ingest(catalogue, tmp_path / "runs", jobs=1)
+    assert [(n.metric, n.runs) for n in report.not_finite] == [("gain", 1)]
+
+
+def test_the_names_of_metrics_follow_what_anyone_writes_and_are_not_read_twice(tmp_path, listings):
     url = f"sqlite:///{tmp_path / 'epsopt.db'}"
     with Catalogue(url) as one, Catalogue(url) as other:
-        run(1, "gain")
+        write_run(tmp_path / "runs", 1, gain=0.5)
         ingest(one, tmp_path / "runs", jobs=1)
         one.checkpoints()
         listings.clear()
         assert one.metric_names() == ["gain"]
         assert listings == [], "what the checkpoints measured is known from listing them"
-        run(2, "loss")
+        write_run(tmp_path / "runs", 2, loss=0.5)
         ingest(other, tmp_path / "runs", jobs=1)
         assert one.metric_names() == ["gain", "loss"]
         one.checkpoints()
-        run(3, "size")
+        write_run(tmp_path / "runs", 3, size=0.5)
         ingest(one, tmp_path / "runs", jobs=1)
         assert one.metric_names() == ["gain", "loss", "size"]
