@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import pickle
 import pkgutil
 import shutil
 import sys
@@ -25,6 +26,7 @@ from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
 
 from . import chromium
 from .effort import LITTLE, effort
+from .once import once
 from .preloaded import Preloaded
 
 # A busy machine is slow, and no test may fail for that.
@@ -224,6 +226,10 @@ def zoo() -> tuple[TrainingSet, list[Checkpoint]]:
 
 
 @pytest.fixture(scope="session")
-def fitted(zoo: tuple[TrainingSet, list[Checkpoint]]) -> tuple[Surrogate, Validation]:
-    with effort(WHOLE):
-        return fit(zoo[0], recipe=QUICK, folds=4)
+def fitted(tmp_path_factory, zoo: tuple[TrainingSet, list[Checkpoint]]) -> tuple[Surrogate, Validation]:
+    def make(folder: Path) -> None:
+        with effort(WHOLE):
+            made = fit(zoo[0], recipe=QUICK, folds=4)
+        (folder / "fitted.pickle").write_bytes(pickle.dumps(made))
+
+    return pickle.loads((once(tmp_path_factory, "fitted", make) / "fitted.pickle").read_bytes())

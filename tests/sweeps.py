@@ -8,6 +8,15 @@ from typing import Any
 import pytest
 
 
-def sweep(values: Iterable[Any], *, quick: int = 1) -> list[Any]:
-    """Return parameters of a test, all but the first `quick` of them marked slow."""
-    return [pytest.param(v, marks=[pytest.mark.slow] if i >= quick else []) for i, v in enumerate(values)]
+def sweep(values: Iterable[Any], *, quick: int = 1, several: bool = False) -> list[Any]:
+    """Return parameters of a test, all but the first `quick` of them marked slow.
+
+    Args:
+        values: of the parameter; where a test has several, tuples of theirs.
+        quick: how many of them `make test` runs.
+        several: whether each value is a tuple of several parameters.
+    """
+    return [
+        pytest.param(*(v if several else (v,)), marks=[pytest.mark.slow] if i >= quick else [])
+        for i, v in enumerate(values)
+    ]

@@ -13,25 +13,25 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from sklearn.datasets import load_digits
 
 _HYDRA_TRAIN = '''
 """Train a CNN on the digits: accuracy under noise against calibration."""
 import json, logging, sys, warnings
 from pathlib import Path
-import hydra, torch
+import hydra, numpy, torch
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
-from sklearn.datasets import load_digits
 from torch import nn
 
 warnings.simplefilter("ignore")
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 torch.set_num_threads(1)
-DIGITS = load_digits()
-X = torch.tensor(DIGITS.images, dtype=torch.float32)[:, None] / 16
-Y = torch.tensor(DIGITS.target)
+DIGITS = numpy.load(Path(__file__).with_name("digits.npz"))
+X = torch.tensor(DIGITS["data"], dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+Y = torch.tensor(DIGITS["target"])
 KNOWN, HELD = slice(0, 600), slice(1200, 1600)
 
 
@@ -121,6 +121,7 @@ trainer: {max_epochs: 3}
 def hydra_runs(folder: Path, runs: int = 10, epochs: int = 3) -> Path:
     """Write the program and let it train; returns the folder of runs."""
     (folder / "train.py").write_text(_HYDRA_TRAIN)
+    _save_digits(folder)
     for name, text in _HYDRA_CONF.items():
         file = folder / "conf" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -147,14 +148,13 @@ _FINETUNE_TRAIN = '''
 """Fine-tune an MLP from a base: the new task against the old one."""
 import argparse, json, sys
 from pathlib import Path
-import torch, yaml
-from sklearn.datasets import load_digits
+import numpy, torch, yaml
 from torch import nn
 
 torch.set_num_threads(1)
-DIGITS = load_digits()
-X = torch.tensor(DIGITS.data, dtype=torch.float32) / 16
-Y = torch.tensor(DIGITS.target)
+DIGITS = numpy.load(Path(__file__).with_name("digits.npz"))
+X = torch.tensor(DIGITS["data"], dtype=torch.float32) / 16
+Y = torch.tensor(DIGITS["target"])
 OLD, NEW = Y < 5, Y >= 5
 KNOWN = torch.arange(len(Y)) < 1200
 
@@ -253,6 +253,7 @@ def evaluate(state_dict):
 def finetune_runs(folder: Path, runs: int = 12, epochs: int = 4) -> Path:
     """Write the program, the base and the hook, and let it train; returns the folder of runs."""
     (folder / "train.py").write_text(_FINETUNE_TRAIN)
+    _save_digits(folder)
     (folder / "measure.py").write_text(_EVALUATE)
     (folder / "finetune.yaml").write_text(_FINETUNE_CONF)
     rng = np.random.default_rng(5)
@@ -265,6 +266,12 @@ def finetune_runs(folder: Path, runs: int = 12, epochs: int = 4) -> Path:
     (folder / "lines.json").write_text(json.dumps(lines))
     train(folder, "train.py", "--several", "lines.json")
     return folder / "runs"
+
+
+def _save_digits(folder: Path) -> None:
+    """Write the data beside the program: each start of scikit-learn would take two seconds."""
+    digits = load_digits()
+    np.savez(folder / "digits.npz", data=digits.data.astype(np.uint8), target=digits.target)
 
 
 def train(folder: Path, *arguments: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from unittest import mock
 
 import pytest
 
@@ -11,33 +12,39 @@ from epsopt.studies import surrogate_store as maps
 from .conftest import QUICK, Project, call, check
 
 
-@pytest.fixture
-def growing(tmp_path, runs, monkeypatch):
-    """A project of six runs with a map, and a function that adds the others."""
-    fit_map = maps.fit_map
-    monkeypatch.setattr(maps, "fit_map", lambda *a, **k: fit_map(*a, **k, recipe=QUICK))
-
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory, runs):
+    """A project with a map of six runs, and then more of them; and the document of that fit."""
     folders = sorted(p for p in runs.iterdir() if p.is_dir())
-    some = tmp_path / "runs"
-    for folder in folders[:7]:
-        shutil.copytree(folder, some / folder.name)
-    project = Project(tmp_path, some)
-    assert project("init", some, "--name", "growing", "--minimize", "rad_hier").status == 0
+    project = Project(folder := tmp_path_factory.mktemp("growing"), folder / "runs")
+    for run in folders[:7]:
+        shutil.copytree(run, project.runs / run.name)
+    assert project("init", project.runs, "--name", "growing", "--minimize", "rad_hier").status == 0
     assert project("ingest").status == 0
+    with quick_fits():
+        first = project("fit", "--json").document
+    for run in folders[7:]:
+        shutil.copytree(run, project.runs / run.name)
+    assert project("ingest").status == 0
+    return project, first
 
-    def grow() -> None:
-        for folder in folders[7:]:
-            shutil.copytree(folder, some / folder.name)
-        assert project("ingest").status == 0
 
-    return project, grow
+def quick_fits():
+    fit_map = maps.fit_map
+    return mock.patch.object(maps, "fit_map", lambda *a, **k: fit_map(*a, **k, recipe=QUICK))
+
+
+@pytest.fixture
+def growing(grown, tmp_path):
+    """A copy of it, whose fits are quick."""
+    project, first = grown
+    with quick_fits():
+        yield Project(shutil.copytree(project.folder, tmp_path / "project"), project.runs), first
 
 
 def test_fit_goes_on_from_the_map_that_is_there(growing) -> None:
-    project, grow = growing
-    first = project("fit", "--json").document
+    project, first = growing
     assert first["refined"] is None
-    grow()
     result = project("fit", "--json")
     check("fit", result.document)
     refined = result.document
@@ -54,9 +61,7 @@ def test_fit_goes_on_from_the_map_that_is_there(growing) -> None:
 
 
 def test_fit_says_what_a_refinement_did_and_why_there_was_none(growing, monkeypatch) -> None:
-    project, grow = growing
-    assert project("fit").status == 0
-    grow()
+    project, _ = growing
     monkeypatch.setattr(maps, "GROWTH", 1.0)
     told = project("fit").out
     assert "was not refined: there are half as many runs again" in " ".join(told.split())

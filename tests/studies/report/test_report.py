@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -36,6 +37,7 @@ from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
 
+from ...sweeps import sweep  # noqa: TID252
 from ..fakes import COVERAGE, DIST_CORR, FakeProposal  # noqa: TID252
 
 SPACE = Space((Parameter("lr", "float", 0.0, 1.0),))
@@ -269,8 +271,12 @@ def stepped_for(objectives, folder, url, storage):
     return project, [old, new]
 
 
-@pytest.mark.parametrize("made_for", [1, 2, 3, 4])
-@pytest.mark.parametrize("now", [1, 2, 3, 4])
+# One objective and many, more than before, fewer, and as many.
+MADE_FOR_AND_NOW = [(2, 3), (4, 1), (1, 4), (1, 1), (2, 2)]
+MADE_FOR_AND_NOW += [pair for pair in itertools.product(range(1, 5), repeat=2) if pair not in MADE_FOR_AND_NOW]
+
+
+@pytest.mark.parametrize(("made_for", "now"), sweep(MADE_FOR_AND_NOW, quick=5, several=True))
 def test_a_report_is_on_the_objectives_that_its_proposals_were_made_for(tmp_path, url, storage, made_for, now):
     project, checkpoints = stepped_for(FOUR[:made_for], tmp_path, url, storage)
     later = replace(project, objectives=FOUR[:now])

@@ -30,6 +30,7 @@ from epsopt.zoo import Catalogue
 from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
 from epsopt.zoo.ingestion import ingest as ingestion
 
+from ...sweeps import sweep  # noqa: TID252
 from ..fakes import COVERAGE, DIST_CORR, FakeProposal  # noqa: TID252
 
 PROGRAM = Path(__file__).parents[3] / "benchmarks" / "fake_training.py"
@@ -126,17 +127,21 @@ PARSES = "import argparse; argparse.ArgumentParser().parse_args()"
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [
-        (("no-such-program", "{lr}"), "no-such-program: there is no such program"),
-        (("{python}", "nothere.py", "{lr}"), "can't open file '.*nothere.py'"),
-        (("{python}", "-m", "nothere.train", "{lr}"), "nothere"),
-        (("{python}", ".", "{lr}"), "__main__"),
-        (("bash", "nothere.sh", "{lr}"), "nothere.sh: No such file"),
-        (("./run.sh", "{lr}"), "run.sh: it is no program that may be executed"),
-        (("./other/run.sh", "{lr}"), "other/run.sh: there is no such program"),
-        (("{python}", "{momentum}"), "needs momentum"),
-        (("{python}", "-c", PARSES, "--nonsense", "1"), "unrecognized arguments: --nonsense 1"),
-    ],
+    sweep(
+        [
+            (("no-such-program", "{lr}"), "no-such-program: there is no such program"),
+            (("{python}", "nothere.py", "{lr}"), "can't open file '.*nothere.py'"),
+            (("./run.sh", "{lr}"), "run.sh: it is no program that may be executed"),
+            (("{python}", "{momentum}"), "needs momentum"),
+            (("{python}", "-c", PARSES, "--nonsense", "1"), "unrecognized arguments: --nonsense 1"),
+            (("{python}", "-m", "nothere.train", "{lr}"), "nothere"),
+            (("{python}", ".", "{lr}"), "__main__"),
+            (("bash", "nothere.sh", "{lr}"), "nothere.sh: No such file"),
+            (("./other/run.sh", "{lr}"), "other/run.sh: there is no such program"),
+        ],
+        quick=5,
+        several=True,
+    ),
 )
 def test_a_command_that_cannot_be_launched_ends_the_work_and_uses_up_nothing(loop, tmp_path, command, words):
     script(tmp_path, "#!/bin/sh\nexit 0\n", mode=0o644)
