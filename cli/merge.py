@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from epsopt.studies.project.project import Project
     from epsopt.zoo.catalogue.catalogue import Catalogue
     from epsopt.zoo.catalogue.types import Checkpoint
+    from epsopt.zoo.decoding.kept_evaluations import KeptEvaluations
 
 
 @click.command("merge")
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     "--save", type=click.Path(path_type=Path), metavar="DIR", help="Where to; a new folder in the runs folder."
 )
 @click.option("--rank", type=click.IntRange(min=1), help="Of merged LoRA adapters; that of the sum if not said.")
+@click.option("--jobs", "-j", type=click.IntRange(min=1), default=1, show_default=True, help="Evaluations at a time.")
+@click.option("--fresh", is_flag=True, help="Measure again what an interrupted merge measured.")
 @click.option("--format", "form", type=click.Choice(["safetensors", "pt"]), help="Like the parents if not said.")
 @seed_option
 @common
@@ -55,6 +58,8 @@ def command(
     save: Path | None,
     form: str | None,
     rank: int | None,
+    jobs: int,
+    fresh: bool,
     seed: int,
 ) -> None:
     """Merge 2 to 5 checkpoints of one lineage so that the measured front widens.
@@ -67,10 +72,11 @@ def command(
     """
     _check_options(wide=wide, chooses=bool(parents or groups or reach or _is_given("count")), whole=whole_budget)
     from epsopt.cli.merge_wide import merge_widely, print_wide
-    from epsopt.cli.output import print_json
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import check_objectives, measured, open_workspace
+    from epsopt.studies.merge.resume import resumable, resumed_sentences
+    from epsopt.studies.output_paths import save_folder
 
     with working("opening the catalogue") as progress:
         workspace = open_workspace(options)
@@ -80,28 +86,45 @@ def command(
             checkpoints, lineages = measured(catalogue), catalogue.lineages()
             check_objectives(project, catalogue.metric_names())
             chosen, broken = ([], []) if wide else _parents(parents, checkpoints, project, count, catalogue)
-        _check_new(save)
-        found: WeightSpaceMerge | None = None
-        from epsopt.studies.output_paths import save_folder
-
-        # Held from before the first evaluation: another merge at the same time takes another one.
-        with save_folder(save, project.runs, "merged", checkpoints) as folder:
-            if wide:
-                found = merge_widely(
-                    project, checkpoints, lineages, folder, form,
-                    budget=budget, give_up=not whole_budget, rank=rank, seed=seed, progress=progress,
-                )  # fmt: skip
-            else:
-                merged = merge_within(
-                    project, checkpoints, chosen, folder, form, groups, budget, reach, rank, seed, progress,
-                )  # fmt: skip
-    _say(found.sources.left_out if found else broken, (found or merged).disagreements)
+            _check_new(save)
+            found: WeightSpaceMerge | None = None
+            # Held from before the first evaluation: another merge at the same time takes another one.
+            with (
+                save_folder(save, project.runs, "merged", checkpoints) as folder,
+                resumable(catalogue, project, rank, fresh=fresh) as kept,
+            ):
+                how: dict[str, Any] = {"budget": budget, "rank": rank, "seed": seed, "progress": progress}
+                how |= {"jobs": jobs, "kept": kept}
+                if wide:
+                    found = merge_widely(project, checkpoints, lineages, folder, form, give_up=not whole_budget, **how)
+                else:
+                    merged = merge_within(project, checkpoints, chosen, folder, form, groups, reach=reach, **how)
+    _say(found.sources.left_out if found else broken, [*(found or merged).disagreements, *resumed_sentences(kept)])
+    labels = RunLabels.of(checkpoints)
     if found is not None:
-        print_wide(found, project, folder, budget, seed, RunLabels.of(checkpoints), as_json=options.json)
-    elif options.json:
+        print_wide(found, project, folder, budget, seed, labels, as_json=options.json)
+    else:
+        _print(merged, broken, project, folder, budget, seed, reach, labels, as_json=options.json)
+
+
+def _print(
+    merged: Merged,
+    broken: Sequence[Checkpoint],
+    project: Project,
+    folder: Path,
+    budget: int,
+    seed: int,
+    reach: float,
+    labels: RunLabels,
+    *,
+    as_json: bool,
+) -> None:
+    from epsopt.cli.output import print_json
+
+    if as_json:
         print_json(_document(merged, broken, project.objectives, folder, budget, seed, reach))
     else:
-        _show(merged, project.objectives, folder, project, budget, RunLabels.of(checkpoints))
+        _show(merged, project.objectives, folder, project, budget, labels)
 
 
 def _say(left_out: Sequence[Checkpoint], disagreements: Sequence[str]) -> None:
@@ -170,6 +193,9 @@ def merge_within(
     rank: int | None,
     seed: int,
     progress: Callable[[str, float | None], None],
+    *,
+    jobs: int = 1,
+    kept: KeptEvaluations | None = None,
 ) -> Merged:
     """Merge checkpoints, each measured by the project's hook and saved into a folder."""
     from epsopt.studies.merge.simplex_merge import merge_checkpoints
@@ -178,7 +204,7 @@ def merge_within(
 
     patterns = tuple(p.strip() for p in groups.split(",") if p.strip()) if groups else ()
     with WeightDecoder(
-        project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate, rank=rank
+        project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate, rank=rank, jobs=jobs, kept=kept
     ) as decoder:
         return merge_checkpoints(
             decoder, project, checkpoints, parents, lambda i: decoded_file(folder, f"merged_{i:03d}", form, parents),

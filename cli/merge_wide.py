@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from epsopt.studies.merge.weight_space_merge import Tried, WeightSpaceMerge
     from epsopt.studies.project.project import Project
     from epsopt.zoo.catalogue.types import Checkpoint, Lineage
+    from epsopt.zoo.decoding.kept_evaluations import KeptEvaluations
 
 _SMALL = 0.005  # of a coefficient: rounded to nothing
 
@@ -29,6 +30,8 @@ def merge_widely(
     rank: int | None,
     seed: int,
     progress: Callable[[str, float | None], None],
+    jobs: int = 1,
+    kept: KeptEvaluations | None = None,
 ) -> WeightSpaceMerge:
     """Choose checkpoints and merge them; see :func:`epsopt.studies.merge.weight_space_merge.merge_in_weight_space`."""
     from epsopt.studies.merge.merge_sources import choose_sources
@@ -38,7 +41,7 @@ def merge_widely(
 
     sources = choose_sources(checkpoints, lineages, project.objectives)
     with WeightDecoder(
-        project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate, rank=rank
+        project.evaluate, weights_key=project.weights_key, calibrate=project.calibrate, rank=rank, jobs=jobs, kept=kept
     ) as decoder:
         return merge_in_weight_space(
             decoder, project, checkpoints, sources,

@@ -37,14 +37,27 @@ class Patience:
             UsageError: the hook cannot be used at all.
         """
         try:
-            found = evaluate()
+            found: Mapping[str, float | None] | EpsoptError = evaluate()
         except UsageError:
             raise
         except EpsoptError as error:
-            self.failures.append(str(error))
+            found = error
+        return self.take(found)
+
+    def take(self, found: Mapping[str, float | None] | EpsoptError) -> Mapping[str, float | None]:
+        """Take what came of an evaluation; a failure measures nothing.
+
+        Args:
+            found: metrics by name, or how the evaluation failed.
+
+        Returns:
+            What was measured; empty after a failure.
+        """
+        if isinstance(found, EpsoptError):
+            self.failures.append(str(found))
             self._in_a_row += 1
             if self._in_a_row >= IN_A_ROW:
-                self.stopped = f"{self._in_a_row} evaluations in a row failed, the last one as: {error}"
+                self.stopped = f"{self._in_a_row} evaluations in a row failed, the last one as: {found}"
             return {}
         self._in_a_row = 0
         return found

@@ -16,9 +16,8 @@ from botorch.sampling import SobolQMCNormalSampler
 from botorch.utils.multi_objective.box_decompositions.non_dominated import FastNondominatedPartitioning
 from gpytorch.kernels import MaternKernel, PolynomialKernel, ScaleKernel
 from gpytorch.mlls import ExactMarginalLogLikelihood
-from linear_operator.utils.errors import NanError, NotPSDError
+from linear_operator.utils.errors import NotPSDError
 from numpy.typing import NDArray
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.surrogate.ranges import metric_range, positive_floor
@@ -27,6 +26,9 @@ from epsopt.surrogate.transforms import MetricTransform, fit_transform
 Floats = NDArray[np.float64]
 CANDIDATES = 1024
 """Merges that are weighed before each measurement."""
+
+FIT_FAILURES = (ModelFittingError, NotPSDError, ArithmeticError, RuntimeError, ValueError)
+"""What fitting a model or asking it may raise, whatever the library: of matrices that have no root, of NaN."""
 
 FIT_STEPS = 40
 """Of L-BFGS, for each fit of the processes."""
@@ -77,7 +79,7 @@ def next_merge(
     candidates, pool = candidates[pool_of.numpy()], pool[pool_of]
     try:
         return expected_most(x, table, known, candidates, pool, objectives, bounds, reference, seed)
-    except (ModelFittingError, NotPSDError, NanError, LinAlgError):
+    except FIT_FAILURES:
         away = torch.cdist(pool, x).min(dim=1).values
         return candidates[int(away.argmax())], None
 

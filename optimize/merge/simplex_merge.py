@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 from math import comb
 
@@ -21,10 +20,12 @@ from epsopt.optimize.merge.patience import Patience
 from epsopt.optimize.merge.simplex_gp import next_merge
 from epsopt.optimize.objectives import Objective, Objectives
 from epsopt.optimize.pareto import hypervolume, non_dominated
-from epsopt.zoo.errors import UsageError
+from epsopt.zoo.errors import EpsoptError, UsageError
 
 Floats = NDArray[np.float64]
-Evaluate = Callable[[Floats], Mapping[str, float | None]]
+Metrics = Mapping[str, float | None]
+Evaluate = Callable[[Floats], Metrics]
+EvaluateAll = Callable[[Sequence[Floats]], Sequence[Metrics | EpsoptError]]
 MOST_PARENTS = 5
 
 
@@ -69,7 +70,7 @@ class MergeResult:
 
 
 def merge(
-    evaluate: Evaluate,
+    evaluate: Evaluate | None,
     parents: int,
     objectives: Sequence[Objective],
     *,
@@ -80,11 +81,13 @@ def merge(
     reach: float = 0.0,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    evaluate_all: EvaluateAll | None = None,
+    at_a_time: int = 1,
 ) -> MergeResult:
     """Look for merges of a few checkpoints that widen the measured front.
 
     Args:
-        evaluate: measures a merge, given as ``(groups, parents)`` coefficients.
+        evaluate: measures a merge, given as ``(groups, parents)`` coefficients; None where `evaluate_all` does.
         parents: how many there are, 2 to 5.
         objectives: what counts.
         known: ``(n, objectives)`` what was measured on other checkpoints, which a merge should not merely repeat;
@@ -95,6 +98,10 @@ def merge(
         reach: how far coefficients may leave the simplex: 0.1 stretches it by a tenth about its centre.
         seed: the same seed and the same measurements give the same merges.
         progress: called as ``progress(evaluations done, budget)``.
+        evaluate_all: measures several merges; gives metrics of each, or how its evaluation failed. `evaluate` measures
+            one after the other when None.
+        at_a_time: how many merges are chosen before these are measured. Of those that are not measured yet the model
+            takes what it predicts for what they measure.
 
     Returns:
         Everything that was measured, and which merges are on the joint front. A merge whose evaluation fails has no
@@ -110,29 +117,43 @@ def merge(
     others = np.zeros((0, len(objectives))) if known is None else known[np.isfinite(known).all(axis=1)]
     done: list[Evaluation] = []
     patience = Patience()
-    for coefficients, why in _design(parents, groups, budget, rng):
-        if patience.stopped is not None:
-            break
-        measured = (
-            _measured(evaluate, coefficients, objectives)
-            if len(done) < parents
-            else patience.attempt(partial(_measured, evaluate, coefficients, objectives))
-        )
-        done.append(Evaluation(coefficients, None, measured, why))
-        _report_progress(progress, done, budget)
+    several = evaluate_all
+    if several is None:
+        assert evaluate is not None, "one of both measures"
+        several = _one_by_one(evaluate)
+
+    def measure(chosen: Sequence[_Chosen]) -> None:
+        found = several([c.coefficients for c in chosen])
+        for c, metrics in zip(chosen, found, strict=True):
+            if isinstance(metrics, EpsoptError) and len(done) < parents:
+                raise metrics
+            if not isinstance(metrics, EpsoptError):
+                _require_measured(metrics, objectives)
+            done.append(Evaluation(c.coefficients, c.predicted, patience.take(metrics), c.reason))
+            _report_progress(progress, done, budget)
+
+    design = [_Chosen(coefficients, None, why) for coefficients, why in _design(parents, groups, budget, rng)]
+    while len(done) < len(design) and patience.stopped is None:
+        # Parents by themselves: a hook that finds nothing on them is named before anything else is measured.
+        rest = design[len(done) :] if len(done) >= parents else design[len(done) : parents]
+        measure(rest[:at_a_time])
         if len(done) == parents:
             _require_values(done, objectives)
     reference = _reference(done[:parents], others, objectives)
     while len(done) < budget and patience.stopped is None:
-        tried = np.stack([e.coefficients for e in done])
-        table = _table(done, objectives)
-        found = next_merge(tried, table, others, objectives, bounds or {}, reference, reach, seed, rng)
-        if found is None:
+        tried, table = np.stack([e.coefficients for e in done]), _table(done, objectives)
+        chosen: list[_Chosen] = []
+        while len(chosen) < min(at_a_time, budget - len(done)):
+            found = next_merge(tried, table, others, objectives, bounds or {}, reference, reach, seed, rng)
+            if found is None:
+                break
+            coefficients, predicted = found
+            chosen.append(_Chosen(coefficients, predicted, "expected to widen the front"))
+            imagined = [predicted[o.name]["value"] if predicted else np.nan for o in objectives]
+            tried, table = np.concatenate([tried, coefficients[None]]), np.vstack([table, imagined])
+        if not chosen:
             break
-        coefficients, predicted = found
-        measured = patience.attempt(partial(_measured, evaluate, coefficients, objectives))
-        done.append(Evaluation(coefficients, predicted, measured, "expected to widen the front"))
-        _report_progress(progress, done, budget)
+        measure(chosen)
     maximize = Objectives(objectives).maximize
     table = np.vstack([others, _table(done, objectives)])
     front = set(non_dominated(table, maximize).indices.tolist())
@@ -197,15 +218,36 @@ def _design(parents: int, groups: int, budget: int, rng: np.random.Generator) ->
     return out
 
 
-def _measured(evaluate: Evaluate, coefficients: Floats, objectives: Sequence[Objective]) -> Mapping[str, float | None]:
-    metrics = evaluate(coefficients)
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """A merge that is to be measured; as in :class:`Evaluation`."""
+
+    coefficients: Floats
+    predicted: Mapping[str, Mapping[str, float]] | None
+    reason: str
+
+
+def _one_by_one(evaluate: Evaluate) -> EvaluateAll:
+    """Measure one merge after the other."""
+
+    def one(coefficients: Floats) -> Metrics | EpsoptError:
+        try:
+            return evaluate(coefficients)
+        except UsageError:
+            raise
+        except EpsoptError as error:
+            return error
+
+    return lambda several: [one(coefficients) for coefficients in several]
+
+
+def _require_measured(metrics: Metrics, objectives: Sequence[Objective]) -> None:
     for objective in objectives:
         if objective.name not in metrics:
             raise UsageError(
                 f"the evaluate hook measures {', '.join(metrics) or 'nothing'}, but not {objective.name}, "
                 "which is an objective"
             )
-    return metrics
 
 
 def _require_values(parents: Sequence[Evaluation], objectives: Sequence[Objective]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.optimize.acquisition.confidence_bounds import Z90
-from epsopt.optimize.merge.simplex_gp import next_merge
+from epsopt.optimize.merge.simplex_gp import FIT_FAILURES, next_merge
 from epsopt.optimize.merge.simplex_merge import choose_parents
 from epsopt.optimize.merge.weight_space_gp import MergeCandidate, MergeKind, WeightSpace, choose_merge
 from epsopt.optimize.objectives import Objective, Objectives, measured_table
@@ -19,10 +20,11 @@ from epsopt.studies.merge.merge_sources import Sources
 from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.measuring import Metrics
 from epsopt.zoo.decoding.patterns import separating_patterns
 from epsopt.zoo.decoding.recombination import Parent, Recombination
 from epsopt.zoo.decoding.weight_gram import WeightProducts
-from epsopt.zoo.errors import UsageError
+from epsopt.zoo.errors import EpsoptError, UsageError
 
 BETWEEN, ALONG, BEYOND = "between", "along", "beyond"
 """Kinds of steps: of the model of three parents, and two of the process over weight space."""
@@ -94,6 +96,7 @@ class MergeSearch:
         self._parents = choose_parents(front, self._objectives, min(_PARENTS, len(front)))
         self._between = np.eye(len(self._parents))[:, None, :]  # (n, 1, parents), measured
         self._between_values = front[self._parents]
+        self.unfitted = False  # whether the process over weight space could not be fitted
 
     @property
     def _maximize(self) -> list[bool]:
@@ -153,10 +156,14 @@ class MergeSearch:
         return found[0], found[1]
 
     def _next_of_all(self, rng: np.random.Generator, reliability: Callable[[str], float]) -> MergeStep | None:
-        merge = choose_merge(
-            self.space, self._values, self._objectives, base=self._base_values, reference=self.reference,
-            bounds=self._bounds, reliability=lambda kind: reliability(_OF_PROCESS[kind]), rng=rng,
-        )  # fmt: skip
+        try:
+            merge = choose_merge(
+                self.space, self._values, self._objectives, base=self._base_values, reference=self.reference,
+                bounds=self._bounds, reliability=lambda kind: reliability(_OF_PROCESS[kind]), rng=rng,
+            )  # fmt: skip
+        except FIT_FAILURES:  # the other model may still know something
+            self.unfitted = True
+            return None
         if merge is None:
             return None
         predicted, kind = _predicted(merge, self._objectives), _OF_PROCESS[merge.kind]
@@ -218,15 +225,21 @@ class MergeSearch:
         )
         return recombination, tuple(parts)
 
-    def measure(self, decoder: WeightDecoder, recombination: Recombination) -> dict[str, float | None]:
+    def measure(self, decoder: WeightDecoder, recombinations: Sequence[Recombination]) -> list[Metrics | EpsoptError]:
         """Decode and measure; every objective must be among what the hook measures."""
-        decoded = decoder.decode(recombination)
-        try:
-            metrics = decoder.measure(decoded, "a merge")
-        finally:
-            decoder.forget(decoded)
-        require_objectives(metrics, self._objectives)
-        return metrics
+        found = decoder.evaluate_all(recombinations)
+        for metrics in found:
+            if not isinstance(metrics, EpsoptError):
+                require_objectives(metrics, self._objectives)
+        return found
+
+    def imagining(self, step: MergeStep, rows: Floats) -> MergeSearch:
+        """Return what would be known if a merge measured what is predicted of it; the same where nothing is."""
+        if step.predicted is None:
+            return self
+        other = copy(self)
+        other.add(step, rows, {name: found["value"] for name, found in step.predicted.items()})
+        return other
 
     def add(self, step: MergeStep, rows: Floats, measured: Mapping[str, float | None]) -> None:
         """Take a measured merge for one more that is known."""

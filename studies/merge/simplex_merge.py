@@ -16,9 +16,10 @@ from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
+from epsopt.zoo.decoding.measuring import Metrics
 from epsopt.zoo.decoding.provenance import Provenance, labels
 from epsopt.zoo.decoding.recombination import Recombination, recombination, require_one_lineage
-from epsopt.zoo.errors import EmptyCatalogue
+from epsopt.zoo.errors import EmptyCatalogue, EpsoptError
 
 _DIFFERENT = 1e-3  # of a metric's range: what the hook says of a parent against what its file says
 
@@ -117,18 +118,15 @@ def merge_checkpoints(
     """
     require_one_lineage(parents)
 
-    def evaluate(coefficients: NDArray[np.float64]) -> dict[str, float | None]:
-        decoded = decoder.decode(recombination(parents, coefficients.tolist(), groups))
-        try:
-            return decoder.measure(decoded, "a merge")
-        finally:
-            decoder.forget(decoded)
+    def evaluate_all(several: Sequence[NDArray[np.float64]]) -> list[Metrics | EpsoptError]:
+        return decoder.evaluate_all([recombination(parents, c.tolist(), groups) for c in several])
 
     objectives = project.objectives
     result = merge(
-        evaluate, len(parents), objectives,
+        None, len(parents), objectives,
         known=measured_table([c.metrics for c in checkpoints], objectives),
         bounds=project.bounds, budget=budget, groups=len(groups) + 1, reach=reach, seed=seed, progress=progress,
+        evaluate_all=evaluate_all, at_a_time=decoder.jobs,
     )  # fmt: skip
     differing = [s for p, e in zip(parents, result.evaluations, strict=False)
                  for s in disagreements(p, e.measured, objectives)]  # fmt: skip

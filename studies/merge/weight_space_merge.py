@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from epsopt.optimize.merge.patience import Patience
 from epsopt.optimize.schedule.gain_calibration import Reliability, marginal_value_threshold
-from epsopt.studies.merge.merge_candidates import ALONG, BETWEEN, BEYOND, MergeSearch, Part
+from epsopt.studies.merge.merge_candidates import ALONG, BETWEEN, BEYOND, Floats, MergeSearch, MergeStep, Part
 from epsopt.studies.merge.merge_sources import Sources, only_finite
 from epsopt.studies.merge.simplex_merge import disagreements
 from epsopt.studies.project.project import Project
@@ -29,10 +28,11 @@ from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined
-from epsopt.zoo.errors import UsageError
+from epsopt.zoo.errors import EpsoptError, UsageError
 
 _DOUBT = 0.4  # of Reliability's: where much is trained already a merge adds tenths of a percent, and dozens may fail
 _STEPS, _EXPERIENCE = 12, (0.028, 0.002)  # predicted and realized gain of each step beyond, on the demo's zoo
+_NO_FIT = "no model could be fitted to what was measured so far"
 _FIRST = {BEYOND: 0.075}  # and so the reliability where that is forgotten
 
 
@@ -146,7 +146,9 @@ def merge_in_weight_space(
     sources, products = only_finite(sources, decoder.products(parents, sources.base))
     known = MergeSearch(sources, products, project, checkpoints)
     rng, reliability = np.random.default_rng(seed), reliability or prior_reliability()
-    found = known.measure(decoder, known.alone(0))
+    (found,) = known.measure(decoder, [known.alone(0)])
+    if isinstance(found, EpsoptError):
+        raise found
     _require_values(found, project, sources.checkpoints[0])
     differing = disagreements(sources.checkpoints[0], found, project.objectives)
     epochs = sum(1 for c in checkpoints if c.metrics and not is_recombined(c))
@@ -158,33 +160,30 @@ def merge_in_weight_space(
         notify("measuring merges", len(tried) / budget)
         volume = known.volume()
         worths = {kind: reliability.of(kind, _DOUBT * volume / unit) for kind in (BETWEEN, ALONG, BEYOND)}
-        ideas = [(step, step.predicted_gain * worths[step.kind]) for step in known.ideas(rng, seed, worths.__getitem__)]
-        if not ideas:
-            stopped = "none of the checkpoints moved away from the base"
-            break
-        step, worth = max(ideas, key=lambda idea: idea[1])
-        if give_up and worth < marginal_value_threshold(volume, epochs):
-            stopped = "the next one is expected to gain less than training elsewhere would"
-            break
-        rows = known.expanded(step.coefficients)
-        recombination, parts = known.recombination(rows)
-        measured = patience.attempt(partial(known.measure, decoder, recombination))
-        stopped = patience.stopped
-        known.add(step, rows, measured)
-        realized_gain = known.volume() - volume
-        reliability.learn(step.kind, step.predicted_gain / unit, realized_gain / unit)
-        tried.append(
-            Tried(
-                step.kind,
-                step.reason,
-                recombination,
-                parts,
-                step.predicted,
-                step.predicted_gain,
-                realized_gain,
-                measured,
+        least = marginal_value_threshold(volume, epochs) if give_up else None
+        most = min(decoder.jobs, budget - len(tried))
+        steps, stopped = _next_steps(known, most, worths, least, rng, seed)
+        made = [known.recombination(rows) for _, rows in steps]
+        found_all = known.measure(decoder, [recombination for recombination, _ in made])
+        for (step, rows), (recombination, parts), outcome in zip(steps, made, found_all, strict=True):
+            volume = known.volume()
+            measured = patience.take(outcome)
+            known.add(step, rows, measured)
+            realized_gain = known.volume() - volume
+            reliability.learn(step.kind, step.predicted_gain / unit, realized_gain / unit)
+            tried.append(
+                Tried(
+                    step.kind,
+                    step.reason,
+                    recombination,
+                    parts,
+                    step.predicted,
+                    step.predicted_gain,
+                    realized_gain,
+                    measured,
+                )
             )
-        )
+        stopped = patience.stopped or stopped
     joined = known.joined()
     for place in joined:
         notify("saving merges", place / budget)
@@ -203,6 +202,43 @@ def merge_in_weight_space(
         stopped=stopped,
         disagreements=(*differing, *decoder.notes, *patience.notes()),
     )
+
+
+def _next_steps(
+    known: MergeSearch,
+    most: int,
+    worths: Mapping[str, float],
+    least: float | None,
+    rng: np.random.Generator,
+    seed: int,
+) -> tuple[list[tuple[MergeStep, Floats]], str | None]:
+    """Choose what to measure at once: each as if the ones before had measured what is predicted of them.
+
+    Args:
+        known: what is known so far.
+        most: merges to choose at most.
+        worths: factor of the predicted gain of each kind of step.
+        least: gain below which nothing more is measured; None: everything is.
+        rng: draws candidates.
+        seed: of the model of three parents.
+
+    Returns:
+        Steps with their ``(blocks, sources)``, and why nothing comes after them; None: more may.
+    """
+    steps: list[tuple[MergeStep, Floats]] = []
+    while len(steps) < most:
+        ideas = [(step, step.predicted_gain * worths[step.kind]) for step in known.ideas(rng, seed, worths.__getitem__)]
+        if not ideas:
+            return steps, _NO_FIT if known.unfitted else "none of the checkpoints moved away from the base"
+        step, worth = max(ideas, key=lambda idea: idea[1])
+        if least is not None and worth < least:
+            return steps, "the next one is expected to gain less than training elsewhere would"
+        rows = known.expanded(step.coefficients)
+        steps.append((step, rows))
+        if len(steps) == most or step.predicted is None:
+            break
+        known = known.imagining(step, rows)
+    return steps, None
 
 
 def _require_values(measured: Mapping[str, float | None], project: Project, checkpoint: Checkpoint) -> None:

@@ -22,7 +22,8 @@ from pydantic import (
 from epsopt.optimize.space import identity
 from epsopt.zoo.reading.text import visible
 
-HOOK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_OPTION = r"[A-Za-z_]\w*=[^;\n]*"
+HOOK = re.compile(rf"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:([A-Za-z_]\w*|{_OPTION}(;{_OPTION})*)")
 
 
 def _name(text: str) -> str:
@@ -53,7 +54,7 @@ def project_name(folder: str) -> str:
 
 def _hook(text: str) -> str:
     if not HOOK.fullmatch(text):
-        raise ValueError('expected "package.module:function"')
+        raise ValueError('expected "package.module:function" or "package.module:key=value;key=value"')
     return text
 
 

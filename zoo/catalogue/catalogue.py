@@ -425,14 +425,19 @@ class Catalogue:
             raise DamagedArtifact(damaged)
         return bytes(row.data), meta
 
-    def forget_artifacts(self, kind: str) -> None:
-        """Delete all artifacts of a kind.
+    def forget_artifacts(self, kind: str, keys: Sequence[str] | None = None) -> None:
+        """Delete artifacts of a kind.
 
         Args:
             kind: what they are.
+            keys: which of them; None: all.
         """
         with self.writing() as connection:
-            connection.execute(delete(artifacts).where(artifacts.c.kind == kind))
+            all_of_kind = delete(artifacts).where(artifacts.c.kind == kind)
+            if keys is None:
+                connection.execute(all_of_kind)
+            for key in keys or ():
+                connection.execute(all_of_kind.where(artifacts.c.key == key))
 
 
 def _state(connection: Connection) -> tuple[Any, ...] | None:

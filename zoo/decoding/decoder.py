@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
+from epsopt.zoo.decoding.kept_evaluations import KeptEvaluations
+from epsopt.zoo.decoding.measuring import Measuring, Metrics, types_of
 from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent, Recombination
-from epsopt.zoo.decoding.saving import Decoded, Tensors, name_like, save_decoded
-from epsopt.zoo.decoding.tensor_file import TensorType
+from epsopt.zoo.decoding.saving import Decoded, save_decoded
 from epsopt.zoo.decoding.weight_gram import WeightProducts
-from epsopt.zoo.errors import EpsoptError, HookError, UnreadableCheckpoint, UsageError
+from epsopt.zoo.errors import EpsoptError, UnreadableCheckpoint, UsageError
 from epsopt.zoo.fingerprints.lineage import LineageBook
-from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
 from epsopt.zoo.reading.pool import Message, ReaderPool
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits
 
-_DAY = 24 * 3600.0
-_MEASURING = Limits(memory=1 << 46, seconds=_DAY, hook=_DAY)
-"""The user's own program on a file of ours: as much memory as it takes (a GPU maps terabytes), and a day."""
 _AVERAGED = (
     "the checkpoints hold running statistics of BatchNorm, which in a merge are those of no network: name a hook that "
     'computes them anew, as [hooks] calibrate = "package.module:function", or have evaluate return (metrics, tensors)'
@@ -42,6 +35,8 @@ class WeightDecoder:
         calibrate: the project's calibrate hook ``package.module:function``, None where nothing is calibrated.
         rank: rank of merged low-rank adapters at most: of a sum of a higher rank the largest singular values are kept.
             None: that of the sum.
+        jobs: evaluations at a time, each in a process of its own.
+        kept: keeps what :meth:`evaluate_all` measures, and knows what was measured before; None: nothing is kept.
     """
 
     def __init__(
@@ -51,15 +46,16 @@ class WeightDecoder:
         weights_key: str = "",
         calibrate: str | None = None,
         rank: int | None = None,
+        jobs: int = 1,
+        kept: KeptEvaluations | None = None,
     ) -> None:
         self.hook = evaluate
-        self.calibrate = calibrate
-        self._corrections: dict[str, list[Tensors]] = {}
-        self._averaged = False
-        self._weights_key, self._rank = weights_key, rank
+        self.jobs = jobs
+        self._weights_key, self._rank, self._kept = weights_key, rank, kept
         self._reading = ReaderPool(1, limits)
-        self.measuring = ReaderPool(1, _MEASURING)
         self._folder = tempfile.TemporaryDirectory(prefix="epsopt-")
+        self._measuring = Measuring(evaluate, calibrate, Path(self._folder.name), jobs)
+        self.measuring = self._measuring.pool
         self._count = 0
 
     def __enter__(self) -> Self:
@@ -97,7 +93,7 @@ class WeightDecoder:
         }
         first = location(recombination.parents[0].path)
         answer, _ = _read(self._reading, first, size, request)
-        return Decoded(recombination, to, _types(answer["tensors"]), answer["layout"])
+        return Decoded(recombination, to, types_of(answer["tensors"]), answer["layout"])
 
     def products(self, checkpoints: Sequence[Parent], base: Parent) -> WeightProducts:
         """Compare checkpoints with their base, block by block, streamed: a piece of one block of each is held.
@@ -115,50 +111,100 @@ class WeightDecoder:
         request = {"kind": "products", "base": said[0], "checkpoints": said[1:], "weights_key": self._weights_key}
         return WeightProducts.from_message(*_read(self._reading, location(base.path), size, request))
 
-    def measure(self, decoded: Decoded, title: str = "decoded weights") -> dict[str, float | None]:
+    def measure(self, decoded: Decoded, title: str = "decoded weights") -> Metrics:
         """Measure decoded weights with the evaluate hook; None for a metric that is NaN or infinite.
 
         Raises:
             UsageError: there is no evaluate hook.
             HookError: it failed; names the hook and the exception.
         """
-        if self.hook is None:
-            raise UsageError(
-                "nothing can be measured without an evaluate hook: name it in epsopt.toml, as "
-                '[hooks] evaluate = "package.module:function"'
-            )
-        request: dict[str, Any] = {"kind": "evaluate", "hook": self.hook, "calibrate": self.calibrate}
-        request |= {"names": list(decoded.types), "title": title}
-        answer = self._measured(decoded, request)
-        if answer["status"] == "folder":
-            with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
-                save_decoded(self._corrected(decoded), Path(folder) / name_like(decoded), Provenance("evaluate"))
-                answer = self._measured(decoded, {**request, "folder": folder})
-        if answer["status"] != "measured":
-            reason = answer.get("reason", "its file changed meanwhile")
-            raise HookError(reason if answer["status"] == "hook" else f"the evaluate hook {self.hook!r}: {reason}")
-        metrics: dict[str, float | None] = answer["metrics"]
-        statistics = {n for n in decoded.types if is_statistic(n)}
-        corrected = {n for tensors in self._corrected(decoded).corrected for n in tensors.types}
-        self._averaged |= len(decoded.recombination.parents) > 1 and bool(statistics) and not statistics & corrected
-        return metrics
+        found: list[Metrics | EpsoptError] = []
+        self._measuring.measure_all(
+            1, lambda _: decoded, title, lambda _place, _decoded, metrics: found.append(metrics)
+        )
+        if isinstance(found[0], EpsoptError):
+            raise found[0]
+        return found[0]
 
-    def _measured(self, decoded: Decoded, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask for a measurement, and remember what the hooks corrected: it is saved with these weights."""
+    def evaluate_all(
+        self, recombinations: Sequence[Recombination], title: str = "a merge"
+    ) -> list[Metrics | EpsoptError]:
+        """Decode merges and measure them, :attr:`jobs` at a time; their temporary files are removed.
+
+        What is kept of an earlier evaluation is not measured again, and each is kept as soon as it is measured.
+
+        Args:
+            recombinations: what the merges are made of.
+            title: what is measured, for messages.
+
+        Returns:
+            Metrics by name of each, None for one that is NaN or infinite; or how its evaluation failed.
+
+        Raises:
+            UsageError: there is no evaluate hook, or a merge cannot be made as it was asked for.
+        """
+        found: dict[int, Metrics | EpsoptError] = {}
+        left = []
+        for place, recombination in enumerate(recombinations):
+            known = self._known(recombination)
+            if known is None:
+                left.append(place)
+            else:
+                found[place] = known
+
+        def ended(i: int, decoded: Decoded | None, metrics: Metrics | EpsoptError) -> None:
+            found[left[i]] = metrics
+            if self._kept is not None and isinstance(metrics, EpsoptError):
+                self._kept.failures += 1
+            if decoded is not None:
+                if self._kept is not None and not isinstance(metrics, EpsoptError):
+                    corrected = self._measuring.corrected(decoded).corrected
+                    self._kept.add(decoded.recombination, metrics, corrected, averaged=self._measuring.averaged)
+                self.forget(decoded)
+
+        if self.jobs > 1:
+            self._measuring.measure_all(len(left), lambda i: self.decode(recombinations[left[i]]), title, ended)
+        else:
+            for i, place in enumerate(left):
+                self._evaluate(i, recombinations[place], title, ended)
+        return [found[place] for place in range(len(recombinations))]
+
+    def _evaluate(
+        self,
+        place: int,
+        recombination: Recombination,
+        title: str,
+        ended: Callable[[int, Decoded | None, Metrics | EpsoptError], None],
+    ) -> None:
+        decoded: Decoded | None = None
+        found: Metrics | EpsoptError
+        try:
+            decoded = self.decode(recombination)
+            found = self.measure(decoded, title)
+        except UsageError:
+            raise
+        except EpsoptError as error:
+            found = error
+        ended(place, decoded, found)
+
+    def _known(self, recombination: Recombination) -> Metrics | None:
+        """Return what is kept of an evaluation, and take what the hooks corrected then."""
+        if self._kept is None:
+            return None
         self._count += 1
-        to = Path(self._folder.name) / f"corrected_{self._count:05d}.safetensors"
-        answer, _ = _ask(self.measuring, decoded.path, _size(decoded.path), {**request, "corrected": str(to)})
-        if answer.get("corrected"):
-            self._corrections.setdefault(_key(decoded), []).append(Tensors(to, _types(answer["corrected"])))
-        return answer
-
-    def _corrected(self, decoded: Decoded) -> Decoded:
-        return replace(decoded, corrected=tuple(self._corrections.get(_key(decoded), ())))
+        to = Path(self._folder.name) / f"kept_{self._count:05d}.safetensors"
+        found = self._kept.get(recombination, to)
+        if found is None:
+            return None
+        if found.corrected is not None:
+            self._measuring.take(recombination, found.corrected)
+        self._measuring.averaged |= found.averaged
+        return found.metrics
 
     @property
     def notes(self) -> list[str]:
         """Sentences about what was measured so far."""
-        return [_AVERAGED] if self._averaged else []
+        return [_AVERAGED] if self._measuring.averaged else []
 
     def forget(self, decoded: Decoded) -> None:
         """Remove decoded weights that nobody will ask for again."""
@@ -173,15 +219,7 @@ class WeightDecoder:
             UsageError: something is there already, or another suffix.
             EpsoptError: it cannot be written.
         """
-        save_decoded(self._corrected(decoded), path, provenance)
-
-
-def _types(listed: Sequence[Mapping[str, Any]]) -> dict[str, TensorType]:
-    return {t["name"]: TensorType(getattr(torch, t["dtype"]), tuple(t["shape"])) for t in listed}
-
-
-def _key(decoded: Decoded) -> str:
-    return json.dumps(decoded.recombination.to_json())
+        save_decoded(self._measuring.corrected(decoded), path, provenance)
 
 
 def _read(pool: ReaderPool, first: Path, size: int, request: Mapping[str, Any]) -> Message:

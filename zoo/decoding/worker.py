@@ -26,6 +26,7 @@ from epsopt.zoo.layouts.plain import HYPERPARAMETERS, interpret
 from epsopt.zoo.layouts.state_dicts import held_under
 from epsopt.zoo.reading.hooks import calibrated, load_hook, measure, wants_folder
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
+from epsopt.zoo.reading.tensors import OpenCheckpoint
 
 _LONGEST = 1 << 20  # characters of the hyperparameters that are carried over
 _DEPTH = 8
@@ -100,22 +101,43 @@ def evaluate(path: Path, request: Mapping[str, Any], limits: Limits) -> dict[str
     with open_checkpoint(path, limits) as checkpoint:
         weights = interpret(checkpoint).weights
         names = request["names"] or list(weights)
-        state = {name: checkpoint.read(name, weights[name]) for name in names}
+        calibrate = request.get("calibrate") if folder is None else None
+        # Where only a folder is wanted, tensors are read when they are asked for: a model may be larger than memory.
+        state: Mapping[str, torch.Tensor] = _TensorsOnDemand(checkpoint, {n: weights[n] for n in names})
         corrected: dict[str, torch.Tensor] = {}
-        if request.get("calibrate") and folder is None:
-            corrected = calibrated(load_hook(request["calibrate"], "calibrate"), request["calibrate"], state, title)
-            state |= corrected
+        if calibrate or not by_folder:
+            read = dict(state)
+            if calibrate:
+                corrected = calibrated(load_hook(calibrate, "calibrate"), calibrate, read, title)
+            state = read | corrected
         answer: dict[str, Any] = {"status": "folder"}
         if folder is not None or not by_folder:
-            given = Path(folder) if folder is not None else state
-            metrics, more = measure(function, request["hook"], given, title, state)
+            given = Path(folder) if folder is not None else dict(state)
+            about = {**request.get("about", {}), "path": Path(request.get("file") or path), "slot": request["slot"]}
+            metrics, more = measure(function, request["hook"], given, title, state, about)
             corrected |= more
             answer = {"status": "measured", "metrics": metrics}
     types = {n: TensorType(t.dtype, tuple(t.shape)) for n, t in corrected.items()}
     if types:
         with Path(request["corrected"]).open("wb") as file:
             write_tensors(file, types, ((n, corrected[n]) for n in file_order(types)), {})
-    return {**answer, "corrected": _listed(types)}
+    return {**answer, "corrected": _listed(types), "corrected_file": request["corrected"]}
+
+
+class _TensorsOnDemand(Mapping[str, torch.Tensor]):
+    """The tensors of an open checkpoint, each read when it is asked for and not kept."""
+
+    def __init__(self, checkpoint: OpenCheckpoint, described: Mapping[str, torch.Tensor]) -> None:
+        self._checkpoint, self._described = checkpoint, described
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._checkpoint.read(name, self._described[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._described)
+
+    def __len__(self) -> int:
+        return len(self._described)
 
 
 def _listed(types: Mapping[str, TensorType]) -> list[dict[str, Any]]:

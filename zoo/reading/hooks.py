@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 import math
@@ -24,6 +25,8 @@ from epsopt.zoo.reading.tensors import OpenCheckpoint
 _HOOKS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {}
 _EXPECTED = "expected a dictionary from metric names to numbers"
 _LARGEST = MAX_MESSAGE // 2  # bytes of one embedding
+ASKED = ("path", "parents", "dtype", "config", "slot")
+"""What an evaluate function may ask for beside the weights, by the names of parameters without a default."""
 
 Listener = Callable[[str | None], object]
 _listeners: list[Listener] = []
@@ -54,28 +57,46 @@ def _at_work(words: str) -> Iterator[None]:
 def load_hook(spec: str, kind: str = "embed") -> Callable[[dict[str, torch.Tensor]], Any]:
     """Import the user's function, given as ``package.module:function``; once per child.
 
-    The current folder is on the path meanwhile, after everything that is installed.
+    ``package.module:key=value;key=value`` is the module's function of the hook's kind with these keyword arguments, of
+    which each value is a text. The current folder is on the path meanwhile, after everything that is installed.
 
     Args:
         spec: what to import.
-        kind: which hook it is, for the error.
+        kind: which hook it is: the name of its function where options are given, and for the error.
 
     Raises:
-        HookError: the form is wrong, or the import fails.
+        HookError: the form is wrong, the import fails, or the function takes no such option.
     """
     if spec not in _HOOKS:
         module, _, name = spec.partition(":")
         if not module or not name:
             raise HookError(f"the {kind} hook {spec!r} has the wrong form: expected 'package.module:function'")
+        options = dict(pair.partition("=")[::2] for pair in name.split(";") if pair) if "=" in name else {}
         try:
             with _at_work(f"the {kind} hook {spec!r}, as it was imported,"), working_directory_last():
-                _HOOKS[spec] = getattr(importlib.import_module(module), name)
+                function = getattr(importlib.import_module(module), kind if options else name)
         except (Exception, SystemExit) as error:
             raise HookError(
                 f"the {kind} hook {spec!r} cannot be imported ({type(error).__name__}: {error}): "
                 "install its package or run from the folder that holds it"
             ) from error
+        _HOOKS[spec] = _with_options(function, options, spec, kind) if options else function
     return _HOOKS[spec]
+
+
+def _with_options(
+    function: Callable[..., Any], options: Mapping[str, str], spec: str, kind: str
+) -> Callable[[dict[str, torch.Tensor]], Any]:
+    known = inspect.signature(function).parameters.values()
+    names = [p.name for p in known if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)][1:]
+    names = [name for name in names if name not in ASKED]
+    unknown = [name for name in options if name not in names]
+    if unknown and not any(p.kind == p.VAR_KEYWORD for p in known):
+        raise HookError(
+            f"the {kind} hook {spec!r} has no option {unknown[0]!r}: expected {', '.join(names) or 'none'}, as "
+            "package.module:key=value;key=value"
+        )
+    return functools.partial(function, **options)
 
 
 def _its_folder(spec: str) -> contextlib.AbstractContextManager[None]:
@@ -137,6 +158,16 @@ def wants_folder(function: Callable[..., Any]) -> bool:
     return parameters[:1] == ["folder"]
 
 
+def asked_for(function: Callable[..., Any]) -> list[str]:
+    """Return what an evaluate function asks for beside the weights: names of :data:`ASKED`, without a default."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return []
+    by_name = [p for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [p.name for p in by_name if p.name in ASKED and p.default is p.empty]
+
+
 def calibrated(
     function: Callable[[dict[str, torch.Tensor]], Any], spec: str, state: dict[str, torch.Tensor], title: str
 ) -> dict[str, torch.Tensor]:
@@ -157,11 +188,12 @@ def calibrated(
 
 
 def measure(
-    function: Callable[[Any], Any],
+    function: Callable[..., Any],
     spec: str,
     given: dict[str, torch.Tensor] | Path,
     title: str,
     state: Mapping[str, torch.Tensor] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, float | None], dict[str, torch.Tensor]]:
     """Apply the user's evaluate function to weights; return metrics by name and the tensors that it corrected.
 
@@ -173,13 +205,14 @@ def measure(
         given: tensors by name, or the folder of the model.
         title: what is measured, for messages.
         state: the tensors that may be corrected; None: those given, of a folder none.
+        about: what the function may ask for (:data:`ASKED`), by name.
 
     Raises:
         HookError: it raised, or returned something else than numbers by name; names hook, checkpoint and exception.
     """
     known = state if state is not None else given if isinstance(given, dict) else {}
     with _blamed("evaluate", spec, title):
-        result = function(given)
+        result = function(given, **{name: (about or {}).get(name) for name in asked_for(function)})
         corrected = None
         if isinstance(result, tuple) and len(result) == 2:
             result, corrected = result

@@ -33,8 +33,9 @@ Message = tuple[dict[str, Any], list[bytes]]
 class _Worker:
     """One child process and the file it is busy with."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, slot: int) -> None:
         self.limits = limits
+        self.slot = slot
         ours, theirs = socketpair()
         with ours, theirs:
             # A plain program on a pipe, not multiprocessing: nothing is pickled, and a user's script that
@@ -113,11 +114,20 @@ class ReaderPool:
         self._workers: list[_Worker] = []
         self._dead: list[tuple[int, Message]] = []
 
-    def start(self, expected: int) -> None:
-        """Start children for that many files, all at once: importing torch takes each a second or two."""
-        wanted = 1 if expected < 8 else self.jobs
+    def start(self, expected: int, *, a_file_each: bool = False) -> None:
+        """Start children for that many files, all at once: importing torch takes each a second or two.
+
+        Args:
+            expected: how many files there are to read.
+            a_file_each: whether a single file is worth a child of its own.
+        """
+        wanted = expected if a_file_each else 1 if expected < 8 else self.jobs
         while len(self._workers) < min(wanted, self.jobs):
-            self._workers.append(_Worker(self.limits))
+            self._workers.append(self._new())
+
+    def _new(self) -> _Worker:
+        taken = {w.slot for w in self._workers}
+        return _Worker(self.limits, next(slot for slot in range(self.jobs) if slot not in taken))
 
     def processes(self) -> list[int]:
         """Return the process ids of the children that are there now."""
@@ -131,7 +141,7 @@ class ReaderPool:
         """Give a file to a free child, after the lineages it does not know yet."""
         worker = next(w for w in self._workers if w.ticket is None)
         messages = _offers(worker, book)
-        messages.append(encode({"kind": "read", "path": str(path), **header}))
+        messages.append(encode({"kind": "read", "path": str(path), "slot": worker.slot, **header}))
         worker.ticket = ticket
         speed = _BYTES_PER_SECOND_FROM_AFAR if isinstance(path, RemotePath) else BYTES_PER_SECOND
         worker.seconds = self.limits.seconds + size / speed
@@ -202,7 +212,7 @@ class ReaderPool:
                 f"a process to read checkpoints could not start ({reason}): check that "
                 f"'{sys.executable} -c \"import torch\"' works and that memory is free"
             )
-        self._workers.append(_Worker(self.limits))
+        self._workers.append(self._new())
         status = "failed" if worker.hook is None else "hook"
         return [] if worker.ticket is None else [(worker.ticket, ({"status": status, "reason": reason}, []))]
 
