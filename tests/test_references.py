@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("zoo", "surrogate", "optimize", "figures", "studies", "cli", "demo", "benchmarks")
+ROOMS = ("zoo", "surrogate", "optimize", "figures", "studies", "cli", "hooks", "demo", "benchmarks")
 FILES = sorted(f for room in ROOMS for f in (ROOT / room).rglob("*.py"))
 NAMES = {f.name for folder in (*ROOMS, "tests", "docs") for f in (ROOT / folder).rglob("*")}
 PATH = re.compile(rf"\b(?:docs|tests|seeds|{'|'.join(ROOMS)})/[\w./-]*\w\.(?:py|md|json|txt)\b")
