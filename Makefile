@@ -59,8 +59,8 @@ check sweeps: export PYTHONDONTWRITEBYTECODE =
 check: $(READY) ## Run the tests, without the sweeps
 	$(PYTEST) -m "not slow"
 
-sweeps: $(READY) ## Run the sweeps: the tests that take longest
-	$(PYTEST) -m slow
+sweeps: $(READY) ## Run the sweeps: the tests that take longest, and properties on more examples
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=sweeps
 
 bench: $(READY) ## Run four of the benchmarks, in about half an hour
 	$(BIN)/python benchmarks/pareto.py

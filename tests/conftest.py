@@ -28,10 +28,12 @@ from . import chromium
 from .effort import LITTLE, effort
 from .once import once
 from .preloaded import Preloaded
+from .sweeps import examples
 
 # A busy machine is slow, and no test may fail for that.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+settings.register_profile("sweeps", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("sweeps"), max_examples=examples(100))
+settings.load_profile("quick")
 
 # Networks are trained one after another in the process of the test: other tests have the other cores, and a process
 # takes three seconds to import torch. test_training.py trains in processes of their own.
@@ -78,11 +80,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
-# Files that take more than half a minute of processor time, the longest first.
+# Files that take more than a quarter of a minute of processor time, the longest first.
 LONGEST = (
     "test_real_zoo.py", "test_demo.py", "test_faults.py", "test_crash.py",
-    "test_texts.py", "test_budget.py", "test_weights.py", "test_damage.py", "test_sampler.py", "test_conformance.py",
-    "test_search.py", "test_worker.py", "test_loop.py", "test_work.py",
+    "test_worker.py", "test_foreign_projects.py", "test_conformance.py", "test_processes.py", "test_loop.py",
+    "test_map_uses.py", "test_strangers.py", "test_scheduler_adapter.py", "test_proposals.py", "test_budget.py",
+    "test_sampler_history.py", "test_lightning_cli.py", "test_scheduler_service.py", "test_damage.py", "test_browser.py",
+    "test_explore.py", "test_weights.py", "test_simplex_merge.py", "test_sampler.py", "test_report.py", "test_texts.py",
+    "test_search.py", "test_work.py", "test_refining.py", "test_possible_values.py", "test_fit.py",
 )  # fmt: skip
 
 

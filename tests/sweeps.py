@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 
 def sweep(values: Iterable[Any], *, quick: int = 1, several: bool = False) -> list[Any]:
@@ -20,3 +21,8 @@ def sweep(values: Iterable[Any], *, quick: int = 1, several: bool = False) -> li
         pytest.param(*(v if several else (v,)), marks=[pytest.mark.slow] if i >= quick else [])
         for i, v in enumerate(values)
     ]
+
+
+def examples(number: int) -> int:
+    """Return how many examples a property test tries: a quarter in `make test`, all in `make sweeps`."""
+    return number if settings.get_current_profile_name() == "sweeps" else -(-number // 4)

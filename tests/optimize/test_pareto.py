@@ -12,6 +12,8 @@ from hypothesis.extra.numpy import arrays
 from epsopt.optimize.pareto import hypervolume, non_dominated
 from epsopt.zoo.errors import UsageError
 
+from ..sweeps import examples  # noqa: TID252
+
 TIED = st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 1.0, 1.0000000000000002, math.inf])
 NAN_RIDDEN = st.one_of(TIED, st.just(math.nan))
 ANY = st.floats(allow_nan=True, allow_infinity=True)
@@ -41,7 +43,7 @@ def clouds(draw: st.DrawFn) -> tuple[np.ndarray, list[bool]]:
     return values, draw(st.lists(st.booleans(), min_size=m, max_size=m))
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=examples(800), deadline=None)
 @given(clouds())
 def test_front_is_the_brute_force_one_on_random_tied_duplicated_nan_and_infinite_points(cloud):
     values, maximize = cloud
@@ -153,7 +155,7 @@ def cells_dominated(values: np.ndarray, reference: list[int], maximize: list[boo
     return sum(any(all(p >= c + 1 for p, c in zip(row, cell, strict=True)) for row in signed) for cell in cells)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data())
 def test_hypervolume_is_the_number_of_covered_grid_cells(data):
     m = data.draw(st.integers(1, 4))

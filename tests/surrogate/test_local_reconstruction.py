@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from epsopt.surrogate.local_reconstruction import reconstruct
 
+from ..sweeps import examples  # noqa: TID252
+
 
 def points(n, dims, seed):
     return torch.randn(n, dims, generator=torch.Generator().manual_seed(seed))
 
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 10), st.integers(0, 2**16))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_coefficients_are_convex_and_few(k, dims, parents, seed):
     c = reconstruct(points(5, dims, seed), points(k, dims, seed + 1), parents)
     assert c.shape == (5, k)

@@ -11,6 +11,8 @@ from epsopt.optimize import Objective, hypervolume
 from epsopt.optimize.merge.simplex_merge import choose_parents, merge, simplex_grid
 from epsopt.zoo.errors import HookError, UsageError
 
+from ...sweeps import examples  # noqa: TID252
+
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))
 
 
@@ -118,7 +120,7 @@ def test_what_cannot_be_merged_is_refused(arguments, reason):
 
 
 @given(st.integers(2, 5), st.integers(1, 300))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_the_grid_is_uniform_and_fine_enough(parents, least):
     grid = simplex_grid(parents, least)
     assert len(grid) >= least
@@ -129,7 +131,7 @@ def test_the_grid_is_uniform_and_fine_enough(parents, least):
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12), st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_chosen_parents_are_different_points_of_the_front(points, count):
     table = np.array(points, dtype=float)
     chosen = choose_parents(table, OBJECTIVES, count)

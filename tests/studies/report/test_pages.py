@@ -32,6 +32,7 @@ from epsopt.surrogate.plane import Plane, fit_plane
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.html_text import escaped
 
+from ...sweeps import examples  # noqa: TID252
 from ..fakes import COVERAGE, DIST_CORR, make_answers, make_zoo  # noqa: TID252
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -177,7 +178,7 @@ def test_notes_carry_no_character_that_acts():
 
 
 @given(st.text())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_nothing_that_acts_reaches_a_terminal_or_a_page(text):
     assert one_line(text).isprintable()
     assert plain(text).replace("\n", "").isprintable()

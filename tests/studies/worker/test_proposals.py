@@ -22,6 +22,7 @@ from epsopt.studies.worker import proposals as proposing
 from epsopt.studies.worker.proposals import propose_next, queue_random, runs_cut_off, too_few
 from epsopt.zoo.errors import EpsoptError, UsageError
 
+from ...sweeps import sweep  # noqa: TID252
 from ..fakes import FakeProposal  # noqa: TID252
 
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))
@@ -220,7 +221,7 @@ def test_a_single_proposal_that_is_a_branch_is_another_one_each_time(branching, 
     assert len({b for r in rounds for b in branches(r)}) == 3
 
 
-@pytest.mark.parametrize("name", ["init_from", "base"])
+@pytest.mark.parametrize("name", sweep(["init_from", "base"]))
 def test_a_branch_of_the_catalogue_is_not_proposed_again(branching, name):
     project, checkpoints = branching
     first = propose_next(project, None, checkpoints, OBJECTIVES, n=1, reuse=True)

@@ -25,6 +25,7 @@ from epsopt.zoo.decoding.provenance import Provenance, labels
 from epsopt.zoo.decoding.recombination import Parent, Recombination, is_recombined, recombination
 from epsopt.zoo.errors import EpsoptError, HookError, UsageError
 
+from ...sweeps import examples  # noqa: TID252
 from ..conftest import BASE, state_dict  # noqa: TID252
 
 HOOK = """
@@ -86,7 +87,7 @@ class Held:
         return self.tensor.clone()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.integers(1, 5), st.integers(0, 2**16), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]), st.data()
 )

@@ -13,6 +13,8 @@ from epsopt.zoo.fingerprints.moments import Moments
 from epsopt.zoo.fingerprints.order_statistics import order_statistics
 from epsopt.zoo.fingerprints.tiled_matmul import add_transposed, times
 
+from ...sweeps import examples  # noqa: TID252
+
 SIZES = [(1, 1), (3, 5), (700, 300), (300, 1_100), (1_281, 641)]
 
 
@@ -30,7 +32,7 @@ def test_products_are_those_of_the_whole_matrices(shape: tuple[int, int], k: int
     np.testing.assert_allclose(out, 1 + matrix.T.astype(float) @ left, atol=1e-3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(
     rows=st.integers(1, 9),
     n=st.sampled_from([1, 2, 999, 1_001, 9_000]),

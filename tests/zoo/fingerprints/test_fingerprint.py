@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from epsopt.zoo.errors import CatalogueError
 from epsopt.zoo.fingerprints.fingerprint import FEATURES, SECTIONS, Fingerprint, fingerprint, sketch_distance
 
+from ...sweeps import examples  # noqa: TID252
+
 
 def mlp(seed: int, hidden: int = 40) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
@@ -83,7 +85,7 @@ def test_a_layers_answer_is_kept_once_with_its_bias() -> None:
     assert np.abs(answers[[1, 3, 5]]).max(axis=1).min() > 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(a=st.floats(-2, 2), b=st.floats(-2, 2))
 def test_the_sketch_is_linear_in_the_weights(a: float, b: float) -> None:
     one, two = mlp(3), mlp(4)
