@@ -85,9 +85,10 @@ LONGEST = (
     "test_real_zoo.py", "test_demo.py", "test_faults.py", "test_crash.py",
     "test_worker.py", "test_foreign_projects.py", "test_conformance.py", "test_processes.py", "test_loop.py",
     "test_map_uses.py", "test_strangers.py", "test_scheduler_adapter.py", "test_proposals.py", "test_budget.py",
-    "test_sampler_history.py", "test_lightning_cli.py", "test_scheduler_service.py", "test_damage.py", "test_browser.py",
-    "test_explore.py", "test_weights.py", "test_simplex_merge.py", "test_sampler.py", "test_report.py", "test_texts.py",
-    "test_search.py", "test_work.py", "test_refining.py", "test_possible_values.py", "test_fit.py",
+    "test_sampler_history.py", "test_lightning_cli.py", "test_scheduler_service.py", "test_damage.py",
+    "test_browser.py", "test_explore.py", "test_weights.py", "test_simplex_merge.py", "test_sampler.py",
+    "test_report.py", "test_texts.py", "test_search.py", "test_work.py", "test_refining.py", "test_possible_values.py",
+    "test_fit.py",
 )  # fmt: skip
 
 
