@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8081, show_default=True, help="0 takes any free one.")
 @click.option("--allow-remote", is_flag=True, help="Let other machines in; there is no password.")
-@click.option("--allow-writes", is_flag=True, help="Let the page queue proposals.")
+@click.option("--allow-writes", is_flag=True, help="Let the page queue proposals and make checkpoints.")
 @overwrite_option
 @level_option
 @common

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from epsopt.cli import decoded
+from epsopt.cli.decoded import decode_options
 from epsopt.cli.options import (
     Options,
     TargetCommand,
@@ -19,15 +20,13 @@ from epsopt.cli.options import (
     seed_option,
 )
 from epsopt.cli.pictures import picture_option
-from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from epsopt.cli.workspace import OpenProject
     from epsopt.optimize.latent.region_sampling import RegionSample
-    from epsopt.optimize.latent.search import Answer
-    from epsopt.studies.merge.decode import MergedCheckpoint
+    from epsopt.studies.merge.decode_answers import DecodedPoint
 
 _SHOWN = 10
 
@@ -42,9 +41,7 @@ _SHOWN = 10
     show_default=True,
     help="That all targets are met, at least: the product over single targets.",
 )
-@click.option("--decode", is_flag=True, help="Merge real checkpoints into weights for each, and predict those.")
-@click.option("--evaluate", is_flag=True, help="Measure decoded weights with the project's evaluate hook.")
-@click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Write decoded weights as checkpoints.")
+@decode_options
 @picture_option
 @overwrite_option
 @details_option
@@ -79,13 +76,9 @@ def command(
 
     with working("loading the map") as progress:
         opened = open_map(options, wanted)
-        if evaluate and opened.project.evaluate is None:
-            raise UsageError(
-                "--evaluate needs an evaluate hook: name it in epsopt.toml, as "
-                '[hooks] evaluate = "package.module:function"'
-            )
-        if save is not None and save.exists() and (not save.is_dir() or any(save.iterdir())):
-            raise UsageError(f"{save} is there already: name another folder, nothing is written over")
+        from epsopt.studies.merge.decode_answers import check_can_decode
+
+        check_can_decode(opened.project, save, evaluate=evaluate)
         file = opened_picture_file(picture, opened, overwrite=overwrite)
         from epsopt.optimize.latent.region_sampling import sample_region
 
@@ -94,101 +87,36 @@ def command(
             opened.surrogate, opened.checkpoints, opened.objectives, opened.targets,
             n=count, neighbours=neighbours, probability=probability, level=level, seed=seed,
         )  # fmt: skip
-        merges: list[MergedCheckpoint | None] = []
-        files: list[Path | None] = []
+        made: list[DecodedPoint] = []
         if found.points and (decode or evaluate or save is not None):
-            merges, files = _decode(opened, found.points, save, level, progress, evaluate=evaluate)
+            made = decoded.decode(opened, found.points, "sample", save, level, progress, evaluate=evaluate)
         if file is not None:
-            save_picture(_figure(opened, found, merges), file)
+            save_picture(_figure(opened, found, made), file)
     opened.note_unseen()
     if options.json:
-        print_json(_document(opened, found, merges, files, seed, level, probability))
+        print_json(_document(opened, found, made, seed, level, probability))
     else:
-        _show(opened, found, merges, count, probability, details=details)
+        _show(opened, found, made, count, probability, details=details)
         tell_picture(picture)
-        if save is not None and any(files):
-            from epsopt.cli.output import print_line
-
-            print_line(f"saved: {sum(f is not None for f in files)} checkpoints in {save}")
+        decoded.tell_saved(save, made)
 
 
-def _figure(opened: OpenProject, found: RegionSample, merges: Sequence[MergedCheckpoint | None]) -> go.Figure:
+def _figure(opened: OpenProject, found: RegionSample, made: Sequence[DecodedPoint]) -> go.Figure:
     from epsopt.figures import sampling
 
-    made = [None if m is None else m.measured for m in merges]
-    return sampling(opened.objectives, opened.checkpoints, found.points, opened.targets, made)
-
-
-def _decode(
-    opened: OpenProject,
-    points: Sequence[Answer],
-    save: Path | None,
-    level: float,
-    progress: Callable[[str, float | None], None],
-    *,
-    evaluate: bool,
-) -> tuple[list[MergedCheckpoint | None], list[Path | None]]:
-    from epsopt.cli.render import predicted_json
-    from epsopt.studies.merge.decode import decode_samples
-    from epsopt.studies.output_paths import decoded_file, save_folder
-    from epsopt.zoo.decoding.decoder import WeightDecoder
-    from epsopt.zoo.decoding.provenance import Provenance, labels
-
-    hook = opened.project.evaluate
-    by_key = {c.sha256: c for c in opened.checkpoints}
-    held: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    if save is not None:
-        held = save_folder(save, opened.project.runs, "sample", opened.checkpoints)
-    with (
-        held,
-        opened.workspace.catalogue() as catalogue,
-        WeightDecoder(hook, weights_key=catalogue.weights_key, calibrate=opened.project.calibrate) as decoder,
-    ):
-        merges = decode_samples(
-            decoder, catalogue, opened.checkpoints, opened.surrogate, points,
-            level=level, evaluate=evaluate, progress=progress,
-        )  # fmt: skip
-        files: list[Path | None] = []
-        for i, merged in enumerate(merges, 1):
-            if merged is None or save is None:
-                files.append(None)
-                continue
-            parents = [by_key[p.sha256] for p in merged.recombination.parents]
-            file = decoded_file(save, f"sample_{i:03d}", None, parents)
-            provenance = Provenance("sample", predicted_json(merged.assessment), merged.measured, hook, labels(parents))
-            decoder.save(merged.decoded, file, provenance)
-            files.append(file)
-    return merges, files
+    measured = [None if m.merged is None else m.merged.measured for m in made]
+    return sampling(opened.objectives, opened.checkpoints, found.points, opened.targets, measured)
 
 
 def _document(
     opened: OpenProject,
     found: RegionSample,
-    merges: Sequence[MergedCheckpoint | None],
-    files: Sequence[Path | None],
+    made: Sequence[DecodedPoint],
     seed: int,
     level: float,
     probability: float,
 ) -> dict[str, Any]:
-    from epsopt.cli.merge_output import recombination_json
     from epsopt.cli.render import neighbour_json, objective_json, predicted_json, target_json
-    from epsopt.zoo.decoding.provenance import labels
-
-    named = labels(opened.checkpoints) if merges else {}
-
-    def decoded(i: int) -> dict[str, Any] | None:
-        merged = merges[i] if merges else None
-        if merged is None:
-            return None
-        file = files[i]
-        return {
-            "weights": recombination_json(merged.recombination, named),
-            "z": merged.z.tolist(),
-            "predicted": predicted_json(merged.assessment),
-            "refused": merged.assessment.refused,
-            "measured": merged.measured,
-            "saved": None if file is None else str(file.resolve()),
-        }
 
     return {
         "seed": seed,
@@ -207,7 +135,7 @@ def _document(
                 "predicted": predicted_json(p),
                 "probability": p.probability,
                 "nearest": [neighbour_json(n) for n in p.nearest],
-                "decoded": decoded(i),
+                "decoded": decoded.decoded_json(made[i] if made else None, opened.checkpoints),
             }
             for i, p in enumerate(found.points)
         ],
@@ -217,7 +145,7 @@ def _document(
 def _show(
     opened: OpenProject,
     found: RegionSample,
-    merges: Sequence[MergedCheckpoint | None],
+    made: Sequence[DecodedPoint],
     count: int,
     probability: float,
     *,
@@ -238,23 +166,20 @@ def _show(
     names = [o.name for o in opened.objectives]
     labels = RunLabels.of(opened.checkpoints)
     shown = found.points[:_SHOWN]
-    made = [merges[i] if merges else None for i in range(len(shown))]
+    merges = [m.merged for m in made]
+    mine = [merges[i] if merges else None for i in range(len(shown))]
     values: list[Mapping[str, float | None]] = [p.point for p in shown]
-    values += [m.measured or m.assessment.point for m in made if m is not None]
+    values += [m.measured or m.assessment.point for m in mine if m is not None]
     texts = formatters(names, values)
     heads = [Head("#"), Head("P"), *([Head("", "left")] if merges else [])]
     heads += [*metric_heads(names, opened.objectives, opened.targets), Head("nearest real checkpoint", "left")]
     groups = []
-    for i, (point, merged) in enumerate(zip(shown, made, strict=True), 1):
+    for i, (point, merged) in enumerate(zip(shown, mine, strict=True), 1):
         title, *cells = measured_row("at the point, predicted", point.point, names, texts)
         begin = [str(i), f"{point.probability or 0.0:.2f}", *([title] if merges else [])]
         rows = [[*begin, *cells, near_label(point.nearest[0], labels)]]
         if merged is not None:
-            rows.append(
-                ["", "", *measured_row("decoded, predicted", merged.assessment.point, names, texts), ""]
-                if merged.measured is None
-                else ["", "", *measured_row("decoded, measured", merged.measured, names, texts), ""]
-            )
+            rows.append(["", "", *decoded.decoded_row(merged, names, texts), ""])
         groups.append(Rows(rows))
     print_table(heads, groups, keep=3 if merges else 1)
     print_wrapped()
@@ -262,8 +187,10 @@ def _show(
     few = (
         " (fewer than asked for: the region holds no more of the proposed points)" if len(found.points) < count else ""
     )
-    print_wrapped(f"{len(found.points)} hypothetical checkpoints{few}{more}. {_standing(opened, found, merges)}")
-    for text in reasons_without_prediction(merges):
+    print_wrapped(
+        f"{len(found.points)} hypothetical checkpoints{few}{more}. {decoded.standing(opened, found.points, made)}"
+    )
+    for text in decoded.reasons_without_prediction(merges):
         print_wrapped(text)
     print_wrapped(
         f"{found.share:.0%} of the points proposed inside the trust region meet the targets. Samples lie "
@@ -281,30 +208,3 @@ def _trust_region(found: RegionSample) -> str:
         f"The trust region is what lies at most {found.radius:.2f} from a real checkpoint, the median distance between "
         "a checkpoint and the nearest one of another run: predictions farther out are hardly tested."
     )
-
-
-def reasons_without_prediction(merges: Sequence[MergedCheckpoint | None]) -> list[str]:
-    """Say of which decoded weights the map predicts nothing, once a reason."""
-    reasons: dict[str, list[str]] = {}
-    for i, merged in enumerate(merges, 1):
-        if merged is not None and merged.assessment.refused is not None:
-            reasons.setdefault(merged.assessment.refused, []).append(str(i))
-    return [f"Nothing is predicted of the decoded weights of {', '.join(who)}: {why}." for why, who in reasons.items()]
-
-
-def _standing(opened: OpenProject, found: RegionSample, merges: Sequence[MergedCheckpoint | None]) -> str:
-    """Say whether what is shown was predicted or measured."""
-    made = [m for m in merges if m is not None]
-    alone = f" {len(found.points) - len(made)} belong to no lineage and cannot be decoded." if merges else ""
-    alone = alone if len(made) < len(found.points) else ""
-    if not made:
-        return f"Predicted, not evaluated.{alone}"
-    if made[0].measured is None:
-        return f"All of it is predicted, not evaluated: --evaluate measures the decoded weights.{alone}"
-    signs = {o.name: 1.0 if o.maximize else -1.0 for o in opened.objectives}
-    met = sum(
-        all((v := (m.measured or {}).get(t.name)) is not None and (v - t.value) * signs[t.name] >= 0.0
-            for t in opened.targets)
-        for m in made
-    )  # fmt: skip
-    return f"Measured on their decoded weights, {met} of {len(made)} meet the targets.{alone}"

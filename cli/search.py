@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from epsopt.cli import decoded
+from epsopt.cli.decoded import decode_options
 from epsopt.cli.options import (
     Options,
     TargetCommand,
@@ -21,6 +24,7 @@ from epsopt.cli.pictures import picture_option
 if TYPE_CHECKING:
     from epsopt.cli.workspace import OpenProject
     from epsopt.optimize.latent.search import Engine, SearchResult
+    from epsopt.studies.merge.decode_answers import DecodedPoint
     from epsopt.zoo.catalogue.types import Checkpoint
 
 _ENGINES = ("gradient", "botorch", "optuna")  # optimize.ENGINES, which takes torch to import
@@ -37,6 +41,7 @@ _ENGINES = ("gradient", "botorch", "optuna")  # optimize.ENGINES, which takes to
     help="At most so many distinct ones.",
 )
 @click.option("--neighbours", type=click.IntRange(min=1), default=3, show_default=True, help="Named in --json.")
+@decode_options
 @details_option
 @level_option
 @seed_option
@@ -50,6 +55,9 @@ def command(
     engine: Engine,
     answers: int,
     neighbours: int,
+    decode: bool,
+    evaluate: bool,
+    save: Path | None,
     details: bool,
     level: float,
     seed: int,
@@ -61,7 +69,8 @@ def command(
 
     Each answer names the nearest real checkpoint, what was measured on it and its file; --details adds its
     hyperparameters. The other objectives are pushed as far as they go once the targets hold. The probability of
-    several targets is the product of those of each.
+    several targets is the product of those of each. With --decode, --evaluate or --save each answer becomes real
+    weights, and what those measure is shown beside what was predicted.
     """
     from epsopt.cli.output import print_json
     from epsopt.cli.pictures import opened_picture_file, save_picture, tell_picture
@@ -72,6 +81,9 @@ def command(
         opened = open_map(options, wanted)
         objectives, targets = opened.objectives, opened.targets
         checkpoints, surrogate = opened.checkpoints, opened.surrogate
+        from epsopt.studies.merge.decode_answers import check_can_decode
+
+        check_can_decode(opened.project, save, evaluate=evaluate)
         file = opened_picture_file(picture, opened, overwrite=overwrite)
         from epsopt.optimize import search
 
@@ -80,6 +92,9 @@ def command(
             surrogate, checkpoints, objectives, targets,
             engine=engine, limit=answers, neighbours=neighbours, level=level, seed=seed,
         )  # fmt: skip
+        made: list[DecodedPoint] = []
+        if result.answers and (decode or evaluate or save is not None):
+            made = decoded.decode(opened, result.answers, "search", save, level, progress, evaluate=evaluate)
         if file is not None:
             from epsopt.figures import front as front_figure
 
@@ -91,10 +106,11 @@ def command(
             study, front = _record(opened, result, query)
     opened.note_unseen()
     if options.json:
-        print_json(_document(opened, result, study, front, engine=engine, level=level, seed=seed))
+        print_json(_document(opened, result, made, study, front, engine=engine, level=level, seed=seed))
     else:
-        _show(result, checkpoints, study, answers, details=details)
+        _show(opened, result, made, study, answers, details=details)
         tell_picture(picture)
+        decoded.tell_saved(save, made)
 
 
 def _record(opened: OpenProject, result: SearchResult, query: dict[str, Any]) -> tuple[str, str | None]:
@@ -110,7 +126,7 @@ def _record(opened: OpenProject, result: SearchResult, query: dict[str, Any]) ->
 
 
 def _document(
-    opened: OpenProject, result: SearchResult, study: str | None, front: str | None,
+    opened: OpenProject, result: SearchResult, made: Sequence[DecodedPoint], study: str | None, front: str | None,
     *, engine: str, level: float, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     from epsopt.cli.render import checkpoint_json, neighbour_json, objective_json, predicted_json, target_json
@@ -127,8 +143,9 @@ def _document(
                 "predicted": predicted_json(a),
                 "probability": a.probability,
                 "nearest": [neighbour_json(n) for n in a.nearest],
+                "decoded": decoded.decoded_json(made[i] if made else None, opened.checkpoints),
             }
-            for a in result.answers
+            for i, a in enumerate(result.answers)
         ],
         "measured_meeting_targets": [checkpoint_json(c) for c in result.measured_meeting_targets],
         "n_candidates": result.n_candidates,
@@ -148,7 +165,10 @@ def _best_of(name: str, checkpoints: list[Checkpoint], result: SearchResult) -> 
     return f"{name} {max(values) if maximize else min(values):.6g}" if values else f"{name} never"
 
 
-def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None, limit: int, *, details: bool) -> None:
+def _show(
+    opened: OpenProject, result: SearchResult, made: Sequence[DecodedPoint], study: str | None, limit: int,
+    *, details: bool,
+) -> None:  # fmt: skip
     from epsopt.cli.output import DISTANCE, PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
     from epsopt.cli.render import (
         formatters,
@@ -162,25 +182,36 @@ def _show(result: SearchResult, checkpoints: list[Checkpoint], study: str | None
     from epsopt.cli.run_labels import RunLabels
     from epsopt.zoo.formatting import count
 
+    checkpoints = opened.checkpoints
     labels = RunLabels.of(checkpoints)
     names = [o.name for o in result.objectives]
+    merges = [m.merged for m in made]
     values = [m for a in result.answers for m in (a.point, a.low, a.high, a.nearest[0].metrics)]
+    values += [m.measured or m.assessment.point for m in merges if m is not None]
     texts = formatters(names, values)
     groups = []
     for i, a in enumerate(result.answers, 1):
         title = "predicted" if a.probability is None else f"predicted, P {a.probability:.2f}"
         rows, dim = predicted_rows(a, names, texts, title, result.level)
         near = measured_row(near_label(a.nearest[0], labels), a.nearest[0].metrics, names, texts)
-        groups.append(Rows([[str(i), *rows[0]], ["", *rows[1]], ["", *near]], dim))
+        merged = merges[i - 1] if merges else None
+        weights = [] if merged is None else [["", *decoded.decoded_row(merged, names, texts)]]
+        groups.append(Rows([[str(i), *rows[0]], ["", *rows[1]], *weights, ["", *near]], dim))
     print_table([Head("#"), Head("", "left"), *metric_heads(names, result.objectives, result.targets)], groups, keep=2)
     print_wrapped()
     print_wrapped(
-        "Predicted values are predicted, not evaluated. The last row of each answer is the nearest real checkpoint "
-        "(its latent distance) as it was measured."
+        (
+            "Predicted values are predicted, not evaluated."
+            if not made
+            else decoded.standing(opened, result.answers, made)
+        )
+        + " The last row of each answer is the nearest real checkpoint (its latent distance) as it was measured."
         + DISTANCE
         + (TARGETS_HOLD if result.targets else "")
         + (PRODUCT if len(result.targets) > 1 else "")
     )
+    for text in decoded.reasons_without_prediction(merges):
+        print_wrapped(text)
     if len(result.answers) < limit:
         one = len(result.answers) == 1
         print_wrapped(

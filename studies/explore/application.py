@@ -24,7 +24,7 @@ POLICY = (
     "form-action 'none'; frame-ancestors 'none'"
 )
 """The page's scripts are files of this server; nothing is inline, nothing is evaluated, nothing else is reached."""
-READ_ONLY = "epsopt explore only shows: 'epsopt explore --allow-writes' lets you queue proposals"
+READ_ONLY = "epsopt explore only shows: 'epsopt explore --allow-writes' lets you queue proposals and make answers"
 TARGET = "target."
 _HEADERS = [
     ("X-Content-Type-Options", "nosniff"),
@@ -47,7 +47,7 @@ class ExploreApplication:
 
     Args:
         snapshot: the catalogue and the map.
-        allow_writes: whether proposals may be queued.
+        allow_writes: whether proposals may be queued and answers of the search made.
         shown: the page's data, where it is put together already.
     """
 
@@ -55,7 +55,8 @@ class ExploreApplication:
         self.snapshot = snapshot
         self.allow_writes = allow_writes
         shown = view(snapshot) if shown is None else shown
-        about = {**shown.about, "server": True, "writes": allow_writes}
+        hook = snapshot.project.evaluate is not None
+        about = {**shown.about, "server": True, "writes": allow_writes, "evaluates": hook}
         self._kept = {
             "/": _Body(index(about["project"]).encode(), "text/html; charset=utf-8"),
             "/about.json": _json(about),
@@ -74,6 +75,7 @@ class ExploreApplication:
             self._answers["POST", "/proposals"] = lambda q: what_if.next_runs(
                 snapshot, _targets(q), n=_whole(q, "n", 4), record=True
             )
+            self._answers["POST", "/make"] = lambda q: what_if.make_answer(snapshot, _targets(q), _whole(q, "answer"))
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request."""

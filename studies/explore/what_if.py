@@ -1,4 +1,4 @@
-"""What the page asks of the map: neighbours, embeddings, a search, a way between checkpoints, the next proposals."""
+"""What the page asks of the map: neighbours, embeddings, a search and its answers made, a way, the next proposals."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 from sklearn.decomposition import PCA
 
 from epsopt.optimize.latent.interpolation import along, straight
-from epsopt.optimize.latent.search import search
+from epsopt.optimize.latent.search import SearchResult, search
 from epsopt.optimize.latent.trust_region import distances
 from epsopt.optimize.objectives import Target, limits_as_targets, parse_targets
 from epsopt.studies.embedding_preview import real_embeddings
 from epsopt.studies.explore.snapshot import Snapshot
+from epsopt.studies.merge.decode_answers import decode_answers
 from epsopt.studies.merge.interpolate import why_not_mergeable
 from epsopt.studies.optuna_io.changed_objectives import follow_objectives
 from epsopt.studies.worker.proposals import propose_next
@@ -97,10 +98,7 @@ def answers(snapshot: Snapshot, wanted: Mapping[str, float], *, limit: int = 8, 
     """
     targets = targets_of(snapshot, wanted)
     with snapshot.lock:
-        found = search(
-            snapshot.surrogate, snapshot.checkpoints, snapshot.objectives, targets,
-            limit=limit, level=snapshot.level, seed=seed,
-        )  # fmt: skip
+        found = _searched(snapshot, targets, limit, seed)
     rows = {(c.path, c.run): i for i, c in enumerate(snapshot.checkpoints)}
     places = (
         snapshot.surrogate.plane_coordinates(torch.stack([a.z for a in found.answers])).tolist()
@@ -123,6 +121,64 @@ def answers(snapshot: Snapshot, wanted: Mapping[str, float], *, limit: int = 8, 
             }
             for a, place in zip(found.answers, places, strict=True)
         ],
+    }
+
+
+def _searched(snapshot: Snapshot, targets: Sequence[Target], limit: int, seed: int) -> SearchResult:
+    return search(
+        snapshot.surrogate, snapshot.checkpoints, snapshot.objectives, targets,
+        limit=limit, level=snapshot.level, seed=seed,
+    )  # fmt: skip
+
+
+def make_answer(
+    snapshot: Snapshot, wanted: Mapping[str, float], number: int, *, limit: int = 8, seed: int = 0
+) -> dict[str, Any]:
+    """Decode an answer of the search to real weights, measure them with the project's hook, and save them.
+
+    Args:
+        snapshot: what the page shows.
+        wanted: value by metric, as it was searched for.
+        number: of the answer, from 1.
+        limit: largest number of answers, as it was searched for.
+        seed: RNG seed of the search.
+
+    Returns:
+        The file, a new one among the runs; where the weights lie on the plane, what they are predicted to measure, and
+        what they measured; None where the project has no hook.
+
+    Raises:
+        UsageError: there is no such answer, the nearest checkpoint belongs to no lineage, or the runs lie elsewhere.
+        UnreadableCheckpoint: a parent is gone or has changed.
+        HookError: the evaluate hook failed.
+    """
+    targets = targets_of(snapshot, wanted)
+    if not snapshot.url:
+        raise UsageError("nothing can be made: there is no catalogue of checkpoints to decode from")
+    with snapshot.lock:
+        found = _searched(snapshot, targets, limit, seed)
+        if not 1 <= number <= len(found.answers):
+            raise UsageError(f"there is no answer {number}: the search has {len(found.answers)}")
+        answer = found.answers[number - 1]
+        with Catalogue.existing(snapshot.url) as catalogue:
+            (made,) = decode_answers(
+                snapshot.project, catalogue, snapshot.checkpoints, snapshot.surrogate, [answer],
+                by="search", keep=True, level=snapshot.level, evaluate=snapshot.project.evaluate is not None,
+            )  # fmt: skip
+        if made.merged is None or made.file is None:
+            near = answer.nearest[0]
+            raise UsageError(
+                f"answer {number} cannot be decoded: {visible(near.run)}, the run nearest to it, belongs to no lineage"
+            )
+        place = snapshot.surrogate.plane_coordinates(made.merged.z[None])[0].tolist()
+    weights = made.merged.assessment
+    return {
+        "number": number,
+        "file": str(made.file.resolve()),
+        "place": place,
+        "predicted": _predicted(weights.point, weights.low, weights.high),
+        "refused": weights.refused,
+        "measured": made.merged.measured,
     }
 
 

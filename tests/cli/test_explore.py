@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from epsopt.cli.explore import open_snapshot
 from epsopt.cli.workspace import open_workspace
+from epsopt.demo.hooks import evaluate
 from epsopt.studies import load_map
 from epsopt.studies.explore.server import explore_server
 from epsopt.studies.optuna_io.stored_trials import config_of, proposed_trials
-from epsopt.zoo import Catalogue
+from epsopt.zoo import Catalogue, load_weights
 
 from ..chromium import opened  # noqa: TID252
 from .conftest import EPOCHS, RUNS, check
@@ -294,6 +296,38 @@ def test_a_page_that_may_write_queues_proposals(project, copy):
     queued = proposed_trials(snapshot.storage, snapshot.project.name)
     assert [t.state.name for t in queued] == ["WAITING"]
     assert config_of(queued[0]).items() <= config.items()
+
+
+def test_a_page_that_may_write_makes_an_answer_and_shows_what_it_measures(project, copy, tmp_path):
+    mine = copy(project)
+    workspace = open_workspace(SimpleNamespace(project=mine.folder / "epsopt.toml", storage=None))
+    with workspace.catalogue() as catalogue:
+        snapshot = open_snapshot(workspace, catalogue, 0.9, studies=True)
+    runs = tmp_path / "made"  # others share the project's
+    runs.mkdir()
+    snapshot = replace(snapshot, project=replace(snapshot.project, runs=runs, evaluate="epsopt.demo.hooks:evaluate"))
+    with explore_server(snapshot, port=0, allow_writes=True) as server, opened() as found:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = found.page
+        page.goto(server.url)
+        page.wait_for_selector("body[data-ready]")
+        page.get_by_role("button", name="Search the map").click()
+        page.wait_for_selector("#answers tbody tr")
+        before = pixels(page, "map", "top")
+        page.get_by_role("button", name="Make it").first.click()
+        page.wait_for_selector("#answers tr.made, #answers .error", timeout=120_000)
+        row = page.locator("#answers tr.made")
+        assert row.count() == 1, page.inner_text("#answers")
+        assert "measured" in row.inner_text()
+        page.get_by_role("button", name="copy path").first.click()
+        (file,) = runs.glob("search_001/*/model*")
+        cells = row.locator("td").all_inner_texts()[1:3]
+        measured = evaluate(load_weights(file))
+        shown = [measured[o.name] for o in snapshot.objectives][:2]
+        assert [value(c) for c in cells] == pytest.approx(shown, abs=1e-3)
+        assert pixels(page, "map", "top") != before, "the plot shows where the weights lie"
+        server.shutdown()
+    assert found.errors == []
 
 
 def test_the_banner_says_what_the_fit_said(shown, project):

@@ -224,6 +224,32 @@ def test_samples_are_decoded_measured_and_saved_on_request(mine, tmp_path):
     assert "nothing is written over" in refused.err
 
 
+def test_answers_of_a_search_are_made_measured_and_saved_on_request(mine, tmp_path):
+    asked = ["search", "--target-coverage", "0.05", "-n", "2", "--no-record"]
+    result = mine(*asked, "--evaluate", "--save", tmp_path / "new", "--json")
+    assert result.status == 0, result.err
+    check("search", result.document)
+    inside = values = met = 0
+    for answer in result.document["answers"]:
+        decoded = answer["decoded"]
+        assert close(evaluate(load_weights(decoded["saved"])), decoded["measured"])
+        content = torch.load(decoded["saved"], weights_only=True)
+        assert content["epsopt"]["made_by"] == "epsopt search"
+        for objective in result.document["objectives"]:
+            said, got = answer["predicted"][objective["name"]], decoded["measured"][objective["name"]]
+            inside, values = inside + (said["low"] <= got <= said["high"]), values + 1
+        met += decoded["measured"]["coverage"] >= 0.05
+    shown = " ".join(mine(*asked, "--evaluate").out.split())
+    assert "decoded, measured" in shown
+    n = len(result.document["answers"])
+    assert f"{met} of {n} meet the targets, and {inside} of {values} values lie within the interval" in shown
+    plain = mine(*asked)
+    assert "decoded" not in plain.out
+    refused = mine(*asked, "--save", tmp_path / "new")
+    assert refused.status == 2
+    assert "nothing is written over" in refused.err
+
+
 def test_a_wide_merge_saves_what_it_measured_and_tells_what_each_part_is_made_of(mine, tmp_path):
     arguments = ["merge", "--wide", "--budget", "5", "--whole-budget", "--save", tmp_path / "mixed", "--json"]
     result = mine(*arguments)

@@ -313,7 +313,30 @@ class Page {
       context.textAlign = "center";
       context.textBaseline = "middle";
       context.fillText(mark + (i + 1), x, y + 0.5);
+      if (one.made) this.drawMade(context, plot, map, one, [x, y]);
     });
+  }
+
+  /** A filled diamond where the weights of an answer lie, joined to the answer. */
+  drawMade(context, plot, map, { made }, from) {
+    const values = Object.entries(made.measured ?? {}).filter(([, v]) => v !== null).map(([name, v]) => [name, [v, v, v]]);
+    const where = this.predicted(plot, map, { place: made.place, predicted: made.measured ? Object.fromEntries(values) : made.predicted });
+    if (where === null) return;
+    const [x, y] = where.at;
+    if (!Number.isFinite(x + y)) return;
+    context.strokeStyle = context.fillStyle = plot.style("--answer");
+    context.lineWidth = 1.2;
+    context.beginPath();
+    context.moveTo(...from);
+    context.lineTo(x, y);
+    context.stroke();
+    context.beginPath();
+    context.moveTo(x, y - 6);
+    context.lineTo(x + 6, y);
+    context.lineTo(x, y + 6);
+    context.lineTo(x - 6, y);
+    context.closePath();
+    context.fill();
   }
 
   drawWay(context, plot, map) {

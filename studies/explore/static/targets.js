@@ -74,6 +74,8 @@ export class Targets {
     const spelled = Object.entries(targets).map(([name, v]) => ` --target-${name.replace(/[^\p{L}\p{N}_.]+|_/gu, "-").replace(/^-+|-+$/g, "")} ${v}`);
     this.command.textContent = `epsopt search${spelled.join("")}`;
     if (names.has("targets")) {
+      this.answered = null;
+      this.failed = null;
       this.onAnswers(null);
       fill(this.found);
     }
@@ -88,6 +90,8 @@ export class Targets {
       const found = await ask("search", query);
       const now = Object.fromEntries(Object.entries(this.state.get("targets")).map(([name, v]) => [`target.${name}`, v]));
       if (JSON.stringify(now) !== asked) return; // the sliders moved on meanwhile
+      this.asked = query;
+      this.answered = found;
       this.onAnswers(found);
       fill(this.found, ...this.answers(found));
     } catch (error) {
@@ -97,24 +101,53 @@ export class Targets {
     }
   }
 
+  /** Decode an answer to real weights, measured where the project has a hook. */
+  async make(i) {
+    const found = this.answered;
+    this.making = i + 1;
+    this.failed = null;
+    fill(this.found, ...this.answers(found));
+    try {
+      found.answers[i].made = await ask("make", { ...this.asked, answer: i + 1 }, "POST");
+    } catch (error) {
+      this.failed = error.message;
+    } finally {
+      this.making = null;
+    }
+    if (this.answered !== found || !this.found.hasChildNodes()) return; // the sliders moved on meanwhile
+    this.onAnswers(found);
+    fill(this.found, ...this.answers(found));
+  }
+
+  made({ measured, predicted, refused, file }, names) {
+    const cells = names.map((name) => el("td", {}, number(measured ? measured[name] : predicted[name][0])));
+    const said = measured ? "measured" : refused ? "decoded" : "decoded, predicted";
+    return el("tr", { className: "made" }, el("td"), ...cells, el("td"), el("td", { className: "text" }, said, " ", copyButton("copy path", () => file)));
+  }
+
   answers(found) {
     const { data, state } = this;
     const names = data.objectives.map((o) => o.name).filter((name) => data.metrics.includes(name));
     const say = [];
     if (found.targets.length && !found.targets_met) say.push(el("p", { className: "error" }, "No answer is more likely than not to meet all targets: these come nearest."));
-    const rows = found.answers.map((answer, i) => {
+    const makes = data.server && data.writes;
+    const rows = found.answers.flatMap((answer, i) => {
       const near = answer.nearest[0];
       const open = el("button", { type: "button", className: "link", onclick: () => state.set({ chosen: near.row }) }, data.label(near.row));
       const cells = names.map((name) => {
         const [point, low, high] = answer.predicted[name];
         return el("td", {}, number(point), el("div", { className: "quiet" }, `[${number(low)}, ${number(high)}]`));
       });
-      return el("tr", {}, el("th", { scope: "row" }, String(i + 1)), ...cells, el("td", {}, answer.probability === null ? "–" : answer.probability.toFixed(2)), el("td", { className: "text" }, open));
+      const make = makes && !answer.made ? el("button", { type: "button", disabled: Boolean(this.making), onclick: () => this.make(i) }, this.making === i + 1 ? "making …" : "Make it") : null;
+      const row = el("tr", {}, el("th", { scope: "row" }, String(i + 1)), ...cells, el("td", {}, answer.probability === null ? "–" : answer.probability.toFixed(2)), el("td", { className: "text" }, open, make ? el("div", {}, make) : null));
+      return answer.made ? [row, this.made(answer.made, names)] : [row];
     });
     const heads = ["#", ...names, "P", "nearest"];
     return [
       ...say,
       el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((h) => el("th", { scope: "col" }, h)))), el("tbody", {}, ...rows))),
+      this.failed ? el("p", { className: "error" }, this.failed) : null,
+      makes ? el("p", { className: "quiet" }, `Make it decodes an answer to real weights${data.evaluates ? ", measures them with the project's hook" : ""} and saves them among the runs: 'epsopt ingest' adds them.`) : null,
       el("p", { className: "quiet" }, `Predicted, not evaluated, with ${percent(found.level)} intervals. P is the probability that all targets are met. Hollow on the plots.`),
     ];
   }

@@ -63,6 +63,17 @@ def test_where_writes_are_allowed_a_post_queues_and_a_get_does_not(writable, mon
     assert seen == [False, True]
 
 
+def test_an_answer_is_made_by_a_post_where_writes_are_allowed(server, writable, monkeypatch):
+    seen = []
+    monkeypatch.setattr(what_if, "make_answer", lambda _, wanted, number: seen.append((wanted, number)) or {})
+    assert ask(server, "/make?answer=1", "POST")[0] == 403
+    assert ask(writable, "/make?answer=1", "GET")[0] == 405
+    assert ask(writable, "/make", "POST")[0] == 400
+    assert seen == []
+    assert ask(writable, "/make?answer=2&target.coverage=0.5", "POST")[0] == 200
+    assert seen == [({"coverage": 0.5}, 2)]
+
+
 def test_every_answer_forbids_framing_sniffing_inline_scripts_and_other_hosts(server):
     for path in ("/", "/about.json", "/data.bin", "/files.json", "/static/main.js", "/nothing"):
         headers = ask(server, path)[2]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from epsopt.cli.sample import reasons_without_prediction
+from epsopt.cli.decoded import reasons_without_prediction
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.merge import warm_start_candidates
 from epsopt.studies.merge.warm_start_candidates import merged_starts
