@@ -22,6 +22,8 @@ from epsopt.cli.options import (
 from epsopt.cli.pictures import picture_option
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from epsopt.cli.workspace import OpenProject
     from epsopt.optimize.latent.search import Engine, SearchResult
     from epsopt.studies.merge.decode_answers import DecodedPoint
@@ -96,9 +98,7 @@ def command(
         if result.answers and (decode or evaluate or save is not None):
             made = decoded.decode(opened, result.answers, "search", save, level, progress, evaluate=evaluate)
         if file is not None:
-            from epsopt.figures import front as front_figure
-
-            save_picture(front_figure(objectives, checkpoints, result.answers, targets), file)
+            save_picture(_figure(opened, result), file)
         study = front = None
         if not no_record:
             progress("recording the studies", None)
@@ -111,6 +111,12 @@ def command(
         _show(opened, result, made, study, answers, details=details)
         tell_picture(picture)
         decoded.tell_saved(save, made)
+
+
+def _figure(opened: OpenProject, result: SearchResult) -> go.Figure:
+    from epsopt.figures import front
+
+    return front(opened.objectives, opened.checkpoints, result.answers, opened.targets)
 
 
 def _record(opened: OpenProject, result: SearchResult, query: dict[str, Any]) -> tuple[str, str | None]:
