@@ -11,8 +11,8 @@ import pytest
 # Names of torch and Optuna, which have no public one: what a file may hold, and what a trial or a range is by itself.
 # A name such as _repr_html_ is what a protocol asks for.
 THEIRS = frozenset({
-    "_contains", "_metadata", "_rebuild_from_type_v2", "_rebuild_tensor_v2", "_suggest", "_tensor", "_trial_id",
-    "_typed_storage", "_utils",
+    "_contains", "_exit", "_metadata", "_rebuild_from_type_v2", "_rebuild_tensor_v2", "_run_exitfuncs", "_shutdown",
+    "_suggest", "_tensor", "_trial_id", "_typed_storage", "_utils",
 })  # fmt: skip
 HERE = Path(__file__).parent
 FILES = sorted(path for path in HERE.rglob("*.py") if "__pycache__" not in path.parts)
