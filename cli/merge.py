@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from epsopt.cli.options import Options, common, seed_option
+from epsopt.zoo.decoding.operator_names import DENSITY, LINEAR, OPERATORS, require_operator
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from epsopt.cli.run_labels import RunLabels
-    from epsopt.optimize.objectives import Objective
     from epsopt.studies.merge.simplex_merge import Merged
     from epsopt.studies.merge.weight_space_merge import WeightSpaceMerge
     from epsopt.studies.project.project import Project
     from epsopt.zoo.catalogue.catalogue import Catalogue
-    from epsopt.zoo.catalogue.types import Checkpoint
+    from epsopt.zoo.catalogue.types import Checkpoint, Lineage
     from epsopt.zoo.decoding.kept_evaluations import KeptEvaluations
+    from epsopt.zoo.decoding.recombination import Parent
 
 
 @click.command("merge")
@@ -41,6 +42,14 @@ if TYPE_CHECKING:
     "--save", type=click.Path(path_type=Path), metavar="DIR", help="Where to; a new folder in the runs folder."
 )
 @click.option("--rank", type=click.IntRange(min=1), help="Of merged LoRA adapters; that of the sum if not said.")
+@click.option(
+    "--operator", type=click.Choice([LINEAR, *OPERATORS]), default=LINEAR, show_default=True,
+    help="How weights are merged; all but linear are mergekit's.",
+)  # fmt: skip
+@click.option(
+    "--density", type=click.FloatRange(0.0, 1.0, min_open=True), default=DENSITY, show_default=True,
+    help="Share of each difference that ties, dare and their like keep.",
+)  # fmt: skip
 @click.option("--jobs", "-j", type=click.IntRange(min=1), default=1, show_default=True, help="Evaluations at a time.")
 @click.option("--fresh", is_flag=True, help="Measure again what an interrupted merge measured.")
 @click.option("--format", "form", type=click.Choice(["safetensors", "pt"]), help="Like the parents if not said.")
@@ -58,6 +67,8 @@ def command(
     save: Path | None,
     form: str | None,
     rank: int | None,
+    operator: str,
+    density: float,
     jobs: int,
     fresh: bool,
     seed: int,
@@ -70,61 +81,120 @@ def command(
     With --wide, up to 24 checkpoints are merged: the front and the ends of the newest runs. Blocks that moved alike
     while training are stretched, shrunk and exchanged together, wherever that is expected to widen the front most.
     """
-    _check_options(wide=wide, chooses=bool(parents or groups or reach or _is_given("count")), whole=whole_budget)
-    from epsopt.cli.merge_wide import merge_widely, print_wide
+    asked = _Asked(
+        parents,
+        count,
+        wide,
+        budget,
+        groups,
+        reach,
+        whole_budget,
+        save,
+        form,
+        rank,
+        operator,
+        density,
+        jobs,
+        fresh,
+        seed,
+    )
+    _check_options(asked)
     from epsopt.cli.progress import working
-    from epsopt.cli.run_labels import RunLabels
-    from epsopt.cli.workspace import check_objectives, measured, open_workspace
-    from epsopt.studies.merge.resume import resumable, resumed_sentences
-    from epsopt.studies.output_paths import save_folder
+    from epsopt.cli.workspace import open_workspace
 
     with working("opening the catalogue") as progress:
         workspace = open_workspace(options)
-        project = workspace.require_project()
-        _require_evaluate(project)
+        project = _with_hook(workspace.require_project())
         with workspace.catalogue() as catalogue:
-            checkpoints, lineages = measured(catalogue), catalogue.lineages()
-            check_objectives(project, catalogue.metric_names())
-            chosen, broken = ([], []) if wide else _parents(parents, checkpoints, project, count, catalogue)
-            _check_new(save)
-            found: WeightSpaceMerge | None = None
-            # Held from before the first evaluation: another merge at the same time takes another one.
-            with (
-                save_folder(save, project.runs, "merged", checkpoints) as folder,
-                resumable(catalogue, project, rank, fresh=fresh) as kept,
-            ):
-                how: dict[str, Any] = {"budget": budget, "rank": rank, "seed": seed, "progress": progress}
-                how |= {"jobs": jobs, "kept": kept}
-                if wide:
-                    found = merge_widely(project, checkpoints, lineages, folder, form, give_up=not whole_budget, **how)
-                else:
-                    merged = merge_within(project, checkpoints, chosen, folder, form, groups, reach=reach, **how)
-    _say(found.sources.left_out if found else broken, [*(found or merged).disagreements, *resumed_sentences(kept)])
-    labels = RunLabels.of(checkpoints)
-    if found is not None:
-        print_wide(found, project, folder, budget, seed, labels, as_json=options.json)
-    else:
-        _print(merged, broken, project, folder, budget, seed, reach, labels, as_json=options.json)
+            ended = _merge(asked, project, catalogue, progress)
+    _say(ended.left_out, ended.notes)
+    _print(ended, asked, project, as_json=options.json)
 
 
-def _print(
-    merged: Merged,
-    broken: Sequence[Checkpoint],
-    project: Project,
-    folder: Path,
-    budget: int,
-    seed: int,
-    reach: float,
-    labels: RunLabels,
-    *,
-    as_json: bool,
-) -> None:
-    from epsopt.cli.output import print_json
+def _print(ended: _Ended, asked: _Asked, project: Project, *, as_json: bool) -> None:
+    from epsopt.cli.merge_few import print_merged
+    from epsopt.cli.merge_wide import print_wide
+    from epsopt.cli.run_labels import RunLabels
 
-    if as_json:
-        print_json(_document(merged, broken, project.objectives, folder, budget, seed, reach))
-    else:
-        _show(merged, project.objectives, folder, project, budget, labels)
+    labels = RunLabels.of(ended.checkpoints)
+    if ended.wide is not None:
+        print_wide(ended.wide, project, ended.folder, asked.budget, asked.seed, labels, as_json=as_json)
+    elif ended.merged is not None:
+        print_merged(
+            ended.merged, ended.left_out, project, ended.folder, asked.budget, asked.seed, asked.reach, labels,
+            as_json=as_json,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options of the command."""
+
+    parents: tuple[str, ...]
+    count: int
+    wide: bool
+    budget: int
+    groups: str | None
+    reach: float
+    whole_budget: bool
+    save: Path | None
+    form: str | None
+    rank: int | None
+    operator: str
+    density: float
+    jobs: int
+    fresh: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """What came of it: of the one kind of merge or of the other."""
+
+    checkpoints: Sequence[Checkpoint]
+    folder: Path
+    left_out: Sequence[Checkpoint]
+    notes: Sequence[str]
+    merged: Merged | None = None
+    wide: WeightSpaceMerge | None = None
+
+
+def _merge(
+    asked: _Asked, project: Project, catalogue: Catalogue, progress: Callable[[str, float | None], None]
+) -> _Ended:
+    from epsopt.cli.merge_wide import merge_widely
+    from epsopt.cli.workspace import check_objectives, measured
+    from epsopt.studies.merge.resume import resumable, resumed_sentences
+    from epsopt.studies.output_paths import save_folder
+
+    checkpoints, lineages = measured(catalogue), catalogue.lineages()
+    check_objectives(project, catalogue.metric_names())
+    chosen: list[Checkpoint] = []
+    broken: list[Checkpoint] = []
+    base = None
+    if not asked.wide:
+        chosen, broken = _parents(asked.parents, checkpoints, project, asked.count, catalogue, asked.operator)
+        base = _base(asked.operator, chosen, lineages)
+    _check_new(asked.save)
+    # Held from before the first evaluation: another merge at the same time takes another one.
+    with (
+        save_folder(asked.save, project.runs, "merged", checkpoints) as folder,
+        resumable(catalogue, project, asked.rank, fresh=asked.fresh) as kept,
+    ):
+        if asked.wide:
+            wide = merge_widely(
+                project, checkpoints, lineages, folder, asked.form,
+                budget=asked.budget, give_up=not asked.whole_budget, rank=asked.rank, seed=asked.seed,
+                progress=progress, jobs=asked.jobs, kept=kept,
+            )  # fmt: skip
+            notes = [*wide.disagreements, *resumed_sentences(kept)]
+            return _Ended(checkpoints, folder, wide.sources.left_out, notes, wide=wide)
+        merged = merge_within(
+            project, checkpoints, chosen, folder, asked.form, asked.groups, asked.budget, asked.reach, asked.rank,
+            asked.seed, progress, operator=asked.operator, base=base, density=asked.density, jobs=asked.jobs, kept=kept,
+        )  # fmt: skip
+        notes = [*merged.disagreements, *resumed_sentences(kept)]
+        return _Ended(checkpoints, folder, broken, notes, merged=merged)
 
 
 def _say(left_out: Sequence[Checkpoint], disagreements: Sequence[str]) -> None:
@@ -135,21 +205,44 @@ def _say(left_out: Sequence[Checkpoint], disagreements: Sequence[str]) -> None:
         note(sentence)
 
 
-def _check_options(*, wide: bool, chooses: bool, whole: bool) -> None:
-    if wide and chooses:
+def _check_options(asked: _Asked) -> None:
+    chooses = asked.parents or asked.groups or asked.reach or _is_given("count") or asked.operator != LINEAR
+    if asked.wide and chooses:
         raise UsageError(
-            "--wide chooses checkpoints and parts by itself: leave out parents, --count, --groups, --reach"
+            "--wide chooses checkpoints and parts by itself, and merges linearly: leave out parents, --count, "
+            "--groups, --reach, --operator"
         )
-    if whole and not wide:
+    if asked.whole_budget and not asked.wide:
         raise UsageError("--whole-budget goes with --wide: without it the whole budget is spent anyway")
 
 
-def _require_evaluate(project: Project) -> None:
+def _base(operator: str, parents: Sequence[Checkpoint], lineages: Sequence[Lineage]) -> Parent | None:
+    """Return what an operator of mergekit takes differences from; the operator can be applied to the parents."""
+    from epsopt.zoo.decoding.recombination import Parent
+
+    if operator == LINEAR:
+        return None
+    require_operator(operator, len(parents))
+    if not OPERATORS[operator].from_base:
+        return None
+    lineage = next((known for known in lineages if known.id == parents[0].lineage_id), None)
+    if lineage is None or not lineage.declared:
+        raise UsageError(
+            f"{operator} adds up differences from the base, which no run names as a file: add [lineage] "
+            'base = "FOLDER/model.safetensors" to epsopt.toml, and ingest again'
+        )
+    if any(p.sha256 == lineage.reference_sha256 for p in parents):
+        raise UsageError(f"{lineage.reference_path} is the base, whose difference from itself is nothing: name others")
+    return Parent(lineage.reference_path, lineage.reference_sha256)
+
+
+def _with_hook(project: Project) -> Project:
     if project.evaluate is None:
         raise UsageError(
             f"{project.file}: merging measures every merged checkpoint, which needs a hook: add "
             '[hooks] evaluate = "package.module:function"'
         )
+    return project
 
 
 def _is_given(option: str) -> bool:
@@ -157,7 +250,12 @@ def _is_given(option: str) -> bool:
 
 
 def _parents(
-    named_ones: tuple[str, ...], checkpoints: Sequence[Checkpoint], project: Project, count: int, catalogue: Catalogue
+    named_ones: tuple[str, ...],
+    checkpoints: Sequence[Checkpoint],
+    project: Project,
+    count: int,
+    catalogue: Catalogue,
+    operator: str = LINEAR,
 ) -> tuple[list[Checkpoint], list[Checkpoint]]:
     """Return the parents, and checkpoints that would be some if no weight of theirs were NaN."""
     from epsopt.cli.resolve_checkpoint import named
@@ -165,6 +263,10 @@ def _parents(
     from epsopt.studies.surrogate_store import with_nan_weights
 
     left_out: list[Checkpoint] = []
+    if operator != LINEAR:
+        count = 2 if OPERATORS[operator].of_two and not _is_given("count") else count
+        references = {lineage.reference_sha256 for lineage in catalogue.lineages() if OPERATORS[operator].from_base}
+        checkpoints = checkpoints if named_ones else [c for c in checkpoints if c.sha256 not in references]
     while not named_ones:
         chosen = front_parents([c for c in checkpoints if c not in left_out], project.objectives, count)
         broken = with_nan_weights(catalogue, chosen)
@@ -194,6 +296,9 @@ def merge_within(
     seed: int,
     progress: Callable[[str, float | None], None],
     *,
+    operator: str = LINEAR,
+    base: Parent | None = None,
+    density: float = DENSITY,
     jobs: int = 1,
     kept: KeptEvaluations | None = None,
 ) -> Merged:
@@ -208,7 +313,7 @@ def merge_within(
     ) as decoder:
         return merge_checkpoints(
             decoder, project, checkpoints, parents, lambda i: decoded_file(folder, f"merged_{i:03d}", form, parents),
-            groups=patterns, budget=budget, reach=reach, seed=seed,
+            groups=patterns, budget=budget, reach=reach, seed=seed, operator=operator, base=base, density=density,
             progress=lambda done, total: progress("measuring merges", done / total),
         )  # fmt: skip
 
@@ -227,92 +332,3 @@ def _known(what: str, checkpoints: Sequence[Any]) -> str:
 def _check_new(save: Path | None) -> None:
     if save is not None and save.exists() and (not save.is_dir() or any(save.iterdir())):
         raise UsageError(f"{save} is there already: name a new folder, nothing is written over")
-
-
-def _document(
-    merged: Merged,
-    broken: Sequence[Checkpoint],
-    objectives: Sequence[Objective],
-    folder: Path,
-    budget: int,
-    seed: int,
-    reach: float,
-) -> dict[str, Any]:
-    from epsopt.cli.merge_output import recombination_json
-    from epsopt.cli.render import checkpoint_json, objective_json
-    from epsopt.studies.merge.merge_sources import left_out_sentences
-    from epsopt.zoo.decoding.provenance import labels
-
-    named = labels(merged.parents)
-    result = merged.result
-    return {
-        "objectives": objective_json(objectives),
-        "parents": [checkpoint_json(p) for p in merged.parents],
-        "base": None,
-        "wide": False,
-        "groups": list(merged.groups),
-        "budget": budget,
-        "seed": seed,
-        "reach": reach,
-        "evaluations": [
-            {
-                "weights": recombination_json(merged.recombination(e), named),
-                "parts": None,
-                "predicted": e.predicted,
-                "predicted_gain": None,
-                "measured": dict(e.measured),
-                "reason": e.reason,
-                "joined": i in result.joined,
-                "saved": str(merged.saved[i].resolve()) if i in merged.saved else None,
-            }
-            for i, e in enumerate(result.evaluations)
-        ],
-        "stopped": result.stopped,
-        "reference": dict(zip([o.name for o in objectives], result.reference, strict=True)),
-        "hypervolume": {"before": result.before, "after": result.after},
-        "disagreements": list(merged.disagreements),
-        "left_out": left_out_sentences(broken),
-        "folder": str(folder.resolve()) if merged.saved else None,
-    }
-
-
-def _show(
-    merged: Merged, objectives: Sequence[Objective], folder: Path, project: Project, budget: int, labels: RunLabels
-) -> None:
-    from epsopt.cli.output import HYPERVOLUME, Head, Rows, print_line, print_table, print_wrapped
-    from epsopt.cli.render import formatters, measured_row, metric_heads, short_path
-
-    result = merged.result
-    names = [o.name for o in objectives]
-    rows = [i for i, e in enumerate(result.evaluations) if e.measured]
-    texts = formatters(names, [result.evaluations[i].measured for i in rows])
-    letters = "ABCDE"[: len(merged.parents)]
-    for letter, parent in zip(letters, merged.parents, strict=True):
-        print_line(f"{letter}  {labels(parent.run, parent.epoch)}")
-    print_wrapped()
-    groups = []
-    for i in rows:
-        e = result.evaluations[i]
-        title = f"parent {letters[i]}" if i < len(letters) else f"merged {i}{' *' if i in result.joined else ''}"
-        for g, coefficients in enumerate(e.coefficients):
-            shown = " ".join(f"{c:5.2f}" for c in coefficients)
-            cells = measured_row(title, e.measured, names, texts) if g == 0 else ["", *[""] * len(names)]
-            groups.append(Rows([[cells[0], shown, *cells[1:]]]))
-    heads = [Head("measured", "left"), Head(" ".join(f"{letter:>5}" for letter in letters), "left")]
-    print_table([*heads, *metric_heads(names, objectives)], groups, keep=2)
-    print_wrapped()
-    if merged.groups:
-        print_wrapped(f"Rows of coefficients: tensors that fit {', then '.join(merged.groups)}, then all others.")
-    n = len(result.evaluations)
-    if result.stopped is not None:
-        print_wrapped(f"{n} of a budget of {budget} were measured: {result.stopped}.")
-    if not result.joined:
-        print_wrapped(f"None of the {n - len(letters)} merges beats what is measured already; nothing was saved.")
-        return
-    gain = f" ({result.after / result.before - 1.0:+.2%})" if result.before > 0.0 else ""
-    print_wrapped(
-        f"All values are measured by {project.evaluate}. {len(result.joined)} of {n - len(letters)} merges (*) are on "
-        f"the measured front; its hypervolume went from {result.before:.4g} to {result.after:.4g}{gain}."
-    )
-    print_wrapped(HYPERVOLUME)
-    print_line(f"saved in {short_path(folder.resolve())}; 'epsopt ingest' reads them")

@@ -77,6 +77,8 @@ def wide_document(
         "parents": [checkpoint_json(c) for c in wide.sources.checkpoints],
         "base": {"checkpoint": named[base.sha256], "path": base.path, "sha256": base.sha256},
         "wide": True,
+        "operator": "linear",
+        "density": None,
         "groups": [],
         "budget": budget,
         "seed": seed,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,9 @@ from epsopt.studies.project.project import Project
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.measuring import Metrics
+from epsopt.zoo.decoding.operator_names import DENSITY, LINEAR, require_operator
 from epsopt.zoo.decoding.provenance import Provenance, labels
-from epsopt.zoo.decoding.recombination import Recombination, recombination, require_one_lineage
+from epsopt.zoo.decoding.recombination import Parent, Recombination, recombination, require_one_lineage
 from epsopt.zoo.errors import EmptyCatalogue, EpsoptError
 
 _DIFFERENT = 1e-3  # of a metric's range: what the hook says of a parent against what its file says
@@ -35,6 +37,7 @@ class Merged:
         saved: file of each merge that joined the front, by its place among the evaluations.
         disagreements: sentences about parents of which the hook says something else than their files, and about what
             merging cannot do right by itself.
+        how: operator, base and density of the merges (:class:`epsopt.zoo.decoding.recombination.Recombination`).
     """
 
     parents: tuple[Checkpoint, ...]
@@ -42,10 +45,11 @@ class Merged:
     result: MergeResult
     saved: dict[int, Path]
     disagreements: tuple[str, ...]
+    how: Mapping[str, Any] = field(default_factory=dict)
 
     def recombination(self, evaluation: Evaluation) -> Recombination:
         """Return what a merge is made of."""
-        return recombination(self.parents, evaluation.coefficients.tolist(), self.groups)
+        return recombination(self.parents, evaluation.coefficients.tolist(), self.groups, **self.how)
 
 
 def front_lineage(checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective]) -> tuple[int, list[int]]:
@@ -96,6 +100,9 @@ def merge_checkpoints(
     budget: int = 30,
     reach: float = 0.0,
     seed: int = 0,
+    operator: str = LINEAR,
+    base: Parent | None = None,
+    density: float = DENSITY,
     progress: Callable[[int, int], None] | None = None,
 ) -> Merged:
     """Measure merges of checkpoints and save those that nothing measured dominates.
@@ -110,6 +117,9 @@ def merge_checkpoints(
         budget: evaluations.
         reach: see :func:`epsopt.optimize.merge.simplex_merge.merge`.
         seed: of the search.
+        operator: ``linear``, or one of mergekit's (:data:`epsopt.zoo.decoding.operator_names.OPERATORS`).
+        base: what the operator takes differences from, if it does.
+        density: share of each difference that the operator keeps.
         progress: called as ``progress(evaluations done, budget)``.
 
     Raises:
@@ -117,9 +127,11 @@ def merge_checkpoints(
         HookError: the hook failed on a parent. What it fails on later measures nothing, and the others are kept.
     """
     require_one_lineage(parents)
+    require_operator(operator, len(parents))
+    how: dict[str, Any] = {"operator": operator, "base": base, "density": density}
 
     def evaluate_all(several: Sequence[NDArray[np.float64]]) -> list[Metrics | EpsoptError]:
-        return decoder.evaluate_all([recombination(parents, c.tolist(), groups) for c in several])
+        return decoder.evaluate_all([recombination(parents, c.tolist(), groups, **how) for c in several])
 
     objectives = project.objectives
     result = merge(
@@ -131,7 +143,7 @@ def merge_checkpoints(
     differing = [s for p, e in zip(parents, result.evaluations, strict=False)
                  for s in disagreements(p, e.measured, objectives)]  # fmt: skip
     notes = [*differing, *decoder.notes, *Patience(list(result.failures)).notes()]
-    merged = Merged(tuple(parents), tuple(groups), result, {}, tuple(notes))
+    merged = Merged(tuple(parents), tuple(groups), result, {}, tuple(notes), how)
     for place in result.joined:
         evaluation = result.evaluations[place]
         decoded = decoder.decode(merged.recombination(evaluation))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -131,6 +132,32 @@ def test_a_merge_saves_what_it_measured_and_ingest_takes_it(mine, tmp_path):
             merged = known[saved[0]["saved"]]
         assert merged.metrics == pytest.approx(saved[0]["measured"])
         assert merged.lineage_id == next(c.lineage_id for c in known.values() if c.run == "run_000")
+
+
+def test_operators_of_mergekit_need_it_a_base_and_as_many_parents_as_they_merge(mine, monkeypatch):
+    monkeypatch.setattr("epsopt.zoo.decoding.operator_names.find_spec", lambda _: None)
+    lacking = mine("merge", "run_000", "run_003", "--operator", "slerp")
+    assert lacking.status == 2
+    assert "pip install 'epsopt[mergekit]'" in lacking.err
+    assert "two checkpoints, 3 were named" in mine("merge", "-n", "3", "--operator", "slerp").err
+    monkeypatch.setattr("epsopt.zoo.decoding.operator_names.find_spec", lambda _: True)
+    assert "--operator" in mine("merge", "--wide", "--operator", "ties").err
+
+
+@pytest.mark.skipif(find_spec("mergekit") is None, reason="mergekit is an optional extra")
+def test_a_merge_by_an_operator_saves_what_it_measured(mine, tmp_path):
+    arguments = ["-n", "2", "--budget", "5", "--operator", "ties", "--density", "0.4"]
+    result = mine("merge", *arguments, "--save", tmp_path / "merged", "--json")
+    assert result.status == 0, result.err
+    document = result.document
+    check("merge", document)
+    assert (document["operator"], document["density"]) == ("ties", 0.4)
+    for e in document["evaluations"]:
+        if e["saved"]:
+            assert close(evaluate(load_weights(e["saved"])), e["measured"])
+            record = torch.load(e["saved"], weights_only=True)["epsopt"]
+            assert record["operator"] == "ties"
+            assert record["base"]["path"] == document["base"]["path"]
 
 
 def test_groups_of_tensors_are_merged_each_on_its_own(mine, tmp_path):

@@ -83,7 +83,8 @@ class WeightDecoder:
         """
         self._count += 1
         to = Path(self._folder.name) / f"decoded_{self._count:05d}.safetensors"
-        size = sum(_size(parent.path) for parent in recombination.parents)
+        base = [] if recombination.base is None else [recombination.base]
+        size = sum(_size(parent.path) for parent in (*recombination.parents, *base))
         request = {
             "kind": "recombine",
             "recombination": recombination.to_json(),

@@ -134,7 +134,8 @@ class KeptEvaluations:
     def _key(self, recombination: Recombination) -> str:
         parents = [p.sha256 for p in recombination.parents]
         rows = [[round(c, _DIGITS) + 0.0 for c in row] for row in recombination.coefficients]
-        said = json.dumps([self._project, self._means, parents, rows, recombination.groups])
+        operator = recombination.operator_json()
+        said = json.dumps([self._project, self._means, parents, rows, recombination.groups, operator])
         return hashlib.sha256(said.encode()).hexdigest()
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from epsopt.zoo.decoding.operator_names import OPERATORS, Operator
 from epsopt.zoo.decoding.recombination import Recombination
 from epsopt.zoo.decoding.tensor_file import TensorType
 from epsopt.zoo.fingerprints.lineage import ADAPTED
@@ -17,7 +21,7 @@ _SPECIAL = frozenset("*?[]")
 def mergekit_recipe(
     recombination: Recombination, types: Mapping[str, TensorType], layout: Mapping[str, Any]
 ) -> str | None:
-    """Return a recipe of mergekit's linear method; None where it cannot say the same.
+    """Return a recipe that makes the same merge; None where mergekit cannot say the same, or draws at random.
 
     Adapters are named together with their base, as ``base+adapter``: the recipe makes the base with the merge in it.
     Groups of tensors are those whose names hold a text, as ``*.mlp.*``; other patterns mergekit does not know.
@@ -31,6 +35,9 @@ def mergekit_recipe(
 
     texts = [_text(pattern) for pattern in recombination.groups]
     if any(text is None for text in texts):
+        return None
+    operator = OPERATORS.get(recombination.operator)
+    if operator is not None and operator.random:
         return None
     base = layout["base"]
     models = []
@@ -47,15 +54,31 @@ def mergekit_recipe(
         else:
             name = base if parent.path.startswith(ADAPTED) else f"{base}+{Path(parent.path).parent}"
         models.append({"model": name, "parameters": {"weight": weight}})
-    widest = max((t.dtype for t in types.values() if t.dtype.is_floating_point), key=lambda d: d.itemsize)
+    recipe: dict[str, Any] = {"merge_method": "linear", "models": models, "parameters": {"normalize": False}}
+    if operator is not None:
+        recipe = _of_operator(operator, recombination, models)
+    widest = reduce(torch.promote_types, (t.dtype for t in types.values() if t.dtype.is_floating_point))
     out = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
     yaml.dump(
-        {"merge_method": "linear", "models": models, "parameters": {"normalize": False},
-         "dtype": str(widest).removeprefix("torch.")}, out,
+        {**recipe, "dtype": str(widest).removeprefix("torch.")}, out,
     )  # fmt: skip
     return out.getvalue()
+
+
+def _of_operator(operator: Operator, recombination: Recombination, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the recipe of another operator, of models with their weights."""
+    recipe: dict[str, Any] = {"merge_method": operator.method}
+    if operator.of_two:
+        recipe |= {"base_model": models[0]["model"], "parameters": {"t": models[1]["parameters"]["weight"]}}
+        return {**recipe, "models": [{"model": model["model"]} for model in models]}
+    if recombination.base is not None:
+        recipe["base_model"] = str(Path(recombination.base.path).parent)
+    if operator.sparse:
+        for model in models:
+            model["parameters"]["density"] = recombination.density
+    return {**recipe, "models": list(models)}
 
 
 def _text(pattern: str) -> str | None:

@@ -8,6 +8,8 @@ from functools import cached_property, reduce
 
 import torch
 
+from epsopt.zoo.decoding.operator_names import LINEAR, OPERATORS
+from epsopt.zoo.decoding.operators import apply_operator
 from epsopt.zoo.decoding.recombination import Recombination
 from epsopt.zoo.fingerprints.statistics_buffers import is_statistic
 from epsopt.zoo.layouts.effective_weights import EffectiveWeights
@@ -22,10 +24,12 @@ class Parts:
     Attributes:
         recombination: parents and coefficients.
         opened: the parents; None for the base of low-rank adapters, whose updates are all zero.
+        base: what an operator of mergekit takes differences from.
     """
 
     recombination: Recombination
     opened: tuple[EffectiveWeights | None, ...]
+    base: EffectiveWeights | None = None
 
     @cached_property
     def there(self) -> list[EffectiveWeights]:
@@ -60,6 +64,12 @@ class Parts:
         """Return the type that holds what every parent has in a tensor of the file: of bf16 and fp32 it is fp32."""
         return reduce(torch.promote_types, (held.reading.weights[name].dtype for held in self.there))
 
+    @cached_property
+    def widest(self) -> torch.dtype:
+        """The widest type of floating point that a parent has, in which mergekit merges all tensors."""
+        kinds = {self.dtype(n) for n, t in self.there[0].reading.weights.items() if t.is_floating_point()}
+        return reduce(torch.promote_types, kinds)
+
 
 def weighted_sum(name: str, parts: Sequence[tuple[EffectiveWeights, float]]) -> torch.Tensor:
     """``w_0 + sum_i c_i (w_i - w_0)``, w_0 of the largest coefficient, which comes first.
@@ -88,8 +98,13 @@ def weighted_sum(name: str, parts: Sequence[tuple[EffectiveWeights, float]]) -> 
 def merged_tensor(parts: Parts, name: str) -> torch.Tensor:
     """Return a tensor of the merge; a variance that BatchNorm keeps never falls below every parent's.
 
-    Between parents it does not by itself; beyond them it would soon be negative, and its root not a number.
+    Between parents it does not by itself; beyond them it would soon be negative, and its root not a number. An operator
+    of mergekit merges all tensors of floating point but the statistics of BatchNorm.
     """
+    if parts.recombination.operator != LINEAR and not is_statistic(name):
+        first = parts.there[0].reading.weights[name]
+        if first.is_floating_point() and first.numel():
+            return _operated(parts, name)
     found = parts.of(name)
     out = weighted_sum(name, found)
     if not is_statistic(name) or not name.endswith("var") or not out.is_floating_point():
@@ -100,3 +115,16 @@ def merged_tensor(parts: Parts, name: str) -> torch.Tensor:
             values = held.read(name).to(out.dtype)
             low = values if low is None else torch.minimum(low, values)
     return out if low is None else torch.maximum(out, low)
+
+
+def _operated(parts: Parts, name: str) -> torch.Tensor:
+    recombination = parts.recombination
+    return apply_operator(
+        OPERATORS[recombination.operator],
+        name,
+        [held.read(name) for held in parts.there],
+        recombination.row(name),
+        base=None if parts.base is None else parts.base.read(name),
+        density=recombination.density,
+        dtype=parts.widest,
+    )

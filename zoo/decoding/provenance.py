@@ -45,6 +45,7 @@ class Provenance:
             "version": importlib.metadata.version("epsopt"),
             "groups": list(recombination.groups),
             "parents": parents,
+            **recombination.operator_json(),
             "predicted": None if self.predicted is None else {k: dict(v) for k, v in self.predicted.items()},
             "measured": None if self.measured is None else dict(self.measured),
             "evaluate": self.hook if self.measured is not None else None,

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.decoding.operator_names import DENSITY, LINEAR, OPERATORS
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprints.lineage import NEAR
 from epsopt.zoo.layouts.parsed import RECOMBINED
@@ -34,11 +35,18 @@ class Recombination:
             extrapolates.
         groups: patterns of tensor names (``*.encoder.*``), one for each row but the last, which is for all tensors
             that no pattern fits; of several that fit, the first counts.
+        operator: ``linear``, or one of :data:`epsopt.zoo.decoding.operator_names.OPERATORS`, which take the
+            coefficients as weights.
+        base: what such an operator takes differences from; None for others.
+        density: share of each difference that such an operator keeps.
     """
 
     parents: tuple[Parent, ...]
     coefficients: tuple[tuple[float, ...], ...]
     groups: tuple[str, ...] = ()
+    operator: str = LINEAR
+    base: Parent | None = None
+    density: float = DENSITY
 
     def __post_init__(self) -> None:
         if not self.parents:
@@ -50,6 +58,8 @@ class Recombination:
                 f"a recombination has {len(self.coefficients)} rows of coefficients, expected {len(self.groups) + 1}: "
                 "one for each group of tensors, and one for the rest"
             )
+        if self.operator != LINEAR and OPERATORS[self.operator].from_base and self.base is None:
+            raise UsageError(f"{self.operator} adds up differences from a base, which is not known")
         for row in self.coefficients:
             if len(row) != len(self.parents) or not all(math.isfinite(c) for c in row):
                 raise UsageError(f"coefficients are {list(row)}, expected {len(self.parents)} finite numbers")
@@ -69,7 +79,15 @@ class Recombination:
             "parents": [{"path": p.path, "sha256": p.sha256} for p in self.parents],
             "coefficients": [list(row) for row in self.coefficients],
             "groups": list(self.groups),
+            **self.operator_json(),
         }
+
+    def operator_json(self) -> dict[str, Any]:
+        """Return what is said of an operator of mergekit, as JSON values; nothing of a linear merge."""
+        if self.operator == LINEAR:
+            return {}
+        base = None if self.base is None else {"path": self.base.path, "sha256": self.base.sha256}
+        return {"operator": self.operator, "base": base, "density": self.density}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Recombination:
@@ -78,18 +96,32 @@ class Recombination:
             parents=tuple(Parent(p["path"], p["sha256"]) for p in data["parents"]),
             coefficients=tuple(tuple(map(float, row)) for row in data["coefficients"]),
             groups=tuple(data["groups"]),
+            operator=data.get("operator", LINEAR),
+            base=Parent(**data["base"]) if data.get("base") else None,
+            density=data.get("density", DENSITY),
         )
 
 
 def recombination(
-    parents: Sequence[Checkpoint], coefficients: Sequence[Sequence[float]], groups: Sequence[str] = ()
+    parents: Sequence[Checkpoint],
+    coefficients: Sequence[Sequence[float]],
+    groups: Sequence[str] = (),
+    *,
+    operator: str = LINEAR,
+    base: Parent | None = None,
+    density: float = DENSITY,
 ) -> Recombination:
     """Recombine checkpoints of the catalogue; parents without any weight are left out.
+
+    A parent that is left alone is that parent, whatever the operator.
 
     Args:
         parents: ``k`` checkpoints.
         coefficients: one row of ``k`` for each group of tensors.
         groups: see :class:`Recombination`.
+        operator: likewise.
+        base: likewise.
+        density: likewise.
 
     Raises:
         UsageError: the checkpoints are not of one lineage, or the coefficients do not fit them.
@@ -103,6 +135,9 @@ def recombination(
         parents=tuple(Parent(parents[i].path, parents[i].sha256) for i in kept),
         coefficients=tuple(tuple(float(row[i]) for i in kept) for row in rows),
         groups=tuple(groups),
+        operator=operator if len(kept) > 1 else LINEAR,
+        base=base if len(kept) > 1 else None,
+        density=density,
     )
 
 

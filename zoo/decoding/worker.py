@@ -13,6 +13,7 @@ import torch
 
 from epsopt.zoo.decoding.adapter_merge import MergedAdapter, merged_adapter
 from epsopt.zoo.decoding.compatibility import open_parent, require_compatible
+from epsopt.zoo.decoding.operator_names import LINEAR
 from epsopt.zoo.decoding.parents import Parts, merged_tensor
 from epsopt.zoo.decoding.recombination import Recombination
 from epsopt.zoo.decoding.tensor_file import TensorType, file_order, write_tensors
@@ -59,8 +60,18 @@ def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
             raise UnreadableCheckpoint(
                 recombination.parents[0].path, "the base alone is no adapter: merge it with others"
             )
-        require_compatible(there)
-        parts = Parts(recombination, tuple(opened))
+        base = None
+        if recombination.operator != LINEAR:
+            if there[0].updates or len(there) < len(opened):
+                raise UnreadableCheckpoint(
+                    there[0].checkpoint.source.path,
+                    f"{recombination.operator} merges whole models, and this is an adapter: merge adapters linearly",
+                )
+            if recombination.base is not None:
+                said = {"path": recombination.base.path, "sha256": recombination.base.sha256}
+                base = open_parent(stack, said, limits, request.get("weights_key", ""))
+        require_compatible([*there, *([] if base is None else [base])])
+        parts = Parts(recombination, tuple(opened), base)
         merged = merged_adapter(parts, request.get("rank"))
         types = merged.types if merged is not None else _types(parts)
         try:

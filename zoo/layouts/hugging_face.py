@@ -5,6 +5,8 @@ arguments of the training lie in ``training_args.bin``, a pickle that is never o
 config.json repeat of them has to do. The learning rate is the highest one that was logged, or the one that a linear
 decay began with: logged once an epoch, the first of five is a fifth lower.
 
+A model beside a recipe of mergekit is a merge, which was not trained.
+
 With ``load_best_model_at_end`` what is evaluated after training is the best checkpoint, and it is logged at the step of
 the last one: in the Trainer's own state, and in ``eval_results.json`` and its like. Nothing that can be read says
 whether the best one was loaded, so it shows where an evaluation after training repeats what that one, or the last, had.
@@ -25,7 +27,7 @@ from epsopt.zoo.layouts.checkpoint_folders import by_name, checkpoint_folder, nu
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
 from epsopt.zoo.layouts.log_rows import flat, rows_of
-from epsopt.zoo.layouts.parsed import AfterTraining, ParsedCheckpoint, RunMetadata
+from epsopt.zoo.layouts.parsed import RECOMBINED, AfterTraining, ParsedCheckpoint, RunMetadata
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.reading.shards import shards
 
@@ -36,6 +38,8 @@ MODELS = frozenset(
     "model.safetensors adapter_model.safetensors pytorch_model.bin adapter_model.bin pytorch_model.safetensors".split()
 )
 STATE, CONFIG, ADAPTER = "trainer_state.json", "config.json", "adapter_config.json"
+RECIPES = ("mergekit_config.yml", "mergekit_config.yaml", "mergekit.yml")
+"""What mergekit writes beside a model that it has merged, and epsopt beside its own."""
 RESULTS = ("all_results.json", "eval_results.json", "test_results.json", "predict_results.json")
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,15})")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
@@ -93,7 +97,8 @@ def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     whole = bool(ours) and (bool(_checkpoints(run, folders)) or run in ours or STATE in folders.names(run))
     newest = dict.fromkeys([*_checkpoints(run, folders), *ours, *([run] if whole else [])]) if ours else {}
     kept = [file for name in (STATE, CONFIG, ADAPTER) for folder in newest for file in folders.those(folder, (name,))]
-    return [*kept, *(folders.those(run, RESULTS) if whole else [])]
+    recipes = folders.those(run, RECIPES) if run in ours else []
+    return [*kept, *(folders.those(run, RESULTS) if whole else []), *recipes]
 
 
 def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:
@@ -122,6 +127,11 @@ def parse_side_files(sides: SideFileReader) -> RunMetadata:
         tree = {k: _in_order(k, v) for k, v in (_first(sides, name) or {}).items()}
         found = flat(tree).items()
         metadata.hyperparameters.update((k, v) for k, v in found if not _NO_HYPERPARAMETER.fullmatch(k))
+    for file in sides.named(*RECIPES):
+        recipe = sides.yaml(file)
+        if isinstance(recipe, Mapping) and isinstance(method := recipe.get("merge_method"), str):
+            metadata.hyperparameters |= {RECOMBINED: True, "merge_method": method}
+            break
     state = _first(sides, STATE)
     if state is not None:
         _parse_trainer_state(metadata, state)
