@@ -8,7 +8,7 @@ and the small matrix between them decomposed, so that the rank is that of the su
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,7 +32,8 @@ class MergedAdapter:
         types: of all tensors of the file, in the order of the first parent.
         config: of the ``adapter_config.json`` to be; None where parents have none.
         factors: for each tensor that is a factor the update that it belongs to.
-        rank: of the file's factors; by update where the parents' ranks have to be kept.
+        rank: of the file's factors; by update where nothing beside the file says one rank for all.
+        alphas: for each tensor that scales an update the update that it belongs to.
     """
 
     parts: Parts
@@ -40,6 +41,13 @@ class MergedAdapter:
     config: dict[str, Any] | None
     factors: dict[str, str]
     rank: int | Mapping[str, int]
+    alphas: dict[str, str] = field(default_factory=dict)
+
+    def alpha(self, name: str) -> torch.Tensor:
+        """Return what scales an update: its rank, since its factors hold their scale."""
+        kept = self.types[name]
+        rank = self.rank if isinstance(self.rank, int) else self.rank[self.alphas[name]]
+        return torch.full(kept.shape, float(rank), dtype=kept.dtype)
 
     def factor(self, name: str) -> torch.Tensor:
         """Return one factor of the merged update."""
@@ -73,19 +81,24 @@ def merged_adapter(parts: Parts, rank: int | None = None) -> MergedAdapter | Non
     kept: int | dict[str, int]
     if parts.leading.adapter is None:
         kept = {update: first.rank(update) for update in first.updates}
+        for update, pair in first.updates.items():
+            if pair.any_rank and len(first.tensors) == len(first.updates):
+                found = merged_factors(parts, update)[0].shape[1]
+                kept[update] = found if rank is None else min(rank, found)
     else:
         found = max(merged_factors(parts, update)[0].shape[1] for update in first.updates)
         kept = found if rank is None else min(rank, found)
         config = _config(parts.leading.adapter.values, kept)
     types, factors = {}, {}
+    alphas = {pair.alpha: update for update, pair in first.updates.items() if pair.alpha is not None}
     for name, tensor in first.reading.weights.items():
-        types[name] = TensorType(parts.dtype(name), tuple(tensor.shape))
+        types[name] = TensorType(tensor.dtype if name in alphas else parts.dtype(name), tuple(tensor.shape))
     for update, pair in first.updates.items():
         size = kept if isinstance(kept, int) else kept[update]
         for name in (pair.down, pair.up):
             types[name] = TensorType(types[name].dtype, _shape(pair, name, types[name].shape, size))
             factors[name] = update
-    return MergedAdapter(parts, types, config, factors, kept)
+    return MergedAdapter(parts, types, config, factors, kept, alphas)
 
 
 def merged_factors(parts: Parts, update: str) -> tuple[torch.Tensor, torch.Tensor]:

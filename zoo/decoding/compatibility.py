@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from epsopt.zoo.errors import UnreadableCheckpoint
+from epsopt.zoo.layouts.adapters import why_no_sum
 from epsopt.zoo.layouts.effective_weights import EffectiveWeights, effective_weights
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
 from epsopt.zoo.reading.remote import location
@@ -50,12 +51,16 @@ def open_parent(stack: ExitStack, said: Mapping[str, str], limits: Limits, weigh
 
 
 def require_compatible(opened: Sequence[EffectiveWeights]) -> None:
-    """Refuse checkpoints that have other tensors than the first.
+    """Refuse checkpoints that have other tensors than the first, and adapters that are no sums of what they hold.
 
     Raises:
         UnreadableCheckpoint: names both files and the tensor.
     """
     first = opened[0]
+    for held in opened if len(opened) > 1 else ():
+        reason = why_no_sum(held.reading.weights, held.adapter)
+        if reason is not None:
+            raise UnreadableCheckpoint(held.checkpoint.source.path, reason)
     for other in opened[1:]:
         for name in {**first.tensors, **other.tensors}:
             a, b = first.tensors.get(name), other.tensors.get(name)

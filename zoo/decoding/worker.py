@@ -166,6 +166,8 @@ def _merged(
     for name in file_order(types):
         if merged is not None and name in merged.factors:
             yield name, merged.factor(name)
+        elif merged is not None and name in merged.alphas:
+            yield name, merged.alpha(name)
         elif merged is None and parts.there[0].updates:  # an adapter by itself, bit by bit
             yield name, parts.there[0].checkpoint.read(name, parts.there[0].reading.weights[name])
         else:

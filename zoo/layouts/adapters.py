@@ -3,6 +3,9 @@
 An adapter changes a weight W to ``W + s B A``, with ``s = alpha / r`` (``alpha / sqrt(r)`` where rank-stabilised,
 Kalajdzievski 2023). B and A by themselves say nothing: ``B R`` and ``R^-1 A`` are the same adapter for every invertible
 R. So whatever compares or merges adapters looks at the product, whose shape does not depend on the rank either.
+
+Adapters of other kinds (LoHa, LoKr, AdaLoRA, ...) hold factors of other products, which are not formed here: they are
+read as what they hold, and never merged.
 """
 
 from __future__ import annotations
@@ -23,6 +26,15 @@ from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
 CONFIG = "adapter_config.json"
 MODEL = re.compile(r"adapter_model(-\d{5}-of-\d{5})?\.(safetensors|bin)")
 _PAIR = re.compile(r"(.+)\.lora_(A|B)(?:\.([^.]+))?\.(weight|bias)")
+_DOWN_UP = re.compile(r"(.+?)(?:\.lora_|_lora\.|\.lora\.|\.lora_linear_layer\.)(down|up)\.weight")
+"""The factors as kohya's scripts and diffusers call them; the former have ``alpha`` beside them."""
+_OF_A_PRODUCT = re.compile(
+    r".*\.(hada_[wt]\d(_[ab])?|lokr_[wt]\d(_[ab])?|lora_mid\.weight|lora_E(\..+)?|vera_lambda_[bd](\..+)?|(b?oft|hra)_.+)"
+)
+_SUMMABLE = frozenset(
+    "LORA IA3 LN_TUNING FOURIERFT PROMPT_TUNING PREFIX_TUNING MULTITASK_PROMPT_TUNING P_TUNING".split()
+)
+"""Kinds of adapters of peft whose sum is the sum of what they hold, or that are read as products."""
 _EMBEDDING = re.compile(r"(.+)\.lora_embedding_(A|B)(?:\.([^.]+))?")
 _LARGEST = 4 << 20  # bytes of a configuration
 _WRAPPER = "base_model.model."
@@ -64,12 +76,16 @@ class LowRank:
         down: name of A, ``(rank, inputs, ...)``; of an embedding ``(rank, entries)``.
         up: name of B, ``(outputs, rank, ...)``; of an embedding ``(width, rank)``.
         kind: a linear map or convolution, or an embedding, whose update is ``(entries, width)``.
+        alpha: name of the tensor that scales the product, as ``alpha / rank``; None: there is none.
+        any_rank: whether what loads it finds the rank in the file, as of kohya's scripts and diffusers.
     """
 
     module: str
     down: str
     up: str
     kind: Kind = "linear"
+    alpha: str | None = None
+    any_rank: bool = False
 
 
 def adapter_config(path: Path, limits: Limits) -> AdapterConfig | None:
@@ -104,8 +120,11 @@ def low_rank(names: Iterable[str], config: AdapterConfig | None) -> dict[str, Lo
     if config is not None and str(config.values.get("peft_type", "LORA")).upper() != "LORA":
         return {}
     found: dict[tuple[str, str, Kind], dict[str, str]] = {}
+    names = set(names) if not isinstance(names, Mapping) else names
     for name in names:
-        if (pair := _PAIR.fullmatch(name)) is not None and pair[4] == "weight":
+        if (pair := _DOWN_UP.fullmatch(name)) is not None:
+            found.setdefault((pair[1], "", "linear"), {})["A" if pair[2] == "down" else "B"] = name
+        elif (pair := _PAIR.fullmatch(name)) is not None and pair[4] == "weight":
             found.setdefault((pair[1], pair[3] or "", "linear"), {})[pair[2]] = name
         elif (pair := _EMBEDDING.fullmatch(name)) is not None:
             found.setdefault((pair[1], pair[3] or "", "embedding"), {})[pair[2]] = name
@@ -114,8 +133,29 @@ def low_rank(names: Iterable[str], config: AdapterConfig | None) -> dict[str, Lo
     for (module, adapter, kind), both in found.items():
         if both.keys() == {"A", "B"}:
             label = f".{adapter}" if len(adapters) > 1 else ""
-            out[f"{module.removeprefix(_WRAPPER)}{label}.weight"] = LowRank(module, both["A"], both["B"], kind)
+            alpha = f"{module}.alpha" if f"{module}.alpha" in names else None
+            out[f"{module.removeprefix(_WRAPPER)}{label}.weight"] = LowRank(
+                module, both["A"], both["B"], kind, alpha, any_rank=_DOWN_UP.fullmatch(both["A"]) is not None
+            )
     return out
+
+
+def why_no_sum(names: Iterable[str], config: AdapterConfig | None) -> str | None:
+    """Return why an adapter cannot be added to others tensor by tensor; None where it can, or is no adapter.
+
+    Args:
+        names: of a checkpoint's tensors.
+        config: of the adapter; None where none is known.
+    """
+    kind = "LORA" if config is None else str(config.values.get("peft_type", "LORA")).upper()
+    held = next((name for name in names if _OF_A_PRODUCT.fullmatch(name)), None)
+    if kind in _SUMMABLE and held is None:
+        return None
+    what = f"an adapter of kind {kind}" if kind not in _SUMMABLE else f"an adapter with {held!r}"
+    return (
+        f"{what}, whose update is no sum of what it holds: merge each adapter into its base (merge_and_unload), and "
+        "ingest and merge these models"
+    )
 
 
 def _fits(pattern: str, module: str) -> bool:

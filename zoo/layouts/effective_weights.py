@@ -66,6 +66,8 @@ class EffectiveWeights:
         down, up = (self._raw(n).flatten(1) for n in (pair.down, pair.up))
         wide = torch.promote_types(torch.promote_types(down.dtype, up.dtype), torch.float32)
         scale = 1.0 if self.adapter is None else self.adapter.scale(pair.module, len(down))
+        if pair.alpha is not None:
+            scale = float(self._raw(pair.alpha).double()) / len(down)
         up, down = up.to(wide) * scale, down.to(wide)
         return (down.T, up.T) if pair.kind == "embedding" else (up, down)
 
@@ -137,7 +139,7 @@ def effective_weights(
     weights = reading.weights
     updates = {n: pair for n, pair in low_rank(weights, adapter).items() if n not in weights and _are(pair, weights)}
     first = {pair.down: n for n, pair in updates.items()}
-    inside = {name for pair in updates.values() for name in (pair.down, pair.up)}
+    inside = {name for pair in updates.values() for name in (pair.down, pair.up, pair.alpha) if name is not None}
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
         if name not in inside:
@@ -152,6 +154,8 @@ def _are(pair: LowRank, weights: dict[str, torch.Tensor]) -> bool:
     """Tell whether two tensors are the factors of one update by their shapes."""
     down, up = weights[pair.down], weights[pair.up]
     floating = down.is_floating_point() and up.is_floating_point()
+    if pair.alpha is not None and weights[pair.alpha].numel() != 1:
+        return False
     return floating and down.dim() >= 2 and up.dim() >= 2 and 0 < len(down) == up.shape[1:].numel()
 
 
