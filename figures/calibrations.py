@@ -57,21 +57,22 @@ def held_out(surrogate: Surrogate, validation: Validation) -> list[Comparison]:
         validation: of the same fit; one that was kept and read again no longer has these predictions.
 
     Returns:
-        One comparison per checkpoint and metric; what is far out or not measured is left out.
+        One comparison per checkpoint that the map was learned from, and metric; what is far out or not measured is left
+        out.
 
     Raises:
         UsageError: the validation has no predictions, or those of another map.
     """
-    found = validation.held_out
-    if found is None or len(found.point) != len(surrogate.memory.keys):
+    found, memory = validation.held_out, surrogate.memory.learned_only
+    if found is None or len(found.point) != len(memory.keys):
         raise UsageError(
             "predictions of held-out runs are known right after a fit from scratch: run 'epsopt fit --from-scratch'"
         )
-    values = surrogate.to_metrics(surrogate.memory.metrics.double()).numpy()
-    far = surrogate.memory.far_out.numpy()
+    values = surrogate.to_metrics(memory.metrics.double()).numpy()
+    far = memory.far_out.numpy()
     out = []
     for j, name in enumerate(surrogate.metric_names):
-        for i, key in enumerate(surrogate.memory.keys):
+        for i, key in enumerate(memory.keys):
             row = found.point[i, j], found.low[i, j], found.high[i, j], values[i, j]
             if not far[i, j] and np.isfinite(row).all():
                 out.append(Comparison(name, f"checkpoint {key[:12]}", *map(float, row)))

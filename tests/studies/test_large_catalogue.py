@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from epsopt.figures import held_out
 from epsopt.optimize import Objective
 from epsopt.optimize.latent.search import learned_latents, search
 from epsopt.optimize.latent.trust_region import trust_region
@@ -85,6 +86,7 @@ def test_a_map_of_a_large_catalogue_holds_all_and_never_reads_all_at_once(catalo
     assert max(read) == 60
     assert set(surrogate.memory.head_rows.tolist()) <= set(range(60)), "heads answer from what was learned"
     assert unseen(catalogue, surrogate) == 0
+    assert len(held_out(surrogate, validation)) == 60
     place = {c.sha256: c.id for c in checkpoints}
     placed = [60, 100, len(checkpoints) - 1]
     prints = catalogue.fingerprints([place[surrogate.memory.keys[i]] for i in placed])
