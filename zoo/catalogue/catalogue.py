@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -185,6 +186,10 @@ class Catalogue:
             signature: the architecture (:attr:`Fingerprint.signature`) that counts; None: all.
             within: folder of the runs that count, absolute; None: all.
         """
+        with _without_collections():
+            return self._checkpoints(signature, within)
+
+    def _checkpoints(self, signature: str | None, within: Path | None) -> list[Checkpoint]:
         with self.reading() as connection:
             state, found = _state(connection), listing(connection)
         self._names = None if state is None else (state, self._measured_names(found))
@@ -438,6 +443,18 @@ class Catalogue:
                 connection.execute(all_of_kind)
             for key in keys or ():
                 connection.execute(all_of_kind.where(artifacts.c.key == key))
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Pause the collector: nothing of a listing is garbage, and looking through it takes a fifth of its time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _state(connection: Connection) -> tuple[Any, ...] | None:
