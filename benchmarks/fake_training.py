@@ -33,8 +33,9 @@ sys.stdout.flush()
 
 
 def save(epoch: int) -> None:
-    # Unlike any other checkpoint, or it would be an alias of that one.
-    weights = struct.pack("<4f", 1.0 + lr, 2.0, 3.0 + 0.001 * epoch, float(os.getpid()))
+    # Unlike any other checkpoint, or it would be an alias of that one; and of one lineage with all others, even when
+    # the system's process IDs begin at 1 again between two runs.
+    weights = struct.pack("<4f", 1.0 + lr, 2.0, 3.0 + 0.001 * epoch, 30_000.0 + 0.01 * os.getpid())
     said = {} if mode in ("unmeasured", "late") else measure(epoch)
     about = {"config": {"lr": lr, "who": os.path.basename(out)}, "metrics": said, "epoch": epoch}
     header = json.dumps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import optuna
@@ -15,7 +16,7 @@ from epsopt.studies.optuna_io.queue import ProposalRecord
 from epsopt.studies.optuna_io.trial_leases import finish
 from epsopt.studies.project.project import load_project
 from epsopt.studies.worker.run_worker import Spending
-from epsopt.zoo import Catalogue
+from epsopt.zoo import Catalogue, ingest
 
 from ..sweeps import sweep  # noqa: TID252
 from .conftest import Result, call, check
@@ -122,6 +123,19 @@ def test_what_keeps_the_learner_from_proposing_is_told_besides_the_document(youn
     result = young("work", "-n", "1", "--json")
     check("work", result.document)  # the note is on standard error, and no part of the document
     assert "note: nothing could be proposed: no such hook" in result.err
+
+
+def test_runs_can_be_merged_whatever_the_ids_of_their_processes_are(tmp_path, monkeypatch):
+    for run, process in enumerate((32_760, 310, 311)):  # process IDs began at 1 again meanwhile
+        (out := tmp_path / "runs" / f"run_{run}").mkdir(parents=True)
+        monkeypatch.setattr("os.getpid", lambda process=process: process)
+        monkeypatch.setattr("sys.argv", [str(PROGRAM), "--out", str(out), "--lr", str(4.0 * run)])
+        runpy.run_path(str(PROGRAM))
+    monkeypatch.undo()
+    with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
+        ingest(catalogue, tmp_path / "runs", jobs=1)
+        assert len(catalogue.checkpoints()) == 3
+        assert len({c.lineage_id for c in catalogue.checkpoints()}) == 1
 
 
 MIXING_HOOK = """
