@@ -207,10 +207,10 @@ def _show(
     texts = formatters(names, [m for p in plans for m in (p.point, p.low, p.high, dict(p.start.metrics))])
     groups = []
     for i, p in enumerate(plans, 1):
-        said = "start, measured" if p.start.measured else "start, predicted"
+        row_name = "start, measured" if p.start.measured else "start, predicted"
         title = "forecast" if p.probability is None else f"forecast, P {p.probability:.2f}"
         rows, dim = predicted_rows(p, names, texts, title, level)
-        own = measured_row(said, dict(p.start.metrics), names, texts)
+        own = measured_row(row_name, dict(p.start.metrics), names, texts)
         groups.append(Rows([[str(i), *own], ["", *rows[0]], ["", *rows[1]]], frozenset(d + 1 for d in dim)))
     print_table([Head("#"), Head("", "left"), *metric_heads(names, objectives, targets)], groups, keep=2)
     print_wrapped()

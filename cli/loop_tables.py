@@ -104,10 +104,10 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective], *, detai
     print_table([Head("#"), Head("", "left"), *map(Head, heads[2:])], [Rows(rows) for rows in groups], keep=2)
     print_line("")
     for p in report.proposals:
-        said = [labels.in_text(text) for text in _sentences_of(p, report.joined)]
-        if said or details or p.init_from is not None:
-            print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in said[:1]))
-        for text in said[1:]:
+        sentences = [labels.in_text(text) for text in _sentences_of(p, report.joined)]
+        if sentences or details or p.init_from is not None:
+            print_wrapped(f"{p.number}:" + "".join(f" {text}" for text in sentences[:1]))
+        for text in sentences[1:]:
             print_wrapped(text, "  ")
         if details:
             print_list(", ".join(f"{n} {value(v)}" for n, v in p.params.items()))
@@ -121,21 +121,23 @@ def _sentences_of(p: ProposalOutcome, joined: Collection[int]) -> list[str]:
     """What is said of a proposal beside its figures, a line each: why it was chosen, and what came of it."""
     from epsopt.studies.report.report import WORDS
 
-    said = [] if p.retry_of is None else [f"proposal {p.retry_of} once more"]
+    sentences = [] if p.retry_of is None else [f"proposal {p.retry_of} once more"]
     if p.reason is not None:
-        said.append(p.reason)
+        sentences.append(p.reason)
     if p.failure is not None:
-        said.append(f"{WORDS.get(p.state, p.state)}, {p.failure}")
+        sentences.append(f"{WORDS.get(p.state, p.state)}, {p.failure}")
     if p.step is not None:
         gain = (
             f"{p.step.realized_gain:.2g} to the hypervolume" if p.step.realized_gain else "nothing to the hypervolume"
         )
         used, planned = f"{p.step.epochs:g}", f"{p.step.planned or p.step.epochs:g}"
-        said.append(f"added {gain} in {count(used, 'epoch') if used == planned else f'{used} of {planned} epochs'}")
+        sentences.append(
+            f"added {gain} in {count(used, 'epoch') if used == planned else f'{used} of {planned} epochs'}"
+        )
     if p.joins_front is not None and p.measured is not None:
         verdict = "is on the front" if p.number in joined else "is not on the front"
-        said.append(f"was predicted to join the front with P {p.joins_front:.2f}, and {verdict}")
-    return said
+        sentences.append(f"was predicted to join the front with P {p.joins_front:.2f}, and {verdict}")
+    return sentences
 
 
 def show_steps(report: LoopReport) -> None:
@@ -192,13 +194,13 @@ def front_sentences(report: LoopReport) -> list[str]:
         return [f"Hypervolume of the measured front: {gain.before:.4f}; {nothing}.", HYPERVOLUME]
     new = count(len(gain.joined), "new checkpoint")
     joined = f"{new} of {count(len(runs), 'proposed run')} {'is' if len(gain.joined) == 1 else 'are'} on it"
-    said = [f"Hypervolume of the measured front: {moved}; {joined}."]
+    sentences = [f"Hypervolume of the measured front: {moved}; {joined}."]
     if report.merged:
-        said.append(
+        sentences.append(
             f"Merged checkpoints, measured, not trained: {merge_gain.after:.4f} with them ({merge_gain.relative:+.1%} "
             f"beyond all that was trained); {len(merge_gain.joined)} of {len(report.merged)} are on that front."
         )
-    return [*said, HYPERVOLUME]
+    return [*sentences, HYPERVOLUME]
 
 
 def best_meeting(

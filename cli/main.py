@@ -177,6 +177,6 @@ def main() -> None:
         if damage is not None:
             print_error(f"epsopt: {damage}")
             sys.exit(1)
-        said = f"unexpected {type(error).__name__}: {error} (this is a defect; 'epsopt --debug ...' shows where)"
-        print_error(_traceback() if debug else f"epsopt: {said}")
+        message = f"unexpected {type(error).__name__}: {error} (this is a defect; 'epsopt --debug ...' shows where)"
+        print_error(_traceback() if debug else f"epsopt: {message}")
         sys.exit(1)

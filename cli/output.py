@@ -115,12 +115,12 @@ def failures(failed: Sequence[Any]) -> None:
         print_line(f"  and {len(failed) - _LISTED} more (--json lists them all)")
 
 
-def print_side_file_failures(beside: Sequence[Any]) -> None:
+def print_side_file_failures(unread: Sequence[Any]) -> None:
     """List files beside checkpoints that could not be read, if there are any."""
-    if beside:
+    if unread:
         print_wrapped()
         print_wrapped("Metadata in or beside checkpoints that could not be used; the checkpoints are in all the same:")
-        failures(beside)
+        failures(unread)
 
 
 def links_outside(links: Sequence[str]) -> None:

@@ -260,7 +260,7 @@ def _inferred(proposed: ProposalBatch) -> str:
 
 def _ranges(proposed: ProposalBatch) -> list[str]:
     """What each hyperparameter may be, a line each."""
-    said = []
+    lines = []
     for p in proposed.space.parameters:
         if p.kind == "categorical":
             text = f"one of {', '.join(map(str, p.choices))}"
@@ -269,5 +269,5 @@ def _ranges(proposed: ProposalBatch) -> list[str]:
             text += ", or none" if p.optional else ""
         if p.active_when is not None:
             text += f", when {p.active_when[0]} is {' or '.join(map(str, p.active_when[1]))}"
-        said.append(f"{p.name}: {text}")
-    return said
+        lines.append(f"{p.name}: {text}")
+    return lines

@@ -113,8 +113,8 @@ def other_objectives(report: LoopReport, project: Project) -> list[str]:
     if report.objectives == project.objectives:
         return []
     made, now = (", ".join(o.name for o in some) for some in (report.objectives, project.objectives))
-    said = f"The proposals were made for {made}, and this is a report on those; {project.file.name} names {now} now."
-    return [f"{said} 'epsopt propose' and 'epsopt work' take the proposals over to them; nothing is lost."]
+    change = f"The proposals were made for {made}, and this is a report on those; {project.file.name} names {now} now."
+    return [f"{change} 'epsopt propose' and 'epsopt work' take the proposals over to them; nothing is lost."]
 
 
 def reasons(report: LoopReport) -> tuple[list[str], list[list[str]]]:
@@ -159,15 +159,15 @@ def _calibration(accuracy: Sequence[Accuracy], report: LoopReport) -> list[str]:
 
     levels = {p.level for p in report.measured()}
     meant = " or ".join(f"{level:.0%}" for level in sorted(levels))
-    said = []
+    sentences = []
     for a in accuracy:
         if a.n:
             low, high = share_interval(a.inside, a.n)
-            said.append(
+            sentences.append(
                 f"{a.name}: {a.inside} of {a.n} measurements lay in their {meant} intervals ({a.inside / a.n:.0%}; "
                 f"from so many, the true share is {low:.0%} to {high:.0%}), mean error {a.error:.3g}."
             )
-    return said
+    return sentences
 
 
 def drift_sentences(report: LoopReport) -> list[str]:
@@ -175,7 +175,7 @@ def drift_sentences(report: LoopReport) -> list[str]:
     half = len(report.over_time) // 2
     if half < _FEWEST_TO_COMPARE:
         return []
-    said = []
+    sentences = []
     earlier = {a.name: a for a in report.over_time[half - 1]}
     for a in report.accuracy:
         before = earlier.get(a.name)
@@ -183,11 +183,11 @@ def drift_sentences(report: LoopReport) -> list[str]:
             continue
         n, inside = a.n - before.n, a.inside - before.inside
         error = (a.error * a.n - before.error * before.n) / n
-        said.append(
+        sentences.append(
             f"{a.name} over time: {before.inside} of the first {before.n} inside, mean error {before.error:.3g}; "
             f"{inside} of the last {n}, {error:.3g}."
         )
-    return said
+    return sentences
 
 
 def joining_sentences(report: LoopReport) -> list[str]:

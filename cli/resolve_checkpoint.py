@@ -106,8 +106,8 @@ def named(what: str, checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     whole = find_run(what, checkpoints)
     if whole is not None:
         return runs[whole][-1]
-    said, colon, epoch = what.rpartition(":")
-    run = find_run(said, checkpoints) if colon else None
+    run_name, colon, epoch = what.rpartition(":")
+    run = find_run(run_name, checkpoints) if colon else None
     if run is not None:
         for c in runs[run]:
             if str(c.epoch) == epoch:
@@ -120,7 +120,7 @@ def named(what: str, checkpoints: Sequence[Checkpoint]) -> Checkpoint:
             return fitting[0]
         if fitting:
             raise UsageError(f"{len(fitting)} checkpoints have a SHA-256 that begins with {what}: write more of it")
-    meant = hint(said or what, runs)
+    meant = hint(run_name or what, runs)
     raise UsageError(f"{what} is no file, no run, and begins no SHA-256 of the catalogue: {meant}")
 
 

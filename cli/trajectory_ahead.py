@@ -105,8 +105,8 @@ def _show_errors(found: RunTrajectory, ahead: PredictedPath, wanted: tuple[str, 
     print_table(heads, rows)
     print_wrapped()
     answered = {_called(ahead.answered_by[n]) for n in names}
-    said = ", ".join(f"{n} by {_called(ahead.answered_by[n])}" for n in names)
-    print_wrapped(f"Answered by {answered.pop()}." if len(answered) == 1 else f"Answered: {said}.")
+    by_metric = ", ".join(f"{n} by {_called(ahead.answered_by[n])}" for n in names)
+    print_wrapped(f"Answered by {answered.pop()}." if len(answered) == 1 else f"Answered: {by_metric}.")
     print_wrapped(
         "Weighted mean: of those above it, by their errors. Curves: trees on the metrics so far and hyperparameters; "
         "curves and path: on the path over the map too; map: what the map says of where the run is predicted to be."

@@ -173,8 +173,8 @@ def note_unseen_arguments(project: Project) -> None:
     script, unseen = unseen_arguments(project.command or (), project.cwd)
     if unseen:
         it = "it" if len(unseen) == 1 else "them"
-        said = f"{script} is not seen to take {', '.join(unseen)}, and the train command gives {it}"
-        note(f"{said}: change [train] command")
+        problem = f"{script} is not seen to take {', '.join(unseen)}, and the train command gives {it}"
+        note(f"{problem}: change [train] command")
 
 
 def open_map(options: Options, wanted: dict[str, float]) -> OpenProject:

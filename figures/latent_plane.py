@@ -289,8 +289,8 @@ def _framed(figure: go.Figure, surrogate: Surrogate, drawn: Floats, needed: Floa
     first, second = plane.titles
     figure.update_xaxes(title_text=first, range=short(np.array([low[0], high[0]])), **where)
     figure.update_yaxes(title_text=second, range=short(np.array([low[1], high[1]])), **where)
-    said = [f"{beyond} of {len(drawn)} lie outside the frame"] if beyond else []
-    if text := "; ".join([*said, *([more] if more else [])]):
+    notes = [f"{beyond} of {len(drawn)} lie outside the frame"] if beyond else []
+    if text := "; ".join([*notes, *([more] if more else [])]):
         note(figure, text)
 
 

@@ -253,10 +253,10 @@ def _is_logarithmic(name: str, numbers: Sequence[float], low: float, high: float
     """
     if low <= 0 or high / low < _LOG:
         return False
-    said = set(words(name))
-    if said & _RATES or "_".join(words(name)[-2:]) in _RATES or high / low >= _SURELY_LOG:
+    parts = set(words(name))
+    if parts & _RATES or "_".join(words(name)[-2:]) in _RATES or high / low >= _SURELY_LOG:
         return True
-    if said & _SHARES:
+    if parts & _SHARES:
         return False
     uniform = -len(numbers) * math.log(high - low)
     log_uniform = -len(numbers) * math.log(math.log(high / low)) - sum(map(math.log, numbers))

@@ -24,14 +24,14 @@ class Helper:
 
     def __init__(self, module: str) -> None:
         self._module = module
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - likewise
         self._bytes_read = 0  # bytes of its output that were read
         self.process = child_processes.start(
             module,
             stdin=subprocess.PIPE,
             stdout=self._output,
-            stderr=self._said,
+            stderr=self._errors,
             start_new_session=True,  # a terminal's Ctrl-C is the worker's to hear
         )
 
@@ -74,8 +74,8 @@ class Helper:
         if status < 0:
             memory = " (most likely memory ran out)" if status == -signal.SIGKILL else ""
             return f"{self._module} was killed by {signal.Signals(-status).name}{memory}"
-        self._said.seek(0)
-        lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
+        self._errors.seek(0)
+        lines = [line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
         return masked(lines[-1]) if lines else f"{self._module} ended with status {self.process.returncode}"
 
     def kill(self) -> None:

@@ -55,10 +55,10 @@ def _checked(url: str) -> list[Damage]:
     with opened_read_only(url) as connection:
         newest = {kind: (meta, data) for kind, _, meta, data in kept_artifacts(connection) if kind in KINDS.values()}
         for probes, kind in KINDS.items():
-            said = damage_of_map(*newest[kind], probes=probes) if kind in newest else None
-            if said is not None:
+            damage = damage_of_map(*newest[kind], probes=probes) if kind in newest else None
+            if damage is not None:
                 found.append(
-                    Damage(f"the fitted map is damaged: {said}", "epsopt fit" + (" --probes" if probes else ""))
+                    Damage(f"the fitted map is damaged: {damage}", "epsopt fit" + (" --probes" if probes else ""))
                 )
         if inspect(connection).has_table("studies"):
             found += _studies(connection, url)
@@ -117,8 +117,8 @@ def _unreadable(storage: RDBStorage, study_id: int) -> str | None:
             if not all(isinstance(v, int | float) for v in numbers):
                 return f"trial {trial.number} has a value that is no number"
     except Exception as error:  # noqa: BLE001 - whatever damaged values provoke in Optuna and SQLAlchemy
-        said = str(error).strip().splitlines()
-        return f"its trials cannot be read ({said[0][:100] if said else type(error).__name__})"
+        lines = str(error).strip().splitlines()
+        return f"its trials cannot be read ({lines[0][:100] if lines else type(error).__name__})"
     return None
 
 

@@ -155,7 +155,7 @@ def in_words(proposals: Sequence[Config], numbers: Sequence[int | None], level: 
         numbers: of their trials; None: they were not queued.
         level: what share of measurements the intervals are meant to hold.
     """
-    said = []
+    lines = []
     for p, number in zip(proposals, numbers, strict=True):
         predicted = [f"{n} {v:.4g} [{p.low[n]:.4g}, {p.high[n]:.4g}]" for n, v in p.point.items()]
         parts = [f"{', '.join(predicted)} ({level:.0%} intervals)"] if predicted else []
@@ -164,8 +164,8 @@ def in_words(proposals: Sequence[Config], numbers: Sequence[int | None], level: 
         parts += [f"nearest run {run} ({distance:.2f})" for run, distance in p.nearest_runs[:1]]
         text = "; ".join([*parts, p.reason])
         text = f"predicted: {text}" if number is None else f"proposal {number}, predicted: {text}"
-        said.append(visible(text))
-    return said
+        lines.append(visible(text))
+    return lines
 
 
 def as_shell(commands: Sequence[Sequence[str]], cwd: Path, comments: Sequence[str]) -> str:

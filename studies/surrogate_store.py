@@ -316,9 +316,9 @@ def _opened(data: bytes, meta: dict[str, Any], *, probes: bool) -> KeptMap:
     except OtherVersion:
         raise
     except Exception as error:  # whatever damaged bytes and odd JSON provoke in torch, safetensors and numpy
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise DamagedArtifact(
-            f"the fitted map in the database is damaged ({said[0][:80]}): run {again} again"
+            f"the fitted map in the database is damaged ({lines[0][:80]}): run {again} again"
         ) from error
 
 

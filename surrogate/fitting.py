@@ -95,7 +95,9 @@ def fit(
     report(0, len(parts) + 1)
     *fold_networks, final = train_all([*map(usual.take, others), usual], scales, recipe, seed, report, probes=probes)
     learned = zip((*inside, answered), (*fold_networks, final), strict=True)
-    *fold_trees, (trees, said) = grow_all([(part, trained.scaled(part)) for part, trained in learned], seed)
+    *fold_trees, (trees, predicted_by_trees) = grow_all(
+        [(part, trained.scaled(part)) for part, trained in learned], seed
+    )
     fold_parts = [
         (kept, left, trained, as_fold(kept, left, trained, *grown))
         for kept, left, trained, grown in zip(inside, outside, fold_networks, fold_trees, strict=True)
@@ -118,7 +120,7 @@ def fit(
         network=final.network,
         memory=EncodedCheckpoints(
             keys=train.keys,
-            latents=torch.cat([final.latents, torch.from_numpy(said).float()], dim=1),
+            latents=torch.cat([final.latents, torch.from_numpy(predicted_by_trees).float()], dim=1),
             metrics=torch.from_numpy(final.scaled(answered)).float(),
             runs=torch.from_numpy(train.runs),
             lineages=torch.from_numpy(train.lineages),

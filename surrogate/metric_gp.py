@@ -123,13 +123,13 @@ def held_out(fold: Fold, metric: int) -> HeldOut:
     inverse_lengths = fold.inverse_lengths[metric]
     encoded = len(inverse_lengths)
     z, z_held = (part[:, :encoded] * inverse_lengths for part in (fold.z_train[known], fold.z_held))
-    said, said_held = (part[:, encoded + metric] for part in (fold.z_train[known], fold.z_held))
+    tree, tree_held = (part[:, encoded + metric] for part in (fold.z_train[known], fold.z_held))
     between, across = _distances(z, z) ** 2, _distances(z_held, z) ** 2
-    apart, apart_held = (said[:, None] - said) ** 2, (said_held[:, None] - said) ** 2
+    apart, apart_held = (tree[:, None] - tree) ** 2, (tree_held[:, None] - tree) ** 2
     kernels: dict[tuple[float, float], list[tuple[int, GPHyperparameters]]] = {}
     for place, setting in enumerate(grid()):
         kernels.setdefault((setting.alike, setting.length), []).append((place, setting))
-    mean, variance = np.empty((2, sum(map(len, kernels.values())), len(said_held)))
+    mean, variance = np.empty((2, sum(map(len, kernels.values())), len(tree_held)))
     for (alike, length), settings in kernels.items():
         covariance = _matern(np.sqrt(between + alike**2 * apart) / length)
         cross = _matern(np.sqrt(across + alike**2 * apart_held) / length)
@@ -139,8 +139,8 @@ def held_out(fold: Fold, metric: int) -> HeldOut:
         squared = projected**2
         for place, setting in settings:
             inverse = 1.0 / (np.maximum(values, 0.0) + setting.noise)
-            rest = projected @ (inverse * (vectors.T @ (y - setting.trees * said)))
-            mean[place] = setting.trees * said_held + rest
+            rest = projected @ (inverse * (vectors.T @ (y - setting.trees * tree)))
+            mean[place] = setting.trees * tree_held + rest
             variance[place] = np.maximum(1.0 - squared @ inverse, 1e-6) + setting.noise
     measured = np.isfinite(fold.y_held[:, metric])
     return HeldOut(mean, variance, fold.y_held[:, metric] - mean, run_weights(fold.runs_held, measured), fold.runs_held)

@@ -90,24 +90,24 @@ def named_ranges(name: str) -> tuple[Range, ...] | None:
     Returns:
         None of them: it may be any number, by its name (a likelihood, a difference). ``None``: the name says nothing.
     """
-    said = words(name)
-    signed = _SIGNED.intersection(said) - ({"entropy"} if "cross" in said else set())
-    if signed or ("log" in said and "loss" not in said):
+    parts = words(name)
+    signed = _SIGNED.intersection(parts) - ({"entropy"} if "cross" in parts else set())
+    if signed or ("log" in parts and "loss" not in parts):
         return ()
-    word = _deciding_word(said)
-    if word is None or not _NEGATED.intersection(said):
+    word = _deciding_word(parts)
+    if word is None or not _NEGATED.intersection(parts):
         return None if word is None else _RANGES[word]
     return tuple((0.0 - high, 0.0 - low) for low, high in _RANGES[word])
 
 
-def _deciding_word(said: Sequence[str]) -> str | None:
+def _deciding_word(parts: Sequence[str]) -> str | None:
     """Return the last word of a name that says a range, as it is listed; None if none does."""
-    joined = [f"{a}_{b}" for a, b in zip(["", *said], said, strict=False)]
-    for word, pair in zip(reversed(said), reversed(joined), strict=True):
+    joined = [f"{a}_{b}" for a, b in zip(["", *parts], parts, strict=False)]
+    for word, pair in zip(reversed(parts), reversed(joined), strict=True):
         for listed in (pair, word, word.rstrip("0123456789")):
             if listed in _RANGES:
                 return listed
-    return next((j for pair in pairwise(said) if (j := "".join(pair)) in _RANGES), None)
+    return next((j for pair in pairwise(parts) if (j := "".join(pair)) in _RANGES), None)
 
 
 def guess_range(name: str, values: ArrayLike) -> Range | None:

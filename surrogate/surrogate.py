@@ -285,12 +285,12 @@ class Surrogate:
             z = self.network.encode(self.tokenizer(fingerprints, embeddings))[0]
         if self.trees is None:
             return z
-        said = torch.from_numpy(self.trees(fingerprints)).float()
+        predicted = torch.from_numpy(self.trees(fingerprints)).float()
         for i, fingerprint in enumerate(fingerprints):
             known = self.memory.place.get(weights_digest(fingerprint))
             if known is not None:
-                said[i] = self.memory.latents[known, z.shape[1] :]
-        return torch.cat([z, said], dim=1)
+                predicted[i] = self.memory.latents[known, z.shape[1] :]
+        return torch.cat([z, predicted], dim=1)
 
     def posterior_moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Predictive mean and standard deviation on the model's scale, measurement noise included.

@@ -103,8 +103,8 @@ class Validation:
             for m in self.metrics
         ]
         caption = f"Mean absolute error on runs that were held out ({self.n_runs} runs, {self.folds} folds)"
-        said = "".join(f"<p>Careful: {escaped(text)}.</p>" for text in self.warnings())
-        return html_table(caption, heads, rows) + said
+        warnings = "".join(f"<p>Careful: {escaped(text)}.</p>" for text in self.warnings())
+        return html_table(caption, heads, rows) + warnings
 
     def warnings(self) -> list[str]:
         """Say in plain words where the surrogate should not be trusted.

@@ -437,8 +437,8 @@ class _HeldOut:
 
     def judge_path(self, moved: Floats) -> tuple[dict[str, float], ...]:
         """Mean distance in z at each distance ahead, by forecast."""
-        said = np.concatenate([self.places, moved[:, None]], axis=1)
-        gaps = np.linalg.norm((said - self.examples.moved[:, None]) * self.lengths, axis=2)
+        described = np.concatenate([self.places, moved[:, None]], axis=1)
+        gaps = np.linalg.norm((described - self.examples.moved[:, None]) * self.lengths, axis=2)
         options = (*PATH_FORECASTS, STACK)
         return tuple(
             dict(zip(options, by_run(gaps, self.near(d), self.examples.run).mean(axis=0).tolist(), strict=True))

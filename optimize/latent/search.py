@@ -165,12 +165,12 @@ def search(
     with torch.no_grad():
         mean, deviation = scorer.posterior_moments(candidates)
         bounds, hopes = scorer.lower_bound(mean, deviation), scorer.upper_bound(mean, deviation)
-    beside = nearest_rows(candidates, latents)[1].numpy()
+    nearest_known = nearest_rows(candidates, latents)[1].numpy()
     met = bool((probability >= LIKELY).any())
     if met:
-        chosen = spread_answers(bounds, hopes, probability, beside, scorer, limit)
+        chosen = spread_answers(bounds, hopes, probability, nearest_known, scorer, limit)
     else:
-        chosen = _most_probable(probability, beside, limit)
+        chosen = _most_probable(probability, nearest_known, limit)
     meeting = _measured_meeting(checkpoints, scorer)
     on_map = {c.sha256 for c in known}
     proofs = [c for c in meeting if c.sha256 in on_map]
@@ -271,7 +271,7 @@ def spread_answers(
     bounds: NDArray[np.float64],
     hopes: NDArray[np.float64],
     probability: NDArray[np.float64],
-    beside: NDArray[np.int64],
+    nearest_known: NDArray[np.int64],
     scorer: TargetScorer,
     limit: int,
 ) -> list[int]:
@@ -293,20 +293,20 @@ def spread_answers(
     picked: list[int] = []
     distance = np.full(len(bounds), np.inf)
     for pool in (front, rows[~surely_worse]):
-        free = pool[~np.isin(beside[pool], beside[picked]) & ~same[pool]]
+        free = pool[~np.isin(nearest_known[pool], nearest_known[picked]) & ~same[pool]]
         while len(free) and len(picked) < limit:
             best = int(free[np.argmax(distance[free] if picked else probability[free])])
             picked.append(best)
             distance = np.minimum(distance, np.linalg.norm(scaled - scaled[best], axis=1))
             same |= (np.abs(bounds - bounds[best]) <= _SAME * width).all(axis=1)
-            free = free[(beside[free] != beside[best]) & ~same[free]]
+            free = free[(nearest_known[free] != nearest_known[best]) & ~same[free]]
     return picked
 
 
-def _most_probable(probability: NDArray[np.float64], beside: NDArray[np.int64], limit: int) -> list[int]:
+def _most_probable(probability: NDArray[np.float64], nearest_known: NDArray[np.int64], limit: int) -> list[int]:
     """Choose the points that come nearest to meeting the targets, each nearest to another real checkpoint."""
     order = np.argsort(-probability, kind="stable")
-    kept = order[np.sort(np.unique(beside[order], return_index=True)[1])]
+    kept = order[np.sort(np.unique(nearest_known[order], return_index=True)[1])]
     return [int(i) for i in kept[:limit] if probability[i] >= _NEGLIGIBLE * probability[order[0]]]
 
 

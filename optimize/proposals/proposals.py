@@ -432,11 +432,13 @@ class _Explainer:
         """Explain a run."""
         space = self._history.space
         pushed = self._history.pushed(candidate)
-        said = [self._model.expect(pushed, self._level)]
+        expected = [self._model.expect(pushed, self._level)]
         if self._rest is not None:
-            said.append(expect(self._rest, self._history.rest(candidate), self._level))
-        point, low, high = ({k: v for e in said for k, v in getattr(e, n).items()} for n in ("point", "low", "high"))
-        joins = said[0].joins_front
+            expected.append(expect(self._rest, self._history.rest(candidate), self._level))
+        point, low, high = (
+            {k: v for e in expected for k, v in getattr(e, n).items()} for n in ("point", "low", "high")
+        )
+        joins = expected[0].joins_front
         near = nearest_runs(space, candidate.config, self._past)
         start = candidate.start if _is_branch(candidate) else None
         return Proposal(

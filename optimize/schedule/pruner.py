@@ -85,12 +85,12 @@ class Pruner:
         bounds: Mapping[str, tuple[float, float]] | None = None,
         seed: int = 0,
     ) -> None:
-        said: list[tuple[str, object]] = [
+        rows: list[tuple[str, object]] = [
             ("threshold", threshold), ("gain_ratio", 0.5 if gain_ratio is None else gain_ratio),
             ("exploration_runs", exploration_runs), ("grace", grace), ("control_share", control_share), ("seed", seed),
             *((f"target {t.name}", t.value) for t in targets),
         ]  # fmt: skip
-        for name, value in said:
+        for name, value in rows:
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise UsageError(f"{name} of early stopping is {value!r}, expected a number")
         if not 0.0 <= threshold < 1.0:

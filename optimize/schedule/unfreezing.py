@@ -81,8 +81,8 @@ def learn_onsets(space: Space, curves: Sequence[Curve]) -> Onsets:
         return Onsets(())
     blocks = sorted({c.moved.shape[1] for c in known if c.moved is not None})
     if len(blocks) > 1:
-        said = " and ".join(map(str, blocks))
-        raise UsageError(f"runs say how far {said} blocks moved, expected the same blocks of all of them")
+        counts = " and ".join(map(str, blocks))
+        raise UsageError(f"runs say how far {counts} blocks moved, expected the same blocks of all of them")
     onsets = np.stack([_onset(c) for c in known])
     live = np.isfinite(onsets).any(axis=0)
     if not live.any():
@@ -130,13 +130,13 @@ def _delays(name: str, curves: Sequence[Curve], onsets: Floats) -> bool:
     """Whether every run's onset is what a parameter says."""
     agreeing = 0
     for curve, onset in zip(curves, onsets.tolist(), strict=True):
-        said = curve.config.get(name)
-        if said is None:
+        stated = curve.config.get(name)
+        if stated is None:
             continue
         if not math.isfinite(onset):
-            if curve.steps[-1] > float(said):
+            if curve.steps[-1] > float(stated):
                 return False
-        elif not onset <= math.ceil(float(said)) < _after(curve, onset):
+        elif not onset <= math.ceil(float(stated)) < _after(curve, onset):
             return False
         else:
             agreeing += _AGREEING if onset > 0.0 else 1

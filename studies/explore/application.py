@@ -100,8 +100,8 @@ class ExploreApplication:
             return _error(str(error), HTTPStatus.BAD_REQUEST)
         except Exception as error:
             logger.exception("%s %s", method, path)
-            said = f"unexpected {type(error).__name__}: {error} (this is a defect; the terminal shows where)"
-            return _error(said, HTTPStatus.INTERNAL_SERVER_ERROR)
+            message = f"unexpected {type(error).__name__}: {error} (this is a defect; the terminal shows where)"
+            return _error(message, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _json(value: Any, status: HTTPStatus = HTTPStatus.OK) -> _Body:

@@ -42,10 +42,10 @@ def resumable(
 
 def resumed_sentences(kept: KeptEvaluations) -> list[str]:
     """Say that evaluations of an earlier merge count, and that a failed one can be measured again by itself."""
-    said = []
+    sentences = []
     if kept.used:
         many = "one evaluation" if kept.used == 1 else f"{kept.used} evaluations"
-        said.append(f"{many} of an earlier merge that did not end well count: --fresh measures them again")
+        sentences.append(f"{many} of an earlier merge that did not end well count: --fresh measures them again")
     if kept.failures:
-        said.append("what was measured is kept: the same command measures nothing again but what failed")
-    return said
+        sentences.append("what was measured is kept: the same command measures nothing again but what failed")
+    return sentences

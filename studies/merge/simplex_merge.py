@@ -160,9 +160,9 @@ def disagreements(
     """Return one sentence that names the objectives of which the hook says something else than the file, or none."""
     out = []
     for objective in objectives:
-        said, found = checkpoint.metrics.get(objective.name), measured.get(objective.name)
-        if said is None or found is None:
+        stated, found = checkpoint.metrics.get(objective.name), measured.get(objective.name)
+        if stated is None or found is None:
             continue
-        if abs(said - found) > _DIFFERENT * max(abs(said), abs(found), 1e-9):
-            out.append(f"{objective.name} {found:.4g} where its file says {said:.4g}")
+        if abs(stated - found) > _DIFFERENT * max(abs(stated), abs(found), 1e-9):
+            out.append(f"{objective.name} {found:.4g} where its file says {stated:.4g}")
     return [f"the hook measures of {checkpoint.path} {', '.join(out)}"] if out else []

@@ -44,9 +44,9 @@ def study_sheet(source: str, folder: Path) -> RunTable:
     except ImportError as error:
         raise CatalogueError(f"{shown}: the driver of that database is not installed: pip install it first") from error
     except (SQLAlchemyError, RuntimeError, optuna.exceptions.OptunaError) as error:
-        said = masked(str(error), url).strip().splitlines()
+        lines = masked(str(error), url).strip().splitlines()
         raise CatalogueError(
-            f"{shown}: its studies cannot be read: {said[0] if said else type(error).__name__}"
+            f"{shown}: its studies cannot be read: {lines[0] if lines else type(error).__name__}"
         ) from error
     if not name and len(names) != 1:
         raise UsageError(f"{shown}: which study? Add #NAME; there are: {', '.join(names) or 'none'}")

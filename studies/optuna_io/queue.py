@@ -141,7 +141,7 @@ def record_step(
     space: Space,
     config: Mapping[str, Any],
     init_from: str | None,
-    said: Mapping[str, Any],
+    more: Mapping[str, Any],
     key: str | None = None,
 ) -> int | None:
     """Queue one run with what is said of it; unlike a proposal it is queued even if an earlier one was like it.
@@ -153,7 +153,7 @@ def record_step(
         space: what runs may be.
         config: active hyperparameters by name.
         init_from: the checkpoint that it starts from; None: where runs start.
-        said: attributes of the trial (:func:`proposal_attributes`, and what the step was).
+        more: attributes of the trial (:func:`proposal_attributes`, and what the step was).
         key: of the step, so that whoever else chose the same one does not queue it too; by default it has its own.
 
     Returns:
@@ -170,7 +170,7 @@ def record_step(
     described = space.as_json()
     if study.user_attrs.get("space") != described:
         study.set_user_attr("space", described)
-    attributes = {"key": key or uuid.uuid4().hex[:16], "kind": "proposal", "provenance": NOT_EVALUATED, **said}
+    attributes = {"key": key or uuid.uuid4().hex[:16], "kind": "proposal", "provenance": NOT_EVALUATED, **more}
     if init_from is not None:
         attributes["init_from"] = init_from
     trial = create_trial(state=TrialState.WAITING, user_attrs=attributes, system_attrs={"fixed_params": dict(config)})
@@ -200,16 +200,18 @@ def proposal_attributes(proposal: Proposal, level: float) -> dict[str, Any]:
         proposal: of which as much is said as is known.
         level: what share of measurements the intervals are meant to hold.
     """
-    said: dict[str, Any] = {"level": level}
-    said |= {f"predicted.{n}": float(v) for n, v in proposal.point.items()}
-    said |= predicted_attributes(proposal)
+    attributes: dict[str, Any] = {"level": level}
+    attributes |= {f"predicted.{n}": float(v) for n, v in proposal.point.items()}
+    attributes |= predicted_attributes(proposal)
     if proposal.joins_front is not None:
-        said["joins_front"] = float(proposal.joins_front)
+        attributes["joins_front"] = float(proposal.joins_front)
     if proposal.nearest_runs:
-        said["nearest_runs"] = [{"run": run, "distance": float(distance)} for run, distance in proposal.nearest_runs]
+        attributes["nearest_runs"] = [
+            {"run": run, "distance": float(distance)} for run, distance in proposal.nearest_runs
+        ]
     if proposal.reason is not None:
-        said["reason"] = proposal.reason
-    return said
+        attributes["reason"] = proposal.reason
+    return attributes
 
 
 def recorded_space(storage: RDBStorage, project: str) -> Space:
@@ -318,8 +320,8 @@ def record_outcome(
     if trial.state == TrialState.WAITING:
         take_proposal(storage, project, space, number)
     if not trial.state.is_finished():
-        said = outcome_attributes(metrics, path, "measured" if values else "training failed")
-        if finish(storage, trial._trial_id, state, values, said):  # noqa: SLF001 - Optuna has no public one
+        outcome = outcome_attributes(metrics, path, "measured" if values else "training failed")
+        if finish(storage, trial._trial_id, state, values, outcome):  # noqa: SLF001 - Optuna has no public one
             return
         trial = _trial(storage, project, number)
     if trial.state != state or (values is not None and trial.values != values):
@@ -328,10 +330,10 @@ def record_outcome(
 
 def outcome_attributes(metrics: Mapping[str, float | None] | None, path: str | None, provenance: str) -> dict[str, Any]:
     """Return what a finished proposal's trial says of its run."""
-    said: dict[str, Any] = {f"measured.{name}": value for name, value in (metrics or {}).items()}
+    outcome: dict[str, Any] = {f"measured.{name}": value for name, value in (metrics or {}).items()}
     if path is not None:
-        said["path"] = path
-    return {**said, "provenance": provenance}
+        outcome["path"] = path
+    return {**outcome, "provenance": provenance}
 
 
 def _study_id(storage: RDBStorage, project: str) -> int:

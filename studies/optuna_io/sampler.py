@@ -266,7 +266,7 @@ class EpsilonSampler(BaseSampler):
         more = len(names) + bool(broken)
         if more:  # the catalogue knows nothing of the study's constraints, and nothing that failed
             unknown = [*(math.nan for _ in names), *([_WELL] if broken else [])]
-            curves = [replace(c, values=_beside(c.values, unknown), start=None) for c in curves]
+            curves = [replace(c, values=_with_columns(c.values, unknown), start=None) for c in curves]
         some = done or [t for t in trials if t.state is TrialState.PRUNED]
         last = max((max(r) - min(r) + 1 for t in some if (r := t.intermediate_values)), default=1)
         pruned = any(t.state is TrialState.PRUNED for t in trials)
@@ -311,7 +311,7 @@ def _values(trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> F
     return np.where(np.array(wrong).T.reshape(table.shape), math.nan, table)
 
 
-def _beside(values: Floats, more: Sequence[float]) -> Floats:
+def _with_columns(values: Floats, more: Sequence[float]) -> Floats:
     return np.column_stack([values, np.tile(np.array(more), (len(values), 1))])
 
 

@@ -188,13 +188,13 @@ def _objectives(
     for name in metrics:
         if name in without:
             continue
-        said = False if name in minimize else True if name in maximize else None
-        better = guess_maximize(name) if said is None else said
+        stated = False if name in minimize else True if name in maximize else None
+        better = guess_maximize(name) if stated is None else stated
         if better is None:
             undecided.append(name)
             continue
         objectives.append(Objective(name, better))
-        if said is None:
+        if stated is None:
             guessed.append(name)
     return objectives, guessed, undecided, no_objectives
 

@@ -133,8 +133,8 @@ class LaunchForm:
         for name, seed in seeds.items():
             if name in self.keys:
                 items.append(f"{self.keys[name]}{name}=" + ("{seed}" if seed is None else str(seed)))
-        said = [text.partition("=")[0] for text in constants]
-        length = [key for key in said if key.rpartition(".")[2] in self.lengths][:1]
+        keys_of_texts = [text.partition("=")[0] for text in constants]
+        length = [key for key in keys_of_texts if key.rpartition(".")[2] in self.lengths][:1]
         own = [key for key, before in self.keys.items() if not before and key.rpartition(".")[2] in self.lengths]
         length = length or (own if len(own) == 1 else [])
         items += [(f"{key}={{epochs}}",) for key in length if key not in {p.name for p in parameters}]
@@ -261,9 +261,9 @@ def _lightning_form(
     script = cli_script(scripts)
     newest = kept[-1]
     named = str(newest.relative_to(folder)) if newest.is_relative_to(folder) else str(newest)
-    said = constants(named, configs[newest], scripts.get(script or "", ""))
+    fixed = constants(named, configs[newest], scripts.get(script or "", ""))
     keys = {name: "" for place in kept for name in cli_parameters(configs[place])}
-    return LaunchForm("lightning", script or "train.py", folder if script else None, keys, tuple(said))
+    return LaunchForm("lightning", script or "train.py", folder if script else None, keys, tuple(fixed))
 
 
 def _hydra_folder(checkpoint: Path) -> Path | None:
@@ -287,12 +287,12 @@ def _hydra_form(places: Sequence[Path], folder: Path) -> LaunchForm:
     choices = runtime.get("choices")
     if isinstance(choices, Mapping):
         keys.update({str(group).partition("@")[0]: "" for group in choices if not str(group).startswith("hydra/")})
-    said = [_overrides_of(place) for place in places]
-    for text in (text for one in said for text in one):
+    overrides = [_overrides_of(place) for place in places]
+    for text in (text for one in overrides for text in one):
         key, plus = text.partition("=")[0].lstrip("+"), text[: len(text) - len(text.lstrip("+"))]
-        if plus and not any(t.partition("=")[0] == key for one in said for t in one):
+        if plus and not any(t.partition("=")[0] == key for one in overrides for t in one):
             keys[key] = plus
-    common = [t for t in said[0] if all(t in one for one in said)] if len(said) > 1 else []
+    common = [t for t in overrides[0] if all(t in one for one in overrides)] if len(overrides) > 1 else []
     constants = tuple(t for t in common if not t.lstrip("+~").startswith("hydra"))
     return LaunchForm("hydra", script or f"{name}.py", cwd if script else None, keys, constants)
 

@@ -36,14 +36,14 @@ def guess_maximize(name: str) -> bool | None:
     The last word that says anything decides: ``error_recall`` is a recall. ``neg_mean_squared_error``, as scikit-learn
     calls it, turns it round. What is said of a change (``accuracy_drop``, ``loss_reduction``) tells nothing.
     """
-    said = words(name)
-    place = next((i for i in range(len(said) - 1, -1, -1) if said[i] in _DIRECTIONS), None)
-    if place is None or _CHANGES.intersection(said[place + 1 :]):
+    parts = words(name)
+    place = next((i for i in range(len(parts) - 1, -1, -1) if parts[i] in _DIRECTIONS), None)
+    if place is None or _CHANGES.intersection(parts[place + 1 :]):
         return None
     turned = any(
-        word in _NEGATED and (i == 0 or said[i - 1] not in ("false", "true")) for i, word in enumerate(said[:place])
+        word in _NEGATED and (i == 0 or parts[i - 1] not in ("false", "true")) for i, word in enumerate(parts[:place])
     )
-    return _DIRECTIONS[said[place]] is not turned
+    return _DIRECTIONS[parts[place]] is not turned
 
 
 MOST_OBJECTIVES = 6
@@ -88,16 +88,16 @@ class LeftOut:
 
 def is_bookkeeping(name: str) -> bool:
     """Say whether a metric tells of the training program and not of the model: its time, memory, steps, rates."""
-    said = words(name)
-    if _MODELS_OWN.intersection(said):
+    parts = words(name)
+    if _MODELS_OWN.intersection(parts):
         return False
-    pairs = {f"{a}_{b}" for a, b in pairwise(said)}
+    pairs = {f"{a}_{b}" for a, b in pairwise(parts)}
     # "grad_2.0_norm_total" (Lightning) names a gradient's norm with something between.
-    gradient = bool({"grad", "gradient"} & set(said)) and bool({"norm", "norms"} & set(said))
+    gradient = bool({"grad", "gradient"} & set(parts)) and bool({"norm", "norms"} & set(parts))
     # A counter, but not "val_loss_epoch", which is a loss (Lightning).
-    counts = bool(_COUNTERS.intersection(said)) and guess_maximize(name) is None
-    clocks = bool(_CLOCKS.intersection(said))
-    return gradient or counts or clocks or bool(_BOOKKEEPING.intersection(said)) or bool(_PAIRS & pairs)
+    counts = bool(_COUNTERS.intersection(parts)) and guess_maximize(name) is None
+    clocks = bool(_CLOCKS.intersection(parts))
+    return gradient or counts or clocks or bool(_BOOKKEEPING.intersection(parts)) or bool(_PAIRS & pairs)
 
 
 def leave_out(names: Sequence[str], at_ends: Collection[str] = ()) -> list[LeftOut]:
@@ -123,15 +123,15 @@ def leave_out(names: Sequence[str], at_ends: Collection[str] = ()) -> list[LeftO
     out = [LeftOut(n, "bookkeeping", guess_maximize(n)) for n in names if is_bookkeeping(n)]
     rest = [n for n in names if not is_bookkeeping(n)]
     parts = {n: words(n) for n in rest}
-    validated = {tuple(w for w in said if w not in _VALIDATION) for said in parts.values() if _VALIDATION & set(said)}
+    validated = {tuple(w for w in own if w not in _VALIDATION) for own in parts.values() if _VALIDATION & set(own)}
     directed = [n for n in rest if guess_maximize(n) is not None]
     others = any(not _TRAINING & set(parts[n]) for n in directed)
 
     def trains(name: str) -> bool:
-        said = parts[name]
-        if _TRAINING & set(said):
+        own = parts[name]
+        if _TRAINING & set(own):
             return others
-        return not _VALIDATION & set(said) and bool(validated) and (tuple(said) in validated or said == ["loss"])
+        return not _VALIDATION & set(own) and bool(validated) and (tuple(own) in validated or own == ["loss"])
 
     out += [LeftOut(n, "training", guess_maximize(n)) for n in rest if trains(n)]
     counted = sorted((n for n in directed if not trains(n)), key=lambda n: (len(parts[n]), len(n), n))

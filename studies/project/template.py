@@ -179,10 +179,10 @@ def _objectives(
         if i == 0:
             table.comment("a metric that counts; bounds = [low, high] says what it can be at all, inf: no such end")
         table["direction"] = "maximize" if objective.maximize else "minimize"
-        said = ["guessed from its name: check it"] if objective.name in guessed else []
-        said += ["only the ends of runs have it"] if objective.name in at_ends else []
-        if said:
-            table["direction"].comment("; ".join(said))
+        remarks = ["guessed from its name: check it"] if objective.name in guessed else []
+        remarks += ["only the ends of runs have it"] if objective.name in at_ends else []
+        if remarks:
+            table["direction"].comment("; ".join(remarks))
         if objective.name in bounds:
             table["bounds"] = list(bounds[objective.name])
             table["bounds"].comment("guessed from its name: check it, nothing predicted leaves it")
@@ -322,9 +322,9 @@ def _array(command: Command) -> str:
 
 
 def _hooks(evaluate: str | None, embed: str | None) -> str:
-    said = [(key, hook) for key, hook in (("evaluate", evaluate), ("embed", embed)) if hook is not None]
-    table = "".join(f"{key} = {tomlkit.item(hook).as_string()}\n" for key, hook in said)
-    mark = "" if said else "# "
+    hooks = [(key, hook) for key, hook in (("evaluate", evaluate), ("embed", embed)) if hook is not None]
+    table = "".join(f"{key} = {tomlkit.item(hook).as_string()}\n" for key, hook in hooks)
+    mark = "" if hooks else "# "
     text = (
         "\n# Your own Python, as package.module:function. One model may take evaluate a day, and embed ten minutes.\n"
         f"{mark}[hooks]\n{table}"

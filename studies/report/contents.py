@@ -153,5 +153,5 @@ def _validation(validation: Validation | None) -> list[Section]:
     ]
     heads = ["metric", "error", "of the median", "of statistics + LightGBM", f"inside {validation.level:.0%}", "n"]
     caption = f"Mean absolute errors on runs held out of the fit ({validation.n_runs} runs, {validation.folds} folds)"
-    said = [f"Careful: {text}." for text in validation.warnings()]
-    return [Section("The map on runs that it had not seen", said, tables=[Table(caption, heads, rows)])]
+    warnings = [f"Careful: {text}." for text in validation.warnings()]
+    return [Section("The map on runs that it had not seen", warnings, tables=[Table(caption, heads, rows)])]

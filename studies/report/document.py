@@ -98,8 +98,8 @@ class ReportDocument:
         for section in self.sections:
             if section.empty:
                 continue
-            said = "".join(f"<p>{escaped(line)}</p>\n" for line in section.lines)
-            parts.append(f"<section><h2>{escaped(section.title)}</h2>\n{said}")
+            paragraphs = "".join(f"<p>{escaped(line)}</p>\n" for line in section.lines)
+            parts.append(f"<section><h2>{escaped(section.title)}</h2>\n{paragraphs}")
             for figure in (section.figures or {}).values():
                 parts += ['<div class="figure">', figure, "</div>\n"]
             for table in section.tables:

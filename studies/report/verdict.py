@@ -89,13 +89,15 @@ def _trusted(report: LoopReport, validation: Validation | None) -> Verdict:
     level = max((p.level for p in report.measured()), default=0.9)
     worst_known = min(known, key=lambda a: a.inside / a.n)
     low, high = share_interval(worst_known.inside, worst_known.n)
-    said = "; ".join(f"{a.name}: {a.inside} of {a.n} inside" for a in known)
-    said = f"{said} their {level:.0%} intervals."
+    counts = "; ".join(f"{a.name}: {a.inside} of {a.n} inside" for a in known)
+    counts = f"{counts} their {level:.0%} intervals."
     if high < level:
-        return Verdict(question, "No, they are too narrow", f"{said}{held} For {worst_known.name} that is too few.")
+        return Verdict(question, "No, they are too narrow", f"{counts}{held} For {worst_known.name} that is too few.")
     if max(a.n for a in known) < _FEW:
-        return Verdict(question, "Too few runs to tell", f"{said} So few agree with true shares from {low:.0%}.{held}")
-    return Verdict(question, "Yes, so far", f"{said}{held}")
+        return Verdict(
+            question, "Too few runs to tell", f"{counts} So few agree with true shares from {low:.0%}.{held}"
+        )
+    return Verdict(question, "Yes, so far", f"{counts}{held}")
 
 
 def _taken(report: LoopReport, objectives: Sequence[Objective]) -> Verdict:

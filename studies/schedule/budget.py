@@ -69,8 +69,8 @@ class StepPlan:
 
 def plan_of(attributes: Mapping[str, Any]) -> StepPlan | None:
     """Return the plan that a trial's attributes hold; None: it is no step of the scheduler."""
-    said = attributes.get("step")
-    return None if said is None else StepPlan(**{**said, "reference_point": tuple(said["reference_point"])})
+    plan = attributes.get("step")
+    return None if plan is None else StepPlan(**{**plan, "reference_point": tuple(plan["reference_point"])})
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ class Ledger:
         """Epochs of the interrupted attempt that a trial of these attributes may go on from."""
         path = attributes.get("resume_from")
         names = ("checkpoints", "checkpoints_after_loss")
-        said = (c for t in self.trials for n in names for c in t.user_attrs.get(n, ()) if c["path"] == path)
-        return next((_trained(c) or 0 for c in said), 0) if path else 0
+        written_there = (c for t in self.trials for n in names for c in t.user_attrs.get(n, ()) if c["path"] == path)
+        return next((_trained(c) or 0 for c in written_there), 0) if path else 0
 
     @property
     def evaluation(self) -> float:
@@ -206,8 +206,8 @@ def written(trial: FrozenTrial) -> list[int]:
 
 def _trained(checkpoint: Mapping[str, Any]) -> int | None:
     """Epochs behind a checkpoint of a trial's attributes; earlier versions wrote what the file calls its epoch."""
-    said = checkpoint.get("trained", checkpoint["epoch"])
-    return None if said is None else int(said)
+    trained = checkpoint.get("trained", checkpoint["epoch"])
+    return None if trained is None else int(trained)
 
 
 def epochs_of(trial: FrozenTrial) -> int | None:

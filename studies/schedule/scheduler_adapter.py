@@ -171,14 +171,14 @@ class ChosenRun:
         space: of its configuration.
         config: active hyperparameters, as the program is to get them.
         init_from: the checkpoint that it starts from; None: where runs start.
-        said: attributes of its trial.
+        attributes: of its trial.
         key: the same for whoever chooses the same one from what is known by now.
     """
 
     space: Space
     config: Config
     init_from: str | None
-    said: Mapping[str, Any]
+    attributes: Mapping[str, Any]
     key: str
 
 
@@ -202,13 +202,13 @@ def chosen_run(snapshot: StudySnapshot, step: Step, candidate: Candidate, room: 
     )  # fmt: skip
     config = config_with_epochs(snapshot.space, candidate.config, snapshot.epochs_parameter, epochs)
     suggestion = suggested(snapshot, step, replace(candidate, config=config, epochs=plan.ends))
-    said: dict[str, Any] = {"step": plan.to_json(), **proposal_attributes(suggestion, LEVEL)}
+    attributes: dict[str, Any] = {"step": plan.to_json(), **proposal_attributes(suggestion, LEVEL)}
     if plan.kind == "exploration" and config != candidate.config:
-        said[_EXPLORATION_CONFIG] = dict(candidate.config)
+        attributes[_EXPLORATION_CONFIG] = dict(candidate.config)
     start = suggestion.init_from
     alike = sum(config_of(t) == config and t.user_attrs.get("init_from") == start for t in snapshot.ledger.trials)
     identity = json.dumps([config, start, alike], sort_keys=True)
-    return ChosenRun(snapshot.space, config, start, said, hashlib.sha256(identity.encode()).hexdigest()[:16])
+    return ChosenRun(snapshot.space, config, start, attributes, hashlib.sha256(identity.encode()).hexdigest()[:16])
 
 
 def suggested(snapshot: StudySnapshot, step: Step, candidate: Candidate) -> ProposalRecord:

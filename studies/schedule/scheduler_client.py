@@ -106,14 +106,14 @@ class StepAsker:
             return
         ended = not self.helper.runs()
         for line in self.helper.receive():
-            said = json.loads(line)
-            if "answered" in said:
-                self._waits, self._failure = False, said["answered"]
-            elif "settled" in said:
-                self._settled(said["settled"])
-                self._news.append(said["settled"])
+            message = json.loads(line)
+            if "answered" in message:
+                self._waits, self._failure = False, message["answered"]
+            elif "settled" in message:
+                self._settled(message["settled"])
+                self._news.append(message["settled"])
             else:
-                self._news.append(said["message"])
+                self._news.append(message["message"])
         if ended:
             failure, self.helper = self.helper.failure(), None
             if self._waits:

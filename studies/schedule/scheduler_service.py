@@ -257,7 +257,7 @@ class SchedulerService:
                 return True
             number = record_step(
                 self._storage, self.project.name, self.project.objectives, run.space, run.config, run.init_from,
-                run.said, run.key,
+                run.attributes, run.key,
             )  # fmt: skip
             self.ready = None
             if number is None:
@@ -454,8 +454,8 @@ def _listen(service: SchedulerService) -> None:
     """Pass orders on until nobody is there who may give any."""
     try:
         for line in sys.stdin:
-            said = json.loads(line)
-            (service.ask if said["launch"] else service.reconsider)(merge=said["merge"])
+            asked = json.loads(line)
+            (service.ask if asked["launch"] else service.reconsider)(merge=asked["merge"])
     finally:
         service.close()
 

@@ -236,9 +236,9 @@ def _starts(
 def named_start(checkpoint: Checkpoint, content: Mapping[str, str]) -> str | None:
     """The catalogue's path of the checkpoint that one names as its start, in words or relative to its own folder."""
     for name in STARTS:
-        said = checkpoint.hyperparameters.get(name)
-        if isinstance(said, str):
-            for path in (said, os.path.normpath(Path(checkpoint.path).parent / said)):
+        stated = checkpoint.hyperparameters.get(name)
+        if isinstance(stated, str):
+            for path in (stated, os.path.normpath(Path(checkpoint.path).parent / stated)):
                 if path in content:
                     return path
     return None

@@ -117,11 +117,11 @@ def _sentinel() -> tuple[int, int]:
     Returns:
         Its id, and a pipe to it: for the group's id, and for a dot when there is nothing left to kill.
     """
-    heard, said = os.pipe()
+    heard, written = os.pipe()
     sentinel = os.fork()
     if sentinel:
         os.close(heard)
-        return sentinel, said
+        return sentinel, written
     try:
         os.setsid()
         os.dup2(heard, 0)

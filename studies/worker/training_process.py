@@ -22,7 +22,7 @@ from epsopt.zoo.errors import EpsoptError
 SUPERVISOR = Path(__file__).parent / "supervisor.py"
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
 _TAIL = 8192  # bytes of the output that are looked at for the reason of a failure
-_SAID = 2  # lines of it that are reported
+_REPORTED = 2  # lines of it that are reported
 _NOTHING_TO_RUN = (CANNOT_START, 126)  # as shells say that a command is not there, or may not be executed
 _NO_LAUNCH = re.compile(
     r"can't open file '.*': \[Errno \d+\]|can't find '__main__' module|^\S+: No module named [^'\s]|"  # python
@@ -118,11 +118,13 @@ class Training:
 
     def failure(self, status: int, *, launched: bool = True) -> str:
         """Say in one line how the program ended and what it said last."""
-        said = last_words(self.launch.out)
+        reported = last_words(self.launch.out)
         if not launched:
-            return (_why_not_launched(self.launch.out) or said).removeprefix("the train command could not be started: ")
+            return (_why_not_launched(self.launch.out) or reported).removeprefix(
+                "the train command could not be started: "
+            )
         how = f"exit status {status}" if status >= 0 else f"ended by {signal.Signals(-status).name}"
-        return f"{how}: {said}"
+        return f"{how}: {reported}"
 
 
 def cannot_launch(arguments: Sequence[str], cwd: Path) -> str | None:
@@ -181,7 +183,7 @@ def last_words(out: Path) -> str:
     for name in (STDERR, STDOUT):
         lines = [line for line in _tail(out / name) if not line.startswith(_FRAMES)]
         if lines:
-            return masked(" | ".join(line[:200] for line in lines[-_SAID:]))  # it is kept in the study
+            return masked(" | ".join(line[:200] for line in lines[-_REPORTED:]))  # it is kept in the study
     return "it printed nothing"
 
 

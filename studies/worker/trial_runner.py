@@ -176,9 +176,9 @@ def recover_attempt(
         return taken
     set_attributes(storage, attempt["trial_id"], {"checkpoints_after_loss": _curve(project, found)})
     record_measured(storage, project.name, project.objectives, found)
-    said = {"resume_from": found[-1].path}
-    set_attributes(storage, taken.trial_id, said)
-    return replace(taken, attributes={**taken.attributes, **said})
+    resumed = {"resume_from": found[-1].path}
+    set_attributes(storage, taken.trial_id, resumed)
+    return replace(taken, attributes={**taken.attributes, **resumed})
 
 
 def _new_folder(project: Project, number: int) -> Path:
@@ -202,8 +202,10 @@ def _new_folder(project: Project, number: int) -> Path:
 def _files(out: Path) -> frozenset[tuple[str, Identity]]:
     """What a run's folder looks like from outside: its checkpoints, and the files beside them that speak of them."""
     seen = scan(out)
-    beside = [known for _, sides in side_files_by_run(seen) for files in sides.files.values() for known in files]
-    return frozenset((str(path), identity) for path, identity in [*((f.path, f.identity) for f in seen.files), *beside])
+    side_files = [known for _, held in side_files_by_run(seen) for files in held.files.values() for known in files]
+    return frozenset(
+        (str(path), identity) for path, identity in [*((f.path, f.identity) for f in seen.files), *side_files]
+    )
 
 
 def _checkpoints_in(catalogue: Catalogue, out: Path) -> list[Checkpoint]:
@@ -221,7 +223,7 @@ def _curve(project: Project, checkpoints: Sequence[Checkpoint]) -> list[dict[str
     ]
 
 
-def _said(checkpoint: Checkpoint) -> tuple[object, ...]:
+def _stated(checkpoint: Checkpoint) -> tuple[object, ...]:
     """What is reported of a checkpoint: a side file may add to it later."""
     return checkpoint.sha256, checkpoint.epoch, checkpoint.metrics
 
@@ -383,7 +385,7 @@ class Run:
         if not report.still_writing:  # what is still being written is looked at again
             self._seen = seen
         found = _checkpoints_in(self.catalogue, out)
-        if list(map(_said, found)) == list(map(_said, self.checkpoints)):
+        if list(map(_stated, found)) == list(map(_stated, self.checkpoints)):
             return False
         self.checkpoints = found
         if self.training.poll() is None:
@@ -395,12 +397,12 @@ class Run:
         metrics = None if last is None else last.metrics
         values = None if metrics is None else complete_values(self.project.objectives, metrics)
         state, failure = TrialState.COMPLETE, None
-        said: dict[str, Any] = {}
+        attributes: dict[str, Any] = {}
         if self.decision is not None:
             # Optuna takes no values with PRUNED; what was measured is in the attributes, and every checkpoint is a
             # trial of the study of measurements.
             state, values, failure = TrialState.PRUNED, None, self.decision.reason
-            said = {"pruned.probability": float(self.decision.probability), "pruned.reason": self.decision.reason}
+            attributes = {"pruned.probability": float(self.decision.probability), "pruned.reason": self.decision.reason}
         elif status != 0:
             if last is None and not self.training.was_launched(status):
                 return self._not_launched(status)
@@ -408,18 +410,18 @@ class Run:
         elif values is None or not self.training.launch.out.is_dir():
             state, values, failure = TrialState.FAIL, None, self._nothing_measured(last)
         if self.control_decision is not None:
-            said |= {
+            attributes |= {
                 "control.probability": float(self.control_decision.probability),
                 "control.checkpoints": self._control_after,
             }
         provenance = "training failed" if state == TrialState.FAIL else "measured"
-        said |= outcome_attributes(metrics, None if last is None else last.path, provenance)
+        attributes |= outcome_attributes(metrics, None if last is None else last.path, provenance)
         if state == TrialState.FAIL:
-            said["failure"] = failure
-        said["checkpoints"] = _curve(self.project, self.checkpoints)
+            attributes["failure"] = failure
+        attributes["checkpoints"] = _curve(self.project, self.checkpoints)
         if self.checkpoints:  # before the trial ends: whoever is cut off here does both again
             record_measured(self.storage, self.project.name, self.project.objectives, self.checkpoints)
-        if lost or not finish(self.storage, self.taken.trial_id, state, values, said):
+        if lost or not finish(self.storage, self.taken.trial_id, state, values, attributes):
             state = TrialState.RUNNING  # somebody else's now
         ended: dict[TrialState, State] = {
             TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "fail",

@@ -505,9 +505,9 @@ class Worker:
         for text in news:
             self.notify(Event("merged", text))
         what = ("nothing could be proposed", "learning in the background failed")
-        for said, failure, before in zip(what, failures, self._learner_failures, strict=True):
+        for problem, failure, before in zip(what, failures, self._learner_failures, strict=True):
             if failure is not None and failure != before:
-                self.notify(Event("failure", f"{said}: {failure}"))
+                self.notify(Event("failure", f"{problem}: {failure}"))
         self._learner_failures = failures
         return bool(news)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
@@ -26,6 +27,10 @@ _NOT_OURS = re.compile(
     r"|\bD\d+\b|FACTS\.md|HOUSE\.md|†",
     re.IGNORECASE,
 )
+
+
+_NO_NAMES = {"beside", "said", "sides", "told"}
+"""Words of names that do not say what a thing is: a metric, a message, an attribute, a side file."""
 
 
 def _anchors(page: Path) -> set[str]:
@@ -62,7 +67,21 @@ def test_names_and_comments_of_a_room_are_the_fields_words(room):
         for file in files
         for match in _NOT_OURS.finditer(re.sub(r"[_\d]+", " ", file.read_text(encoding="utf-8")))
     ]
+    found += [
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in files
+        for name in _names(ast.parse(file.read_text(encoding="utf-8")))
+        if _NO_NAMES.intersection(name.lower().split("_"))
+    ]
     assert found == []
+
+
+def _names(tree: ast.AST) -> set[str]:
+    """Names of variables, attributes, parameters, functions and classes."""
+    fields = {ast.Name: "id", ast.Attribute: "attr", ast.arg: "arg", ast.keyword: "arg", ast.alias: "asname"}
+    found = {getattr(node, fields[type(node)]) for node in ast.walk(tree) if type(node) in fields}
+    found |= {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    return found - {None}
 
 
 def test_every_page_and_folder_of_the_docs_that_code_names_exists():

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Table, delete, insert, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from epsopt.zoo.catalogue.database import driver_message, open_database, reading, writing
-from epsopt.zoo.catalogue.listing import Listing, listing, said_of_files, says_not_finite, whole_runs
+from epsopt.zoo.catalogue.listing import Listing, listing, metadata_of_files, says_not_finite, whole_runs
 from epsopt.zoo.catalogue.renaming import under_new_names
 from epsopt.zoo.catalogue.tables import (
     artifacts,
@@ -173,8 +173,10 @@ class Catalogue:
         with self.reading() as connection:
             found = whole_runs(connection)
         rows = sorted(found.runs.values(), key=lambda r: (found.names[r.id], r.path))
-        said = {r.id: under_new_names(found.hyperparameters[r.id], self.rename_hyperparameters) for r in rows}
-        return [Run(r.id, found.names[r.id], r.path, said[r.id]) for r in rows]
+        hyperparameters = {
+            r.id: under_new_names(found.hyperparameters[r.id], self.rename_hyperparameters) for r in rows
+        }
+        return [Run(r.id, found.names[r.id], r.path, hyperparameters[r.id]) for r in rows]
 
     def checkpoints(self, *, signature: str | None = None, within: Path | None = None) -> list[Checkpoint]:
         """Return all checkpoints, or those of one signature, or of the runs in one folder.
@@ -267,7 +269,7 @@ class Catalogue:
             Their number by the name of their run, of runs that have any.
         """
         with self.reading() as connection:
-            broken = said_of_files(connection, "nan_weights").keys()
+            broken = metadata_of_files(connection, "nan_weights").keys()
             found = listing(connection) if broken else None
         if found is None:
             return {}
@@ -281,8 +283,8 @@ class Catalogue:
             paths: of the files to look at; None: all.
         """
         with self.reading() as connection:
-            said = said_of_files(connection, "notes")
-        return {path: notes for path, notes in said.items() if paths is None or path in paths}
+            notes_of = metadata_of_files(connection, "notes")
+        return {path: notes for path, notes in notes_of.items() if paths is None or path in paths}
 
     def renamed(self, metrics: dict[str, float | None]) -> dict[str, float | None]:
         """Return metrics under the names that they are to have; one that has its name already is kept over others.

@@ -156,17 +156,17 @@ def _integrity(connection: Connection, url: str) -> Iterator[Damage]:
         return
     file = make_url(url).database
     try:
-        said = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(20)")]
+        problems = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(20)")]
     except DBAPIError as error:
-        said = [driver_message(error)]
-    said = [line for line in said if line != "ok"]
-    if not said:
+        problems = [driver_message(error)]
+    problems = [line for line in problems if line != "ok"]
+    if not problems:
         return
-    if all("index" in line for line in said):
-        yield Damage(f"the database's indexes are damaged: {said[0]}", f"sqlite3 {file} REINDEX")
+    if all("index" in line for line in problems):
+        yield Damage(f"the database's indexes are damaged: {problems[0]}", f"sqlite3 {file} REINDEX")
         return
-    first = " ".join(said[0].split())
-    yield damaged_file(url, first + (f" (and {len(said) - 1} more)" if len(said) > 1 else ""))
+    first = " ".join(problems[0].split())
+    yield damaged_file(url, first + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
 
 
 def damaged_file(url: str, why: str) -> Damage:
@@ -184,9 +184,9 @@ def _version(connection: Connection) -> Iterator[Damage]:
     query = select(_raw(meta.c.value)).where(meta.c.key == "schema_version")
     rows = connection.execute(query).scalars().all()
     if not rows or not str(rows[0]).isdecimal():
-        said = repr(rows[0])[:40] if rows else "missing"
+        value = repr(rows[0])[:40] if rows else "missing"
         yield Damage(
-            f"the catalogue's version is {said}, expected {SCHEMA_VERSION}", REPAIR, meta.name, "schema_version"
+            f"the catalogue's version is {value}, expected {SCHEMA_VERSION}", REPAIR, meta.name, "schema_version"
         )
 
 

@@ -220,18 +220,18 @@ def _pragma(connection: Connection, statement: str) -> None:
 
 def driver_message(error: DBAPIError) -> str:
     """Return the first line of what the database driver said, with what to do where that is known."""
-    said = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
-    if isinstance(error, OperationalError) and ("readonly" in said or "unable to open" in said):
-        return f"{said}: make the file and its folder writable"
-    if "disk is full" in said:
-        return f"{said}: free some space and run the command again, nothing is lost"
-    if "disk I/O error" in said:
+    message = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+    if isinstance(error, OperationalError) and ("readonly" in message or "unable to open" in message):
+        return f"{message}: make the file and its folder writable"
+    if "disk is full" in message:
+        return f"{message}: free some space and run the command again, nothing is lost"
+    if "disk I/O error" in message:
         return (
-            f"{said}: check the disk's space, your quota and the disk itself, "
+            f"{message}: check the disk's space, your quota and the disk itself, "
             "and run the command again: what was finished is kept"
         )
-    if "file is not a database" in said:
-        return f"{said}: the file holds something else, choose another name"
-    if "malformed" in said or "could not decode" in said.lower():
-        return f"{said}: the database is damaged, 'epsopt check' says where and what mends it"
-    return said
+    if "file is not a database" in message:
+        return f"{message}: the file holds something else, choose another name"
+    if "malformed" in message or "could not decode" in message.lower():
+        return f"{message}: the database is damaged, 'epsopt check' says where and what mends it"
+    return message

@@ -115,7 +115,7 @@ def listing(connection: Connection) -> Listing:
     """Read all checkpoints, and put together what is one."""
     found = whole_runs(connection)
     parts = found.parts
-    beside = _metrics_beside(connection)
+    side_metrics = _side_file_metrics(connection)
     members: dict[int, list[Any]] = {}
     for file in connection.execute(select(files.c.checkpoint_id, files.c.path, files.c.sha256).order_by(files.c.path)):
         members.setdefault(file.checkpoint_id, []).append(file)
@@ -126,12 +126,12 @@ def listing(connection: Connection) -> Listing:
         metrics: Metrics = {}
         hashes = dict.fromkeys([*(m.sha256 for m in own if m.sha256 is not None), row.sha256])
         for sha256 in hashes:
-            metrics.update(beside.get((row.run_id, sha256), {}))
+            metrics.update(side_metrics.get((row.run_id, sha256), {}))
             holding[row.run_id, sha256] = row.id
         metrics = known_metrics(row.layout, json.loads(row.metrics), metrics)
         listed[row.id] = Listed(row, metrics, row.run_id, row.epoch, [m.path for m in own])
     for part, whole in parts.items():
-        _join(part, whole, listed, holding, beside)
+        _join(part, whole, listed, holding, side_metrics)
     shown = [one for one in listed.values() if one.run_id not in parts]
     return Listing(shown, found.runs, found.hyperparameters, parts, found.names)
 
@@ -144,11 +144,11 @@ def says_not_finite(connection: Connection) -> bool:
     return False
 
 
-def said_of_files(connection: Connection, key: str) -> dict[str, Any]:
+def metadata_of_files(connection: Connection, key: str) -> dict[str, Any]:
     """Return what files say under a key that few have, by path."""
     query = select(files.c.path, files.c.metadata).where(files.c.metadata.contains(f'"{key}"', autoescape=True))
-    said = {r.path: json.loads(r.metadata) for r in connection.execute(query.order_by(files.c.path))}
-    return {path: metadata[key] for path, metadata in said.items() if key in metadata}
+    by_path = {r.path: json.loads(r.metadata) for r in connection.execute(query.order_by(files.c.path))}
+    return {path: metadata[key] for path, metadata in by_path.items() if key in metadata}
 
 
 def _join(
@@ -156,10 +156,10 @@ def _join(
     whole: int,
     listed: dict[int, Listed],
     holding: Mapping[tuple[int, str], int],
-    beside: Mapping[tuple[int, str], Metrics],
+    side_metrics: Mapping[tuple[int, str], Metrics],
 ) -> None:
     """Add what is known of the checkpoints of one run to those of the run that it is a part of."""
-    for (run_id, sha256), metrics in beside.items():
+    for (run_id, sha256), metrics in side_metrics.items():
         if run_id == part and (i := holding.get((whole, sha256))) is not None:
             listed[i].metrics = {**metrics, **listed[i].metrics}
     for (run_id, sha256), j in holding.items():
@@ -170,7 +170,7 @@ def _join(
             one.paths += [path for path in other.paths if path not in one.paths]
 
 
-def _metrics_beside(connection: Connection) -> dict[tuple[int, str], Metrics]:
+def _side_file_metrics(connection: Connection) -> dict[tuple[int, str], Metrics]:
     """Return what side files tell of checkpoints, by run and SHA-256."""
     query = select(run_metadata.c.run_id, run_metadata.c.metrics).where(run_metadata.c.metrics != "{}")
     rows = connection.execute(query).all()

@@ -102,10 +102,12 @@ def refresh_run(connection: Connection, run_id: int) -> None:
         return
     telling = [r for r in rows if r.hyperparameters != "{}"] or rows
     newest = max(telling, key=lambda r: (-1 if r.epoch is None else r.epoch, r.path))
-    beside = connection.execute(select(run_metadata.c.hyperparameters).where(run_metadata.c.run_id == run_id)).scalar()
-    both = newest.hyperparameters if beside in (None, "{}") else _merged(beside, newest.hyperparameters)
+    side_values = connection.execute(
+        select(run_metadata.c.hyperparameters).where(run_metadata.c.run_id == run_id)
+    ).scalar()
+    both = newest.hyperparameters if side_values in (None, "{}") else _merged(side_values, newest.hyperparameters)
     connection.execute(update(runs).where(runs.c.id == run_id).values(hyperparameters=both))
 
 
-def _merged(beside: str, said: str) -> str:
-    return json.dumps(with_defaults(json.loads(said), json.loads(beside)))
+def _merged(side_values: str, own: str) -> str:
+    return json.dumps(with_defaults(json.loads(own), json.loads(side_values)))

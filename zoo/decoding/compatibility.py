@@ -33,20 +33,20 @@ def require_content(checkpoint: OpenCheckpoint, sha256: str) -> None:
     _COMPARED[path] = (checkpoint.source.identity, sha256)
 
 
-def open_parent(stack: ExitStack, said: Mapping[str, str], limits: Limits, weights_key: str) -> EffectiveWeights:
+def open_parent(stack: ExitStack, parent: Mapping[str, str], limits: Limits, weights_key: str) -> EffectiveWeights:
     """Open a checkpoint that is merged or compared, for as long as a stack lasts.
 
     Args:
         stack: closes it.
-        said: its path and the content hash that the catalogue has of it.
+        parent: its path and the content hash that the catalogue has of it.
         limits: what reading it may cost.
         weights_key: the keys that lead to its weights, joined with dots; empty to find them.
 
     Raises:
         UnreadableCheckpoint: it is not what the catalogue says.
     """
-    checkpoint = stack.enter_context(open_checkpoint(location(said["path"]), limits, weights_key))
-    require_content(checkpoint, said["sha256"])
+    checkpoint = stack.enter_context(open_checkpoint(location(parent["path"]), limits, weights_key))
+    require_content(checkpoint, parent["sha256"])
     return effective_weights(checkpoint, limits)
 
 

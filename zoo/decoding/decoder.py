@@ -108,8 +108,8 @@ class WeightDecoder:
             EpsoptError: one is gone, changed since it was ingested, or of another architecture; it is named.
         """
         size = sum(_size(parent.path) for parent in (base, *checkpoints))
-        said = [{"path": p.path, "sha256": p.sha256} for p in (base, *checkpoints)]
-        request = {"kind": "products", "base": said[0], "checkpoints": said[1:], "weights_key": self._weights_key}
+        parents = [{"path": p.path, "sha256": p.sha256} for p in (base, *checkpoints)]
+        request = {"kind": "products", "base": parents[0], "checkpoints": parents[1:], "weights_key": self._weights_key}
         return WeightProducts.from_message(*_read(self._reading, location(base.path), size, request))
 
     def measure(self, decoded: Decoded, title: str = "decoded weights") -> Metrics:

@@ -135,8 +135,8 @@ class KeptEvaluations:
         parents = [p.sha256 for p in recombination.parents]
         rows = [[round(c, _DIGITS) + 0.0 for c in row] for row in recombination.coefficients]
         operator = recombination.operator_json()
-        said = json.dumps([self._project, self._means, parents, rows, recombination.groups, operator])
-        return hashlib.sha256(said.encode()).hexdigest()
+        document = json.dumps([self._project, self._means, parents, rows, recombination.groups, operator])
+        return hashlib.sha256(document.encode()).hexdigest()
 
 
 def _read(data: bytes, to: Path) -> KeptEvaluation | None:

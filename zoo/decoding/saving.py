@@ -132,23 +132,28 @@ def _write_torch(decoded: Decoded, path: Path, provenance: Provenance) -> None:
     layout = decoded.layout
     weights = {layout["names"][n]: t for n, t in decoded.tensors().items()}
     if layout["bare"]:
-        _write_beside(decoded, path, provenance)
+        _write_side_files(decoded, path, provenance)
         with atomic_file(path) as file:
             torch.save(weights, file)
         return
-    beside: dict[str, Any] = {"metrics": _measured(provenance), "epsopt": provenance.to_json(decoded.recombination)}
+    side_content: dict[str, Any] = {
+        "metrics": _measured(provenance),
+        "epsopt": provenance.to_json(decoded.recombination),
+    }
     about = layout["about"] if layout["kept"] else {k: {**v, RECOMBINED: True} for k, v in layout["about"].items()}
     if not layout["kept"]:
         about = about or {"config": {RECOMBINED: True}}
     with atomic_file(path) as file:
-        torch.save({**_nested(layout["weights"] or "state_dict", weights), **about, **layout["kept"], **beside}, file)
+        torch.save(
+            {**_nested(layout["weights"] or "state_dict", weights), **about, **layout["kept"], **side_content}, file
+        )
 
 
 def _write_archive(decoded: Decoded, path: Path, provenance: Provenance) -> None:
     """Write an archive of Stable-Baselines3: that of the parent that counts most, with the merged policy in it."""
     names = decoded.layout["names"]
     weights = {names[n]: t.clone() for n, t in decoded.tensors().items()}
-    _write_beside(decoded, path, provenance)
+    _write_side_files(decoded, path, provenance)
     with (
         location(decoded.layout["like"]).open("rb") as parent,
         zipfile.ZipFile(parent) as old,
@@ -163,12 +168,12 @@ def _write_archive(decoded: Decoded, path: Path, provenance: Provenance) -> None
                 new.writestr(record, old.read(record))
 
 
-def _write_beside(decoded: Decoded, path: Path, provenance: Provenance) -> None:
+def _write_side_files(decoded: Decoded, path: Path, provenance: Provenance) -> None:
     """Say beside a file that has no room for it where it comes from, and that it is a merge."""
-    beside = {"metrics": _measured(provenance), "epsopt": provenance.to_json(decoded.recombination)}
+    side_content = {"metrics": _measured(provenance), "epsopt": provenance.to_json(decoded.recombination)}
     about = {**decoded.layout["about"], "config": {**decoded.layout["about"].get("config", {}), RECOMBINED: True}}
-    _write_json(path.with_suffix(".json"), {**about, **beside})
-    for name, content in ((CONFIG, about["config"]), ("metrics.json", beside["metrics"])):
+    _write_json(path.with_suffix(".json"), {**about, **side_content})
+    for name, content in ((CONFIG, about["config"]), ("metrics.json", side_content["metrics"])):
         if content and not (path.parent / name).exists():
             _write_json(path.parent / name, content)
 
@@ -182,7 +187,7 @@ def _write_companions(decoded: Decoded, folder: Path) -> None:
     like = str(decoded.layout["like"])
     adapter, config = decoded.layout["adapter"], decoded.layout["config"]
     if not is_url(like):
-        for file in _beside(Path(like)):
+        for file in _side_files(Path(like)):
             if file.name == ADAPTER and adapter is not None:
                 continue
             if file.name == CONFIG and config is not None:
@@ -197,7 +202,7 @@ def _write_companions(decoded: Decoded, folder: Path) -> None:
         _write_text(folder / "mergekit.yml", recipe)
 
 
-def _beside(model: Path) -> list[Path]:
+def _side_files(model: Path) -> list[Path]:
     """Return what goes with a model: in its own folder, or, as a tokenizer may be saved once for all, above it."""
     found: dict[str, Path] = {}
     for folder in (model.parent, model.parent.parent):

@@ -63,9 +63,9 @@ def weight_products(request: Mapping[str, Any], limits: Limits) -> tuple[dict[st
     with contextlib.ExitStack() as stack:
         opened = [
             None
-            if said["path"].startswith(ADAPTED)
-            else open_parent(stack, said, limits, request.get("weights_key", ""))
-            for said in [request["base"], *request["checkpoints"]]
+            if parent["path"].startswith(ADAPTED)
+            else open_parent(stack, parent, limits, request.get("weights_key", ""))
+            for parent in [request["base"], *request["checkpoints"]]
         ]
         there = [held for held in opened if held is not None]
         require_compatible(there)

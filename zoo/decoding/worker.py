@@ -68,8 +68,8 @@ def recombine(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
                     f"{recombination.operator} merges whole models, and this is an adapter: merge adapters linearly",
                 )
             if recombination.base is not None:
-                said = {"path": recombination.base.path, "sha256": recombination.base.sha256}
-                base = open_parent(stack, said, limits, request.get("weights_key", ""))
+                held = {"path": recombination.base.path, "sha256": recombination.base.sha256}
+                base = open_parent(stack, held, limits, request.get("weights_key", ""))
         require_compatible([*there, *([] if base is None else [base])])
         parts = Parts(recombination, tuple(opened), base)
         merged = merged_adapter(parts, request.get("rank"))

@@ -32,7 +32,7 @@ _LISTED = 3
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Stated:
     epoch: int | None
     path: str
     hyperparameters: Mapping[str, Any]
@@ -68,7 +68,7 @@ def changed_hyperparameters(catalogue: Catalogue, run_paths: Collection[str]) ->
             if before is None or _moment(row.epoch, row.file) > _moment(*before):
                 held[row.hyperparameters] = (row.epoch, row.file)
     found = (
-        _of_run([_Said(epoch, path, json.loads(text)) for text, (epoch, path) in held.items()])
+        _of_run([_Stated(epoch, path, json.loads(text)) for text, (epoch, path) in held.items()])
         for held in texts.values()
         if len(held) > 1
     )
@@ -79,16 +79,16 @@ def _moment(epoch: int | None, path: str) -> tuple[int, str]:
     return (-1 if epoch is None else epoch, path)
 
 
-def _of_run(all_said: Sequence[_Said]) -> Failure | None:
-    said = [s for s in all_said if not s.hyperparameters.get(RECOMBINED)]  # a merge was not trained with any
-    if len(said) < 2:
+def _of_run(everything: Sequence[_Stated]) -> Failure | None:
+    stated = [s for s in everything if not s.hyperparameters.get(RECOMBINED)]  # a merge was not trained with any
+    if len(stated) < 2:
         return None
-    newest = max(said, key=lambda s: _moment(s.epoch, s.path))
+    newest = max(stated, key=lambda s: _moment(s.epoch, s.path))
     changed = []
     for name, value in newest.hyperparameters.items():
         if any(word.lower() in _RESUMING for word in _WORD.findall(name)):
             continue
-        other = next((s for s in said if name in s.hyperparameters and s.hyperparameters[name] != value), None)
+        other = next((s for s in stated if name in s.hyperparameters and s.hyperparameters[name] != value), None)
         if other is not None:
             before = f"{_shown(other.hyperparameters[name])} in {visible(PurePath(other.path).name)}"
             changed.append(f"{visible(name)} ({before}, {_shown(value)} here)")

@@ -51,7 +51,7 @@ def set_aside(seen: Scan, pool: Callable[[], ReaderPool], catalogue: Catalogue |
     for found in seen.files:
         members.setdefault(found.run_path, []).append(found)
     known = {} if catalogue is None else _kept_records(catalogue)
-    said: dict[str, _TrackerRecord] = {}
+    records: dict[str, _TrackerRecord] = {}
     questions: dict[tuple[str, Path], list[str]] = {}
     identities: dict[Path, Identity] = {}
     for run in members:
@@ -62,7 +62,7 @@ def set_aside(seen: Scan, pool: Callable[[], ReaderPool], catalogue: Catalogue |
             identities[file] = identity
             before = known.get(run)
             if before is not None and before.identity == _listed(identity):
-                said[run] = before
+                records[run] = before
             else:
                 questions.setdefault((layout, file), []).append(run)
     asked = [(layout, file, run) for (layout, file), about in questions.items() for run in _batches(about)]
@@ -72,12 +72,12 @@ def set_aside(seen: Scan, pool: Callable[[], ReaderPool], catalogue: Catalogue |
     ]
     for (_, file, about), answer in zip(asked, ask(pool(), headers) if headers else [], strict=True):
         if answer["status"] == "deleted":
-            said |= {run: _TrackerRecord(_listed(identities[file]), answer["reasons"].get(run)) for run in about}
-    gone = {run: s.reason for run, s in said.items() if s.reason is not None}
+            records |= {run: _TrackerRecord(_listed(identities[file]), answer["reasons"].get(run)) for run in about}
+    gone = {run: s.reason for run, s in records.items() if s.reason is not None}
     seen.files = [found for found in seen.files if found.run_path not in gone]
     if catalogue is not None:
-        if any(known.get(run) != s for run, s in said.items()):
-            text = json.dumps({run: [s.identity, s.reason] for run, s in sorted({**known, **said}.items())})
+        if any(known.get(run) != s for run, s in records.items()):
+            text = json.dumps({run: [s.identity, s.reason] for run, s in sorted({**known, **records}.items())})
             catalogue.put_artifact(_KIND, _KEY, text.encode(), {})
         _delete_checkpoints(catalogue, {*gone, *_former(seen)})
     named = [*(Failure(run, reason) for run, reason in gone.items()), *_trashed(seen)]

@@ -230,8 +230,8 @@ def _noted(catalogue: Catalogue, seen: Sequence[CheckpointFile]) -> list[Failure
     """Say each sentence about what checkpoints say and was not taken once a run."""
     run_of = {str(f.path): f.run_path for f in seen}
     notes: dict[tuple[str, str], list[str]] = {}
-    for path, said in catalogue.notes(run_of).items():
-        for note in said:
+    for path, sentences in catalogue.notes(run_of).items():
+        for note in sentences:
             notes.setdefault((run_of[path], note), []).append(path)
     return [
         Failure(paths[0], f"{note} (so do {count(len(paths) - 1, 'other checkpoint')})" if paths[1:] else note)

@@ -53,20 +53,20 @@ def _tables(folder: Path, folders: Folders, depth: int) -> list[Path]:
     return found
 
 
-def parse_side_files(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(reader: SideFileReader) -> RunMetadata:
     """Read the tables, each by its step."""
-    metadata = RunMetadata(failures=sides.failures)
+    metadata = RunMetadata(failures=reader.failures)
     latest: Row | None = None
-    for file in sides.files:
+    for file in reader.files:
         if file.suffix == ".yaml":
-            metadata.hyperparameters.update(flat(sides.structure(file)))
+            metadata.hyperparameters.update(flat(reader.structure(file)))
         elif file.suffix == ".json":
-            tree = sides.json(file)
+            tree = reader.json(file)
             if isinstance(tree, Mapping):
                 values = {name.replace(".", "/"): value for name, value in flat(tree).items() if name != "step"}
                 latest = Row(*place_of(tree), metrics_of(values, no_tensor))
         else:
-            metadata.rows += _rows(sides, file)
+            metadata.rows += _rows(reader, file)
     if latest is not None:
         known = {name for row in metadata.rows for name in row.metrics}
         left = {name: value for name, value in latest.metrics.items() if name not in known}
@@ -74,14 +74,14 @@ def parse_side_files(sides: SideFileReader) -> RunMetadata:
     return metadata
 
 
-def _rows(sides: SideFileReader, file: Path) -> list[Row]:
+def _rows(reader: SideFileReader, file: Path) -> list[Row]:
     """Return a row for each step of one metric, called by the folders below that of all metrics."""
-    place = file.relative_to(sides.run / FOLDER)
+    place = file.relative_to(reader.run / FOLDER)
     inside = next((place.relative_to(Path(*parts)) for parts in _TABLES if place.is_relative_to(Path(*parts))), place)
     name = inside.with_suffix("").as_posix()
     return [
         Row(row.epoch, row.step, {name: row.metrics[file.stem]})
-        for row in rows_of(sides.table(file))
+        for row in rows_of(reader.table(file))
         if file.stem in row.metrics
     ]
 

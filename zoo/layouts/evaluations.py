@@ -17,7 +17,7 @@ _NAMES = (("results", "eval/mean_reward"), ("ep_lengths", "eval/mean_ep_length")
 """Arrays of shape (evaluations, episodes), and what the callback calls their means in its other logs."""
 
 
-def evaluations(sides: SideFileReader, path: Path) -> list[Row]:
+def evaluations(reader: SideFileReader, path: Path) -> list[Row]:
     """Return one row for each evaluation.
 
     Raises:
@@ -25,7 +25,7 @@ def evaluations(sides: SideFileReader, path: Path) -> list[Row]:
     """
     import numpy as np
 
-    with open_source(path, sides.limits) as source:
+    with open_source(path, reader.limits) as source:
         if source.size > _BYTES:
             raise SideError(f"{source.size:,} bytes, more than the {_BYTES:,} that are read of such a log")
         data = bytes(source.read(0, source.size))

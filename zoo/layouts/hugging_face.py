@@ -120,22 +120,22 @@ def whole_name(path: Path) -> str:
     return path.name if len(shards(path)) == 1 else _SHARD.sub("", path.name)
 
 
-def parse_side_files(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(reader: SideFileReader) -> RunMetadata:
     """Read the newest history of metrics that can be read, and what is repeated of the arguments."""
-    metadata = RunMetadata(failures=sides.failures)
+    metadata = RunMetadata(failures=reader.failures)
     for name in (CONFIG, ADAPTER):
-        tree = {k: _in_order(k, v) for k, v in (_first(sides, name) or {}).items()}
+        tree = {k: _in_order(k, v) for k, v in (_first(reader, name) or {}).items()}
         found = flat(tree).items()
         metadata.hyperparameters.update((k, v) for k, v in found if not _NO_HYPERPARAMETER.fullmatch(k))
-    for file in sides.named(*RECIPES):
-        recipe = sides.yaml(file)
+    for file in reader.named(*RECIPES):
+        recipe = reader.yaml(file)
         if isinstance(recipe, Mapping) and isinstance(method := recipe.get("merge_method"), str):
             metadata.hyperparameters |= {RECOMBINED: True, "merge_method": method}
             break
-    state = _first(sides, STATE)
+    state = _first(reader, STATE)
     if state is not None:
         _parse_trainer_state(metadata, state)
-    metadata.after = _after_training(sides, metadata)
+    metadata.after = _after_training(reader, metadata)
     return metadata
 
 
@@ -145,8 +145,8 @@ def _in_order(name: str, value: Any) -> Any:
     return sorted(value) if named else value
 
 
-def _first(sides: SideFileReader, name: str) -> Mapping[str, Any] | None:
-    return next((tree for file in sides.named(name) if isinstance(tree := sides.json(file), Mapping)), None)
+def _first(reader: SideFileReader, name: str) -> Mapping[str, Any] | None:
+    return next((tree for file in reader.named(name) if isinstance(tree := reader.json(file), Mapping)), None)
 
 
 def _parse_trainer_state(metadata: RunMetadata, state: Mapping[str, Any]) -> None:
@@ -213,15 +213,15 @@ def _end(history: Sequence[Mapping[str, Any]]) -> int:
     return next((i for i, e in reversed(list(enumerate(history))) if "train_runtime" in e), len(history))
 
 
-def _after_training(sides: SideFileReader, metadata: RunMetadata) -> AfterTraining | None:
+def _after_training(reader: SideFileReader, metadata: RunMetadata) -> AfterTraining | None:
     """Return what was measured once training had ended, and on which checkpoint as far as that shows."""
-    file = next((f for f in sides.named(STATE) if f.parent == sides.run), None)
-    state = sides.json(file) if file is not None else None
-    state = state if isinstance(state, Mapping) else _first(sides, STATE) or {}
+    file = next((f for f in reader.named(STATE) if f.parent == reader.run), None)
+    state = reader.json(file) if file is not None else None
+    state = state if isinstance(state, Mapping) else _first(reader, STATE) or {}
     history = _history(state)
     found: dict[str, float | None] = {}
     for name in RESULTS:
-        found |= _measured(_first(sides, name) or {})
+        found |= _measured(_first(reader, name) or {})
     for entry in history[_end(history) :]:
         found |= _measured(entry)
     best, last = state.get("best_model_checkpoint"), state.get("global_step")
@@ -231,7 +231,7 @@ def _after_training(sides: SideFileReader, metadata: RunMetadata) -> AfterTraini
     if not found:  # a model that was saved at the end is the last checkpoint, if not the best
         values = _logged(metadata, newest)
         return AfterTraining(values, newest if one else None, None) if values else None
-    source = str(file or next(iter(sides.named(*RESULTS, STATE))))
+    source = str(file or next(iter(reader.named(*RESULTS, STATE))))
     alike = [newest] if one else [name for name in (best, newest) if _repeats(found, _logged(metadata, name))]
     return AfterTraining(found, alike[0] if len(alike) == 1 else None, source)
 

@@ -47,12 +47,12 @@ def side_files(run: Path, _held: Sequence[Path], folders: Folders) -> list[Path]
     return [*found[:1], *folders.those(output / FOLDER, (OWN,))]
 
 
-def parse_side_files(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(reader: SideFileReader) -> RunMetadata:
     """Read the configuration; interpolations stay text where they are not plain."""
-    metadata = RunMetadata(failures=sides.failures)
+    metadata = RunMetadata(failures=reader.failures)
     choices: dict[str, Plain] = {}
-    for file in sides.files:
-        tree = sides.yaml(file)
+    for file in reader.files:
+        tree = reader.yaml(file)
         if Path(file).name == OWN:
             choices = _choices(tree)
             continue

@@ -40,11 +40,11 @@ def _unknown(_checkpoint: OpenCheckpoint) -> ParsedCheckpoint | None:
     return None
 
 
-def _silent(_sides: SideFileReader) -> RunMetadata:
+def _silent(_reader: SideFileReader) -> RunMetadata:
     return RunMetadata()
 
 
-def _none_deleted(_sides: SideFileReader, _runs: Sequence[Path]) -> dict[str, str]:
+def _none_deleted(_reader: SideFileReader, _runs: Sequence[Path]) -> dict[str, str]:
     return {}
 
 

@@ -222,15 +222,15 @@ def _scores(state: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in kept.items() if isinstance(k, str)} if isinstance(kept, Mapping) else {}
 
 
-def parse_side_files(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(reader: SideFileReader) -> RunMetadata:
     """Read hparams.yaml, metrics.csv and LightningCLI's config.yaml."""
-    metadata = RunMetadata(failures=sides.failures)
-    for file in sides.named("hparams.yaml"):
-        metadata.hyperparameters = flat(sides.yaml(file))
-    for file in sides.named(CONFIG):
-        metadata.hyperparameters |= cli_parameters(sides.yaml(file))
-    for file in sides.named("metrics.csv"):
-        metadata.rows = rows_of(sides.table(file))
+    metadata = RunMetadata(failures=reader.failures)
+    for file in reader.named("hparams.yaml"):
+        metadata.hyperparameters = flat(reader.yaml(file))
+    for file in reader.named(CONFIG):
+        metadata.hyperparameters |= cli_parameters(reader.yaml(file))
+    for file in reader.named("metrics.csv"):
+        metadata.rows = rows_of(reader.table(file))
     return metadata
 
 

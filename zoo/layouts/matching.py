@@ -118,11 +118,11 @@ def _one_behind(rows: Sequence[Row], positions: Sequence[Position], clocks: _Clo
 
 def _take_from_rivals(metadata: RunMetadata, positions: Sequence[Position], out: dict[str, dict[str, _Value]]) -> None:
     """Leave checkpoints that the log may not speak of without its values, and say each reason once."""
-    said: dict[str, dict[str, Position]] = {}
+    by_name: dict[str, dict[str, Position]] = {}
     for p in positions:
         if p.rival is not None and out.pop(p.key, None) is not None and p.rival:
-            said.setdefault(_DIGITS.sub("#", p.rival), {}).setdefault(f"{p.epoch} {p.step}", p)
-    for moments in said.values():
+            by_name.setdefault(_DIGITS.sub("#", p.rival), {}).setdefault(f"{p.epoch} {p.step}", p)
+    for moments in by_name.values():
         first, *others = moments.values()
         more = f" (so it is at {count(len(others), 'other moment')})" if others else ""
         metadata.failures.append((first.path, f"{first.rival}{more}"))

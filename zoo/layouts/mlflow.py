@@ -88,20 +88,20 @@ def _below(folder: Path, folders: Folders) -> list[Path]:
     return sorted(found)
 
 
-def parse_side_files(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(reader: SideFileReader) -> RunMetadata:
     """Read parameters and the history of metrics, by step."""
-    metadata = RunMetadata(failures=sides.failures, pooled=True)
-    for file in sides.files:
+    metadata = RunMetadata(failures=reader.failures, pooled=True)
+    for file in reader.files:
         if file.name == DATABASE:
-            sides.attempt(file, lambda path: _read_database(metadata, path, sides))
+            reader.attempt(file, lambda path: _read_database(metadata, path, reader))
             continue
-        kind, *parts = file.relative_to(sides.run).parts
+        kind, *parts = file.relative_to(reader.run).parts
         name = sanitize("/".join(parts))
         if kind == "metrics":
-            metadata.rows += sides.attempt(file, partial(_history, name, sides)) or []
+            metadata.rows += reader.attempt(file, partial(_history, name, reader)) or []
         else:
-            metadata.hyperparameters.update(sides.attempt(file, partial(_parameter, name, sides)) or {})
-    _place(metadata, str(sides.files[0]) if sides.files else "")
+            metadata.hyperparameters.update(reader.attempt(file, partial(_parameter, name, reader)) or {})
+    _place(metadata, str(reader.files[0]) if reader.files else "")
     return metadata
 
 
@@ -135,18 +135,18 @@ def lifecycle(run: Path, folders: Folders) -> Path | None:
     return next((file for file in side_files(run, (), folders) if file.name == DATABASE), None)
 
 
-def deleted(sides: SideFileReader, runs: Sequence[Path]) -> dict[str, str]:
+def deleted(reader: SideFileReader, runs: Sequence[Path]) -> dict[str, str]:
     """Return the runs that MLflow keeps as deleted, which it does until they are collected (``mlflow gc``)."""
-    (file,) = sides.files
+    (file,) = reader.files
     if file.name != DATABASE:
-        about = sides.yaml(file)
+        about = reader.yaml(file)
         stage = about.get("lifecycle_stage") if isinstance(about, Mapping) else None
         return {str(run): _restore(run.name) for run in runs} if stage == "deleted" else {}
-    return sides.attempt(file, partial(_deleted_in, sides, runs)) or {}
+    return reader.attempt(file, partial(_deleted_in, reader, runs)) or {}
 
 
-def _deleted_in(sides: SideFileReader, runs: Sequence[Path], path: Path) -> dict[str, str]:
-    with _opened(path, sides) as database:
+def _deleted_in(reader: SideFileReader, runs: Sequence[Path], path: Path) -> dict[str, str]:
+    with _opened(path, reader) as database:
         gone = {i for (i,) in database.execute("SELECT run_uuid FROM runs WHERE lifecycle_stage = 'deleted'")}
         idents = {str(run): _run_in(database, run) for run in runs} if gone else {}
     return {run: _restore(ident) for run, ident in idents.items() if ident is not None and ident in gone}
@@ -156,14 +156,14 @@ def _restore(ident: str) -> str:
     return f"deleted in MLflow: 'mlflow runs restore --run-id {sanitize(ident)}' brings it back"
 
 
-def _parameter(name: str, sides: SideFileReader, file: Path) -> dict[str, Plain]:
-    return {name: number_or_text(sides.text(file, _VALUE_BYTES))}
+def _parameter(name: str, reader: SideFileReader, file: Path) -> dict[str, Plain]:
+    return {name: number_or_text(reader.text(file, _VALUE_BYTES))}
 
 
-def _history(name: str, sides: SideFileReader, file: Path) -> list[Row]:
+def _history(name: str, reader: SideFileReader, file: Path) -> list[Row]:
     """Read lines of timestamp, value and step (and, since MLflow 3, what the metric was measured on)."""
     rows = []
-    for number, line in enumerate(sides.text(file, _VALUE_BYTES, lines=True).splitlines(), start=1):
+    for number, line in enumerate(reader.text(file, _VALUE_BYTES, lines=True).splitlines(), start=1):
         parts = line.split()
         try:
             value, step = float(parts[1]), int(parts[2]) if len(parts) > 2 else 0
@@ -173,9 +173,9 @@ def _history(name: str, sides: SideFileReader, file: Path) -> list[Row]:
     return rows
 
 
-def _read_database(metadata: RunMetadata, path: Path, sides: SideFileReader) -> None:
-    with _opened(path, sides) as database:
-        run = _run_in(database, sides.run)
+def _read_database(metadata: RunMetadata, path: Path, reader: SideFileReader) -> None:
+    with _opened(path, reader) as database:
+        run = _run_in(database, reader.run)
         if run is None:
             return
         params = database.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,)).fetchmany(_FILES)
@@ -204,12 +204,12 @@ def _run_in(database: sqlite3.Connection, folder: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, sides: SideFileReader) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path, reader: SideFileReader) -> Iterator[sqlite3.Connection]:
     """Open a database as a file that nobody changes: SQLite then writes nothing beside it, neither locks nor logs."""
     log = path.with_name(f"{path.name}-wal")
     if log.is_file() and log.stat().st_size:
-        sides.record_failure(path, "its newest values are in its write-ahead log: they come when MLflow has closed it")
-    with open_source(path, replace(sides.limits, at_once=0)) as source:
+        reader.record_failure(path, "its newest values are in its write-ahead log: they come when MLflow has closed it")
+    with open_source(path, replace(reader.limits, at_once=0)) as source:
         there = f"/proc/self/fd/{source.file.fileno()}" if isinstance(path, RemotePath) else str(path)
         with bounded_database(there, source.identity, _TABLES, "MLflow") as database:
             yield database

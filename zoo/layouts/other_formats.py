@@ -151,8 +151,8 @@ def _by_name(name: str, suffix: str, names: Collection[str]) -> tuple[str, str] 
     if name.startswith("._") or name == EVALUATIONS:  # macOS's notes on a file; a log, which is read
         return None
     if tensorflow := TENSORFLOW.fullmatch(name):
-        beside = any(n.lower().startswith(f"{tensorflow[1]}.data-") for n in names)
-        return ("TensorFlow", f"load it with TensorFlow and {SAFETENSORS}") if suffix == ".index" and beside else None
+        has_data = any(n.lower().startswith(f"{tensorflow[1]}.data-") for n in names)
+        return ("TensorFlow", f"load it with TensorFlow and {SAFETENSORS}") if suffix == ".index" and has_data else None
     if re.search(_READ, name) and _UNFINISHED.search(name):
         return "unfinished or temporary", "if it is whole, give it a name that ends in .pt, .pth, .ckpt or .safetensors"
     if _PACKED.search(name):

@@ -129,13 +129,13 @@ class RunMetadata:
 
 
 def known_metrics(
-    layout: str, own: Mapping[str, float | None], beside: Mapping[str, float | None]
+    layout: str, own: Mapping[str, float | None], side_file_metrics: Mapping[str, float | None]
 ) -> dict[str, float | None]:
     """Put together what a checkpoint and the files beside it say: the checkpoint counts.
 
     Lightning's keep only what a callback monitored, as the callback knew it when it saved; there the log counts.
     """
-    return {**own, **beside} if layout == "lightning" else {**beside, **own}
+    return {**own, **side_file_metrics} if layout == "lightning" else {**side_file_metrics, **own}
 
 
 def match_rows(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, dict[str, float | None]]:

@@ -75,7 +75,7 @@ TELLS = frozenset((*CONFIGS, *LOGS, EVALUATIONS))
 _NO_MODEL = re.compile(
     r"([\w-]+\.)*(optim(izer)?|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE
 )
-_BESIDE_A_POLICY = frozenset(("pytorch_variables.pth", "ent_coef_optimizer.pth"))
+_PARTS_OF_A_POLICY = frozenset(("pytorch_variables.pth", "ent_coef_optimizer.pth"))
 """What Stable-Baselines3 packs with a policy: a few numbers, and the state of an optimiser."""
 _DATED = re.compile(r"\d{8}_\d{6}")
 _PACKED = re.compile(r"\.(absmax|qweight|qzeros|quant_state\.bitsandbytes__\w+|SCB)$")
@@ -114,7 +114,7 @@ def ignores(file: Path, folders: Folders) -> bool:
     """Tell the state of an optimiser, scheduler or random generator that was saved beside a model."""
     if _NO_MODEL.fullmatch(file.name):
         return True
-    return file.name in _BESIDE_A_POLICY and POLICY in folders.names(file.parent)
+    return file.name in _PARTS_OF_A_POLICY and POLICY in folders.names(file.parent)
 
 
 def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
@@ -134,20 +134,20 @@ def _of_openmmlab(run: Path, folders: Folders) -> list[Path]:
     return [*logs, *(file for place in sessions for file in folders.those(place, ("scalars.json",)))]
 
 
-def parse_side_files(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(reader: SideFileReader) -> RunMetadata:
     """Read hyperparameters from configurations and metrics from logs; where two say the same, the first file counts."""
-    metadata = RunMetadata(failures=sides.failures)
-    for file in sides.files:
+    metadata = RunMetadata(failures=reader.failures)
+    for file in reader.files:
         if file.name in CONFIGS:
-            metadata.hyperparameters = {**flat(sides.structure(file)), **metadata.hyperparameters}
+            metadata.hyperparameters = {**flat(reader.structure(file)), **metadata.hyperparameters}
         elif file.name == EVALUATIONS:
-            metadata.rows += sides.attempt(file, partial(evaluations, sides)) or []
+            metadata.rows += reader.attempt(file, partial(evaluations, reader)) or []
         elif file.suffix == ".csv":
-            _add_records(metadata, file, sides.table(file))
+            _add_records(metadata, file, reader.table(file))
         elif file.suffix == ".jsonl":
-            _add_records(metadata, file, sides.json_lines(file))
+            _add_records(metadata, file, reader.json_lines(file))
         else:
-            _add_json(metadata, file, sides.json_or_lines(file), sides.run)
+            _add_json(metadata, file, reader.json_or_lines(file), reader.run)
     return metadata
 
 
@@ -228,7 +228,7 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
         **scores(states, scalar, tensors=bool(found.key)),
         **metrics_of(_first(about, METRICS) or {}, scalar),
     }
-    epoch = epoch_of(said := flatten(stated(states, EPOCH), scalar), unpacked(checkpoint.source.path))
+    epoch = epoch_of(numbers := flatten(stated(states, EPOCH), scalar), unpacked(checkpoint.source.path))
     metrics = {**latest(states, epoch), **metrics}
     return ParsedCheckpoint(
         weights=found.tensors,
@@ -237,7 +237,7 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
         metrics=dict(list(metrics.items())[:MOST_METRICS]),
         epoch=epoch,
         base=declared,
-        step=_step_of(said, unpacked(checkpoint.source.path)),
+        step=_step_of(numbers, unpacked(checkpoint.source.path)),
         notes=tuple(_cut("metrics", metrics, MOST_METRICS) + _cut("hyperparameters", hyperparameters, VALUES)),
     )
 
@@ -286,10 +286,10 @@ def _require_no_packed_weights(tensors: Mapping[str, torch.Tensor], path: Path) 
 
 def _base(hyperparameters: Mapping[str, Any], path: Path) -> str | None:
     """Return the checkpoint that a run says it comes from; one of its own folder, from which it resumed, is none."""
-    said = {name.rpartition(".")[2].lower(): v for name, v in hyperparameters.items() if isinstance(v, str) and v}
+    texts = {name.rpartition(".")[2].lower(): v for name, v in hyperparameters.items() if isinstance(v, str) and v}
     for name in BASE:
-        if name in said and not (name in RESUMED and str(Path(said[name]).parent) in (".", str(path.parent))):
-            return str(said[name])
+        if name in texts and not (name in RESUMED and str(Path(texts[name]).parent) in (".", str(path.parent))):
+            return str(texts[name])
     return None
 
 
@@ -340,10 +340,10 @@ _ARCHITECTURE = re.compile(
 )
 
 
-def epoch_of(said: Mapping[str, Any], path: Path) -> int | None:
+def epoch_of(numbers: Mapping[str, Any], path: Path) -> int | None:
     """Return the epoch (or step) that the file says, or else that its name tells, or that of the folder it fills."""
     for key in EPOCH:
-        if (value := _whole(said.get(key))) is not None and value >= 0:
+        if (value := _whole(numbers.get(key))) is not None and value >= 0:
             return value
     stem = _ARCHITECTURE.sub("", OF_RUNS.sub("", _TIMES.sub("", _DATE.sub("", path.stem))))
     if named := _EPOCH_IN_NAME.search(stem):
@@ -357,9 +357,9 @@ def epoch_of(said: Mapping[str, Any], path: Path) -> int | None:
     return int(counts[-1][1]) if counts else None
 
 
-def _step_of(said: Mapping[str, Any], path: Path) -> int | None:
+def _step_of(numbers: Mapping[str, Any], path: Path) -> int | None:
     """Return the optimiser step that the file says, or else that its folder's name tells."""
-    step = _whole(next((said[k] for k in STEP if k in said), None))
+    step = _whole(next((numbers[k] for k in STEP if k in numbers), None))
     folder = by_name(path)
     return step_of(folder) if step is None and folder is not None else step
 

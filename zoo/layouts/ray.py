@@ -47,18 +47,18 @@ def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     return [*folders.those(run, (PARAMS,)), *reports, *folders.those(run, (MANAGER,))]
 
 
-def parse_side_files(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(reader: SideFileReader) -> RunMetadata:
     """Read parameters, and each report with the checkpoint that it came with."""
-    metadata = RunMetadata(failures=sides.failures, starts=1)
-    for file in sides.files:
+    metadata = RunMetadata(failures=reader.failures, starts=1)
+    for file in reader.files:
         if file.name == PARAMS:
-            metadata.hyperparameters.update(flat(sides.json(file)))
+            metadata.hyperparameters.update(flat(reader.json(file)))
         elif file.name == RESULT:
-            _report(metadata, map(flat, sides.json_lines(file)), file)
+            _report(metadata, map(flat, reader.json_lines(file)), file)
         elif file.name == PROGRESS:
-            _report(metadata, sides.table(file), file)
+            _report(metadata, reader.table(file), file)
         elif not metadata.rows:
-            metadata.rows += _managed(sides.json(file))
+            metadata.rows += _managed(reader.json(file))
     return metadata
 
 

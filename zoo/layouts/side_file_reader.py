@@ -163,8 +163,8 @@ def parse_yaml(path: Path, text: str) -> Any:
             warnings.simplefilter("ignore")
             tree = yaml.load(text)
     except DuplicateKeyError as error:
-        said = str(error.problem or "").partition(" with value")[0]
-        raise SideError(f"{said or 'a key stands twice'}{_line(error)}: keep one of the two") from error
+        problem = str(error.problem or "").partition(" with value")[0]
+        raise SideError(f"{problem or 'a key stands twice'}{_line(error)}: keep one of the two") from error
     except MarkedYAMLError as error:
         raise SideError(f"not valid YAML: {error.problem or error.context or 'damaged'}{_line(error)}") from error
     except (YAMLError, ValueError) as error:

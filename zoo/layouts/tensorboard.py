@@ -80,17 +80,17 @@ class _File:
     declared: set[str] = field(default_factory=set)
 
 
-def parse_side_files(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(reader: SideFileReader) -> RunMetadata:
     """Read scalars by step, and what add_hparams wrote."""
-    metadata = RunMetadata(failures=sides.failures, pooled=True)
+    metadata = RunMetadata(failures=reader.failures, pooled=True)
     steps: dict[int, dict[str, float]] = {}
-    places = {file.parent for file in sides.files}
-    for file in sides.files:
+    places = {file.parent for file in reader.files}
+    for file in reader.files:
         found = _File()
-        sides.attempt(file, partial(_read, found, sides))
+        reader.attempt(file, partial(_read, found, reader))
         metadata.hyperparameters.update(found.hyperparameters)
         for tag, values in found.scalars.items():
-            name = _name(tag, file.parent, sides.run, places)
+            name = _name(tag, file.parent, reader.run, places)
             if tag in found.declared and set(values) == {0}:  # no step was given: it is a value of the whole run
                 metadata.final[name] = values[0]
             else:
@@ -98,8 +98,8 @@ def parse_side_files(sides: SideFileReader) -> RunMetadata:
                     steps.setdefault(step, {})[name] = value
     # What was logged at one step is one record: Lightning logs the epoch as one more scalar.
     metadata.rows = rows_of({**values, "step": step} for step, values in sorted(steps.items()))
-    if len(sides.files) == _FILES:
-        sides.record_failure(sides.files[-1], f"the run has more event files: only the first {_FILES:,} are read")
+    if len(reader.files) == _FILES:
+        reader.record_failure(reader.files[-1], f"the run has more event files: only the first {_FILES:,} are read")
     return metadata
 
 
@@ -114,12 +114,12 @@ def _name(tag: str, folder: Path, run: Path, places: Container[Path]) -> str:
     return f"{folder.name}/{tag}" if split else tag
 
 
-def _read(found: _File, sides: SideFileReader, path: Path) -> None:
+def _read(found: _File, reader: SideFileReader, path: Path) -> None:
     try:
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     except ImportError as error:
         raise SideError("event files need the package tensorboard: pip install 'epsopt[tensorboard]'") from error
-    with open_source(path, sides.limits) as source:
+    with open_source(path, reader.limits) as source:
         if source.size > _BYTES:
             raise SideError(f"{source.size:,} bytes, more than the {_BYTES:,} that are read of an event file")
         if _VERSION not in source.read(0, min(256, source.size)):  # the loader takes garbage for an empty file

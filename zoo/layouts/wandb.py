@@ -87,22 +87,22 @@ def _date(name: str) -> str:
     return name.removeprefix("offline-")
 
 
-def parse_side_files(sides: SideFileReader) -> RunMetadata:
+def parse_side_files(reader: SideFileReader) -> RunMetadata:
     """Read configuration and history from the log; from the other files what the log does not say."""
-    metadata = RunMetadata(failures=sides.failures)
+    metadata = RunMetadata(failures=reader.failures)
     log = RunLog()
-    for file in sides.files:
+    for file in reader.files:
         if file.suffix == ".wandb":
-            later = sides.attempt(file, lambda path: parse(_bytes(path, sides)))
+            later = reader.attempt(file, lambda path: parse(_bytes(path, reader)))
             if later is not None:
                 history = [*log.history, *later.history]
                 log = RunLog({**log.config, **later.config}, history, {**log.summary, **later.summary})
         elif file.name == "config.yaml":
-            tree = sides.yaml(file)
+            tree = reader.yaml(file)
             values = {k: v.get("value") for k, v in tree.items() if isinstance(v, Mapping)} if tree else {}
             log.config = {**values, **log.config}
         else:
-            log.summary = {**(flat(sides.json(file))), **log.summary}
+            log.summary = {**(flat(reader.json(file))), **log.summary}
     metadata.hyperparameters = flat({k: v for k, v in log.config.items() if not str(k).startswith("_wandb")})
     metadata.rows = rows_of(log.history)
     if not metadata.rows:  # the summary is the history's last row
@@ -111,8 +111,8 @@ def parse_side_files(sides: SideFileReader) -> RunMetadata:
     return metadata
 
 
-def _bytes(path: Path, sides: SideFileReader) -> bytes:
-    with open_source(location(path), sides.limits) as source:
+def _bytes(path: Path, reader: SideFileReader) -> bytes:
+    with open_source(location(path), reader.limits) as source:
         if source.size > TABLE_BYTES:
             raise SideError(f"{source.size:,} bytes, more than the {TABLE_BYTES:,} that are read of a log")
         return bytes(source.read(0, source.size))

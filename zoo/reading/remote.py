@@ -144,7 +144,7 @@ def list_remote(url: str) -> Iterator[tuple[RemotePath, os.stat_result]]:
     except FileNotFoundError:
         found = {}
     except Exception as error:
-        raise EpsoptError(f"{url} cannot be listed: {_said(error)}") from error
+        raise EpsoptError(f"{url} cannot be listed: {_message_of(error)}") from error
     if not found:
         raise UsageError(f"{url} does not exist or is empty: expected a folder of training runs or a checkpoint file")
     for name, info in sorted(found.items()):
@@ -168,9 +168,11 @@ def _system(url: str) -> tuple[Any, str]:
         package = "'epsopt[s3]'" if scheme in ("s3", "s3a") else f"the package that fsspec needs for {scheme}://"
         raise EpsoptError(f"{url} cannot be read ({error}): pip install {package}") from error
     except ValueError as error:
-        raise UsageError(f"{url}: {_said(error)}: expected a folder, or a URL such as s3://bucket/runs") from error
+        raise UsageError(
+            f"{url}: {_message_of(error)}: expected a folder, or a URL such as s3://bucket/runs"
+        ) from error
     except Exception as error:
-        raise EpsoptError(f"{url} cannot be reached: {_said(error)}") from error
+        raise EpsoptError(f"{url} cannot be reached: {_message_of(error)}") from error
     return system, str(path)
 
 
@@ -186,9 +188,9 @@ def _status(info: dict[str, Any]) -> os.stat_result:
 
 
 def _as_os_error(error: Exception) -> OSError:
-    return error if isinstance(error, OSError) else OSError(_said(error))
+    return error if isinstance(error, OSError) else OSError(_message_of(error))
 
 
-def _said(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     first = next(iter(str(error).strip().splitlines()), "")
     return f"{first[:300] or 'no reason given'} ({type(error).__name__})"

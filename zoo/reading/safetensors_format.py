@@ -86,11 +86,11 @@ def open_safetensors(source: Source, limits: Limits) -> OpenCheckpoint:
 def _ordered(tree: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[str, torch.Tensor]:
     """Restore the order of the state dict: as the file says it (ORDER), else as names suggest."""
     try:
-        said = json.loads(metadata.get(ORDER, ""))
+        order = json.loads(metadata.get(ORDER, ""))
     except (ValueError, RecursionError):
-        said = None
-    if isinstance(said, list) and all(isinstance(n, str) for n in said) and sorted(said) == sorted(tree):
-        return {name: tree[name] for name in said}
+        order = None
+    if isinstance(order, list) and all(isinstance(n, str) for n in order) and sorted(order) == sorted(tree):
+        return {name: tree[name] for name in order}
     return {name: tree[name] for name in sorted(tree, key=_place)}
 
 

@@ -31,15 +31,15 @@ def reader_memory() -> int:
     Raises:
         UsageError: the environment says no positive number.
     """
-    said = os.environ.get(MEMORY, "").strip()
-    if not said:
+    setting = os.environ.get(MEMORY, "").strip()
+    if not setting:
         return 2 * _GIGABYTE
     try:
-        gigabytes = float(said)
+        gigabytes = float(setting)
     except ValueError:
         gigabytes = 0.0
     if not 0.0 < gigabytes < 1e6:
-        raise UsageError(f"the environment variable {MEMORY} is {said!r}, expected gigabytes, such as 8")
+        raise UsageError(f"the environment variable {MEMORY} is {setting!r}, expected gigabytes, such as 8")
     return int(gigabytes * _GIGABYTE)
 
 

@@ -157,14 +157,14 @@ def _loaded(source: Source, device: str) -> Any:
         return torch.load(source.file, map_location=device, weights_only=True)
 
 
-def _load_inertly(source: Source, record: Record, records: list[Record], said: str) -> tuple[Any] | None:
+def _load_inertly(source: Source, record: Record, records: list[Record], message: str) -> tuple[Any] | None:
     """Read a pickle with names in the place of classes; None where it is damaged, and that is why torch refused it.
 
     Raises:
         UnreadableCheckpoint: it calls code, which is named.
     """
     data = bytes(source.read(record.start, record.length))
-    if not (_UNKNOWN.search(said) or _needs_another_reader(data)) or _is_damaged(source, record, records, data):
+    if not (_UNKNOWN.search(message) or _needs_another_reader(data)) or _is_damaged(source, record, records, data):
         return None
     try:
         return (recovered(_inert(data, records)),)

@@ -120,10 +120,10 @@ def read_table(
     except OSError as error:
         raise UsageError(f"{path}: the table of runs is {refusal(error)}") from error
     header = {"kind": "table", "params": list(params), "metrics": list(metrics)}
-    (said,) = ask(pool, [(path, size, header)])
-    if said["status"] != "table":
-        raise UsageError(f"{path}: the table of runs cannot be read: {said.get('reason', 'it is being written')}")
-    return tuple(Entry(tuple(e.pop("names")), **e) for e in said["entries"])
+    (reply,) = ask(pool, [(path, size, header)])
+    if reply["status"] != "table":
+        raise UsageError(f"{path}: the table of runs cannot be read: {reply.get('reason', 'it is being written')}")
+    return tuple(Entry(tuple(e.pop("names")), **e) for e in reply["entries"])
 
 
 def read_side_files(
@@ -148,18 +148,18 @@ def read_side_files(
             questions.append((found.run, sum(identity.size for _, identity in files), header))
             whose.append(i)
     answers = [SideFileResult() for _ in runs]
-    for i, (_, _, question), said in zip(whose, questions, ask(pool, questions, progress), strict=True):
+    for i, (_, _, question), reply in zip(whose, questions, ask(pool, questions, progress), strict=True):
         answer = answers[i]
-        if said["status"] != "parsed":
-            reason = said.get("reason", "was written to while it was read: the next ingest takes it")
+        if reply["status"] != "parsed":
+            reason = reply.get("reason", "was written to while it was read: the next ingest takes it")
             answer.failures.append(Failure(question["files"][0], reason))
             answer.layouts.add(question["layout"])
             continue
-        if said["hyperparameters"] or said["metrics"] or said["failures"]:
+        if reply["hyperparameters"] or reply["metrics"] or reply["failures"]:
             answer.layouts.add(question["layout"])
-        answer.unfinished |= said["unfinished"]
-        answer.hyperparameters = with_defaults(answer.hyperparameters, said["hyperparameters"])
-        for key, metrics in said["metrics"].items():
+        answer.unfinished |= reply["unfinished"]
+        answer.hyperparameters = with_defaults(answer.hyperparameters, reply["hyperparameters"])
+        for key, metrics in reply["metrics"].items():
             answer.metrics[key] = {**metrics, **answer.metrics.get(key, {})}
-        answer.failures += [Failure(path, reason) for path, reason in said["failures"]]
+        answer.failures += [Failure(path, reason) for path, reason in reply["failures"]]
     return answers

@@ -22,7 +22,7 @@ from epsopt.zoo.reading.reader import ask
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.side_files.discover import SideFiles
 from epsopt.zoo.side_files.run_tables import RunTableRows
-from epsopt.zoo.side_files.store import OwnMetadata, RunInCatalogue, said_by_checkpoints
+from epsopt.zoo.side_files.store import OwnMetadata, RunInCatalogue, metadata_of_checkpoints
 
 _MOST = 500  # logs of one folder that are compared
 _SINGLE = 1e-5  # relative: a score went through float32 and a CSV file
@@ -37,7 +37,7 @@ class Candidates:
         run_name: as it is shown.
         layout: that found them.
         logs: the candidates.
-        sides: the side files that are the run's in any case.
+        side_files: the side files that are the run's in any case.
         folders: what lies where.
     """
 
@@ -45,7 +45,7 @@ class Candidates:
     run_name: str
     layout: str
     logs: Undecided
-    sides: SideFiles
+    side_files: SideFiles
     folders: Folders
 
     def with_log(self, log: Log) -> SideFiles:
@@ -55,7 +55,7 @@ class Candidates:
             for layout, files in log
         }
         return SideFiles(
-            self.sides.run, {**self.sides.files, **{name: found for name, found in added.items() if found}}
+            self.side_files.run, {**self.side_files.files, **{name: found for name, found in added.items() if found}}
         )
 
 
@@ -86,16 +86,16 @@ def logs_by_content(
         if run is None or not run.positions or one.run_path in chosen or len(one.logs.logs) > _MOST:
             continue
         for log in one.logs.logs:
-            sides = one.with_log(log)
-            if run.state is not None and run.state == sides.state(run.positions, given.get(one.run_path, {})):
-                chosen[one.run_path] = sides  # as an earlier ingest found, and nothing has changed
+            side_files = one.with_log(log)
+            if run.state is not None and run.state == side_files.state(run.positions, given.get(one.run_path, {})):
+                chosen[one.run_path] = side_files  # as an earlier ingest found, and nothing has changed
                 taken.add(log)
                 break
         else:
             waiting.append((one, run))
     if not waiting:
         return chosen
-    own = said_by_checkpoints(catalogue, {run.id for _, run in waiting})
+    own = metadata_of_checkpoints(catalogue, {run.id for _, run in waiting})
     waiting = [(one, run) for one, run in waiting if run.id in own]
     fits: dict[tuple[str, str], list[Log]] = {}
     claimed: dict[Log, set[str]] = {}
@@ -136,9 +136,9 @@ def _compared(
             size = sum(i.size for f in files if (i := runs[0][0].folders.identity(f)) is not None)
             questions.append((location(runs[0][0].run_path), size, header))
             whose.append(log)
-    said: dict[Log, list[dict[str, Any]]] = {}
+    answers_by_log: dict[Log, list[dict[str, Any]]] = {}
     for log, answer in zip(whose, ask(pool, questions), strict=True):
-        said.setdefault(log, []).append(answer)
+        answers_by_log.setdefault(log, []).append(answer)
     return {
         log: [
             one
@@ -146,7 +146,7 @@ def _compared(
             if all(answer["status"] == "compared" for answer in answers)
             and _agree(own[run.id], [(a["hyperparameters"], a["runs"][i]) for a in answers])
         ]
-        for log, answers in said.items()
+        for log, answers in answers_by_log.items()
     }
 
 

@@ -67,7 +67,7 @@ def refresh_runs(
     out.unmatched = matched.unmatched
     kept = {s.name for s in sheets}
     given_of = {
-        path: {**{n: said for n, said in run.run_tables.items() if n not in kept}, **matched.given.get(path, {})}
+        path: {**{n: values for n, values in run.run_tables.items() if n not in kept}, **matched.given.get(path, {})}
         for path, run in known.items()
     }
     candidates = undecided_logs(seen)
@@ -76,8 +76,8 @@ def refresh_runs(
     claimed |= {Path(s.folder, Path(s.name).name) for s in sheets}
     for files, named in side_files_by_run(seen):
         path = files[0].run_path
-        sides = chosen.get(path, named)
-        claimed |= {file for held in sides.files.values() for file, _ in held}
+        side_files = chosen.get(path, named)
+        claimed |= {file for held in side_files.files.values() for file, _ in held}
         run = known.get(path)
         names = {files[0].layout}
         if run is None or not run.positions:  # none of its files could be read
@@ -85,9 +85,9 @@ def refresh_runs(
             continue
         names |= run.formats
         given = given_of[path]
-        state = sides.state(run.positions, given) if sides.files or given else None
+        state = side_files.state(run.positions, given) if side_files.files or given else None
         if state is not None and state != run.state:
-            stale.append((run, state, sides, names, given))
+            stale.append((run, state, side_files, names, given))
             continue
         if state is None and run.state is not None:
             with catalogue.writing() as connection:
@@ -100,12 +100,12 @@ def refresh_runs(
     out.failures += unclaimed_logs(seen.folders, roots, {location(p) for p in paths}, claimed)
     for start in range(0, len(stale), _BATCH):
         batch = stale[start : start + _BATCH]
-        answers = read_side_files(pool, [(sides, run.positions) for run, _, sides, _, _ in batch])
+        answers = read_side_files(pool, [(side_files, run.positions) for run, _, side_files, _, _ in batch])
         with catalogue.writing() as connection:
-            for (run, state, sides, names, given), answer in zip(batch, answers, strict=True):
+            for (run, state, side_files, names, given), answer in zip(batch, answers, strict=True):
                 answer.give(given)
                 # Written to a moment ago, and already damaged: it is half of something. Ask again the next time.
-                unsure = answer.unfinished or (answer.failures and sides.recently_modified())
+                unsure = answer.unfinished or (answer.failures and side_files.recently_modified())
                 upsert_metadata(connection, run.id, "unsure" if unsure else state, answer)
                 out.failures += answer.failures
                 counted[shown(names | answer.layouts)] += 1
@@ -118,16 +118,16 @@ def refresh_runs(
 def undecided_logs(seen: Scan) -> list[Candidates]:
     """Return the logs that may be those of runs that were found, where no name says which are."""
     found = []
-    for files, sides in side_files_by_run(seen):
+    for files, side_files in side_files_by_run(seen):
         held = list(dict.fromkeys(f.path.parent for f in files))
-        for layout, logs in undecided(location(files[0].run_path), held, seen.folders, sides.files):
-            found.append(Candidates(files[0].run_path, files[0].run_name, layout, logs, sides, seen.folders))
+        for layout, logs in undecided(location(files[0].run_path), held, seen.folders, side_files.files):
+            found.append(Candidates(files[0].run_path, files[0].run_name, layout, logs, side_files, seen.folders))
     return found
 
 
 def _still_undecided(candidates: Sequence[Candidates], chosen: Mapping[str, SideFiles]) -> list[Failure]:
     """Say once a folder that nothing tells which of its logs are those of runs that were found, and have none."""
-    taken = {path for sides in chosen.values() for files in sides.files.values() for path, _ in files}
+    taken = {path for side_files in chosen.values() for files in side_files.files.values() for path, _ in files}
     found: dict[Path, list[Candidates]] = {}
     for one in candidates:
         if one.run_path not in chosen:
@@ -179,7 +179,9 @@ def attach_metadata(
             (side_files_of(location(path), held, folders), with_best([*positions, *_later(read, folders)], claims))
         )
     answers: list[SideFileResult] = (
-        read_side_files(pool, asked) if any(sides.files for sides, _ in asked) else [SideFileResult()] * len(asked)
+        read_side_files(pool, asked)
+        if any(side_files.files for side_files, _ in asked)
+        else [SideFileResult()] * len(asked)
     )
     out = list(results)
     for failure in sorted({f for answer in answers for f in answer.failures}, key=lambda f: f.path):

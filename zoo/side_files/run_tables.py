@@ -83,19 +83,19 @@ def match(sheets: Sequence[RunTable], runs: Mapping[str, Sequence[Position]], ro
             if run is None:
                 unmatched[sheet.name] = unmatched.get(sheet.name, 0) + 1
                 continue
-            said = metadata.setdefault(run, RunMetadata())
-            said.hyperparameters.update(entry.hyperparameters)
+            known = metadata.setdefault(run, RunMetadata())
+            known.hyperparameters.update(entry.hyperparameters)
             if key is not None:
                 exact.setdefault(run, {}).setdefault(key, {}).update(entry.metrics)
             elif entry.epoch is None and entry.step is None:
-                said.final.update(entry.metrics)
+                known.final.update(entry.metrics)
             else:
-                said.rows.append(Row(entry.epoch, entry.step, dict(entry.metrics)))
-        for run, said in metadata.items():
-            metrics = match_rows(said, runs[run])
+                known.rows.append(Row(entry.epoch, entry.step, dict(entry.metrics)))
+        for run, known in metadata.items():
+            metrics = match_rows(known, runs[run])
             for key, values in exact.get(run, {}).items():
                 metrics[key] = {**metrics.get(key, {}), **values}
-            given.setdefault(run, {})[sheet.name] = {"hyperparameters": said.hyperparameters, "metrics": metrics}
+            given.setdefault(run, {})[sheet.name] = {"hyperparameters": known.hyperparameters, "metrics": metrics}
     return Matched(given, unmatched)
 
 
@@ -128,9 +128,9 @@ def merged(given: RunTableRows) -> tuple[dict[str, Any], dict[str, dict[str, flo
     """Put together what several tables say about one run: hyperparameters, and metrics by checkpoint."""
     hyperparameters: dict[str, Any] = {}
     metrics: dict[str, dict[str, float | None]] = {}
-    for _, said in sorted(given.items()):
-        hyperparameters.update(said["hyperparameters"])
-        for key, values in said["metrics"].items():
+    for _, table in sorted(given.items()):
+        hyperparameters.update(table["hyperparameters"])
+        for key, values in table["metrics"].items():
             metrics.setdefault(key, {}).update(values)
     return hyperparameters, metrics
 

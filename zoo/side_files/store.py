@@ -77,8 +77,8 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
         called = connection.execute(_CALLED_BEST).all()
     saved: dict[int, list[Saved]] = {}
     claims: dict[int, list[Claim]] = {}
-    for run_id, sha256, path, said in spoken:
-        claims.setdefault(run_id, []).append(Claim(sha256, path, json.loads(said).get("best")))
+    for run_id, sha256, path, text in spoken:
+        claims.setdefault(run_id, []).append(Claim(sha256, path, json.loads(text).get("best")))
     by_name: dict[int, list[Claim]] = {}
     for run_id, sha256, path in called:
         by_name.setdefault(run_id, []).append(Claim(sha256, path, None))
@@ -109,7 +109,7 @@ def runs_by_path(catalogue: Catalogue) -> dict[str, RunInCatalogue]:
     }
 
 
-def said_by_checkpoints(catalogue: Catalogue, run_ids: Collection[int]) -> dict[int, OwnMetadata]:
+def metadata_of_checkpoints(catalogue: Catalogue, run_ids: Collection[int]) -> dict[int, OwnMetadata]:
     """Return what the files of runs say of themselves, without what was read beside them."""
     query = (
         select(checkpoints.c.run_id, checkpoints.c.sha256, files.c.metadata)
@@ -121,10 +121,10 @@ def said_by_checkpoints(catalogue: Catalogue, run_ids: Collection[int]) -> dict[
     with catalogue.reading() as connection:
         for run_id, sha256, text in connection.execute(query):
             if run_id in run_ids:
-                said = json.loads(text)
+                metadata = json.loads(text)
                 own = found.setdefault(run_id, OwnMetadata({}, {}))
-                own.hyperparameters.update(said.get("hyperparameters") or {})
-                own.metrics.setdefault(sha256, {}).update(said.get("metrics") or {})
+                own.hyperparameters.update(metadata.get("hyperparameters") or {})
+                own.metrics.setdefault(sha256, {}).update(metadata.get("metrics") or {})
     return found
 
 

@@ -21,8 +21,8 @@ from epsopt.zoo.side_files.run_tables import PATHS, entries_of
 
 def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """Ask one layout about one run; only what concerns its checkpoints goes back to the parent."""
-    sides = SideFileReader(location(request["path"]), [location(f) for f in request["files"]], limits)
-    metadata = BY_NAME[request["layout"]].parse_side_files(sides)
+    reader = SideFileReader(location(request["path"]), [location(f) for f in request["files"]], limits)
+    metadata = BY_NAME[request["layout"]].parse_side_files(reader)
     positions = [Position(*position) for position in request["positions"]]
     if any(p.layout == hugging_face.LAYOUT.name for p in positions) and request["layout"] in ("tensorboard", "wandb"):
         hugging_face.trainer_names(metadata)
@@ -36,7 +36,7 @@ def parse_side_files(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         "hyperparameters": metadata.hyperparameters,
         "metrics": at_most(metrics, MOST_METRICS, request["files"][0], metadata.failures),
         "failures": metadata.failures,
-        "unfinished": sides.unfinished,
+        "unfinished": reader.unfinished,
     }
 
 
@@ -78,8 +78,8 @@ def compare_logs(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     The answer has its hyperparameters, and for each run its values of the metrics that the checkpoints know themselves,
     by the checkpoint's key, and how many of the checkpoints it tells anything of; None where it holds no rows at all.
     """
-    sides = SideFileReader(location(request["path"]), [location(f) for f in request["files"]], limits)
-    metadata = BY_NAME[request["layout"]].parse_side_files(sides)
+    reader = SideFileReader(location(request["path"]), [location(f) for f in request["files"]], limits)
+    metadata = BY_NAME[request["layout"]].parse_side_files(reader)
     runs = []
     for run in request["runs"]:
         again = replace(metadata, failures=[], final=dict(metadata.final), after=None)
@@ -99,10 +99,10 @@ def deleted(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         UnreadableCheckpoint: the file cannot be read.
     """
     path = location(request["path"])
-    sides = SideFileReader(path.parent, [path], limits)
-    reasons = BY_NAME[request["layout"]].deleted(sides, [location(run) for run in request["runs"]])
-    if sides.failures and not reasons:
-        raise UnreadableCheckpoint(path, sides.failures[0][1])
+    reader = SideFileReader(path.parent, [path], limits)
+    reasons = BY_NAME[request["layout"]].deleted(reader, [location(run) for run in request["runs"]])
+    if reader.failures and not reasons:
+        raise UnreadableCheckpoint(path, reader.failures[0][1])
     return {"status": "deleted", "reasons": reasons}
 
 
@@ -125,10 +125,10 @@ def read_table(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
         UnreadableCheckpoint: it cannot be read, or no column names the runs.
     """
     path = location(request["path"])
-    sides = SideFileReader(path.parent, [path], limits)
-    records = sides.table(path, growing=False)
-    if sides.failures:
-        raise UnreadableCheckpoint(path, sides.failures[0][1])
+    reader = SideFileReader(path.parent, [path], limits)
+    records = reader.table(path, growing=False)
+    if reader.failures:
+        raise UnreadableCheckpoint(path, reader.failures[0][1])
     entries = entries_of(records, request["params"], request["metrics"])
     if not entries:
         raise UnreadableCheckpoint(path, f"no row names its run: expected a column {' or '.join(PATHS[:4])}")

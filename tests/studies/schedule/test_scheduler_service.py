@@ -67,7 +67,7 @@ def test_what_is_chosen_ahead_is_queued_only_when_a_launch_has_waited_for_a_bett
         until(lambda: answers)
         (trial,) = waiting(quiet)
         assert config_of(trial) == ahead.config
-        assert trial.user_attrs["reason"] == ahead.said["reason"]
+        assert trial.user_attrs["reason"] == ahead.attributes["reason"]
         mine.advance()
     assert answers == [None], "answered once"
     assert len(waiting(quiet)) == 1
@@ -86,7 +86,7 @@ def test_a_choice_that_is_made_in_time_knows_what_ended_meanwhile(quiet):  # noq
         mine.ask()
         mine.advance()
     (trial,) = waiting(quiet)
-    assert trial.user_attrs["reason"] != ahead.said["reason"], "promises are believed less"
+    assert trial.user_attrs["reason"] != ahead.attributes["reason"], "promises are believed less"
     assert answers == [None, None]
     assert mine.ready is None
 
@@ -148,7 +148,7 @@ def test_merges_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, chea
         mine.advance()
         assert len(measured) == 2, "what waits is launched first"
         (trial,) = waiting(studied)
-        assert trial.user_attrs["reason"] == measured[1].said["reason"]
+        assert trial.user_attrs["reason"] == measured[1].attributes["reason"]
     assert all(ready is not None for ready in measured)
     assert len(Ledger.read(studied[1], studied[2], "tiny").merges) == len(told) == len(measured)
     assert answers == [None]
@@ -209,7 +209,7 @@ def test_a_run_is_not_given_what_a_merge_before_it_will_take(studied, monkeypatc
     with service(studied, until=2.05) as mine:
         chosen = mine.choose(ahead=False)
     assert chosen.merge is not None
-    assert chosen.run.said["step"]["epochs"] == 1
+    assert chosen.run.attributes["step"]["epochs"] == 1
     with service(studied, until=1.05) as mine:
         assert mine.choose(ahead=False).run is None
 
