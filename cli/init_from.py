@@ -224,7 +224,9 @@ def _show(
         print_line(f"{i}  from {start_text(p.start, labels)}, {joins}")
         print_line(f"   {short_path(path)}")
         if p.beyond is not None:
-            print_line(f"   {p.beyond} epochs of training in all: no past run had as many, so this is extrapolated")
+            print_wrapped(
+                f"{p.beyond} epochs of training in all: no past run had as many, so this is extrapolated", "   "
+            )
         print_list(
             ", ".join(f"{q.name} {value(p.params[q.name])}" for q in space.parameters if q.name in p.params), "   "
         )
