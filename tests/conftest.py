@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import numpy as np
@@ -160,6 +161,17 @@ def whole_effort_here() -> Iterator[None]:
     """As `whole_effort`, for one test of a file."""
     with effort(WHOLE):
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_launcher_of_wandb() -> Iterator[None]:
+    """W&B imports its launcher, for seconds, to see whether inputs were staged for a run: here none ever are."""
+    name = "wandb.sdk.launch.inputs.internal"
+    launcher = ModuleType(name)
+    vars(launcher)["StagedLaunchInputs"] = mock.Mock
+    sys.modules[name] = launcher
+    yield
+    del sys.modules[name]
 
 
 START = child_processes.start
