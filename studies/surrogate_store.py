@@ -28,6 +28,8 @@ from epsopt.zoo.formatting import count
 
 DAMAGED = "it is damaged"
 
+_TOGETHER = 500  # checkpoints whose embeddings are read together
+
 
 @dataclass(frozen=True)
 class FitOutcome:
@@ -325,7 +327,9 @@ def _opened(data: bytes, meta: dict[str, Any], *, probes: bool) -> KeptMap:
 def has_embeddings(catalogue: Catalogue) -> bool:
     """Whether any measured checkpoint was read with its anchor embedding."""
     ids = [c.id for c in catalogue.checkpoints() if any(v is not None for v in c.metrics.values())]
-    return any(e is not None for e in catalogue.embeddings(ids))
+    # A part at a time, to the first one: all of a large catalogue take as much memory as its fingerprints.
+    parts = (ids[start : start + _TOGETHER] for start in range(0, len(ids), _TOGETHER))
+    return any(e is not None for part in parts for e in catalogue.embeddings(part))
 
 
 def load_map(catalogue: Catalogue) -> tuple[Surrogate, Validation]:

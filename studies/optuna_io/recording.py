@@ -29,6 +29,8 @@ from epsopt.studies.protocols import Answer, Measured
 from epsopt.zoo.errors import EpsoptError
 
 NOT_EVALUATED = "predicted, not evaluated"
+TOGETHER = 5000
+"""Measured checkpoints that are recorded in one transaction."""
 CONTENT = "epsopt:content"  # system attribute of the front study: digest of what it shows
 
 
@@ -79,8 +81,10 @@ def record_measured(
     if fresh:
         before = known_distributions(storage, study_id)
         distributions = infer_distributions([c.hyperparameters for c in complete], before)
-        trials = [_measured_trial(objectives, c, distributions) for c in fresh]
-        added = add_new(storage, study_id, trials, "sha256")
+        # In parts: nobody else can write to the database meanwhile, and a hundred thousand take more than a minute.
+        for start in range(0, len(fresh), TOGETHER):
+            trials = [_measured_trial(objectives, c, distributions) for c in fresh[start : start + TOGETHER]]
+            added += add_new(storage, study_id, trials, "sha256")
         write_note(study, measured_note(project, objectives))
     return Recorded(name, added, len(known), len(checkpoints) - len(complete))
 

@@ -1,4 +1,4 @@
-"""Fingerprints: what is kept of a checkpoint's weights, tens of kilobytes whatever the model's size.
+"""Fingerprints: what is kept of a checkpoint's weights, a kilobyte or two a tensor whatever its size.
 
 A fingerprint is a table with one row per *block* (a floating-point tensor of the state dict) and a fixed number
 of columns, plus one linear sketch of the whole weight vector. The columns are, in this order:

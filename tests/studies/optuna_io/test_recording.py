@@ -10,6 +10,7 @@ from optuna_dashboard._note import get_note
 from epsopt.figures import front
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.studies import open_storage, record_front, record_measured, record_search
+from epsopt.studies.optuna_io import recording
 from epsopt.studies.optuna_io.trials import add_new
 from epsopt.zoo.errors import EpsoptError, UsageError
 
@@ -50,6 +51,16 @@ def test_recording_twice_adds_nothing_and_recording_more_adds_the_rest(storage):
     trials = load(storage, "p/measured").trials
     assert [t.number for t in trials] == list(range(30))
     assert len({t.user_attrs["sha256"] for t in trials}) == 30
+
+
+def test_many_checkpoints_are_recorded_in_parts_between_which_others_may_write(storage, monkeypatch):
+    parts = []
+    monkeypatch.setattr(recording, "TOGETHER", 12)
+    monkeypatch.setattr(recording, "add_new", lambda *given: parts.append(len(given[2])) or add_new(*given))
+    recorded = record_measured(storage, "p", TWO, make_zoo())
+    assert parts == [12, 12, 6]
+    assert recorded.added == 30
+    assert [t.number for t in load(storage, "p/measured").trials] == list(range(30))
 
 
 def test_checkpoints_without_a_finite_objective_are_counted_and_left_out(storage):
