@@ -4,9 +4,9 @@
 
 The zoo is the `lora` family of benchmarks/families.py (a development family), made first if it is not there: adapters
 of rank 4 and 8 over one base, two losses. Everybody may measure as many merges, each an adapter that peft loads.
-Beside `epsopt merge`, which chooses its parents itself: random merges of the same parents, the uniform soup of the ends
-of all runs (Wortsman et al. 2022), and their greedy soup for three weights of the two losses. Minutes on one core;
-resumable.
+Beside `epsopt merge`, which chooses its parents itself, in either way: random merges of the same parents, the uniform
+soup of the ends of all runs (Wortsman et al. 2022), and their greedy soup for three weights of the two losses. Minutes
+on one core; resumable.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from epsopt.optimize import Objective, hypervolume
 from epsopt.optimize.merge.simplex_merge import merge
 from epsopt.optimize.objectives import measured_table
+from epsopt.studies.merge.expected_parents import parents_by_gain
 from epsopt.studies.merge.simplex_merge import front_parents
 from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -138,7 +139,12 @@ def main() -> None:
             print(f"{name:44}{max(len(t) for t in tables):12d}{f'{np.mean(gains):+.2%}' + spread:>24}", flush=True)
 
         b = options.budget
-        show("epsopt merge", [ours(parents, measure, trained, b, s) for s in seeds])
+        for n in (PARENTS, 2):
+            of_front = parents if n == PARENTS else front_parents(checkpoints, OBJECTIVES, n)
+            by_gain, _ = parents_by_gain(decoder, checkpoints, catalogue.lineages(), OBJECTIVES, n)
+            name = "epsopt merge" if n == PARENTS else f"epsopt merge -n {n}"
+            show(name, [ours(of_front, measure, trained, b, s) for s in seeds])
+            show(f"{name} --choose gain", [ours(by_gain, measure, trained, b, s) for s in seeds])
         show("random merges of the same parents", [at_random(parents, measure, b, s) for s in seeds])
         show("greedy soup, three weights", [greedy_soup(ends, measure, b, w) for w in (0.25, 0.5, 0.75)])
         even = [1.0 / len(ends)] * len(ends)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 @click.option(
     "--count", "-n", type=click.IntRange(2, 5), default=3, show_default=True, help="Parents, if none is named."
 )
+@click.option(
+    "--choose", type=click.Choice(["front", "gain"]), default="front", show_default=True,
+    help="Parents not named: those that dominate most, or whose merges are expected to gain most.",
+)  # fmt: skip
 @click.option("--wide", is_flag=True, help="Merge up to 24 checkpoints, each part of the network on its own.")
 @click.option("--budget", type=click.IntRange(min=3), default=30, show_default=True, help="Real evaluations.")
 @click.option(
@@ -59,6 +63,7 @@ def command(
     options: Options,
     parents: tuple[str, ...],
     count: int,
+    choose: str,
     wide: bool,
     budget: int,
     groups: str | None,
@@ -84,6 +89,7 @@ def command(
     asked = _Asked(
         parents,
         count,
+        choose,
         wide,
         budget,
         groups,
@@ -132,6 +138,7 @@ class _Asked:
 
     parents: tuple[str, ...]
     count: int
+    choose: str
     wide: bool
     budget: int
     groups: str | None
@@ -173,7 +180,18 @@ def _merge(
     broken: list[Checkpoint] = []
     base = None
     if not asked.wide:
-        chosen, broken = _parents(asked.parents, checkpoints, project, asked.count, catalogue, asked.operator)
+        if asked.choose == "gain" and not asked.parents:
+            from epsopt.studies.merge.expected_parents import parents_by_gain
+            from epsopt.zoo.decoding.decoder import WeightDecoder
+
+            progress("comparing checkpoints", None)
+            count = 2 if asked.operator in OPERATORS and OPERATORS[asked.operator].of_two else asked.count
+            with WeightDecoder(weights_key=project.weights_key) as decoder:
+                chosen, broken = parents_by_gain(
+                    decoder, checkpoints, lineages, project.objectives, count, bounds=project.bounds, seed=asked.seed
+                )
+        else:
+            chosen, broken = _parents(asked.parents, checkpoints, project, asked.count, catalogue, asked.operator)
         base = _base(asked.operator, chosen, lineages)
     _check_new(asked.save)
     # Held from before the first evaluation: another merge at the same time takes another one.
@@ -206,11 +224,12 @@ def _say(left_out: Sequence[Checkpoint], disagreements: Sequence[str]) -> None:
 
 
 def _check_options(asked: _Asked) -> None:
-    chooses = asked.parents or asked.groups or asked.reach or _is_given("count") or asked.operator != LINEAR
+    chooses = asked.parents or asked.groups or asked.reach or _is_given("count") or _is_given("choose")
+    chooses = chooses or asked.operator != LINEAR
     if asked.wide and chooses:
         raise UsageError(
             "--wide chooses checkpoints and parts by itself, and merges linearly: leave out parents, --count, "
-            "--groups, --reach, --operator"
+            "--choose, --groups, --reach, --operator"
         )
     if asked.whole_budget and not asked.wide:
         raise UsageError("--whole-budget goes with --wide: without it the whole budget is spent anyway")

@@ -151,7 +151,7 @@ def choose_merge(
     finite = np.flatnonzero(np.isfinite(values).all(axis=1))
     if len(finite) < 2 or not float(space.moved.max()) > _STILL:
         return None
-    model = _fit(space, values, objectives, base, bounds or {}, finite)
+    model = fit_weight_space(space, values, objectives, base, bounds or {}, finite)
     candidates = _candidates(space, values, objectives, finite, rng)
     x = torch.from_numpy(candidates.reshape(len(candidates), 1, -1))
     acquisition = improvement_over_front(model, reference, None, int(rng.integers(2**31)))
@@ -289,7 +289,7 @@ def _covariance(log: Tensor, compared: _Compared) -> Tensor:
     return values[-2] * (0.3 + 0.35 * place + 0.35 * radius + 0.6 * place * radius)
 
 
-def _fit(
+def fit_weight_space(
     space: WeightSpace,
     values: Floats,
     objectives: Sequence[Objective],
@@ -297,6 +297,16 @@ def _fit(
     bounds: Mapping[str, tuple[float, float]],
     finite: NDArray[np.int64],
 ) -> _MergeModel:
+    """Fit the process to what was measured.
+
+    Args:
+        space: where ``k`` checkpoints lie.
+        values: ``(k, m)`` what was measured on them.
+        objectives: the columns.
+        base: ``(m,)`` what was measured on the base; None where nothing was.
+        bounds: declared bounds of objectives; others are guessed.
+        finite: rows of `values` without NaN, at least two.
+    """
     n_parts, k = len(space.by_part), len(values)
     front = finite[Objectives(objectives).front(values[finite])]
     newest = [i for i in finite[::-1].tolist() if i not in set(front.tolist())]

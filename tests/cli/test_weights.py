@@ -134,6 +134,17 @@ def test_a_merge_saves_what_it_measured_and_ingest_takes_it(mine, tmp_path):
         assert merged.lineage_id == next(c.lineage_id for c in known.values() if c.run == "run_000")
 
 
+def test_parents_are_chosen_by_what_their_merges_are_expected_to_gain(mine, tmp_path):
+    arguments = ["-n", "2", "--choose", "gain", "--budget", "4", "--save", tmp_path / "merged", "--json"]
+    result = mine("merge", *arguments)
+    assert result.status == 0, result.err
+    check("merge", result.document)
+    parents = result.document["parents"]
+    assert len({p["sha256"] for p in parents}) == 2
+    assert len(result.document["evaluations"]) == 4
+    assert "--choose" in mine("merge", "--wide", "--choose", "gain").err
+
+
 def test_operators_of_mergekit_need_it_a_base_and_as_many_parents_as_they_merge(mine, monkeypatch):
     monkeypatch.setattr("epsopt.zoo.decoding.operator_names.find_spec", lambda _: None)
     lacking = mine("merge", "run_000", "run_003", "--operator", "slerp")
