@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from sqlalchemy import func, select
 
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.tables import checkpoints, files, fingerprints
 from epsopt.zoo.fingerprints.formats import WITHOUT_FOLLOWED, header_of
 from epsopt.zoo.fingerprints.weight_chain import is_followed
+from epsopt.zoo.layouts.adapters import factors_by_shape, low_rank
 
 
 def files_followed_further(catalogue: Catalogue) -> dict[str, int]:
@@ -41,4 +44,14 @@ def with_their_copies(paths: set[str], checkpoint_of: dict[str, int]) -> set[str
 
 def _is_followed_further(data: bytes) -> bool:
     header, _ = header_of(bytes(data))
+    if _held_factors(dict(zip(header["names"], header["shapes"], strict=True))):
+        return True
     return header["format"] == WITHOUT_FOLLOWED and any(map(is_followed, header["names"]))
+
+
+def _held_factors(shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Tell whether factors of adapters of kohya's layout were looked at by themselves, and not as their product."""
+    return any(
+        pair.any_rank and name not in shapes and factors_by_shape(shapes[pair.down], shapes[pair.up])
+        for name, pair in low_rank(shapes, None).items()
+    )

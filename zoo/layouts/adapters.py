@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -138,6 +138,16 @@ def low_rank(names: Iterable[str], config: AdapterConfig | None) -> dict[str, Lo
                 module, both["A"], both["B"], kind, alpha, any_rank=_DOWN_UP.fullmatch(both["A"]) is not None
             )
     return out
+
+
+def factors_by_shape(down: Sequence[int], up: Sequence[int]) -> bool:
+    """Tell whether two tensors are the factors of one update by their shapes.
+
+    Args:
+        down: of the one that is applied first.
+        up: of the other.
+    """
+    return len(down) >= 2 and len(up) >= 2 and 0 < down[0] == math.prod(up[1:])
 
 
 def why_no_sum(names: Iterable[str], config: AdapterConfig | None) -> str | None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
-from epsopt.zoo.layouts.adapters import AdapterConfig, LowRank, adapter_config, low_rank
+from epsopt.zoo.layouts.adapters import AdapterConfig, LowRank, adapter_config, factors_by_shape, low_rank
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint
 from epsopt.zoo.layouts.registry import interpret
 from epsopt.zoo.reading.source import Limits
@@ -156,7 +156,7 @@ def _are(pair: LowRank, weights: dict[str, torch.Tensor]) -> bool:
     floating = down.is_floating_point() and up.is_floating_point()
     if pair.alpha is not None and weights[pair.alpha].numel() != 1:
         return False
-    return floating and down.dim() >= 2 and up.dim() >= 2 and 0 < len(down) == up.shape[1:].numel()
+    return floating and factors_by_shape(down.shape, up.shape)
 
 
 def _described(pair: LowRank, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

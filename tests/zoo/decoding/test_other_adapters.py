@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sqlalchemy import update
 
 from epsopt.zoo import ingest
+from epsopt.zoo.catalogue import tables
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
 from epsopt.zoo.decoding.recombination import Parent, Recombination, recombination
 from epsopt.zoo.errors import EpsoptError, UsageError
-from epsopt.zoo.fingerprints.fingerprint import sketch_distance
+from epsopt.zoo.fingerprints.fingerprint import fingerprint, sketch_distance
 from epsopt.zoo.layouts.effective_weights import effective_weights
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
 from epsopt.zoo.reading.source import Limits
@@ -88,13 +90,13 @@ def test_adapters_of_kohya_s_scripts_are_merged_as_what_they_do_whatever_their_r
     out = merged(decoder, [one, two], [0.3, 0.7], tmp_path / "m.safetensors")
     first, second, found = updates(one), updates(two), updates(out)
     assert found.keys() == first.keys()
-    for name, update in found.items():
-        torch.testing.assert_close(update, 0.3 * first[name] + 0.7 * second[name], rtol=1e-4, atol=1e-4)
+    for name, summed in found.items():
+        torch.testing.assert_close(summed, 0.3 * first[name] + 0.7 * second[name], rtol=1e-4, atol=1e-4)
     without = kohya(tmp_path / "three" / "c.safetensors", 3, 3, None, names)
     again = updates(merged(decoder, [without, two], [0.5, 0.5], tmp_path / "n.safetensors"))
     third = updates(without)
-    for name, update in again.items():
-        torch.testing.assert_close(update, 0.5 * third[name] + 0.5 * second[name], rtol=1e-4, atol=1e-4)
+    for name, summed in again.items():
+        torch.testing.assert_close(summed, 0.5 * third[name] + 0.5 * second[name], rtol=1e-4, atol=1e-4)
 
 
 def looked_at(path):
@@ -112,6 +114,19 @@ def test_no_gauge_of_such_an_adapter_changes_its_fingerprint_and_any_ranks_are_a
     assert sketch_distance(one.sketch, two.sketch) > 0.5
     apart = np.abs(one.features - same.features) > 1e-2
     assert apart.mean() < 0.001, "all but logarithms of means that are nearly nothing"
+
+
+def test_a_catalogue_that_looked_at_factors_by_themselves_reads_them_again_once(tmp_path, catalogue):
+    file = kohya(tmp_path / "runs" / "a" / "a.safetensors", 1, 3, 4.0)
+    ingest(catalogue, tmp_path / "runs", jobs=1)
+    before = fingerprint(load_file(file).items())
+    with catalogue.writing() as connection:
+        connection.execute(update(tables.fingerprints).values(data=before.to_bytes()))
+        connection.execute(update(tables.checkpoints).values(signature=before.signature))
+    assert ingest(catalogue, tmp_path / "runs", jobs=1).added == 1
+    (found,) = catalogue.checkpoints()
+    assert found.signature == looked_at(file).signature != before.signature
+    assert ingest(catalogue, tmp_path / "runs", jobs=1).added == 0
 
 
 def other(base, folder, seed, config):
