@@ -90,6 +90,7 @@ def _merges(parents: Sequence[int], space: WeightSpace) -> Floats:
     of the others.
     """
     n = len(parents)
+    rows: list[tuple[float, ...]]
     if n == 2:
         rows = [(share, 1.0 - share) for share in (0.25, 0.5, 0.75)]
     else:
