@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 )
 @click.option("--rank", type=click.IntRange(min=1), help="Of merged LoRA adapters; that of the sum if not said.")
 @click.option(
-    "--operator", type=click.Choice([LINEAR, *OPERATORS]), default=LINEAR, show_default=True,
-    help="How weights are merged; all but linear are mergekit's.",
+    "--operator", type=click.Choice([LINEAR, *OPERATORS]), default=LINEAR, show_default=True, metavar="NAME",
+    help="linear, or of mergekit: slerp, ties, dare, della, breadcrumbs, task_arithmetic, ...",
 )  # fmt: skip
 @click.option(
     "--density", type=click.FloatRange(0.0, 1.0, min_open=True), default=DENSITY, show_default=True,
