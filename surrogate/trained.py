@@ -16,8 +16,9 @@ from epsopt.surrogate.network import EpsilonVAE, NetworkShape
 from epsopt.surrogate.ranges import positive_floor
 from epsopt.surrogate.training import Examples, TrainingConfig, train_many
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
-from epsopt.surrogate.views import FeatureEncoder, fit_tokenizer
+from epsopt.surrogate.views import FeatureEncoder, fit_tokenizer, memory_of_fit
 
+_MEMORY = 1_000_000_000  # bytes that views of several parts may be learned in side by side
 _FAR = 10.0  # typical distances: no checkpoint of a run that trains lies so far out
 
 
@@ -73,10 +74,16 @@ def train_all(
 ) -> list[TrainedNetwork]:
     """Train one network on each training set."""
     # Threads: most of it is in libraries that let go of the interpreter, and fingerprints are too large to hand around.
-    workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(parts)), prefer="threads")
+    workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), _side_by_side(parts)), prefer="threads")
     prepared = workers(joblib.delayed(_prepare)(part, bounds, probes) for part in parts)
     networks = train_many([(p.shape, p.examples) for p in prepared], recipe, seed, progress)
     return [TrainedNetwork(**vars(p), network=network) for p, network in zip(prepared, networks, strict=True)]
+
+
+def _side_by_side(parts: Sequence[TrainingSet]) -> int:
+    """How many may learn their views at the same time: of networks of hundreds of tensors one takes a gigabyte."""
+    needed = max(memory_of_fit(part.fingerprints) for part in parts)
+    return max(min(len(parts), int(_MEMORY / max(needed, 1))), 1)
 
 
 def _prepare(train: TrainingSet, bounds: Mapping[str, tuple[float, float]], probes: bool) -> Prepared:

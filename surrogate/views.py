@@ -29,6 +29,7 @@ _TAIL = 4.0  # standard deviations of most values: beyond, a value does not coun
 _LONG = 2.0  # typical lengths of a standardised checkpoint: a longer one does not count in full towards directions
 _QUARTILE_ROWS = 256
 _ROWS = 768  # checkpoints that a view is learned from
+_COPIES = 4  # of a view's table, while it is standardised
 _TOGETHER = 256  # checkpoints that are looked at together
 _SHARE_OF_RUNS = 0.2  # a kind of block that fewer runs have gets no view of its own
 _PAIRED_ANCHORS = 128  # anchors whose distances are looked at
@@ -122,6 +123,13 @@ def fit_tokenizer(
         nothing = np.zeros(columns, dtype=np.float32)
         views = [View("blocks", nothing, nothing + np.inf, np.zeros((columns, 1), dtype=np.float32))]
     return FeatureEncoder(kinds, tuple(views))
+
+
+def memory_of_fit(fingerprints: Sequence[Fingerprint]) -> int:
+    """Return about how many bytes :func:`fit_tokenizer` needs beside these: a few copies of the widest view."""
+    blocks = max((len(f.names) for f in fingerprints), default=0)
+    widest: int = SECTIONS["PRODUCT"].stop - SECTIONS["PRODUCT"].start
+    return 4 * blocks * widest * min(len(fingerprints), _ROWS) * _COPIES
 
 
 def kinds_of(fingerprint: Fingerprint) -> list[str]:

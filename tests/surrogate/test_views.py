@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from epsopt.surrogate import TrainingConfig, fit
-from epsopt.surrogate.views import fit_tokenizer
+from epsopt.surrogate.views import fit_tokenizer, memory_of_fit
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.fingerprints.fingerprint import fingerprint
 
@@ -82,3 +83,17 @@ def test_with_probes_the_embedding_is_looked_at(zoo) -> None:
 def test_probes_without_any_embedding_are_refused(zoo) -> None:
     with pytest.raises(UsageError, match=r"hooks\.embed"):
         fit(replace(zoo[0], embeddings=None), probes=True)
+
+
+def test_learning_views_takes_about_the_memory_that_it_is_expected_to():
+    shapes = {f"layers.{i}.weight": (6, 6) for i in range(24)}
+    prints = []
+    for seed in range(12):
+        g = torch.Generator().manual_seed(seed)
+        prints.append(fingerprint((n, torch.randn(s, generator=g)) for n, s in shapes.items()))
+    zoo = [prints[i % 12] for i in range(240)]
+    tracemalloc.start()
+    fit_tokenizer(zoo, np.arange(240) % 12)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.5 * memory_of_fit(zoo) < peak < 2.0 * memory_of_fit(zoo)
