@@ -25,12 +25,12 @@ from epsopt.demo.files import load as load_checkpoint
 from epsopt.demo.run import Plan as Training
 from epsopt.demo.run import train
 from epsopt.demo.space import draw
-from epsopt.optimize import Objective, Target, infer_space, past_runs
-from epsopt.optimize.forecast.continuation_model import learn_continuation
+from epsopt.optimize import Objective, Target
 from epsopt.optimize.objectives import measured_table
 from epsopt.optimize.pareto import non_dominated
-from epsopt.optimize.proposals.warm_start import WarmStart, plan_runs
-from epsopt.studies.merge.warm_start_candidates import merged_starts, real_starts
+from epsopt.optimize.proposals.warm_start import WarmStart
+from epsopt.studies.merge.rank_warm_starts import rank_warm_starts
+from epsopt.studies.project.project import Project
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
 
@@ -80,12 +80,11 @@ def planned(zoos: Path, seed: int) -> dict[str, Any]:
     with catalogue_of("ternary", seed, zoos) as catalogue, WeightDecoder(HOOK) as decoder:
         surrogate, left_out = map_without_runs(catalogue, f"ternary-{seed}")
         checkpoints = [c for c in catalogue.checkpoints() if c.run_id not in left_out]
-        space = infer_space([r.config for r in past_runs(surrogate, checkpoints)])
-        continuation = learn_continuation(surrogate, checkpoints, space)
-        starts = real_starts(surrogate, catalogue, OBJECTIVES)
-        mixed = merged_starts(decoder, catalogue, surrogate, OBJECTIVES)
-        everywhere = [*starts, *(s for s, _ in mixed)]
-        plans = plan_runs(continuation, everywhere, checkpoints, OBJECTIVES, TARGETS, epochs=EPOCHS)
+        project = Project("ternary", zoos / "epsopt.toml", zoos, "", OBJECTIVES, evaluate=HOOK)
+        ranked = rank_warm_starts(
+            decoder, catalogue, checkpoints, surrogate, project, [], OBJECTIVES, TARGETS, epochs=EPOCHS
+        )
+        plans, mixed = ranked.plans, ranked.merged
         from_base = next(p for p in plans if p.start.kind == "base")
 
         def said(plan: WarmStart) -> dict[str, Any]:
@@ -108,13 +107,7 @@ def planned(zoos: Path, seed: int) -> dict[str, Any]:
             "runs": len({c.run_id for c in checkpoints}),
             "met": int(met.sum()),
             "front": table[non_dominated(table, [True, True]).indices].tolist(),
-            "segments": continuation.n_segments,
-            "errors": [
-                [n, e, c]
-                for n, e, c in zip(
-                    surrogate.metric_names, continuation.error.tolist(), continuation.carried.tolist(), strict=True
-                )
-            ],
+            "learned_from": ranked.learned_from,
         }
 
 
@@ -147,10 +140,7 @@ def main() -> None:
     guided, from_base, front = plans["guided"], plans["base"], np.array(plans["front"])
     start, base = Path(guided["path"]), Path(from_base["path"])
     print(f"\n{plans['checkpoints']} checkpoints of {plans['runs']} runs, {plans['met']} of them meet both targets.")
-    print(
-        f"Forecasts were learned from {plans['segments']} segments of runs; error on held-out runs, beside that of\n"
-        "saying that nothing changes: " + ", ".join(f"{n} {e:.3f} ({c:.3f})" for n, e, c in plans["errors"])
-    )
+    print(f"Predictions rest on the curves of {plans['learned_from']} runs")
     print(f"\nnamed:  {describe(guided)}\nbeside: {describe(from_base)}")
 
     def repeated(key: str, origin: Path, config: Mapping[str, Any]) -> Array:

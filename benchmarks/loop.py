@@ -79,6 +79,7 @@ def run(workload: Workload, methods: Sequence[str], seeds: Sequence[int], epochs
                 "deciding": round(trainer.ledger.seconds, 1),
                 "reference": trainer.reference.round(5).tolist(),
                 "runs": trainer.ledger.notes,
+                "steps": trainer.ledger.steps,
                 "earlier": np.round(earlier, 5).tolist(),
                 "values": np.round(trainer.ledger.values, 5).tolist(),
                 "costs": trainer.ledger.costs,

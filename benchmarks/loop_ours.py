@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from loop_workloads import Floats, State
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.merge.weight_space_gp import WeightSpace, on_way
+from epsopt.optimize.outliers import front_reference
+from epsopt.optimize.pareto import joins_front
 from epsopt.optimize.schedule.pruner import Pruner
 from epsopt.optimize.schedule.run_acquisition import Candidate
 from epsopt.optimize.schedule.scheduler import BRANCH_EPOCHS, FIRST_RUNS, Scheduler, SearchState, Step
@@ -53,14 +56,13 @@ class _Search:
         self._weights = _Weights(trainer) if how.merge and trainer.base is not None else None
         can_merge = self._weights is not None
         self._scheduler = Scheduler(
-            workload.space, workload.objectives, length=workload.length, reference=trainer.reference,
+            workload.space, workload.objectives, length=workload.length, reference=self._reference(),
             base=trainer.base, evaluation=workload.evaluation, branch_epochs=BRANCH_EPOCHS if how.branch else None,
-            first_runs=FIRST_RUNS if can_merge else PROBES, exploration_epochs=LOOK if can_merge else None, seed=seed,
+            first_runs=FIRST_RUNS if can_merge else PROBES,
+            exploration_epochs=min(LOOK, workload.length) if can_merge else None,
+            bounds=getattr(workload, "bounds", None), seed=seed,
         )  # fmt: skip
-        self._pruner = Pruner(
-            workload.space, workload.objectives, workload.length, gain_ratio=GAIN_RATIO, grace=GRACE,
-            exploration_runs=0 if can_merge else PROBES, reference=trainer.reference,
-        )  # fmt: skip
+        self._pruner = self._new_pruner()
         self._planned: tuple[Scheduler, Step] | None = None
         self._aside = 0.0  # gain of merges while a run trained
 
@@ -70,18 +72,64 @@ class _Search:
         while trainer.left:
             began = time.process_time()
             known = self._known()
+            self._scheduler.reference = self._reference()
             before = self._scheduler.volume(known)
             step = self._next(known)
             if step.candidate is not None:
                 rate = None if step.kind == "exploration" else step.gain_per_epoch
                 model = None if step.model is None else step.model.curves
+                self._pruner = self._new_pruner()
                 self._pruner.learn(known.curves, model=model, new_run=rate)
             ledger.seconds += time.process_time() - began
+            measured = [c.values for c in known.checkpoints]
             taken = self._take(step)
             realized_gain = self._scheduler.volume(self._known()) - before - self._aside
+            self._note(step, np.stack(measured) if measured else np.zeros((0, 2)), before, realized_gain, taken)
             for scheduler in (self._scheduler, *self._planned[:1]) if self._planned else (self._scheduler,):
                 scheduler.learn(step, realized_gain, taken=taken)
             self._aside = 0.0
+
+    def _new_pruner(self) -> Pruner:
+        """As `epsopt work --budget` asks one of each run: with the reference point of when it was chosen."""
+        workload = self._trainer.workload
+        return Pruner(
+            workload.space, workload.objectives, workload.length, gain_ratio=GAIN_RATIO, grace=GRACE,
+            exploration_runs=PROBES if self._weights is None else 0, reference=self._scheduler.reference,
+            bounds=getattr(workload, "bounds", None),
+        )  # fmt: skip
+
+    def _reference(self) -> Floats:
+        """As `epsopt work --budget` sets it: a tenth of their range beyond the worst that is no outlier."""
+        trainer = self._trainer
+        values = [s.values for s in ([trainer.base] if trainer.base else []) + trainer.starts()]
+        if not values:
+            return np.array(trainer.workload.failed)
+        signs = np.array([1.0 if o.maximize else -1.0 for o in trainer.workload.objectives])
+        corner = front_reference(np.stack(values) * signs) * signs
+        bounds = getattr(trainer.workload, "bounds", {})
+        limits = np.array([bounds.get(o.name, (-np.inf, np.inf)) for o in trainer.workload.objectives])
+        return np.asarray(corner.clip(limits[:, 0], limits[:, 1]))
+
+    def _note(self, step: Step, measured: Floats, volume: float, realized_gain: float, taken: float) -> None:
+        """What was predicted of a step, beside what came of it."""
+        if step.kind == "exploration":
+            return
+        names = [o.name for o in self._trainer.workload.objectives]
+        signs = np.array([1.0 if o.maximize else -1.0 for o in self._trainer.workload.objectives])
+        line: dict[str, Any] = {
+            "kind": step.kind if step.merge is None else step.merge.kind, "predicted": step.predicted_gain,
+            "realized": realized_gain, "volume": volume, "cost": step.cost, "taken": taken,
+        }  # fmt: skip
+        if step.merge is not None:
+            rows = self._trainer.merged[-1].values[None]
+            line |= {"low": step.merge.low.tolist(), "high": step.merge.high.tolist(), "end": rows[-1].tolist()}
+        elif step.expected is not None:
+            rows, said = self._trainer.runs[-1].values, step.expected
+            line |= {"joins": said.joins_front, "joined": bool(joins_front(rows[None] * signs, measured * signs)[0])}
+            if taken >= step.cost:
+                line |= {"low": [said.low[n] for n in names], "high": [said.high[n] for n in names],
+                         "end": rows[-1].tolist()}  # fmt: skip
+        self._trainer.ledger.steps.append(line)
 
     def _next(self, known: SearchState) -> Step:
         if self._planned is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,8 @@ from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.space import Config, Space
 from epsopt.studies.optuna_io.sampler import EpsilonSampler
 
+SHORT, EIGHT = 3, 8
+"""Epochs of a short run, and random ones before a model of them is believed."""
 FEW = 5
 """Random runs before a model is believed, of the peers that begin with fewer than ten, as is usual."""
 
@@ -34,8 +37,16 @@ def random_search(trainer: Trainer, seed: int) -> None:
         trainer.train(trainer.workload.space.sample(1, rng)[0])
 
 
-def optuna_method(make: Callable[[int], optuna.samplers.BaseSampler], *, masked: bool) -> Method:
-    """Ask an Optuna sampler; `masked` shows it one value for a conditional parameter that had no effect."""
+def optuna_method(
+    make: Callable[[int], optuna.samplers.BaseSampler], *, masked: bool, epochs: int | None = None
+) -> Method:
+    """Ask an Optuna sampler; `masked` shows it one value for a conditional parameter that had no effect.
+
+    Args:
+        make: the sampler of a seed.
+        masked: see above.
+        epochs: of each run; by default as many as any.
+    """
 
     def method(trainer: Trainer, seed: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -54,7 +65,7 @@ def optuna_method(make: Callable[[int], optuna.samplers.BaseSampler], *, masked:
             trial = study.ask()
             config = _suggest(trial, space, everything=masked)
             trainer.ledger.seconds += time.process_time() - began
-            run = trainer.train({p.name: config[p.name] for p in space.active(config)})
+            run = trainer.train({p.name: config[p.name] for p in space.active(config)}, epochs)
             if not masked:
                 study.tell(trial, trainer.final(run))
                 continue
@@ -135,6 +146,33 @@ def _by_nehvi(
     return pool[int(np.abs(space.encode(pool) - chosen.numpy()).sum(axis=1).argmin())]
 
 
+def moasha(trainer: Trainer, seed: int, *, grace: int = 1, factor: float = 3.0) -> None:
+    """Syne Tune's MOASHA (Schmucker et al. 2021): random runs, stopped where they lie behind. Needs syne-tune."""
+    from syne_tune.backend.trial_status import Trial
+    from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
+
+    names = [o.name for o in trainer.workload.objectives]
+    signs = np.array([-1.0 if o.maximize else 1.0 for o in trainer.workload.objectives])
+    rng, space = np.random.default_rng(seed), trainer.workload.space
+    scheduler = MOASHA({}, names, time_attr="epoch", max_t=trainer.workload.length, grace_period=grace,
+                       reduction_factor=factor, random_seed=seed)  # fmt: skip
+    number = 0
+    while trainer.left:
+        config = space.sample(1, rng)[0]
+        trial = Trial(number, {**config}, datetime.now(UTC))
+        scheduler.on_trial_add(trial)
+
+        def stop(run: Run, trial: Trial = trial) -> bool:
+            began = time.process_time()
+            row = dict(zip(names, (signs * run.values[-1]).tolist(), strict=True))
+            decision = scheduler.on_trial_result(trial, {**row, "epoch": len(run.values)})
+            trainer.ledger.seconds += time.process_time() - began
+            return bool(decision == "STOP")
+
+        trainer.train(config, stop=stop)
+        number += 1
+
+
 PEERS: Mapping[str, Method] = {
     "random": random_search,
     "tpe": optuna_method(lambda s: optuna.samplers.TPESampler(seed=s), masked=False),
@@ -142,6 +180,11 @@ PEERS: Mapping[str, Method] = {
     "gp-unmasked": optuna_method(lambda s: optuna.samplers.GPSampler(seed=s), masked=False),
     "gp": optuna_method(lambda s: optuna.samplers.GPSampler(seed=s), masked=True),
     "nehvi": nehvi,
+    "gp-short": optuna_method(
+        lambda s: optuna.samplers.GPSampler(seed=s, n_startup_trials=EIGHT), masked=True, epochs=SHORT
+    ),
+    "tpe-short": optuna_method(lambda s: optuna.samplers.TPESampler(seed=s), masked=False, epochs=SHORT),
+    "moasha": moasha,
     "gp-few": optuna_method(lambda s: optuna.samplers.GPSampler(seed=s, n_startup_trials=FEW), masked=True),
     "nehvi-few": partial(nehvi, first=FEW),
     "epsopt-sampler": optuna_method(lambda s: EpsilonSampler(seed=s), masked=False),

@@ -93,8 +93,36 @@ def table(
                 print(f"{name:16}{share:7.0%}{np.median(ratios):8.2f}{means}   {shown}")
         if "epsopt" in methods:
             _peers_table(curves, peers, epochs)
+    for name in methods:
+        if any(found[name, s].get("steps") for s in complete):
+            _decisions_table(name, [found[name, s] for s in complete])
     if "random" in methods:
         _target_table(workload, methods, [[found[m, s] for s in complete] for m in methods], epochs)
+
+
+def _decisions_table(name: str, lines: Sequence[Line]) -> None:
+    """Print what steps were predicted to bring when they were chosen, beside what they brought."""
+    print(f"\n{name}, when a step was chosen, and what came of it")
+    print(f"{'kind':12}{'steps':>7}{'predicted gain':>16}{'realized':>10}{'ratio':>7}{'inside 90 %':>16}{'joins':>8}"
+          f"{'joined':>8}{'Brier':>8}{'base':>7}")  # fmt: skip
+    steps = [{**s, "seed": line["seed"]} for line in lines for s in line.get("steps") or ()]
+    for kind in [*sorted({s["kind"] for s in steps}), "all"]:
+        mine = [s for s in steps if kind in (s["kind"], "all")]
+        # What was stopped early was to bring its share.
+        due = [s["predicted"] / s["volume"] * min(s["taken"] / s["cost"], 1.0) for s in mine if s["volume"] > 0.0]
+        came = [s["realized"] / s["volume"] for s in mine if s["volume"] > 0.0]
+        row = f"{kind:12}{len(mine):7}{sum(due):16.1%}{sum(came):10.1%}{sum(came) / max(sum(due), 1e-12):7.2f}"
+        ends = [s for s in mine if "end" in s]
+        if ends:
+            low, high, end = (np.array([s[key] for s in ends]) for key in ("low", "high", "end"))
+            row += "".join(f"{share:8.0%}" for share in ((low <= end) & (end <= high)).mean(axis=0))
+        said = [s for s in mine if "joins" in s]
+        if said:
+            joins, joined = (np.array([float(s[key]) for s in said]) for key in ("joins", "joined"))
+            row += f"{joins.mean():8.2f}{joined.mean():8.2f}{np.square(joins - joined).mean():8.3f}"
+            row += f"{joined.mean() * (1 - joined.mean()):7.3f}"
+        print(row)
+    print("gains are sums of shares of the hypervolume by then, over all seeds")
 
 
 def _peers_table(curves: Mapping[str, Floats], peers: Sequence[str], epochs: int) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -60,12 +60,15 @@ class Ledger:
         seconds: of the processor, spent on deciding, not on training.
         notes: one per run: epochs, whether it branched, whether it was stopped, whether it diverged (one more epoch).
             A merge has a line too: one row, 2 in the place of whether it branched.
+        steps: of those who predict what a step brings: its kind, predicted and realized gain, hypervolume before, and
+            what else was predicted of it beside what was measured.
     """
 
     values: list[list[float]] = field(default_factory=list)
     costs: list[float] = field(default_factory=list)
     seconds: float = 0.0
     notes: list[list[int]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
 
     def pay(self, values: Sequence[float], cost: float = 1.0) -> None:
         """Write down what was measured and what it cost."""

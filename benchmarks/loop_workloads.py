@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Protocol
 import digits
 import numpy as np
 import torch
+from loop_programs import CACHE, PROGRAMS
 from numpy.typing import NDArray
-from zoos import OUT
 
 from epsopt.demo.base import base_path, ensure_base
 from epsopt.demo.files import load as load_checkpoint
@@ -22,7 +22,6 @@ from epsopt.demo.space import SPACE
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.space import Parameter, Space
 
-CACHE = OUT.parent / "loop"
 WIDE = {
     "lr": (1e-5, 0.1),
     "encoder_lr_scale": (1e-3, 1.0),
@@ -221,4 +220,4 @@ class Digits:
         return np.array([metrics[o.name] for o in self.objectives])
 
 
-WORKLOADS: Mapping[str, type[Ternary | Digits]] = {Ternary.name: Ternary, Digits.name: Digits}
+WORKLOADS: Mapping[str, Callable[[], Workload]] = {Ternary.name: Ternary, Digits.name: Digits, **PROGRAMS}

@@ -4,11 +4,13 @@
                                 [--choosers propose budget random] [--count 6]
 
 A chooser is given the first runs of a table, 12, 24 or 48 of them, and chooses six more, which are then measured. The
-tables: `formula` and `formula-apart` (replay_tables.py), where it chooses among everything that the space holds, from
-one base, or each run from weights of its own; and the zoos `ternary` and `digits` (zoos.py), real runs, where it
-chooses among those that come later. What ships is asked: `propose` is the function of `epsopt propose`, which chooses
-six at once; `budget` is the scheduler of `epsopt work --budget`, which chooses one after another and learns from each;
-`random` draws. Nothing is mixed, and no run is stopped early.
+tables: programs that are trained as they are asked (loop_programs.py); `formula` and `formula-apart`
+(replay_tables.py), where it chooses among everything that the space holds, from one base, or each run from weights of
+its own; and the zoos `ternary` and `digits` (zoos.py), real runs, where it chooses among those that come later. What
+ships is asked: `propose` is the function of `epsopt propose`, which chooses six at once; `budget` is the scheduler of
+`epsopt work --budget`, which chooses one after another and learns from each; `init-from` plans as `epsopt init-from`
+does, a whole run from each checkpoint of the front, the best of them; `random` draws. Nothing is mixed, and no run is
+stopped early.
 
 Interval: share of the last checkpoints within their 90 % interval, all objectives, as it was predicted when the run was
 chosen, and the interval's median width as a share of the range between the 5th and 95th percentile of past
@@ -18,8 +20,9 @@ runs were predicted to add, each alone, and what they added, alone as well, both
 hypervolume by then; together: what all six added. The reference point is that of `epsopt work --budget`, from what
 was known, the same for all.
 
-Developed on seeds 200 and later of zoos, 0 to 9 of formulas; reported are 100 and later, on which nothing was chosen:
-stated here before the first run. Every choice of six is a line of out/replay.jsonl; what is there is not made again.
+Developed on seeds 200 and later of zoos, 0 to 9 of formulas and of the programs `finetune` and `classifier`; reported
+are 100 and later, and the programs `encoder` and `tabular`, on which nothing was chosen: stated here before the first
+run. Every choice of six is a line of out/replay.jsonl; what is there is not made again.
 """
 
 from __future__ import annotations
@@ -39,8 +42,10 @@ from replay_tables import Run, Table, checkpoints, table
 from zoos import OUT
 
 from epsopt.optimize.outliers import front_reference
-from epsopt.optimize.pareto import hypervolume, joins_front
-from epsopt.optimize.proposals.proposals import History, propose
+from epsopt.optimize.pareto import hypervolume, joins_front, non_dominated
+from epsopt.optimize.proposals.proposals import History, learn_history, propose
+from epsopt.optimize.proposals.warm_start import Start as WarmStartFrom
+from epsopt.optimize.proposals.warm_start import plan_runs
 from epsopt.optimize.schedule.run_acquisition import Candidate
 from epsopt.optimize.schedule.scheduler import BRANCH_EPOCHS, Scheduler, SearchState
 
@@ -64,6 +69,7 @@ class Chosen:
         joined: whether it joined the front.
         added: hypervolume that it added to what was measured by then.
         volume: of what was measured by then.
+        epochs: that it took.
     """
 
     kind: str
@@ -76,6 +82,7 @@ class Chosen:
     joined: bool
     added: float
     volume: float
+    epochs: float
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,8 @@ class Books:
         joined = bool(joins_front(run.curve.values[None] * self.signs, known * self.signs)[0])
         end = run.curve.values[-1].tolist()
         return Chosen(
-            said.kind, said.low, said.high, said.joins, said.gain, end, self._spread, joined, added, before
+            said.kind, said.low, said.high, said.joins, said.gain, end, self._spread, joined, added, before,
+            said.candidate.cost,
         )  # fmt: skip
 
 
@@ -197,6 +205,33 @@ def by_propose(books: Books, count: int, seed: int) -> list[Chosen]:
     return _at_once(books, said)
 
 
+def by_init_from(books: Books, count: int, seed: int) -> list[Chosen]:
+    """The best plans from checkpoints of the front, as `epsopt init-from` makes them, all from what was known."""
+    of = books.table
+    if not of.branches:
+        return []
+    curves = {r.name: r.curve for r in books.runs}
+    past = History(of.space, of.objectives, (), curves, (), books.values, of.bounds)
+    names = [o.name for o in of.objectives]
+    known = checkpoints(books.runs, of.base)
+    front = [known[i] for i in non_dominated(books.values, [o.maximize for o in of.objectives]).indices]
+    begin = {c.key: c for c in front}
+    starts = [
+        WarmStartFrom(c.key, dict(zip(names, c.values.tolist(), strict=True)), measured=True,
+                      kind="checkpoint" if c.key else "base")
+        for c in front
+    ]  # fmt: skip
+    plans = plan_runs(learn_history(past, seed=seed), starts, epochs=round(of.length), seed=seed)[:count]
+    said = [
+        Prediction(
+            Candidate(p.params, begin[p.start.label], of.length), "init-from", [p.low[n] for n in names],
+            [p.high[n] for n in names], p.joins_front, p.gain,
+        )
+        for p in plans
+    ]  # fmt: skip
+    return _at_once(books, said)
+
+
 def _at_once(books: Books, said: Sequence[Prediction]) -> list[Chosen]:
     out = [books.take(p, keep=False) for p in said]
     books.runs += [books.table.measure(p.candidate) for p in said]
@@ -204,7 +239,7 @@ def _at_once(books: Books, said: Sequence[Prediction]) -> list[Chosen]:
 
 
 CHOOSERS: Mapping[str, Callable[[Books, int, int], list[Chosen]]] = {
-    "propose": by_propose, "budget": by_budget, "random": at_random,
+    "propose": by_propose, "budget": by_budget, "init-from": by_init_from, "random": at_random,
 }  # fmt: skip
 
 
@@ -246,6 +281,8 @@ class Results:
 def row(title: str, batches: Sequence[Batch]) -> str:
     """Give the figures of a chooser."""
     chosen = [c for b in batches for c in b.chosen]
+    if not chosen:
+        return f"{title:34}    -"
     joined = np.array([c.joined for c in chosen], dtype=np.float64)
     out = f"{title:34}{len(chosen):5}"
     said = [c for c in chosen if c.low is not None]
@@ -267,12 +304,13 @@ def row(title: str, batches: Sequence[Batch]) -> str:
         out += f"{sum(a for _, a in gains) / max(sum(g for g, _ in gains), 1e-12):7.2f}"
     else:
         out += f"{'-':>9}{added:8.1%}{'-':>7}"
-    return out + f"{np.mean([b.together for b in batches]):10.1%}"
+    epochs = sum(c.epochs for c in chosen) / len(batches)
+    return out + f"{np.mean([b.together for b in batches]):10.1%}{epochs:8.1f}"
 
 
 HEAD = (
     f"{'chooser, runs known':34}{'runs':>5}{'  inside and width':25}{'joins':>7}{'did':>7}{'Brier':>8}{'base':>7}"
-    f"{'gain':>9}{'added':>8}{'ratio':>7}{'together':>10}"
+    f"{'gain':>9}{'added':>8}{'ratio':>7}{'together':>10}{'epochs':>8}"
 )
 
 

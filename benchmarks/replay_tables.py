@@ -1,4 +1,4 @@
-"""What `replay.py` chooses runs of: recorded zoos, and a formula that stands for a training program.
+"""What `replay.py` chooses runs of: programs, recorded zoos, and a formula that stands for a training program.
 
 The formula is a made-up fine-tuning: a skill and a drift that hyperparameters drive from epoch to epoch, with what a
 real program does to a model of curves: an optimal learning rate that depends on the optimiser, divergence beyond it,
@@ -13,10 +13,11 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
+from loop_programs import PROGRAMS, Program, State
 from loop_workloads import demo_space, digits_space
 from numpy.typing import NDArray
 from zoos import Zoo, load
@@ -230,11 +231,56 @@ def _named(config: Mapping[str, Any], zoo: str) -> dict[str, Any]:
     return {**config, f"width_{config['arch']}": config["width"], f"lr_{config['optimizer']}": config["lr"]}
 
 
+class Live:
+    """A program of the loop's benchmark, trained as it is asked (loop_programs.py).
+
+    Args:
+        workload: the program.
+    """
+
+    def __init__(self, workload: Program) -> None:
+        self._workload, self.space, self.objectives = workload, workload.space, workload.objectives
+        self.length, self.bounds = float(workload.length), workload.bounds
+        self.branches, self.base = workload.origin is not None, None
+        self._states: dict[str, State] = {}
+        self._runs: dict[str, Run] = {}
+        if workload.origin is not None:
+            self._states[""] = workload.origin
+            self.base = Start("", workload.evaluate(workload.origin))
+
+    def past(self, k: int) -> list[Run]:
+        """Random whole runs."""
+        configs = self.space.sample(k, np.random.default_rng([self._workload.seed, 7]))
+        return [self.measure(Candidate(c, self.base, self.length), f"run_{i:03d}") for i, c in enumerate(configs)]
+
+    def measure(self, candidate: Candidate, name: str | None = None) -> Run:
+        """Train; the same candidate measures the same."""
+        start = "" if candidate.start is None else candidate.start.key
+        told = repr((sorted(candidate.config.items()), start, candidate.epochs))
+        digest = hashlib.sha256(told.encode()).hexdigest()
+        name = name or digest[:8]
+        if name not in self._runs:
+            done = list(self._workload.epochs(
+                candidate.config, self._states.get(start), int(candidate.epochs), int(digest[:8], 16)
+            ))  # fmt: skip
+            if self.branches:
+                self._states |= {f"{name}:{i}": state for i, (_, state) in enumerate(done, start=1)}
+            values = np.stack([row for row, _ in done])
+            at = None if candidate.start is None else candidate.start.values
+            self._runs[name] = Run(name, Curve(dict(candidate.config), np.arange(1.0, len(done) + 1), values, at))
+        return self._runs[name]
+
+
+@cache
+def _live(name: str, seed: int) -> Live:
+    return Live(PROGRAMS[name](seed))
+
+
 def table(name: str, seed: int, k: int) -> Table:
     """Give a table by its name on the command line."""
     if name in ("formula", "formula-apart"):
         return Formula(seed, base=name == "formula")
-    return Recorded(name, seed, k)
+    return Recorded(name, seed, k) if name in ("ternary", "digits") else _live(name, seed)
 
 
 def checkpoints(runs: Sequence[Run], base: Start | None) -> list[Start]:

@@ -117,6 +117,7 @@ class Scheduler:
         seed: RNG seed of exploration runs, candidates and samples.
 
     Attributes:
+        reference: ``(m,)`` the reference point; may be set between steps.
         reliability: predicted and realized gain of each kind of step.
         run_model: of the runs; None before it was asked.
         branch_epochs: epochs of a run from a checkpoint; None: there are none.
@@ -156,7 +157,7 @@ class Scheduler:
             if epochs is not None and not epochs > 0.0:
                 raise UsageError(f"{name} is {epochs} epochs, expected more than none")
         self._space, self._objectives, self._length = space, tuple(objectives), length
-        self._reference, self._base, self._evaluation = reference, base, evaluation
+        self.reference, self._base, self._evaluation = reference, base, evaluation
         self.branch_epochs, self._first, self._exploration_epochs = (
             branch_epochs,
             first_runs,
@@ -271,7 +272,7 @@ class Scheduler:
         if not known.checkpoints:
             return 0.0
         values = np.stack([c.values for c in known.checkpoints])
-        return hypervolume(values[np.isfinite(values).all(axis=1)], self._reference, self._directions)
+        return hypervolume(values[np.isfinite(values).all(axis=1)], self.reference, self._directions)
 
     @property
     def _directions(self) -> list[bool]:
@@ -282,7 +283,7 @@ class Scheduler:
             return None
         found = choose_merge(
             known.weights, np.stack([c.values for c in known.checkpoints]) if known.checkpoints else np.zeros((0, 2)),
-            self._objectives, base=None if self._base is None else self._base.values, reference=self._reference,
+            self._objectives, base=None if self._base is None else self._base.values, reference=self.reference,
             bounds=self._bounds, reliability=lambda kind: self.reliability.of(kind, volume), rng=self._rng,
         )  # fmt: skip
         if found is None:
@@ -312,7 +313,7 @@ class Scheduler:
             return None
         model, volume = self._fitted(known), self.volume(known)
         return remaining_gain(
-            model, epochs, reference=self._reference, base=self._base, branch_epochs=self.branch_epochs,
+            model, epochs, reference=self.reference, base=self._base, branch_epochs=self.branch_epochs,
             starts=self._front(known.checkpoints) if self.branch_epochs else [], running=running,
             reliability=lambda c: self.reliability.of(_kind(c), volume), level=level, seed=self._seed,
         )  # fmt: skip
@@ -322,7 +323,7 @@ class Scheduler:
         if self.run_model is None or len(known.curves) != len(self.run_model.curves.curves) or self._learns_on:
             self._learns_on = False
             self.run_model = fit_run_model(
-                self._space, self._objectives, known.curves, length=self._length, reference=self._reference,
+                self._space, self._objectives, known.curves, length=self._length, reference=self.reference,
                 bounds=self._bounds, seed=self._seed, before=self.run_model,
             )  # fmt: skip
         curves = replace(self.run_model.curves, curves=tuple(known.curves), others=known.merged)
@@ -336,7 +337,7 @@ class Scheduler:
 
         (choice,) = optimize_acquisition(
             model.curves, running, starts=starts, base=self._base,
-            branch_epochs=self.branch_epochs, reference=self._reference, reliability=reliability,
+            branch_epochs=self.branch_epochs, reference=self.reference, reliability=reliability,
             can_merge=known.weights is not None, onsets=learn_onsets(self._space, known.curves), rng=self._rng,
         )  # fmt: skip
         kind, cost = _kind(choice.candidate), choice.candidate.cost
@@ -349,7 +350,7 @@ class Scheduler:
         )  # fmt: skip
 
     def _with_failures(self, known: SearchState) -> SearchState:
-        worst = np.asarray(self._reference)[None]
+        worst = np.asarray(self.reference)[None]
         failed = [
             Curve(c.config, np.array([c.epochs]), worst, None if c.start is None else c.start.values)
             for c in known.failed
