@@ -13,9 +13,8 @@ from epsopt.cli.options import Options, TargetCommand, common, level_option, see
 
 if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
-    from epsopt.optimize.forecast.continuation_model import Start
     from epsopt.optimize.objectives import Objective, Target
-    from epsopt.optimize.proposals.warm_start import WarmStart
+    from epsopt.optimize.proposals.warm_start import Start, WarmStart
     from epsopt.studies.merge.decode import MergedCheckpoint
     from epsopt.studies.merge.rank_warm_starts import RankedStarts
     from epsopt.studies.project.project import Project
@@ -63,13 +62,15 @@ def command(
         ):
             checkpoints = measured(catalogue)
             from epsopt.studies.merge.rank_warm_starts import rank_warm_starts
+            from epsopt.studies.optuna_io.stored_trials import proposed_trials
             from epsopt.studies.surrogate_store import load_map
 
             objectives = check_objectives(project, catalogue.metric_names())
             surrogate, _ = load_map(catalogue)
             targets = resolve_targets(wanted, project, checkpoints, surrogate)
+            trials = proposed_trials(workspace.proposals(), project.name)
             ranked = rank_warm_starts(
-                decoder, catalogue, checkpoints, surrogate, project.space, objectives, targets, epochs=epochs,
+                decoder, catalogue, checkpoints, surrogate, project, trials, objectives, targets, epochs=epochs,
                 real_only=real_only, level=level, seed=seed, progress=progress,
                 left_out=lambda label, why: note(f"the mean of {label} is no start, since it is not predicted: {why}"),
             )  # fmt: skip
@@ -95,7 +96,6 @@ def _document(
 ) -> dict[str, Any]:
     from epsopt.cli.render import objective_json, target_json
 
-    learned = ranked.continuation
     return {
         "objectives": objective_json(objectives),
         "targets": target_json(targets),
@@ -103,11 +103,7 @@ def _document(
         "seed": seed,
         "epochs": ranked.epochs,
         "warm_starts": [_plan_json(*one) for one in shown],
-        "forecast": {
-            "n_segments": learned.n_segments,
-            "error": dict(zip(surrogate.metric_names, learned.error.tolist(), strict=True)),
-            "baseline_error": dict(zip(surrogate.metric_names, learned.carried.tolist(), strict=True)),
-        },
+        "learned_from": ranked.learned_from,
         "trained_on": surrogate.trained_on,
     }
 
@@ -176,6 +172,7 @@ def _plan_json(plan: WarmStart, path: str, arguments: list[str] | None) -> dict[
         "params": dict(plan.params),
         "fixed": dict(plan.fixed),
         "predicted": predicted_json(plan),
+        "predicted_gain": plan.gain,
         "probability": plan.probability,
         "joins_front": plan.joins_front,
         "extrapolated_epochs": plan.beyond,
@@ -202,21 +199,23 @@ def _show(
 ) -> None:
     from epsopt.cli.output import TARGETS_HOLD, Head, Rows, print_line, print_list, print_table, print_wrapped, value
     from epsopt.cli.render import formatters, measured_row, metric_heads, predicted_rows, short_path
+    from epsopt.zoo.formatting import count
 
     plans, names, space = [p for p, _, _ in shown], [o.name for o in objectives], ranked.space
     texts = formatters(names, [m for p in plans for m in (p.point, p.low, p.high, dict(p.start.metrics))])
     groups = []
     for i, p in enumerate(plans, 1):
         row_name = "start, measured" if p.start.measured else "start, predicted"
-        title = "forecast" if p.probability is None else f"forecast, P {p.probability:.2f}"
+        title = "predicted" if p.probability is None else f"predicted, P {p.probability:.2f}"
         rows, dim = predicted_rows(p, names, texts, title, level)
         own = measured_row(row_name, dict(p.start.metrics), names, texts)
         groups.append(Rows([[str(i), *own], ["", *rows[0]], ["", *rows[1]]], frozenset(d + 1 for d in dim)))
     print_table([Head("#"), Head("", "left"), *metric_heads(names, objectives, targets)], groups, keep=2)
     print_wrapped()
     print_wrapped(
-        f"Forecasts are of a run of {ranked.epochs} epochs from there: predicted, not evaluated, and learned from runs "
-        "that went on with their own hyperparameters." + (TARGETS_HOLD if targets else "")
+        f"The end of a run of {count(ranked.epochs, 'epoch')} from there is predicted, not evaluated, as learned from "
+        f"the curves of {count(ranked.learned_from, 'run')}. Starts that are expected to widen the measured front most "
+        "come first." + (TARGETS_HOLD if targets else "")
     )
     print_wrapped()
     for i, (p, path, _) in enumerate(shown, 1):

@@ -12,7 +12,6 @@ from unittest import mock
 LITTLE = {
     "epsopt.optimize.acquisition.ehvi.SAMPLES": 16,
     "epsopt.optimize.forecast.base_forecasters.TREES": 20,
-    "epsopt.optimize.forecast.continuation_model.TREES": 30,
     "epsopt.optimize.forecast.learning_curve_gp.STEPS": 25,
     "epsopt.optimize.gp.ITERATIONS": 20,
     "epsopt.optimize.latent.engines.bayesian.PICKS": 2,
@@ -23,6 +22,7 @@ LITTLE = {
     "epsopt.optimize.proposals.proposals.CONFIGS": 16,
     "epsopt.optimize.proposals.proposals.LOCAL": 64,
     "epsopt.optimize.proposals.proposals.RANDOM": 96,
+    "epsopt.optimize.proposals.warm_start.CONFIGS": 24,
     "epsopt.optimize.schedule.remaining_gain.SAMPLES": 32,
     "epsopt.optimize.schedule.run_acquisition.NEIGHBOURS": 64,
     "epsopt.optimize.schedule.run_acquisition.RANDOM": 96,

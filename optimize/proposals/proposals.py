@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
@@ -159,6 +160,71 @@ class History:
         }  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class LearnedHistory:
+    """What past runs say of those to come.
+
+    Attributes:
+        history: what was learned from.
+        model: of the objectives.
+        rest: of the further metrics, if there are any.
+        reference: ``(m,)`` the reference point; what misses a target improves nothing.
+        targets: what the outcome is to meet.
+        level: coverage of the intervals.
+    """
+
+    history: History
+    model: RunModel
+    rest: CurveModel | None
+    reference: Floats
+    targets: tuple[Target, ...]
+    level: float
+
+    @cached_property
+    def _past_configs(self) -> list[tuple[str, Config]]:
+        return [(name, dict(c.config)) for name, c in self.history.usable.items()]
+
+    def meets(self, candidate: Candidate) -> float:
+        """Return the probability that a run's end meets all targets; 1 without any.
+
+        Args:
+            candidate: the run; its start has the values of all columns.
+        """
+        return _met(self.model, self.history.pushed(candidate), self.targets)
+
+    def explain(self, candidate: Candidate, gain: float) -> Proposal:
+        """Say of a run what is predicted of it, and why it was chosen.
+
+        Args:
+            candidate: the run; its start has the values of all columns.
+            gain: hypervolume that it is expected to add.
+        """
+        space = self.history.space
+        pushed = self.history.pushed(candidate)
+        expected = [self.model.expect(pushed, self.level)]
+        if self.rest is not None:
+            expected.append(expect(self.rest, self.history.rest(candidate), self.level))
+        point, low, high = (
+            {k: v for e in expected for k, v in getattr(e, n).items()} for n in ("point", "low", "high")
+        )
+        joins = expected[0].joins_front
+        near = nearest_runs(space, candidate.config, self._past_configs)
+        start = candidate.start if _is_branch(candidate) else None
+        return Proposal(
+            params=dict(candidate.config),
+            fixed=dict(space.fixed),
+            point=point,
+            low=low,
+            high=high,
+            probability=self.meets(candidate) if self.targets else None,
+            joins_front=joins,
+            nearest_runs=near,
+            reason=_reason(joins, *near[0], space) if start is None else _branch_reason(joins, start),
+            init_from=None if start is None else start.key,
+            gain=gain,
+        )
+
+
 def propose(
     history: History,
     targets: Sequence[Target] = (),
@@ -198,19 +264,11 @@ def propose(
             are found; with ``fewer``, none is.
     """
     say = progress or (lambda _what, _share: None)
-    _check(history, targets, n, level)
-    space, objectives = history.space, history.objectives
+    if n < 1:
+        raise UsageError(f"the number of proposals is {n}, expected at least 1")
     say("learning from past runs", 0.1)
-    signs = Objectives(objectives).signs
-    runs = list(history.of(slice(0, len(objectives))).values())
-    reference = _reference(history, targets, signs)
-    kept, others = thinned(space, objectives, runs)
-    model = fit_run_model(
-        space, objectives, kept, length=history.length, reference=reference, bounds=history.bounds, seed=seed
-    )
-    known = np.vstack([history.measured, others])
-    model = replace(model, curves=replace(model.curves, others=known[np.isfinite(known).all(axis=1)]))
-    rest = _rest(history, seed)
+    learned = learn_history(history, targets, level=level, seed=seed)
+    space = history.space
     say("weighing candidates", 0.6)
     rng = np.random.default_rng(seed)
     new, ran = draw_configs(history, n, rng, avoid)
@@ -226,17 +284,42 @@ def propose(
             f"found only {found} {kinds} that were not run yet, {n} were asked for: widen the search space"
         )
     busy = [history.pushed(c) for c in pending[-_MOST_PENDING:]]
-    chooser = _Chooser(history, model, reference, targets, busy, rng)
+    chooser = _Chooser(learned, busy, rng)
     picked = chooser.pick(scratch, min(n - wanted, len(left)))
     picked += chooser.pick(branches, wanted)
     say("weighing candidates", 1.0)
-    explain = _Explainer(history, model, rest, targets, level)
-    return [explain(candidate, gain) for candidate, gain in picked]
+    return [learned.explain(candidate, gain) for candidate, gain in picked]
 
 
-def _check(history: History, targets: Sequence[Target], n: int, level: float) -> None:
-    if n < 1:
-        raise UsageError(f"the number of proposals is {n}, expected at least 1")
+def learn_history(
+    history: History, targets: Sequence[Target] = (), *, level: float = 0.9, seed: int = 0
+) -> LearnedHistory:
+    """Learn from past runs what every choice of a run rests on.
+
+    Args:
+        history: past runs; at least eight that ended by themselves and whose configuration lies in the space.
+        targets: what the outcome is to meet; each names one of the objectives.
+        level: coverage of the intervals.
+        seed: the same seed learns the same.
+
+    Raises:
+        EmptyCatalogue: too few usable past runs.
+        UsageError: a level outside (0, 1), or a target that is no objective.
+    """
+    _check(history, targets, level)
+    space, objectives = history.space, history.objectives
+    runs = list(history.of(slice(0, len(objectives))).values())
+    reference = _reference(history, targets, Objectives(objectives).signs)
+    kept, others = thinned(space, objectives, runs)
+    model = fit_run_model(
+        space, objectives, kept, length=history.length, reference=reference, bounds=history.bounds, seed=seed
+    )
+    known = np.vstack([history.measured, others])
+    model = replace(model, curves=replace(model.curves, others=known[np.isfinite(known).all(axis=1)]))
+    return LearnedHistory(history, model, _rest(history, seed), reference, tuple(targets), level)
+
+
+def _check(history: History, targets: Sequence[Target], level: float) -> None:
     if not 0.0 < level < 1.0:
         raise UsageError(f"the interval level is {level}, expected a number between 0 and 1")
     names = [o.name for o in history.objectives]
@@ -336,20 +419,11 @@ def _branches(
 class _Chooser:
     """Chooses one run after another, each beside those before it."""
 
-    def __init__(
-        self,
-        history: History,
-        model: RunModel,
-        reference: Floats,
-        targets: Sequence[Target],
-        pending: list[Candidate],
-        rng: np.random.Generator,
-    ) -> None:
-        self._history = history
-        self._model, self._reference, self._targets, self._rng = model, reference, targets, rng
-        self._busy = pending
+    def __init__(self, learned: LearnedHistory, pending: list[Candidate], rng: np.random.Generator) -> None:
+        self._learned, self._history, self._model = learned, learned.history, learned.model
+        self._targets, self._rng, self._busy = learned.targets, rng, pending
         self._variations: Counter[int] = Counter()
-        space, curves = model.curves.space, model.curves.curves
+        space, curves = self._model.curves.space, self._model.curves.curves
         self._past = space.encode([c.config for c in curves])
         self._typical = _TYPICAL * math.sqrt(len(space.parameters))
 
@@ -362,12 +436,12 @@ class _Chooser:
             some = [c for c in left if (run := self._varied(c)) is None or self._variations[run] < most] or left
             pushed = [self._history.pushed(c) for c in some]
             (choice,) = optimize_acquisition(
-                self._model.curves, self._busy, pool=pushed, reference=self._reference, reliability=self._reliability,
-                rng=self._rng,
+                self._model.curves, self._busy, pool=pushed, reference=self._learned.reference,
+                reliability=self._reliability, rng=self._rng,
             )  # fmt: skip
             place = next(i for i, c in enumerate(pushed) if c is choice.candidate)
             if choice.improvement <= 0.0 and self._targets:
-                place = max(range(len(some)), key=lambda i: _met(self._model, pushed[i], self._targets))
+                place = max(range(len(some)), key=lambda i: self._learned.meets(some[i]))
             chosen = some[place]
             kind = "branch" if _is_branch(chosen) else "run"
             gain = self._model.calibration.gain(kind) * self._reliability(chosen)
@@ -411,49 +485,6 @@ def _met(model: RunModel, candidate: Candidate, targets: Sequence[Target]) -> fl
         side = float(curves.signs[j]) * (float(mean[j]) - wanted) / spread
         out *= 0.5 * math.erfc(-side / math.sqrt(2.0))
     return out
-
-
-class _Explainer:
-    """Says of a run what is predicted of it, and why it was chosen."""
-
-    def __init__(
-        self,
-        history: History,
-        model: RunModel,
-        rest: CurveModel | None,
-        targets: Sequence[Target],
-        level: float,
-    ) -> None:
-        self._history, self._model, self._rest = history, model, rest
-        self._targets, self._level = targets, level
-        self._past = [(name, c.config) for name, c in history.usable.items()]
-
-    def __call__(self, candidate: Candidate, gain: float) -> Proposal:
-        """Explain a run."""
-        space = self._history.space
-        pushed = self._history.pushed(candidate)
-        expected = [self._model.expect(pushed, self._level)]
-        if self._rest is not None:
-            expected.append(expect(self._rest, self._history.rest(candidate), self._level))
-        point, low, high = (
-            {k: v for e in expected for k, v in getattr(e, n).items()} for n in ("point", "low", "high")
-        )
-        joins = expected[0].joins_front
-        near = nearest_runs(space, candidate.config, self._past)
-        start = candidate.start if _is_branch(candidate) else None
-        return Proposal(
-            params=dict(candidate.config),
-            fixed=dict(space.fixed),
-            point=point,
-            low=low,
-            high=high,
-            probability=_met(self._model, pushed, self._targets) if self._targets else None,
-            joins_front=joins,
-            nearest_runs=near,
-            reason=_reason(joins, *near[0], space) if start is None else _branch_reason(joins, start),
-            init_from=None if start is None else start.key,
-            gain=gain,
-        )
 
 
 def nearest_runs(

@@ -1,7 +1,8 @@
 """Guided initialisation: which checkpoint should the next run start from, with which hyperparameters.
 
-The seeds ask for this as "where would I want to start" (epsilon_vae.md, guided initialisation); where training leads
-from there is forecast in ``continuation_model.py``.
+The seeds ask for this as "where would I want to start" (epsilon_vae.md, guided initialisation). Where training leads
+from there is asked of the model that chooses every other run (:mod:`~epsopt.optimize.schedule.run_model`), with its
+corrections of chosen runs.
 """
 
 from __future__ import annotations
@@ -11,35 +12,66 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
-from epsopt.optimize.forecast.continuation_model import Continuation, Start
-from epsopt.optimize.objectives import Objective, Objectives, Target, measured_table
-from epsopt.optimize.space import Config, Space
+from epsopt.optimize.proposals.proposals import Floats, History, LearnedHistory, draw_configs
+from epsopt.optimize.schedule import run_acquisition
+from epsopt.optimize.schedule.run_acquisition import Candidate, optimize_acquisition
+from epsopt.optimize.space import Config
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
 
-_RANDOM, _LOCAL = 192, 192
+CONFIGS = 128
+"""Configurations that are weighed with each start."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a run could start.
+
+    Attributes:
+        label: what it is called.
+        metrics: measured, or predicted where it was not evaluated.
+        measured: whether they were measured.
+        kind: ``base``, ``checkpoint`` or ``merge``.
+        checkpoint: the real checkpoint; None for a merge.
+        parents: the real checkpoints of a merge with their coefficients.
+    """
+
+    label: str
+    metrics: Mapping[str, float]
+    measured: bool
+    kind: str
+    checkpoint: Checkpoint | None = None
+    parents: tuple[tuple[Checkpoint, float], ...] = ()
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The real checkpoints that it is, or is made of."""
+        return [self.checkpoint] if self.checkpoint is not None else [c for c, _ in self.parents]
+
+    @property
+    def trained(self) -> int:
+        """Epochs of training behind it, as far as its checkpoint or its parents say."""
+        return max((c.epoch or 0 for c in self.checkpoints), default=0)
 
 
 @dataclass(frozen=True, eq=False)
 class WarmStart:
-    """A run from a start, and what it is forecast to reach.
+    """A run from a start, and what it is predicted to reach.
 
     Attributes:
         start: where it starts.
         params: its hyperparameters, active ones only.
         fixed: constants of the past runs that it should get besides.
         epochs: how long it trains.
-        point: forecast metrics at its end, by name.
+        point: predicted metrics at its end, by name.
         low: lower ends of their intervals.
         high: upper ends.
         probability: that all targets hold at its end; None without targets.
-        joins_front: probability that no measured checkpoint dominates its end.
+        joins_front: probability that one of its checkpoints joins the measured front.
+        gain: hypervolume that it is expected to add, in the product of the objectives' units.
         beyond: epochs behind it at its end, the start's own included, where no past run was trained for as many: it
-            is forecast from what shorter training led to; None otherwise.
+            is predicted from what shorter training led to; None otherwise.
     """
 
     start: Start
@@ -51,88 +83,87 @@ class WarmStart:
     high: dict[str, float]
     probability: float | None
     joins_front: float
+    gain: float
     beyond: int | None
 
 
 def plan_runs(
-    continuation: Continuation,
-    starts: Sequence[Start],
-    checkpoints: Sequence[Checkpoint],
-    objectives: Sequence[Objective],
-    targets: Sequence[Target] = (),
-    *,
-    epochs: int,
-    level: float = 0.9,
-    seed: int = 0,
+    learned: LearnedHistory, starts: Sequence[Start], *, epochs: int, kept: Sequence[str] = (), seed: int = 0
 ) -> list[WarmStart]:
     """Choose starts and hyperparameters for the next run.
 
     Args:
-        continuation: what was learned.
+        learned: what past runs say (:func:`epsopt.optimize.proposals.proposals.learn_history`), with the targets.
         starts: where runs could start.
-        checkpoints: the catalogue's, whose measured front is to be widened.
-        objectives: what to push.
-        targets: what must hold at the end.
         epochs: how long the run may train.
-        level: coverage of the intervals.
-        seed: of the configurations that are tried.
+        kept: hyperparameters that a run from a start has as that start has them, such as those of the architecture:
+            weights fit into no other network.
+        seed: of the configurations that are weighed.
 
     Returns:
-        The best plan of each start; first the one most likely to end where all targets hold and no measured checkpoint
-        is better in everything.
+        The best plan of each start; first the one that is expected to widen the front most, of those that nothing is
+        expected of the one that most probably meets the targets.
 
     Raises:
-        UsageError: no start, no objective, one that the map does not know, or a level outside (0, 1).
+        UsageError: no start, or less than one epoch.
     """
-    if not starts or not objectives or not 0.0 < level < 1.0 or epochs < 1:
-        raise UsageError("planning a run needs a start, an objective, a level between 0 and 1 and at least one epoch")
-    surrogate, space = continuation.surrogate, continuation.space
-    configs = _configs(space, checkpoints, objectives, np.random.default_rng(seed))
-    ends = continuation.forecast(starts, configs, epochs)
-    columns = TargetScorer(surrogate, tuple(objectives), tuple(targets)).columns
-    measured = measured_table([c.metrics for c in checkpoints], objectives)
-    signs: NDArray[Any] = Objectives(objectives).signs
-    front = measured[Objectives(objectives).front(measured)] * signs
-    wanted = {t.name: t.value for t in targets}
-    limits = np.array([wanted.get(o.name, -np.inf if o.maximize else np.inf) for o in objectives]) * signs
-    plans: list[tuple[float, WarmStart]] = []
-    for i, start in enumerate(starts):
-        draws = ends[i][:, None, :] + continuation.residuals[None]
-        turned = surrogate.to_metrics(torch.from_numpy(draws)).numpy()[..., columns] * signs
-        met = (turned >= limits).all(axis=2)
-        free = np.ones(met.shape, dtype=bool)
-        for known in front:  # one by one: all at once would take gigabytes
-            free &= ~(known >= turned).all(axis=2)
-        score = (met & free).mean(axis=1) + 1e-3 * met.mean(axis=1) + 1e-4 * free.mean(axis=1)
-        best = int(np.argmax(score))
-        values = surrogate.to_metrics(torch.from_numpy(draws[best])).numpy()
-        low, point, high = (
-            dict(zip(surrogate.metric_names, np.quantile(values, q, axis=0).tolist(), strict=True))
-            for q in ((1 - level) / 2, 0.5, (1 + level) / 2)
-        )
-        plan = WarmStart(
-            start=start,
-            params=configs[best],
-            fixed=dict(space.fixed),
-            epochs=epochs,
-            point=point,
-            low=low,
-            high=high,
-            probability=float(met[best].mean()) if targets else None,
-            joins_front=float(free[best].mean()),
-            beyond=whole if (whole := start.trained + epochs) > continuation.longest else None,
-        )
-        plans.append((float(score[best]), plan))
-    plans.sort(key=lambda pair: -pair[0])
-    return [plan for _, plan in plans]
+    if not starts or epochs < 1:
+        raise UsageError("planning a run needs a start and at least one epoch")
+    history = learned.history
+    rng = np.random.default_rng(seed)
+    new, ran = draw_configs(history, CONFIGS, rng, ())
+    configs = [*new, *ran][:CONFIGS]
+    longest = max(float(c.steps[-1]) for c in history.curves.values())
+    plans = []
+    for start in starts:
+        candidate, gain = _best(learned, start, configs, epochs, kept, np.random.default_rng(seed))
+        said = learned.explain(candidate, gain)
+        whole = start.trained + epochs
+        plans.append(
+            WarmStart(
+                start, said.params, said.fixed, epochs, said.point, said.low, said.high, said.probability,
+                said.joins_front, gain, whole if whole > longest else None,
+            )
+        )  # fmt: skip
+    plans.sort(key=lambda p: (-p.gain, -(p.probability or 0.0), -p.joins_front))
+    return plans
 
 
-def _configs(
-    space: Space, checkpoints: Sequence[Checkpoint], objectives: Sequence[Objective], rng: np.random.Generator
-) -> list[Config]:
-    """Random configurations and neighbours of those on the measured front."""
-    table = measured_table([c.metrics for c in checkpoints], objectives)
-    front = [checkpoints[i].hyperparameters for i in Objectives(objectives).front(table).tolist()]
-    parents = [h for h in front if space.accepts(h)]
-    near = [space.perturb(parents[int(rng.integers(len(parents)))], rng) for _ in range(_LOCAL if parents else 0)]
-    return space.sample(_RANDOM, rng) + near
+def _best(
+    learned: LearnedHistory,
+    start: Start,
+    configs: Sequence[Config],
+    epochs: int,
+    kept: Sequence[str],
+    rng: np.random.Generator,
+) -> tuple[Candidate, float]:
+    """The configuration that is worth most from a start, and what it is expected to add."""
+    history, model = learned.history, learned.model
+    key = "" if start.kind == "base" else start.label
+    own = start.checkpoints[0].hyperparameters if start.checkpoints else {}
+    fixed = {n: own[n] for n in kept if n in own}
+    begin = run_acquisition.Start(key, _values(history, start.metrics), fixed, start.label)
+    pool = [Candidate(_with(history, c, fixed, rng), begin, float(epochs)) for c in configs]
+    pushed = [history.pushed(c) for c in pool]
+    (choice,) = optimize_acquisition(
+        model.curves, pool=pushed, reference=learned.reference, rng=rng,
+        reliability=lambda c: model.support.weight(c.config),
+    )  # fmt: skip
+    place = next(i for i, c in enumerate(pushed) if c is choice.candidate)
+    if choice.improvement <= 0.0:
+        place = max(range(len(pool)), key=lambda i: learned.meets(pool[i]) * model.support.weight(pool[i].config))
+        return pool[place], 0.0
+    kind = "branch" if key else "run"
+    return pool[place], choice.alone * model.calibration.gain(kind) * model.support.weight(pool[place].config)
+
+
+def _values(history: History, metrics: Mapping[str, float]) -> Floats:
+    names = [*(o.name for o in history.objectives), *history.metrics]
+    return np.array([metrics.get(n, np.nan) for n in names], dtype=np.float64)
+
+
+def _with(history: History, config: Config, fixed: Mapping[str, Any], rng: np.random.Generator) -> Config:
+    """The configuration with what its start has fixed."""
+    if not fixed:
+        return config
+    return history.space.given({**history.space.perturb({**config, **fixed}, rng, 0.0), **fixed})

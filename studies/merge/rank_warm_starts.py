@@ -1,18 +1,24 @@
-"""Rank where the next run could start by what training from there is forecast to reach."""
+"""Rank where the next run could start by what training from there is expected to add to the front."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from epsopt.optimize.forecast.continuation_model import Continuation, Start, learn_continuation
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from epsopt.optimize.forecast.catalogue_curves import objective_vector
+from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.objectives import Objective, Target
-from epsopt.optimize.proposals.past_runs import past_runs
-from epsopt.optimize.proposals.warm_start import WarmStart, plan_runs
+from epsopt.optimize.proposals.proposals import History, learn_history
+from epsopt.optimize.proposals.warm_start import Start, WarmStart, plan_runs
 from epsopt.optimize.space import Space
-from epsopt.optimize.space_inference import infer_space
 from epsopt.studies.merge.decode import MergedCheckpoint
 from epsopt.studies.merge.warm_start_candidates import merged_starts, real_starts
+from epsopt.studies.project.project import Project
+from epsopt.studies.schedule.weight_geometry import shaping
+from epsopt.studies.worker.proposals import history_of, runs_cut_off
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -28,14 +34,14 @@ class RankedStarts:
     Attributes:
         plans: a run from each start, the best first.
         merged: starts that are merged checkpoints, with their decoded weights.
-        continuation: the model that forecasts training from a start.
+        learned_from: past runs that the predictions rest on.
         space: the search space of the runs' hyperparameters.
         epochs: length of the runs, in epochs.
     """
 
     plans: list[WarmStart]
     merged: list[tuple[Start, MergedCheckpoint]]
-    continuation: Continuation
+    learned_from: int
     space: Space
     epochs: int
 
@@ -51,7 +57,8 @@ def rank_warm_starts(
     catalogue: Catalogue,
     checkpoints: Sequence[Checkpoint],
     surrogate: Surrogate,
-    space: Space | None,
+    project: Project,
+    trials: Sequence[FrozenTrial],
     objectives: Sequence[Objective],
     targets: Sequence[Target],
     *,
@@ -69,13 +76,14 @@ def rank_warm_starts(
         catalogue: where the checkpoints are.
         checkpoints: of the catalogue.
         surrogate: the map.
-        space: search space; None infers it from the runs.
+        project: its search space, or None to infer it from the runs, and bounds.
+        trials: of its proposals.
         objectives: what is to get better.
         targets: what the runs shall meet; empty for none.
         epochs: length of the runs; None for the median of past runs.
         real_only: whether merged checkpoints are left out.
         level: probability that the intervals hold, 0 to 1.
-        seed: RNG seed for the forecasts and the search.
+        seed: RNG seed of the model and the configurations.
         progress: called with what is done and its share, None where that is not known.
         left_out: called with the name of a merged checkpoint that is no start, and why.
 
@@ -83,9 +91,11 @@ def rank_warm_starts(
         UsageError: the space cannot be inferred, or no checkpoint says its epoch.
         EmptyCatalogue: too few runs are known to learn from.
     """
-    space = space or infer_space([r.config for r in past_runs(surrogate, checkpoints)])
-    progress("learning where training leads", None)
-    continuation = learn_continuation(surrogate, checkpoints, space, seed=seed)
+    progress("learning from past runs", None)
+    history, names = history_of(
+        project, trials, checkpoints, objectives, surrogate.metric_names, runs_cut_off(project, trials, checkpoints)
+    )
+    learned = learn_history(_from_base(history, names, catalogue, checkpoints), targets, level=level, seed=seed)
     starts = real_starts(surrogate, catalogue, objectives)
     merged = [] if real_only else merged_starts(
         decoder, catalogue, surrogate, objectives, progress=progress, left_out=left_out
@@ -93,10 +103,27 @@ def rank_warm_starts(
     progress("weighing starts", None)
     length = epochs or _usual_length(checkpoints)
     plans = plan_runs(
-        continuation, [*starts, *(s for s, _ in merged)], checkpoints, objectives, targets,
-        epochs=length, level=level, seed=seed,
+        learned, [*starts, *(s for s, _ in merged)], epochs=length,
+        kept=[p.name for p in shaping(checkpoints, history.space)], seed=seed,
     )  # fmt: skip
-    return RankedStarts(list(plans), merged, continuation, space, length)
+    return RankedStarts(plans, merged, len(learned.model.curves.curves), history.space, length)
+
+
+def _from_base(
+    history: History, names: Mapping[int, str], catalogue: Catalogue, checkpoints: Sequence[Checkpoint]
+) -> History:
+    """The history, where runs that name no start begin at the declared base of their lineage."""
+    columns = [*history.objectives, *(Objective(n, maximize=True) for n in history.metrics)]
+    measured = {path: objective_vector(c.metrics, columns) for c in checkpoints for path in c.paths}
+    bases = {lineage.id: measured.get(lineage.reference_path) for lineage in catalogue.lineages() if lineage.declared}
+    begun = {names[c.run_id]: bases.get(c.lineage_id) for c in checkpoints if c.run_id in names}
+
+    def begin(name: str, curve: Curve) -> Curve:
+        base = begun.get(name)
+        known = curve.start is None and base is not None and np.isfinite(base[: len(history.objectives)]).all()
+        return replace(curve, start=base) if known else curve
+
+    return replace(history, curves={name: begin(name, curve) for name, curve in history.curves.items()})
 
 
 def _usual_length(checkpoints: Sequence[Checkpoint]) -> int:

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from epsopt.optimize.forecast.continuation_model import Start
 from epsopt.optimize.latent.search import known_latents
 from epsopt.optimize.objectives import Objective, Objectives, measured_table
+from epsopt.optimize.proposals.warm_start import Start
 from epsopt.studies.merge.decode import MergedCheckpoint, Progress, decode_merges
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.thinning import evenly_spaced
@@ -27,7 +27,7 @@ def real_starts(surrogate: Surrogate, catalogue: Catalogue, objectives: Sequence
 
     A checkpoint that weights are compared with for want of a base is a start like others: nothing declares it the base.
     """
-    latents, known = known_latents(surrogate, catalogue.checkpoints())
+    _, known = known_latents(surrogate, catalogue.checkpoints())
     references = {lineage.reference_path for lineage in catalogue.lineages()}
     declared = {lineage.reference_path for lineage in catalogue.lineages() if lineage.declared}
     bases = [i for i, c in enumerate(known) if c.path in references]
@@ -39,7 +39,7 @@ def real_starts(surrogate: Surrogate, catalogue: Catalogue, objectives: Sequence
         if len(metrics) == len(surrogate.metric_names):
             label = c.run if c.epoch is None else f"{c.run}:{c.epoch}"
             kind = "base" if c.path in declared else "checkpoint"
-            out.append(Start(label, latents[i], metrics, measured=True, kind=kind, checkpoint=c))
+            out.append(Start(label, metrics, measured=True, kind=kind, checkpoint=c))
     return out
 
 
@@ -61,7 +61,7 @@ def merged_starts(
         objectives: of the front.
         progress: called as ``progress(what, share done)``.
         left_out: called with the label of each mean that is neither measured nor predicted, and the reason: from there
-            no run can be forecast.
+            nothing is predicted of a run.
 
     Returns:
         Each start with its decoded weights.
@@ -93,7 +93,7 @@ def merged_starts(
             continue
         metrics = {**merged.assessment.point, **found_out}
         start = Start(
-            label, merged.z, metrics, measured=all(o.name in found_out for o in objectives),
+            label, metrics, measured=all(o.name in found_out for o in objectives),
             kind="merge", parents=tuple((c, 0.5) for c in pair),
         )  # fmt: skip
         out.append((start, merged))

@@ -104,7 +104,7 @@ def propose_next(
         require_start(project)
     trials = [] if storage is None else proposed_trials(storage, project.name)
     cut = runs_cut_off(project, trials, checkpoints)
-    history, names = _history(project, trials, checkpoints, objectives, metrics, cut)
+    history, names = history_of(project, trials, checkpoints, objectives, metrics, cut)
     own = [t for t in trials if "init_from" not in t.user_attrs and was_tried(t)]
     reused = {folder_of(project, t) for t in trials if "init_from" in t.user_attrs}
     scratch = [c for c in checkpoints if reused.isdisjoint(Path(c.path).parents)]
@@ -250,15 +250,27 @@ def _named(metrics: Sequence[str], objectives: Sequence[Objective]) -> list[Obje
     return [Objective(name, maximize=True) for name in metrics if name not in {o.name for o in objectives}]
 
 
-def _history(
+def history_of(
     project: Project,
     trials: Sequence[FrozenTrial],
     checkpoints: Sequence[Checkpoint],
     objectives: Sequence[Objective],
-    metrics: Sequence[str],
-    cut: Collection[int],
+    metrics: Sequence[str] = (),
+    cut: Collection[int] = (),
 ) -> tuple[History, dict[int, str]]:
-    """What proposals learn from, and the names of its runs by their ids."""
+    """Return what choices of runs learn from, and the names of its runs by their ids.
+
+    Args:
+        project: its space and bounds.
+        trials: of its proposals.
+        checkpoints: of the catalogue.
+        objectives: what counts.
+        metrics: names of further metrics that are predicted.
+        cut: ids of runs that did not end by themselves.
+
+    Raises:
+        UsageError: no space is declared, and nothing varies among past runs.
+    """
     trained = {c.run_id: c for c in checkpoints if not is_recombined(c)}
     reused = {folder_of(project, t) for t in trials if "init_from" in t.user_attrs}
     # A run that started from another's checkpoint may have what nobody would launch from scratch.

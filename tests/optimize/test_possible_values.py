@@ -12,7 +12,6 @@ import torch
 
 from epsopt.optimize import History, Objective, Target, infer_space, propose, search
 from epsopt.optimize.forecast.catalogue_curves import past_curves
-from epsopt.optimize.forecast.continuation_model import Start, learn_continuation
 from epsopt.optimize.forecast.learning_curve_gp import Curve, fit_curves
 from epsopt.optimize.forecast.run_forecaster import fit_run_forecaster
 from epsopt.optimize.latent.interpolation import along, straight
@@ -20,7 +19,8 @@ from epsopt.optimize.latent.predict_checkpoint import assess
 from epsopt.optimize.latent.region_sampling import sample_region
 from epsopt.optimize.latent.trajectory import run_paths
 from epsopt.optimize.merge.simplex_merge import merge
-from epsopt.optimize.proposals.warm_start import plan_runs
+from epsopt.optimize.proposals.proposals import learn_history
+from epsopt.optimize.proposals.warm_start import Start, plan_runs
 from epsopt.optimize.schedule.run_acquisition import Start as RunStart
 from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, fit
 from epsopt.zoo.catalogue.types import Checkpoint
@@ -147,13 +147,10 @@ def test_forecasts_of_runs_and_their_samples(world):
 
 
 def test_plans_of_where_to_start(world):
-    surrogate, checkpoints = world
-    learned = learn_continuation(surrogate, checkpoints, infer_space([c.hyperparameters for c in checkpoints]))
-    starts = [
-        Start(c.run, z, dict(c.metrics), measured=True, kind="checkpoint", checkpoint=c)
-        for c, z in zip(checkpoints[::20], surrogate.memory.latents[::20], strict=True)
-    ]
-    assert told(plan_runs(learned, starts, checkpoints, OBJECTIVES, TARGETS, epochs=3, level=0.99)) == len(starts)
+    checkpoints = world[1]
+    learned = learn_history(past(checkpoints, OBJECTIVES), TARGETS, level=0.99)
+    starts = [Start(c.run, dict(c.metrics), measured=True, kind="checkpoint", checkpoint=c) for c in checkpoints[::20]]
+    assert told(plan_runs(learned, starts, epochs=3)) == len(starts)
 
 
 def test_futures_of_learning_curves(world):
