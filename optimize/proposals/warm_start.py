@@ -117,12 +117,12 @@ def plan_runs(
     plans = []
     for start in starts:
         candidate, gain = _best(learned, start, configs, epochs, kept, np.random.default_rng(seed))
-        said = learned.explain(candidate, gain)
+        proposal = learned.explain(candidate, gain)
         whole = start.trained + epochs
         plans.append(
             WarmStart(
-                start, said.params, said.fixed, epochs, said.point, said.low, said.high, said.probability,
-                said.joins_front, gain, whole if whole > longest else None,
+                start, proposal.params, proposal.fixed, epochs, proposal.point, proposal.low, proposal.high,
+                proposal.probability, proposal.joins_front, gain, whole if whole > longest else None,
             )
         )  # fmt: skip
     plans.sort(key=lambda p: (-p.gain, -(p.probability or 0.0), -p.joins_front))
