@@ -29,8 +29,8 @@ from epsopt.optimize import Objective, Target
 from epsopt.optimize.objectives import measured_table
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.proposals.warm_start import WarmStart
-from epsopt.studies.merge.rank_warm_starts import rank_warm_starts
 from epsopt.studies.project.project import Project
+from epsopt.studies.worker.rank_warm_starts import rank_warm_starts
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.provenance import Provenance
 

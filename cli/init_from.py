@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from epsopt.optimize.objectives import Objective, Target
     from epsopt.optimize.proposals.warm_start import Start, WarmStart
     from epsopt.studies.merge.decode import MergedCheckpoint
-    from epsopt.studies.merge.rank_warm_starts import RankedStarts
     from epsopt.studies.project.project import Project
+    from epsopt.studies.worker.rank_warm_starts import RankedStarts
     from epsopt.surrogate.surrogate import Surrogate
     from epsopt.zoo.catalogue.types import Checkpoint
     from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -61,9 +61,9 @@ def command(
             WeightDecoder(project.evaluate, weights_key=catalogue.weights_key, calibrate=project.calibrate) as decoder,
         ):
             checkpoints = measured(catalogue)
-            from epsopt.studies.merge.rank_warm_starts import rank_warm_starts
             from epsopt.studies.optuna_io.stored_trials import proposed_trials
             from epsopt.studies.surrogate_store import load_map
+            from epsopt.studies.worker.rank_warm_starts import rank_warm_starts
 
             objectives = check_objectives(project, catalogue.metric_names())
             surrogate, _ = load_map(catalogue)

@@ -44,12 +44,12 @@ def test_a_recorded_space_draws_only_what_was_recorded():
 
 
 def test_figures_of_a_chooser_are_shares_and_sums():
-    hit = Chosen("run", [0.0], [1.0], 1.0, 0.2, [0.5], [2.0], True, 0.1, 1.0)
-    miss = Chosen("run", [0.0], [1.0], 0.0, 0.2, [1.5], [2.0], False, 0.0, 1.0)
+    hit = Chosen("run", [0.0], [1.0], 1.0, 0.2, [0.5], [2.0], True, 0.1, 1.0, 4.0)
+    miss = Chosen("run", [0.0], [1.0], 0.0, 0.2, [1.5], [2.0], False, 0.0, 1.0, 3.0)
     line = row("it", [Batch([hit, miss], 0.1)])
     assert "50% (0.50)" in line
     assert "0.50   0.50   0.000  0.250" in line
-    assert "40.0%   10.0%   0.25     10.0%" in line
+    assert "40.0%   10.0%   0.25     10.0%     7.0" in line
 
 
 def test_a_second_call_chooses_nothing_again_and_prints_the_same(tmp_path, monkeypatch, capsys):
