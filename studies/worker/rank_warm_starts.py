@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
 from epsopt.optimize.forecast.catalogue_curves import objective_vector
 from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.objectives import Objective, Target
@@ -88,9 +89,10 @@ def rank_warm_starts(
         left_out: called with the name of a merged checkpoint that is no start, and why.
 
     Raises:
-        UsageError: the space cannot be inferred, or no checkpoint says its epoch.
+        UsageError: the space cannot be inferred, no checkpoint says its epoch, or the map does not know an objective.
         EmptyCatalogue: too few runs are known to learn from.
     """
+    TargetScorer(surrogate, tuple(objectives), tuple(targets))  # refuses what the map does not know of starts
     progress("learning from past runs", None)
     history, names = history_of(
         project, trials, checkpoints, objectives, surrogate.metric_names, runs_cut_off(project, trials, checkpoints)
@@ -120,7 +122,7 @@ def _from_base(
 
     def begin(name: str, curve: Curve) -> Curve:
         base = begun.get(name)
-        known = curve.start is None and base is not None and np.isfinite(base[: len(history.objectives)]).all()
+        known = curve.start is None and base is not None and np.isfinite(base).all()
         return replace(curve, start=base) if known else curve
 
     return replace(history, curves={name: begin(name, curve) for name, curve in history.curves.items()})
