@@ -25,7 +25,7 @@ from epsopt.optimize.space import Config, Space
 from epsopt.studies.optuna_io.sampler import EpsilonSampler
 
 SHORT, EIGHT = 3, 8
-"""Epochs of a short run, and random ones before a model of them is believed."""
+"""Epochs of a short run, and random ones before a model of them is asked."""
 FEW = 5
 """Random runs before a model is believed, of the peers that begin with fewer than ten, as is usual."""
 

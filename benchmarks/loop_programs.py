@@ -150,10 +150,19 @@ class Program(ABC):
             yield self._judged(model), copy.deepcopy(model.state_dict())
 
 
+_ANCHORING = (
+    Parameter("anchor", "float", 1e-6, 0.1, log=True),
+    Parameter("replay", "float", 0.0, 0.5),
+    Parameter("smoothing", "float", 0.0, 0.3),
+)
+
+
 class _Anchored(Program):
     """Fine-tunes: a batch holds old examples, a share of `replay`, and weights are held back to where they began."""
 
     shared = True
+    objectives = (Objective("new_accuracy", maximize=True), Objective("old_accuracy", maximize=True))
+    bounds: ClassVar = {"new_accuracy": (0.0, 1.0), "old_accuracy": (0.0, 1.0)}
 
     def batch(self, rng: np.random.Generator, count: int, *, old: bool) -> tuple[Tensor, Tensor]:
         """Inputs and labels."""
@@ -180,14 +189,10 @@ class Finetune(_Anchored):
 
     name, failed, enough = "finetune", (0.0, 0.0), 0.7
     steps = 50
-    objectives = (Objective("new_accuracy", maximize=True), Objective("old_accuracy", maximize=True))
-    bounds: ClassVar = {"new_accuracy": (0.0, 1.0), "old_accuracy": (0.0, 1.0)}
     space = Space((
         *_optimisation(),
         Parameter("frozen", "int", 0, 2),
-        Parameter("anchor", "float", 1e-6, 0.1, log=True),
-        Parameter("replay", "float", 0.0, 0.5),
-        Parameter("smoothing", "float", 0.0, 0.3),
+        *_ANCHORING,
     ))  # fmt: skip
 
     def network(self, config: Mapping[str, Any]) -> nn.Module:  # noqa: ARG002 - all alike
@@ -223,13 +228,9 @@ class Encoder(_Anchored):
 
     name, failed, enough = "encoder", (0.25, 0.25), 0.7
     steps = 20
-    objectives = (Objective("new_accuracy", maximize=True), Objective("old_accuracy", maximize=True))
-    bounds: ClassVar = {"new_accuracy": (0.0, 1.0), "old_accuracy": (0.0, 1.0)}
     space = Space((
         *_optimisation(),
-        Parameter("anchor", "float", 1e-6, 0.1, log=True),
-        Parameter("replay", "float", 0.0, 0.5),
-        Parameter("smoothing", "float", 0.0, 0.3),
+        *_ANCHORING,
         Parameter("dropout", "float", 0.0, 0.4),
     ))  # fmt: skip
 

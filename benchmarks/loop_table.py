@@ -101,14 +101,14 @@ def table(
 
 
 def _decisions_table(name: str, lines: Sequence[Line]) -> None:
-    """Print what steps were predicted to bring when they were chosen, beside what they brought."""
+    """Print what steps were predicted to add when they were chosen, beside what they added."""
     print(f"\n{name}, when a step was chosen, and what came of it")
     print(f"{'kind':12}{'steps':>7}{'predicted gain':>16}{'realized':>10}{'ratio':>7}{'inside 90 %':>16}{'joins':>8}"
           f"{'joined':>8}{'Brier':>8}{'base':>7}")  # fmt: skip
     steps = [{**s, "seed": line["seed"]} for line in lines for s in line.get("steps") or ()]
     for kind in [*sorted({s["kind"] for s in steps}), "all"]:
         mine = [s for s in steps if kind in (s["kind"], "all")]
-        # What was stopped early was to bring its share.
+        # Of what was stopped early, its share was predicted.
         due = [s["predicted"] / s["volume"] * min(s["taken"] / s["cost"], 1.0) for s in mine if s["volume"] > 0.0]
         came = [s["realized"] / s["volume"] for s in mine if s["volume"] > 0.0]
         row = f"{kind:12}{len(mine):7}{sum(due):16.1%}{sum(came):10.1%}{sum(came) / max(sum(due), 1e-12):7.2f}"

@@ -256,8 +256,8 @@ class Live:
     def measure(self, candidate: Candidate, name: str | None = None) -> Run:
         """Train; the same candidate measures the same."""
         start = "" if candidate.start is None else candidate.start.key
-        told = repr((sorted(candidate.config.items()), start, candidate.epochs))
-        digest = hashlib.sha256(told.encode()).hexdigest()
+        identity = repr((sorted(candidate.config.items()), start, candidate.epochs))
+        digest = hashlib.sha256(identity.encode()).hexdigest()
         name = name or digest[:8]
         if name not in self._runs:
             done = list(self._workload.epochs(

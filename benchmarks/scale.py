@@ -151,16 +151,16 @@ def print_table(out: Path) -> None:
 
 
 def _growth(sizes: list[str], row: list[dict[str, Any] | None]) -> str:
-    told = []
+    cells = []
     for tensors in dict.fromkeys(s.split("x")[1] for s in sizes):
         some = [(int(s.split("x")[0]), f) for s, f in zip(sizes, row, strict=True)
                 if s.split("x")[1] == tensors and f is not None and not f["status"]]  # fmt: skip
         if len(some) > 1:
             (few, first), (many, last) = some[0], some[-1]
             by = math.log(many / few)
-            told.append(f"{tensors}: " + ", ".join(
+            cells.append(f"{tensors}: " + ", ".join(
                 f"{math.log(last[key] / first[key]) / by:.2f}" for key in ("seconds", "peak")))  # fmt: skip
-    return "  ".join(told)
+    return "  ".join(cells)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epsopt.optimize.latent.search import Answer
-from epsopt.optimize.objectives import Objective, Target
+from epsopt.optimize.objectives import Objective, Target, meets
 from epsopt.studies.merge.decode import MergedCheckpoint, decode_samples
 from epsopt.studies.output_paths import decoded_file, save_folder
 from epsopt.studies.project.project import Project
@@ -147,18 +147,15 @@ def kept_predictions(
         Counts over all points whose weights were measured; a metric that the hook did not return counts for no value
         and meets no target.
     """
-    maximize = {o.name: o.maximize for o in objectives}
     measured = met = inside = values = 0
     for point, each in zip(points, made, strict=True):
-        got = None if each.merged is None else each.merged.measured
-        if got is None:
+        if each.merged is None or each.merged.measured is None:
             continue
+        got = {name: value for name, value in each.merged.measured.items() if value is not None}
         measured += 1
-        met += all(
-            (v := got.get(t.name)) is not None and (v >= t.value if maximize[t.name] else v <= t.value) for t in targets
-        )
-        for name in maximize:
-            if (v := got.get(name)) is not None and name in point.low:
+        met += meets(got, targets, objectives)
+        for o in objectives:
+            if o.name in got and o.name in point.low:
                 values += 1
-                inside += point.low[name] <= v <= point.high[name]
+                inside += point.low[o.name] <= got[o.name] <= point.high[o.name]
     return Kept(measured, met, inside, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -48,6 +49,25 @@ def shown(served):
         yield found.page
     assert found.errors == []
     assert found.reached(served.url) == []
+
+
+def writable_snapshot(mine):
+    """What the page is about, with a place for studies."""
+    workspace = open_workspace(SimpleNamespace(project=mine.folder / "epsopt.toml", storage=None))
+    with workspace.catalogue() as catalogue:
+        return open_snapshot(workspace, catalogue, 0.9, studies=True)
+
+
+@contextlib.contextmanager
+def writable_page(snapshot):
+    """A page that may write, read and drawn; nothing went wrong on it."""
+    with explore_server(snapshot, port=0, allow_writes=True) as server, opened() as found:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found.page.goto(server.url)
+        found.page.wait_for_selector("body[data-ready]")
+        yield found.page
+        server.shutdown()
+    assert found.errors == []
 
 
 def drag(page, plot, left, top, right, bottom):
@@ -276,41 +296,25 @@ def test_proposals_are_configs_to_copy_and_nothing_is_queued(shown, project):
 
 
 def test_a_page_that_may_write_queues_proposals(project, copy):
-    mine = copy(project)
-    workspace = open_workspace(SimpleNamespace(project=mine.folder / "epsopt.toml", storage=None))
-    with workspace.catalogue() as catalogue:
-        snapshot = open_snapshot(workspace, catalogue, 0.9, studies=True)
-    with explore_server(snapshot, port=0, allow_writes=True) as server, opened() as found:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        page = found.page
-        page.goto(server.url)
-        page.wait_for_selector("body[data-ready]")
+    snapshot = writable_snapshot(copy(project))
+    with writable_page(snapshot) as page:
         page.locator("#side summary", has_text="Propose").click()
         page.fill("#how-many", "1")
         page.get_by_role("button", name="Propose and queue").click()
         page.wait_for_selector("#proposed article, #proposed .error")
         assert "1 proposal queued" in page.inner_text("#proposed")
         config = json.loads(page.locator("#proposed pre").inner_text())
-        server.shutdown()
-    assert found.errors == []
     queued = proposed_trials(snapshot.storage, snapshot.project.name)
     assert [t.state.name for t in queued] == ["WAITING"]
     assert config_of(queued[0]).items() <= config.items()
 
 
 def test_a_page_that_may_write_makes_an_answer_and_shows_what_it_measures(project, copy, tmp_path):
-    mine = copy(project)
-    workspace = open_workspace(SimpleNamespace(project=mine.folder / "epsopt.toml", storage=None))
-    with workspace.catalogue() as catalogue:
-        snapshot = open_snapshot(workspace, catalogue, 0.9, studies=True)
+    snapshot = writable_snapshot(copy(project))
     runs = tmp_path / "made"  # others share the project's
     runs.mkdir()
     snapshot = replace(snapshot, project=replace(snapshot.project, runs=runs, evaluate="epsopt.demo.hooks:evaluate"))
-    with explore_server(snapshot, port=0, allow_writes=True) as server, opened() as found:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        page = found.page
-        page.goto(server.url)
-        page.wait_for_selector("body[data-ready]")
+    with writable_page(snapshot) as page:
         page.get_by_role("button", name="Search the map").click()
         page.wait_for_selector("#answers tbody tr")
         before = pixels(page, "map", "top")
@@ -326,8 +330,6 @@ def test_a_page_that_may_write_makes_an_answer_and_shows_what_it_measures(projec
         shown = [measured[o.name] for o in snapshot.objectives][:2]
         assert [value(c) for c in cells] == pytest.approx(shown, abs=1e-3)
         assert pixels(page, "map", "top") != before, "the plot shows where the weights lie"
-        server.shutdown()
-    assert found.errors == []
 
 
 def test_the_banner_says_what_the_fit_said(shown, project):

@@ -5,7 +5,7 @@ import { loadData } from "./data.js";
 import { colouring } from "./colours.js";
 import { LINEAR, scaleOf } from "./scales.js";
 import { State } from "./state.js";
-import { Scatter, arrows } from "./scatter.js";
+import { Scatter, arrows, diamond } from "./scatter.js";
 import { RunTable } from "./table.js";
 import { Details } from "./details.js";
 import { Targets } from "./targets.js";
@@ -300,12 +300,7 @@ class Page {
       }
       context.lineWidth = 2;
       context.fillStyle = plot.style("--paper");
-      context.beginPath();
-      context.moveTo(x, y - 8);
-      context.lineTo(x + 8, y);
-      context.lineTo(x, y + 8);
-      context.lineTo(x - 8, y);
-      context.closePath();
+      diamond(context, x, y, 8);
       context.fill();
       context.stroke();
       context.fillStyle = plot.style("--answer");
@@ -330,12 +325,7 @@ class Page {
     context.moveTo(...from);
     context.lineTo(x, y);
     context.stroke();
-    context.beginPath();
-    context.moveTo(x, y - 6);
-    context.lineTo(x + 6, y);
-    context.lineTo(x, y + 6);
-    context.lineTo(x - 6, y);
-    context.closePath();
+    diamond(context, x, y, 6);
     context.fill();
   }
 

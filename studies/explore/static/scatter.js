@@ -395,6 +395,16 @@ function stroke(context, x0, y0, x1, y1) {
   context.stroke();
 }
 
+/** The outline of a diamond around a point, to fill or to stroke. */
+export function diamond(context, x, y, size) {
+  context.beginPath();
+  context.moveTo(x, y - size);
+  context.lineTo(x + size, y);
+  context.lineTo(x, y + size);
+  context.lineTo(x - size, y);
+  context.closePath();
+}
+
 /** A line through points (pixels) with an arrowhead in each part that is long enough, and at the end. */
 export function arrows(context, points) {
   context.beginPath();
