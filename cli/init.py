@@ -102,6 +102,7 @@ def _document(draft: ProjectDraft, file: Path, runs: Path, *, changed: bool) -> 
                 "guessed": o.name in draft.guessed,
                 "bounds": draft.bounds.get(o.name),
                 "at_ends": o.name in seen.at_ends,
+                "unnamed_model": o.name in seen.unnamed_model,
                 "suggested_limit": draft.limits.get(o.name),
             }
             for o in draft.objectives
@@ -169,6 +170,11 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], side_file
             f"Only the ends of runs have {', '.join(late)}: fronts then hold last checkpoints alone, and what is "
             "predicted of earlier ones is never compared with a measurement. Measure it along the way, or choose "
             "another objective."
+        )
+    if unnamed := [o["name"] for o in document["objectives"] if o["unnamed_model"]]:
+        print_wrapped(
+            f"No checkpoint has {', '.join(unnamed)} until weights_key under [runs] names the network that the log "
+            "speaks of: runs saved several at one moment, as said above."
         )
     for o in document["objectives"]:
         if o["suggested_limit"] is not None:

@@ -197,7 +197,7 @@ def _show(
     project: Project,
     labels: RunLabels,
 ) -> None:
-    from epsopt.cli.output import TARGETS_HOLD, Head, Rows, print_line, print_list, print_table, print_wrapped, value
+    from epsopt.cli.output import Head, Rows, print_line, print_list, print_table, print_wrapped, targets_hold, value
     from epsopt.cli.render import formatters, measured_row, metric_heads, predicted_rows, short_path
     from epsopt.zoo.formatting import count
 
@@ -215,7 +215,7 @@ def _show(
     print_wrapped(
         f"The end of a run of {count(ranked.epochs, 'epoch')} from there is predicted, not evaluated, as learned from "
         f"the curves of {count(ranked.learned_from, 'run')}. Starts that are expected to widen the measured front most "
-        "come first." + (TARGETS_HOLD if targets else "")
+        "come first." + targets_hold(targets)
     )
     print_wrapped()
     for i, (p, path, _) in enumerate(shown, 1):

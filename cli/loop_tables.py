@@ -49,6 +49,7 @@ def show_answers(study: str, objectives: Sequence[Objective], storage: RDBStorag
         groups.append(Rows([[str(i), "predicted", *predicted], ["", found, *measured]]))
         paths.append(f"  {i}  {short_path(trial.user_attrs['nearest_path'])}")
     print_line("The map's answers, and the real checkpoint nearest to each:")
+    print_line("")
     print_table([Head("#"), Head("", "left"), *(Head(n) for n in metrics)], groups, keep=2)
     for path in paths:
         print_line(path)
@@ -101,6 +102,7 @@ def show_proposals(report: LoopReport, objectives: Sequence[Objective], *, detai
     labels = RunLabels.of([*report.old, *report.new, *report.merged])
     heads, groups = proposals_table(report, objectives)
     print_line(f"{PROPOSED}:")
+    print_line("")
     print_table([Head("#"), Head("", "left"), *map(Head, heads[2:])], [Rows(rows) for rows in groups], keep=2)
     print_line("")
     for p in report.proposals:

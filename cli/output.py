@@ -18,8 +18,8 @@ DOCUMENT_VERSION = 1
 
 LABEL = 22
 """Widest label of a row: beside it, three metrics with their intervals fit into 80 columns."""
-TARGETS_HOLD = " P: probability that all targets hold."
-PRODUCT = " It is the product over single targets: errors of different metrics are taken as independent."
+_TARGETS_HOLD = " P: probability that all targets hold."
+_PRODUCT = " It is the product over single targets: errors of different metrics are taken as independent."
 DISTANCE = " Latent distance: how far apart two checkpoints lie on the map; it has no unit, so compare it with others."
 HYPERVOLUME = (
     "Hypervolume: how much of what is possible the measured front beats, down to the reference point; "
@@ -31,6 +31,7 @@ _ACCENT = "cyan"  # the only colour, of headers; rich leaves it out off a termin
 _NARROW = (14, 12, 10, 8, 7)  # how narrow headers are broken, the first that lets a table fit the terminal
 _MISSING = "-"
 _LISTED = 20
+_DIGITS = re.compile(r"\d[\d.,]*")
 
 
 class Head(NamedTuple):
@@ -107,12 +108,27 @@ def note(text: str) -> None:
     sys.stderr.write("\n".join(lines) + "\n")
 
 
+def targets_hold(targets: Sequence[object]) -> str:
+    """Return what a footnote says of the probability that targets hold; nothing without targets."""
+    return "" if not targets else _TARGETS_HOLD + (_PRODUCT if len(targets) > 1 else "")
+
+
+def product(targets: Sequence[object]) -> str:
+    """Return what is said of the probability of several targets, where the text before it has said which it is."""
+    return _PRODUCT if len(targets) > 1 else ""
+
+
 def failures(failed: Sequence[Any]) -> None:
-    """List files that could not be read, with their reasons."""
-    for failure in failed[:_LISTED]:
-        print_line(one_line(f"  {failure.path}: {failure.reason}"))
-    if len(failed) > _LISTED:
-        print_line(f"  and {len(failed) - _LISTED} more (--json lists them all)")
+    """List files that could not be read, with their reasons; of one reason, numbers aside, the first and how many."""
+    by_reason: dict[str, list[Any]] = {}
+    for failure in failed:
+        by_reason.setdefault(_DIGITS.sub("#", failure.reason), []).append(failure)
+    groups = list(by_reason.values())
+    for first, *others in groups[:_LISTED]:
+        more = f" ({len(others):,} more like it)" if others else ""
+        print_line(one_line(f"  {first.path}: {first.reason}{more}"))
+    if left := sum(len(group) for group in groups[_LISTED:]):
+        print_line(f"  and {left:,} more (--json lists them all)")
 
 
 def print_side_file_failures(unread: Sequence[Any]) -> None:

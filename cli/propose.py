@@ -209,7 +209,7 @@ def _show(
     level: float,
     labels: RunLabels,
 ) -> None:
-    from epsopt.cli.output import TARGETS_HOLD, Head, Rows, print_line, print_list, print_table, print_wrapped, value
+    from epsopt.cli.output import Head, Rows, print_line, print_list, print_table, print_wrapped, targets_hold, value
     from epsopt.cli.render import formatters, metric_heads, predicted_rows, short_path
 
     proposals, numbers, space = proposed.proposals, proposed.numbers, proposed.space
@@ -233,7 +233,7 @@ def _show(
         print_list(f"nearest runs: {near}", "   ")
     print_wrapped()
     labels.print_legend([run for p in proposals for run, _ in p.nearest_runs])
-    print_wrapped("Predicted values are predicted, not evaluated." + (TARGETS_HOLD if targets else ""))
+    print_wrapped("Predicted values are predicted, not evaluated." + targets_hold(targets))
 
 
 def _print_summary(proposed: ProposalBatch, project: Project, study: str | None) -> None:

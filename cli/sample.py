@@ -151,15 +151,14 @@ def _show(
     *,
     details: bool,
 ) -> None:
-    from epsopt.cli.output import DISTANCE, PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
+    from epsopt.cli.output import DISTANCE, Head, Rows, print_table, print_wrapped, product, targets_hold
     from epsopt.cli.render import formatters, list_runs, measured_row, metric_heads, near_label, varying
     from epsopt.cli.run_labels import RunLabels
 
     if not found.points:
         print_wrapped(
             f"No point of the trust region meets all targets with a probability of {probability:g}: the best has "
-            f"{found.best:.2g}. Ask for less, or sample with a lower --probability."
-            + (PRODUCT if len(opened.targets) > 1 else "")
+            f"{found.best:.2g}. Ask for less, or sample with a lower --probability." + product(opened.targets)
         )
         print_wrapped(_trust_region(found))
         return
@@ -194,10 +193,7 @@ def _show(
         print_wrapped(text)
     print_wrapped(
         f"{found.share:.0%} of the points proposed inside the trust region meet the targets. Samples lie "
-        f"{found.spacing:.2f} apart (median). {_trust_region(found)}"
-        + DISTANCE
-        + TARGETS_HOLD
-        + (PRODUCT if len(opened.targets) > 1 else "")
+        f"{found.spacing:.2f} apart (median). {_trust_region(found)}" + DISTANCE + targets_hold(opened.targets)
     )
     print_wrapped()
     list_runs([p.nearest[0] for p in shown], varying(opened.checkpoints), labels, details=details)

@@ -175,7 +175,7 @@ def _show(
     opened: OpenProject, result: SearchResult, made: Sequence[DecodedPoint], study: str | None, limit: int,
     *, details: bool,
 ) -> None:  # fmt: skip
-    from epsopt.cli.output import DISTANCE, PRODUCT, TARGETS_HOLD, Head, Rows, print_table, print_wrapped
+    from epsopt.cli.output import DISTANCE, Head, Rows, print_table, print_wrapped, targets_hold
     from epsopt.cli.render import (
         formatters,
         list_runs,
@@ -213,8 +213,7 @@ def _show(
         )
         + " The last row of each answer is the nearest real checkpoint (its latent distance) as it was measured."
         + DISTANCE
-        + (TARGETS_HOLD if result.targets else "")
-        + (PRODUCT if len(result.targets) > 1 else "")
+        + targets_hold(result.targets)
     )
     for text in decoded.reasons_without_prediction(merges):
         print_wrapped(text)

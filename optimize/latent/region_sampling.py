@@ -37,7 +37,7 @@ class RegionSample:
         share: of the proposed points of the trust region that met the targets; a rough size of the region.
         spacing: median latent distance from a point to the nearest other one; NaN for a single one.
         radius: of the trust region, to compare with.
-        best: the highest probability of meeting the targets among all proposed points.
+        best: the highest probability of meeting the targets, the product over single ones, among all proposed points.
     """
 
     points: tuple[Answer, ...]
@@ -68,7 +68,7 @@ def sample_region(
         targets: at least one.
         n: how many points are wanted.
         neighbours: real checkpoints named with each.
-        probability: that all targets are met, at least.
+        probability: that all targets are met, at least; the product over single targets.
         level: coverage of the intervals.
         seed: the same seed gives the same points.
 

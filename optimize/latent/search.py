@@ -41,7 +41,7 @@ class Answer:
         point: predicted metrics by name (all that the map knows).
         low: lower ends of their intervals.
         high: upper ends.
-        probability: that all targets are met; ``None`` without targets.
+        probability: that all targets are met, the product over single targets; ``None`` without targets.
         nearest: real checkpoints, nearest first, with measured metrics.
     """
 
@@ -113,6 +113,7 @@ class SearchResult:
             rows.append(["", f"{measured}, measured", *(_shown(near.metrics.get(n)) for n in names)])
         asked = ", ".join(f"{t.name} {t.value:g}" for t in self.targets)
         caption = f"{len(self.answers)} predicted answers{f' for the targets {asked}' if asked else ''}, not evaluated"
+        caption += "; P is the product over single targets" if len(self.targets) > 1 else ""
         return html_table(caption, ["", "", *names], rows)
 
 

@@ -56,7 +56,7 @@ class Proposal:
         point: predicted final metrics by name.
         low: lower ends of their intervals.
         high: upper ends.
-        probability: that all targets are met at its end; ``None`` without targets.
+        probability: that all targets are met at its end, the product over single targets; ``None`` without targets.
         joins_front: probability that one of its checkpoints joins the front of all that was measured.
         nearest_runs: past runs with the most similar hyperparameters, ``(name, distance)``, nearest first.
         reason: why it was chosen, in one line.
@@ -185,7 +185,7 @@ class LearnedHistory:
         return [(name, dict(c.config)) for name, c in self.history.usable.items()]
 
     def meets(self, candidate: Candidate) -> float:
-        """Return the probability that a run's end meets all targets; 1 without any.
+        """Return the probability that a run's end meets all targets, the product over single ones; 1 without any.
 
         Args:
             candidate: the run; its start has the values of all columns.

@@ -67,7 +67,7 @@ class WarmStart:
         point: predicted metrics at its end, by name.
         low: lower ends of their intervals.
         high: upper ends.
-        probability: that all targets hold at its end; None without targets.
+        probability: that all targets hold at its end, the product over single targets; None without targets.
         joins_front: probability that one of its checkpoints joins the measured front.
         gain: hypervolume that it is expected to add, in the product of the objectives' units.
         beyond: epochs behind it at its end, the start's own included, where no past run was trained for as many: it

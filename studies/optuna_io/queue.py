@@ -73,7 +73,7 @@ class ProposalRecord:
         point: predicted metrics by name.
         low: lower ends of their intervals.
         high: upper ends.
-        probability: that all targets are met; None without targets.
+        probability: that all targets are met, the product over single targets; None without targets.
         init_from: the checkpoint that it starts from; None from scratch.
         joins_front: probability that it joins the measured front; None: not known.
         nearest_runs: past runs with the most similar hyperparameters, and how far they are.

@@ -101,6 +101,7 @@ class ProjectDraft:
             undecided=self.undecided,
             left_out=self.left_out,
             at_ends=self.seen.at_ends,
+            unnamed_model=self.seen.unnamed_model,
             seeds={n: s for n, s in seeds_of(self.seen.hyperparameters).items() if self.form.sets(n)},
             bases=[_from(file.parent, b.path) for b in self.bases],
             limits=self.limits,

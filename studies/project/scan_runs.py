@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from epsopt.zoo.errors import Failure
 from epsopt.zoo.ingestion.deleted_runs import set_aside
 from epsopt.zoo.ingestion.ingest import read_fingerprints
 from epsopt.zoo.layouts.nothing_found import nothing_found
+from epsopt.zoo.layouts.plain import epoch_of
 from epsopt.zoo.layouts.scan import CheckpointFile, order, scan
 from epsopt.zoo.reading.pool import shared_pool
 from epsopt.zoo.reading.reader import CheckpointContents
@@ -21,6 +23,8 @@ MOST_RUNS = 200
 """Runs that are opened: two hundred tell the range of hyperparameters, and take a few seconds."""
 
 _ON_THE_WAY = 8  # runs of which an earlier checkpoint is opened, too
+_OTHERS = 4  # files of other names that are opened in a run
+_NUMBER = re.compile(r"\d+")
 _PLACES = (0.5, 0.75, 0.25, 0.9)  # which one, of a run's earlier ones; the next only where metrics are missing so far
 
 
@@ -38,6 +42,7 @@ class Survey:
         newest: the checkpoint of each of these runs that was judged by.
         counts_steps: whether a number of steps stands for the epoch in all of them.
         at_ends: metrics that the ends of runs have and none of the earlier checkpoints that were opened.
+        unnamed_model: metrics that no checkpoint has until ``weights_key`` names one of several networks of a moment.
         failed: checkpoints that could not be read.
         side_file_failures: files beside them that could not be read.
         outside_links: links that lead out of the folder and were not followed.
@@ -53,6 +58,7 @@ class Survey:
     outside_links: list[str] = field(default_factory=list)
     ends: list[dict[str, float | None]] = field(default_factory=list)
     at_ends: tuple[str, ...] = ()
+    unnamed_model: tuple[str, ...] = ()
     newest: tuple[Path, ...] = ()
     counts_steps: bool = False
 
@@ -89,6 +95,8 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         return read_fingerprints(paths, progress=progress, folders=seen.folders, on_failure=failures.append)
 
     results = read([files[0].path for files in chosen], progress)
+    unread = [r for r in results if isinstance(r, Failure)]
+    _read_others(chosen, results, read)
     # A copy of the weights under a name of its own ("final") is often the newest, and says nothing.
     silent = [i for i, r in enumerate(results) if len(chosen[i]) > 1 and not (isinstance(r, Failure) or r.metrics)]
     before = [chosen[i][1].path for i in silent]
@@ -97,11 +105,12 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         if not isinstance(second, Failure):
             results[i] = second
     contents = [r for r in results if not isinstance(r, Failure)]
-    failed = seen.failures + [r for r in results if isinstance(r, Failure)]
+    failed = seen.failures + unread
     if not contents:
         raise nothing_found([runs], failed=failed, deleted=deleted, others=seen.other.kinds.values())
     opened = [(files, r) for files, r in zip(chosen, results, strict=True) if not isinstance(r, Failure)]
     on_the_way = _on_the_way(opened, read)
+    unnamed_model = tuple(sorted(_of_unnamed_models(opened, read)))
     metrics: dict[str, list[float]] = {}
     for content in (*contents, *on_the_way):
         for name, value in content.metrics.items():
@@ -120,7 +129,57 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         newest=tuple(c.path for c in contents),
         counts_steps=all(c.epoch is not None and c.epoch == c.step for c in contents),
         at_ends=tuple(sorted(_names(contents) - _names(on_the_way))) if on_the_way else (),
+        unnamed_model=unnamed_model,
     )
+
+
+def _read_others(
+    chosen: list[list[CheckpointFile]],
+    results: list[CheckpointContents | Failure],
+    read: Callable[[list[Path]], list[CheckpointContents | Failure]],
+) -> None:
+    """Read a file of another name in each run whose newest one cannot be read, such as the state of a training.
+
+    Args:
+        chosen: files of each run, the newest first; what is read comes first afterwards.
+        results: of the first file of each run; replaced where another one is read.
+        read: reads files.
+    """
+    kinds = {i: _kinds(files)[1:_OTHERS] for i, files in enumerate(chosen) if isinstance(results[i], Failure)}
+    while kinds := {i: files for i, files in kinds.items() if files and isinstance(results[i], Failure)}:
+        tried = {i: files.pop(0) for i, files in kinds.items()}
+        for (i, file), result in zip(tried.items(), read([f.path for f in tried.values()]), strict=True):
+            if not isinstance(result, Failure):
+                results[i] = result
+                chosen[i] = [file, *(f for f in chosen[i] if f is not file)]
+
+
+def _kinds(files: Sequence[CheckpointFile]) -> list[CheckpointFile]:
+    """Return the first file of each name, numbers aside."""
+    found: dict[str, CheckpointFile] = {}
+    for file in files:
+        found.setdefault(_NUMBER.sub("", file.path.name), file)
+    return list(found.values())
+
+
+def _of_unnamed_models(
+    runs: Sequence[tuple[list[CheckpointFile], CheckpointContents]],
+    read: Callable[[list[Path]], list[CheckpointContents | Failure]],
+) -> set[str]:
+    """Return metrics that a file has alone, and not beside the other networks that its run saved at its moment."""
+    neighbours: list[tuple[CheckpointContents, list[Path]]] = []
+    for files, content in runs:
+        moment = epoch_of({}, content.path)
+        others = [f.path for f in _kinds(files) if f.path != content.path and epoch_of({}, f.path) == moment]
+        if others and content.metrics and len(neighbours) < _ON_THE_WAY:
+            neighbours.append((content, others[:_OTHERS]))
+    together = {
+        r.path: r
+        for r in read([p for c, others in neighbours for p in (c.path, *others)])
+        if not isinstance(r, Failure)
+    }
+    pairs = [(c.metrics, together[c.path].metrics) for c, _ in neighbours if c.path in together]
+    return {name for alone, among_others in pairs for name in alone if name not in among_others}
 
 
 def _on_the_way(

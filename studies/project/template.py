@@ -37,6 +37,7 @@ def write_project(
     undecided: Sequence[str] = (),
     left_out: Sequence[LeftOut] = (),
     at_ends: Collection[str] = (),
+    unnamed_model: Collection[str] = (),
     seeds: Mapping[str, int | None] | None = None,
     bases: Sequence[str] = (),
     limits: Mapping[str, float] | None = None,
@@ -62,6 +63,7 @@ def write_project(
         undecided: metrics whose direction nobody knows; they become comments to be filled in.
         left_out: metrics that are no objectives by guess; named in a comment.
         at_ends: objectives that only the ends of runs have; the file says so beside them.
+        unnamed_model: objectives that no checkpoint has until ``weights_key`` names one of several networks; likewise.
         seeds: seeds of past runs by their hyperparameter's name, None where runs differ: the proposed train command
             passes them on.
         bases: checkpoints that past runs start from, absolute or relative to the file; a single one is written down.
@@ -78,12 +80,17 @@ def write_project(
         UsageError: something that the file cannot say, another file is there already, it is no project file, or the
             folder cannot be written to. Nothing is written then.
     """
+    remarks = {
+        "guessed from its name: check it": guessed,
+        "only the ends of runs have it": at_ends,
+        "measured once weights_key under [runs] names the network": unnamed_model,
+    }
     document = tomlkit.document()
     document.add(tomlkit.comment("epsopt.toml: what a command of epsopt would otherwise ask each time."))
     document.add(tomlkit.comment("Relative paths start at this file."))
     document.add(tomlkit.nl())
     document["project"] = _project(name, runs, storage)
-    document["objectives"] = _objectives(objectives, bounds or {}, guessed, at_ends, limits or {})
+    document["objectives"] = _objectives(objectives, bounds or {}, limits or {}, remarks)
     if len(bases) == 1:
         document["lineage"] = _lineage(bases[0])
     if space is not None:
@@ -169,9 +176,8 @@ def _project(name: str, runs: str, storage: str) -> Table:
 def _objectives(
     objectives: Sequence[Objective],
     bounds: Mapping[str, tuple[float, float]],
-    guessed: Collection[str],
-    at_ends: Collection[str],
     limits: Mapping[str, float],
+    remarks: Mapping[str, Collection[str]],
 ) -> Table:
     tables = tomlkit.table(is_super_table=True)
     for i, objective in enumerate(objectives):
@@ -179,10 +185,8 @@ def _objectives(
         if i == 0:
             table.comment("a metric that counts; bounds = [low, high] says what it can be at all, inf: no such end")
         table["direction"] = "maximize" if objective.maximize else "minimize"
-        remarks = ["guessed from its name: check it"] if objective.name in guessed else []
-        remarks += ["only the ends of runs have it"] if objective.name in at_ends else []
-        if remarks:
-            table["direction"].comment("; ".join(remarks))
+        if own := [remark for remark, names in remarks.items() if objective.name in names]:
+            table["direction"].comment("; ".join(own))
         if objective.name in bounds:
             table["bounds"] = list(bounds[objective.name])
             table["bounds"].comment("guessed from its name: check it, nothing predicted leaves it")

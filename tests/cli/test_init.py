@@ -57,3 +57,18 @@ def test_the_learning_rate_of_a_run_that_diverged_is_no_end_of_the_range_and_is_
 def test_the_proposed_train_command_passes_a_seed_on_where_runs_have_one(runs):
     assert call(runs.parent, "init", runs).status == 0
     assert '#     "--seed",\n#     "{seed}",\n' in (runs.parent / "epsopt.toml").read_text()
+
+
+def test_metrics_that_no_network_of_a_moment_has_are_said_to_be_nobodys(tmp_path):
+    for i in range(2):
+        run = tmp_path / "runs" / f"run_{i}"
+        run.mkdir(parents=True)
+        for name, width in (("actor", 4), ("critic", 5)):
+            torch.save({"w": torch.randn(width, 3), "b": torch.randn(width)}, run / f"{name}_1.pt")
+        (run / "metrics.csv").write_text("epoch,reward\n1,0.5\n")
+    result = call(tmp_path, "init", tmp_path / "runs", "--json")
+    check("init", result.document)
+    assert [(o["name"], o["unnamed_model"]) for o in result.document["objectives"]] == [("reward", True)]
+    text = words(call(tmp_path, "init", tmp_path / "runs", "--force").out)
+    assert "No checkpoint has reward until weights_key under [runs] names the network that the log speaks of" in text
+    assert "measured once weights_key under [runs] names the network" in (tmp_path / "epsopt.toml").read_text()

@@ -9,8 +9,20 @@ import re
 import pytest
 
 from epsopt.cli.options import named_targets, spelling
-from epsopt.cli.output import Head, Rows, finite, formatter, label, middle, plain, print_table, value
-from epsopt.zoo.errors import UsageError
+from epsopt.cli.output import (
+    Head,
+    Rows,
+    failures,
+    finite,
+    formatter,
+    label,
+    middle,
+    plain,
+    print_table,
+    targets_hold,
+    value,
+)
+from epsopt.zoo.errors import Failure, UsageError
 
 
 @pytest.mark.parametrize(
@@ -163,3 +175,25 @@ def test_errors_are_broken_at_words_on_a_terminal_and_whole_elsewhere(monkeypatc
         assert len(shown) == lines
         assert " ".join(shown) == text, "no word is broken, nothing is lost"
         assert lines == 1 or all(len(line) <= 40 for line in shown)
+
+
+def test_the_probability_of_several_targets_is_said_to_be_a_product():
+    assert targets_hold([]) == ""
+    assert "product" not in targets_hold(["one"])
+    assert "It is the product over single targets" in targets_hold(["one", "another"])
+
+
+def test_files_that_fail_for_one_reason_are_one_line():
+    failed = [Failure(f"run_{i}/log.csv", f"tells {i} rows that belong to nobody") for i in range(30)]
+    with contextlib.redirect_stdout(out := io.StringIO()):
+        failures([*failed, Failure("x.pt", "empty")])
+    assert out.getvalue().splitlines() == [
+        "  run_0/log.csv: tells 0 rows that belong to nobody (29 more like it)",
+        "  x.pt: empty",
+    ]
+
+
+def test_what_is_not_listed_is_counted_by_files():
+    with contextlib.redirect_stdout(out := io.StringIO()):
+        failures([Failure(f"{word}.pt", word) for word in map(chr, range(97, 97 + 25)) for _ in range(2)])
+    assert out.getvalue().splitlines()[-1] == "  and 10 more (--json lists them all)"

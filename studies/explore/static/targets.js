@@ -148,7 +148,7 @@ export class Targets {
       el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((h) => el("th", { scope: "col" }, h)))), el("tbody", {}, ...rows))),
       this.failed ? el("p", { className: "error" }, this.failed) : null,
       makes ? el("p", { className: "quiet" }, `Make it decodes an answer to real weights${data.evaluates ? ", measures them with the project's hook" : ""} and saves them among the runs: 'epsopt ingest' adds them.`) : null,
-      el("p", { className: "quiet" }, `Predicted, not evaluated, with ${percent(found.level)} intervals. P is the probability that all targets are met. Hollow on the plots.`),
+      el("p", { className: "quiet" }, `Predicted, not evaluated, with ${percent(found.level)} intervals. P is the probability that all targets are met, the product over single targets. Hollow on the plots.`),
     ];
   }
 }

@@ -124,3 +124,40 @@ def test_the_learning_rate_is_the_one_that_a_linear_decay_began_with(tmp_path, s
         assert said < 0.001
     else:
         assert said == pytest.approx(0.001)
+
+
+def test_a_run_whose_newest_file_is_no_model_is_judged_by_another(tmp_path):
+    for i in range(2):
+        run_of(tmp_path / f"run_{i}", [{"val_loss": 1 / e} for e in (1, 2)], lr=0.1 + i)
+        state = {"optimizer": {"state": {}, "param_groups": []}, "epoch": 2}
+        torch.save(state, tmp_path / f"run_{i}" / "training_state_2.pt")
+    seen = survey(tmp_path)
+    assert [p.name for p in seen.newest] == ["epoch_02.pt", "epoch_02.pt"]
+    assert sorted(seen.metrics) == ["val_loss"]
+    assert [f.path.rpartition("/")[2] for f in seen.failed] == ["training_state_2.pt"] * 2
+
+
+def networks_of_one_moment(run):
+    """A run that saves two networks at each moment, and one log of both."""
+    run.mkdir()
+    for epoch in (1, 2):
+        for name, width in (("actor", 4), ("critic", 5)):
+            torch.save({"w": torch.randn(width, 3), "b": torch.randn(width)}, run / f"{name}_{epoch}.pt")
+    (run / "metrics.csv").write_text("epoch,reward\n1,0.5\n2,0.7\n")
+
+
+def test_metrics_that_no_network_of_a_moment_is_given_are_told_apart(tmp_path):
+    for i in range(2):
+        networks_of_one_moment(tmp_path / f"run_{i}")
+    seen = survey(tmp_path)
+    assert seen.unnamed_model == ("reward",)
+    assert any("weights_key" in f.reason for f in seen.side_file_failures)
+
+
+def test_copies_of_one_network_leave_its_metrics_measured(tmp_path):
+    for i in range(2):
+        run_of(tmp_path / f"run_{i}", [{}, {}], lr=0.1 + i)
+        torch.save(torch.load(tmp_path / f"run_{i}" / "epoch_02.pt"), tmp_path / f"run_{i}" / "model_02.pt")
+        (tmp_path / f"run_{i}" / "metrics.csv").write_text("epoch,reward\n1,0.5\n2,0.7\n")
+    seen = survey(tmp_path)
+    assert (sorted(seen.metrics), seen.unnamed_model) == (["reward"], ())
