@@ -23,12 +23,12 @@ def command(options: Options, host: str, port: int, allow_remote: bool, allow_ed
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = catalogue.checkpoints()
-        from epsopt.studies import record_measured, serve
+        from epsopt.studies import record_runs, serve
 
         storage = workspace.studies()
         project = workspace.project
         if project is not None and project.objectives and checkpoints:
-            record_measured(storage, project.name, project.objectives, checkpoints)
+            record_runs(storage, project.name, project.objectives, checkpoints)
         names = storage.get_all_studies()
     if not names:
         note("there are no studies yet: 'epsopt search' records them")

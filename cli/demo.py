@@ -100,7 +100,7 @@ def _searches() -> set[str]:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = optuna.get_all_study_names(open_storage(load_project(Path("epsopt.toml")).storage))
-    return {name for name in names if name.startswith("demo/search/")}
+    return {name for name in names if name.startswith("demo/search ")}
 
 
 def prepare_folder(out: Path, fresh: bool, options: dict[str, int], given: dict[str, int]) -> dict[str, int]:
@@ -244,7 +244,7 @@ def _summary(*, as_json: bool) -> None:
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import Workspace
     from epsopt.optimize.objectives import Target
-    from epsopt.studies import load_project, record_measured
+    from epsopt.studies import load_project, record_runs
     from epsopt.studies.report.report import loop_report
     from epsopt.studies.schedule.budget import measured_merges
     from epsopt.studies.schedule.remaining import project_remaining_gain, remaining_sentence
@@ -254,7 +254,7 @@ def _summary(*, as_json: bool) -> None:
     storage = Workspace(project, project.storage).studies()
     with Catalogue(project.storage) as catalogue:
         checkpoints, merges = catalogue.checkpoints(), measured_merges(catalogue, project.name)
-    record_measured(storage, project.name, project.objectives, checkpoints)
+    record_runs(storage, project.name, project.objectives, checkpoints)
     report = loop_report(project, storage, checkpoints, merges)
     target = Target("coverage", TARGET)
     if as_json:

@@ -121,12 +121,12 @@ def _figure(opened: OpenProject, result: SearchResult) -> go.Figure:
 
 def _record(opened: OpenProject, result: SearchResult, query: dict[str, Any]) -> tuple[str, str | None]:
     """Keep the search and the front as Optuna studies, and return their names."""
-    from epsopt.studies import record_front, record_measured, record_search
+    from epsopt.studies import record_front, record_runs, record_search
 
     storage, name = opened.workspace.studies(), opened.project.name
     objectives, checkpoints, targets = opened.objectives, opened.checkpoints, opened.targets
     asked = {"targets": {t.name: t.value for t in targets}, **query, "map": opened.surrogate.trained_on}
-    record_measured(storage, name, objectives, checkpoints)
+    record_runs(storage, name, objectives, checkpoints)
     study = record_search(storage, name, objectives, result.answers, asked, checkpoints=checkpoints, targets=targets)
     return study, record_front(storage, name, objectives, checkpoints, result.answers, targets)
 

@@ -15,7 +15,8 @@ from epsopt.zoo.public_names import lazy_names
 if TYPE_CHECKING:
     from epsopt.studies.embedding_preview import preview_embeddings
     from epsopt.studies.optuna_io.queue import ClaimedProposal, record_outcome, record_proposals, take_proposal
-    from epsopt.studies.optuna_io.recording import Recorded, record_front, record_measured, record_search
+    from epsopt.studies.optuna_io.record_runs import Recorded, record_runs
+    from epsopt.studies.optuna_io.recording import record_front, record_search
     from epsopt.studies.optuna_io.sampler import EpsilonSampler
     from epsopt.studies.optuna_io.storage import open_storage
     from epsopt.studies.project.project import Project, find_project, load_project
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CataloguePruner": "prune.catalogue_pruner",
     "Project": "project.project",
-    "Recorded": "optuna_io.recording",
+    "Recorded": "optuna_io.record_runs",
     "EpsilonSampler": "optuna_io.sampler",
     "EpsoptPruning": "prune.lightning",
     "ClaimedProposal": "optuna_io.queue",
@@ -43,9 +44,9 @@ _HOMES = {
     "open_storage": "optuna_io.storage",
     "propose_next": "worker.proposals",
     "record_front": "optuna_io.recording",
-    "record_measured": "optuna_io.recording",
     "record_outcome": "optuna_io.queue",
     "record_proposals": "optuna_io.queue",
+    "record_runs": "optuna_io.record_runs",
     "record_search": "optuna_io.recording",
     "render_command": "project.train_command",
     "serve": "report.dashboard",
@@ -70,9 +71,9 @@ __all__ = [
     "preview_embeddings",
     "propose_next",
     "record_front",
-    "record_measured",
     "record_outcome",
     "record_proposals",
+    "record_runs",
     "record_search",
     "render_command",
     "serve",
@@ -86,6 +87,7 @@ FORMER = {
     "CatalogueStopper": "epsopt.studies:CataloguePruner",
     "StopHopeless": "epsopt.studies:EpsoptPruning",
     "Taken": "epsopt.studies:ClaimedProposal",
+    "record_measured": "epsopt.studies:record_runs",
     "pareto_figure": "epsopt.figures:front",
 }
 

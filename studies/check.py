@@ -20,7 +20,7 @@ from epsopt.zoo.catalogue.check import Damage, check_catalogue, damaged_file, ke
 from epsopt.zoo.credentials import masked_url
 from epsopt.zoo.errors import EpsoptError
 
-_VIEWS = ("/measured", "/front", "/front/predicted")
+_VIEWS = ("/measured", "/runs", "/front", "/front/predicted")
 _JSON = (
     (models.StudyUserAttributeModel, "value_json"),
     (models.StudySystemAttributeModel, "value_json"),
@@ -124,6 +124,6 @@ def _unreadable(storage: RDBStorage, study_id: int) -> str | None:
 
 def _remedy(name: str, url: str) -> str:
     delete = f"optuna delete-study --study-name '{name}' --storage '{masked_url(url)}'"
-    if name.endswith(_VIEWS) or "/search/" in name:
+    if name.endswith(_VIEWS) or any(part in name for part in ("/runs/", "/search ", "/search/")):
         return f"{delete}, and 'epsopt search' records it anew"
     return f"put a copy of the database from before in its place, or give the study up: {delete}"

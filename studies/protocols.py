@@ -21,6 +21,14 @@ class Measured(DrawnCheckpoint, Protocol):
         """Digest of the file's content, by which it is known."""
 
 
+class Catalogued(Measured, Protocol):
+    """A checkpoint of which it is known to which run of the catalogue it belongs."""
+
+    @property
+    def run_id(self) -> int:
+        """Of its run: names may be the same."""
+
+
 class Trained(Measured, Protocol):
     """A checkpoint of which it is known how long it was trained."""
 

@@ -91,7 +91,7 @@ def sample_region(
     generator = torch.Generator().manual_seed(seed)
     proposed = _propose(region, scorer, generator)
     # What a search would answer is in the region, too, however small that is.
-    z = torch.cat([proposed, gradient_candidates(scorer, region, seed).float(), latents])
+    z = torch.cat([proposed, gradient_candidates(scorer, region, seed)[:, -1].float(), latents])
     likely = scorer.probability(z)
     inside = torch.nonzero(likely >= probability).reshape(-1)
     share, best = float((likely[: len(proposed)] >= probability).double().mean()), float(likely.max())
@@ -116,6 +116,7 @@ def sample_region(
             named(predicted.high[i]),
             float(odds[i]),
             tuple(near[i]),
+            points[i : i + 1],
         )
         for i in range(len(points))
     )

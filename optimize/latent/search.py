@@ -43,6 +43,8 @@ class Answer:
         high: upper ends.
         probability: that all targets are met, the product over single targets; ``None`` without targets.
         nearest: real checkpoints, nearest first, with measured metrics.
+        way: ``(k, latent)`` points that the search came through, ``z`` last; ``z`` alone where the engine does not
+            climb, or the answer is a real checkpoint's own place.
     """
 
     z: Tensor
@@ -51,6 +53,7 @@ class Answer:
     high: dict[str, float]
     probability: float | None
     nearest: tuple[Neighbour, ...]
+    way: Tensor
 
     def _repr_html_(self) -> str:
         """Show it in a notebook: predicted beside measured on the nearest checkpoint."""
@@ -161,7 +164,8 @@ def search(
     scorer = TargetScorer(surrogate, tuple(objectives), tuple(targets))
     latents, known = learned_latents(surrogate, checkpoints)
     region = trust_region(latents, np.array([c.run_id for c in known]))
-    candidates = torch.cat([candidates_of(scorer, region, seed).float(), latents])
+    ways = candidates_of(scorer, region, seed).float()
+    candidates = torch.cat([ways[:, -1], latents])
     probability = scorer.probability(candidates).numpy()
     with torch.no_grad():
         mean, deviation = scorer.posterior_moments(candidates)
@@ -192,6 +196,7 @@ def search(
             high=named(prediction.high[r]),
             probability=float(probability[i]) if targets else None,
             nearest=tuple(near[r]),
+            way=ways[i] if i < len(ways) else candidates[i : i + 1],
         )
         for r, i in enumerate(chosen)
     ]

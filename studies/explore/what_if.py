@@ -12,7 +12,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from epsopt.optimize.latent.interpolation import along, straight
-from epsopt.optimize.latent.search import SearchResult, search
+from epsopt.optimize.latent.search import Answer, SearchResult, search
 from epsopt.optimize.latent.trust_region import distances
 from epsopt.optimize.objectives import Target, limits_as_targets, parse_targets
 from epsopt.studies.embedding_preview import real_embeddings
@@ -85,7 +85,7 @@ def targets_of(snapshot: Snapshot, wanted: Mapping[str, float]) -> list[Target]:
 
 
 def answers(snapshot: Snapshot, wanted: Mapping[str, float], *, limit: int = 8, seed: int = 0) -> dict[str, Any]:
-    """Search the map, as ``epsopt search`` does, and say where on the plane the answers lie.
+    """Search the map, as ``epsopt search`` does, and say where on the plane the answers and the ways to them lie.
 
     Args:
         snapshot: what the page shows.
@@ -99,6 +99,7 @@ def answers(snapshot: Snapshot, wanted: Mapping[str, float], *, limit: int = 8, 
     targets = targets_of(snapshot, wanted)
     with snapshot.lock:
         found = _searched(snapshot, targets, limit, seed)
+        ways = [_climbed(snapshot, a) for a in found.answers]
     rows = {(c.path, c.run): i for i, c in enumerate(snapshot.checkpoints)}
     places = (
         snapshot.surrogate.plane_coordinates(torch.stack([a.z for a in found.answers])).tolist()
@@ -115,13 +116,22 @@ def answers(snapshot: Snapshot, wanted: Mapping[str, float], *, limit: int = 8, 
         "answers": [
             {
                 "place": place,
+                "way": climbed,
                 "predicted": _predicted(a.point, a.low, a.high),
                 "probability": a.probability,
                 "nearest": [{"row": rows[n.path, n.run], "distance": n.distance} for n in a.nearest],
             }
-            for a, place in zip(found.answers, places, strict=True)
+            for a, place, climbed in zip(found.answers, places, ways, strict=True)
         ],
     }
+
+
+def _climbed(snapshot: Snapshot, answer: Answer) -> list[dict[str, Any]]:
+    """Say where the search came through on its way to an answer, and what it is predicted to measure there."""
+    names = snapshot.surrogate.metric_names
+    places = snapshot.surrogate.plane_coordinates(answer.way).tolist()
+    points = snapshot.surrogate.predict(answer.way, snapshot.level).point.tolist()
+    return [{"place": at, "predicted": dict(zip(names, p, strict=True))} for at, p in zip(places, points, strict=True)]
 
 
 def _searched(snapshot: Snapshot, targets: Sequence[Target], limit: int, seed: int) -> SearchResult:

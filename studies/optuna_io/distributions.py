@@ -15,7 +15,9 @@ from optuna.distributions import (
     check_distribution_compatibility,
 )
 
+from epsopt.optimize.bookkeeping import why_left_out
 from epsopt.optimize.space import Parameter
+from epsopt.zoo.layouts.parsed import RECOMBINED
 
 MOST_CHOICES = 50  # more different texts than this are names or paths, not categories
 
@@ -60,6 +62,23 @@ def infer_distributions(
         else:
             found[name] = known[name]
     return found
+
+
+def searched_names(configs: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the hyperparameters that differ between trained runs and are no bookkeeping.
+
+    Args:
+        configs: hyperparameters by name, one mapping a run or checkpoint; None counts as absent. Merged checkpoints
+            and what has no hyperparameters at all tell nothing.
+    """
+    trained = [c for c in configs if c and RECOMBINED not in c]
+    values: dict[str, list[Any]] = {}
+    for config in trained:
+        for name, value in config.items():
+            if value is not None:
+                values.setdefault(name, []).append(value)
+    differ = {n: some for n, some in values.items() if len(some) < len(trained) or len({repr(v) for v in some}) > 1}
+    return {n for n, some in differ.items() if why_left_out(n, some) is None}
 
 
 def fits(distribution: BaseDistribution, value: Any) -> bool:

@@ -1,16 +1,17 @@
-"""Keep what was measured and what was found as Optuna studies.
+"""Keep what a search found and the measured front as Optuna studies, for the dashboard.
 
-``<project>/measured`` holds one trial a measured checkpoint, ``<project>/search/<key>`` one a predicted point
-of a search, ``<project>/front`` the measured front and ``<project>/front/predicted`` the last search's points, for the
-dashboard. Measured and predicted values never share a study. Recording twice adds nothing.
+``<project>/search …`` holds one trial a predicted point of a search, ``<project>/front`` the measured front and
+``<project>/front/predicted`` the last search's points. Measured and predicted values never share a study. Recording
+twice adds nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 import optuna
@@ -21,72 +22,18 @@ from optuna.trial import FrozenTrial
 from epsopt.figures.fronts import front
 from epsopt.optimize.measured_front import complete_values, measured_front
 from epsopt.optimize.objectives import Objective, Target
-from epsopt.studies.optuna_io.distributions import fits, infer_distributions
+from epsopt.studies.optuna_io.distributions import fits, infer_distributions, searched_names
 from epsopt.studies.optuna_io.study import delete_study, open_study
-from epsopt.studies.optuna_io.study_notes import front_note, measured_note, predicted_note, search_note, write_note
-from epsopt.studies.optuna_io.trials import add_new, known_distributions, known_keys
+from epsopt.studies.optuna_io.study_notes import front_note, predicted_note, search_note, write_note
+from epsopt.studies.optuna_io.trials import add_new, replace_trials
 from epsopt.studies.protocols import Answer, Measured
 from epsopt.zoo.errors import EpsoptError
 
 NOT_EVALUATED = "predicted, not evaluated"
-TOGETHER = 5000
-"""Measured checkpoints that are recorded in one transaction."""
-CONTENT = "epsopt:content"  # system attribute of the front study: digest of what it shows
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What recording did.
-
-    Attributes:
-        study: the study's name.
-        added: trials that are new in it.
-        known: what was in it before.
-        left_out: checkpoints that lack an objective, and so cannot be compared.
-    """
-
-    study: str
-    added: int
-    known: int
-    left_out: int
-
-
-def record_measured(
-    storage: RDBStorage, project: str, objectives: Sequence[Objective], checkpoints: Sequence[Measured]
-) -> Recorded:
-    """Record every measured checkpoint as a finished trial of the study ``<project>/measured``.
-
-    The hyperparameters of its run are the trial's parameters where Optuna can hold them as such, else user
-    attributes ``hyperparameter.NAME``. Checkpoints are identified by their sha256, so that one that runs share is
-    recorded once. When the project's objectives have changed, the study is built anew: everything in it comes from the
-    catalogue.
-
-    Args:
-        storage: the studies (:func:`open_storage`).
-        project: the project's name, first part of the study's name.
-        objectives: the metrics that count, in the order of the trials' values.
-        checkpoints: checkpoints of the catalogue; one that lacks an objective is not recorded.
-
-    Returns:
-        The study's name, and how many trials were added.
-    """
-    name = f"{project}/measured"
-    study = open_study(storage, name, objectives, rebuild=True)
-    study_id = storage.get_study_id_from_name(name)
-    known = known_keys(storage, study_id, "sha256")
-    complete = [c for c in checkpoints if complete_values(objectives, c.metrics) is not None]
-    # Runs that share a file measured it once: the first one's row stands for it.
-    fresh = list({c.sha256: c for c in reversed(complete) if c.sha256 not in known}.values())[::-1]
-    added = 0
-    if fresh:
-        before = known_distributions(storage, study_id)
-        distributions = infer_distributions([c.hyperparameters for c in complete], before)
-        # In parts: nobody else can write to the database meanwhile, and a hundred thousand take more than a minute.
-        for start in range(0, len(fresh), TOGETHER):
-            trials = [_measured_trial(objectives, c, distributions) for c in fresh[start : start + TOGETHER]]
-            added += add_new(storage, study_id, trials, "sha256")
-        write_note(study, measured_note(project, objectives))
-    return Recorded(name, added, len(known), len(checkpoints) - len(complete))
+DIGEST = "digest"
+"""User attribute of a search's study: of its query, by which it is found again."""
+CONTENT = "epsopt:content"
+"""System attribute of a study that is a view: digest of what it shows."""
 
 
 def record_search(
@@ -112,19 +59,44 @@ def record_search(
         targets: for the picture.
 
     Returns:
-        The study's name, ``<project>/search/<first 8 hex digits of a hash of the query>``.
+        The study's name: what was asked for and the day, as in ``<project>/search coverage ≥ 0.95, 28 Nov``.
     """
-    key = _digest([[o.name, o.maximize] for o in objectives], query)[:8]
-    name = f"{project}/search/{key}"
-    distributions = infer_distributions([_nearest_params(answer) for answer in answers], {})
-    trials = [_predicted_trial(objectives, i, answer, distributions) for i, answer in enumerate(answers)]
+    digest = _digest([[o.name, o.maximize] for o in objectives], query)
+    name = _search_name(storage, project, objectives, targets, digest)
+    near = [n.hyperparameters for answer in answers for n in answer.nearest[:1]]
+    chosen = searched_names([c.hyperparameters for c in checkpoints] + near)
+    configs = [_nearest_params(answer, chosen) for answer in answers]
+    distributions = infer_distributions(configs, {})
+    trials = [
+        _predicted_trial(objectives, i, answer, config, distributions)
+        for i, (answer, config) in enumerate(zip(answers, configs, strict=True))
+    ]
     study = open_study(storage, name, objectives)
+    study.set_user_attr(DIGEST, digest)
     add_new(storage, storage.get_study_id_from_name(name), trials, "answer")
     if "query" not in study.user_attrs:  # said last: whatever stopped before this is finished by the next call
         _save_figure(study, objectives, checkpoints, answers, targets)
         write_note(study, search_note(project, objectives, answers, query))
         study.set_user_attr("query", dict(query))
     return name
+
+
+def _search_name(
+    storage: RDBStorage, project: str, objectives: Sequence[Objective], targets: Sequence[Target], digest: str
+) -> str:
+    """Name the study of a query: as it was named before, or by what is asked for and the day."""
+    known = {s.study_name: s.user_attrs.get(DIGEST) for s in storage.get_all_studies()}
+    former = f"{project}/search/{digest[:8]}"  # of version 0.1
+    found = next((name for name, kept in known.items() if kept == digest or name == former), None)
+    if found is not None:
+        return found
+    better = {o.name: "≥" if o.maximize else "≤" for o in objectives}
+    asked = ", ".join(f"{t.name} {better.get(t.name, '≥')} {t.value:g}" for t in targets) or "of the front"
+    today = datetime.now(UTC).astimezone()
+    title = f"{project}/search {asked}, {today.day} {today:%b}"
+    if title not in known or known[title] is None:
+        return title
+    return next(name for i in count(2) if known.get(name := f"{title} ({i})") is None)
 
 
 def record_front(
@@ -154,26 +126,18 @@ def record_front(
     """
     name = f"{project}/front"
     front, _ = measured_front(objectives, checkpoints)
-    predicted = [_predicted_trial(objectives, i, answer) for i, answer in enumerate(answers)]
+    predicted = [_predicted_trial(objectives, i, answer, {}, {}) for i, answer in enumerate(answers)]
     shown = [[*t.values, t.user_attrs] for t in predicted]
     _record_predicted(storage, f"{name}/predicted", objectives, answers, predicted)
-    digest = _digest(
-        "measured only",  # unlike studies that versions from before left
-        [[o.name, o.maximize] for o in objectives],
-        [c.sha256 for c in checkpoints],
-        shown,
-        [[t.name, t.value] for t in targets],
-    )
-    study = _view(storage, name, objectives, digest)
-    if study is None:
-        return name
-    study_id = storage.get_study_id_from_name(name)
-    distributions = infer_distributions([c.hyperparameters for c in front], {})
+    chosen = searched_names([c.hyperparameters for c in checkpoints])
+    distributions = infer_distributions([{n: c.hyperparameters.get(n) for n in chosen} for c in front], {})
     measured = [_measured_trial(objectives, c, distributions) for c in front]
-    add_new(storage, study_id, measured, "sha256")
-    _save_figure(study, objectives, checkpoints, answers, targets)
-    write_note(study, front_note(project, objectives, len(front), len(checkpoints), answers, targets))
-    storage.set_study_system_attr(study_id, CONTENT, digest)
+    more = [[c.sha256 for c in checkpoints], shown, [[t.name, t.value] for t in targets]]
+    note = front_note(project, objectives, len(front), len(checkpoints), answers, targets)
+    show_trials(
+        storage, name, objectives, measured, note, more=more,
+        draw=lambda study: _save_figure(study, objectives, checkpoints, answers, targets),
+    )  # fmt: skip
     return name
 
 
@@ -184,29 +148,48 @@ def _record_predicted(
     answers: Sequence[Answer],
     predicted: Sequence[FrozenTrial],
 ) -> None:
-    if not predicted:
+    if predicted:
+        show_trials(storage, name, objectives, predicted, predicted_note(name, objectives, answers))
+    else:
         delete_study(storage, name)
-        return
-    digest = _digest([[o.name, o.maximize] for o in objectives], [[*t.values, t.user_attrs] for t in predicted])
-    study = _view(storage, name, objectives, digest)
-    if study is None:
-        return
-    study_id = storage.get_study_id_from_name(name)
-    add_new(storage, study_id, predicted, "answer")
-    write_note(study, predicted_note(name, objectives, answers))
-    storage.set_study_system_attr(study_id, CONTENT, digest)
 
 
-def _view(storage: RDBStorage, name: str, objectives: Sequence[Objective], digest: str) -> optuna.Study | None:
-    """Return the empty study of a view that is to be built anew; None: it shows this already."""
+def show_trials(
+    storage: RDBStorage,
+    name: str,
+    objectives: Sequence[Objective],
+    trials: Sequence[FrozenTrial],
+    note: str,
+    *,
+    more: Any = None,
+    draw: Callable[[optuna.Study], None] | None = None,
+) -> bool:
+    """Make a study show these trials and no others, under the same address as before.
+
+    Args:
+        storage: the studies (:func:`open_storage`).
+        name: the study's name; what it holds is a view of something else.
+        objectives: of the trials' values.
+        trials: from ``optuna.create_trial``, finished.
+        note: Markdown.
+        more: JSON values of which the picture depends besides.
+        draw: saves the study's picture.
+
+    Returns:
+        Whether the study showed something else before.
+    """
+    rows = [[t.values, t.params, t.user_attrs, t.intermediate_values] for t in trials]
+    digest = _digest([[o.name, o.maximize] for o in objectives], rows, note, more)
     study = open_study(storage, name, objectives, rebuild=True)
     study_id = storage.get_study_id_from_name(name)
     if storage.get_study_system_attrs(study_id).get(CONTENT) == digest:
-        return None
-    if study.get_trials(deepcopy=False):
-        delete_study(storage, name)
-        study = open_study(storage, name, objectives)
-    return study
+        return False
+    replace_trials(storage, study_id, trials)
+    if draw is not None:
+        draw(study)
+    write_note(study, note)
+    storage.set_study_system_attr(study_id, CONTENT, digest)  # last: whatever stops before this is done again
+    return True
 
 
 def predicted_attributes(predicted: Any) -> dict[str, Any]:
@@ -226,6 +209,21 @@ def _measured_trial(
 ) -> FrozenTrial:
     given = {n: v for n, v in checkpoint.hyperparameters.items() if v is not None}
     params = {n: v for n, v in given.items() if n in distributions and fits(distributions[n], v)}
+    attributes = measured_attributes(objectives, checkpoint, given.keys() - params.keys())
+    values = complete_values(objectives, checkpoint.metrics)
+    return trial_of(values, params, distributions, attributes, checkpoint.epoch or 0)
+
+
+def measured_attributes(
+    objectives: Sequence[Objective], checkpoint: Measured, others: Collection[str]
+) -> dict[str, Any]:
+    """Return what is recorded of a measured checkpoint besides values and parameters.
+
+    Args:
+        objectives: of the study; their metrics are the trial's values.
+        checkpoint: which it is.
+        others: its hyperparameters that are no parameters of the trial.
+    """
     attributes: dict[str, Any] = {
         "kind": "measured",
         "path": checkpoint.path,
@@ -233,23 +231,23 @@ def _measured_trial(
         "epoch": checkpoint.epoch,
         "sha256": checkpoint.sha256,
     }
-    attributes |= {f"hyperparameter.{n}": _plain(v) for n, v in given.items() if n not in params}
+    attributes |= {f"hyperparameter.{n}": _plain(v) for n, v in checkpoint.hyperparameters.items() if n in others}
     names = {o.name for o in objectives}
-    attributes |= {f"metric.{n}": v for n, v in checkpoint.metrics.items() if n not in names and v is not None}
-    values = complete_values(objectives, checkpoint.metrics)
-    return _trial(values, params, distributions, attributes, checkpoint.epoch or 0)
+    return attributes | {f"metric.{n}": v for n, v in checkpoint.metrics.items() if n not in names and v is not None}
 
 
-def _nearest_params(answer: Answer) -> dict[str, Any]:
+def _nearest_params(answer: Answer, chosen: Collection[str]) -> dict[str, Any]:
     """Name the hyperparameters of the nearest checkpoint as such: a predicted point has none of its own."""
-    return {f"nearest.{n}": v for n, v in answer.nearest[0].hyperparameters.items()} if answer.nearest else {}
+    near = answer.nearest[0].hyperparameters if answer.nearest else {}
+    return {f"nearest.{n}": v for n, v in near.items() if n in chosen}
 
 
 def _predicted_trial(
     objectives: Sequence[Objective],
     number: int,
     answer: Answer,
-    distributions: Mapping[str, BaseDistribution] | None = None,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
 ) -> FrozenTrial:
     values = complete_values(objectives, answer.point)
     if values is None or any(complete_values(objectives, end) is None for end in (answer.low, answer.high)):
@@ -271,23 +269,36 @@ def _predicted_trial(
         }
     # The key holds the content too: a later, other answer of the same number is not mistaken for this one.
     attributes["answer"] = f"{number}-{_digest(values, attributes)[:8]}"
-    if distributions is None:
-        return optuna.create_trial(values=values, user_attrs=attributes)
-    return _trial(values, _nearest_params(answer), distributions, attributes, number)
+    return trial_of(values, params, distributions, attributes, number)
 
 
-def _trial(
+def trial_of(
     values: Sequence[float] | None,
     params: Mapping[str, Any],
     distributions: Mapping[str, BaseDistribution],
     attributes: dict[str, Any],
     position: int,
+    intermediate: Mapping[int, float] | None = None,
 ) -> FrozenTrial:
+    """Make a finished trial; one without any parameter gets its position as such.
+
+    Args:
+        values: of the objectives.
+        params: hyperparameters by name; what its distribution does not hold is left out.
+        distributions: of all parameters of the study.
+        attributes: of the user.
+        position: among the study's trials, from 0.
+        intermediate: values by step; Optuna takes them of studies with one objective.
+    """
     held = {n: v for n, v in params.items() if n in distributions and fits(distributions[n], v)}
     if not held:  # the dashboard (0.21) divides by zero on a study without any parameter
         held, distributions = {"position": position}, {"position": IntDistribution(0, max(position, 1))}
     return optuna.create_trial(
-        values=values, params=held, distributions={n: distributions[n] for n in held}, user_attrs=attributes
+        values=values,
+        params=held,
+        distributions={n: distributions[n] for n in held},
+        user_attrs=attributes,
+        intermediate_values=dict(intermediate or {}),
     )
 
 

@@ -21,14 +21,32 @@ def write_note(study: optuna.Study, text: str) -> None:
         save_note(study, text)
 
 
-def measured_note(project: str, objectives: Sequence[Objective]) -> str:
-    """Say what ``<project>/measured`` holds."""
+def runs_note(project: str, objectives: Sequence[Objective], runs: int) -> str:
+    """Say what ``<project>/runs`` holds."""
+    curves = ", ".join(_code(f"{project}/runs/{o.name}") for o in objectives) if len(objectives) > 1 else ""
     return (
-        f"# {_code(project)}: measured checkpoints\n\n"
-        "One trial for every checkpoint of the catalogue that has all objectives: "
-        f"{_directions(objectives)}. Values are **measured**, as the training program saved them. "
-        "The parameters are the hyperparameters of its run; `path`, `run` and `epoch` say where it is.\n"
+        f"# {_code(project)}: runs\n\n"
+        f"One trial for each of {runs} runs. Its values are what the **last checkpoint** that has all objectives "
+        f"**measured**: {_directions(objectives)}. An earlier checkpoint of a run may be on the front: the study "
+        f"{_code(f'{project}/front')} holds the measured front over all checkpoints.\n\n"
+        "Parameters are the hyperparameters that differ between runs and that somebody chose. Constants, seeds and "
+        "paths are user attributes `hyperparameter.NAME`; `run`, `path` and `epoch` say which checkpoint it is.\n"
+        + (f"\nCurves over the epochs: {curves}.\n" if curves else "")
+        + f"\n{_NEXT}"
     )
+
+
+def curve_note(project: str, objective: Objective, runs: str) -> str:
+    """Say what a study of one objective's curves holds."""
+    return (
+        f"# {_code(project)}: {_code(objective.name)} over the epochs\n\n"
+        f"One trial for each run; its intermediate values are what its checkpoints **measured**, by epoch "
+        f"({'higher' if objective.maximize else 'lower'} is better). The study {_code(runs)} compares runs by all "
+        f"objectives.\n\n{_NEXT}"
+    )
+
+
+_NEXT = "Next: `epsopt propose` says what to train, `epsopt explore` shows the map of all checkpoints.\n"
 
 
 def search_note(

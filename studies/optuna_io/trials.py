@@ -16,7 +16,15 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select
+
+_PARTS = (
+    models.TrialValueModel,
+    models.TrialParamModel,
+    models.TrialIntermediateValueModel,
+    models.TrialUserAttributeModel,
+    models.TrialSystemAttributeModel,
+)
 
 
 def add_new(storage: RDBStorage, study_id: int, trials: Sequence[FrozenTrial], key: str) -> int:
@@ -25,7 +33,7 @@ def add_new(storage: RDBStorage, study_id: int, trials: Sequence[FrozenTrial], k
     Args:
         storage: as open_storage gives it.
         study_id: the study's id.
-        trials: from ``optuna.create_trial``, finished or waiting, with no intermediate values.
+        trials: from ``optuna.create_trial``, finished or waiting.
         key: name of the user attribute that tells trials apart; every trial has it, a text.
 
     Returns:
@@ -42,6 +50,24 @@ def add_new(storage: RDBStorage, study_id: int, trials: Sequence[FrozenTrial], k
         if fresh:
             insert_trials(connection, study_id, list(fresh.values()))
         return len(fresh)
+
+
+def replace_trials(storage: RDBStorage, study_id: int, trials: Sequence[FrozenTrial]) -> None:
+    """Delete all trials of a study and write these instead, in one transaction; the study keeps its id.
+
+    Args:
+        storage: as open_storage gives it.
+        study_id: the study's id.
+        trials: from ``optuna.create_trial``, finished.
+    """
+    trial = models.TrialModel.__table__
+    with storage.engine.begin() as connection:
+        lock_study(connection, study_id)
+        own = select(trial.c.trial_id).where(trial.c.study_id == study_id)
+        for model in (*_PARTS, models.TrialHeartbeatModel):
+            connection.execute(delete(model.__table__).where(model.__table__.c.trial_id.in_(own)))
+        connection.execute(delete(trial).where(trial.c.study_id == study_id))
+        insert_trials(connection, study_id, trials)
 
 
 def lock_study(connection: Connection, study_id: int) -> None:
@@ -61,12 +87,6 @@ def numbers_by(storage: RDBStorage, study_id: int, key: str) -> dict[str, int]:
     )
     with storage.engine.begin() as connection:
         return {json.loads(text): number for text, number in connection.execute(query)}
-
-
-def known_keys(storage: RDBStorage, study_id: int, key: str) -> set[str]:
-    """Return the values of a user attribute over a study's trials, without reading the trials."""
-    with storage.engine.begin() as connection:
-        return _known(connection, study_id, key)
 
 
 def known_distributions(storage: RDBStorage, study_id: int) -> dict[str, BaseDistribution]:
@@ -113,12 +133,17 @@ def insert_trials(connection: Connection, study_id: int, trials: Sequence[Frozen
     ids = list(connection.scalars(returning, rows))
     values: list[dict[str, Any]] = []
     params: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
     user: list[dict[str, Any]] = []
     system: list[dict[str, Any]] = []
     for trial_id, t in zip(ids, trials, strict=True):
         for objective, value in enumerate(t.values or ()):
             stored, kind = models.TrialValueModel.value_to_stored_repr(value)
             values.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
+        for step, value in t.intermediate_values.items():
+            stored, sort = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+            row = {"step": step, "intermediate_value": stored, "intermediate_value_type": sort}
+            steps.append({"trial_id": trial_id, **row})
         for name, value in t.params.items():
             distribution = t.distributions[name]
             params.append(
@@ -133,12 +158,7 @@ def insert_trials(connection: Connection, study_id: int, trials: Sequence[Frozen
             attributes += [
                 {"trial_id": trial_id, "key": name, "value_json": json.dumps(v)} for name, v in found.items()
             ]
-    for model, some in (
-        (models.TrialValueModel, values),
-        (models.TrialParamModel, params),
-        (models.TrialUserAttributeModel, user),
-        (models.TrialSystemAttributeModel, system),
-    ):
+    for model, some in zip(_PARTS, (values, params, steps, user, system), strict=True):
         if some:
             connection.execute(insert(model.__table__), some)
     return [first + i for i in range(len(trials))]

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from epsopt.optimize.measured_front import complete_values
 from epsopt.optimize.space import Space
 from epsopt.studies.optuna_io.queue import ClaimedProposal, outcome_attributes
-from epsopt.studies.optuna_io.recording import record_measured
+from epsopt.studies.optuna_io.record_runs import record_runs
 from epsopt.studies.optuna_io.run_folders import run_folder
 from epsopt.studies.optuna_io.storage import DATABASE_ERRORS
 from epsopt.studies.optuna_io.trial_leases import finish, return_to_queue, set_attributes
@@ -175,7 +175,7 @@ def recover_attempt(
     if not found:
         return taken
     set_attributes(storage, attempt["trial_id"], {"checkpoints_after_loss": _curve(project, found)})
-    record_measured(storage, project.name, project.objectives, found)
+    record_runs(storage, project.name, project.objectives, catalogue.checkpoints())
     resumed = {"resume_from": found[-1].path}
     set_attributes(storage, taken.trial_id, resumed)
     return replace(taken, attributes={**taken.attributes, **resumed})
@@ -354,7 +354,7 @@ class Run:
         self._read(at_end=True)
         if self.checkpoints:
             self.set_attribute("checkpoints", _curve(self.project, self.checkpoints))
-            record_measured(self.storage, self.project.name, self.project.objectives, self.checkpoints)
+            record_runs(self.storage, self.project.name, self.project.objectives, self.catalogue.checkpoints())
 
     def set_attribute(self, name: str, value: Any) -> None:
         """Keep something that is known of it as an attribute of its trial."""
@@ -420,7 +420,7 @@ class Run:
             attributes["failure"] = failure
         attributes["checkpoints"] = _curve(self.project, self.checkpoints)
         if self.checkpoints:  # before the trial ends: whoever is cut off here does both again
-            record_measured(self.storage, self.project.name, self.project.objectives, self.checkpoints)
+            record_runs(self.storage, self.project.name, self.project.objectives, self.catalogue.checkpoints())
         if lost or not finish(self.storage, self.taken.trial_id, state, values, attributes):
             state = TrialState.RUNNING  # somebody else's now
         ended: dict[TrialState, State] = {

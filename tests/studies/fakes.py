@@ -22,6 +22,7 @@ class FakeCheckpoint:
     epoch: int | None
     metrics: dict[str, float | None]
     hyperparameters: dict[str, Any]
+    run_id: int = 1
 
 
 @dataclass
@@ -84,6 +85,7 @@ def make_zoo(runs: int = 6, epochs: int = 5, seed: int = 0) -> list[FakeCheckpoi
                         "rad_hier": float(-0.83 * t + 0.1 * rng.random()),
                     },
                     hyperparameters=config,
+                    run_id=r,
                 )
             )
     return zoo

@@ -82,7 +82,7 @@ def work(tmp_path_factory):
             measured = [c.metrics.get("m", "absent") for c in catalogue.checkpoints(within=out)]
             assert all(v is None or v == "absent" or math.isfinite(v) for v in measured)
             assert_finite(trial.user_attrs)
-            for other in optuna.load_study(study_name="p/measured", storage=storage).trials:
+            for other in optuna.load_study(study_name="p/runs", storage=storage).trials:
                 assert_finite(other.user_attrs)
                 assert other.values is None or all(map(math.isfinite, other.values))
             return ended, trial, measured

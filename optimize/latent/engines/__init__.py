@@ -1,1 +1,1 @@
-"""Search engines: each takes a scorer and a trust region and gives candidate points; `search` judges them all alike."""
+"""Search engines: each takes a scorer and a trust region and gives candidate points, each at the end of its way."""

@@ -57,7 +57,7 @@ def bayesian_candidates(scorer: TargetScorer, region: TrustRegion, seed: int) ->
         seed: of the samples and starts.
 
     Returns:
-        ``(b, latent)`` candidates inside the region, float32.
+        ``(b, 1, latent)`` candidates inside the region, float32.
     """
     reach = None if region.reach is None else region.reach.double()
     wide = TrustRegion(region.centres.double(), region.radius, reach)
@@ -104,4 +104,4 @@ def bayesian_candidates(scorer: TargetScorer, region: TrustRegion, seed: int) ->
             )
         picks.append(wide.project(best.detach()))
         acquisition.set_X_pending(torch.cat(picks))
-    return torch.cat(picks).float()
+    return torch.cat(picks).float()[:, None]

@@ -26,7 +26,7 @@ def evolutionary_candidates(scorer: TargetScorer, region: TrustRegion, seed: int
         seed: of the sampler.
 
     Returns:
-        ``(b, latent)`` candidates inside the region.
+        ``(b, 1, latent)`` candidates inside the region.
     """
     centres = region.centres
     k = min(_DIRECTIONS, *centres.shape)
@@ -61,7 +61,7 @@ def evolutionary_candidates(scorer: TargetScorer, region: TrustRegion, seed: int
             points.append(batch)
     finally:
         optuna.logging.set_verbosity(verbosity)
-    return torch.cat(points)
+    return torch.cat(points)[:, None]
 
 
 def _point(trial: optuna.Trial, centres: Tensor, order: Tensor, directions: Tensor, radius: float) -> Tensor:

@@ -27,7 +27,7 @@ def gradient_candidates(scorer: TargetScorer, region: TrustRegion, seed: int) ->
         seed: of starts and weights.
 
     Returns:
-        ``(b, latent)`` candidates inside the region.
+        ``(b, k, latent)``: the way of each start, all points inside the region; the last ones are the candidates.
     """
     generator = torch.Generator().manual_seed(seed)
     n, m = len(region.centres), len(scorer.objectives)
@@ -53,6 +53,7 @@ def gradient_candidates(scorer: TargetScorer, region: TrustRegion, seed: int) ->
         z = region.project(region.centres[begin] + 0.3 * region.radius * torch.nn.functional.normalize(noise, dim=1))
     z = z.clone().requires_grad_()
     optimizer = torch.optim.Adam([z], lr=0.1 * region.radius / z.shape[1] ** 0.5)
+    way = [z.detach().clone()]
     for _ in range(_STEPS):
         optimizer.zero_grad(set_to_none=True)
         loss = -worth(*scorer.posterior_moments(z), weights).sum()
@@ -60,7 +61,8 @@ def gradient_candidates(scorer: TargetScorer, region: TrustRegion, seed: int) ->
         optimizer.step()
         with torch.no_grad():
             z.copy_(region.project(z))
-    return z.detach()
+        way.append(z.detach().clone())
+    return torch.stack(way, dim=1)
 
 
 def _simplex(n: int, m: int, generator: torch.Generator) -> Tensor:

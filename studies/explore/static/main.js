@@ -218,7 +218,10 @@ class Page {
     const chosen = state.get("chosen");
     if (map) for (const [row, start] of data.links) if (this.onPath(data.run[row])) this.link(context, plot, start, row);
     if (this.way) this.drawWay(context, plot, map);
-    if (this.answers) this.drawPredicted(context, plot, map, this.answers.answers, "");
+    if (this.answers) {
+      for (const one of this.answers.answers) this.drawClimb(context, plot, map, one.way);
+      this.drawPredicted(context, plot, map, this.answers.answers, "");
+    }
     if (this.proposed && !map) this.drawPredicted(context, plot, map, this.proposed, "p");
     if (chosen >= 0) plot.ring(context, chosen, 9, plot.style("--accent"));
     for (const [name, text] of [["from", "A"], ["to", "B"]]) if (state.get(name) >= 0) this.letter(context, plot, state.get(name), text);
@@ -310,6 +313,24 @@ class Page {
       context.fillText(mark + (i + 1), x, y + 0.5);
       if (one.made) this.drawMade(context, plot, map, one, [x, y]);
     });
+  }
+
+  /** The way of the search to an answer: dotted, from where it began. */
+  drawClimb(context, plot, map, points) {
+    const whole = (p) => ({ place: p.place, predicted: Object.fromEntries(Object.entries(p.predicted).map(([name, v]) => [name, [v, v, v]])) });
+    const at = points.map((p) => this.predicted(plot, map, whole(p))?.at).filter(Boolean);
+    if (at.length < 2) return;
+    context.save();
+    context.strokeStyle = context.fillStyle = plot.style("--answer");
+    context.lineWidth = 1.4;
+    context.setLineDash([2, 3]);
+    context.beginPath();
+    at.forEach(([x, y], i) => context[i ? "lineTo" : "moveTo"](x, y));
+    context.stroke();
+    context.beginPath();
+    context.arc(...at[0], 2.5, 0, 2 * Math.PI);
+    context.fill();
+    context.restore();
   }
 
   /** A filled diamond where the weights of an answer lie, joined to the answer. */

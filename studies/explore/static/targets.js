@@ -143,12 +143,13 @@ export class Targets {
       return answer.made ? [row, this.made(answer.made, names)] : [row];
     });
     const heads = ["#", ...names, "P", "nearest"];
+    const climbed = found.answers.filter((answer) => answer.way.length > 1).length;
     return [
       ...say,
       el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((h) => el("th", { scope: "col" }, h)))), el("tbody", {}, ...rows))),
       this.failed ? el("p", { className: "error" }, this.failed) : null,
       makes ? el("p", { className: "quiet" }, `Make it decodes an answer to real weights${data.evaluates ? ", measures them with the project's hook" : ""} and saves them among the runs: 'epsopt ingest' adds them.`) : null,
-      el("p", { className: "quiet" }, `Predicted, not evaluated, with ${percent(found.level)} intervals. P is the probability that all targets are met, the product over single targets. Hollow on the plots.`),
+      el("p", { className: "quiet" }, `Predicted, not evaluated, with ${percent(found.level)} intervals. P is the probability that all targets are met, the product over single targets. Hollow on the plots.${climbed ? ` Dotted: the way that the search climbed to ${climbed === found.answers.length ? "each" : `${climbed} of them; the others are places of real checkpoints`}.` : ""}`),
     ];
   }
 }

@@ -9,7 +9,7 @@ import torch
 from epsopt.optimize import ENGINES, Objective, Target, nearest, search
 from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
 from epsopt.optimize.latent.region_sampling import sample_region
-from epsopt.optimize.latent.search import known_latents, spread_answers
+from epsopt.optimize.latent.search import known_latents, learned_latents, spread_answers
 from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
 from epsopt.optimize.pareto import non_dominated
 from epsopt.zoo.errors import UsageError
@@ -64,6 +64,15 @@ class TestEveryEngine:
                 assert neighbour.hyperparameters == by_path[neighbour.path].hyperparameters
             assert answer.probability is not None
             assert answer.probability >= 0.5
+
+    def test_every_answer_is_the_end_of_a_way_inside_the_region(self, engine, zoo, fitted) -> None:
+        found = search(fitted[0], zoo[1], OBJECTIVES, [Target("coverage", 0.9)], engine=engine, limit=5).answers
+        latents, known = learned_latents(fitted[0], zoo[1])
+        region = trust_region(latents, np.array([c.run_id for c in known]))
+        assert found
+        for answer in found:
+            assert torch.equal(answer.way[-1], answer.z)
+            assert torch.allclose(region.project(answer.way), answer.way, atol=1e-3)
 
     def test_one_seed_gives_one_result(self, engine, zoo, fitted) -> None:
         one, two = (search(fitted[0], zoo[1], OBJECTIVES, engine=engine, seed=4) for _ in range(2))

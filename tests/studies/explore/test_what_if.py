@@ -53,6 +53,17 @@ def test_the_search_is_that_of_the_command(snapshot):
         assert got["place"] == pytest.approx(place.tolist())
 
 
+def test_answers_lie_at_the_end_of_the_way_that_the_search_climbed(snapshot):
+    found = answers(snapshot, {"coverage": 0.5}, limit=8)["answers"]
+    climbed = [a for a in found if len(a["way"]) > 1]
+    assert climbed
+    for answer in found:
+        end = answer["way"][-1]
+        assert end["place"] == pytest.approx(answer["place"], abs=1e-4)
+        assert end["predicted"]["structure"] == pytest.approx(answer["predicted"]["structure"][0], abs=1e-4)
+    assert all(a["way"][0]["place"] != a["way"][-1]["place"] for a in climbed)
+
+
 def test_a_limit_of_an_objective_is_a_target_as_in_the_command(snapshot):
     limited = replace(snapshot, objectives=(Objective("coverage", maximize=True, limit=0.2), snapshot.objectives[1]))
     assert targets_of(limited, {}) == [Target("coverage", 0.2)]

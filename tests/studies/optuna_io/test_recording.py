@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 import math
-import threading
 
 import optuna
 import pytest
 from optuna_dashboard._note import get_note
+from sqlalchemy import text
 
 from epsopt.figures import front
 from epsopt.optimize.objectives import Objective, Target
-from epsopt.studies import open_storage, record_front, record_measured, record_search
-from epsopt.studies.optuna_io import recording
-from epsopt.studies.optuna_io.trials import add_new
-from epsopt.zoo.errors import EpsoptError, UsageError
+from epsopt.studies import record_front, record_runs, record_search
+from epsopt.studies.optuna_io.trials import add_new, replace_trials
+from epsopt.zoo.errors import EpsoptError
 
 from ..fakes import COVERAGE, DIST_CORR, RAD_HIER, FakeAnswer, make_answers, make_zoo  # noqa: TID252
 
@@ -22,106 +21,6 @@ QUERY = {"targets": {"coverage": 0.95}, "engine": "gradient", "surrogate": "abc"
 
 def load(storage, name):
     return optuna.load_study(study_name=name, storage=storage)
-
-
-def test_each_measured_checkpoint_is_one_finished_trial_with_its_place_and_hyperparameters(storage):
-    zoo = make_zoo()
-    recorded = record_measured(storage, "p", [COVERAGE, RAD_HIER], zoo)
-    study = load(storage, "p/measured")
-    assert (recorded.study, recorded.added, recorded.known, recorded.left_out) == ("p/measured", 30, 0, 0)
-    assert study.metric_names == ["coverage", "rad_hier"]
-    assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
-    for trial, checkpoint in zip(study.trials, zoo, strict=True):
-        assert trial.state.name == "COMPLETE"
-        assert trial.values == [checkpoint.metrics["coverage"], checkpoint.metrics["rad_hier"]]
-        assert trial.params == checkpoint.hyperparameters
-        assert trial.user_attrs["path"] == checkpoint.path
-        assert (trial.user_attrs["run"], trial.user_attrs["epoch"]) == (checkpoint.run, checkpoint.epoch)
-        assert trial.user_attrs["sha256"] == checkpoint.sha256
-        assert trial.user_attrs["metric.dist_corr"] == checkpoint.metrics["dist_corr"]
-
-
-def test_recording_twice_adds_nothing_and_recording_more_adds_the_rest(storage):
-    zoo = make_zoo()
-    record_measured(storage, "p", TWO, zoo[:20])
-    again = record_measured(storage, "p", TWO, zoo[:20])
-    more = record_measured(storage, "p", TWO, [*zoo, zoo[-1]])
-    assert (again.added, again.known) == (0, 20)
-    assert (more.added, more.known) == (10, 20)
-    trials = load(storage, "p/measured").trials
-    assert [t.number for t in trials] == list(range(30))
-    assert len({t.user_attrs["sha256"] for t in trials}) == 30
-
-
-def test_many_checkpoints_are_recorded_in_parts_between_which_others_may_write(storage, monkeypatch):
-    parts = []
-    monkeypatch.setattr(recording, "TOGETHER", 12)
-    monkeypatch.setattr(recording, "add_new", lambda *given: parts.append(len(given[2])) or add_new(*given))
-    recorded = record_measured(storage, "p", TWO, make_zoo())
-    assert parts == [12, 12, 6]
-    assert recorded.added == 30
-    assert [t.number for t in load(storage, "p/measured").trials] == list(range(30))
-
-
-def test_checkpoints_without_a_finite_objective_are_counted_and_left_out(storage):
-    zoo = make_zoo(1, 5)
-    zoo[0].metrics["coverage"] = None
-    zoo[1].metrics["coverage"] = math.nan
-    del zoo[2].metrics["coverage"]
-    zoo[3].metrics["coverage"] = math.inf
-    recorded = record_measured(storage, "p", TWO, zoo)
-    assert (recorded.added, recorded.left_out) == (1, 4)
-
-
-def test_a_value_that_optuna_cannot_hold_as_a_parameter_is_kept_as_an_attribute(storage):
-    zoo = make_zoo(3, 1)
-    zoo[0].hyperparameters |= {"mixed": "text", "layers": [64, 32], "none": None, "flag": True}
-    zoo[1].hyperparameters |= {"mixed": 3}
-    record_measured(storage, "p", TWO, zoo)
-    first, second, _ = load(storage, "p/measured").trials
-    assert first.user_attrs["hyperparameter.mixed"] == "text"
-    assert first.user_attrs["hyperparameter.layers"] == "[64, 32]"
-    assert first.params["flag"] is True
-    assert not any(name.endswith("none") for name in first.user_attrs)
-    assert second.user_attrs["hyperparameter.mixed"] == 3
-
-
-def test_a_category_that_appears_later_does_not_break_the_study(storage):
-    zoo = make_zoo(3, 1)
-    record_measured(storage, "p", TWO, zoo[:2])
-    zoo[2].hyperparameters = {"encoder": "a new one", "lr": 99.0, "batch_size": 0.5}
-    record_measured(storage, "p", TWO, zoo)
-    last = load(storage, "p/measured").trials[-1]
-    assert last.user_attrs["hyperparameter.encoder"] == "a new one"
-    assert last.params == {"lr": 99.0}
-    assert last.user_attrs["hyperparameter.batch_size"] == 0.5
-
-
-def test_changed_objectives_rebuild_what_comes_from_the_catalogue(storage):
-    zoo = make_zoo(2)
-    record_measured(storage, "p", TWO, zoo)
-    record_measured(storage, "p", [COVERAGE, RAD_HIER], zoo)
-    study = load(storage, "p/measured")
-    assert study.metric_names == ["coverage", "rad_hier"]
-    assert len(study.trials) == len(zoo)
-
-
-def test_no_objective_says_what_to_add_to_the_project_file(storage):
-    with pytest.raises(UsageError, match=r"objectives\.NAME"):
-        record_measured(storage, "p", [], make_zoo(1))
-
-
-def test_threads_that_record_at_once_add_each_checkpoint_once(url):
-    zoo = make_zoo()
-    open_storage(url)
-    threads = [threading.Thread(target=lambda: record_measured(open_storage(url), "p", TWO, zoo)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    trials = load(open_storage(url), "p/measured").trials
-    assert sorted(t.user_attrs["sha256"] for t in trials) == sorted(c.sha256 for c in zoo)
-    assert [t.number for t in trials] == list(range(len(zoo)))
 
 
 def test_trials_added_at_once_are_what_optunas_own_add_trial_would_have_written(storage):
@@ -137,6 +36,7 @@ def test_trials_added_at_once_are_what_optunas_own_add_trial_would_have_written(
             },
             user_attrs={"key": str(value), "list": [1, None, "ü"], "dict": {"a": 1.0}},
             system_attrs={"note": "x"},
+            intermediate_values={0: 0.5, 3: value, 4: math.nan},
         )
         for value in (2.0, math.inf, -math.inf)
     ]
@@ -147,8 +47,24 @@ def test_trials_added_at_once_are_what_optunas_own_add_trial_would_have_written(
     for a, b in zip(ours.trials, theirs.trials, strict=True):
         for field in ("number", "state", "values", "params", "distributions", "user_attrs", "system_attrs",
                       "datetime_start", "datetime_complete", "intermediate_values"):  # fmt: skip
-            assert getattr(a, field) == getattr(b, field), field
+            assert repr(getattr(a, field)) == repr(getattr(b, field)), field
     assert [t.number for t in ours.best_trials] == [t.number for t in theirs.best_trials]
+
+
+def test_replaced_trials_are_the_only_ones_and_leave_nothing_behind(storage):
+    study = optuna.create_study(storage=storage, study_name="view")
+    other = optuna.create_study(storage=storage, study_name="other")
+    for one in (study, other):
+        one.add_trials([optuna.create_trial(value=float(i), intermediate_values={1: 2.0}) for i in range(3)])
+    new = [optuna.create_trial(value=7.0, params={}, user_attrs={"key": "a"}, intermediate_values={0: 1.0, 1: 7.0})]
+    study_id = storage.get_study_id_from_name("view")
+    replace_trials(storage, study_id, new)
+    assert [(t.number, t.value, t.intermediate_values) for t in load(storage, "view").trials] == [(0, 7.0, {0: 1.0, 1: 7.0})]
+    assert storage.get_study_id_from_name("view") == study_id, "an address in a browser still shows it"
+    assert len(other.trials) == 3
+    with storage.engine.begin() as connection:
+        rows = connection.execute(text("select count(*) from trial_intermediate_values")).scalar()
+    assert rows == 3 + 2
 
 
 def test_a_search_is_a_study_with_a_trial_for_every_point(storage):
@@ -156,7 +72,7 @@ def test_a_search_is_a_study_with_a_trial_for_every_point(storage):
     answers = make_answers(zoo)
     name = record_search(storage, "p", TWO, answers, QUERY, checkpoints=zoo)
     study = load(storage, name)
-    assert name.startswith("p/search/")
+    assert name.startswith("p/search of the front, ")
     assert study.metric_names == ["coverage", "dist_corr"]
     assert study.user_attrs["query"] == QUERY
     assert len(study.trials) == len(answers)
@@ -178,7 +94,21 @@ def test_the_same_query_is_the_same_study_and_another_one_is_not(storage):
     first = record_search(storage, "p", TWO, answers, QUERY)
     assert record_search(storage, "p", TWO, answers, dict(reversed(QUERY.items()))) == first
     assert len(load(storage, first).trials) == len(answers)
-    assert record_search(storage, "p", TWO, answers, {**QUERY, "surrogate": "def"}) != first
+    other = record_search(storage, "p", TWO, answers, {**QUERY, "surrogate": "def"})
+    assert other == f"{first} (2)"
+    assert record_search(storage, "p", TWO, answers, {**QUERY, "surrogate": "def"}) == other
+
+
+def test_a_search_is_named_by_what_it_asks_for_and_keeps_its_name(storage):
+    answers = make_answers(make_zoo())
+    targets = [Target("coverage", 0.95), Target("rad_hier", -0.5)]
+    name = record_search(storage, "p", [COVERAGE, RAD_HIER], answers, QUERY, targets=targets)
+    assert name.startswith("p/search coverage ≥ 0.95, rad_hier ≤ -0.5, ")
+    former = record_search(storage, "q", TWO, answers, QUERY)
+    key = load(storage, former).user_attrs["digest"]
+    optuna.delete_study(study_name=former, storage=storage)
+    optuna.create_study(storage=storage, study_name=f"q/search/{key[:8]}", directions=["maximize"] * 2)
+    assert record_search(storage, "q", TWO, answers, QUERY) == f"q/search/{key[:8]}", "as version 0.1 named it"
 
 
 def test_a_recording_that_was_cut_off_is_finished_by_the_next(storage, monkeypatch):
@@ -282,7 +212,7 @@ def test_a_study_without_any_hyperparameter_still_has_a_parameter_for_the_dashbo
     zoo = make_zoo(1, 2)
     for checkpoint in zoo:
         checkpoint.hyperparameters = {}
-    record_measured(storage, "p", TWO, zoo)
+    record_runs(storage, "p", TWO, zoo)
     point = {"coverage": 1.0, "dist_corr": 1.0}
     name = record_search(storage, "p", TWO, [FakeAnswer(point, point, point, None)], QUERY)
-    assert all(t.params for study in ("p/measured", name) for t in load(storage, study).trials)
+    assert all(t.params for study in ("p/runs", "p/runs/coverage", name) for t in load(storage, study).trials)

@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from epsopt.optimize.objectives import Target
-from epsopt.studies import dashboard_server, open_storage, record_front, record_measured, serve
+from epsopt.studies import dashboard_server, open_storage, record_front, record_runs, serve
 from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
 
 from ..fakes import COVERAGE, DIST_CORR, make_answers, make_zoo  # noqa: TID252
@@ -27,7 +27,7 @@ def recorded(tmp_path_factory):
     url = f"sqlite:///{tmp_path_factory.mktemp('dashboard') / 'epsopt.db'}"
     storage = open_storage(url)
     zoo = make_zoo()
-    record_measured(storage, "p", TWO, zoo)
+    record_runs(storage, "p", TWO, zoo)
     record_front(storage, "p", TWO, zoo, make_answers(zoo), [Target("coverage", 0.95)])
     return url
 
@@ -65,7 +65,9 @@ def test_the_dashboard_lists_the_studies(server):
     status, body, headers = ask(server)
     assert status == 200
     assert {s["study_name"] for s in json.loads(body)["study_summaries"]} == {
-        "p/measured",
+        "p/runs",
+        "p/runs/coverage",
+        "p/runs/dist_corr",
         "p/front",
         "p/front/predicted",
     }
@@ -100,7 +102,7 @@ def test_a_foreign_page_cannot_delete_a_study(server, headers):
     status, body, _ = ask(server, "DELETE", "/api/studies/1", **headers)
     assert status == 403
     assert b"epsopt" in body
-    assert len(json.loads(ask(server)[1])["study_summaries"]) == 3
+    assert len(json.loads(ask(server)[1])["study_summaries"]) == 5
 
 
 @pytest.mark.parametrize("host", ["evil.example:PORT", "127.0.0.1.evil.example:PORT", "0x7f000001:PORT"])
@@ -153,7 +155,7 @@ def test_no_page_that_is_only_read_changes_the_database(server, recorded):
     rules = [route.rule for route in application.routes if route.method in ("GET", "HEAD", "ANY")]
     assert len(rules) >= 8, "the routes are found"
     before = contents(recorded)
-    for study in (1, 2, 3):
+    for study in range(1, 6):
         for rule in rules:
             path = re.sub(r"<plot_type>", "contour", rule)
             path = re.sub(r"<:re:[^>]*>|<filename:path>", "", re.sub(r"<\w+_id(:int)?>", str(study), path))

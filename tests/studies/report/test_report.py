@@ -22,7 +22,7 @@ from epsopt.cli.report_page import write_page
 from epsopt.optimize.objectives import Objective, measured_table
 from epsopt.optimize.pareto import non_dominated
 from epsopt.optimize.space import Parameter, Space
-from epsopt.studies import record_measured, record_proposals, take_proposal
+from epsopt.studies import record_proposals, record_runs, take_proposal
 from epsopt.studies.optuna_io.changed_objectives import follow_objectives
 from epsopt.studies.optuna_io.queue import ProposalRecord, proposal_attributes, record_step
 from epsopt.studies.optuna_io.stored_trials import proposed_trials
@@ -294,10 +294,10 @@ def test_a_report_is_on_the_objectives_that_its_proposals_were_made_for(tmp_path
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_measured_checkpoints_are_recorded_and_compared_in_one_to_four_objectives(tmp_path, url, storage, k):
+def test_runs_are_recorded_and_checkpoints_compared_in_one_to_four_objectives(tmp_path, url, storage, k):
     _, checkpoints = stepped_for(FOUR[:2], tmp_path, url, storage)
-    assert record_measured(storage, "p", FOUR[:2], checkpoints).added == 2
-    assert record_measured(storage, "p", FOUR[:k], checkpoints).known == (2 if k == 2 else 0)
+    assert record_runs(storage, "p", FOUR[:2], checkpoints).changed
+    assert record_runs(storage, "p", FOUR[:k], checkpoints).changed == (k != 2)
     table = measured_table([c.metrics for c in checkpoints], FOUR[:k])
     assert non_dominated(table, [o.maximize for o in FOUR[:k]]).indices.tolist() == [1]
 
