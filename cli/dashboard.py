@@ -21,14 +21,17 @@ def command(options: Options, host: str, port: int, allow_remote: bool, allow_ed
 
     with working("opening the studies"):
         workspace = open_workspace(options)
-        with workspace.catalogue() as catalogue:
-            checkpoints = catalogue.checkpoints()
-        from epsopt.studies import record_runs, serve
+        from epsopt.studies import serve
+        from epsopt.studies.report.dashboard_views import refresh_views
 
-        storage = workspace.studies()
-        project = workspace.project
-        if project is not None and project.objectives and checkpoints:
-            record_runs(storage, project.name, project.objectives, checkpoints)
+        storage, project = workspace.studies(), workspace.project
+
+        def refresh() -> None:
+            if project is not None:
+                with workspace.catalogue() as catalogue:
+                    refresh_views(project, storage, catalogue)
+
+        refresh()
         names = storage.get_all_studies()
     if not names:
         note("there are no studies yet: 'epsopt search' records them")
@@ -39,4 +42,7 @@ def command(options: Options, host: str, port: int, allow_remote: bool, allow_ed
         else:
             print_line(f"dashboard of {workspace.shown}: {url}  (Ctrl-C ends it)")
 
-    serve(workspace.storage, host, port, allow_remote=allow_remote, allow_edits=allow_edits, announce=announce)
+    serve(
+        workspace.storage, host, port, allow_remote=allow_remote, allow_edits=allow_edits, announce=announce,
+        refresh=refresh,
+    )  # fmt: skip

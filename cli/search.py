@@ -126,9 +126,12 @@ def _record(opened: OpenProject, result: SearchResult, query: dict[str, Any]) ->
     storage, name = opened.workspace.studies(), opened.project.name
     objectives, checkpoints, targets = opened.objectives, opened.checkpoints, opened.targets
     asked = {"targets": {t.name: t.value for t in targets}, **query, "map": opened.surrogate.trained_on}
+    trust = opened.validation.coverage_sentence()
     record_runs(storage, name, objectives, checkpoints)
-    study = record_search(storage, name, objectives, result.answers, asked, checkpoints=checkpoints, targets=targets)
-    return study, record_front(storage, name, objectives, checkpoints, result.answers, targets)
+    study = record_search(
+        storage, name, objectives, result.answers, asked, checkpoints=checkpoints, targets=targets, trust=trust
+    )
+    return study, record_front(storage, name, objectives, checkpoints, result.answers, targets, trust)
 
 
 def _document(

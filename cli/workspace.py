@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from epsopt.studies.optuna_io.stored_trials import StudyDatabase
     from epsopt.studies.project.project import Project
     from epsopt.surrogate.surrogate import Surrogate
+    from epsopt.surrogate.validation import Validation
     from epsopt.zoo.catalogue.catalogue import Catalogue
     from epsopt.zoo.catalogue.types import Checkpoint
 
@@ -139,6 +140,7 @@ class OpenProject:
         objectives: they, all known to the catalogue.
         checkpoints: the catalogue's.
         surrogate: the newest map.
+        validation: of it, on runs that were held out of the fit.
         n_unseen: measured checkpoints that it was not trained on, and a fit would learn.
         targets: what ``--target-NAME`` asked for.
     """
@@ -148,6 +150,7 @@ class OpenProject:
     objectives: tuple[Objective, ...]
     checkpoints: list[Checkpoint]
     surrogate: Surrogate
+    validation: Validation
     n_unseen: int
     targets: list[Target]
 
@@ -192,10 +195,10 @@ def open_map(options: Options, wanted: dict[str, float]) -> OpenProject:
         from epsopt.studies.surrogate_store import load_map, unseen
 
         objectives = check_objectives(project, catalogue.metric_names())
-        surrogate, _ = load_map(catalogue)
+        surrogate, validation = load_map(catalogue)
         n_unseen = unseen(catalogue, surrogate)
     targets = resolve_targets(wanted, project, checkpoints, surrogate)
-    return OpenProject(workspace, project, objectives, checkpoints, surrogate, n_unseen, targets)
+    return OpenProject(workspace, project, objectives, checkpoints, surrogate, validation, n_unseen, targets)
 
 
 def note_followed(storage: RDBStorage, project: Project) -> None:

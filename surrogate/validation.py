@@ -106,6 +106,15 @@ class Validation:
         warnings = "".join(f"<p>Careful: {escaped(text)}.</p>" for text in self.warnings())
         return html_table(caption, heads, rows) + warnings
 
+    def coverage_sentence(self) -> str:
+        """Say what share of held-out checkpoints lay inside, of the metric where it is smallest; empty without one."""
+        known = [m for m in self.metrics if m.n]
+        if not known:
+            return ""
+        worst = min(known, key=lambda m: m.coverage)
+        share = f"{self.level:.0%} intervals hold at least {worst.coverage:.0%} ({worst.name})"
+        return f"On runs held out of the fit, {share}."
+
     def warnings(self) -> list[str]:
         """Say in plain words where the surrogate should not be trusted.
 

@@ -45,6 +45,7 @@ def record_search(
     *,
     checkpoints: Sequence[Measured] = (),
     targets: Sequence[Target] = (),
+    trust: str = "",
 ) -> str:
     """Record the answers of a search, one finished trial each, in a study of its own.
 
@@ -56,7 +57,8 @@ def record_search(
         query: everything that decides the answers (targets, engine, seed, key of the surrogate), as JSON
             values. The same query is the same study, and a second recording of it changes nothing.
         checkpoints: measured ones, for the picture.
-        targets: for the picture.
+        targets: for the picture and the study's name.
+        trust: a sentence for the note: how far the map can be trusted.
 
     Returns:
         The study's name: what was asked for and the day, as in ``<project>/search coverage ≥ 0.95, 28 Nov``.
@@ -76,7 +78,7 @@ def record_search(
     add_new(storage, storage.get_study_id_from_name(name), trials, "answer")
     if "query" not in study.user_attrs:  # said last: whatever stopped before this is finished by the next call
         _save_figure(study, objectives, checkpoints, answers, targets)
-        write_note(study, search_note(project, objectives, answers, query))
+        write_note(study, search_note(project, objectives, answers, targets, query, trust))
         study.set_user_attr("query", dict(query))
     return name
 
@@ -106,6 +108,7 @@ def record_front(
     checkpoints: Sequence[Measured],
     answers: Sequence[Answer],
     targets: Sequence[Target] = (),
+    trust: str = "",
 ) -> str:
     """Show the measured front in the study ``<project>/front``: for the dashboard's Pareto view.
 
@@ -120,6 +123,7 @@ def record_front(
         checkpoints: measured checkpoints; one that lacks an objective does not count.
         answers: predicted points, shown beside the front.
         targets: drawn in the picture; none by default.
+        trust: a sentence for the note: how far the map can be trusted.
 
     Returns:
         The name of the measured front's study.
@@ -133,7 +137,7 @@ def record_front(
     distributions = infer_distributions([{n: c.hyperparameters.get(n) for n in chosen} for c in front], {})
     measured = [_measured_trial(objectives, c, distributions) for c in front]
     more = [[c.sha256 for c in checkpoints], shown, [[t.name, t.value] for t in targets]]
-    note = front_note(project, objectives, len(front), len(checkpoints), answers, targets)
+    note = front_note(project, objectives, len(front), len(checkpoints), answers, targets, trust)
     show_trials(
         storage, name, objectives, measured, note, more=more,
         draw=lambda study: _save_figure(study, objectives, checkpoints, answers, targets),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.storages import RDBStorage
 
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.studies.protocols import Answer
@@ -19,6 +21,24 @@ def write_note(study: optuna.Study, text: str) -> None:
 
     if get_note(study) != text:
         save_note(study, text)
+
+
+def write_trial_notes(storage: RDBStorage, study: optuna.Study, notes: Mapping[int, str]) -> None:
+    """Set the notes of trials that do not say this already.
+
+    Args:
+        storage: the studies.
+        study: of the trials.
+        notes: Markdown by the trials' ids.
+    """
+    from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_version
+
+    study_id = storage.get_study_id_from_name(study.study_name)
+    kept = storage.get_study_system_attrs(study_id)
+    for trial_id, text in notes.items():
+        note = get_note_from_system_attrs(kept, trial_id)
+        if note["body"] != text:
+            save_note_with_version(storage, study_id, trial_id, note["version"] + 1, text)
 
 
 def runs_note(project: str, objectives: Sequence[Objective], runs: int) -> str:
@@ -50,15 +70,25 @@ _NEXT = "Next: `epsopt propose` says what to train, `epsopt explore` shows the m
 
 
 def search_note(
-    project: str, objectives: Sequence[Objective], answers: Sequence[Answer], query: Mapping[str, Any]
+    project: str,
+    objectives: Sequence[Objective],
+    answers: Sequence[Answer],
+    targets: Sequence[Target],
+    query: Mapping[str, Any],
+    trust: str,
 ) -> str:
-    """Say what a search asked for and found."""
+    """Say what a search asked for and found, how far to trust it, and what to run next."""
+    likely = [a for a in answers if a.probability is None or a.probability >= 0.5]
+    wanted = _wanted(objectives, targets)
+    question = f"Which points of the map meet {wanted}?" if wanted else "What does the front of the map look like?"
+    met = f"{len(likely)} of {len(answers)} answers are more likely than not to meet all targets." if wanted else ""
     asked = "\n".join(f"| {_code(name)} | {_code(value)} |" for name, value in query.items())
     return (
-        f"# {_code(project)}: a search\n\n"
-        f"Every trial is a point of the front that the surrogate **predicts; none of them was evaluated**. "
-        f"Objectives: {_directions(objectives)}.\n\n"
-        f"| asked | |\n|---|---|\n{asked}\n\n{_table(objectives, answers)}"
+        f"# {_code(project)}: a search\n\n**{question}** {met}\n\n"
+        "Every trial is a point of the front that the surrogate **predicts; none of them was evaluated**. "
+        f"Objectives: {_directions(objectives)}.{_trust(trust)}\n\n{_table(objectives, answers)}\n"
+        "Next: `epsopt search … --evaluate` makes these answers and measures them; `epsopt propose` says what to train."
+        f"\n\n| asked | |\n|---|---|\n{asked}\n"
     )
 
 
@@ -69,19 +99,88 @@ def front_note(
     measured: int,
     answers: Sequence[Answer],
     targets: Sequence[Target],
+    trust: str,
 ) -> str:
     """Say what the study of the measured front holds, and what its picture shows."""
-    directed = {o.name: o.maximize for o in objectives}
-    wanted = ", ".join(f"{_code(t.name)} {'≥' if directed.get(t.name, True) else '≤'} {t.value:g}" for t in targets)
+    wanted = _wanted(objectives, targets)
     return (
         f"# {_code(project)}: measured and predicted front\n\n"
         f"- Its trials: the {on_front} of {measured} checkpoints that no other dominates, as measured.\n"
         f"- The {len(answers)} points of the last search are trials of {_code(f'{project}/front/predicted')}. "
         "**Predicted, not evaluated.**\n\n"
-        f"Objectives: {_directions(objectives)}." + (f" Targets: {wanted}." if wanted else "") + "\n\n"
+        f"Objectives: {_directions(objectives)}.{f' Targets: {wanted}.' if wanted else ''}{_trust(trust)}\n\n"
         "The picture on the study's first page shows all measured checkpoints, their front, and the "
-        f"predicted points with their intervals.\n\n{_table(objectives, answers)}"
+        f"predicted points with their intervals.\n\n{_table(objectives, answers)}\n{_NEXT}"
     )
+
+
+def _wanted(objectives: Sequence[Objective], targets: Sequence[Target]) -> str:
+    directed = {o.name: o.maximize for o in objectives}
+    return ", ".join(f"{_code(t.name)} {'≥' if directed.get(t.name, True) else '≤'} {t.value:g}" for t in targets)
+
+
+def _trust(sentence: str) -> str:
+    return f" {sentence}" if sentence else ""
+
+
+def proposals_note(project: str, objectives: Sequence[Objective], verdicts: Sequence[tuple[str, str, str]]) -> str:
+    """Say what the study of proposals holds, and answer what its reader asks.
+
+    Args:
+        project: its name.
+        objectives: that the proposals were made for.
+        verdicts: question, answer and reason, each as text.
+    """
+    answers = "\n\n".join(f"**{question}** {_text(answer)}. {_text(why)}" for question, answer, why in verdicts)
+    return (
+        f"# {_code(project)}: proposals\n\n"
+        f"One trial for each proposed run: waiting, running or ended. Objectives: {_directions(objectives)}. The note "
+        "of a trial says why it was chosen, and what was predicted and measured. "
+        f"`epsopt report --html FILE` makes a page of all this.\n\n{answers}\n"
+    )
+
+
+def proposal_note(
+    number: int,
+    state: str,
+    reason: str | None,
+    rows: Sequence[tuple[str, str, str]],
+    config: Mapping[str, Any],
+    init_from: str | None,
+    last_output: Sequence[str],
+) -> str:
+    """Say why a run was proposed, what was predicted and measured, and what its program printed last.
+
+    Args:
+        number: of its trial.
+        state: waiting, running, trained, ...
+        reason: why it was chosen.
+        rows: metric, what was predicted, what was measured.
+        config: hyperparameters by name.
+        init_from: the checkpoint that it started from.
+        last_output: lines.
+    """
+    table = "\n".join(f"| {_code(name)} | {predicted} | {measured} |" for name, predicted, measured in rows)
+    chosen = "\n".join(f"| {_code(name)} | {_code(value)} |" for name, value in config.items())
+    start = f"\n\nIt starts from {_code(init_from)}." if init_from else ""
+    output = "".join(f"    {visible(line)}\n" for line in last_output)
+    return (
+        f"# Proposal {number}: {state}\n\n**Why:** {_text(reason) if reason else 'nobody said'}.{start}\n"
+        + (f"\n| metric | predicted | measured |\n|---|---|---|\n{table}\n" if table else "")
+        + f"\n| hyperparameter | |\n|---|---|\n{chosen}\n"
+        + (f"\nWhat it printed last:\n\n{output}" if output else "")
+        + f"\n`epsopt explore`, or [its page]({EXPLORE}) while it runs, shows where its checkpoints lie on the map.\n"
+    )
+
+
+EXPLORE = "http://127.0.0.1:8081/"
+"""Where ``epsopt explore`` serves its page unless it is told otherwise."""
+
+
+def _text(value: str) -> str:
+    """Show a sentence as it is: nothing in it is markup."""
+    plain = visible(" ".join(value.split())).rstrip(".")
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", plain)
 
 
 def predicted_note(name: str, objectives: Sequence[Objective], answers: Sequence[Answer]) -> str:

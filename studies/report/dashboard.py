@@ -7,10 +7,12 @@ import logging
 import socket
 from collections.abc import Callable
 from socketserver import ThreadingMixIn
+from threading import Event, Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from epsopt.studies.optuna_io.storage import open_storage
+from epsopt.studies.report.dashboard_views import keep_fresh
 from epsopt.studies.report.host_check import Application, guard, is_loopback
 from epsopt.zoo.errors import EpsoptError, UsageError
 
@@ -119,6 +121,7 @@ def serve(
     allow_remote: bool = False,
     allow_edits: bool = False,
     announce: Callable[[str], object] = print,
+    refresh: Callable[[], None] | None = None,
 ) -> None:
     """Serve the dashboard until interrupted; ``announce`` is given its address once it listens.
 
@@ -129,13 +132,19 @@ def serve(
         allow_remote: as of :func:`dashboard_server`.
         allow_edits: as of :func:`dashboard_server`.
         announce: is given the address once the server listens.
+        refresh: brings what is shown up to date; called again and again, in a thread of its own.
 
     Raises:
         EpsoptError: as dashboard_server.
     """
+    ended = Event()
+    if refresh is not None:
+        Thread(target=keep_fresh, args=(refresh, ended, logger.warning), daemon=True).start()
     with dashboard_server(storage_url, host, port, allow_remote=allow_remote, allow_edits=allow_edits) as server:
         announce(server.url)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             return
+        finally:
+            ended.set()

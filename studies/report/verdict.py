@@ -77,13 +77,8 @@ def _helped(report: LoopReport) -> Verdict:
 def _trusted(report: LoopReport, validation: Validation | None) -> Verdict:
     question = "Can the intervals be trusted?"
     known = [a for a in report.accuracy if a.n]
-    held = ""
-    if validation is not None and validation.metrics:
-        worst = min(validation.metrics, key=lambda m: m.coverage)
-        held = (
-            f" On runs held out of the fit, {validation.level:.0%} intervals hold at least {worst.coverage:.0%} "
-            f"({worst.name})."
-        )
+    sentence = "" if validation is None else validation.coverage_sentence()
+    held = f" {sentence}" if sentence else ""
     if not known:
         return Verdict(question, "Not tested yet", f"No proposal has been measured where it was predicted.{held}")
     level = max((p.level for p in report.measured()), default=0.9)

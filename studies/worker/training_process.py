@@ -21,6 +21,7 @@ from epsopt.zoo.errors import EpsoptError
 
 SUPERVISOR = Path(__file__).parent / "supervisor.py"
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
+_LAST = 12  # lines of each stream that the dashboard shows
 _TAIL = 8192  # bytes of the output that are looked at for the reason of a failure
 _REPORTED = 2  # lines of it that are reported
 _NOTHING_TO_RUN = (CANNOT_START, 126)  # as shells say that a command is not there, or may not be executed
@@ -185,6 +186,18 @@ def last_words(out: Path) -> str:
         if lines:
             return masked(" | ".join(line[:200] for line in lines[-_REPORTED:]))  # it is kept in the study
     return "it printed nothing"
+
+
+def last_lines(out: Path) -> list[str]:
+    """Return the last lines that a run's program printed, its standard output before its standard error.
+
+    Args:
+        out: the run's folder; it may not be there.
+
+    Returns:
+        Lines without passwords; none where it printed nothing.
+    """
+    return [masked(line[:200]) for name in (STDOUT, STDERR) for line in _tail(out / name)[-_LAST:]]
 
 
 def _why_not_launched(out: Path) -> str | None:

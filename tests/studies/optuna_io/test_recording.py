@@ -59,7 +59,8 @@ def test_replaced_trials_are_the_only_ones_and_leave_nothing_behind(storage):
     new = [optuna.create_trial(value=7.0, params={}, user_attrs={"key": "a"}, intermediate_values={0: 1.0, 1: 7.0})]
     study_id = storage.get_study_id_from_name("view")
     replace_trials(storage, study_id, new)
-    assert [(t.number, t.value, t.intermediate_values) for t in load(storage, "view").trials] == [(0, 7.0, {0: 1.0, 1: 7.0})]
+    (left,) = load(storage, "view").trials
+    assert (left.number, left.value, left.intermediate_values) == (0, 7.0, {0: 1.0, 1: 7.0})
     assert storage.get_study_id_from_name("view") == study_id, "an address in a browser still shows it"
     assert len(other.trials) == 3
     with storage.engine.begin() as connection:
