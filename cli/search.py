@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from epsopt.studies.merge.decode_answers import DecodedPoint
     from epsopt.zoo.catalogue.types import Checkpoint
 
+_DRAWN = 600  # checkpoints in the picture of the map that the dashboard shows
 _ENGINES = ("gradient", "botorch", "optuna")  # optimize.ENGINES, which takes torch to import
 
 
@@ -121,6 +122,7 @@ def _figure(opened: OpenProject, result: SearchResult) -> go.Figure:
 
 def _record(opened: OpenProject, result: SearchResult, query: dict[str, Any]) -> tuple[str, str | None]:
     """Keep the search and the front as Optuna studies, and return their names."""
+    from epsopt.figures import map as draw_map
     from epsopt.studies import record_front, record_runs, record_search
 
     storage, name = opened.workspace.studies(), opened.project.name
@@ -129,8 +131,9 @@ def _record(opened: OpenProject, result: SearchResult, query: dict[str, Any]) ->
     trust = opened.validation.coverage_sentence()
     record_runs(storage, name, objectives, checkpoints)
     study = record_search(
-        storage, name, objectives, result.answers, asked, checkpoints=checkpoints, targets=targets, trust=trust
-    )
+        storage, name, objectives, result.answers, asked, checkpoints=checkpoints, targets=targets, trust=trust,
+        pictures={"map": draw_map(opened.surrogate, checkpoints, answers=result.answers, most=_DRAWN)},
+    )  # fmt: skip
     return study, record_front(storage, name, objectives, checkpoints, result.answers, targets, trust)
 
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
@@ -26,8 +26,11 @@ from epsopt.studies.optuna_io.distributions import fits, infer_distributions, se
 from epsopt.studies.optuna_io.study import delete_study, open_study
 from epsopt.studies.optuna_io.study_notes import front_note, predicted_note, search_note, write_note
 from epsopt.studies.optuna_io.trials import add_new, replace_trials
-from epsopt.studies.protocols import Answer, Measured
+from epsopt.studies.protocols import Answer, Measured, Neighbour
 from epsopt.zoo.errors import EpsoptError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 NOT_EVALUATED = "predicted, not evaluated"
 DIGEST = "digest"
@@ -46,6 +49,7 @@ def record_search(
     checkpoints: Sequence[Measured] = (),
     targets: Sequence[Target] = (),
     trust: str = "",
+    pictures: Mapping[str, go.Figure] | None = None,
 ) -> str:
     """Record the answers of a search, one finished trial each, in a study of its own.
 
@@ -59,6 +63,7 @@ def record_search(
         checkpoints: measured ones, for the picture.
         targets: for the picture and the study's name.
         trust: a sentence for the note: how far the map can be trusted.
+        pictures: further ones for the study's first page, by a name that is a valid HTML id.
 
     Returns:
         The study's name: what was asked for and the day, as in ``<project>/search coverage ≥ 0.95, 28 Nov``.
@@ -78,6 +83,8 @@ def record_search(
     add_new(storage, storage.get_study_id_from_name(name), trials, "answer")
     if "query" not in study.user_attrs:  # said last: whatever stopped before this is finished by the next call
         _save_figure(study, objectives, checkpoints, answers, targets)
+        for identifier, figure in (pictures or {}).items():
+            _save_picture(study, figure, identifier)
         write_note(study, search_note(project, objectives, answers, targets, query, trust))
         study.set_user_attr("query", dict(query))
     return name
@@ -264,16 +271,22 @@ def _predicted_trial(
         nearest = answer.nearest[0]
         attributes |= {
             "nearest_path": nearest.path,
+            "nearest_run": nearest.run,
+            "nearest_epoch": nearest.epoch,
             "latent_distance": float(nearest.distance),
-            "nearest_metrics": dict(nearest.metrics),
-            "nearest_hyperparameters": {n: _plain(v) for n, v in nearest.hyperparameters.items()},
-            "nearest": [
-                {"path": n.path, "run": n.run, "epoch": n.epoch, "distance": float(n.distance)} for n in answer.nearest
-            ],
+            **{f"nearest_metric.{n}": v for n, v in nearest.metrics.items()},
+            **{f"nearest_hyperparameter.{n}": _plain(v) for n, v in nearest.hyperparameters.items()},
+            # A line each: the dashboard does not wrap them.
+            **{f"nearest.{i}": _named(n) for i, n in enumerate(answer.nearest, 1)},
         }
     # The key holds the content too: a later, other answer of the same number is not mistaken for this one.
     attributes["answer"] = f"{number}-{_digest(values, attributes)[:8]}"
     return trial_of(values, params, distributions, attributes, number)
+
+
+def _named(neighbour: Neighbour) -> str:
+    name = neighbour.run if neighbour.epoch is None else f"{neighbour.run}:{neighbour.epoch}"
+    return f"{name}, distance {neighbour.distance:.4g}"
 
 
 def trial_of(
@@ -314,10 +327,14 @@ def _save_figure(
     targets: Sequence[Target],
 ) -> None:
     if len(objectives) > 1:
-        from optuna_dashboard import save_plotly_graph_object
-
         figure = front(objectives, checkpoints, answers, targets)
-        save_plotly_graph_object(study, figure, graph_object_id="pareto")
+        _save_picture(study, figure, "pareto")
+
+
+def _save_picture(study: optuna.Study, figure: go.Figure, identifier: str) -> None:
+    from optuna_dashboard import save_plotly_graph_object
+
+    save_plotly_graph_object(study, figure, graph_object_id=identifier)
 
 
 def _plain(value: Any) -> Any:

@@ -85,8 +85,11 @@ def test_a_search_is_a_study_with_a_trial_for_every_point(storage):
         assert trial.user_attrs["probability"] == answer.probability
         assert trial.user_attrs["nearest_path"] == near.path
         assert trial.user_attrs["latent_distance"] == near.distance
-        assert trial.user_attrs["nearest_metrics"] == near.metrics
-        assert trial.user_attrs["nearest_hyperparameters"] == near.hyperparameters
+        for name, value in near.metrics.items():
+            assert trial.user_attrs[f"nearest_metric.{name}"] == value
+        for name, value in near.hyperparameters.items():
+            assert trial.user_attrs[f"nearest_hyperparameter.{name}"] == value
+        assert trial.user_attrs["nearest.1"].startswith(f"{near.run}:{near.epoch}, distance 0.")
         assert trial.params == {f"nearest.{n}": v for n, v in near.hyperparameters.items()}
 
 
