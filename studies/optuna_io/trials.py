@@ -19,11 +19,11 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, delete, insert, select
 
 _PARTS = (
-    models.TrialValueModel,
-    models.TrialParamModel,
-    models.TrialIntermediateValueModel,
-    models.TrialUserAttributeModel,
-    models.TrialSystemAttributeModel,
+    models.TrialValueModel.__table__,
+    models.TrialParamModel.__table__,
+    models.TrialIntermediateValueModel.__table__,
+    models.TrialUserAttributeModel.__table__,
+    models.TrialSystemAttributeModel.__table__,
 )
 
 
@@ -64,8 +64,8 @@ def replace_trials(storage: RDBStorage, study_id: int, trials: Sequence[FrozenTr
     with storage.engine.begin() as connection:
         lock_study(connection, study_id)
         own = select(trial.c.trial_id).where(trial.c.study_id == study_id)
-        for model in (*_PARTS, models.TrialHeartbeatModel):
-            connection.execute(delete(model.__table__).where(model.__table__.c.trial_id.in_(own)))
+        for table in (*_PARTS, models.TrialHeartbeatModel.__table__):
+            connection.execute(delete(table).where(table.c.trial_id.in_(own)))
         connection.execute(delete(trial).where(trial.c.study_id == study_id))
         insert_trials(connection, study_id, trials)
 
@@ -158,7 +158,7 @@ def insert_trials(connection: Connection, study_id: int, trials: Sequence[Frozen
             attributes += [
                 {"trial_id": trial_id, "key": name, "value_json": json.dumps(v)} for name, v in found.items()
             ]
-    for model, some in zip(_PARTS, (values, params, steps, user, system), strict=True):
+    for table, some in zip(_PARTS, (values, params, steps, user, system), strict=True):
         if some:
-            connection.execute(insert(model.__table__), some)
+            connection.execute(insert(table), some)
     return [first + i for i in range(len(trials))]
