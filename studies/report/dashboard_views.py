@@ -77,20 +77,20 @@ def _predicted(proposal: ProposalOutcome, name: str) -> str:
 
 
 def keep_fresh(refresh: Callable[[], None], ended: Event, report: Callable[[str], object]) -> None:
-    """Refresh again and again until told to end.
+    """Refresh again and again until reported to end.
 
     Args:
         refresh: brings the views up to date.
         ended: set when the server stops.
-        report: is told once when the database cannot be read or written; the next look may succeed.
+        report: is reported once when the database cannot be read or written; the next look may succeed.
     """
-    pause, told = EVERY, False
+    pause, reported = EVERY, False
     while not ended.wait(pause):
         started = time.monotonic()
         try:
             refresh()
         except (EpsoptError, SQLAlchemyError) as error:
-            if not told:
+            if not reported:
                 report(f"what the dashboard shows could not be brought up to date: {error}")
-            told = True
+            reported = True
         pause = max(EVERY, EVERY * (time.monotonic() - started))
