@@ -174,7 +174,7 @@ def proposal_note(
 
 
 EXPLORE = "http://127.0.0.1:8081/"
-"""Where ``epsopt explore`` serves its page unless it is told otherwise."""
+"""Where ``epsopt explore`` serves its page unless another port is given."""
 
 
 def _text(value: str) -> str:

@@ -77,12 +77,12 @@ def _predicted(proposal: ProposalOutcome, name: str) -> str:
 
 
 def keep_fresh(refresh: Callable[[], None], ended: Event, report: Callable[[str], object]) -> None:
-    """Refresh again and again until reported to end.
+    """Refresh again and again until the server ends.
 
     Args:
         refresh: brings the views up to date.
         ended: set when the server stops.
-        report: is reported once when the database cannot be read or written; the next look may succeed.
+        report: is called once when the database cannot be read or written; the next look may succeed.
     """
     pause, reported = EVERY, False
     while not ended.wait(pause):
@@ -91,6 +91,6 @@ def keep_fresh(refresh: Callable[[], None], ended: Event, report: Callable[[str]
             refresh()
         except (EpsoptError, SQLAlchemyError) as error:
             if not reported:
-                report(f"what the dashboard shows could not be brought up to date: {error}")
+                report(f"what the dashboard shows is not up to date: {error}")
             reported = True
         pause = max(EVERY, EVERY * (time.monotonic() - started))

@@ -108,4 +108,4 @@ def test_an_open_dashboard_looks_again_and_says_once_what_stops_it(monkeypatch):
 
     keep_fresh(refresh, ended, told.append)
     assert len(looks) == 4
-    assert told == ["what the dashboard shows could not be brought up to date: the database is gone"]
+    assert told == ["what the dashboard shows is not up to date: the database is gone"]
