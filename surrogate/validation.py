@@ -107,7 +107,11 @@ class Validation:
         return html_table(caption, heads, rows) + warnings
 
     def coverage_sentence(self) -> str:
-        """Say what share of held-out checkpoints lay inside, of the metric where it is smallest; empty without one."""
+        """Say what share of held-out checkpoints lay inside the intervals, of the metric where it is smallest.
+
+        Returns:
+            One sentence; empty where no held-out run measured anything.
+        """
         known = [m for m in self.metrics if m.n]
         if not known:
             return ""
