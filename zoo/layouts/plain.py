@@ -38,6 +38,7 @@ from epsopt.zoo.layouts.log_rows import (
     without_lists,
 )
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
+from epsopt.zoo.layouts.row_kinds import rows_by_kind
 from epsopt.zoo.layouts.series import OF_RUNS, is_part, series_of
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
@@ -152,7 +153,8 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
 
 
 def _add_records(metadata: RunMetadata, file: Path, records: Iterable[Any]) -> None:
-    found = [r for r in records if isinstance(r, Mapping)]
+    found, remarks = rows_by_kind([r for r in records if isinstance(r, Mapping)])
+    metadata.failures += [(str(file), remark) for remark in remarks]
     rows = rows_of(found)
     metadata.failures += [(str(file), reason) for reason in no_numbers(found)]
     if rows and all(row.epoch is None and row.step is None for row in rows):
