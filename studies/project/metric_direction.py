@@ -37,6 +37,7 @@ def guess_maximize(name: str) -> bool | None:
     calls it, turns it round. What is said of a change (``accuracy_drop``, ``loss_reduction``) tells nothing.
     """
     parts = words(name)
+    parts = [p if p in _DIRECTIONS else p.rstrip("0123456789") or p for p in parts]  # acc1, recall5, map50
     place = next((i for i in range(len(parts) - 1, -1, -1) if parts[i] in _DIRECTIONS), None)
     if place is None or _CHANGES.intersection(parts[place + 1 :]):
         return None

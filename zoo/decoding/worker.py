@@ -23,8 +23,9 @@ from epsopt.zoo.layouts.effective_weights import EffectiveWeights
 from epsopt.zoo.layouts.hugging_face import CONFIG, MODELS, whole_name
 from epsopt.zoo.layouts.lightning import VERSION
 from epsopt.zoo.layouts.open_checkpoint import open_checkpoint
-from epsopt.zoo.layouts.plain import HYPERPARAMETERS, interpret
+from epsopt.zoo.layouts.plain import interpret
 from epsopt.zoo.layouts.state_dicts import held_under
+from epsopt.zoo.layouts.training_state import HYPERPARAMETERS
 from epsopt.zoo.reading.hooks import calibrated, load_hook, measure, wants_folder
 from epsopt.zoo.reading.source import ChangedWhileReadError, Limits, open_source
 from epsopt.zoo.reading.tensors import OpenCheckpoint

@@ -32,6 +32,7 @@ _Value = float | None
 _LISTED = 8
 _FEWEST = 3  # epochs that show how a log counts
 _DIGITS = re.compile(r"\d+")
+_SUFFIX = re.compile(r"\.(?:pt|pth|ckpt|safetensors)(?:\.tar)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def matched(metadata: RunMetadata, positions: Sequence[Position]) -> dict[str, d
     if metadata.after is not None:
         _give_after(metadata.after, metadata, positions, out)
     _take_from_rivals(metadata, positions, out)
+    _give_own(metadata, positions, out)
     if (reason := _one_behind(rows, positions, clocks)) is not None and last is not None:
         metadata.failures.append((last.path, reason))
     return out
@@ -126,6 +128,18 @@ def _take_from_rivals(metadata: RunMetadata, positions: Sequence[Position], out:
         first, *others = moments.values()
         more = f" (so it is at {count(len(others), 'other moment')})" if others else ""
         metadata.failures.append((first.path, f"{first.rival}{more}"))
+
+
+def _give_own(metadata: RunMetadata, positions: Sequence[Position], out: dict[str, dict[str, _Value]]) -> None:
+    """Give each checkpoint what a file of its name says; name such a file where no checkpoint of the run has any."""
+    left = dict(metadata.own)
+    for p in positions:
+        if p.key and (own := left.pop(_SUFFIX.sub("", p.path), None)) is not None:
+            out[p.key] = {**out.get(p.key, {}), **own}
+    if left and not out and any(p.key for p in positions):
+        metadata.failures.append(
+            (next(iter(left)), "tells of a checkpoint that is a copy of another one, or not there")
+        )
 
 
 def _give_after(

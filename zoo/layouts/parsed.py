@@ -112,6 +112,7 @@ class RunMetadata:
         final: metrics that belong to the run's end and say no epoch or step.
         after: of the model with which training ended: the run's only checkpoint without epoch and step (as it was
             saved at the end), or else the one that is named.
+        own: metrics that a file of a checkpoint's name says, by the checkpoint's path without its suffix.
         ordered: (file, rows) for rows that say no epoch or step, oldest first.
         pooled: what was logged at one step was put into one row, so its epoch may be that of another call.
         starts: the number that the log counts its first row by.
@@ -122,6 +123,7 @@ class RunMetadata:
     rows: list[Row] = field(default_factory=list)
     final: dict[str, float | None] = field(default_factory=dict)
     after: AfterTraining | None = None
+    own: dict[str, dict[str, float | None]] = field(default_factory=dict)
     ordered: list[tuple[str, list[Row]]] = field(default_factory=list)
     pooled: bool = False
     starts: int = 0

@@ -24,6 +24,7 @@ from epsopt.zoo.layouts.checkpoint_folders import (
     says_more,
     step_of,
 )
+from epsopt.zoo.layouts.config_texts import BYTES, parse_config_text
 from epsopt.zoo.layouts.evaluations import EVALUATIONS, evaluations
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout
@@ -37,12 +38,13 @@ from epsopt.zoo.layouts.log_rows import (
     series_in,
     without_lists,
 )
+from epsopt.zoo.layouts.own_files import own_files, take
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
 from epsopt.zoo.layouts.row_kinds import rows_by_kind
 from epsopt.zoo.layouts.series import OF_RUNS, is_part, series_of
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
-from epsopt.zoo.layouts.training_state import latest, scores, stated, states_of
+from epsopt.zoo.layouts.training_state import HYPERPARAMETERS, METRICS, latest, scores, stated, states_of
 from epsopt.zoo.reading.plain_values import MOST_METRICS, VALUES, flatten, metrics_of, without_prefixes
 from epsopt.zoo.reading.policy_archive import POLICY, unpacked
 
@@ -51,18 +53,22 @@ if TYPE_CHECKING:
 
     from epsopt.zoo.reading.tensors import OpenCheckpoint
 
-HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams", "hyper_parameters")
-METRICS = ("metrics", "val_metrics")
 STEP = ("global_step", "step", "iteration", "iter", "iter_num", "num_updates")
-EPOCH = ("epoch", "step", *STEP[:1], *STEP[2:])
+EPOCH = ("epoch", "current_epoch", "cur_epoch", "step", *STEP[:1], *STEP[2:])
 RESUMED = ("resume_from", "resume_from_checkpoint", "resume", "ckpt_path")
 BASE = ("init_from", "base", "init_checkpoint", "pretrained", "finetune_from", "load_from", *RESUMED)
 """Hyperparameters that name the checkpoint which a run started from or went on from, by the last part of their name."""
 CONFIGS = tuple(
     f"{stem}.{suffix}"
-    for stem in ("config", "hparams", "args", "params", "hyperparameters")
+    for stem in ("config", "hparams", "args", "params", "hyperparameters", "hyperparams")
     for suffix in ("yaml", "yml", "json", "toml")
 )
+CONFIG_TEXTS = tuple(
+    f"{stem}.txt"
+    for stem in ("config", "hparams", "args", "params", "hyperparameters", "hyperparams", "opt", "train_opt")
+)
+LOG_TEXTS = ("log.txt",)
+"""Texts that are logs where they hold an object of JSON on each line (DETR, MAE, DINO and their kin)."""
 LOGS = tuple(
     f"{stem}.{suffix}"
     for stem in (
@@ -72,7 +78,8 @@ LOGS = tuple(
     )
     for suffix in ("csv", "jsonl", "json")
 )
-TELLS = frozenset((*CONFIGS, *LOGS, EVALUATIONS))
+_IN_ORDER = (*CONFIGS, *CONFIG_TEXTS, *LOGS, *LOG_TEXTS, EVALUATIONS)
+TELLS = frozenset(_IN_ORDER)
 _NO_MODEL = re.compile(
     r"([\w-]+\.)*(optim(izer)?|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE
 )
@@ -122,17 +129,23 @@ def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return configurations and logs in the run's folder, or beside its checkpoints."""
     places = dict.fromkeys((run, *held))
     return [
-        *(file for folder in places for file in folders.those(folder, (*CONFIGS, *LOGS, EVALUATIONS))),
+        *(file for folder in places for file in folders.those(folder, _IN_ORDER)),
         *_of_openmmlab(run, folders),
+        *own_files(held, folders, TELLS),
     ]
 
 
 def _of_openmmlab(run: Path, folders: Folders) -> list[Path]:
     """Return logs of MMDetection and its kin: ``DATE_TIME.log.json``, or ``DATE_TIME/vis_data/scalars.json``."""
     names = sorted(folders.names(run))
-    logs = [run / name for name in names if _DATED.fullmatch(name.removesuffix(".log.json")) and name.endswith(".json")]
+    logs = [run / name for name in names if name.endswith(".log.json") and _is_of_openmmlab(run / name)]
     sessions = [run / name / "vis_data" for name in names if _DATED.fullmatch(name)]
     return [*logs, *(file for place in sessions for file in folders.those(place, ("scalars.json",)))]
+
+
+def _is_of_openmmlab(file: Path) -> bool:
+    dated = file.name.endswith(".log.json") and _DATED.fullmatch(file.name.removesuffix(".log.json")) is not None
+    return dated or file.name == "scalars.json"
 
 
 def parse_side_files(reader: SideFileReader) -> RunMetadata:
@@ -141,14 +154,21 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
     for file in reader.files:
         if file.name in CONFIGS:
             metadata.hyperparameters = {**flat(reader.structure(file)), **metadata.hyperparameters}
+        elif file.name in CONFIG_TEXTS:
+            held = reader.attempt(file, lambda p: parse_config_text(reader.text(p, BYTES)))
+            metadata.hyperparameters = {**flat(held), **metadata.hyperparameters}
+        elif file.name in LOG_TEXTS:
+            _add_records(metadata, file, reader.json_lines_or_text(file))
         elif file.name == EVALUATIONS:
             metadata.rows += reader.attempt(file, partial(evaluations, reader)) or []
         elif file.suffix == ".csv":
             _add_records(metadata, file, reader.table(file))
         elif file.suffix == ".jsonl":
             _add_records(metadata, file, reader.json_lines(file))
-        else:
+        elif file.name in LOGS or _is_of_openmmlab(file):
             _add_json(metadata, file, reader.json_or_lines(file), reader.run)
+        else:
+            take(metadata, file, reader.structure(file))
     return metadata
 
 

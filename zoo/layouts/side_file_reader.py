@@ -118,6 +118,11 @@ class SideFileReader:
         """Return the objects of a file with one JSON object on each line."""
         return self.attempt(path, lambda p: list(_json_lines(self.text(p, TABLE_BYTES, lines=True)))) or []
 
+    def json_lines_or_text(self, path: Path) -> list[dict[str, Any]]:
+        """Return the objects of a text with one on each line; nothing of any other text."""
+        text = self.attempt(path, lambda p: self.text(p, TABLE_BYTES, lines=True))
+        return self.json_lines(path) if text is not None and text.lstrip().startswith("{") else []
+
     def text(self, path: Path, limit: int, *, lines: bool = False) -> str:
         """Return a text file whole; with `lines`, without a last line that is being written.
 

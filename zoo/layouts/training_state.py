@@ -16,6 +16,9 @@ from epsopt.zoo.reading.plain_values import metrics_of, no_tensor
 if TYPE_CHECKING:
     import torch
 
+HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams", "hyper_parameters")
+METRICS = ("metrics", "val_metrics")
+"""Keys that hold a mapping of these, in a checkpoint and in a file of its name."""
 _STATES = ("extra_state", "trainer_state", "training_state", "train_state", "meta", "progress")
 _SCORES = frozenset(
     """loss acc accuracy error err score metric f f1 auc auroc ap map iou miou dice psnr ssim bleu rouge wer cer
@@ -90,13 +93,18 @@ def latest(states: list[Mapping[Any, Any]], epoch: int | None) -> dict[str, floa
     lists = {one: about[name] for name, one in plural.items() if one != name and _is_score(one)}
     for key in _HISTORIES:
         if isinstance(held := about.get(key), Mapping):
-            lists.update({name: v for name, v in held.items() if isinstance(name, str)})
+            lists.update({_score_of(name): v for name, v in held.items() if isinstance(name, str)})
     found = {
         name: values[-1]
         for name, values in lists.items()
         if isinstance(values, list) and len(values) in (epoch, epoch + 1) and _are_numbers(values)
     }
     return metrics_of(found, no_tensor)
+
+
+def _score_of(name: str) -> str:
+    """Name a value of a history by its list: ``val_losses`` holds a val_loss an epoch."""
+    return one if _is_score(one := _singular(name)) else name
 
 
 def _singular(name: str) -> str:
@@ -110,7 +118,7 @@ def _are_numbers(values: list[Any]) -> bool:
     return bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-_HISTORIES = ("history", "hist", "log", "logs", "results", "metrics_history")
+_HISTORIES = ("history", "hist", "log", "logs", "logging", "results", "metrics_history")
 
 
 def _size(value: Any) -> int:

@@ -14,7 +14,9 @@ def test_errors_are_minimized(name):
     assert guess_maximize(name) is False
 
 
-@pytest.mark.parametrize("name", ["accuracy", "val/acc", "coverage", "dist_corr", "R2", "topAcc", "error_recall"])
+@pytest.mark.parametrize(
+    "name", ["accuracy", "val/acc", "coverage", "dist_corr", "R2", "topAcc", "error_recall", "test_acc1", "recall5"]
+)
 def test_scores_are_maximized(name):
     assert guess_maximize(name) is True
 

@@ -1,0 +1,56 @@
+"""Read configurations that programs write as text: ``NAME: VALUE`` lines, JSON, or the Namespace of argparse."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+from epsopt.zoo.layouts.side_file_reader import SideError, parse_json
+from epsopt.zoo.reading.plain_values import number_or_text
+
+BYTES = 1 << 20
+_LINE = re.compile(r"\s*(?:-{1,2})?([^\W\d][\w./-]*)\s*[:=]\s*(.*?)\s*(?:\[default: .*\]\s*)?")
+_RULE = re.compile(r"\s*(?:[#;].*|[-=*_ ]*|-{3,}[\w ]*-{3,})\s*")
+"""Lines that say nothing: empty ones, comments, and what divides or titles a list of options."""
+_NAMESPACE = re.compile(r"\s*(?:args\s*[:=]\s*)?Namespace\(", re.IGNORECASE)
+
+
+def parse_config_text(text: str) -> dict[str, Any]:
+    """Return the hyperparameters that a text lists.
+
+    Raises:
+        SideError: some line is no ``NAME: VALUE``.
+    """
+    if text.lstrip().startswith("{"):
+        tree = parse_json(text)
+        return tree if isinstance(tree, dict) else {}
+    if _NAMESPACE.match(text):
+        return _of_namespace(text)
+    found: dict[str, Any] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if _RULE.fullmatch(line):
+            continue
+        parts = _LINE.fullmatch(line)
+        if parts is None:
+            raise SideError(f"line {number} is no NAME: VALUE, so no hyperparameter is read from it")
+        found[parts[1]] = number_or_text(parts[2].strip("\"'"))
+    return found
+
+
+def _of_namespace(text: str) -> dict[str, Any]:
+    """Return the arguments in ``Namespace(lr=0.1, name='a')``; nothing is evaluated but plain values."""
+    try:
+        call = ast.parse(text[text.index("(") - len("Namespace") :].strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise SideError("it begins as a Namespace of argparse does, and is none") from error
+    if not isinstance(call, ast.Call):
+        raise SideError("it begins as a Namespace of argparse does, and is none")
+    found = {}
+    for keyword in call.keywords:
+        if keyword.arg is not None:
+            try:
+                found[keyword.arg] = ast.literal_eval(keyword.value)
+            except (ValueError, TypeError, RecursionError, MemoryError):
+                found[keyword.arg] = ast.unparse(keyword.value)
+    return found
