@@ -81,6 +81,9 @@ def _show(found: Diagnosis) -> None:
         rows = [Rows([[m.name, m.role, m.about, str(m.measured)]]) for m in found.metrics]
         heads = [Head("metric", "left"), Head("taken for", "left"), Head("", "left"), Head("checkpoints")]
         print_table(heads, rows)
+    for text in found.doubts:
+        print_wrapped()
+        print_wrapped(f"{text}.")
     if found.parameters:
         print_wrapped()
         print_wrapped("Hyperparameters that are searched:")

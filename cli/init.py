@@ -117,6 +117,8 @@ def _document(draft: ProjectDraft, file: Path, runs: Path, *, changed: bool) -> 
             {"name": n, "values": values}
             for n, values in ({} if space is None else beyond(space, seen.hyperparameters)).items()
         ],
+        "renamed_metrics": draft.renamed_metrics,
+        "doubts": draft.doubts,
         "renamed": [asdict(r) for r in draft.renamed],
         "bases": [{"path": str(b.path), "key": b.key, "runs": b.runs} for b in draft.bases],
         "failed": failure_json(seen.failed),
@@ -208,6 +210,10 @@ def _show(document: dict[str, Any], file: Path, failed: list[Failure], side_file
             if others
             else f"Base checkpoint: {known} ([lineage] base)."
         )
+    for text in document["doubts"]:
+        print_wrapped(f"{text}.")
+    for old, new in document["renamed_metrics"].items():
+        print_wrapped(f"{old} and {new} are one metric by guess: check [metrics.rename].")
     for pair in document["renamed"]:
         print_wrapped(
             f"{count(pair['old_runs'], 'run')} call {pair['old']} what {pair['new_runs']} others call {pair['new']}, "

@@ -90,6 +90,8 @@ def _show(
     from epsopt.cli.output import print_wrapped
     from epsopt.cli.render import checkpoint_table, list_runs, varying
     from epsopt.cli.run_labels import RunLabels
+    from epsopt.studies.diagnosis import by_run
+    from epsopt.studies.project.metric_doubts import metric_doubts
 
     if front:
         labels = RunLabels.of(checkpoints)
@@ -105,6 +107,8 @@ def _show(
         more = "other lacks" if n_missing == 1 else "others lack"
         left = "is" if n_missing == 1 else "are"
         print_wrapped(f"{n_missing} {more} an objective (not measured, or NaN) and {left} left out.")
+    for text in metric_doubts([o.name for o in objectives], by_run(checkpoints)):
+        print_wrapped(f"{text}.")
     if n_beyond:
         limits = [
             f"{o.name} {'at least' if o.maximize else 'at most'} {o.limit:g}" for o in objectives if o.limit is not None

@@ -13,6 +13,7 @@ from epsopt.optimize.space import Parameter, Space
 from epsopt.optimize.space_inference import infer_space_of, left_out
 from epsopt.studies.project.find_base import base_line, base_to_name, lack_of_base
 from epsopt.studies.project.launch_form import epochs_option, unseen_arguments
+from epsopt.studies.project.metric_doubts import metric_doubts
 from epsopt.studies.project.project import Project
 from epsopt.surrogate.ranges import range_text
 from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -73,6 +74,7 @@ class Diagnosis:
         layouts: runs by the layout that read them.
         not_read: number of files by the reason why they were not read, the most frequent first.
         metrics: all metrics.
+        doubts: sentences about objectives that cannot be compared as they are.
         parameters: what is searched, in words, by name.
         hyperparameters_left_out: those that vary and are not searched, with the reason.
         renamed: hyperparameters that some runs call otherwise than the others.
@@ -91,6 +93,7 @@ class Diagnosis:
     layouts: dict[str, int]
     not_read: dict[str, int]
     metrics: tuple[MetricRole, ...]
+    doubts: tuple[str, ...]
     parameters: dict[str, str]
     hyperparameters_left_out: dict[str, str]
     renamed: tuple[RenamedParameter, ...]
@@ -151,6 +154,7 @@ def diagnose(
         layouts=dict(Counter(c.layout for c in runs.values())),
         not_read=dict(reasons.most_common()),
         metrics=tuple(_role(name, project, checkpoints) for name in names),
+        doubts=tuple(metric_doubts([o.name for o in objectives], by_run(checkpoints))),
         parameters={} if space is None else {p.name: _in_words(p) for p in space.parameters},
         hyperparameters_left_out=left_out([c.hyperparameters for c in runs.values()]),
         renamed=tuple(_renamed(project, runs)),
@@ -168,6 +172,14 @@ def diagnose(
             _merge(project, checkpoints),
         ),
     )
+
+
+def by_run(checkpoints: Sequence[Checkpoint]) -> list[list[Mapping[str, float | None]]]:
+    """Return the metrics of the checkpoints of each run."""
+    runs: dict[int, list[Mapping[str, float | None]]] = {}
+    for c in checkpoints:
+        runs.setdefault(c.run_id, []).append(c.metrics)
+    return list(runs.values())
 
 
 def _not_taken(catalogue: Catalogue) -> list[Failure]:

@@ -16,6 +16,7 @@ from epsopt.optimize.space_inference import diverged_runs, infer_space, left_out
 from epsopt.studies.project.find_base import FoundBase, find_base
 from epsopt.studies.project.launch_form import LaunchForm, folder_name, launch_form
 from epsopt.studies.project.metric_direction import LeftOut, guess_maximize, leave_out
+from epsopt.studies.project.metric_doubts import metric_doubts, renamed_metrics
 from epsopt.studies.project.scan_runs import Survey
 from epsopt.studies.project.schema import is_metric_name, project_name
 from epsopt.studies.project.suggest_limits import suggest_limits
@@ -45,6 +46,8 @@ class ProjectDraft:
         limits: suggested limits of objectives, by name.
         space: search space; None where nothing varies between the runs.
         hyperparameters_left_out: names of hyperparameters that vary and are not searched, with reasons.
+        renamed_metrics: metrics that earlier checkpoints spell otherwise, a guess; new names by old ones.
+        doubts: sentences about objectives that cannot be compared as they are.
         renamed: hyperparameters that some runs call otherwise than the others, a guess.
         bases: base checkpoints that the runs name.
         form: how the program of the runs is launched.
@@ -61,6 +64,8 @@ class ProjectDraft:
     limits: dict[str, float]
     space: Space | None
     hyperparameters_left_out: dict[str, str]
+    renamed_metrics: dict[str, str]
+    doubts: list[str]
     renamed: list[RenamedParameter]
     bases: list[FoundBase]
     form: LaunchForm
@@ -106,6 +111,7 @@ class ProjectDraft:
             bases=[_from(file.parent, b.path) for b in self.bases],
             limits=self.limits,
             renamed=self.renamed,
+            renamed_metrics=self.renamed_metrics,
             form=self.form,
             follow_links=follow_links,
             overwrite=overwrite,
@@ -127,6 +133,8 @@ def draft_project(
     Raises:
         UsageError: no checkpoint has one of these metrics, or one is in both.
     """
+    renamed_to = renamed_metrics([c for run in seen.measured for c in run], kept=(*minimize, *maximize))
+    seen = _with_new_names(seen, renamed_to)
     nameable = [name for name in sorted(seen.metrics) if is_metric_name(name)]
     objectives, guessed, undecided, no_objectives = _objectives(nameable, minimize, maximize, seen.at_ends)
     bounds = {o.name: b for o in objectives if (b := guess_range(o.name, seen.metrics[o.name])) is not None}
@@ -148,8 +156,21 @@ def draft_project(
         nameless=sorted(set(seen.metrics) - set(nameable)), bounds=bounds,
         limits=suggest_limits(objectives, bounds, seen.ends), space=space,
         hyperparameters_left_out={**left_out(seen.hyperparameters), **alone},
+        renamed_metrics=renamed_to, doubts=metric_doubts([o.name for o in objectives], seen.measured),
         renamed=renamed, bases=bases, form=form, runs=runs,
     )  # fmt: skip
+
+
+def _with_new_names(seen: Survey, rename: Mapping[str, str]) -> Survey:
+    """Return a scan whose metrics have their new names, as a catalogue reads them."""
+    if not rename:
+        return seen
+    metrics: dict[str, list[float]] = {}
+    for name, values in seen.metrics.items():
+        metrics.setdefault(rename.get(name, name), []).extend(values)
+    ends = [under_new_names(c, rename) for c in seen.ends]
+    measured = [[under_new_names(c, rename) for c in run] for run in seen.measured]
+    return replace(seen, metrics=dict(sorted(metrics.items())), ends=ends, measured=measured)
 
 
 def _spelled(runs: Sequence[Mapping[str, Any]], form: LaunchForm) -> list[str]:

@@ -39,6 +39,7 @@ class Survey:
         metrics: finite values by metric name.
         hyperparameters: of each run that was read.
         ends: metrics of each of these runs at its newest checkpoint; None where one is not finite.
+        measured: metrics of the checkpoints that were opened of each of these runs, those of the end first.
         newest: the checkpoint of each of these runs that was judged by.
         counts_steps: whether a number of steps stands for the epoch in all of them.
         at_ends: metrics that the ends of runs have and none of the earlier checkpoints that were opened.
@@ -59,6 +60,7 @@ class Survey:
     ends: list[dict[str, float | None]] = field(default_factory=list)
     at_ends: tuple[str, ...] = ()
     unnamed_model: tuple[str, ...] = ()
+    measured: list[list[dict[str, float | None]]] = field(default_factory=list)
     newest: tuple[Path, ...] = ()
     counts_steps: bool = False
 
@@ -126,11 +128,22 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         side_file_failures=sorted(set(failures), key=lambda f: f.path),
         outside_links=sorted(seen.outside_links),
         ends=[dict(c.metrics) for c in contents],
+        measured=_by_run(opened, on_the_way),
         newest=tuple(c.path for c in contents),
         counts_steps=all(c.epoch is not None and c.epoch == c.step for c in contents),
         at_ends=tuple(sorted(_names(contents) - _names(on_the_way))) if on_the_way else (),
         unnamed_model=unnamed_model,
     )
+
+
+def _by_run(
+    runs: Sequence[tuple[list[CheckpointFile], CheckpointContents]], on_the_way: Sequence[CheckpointContents]
+) -> list[list[dict[str, float | None]]]:
+    places = {file.path: i for i, (files, _) in enumerate(runs) for file in files}
+    found = [[dict(end.metrics)] for _, end in runs]
+    for content in on_the_way:
+        found[places[content.path]].append(dict(content.metrics))
+    return found
 
 
 def _read_others(

@@ -42,6 +42,7 @@ def write_project(
     bases: Sequence[str] = (),
     limits: Mapping[str, float] | None = None,
     renamed: Sequence[RenamedParameter] = (),
+    renamed_metrics: Mapping[str, str] | None = None,
     form: LaunchForm | None = None,
     follow_links: bool = False,
     overwrite: bool = False,
@@ -69,6 +70,7 @@ def write_project(
         bases: checkpoints that past runs start from, absolute or relative to the file; a single one is written down.
         limits: of objectives, proposed in a comment.
         renamed: hyperparameters that some runs call otherwise, a guess.
+        renamed_metrics: new names of metrics by the old ones, a guess.
         form: how past runs were launched, where that is known: the train command is written in it.
         follow_links: whether links that lead out of the folder of runs are followed.
         overwrite: whether another file of that name may be replaced.
@@ -96,7 +98,7 @@ def write_project(
     if space is not None:
         document["space"] = _space(space)
     text = tomlkit.dumps(document).rstrip("\n") + "\n"
-    text += _renamed(renamed)
+    text += _renamed(renamed) + _renamed_metrics(renamed_metrics or {})
     text += _several_bases(bases) if len(bases) != 1 else ""
     text += _undecided(undecided) + _left_out(left_out)
     if space is None:
@@ -160,6 +162,16 @@ def _renamed(renamed: Sequence[RenamedParameter]) -> str:
         return ""
     about = "\n# What some past runs call otherwise than the others, guessed from the names: check it.\n"
     return about + "[hyperparameters.rename]\n" + "".join(f"{line}\n" for line in rename_lines(renamed))
+
+
+def _renamed_metrics(renamed: Mapping[str, str]) -> str:
+    if not renamed:
+        return ""
+    about = "\n# What earlier checkpoints spell otherwise than the newest ones: one name for it.\n"
+    lines = "".join(
+        f"{tomlkit.key(old).as_string()} = {tomlkit.item(new).as_string()}\n" for old, new in renamed.items()
+    )
+    return f"{about}[metrics.rename]\n{lines}"
 
 
 def _project(name: str, runs: str, storage: str) -> Table:

@@ -72,3 +72,36 @@ def test_metrics_that_no_network_of_a_moment_has_are_said_to_be_nobodys(tmp_path
     text = words(call(tmp_path, "init", tmp_path / "runs", "--force").out)
     assert "No checkpoint has reward until weights_key under [runs] names the network that the log speaks of" in text
     assert "measured once weights_key under [runs] names the network" in (tmp_path / "epsopt.toml").read_text()
+
+
+def test_a_metric_that_was_renamed_on_the_way_is_one_objective(tmp_path):
+    for i in range(3):
+        run = tmp_path / "runs" / f"run_{i}"
+        run.mkdir(parents=True)
+        for epoch in (1, 2, 3, 4):
+            metrics = {("val_acc" if epoch < 3 else "val/acc"): 0.5 + i / 10, "val_loss": 1.0 / epoch}
+            state = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(10 * i + epoch))}
+            torch.save({"model": state, "epoch": epoch, "metrics": metrics}, run / f"epoch_{epoch}.pt")
+    result = call(tmp_path, "init", tmp_path / "runs", "--json")
+    check("init", result.document)
+    assert [o["name"] for o in result.document["objectives"]] == ["val/acc", "val_loss"]
+    assert result.document["renamed_metrics"] == {"val_acc": "val/acc"}
+    assert call(tmp_path, "ingest").status == 0
+    front = call(tmp_path, "pareto", "--json").document
+    assert (front["n_checkpoints"], front["n_left_out"]) == (12, 0)
+
+
+def test_objectives_that_no_checkpoint_has_together_are_said(tmp_path):
+    for i in range(2):
+        (tmp_path / "runs" / f"run_{i}").mkdir(parents=True)
+        name = "val_acc" if i else "val_accuracy"
+        state = {"w": torch.randn(4, 3, generator=torch.Generator().manual_seed(i))}
+        torch.save({"model": state, "epoch": 1, "metrics": {name: 0.5}}, tmp_path / "runs" / f"run_{i}" / "epoch_1.pt")
+    said = "No checkpoint has both val_acc and val_accuracy, so none is on a front"
+    assert said in words(call(tmp_path, "init", tmp_path / "runs").out)
+    assert call(tmp_path, "ingest").status == 0
+    assert said in words(call(tmp_path, "pareto").out)
+    assert said in words(call(tmp_path, "doctor").out)
+    document = call(tmp_path, "doctor", "--json").document
+    check("doctor", document)
+    assert len(document["doubts"]) == 1
