@@ -43,6 +43,7 @@ def command(options: Options) -> None:
             "hyperparameters_left_out": [
                 {"name": n, "reason": why} for n, why in found.hyperparameters_left_out.items()
             ],
+            "unread": [{"name": name, "runs": n} for name, n in found.unread.items()],
             "not_read": [{"reason": why, "files": n} for why, n in found.not_read.items()],
         })  # fmt: skip
         return
@@ -62,6 +63,10 @@ def _show(found: Diagnosis) -> None:
         print_wrapped("Not read, by reason:")
         for why, n in list(found.not_read.items())[:_LISTED]:
             print_line(one_line(f"  {count(n, 'file')}: {why}"))
+    if found.unread:
+        from epsopt.studies.diagnosis import name_files
+
+        print_wrapped(f"Beside checkpoints, and not read under these names: {name_files(found.unread)}.")
     if found.declared_base is not None and found.base_lack is not None:
         print_wrapped(f"epsopt.toml names the base {short_path(found.declared_base)}: {found.base_lack}.")
     if found.bases:

@@ -24,12 +24,14 @@ from epsopt.zoo.ingestion.changed_hyperparameters import changed_hyperparameters
 from epsopt.zoo.layouts.other_formats import OtherFormat
 from epsopt.zoo.layouts.scan import scan
 from epsopt.zoo.reading.remote import is_url
+from epsopt.zoo.side_files.unread_files import unread_files
 
 RUNS_OF_A_MAP = 3
 """Runs that `epsopt fit` needs (``surrogate.fitting.FEWEST_RUNS``, which takes torch to import)."""
 RUNS_OF_PROPOSALS = 8
 """Whole runs that `epsopt propose` needs (``optimize.proposals.proposals.FEWEST_RUNS``)."""
 MAP = "surrogate"
+_LISTED = 6
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Diagnosis:
         runs: of how many runs.
         layouts: runs by the layout that read them.
         not_read: number of files by the reason why they were not read, the most frequent first.
+        unread: in how many runs a file of that name lies that may hold metrics or hyperparameters and is not read;
+            numbers are written ``#``. None where runs have both.
         metrics: all metrics.
         doubts: sentences about objectives that cannot be compared as they are.
         parameters: what is searched, in words, by name.
@@ -92,6 +96,7 @@ class Diagnosis:
     runs: int
     layouts: dict[str, int]
     not_read: dict[str, int]
+    unread: dict[str, int]
     metrics: tuple[MetricRole, ...]
     doubts: tuple[str, ...]
     parameters: dict[str, str]
@@ -148,11 +153,14 @@ def diagnose(
     reasons = Counter(f.reason for f in catalogue.failures())
     reasons.update({f"{kind.kind}: {kind.convert}": kind.count for kind in others})
     base = base_to_name(project, checkpoints, known)
+    lacking = space is None or not any(v is not None for c in checkpoints for v in c.metrics.values())
+    unread = unread_files(_folders(catalogue, checkpoints)) if lacking else {}
     return Diagnosis(
         checkpoints=len(checkpoints),
         runs=len(runs),
         layouts=dict(Counter(c.layout for c in runs.values())),
         not_read=dict(reasons.most_common()),
+        unread=unread,
         metrics=tuple(_role(name, project, checkpoints) for name in names),
         doubts=tuple(metric_doubts([o.name for o in objectives], by_run(checkpoints))),
         parameters={} if space is None else {p.name: _in_words(p) for p in space.parameters},
@@ -166,12 +174,22 @@ def diagnose(
         nan_weights=catalogue.nan_weights(),
         not_taken=tuple(_not_taken(catalogue)),
         readiness=(
-            _fit(project, checkpoints, names),
+            _fit(project, checkpoints, names, unread),
             _propose(project, catalogue, runs, space),
             _work(project, runs.values()),
             _merge(project, checkpoints),
         ),
     )
+
+
+def _folders(catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -> dict[Path, list[Path]]:
+    """Return the folders that hold the checkpoints of each local run, by the run's own."""
+    paths = {run.id: Path(run.path) for run in catalogue.runs() if not is_url(run.path)}
+    found: dict[Path, list[Path]] = {}
+    for c in checkpoints:
+        if c.run_id in paths:
+            found.setdefault(paths[c.run_id], []).append(Path(c.path).parent)
+    return found
 
 
 def by_run(checkpoints: Sequence[Checkpoint]) -> list[list[Mapping[str, float | None]]]:
@@ -180,6 +198,12 @@ def by_run(checkpoints: Sequence[Checkpoint]) -> list[list[Mapping[str, float | 
     for c in checkpoints:
         runs.setdefault(c.run_id, []).append(c.metrics)
     return list(runs.values())
+
+
+def name_files(unread: Mapping[str, int]) -> str:
+    """Name the files that are not read, with the number of their runs."""
+    named = [f"{name} (in {count(runs, 'run')})" for name, runs in list(unread.items())[:_LISTED]]
+    return ", ".join(named) + (f" and {len(unread) - _LISTED} more" if len(unread) > _LISTED else "")
 
 
 def _not_taken(catalogue: Catalogue) -> list[Failure]:
@@ -243,18 +267,23 @@ def _readiness(command: str, *lacks: tuple[bool, str, str]) -> Readiness:
     return Readiness(command, tuple(text for text, _ in missing), tuple(remedy for _, remedy in missing))
 
 
-def _fit(project: Project | None, checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> Readiness:
+def _fit(
+    project: Project | None, checkpoints: Sequence[Checkpoint], names: Sequence[str], unread: Mapping[str, int]
+) -> Readiness:
     objectives = () if project is None else project.objectives
     unknown = [o.name for o in objectives if o.name not in names]
     measured = {c.run_id for c in checkpoints if any(v is not None for v in c.metrics.values())}
     example = next(iter(names), "accuracy")
+    lie = f"; not read there: {name_files(unread)}" if unread else ""
+    table = f"metrics.csv with a column epoch beside the checkpoints{lie}"
+    remedy = "epsopt ingest RUNS" if measured or not checkpoints else table
     return _readiness(
         "fit",
         (not checkpoints, "no checkpoint was read", "epsopt ingest RUNS"),
         (
             bool(checkpoints) and len(measured) < RUNS_OF_A_MAP,
             f"{count(len(measured), 'run')} with measured metrics, at least {RUNS_OF_A_MAP} are needed",
-            "epsopt ingest RUNS",
+            remedy,
         ),
         (not objectives, "no objective is named", f'[objectives."{example}"] direction = "maximize"'),
         (bool(unknown), f"no checkpoint has {', '.join(unknown)}", '[metrics.rename] "NAME IN THE RUNS" = "NAME HERE"'),

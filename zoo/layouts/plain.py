@@ -41,7 +41,7 @@ from epsopt.zoo.layouts.log_rows import (
 from epsopt.zoo.layouts.own_files import own_files, take
 from epsopt.zoo.layouts.parsed import ParsedCheckpoint, Row, RunMetadata
 from epsopt.zoo.layouts.row_kinds import rows_by_kind
-from epsopt.zoo.layouts.series import OF_RUNS, is_part, series_of
+from epsopt.zoo.layouts.series import CHECKPOINT, OF_RUNS, REPEAT, is_part, series_of
 from epsopt.zoo.layouts.side_file_reader import SideFileReader
 from epsopt.zoo.layouts.state_dicts import StateDict, find_state_dict, require_no_object
 from epsopt.zoo.layouts.training_state import HYPERPARAMETERS, METRICS, latest, scores, stated, states_of
@@ -80,6 +80,7 @@ LOGS = tuple(
 )
 _IN_ORDER = (*CONFIGS, *CONFIG_TEXTS, *LOGS, *LOG_TEXTS, EVALUATIONS)
 TELLS = frozenset(_IN_ORDER)
+_CONFIGURATIONS = frozenset((*CONFIGS, *CONFIG_TEXTS))
 _NO_MODEL = re.compile(
     r"([\w-]+\.)*(optim(izer)?|(lr_?)?scheduler|rng_state|scaler)(_state)?(s?)([_-]?\d+)?\.\w+", re.IGNORECASE
 )
@@ -128,11 +129,21 @@ def ignores(file: Path, folders: Folders) -> bool:
 def side_files(run: Path, held: Sequence[Path], folders: Folders) -> list[Path]:
     """Return configurations and logs in the run's folder, or beside its checkpoints."""
     places = dict.fromkeys((run, *held))
+    own = [file for folder in places for file in folders.those(folder, _IN_ORDER)]
     return [
-        *(file for folder in places for file in folders.those(folder, _IN_ORDER)),
+        *own,
+        *([] if any(file.name in _CONFIGURATIONS for file in own) else _of_repeats(run, folders)),
         *_of_openmmlab(run, folders),
         *own_files(held, folders, TELLS),
     ]
+
+
+def _of_repeats(run: Path, folders: Folders) -> list[Path]:
+    """Return configurations above runs that repeat one training: ``lr_0.1/config.yaml`` and ``lr_0.1/seed_0/``."""
+    above_runs = run.parent
+    if REPEAT.fullmatch(run.name) is None or any(CHECKPOINT.search(name) for name in folders.names(above_runs)):
+        return []
+    return folders.those(above_runs, (*CONFIGS, *CONFIG_TEXTS))
 
 
 def _of_openmmlab(run: Path, folders: Folders) -> list[Path]:

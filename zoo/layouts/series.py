@@ -14,7 +14,9 @@ from pathlib import Path
 
 from epsopt.zoo.layouts.folders import Folders
 
-_SUFFIX = re.compile(r"\.(?:pt|pth|ckpt|safetensors)(?:\.tar)?$", re.IGNORECASE)
+CHECKPOINT = re.compile(r"\.(?:pt|pth|ckpt|safetensors)(?:\.tar)?$", re.IGNORECASE)
+REPEAT = re.compile(r"(?:seed|fold|cv|rep|repeat|replica|split)[-_=]?\d{1,9}", re.IGNORECASE)
+"""Names of runs that repeat one training on other data or from another seed."""
 _KOHYA = re.compile(r"(.+)-(?:\d{6}|step\d{8})")
 _NUMBERED = re.compile(
     r"(.*?)[-_.=]?(?:(?:epoch|ep|step|iter|iteration|ckpt|checkpoint)s?[-_=]?)?(\d{1,15})", re.IGNORECASE
@@ -50,7 +52,7 @@ def series_of(file: Path, folders: Folders) -> str | None:
 
 def _series(names: Iterable[str]) -> dict[str, str]:
     """Return the training of each file, by the file's name; empty where there are fewer than two."""
-    stems = {name: _SUFFIX.sub("", name) for name in names if _SUFFIX.search(name)}
+    stems = {name: CHECKPOINT.sub("", name) for name in names if CHECKPOINT.search(name)}
     named = {n: stem[: m.end()] for n, stem in stems.items() if (m := OF_RUNS.search(stem))}
     if len(set(named.values())) > 1:
         return named

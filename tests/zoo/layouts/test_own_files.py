@@ -11,6 +11,7 @@ import torch
 from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.layouts.config_texts import parse_config_text
 from epsopt.zoo.layouts.side_file_reader import SideError
+from epsopt.zoo.side_files.unread_files import unread_files
 
 
 def save(path, seed=0, **said):
@@ -138,3 +139,35 @@ def test_nothing_of_a_namespace_is_evaluated(tmp_path):
     hostile = f"Namespace(lr=__import__('os').system('touch {tmp_path}/fired'))"
     assert list(parse_config_text(hostile)) == ["lr"]
     assert not (tmp_path / "fired").exists()
+
+
+@pytest.mark.parametrize("name", ["seed_{}", "fold{}", "rep-{}"])
+def test_repeats_of_one_training_have_the_configuration_above_them(catalogue, tmp_path, name):
+    for group, lr in (("a", 0.1), ("b", 0.01)):
+        for i in (0, 1):
+            save(tmp_path / group / name.format(i) / "epoch_1.pt", hash((lr, i)) % 1000)
+        (tmp_path / group / "config.yaml").write_text(f"lr: {lr}\n")
+    (tmp_path / "b" / name.format(1) / "config.yaml").write_text("lr: 0.5\n")
+    ingest(catalogue, [tmp_path])
+    found = {r.name: dict(r.hyperparameters) for r in catalogue.runs()}
+    assert sorted(run["lr"] for run in found.values()) == [0.01, 0.1, 0.1, 0.5]
+
+
+@pytest.mark.parametrize("name", ["run_{}", "trial_{}", "2024-05-0{}"])
+def test_other_runs_do_not_have_what_lies_above_them(catalogue, tmp_path, name):
+    for i in (1, 2):
+        save(tmp_path / name.format(i) / "epoch_1.pt", i)
+    (tmp_path / "config.yaml").write_text("lr: 0.1\n")
+    ingest(catalogue, [tmp_path])
+    assert [dict(r.hyperparameters) for r in catalogue.runs()] == [{}, {}]
+
+
+def test_what_lies_beside_checkpoints_and_is_not_read_is_named_by_its_runs(tmp_path):
+    for i in (1, 2):
+        save(tmp_path / f"run_{i}" / "epoch_1.pt", i)
+        (tmp_path / f"run_{i}" / "metrics.csv").write_text("epoch,acc\n1,0.5\n")
+        (tmp_path / f"run_{i}" / f"table_{i}.csv").write_text("epoch,acc\n1,0.5\n")
+        (tmp_path / f"run_{i}" / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "run_1" / "notes.ini").write_text("")
+    runs = {tmp_path / f"run_{i}": [tmp_path / f"run_{i}"] for i in (1, 2)}
+    assert unread_files(runs) == {"table_#.csv": 2, "notes.ini": 1}
