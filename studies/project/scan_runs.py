@@ -16,6 +16,7 @@ from epsopt.zoo.ingestion.ingest import read_fingerprints
 from epsopt.zoo.layouts.nothing_found import nothing_found
 from epsopt.zoo.layouts.plain import epoch_of
 from epsopt.zoo.layouts.scan import CheckpointFile, order, scan
+from epsopt.zoo.reading.plain_values import numeral
 from epsopt.zoo.reading.pool import shared_pool
 from epsopt.zoo.reading.reader import CheckpointContents
 
@@ -123,7 +124,7 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         n_checkpoints=len(seen.files),
         n_read=len(contents),
         metrics=dict(sorted(metrics.items())),
-        hyperparameters=[dict(c.hyperparameters) for c in contents],
+        hyperparameters=[{name: numeral(value) for name, value in c.hyperparameters.items()} for c in contents],
         failed=failed,
         side_file_failures=sorted(set(failures), key=lambda f: f.path),
         outside_links=sorted(seen.outside_links),

@@ -14,7 +14,7 @@ from epsopt.zoo.catalogue.run_names import distinct_names
 from epsopt.zoo.catalogue.tables import checkpoints, files, run_metadata, runs
 from epsopt.zoo.layouts.parsed import known_metrics
 from epsopt.zoo.layouts.registry import TRACKERS
-from epsopt.zoo.reading.plain_values import with_defaults
+from epsopt.zoo.reading.plain_values import numeral, with_defaults
 
 Metrics = dict[str, float | None]
 
@@ -181,5 +181,5 @@ def _side_file_metrics(connection: Connection) -> dict[tuple[int, str], Metrics]
 
 def _once(parsed: dict[str, dict[str, Any]], text: str) -> dict[str, Any]:
     if text not in parsed:
-        parsed[text] = json.loads(text)
+        parsed[text] = {name: numeral(value) for name, value in json.loads(text).items()}
     return parsed[text]

@@ -164,6 +164,21 @@ def number_or_text(text: str) -> Plain:
     return known[stripped.lower()] if stripped.lower() in known else sanitize(text)
 
 
+_NUMERAL = re.compile(r"[+-]?(?:0|[1-9]\d{0,29})?(?:(?<=\d)\.\d{0,30}|\.\d{1,30})?(?:(?<=[\d.])[eE][+-]?\d{1,3})?")
+
+
+def numeral(value: Any) -> Any:
+    """Return the number that a hyperparameter's text writes (``"1e-3"``), and every other value as it is.
+
+    PyYAML reads ``lr: 1e-3`` as a text, and argparse without a type gives texts; in another run the same value is a
+    number. Codes such as ``"007"`` are none.
+    """
+    if not isinstance(value, str) or not value or _NUMERAL.fullmatch(value) is None or not value.strip("+-."):
+        return value
+    number = int(value) if value.lstrip("+-").isdecimal() else float(value)
+    return number if abs(number) < LARGEST else value
+
+
 def no_tensor(tensor: torch.Tensor) -> Any:
     """Stand in for a reader of tensors where there can be none."""
     raise TypeError(f"a tensor of shape {tuple(tensor.shape)} in a text file")
