@@ -25,7 +25,7 @@ LOOK = 6  # epochs of a run that only looks around
 GRACE = 2
 # Runs that only look around where nothing can be mixed: stopped after their grace, of many short ones more is learned.
 PROBES = 8
-GAIN_RATIO = 0.5  # share of a new run's gain per epoch below which a run is stopped
+GAIN_RATIO = 0.5  # share of the gain per epoch that its step was chosen for, below which a run is stopped
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Epsopt:
 
     Attributes:
         branch: start runs from checkpoints of the front as well.
-        stop: stop a run when its gain per epoch is below `GAIN_RATIO` of that of a new run.
+        stop: stop a run when its gain per epoch is below `GAIN_RATIO` of what its step was chosen for.
         merge: measure merges of checkpoints, where runs share a base.
         ahead: choose the next step before the last epoch of a run, or when it is stopped, as if it ended as is
             expected of it: what a worker does whose choices take longer than a launch may wait, every time.
@@ -63,6 +63,7 @@ class _Search:
             bounds=getattr(workload, "bounds", None), seed=seed,
         )  # fmt: skip
         self._pruner = self._new_pruner()
+        self._least_gain: float | None = None
         self._planned: tuple[Scheduler, Step] | None = None
         self._aside = 0.0  # gain of merges while a run trained
 
@@ -79,7 +80,8 @@ class _Search:
                 rate = None if step.kind == "exploration" else step.gain_per_epoch
                 model = None if step.model is None else step.model.curves
                 self._pruner = self._new_pruner()
-                self._pruner.learn(known.curves, model=model, new_run=rate)
+                self._least_gain = None if rate is None else GAIN_RATIO * rate
+                self._pruner.learn(known.curves, model=model)
             ledger.seconds += time.process_time() - began
             measured = [c.values for c in known.checkpoints]
             taken = self._take(step)
@@ -93,7 +95,7 @@ class _Search:
         """As `epsopt work --budget` asks one of each run: with the reference point of when it was chosen."""
         workload = self._trainer.workload
         return Pruner(
-            workload.space, workload.objectives, workload.length, gain_ratio=GAIN_RATIO, grace=GRACE,
+            workload.space, workload.objectives, workload.length, grace=GRACE,
             exploration_runs=PROBES if self._weights is None else 0, reference=self._scheduler.reference,
             bounds=getattr(workload, "bounds", None),
         )  # fmt: skip
@@ -185,7 +187,7 @@ class _Search:
     def _hopeless(self, run: Run, candidate: Candidate) -> bool:
         began = time.process_time()
         name = f"{self._seed}/{len(self._trainer.runs)}"
-        decision = self._pruner.should_stop(name, run.curve, length=candidate.epochs)
+        decision = self._pruner.should_stop(name, run.curve, length=candidate.epochs, least_gain=self._least_gain)
         self._trainer.ledger.seconds += time.process_time() - began
         return decision.stop
 

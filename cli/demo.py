@@ -19,7 +19,7 @@ TARGET = 0.95
 FURTHER = 50.0
 MERGES = 12
 EPOCHS = 12
-STOP_BELOW = 0.05
+PRUNE_BELOW = 0.02
 _MARK = (
     ".epsopt-demo"  # tells a folder that the demo may start over in from one that it must not touch; holds its options
 )
@@ -195,11 +195,11 @@ def _train(jobs: int) -> None:
     from epsopt.cli.main import group
     from epsopt.cli.output import print_wrapped
 
-    asked = ["work", "--jobs", str(jobs), "--learn-after", "3", "--stop-below", str(STOP_BELOW)]
+    asked = ["work", "--jobs", str(jobs), "--learn-after", "3", "--prune-below", str(PRUNE_BELOW)]
     _stage(6, "train them", " ".join(["epsopt", *asked]))
     print_wrapped(
         "The train command of epsopt.toml, once for each; their output is in runs/proposal_*/stdout.txt. A run that "
-        "will hardly join the front is stopped, and the map learns from what comes back while others train."
+        "will hardly widen the front is stopped, and the map learns from what comes back while others train."
     )
     group.main(args=asked, prog_name="epsopt", standalone_mode=False)
 

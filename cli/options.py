@@ -15,6 +15,7 @@ from epsopt.zoo.errors import UsageError
 
 PREFIX = "--target-"
 _FORMER = {"--mix": "--merges", "--lost-after": "--stale-after"}  # options of version 0.1; they go with 0.3
+_GONE = {"--stop-below": "--prune-below"}  # options whose values mean something else now, and what is in their place
 Callback = Callable[..., None]
 
 
@@ -116,6 +117,11 @@ class TargetCommand(click.Command):
     def _present(self, argument: str) -> str:
         """Return an option by its present name, with a note where the former one is given."""
         option, equals, value = argument.partition("=")
+        if any(_GONE.get(option) in p.opts for p in self.params):
+            raise click.UsageError(
+                f"{option} pruned by the probability of joining the front, which lost more than pruning at random, and "
+                f"is gone since version 0.2: use {_GONE[option]} SHARE, from 0 to 0.1 (docs/howto/prune.md)"
+            )
         now = _FORMER.get(option)
         if now is None or not any(now in p.opts for p in self.params):
             return argument

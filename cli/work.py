@@ -61,8 +61,9 @@ if TYPE_CHECKING:
     help="Refit the map in the background after so many runs; 0 never does.",
 )  # fmt: skip
 @click.option(
-    "--stop-below", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, metavar="P",
-    help="Stop a run whose remaining checkpoints join the front with less than this probability; 0 stops none.",
+    "--prune-below", type=click.FloatRange(0, 0.1), default=0.0, show_default=True, metavar="SHARE",
+    help="Stop a run whose remaining epochs are each expected to add less than this share of the hypervolume that an "
+    "epoch added on average so far; 0 stops none.",
 )  # fmt: skip
 @click.option("--reuse", is_flag=True, help="Let runs that are asked for start from the front ({init_from}).")
 @click.option(
@@ -141,7 +142,7 @@ class _Given:
     stale_after: float
     max_failures: int
     learn_after: int
-    stop_below: float
+    prune_below: float
     reuse: bool
     merges: int
 
@@ -168,7 +169,7 @@ class _Given:
 
         return WorkSettings(
             targets=targets, until_reached=self.until_reached, budget=self.budget, length=self.length,
-            stop_below=self.stop_below, reuse=self.reuse, merges=self.merges, min_gain=self.min_gain or 0.0,
+            prune_below=self.prune_below, reuse=self.reuse, merges=self.merges, min_gain=self.min_gain or 0.0,
         )  # fmt: skip
 
 
@@ -186,7 +187,7 @@ def _check_given(given: _Given, wanted: dict[str, float]) -> None:
         raise UsageError("--min-gain ends a --budget early: give both, or neither")
     if given.budget is not None:
         decided = {"--until-idle": given.until_idle, "--forever": given.forever, "--merges": given.merges,
-                   "--reuse": given.reuse, "--stop-below": given.stop_below,
+                   "--reuse": given.reuse, "--prune-below": given.prune_below,
                    "--learn-after": given.learn_after and _is_given("learn_after")}  # fmt: skip
         contradicting = next((name for name, value in decided.items() if value), None)
         if contradicting is not None:

@@ -131,8 +131,8 @@ class CurveModel:
     def model(self) -> CurveProcesses:
         """BoTorch model; one output per objective on the model's scale, inputs as :meth:`inputs` makes them."""
         layout = Layout.of(self.space, len(self.transforms))
-        x, y, ends = _rows(layout, self.space, self.curves, self.transforms, self.objectives, self.length)
-        return CurveProcesses(self.processes, layout, x, y, ends, self.stretch)
+        x, y = _rows(layout, self.space, self.curves, self.transforms, self.objectives, self.length)
+        return CurveProcesses(self.processes, layout, x, y, self.stretch)
 
     def given(self, curves: Sequence[Curve]) -> CurveModel:
         """Build on other runs with what was learned from those it was fitted to: milliseconds, not seconds."""
@@ -345,8 +345,6 @@ class CurveProcesses(Model):  # type: ignore[misc]
         layout: of the inputs.
         x: ``(n, width)`` inputs.
         y: ``(n, outputs)``; NaN where not measured.
-        ends: ``(n,)`` when each was measured, in shares of a whole length since its run began; by default the time
-            since the checkpoint that the input names as its start.
         stretch: of standard deviations, one per output; none leaves them.
     """
 
@@ -356,14 +354,11 @@ class CurveProcesses(Model):  # type: ignore[misc]
         layout: Layout,
         x: Tensor,
         y: Tensor,
-        ends: Tensor | None = None,
         stretch: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self._processes, self._layout = tuple(processes), layout
         self._stretch = tuple(stretch) or (1.0,) * len(self._processes)
-        times = x[:, -2] if ends is None else torch.from_numpy(_time(ends.numpy()))
-        self._times = [times[torch.isfinite(y[:, j])] for j in range(len(self._processes))]
         self.train_x, self._changes, self._roots, self._weights = [], [], [], []
         for j, process in enumerate(processes):
             inputs = x[torch.isfinite(y[:, j])]
@@ -395,34 +390,6 @@ class CurveProcesses(Model):  # type: ignore[misc]
             half = torch.linalg.solve_triangular(self._roots[j], cross.T, upper=False).T.reshape(*X.shape[:-1], -1)
             covariance = process.covariance(among) - half @ half.mT + _JITTER * torch.eye(X.shape[-2]).to(X)
             mean = (cross @ self._weights[j]).reshape(X.shape[:-1]) + X[..., self._layout.start + j]
-            found.append(MultivariateNormal(mean, self._stretch[j] ** 2 * covariance))
-        return _joint(found)
-
-    def leave_future_out(self, X: Tensor, after: Floats) -> GPyTorchPosterior:  # noqa: N803
-        """As :meth:`posterior`, of runs that it builds on, as if their later checkpoints had not been measured.
-
-        Exact, and in one go: what was solved for all checkpoints is corrected for those left out.
-
-        Args:
-            X: ``(b, q, width)``; all ``q`` of a run.
-            after: ``(b,)`` epochs of the last checkpoint of each that counts, in shares of a whole length.
-        """
-        found = []
-        flat = X.reshape(-1, X.shape[-1])
-        among = Parts.of(self._layout, X, X)
-        for j, process in enumerate(self._processes):
-            inputs, change = self.train_x[j], self._changes[j]
-            cross = process.covariance(Parts.of(self._layout, flat, inputs)).reshape(*X.shape[:-1], -1)
-            inverse = torch.cholesky_inverse(self._roots[j])
-            solved = []
-            for row, run, time in zip(cross, X[:, 0, -1], _time(after), strict=True):
-                out = (inputs[:, -1] == run) & (self._times[j] > time + _JITTER)
-                block = inverse[:, out]
-                solved.append(row @ inverse - row @ block @ torch.linalg.solve(block[out], block.T))
-            half = torch.stack(solved)
-            covariance = process.covariance(among) - half @ cross.mT
-            covariance = (covariance + covariance.mT) / 2.0 + _JITTER * torch.eye(X.shape[-2]).to(X)
-            mean = half @ change + X[..., self._layout.start + j]
             found.append(MultivariateNormal(mean, self._stretch[j] ** 2 * covariance))
         return _joint(found)
 
@@ -469,7 +436,7 @@ def fit_curves(
         )
     )
     layout = Layout.of(space, len(transforms))
-    x, y, _ = _rows(layout, space, curves, transforms, objectives, length)
+    x, y = _rows(layout, space, curves, transforms, objectives, length)
     rng = np.random.default_rng(seed)
     known = [None] * y.shape[1] if before is None else list(before.processes)
     processes = tuple(_learn(layout, x, y[:, j], j, rng, known[j]) for j in range(y.shape[1]))
@@ -532,13 +499,13 @@ def _rows(
     transforms: Sequence[MetricTransform],
     objectives: Sequence[Objective],
     length: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs ``(n, width)`` and outputs ``(n, m)`` of the checkpoints that are learned from; when each was measured.
+) -> tuple[Tensor, Tensor]:
+    """Inputs ``(n, width)`` and outputs ``(n, m)`` of the checkpoints that are learned from.
 
     What a run did after one of its checkpoints is what a run from that checkpoint does: it is learned as such, too.
     """
     heads = _heads(space, [c.config for c in curves], [c.start for c in curves], transforms)
-    x, y, ends = [], [], []
+    x, y = [], []
     for i, curve in enumerate(curves):
         kept = _spread(curve.steps, max(MAX_ROWS // len(curves), 2))
         steps, way, values = curve.steps[kept], np.ones(len(kept)), curve.values[kept]
@@ -549,17 +516,15 @@ def _rows(
             values = np.concatenate([values, curve.on_way.values[merged]])
         x.append(layout.rows(heads[i : i + 1], steps[None] / length, way[None], np.array([i]))[0])
         y.append(values)
-        ends.append(steps / length)
         for place in restart_places(curve):
             later = place + 1 + _spread(curve.steps[place + 1 :] - curve.steps[place], _MOST_AFTER)
             since = curve.steps[later] - curve.steps[place]
             head = _heads(space, [curve.config], [curve.values[place]], transforms)
             x.append(layout.rows(head, since[None] / length, np.ones((1, len(since))), np.array([i]))[0])
             y.append(curve.values[later])
-            ends.append(curve.steps[later] / length)
     table = _of_one_size(np.concatenate(y), objectives)
     scaled = np.column_stack([t.forward(table[:, j]) for j, t in enumerate(transforms)])
-    return torch.from_numpy(np.concatenate(x)), torch.from_numpy(scaled), torch.from_numpy(np.concatenate(ends))
+    return torch.from_numpy(np.concatenate(x)), torch.from_numpy(scaled)
 
 
 def restart_places(curve: Curve) -> list[int]:

@@ -14,11 +14,9 @@ class Decision:
         probability: that a checkpoint still to come joins the front, or meets the targets; NaN when it is too early.
         reason: one sentence.
         control: whether it would be stopped, if it were no control run.
-        forecast: the probability as the model of curves has it, before calibration.
     """
 
     stop: bool
     probability: float
     reason: str
     control: bool = False
-    forecast: float = float("nan")

@@ -330,25 +330,3 @@ def _keep(space: Space, config: Config, start: Start | None, rng: np.random.Gene
         return config
     kept = {**space.perturb({**config, **start.fixed}, rng, 0.0), **start.fixed}
     return space.given(kept)
-
-
-def continuing(model: CurveModel, run: int, epochs: float, *, reference: Floats | None = None, seed: int = 0) -> float:
-    """Tell what the epochs that a run still has before it are expected to bring, each.
-
-    Args:
-        model: given all runs so far, the unfinished one among them.
-        run: its place among the model's curves.
-        epochs: how long it will be.
-        reference: ``(m,)`` as in :func:`optimize_acquisition`.
-        seed: of the Monte-Carlo samples.
-
-    Returns:
-        Expected hypervolume improvement per epoch, 0 when none is left.
-    """
-    curve = model.curves[run]
-    done = float(curve.steps[-1])
-    if done >= epochs:
-        return 0.0
-    start = None if curve.start is None else Start("", curve.start)
-    value = _improvement(model, reference, [], seed)
-    return float(value([Candidate(curve.config, start, epochs, run, done)])[0])

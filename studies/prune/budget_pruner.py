@@ -81,11 +81,11 @@ class BudgetPruner:
         base = None if snapshot.base is None else snapshot.base.values
         so_far = replace(so_far, start=base if start is None else objective_vector(start.metrics, objectives))
         pruner = Pruner(
-            snapshot.space, objectives, plan.length, targets=self.targets, gain_ratio=GAIN_RATIO, grace=GRACE,
+            snapshot.space, objectives, plan.length, targets=self.targets, grace=GRACE,
             reference=np.array(plan.reference_point), bounds=self._project.bounds,
         )  # fmt: skip
-        pruner.learn(others, model=self._learned(snapshot, others, plan.length), new_run=plan.gain_per_epoch)
-        return pruner.should_stop(run.name, so_far, length=plan.ends)
+        pruner.learn(others, model=self._learned(snapshot, others, plan.length))
+        return pruner.should_stop(run.name, so_far, length=plan.ends, least_gain=GAIN_RATIO * plan.gain_per_epoch)
 
     def _now(self) -> StudySnapshot:
         if self._snapshot is None or time.monotonic() - self._read_at > self._read_again:

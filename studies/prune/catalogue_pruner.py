@@ -59,7 +59,7 @@ def _go_on_if_it_fails(decide: Callable[..., Decision]) -> Callable[..., Decisio
 
 
 class CataloguePruner:
-    """Stops a run that will hardly join the front; learns again when more runs are known.
+    """Stops a run that will add hardly anything to the front; learns again when more runs are known.
 
     Args:
         catalogue: of all runs.

@@ -19,7 +19,7 @@ import numpy as np
 from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.optimize.schedule.decision import Decision
-from epsopt.optimize.schedule.pruner import Pruner
+from epsopt.optimize.schedule.pruner import MOST_RATIO, Pruner
 from epsopt.optimize.space import Space
 from epsopt.studies.project.project import Project, load_project
 from epsopt.studies.prune.catalogue_pruner import CataloguePruner
@@ -33,7 +33,7 @@ _DIRECTIONS = {"maximize": True, "minimize": False}
 
 
 class EpsoptPruning:
-    """Ends a training that will hardly join the front of the measured runs, as ``epsopt work --stop-below`` does.
+    """Ends a training that will add hardly anything to the measured front, as ``epsopt work --prune-below`` does.
 
     After each validation, or each training epoch where there is none, the objectives are read from
     ``trainer.callback_metrics``; where validation runs more than four times an epoch, after four of them. Process zero
@@ -58,7 +58,7 @@ class EpsoptPruning:
         targets: ``{"coverage": 0.95}``: a run goes on, too, while it may reach all of them.
         not_finite: so many evaluations in a row with an objective that is NaN or infinite stop the run; 0 never does.
             A single one says nothing: it counts as not measured.
-        options: ``threshold``, ``gain_ratio``, ``grace``, ``control_share``, and what else
+        options: ``gain_ratio``, ``grace``, ``control_share``, and what else
             :class:`~epsopt.optimize.Pruner` takes.
 
     Attributes:
@@ -317,6 +317,11 @@ def _check_options(
 ) -> None:
     """Refuse, in every process, what process zero alone would stumble over when the training begins."""
     known = [n for n, p in signature(Pruner).parameters.items() if p.kind == p.KEYWORD_ONLY and n != "targets"]
+    if "threshold" in options:
+        raise UsageError(
+            "EpsoptPruning has no option threshold since version 0.2: pruning by the probability of joining the front "
+            f"lost more than pruning at random; give gain_ratio, from 0 to {MOST_RATIO}, instead"
+        )
     for name in options:
         if name not in known:
             raise UsageError(f"EpsoptPruning has no option {name}: known are {', '.join(known)}")

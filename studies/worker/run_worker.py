@@ -35,7 +35,7 @@ class WorkSettings:
         until_reached: whether the work ends when a measured checkpoint meets all targets.
         budget: epochs of training to spend, step by step; None for no budget.
         length: epochs of a whole run of a budget; None for as many as past runs had.
-        stop_below: probability of joining the front below which a run is pruned; 0 prunes none.
+        prune_below: share of the average gain per epoch below which a run is pruned; 0 prunes none.
         reuse: whether runs that are asked for may start from checkpoints of the front.
         merges: merged checkpoints to measure at each refit, at most.
         min_gain: share of the front's hypervolume; a budget ends when what is left of it is expected to add less.
@@ -45,7 +45,7 @@ class WorkSettings:
     until_reached: bool
     budget: int | None
     length: int | None
-    stop_below: float
+    prune_below: float
     reuse: bool
     merges: int
     min_gain: float = 0.0
@@ -147,7 +147,7 @@ def _pruner(project: Project, storage: RDBStorage, catalogue: Catalogue, setting
         from epsopt.studies.prune.budget_pruner import BudgetPruner
 
         return BudgetPruner(project, storage, catalogue, settings.targets)
-    if not settings.stop_below:
+    if not settings.prune_below:
         return None
     from epsopt.studies.prune.catalogue_pruner import CataloguePruner
 
@@ -156,6 +156,6 @@ def _pruner(project: Project, storage: RDBStorage, catalogue: Catalogue, setting
         space = recorded_space(storage, project.name)
     return CataloguePruner(
         catalogue, space, project.objectives,
-        targets=settings.targets, bounds=project.bounds, threshold=settings.stop_below,
+        targets=settings.targets, bounds=project.bounds, gain_ratio=settings.prune_below,
         unfinished=lambda: cut_off(project, proposed_trials(storage, project.name)),
     )  # fmt: skip

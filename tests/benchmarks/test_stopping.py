@@ -1,123 +1,132 @@
 from __future__ import annotations
 
+import json
 import sys
 from types import SimpleNamespace
 
-import loop_trainer
 import numpy as np
 import pytest
 import stopping
-from loop_workloads import Digits, Ternary, demo_space
-from stopping import GRACE, Runs, at_random, brier, by_dominance, by_forecast, calibration_error, judgements, replay
+import stopping_tables
+from loop_programs import PROGRAMS
+from loop_workloads import Ternary, demo_space
+from stopping import GRACE, Order, at_random, at_same_length, by_gain, by_halving, by_priority
+from stopping_tables import LENGTH, Table
 
 from epsopt.optimize.forecast.learning_curve_gp import Curve
 from epsopt.optimize.schedule.pruner import GRACE as GRACE_EPOCHS
 
 BASE = np.array([1.0, 0.4])
+STEPS = np.arange(1.0, LENGTH + 1.0)
 
 
-def runs_of(curves) -> Runs:
-    workload = SimpleNamespace(
-        name="ternary", space=demo_space(), objectives=Ternary.objectives, length=6, reference=np.array([0.0, 0.4])
+def table_of(curves) -> SimpleNamespace:
+    program = SimpleNamespace(
+        space=demo_space(), objectives=Ternary.objectives, reference=np.array([0.0, 0.4]), bounds={}
     )
-    return Runs(workload, tuple(curves))
+    return SimpleNamespace(name="made-up", seed=0, program=program, maximize=[True, True], curves=tuple(curves))
 
 
 @pytest.fixture(scope="module")
-def runs() -> Runs:
-    """Twelve runs of six epochs: the learning rate trades coverage for dist_corr, weight decay spoils both."""
-    space, steps = demo_space(), np.arange(1.0, 7.0)
+def table() -> SimpleNamespace:
+    """Thirty runs: the learning rate trades coverage for dist_corr, weight decay spoils both."""
+    space = demo_space()
     rate, decay = (next(p for p in space.parameters if p.name == n) for n in ("lr", "weight_decay"))
     out = []
-    for config in space.sample(12, np.random.default_rng(0)):
+    for config in space.sample(stopping.RUNS, np.random.default_rng(0)):
         a, b = rate.to_unit(config["lr"]), decay.to_unit(config["weight_decay"])
-        grown = steps / 6
-        values = np.stack([1 - 0.4 * grown * (a + b), 0.4 + 0.5 * grown * a * (1 - 0.5 * b)], axis=1)
-        out.append(Curve(config, steps, values, BASE))
-    return runs_of(out)
+        values = np.stack([1 - 0.04 * STEPS * (a + b), 0.4 + 0.05 * STEPS * a * (1 - 0.5 * b)], axis=1)
+        out.append(Curve(config, STEPS, values, BASE))
+    return table_of(out)
 
 
-def test_the_runs_are_those_that_everybody_is_given(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop_trainer, "EARLIER", 2)
-    monkeypatch.setattr(Digits, "length", 2)
-    found = stopping.runs_of(Digits(tmp_path), [7, 8])
-    given = [run for seed in (7, 8) for run in loop_trainer.Trainer(Digits(tmp_path), 0, seed, zoo=True).runs]
-    assert [c.config for c in found.curves] == [run.config for run in given]
-    assert found.directions == [True, False]
-    assert found.volume(found.curves) > 0.0
+def test_what_is_never_pruned_loses_nothing(table):
+    outcome = Order(table, 0).replay(lambda curve, before: LENGTH)
+    assert (outcome.saved, outcome.lost, outcome.stopped) == (0.0, 0.0, 0)
 
 
-def test_what_is_never_stopped_loses_nothing(runs):
-    outcome = replay(runs, range(12), lambda place, before: 6)
-    assert (outcome.saved, outcome.lost, outcome.stopped, outcome.regretted) == (0, 0, 0, 0)
+def test_a_rule_sees_what_is_left_of_the_runs_before(table):
+    seen = []
+
+    def keep(curve: Curve, before: list[Curve]) -> int:
+        seen.append([len(c.steps) for c in before])
+        return GRACE if len(before) % 2 else LENGTH
+
+    outcome = Order(table, 0).replay(keep)
+    assert seen[3] == [LENGTH, GRACE, LENGTH]
+    assert outcome.saved == pytest.approx(0.5 * (1 - GRACE / LENGTH))
+    assert outcome.stopped == stopping.RUNS / 2
 
 
-def test_stopping_every_run_after_its_grace_regrets_the_whole_front(runs):
-    outcome = replay(runs, range(12), lambda place, before: GRACE)
-    assert outcome.saved == pytest.approx(2 / 3)
-    assert outcome.stopped == 12
-    assert outcome.lost > 0
-    assert outcome.regretted > 0
+def test_orders_are_shuffled_and_the_same_again(table):
+    runs = [[str(c.config) for c in Order(table, n).curves] for n in (0, 1, 0)]
+    assert runs[0] == runs[2] != runs[1]
+    assert sorted(runs[0]) == sorted(runs[1])
 
 
-def test_a_run_that_another_beat_is_stopped_by_the_rule_without_a_model(runs):
-    better = Curve(runs.curves[0].config, runs.curves[0].steps, np.full((6, 2), 2.0), BASE)
-    keep = by_dominance(runs_of([*runs.curves, better]))
-    assert keep(0, [better] * 5) == GRACE
-    assert keep(12, list(runs.curves)) == 6
+def test_pruning_at_random_is_compared_at_the_same_share_of_epochs(table):
+    order, most = Order(table, 0), 1 - GRACE / LENGTH
+    assert at_random(order, 0.0) == at_same_length(order, 0.0) == 0.0
+    everything = order.outcome([GRACE] * stopping.RUNS).lost
+    assert at_random(order, most) == pytest.approx(everything)
+    assert at_same_length(order, most) == pytest.approx(everything)
+    one = [order.outcome(np.where(np.arange(stopping.RUNS) == i, GRACE, LENGTH).tolist()) for i in range(stopping.RUNS)]
+    # 200 draws of which run it is: the mean of all, to within the four standard errors that luck may take.
+    lost = np.array([o.lost for o in one])
+    assert at_random(order, one[0].saved) == pytest.approx(lost.mean(), abs=4 * lost.std() / np.sqrt(200))
 
 
-def test_at_random_saves_about_as_much_as_is_asked_for(runs):
-    outcomes = [replay(runs, range(12), at_random(runs, 0.3, np.random.default_rng(i))) for i in range(40)]
-    assert np.mean([o.saved for o in outcomes]) == pytest.approx(0.3, abs=0.05)
+def test_a_front_comes_before_what_it_dominates_and_its_ends_before_its_middle():
+    values = np.array([[0.5, 0.5], [1.0, 0.0], [0.6, 0.6], [0.0, 1.0], [0.4, 0.4]])
+    assert by_priority(values) == [1, 3, 2, 0, 4]
 
 
-def test_both_rules_of_the_stopper_are_replayed(runs):
-    # A rule that stops whatever is not certain stops something, one that stops nothing unlikely stops nothing.
-    assert replay(runs, range(12), by_forecast(runs, threshold=0.999)).stopped > 0
-    assert replay(runs, range(12), by_forecast(runs, threshold=0.0)).stopped == 0
-    assert replay(runs, range(12), by_forecast(runs, worth=0.999)).stopped > 0
+def test_moasha_keeps_the_best_share_at_each_rung(table):
+    def run(level: float) -> Curve:
+        return Curve({}, STEPS, np.full((LENGTH, 2), level), BASE)
+
+    keep = by_halving(table, 2.0)
+    assert keep(run(0.1), []) == LENGTH
+    before = [run(v) for v in (0.2, 0.3, 0.4)]
+    assert keep(run(0.1), before) == GRACE
+    assert keep(run(0.5), before) == LENGTH
+    assert keep(run(0.35), before) == LENGTH  # second of four
+    early = [Curve({}, STEPS[:GRACE], np.full((GRACE, 2), 0.2), BASE)] * 3
+    assert keep(Curve({}, STEPS, np.linspace([0.3] * 2, [0.0] * 2, LENGTH), BASE), [*early, *before]) == 4
 
 
-def test_the_grace_is_the_commands_own():
+def test_the_pruner_of_the_command_is_replayed_with_its_own_grace(table):
     assert GRACE == GRACE_EPOCHS
+    outcome = Order(table, 0).replay(by_gain(table, 0.1))
+    assert 0 < outcome.stopped < stopping.RUNS
+    assert outcome.lost < at_random(Order(table, 0), outcome.saved)
 
 
-def test_runs_are_judged_by_those_before_them_and_the_truth_is_what_they_did_later(runs):
-    best = Curve(runs.curves[0].config, runs.curves[0].steps, np.linspace([0.5, 0.5], [2.0, 2.0], 6), BASE)
-    worst = Curve(best.config, best.steps, np.zeros((6, 2)), BASE)
-    again = Curve(best.config, best.steps, best.values, BASE)
-    judged = judgements(runs_of([*runs.curves[:5], best, worst, again]), range(8))
-    assert [j.run for j in judged] == [5] * 4 + [6] * 4 + [7] * 4  # after five runs; epochs two to five of six
-    assert [j.joined for j in judged] == [True] * 4 + [False] * 8  # to equal what was there is not to join
-    assert all(0.0 <= p <= 1.0 for j in judged for p in (j.forecast, j.probability))
-    assert np.shape([j.inside for j in judged]) == (12, 2, 2)
-    assert all(wide or not narrow for j in judged for narrow, wide in zip(*j.inside, strict=True))
+def test_a_table_trains_each_run_once_and_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr(stopping_tables, "RUNS", 3)
+    monkeypatch.setattr(stopping_tables, "LENGTH", 2)
+    whole = Table("tabular", 5, tmp_path).curves
+    assert [c.values.shape for c in whole] == [(2, 2)] * 3
+    file = tmp_path / "tabular-5.jsonl"
+    lines = file.read_text().splitlines()
+    assert json.loads(lines[0]) is None, "runs that draw their own weights have no base"
+    file.write_text("\n".join(lines[:2]) + "\n")
+    resumed = Table("tabular", 5, tmp_path).curves
+    assert file.read_text().splitlines() == lines
+    np.testing.assert_array_equal([c.values for c in resumed], [c.values for c in whole])
+    monkeypatch.setattr(PROGRAMS["tabular"], "epochs", lambda *_: pytest.fail("was trained already"))
+    assert len(Table("tabular", 5, tmp_path).curves) == 3
 
 
-def test_scores_of_probabilities():
-    joined = np.array([1.0, 0.0, 0.0, 0.0])
-    assert brier(np.full(4, 0.25), joined) == pytest.approx(0.25 * 0.75)
-    assert calibration_error(np.full(4, 0.25), joined) == pytest.approx(0.0)
-    assert calibration_error(np.array([1.0, 0.0, 0.0, 0.4]), joined) == pytest.approx(0.1)
-
-
-def test_a_second_call_replays_nothing_and_prints_the_same_table(runs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(stopping, "runs_of", lambda *_: runs)
+def test_a_second_call_replays_nothing_and_prints_the_same_table(table, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stopping, "Table", lambda *_: table)
     out = tmp_path / "stopping.jsonl"
-    monkeypatch.setattr(
-        sys, "argv", ["stopping.py", *"--orders 1 --thresholds .5 --worth .5 --results".split(), str(out)]
-    )
+    monkeypatch.setattr(sys, "argv", ["stopping.py", *"--orders 2 --ratios --halving 2 --results".split(), str(out)])
     stopping.main()
     first, lines = capsys.readouterr().out, out.read_text()
-    assert len(lines.splitlines()) == 4
-    monkeypatch.setattr(stopping, "replay", _only_at_random)
-    monkeypatch.setattr(stopping, "judgements", lambda *_: pytest.fail("was judged already"))
+    assert len(lines.splitlines()) == 2
+    assert first.count("MOASHA, factor 2") == 2
+    monkeypatch.setattr(Order, "replay", lambda *_: pytest.fail("was replayed already"))
     stopping.main()
     assert capsys.readouterr().out == first
     assert out.read_text() == lines
-
-
-def _only_at_random(runs, order, keep):
-    assert "at_random" in keep.__qualname__
-    return replay(runs, order, keep)

@@ -175,7 +175,7 @@ def test_a_budget_ends_when_the_targets_are_reached(young, tmp_path):
         (["--budget", "5", "--reuse"], "--budget and --reuse contradict each other"),
         (["--budget", "5", "--forever"], "--budget and --forever contradict each other"),
         (["--budget", "5", "--until-idle"], "--budget and --until-idle contradict each other"),
-        (["--budget", "5", "--stop-below", "0.1"], "--budget and --stop-below contradict each other"),
+        (["--budget", "5", "--prune-below", "0.1"], "--budget and --prune-below contradict each other"),
         (["--budget", "5", "--learn-after", "4"], "--budget and --learn-after contradict each other"),
         (["--length", "5"], "where there is a --budget"),
         (["--stop-worth", "0.5"], "--stop-worth"),

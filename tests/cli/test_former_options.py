@@ -25,6 +25,13 @@ def test_a_former_option_means_what_it_meant(tmp_path):
     assert "--budget and --merges contradict each other" in " ".join(result.err.split())
 
 
+def test_an_option_whose_value_means_something_else_now_is_refused_with_the_one_in_its_place(tmp_path):
+    result = call(tmp_path, "work", "-n", "1", "--stop-below", "0.05")
+    assert result.status == 2
+    assert "--stop-below pruned by the probability of joining the front" in " ".join(result.err.split())
+    assert "use --prune-below SHARE, from 0 to 0.1" in " ".join(result.err.split())
+
+
 def test_commands_without_the_present_option_refuse_the_former_one(tmp_path):
     result = call(tmp_path, "propose", "--mix", "2")
     assert result.status == 2

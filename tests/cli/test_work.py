@@ -325,7 +325,7 @@ def test_the_targets_are_told_to_the_learner_and_to_the_stopper(young, tmp_path,
 
     told = {}
     monkeypatch.setattr(worker.Worker, "work", lambda self: told.update(worker=self) or [])
-    assert young("work", "-n", "1", "--stop-below", "0.05", "--target-coverage", "0.9").status == 0
+    assert young("work", "-n", "1", "--prune-below", "0.05", "--target-coverage", "0.9").status == 0
     learner, pruner = told["worker"].learner, told["worker"].pruner
     assert isinstance(learner, learning.BackgroundLearner)
     assert learner.task.targets == {"coverage": 0.9}

@@ -59,13 +59,13 @@ def test_a_worker_s_hopeless_run_is_stopped_by_what_the_catalogue_knows_and_a_go
     bad = pruner.should_stop(Active("bad", {"a": 0.5, "b": 0.9}), checkpoints(99, 0.5, 0.9, 4))
     assert bad.stop
     assert bad.probability < 0.05
-    assert not pruner.should_stop(Active("good", {"a": 0.35, "b": 0.0}), checkpoints(98, 0.35, 0.0, 4)).stop
+    assert not pruner.should_stop(Active("good", {"a": 1.0, "b": 0.0}), checkpoints(98, 1.0, 0.0, 4)).stop
 
 
 def test_the_run_itself_is_not_among_those_that_it_is_judged_by() -> None:
-    runs = Runs([*past(), *checkpoints(99, 0.35, 0.0, 4)])
+    runs = Runs([*past(), *checkpoints(99, 1.0, 0.0, 4)])
     pruner = CataloguePruner(runs, SPACE, OBJECTIVES, control_share=0.0)
-    assert not pruner.should_stop(Active("run 99", {"a": 0.35, "b": 0.0}), checkpoints(99, 0.35, 0.0, 4)).stop
+    assert not pruner.should_stop(Active("run 99", {"a": 1.0, "b": 0.0}), checkpoints(99, 1.0, 0.0, 4)).stop
 
 
 class Judged:
@@ -89,7 +89,7 @@ class Judged:
 
 
 def test_of_two_runs_each_is_judged_by_all_others_of_which_it_is_learned_once(monkeypatch) -> None:
-    two = {98: {"a": 0.36, "b": 0.0}, 99: {"a": 0.5, "b": 0.9}}
+    two = {98: {"a": 1.0, "b": 0.0}, 99: {"a": 0.5, "b": 0.9}}
     runs = Runs([*past(), *(c for run, config in two.items() for c in checkpoints(run, **config, epochs=4))])
     judged, pruner = Judged(monkeypatch), CataloguePruner(runs, SPACE, OBJECTIVES, control_share=0.0)
     for run, config in two.items():
@@ -103,7 +103,7 @@ def test_of_two_runs_each_is_judged_by_all_others_of_which_it_is_learned_once(mo
 
 
 def test_a_run_is_known_by_the_names_that_its_checkpoints_have_in_the_catalogue(monkeypatch) -> None:
-    config = {"a": 0.36, "b": 0.0}
+    config = {"a": 1.0, "b": 0.0}
     own = [replace(c, run="proposal_003/lightning_logs/version_0") for c in checkpoints(99, **config, epochs=4)]
     judged = Judged(monkeypatch)
     pruner = CataloguePruner(Runs([*past(), *own]), SPACE, OBJECTIVES, control_share=0.0)
