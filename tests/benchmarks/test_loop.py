@@ -52,6 +52,7 @@ def test_every_run_starts_where_the_base_is_whatever_ran_before(trainer):
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_branch_starts_from_its_checkpoint_and_leaves_it_alone(trainer):
     first = trainer.train(config(), 2)
     before = {n: t.clone() for n, t in trainer.state(first.keys[0]).items()}
@@ -111,6 +112,7 @@ def test_a_line_is_cut_at_what_was_paid_for():
     np.testing.assert_allclose(spent(charged(line, 1.0)), [1.0, 2.0, 3.0, 4.0, 5.0])
 
 
+@pytest.mark.slow
 def test_ours_spends_its_budget_and_measures_merges(ternary, tmp_path):
     out = tmp_path / "loop.jsonl"
     loop.run(ternary, ["epsopt"], [1], 8, out, zoo=False)
@@ -147,6 +149,7 @@ def digits(tmp_path) -> Trainer:
     return Trainer(Digits(tmp_path), 30, seed=1)
 
 
+@pytest.mark.slow
 def test_a_digits_run_is_the_one_that_the_zoo_would_train(digits, tmp_path):
     config = Digits.space.sample(1, np.random.default_rng(3))[0]
     run = digits.train(config)
@@ -222,7 +225,7 @@ def test_a_smaller_network_widens_the_front_of_digits_and_a_larger_one_does_not(
     np.testing.assert_allclose(volumes(line), [0.4, 0.4, 0.8])
 
 
-@pytest.mark.parametrize("method", sweep(sorted(METHODS, key=lambda m: m not in ("epsopt", "random", "tpe")), quick=3))
+@pytest.mark.parametrize("method", sweep(sorted(METHODS, key=lambda m: m not in ("epsopt", "random", "tpe")), quick=1))
 def test_every_method_spends_its_budget_on_digits(method, tmp_path, monkeypatch, capsys):
     if method == "moasha":
         pytest.importorskip("syne_tune", reason="no dependency of ours: only this peer needs it")

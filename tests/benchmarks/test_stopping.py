@@ -118,6 +118,7 @@ def test_a_table_trains_each_run_once_and_goes_on_where_it_was_interrupted(tmp_p
     assert len(Table("tabular", 5, tmp_path).curves) == 3
 
 
+@pytest.mark.slow
 def test_a_second_call_replays_nothing_and_prints_the_same_table(table, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stopping, "Table", lambda *_: table)
     out = tmp_path / "stopping.jsonl"

@@ -46,6 +46,7 @@ def test_taking_rows_keeps_every_column_together(bench_zoo):
     assert [str(p) for p in part.paths] == ["/zoo/02-3.pt", "/zoo/00-4.pt"]
 
 
+@pytest.mark.slow
 def test_loading_makes_a_zoo_once_and_gives_rows_that_belong_together(tmp_path, monkeypatch):
     monkeypatch.setattr(zoos, "DIGITS_RUNS", 3)
     zoo = load("digits", 5, tmp_path, jobs=1)

@@ -104,6 +104,7 @@ def test_an_ingest_on_a_full_disk_says_so_keeps_what_it_had_and_resumes(disk, ma
         assert state(catalogue) == expected
 
 
+@pytest.mark.slow
 def test_an_ingest_that_may_not_write_as_much_as_it_needs_says_so_and_resumes(tmp_path, many, expected):
     """As under a quota; a limit of the process stands for it, because anybody may set one."""
 

@@ -99,6 +99,7 @@ def test_every_truncation_is_called_truncated_or_corrupt(tmp_path, canary):
     assert [f for f in report.failed if "truncated" not in f.reason and "corrupt" not in f.reason] == []
 
 
+@pytest.mark.slow
 def test_every_mutant_of_a_catalogued_file_is_named_by_verify_whatever_its_time_says(tmp_path, canary):
     folder = tmp_path / "run"
     folder.mkdir()

@@ -131,6 +131,7 @@ def test_a_search_stays_where_the_map_was_learned_and_names_any_checkpoint_as_ne
     assert region.contains(torch.stack([a.z for a in found.answers])).all()
 
 
+@pytest.mark.slow
 def test_up_to_the_limit_nothing_is_thinned_and_the_map_is_bit_for_bit_that_of_all(catalogue, monkeypatch):
     n = len(catalogue.checkpoints())
     limited, limited_validation = [], []

@@ -28,6 +28,7 @@ def networks(train) -> list[np.ndarray]:
     return [t.latents.numpy() for t in train_all([half, train], {}, FEW, 0, lambda *_: None, probes=False)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_effort_here")  # what other processes spend, too
 def test_processes_of_their_own_train_the_same_networks_as_this_process(zoo, two_cores):
     elsewhere = networks(zoo[0])

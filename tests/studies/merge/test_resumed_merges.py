@@ -21,6 +21,8 @@ from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.kept_evaluations import KeptEvaluations
 from epsopt.zoo.errors import HookError, UsageError
 
+from ...sweeps import sweep  # noqa: TID252
+
 HOOK = """
 import os
 from pathlib import Path
@@ -118,7 +120,7 @@ def values(merged) -> list[dict[str, float | None]]:
     return [dict(e.measured) for e in done]
 
 
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("wide", sweep([True, False]))
 def test_an_interrupted_merge_goes_on_and_measures_nothing_twice(merging, monkeypatch, wide):
     whole = values(merging(wide=wide))
     n = len(merging.log)
@@ -187,7 +189,7 @@ def test_corrected_statistics_of_a_kept_evaluation_are_saved_with_it(merging, mo
         assert torch.allclose(saved["bn.running_var"], saved["weight"][:1] + 2.0)
 
 
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("wide", sweep([True, False]))
 def test_evaluations_run_at_a_time_in_processes_of_their_own(merging, wide):
     merged = merging(jobs=2, wide=wide)
     assert all(values(merged))

@@ -175,6 +175,7 @@ def test_what_no_parameter_tells_of_is_suggested_all_the_same() -> None:
     assert "c" in asked.relative_params
 
 
+@pytest.mark.slow
 def test_a_script_that_asks_for_less_before_it_fails_is_learned_from_without_being_fooled() -> None:
     """That a trial has a momentum says that it went well, and would be taken for what makes it go well."""
 

@@ -161,6 +161,7 @@ def test_a_server_that_does_not_answer_is_one_sentence_and_forgets_nothing(fille
     s3fs.S3FileSystem.clear_instance_cache()
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_url(filled, tmp_path):
     _, url, _ = filled
     command = [sys.executable, "-c", "from epsopt.cli.main import main; main()", "ingest"]
