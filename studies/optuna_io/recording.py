@@ -32,6 +32,7 @@ from epsopt.zoo.errors import EpsoptError
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+_DIGITS = 16  # of a digest: the dashboard does not wrap lines
 NOT_EVALUATED = "predicted, not evaluated"
 DIGEST = "digest"
 """User attribute of a search's study: of its query, by which it is found again."""
@@ -240,7 +241,7 @@ def measured_attributes(
         "path": checkpoint.path,
         "run": checkpoint.run,
         "epoch": checkpoint.epoch,
-        "sha256": checkpoint.sha256,
+        "sha256": checkpoint.sha256[:_DIGITS],
     }
     attributes |= {f"hyperparameter.{n}": _plain(v) for n, v in checkpoint.hyperparameters.items() if n in others}
     names = {o.name for o in objectives}

@@ -141,8 +141,8 @@ def test_the_front_study_holds_measured_checkpoints_alone_and_predictions_have_t
     answers = make_answers(zoo)
     name = record_front(storage, "p", TWO, zoo, answers, [Target("coverage", 0.95)])
     study = load(storage, name)
-    front = {c.sha256 for c in zoo if not any(dominates(d, c) for d in zoo)}
-    assert {t.user_attrs["sha256"] for t in study.trials} == front
+    front = {c.path for c in zoo if not any(dominates(d, c) for d in zoo)}
+    assert {t.user_attrs["path"] for t in study.trials} == front
     assert len(study.best_trials) == len(front), "no prediction beats what was measured"
     predicted = load(storage, "p/front/predicted")
     assert [t.user_attrs["kind"] for t in predicted.trials] == ["predicted"] * len(answers)

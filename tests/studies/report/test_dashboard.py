@@ -212,31 +212,53 @@ def test_serve_announces_its_address_and_ends_quietly_when_interrupted(recorded,
     assert said[0].startswith("http://127.0.0.1:")
 
 
-def test_a_browser_shows_both_fronts_with_the_names_of_the_objectives(server, tmp_path):
+@pytest.fixture(scope="module")
+def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+        yield browser
+        browser.close()
+
+
+def test_no_page_is_wider_than_the_window(server, browser):
+    studies = json.loads(ask(server)[1])["study_summaries"]
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(0)  # a busy machine takes its time
+    wide = []
+    for study in studies:
+        for view, heading in (("", "Hyperparameter Importance"), ("/note", "Note"), ("/trials", "User Attributes")):
+            page.goto(f"{server.url}dashboard/studies/{study['study_id']}{view}")
+            page.get_by_text(heading, exact=True).locator("visible=true").first.wait_for()
+            if page.evaluate("document.documentElement.scrollWidth") > 1280:
+                wide.append((study["study_name"], view))
+    page.close()
+    assert len(studies) == 5
+    assert wide == []
+
+
+def test_a_browser_shows_both_fronts_with_the_names_of_the_objectives(server, browser):
     studies = json.loads(ask(server)[1])["study_summaries"]
     front = next(s["study_id"] for s in studies if s["study_name"] == "p/front")
     errors: list[str] = []
     asked: list[str] = []
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(0)  # a busy machine takes its time
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("response", lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-        page.goto(f"{server.url}dashboard/studies/{front}")
-        page.get_by_text("Pareto Front", exact=True).wait_for()
-        picture = page.locator(".js-plotly-plot", has_text="Measured and predicted front")
-        picture.locator(".legendtext", has_text="predicted, not evaluated").wait_for()
-        shown = picture.inner_text()
-        points = picture.locator("path.point").count()
-        page.goto(f"{server.url}dashboard/studies/{front}/note")
-        page.get_by_text("Predicted, not evaluated.").wait_for()
-        browser.close()
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(0)  # a busy machine takes its time
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("response", lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    page.goto(f"{server.url}dashboard/studies/{front}")
+    page.get_by_text("Pareto Front", exact=True).wait_for()
+    picture = page.locator(".js-plotly-plot", has_text="Measured and predicted front")
+    picture.locator(".legendtext", has_text="predicted, not evaluated").wait_for()
+    shown = picture.inner_text()
+    points = picture.locator("path.point").count()
+    page.goto(f"{server.url}dashboard/studies/{front}/note")
+    page.get_by_text("Predicted, not evaluated.").wait_for()
+    page.close()
     assert errors == []
     assert [u for u in asked if not u.startswith((server.url, "data:", "blob:"))] == [], "nothing else is reached"
     assert points >= 30 + 4  # every measured checkpoint and every predicted point
