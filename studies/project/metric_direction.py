@@ -78,7 +78,7 @@ class LeftOut:
     Attributes:
         name: of the metric.
         reason: ``bookkeeping``, ``training``, ``ends`` (measured at the ends of runs alone, where others are measured
-            along the way), ``more`` (six others are objectives already).
+            along the way), ``best`` (the best of a run so far), ``more`` (six others are objectives already).
         maximize: which way its name says that it is better.
     """
 
@@ -101,11 +101,18 @@ def is_bookkeeping(name: str) -> bool:
     return gradient or counts or clocks or bool(_BOOKKEEPING.intersection(parts)) or bool(_PAIRS & pairs)
 
 
+def is_best_so_far(name: str) -> bool:
+    """Say whether a metric is by its name the best of its run so far, which a later and worse checkpoint says, too."""
+    return "best" in words(name)
+
+
 def leave_out(names: Sequence[str], at_ends: Collection[str] = ()) -> list[LeftOut]:
     """Say which metrics are no objectives by guess.
 
     One that only the ends of runs have, such as a test score, is none beside those that are measured along the way:
     with it no checkpoint but the last would be on any front. It stays where only metrics of training are.
+
+    The best of a run so far (``best_acc1``) is none beside what was measured of each checkpoint.
 
     A metric of training is none beside metrics of validation: one that says so (``train_loss``), and one that is
     logged for both, such as ``loss`` beside ``eval_loss``. Six objectives are enough: those of the shortest names.
@@ -135,6 +142,10 @@ def leave_out(names: Sequence[str], at_ends: Collection[str] = ()) -> list[LeftO
         return not _VALIDATION & set(own) and bool(validated) and (tuple(own) in validated or own == ["loss"])
 
     out += [LeftOut(n, "training", guess_maximize(n)) for n in rest if trains(n)]
-    counted = sorted((n for n in directed if not trains(n)), key=lambda n: (len(parts[n]), len(n), n))
+    own = [n for n in directed if not trains(n)]
+    if any(not is_best_so_far(n) for n in own):
+        out += [LeftOut(n, "best", guess_maximize(n)) for n in own if is_best_so_far(n)]
+        own = [n for n in own if not is_best_so_far(n)]
+    counted = sorted(own, key=lambda n: (len(parts[n]), len(n), n))
     out += [LeftOut(n, "more", guess_maximize(n)) for n in sorted(counted[MOST_OBJECTIVES:])]
     return out

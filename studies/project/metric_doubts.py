@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from statistics import median
 
+from epsopt.studies.project.metric_direction import is_best_so_far
 from epsopt.surrogate.ranges import named_ranges, words
 from epsopt.zoo.formatting import count
 
@@ -15,6 +16,10 @@ _SHARE, _PERCENT = (0.0, 1.0), (0.0, 100.0)
 _APART = (
     "No checkpoint has {}, so none is on a front. If they are one metric under two names, name it once under "
     "[metrics.rename]; else take the table [objectives.NAME] of one of them away"
+)
+_BEST = (
+    "{} is by its name the best of a run so far, and several checkpoints of one run have the same: those are not "
+    "measured, they have the value of an earlier one. Log what each checkpoint reaches"
 )
 _FEWEST = 2  # runs of each kind; one alone may have failed
 
@@ -47,7 +52,17 @@ def metric_doubts(objectives: Sequence[str], runs: Sequence[Sequence[Measured]])
         objectives: their names.
         runs: metrics of the checkpoints of each run, by name.
     """
-    return [*_never_together(objectives, runs), *(text for name in objectives if (text := _two_units(name, runs)))]
+    return [
+        *_never_together(objectives, runs),
+        *(text for name in objectives if (text := _two_units(name, runs))),
+        *(_BEST.format(name) for name in objectives if _is_best_so_far(name, runs)),
+    ]
+
+
+def _is_best_so_far(name: str, runs: Sequence[Sequence[Measured]]) -> bool:
+    """Tell whether a metric is called the best, and several checkpoints of a run have one value of it."""
+    values = [[v for c in run if (v := c.get(name)) is not None] for run in runs]
+    return is_best_so_far(name) and any(len(set(of_run)) < len(of_run) for of_run in values)
 
 
 def _never_together(objectives: Sequence[str], runs: Sequence[Sequence[Measured]]) -> list[str]:

@@ -93,6 +93,12 @@ def test_training_metrics_are_no_objectives_beside_others(names, training):
     assert [e.name for e in leave_out(names) if e.reason == "training"] == training
 
 
+def test_the_best_so_far_is_no_objective_beside_what_each_checkpoint_reaches():
+    out = {e.name: e.reason for e in leave_out(["val_acc", "best_val_acc", "best_loss"])}
+    assert out == {"best_val_acc": "best", "best_loss": "best"}
+    assert leave_out(["best_acc1"]) == []
+
+
 def test_of_very_many_metrics_those_of_short_names_are_objectives():
     names = ["mIoU", *(f"IoU/class_{i}" for i in range(150))]
     out = leave_out(names)

@@ -37,6 +37,13 @@ def test_one_checkpoint_that_has_them_all_is_enough_and_what_nobody_has_counts_f
     assert metric_doubts(["a", "b"], runs) == []
 
 
+@pytest.mark.parametrize(("values", "n"), [((0.5, 0.6, 0.6), 1), ((0.5, 0.6, 0.7), 0)])
+def test_the_best_so_far_is_no_value_of_a_later_checkpoint(values, n):
+    found = metric_doubts(["best_acc1"], [[{"best_acc1": v} for v in values]])
+    assert [text.startswith("best_acc1 is by its name the best of a run so far") for text in found] == [True] * n
+    assert metric_doubts(["acc1"], [[{"acc1": v} for v in values]]) == []
+
+
 def test_fractions_among_percentages_are_named():
     runs = [[{"val_acc": v / 2}, {"val_acc": v}] for v in (63.0, 71.0, 0.66, 0.69, 0.72)]
     (text,) = metric_doubts(["val_acc"], runs)
