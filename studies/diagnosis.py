@@ -21,6 +21,7 @@ from epsopt.zoo.catalogue.types import Checkpoint, Lineage
 from epsopt.zoo.errors import Failure, UsageError
 from epsopt.zoo.formatting import count
 from epsopt.zoo.ingestion.changed_hyperparameters import changed_hyperparameters
+from epsopt.zoo.ingestion.mixed_clocks import mixed_clocks
 from epsopt.zoo.layouts.other_formats import OtherFormat
 from epsopt.zoo.layouts.scan import scan
 from epsopt.zoo.reading.remote import is_url
@@ -208,7 +209,12 @@ def name_files(unread: Mapping[str, int]) -> str:
 
 def _not_taken(catalogue: Catalogue) -> list[Failure]:
     """Return each sentence once, with the first file that it is about."""
-    found = [*catalogue.side_file_failures(), *changed_hyperparameters(catalogue, {r.path for r in catalogue.runs()})]
+    paths = {r.path for r in catalogue.runs()}
+    found = [
+        *catalogue.side_file_failures(),
+        *changed_hyperparameters(catalogue, paths),
+        *mixed_clocks(catalogue, paths),
+    ]
     return list({f.reason: f for f in reversed(found)}.values())[::-1]
 
 

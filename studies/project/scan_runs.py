@@ -152,20 +152,26 @@ def _read_others(
     results: list[CheckpointContents | Failure],
     read: Callable[[list[Path]], list[CheckpointContents | Failure]],
 ) -> None:
-    """Read a file of another name in each run whose newest one cannot be read, such as the state of a training.
+    """Read another file of each run whose newest one cannot be read: the state of a training, or half of a checkpoint.
 
     Args:
         chosen: files of each run, the newest first; what is read comes first afterwards.
         results: of the first file of each run; replaced where another one is read.
         read: reads files.
     """
-    kinds = {i: _kinds(files)[1:_OTHERS] for i, files in enumerate(chosen) if isinstance(results[i], Failure)}
-    while kinds := {i: files for i, files in kinds.items() if files and isinstance(results[i], Failure)}:
-        tried = {i: files.pop(0) for i, files in kinds.items()}
+    waiting = {i: _others(files) for i, files in enumerate(chosen) if isinstance(results[i], Failure)}
+    while waiting := {i: files for i, files in waiting.items() if files and isinstance(results[i], Failure)}:
+        tried = {i: files.pop(0) for i, files in waiting.items()}
         for (i, file), result in zip(tried.items(), read([f.path for f in tried.values()]), strict=True):
             if not isinstance(result, Failure):
                 results[i] = result
                 chosen[i] = [file, *(f for f in chosen[i] if f is not file)]
+
+
+def _others(files: Sequence[CheckpointFile]) -> list[CheckpointFile]:
+    """Return what to read in place of the first file: the first of each other name, and those next to it."""
+    kinds = _kinds(files)[1:_OTHERS]
+    return [*kinds, *(f for f in files[1:_OTHERS] if f not in kinds)]
 
 
 def _kinds(files: Sequence[CheckpointFile]) -> list[CheckpointFile]:

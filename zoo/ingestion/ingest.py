@@ -28,6 +28,7 @@ from epsopt.zoo.ingestion.catalogue_writer import (
 from epsopt.zoo.ingestion.changed_hyperparameters import changed_hyperparameters
 from epsopt.zoo.ingestion.deleted_runs import set_aside
 from epsopt.zoo.ingestion.followed_since import files_followed_further, with_their_copies
+from epsopt.zoo.ingestion.mixed_clocks import mixed_clocks
 from epsopt.zoo.ingestion.unusable_embeddings import Embedded, embedded, unusable, usual_shape
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.other_formats import OtherFormat
@@ -210,6 +211,7 @@ def ingest(
                 *answered.failures,
                 *_noted(catalogue, seen.files),
                 *changed_hyperparameters(catalogue, run_paths),
+                *mixed_clocks(catalogue, run_paths),
                 *_unusable(catalogue, points),
             ],
             key=lambda f: f.path,

@@ -76,7 +76,7 @@ LOGS = tuple(
         *("training_log", "train_log", "trainer_log", "training_history", "train_history", "log_history"),
         *("train_metrics", "val_metrics", "eval_metrics", "losses", "scores"),
     )
-    for suffix in ("csv", "jsonl", "json")
+    for suffix in ("csv", "tsv", "jsonl", "json")
 )
 _IN_ORDER = (*CONFIGS, *CONFIG_TEXTS, *LOGS, *LOG_TEXTS, EVALUATIONS)
 TELLS = frozenset(_IN_ORDER)
@@ -172,7 +172,7 @@ def parse_side_files(reader: SideFileReader) -> RunMetadata:
             _add_records(metadata, file, reader.json_lines_or_text(file))
         elif file.name == EVALUATIONS:
             metadata.rows += reader.attempt(file, partial(evaluations, reader)) or []
-        elif file.suffix == ".csv":
+        elif file.suffix in (".csv", ".tsv"):
             _add_records(metadata, file, reader.table(file))
         elif file.suffix == ".jsonl":
             _add_records(metadata, file, reader.json_lines(file))

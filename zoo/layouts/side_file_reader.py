@@ -285,9 +285,10 @@ def parse_csv(text: str) -> list[dict[str, str]]:
     Raises:
         SideError: not CSV, a column twice, or more cells than any table of metrics has.
     """
+    text = _from_header(text)
     header_line = text.partition("\n")[0]
     delimiter = max(",;\t", key=header_line.count)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
     try:
         header = [sanitize(name.strip()) for name in next(reader, [])]
         named = [name for name in header if name]
@@ -300,6 +301,21 @@ def parse_csv(text: str) -> list[dict[str, str]]:
         raise SideError(f"not valid CSV: {error}") from error
 
 
+def _from_header(text: str) -> str:
+    """Leave out what stands before the header of a table; a header that is a comment (``# epoch,acc``) is one, too."""
+    before = _COMMENTS.match(text)
+    end = 0 if before is None else before.end()
+    comments = [line.lstrip()[1:] for line in text[:end].splitlines() if line.strip()]
+    rest = text[end:]
+    first = rest.partition("\n")[0]
+    columns = re.split(r"[,;\t]", first)
+    named = comments and len(re.split(r"[,;\t]", comments[-1])) == len(columns) > 1
+    return f"{comments[-1]}\n{rest}" if named and all(_NUMBER.fullmatch(c) for c in columns) else rest
+
+
+_NUMBER = re.compile(r"\s*(?:[-+]?[\d.]+(?:[eE][-+]?\d+)?|nan|inf)?\s*", re.IGNORECASE)
+_COMMENTS = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\r?\n)*")
+"""Empty lines and comments before the header of a table."""
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+(?:[eE][-+]?\d+)?\s*")
 
 

@@ -16,8 +16,8 @@ from epsopt.zoo.reading.plain_values import metrics_of, no_tensor
 if TYPE_CHECKING:
     import torch
 
-HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams", "hyper_parameters")
-METRICS = ("metrics", "val_metrics")
+HYPERPARAMETERS = ("config", "cfg", "args", "hparams", "hyperparams", "hyper_parameters", "hyperparameters")
+METRICS = ("metrics", "val_metrics", "eval_metrics", "test_metrics", "results", "val_results", "eval_results", "scores")
 """Keys that hold a mapping of these, in a checkpoint and in a file of its name."""
 _STATES = ("extra_state", "trainer_state", "training_state", "train_state", "meta", "progress")
 _SCORES = frozenset(

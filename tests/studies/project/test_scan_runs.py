@@ -161,3 +161,13 @@ def test_copies_of_one_network_leave_its_metrics_measured(tmp_path):
         (tmp_path / f"run_{i}" / "metrics.csv").write_text("epoch,reward\n1,0.5\n2,0.7\n")
     seen = survey(tmp_path)
     assert (sorted(seen.metrics), seen.unnamed_model) == (["reward"], ())
+
+
+def test_a_run_whose_newest_files_are_broken_is_judged_by_an_earlier_one(tmp_path):
+    run_of(tmp_path / "a", [{"val_loss": 1 / e} for e in (1, 2, 3, 4)])
+    (tmp_path / "a" / "epoch_04.pt").write_bytes(b"")
+    whole = (tmp_path / "a" / "epoch_03.pt").read_bytes()
+    (tmp_path / "a" / "epoch_03.pt").write_bytes(whole[: len(whole) // 2])
+    seen = survey(tmp_path)
+    assert [p.name for p in seen.newest] == ["epoch_02.pt"]
+    assert (sorted(seen.metrics), len(seen.failed)) == (["val_loss"], 1)

@@ -171,3 +171,25 @@ def test_what_lies_beside_checkpoints_and_is_not_read_is_named_by_its_runs(tmp_p
     (tmp_path / "run_1" / "notes.ini").write_text("")
     runs = {tmp_path / f"run_{i}": [tmp_path / f"run_{i}"] for i in (1, 2)}
     assert unread_files(runs) == {"table_#.csv": 2, "notes.ini": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("log.tsv", "epoch\tacc\n1\t0.5\n"),
+        ("metrics.csv", "# made by train.py\n\n# lr 0.1, wd 0\nepoch,acc\n1,0.5\n"),
+        ("metrics.csv", "# epoch,acc\n1,0.5\n"),
+        ("metrics.csv", '"epoch" , "acc"\n 1 , 0.5 \n'),
+    ],
+)
+def test_tables_have_a_header_wherever_it_stands(catalogue, tmp_path, name, text):
+    save(tmp_path / "a" / "epoch_1.pt")
+    (tmp_path / "a" / name).write_text(text)
+    assert values(catalogue, tmp_path / "a") == ({"epoch_1.pt": {"acc": 0.5}}, [])
+
+
+@pytest.mark.parametrize("key", ["eval_metrics", "test_metrics", "results", "eval_results", "scores"])
+def test_measured_values_and_hyperparameters_are_read_under_their_other_keys(catalogue, tmp_path, key):
+    save(tmp_path / "a" / "epoch_1.pt", hyperparameters={"lr": 0.1}, **{key: {"val": {"acc": 0.5}}})
+    assert values(catalogue, tmp_path / "a") == ({"epoch_1.pt": {"val.acc": 0.5}}, [])
+    assert catalogue.checkpoints()[0].hyperparameters == {"lr": 0.1}
