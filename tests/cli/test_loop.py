@@ -168,6 +168,8 @@ def test_work_trains_what_is_queued_and_report_says_what_came_of_it(mine, propos
     assert '<script src="http' not in page
     table = mine("report").out
     assert "measurements lay in their 90% intervals" in " ".join(table.split())
+    title = next(i for i, line in enumerate(table.splitlines()) if line.rstrip().endswith(":"))
+    assert not table.splitlines()[title + 1].strip(), "a blank line parts the title from its table"
     assert all(len(line) <= 80 for line in table.splitlines())
     idle = mine("work")
     assert (idle.status, idle.out) == (0, "Nothing was queued.\n")
