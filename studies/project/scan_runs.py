@@ -13,6 +13,7 @@ import numpy as np
 from epsopt.zoo.errors import Failure
 from epsopt.zoo.ingestion.deleted_runs import set_aside
 from epsopt.zoo.ingestion.ingest import read_fingerprints
+from epsopt.zoo.layouts.named_values import named_values
 from epsopt.zoo.layouts.nothing_found import nothing_found
 from epsopt.zoo.layouts.plain import epoch_of
 from epsopt.zoo.layouts.scan import CheckpointFile, order, scan
@@ -124,7 +125,10 @@ def survey(runs: Path, progress: Callable[[int, int], None] | None = None, *, fo
         n_checkpoints=len(seen.files),
         n_read=len(contents),
         metrics=dict(sorted(metrics.items())),
-        hyperparameters=[{name: numeral(value) for name, value in c.hyperparameters.items()} for c in contents],
+        hyperparameters=[
+            {name: numeral(value) for name, value in c.hyperparameters.items()} or named_values(files[0].run_path)
+            for files, c in opened
+        ],
         failed=failed,
         side_file_failures=sorted(set(failures), key=lambda f: f.path),
         outside_links=sorted(seen.outside_links),

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, select
 from epsopt.zoo.catalogue.copies import Held, parts_of_others
 from epsopt.zoo.catalogue.run_names import distinct_names
 from epsopt.zoo.catalogue.tables import checkpoints, files, run_metadata, runs
+from epsopt.zoo.layouts.named_values import named_values
 from epsopt.zoo.layouts.parsed import known_metrics
 from epsopt.zoo.layouts.registry import TRACKERS
 from epsopt.zoo.reading.plain_values import numeral, with_defaults
@@ -105,7 +106,7 @@ def whole_runs(connection: Connection) -> WholeRuns:
             metadata = _once(parsed, run.hyperparameters)
             for part in of_whole.get(i, ()):
                 metadata = with_defaults(metadata, _once(parsed, known[part].hyperparameters))
-            hyperparameters[i] = metadata
+            hyperparameters[i] = metadata or named_values(run.path)
     kept = {i: run for i, run in known.items() if i not in parts}
     names = distinct_names({i: (run.name, run.path) for i, run in kept.items()})
     return WholeRuns(kept, hyperparameters, parts, names)

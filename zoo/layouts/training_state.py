@@ -67,7 +67,7 @@ def scores(
     found: dict[str, float | None] = {}
     for i, state in enumerate(states):
         for name, value in state.items():
-            if not isinstance(name, str) or name in found or not _is_score(name):
+            if not isinstance(name, str) or name in found or not is_score(name):
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if number or ((tensors or i) and hasattr(value, "item") and _size(value) == 1):
@@ -90,7 +90,7 @@ def latest(states: list[Mapping[Any, Any]], epoch: int | None) -> dict[str, floa
     about = states[0]
     # A list under a singular name (``loss``) may be of one epoch's batches.
     plural = {name: _singular(name) for name in about if isinstance(name, str)}
-    lists = {one: about[name] for name, one in plural.items() if one != name and _is_score(one)}
+    lists = {one: about[name] for name, one in plural.items() if one != name and is_score(one)}
     for key in _HISTORIES:
         if isinstance(held := about.get(key), Mapping):
             lists.update({_score_of(name): v for name, v in held.items() if isinstance(name, str)})
@@ -104,7 +104,7 @@ def latest(states: list[Mapping[Any, Any]], epoch: int | None) -> dict[str, floa
 
 def _score_of(name: str) -> str:
     """Name a value of a history by its list: ``val_losses`` holds a val_loss an epoch."""
-    return one if _is_score(one := _singular(name)) else name
+    return one if is_score(one := _singular(name)) else name
 
 
 def _singular(name: str) -> str:
@@ -126,6 +126,7 @@ def _size(value: Any) -> int:
     return int(size()) if callable(size) else int(getattr(value, "size", 0))
 
 
-def _is_score(name: str) -> bool:
+def is_score(name: str) -> bool:
+    """Tell whether a name says that something was measured (``val_loss``, ``best_acc1``)."""
     last = re.split(r"[^a-z0-9@]+", name.lower())[-1]
     return last in _SCORES or _NUMBERED.sub("", last) in _SCORES
