@@ -102,7 +102,7 @@ class SideFileReader:
             first, _, rest = text.lstrip().partition("\n")
             if not (rest.strip() and first.startswith("{") and first.rstrip().endswith("}")):
                 raise
-        return list(_json_lines(self.text(path, JSON_BYTES, lines=True)))
+        return self._json_lines(path, JSON_BYTES)
 
     def structure(self, path: Path) -> Any:
         """Return what a JSON, TOML or YAML file holds, by its suffix."""
@@ -112,11 +112,30 @@ class SideFileReader:
 
     def table(self, path: Path, *, growing: bool = True) -> list[dict[str, str]]:
         """Return the rows of a CSV file by column, cells as text; rows shorter than the header lack what is missing."""
-        return self.attempt(path, lambda p: parse_csv(self.text(p, TABLE_BYTES, lines=growing))) or []
+        return self.attempt(path, lambda p: self._table(p, growing=growing)) or []
+
+    def _table(self, path: Path, *, growing: bool) -> list[dict[str, str]]:
+        """Return the rows; one that a killed program left half written costs itself alone, and is named."""
+        rows, broken = parse_table(self.text(path, TABLE_BYTES, lines=growing))
+        if broken and not growing:
+            raise SideError(broken)
+        if broken:
+            self.record_failure(path, f"{broken}; the other rows are read")
+        return rows
 
     def json_lines(self, path: Path) -> list[dict[str, Any]]:
         """Return the objects of a file with one JSON object on each line."""
-        return self.attempt(path, lambda p: list(_json_lines(self.text(p, TABLE_BYTES, lines=True)))) or []
+        return self.attempt(path, lambda p: self._json_lines(p, TABLE_BYTES)) or []
+
+    def _json_lines(self, path: Path, limit: int) -> list[dict[str, Any]]:
+        """Return the objects of lines; one that a killed program left half written costs itself alone, and is named."""
+        values, broken = parse_json_lines(self.text(path, limit, lines=True))
+        if broken and not values:
+            raise SideError(broken[0])
+        if broken:
+            more = f" (so are {len(broken) - 1:,} others)" if broken[1:] else ""
+            self.record_failure(path, sanitize(f"{broken[0]}{more}; the other lines are read"))
+        return values
 
     def json_lines_or_text(self, path: Path) -> list[dict[str, Any]]:
         """Return the objects of a text with one on each line; nothing of any other text."""
@@ -265,22 +284,34 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _json_lines(text: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+def parse_json_lines(text: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the objects of a text with one on each line, and a sentence for each line that is no JSON."""
+    values, broken = [], []
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 value = json.loads(line)
             except ValueError as error:
-                raise SideError(f"line {number:,} is not valid JSON: {str(error)[:200]}") from error
+                broken.append(f"line {number:,} is not valid JSON: {str(error)[:200]}")
+                continue
             if isinstance(value, dict):
-                yield value
+                values.append(value)
+    return values, broken
 
 
 def parse_csv(text: str) -> list[dict[str, str]]:
+    """Return the rows of :func:`parse_table`."""
+    return parse_table(text)[0]
+
+
+def parse_table(text: str) -> tuple[list[dict[str, str]], str]:
     """Parse a CSV file with a header; empty cells are left out. Comma, semicolon or tab: what the header has most of.
 
     Where commas do not part the cells, ``0,51`` is a number, as spreadsheets write it in half of the world: the cell
     becomes ``0.51``.
+
+    A last row without its end and with fewer cells than the others was cut off, and a single row with more of them is
+    one that was cut off and gone on with: neither is returned, and the second value says so.
 
     Raises:
         SideError: not CSV, a column twice, or more cells than any table of metrics has.
@@ -295,8 +326,9 @@ def parse_csv(text: str) -> list[dict[str, str]]:
         if len(set(named)) != len(named):
             twice = next(name for name in named if named.count(name) > 1)
             raise SideError(f"the column {twice[:60]!r} stands twice in its header")
-        rows = _rows(reader, header)
-        return list(rows if delimiter == "," else map(_with_points, rows))
+        cells, broken = _whole_rows(list(_cells(reader)), len(header), ended=text.endswith("\n"))
+        rows = [{name: cell for name, cell in zip(header, row, strict=False) if name and cell.strip()} for row in cells]
+        return (rows if delimiter == "," else list(map(_with_points, rows))), broken
     except csv.Error as error:
         raise SideError(f"not valid CSV: {error}") from error
 
@@ -323,10 +355,22 @@ def _with_points(row: dict[str, str]) -> dict[str, str]:
     return {k: v.replace(",", ".") if _DECIMAL_COMMA.fullmatch(v) else v for k, v in row.items()}
 
 
-def _rows(reader: Iterable[list[str]], header: list[str]) -> Iterator[dict[str, str]]:
+def _cells(reader: Iterable[list[str]]) -> Iterator[list[str]]:
     cells = 0
     for row in reader:
         cells += len(row)
         if cells > _CELLS:
             raise SideError(f"more than {_CELLS:,} cells")
-        yield {name: cell for name, cell in zip(header, row, strict=False) if name and cell.strip()}
+        yield row
+
+
+def _whole_rows(rows: list[list[str]], columns: int, *, ended: bool) -> tuple[list[list[str]], str]:
+    """Leave out rows that a killed program left half written; say which, where there are any."""
+    longer = [i for i, row in enumerate(rows) if len(row) > columns]
+    glued = longer[0] if len(longer) == 1 and len(rows) > 2 and any(rows[longer[0]][columns:]) else None
+    cut = len(rows) - 1 if not ended and len(rows) > 1 and len(rows[-1]) < columns == len(rows[0]) else None
+    left_out = [i for i in (glued, cut) if i is not None]
+    if not left_out:
+        return rows, ""
+    sentence = f"row {left_out[0] + 1:,} has {len(rows[left_out[0]])} cells below {columns} columns, as one cut off has"
+    return [row for i, row in enumerate(rows) if i not in left_out], sentence
