@@ -175,7 +175,7 @@ def diagnose(
         nan_weights=catalogue.nan_weights(),
         not_taken=tuple(_not_taken(catalogue)),
         readiness=(
-            _fit(project, checkpoints, names, unread),
+            _fit(project, checkpoints, names, _where_metrics_are_from(unread, catalogue.side_file_failures())),
             _propose(project, catalogue, runs, space),
             _work(project, runs.values()),
             _merge(project, checkpoints),
@@ -273,16 +273,22 @@ def _readiness(command: str, *lacks: tuple[bool, str, str]) -> Readiness:
     return Readiness(command, tuple(text for text, _ in missing), tuple(remedy for _, remedy in missing))
 
 
+def _where_metrics_are_from(unread: Mapping[str, int], failures: Sequence[Failure]) -> str:
+    """Say what to do about runs without any metric: logs that were not taken, or not read, or none at all."""
+    if failures:
+        return f"what keeps {failures[0].path} from being used, as 'epsopt doctor' says under 'Not taken'"
+    lie = f"; not read there: {name_files(unread)}" if unread else ""
+    return f"metrics.csv with a column epoch beside the checkpoints{lie}"
+
+
 def _fit(
-    project: Project | None, checkpoints: Sequence[Checkpoint], names: Sequence[str], unread: Mapping[str, int]
+    project: Project | None, checkpoints: Sequence[Checkpoint], names: Sequence[str], without_metrics: str
 ) -> Readiness:
     objectives = () if project is None else project.objectives
     unknown = [o.name for o in objectives if o.name not in names]
     measured = {c.run_id for c in checkpoints if any(v is not None for v in c.metrics.values())}
     example = next(iter(names), "accuracy")
-    lie = f"; not read there: {name_files(unread)}" if unread else ""
-    table = f"metrics.csv with a column epoch beside the checkpoints{lie}"
-    remedy = "epsopt ingest RUNS" if measured or not checkpoints else table
+    remedy = "epsopt ingest RUNS" if measured or not checkpoints else without_metrics
     return _readiness(
         "fit",
         (not checkpoints, "no checkpoint was read", "epsopt ingest RUNS"),

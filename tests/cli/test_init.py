@@ -119,3 +119,15 @@ def test_doctor_names_what_lies_beside_checkpoints_without_metrics(tmp_path):
     document = call(tmp_path, "doctor", "--json").document
     check("doctor", document)
     assert document["unread"] == [{"name": "all_values.csv", "runs": 3}]
+
+
+def test_logs_that_were_not_taken_are_what_a_map_lacks(tmp_path):
+    for i in range(3):
+        run = tmp_path / "runs" / f"run_{i}"
+        run.mkdir(parents=True)
+        torch.save({"model": {"w": torch.randn(4, 3)}}, run / "best.pt")
+        (run / "metrics.csv").write_text("epoch,acc\n1,0.5\n2,0.6\n")
+    assert call(tmp_path, "init", tmp_path / "runs").status == 0
+    said = words(call(tmp_path, "ingest").out)
+    assert f"what keeps {tmp_path}/runs/run_0/metrics.csv from being used" in said
+    assert "Not taken:" in call(tmp_path, "doctor").out
