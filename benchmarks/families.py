@@ -67,14 +67,15 @@ FAMILIES: dict[str, Family | None] = {**DEVELOPMENT, **REPORTED}
 Array = NDArray[np.float64]
 
 
-def make(name: str) -> None:
-    """Train what is missing of a family's zoo."""
+def make(name: str, runs: int | None = None, out: Path = OUT) -> None:
+    """Train what is missing of a family's zoo; by default it has the family's own number of runs."""
     family = FAMILIES[name]
     if family is None:
-        zoos.make(name, SEED, OUT)
+        zoos.make(name, SEED, out)
         return
-    train, base, runs = family
-    folder, home = OUT / f"{name}-{SEED}", OUT / f"{name}-{SEED}-base"
+    train, base, usual = family
+    runs = runs or usual
+    folder, home = out / f"{name}-{SEED}", out / f"{name}-{SEED}-base"
     home.mkdir(parents=True, exist_ok=True)
     if base is not None and not (home / "done").exists():
         base(home)
@@ -91,12 +92,12 @@ def make(name: str) -> None:
     print(f"{name}: {time.monotonic() - started:.0f} s, {spent:.0f} s of processor time", file=sys.stderr)
 
 
-def load(name: str) -> zoos.Zoo:
+def load(name: str, runs: int | None = None, out: Path = OUT) -> zoos.Zoo:
     """Give a family's zoo as arrays; trains and ingests first what is missing."""
     if FAMILIES[name] is None:
-        return kept_metrics(zoos.load(name, SEED, OUT))
-    make(name)
-    folder = OUT / f"{name}-{SEED}"
+        return kept_metrics(zoos.load(name, SEED, out))
+    make(name, runs, out)
+    folder = out / f"{name}-{SEED}"
     with Catalogue(f"sqlite:///{folder}.db") as catalogue:
         report = ingest(catalogue, folder, jobs=1)
         if report.failed:
@@ -179,6 +180,7 @@ def table(version: int) -> None:
     titles = ("map", "median", "stat.+LGB", "hyperp.", "ratio", "inside", "worst", "width")
     head = " " * 34 + "".join(f"{t:>{w}}" for t, w in zip(titles, (9, 9, 10, 9, 7, 8, 7, 7), strict=True))
     ratios: dict[str, list[float]] = {}
+    mixed: dict[str, list[list[float]]] = {}
     for title, names in (("development", DEVELOPMENT), ("reported", REPORTED)):
         print(f"\n{title}\n{head}")
         for name in names:
@@ -190,6 +192,7 @@ def table(version: int) -> None:
             print(f"{name}: {sizes}, {len(found)} of {SPLITS} splits")
             for j, metric in enumerate(found[0]["metrics"]):
                 ratios.setdefault(title, []).append(_row(metric, found, j))
+                mixed.setdefault(title, []).append([_mixed(found, j, share) for share in _SHARES])
         if title in ratios:
             some = np.array(ratios[title])
             print(
@@ -197,6 +200,10 @@ def table(version: int) -> None:
                 f"at most 1.02 on {(some <= 1.02).sum()}, "
                 f"mean {some.mean():.3f}, worst {some.max():.2f}"
             )
+            shares = np.array(mixed[title])
+            listed = ", ".join(f"{s:g}: {r:.3f}" for s, r in zip(_SHARES, shares.mean(axis=0), strict=True))
+            print(f"mean ratio with such a share of the hyperparameters' prediction mixed into the map's: {listed};")
+            print(f"with the share of each metric that is best in hindsight: {shares.min(axis=1).mean():.3f}")
 
 
 def _row(metric: str, found: list[dict[str, Any]], j: int) -> float:
@@ -219,7 +226,18 @@ def _row(metric: str, found: list[dict[str, Any]], j: int) -> float:
     return float(ratio)
 
 
+def _mixed(found: list[dict[str, Any]], j: int, share: float) -> float:
+    """Ratio to the best baseline of the map's prediction with a share of what hyperparameters and epoch predict."""
+    errors = []
+    for r in found:
+        truth, ours, theirs = (np.array(r[k], dtype=float)[:, j] for k in ("truth", "map", "hyperparameters"))
+        errors.append(np.nanmean(np.abs((1 - share) * ours + share * theirs - truth)))
+    best = min(np.mean([_error(r, k, j) for r in found]) for k in _KINDS[1:])
+    return float(np.mean(errors) / best)
+
+
 _KINDS = ("map", "median", "statistics", "hyperparameters")
+_SHARES = (0.0, 0.2, 0.35, 0.5)
 
 
 def _error(result: dict[str, Any], kind: str, j: int) -> float:
