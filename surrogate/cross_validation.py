@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.dataset import TrainingSet
+from epsopt.surrogate.interval_reach import cut, interval_reach
 from epsopt.surrogate.metric_gp import (
     Fold,
     HeldOut,
@@ -130,17 +131,19 @@ def held_out_predictions(
     """
     shape = (sum(len(rows) for rows in parts), len(held))
     point, low, high = np.empty(shape), np.empty(shape), np.empty(shape)
+    reaches = [interval_reach(inside.metrics, inside.runs) for inside, *_ in fold_parts]
     for j, of_metric in enumerate(held):
         for k, (rows, (_, _, trained, _)) in enumerate(zip(parts, fold_parts, strict=True)):
             others = [h for i, h in enumerate(of_metric) if i != k]
             place, settings = select_hyperparameters(others)
             factor = conformal_factor(*calibration_scores(others), level)
             deviation = np.sqrt(of_metric[k].unit_variance[place] * settings.variance)
-            mean, back = of_metric[k].mean[place], trained.transforms[j].backward
-            for out, values in (
-                (point, mean), (low, mean - factor * deviation), (high, mean + factor * deviation),
-            ):  # fmt: skip
-                out[rows, j] = back(torch.from_numpy(values)).numpy()
+            mean, transform = of_metric[k].mean[place], trained.transforms[j]
+            point[rows, j] = transform.backward(torch.from_numpy(mean)).numpy()
+            for out, values in ((low, mean - factor * deviation), (high, mean + factor * deviation)):
+                out[rows, j] = transform.backward_draws(torch.from_numpy(values)).numpy()
+    for rows, reach in zip(parts, reaches, strict=True):
+        low[rows], high[rows] = cut(low[rows], point[rows], high[rows], reach)
     return HeldOutPredictions(point, low, high)
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from epsopt.surrogate.interval_reach import cut, interval_reach
 from epsopt.surrogate.local_reconstruction import reconstruct
 from epsopt.surrogate.map_format import FORMAT, READABLE, WITHOUT_TREES
 from epsopt.surrogate.metric_gp import CachedGP, GPHyperparameters, build_model, conformal_factor, solve
@@ -372,13 +373,19 @@ class Surrogate:
         if unseen is not None and unseen.any():
             wider = torch.tensor([self._unseen_factor(j, level) for j in names], dtype=torch.float64)
             factors = torch.where(torch.from_numpy(unseen)[:, None], torch.maximum(factors, wider), factors)
-        return Prediction(
-            self.metric_names,
-            self.to_metrics(mean).numpy(),
-            self.to_metrics(mean - factors * deviation).numpy(),
-            self.to_metrics(mean + factors * deviation).numpy(),
-            level,
-        )
+        point = self.to_metrics(mean).numpy()
+        ends = [self.draws_to_metrics(mean + sign * factors * deviation).numpy() for sign in (-1.0, 1.0)]
+        low, high = cut(ends[0], point, ends[1], self.interval_reach)
+        if unseen is not None and unseen.any():  # another architecture may reach what none of these did
+            low[unseen], high[unseen] = ends[0][unseen], ends[1][unseen]
+        return Prediction(self.metric_names, point, low, high, level)
+
+    @cached_property
+    def interval_reach(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """``(m,)`` lowest and ``(m,)`` highest end that an interval may have (:mod:`.interval_reach`)."""
+        memory = self.memory.learned_only
+        measured = self.to_metrics(memory.metrics.double()).masked_fill(memory.far_out, torch.nan)
+        return interval_reach(measured.numpy(), memory.runs.numpy())
 
     def _factor(self, metric: int, level: float) -> float:
         """Deviations on either side of an interval: the model's are calibrated at 90 %, other levels follow suit."""

@@ -129,7 +129,7 @@ def expected_most(
         mean, spread = posterior.mean[0], posterior.variance[0].clamp(min=0.0).sqrt()
     predicted = {}
     for j, o in enumerate(objectives):
-        ends = [float(transforms[j].backward(mean[j] + k * spread[j])) for k in (0.0, -_INTERVAL, _INTERVAL)]
+        ends = [float(transforms[j].backward_draws(mean[j] + k * spread[j])) for k in (0.0, -_INTERVAL, _INTERVAL)]
         predicted[o.name] = {"value": ends[0], "low": ends[1], "high": ends[2]}
     return candidates[best], predicted
 
