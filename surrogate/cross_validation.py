@@ -138,10 +138,11 @@ def held_out_predictions(
             place, settings = select_hyperparameters(others)
             factor = conformal_factor(*calibration_scores(others), level)
             deviation = np.sqrt(of_metric[k].unit_variance[place] * settings.variance)
-            mean, transform = of_metric[k].mean[place], trained.transforms[j]
-            point[rows, j] = transform.backward(torch.from_numpy(mean)).numpy()
-            for out, values in ((low, mean - factor * deviation), (high, mean + factor * deviation)):
-                out[rows, j] = transform.backward_draws(torch.from_numpy(values)).numpy()
+            mean, back = of_metric[k].mean[place], trained.transforms[j].backward_draws
+            for out, values in (
+                (point, mean), (low, mean - factor * deviation), (high, mean + factor * deviation),
+            ):  # fmt: skip
+                out[rows, j] = back(torch.from_numpy(values)).numpy()
     for rows, reach in zip(parts, reaches, strict=True):
         low[rows], high[rows] = cut(low[rows], point[rows], high[rows], reach)
     return HeldOutPredictions(point, low, high)

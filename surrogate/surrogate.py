@@ -373,7 +373,8 @@ class Surrogate:
         if unseen is not None and unseen.any():
             wider = torch.tensor([self._unseen_factor(j, level) for j in names], dtype=torch.float64)
             factors = torch.where(torch.from_numpy(unseen)[:, None], torch.maximum(factors, wider), factors)
-        point = self.to_metrics(mean).numpy()
+        # As draws: beyond everything measured, a logarithmic scale would make any number of a point or an end.
+        point = self.draws_to_metrics(mean).numpy()
         ends = [self.draws_to_metrics(mean + sign * factors * deviation).numpy() for sign in (-1.0, 1.0)]
         low, high = cut(ends[0], point, ends[1], self.interval_reach)
         if unseen is not None and unseen.any():  # another architecture may reach what none of these did
