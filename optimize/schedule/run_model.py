@@ -15,17 +15,21 @@ from numpy.typing import NDArray
 from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_curves
 from epsopt.optimize.forecast.support import REACH, Support
 from epsopt.optimize.objectives import Objective
+from epsopt.optimize.pareto import joins_front, non_dominated
 from epsopt.optimize.schedule.run_acquisition import Candidate
 from epsopt.optimize.schedule.run_prediction import LEVEL, Expected, expect
 from epsopt.optimize.schedule.selection_calibration import (
     FEWEST_RUNS,
     SelectionCalibration,
     fit_selection_calibration,
+    start_of,
+    usual_start,
 )
 from epsopt.optimize.space import Space
 
 Floats = NDArray[np.float64]
 
+_DOUBT = 2.0  # runs of a kind: with as many, a quarter of a probability is how often they joined
 _ANEW = 1.5  # times as many runs as were learned from: then they are learned from anew
 
 
@@ -50,10 +54,37 @@ class RunModel:
         """What the runs tried."""
         return Support.of(self.curves.space, [c.config for c in self.curves.curves])
 
+    @cached_property
+    def joined(self) -> Mapping[str, tuple[int, int]]:
+        """Of the later half of runs, and of branches: how many joined the front of the runs before, and of how many."""
+        runs, usual = self.curves.curves, usual_start(self.curves.curves)
+        kinds = ["run" if start_of(r) == usual else "branch" for r in runs]
+        known, came = np.empty((0, len(self.curves.objectives))), list[bool]()
+        for run in runs:
+            rows = replace(self.curves, curves=(run,), others=None).measured()
+            came.append(bool(len(rows)) and bool(joins_front(rows[None], known)[0]))
+            known = np.vstack([known, rows])
+            known = known[non_dominated(known, [True] * known.shape[1]).indices]
+        late = {kind: [c for k, c in zip(kinds, came, strict=True) if k == kind] for kind in ("run", "branch")}
+        return {kind: (sum(c[len(c) // 2 :]), len(c) - len(c) // 2) for kind, c in late.items()}
+
+    def joins(self, chance: float, kind: str) -> float:
+        """Shrink a probability of joining the front to how often late runs did; with many, by half.
+
+        Args:
+            chance: that a run joins, by the model alone.
+            kind: ``"run"`` or ``"branch"``.
+        """
+        some, n = self.joined[kind]
+        weight = 0.5 * n / (n + _DOUBT)
+        return (1.0 - weight) * chance + weight * (some + 1) / (n + 2)
+
     def expect(self, candidate: Candidate, level: float = LEVEL) -> Expected:
         """Predict a run: see :func:`epsopt.optimize.schedule.run_prediction.expect`.
 
         Intervals are wider, and the front is less likely to be joined, where no past run supports the configuration.
+        Of the probability of joining up to half is how often late runs of its kind did: the model alone hardly tells
+        which of them will.
 
         Args:
             candidate: the run.
@@ -67,8 +98,9 @@ class RunModel:
         wide = 1.0 + beyond / REACH
         stretch = tuple(wide * s for s in self.curves.stretch or (1.0,) * len(self.curves.processes))
         found = expect(replace(self.curves, stretch=stretch), candidate, level)
-        joins = self.calibration.joins(found.joins_front) * support.weight(candidate.config)
-        return replace(found, joins_front=joins)
+        kind = "branch" if candidate.start is not None and candidate.start.key else "run"
+        joins = self.joins(self.calibration.joins(found.joins_front), kind)
+        return replace(found, joins_front=joins * support.weight(candidate.config))
 
 
 def fit_run_model(

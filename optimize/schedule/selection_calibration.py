@@ -115,9 +115,9 @@ def fit_selection_calibration(
     if n < FEWEST_RUNS:
         return SelectionCalibration()
     moments = np.unique(np.linspace(n // 2, n - max(n // 8, 1), _MOMENTS).astype(np.int64)).tolist()
-    usual = _usual_start(curves)
+    usual = usual_start(curves)
     kinds: dict[str, list[Curve | None]] = {
-        "run": [c if _start(c) == usual else None for c in curves],
+        "run": [c if start_of(c) == usual else None for c in curves],
         "branch": [_branch(c, usual) for c in curves],
     }
     kinds = {kind: some for kind, some in kinds.items() if sum(c is not None for c in some[n // 2 :]) > 1}
@@ -131,18 +131,19 @@ def fit_selection_calibration(
     )
 
 
-def _usual_start(curves: Sequence[Curve]) -> bytes:
+def usual_start(curves: Sequence[Curve]) -> bytes:
     """Where most runs start: what was measured there; nothing, where that is not known."""
-    return Counter(_start(c) for c in curves).most_common(1)[0][0]
+    return Counter(start_of(c) for c in curves).most_common(1)[0][0]
 
 
-def _start(curve: Curve) -> bytes:
+def start_of(curve: Curve) -> bytes:
+    """What was measured where a run starts; nothing, where that is not known."""
     return b"" if curve.start is None else curve.start.tobytes()
 
 
 def _branch(curve: Curve, usual: bytes) -> Curve | None:
     """A run that started from a checkpoint; of any other, what it did after one of its own."""
-    if curve.start is None or _start(curve) != usual:
+    if curve.start is None or start_of(curve) != usual:
         return None if curve.start is None else curve
     place = min(int(_SHORT * len(curve.steps)), len(curve.steps) - 2)
     if place < 0 or not np.isfinite(curve.values[place]).all():

@@ -11,6 +11,7 @@ from epsopt.optimize.forecast.learning_curve_gp import Curve, CurveModel, fit_cu
 from epsopt.optimize.objectives import Objective
 from epsopt.optimize.schedule.run_acquisition import Candidate, Start
 from epsopt.optimize.schedule.run_model import fit_run_model
+from epsopt.optimize.schedule.run_prediction import expect
 from epsopt.optimize.schedule.selection_calibration import FEWEST_RUNS, fit_selection_calibration
 from epsopt.optimize.space import Parameter, Space
 
@@ -78,6 +79,24 @@ def test_what_no_run_tried_with_its_choice_is_less_likely_and_wider():
     tried, not_tried = (model.expect(Candidate({"a": 1.0, "mode": m}, Start("", BASE), 6.0)) for m in ("y", "x"))
     assert not_tried.joins_front < 0.3 * max(tried.joins_front, 0.1)
     assert not_tried.high["right"] - not_tried.low["right"] > 2.0 * (tried.high["right"] - tried.low["right"])
+
+
+def test_of_what_is_expected_of_the_next_run_up_to_half_is_how_often_late_ones_joined_the_front():
+    begin = [curve(a, "x") for a in np.linspace(0.0, 1.0, 8)]
+    barren = [replace(c, values=c.values - 0.5) for c in begin]
+    better = [replace(begin[-1], values=begin[-1].values + 0.1 * i) for i in range(1, 9)]
+    model = fit_run_model(SPACE, OBJECTIVES, [*begin, *barren], length=6.0, reference=CORNER)
+    assert model.joined == {"run": (0, 8), "branch": (0, 0)}
+    for later, expected in ((better, (8, 8)), ([*barren, *better], (8, 12))):
+        other = replace(model, curves=model.curves.given([*begin, *later]))
+        assert other.joined["run"] == expected
+    branched = [replace(c, start=np.array([0.6, 0.2])) for c in better[:3]]
+    other = replace(model, curves=model.curves.given([*begin, *barren, *branched]))
+    assert other.joined == {"run": (0, 8), "branch": (2, 2)}
+    assert (model.joins(0.9, "branch"), model.joins(0.9, "run")) == (0.9, pytest.approx(0.6 * 0.9 + 0.4 * 0.1))
+    candidate = Candidate({"a": 0.5, "mode": "x"}, Start("", BASE), 6.0)
+    alone = model.calibration.joins(expect(model.curves, candidate).joins_front)
+    assert model.expect(candidate).joins_front == pytest.approx(model.joins(alone, "run"))
 
 
 def test_a_model_that_goes_on_keeps_the_half_that_says_what_it_is_worth():
