@@ -52,7 +52,7 @@ def record_runs(
     attributes ``hyperparameter.NAME``, and so is what Optuna cannot hold as a parameter.
 
     Args:
-        storage: the studies (:func:`open_storage`).
+        storage: the studies (:func:`epsopt.studies.open_storage`).
         project: the project's name, first part of the studies' names.
         objectives: the metrics that count, in the order of the trials' values.
         checkpoints: all of the catalogue; a run of which none has every objective is not recorded.

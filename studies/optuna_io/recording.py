@@ -125,7 +125,7 @@ def record_front(
     both. The studies are views: when they would show something else, they are built anew.
 
     Args:
-        storage: the studies (:func:`open_storage`).
+        storage: the studies (:func:`epsopt.studies.open_storage`).
         project: the project's name, first part of the study's name.
         objectives: the metrics that count, in the order of the trials' values.
         checkpoints: measured checkpoints; one that lacks an objective does not count.
@@ -179,7 +179,7 @@ def show_trials(
     """Make a study show these trials and no others, under the same address as before.
 
     Args:
-        storage: the studies (:func:`open_storage`).
+        storage: the studies (:func:`epsopt.studies.open_storage`).
         name: the study's name; what it holds is a view of something else.
         objectives: of the trials' values.
         trials: from ``optuna.create_trial``, finished.
