@@ -3,8 +3,7 @@
 A model that knows little about a point gives it a wide interval on its own scale, and where that scale is logarithmic
 (:mod:`epsopt.surrogate.transforms`) the ends can be any number. But new runs seldom measure far beyond all others: an
 interval may go beyond the range of everything measured by as much as the farthest run goes beyond all other runs, or by
-a tenth of the range if that is more. On the thirteen metrics of the development families in ``benchmarks/families.py``,
-where the tenth was chosen, this leaves out none of the held-out checkpoints that intervals held before.
+a tenth of the range if that is more. The tenth was chosen on the development families of ``benchmarks/families.py``.
 """
 
 from __future__ import annotations
