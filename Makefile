@@ -51,9 +51,9 @@ docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(READY) ## Build the documentation into build/site
 	$(BIN)/python -m mkdocs build --strict --quiet
 
-# Three processes of one thread each: on two cores one has work where another waits for a child or a browser; with more
+# Four processes of one thread each: two have work for two cores where others wait for a child or a browser; with more
 # threads, those of numerical libraries wait for each other's cores.
-PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 check sweeps: export OMP_NUM_THREADS = 1
 # Compiled once: every process that a test starts reads what the first one wrote.
 check sweeps: export PYTHONDONTWRITEBYTECODE =

@@ -74,6 +74,9 @@ class RunModel:
         Args:
             chance: that a run joins, by the model alone.
             kind: ``"run"`` or ``"branch"``.
+
+        Returns:
+            The probability, 0 to 1.
         """
         some, n = self.joined[kind]
         weight = 0.5 * n / (n + _DOUBT)

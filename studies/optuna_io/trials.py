@@ -67,7 +67,8 @@ def replace_trials(storage: RDBStorage, study_id: int, trials: Sequence[FrozenTr
         for table in (*_PARTS, models.TrialHeartbeatModel.__table__):
             connection.execute(delete(table).where(table.c.trial_id.in_(own)))
         connection.execute(delete(trial).where(trial.c.study_id == study_id))
-        insert_trials(connection, study_id, trials)
+        if trials:
+            insert_trials(connection, study_id, trials)
 
 
 def lock_study(connection: Connection, study_id: int) -> None:

@@ -27,7 +27,7 @@ def test_search_says_what_is_predicted_and_what_was_measured(project):
     assert "90 % interval" in result.out
     assert "≥ 0.3" in result.out
     assert "measured checkpoints meet all targets" in result.out or "holds no measured checkpoint" in result.out
-    assert "epsopt dashboard" in result.out
+    assert "epsopt dashboard" in " ".join(result.out.split())
     document = project("search", "--target-coverage", "0.3", "-n", "3", "--json").document
     assert document["answers"][0]["nearest"][0]["path"] in result.out
 

@@ -49,6 +49,7 @@ def test_a_metric_without_any_signal_is_said_to_be_untrustworthy(zoo) -> None:
     assert any(text.startswith("noise: no better than the median") for text in validation.warnings())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_predictions_and_another_seed_others(zoo) -> None:
     train: TrainingSet = zoo[0]
     points = [fit(train, recipe=QUICK, folds=2, seed=s)[0] for s in (1, 1, 2)]

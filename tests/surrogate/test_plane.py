@@ -106,6 +106,7 @@ def test_refining_and_longer_memory_keep_the_plane(zoo, fitted) -> None:
     np.testing.assert_array_equal(longer.plane_coordinates(z), before.plane_coordinates(z))
 
 
+@pytest.mark.slow
 def test_a_map_that_is_fitted_anew_draws_known_checkpoints_near_where_they_were(zoo, fitted) -> None:
     before = fitted[0]
     anew, _ = fit(zoo[0].take(np.flatnonzero(zoo[0].runs > 1)), folds=2, recipe=QUICK, seed=5)

@@ -45,16 +45,3 @@ def test_runs_of_which_nothing_is_known_where_they_start_or_that_are_short_are_l
     assert module.restart_places(Curve({"a": 0.1}, STEPS[:2], np.ones((2, 1)), BASE)) == []
     unmeasured = replace(CURVES[0], values=np.where(STEPS[:, None] < 5.0, np.nan, 1.0))
     assert [STEPS[p] for p in module.restart_places(unmeasured)] == [6.0]
-
-
-def test_leaving_out_the_future_of_a_run_leaves_out_what_it_did_after_its_checkpoints():
-    model = fit_curves(SPACE, OBJECTIVES, CURVES, length=8.0)
-    x = model.inputs([CURVES[3].config], np.array([8.0]), [BASE], [3])
-    after = np.array([2.0 / 8.0])
-    cut = replace(CURVES[3], steps=STEPS[:2], values=CURVES[3].values[:2])
-    cut = model.given([*CURVES[:3], cut, *CURVES[4:]])
-    with torch.no_grad():
-        table = model.model.leave_future_out(x, after)
-        alone = cut.model.posterior(cut.inputs([CURVES[3].config], np.array([8.0]), [BASE], [3]))
-    torch.testing.assert_close(table.mean, alone.mean, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(table.variance, alone.variance, rtol=1e-2, atol=1e-4)

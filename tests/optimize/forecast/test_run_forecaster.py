@@ -78,6 +78,7 @@ def test_ends_that_the_map_filled_in_do_not_narrow_the_intervals() -> None:
         assert (inside >= 0.87) == covers
 
 
+@pytest.mark.slow
 def test_half_a_run_tells_more_than_its_hyperparameters(outlook, later) -> None:
     errors = {n: np.mean([np.abs(outlook.forecast(p.first(n)).point - p.metrics[-1]) for p in later]) for n in (0, 5)}
     assert errors[5] < 0.4 * errors[0]

@@ -31,6 +31,7 @@ def volume(rows):
     return hypervolume(table, [0.0, 0.0], [True, True])
 
 
+@pytest.mark.slow
 def test_few_evaluations_find_what_two_hundred_on_a_grid_find_and_predictions_come_true():
     calls = []
 

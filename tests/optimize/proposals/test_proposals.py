@@ -163,6 +163,7 @@ def test_a_start_keeps_what_its_weights_fix(checkpoints, past) -> None:
     assert {p.params["mode"] for p in propose(past, n=4, starts=starts) if p.init_from is not None} == {"b"}
 
 
+@pytest.mark.slow
 def test_where_the_space_holds_nothing_new_more_runs_start_from_checkpoints_until_nothing_is_left(checkpoints) -> None:
     past = history_of(checkpoints, space=MODES)
     starts = starts_of([c for c in checkpoints if c.epoch == 3][:2], past)

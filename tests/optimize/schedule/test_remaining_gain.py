@@ -28,6 +28,7 @@ def open_end() -> RunModel:
     return model_of(0.6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_effort_here")
 def test_where_the_best_was_found_less_is_expected_than_where_it_was_not(open_end):
     there = remaining_gain(open_end, 20.0, reference=CORNER, base=BASE)

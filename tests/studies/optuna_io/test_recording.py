@@ -68,6 +68,13 @@ def test_replaced_trials_are_the_only_ones_and_leave_nothing_behind(storage):
     assert rows == 3 + 2
 
 
+def test_trials_may_be_replaced_by_none(storage):
+    study = optuna.create_study(storage=storage, study_name="view")
+    study.add_trial(optuna.create_trial(value=1.0))
+    replace_trials(storage, storage.get_study_id_from_name("view"), [])
+    assert load(storage, "view").trials == []
+
+
 def test_a_search_is_a_study_with_a_trial_for_every_point(storage):
     zoo = make_zoo()
     answers = make_answers(zoo)

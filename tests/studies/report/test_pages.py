@@ -22,7 +22,7 @@ from epsopt.optimize.latent.clusters import Clustering, Group
 from epsopt.optimize.latent.embedding_projection import Preview
 from epsopt.optimize.latent.trajectory import RunPath
 from epsopt.optimize.objectives import Objective, Target
-from epsopt.studies.optuna_io.study_notes import measured_note
+from epsopt.studies.optuna_io.study_notes import curve_note
 from epsopt.studies.output_files import is_ours, output_file
 from epsopt.studies.pages import html_page
 from epsopt.studies.pictures import save_picture
@@ -173,7 +173,7 @@ def test_markdown_shows_what_is_in_a_name_and_obeys_none_of_it():
 
 
 def test_notes_carry_no_character_that_acts():
-    note = measured_note(EVIL, [COVERAGE])
+    note = curve_note(EVIL, COVERAGE, f"{EVIL}/runs")
     assert not set(ACTING) & set(note)
 
 

@@ -287,6 +287,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to measure a process's memory")
 def test_memory_is_bounded_by_a_few_tensors_whatever_the_model(tmp_path):
     """Four parents of six tensors of 8 MB: 192 MB in files, and at most one tensor of each parent in memory."""

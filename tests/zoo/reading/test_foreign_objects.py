@@ -320,7 +320,7 @@ def test_one_odd_hyperparameter_does_not_cost_the_weights(tmp_path, catalogue):
         "when": "2026-01-02 03:04:05",
         "span": "2:00:00",
         "id": str(uuid.UUID(int=5)),
-        "amount": "0.10",
+        "amount": 0.1,
         "slice": "slice(1, None, 2)",
         "generator": "<random.Random>",
         "array": "tensor of shape (2, 3)",
