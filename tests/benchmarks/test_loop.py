@@ -63,6 +63,7 @@ def test_a_branch_starts_from_its_checkpoint_and_leaves_it_alone(trainer):
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_every_epoch_is_paid_for_and_a_stopped_run_pays_for_what_it_trained(trainer):
     trainer.train(config(), stop=lambda run: len(run.values) == 3)
     trainer.train(config(1), 4)
@@ -70,6 +71,7 @@ def test_every_epoch_is_paid_for_and_a_stopped_run_pays_for_what_it_trained(trai
     assert trainer.ledger.notes == [[3, 0, 1, 0], [4, 0, 0, 0]]
 
 
+@pytest.mark.slow
 def test_a_merge_is_made_of_checkpoints_and_paid_for_by_what_measuring_costs(trainer):
     first = trainer.train(config(), 1)
     second = trainer.train(config(1), 1)

@@ -60,6 +60,7 @@ def test_fit_goes_on_from_the_map_that_is_there(growing) -> None:
     assert anew["refined"] is None
 
 
+@pytest.mark.slow
 def test_fit_says_what_a_refinement_did_and_why_there_was_none(growing, monkeypatch) -> None:
     project, _ = growing
     monkeypatch.setattr(maps, "GROWTH", 1.0)

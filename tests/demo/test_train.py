@@ -51,6 +51,7 @@ def test_a_run_writes_what_it_promises(tmp_path, quick_base, capsys):
     assert "epoch   2 coverage" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path, quick_base):
     for name, seed in (("one", "1"), ("two", "1"), ("three", "2")):
         assert train(tmp_path / name, quick_base, "--seed", seed) == 0

@@ -85,6 +85,7 @@ def test_a_new_run_counts_once_when_a_metric_was_measured_at_its_end_only(zoo, e
     assert refined.scores[0][1, old:].tolist() == [1.0] * 3
 
 
+@pytest.mark.slow
 def test_more_epochs_of_known_runs_are_no_test(zoo, early) -> None:
     train = of_runs(zoo[0], range(EARLY))
     some = train.take(np.flatnonzero(np.arange(len(train)) % 5 != 4))

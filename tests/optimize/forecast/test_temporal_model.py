@@ -107,6 +107,7 @@ def test_metrics_that_were_never_measured_are_filled_in_by_the_map(model, new):
     assert np.abs(found.point - known.point).max() < 0.05
 
 
+@pytest.mark.slow
 def test_intervals_of_a_metric_that_only_ends_measure_are_those_of_measurements():
     """Elsewhere the map fills it in, which is nearer to what the map predicts than a measurement is."""
 

@@ -9,6 +9,8 @@ from epsopt.optimize import Objective
 from epsopt.optimize.merge.parent_choice import POOL, expected_parents
 from epsopt.optimize.merge.weight_space_gp import WeightSpace
 
+from ...sweeps import sweep  # noqa: TID252
+
 UP, RIGHT = Objective("up", maximize=True), Objective("right", maximize=True)
 
 
@@ -39,7 +41,7 @@ def test_of_all_pairs_the_one_whose_merges_gain_most_is_chosen_and_not_two_that_
     assert len(set(pair) & along_up) == 1
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 5])
+@pytest.mark.parametrize("count", sweep([3, 2, 4, 5]))
 def test_as_many_as_are_asked_for_are_chosen_and_none_twice(count):
     rows = chosen(count)
     assert len(set(rows)) == len(rows) == count

@@ -143,6 +143,7 @@ def test_a_database_from_before_side_files_is_extended_and_keeps_what_it_has(tmp
         assert catalogue.runs()[0].hyperparameters == {"lr": 0.1, "wd": 0.01}
 
 
+@pytest.mark.slow
 def test_several_processes_may_upgrade_at_once(old):
     assert opened_by_two_processes(old) == ["3", "3"]
 
