@@ -234,12 +234,20 @@ def _print_part(console: Console, heads: Sequence[Head], groups: Sequence[Rows],
     console.print(table)
 
 
-def formatter(values: Iterable[float | None]) -> Callable[[float | None], str]:
-    """Return how to write the values of one metric, so that their decimal points stand below each other."""
+def formatter(
+    values: Iterable[float | None], usual: Iterable[float | None] | None = None
+) -> Callable[[float | None], str]:
+    """Return how to write the values of one metric, so that their decimal points stand below each other.
+
+    Args:
+        values: that are written.
+        usual: what is measured of the metric: next to an accuracy of .8 one of 4e-06 is 0.000. Default: `values`.
+    """
     known = [abs(v) for v in values if v is not None and math.isfinite(v)]
     largest = max(known, default=0.0)
     decimals = 3 if largest < 10 else max(0, 4 - len(str(int(largest))))
-    some = sorted(v for v in known if v)  # zeros look well in every form
+    measured = known if usual is None else [abs(v) for v in usual if v is not None and math.isfinite(v)]
+    some = sorted(v for v in measured if v)  # zeros look well in every form
     plainly = not some or (some[len(some) // 2] >= 0.01 and largest < 1e6)
 
     def text(value: float | None) -> str:

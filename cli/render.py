@@ -32,10 +32,21 @@ HIDDEN = "--details prints their hyperparameters."
 Texts = dict[str, Callable[[float | None], str]]
 
 
-def formatters(names: Sequence[str], shown: Iterable[Mapping[str, float | None]]) -> Texts:
-    """Return how to write each metric, chosen from all values that will be shown of it."""
+def formatters(
+    names: Sequence[str],
+    shown: Iterable[Mapping[str, float | None]],
+    checkpoints: Sequence[Checkpoint] | None = None,
+) -> Texts:
+    """Return how to write each metric, chosen from all values that will be shown of it.
+
+    Args:
+        names: of the metrics.
+        shown: values by name.
+        checkpoints: whose measurements say how large the metrics usually are; by default what is shown does.
+    """
     rows = list(shown)
-    return {name: formatter(row.get(name) for row in rows) for name in names}
+    usual = [c.metrics for c in checkpoints or ()] or rows
+    return {name: formatter((row.get(name) for row in rows), (u.get(name) for u in usual)) for name in names}
 
 
 def metric_heads(names: Sequence[str], objectives: Sequence[Objective], targets: Sequence[Target] = ()) -> list[Head]:

@@ -169,7 +169,7 @@ def _show(
     mine = [merges[i] if merges else None for i in range(len(shown))]
     values: list[Mapping[str, float | None]] = [p.point for p in shown]
     values += [m.measured or m.assessment.point for m in mine if m is not None]
-    texts = formatters(names, values)
+    texts = formatters(names, values, opened.checkpoints)
     heads = [Head("#"), Head("P"), *([Head("", "left")] if merges else [])]
     heads += [*metric_heads(names, opened.objectives, opened.targets), Head("nearest real checkpoint", "left")]
     groups = []

@@ -200,7 +200,7 @@ def _show(
     merges = [m.merged for m in made]
     values = [m for a in result.answers for m in (a.point, a.low, a.high, a.nearest[0].metrics)]
     values += [m.measured or m.assessment.point for m in merges if m is not None]
-    texts = formatters(names, values)
+    texts = formatters(names, values, checkpoints)
     groups = []
     for i, a in enumerate(result.answers, 1):
         title = "predicted" if a.probability is None else f"predicted, P {a.probability:.2f}"

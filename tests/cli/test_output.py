@@ -44,6 +44,12 @@ def test_numbers_have_three_or_four_significant_digits(values, texts):
     assert [text(v) for v in values] == texts
 
 
+def test_what_is_usual_of_a_metric_says_whether_little_is_nothing():
+    tiny = [4e-06, 0.00121, 0.0]
+    assert [formatter(tiny, usual=[0.0, 0.5, 0.8])(v) for v in tiny] == ["0.000", "0.001", "0.000"]
+    assert [formatter(tiny, usual=[2e-05, 1e-04])(v) for v in tiny] == ["4e-06", "0.00121", "0"]
+
+
 def test_names_keep_both_ends():
     assert middle("run_012", 10) == "run_012"
     short = middle("experiment_2024_lr_0.003_seed_17", 14)
