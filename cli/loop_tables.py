@@ -39,13 +39,13 @@ def show_answers(study: str, objectives: Sequence[Objective], storage: RDBStorag
     texts = formatters(metrics, [dict(zip(metrics, t.values, strict=True)) for t in trials])
     groups, paths = [], []
     for i, trial in enumerate(trials, 1):
-        near, metric = trial.user_attrs, "nearest_metric."
+        near = trial.user_attrs
         predicted = [
             _with_interval(texts[name], value, *trial.user_attrs[f"interval.{name}"])
             for name, value in zip(metrics, trial.values, strict=True)
         ]
         found = f"{labels(near['nearest_run'], near['nearest_epoch'])} measured"
-        measured = [texts[n](near.get(f"{metric}{n}")) for n in metrics]
+        measured = [texts[n](near.get(f"nearest_metric.{n}")) for n in metrics]
         groups.append(Rows([[str(i), "predicted", *predicted], ["", found, *measured]]))
         paths.append(f"  {i}  {short_path(trial.user_attrs['nearest_path'])}")
     print_line("The map's answers, and the real checkpoint nearest to each:")

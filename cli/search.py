@@ -132,7 +132,7 @@ def _record(opened: OpenProject, result: SearchResult, query: dict[str, Any]) ->
     record_runs(storage, name, objectives, checkpoints)
     study = record_search(
         storage, name, objectives, result.answers, asked, checkpoints=checkpoints, targets=targets, trust=trust,
-        pictures={"map": draw_map(opened.surrogate, checkpoints, answers=result.answers, most=_DRAWN)},
+        pictures={"map": lambda: draw_map(opened.surrogate, checkpoints, answers=result.answers, most=_DRAWN)},
     )  # fmt: skip
     return study, record_front(storage, name, objectives, checkpoints, result.answers, targets, trust)
 

@@ -50,7 +50,7 @@ def record_search(
     checkpoints: Sequence[Measured] = (),
     targets: Sequence[Target] = (),
     trust: str = "",
-    pictures: Mapping[str, go.Figure] | None = None,
+    pictures: Mapping[str, Callable[[], go.Figure]] | None = None,
 ) -> str:
     """Record the answers of a search, one finished trial each, in a study of its own.
 
@@ -64,7 +64,8 @@ def record_search(
         checkpoints: measured ones, for the picture.
         targets: for the picture and the study's name.
         trust: a sentence for the note: how far the map can be trusted.
-        pictures: further ones for the study's first page, by a name that is a valid HTML id.
+        pictures: draw further ones for the study's first page, by a name that is a valid HTML id; called where the
+            study does not have them yet.
 
     Returns:
         The study's name: what was asked for and the day, as in ``<project>/search coverage ≥ 0.95, 28 Nov``.
@@ -84,8 +85,8 @@ def record_search(
     add_new(storage, storage.get_study_id_from_name(name), trials, "answer")
     if "query" not in study.user_attrs:  # said last: whatever stopped before this is finished by the next call
         _save_figure(study, objectives, checkpoints, answers, targets)
-        for identifier, figure in (pictures or {}).items():
-            _save_picture(study, figure, identifier)
+        for identifier, draw in (pictures or {}).items():
+            _save_picture(study, draw(), identifier)
         write_note(study, search_note(project, objectives, answers, targets, query, trust))
         study.set_user_attr("query", dict(query))
     return name

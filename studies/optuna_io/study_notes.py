@@ -165,7 +165,7 @@ def proposal_note(
     start = f"\n\nIt starts from {_code(init_from)}." if init_from else ""
     output = "".join(f"    {visible(line)}\n" for line in last_output)
     return (
-        f"# Proposal {number}: {state}\n\n**Why:** {_text(reason) if reason else 'nobody said'}.{start}\n"
+        f"# Proposal {number}: {state}\n\n**Why:** {_text(reason) if reason else 'no reason was recorded'}.{start}\n"
         + (f"\n| metric | predicted | measured |\n|---|---|---|\n{table}\n" if table else "")
         + f"\n| hyperparameter | |\n|---|---|\n{chosen}\n"
         + (f"\nWhat it printed last:\n\n{output}" if output else "")

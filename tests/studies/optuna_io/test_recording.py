@@ -122,6 +122,14 @@ def test_a_search_is_named_by_what_it_asks_for_and_keeps_its_name(storage):
     assert record_search(storage, "q", TWO, answers, QUERY) == f"q/search/{key[:8]}", "as version 0.1 named it"
 
 
+def test_further_pictures_are_drawn_once(storage):
+    zoo, drawn = make_zoo(), []
+    for _ in range(2):
+        pictures = {"map": lambda: drawn.append(1) or front(TWO, zoo, [])}
+        record_search(storage, "p", TWO, make_answers(zoo), QUERY, checkpoints=zoo, pictures=pictures)
+    assert drawn == [1]
+
+
 def test_a_recording_that_was_cut_off_is_finished_by_the_next(storage, monkeypatch):
     answers = make_answers(make_zoo())
     with monkeypatch.context() as patch:

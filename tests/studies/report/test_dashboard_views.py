@@ -97,7 +97,7 @@ def test_without_proposals_there_are_runs_and_no_study_of_proposals(tmp_path, ur
 
 def test_an_open_dashboard_looks_again_and_says_once_what_stops_it(monkeypatch):
     monkeypatch.setattr(dashboard_views, "EVERY", 0.001)
-    ended, looks, told = Event(), [], []
+    ended, looks, warnings = Event(), [], []
 
     def refresh():
         looks.append(1)
@@ -106,6 +106,6 @@ def test_an_open_dashboard_looks_again_and_says_once_what_stops_it(monkeypatch):
         if len(looks) > 1:
             raise CatalogueError("the database is gone")
 
-    keep_fresh(refresh, ended, told.append)
+    keep_fresh(refresh, ended, warnings.append)
     assert len(looks) == 4
-    assert told == ["what the dashboard shows is not up to date: the database is gone"]
+    assert warnings == ["what the dashboard shows is not up to date: the database is gone"]
