@@ -164,7 +164,7 @@ def digest(url: str) -> str:
         references = {line.id: line.reference_path for line in catalogue.lineages()}
         checkpoints = catalogue.checkpoints()
         kept = catalogue.fingerprints([c.id for c in checkpoints])
-        told: list[Any] = [
+        contents: list[Any] = [
             [(c.path, c.run, c.sha256, c.metrics, c.hyperparameters, references[c.lineage_id]) for c in checkpoints],
             [hashlib.sha256(f.to_bytes()).hexdigest() for f in kept],
             [(f.path, f.reason) for f in catalogue.failures()],
@@ -176,8 +176,8 @@ def digest(url: str) -> str:
         if found is not None:
             found[1]["validation"].pop("seconds")
             found[1].pop("digest")  # of all that is kept, the seconds too
-            told.append([hashlib.sha256(found[0]).hexdigest(), found[1]])
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+            contents.append([hashlib.sha256(found[0]).hexdigest(), found[1]])
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 class Trials:
@@ -310,13 +310,13 @@ class Trials:
             time.sleep(0.05)
             report = ingest(catalogue, work, jobs=1)
             known = {c.path for c in catalogue.checkpoints()} | set(catalogue.aliases())
-        cut = [f for f in report.failed if not told_as_cut(f)]
+        cut = [f for f in report.failed if not reported_as_cut(f)]
         if partial or cut or not complete <= known:
             return f"partial {partial}, missing {complete - known}, unexpected {cut}"
         return f"ok {len(complete)}"
 
 
-def told_as_cut(failure: Failure) -> bool:
+def reported_as_cut(failure: Failure) -> bool:
     return any(word in failure.reason for word in ("truncated", "corrupt", "empty"))
 
 

@@ -3,7 +3,7 @@
     python benchmarks/digits.py --out RUNS [--runs 64] [--seed 0] [--jobs 2]
 
 Each run is a fully connected or convolutional network on scikit-learn's 8 x 8 digits (1,797 images) with random
-width, depth, activation, initialisation and training, from hopeless to overfitted to good, so that accuracies spread.
+width, depth, activation, initialisation and training, from useless to overfitted to good, so that accuracies spread.
 Ten checkpoints a run, under a second each on one core. A training script as a stranger might write it: it imports
 nothing of epsopt, and its `embed` is what such a user would offer as a hook.
 """

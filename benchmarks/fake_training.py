@@ -3,7 +3,7 @@
 python -I -S fake_training.py --out RUN --lr X [--epochs N] [--seconds AN_EPOCH] [--mode MODE]
        [--continue-from CHECKPOINT] [--hold N]
 
-MODE is ok; fail; deaf to SIGTERM; unmeasured; late with what it measured; saves when it is told to end; clears its
+MODE is ok; fail; deaf to SIGTERM; unmeasured; late with what it measured; saves when it is asked to end; clears its
 folder before it begins; or vanishes with its folder in the end. After N epochs it waits until there is a file ``go`` in
 its folder or in the one around it, however slow the machine is that looks at it.
 """

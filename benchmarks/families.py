@@ -108,9 +108,9 @@ def load(name: str, runs: int | None = None, out: Path = OUT) -> zoos.Zoo:
 def kept_metrics(zoo: zoos.Zoo) -> zoos.Zoo:
     """Leave out what is logged about training itself: it is no metric of a checkpoint that anybody searches for."""
     names = enumerate(zoo.train.metric_names)
-    told = [j for j, n in names if n not in _NOT_JUDGED and not n.startswith("train") and not n.endswith(_TIMES)]
+    judged = [j for j, n in names if n not in _NOT_JUDGED and not n.startswith("train") and not n.endswith(_TIMES)]
     train = replace(
-        zoo.train, metric_names=tuple(zoo.train.metric_names[j] for j in told), metrics=zoo.train.metrics[:, told]
+        zoo.train, metric_names=tuple(zoo.train.metric_names[j] for j in judged), metrics=zoo.train.metrics[:, judged]
     )
     return replace(zoo, train=train)
 
@@ -173,9 +173,7 @@ def _processor_seconds() -> float:
 def table(version: int) -> None:
     """Print all families of which results are kept."""
     print("mean absolute error on held-out runs, mean of the splits; ratio: the map's to the best of the other three")
-    print(
-        "intervals: share of held-out checkpoints inside where 90 % are promised, the same in the worst tenth of runs,"
-    )
+    print("intervals: share of held-out checkpoints inside at a level of 90 %, the same in the worst tenth of runs,")
     print("mean width as a share of the interval around the median that covers 90 % of these very measurements")
     titles = ("map", "median", "stat.+LGB", "hyperp.", "ratio", "inside", "worst", "width")
     head = " " * 34 + "".join(f"{t:>{w}}" for t, w in zip(titles, (9, 9, 10, 9, 7, 8, 7, 7), strict=True))

@@ -1,7 +1,7 @@
 """How one run of each family is trained and what it writes (benchmarks/families.py). No command of its own.
 
 Each trainer is a training script as a stranger might write it, with the library that such models are trained with. It
-draws its hyperparameters from wide ranges, from hopeless to good, and writes a run folder.
+draws its hyperparameters from wide ranges, from useless to good, and writes a run folder.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def cnn_lightning(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
 
 
 def llama(folder: Path, rng: Rng, home: Path) -> None:
-    """A Llama-shaped language model goes on from one base with a mixture of two languages. Hugging Face's Trainer."""
+    """A Llama-shaped language model goes on from one base with a blend of two languages. Hugging Face's Trainer."""
     from transformers import LlamaForCausalLM
 
     _train_language(folder, rng, LlamaForCausalLM.from_pretrained(home / "base"), (1e-4, 3e-2))

@@ -36,7 +36,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass
-class Told:
+class Scores:
     """What one forecast said of held-out runs: points, interval ends and the truth, ``(runs, m)`` when stacked."""
 
     point: list[Array]
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def _report(zoo: Zoo, parts: list[NDArray[np.int64]]) -> None:
-    told: dict[tuple[float, str], Told] = {}
+    predictions: dict[tuple[float, str], Scores] = {}
     answered: dict[float, list[str]] = {s: [] for s in SHARES}
     fit_seconds, ask_seconds = [], []
     for k, rows in enumerate(parts):
@@ -89,25 +89,27 @@ def _report(zoo: Zoo, parts: list[NDArray[np.int64]]) -> None:
                 forecast = outlook.forecast(so_far)
                 ask_seconds.append(time.perf_counter() - started)
                 answered[share] += forecast.answered_by.values()
-                _tell(told, share, "outlook", forecast.point, forecast.low, forecast.high, truth)
+                _collect(predictions, share, "outlook", forecast.point, forecast.low, forecast.high, truth)
                 for name, point in _single(outlook, so_far).items():
-                    _tell(told, share, name, point, point, point, truth)
+                    _collect(predictions, share, name, point, point, point, truth)
                 if share == 0.0:
                     middle = np.median([p.metrics[-1] for p in past], axis=0)
-                    _tell(told, share, "train median", middle, middle, middle, truth)
+                    _collect(predictions, share, "train median", middle, middle, middle, truth)
     if not fit_seconds:
         print("no fold is fitted yet")
         return
-    _print(zoo, told, answered, f"{len(fit_seconds)} of {len(parts)} folds")
+    _print(zoo, predictions, answered, f"{len(fit_seconds)} of {len(parts)} folds")
     print(
         f"the outlook is fitted in {np.median(fit_seconds):.1f} s and asked in {1000 * np.median(ask_seconds):.0f} ms "
         "(medians, one thread, a busy machine)"
     )
 
 
-def _print(zoo: Zoo, told: dict[tuple[float, str], Told], answered: dict[float, list[str]], folds: str) -> None:
+def _print(
+    zoo: Zoo, predictions: dict[tuple[float, str], Scores], answered: dict[float, list[str]], folds: str
+) -> None:
     names = zoo.train.metric_names
-    n = len(told[SHARES[0], "outlook"].truth)
+    n = len(predictions[SHARES[0], "outlook"].truth)
     print(f"{zoo.name}, seed {zoo.seed}: the end of {n} runs, held out whole, {folds}")
     print("mean absolute error ± its standard error over runs; 90 % intervals: share inside, mean width")
     for share in SHARES:
@@ -118,9 +120,9 @@ def _print(zoo: Zoo, told: dict[tuple[float, str], Told], answered: dict[float, 
             "train median", "carry-forward", "linear extrapolation", "hyperparameters", "curve", "late average",
             "map", "h, then g", "outlook",
         ):  # fmt: skip
-            if (share, title) not in told:
+            if (share, title) not in predictions:
                 continue
-            some = told[share, title]
+            some = predictions[share, title]
             error = np.abs(np.stack(some.point) - np.stack(some.truth))
             low, high, truth = np.stack(some.low), np.stack(some.high), np.stack(some.truth)
             cells = []
@@ -136,10 +138,16 @@ def _print(zoo: Zoo, told: dict[tuple[float, str], Told], answered: dict[float, 
     print()
 
 
-def _tell(
-    told: dict[tuple[float, str], Told], share: float, name: str, point: Array, low: Array, high: Array, truth: Array
+def _collect(
+    predictions: dict[tuple[float, str], Scores],
+    share: float,
+    name: str,
+    point: Array,
+    low: Array,
+    high: Array,
+    truth: Array,
 ) -> None:
-    some = told.setdefault((share, name), Told([], [], [], []))
+    some = predictions.setdefault((share, name), Scores([], [], [], []))
     for values, one in ((some.point, point), (some.low, low), (some.high, high), (some.truth, truth)):
         values.append(one)
 
@@ -148,7 +156,7 @@ def _single(outlook: RunForecaster, path: RunPath) -> dict[str, Array]:
     """What each of the weighed forecasts says by itself."""
     import torch
 
-    table, _ = outlook.told(path, outlook.epochs_of(path.config))
+    table, _ = outlook.predictions(path, outlook.epochs_of(path.config))
     values = outlook.reader.surrogate.to_metrics(torch.from_numpy(table)).numpy()
     return dict(zip(EXPERTS, values, strict=False)) if len(path) else dict(zip(EXPERTS[:BEFORE], values, strict=False))
 

@@ -29,8 +29,8 @@ epsopt       whole curves; a few runs to look around first; what an epoch is wor
              always from the base; -stop: every run to its end; -mix: no merges; -ahead: the next step is chosen
              before the last epoch of a run is known, as by a worker that may not wait
 epsopt-sampler
-             EpsilonSampler in a plain Optuna script, asked and told as tpe is: last values of whole runs from the base,
-             no curves, no stopping, no merges
+             EpsilonSampler in a plain Optuna script, driven by ask and tell as tpe is: last values of whole runs from
+             the base, no curves, no stopping, no merges
 """
 
 from __future__ import annotations

@@ -175,16 +175,16 @@ class _Search:
         stops = self._how.stop and (step.kind != "exploration" or self._weights is None)
         allowed = min(int(candidate.epochs), trainer.left)
 
-        def hopeless(run: Run) -> bool:
-            stop = stops and self._hopeless(run, candidate)
+        def pruned(run: Run) -> bool:
+            stop = stops and self._is_pruned(run, candidate)
             if self._how.ahead and (stop or len(run.values) == allowed - 1):
                 self._plan(run, candidate, 0 if stop else 1)
             return stop
 
-        run = trainer.train(dict(candidate.config), int(candidate.epochs), candidate.start, hopeless)
+        run = trainer.train(dict(candidate.config), int(candidate.epochs), candidate.start, pruned)
         return max(len(run.values), 1)
 
-    def _hopeless(self, run: Run, candidate: Candidate) -> bool:
+    def _is_pruned(self, run: Run, candidate: Candidate) -> bool:
         began = time.process_time()
         name = f"{self._seed}/{len(self._trainer.runs)}"
         decision = self._pruner.should_stop(name, run.curve, length=candidate.epochs, least_gain=self._least_gain)

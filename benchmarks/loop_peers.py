@@ -27,7 +27,7 @@ from epsopt.studies.optuna_io.sampler import EpsilonSampler
 SHORT, EIGHT = 3, 8
 """Epochs of a short run, and random ones before a model of them is asked."""
 FEW = 5
-"""Random runs before a model is believed, of the peers that begin with fewer than ten, as is usual."""
+"""Random runs before a model is used, of the peers that begin with fewer than ten, as is usual."""
 
 
 def random_search(trainer: Trainer, seed: int) -> None:
@@ -55,11 +55,11 @@ def optuna_method(
         space = trainer.workload.space
         everything = _distributions(space)
 
-        def told(run: Run) -> optuna.trial.FrozenTrial:
-            return _told(run.config, trainer.final(run), space, everything, masked=masked)
+        def as_trial(run: Run) -> optuna.trial.FrozenTrial:
+            return _recorded(run.config, trainer.final(run), space, everything, masked=masked)
 
         for run in trainer.runs:
-            study.add_trial(told(run))
+            study.add_trial(as_trial(run))
         while trainer.left:
             began = time.process_time()
             trial = study.ask()
@@ -70,7 +70,7 @@ def optuna_method(
                 study.tell(trial, trainer.final(run))
                 continue
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            study.add_trial(told(run))
+            study.add_trial(as_trial(run))
 
     return method
 
@@ -96,7 +96,7 @@ def _distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribut
     return dict(trial.distributions)
 
 
-def _told(
+def _recorded(
     config: Config, values: Sequence[float], space: Space, everything: Mapping[str, Any], *, masked: bool
 ) -> optuna.trial.FrozenTrial:
     """A finished trial; `masked` gives every inactive parameter one and the same value."""

@@ -138,7 +138,7 @@ class Trainer:
 
         Args:
             config: its hyperparameters.
-            epochs: how many it is told to train; by default as many as any.
+            epochs: how many it is asked to train; by default as many as any.
             start: the checkpoint that it starts from; by default where runs start.
             stop: asked after each epoch but the last.
         """
@@ -148,7 +148,7 @@ class Trainer:
         stopped = diverged = False
         allowed = min(epochs, self.left)
         try:
-            # The whole length is announced, as a program would be told: what is cut off is only not run.
+            # The whole length is announced, as to a program that takes it: what is cut off is only not run.
             seed = self._seed * 100_000 + len(self.ledger.notes)
             for known, state in self._epochs(run, name, seed, epochs):
                 run = known

@@ -1,4 +1,4 @@
-"""Time of epsopt's Pareto extraction over moocore's own, on the promised sizes (at most 1.2 times).
+"""Time of epsopt's Pareto extraction over moocore's own, on sizes up to a million (at most 1.2 times).
 
 Run with: OMP_NUM_THREADS=1 python benchmarks/pareto.py > benchmarks/results/pareto.txt
 Both run in turn in one process on one thread; the smallest processor time of the repeats counts. On the input
@@ -60,7 +60,7 @@ def main() -> None:
                 worst = max(worst, ratio)
                 times = f"{1e3 * min(theirs):>8.1f} ms{1e3 * min(ours):>8.1f} ms"
                 print(f"{f'{n}x{m}':>12}  {name:<17}{word:<12}{size:>8}{times}{ratio:>7.2f}")
-    print(f"worst ratio {worst:.2f}, promised at most 1.20")
+    print(f"worst ratio {worst:.2f}, goal at most 1.20")
 
 
 if __name__ == "__main__":

@@ -89,8 +89,8 @@ def _kept(zoo: Zoo, kind: str, share: float) -> tuple[Surrogate, Validation, flo
     file = _file(zoo, kind, share)
     if not file.exists():
         return None
-    meta, told, took = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    validation = Validation(**{**told, "metrics": tuple(MetricValidation(**m) for m in told["metrics"])})
+    meta, stored, took = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    validation = Validation(**{**stored, "metrics": tuple(MetricValidation(**m) for m in stored["metrics"])})
     return Surrogate.from_bytes(file.read_bytes(), meta), validation, took
 
 
@@ -131,9 +131,9 @@ def _report(
 
 
 def _errors(surrogate: Surrogate, held: TrainingSet) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    told = surrogate.predict(surrogate.encode(held.fingerprints, held.embeddings))
-    inside = (held.metrics >= told.low) & (held.metrics <= told.high)
-    return np.abs(told.point - held.metrics), inside.mean(axis=0)
+    stored = surrogate.predict(surrogate.encode(held.fingerprints, held.embeddings))
+    inside = (held.metrics >= stored.low) & (held.metrics <= stored.high)
+    return np.abs(stored.point - held.metrics), inside.mean(axis=0)
 
 
 def _moved(before: Surrogate, after: Surrogate, kind: str) -> float:

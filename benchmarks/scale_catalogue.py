@@ -1,6 +1,6 @@
 """Catalogues of any size, made of real fingerprints: what `scale.py` measures on.
 
-A synthetic run is a mixture of two real ones, at as many moments of its training as wanted; fingerprints, sketches and
+A synthetic run is a blend of two real ones, at as many moments of its training as wanted; fingerprints, sketches and
 metrics are mixed alike, and vary a little besides. Where more tensors are wanted than the real network has, its blocks
 repeat, each repetition varied in a way of its own.
 """
@@ -29,7 +29,7 @@ EPOCHS = 20
 """Checkpoints of a run."""
 
 _TOGETHER = 20  # runs that are written in one transaction
-_VARIED = 0.1  # of a column's standard deviation over the real checkpoints: what no mixture explains
+_VARIED = 0.1  # of a column's standard deviation over the real checkpoints: what no blend explains
 _BLOCK = 0.3  # the same, of a repetition of a block; one pattern for all checkpoints, whose size a run chooses
 
 
@@ -88,7 +88,7 @@ class Maker:
     """Makes runs.
 
     Args:
-        real: what they are mixtures of.
+        real: what they are blends of.
         tensors: how many each checkpoint has.
         seed: of everything random.
     """

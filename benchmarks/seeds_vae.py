@@ -9,7 +9,7 @@ metrics   blocks of raw weights with attention -> z (32) -> three metrics (sidew
 The documents leave hidden widths and the training of the hybrid open. Those are what its authors published elsewhere
 (github.com/Ai-Whisperers/ultrametric-antigen-AI, scripts/epsilon_vae/train_epsilon_vae_hybrid.py; its settings only,
 the code here is our own): widths 512, 512, 256, layer normalisation, GELU, dropout .1, AdamW at 1e-4 falling along a
-cosine, batches of 32, embeddings 1, metrics .1, KL .001. That script trains 200 epochs unless told otherwise; 40 are
+cosine, batches of 32, embeddings 1, metrics .1, KL .001. That script trains 200 epochs by default; 40 are
 the default here, `--epochs 200` is theirs. The forerunner's loss is its document's, KL .1. Two things differ: the mean
 of z predicts, not a sample, and the last epoch counts, not the one that is best on the held-out runs.
 
@@ -40,7 +40,7 @@ from zoos import NAMES, OUT, Zoo, load, seeds_split
 CACHE = OUT.parent / "seeds"
 MODELS = ("hybrid", "metrics")
 EPOCHS = 40
-AUTHORS_EPOCHS = 200  # what their script trains unless told otherwise
+AUTHORS_EPOCHS = 200  # what their script trains by default
 BATCH = 32
 Array = NDArray[np.float32]
 Heads = tuple[Tensor, Tensor, Tensor | None, Tensor]  # mu, logvar, embeddings, metrics

@@ -247,6 +247,6 @@ def test_the_target_of_digits_is_a_smaller_network(capsys):
             "epochs": 40, "runs": [[1, 0, 0, 0]] * 40}  # fmt: skip
     quick = {**line, "values": [[0.5, 2.0], [0.7, 2.5], *rows[2:]]}
     table("digits", ["random", "gp"], [1], 40, {("random", 1): line, ("gp", 1): quick})
-    told = capsys.readouterr().out
-    assert "noisy_accuracy >= 0.6 and log10_parameters < 3.01" in told
-    assert told.splitlines()[-1].split() == ["gp", "2", "2"]
+    printed = capsys.readouterr().out
+    assert "noisy_accuracy >= 0.6 and log10_parameters < 3.01" in printed
+    assert printed.splitlines()[-1].split() == ["gp", "2", "2"]

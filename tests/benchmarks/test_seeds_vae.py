@@ -18,9 +18,9 @@ def _one_thread():
 
 def weights_of(zoo) -> dict[str, torch.Tensor]:
     """Two small matrices a checkpoint, whose values tell its first metric."""
-    told = torch.from_numpy(zoo.train.metrics[:, 0]).float()
+    metric = torch.from_numpy(zoo.train.metrics[:, 0]).float()
     noise = torch.randn(len(zoo), 3, 4, generator=torch.Generator().manual_seed(0))
-    return {"a": noise + 3 * told[:, None, None], "b": noise[:, :2, :2].clone()}
+    return {"a": noise + 3 * metric[:, None, None], "b": noise[:, :2, :2].clone()}
 
 
 @pytest.mark.parametrize("kind", MODELS)

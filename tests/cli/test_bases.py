@@ -32,9 +32,9 @@ def test_a_base_that_only_the_runs_name_is_asked_for_until_the_project_names_it(
     toml.write_text('[project]\nruns = "runs"\n\n[objectives.accuracy]\ndirection = "maximize"\n')
     elsewhere = tmp_path / "elsewhere"  # from here, the path in the runs' files leads nowhere
     elsewhere.mkdir()
-    told = call(elsewhere, "ingest", "--project", toml)
-    assert told.status == 0, told.err
-    assert LINE in told.out
+    result = call(elsewhere, "ingest", "--project", toml)
+    assert result.status == 0, result.err
+    assert LINE in result.out
     asked = call(elsewhere, "doctor", "--project", toml)
     assert LINE in asked.out, asked.err
     assert "They name no base" not in asked.out

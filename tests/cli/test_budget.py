@@ -18,7 +18,7 @@ from epsopt.studies.project.project import load_project
 from .conftest import Result, call, check
 from .test_work import FILE
 
-TOLD = ', ["--epochs", "{epochs}"], ["--init-from", "{init_from}"], ["--continue-from", "{resume_from}"]]'
+OPTIONS = ', ["--epochs", "{epochs}"], ["--init-from", "{init_from}"], ["--continue-from", "{resume_from}"]]'
 HOOK = """
 def evaluate(state):
     lr = float(state["weight"][0, 0]) - 1.0
@@ -26,14 +26,14 @@ def evaluate(state):
 """
 
 
-def project(folder: Path, more: str = TOLD) -> None:
+def project(folder: Path, more: str = OPTIONS) -> None:
     (folder / "epsopt.toml").write_text(FILE.replace("low = 0.0\nhigh = 10.0", "low = 0.0\nhigh = 1.0").replace(
         '"{lr}"]', f'"{{lr}}"{more}'))  # fmt: skip
 
 
 @pytest.fixture
 def young(tmp_path):
-    """A project of which nothing was trained yet, whose program can be told everything."""
+    """A project of which nothing was trained yet, whose program takes every option."""
     project(tmp_path)
 
     def run(*arguments: str) -> Result:
@@ -50,8 +50,8 @@ def written(folder: Path) -> int:
     return len(list((folder / "runs").glob("proposal_*/epoch_*")))
 
 
-def told(folder: Path) -> list[str]:
-    """What each run's program was told of its epochs."""
+def epochs_passed(folder: Path) -> list[str]:
+    """The epochs passed to each run's program."""
     given = [(Path(t.user_attrs["folder"]) / "argv").read_text().split("\0") for t in trials(folder)]
     return [words[words.index("--epochs") + 1] for words in given]
 
@@ -64,7 +64,7 @@ def test_a_budget_is_spent_to_the_last_epoch_and_every_run_says_what_it_was(youn
     check("work", result.document)
     assert result.document["budget"] == {"epochs": 11, "spent": 11, "merges": 0}
     assert written(tmp_path) == 11
-    assert told(tmp_path) == ["4", "4", "3"], "no run is told more than is left"
+    assert epochs_passed(tmp_path) == ["4", "4", "3"], "no run is passed more than is left"
     assert [r["step"]["kind"] for r in result.document["runs"]] == ["exploration"] * 3
     said = [t.user_attrs["step"] for t in trials(tmp_path)]
     assert [s["kind"] for s in said] == ["exploration"] * 3
@@ -100,7 +100,7 @@ def test_merges_are_steps_of_a_budget_too(young, tmp_path):
     assert result.document["runs"][-1]["step"]["predicted_gain"] > 0.0
 
 
-def test_a_program_that_cannot_be_told_is_stopped_when_the_budget_is_spent(young, tmp_path):
+def test_a_program_that_takes_no_epochs_is_stopped_when_the_budget_is_spent(young, tmp_path):
     project(tmp_path, ', "--epochs", "50", "--hold", "3"]')
     with (tmp_path / "epsopt.toml").open("a") as file:
         file.write('[hooks]\nevaluate = "budget_hooks:evaluate"\n')  # else the first ones would only be probes
@@ -125,12 +125,12 @@ def test_what_waits_from_before_comes_first_and_gets_no_more_than_is_left(young,
 
 @pytest.mark.slow
 def test_what_a_killed_worker_left_is_gone_on_with(young, tmp_path):
-    project(tmp_path, ', "--hold", "3"' + TOLD)
+    project(tmp_path, ', "--hold", "3"' + OPTIONS)
     arguments = ["work", "--budget", "40", "--length", "30"]
     code = "from epsopt.cli.main import main; main()"
     log = (tmp_path / "log").open("wb")
     worker = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=tmp_path, stdout=log, stderr=log)
-    while written(tmp_path) < 3 or not trials(tmp_path)[0].user_attrs.get("checkpoints"):  # until the study was told
+    while written(tmp_path) < 3 or not trials(tmp_path)[0].user_attrs.get("checkpoints"):  # until the study has it
         assert worker.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.2)
     worker.kill()
@@ -212,7 +212,7 @@ def test_a_hyperparameter_called_epochs_says_how_long_a_run_is(young, tmp_path):
         file.write('[space.epochs]\ntype = "int"\nlow = 2\nhigh = 4\n')
     result = young("--budget", "9", "--length", "7", "--json")
     assert result.status == 0, result.err
-    assert told(tmp_path) == ["4", "4", "1"], "within its range, and no more than is left"
+    assert epochs_passed(tmp_path) == ["4", "4", "1"], "within its range, and no more than is left"
     assert [t.params["epochs"] for t in trials(tmp_path)] == [4, 4, 2]
     assert [r["step"]["epochs"] for r in result.document["runs"]] == [4, 4, 1]
     assert written(tmp_path) == 9

@@ -36,8 +36,8 @@ def test_the_demo_trains_searches_proposes_and_says_what_came_of_it(finished) ->
     assert named
     assert all((folder / "d" / path).is_file() for path in named)
     # Paths are never wrapped, nor what a worker tells of a run.
-    told = [line for line in result.out.splitlines() if "/" not in line and not line.startswith("proposal_")]
-    assert [line for line in told if len(line) > 80] == []
+    lines = [line for line in result.out.splitlines() if "/" not in line and not line.startswith("proposal_")]
+    assert [line for line in lines if len(line) > 80] == []
     assert "of 12 epochs spent" in result.out
 
 
@@ -56,7 +56,7 @@ def test_a_second_demo_trains_nothing_and_its_document_fits_the_schema(finished)
     assert sorted((p, p.stat().st_mtime_ns) for p in (folder / "d" / "runs").rglob("*")) == before
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_named_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = call(tmp_path, "demo", "--out", "file/demo")
     assert result.status == 2

@@ -15,11 +15,11 @@ def test_many_files_of_one_kind_are_named_in_one_sentence(project, tmp_path):
             for name, value in content["model_state_dict"].items()
         }
         torch.save(content, tmp_path / f"strange_{i}.pt")
-    told = call(project.folder, "predict", *sorted(tmp_path.glob("*.pt"))).out
-    flat = " ".join(told.split())
-    assert flat.count("Careful with") == 1, told
+    printed = call(project.folder, "predict", *sorted(tmp_path.glob("*.pt"))).out
+    flat = " ".join(printed.split())
+    assert flat.count("Careful with") == 1, printed
     assert "(3 of 3): the" in flat
-    assert told.index("strange_2.pt") < told.index("Careful with")
+    assert printed.index("strange_2.pt") < printed.index("Careful with")
 
 
 def test_metrics_that_are_no_objectives_any_more_have_no_columns(project, copy):

@@ -190,9 +190,9 @@ def test_the_details_of_a_checkpoint_are_those_of_predict_and_nearest(shown, pro
     assert shown.evaluate("navigator.clipboard.readText()") == path
     lines = shown.inner_text("#python").splitlines()
     assert len(lines) == 3
-    told: dict = {}
-    exec(compile("\n".join(lines[:2]), "page", "exec"), told)
-    assert told["weights"]
+    namespace: dict = {}
+    exec(compile("\n".join(lines[:2]), "page", "exec"), namespace)
+    assert namespace["weights"]
 
 
 def test_a_neighbour_is_one_click_away(shown):
@@ -398,10 +398,10 @@ def test_the_keyboard_reaches_a_point_its_details_and_the_frame(shown):
 
 def test_a_page_is_exported_as_one_file_that_epsopt_may_replace(project, copy):
     here = copy(project)
-    told = here("explore", "--export", "page.html", "--json")
-    assert told.status == 0, told.err
-    check("explore", told.document)
-    assert told.document["page"] == str(here.folder / "page.html")
+    namespace = here("explore", "--export", "page.html", "--json")
+    assert namespace.status == 0, namespace.err
+    check("explore", namespace.document)
+    assert namespace.document["page"] == str(here.folder / "page.html")
     assert here("explore", "--export", "page.html").status == 0
     (here.folder / "other.html").write_text("<html></html>")
     refused = here("explore", "--export", "other.html")

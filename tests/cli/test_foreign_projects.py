@@ -104,10 +104,10 @@ def test_runs_are_called_by_what_differs_and_tables_fit_the_terminal(which, requ
     ):
         result = call(project.folder, *arguments)
         assert result.status == 0, result.err
-        told = [line for line in result.out.splitlines() if not re.match(r"\s*(saved|wrote|from)?\s*\S*/\S*$", line)]
-        assert all(len(line) <= 80 for line in told), max(told, key=len)
-        assert "version_0" not in "\n".join(told), "which all runs have"
-        assert "…" not in "\n".join(told), "no name is cut"
+        printed = [line for line in result.out.splitlines() if not re.match(r"\s*(saved|wrote|from)?\s*\S*/\S*$", line)]
+        assert all(len(line) <= 80 for line in printed), max(printed, key=len)
+        assert "version_0" not in "\n".join(printed), "which all runs have"
+        assert "…" not in "\n".join(printed), "no name is cut"
 
 
 def test_a_checkpoint_that_a_table_names_is_found_by_that_name(hydra):
@@ -191,17 +191,17 @@ def test_the_doctor_says_what_was_understood_and_what_each_command_needs(hydra, 
     roles = {m["name"]: (m["role"], m["measured"]) for m in finetunes("doctor", "--json").document["metrics"]}
     assert roles["new_acc"][0] == "objective"
     assert roles["train_loss"][0] == "kept"
-    told = finetunes("doctor").out
-    assert "They start from base/pretrained.pt." in told
-    assert "Ready: epsopt fit, epsopt propose, epsopt work, epsopt merge." in told
+    printed = finetunes("doctor").out
+    assert "They start from base/pretrained.pt." in printed
+    assert "Ready: epsopt fit, epsopt propose, epsopt work, epsopt merge." in printed
 
 
-def test_a_fresh_catalogue_is_told_what_to_do_next(finetunes, tmp_path):
+def test_after_a_first_ingest_the_next_commands_are_named(finetunes, tmp_path):
     folder = tmp_path / "fresh"
     folder.mkdir()
     assert call(folder, "init", finetunes.runs).status == 0
-    told = " ".join(call(folder, "ingest").out.split())
-    assert "Ready: epsopt fit." in told
-    assert "epsopt propose: there is no map yet: epsopt fit" in told
-    assert 'epsopt merge: no hook measures weights: [hooks] evaluate = "package.module:function"' in told
-    assert "epsopt work: there is no train command: [train] command = " in told
+    printed = " ".join(call(folder, "ingest").out.split())
+    assert "Ready: epsopt fit." in printed
+    assert "epsopt propose: there is no map yet: epsopt fit" in printed
+    assert 'epsopt merge: no hook measures weights: [hooks] evaluate = "package.module:function"' in printed
+    assert "epsopt work: there is no train command: [train] command = " in printed

@@ -107,8 +107,8 @@ def test_every_format_says_the_same(mine, proposed, monkeypatch):
     for row, config in zip(csv.DictReader(io.StringIO(said["csv"])), configs(wanted), strict=True):
         written = {n: str(v) for n, v in config.items()}
         assert {n: row[n] for n in config} == written
-        told = ("pre", "low", "high", "joins_front", "nearest_run", "reason")
-        assert all(row[n] == "" for n in row.keys() - config.keys() if not n.startswith(told))
+        predictions = ("pre", "low", "high", "joins_front", "nearest_run", "reason")
+        assert all(row[n] == "" for n in row.keys() - config.keys() if not n.startswith(predictions))
     for row, proposal in zip(csv.DictReader(io.StringIO(said["csv"])), wanted, strict=True):
         assert float(row["joins_front"]) == proposal["joins_front"]
         assert row["reason"] == proposal["reason"]
@@ -313,7 +313,7 @@ class Hostile:
 
 @pytest.mark.parametrize("form", ["hydra", "shell", "csv"])
 @pytest.mark.parametrize("study", ["p/proposals", None])
-def test_who_runs_proposals_himself_is_told_on_standard_error_that_they_are_queued_too(form, study, tmp_path, capsys):
+def test_who_runs_proposals_himself_reads_on_standard_error_that_they_are_queued_too(form, study, tmp_path, capsys):
     from epsopt.cli.propose import explain_proposals
     from epsopt.optimize import Space
     from epsopt.studies.project.project import Project

@@ -11,7 +11,7 @@ from epsopt.cli import progress
 
 
 class Errors:
-    """Standard error that is no terminal; whoever waits for a line is told when it comes."""
+    """Standard error that is no terminal; whoever waits for a line is woken when it comes."""
 
     def __init__(self) -> None:
         self.text, self._written = "", threading.Condition()

@@ -64,6 +64,6 @@ def test_fit_goes_on_from_the_map_that_is_there(growing) -> None:
 def test_fit_says_what_a_refinement_did_and_why_there_was_none(growing, monkeypatch) -> None:
     project, _ = growing
     monkeypatch.setattr(maps, "GROWTH", 1.0)
-    told = project("fit").out
-    assert "was not refined: there are half as many runs again" in " ".join(told.split())
+    printed = project("fit").out
+    assert "was not refined: there are half as many runs again" in " ".join(printed.split())
     assert call(project.folder, "fit").out.count("current") == 1

@@ -23,8 +23,8 @@ def runs_of_two_programs(folder):
 
 def test_init_writes_one_name_and_searches_one_hyperparameter(tmp_path):
     runs_of_two_programs(tmp_path)
-    told = call(tmp_path, "init", "runs")
-    assert "6 runs call lr what 6 others call optimizer.lr" in " ".join(told.out.split())
+    result = call(tmp_path, "init", "runs")
+    assert "6 runs call lr what 6 others call optimizer.lr" in " ".join(result.out.split())
     project = load_project(tmp_path / "epsopt.toml")
     assert project.rename_hyperparameters == {"lr": "optimizer.lr"}
     assert [(p.name, p.low, p.high, p.optional) for p in project.space.parameters] == [
@@ -46,9 +46,9 @@ def test_ingest_and_doctor_name_the_line_to_add_where_the_project_file_has_none(
     toml.write_text('[project]\nruns = "runs"\n\n[objectives.acc]\ndirection = "maximize"\n')
     lines = '  [hyperparameters.rename]\n  lr = "optimizer.lr"\n'
     assert lines in call(tmp_path, "ingest").out
-    told = call(tmp_path, "doctor")
-    assert lines in told.out
-    assert "lr in 6 runs, optimizer.lr in 6" in " ".join(told.out.split())
+    result = call(tmp_path, "doctor")
+    assert lines in result.out
+    assert "lr in 6 runs, optimizer.lr in 6" in " ".join(result.out.split())
     check("doctor", call(tmp_path, "doctor", "--json").document)
     toml.write_text(toml.read_text() + "\n" + lines)
     assert "[hyperparameters.rename]" not in call(tmp_path, "doctor").out  # no new ingest is needed

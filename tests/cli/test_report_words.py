@@ -23,6 +23,6 @@ def test_a_front_that_no_proposed_run_could_widen_yet_is_compared_with_nothing()
 
 
 def test_the_format_of_no_file_is_refused_with_what_to_add(tmp_path):
-    told = call(tmp_path, "report", "--format", "md")
-    assert told.status == 2
-    assert "--output report.md" in told.err
+    result = call(tmp_path, "report", "--format", "md")
+    assert result.status == 2
+    assert "--output report.md" in result.err

@@ -116,7 +116,7 @@ def test_a_target_that_makes_no_sense_trains_nothing(young, tmp_path, arguments,
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_keeps_the_learner_from_proposing_is_told_besides_the_document(young, monkeypatch):
+def test_what_keeps_the_learner_from_proposing_is_printed_besides_the_document(young, monkeypatch):
     monkeypatch.setattr(
         "epsopt.studies.worker.refit_service.BackgroundLearner.proposal_failure", lambda _: "no such hook"
     )
@@ -148,25 +148,25 @@ def broken(state):
 
 
 @pytest.mark.parametrize("function", sweep(["broken", "evaluate"]))
-def test_merges_are_measured_in_the_background_and_what_came_of_it_is_told(young, tmp_path, function):
+def test_merges_are_measured_in_the_background_and_what_came_of_it_is_printed(young, tmp_path, function):
     (tmp_path / "work_hooks.py").write_text(MIXING_HOOK)
     with (tmp_path / "epsopt.toml").open("a") as file:
         file.write(f'[hooks]\nevaluate = "work_hooks:{function}"\n')
     result = young("work", "-n", "3", "--learn-after", "3", "--merges", "2", "--json")
     assert result.status == 0, result.err
     check("work", result.document)
-    told = result.document["merges"]
+    messages = result.document["merges"]
     if function == "broken":
-        assert "no merge was measured: the evaluate hook 'work_hooks:broken'" in told[0]
-        assert "no such layer" in told[0]
+        assert "no merge was measured: the evaluate hook 'work_hooks:broken'" in messages[0]
+        assert "no such layer" in messages[0]
     mixed = list((tmp_path / "runs").glob("merged_*/*/*.safetensors"))
     with Catalogue(f"sqlite:///{tmp_path / 'epsopt.db'}") as catalogue:
         known = {Path(c.path) for c in catalogue.checkpoints()}
     assert known.issuperset(mixed)
-    assert bool(mixed) == any("joined the front, hypervolume" in text for text in told)
+    assert bool(mixed) == any("joined the front, hypervolume" in text for text in messages)
     report = young("report", "--json").document
     check("report", report)
-    assert report["merges"]["count"] == len(mixed), "merges are told apart from what was trained"
+    assert report["merges"]["count"] == len(mixed), "merges are counted apart from what was trained"
     assert report["merges"]["before"] == report["hypervolume"]["after"] <= report["merges"]["after"]
 
 
@@ -318,23 +318,23 @@ def test_a_budget_that_went_into_merges_is_not_said_to_have_found_nothing_queued
     assert capsys.readouterr().out == "Nothing was queued; 0 of 1 epoch spent.\n"
 
 
-def test_the_targets_are_told_to_the_learner_and_to_the_stopper(young, tmp_path, monkeypatch):
+def test_the_targets_are_passed_to_the_learner_and_to_the_pruner(young, tmp_path, monkeypatch):
     from epsopt.studies.prune import catalogue_pruner as stopping
     from epsopt.studies.worker import refit_service as learning
     from epsopt.studies.worker import worker
 
-    told = {}
-    monkeypatch.setattr(worker.Worker, "work", lambda self: told.update(worker=self) or [])
+    messages = {}
+    monkeypatch.setattr(worker.Worker, "work", lambda self: messages.update(worker=self) or [])
     assert young("work", "-n", "1", "--prune-below", "0.05", "--target-coverage", "0.9").status == 0
-    learner, pruner = told["worker"].learner, told["worker"].pruner
+    learner, pruner = messages["worker"].learner, messages["worker"].pruner
     assert isinstance(learner, learning.BackgroundLearner)
     assert learner.task.targets == {"coverage": 0.9}
     assert isinstance(pruner, stopping.CataloguePruner)
     assert [(t.name, t.value) for t in pruner.options["targets"]] == [("coverage", 0.9)]
-    assert told["worker"].goal is None
+    assert messages["worker"].goal is None
 
 
-def test_what_the_learner_is_told_becomes_constraints_of_the_proposals(young, tmp_path, monkeypatch):
+def test_what_is_passed_to_the_learner_becomes_constraints_of_the_proposals(young, tmp_path, monkeypatch):
     from epsopt.studies.worker import proposals as proposing
     from epsopt.studies.worker.refit_service import Task, learn
 

@@ -63,7 +63,7 @@ def test_several_jobs_train_the_runs_that_one_would(runs, capsys):
     assert capsys.readouterr().err.count("coverage") == 3
 
 
-def test_a_run_that_fails_is_told_and_the_others_go_on(runs, capsys):
+def test_a_run_that_fails_is_named_and_the_others_go_on(runs, capsys):
     content = torch.load(base_path(runs), weights_only=True)
     content["model_state_dict"]["branches.b.projection.radius.1.bias"][:] = float("nan")
     torch.save(content, base_path(runs))

@@ -28,7 +28,7 @@ def same_weights(left, right):
     return all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_a_run_writes_what_it_promises(tmp_path, quick_base, capsys):
+def test_a_run_writes_its_documented_files(tmp_path, quick_base, capsys):
     run = tmp_path / "run"
     assert train(run, quick_base, "--encoder", "top", "--seed", "5", "--lr", "0.002") == 0
     assert sorted(path.name for path in run.iterdir()) == ["epoch_001.pt", "epoch_002.pt"]

@@ -76,6 +76,24 @@ def test_names_and_comments_of_a_room_are_the_fields_words(room):
     assert found == []
 
 
+# Former names that a migration is tested with, and the words themselves.
+_OLD_WORDS = {"test_migrations.py", "test_revision_2.py", "test_revision_3.py", "test_pages.py"}
+_NOT_PROSE = {"Promise"}  # JavaScript's
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks"])
+def test_names_and_comments_of_tests_and_benchmarks_are_the_fields_words(folder):
+    files = [f for f in (ROOT / folder).rglob("*.py") if f.name not in _OLD_WORDS]
+    assert files
+    found = [
+        f"{file.relative_to(ROOT)}: {match[0]}"
+        for file in files
+        for match in _NOT_OURS.finditer(re.sub(r"[_\d]+", " ", file.read_text(encoding="utf-8")))
+        if match[0] not in _NOT_PROSE
+    ]
+    assert found == []
+
+
 def _names(tree: ast.AST) -> set[str]:
     """Names of variables, attributes, parameters, functions and classes."""
     fields = {ast.Name: "id", ast.Attribute: "attr", ast.arg: "arg", ast.keyword: "arg", ast.alias: "asname"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .bombs import write_bombs
 from .mutants import MANIFEST, manifest, mutants, truncations
-from .sides import TOLD, TROUBLES, write
+from .sides import FAILURES, METADATA, write
 from .traps import write_traps
 
 
@@ -20,7 +20,7 @@ def write_all(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
         for file, content in files:
             (folder / name / file).write_bytes(content)
-    for what, (name, content, _) in {**TROUBLES, **TOLD}.items():
+    for what, (name, content, _) in {**FAILURES, **METADATA}.items():
         write(folder / "sides" / what, name, content)
     write_bombs(folder / "bombs")
     write_traps(folder / "traps")

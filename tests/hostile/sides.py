@@ -26,7 +26,7 @@ def wandb_record(kind: int, piece: bytes) -> bytes:
 WANDB = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
 EVENTS = struct.pack("<Q", 24) + b"\0\0\0\0" + b"\x09\0\0\0\0\0\0\xf8\x3f\x1a\x0dbrain.Event:2" + b"\0\0\0\0"
 
-TROUBLES: dict[str, tuple[str, bytes, str]] = {
+FAILURES: dict[str, tuple[str, bytes, str]] = {
     "a key twice": ("config.yaml", b"lr: 0.1\nlr: 0.2\n", 'duplicate key "lr" in line 2'),
     "billion laughs": ("config.yaml", LAUGHS.encode(), "unfold into"),
     "merges of merges": ("config.yaml", MERGES.encode(), "merge keys unfold into more than"),
@@ -66,7 +66,7 @@ TROUBLES: dict[str, tuple[str, bytes, str]] = {
 }
 """By what it is: the file, its content, and a part of the sentence that names it."""
 
-TOLD: dict[str, tuple[str, bytes, dict[str, Any]]] = {
+METADATA: dict[str, tuple[str, bytes, dict[str, Any]]] = {
     "YAML 1.1": (
         "config.yaml",
         b"lr: 1e-3\nflag: no\nanswer: yes\ntime: 1:30\nold: 017\nunder: 1_000\nday: 2026-01-01\nvalue: =\ninf: .inf\n",

@@ -72,7 +72,7 @@ def test_what_lies_as_deep_as_is_allowed_is_read(tmp_path):
     assert len(scan(tmp_path).files) == 1
 
 
-def test_links_that_lead_elsewhere_are_named_and_followed_only_when_told(tmp_path, catalogue):
+def test_links_that_lead_elsewhere_are_named_and_followed_only_when_asked(tmp_path, catalogue):
     runs = tmp_path / "runs"
     checkpoint(runs / "a" / "epoch_1.pt")
     checkpoint(tmp_path / "elsewhere" / "b" / "epoch_1.pt", 2)

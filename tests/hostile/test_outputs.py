@@ -1,4 +1,4 @@
-"""Files that a command is told to write: never over a checkpoint, a project or anything that is not epsopt's."""
+"""Files that a command is asked to write: never over a checkpoint, a project or anything that is not epsopt's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_report_never_replaces_what_it_did_not_make(project, name, more):
     assert before is None or place.read_bytes() == before
 
 
-def test_a_report_replaces_the_last_one_and_a_strangers_page_only_when_told(project):
+def test_a_report_replaces_the_last_one_and_a_strangers_page_only_when_asked(project):
     assert call(project, "report", "--html", "report.html").status == 0
     assert call(project, "report", "--html", "report.html").status == 0
     (project / "other.html").write_text("<p>mine</p>")

@@ -10,7 +10,7 @@ import torch
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.ingestion.ingest import ingest
 
-from .sides import TOLD, TROUBLES, write
+from .sides import FAILURES, METADATA, write
 
 
 def ingested(tmp_path: Path, files: dict[str, tuple[str, bytes]]):
@@ -37,9 +37,9 @@ def ingested(tmp_path: Path, files: dict[str, tuple[str, bytes]]):
 
 
 def test_a_file_that_cannot_be_read_is_named_and_its_checkpoint_goes_in(tmp_path, canary):
-    report, sides, _ = ingested(tmp_path, {what: (name, content) for what, (name, content, _) in TROUBLES.items()})
+    report, sides, _ = ingested(tmp_path, {what: (name, content) for what, (name, content, _) in FAILURES.items()})
     reasons = {f.path: f.reason for f in report.side_file_failures}
-    for what, (_, _, part) in TROUBLES.items():
+    for what, (_, _, part) in FAILURES.items():
         path = str(sides[what])
         assert part in reasons.pop(path, "nothing was said"), what
     assert reasons == {}
@@ -49,11 +49,11 @@ def test_a_file_that_cannot_be_read_is_named_and_its_checkpoint_goes_in(tmp_path
 
 
 def test_what_is_odd_but_data_is_read_as_data(tmp_path, canary):
-    report, _, told = ingested(tmp_path, {what: (name, content) for what, (name, content, _) in TOLD.items()})
+    report, _, stored = ingested(tmp_path, {what: (name, content) for what, (name, content, _) in METADATA.items()})
     assert report.side_file_failures == []
-    for what, (_, _, expected) in TOLD.items():
-        assert {k: told[what].get(k) for k in expected} == expected, what
-    assert all(len(str(v)) <= 5_000 for values in told.values() for v in values.values())
+    for what, (_, _, expected) in METADATA.items():
+        assert {k: stored[what].get(k) for k in expected} == expected, what
+    assert all(len(str(v)) <= 5_000 for values in stored.values() for v in values.values())
     assert not canary.exists()
 
 

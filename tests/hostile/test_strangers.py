@@ -65,9 +65,9 @@ def test_the_strangers_do_fire_where_python_is_left_to_itself(strange, canary):
 
 def test_reading_runs_nothing_of_the_folder_that_is_read(strange, canary, tmp_path):
     program = [sys.executable, "-P", "-c", "from epsopt.cli.main import main; main()"]
-    told = ["--storage", f"sqlite:///{tmp_path / 'epsopt.db'}"]
+    options = ["--storage", f"sqlite:///{tmp_path / 'epsopt.db'}"]
     clean = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([*program, "ingest", ".", *told], env=clean, capture_output=True, text=True, check=False)
+    done = subprocess.run([*program, "ingest", ".", *options], env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 checkpoints" in done.stdout
     assert not fired(canary)
@@ -178,7 +178,7 @@ def test_the_current_folder_is_on_no_path_but_where_packages_are(strange, canary
     assert installed in child_processes.import_path()
 
 
-def test_a_folder_that_is_gone_is_no_trouble(strange, tmp_path, monkeypatch):
+def test_a_folder_that_is_gone_is_no_failure(strange, tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()

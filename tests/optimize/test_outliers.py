@@ -69,7 +69,7 @@ def test_the_accuracy_of_guessing_is_one() -> None:
     assert outlying(np.concatenate([learned, guessing]), maximize=True).tolist() == [False] * 12 + [True] * 5
 
 
-def test_a_run_far_better_than_all_others_is_believed() -> None:
+def test_a_run_far_better_than_all_others_is_no_outlier() -> None:
     values = np.append(np.random.default_rng(0).uniform(0.1, 0.12, 20), 0.95)
     assert bulk(values, maximize=True)[1] == 0.95
     assert winsorised(values, maximize=True)[-1] == 0.95

@@ -75,7 +75,7 @@ def possible(*predicted: Mapping[str, object]) -> None:
             assert (array <= high).all(), f"{name} of {array.max()}"
 
 
-def told(answers: Iterable[object]) -> int:
+def checked(answers: Iterable[object]) -> int:
     """Hold points and intervals to what is possible; return how many there were."""
     count = 0
     for answer in answers:
@@ -85,7 +85,7 @@ def told(answers: Iterable[object]) -> int:
     return count
 
 
-def test_the_map_knows_what_its_metrics_can_be_without_being_told(world):
+def test_the_map_knows_what_its_metrics_can_be_without_being_given_bounds(world):
     surrogate = world[0]
     assert dict(zip(surrogate.metric_names, (t.bounds for t in surrogate.transforms), strict=True)) == LIMITS
     again = Surrogate.from_bytes(*surrogate.to_bytes())
@@ -104,26 +104,26 @@ def test_predictions_of_any_point(world, level, far):
 
 @pytest.mark.parametrize("engine", ["gradient", "optuna"])
 def test_answers_of_a_search(world, engine):
-    assert told(search(*world, OBJECTIVES, TARGETS, engine=engine, level=0.99).answers)
+    assert checked(search(*world, OBJECTIVES, TARGETS, engine=engine, level=0.99).answers)
 
 
 @pytest.mark.parametrize("k", sweep([1, 3, 2, 4], quick=2))
 def test_one_to_four_objectives_are_searched_and_proposed_for(world, k):
     surrogate, checkpoints = world
-    assert told(search(surrogate, checkpoints, OBJECTIVES[:k], TARGETS[:1], limit=3).answers)
-    assert told(propose(past(checkpoints, OBJECTIVES[:k]), n=1)) == 1
+    assert checked(search(surrogate, checkpoints, OBJECTIVES[:k], TARGETS[:1], limit=3).answers)
+    assert checked(propose(past(checkpoints, OBJECTIVES[:k]), n=1)) == 1
 
 
 def test_samples_of_a_region(world):
     found = sample_region(*world, OBJECTIVES, TARGETS[:1], probability=0.1, n=30, level=0.99)
-    assert told(found.points)
+    assert checked(found.points)
 
 
 def test_assessments_and_the_way_between_checkpoints(world, zoo):
     surrogate, checkpoints = world
-    assert told(assess(surrogate, checkpoints, zoo[0].fingerprints[:DRAWS], level=0.99)) == DRAWS
+    assert checked(assess(surrogate, checkpoints, zoo[0].fingerprints[:DRAWS], level=0.99)) == DRAWS
     latents = surrogate.memory.latents
-    assert told(along(surrogate, checkpoints, straight(latents[0], 40.0 * latents[-1], 7), 0.99)) == 7
+    assert checked(along(surrogate, checkpoints, straight(latents[0], 40.0 * latents[-1], 7), 0.99)) == 7
 
 
 def test_proposals_and_branches(world):
@@ -132,7 +132,7 @@ def test_proposals_and_branches(world):
     columns = [*(o.name for o in OBJECTIVES), *history.metrics]
     starts = [RunStart(c.path, np.array([c.metrics[n] for n in columns])) for c in checkpoints[4:15:5]]
     found = propose(history, TARGETS, n=4, level=0.99, starts=starts)
-    assert told(found) == 4
+    assert checked(found) == 4
     assert any(p.init_from is not None for p in found)
 
 
@@ -150,7 +150,7 @@ def test_plans_of_where_to_start(world):
     checkpoints = world[1]
     learned = learn_history(past(checkpoints, OBJECTIVES), TARGETS, level=0.99)
     starts = [Start(c.run, dict(c.metrics), measured=True, kind="checkpoint", checkpoint=c) for c in checkpoints[::20]]
-    assert told(plan_runs(learned, starts, epochs=3)) == len(starts)
+    assert checked(plan_runs(learned, starts, epochs=3)) == len(starts)
 
 
 def test_futures_of_learning_curves(world):

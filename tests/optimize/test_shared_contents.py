@@ -15,7 +15,7 @@ from epsopt.optimize.proposals.past_runs import past_runs
 from epsopt.zoo.catalogue.types import each_content_once
 
 
-def test_runs_of_one_name_are_told_apart_by_their_ids(zoo, fitted):
+def test_runs_of_one_name_are_distinguished_by_their_ids(zoo, fitted):
     surrogate, (_, checkpoints) = fitted[0], zoo
     same = [replace(c, run="run_000") for c in checkpoints]
     latents, known = known_latents(surrogate, same, of_runs=True)

@@ -44,7 +44,7 @@ def test_a_file_of_another_kind_is_never_written_over(tmp_path, name):
     assert (tmp_path / name).read_text() == "precious"
 
 
-def test_what_epsopt_made_is_replaced_and_anything_else_only_when_told(tmp_path):
+def test_what_epsopt_made_is_replaced_and_anything_else_only_when_asked(tmp_path):
     file = tmp_path / "report.html"
     page(file).write(PAGE)
     page(file).write(PAGE + b"<!-- again -->")
@@ -65,7 +65,7 @@ def test_a_file_that_comes_to_be_there_meanwhile_is_kept(tmp_path):
     assert (tmp_path / "report.html").read_text() == "of somebody else"
 
 
-def test_no_file_of_a_run_is_replaced_even_when_told(tmp_path):
+def test_no_file_of_a_run_is_replaced_even_when_asked(tmp_path):
     run = tmp_path / "runs" / "base"
     run.mkdir(parents=True)
     (run / "curves.html").write_text("the run's")

@@ -50,9 +50,9 @@ def test_an_architecture_like_those_held_out_is_predicted_with_their_residuals(m
     assert mixed.refusal(new.signature) is None
     assert mixed.refusal(new.signature, 0.99) is not None, "twenty architectures say nothing of one in a hundred"
     z = mixed.encode([new])
-    told, wider = mixed.predict(z), mixed.predict(z, unseen=np.array([True]))
-    np.testing.assert_array_equal(told.point, wider.point)
-    assert (wider.high - wider.low >= told.high - told.low - 1e-9).all()
+    predicted, wider = mixed.predict(z), mixed.predict(z, unseen=np.array([True]))
+    np.testing.assert_array_equal(predicted.point, wider.point)
+    assert (wider.high - wider.low >= predicted.high - predicted.low - 1e-9).all()
 
 
 def test_every_architecture_held_out_counts_once(mixed) -> None:
@@ -91,8 +91,8 @@ def test_surprising_architectures_widen_the_intervals_of_unseen_ones_only() -> N
     new = made(77, 1, 40)[0]
     assert surrogate.refusal(new.signature) is None
     z = surrogate.encode([new])
-    told, wider = surrogate.predict(z), surrogate.predict(z, unseen=np.array([True]))
-    assert wider.high - wider.low > 1.2 * (told.high - told.low)
+    predicted, wider = surrogate.predict(z), surrogate.predict(z, unseen=np.array([True]))
+    assert wider.high - wider.low > 1.2 * (predicted.high - predicted.low)
 
 
 def test_weights_that_are_followed_further_are_another_training_set() -> None:

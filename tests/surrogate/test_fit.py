@@ -32,7 +32,7 @@ def test_unseen_runs_are_predicted_better_than_by_their_median(fitted: tuple[Sur
     assert fitted[1].embedding_r2 > 0.5
 
 
-def test_intervals_cover_about_what_they_promise_on_unseen_runs(fitted: tuple[Surrogate, Validation]) -> None:
+def test_intervals_cover_about_their_level_on_unseen_runs(fitted: tuple[Surrogate, Validation]) -> None:
     for metric in fitted[1].metrics:
         assert 0.75 <= metric.coverage <= 1.0, metric
 

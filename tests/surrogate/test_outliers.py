@@ -95,7 +95,7 @@ def test_diverged_values_that_come_later_are_set_aside_as_well(zoo) -> None:
     assert after.metrics[0].error < 5.0
 
 
-def test_a_far_out_value_is_believed_if_checkpoints_like_it_have_such_values() -> None:
+def test_a_far_out_value_is_no_outlier_if_checkpoints_like_it_have_such_values() -> None:
     # Perplexities: of an untrained model first, then of a trained one, and two that diverged.
     rng = np.random.default_rng(0)
     runs, epoch = np.repeat(np.arange(20), 10), np.tile(np.arange(10), 20)

@@ -109,26 +109,26 @@ def test_what_cannot_be_refined_is_said(zoo, early) -> None:
         refine(*early, replace(train, metrics=train.metrics + 0.01), trained_on="no", recipe=QUICK)
 
 
-def test_a_map_is_told_of_new_checkpoints_without_training_and_its_intervals_hold(zoo, early) -> None:
+def test_a_map_is_attributes_new_checkpoints_without_training_and_its_intervals_hold(zoo, early) -> None:
     known = of_runs(zoo[0], range(14 - HELD))
-    told = condition_on_observations(early[0], known)
-    assert set(told.memory.keys) == set(known.keys)
-    assert told.network is early[0].network
-    assert told.scores is early[0].scores
+    conditioned = condition_on_observations(early[0], known)
+    assert set(conditioned.memory.keys) == set(known.keys)
+    assert conditioned.network is early[0].network
+    assert conditioned.scores is early[0].scores
     old = len(early[0].memory.keys)
-    assert told.memory.keys[:old] == early[0].memory.keys
+    assert conditioned.memory.keys[:old] == early[0].memory.keys
     new = of_runs(zoo[0], range(EARLY, 14 - HELD))
-    torch.testing.assert_close(told.memory.latents[old:], early[0].encode(new.fingerprints))
-    before, after = (s.predict(s.encode(new.fingerprints)) for s in (early[0], told))
+    torch.testing.assert_close(conditioned.memory.latents[old:], early[0].encode(new.fingerprints))
+    before, after = (s.predict(s.encode(new.fingerprints)) for s in (early[0], conditioned))
     assert np.abs(after.point - new.metrics).mean() < np.abs(before.point - new.metrics).mean(), "heads see them"
     held = of_runs(zoo[0], range(14 - HELD, 14))
-    predicted = told.predict(told.encode(held.fingerprints))
+    predicted = conditioned.predict(conditioned.encode(held.fingerprints))
     inside = (held.metrics >= predicted.low) & (held.metrics <= predicted.high)
     assert inside.mean() > 0.7, "no narrower than what runs that it has not seen ask for"
-    assert condition_on_observations(told, known) is told
+    assert condition_on_observations(conditioned, known) is conditioned
 
 
-def test_what_a_map_cannot_read_is_not_told_to_it(zoo, early) -> None:
+def test_what_a_map_cannot_read_is_not_taken_in(zoo, early) -> None:
     train = of_runs(zoo[0], range(EARLY + 1))
     other = fingerprint({"elsewhere": torch.ones(3, 3)}.items(), {}.get)
     odd = replace(train, fingerprints=(*train.fingerprints[:-1], other))

@@ -67,7 +67,7 @@ def test_every_number_has_a_place_on_the_scale_and_comes_back(values: list[float
     assert np.abs(there[0]) < 15.0
     back = float(transform.backward(torch.from_numpy(there))[0])
     assert np.isfinite(back)
-    if abs(at) / 1e299 < transform.scale:  # beyond 1e300 deviations nothing is told apart
+    if abs(at) / 1e299 < transform.scale:  # beyond 1e300 deviations nothing is distinguished
         assert back == pytest.approx(at, rel=1e-6, abs=1e-6 * transform.scale + 1e-9 * abs(transform.centre))
 
 

@@ -58,5 +58,5 @@ def test_it_is_a_probability_keeps_the_order_and_fits_no_worse_than_no_change(pr
         return float(-(np.array(weights) * (np.array(came) * np.log(q) + (1 - np.array(came)) * np.log1p(-q))).sum())
 
     clipped = np.clip(predicted, 0.001, 0.999)
-    believed = np.clip([found(p) for p in clipped], 1e-300, 1 - 1e-16)
-    assert loss(believed) <= loss(clipped) + 1e-6
+    calibrated = np.clip([found(p) for p in clipped], 1e-300, 1 - 1e-16)
+    assert loss(calibrated) <= loss(clipped) + 1e-6

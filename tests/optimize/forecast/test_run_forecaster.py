@@ -152,7 +152,7 @@ def table(errors: np.ndarray, progress: float) -> StackingRow:
     return StackingRow(values, final, values, final, np.full(len(errors), progress), runs)
 
 
-def test_forecasts_that_cannot_be_told_apart_share_and_an_exact_one_takes_all() -> None:
+def test_forecasts_that_cannot_be_distinguished_share_and_an_exact_one_takes_all() -> None:
     rng = np.random.default_rng(1)
     errors = rng.standard_normal((40, len(EXPERTS))) * np.array([1.0, 1.0, 1.0, 9.0, 9.0, 9.0, 9.0])
     parts = run_folds(np.arange(40), 5, 0)

@@ -1,4 +1,4 @@
-"""What no past run tried is told apart choice by choice."""
+"""What no past run tried is distinguished choice by choice."""
 
 from __future__ import annotations
 

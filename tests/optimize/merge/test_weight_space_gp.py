@@ -129,7 +129,7 @@ def test_coefficients_say_which_way_a_merge_lies_on(
     assert on_way(np.array(rows)) == expected
 
 
-def test_of_the_kind_that_is_not_believed_nothing_is_chosen() -> None:
+def test_of_the_kind_that_is_not_reliable_nothing_is_chosen() -> None:
     toy = Toy(4)
     for kind in ("between", "beyond"):
         for seed in range(3):

@@ -36,14 +36,14 @@ def pruner(past: list[Curve]) -> Pruner:
     return out
 
 
-def test_a_hopeless_run_is_stopped_and_a_promising_one_is_not(pruner: Pruner) -> None:
-    hopeless = pruner.should_stop("bad", curve(0.5, 0.9, 4))
-    assert hopeless.stop
-    assert hopeless.probability < 0.05
-    promising = pruner.should_stop("good", curve(1.0, 0.0, 4))
-    assert not promising.stop
-    assert promising.probability > 0.2
-    assert "join the front" in promising.reason
+def test_a_bad_run_is_stopped_and_a_good_one_is_not(pruner: Pruner) -> None:
+    bad = pruner.should_stop("bad", curve(0.5, 0.9, 4))
+    assert bad.stop
+    assert bad.probability < 0.05
+    good = pruner.should_stop("good", curve(1.0, 0.0, 4))
+    assert not good.stop
+    assert good.probability > 0.2
+    assert "join the front" in good.reason
 
 
 def test_no_run_is_stopped_within_its_grace_nor_at_its_end(pruner: Pruner) -> None:
@@ -223,10 +223,10 @@ def test_one_objective_is_enough_and_runs_that_measured_nothing_do_not_matter(pa
     judge = Pruner(SPACE, OBJECTIVES[:1], 10, control_share=0.0)
     nothing = Curve(past[0].config, STEPS, np.full((10, 1), np.nan))
     judge.learn([*(Curve(c.config, c.steps, c.values[:, :1]) for c in past), nothing])
-    told = [
+    answers = [
         judge.should_stop("any", Curve(c.config, c.steps, c.values[:, :1])) for c in (curve(0.2, 0, 4), curve(1, 0, 4))
     ]
-    assert [decision.stop for decision in told] == [True, False]
+    assert [decision.stop for decision in answers] == [True, False]
 
 
 def test_a_run_that_starts_at_a_checkpoint_begins_there(past: list[Curve]) -> None:

@@ -46,7 +46,7 @@ def test_more_epochs_are_expected_to_add_more_but_not_in_proportion(open_end):
     assert some.volume == many.volume > 0.0
 
 
-def test_what_runs_under_way_bring_is_not_promised_again(open_end):
+def test_what_runs_under_way_gain_is_not_predicted_again(open_end):
     from epsopt.optimize.schedule.run_acquisition import Candidate
 
     alone = remaining_gain(open_end, 10.0, reference=CORNER, base=BASE, reliability=lambda _: 1.0)

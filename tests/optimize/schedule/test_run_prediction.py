@@ -1,4 +1,4 @@
-"""What is expected of a run before it is launched, told without changing what is chosen."""
+"""What is expected of a run before it is launched, computed without changing what is chosen."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_better_run_joins_the_front_and_the_worse_one_does_not(model):
 
 
 def test_each_objective_is_drawn_with_its_own_uncertainty(model):
-    """What is told by a few draws is what many draws of the posterior itself say."""
+    """What a few draws say is what many draws of the posterior itself say."""
     signs, front = np.array([1.0, -1.0]), model.measured()
     for a, b in ((0.2, 0.9), (0.5, 0.5), (0.6, 0.8), (0.8, 0.6), (0.9, 0.3)):
         config = {"a": a, "b": b}
@@ -100,7 +100,7 @@ def test_of_an_earlier_epoch_something_else_is_expected(model):
     assert early.point["cost"] > late.point["cost"]
 
 
-def test_what_cannot_be_foretold_is_refused_in_a_sentence(model):
+def test_what_cannot_be_predicted_is_refused_in_a_sentence(model):
     with pytest.raises(UsageError, match="level is 1"):
         expect(model, Candidate({"a": 0.5, "b": 0.5}, None, 8.0), level=1.0)
     with pytest.raises(UsageError, match="a run of 8 epochs has 8 behind it"):

@@ -60,7 +60,7 @@ def test_it_looks_around_until_there_are_runs_to_learn_from():
     assert then.model is not None
 
 
-def test_no_step_promises_more_than_its_metrics_may_reach():
+def test_no_step_predicts_more_than_its_metrics_may_reach():
     curves = list(SIX)
     for _ in range(3):
         step = policy().next(known(curves))
@@ -75,7 +75,7 @@ def test_without_branches_every_run_starts_where_runs_start():
     assert step.candidate.config["a"] > 0.7
 
 
-def test_a_kind_whose_promises_failed_gives_way_to_the_others():
+def test_a_kind_whose_predictions_failed_gives_way_to_the_others():
     state = known(SIX)
     chooser = policy()
     first = chooser.next(state)
@@ -108,25 +108,25 @@ def test_a_merge_is_measured_while_it_is_worth_more_than_an_epoch_was():
     assert policy(evaluation=500.0).next(state).kind == "exploration"
 
 
-def test_merges_whose_promises_failed_are_not_measured_any_more():
+def test_merges_whose_predictions_failed_are_not_measured_any_more():
     state = known(SIX[:2], weights_of(8), spent=50.0)
     chooser = policy(evaluation=0.5)
     step = chooser.next(state)
     assert step.kind == "merge"
     for kind in ("between", "beyond"):
-        assert chooser.next(state).kind == "merge", "either kind is believed by what it brought itself"
+        assert chooser.next(state).kind == "merge", "either kind is as reliable as its own gains"
         for _ in range(20):
             chooser.learn(replace(step, merge=replace(step.merge, kind=kind)), 0.0)
     assert chooser.next(state).kind == "exploration"
 
 
 def test_of_a_run_that_was_stopped_less_was_to_be_expected():
-    promise = Step("run", predicted_gain=1.0, gain_per_epoch=0.1, cost=10.0)
+    predicted = Step("run", predicted_gain=1.0, gain_per_epoch=0.1, cost=10.0)
     stopped, whole = policy(), policy()
-    stopped.learn(promise, 0.1, taken=1.0)
-    whole.learn(promise, 0.1)
+    stopped.learn(predicted, 0.1, taken=1.0)
+    whole.learn(predicted, 0.1)
     assert stopped.reliability.of("run", 1.0) == pytest.approx(1.0)
-    assert whole.reliability.of("run", 1.0) == pytest.approx(0.4), "a tenth of one promise, and half of it in doubt"
+    assert whole.reliability.of("run", 1.0) == pytest.approx(0.4), "a tenth of one prediction, and half of it in doubt"
     explored = policy()
     explored.learn(Step("exploration", 0.0, 0.0, 4.0), 0.3)
     assert explored.reliability.of("exploration", 1.0) == 1.0

@@ -51,7 +51,7 @@ def test_runs_that_err_more_than_was_said_stretch_intervals_and_those_that_do_no
     assert min(wild.stretch) > 2.0 * max(1.0, min(calm.stretch))
 
 
-def test_what_chosen_runs_brought_less_than_was_expected_is_taken_off_what_is_expected_of_the_next(sure):
+def test_what_chosen_runs_gained_less_than_was_expected_is_taken_off_what_is_expected_of_the_next(sure):
     barren = [replace(c, values=np.broadcast_to(BASE, c.values.shape)) for c in history(0.002)[12:]]
     found = fit_selection_calibration(sure, [*history(0.002)[:12], *barren], reference=CORNER)
     assert 0.0 < found.gain("run") < 0.8

@@ -69,7 +69,7 @@ def test_names_from_files_are_text_wherever_they_are_shown(server, snapshot, tmp
 def test_the_file_shows_what_the_page_shows_without_asking_anyone(server, snapshot, tmp_path):
     file = tmp_path / "page.html"
     file.write_bytes(exported(snapshot))
-    told = {}
+    shown = {}
     with opened() as found:
         for url in (server.url, file.as_uri()):
             page = found.page
@@ -79,10 +79,10 @@ def test_the_file_shows_what_the_page_shows_without_asking_anyone(server, snapsh
             page.keyboard.press("Escape")
             page.locator("#runs tbody tr").first.get_by_role("button", name="details").click()
             page.wait_for_selector("#apart, #alike")
-            told[url] = (counts, front, page.inner_text("#neighbours"), page.inner_text("#path"))
+            shown[url] = (counts, front, page.inner_text("#neighbours"), page.inner_text("#path"))
         asked = [url for url in found.asked if url.startswith("file:")]
-    assert told[server.url] == told[file.as_uri()]
-    assert "selected" in told[server.url][0]
+    assert shown[server.url] == shown[file.as_uri()]
+    assert "selected" in shown[server.url][0]
     assert asked == [file.as_uri()], "nothing but the file itself"
     assert found.errors == []
 

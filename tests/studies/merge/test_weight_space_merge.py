@@ -130,7 +130,7 @@ def test_merges_widen_the_front_and_are_saved_with_what_was_expected_of_them(tin
     assert 2 in {len(t.parts) for t in found.tried if t.kind == "beyond"}
 
 
-def test_each_kind_of_step_is_credited_by_itself_and_those_beyond_are_hardly_believed_at_first(tiny, tmp_path):
+def test_each_kind_of_step_has_its_own_reliability_and_those_beyond_a_low_one_at_first(tiny, tmp_path):
     reliability = prior_reliability()
     assert (reliability.of("between", 1.0), reliability.of("along", 1.0)) == (1.0, 1.0)
     assert 0.05 < reliability.of("beyond", 1.0) < 0.1

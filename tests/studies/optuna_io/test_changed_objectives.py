@@ -35,8 +35,10 @@ def trials(storage, name="p/proposals"):
 
 def test_proposals_keep_their_numbers_predictions_and_measurements(queued):
     before = trials(queued)
-    told = follow_objectives(queued, "p", THREE)
-    assert told.startswith("the objectives are coverage, dist_corr, rad_hier now: 3 proposals and what 2 runs measured")
+    message = follow_objectives(queued, "p", THREE)
+    assert message.startswith(
+        "the objectives are coverage, dist_corr, rad_hier now: 3 proposals and what 2 runs measured"
+    )
     assert recorded_objectives(queued, "p") == tuple(THREE)
     assert recorded_space(queued, "p") == SPACE
     after = trials(queued)

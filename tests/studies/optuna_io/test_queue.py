@@ -93,7 +93,7 @@ def test_an_outcome_makes_a_finished_trial_with_the_measured_values(storage):
     assert trial.user_attrs["provenance"] == "measured"
 
 
-def test_an_outcome_may_be_told_twice_but_not_changed(storage):
+def test_an_outcome_may_be_recorded_twice_but_not_changed(storage):
     record_proposals(storage, "p", TWO, SPACE, [FakeProposal(FROZEN)])
     metrics = {"coverage": 0.8, "dist_corr": 0.7}
     record_outcome(storage, "p", TWO, SPACE, 0, metrics)

@@ -82,7 +82,7 @@ def test_a_lease_is_renewed_for_as_long_as_it_is_held_whatever_its_holder_does(c
     assert not any(thread.name == "epsopt-lease" for thread in threading.enumerate())
 
 
-def test_who_was_taken_for_dead_is_told_and_leaves_the_other_one_s_lease_alone(catalogue):
+def test_a_worker_taken_for_dead_is_notified_and_leaves_the_other_one_s_lease_alone(catalogue):
     with lease(catalogue, wait=False) as ours:
         age(catalogue, LEASE_SECONDS + 1)
         theirs = Lease(catalogue)

@@ -187,11 +187,11 @@ class Runs:
 SPACE = {"lr": FloatDistribution(1e-3, 1e-1, log=True), "width": FloatDistribution(0.0, 1.0)}
 
 
-@pytest.mark.parametrize("told", [0, 1])
-def test_earlier_runs_of_a_catalogue_are_known_from_the_first_trial(told: int) -> None:
+@pytest.mark.parametrize("n_recorded", [0, 1])
+def test_earlier_runs_of_a_catalogue_are_known_from_the_first_trial(n_recorded: int) -> None:
     study = optuna.create_study(directions=["maximize"] * 2, sampler=EpsilonSampler(catalogue=Runs(), seed=0))
     study.set_metric_names(["fit", "speed"])
-    for _ in range(told):
+    for _ in range(n_recorded):
         study.add_trial(optuna.create_trial(params={"lr": 0.01, "width": 0.5}, distributions=SPACE, values=[0.5, 0.5]))
     suggested = study.ask(SPACE).params
     assert suggested["lr"] > 0.05

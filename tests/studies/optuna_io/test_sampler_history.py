@@ -205,7 +205,7 @@ def test_a_range_that_changed_is_searched_as_it_is_asked_for_now() -> None:
     assert study.sampler.infer_relative_search_space(study, study.trials[0]) == narrow
     asked = study.ask(narrow)
     assert asked.params == asked.relative_params
-    assert 4.0 <= asked.params["x"] < 4.4, "below it is better, as the wider range told"
+    assert 4.0 <= asked.params["x"] < 4.4, "below it is better, as the trials of the wider range show"
 
 
 def test_a_range_of_its_own_in_each_branch_gets_the_nearest_that_it_allows() -> None:

@@ -1,4 +1,4 @@
-"""The first trials of a study that nobody has told anything, and a catalogue that knows."""
+"""The first trials of a study without trials, and a catalogue that knows."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_an_interrupted_trial_is_queued_again_however_often(shared):
     )
 
 
-def test_who_was_taken_for_dead_is_told_and_changes_nothing_any_more(shared):
+def test_a_worker_taken_for_dead_is_notified_and_changes_nothing_any_more(shared):
     study_id = queue(shared, 1)
     taken = take(shared)
     assert heartbeat(shared, [taken.trial_id]) == set()

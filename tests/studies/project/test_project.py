@@ -358,14 +358,14 @@ def test_an_argument_for_a_checkpoint_that_cannot_be_left_out_is_refused(tmp_pat
         load_project(tmp_path)
 
 
-def test_a_program_that_can_go_on_is_told_from_where_and_others_begin_again():
+def test_a_program_that_can_go_on_is_passed_the_checkpoint_and_others_begin_again():
     command = ("train", ("--resume", "{resume_from}"))
     assert render_command(command, {"resume_from": "x"}, "run") == ["train"]
     assert render_command(command, {}, "run", resume_from="/a b.pt") == ["train", "--resume", "/a b.pt"]
     assert render_command(("train",), {}, "run", resume_from="/a.pt") == ["train"]
 
 
-def test_a_program_may_be_told_how_many_epochs_it_is_to_train():
+def test_a_program_may_be_passed_how_many_epochs_it_is_to_train():
     command = ("train", "{lr}", ("--epochs", "{epochs}"))
     assert takes_epochs(command)
     assert not takes_epochs(("train", "{lr}"))

@@ -23,7 +23,7 @@ def run_of(folder, metrics, lr=0.1, first=1):
 
 
 @pytest.mark.parametrize("n", [2, 5, 12])
-def test_a_test_score_that_only_the_last_checkpoints_have_is_told_apart(tmp_path, n):
+def test_a_test_score_that_only_the_last_checkpoints_have_is_distinguished(tmp_path, n):
     for i in range(3):
         metrics = [{"val_loss": 1 / e + i} for e in range(1, n + 1)]
         metrics[-1]["test_accuracy"] = 0.5 + 0.1 * i
@@ -146,7 +146,7 @@ def networks_of_one_moment(run):
     (run / "metrics.csv").write_text("epoch,reward\n1,0.5\n2,0.7\n")
 
 
-def test_metrics_that_no_network_of_a_moment_is_given_are_told_apart(tmp_path):
+def test_metrics_that_no_network_of_a_moment_is_given_are_distinguished(tmp_path):
     for i in range(2):
         networks_of_one_moment(tmp_path / f"run_{i}")
     seen = survey(tmp_path)

@@ -47,7 +47,7 @@ def test_a_run_is_stopped_whose_gain_per_epoch_is_less_than_half_of_its_steps(pr
     decision = pruner.should_stop(Stepping({"a": 0.5, "b": 0.9}), bad)
     assert decision.stop
     assert "its remaining 6 epochs are expected to add" in decision.reason
-    assert decision.reason.endswith("needed is 0.025"), "half of what was trusted then, not what a model promises now"
+    assert decision.reason.endswith("needed is 0.025"), "half of what was reliable then, not what a model predicts now"
     assert not pruner.should_stop(Stepping({"a": 1.0, "b": 0.0}, replace(PLAN, gain_per_epoch=1e-6)), good).stop
     assert not pruner.should_stop(Stepping({"a": 0.5, "b": 0.9}, replace(PLAN, gain_per_epoch=0.0)), bad).stop
 

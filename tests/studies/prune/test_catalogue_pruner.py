@@ -54,7 +54,7 @@ def past() -> list[Checkpoint]:
     return [c for i, (a, b) in enumerate(configs) for c in checkpoints(i, a, b)]
 
 
-def test_a_worker_s_hopeless_run_is_stopped_by_what_the_catalogue_knows_and_a_good_one_is_not() -> None:
+def test_a_worker_s_bad_run_is_stopped_by_what_the_catalogue_knows_and_a_good_one_is_not() -> None:
     pruner = CataloguePruner(Runs(past()), SPACE, OBJECTIVES, control_share=0.0)
     bad = pruner.should_stop(Active("bad", {"a": 0.5, "b": 0.9}), checkpoints(99, 0.5, 0.9, 4))
     assert bad.stop

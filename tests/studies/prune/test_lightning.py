@@ -24,7 +24,7 @@ from pytorch_lightning.loggers import CSVLogger  # noqa: E402
 SPACE = Space((Parameter("a", "float", 0.0, 1.0), Parameter("b", "float", 0.0, 1.0)))
 OBJECTIVES = (Objective("gain", maximize=True), Objective("cost", maximize=False))
 DIRECTIONS = {"gain": "maximize", "cost": "minimize"}
-GOOD, HOPELESS = {"a": 1.0, "b": 0.0}, {"a": 0.5, "b": 0.9}
+GOOD, BAD = {"a": 1.0, "b": 0.0}, {"a": 0.5, "b": 0.9}
 EPOCHS = 8
 
 
@@ -101,11 +101,11 @@ def catalogue(tmp_path_factory) -> str:
     return url
 
 
-def test_a_hopeless_run_is_stopped_by_what_the_catalogue_knows_and_a_good_one_is_not(catalogue, tmp_path, caplog):
+def test_a_bad_run_is_stopped_by_what_the_catalogue_knows_and_a_good_one_is_not(catalogue, tmp_path, caplog):
     bad, good = (EpsoptPruning(catalogue, objectives=DIRECTIONS, control_share=0.0) for _ in range(2))
     with caplog.at_level(logging.INFO, "epsopt"):
         stopped = trainer(tmp_path, bad)
-        fit(stopped, Model(**HOPELESS))
+        fit(stopped, Model(**BAD))
     assert 2 <= stopped.current_epoch < EPOCHS - 1
     assert bad.decision.stop
     assert bad.decision.probability < 0.05
@@ -124,7 +124,7 @@ def test_the_project_file_says_what_counts_and_how_runs_name_it(catalogue, tmp_p
         '"val/cost" = "cost"\n[objectives.gain]\ndirection = "maximize"\n[objectives.cost]\ndirection = "minimize"\n'
     )
     callback = EpsoptPruning(tmp_path, control_share=0.0)
-    fit(trainer(tmp_path, callback), Model(**HOPELESS, prefix="val/"))
+    fit(trainer(tmp_path, callback), Model(**BAD, prefix="val/"))
     assert callback.stopped
 
 
@@ -171,26 +171,26 @@ def test_an_objective_that_is_not_logged_is_named_with_what_to_do_and_the_traini
     assert "val/gain" in said
     assert "metrics=" in said
     named = EpsoptPruning(pruner, metrics={"gain": "val/gain", "cost": "val/cost"})
-    fit(trainer(tmp_path, named), Model(**HOPELESS, prefix="val/"))
+    fit(trainer(tmp_path, named), Model(**BAD, prefix="val/"))
     assert named.stopped
 
 
 def test_where_validation_is_rarer_than_epochs_it_decides_after_validation(pruner, tmp_path):
     callback = EpsoptPruning(pruner)
-    fit(trainer(tmp_path, callback, check_val_every_n_epoch=2), Model(**HOPELESS))
+    fit(trainer(tmp_path, callback, check_val_every_n_epoch=2), Model(**BAD))
     assert sorted(callback.curve) == [1], "two epochs lie behind it: as many as every run is given"
     assert callback.stopped
 
 
 def test_nothing_is_judged_while_things_are_only_tried_out(pruner, tmp_path):
     callback = EpsoptPruning(pruner)
-    fit(trainer(tmp_path, callback, fast_dev_run=True), Model(**HOPELESS))
+    fit(trainer(tmp_path, callback, fast_dev_run=True), Model(**BAD))
     assert (callback.decision, callback.curve) == (None, {})
     tried = trainer(tmp_path, callback, num_sanity_val_steps=2, max_epochs=1)
-    fit(tried, Model(**HOPELESS))
+    fit(tried, Model(**BAD))
     assert list(callback.curve) == [0]
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(4, 2)))
-    tried.validate(Model(**HOPELESS), data, verbose=False)
+    tried.validate(Model(**BAD), data, verbose=False)
     assert list(callback.curve) == [0]
 
 
@@ -211,13 +211,13 @@ class OtherProcess:
 
 
 def test_other_processes_obey_process_zero_and_ask_nobody(pruner):
-    told = type(pruner.should_stop("x", Curve({}, np.array([]), np.empty((0, 2)))))(True, 0.01, "hopeless")
-    other = OtherProcess([(None, OBJECTIVES, {}, "the run"), (None, told)])
+    answers = type(pruner.should_stop("x", Curve({}, np.array([]), np.empty((0, 2)))))(True, 0.01, "too small a chance")
+    other = OtherProcess([(None, OBJECTIVES, {}, "the run"), (None, answers)])
     callback = EpsoptPruning("sqlite:////nowhere/at/all.db", objectives=DIRECTIONS)
     callback.on_fit_start(other, None)
     callback.on_train_epoch_end(other, None)
     assert other.should_stop
-    assert (callback.stopped, callback.run) == ("hopeless", "the run")
+    assert (callback.stopped, callback.run) == ("too small a chance", "the run")
     with pytest.raises(EmptyCatalogue):
         callback.on_fit_start(OtherProcess([(EmptyCatalogue("none"), (), {}, "")]), None)
 
@@ -225,7 +225,7 @@ def test_other_processes_obey_process_zero_and_ask_nobody(pruner):
 @pytest.mark.slow
 def test_two_processes_stop_together(pruner, tmp_path):
     both = trainer(tmp_path, EpsoptPruning(pruner), devices=2, strategy="ddp_fork")
-    fit(both, Model(**HOPELESS))
+    fit(both, Model(**BAD))
     saved = [p.name for p in (tmp_path / "lightning_logs/version_0/checkpoints").glob("*.ckpt")]
     assert 2 <= len(saved) < EPOCHS - 1
 
@@ -266,14 +266,14 @@ def test_options_that_make_no_sense_are_refused_at_once_wherever_the_objectives_
             EpsoptPruning(tmp_path, **options)
 
 
-def test_whatever_fails_in_process_zero_is_told_to_the_others(pruner, monkeypatch):
-    told = []
+def test_whatever_fails_in_process_zero_is_passed_to_the_others(pruner, monkeypatch):
+    answers = []
 
     class ProcessZero(OtherProcess):
         is_global_zero, checkpoint_callback = True, ModelCheckpoint()
 
         def broadcast(self, mine):
-            told.append(pickle.loads(pickle.dumps(mine))[0])
+            answers.append(pickle.loads(pickle.dumps(mine))[0])
             return mine
 
     callback, trainer = EpsoptPruning(pruner, config=GOOD), ProcessZero([])
@@ -284,8 +284,8 @@ def test_whatever_fails_in_process_zero_is_told_to_the_others(pruner, monkeypatc
     monkeypatch.setattr(callback, "open_judge", lambda: {}["beginning"])
     with pytest.raises(EpsoptError, match="early stopping failed: KeyError: 'beginning'"):
         callback.on_fit_start(trainer, None)
-    assert told[0] is None
-    assert ["deciding" in str(told[1]), "beginning" in str(told[2])] == [True, True]
+    assert answers[0] is None
+    assert ["deciding" in str(answers[1]), "beginning" in str(answers[2])] == [True, True]
 
 
 def test_it_can_be_sent_to_another_process(pruner):
@@ -332,7 +332,7 @@ def test_without_any_validation_what_training_logs_is_judged(pruner, tmp_path):
             return super().training_step(batch, index)
 
     callback = EpsoptPruning(pruner)
-    fit(trainer(tmp_path, callback, limit_val_batches=0, val_check_interval=0.5), Trains(**HOPELESS))
+    fit(trainer(tmp_path, callback, limit_val_batches=0, val_check_interval=0.5), Trains(**BAD))
     assert callback.stopped
     assert sorted(callback.curve)[:2] == [0, 1]
 
@@ -347,7 +347,7 @@ def test_a_database_that_breaks_while_it_trains_is_logged_once_and_the_training_
     monkeypatch.setattr("epsopt.studies.prune.catalogue_pruner.past_curves", breaks)
     whole = trainer(tmp_path, callback, max_epochs=3)
     with caplog.at_level(logging.WARNING, "epsopt"):
-        fit(whole, Model(**HOPELESS))
+        fit(whole, Model(**BAD))
     assert whole.current_epoch == 3
     assert callback.stopped is None
     assert "it cannot be judged: MemoryError: no more" in callback.decision.reason
@@ -357,7 +357,7 @@ def test_a_database_that_breaks_while_it_trains_is_logged_once_and_the_training_
 def test_a_loop_of_ones_own_may_ask_while_it_evaluates(catalogue, without):
     judge = CataloguePruner(Catalogue.existing(catalogue), None, OBJECTIVES, control_share=0.0)
     steps = np.arange(1.0, 4.0)
-    so_far = Curve(HOPELESS, steps, np.array([measured(**HOPELESS, epoch=e) for e in steps]))
+    so_far = Curve(BAD, steps, np.array([measured(**BAD, epoch=e) for e in steps]))
     with without():
         decision = judge.judge("mine", so_far, length=EPOCHS)
     assert decision.stop, decision.reason

@@ -97,7 +97,7 @@ def test_the_page_has_what_the_terminal_shows_of_every_proposal(report, tmp_path
     assert page.count(">measured</td>") == len(report.proposals)
 
 
-def test_how_long_slots_were_empty_before_launches_is_told(report):
+def test_how_long_slots_were_empty_before_launches_is_reported(report):
     assert wait_sentences(report) == [
         "Before a launch its slot was empty for 1.0 s in the median, 1.8 s at most (9 launches)."
     ]
@@ -110,8 +110,8 @@ def test_one_proposal_is_one_proposal(report):
     assert count_sentences(replace(report, proposals=report.proposals[:1])) == ["1 proposal: 1 trained."]
 
 
-def told(kind: str, epochs: int = 2, promised: float = 0.1) -> StepPlan:
-    return StepPlan(kind, promised, 0.1, float(epochs), epochs, 4.0, True, None, False, (0.0, 0.0))
+def step_plan(kind: str, epochs: int = 2, predicted: float = 0.1) -> StepPlan:
+    return StepPlan(kind, predicted, 0.1, float(epochs), epochs, 4.0, True, None, False, (0.0, 0.0))
 
 
 # kind, epochs that it is to have, epochs that it had, coverage at its end, how it ended
@@ -137,15 +137,15 @@ def stepped(tmp_path, url, storage):
             {"lr": i / 10}, known, {n: v - 0.1 for n, v in known.items()}, {n: v + 0.1 for n, v in known.items()},
             joins_front=None if kind == "exploration" else 0.8, nearest_runs=[("old", 0.3)], reason=f"because of {i}",
         )  # fmt: skip
-        said = {"step": told(kind, epochs).to_json(), **proposal_attributes(expected, 0.9)}
+        said = {"step": step_plan(kind, epochs).to_json(), **proposal_attributes(expected, 0.9)}
         record_step(storage, "p", TWO, SPACE, {"lr": i / 10}, None, said)
         trial = take_proposal(storage, "p", SPACE, worker="w")
         measured = {"coverage": coverage, "dist_corr": 0.5}
         curve = [{"epoch": e, "path": "", "metrics": measured} for e in range(1, taken + 1)]
-        told_of = {f"measured.{n}": v for n, v in measured.items()} | {"checkpoints": curve}
+        attributes = {f"measured.{n}": v for n, v in measured.items()} | {"checkpoints": curve}
         if state is not None:
             values = list(measured.values()) if state == TrialState.COMPLETE else None
-            finish(storage, trial.trial_id, state, values, told_of)
+            finish(storage, trial.trial_id, state, values, attributes)
         path = str(tmp_path / "runs" / f"proposal_{i:03d}" / "last.pt")
         more = replace(old, id=10 + i, run_id=i + 2, run=f"proposal_{i:03d}", path=path, metrics=measured)
         checkpoints += [more] * bool(taken)
@@ -228,7 +228,7 @@ def test_the_page_has_the_steps_and_their_predictions(stepped, tmp_path):
 def test_an_interrupted_step_counts_once_with_the_epochs_of_all_its_attempts(tmp_path, url, storage):
     project = Project("p", tmp_path / "epsopt.toml", tmp_path / "runs", url, TWO, {}, SPACE, None, tmp_path)
     old = Checkpoint(1, 1, "old", "/old/1.pt", "x", 1, {"coverage": 0.5, "dist_corr": 0.5}, {}, "s", 1, 9)
-    record_step(storage, "p", TWO, SPACE, {"lr": 0.1}, None, {"step": told("run", 3).to_json()})
+    record_step(storage, "p", TWO, SPACE, {"lr": 0.1}, None, {"step": step_plan("run", 3).to_json()})
     taken = take_proposal(storage, "p", SPACE, worker="w")
     storage.set_trial_user_attr(taken.trial_id, "checkpoints", [{"epoch": 1, "path": "/a/1.pt", "metrics": {}}])
     release(storage, storage.get_study_id_from_name("p/proposals"), taken.trial_id, "interrupted")
@@ -256,7 +256,7 @@ def stepped_for(objectives, folder, url, storage):
     old = Checkpoint(1, 1, "old", "/old/1.pt", "x", 1, start, {}, "s", 1, 9)
     names = [o.name for o in objectives]
     worst = tuple(0.0 if o.maximize else 1.0 for o in objectives)
-    step = replace(told("run", 4), reference_point=worst).to_json()
+    step = replace(step_plan("run", 4), reference_point=worst).to_json()
     predicted = {n: REACHED[n] for n in names}
     expected = ProposalRecord({"lr": 0.5}, predicted, predicted, predicted)
     record_step(

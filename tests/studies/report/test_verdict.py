@@ -62,7 +62,7 @@ def test_the_four_answers_say_what_was_measured(report):
     assert "coverage 0.8, loss 0.3" in found[2].reason
 
 
-def test_a_loop_that_moved_nothing_is_told_so(report):
+def test_a_loop_that_moved_nothing_is_reported_as_such(report):
     still = replace(report, gain=FrontGain(0.2, 0.2, (0.0, 1.0), ()))
     assert answers(still)[0] == "No"
     assert answers(replace(report, gain=None, new=()))[0] == "Not known yet"

@@ -47,7 +47,7 @@ COMMAND = ("train", "--lr", "{lr}", ("--epochs", "{epochs}"), ("--init-from", "{
 
 @pytest.fixture
 def studied(tiny, monkeypatch):  # noqa: F811
-    """Runs of two epochs from one base, as many as suffice, a hook, and a program that can be told everything."""
+    """Runs of two epochs from one base, as many as suffice, a hook, and a program that takes every option."""
     monkeypatch.setattr(following, "FIRST_RUNS", 4)
     project, catalogue = tiny
     project = replace(project, command=COMMAND)
@@ -96,14 +96,14 @@ def plans(studied) -> list:
 
 def test_a_merge_is_measured_there_and_then_and_the_next_step_knows_it(studied, cheap):
     project, storage, catalogue = studied
-    told: list[str] = []
-    follow(studied, until=1.0, notify=told.append)  # its hook has no bounds: stretching goes on for ever
+    messages: list[str] = []
+    follow(studied, until=1.0, notify=messages.append)  # its hook has no bounds: stretching goes on for ever
     merged = [c for c in catalogue.checkpoints() if is_recombined(c)]
     ledger = Ledger.read(storage, catalogue, "tiny")
     assert merged
-    assert len(merged) == len(ledger.merges) == len(told)
-    assert told[0].startswith("merged_001/merged_000 ")
-    for text, merge in zip(told, ledger.merges, strict=True):
+    assert len(merged) == len(ledger.merges) == len(messages)
+    assert messages[0].startswith("merged_001/merged_000 ")
+    for text, merge in zip(messages, ledger.merges, strict=True):
         assert ("joined the front, hypervolume +" in text) == (merge.realized_gain > 0.0)
     assert ledger.merges[0].cost == cheap, "nobody knows yet how long an epoch takes"
     assert ledger.merges[0].seconds > 0.0
@@ -139,15 +139,15 @@ def test_without_a_hook_nothing_is_mixed(studied):
     assert len(plans(studied)) == 1
 
 
-def test_a_hook_that_fails_is_told_in_a_line_and_a_run_is_chosen(studied, cheap, tmp_path, monkeypatch):
+def test_a_hook_that_fails_is_reported_in_a_line_and_a_run_is_chosen(studied, cheap, tmp_path, monkeypatch):
     (tmp_path / "broken_hook.py").write_text('def evaluate(state):\n    raise ValueError("no such layer")\n')
     monkeypatch.syspath_prepend(str(tmp_path))
     project, storage, catalogue = studied
-    told: list[str] = []
+    messages: list[str] = []
     broken = replace(project, evaluate="broken_hook:evaluate")
-    follow((broken, storage, catalogue), notify=told.append)
-    assert len(told) == 1
-    assert told[0].startswith("no merge was measured: the evaluate hook 'broken_hook:evaluate'")
+    follow((broken, storage, catalogue), notify=messages.append)
+    assert len(messages) == 1
+    assert messages[0].startswith("no merge was measured: the evaluate hook 'broken_hook:evaluate'")
     assert len(plans(studied)) == 1
     assert not Ledger.read(storage, catalogue, "tiny").merges
 
@@ -251,26 +251,26 @@ def test_of_a_look_nothing_is_predicted_but_why_it_is_taken_is_said(studied, mon
     assert len(trial.user_attrs["nearest_runs"]) == 3
 
 
-def test_what_steps_brought_is_weighed_against_what_they_promised(quiet):
+def test_the_realized_gain_of_steps_is_weighed_against_the_predicted(quiet):
     _, storage, catalogue = quiet
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     kind = plan_of(trial.user_attrs).kind
-    believed = make_scheduler(StudySnapshot.read(*quiet)).reliability.of(kind, 1.0)
+    reliability = make_scheduler(StudySnapshot.read(*quiet)).reliability.of(kind, 1.0)
     study = storage.get_study_id_from_name("tiny/proposals")
     taken = claim(storage, study, "me", {}, lambda _: None)
     assert running(StudySnapshot.read(*quiet))[0].epochs == plan_of(trial.user_attrs).epochs
-    assert make_scheduler(StudySnapshot.read(*quiet)).reliability.of(kind, 1.0) == believed, "it has not ended"
+    assert make_scheduler(StudySnapshot.read(*quiet)).reliability.of(kind, 1.0) == reliability, "it has not ended"
     finish(storage, taken.trial_id, TrialState.PRUNED, None, {})
     scheduler = make_scheduler(StudySnapshot.read(*quiet))
-    assert scheduler.reliability.of(kind, 1.0) < believed
+    assert scheduler.reliability.of(kind, 1.0) < reliability
     assert scheduler.last_kind == kind
     assert running(StudySnapshot.read(*quiet)) == []
     merges = [MeasuredMerge(0.5, 0.0, 0.5, 1.0, "between")] * 10
     remember(catalogue, *merges, MeasuredMerge(0.1, 0.1, 0.5, 1.0, "beyond"))
     reliability = make_scheduler(StudySnapshot.read(*quiet)).reliability
     assert reliability.of("between", 1.0) < 0.1
-    assert reliability.of("beyond", 1.0) == pytest.approx((0.1 + 0.05 * 0.3) / 0.15), "its kinds are believed apart"
+    assert reliability.of("beyond", 1.0) == pytest.approx((0.1 + 0.05 * 0.3) / 0.15), "each kind has its own"
 
 
 def test_what_was_interrupted_counts_once_as_a_step_and_its_epochs_are_paid_once(quiet):
@@ -324,7 +324,7 @@ def test_a_hyperparameter_may_say_how_long_a_run_is_within_its_range():
     assert config_with_epochs(space, {"epochs": 7, "lr": 0.1}, None, 2) == {"epochs": 7, "lr": 0.1}
 
 
-def test_a_program_that_cannot_be_told_gets_whole_branches(studied):
+def test_a_program_that_takes_no_epochs_gets_whole_branches(studied):
     project, storage, catalogue = studied
     deaf = replace(project, command=("train", "{lr}", ("--init-from", "{init_from}")), evaluate=None)
     snapshot = StudySnapshot.read(deaf, storage, catalogue)
@@ -564,12 +564,12 @@ def test_a_merge_far_out_does_not_make_all_that_was_trained_alike(studied):
         hyperparameters={"recombined": True},
     )  # fmt: skip
     worse = replace(snapshot, checkpoints=(*snapshot.checkpoints, far))
-    told = known(worse, None).merged
+    messages = known(worse, None).merged
     trained = [c.metrics["up"] for c in snapshot.checkpoints]
-    assert told.tolist() == [[pytest.approx(min(*trained, snapshot.reference[0])), pytest.approx(0.9)]]
-    assert told[0, 0] <= worse.reference[0], "it counts for nothing that it is not"
+    assert messages.tolist() == [[pytest.approx(min(*trained, snapshot.reference[0])), pytest.approx(0.9)]]
+    assert messages[0, 0] <= worse.reference[0], "it counts for nothing that it is not"
     assert worse.clipped_values(replace(far, hyperparameters={})).tolist() == [-8e3, 0.9], (
-        "what was trained is told as it is"
+        "what was trained stays as it is"
     )
     least = replace(snapshot.project, objectives=(replace(UP, maximize=False), CALM))
     assert np.isnan(replace(worse, project=least).clipped_values(replace(far, metrics={"up": 8e3}))[1])
@@ -603,10 +603,10 @@ def test_runs_that_ended_before_anything_was_measured_are_known_as_failed(studie
     snapshot = StudySnapshot.read(*studied)
     found = failed(snapshot)
     assert [(c.config["lr"], c.epochs, c.start.key) for c in found] == [(0.91, 1.0, ""), (0.92, 3.0, start)]
-    told = known(snapshot, None)
-    assert [c.config for c in told.failed] == [c.config for c in found]
-    assert told.spent == sum(c.steps[-1] for c in snapshot.curves.values()) + 4.0
-    step = make_scheduler(snapshot).next(told, running(snapshot))
+    messages = known(snapshot, None)
+    assert [c.config for c in messages.failed] == [c.config for c in found]
+    assert messages.spent == sum(c.steps[-1] for c in snapshot.curves.values()) + 4.0
+    step = make_scheduler(snapshot).next(messages, running(snapshot))
     assert all(abs(step.candidate.config["lr"] - lr) > 0.005 for lr in (0.91, 0.92))
 
 
@@ -621,18 +621,18 @@ def test_an_attempt_that_measured_something_speaks_for_those_after_it(studied):
     assert failed(StudySnapshot.read(*studied)) == []
 
 
-def test_a_step_whose_program_could_not_be_started_broke_no_promise(quiet):
+def test_a_step_whose_program_could_not_be_started_says_nothing_of_reliability(quiet):
     _, storage, _ = quiet
     follow(quiet)
     (trial,) = proposed_trials(storage, "tiny")
     kind = plan_of(trial.user_attrs).kind
-    believed = make_scheduler(StudySnapshot.read(*quiet)).reliability.of(kind, 1.0)
+    reliability = make_scheduler(StudySnapshot.read(*quiet)).reliability.of(kind, 1.0)
     taken = claim(storage, storage.get_study_id_from_name("tiny/proposals"), "me", {}, lambda _: None)
     finish(storage, taken.trial_id, TrialState.FAIL, None, {"not_started": True})
-    assert make_scheduler(StudySnapshot.read(*quiet)).reliability.of(kind, 1.0) == believed
+    assert make_scheduler(StudySnapshot.read(*quiet)).reliability.of(kind, 1.0) == reliability
 
 
-def test_a_look_that_was_told_its_epochs_by_a_hyperparameter_is_not_chosen_again(studied):
+def test_an_exploration_run_with_its_epochs_in_a_hyperparameter_is_not_chosen_again(studied):
     project, storage, catalogue = studied
     space = Space((*project.space.parameters, Parameter("epochs", "int", 1, 40)))
     young = replace(project, space=space, evaluate=None, command=("train", "{lr}", "{epochs}"))

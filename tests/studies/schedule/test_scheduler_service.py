@@ -82,11 +82,11 @@ def test_a_choice_that_is_made_in_time_knows_what_ended_meanwhile(quiet):  # noq
         mine.reconsider()
         mine.advance()
         ahead = mine.ready
-        finish(quiet[1], first, TrialState.PRUNED, None, {})  # it brought nothing
+        finish(quiet[1], first, TrialState.PRUNED, None, {})  # it gained nothing
         mine.ask()
         mine.advance()
     (trial,) = waiting(quiet)
-    assert trial.user_attrs["reason"] != ahead.attributes["reason"], "promises are believed less"
+    assert trial.user_attrs["reason"] != ahead.attributes["reason"], "predictions count for less"
     assert answers == [None, None]
     assert mine.ready is None
 
@@ -128,7 +128,7 @@ def test_a_choice_that_comes_too_late_is_not_queued_too(quiet, monkeypatch):  # 
 
 
 def test_merges_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, cheap, monkeypatch):  # noqa: F811
-    answers, told = Answers(), []
+    answers, texts = Answers(), []
     real = SchedulerService.measure_merge
     measured = []
 
@@ -140,17 +140,17 @@ def test_merges_are_measured_ahead_and_a_run_is_ready_while_one_is(studied, chea
         real(self, held, snapshot, placed, step)
 
     monkeypatch.setattr(SchedulerService, "measure_merge", measure)
-    with service(studied, within=0.05, notify=told.append, answer=answers) as mine:
+    with service(studied, within=0.05, notify=texts.append, answer=answers) as mine:
         mine.reconsider(merge=False)
         mine.advance()
-        assert (measured, told) == ([], []), "a program that begins is left alone"
+        assert (measured, texts) == ([], []), "a program that begins is left alone"
         mine.reconsider()
         mine.advance()
         assert len(measured) == 2, "what waits is launched first"
         (trial,) = waiting(studied)
         assert trial.user_attrs["reason"] == measured[1].attributes["reason"]
     assert all(ready is not None for ready in measured)
-    assert len(Ledger.read(studied[1], studied[2], "tiny").merges) == len(told) == len(measured)
+    assert len(Ledger.read(studied[1], studied[2], "tiny").merges) == len(texts) == len(measured)
     assert answers == [None]
 
 
@@ -219,12 +219,12 @@ def test_a_merge_that_fails_leaves_no_weights_behind(studied, cheap, monkeypatch
     real = WeightDecoder.decode
     monkeypatch.setattr(WeightDecoder, "decode", lambda *a: decoded.append(real(*a)) or decoded[-1])
     monkeypatch.setattr(stepping, "require_objectives", lambda *_: (_ for _ in ()).throw(EpsoptError("no coverage")))
-    told = []
-    with service(studied, notify=told.append) as mine:
+    texts = []
+    with service(studied, notify=texts.append) as mine:
         mine.advance()
         assert len(decoded) == 1
         assert not decoded[0].path.exists()
-    assert told == ["no merge was measured: no coverage"]
+    assert texts == ["no merge was measured: no coverage"]
     assert not list(studied[0].runs.glob("merged*"))
 
 
@@ -370,7 +370,7 @@ def test_what_keeps_it_from_choosing_is_answered_when_it_was_asked_and_a_databas
     assert answers[2] == "the database is locked"
 
 
-def test_one_that_runs_does_as_it_is_told_until_it_is_closed(quiet):  # noqa: F811
+def test_one_that_runs_does_what_it_is_asked_until_it_is_closed(quiet):  # noqa: F811
     answers = Answers()
     with service(quiet, answer=answers) as mine:
         thread = threading.Thread(target=mine.run)
@@ -434,7 +434,7 @@ command = ["train", "--lr", "{{lr}}"]
     process = asker.helper.process
     asker.finish()
     assert process.returncode == 0
-    assert (asker.messages(), asker.proposal_failure(), asker.fit_failure()) == ([], None, None), "that is no trouble"
+    assert (asker.messages(), asker.proposal_failure(), asker.fit_failure()) == ([], None, None), "that is no failure"
     asker.stop()
     for asked in (True, False):
         asker = StepAsker(StepTask(str(file), catalogue.url, 1000.0))
@@ -445,9 +445,10 @@ command = ["train", "--lr", "{{lr}}"]
             asker.start(1)
         process.kill()
         process.wait()
-        failure, setback = (asker.is_proposing(), asker.messages()) and (asker.proposal_failure(), asker.fit_failure())
-        assert "was killed by SIGKILL (most likely memory ran out)" in ((failure if asked else setback) or "")
-        assert (setback if asked else failure) is None
+        asker.is_proposing(), asker.messages()
+        proposal, fit = asker.proposal_failure(), asker.fit_failure()
+        assert "was killed by SIGKILL (most likely memory ran out)" in ((proposal if asked else fit) or "")
+        assert (fit if asked else proposal) is None
         asker.reconsider(merge=False)
         assert (asker.helper is None) == (not asked), "what dies of looking ahead does not do it again at once"
         asker.stop()

@@ -48,7 +48,7 @@ def checkpoints(zoo, project):
 
 
 @pytest.fixture
-def told(project, storage, checkpoints):
+def proposed(project, storage, checkpoints):
     """Their study: eleven ended by themselves, two were stopped early, one still trains."""
     configs = {c.run_id: c.hyperparameters for c in checkpoints}
     proposals = [FakeProposal(configs[i], point={}, low={}, high={}) for i in range(14)]
@@ -77,8 +77,8 @@ def test_a_cut_off_run_is_moved_on_as_the_runs_near_it_went() -> None:
     assert expected_end(straight("longest", 0.0, 1.0, epochs=5), whole) is None
 
 
-def test_the_last_checkpoint_of_a_stopped_run_is_not_taken_for_its_end(fitted, checkpoints, project, told, zoo):
-    cut = runs_cut_off(project, told, checkpoints)
+def test_the_last_checkpoint_of_a_stopped_run_is_not_taken_for_its_end(fitted, checkpoints, project, proposed, zoo):
+    cut = runs_cut_off(project, proposed, checkpoints)
     assert cut == {*PRUNED, RUNNING}
     past = {r.name: r for r in past_runs(fitted[0], checkpoints, cut)}
     assert [n for n, r in past.items() if not r.finished] == [f"proposal_{i:03d}" for i in (*PRUNED, RUNNING)]
@@ -92,7 +92,7 @@ def test_the_last_checkpoint_of_a_stopped_run_is_not_taken_for_its_end(fitted, c
 
 
 def test_proposals_learn_from_stopped_runs_and_repeat_nothing_that_ran(
-    checkpoints, project, storage, told, monkeypatch
+    checkpoints, project, storage, proposed, monkeypatch
 ):
     asked = {}
     monkeypatch.setattr(proposing, "propose", lambda history, *_, **more: asked.update(more, history=history) or [])
@@ -110,7 +110,7 @@ def test_proposals_learn_from_stopped_runs_and_repeat_nothing_that_ran(
 
 
 def test_a_run_from_a_checkpoint_is_learned_as_one_from_there_and_says_nothing_of_the_space(
-    checkpoints, project, storage, told, monkeypatch
+    checkpoints, project, storage, proposed, monkeypatch
 ):
     asked = {}
     monkeypatch.setattr(proposing, "propose", lambda history, *_, **more: asked.update(more, history=history) or [])
@@ -199,7 +199,7 @@ def branches(found) -> list[tuple]:
     return [(p.init_from, SPACE.key(p.params)) for p in found.proposals if p.init_from is not None]
 
 
-def test_a_branch_that_waits_or_ran_is_not_proposed_again(branching, storage, told):
+def test_a_branch_that_waits_or_ran_is_not_proposed_again(branching, storage, proposed):
     project, checkpoints = branching
     seen: list[tuple] = []
     ends = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, None]  # of each round's; None: they go on waiting
@@ -214,7 +214,7 @@ def test_a_branch_that_waits_or_ran_is_not_proposed_again(branching, storage, to
     assert len({*seen, last}) == len(ends) + 1
 
 
-def test_a_single_proposal_that_is_a_branch_is_another_one_each_time(branching, storage, told):
+def test_a_single_proposal_that_is_a_branch_is_another_one_each_time(branching, storage, proposed):
     project, checkpoints = branching
     rounds = [propose_next(project, storage, checkpoints, OBJECTIVES, n=1, reuse=True) for _ in range(3)]
     assert [r.numbers for r in rounds] == [(14,), (15,), (16,)]

@@ -93,7 +93,7 @@ def test_a_program_that_is_not_there_is_named(tmp_path):
         (-9, "", True),
     ],
 )
-def test_what_kept_a_program_from_its_work_is_told_apart_from_its_own_failures(tmp_path, status, said, launched):
+def test_what_kept_a_program_from_its_work_is_distinguished_from_its_own_failures(tmp_path, status, said, launched):
     training = start(tmp_path, "")
     training.close()
     (training.launch.out / "stderr.txt").write_text(said)
@@ -172,7 +172,7 @@ def test_stopping_all_waits_for_all(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["stdout.txt", "stderr.txt"])
-def test_output_in_no_encoding_is_no_trouble(tmp_path, name):
+def test_output_in_no_encoding_is_no_failure(tmp_path, name):
     (tmp_path / name).write_bytes(b"\xff\xfe broken\n\n")
     assert "broken" in last_words(tmp_path)
 

@@ -194,17 +194,17 @@ def test_a_trial_that_could_not_be_launched_in_an_earlier_version_says_so(loop):
     assert was_started(loop.trials()[0]) is False
 
 
-def test_proposals_of_another_search_space_are_dropped_and_told_and_the_others_run(loop):
+def test_proposals_of_another_search_space_are_dropped_and_named_and_the_others_run(loop):
     loop.queue({}, {"hold": 50}, {})
     narrower = tuple(replace(p, high=9) if p.name == "hold" else p for p in SPACE.parameters)
-    told = []
+    events = []
     changed = Loop(replace(loop.project, space=Space(narrower)))
     with Catalogue(loop.project.storage) as catalogue:
         budget = Budget(5, loop.storage, catalogue, "p")
-        ended = Worker(changed.project, loop.storage, catalogue, ORDERS, notify=told.append, budget=budget).work()
+        ended = Worker(changed.project, loop.storage, catalogue, ORDERS, notify=events.append, budget=budget).work()
         assert [e.state for e in ended] == ["complete", "complete"]
         assert budget.spent == 2
-    assert [e.text for e in told if e.kind == "refused"] == [
+    assert [e.text for e in events if e.kind == "refused"] == [
         "proposal 1 has hold = 50, expected a value of [-1, 9]; the search space does not have it, so it is dropped"
     ]
     dropped = loop.trials()[1]
@@ -242,16 +242,16 @@ def test_a_log_that_grows_costs_no_reading_of_checkpoints(loop, monkeypatch):
         ingestion, "read_files", lambda pool, files, *a, **k: opened.extend(str(p) for p, _ in files)
         or read_files(pool, files, *a, **k),
     )  # fmt: skip
-    told: list[float | None] = []
+    events: list[float | None] = []
 
     class Grows(StopsAt):
         def should_stop(self, run, checkpoints_so_far):
-            told.append(checkpoints_so_far[0].metrics.get("loss"))
-            (run.training.launch.out / "metrics.csv").write_text(f"epoch,loss\n1,{len(told)}\n")
-            return Verdict(len(told) > 5, 0.02, "enough")
+            events.append(checkpoints_so_far[0].metrics.get("loss"))
+            (run.training.launch.out / "metrics.csv").write_text(f"epoch,loss\n1,{len(events)}\n")
+            return Verdict(len(events) > 5, 0.02, "enough")
 
     (ended,) = loop.work(pruner=Grows(0))
-    assert told == [None, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert events == [None, 1.0, 2.0, 3.0, 4.0, 5.0]
     assert len(opened) == len(set(opened)) == ended.n_checkpoints
 
 
@@ -269,16 +269,16 @@ def test_a_run_whose_folder_is_gone_in_the_end_has_failed_and_others_go_on(loop)
     assert loop.trials()[0].user_attrs["failure"] == ended[0].failure
 
 
-def test_a_stopper_that_fails_stops_nothing_and_its_trouble_is_told_once(loop):
+def test_a_pruner_that_fails_prunes_nothing_and_its_failure_is_reported_once(loop):
     class Breaks(StopsAt):
         def should_stop(self, run, checkpoints_so_far):
             raise FloatingPointError("no forecast")
 
-    told: list[str] = []
+    events: list[str] = []
     loop.queue({"epochs": 3, "seconds": 0.2}, {"epochs": 2, "seconds": 0.2})
-    ended = loop.work(pruner=Breaks(0), notify=lambda e: told.append(e.text) if e.kind == "failure" else None)
+    ended = loop.work(pruner=Breaks(0), notify=lambda e: events.append(e.text) if e.kind == "failure" else None)
     assert [e.state for e in ended] == ["complete", "complete"]
-    assert told == ["runs go on, since whether to stop them cannot be decided: FloatingPointError: no forecast"]
+    assert events == ["runs go on, since whether to stop them cannot be decided: FloatingPointError: no forecast"]
 
 
 def test_failures_in_a_row_end_the_worker_with_a_sentence_and_leave_the_queue(loop):
@@ -309,7 +309,7 @@ class StopsAt:
 
 
 @pytest.mark.parametrize("mode", ["ok", "deaf"])
-def test_a_hopeless_run_is_stopped_and_what_it_measured_is_kept(loop, mode):
+def test_a_bad_run_is_stopped_and_what_it_measured_is_kept(loop, mode):
     loop.queue({"epochs": 100, "hold": 3, "mode": mode})
     pruner = StopsAt(2)
     (ended,) = loop.work(replace(ORDERS, grace=0.2), pruner=pruner)
@@ -349,7 +349,7 @@ def test_a_run_that_is_left_to_finish_keeps_what_was_thought_of_it(loop):
 
 def test_a_worker_that_was_taken_for_dead_stops_its_run_gently_and_tells_nothing(loop):
     loop.queue({"epochs": 100, "hold": 2})
-    told: list[str] = []
+    events: list[str] = []
 
     def give_away() -> None:  # as another worker does that has not heard of this one for too long
         while not (loop.project.runs / "proposal_000" / "epoch_001.safetensors").exists():
@@ -361,10 +361,10 @@ def test_a_worker_that_was_taken_for_dead_stops_its_run_gently_and_tells_nothing
 
     thread = threading.Thread(target=give_away)
     thread.start()
-    (ended,) = loop.work(replace(ORDERS, stale_after=2, runs=1), notify=lambda event: told.append(event.text))
+    (ended,) = loop.work(replace(ORDERS, stale_after=2, runs=1), notify=lambda event: events.append(event.text))
     thread.join()
     assert ended.state == "stale"
-    assert told[-1] == "proposal_000: given to another worker meanwhile; stopped"
+    assert events[-1] == "proposal_000: given to another worker meanwhile; stopped"
     assert loop.states() == ["FAIL", "WAITING"]
     assert "measured.coverage" not in loop.trials()[0].user_attrs
 
@@ -475,15 +475,15 @@ class EndlessLearner(FakeLearner):
 
 def test_work_ends_when_its_runs_have_ended_and_leaves_the_map_to_learn(loop):
     loop.queue({}, {})
-    told: list[str] = []
+    events: list[str] = []
     learner = EndlessLearner(loop, 1)
     ended = loop.work(
         replace(ORDERS, learn_after=1), learner=learner,
-        notify=lambda event: told.append(event.text) if event.kind == "fitting" else None,
+        notify=lambda event: events.append(event.text) if event.kind == "fitting" else None,
     )  # fmt: skip
     assert len(ended) == 2
     assert learner.asked == [0]
-    assert told[-1].startswith("the map still learns in the background and is left to it")
+    assert events[-1].startswith("the map still learns in the background and is left to it")
 
 
 class SlowLearner(FakeLearner):
@@ -491,12 +491,12 @@ class SlowLearner(FakeLearner):
 
     def __init__(self, loop: Loop, most: int = 99) -> None:
         super().__init__(loop, most)
-        self.told: list[tuple[str, str]] = []
+        self.events: list[tuple[str, str]] = []
         self.can_merge: list[bool] = []  # whether merges might be measured, of each time that it was asked
         self.looks, self.wanted, self.learning = 0, 0, False
 
     def notify(self, event) -> None:
-        self.told.append((event.kind, event.text.partition(":")[0]))
+        self.events.append((event.kind, event.text.partition(":")[0]))
 
     def let_go(self) -> None:
         """Let programs that hold go on."""
@@ -509,9 +509,9 @@ class SlowLearner(FakeLearner):
         return self.looks > 0
 
     def is_fitting(self) -> bool:
-        if self.learning and len([t for t in self.told if t[0] == "ended"]) == 6:
+        if self.learning and len([t for t in self.events if t[0] == "ended"]) == 6:
             self.learning = False
-            self.told.append(("learned", ""))
+            self.events.append(("learned", ""))
         return self.learning
 
     def start(self, propose: int, *, merge: bool = True) -> None:
@@ -527,7 +527,7 @@ def test_no_launch_waits_for_learning_and_the_next_proposals_are_asked_for_while
     learner = SlowLearner(loop)
     loop.queue({"lr": 0.9, "hold": 1})  # until it is asked
     loop.work(replace(ORDERS, runs=6, ask=2, learn_after=1), learner=learner, notify=learner.notify)
-    kinds = [kind for kind, _ in learner.told]
+    kinds = [kind for kind, _ in learner.events]
     assert kinds.index("proposing") < kinds.index("ended"), "asked while the first one ran"
     assert kinds.count("started") == 6
     assert kinds.index("fitting") < len(kinds) - 1 - kinds[::-1].index("started"), "runs began while it learned"
@@ -556,17 +556,17 @@ class Plenty:
 def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_while_programs_run(loop):
     class Ahead(SlowLearner):
         def reconsider(self, *, merge: bool) -> None:
-            self.told.append(("ahead", merge))
+            self.events.append(("ahead", merge))
             if merge:  # a checkpoint is seen
                 self.let_go()
 
         def finish(self) -> None:
-            self.told.append(("finish", ""))
+            self.events.append(("finish", ""))
 
     learner = Ahead(loop)
     loop.queue({"lr": 0.9, "epochs": 3, "hold": 1})
     loop.work(replace(ORDERS, runs=3, ask=8), learner=learner, notify=learner.notify, budget=Plenty())
-    assert [k for k, _ in learner.told if k != "ahead"] == [
+    assert [k for k, _ in learner.events if k != "ahead"] == [
         "started",
         "ended",
         "proposing",
@@ -578,12 +578,12 @@ def test_with_a_budget_a_step_is_asked_for_when_a_slot_is_free_and_chosen_ahead_
         "finish",
     ]
     assert learner.asked == [1, 1]
-    kinds = [k for k, _ in learner.told]
+    kinds = [k for k, _ in learner.events]
     first = kinds[: kinds.index("ended")]
     assert 2 <= first.count("ahead") <= 4, "when it begins, and with each checkpoint that is seen while it runs"
     assert learner.can_merge == [True, True], "asked for when nothing runs beside it"
     assert first[0] == "started"
-    can_merge = [merge for kind, merge in learner.told[: kinds.index("ended")] if kind == "ahead"]
+    can_merge = [merge for kind, merge in learner.events[: kinds.index("ended")] if kind == "ahead"]
     assert can_merge == [False, *[True] * (len(can_merge) - 1)], "nothing is measured beside a program that begins"
     last = kinds[len(kinds) - kinds[::-1].index("started") :]
     assert "ahead" not in last, "nothing will be launched after it"
@@ -647,13 +647,13 @@ def test_what_cannot_be_proposed_is_asked_for_again_when_more_is_known_and_not_f
 
 
 def test_what_keeps_a_learner_from_proposing_ends_the_worker(loop):
-    told: list[str] = []
+    events: list[str] = []
     with pytest.raises(EpsoptError, match="nothing can be proposed"):
         loop.work(
             replace(ORDERS, runs=5, ask=3), learner=FakeLearner(loop, 2),
-            notify=lambda event: told.append(event.text) if event.kind == "failure" else None,
+            notify=lambda event: events.append(event.text) if event.kind == "failure" else None,
         )  # fmt: skip
-    assert told == ["nothing could be proposed: nothing can be proposed"]
+    assert events == ["nothing could be proposed: nothing can be proposed"]
     assert loop.states() == ["COMPLETE", "COMPLETE"]
 
 
@@ -667,27 +667,27 @@ class FailingLearner(FakeLearner):
         return dict(enumerate([None, "no hook", "no space"])).get(len(self.asked))
 
 
-def test_what_keeps_a_learner_from_learning_is_told_once_and_the_work_goes_on(loop):
+def test_what_keeps_a_learner_from_learning_is_reported_once_and_the_work_goes_on(loop):
     loop.queue({}, {}, {})
-    told: list[str] = []
+    events: list[str] = []
     learner = FailingLearner(loop, 1)
     ended = loop.work(
         replace(ORDERS, learn_after=1), learner=learner,
-        notify=lambda event: told.append(event.text) if event.kind == "failure" else None,
+        notify=lambda event: events.append(event.text) if event.kind == "failure" else None,
     )  # fmt: skip
     assert [e.state for e in ended] == ["complete"] * 3
-    assert told == [f"learning in the background failed: {why}" for why in ("no hook", "no space")]
+    assert events == [f"learning in the background failed: {why}" for why in ("no hook", "no space")]
 
 
 def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is_queued_again(loop):
     # Coverage falls by lr / 10 with each epoch, structure grows by as much: the third epoch of lr 1 has both.
     loop.queue({"lr": 0.1, "epochs": 100, "hold": 2}, {"lr": 1.0, "epochs": 100, "hold": 3}, {})
-    told: list[tuple[str, str]] = []
+    events: list[tuple[str, str]] = []
     with Catalogue(loop.project.storage) as catalogue:
         goal = Goal(catalogue, loop.project.objectives, [Target("dist_corr", 0.3), Target("coverage", 0.6)])
         worker = Worker(
             loop.project, loop.storage, catalogue, replace(ORDERS, jobs=2), goal=goal,
-            notify=lambda event: told.append((event.kind, event.text)),
+            notify=lambda event: events.append((event.kind, event.text)),
         )  # fmt: skip
         (ended,) = worker.work()
     assert (worker.reached.run, worker.reached.epoch) == ("proposal_001", 3)
@@ -695,7 +695,7 @@ def test_the_work_ends_when_a_checkpoint_meets_all_targets_and_what_else_runs_is
     assert loop.states() == ["FAIL", "PRUNED", "WAITING", "WAITING"]
     assert loop.trials()[1].user_attrs["pruned.reason"] == "since it meets the targets"
     assert loop.trials()[0].user_attrs["failure"] == "another run reached the targets"
-    assert ("reached", f"proposal_001:3 meets the targets: {worker.reached.path}") in told
+    assert ("reached", f"proposal_001:3 meets the targets: {worker.reached.path}") in events
     interrupted = loop.trials()[0].user_attrs["checkpoints"][-1]["path"]
     loop.work(replace(ORDERS, runs=2), pruner=StopsAt(1))
     given = [(Path(t.user_attrs["folder"]) / "argv").read_text().split("\0") for t in loop.trials()]
@@ -757,7 +757,7 @@ def test_ctrl_c_stops_the_programs_and_queues_their_proposals_again(loop):
 
 
 @pytest.mark.usefixtures("heard")
-def test_what_a_program_saves_when_it_is_told_to_end_is_read_and_gone_on_from(loop):
+def test_what_a_program_saves_when_it_is_asked_to_end_is_read_and_gone_on_from(loop):
     loop.queue({"seconds": 0.3, "epochs": 100, "mode": "saves"})
     first = loop.project.runs / "proposal_000" / "epoch_001.safetensors"
 
@@ -780,7 +780,7 @@ def test_what_a_program_saves_when_it_is_told_to_end_is_read_and_gone_on_from(lo
 def test_a_database_that_never_answers_again_ends_the_worker_with_a_sentence(loop, monkeypatch):
     loop.queue({"seconds": 10.0, "epochs": 100})
     gone = threading.Event()
-    told: list[str] = []
+    events: list[str] = []
 
     def refuse(*_args: object, **_more: object) -> None:
         if gone.is_set():
@@ -791,14 +791,14 @@ def test_a_database_that_never_answers_again_ends_the_worker_with_a_sentence(loo
         monkeypatch.setattr(worker_module, name, lambda *a, real=real, **k: refuse() or real(*a, **k))
 
     def notify(event) -> None:
-        told.append(event.text)
+        events.append(event.text)
         if event.kind == "started":
             gone.set()
 
     with pytest.raises(CatalogueError, match=r"^the database does not answer: connection refused$"):
         loop.work(replace(ORDERS, stale_after=2), notify=notify)
     assert not list((loop.project.runs / "proposal_000").glob("epoch_100*")), "it waited for the program's own end"
-    assert told[1:] == ["the database does not answer: connection refused"]
+    assert events[1:] == ["the database does not answer: connection refused"]
     (process,) = (loop.project.runs / "proposal_000" / "attempts").read_text().split()
     with pytest.raises(ProcessLookupError):
         os.kill(int(process), 0)
@@ -835,10 +835,10 @@ def test_what_a_killed_worker_ran_is_run_by_another_one(loop, tmp_path):
     with loop.storage.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
     (loop.project.runs / "go").touch()
-    told: list[str] = []
-    (ended,) = loop.work(notify=lambda event: told.append(event.text))
+    events: list[str] = []
+    (ended,) = loop.work(notify=lambda event: events.append(event.text))
     assert (ended.number, ended.state) == (1, "complete")
-    assert "stopped answering; queued again as proposal 1" in told[0]
+    assert "stopped answering; queued again as proposal 1" in events[0]
     before, again = loop.trials()
     assert (before.state.name, again.state.name) == ("FAIL", "COMPLETE")
     assert [c["path"] for c in before.user_attrs["checkpoints_after_loss"]] == [str(last)]

@@ -1,4 +1,4 @@
-"""The catalogue's own promises: errors that say what to do, artifacts, versions, PostgreSQL and SQLite."""
+"""What the catalogue guarantees: errors that say what to do, artifacts, versions, PostgreSQL and SQLite."""
 
 from __future__ import annotations
 

@@ -248,7 +248,7 @@ def test_without_a_tracker_folders_with_the_same_files_are_runs_of_their_own(cat
     assert [(c.run, c.epoch) for c in catalogue.checkpoints()] == [("copy", 1), ("copy", 2), ("run", 1), ("run", 2)]
 
 
-def test_copied_runs_are_told_apart_from_runs_of_a_common_start(catalogue, tmp_path, save):
+def test_copied_runs_are_distinguished_from_runs_of_a_common_start(catalogue, tmp_path, save):
     for run in "abc":
         (tmp_path / "runs" / run).mkdir(parents=True)
         for epoch in (1, 2):

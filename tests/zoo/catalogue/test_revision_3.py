@@ -42,9 +42,9 @@ def rows(path: Path, query: str) -> list[tuple]:
 
 
 def test_everything_is_kept_under_the_new_names(old):
-    told = rows(old, "SELECT run_id, state, hyperparameters, metrics, troubles, layouts, given FROM epsopt_told")
+    stored = rows(old, "SELECT run_id, state, hyperparameters, metrics, troubles, layouts, given FROM epsopt_told")
     said = rows(old, "SELECT path, said FROM epsopt_files")
-    assert told
+    assert stored
     assert any(text for _, text in said)
     with Catalogue(f"sqlite:///{old}") as catalogue:
         assert len(catalogue.checkpoints()) == 25
@@ -53,7 +53,7 @@ def test_everything_is_kept_under_the_new_names(old):
         gains = json.loads(catalogue.get_artifact("merge_gains", "young")[0])
         assert catalogue.get_artifact("steps") is None is catalogue.get_artifact("mixing")
     columns = "run_id, state, hyperparameters, metrics, failures, layouts, run_tables"
-    assert rows(old, f"SELECT {columns} FROM epsopt_run_metadata") == told
+    assert rows(old, f"SELECT {columns} FROM epsopt_run_metadata") == stored
     assert rows(old, "SELECT path, metadata FROM epsopt_files") == said
     assert merges[-1] == {
         "predicted_gain": 0.03, "realized_gain": 0.0, "cost": 0.5, "seconds": 2.0, "kind": "beyond",

@@ -96,7 +96,7 @@ def test_memory_is_used_again_by_smaller_blocks() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
-def test_a_block_with_wild_values_is_told_by_its_sum_of_squares(bad: float) -> None:
+def test_a_block_with_wild_values_is_found_by_its_sum_of_squares(bad: float) -> None:
     wild = normal(300, 400)
     wild[7, 7] = bad
     with pytest.raises(OverflowError, match="sum of a block's squares"):

@@ -37,7 +37,7 @@ class Example:
         sides: files that tell something, for tests that damage each of them.
         grow: changes a side file as training would; returns what it says now, as `metrics`.
         aliases: files whose content another one has.
-        waiting: sentences of trouble that are expected.
+        waiting: failures that are expected.
     """
 
     folder: Path
@@ -158,9 +158,9 @@ def lightning(folder: Path) -> Example:
         file.write_text("\n".join([header, *rows, ",".join(row.get(c, "") for c in columns)]) + "\n")
         return {**expected, ("lightning_logs/version_0", 2): {"val/acc": 0.875}}
 
-    told = {name: {"lr": lr, "width": 4} for name, lr in names.items()}
+    expected_hyperparameters = {name: {"lr": lr, "width": 4} for name, lr in names.items()}
     sides = (first / "hparams.yaml", first / "metrics.csv")
-    return Example(folder, {"lightning": 2}, told, expected, sides, grow, aliases=2)
+    return Example(folder, {"lightning": 2}, expected_hyperparameters, expected, sides, grow, aliases=2)
 
 
 def lightning_tensorboard(folder: Path) -> Example:
@@ -172,8 +172,10 @@ def lightning_tensorboard(folder: Path) -> Example:
     _fit(0.5, TensorBoardLogger(folder))
     name = "lightning_logs/version_0"
     side = next((folder / name).glob("events.*"))
-    told = {name: {"lr": 0.5, "width": 4}}
-    return Example(folder, {"lightning + tensorboard": 1}, told, _accuracies(name, 0.5), (side,), aliases=1)
+    expected_hyperparameters = {name: {"lr": 0.5, "width": 4}}
+    return Example(
+        folder, {"lightning + tensorboard": 1}, expected_hyperparameters, _accuracies(name, 0.5), (side,), aliases=1
+    )
 
 
 def lightning_wandb(folder: Path) -> Example:
@@ -189,8 +191,10 @@ def lightning_wandb(folder: Path) -> Example:
     wandb.finish()
     wandb.teardown()  # its own process writes the log, and may be late: this waits for its end
     (side,) = folder.glob("wandb/offline-run-*/*.wandb")
-    told = {name: {"lr": 0.5, "width": 4}}
-    return Example(folder, {"lightning + wandb": 1}, told, _accuracies(name, 0.5), (side,), aliases=1)
+    expected_hyperparameters = {name: {"lr": 0.5, "width": 4}}
+    return Example(
+        folder, {"lightning + wandb": 1}, expected_hyperparameters, _accuracies(name, 0.5), (side,), aliases=1
+    )
 
 
 HYDRA = """
@@ -232,7 +236,7 @@ def hydra(folder: Path) -> Example:
             torch.save({"model": weights(10 * i + epoch)}, project / name / "checkpoints" / f"epoch_{epoch}.pt")
             expected[name, epoch] = {"acc": epoch / 4 + lr}
 
-    def told(lr: float) -> dict[str, Any]:
+    def expected_hyperparameters(lr: float) -> dict[str, Any]:
         # Interpolations: of a plain value it is that value, and of anything else its text.
         return {
             "lr": lr,
@@ -246,7 +250,7 @@ def hydra(folder: Path) -> Example:
     return Example(
         project,
         {"hydra + plain": 3},
-        {name: told(lr) for name, lr in runs.items()},
+        {name: expected_hyperparameters(lr) for name, lr in runs.items()},
         expected,
         (side / ".hydra" / "config.yaml", side / "metrics.json"),
     )
@@ -307,7 +311,7 @@ def hugging_face(folder: Path) -> Example:
         state, shards = model.state_dict(), {"safe_serialization": False, "max_shard_size": "2KB"}
         huggingface_hub.save_torch_state_dict(state, folder / "older", **shards)
     shape = {"hidden_size": 8, "model_type": "bert"}
-    told: dict[str, dict[str, Any]] = {
+    expected_hyperparameters: dict[str, dict[str, Any]] = {
         "trained": {**shape, "learning_rate": 0.001, "num_train_epochs": 2},
         "sharded": shape,
         "older": shape,
@@ -315,12 +319,12 @@ def hugging_face(folder: Path) -> Example:
     peft = pytest.importorskip("peft", reason="peft is not installed")
     tuned = peft.get_peft_model(model, peft.LoraConfig(r=2, lora_alpha=4, target_modules=["query"]))
     tuned.save_pretrained(folder / "adapted")
-    told["adapted"] = {"r": 2, "lora_alpha": 4}
+    expected_hyperparameters["adapted"] = {"r": 2, "lora_alpha": 4}
     newest = folder / "trained" / "checkpoint-4"
     return Example(
         folder,
         {"hugging-face": 4},
-        told,
+        expected_hyperparameters,
         {("trained", step): {"eval_acc": step / 4} for step in (1, 2, 3, 4)},
         (newest / "trainer_state.json", newest / "config.json", folder / "adapted" / "adapter_config.json"),
         aliases=1,
@@ -339,14 +343,14 @@ def _mlflow(folder: Path, uri: str, **artifacts: str) -> Example:
 
     client = MlflowClient(uri)
     experiment = client.create_experiment("tuning", **artifacts)
-    told: dict[str, dict[str, Any]] = {}
+    expected_hyperparameters: dict[str, dict[str, Any]] = {}
     expected: dict[tuple[str, int | None], dict[str, float]] = {}
     for i, lr in enumerate((0.5, 0.125)):
         run = client.create_run(experiment).info.run_id
         name = f"mlruns/{experiment}/{run}"
         client.log_param(run, "lr", lr)
         client.log_param(run, "optimizer/name", "adam")
-        told[name] = {"lr": lr, "optimizer/name": "adam"}
+        expected_hyperparameters[name] = {"lr": lr, "optimizer/name": "adam"}
         for step in (1, 2, 3):
             client.log_metric(run, "val/acc", step / 4 + lr, step=step)
             client.log_metric(run, "loss", 1 / step, step=step)
@@ -355,7 +359,7 @@ def _mlflow(folder: Path, uri: str, **artifacts: str) -> Example:
             client.log_artifact(run, str(file), "checkpoints")
             expected[name, step] = {"val/acc": step / 4 + lr, "loss": 1 / step}
         client.set_terminated(run)
-    return Example(folder, {"mlflow": 2}, told, expected)
+    return Example(folder, {"mlflow": 2}, expected_hyperparameters, expected)
 
 
 def mlflow(folder: Path) -> Example:
@@ -393,7 +397,7 @@ def wandb(folder: Path) -> Example:
     """An offline run with checkpoints among its files, and one whose checkpoints lie beside W&B's folder."""
     wandb = pytest.importorskip("wandb", reason="wandb is not installed")
     expected: dict[tuple[str, int | None], dict[str, float]] = {}
-    told: dict[str, dict[str, Any]] = {}
+    expected_hyperparameters: dict[str, dict[str, Any]] = {}
     sides = []
     for i, lr in enumerate((0.5, 0.125)):
         place = folder / f"job_{i}"
@@ -408,9 +412,9 @@ def wandb(folder: Path) -> Example:
             torch.save({"model": weights(10 * i + epoch), "epoch": epoch}, files / f"epoch_{epoch}.pt")
             expected[name, epoch] = {"val/acc": epoch / 4 + lr}
         run.finish()
-        told[name] = {"lr": lr, "opt.name": "adam"}
+        expected_hyperparameters[name] = {"lr": lr, "opt.name": "adam"}
     wandb.teardown()  # its own process writes the logs, and may be late: this waits for its end
-    return Example(folder, {"plain + wandb": 2}, told, expected, tuple(sides))
+    return Example(folder, {"plain + wandb": 2}, expected_hyperparameters, expected, tuple(sides))
 
 
 def tensorboard(folder: Path) -> Example:
@@ -419,7 +423,7 @@ def tensorboard(folder: Path) -> Example:
     from torch.utils.tensorboard import SummaryWriter
 
     expected: dict[tuple[str, int | None], dict[str, float]] = {}
-    told: dict[str, dict[str, Any]] = {}
+    expected_hyperparameters: dict[str, dict[str, Any]] = {}
     for i, lr in enumerate((0.5, 0.125)):
         run = folder / f"run_{i}"
         run.mkdir()
@@ -432,7 +436,7 @@ def tensorboard(folder: Path) -> Example:
                 )
                 expected[run.name, epoch] = {"val/acc": epoch / 4 + lr}
             writer.add_hparams({"lr": lr, "optimizer": "adam"}, {})
-        told[run.name] = {"lr": lr, "optimizer": "adam"}
+        expected_hyperparameters[run.name] = {"lr": lr, "optimizer": "adam"}
     side = next((folder / "run_0").glob("events.*"))
 
     def grow(root: Path) -> dict[tuple[str, int | None], dict[str, float]]:
@@ -440,13 +444,13 @@ def tensorboard(folder: Path) -> Example:
             writer.add_scalar("late", 7.0, 3)
         return {**expected, ("run_0", 3): {"late": 7.0, "val/acc": 1.25}}
 
-    return Example(folder, {"plain + tensorboard": 2}, told, expected, (side,), grow)
+    return Example(folder, {"plain + tensorboard": 2}, expected_hyperparameters, expected, (side,), grow)
 
 
 def ray(folder: Path) -> Example:
     """Two trials as Ray Tune's own loggers write them (the form is that of its documentation): a report an epoch."""
     expected: dict[tuple[str, int | None], dict[str, float]] = {}
-    told: dict[str, dict[str, Any]] = {}
+    expected_hyperparameters: dict[str, dict[str, Any]] = {}
     for i, lr in enumerate((0.5, 0.125)):
         name = f"exp/train_3f4ab_0000{i}_{i}_lr={lr}"
         trial = folder / name
@@ -460,15 +464,17 @@ def ray(folder: Path) -> Example:
         (trial / "progress.csv").write_text("\n".join(lines) + "\n")
         (trial / "params.json").write_text(json.dumps({"lr": lr, "optim": {"name": "sgd"}}))
         (trial / "params.pkl").write_bytes(b"never opened")
-        told[name] = {"lr": lr, "optim.name": "sgd"}
-    first = folder / next(iter(told))
+        expected_hyperparameters[name] = {"lr": lr, "optim.name": "sgd"}
+    first = folder / next(iter(expected_hyperparameters))
 
     def grow(root: Path) -> dict[tuple[str, int | None], dict[str, float]]:
         with (root / first.relative_to(folder) / "progress.csv").open("a") as file:
             file.write("0.875,4,1.5,True,0.5,checkpoint_000002\n")
         return {**expected, (str(first.relative_to(folder)), 2): {"acc": 0.875}}
 
-    return Example(folder, {"ray": 2}, told, expected, (first / "progress.csv", first / "params.json"), grow)
+    return Example(
+        folder, {"ray": 2}, expected_hyperparameters, expected, (first / "progress.csv", first / "params.json"), grow
+    )
 
 
 def dvclive(folder: Path) -> Example:
@@ -493,9 +499,9 @@ def dvclive(folder: Path) -> Example:
             file.write("2\t0.875\n")
         return {**expected, ("a", 2): {"acc": 0.875, "val/loss": 1.0}}
 
-    told = {"a": {"optim.lr": 0.5}, "b": {"optim.lr": 0.25}}
+    expected_hyperparameters = {"a": {"optim.lr": 0.5}, "b": {"optim.lr": 0.25}}
     sides = (first / "plots" / "metrics" / "acc.tsv", first / "params.yaml")
-    return Example(folder, {"dvclive": 2}, told, expected, sides, grow)
+    return Example(folder, {"dvclive": 2}, expected_hyperparameters, expected, sides, grow)
 
 
 def sharded(folder: Path) -> Example:

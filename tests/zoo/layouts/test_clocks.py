@@ -27,27 +27,27 @@ def log(**series: dict[int, float]) -> RunMetadata:
 
 def test_each_metric_of_a_log_has_a_clock_of_its_own():
     """Losses at each step, a score at each epoch, both by "step", as TensorBoard and MMEngine have them."""
-    told = log(loss={s: s / 100 for s in range(1, 31)}, acc={1: 0.1, 2: 0.2, 3: 0.3})
-    assert match_rows(told, positions(1, 2, 3)) == {"1": {"acc": 0.1}, "2": {"acc": 0.2}, "3": {"acc": 0.3}}
-    found = match_rows(told, positions(1, 2, 3, steps=10))
+    metadata = log(loss={s: s / 100 for s in range(1, 31)}, acc={1: 0.1, 2: 0.2, 3: 0.3})
+    assert match_rows(metadata, positions(1, 2, 3)) == {"1": {"acc": 0.1}, "2": {"acc": 0.2}, "3": {"acc": 0.3}}
+    found = match_rows(metadata, positions(1, 2, 3, steps=10))
     assert found == {str(e): {"acc": e / 10, "loss": e / 10} for e in (1, 2, 3)}
 
 
 def test_a_log_from_zero_belongs_to_checkpoints_from_one():
     """``torch.save({"epoch": epoch + 1, …})`` of PyTorch's own examples, with the best and the last kept."""
-    told = RunMetadata(rows=[Row(e, None, {"acc": e / 10}) for e in range(5)])
-    assert match_rows(told, positions(3, 5)) == {"3": {"acc": 0.2}, "5": {"acc": 0.4}}
-    assert match_rows(told, positions(0, 3, 4)) == {"0": {"acc": 0.0}, "3": {"acc": 0.3}, "4": {"acc": 0.4}}
+    metadata = RunMetadata(rows=[Row(e, None, {"acc": e / 10}) for e in range(5)])
+    assert match_rows(metadata, positions(3, 5)) == {"3": {"acc": 0.2}, "5": {"acc": 0.4}}
+    assert match_rows(metadata, positions(0, 3, 4)) == {"0": {"acc": 0.0}, "3": {"acc": 0.3}, "4": {"acc": 0.4}}
     assert match_rows(log(acc={s: s / 10 for s in range(5)}), positions(3, 5)) == {"3": {"acc": 0.2}, "5": {"acc": 0.4}}
     # Lightning's epochs are what they say.
-    assert match_rows(told, positions(3, 5, layout="lightning")) == {"3": {"acc": 0.3}}
+    assert match_rows(metadata, positions(3, 5, layout="lightning")) == {"3": {"acc": 0.3}}
 
 
 def test_steps_of_updates_are_no_epochs_where_a_metric_comes_once_an_epoch():
     """W&B counts calls of ``log``: ten batches and a validation an epoch, and the checkpoints say their epoch alone."""
-    told = log(loss={s: s / 100 for s in range(33) if s % 11 != 10}, val={10: 0.1, 21: 0.2, 32: 0.3})
-    assert match_rows(told, positions(0, 1, 2)) == {}
-    assert match_rows(told, positions(1, 2, 3)) == {}
+    metadata = log(loss={s: s / 100 for s in range(33) if s % 11 != 10}, val={10: 0.1, 21: 0.2, 32: 0.3})
+    assert match_rows(metadata, positions(0, 1, 2)) == {}
+    assert match_rows(metadata, positions(1, 2, 3)) == {}
     # A metric every fifth epoch, beside one of each, with the checkpoints of all of them.
     slow = log(loss={s: s / 100 for s in range(1, 21)}, val={5: 0.1, 10: 0.2, 15: 0.3, 20: 0.4})
     found = match_rows(slow, positions(*range(1, 21)))
@@ -86,10 +86,10 @@ def test_a_run_of_wandb_that_goes_on_within_a_second_is_one_run():
     ],
 )
 def test_a_log_that_may_be_one_epoch_off_is_named_and_matched_by_its_numbers(logged, saved, said):
-    told = RunMetadata(rows=[Row(e, None, {"acc": e / 10}) for e in logged])
-    found = match_rows(told, positions(*saved))
+    metadata = RunMetadata(rows=[Row(e, None, {"acc": e / 10}) for e in logged])
+    found = match_rows(metadata, positions(*saved))
     assert found == {str(e): {"acc": e / 10} for e in saved if e in logged}
-    assert [reason.partition(":")[0] for _, reason in told.failures] == (
+    assert [reason.partition(":")[0] for _, reason in metadata.failures] == (
         ["its log counts epochs 1 to 3, and the checkpoints of its run 0 to 2"] if said else []
     )
 
@@ -102,9 +102,9 @@ def test_what_is_measured_later_in_an_epoch_is_not_a_checkpoints_where_steps_agr
 
 def test_steps_of_a_trainer_are_no_epochs():
     """Hugging Face's checkpoints count steps, and another logger of the same run logs the epoch as well."""
-    told = RunMetadata(rows=[Row(1, 50, {"eval": 0.1}), Row(2, 100, {"eval": 0.2})])
+    metadata = RunMetadata(rows=[Row(1, 50, {"eval": 0.1}), Row(2, 100, {"eval": 0.2})])
     places = [Position(str(s), f"/c-{s}", s, s, "hugging-face") for s in (1, 2, 50, 100)]
-    assert match_rows(told, places) == {"50": {"eval": 0.1}, "100": {"eval": 0.2}}
+    assert match_rows(metadata, places) == {"50": {"eval": 0.1}, "100": {"eval": 0.2}}
 
 
 def run(folder, epochs, name, text):

@@ -105,9 +105,9 @@ def test_event_files_without_tensorboard_are_named_with_what_to_install(tmp_path
 
     monkeypatch.setattr(builtins, "__import__", missing)
     sides = SideFileReader(tmp_path, [tmp_path / "events.out.tfevents.1"])
-    told = tensorboard.parse_side_files(sides)
-    assert told.rows == []
-    assert "pip install 'epsopt[tensorboard]'" in told.failures[0][1]
+    metadata = tensorboard.parse_side_files(sides)
+    assert metadata.rows == []
+    assert "pip install 'epsopt[tensorboard]'" in metadata.failures[0][1]
 
 
 def test_an_ingest_that_was_killed_before_side_files_were_read_is_made_up_for(tmp_path, catalogue, monkeypatch):

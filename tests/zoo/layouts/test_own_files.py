@@ -38,7 +38,7 @@ def test_a_file_of_a_checkpoints_name_tells_of_it(catalogue, tmp_path, name, suf
     assert (failures, catalogue.checkpoints()[0].hyperparameters) == ([], {"lr": 0.1})
 
 
-def test_files_of_equal_names_in_folders_of_their_own_are_told_apart(catalogue, tmp_path):
+def test_files_of_equal_names_in_folders_of_their_own_are_distinguished(catalogue, tmp_path):
     for epoch in (1, 2):
         save(tmp_path / "a" / f"epoch_{epoch}" / "model.pt", epoch)
         (tmp_path / "a" / f"epoch_{epoch}" / "model.json").write_text(json.dumps({"metrics": {"acc": epoch / 10}}))

@@ -17,7 +17,7 @@ def rows(*triples: tuple[int | None, int | None, float]) -> RunMetadata:
 
 
 @pytest.mark.parametrize(
-    ("told", "positions", "expected"),
+    ("metadata", "positions", "expected"),
     [
         # By epoch; what is logged of no epoch that was kept belongs to nobody.
         (rows((1, None, 0.1), (2, None, 0.2)), places((2, None), (3, None)), {"2/None": 0.2}),
@@ -38,8 +38,8 @@ def rows(*triples: tuple[int | None, int | None, float]) -> RunMetadata:
         (rows((1, None, 0.1)), places((None, None)), {}),
     ],
 )
-def test_a_checkpoint_has_what_was_logged_on_it_and_nothing_else(told, positions, expected):
-    assert {key: metrics["m"] for key, metrics in match_rows(told, positions).items()} == expected
+def test_a_checkpoint_has_what_was_logged_on_it_and_nothing_else(metadata, positions, expected):
+    assert {key: metrics["m"] for key, metrics in match_rows(metadata, positions).items()} == expected
 
 
 def test_a_run_that_a_layout_has_come_to_recognise_is_taken_over(catalogue, tmp_path, save):

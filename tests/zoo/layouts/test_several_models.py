@@ -69,7 +69,7 @@ def test_of_two_networks_of_one_moment_none_has_the_log_until_one_is_named(tmp_p
     assert report.side_file_failures == []
 
 
-def test_models_that_accelerate_saves_together_are_told_apart_by_their_number(tmp_path):
+def test_models_that_accelerate_saves_together_are_distinguished_by_their_number(tmp_path):
     accelerate = pytest.importorskip("accelerate")
     from accelerate.utils import ProjectConfiguration
 
@@ -149,7 +149,7 @@ def test_the_end_of_a_run_is_not_given_to_one_of_two_networks_by_its_name(tmp_pa
     assert measured(runs, "encoder", "b.db")[0] == {"a/encoder.pt": 5.0}
 
 
-def test_files_that_are_only_looked_at_are_told_apart_alike(tmp_path):
+def test_files_that_are_only_looked_at_are_distinguished_alike(tmp_path):
     save(tmp_path / "a" / "netG_1.pth", weights(1))
     save(tmp_path / "a" / "netD_1.pth", critic(1))
     log(tmp_path / "a")

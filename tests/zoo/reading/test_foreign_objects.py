@@ -56,7 +56,7 @@ class Tensorlike:
         self.data = data
 
 
-def told(catalogue, folder: Path) -> dict:
+def hyperparameters_of(catalogue, folder: Path) -> dict:
     report = ingest(catalogue, folder)
     assert (report.added, report.failed) == (1, [])
     return catalogue.runs()[0].hyperparameters
@@ -93,7 +93,7 @@ def test_a_lightning_checkpoint_with_an_omegaconf_configuration_is_read(tmp_path
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     with pytest.raises(Exception, match="omegaconf"):
         torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert told(catalogue, tmp_path) == {
+    assert hyperparameters_of(catalogue, tmp_path) == {
         "lr": 0.001,
         "optimizer.name": "adam",
         "optimizer.betas": "[0.9, 0.99]",
@@ -117,7 +117,7 @@ def test_what_people_put_into_configurations_is_read_as_what_it_holds(tmp_path, 
         noise=np.arange(3),
     )
     save(tmp_path / "a.pt", config)
-    assert told(catalogue, tmp_path) == {
+    assert hyperparameters_of(catalogue, tmp_path) == {
         "lr": 0.1,
         "out": "runs/a",
         "root": "/data",
@@ -136,7 +136,7 @@ def test_objects_that_refer_to_one_another_are_read_once(tmp_path, catalogue):
     parent, child = argparse.Namespace(lr=0.1), argparse.Namespace(width=3)
     parent.child, child.parent = child, parent
     save(tmp_path / "a.pt", {"first": parent, "second": parent})
-    assert told(catalogue, tmp_path) == {
+    assert hyperparameters_of(catalogue, tmp_path) == {
         "first.lr": 0.1,
         "first.child.width": 3,
         "first.child.parent": "<argparse.Namespace>",
@@ -162,7 +162,7 @@ def test_nothing_of_a_foreign_class_is_imported_made_or_restored(tmp_path, catal
     (tmp_path / "fired").unlink()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert told(catalogue, tmp_path / "runs") == {"a.lr": 0.5}
+    assert hyperparameters_of(catalogue, tmp_path / "runs") == {"a.lr": 0.5}
     assert list(load_weights(tmp_path / "runs" / "a.pt")) == ["w"]
     assert not (tmp_path / "fired").exists()
 
@@ -391,7 +391,7 @@ def test_an_array_of_objects_is_no_tensor_and_an_array_that_lies_about_its_size_
             return reconstruct, arguments, (state[0], (10**6,), *state[2:])
 
     save(tmp_path / "a.pt", {"objects": np.array([len, print]), "lying": Lying()})
-    assert told(catalogue, tmp_path) == {
+    assert hyperparameters_of(catalogue, tmp_path) == {
         "objects": "<numpy._core.multiarray._reconstruct>",
         "lying": "<numpy._core.multiarray._reconstruct>",
     }
@@ -442,7 +442,7 @@ def test_a_lightning_run_of_the_hydra_template_is_read(tmp_path, catalogue):
         data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(4, 3)))
         trainer.fit(Model(torch.nn.Linear(3, 1), rate, decay), data)
         trainer.save_checkpoint(tmp_path / "last.ckpt")
-    assert told(catalogue, tmp_path) == {
+    assert hyperparameters_of(catalogue, tmp_path) == {
         "lr": 0.5,
         "net": "<torch.nn.modules.linear.Linear>",
         "optimizer._target_": "<torch.optim.adam.Adam>",

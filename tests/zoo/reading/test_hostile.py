@@ -183,7 +183,7 @@ def test_records_that_lie_about_their_place_are_refused(tmp_path):
     assert "no record" in refusal(repacked(path, **{"0": b"short"}))
 
 
-def test_one_flipped_bit_in_a_weight_is_told_by_its_checksum(tmp_path, catalogue, save):
+def test_one_flipped_bit_in_a_weight_is_found_by_its_checksum(tmp_path, catalogue, save):
     path = save(tmp_path / "m.pt", 1)
     data = bytearray(path.read_bytes())
     weight = load_weights(path)["a.weight"].numpy().tobytes()
@@ -218,7 +218,7 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path, content, reason):
     assert reason in refusal(path)
 
 
-def test_a_zip_file_of_something_else_and_a_torchscript_archive_are_told_apart(tmp_path):
+def test_a_zip_file_of_something_else_and_a_torchscript_archive_are_distinguished(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
         archive.writestr("a/readme.txt", "hello")
     assert "no data.pkl" in refusal(tmp_path / "x.pt")
@@ -243,7 +243,7 @@ def test_sparse_weights_are_refused_by_name(tmp_path):
     assert "'w' is not a plain dense tensor" in refusal(path)
 
 
-def test_every_kind_of_trouble_is_one_failure_and_the_rest_goes_in(tmp_path, catalogue, save):
+def test_every_kind_of_failure_is_one_failure_and_the_rest_goes_in(tmp_path, catalogue, save):
     folder = tmp_path / "runs"
     save(folder / "good.pt", 1)
     (folder / "empty.pt").touch()
