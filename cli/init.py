@@ -13,10 +13,6 @@ from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from epsopt.studies.project.draft import ProjectDraft
-    from epsopt.zoo.errors import Failure
-
-
-_LISTED = 8  # metrics of a kind that are named
 
 
 @click.command("init")
@@ -45,6 +41,7 @@ def command(
     The newest checkpoint of each run tells metrics and hyperparameters. Which way a metric is better is guessed from
     its name unless --minimize or --maximize says so.
     """
+    from epsopt.cli.init_output import print_draft
     from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import DEFAULT_STORAGE, note_unseen_arguments
@@ -80,7 +77,7 @@ def command(
     if options.json:
         print_json(document)
     else:
-        _show(document, file, seen.failed, seen.side_file_failures)
+        print_draft(document, file, seen.failed, seen.side_file_failures)
 
 
 def _document(draft: ProjectDraft, file: Path, runs: Path, *, changed: bool) -> dict[str, Any]:
@@ -125,110 +122,3 @@ def _document(draft: ProjectDraft, file: Path, runs: Path, *, changed: bool) -> 
         "side_file_failures": failure_json(seen.side_file_failures),
         "outside_links": seen.outside_links,
     }
-
-
-def _show(document: dict[str, Any], file: Path, failed: list[Failure], side_file_failures: list[Failure]) -> None:
-    from epsopt.cli.output import (
-        Head,
-        Rows,
-        failures,
-        links_outside,
-        print_line,
-        print_side_file_failures,
-        print_table,
-        print_wrapped,
-    )
-    from epsopt.cli.render import short_path
-    from epsopt.studies.project.template import LEFT_OUT
-    from epsopt.surrogate.ranges import range_text
-    from epsopt.zoo.formatting import count
-
-    read = document["n_read"]
-    print_wrapped(
-        f"{document['n_checkpoints']} checkpoints in {document['n_runs']} runs; "
-        f"judged by the newest checkpoint of {read} run{'s' if read != 1 else ''}."
-    )
-    if failed:
-        print_wrapped(f"{len(failed)} could not be read:")
-        failures(failed)
-    print_side_file_failures(side_file_failures)
-    links_outside(document["outside_links"])
-    rows = [
-        Rows([[
-            o["name"],
-            o["direction"],
-            "guessed from its name" if o["guessed"] else "as you said",
-            range_text(o["bounds"]) if o["bounds"] else "any number",
-        ]])
-        for o in document["objectives"]
-    ]  # fmt: skip
-    if rows:
-        print_wrapped()
-        heads = [Head(text, "left") for text in ("objective", "direction", "", "can be (a guess)")]
-        print_table(heads, rows)
-        print_wrapped()
-    if late := [o["name"] for o in document["objectives"] if o["at_ends"]]:
-        print_wrapped(
-            f"Only the ends of runs have {', '.join(late)}: fronts then hold last checkpoints alone, and what is "
-            "predicted of earlier ones is never compared with a measurement. Measure it along the way, or choose "
-            "another objective."
-        )
-    if unnamed := [o["name"] for o in document["objectives"] if o["unnamed_model"]]:
-        print_wrapped(
-            f"No checkpoint has {', '.join(unnamed)} until weights_key under [runs] names the network that the log "
-            "speaks of: runs saved several at one moment, as said above."
-        )
-    for o in document["objectives"]:
-        if o["suggested_limit"] is not None:
-            print_wrapped(
-                f"On the front of past runs are models that are hardly better than chance in {o['name']}: at_least = "
-                f"{o['suggested_limit']:g} in its table leaves them out (a comment there)."
-            )
-    for name in document["undecided"]:
-        print_wrapped(
-            f"{name}: its name does not tell which way is better, so it is left out until you say so, in the file "
-            f"or with --minimize {name} or --maximize {name}."
-        )
-    for reason, why in LEFT_OUT.items():
-        names = [entry["name"] for entry in document["metrics_left_out"] if entry["reason"] == reason]
-        if names:
-            shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-            print_wrapped(
-                f"No objective by guess: {shown} ({why[0].lower()}{why[1:]}); --minimize or --maximize makes one."
-            )
-    if not (rows or document["undecided"] or document["metrics_left_out"]):
-        print_wrapped("The checkpoints carry no metrics: nothing can be predicted before they do.")
-    if document["space"]:
-        print_wrapped(f"Search space from past runs: {', '.join(document['space'])}.")
-    else:
-        print_wrapped("No hyperparameter varies between the runs: declare [space.NAME] before you ask for proposals.")
-    if document["bases"]:
-        base, *others = document["bases"]
-        known = f"{short_path(base['path'])}, as {base['runs']} of {read} runs say by their {base['key']}"
-        print_wrapped(
-            f"Base checkpoint: {known}; other runs name {len(others)} more, so [lineage] names none: see the file."
-            if others
-            else f"Base checkpoint: {known} ([lineage] base)."
-        )
-    for text in document["doubts"]:
-        print_wrapped(f"{text}.")
-    for old, new in document["renamed_metrics"].items():
-        print_wrapped(f"{old} and {new} are one metric by guess: check [metrics.rename].")
-    for pair in document["renamed"]:
-        print_wrapped(
-            f"{count(pair['old_runs'], 'run')} call {pair['old']} what {pair['new_runs']} others call {pair['new']}, "
-            "by guess: check [hyperparameters.rename]."
-        )
-    for found in document["beyond"]:
-        values = ", ".join(f"{v:.6g}" for v in found["values"])
-        print_wrapped(f"The range of {found['name']} leaves out {values}: only runs that diverged had it.")
-    reasons: dict[str, list[str]] = {}
-    for left in document["hyperparameters_left_out"]:
-        reasons.setdefault(left["reason"], []).append(left["name"])
-    if reasons:
-        reasons_text = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
-        print_wrapped(
-            f"They vary and are not searched: {reasons_text}. To search one of them, declare it in [space.NAME]."
-        )
-    print_line(f"{'wrote' if document['changed'] else 'unchanged:'} {short_path(file)}")
-    print_wrapped("Next: check it, then 'epsopt ingest' and 'epsopt fit'.")

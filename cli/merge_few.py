@@ -44,9 +44,8 @@ def _document(
     seed: int,
     reach: float,
 ) -> dict[str, Any]:
-    from epsopt.cli.merge_output import recombination_json
+    from epsopt.cli.merge_output import kept_json, outcome_json, recombination_json
     from epsopt.cli.render import checkpoint_json, objective_json
-    from epsopt.studies.merge.merge_sources import left_out_sentences
     from epsopt.zoo.decoding.operator_names import is_sparse
     from epsopt.zoo.decoding.provenance import labels
 
@@ -73,17 +72,11 @@ def _document(
                 "predicted_gain": None,
                 "measured": dict(e.measured),
                 "reason": e.reason,
-                "joined": i in result.joined,
-                "saved": str(merged.saved[i].resolve()) if i in merged.saved else None,
+                **kept_json(i, result.joined, merged.saved),
             }
             for i, e in enumerate(result.evaluations)
         ],
-        "stopped": result.stopped,
-        "reference": dict(zip([o.name for o in objectives], result.reference, strict=True)),
-        "hypervolume": {"before": result.before, "after": result.after},
-        "disagreements": list(merged.disagreements),
-        "left_out": left_out_sentences(broken),
-        "folder": str(folder.resolve()) if merged.saved else None,
+        **outcome_json(result, objectives, merged.disagreements, broken, folder if merged.saved else None),
     }
 
 

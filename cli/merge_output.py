@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from epsopt.optimize.merge.simplex_merge import MergeResult
+    from epsopt.optimize.objectives import Objective
+    from epsopt.studies.merge.weight_space_merge import WeightSpaceMerge
+    from epsopt.zoo.catalogue.types import Checkpoint
     from epsopt.zoo.decoding.recombination import Recombination
 
 
@@ -40,3 +44,28 @@ def recombination_json(recombination: Recombination, labels: Mapping[str, str]) 
             for i, p in enumerate(recombination.parents)
         ],
     }
+
+
+def outcome_json(
+    outcome: MergeResult | WeightSpaceMerge,
+    objectives: Sequence[Objective],
+    disagreements: Sequence[str],
+    left_out: Sequence[Checkpoint],
+    folder: Path | None,
+) -> dict[str, Any]:
+    """Return how measuring merges ended, as the last JSON values of `epsopt merge`."""
+    from epsopt.studies.merge.merge_sources import left_out_sentences
+
+    return {
+        "stopped": outcome.stopped,
+        "reference": dict(zip([o.name for o in objectives], outcome.reference, strict=True)),
+        "hypervolume": {"before": outcome.before, "after": outcome.after},
+        "disagreements": list(disagreements),
+        "left_out": left_out_sentences(left_out),
+        "folder": None if folder is None else str(folder.resolve()),
+    }
+
+
+def kept_json(index: int, joined: Collection[int], saved: Mapping[int, Path]) -> dict[str, Any]:
+    """Return whether one evaluation joined the front, and the file that it was saved in."""
+    return {"joined": index in joined, "saved": str(saved[index].resolve()) if index in saved else None}

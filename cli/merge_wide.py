@@ -66,9 +66,8 @@ def wide_document(
     wide: WeightSpaceMerge, objectives: Sequence[Objective], folder: Path, budget: int, seed: int
 ) -> dict[str, Any]:
     """Return it as JSON values (docs/schemas/merge.json)."""
-    from epsopt.cli.merge_output import recombination_json
+    from epsopt.cli.merge_output import kept_json, outcome_json, recombination_json
     from epsopt.cli.render import checkpoint_json, objective_json
-    from epsopt.studies.merge.merge_sources import left_out_sentences
 
     named = wide.sources.labels
     base = wide.sources.base
@@ -92,17 +91,11 @@ def wide_document(
                 "predicted_gain": t.predicted_gain,
                 "measured": dict(t.measured),
                 "reason": t.reason,
-                "joined": i in wide.joined,
-                "saved": str(wide.saved[i].resolve()) if i in wide.saved else None,
+                **kept_json(i, wide.joined, wide.saved),
             }
             for i, t in enumerate(wide.tried)
         ],
-        "stopped": wide.stopped,
-        "reference": dict(zip([o.name for o in objectives], wide.reference, strict=True)),
-        "hypervolume": {"before": wide.before, "after": wide.after},
-        "disagreements": list(wide.disagreements),
-        "left_out": left_out_sentences(wide.sources.left_out),
-        "folder": str(folder.resolve()) if wide.saved else None,
+        **outcome_json(wide, objectives, wide.disagreements, wide.sources.left_out, folder if wide.saved else None),
     }  # fmt: skip
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from epsopt.cli.workspace import OpenProject
     from epsopt.optimize.latent.search import Engine, SearchResult
     from epsopt.studies.merge.decode_answers import DecodedPoint
-    from epsopt.zoo.catalogue.types import Checkpoint
 
 _DRAWN = 600  # checkpoints in the picture of the map that the dashboard shows
 _ENGINES = ("gradient", "botorch", "optuna")  # optimize.ENGINES, which takes torch to import
@@ -78,12 +77,11 @@ def command(
     from epsopt.cli.output import print_json
     from epsopt.cli.pictures import opened_picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
+    from epsopt.cli.search_output import print_search
     from epsopt.cli.workspace import open_map
 
     with working("loading the map") as progress:
         opened = open_map(options, wanted)
-        objectives, targets = opened.objectives, opened.targets
-        checkpoints, surrogate = opened.checkpoints, opened.surrogate
         from epsopt.studies.merge.decode_answers import check_can_decode
 
         check_can_decode(opened.project, save, evaluate=evaluate)
@@ -92,7 +90,7 @@ def command(
 
         progress("searching the map", None)
         result = search(
-            surrogate, checkpoints, objectives, targets,
+            opened.surrogate, opened.checkpoints, opened.objectives, opened.targets,
             engine=engine, limit=answers, neighbours=neighbours, level=level, seed=seed,
         )  # fmt: skip
         made: list[DecodedPoint] = []
@@ -103,13 +101,13 @@ def command(
         study = front = None
         if not no_record:
             progress("recording the studies", None)
-            query = {"engine": engine, "answers": answers, "neighbours": neighbours, "level": level, "seed": seed}
-            study, front = _record(opened, result, query)
+            how = {"engine": engine, "answers": answers, "neighbours": neighbours, "level": level, "seed": seed}
+            study, front = _record(opened, result, how)
     opened.note_unseen()
     if options.json:
         print_json(_document(opened, result, made, study, front, engine=engine, level=level, seed=seed))
     else:
-        _show(opened, result, made, study, answers, details=details)
+        print_search(opened, result, made, study, answers, details=details)
         tell_picture(picture)
         decoded.tell_saved(save, made)
 
@@ -168,83 +166,3 @@ def _document(
         "front_study": front,
         "seconds": result.seconds,
     }
-
-
-def _best_of(name: str, checkpoints: list[Checkpoint], result: SearchResult) -> str:
-    """Name the best measured value of one metric in all its digits: a table's may look like its target's."""
-    maximize = next(o.maximize for o in result.objectives if o.name == name)
-    values = [v for c in checkpoints if (v := c.metrics.get(name)) is not None]
-    return f"{name} {max(values) if maximize else min(values):.6g}" if values else f"{name} never"
-
-
-def _show(
-    opened: OpenProject, result: SearchResult, made: Sequence[DecodedPoint], study: str | None, limit: int,
-    *, details: bool,
-) -> None:  # fmt: skip
-    from epsopt.cli.output import DISTANCE, Head, Rows, print_table, print_wrapped, targets_hold
-    from epsopt.cli.render import (
-        formatters,
-        list_runs,
-        measured_row,
-        metric_heads,
-        near_label,
-        predicted_rows,
-        varying,
-    )
-    from epsopt.cli.run_labels import RunLabels
-    from epsopt.zoo.formatting import count
-
-    checkpoints = opened.checkpoints
-    labels = RunLabels.of(checkpoints)
-    names = [o.name for o in result.objectives]
-    merges = [m.merged for m in made]
-    values = [m for a in result.answers for m in (a.point, a.low, a.high, a.nearest[0].metrics)]
-    values += [m.measured or m.assessment.point for m in merges if m is not None]
-    texts = formatters(names, values, checkpoints)
-    groups = []
-    for i, a in enumerate(result.answers, 1):
-        title = "predicted" if a.probability is None else f"predicted, P {a.probability:.2f}"
-        rows, dim = predicted_rows(a, names, texts, title, result.level)
-        near = measured_row(near_label(a.nearest[0], labels), a.nearest[0].metrics, names, texts)
-        merged = merges[i - 1] if merges else None
-        weights = [] if merged is None else [["", *decoded.decoded_row(merged, names, texts)]]
-        groups.append(Rows([[str(i), *rows[0]], ["", *rows[1]], *weights, ["", *near]], dim))
-    print_table([Head("#"), Head("", "left"), *metric_heads(names, result.objectives, result.targets)], groups, keep=2)
-    print_wrapped()
-    print_wrapped(
-        (
-            "Predicted values are predicted, not evaluated."
-            if not made
-            else decoded.standing(opened, result.answers, made)
-        )
-        + " The last row of each answer is the nearest real checkpoint (its latent distance) as it was measured."
-        + DISTANCE
-        + targets_hold(result.targets)
-    )
-    for text in decoded.reasons_without_prediction(merges):
-        print_wrapped(text)
-    if len(result.answers) < limit:
-        one = len(result.answers) == 1
-        print_wrapped(
-            f"{count(len(result.answers), 'answer')} instead of {limit}, each nearest to another real checkpoint: all "
-            f"other points of the predicted front lie nearest to {'the same one' if one else 'one of these'}, or are "
-            "predicted to measure the same."
-        )
-    print_wrapped()
-    list_runs([a.nearest[0] for a in result.answers], varying(checkpoints), labels, details=details)
-    print_wrapped()
-    if result.targets:
-        if not result.targets_met:
-            print_wrapped("No answer is more likely than not to meet all targets; these come nearest.")
-        meeting = result.measured_meeting_targets
-        if meeting:
-            best = labels(meeting[0].run, meeting[0].epoch)
-            print_wrapped(
-                f"{len(meeting)} of the {len(checkpoints)} checkpoints measurably meet all targets, "
-                f"{best} among the best."
-            )
-        else:
-            best = "; ".join(_best_of(t.name, checkpoints, result) for t in result.targets)
-            print_wrapped(f"The data holds no measured checkpoint that meets all targets. Best measured: {best}.")
-    if study is not None:
-        print_wrapped(f"Recorded as the Optuna study {study}: 'epsopt dashboard' shows it.")
