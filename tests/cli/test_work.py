@@ -18,7 +18,6 @@ from epsopt.studies.project.project import load_project
 from epsopt.studies.worker.run_worker import Spending
 from epsopt.zoo import Catalogue, ingest
 
-from ..sweeps import sweep  # noqa: TID252
 from .conftest import Result, call, check
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "fake_training.py"
@@ -147,7 +146,8 @@ def broken(state):
 """
 
 
-@pytest.mark.parametrize("function", sweep(["broken", "evaluate"]))
+@pytest.mark.slow  # test_scheduler_service.py measures merges, test_scheduler_adapter.py has a hook that fails
+@pytest.mark.parametrize("function", ["broken", "evaluate"])
 def test_merges_are_measured_in_the_background_and_what_came_of_it_is_printed(young, tmp_path, function):
     (tmp_path / "work_hooks.py").write_text(MIXING_HOOK)
     with (tmp_path / "epsopt.toml").open("a") as file:

@@ -140,7 +140,7 @@ def test_a_metric_measured_at_the_end_of_a_run_weighs_as_much_as_one_measured_at
     rng, per_run, runs = np.random.default_rng(0), 20, 40
     ends = np.arange(runs * per_run) % per_run == per_run - 1
     inside, widths, independent = [], [], []
-    for _ in range(500):
+    for _ in range(125):
         residuals = rng.normal(size=runs)
         half = interval(ends, residuals, per_run)
         assert half == interval(np.ones_like(ends), residuals, per_run), "rows of a run that agree are one residual"
