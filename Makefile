@@ -35,6 +35,7 @@ test-full: test sweeps ## Run that, and the sweeps that take longer
 lint: shipped ## Check style and the line of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/oxlint --config studies/explore/oxlint.json --deny-warnings studies/explore/static
 	PYTHONPATH=build/shipped $(BIN)/lint-imports
 
 types: shipped ## Check types of what is shipped

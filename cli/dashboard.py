@@ -22,6 +22,7 @@ def command(options: Options, host: str, port: int, allow_remote: bool, allow_ed
     with working("opening the studies"):
         workspace = open_workspace(options)
         from epsopt.studies import serve
+        from epsopt.studies.report.checkpoint_artifacts import CheckpointArtifacts
         from epsopt.studies.report.dashboard_views import refresh_views
 
         storage, project = workspace.studies(), workspace.project
@@ -42,7 +43,8 @@ def command(options: Options, host: str, port: int, allow_remote: bool, allow_ed
         else:
             print_line(f"dashboard of {workspace.shown}: {url}  (Ctrl-C ends it)")
 
+    objectives = () if project is None else tuple(o.name for o in project.objectives)
     serve(
         workspace.storage, host, port, allow_remote=allow_remote, allow_edits=allow_edits, announce=announce,
-        refresh=refresh,
+        artifacts=CheckpointArtifacts(workspace.catalogue, objectives), refresh=refresh,
     )  # fmt: skip

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -83,7 +84,7 @@ def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     _epsopt(3, "learn the map", "fit", "--seed", str(seed))
     before = _searches()
     _epsopt(4, "search it for a target", "search", "--target-coverage", str(TARGET), "-n", "4", "--seed", str(seed))
-    (study,) = _searches() - before or before
+    study = _searched(before, _searches())
     asked = ["propose", "-n", str(proposals), "--reuse", "--seed", str(seed)]
     _epsopt(5, "propose runs that widen the front, from the base or from a checkpoint", *asked)
     _train(jobs)
@@ -92,15 +93,23 @@ def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     return study
 
 
-def _searches() -> set[str]:
-    """Names of the studies of searches so far."""
+def _searched(before: Sequence[str], after: Sequence[str]) -> str:
+    """Name the study of a search: the new one, or else the newest: it was made before, and is found again."""
+    new = [name for name in after if name not in before]
+    if not after:
+        raise EpsoptError("the search recorded no study, see above; a second 'epsopt demo' resumes")
+    return (new or list(after))[-1]
+
+
+def _searches() -> list[str]:
+    """Names of the studies of searches so far, the newest last; version 0.1 named them by a digest."""
     import optuna
 
     from epsopt.studies import load_project, open_storage
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = optuna.get_all_study_names(open_storage(load_project(Path("epsopt.toml")).storage))
-    return {name for name in names if name.startswith("demo/search ")}
+    return [name for name in names if name.startswith(("demo/search ", "demo/search/"))]
 
 
 def prepare_folder(out: Path, fresh: bool, options: dict[str, int], given: dict[str, int]) -> dict[str, int]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, TargetCommand, common, level_option, seed_option
+from epsopt.cli.options import Options, TargetCommand, common, level_option, overwrite_option, seed_option
+from epsopt.cli.pictures import picture_option
 
 if TYPE_CHECKING:
     from epsopt.cli.run_labels import RunLabels
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 @click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Folder for merges that are shown.")
 @level_option
 @seed_option
+@picture_option
+@overwrite_option
 @common
 def command(
     options: Options,
@@ -42,12 +45,16 @@ def command(
     save: Path | None,
     level: float,
     seed: int,
+    picture: Path | None,
+    overwrite: bool,
 ) -> None:
     """Name the best checkpoint to start the next run from, of a run or merged, and what training from it may reach.
 
     With [train] in epsopt.toml and a hole {init_from} in its command, each answer carries the command to launch.
+    --picture draws what these runs are predicted to end with among what was measured.
     """
     from epsopt.cli.output import note, print_json
+    from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import check_objectives, measured, open_workspace, resolve_targets
@@ -61,6 +68,7 @@ def command(
             WeightDecoder(project.evaluate, weights_key=catalogue.weights_key, calibrate=project.calibrate) as decoder,
         ):
             checkpoints = measured(catalogue)
+            drawn = picture_file(picture, catalogue, overwrite=overwrite)
             from epsopt.studies.optuna_io.stored_trials import proposed_trials
             from epsopt.studies.surrogate_store import load_map
             from epsopt.studies.worker.rank_warm_starts import rank_warm_starts
@@ -76,6 +84,11 @@ def command(
             )  # fmt: skip
             files = _saved(ranked.plans[:count], ranked.merged, decoder, project, save, checkpoints)
     plans = ranked.shown(count)
+    if drawn is not None:
+        from epsopt.figures import front
+
+        title = "Where runs from these starts are predicted to end"
+        save_picture(front(objectives, checkpoints, plans, targets, title=title), drawn)
     paths = [_path(p, files) for p in plans]
     commands = [_command(project, p, path) for p, path in zip(plans, paths, strict=True)]
     shown = list(zip(plans, paths, commands, strict=True))
@@ -83,6 +96,7 @@ def command(
         print_json(_document(shown, ranked, objectives, targets, surrogate, level, seed))
     else:
         _show(shown, ranked, objectives, targets, level, project, RunLabels.of(checkpoints))
+        tell_picture(picture)
 
 
 def _document(

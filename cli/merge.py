@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, common, seed_option
+from epsopt.cli.options import Options, common, overwrite_option, seed_option
+from epsopt.cli.pictures import picture_option
 from epsopt.zoo.decoding.operator_names import DENSITY, LINEAR, OPERATORS, require_operator
 from epsopt.zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from epsopt.studies.merge.simplex_merge import Merged
     from epsopt.studies.merge.weight_space_merge import WeightSpaceMerge
     from epsopt.studies.project.project import Project
@@ -58,26 +61,10 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Measure again what an interrupted merge measured.")
 @click.option("--format", "form", type=click.Choice(["safetensors", "pt"]), help="Like the parents if not said.")
 @seed_option
+@picture_option
+@overwrite_option
 @common
-def command(
-    options: Options,
-    parents: tuple[str, ...],
-    count: int,
-    choose: str,
-    wide: bool,
-    budget: int,
-    groups: str | None,
-    reach: float,
-    whole_budget: bool,
-    save: Path | None,
-    form: str | None,
-    rank: int | None,
-    operator: str,
-    density: float,
-    jobs: int,
-    fresh: bool,
-    seed: int,
-) -> None:
+def command(options: Options, picture: Path | None, overwrite: bool, **given: Any) -> None:
     """Merge 2 to 5 checkpoints of one lineage so that the measured front widens.
 
     Each merge is measured with the project's evaluate hook. Those that no measured checkpoint beats are saved with
@@ -85,26 +72,12 @@ def command(
 
     With --wide, up to 24 checkpoints are merged: the front and the ends of the newest runs. Blocks that moved alike
     while training are stretched, shrunk and exchanged together, wherever that is expected to widen the front most.
+
+    --picture draws the merges among all that was measured.
     """
-    asked = _Asked(
-        parents,
-        count,
-        choose,
-        wide,
-        budget,
-        groups,
-        reach,
-        whole_budget,
-        save,
-        form,
-        rank,
-        operator,
-        density,
-        jobs,
-        fresh,
-        seed,
-    )
+    asked = _Asked(**given)
     _check_options(asked)
+    from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
 
@@ -112,9 +85,30 @@ def command(
         workspace = open_workspace(options)
         project = _with_hook(workspace.require_project())
         with workspace.catalogue() as catalogue:
+            file = picture_file(picture, catalogue, overwrite=overwrite)
             ended = _merge(asked, project, catalogue, progress)
+        if file is not None:
+            save_picture(_figure(ended, project), file)
     _say(ended.left_out, ended.notes)
     _print(ended, asked, project, as_json=options.json)
+    if not options.json:
+        tell_picture(picture)
+
+
+def _figure(ended: _Ended, project: Project) -> go.Figure:
+    """Draw the merges among the measured checkpoints."""
+    from types import SimpleNamespace
+
+    from epsopt.figures import front
+
+    if ended.wide is not None:
+        measured = list(enumerate(t.measured for t in ended.wide.tried))
+    else:
+        result, parents = (None, ()) if ended.merged is None else (ended.merged.result, ended.merged.parents)
+        some = () if result is None else result.evaluations
+        measured = [(i, e.measured) for i, e in enumerate(some) if i >= len(parents)]
+    merges = [SimpleNamespace(run=f"merged {i}", epoch=None, metrics=m, hyperparameters={}) for i, m in measured if m]
+    return front(project.objectives, ended.checkpoints, merged=merges, title="Merges among all that was measured")
 
 
 def _print(ended: _Ended, asked: _Asked, project: Project, *, as_json: bool) -> None:

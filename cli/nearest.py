@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from epsopt.cli.options import Options, common, details_option
+from epsopt.cli.options import Options, common, details_option, overwrite_option
+from epsopt.cli.pictures import picture_option
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from epsopt.cli.workspace import Workspace
     from epsopt.optimize.latent.neighbours import Neighbour
     from epsopt.zoo.catalogue.catalogue import Catalogue
@@ -25,10 +29,18 @@ _ALONE = "the map knows no other checkpoint"
 @click.option("--count", "-k", type=click.IntRange(min=1), default=5, show_default=True, help="How many.")
 @click.option("--one-per-run", is_flag=True, help="Only the nearest checkpoint of each run.")
 @details_option
+@picture_option
+@overwrite_option
 @common
-def command(options: Options, what: str, count: int, one_per_run: bool, details: bool) -> None:
-    """Show the catalogue's checkpoints nearest to one: a file, a run's epoch (else its last), or a SHA-256 prefix."""
+def command(
+    options: Options, what: str, count: int, one_per_run: bool, details: bool, picture: Path | None, overwrite: bool
+) -> None:
+    """Show the catalogue's checkpoints nearest to one: a file, a run's epoch (else its last), or a SHA-256 prefix.
+
+    --picture draws them on the checkpoint map.
+    """
     from epsopt.cli.output import print_json
+    from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.render import neighbour_json
     from epsopt.cli.workspace import measured, open_workspace
@@ -37,7 +49,10 @@ def command(options: Options, what: str, count: int, one_per_run: bool, details:
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
+            file = picture_file(picture, catalogue, overwrite=overwrite)
             found = _find(what, catalogue, checkpoints, count, one_per_run=one_per_run)
+            if file is not None:
+                save_picture(_figure(what, found, catalogue, checkpoints), file)
     if options.json:
         print_json(
             {
@@ -49,6 +64,25 @@ def command(options: Options, what: str, count: int, one_per_run: bool, details:
         )
     else:
         _show(found, checkpoints, workspace, details=details)
+        tell_picture(picture)
+
+
+def _figure(what: str, found: _Found, catalogue: Catalogue, checkpoints: Sequence[Checkpoint]) -> go.Figure:
+    """Draw the map with a ring around the checkpoint and around its neighbours."""
+    from epsopt.cli.resolve_checkpoint import locate
+    from epsopt.figures import map as draw_map
+    from epsopt.studies.surrogate_store import load_map
+    from epsopt.zoo.formatting import count
+
+    surrogate, _ = load_map(catalogue)
+    row = {key: i for i, key in enumerate(surrogate.memory.keys)}
+    latents = surrogate.memory.latents.double()
+    near = latents[[row[n.sha256] for n in found.neighbours]].numpy()
+    known = row.get(found.sha256)
+    fingerprint = None if known is not None else locate(what, catalogue, checkpoints).fingerprint
+    own = latents[known : known + 1] if known is not None else surrogate.encode([fingerprint]).double()
+    rings = [(found.title, own.numpy()), (f"its {count(len(near), 'nearest checkpoint')}", near)]
+    return draw_map(surrogate, checkpoints, ringed=rings, title=f"Nearest to {found.title}")
 
 
 @dataclass(frozen=True)

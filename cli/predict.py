@@ -7,17 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, common, follow_links_option, level_option
-from epsopt.zoo.errors import EpsoptError
+from epsopt.cli.options import Options, common, follow_links_option, level_option, overwrite_option
+from epsopt.cli.pictures import picture_option
+from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import plotly.graph_objects as go
+
     from epsopt.cli.run_labels import RunLabels
+    from epsopt.cli.workspace import Workspace
     from epsopt.optimize.latent.predict_checkpoint import Assessment
+    from epsopt.optimize.objectives import Objective
     from epsopt.studies.predict_files import FilePredictions
     from epsopt.surrogate.surrogate import Surrogate
+    from epsopt.zoo.catalogue.catalogue import Catalogue
+    from epsopt.zoo.catalogue.types import Checkpoint
     from epsopt.zoo.reading.reader import CheckpointContents
 
 
@@ -29,8 +36,13 @@ _LISTED = 12  # files of a kind that are named
 @click.option("--weights-only", is_flag=True, help="Do not run the project's embed hook on the files.")
 @follow_links_option
 @level_option
+@picture_option
+@overwrite_option
 @common
-def command(options: Options, paths: tuple[Path, ...], level: float, weights_only: bool, follow_links: bool) -> None:
+def command(
+    options: Options, paths: tuple[Path, ...], level: float, weights_only: bool, follow_links: bool,
+    picture: Path | None, overwrite: bool,
+) -> None:  # fmt: skip
     """Predict the metrics of checkpoint files (or of all files in folders), with intervals.
 
     Where the project has an embed hook, it runs on each file: the anchors' embeddings tell more than weights do.
@@ -39,9 +51,12 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
     intervals mean little. Metrics of an architecture that the map was not trained on are not predicted, unless the map
     was tested on enough architectures that it had not seen; their intervals are then calibrated on those.
 
+    --picture draws the predictions, hollow with their intervals, among what the catalogue's checkpoints measured.
+
     The exit status is 1 where not one file is predicted.
     """
     from epsopt.cli.output import print_json
+    from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.run_labels import RunLabels
     from epsopt.cli.workspace import measured, open_workspace
@@ -50,17 +65,54 @@ def command(options: Options, paths: tuple[Path, ...], level: float, weights_onl
         workspace = open_workspace(options)
         with workspace.catalogue() as catalogue:
             checkpoints = measured(catalogue)
+            file = picture_file(picture, catalogue, overwrite=overwrite)
+            objectives = () if file is None else _drawn_objectives(workspace, catalogue)
             from epsopt.studies.predict_files import predict_files
 
             found = predict_files(
                 catalogue, workspace.project, paths,
                 level=level, weights_only=weights_only, follow_links=follow_links, progress=progress,
             )  # fmt: skip
+        if file is not None and any(a.refused is None for a in found.predicted):
+            save_picture(_figure(found, objectives, checkpoints), file)
+        else:
+            picture = None
     if options.json:
         print_json(_document(found, level))
     else:
         _show_all(found, workspace.shown_metrics(found.surrogate.metric_names), level, RunLabels.of(checkpoints))
+        tell_picture(picture)
     _require_predictions(found, paths)
+
+
+def _drawn_objectives(workspace: Workspace, catalogue: Catalogue) -> tuple[Objective, ...]:
+    """Return the axes of the picture: the project's objectives that the map predicts.
+
+    Raises:
+        UsageError: it predicts none of them.
+    """
+    from epsopt.studies.surrogate_store import load_map
+
+    predicted = load_map(catalogue)[0].metric_names
+    found = tuple(o for o in workspace.require_project().objectives if o.name in predicted)
+    if not found:
+        raise UsageError("--picture draws objectives, and the map predicts none of the project's: run 'epsopt fit'")
+    return found
+
+
+def _figure(found: FilePredictions, objectives: Sequence[Objective], checkpoints: Sequence[Checkpoint]) -> go.Figure:
+    """Draw the predictions among the measured checkpoints."""
+    from types import SimpleNamespace
+
+    from epsopt.cli.render import short_path
+    from epsopt.figures import front
+
+    drawn = [
+        SimpleNamespace(point=a.point, low=a.low, high=a.high, probability=None, nearest=(a.nearest,),
+                        label=short_path(r.path))
+        for r, a in zip(found.read, found.predicted, strict=True) if a.refused is None
+    ]  # fmt: skip
+    return front(objectives, checkpoints, drawn, title=f"Predicted: {count(len(drawn), 'checkpoint')}")
 
 
 def _require_predictions(found: FilePredictions, paths: Sequence[Path]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from epsopt.cli.options import Options, common
+from epsopt.cli.options import Options, common, overwrite_option
+from epsopt.cli.pictures import picture_option
 
 if TYPE_CHECKING:
     from epsopt.optimize.objectives import Objective
@@ -21,13 +23,17 @@ _MOST_EPOCHS = 3  # on the front that are named; of more their number says as mu
 @click.command("runs")
 @click.option("--front", "only_front", is_flag=True, help="Only runs with a checkpoint on the measured front.")
 @click.option("--state", metavar="STATE", help="Only runs of this state, such as past, waiting or failed.")
+@picture_option
+@overwrite_option
 @common
-def command(options: Options, only_front: bool, state: str | None) -> None:
+def command(options: Options, only_front: bool, state: str | None, picture: Path | None, overwrite: bool) -> None:
     """List every run: its state, its epochs, what it measured last, and its checkpoints on the measured front.
 
-    Runs that epsopt did not launch are "past"; of a proposal the state is what became of it.
+    Runs that epsopt did not launch are "past"; of a proposal the state is what became of it. --picture draws a line
+    for each run that is listed, from its hyperparameters to what it measured last.
     """
     from epsopt.cli.output import print_json
+    from epsopt.cli.pictures import picture_file, save_picture, tell_picture
     from epsopt.cli.progress import working
     from epsopt.cli.render import objective_json
     from epsopt.cli.workspace import check_objectives, open_workspace
@@ -40,9 +46,15 @@ def command(options: Options, only_front: bool, state: str | None) -> None:
 
         with workspace.catalogue() as catalogue:
             checkpoints, metrics = catalogue.checkpoints(), catalogue.metric_names()
+            file = picture_file(picture, catalogue, overwrite=overwrite)
         objectives = check_objectives(project, metrics) if checkpoints else project.objectives
         everything = list_runs(project, objectives, checkpoints, proposed_trials(workspace.proposals(), project.name))
         shown = _chosen(everything, only_front=only_front, state=state)
+        if file is not None:
+            from epsopt.figures import parallel
+
+            listed = {r.run for r in shown}
+            save_picture(parallel(objectives, [c for c in checkpoints if c.run in listed]), file)
     if options.json:
         print_json({
             "objectives": objective_json(objectives),
@@ -51,6 +63,7 @@ def command(options: Options, only_front: bool, state: str | None) -> None:
         })  # fmt: skip
     else:
         _show(shown, len(everything), checkpoints, objectives)
+        tell_picture(picture)
 
 
 def _word(state: str) -> str:

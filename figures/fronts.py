@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from epsopt.figures.axis_scale import AxisScale, choose_scale
 from epsopt.figures.protocols import Interval, Measured, Predicted
-from epsopt.figures.style import FRONT, HOLLOW, LIGHT, MEASURED, TARGET, WHISKER, dressed, place, short
+from epsopt.figures.style import FRONT, HOLLOW, LIGHT, MEASURED, MERGED, TARGET, WHISKER, dressed, place, short
 from epsopt.optimize.measured_front import measured_front
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.zoo.errors import UsageError
@@ -38,6 +38,7 @@ def front(
     answers: Sequence[Predicted] = (),
     targets: Sequence[Target] = (),
     *,
+    merged: Sequence[Measured] = (),
     title: str = "Measured and predicted front",
 ) -> go.Figure:
     """Draw measured checkpoints, their front and predicted points.
@@ -50,6 +51,7 @@ def front(
         checkpoints: measured ones; those that lack an objective are not drawn.
         answers: predicted points with intervals, drawn hollow with whiskers.
         targets: drawn as dashed lines.
+        merged: merges of checkpoints that were measured, too; they are squares beside the others, and all are drawn.
         title: of the figure.
 
     Returns:
@@ -60,15 +62,24 @@ def front(
     """
     if not objectives:
         raise UsageError("there is no objective to draw a front of: name one in epsopt.toml, as [objectives.NAME]")
+    checkpoints = [*checkpoints, *merged]
     best, others = measured_front(objectives, checkpoints)
+    mixed = [c for c in merged if any(c is one for one in (*best, *others))]
+    others = [c for c in others if not any(c is one for one in mixed)]
     panels = len(objectives) * (len(objectives) - 1) // 2
     others = others[:: max(1, math.ceil(len(others) * max(panels, 1) / MOST_POINTS))]
     if len(objectives) == 1:
-        return _over_training(objectives[0], best, others, targets, title)
+        return _over_training(objectives[0], best, [*others, *mixed], targets, title)
     # The order of drawing: what matters most is drawn last.
     groups = [
         _measured("measured", objectives, others, {"color": MEASURED, "size": 5, "opacity": 0.6}),
         _measured("measured front", objectives, best, {"color": FRONT, "size": 8}),
+        _measured(
+            "merges, measured",
+            objectives,
+            mixed,
+            {"color": MERGED, "size": 8, "symbol": "square", "line": {"color": LIGHT["paper"], "width": 1}},
+        ),
         _predicted(objectives, answers),
     ]
     groups = [g for g in groups if g.text]
@@ -137,7 +148,7 @@ def _predicted(objectives: Sequence[Objective], answers: Sequence[Predicted]) ->
     rows = [[float(a.point[o.name]) for o in objectives] for a in answers]
     text = []
     for number, answer in enumerate(answers, 1):
-        lines = [f"<b>answer {number}</b>, predicted"]
+        lines = [f"<b>{escaped(getattr(answer, 'label', f'answer {number}'))}</b>, predicted"]
         for o in objectives:
             span = f"{answer.low[o.name]:.4g} to {answer.high[o.name]:.4g}"
             lines.append(f"{escaped(o.name)}: {answer.point[o.name]:.4g} ({span})")

@@ -16,6 +16,7 @@ from epsopt.figures.style import (
     MEASURED,
     PREDICTED,
     QUIET,
+    RINGS,
     SCALE,
     SYMBOLS,
     Floats,
@@ -47,6 +48,7 @@ def map(  # noqa: A001 - epsopt.figures.map
     *,
     colour: str | None = None,
     answers: Sequence[Answer] = (),
+    ringed: Sequence[tuple[str, Floats]] = (),
     most: int = _MANY,
     title: str = "The checkpoint map",
 ) -> go.Figure:
@@ -57,6 +59,7 @@ def map(  # noqa: A001 - epsopt.figures.map
         checkpoints: of all runs.
         colour: metric or hyperparameter that colours the points, or ``"epoch"``; a checkpoint without it is grey.
         answers: predicted points, drawn hollow.
+        ringed: places that a ring marks: what they are called, and ``(k, latent)`` points.
         most: of more checkpoints than that, every n-th one is drawn, and the figure says how many.
         title: of the figure.
 
@@ -113,6 +116,14 @@ def map(  # noqa: A001 - epsopt.figures.map
                        hovertext=[f"<b>answer {i}</b>, predicted" for i in range(1, len(answers) + 1)])
         )  # fmt: skip
         shown = np.concatenate([at, found])
+    for (name, points), hue in zip(ringed, RINGS, strict=False):
+        spots = surrogate.plane.coordinates(points)
+        figure.add_trace(
+            go.Scatter(x=short(spots[:, 0]), y=short(spots[:, 1]), mode="markers", hoverinfo="skip",
+                       name=escaped(name),
+                       marker={"symbol": "circle-open", "size": 15, "color": hue, "line": {"width": 2.5}})
+        )  # fmt: skip
+        shown = np.concatenate([shown, spots])
     dressed(figure, 560, escaped(title))
     unknown = len(checkpoints) - len(known)
     more = [f"{unknown} not on the map"] if unknown else []

@@ -20,8 +20,10 @@ FONT = "Inter, Roboto, Helvetica, Arial, sans-serif"
 # Of Okabe and Ito (2008), which people with any kind of colour blindness tell apart.
 FRONT, PREDICTED, TARGET = "#0072B2", "#D55E00", "#009E73"
 MEASURED = "#8fa3b8"
+MERGED = "#CC79A7"  # of Okabe and Ito, too
 QUIET = "#b4bfca"
 GROUPS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8c6d1f", "#7f7f7f")
+RINGS = ("#D55E00", "#0072B2")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "star", "hexagon")
 # Viridis without its ends, which are lost on dark and on white.
 SCALE = ("#414487", "#355f8d", "#2a788e", "#21918c", "#22a884", "#44bf70", "#7ad151")

@@ -25,6 +25,7 @@ from epsopt.optimize.objectives import Objective, Target
 from epsopt.studies.optuna_io.distributions import fits, infer_distributions, searched_names
 from epsopt.studies.optuna_io.study import delete_study, open_study
 from epsopt.studies.optuna_io.study_notes import front_note, predicted_note, search_note, write_note
+from epsopt.studies.optuna_io.trial_artifacts import artifact_attributes
 from epsopt.studies.optuna_io.trials import add_new, replace_trials
 from epsopt.studies.protocols import Answer, Measured, Neighbour
 from epsopt.zoo.errors import EpsoptError
@@ -191,7 +192,7 @@ def show_trials(
     Returns:
         Whether the study showed something else before.
     """
-    rows = [[t.values, t.params, t.user_attrs, t.intermediate_values] for t in trials]
+    rows = [[t.values, t.params, t.user_attrs, t.intermediate_values, t.system_attrs] for t in trials]
     digest = _digest([[o.name, o.maximize] for o in objectives], rows, note, more)
     study = open_study(storage, name, objectives, rebuild=True)
     study_id = storage.get_study_id_from_name(name)
@@ -224,7 +225,8 @@ def _measured_trial(
     params = {n: v for n, v in given.items() if n in distributions and fits(distributions[n], v)}
     attributes = measured_attributes(objectives, checkpoint, given.keys() - params.keys())
     values = complete_values(objectives, checkpoint.metrics)
-    return trial_of(values, params, distributions, attributes, checkpoint.epoch or 0)
+    files = artifact_attributes(checkpoint)
+    return trial_of(values, params, distributions, attributes, checkpoint.epoch or 0, files=files)
 
 
 def measured_attributes(
@@ -283,7 +285,8 @@ def _predicted_trial(
         }
     # The key holds the content too: a later, other answer of the same number is not mistaken for this one.
     attributes["answer"] = f"{number}-{_digest(values, attributes)[:8]}"
-    return trial_of(values, params, distributions, attributes, number)
+    files = artifact_attributes(answer.nearest[0]) if answer.nearest else None
+    return trial_of(values, params, distributions, attributes, number, files=files)
 
 
 def _named(neighbour: Neighbour) -> str:
@@ -298,6 +301,7 @@ def trial_of(
     attributes: dict[str, Any],
     position: int,
     intermediate: Mapping[int, float] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> FrozenTrial:
     """Make a finished trial; one without any parameter gets its position as such.
 
@@ -308,6 +312,7 @@ def trial_of(
         attributes: of the user.
         position: among the study's trials, from 0.
         intermediate: values by step; Optuna takes them of studies with one objective.
+        files: system attributes that name its artifacts.
     """
     held = {n: v for n, v in params.items() if n in distributions and fits(distributions[n], v)}
     if not held:  # the dashboard (0.21) divides by zero on a study without any parameter
@@ -317,6 +322,7 @@ def trial_of(
         params=held,
         distributions={n: distributions[n] for n in held},
         user_attrs=attributes,
+        system_attrs=dict(files or {}),
         intermediate_values=dict(intermediate or {}),
     )
 

@@ -79,7 +79,11 @@ def report_contents(
     if objectives and any(all(c.metrics.get(o.name) is not None for o in objectives) for c in everything):
         waiting = [_predicted(p, objectives) for p in report.proposals if p.state in ("waiting", "running") and p.point]
         known = [w for w in waiting if all(o.name in w.point for o in objectives)]
-        figures["front"] = {"front": front(objectives, everything, known, title="The measured front")}
+        figures["front"] = {
+            "front": front(
+                objectives, [*report.old, *report.new], known, merged=report.merged, title="The measured front"
+            )
+        }
     if surrogate is not None:
         figures["map"] = _map(surrogate, everything, objectives)
     if compared := comparisons(report, objectives):

@@ -8,13 +8,16 @@ import socket
 from collections.abc import Callable
 from socketserver import ThreadingMixIn
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from epsopt.studies.optuna_io.storage import open_storage
 from epsopt.studies.report.dashboard_views import keep_fresh
 from epsopt.studies.report.host_check import Application, guard, is_loopback
 from epsopt.zoo.errors import EpsoptError, UsageError
+
+if TYPE_CHECKING:
+    from optuna.artifacts._protocol import ArtifactStore
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ def dashboard_server(
     *,
     allow_remote: bool = False,
     allow_edits: bool = False,
+    artifacts: ArtifactStore | None = None,
 ) -> DashboardServer:
     """Bind a server for the dashboard; ``serve_forever()`` runs it.
 
@@ -57,6 +61,7 @@ def dashboard_server(
         port: 0 takes a free one.
         allow_remote: whether an address that other machines can reach is meant. There is no password.
         allow_edits: whether studies can be changed and deleted; otherwise they are only shown.
+        artifacts: gives the files that trials name; None shows none.
 
     Returns:
         The server, bound and not yet serving; a context manager that closes it.
@@ -69,7 +74,8 @@ def dashboard_server(
     check_address(host, port, allow_remote=allow_remote)
     import optuna_dashboard
 
-    application = guard(optuna_dashboard.wsgi(open_storage(storage_url, create=False)), host, allow_edits=allow_edits)
+    storage = open_storage(storage_url, create=False)
+    application = guard(optuna_dashboard.wsgi(storage, artifacts), host, allow_edits=allow_edits)
     return bind(application, host, port)
 
 
@@ -120,6 +126,7 @@ def serve(
     *,
     allow_remote: bool = False,
     allow_edits: bool = False,
+    artifacts: ArtifactStore | None = None,
     announce: Callable[[str], object] = print,
     refresh: Callable[[], None] | None = None,
 ) -> None:
@@ -131,6 +138,7 @@ def serve(
         port: as of :func:`dashboard_server`.
         allow_remote: as of :func:`dashboard_server`.
         allow_edits: as of :func:`dashboard_server`.
+        artifacts: as of :func:`dashboard_server`.
         announce: is given the address once the server listens.
         refresh: brings what is shown up to date; called again and again, in a thread of its own.
 
@@ -140,7 +148,9 @@ def serve(
     ended = Event()
     if refresh is not None:
         Thread(target=keep_fresh, args=(refresh, ended, logger.warning), daemon=True).start()
-    with dashboard_server(storage_url, host, port, allow_remote=allow_remote, allow_edits=allow_edits) as server:
+    with dashboard_server(
+        storage_url, host, port, allow_remote=allow_remote, allow_edits=allow_edits, artifacts=artifacts
+    ) as server:
         announce(server.url)
         try:
             server.serve_forever()

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from epsopt.studies.optuna_io.run_output import STDERR, STDOUT
 from epsopt.studies.project.project import Project
 from epsopt.studies.worker.supervisor import CANNOT_START
 from epsopt.zoo.credentials import masked
 from epsopt.zoo.errors import EpsoptError
 
 SUPERVISOR = Path(__file__).parent / "supervisor.py"
-STDOUT, STDERR = "stdout.txt", "stderr.txt"
 _LAST = 12  # lines of each stream that the dashboard shows
 _TAIL = 8192  # bytes of the output that are looked at for the reason of a failure
 _REPORTED = 2  # lines of it that are reported

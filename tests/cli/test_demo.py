@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
+from epsopt.cli import demo
 from epsopt.surrogate import fitting
 
 from .conftest import QUICK, call, check
@@ -54,6 +57,23 @@ def test_a_second_demo_trains_nothing_and_its_document_fits_the_schema(finished)
     assert merges["before"] == document["hypervolume"]["after"]
     assert merges["after"] >= merges["before"]
     assert sorted((p, p.stat().st_mtime_ns) for p in (folder / "d" / "runs").rglob("*")) == before
+
+
+def test_a_demo_of_an_earlier_version_goes_on_with_its_search(project, copy) -> None:
+    mine = copy(project)
+    file = mine.folder / "epsopt.toml"
+    file.write_text(file.read_text().replace('name = "small"', 'name = "demo"'))
+    assert mine("search", "--target-coverage", "0.3").status == 0
+    with contextlib.chdir(mine.folder):
+        (name,) = demo._searches()
+        with contextlib.closing(sqlite3.connect("epsopt.db")) as database, database:
+            database.execute("UPDATE studies SET study_name = 'demo/search/0123abcd' WHERE study_name = ?", [name])
+        before = demo._searches()
+        assert before == ["demo/search/0123abcd"]
+        assert mine("search", "--target-coverage", "0.3").status == 0
+        assert demo._searched(before, demo._searches()) == "demo/search/0123abcd", "it is found by what was asked"
+        assert mine("search", "--target-coverage", "0.4").status == 0
+        assert "0.4" in demo._searched(before, demo._searches())
 
 
 def test_a_folder_that_cannot_be_made_is_named_in_a_sentence(tmp_path: Path) -> None:

@@ -83,6 +83,12 @@ def pixels(page, plot, layer="base"):
     return page.evaluate(f"document.querySelector('#{plot} canvas.{layer}').toDataURL()")
 
 
+def settled(page, part):
+    """The address, once it says a part: it follows the page a quarter of a second behind."""
+    page.wait_for_function("part => location.hash.includes(part)", arg=part)
+    return page.evaluate("location.href")
+
+
 def number(text):
     return int(re.search(r"\d+", text).group())
 
@@ -356,9 +362,11 @@ def test_the_address_brings_back_what_was_looked_at(shown):
     field.fill("0.4")
     field.press("Tab")
     drag(shown, "map", 0.02, 0.02, 0.6, 0.9)
-    texts = ["#counts", "#meeting", "#details h3", "#runs"]
+    shown.locator("#front .canvases").focus()
+    shown.keyboard.press("+")
+    texts = ["#counts", "#meeting", "#details h3", "#runs", "#front-said"]
     before = [shown.inner_text(t) for t in texts], [pixels(shown, p, "top") for p in ("map", "front")]
-    address = shown.url
+    address = settled(shown, "view.front=")
     shown.goto("about:blank")
     shown.goto(address)
     shown.wait_for_selector("body[data-ready]")
@@ -367,7 +375,18 @@ def test_the_address_brings_back_what_was_looked_at(shown):
     assert shown.input_value("#across") == "metric:dist_corr"
     assert [shown.inner_text(t) for t in texts] == before[0]
     assert [pixels(shown, p, "top") for p in ("map", "front")] == before[1]
-    shown.goto(f"{address.partition('#')[0]}#colour=nothing&chosen=999999&box=a,b&target.coverage=x&run=none")
+    shown.select_option("#colour", "front")
+    shown.locator("#legend button", has_text="on the front").click()
+    counted = shown.inner_text("#counts")
+    address = settled(shown, "chip=")
+    shown.goto("about:blank")
+    shown.goto(address)
+    shown.wait_for_selector("body[data-ready]")
+    assert shown.inner_text("#counts") == counted
+    assert shown.locator("#legend button[aria-pressed=true]").count() == 1
+    shown.goto(
+        f"{address.partition('#')[0]}#colour=nothing&chosen=999999&box=a,b&target.coverage=x&run=none&chip=x,y&view.map=1,0"
+    )
     shown.reload()
     shown.wait_for_selector("body[data-ready]")
     assert shown.inner_text("#counts") == ""
@@ -394,6 +413,28 @@ def test_the_keyboard_reaches_a_point_its_details_and_the_frame(shown):
         if shown.evaluate("document.activeElement.closest('#runs') !== null"):
             break
     assert shown.evaluate("document.activeElement.closest('#front, #side, #runs') !== null")
+
+
+def test_a_box_is_drawn_with_keys_alone(shown):
+    shown.locator("#map .canvases").focus()
+    empty = pixels(shown, "map", "top")
+    shown.keyboard.press("b")
+    assert "a box begins at run_" in shown.inner_text("#map .said")
+    for key in ("ArrowRight", "ArrowRight", "ArrowUp", "ArrowUp"):
+        shown.keyboard.press(key)
+    drawn = pixels(shown, "map", "top")
+    shown.keyboard.press("b")
+    assert number(shown.inner_text("#counts")) >= 2, "both corners lie inside"
+    assert "selected" in shown.inner_text("#counts")
+    assert shown.locator("#runs tr.lit").count() >= 1
+    shown.keyboard.press("Escape")
+    assert shown.inner_text("#counts") == ""
+    shown.keyboard.press("b")
+    shown.keyboard.press("Escape")
+    shown.keyboard.press("Enter")
+    shown.wait_for_selector("#neighbours")
+    assert shown.inner_text("#counts") == "", "Esc gave the box up before it was one"
+    assert len({empty, drawn, pixels(shown, "map", "top")}) == 3
 
 
 def test_a_page_is_exported_as_one_file_that_epsopt_may_replace(project, copy):

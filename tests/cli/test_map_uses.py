@@ -6,16 +6,18 @@ import shutil
 from dataclasses import asdict, replace
 from unittest import mock
 
+import click
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
 
+from epsopt.cli.main import COMMANDS, group
 from epsopt.studies import surrogate_store as maps
 from epsopt.surrogate import fit
 from epsopt.zoo import Catalogue
 
-from .conftest import QUICK, check
+from .conftest import EPOCHS, QUICK, check
 
 
 def test_a_trajectory_says_what_is_forecast_and_what_was_measured(project):
@@ -120,20 +122,60 @@ PICTURES = {
     "sample": ["sample", "--target-coverage", "0.3", "--probability", "0.05", "-n", "5"],
     "propose": ["propose", "-n", "2", "--no-record"],
     "interpolate": ["interpolate", "run_000", "run_001", "--steps", "3"],
+    "nearest": ["nearest", "run_000"],
+    "predict": ["predict", "{runs}/run_000"],
+    "runs": ["runs", "--front"],
 }
+DRAWN_ELSEWHERE = {"cluster", "trajectory", "embed", "fit", "merge", "init-from"}
+"""Commands with a picture of which other tests, here and in test_weights.py, look at it."""
+
+
+def test_every_picture_of_a_command_is_tested():
+    with_picture = {
+        name for name in COMMANDS
+        if any("--picture" in p.opts for p in group.get_command(click.Context(group), name).params)
+    }  # fmt: skip
+    assert with_picture == set(PICTURES) | DRAWN_ELSEWHERE
+
+
+def test_nearest_rings_the_checkpoint_and_its_neighbours_on_the_map(project, tmp_path):
+    drawn = []
+    with mock.patch("epsopt.studies.pictures.save_picture", lambda figure, _: drawn.append(figure)):
+        result = project("nearest", "run_000", "-k", "4", "--one-per-run", "--picture", tmp_path / "map.html", "--json")
+    rings = {t.name: t for t in drawn[0].data if t.marker.symbol == "circle-open"}
+    assert set(rings) == {f"run_000:{EPOCHS}", "its 4 nearest checkpoints"}
+    named = {f"{n['run']}, epoch {n['epoch']}" for n in result.document["nearest"]}
+    ringed = set(zip(rings["its 4 nearest checkpoints"].x, rings["its 4 nearest checkpoints"].y, strict=True))
+    points = next(t for t in drawn[0].data if t.name.startswith("measured"))
+    there = {
+        text.partition("</b>")[0].removeprefix("<b>")
+        for x, y, text in zip(points.x, points.y, points.hovertext, strict=True) if (x, y) in ringed
+    }  # fmt: skip
+    assert named <= there
+
+
+def test_predictions_of_files_are_drawn_hollow_among_what_was_measured(project, tmp_path):
+    drawn = []
+    with mock.patch("epsopt.studies.pictures.save_picture", lambda figure, _: drawn.append(figure)):
+        result = project("predict", project.runs / "run_000", "--picture", tmp_path / "front.html", "--json")
+    hollow = [t for t in drawn[0].data if t.name.startswith("predicted")]
+    assert len(hollow[0].x) == len(result.document["predictions"]) == EPOCHS
+    assert hollow[0].marker.symbol == "diamond-open"
+    assert "epoch_001" in hollow[0].hovertext[0]
 
 
 @pytest.mark.parametrize("command", PICTURES)
 def test_every_command_that_has_a_picture_draws_it(project, tmp_path, command):
     file = tmp_path / "p.html"
-    result = project(*PICTURES[command], "--picture", file)
+    arguments = [a.replace("{runs}", str(project.runs)) for a in PICTURES[command]]
+    result = project(*arguments, "--picture", file)
     assert result.status == 0, result.err
     text = file.read_text(encoding="utf-8")
     assert "Plotly.newPlot" in text
     assert "<script src" not in text
     assert str(file) in "".join(result.out.split())
     (tmp_path / "mine.html").write_text("<html></html>")
-    refused = project(*PICTURES[command], "--picture", tmp_path / "mine.html")
+    refused = project(*arguments, "--picture", tmp_path / "mine.html")
     assert refused.status == 2
     assert "--overwrite" in refused.err
     assert (tmp_path / "mine.html").read_text() == "<html></html>"

@@ -135,13 +135,15 @@ def test_a_merge_saves_what_it_measured_and_ingest_takes_it(mine, tmp_path):
 
 
 def test_parents_are_chosen_by_what_their_merges_are_expected_to_gain(mine, tmp_path):
+    picture = tmp_path / "merges.html"
     arguments = ["-n", "2", "--choose", "gain", "--budget", "4", "--save", tmp_path / "merged", "--json"]
-    result = mine("merge", *arguments)
+    result = mine("merge", *arguments, "--picture", picture)
     assert result.status == 0, result.err
     check("merge", result.document)
     parents = result.document["parents"]
     assert len({p["sha256"] for p in parents}) == 2
     assert len(result.document["evaluations"]) == 4
+    assert "merges, measured (2)" in picture.read_text(encoding="utf-8")
     assert "--choose" in mine("merge", "--wide", "--choose", "gain").err
 
 
@@ -197,11 +199,14 @@ def test_a_merge_shows_its_table_and_leaves_other_folders_alone(mine, tmp_path):
 def test_init_from_names_a_start_a_forecast_and_a_command(mine, tmp_path):
     set_runs(mine, tmp_path / "runs")
     add_train_command(mine)
-    result = mine("init-from", "--target-coverage", "0.5", "--json")
+    picture = tmp_path / "starts.html"
+    result = mine("init-from", "--target-coverage", "0.5", "--json", "--picture", picture)
     assert result.status == 0, result.err
     document = result.document
     check("init-from", document)
     assert document["epochs"] == 3
+    drawn = picture.read_text(encoding="utf-8")
+    assert f"predicted, not evaluated ({len(document['warm_starts'])})" in drawn
     assert any(p["start"]["kind"] == "base" for p in document["warm_starts"])
     for plan in document["warm_starts"]:
         argv = plan["command"]
@@ -289,12 +294,14 @@ def test_answers_of_a_search_are_made_measured_and_saved_on_request(mine, tmp_pa
 
 
 def test_a_wide_merge_saves_what_it_measured_and_tells_what_each_part_is_made_of(mine, tmp_path):
+    picture = tmp_path / "merges.html"
     arguments = ["merge", "--wide", "--budget", "5", "--whole-budget", "--save", tmp_path / "mixed", "--json"]
-    result = mine(*arguments)
+    result = mine(*arguments, "--picture", picture)
     assert result.status == 0, result.err
     document = result.document
     check("merge", document)
     assert len(document["evaluations"]) == 5
+    assert "merges, measured (5)" in picture.read_text(encoding="utf-8")
     assert document["stopped"] is None
     assert document["base"]["checkpoint"] == "base:0"
     assert 2 <= len(document["parents"]) <= 24

@@ -53,7 +53,7 @@ class Page {
     const { data } = this;
     const named = data.objectives.map((o) => `metric:${o.name}`).filter((key) => data.byKey.has(key));
     const [across, up] = named.length > 1 ? named : ["epoch", named[0] ?? "y"];
-    return { colour: named[0] ?? "epoch", across, up, filter: "", run: -1, chosen: -1, box: null, chip: null, targets: {}, from: -1, to: -1 };
+    return { colour: named[0] ?? "epoch", across, up, filter: "", run: -1, chosen: -1, box: null, chip: null, targets: {}, from: -1, to: -1, "view.map": null, "view.front": null };
   }
 
   choices() {
@@ -66,7 +66,8 @@ class Page {
       by(id).append(...GROUPS.map((group) => [group, numbers(group)]).filter(([, some]) => some.length)
         .map(([group, some]) => el("optgroup", { label: group }, ...some.map((c) => el("option", { value: c.key }, c.title)))));
     }
-    for (const id of ["colour", "across", "up", "paths"]) by(id).addEventListener("change", (event) => state.set({ [id]: event.target.value, ...(id === "colour" ? { chip: null } : {}) }));
+    const goes = { colour: { chip: null }, across: { "view.front": null }, up: { "view.front": null }, paths: {} }; // with what was
+    for (const id of Object.keys(goes)) by(id).addEventListener("change", (event) => state.set({ [id]: event.target.value, ...goes[id] }));
     by("filter").addEventListener("input", (event) => state.set({ filter: event.target.value }));
   }
 
@@ -76,6 +77,7 @@ class Page {
     const plot = new Scatter(by(id), name, {
       box: (ends) => this.state.set({ box: { across: keys()[0], up: keys()[1], ends }, chip: null }),
       pick: (row) => this.state.set({ chosen: row }),
+      moved: (view) => this.state.set({ [`view.${id}`]: view }),
       describe: (row) => this.describe(row),
       under: (context, scatter) => this.under(context, scatter, id === "map"),
       over: (context, scatter) => this.over(context, scatter, id === "map"),
@@ -106,8 +108,9 @@ class Page {
     for (const id of ["colour", "across", "up", "paths", "filter"]) if (by(id).value !== state.get(id)) by(id).value = state.get(id);
     if (this.map.window === null) this.map.setAxes(this.mapAxis("x", 0), this.mapAxis("y", 1));
     if (names.has("across") || names.has("up")) this.front.setAxes(this.axis(state.get("across")), this.axis(state.get("up")));
+    const moved = ["map", "front"].filter((id) => names.has(`view.${id}`) && this[id].look(state.get(`view.${id}`)));
     const marked = ["colour", "filter", "box", "chip", "targets", "across", "up"].some((n) => names.has(n));
-    if (marked) {
+    if (marked || moved.length) {
       if (names.has("colour")) this.colours = colouring(data, state.get("colour"), darkness.matches);
       const dimmed = this.dimmed();
       for (const plot of [this.map, this.front]) {
@@ -125,7 +128,9 @@ class Page {
   dimmed() {
     const { selected, meeting } = this.state;
     if (selected === null && meeting === null) return null;
-    return Uint8Array.from({ length: this.data.n }, (_, i) => ((selected === null || selected[i]) && (meeting === null || meeting[i]) ? 0 : 1));
+    const out = new Uint8Array(this.data.n);
+    for (let i = 0; i < out.length; i++) out[i] = (selected === null || selected[i]) && (meeting === null || meeting[i]) ? 0 : 1;
+    return out;
   }
 
   overlays() {
@@ -366,6 +371,9 @@ class Page {
 
   legend() {
     const { data, state, colours } = this;
+    const shows = JSON.stringify([state.get("colour"), state.get("chip"), darkness.matches]);
+    if (shows === this.shows) return;
+    this.shows = shows;
     const column = data.byKey.get(state.get("colour"));
     const missing = () => (colours.codes.some((c) => c === 255) ? el("span", { className: "quiet" }, colours.others > 0 ? `grey: ${counted(colours.others, "other value")} or none` : "grey: no value") : null);
     if (colours.chips) {

@@ -10,7 +10,7 @@ const FEW = 3000; // points up to which each is a smooth disc; of more, one is a
 const MOVED = 4; // pixels from which on a click is a box
 
 export class Scatter {
-  /** `on` has box(ends | null), pick(row), describe(row) -> lines, under(context, plot) and over(context, plot). */
+  /** `on` has box(ends), pick(row), moved(window), describe(row) -> lines, outside(text, some), under and over (context, plot). */
   constructor(root, name, on) {
     this.on = on;
     this.root = root;
@@ -21,6 +21,7 @@ export class Scatter {
     this.frame = el("div", { className: "canvases", tabIndex: 0, role: "application", "aria-label": name }, this.base, this.top, this.tip);
     root.append(this.frame, this.said);
     this.cursor = -1;
+    this.corner = -1; // the point at which a box that is drawn with keys begins
     this.drag = null;
     this.sprites = new Map();
     this.window = null;
@@ -39,6 +40,21 @@ export class Scatter {
 
   fit() {
     this.window = { x: this.across.ends ?? frame(this.xs), y: this.up.ends ?? frame(this.ys) };
+  }
+
+  /** Show a part of the axes, or what fits where none is named; no drawing yet. Says whether that is another part. */
+  look(wanted) {
+    const before = JSON.stringify(this.window);
+    if (wanted) this.window = wanted;
+    else this.fit();
+    return JSON.stringify(this.window) !== before;
+  }
+
+  /** Go to a part of the axes by hand; null: back to what fits. */
+  go(wanted) {
+    this.look(wanted);
+    this.draw();
+    this.on.moved(wanted);
   }
 
   /** Colours by code, and what is hidden and dimmed; no drawing yet. */
@@ -234,8 +250,9 @@ export class Scatter {
     this.clip(context);
     this.on.over(context, this);
     if (this.cursor >= 0) this.ring(context, this.cursor, 8, this.style("--ink"));
-    if (this.drag?.box) {
-      const [a, b] = [this.drag.from, this.drag.to];
+    const ends = this.drag?.box ? [this.drag.from, this.drag.to] : this.corner >= 0 ? this.cornered() : null;
+    if (ends) {
+      const [a, b] = ends;
       context.strokeStyle = this.style("--accent");
       context.fillStyle = this.style("--wash");
       context.fillRect(a[0], a[1], b[0] - a[0], b[1] - a[1]);
@@ -277,22 +294,19 @@ export class Scatter {
       const margin = 0.06 * (high - low) || 1;
       return [low - margin, high + margin];
     };
-    this.window = { x: ends(this.xs), y: ends(this.ys) };
-    this.draw();
+    this.go({ x: ends(this.xs), y: ends(this.ys) });
   }
 
   zoom(factor, px = this.width / 2, py = this.height / 2) {
     const [x, y] = this.inner(px, py);
     const about = ([low, high], at) => [at + (low - at) * factor, at + (high - at) * factor];
-    this.window = { x: about(this.window.x, x), y: about(this.window.y, y) };
-    this.draw();
+    this.go({ x: about(this.window.x, x), y: about(this.window.y, y) });
   }
 
   pan(dx, dy) {
     const [x0, y0] = this.inner(0, 0);
     const [x1, y1] = this.inner(dx, dy);
-    this.window = { x: this.window.x.map((v) => v - x1 + x0), y: this.window.y.map((v) => v - y1 + y0) };
-    this.draw();
+    this.go({ x: this.window.x.map((v) => v - x1 + x0), y: this.window.y.map((v) => v - y1 + y0) });
   }
 
   nearest(px, py, fits = () => true) {
@@ -334,13 +348,11 @@ export class Scatter {
         if (row >= 0 && away <= NEAR) this.on.pick(row);
         return;
       }
-      const [a, b] = [this.value(...drag.from), this.value(...drag.to)];
-      const sorted = [0, 1].map((k) => [Math.min(a[k], b[k]), Math.max(a[k], b[k])]);
-      this.on.box([...sorted[0], ...sorted[1]]);
+      this.select(drag.from, drag.to);
     });
     this.frame.addEventListener("pointercancel", () => (this.drag = null));
     this.frame.addEventListener("pointerleave", () => (this.tip.hidden = true));
-    this.frame.addEventListener("dblclick", () => (this.fit(), this.draw()));
+    this.frame.addEventListener("dblclick", () => this.go(null));
     this.frame.addEventListener("wheel", (event) => {
       // A wheel that turns over a plot on its way down the page is not meant for the plot.
       if (document.activeElement !== this.frame && !event.ctrlKey) return;
@@ -348,6 +360,34 @@ export class Scatter {
       this.zoom(event.deltaY > 0 ? 1.2 : 1 / 1.2, ...here(event));
     }, { passive: false });
     this.frame.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  /** Select the box between two places in pixels. */
+  select(from, to) {
+    const [a, b] = [this.value(...from), this.value(...to)];
+    const sorted = [0, 1].map((k) => [Math.min(a[k], b[k]), Math.max(a[k], b[k])]);
+    this.on.box([...sorted[0], ...sorted[1]]);
+  }
+
+  /** Begin a box at the cursor's point, or end it there. */
+  box() {
+    if (this.cursor < 0) this.step([0, 0]);
+    if (this.cursor < 0) return;
+    if (this.corner < 0) {
+      this.corner = this.cursor;
+      this.said.textContent = `a box begins at ${this.on.describe(this.cursor)[0]}: arrows move its other corner, b ends it`;
+      return this.drawTop();
+    }
+    const ends = this.cornered();
+    this.corner = -1;
+    this.select(...ends);
+  }
+
+  /** The corners of the box that is drawn with keys, in pixels, its two points well inside. */
+  cornered() {
+    const [a, b] = [this.corner, this.cursor].map((row) => [this.px(this.xs[row]), this.py(this.ys[row])]);
+    const away = [0, 1].map((k) => (a[k] <= b[k] ? -3 : 3));
+    return [a.map((v, k) => v + away[k]), b.map((v, k) => v - away[k])];
   }
 
   hover([x, y]) {
@@ -368,7 +408,9 @@ export class Scatter {
     else if ((event.key === "Enter" || event.key === " ") && this.cursor >= 0) this.on.pick(this.cursor);
     else if (event.key === "+" || event.key === "=") this.zoom(1 / 1.3);
     else if (event.key === "-") this.zoom(1.3);
-    else if (event.key === "0") (this.fit(), this.draw());
+    else if (event.key === "0") this.go(null);
+    else if (event.key === "b") this.box();
+    else if (event.key === "Escape" && this.corner >= 0) this.corner = -1; // the page clears its selection besides
     else return;
     event.preventDefault();
   }

@@ -1,6 +1,8 @@
 // What the person looks at. It lives in the address, so that a link or a bookmark shows the same again.
 
 const TARGET = "target.";
+const PLOTS = ["map", "front"];
+const PATIENCE = 250; // ms between two changes of the address: browsers refuse more than some six a second
 
 export class State {
   constructor(data) {
@@ -8,7 +10,7 @@ export class State {
     this.listeners = [];
     this.values = {
       colour: "", across: "", up: "", paths: "chosen", filter: "", run: -1, chosen: -1, box: null, chip: null,
-      targets: {}, from: -1, to: -1,
+      targets: {}, from: -1, to: -1, "view.map": null, "view.front": null,
     };
     this.hidden = null; // Uint8Array: 1 where the filter by run hides a checkpoint
     this.selected = null; // Uint8Array: 1 inside the box; null: nothing is selected
@@ -28,6 +30,11 @@ export class State {
     const names = new Set(Object.keys(changes));
     this.mark(names);
     for (const listener of this.listeners) listener(names);
+    this.written ??= setTimeout(() => this.write(), PATIENCE);
+  }
+
+  write() {
+    this.written = null;
     history.replaceState(null, "", this.address());
   }
 
@@ -82,6 +89,11 @@ export class State {
     if (values.run >= 0) out.set("run", data.runs[values.run].name);
     for (const name of ["chosen", "from", "to"]) if (values[name] >= 0) out.set(name, data.handle(values[name]));
     if (values.box) out.set("box", [values.box.across, values.box.up, ...values.box.ends].map(encodeURIComponent).join(","));
+    if (values.chip) out.set("chip", [values.chip.key, data.byKey.get(values.chip.key).categories[values.chip.code]].map(encodeURIComponent).join(","));
+    for (const plot of PLOTS) {
+      const view = values[`view.${plot}`];
+      if (view) out.set(`view.${plot}`, [...view.x, ...view.y].map((v) => Number(v.toPrecision(6))).join(","));
+    }
     for (const [name, value] of Object.entries(values.targets)) out.set(TARGET + name, value);
     return `#${out}`;
   }
@@ -99,6 +111,13 @@ export class State {
     const [across, up, ...ends] = (said.get("box") ?? "").split(",").map(decodeURIComponent);
     if (data.byKey.has(across) && data.byKey.has(up) && ends.length === 4 && ends.every((e) => Number.isFinite(Number(e)))) {
       changes.box = { across, up, ends: ends.map(Number) };
+    }
+    const [key, category] = (said.get("chip") ?? "").split(",").map(decodeURIComponent);
+    const code = data.byKey.get(key)?.categories?.indexOf(category) ?? -1;
+    if (code >= 0) changes.chip = { key, code };
+    for (const plot of PLOTS) {
+      const [x0, x1, y0, y1] = (said.get(`view.${plot}`) ?? "").split(",").map(Number);
+      changes[`view.${plot}`] = x0 < x1 && y0 < y1 ? { x: [x0, x1], y: [y0, y1] } : null;
     }
     for (const { name } of data.objectives) {
       const value = Number(said.get(TARGET + name) ?? NaN);

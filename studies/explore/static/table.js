@@ -2,7 +2,8 @@
 
 import { counted, el, fill, number } from "./text.js";
 
-const MOST = 200; // rows drawn at once: a browser takes seconds for ten thousand
+const MOST = 200; // rows: a browser takes seconds for ten thousand
+const FIRST = 30; // rows that are drawn at once, more than are seen; the others follow when the browser has time
 
 export class RunTable {
   constructor(root, state, onCheckpoint) {
@@ -62,7 +63,9 @@ export class RunTable {
     };
     runs.sort(compare);
     fill(this.heads, ...this.columns.map((column) => this.head(column)), el("th"));
-    fill(this.body, ...runs.slice(0, MOST).map((run) => this.row(run, lit)));
+    fill(this.body, ...runs.slice(0, FIRST).map((run) => this.row(run, lit)));
+    clearTimeout(this.rest);
+    if (runs.length > FIRST) this.rest = setTimeout(() => this.body.append(...runs.slice(FIRST, MOST).map((run) => this.row(run, lit))), 100);
     const left = runs.length - MOST;
     this.more.textContent = left > 0 ? `${counted(left, "more run")}: filter or sort to see them` : runs.length ? "" : "no run fits the filter";
   }
