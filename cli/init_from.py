@@ -13,6 +13,8 @@ from epsopt.cli.options import Options, TargetCommand, common, level_option, ove
 from epsopt.cli.pictures import picture_option
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from epsopt.cli.run_labels import RunLabels
     from epsopt.optimize.objectives import Objective, Target
     from epsopt.optimize.proposals.warm_start import Start, WarmStart
@@ -51,7 +53,7 @@ def command(
     """Name the best checkpoint to start the next run from, of a run or merged, and what training from it may reach.
 
     With [train] in epsopt.toml and a hole {init_from} in its command, each answer carries the command to launch.
-    --picture draws what these runs are predicted to end with among what was measured.
+    --picture draws where these runs are predicted to end.
     """
     from epsopt.cli.output import note, print_json
     from epsopt.cli.pictures import picture_file, save_picture, tell_picture
@@ -85,10 +87,7 @@ def command(
             files = _saved(ranked.plans[:count], ranked.merged, decoder, project, save, checkpoints)
     plans = ranked.shown(count)
     if drawn is not None:
-        from epsopt.figures import front
-
-        title = "Where runs from these starts are predicted to end"
-        save_picture(front(objectives, checkpoints, plans, targets, title=title), drawn)
+        save_picture(_figure(objectives, checkpoints, plans, targets), drawn)
     paths = [_path(p, files) for p in plans]
     commands = [_command(project, p, path) for p, path in zip(plans, paths, strict=True)]
     shown = list(zip(plans, paths, commands, strict=True))
@@ -97,6 +96,19 @@ def command(
     else:
         _show(shown, ranked, objectives, targets, level, project, RunLabels.of(checkpoints))
         tell_picture(picture)
+
+
+def _figure(
+    objectives: Sequence[Objective],
+    checkpoints: Sequence[Checkpoint],
+    plans: Sequence[WarmStart],
+    targets: Sequence[Target],
+) -> go.Figure:
+    """Draw what the runs are predicted to end with among what was measured."""
+    from epsopt.figures import front
+
+    title = "Where runs from these starts are predicted to end"
+    return front(objectives, checkpoints, plans, targets, title=title)
 
 
 def _document(

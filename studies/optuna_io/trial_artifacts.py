@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Protocol
+
+from optuna.storages import RDBStorage
 
 PREFIX = "artifacts:"
 """Of a trial's system attributes that name its artifacts, as ``optuna.artifacts`` writes them."""
 
 KINDS = {"config": "01", "trajectory": "02", "output": "03"}
 """First digits of an artifact's id by what it holds; Optuna's ids are hexadecimal."""
+_OF_TRIAL = "dashboard:artifacts:"
+"""Of a study's system attributes that name artifacts of a trial: attributes of a finished trial cannot be added."""
 _FILES = {
     "config": ("config.json", "application/json"),
     "trajectory": ("trajectory.svg", "image/svg+xml"),
@@ -57,3 +62,20 @@ def artifact_attributes(checkpoint: Stored) -> dict[str, str]:
         described = {"artifact_id": identity, "filename": name, "mimetype": mimetype, "encoding": None}
         found[PREFIX + identity] = json.dumps(described)
     return found
+
+
+def name_artifacts(storage: RDBStorage, study: str, checkpoints: Mapping[int, Stored]) -> None:
+    """Name the files of checkpoints with trials that ended before, where they are not named yet.
+
+    Args:
+        storage: the studies.
+        study: name of the study of the trials.
+        checkpoints: whose files they are, by the trials' ids.
+    """
+    study_id = storage.get_study_id_from_name(study)
+    kept = storage.get_study_system_attrs(study_id)
+    for trial_id, checkpoint in checkpoints.items():
+        for key, described in artifact_attributes(checkpoint).items():
+            name = f"{_OF_TRIAL}{trial_id}:{key.removeprefix(PREFIX)}"
+            if name not in kept:
+                storage.set_study_system_attr(study_id, name, described)

@@ -14,6 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from epsopt.studies.optuna_io.storage import open_storage
 from epsopt.studies.report.dashboard_views import keep_fresh
 from epsopt.studies.report.host_check import Application, guard, is_loopback
+from epsopt.studies.report.line_wrapping import break_lines
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ def dashboard_server(
     import optuna_dashboard
 
     storage = open_storage(storage_url, create=False)
-    application = guard(optuna_dashboard.wsgi(storage, artifacts), host, allow_edits=allow_edits)
-    return bind(application, host, port)
+    application = break_lines(optuna_dashboard.wsgi(storage, artifacts))
+    return bind(guard(application, host, allow_edits=allow_edits), host, port)
 
 
 def check_address(host: str, port: int, *, allow_remote: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the dashboard shows besides searches: runs as trials, and a note on every proposal and on their study."""
+"""What the dashboard shows besides searches: runs as trials, and notes and files of proposals."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from epsopt.studies.optuna_io.record_runs import record_runs
 from epsopt.studies.optuna_io.run_folders import folder_of
 from epsopt.studies.optuna_io.stored_trials import proposed_trials, study_name
 from epsopt.studies.optuna_io.study_notes import proposal_note, proposals_note, write_note, write_trial_notes
+from epsopt.studies.optuna_io.trial_artifacts import name_artifacts
 from epsopt.studies.project.project import Project
 from epsopt.studies.report.report import WORDS, ProposalOutcome, loop_report
 from epsopt.studies.report.verdict import verdicts
@@ -52,6 +53,9 @@ def refresh_views(project: Project, storage: RDBStorage, catalogue: Catalogue) -
         for p in report.proposals
     }
     write_trial_notes(storage, study, notes)
+    by_path = {path: c for c in checkpoints for path in c.paths}
+    ended = {p.number: by_path[p.path] for p in report.proposals if p.path in by_path}
+    name_artifacts(storage, study_name(project.name), {trials[n]._trial_id: c for n, c in ended.items()})  # noqa: SLF001
 
 
 def _note(proposal: ProposalOutcome, folder: Path) -> str:

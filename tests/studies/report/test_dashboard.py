@@ -14,6 +14,7 @@ import pytest
 
 from epsopt.optimize.objectives import Target
 from epsopt.studies import dashboard_server, open_storage, record_front, record_runs, serve
+from epsopt.studies.optuna_io.study_notes import write_note
 from epsopt.zoo.errors import CatalogueError, EpsoptError, UsageError
 
 from ..fakes import COVERAGE, DIST_CORR, make_answers, make_zoo  # noqa: TID252
@@ -29,6 +30,11 @@ def recorded(tmp_path_factory):
     zoo = make_zoo()
     record_runs(storage, "p", TWO, zoo)
     record_front(storage, "p", TWO, zoo, make_answers(zoo), [Target("coverage", 0.95)])
+    long = optuna.create_study(storage=storage, study_name="p/long", directions=["maximize", "maximize"])
+    path = "/a/long/path/without/a/space" * 100
+    attributes = {"path": path, "checkpoints": [{"epoch": i, "path": "/runs"} for i in range(100)]}
+    long.add_trial(optuna.create_trial(values=[0.1, 0.2], user_attrs=attributes))
+    write_note(long, f"`{path}`\n\n    {path}")
     return url
 
 
@@ -70,6 +76,7 @@ def test_the_dashboard_lists_the_studies(server):
         "p/runs/dist_corr",
         "p/front",
         "p/front/predicted",
+        "p/long",
     }
     assert headers["X-Frame-Options"] == "DENY"
 
@@ -102,7 +109,7 @@ def test_a_foreign_page_cannot_delete_a_study(server, headers):
     status, body, _ = ask(server, "DELETE", "/api/studies/1", **headers)
     assert status == 403
     assert b"epsopt" in body
-    assert len(json.loads(ask(server)[1])["study_summaries"]) == 5
+    assert len(json.loads(ask(server)[1])["study_summaries"]) == 6
 
 
 @pytest.mark.parametrize("host", ["evil.example:PORT", "127.0.0.1.evil.example:PORT", "0x7f000001:PORT"])
@@ -155,7 +162,7 @@ def test_no_page_that_is_only_read_changes_the_database(server, recorded):
     rules = [route.rule for route in application.routes if route.method in ("GET", "HEAD", "ANY")]
     assert len(rules) >= 8, "the routes are found"
     before = contents(recorded)
-    for study in range(1, 6):
+    for study in range(1, 7):
         for rule in rules:
             path = re.sub(r"<plot_type>", "contour", rule)
             path = re.sub(r"<:re:[^>]*>|<filename:path>", "", re.sub(r"<\w+_id(:int)?>", str(study), path))
@@ -229,14 +236,15 @@ def test_no_page_is_wider_than_the_window(server, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(0)  # a busy machine takes its time
     wide = []
+    views = {"": "Hyperparameter Importance", "/note": "Note", "/trials?numbers=0": "User Attributes"}
     for study in studies:
-        for view, heading in (("", "Hyperparameter Importance"), ("/note", "Note"), ("/trials", "User Attributes")):
+        for view, heading in views.items():
             page.goto(f"{server.url}dashboard/studies/{study['study_id']}{view}")
             page.get_by_text(heading, exact=True).locator("visible=true").first.wait_for()
             if page.evaluate("document.documentElement.scrollWidth") > 1280:
                 wide.append((study["study_name"], view))
     page.close()
-    assert len(studies) == 5
+    assert len(studies) == 6
     assert wide == []
 
 
@@ -248,6 +256,7 @@ def test_a_browser_shows_both_fronts_with_the_names_of_the_objectives(server, br
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(0)  # a busy machine takes its time
     page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("response", lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
     page.goto(f"{server.url}dashboard/studies/{front}")

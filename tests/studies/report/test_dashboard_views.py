@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from threading import Event
 from types import SimpleNamespace
@@ -36,6 +37,7 @@ def proposed(tmp_path, url, storage):
     record_proposals(storage, "p", TWO, SPACE, [FakeProposal({"lr": i / 10}) for i in range(2)])
     taken = take_proposal(storage, "p", SPACE, worker="w")
     said = {f"measured.{n}": v for n, v in MEASURED.items()} | {"checkpoints": [{"epoch": 1}]}
+    said["path"] = str(tmp_path / "runs" / "proposal_000" / "last.pt")
     finish(storage, taken.trial_id, TrialState.COMPLETE, list(MEASURED.values()), said)
     folder = tmp_path / "runs" / "proposal_000"
     folder.mkdir(parents=True)
@@ -64,6 +66,19 @@ def test_every_proposal_says_why_and_what_was_predicted_measured_and_printed(tmp
     assert waiting.startswith("# Proposal 1: waiting")
     assert "| `coverage` | 0.9 (0.8 to 1) |  |" in waiting
     assert "| `lr` | `0.1` |" in waiting
+
+
+def test_a_proposal_that_was_trained_names_the_files_of_its_checkpoint_once(tmp_path, url, storage):
+    project, checkpoints = proposed(tmp_path, url, storage)
+    named = []
+    for _ in range(2):
+        refresh_views(project, storage, catalogue_of(*checkpoints))
+        study = storage.get_study_system_attrs(storage.get_study_id_from_name("p/proposals"))
+        named.append({key: json.loads(v) for key, v in study.items() if key.startswith("dashboard:artifacts:")})
+    trial = next(t for t in proposed_trials(storage, "p") if t.number == 0)
+    assert {key.split(":")[2] for key in named[0]} == {str(trial._trial_id)}
+    assert {v["filename"] for v in named[0].values()} == {"config.json", "trajectory.svg", "output.txt"}
+    assert named[0] == named[1]
 
 
 def test_the_study_of_proposals_answers_what_its_reader_asks(tmp_path, url, storage):
