@@ -79,8 +79,10 @@ def _figure(what: str, found: _Found, catalogue: Catalogue, checkpoints: Sequenc
     latents = surrogate.memory.latents.double()
     near = latents[[row[n.sha256] for n in found.neighbours]].numpy()
     known = row.get(found.sha256)
-    fingerprint = None if known is not None else locate(what, catalogue, checkpoints).fingerprint
-    own = latents[known : known + 1] if known is not None else surrogate.encode([fingerprint]).double()
+    if known is None:
+        own = surrogate.encode([locate(what, catalogue, checkpoints).fingerprint]).double()
+    else:
+        own = latents[known : known + 1]
     rings = [(found.title, own.numpy()), (f"its {count(len(near), 'nearest checkpoint')}", near)]
     return draw_map(surrogate, checkpoints, ringed=rings, title=f"Nearest to {found.title}")
 
