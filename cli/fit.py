@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from epsopt.cli.options import Options, common, overwrite_option, seed_option
+from epsopt.cli.options import Options, common, overwrite_option, ray_option, seed_option
 from epsopt.cli.pictures import picture_option
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from epsopt.studies.surrogate_store import FitOutcome
     from epsopt.surrogate.surrogate import Surrogate
     from epsopt.surrogate.validation import Validation
+    from epsopt.zoo.ray_cluster import RayCluster
 
 
 _NAMED = 8  # metrics that are named in a sentence
@@ -29,17 +31,26 @@ _NAMED = 8  # metrics that are named in a sentence
     default=None,
     help="Also fit a map that reads anchor embeddings (hooks.embed) beside the weights; default: if there are any.",
 )
+@ray_option("Train on a Ray cluster")
 @picture_option
 @overwrite_option
 @seed_option
 @common
 def command(
-    options: Options, seed: int, from_scratch: bool, probes: bool | None, picture: Path | None, overwrite: bool
+    options: Options,
+    seed: int,
+    from_scratch: bool,
+    probes: bool | None,
+    ray: str | None,
+    picture: Path | None,
+    overwrite: bool,
 ) -> None:
     """Learn the map (the Epsilon-VAE) from the catalogue and validate it on held-out runs.
 
     A map that is there already goes on from where it is: it learns what is new in a fraction of the time and keeps its
     orientation; new runs are predicted before they are learned from. With half as many runs again it is fitted anew.
+
+    With --ray, the processors of a Ray cluster train the folds side by side; the map is the same.
 
     --picture draws predictions against measurements of the runs that a fit from scratch held out.
 
@@ -57,9 +68,11 @@ def command(
             file = picture_file(picture, catalogue, overwrite=overwrite)
             from epsopt.studies.fit_maps import fit_maps
 
-            surrogate, validation, made, probed = fit_maps(
-                catalogue, workspace.project, seed=seed, from_scratch=from_scratch, probes=probes, progress=progress
-            )
+            with _cluster(ray) as cluster:
+                surrogate, validation, made, probed = fit_maps(
+                    catalogue, workspace.project, seed=seed, from_scratch=from_scratch, probes=probes,
+                    progress=progress, cluster=cluster,
+                )  # fmt: skip
         if file is not None:
             _draw(surrogate, validation, file)
     if options.json:
@@ -69,6 +82,15 @@ def command(
     if probed is not None:
         _show_probed(probed)
     tell_picture(picture)
+
+
+def _cluster(ray: str | None) -> AbstractContextManager[RayCluster | None]:
+    """Return the Ray cluster that is asked for, if one is."""
+    if ray is None:
+        return nullcontext()
+    from epsopt.zoo.ray_cluster import connect_ray
+
+    return connect_ray(ray)
 
 
 def _draw(surrogate: Surrogate, validation: Validation, file: OutputFile) -> None:

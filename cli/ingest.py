@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from epsopt.cli.options import Options, common, follow_links_option
+from epsopt.cli.options import Options, common, follow_links_option, ray_option
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
 
 if TYPE_CHECKING:
     from epsopt.studies.project.project import Project
+    from epsopt.zoo.reading.pool import Readers
     from epsopt.zoo.side_files.run_tables import RunTable
+
+
+_JOBS = 2
 
 
 @click.command("ingest")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
-@click.option("--jobs", "-j", type=click.IntRange(min=1), default=2, show_default=True, help="Reading processes.")
+@click.option(
+    "--jobs", "-j", type=click.IntRange(min=1), help="Reading processes; default: 2, or all CPUs of the Ray cluster."
+)
+@ray_option("Read on a Ray cluster")
 @click.option("--table", type=click.Path(path_type=Path), metavar="CSV", help="A table of the runs.")
 @click.option("--study", metavar="URL#NAME", help="An Optuna study that these runs were trials of.")
 @click.option("--verify", is_flag=True, help="Read nothing; hash the catalogued files again and name what changed.")
@@ -28,7 +36,8 @@ if TYPE_CHECKING:
 def command(
     options: Options,
     paths: tuple[Path, ...],
-    jobs: int,
+    jobs: int | None,
+    ray: str | None,
     table: Path | None,
     study: str | None,
     verify: bool,
@@ -43,13 +52,17 @@ def command(
 
     With --verify, the files that the catalogue knows (those under PATH..., or else all) are compared with the SHA-256
     of their first reading; the exit status is 1 when one of them changed or vanished.
+
+    With --ray, the machines of a Ray cluster read, within the same limits, and this process alone writes.
     """
+    if verify and ray is not None:
+        raise UsageError("--ray reads checkpoints, and --verify reads none: leave out one of the two")
     if repair:
         _repair(options)
     if verify:
-        _verify(options, paths, jobs)
+        _verify(options, paths, jobs or _JOBS)
     else:
-        _ingest(options, paths, jobs, table, study, follow_links=follow_links)
+        _ingest(options, paths, jobs, ray, table, study, follow_links=follow_links)
 
 
 def _repair(options: Options) -> None:
@@ -80,8 +93,24 @@ def _sheets(project: Project | None, jobs: int, table: Path | None, study: str |
     return sheets
 
 
+def _readers(ray: str | None, jobs: int | None) -> AbstractContextManager[Readers | None]:
+    """Return the readers of a Ray cluster where one is asked for."""
+    if ray is None:
+        return nullcontext()
+    from epsopt.zoo.reading.ray_pool import ray_readers
+
+    return ray_readers(ray, jobs)
+
+
 def _ingest(
-    options: Options, paths: tuple[Path, ...], jobs: int, table: Path | None, study: str | None, *, follow_links: bool
+    options: Options,
+    paths: tuple[Path, ...],
+    jobs: int | None,
+    ray: str | None,
+    table: Path | None,
+    study: str | None,
+    *,
+    follow_links: bool,
 ) -> None:
     from epsopt.cli.ingest_output import Contents, document, print_ingested
     from epsopt.cli.output import print_json
@@ -97,19 +126,20 @@ def _ingest(
         workspace = open_workspace(options)
         project = workspace.project
         folders = _folders(paths, project)
-        sheets = _sheets(project, jobs, table, study)
+        sheets = _sheets(project, jobs or _JOBS, table, study)
         if project is not None and (lack := lack_of_base(project)) is not None:
             raise UsageError(f"{project.file}: lineage.base: {lack}")
         base = None if project is None else str(project.base or "")
         how = {} if project is None else project.how_to_read
-        with Catalogue(workspace.storage, base=base, **how) as catalogue:
+        with Catalogue(workspace.storage, base=base, **how) as catalogue, _readers(ray, jobs) as readers:
             report = ingest(
                 catalogue,
                 folders,
                 sheets=sheets,
                 follow_links=follow_links or (project is not None and project.follow_links),
                 embed=project.embed if project else None,
-                jobs=jobs,
+                jobs=jobs or _JOBS,
+                readers=readers,
                 progress=lambda done, total: progress(f"reading checkpoint {done} of {total}", done / total),
             )
             contents = Contents.of(catalogue)

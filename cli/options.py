@@ -75,6 +75,15 @@ def follow_links_option(function: Callback) -> Callback:
     return click.option("--follow-links", is_flag=True, help=text)(function)
 
 
+def ray_option(text: str) -> Callable[[Callback], Callback]:
+    """Return what adds ``--ray``.
+
+    Args:
+        text: what the cluster does, as a sentence begins.
+    """
+    return click.option("--ray", metavar="ADDRESS", help=f"{text}: local, auto, HOST:PORT or ray://HOST:10001.")
+
+
 def overwrite_option(function: Callback) -> Callback:
     """Add ``--overwrite``, for commands that write a file where the user says."""
     text = "Replace a file that epsopt did not make; files of runs are never replaced."

@@ -10,6 +10,7 @@ from epsopt.studies.surrogate_store import FitOutcome, has_embeddings
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.surrogate.validation import Validation
 from epsopt.zoo.catalogue.catalogue import Catalogue
+from epsopt.zoo.ray_cluster import RayCluster
 
 
 def fit_maps(
@@ -20,6 +21,7 @@ def fit_maps(
     from_scratch: bool = False,
     probes: bool | None = None,
     progress: Callable[[str, float | None], None] = lambda _what, _share: None,
+    cluster: RayCluster | None = None,
 ) -> tuple[Surrogate, Validation, FitOutcome, Validation | None]:
     """Fit the map to everything in the catalogue, and the one that reads embeddings, and keep both there.
 
@@ -30,6 +32,7 @@ def fit_maps(
         from_scratch: even where the kept map is current or could be refined.
         probes: whether to fit the map that reads embeddings; None: if there are any.
         progress: called as ``progress(what, share done)``.
+        cluster: of Ray, on which folds are trained side by side.
 
     Returns:
         The map of weights, its validation, how it came about, and the validation of the map that reads embeddings; None
@@ -41,12 +44,13 @@ def fit_maps(
     objectives = [o.name for o in project.objectives] if project else []
     learn, bounds = (project.learn, project.bounds) if project else ((), None)
     surrogate, validation, outcome = surrogate_store.fit_map(
-        catalogue, seed=seed, objectives=objectives, learn=learn, bounds=bounds, again=from_scratch, progress=progress
-    )
+        catalogue, seed=seed, objectives=objectives, learn=learn, bounds=bounds, again=from_scratch, progress=progress,
+        cluster=cluster,
+    )  # fmt: skip
     if not (probes or (probes is None and has_embeddings(catalogue))):
         return surrogate, validation, outcome, None
     _, probed, _ = surrogate_store.fit_map(
         catalogue, seed=seed, objectives=objectives, learn=learn, bounds=bounds, again=from_scratch, probes=True,
-        progress=lambda what, share: progress(f"with probes: {what}", share),
+        progress=lambda what, share: progress(f"with probes: {what}", share), cluster=cluster,
     )  # fmt: skip
     return surrogate, validation, outcome, probed

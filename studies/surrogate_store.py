@@ -25,6 +25,7 @@ from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import DamagedArtifact, EmptyCatalogue
 from epsopt.zoo.formatting import count
+from epsopt.zoo.ray_cluster import RayCluster
 
 DAMAGED = "it is damaged"
 
@@ -104,6 +105,7 @@ def fit_map(
     recipe: TrainingConfig | None = None,
     probes: bool = False,
     progress: Callable[[str, float], None] | None = None,
+    cluster: RayCluster | None = None,
 ) -> tuple[Surrogate, Validation, FitOutcome]:
     """Fit the map to everything in the catalogue and keep it there; refine the kept one where that is enough.
 
@@ -118,6 +120,7 @@ def fit_map(
         recipe: how to train, if not by the default.
         probes: read checkpoints with their anchor embeddings too; such a map is kept beside the one of weights only.
         progress: called as ``progress(what, share done)``.
+        cluster: of Ray, on which a fit from scratch trains its folds side by side.
 
     Returns:
         The map, its validation on runs that were held out or not learned yet, and how it came about.
@@ -157,7 +160,9 @@ def fit_map(
             FitOutcome("refined", change, metrics=chosen, bounds_contradicted=doubts),
         )
     else:
-        surrogate, validation = fit(train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress)
+        surrogate, validation = fit(
+            train, seed=seed, bounds=known, recipe=recipe, probes=probes, progress=progress, cluster=cluster
+        )
         fitted_runs, made = (
             zoo.n_runs if whole is None else train.n_runs,
             FitOutcome("fitted", None, reason, chosen, doubts),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,10 +23,11 @@ from epsopt.surrogate.metric_gp import (
     select_hyperparameters,
     subsample_runs,
 )
+from epsopt.surrogate.side_by_side import in_order
 from epsopt.surrogate.statistics_trees import StatisticsTrees
 from epsopt.surrogate.trained import TrainedNetwork
 from epsopt.surrogate.validation import HeldOutPredictions, MetricValidation, constant_width, worst_tenth
-from epsopt.zoo.child_processes import safe_children
+from epsopt.zoo.ray_cluster import RayCluster
 
 Floats = NDArray[np.float64]
 
@@ -89,12 +90,9 @@ def as_fold(
     )
 
 
-def predict_held_out(folds: Sequence[Fold], n_metrics: int) -> list[list[HeldOut]]:
+def predict_held_out(folds: Sequence[Fold], n_metrics: int, cluster: RayCluster | None = None) -> list[list[HeldOut]]:
     """Predict every metric of every fold's held-out rows, with every setting of the head; ``[metric][fold]``."""
-    jobs = [(fold, j) for j in range(n_metrics) for fold in folds]
-    workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(jobs)))
-    with safe_children():
-        found = workers(joblib.delayed(held_out)(fold, j) for fold, j in jobs)
+    found = in_order(held_out, [(fold, j) for j in range(n_metrics) for fold in folds], cluster)
     return [found[j * len(folds) : (j + 1) * len(folds)] for j in range(n_metrics)]
 
 
@@ -142,7 +140,7 @@ def held_out_predictions(
             for out, values in (
                 (point, mean), (low, mean - factor * deviation), (high, mean + factor * deviation),
             ):  # fmt: skip
-                out[rows, j] = back(torch.from_numpy(values)).numpy()
+                out[rows, j] = back(torch.tensor(values)).numpy()  # a copy: what comes from Ray is not to be written to
     for rows, reach in zip(parts, reaches, strict=True):
         low[rows], high[rows] = cut(low[rows], point[rows], high[rows], reach)
     return HeldOutPredictions(point, low, high)
@@ -166,11 +164,8 @@ def validate(
         level: nominal coverage of its intervals.
         seed: of the boosting.
     """
-    # Threads: LightGBM lets go of the interpreter.
-    workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(parts)), prefer="threads")
-    boosted = workers(
-        joblib.delayed(statistics_baseline)(inside, outside, seed=seed) for inside, outside, *_ in fold_parts
-    )
+    boost = partial(statistics_baseline, seed=seed)
+    boosted = in_order(boost, [(inside, outside) for inside, outside, *_ in fold_parts], threads=True)
     median, statistics = np.empty_like(train.metrics), np.empty_like(train.metrics)
     for rows, (inside, outside, *_), guess in zip(parts, fold_parts, boosted, strict=True):
         median[rows], statistics[rows] = median_baseline(inside, outside), guess

@@ -35,6 +35,7 @@ from epsopt.surrogate.validation import Validation
 from epsopt.surrogate.views import fit_tokenizer
 from epsopt.zoo.errors import EmptyCatalogue, UsageError
 from epsopt.zoo.fingerprints.formats import WITHOUT_FOLLOWED
+from epsopt.zoo.ray_cluster import RayCluster
 
 FEWEST_RUNS = 3
 Progress = Callable[[str, float], None]
@@ -50,6 +51,7 @@ def fit(
     recipe: TrainingConfig | None = None,
     probes: bool = False,
     progress: Progress | None = None,
+    cluster: RayCluster | None = None,
 ) -> tuple[Surrogate, Validation]:
     """Fit the Epsilon-VAE to a zoo and validate it on held-out runs.
 
@@ -64,6 +66,7 @@ def fit(
         probes: read checkpoints with their anchor embeddings (which somebody ran the model for); otherwise embeddings
             are only learned from, and weights are enough to predict.
         progress: called as ``progress(what, share done)``.
+        cluster: of Ray, whose processors train the folds side by side (:func:`epsopt.zoo.connect_ray`).
 
     Returns:
         The surrogate, trained on everything, and what the folds said about it, their predictions included.
@@ -93,7 +96,9 @@ def fit(
             progress(f"training network {min(done + 1, total)} of {total}", done / total)
 
     report(0, len(parts) + 1)
-    *fold_networks, final = train_all([*map(usual.take, others), usual], scales, recipe, seed, report, probes=probes)
+    *fold_networks, final = train_all(
+        [*map(usual.take, others), usual], scales, recipe, seed, report, probes=probes, cluster=cluster
+    )
     learned = zip((*inside, answered), (*fold_networks, final), strict=True)
     *fold_trees, (trees, predicted_by_trees) = grow_all(
         [(part, trained.scaled(part)) for part, trained in learned], seed
@@ -102,7 +107,7 @@ def fit(
         (kept, left, trained, as_fold(kept, left, trained, *grown))
         for kept, left, trained, grown in zip(inside, outside, fold_networks, fold_trees, strict=True)
     ]
-    held = predict_held_out([fold for *_, fold in fold_parts], len(train.metric_names))
+    held = predict_held_out([fold for *_, fold in fold_parts], len(train.metric_names), cluster)
     settings: list[GPHyperparameters] = []
     scores: list[torch.Tensor] = []
     unseen_scores: list[torch.Tensor] = []

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
 from epsopt.surrogate.baselines import UNTERTHINER, boosted, feature_table
 from epsopt.surrogate.dataset import TrainingSet, run_folds
+from epsopt.surrogate.side_by_side import in_order
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
 
 INNER_FOLDS = 4
@@ -105,10 +105,7 @@ def grow_all(parts: Sequence[tuple[TrainingSet, Floats]], seed: int) -> list[tup
     Returns:
         For each the trees, and :func:`unseen_predictions`.
     """
-    # Threads: LightGBM lets go of the interpreter.
-    workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(parts)), prefer="threads")
-    found: list[tuple[StatisticsTrees, Floats]] = workers(joblib.delayed(_grown)(*part, seed) for part in parts)
-    return found
+    return in_order(_grown, [(*part, seed) for part in parts], threads=True)
 
 
 def _grown(train: TrainingSet, targets: Floats, seed: int) -> tuple[StatisticsTrees, Floats]:

@@ -17,6 +17,7 @@ from epsopt.surrogate.ranges import positive_floor
 from epsopt.surrogate.training import Examples, TrainingConfig, train_many
 from epsopt.surrogate.transforms import MetricTransform, fit_transform
 from epsopt.surrogate.views import FeatureEncoder, fit_tokenizer, memory_of_fit
+from epsopt.zoo.ray_cluster import RayCluster
 
 _MEMORY = 1_000_000_000  # bytes that views of several parts may be learned in side by side
 _FAR = 10.0  # typical distances: no checkpoint of a run that trains lies so far out
@@ -71,12 +72,13 @@ def train_all(
     progress: Callable[[int, int], None] | None = None,
     *,
     probes: bool = False,
+    cluster: RayCluster | None = None,
 ) -> list[TrainedNetwork]:
-    """Train one network on each training set."""
+    """Train one network on each training set; their views are learned on this machine, networks on a cluster if any."""
     # Threads: most of it is in libraries that let go of the interpreter, and fingerprints are too large to hand around.
     workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), _side_by_side(parts)), prefer="threads")
     prepared = workers(joblib.delayed(_prepare)(part, bounds, probes) for part in parts)
-    networks = train_many([(p.shape, p.examples) for p in prepared], recipe, seed, progress)
+    networks = train_many([(p.shape, p.examples) for p in prepared], recipe, seed, progress, cluster)
     return [TrainedNetwork(**vars(p), network=network) for p, network in zip(prepared, networks, strict=True)]
 
 

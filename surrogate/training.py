@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 
 from epsopt.surrogate.network import EpsilonVAE, NetworkShape, load_network
 from epsopt.surrogate.relevance import Relevance, RunSampler, held_out_loss, learn_relevance, matern
-from epsopt.zoo.child_processes import safe_children
+from epsopt.surrogate.side_by_side import completed
+from epsopt.zoo.ray_cluster import RayCluster
 
 STEPS = 240
 """Of the optimiser in a fit, where nothing else is said."""
@@ -97,6 +97,7 @@ def train_many(
     recipe: TrainingConfig,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
+    cluster: RayCluster | None = None,
 ) -> list[EpsilonVAE]:
     """Train networks side by side: one process a core, or one after another on a GPU if there is one.
 
@@ -105,17 +106,18 @@ def train_many(
         recipe: how to train them.
         seed: of each; the result does not depend on how many cores there are.
         progress: called as ``progress(done, total)``.
+        cluster: whose processors train them, in place of this machine.
 
     Returns:
         The trained networks, in the order given, on the CPU and in evaluation mode.
     """
     states: Iterator[tuple[int, dict[str, Tensor]]]
-    if torch.cuda.is_available():
-        states = (_trained(i, shape, examples, recipe, seed, "cuda") for i, (shape, examples) in enumerate(jobs))
+    if torch.cuda.is_available() and cluster is None:
+        states = ((i, _trained(shape, examples, recipe, seed, "cuda")) for i, (shape, examples) in enumerate(jobs))
     else:
-        # Processes, because batches are too small for a second thread to help; loky's, because they do not run the
-        # caller's script again. Each gets tokens, not fingerprints: a few MB.
-        states = _side_by_side(jobs, recipe, seed)
+        # Processes, because batches are too small for a second thread to help. Each gets tokens, not fingerprints: a
+        # few MB.
+        states = completed(_trained, [(shape, examples, recipe, seed, "cpu") for shape, examples in jobs], cluster)
     networks: dict[int, EpsilonVAE] = {}
     for done, (i, state) in enumerate(states, 1):
         networks[i] = load_network(jobs[i][0], state)
@@ -124,20 +126,9 @@ def train_many(
     return [networks[i] for i in range(len(jobs))]
 
 
-def _side_by_side(
-    jobs: Sequence[tuple[NetworkShape, Examples]], recipe: TrainingConfig, seed: int
-) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    workers = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(jobs)), return_as="generator_unordered")
-    with safe_children():
-        yield from workers(
-            joblib.delayed(_trained)(i, shape, examples, recipe, seed, "cpu")
-            for i, (shape, examples) in enumerate(jobs)
-        )
-
-
 def _trained(
-    place: int, shape: NetworkShape, examples: Examples, recipe: TrainingConfig, seed: int, device: str
-) -> tuple[int, dict[str, Tensor]]:
+    shape: NetworkShape, examples: Examples, recipe: TrainingConfig, seed: int, device: str
+) -> dict[str, Tensor]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -147,7 +138,7 @@ def _trained(
             train_network(network, examples.to(torch.device(device)), recipe, seed)
     finally:
         torch.set_num_threads(threads)
-    return place, {name: value.cpu() for name, value in network.state_dict().items()}
+    return {name: value.cpu() for name, value in network.state_dict().items()}
 
 
 def train_network(

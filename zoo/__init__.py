@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from epsopt.zoo.ingestion.ingest import IngestReport, ingest, read_fingerprints
     from epsopt.zoo.ingestion.verification import Verification, verify
     from epsopt.zoo.layouts.open_checkpoint import load_weights
+    from epsopt.zoo.ray_cluster import RayCluster, connect_ray
+    from epsopt.zoo.reading.ray_pool import ray_readers
     from epsopt.zoo.reading.reader import CheckpointContents
     from epsopt.zoo.reading.source import Limits
     from epsopt.zoo.side_files.run_tables import Entry, RunTable
@@ -46,14 +48,17 @@ __all__ = [
     "IngestReport",
     "Limits",
     "Lineage",
+    "RayCluster",
     "Run",
     "RunTable",
     "UnreadableCheckpoint",
     "UsageError",
     "Verification",
+    "connect_ray",
     "fingerprint",
     "ingest",
     "load_weights",
+    "ray_readers",
     "read_fingerprints",
     "sketch_distance",
     "verify",
@@ -69,6 +74,9 @@ _LATER = {
     "IngestReport": "ingestion.ingest",
     "Limits": "reading.source",
     "Lineage": "catalogue.types",
+    "RayCluster": "ray_cluster",
+    "connect_ray": "ray_cluster",
+    "ray_readers": "reading.ray_pool",
     "Run": "catalogue.types",
     "Entry": "side_files.run_tables",
     "RunTable": "side_files.run_tables",

@@ -114,7 +114,7 @@ import sys
 from epsopt.surrogate import cross_validation, training
 def where(*_):
     return list(sys.path)
-training._trained = lambda i, *_: (i, where())
+training._trained = where
 training.load_network = lambda _, state: state
 cross_validation.held_out = where
 for path in [*training.train_many([(None, None)] * 2, None, 0), *cross_validation.predict_held_out([0, 0], 1)[0]]:

@@ -34,7 +34,7 @@ from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.other_formats import OtherFormat
 from epsopt.zoo.layouts.scan import CheckpointFile, scan, within
 from epsopt.zoo.reading.plain_values import is_placeholder
-from epsopt.zoo.reading.pool import shared_pool
+from epsopt.zoo.reading.pool import Readers, shared_pool
 from epsopt.zoo.reading.reader import CheckpointContents, Outcome, StillWriting, read_files
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import Limits, identity_at
@@ -105,6 +105,7 @@ def ingest(
     limits: Limits | None = None,
     sheets: Sequence[RunTable] = (),
     follow_links: bool = False,
+    readers: Readers | None = None,
 ) -> IngestReport:
     """Read the checkpoints under folders that the catalogue does not know yet, or that changed.
 
@@ -122,6 +123,8 @@ def ingest(
         limits: what one file may cost; the defaults when None.
         follow_links: whether links that lead out of the folders are followed, too.
         sheets: tables of runs that tell hyperparameters and metrics, too; what they say counts more than side files.
+        readers: what reads the checkpoints in place of processes of this machine, such as
+            :func:`epsopt.zoo.ray_readers`; side files are read here.
 
     Returns:
         The report; unreadable files are in it and in ``catalogue.failures()``.
@@ -187,7 +190,7 @@ def ingest(
         try:
             files = [(f.path, f.identity.size) for f in fresh]
             read_files(
-                shared_pool(jobs, limits), files, book, handle,
+                readers or shared_pool(jobs, limits), files, book, handle,
                 embed=embed, weights_key=catalogue.weights_key, base=catalogue.base, hints=hints,
             )  # fmt: skip
         finally:

@@ -14,7 +14,7 @@ import time
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from socket import socketpair
-from typing import Any
+from typing import Any, Protocol
 
 from epsopt.zoo import child_processes
 from epsopt.zoo.errors import EpsoptError
@@ -28,6 +28,28 @@ _BYTES_PER_SECOND_FROM_AFAR = 1e6  # no network that is worth reading from is sl
 _START = 600.0  # seconds for a child to import torch: minutes from a network disk, or on a busy machine
 
 Message = tuple[dict[str, Any], list[bytes]]
+
+
+class Readers(Protocol):
+    """What reads files, each within limits: child processes here (:class:`ReaderPool`), or elsewhere."""
+
+    jobs: int
+    in_use: threading.Lock
+
+    def start(self, expected: int, *, a_file_each: bool = False) -> None:
+        """Start readers for that many files."""
+
+    def has_room(self) -> bool:
+        """Tell whether a reader is free."""
+
+    def send(self, ticket: int, path: Path, size: int, header: dict[str, Any], book: LineageBook) -> None:
+        """Give a file to a free reader, after the lineages that it does not know yet."""
+
+    def receive(self) -> list[tuple[int, Message]]:
+        """Wait for answers."""
+
+    def reset(self) -> None:
+        """Stop readers that are still busy, after a caller gave up half-way."""
 
 
 class _Worker:
@@ -55,8 +77,7 @@ class _Worker:
         self.seconds = 0.0
         self.queued: list[bytes] = []
         self.hook: str | None = None  # that is at work, and on what
-        self.offered: dict[int, KnownLineage] = {}
-        self.book: LineageBook | None = None
+        self.offered = Offered()
         with contextlib.suppress(OSError):  # it may be dead already; whoever waits for it sees how it ended
             self.connection.send_bytes(encode({"limits": dataclasses.asdict(limits)}))
 
@@ -140,11 +161,10 @@ class ReaderPool:
     def send(self, ticket: int, path: Path, size: int, header: dict[str, Any], book: LineageBook) -> None:
         """Give a file to a free child, after the lineages it does not know yet."""
         worker = next(w for w in self._workers if w.ticket is None)
-        messages = _offers(worker, book)
+        messages = worker.offered.news(book)
         messages.append(encode({"kind": "read", "path": str(path), "slot": worker.slot, **header}))
         worker.ticket = ticket
-        speed = _BYTES_PER_SECOND_FROM_AFAR if isinstance(path, RemotePath) else BYTES_PER_SECOND
-        worker.seconds = self.limits.seconds + size / speed
+        worker.seconds = seconds_for(path, size, self.limits)
         if worker.ready:
             worker.deadline = time.monotonic() + worker.seconds
             self._deliver(worker, messages)
@@ -230,17 +250,31 @@ class ReaderPool:
         self._workers = []
 
 
-def _offers(worker: _Worker, book: LineageBook) -> list[bytes]:
-    messages = []
-    if worker.book is not book:
-        worker.book, worker.offered = book, {}
-        messages.append(encode({"kind": "forget"}))
-    for known in book:
-        if worker.offered.get(known.id) is not known:
-            worker.offered[known.id] = known
-            fields = {k: v for k, v in vars(known).items() if k != "sketch"}
-            messages.append(encode({"kind": "lineage", **fields}, [pack(known.sketch)]))
-    return messages
+class Offered:
+    """The lineages that a reader knows."""
+
+    def __init__(self) -> None:
+        self._book: LineageBook | None = None
+        self._known: dict[int, KnownLineage] = {}
+
+    def news(self, book: LineageBook) -> list[bytes]:
+        """Return messages about those of a book that it does not know; from here on they count as known."""
+        messages = []
+        if self._book is not book:
+            self._book, self._known = book, {}
+            messages.append(encode({"kind": "forget"}))
+        for known in book:
+            if self._known.get(known.id) is not known:
+                self._known[known.id] = known
+                fields = {k: v for k, v in vars(known).items() if k != "sketch"}
+                messages.append(encode({"kind": "lineage", **fields}, [pack(known.sketch)]))
+        return messages
+
+
+def seconds_for(path: Path, size: int, limits: Limits) -> float:
+    """Return how long reading a file may take."""
+    speed = _BYTES_PER_SECOND_FROM_AFAR if isinstance(path, RemotePath) else BYTES_PER_SECOND
+    return limits.seconds + size / speed
 
 
 SHARED: dict[tuple[int, int, Limits], ReaderPool] = {}

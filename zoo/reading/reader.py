@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from epsopt.zoo.errors import EpsoptError, Failure, HookError
 from epsopt.zoo.fingerprints.lineage import LineageBook
 from epsopt.zoo.reading.messages import unpack
-from epsopt.zoo.reading.pool import Message, ReaderPool
+from epsopt.zoo.reading.pool import Message, Readers
 from epsopt.zoo.reading.source import Identity
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 20
 _WINDOW = 64  # files that may be answered ahead of the one whose turn it is
+_WINDOW_A_READER = 4  # the same, where there are many readers
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ Outcome = CheckpointContents | Failure | StillWriting
 
 
 def read_files(
-    pool: ReaderPool,
+    pool: Readers,
     files: Sequence[tuple[Path, int]],
     book: LineageBook,
     handle: Callable[[int, Outcome], bool],
@@ -113,7 +114,7 @@ def read_files(
     """Read files and hand over each result, in the order of `files`.
 
     Args:
-        pool: the children.
+        pool: the readers.
         files: (path, size in bytes) of each.
         book: lineages on offer; `handle` may add to it.
         handle: takes the index of a file and what came of it; returns False to have the file read again,
@@ -133,7 +134,7 @@ def read_files(
 
 
 def _read_files(
-    pool: ReaderPool,
+    pool: Readers,
     files: Sequence[tuple[Path, int]],
     book: LineageBook,
     handle: Callable[[int, Outcome], bool],
@@ -141,13 +142,14 @@ def _read_files(
     hints: Mapping[int, int],
 ) -> None:
     pool.start(len(files))
+    window = max(_WINDOW, _WINDOW_A_READER * pool.jobs)
     fresh = deque(range(len(files)))
     again: deque[int] = deque()
     ready: dict[int, Message] = {}
     turn = attempts = 0
     try:
         while turn < len(files):
-            while pool.has_room() and (again or (fresh and fresh[0] < turn + _WINDOW)):
+            while pool.has_room() and (again or (fresh and fresh[0] < turn + window)):
                 index = again.popleft() if again else fresh.popleft()
                 pool.send(index, *files[index], {**header, "lineage": hints.get(index)}, book)
             if turn in ready:
@@ -166,14 +168,14 @@ def _read_files(
 
 
 def ask(
-    pool: ReaderPool,
+    pool: Readers,
     questions: Sequence[tuple[Path, int, dict[str, Any]]],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Put other questions than for checkpoints to the children; return the headers of their answers, in order.
 
     Args:
-        pool: the children.
+        pool: the readers.
         questions: (path that it is about, bytes to be read, header with its kind) of each.
         progress: called with (answers, questions).
     """
