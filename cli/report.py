@@ -73,10 +73,13 @@ def command(
             with workspace.catalogue() as catalogue:
                 remaining = project_remaining_gain(project, workspace.studies(), catalogue, further)
         if files is not None:
+            from epsopt.studies.optuna_io.stored_trials import searched_targets
+
             progress("drawing", None)
+            targets = searched_targets(workspace.proposals(), project.name)
             write_page(
                 files.page, project.name, report, report.objectives, other_objectives(report, project),
-                pictures=files.pictures, shown=shown, about=provenance(project, report, shown, _called()),
+                pictures=files.pictures, shown=shown, about=provenance(project, report, shown, _called(), targets),
                 nameless=anonymous,
             )  # fmt: skip
     if options.json:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from epsopt.surrogate.surrogate import Surrogate
     from epsopt.surrogate.validation import Validation
     from epsopt.zoo.catalogue.catalogue import Catalogue
+    from epsopt.zoo.catalogue.types import Checkpoint
 
 _SUFFIXES = {"html": (".html", ".htm"), "md": (".md", ".markdown")}
 
@@ -98,7 +99,13 @@ def map_of_report(catalogue: Catalogue) -> MapOfReport:
     return MapOfReport(surrogate, validation, unseen(catalogue, surrogate))
 
 
-def provenance(project: Project | None, report: LoopReport, shown: MapOfReport, command: str) -> list[tuple[str, str]]:
+def provenance(
+    project: Project | None,
+    report: LoopReport,
+    shown: MapOfReport,
+    command: str,
+    targets: Mapping[str, float] | None = None,
+) -> list[tuple[str, str]]:
     """Say what a report was made from, and how.
 
     Args:
@@ -106,13 +113,14 @@ def provenance(project: Project | None, report: LoopReport, shown: MapOfReport, 
         report: of the loop.
         shown: the map.
         command: that made the report.
+        targets: of the last search, by metric; None: there was none.
     """
     import platform
     from datetime import UTC, datetime
 
     import epsopt
 
-    n = len(report.old) + len(report.new) + len(report.merged)
+    everything = [*report.old, *report.new, *report.merged]
     rows = [("epsopt", f"{epsopt.__version__}, Python {platform.python_version()}"),
             ("written", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")), ("command", command)]  # fmt: skip
     if project is not None:
@@ -121,11 +129,32 @@ def provenance(project: Project | None, report: LoopReport, shown: MapOfReport, 
             f"{'' if o.limit is None else f', {o.limit:g} at the least good'})"
             for o in project.objectives
         )
-        rows.append(("objectives", wanted))
-    rows.append(("checkpoints", f"{n}: {len(report.new)} of proposed runs, {len(report.merged)} merged"))
+        rows += [("objectives", wanted), ("targets", _targets_text(project.objectives, targets))]
+    of_loop = f"{len(report.new)} of proposed runs, {len(report.merged)} merged"
+    rows.append(("checkpoints", f"{len(everything)}: {of_loop}"))
+    rows.append(("data", f"{data_digest(everything)} (of all checkpoints' contents, and of what they measured)"))
     if shown.surrogate is not None:
         rows.append(("map learned from", f"data {shown.surrogate.trained_on.partition('-')[0][:16]}"))
     return rows
+
+
+def _targets_text(objectives: Sequence[Objective], targets: Mapping[str, float] | None) -> str:
+    better = {o.name: "≥" if o.maximize else "≤" for o in objectives}
+    asked = ", ".join(f"{name} {better.get(name, '≥')} {value:g}" for name, value in (targets or {}).items())
+    return f"{asked}, of the last search" if asked else "none"
+
+
+def data_digest(checkpoints: Sequence[Checkpoint]) -> str:
+    """Return a hash of checkpoints' contents and measurements, in which their order and their places do not count.
+
+    Args:
+        checkpoints: any.
+    """
+    import hashlib
+    import json
+
+    rows = sorted(json.dumps([c.sha256, sorted(c.metrics.items())]) for c in checkpoints)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
 
 def write_page(

@@ -11,6 +11,7 @@ from sqlalchemy import DateTime, column, table
 STUDIES = table("studies", column("study_id"), column("study_name"))
 DIRECTIONS = table("study_directions", column("study_id"), column("direction"), column("objective"))
 STUDY_ATTRIBUTES = table("study_system_attributes", column("study_id"), column("key"), column("value_json"))
+STUDY_USER_ATTRIBUTES = table("study_user_attributes", column("study_id"), column("key"), column("value_json"))
 TRIALS = table(
     "trials", column("trial_id"), column("number"), column("study_id"), column("state"),
     column("datetime_start", DateTime()), column("datetime_complete", DateTime()),

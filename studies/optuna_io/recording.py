@@ -23,6 +23,7 @@ from epsopt.figures.fronts import front
 from epsopt.optimize.measured_front import complete_values, measured_front
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.studies.optuna_io.distributions import fits, infer_distributions, searched_names
+from epsopt.studies.optuna_io.stored_trials import QUERY
 from epsopt.studies.optuna_io.study import delete_study, open_study
 from epsopt.studies.optuna_io.study_notes import front_note, predicted_note, search_note, write_note
 from epsopt.studies.optuna_io.trial_artifacts import artifact_attributes
@@ -84,12 +85,12 @@ def record_search(
     study = open_study(storage, name, objectives)
     study.set_user_attr(DIGEST, digest)
     add_new(storage, storage.get_study_id_from_name(name), trials, "answer")
-    if "query" not in study.user_attrs:  # said last: whatever stopped before this is finished by the next call
+    if QUERY not in study.user_attrs:  # said last: whatever stopped before this is finished by the next call
         _save_figure(study, objectives, checkpoints, answers, targets)
         for identifier, draw in (pictures or {}).items():
             _save_picture(study, draw(), identifier)
         write_note(study, search_note(project, objectives, answers, targets, query, trust))
-        study.set_user_attr("query", dict(query))
+        study.set_user_attr(QUERY, dict(query))
     return name
 
 

@@ -30,6 +30,9 @@ MARK = "epsopt:attributes"
 ATTRIBUTES_VERSION = 1
 """Today's version of them."""
 
+QUERY = "query"
+"""User attribute of a search's study: all that was asked for."""
+
 DROPPED = "dropped"
 """User attribute of a trial that was queued and never tried, since the search space does not have it: it failed."""
 
@@ -123,6 +126,28 @@ def recorded_objectives(storage: StudyDatabase, project: str) -> tuple[Objective
             return None
         better = connection.scalars(directions.where(tables.DIRECTIONS.c.study_id == study))
         return tuple(Objective(n, b == "MAXIMIZE") for n, b in zip(json.loads(named), better, strict=True))
+
+
+def searched_targets(storage: StudyDatabase, project: str) -> dict[str, float] | None:
+    """Return the targets of a project's last search, by metric; ``None``: no search was recorded.
+
+    Args:
+        storage: where the studies are.
+        project: its name.
+    """
+    query, named = tables.STUDY_USER_ATTRIBUTES, tables.STUDIES.c.study_name
+    of_searches = named.startswith(f"{project}/search ", autoescape=True)
+    found = (
+        select(query.c.value_json)
+        .join(tables.STUDIES, tables.STUDIES.c.study_id == query.c.study_id)
+        .where(query.c.key == QUERY, of_searches)
+        .order_by(query.c.study_id.desc())
+        .limit(1)
+    )
+    with storage.engine.begin() as connection:
+        there = inspect(connection).has_table(tables.STUDIES.name)
+        text = connection.scalar(found) if there else None
+    return None if text is None else dict(json.loads(text).get("targets", {}))
 
 
 def unmarked_studies(connection: Connection) -> list[int]:

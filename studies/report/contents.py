@@ -88,7 +88,7 @@ def report_contents(
         figures["map"] = _map(surrogate, everything, objectives)
     if compared := comparisons(report, objectives):
         level = max(p.level for p in report.measured())
-        drawn = calibration(compared, level, title="Proposed runs: predicted before, and measured")
+        drawn = calibration(compared, level, title="Predicted before, and measured")
         figures["calibration"] = {"calibration": drawn}
     if len(report.hypervolumes) > 1:
         figures["gain"] = {"hypervolume": hypervolume({"hypervolume": report.hypervolumes})}

@@ -160,6 +160,9 @@ th,td{text-align:right;padding:.25em .9em;font-variant-numeric:tabular-nums;vert
 th.words,td.words{text-align:left;white-space:normal;min-width:16em}
 th{border-bottom:1px solid #8a96a3}td{border-bottom:1px solid #8a96a355}
 th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal}
-@media(max-width:700px){.cards{grid-template-columns:1fr}main{margin:1em auto}}
+@media(max-width:700px){.cards{grid-template-columns:1fr}main{margin:1em auto}caption{white-space:normal}
+table:has(.words){display:block}table:has(.words) :is(thead,tbody,caption){display:block}
+table:has(.words) tr{display:flex;flex-wrap:wrap}table:has(.words) :is(th,td){flex:1 1 0;padding:.25em .3em}
+table:has(.words) .words{flex-basis:100%;padding-left:0}.words:empty{display:none}}
 @media print{main{max-width:none;margin:0}.card,.figure,tr{break-inside:avoid}section>h2{break-after:avoid}}
 """

@@ -344,7 +344,10 @@ def test_a_page_that_may_write_makes_an_answer_and_shows_what_it_measures(projec
 def test_the_banner_says_what_the_fit_said(shown, project):
     with Catalogue.existing(f"sqlite:///{project.folder / 'epsopt.db'}") as catalogue:
         _, validation = load_map(catalogue)
-    assert "map had not seen" in shown.inner_text("#trust") or "Careful" in shown.inner_text("#trust")
+    said = shown.inner_text("#trust summary")
+    assert "On runs that the map had not seen: coverage ±" in said
+    assert said.startswith("Careful") == bool(validation.warnings())
+    assert "No proposals yet." in said
     shown.locator("#trust summary").click()
     for metric in validation.metrics:
         row = shown.locator("#trust tbody tr", has_text=metric.name).inner_text().split("\t")

@@ -169,6 +169,8 @@ export class Details {
   }
 }
 
+const HARDLY = 0.01; // of the others' range: so little further out is among them
+
 /** How far a value lies outside those of others: 0 among them, more the further out. */
 function apart(mine, theirs, logarithmic) {
   const numbers = theirs.filter((v) => typeof v === "number");
@@ -176,7 +178,7 @@ function apart(mine, theirs, logarithmic) {
     const to = logarithmic ? Math.log : (v) => v;
     const [low, high] = [Math.min(...numbers.map(to)), Math.max(...numbers.map(to))];
     const out = Math.max(low - to(mine), to(mine) - high);
-    return out > 0 ? 1 + out / (high - low || Math.abs(out)) : 0;
+    return out > HARDLY * (high - low) ? 1 + out / (high - low || Math.abs(out)) : 0;
   }
   return theirs.includes(mine) ? 0 : 1;
 }

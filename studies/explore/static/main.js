@@ -95,7 +95,9 @@ class Page {
     const values = this.data.perCheckpoint(key);
     const words = { predicted: "predicted ", "prediction error": "prediction error of ", "interval width": "interval width of " };
     const scale = scaleOf(column);
-    return { key, values, scale, title: `${words[column.group] ?? ""}${column.title}${scale.words ? `, scaled as ${scale.words}` : ""}` };
+    const objective = ["measured", "predicted"].includes(column.group) && this.data.objectives.find((o) => o.name === column.title);
+    const better = objective ? ` (${objective.maximize ? "higher" : "lower"} is better)` : "";
+    return { key, values, scale, title: `${words[column.group] ?? ""}${column.title}${better}${scale.words ? `, scaled as ${scale.words}` : ""}` };
   }
 
   mapAxis(key, i) {
@@ -308,11 +310,11 @@ class Page {
       }
       context.lineWidth = 2;
       context.fillStyle = plot.style("--paper");
-      diamond(context, x, y, 8);
+      diamond(context, x, y, mark ? 11 : 8);
       context.fill();
       context.stroke();
       context.fillStyle = plot.style("--answer");
-      context.font = "bold 10px system-ui, sans-serif";
+      context.font = `bold ${mark ? 9 : 10}px system-ui, sans-serif`;
       context.textAlign = "center";
       context.textBaseline = "middle";
       context.fillText(mark + (i + 1), x, y + 0.5);

@@ -6,7 +6,9 @@ export function showTrust(root, data) {
   const { trust } = data;
   const poor = trust.warnings.length > 0;
   const parts = trust.metrics.map((m) => `${m.name} ±${number(m.error)}, ${percent(m.coverage)} inside`);
-  const summary = el("summary", {}, el("strong", {}, poor ? "Careful: " : "Tested on runs that the map had not seen: "), `${parts.join(" · ")} (${percent(trust.level)} intervals)`);
+  const lead = poor ? `Careful, ${counted(trust.warnings.length, "warning")}. ` : "";
+  const held = `On runs that the map had not seen: ${parts.join(" · ")} of ${percent(trust.level)} intervals. ${inShort(trust.proposals)}`;
+  const summary = el("summary", {}, el("strong", {}, lead), held);
   const rows = trust.metrics.map((m) => el("tr", {}, el("th", { scope: "row", className: "text" }, m.name), ...[m.error, m.median_error].map((v) => el("td", {}, number(v))), el("td", {}, percent(m.coverage)), el("td", {}, number(m.width)), el("td", {}, String(m.n))));
   const heads = ["metric", "mean error", "error of the median", "inside the intervals", "mean width", "held-out checkpoints"];
   const out = [
@@ -20,6 +22,13 @@ export function showTrust(root, data) {
   ];
   root.classList.toggle("poor", poor);
   fill(root, ...out);
+}
+
+/** How proposals fared, in one sentence. */
+function inShort(proposals) {
+  if (proposals === null) return "No proposals yet.";
+  const [inside, n] = ["inside", "n"].map((key) => proposals.accuracy.reduce((sum, a) => sum + a[key], 0));
+  return n ? `Of proposals, ${inside} of ${counted(n, "measured value")} inside.` : "No proposal measured yet.";
 }
 
 function fared(proposals) {

@@ -164,6 +164,24 @@ def test_axes_are_scaled_as_in_every_other_picture(server, scale):
     assert [t["at"] for t in ticks] == pytest.approx(scale([float(t["text"]) for t in ticks]).tolist())
 
 
+def test_the_banner_says_first_how_proposals_fared(server):
+    accuracy = [{"name": "a", "error": 0.1, "inside": 3, "n": 4}, {"name": "b", "error": 0.2, "inside": 2, "n": 4}]
+    with opened() as found:
+        page = found.page
+        ready(page, server.url)
+        script = """async (accuracy) => {
+            const { showTrust } = await import('/static/trust.js');
+            const data = await (await fetch('/about.json')).json();
+            data.trust.proposals = { text: '4 proposals', accuracy, gain: { before: 1, after: 1.5, relative: 0.5 } };
+            showTrust(document.getElementById('trust'), data);
+        }"""
+        page.evaluate(script, accuracy)
+        assert "Of proposals, 5 of 8 measured values inside." in page.inner_text("#trust summary")
+        page.locator("#trust summary").click()
+        assert "from 1 to 1.5" in page.inner_text("#fared")
+    assert found.errors == []
+
+
 def test_embeddings_are_previewed_on_demand(server):
     with opened() as found:
         page = found.page

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from epsopt.figures import front
 from epsopt.optimize.objectives import Objective, Target
 from epsopt.studies import record_front, record_runs, record_search
+from epsopt.studies.optuna_io.stored_trials import searched_targets
 from epsopt.studies.optuna_io.trials import add_new, replace_trials
 from epsopt.zoo.errors import EpsoptError
 
@@ -21,6 +22,18 @@ QUERY = {"targets": {"coverage": 0.95}, "engine": "gradient", "surrogate": "abc"
 
 def load(storage, name):
     return optuna.load_study(study_name=name, storage=storage)
+
+
+def test_the_targets_of_the_last_search_are_read_back(storage):
+    zoo = make_zoo()
+    assert searched_targets(storage, "p") is None
+    for value in (0.5, 0.9):
+        query = {"targets": {"coverage": value}}
+        record_search(
+            storage, "p", [COVERAGE, DIST_CORR], make_answers(zoo), query, targets=[Target("coverage", value)]
+        )
+    record_search(storage, "other", [COVERAGE, DIST_CORR], make_answers(zoo), {"targets": {"coverage": 0.1}})
+    assert searched_targets(storage, "p") == {"coverage": 0.9}
 
 
 def test_trials_added_at_once_are_what_optunas_own_add_trial_would_have_written(storage):

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from epsopt.cli.report_page import MapOfReport, report_files, write_page
+from epsopt.cli.report_page import MapOfReport, data_digest, provenance, report_files, write_page
 from epsopt.optimize.forecast.evaluation import Accuracy, FrontGain
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.output_files import output_file
+from epsopt.studies.project.project import Project
 from epsopt.studies.report.anonymous import anonymous
 from epsopt.studies.report.report import LoopReport, ProposalOutcome
 from epsopt.studies.report.verdict import verdicts
@@ -119,6 +120,20 @@ def test_the_page_begins_with_the_verdict_and_can_be_sent(report, tmp_path):
     assert "default-src 'none'" in page
     assert "@media print" in page
     assert "max-width:700px" in page
+
+
+def test_the_page_says_what_it_was_made_from(report, tmp_path):
+    project = Project("p", tmp_path / "epsopt.toml", tmp_path, "sqlite:///none.db", tuple(TWO))
+    rows = dict(provenance(project, report, MapOfReport(), "epsopt report", {TWO[0].name: 0.9}))
+    assert list(rows) == ["epsopt", "written", "command", "objectives", "targets", "checkpoints", "data"]
+    assert rows["targets"] == f"{TWO[0].name} ≥ 0.9, of the last search"
+    assert dict(provenance(project, report, MapOfReport(), "epsopt report"))["targets"] == "none"
+    everything = [*report.old, *report.new]
+    digest = data_digest(everything)
+    assert rows["data"].startswith(digest)
+    moved = [replace(c, path="/elsewhere.pt") for c in reversed(everything)]
+    assert data_digest(moved) == digest, "neither order nor place counts"
+    assert data_digest([*everything[1:], replace(everything[0], metrics={})]) != digest
 
 
 def test_an_anonymous_page_names_no_run_file_or_project(report, tmp_path):
