@@ -11,6 +11,7 @@ import click
 
 from epsopt.cli.options import Options, common, follow_links_option, ray_option
 from epsopt.zoo.errors import CatalogueError, EmptyCatalogue, UsageError
+from epsopt.zoo.formatting import count
 
 if TYPE_CHECKING:
     from epsopt.studies.project.project import Project
@@ -113,7 +114,7 @@ def _ingest(
     follow_links: bool,
 ) -> None:
     from epsopt.cli.ingest_output import Contents, document, print_ingested
-    from epsopt.cli.output import print_json
+    from epsopt.cli.output import note, print_json
     from epsopt.cli.progress import working
     from epsopt.cli.workspace import open_workspace
 
@@ -143,8 +144,12 @@ def _ingest(
                 progress=lambda done, total: progress(f"reading checkpoint {done} of {total}", done / total),
             )
             contents = Contents.of(catalogue)
+            lost = getattr(readers, "lost", 0)
             shown = project is not None and not options.json
             diagnosis = diagnose(project, catalogue, checkpoints=contents.checkpoints) if shown else None
+    if lost:
+        said = count(lost, "reader", "readers")
+        note(f"{said} of the Ray cluster {'was' if lost == 1 else 'were'} lost, and what they read was read again")
     if options.json:
         print_json(document(workspace.shown, report, contents))
     else:

@@ -165,6 +165,7 @@ def connect_ray(address: str, cpus: int | None = None) -> Iterator[RayCluster]:
     with contextlib.ExitStack() as stack:
         try:
             _knock(address)
+            stack.enter_context(_silence())
             stack.callback(ray.shutdown)
             _connect(address, cpus, stack)
         except Exception as error:  # Ray has a type of its own for each of many reasons
@@ -223,6 +224,19 @@ def _nowhere() -> Iterator[None]:
     finally:
         if before is not None:
             os.chdir(before)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep Ray from printing that a process died to standard output, where a JSON document may go; it has no option."""
+    from ray._private import worker
+
+    printing = getattr(worker, "print_to_stdstream", None)
+    worker.print_to_stdstream = lambda *_data, **_options: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printing
 
 
 @contextlib.contextmanager

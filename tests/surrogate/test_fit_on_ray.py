@@ -45,7 +45,8 @@ def test_a_process_that_is_killed_while_it_trains_changes_nothing(zoo, plainly, 
 
     def kill(_what: str, share: float) -> None:
         if share > 0.0 and not killed:
-            process = next(p for p in psutil.process_iter() if "ray::run_call" in " ".join(p.cmdline()))
+            ours = psutil.Process().children(recursive=True)
+            process = next(p for p in ours if "ray::run_call" in " ".join(p.cmdline()))
             process.kill()
             killed.append(process.pid)
 

@@ -50,6 +50,7 @@ class _Reader:
         self.actor = actor
         self.offered = Offered()
         self.ready = False
+        self.process = 0  # its number on its machine, once it is ready
         self.file: _File | None = None
         self.answer = actor.start.remote()
 
@@ -71,6 +72,9 @@ class RayPool:
         cluster: that this process is connected to.
         jobs: readers at most; None: one a processor of the cluster.
         limits: what one file may cost.
+
+    Attributes:
+        lost: readers that were lost so far, and replaced.
     """
 
     def __init__(self, cluster: RayCluster, jobs: int | None = None, limits: Limits | None = None) -> None:
@@ -80,6 +84,7 @@ class RayPool:
         self.in_use = threading.Lock()
         self._readers: list[_Reader] = []
         self._again: deque[_File] = deque()
+        self.lost = 0
         self._lost: Counter[int] = Counter()
         self._since = time.monotonic()
 
@@ -142,7 +147,7 @@ class RayPool:
             return self._replace(reader, error)
         file, reader.file = reader.file, None
         if file is None:
-            reader.ready = True
+            reader.ready, reader.process = True, answer
             return None
         header, blobs = decode(answer)
         machine = header.pop("unseen_on", None)
@@ -155,6 +160,7 @@ class RayPool:
         """Put another reader in the place of one that was lost, and have its file read again."""
         import ray
 
+        self.lost += 1
         self._readers.remove(reader)
         with contextlib.suppress(Exception):  # it is gone, as a rule
             ray.kill(reader.actor)

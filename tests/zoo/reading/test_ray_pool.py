@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +35,7 @@ def cluster(local_ray) -> RayCluster:
     return local_ray
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def readers(cluster) -> Iterator[RayPool]:
     pool = RayPool(cluster, jobs=2)
     yield pool
@@ -88,24 +90,25 @@ def test_the_catalogue_is_the_same_row_for_row_as_without_ray(zoo, catalogue, pl
     assert rows(catalogue) == plainly
 
 
-def test_a_reader_that_is_killed_takes_nothing_with_it(zoo, catalogue, plainly, readers):
-    killed = []
+def test_a_reader_that_is_killed_takes_nothing_with_it(zoo, catalogue, plainly, readers, monkeypatch):
+    give, killed = ray_pool._Reader.give, []
 
-    def kill(done: int, _total: int) -> None:
-        if done == 3:
-            reader = next(p for p in psutil.process_iter() if "ray::RayReader" in " ".join(p.cmdline()))
-            os.kill(reader.pid, signal.SIGKILL)
-            killed.append(reader.pid)
+    def given(self, file) -> None:
+        give(self, file)
+        if file.path.name == "epoch_3.pt" and not killed:
+            killed.append(self.process)
+            os.kill(self.process, signal.SIGKILL)
 
-    report = ingest(catalogue, zoo, readers=readers, progress=kill)
-    assert len(killed) == 1
+    monkeypatch.setattr(ray_pool._Reader, "give", given)
+    report = ingest(catalogue, zoo, readers=readers)
+    assert len(killed) == readers.lost == 1
     assert (report.added, len(report.failed)) == (20, 1)
     assert rows(catalogue) == plainly
 
 
 def test_the_processes_of_a_killed_reader_end_with_it(readers):
     readers.start(2)
-    reader = next(p for p in psutil.process_iter() if "ray::RayReader" in " ".join(p.cmdline()))
+    reader = wait_for_readers(os.getpid())[0]
     (child,) = [c for c in reader.children(recursive=True) if "worker_process" in " ".join(c.cmdline())]
     reader.kill()
     child.wait(timeout=30)
@@ -145,6 +148,44 @@ def test_processes_of_ray_import_nothing_from_the_folder_in_which_it_was_started
 
     path = ray.get(ray.remote(lambda: sys.path).remote())
     assert not {"", ".", str(Path.cwd())} & set(path)
+
+
+@pytest.mark.slow
+def test_a_command_whose_reader_is_killed_prints_its_document_and_a_note(zoo, tmp_path):
+    command = [sys.executable, "-P", "-c", "from epsopt.cli.main import main; main()", "ingest", str(zoo), "--json"]
+    ingesting = subprocess.Popen(
+        [*command, "--ray", "local", "--jobs", "1", "--storage", f"sqlite:///{tmp_path}/x.db"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    (reader,) = wait_for_readers(ingesting.pid)
+    reader.kill()
+    out, err = ingesting.communicate(timeout=300)
+    assert ingesting.returncode == 0, err
+    assert json.loads(out)["added"] == 20
+    assert "1 reader of the Ray cluster was lost" in err
+
+
+def wait_for_readers(driver: int) -> list[psutil.Process]:
+    """Those that have a child, once there is one."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        found = [p for p in readers_of(driver) if any(titled(c, "worker_process") for c in p.children())]
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("no reader started")
+
+
+def readers_of(driver: int) -> list[psutil.Process]:
+    """The actors of the local Ray that a process has started."""
+    return [p for p in psutil.Process(driver).children(recursive=True) if titled(p, "ray::RayReader")]
+
+
+def titled(process: psutil.Process, word: str) -> bool:
+    try:
+        return word in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
 @pytest.mark.slow
