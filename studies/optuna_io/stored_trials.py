@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.optuna_io import optuna_tables as tables
-from epsopt.zoo.catalogue.database import open_database
+from epsopt.zoo.catalogue.database import one_state, open_database
 from epsopt.zoo.errors import CatalogueError
 
 MARK = "epsopt:attributes"
@@ -108,7 +108,7 @@ def is_of_proposals(study: str) -> bool:
 
 def proposed_trials(storage: StudyDatabase, project: str) -> list[FrozenTrial]:
     """Return every proposal there ever was, whatever became of it; none where nothing was proposed."""
-    with storage.engine.begin() as connection:
+    with one_state(storage.engine).begin() as connection:
         study = _study(connection, study_name(project))
         return [] if study is None else _trials(connection, study)
 
@@ -117,7 +117,7 @@ def recorded_objectives(storage: StudyDatabase, project: str) -> tuple[Objective
     """Return the objectives that a project's proposals were made for; ``None``: there are none, or without names."""
     directions = select(tables.DIRECTIONS.c.direction).order_by(tables.DIRECTIONS.c.objective)
     names = select(tables.STUDY_ATTRIBUTES.c.value_json).where(tables.STUDY_ATTRIBUTES.c.key == "study:metric_names")
-    with storage.engine.begin() as connection:
+    with one_state(storage.engine).begin() as connection:
         study = _study(connection, study_name(project))
         if study is None:
             return None

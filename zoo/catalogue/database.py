@@ -163,10 +163,18 @@ def writing(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Open a connection for queries that see one state of the database."""
-    with engine.connect() as connection, connection.begin():
+    with one_state(engine).connect() as connection, connection.begin():
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN")
         yield connection
+
+
+def one_state(engine: Engine) -> Engine:
+    """Return an engine whose transactions see the database as it was at their first query.
+
+    PostgreSQL's usual ones see at each query what others have written by then: a checkpoint without its run.
+    """
+    return engine.execution_options(isolation_level="REPEATABLE READ") if engine.dialect.name != "sqlite" else engine
 
 
 def server_time(connection: Connection) -> float:
