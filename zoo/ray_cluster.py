@@ -181,8 +181,8 @@ def _connect(address: str, cpus: int | None, stack: contextlib.ExitStack) -> Non
         folder = _folder()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.callback(ray.shutdown)  # before its folder goes
-        options |= {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "_temp_dir": folder}
-        options |= {"include_dashboard": False}
+        options |= {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+        options["_temp_dir"] = f"{folder}/ray"  # Ray opens this one to everybody, and not the one around it
     with _nowhere(), safe_children(), _environment(_QUIET), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ray.init(address=address, **options)
