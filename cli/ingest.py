@@ -148,8 +148,8 @@ def _ingest(
             shown = project is not None and not options.json
             diagnosis = diagnose(project, catalogue, checkpoints=contents.checkpoints) if shown else None
     if lost:
-        said = count(lost, "reader", "readers")
-        note(f"{said} of the Ray cluster {'was' if lost == 1 else 'were'} lost, and what they read was read again")
+        which = count(lost, "reader")
+        note(f"{which} of the Ray cluster {'was' if lost == 1 else 'were'} lost, and what they read was read again")
     if options.json:
         print_json(document(workspace.shown, report, contents))
     else:
