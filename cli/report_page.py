@@ -126,7 +126,7 @@ def provenance(
     if project is not None:
         wanted = ", ".join(
             f"{o.name} ({'higher' if o.maximize else 'lower'} is better"
-            f"{'' if o.limit is None else f', {o.limit:g} at the least good'})"
+            f"{'' if o.limit is None else f', at {_bound(o)} {o.limit:g}'})"
             for o in project.objectives
         )
         rows += [("objectives", wanted), ("targets", _targets_text(project.objectives, targets))]
@@ -136,6 +136,10 @@ def provenance(
     if shown.surrogate is not None:
         rows.append(("map learned from", f"data {shown.surrogate.trained_on.partition('-')[0][:16]}"))
     return rows
+
+
+def _bound(objective: Objective) -> str:
+    return "least" if objective.maximize else "most"
 
 
 def _targets_text(objectives: Sequence[Objective], targets: Mapping[str, float] | None) -> str:

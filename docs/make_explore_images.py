@@ -73,7 +73,7 @@ def details(page: Page) -> None:
 def search(page: Page) -> None:
     """Search the map for the targets of the address."""
     page.get_by_role("button", name="Search the map").click()
-    page.wait_for_selector("#answers tbody tr")
+    page.wait_for_selector("#answers tbody tr, #answers article")
     page.evaluate("document.querySelector('#details').closest('details').open = false")
 
 

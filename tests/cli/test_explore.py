@@ -251,22 +251,26 @@ def test_the_search_of_the_page_is_the_search_of_the_command(shown, project):
     field.press("Tab")
     before = {plot: pixels(shown, plot, "top") for plot in ("map", "front")}
     shown.get_by_role("button", name="Search the map").click()
-    shown.wait_for_selector("#answers tbody tr")
+    shown.wait_for_selector("#answers article")
     said = project("search", "--target-coverage", "0.5", "--no-record", "--json").document["answers"]
-    rows = shown.locator("#answers tbody tr").all()
-    assert len(rows) == len(said)
-    for row, answer in zip(rows, said, strict=True):
-        cells = row.locator("td").all_inner_texts()
-        assert value(cells[0].split()[0]) == pytest.approx(answer["predicted"]["coverage"]["value"], rel=1e-3)
-        assert cells[-2] == f"{answer['probability']:.2f}"
-        assert cells[-1] == f"{answer['nearest'][0]['run']}:{answer['nearest'][0]['epoch']}"
+    cards = shown.locator("#answers article").all()
+    assert len(cards) == len(said)
+    for card, answer in zip(cards, said, strict=True):
+        row = card.locator("tbody tr", has_text="coverage").locator("td").all_inner_texts()
+        told = answer["predicted"]["coverage"]
+        assert value(row[0]) == pytest.approx(told["value"], rel=1e-3)
+        ends = [value(end) for end in row[1].strip("[]").split(", ")]
+        assert ends == pytest.approx([told["low"], told["high"]], rel=1e-3)
+        assert f"P {answer['probability']:.2f}" in card.inner_text()
+        near = answer["nearest"][0]
+        assert card.locator("button.link").inner_text() == f"{near['run']}:{near['epoch']}"
     assert all(pixels(shown, plot, "top") != before[plot] for plot in before), "answers are drawn on both plots"
     asked = shown.evaluate("fetch('search?target.coverage=0.5').then((response) => response.json())")
     climbed = any(len(answer["way"]) > 1 for answer in asked["answers"])
     assert ("Dotted: the way that the search climbed" in shown.inner_text("#answers")) == climbed
     field.fill("0.6")
     field.press("Tab")
-    assert shown.locator("#answers tbody tr").count() == 0, "answers to another question go"
+    assert shown.locator("#answers article").count() == 0, "answers to another question go"
 
 
 def test_interpolation_moves_a_marker_and_tells_each_metric(shown, project):
@@ -325,18 +329,18 @@ def test_a_page_that_may_write_makes_an_answer_and_shows_what_it_measures(projec
     snapshot = replace(snapshot, project=replace(snapshot.project, runs=runs, evaluate="epsopt.demo.hooks:evaluate"))
     with writable_page(snapshot) as page:
         page.get_by_role("button", name="Search the map").click()
-        page.wait_for_selector("#answers tbody tr")
+        page.wait_for_selector("#answers article")
         before = pixels(page, "map", "top")
         page.get_by_role("button", name="Make it").first.click()
-        page.wait_for_selector("#answers tr.made, #answers .error", timeout=120_000)
-        row = page.locator("#answers tr.made")
-        assert row.count() == 1, page.inner_text("#answers")
-        assert "measured" in row.inner_text()
+        page.wait_for_selector("#answers .made, #answers .error", timeout=120_000)
+        card = page.locator("#answers .made")
+        assert card.count() == 1, page.inner_text("#answers")
+        assert "measured" in card.locator("thead").inner_text()
         page.get_by_role("button", name="copy path").first.click()
         (file,) = runs.glob("search_001/*/model*")
-        cells = row.locator("td").all_inner_texts()[1:3]
+        cells = [row.split("\t")[-1] for row in card.locator("tbody tr").all_inner_texts()]
         measured = evaluate(load_weights(file))
-        shown = [measured[o.name] for o in snapshot.objectives][:2]
+        shown = [measured[o.name] for o in snapshot.objectives]
         assert [value(c) for c in cells] == pytest.approx(shown, abs=1e-3)
         assert pixels(page, "map", "top") != before, "the plot shows where the weights lie"
 

@@ -270,15 +270,16 @@ class Page {
   letter(context, plot, row, text) {
     const [x, y] = [plot.px(plot.xs[row]), plot.py(plot.ys[row])];
     if (!Number.isFinite(x + y)) return;
+    const at = y < 36 ? y + 16 : y - 16; // below the point where there is no room above it
     context.fillStyle = plot.style("--accent");
     context.beginPath();
-    context.arc(x, y - 16, 9, 0, 2 * Math.PI);
+    context.arc(x, at, 9, 0, 2 * Math.PI);
     context.fill();
     context.fillStyle = plot.style("--paper");
     context.font = "bold 11px system-ui, sans-serif";
     context.textAlign = "center";
     context.textBaseline = "middle";
-    context.fillText(text, x, y - 15.5);
+    context.fillText(text, x, at + 0.5);
     plot.ring(context, row, 7, plot.style("--accent"));
   }
 

@@ -10,6 +10,7 @@ export class Targets {
     this.state = state;
     this.data = state.data;
     this.onAnswers = onAnswers;
+    this.makes = this.data.server && this.data.writes;
     this.sliders = new Map();
     this.count = el("p", { id: "meeting", "aria-live": "polite" });
     this.found = el("div", { id: "answers" });
@@ -121,35 +122,69 @@ export class Targets {
 
   made({ measured, predicted, refused, file }, names) {
     const cells = names.map((name) => el("td", {}, number(measured ? measured[name] : predicted[name][0])));
-    const said = measured ? "measured" : refused ? "decoded" : "decoded, predicted";
-    return el("tr", { className: "made" }, el("td"), ...cells, el("td"), el("td", { className: "text" }, said, " ", copyButton("copy path", () => file)));
+    return el("tr", { className: "made" }, el("td"), ...cells, el("td"), el("td", { className: "text" }, madeWord(measured, refused), " ", copyButton("copy path", () => file)));
   }
 
-  answers(found) {
-    const { data, state } = this;
-    const names = data.objectives.map((o) => o.name).filter((name) => data.metrics.includes(name));
-    const say = [];
-    if (found.targets.length && !found.targets_met) say.push(el("p", { className: "error" }, "No answer is more likely than not to meet all targets: these come nearest."));
-    const makes = data.server && data.writes;
+  open(row) {
+    return el("button", { type: "button", className: "link", onclick: () => this.state.set({ chosen: row }) }, this.data.label(row));
+  }
+
+  maker(answer, i) {
+    if (!this.makes || answer.made) return null;
+    return el("button", { type: "button", disabled: Boolean(this.making), onclick: () => this.make(i) }, this.making === i + 1 ? "making …" : "Make it");
+  }
+
+  /** Answers as rows of one table: of two metrics, more do not fit beside each other. */
+  rows(found, names) {
     const rows = found.answers.flatMap((answer, i) => {
-      const near = answer.nearest[0];
-      const open = el("button", { type: "button", className: "link", onclick: () => state.set({ chosen: near.row }) }, data.label(near.row));
       const cells = names.map((name) => {
         const [point, low, high] = answer.predicted[name];
         return el("td", {}, number(point), el("div", { className: "quiet" }, `[${number(low)}, ${number(high)}]`));
       });
-      const make = makes && !answer.made ? el("button", { type: "button", disabled: Boolean(this.making), onclick: () => this.make(i) }, this.making === i + 1 ? "making …" : "Make it") : null;
-      const row = el("tr", {}, el("th", { scope: "row" }, String(i + 1)), ...cells, el("td", {}, answer.probability === null ? "–" : answer.probability.toFixed(2)), el("td", { className: "text" }, open, make ? el("div", {}, make) : null));
+      const make = this.maker(answer, i);
+      const row = el("tr", {}, el("th", { scope: "row" }, String(i + 1)), ...cells, el("td", {}, probability(answer)), el("td", { className: "text" }, this.open(answer.nearest[0].row), make ? el("div", {}, make) : null));
       return answer.made ? [row, this.made(answer.made, names)] : [row];
     });
     const heads = ["#", ...names, "P", "nearest"];
+    return [el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((h) => el("th", { scope: "col" }, h)))), el("tbody", {}, ...rows)))];
+  }
+
+  /** Answers below each other, with a row for each metric. */
+  cards(found, names) {
+    return found.answers.map((answer, i) => {
+      const { made } = answer;
+      const value = (name) => number(made.measured ? made.measured[name] : made.predicted[name][0]);
+      const heads = ["metric", "predicted", `${percent(found.level)} interval`, ...(made ? [madeWord(made.measured, made.refused)] : [])];
+      const rows = names.map((name) => {
+        const [point, low, high] = answer.predicted[name];
+        return el("tr", {}, el("th", { scope: "row", className: "text" }, name), el("td", {}, number(point)), el("td", {}, `[${number(low)}, ${number(high)}]`), made ? el("td", {}, value(name)) : null);
+      });
+      return el("article", { className: made ? "answer made" : "answer" },
+        el("p", { className: "row" }, el("strong", {}, `${i + 1}`), `P ${probability(answer)}, nearest `, this.open(answer.nearest[0].row), this.maker(answer, i), made ? copyButton("copy path", () => made.file) : null),
+        el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((h, k) => el("th", { scope: "col", className: k ? "" : "text" }, h)))), el("tbody", {}, ...rows)));
+    });
+  }
+
+  answers(found) {
+    const { data } = this;
+    const names = data.objectives.map((o) => o.name).filter((name) => data.metrics.includes(name));
+    const say = [];
+    if (found.targets.length && !found.targets_met) say.push(el("p", { className: "error" }, "No answer is more likely than not to meet all targets: these come nearest."));
     const climbed = found.answers.filter((answer) => answer.way.length > 1).length;
     return [
       ...say,
-      el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((h) => el("th", { scope: "col" }, h)))), el("tbody", {}, ...rows))),
+      ...(names.length > 2 ? this.cards(found, names) : this.rows(found, names)),
       this.failed ? el("p", { className: "error" }, this.failed) : null,
-      makes ? el("p", { className: "quiet" }, `Make it decodes an answer to real weights${data.evaluates ? ", measures them with the project's hook" : ""} and saves them among the runs: 'epsopt ingest' adds them.`) : null,
+      this.makes ? el("p", { className: "quiet" }, `Make it decodes an answer to real weights${data.evaluates ? ", measures them with the project's hook" : ""} and saves them among the runs: 'epsopt ingest' adds them.`) : null,
       el("p", { className: "quiet" }, `Predicted, not evaluated, with ${percent(found.level)} intervals. P is the probability that all targets are met, the product over single targets. Hollow on the plots.${climbed ? ` Dotted: the way that the search climbed to ${climbed === found.answers.length ? "each" : `${climbed} of them; the others are places of real checkpoints`}.` : ""}`),
     ];
   }
+}
+
+function madeWord(measured, refused) {
+  return measured ? "measured" : refused ? "decoded" : "decoded, predicted";
+}
+
+function probability(answer) {
+  return answer.probability === null ? "–" : answer.probability.toFixed(2);
 }

@@ -5,7 +5,7 @@ import { counted, el, fill, number, percent } from "./text.js";
 export function showTrust(root, data) {
   const { trust } = data;
   const poor = trust.warnings.length > 0;
-  const parts = trust.metrics.map((m) => `${m.name} ±${number(m.error)}, ${percent(m.coverage)} inside`);
+  const parts = trust.metrics.map((m) => `${m.name} ±${short(m.error)}, ${percent(m.coverage)} inside`);
   const lead = poor ? `Careful, ${counted(trust.warnings.length, "warning")}. ` : "";
   const held = `On runs that the map had not seen: ${parts.join(" · ")} of ${percent(trust.level)} intervals. ${inShort(trust.proposals)}`;
   const summary = el("summary", {}, el("strong", {}, lead), held);
@@ -22,6 +22,11 @@ export function showTrust(root, data) {
   ];
   root.classList.toggle("poor", poor);
   fill(root, ...out);
+}
+
+/** An error as a headline has it, with two digits. */
+function short(error) {
+  return error === null ? number(error) : number(Number(error.toPrecision(2)));
 }
 
 /** How proposals fared, in one sentence. */

@@ -182,6 +182,53 @@ def test_the_banner_says_first_how_proposals_fared(server):
     assert found.errors == []
 
 
+def test_answers_in_two_metrics_are_rows_of_one_table(server):
+    with opened() as found:
+        page = found.page
+        ready(page, server.url)
+        page.get_by_role("button", name="Search the map").click()
+        page.wait_for_selector("#answers tbody tr, #answers .error")
+        assert page.locator("#answers table").count() == 1
+        assert page.locator("#answers thead th").all_inner_texts() == ["#", "coverage", "structure", "P", "nearest"]
+    assert found.errors == []
+
+
+def test_answers_in_many_metrics_stand_below_each_other_with_all_that_belongs_to_them(server):
+    script = """async (names) => {
+        const { Targets } = await import('/static/targets.js');
+        const column = { values: Float64Array.from([0, 1, 2]) };
+        const data = { objectives: names.map((name) => ({ name, maximize: true })), metrics: names, n: 3,
+            server: true, writes: true, evaluates: true, label: (row) => `run_${row}:1`,
+            byKey: new Map(names.map((n) => [`metric:${n}`, column])) };
+        const state = { data, get: () => ({}), on: () => null, set: (changes) => { window.picked = changes; } };
+        const root = document.getElementById('targets');
+        const targets = new Targets(root, state, () => null);
+        const predicted = Object.fromEntries(names.map((n, i) => [n, [i, i - 1, i + 1]]));
+        const answer = { predicted, probability: 0.5, nearest: [{ row: 2, distance: 1 }], way: [] };
+        const measured = Object.fromEntries(names.map((n) => [n, 7]));
+        const made = { predicted, measured, file: '/m.pt', refused: null };
+        const found = { answers: [answer, { ...answer, made }], targets: [], level: 0.9 };
+        targets.found.replaceChildren(...targets.answers(found).filter(Boolean));
+    }"""
+    names = ["accuracy", "f1", "calibration error", "loss"]
+    with opened() as found:
+        page = found.page
+        ready(page, server.url)
+        page.evaluate(script, names)
+        cards = page.locator("#answers article")
+        assert cards.count() == 2
+        assert "P 0.50" in cards.first.inner_text()
+        assert cards.first.locator("tbody tr").all_inner_texts()[3].split("\t") == ["loss", "3", "[2, 4]"]
+        assert cards.first.get_by_role("button", name="Make it").count() == 1
+        assert cards.nth(1).get_by_role("button", name="Make it").count() == 0
+        assert cards.nth(1).locator("tbody tr").all_inner_texts()[0].split("\t")[-1] == "7"
+        over = "e => e.filter(x => x.clientWidth && x.scrollWidth > x.clientWidth + 1).length"
+        assert page.locator("#side *").evaluate_all(over) == 0, "nothing is cut off at the panel's edge"
+        cards.first.get_by_role("button", name="run_2:1").click()
+        assert page.evaluate("window.picked") == {"chosen": 2}
+    assert found.errors == []
+
+
 def test_embeddings_are_previewed_on_demand(server):
     with opened() as found:
         page = found.page
