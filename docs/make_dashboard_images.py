@@ -37,9 +37,8 @@ def main() -> None:
         url = re.search(r"http://\S+", line)
         if url is None:
             sys.exit(f"epsopt dashboard did not start: {line}")
-        studies = {
-            s["study_name"]: s["study_id"] for s in json.load(urlopen(f"{url.group()}api/studies"))["study_summaries"]
-        }
+        with urlopen(f"{url.group()}api/studies") as answer:  # noqa: S310 - the server that was started above
+            studies = {s["study_name"]: s["study_id"] for s in json.load(answer)["study_summaries"]}
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
                 executable_path="/usr/bin/chromium",
