@@ -4,14 +4,16 @@
 
 The checkpoints are copies of a small synthetic zoo, each moved a little on the map. "put together": the page's data,
 once when the server starts. "first view": from the request of the page until both plots and the table are drawn.
-"link": from the end of a box on the map until the other plot and the table are drawn. "colour": from choosing another
-colour until both plots are drawn. In parentheses: processor time of the page's main thread, which other programs do
-not change. Of three boxes and three colours the slowest counts.
+"link": from the end of a box on the map until the other plot and the table are drawn: its first 30 runs, more than are
+in sight; the others follow. "colour": from choosing another colour until both plots are drawn. In parentheses:
+processor time of the page's main thread, which other programs do not change. Of three boxes and three colours the
+slowest counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
 import time
@@ -47,6 +49,7 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     options = parser.parse_args()
     base = small_snapshot()
+    print(f"{os.cpu_count()} processors; load average {os.getloadavg()[0]:.1f} of other programs")
     heads = "".join(f"  {name:>15}" for name in ("first view", "link", "colour"))
     print(f"{'checkpoints':>11}  {'data':>8}  {'put together':>12}{heads}")
     for n in options.sizes:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import re
 import socket
@@ -21,6 +22,7 @@ from ..fakes import COVERAGE, DIST_CORR, make_answers, make_zoo  # noqa: TID252
 
 CHROMIUM = Path("/usr/bin/chromium")
 TWO = [COVERAGE, DIST_CORR]
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def server(recorded):
     thread.join()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def editable(recorded):
     with dashboard_server(recorded, port=0, allow_edits=True) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -105,10 +107,12 @@ def test_the_dashboard_lists_the_studies(server):
         {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"},
     ],
 )
-def test_a_foreign_page_cannot_delete_a_study(server, headers):
-    status, body, _ = ask(server, "DELETE", "/api/studies/1", **headers)
-    assert status == 403
-    assert b"epsopt" in body
+def test_a_foreign_page_is_refused_whatever_it_asks(server, editable, headers):
+    followed = "GET" if headers.get("Sec_Fetch_Mode") == "navigate" else None  # a link, which may be followed
+    for one, method in itertools.product((server, editable), [m for m in METHODS if m != followed]):
+        status, body, _ = ask(one, method, "/api/studies/1", **headers)
+        assert status == 403, method
+        assert method == "HEAD" or b"epsopt" in body
     assert len(json.loads(ask(server)[1])["study_summaries"]) == 6
 
 
