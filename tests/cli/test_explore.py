@@ -257,10 +257,10 @@ def test_the_search_of_the_page_is_the_search_of_the_command(shown, project):
     assert len(cards) == len(said)
     for card, answer in zip(cards, said, strict=True):
         row = card.locator("tbody tr", has_text="coverage").locator("td").all_inner_texts()
-        told = answer["predicted"]["coverage"]
-        assert value(row[0]) == pytest.approx(told["value"], rel=1e-3)
+        expected = answer["predicted"]["coverage"]
+        assert value(row[0]) == pytest.approx(expected["value"], rel=1e-3)
         ends = [value(end) for end in row[1].strip("[]").split(", ")]
-        assert ends == pytest.approx([told["low"], told["high"]], rel=1e-3)
+        assert ends == pytest.approx([expected["low"], expected["high"]], rel=1e-3)
         assert f"P {answer['probability']:.2f}" in card.inner_text()
         near = answer["nearest"][0]
         assert card.locator("button.link").inner_text() == f"{near['run']}:{near['epoch']}"
