@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 )
 @click.option("--rank", type=click.IntRange(min=1), help="Of merged LoRA adapters; that of the sum if not said.")
 @click.option(
+    "--whole-models", type=click.Path(path_type=Path), metavar="DIR",
+    help="Save merges of LoRA adapters, added to their base, here too.",
+)  # fmt: skip
+@click.option(
     "--operator", type=click.Choice([LINEAR, *OPERATORS]), default=LINEAR, show_default=True, metavar="NAME",
     help="linear, or of mergekit: slerp, ties, dare, della, breadcrumbs, task_arithmetic, ...",
 )  # fmt: skip
@@ -86,7 +90,7 @@ def command(options: Options, picture: Path | None, overwrite: bool, **given: An
         project = _with_hook(workspace.require_project())
         with workspace.catalogue() as catalogue:
             file = picture_file(picture, catalogue, overwrite=overwrite)
-            ended = _merge(asked, project, catalogue, progress)
+            ended = _with_whole_models(_merge(asked, project, catalogue, progress), asked, progress)
         if file is not None:
             save_picture(_figure(ended, project), file)
     _say(ended.left_out, ended.notes)
@@ -118,11 +122,11 @@ def _print(ended: _Ended, asked: _Asked, project: Project, *, as_json: bool) -> 
 
     labels = RunLabels.of(ended.checkpoints)
     if ended.wide is not None:
-        print_wide(ended.wide, project, ended.folder, asked.budget, asked.seed, labels, as_json=as_json)
+        print_wide(ended.wide, project, ended.folder, asked.budget, asked.seed, labels, ended.whole, as_json=as_json)
     elif ended.merged is not None:
         print_merged(
             ended.merged, ended.left_out, project, ended.folder, asked.budget, asked.seed, asked.reach, labels,
-            as_json=as_json,
+            ended.whole, as_json=as_json,
         )  # fmt: skip
 
 
@@ -141,6 +145,7 @@ class _Asked:
     save: Path | None
     form: str | None
     rank: int | None
+    whole_models: Path | None
     operator: str
     density: float
     jobs: int
@@ -158,6 +163,7 @@ class _Ended:
     notes: Sequence[str]
     merged: Merged | None = None
     wide: WeightSpaceMerge | None = None
+    whole: Mapping[int, Path] = field(default_factory=dict)
 
 
 def _merge(
@@ -188,6 +194,11 @@ def _merge(
             chosen, broken = _parents(asked.parents, checkpoints, project, asked.count, catalogue, asked.operator)
         base = _base(asked.operator, chosen, lineages)
     _check_new(asked.save)
+    if asked.whole_models is not None:
+        from epsopt.studies.merge.whole_models import require_adapters
+
+        _check_new(asked.whole_models)
+        require_adapters(chosen or checkpoints)
     # Held from before the first evaluation: another merge at the same time takes another one.
     with (
         save_folder(asked.save, project.runs, "merged", checkpoints) as folder,
@@ -207,6 +218,17 @@ def _merge(
         )  # fmt: skip
         notes = [*merged.disagreements, *resumed_sentences(kept)]
         return _Ended(checkpoints, folder, broken, notes, merged=merged)
+
+
+def _with_whole_models(ended: _Ended, asked: _Asked, progress: Callable[[str, float | None], None]) -> _Ended:
+    """Add merged adapters to their base, if that was asked for."""
+    if asked.whole_models is None:
+        return ended
+    from epsopt.studies.merge.whole_models import save_whole_models
+
+    saved = ended.wide.saved if ended.wide is not None else ended.merged.saved if ended.merged is not None else {}
+    whole = save_whole_models(saved, asked.whole_models, lambda done: progress("adding adapters to their base", done))
+    return replace(ended, whole=whole)
 
 
 def _say(left_out: Sequence[Checkpoint], disagreements: Sequence[str]) -> None:

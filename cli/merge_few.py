@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +23,19 @@ def print_merged(
     seed: int,
     reach: float,
     labels: RunLabels,
+    whole: Mapping[int, Path],
     *,
     as_json: bool,
 ) -> None:
     """Print what came of it, as a JSON document or as tables."""
+    from epsopt.cli.merge_output import print_whole
     from epsopt.cli.output import print_json
 
     if as_json:
-        print_json(_document(merged, broken, project.objectives, folder, budget, seed, reach))
+        print_json(_document(merged, broken, project.objectives, folder, budget, seed, reach, whole))
     else:
         _show(merged, project.objectives, folder, project, budget, labels)
+        print_whole(whole)
 
 
 def _document(
@@ -43,6 +46,7 @@ def _document(
     budget: int,
     seed: int,
     reach: float,
+    whole: Mapping[int, Path],
 ) -> dict[str, Any]:
     from epsopt.cli.merge_output import kept_json, outcome_json, recombination_json
     from epsopt.cli.render import checkpoint_json, objective_json
@@ -72,7 +76,7 @@ def _document(
                 "predicted_gain": None,
                 "measured": dict(e.measured),
                 "reason": e.reason,
-                **kept_json(i, result.joined, merged.saved),
+                **kept_json(i, result.joined, merged.saved, whole),
             }
             for i, e in enumerate(result.evaluations)
         ],

@@ -66,6 +66,18 @@ def outcome_json(
     }
 
 
-def kept_json(index: int, joined: Collection[int], saved: Mapping[int, Path]) -> dict[str, Any]:
-    """Return whether one evaluation joined the front, and the file that it was saved in."""
-    return {"joined": index in joined, "saved": str(saved[index].resolve()) if index in saved else None}
+def kept_json(
+    index: int, joined: Collection[int], saved: Mapping[int, Path], whole: Mapping[int, Path]
+) -> dict[str, Any]:
+    """Return whether one evaluation joined the front, the file it was saved in, and the folder of its whole model."""
+    files = [str(known[index].resolve()) if index in known else None for known in (saved, whole)]
+    return {"joined": index in joined, "saved": files[0], "whole_model": files[1]}
+
+
+def print_whole(whole: Mapping[int, Path]) -> None:
+    """Say where adapters were saved as whole models."""
+    from epsopt.cli.output import print_line
+    from epsopt.cli.render import short_path
+
+    for folder in sorted({path.parent for path in whole.values()}):
+        print_line(f"added to their base in {short_path(folder.resolve())}")

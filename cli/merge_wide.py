@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,19 +51,34 @@ def merge_widely(
 
 
 def print_wide(
-    wide: WeightSpaceMerge, project: Project, folder: Path, budget: int, seed: int, labels: RunLabels, *, as_json: bool
+    wide: WeightSpaceMerge,
+    project: Project,
+    folder: Path,
+    budget: int,
+    seed: int,
+    labels: RunLabels,
+    whole: Mapping[int, Path],
+    *,
+    as_json: bool,
 ) -> None:
     """Print what came of it, as a JSON document or as tables."""
+    from epsopt.cli.merge_output import print_whole
     from epsopt.cli.output import print_json
 
     if as_json:
-        print_json(wide_document(wide, project.objectives, folder, budget, seed))
+        print_json(wide_document(wide, project.objectives, folder, budget, seed, whole))
     else:
         show_wide(wide, project.objectives, folder, budget, project.evaluate, labels)
+        print_whole(whole)
 
 
 def wide_document(
-    wide: WeightSpaceMerge, objectives: Sequence[Objective], folder: Path, budget: int, seed: int
+    wide: WeightSpaceMerge,
+    objectives: Sequence[Objective],
+    folder: Path,
+    budget: int,
+    seed: int,
+    whole: Mapping[int, Path],
 ) -> dict[str, Any]:
     """Return it as JSON values (docs/schemas/merge.json)."""
     from epsopt.cli.merge_output import kept_json, outcome_json, recombination_json
@@ -91,7 +106,7 @@ def wide_document(
                 "predicted_gain": t.predicted_gain,
                 "measured": dict(t.measured),
                 "reason": t.reason,
-                **kept_json(i, wide.joined, wide.saved),
+                **kept_json(i, wide.joined, wide.saved, whole),
             }
             for i, t in enumerate(wide.tried)
         ],

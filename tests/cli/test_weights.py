@@ -155,6 +155,8 @@ def test_operators_of_mergekit_need_it_a_base_and_as_many_parents_as_they_merge(
     assert "two checkpoints, 3 were named" in mine("merge", "-n", "3", "--operator", "slerp").err
     monkeypatch.setattr("epsopt.zoo.decoding.operator_names.find_spec", lambda _: True)
     assert "--operator" in mine("merge", "--wide", "--operator", "ties").err
+    refused = mine("merge", "--whole-models", "models")
+    assert (refused.status, "is a whole model, and so are merges of it" in refused.err) == (2, True)
 
 
 @pytest.mark.skipif(find_spec("mergekit") is None, reason="mergekit is an optional extra")

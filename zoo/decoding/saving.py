@@ -218,6 +218,15 @@ def _side_files(model: Path) -> list[Path]:
     return [file for file in found.values() if file.stat().st_size <= _LARGEST]
 
 
+def companions(folder: Path) -> list[Path]:
+    """Return what goes with the model in a folder, such as its tokenizer; no weights and no configuration."""
+    try:
+        files = sorted(folder.iterdir())
+    except OSError:  # a name in transformers' cache
+        return []
+    return [f for f in files if _COMPANIONS.fullmatch(f.name) and f.is_file() and f.stat().st_size <= _LARGEST]
+
+
 def _copy(file: Path, to: Path) -> None:
     try:
         data = file.read_bytes()
