@@ -47,13 +47,15 @@ def mlp_finetune(folder: Path, rng: Rng, home: Path) -> None:
             config["anchor"] * away
         )
 
-    def judge() -> dict[str, float]:
-        model.eval()
-        test, labels = images()[2].flatten(1), images()[3]
-        with torch.no_grad():
-            return {"new_accuracy": accuracy(model(1.0 - test), labels), "old_accuracy": accuracy(model(test), labels)}
+    _train_plain(folder, model, config, loss, lambda: judge_finetune(model), epochs=6, steps=50)
 
-    _train_plain(folder, model, config, loss, judge, epochs=6, steps=50)
+
+@torch.no_grad()
+def judge_finetune(model: nn.Module) -> dict[str, float]:
+    """Accuracy on inverted digits, the new task, and on upright ones, the old."""
+    model.eval()
+    test, labels = images()[2].flatten(1), images()[3]
+    return {"new_accuracy": accuracy(model(1.0 - test), labels), "old_accuracy": accuracy(model(test), labels)}
 
 
 def mlp_base(home: Path) -> None:
@@ -90,7 +92,7 @@ def encoder(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     config["dropout"], config["train_size"] = float(rng.uniform(0.0, 0.4)), round(_log(rng, 100, 1024))
     config["word_dropout"] = float(max(0.0, rng.uniform(-0.3, 0.5)))
     model = SequenceClassifier(dropout=config["dropout"])
-    words, labels, test, strange, truth = sequences()
+    words, labels = sequences()[:2]
 
     def loss() -> Tensor:
         rows = torch.from_numpy(rng.integers(0, config["train_size"], config["batch_size"]))
@@ -99,40 +101,51 @@ def encoder(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
         some = torch.where(torch.from_numpy(rng.random(some.shape) < config["word_dropout"]), other, some)
         return nn.functional.cross_entropy(model(some), labels[rows])
 
-    def judge() -> dict[str, float]:
-        model.eval()
-        with torch.no_grad():
-            logits = model(test)
-            return {"accuracy": accuracy(logits, truth), "strange_accuracy": accuracy(model(strange), truth),
-                    "test_loss": float(nn.functional.cross_entropy(logits, truth))}  # fmt: skip
+    _train_plain(folder, model, config, loss, lambda: judge_sequences(model), epochs=6, steps=25)
 
-    _train_plain(folder, model, config, loss, judge, epochs=6, steps=25)
+
+@torch.no_grad()
+def judge_sequences(model: nn.Module) -> dict[str, float]:
+    """Accuracy on sequences of words, the same with strange words in them, and the loss."""
+    model.eval()
+    test, strange, truth = sequences()[2:]
+    logits = model(test)
+    return {"accuracy": accuracy(logits, truth), "strange_accuracy": accuracy(model(strange), truth),
+            "test_loss": float(nn.functional.cross_entropy(logits, truth))}  # fmt: skip
 
 
 def vit(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     """A ViT of transformers on few, partly mislabelled digits, from scratch; its own loop, plain checkpoints."""
-    from transformers import ViTConfig, ViTForImageClassification
-
     config = {**_optimisation(rng, 1e-4, 0.03, adam_only=True), **_few_digits(rng)}
     config["dropout"] = float(rng.uniform(0.0, 0.3))
-    shape = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=8,
-                      patch_size=2, num_channels=1, num_labels=10, hidden_dropout_prob=config["dropout"])  # fmt: skip
-    model = ViTForImageClassification(shape)
+    model = small_vit(config["dropout"])
     x, y = some_digits(rng, config["train_size"], config["label_noise"])
-
-    class Logits(nn.Module):
-        def forward(self, pixels: Tensor) -> Tensor:
-            return model(pixels).logits  # type: ignore[no-any-return]
 
     def loss() -> Tensor:
         rows = torch.from_numpy(rng.integers(0, len(y), config["batch_size"]))
         return nn.functional.cross_entropy(model(x[rows][:, None]).logits, y[rows])
 
-    def judge() -> dict[str, float]:
-        model.eval()
-        return judge_images(Logits())
+    _train_plain(folder, model, config, loss, lambda: judge_vit(model), epochs=6, steps=25)
 
-    _train_plain(folder, model, config, loss, judge, epochs=6, steps=25)
+
+def small_vit(dropout: float = 0.0) -> Any:
+    """A ViT of transformers for images of 8 x 8 pixels."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    shape = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=8,
+                      patch_size=2, num_channels=1, num_labels=10, hidden_dropout_prob=dropout)  # fmt: skip
+    return ViTForImageClassification(shape)
+
+
+def judge_vit(model: nn.Module) -> dict[str, float]:
+    """What :func:`judge_images` says of a network that wraps its logits."""
+
+    class Logits(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return model(pixels).logits  # type: ignore[no-any-return]
+
+    model.eval()
+    return judge_images(Logits())
 
 
 def ternary_relu(folder: Path, rng: Rng, home: Path) -> None:
@@ -156,7 +169,7 @@ def ternary_relu(folder: Path, rng: Rng, home: Path) -> None:
             + config["reconstruction"] * _right_trits(logits, left)
         )
 
-    _train_plain(folder, model, config, loss, lambda: _judge_ternary(model), epochs=8, steps=50)
+    _train_plain(folder, model, config, loss, lambda: judge_ternary(model), epochs=8, steps=50)
 
 
 def ternary_base(home: Path) -> None:
@@ -216,10 +229,14 @@ def llama(folder: Path, rng: Rng, home: Path) -> None:
 
 def gpt2(folder: Path, rng: Rng, home: Path) -> None:  # noqa: ARG001
     """A GPT-2, whose projections are fused Conv1D, learns two languages from scratch. Hugging Face's Trainer."""
+    _train_language(folder, rng, small_gpt2(), (3e-4, 3e-2))
+
+
+def small_gpt2() -> Any:
+    """A GPT-2 of two blocks for both languages."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    shape = GPT2Config(vocab_size=WORDS, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=2)
-    _train_language(folder, rng, GPT2LMHeadModel(shape), (3e-4, 3e-2))
+    return GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=2))
 
 
 def lora(folder: Path, rng: Rng, home: Path) -> None:
@@ -237,12 +254,8 @@ def lora(folder: Path, rng: Rng, home: Path) -> None:
 
 def llama_base(home: Path) -> None:
     """Train the language model on the first language alone."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     torch.manual_seed(0)
-    shape = LlamaConfig(vocab_size=WORDS, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                        num_attention_heads=2, max_position_embeddings=LENGTH)  # fmt: skip
-    model, rng = LlamaForCausalLM(shape), np.random.default_rng(0)
+    model, rng = small_llama(), np.random.default_rng(0)
 
     def loss() -> Tensor:
         rows = sentences(0)[rng.integers(0, 768, 32)]
@@ -251,6 +264,23 @@ def llama_base(home: Path) -> None:
     for _ in _steps(model, {"optimizer": "adam", "lr": 3e-3, "weight_decay": 0.0}, loss, 1, 300):
         pass
     model.save_pretrained(home / "base")
+
+
+def small_llama() -> Any:
+    """A Llama-shaped network of two blocks for both languages."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = LlamaConfig(vocab_size=WORDS, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                        num_attention_heads=2, max_position_embeddings=LENGTH)  # fmt: skip
+    return LlamaForCausalLM(shape)
+
+
+@torch.no_grad()
+def judge_languages(model: nn.Module) -> dict[str, float]:
+    """Loss on sentences of both languages that no run was trained on."""
+    model.eval()
+    judged = {"first": sentences(0)[768:], "second": sentences(1)[768:]}
+    return {f"eval_{name}_loss": float(model(input_ids=rows, labels=rows).loss) for name, rows in judged.items()}
 
 
 def _train_language(folder: Path, rng: Rng, model: Any, rates: tuple[float, float]) -> None:
@@ -289,7 +319,8 @@ def _right_trits(logits: Tensor, indices: Any) -> Tensor:
 
 
 @torch.no_grad()
-def _judge_ternary(model: TernaryReLU) -> dict[str, float]:
+def judge_ternary(model: TernaryReLU) -> dict[str, float]:
+    """The demo's three metrics."""
     model.eval()
     points, logits = model(operations())
     return {"coverage": coverage(logits, operations()), "dist_corr": dist_corr(points), "rad_hier": rad_hier(points)}

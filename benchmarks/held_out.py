@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from zoos import OUT as ZOOS
@@ -55,15 +56,15 @@ class Memory:
         OUT.mkdir(parents=True, exist_ok=True)
         self._file = OUT / f"{name}.jsonl"
         lines = self._file.read_text().splitlines() if self._file.exists() else []
-        self._known = dict(json.loads(line) for line in lines)
+        self.known: dict[str, Any] = dict(json.loads(line) for line in lines)
 
     def __call__(self, key: str, make: Callable[[], object]) -> object:
         """Return what is known under a key; make it first if nothing is."""
-        if key not in self._known:
-            self._known[key] = make()
+        if key not in self.known:
+            self.known[key] = make()
             with self._file.open("a") as file:
-                file.write(json.dumps([key, self._known[key]]) + "\n")
-        return self._known[key]
+                file.write(json.dumps([key, self.known[key]]) + "\n")
+        return self.known[key]
 
 
 def keep_for_picture(name: str, data: object) -> None:

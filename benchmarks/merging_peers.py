@@ -1,154 +1,235 @@
-"""What merging LoRA adapters adds to their measured front, beside what needs no model of merges.
+"""What merging adds to the measured front of each family, beside the other ways to spend as many evaluations.
 
-    python benchmarks/merging_peers.py [--budget 20] [--seeds 3]
+    python benchmarks/merging_peers.py run [FAMILY ...] [--seeds 10] [--budget 30]     # minutes a family, one core
+    python benchmarks/merging_peers.py table [--seeds 10] [--budget 30]               # what is kept so far
 
-The zoo is the `lora` family of benchmarks/families.py (a development family), made first if it is not there: adapters
-of rank 4 and 8 over one base, two losses. Everybody may measure as many merges, each an adapter that peft loads.
-Beside `epsopt merge`, which chooses its parents itself, in either way: random merges of the same parents, the uniform
-soup of the ends of all runs (Wortsman et al. 2022), and their greedy soup for three weights of the two losses. Minutes
-on one core; resumable.
+The zoos are those of benchmarks/families.py, made first where they are not there. Fine-tunes begin with one base, which
+the catalogue knows; of models that were trained from scratch, epochs of one run are merged. Everybody but `--wide`
+and `--choose gain` merges the parents that `epsopt merge` chooses by default, the three that dominate most, knows what
+these were measured to be, and may measure as many merges; epsopt measures its parents again, as it always does, and
+these count. The methods are in merging_methods.py, the hooks in merging_hooks.py. mergekit's operators need mergekit,
+CMA-ES the package cmaes. Every measurement and every result is kept, so that a second call goes on.
+
+Whatever is chosen (the default way of epsopt) is chosen on families.DEVELOPMENT; the others are only reported.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import families
+import merging_methods as methods
 import numpy as np
 import torch
-from family_data import sentences
 from held_out import Memory, title
+from merging_hooks import OBJECTIVES, hook
 from numpy.typing import NDArray
 
-from epsopt.optimize import Objective, hypervolume
-from epsopt.optimize.merge.simplex_merge import merge
-from epsopt.optimize.objectives import measured_table
+from epsopt.optimize import hypervolume
+from epsopt.optimize.merge.simplex_merge import MergeResult, merge
+from epsopt.optimize.objectives import Objective, Objectives, measured_table
 from epsopt.studies.merge.expected_parents import parents_by_gain
+from epsopt.studies.merge.merge_sources import choose_sources
 from epsopt.studies.merge.simplex_merge import front_parents
+from epsopt.studies.merge.weight_space_merge import merge_in_weight_space
 from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
-from epsopt.zoo.decoding.recombination import recombination
+from epsopt.zoo.decoding.recombination import Parent, Recombination
 
-OBJECTIVES = (Objective("eval_first_loss", maximize=False), Objective("eval_second_loss", maximize=False))
-MAXIMIZE = [False, False]
 PARENTS = 3
 HERE = Path(__file__).resolve().parent
-ZOO = families.OUT / f"lora-{families.SEED}"
-Array = NDArray[np.float64]
-Measure = Callable[[Sequence[Checkpoint], Sequence[float]], Mapping[str, float | None]]
+OURS = ("epsopt merge", "epsopt merge --choose gain", "epsopt merge --wide")
+BASES = {"mlp-finetune": "base.pt", "ternary-relu": "base.pt", "llama": "base/model.safetensors"}
+"""Files that runs begin with; an adapter names its base itself."""
+Floats = NDArray[np.float64]
 
 
-@lru_cache(maxsize=1)
-def _base() -> Any:
-    from transformers import LlamaForCausalLM
-    from transformers.utils import logging
+@dataclass
+class Zoo:
+    """A family's catalogue, opened for merging."""
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    return LlamaForCausalLM.from_pretrained(families.OUT / f"lora-{families.SEED}-base" / "base")
+    name: str
+    catalogue: Catalogue
+    decoder: WeightDecoder
+    checkpoints: Sequence[Checkpoint]
+    objectives: tuple[Objective, ...]
+    memory: Memory
+
+    @property
+    def trained(self) -> Floats:
+        """``(n, objectives)`` what was measured on checkpoints."""
+        table = measured_table([c.metrics for c in self.checkpoints], self.objectives)
+        return np.asarray(table[np.isfinite(table).all(axis=1)])
+
+    def measure(self, made_of: Recombination) -> Mapping[str, float | None]:
+        """Measure a merge, or remember what it measured."""
+
+        def now() -> Mapping[str, float | None]:
+            decoded = self.decoder.decode(made_of)
+            try:
+                return self.decoder.measure(decoded)
+            finally:
+                self.decoder.forget(decoded)
+
+        rows = [[round(c, 9) for c in row] for row in made_of.coefficients]
+        key = [[p.sha256[:16] for p in made_of.parents], rows, made_of.groups, made_of.operator, made_of.density]
+        return self.memory(f"{self.name}: {key}", now)  # type: ignore[return-value]
+
+    def task(self, parents: Sequence[Checkpoint], budget: int) -> methods.Task:
+        """What the peers are given."""
+        lineage = next(known for known in self.catalogue.lineages() if known.id == parents[0].lineage_id)
+        own = [c for c in self.checkpoints if c.lineage_id == lineage.id and c.sha256 != lineage.reference_sha256]
+        own = [c for c in own if np.isfinite(measured_table([c.metrics], self.objectives)).all()]
+        last = {c.run: c for c in sorted(own, key=lambda c: (c.run, c.epoch or 0))}
+        base = Parent(lineage.reference_path, lineage.reference_sha256)
+        compared = self.decoder.products([Parent(c.path, c.sha256) for c in parents], base)
+        return methods.Task(
+            parents, list(last.values()) if len(last) > 1 else own, base if lineage.declared else None,
+            compared.names, self.objectives, self.trained, self.measure, budget,
+        )  # fmt: skip
 
 
-@torch.no_grad()
-def evaluate(folder: Path) -> dict[str, float]:
-    """The hook: both losses of an adapter, on the sentences that the Trainer judged by."""
-    from copy import deepcopy
-
-    from peft import PeftModel
-
-    model = PeftModel.from_pretrained(deepcopy(_base()), folder).eval()
-    judged = {"first": sentences(0)[768:], "second": sentences(1)[768:]}
-    return {f"eval_{name}_loss": float(model(input_ids=rows, labels=rows).loss) for name, rows in judged.items()}
-
-
-def ours(parents: Sequence[Checkpoint], measure: Measure, trained: Array, budget: int, seed: int) -> Array:
-    """Objectives of what `epsopt merge` measures of these parents."""
-    result = merge(
-        lambda c: measure(parents, c[0].tolist()), len(parents), OBJECTIVES, known=trained, budget=budget, seed=seed
-    )
-    return measured_table([e.measured for e in result.evaluations], OBJECTIVES)
+@contextmanager
+def opened(name: str) -> Iterator[Zoo]:
+    """Open a family's zoo with its base and its hook."""
+    families.make(name)
+    folder = families.OUT / f"{name}-{families.SEED}"
+    base = None if name not in BASES else str(families.OUT / f"{folder.name}-base" / BASES[name])
+    with (
+        Catalogue(f"sqlite:///{families.OUT / f'{name}-{families.SEED}-merging.db'}", base=base) as catalogue,
+        WeightDecoder(hook(name)) as decoder,
+    ):
+        ingest(catalogue, folder, jobs=1)
+        yield Zoo(name, catalogue, decoder, catalogue.checkpoints(), OBJECTIVES[name], Memory(f"merging-{name}"))
 
 
-def at_random(parents: Sequence[Checkpoint], measure: Measure, budget: int, seed: int) -> Array:
-    """Objectives of random merges of these parents."""
-    rows = np.random.default_rng(seed).dirichlet(np.ones(len(parents)), size=budget)
-    return measured_table([measure(parents, row.tolist()) for row in rows], OBJECTIVES)
+class _Project:
+    """What merging reads of a project."""
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self.objectives, self.bounds = tuple(objectives), dict[str, tuple[float, float]]()
 
 
-def greedy_soup(ends: Sequence[Checkpoint], measure: Measure, budget: int, weight: float) -> Array:
-    """Objectives along the greedy soup for one weight of the first loss: the next best end joins if it helps."""
-    table = measured_table([c.metrics for c in ends], OBJECTIVES)
-    judge = np.array([weight, 1.0 - weight]) / table.std(axis=0)
-    order = np.argsort(table @ judge)[:budget]
-    soup, best, found = [ends[order[0]]], float(table[order[0]] @ judge), []
-    for i in order[1:]:
-        tried = [*soup, ends[i]]
-        values = measured_table([measure(tried, [1.0 / len(tried)] * len(tried))], OBJECTIVES)
-        found.append(values)
-        if float(values[0] @ judge) < best:
-            soup, best = tried, float(values[0] @ judge)
-    return np.vstack(found)
+def ours(zoo: Zoo, name: str, budget: int, seed: int) -> Floats:
+    """What `epsopt merge` measures, its parents' own evaluations left out."""
+    if name == "epsopt merge --wide":
+        sources = choose_sources(zoo.checkpoints, zoo.catalogue.lineages(), zoo.objectives)
+        with tempfile.TemporaryDirectory() as folder:
+            wide = merge_in_weight_space(
+                zoo.decoder, _Project(zoo.objectives), zoo.checkpoints, sources,  # type: ignore[arg-type]
+                lambda i: Path(folder) / f"merged_{i:03d}.safetensors", budget=budget - 1, give_up=False, seed=seed,
+            )  # fmt: skip
+        return measured_table([t.measured for t in wide.tried], zoo.objectives)
+    if name == "epsopt merge --choose gain":
+        parents = parents_by_gain(
+            zoo.decoder, zoo.checkpoints, zoo.catalogue.lineages(), zoo.objectives, PARENTS, seed=seed
+        )[0]
+    else:
+        parents = front_parents(zoo.checkpoints, zoo.objectives, PARENTS)
+    result: MergeResult = merge(
+        lambda c: zoo.measure(_made_of(parents, c)), len(parents), zoo.objectives,
+        known=zoo.trained, budget=budget, seed=seed,
+    )  # fmt: skip
+    return measured_table([e.measured for e in result.evaluations[len(parents) :]], zoo.objectives)
+
+
+def _made_of(parents: Sequence[Checkpoint], coefficients: Floats) -> Recombination:
+    from epsopt.zoo.decoding.recombination import recombination
+
+    return recombination(parents, coefficients.tolist())
+
+
+def gain(zoo: Zoo, values: Floats) -> float:
+    """Hypervolume that merges add to what was trained, as a share of that."""
+    maximize = Objectives(zoo.objectives).maximize
+    worst = np.where(maximize, zoo.trained.min(axis=0), zoo.trained.max(axis=0))
+    fine = values[np.isfinite(values).all(axis=1)]
+    before = hypervolume(zoo.trained, worst, maximize)
+    return hypervolume(np.vstack([zoo.trained, fine]), worst, maximize) / before - 1.0
+
+
+def run(name: str, budget: int, seeds: int) -> None:
+    """Let everybody merge, seed by seed; what is kept already is not done again."""
+    results = Memory("merging-results")
+    with opened(name) as zoo:
+        parents = front_parents(zoo.checkpoints, zoo.objectives, PARENTS)
+        task = zoo.task(parents, budget)
+        for method in (*OURS, *methods.METHODS):
+            if lacking(method, task):
+                continue
+            for seed in range(1 if method in methods.SEEDLESS else seeds):
+                started = time.monotonic()
+
+                def made(method: str = method, seed: int = seed) -> dict[str, Any]:
+                    if method in OURS:
+                        values = ours(zoo, method, budget, seed)
+                    else:
+                        found = methods.METHODS[method](task, np.random.default_rng(seed))
+                        values = np.array(list(found)).reshape(-1, len(zoo.objectives))
+                    return {"gain": gain(zoo, values), "evaluations": len(values)}
+
+                results(_key(name, method, budget, seed), made)
+                print(f"{name} {method} {seed}: {time.monotonic() - started:.1f} s", file=sys.stderr)
+
+
+def lacking(method: str, task: methods.Task) -> bool:
+    """Whether a method cannot be used: its package or a base is missing, or mergekit would merge adapters' factors."""
+    if method in methods.OF_MERGEKIT and task.parents[0].path.endswith("adapter_model.safetensors"):
+        return True
+    package = "mergekit" if method in methods.OF_MERGEKIT else "cmaes" if method == "CMA-ES" else "numpy"
+    return find_spec(package) is None or (method in methods.FROM_BASE and task.base is None)
+
+
+def _key(name: str, method: str, budget: int, seed: int) -> str:
+    return f"{name}/{method}/{budget}/{seed}"
+
+
+def table(budget: int, seeds: int) -> None:
+    """Print the mean gain of everybody in every family, and by how much epsopt is ahead of the best of the others."""
+    results = Memory("merging-results").known
+    names = [n for n in families.FAMILIES if _key(n, "epsopt merge", budget, seeds - 1) in results]
+    print(f"gain of the front's hypervolume, mean ± standard deviation over {seeds} seeds; {budget} evaluations each")
+    print("an asterisk: whatever is chosen was chosen on this family\n")
+    heads = [f"{n}{'*' if n in families.DEVELOPMENT else ''}" for n in names]
+    print(f"{'':28}" + "".join(f"{h:>16}" for h in heads))
+    for method in (*OURS, *methods.METHODS):
+        cells = []
+        for name in names:
+            keys = [_key(name, method, budget, s) for s in range(seeds)]
+            gains = [results[k]["gain"] for k in keys if k in results]
+            spread = f" ± {np.std(gains):.2%}" if len(gains) > 1 else ""
+            cells.append(f"{np.mean(gains):+.2%}{spread}" if gains else "-")
+        print(f"{method:28}" + "".join(f"{c:>16}" for c in cells))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Merging LoRA adapters, beside soups and random merges.")
-    parser.add_argument("--budget", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = argparse.ArgumentParser(description="Merging, beside other ways to spend as many evaluations.")
+    parser.add_argument("command", choices=["run", "table"])
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help="All by default.")
+    parser.add_argument("--budget", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
-    title(["benchmarks/merging_peers.py", "--budget", str(options.budget), "--seeds", str(options.seeds)])
+    warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    os.chdir(HERE)  # where the hook is imported from
-    families.make("lora")
-    memory = Memory("merging-peers-lora")
-    with Catalogue(f"sqlite:///{ZOO}.db") as catalogue, WeightDecoder("merging_peers:evaluate") as decoder:
-        ingest(catalogue, ZOO, jobs=1)
-        checkpoints = catalogue.checkpoints()
-
-        def measure(parents: Sequence[Checkpoint], coefficients: Sequence[float]) -> Mapping[str, float | None]:
-            made_of = recombination(parents, [coefficients])
-
-            def now() -> Mapping[str, float | None]:
-                decoded = decoder.decode(made_of)
-                try:
-                    return decoder.measure(decoded)
-                finally:
-                    decoder.forget(decoded)
-
-            key = [[p.sha256 for p in made_of.parents], np.round(made_of.coefficients[0], 9).tolist()]
-            return memory(str(key), now)  # type: ignore[return-value]
-
-        trained = measured_table([c.metrics for c in checkpoints], OBJECTIVES)
-        trained = trained[np.isfinite(trained).all(axis=1)]
-        reference = trained.max(axis=0)
-        before = hypervolume(trained, reference, MAXIMIZE)
-        parents = front_parents(checkpoints, OBJECTIVES, PARENTS)
-        last = {c.run: c for c in sorted(checkpoints, key=lambda c: (c.run, c.epoch or 0))}
-        ends, seeds = list(last.values()), range(options.seeds)
-        print(f"{len(trained)} adapters of {len(last)} runs, hypervolume {before:.5f}")
-        print("parents: " + ", ".join(f"{p.run}:{p.epoch}" for p in parents))
-        print(f"{'':44}{'evaluations':>12}{'gain of the front':>24}")
-
-        def show(name: str, tables: Sequence[Array]) -> None:
-            gains = [hypervolume(np.vstack([trained, t]), reference, MAXIMIZE) / before - 1.0 for t in tables]
-            spread = f" ± {np.std(gains):.2%}" if len(gains) > 1 else ""
-            print(f"{name:44}{max(len(t) for t in tables):12d}{f'{np.mean(gains):+.2%}' + spread:>24}", flush=True)
-
-        b = options.budget
-        for n in (PARENTS, 2):
-            of_front = parents if n == PARENTS else front_parents(checkpoints, OBJECTIVES, n)
-            by_gain, _ = parents_by_gain(decoder, checkpoints, catalogue.lineages(), OBJECTIVES, n)
-            name = "epsopt merge" if n == PARENTS else f"epsopt merge -n {n}"
-            show(name, [ours(of_front, measure, trained, b, s) for s in seeds])
-            show(f"{name} --choose gain", [ours(by_gain, measure, trained, b, s) for s in seeds])
-        show("random merges of the same parents", [at_random(parents, measure, b, s) for s in seeds])
-        show("greedy soup, three weights", [greedy_soup(ends, measure, b, w) for w in (0.25, 0.5, 0.75)])
-        even = [1.0 / len(ends)] * len(ends)
-        show("uniform soup", [measured_table([measure(ends, even)], OBJECTIVES)])
+    if options.command == "table":
+        title(["benchmarks/merging_peers.py", "table", "--budget", str(options.budget), "--seeds", str(options.seeds)])
+        table(options.budget, options.seeds)
+        return
+    os.chdir(HERE)  # where the hooks are imported from
+    for name in options.families or families.FAMILIES:
+        run(name, options.budget, options.seeds)
 
 
 if __name__ == "__main__":
