@@ -87,8 +87,8 @@ def _base_name(adapter: Path) -> str:
         ) from error
     if not isinstance(named, str) or not named or is_url(named):
         raise EpsoptError(f"{adapter / CONFIG} names the base {named!r}, expected a folder or a model's name")
-    beside = adapter / named
-    return str(beside) if not Path(named).is_absolute() and beside.is_dir() else named
+    relative = adapter / named  # an absolute name stays as it is
+    return str(relative) if relative.is_dir() else named
 
 
 def _loaded(named: str) -> Any:
