@@ -21,9 +21,9 @@ from scipy.spatial.distance import cdist, pdist, squareform
 from scipy.stats import spearmanr
 from zoos import Zoo, load
 
-from epsopt.optimize.latent.trust_region import distances
 from epsopt.optimize.space_inference import infer_space
 from epsopt.surrogate import Surrogate, run_folds
+from epsopt.surrogate.nearest import distances
 
 Array = NDArray[np.float64]
 PER_RUN = 5  # checkpoints, evenly

@@ -154,6 +154,9 @@ def _report(validation: Validation) -> dict[str, Any]:
                 "skill": m.skill,
                 "coverage": m.coverage,
                 "worst_tenth": m.worst_tenth,
+                "near_coverage": m.near_coverage,
+                "far_coverage": m.far_coverage,
+                "n_far": m.n_far,
                 "width": m.width,
                 "median_width": m.median_width,
                 "n": m.n,
@@ -236,6 +239,8 @@ def _show(validation: Validation, made: FitOutcome, surrogate: Surrogate) -> Non
         "checkpoints; in the worst tenth of the runs they cover fewer. An interval about the median that covers as "
         "much has the last column's width."
     )
+    if sentence := validation.region_sentence():
+        print_wrapped(sentence)
     if validation.embedding_r2 is not None and validation.embedding_cosine is not None:
         print_wrapped(
             f"Anchor embeddings on held-out runs: R² {validation.embedding_r2:.2f} over the mean embedding, "

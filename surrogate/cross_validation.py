@@ -23,10 +23,17 @@ from epsopt.surrogate.metric_gp import (
     select_hyperparameters,
     subsample_runs,
 )
+from epsopt.surrogate.nearest import within_reach
 from epsopt.surrogate.side_by_side import in_order
 from epsopt.surrogate.statistics_trees import StatisticsTrees
 from epsopt.surrogate.trained import TrainedNetwork
-from epsopt.surrogate.validation import HeldOutPredictions, MetricValidation, constant_width, worst_tenth
+from epsopt.surrogate.validation import (
+    HeldOutPredictions,
+    MetricValidation,
+    constant_width,
+    share_inside,
+    worst_tenth,
+)
 from epsopt.zoo.ray_cluster import RayCluster
 
 Floats = NDArray[np.float64]
@@ -167,9 +174,18 @@ def validate(
     boost = partial(statistics_baseline, seed=seed)
     boosted = in_order(boost, [(inside, outside) for inside, outside, *_ in fold_parts], threads=True)
     median, statistics = np.empty_like(train.metrics), np.empty_like(train.metrics)
+    near = np.ones(len(train), dtype=bool)
+    for rows, (inside, _, _, fold) in zip(parts, fold_parts, strict=True):
+        near[rows] = _near(inside, fold)
     for rows, (inside, outside, *_), guess in zip(parts, fold_parts, boosted, strict=True):
         median[rows], statistics[rows] = median_baseline(inside, outside), guess
-    return tuple(_score(train, j, predictions, median, statistics, level) for j in range(len(train.metric_names)))
+    return tuple(_score(train, j, predictions, median, statistics, near, level) for j in range(len(train.metric_names)))
+
+
+def _near(inside: TrainingSet, fold: Fold) -> NDArray[np.bool_]:
+    """Tell which held-out rows of a fold lie within the trust region around what it learned from."""
+    runs = inside.runs[subsample_runs(inside.runs)]
+    return within_reach(torch.from_numpy(np.array(fold.z_train)), runs, torch.from_numpy(np.array(fold.z_held)))
 
 
 def _score(
@@ -178,6 +194,7 @@ def _score(
     predictions: HeldOutPredictions,
     median_of_others: NDArray[np.float64],
     statistics_of_others: NDArray[np.float64],
+    near: NDArray[np.bool_],
     level: float,
 ) -> MetricValidation:
     known = np.isfinite(train.metrics[:, j])
@@ -187,17 +204,21 @@ def _score(
             train.metrics, median_of_others, statistics_of_others, predictions.point, predictions.low, predictions.high,
         )
     )  # fmt: skip
-    n = len(y)
+    n, near = len(y), near[known]
+    held = (y >= low) & (y <= high)
     return MetricValidation(
         name=train.metric_names[j],
         error=float(np.abs(point - y).mean()) if n else 0.0,
         median_error=float(np.abs(median - y).mean()) if n else 0.0,
         statistics_error=float(np.abs(statistics - y).mean()) if n else 0.0,
-        coverage=float(((y >= low) & (y <= high)).mean()) if n else 0.0,
+        coverage=float(held.mean()) if n else 0.0,
         width=float((high - low).mean()) if n else 0.0,
         median_width=constant_width(y, float(np.median(y)), level) if n else 0.0,
         n=n,
-        worst_tenth=worst_tenth((y >= low) & (y <= high), train.runs[known]) if n else None,
+        worst_tenth=worst_tenth(held, train.runs[known]) if n else None,
+        near_coverage=share_inside(held, near),
+        far_coverage=share_inside(held, ~near),
+        n_far=int((~near).sum()),
     )
 
 

@@ -18,13 +18,14 @@ from epsopt.surrogate.baselines import median_baseline, statistics_baseline
 from epsopt.surrogate.cross_validation import each_weights_once
 from epsopt.surrogate.dataset import TrainingSet, shared_weights
 from epsopt.surrogate.metric_gp import run_weights, subsample_runs
+from epsopt.surrogate.nearest import within_reach
 from epsopt.surrogate.network import load_network
 from epsopt.surrogate.outliers import Screened, lies_far_out, pull_in, screen
 from epsopt.surrogate.statistics_trees import grow_all, weights_digest
 from epsopt.surrogate.surrogate import EncodedCheckpoints, Prediction, Surrogate
 from epsopt.surrogate.trained import as_examples, scaled_by
 from epsopt.surrogate.training import TrainingConfig, train_network
-from epsopt.surrogate.validation import MetricValidation, Validation, constant_width, worst_tenth
+from epsopt.surrogate.validation import MetricValidation, Validation, constant_width, share_inside, worst_tenth
 from epsopt.surrogate.views import kinds_of
 from epsopt.zoo.errors import UsageError
 
@@ -246,7 +247,8 @@ def _predict_before_learning(
         weights = run_weights(part.runs, known)
         added = np.stack([(residual / deviation[:, j] * old.calibration_factor(j))[known], weights[known]])
         scores.append(torch.cat([before, torch.from_numpy(added).float()], dim=1))
-    metrics = tuple(_pooled(m, j, seen, part, predicted, seed) for j, m in enumerate(validation.metrics))
+    near = within_reach(old.memory.latents, old.memory.runs.numpy(), z)
+    metrics = tuple(_pooled(m, j, seen, part, predicted, near, seed) for j, m in enumerate(validation.metrics))
     return tuple(scores), replace(both, metrics=metrics)
 
 
@@ -259,7 +261,13 @@ def _new_weights(scored: TrainingSet, fresh: NDArray[np.int64]) -> TrainingSet:
 
 
 def _pooled(
-    before: MetricValidation, j: int, seen: TrainingSet, part: TrainingSet, predicted: Prediction, seed: int
+    before: MetricValidation,
+    j: int,
+    seen: TrainingSet,
+    part: TrainingSet,
+    predicted: Prediction,
+    near: NDArray[np.bool_],
+    seed: int,
 ) -> MetricValidation:
     """One metric's validation over the old map's held-out rows and the new runs' together."""
     y = part.metrics[:, j]
@@ -273,6 +281,14 @@ def _pooled(
     low, high = predicted.low[known, j], predicted.high[known, j]
     median = median_baseline(one, other)[known, 0]
     share = n / (n + before.n)
+    held = (y[known] >= low) & (y[known] <= high)
+    near = near[known]
+
+    def of_some(old: float | None, n_old: int, rows: NDArray[np.bool_]) -> float | None:
+        new = share_inside(held, rows)
+        if old is None or new is None:
+            return new if old is None else old
+        return (n_old * old + int(rows.sum()) * new) / (n_old + int(rows.sum()))
 
     def both(old: float, new: float) -> float:
         return (1.0 - share) * old + share * float(new)
@@ -284,12 +300,15 @@ def _pooled(
         statistics_error=both(
             before.statistics_error, np.abs(statistics_baseline(one, other, seed=seed)[known, 0] - y[known]).mean()
         ),
-        coverage=both(before.coverage, ((y[known] >= low) & (y[known] <= high)).mean()),
+        coverage=both(before.coverage, held.mean()),
         width=both(before.width, (high - low).mean()),
         median_width=both(before.median_width, constant_width(y[known], float(np.median(y[known])), predicted.level)),
         n=n + before.n,
         far_out=before.far_out,
         worst_tenth=None
         if before.worst_tenth is None
-        else both(before.worst_tenth, worst_tenth((y[known] >= low) & (y[known] <= high), part.runs[known])),
+        else both(before.worst_tenth, worst_tenth(held, part.runs[known])),
+        near_coverage=of_some(before.near_coverage, before.n - before.n_far, near),
+        far_coverage=of_some(before.far_coverage, before.n_far, ~near),
+        n_far=before.n_far + int((~near).sum()),
     )

@@ -24,6 +24,10 @@ class MetricValidation:
         far_out: measurements too far from all others to be scored (:mod:`epsopt.surrogate.outliers`).
         worst_tenth: share inside the intervals in the tenth of the runs where it is smallest; ``None`` in a validation
             of an earlier version.
+        near_coverage: share inside the intervals of the checkpoints that lie within the trust region around those that
+            their fold learned from; ``None`` if there are none, and in a validation of an earlier version.
+        far_coverage: the same of those beyond it.
+        n_far: how many of the ``n`` lie beyond it.
     """
 
     name: str
@@ -36,6 +40,9 @@ class MetricValidation:
     n: int
     far_out: int = 0
     worst_tenth: float | None = None
+    near_coverage: float | None = None
+    far_coverage: float | None = None
+    n_far: int = 0
 
     @property
     def skill(self) -> float:
@@ -119,6 +126,23 @@ class Validation:
         share = f"{self.level:.0%} intervals hold at least {worst.coverage:.0%} ({worst.name})"
         return f"On runs held out of the fit, {share}."
 
+    def region_sentence(self) -> str:
+        """Say what the intervals hold within the trust region and beyond it, each of the metric where it is least.
+
+        Returns:
+            One sentence; empty where held-out checkpoints lie on one side alone, or nothing is known of it.
+        """
+        known = [m for m in self.metrics if m.near_coverage is not None and m.far_coverage is not None]
+        if not known:
+            return ""
+        near = min(known, key=lambda m: m.near_coverage or 0.0)
+        far = min(known, key=lambda m: m.far_coverage or 0.0)
+        return (
+            f"Within the trust region they hold at least {near.near_coverage:.0%} ({near.name}), beyond it at least "
+            f"{far.far_coverage:.0%} ({far.name}); {max(m.n_far for m in known)} of {max(m.n for m in known)} "
+            "held-out checkpoints lie beyond it."
+        )
+
     def warnings(self) -> list[str]:
         """Say in plain words where the surrogate should not be trusted.
 
@@ -150,6 +174,16 @@ class Validation:
                     f"({metric.statistics_error:.3g} against {metric.error:.3g})"
                 )
         return out
+
+
+def share_inside(inside: NDArray[np.bool_], rows: NDArray[np.bool_]) -> float | None:
+    """Return the share of some rows that lie inside their intervals; None of no rows.
+
+    Args:
+        inside: ``(n,)`` whether each measured checkpoint is inside.
+        rows: ``(n,)`` which of them count.
+    """
+    return float(inside[rows].mean()) if rows.any() else None
 
 
 def worst_tenth(inside: NDArray[np.bool_], runs: NDArray[np.int64]) -> float:

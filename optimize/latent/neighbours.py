@@ -53,7 +53,7 @@ def nearest(
     Returns:
         For each point at most ``k`` neighbours, nearest first; none twice that is the same file in two runs.
     """
-    from epsopt.optimize.latent.trust_region import blocks, distances
+    from epsopt.surrogate.nearest import blocks, distances
 
     rows = (row for some in blocks(len(z), len(latents)) for row in distances(z[some], latents).detach().numpy())
     return [nearest_by_distance(row, checkpoints, k, one_per_run=one_per_run) for row in rows]

@@ -18,8 +18,9 @@ from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
 from epsopt.optimize.latent.engines.gradient import gradient_candidates
 from epsopt.optimize.latent.neighbours import nearest
 from epsopt.optimize.latent.search import LIKELY, Answer, learned_latents
-from epsopt.optimize.latent.trust_region import TrustRegion, distances, trust_region
+from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
 from epsopt.optimize.objectives import Objective, Target
+from epsopt.surrogate.nearest import distances
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError

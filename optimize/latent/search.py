@@ -14,9 +14,10 @@ from torch import Tensor
 
 from epsopt.optimize.acquisition.confidence_bounds import TargetScorer
 from epsopt.optimize.latent.neighbours import Neighbour, nearest
-from epsopt.optimize.latent.trust_region import TrustRegion, nearest_rows, trust_region
+from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
 from epsopt.optimize.objectives import Objective, Objectives, Target, measured_table, meets
 from epsopt.optimize.pareto import non_dominated
+from epsopt.surrogate.nearest import nearest_rows
 from epsopt.surrogate.surrogate import Surrogate
 from epsopt.zoo.catalogue.types import Checkpoint, each_content_once
 from epsopt.zoo.errors import UsageError

@@ -10,7 +10,6 @@ checkpoints hardly differ, and a step of one radius along those leads out of the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epsopt.surrogate.nearest import nearest_of_other_runs, nearest_rows
 from epsopt.surrogate.thinning import evenly_spaced
 
 _MOST = 8192  # checkpoints that a region goes around: of more, each would be compared with each
-_BLOCK = 2**22  # distances at a time: 16 MB in single precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,46 +67,6 @@ class TrustRegion:
         return self.distance(z) <= self.radius
 
 
-def distances(a: Tensor, b: Tensor) -> Tensor:
-    """``(n, latent)`` and ``(k, latent)`` -> ``(n, k)`` Euclidean distances, exactly zero between equal rows.
-
-    Not by matrix products, as PyTorch would for more than 25 rows: their rounding is as large as small distances are.
-    """
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def blocks(n: int, k: int) -> Iterator[slice]:
-    """Consecutive rows of ``n`` whose distances to ``k`` others fit into one block: memory grows as n, not as n * k."""
-    size = max(_BLOCK // max(k, 1), 1)
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
-
-
-def nearest_rows(
-    a: Tensor, b: Tensor, groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Find the nearest row of ``b`` for each row of ``a``, block by block.
-
-    Args:
-        a: ``(n, latent)``; gradients flow back to it.
-        b: ``(k, latent)``, at least one row.
-        groups: ``(n,)`` and ``(k,)`` group of each row; rows of one group are no neighbours of each other.
-
-    Returns:
-        ``(n,)`` distances, infinite where every row of ``b`` is of the same group, and ``(n,)`` places in ``b``.
-    """
-    found: list[tuple[Tensor, Tensor]] = []
-    for rows in blocks(len(a), len(b)):
-        distance = distances(a[rows], b)
-        if groups is not None:
-            same = torch.from_numpy(groups[0][rows, None] == groups[1][None, :])
-            distance = distance.masked_fill(same, torch.inf)
-        nearest = distance.min(dim=1)
-        found.append((nearest.values, nearest.indices))
-    if not found:
-        return a.new_zeros(0), torch.zeros(0, dtype=torch.int64)
-    return torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
-
-
 def trust_region(latents: Tensor, runs: NDArray[np.int64]) -> TrustRegion:
     """Choose the region for a fitted map.
 
@@ -125,12 +84,7 @@ def trust_region(latents: Tensor, runs: NDArray[np.int64]) -> TrustRegion:
     some = evenly_spaced(len(latents), _MOST)
     latents, runs = (latents, runs) if len(some) == len(latents) else (latents[some], runs[some])
     centres = latents
-    # The same weights in two runs (an untrained epoch 0) lie at one place: that says nothing of how far apart runs are.
-    kept = np.sort(np.unique(latents.detach().numpy(), axis=0, return_index=True)[1])
-    latents, runs = latents[kept], runs[kept]
-    # A single run: its other checkpoints are the neighbours.
-    groups = runs if len(np.unique(runs)) > 1 else np.arange(len(runs))
-    nearest, which = nearest_rows(latents, latents, (groups, groups))
+    latents, nearest, which = nearest_of_other_runs(latents, runs)
     finite = torch.isfinite(nearest)
     if not bool(finite.any()):
         return TrustRegion(centres, 1.0)

@@ -13,7 +13,6 @@ from sklearn.decomposition import PCA
 
 from epsopt.optimize.latent.interpolation import along, straight
 from epsopt.optimize.latent.search import Answer, SearchResult, search
-from epsopt.optimize.latent.trust_region import distances
 from epsopt.optimize.objectives import Target, limits_as_targets, parse_targets
 from epsopt.studies.embedding_preview import real_embeddings
 from epsopt.studies.explore.snapshot import Snapshot
@@ -21,6 +20,7 @@ from epsopt.studies.merge.decode_answers import decode_answers
 from epsopt.studies.merge.interpolate import why_not_mergeable
 from epsopt.studies.optuna_io.changed_objectives import follow_objectives
 from epsopt.studies.worker.proposals import propose_next
+from epsopt.surrogate.nearest import distances
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.reading.text import visible

@@ -37,6 +37,16 @@ def test_intervals_cover_about_their_level_on_unseen_runs(fitted: tuple[Surrogat
         assert 0.75 <= metric.coverage <= 1.0, metric
 
 
+def test_what_intervals_cover_within_the_trust_region_and_beyond_it_adds_up(
+    fitted: tuple[Surrogate, Validation],
+) -> None:
+    assert any(0 < metric.n_far < metric.n for metric in fitted[1].metrics)
+    for metric in fitted[1].metrics:
+        near, far = (0.0 if c is None else c for c in (metric.near_coverage, metric.far_coverage))
+        assert (metric.n - metric.n_far) * near + metric.n_far * far == pytest.approx(metric.n * metric.coverage)
+    assert "held-out checkpoints lie beyond it." in fitted[1].region_sentence()
+
+
 def test_few_runs_are_warned_of(fitted: tuple[Surrogate, Validation]) -> None:
     assert any("only 14 runs" in text for text in fitted[1].warnings())
 

@@ -6,7 +6,8 @@ import torch
 
 from epsopt.optimize import Objective, Target
 from epsopt.optimize.latent.region_sampling import sample_region
-from epsopt.optimize.latent.trust_region import distances, trust_region
+from epsopt.optimize.latent.trust_region import trust_region
+from epsopt.surrogate.nearest import distances
 from epsopt.zoo.errors import UsageError
 
 OBJECTIVES = (Objective("coverage", maximize=True), Objective("structure", maximize=True))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from epsopt.optimize.latent import trust_region as module
-from epsopt.optimize.latent.trust_region import TrustRegion, distances, nearest_rows, trust_region
+from epsopt.optimize.latent.trust_region import TrustRegion, trust_region
+from epsopt.surrogate import nearest as module
+from epsopt.surrogate.nearest import distances, nearest_rows, within_reach
 
 
 def by_definition(latents: torch.Tensor, runs: np.ndarray) -> tuple[float, torch.Tensor]:
@@ -63,6 +64,16 @@ def test_checkpoints_of_one_run_are_no_neighbours_of_each_other_and_a_run_alone_
     alone, _ = nearest_rows(z[:2], z[:2], (groups[:2], groups[:2]))
     assert torch.isinf(alone).all()
     assert trust_region(z[:1], groups[:1]).radius == 1.0
+
+
+def test_what_a_fold_counts_as_near_is_what_lies_in_the_trust_region_of_its_checkpoints() -> None:
+    generator = torch.Generator().manual_seed(0)
+    known, points = torch.randn(40, 3, generator=generator), 3.0 * torch.randn(200, 3, generator=generator)
+    runs = np.arange(40) // 4
+    near = within_reach(known, runs, points)
+    assert 0 < near.sum() < len(near)
+    np.testing.assert_array_equal(near, trust_region(known, runs).contains(points).numpy())
+    assert within_reach(known[:1], runs[:1], points).all(), "a single checkpoint says nothing of distances"
 
 
 def test_the_distance_to_the_region_is_differentiable_across_blocks() -> None:
