@@ -31,7 +31,7 @@ SCROLLED = {"dashboard-search": "The checkpoint map"}
 
 def main() -> None:
     command = [Path(sys.executable).parent / "epsopt", "dashboard", "--port", "0"]
-    server = subprocess.Popen(command, cwd=sys.argv[1], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, cwd=sys.argv[1], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         line = server.stdout.readline() if server.stdout else ""
         url = re.search(r"http://\S+", line)
@@ -63,7 +63,7 @@ def shoot(browser: Browser, address: str, text: str, name: str, scheme: str) -> 
     page.wait_for_load_state("networkidle")
     if name.removesuffix("-dark") in SCROLLED:
         page.get_by_text(text).locator("visible=true").first.scroll_into_view_if_needed()
-        page.mouse.wheel(0, 450)
+        page.mouse.wheel(0, 390)
     hide(page)
     page.wait_for_timeout(1500)
     page.screenshot(path=str(IMAGES / f"{name}.png"))

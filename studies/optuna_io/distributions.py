@@ -67,18 +67,26 @@ def infer_distributions(
 def searched_names(configs: Sequence[Mapping[str, Any]]) -> set[str]:
     """Return the hyperparameters that differ between trained runs and are no bookkeeping.
 
+    What one configuration alone has, such as a base model's own settings, or what has one value and is absent in one
+    configuration alone, was not searched.
+
     Args:
         configs: hyperparameters by name, one mapping a run or checkpoint; None counts as absent. Merged checkpoints
             and what has no hyperparameters at all tell nothing.
     """
-    trained = [c for c in configs if c and RECOMBINED not in c]
+    trained = list({repr(sorted(c.items())): c for c in configs if c and RECOMBINED not in c}.values())
     values: dict[str, list[Any]] = {}
     for config in trained:
         for name, value in config.items():
             if value is not None:
                 values.setdefault(name, []).append(value)
-    differ = {n: some for n, some in values.items() if len(some) < len(trained) or len({repr(v) for v in some}) > 1}
+    differ = {n: some for n, some in values.items() if _differs(some, len(trained))}
     return {n for n, some in differ.items() if why_left_out(n, some) is None}
+
+
+def _differs(values: Sequence[Any], total: int) -> bool:
+    """Whether several values were tried, or being there and being absent, each more than once."""
+    return len({repr(v) for v in values}) > 1 or 2 <= len(values) <= total - 2
 
 
 def fits(distribution: BaseDistribution, value: Any) -> bool:

@@ -62,7 +62,7 @@ function decades([low, high], scale, most, text) {
     if (power % every !== 0) continue;
     for (const step of steps) {
       const at = (scale.turn === 1 ? -1 : 1) * Math.log10(step * 10 ** power);
-      if (at < low || at > high || (bound && Math.abs(bound.at - at) < 0.06 * span)) continue;
+      if (at < low || at > high || (bound && Math.abs(bound.at - at) < Math.max(0.06, 0.45 / most) * span)) continue;
       if (bound && scale.turn * at > scale.turn * bound.at) continue;
       out.push({ at, text: text(Number(scale.from(at).toPrecision(12))) });
     }

@@ -27,10 +27,11 @@ def test_each_run_is_one_trial_with_what_its_last_checkpoint_measured(storage):
     assert (recorded.study, recorded.runs, recorded.left_out, recorded.changed) == ("p/runs", 6, 0, True)
     assert study.metric_names == ["coverage", "rad_hier"]
     assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert sum("encoder_lr_scale" in c.hyperparameters for c in zoo[4::5]) == 1, "one run's own: nothing to compare"
     for trial, last in zip(study.trials, zoo[4::5], strict=True):
         assert trial.state.name == "COMPLETE"
         assert trial.values == [last.metrics["coverage"], last.metrics["rad_hier"]]
-        assert trial.params == last.hyperparameters
+        assert trial.params == {n: v for n, v in last.hyperparameters.items() if n != "encoder_lr_scale"}
         assert (trial.user_attrs["path"], trial.user_attrs["epoch"]) == (last.path, 4)
         assert (trial.user_attrs["checkpoints"], trial.user_attrs["metric.dist_corr"]) == (5, last.metrics["dist_corr"])
     assert "**last checkpoint**" in get_note(study)
@@ -101,6 +102,19 @@ def test_constants_seeds_and_paths_are_attributes_and_no_parameters(storage):
             assert trial.user_attrs["hyperparameter.width"] == 64
             assert trial.user_attrs["hyperparameter.seed"] == i
             assert trial.user_attrs["hyperparameter.init_from"] == f"runs/base_{i}.pt"
+
+
+def test_what_the_base_alone_has_or_lacks_is_no_parameter(storage):
+    zoo = make_zoo()
+    for c in zoo:
+        i = int(c.run.removeprefix("run-"))
+        base = {"base_lr": 0.3, "stage": "base", "lr": 0.3}
+        tuned = {"lr": 0.1 * i, "projection": "base", **({"warmup": True} if i > 3 else {})}
+        c.hyperparameters = tuned if i else base
+    study = record_runs(storage, "p", TWO, zoo).study
+    trials = optuna.load_study(study_name=study, storage=storage).trials
+    assert {name for t in trials for name in t.params} == {"lr", "warmup"}
+    assert trials[0].user_attrs["hyperparameter.base_lr"] == 0.3
 
 
 def test_a_value_that_optuna_cannot_hold_as_a_parameter_is_kept_as_an_attribute(storage):
