@@ -17,7 +17,7 @@ from urllib.request import urlopen
 from playwright.sync_api import Browser, Page, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent / "images"
-WIDTH, HEIGHT = 1280, 1000
+WIDTH, HEIGHT = 1280, 1080
 VIEWS = {  # name: (end of the study's name, page of the study, text that is there once it is drawn)
     "dashboard-runs": ("/runs/dist_corr", "", "Hyperparameter Importance"),
     "dashboard-search": ("/search ", "", "The checkpoint map"),
