@@ -16,6 +16,7 @@ from epsopt.optimize.space_inference import infer_space
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.errors import UsageError
 from epsopt.zoo.html_text import escaped
+from epsopt.zoo.layouts.parsed import RECOMBINED
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -46,7 +47,8 @@ def parallel(
 
     Args:
         objectives: at least one; the first one colours the lines. Runs on the front of all of them are drawn strong.
-        checkpoints: of all runs. Runs whose last measured checkpoint lacks an objective are left out.
+        checkpoints: of all runs. Runs whose last measured checkpoint lacks an objective are left out, and merges, which
+            nobody trained.
         space: hyperparameters that are drawn; by default those that vary among the runs, nine at most.
         title: of the figure.
 
@@ -62,7 +64,8 @@ def parallel(
 
     last: dict[int, Checkpoint] = {}
     for c in checkpoints:
-        if objectives and all(c.metrics.get(o.name) is not None for o in objectives):
+        trained = RECOMBINED not in c.hyperparameters
+        if objectives and trained and all(c.metrics.get(o.name) is not None for o in objectives):
             last[c.run_id] = c
     if len(last) < 2:
         raise UsageError("parallel coordinates need an objective, and two runs that measured all of them")
@@ -124,12 +127,13 @@ def _hover_text(c: Checkpoint, objectives: Sequence[Objective]) -> str:
 def _axis(parameter: Parameter, configs: Sequence[Mapping[str, Any]]) -> _Axis | None:
     values = [c.get(parameter.name) for c in configs]
     if parameter.kind == "categorical":
-        names = list(dict.fromkeys(str(v) for v in sorted({_hashable(v) for v in values}, key=_order)))
+        given = sorted({_hashable(v) for v in values if v is not None}, key=_order)
+        names = [*(["none"] if None in values else []), *dict.fromkeys(map(str, given))]
         if len(names) < 2:
             return None
         at = {name: i / (len(names) - 1) for i, name in enumerate(names)}
         ticks = [(place_, escaped(name[:_LABEL])) for name, place_ in at.items()]
-        return _Axis(_label(parameter.name), np.array([at[str(v)] for v in values]), ticks)
+        return _Axis(_label(parameter.name), np.array([at["none" if v is None else str(v)] for v in values]), ticks)
     numbers = np.array([_number(v) for v in values])
     finite = numbers[np.isfinite(numbers)]
     if not len(finite) or finite.min() == finite.max():

@@ -13,6 +13,7 @@ from epsopt.optimize import Objective, Target, search
 from epsopt.optimize.latent.clusters import cluster_runs
 from epsopt.optimize.latent.interpolation import along, straight
 from epsopt.zoo.errors import UsageError
+from epsopt.zoo.layouts.parsed import RECOMBINED
 
 COVERAGE, STRUCTURE = Objective("coverage", maximize=True), Objective("structure", maximize=True)
 TWO = (COVERAGE, STRUCTURE)
@@ -125,6 +126,16 @@ def test_a_run_without_a_hyperparameter_is_drawn_below_all_others(zoo):
     assert min(t.y[0] for t in figure.data[:-1]) == 0.0
     assert "none" in {a.text for a in figure.layout.annotations}
     assert len(lines) >= 1
+
+
+def test_merges_are_no_runs_and_an_absent_choice_lies_below_all_others(zoo):
+    configs = [{"lr": 0.1, "mode": "b"}, {"lr": 0.2, "mode": "a"}, {"lr": 0.3}, {RECOMBINED: "x"}]
+    some = [replace(c, hyperparameters=h, run_id=i) for i, (c, h) in enumerate(zip(zoo[1], configs, strict=False))]
+    figure = figures.parallel([COVERAGE], some)
+    assert len(figure.data) - 1 == 3, "one line a trained run"
+    axis = list(figure.layout.xaxis.ticktext).index("mode")
+    ticks = {a.text: a.y for a in figure.layout.annotations if a.x == axis}
+    assert ticks == {"none": 0.0, "a": 0.5, "b": 1.0}
 
 
 def test_methods_are_compared_by_their_means_with_quartiles():
