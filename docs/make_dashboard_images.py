@@ -17,7 +17,7 @@ from urllib.request import urlopen
 from playwright.sync_api import Browser, Page, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent / "images"
-WIDTH, HEIGHT = 1280, 1080
+WIDTH, HEIGHT, LONG = 1280, 1080, 1440
 VIEWS = {  # name: (end of the study's name, page of the study, text that is there once it is drawn)
     "dashboard-runs": ("/runs/dist_corr", "", "Hyperparameter Importance"),
     "dashboard-search": ("/search ", "", "The checkpoint map"),
@@ -45,7 +45,7 @@ def main() -> None:
                 args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
             )
             for name, (end, part, text) in VIEWS.items():
-                study = next(number for known, number in studies.items() if end in known)
+                study = max(number for known, number in studies.items() if end in known)
                 for scheme in ("light", "dark"):
                     address = f"{url.group()}dashboard/studies/{study}{part}"
                     shoot(browser, address, text, f"{name}{'-dark' if scheme == 'dark' else ''}", scheme)
@@ -57,7 +57,8 @@ def main() -> None:
 
 def shoot(browser: Browser, address: str, text: str, name: str, scheme: str) -> None:
     """Write a picture of a page once a text is on it and nothing more is asked for."""
-    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=scheme)
+    height = LONG if "answer" in name else HEIGHT
+    page = browser.new_page(viewport={"width": WIDTH, "height": height}, color_scheme=scheme)
     page.goto(address)
     page.get_by_text(text).locator("visible=true").first.wait_for()
     page.wait_for_load_state("networkidle")

@@ -25,7 +25,14 @@ from epsopt.optimize.objectives import Objective, Target
 from epsopt.studies.optuna_io.distributions import fits, infer_distributions, searched_names
 from epsopt.studies.optuna_io.stored_trials import QUERY
 from epsopt.studies.optuna_io.study import delete_study, open_study
-from epsopt.studies.optuna_io.study_notes import front_note, predicted_note, search_note, write_note
+from epsopt.studies.optuna_io.study_notes import (
+    answer_note,
+    front_note,
+    predicted_note,
+    search_note,
+    write_note,
+    write_trial_notes,
+)
 from epsopt.studies.optuna_io.trial_artifacts import artifact_attributes
 from epsopt.studies.optuna_io.trials import add_new, replace_trials
 from epsopt.studies.protocols import Answer, Measured, Neighbour
@@ -90,6 +97,10 @@ def record_search(
         for identifier, draw in (pictures or {}).items():
             _save_picture(study, draw(), identifier)
         write_note(study, search_note(project, objectives, answers, targets, query, trust))
+        number = {t.user_attrs["answer"]: i for i, t in enumerate(trials)}
+        kept = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("answer") in number]
+        numbers = {t._trial_id: number[t.user_attrs["answer"]] for t in kept}  # noqa: SLF001 - there is no other id
+        write_trial_notes(storage, study, {known: answer_note(i + 1, answers[i]) for known, i in numbers.items()})
         study.set_user_attr(QUERY, dict(query))
     return name
 

@@ -173,6 +173,31 @@ def proposal_note(
     )
 
 
+def answer_note(number: int, answer: Answer) -> str:
+    """Say what an answer of a search is predicted to measure, beside what the checkpoint nearest to it measured.
+
+    Args:
+        number: of the answer, from 1.
+        answer: the point.
+    """
+    near = answer.nearest[0] if answer.nearest else None
+    measured = {} if near is None else near.metrics
+    rows = "\n".join(
+        f"| {_code(name)} | {value:.4g} ({answer.low[name]:.4g} to {answer.high[name]:.4g}) | "
+        f"{'' if (m := measured.get(name)) is None else f'{m:.4g}'} |"
+        for name, value in answer.point.items()
+    )
+    likely = "" if answer.probability is None else f" It meets all targets with probability {answer.probability:.2f}."
+    where = "" if near is None else f"Nearest checkpoint: {_code(near.path)}, latent distance {near.distance:.3g}.\n\n"
+    return (
+        f"# Answer {number}\n\n**Predicted, not evaluated.**{likely}\n\n"
+        f"| metric | predicted | measured on the nearest checkpoint |\n|---|---|---|\n{rows}\n\n{where}"
+        "The files below are of that checkpoint: its run's configuration, path over the map and output. "
+        f"`epsopt search … --evaluate` makes the answer and measures it; `epsopt explore`, or [its page]({EXPLORE}) "
+        "while it runs, shows where it lies.\n"
+    )
+
+
 EXPLORE = "http://127.0.0.1:8081/"
 """Where ``epsopt explore`` serves its page unless another port is given."""
 

@@ -4,7 +4,7 @@ import math
 
 import optuna
 import pytest
-from optuna_dashboard._note import get_note
+from optuna_dashboard._note import get_note, get_note_from_system_attrs
 from sqlalchemy import text
 
 from epsopt.figures import front
@@ -112,6 +112,22 @@ def test_a_search_is_a_study_with_a_trial_for_every_point(storage):
         assert trial.user_attrs["nearest.1"].startswith(f"{near.run}:{near.epoch}, distance 0.")
         shared = {n: v for n, v in near.hyperparameters.items() if n != "encoder_lr_scale"}  # which one run alone has
         assert trial.params == {f"nearest.{n}": v for n, v in shared.items()}
+
+
+def test_each_answer_says_what_is_predicted_beside_what_its_nearest_checkpoint_measured(storage):
+    zoo = make_zoo()
+    answers = make_answers(zoo)
+    study = load(storage, record_search(storage, "p", TWO, answers, QUERY, checkpoints=zoo))
+    kept = storage.get_study_system_attrs(storage.get_study_id_from_name(study.study_name))
+    for i, (trial, answer) in enumerate(zip(study.trials, answers, strict=True), 1):
+        note = get_note_from_system_attrs(kept, trial._trial_id)["body"]
+        assert note.startswith(f"# Answer {i}\n")
+        assert "Predicted, not evaluated." in note
+        assert f"probability {answer.probability:.2f}" in note
+        near = answer.nearest[0]
+        assert f"`{near.path}`" in note
+        assert f"{answer.point['coverage']:.4g} (" in note
+        assert f"| {near.metrics['coverage']:.4g} |" in note
 
 
 def test_the_same_query_is_the_same_study_and_another_one_is_not(storage):
