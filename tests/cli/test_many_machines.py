@@ -1,4 +1,4 @@
-"""Eight workers on one PostgreSQL, runs that are published to a bucket: propose, work, ingest, fit, report."""
+"""Many processes on one PostgreSQL, runs in a bucket: propose, work, ingest, fit and report, and readers on Ray."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from pathlib import Path
 
 import optuna
 import pytest
+from sqlalchemy import select
 
 from epsopt.studies import open_storage
 from epsopt.zoo import Catalogue
+from epsopt.zoo.catalogue.tables import metadata
 
 from .conftest import call
 
@@ -94,13 +96,13 @@ def earlier_runs(folder: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> N
         runpy.run_path(str(folder / "train.py"))
 
 
-def start_worker(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from epsopt.cli.main import main; main()"]
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start `epsopt ARGUMENTS` in a process of its own."""
+    command = [sys.executable, "-c", "from epsopt.cli.main import main; main()", *arguments, "--debug"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     return subprocess.Popen(
-        [*command, "work", "--until-idle", "--json", "--debug"],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_until_all_hold_one(runs: Path, workers: list[subprocess.Popen[str]]) -> None:
@@ -120,7 +122,7 @@ def test_eight_workers_run_every_proposal_once_and_nothing_is_lost(tmp_path, dat
     for command in (["ingest", "s3://store/runs"], ["fit"], ["propose", "-n", str(PROPOSALS)]):
         done = call(tmp_path, *command)
         assert done.status == 0, done.err
-    workers = [start_worker(tmp_path) for _ in range(WORKERS)]
+    workers = [start(tmp_path, "work", "--until-idle", "--json") for _ in range(WORKERS)]
     try:
         wait_until_all_hold_one(tmp_path / "runs", workers)
         (tmp_path / "runs" / "go").touch()
@@ -150,3 +152,21 @@ def test_eight_workers_run_every_proposal_once_and_nothing_is_lost(tmp_path, dat
     report = call(tmp_path, "report", "--json").document
     assert len(report["proposals"]) == PROPOSALS
     assert all(p["measured"] is not None and p["predicted"] for p in report["proposals"])
+
+
+def test_readers_on_ray_take_a_bucket_into_postgresql_as_those_here_take_it(tmp_path, database, bucket, monkeypatch):
+    pytest.importorskip("ray", reason="needs Ray: pip install 'epsopt[ray]'")
+    earlier_runs(tmp_path, bucket, monkeypatch)
+    there = start(tmp_path, "ingest", "s3://store/runs", "--ray", "local", "--jobs", "2", "--storage", database)
+    here = f"sqlite:///{tmp_path / 'here.db'}"
+    assert call(tmp_path, "ingest", "s3://store/runs", "--storage", here).status == 0
+    _, err = there.communicate(timeout=PATIENCE)
+    assert there.returncode == 0, err
+    assert rows(database) == rows(here)
+
+
+def rows(url: str) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of every table of a catalogue."""
+    with Catalogue.existing(url) as catalogue, catalogue.reading() as connection:
+        tables = metadata.sorted_tables
+        return {t.name: sorted((tuple(r) for r in connection.execute(select(t))), key=repr) for t in tables}

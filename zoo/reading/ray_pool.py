@@ -127,12 +127,16 @@ class RayPool:
         for reader, _ in zip(self._free(), list(self._again), strict=False):
             reader.give(self._again.popleft())
         waiting = {r.answer: r for r in self._readers if r.waits}
+        if not waiting:
+            return []
         done, _ = ray.wait(list(waiting), num_returns=1, timeout=_PATIENCE)
         if done:
+            self._since = time.monotonic()
             done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
         elif not any(r.ready for r in self._readers) and time.monotonic() > self._since + START:
             raise EpsoptError(
-                f"no reader could start within {START:.0f} seconds on {self.cluster}: it has no free processor"
+                f"no reader could start within {START:.0f} seconds on {self.cluster}: it has no free processor; what "
+                "was read is kept, and the same command goes on from there"
             )
         return [answer for ref in done if (answer := self._take(waiting[ref])) is not None]
 

@@ -106,6 +106,17 @@ def test_a_reader_that_is_killed_takes_nothing_with_it(zoo, catalogue, plainly, 
     assert rows(catalogue) == plainly
 
 
+def test_an_ingest_that_is_interrupted_goes_on_to_the_same_catalogue(zoo, catalogue, plainly, readers):
+    def interrupt(done: int, _total: int) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(catalogue, zoo, readers=readers, progress=interrupt)
+    assert ingest(catalogue, zoo, readers=readers).unchanged >= 6
+    assert rows(catalogue) == plainly
+
+
 def test_the_processes_of_a_killed_reader_end_with_it(readers):
     readers.start(2)
     reader = wait_for_readers(os.getpid())[0]
@@ -150,13 +161,30 @@ def test_processes_of_ray_import_nothing_from_the_folder_in_which_it_was_started
     assert not {"", ".", str(Path.cwd())} & set(path)
 
 
+def ingesting_on_a_ray_of_its_own(runs: Path, storage: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-c", "from epsopt.cli.main import main; main()", "ingest", str(runs), "--json"]
+    return subprocess.Popen(
+        [*command, "--ray", "local", "--jobs", "1", "--storage", storage],
+        cwd=runs.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_leaves_no_process_of_ray_and_another_one_goes_on(zoo, tmp_path, catalogue, plainly):
+    ingesting = ingesting_on_a_ray_of_its_own(zoo, catalogue.url)
+    wait_for_readers(ingesting.pid)
+    below = psutil.Process(ingesting.pid).children(recursive=True)
+    ingesting.kill()
+    ingesting.communicate(timeout=60)
+    assert len(below) > 3
+    assert psutil.wait_procs(below, timeout=60)[1] == []
+    ingest(catalogue, zoo)
+    assert rows(catalogue) == plainly
+
+
 @pytest.mark.slow
 def test_a_command_whose_reader_is_killed_prints_its_document_and_a_note(zoo, tmp_path):
-    command = [sys.executable, "-P", "-c", "from epsopt.cli.main import main; main()", "ingest", str(zoo), "--json"]
-    ingesting = subprocess.Popen(
-        [*command, "--ray", "local", "--jobs", "1", "--storage", f"sqlite:///{tmp_path}/x.db"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    ingesting = ingesting_on_a_ray_of_its_own(zoo, f"sqlite:///{tmp_path}/x.db")
     (reader,) = wait_for_readers(ingesting.pid)
     reader.kill()
     out, err = ingesting.communicate(timeout=300)
