@@ -7,9 +7,11 @@ values: no code of the caller's, and no module from the folder that a command wa
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import logging
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -182,6 +184,7 @@ def _connect(address: str, cpus: int | None, stack: contextlib.ExitStack) -> Non
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.callback(ray.shutdown)  # before its folder goes
         options |= {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+        stack.enter_context(_environment({"RAY_AUTH_TOKEN": _own_token()}))
         options["_temp_dir"] = f"{folder}/ray"  # Ray opens this one to everybody, and not the one around it
     with _nowhere(), safe_children(), _environment(_QUIET), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -205,6 +208,12 @@ def _folder() -> str:
     """Make a folder for the files of a local cluster; its path is short."""
     usual = tempfile.gettempdir()
     return tempfile.mkdtemp(prefix="ray-", dir=usual if len(usual) < _LONGEST else "/tmp")  # noqa: S108 - mkdtemp is safe
+
+
+@functools.cache  # Ray reads it once a process
+def _own_token() -> str:
+    """Return what lets nobody else in: by default Ray writes one token for all clusters into the user's home."""
+    return secrets.token_hex(32)
 
 
 @contextlib.contextmanager

@@ -106,6 +106,7 @@ def test_a_reader_that_is_killed_takes_nothing_with_it(zoo, catalogue, plainly, 
     assert rows(catalogue) == plainly
 
 
+@pytest.mark.slow
 def test_an_ingest_that_is_interrupted_goes_on_to_the_same_catalogue(zoo, catalogue, plainly, readers):
     def interrupt(done: int, _total: int) -> None:
         if done == 7:
@@ -117,6 +118,7 @@ def test_an_ingest_that_is_interrupted_goes_on_to_the_same_catalogue(zoo, catalo
     assert rows(catalogue) == plainly
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_killed_reader_end_with_it(readers):
     readers.start(2)
     reader = wait_for_readers(os.getpid())[0]
@@ -125,6 +127,7 @@ def test_the_processes_of_a_killed_reader_end_with_it(readers):
     child.wait(timeout=30)
 
 
+@pytest.mark.slow
 def test_a_file_that_ends_every_reader_is_left_out_with_a_sentence(zoo, catalogue, cluster, monkeypatch):
     monkeypatch.setattr(ray_pool, "LOSSES", 1)
     readers = RayPool(cluster, jobs=1)
@@ -226,11 +229,13 @@ def test_a_module_in_the_folder_of_runs_is_not_imported_by_any_process(tmp_path,
     command = [sys.executable, "-P", "-c", "from epsopt.cli.main import main; main()"]
     done = subprocess.run(
         [*command, "ingest", "--ray", "local", "--storage", f"sqlite:///{tmp_path}/x.db", "."],
-        cwd=runs, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True, timeout=300, check=False,
+        cwd=runs, env={**os.environ, "PYTHONPATH": "", "HOME": str(tmp_path)}, capture_output=True, text=True,
+        timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "holds 1 checkpoints" in done.stdout or "holds 1 checkpoint" in done.stdout
     assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / ".ray").exists(), "Ray keeps no token in the user's home"
 
 
 def test_a_machine_that_does_not_see_the_runs_is_named_and_nothing_counts_as_unreadable(
