@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -30,6 +31,7 @@ PATIENCE = 600.0  # seconds: nine processes import torch on whatever machine thi
 TRAIN = f"""
 import runpy, sys, urllib.request
 from pathlib import Path
+from typing import Any
 
 at = sys.argv.index("--store")
 store, out = sys.argv[at + 1], Path(sys.argv[sys.argv.index("--out") + 1])
@@ -154,7 +156,7 @@ def test_eight_workers_run_every_proposal_once_and_nothing_is_lost(tmp_path, dat
     assert all(p["measured"] is not None and p["predicted"] for p in report["proposals"])
 
 
-def test_readers_on_ray_take_a_bucket_into_postgresql_as_those_here_take_it(tmp_path, database, bucket, monkeypatch):
+def test_a_bucket_in_postgresql_and_its_map_are_the_same_by_way_of_ray(tmp_path, database, bucket, monkeypatch):
     pytest.importorskip("ray", reason="needs Ray: pip install 'epsopt[ray]'")
     earlier_runs(tmp_path, bucket, monkeypatch)
     there = start(tmp_path, "ingest", "s3://store/runs", "--ray", "local", "--jobs", "2", "--storage", database)
@@ -163,6 +165,21 @@ def test_readers_on_ray_take_a_bucket_into_postgresql_as_those_here_take_it(tmp_
     _, err = there.communicate(timeout=PATIENCE)
     assert there.returncode == 0, err
     assert rows(database) == rows(here)
+    fitting = start(tmp_path, "fit", "--ray", "local", "--storage", database)
+    _, err = fitting.communicate(timeout=PATIENCE)
+    assert fitting.returncode == 0, err
+    alone = start(tmp_path, "fit", "--storage", here)
+    _, err = alone.communicate(timeout=PATIENCE)
+    assert alone.returncode == 0, err
+    assert fitted(database) == fitted(here)
+
+
+def fitted(url: str) -> tuple[bytes, dict[str, Any]]:
+    """The map that a catalogue keeps, but for how long it took."""
+    with Catalogue.existing(url) as catalogue:
+        data, description = catalogue.get_artifact("surrogate")
+    validation = {**description["validation"], "seconds": 0.0}
+    return data, {**description, "validation": validation, "digest": ""}
 
 
 def rows(url: str) -> dict[str, list[tuple[object, ...]]]:

@@ -157,6 +157,21 @@ def test_a_reader_there_has_the_limits_of_one_here(tmp_path, catalogue, cluster,
     assert "needs more than the 64 MB of memory that a reader may take" in report.failed[0].reason
 
 
+@pytest.mark.slow
+def test_a_hook_in_the_folder_of_the_command_embeds_there_as_it_does_here(
+    zoo, catalogue, cluster, tmp_path, monkeypatch
+):
+    (tmp_path / "ours.py").write_text("def embed(weights): return weights['a.weight'][:3, :2]")
+    monkeypatch.chdir(tmp_path)
+    with Catalogue(f"sqlite:///{tmp_path / 'here.db'}") as here:
+        ingest(here, zoo, embed="ours:embed", jobs=1)
+        readers = RayPool(cluster, 1)
+        assert ingest(catalogue, zoo, embed="ours:embed", readers=readers).added == 20
+        readers.close()
+        assert rows(catalogue) == rows(here)
+    assert len(rows(catalogue)["epsopt_embeddings"]) == 20
+
+
 def test_processes_of_ray_import_nothing_from_the_folder_in_which_it_was_started(cluster):
     import ray
 
