@@ -20,7 +20,13 @@ VIEWS = {  # name: (width, height, scheme, what is asked)
     "explore": (1280, 900, "light", "details"),
     "explore-dark": (1280, 900, "dark", "details"),
     "explore-search": (1280, 900, "light", "search"),
+    "explore-search-dark": (1280, 900, "dark", "search"),
     "explore-interpolate": (1280, 900, "light", "way"),
+    "explore-interpolate-dark": (1280, 900, "dark", "way"),
+    "explore-select": (1280, 900, "light", "select"),
+    "explore-select-dark": (1280, 900, "dark", "select"),
+    "explore-propose": (1280, 900, "light", "propose"),
+    "explore-propose-dark": (1280, 900, "dark", "propose"),
     "explore-800": (800, 1150, "light", "search"),
     "explore-800-dark": (800, 1150, "dark", "details"),
 }
@@ -28,6 +34,8 @@ ASKED = {
     "details": "&colour=epoch",
     "search": "&colour=epoch&target.coverage=0.95&target.dist_corr=0.8",
     "way": "&colour=hyperparameter:encoder",
+    "select": "&colour=width:dist_corr&paths=selected",
+    "propose": "&colour=front",
 }
 
 
@@ -49,7 +57,7 @@ def main() -> None:
                 page.set_default_timeout(0)
                 page.goto(url.group() + LOOK + ASKED[asked])
                 page.wait_for_selector("body[data-ready]")
-                {"details": details, "search": search, "way": way}[asked](page)
+                {"details": details, "search": search, "way": way, "select": select, "propose": propose}[asked](page)
                 page.screenshot(path=str(IMAGES / f"{name}.png"))
                 page.close()
                 print(f"wrote {name}.png")
@@ -75,6 +83,27 @@ def search(page: Page) -> None:
     page.get_by_role("button", name="Search the map").click()
     page.wait_for_selector("#answers tbody tr, #answers article")
     page.evaluate("document.querySelector('#details').closest('details').open = false")
+
+
+def select(page: Page) -> None:
+    """Draw a box over the upper right part of the measured front."""
+    place = page.locator("#front .canvases").bounding_box()
+    if place is None:
+        sys.exit("the page has no plot of measured metrics")
+    page.mouse.move(place["x"] + 0.45 * place["width"], place["y"] + 0.05 * place["height"])
+    page.mouse.down()
+    page.mouse.move(place["x"] + 0.85 * place["width"], place["y"] + 0.55 * place["height"], steps=4)
+    page.mouse.up()
+
+
+def propose(page: Page) -> None:
+    """Ask for two runs to train next."""
+    for part in ("details", "targets"):
+        page.evaluate("part => { document.getElementById(part).closest('details').open = false }", part)
+    page.locator("#side summary", has_text="Propose").click()
+    page.fill("#how-many", "2")
+    page.get_by_role("button", name="Propose", exact=True).click()
+    page.wait_for_selector("#proposed article")
 
 
 def way(page: Page) -> None:

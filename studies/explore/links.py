@@ -1,4 +1,4 @@
-"""What checkpoints began from: the start of a restarted run, and the two checkpoints that a merge lies between."""
+"""What checkpoints began from: the start of a restarted run, and the checkpoints that a merge is made of."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from epsopt.studies.project.project import Project
 from epsopt.studies.schedule.budget import MeasuredMerge
 from epsopt.studies.schedule.study_snapshot import named_start
 from epsopt.zoo.catalogue.types import Checkpoint
+from epsopt.zoo.layouts.merge_record import DIGITS, merged_parents
 
 
 def proposed_starts(project: Project, storage: RDBStorage) -> dict[Path, str]:
@@ -29,7 +30,7 @@ def proposed_starts(project: Project, storage: RDBStorage) -> dict[Path, str]:
 def links(
     checkpoints: Sequence[Checkpoint], started: Mapping[Path, str], merges: Sequence[MeasuredMerge]
 ) -> list[list[int]]:
-    """Return ``[row, row of what it began from]``: of a run its first checkpoint, of a merge two such pairs.
+    """Return ``[row, row of what it began from]``: of a run its first checkpoint, of a merge a pair for each parent.
 
     Args:
         checkpoints: of the catalogue.
@@ -39,9 +40,14 @@ def links(
     content = {path: c.sha256 for c in checkpoints for path in c.paths}
     place = {path: i for i, c in enumerate(checkpoints) for path in c.paths}
     of_content = {c.sha256: i for i, c in reversed(list(enumerate(checkpoints)))}
+    of_digits = {sha256[:DIGITS]: row for sha256, row in of_content.items()}
     out: list[list[int]] = []
     seen: set[int] = set()
+    known = {merge.path for merge in merges if merge.ends is not None}
     for i, c in enumerate(checkpoints):
+        if (parents := merged_parents(c.hyperparameters)) and not known.intersection(c.paths):
+            out += [[i, of_digits[p]] for p in parents if of_digits.get(p, i) != i]
+            continue
         if c.run_id in seen:
             continue
         seen.add(c.run_id)

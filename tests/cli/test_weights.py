@@ -15,6 +15,7 @@ from epsopt.studies.merge.decode import decode_merges, decode_points
 from epsopt.zoo import Catalogue, load_weights
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import recombination
+from epsopt.zoo.layouts.merge_record import merged_parents
 
 from .conftest import check
 
@@ -131,6 +132,8 @@ def test_a_merge_saves_what_it_measured_and_ingest_takes_it(mine, tmp_path):
             known = {c.path: c for c in catalogue.checkpoints()}
             merged = known[saved[0]["saved"]]
         assert merged.metrics == pytest.approx(saved[0]["measured"])
+        parents = {p["sha256"] for p in saved[0]["weights"]["parents"]}
+        assert all(any(s.startswith(p) for s in parents) for p in merged_parents(merged.hyperparameters))
         assert merged.lineage_id == next(c.lineage_id for c in known.values() if c.run == "run_000")
 
 

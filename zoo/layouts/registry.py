@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from epsopt.zoo.layouts import dvclive, hugging_face, hydra, lightning, mlflow, plain, ray, sharded, tensorboard, wandb
 from epsopt.zoo.layouts.folders import Folders
 from epsopt.zoo.layouts.layout import Layout, Undecided
+from epsopt.zoo.layouts.merge_record import RECORD, parents_of_record
 from epsopt.zoo.layouts.parsed import RECOMBINED, ParsedCheckpoint
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ LAYOUTS: tuple[Layout, ...] = (
     plain.LAYOUT,
     tensorboard.LAYOUT,
 )
-_RECORD = "epsopt"  # key under which a merge says where it comes from
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
 TRACKERS = frozenset(layout.name for layout in LAYOUTS if layout.tracks)
 
@@ -87,9 +87,9 @@ def interpret(checkpoint: OpenCheckpoint) -> ParsedCheckpoint:
     reading = next((r for layout in LAYOUTS if (r := layout.interpret(checkpoint)) is not None), None)
     reading = plain.interpret(checkpoint) if reading is None else reading
     about = checkpoint.tree if checkpoint.metadata is None else checkpoint.metadata
-    if not isinstance(about, Mapping) or _RECORD not in about:
+    if not isinstance(about, Mapping) or RECORD not in about:
         return reading
-    hyperparameters = {**reading.hyperparameters, RECOMBINED: True}
+    hyperparameters = {**reading.hyperparameters, RECOMBINED: parents_of_record(about[RECORD])}
     return replace(reading, hyperparameters=hyperparameters, epoch=None, step=None)
 
 

@@ -48,8 +48,9 @@ export class Details {
       lineages.categories[lineages.values[row]],
       data.values("front")[row] ? "on the measured front" : null,
     ].filter(Boolean);
-    const parents = data.links.filter(([first]) => data.run[first] === data.run[row]).map(([, parent]) => parent);
-    const words = kinds.values[row] === 1 ? "merged from " : "started from ";
+    const merged = kinds.values[row] === 1;
+    const parents = data.links.filter(([first]) => (merged ? first === row : data.run[first] === data.run[row])).map(([, parent]) => parent);
+    const words = merged ? "merged from " : "started from ";
     const from = parents.length ? el("p", {}, words, ...parents.flatMap((p, i) => (i ? [" and ", this.link(p)] : [this.link(p)]))) : null;
     return el("div", {}, el("h3", { title: data.runs[data.run[row]].name }, data.label(row)), el("p", { className: "quiet" }, facts.join(" · ")), from);
   }

@@ -14,6 +14,7 @@ import { Proposals } from "./proposals.js";
 import { showTrust } from "./trust.js";
 
 const GROUPS = ["measured", "predicted", "training", "hyperparameters", "bookkeeping", "prediction error", "interval width"];
+const WORDS = { predicted: ", predicted", "prediction error": ", prediction error", "interval width": ", interval width" }; // a closed list shows no group
 const MOST_PATHS = 300; // more lines than that are a blot
 const by = (id) => document.getElementById(id);
 const darkness = window.matchMedia("(prefers-color-scheme: dark)");
@@ -59,12 +60,12 @@ class Page {
   choices() {
     const { data, state } = this;
     const options = (groups) => groups.map((group) => [group, data.columnsOf(group)]).filter(([, some]) => some.length)
-      .map(([group, some]) => el("optgroup", { label: group }, ...some.map((c) => el("option", { value: c.key }, c.title))));
+      .map(([group, some]) => el("optgroup", { label: group }, ...some.map((c) => el("option", { value: c.key }, `${c.title}${WORDS[c.group] ?? ""}`))));
     by("colour").append(...options(GROUPS));
     const numbers = (group) => data.columnsOf(group).filter((c) => !c.categories);
     for (const id of ["across", "up"]) {
       by(id).append(...GROUPS.map((group) => [group, numbers(group)]).filter(([, some]) => some.length)
-        .map(([group, some]) => el("optgroup", { label: group }, ...some.map((c) => el("option", { value: c.key }, c.title)))));
+        .map(([group, some]) => el("optgroup", { label: group }, ...some.map((c) => el("option", { value: c.key }, `${c.title}${WORDS[c.group] ?? ""}`)))));
     }
     const goes = { colour: { chip: null }, across: { "view.front": null }, up: { "view.front": null }, paths: {} }; // with what was
     for (const id of Object.keys(goes)) by(id).addEventListener("change", (event) => state.set({ [id]: event.target.value, ...goes[id] }));

@@ -11,6 +11,8 @@ from epsopt.figures.axis_scale import AxisScale
 from epsopt.optimize.objectives import Objective
 from epsopt.studies.explore.columns import described
 from epsopt.studies.explore.page import exported
+from epsopt.studies.schedule.budget import MeasuredMerge
+from epsopt.zoo.layouts.parsed import RECOMBINED
 from epsopt.zoo.reading.text import visible
 
 from ...chromium import opened  # noqa: TID252
@@ -162,6 +164,32 @@ def test_axes_are_scaled_as_in_every_other_picture(server, scale):
     assert back == pytest.approx(kept)
     assert 2 <= len(ticks) <= 12
     assert [t["at"] for t in ticks] == pytest.approx(scale([float(t["text"]) for t in ticks]).tolist())
+
+
+def test_a_merge_is_drawn_from_its_parents_which_are_one_click_away(snapshot, tmp_path):
+    merge = replace(snapshot.checkpoints[40], hyperparameters={RECOMBINED: True})
+    ends = (snapshot.checkpoints[3].sha256, snapshot.checkpoints[20].sha256)
+    checkpoints = tuple(merge if i == 40 else c for i, c in enumerate(snapshot.checkpoints))
+    drawn = {}
+    for name, merges in {
+        "with": (MeasuredMerge(0.1, 0.2, 1.0, 1.0, path=merge.path, ends=ends),),
+        "without": (),
+    }.items():
+        file = tmp_path / f"{name}.html"
+        file.write_bytes(exported(replace(snapshot, checkpoints=checkpoints, merges=merges)))
+        with opened() as found:
+            page = found.page
+            ready(page, f"{file.as_uri()}#chosen={merge.id}")
+            page.wait_for_selector("#neighbours")
+            drawn[name] = page.evaluate("document.querySelector('#map canvas.top').toDataURL()")
+            said = page.inner_text("#details")
+            if merges:
+                parent = f"{checkpoints[20].run}:{checkpoints[20].epoch}"
+                assert "merged from" in said
+                page.locator("#details").get_by_role("button", name=parent, exact=True).first.click()
+                page.wait_for_function("t => document.querySelector('#details h3').textContent === t", arg=parent)
+        assert found.errors == []
+    assert drawn["with"] != drawn["without"]
 
 
 def test_the_banner_says_first_how_proposals_fared(server):

@@ -16,6 +16,8 @@ from epsopt.optimize.objectives import Objectives, Target, meets
 from epsopt.studies.explore.columns import Column, of_values, pack
 from epsopt.studies.explore.view import view
 from epsopt.studies.schedule.budget import MeasuredMerge
+from epsopt.zoo.layouts.merge_record import DIGITS
+from epsopt.zoo.layouts.parsed import RECOMBINED
 
 from .conftest import EVIL, OBJECTIVES
 
@@ -131,6 +133,18 @@ def test_a_proposed_run_is_linked_to_its_start_and_a_merge_to_both_its_ends(snap
     )
     first = next(i for i, c in enumerate(known.checkpoints) if c.run == "run_09")
     assert view(known).about["links"] == [[first, 7], [40, 3], [40, 20]]
+
+
+def test_a_merge_that_was_ingested_is_linked_to_the_parents_that_it_names(snapshot):
+    digits = {d: d * 64 for d in "abc"}
+    named = list(snapshot.checkpoints)
+    for row, d in zip((3, 20, 33), digits, strict=True):
+        named[row] = replace(named[row], sha256=digits[d])
+    own = {**named[40].hyperparameters, RECOMBINED: f"{'b' * DIGITS},{'a' * DIGITS},{'f' * DIGITS}"}
+    named[40] = replace(named[40], hyperparameters=own)
+    shown = view(replace(snapshot, checkpoints=tuple(named)))
+    assert [link for link in shown.about["links"] if link[0] == 40] == [[40, 20], [40, 3]]
+    assert RECOMBINED not in {c["title"] for c in shown.about["columns"]}
 
 
 def test_names_that_act_are_escaped_and_the_data_is_plain_json(shown):
