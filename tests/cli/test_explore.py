@@ -131,11 +131,17 @@ def test_points_are_coloured_by_whatever_is_known_of_them(shown):
     training = shown.locator("#colour optgroup[label=training] option").all_inner_texts()
     assert {"epoch", "kind", "lineage", "measured front"} <= set(training)
     seen = set()
-    for value in ("metric:coverage", "epoch", "front", "error:coverage", "width:coverage", "predicted:rad_hier"):
+    values = (
+        "metric:coverage", "epoch", "front", "error:coverage", "width:coverage", "predicted:rad_hier", "lineage",
+        "kind", "hyperparameter:lr",
+    )  # fmt: skip
+    for value in values:
         shown.select_option("#colour", value)
         seen.add(pixels(shown, "map"))
         assert shown.inner_text("#legend") != ""
-    assert len(seen) == 6
+    assert len(seen) >= len(values) - 1, "all are of one kind and of one lineage here"
+    shown.select_option("#colour", "width:coverage")
+    assert shown.locator("#colour option:checked").inner_text() == "coverage, interval width"
     shown.select_option("#colour", "front")
     chip = shown.locator("#legend button", has_text="on the front")
     n = int(re.search(r"\((\d+)\)", chip.inner_text()).group(1))
