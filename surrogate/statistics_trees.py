@@ -21,6 +21,7 @@ from epsopt.surrogate.baselines import UNTERTHINER, boosted, feature_table
 from epsopt.surrogate.dataset import TrainingSet, run_folds
 from epsopt.surrogate.side_by_side import in_order
 from epsopt.zoo.fingerprints.fingerprint import Fingerprint
+from epsopt.zoo.ray_cluster import RayCluster
 
 INNER_FOLDS = 4
 """Of whole runs, for what trees say of checkpoints that they learn from."""
@@ -50,13 +51,70 @@ class StatisticsTrees:
 
     def __call__(self, fingerprints: Sequence[Fingerprint]) -> Floats:
         """Predict ``n`` checkpoints: ``(n, m)`` on the model's scale."""
-        out = np.zeros((len(fingerprints), len(self.models)))
-        if not len(fingerprints):
+        return self.of_table(feature_table(fingerprints, self.names, UNTERTHINER))
+
+    def of_table(self, table: Floats) -> Floats:
+        """Predict ``n`` checkpoints from the statistics of :attr:`names`, tensor by tensor."""
+        out = np.zeros((len(table), len(self.models)))
+        if not len(table):
             return out
-        table = feature_table(fingerprints, self.names, UNTERTHINER)
         for j, booster in enumerate(self._boosters):
             if booster is not None:
                 out[:, j] = booster.predict(table, num_threads=1)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Statistics:
+    """What trees look at: a table that other machines take, where fingerprints are too large to send.
+
+    Attributes:
+        names: ``t`` tensors.
+        values: ``(n, t, statistics)``; NaN where a checkpoint lacks a tensor.
+        there: ``(n, t)``, whether it has it.
+        runs: ``(n,)``.
+    """
+
+    names: tuple[str, ...]
+    values: Floats
+    there: NDArray[np.bool_]
+    runs: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, fingerprints: Sequence[Fingerprint], runs: NDArray[np.int64]) -> _Statistics:
+        """Lay out those of ``n`` checkpoints."""
+        names = tuple(sorted({name for f in fingerprints for name in f.names}))
+        place = {name: i for i, name in enumerate(names)}
+        there = np.zeros((len(fingerprints), len(names)), dtype=bool)
+        for i, fingerprint in enumerate(fingerprints):
+            there[i, [place[name] for name in fingerprint.names]] = True
+        values = feature_table(fingerprints, names, UNTERTHINER).reshape(*there.shape, len(UNTERTHINER))
+        return cls(names, values, there, runs)
+
+    def grow(self, rows: NDArray[np.int64], targets: Floats, seed: int) -> StatisticsTrees:
+        """Grow trees on some checkpoints; ``targets`` are ``(n, m)``, of all."""
+        used = self.there[rows].any(axis=0)
+        table = self.values[rows][:, used].reshape(len(rows), -1)
+        models: list[str | None] = []
+        for column in targets[rows].T:
+            known = np.isfinite(column)
+            few = known.sum() < FEWEST_ROWS
+            models.append(None if few else boosted(table[known], column[known], seed).model_to_string())
+        return StatisticsTrees(tuple(self.names[i] for i in np.flatnonzero(used)), tuple(models))
+
+    def predicted_by(self, trees: StatisticsTrees, rows: NDArray[np.int64]) -> Floats:
+        """Predict some checkpoints by trees that were grown on others: ``(rows, m)``."""
+        place = {name: i for i, name in enumerate(self.names)}
+        columns = [place[name] for name in trees.names]
+        return trees.of_table(self.values[rows][:, columns].reshape(len(rows), -1))
+
+    def unseen_predictions(self, targets: Floats, seed: int) -> Floats:
+        """Predict every checkpoint by trees that have not seen its run."""
+        out = np.zeros(targets.shape)
+        for rows in run_folds(self.runs, INNER_FOLDS, seed):
+            others = np.setdiff1d(np.arange(len(targets)), rows)
+            if len(others):
+                out[rows] = self.predicted_by(self.grow(others, targets, seed), rows)
         return out
 
 
@@ -68,14 +126,8 @@ def grow_trees(fingerprints: Sequence[Fingerprint], targets: Floats, seed: int) 
         targets: ``(n, m)`` on the model's scale; NaN where not measured.
         seed: of the boosting.
     """
-    names = tuple(sorted({name for f in fingerprints for name in f.names}))
-    table = feature_table(fingerprints, names, UNTERTHINER)
-    models: list[str | None] = []
-    for column in targets.T:
-        known = np.isfinite(column)
-        few = known.sum() < FEWEST_ROWS
-        models.append(None if few else boosted(table[known], column[known], seed).model_to_string())
-    return StatisticsTrees(names, tuple(models))
+    rows = np.arange(len(fingerprints))
+    return _Statistics.of(fingerprints, rows).grow(rows, targets, seed)
 
 
 def unseen_predictions(train: TrainingSet, targets: Floats, seed: int) -> Floats:
@@ -86,30 +138,36 @@ def unseen_predictions(train: TrainingSet, targets: Floats, seed: int) -> Floats
         targets: ``(n, m)`` on the model's scale; NaN where not measured.
         seed: of folds and boosting.
     """
-    out = np.zeros(targets.shape)
-    for rows in run_folds(train.runs, INNER_FOLDS, seed):
-        others = np.setdiff1d(np.arange(len(train)), rows)
-        if len(others):
-            trees = grow_trees([train.fingerprints[i] for i in others.tolist()], targets[others], seed)
-            out[rows] = trees([train.fingerprints[i] for i in rows.tolist()])
-    return out
+    return _Statistics.of(train.fingerprints, train.runs).unseen_predictions(targets, seed)
 
 
-def grow_all(parts: Sequence[tuple[TrainingSet, Floats]], seed: int) -> list[tuple[StatisticsTrees, Floats]]:
+def grow_all(
+    parts: Sequence[tuple[TrainingSet, Floats]], seed: int, cluster: RayCluster | None = None
+) -> list[tuple[StatisticsTrees, Floats]]:
     """Grow trees on several training sets and give what they say of their own checkpoints' runs unseen.
 
     Args:
         parts: training sets, and their ``(n, m)`` targets on the model's scale.
         seed: of folds and boosting.
+        cluster: where to, in place of this machine.
 
     Returns:
         For each the trees, and :func:`unseen_predictions`.
     """
-    return in_order(_grown, [(*part, seed) for part in parts], threads=True)
+    if cluster is None:  # one table at a time for each thread
+        return in_order(_grown_of, [(*part, seed) for part in parts], threads=True)
+    tables = [(_Statistics.of(train.fingerprints, train.runs), targets, seed) for train, targets in parts]
+    grown = in_order(_grown, tables, cluster)
+    return [(trees, unseen.copy()) for trees, unseen in grown]  # what comes from Ray is not to be written to
 
 
-def _grown(train: TrainingSet, targets: Floats, seed: int) -> tuple[StatisticsTrees, Floats]:
-    return grow_trees(train.fingerprints, targets, seed), unseen_predictions(train, targets, seed)
+def _grown_of(train: TrainingSet, targets: Floats, seed: int) -> tuple[StatisticsTrees, Floats]:
+    return _grown(_Statistics.of(train.fingerprints, train.runs), targets, seed)
+
+
+def _grown(statistics: _Statistics, targets: Floats, seed: int) -> tuple[StatisticsTrees, Floats]:
+    trees = statistics.grow(np.arange(len(targets)), targets, seed)
+    return trees, statistics.unseen_predictions(targets, seed)
 
 
 def weights_digest(fingerprint: Fingerprint) -> str:

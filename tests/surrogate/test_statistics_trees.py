@@ -26,6 +26,24 @@ def test_what_trees_say_of_a_run_is_said_without_its_measurements(zoo) -> None:
     assert np.abs(unseen_predictions(train, changed, 0) - before).max() > 0.01, "the others' did change"
 
 
+def test_a_table_of_statistics_says_what_fingerprints_say_where_architectures_are_mixed() -> None:
+    rng, prints = np.random.default_rng(0), []
+    for run in range(16):
+        names = [f"layer{k}.weight" for k in range(2 + run % 3)]
+        prints += [
+            fingerprint([(name, torch.from_numpy(rng.normal(size=(6, 6))).float()) for name in names]) for _ in range(5)
+        ]
+    runs, targets = np.repeat(np.arange(16), 5), rng.normal(size=(80, 2))
+    train = TrainingSet(
+        tuple(map(str, range(80))), tuple(prints), runs, np.zeros(80, np.int64), ("score", "other"), targets
+    )
+    whole = unseen_predictions(train, targets, 0)
+    for rows in run_folds(runs, INNER_FOLDS, 0):
+        others = np.setdiff1d(np.arange(80), rows)
+        trees = grow_trees([prints[i] for i in others], targets[others], 0)
+        np.testing.assert_array_equal(trees([prints[i] for i in rows]), whole[rows])
+
+
 def test_trees_of_a_metric_that_was_hardly_measured_say_nothing(zoo) -> None:
     targets = standardised(zoo[0])
     targets[9:, 0] = np.nan
