@@ -24,9 +24,12 @@ CELLS = [
 Which checkpoint has the trade-off that you want, can the predictions be trusted, and what to train next. It begins
 where `epsopt init`, `epsopt ingest` and `epsopt fit` ended, in the folder of `epsopt.toml`. What was measured is drawn
 filled, what is predicted is drawn hollow with its interval.""",
-    """from epsopt import figures
-from epsopt.optimize import Target, cluster_runs, run_trajectory, sample_region, search
-from epsopt.studies import load_map, load_project, preview_embeddings, propose_next
+    """import numpy as np
+
+from epsopt import figures
+from epsopt.optimize import Target, cluster_runs, hypervolume, run_trajectory, sample_region, search
+from epsopt.studies import load_map, load_project, preview_embeddings, propose_next, training_set
+from epsopt.surrogate import fit
 from epsopt.zoo import Catalogue
 
 project = load_project(".")
@@ -42,10 +45,26 @@ validation""",
 The front is what no other checkpoint beats in every objective.""",
     "figures.front(objectives, checkpoints)",
     "figures.parallel(objectives, checkpoints)",
+    """How the front grew, run by run: the space between it and the worst that was measured.""",
+    """measured = [c for c in checkpoints if all(c.metrics[o.name] is not None for o in objectives)]
+values = np.array([[c.metrics[o.name] for o in objectives] for c in measured])
+better = [o.maximize for o in objectives]
+worst = np.where(better, values.min(axis=0), values.max(axis=0))
+of_run = np.array([c.run_id for c in measured])
+order = np.unique(of_run)
+grown = [hypervolume(values[np.isin(of_run, order[:n])], worst, better) for n in range(len(order) + 1)]
+figures.hypervolume({"measured": grown}, x="runs")""",
     """## The checkpoint map
 
 One plane of the latent space, the same in every figure: points near each other behave alike, and a line is a run.""",
     "figures.map(surrogate, checkpoints, colour=objectives[0].name)",
+    """## Can the predictions be trusted?
+
+A map that learns from some runs only, held against the others: `epsopt fit --from-scratch --picture FILE` draws the
+same of the project's own map.""",
+    """with Catalogue.existing(project.storage) as catalogue:
+    again, tested = fit(training_set(catalogue, surrogate.metric_names), folds=3)
+figures.calibration(figures.held_out(again, tested), tested.level)""",
     """## Search
 
 At least this good in the first objective, and the others as far as they go. Each answer names the real checkpoint that
