@@ -28,6 +28,7 @@ from epsopt.zoo.ingestion.run_lineage import lineage_of_run
 from epsopt.zoo.layouts.adapters import MODEL
 from epsopt.zoo.layouts.scan import CheckpointFile
 from epsopt.zoo.reading.messages import pack
+from epsopt.zoo.reading.pool import LOST
 from epsopt.zoo.reading.reader import CheckpointContents
 from epsopt.zoo.reading.remote import location
 from epsopt.zoo.reading.source import MEMORY, Identity, Limits, identity_at, needs_more
@@ -50,8 +51,8 @@ class KnownFile:
 def known_files(catalogue: Catalogue) -> dict[str, KnownFile]:
     """Return every file the catalogue has seen, by path, but what is to be read again.
 
-    That are failures of older readers or of ones with less memory, files of which other weights were read than the
-    ones that are meant now, and files of which nobody kept what they say.
+    That are failures of older readers, of ones with less memory, and of machines that went away, files of which other
+    weights were read than the ones that are meant now, and files of which nobody kept what they say.
     """
     reader, limits = reader_of(catalogue.weights_key), Limits()
     hooks = select(checkpoints.c.weights, embeddings.c.hook).join(embeddings)
@@ -65,6 +66,7 @@ def known_files(catalogue: Catalogue) -> dict[str, KnownFile]:
         if (r.reader == reader or (r.reason is None and _reads_the_same(r.path, r.reader, reader)))
         and (r.metadata is not None or r.reason is not None)
         and (r.reason is None or MEMORY not in r.reason or needs_more(limits) in r.reason)
+        and (r.reason is None or LOST not in r.reason)
     }
 
 

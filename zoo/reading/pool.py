@@ -27,6 +27,9 @@ BYTES_PER_SECOND = 20e6  # added to a file's time limit: no disk is slower
 _BYTES_PER_SECOND_FROM_AFAR = 1e6  # no network that is worth reading from is slower
 _START = 600.0  # seconds for a child to import torch: minutes from a network disk, or on a busy machine
 
+LOST = "processes of a Ray cluster that read it were lost"
+"""A reason that may be one of the machines, not of the file: the next ingest reads it again."""
+
 Message = tuple[dict[str, Any], list[bytes]]
 
 

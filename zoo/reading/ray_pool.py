@@ -21,7 +21,7 @@ from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.fingerprints.lineage import LineageBook
 from epsopt.zoo.ray_cluster import RayCluster, connect_ray, first_line
 from epsopt.zoo.reading.messages import decode
-from epsopt.zoo.reading.pool import Message, Offered
+from epsopt.zoo.reading.pool import LOST, Message, Offered
 from epsopt.zoo.reading.ray_reader import RayReader, unseen
 from epsopt.zoo.reading.source import Limits
 
@@ -179,7 +179,7 @@ class RayPool:
         if self._lost[file.ticket] < LOSSES:
             self._again.append(file)
             return None
-        return file.ticket, ({"status": "failed", "reason": f"{LOSSES} processes that read it were lost"}, [])
+        return file.ticket, ({"status": "failed", "reason": f"{LOSSES} {LOST}"}, [])
 
     def reset(self) -> None:
         """Stop readers that are still busy, after a caller gave up half-way."""
