@@ -181,6 +181,12 @@ def test_processes_of_ray_import_nothing_from_the_folder_in_which_it_was_started
     assert not {"", ".", str(Path.cwd())} & set(path)
 
 
+@pytest.fixture
+def needs_ray() -> None:
+    """For tests that start a Ray in a process of its own."""
+    pytest.importorskip("ray", reason="needs Ray: pip install 'epsopt[ray]'")
+
+
 def ingesting_on_a_ray_of_its_own(runs: Path, storage: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", "-c", "from epsopt.cli.main import main; main()", "ingest", str(runs), "--json"]
     return subprocess.Popen(
@@ -190,6 +196,7 @@ def ingesting_on_a_ray_of_its_own(runs: Path, storage: str) -> subprocess.Popen[
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("needs_ray")
 def test_a_command_that_is_killed_leaves_no_process_of_ray_and_another_one_goes_on(zoo, tmp_path, catalogue, plainly):
     ingesting = ingesting_on_a_ray_of_its_own(zoo, catalogue.url)
     wait_for_readers(ingesting.pid)
@@ -203,6 +210,7 @@ def test_a_command_that_is_killed_leaves_no_process_of_ray_and_another_one_goes_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("needs_ray")
 def test_a_command_whose_reader_is_killed_prints_its_document_and_a_note(zoo, tmp_path):
     ingesting = ingesting_on_a_ray_of_its_own(zoo, f"sqlite:///{tmp_path}/x.db")
     (reader,) = wait_for_readers(ingesting.pid)
@@ -237,6 +245,7 @@ def titled(process: psutil.Process, word: str) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("needs_ray")
 def test_a_module_in_the_folder_of_runs_is_not_imported_by_any_process(tmp_path, save):
     """In a Ray that is started in that folder, by a process of its own."""
     runs = tmp_path / "runs"
@@ -290,8 +299,8 @@ def test_without_ray_the_sentence_says_what_to_install(monkeypatch):
         pass
 
 
+@pytest.mark.usefixtures("needs_ray")
 def test_an_address_at_which_nothing_answers_is_one_sentence():
-    pytest.importorskip("ray", reason="needs Ray: pip install 'epsopt[ray]'")
     program = (
         "from epsopt.zoo import UsageError, connect_ray\n"
         "for address in ('127.0.0.1:9', 'ray://127.0.0.1:9'):\n"
