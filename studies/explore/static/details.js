@@ -3,6 +3,8 @@
 import { code, copyButton, counted, el, fill, literal, number, percent, shown } from "./text.js";
 import { ask, loadFiles } from "./data.js";
 
+const MOST_METRICS = 3; // beside each neighbour
+
 export class Details {
   constructor(root, state) {
     this.root = root;
@@ -102,10 +104,13 @@ export class Details {
     const { data } = this;
     const step = found.usual_step;
     const unit = step ? "distance, in usual steps of this run" : "latent distance (this run has no step to measure in)";
+    // More do not fit: those on the axes first.
+    const onAxis = ({ name }) => ["across", "up"].some((axis) => this.state.get(axis) === `metric:${name}`);
+    const metrics = [...data.objectives].sort((a, b) => onAxis(b) - onAxis(a)).slice(0, MOST_METRICS);
     const rows = found.nearest.map(({ row: other, distance }) =>
       el("tr", {}, el("th", { scope: "row", className: "text" }, this.link(other)), el("td", {}, number(step ? distance / step : distance)),
-        ...data.objectives.map(({ name }) => el("td", {}, number(data.values(`metric:${name}`)?.[other])))));
-    const heads = ["neighbour", step ? "steps away" : "distance", ...data.objectives.map((o) => o.name)];
+        ...metrics.map(({ name }) => el("td", {}, number(data.values(`metric:${name}`)?.[other])))));
+    const heads = ["neighbour", step ? "steps away" : "distance", ...metrics.map((o) => o.name)];
     return [
       el("h4", { title: unit }, counted(found.nearest.length, "nearest checkpoint")),
       el("div", { className: "scroll" }, el("table", { id: "neighbours" },

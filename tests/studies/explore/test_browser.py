@@ -192,6 +192,21 @@ def test_a_merge_is_drawn_from_its_parents_which_are_one_click_away(snapshot, tm
     assert drawn["with"] != drawn["without"]
 
 
+def test_beside_neighbours_stand_the_metrics_of_the_axes_where_all_do_not_fit(snapshot, tmp_path):
+    more = ("accuracy", "f1", "loss")
+    wide = tuple(replace(c, metrics={**c.metrics, **dict.fromkeys(more, 0.5)}) for c in snapshot.checkpoints)
+    objectives = (*(Objective(name, maximize=True) for name in more), *OBJECTIVES)
+    file = tmp_path / "page.html"
+    file.write_bytes(exported(replace(snapshot, checkpoints=wide, objectives=objectives)))
+    with opened() as found:
+        page = found.page
+        ready(page, f"{file.as_uri()}#across=metric:coverage&up=metric:structure&chosen={wide[7].id}")
+        page.wait_for_selector("#neighbours")
+        heads = page.locator("#neighbours thead th").all_inner_texts()
+    assert heads[2:] == ["coverage", "structure", "accuracy"]
+    assert found.errors == []
+
+
 def test_the_banner_says_first_how_proposals_fared(server):
     accuracy = [{"name": "a", "error": 0.1, "inside": 3, "n": 4}, {"name": "b", "error": 0.2, "inside": 2, "n": 4}]
     with opened() as found:
