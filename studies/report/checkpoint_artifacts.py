@@ -61,9 +61,9 @@ class CheckpointArtifacts:
         """Refuse: nothing is kept here.
 
         Raises:
-            EpsoptError: always.
+            HTTPError: 403, always.
         """
-        raise EpsoptError("epsopt dashboard keeps no files that are uploaded: put them into the folder of the run")
+        raise HTTPError(403, "epsopt dashboard keeps no files that are uploaded: put them into the folder of the run")
 
     def remove(self, artifact_id: str) -> None:
         """Do nothing: a study that is deleted takes the names of its files with it, and there is nothing else."""

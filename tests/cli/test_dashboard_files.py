@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import threading
@@ -98,3 +99,14 @@ def test_a_file_of_no_checkpoint_is_not_found(server, searched, name):
     study, found = trials(server, searched[1]["study"])
     with pytest.raises(urllib.error.HTTPError, match="404"):
         ask(server, f"artifacts/{study}/{found[0]['trial_id']}/{name}")
+
+
+def test_nothing_is_kept_that_is_uploaded_and_nothing_goes_with_a_study(searched):
+    workspace = open_workspace(SimpleNamespace(project=searched[0].folder / "epsopt.toml", storage=None))
+    files = CheckpointArtifacts(workspace.catalogue)
+    with pytest.raises(HTTPError) as refused:
+        files.write("01-00", io.BytesIO(b"x"))
+    assert refused.value.status_code == 403
+    before = searched[0].database()
+    files.remove("01-00")
+    assert searched[0].database() == before
