@@ -47,6 +47,7 @@ from epsopt.zoo import Catalogue, ingest
 from epsopt.zoo.catalogue.types import Checkpoint
 from epsopt.zoo.decoding.decoder import WeightDecoder
 from epsopt.zoo.decoding.recombination import Parent, Recombination
+from epsopt.zoo.errors import EmptyCatalogue
 
 PARENTS = 3
 HERE = Path(__file__).resolve().parent
@@ -173,15 +174,22 @@ def run(name: str, budget: int, seeds: int) -> None:
                 started = time.monotonic()
 
                 def made(method: str = method, seed: int = seed) -> dict[str, Any]:
-                    if method in OURS:
-                        values = ours(zoo, method, budget, seed)
-                    else:
-                        found = methods.METHODS[method](task, np.random.default_rng(seed))
-                        values = np.array(list(found)).reshape(-1, len(zoo.objectives))
+                    try:
+                        values = merged(zoo, task, method, budget, seed)
+                    except EmptyCatalogue as error:  # a run of few checkpoints has nothing for --wide
+                        return {"gain": None, "refused": str(error)}
                     return {"gain": gain(zoo, values), "evaluations": len(values)}
 
                 results(_key(name, method, budget, seed), made)
                 print(f"{name} {method} {seed}: {time.monotonic() - started:.1f} s", file=sys.stderr)
+
+
+def merged(zoo: Zoo, task: methods.Task, method: str, budget: int, seed: int) -> Floats:
+    """What somebody measures."""
+    if method in OURS:
+        return ours(zoo, method, budget, seed)
+    found = methods.METHODS[method](task, np.random.default_rng(seed))
+    return np.array(list(found)).reshape(-1, len(zoo.objectives))
 
 
 def lacking(method: str, task: methods.Task) -> bool:
@@ -197,21 +205,34 @@ def _key(name: str, method: str, budget: int, seed: int) -> str:
 
 
 def table(budget: int, seeds: int) -> None:
-    """Print the mean gain of everybody in every family, and by how much epsopt is ahead of the best of the others."""
+    """Print the mean gain of everybody in every family, and where epsopt is ahead of all others."""
     results = Memory("merging-results").known
-    names = [n for n in families.FAMILIES if _key(n, "epsopt merge", budget, seeds - 1) in results]
+    print("a dash: there is no base, mergekit would merge adapters' factors, or the way is refused")
     print(f"gain of the front's hypervolume, mean ± standard deviation over {seeds} seeds; {budget} evaluations each")
-    print("an asterisk: whatever is chosen was chosen on this family\n")
-    heads = [f"{n}{'*' if n in families.DEVELOPMENT else ''}" for n in names]
-    print(f"{'':28}" + "".join(f"{h:>16}" for h in heads))
-    for method in (*OURS, *methods.METHODS):
-        cells = []
-        for name in names:
-            keys = [_key(name, method, budget, s) for s in range(seeds)]
-            gains = [results[k]["gain"] for k in keys if k in results]
-            spread = f" ± {np.std(gains):.2%}" if len(gains) > 1 else ""
-            cells.append(f"{np.mean(gains):+.2%}{spread}" if gains else "-")
-        print(f"{method:28}" + "".join(f"{c:>16}" for c in cells))
+    for title_, group in (("development", families.DEVELOPMENT), ("reported", families.REPORTED)):
+        names = [n for n in group if _key(n, next(reversed(methods.METHODS)), budget, seeds - 1) in results]
+        gains = {(m, n): _gains(results, m, n, budget, seeds) for m in (*OURS, *methods.METHODS) for n in names}
+        print(f"\n{title_:28}" + "".join(f"{n:>17}" for n in names))
+        for method in (*OURS, *methods.METHODS):
+            print(f"{method:28}" + "".join(f"{_cell(gains[method, n]):>17}" for n in names))
+        for ours_ in OURS:
+            ahead = [n for n in names if gains[ours_, n] and _is_best(np.mean(gains[ours_, n]), gains, n)]
+            print(f"{ours_} is ahead of all others on {len(ahead)} of {len(names)}: {', '.join(ahead) or 'none'}")
+
+
+def _gains(results: Mapping[str, Any], method: str, name: str, budget: int, seeds: int) -> list[float]:
+    keys = [_key(name, method, budget, s) for s in range(seeds)]
+    return [g for k in keys if k in results and (g := results[k]["gain"]) is not None]
+
+
+def _cell(gains: Sequence[float]) -> str:
+    spread = f" ± {np.std(gains):.2%}" if len(gains) > 1 else ""
+    return f"{np.mean(gains):+.2%}{spread}" if gains else "-"
+
+
+def _is_best(mean: float, gains: Mapping[tuple[str, str], Sequence[float]], name: str) -> bool:
+    """Whether a mean gain is above those of all that are not epsopt."""
+    return all(mean > np.mean(g) for (m, n), g in gains.items() if n == name and m not in OURS and g)
 
 
 def main() -> None:
