@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import optuna
 from optuna.storages import RDBStorage
@@ -169,7 +170,8 @@ def proposal_note(
         + (f"\n| metric | predicted | measured |\n|---|---|---|\n{table}\n" if table else "")
         + f"\n| hyperparameter | |\n|---|---|\n{chosen}\n"
         + (f"\nWhat it printed last:\n\n{output}" if output else "")
-        + f"\n`epsopt explore`, or [its page]({EXPLORE}) while it runs, shows where its checkpoints lie on the map.\n"
+        + f"\n`epsopt explore`, or [its page]({_page_of(f'proposal_{number:03d}')}) while it runs, shows where its "
+        "checkpoints lie on the map.\n"
     )
 
 
@@ -188,18 +190,24 @@ def answer_note(number: int, answer: Answer) -> str:
         for name, value in answer.point.items()
     )
     likely = "" if answer.probability is None else f" It meets all targets with probability {answer.probability:.2f}."
+    page = EXPLORE if near is None else _page_of(near.run)
     where = "" if near is None else f"Nearest checkpoint: {_code(near.path)}, latent distance {near.distance:.3g}.\n\n"
     return (
         f"# Answer {number}\n\n**Predicted, not evaluated.**{likely}\n\n"
         f"| metric | predicted | measured on the nearest checkpoint |\n|---|---|---|\n{rows}\n\n{where}"
         "The files below are of that checkpoint: its run's configuration, path over the map and output. "
-        f"`epsopt search … --evaluate` makes the answer and measures it; `epsopt explore`, or [its page]({EXPLORE}) "
-        "while it runs, shows where it lies.\n"
+        f"`epsopt search … --evaluate` makes the answer and measures it; `epsopt explore`, or [its page]({page}) "
+        "while it runs, shows where that run lies.\n"
     )
 
 
 EXPLORE = "http://127.0.0.1:8081/"
 """Where ``epsopt explore`` serves its page unless another port is given."""
+
+
+def _page_of(run: str) -> str:
+    """Return the address of that page with a run chosen."""
+    return f"{EXPLORE}#{urlencode({'run': run}, quote_via=quote)}"
 
 
 def _text(value: str) -> str:
