@@ -82,9 +82,9 @@ def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     print_wrapped("epsopt.toml says what is better, what may be searched, and how a run is launched.")
     _epsopt(2, "read every checkpoint", "ingest")
     _epsopt(3, "learn the map", "fit", "--seed", str(seed))
-    before = _searches()
+    before = recorded_searches()
     _epsopt(4, "search it for a target", "search", "--target-coverage", str(TARGET), "-n", "4", "--seed", str(seed))
-    study = _searched(before, _searches())
+    study = searched_study(before, recorded_searches())
     asked = ["propose", "-n", str(proposals), "--reuse", "--seed", str(seed)]
     _epsopt(5, "propose runs that widen the front, from the base or from a checkpoint", *asked)
     _train(jobs)
@@ -93,16 +93,28 @@ def _story(*, runs: int, proposals: int, jobs: int, seed: int) -> str:
     return study
 
 
-def _searched(before: Sequence[str], after: Sequence[str]) -> str:
-    """Name the study of a search: the new one, or else the newest: it was made before, and is found again."""
+def searched_study(before: Sequence[str], after: Sequence[str]) -> str:
+    """Name the study of a search: the new one, or else the newest: it was made before, and is found again.
+
+    Args:
+        before: names of studies before the search.
+        after: names after it.
+
+    Raises:
+        EpsoptError: there is none after it either.
+    """
     new = [name for name in after if name not in before]
     if not after:
         raise EpsoptError("the search recorded no study, see above; a second 'epsopt demo' resumes")
     return (new or list(after))[-1]
 
 
-def _searches() -> list[str]:
-    """Names of the studies of searches so far, the newest last; version 0.1 named them by a digest."""
+def recorded_searches() -> list[str]:
+    """Return names of the studies of searches so far, the newest last; version 0.1 named them by a digest.
+
+    Returns:
+        One name a study of the project in the current folder.
+    """
     import optuna
 
     from epsopt.studies import load_project, open_storage

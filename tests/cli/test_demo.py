@@ -65,15 +65,17 @@ def test_a_demo_of_an_earlier_version_goes_on_with_its_search(project, copy) -> 
     file.write_text(file.read_text().replace('name = "small"', 'name = "demo"'))
     assert mine("search", "--target-coverage", "0.3").status == 0
     with contextlib.chdir(mine.folder):
-        (name,) = demo._searches()
+        (name,) = demo.recorded_searches()
         with contextlib.closing(sqlite3.connect("epsopt.db")) as database, database:
             database.execute("UPDATE studies SET study_name = 'demo/search/0123abcd' WHERE study_name = ?", [name])
-        before = demo._searches()
+        before = demo.recorded_searches()
         assert before == ["demo/search/0123abcd"]
         assert mine("search", "--target-coverage", "0.3").status == 0
-        assert demo._searched(before, demo._searches()) == "demo/search/0123abcd", "it is found by what was asked"
+        assert demo.searched_study(before, demo.recorded_searches()) == "demo/search/0123abcd", (
+            "it is found by what was asked"
+        )
         assert mine("search", "--target-coverage", "0.4").status == 0
-        assert "0.4" in demo._searched(before, demo._searches())
+        assert "0.4" in demo.searched_study(before, demo.recorded_searches())
 
 
 def test_a_folder_that_cannot_be_made_is_named_in_a_sentence(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from epsopt.studies.background_process import Helper
 from epsopt.studies.worker.training_process import Launch, Training
-from epsopt.surrogate import cross_validation
+from epsopt.surrogate import side_by_side
 from epsopt.zoo import child_processes
 from epsopt.zoo.catalogue.catalogue import Catalogue
 from epsopt.zoo.decoding.decoder import WeightDecoder
@@ -194,4 +194,4 @@ def test_libraries_start_their_processes_in_the_same_way_for_as_long_as_needed(s
         assert os.environ["PYTHONSAFEPATH"] == "1"
         assert "." not in os.environ["PYTHONPATH"].split(os.pathsep)
     assert dict(os.environ) == before
-    assert cross_validation.safe_children is child_processes.safe_children
+    assert side_by_side.safe_children is child_processes.safe_children

@@ -43,7 +43,7 @@ class _File:
     book: LineageBook
 
 
-class _Reader:
+class RemoteReader:
     """An actor, and the file that it is busy with."""
 
     def __init__(self, actor: Any) -> None:
@@ -55,6 +55,7 @@ class _Reader:
         self.answer = actor.start.remote()
 
     def give(self, file: _File) -> None:
+        """Send it a file, with what it was not sent of lineages before."""
         self.file = file
         offers = self.offered.news(file.book)
         self.answer = self.actor.read.remote(str(file.path), file.size, file.header, offers)
@@ -82,7 +83,7 @@ class RayPool:
         self.jobs = max(1, jobs or cluster.cpus)
         self.limits = limits or Limits()
         self.in_use = threading.Lock()
-        self._readers: list[_Reader] = []
+        self._readers: list[RemoteReader] = []
         self._again: deque[_File] = deque()
         self.lost = 0
         self._lost: Counter[int] = Counter()
@@ -99,17 +100,17 @@ class RayPool:
         while len(self._readers) < min(expected, self.jobs):
             self._readers.append(self._new())
 
-    def _new(self) -> _Reader:
+    def _new(self) -> RemoteReader:
         import ray
 
         actor = ray.remote(num_cpus=1, max_restarts=0)(RayReader)
-        return _Reader(actor.remote(version("epsopt"), dataclasses.asdict(self.limits), _folder()))
+        return RemoteReader(actor.remote(version("epsopt"), dataclasses.asdict(self.limits), _folder()))
 
     def has_room(self) -> bool:
         """Tell whether a reader is free, and no file that was lost waits for one."""
         return len(self._free()) > len(self._again)
 
-    def _free(self) -> list[_Reader]:
+    def _free(self) -> list[RemoteReader]:
         return [r for r in self._readers if not r.waits]
 
     def send(self, ticket: int, path: Path, size: int, header: dict[str, Any], book: LineageBook) -> None:
@@ -140,7 +141,7 @@ class RayPool:
             )
         return [answer for ref in done if (answer := self._take(waiting[ref])) is not None]
 
-    def _take(self, reader: _Reader) -> tuple[int, Message] | None:
+    def _take(self, reader: RemoteReader) -> tuple[int, Message] | None:
         import ray
 
         try:
@@ -160,7 +161,7 @@ class RayPool:
         self._lost.pop(file.ticket, None)
         return file.ticket, (header, blobs)
 
-    def _replace(self, reader: _Reader, error: Exception) -> tuple[int, Message] | None:
+    def _replace(self, reader: RemoteReader, error: Exception) -> tuple[int, Message] | None:
         """Put another reader in the place of one that was lost, and have its file read again."""
         import ray
 

@@ -91,7 +91,7 @@ def test_the_catalogue_is_the_same_row_for_row_as_without_ray(zoo, catalogue, pl
 
 
 def test_a_reader_that_is_killed_takes_nothing_with_it(zoo, catalogue, plainly, readers, monkeypatch):
-    give, killed = ray_pool._Reader.give, []
+    give, killed = ray_pool.RemoteReader.give, []
 
     def given(self, file) -> None:
         give(self, file)
@@ -99,7 +99,7 @@ def test_a_reader_that_is_killed_takes_nothing_with_it(zoo, catalogue, plainly, 
             killed.append(self.process)
             os.kill(self.process, signal.SIGKILL)
 
-    monkeypatch.setattr(ray_pool._Reader, "give", given)
+    monkeypatch.setattr(ray_pool.RemoteReader, "give", given)
     report = ingest(catalogue, zoo, readers=readers)
     assert len(killed) == readers.lost == 1
     assert (report.added, len(report.failed)) == (20, 1)
@@ -131,7 +131,7 @@ def test_the_processes_of_a_killed_reader_end_with_it(readers):
 def test_a_file_that_ends_every_reader_is_left_out_until_the_next_ingest(zoo, catalogue, cluster, monkeypatch):
     monkeypatch.setattr(ray_pool, "LOSSES", 1)
     readers = RayPool(cluster, jobs=1)
-    give = ray_pool._Reader.give
+    give = ray_pool.RemoteReader.give
 
     def given(self, file) -> None:
         give(self, file)
@@ -140,7 +140,7 @@ def test_a_file_that_ends_every_reader_is_left_out_until_the_next_ingest(zoo, ca
 
             ray.kill(self.actor)
 
-    monkeypatch.setattr(ray_pool._Reader, "give", given)
+    monkeypatch.setattr(ray_pool.RemoteReader, "give", given)
     report = ingest(catalogue, zoo, readers=readers)
     readers.close()
     reasons = {Path(f.path).name: f.reason for f in report.failed}
@@ -267,7 +267,7 @@ def test_a_module_in_the_folder_of_runs_is_not_imported_by_any_process(tmp_path,
 def test_a_machine_that_does_not_see_the_runs_is_named_and_nothing_counts_as_unreadable(
     zoo, catalogue, readers, monkeypatch
 ):
-    elsewhere = ray_pool._Reader.give
+    elsewhere = ray_pool.RemoteReader.give
 
     def lost(self, file) -> None:
         from dataclasses import replace
@@ -275,7 +275,7 @@ def test_a_machine_that_does_not_see_the_runs_is_named_and_nothing_counts_as_unr
         elsewhere(self, replace(file, path=Path("/elsewhere") / file.path.name))
         self.file = file
 
-    monkeypatch.setattr(ray_pool._Reader, "give", lost)
+    monkeypatch.setattr(ray_pool.RemoteReader, "give", lost)
     with pytest.raises(EpsoptError, match=r"is here, and not on .*: mount the runs at the same path on all machines"):
         ingest(catalogue, zoo, readers=readers)
     assert not catalogue.failures()
