@@ -95,6 +95,7 @@ def test_moasha_keeps_the_best_share_at_each_rung(table):
     assert keep(Curve({}, STEPS, np.linspace([0.3] * 2, [0.0] * 2, LENGTH), BASE), [*early, *before]) == 4
 
 
+@pytest.mark.slow  # whole replays
 def test_the_pruner_of_the_command_is_replayed_with_its_own_grace(table):
     assert GRACE == GRACE_EPOCHS
     outcome = Order(table, 0).replay(by_gain(table, 0.1))

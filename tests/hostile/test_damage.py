@@ -92,7 +92,7 @@ MAPS = {
 }
 
 
-@pytest.mark.parametrize("kind", sweep(sorted(MAPS, key=lambda kind: kind not in ("cut", "number")), quick=2))
+@pytest.mark.parametrize("kind", sweep(sorted(MAPS, key=lambda kind: kind not in ("cut", "number"))))
 def test_a_damaged_map_is_named_with_the_command_that_learns_it_again(folder, kind):
     change(folder, MAPS[kind])
     for arguments in (LEARNED[0], LEARNED[1]):
@@ -145,7 +145,7 @@ ROWS = {
 QUICK_ROWS = ("an epoch that is a text", "a run that is not there", "metrics that are no JSON")
 
 
-@pytest.mark.parametrize("kind", sweep(sorted(ROWS, key=lambda kind: kind not in QUICK_ROWS), quick=3))
+@pytest.mark.parametrize("kind", sweep(sorted(ROWS, key=lambda kind: kind not in QUICK_ROWS), quick=2))
 def test_a_damaged_row_is_one_sentence_and_repaired_by_reading_it_again(folder, kind):
     change(folder, ROWS[kind])
     for arguments in COMMANDS[:-1]:  # an ingest mends some of it by itself
@@ -171,7 +171,7 @@ STUDIES = {
 }
 
 
-@pytest.mark.parametrize("kind", sweep(STUDIES, quick=2))
+@pytest.mark.parametrize("kind", sweep(STUDIES))
 def test_a_damaged_study_is_named_with_what_can_be_done(folder, kind):
     change(folder, STUDIES[kind])
     for arguments in (["search", "-n", "1"], ["propose", "-n", "1"], ["report"]):
@@ -211,7 +211,7 @@ def spoil_bytes(folder, chance):
 
 
 @pytest.mark.parametrize("seed", sweep(range(4)))
-@pytest.mark.parametrize(("spoil", "turns"), [(spoil_a_cell, 6), (spoil_bytes, 4)])
+@pytest.mark.parametrize(("spoil", "turns"), sweep([(spoil_a_cell, 6), (spoil_bytes, 4)], several=True))
 def test_no_command_calls_random_damage_a_defect(folder, spoil, turns, seed):
     chance = random.Random(seed)
     for turn in range(turns):

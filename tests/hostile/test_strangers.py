@@ -22,6 +22,7 @@ from epsopt.zoo.errors import HookError
 from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.reading import pool
 
+from ..sweeps import sweep  # noqa: TID252
 from .strangers import FIRED, write_strangers
 
 HOOKS = """
@@ -100,7 +101,9 @@ def test_what_an_installed_hook_imports_late_does_not_come_from_the_folder(stran
     assert not fired(canary)
 
 
-@pytest.mark.parametrize("module", ["epsopt.studies.worker.refit_service", "epsopt.studies.schedule.scheduler_service"])
+@pytest.mark.parametrize(
+    "module", sweep(["epsopt.studies.schedule.scheduler_service", "epsopt.studies.worker.refit_service"])
+)
 def test_a_process_in_the_background_runs_nothing_of_the_folder(strange, canary, module):
     helper = Helper(module)
     helper.close()  # nothing is asked of it: it imports all that it needs, and ends

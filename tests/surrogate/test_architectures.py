@@ -82,6 +82,7 @@ def test_an_architecture_of_other_parts_is_refused_however_many_are_known(mixed)
     assert again.refusal(convolved.signature, kinds=convolved.tensor_kinds) == said
 
 
+@pytest.mark.slow  # several fits; the first tests share one
 def test_surprising_architectures_widen_the_intervals_of_unseen_ones_only() -> None:
     widths = [6] * 30 + list(range(8, 20))
     train = zoo(widths)

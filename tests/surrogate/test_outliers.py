@@ -49,6 +49,7 @@ def test_diverged_values_are_worth_as_much_as_checkpoints_that_were_left_out(zoo
     assert diverged[1].metrics[0] == replace(unmeasured[1].metrics[0], far_out=4)
 
 
+@pytest.mark.slow  # several fits; those above look at values alone
 def test_how_the_weights_of_diverged_checkpoints_look_is_nothing_to_the_others(zoo) -> None:
     train = with_losses(zoo[0], [1e8, 1e300, -1e10, 1e3])
     ordinary = np.setdiff1d(np.arange(len(train)), DIVERGED)

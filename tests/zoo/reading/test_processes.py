@@ -219,6 +219,7 @@ def test_a_file_that_needs_more_memory_than_allowed_is_a_failure_and_the_next_go
     assert "memory" in outcomes[1].reason
 
 
+@pytest.mark.slow  # the test above takes one file that needs too much
 @pytest.mark.usefixtures("real_start_here")
 def test_the_memory_of_readers_is_said_and_raised_and_what_lacked_it_is_tried_again(tmp_path, monkeypatch):
     (tmp_path / "runs" / "run").mkdir(parents=True)
