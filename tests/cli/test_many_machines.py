@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,8 @@ def bucket(monkeypatch) -> Iterator[str]:
     monkeypatch.setattr(pool, "SHARED", {})
     import boto3
 
+    # What the server of an earlier test held is held by this process, and may not be written over by strangers.
+    urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset", method="POST"), timeout=60).close()
     boto3.client("s3").create_bucket(Bucket="store")
     yield f"{address}/store"
     for shared in pool.SHARED.values():

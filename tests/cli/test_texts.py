@@ -36,6 +36,7 @@ OTHERS = [line for line in LINES if line.arguments[0] != "epsopt"]
 STANDS_FOR = {
     "run_012": "run_001", "run_034:7": "run_002:2", "RUN": "run_001", "PATH": "runs/run_001/epoch_002.pt",
     "RUNS": "runs", "FILE.png": "file.html", "report.md": "report.html", "P": "0.05", "N": "2", "FILE": "file.html",
+    "auto": "local", "ray://head:10001": "local",
 }  # fmt: skip
 NOT_RUN = {
     "init": "the project is set up by it, for all of these tests",

@@ -24,6 +24,7 @@ from epsopt.zoo.errors import EpsoptError
 from epsopt.zoo.ingestion.ingest import ingest
 from epsopt.zoo.ray_cluster import LOCAL, RayCluster, connect_ray
 from epsopt.zoo.reading import ray_pool
+from epsopt.zoo.reading.pool import ReaderPool
 from epsopt.zoo.reading.ray_pool import RayPool
 from epsopt.zoo.reading.source import Limits
 
@@ -166,7 +167,9 @@ def test_a_hook_in_the_folder_of_the_command_embeds_there_as_it_does_here(
     (tmp_path / "ours.py").write_text("def embed(weights): return weights['a.weight'][:3, :2]")
     monkeypatch.chdir(tmp_path)
     with Catalogue(f"sqlite:///{tmp_path / 'here.db'}") as here:
-        ingest(here, zoo, embed="ours:embed", jobs=1)
+        own = ReaderPool(1)  # the shared one may have begun in the folder of another test
+        ingest(here, zoo, embed="ours:embed", readers=own)
+        own.close()
         readers = RayPool(cluster, 1)
         assert ingest(catalogue, zoo, embed="ours:embed", readers=readers).added == 20
         readers.close()
