@@ -81,7 +81,9 @@ def bucket(monkeypatch) -> Iterator[str]:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(pool, "SHARED", {})
     import boto3
+    from s3fs import S3FileSystem
 
+    S3FileSystem.clear_instance_cache()  # one that is kept would ask the server of an earlier test
     # What the server of an earlier test held is held by this process, and may not be written over by strangers.
     urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset", method="POST"), timeout=60).close()
     boto3.client("s3").create_bucket(Bucket="store")
