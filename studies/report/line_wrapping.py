@@ -1,4 +1,7 @@
-"""A WSGI layer that lets the dashboard's pages break long lines: an attribute would make them wider than any window."""
+"""A WSGI layer with a style sheet for the dashboard's pages: long lines break, and links are legible in both themes.
+
+An attribute would make a page wider than any window, and a link in a note is dark blue on black.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from epsopt.studies.report.host_check import Application, StartResponse
 # optuna-dashboard (0.21) shows the attributes of a trial with `white-space: nowrap`, each on one line.
 STYLE = (
     b"<style>main .MuiBox-root,main .MuiTypography-body1{white-space:normal!important}"
-    b"main p,main li,main pre{overflow-wrap:anywhere}main pre{white-space:pre-wrap}</style>"
+    b"main p,main li,main pre{overflow-wrap:anywhere}main pre{white-space:pre-wrap}"
+    b"main a:not([class]){color:#1e88e5}</style>"
 )
 _END = b"</head>"
 
