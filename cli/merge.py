@@ -195,10 +195,11 @@ def _merge(
         base = _base(asked.operator, chosen, lineages)
     _check_new(asked.save)
     if asked.whole_models is not None:
+        from epsopt.studies.merge.simplex_merge import front_lineage
         from epsopt.studies.merge.whole_models import require_adapters
 
         _check_new(asked.whole_models)
-        require_adapters(chosen or checkpoints)
+        require_adapters(chosen or [checkpoints[i] for i in front_lineage(checkpoints, project.objectives)[1]])
     # Held from before the first evaluation: another merge at the same time takes another one.
     with (
         save_folder(asked.save, project.runs, "merged", checkpoints) as folder,

@@ -26,7 +26,7 @@ VIEWS = {  # name: (end of the study's name, page of the study, text that is the
     "dashboard-note": ("/search ", "/note", "none of them was evaluated"),
 }
 SCROLLED = {"dashboard-search": "The checkpoint map"}
-"""Text that is brought into view."""
+"""Text that the page is scrolled to."""
 
 
 def main() -> None:

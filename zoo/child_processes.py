@@ -13,7 +13,7 @@ import site
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,19 @@ def safe_children() -> Iterator[None]:
     They take the environment as it is, so it is changed meanwhile; do not start a user's program in it.
     """
     changed = {**environment(), "PYTHONSAFEPATH": "1"}
-    names = ("PYTHONPATH", "PYTHONSAFEPATH")
-    former = {name: os.environ.get(name) for name in names}
-    os.environ.update({name: changed[name] for name in names if name in changed})
+    with environment_variables({n: changed[n] for n in ("PYTHONPATH", "PYTHONSAFEPATH") if n in changed}):
+        yield
+
+
+@contextmanager
+def environment_variables(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have environment variables set while the block runs.
+
+    Args:
+        variables: values by name; afterwards each is what it was, or is not there.
+    """
+    former = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

@@ -17,12 +17,13 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from epsopt.zoo.child_processes import safe_children
+from epsopt.zoo.child_processes import environment_variables, safe_children
 from epsopt.zoo.errors import EpsoptError, UsageError
 from epsopt.zoo.formatting import count
 
@@ -184,9 +185,9 @@ def _connect(address: str, cpus: int | None, stack: contextlib.ExitStack) -> Non
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.callback(ray.shutdown)  # before its folder goes
         options |= {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-        stack.enter_context(_environment({"RAY_AUTH_TOKEN": _own_token()}))
+        stack.enter_context(_unless_set({"RAY_AUTH_TOKEN": _own_token()}))
         options["_temp_dir"] = f"{folder}/ray"  # Ray opens this one to everybody, and not the one around it
-    with _nowhere(), safe_children(), _environment(_QUIET), warnings.catch_warnings():
+    with _nowhere(), safe_children(), _unless_set(_QUIET), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ray.init(address=address, **options)
 
@@ -248,16 +249,9 @@ def _silence() -> Iterator[None]:
         worker.print_to_stdstream = printing
 
 
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    former = {name: os.environ.get(name) for name in variables}
-    os.environ.update({name: value for name, value in variables.items() if former[name] is None})
-    try:
-        yield
-    finally:
-        for name, value in former.items():
-            if value is None:
-                os.environ.pop(name, None)
+def _unless_set(variables: dict[str, str]) -> AbstractContextManager[None]:
+    """Have environment variables set while a block runs; those that the user set stay as they are."""
+    return environment_variables({name: value for name, value in variables.items() if name not in os.environ})
 
 
 def first_line(error: BaseException) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from epsopt.zoo.catalogue.types import Checkpoint
-from epsopt.zoo.decoding.whole_model import is_adapter, require_packages, save_whole_model
+from epsopt.zoo.decoding.whole_model import is_adapter, require_base, require_packages, save_whole_model
 from epsopt.zoo.errors import UsageError
+from epsopt.zoo.reading.remote import is_url
 
 
 def require_adapters(parents: Sequence[Checkpoint]) -> None:
@@ -15,11 +16,15 @@ def require_adapters(parents: Sequence[Checkpoint]) -> None:
 
     Raises:
         UsageError: a parent is no adapter, or peft or transformers is not installed.
+        EpsoptError: the base that they name is not to be found.
     """
     whole = next((p.path for p in parents if not is_adapter(Path(p.path))), None)
     if whole is not None:
         raise UsageError(f"{whole} is a whole model, and so are merges of it: leave out --whole-models")
     require_packages()
+    local = [p.path for p in parents if not is_url(p.path)]
+    if local:
+        require_base(Path(local[0]).parent)
 
 
 def save_whole_models(saved: Mapping[int, Path], folder: Path, progress: Callable[[float], None]) -> dict[int, Path]:

@@ -19,6 +19,9 @@ from epsopt.zoo.reading.remote import is_url
 
 _PACKAGES = "adding an adapter to its base takes peft and transformers: pip install peft transformers"
 
+_HOW: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_CANNOT_LOAD = (OSError, ValueError, RuntimeError, KeyError, ImportError)
+
 
 def is_adapter(weights: Path) -> bool:
     """Tell whether a file of weights is an adapter of peft, by its name."""
@@ -36,6 +39,24 @@ def require_packages() -> None:
         import transformers  # noqa: F401
     except ModuleNotFoundError as error:
         raise UsageError(_PACKAGES) from error
+
+
+def require_base(adapter: Path) -> None:
+    """Refuse an adapter whose base is not to be found, before anything is measured.
+
+    Args:
+        adapter: folder with ``adapter_config.json``.
+
+    Raises:
+        UsageError: peft or transformers is not installed.
+        EpsoptError: it names no base, or one of which transformers finds no configuration here.
+    """
+    require_packages()
+    named = _base_name(adapter)
+    try:
+        _base_config(named)
+    except _CANNOT_LOAD as error:
+        raise _no_base(named, adapter, error) from error
 
 
 def save_whole_model(adapter: Path, to: Path) -> None:
@@ -61,11 +82,8 @@ def save_whole_model(adapter: Path, to: Path) -> None:
     named = _base_name(adapter)
     try:
         model = PeftModel.from_pretrained(_loaded(named), str(adapter)).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise EpsoptError(
-            f"the base {named} of {adapter} cannot be loaded by transformers ({_first_line(error)}): keep it where "
-            "adapter_config.json names it, or in transformers' cache"
-        ) from error
+    except _CANNOT_LOAD as error:
+        raise _no_base(named, adapter, error) from error
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".epsopt-", dir=to.parent) as unfinished:
@@ -95,11 +113,22 @@ def _loaded(named: str) -> Any:
     """Load a base with the class that its configuration names; never with code that lies beside it."""
     import transformers
 
-    how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    config = transformers.AutoConfig.from_pretrained(named, **how)
-    name = next(iter(config.architectures or ()), "AutoModel")
+    name = next(iter(_base_config(named).architectures or ()), "AutoModel")
     kind = getattr(transformers, name, transformers.AutoModel)
-    return kind.from_pretrained(named, dtype="auto", **how)
+    return kind.from_pretrained(named, dtype="auto", **_HOW)
+
+
+def _base_config(named: str) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(named, **_HOW)
+
+
+def _no_base(named: str, adapter: Path, error: Exception) -> EpsoptError:
+    return EpsoptError(
+        f"the base {named} of {adapter} cannot be loaded by transformers ({_first_line(error)}): keep it where "
+        "adapter_config.json names it, or in transformers' cache"
+    )
 
 
 def _copy_companions(folders: tuple[Path, ...], to: Path) -> None:

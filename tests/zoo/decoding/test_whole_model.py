@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from epsopt.zoo.decoding.whole_model import save_whole_model
+from epsopt.zoo.decoding.whole_model import require_base, save_whole_model
 from epsopt.zoo.errors import EpsoptError, UsageError
 
 from ..adapters import change_config, logits, save_adapter, save_base  # noqa: TID252
@@ -22,6 +22,7 @@ def test_the_model_loads_without_peft_and_does_what_the_adapter_does(base, tmp_p
     from transformers import AutoModelForCausalLM
 
     adapter = save_adapter(base, tmp_path / "a", 1, r=3, use_rslora=True)
+    require_base(adapter.parent)
     (adapter.parent / "tokenizer.json").write_text("{}")
     (adapter.parent / "optimizer.pt").write_text("no part of the model")
     save_whole_model(adapter.parent, tmp_path / "whole" / "m")
@@ -46,8 +47,11 @@ def test_nothing_is_written_over(base, tmp_path):
 def test_a_base_that_is_not_here_is_named_and_nothing_is_downloaded(base, tmp_path, named):
     adapter = save_adapter(base, tmp_path / "a", 1)
     change_config(adapter, base_model_name_or_path=named)
-    with pytest.raises(EpsoptError, match=f"the base {named} of .* cannot be loaded by transformers"):
+    sentence = f"the base {named} of .* cannot be loaded by transformers"
+    with pytest.raises(EpsoptError, match=sentence):
         save_whole_model(adapter.parent, tmp_path / "m")
+    with pytest.raises(EpsoptError, match=sentence):
+        require_base(adapter.parent)  # what a merge asks before it measures
     assert not (tmp_path / "m").exists()
 
 
